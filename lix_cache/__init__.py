@@ -1,0 +1,159 @@
+"""Session memory that never loses a message, and caches that pay no model twice.
+
+::
+
+    from lix_cache import CacheConfig, CacheCoordinator
+
+    cache = CacheCoordinator("user-abc", CacheConfig(redis_host="localhost"))
+    cache.add_message_to_context("user", "What's the weather in Tokyo?")
+    history = cache.get_context_messages()
+
+Names are loaded when they are first used: the codec and the archive work without Redis
+or numpy being imported.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lix_cache.archive.archive import ConversationArchive
+    from lix_cache.config import CacheConfig
+    from lix_cache.coordinator import AsyncCacheCoordinator, CacheCoordinator
+    from lix_cache.embedded import EmbeddedRedis, ensure_redis
+    from lix_cache.errors import (
+        ArchiveBusy,
+        ArchiveCorrupt,
+        ArchiveError,
+        ArchiveUnavailable,
+        CodecError,
+        ConfigError,
+        DimensionMismatch,
+        InvalidInput,
+        InvalidMessage,
+        InvalidSessionId,
+        InvalidVector,
+        LixCacheError,
+        MissingExtra,
+        NoRedisServer,
+        RedisAuthError,
+        RedisCommandError,
+        RedisDatabaseError,
+        RedisError,
+        RedisUnavailable,
+    )
+    from lix_cache.hot.client import create_async_redis_client, create_redis_client
+    from lix_cache.huffman_codec import HuffmanCodec
+    from lix_cache.semantic.cache import (
+        AsyncSemanticCacheRedis,
+        AsyncURLEmbeddingCache,
+        SemanticCacheRedis,
+        URLEmbeddingCache,
+    )
+    from lix_cache.session.archive import AsyncConversationArchive
+    from lix_cache.session.cache import AsyncHybridConversationCache, HybridConversationCache
+    from lix_cache.session.evictor import Evictor
+    from lix_cache.session.window import AsyncSessionContextWindow, SessionContextWindow
+
+__version__ = "1.0.0"
+
+_ERRORS = (
+    "ArchiveBusy",
+    "ArchiveCorrupt",
+    "ArchiveError",
+    "ArchiveUnavailable",
+    "CodecError",
+    "ConfigError",
+    "DimensionMismatch",
+    "InvalidInput",
+    "InvalidMessage",
+    "InvalidSessionId",
+    "InvalidVector",
+    "LixCacheError",
+    "MissingExtra",
+    "NoRedisServer",
+    "RedisAuthError",
+    "RedisCommandError",
+    "RedisDatabaseError",
+    "RedisError",
+    "RedisUnavailable",
+)
+
+_HOMES = {
+    **dict.fromkeys(_ERRORS, "errors"),
+    "AsyncCacheCoordinator": "coordinator",
+    "AsyncConversationArchive": "session.archive",
+    "AsyncHybridConversationCache": "session.cache",
+    "AsyncSemanticCacheRedis": "semantic.cache",
+    "AsyncSessionContextWindow": "session.window",
+    "AsyncURLEmbeddingCache": "semantic.cache",
+    "CacheConfig": "config",
+    "CacheCoordinator": "coordinator",
+    "ConversationArchive": "archive.archive",
+    "EmbeddedRedis": "embedded",
+    "Evictor": "session.evictor",
+    "HuffmanCodec": "huffman_codec",
+    "HybridConversationCache": "session.cache",
+    "SemanticCacheRedis": "semantic.cache",
+    "SessionContextWindow": "session.window",
+    "URLEmbeddingCache": "semantic.cache",
+    "create_async_redis_client": "hot.client",
+    "create_redis_client": "hot.client",
+    "ensure_redis": "embedded",
+}
+
+__all__ = [
+    "ArchiveBusy",
+    "ArchiveCorrupt",
+    "ArchiveError",
+    "ArchiveUnavailable",
+    "AsyncCacheCoordinator",
+    "AsyncConversationArchive",
+    "AsyncHybridConversationCache",
+    "AsyncSemanticCacheRedis",
+    "AsyncSessionContextWindow",
+    "AsyncURLEmbeddingCache",
+    "CacheConfig",
+    "CacheCoordinator",
+    "CodecError",
+    "ConfigError",
+    "ConversationArchive",
+    "DimensionMismatch",
+    "EmbeddedRedis",
+    "Evictor",
+    "HuffmanCodec",
+    "HybridConversationCache",
+    "InvalidInput",
+    "InvalidMessage",
+    "InvalidSessionId",
+    "InvalidVector",
+    "LixCacheError",
+    "MissingExtra",
+    "NoRedisServer",
+    "RedisAuthError",
+    "RedisCommandError",
+    "RedisDatabaseError",
+    "RedisError",
+    "RedisUnavailable",
+    "SemanticCacheRedis",
+    "SessionContextWindow",
+    "URLEmbeddingCache",
+    "__version__",
+    "create_async_redis_client",
+    "create_redis_client",
+    "ensure_redis",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'lix_cache' has no attribute {name!r}")
+    value = getattr(import_module(f"lix_cache.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

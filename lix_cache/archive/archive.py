@@ -1,0 +1,226 @@
+"""ConversationArchive: conversations on disk alone, one compressed file per session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lix_cache.archive import search
+from lix_cache.archive.files import Files
+from lix_cache.archive.names import SUFFIX, session_id_of_stem
+from lix_cache.archive.store import ArchiveStore
+from lix_cache.archive.verify import Report, verify_bytes
+from lix_cache.clock import SYSTEM_CLOCK, Clock
+from lix_cache.errors import ConfigError
+from lix_cache.messages import ZERO_ID, Message, check_session_id, from_turn, to_turn
+
+if TYPE_CHECKING:
+    from lix_cache.vectors import VectorLike
+
+__all__ = ["ConversationArchive"]
+
+
+class ConversationArchive:
+    """Conversations in compressed, append-only files, one per session. Needs no Redis.
+
+    Safe to use from any number of threads and processes on one folder. An append
+    returns when the turns are on disk; its cost does not depend on what is there.
+
+    Args:
+        archive_dir: folder of the files; made at the first append.
+        session_ttl_days: age, counted from a session's last append, after which
+            :meth:`cleanup_expired` removes it.
+        codec: ``huffman``, ``lz4`` (extra) or ``stored``.
+        on_damage: ``recover`` returns what is intact, counts the rest in
+            ``store.counters`` and logs it; ``raise`` raises ArchiveCorrupt.
+        lock_timeout_seconds: how long to wait for another writer of the session.
+        clock: where the time comes from.
+        files: the file system.
+
+    Attributes:
+        store: the files behind it; not part of the stable surface.
+
+    Raises:
+        ConfigError: an argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        archive_dir: str | os.PathLike[str],
+        session_ttl_days: float = 30,
+        *,
+        codec: str = "huffman",
+        on_damage: str = "recover",
+        lock_timeout_seconds: float = 30,
+        clock: Clock = SYSTEM_CLOCK,
+        files: Files | None = None,
+    ) -> None:
+        if session_ttl_days <= 0:
+            raise ConfigError(f"session_ttl_days must be larger than 0, got {session_ttl_days}")
+        self.archive_dir = os.fspath(archive_dir)
+        self.session_ttl_days = session_ttl_days
+        self._clock = clock
+        self.store = ArchiveStore(
+            self.archive_dir,
+            codec=codec,
+            on_damage=on_damage,
+            lock_timeout_seconds=lock_timeout_seconds,
+            clock=clock,
+            files=files,
+        )
+
+    def append_turn(self, session_id: str, turn: Message) -> bool:
+        """Append one turn; it is on disk when this returns.
+
+        Args:
+            session_id: any non-empty text.
+            turn: a dict of JSON values; an ``"embedding"`` of numbers is kept as a
+                binary vector.
+
+        Returns:
+            True; every failure is an error.
+
+        Raises:
+            InvalidSessionId, InvalidMessage, InvalidVector: refused, nothing written.
+            ArchiveUnavailable: disk full, no permission.
+            ArchiveBusy: another writer kept the lock for too long.
+        """
+        return self.append_turns(session_id, [turn])
+
+    def append_turns(self, session_id: str, turns: Sequence[Message]) -> bool:
+        """Append turns as one frame: after a crash all of them are there, or none.
+
+        Raises: as :meth:`append_turn`.
+        """
+        check_session_id(session_id)
+        # Checked before the lock is taken, and before anything is written.
+        checked = [to_turn(turn, ZERO_ID) for turn in turns]
+        if checked:
+            with self.store.lock(session_id):
+                self.store.append_locked(session_id, self.store.number_locked(session_id, checked))
+        return True
+
+    def load_all(self, session_id: str) -> list[Message] | None:
+        """Return every turn, oldest first; None if there is no such session.
+
+        Raises:
+            ArchiveCorrupt: damaged beyond recovery, or damaged at all and
+                ``on_damage="raise"``.
+        """
+        found = self.store.contents(check_session_id(session_id))
+        return None if found is None else [from_turn(turn) for turn in found.turns]
+
+    def load_recent(self, session_id: str, n: int) -> list[Message]:
+        """Return the last ``n`` turns, oldest first, reading no more than their frames.
+
+        Raises: as :meth:`load_all`.
+        """
+        return [from_turn(turn) for turn in self.store.recent(check_session_id(session_id), n)]
+
+    def search_by_text(self, session_id: str, query: str, top_k: int = 5) -> list[Message]:
+        """Return the turns that share most words with the query, best first.
+
+        Turns that share none are left out. Scripts without spaces are compared
+        character by character.
+
+        Raises: as :meth:`load_all`.
+        """
+        turns = self.store.turns(check_session_id(session_id))
+        return [from_turn(turn) for turn in search.by_text(turns, query, top_k)]
+
+    def search_by_embedding(
+        self, session_id: str, query_embedding: VectorLike, top_k: int = 5
+    ) -> list[Message]:
+        """Return the turns whose embedding is nearest by cosine, best first.
+
+        Args:
+            session_id: the session.
+            query_embedding: shape (dim,).
+            top_k: how many at most.
+
+        Raises:
+            InvalidVector: not a usable vector.
+            DimensionMismatch: the session has vectors, but none of that dimension.
+            ArchiveCorrupt: as :meth:`load_all`.
+        """
+        turns = self.store.turns(check_session_id(session_id))
+        return [from_turn(turn) for turn in search.by_vector(turns, query_embedding, top_k)]
+
+    def delete_session(self, session_id: str) -> bool:
+        """Remove a session from disk; False if there was none."""
+        check_session_id(session_id)
+        with self.store.lock(session_id):
+            return self.store.delete_locked(session_id)
+
+    def session_exists(self, session_id: str) -> bool:
+        """Whether there is a file of that session."""
+        return self.store.exists(check_session_id(session_id))
+
+    def get_metadata(self, session_id: str) -> dict[str, Any] | None:
+        """Return what two small reads can tell, or None if there is no such session.
+
+        Returns:
+            ``session_id``, ``created_at`` and ``updated_at`` (Unix seconds), ``num_turns``,
+            ``size_bytes``.
+
+        Raises:
+            ArchiveCorrupt: nothing in the file makes sense.
+        """
+        return self.store.metadata(check_session_id(session_id))
+
+    def cleanup_expired(self, keep: Callable[[str], bool] | None = None) -> int:
+        """Remove every session whose last append is older than ``session_ttl_days``.
+
+        Args:
+            keep: called with the id of each session found expired, under its lock;
+                True spares it.
+
+        Returns:
+            How many were removed.
+        """
+        removed = 0
+        for session_id in self.expired_sessions():
+            with self.store.lock(session_id):
+                if not (keep and keep(session_id)):
+                    removed += self.remove_expired_locked(session_id)
+        return removed
+
+    def expired_sessions(self) -> list[str]:
+        """Return the sessions whose last append is older than ``session_ttl_days``."""
+        cutoff = self._cutoff
+        return [meta["session_id"] for meta in self.store.all_metadata() if meta["updated_at"] < cutoff]
+
+    def remove_expired_locked(self, session_id: str) -> bool:
+        """Remove a session if, looked at under its lock, it is still expired."""
+        meta = self.store.metadata(session_id, locked=True)
+        if meta is None or meta["updated_at"] >= self._cutoff:
+            return False
+        return self.store.delete_locked(session_id)
+
+    @property
+    def _cutoff(self) -> float:
+        return self._clock.time() - self.session_ttl_days * 86400
+
+    def list_sessions(self) -> list[dict[str, Any]]:
+        """Return the metadata of every session, as :meth:`get_metadata`, in no particular order.
+
+        A file of which nothing can be read is logged, counted and left out;
+        :meth:`verify_all` says more.
+        """
+        return list(self.store.all_metadata())
+
+    def verify(self, session_id: str) -> Report | None:
+        """Check every byte of a session's file; None if there is no such session.
+
+        Reads everything, changes nothing, raises nothing for damage: the report says it.
+        """
+        data = self.store.raw(check_session_id(session_id))
+        return None if data is None else verify_bytes(data, session_id)
+
+    def verify_all(self) -> Iterator[Report]:
+        """Yield the report of every file in the folder, by file name."""
+        for name in sorted(self.store.session_files()):
+            data = self.store.raw_file(name)
+            if data is not None:
+                yield verify_bytes(data, session_id_of_stem(name[: -len(SUFFIX)]), check_owner=False)

@@ -1,0 +1,293 @@
+"""The one door to the operating system: every file the library touches is touched here.
+
+Nothing here decides anything. Tests replace :class:`Files` by one that fails, tears or
+forgets what was not synced, so each method is one step that a crash can come before or
+after; a step that a crash can interrupt half-way says what is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NoReturn
+
+from lix_cache.errors import ArchiveUnavailable
+
+__all__ = ["FileLock", "Files", "Tail"]
+
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+_BINARY = getattr(os, "O_BINARY", 0)
+_FLAGS = _NO_FOLLOW | _CLOEXEC | _BINARY
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The end of a file.
+
+    Attributes:
+        size: bytes in the file.
+        data: the last of them, at most as many as asked for.
+    """
+
+    size: int
+    data: bytes
+
+
+class FileLock:
+    """A held lock. Releasing is closing; a killed process releases by dying."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def release(self) -> None:
+        """Let go. Harmless when already done."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> FileLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _refused(error: OSError, what: str, path: str) -> NoReturn:
+    hint = {
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "the disk quota is used up",
+        errno.EACCES: "permission denied",
+        errno.EPERM: "operation not permitted",
+        errno.EROFS: "the file system is read-only",
+        errno.ENOTDIR: "a part of the path is not a folder",
+        errno.ELOOP: "a symbolic link is in the way",
+        errno.EMFILE: "this process has too many open files",
+    }.get(error.errno or 0, os.strerror(error.errno) if error.errno else str(error))
+    raise ArchiveUnavailable(error.errno, f"cannot {what} {path!r}: {hint}") from error
+
+
+class Files:
+    """The operations the archive needs, on the real file system."""
+
+    def make_folder(self, path: str) -> None:
+        """Create a folder and its parents; fine if it is there."""
+        try:
+            os.makedirs(path, exist_ok=True)
+        except OSError as error:
+            _refused(error, "create the folder", path)
+
+    def read(self, path: str) -> bytes | None:
+        """Return a whole file, or None if there is none."""
+        try:
+            fd = os.open(path, os.O_RDONLY | _FLAGS)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _refused(error, "open", path)
+        with os.fdopen(fd, "rb") as file:
+            try:
+                return file.read()
+            except OSError as error:
+                _refused(error, "read", path)
+
+    def read_at(self, path: str, offset: int, count: int) -> bytes | None:
+        """Return up to ``count`` bytes from ``offset``, or None if there is no file."""
+        try:
+            fd = os.open(path, os.O_RDONLY | _FLAGS)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _refused(error, "open", path)
+        try:
+            return os.pread(fd, count, offset)
+        except OSError as error:
+            _refused(error, "read", path)
+        finally:
+            os.close(fd)
+
+    def read_tail(self, path: str, count: int) -> Tail | None:
+        """Return the size and the last ``count`` bytes at most, or None if there is no file."""
+        try:
+            fd = os.open(path, os.O_RDONLY | _FLAGS)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _refused(error, "open", path)
+        try:
+            size = os.fstat(fd).st_size
+            start = max(0, size - count)
+            return Tail(size, os.pread(fd, size - start, start))
+        except OSError as error:
+            _refused(error, "read", path)
+        finally:
+            os.close(fd)
+
+    def append(self, path: str, offset: int, data: bytes) -> None:
+        """Write ``data`` at the end of the file, which is at ``offset``, and sync it.
+
+        Where the disk fills up half-way the file is cut back to ``offset``. A crash may
+        leave any part of ``data``, or a hole: what the format's CRCs are for.
+        """
+        try:
+            fd = os.open(path, os.O_WRONLY | _FLAGS)
+        except OSError as error:
+            _refused(error, "open", path)
+        try:
+            try:
+                _write_all(fd, data, offset)
+                os.fsync(fd)
+            except OSError as error:
+                # Cutting back is a courtesy; should it fail too, the next writer
+                # sets the torn tail aside.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(fd, offset)
+                _refused(error, "write to", path)
+        finally:
+            os.close(fd)
+
+    def write_synced(self, path: str, data: bytes) -> None:
+        """Create or overwrite a file and sync it. A crash may leave any part of it."""
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, 0o666)
+        except OSError as error:
+            _refused(error, "create", path)
+        try:
+            _write_all(fd, data, 0)
+            os.fsync(fd)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            _refused(error, "write", path)
+        finally:
+            os.close(fd)
+
+    def truncate(self, path: str, size: int) -> None:
+        """Cut a file and sync it."""
+        try:
+            fd = os.open(path, os.O_WRONLY | _FLAGS)
+            try:
+                os.ftruncate(fd, size)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            _refused(error, "cut", path)
+
+    def rename(self, source: str, target: str) -> None:
+        """Put a file in the place of another, at once. Not durable before :meth:`sync_folder`."""
+        try:
+            os.replace(source, target)
+        except OSError as error:
+            _refused(error, "rename to", target)
+
+    def remove(self, path: str) -> bool:
+        """Remove a file; False if there was none. Not durable before :meth:`sync_folder`."""
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            _refused(error, "remove", path)
+        return True
+
+    def touch(self, path: str) -> bool:
+        """Create an empty file; False if it was there. Not durable before :meth:`sync_folder`."""
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666))
+        except FileExistsError:
+            return False
+        except OSError as error:
+            _refused(error, "create", path)
+        return True
+
+    def sync_folder(self, path: str) -> None:
+        """Make the names in a folder durable."""
+        if os.name == "nt":  # pragma: no cover - a folder cannot be opened there, nor need it be
+            return
+        try:
+            fd = os.open(path, os.O_RDONLY | _CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            _refused(error, "sync the folder", path)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is something of that name. One stat: cheap enough for an event loop."""
+        try:
+            os.stat(path, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            _refused(error, "look at", path)
+        return True
+
+    def names(self, folder: str) -> Iterator[str]:
+        """Yield the names of the files in a folder; none if there is no folder."""
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_file(follow_symlinks=False):
+                        yield entry.name
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            _refused(error, "list", folder)
+
+    def try_lock(self, path: str) -> FileLock | None:
+        """Take the lock of that file now, or return None if somebody has it.
+
+        A file that is opened anew each time: the lock belongs to the opening, so it
+        keeps threads apart as well as processes, and a forked child does not inherit
+        a lock it could think its own for longer than the parent's operation.
+        """
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
+        except OSError as error:
+            _refused(error, "open the lock", path)
+        try:
+            if _lock_now(fd):
+                return FileLock(fd)
+        except OSError as error:
+            os.close(fd)
+            _refused(error, "lock", path)
+        os.close(fd)
+        return None
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        offset += written
+        view = view[written:]
+
+
+if os.name == "nt":  # pragma: no cover - not tested on that system
+
+    def _lock_now(fd: int) -> bool:
+        import msvcrt
+
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        except OSError:
+            return False
+        return True
+
+else:
+
+    def _lock_now(fd: int) -> bool:
+        import fcntl
+
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

@@ -1,0 +1,460 @@
+"""Frames to bytes and back, without touching a file. The specification is docs/archive-format.md."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from zlib import crc32
+
+from lix_cache.archive.codecs import STORED, Codec, codec_by_id
+from lix_cache.archive.columns import decode_turns, encode_turns
+from lix_cache.archive.varints import Reader, put_varint
+from lix_cache.errors import ArchiveCorrupt, CodecError
+from lix_cache.messages import ZERO_ID, MessageId, Turn
+
+__all__ = [
+    "EMPTY",
+    "FileHeader",
+    "Frame",
+    "FrameIndex",
+    "Scan",
+    "decode_frame",
+    "encode_header",
+    "encode_mark",
+    "encode_turns_frame",
+    "index_at_end",
+    "parse_header",
+    "scan",
+]
+
+MAGIC = b"CAv2"
+SYNC = b"\xf5LXf"
+MAX_FRAME = 1 << 30
+MAX_INDEX = 255
+MAX_HEADER = 1 << 20
+_HEADER = struct.Struct("<4sBBHId")
+_U32 = struct.Struct("<I")
+_FRAME_HEAD = struct.Struct("<4sI")
+_FRAME_END = struct.Struct("<BIII")
+SMALLEST_FRAME = _FRAME_HEAD.size + _FRAME_END.size
+#: How many bytes at the end of a file are sure to hold the last index entry.
+TAIL_BYTES = MAX_INDEX + _FRAME_END.size
+
+KIND_TURNS = 0
+KIND_MARK = 1
+_IN_ORDER = 1
+_NONCES = 2
+_VECTORS = 4
+_CLEARED = 8
+_CONTESTED = 16
+
+
+@dataclass(frozen=True)
+class FileHeader:
+    """What the first bytes of a file say.
+
+    Attributes:
+        created_at: Unix seconds.
+        session_id: whose file it is.
+        length: bytes of the header, so where the first frame starts.
+    """
+
+    created_at: float
+    session_id: str
+    length: int = 0
+
+
+@dataclass(frozen=True)
+class FrameIndex:
+    """What can be known of a frame, and of the file up to it, without its body.
+
+    Attributes:
+        kind: turns or mark.
+        count: turns in the frame.
+        total: turns in the file up to and with it.
+        updated_ms: Unix milliseconds of the append.
+        first: smallest id in the frame.
+        last: largest id in the frame.
+        earlier: largest id before the frame.
+        in_order: every id in the frame is larger than ``earlier``.
+        has_nonces: the frame holds nonces.
+        has_vectors: the frame holds vectors.
+        contested: this frame or one before it holds messages that Redis may hold as well,
+            under another id and the same nonce.
+        cleared: turns up to this id are no longer part of the context.
+    """
+
+    kind: int = KIND_TURNS
+    count: int = 0
+    total: int = 0
+    updated_ms: int = 0
+    first: MessageId = ZERO_ID
+    last: MessageId = ZERO_ID
+    earlier: MessageId = ZERO_ID
+    in_order: bool = True
+    has_nonces: bool = False
+    has_vectors: bool = False
+    contested: bool = False
+    cleared: MessageId = ZERO_ID
+
+    @property
+    def newest(self) -> MessageId:
+        """The largest id in the file up to and with this frame."""
+        return max(self.last, self.earlier) if self.count else self.earlier
+
+    @property
+    def updated_at(self) -> float:
+        """Unix seconds."""
+        return self.updated_ms / 1000
+
+
+#: The index of a file without frames.
+EMPTY = FrameIndex()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame found in a file.
+
+    Attributes:
+        offset: where it starts.
+        length: bytes, from sync mark to end.
+        index: its index entry.
+    """
+
+    offset: int
+    length: int
+    index: FrameIndex
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a pass over a whole file found.
+
+    Attributes:
+        header: None if it is damaged.
+        frames: every intact frame, in file order.
+        damage: (start, end) of every range that is not part of an intact frame.
+        end: where the last intact frame ends; appending is safe only if that is the file's end.
+    """
+
+    header: FileHeader | None
+    frames: tuple[Frame, ...]
+    damage: tuple[tuple[int, int], ...]
+    end: int
+
+    @property
+    def is_clean(self) -> bool:
+        return self.header is not None and not self.damage
+
+
+# -- file header ---------------------------------------------------------------------
+
+
+def encode_header(header: FileHeader) -> bytes:
+    """Return the header's bytes; ``header.length`` is worked out here."""
+    name = header.session_id.encode()
+    tail = bytearray()
+    put_varint(tail, len(name))
+    tail += name
+    put_varint(tail, 0)
+    length = _HEADER.size + len(tail) + 4
+    head = _HEADER.pack(MAGIC, 0, 0, 0, length, header.created_at) + tail
+    return head + _U32.pack(crc32(head))
+
+
+def header_length(data: bytes) -> int:
+    """Return the declared length of the header that ``data`` begins with, at least 24 bytes of it.
+
+    Raises:
+        ArchiveCorrupt: not a version 2 file.
+    """
+    if len(data) < _HEADER.size + 4 or data[:4] != MAGIC:
+        raise ArchiveCorrupt(f"not a version 2 archive: it starts with {data[:4]!r}")
+    length: int = _U32.unpack_from(data, 8)[0]
+    return length
+
+
+def parse_header(data: bytes) -> FileHeader:
+    """Parse a file's header from the bytes it begins with.
+
+    Raises:
+        ArchiveCorrupt: damaged, cut, or of a kind this version must not touch.
+    """
+    length = header_length(data)
+    if not _HEADER.size + 6 <= length <= len(data):
+        raise ArchiveCorrupt(f"the file header says it has {length} bytes; the file has {len(data)}")
+    if crc32(data[: length - 4]) != _U32.unpack_from(data, length - 4)[0]:
+        raise ArchiveCorrupt("the file header's CRC does not match")
+    _, _, flags, _, _, created = _HEADER.unpack_from(data)
+    if flags:
+        raise ArchiveCorrupt(f"the file header has flags {flags:#x} that this version does not know")
+    reader = Reader(data[: length - 4], _HEADER.size)
+    session_id = reader.text(reader.varint())
+    return FileHeader(created, session_id, length)
+
+
+# -- frames --------------------------------------------------------------------------
+
+
+def encode_turns_frame(
+    turns: Sequence[Turn],
+    before: FrameIndex,
+    updated_ms: int,
+    codec: Codec,
+    *,
+    contested: bool = False,
+) -> bytes:
+    """Return the frame that appends ``turns`` to a file whose last index entry is ``before``.
+
+    Args:
+        turns: at least one, sorted by id, no id twice.
+        before: index entry of the file's last frame, or ``EMPTY``.
+        updated_ms: Unix milliseconds of this append.
+        codec: used for a section where it makes it smaller.
+        contested: Redis may hold some of the turns as well, under other ids.
+
+    Raises:
+        ArchiveCorrupt: the frame would be larger than a frame may be (1 GiB).
+    """
+    columns, text, extras, vectors = encode_turns(turns)
+    body = bytearray()
+    for kind, raw in ((1, columns), (2, text), (3, extras)):
+        _put_section(body, kind, raw, codec)
+    _put_section(body, 4, vectors, STORED)
+    has_nonces = any(turn.nonce is not None for turn in turns)
+    earlier = before.newest
+    index = FrameIndex(
+        kind=KIND_TURNS,
+        count=len(turns),
+        total=before.total + len(turns),
+        updated_ms=updated_ms,
+        first=turns[0].id,
+        last=turns[-1].id,
+        earlier=earlier,
+        in_order=turns[0].id > earlier,
+        has_nonces=has_nonces,
+        has_vectors=bool(vectors),
+        contested=contested or before.contested,
+        cleared=before.cleared,
+    )
+    return _seal(bytes(body), index)
+
+
+def encode_mark(before: FrameIndex, updated_ms: int, cleared: MessageId) -> bytes:
+    """Return a frame without turns that takes everything up to ``cleared`` out of the context."""
+    index = replace(
+        before,
+        kind=KIND_MARK,
+        count=0,
+        updated_ms=updated_ms,
+        earlier=before.newest,
+        in_order=True,
+        has_nonces=False,
+        has_vectors=False,
+        cleared=cleared,
+    )
+    return _seal(b"", index)
+
+
+def _put_section(body: bytearray, kind: int, raw: bytes, codec: Codec) -> None:
+    if not raw:
+        return
+    stored = codec.encode(raw)
+    if len(stored) >= len(raw):
+        codec, stored = STORED, raw
+    body += bytes((kind, codec.id))
+    put_varint(body, len(raw))
+    put_varint(body, len(stored))
+    body += stored
+
+
+def _seal(body: bytes, index: FrameIndex) -> bytes:
+    entry = _encode_index(index)
+    length = SMALLEST_FRAME + len(body) + len(entry)
+    if length > MAX_FRAME:
+        raise ArchiveCorrupt(f"a frame of {length} bytes is more than the format allows ({MAX_FRAME})")
+    front = _FRAME_HEAD.pack(SYNC, length) + body
+    middle = entry + struct.pack("<BI", len(entry), crc32(front))
+    return front + middle + struct.pack("<II", crc32(middle), length)
+
+
+def _encode_index(index: FrameIndex) -> bytes:
+    out = bytearray()
+    flags = (
+        (_IN_ORDER if index.in_order else 0)
+        | (_NONCES if index.has_nonces else 0)
+        | (_VECTORS if index.has_vectors else 0)
+        | (_CLEARED if index.cleared != ZERO_ID else 0)
+        | (_CONTESTED if index.contested else 0)
+    )
+    for value in (index.kind, flags, index.count, index.total, index.updated_ms):
+        put_varint(out, value)
+    if index.count:
+        for value in (*index.first, index.last.ms - index.first.ms, index.last.seq):
+            put_varint(out, value)
+    if not (index.in_order and index.count):
+        for value in index.earlier:
+            put_varint(out, value)
+    if index.cleared != ZERO_ID:
+        for value in index.cleared:
+            put_varint(out, value)
+    return bytes(out)
+
+
+def _decode_index(entry: bytes) -> FrameIndex:
+    reader = Reader(entry)
+    kind, flags, count, total, updated_ms = (reader.varint() for _ in range(5))
+    if kind not in (KIND_TURNS, KIND_MARK) or flags >= 32:
+        raise CodecError(f"frame kind {kind} with flags {flags:#x} is not known to this version")
+    first = last = earlier = cleared = ZERO_ID
+    if count:
+        first = MessageId(reader.varint(), reader.varint())
+        last = MessageId(first.ms + reader.varint(), reader.varint())
+    in_order = bool(flags & _IN_ORDER)
+    if not (in_order and count):
+        earlier = MessageId(reader.varint(), reader.varint())
+    if flags & _CLEARED:
+        cleared = MessageId(reader.varint(), reader.varint())
+    return FrameIndex(
+        kind=kind,
+        count=count,
+        total=total,
+        updated_ms=updated_ms,
+        first=first,
+        last=last,
+        earlier=earlier,
+        in_order=in_order,
+        has_nonces=bool(flags & _NONCES),
+        has_vectors=bool(flags & _VECTORS),
+        contested=bool(flags & _CONTESTED),
+        cleared=cleared,
+    )
+
+
+def index_at_end(tail: bytes, end: int) -> Frame | None:
+    """Return the frame that ends where ``tail`` ends, from its index entry alone.
+
+    Args:
+        tail: the last bytes of a file, or of the part of it before a known frame.
+        end: the offset in the file at which ``tail`` ends.
+
+    Returns:
+        None if no intact index entry is there. The body is not looked at.
+    """
+    if len(tail) < _FRAME_END.size:
+        return None
+    size, _, index_crc, length = _FRAME_END.unpack_from(tail, len(tail) - _FRAME_END.size)
+    start = len(tail) - _FRAME_END.size - size
+    if start < 0 or not SMALLEST_FRAME + size <= length <= min(end, MAX_FRAME):
+        return None
+    if crc32(tail[start : len(tail) - 8]) != index_crc:
+        return None
+    try:
+        index = _decode_index(tail[start : start + size])
+    except CodecError:
+        return None
+    return Frame(end - length, length, index)
+
+
+def frame_at(data: bytes, offset: int) -> Frame | None:
+    """Return the frame that starts at ``offset`` if all of it is intact."""
+    if len(data) - offset < SMALLEST_FRAME:
+        return None
+    sync, length = _FRAME_HEAD.unpack_from(data, offset)
+    if sync != SYNC or not SMALLEST_FRAME <= length <= len(data) - offset:
+        return None
+    end = offset + length
+    frame = index_at_end(data[max(offset, end - TAIL_BYTES) : end], end)
+    if frame is None or frame.length != length:
+        return None
+    size, body_crc = struct.unpack_from("<BI", data, end - _FRAME_END.size)
+    if crc32(data[offset : end - _FRAME_END.size - size]) != body_crc:
+        return None
+    return frame
+
+
+def decode_frame(data: bytes, frame: Frame) -> list[Turn]:
+    """Return the turns of a frame.
+
+    Args:
+        data: the bytes of the frame, from sync mark to end.
+        frame: where it was found; its index entry.
+
+    Raises:
+        ArchiveCorrupt: damaged, or not what its index entry says.
+    """
+    checked = frame_at(data, 0)
+    if checked is None or checked.length != len(data):
+        raise ArchiveCorrupt(f"the frame at byte {frame.offset} is damaged")
+    size = data[-_FRAME_END.size]
+    body = data[_FRAME_HEAD.size : len(data) - _FRAME_END.size - size]
+    try:
+        return decode_turns(_sections(body), checked.index.first, checked.index.count)
+    except CodecError as error:
+        raise ArchiveCorrupt(f"the frame at byte {frame.offset} cannot be decoded: {error}") from error
+
+
+def _sections(body: bytes) -> dict[int, bytes]:
+    reader = Reader(body)
+    sections: dict[int, bytes] = {}
+    while not reader.at_end:
+        kind, codec_id = reader.take(2)
+        raw_length, stored_length = reader.varint(), reader.varint()
+        stored = reader.take(stored_length)
+        if kind >= 128:
+            continue
+        if kind not in (1, 2, 3, 4) or kind in sections:
+            raise CodecError(f"section {kind} is not known to this version, or is there twice")
+        codec = codec_by_id(codec_id)
+        if raw_length > codec.largest(stored_length):
+            raise CodecError(f"section {kind} says it holds {raw_length} bytes in {stored_length}")
+        sections[kind] = codec.decode(stored, raw_length)
+    return sections
+
+
+# -- whole files ---------------------------------------------------------------------
+
+
+def scan(data: bytes) -> Scan:
+    """Find everything intact in a version 2 file, however damaged it is."""
+    try:
+        header: FileHeader | None = parse_header(data)
+    except (ArchiveCorrupt, CodecError):
+        header = None
+    position = header.length if header else 0
+    damage: list[tuple[int, int]] = []
+    frames: list[Frame] = []
+    while position < len(data):
+        frame = frame_at(data, position)
+        if frame is None:
+            resumed = _next_frame(data, position + 1)
+            damage.append((position, resumed))
+            position = resumed
+            continue
+        frames.append(frame)
+        position = frame.end
+    end = frames[-1].end if frames else (header.length if header else 0)
+    return Scan(header, tuple(frames), tuple(damage), end)
+
+
+def _next_frame(data: bytes, start: int) -> int:
+    """Return the next offset at which an intact frame starts, or the end."""
+    while True:
+        found = data.find(SYNC, start)
+        if found < 0:
+            return len(data)
+        if frame_at(data, found) is not None:
+            return found
+        start = found + 1
+
+
+def decode_frames(data: bytes, frames: Sequence[Frame]) -> Iterator[list[Turn]]:
+    """Decode frames found by :func:`scan` in the same bytes."""
+    for frame in frames:
+        yield decode_frame(data[frame.offset : frame.end], frame)

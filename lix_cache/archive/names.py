@@ -1,0 +1,52 @@
+"""File names: any session id can have one, and none can escape with it."""
+
+from __future__ import annotations
+
+import hashlib
+from urllib.parse import unquote
+
+__all__ = ["SUFFIX", "file_stem", "plain_stem", "session_id_of_stem", "stripe_of"]
+
+SUFFIX = ".huff"
+LOCK_STRIPES = 1024
+_MAX_STEM = 180
+_SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
+# Names that some systems reserve for devices, whatever the extension.
+_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))}
+)
+
+
+def file_stem(session_id: str) -> str:
+    """Return the file name of a session, without its suffix.
+
+    Injective: two ids never share a name. The result has no separator, is never hidden,
+    never empty, never a device, and at most 180 characters long.
+    """
+    data = session_id.encode()
+    escape_first = data[:1] == b"." or session_id.split(".")[0].lower() in _DEVICES
+    stem = "".join(
+        chr(byte) if byte in _SAFE and not (i == 0 and escape_first) else f"%{byte:02X}"
+        for i, byte in enumerate(data)
+    )
+    if len(stem) > _MAX_STEM:
+        return f"~{hashlib.sha256(data).hexdigest()}"
+    return stem
+
+
+def plain_stem(session_id: str) -> str | None:
+    """Return the name the old package gave a session, where it differs and is harmless."""
+    if "/" in session_id or "\\" in session_id or "\0" in session_id or len(session_id.encode()) > 250:
+        return None
+    return None if file_stem(session_id) == session_id else session_id
+
+
+def session_id_of_stem(stem: str) -> str:
+    """Return the session id a name stands for; for a digest, the name itself."""
+    return stem if stem.startswith("~") else unquote(stem, errors="replace")
+
+
+def stripe_of(session_id: str) -> int:
+    """Return the number of the lock file that guards a session."""
+    digest = hashlib.blake2b(session_id.encode(), digest_size=2).digest()
+    return int.from_bytes(digest, "little") % LOCK_STRIPES

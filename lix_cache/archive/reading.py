@@ -1,0 +1,176 @@
+"""Reading a session's file: all of it, or backwards from its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lix_cache._log import logger
+from lix_cache.archive import format as fmt
+from lix_cache.archive import legacy
+from lix_cache.archive.files import Files
+from lix_cache.errors import ArchiveCorrupt
+from lix_cache.messages import MessageId, Turn
+
+__all__ = [
+    "Contents",
+    "TailUnreadable",
+    "largest_before",
+    "last_turns",
+    "parse_contents",
+    "read_header",
+    "walk_back",
+]
+
+_READ_AHEAD = 32 * 1024
+_HEADER_GUESS = 512
+
+
+class TailUnreadable(Exception):
+    """A file cannot be walked from its end: version 1, damaged, or being written to."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A session's file, read whole.
+
+    Attributes:
+        turns: every turn once, sorted by id.
+        created_at: Unix seconds.
+        updated_at: Unix seconds.
+        index: index entry of the last frame: totals, largest id, what was cleared.
+        damaged: bytes (version 2) or turns (version 1) that could not be recovered.
+        session_id: whose file it says it is; None if it does not say.
+    """
+
+    turns: list[Turn]
+    created_at: float
+    updated_at: float
+    index: fmt.FrameIndex
+    damaged: int
+    session_id: str | None
+
+
+def by_id(turn: Turn) -> MessageId:
+    return turn.id
+
+
+def parse_contents(data: bytes, name: str) -> Contents:
+    """Decode a whole file, leaving out what is damaged.
+
+    Raises:
+        ArchiveCorrupt: nothing in it is intact.
+    """
+    if data[:4] == legacy.MAGIC:
+        try:
+            return _legacy_contents(data)
+        except ArchiveCorrupt as error:
+            raise ArchiveCorrupt(f"{name!r}: {error}") from None
+    found = fmt.scan(data)
+    if not found.frames and not found.is_clean:
+        raise ArchiveCorrupt(f"{name!r}: {len(data)} bytes, and no intact frame among them")
+    damaged = sum(end - start for start, end in found.damage) + (found.header is None)
+    turns: list[Turn] = []
+    for frame in found.frames:
+        try:
+            turns += fmt.decode_frame(data[frame.offset : frame.end], frame)
+        except ArchiveCorrupt as error:
+            logger.warning("archive damage: {!r}: {}", name, error)
+            damaged += frame.length
+    if damaged and found.frames and not turns:
+        raise ArchiveCorrupt(f"{name!r}: none of its {len(found.frames)} frames can be decoded")
+    if damaged or not all(frame.index.in_order for frame in found.frames):
+        turns = sorted({turn.id: turn for turn in reversed(turns)}.values(), key=by_id)
+    index = found.frames[-1].index if found.frames else fmt.EMPTY
+    created = found.header.created_at if found.header else index.updated_at
+    return Contents(
+        turns=turns,
+        created_at=created,
+        updated_at=index.updated_at if found.frames else created,
+        index=index,
+        damaged=damaged,
+        session_id=found.header.session_id if found.header else None,
+    )
+
+
+def _legacy_contents(data: bytes) -> Contents:
+    old = legacy.parse_legacy(data)
+    index = fmt.FrameIndex(
+        total=len(old.turns),
+        updated_ms=int(old.updated_at * 1000),
+        earlier=old.turns[-1].id if old.turns else fmt.EMPTY.earlier,
+    )
+    return Contents(old.turns, old.created_at, old.updated_at, index, old.missing, None)
+
+
+def read_header(files: Files, path: str) -> fmt.FileHeader | None:
+    """Return a version 2 file's header; None if there is none that is intact."""
+    head = files.read_at(path, 0, _HEADER_GUESS)
+    try:
+        if head is not None and fmt.header_length(head) > len(head):
+            # A very long session id. The length is not yet checked: the file's own
+            # size bounds what is read.
+            head = files.read_at(path, 0, min(fmt.header_length(head), fmt.MAX_HEADER))
+        return None if head is None else fmt.parse_header(head)
+    except (ArchiveCorrupt, ValueError):
+        return None
+
+
+def walk_back(files: Files, path: str) -> Iterator[tuple[fmt.Frame, list[Turn]]]:
+    """Yield the frames of a version 2 file with their turns, last frame first.
+
+    Reads only as far as it is iterated.
+
+    Raises:
+        TailUnreadable: use :func:`parse_contents`.
+    """
+    tail = files.read_tail(path, _READ_AHEAD)
+    if tail is None:
+        return
+    data, end = tail.data, tail.size
+    start = end - len(data)
+    while True:
+        frame = fmt.index_at_end(data[max(0, end - start - fmt.TAIL_BYTES) : end - start], end)
+        if frame is None:
+            raise TailUnreadable(path)
+        if frame.offset < start or (start and frame.offset - start < fmt.TAIL_BYTES):
+            # This frame, and the end of the one before it, are not all in hand.
+            wanted = max(0, frame.offset - _READ_AHEAD)
+            more = files.read_at(path, wanted, start - wanted)
+            if more is None or len(more) != start - wanted:
+                raise TailUnreadable(path)
+            data, start = more + data, wanted
+        try:
+            turns = fmt.decode_frame(data[frame.offset - start : frame.end - start], frame)
+        except ArchiveCorrupt:
+            raise TailUnreadable(path) from None
+        yield frame, turns
+        if frame.index.total == frame.index.count:
+            return
+        end = frame.offset
+        data = data[: end - start]
+
+
+def last_turns(files: Files, path: str, count: int) -> tuple[list[Turn], MessageId]:
+    """Return the last ``count`` turns sorted by id, and the id up to which the context was cleared.
+
+    Raises:
+        TailUnreadable: use :func:`parse_contents`.
+    """
+    turns: list[Turn] = []
+    cleared = fmt.EMPTY.cleared
+    for frame, decoded in walk_back(files, path):
+        if not turns:
+            cleared = max(cleared, frame.index.cleared)
+        turns += decoded
+        # Only ids larger than all that is still unread are sure to be the last ones.
+        if sum(turn.id > largest_before(frame) for turn in turns) >= count:
+            break
+    turns.sort(key=by_id)
+    return turns[-count:], cleared
+
+
+def largest_before(frame: fmt.Frame) -> MessageId:
+    """Return an id that no turn in an earlier frame exceeds."""
+    index = frame.index
+    return index.first.predecessor() if index.in_order and index.count else index.earlier

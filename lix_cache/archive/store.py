@@ -1,0 +1,587 @@
+"""ArchiveStore: the files of a folder, a session at a time, safe between threads and processes.
+
+Methods that end in ``_locked`` expect the caller to hold the session's lock; every other
+method may be called at any time. Every change is ordered so that a crash between two steps
+leaves either what was, or what should be, or something the next writer completes.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lix_cache._log import logger
+from lix_cache.archive import format as fmt
+from lix_cache.archive import legacy, reading
+from lix_cache.archive.codecs import codec_by_name
+from lix_cache.archive.files import FileLock, Files
+from lix_cache.archive.names import SUFFIX, file_stem, plain_stem, session_id_of_stem, stripe_of
+from lix_cache.clock import SYSTEM_CLOCK, Clock
+from lix_cache.errors import ArchiveBusy, ArchiveCorrupt, ArchiveError, ArchiveUnavailable, ConfigError
+from lix_cache.messages import MessageId, Turn, with_id
+
+__all__ = ["ArchiveStore", "lock_pauses"]
+
+_LOCKS = ".locks"
+_PENDING = ".pending"
+_LOCAL_SEQ = 1 << 46
+#: How long after its message was sent a copy of it may still arrive (docs/archive-format.md).
+CONTEST_MS = 120_000
+
+
+class ArchiveStore:
+    """What :class:`~lix_cache.archive.archive.ConversationArchive` and the hybrid store share."""
+
+    def __init__(
+        self,
+        folder: str,
+        *,
+        codec: str = "huffman",
+        on_damage: str = "recover",
+        lock_timeout_seconds: float = 30,
+        clock: Clock = SYSTEM_CLOCK,
+        files: Files | None = None,
+    ) -> None:
+        if on_damage not in ("recover", "raise"):
+            raise ConfigError(f"on_damage must be 'recover' or 'raise', got {on_damage!r}")
+        self.folder = folder
+        self.lock_timeout_seconds = lock_timeout_seconds
+        #: ``damaged_reads``, ``repairs``, ``upgrades`` and ``appends`` of this object.
+        self.counters: Counter[str] = Counter()
+        self._counting = threading.Lock()
+        self._codec = codec_by_name(codec)
+        self._raise_on_damage = on_damage == "raise"
+        self._clock = clock
+        self._files = files or Files()
+        self._have_folders = False
+
+    # -- locks -------------------------------------------------------------------------
+
+    @staticmethod
+    def stripe(session_id: str) -> int:
+        """Return which of the locks guards a session; several sessions may share one."""
+        return stripe_of(session_id)
+
+    def try_lock(self, session_id: str) -> FileLock | None:
+        """Take the session's lock now, or return None if somebody has it."""
+        self._make_folders()
+        return self._files.try_lock(self._in_folder(_LOCKS, f"{stripe_of(session_id):03x}"))
+
+    def lock(self, session_id: str) -> FileLock:
+        """Wait for the session's lock.
+
+        Raises:
+            ArchiveBusy: not to be had within ``lock_timeout_seconds``.
+        """
+        deadline = self._clock.monotonic() + self.lock_timeout_seconds
+        for pause in lock_pauses():
+            lock = self.try_lock(session_id)
+            if lock is not None:
+                return lock
+            if self._clock.monotonic() > deadline:
+                break
+            self._clock.sleep(pause)
+        raise self.busy_error(session_id)
+
+    def busy_error(self, session_id: str) -> ArchiveBusy:
+        return ArchiveBusy(
+            f"the archive of session {session_id[:60]!r} was locked by another writer for more than "
+            f"{self.lock_timeout_seconds} s; raise archive_lock_timeout_seconds or look for a stuck process"
+        )
+
+    # -- reading -----------------------------------------------------------------------
+
+    def exists(self, session_id: str) -> bool:
+        """Whether the session has a file. One stat."""
+        return self._path_of(session_id) is not None
+
+    def contents(self, session_id: str, *, locked: bool = False) -> reading.Contents | None:
+        """Read a session's whole file; None if there is none.
+
+        Raises:
+            ArchiveCorrupt: nothing is intact, or anything is not and damage raises.
+        """
+        path = self._path_of(session_id)
+        return None if path is None else self._contents_at(path, session_id, locked=locked)
+
+    def turns(self, session_id: str, *, locked: bool = False) -> list[Turn]:
+        """Return every turn, sorted by id."""
+        found = self.contents(session_id, locked=locked)
+        return [] if found is None else found.turns
+
+    def recent(
+        self, session_id: str, count: int, *, in_context: bool = False, locked: bool = False
+    ) -> list[Turn]:
+        """Return the last ``count`` turns, oldest first, reading no more than their frames.
+
+        Args:
+            in_context: leave out what :meth:`clear_locked` took out of the context.
+            locked: whether the caller holds the session's lock.
+        """
+        path = self._path_of(session_id)
+        if path is None or count <= 0:
+            return []
+        try:
+            turns, cleared = reading.last_turns(self._files, path, count)
+        except reading.TailUnreadable:
+            # The long way, which also decides whether it is damage or a writer at work.
+            found = self._contents_at(path, session_id, locked=locked)
+            if found is None:
+                return []
+            turns, cleared = found.turns[-count:], found.index.cleared
+        return [turn for turn in turns if turn.id > cleared] if in_context else turns
+
+    def last_index(self, session_id: str, *, locked: bool = False) -> fmt.FrameIndex:
+        """Return the last index entry (totals, largest id, what was cleared): one small read."""
+        path = self._path_of(session_id)
+        if path is None:
+            return fmt.EMPTY
+        tail = self._files.read_tail(path, fmt.TAIL_BYTES)
+        frame = fmt.index_at_end(tail.data, tail.size) if tail else None
+        if frame is not None:
+            return frame.index
+        found = self._contents_at(path, session_id, locked=locked)
+        return fmt.EMPTY if found is None else found.index
+
+    def metadata(self, session_id: str, *, locked: bool = False) -> dict[str, Any] | None:
+        """Return the metadata of a session's file, or None if there is none."""
+        path = self._path_of(session_id)
+        return None if path is None else self._metadata_at(path, session_id, locked=locked)
+
+    def all_metadata(self) -> Iterator[dict[str, Any]]:
+        """Yield the metadata of every file; unreadable ones are counted and logged."""
+        for name in list(self.session_files()):
+            named = session_id_of_stem(name[: -len(SUFFIX)])
+            try:
+                meta = self._metadata_at(self._in_folder(name), named)
+            except ArchiveCorrupt as error:
+                self._note_damage(str(error))
+                continue
+            if meta is not None:
+                yield meta
+
+    def session_files(self) -> Iterator[str]:
+        """Yield the file names of the sessions."""
+        for name in self._files.names(self.folder):
+            if name.endswith(SUFFIX) and not name.startswith("."):
+                yield name
+
+    def raw(self, session_id: str) -> bytes | None:
+        """Return the bytes of a session's file."""
+        path = self._path_of(session_id)
+        return None if path is None else self._files.read(path)
+
+    def raw_file(self, name: str) -> bytes | None:
+        """Return the bytes of one of :meth:`session_files`."""
+        return self._files.read(self._in_folder(name))
+
+    # -- writing -----------------------------------------------------------------------
+
+    def number_locked(self, session_id: str, turns: Sequence[Turn]) -> list[Turn]:
+        """Return the turns with local ids, larger than any in the file."""
+        last = self.last_index(session_id, locked=True).newest
+        numbered = []
+        for turn in turns:
+            last = _local_id(last, self._clock.time())
+            numbered.append(with_id(turn, last))
+        return numbered
+
+    def append_locked(self, session_id: str, turns: Sequence[Turn], *, contested: bool = False) -> int:
+        """Append turns under their ids, leaving out those the file has. Synced.
+
+        Args:
+            session_id: the session.
+            turns: in any order.
+            contested: Redis may hold them as well (docs/archive-format.md, "Nonces").
+
+        Returns:
+            How many were new.
+
+        Raises:
+            ArchiveUnavailable: the disk refused. The file is as it was, or has a torn
+                tail that the next append sets aside.
+        """
+        made, count = self._append_locked(session_id, turns, contested=contested)
+        if made:
+            self.sync_names()
+        return count
+
+    def append_many_locked(self, batch: Mapping[str, Sequence[Turn]]) -> dict[str, int | ArchiveError]:
+        """Append to several sessions whose locks are held, syncing the folder once.
+
+        Returns:
+            For each session how many turns were new, or why it failed; the others are
+            not affected. What is counted is durable.
+        """
+        results: dict[str, int | ArchiveError] = {}
+        made_any = False
+        for session_id, turns in batch.items():
+            try:
+                made, results[session_id] = self._append_locked(session_id, turns)
+                made_any |= made
+            except ArchiveError as error:
+                results[session_id] = error
+        if made_any:
+            self.sync_names()
+        return results
+
+    def append_outage_locked(self, session_id: str, turn: Turn, *, contested: bool) -> None:
+        """Keep a message that Redis could not take.
+
+        The mark comes first: a message on disk that nobody knows must be brought
+        together with the hot ones would be missing from the context; a mark without a
+        message costs one look.
+        """
+        self.mark_pending_locked(session_id)
+        self.append_locked(session_id, self.number_locked(session_id, [turn]), contested=contested)
+
+    def sync_names(self) -> None:
+        """Make the names of new files durable."""
+        self._files.sync_folder(self.folder)
+
+    def _append_locked(
+        self, session_id: str, turns: Sequence[Turn], *, contested: bool = False
+    ) -> tuple[bool, int]:
+        """Append; return whether a file was made, whose name is not yet durable, and how many were new."""
+        if not turns:
+            return False, 0
+        path = self._ready_path_locked(session_id)
+        before, size = self._writable_tail_locked(path, session_id)
+        fresh = sorted({turn.id: turn for turn in turns}.values(), key=reading.by_id)
+        now_ms = int(self._clock.time() * 1000)
+        fresh = self._without_known_locked(session_id, path, before, fresh, now_ms if contested else None)
+        if not fresh:
+            return False, 0
+        if not contested:
+            fresh = [
+                replace(turn, nonce=None) if turn.nonce and now_ms - turn.id.ms > CONTEST_MS else turn
+                for turn in fresh
+            ]
+        frame = fmt.encode_turns_frame(fresh, before, now_ms, self._codec, contested=contested)
+        if size == 0:
+            header = fmt.encode_header(fmt.FileHeader(now_ms / 1000, session_id))
+            self._replace_file(path, header + frame, sync_name=False)
+        else:
+            self._files.append(path, size, frame)
+        self._count("appends")
+        return size == 0, len(fresh)
+
+    def clear_locked(self, session_id: str) -> None:
+        """Take everything archived so far out of the context; it stays in the history."""
+        if not self.exists(session_id):
+            return
+        path = self._ready_path_locked(session_id)
+        before, size = self._writable_tail_locked(path, session_id)
+        if size and before.cleared < before.newest:
+            now_ms = int(self._clock.time() * 1000)
+            self._files.append(path, size, fmt.encode_mark(before, now_ms, before.newest))
+
+    def delete_locked(self, session_id: str) -> bool:
+        """Remove all that a session has on disk, damage set aside included; False if nothing."""
+        removed = False
+        # More than one turn of this loop: an upgrade that a crash stopped leaves the
+        # old file beside the new one.
+        while (path := self._path_of(session_id)) is not None:
+            # What was set aside goes first: once the file is gone nothing leads there.
+            number = 1
+            while self._files.remove(f"{path}.damaged-{number}"):
+                number += 1
+            removed |= self._files.remove(path)
+        if removed:
+            self._files.sync_folder(self.folder)
+        self.unmark_pending_locked(session_id)
+        return removed
+
+    # -- sessions written to while Redis was away ----------------------------------------
+
+    def mark_pending_locked(self, session_id: str) -> None:
+        """Note durably that hot and cold of this session must be brought together."""
+        self._make_folders()
+        path = self._in_folder(_PENDING, file_stem(session_id))
+        if not self._files.exists(path):
+            self._files.write_synced(path, session_id.encode())
+            self._files.sync_folder(self._in_folder(_PENDING))
+
+    def unmark_pending_locked(self, session_id: str) -> None:
+        self._files.remove(self._in_folder(_PENDING, file_stem(session_id)))
+
+    def pending_sessions(self) -> list[str]:
+        """Return the sessions that were written to while Redis was away."""
+        found = []
+        for name in list(self._files.names(self._in_folder(_PENDING))):
+            data = self._files.read(self._in_folder(_PENDING, name))
+            session_id = (data or b"").decode("utf-8", "replace")
+            # A crash may have left the name without its contents; then nothing was
+            # archived either, because the mark comes first.
+            if session_id and file_stem(session_id) == name:
+                found.append(session_id)
+        return found
+
+    # -- inside --------------------------------------------------------------------------
+
+    def _in_folder(self, *parts: str) -> str:
+        return os.path.join(self.folder, *parts)
+
+    def _count(self, name: str) -> None:
+        with self._counting:
+            self.counters[name] += 1
+
+    def _note_damage(self, text: str) -> None:
+        self._count("damaged_reads")
+        logger.warning("archive damage: {}", text)
+
+    def _make_folders(self) -> None:
+        if not self._have_folders:
+            for parts in ((), (_LOCKS,), (_PENDING,)):
+                self._files.make_folder(self._in_folder(*parts))
+            self._have_folders = True
+
+    def _path_of(self, session_id: str) -> str | None:
+        """Return the session's file: under its own name, or as the old package named it."""
+        stem, plain = file_stem(session_id), plain_stem(session_id)
+        path = self._in_folder(stem + SUFFIX)
+        # Under an encoded name only a version 2 file is ours: a version 1 file there is
+        # one that the old package wrote for a session whose id looks like our encoding.
+        if self._files.exists(path) and (stem == session_id or not self._is_legacy(path)):
+            return path
+        if plain is not None:
+            # And under the plain name only a version 1 file is: a version 2 file there
+            # is the encoded one of another session.
+            old = self._in_folder(plain + SUFFIX)
+            if self._files.exists(old) and self._is_legacy(old):
+                return old
+        return None
+
+    def _is_legacy(self, path: str) -> bool:
+        return self._files.read_at(path, 0, 4) == legacy.MAGIC
+
+    def _contents_at(self, path: str, session_id: str, *, locked: bool) -> reading.Contents | None:
+        """Read a whole file. Damage is believed only of a file that nobody is writing to."""
+        name = os.path.basename(path)
+        try:
+            data = self._files.read(path)
+            found = None if data is None else reading.parse_contents(data, name)
+            if found is None or not found.damaged:
+                return self._checked_owner(found, session_id, name)
+        except ArchiveCorrupt as error:
+            if locked:
+                self._note_damage(str(error))
+                raise
+        if not locked:
+            try:
+                lock = self.lock(session_id)
+            except ArchiveUnavailable:
+                # A folder that cannot be written to has no writers to wait for.
+                return self._contents_at(path, session_id, locked=True)
+            with lock:
+                return self._contents_at(path, session_id, locked=True)
+        assert found is not None  # noqa: S101 - without damage or an error it was returned above
+        text = f"{name!r} is damaged; {len(found.turns)} turns in it are intact"
+        self._note_damage(text)
+        if self._raise_on_damage:
+            raise ArchiveCorrupt(
+                f"{text}. 'lix-cache verify' says more; on_archive_damage='recover' reads on"
+            )
+        return self._checked_owner(found, session_id, name)
+
+    @staticmethod
+    def _checked_owner(found: reading.Contents | None, session_id: str, name: str) -> reading.Contents | None:
+        # A file system that ignores case gives two sessions one name.
+        if found is not None and found.session_id not in (None, session_id):
+            raise ArchiveCorrupt(
+                f"{name!r} belongs to session {str(found.session_id)[:60]!r}, not {session_id[:60]!r}"
+            )
+        return found
+
+    def _metadata_at(self, path: str, session_id: str, *, locked: bool = False) -> dict[str, Any] | None:
+        tail = self._files.read_tail(path, fmt.TAIL_BYTES)
+        if tail is None:
+            return None
+        frame = fmt.index_at_end(tail.data, tail.size)
+        header = reading.read_header(self._files, path) if frame else None
+        if frame is not None and header is not None:
+            session_id, created = header.session_id, header.created_at
+            updated, count = frame.index.updated_at, frame.index.total
+        elif self._is_legacy(path):
+            head = self._files.read_at(path, 0, legacy.HEADER_BYTES) or b""
+            created, updated, count = legacy.legacy_metadata(head)
+        else:
+            found = self._contents_at(path, session_id, locked=locked)
+            if found is None:
+                return None
+            created, updated, count = found.created_at, found.updated_at, len(found.turns)
+        return {
+            "session_id": session_id,
+            "created_at": created,
+            "updated_at": updated,
+            "num_turns": count,
+            "size_bytes": tail.size,
+        }
+
+    def _ready_path_locked(self, session_id: str) -> str:
+        """Return the path to append to, after upgrading a version 1 file."""
+        self._make_folders()
+        path = self._in_folder(file_stem(session_id) + SUFFIX)
+        existing = self._path_of(session_id)
+        if existing is None:
+            if self._files.exists(path):
+                raise ArchiveCorrupt(
+                    f"{os.path.basename(path)!r} is a version 1 file of another session; "
+                    "move it out of the archive folder"
+                )
+        elif existing != path or self._is_legacy(path):
+            self._upgrade_locked(existing, path, session_id)
+        return path
+
+    def _upgrade_locked(self, old: str, path: str, session_id: str) -> None:
+        data = self._files.read(old) or b""
+        try:
+            found = legacy.parse_legacy(data)
+        except ArchiveCorrupt as error:
+            logger.warning("archive damage: {!r} is set aside: {}", os.path.basename(old), error)
+            self._set_aside(old, data)
+            self._files.remove(old)
+            self._files.sync_folder(self.folder)
+            self._count("repairs")
+            return
+        if found.missing:
+            self._set_aside(old, data)
+            self._count("repairs")
+        whole = fmt.encode_header(fmt.FileHeader(found.created_at, session_id))
+        if found.turns:
+            updated_ms = max(0, int(found.updated_at * 1000))
+            whole += fmt.encode_turns_frame(found.turns, fmt.EMPTY, updated_ms, self._codec)
+        # The new file is complete and durable before the old one goes. Between the two
+        # steps the new name wins, so a crash there changes nothing that can be seen.
+        self._replace_file(path, whole)
+        if old != path:
+            self._files.remove(old)
+            self._files.sync_folder(self.folder)
+        self._count("upgrades")
+
+    def _writable_tail_locked(self, path: str, session_id: str) -> tuple[fmt.FrameIndex, int]:
+        """Return the last index entry and the offset to append at, mending the file if need be.
+
+        An offset of 0 means that the file is to be made.
+        """
+        tail = self._files.read_tail(path, fmt.TAIL_BYTES)
+        if tail is None or tail.size == 0:
+            return fmt.EMPTY, 0
+        header = reading.read_header(self._files, path)
+        if header is not None and header.session_id != session_id:
+            raise _foreign(os.path.basename(path), header.session_id, session_id)
+        frame = fmt.index_at_end(tail.data, tail.size)
+        if header is not None and frame is not None and self._starts_frame(path, frame):
+            return frame.index, tail.size
+        return self._repair_locked(path, session_id)
+
+    def _starts_frame(self, path: str, frame: fmt.Frame) -> bool:
+        return self._files.read_at(path, frame.offset, 4) == fmt.SYNC
+
+    def _repair_locked(self, path: str, session_id: str) -> tuple[fmt.FrameIndex, int]:
+        data = self._files.read(path) or b""
+        found = fmt.scan(data)
+        last = found.frames[-1].index if found.frames else fmt.EMPTY
+        name = os.path.basename(path)
+        if found.header is not None:
+            if found.end < len(data):
+                count = len(data) - found.end
+                logger.warning("archive damage: the last {} bytes of {!r} are set aside", count, name)
+                # The copy is durable before the original is cut.
+                self._set_aside(path, data[found.end :])
+                self._files.truncate(path, found.end)
+                self._count("repairs")
+            return last, found.end
+        logger.warning("archive damage: {!r} has no intact header; all of it is set aside", name)
+        self._set_aside(path, data)
+        self._count("repairs")
+        if not found.frames:
+            self._files.remove(path)
+            self._files.sync_folder(self.folder)
+            return fmt.EMPTY, 0
+        header = fmt.encode_header(fmt.FileHeader(found.frames[0].index.updated_at, session_id))
+        whole = header + b"".join(data[frame.offset : frame.end] for frame in found.frames)
+        self._replace_file(path, whole)
+        return last, len(whole)
+
+    def _set_aside(self, path: str, data: bytes) -> None:
+        number = 1
+        while self._files.exists(f"{path}.damaged-{number}"):
+            number += 1
+        self._files.write_synced(f"{path}.damaged-{number}", data)
+        self._files.sync_folder(self.folder)
+
+    def _replace_file(self, path: str, data: bytes, *, sync_name: bool = True) -> None:
+        folder, name = os.path.split(path)
+        temporary = os.path.join(folder, f".{name}.tmp")
+        # Synced before it gets the name, so that the name never stands for half a
+        # file; the folder synced after, so that the name survives a power cut.
+        self._files.write_synced(temporary, data)
+        self._files.rename(temporary, path)
+        if sync_name:
+            self._files.sync_folder(folder)
+
+    def _without_known_locked(
+        self,
+        session_id: str,
+        path: str,
+        before: fmt.FrameIndex,
+        turns: list[Turn],
+        contested_at_ms: int | None,
+    ) -> list[Turn]:
+        """Leave out turns that the file has already, by id or by nonce.
+
+        Args:
+            session_id: the session.
+            path: its file.
+            before: the file's last index entry.
+            turns: sorted by id.
+            contested_at_ms: the time, if the turns may be here under other ids.
+        """
+        nonces_matter = contested_at_ms is not None or before.contested
+        if turns[0].id > before.newest and not nonces_matter:
+            return turns
+        # A copy under another id was written within two minutes of the message's own time.
+        oldest_ms = min(turns[0].id.ms, contested_at_ms or turns[0].id.ms) - CONTEST_MS
+        ids: set[MessageId] = set()
+        nonces: set[bytes | None] = set()
+        try:
+            for frame, known in reading.walk_back(self._files, path):
+                ids.update(turn.id for turn in known)
+                nonces.update(turn.nonce for turn in known)
+                past_ids = reading.largest_before(frame) < turns[0].id
+                if past_ids and not (nonces_matter and frame.index.updated_ms >= oldest_ms):
+                    break
+        except reading.TailUnreadable:
+            known = self.turns(session_id, locked=True)
+            ids.update(turn.id for turn in known)
+            nonces.update(turn.nonce for turn in known)
+        nonces.discard(None)
+        return [turn for turn in turns if turn.id not in ids and turn.nonce not in nonces]
+
+
+def _foreign(name: str, owner: str, session_id: str) -> ArchiveCorrupt:
+    return ArchiveCorrupt(f"{name!r} belongs to session {owner[:60]!r}, not {session_id[:60]!r}")
+
+
+def lock_pauses() -> Iterator[float]:
+    """Yield, without end, how many seconds to wait before trying a lock again."""
+    pause = 0.0005
+    while True:
+        yield pause * (0.5 + random.random())
+        pause = min(pause * 1.5, 0.02)
+
+
+def _local_id(last: MessageId, now: float) -> MessageId:
+    """Return an id larger than ``last`` that Redis will never give (docs/archive-format.md)."""
+    ms = int(now * 1000)
+    if ms > last.ms:
+        return MessageId(ms, _LOCAL_SEQ | random.getrandbits(46))
+    if last.seq >= _LOCAL_SEQ:
+        return MessageId(last.ms, last.seq + 1 + random.getrandbits(16))
+    return MessageId(last.ms, _LOCAL_SEQ | random.getrandbits(46))

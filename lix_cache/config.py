@@ -1,0 +1,349 @@
+"""Every setting in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from lix_cache._log import logger
+from lix_cache.errors import ConfigError
+
+__all__ = ["CacheConfig"]
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+
+#: Settings whose value is never shown, in an error no more than in a repr.
+_SECRET = frozenset({"redis_password", "redis_url"})
+
+#: Settings that must be larger than zero; every other number must be at least zero.
+_POSITIVE = frozenset(
+    {
+        "redis_port",
+        "redis_socket_connect_timeout",
+        "redis_socket_timeout",
+        "redis_pool_size",
+        "redis_buckets",
+        "session_ttl_seconds",
+        "session_max_tokens",
+        "hot_window_size",
+        "semantic_ttl_seconds",
+        "semantic_max_items_per_url",
+        "url_cache_ttl_seconds",
+        "url_cache_batch_size",
+        "disk_ttl_days",
+        "archive_batch_turns",
+        "archive_lock_timeout_seconds",
+        "evictor_interval_seconds",
+        "embedding_dim",
+    }
+)
+
+
+@dataclass
+class CacheConfig:
+    """All tunables of the library.
+
+    Every field can be given by keyword, or from the environment with
+    :meth:`from_env`. Unknown names, wrong types and values out of range raise
+    :class:`~lix_cache.errors.ConfigError`.
+
+    Attributes:
+        redis_host: server name or address.
+        redis_port: TCP port.
+        redis_password: password of the user, or of the server where it has no users.
+        redis_key_prefix: first part of every key; must not contain ``{`` or ``}``.
+        redis_socket_connect_timeout: seconds to wait for a connection.
+        redis_socket_keepalive: TCP keep-alive on every connection.
+        redis_pool_size: connections per process, server and database.
+        redis_url: ``redis://``, ``rediss://`` or ``unix://`` address; it wins over host and
+            port. A database number in it is ignored: each layer has a setting of its own.
+        redis_username: ACL user name (Redis 6 and later).
+        redis_socket_timeout: seconds to wait for an answer.
+        redis_ssl: speak TLS to ``redis_host`` (a ``rediss://`` address implies it).
+        redis_ssl_ca_certs: file with the certificate authorities to trust.
+        redis_ssl_certfile: client certificate, for servers that ask for one.
+        redis_ssl_keyfile: key of the client certificate.
+        redis_ssl_check_hostname: refuse a certificate made for another name.
+        redis_retry_seconds: after a failed connection, how long the next operations go
+            straight to the archive before Redis is tried again.
+        redis_buckets: hash tags that sessions are spread over; one is right for a single server.
+        session_redis_db: database of the session windows.
+        session_ttl_seconds: a session idle for longer is moved to disk, whatever
+            ``evict_after_minutes`` says.
+        hot_window_size: messages of a session that ``get_context`` returns.
+        session_max_tokens: ``SessionContextWindow.get_context`` drops its oldest messages
+            until about this many tokens remain; None for no limit.
+        semantic_redis_db: database of the semantic query cache.
+        semantic_ttl_seconds: life of a cached response.
+        semantic_similarity_threshold: least cosine similarity of a hit, from -1 to 1.
+        semantic_max_items_per_url: responses kept per session and URL, first in first out.
+        url_cache_redis_db: database of the URL embeddings.
+        url_cache_ttl_seconds: life of a URL's embedding.
+        url_cache_batch_size: URLs sent to Redis in one round trip by the batch calls.
+        archive_dir: folder of the ``.huff`` files.
+        disk_ttl_days: days after its last turn that an archived session is deleted.
+        evict_after_minutes: a session idle for longer is moved to disk.
+        archive_codec: codec of the archive's text: ``huffman``, ``lz4`` or ``stored``.
+        archive_batch_turns: turns a window may grow beyond its size before the surplus is
+            moved to disk, and so the usual number of turns in a frame.
+        archive_lock_timeout_seconds: how long to wait for another process that holds a
+            session's archive.
+        on_archive_damage: ``recover`` returns what is intact, counts and logs the rest;
+            ``raise`` raises :class:`~lix_cache.errors.ArchiveCorrupt`.
+        durability: ``redis`` acknowledges a message when Redis has it; ``disk`` when it is on
+            disk as well.
+        on_redis_error: ``archive`` goes on with the disk alone while Redis is away;
+            ``raise`` raises :class:`~lix_cache.errors.RedisUnavailable`.
+        on_cache_error: what the semantic and the URL cache do while Redis is away: ``raise``
+            raises; ``miss`` answers None and counts it under ``degraded`` in ``get_stats``.
+        evictor_enabled: start the eviction thread with the first session cache.
+        evictor_interval_seconds: pause between two looks for idle sessions.
+        flush_on_exit: move this process's sessions to disk when the interpreter exits.
+        embedder_id: name and version of the model that makes the vectors; vectors of
+            different embedders never meet.
+        embedding_dim: dimension every vector must have; None to accept any that fits what
+            is stored.
+    """
+
+    redis_host: str = "localhost"
+    redis_port: int = 6379
+    redis_password: str | None = field(default=None, repr=False)
+    redis_key_prefix: str = "lix"
+    redis_socket_connect_timeout: float = 5
+    redis_socket_keepalive: bool = True
+    redis_pool_size: int = 50
+
+    session_redis_db: int = 2
+    session_ttl_seconds: int = 86400
+    hot_window_size: int = 20
+    session_max_tokens: int | None = None
+
+    semantic_redis_db: int = 0
+    semantic_ttl_seconds: int = 300
+    semantic_similarity_threshold: float = 0.90
+    semantic_max_items_per_url: int = 50
+
+    url_cache_redis_db: int = 1
+    url_cache_ttl_seconds: int = 86400
+    url_cache_batch_size: int = 100
+
+    archive_dir: str = "./data/conversations"
+    disk_ttl_days: int = 14
+
+    evict_after_minutes: float = 120
+
+    redis_url: str | None = field(default=None, repr=False)
+    redis_username: str | None = None
+    redis_socket_timeout: float = 5
+    redis_ssl: bool = False
+    redis_ssl_ca_certs: str | None = None
+    redis_ssl_certfile: str | None = None
+    redis_ssl_keyfile: str | None = None
+    redis_ssl_check_hostname: bool = True
+    redis_retry_seconds: float = 1
+    redis_buckets: int = 1
+
+    archive_codec: str = "huffman"
+    archive_batch_turns: int = 10
+    archive_lock_timeout_seconds: float = 30
+    on_archive_damage: Literal["recover", "raise"] = "recover"
+
+    durability: Literal["redis", "disk"] = "redis"
+    on_redis_error: Literal["archive", "raise"] = "archive"
+    on_cache_error: Literal["raise", "miss"] = "raise"
+    evictor_enabled: bool = True
+    evictor_interval_seconds: float = 5
+    flush_on_exit: bool = False
+
+    embedder_id: str | None = None
+    embedding_dim: int | None = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> CacheConfig:
+        # The generated __init__ would answer an unknown name with a TypeError
+        # that does not say which name was meant.
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in kwargs:
+            if name not in known:
+                raise ConfigError(f"unknown setting {name!r}{_did_you_mean(name, known)}")
+        if len(args) > len(known):
+            raise ConfigError(f"CacheConfig takes at most {len(known)} values, got {len(args)}")
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        self.archive_dir = _as_path(self.archive_dir)
+        hints = _field_types()
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            _check_type(f.name, value, hints[f.name])
+            _check_range(f.name, value)
+        self._check_values()
+
+    def _check_values(self) -> None:
+        if "{" in self.redis_key_prefix or "}" in self.redis_key_prefix:
+            # A brace would move the hash tag that keeps a session's keys together.
+            raise ConfigError(f"redis_key_prefix must not contain braces, got {self.redis_key_prefix!r}")
+        if not self.redis_key_prefix:
+            raise ConfigError("redis_key_prefix must not be empty")
+        if not self.archive_dir or "\0" in self.archive_dir:
+            raise ConfigError(f"archive_dir must name a folder, got {self.archive_dir!r}")
+        if not 1 <= self.redis_port <= 65535:
+            raise ConfigError(f"redis_port must be from 1 to 65535, got {self.redis_port}")
+        if not -1.0 <= self.semantic_similarity_threshold <= 1.0:
+            raise ConfigError(
+                "semantic_similarity_threshold must be from -1 to 1, "
+                f"got {self.semantic_similarity_threshold}"
+            )
+        if self.redis_url is not None:
+            scheme, separator, _ = self.redis_url.partition("://")
+            if not separator or scheme not in ("redis", "rediss", "unix"):
+                # What stands before a missing "://" may be a password.
+                got = f"got {scheme!r}" if separator and scheme.isalpha() else "got none of them"
+                raise ConfigError(f"redis_url must start with redis://, rediss:// or unix://, {got}")
+
+    @classmethod
+    def from_env(cls, prefix: str = "", environ: Mapping[str, str] | None = None) -> CacheConfig:
+        """Read one environment variable for every field.
+
+        With prefix ``MYAPP`` the field ``redis_host`` is read from
+        ``MYAPP_REDIS_HOST``; with no prefix, from ``REDIS_HOST``. Variables that
+        are not set keep the default; an empty one means None where the field may
+        be None.
+
+        Args:
+            prefix: first part of the variables' names, in any case.
+            environ: where to read; ``os.environ`` by default.
+
+        Raises:
+            ConfigError: a variable's value has the wrong type or is out of range;
+                the text names the variable.
+        """
+        env = os.environ if environ is None else environ
+        start = f"{prefix.upper()}_" if prefix else ""
+        hints = _field_types()
+        names = {start + f.name.upper(): f.name for f in dataclasses.fields(cls)}
+        values: dict[str, Any] = {}
+        for variable, name in names.items():
+            text = env.get(variable)
+            if text is not None:
+                values[name] = _parse(variable, text, hints[name])
+        if start:
+            _warn_of_near_misses(env, start, names)
+        try:
+            return cls(**values)
+        except ConfigError as error:
+            # Every message about a setting begins with its name.
+            variable = start + str(error).split(" ", 1)[0].upper()
+            raise ConfigError(f"{error} (read from the environment variable {variable})") from None
+
+    def replace(self, **changes: Any) -> CacheConfig:
+        """Return a copy with some settings changed, checked like a new one; itself if none is."""
+        if not changes:
+            return self
+        known = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return type(self)(**{**known, **changes})
+
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds of idleness after which a session is moved to disk."""
+        return min(self.evict_after_minutes * 60, float(self.session_ttl_seconds))
+
+    @property
+    def hot_life_seconds(self) -> int:
+        """Life of a session's keys in Redis: the archive's, never shorter.
+
+        Redis must not forget what the disk would have kept; moving a session to
+        disk is the eviction thread's task, not an expiry's.
+        """
+        return max(self.disk_ttl_days * 86400, self.session_ttl_seconds)
+
+
+@lru_cache(maxsize=1)
+def _field_types() -> dict[str, Any]:
+    return get_type_hints(CacheConfig)
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known settings: {', '.join(sorted(known))}"
+
+
+def _as_path(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """Split ``int | None`` into its members; any other type into itself."""
+    return get_args(hint) if get_origin(hint) is Union or type(hint).__name__ == "UnionType" else (hint,)
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    for option in _options(hint):
+        if get_origin(option) is Literal:
+            if value in get_args(option):
+                return
+            allowed = ", ".join(repr(a) for a in get_args(option))
+            raise ConfigError(f"{name} must be one of {allowed}, got {value!r}")
+        if option is type(None):
+            if value is None:
+                return
+        elif option is bool:
+            if isinstance(value, bool):
+                return
+        elif option is float:
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                return
+        elif isinstance(value, option) and not isinstance(value, bool):
+            return
+    wanted = " or ".join("None" if o is type(None) else o.__name__ for o in _options(hint))
+    got = "a value" if name in _SECRET else repr(value)
+    raise ConfigError(f"{name} must be {wanted}, got {got} of type {type(value).__name__}")
+
+
+def _check_range(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    if not math.isfinite(value):
+        raise ConfigError(f"{name} must be finite, got {value!r}")
+    if name in _POSITIVE and value <= 0:
+        raise ConfigError(f"{name} must be larger than 0, got {value!r}")
+    if value < 0 and name != "semantic_similarity_threshold":
+        raise ConfigError(f"{name} must not be negative, got {value!r}")
+
+
+def _parse(variable: str, text: str, hint: Any) -> Any:
+    options = _options(hint)
+    if text == "" and type(None) in options:
+        return None
+    kind = next(o for o in options if o is not type(None))
+    try:
+        if kind is bool:
+            lowered = text.strip().lower()
+            if lowered in _TRUE or lowered in _FALSE:
+                return lowered in _TRUE
+            raise ValueError("not a yes or no")
+        if kind is int:
+            return int(text)
+        if kind is float:
+            return float(text)
+    except ValueError:
+        raise ConfigError(f"environment variable {variable} must be {kind.__name__}, got {text!r}") from None
+    return text
+
+
+def _warn_of_near_misses(env: Mapping[str, str], start: str, names: Mapping[str, str]) -> None:
+    # Not an error: the prefix usually is the application's own, so other
+    # variables that begin with it are none of our business.
+    for variable in env:
+        if variable.startswith(start) and variable not in names:
+            close = difflib.get_close_matches(variable, names, n=1, cutoff=0.9)
+            if close:
+                logger.warning(
+                    "environment variable {} is not a setting; did you mean {}?", variable, close[0]
+                )

@@ -1,0 +1,210 @@
+"""CacheCoordinator: one chat session, all layers. Composition, no logic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from lix_cache.config import CacheConfig
+from lix_cache.messages import Message
+from lix_cache.semantic.cache import (
+    AsyncSemanticCacheRedis,
+    AsyncURLEmbeddingCache,
+    SemanticCacheRedis,
+    URLEmbeddingCache,
+)
+from lix_cache.session.window import AsyncSessionContextWindow, SessionContextWindow
+
+if TYPE_CHECKING:
+    from lix_cache.vectors import FloatArray, VectorLike
+
+__all__ = ["AsyncCacheCoordinator", "CacheCoordinator"]
+
+
+def _settings(
+    config: CacheConfig | None,
+    redis_host: str | None,
+    redis_port: int | None,
+    redis_password: str | None,
+) -> CacheConfig:
+    given = {"redis_host": redis_host, "redis_port": redis_port, "redis_password": redis_password}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    config = config or CacheConfig()
+    if redis_host is not None or redis_port is not None:
+        changes["redis_url"] = None
+    return config.replace(**changes) if changes else config
+
+
+def _combined(session_id: str, url: Any, semantic: Any, window: Any) -> dict[str, Any]:
+    return {
+        "session_id": session_id,
+        "url_embedding_cache": url,
+        "semantic_cache": semantic,
+        "context_window": window,
+        "timestamp": datetime.now(timezone.utc).isoformat(),
+    }
+
+
+class CacheCoordinator:
+    """The memory and the caches of one chat session.
+
+    Cheap to make: nothing is sent before the first call, and connections, archive and
+    eviction thread are shared by the whole process.
+
+    Args:
+        session_id: any non-empty text.
+        config: settings; ``CacheConfig()`` by default.
+        redis_host: wins over the configuration (and over its ``redis_url``).
+        redis_port: wins over the configuration (and over its ``redis_url``).
+        redis_password: wins over the configuration.
+
+    Attributes:
+        context_window: the session's messages.
+        semantic_cache: responses by URL and meaning.
+        url_embedding_cache: embeddings by URL.
+
+    Raises:
+        InvalidSessionId: not usable as an id.
+        ConfigError: a setting makes no sense.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        config: CacheConfig | None = None,
+        *,
+        redis_host: str | None = None,
+        redis_port: int | None = None,
+        redis_password: str | None = None,
+    ) -> None:
+        config = _settings(config, redis_host, redis_port, redis_password)
+        self.session_id = session_id
+        self.url_embedding_cache = URLEmbeddingCache(session_id, config)
+        self.semantic_cache = SemanticCacheRedis(session_id, config)
+        self.context_window = SessionContextWindow(session_id, config)
+
+    def add_message_to_context(self, role: str, content: Any, metadata: dict[str, Any] | None = None) -> int:
+        """Add a message; return the messages now in the window. One round trip."""
+        return self.context_window.add_message(role, content, metadata)
+
+    def get_context_messages(self) -> list[Message]:
+        """Return the newest messages, oldest first. One round trip."""
+        return self.context_window.get_context()
+
+    def get_formatted_context(self, max_lines: int = 50) -> str:
+        """Return the context as ``Role: text`` lines."""
+        return self.context_window.get_formatted_context(max_lines)
+
+    def get_semantic_response(self, url: str, query_embedding: VectorLike) -> Any:
+        """Return the response to a query like this one, or None for a miss."""
+        return self.semantic_cache.get(url, query_embedding)
+
+    def cache_semantic_response(self, url: str, query_embedding: VectorLike, response: Any) -> None:
+        """Store a response for queries like this one."""
+        self.semantic_cache.set(url, query_embedding, response)
+
+    def get_url_embedding(self, url: str) -> FloatArray | None:
+        """Return the URL's embedding, shape (dim,) float32, or None for a miss."""
+        return self.url_embedding_cache.get(url)
+
+    def cache_url_embedding(self, url: str, embedding: VectorLike) -> bool:
+        """Store the URL's embedding for all sessions."""
+        return self.url_embedding_cache.set(url, embedding)
+
+    def batch_cache_url_embeddings(self, url_embeddings: Mapping[str, VectorLike]) -> dict[str, bool]:
+        """Store many embeddings in one round trip."""
+        return self.url_embedding_cache.batch_set(url_embeddings)
+
+    def clear_session_cache(self) -> bool:
+        """Empty the session's context and drop its cached responses."""
+        self.semantic_cache.clear_session()
+        return self.context_window.clear()
+
+    def clear_context(self) -> bool:
+        """Empty the session's context; its archived messages stay history."""
+        return self.context_window.clear()
+
+    def get_stats(self) -> dict[str, Any]:
+        """Return the numbers of all three layers."""
+        return _combined(
+            self.session_id,
+            self.url_embedding_cache.get_stats(),
+            self.semantic_cache.get_stats(),
+            self.context_window.get_stats(),
+        )
+
+    get_cache_stats = get_stats
+
+
+class AsyncCacheCoordinator:
+    """Async twin of :class:`CacheCoordinator`: same arguments, same meaning."""
+
+    def __init__(
+        self,
+        session_id: str,
+        config: CacheConfig | None = None,
+        *,
+        redis_host: str | None = None,
+        redis_port: int | None = None,
+        redis_password: str | None = None,
+    ) -> None:
+        config = _settings(config, redis_host, redis_port, redis_password)
+        self.session_id = session_id
+        self.url_embedding_cache = AsyncURLEmbeddingCache(session_id, config)
+        self.semantic_cache = AsyncSemanticCacheRedis(session_id, config)
+        self.context_window = AsyncSessionContextWindow(session_id, config)
+
+    async def add_message_to_context(
+        self, role: str, content: Any, metadata: dict[str, Any] | None = None
+    ) -> int:
+        """See :meth:`CacheCoordinator.add_message_to_context`."""
+        return await self.context_window.add_message(role, content, metadata)
+
+    async def get_context_messages(self) -> list[Message]:
+        """See :meth:`CacheCoordinator.get_context_messages`."""
+        return await self.context_window.get_context()
+
+    async def get_formatted_context(self, max_lines: int = 50) -> str:
+        """See :meth:`CacheCoordinator.get_formatted_context`."""
+        return await self.context_window.get_formatted_context(max_lines)
+
+    async def get_semantic_response(self, url: str, query_embedding: VectorLike) -> Any:
+        """See :meth:`CacheCoordinator.get_semantic_response`."""
+        return await self.semantic_cache.get(url, query_embedding)
+
+    async def cache_semantic_response(self, url: str, query_embedding: VectorLike, response: Any) -> None:
+        """See :meth:`CacheCoordinator.cache_semantic_response`."""
+        await self.semantic_cache.set(url, query_embedding, response)
+
+    async def get_url_embedding(self, url: str) -> FloatArray | None:
+        """See :meth:`CacheCoordinator.get_url_embedding`."""
+        return await self.url_embedding_cache.get(url)
+
+    async def cache_url_embedding(self, url: str, embedding: VectorLike) -> bool:
+        """See :meth:`CacheCoordinator.cache_url_embedding`."""
+        return await self.url_embedding_cache.set(url, embedding)
+
+    async def batch_cache_url_embeddings(self, url_embeddings: Mapping[str, VectorLike]) -> dict[str, bool]:
+        """See :meth:`CacheCoordinator.batch_cache_url_embeddings`."""
+        return await self.url_embedding_cache.batch_set(url_embeddings)
+
+    async def clear_session_cache(self) -> bool:
+        """See :meth:`CacheCoordinator.clear_session_cache`."""
+        await self.semantic_cache.clear_session()
+        return await self.context_window.clear()
+
+    async def clear_context(self) -> bool:
+        """See :meth:`CacheCoordinator.clear_context`."""
+        return await self.context_window.clear()
+
+    async def get_stats(self) -> dict[str, Any]:
+        """See :meth:`CacheCoordinator.get_stats`."""
+        return _combined(
+            self.session_id,
+            await self.url_embedding_cache.get_stats(),
+            await self.semantic_cache.get_stats(),
+            await self.context_window.get_stats(),
+        )
+
+    get_cache_stats = get_stats

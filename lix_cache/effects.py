@@ -1,0 +1,64 @@
+"""What a flow may ask for. A flow decides; somebody else does.
+
+A flow is a generator: it yields an effect, and receives its result or has its failure
+thrown in. It touches no client, no file and no clock, so one flow serves both colours,
+and a test can stop it at any step.
+
+Two rules keep flows safe to stop: a flow never yields inside ``finally`` (what must be
+let go there is let go without waiting), and an effect is done whole before a stop is
+delivered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from lix_cache.hot.scripts import Command
+
+__all__ = ["DiskCall", "Effect", "Flow", "RedisBatch", "RedisCall", "Sleep"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RedisCall:
+    """One command in one round trip; the result is its answer."""
+
+    command: Command
+
+
+@dataclass(frozen=True)
+class RedisBatch:
+    """Several commands in one round trip; the result is the list of their answers.
+
+    Raises the first error among them, after all have been answered.
+    """
+
+    commands: tuple[Command, ...]
+
+
+@dataclass(frozen=True)
+class DiskCall:
+    """A call that touches files; the result is what it returns.
+
+    Attributes:
+        call: takes nothing.
+        quick: a matter of microseconds (one stat, one try at a lock), not worth a
+            thread of its own under asyncio.
+    """
+
+    call: Callable[[], Any]
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Wait for some seconds."""
+
+    seconds: float
+
+
+Effect: TypeAlias = "RedisCall | RedisBatch | DiskCall | Sleep"
+Flow: TypeAlias = Generator[Effect, Any, T]

@@ -1,0 +1,165 @@
+"""Every error this library raises on purpose.
+
+::
+
+    LixCacheError
+    ├── ConfigError                  (also ValueError)  a setting is unknown, mistyped or out of range
+    ├── InvalidInput                 (also ValueError)  an argument was refused; nothing was stored
+    │   ├── InvalidSessionId                            not a string, empty, or not encodable
+    │   ├── InvalidMessage                              not representable as JSON without loss
+    │   └── InvalidVector                               not a finite, flat, non-empty vector of numbers
+    │       └── DimensionMismatch                       a vector of another length than the ones stored
+    ├── RedisError
+    │   ├── RedisUnavailable         (also ConnectionError)  unreachable, timed out, loading, read-only, full
+    │   ├── RedisAuthError           (also PermissionError)  wrong password, unknown user, missing permission
+    │   ├── RedisDatabaseError                          the database number does not exist on the server
+    │   └── RedisCommandError                           the server refused a command for another reason
+    ├── ArchiveError
+    │   ├── ArchiveCorrupt                              bytes on disk are damaged and could not be recovered
+    │   ├── ArchiveBusy              (also TimeoutError)    another process kept the session's lock too long
+    │   └── ArchiveUnavailable       (also OSError)         disk full, no permission, not a directory
+    ├── CodecError                   (also ValueError)  bytes are not what the codec wrote
+    ├── MissingExtra                 (also ImportError) an optional package is needed; the text names it
+    └── NoRedisServer                                   no server answers and none could be started
+
+The second base lets code that already catches the built-in error go on working.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArchiveBusy",
+    "ArchiveCorrupt",
+    "ArchiveError",
+    "ArchiveUnavailable",
+    "CodecError",
+    "ConfigError",
+    "DimensionMismatch",
+    "InvalidInput",
+    "InvalidMessage",
+    "InvalidSessionId",
+    "InvalidVector",
+    "LixCacheError",
+    "MissingExtra",
+    "NoRedisServer",
+    "RedisAuthError",
+    "RedisCommandError",
+    "RedisDatabaseError",
+    "RedisError",
+    "RedisUnavailable",
+]
+
+
+class LixCacheError(Exception):
+    """Base of every error raised on purpose by this library."""
+
+
+class ConfigError(LixCacheError, ValueError):
+    """A setting is unknown, of the wrong type, or out of range."""
+
+
+class InvalidInput(LixCacheError, ValueError):
+    """An argument was refused before anything was stored."""
+
+
+class InvalidSessionId(InvalidInput):
+    """A session id is not a string, is empty, or cannot be encoded as UTF-8."""
+
+
+class InvalidMessage(InvalidInput):
+    """A message or response cannot be kept as JSON without changing it."""
+
+
+class InvalidVector(InvalidInput):
+    """An embedding is not a flat, non-empty sequence of finite numbers."""
+
+
+class DimensionMismatch(InvalidVector):
+    """A vector's dimension differs from the one the cache holds.
+
+    Attributes:
+        expected: dimension of the stored vectors.
+        got: dimension of the vector that was offered.
+    """
+
+    def __init__(self, expected: int, got: int, where: str) -> None:
+        self.expected = expected
+        self.got = got
+        self._where = where
+        super().__init__(
+            f"{where} holds vectors of dimension {expected}, but got one of dimension {got}; "
+            "use one embedder for one cache (CacheConfig.embedder_id keeps several apart)"
+        )
+
+    def __reduce__(self) -> tuple[type[DimensionMismatch], tuple[int, int, str]]:
+        # An exception is pickled with its text as the only argument, which is not what
+        # this one takes: it would not come back from a worker process.
+        return type(self), (self.expected, self.got, self._where)
+
+
+class RedisError(LixCacheError):
+    """Redis could not do what was asked."""
+
+
+class RedisUnavailable(RedisError, ConnectionError):
+    """The server is unreachable, timed out, or refuses writes for now.
+
+    Attributes:
+        maybe_done: True if the command may have been carried out before the
+            connection was lost, so that repeating it blindly could do it twice.
+        timed_out: True if the server was reached but did not answer in time.
+    """
+
+    def __init__(self, message: str, *, maybe_done: bool = False, timed_out: bool = False) -> None:
+        self.maybe_done = maybe_done
+        self.timed_out = timed_out
+        super().__init__(message)
+
+
+class RedisAuthError(RedisError, PermissionError):
+    """Wrong password, unknown user, or a user without the permission needed."""
+
+
+class RedisDatabaseError(RedisError):
+    """The configured database number does not exist on the server."""
+
+
+class RedisCommandError(RedisError):
+    """The server refused a command for a reason that waiting will not mend."""
+
+
+class ArchiveError(LixCacheError):
+    """The cold tier could not do what was asked."""
+
+
+class ArchiveCorrupt(ArchiveError):
+    """Bytes on disk are damaged and what they held could not be recovered."""
+
+
+class ArchiveBusy(ArchiveError, TimeoutError):
+    """Another thread or process kept the session's lock for too long."""
+
+
+class ArchiveUnavailable(ArchiveError, OSError):
+    """The operating system refused: disk full, no permission, not a directory."""
+
+
+class CodecError(LixCacheError, ValueError):
+    """The bytes are not a valid stream of the codec asked to decode them."""
+
+
+class MissingExtra(LixCacheError, ImportError):
+    """An optional package is needed for what was asked."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        self._arguments = (package, extra, purpose)
+        super().__init__(
+            f"{purpose} needs the package {package!r}; install it with: pip install 'lix-cache[{extra}]'"
+        )
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str, str]]:
+        return type(self), self._arguments
+
+
+class NoRedisServer(LixCacheError):
+    """No Redis server answers and none could be started."""

@@ -1,0 +1,1 @@
+"""The hot tier: everything that knows about Redis."""

@@ -1,0 +1,406 @@
+"""Connections to Redis: one pool per server, database and credentials, and one error for each trouble."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lix_cache.config import CacheConfig
+from lix_cache.errors import (
+    ConfigError,
+    RedisAuthError,
+    RedisCommandError,
+    RedisDatabaseError,
+    RedisError,
+    RedisUnavailable,
+)
+
+if TYPE_CHECKING:
+    import asyncio
+
+    import redis
+    import redis.asyncio
+
+__all__ = [
+    "Endpoint",
+    "create_async_redis_client",
+    "create_redis_client",
+    "endpoint_for",
+    "lazy_async_client",
+    "lazy_client",
+    "translate",
+]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Everything that decides which connections may be shared.
+
+    Two caches share a pool only if all of this is equal, the password included: a
+    pool keyed by host and port alone would hand an authenticated connection to
+    somebody who gave no password, or the wrong one.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    db: int
+    username: str | None
+    password: str | None
+    connect_timeout: float
+    timeout: float
+    keepalive: bool
+    pool_size: int
+    ca_certs: str | None
+    certfile: str | None
+    keyfile: str | None
+    check_hostname: bool
+    decode_responses: bool = False
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.label})"
+
+    @property
+    def label(self) -> str:
+        """The server and database in words, without secrets."""
+        where = self.path if self.scheme == "unix" else f"{self.host}:{self.port}"
+        return f"{self.scheme}://{where} db {self.db}"
+
+
+def endpoint_for(
+    config: CacheConfig,
+    db: int,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    decode_responses: bool = False,
+) -> Endpoint:
+    """Work out where to connect. An explicit host or port wins over ``redis_url``.
+
+    Raises:
+        ConfigError: ``redis_url`` cannot be understood.
+    """
+    scheme = "rediss" if config.redis_ssl else "redis"
+    path = ""
+    username, password = config.redis_username, config.redis_password
+    use_host, use_port = host or config.redis_host, int(port or config.redis_port)
+    if config.redis_url is not None and host is None and port is None:
+        parts = _parse_url(config.redis_url)
+        path = str(parts.get("path", ""))
+        scheme = "unix" if path else config.redis_url.split("://", 1)[0]
+        use_host = str(parts.get("host", "localhost"))
+        use_port = int(parts.get("port", 6379))
+        username = parts.get("username", username)
+        password = parts.get("password", password)
+    return Endpoint(
+        scheme=scheme,
+        host=use_host,
+        port=use_port,
+        path=path,
+        db=int(db),
+        username=username,
+        password=password,
+        connect_timeout=config.redis_socket_connect_timeout,
+        timeout=config.redis_socket_timeout,
+        keepalive=config.redis_socket_keepalive,
+        pool_size=config.redis_pool_size,
+        ca_certs=config.redis_ssl_ca_certs,
+        certfile=config.redis_ssl_certfile,
+        keyfile=config.redis_ssl_keyfile,
+        check_hostname=config.redis_ssl_check_hostname,
+        decode_responses=decode_responses,
+    )
+
+
+def _parse_url(url: str) -> dict[str, Any]:
+    from redis.connection import parse_url
+
+    try:
+        parts = dict(parse_url(url))
+    except ValueError as error:
+        raise ConfigError(f"redis_url cannot be understood: {error}") from None
+    # An option that is dropped in silence is worse than one that is refused: the
+    # certificate named in it would not be the one that is trusted.
+    unknown = sorted(
+        parts.keys() - {"host", "port", "path", "db", "username", "password", "connection_class"}
+    )
+    if unknown:
+        raise ConfigError(
+            f"redis_url has options that are not read from it: {', '.join(unknown)}; "
+            "use the settings of CacheConfig, such as redis_ssl_ca_certs or redis_socket_timeout"
+        )
+    if url.startswith("unix://") and not parts.get("path"):
+        raise ConfigError("redis_url starts with unix:// but names no socket, as in unix:///run/redis.sock")
+    return parts
+
+
+def _pool_arguments(endpoint: Endpoint) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "db": endpoint.db,
+        "username": endpoint.username,
+        "password": endpoint.password,
+        "socket_timeout": endpoint.timeout,
+        "max_connections": endpoint.pool_size,
+        "decode_responses": endpoint.decode_responses,
+        # A thread that finds every connection in use waits for one instead of failing.
+        "timeout": endpoint.timeout,
+        "protocol": 2,
+    }
+    if endpoint.scheme == "unix":
+        arguments["path"] = endpoint.path
+        return arguments
+    arguments.update(
+        host=endpoint.host,
+        port=endpoint.port,
+        socket_connect_timeout=endpoint.connect_timeout,
+        socket_keepalive=endpoint.keepalive,
+    )
+    if endpoint.scheme == "rediss":
+        arguments.update(
+            ssl_ca_certs=endpoint.ca_certs,
+            ssl_certfile=endpoint.certfile,
+            ssl_keyfile=endpoint.keyfile,
+            ssl_check_hostname=endpoint.check_hostname,
+        )
+    return arguments
+
+
+_pools: dict[Endpoint, redis.ConnectionPool] = {}
+_pools_lock = threading.Lock()
+_checked: set[Endpoint] = set()
+# Connections of redis.asyncio belong to the loop that opened them.
+_async_pools: weakref.WeakKeyDictionary[
+    asyncio.AbstractEventLoop, dict[Endpoint, redis.asyncio.ConnectionPool]
+] = weakref.WeakKeyDictionary()
+
+
+def _after_fork_in_child() -> None:
+    # Another thread of the parent may have held the lock, and that thread does not
+    # exist here. The pools themselves notice a fork and open connections of their own.
+    global _pools_lock
+    _pools_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _new_sync_pool(endpoint: Endpoint) -> redis.ConnectionPool:
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    kinds = {
+        "unix": redis.UnixDomainSocketConnection,
+        "rediss": redis.SSLConnection,
+        "redis": redis.Connection,
+    }
+    # redis-py repeats a failed command by itself. A repeated "add" is a doubled
+    # message, so repetition is decided in the flows, which know what is safe.
+    return redis.BlockingConnectionPool(
+        connection_class=kinds[endpoint.scheme],
+        retry=Retry(NoBackoff(), 0),
+        **_pool_arguments(endpoint),
+    )
+
+
+def _new_async_pool(endpoint: Endpoint) -> redis.asyncio.ConnectionPool:
+    import redis.asyncio
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    kinds = {
+        "unix": redis.asyncio.UnixDomainSocketConnection,
+        "rediss": redis.asyncio.SSLConnection,
+        "redis": redis.asyncio.Connection,
+    }
+    return redis.asyncio.BlockingConnectionPool(
+        connection_class=kinds[endpoint.scheme],
+        retry=Retry(NoBackoff(), 0),
+        **_pool_arguments(endpoint),
+    )
+
+
+def lazy_client(endpoint: Endpoint) -> redis.Redis:
+    """Return a client on the shared pool; nothing is sent until it is used."""
+    import redis
+
+    with _pools_lock:
+        pool = _pools.get(endpoint)
+        if pool is None:
+            pool = _pools[endpoint] = _new_sync_pool(endpoint)
+    return redis.Redis(connection_pool=pool)
+
+
+def lazy_async_client(endpoint: Endpoint) -> redis.asyncio.Redis:
+    """Return an async client on the running loop's pool; nothing is sent until it is used."""
+    import asyncio
+
+    import redis.asyncio
+
+    loop = asyncio.get_running_loop()
+    with _pools_lock:
+        # A pool's connections refer to their loop, so the weak key alone would keep
+        # both for ever in a program that calls asyncio.run() again and again.
+        for closed in [other for other in _async_pools if other.is_closed()]:
+            del _async_pools[closed]
+        pools = _async_pools.setdefault(loop, {})
+        pool = pools.get(endpoint)
+        if pool is None:
+            pool = pools[endpoint] = _new_async_pool(endpoint)
+    return redis.asyncio.Redis(connection_pool=pool)
+
+
+def create_redis_client(
+    host: str | None = None,
+    port: int | None = None,
+    db: int = 0,
+    config: CacheConfig | None = None,
+    *,
+    decode_responses: bool = False,
+) -> redis.Redis:
+    """Return a client on a shared connection pool, after one PING per pool.
+
+    Args:
+        host: server; the config's by default.
+        port: TCP port; the config's by default.
+        db: database number.
+        config: settings; ``CacheConfig()`` by default.
+        decode_responses: answer with ``str`` instead of ``bytes``.
+
+    Raises:
+        RedisUnavailable: the server cannot be reached.
+        RedisAuthError: the server refuses the password or the user. There is no second
+            try without a password.
+        RedisDatabaseError: the server has no database of that number.
+    """
+    endpoint = endpoint_for(
+        config or CacheConfig(), db, host=host, port=port, decode_responses=decode_responses
+    )
+    client = lazy_client(endpoint)
+    if endpoint not in _checked:
+        try:
+            client.ping()
+        except Exception as error:
+            raise translate(error, endpoint) from error
+        _checked.add(endpoint)
+    return client
+
+
+async def create_async_redis_client(
+    host: str | None = None,
+    port: int | None = None,
+    db: int = 0,
+    config: CacheConfig | None = None,
+    *,
+    decode_responses: bool = False,
+) -> redis.asyncio.Redis:
+    """Async twin of :func:`create_redis_client`, for the running event loop."""
+    endpoint = endpoint_for(
+        config or CacheConfig(), db, host=host, port=port, decode_responses=decode_responses
+    )
+    client = lazy_async_client(endpoint)
+    try:
+        await client.ping()
+    except Exception as error:
+        raise translate(error, endpoint) from error
+    return client
+
+
+#: Reply codes that mean "not now": waiting, or another server, may mend them.
+_FOR_NOW = frozenset(
+    {"LOADING", "READONLY", "OOM", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS"}
+)
+_DENIED = frozenset({"WRONGPASS", "NOAUTH", "NOPERM"})
+#: redis-py takes the code off the text of the replies it has a class for.
+_CODE_OF_CLASS = {
+    "BusyLoadingError": "LOADING",
+    "ReadOnlyError": "READONLY",
+    "OutOfMemoryError": "OOM",
+    "MasterDownError": "MASTERDOWN",
+    "ClusterDownError": "CLUSTERDOWN",
+    "TryAgainError": "TRYAGAIN",
+    "AuthenticationError": "WRONGPASS",
+    "AuthenticationWrongNumberOfArgsError": "WRONGPASS",
+    "AuthorizationError": "NOPERM",
+    "NoPermissionError": "NOPERM",
+}
+#: Redis 6 wraps what a command inside a script answered: "Error running script (call
+#: to f_...): @user_script:1: @user_script: 1: -READONLY You can't write ...".
+_CODE_IN_SCRIPT = re.compile(r"\A(?:ERR )?Error running script .*?: -([A-Z]+) ", re.DOTALL)
+#: The same for a missing permission, in Redis 6 and in Redis 7, which give no code.
+_DENIED_IN_SCRIPT = ("The user executing the script can't", "ACL failure in script")
+
+
+def _reply_code(error: BaseException) -> str:
+    """Return the code of an error reply, ``READONLY`` for one; "" for anything else."""
+    import redis.exceptions as rx
+
+    code = _CODE_OF_CLASS.get(type(error).__name__)
+    if code is not None:
+        return code
+    if not isinstance(error, rx.ResponseError):
+        return ""
+    text = str(error)
+    inner = _CODE_IN_SCRIPT.match(text)
+    if inner:
+        return inner.group(1)
+    if any(sign in text for sign in _DENIED_IN_SCRIPT):
+        return "NOPERM"
+    return text.split(" ", 1)[0]
+
+
+def _never_sent(error: BaseException) -> bool:
+    """Tell whether the connection was not even opened, so that nothing can have been done."""
+    # redis-py has no class for it, and the cause is only on some of its errors.
+    text = str(error)
+    return (
+        text.startswith("Timeout connecting")
+        or (text.startswith("Error") and " connecting to " in text)
+        or "No connection available" in text
+    )
+
+
+def translate(error: BaseException, endpoint: Endpoint) -> BaseException:
+    """Turn what redis-py raised into the error of ours that says what to do.
+
+    Anything that is not Redis trouble is returned as it is.
+    """
+    import redis.exceptions as rx
+
+    if isinstance(error, RedisError) or not isinstance(error, (rx.RedisError, OSError)):
+        return error
+    if type(error) is rx.ConnectionError and isinstance(error.__cause__, rx.RedisError):
+        # The async client wraps what a unix socket's server says during the greeting.
+        error = error.__cause__
+    text = str(error)
+    where = endpoint.label
+    code = _reply_code(error)
+    if code in _DENIED:
+        who = f"user {endpoint.username!r}" if endpoint.username else "the default user"
+        given = "a password was given" if endpoint.password else "no password was given"
+        return RedisAuthError(
+            f"{where} refused {who} ({given}): {text}. Check redis_password and redis_username"
+        )
+    if "DB index is out of range" in text or "invalid DB index" in text:
+        return RedisDatabaseError(
+            f"{where} does not exist: {text}. Raise 'databases' in redis.conf or choose "
+            "another number in session_redis_db, semantic_redis_db or url_cache_redis_db"
+        )
+    if code in _FOR_NOW:
+        return RedisUnavailable(f"{where} cannot serve now: {text}")
+    if isinstance(error, rx.ResponseError):
+        return RedisCommandError(f"{where} refused a command: {text}")
+    maybe_done = not _never_sent(error)
+    if isinstance(error, rx.TimeoutError):
+        return RedisUnavailable(f"{where} did not answer in time: {text}", maybe_done=maybe_done)
+    if isinstance(error, (rx.ConnectionError, OSError)):
+        return RedisUnavailable(
+            f"{where} cannot be reached: {text}. Is the server running, and is it this address?",
+            maybe_done=maybe_done,
+        )
+    return RedisCommandError(f"{where}: {type(error).__name__}: {text}")

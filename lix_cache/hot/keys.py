@@ -1,0 +1,85 @@
+"""Every key and every life in Redis. docs/redis-layout.md is the map.
+
+All keys of a session carry the same hash tag, ``{0}`` for the first bucket, so that a
+script may touch them together on a cluster. The tag is the first pair of braces in the
+key (the prefix has none), so nothing in a session id can move it; and the id is always
+the last part, so no two ids can give one key.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from zlib import crc32
+
+__all__ = ["Keys", "digest"]
+
+
+def digest(*parts: str) -> str:
+    """Return 27 characters that stand for the parts, each kept apart from the next."""
+    h = hashlib.blake2b(digest_size=20)
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass")
+        h.update(len(data).to_bytes(8, "little"))
+        h.update(data)
+    return base64.urlsafe_b64encode(h.digest()).decode().rstrip("=")
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The names of all keys under one prefix.
+
+    Attributes:
+        prefix: ``redis_key_prefix``.
+        buckets: hash tags that sessions are spread over.
+    """
+
+    prefix: str
+    buckets: int = 1
+
+    def bucket(self, session_id: str) -> int:
+        """Return the bucket a session lives in, the same in every process."""
+        return crc32(session_id.encode()) % self.buckets if self.buckets > 1 else 0
+
+    # -- session windows (database 2) ----------------------------------------------------
+
+    def window(self, session_id: str) -> str:
+        """Stream: the hot messages of a session."""
+        return f"{self.prefix}:{{{self.bucket(session_id)}}}:win:{session_id}"
+
+    def active(self, bucket: int) -> str:
+        """Sorted set: session id by the Unix milliseconds of its last use."""
+        return f"{self.prefix}:{{{bucket}}}:active"
+
+    def overflow(self, bucket: int) -> str:
+        """Hash: session id to window size, of windows that have grown by a batch."""
+        return f"{self.prefix}:{{{bucket}}}:overflow"
+
+    def high_water(self, bucket: int) -> str:
+        """String: the latest Unix milliseconds at which a window was emptied, or held an id of."""
+        return f"{self.prefix}:{{{bucket}}}:high"
+
+    def lease(self, bucket: int) -> str:
+        """String: which eviction thread is looking for idle sessions."""
+        return f"{self.prefix}:{{{bucket}}}:lease"
+
+    # -- semantic query cache (database 0) -----------------------------------------------
+
+    def semantic_vectors(self, session_id: str, scope: str) -> str:
+        """String: header and ring of packed vectors of one scope."""
+        return f"{self.prefix}:{{{self.bucket(session_id)}}}:sem:v:{scope}"
+
+    def semantic_responses(self, session_id: str, scope: str) -> str:
+        """Hash: entry number to response."""
+        return f"{self.prefix}:{{{self.bucket(session_id)}}}:sem:r:{scope}"
+
+    def semantic_scopes(self, session_id: str) -> str:
+        """Sorted set: the scopes of a session by the Unix milliseconds of their expiry."""
+        return f"{self.prefix}:{{{self.bucket(session_id)}}}:sem:s:{digest(session_id)}"
+
+    # -- URL embeddings (database 1) -----------------------------------------------------
+
+    def url_embedding(self, url: str, embedder: str) -> str:
+        """String: dimension and float32 numbers of one URL's embedding."""
+        return f"{self.prefix}:url:{digest(embedder)[:8]}:{url}"

@@ -1,0 +1,264 @@
+"""The Lua that runs inside Redis: one round trip, and nothing in between.
+
+Plain Lua for Redis 6.2 and later and Valkey, without modules or functions. Every script
+takes its keys as KEYS, all under one hash tag. A script that writes does its checks first,
+so that it either does all of its work or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TypeAlias
+
+__all__ = ["Command", "Script", "ScriptCall"]
+
+Value: TypeAlias = "bytes | str | int | float"
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script and the name Redis knows it by.
+
+    Attributes:
+        source: Lua.
+        sha: SHA-1 of the source, as ``EVALSHA`` wants it.
+    """
+
+    source: str
+    sha: str
+
+
+@dataclass(frozen=True)
+class ScriptCall:
+    """A script with its keys and arguments."""
+
+    script: Script
+    keys: tuple[str, ...]
+    args: tuple[Value, ...]
+
+
+#: What can be sent in a round trip: a script, or the words of a plain command.
+Command: TypeAlias = "ScriptCall | tuple[Value, ...]"
+
+
+def _script(source: str) -> Script:
+    text = source.strip() + "\n"
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+# Unix milliseconds by the server's clock. Every process sees the same one.
+_NOW = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+"""
+
+# KEYS: window, active, overflow, high water
+# ARGV: session id, message, life in ms, floor in ms, floor is fresh (0/1),
+#       window size, length that counts as overflow, nonce to look for ('' for none)
+# Returns {id, length}, or 'COLD' where only the archive can say which id is large enough.
+#
+# A window that is there numbers its messages by itself, whatever the clock does. One that
+# is not may have been emptied to disk; then an id is safe if the clock has not gone back
+# behind the last emptying (high water), or if the caller has just looked (fresh).
+ADD = _script(
+    _NOW
+    + """
+if ARGV[8] ~= '' then
+  local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 200)
+  for i = 1, #last do
+    if string.sub(last[i][2][2], 2, 7) == ARGV[8] then
+      return {last[i][1], redis.call('XLEN', KEYS[1])}
+    end
+  end
+end
+local id = '*'
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  local high = tonumber(redis.call('GET', KEYS[4]) or '-1')
+  if ARGV[5] == '0' and (high < 0 or now <= high) then return 'COLD' end
+  local floor = tonumber(ARGV[4])
+  if floor >= now then id = string.format('%.0f-0', floor + 1) end
+end
+id = redis.call('XADD', KEYS[1], id, 'm', ARGV[2])
+redis.call('ZADD', KEYS[2], string.format('%.0f', now), ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+local length = redis.call('XLEN', KEYS[1])
+if length >= tonumber(ARGV[7]) then redis.call('HSET', KEYS[3], ARGV[1], ARGV[6]) end
+return {id, length}
+"""
+)
+
+# KEYS: window, active   ARGV: session id, how many, life in ms
+# Returns the newest entries, newest first, as id, message, id, message …; nil where
+# there is no window.
+READ = _script(
+    _NOW
+    + """
+local rows = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', ARGV[2])
+if #rows == 0 and redis.call('EXISTS', KEYS[1]) == 0 then return false end
+redis.call('ZADD', KEYS[2], string.format('%.0f', now), ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+local out = {}
+for i = 1, #rows do
+  out[2 * i - 1] = rows[i][1]
+  out[2 * i] = rows[i][2][2]
+end
+return out
+"""
+)
+
+# KEYS: window   ARGV: how many of the newest to leave out, how many at most
+# Returns {how many are older than those left out, id, message, id, message …}, oldest first.
+OLDEST = _script(
+    """
+local older = redis.call('XLEN', KEYS[1]) - tonumber(ARGV[1])
+local out = {older}
+if older <= 0 then return out end
+local rows = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', math.min(older, tonumber(ARGV[2])))
+for i = 1, #rows do
+  out[2 * i] = rows[i][1]
+  out[2 * i + 1] = rows[i][2][2]
+end
+return out
+"""
+)
+
+# KEYS: window, active, overflow, high water
+# ARGV: session id, smallest id to keep ('' to keep all), largest ms that is archived,
+#       length that counts as overflow
+# Forgets what the archive has. Returns how many are left.
+TRIM = _script(
+    _NOW
+    + """
+if ARGV[2] ~= '' then redis.call('XTRIM', KEYS[1], 'MINID', '=', ARGV[2]) end
+local left = redis.call('XLEN', KEYS[1])
+if left < tonumber(ARGV[4]) then redis.call('HDEL', KEYS[3], ARGV[1]) end
+if left == 0 then
+  redis.call('DEL', KEYS[1])
+  redis.call('ZREM', KEYS[2], ARGV[1])
+  local high = math.max(now, tonumber(ARGV[3]), tonumber(redis.call('GET', KEYS[4]) or '0'))
+  redis.call('SET', KEYS[4], string.format('%.0f', high))
+end
+return left
+"""
+)
+
+# KEYS: window, active   ARGV: session id, life in ms, id, message, id, message …
+# Puts archived messages back under their own ids, unless the session is hot already.
+REHYDRATE = _script(
+    _NOW
+    + """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+for i = 3, #ARGV, 2 do redis.call('XADD', KEYS[1], ARGV[i], 'm', ARGV[i + 1]) end
+redis.call('ZADD', KEYS[2], string.format('%.0f', now), ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+)
+
+# KEYS: window, active, overflow, high water   ARGV: session id
+# Returns how many messages were there.
+FORGET = _script(
+    _NOW
+    + """
+local length = redis.call('XLEN', KEYS[1])
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+local high = math.max(now, tonumber(redis.call('GET', KEYS[4]) or '0'))
+if #last == 1 then high = math.max(high, tonumber(string.match(last[1][1], '^%d+'))) end
+redis.call('DEL', KEYS[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('HDEL', KEYS[3], ARGV[1])
+redis.call('SET', KEYS[4], string.format('%.0f', high))
+return length
+"""
+)
+
+# KEYS: active   ARGV: idle for at least so many ms, how many to pass over, how many at most
+# Returns the session ids that have been idle for longest.
+IDLE = _script(
+    _NOW
+    + """
+local latest = string.format('%.0f', now - tonumber(ARGV[1]))
+return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', latest, 'LIMIT', ARGV[2], ARGV[3])
+"""
+)
+
+# KEYS: lease   ARGV: who, life in ms.   Returns 1 if the lease is ours now.
+LEASE = _script(
+    """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+)
+
+# KEYS: vectors, responses, scopes
+# ARGV: dimension, entries at most, slot (float64 expiry, 8-byte tag, float32 numbers),
+#       tag and response, life in ms, scope, header text without the counter
+# Writes one entry, over the oldest where the ring is full. Returns 1, or {'DIM', dimension}.
+#
+# vectors is a header of 64 bytes ("LXS1", dimension, entries at most, next number, spaces)
+# and a ring of equal slots; number n is in slot n mod entries. An entry costs one SETRANGE,
+# however many there are.
+SEMANTIC_SET = _script(
+    _NOW
+    + """
+local dim, cap = tonumber(ARGV[1]), tonumber(ARGV[2])
+local size = #ARGV[3]
+local head = redis.call('GETRANGE', KEYS[1], 0, 63)
+local number = 0
+if head ~= '' then
+  local held = tonumber(string.sub(head, 5, 14))
+  if held ~= dim then return {'DIM', held} end
+  number = tonumber(string.sub(head, 25, 44))
+  local old_cap = tonumber(string.sub(head, 15, 24))
+  if old_cap ~= cap then
+    local kept = math.min(number, old_cap, cap)
+    local slots = {}
+    local ring = redis.call('GETRANGE', KEYS[1], 64, -1)
+    for n = number - kept, number - 1 do
+      local at = (n % old_cap) * size
+      slots[(n % cap) + 1] = string.sub(ring, at + 1, at + size)
+    end
+    for n = math.max(0, number - old_cap), number - kept - 1 do
+      redis.call('HDEL', KEYS[2], string.format('%.0f', n))
+    end
+    redis.call('DEL', KEYS[1])
+    for slot, bytes in pairs(slots) do redis.call('SETRANGE', KEYS[1], 64 + (slot - 1) * size, bytes) end
+    if kept > 0 then redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
+  end
+end
+local life = math.max(tonumber(ARGV[5]), redis.call('PTTL', KEYS[1]))
+redis.call('SETRANGE', KEYS[1], 64 + (number % cap) * size, ARGV[3])
+redis.call('SETRANGE', KEYS[1], 0, string.format('LXS1%010d%010d%020.0f%20s', dim, cap, number + 1, ''))
+redis.call('HSET', KEYS[2], string.format('%.0f', number), ARGV[4])
+if number >= cap then redis.call('HDEL', KEYS[2], string.format('%.0f', number - cap)) end
+redis.call('PEXPIRE', KEYS[1], life)
+redis.call('PEXPIRE', KEYS[2], life)
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now))
+redis.call('ZADD', KEYS[3], string.format('%.0f', now + life), ARGV[6])
+redis.call('PEXPIRE', KEYS[3], math.max(life, redis.call('PTTL', KEYS[3])))
+return 1
+"""
+)
+
+# KEYS: scopes   ARGV: none.   Returns how many scopes of the session are alive.
+SEMANTIC_COUNT = _script(
+    _NOW
+    + """
+return redis.call('ZCOUNT', KEYS[1], string.format('(%.0f', now), '+inf')
+"""
+)
+
+# KEYS: scopes   ARGV: start of a vectors key, start of a responses key
+# Drops every entry of a session. The keys dropped are not declared; they carry the same
+# hash tag, and only the session's own index names them. Returns how many scopes there were.
+SEMANTIC_CLEAR = _script(
+    """
+local scopes = redis.call('ZRANGE', KEYS[1], 0, -1)
+for i = 1, #scopes do redis.call('DEL', ARGV[1] .. scopes[i], ARGV[2] .. scopes[i]) end
+redis.call('DEL', KEYS[1])
+return #scopes
+"""
+)

@@ -1,0 +1,210 @@
+"""The session window in Redis: which command to send, and what its answer means. Sends nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lix_cache.hot import scripts
+from lix_cache.hot.keys import Keys
+from lix_cache.hot.scripts import Command, ScriptCall
+from lix_cache.messages import MessageId, Turn, pack_hot, parse_id, unpack_hot
+
+__all__ = ["Added", "HotWindow", "Oldest"]
+
+
+@dataclass(frozen=True)
+class Added:
+    """The answer to an add.
+
+    Attributes:
+        id: the message's id.
+        length: messages in the window now.
+    """
+
+    id: MessageId
+    length: int
+
+
+@dataclass(frozen=True)
+class Oldest:
+    """The answer to a look for what should move to disk.
+
+    Attributes:
+        turns: oldest first.
+        has_more: there are older ones than the window should keep beyond these.
+    """
+
+    turns: list[Turn]
+    has_more: bool
+
+
+@dataclass(frozen=True)
+class HotWindow:
+    """Commands on session windows.
+
+    Attributes:
+        keys: names.
+        life_ms: life of a window without any use.
+        batch: messages beyond a window's size that make it overflow.
+    """
+
+    keys: Keys
+    life_ms: int
+    batch: int
+
+    def add(
+        self,
+        session_id: str,
+        packed: bytes,
+        *,
+        window: int,
+        floor: MessageId,
+        floor_is_fresh: bool,
+        look_for: bytes = b"",
+    ) -> Command:
+        """Append a message.
+
+        Args:
+            session_id: the session.
+            packed: the message without its id.
+            window: messages the window should keep.
+            floor: an id that the new one must exceed, if there is no window.
+            floor_is_fresh: the floor was read from the archive just now.
+            look_for: a nonce; if one of the last 200 messages has it, this add is a
+                repetition and only that message's id is returned.
+        """
+        b = self.keys.bucket(session_id)
+        return ScriptCall(
+            scripts.ADD,
+            (
+                self.keys.window(session_id),
+                self.keys.active(b),
+                self.keys.overflow(b),
+                self.keys.high_water(b),
+            ),
+            (
+                session_id,
+                packed,
+                self.life_ms,
+                floor.ms,
+                int(floor_is_fresh),
+                window,
+                window + self.batch,
+                look_for,
+            ),
+        )
+
+    @staticmethod
+    def added(reply: Any) -> Added | None:
+        """Return the answer; None if the archive must be asked for the floor first."""
+        if reply == b"COLD":
+            return None
+        return Added(parse_id(reply[0]), int(reply[1]))
+
+    def read(self, session_id: str, count: int) -> Command:
+        """Read the newest messages and count it as a use of the session."""
+        return ScriptCall(
+            scripts.READ,
+            (self.keys.window(session_id), self.keys.active(self.keys.bucket(session_id))),
+            (session_id, count, self.life_ms),
+        )
+
+    @staticmethod
+    def turns(reply: Any) -> list[Turn] | None:
+        """Return the messages, oldest first; None if there is no window."""
+        return None if reply is None else _turns(reply)[::-1]
+
+    def oldest(self, session_id: str, *, keep: int, limit: int) -> Command:
+        """Read the oldest messages, all but the newest ``keep``, ``limit`` at most."""
+        return ScriptCall(scripts.OLDEST, (self.keys.window(session_id),), (keep, limit))
+
+    @staticmethod
+    def oldest_turns(reply: Any) -> Oldest:
+        turns = _turns(reply[1:])
+        return Oldest(turns, int(reply[0]) > len(turns))
+
+    def trim(self, session_id: str, up_to: MessageId | None, archived: MessageId, window: int) -> Command:
+        """Forget the messages up to an id, and the session itself if nothing is left.
+
+        Args:
+            session_id: the session.
+            up_to: the last message to forget; None to forget none.
+            archived: the largest id in the archive.
+            window: messages the window should keep.
+        """
+        b = self.keys.bucket(session_id)
+        return ScriptCall(
+            scripts.TRIM,
+            (
+                self.keys.window(session_id),
+                self.keys.active(b),
+                self.keys.overflow(b),
+                self.keys.high_water(b),
+            ),
+            (
+                session_id,
+                str(up_to.successor()) if up_to else "",
+                archived.ms,
+                window + self.batch,
+            ),
+        )
+
+    def rehydrate(self, session_id: str, turns: Sequence[Turn]) -> Command:
+        """Put archived messages back, unless the session is hot. Answers 1 or 0."""
+        args: list[Any] = [session_id, self.life_ms]
+        for turn in turns:
+            args += (str(turn.id), pack_hot(turn))
+        return ScriptCall(
+            scripts.REHYDRATE,
+            (self.keys.window(session_id), self.keys.active(self.keys.bucket(session_id))),
+            tuple(args),
+        )
+
+    def forget(self, session_id: str) -> Command:
+        """Drop the window. Answers how many messages it held."""
+        b = self.keys.bucket(session_id)
+        return ScriptCall(
+            scripts.FORGET,
+            (
+                self.keys.window(session_id),
+                self.keys.active(b),
+                self.keys.overflow(b),
+                self.keys.high_water(b),
+            ),
+            (session_id,),
+        )
+
+    def remove(self, session_id: str, message_id: MessageId) -> Command:
+        """Take back one message."""
+        return ("XDEL", self.keys.window(session_id), str(message_id))
+
+    def length(self, session_id: str) -> Command:
+        """Count the messages in the window."""
+        return ("XLEN", self.keys.window(session_id))
+
+    def idle(self, bucket: int, idle_ms: int, start: int, count: int) -> Command:
+        """Find sessions that have not been used for ``idle_ms``, the longest idle first."""
+        return ScriptCall(scripts.IDLE, (self.keys.active(bucket),), (idle_ms, start, count))
+
+    def overflowing(self, bucket: int, limit: int) -> Command:
+        """Find windows that have grown by a batch, with their sizes."""
+        return ("HRANDFIELD", self.keys.overflow(bucket), limit, "WITHVALUES")
+
+    def active_page(self, bucket: int, start: int, count: int) -> Command:
+        """Read a page of hot sessions with their last use, the longest idle first."""
+        key = self.keys.active(bucket)
+        return ("ZRANGE", key, start, start + count - 1, "WITHSCORES")
+
+    def lease(self, bucket: int, who: str, life_ms: int) -> Command:
+        """Take or keep the lease on looking for idle sessions. Answers 1 or 0."""
+        return ScriptCall(scripts.LEASE, (self.keys.lease(bucket),), (who, life_ms))
+
+
+def _turns(flat: Sequence[bytes]) -> list[Turn]:
+    turns = []
+    for i in range(0, len(flat), 2):
+        message_id = parse_id(flat[i])
+        turns.append(unpack_hot(flat[i + 1], message_id))
+    return turns

@@ -1,0 +1,358 @@
+"""A message and its bytes.
+
+A *message* is what users see: ``{"role", "content", "timestamp", "metadata"}`` and,
+where one was given, ``"embedding"``. A :class:`Turn` is the same thing with its id,
+ready to be stored hot or cold. Both tiers leave out what the id already says: a
+``timestamp`` that equals the id's milliseconds costs no byte.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from lix_cache.errors import InvalidMessage, InvalidSessionId
+from lix_cache.vectors import Vector, pack_vector, unpack_vector
+
+if TYPE_CHECKING:
+    from lix_cache.vectors import VectorLike
+
+__all__ = [
+    "Message",
+    "MessageId",
+    "Turn",
+    "check_json",
+    "check_session_id",
+    "decode_json",
+    "encode_json",
+    "from_turn",
+    "message_text",
+    "new_turn",
+    "pack_hot",
+    "parse_id",
+    "to_turn",
+    "unpack_hot",
+    "with_id",
+]
+
+#: What users pass and receive.
+Message: TypeAlias = dict[str, Any]
+
+NONCE_BYTES = 6
+MAX_SESSION_ID_BYTES = 65_536
+_MAX_DEPTH = 200
+_HAS_NONCE = 1
+_HAS_VECTOR = 2
+_VECTOR_HEAD = struct.Struct("<BI")
+
+
+class MessageId(NamedTuple):
+    """A Redis stream id: unique within its session, and the order of its messages.
+
+    Attributes:
+        ms: Unix milliseconds.
+        seq: tells apart the messages of one millisecond.
+    """
+
+    ms: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.ms}-{self.seq}"
+
+    @property
+    def timestamp(self) -> float:
+        """Unix seconds."""
+        return self.ms / 1000
+
+    def successor(self) -> MessageId:
+        """Return the smallest id that is larger."""
+        return MessageId(self.ms, self.seq + 1) if self.seq < 2**64 - 1 else MessageId(self.ms + 1, 0)
+
+    def predecessor(self) -> MessageId:
+        """Return the largest id that is smaller."""
+        return MessageId(self.ms, self.seq - 1) if self.seq else MessageId(self.ms - 1, 2**64 - 1)
+
+
+ZERO_ID = MessageId(0, 0)
+
+#: Stands for "the id's milliseconds" in the body of a turn that has no id yet.
+FROM_ID: Any = object()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A message with its id.
+
+    Attributes:
+        id: unique within the session.
+        body: every key of the message except its vector.
+        vector: the message's embedding.
+        nonce: 6 random bytes, where it must be possible to recognise a message that
+            may have been stored twice.
+    """
+
+    id: MessageId
+    body: Message
+    vector: Vector | None = None
+    nonce: bytes | None = None
+
+
+def parse_id(text: bytes | str) -> MessageId:
+    """Parse ``b"1700000000000-0"``."""
+    ms, _, seq = (text.decode() if isinstance(text, bytes) else text).partition("-")
+    return MessageId(int(ms), int(seq or 0))
+
+
+def check_session_id(session_id: object) -> str:
+    """Return the id if it can name a session.
+
+    Any text can, whatever it looks like: ids are data and never become a path, a
+    pattern or a command. Refused are other types, the empty string, lone surrogates
+    (they have no UTF-8) and more than 65,536 bytes.
+
+    Raises:
+        InvalidSessionId: with the reason.
+    """
+    if not isinstance(session_id, str):
+        raise InvalidSessionId(f"a session id must be a str, got {type(session_id).__name__}")
+    if not session_id:
+        raise InvalidSessionId("a session id must not be empty")
+    try:
+        size = len(session_id.encode())
+    except UnicodeEncodeError:
+        raise InvalidSessionId(f"a session id must be encodable as UTF-8, got {session_id[:60]!r}") from None
+    if size > MAX_SESSION_ID_BYTES:
+        raise InvalidSessionId(
+            f"a session id must have at most {MAX_SESSION_ID_BYTES} bytes of UTF-8, got {size}"
+        )
+    return session_id
+
+
+def check_json(value: Any, where: str, error: type[Exception] = InvalidMessage) -> None:
+    """Refuse what JSON would lose or change: NaN, bytes, objects, keys that are not text.
+
+    Tuples are accepted and come back as lists. Nesting is limited to 200 levels, so
+    that whatever was stored can be read back.
+    """
+    stack: list[tuple[Any, str, int]] = [(value, where, 0)]
+    while stack:
+        item, path, depth = stack.pop()
+        if item is None or isinstance(item, (str, bool, int)):
+            continue
+        if isinstance(item, float):
+            if not math.isfinite(item):
+                raise error(f"{path} is {item}, which JSON cannot carry; use None or a string")
+        elif depth >= _MAX_DEPTH:
+            raise error(f"{where} is nested more than {_MAX_DEPTH} levels deep")
+        elif isinstance(item, (list, tuple)):
+            stack.extend((child, f"{path}[{i}]", depth + 1) for i, child in enumerate(item))
+        elif isinstance(item, dict):
+            for key, child in item.items():
+                if not isinstance(key, str):
+                    raise error(f"{path} has the key {key!r} ({type(key).__name__}); JSON keys are text")
+                stack.append((child, f"{path}[{key!r}]", depth + 1))
+        else:
+            raise error(
+                f"{path} is a {type(item).__name__}, which JSON cannot carry; "
+                "convert it to text, numbers, lists or dicts first"
+            )
+
+
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def encode_json(value: Any) -> bytes:
+    """Encode a checked value compactly. Lone surrogates survive (see docs/archive-format.md)."""
+    try:
+        return _encoder(value).encode("utf-8", "surrogatepass")
+    except ValueError as error:
+        # Python refuses to print integers of more than some 4,300 digits.
+        raise InvalidMessage(f"a value cannot be written as JSON: {error}") from None
+
+
+def decode_json(data: bytes) -> Any:
+    """Decode what :func:`encode_json` wrote.
+
+    Raises:
+        ValueError: the bytes are not JSON.
+    """
+    try:
+        return json.loads(data.decode("utf-8", "surrogatepass"))
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+
+
+def to_turn(message: Message, message_id: MessageId, nonce: bytes | None = None) -> Turn:
+    """Check a message and split off its vector.
+
+    Raises:
+        InvalidMessage: not a dict, or not JSON.
+        InvalidVector: the embedding is a sequence of numbers, but not a usable one.
+    """
+    if not isinstance(message, dict):
+        raise InvalidMessage(f"a turn must be a dict, got {type(message).__name__}")
+    vector = None
+    body = message
+    embedding = message.get("embedding")
+    if embedding is not None and _looks_like_vector(embedding):
+        vector = pack_vector(embedding)
+        body = {key: value for key, value in message.items() if key != "embedding"}
+    for key, value in body.items():
+        if not isinstance(value, str) or not isinstance(key, str):
+            check_json(body, "the message")
+            break
+    return Turn(message_id, body, vector, nonce)
+
+
+def new_turn(
+    role: str,
+    content: Any,
+    metadata: dict[str, Any] | None,
+    embedding: VectorLike | None,
+    timestamp: float | None,
+    nonce: bytes,
+) -> Turn:
+    """Check what a user wants to add. The turn has no id yet: :func:`with_id` gives it one.
+
+    Raises:
+        InvalidMessage: not JSON, or the role is not text.
+        InvalidVector: the embedding is not a usable vector.
+    """
+    if not isinstance(role, str):
+        raise InvalidMessage(f"the role must be a str, got {type(role).__name__}")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise InvalidMessage(f"the metadata must be a dict or None, got {type(metadata).__name__}")
+    if not isinstance(content, str):
+        check_json(content, "the content")
+    if metadata:
+        check_json(metadata, "the metadata")
+    if timestamp is not None:
+        check_json(timestamp, "the timestamp")
+    body: Message = {
+        "role": role,
+        "content": content,
+        "timestamp": FROM_ID if timestamp is None else timestamp,
+        "metadata": metadata or {},
+    }
+    vector = None if embedding is None else pack_vector(embedding)
+    return Turn(ZERO_ID, body, vector, nonce)
+
+
+def with_id(turn: Turn, message_id: MessageId) -> Turn:
+    """Return the turn under its id; a timestamp left to the id is filled in."""
+    body = turn.body
+    if body.get("timestamp") is FROM_ID:
+        body = {**body, "timestamp": message_id.timestamp}
+    return Turn(message_id, body, turn.vector, turn.nonce)
+
+
+def _looks_like_vector(value: Any) -> bool:
+    if hasattr(value, "__array__"):
+        return True
+    if not isinstance(value, (list, tuple)):
+        return False
+    return bool(value) and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in value)
+
+
+def from_turn(turn: Turn) -> Message:
+    """Return the message as users see it."""
+    if turn.vector is None:
+        return turn.body
+    return {**turn.body, "embedding": unpack_vector(turn.vector)}
+
+
+def pack_hot(turn: Turn) -> bytes:
+    """Encode a turn for Redis; its id is the stream's.
+
+    One byte says what follows: bit 0, a nonce of 6 bytes; bit 1, a vector (kind,
+    dimension, numbers); bits 4 to 7 are room for a codec and are 0. Then JSON: an
+    array ``[role, content, metadata, timestamp]`` without its usual tail, or an
+    object for any other turn.
+    """
+    head = 0
+    parts = [b""]
+    if turn.nonce is not None:
+        head |= _HAS_NONCE
+        parts.append(turn.nonce)
+    if turn.vector is not None:
+        head |= _HAS_VECTOR
+        parts += (_VECTOR_HEAD.pack(turn.vector.kind, turn.vector.dim), turn.vector.data)
+    parts.append(_pack_body(turn.body, turn.id))
+    parts[0] = bytes((head,))
+    return b"".join(parts)
+
+
+_USUAL = {"role", "content", "timestamp", "metadata"}
+
+
+def _pack_body(body: Message, message_id: MessageId) -> bytes:
+    if body.keys() != _USUAL:
+        return encode_json(body)
+    short = [body["role"], body["content"]]
+    explicit = body["timestamp"] is not FROM_ID and not is_id_time(body["timestamp"], message_id)
+    if body["metadata"] != {} or explicit:
+        short.append(body["metadata"])
+    if explicit:
+        short.append(body["timestamp"])
+    return encode_json(short)
+
+
+def is_id_time(timestamp: Any, message_id: MessageId) -> bool:
+    """Whether a timestamp need not be stored, because the id says it exactly."""
+    return type(timestamp) is float and timestamp == message_id.timestamp
+
+
+def unpack_hot(data: bytes, message_id: MessageId) -> Turn:
+    """Decode what :func:`pack_hot` wrote.
+
+    Raises:
+        InvalidMessage: the bytes were not written by this library.
+    """
+    try:
+        head = data[0]
+        if head & ~(_HAS_NONCE | _HAS_VECTOR):
+            raise ValueError(f"unknown form {head}")
+        start = 1
+        nonce = vector = None
+        if head & _HAS_NONCE:
+            nonce = data[start : start + NONCE_BYTES]
+            start += NONCE_BYTES
+        if head & _HAS_VECTOR:
+            kind, dim = _VECTOR_HEAD.unpack_from(data, start)
+            start += _VECTOR_HEAD.size
+            size = dim * (8 if kind else 4)
+            vector = Vector(kind & 1, data[start : start + size])
+            start += size
+        return Turn(message_id, _unpack_body(data[start:], message_id), vector, nonce)
+    except (ValueError, IndexError, TypeError, struct.error) as error:
+        raise InvalidMessage(f"message {message_id} in Redis cannot be read: {error}") from error
+
+
+def _unpack_body(data: bytes, message_id: MessageId) -> Message:
+    value = decode_json(data)
+    if isinstance(value, dict):
+        return value
+    role, content, *rest = value
+    return {
+        "role": role,
+        "content": content,
+        "timestamp": rest[1] if len(rest) > 1 else message_id.timestamp,
+        "metadata": rest[0] if rest else {},
+    }
+
+
+def message_text(message: Message) -> str:
+    """Return the readable text of a message: its content, or the text parts of a list."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        texts = [p if isinstance(p, str) else p.get("text") for p in content if isinstance(p, (str, dict))]
+        joined = " ".join(t for t in texts if isinstance(t, str))
+        if joined:
+            return joined
+    return "" if content is None else encode_json(content).decode("utf-8", "replace")

@@ -1,0 +1,1 @@
+"""The semantic query cache and the URL embeddings."""

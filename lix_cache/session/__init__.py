@@ -1,0 +1,1 @@
+"""Session memory: the hybrid of hot (Redis) and cold (disk)."""

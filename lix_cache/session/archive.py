@@ -1,0 +1,99 @@
+"""AsyncConversationArchive: the archive for event loops."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lix_cache.archive.archive import ConversationArchive
+from lix_cache.archive.verify import Report
+from lix_cache.drive import in_disk_thread
+from lix_cache.messages import Message
+
+if TYPE_CHECKING:
+    from lix_cache.vectors import VectorLike
+
+__all__ = ["AsyncConversationArchive"]
+
+T = TypeVar("T")
+
+
+class AsyncConversationArchive:
+    """Async twin of :class:`~lix_cache.ConversationArchive`: same arguments, same meaning.
+
+    Files are touched in threads, never on the loop. A cancelled call ends before the
+    cancellation is delivered, so that no write goes on behind your back.
+
+    Attributes:
+        sync: the archive behind it.
+    """
+
+    def __init__(
+        self,
+        archive_dir: str | os.PathLike[str],
+        session_ttl_days: float = 30,
+        **options: Any,
+    ) -> None:
+        self.sync = ConversationArchive(archive_dir, session_ttl_days, **options)
+        self.archive_dir = self.sync.archive_dir
+        self.session_ttl_days = session_ttl_days
+
+    @staticmethod
+    async def _run(call: Callable[..., T], *args: Any) -> T:
+        return await in_disk_thread(partial(call, *args), may_wait_for_lock=True)
+
+    async def append_turn(self, session_id: str, turn: Message) -> bool:
+        """See :meth:`ConversationArchive.append_turn`."""
+        return await self._run(self.sync.append_turn, session_id, turn)
+
+    async def append_turns(self, session_id: str, turns: Sequence[Message]) -> bool:
+        """See :meth:`ConversationArchive.append_turns`."""
+        return await self._run(self.sync.append_turns, session_id, turns)
+
+    async def load_all(self, session_id: str) -> list[Message] | None:
+        """See :meth:`ConversationArchive.load_all`."""
+        return await self._run(self.sync.load_all, session_id)
+
+    async def load_recent(self, session_id: str, n: int) -> list[Message]:
+        """See :meth:`ConversationArchive.load_recent`."""
+        return await self._run(self.sync.load_recent, session_id, n)
+
+    async def search_by_text(self, session_id: str, query: str, top_k: int = 5) -> list[Message]:
+        """See :meth:`ConversationArchive.search_by_text`."""
+        return await self._run(self.sync.search_by_text, session_id, query, top_k)
+
+    async def search_by_embedding(
+        self, session_id: str, query_embedding: VectorLike, top_k: int = 5
+    ) -> list[Message]:
+        """See :meth:`ConversationArchive.search_by_embedding`."""
+        return await self._run(self.sync.search_by_embedding, session_id, query_embedding, top_k)
+
+    async def delete_session(self, session_id: str) -> bool:
+        """See :meth:`ConversationArchive.delete_session`."""
+        return await self._run(self.sync.delete_session, session_id)
+
+    async def session_exists(self, session_id: str) -> bool:
+        """See :meth:`ConversationArchive.session_exists`."""
+        return await self._run(self.sync.session_exists, session_id)
+
+    async def get_metadata(self, session_id: str) -> dict[str, Any] | None:
+        """See :meth:`ConversationArchive.get_metadata`."""
+        return await self._run(self.sync.get_metadata, session_id)
+
+    async def cleanup_expired(self, keep: Callable[[str], bool] | None = None) -> int:
+        """See :meth:`ConversationArchive.cleanup_expired`."""
+        return await self._run(self.sync.cleanup_expired, keep)
+
+    async def list_sessions(self) -> list[dict[str, Any]]:
+        """See :meth:`ConversationArchive.list_sessions`."""
+        return await self._run(self.sync.list_sessions)
+
+    async def verify(self, session_id: str) -> Report | None:
+        """See :meth:`ConversationArchive.verify`."""
+        return await self._run(self.sync.verify, session_id)
+
+    async def verify_all(self) -> list[Report]:
+        """See :meth:`ConversationArchive.verify_all`."""
+        return await self._run(lambda: list(self.sync.verify_all()))

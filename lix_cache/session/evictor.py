@@ -1,0 +1,203 @@
+"""The LRU eviction daemon: one thread per process and store moves messages from hot to cold."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+import uuid
+
+from lix_cache._log import logger
+from lix_cache.drive import SyncDriver
+from lix_cache.errors import LixCacheError, RedisUnavailable
+from lix_cache.session import flow
+from lix_cache.session.store import SessionStore, StoreIdentity
+
+__all__ = ["Evictor", "evictor_for"]
+
+_CLEAN_UP_EVERY = 3600.0
+_LONGEST_PAUSE = 60.0
+
+
+class Evictor:
+    """Moves overflowing windows and idle sessions to disk, in a daemon thread.
+
+    There is one for each process and store, however many caches use it; get it with
+    :func:`evictor_for`. Several processes may run theirs on one store: a lease in Redis
+    keeps them from doing the same work, and nothing is lost or doubled if it does not.
+
+    Args:
+        store: the tiers.
+    """
+
+    def __init__(self, store: SessionStore) -> None:
+        self.store = store
+        #: The last trouble a round met, in words; None after a good one.
+        self.last_error: str | None = None
+        self._idle_seconds = store.config.idle_seconds
+        self._name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._used: set[str] = set()
+        self._make_locks()
+
+    def _make_locks(self) -> None:
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._last_clean_up = self.store.clock.monotonic()
+
+    # -- life ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread; harmless if it runs."""
+        with self._lock:
+            if self.is_alive:
+                return
+            self._stopping.clear()
+            self._thread = threading.Thread(target=self._run, name="lix-cache-evictor", daemon=True)
+            self._thread.start()
+
+    def stop(self, *, flush: bool = False) -> None:
+        """Ask the thread to end after the batch it is at.
+
+        Args:
+            flush: then move every session this process used to disk, in this thread.
+        """
+        self._stopping.set()
+        self._wake.set()
+        if flush:
+            self.join()
+            self.flush()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the thread's end after :meth:`stop`; False if it did not end in time."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+            return not thread.is_alive()
+        return True
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def wake(self) -> None:
+        """Ask for a round now instead of at the end of the pause."""
+        self._wake.set()
+
+    def use(self, session_id: str, idle_seconds: float) -> None:
+        """Note that a cache of this process uses a session, and how long it may be idle.
+
+        The shortest time anybody asked for holds for the whole store.
+        """
+        self._used.add(session_id)
+        self._idle_seconds = min(self._idle_seconds, idle_seconds)
+
+    # -- work ---------------------------------------------------------------------------
+
+    def run_once(self) -> flow.Moved:
+        """Do one round in the calling thread. Returns what it moved.
+
+        Raises:
+            RedisError, ArchiveError: what the round met; what was not moved is still hot.
+        """
+        drive = self._driver()
+        moved = drive(flow.spill_overflow(self.store))
+        drive(flow.reunite_pending(self.store))
+        evicted = drive(flow.evict_idle(self.store, self._idle_seconds, self._name))
+        now = self.store.clock.monotonic()
+        if now - self._last_clean_up >= _CLEAN_UP_EVERY:
+            self._last_clean_up = now
+            self.store.count("expired_archives", drive(flow.clean_up(self.store)))
+        moved.raise_failure()
+        evicted.raise_failure()
+        return flow.Moved(moved.messages + evicted.messages, moved.sessions + evicted.sessions)
+
+    def flush(self) -> int:
+        """Move every session this process used to disk. Returns how many messages moved."""
+        drive = self._driver()
+        moved = 0
+        for session_id in sorted(self._used):
+            session = flow.Session(self.store, session_id, self.store.config.hot_window_size)
+            moved += drive(flow.flush(session))
+        return moved
+
+    def _driver(self) -> SyncDriver:
+        return SyncDriver(self.store.endpoint, self.store.clock)
+
+    def _run(self) -> None:
+        interval = self.store.config.evictor_interval_seconds
+        pause = interval
+        while not self._stopping.is_set():
+            self._wake.wait(pause)
+            self._wake.clear()
+            if self._stopping.is_set():
+                break
+            try:
+                self.run_once()
+            except RedisUnavailable as error:
+                # Expected while Redis is away; the caches count it themselves.
+                self._note(error)
+                pause = min(pause * 2, max(interval, _LONGEST_PAUSE))
+            except Exception as error:  # noqa: BLE001 - a daemon that dies in silence loses messages later
+                self._note(error)
+                if not isinstance(error, LixCacheError):
+                    logger.opt(exception=error).error("the eviction round failed unexpectedly")
+                pause = min(pause * 2, max(interval, _LONGEST_PAUSE))
+            else:
+                self.last_error = None
+                pause = interval
+
+    def _note(self, error: Exception) -> None:
+        self.last_error = f"{type(error).__name__}: {error}"
+        self.store.count("evictor_errors")
+        logger.warning("eviction round: {}", self.last_error)
+
+    def _after_fork(self) -> None:
+        """Come alive again in a forked child: threads do not survive a fork, nor do their locks."""
+        was_running = self._thread is not None and not self._stopping.is_set()
+        self._make_locks()
+        self._name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._used = set()
+        if was_running:
+            self.start()
+
+
+_evictors: dict[StoreIdentity, Evictor] = {}
+_registry_lock = threading.Lock()
+
+
+def evictor_for(store: SessionStore) -> Evictor:
+    """Return this process's evictor of a store, made on first use. It is not started."""
+    global _hooked
+    with _registry_lock:
+        evictor = _evictors.get(store.identity)
+        if evictor is None:
+            evictor = _evictors[store.identity] = Evictor(store)
+        if not _hooked:
+            _hooked = True
+            atexit.register(_at_exit)
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(after_in_child=_after_fork)
+    return evictor
+
+
+_hooked = False
+
+
+def _after_fork() -> None:
+    global _registry_lock
+    _registry_lock = threading.Lock()
+    for evictor in list(_evictors.values()):
+        evictor._after_fork()  # noqa: SLF001 - this module's own class
+
+
+def _at_exit() -> None:
+    for evictor in list(_evictors.values()):
+        evictor.stop()
+        if evictor.store.config.flush_on_exit:
+            evictor.join(30)
+            with contextlib.suppress(LixCacheError):
+                evictor.flush()

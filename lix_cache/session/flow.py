@@ -1,0 +1,614 @@
+"""What happens to a session, step by step. No client, no file, no await: see lix_cache.effects.
+
+The order of the steps is what keeps the first promise (nothing lost, nothing doubled), so
+each flow says why its order is what it is. In short:
+
+* A message is acknowledged when Redis has it (or the disk, where Redis cannot).
+* A message leaves Redis only after the disk has it, synced. Between the two it is in both
+  places under one id, and whoever reads both counts it once.
+* Whatever moves or deletes holds the session's file lock meanwhile; adding does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from lix_cache.archive.store import lock_pauses
+from lix_cache.effects import DiskCall, Flow, RedisBatch, RedisCall, Sleep
+from lix_cache.errors import ArchiveError, InvalidMessage, LixCacheError, RedisError, RedisUnavailable
+from lix_cache.hot.scripts import Command
+from lix_cache.hot.window import Added, HotWindow, Oldest
+from lix_cache.messages import ZERO_ID, MessageId, Turn, pack_hot, with_id
+from lix_cache.session.store import SessionStore
+
+if TYPE_CHECKING:
+    from lix_cache.archive.files import FileLock
+
+__all__ = [
+    "Session",
+    "add",
+    "clear",
+    "delete",
+    "flush",
+    "get_context",
+    "get_full",
+    "hot_length",
+    "move_to_disk",
+]
+
+#: A window this many batches too long is spilled by the add that finds it so: the daemon
+#: is late, and memory must stay bounded.
+LATE_BATCHES = 4
+#: Messages read from a window at a time when it moves to disk.
+CHUNK = 500
+EVERYTHING = 2**31
+
+
+@dataclass
+class Session:
+    """One session as one cache object sees it.
+
+    Attributes:
+        store: the tiers.
+        id: the session id.
+        window: messages that ``get_context`` returns at most.
+        knows_floor: whether this object has looked at the archive before its first add.
+    """
+
+    store: SessionStore
+    id: str
+    window: int
+    knows_floor: bool = False
+
+
+# -- adding ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AddResult:
+    """What became of an add.
+
+    Attributes:
+        in_window: messages now in the window.
+        overflows: the window has grown by a batch; the daemon should look at it.
+    """
+
+    in_window: int
+    overflows: bool = False
+
+
+def add(session: Session, turn: Turn) -> Flow[AddResult]:
+    """Add a message that has no id yet: to Redis, or to the archive if the policy says so."""
+    store = session.store
+    try:
+        yield from _bring_together(session)
+        added = yield from _add_hot(session, turn)
+    except RedisUnavailable as error:
+        if store.config.on_redis_error == "raise":
+            raise
+        total = yield from _add_cold(session, turn, contested=error.maybe_done)
+        return AddResult(min(total, session.window))
+    if store.config.durability == "disk":
+        yield from _persist(session, with_id(turn, added.id))
+    if added.length >= session.window + LATE_BATCHES * store.hot.batch:
+        yield from _spill_late(session)
+    overflows = added.length >= session.window + store.hot.batch
+    return AddResult(min(added.length, session.window), overflows)
+
+
+def _add_cold(session: Session, turn: Turn, *, contested: bool) -> Flow[int]:
+    """Keep a message that Redis could not take. Returns how many turns the archive has."""
+    store, archive = session.store, session.store.archive.store
+    store.count("archived_adds")
+    lock = yield from _locked(session)
+    try:
+        # From here on get_context must look on disk too, so the note comes first.
+        store.outage_sessions.add(session.id)
+        yield DiskCall(partial(archive.append_outage_locked, session.id, turn, contested=contested))
+        index = yield DiskCall(partial(archive.last_index, session.id, locked=True))
+    finally:
+        lock.release()
+    return int(index.total)
+
+
+def _spill_late(session: Session) -> Flow[None]:
+    """Do the daemon's work, because it is late. The message is stored: nothing here may fail its add."""
+    store = session.store
+    store.count("late_spills")
+    try:
+        yield from move_to_disk(store, {session.id: session.window})
+    except (RedisError, ArchiveError) as error:
+        store.count("spill_failures")
+        store.last_error = f"{type(error).__name__}: {error}"
+
+
+def _add_hot(session: Session, turn: Turn) -> Flow[Added]:
+    store, packed = session.store, pack_hot(turn)
+    floor, fresh = ZERO_ID, False
+    if not session.knows_floor:
+        # Before the first add, once: a session that was moved to disk must go on with
+        # larger ids even if the server's clock went back meanwhile.
+        floor, fresh = (yield DiskCall(partial(_floor, session))), True
+        session.knows_floor = True
+    maybe_done = False
+    while True:
+        command = partial(
+            store.hot.add, session.id, packed, window=session.window, floor=floor, floor_is_fresh=fresh
+        )
+        try:
+            # The repetition, if one is needed, looks for the nonce first: the answer
+            # may have been lost after the message was stored.
+            reply = yield from _ask(
+                session.store,
+                command(look_for=(turn.nonce or b"") if maybe_done else b""),
+                again=command(look_for=turn.nonce or b""),
+            )
+        except RedisUnavailable as error:
+            error.maybe_done |= maybe_done
+            raise
+        added = HotWindow.added(reply)
+        if added is not None:
+            return added
+        # The window is gone and the server cannot tell which id is large enough.
+        floor, fresh = (yield DiskCall(partial(_floor, session))), True
+
+
+def _floor(session: Session) -> MessageId:
+    return session.store.archive.store.last_index(session.id).newest
+
+
+def _ask(store: SessionStore, command: Command, *, again: Command | None = None) -> Flow[Any]:
+    """Send one command. A connection that broke is tried once more; a server that is away is not.
+
+    Args:
+        store: whose breaker to heed and to set.
+        command: what to send.
+        again: what to send the second time; the same where that is harmless.
+    """
+    if store.breaker.is_open and store.config.on_redis_error == "archive":
+        raise RedisUnavailable(f"{store.endpoint.label} did not answer a moment ago; not asked again yet")
+    uncertain = False
+    try:
+        return (yield RedisCall(command))
+    except RedisUnavailable as error:
+        store.count("redis_errors")
+        if not error.maybe_done or error.timed_out:
+            store.breaker.trip()
+            raise
+        uncertain = error.maybe_done
+    try:
+        return (yield RedisCall(again or command))
+    except RedisUnavailable as error:
+        store.count("redis_errors")
+        store.breaker.trip()
+        error.maybe_done |= uncertain
+        raise
+
+
+def _persist(session: Session, turn: Turn) -> Flow[None]:
+    """Put a message on disk before it is acknowledged. If the disk refuses, take it back."""
+    append = session.store.archive.store.append_locked
+    # Its add was answered, so nobody will look for its nonce.
+    answered = replace(turn, nonce=None)
+    try:
+        lock = yield from _locked(session)
+        try:
+            yield DiskCall(partial(append, session.id, [answered]))
+        finally:
+            lock.release()
+    except ArchiveError:
+        # Not acknowledged, so it must not stay: the caller will send it again.
+        yield RedisCall(session.store.hot.remove(session.id, turn.id))
+        raise
+
+
+# -- reading ---------------------------------------------------------------------------
+
+
+def get_context(session: Session) -> Flow[list[Turn]]:
+    """Return the newest messages of the window, oldest first."""
+    store = session.store
+    try:
+        yield from _bring_together(session)
+        turns = HotWindow.turns((yield from _ask(store, store.hot.read(session.id, session.window))))
+    except RedisUnavailable as error:
+        return (yield from _without_redis(session, session.window, error))
+    if turns is not None and len(turns) >= session.window:
+        return turns
+    if not (yield DiskCall(partial(store.archive.store.exists, session.id), quick=True)):
+        return turns or []
+    if turns is None:
+        return (yield from _rehydrate(session))
+    # A window begun after the session had moved to disk, or kept by a cache with a
+    # smaller one: the rest is archived.
+    older = yield DiskCall(partial(store.archive.store.recent, session.id, session.window, in_context=True))
+    return _merged(older, turns)[-session.window :]
+
+
+def _rehydrate(session: Session) -> Flow[list[Turn]]:
+    """Bring the end of a cold session back into Redis and return it.
+
+    Under the lock, because a deletion between reading and putting back would be undone
+    by it. Putting back does nothing if somebody else was first.
+    """
+    store = session.store
+    lock = yield from _locked(session)
+    try:
+        turns: list[Turn] = yield DiskCall(
+            partial(store.archive.store.recent, session.id, session.window, in_context=True, locked=True)
+        )
+        done = 0
+        if turns:
+            try:
+                done = yield RedisCall(store.hot.rehydrate(session.id, turns))
+            except RedisUnavailable:
+                # What was asked for is in hand; only the next read will be slower.
+                store.count("redis_errors")
+                store.breaker.trip()
+    finally:
+        lock.release()
+    store.count("rehydrations", int(done))
+    return turns
+
+
+def get_full(session: Session) -> Flow[list[Turn]]:
+    """Return every message once, in order.
+
+    Redis first, then the disk: a message that moves meanwhile is seen twice, and counted
+    once by its id. The other way round it could be missed.
+    """
+    store = session.store
+    try:
+        yield from _bring_together(session)
+        # One round trip, however far behind the daemon is.
+        command = store.hot.oldest(session.id, keep=0, limit=EVERYTHING)
+        hot = HotWindow.oldest_turns((yield from _ask(store, command))).turns
+    except RedisUnavailable as error:
+        return (yield from _without_redis(session, None, error))
+    cold: list[Turn] = yield DiskCall(partial(store.archive.store.turns, session.id))
+    return _merged(cold, hot)
+
+
+def _merged(cold: Iterable[Turn], hot: Iterable[Turn]) -> list[Turn]:
+    """Return both, each message once, in order of their ids."""
+    turns = {turn.id: turn for turn in cold}
+    nonces = {turn.nonce for turn in turns.values() if turn.nonce is not None}
+    for turn in hot:
+        if turn.id not in turns and (turn.nonce is None or turn.nonce not in nonces):
+            turns[turn.id] = turn
+    return [turns[message_id] for message_id in sorted(turns)]
+
+
+def _without_redis(session: Session, count: int | None, error: RedisUnavailable) -> Flow[list[Turn]]:
+    """Answer from the disk alone, if the policy allows, and never as if there were nothing."""
+    store = session.store
+    if store.config.on_redis_error == "raise":
+        raise error
+    store.count("degraded_reads")
+    archive = store.archive.store
+    turns: list[Turn] = yield DiskCall(
+        partial(archive.turns, session.id)
+        if count is None
+        else partial(archive.recent, session.id, count, in_context=True)
+    )
+    if not turns:
+        raise error
+    return turns
+
+
+def hot_length(session: Session) -> Flow[int]:
+    """Return how many messages Redis holds."""
+    command = session.store.hot.length(session.id)
+    return int((yield from _ask(session.store, command)))
+
+
+# -- moving to disk --------------------------------------------------------------------
+
+
+@dataclass
+class Moved:
+    """What a move to disk did.
+
+    Attributes:
+        messages: how many left Redis.
+        sessions: sessions of which all that should have left did.
+        busy: sessions that somebody else held the lock of.
+        failed: sessions that could not be moved, and why; their messages are still hot.
+    """
+
+    messages: int = 0
+    sessions: int = 0
+    busy: int = 0
+    failed: dict[str, LixCacheError] = field(default_factory=dict)
+
+    def raise_failure(self) -> None:
+        """Raise the first failure, if there is one."""
+        for error in self.failed.values():
+            raise error
+
+
+def flush(session: Session) -> Flow[int]:
+    """Move all of a session to disk now. Returns how many messages moved."""
+    lock = yield from _locked(session)
+    try:
+        moved = yield from _move_locked(session.store, {session.id: 0})
+    finally:
+        lock.release()
+    moved.raise_failure()
+    return moved.messages
+
+
+def move_to_disk(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
+    """Move the oldest messages of several sessions to disk, all but the newest so many.
+
+    Sessions whose lock somebody holds are left for the next time.
+
+    Args:
+        store: the tiers.
+        keep: for each session how many messages stay hot; 0 moves the session.
+    """
+    archive = store.archive.store
+    locks: dict[int, FileLock] = {}
+    mine: dict[str, int] = {}
+    try:
+        for session_id, count in keep.items():
+            stripe = archive.stripe(session_id)
+            if stripe not in locks:
+                lock = yield DiskCall(partial(archive.try_lock, session_id), quick=True)
+                if lock is None:
+                    continue
+                locks[stripe] = lock
+            mine[session_id] = count
+        moved = yield from _move_locked(store, mine)
+    finally:
+        for lock in locks.values():
+            lock.release()
+    moved.busy = len(keep) - len(mine)
+    return moved
+
+
+def _move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
+    """Read the oldest, append to the archive (synced), then trim: in that order.
+
+    Stopped after any step and run again: what was read is still there; what was appended is
+    recognised by its id and only trimmed. The lock keeps a deletion from happening in the
+    middle and being undone. One session's failure does not keep the others from moving.
+    """
+    moved = Moved()
+    todo = dict(keep)
+    while todo:
+        reads = tuple(store.hot.oldest(sid, keep=count, limit=CHUNK) for sid, count in todo.items())
+        found = _readable(todo, (yield RedisBatch(reads)), moved)
+        batch = {sid: oldest.turns for sid, oldest in found.items() if oldest.turns}
+        written: dict[str, int | ArchiveError] = yield DiskCall(
+            partial(store.archive.store.append_many_locked, batch)
+        )
+        moved.failed.update({sid: r for sid, r in written.items() if isinstance(r, ArchiveError)})
+        found = {sid: oldest for sid, oldest in found.items() if sid not in moved.failed}
+        newest: dict[str, MessageId] = yield DiskCall(partial(_newest_ids, store, list(found)))
+        trims = tuple(
+            store.hot.trim(sid, oldest.turns[-1].id if oldest.turns else None, newest[sid], keep[sid])
+            for sid, oldest in found.items()
+        )
+        if trims:
+            yield RedisBatch(trims)
+        gone = sum(len(oldest.turns) for oldest in found.values())
+        store.count("spilled_messages", gone)
+        moved.messages += gone
+        todo = {sid: keep[sid] for sid, oldest in found.items() if oldest.has_more}
+    moved.sessions = len(keep) - len(moved.failed)
+    if moved.failed:
+        store.count("spill_failures", len(moved.failed))
+    return moved
+
+
+def _readable(ids: Iterable[str], replies: Iterable[Any], moved: Moved) -> dict[str, Oldest]:
+    """Decode what windows hold; what cannot be decoded fails its own session only."""
+    found: dict[str, Oldest] = {}
+    for sid, reply in zip(ids, replies, strict=True):
+        try:
+            found[sid] = HotWindow.oldest_turns(reply)
+        except InvalidMessage as error:
+            moved.failed[sid] = error
+    return found
+
+
+def _newest_ids(store: SessionStore, session_ids: Iterable[str]) -> dict[str, MessageId]:
+    archive = store.archive.store
+    return {sid: archive.last_index(sid, locked=True).newest for sid in session_ids}
+
+
+def _bring_together(session: Session) -> Flow[None]:
+    """After an outage: put what Redis kept beside what went to the archive, by id.
+
+    The window is moved to disk whole; the next read brings back the newest of both.
+    """
+    store = session.store
+    if session.id not in store.outage_sessions or store.breaker.is_open:
+        return
+    yield from reunite(session)
+    session.knows_floor = False
+
+
+def reunite(session: Session) -> Flow[None]:
+    """Move a session to disk whole and take off the mark that an outage left on it."""
+    store = session.store
+    lock = yield from _locked(session)
+    try:
+        moved = yield from _move_locked(store, {session.id: 0})
+        moved.raise_failure()
+        # The mark goes last: until here a crash leaves it for the next daemon.
+        yield DiskCall(partial(store.archive.store.unmark_pending_locked, session.id))
+    except RedisUnavailable:
+        store.breaker.trip()
+        raise
+    finally:
+        lock.release()
+    store.outage_sessions.discard(session.id)
+    store.count("reunions")
+
+
+# -- clearing and deleting ---------------------------------------------------------------
+
+
+def clear(session: Session) -> Flow[None]:
+    """Empty the context. What is only in Redis is dropped; what is archived stays history.
+
+    The mark in the archive comes first: the other way round, a crash between the two
+    would let the next read bring the old context back.
+    """
+    store = session.store
+    lock = yield from _locked(session)
+    try:
+        yield DiskCall(partial(store.archive.store.clear_locked, session.id))
+        yield RedisCall(store.hot.forget(session.id))
+    finally:
+        lock.release()
+
+
+def delete(session: Session) -> Flow[bool]:
+    """Remove a session from Redis and disk. Returns whether there was anything.
+
+    Under the lock, so a spill that has read the messages has also written them before
+    this begins, or has not begun: it cannot write them afterwards.
+    """
+    store = session.store
+    lock = yield from _locked(session)
+    try:
+        hot = yield RedisCall(store.hot.forget(session.id))
+        cold = yield DiskCall(partial(store.archive.store.delete_locked, session.id))
+    finally:
+        lock.release()
+    store.outage_sessions.discard(session.id)
+    return bool(hot) or bool(cold)
+
+
+# -- locks -------------------------------------------------------------------------------
+
+
+def _locked(session: Session) -> Flow[FileLock]:
+    """Wait for the session's lock without holding a thread.
+
+    Raises:
+        ArchiveBusy: not to be had in time.
+    """
+    archive = session.store.archive.store
+    waited = 0.0
+    for pause in lock_pauses():
+        lock: FileLock | None = yield DiskCall(partial(archive.try_lock, session.id), quick=True)
+        if lock is not None:
+            return lock
+        if waited > archive.lock_timeout_seconds:
+            break
+        yield Sleep(pause)
+        waited += pause
+    raise archive.busy_error(session.id)
+
+
+# -- the daemon's rounds -------------------------------------------------------------------
+
+#: Sessions moved to disk together: their reads and trims share a round trip each.
+SESSIONS_AT_ONCE = 32
+#: How long one daemon keeps the others from looking for idle sessions too.
+LEASE_MS = 30_000
+
+
+def spill_overflow(store: SessionStore, limit: int = 256) -> Flow[Moved]:
+    """Bring windows that have grown by a batch back to their size."""
+    total = Moved()
+    for bucket in range(store.hot.keys.buckets):
+        reply = yield RedisCall(store.hot.overflowing(bucket, limit))
+        windows = _pairs(reply)
+        for group in _groups(windows, SESSIONS_AT_ONCE):
+            moved = yield from move_to_disk(store, {sid: int(windows[sid]) for sid in group})
+            _add_up(total, moved)
+    return total
+
+
+def evict_idle(store: SessionStore, idle_seconds: float, who: str | None = None) -> Flow[Moved]:
+    """Move every session to disk that has been idle for so long.
+
+    Args:
+        store: the tiers.
+        idle_seconds: least time since the last use.
+        who: name for the lease; None works without one.
+    """
+    total = Moved()
+    idle_ms = int(idle_seconds * 1000)
+    for bucket in range(store.hot.keys.buckets):
+        # Busy and failed sessions stay in the list, at its start: they are passed over.
+        passed = 0
+        while True:
+            if who is not None and not (yield RedisCall(store.hot.lease(bucket, who, LEASE_MS))):
+                break
+            reply = yield RedisCall(store.hot.idle(bucket, idle_ms, passed, SESSIONS_AT_ONCE))
+            ids = [sid.decode("utf-8", "replace") for sid in reply]
+            if not ids:
+                break
+            moved = yield from move_to_disk(store, dict.fromkeys(ids, 0))
+            _add_up(total, moved)
+            passed += moved.busy + len(moved.failed)
+    store.count("evicted_sessions", total.sessions)
+    return total
+
+
+def _add_up(total: Moved, moved: Moved) -> None:
+    total.messages += moved.messages
+    total.sessions += moved.sessions
+    total.busy += moved.busy
+    total.failed.update(moved.failed)
+
+
+def reunite_pending(store: SessionStore) -> Flow[int]:
+    """Bring together every session that any process wrote to during an outage."""
+    ids: list[str] = yield DiskCall(store.archive.store.pending_sessions)
+    for session_id in ids:
+        yield from reunite(Session(store, session_id, store.config.hot_window_size))
+    return len(ids)
+
+
+def clean_up(store: SessionStore) -> Flow[int]:
+    """Delete archives past their life, except those of sessions that are hot."""
+    archive = store.archive
+    expired: list[str] = yield DiskCall(archive.expired_sessions)
+    removed = 0
+    for session_id in expired:
+        session = Session(store, session_id, store.config.hot_window_size)
+        lock = yield from _locked(session)
+        try:
+            # A session with messages in Redis is alive, however old its archive.
+            if not (yield RedisCall(store.hot.length(session_id))):
+                removed += yield DiskCall(partial(archive.remove_expired_locked, session_id))
+        finally:
+            lock.release()
+    return removed
+
+
+def list_hot(store: SessionStore, page: int = 1000) -> Flow[dict[str, float]]:
+    """Return the hot sessions with the Unix seconds of their last use."""
+    found: dict[str, float] = {}
+    for bucket in range(store.hot.keys.buckets):
+        start = 0
+        while True:
+            reply = yield RedisCall(store.hot.active_page(bucket, start, page))
+            pairs = _pairs(reply)
+            found.update({sid: float(score) / 1000 for sid, score in pairs.items()})
+            start += page
+            if len(pairs) < page:
+                break
+    return found
+
+
+def _pairs(reply: Any) -> dict[str, Any]:
+    """Read a list of pairs, flat or nested: servers and client versions differ."""
+    flat = [x for pair in reply for x in pair] if reply and isinstance(reply[0], (list, tuple)) else reply
+    keys = [key.decode("utf-8", "replace") for key in flat[0::2]]
+    return dict(zip(keys, flat[1::2], strict=True))
+
+
+def _groups(items: Iterable[str], size: int) -> Iterable[list[str]]:
+    listed = list(items)
+    return (listed[i : i + size] for i in range(0, len(listed), size))

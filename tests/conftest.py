@@ -1,0 +1,59 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lix_cache.config import CacheConfig
+from tests.support import CountingProxy, RedisServer
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One real server per test process, shared by the tests.
+
+    A test that stops, kills or pauses a server, or gives it a password, starts one of
+    its own: ``with RedisServer(appendonly=True) as server``.
+    """
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_config(redis_server: RedisServer, tmp_path: Path) -> CacheConfig:
+    """A config for the shared server whose keys and archive no other test has."""
+    return redis_server.config(
+        redis_key_prefix=f"t{uuid.uuid4().hex}",
+        archive_dir=tmp_path / "archive",
+        evictor_enabled=False,
+    )
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer) -> Iterator[CountingProxy]:
+    """A proxy before the shared server that counts round trips and cuts connections."""
+    with CountingProxy(redis_server.port) as running:
+        yield running
+
+
+@pytest.fixture
+def proxy_config(redis_config: CacheConfig, proxy: CountingProxy) -> CacheConfig:
+    """``redis_config``, but through the proxy."""
+    return redis_config.replace(redis_port=proxy.port)
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder with the evaluation data: ``LIX_CACHE_SHARED``, or ``shared`` beside the project."""
+    named = os.environ.get("LIX_CACHE_SHARED")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        if named:
+            pytest.fail(f"LIX_CACHE_SHARED names {folder}, which is not a folder")
+        pytest.skip(f"no evaluation data at {folder}; set LIX_CACHE_SHARED to its folder")
+    return folder

