@@ -86,7 +86,7 @@ class SyncDriver:
             pipe = self.client.pipeline(transaction=False)
             _queue(pipe, [batch.commands[i] for i in unknown], whole=True)
             _merge(results, unknown, pipe.execute(raise_on_error=False))
-        return _checked(results)
+        return _checked(results, batch, self.endpoint)
 
 
 class AsyncDriver:
@@ -147,7 +147,7 @@ class AsyncDriver:
             pipe = self.client.pipeline(transaction=False)
             _queue(pipe, [batch.commands[i] for i in unknown], whole=True)
             _merge(results, unknown, await pipe.execute(raise_on_error=False))
-        return _checked(results)
+        return _checked(results, batch, self.endpoint)
 
 
 def _words(command: Command, *, whole: bool = False) -> tuple[Any, ...]:
@@ -174,10 +174,12 @@ def _merge(results: list[Any], positions: list[int], late: list[Any]) -> None:
         results[position] = result
 
 
-def _checked(results: list[Any]) -> list[Any]:
-    for result in results:
+def _checked(results: list[Any], batch: RedisBatch, endpoint: Endpoint) -> list[Any]:
+    for i, result in enumerate(results):
         if isinstance(result, Exception):
-            raise result
+            if not batch.errors_as_values:
+                raise result
+            results[i] = translate(result, endpoint)
     return results
 
 

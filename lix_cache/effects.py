@@ -33,10 +33,14 @@ class RedisCall:
 class RedisBatch:
     """Several commands in one round trip; the result is the list of their answers.
 
-    Raises the first error among them, after all have been answered.
+    Attributes:
+        commands: what to send.
+        errors_as_values: put the error of a command that was refused in the place of its
+            answer; otherwise the first one is raised, after all have been answered.
     """
 
     commands: tuple[Command, ...]
+    errors_as_values: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -31,6 +32,7 @@ __all__ = [
     "from_turn",
     "message_text",
     "new_turn",
+    "once",
     "pack_hot",
     "parse_id",
     "to_turn",
@@ -248,6 +250,27 @@ def with_id(turn: Turn, message_id: MessageId) -> Turn:
     if body.get("timestamp") is FROM_ID:
         body = {**body, "timestamp": message_id.timestamp}
     return Turn(message_id, body, turn.vector, turn.nonce)
+
+
+def once(turns: Iterable[Turn]) -> list[Turn]:
+    """Return the turns in order of their ids, each message once: by id, and by nonce.
+
+    Of two turns with one id the first given stays; of two with one nonce, which are one
+    message that reached Redis twice, the one with the smaller id.
+    """
+    by_id: dict[MessageId, Turn] = {}
+    for turn in turns:
+        by_id.setdefault(turn.id, turn)
+    seen: set[bytes] = set()
+    kept = []
+    for message_id in sorted(by_id):
+        turn = by_id[message_id]
+        if turn.nonce is not None:
+            if turn.nonce in seen:
+                continue
+            seen.add(turn.nonce)
+        kept.append(turn)
+    return kept
 
 
 def _looks_like_vector(value: Any) -> bool:

@@ -38,17 +38,22 @@ class Tail:
 
 
 class FileLock:
-    """A held lock. Releasing is closing; a killed process releases by dying."""
+    """A held lock. A killed process lets go by dying."""
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_fd", "_pid")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._pid = os.getpid()
+        _held.add(fd)
 
     def release(self) -> None:
-        """Let go. Harmless when already done."""
+        """Let go. Harmless when already done, and in a forked child, whose it never was."""
         fd, self._fd = self._fd, -1
-        if fd >= 0:
+        if fd >= 0 and self._pid == os.getpid():
+            _held.discard(fd)
+            # Unlocked, not only closed: a child forked meanwhile may have it open too.
+            _unlock(fd)
             os.close(fd)
 
     def __enter__(self) -> FileLock:
@@ -56,6 +61,25 @@ class FileLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+#: Descriptors of the locks that this process holds.
+_held: set[int] = set()
+
+
+def _close_inherited() -> None:
+    """Close, in a forked child, the locks that its parent held.
+
+    Otherwise the child would keep them alive after the parent was killed.
+    """
+    for fd in _held:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_inherited)
 
 
 def _refused(error: OSError, what: str, path: str) -> NoReturn:
@@ -281,6 +305,9 @@ if os.name == "nt":  # pragma: no cover - not tested on that system
             return False
         return True
 
+    def _unlock(fd: int) -> None:
+        """Nothing: closing unlocks."""
+
 else:
 
     def _lock_now(fd: int) -> bool:
@@ -291,3 +318,8 @@ else:
         except BlockingIOError:
             return False
         return True
+
+    def _unlock(fd: int) -> None:
+        import fcntl
+
+        fcntl.flock(fd, fcntl.LOCK_UN)

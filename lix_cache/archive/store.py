@@ -23,7 +23,7 @@ from lix_cache.archive.files import FileLock, Files
 from lix_cache.archive.names import SUFFIX, file_stem, plain_stem, session_id_of_stem, stripe_of
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.errors import ArchiveBusy, ArchiveCorrupt, ArchiveError, ArchiveUnavailable, ConfigError
-from lix_cache.messages import MessageId, Turn, with_id
+from lix_cache.messages import MessageId, Turn, once, with_id
 
 __all__ = ["ArchiveStore", "lock_pauses"]
 
@@ -240,6 +240,24 @@ class ArchiveStore:
         self.mark_pending_locked(session_id)
         self.append_locked(session_id, self.number_locked(session_id, [turn]), contested=contested)
 
+    def find_nonce_locked(self, session_id: str, nonce: bytes) -> MessageId | None:
+        """Return the id under which a message of the last two minutes was archived, if it was."""
+        path = self._path_of(session_id)
+        if path is None:
+            return None
+        oldest_ms = int(self._clock.time() * 1000) - CONTEST_MS
+        try:
+            for frame, turns in reading.walk_back(self._files, path):
+                for turn in turns:
+                    if turn.nonce == nonce:
+                        return turn.id
+                if frame.index.updated_ms < oldest_ms:
+                    break
+        except reading.TailUnreadable:
+            found = self.turns(session_id, locked=True)
+            return next((turn.id for turn in found if turn.nonce == nonce), None)
+        return None
+
     def sync_names(self) -> None:
         """Make the names of new files durable."""
         self._files.sync_folder(self.folder)
@@ -252,7 +270,7 @@ class ArchiveStore:
             return False, 0
         path = self._ready_path_locked(session_id)
         before, size = self._writable_tail_locked(path, session_id)
-        fresh = sorted({turn.id: turn for turn in turns}.values(), key=reading.by_id)
+        fresh = once(turns)
         now_ms = int(self._clock.time() * 1000)
         fresh = self._without_known_locked(session_id, path, before, fresh, now_ms if contested else None)
         if not fresh:

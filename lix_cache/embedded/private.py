@@ -131,6 +131,10 @@ class PrivateServer:
             # server, and so never find one that is about to go.
             if users.try_lock(fcntl.LOCK_EX):
                 self._shut_down()
+        except RedisUnavailable:  # an OSError too, and it says it better
+            raise
+        except OSError as error:
+            raise RedisUnavailable(f"the Redis server of {self._home} cannot be stopped: {error}") from error
         finally:
             users.release()
 

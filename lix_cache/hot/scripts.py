@@ -55,7 +55,7 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 
 # KEYS: window, active, overflow, high water
 # ARGV: session id, message, life in ms, floor in ms, floor is fresh (0/1),
-#       window size, length that counts as overflow, nonce to look for ('' for none)
+#       window size, length that counts as overflow
 # Returns {id, length}, or 'COLD' where only the archive can say which id is large enough.
 #
 # A window that is there numbers its messages by itself, whatever the clock does. One that
@@ -64,14 +64,6 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 ADD = _script(
     _NOW
     + """
-if ARGV[8] ~= '' then
-  local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 200)
-  for i = 1, #last do
-    if string.sub(last[i][2][2], 2, 7) == ARGV[8] then
-      return {last[i][1], redis.call('XLEN', KEYS[1])}
-    end
-  end
-end
 local id = '*'
 if redis.call('EXISTS', KEYS[1]) == 0 then
   local high = tonumber(redis.call('GET', KEYS[4]) or '-1')
@@ -85,6 +77,20 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 local length = redis.call('XLEN', KEYS[1])
 if length >= tonumber(ARGV[7]) then redis.call('HSET', KEYS[3], ARGV[1], ARGV[6]) end
 return {id, length}
+"""
+)
+
+# KEYS: window   ARGV: nonce
+# Returns {id, length} of the one of the last 1,000 messages that has the nonce, or nil.
+FIND = _script(
+    """
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1000)
+for i = 1, #last do
+  if string.sub(last[i][2][2], 2, 7) == ARGV[1] then
+    return {last[i][1], redis.call('XLEN', KEYS[1])}
+  end
+end
+return false
 """
 )
 
@@ -208,7 +214,10 @@ local dim, cap = tonumber(ARGV[1]), tonumber(ARGV[2])
 local size = #ARGV[3]
 local head = redis.call('GETRANGE', KEYS[1], 0, 63)
 local number = 0
-if head ~= '' then
+local life = math.max(tonumber(ARGV[5]), redis.call('PTTL', KEYS[1]))
+if head == '' then
+  redis.call('DEL', KEYS[2])
+else
   local held = tonumber(string.sub(head, 5, 14))
   if held ~= dim then return {'DIM', held} end
   number = tonumber(string.sub(head, 25, 44))
@@ -226,10 +235,8 @@ if head ~= '' then
     end
     redis.call('DEL', KEYS[1])
     for slot, bytes in pairs(slots) do redis.call('SETRANGE', KEYS[1], 64 + (slot - 1) * size, bytes) end
-    if kept > 0 then redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
   end
 end
-local life = math.max(tonumber(ARGV[5]), redis.call('PTTL', KEYS[1]))
 redis.call('SETRANGE', KEYS[1], 64 + (number % cap) * size, ARGV[3])
 redis.call('SETRANGE', KEYS[1], 0, string.format('LXS1%010d%010d%020.0f%20s', dim, cap, number + 1, ''))
 redis.call('HSET', KEYS[2], string.format('%.0f', number), ARGV[4])

@@ -62,7 +62,6 @@ class HotWindow:
         window: int,
         floor: MessageId,
         floor_is_fresh: bool,
-        look_for: bytes = b"",
     ) -> Command:
         """Append a message.
 
@@ -72,8 +71,6 @@ class HotWindow:
             window: messages the window should keep.
             floor: an id that the new one must exceed, if there is no window.
             floor_is_fresh: the floor was read from the archive just now.
-            look_for: a nonce; if one of the last 200 messages has it, this add is a
-                repetition and only that message's id is returned.
         """
         b = self.keys.bucket(session_id)
         return ScriptCall(
@@ -92,14 +89,17 @@ class HotWindow:
                 int(floor_is_fresh),
                 window,
                 window + self.batch,
-                look_for,
             ),
         )
 
+    def find(self, session_id: str, nonce: bytes) -> Command:
+        """Look for a message by its nonce; answered like an add, or with nil."""
+        return ScriptCall(scripts.FIND, (self.keys.window(session_id),), (nonce,))
+
     @staticmethod
     def added(reply: Any) -> Added | None:
-        """Return the answer; None if the archive must be asked for the floor first."""
-        if reply == b"COLD":
+        """Return the answer; None if there is none, or the archive must be asked for the floor first."""
+        if reply is None or reply == b"COLD":
             return None
         return Added(parse_id(reply[0]), int(reply[1]))
 

@@ -91,13 +91,17 @@ class _Hybrid:
         return result.in_window
 
     def _relevant(
-        self, recent: list[Turn], query: str, query_embedding: VectorLike | None, count: int
+        self, context: list[Turn], recent: list[Turn], query: str, embedding: VectorLike | None, count: int
     ) -> list[Message]:
-        """Search what is archived and not recent: by vector where there are vectors, else by words."""
+        """Search all that is older than the recent ones: by vector where there are vectors, else by words.
+
+        What is hot but not recent counts as older, or it would be found nowhere.
+        """
         recent_ids = {turn.id for turn in recent}
-        older = [t for t in self._store.archive.store.turns(self.session_id) if t.id not in recent_ids]
-        if query_embedding is not None and any(turn.vector is not None for turn in older):
-            found = search.by_vector(older, query_embedding, count)
+        history = flow.merged(self._store.archive.store.turns(self.session_id), context)
+        older = [turn for turn in history if turn.id not in recent_ids]
+        if embedding is not None and any(turn.vector is not None for turn in older):
+            found = search.by_vector(older, embedding, count)
         else:
             found = search.by_text(older, query, count)
         return [from_turn(turn) for turn in found]
@@ -233,7 +237,7 @@ class HybridConversationCache(_Hybrid):
             query_embedding: shape (dim,); used where archived messages have embeddings,
                 otherwise words are compared.
             recent_k: how many of the newest.
-            disk_k: how many of the archive, best first, none that is among the newest.
+            disk_k: how many older ones, best first, none that is among the newest.
 
         Returns:
             ``{"recent": [...], "relevant": [...]}``.
@@ -241,8 +245,9 @@ class HybridConversationCache(_Hybrid):
         Raises:
             DimensionMismatch: the archived vectors have another dimension.
         """
-        recent = _recent(self._drive(flow.get_context(self._session)), recent_k)
-        relevant = self._relevant(recent, query, query_embedding, disk_k)
+        context = self._drive(flow.get_context(self._session))
+        recent = _recent(context, recent_k)
+        relevant = self._relevant(context, recent, query, query_embedding, disk_k)
         return {"recent": [from_turn(turn) for turn in recent], "relevant": relevant}
 
     def get_formatted_context(self, max_lines: int = 50) -> str:
@@ -323,8 +328,11 @@ class AsyncHybridConversationCache(_Hybrid):
         disk_k: int = 5,
     ) -> dict[str, list[Message]]:
         """See :meth:`HybridConversationCache.smart_context`."""
-        recent = _recent(await self._drive(flow.get_context(self._session)), recent_k)
-        relevant = await in_disk_thread(lambda: self._relevant(recent, query, query_embedding, disk_k))
+        context = await self._drive(flow.get_context(self._session))
+        recent = _recent(context, recent_k)
+        relevant = await in_disk_thread(
+            lambda: self._relevant(context, recent, query, query_embedding, disk_k)
+        )
         return {"recent": [from_turn(turn) for turn in recent], "relevant": relevant}
 
     async def get_formatted_context(self, max_lines: int = 50) -> str:

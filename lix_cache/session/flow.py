@@ -18,10 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache.archive.store import lock_pauses
 from lix_cache.effects import DiskCall, Flow, RedisBatch, RedisCall, Sleep
-from lix_cache.errors import ArchiveError, InvalidMessage, LixCacheError, RedisError, RedisUnavailable
+from lix_cache.errors import (
+    ArchiveCorrupt,
+    ArchiveError,
+    InvalidMessage,
+    LixCacheError,
+    RedisError,
+    RedisUnavailable,
+)
 from lix_cache.hot.scripts import Command
 from lix_cache.hot.window import Added, HotWindow, Oldest
-from lix_cache.messages import ZERO_ID, MessageId, Turn, pack_hot, with_id
+from lix_cache.messages import ZERO_ID, MessageId, Turn, once, pack_hot, with_id
 from lix_cache.session.store import SessionStore
 
 if TYPE_CHECKING:
@@ -84,7 +91,11 @@ def add(session: Session, turn: Turn) -> Flow[AddResult]:
     """Add a message that has no id yet: to Redis, or to the archive if the policy says so."""
     store = session.store
     try:
-        yield from _bring_together(session)
+        try:
+            yield from _bring_together(session)
+        except ArchiveError as error:
+            # The message matters more than the tidying, which is tried again.
+            store.last_error = f"{type(error).__name__}: {error}"
         added = yield from _add_hot(session, turn)
     except RedisUnavailable as error:
         if store.config.on_redis_error == "raise":
@@ -126,65 +137,83 @@ def _spill_late(session: Session) -> Flow[None]:
 
 
 def _add_hot(session: Session, turn: Turn) -> Flow[Added]:
+    """Append to the window: one round trip, or two where only the archive knows which id is next."""
+    try:
+        return (yield from _append_hot(session, turn, again=False))
+    except RedisUnavailable as error:
+        if not error.maybe_done or error.timed_out:
+            raise
+    # The connection broke before the answer came: the message may be there or not. Nothing
+    # moves to disk while we hold the lock, so looking in both places settles it.
+    store, nonce = session.store, turn.nonce or b""
+    lock = yield from _locked(session)
+    try:
+        found = HotWindow.added((yield RedisCall(store.hot.find(session.id, nonce))))
+        if found is None:
+            archived = yield DiskCall(partial(store.archive.store.find_nonce_locked, session.id, nonce))
+            if archived is not None:
+                length = yield RedisCall(store.hot.length(session.id))
+                return Added(archived, int(length))
+            found = yield from _append_hot(session, turn, again=True)
+    except RedisUnavailable as error:
+        error.maybe_done = True
+        store.breaker.trip()
+        raise
+    finally:
+        lock.release()
+    return found
+
+
+def _append_hot(session: Session, turn: Turn, *, again: bool) -> Flow[Added]:
     store, packed = session.store, pack_hot(turn)
     floor, fresh = ZERO_ID, False
-    if not session.knows_floor:
+    if again or not session.knows_floor:
         # Before the first add, once: a session that was moved to disk must go on with
         # larger ids even if the server's clock went back meanwhile.
-        floor, fresh = (yield DiskCall(partial(_floor, session))), True
+        floor, fresh = (yield DiskCall(partial(_floor, session, locked=again))), True
         session.knows_floor = True
-    maybe_done = False
     while True:
-        command = partial(
-            store.hot.add, session.id, packed, window=session.window, floor=floor, floor_is_fresh=fresh
-        )
-        try:
-            # The repetition, if one is needed, looks for the nonce first: the answer
-            # may have been lost after the message was stored.
-            reply = yield from _ask(
-                session.store,
-                command(look_for=(turn.nonce or b"") if maybe_done else b""),
-                again=command(look_for=turn.nonce or b""),
-            )
-        except RedisUnavailable as error:
-            error.maybe_done |= maybe_done
-            raise
-        added = HotWindow.added(reply)
+        command = store.hot.add(session.id, packed, window=session.window, floor=floor, floor_is_fresh=fresh)
+        added = HotWindow.added((yield from _ask(store, command, repeat=False)))
         if added is not None:
             return added
         # The window is gone and the server cannot tell which id is large enough.
-        floor, fresh = (yield DiskCall(partial(_floor, session))), True
+        floor, fresh = (yield DiskCall(partial(_floor, session, locked=again))), True
 
 
-def _floor(session: Session) -> MessageId:
-    return session.store.archive.store.last_index(session.id).newest
+def _floor(session: Session, *, locked: bool) -> MessageId:
+    try:
+        return session.store.archive.store.last_index(session.id, locked=locked).newest
+    except ArchiveCorrupt:
+        # Counted and logged there. It must not keep new messages out: the next spill
+        # sets the damage aside.
+        return ZERO_ID
 
 
-def _ask(store: SessionStore, command: Command, *, again: Command | None = None) -> Flow[Any]:
-    """Send one command. A connection that broke is tried once more; a server that is away is not.
+def _ask(store: SessionStore, command: Command, *, repeat: bool = True) -> Flow[Any]:
+    """Send one command, unless Redis was found away a moment ago.
 
     Args:
         store: whose breaker to heed and to set.
         command: what to send.
-        again: what to send the second time; the same where that is harmless.
+        repeat: send it once more if the connection broke; right for what changes nothing.
     """
     if store.breaker.is_open and store.config.on_redis_error == "archive":
         raise RedisUnavailable(f"{store.endpoint.label} did not answer a moment ago; not asked again yet")
-    uncertain = False
     try:
         return (yield RedisCall(command))
     except RedisUnavailable as error:
         store.count("redis_errors")
-        if not error.maybe_done or error.timed_out:
+        broke = error.maybe_done and not error.timed_out
+        if not broke:
             store.breaker.trip()
+        if not (broke and repeat):
             raise
-        uncertain = error.maybe_done
     try:
-        return (yield RedisCall(again or command))
-    except RedisUnavailable as error:
+        return (yield RedisCall(command))
+    except RedisUnavailable:
         store.count("redis_errors")
         store.breaker.trip()
-        error.maybe_done |= uncertain
         raise
 
 
@@ -217,7 +246,7 @@ def get_context(session: Session) -> Flow[list[Turn]]:
     except RedisUnavailable as error:
         return (yield from _without_redis(session, session.window, error))
     if turns is not None and len(turns) >= session.window:
-        return turns
+        return once(turns)
     if not (yield DiskCall(partial(store.archive.store.exists, session.id), quick=True)):
         return turns or []
     if turns is None:
@@ -225,7 +254,7 @@ def get_context(session: Session) -> Flow[list[Turn]]:
     # A window begun after the session had moved to disk, or kept by a cache with a
     # smaller one: the rest is archived.
     older = yield DiskCall(partial(store.archive.store.recent, session.id, session.window, in_context=True))
-    return _merged(older, turns)[-session.window :]
+    return merged(older, turns)[-session.window :]
 
 
 def _rehydrate(session: Session) -> Flow[list[Turn]]:
@@ -269,17 +298,12 @@ def get_full(session: Session) -> Flow[list[Turn]]:
     except RedisUnavailable as error:
         return (yield from _without_redis(session, None, error))
     cold: list[Turn] = yield DiskCall(partial(store.archive.store.turns, session.id))
-    return _merged(cold, hot)
+    return merged(cold, hot)
 
 
-def _merged(cold: Iterable[Turn], hot: Iterable[Turn]) -> list[Turn]:
+def merged(cold: Iterable[Turn], hot: Iterable[Turn]) -> list[Turn]:
     """Return both, each message once, in order of their ids."""
-    turns = {turn.id: turn for turn in cold}
-    nonces = {turn.nonce for turn in turns.values() if turn.nonce is not None}
-    for turn in hot:
-        if turn.id not in turns and (turn.nonce is None or turn.nonce not in nonces):
-            turns[turn.id] = turn
-    return [turns[message_id] for message_id in sorted(turns)]
+    return once([*cold, *hot])
 
 
 def _without_redis(session: Session, count: int | None, error: RedisUnavailable) -> Flow[list[Turn]]:
@@ -381,7 +405,8 @@ def _move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
     todo = dict(keep)
     while todo:
         reads = tuple(store.hot.oldest(sid, keep=count, limit=CHUNK) for sid, count in todo.items())
-        found = _readable(todo, (yield RedisBatch(reads)), moved)
+        replies = yield RedisBatch(reads, errors_as_values=True)
+        found = _readable(todo, replies, moved)
         batch = {sid: oldest.turns for sid, oldest in found.items() if oldest.turns}
         written: dict[str, int | ArchiveError] = yield DiskCall(
             partial(store.archive.store.append_many_locked, batch)
@@ -409,6 +434,11 @@ def _readable(ids: Iterable[str], replies: Iterable[Any], moved: Moved) -> dict[
     """Decode what windows hold; what cannot be decoded fails its own session only."""
     found: dict[str, Oldest] = {}
     for sid, reply in zip(ids, replies, strict=True):
+        if isinstance(reply, RedisUnavailable):
+            raise reply
+        if isinstance(reply, LixCacheError):
+            moved.failed[sid] = reply
+            continue
         try:
             found[sid] = HotWindow.oldest_turns(reply)
         except InvalidMessage as error:
