@@ -399,6 +399,10 @@ def translate(error: BaseException, endpoint: Endpoint) -> BaseException:
     if isinstance(error, rx.TimeoutError):
         return RedisUnavailable(f"{where} did not answer in time: {text}", maybe_done=maybe_done)
     if isinstance(error, (rx.ConnectionError, OSError)):
+        reason = getattr(error.__cause__ or error.__context__, "strerror", None)
+        if reason and reason not in text:
+            # Some versions of redis-py leave out what a certificate was refused for.
+            text = f"{text} {reason}"
         return RedisUnavailable(
             f"{where} cannot be reached: {text}. Is the server running, and is it this address?",
             maybe_done=maybe_done,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import threading
@@ -248,6 +249,41 @@ def test_a_client_goes_on_when_the_server_is_back(proxy: CountingProxy, proxy_co
     assert client.ping()
 
 
+def test_a_client_goes_on_after_a_restart_and_finds_what_was_acknowledged(tmp_path: Path) -> None:
+    with RedisServer(appendonly=True) as server:
+        client = create_redis_client(config=server.config(archive_dir=tmp_path))
+        client.rpush("list", "a")
+        for end in (server.stop, server.kill):
+            end()
+            server.start()
+            with contextlib.suppress(redis.exceptions.ConnectionError):
+                client.ping()
+            assert client.lrange("list", 0, -1) == [b"a"]
+
+
+def test_an_answer_that_comes_too_late_leaves_open_whether_it_was_done(
+    proxy: CountingProxy, proxy_config: CacheConfig
+) -> None:
+    config = proxy_config.replace(redis_socket_timeout=0.2)
+    client = create_redis_client(config=config)
+    key = config.redis_key_prefix
+    proxy.delay(0.5)
+    error = translated(lambda: client.rpush(key, "once"), config)
+    proxy.delay(0)
+    assert isinstance(error, RedisUnavailable)
+    assert error.maybe_done
+    assert client.llen(key) == 1
+
+
+def test_a_command_is_one_call_at_the_server(tmp_path: Path) -> None:
+    with RedisServer() as server:
+        client = create_redis_client(config=server.config(archive_dir=tmp_path))
+        server.reset_stats()
+        client.set("a", 1)
+        client.eval("return redis.call('get', KEYS[1])", 1, "a")
+        assert server.command_stats() == {"set": 1, "eval": 1, "get": 1}
+
+
 def test_tls_with_a_trusted_authority_is_let_in(
     redis_server: RedisServer, tmp_path: Path, connect: Connect
 ) -> None:
@@ -427,9 +463,9 @@ def test_a_thread_that_finds_all_connections_in_use_waits_for_one(
 def test_a_pool_with_no_free_connection_says_so_and_has_done_nothing(redis_server: RedisServer) -> None:
     config = CacheConfig(redis_url=redis_server.unix_url, redis_pool_size=1, redis_socket_timeout=0.2)
     client = create_redis_client(config=config)
-    held = client.connection_pool.get_connection()
-    error = translated(client.ping, config)
-    client.connection_pool.release(held)
+    with client.pipeline() as held:
+        held.watch("a key")
+        error = translated(client.ping, config)
     assert isinstance(error, RedisUnavailable)
     assert not error.maybe_done
 

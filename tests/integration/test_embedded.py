@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import random
+import shutil
 import signal
 import socket
 import stat
@@ -51,9 +52,10 @@ def folder() -> Iterator[str]:
     """A data folder with a short name; its server is gone when the test is over."""
     with tempfile.TemporaryDirectory(prefix="lix-emb-", ignore_cleanup_errors=True) as path:
         yield os.path.realpath(path)
-        if is_running(path):
-            os.kill(pid_of(path), signal.SIGKILL)
-            wait_until(lambda: not is_running(path))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if is_running(path):
+                os.kill(pid_of(path), signal.SIGKILL)
+                wait_until(lambda: not is_running(path))
 
 
 @pytest.fixture
@@ -170,6 +172,13 @@ def test_nobody_else_can_reach_it(folder: str) -> None:
         for name in ("", "redis.sock", "data"):
             mode = os.stat(os.path.join(folder, "redis", name)).st_mode
             assert stat.S_IMODE(mode) == 0o700
+
+
+def test_a_folder_that_was_open_to_others_is_closed(folder: str) -> None:
+    os.mkdir(os.path.join(folder, "redis"))
+    os.chmod(os.path.join(folder, "redis"), 0o755)
+    with EmbeddedRedis(folder):
+        assert stat.S_IMODE(os.stat(os.path.join(folder, "redis")).st_mode) == 0o700
 
 
 def test_it_keeps_everything_on_disk_and_forgets_nothing_for_room(folder: str) -> None:
@@ -497,7 +506,9 @@ def test_a_server_that_does_not_stop_is_an_error(folder: str, monkeypatch: pytes
     server = EmbeddedRedis(folder).start()
     pid = pid_of(folder)
     os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(RedisUnavailable, match="did not shut down: it does not answer"):
+    with pytest.raises(
+        RedisUnavailable, match=r"^the Redis server of [^:]* did not shut down: it does not answer"
+    ):
         server.stop()
     os.kill(pid, signal.SIGCONT)
     wait_until(lambda: not is_running(folder), what="the shutdown that was asked for")
@@ -506,6 +517,16 @@ def test_a_server_that_does_not_stop_is_an_error(folder: str, monkeypatch: pytes
     os.kill(pid_of(folder), signal.SIGSTOP)
     server._stop_at_exit()
     os.kill(pid_of(folder), signal.SIGCONT)
+    wait_until(lambda: not is_running(folder), what="the shutdown that was asked for")
+
+
+def test_a_folder_that_was_removed_under_the_server_is_an_error_at_the_stop(folder: str) -> None:
+    server = EmbeddedRedis(folder).start()
+    pid = pid_of(folder)
+    shutil.rmtree(os.path.join(folder, "redis"))
+    with pytest.raises(RedisUnavailable, match="cannot be stopped"):
+        server.stop()
+    os.kill(pid, signal.SIGKILL)
 
 
 def test_a_server_that_cannot_save_refuses_to_stop_and_says_so(folder: str) -> None:
@@ -515,7 +536,7 @@ def test_a_server_that_cannot_save_refuses_to_stop_and_says_so(folder: str) -> N
     # A snapshot is asked for, and cannot be written: SHUTDOWN is refused then.
     client.config_set("save", "1 1")
     os.mkdir(os.path.join(folder, "redis", "data", "dump.rdb"))
-    with pytest.raises(RedisUnavailable, match="did not shut down: -ERR"):
+    with pytest.raises(RedisUnavailable, match=r"^the Redis server of [^:]* did not shut down: -ERR"):
         server.stop()
     assert is_running(folder)
     with EmbeddedRedis(folder) as again:

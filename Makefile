@@ -1,0 +1,91 @@
+# Python 3.10 or later and make are all that is needed: everything else goes into .venv.
+#
+# A stamp says what was installed there; it is made when the install is complete, and is
+# made again when pyproject.toml changes. An install that was interrupted leaves the
+# note .unfinished behind, and the next one starts over with an empty .venv, because pip
+# cannot always mend what it left half done.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEV := $(VENV)/.installed-dev
+DEMO := $(VENV)/.installed-demo
+# A comma would end the argument it is passed in.
+DEMO_EXTRAS := .[cli,embedded,lz4]
+ARGS ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+# The installs share one folder.
+.NOTPARALLEL:
+.PHONY: help venv demo test quick lint types imports check bench format clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-16s%s\n", $$1, $$2}'
+
+venv: $(DEV)  ## set up .venv with everything for development
+
+demo: $(DEMO)  ## set everything up and run the demo
+	$(BIN)/lix-cache demo
+
+test: $(DEV)  ## set everything up and run all tests, with coverage
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m coverage combine -q
+	$(BIN)/python -m coverage report --fail-under=95
+
+quick: $(DEV)  ## run the tests that are not marked slow
+	$(BIN)/python -m pytest -n 2 -m 'not slow' $(ARGS)
+
+lint: $(DEV)  ## check style and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(DEV)  ## check the types
+	$(BIN)/python -m mypy
+
+imports: $(DEV)  ## check that the arrows between the modules point down
+	$(BIN)/lint-imports
+
+check: lint types imports test  ## lint, types, imports and test
+
+bench: $(DEV)  ## measure speed and size
+	$(BIN)/python scripts/bench.py $(ARGS)
+
+format: $(DEV)  ## put the code into the format that 'make lint' checks
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## remove everything that was made here, .venv included
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov bench-results
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# $(1): what to install. The stamp, $@, is written last.
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "Python 3.10 or later is needed; try: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments." \
+			"On Debian or Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+	@if [ -e $(VENV)/.unfinished ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		echo "making $(VENV)"; mkdir -p $(VENV) && touch $(VENV)/.unfinished && \
+		find $(VENV) -mindepth 1 ! -path $(VENV)/.unfinished -delete && \
+		$(PYTHON) -m venv $(VENV); fi
+	@touch $(VENV)/.unfinished
+	@echo "installing $(1) into $(VENV)"
+	@$(BIN)/python -m pip install --quiet -e '$(1)'
+	@rm $(VENV)/.unfinished
+	@touch $@
+endef
+
+$(DEV): pyproject.toml
+	$(call install,.[dev])
+
+$(DEMO): pyproject.toml
+	$(call install,$(DEMO_EXTRAS))
+
+# What an interrupted install was about to change may be what the other stamp vouches for.
+ifneq ($(wildcard $(VENV)/.unfinished),)
+.PHONY: $(DEV) $(DEMO)
+endif
