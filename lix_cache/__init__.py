@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lix_cache.admin import StoreAdmin
     from lix_cache.archive.archive import ConversationArchive
     from lix_cache.config import CacheConfig
     from lix_cache.coordinator import AsyncCacheCoordinator, CacheCoordinator
@@ -97,6 +98,7 @@ _HOMES = {
     "HybridConversationCache": "session.cache",
     "SemanticCacheRedis": "semantic.cache",
     "SessionContextWindow": "session.window",
+    "StoreAdmin": "admin",
     "URLEmbeddingCache": "semantic.cache",
     "create_async_redis_client": "hot.client",
     "create_redis_client": "hot.client",
@@ -138,6 +140,7 @@ __all__ = [
     "RedisUnavailable",
     "SemanticCacheRedis",
     "SessionContextWindow",
+    "StoreAdmin",
     "URLEmbeddingCache",
     "__version__",
     "create_async_redis_client",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,9 @@ def _settings(
     config = config or CacheConfig()
     if redis_host is not None or redis_port is not None:
         changes["redis_url"] = None
+    elif redis_password is not None and config.redis_url is not None:
+        # A password in the address would win over the one given here.
+        changes["redis_url"] = re.sub(r"(?<=://)([^:/?#@]*):[^/?#]*@", r"\1@", config.redis_url)
     return config.replace(**changes) if changes else config
 
 

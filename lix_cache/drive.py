@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -67,15 +68,18 @@ class SyncDriver:
                 return self._one(effect.command)
             return self._many(effect)
         except Exception as error:
-            raise translate(error, self.endpoint) from error
+            ours = translate(error, self.endpoint)
+            if ours is error:
+                raise  # "from" would make it its own cause, a chain without an end
+            raise ours from error
 
     def _one(self, command: Command) -> Any:
-        from redis.exceptions import NoScriptError
-
         try:
             return self.client.execute_command(*_words(command))
-        except NoScriptError:
-            return self.client.execute_command(*_words(command, whole=True))
+        except Exception as error:
+            if not _is_unknown_script(error):
+                raise
+        return self.client.execute_command(*_words(command, whole=True))
 
     def _many(self, batch: RedisBatch) -> list[Any]:
         pipe = self.client.pipeline(transaction=False)
@@ -98,10 +102,16 @@ class AsyncDriver:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self._kept: tuple[weakref.ref[asyncio.AbstractEventLoop], redis.asyncio.Redis] | None = None
 
     @property
     def client(self) -> redis.asyncio.Redis:
-        return lazy_async_client(self.endpoint)
+        # Kept while the loop stays the same, because making one costs as much as a command.
+        # Loop and client are read and written as one: two threads may each run a loop.
+        loop, kept = asyncio.get_running_loop(), self._kept
+        if kept is None or kept[0]() is not loop:
+            kept = self._kept = (weakref.ref(loop), lazy_async_client(self.endpoint))
+        return kept[1]
 
     async def __call__(self, flow: Flow[T]) -> T:
         """Run a flow to its end and return its result."""
@@ -120,7 +130,9 @@ class AsyncDriver:
 
     async def _perform(self, effect: Effect) -> Any:
         if isinstance(effect, DiskCall):
-            return effect.call() if effect.quick else await in_disk_thread(effect.call)
+            if effect.quick:
+                return effect.call()
+            return await in_disk_thread(effect.call, may_wait_for_lock=effect.waits)
         if isinstance(effect, Sleep):
             return await asyncio.sleep(effect.seconds)
         try:
@@ -128,15 +140,18 @@ class AsyncDriver:
                 return await self._one(effect.command)
             return await self._many(effect)
         except Exception as error:
-            raise translate(error, self.endpoint) from error
+            ours = translate(error, self.endpoint)
+            if ours is error:
+                raise  # "from" would make it its own cause, a chain without an end
+            raise ours from error
 
     async def _one(self, command: Command) -> Any:
-        from redis.exceptions import NoScriptError
-
         try:
             return await self.client.execute_command(*_words(command))
-        except NoScriptError:
-            return await self.client.execute_command(*_words(command, whole=True))
+        except Exception as error:
+            if not _is_unknown_script(error):
+                raise
+        return await self.client.execute_command(*_words(command, whole=True))
 
     async def _many(self, batch: RedisBatch) -> list[Any]:
         pipe = self.client.pipeline(transaction=False)
@@ -163,10 +178,15 @@ def _queue(pipe: Any, commands: Any, *, whole: bool = False) -> None:
         pipe.execute_command(*_words(command, whole=whole))
 
 
-def _unknown_scripts(results: list[Any]) -> list[int]:
+def _is_unknown_script(result: object) -> bool:
+    # Imported here for the sake of those who never use Redis.
     from redis.exceptions import NoScriptError
 
-    return [i for i, result in enumerate(results) if isinstance(result, NoScriptError)]
+    return isinstance(result, NoScriptError)
+
+
+def _unknown_scripts(results: list[Any]) -> list[int]:
+    return [i for i, x in enumerate(results) if isinstance(x, Exception) and _is_unknown_script(x)]
 
 
 def _merge(results: list[Any], positions: list[int], late: list[Any]) -> None:
@@ -199,6 +219,14 @@ def _disk_executor(name: str) -> ThreadPoolExecutor:
     return found[1]
 
 
+def _without_stop_iteration(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except StopIteration as error:
+        # A future cannot carry it, and who awaits the future would wait for ever.
+        raise RuntimeError("a disk call raised StopIteration") from error
+
+
 async def in_disk_thread(call: Callable[[], T], *, may_wait_for_lock: bool = False) -> T:
     """Run a call in a disk thread. If cancelled, wait for its end first.
 
@@ -210,7 +238,7 @@ async def in_disk_thread(call: Callable[[], T], *, may_wait_for_lock: bool = Fal
             cannot use up those that its holder needs to go on.
     """
     executor = _disk_executor("lock" if may_wait_for_lock else "disk")
-    future = asyncio.get_running_loop().run_in_executor(executor, call)
+    future = asyncio.get_running_loop().run_in_executor(executor, _without_stop_iteration, call)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:

@@ -51,10 +51,14 @@ class DiskCall:
         call: takes nothing.
         quick: a matter of microseconds (one stat, one try at a lock), not worth a
             thread of its own under asyncio.
+        waits: it may wait for a session's lock, which whoever reads without the lock does
+            before it believes in damage. It must not use up the threads that the lock's
+            holder needs to go on.
     """
 
     call: Callable[[], Any]
     quick: bool = False
+    waits: bool = False
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ ZERO_ID = MessageId(0, 0)
 FROM_ID: Any = object()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Turn:
     """A message with its id.
 
@@ -101,6 +101,21 @@ class Turn:
     body: Message
     vector: Vector | None = None
     nonce: bytes | None = None
+
+    def __init__(
+        self,
+        id: MessageId,  # noqa: A002 - the field's name
+        body: Message,
+        vector: Vector | None = None,
+        nonce: bytes | None = None,
+    ) -> None:
+        # The one a frozen dataclass generates takes more than twice as long, and each
+        # get_context makes as many turns as it returns messages.
+        own = self.__dict__
+        own["id"] = id
+        own["body"] = body
+        own["vector"] = vector
+        own["nonce"] = nonce
 
 
 def parse_id(text: bytes | str) -> MessageId:
@@ -165,6 +180,7 @@ def check_json(value: Any, where: str, error: type[Exception] = InvalidMessage) 
 
 
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_decoder = json.JSONDecoder().raw_decode
 
 
 def encode_json(value: Any) -> bytes:
@@ -182,8 +198,15 @@ def decode_json(data: bytes) -> Any:
     Raises:
         ValueError: the bytes are not JSON.
     """
+    text = data.decode("utf-8", "surrogatepass")
     try:
-        return json.loads(data.decode("utf-8", "surrogatepass"))
+        try:
+            value, end = _decoder(text)
+        except ValueError:
+            end = -1
+        # What we wrote has no space around it, and looking for some takes longer than
+        # reading a short message. json.loads has the last word on anything else.
+        return value if end == len(text) else json.loads(text)
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
 
@@ -315,8 +338,12 @@ _USUAL = {"role", "content", "timestamp", "metadata"}
 def _pack_body(body: Message, message_id: MessageId) -> bytes:
     if body.keys() != _USUAL:
         return encode_json(body)
-    short = [body["role"], body["content"]]
+    role, content = body["role"], body["content"]
     explicit = body["timestamp"] is not FROM_ID and not is_id_time(body["timestamp"], message_id)
+    if not explicit and body["metadata"] == {} and isinstance(role, str) and isinstance(content, str):
+        # Nearly every message; the same bytes in a quarter of the time.
+        return f"[{_encoder(role)},{_encoder(content)}]".encode("utf-8", "surrogatepass")
+    short = [role, content]
     if body["metadata"] != {} or explicit:
         short.append(body["metadata"])
     if explicit:
@@ -347,8 +374,10 @@ def unpack_hot(data: bytes, message_id: MessageId) -> Turn:
         if head & _HAS_VECTOR:
             kind, dim = _VECTOR_HEAD.unpack_from(data, start)
             start += _VECTOR_HEAD.size
+            if kind not in (0, 1):
+                raise ValueError(f"vector numbers of the kind {kind}")
             size = dim * (8 if kind else 4)
-            vector = Vector(kind & 1, data[start : start + size])
+            vector = Vector(kind, data[start : start + size])
             start += size
         return Turn(message_id, _unpack_body(data[start:], message_id), vector, nonce)
     except (ValueError, IndexError, TypeError, struct.error) as error:
@@ -359,6 +388,11 @@ def _unpack_body(data: bytes, message_id: MessageId) -> Message:
     value = decode_json(data)
     if isinstance(value, dict):
         return value
+    if not isinstance(value, list):
+        raise TypeError(f"a message must be an array or an object, not {type(value).__name__}")
+    if len(value) == 2:
+        role, content = value
+        return {"role": role, "content": content, "timestamp": message_id.timestamp, "metadata": {}}
     role, content, *rest = value
     return {
         "role": role,

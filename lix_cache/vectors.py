@@ -99,9 +99,12 @@ def pack_vector(value: VectorLike) -> Vector:
     _refuse_not_finite(array, "the embedding")
     with np.errstate(over="ignore"):
         single = array.astype("<f4")
-    if array.dtype == np.float32 or bool(np.all(single == array)):
-        return Vector(0, single.tobytes())
-    return Vector(1, array.astype("<f8").tobytes())
+        if array.dtype == np.float32 or bool(np.all(single == array)):
+            return Vector(0, single.tobytes())
+        double = array.astype("<f8")
+    # Numbers of more than 64 bits may not fit.
+    _refuse_not_finite(double, "the embedding")
+    return Vector(1, double.tobytes())
 
 
 def unpack_vector(vector: Vector) -> list[float]:

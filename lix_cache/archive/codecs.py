@@ -62,7 +62,7 @@ def _lz4_decode(data: bytes, raw_length: int) -> bytes:
         raise MissingExtra("lz4", "lz4", "reading an archive that was written with lz4") from None
     try:
         decoded: bytes = lz4.block.decompress(data, uncompressed_size=raw_length)
-    except (lz4.block.LZ4BlockError, ValueError, MemoryError) as error:
+    except (lz4.block.LZ4BlockError, ValueError, OverflowError, MemoryError) as error:
         raise CodecError(f"not a valid LZ4 block: {error}") from None
     if len(decoded) != raw_length:
         raise CodecError(f"LZ4 block decodes to {len(decoded)} bytes, not {raw_length}")

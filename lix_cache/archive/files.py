@@ -62,6 +62,10 @@ class FileLock:
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    def __del__(self) -> None:
+        # For who was interrupted between taking the lock and keeping it.
+        self.release()
+
 
 #: Descriptors of the locks that this process holds.
 _held: set[int] = set()
@@ -100,11 +104,19 @@ class Files:
     """The operations the archive needs, on the real file system."""
 
     def make_folder(self, path: str) -> None:
-        """Create a folder and its parents; fine if it is there."""
+        """Create a folder and its parents, durably; fine if it is there."""
+        made: list[str] = []
+        folder = os.path.abspath(path)
+        while not os.path.isdir(folder):
+            made.append(folder)
+            folder = os.path.dirname(folder)
         try:
             os.makedirs(path, exist_ok=True)
         except OSError as error:
             _refused(error, "create the folder", path)
+        # A file in a folder whose own name a power cut takes away is gone as well.
+        for name in made:
+            self.sync_folder(os.path.dirname(name))
 
     def read(self, path: str) -> bytes | None:
         """Return a whole file, or None if there is none."""
@@ -114,11 +126,13 @@ class Files:
             return None
         except OSError as error:
             _refused(error, "open", path)
-        with os.fdopen(fd, "rb") as file:
-            try:
+        try:
+            with os.fdopen(fd, "rb", closefd=False) as file:
                 return file.read()
-            except OSError as error:
-                _refused(error, "read", path)
+        except OSError as error:
+            _refused(error, "read", path)
+        finally:
+            os.close(fd)
 
     def read_at(self, path: str, offset: int, count: int) -> bytes | None:
         """Return up to ``count`` bytes from ``offset``, or None if there is no file."""

@@ -19,6 +19,7 @@ __all__ = [
     "Frame",
     "FrameIndex",
     "Scan",
+    "UnknownFormat",
     "decode_frame",
     "encode_header",
     "encode_mark",
@@ -48,6 +49,10 @@ _NONCES = 2
 _VECTORS = 4
 _CLEARED = 8
 _CONTESTED = 16
+
+
+class UnknownFormat(ArchiveCorrupt):
+    """An intact file that a later version wrote: neither to be read nor to be repaired."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +189,8 @@ def parse_header(data: bytes) -> FileHeader:
     """Parse a file's header from the bytes it begins with.
 
     Raises:
-        ArchiveCorrupt: damaged, cut, or of a kind this version must not touch.
+        UnknownFormat: of a kind this version must not touch.
+        ArchiveCorrupt: damaged or cut.
     """
     length = header_length(data)
     if not _HEADER.size + 6 <= length <= len(data):
@@ -193,7 +199,7 @@ def parse_header(data: bytes) -> FileHeader:
         raise ArchiveCorrupt("the file header's CRC does not match")
     _, _, flags, _, _, created = _HEADER.unpack_from(data)
     if flags:
-        raise ArchiveCorrupt(f"the file header has flags {flags:#x} that this version does not know")
+        raise UnknownFormat(f"the file header has flags {flags:#x} that this version does not know")
     reader = Reader(data[: length - 4], _HEADER.size)
     session_id = reader.text(reader.varint())
     return FileHeader(created, session_id, length)
@@ -316,6 +322,8 @@ def _decode_index(entry: bytes) -> FrameIndex:
     if count:
         first = MessageId(reader.varint(), reader.varint())
         last = MessageId(first.ms + reader.varint(), reader.varint())
+        if last.ms >= 1 << 64:
+            raise CodecError("an id of more than 64 bits")
     in_order = bool(flags & _IN_ORDER)
     if not (in_order and count):
         earlier = MessageId(reader.varint(), reader.varint())
@@ -422,9 +430,15 @@ def _sections(body: bytes) -> dict[int, bytes]:
 
 
 def scan(data: bytes) -> Scan:
-    """Find everything intact in a version 2 file, however damaged it is."""
+    """Find everything intact in a version 2 file, however damaged it is.
+
+    Raises:
+        UnknownFormat: this version must not touch the file.
+    """
     try:
         header: FileHeader | None = parse_header(data)
+    except UnknownFormat:
+        raise
     except (ArchiveCorrupt, CodecError):
         header = None
     position = header.length if header else 0

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
+import re
 import struct
 from dataclasses import dataclass
 from typing import Any
 
 from lix_cache.errors import ArchiveCorrupt, InvalidInput
 from lix_cache.huffman_codec._native import decode_prefix_v1
-from lix_cache.messages import ZERO_ID, MessageId, Turn, to_turn
+from lix_cache.messages import ZERO_ID, MessageId, Turn, check_json, to_turn
 
 __all__ = ["MAGIC", "LegacyFile", "legacy_metadata", "parse_legacy"]
 
 MAGIC = b"CAv1"
 _HEADER = struct.Struct("<4sddI")
+_COMMA = re.compile(r"\s*,\s*")
 HEADER_BYTES = _HEADER.size
 
 
@@ -24,8 +25,8 @@ class LegacyFile:
     """A version 1 file.
 
     Attributes:
-        created_at: Unix seconds.
-        updated_at: Unix seconds.
+        created_at: Unix seconds; the first turn's time where the header's makes no sense.
+        updated_at: Unix seconds; the last turn's time where the header's makes no sense.
         turns: with ids made from their own timestamps.
         missing: turns the header promises and the bytes no longer hold.
     """
@@ -36,16 +37,30 @@ class LegacyFile:
     missing: int
 
 
-def legacy_metadata(head: bytes) -> tuple[float, float, int]:
+def legacy_metadata(head: bytes) -> tuple[float, float, int] | None:
     """Return (created, updated, number of turns) from a file's first 24 bytes.
+
+    Returns:
+        None if the times make no sense: the format has no checksum, and what is that
+        far off is damage.
 
     Raises:
         ArchiveCorrupt: cut, or not a version 1 file.
     """
+    created, updated, count = _header(head)
+    return (created, updated, count) if _is_time(created) and _is_time(updated) else None
+
+
+def _header(head: bytes) -> tuple[float, float, int]:
     if len(head) < _HEADER.size or head[:4] != MAGIC:
         raise ArchiveCorrupt(f"not a version 1 archive: {len(head)} bytes that start with {head[:4]!r}")
     _, created, updated, count = _HEADER.unpack_from(head)
     return created, updated, count
+
+
+def _is_time(seconds: float) -> bool:
+    """Whether a number can be Unix seconds. NaN, infinity and denormal numbers cannot."""
+    return 1 <= seconds < 1e11
 
 
 def parse_legacy(data: bytes) -> LegacyFile:
@@ -54,7 +69,7 @@ def parse_legacy(data: bytes) -> LegacyFile:
     Raises:
         ArchiveCorrupt: it promises turns, and none can be recovered.
     """
-    created, updated, count = legacy_metadata(data)
+    created, updated, count = _header(data)
     decoded, wanted, problem = decode_prefix_v1(data[_HEADER.size :])
     whole = not problem and len(decoded) == wanted
     messages = _whole_array(decoded) if whole else None
@@ -67,7 +82,13 @@ def parse_legacy(data: bytes) -> LegacyFile:
         )
     if not whole and missing == 0:
         missing = 1
-    return LegacyFile(created, updated, _with_ids(messages), missing)
+    turns = _with_ids(messages)
+    return LegacyFile(
+        created if _is_time(created) else (turns[0].id.timestamp if turns else 0.0),
+        updated if _is_time(updated) else (turns[-1].id.timestamp if turns else 0.0),
+        turns,
+        missing,
+    )
 
 
 def _whole_array(decoded: bytes) -> list[Any] | None:
@@ -92,9 +113,10 @@ def _salvage(decoded: bytes) -> list[Any]:
         if position >= len(text) and not isinstance(message, (dict, list)):
             break
         messages.append(message)
-        if text[position : position + 1] != ",":
+        comma = _COMMA.match(text, position)
+        if comma is None:
             break
-        position += 1
+        position = comma.end()
     return messages
 
 
@@ -108,13 +130,31 @@ def _with_ids(messages: list[Any]) -> list[Turn]:
         try:
             turns.append(to_turn(body, message_id))
         except InvalidInput:
-            # Old files may hold NaN, which JSON proper cannot carry. The text is kept.
-            turns.append(to_turn(json.loads(json.dumps(body), parse_constant=str), message_id))
+            turns.append(Turn(message_id, _as_text(body)))
         last = message_id
     return turns
 
 
+def _as_text(body: dict[str, Any]) -> dict[str, Any]:
+    """Keep what is refused today: NaN, deep nesting and an embedding that no vector can hold.
+
+    NaN and the infinities become their names, a value nested too deeply its JSON.
+    """
+    try:
+        kept: dict[str, Any] = json.loads(json.dumps(body), parse_constant=str)
+        for key, value in kept.items():
+            try:
+                check_json(value, key)
+            except InvalidInput:
+                kept[key] = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        raise ArchiveCorrupt("a turn is nested too deeply to be read") from None
+    return kept
+
+
 def _milliseconds(timestamp: Any) -> int:
-    if isinstance(timestamp, bool) or not isinstance(timestamp, (int, float)) or not math.isfinite(timestamp):
+    if isinstance(timestamp, bool) or not isinstance(timestamp, (int, float)):
         return 0
+    # False for NaN as well; and compared before anything is computed, because JSON's
+    # integers can be larger than any float.
     return int(timestamp * 1000) if 0 < timestamp < 1e11 else 0

@@ -65,8 +65,13 @@ def parse_contents(data: bytes, name: str) -> Contents:
         try:
             return _legacy_contents(data)
         except ArchiveCorrupt as error:
-            raise ArchiveCorrupt(f"{name!r}: {error}") from None
-    found = fmt.scan(data)
+            # Version 2 after all, with a damaged magic, if there are frames.
+            if not fmt.scan(data).frames:
+                raise ArchiveCorrupt(f"{name!r}: {error}") from None
+    try:
+        found = fmt.scan(data)
+    except fmt.UnknownFormat as error:
+        raise fmt.UnknownFormat(f"{name!r}: {error}") from None
     if not found.frames and not found.is_clean:
         raise ArchiveCorrupt(f"{name!r}: {len(data)} bytes, and no intact frame among them")
     damaged = sum(end - start for start, end in found.damage) + (found.header is None)
@@ -104,7 +109,11 @@ def _legacy_contents(data: bytes) -> Contents:
 
 
 def read_header(files: Files, path: str) -> fmt.FileHeader | None:
-    """Return a version 2 file's header; None if there is none that is intact."""
+    """Return a version 2 file's header; None if there is none that is intact.
+
+    Raises:
+        UnknownFormat: this version must not touch the file.
+    """
     head = files.read_at(path, 0, _HEADER_GUESS)
     try:
         if head is not None and fmt.header_length(head) > len(head):
@@ -112,6 +121,8 @@ def read_header(files: Files, path: str) -> fmt.FileHeader | None:
             # size bounds what is read.
             head = files.read_at(path, 0, min(fmt.header_length(head), fmt.MAX_HEADER))
         return None if head is None else fmt.parse_header(head)
+    except fmt.UnknownFormat:
+        raise
     except (ArchiveCorrupt, ValueError):
         return None
 

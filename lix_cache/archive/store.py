@@ -23,7 +23,7 @@ from lix_cache.archive.files import FileLock, Files
 from lix_cache.archive.names import SUFFIX, file_stem, plain_stem, session_id_of_stem, stripe_of
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.errors import ArchiveBusy, ArchiveCorrupt, ArchiveError, ArchiveUnavailable, ConfigError
-from lix_cache.messages import MessageId, Turn, once, with_id
+from lix_cache.messages import ZERO_ID, MessageId, Turn, once, with_id
 
 __all__ = ["ArchiveStore", "lock_pauses"]
 
@@ -59,6 +59,10 @@ class ArchiveStore:
         self._clock = clock
         self._files = files or Files()
         self._have_folders = False
+
+    def renew_locks(self) -> None:
+        """In a forked child: let no lock be held by a thread that was not forked with it."""
+        self._counting = threading.Lock()
 
     # -- locks -------------------------------------------------------------------------
 
@@ -126,6 +130,7 @@ class ArchiveStore:
         path = self._path_of(session_id)
         if path is None or count <= 0:
             return []
+        self._check_owner(path, session_id)
         try:
             turns, cleared = reading.last_turns(self._files, path, count)
         except reading.TailUnreadable:
@@ -156,9 +161,8 @@ class ArchiveStore:
     def all_metadata(self) -> Iterator[dict[str, Any]]:
         """Yield the metadata of every file; unreadable ones are counted and logged."""
         for name in list(self.session_files()):
-            named = session_id_of_stem(name[: -len(SUFFIX)])
             try:
-                meta = self._metadata_at(self._in_folder(name), named)
+                meta = self._metadata_at(self._in_folder(name), None)
             except ArchiveCorrupt as error:
                 self._note_damage(str(error))
                 continue
@@ -182,9 +186,11 @@ class ArchiveStore:
 
     # -- writing -----------------------------------------------------------------------
 
-    def number_locked(self, session_id: str, turns: Sequence[Turn]) -> list[Turn]:
-        """Return the turns with local ids, larger than any in the file."""
-        last = self.last_index(session_id, locked=True).newest
+    def number_locked(
+        self, session_id: str, turns: Sequence[Turn], *, after: MessageId = ZERO_ID
+    ) -> list[Turn]:
+        """Return the turns with local ids, larger than any in the file and than ``after``."""
+        last = max(after, self._newest_locked(session_id))
         numbered = []
         for turn in turns:
             last = _local_id(last, self._clock.time())
@@ -230,15 +236,19 @@ class ArchiveStore:
             self.sync_names()
         return results
 
-    def append_outage_locked(self, session_id: str, turn: Turn, *, contested: bool) -> None:
-        """Keep a message that Redis could not take.
+    def append_outage_locked(
+        self, session_id: str, turn: Turn, *, contested: bool, after: MessageId = ZERO_ID
+    ) -> MessageId:
+        """Keep a message that Redis could not take; return the id it was given.
 
         The mark comes first: a message on disk that nobody knows must be brought
         together with the hot ones would be missing from the context; a mark without a
         message costs one look.
         """
         self.mark_pending_locked(session_id)
-        self.append_locked(session_id, self.number_locked(session_id, [turn]), contested=contested)
+        numbered = self.number_locked(session_id, [turn], after=after)
+        self.append_locked(session_id, numbered, contested=contested)
+        return numbered[0].id
 
     def find_nonce_locked(self, session_id: str, nonce: bytes) -> MessageId | None:
         """Return the id under which a message of the last two minutes was archived, if it was."""
@@ -301,16 +311,21 @@ class ArchiveStore:
 
     def delete_locked(self, session_id: str) -> bool:
         """Remove all that a session has on disk, damage set aside included; False if nothing."""
+        paths = list(self._paths_of(session_id))
+        for path in paths:
+            self._check_owner(path, session_id)
+        # What was set aside, and what a crash left of a whole-file change, goes first: it
+        # holds the session's words as well, and once the file is gone nothing leads there.
+        own = self._in_folder(file_stem(session_id) + SUFFIX)
         removed = False
-        # More than one turn of this loop: an upgrade that a crash stopped leaves the
-        # old file beside the new one.
-        while (path := self._path_of(session_id)) is not None:
-            # What was set aside goes first: once the file is gone nothing leads there.
-            number = 1
-            while self._files.remove(f"{path}.damaged-{number}"):
-                number += 1
+        rest = self._files.remove(_temporary(own))
+        number = 1
+        while self._files.remove(f"{own}.damaged-{number}"):
+            number += 1
+        # The one that counts goes last: an older one must not take its place if we stop.
+        for path in reversed(paths):
             removed |= self._files.remove(path)
-        if removed:
+        if removed or rest or number > 1:
             self._files.sync_folder(self.folder)
         self.unmark_pending_locked(session_id)
         return removed
@@ -321,7 +336,8 @@ class ArchiveStore:
         """Note durably that hot and cold of this session must be brought together."""
         self._make_folders()
         path = self._in_folder(_PENDING, file_stem(session_id))
-        if not self._files.exists(path):
+        # Its contents are looked at, because a crash may have left the name without them.
+        if self._files.read(path) != session_id.encode():
             self._files.write_synced(path, session_id.encode())
             self._files.sync_folder(self._in_folder(_PENDING))
 
@@ -335,7 +351,7 @@ class ArchiveStore:
             data = self._files.read(self._in_folder(_PENDING, name))
             session_id = (data or b"").decode("utf-8", "replace")
             # A crash may have left the name without its contents; then nothing was
-            # archived either, because the mark comes first.
+            # archived either, because the mark comes first, and the next one is made anew.
             if session_id and file_stem(session_id) == name:
                 found.append(session_id)
         return found
@@ -361,19 +377,22 @@ class ArchiveStore:
 
     def _path_of(self, session_id: str) -> str | None:
         """Return the session's file: under its own name, or as the old package named it."""
+        return next(self._paths_of(session_id), None)
+
+    def _paths_of(self, session_id: str) -> Iterator[str]:
+        """Yield the session's files: two only where a crash stopped an upgrade, the one that counts first."""
         stem, plain = file_stem(session_id), plain_stem(session_id)
         path = self._in_folder(stem + SUFFIX)
         # Under an encoded name only a version 2 file is ours: a version 1 file there is
         # one that the old package wrote for a session whose id looks like our encoding.
         if self._files.exists(path) and (stem == session_id or not self._is_legacy(path)):
-            return path
+            yield path
         if plain is not None:
             # And under the plain name only a version 1 file is: a version 2 file there
             # is the encoded one of another session.
             old = self._in_folder(plain + SUFFIX)
             if self._files.exists(old) and self._is_legacy(old):
-                return old
-        return None
+                yield old
 
     def _is_legacy(self, path: str) -> bool:
         return self._files.read_at(path, 0, 4) == legacy.MAGIC
@@ -416,18 +435,32 @@ class ArchiveStore:
             )
         return found
 
-    def _metadata_at(self, path: str, session_id: str, *, locked: bool = False) -> dict[str, Any] | None:
+    def _metadata_at(
+        self, path: str, session_id: str | None, *, locked: bool = False
+    ) -> dict[str, Any] | None:
+        """Return a file's metadata; with None for the id, whoever's file it is."""
         tail = self._files.read_tail(path, fmt.TAIL_BYTES)
         if tail is None:
             return None
         frame = fmt.index_at_end(tail.data, tail.size)
-        header = reading.read_header(self._files, path) if frame else None
+        header = reading.read_header(self._files, path)
+        old = None
+        if header is None and self._is_legacy(path):
+            old = legacy.legacy_metadata(self._files.read_at(path, 0, legacy.HEADER_BYTES) or b"")
+            stem = os.path.basename(path)[: -len(SUFFIX)]
+            if session_id is None and self._path_of(stem) != path:
+                # What an upgrade that a crash stopped left beside the session's own file.
+                return None
+            session_id = stem
+        elif session_id is None:
+            stem = os.path.basename(path)[: -len(SUFFIX)]
+            session_id = session_id_of_stem(stem) if header is None else header.session_id
+        elif header is not None and header.session_id != session_id:
+            raise _foreign(os.path.basename(path), header.session_id, session_id)
         if frame is not None and header is not None:
-            session_id, created = header.session_id, header.created_at
-            updated, count = frame.index.updated_at, frame.index.total
-        elif self._is_legacy(path):
-            head = self._files.read_at(path, 0, legacy.HEADER_BYTES) or b""
-            created, updated, count = legacy.legacy_metadata(head)
+            created, updated, count = header.created_at, frame.index.updated_at, frame.index.total
+        elif old is not None:
+            created, updated, count = old
         else:
             found = self._contents_at(path, session_id, locked=locked)
             if found is None:
@@ -440,6 +473,23 @@ class ArchiveStore:
             "num_turns": count,
             "size_bytes": tail.size,
         }
+
+    def _newest_locked(self, session_id: str) -> MessageId:
+        """Return the largest id in the file, mending the file if it does not say."""
+        path = self._path_of(session_id)
+        tail = self._files.read_tail(path, fmt.TAIL_BYTES) if path else None
+        frame = fmt.index_at_end(tail.data, tail.size) if tail else None
+        if frame is not None:
+            return frame.index.newest
+        # Where nothing intact is left there is no last id to ask for, and that must not
+        # keep a new turn out.
+        return self._writable_tail_locked(self._ready_path_locked(session_id), session_id)[0].newest
+
+    def _check_owner(self, path: str, session_id: str) -> None:
+        """Refuse another session's file: a file system that ignores case gives two ids one name."""
+        header = reading.read_header(self._files, path)
+        if header is not None and header.session_id != session_id:
+            raise _foreign(os.path.basename(path), header.session_id, session_id)
 
     def _ready_path_locked(self, session_id: str) -> str:
         """Return the path to append to, after upgrading a version 1 file."""
@@ -461,14 +511,18 @@ class ArchiveStore:
         try:
             found = legacy.parse_legacy(data)
         except ArchiveCorrupt as error:
+            if old == path and fmt.scan(data).frames:
+                # Version 2 after all, with a damaged magic: the repair of the tail mends it.
+                return
             logger.warning("archive damage: {!r} is set aside: {}", os.path.basename(old), error)
-            self._set_aside(old, data)
+            self._set_aside(path, data)
             self._files.remove(old)
             self._files.sync_folder(self.folder)
             self._count("repairs")
             return
         if found.missing:
-            self._set_aside(old, data)
+            # Beside the new name, where a deletion looks for it.
+            self._set_aside(path, data)
             self._count("repairs")
         whole = fmt.encode_header(fmt.FileHeader(found.created_at, session_id))
         if found.turns:
@@ -535,14 +589,13 @@ class ArchiveStore:
         self._files.sync_folder(self.folder)
 
     def _replace_file(self, path: str, data: bytes, *, sync_name: bool = True) -> None:
-        folder, name = os.path.split(path)
-        temporary = os.path.join(folder, f".{name}.tmp")
+        temporary = _temporary(path)
         # Synced before it gets the name, so that the name never stands for half a
         # file; the folder synced after, so that the name survives a power cut.
         self._files.write_synced(temporary, data)
         self._files.rename(temporary, path)
         if sync_name:
-            self._files.sync_folder(folder)
+            self._files.sync_folder(self.folder)
 
     def _without_known_locked(
         self,
@@ -581,6 +634,11 @@ class ArchiveStore:
             nonces.update(turn.nonce for turn in known)
         nonces.discard(None)
         return [turn for turn in turns if turn.id not in ids and turn.nonce not in nonces]
+
+
+def _temporary(path: str) -> str:
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.tmp")
 
 
 def _foreign(name: str, owner: str, session_id: str) -> ArchiveCorrupt:

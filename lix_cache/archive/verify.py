@@ -48,7 +48,10 @@ def verify_bytes(data: bytes, session_id: str, *, check_owner: bool = True) -> R
     """
     if data[:4] == legacy.MAGIC:
         return _verify_legacy(data, session_id)
-    found = fmt.scan(data)
+    try:
+        found = fmt.scan(data)
+    except fmt.UnknownFormat as error:
+        return Report(session_id, 2, 0, 0, 0, (str(error),))
     problems: list[str] = []
     if found.header is None:
         problems.append("the file header is damaged")

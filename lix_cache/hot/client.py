@@ -397,7 +397,9 @@ def translate(error: BaseException, endpoint: Endpoint) -> BaseException:
         return RedisCommandError(f"{where} refused a command: {text}")
     maybe_done = not _never_sent(error)
     if isinstance(error, rx.TimeoutError):
-        return RedisUnavailable(f"{where} did not answer in time: {text}", maybe_done=maybe_done)
+        return RedisUnavailable(
+            f"{where} did not answer in time: {text}", maybe_done=maybe_done, timed_out=maybe_done
+        )
     if isinstance(error, (rx.ConnectionError, OSError)):
         reason = getattr(error.__cause__ or error.__context__, "strerror", None)
         if reason and reason not in text:

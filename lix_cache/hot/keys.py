@@ -80,6 +80,7 @@ class Keys:
 
     # -- URL embeddings (database 1) -----------------------------------------------------
 
-    def url_embedding(self, url: str, embedder: str) -> str:
-        """String: dimension and float32 numbers of one URL's embedding."""
-        return f"{self.prefix}:url:{digest(embedder)[:8]}:{url}"
+    def url_embedding(self, url: str, embedder: str) -> bytes:
+        """String: float32 numbers of one URL's embedding."""
+        # Encoded here, because redis-py would refuse a lone surrogate.
+        return f"{self.prefix}:url:{digest(embedder)[:8]}:{url}".encode("utf-8", "surrogatepass")

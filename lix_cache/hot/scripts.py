@@ -54,24 +54,31 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 """
 
 # KEYS: window, active, overflow, high water
-# ARGV: session id, message, life in ms, floor in ms, floor is fresh (0/1),
+# ARGV: session id, message, life in ms, floor in ms, how sure the floor is (0: not looked at
+#       in the archive, 1: looked at just now, 2: looked at under the session's lock),
 #       window size, length that counts as overflow
 # Returns {id, length}, or 'COLD' where only the archive can say which id is large enough.
 #
 # A window that is there numbers its messages by itself, whatever the clock does. One that
-# is not may have been emptied to disk; then an id is safe if the clock has not gone back
-# behind the last emptying (high water), or if the caller has just looked (fresh).
+# is not may have been emptied to disk; then an id is safe if the clock is past the last
+# emptying (high water). If it is not, somebody may have added and archived messages since
+# the caller looked: only under the lock the floor is the last word. Without a high water
+# mark Redis has emptied nothing since it lost its memory, so a look is enough.
+#
+# Where the clock has not passed the floor, the id is made from the floor, unless the window
+# is beyond that already: XADD refuses the smaller id, and numbers the message by itself.
 ADD = _script(
     _NOW
     + """
-local id = '*'
-if redis.call('EXISTS', KEYS[1]) == 0 then
+if ARGV[5] ~= '2' and redis.call('EXISTS', KEYS[1]) == 0 then
   local high = tonumber(redis.call('GET', KEYS[4]) or '-1')
-  if ARGV[5] == '0' and (high < 0 or now <= high) then return 'COLD' end
-  local floor = tonumber(ARGV[4])
-  if floor >= now then id = string.format('%.0f-0', floor + 1) end
+  if now <= high or (high < 0 and ARGV[5] == '0') then return 'COLD' end
 end
-id = redis.call('XADD', KEYS[1], id, 'm', ARGV[2])
+local floor, id = tonumber(ARGV[4]), nil
+if floor >= now then
+  id = redis.pcall('XADD', KEYS[1], string.format('%.0f-0', floor + 1), 'm', ARGV[2])
+end
+if type(id) ~= 'string' then id = redis.call('XADD', KEYS[1], '*', 'm', ARGV[2]) end
 redis.call('ZADD', KEYS[2], string.format('%.0f', now), ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 local length = redis.call('XLEN', KEYS[1])
@@ -96,14 +103,15 @@ return false
 
 # KEYS: window, active   ARGV: session id, how many, life in ms
 # Returns the newest entries, newest first, as id, message, id, message …; nil where
-# there is no window.
+# there is no window. A server that takes no writes for now (full, not persisting) can
+# still be read: that the use of the session goes unnoted is no reason to refuse.
 READ = _script(
     _NOW
     + """
 local rows = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', ARGV[2])
 if #rows == 0 and redis.call('EXISTS', KEYS[1]) == 0 then return false end
-redis.call('ZADD', KEYS[2], string.format('%.0f', now), ARGV[1])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.pcall('PEXPIRE', KEYS[1], ARGV[3])
+redis.pcall('ZADD', KEYS[2], string.format('%.0f', now), ARGV[1])
 local out = {}
 for i = 1, #rows do
   out[2 * i - 1] = rows[i][1]
@@ -162,14 +170,14 @@ return 1
 """
 )
 
-# KEYS: window, active, overflow, high water   ARGV: session id
+# KEYS: window, active, overflow, high water   ARGV: session id, largest ms that is archived
 # Returns how many messages were there.
 FORGET = _script(
     _NOW
     + """
 local length = redis.call('XLEN', KEYS[1])
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-local high = math.max(now, tonumber(redis.call('GET', KEYS[4]) or '0'))
+local high = math.max(now, tonumber(ARGV[2]), tonumber(redis.call('GET', KEYS[4]) or '0'))
 if #last == 1 then high = math.max(high, tonumber(string.match(last[1][1], '^%d+'))) end
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
@@ -203,6 +211,7 @@ return 1
 # ARGV: dimension, entries at most, slot (float64 expiry, 8-byte tag, float32 numbers),
 #       tag and response, life in ms, scope, header text without the counter
 # Writes one entry, over the oldest where the ring is full. Returns 1, or {'DIM', dimension}.
+# Where the keys hold something else it fails before it has written anything.
 #
 # vectors is a header of 64 bytes ("LXS1", dimension, entries at most, next number, spaces)
 # and a ring of equal slots; number n is in slot n mod entries. An entry costs one SETRANGE,
@@ -214,14 +223,20 @@ local dim, cap = tonumber(ARGV[1]), tonumber(ARGV[2])
 local size = #ARGV[3]
 local head = redis.call('GETRANGE', KEYS[1], 0, 63)
 local number = 0
+redis.call('HLEN', KEYS[2])
+redis.call('ZCARD', KEYS[3])
 local life = math.max(tonumber(ARGV[5]), redis.call('PTTL', KEYS[1]))
 if head == '' then
   redis.call('DEL', KEYS[2])
 else
   local held = tonumber(string.sub(head, 5, 14))
-  if held ~= dim then return {'DIM', held} end
-  number = tonumber(string.sub(head, 25, 44))
   local old_cap = tonumber(string.sub(head, 15, 24))
+  number = tonumber(string.sub(head, 25, 44))
+  if #head < 64 or string.sub(head, 1, 4) ~= 'LXS1'
+      or not (held and old_cap and number) or held < 1 or old_cap < 1 then
+    return redis.error_reply('FOREIGN a semantic cache key holds foreign data')
+  end
+  if held ~= dim then return {'DIM', held} end
   if old_cap ~= cap then
     local kept = math.min(number, old_cap, cap)
     local slots = {}

@@ -9,7 +9,7 @@ from typing import Any
 from lix_cache.hot import scripts
 from lix_cache.hot.keys import Keys
 from lix_cache.hot.scripts import Command, ScriptCall
-from lix_cache.messages import MessageId, Turn, pack_hot, parse_id, unpack_hot
+from lix_cache.messages import ZERO_ID, MessageId, Turn, pack_hot, parse_id, unpack_hot
 
 __all__ = ["Added", "HotWindow", "Oldest"]
 
@@ -62,6 +62,7 @@ class HotWindow:
         window: int,
         floor: MessageId,
         floor_is_fresh: bool,
+        floor_is_certain: bool = False,
     ) -> Command:
         """Append a message.
 
@@ -69,8 +70,9 @@ class HotWindow:
             session_id: the session.
             packed: the message without its id.
             window: messages the window should keep.
-            floor: an id that the new one must exceed, if there is no window.
+            floor: an id whose milliseconds the new one must exceed, unless the clock has passed it.
             floor_is_fresh: the floor was read from the archive just now.
+            floor_is_certain: and nothing can have been archived since: we hold the lock.
         """
         b = self.keys.bucket(session_id)
         return ScriptCall(
@@ -86,7 +88,7 @@ class HotWindow:
                 packed,
                 self.life_ms,
                 floor.ms,
-                int(floor_is_fresh),
+                2 if floor_is_certain else int(floor_is_fresh),
                 window,
                 window + self.batch,
             ),
@@ -162,8 +164,13 @@ class HotWindow:
             tuple(args),
         )
 
-    def forget(self, session_id: str) -> Command:
-        """Drop the window. Answers how many messages it held."""
+    def forget(self, session_id: str, archived: MessageId = ZERO_ID) -> Command:
+        """Drop the window. Answers how many messages it held.
+
+        Args:
+            session_id: the session.
+            archived: an id that every later message must exceed.
+        """
         b = self.keys.bucket(session_id)
         return ScriptCall(
             scripts.FORGET,
@@ -173,7 +180,7 @@ class HotWindow:
                 self.keys.overflow(b),
                 self.keys.high_water(b),
             ),
-            (session_id,),
+            (session_id, archived.ms),
         )
 
     def remove(self, session_id: str, message_id: MessageId) -> Command:
@@ -192,10 +199,9 @@ class HotWindow:
         """Find windows that have grown by a batch, with their sizes."""
         return ("HRANDFIELD", self.keys.overflow(bucket), limit, "WITHVALUES")
 
-    def active_page(self, bucket: int, start: int, count: int) -> Command:
-        """Read a page of hot sessions with their last use, the longest idle first."""
-        key = self.keys.active(bucket)
-        return ("ZRANGE", key, start, start + count - 1, "WITHSCORES")
+    def active_page(self, bucket: int, cursor: int, count: int) -> Command:
+        """Read some hot sessions with their last use, and the cursor of the next ones (0: no more)."""
+        return ("ZSCAN", self.keys.active(bucket), cursor, "COUNT", count)
 
     def lease(self, bucket: int, who: str, life_ms: int) -> Command:
         """Take or keep the lease on looking for idle sessions. Answers 1 or 0."""
@@ -203,8 +209,4 @@ class HotWindow:
 
 
 def _turns(flat: Sequence[bytes]) -> list[Turn]:
-    turns = []
-    for i in range(0, len(flat), 2):
-        message_id = parse_id(flat[i])
-        turns.append(unpack_hot(flat[i + 1], message_id))
-    return turns
+    return [unpack_hot(data, parse_id(name)) for name, data in zip(flat[0::2], flat[1::2], strict=True)]

@@ -23,7 +23,7 @@ class HuffmanCodec:
         Raises:
             CodecError: the input is longer than the format can say.
         """
-        return encode_v1(bytes(data))
+        return encode_v1(bytes(memoryview(data)))
 
     @staticmethod
     def decode(data: bytes) -> bytes:
@@ -33,7 +33,7 @@ class HuffmanCodec:
             CodecError: not an HCv1 stream, or a damaged one. Memory stays below eight
                 times the input for any input.
         """
-        return decode_v1(bytes(data))
+        return decode_v1(bytes(memoryview(data)))
 
 
 def encode_str(text: str) -> bytes:

@@ -87,15 +87,15 @@ def decode_prefix_v1(data: bytes) -> tuple[bytes, int, str]:
     body = data[start:]
     if padding > 7 or padding > 8 * len(body):
         return b"", wanted, f"{padding} bits of padding"
-    available = 8 * len(body) - padding
-    # No code word is shorter than a bit: checked before anything is allocated.
-    if wanted > available:
-        decoded, _, problem = _decode_bits(body, 8 * len(body), available, lengths)
-        return decoded, wanted, problem or "the declared length is more than its bits can hold"
-    decoded, used, problem = _decode_bits(body, available, wanted, lengths)
-    if not problem and len(decoded) == wanted:
-        if used != available:
-            problem = f"{available - used} bits are left over"
+    total = 8 * len(body)
+    # No code word is shorter than a bit: checked before anything is allocated. Where a
+    # stream is cut, its last bits are no padding, so all of them are looked at.
+    decoded, used, problem = _decode_bits(body, total, min(wanted, total), lengths)
+    if wanted > total:
+        problem = problem or "the declared length is more than its bits can hold"
+    elif not problem and len(decoded) == wanted:
+        if used != total - padding:
+            problem = f"its code words take {used} bits, not {total - padding}"
         elif padding and body[-1] & ((1 << padding) - 1):
             problem = "padding bits are not zero"
     return decoded, wanted, problem

@@ -10,12 +10,12 @@ from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.drive import AsyncDriver, SyncDriver
 from lix_cache.effects import Flow, RedisCall
-from lix_cache.errors import ConfigError, LixCacheError
+from lix_cache.errors import LixCacheError
 from lix_cache.hot.breaker import Breaker
 from lix_cache.hot.client import Endpoint, endpoint_for
 from lix_cache.hot.keys import Keys
 from lix_cache.messages import check_session_id
-from lix_cache.semantic.flow import QueryCache, UrlCache
+from lix_cache.semantic.flow import QueryCache, UrlCache, check_life
 from lix_cache.semantic.ring import TAG_BYTES
 
 if TYPE_CHECKING:
@@ -35,11 +35,6 @@ _breakers: dict[Endpoint, Breaker] = {}
 def _breaker_for(endpoint: Endpoint, config: CacheConfig, clock: Clock) -> Breaker:
     """Return the breaker that all caches of an endpoint share."""
     return _breakers.setdefault(endpoint, Breaker(config.redis_retry_seconds, clock))
-
-
-def _positive(name: str, value: float) -> None:
-    if value <= 0:
-        raise ConfigError(f"{name} must be larger than 0, got {value}")
 
 
 class _Semantic:
@@ -66,8 +61,8 @@ class _Semantic:
         }
         config = config.replace(**{k: v for k, v in changes.items() if v is not None})
         self.session_id = check_session_id(session_id)
-        self.ttl_seconds = config.semantic_ttl_seconds if ttl_seconds is None else ttl_seconds
-        _positive("ttl_seconds", self.ttl_seconds)
+        self.ttl_seconds: float = config.semantic_ttl_seconds if ttl_seconds is None else ttl_seconds
+        check_life(self.ttl_seconds)
         self.similarity_threshold = config.semantic_similarity_threshold
         self.max_items_per_url = config.semantic_max_items_per_url
         self._endpoint = endpoint_for(config, config.semantic_redis_db, host=redis_host, port=redis_port)
@@ -124,8 +119,8 @@ class _Url:
         changes = {"url_cache_batch_size": batch_size, "url_cache_redis_db": redis_db}
         config = config.replace(**{k: v for k, v in changes.items() if v is not None})
         self.session_id = check_session_id(session_id)
-        self.ttl_seconds = config.url_cache_ttl_seconds if ttl_seconds is None else ttl_seconds
-        _positive("ttl_seconds", self.ttl_seconds)
+        self.ttl_seconds: float = config.url_cache_ttl_seconds if ttl_seconds is None else ttl_seconds
+        check_life(self.ttl_seconds)
         self.batch_size = config.url_cache_batch_size
         self._endpoint = endpoint_for(config, config.url_cache_redis_db, host=redis_host, port=redis_port)
         self._cache = UrlCache(

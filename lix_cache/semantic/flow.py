@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lix_cache.effects import Flow, RedisBatch, RedisCall
-from lix_cache.errors import DimensionMismatch, InvalidMessage, RedisUnavailable
+from lix_cache.errors import (
+    ConfigError,
+    DimensionMismatch,
+    InvalidMessage,
+    RedisCommandError,
+    RedisUnavailable,
+)
 from lix_cache.hot import scripts
 from lix_cache.hot.breaker import Breaker
 from lix_cache.hot.keys import Keys, digest
 from lix_cache.hot.scripts import Command, ScriptCall
 from lix_cache.messages import check_json, decode_json, encode_json
-from lix_cache.semantic.ring import TAG_BYTES, Match, best_match, make_slot, unit_vector
+from lix_cache.semantic.ring import ROUNDING, TAG_BYTES, Match, best_match, make_slot, unit_vector
 from lix_cache.vectors import as_float32, check_dimension
 
 if TYPE_CHECKING:
     from lix_cache.clock import Clock
     from lix_cache.vectors import FloatArray, VectorLike
 
-__all__ = ["QueryCache", "UrlCache"]
+__all__ = ["QueryCache", "UrlCache", "check_life"]
 
 T = TypeVar("T")
+
+#: A hundred years: Redis refuses lives whose end it cannot count to.
+_LONGEST_LIFE_MS = 100 * 366 * 86_400_000
 
 
 @dataclass
@@ -54,20 +65,20 @@ class _Cache:
         """Run a flow under the policy for trouble with Redis."""
         if not self.miss_on_error:
             return (yield from flow)
-        if self.breaker.is_open:
-            self.counters["degraded"] += 1
-            flow.close()
-            return otherwise()
         try:
+            if self.breaker.is_open:
+                # Up to its first effect a flow only checks what it was given, and that
+                # is to be refused whether Redis is there or not.
+                with contextlib.suppress(StopIteration):
+                    flow.send(None)
+                    flow.close()
+                self.counters["degraded"] += 1
+                return otherwise()
             return (yield from flow)
         except RedisUnavailable:
             self.breaker.trip()
             self.counters["degraded"] += 1
             return otherwise()
-
-    @property
-    def life_ms(self) -> int:
-        return max(1, int(self.ttl_seconds * 1000))
 
     @property
     def now_ms(self) -> float:
@@ -151,7 +162,7 @@ class QueryCache(_Cache):
         check_json(value, "the response")
         unit = self._query(vector)
         scope, tag = self._scope(url), self.new_tag()
-        life_ms = self.life_ms if ttl_seconds is None else max(1, int(ttl_seconds * 1000))
+        life_ms = _life_ms(self.ttl_seconds if ttl_seconds is None else ttl_seconds)
         return ScriptCall(
             scripts.SEMANTIC_SET,
             (self._vectors(scope), self._responses(scope), self.keys.semantic_scopes(self.session_id)),
@@ -183,7 +194,7 @@ class QueryCache(_Cache):
 
     def _match(self, data: bytes | None, query: FloatArray) -> Match | None:
         match = best_match(data, query, self.now_ms) if data else None
-        if match is None or match.similarity < self.threshold:
+        if match is None or match.similarity < self.threshold - ROUNDING:
             self.counters["misses"] += 1
             return None
         return match
@@ -194,8 +205,12 @@ class QueryCache(_Cache):
         if stored is None or stored[:TAG_BYTES] != match.tag:
             self.counters["misses"] += 1
             return None
+        try:
+            response = decode_json(stored[TAG_BYTES:])
+        except ValueError as error:
+            raise RedisCommandError(f"a cached response holds foreign data: {error}") from None
         self.counters["hits"] += 1
-        return decode_json(stored[TAG_BYTES:])
+        return response
 
 
 @dataclass
@@ -208,7 +223,7 @@ class UrlCache(_Cache):
 
     batch_size: int = 100
 
-    def _key(self, url: str) -> str:
+    def _key(self, url: str) -> bytes:
         return self.keys.url_embedding(_checked_url(url), self.embedder)
 
     def get(self, url: str) -> Flow[FloatArray | None]:
@@ -237,7 +252,7 @@ class UrlCache(_Cache):
     def _set(self, url: str, embedding: VectorLike) -> Command:
         array = as_float32(embedding)
         check_dimension(array.size, self.dim, "the URL cache (embedding_dim)")
-        return ("SET", self._key(url), array.tobytes(), "PX", self.life_ms)
+        return ("SET", self._key(url), array.tobytes(), "PX", _life_ms(self.ttl_seconds))
 
     def _decode(self, data: bytes | None) -> FloatArray | None:
         import numpy as np
@@ -245,7 +260,11 @@ class UrlCache(_Cache):
         if data is None:
             self.counters["misses"] += 1
             return None
+        if not data or len(data) % 4:
+            raise RedisCommandError(f"a URL cache key holds {len(data)} bytes of foreign data")
         array: FloatArray = np.frombuffer(data, dtype="<f4").copy()
+        if not np.isfinite(array).all():
+            raise RedisCommandError("a URL cache key holds foreign data: not all numbers are finite")
         check_dimension(array.size, self.dim, "the URL cache")
         self.counters["hits"] += 1
         return array
@@ -253,6 +272,17 @@ class UrlCache(_Cache):
     def _parts(self, urls: list[str]) -> Generator[list[str], None, None]:
         for start in range(0, len(urls), self.batch_size):
             yield urls[start : start + self.batch_size]
+
+
+def check_life(ttl_seconds: float) -> None:
+    """Raise ConfigError unless so many seconds can be a life."""
+    if not isinstance(ttl_seconds, (int, float)) or not 0 < ttl_seconds < math.inf:
+        raise ConfigError(f"ttl_seconds must be a finite number larger than 0, got {ttl_seconds!r}")
+
+
+def _life_ms(ttl_seconds: float) -> int:
+    check_life(ttl_seconds)
+    return max(1, int(min(ttl_seconds * 1000, _LONGEST_LIFE_MS)))
 
 
 def _checked_url(url: object) -> str:

@@ -17,12 +17,16 @@ from lix_cache.vectors import as_float32, check_dimension
 if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray, VectorLike
 
-__all__ = ["Match", "best_match", "make_slot", "unit_vector"]
+__all__ = ["ROUNDING", "Match", "best_match", "make_slot", "unit_vector"]
 
 MAGIC = b"LXS1"
 HEADER_BYTES = 64
 TAG_BYTES = 8
 _SLOT_HEAD = struct.Struct("<d8s")
+#: How far float32 may carry a cosine from what it is.
+ROUNDING = 1e-6
+#: More than rounding can make of the cosine of two unit vectors.
+_FARTHEST = 1.001
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,12 @@ def unit_vector(vector: VectorLike, what: str = "the query embedding") -> FloatA
     import numpy as np
 
     array = as_float32(vector, what)
-    # In float64: the squares of large float32 numbers overflow.
-    length = float(np.linalg.norm(array.astype(np.float64)))
+    # In float64: in float32 the squares, and the length itself, may overflow or vanish.
+    exact = array.astype(np.float64)
+    length = float(np.linalg.norm(exact))
     if length == 0.0:
         raise InvalidVector(f"{what} of dimension {array.size} is all zeros and has no direction")
-    unit: FloatArray = (array / length).astype("<f4")
+    unit: FloatArray = (exact / length).astype("<f4")
     return unit
 
 
@@ -63,8 +68,27 @@ def make_slot(unit: FloatArray, tag: bytes, expires_ms: float) -> bytes:
     return _SLOT_HEAD.pack(expires_ms, tag) + unit.tobytes()
 
 
+def _foreign(data: bytes) -> RedisCommandError:
+    return RedisCommandError(f"a semantic cache key holds foreign data that starts with {data[:64]!r}")
+
+
+def _header(data: bytes) -> tuple[int, int, int]:
+    """Return dimension, slots, and the number the next entry will get."""
+    try:
+        if len(data) < HEADER_BYTES or data[:4] != MAGIC:
+            raise ValueError
+        dim, slots, following = int(data[4:14]), int(data[14:24]), int(data[24:44])
+        if min(dim, slots, following) < 1:
+            raise ValueError
+    except ValueError:
+        raise _foreign(data) from None
+    return dim, slots, following
+
+
 def best_match(data: bytes, query: FloatArray, now_ms: float) -> Match | None:
     """Return the live entry nearest to the query, or None if there is none.
+
+    Of several that are equally near, the newest.
 
     Args:
         data: the packed vectors.
@@ -77,9 +101,7 @@ def best_match(data: bytes, query: FloatArray, now_ms: float) -> Match | None:
     """
     import numpy as np
 
-    if len(data) < HEADER_BYTES or data[:4] != MAGIC:
-        raise RedisCommandError(f"a semantic cache key holds foreign data that starts with {data[:4]!r}")
-    dim, slots, following = int(data[4:14]), int(data[14:24]), int(data[24:44])
+    dim, slots, following = _header(data)
     check_dimension(query.size, dim, "the semantic cache")
     kind = np.dtype([("expires", "<f8"), ("tag", "<u8"), ("vector", "<f4", (dim,))])
     count = (len(data) - HEADER_BYTES) // kind.itemsize
@@ -87,9 +109,20 @@ def best_match(data: bytes, query: FloatArray, now_ms: float) -> Match | None:
     alive = entries["expires"] > now_ms
     if not alive.any():
         return None
-    similarity = np.where(alive, entries["vector"] @ query, -2.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        similarity = np.where(alive, entries["vector"] @ query, -2.0)
+    # The first NaN, if there is one, counts as the largest: one look finds every slot
+    # that no writer of ours can have made.
     slot = int(np.argmax(similarity))
+    if not -_FARTHEST <= similarity[slot] <= _FARTHEST:
+        raise _foreign(data)
     newest = following - 1
+    # What was stored last for a query is what it gets, so of several entries that are
+    # equally near, up to rounding, the newest counts.
+    slot = min(
+        np.flatnonzero(similarity >= similarity[slot] - ROUNDING).tolist(),
+        key=lambda equal: (newest - equal) % slots,
+    )
     return Match(
         number=newest - (newest - slot) % slots,
         tag=int(entries["tag"][slot]).to_bytes(TAG_BYTES, "little"),

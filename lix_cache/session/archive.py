@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lix_cache.archive.archive import ConversationArchive
 from lix_cache.archive.verify import Report
+from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.drive import in_disk_thread
 from lix_cache.messages import Message
 
 if TYPE_CHECKING:
+    from lix_cache.archive.files import Files
     from lix_cache.vectors import VectorLike
 
 __all__ = ["AsyncConversationArchive"]
@@ -34,9 +36,22 @@ class AsyncConversationArchive:
         self,
         archive_dir: str | os.PathLike[str],
         session_ttl_days: float = 30,
-        **options: Any,
+        *,
+        codec: str = "huffman",
+        on_damage: str = "recover",
+        lock_timeout_seconds: float = 30,
+        clock: Clock = SYSTEM_CLOCK,
+        files: Files | None = None,
     ) -> None:
-        self.sync = ConversationArchive(archive_dir, session_ttl_days, **options)
+        self.sync = ConversationArchive(
+            archive_dir,
+            session_ttl_days,
+            codec=codec,
+            on_damage=on_damage,
+            lock_timeout_seconds=lock_timeout_seconds,
+            clock=clock,
+            files=files,
+        )
         self.archive_dir = self.sync.archive_dir
         self.session_ttl_days = session_ttl_days
 
@@ -85,6 +100,10 @@ class AsyncConversationArchive:
     async def cleanup_expired(self, keep: Callable[[str], bool] | None = None) -> int:
         """See :meth:`ConversationArchive.cleanup_expired`."""
         return await self._run(self.sync.cleanup_expired, keep)
+
+    async def expired_sessions(self) -> list[str]:
+        """See :meth:`ConversationArchive.expired_sessions`."""
+        return await self._run(self.sync.expired_sessions)
 
     async def list_sessions(self) -> list[dict[str, Any]]:
         """See :meth:`ConversationArchive.list_sessions`."""

@@ -61,7 +61,7 @@ class _Hybrid:
         self._store.breaker = self.evictor.store.breaker
         self._store.outage_sessions = self.evictor.store.outage_sessions
         self._connect()
-        self.evictor.use(session_id, self._config.idle_seconds)
+        self.evictor.use(session_id, self._config.idle_seconds, flush_on_exit=self._config.flush_on_exit)
         if self._config.evictor_enabled:
             self.evictor.start()
 
@@ -126,6 +126,7 @@ class _Hybrid:
                 **self.evictor.store.counters,
             },
             "counters": counters,
+            "last_error": self._store.last_error,
         }
 
 
@@ -331,7 +332,7 @@ class AsyncHybridConversationCache(_Hybrid):
         context = await self._drive(flow.get_context(self._session))
         recent = _recent(context, recent_k)
         relevant = await in_disk_thread(
-            lambda: self._relevant(context, recent, query, query_embedding, disk_k)
+            lambda: self._relevant(context, recent, query, query_embedding, disk_k), may_wait_for_lock=True
         )
         return {"recent": [from_turn(turn) for turn in recent], "relevant": relevant}
 
@@ -360,4 +361,4 @@ class AsyncHybridConversationCache(_Hybrid):
             hot = await self._drive(flow.hot_length(self._session))
         except LixCacheError as error:
             hot = error
-        return await in_disk_thread(lambda: self._stats(hot))
+        return await in_disk_thread(lambda: self._stats(hot), may_wait_for_lock=True)

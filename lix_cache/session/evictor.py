@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import threading
 import uuid
@@ -38,6 +37,7 @@ class Evictor:
         self._idle_seconds = store.config.idle_seconds
         self._name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._used: set[str] = set()
+        self._flush_on_exit = store.config.flush_on_exit
         self._make_locks()
 
     def _make_locks(self) -> None:
@@ -52,10 +52,14 @@ class Evictor:
     def start(self) -> None:
         """Start the thread; harmless if it runs."""
         with self._lock:
-            if self.is_alive:
+            if self.is_alive and not self._stopping.is_set():
                 return
-            self._stopping.clear()
-            self._thread = threading.Thread(target=self._run, name="lix-cache-evictor", daemon=True)
+            # New events: a thread that was asked to end and is still at its batch must
+            # see its own request, whatever happens to the next one's.
+            self._wake, self._stopping = threading.Event(), threading.Event()
+            self._thread = threading.Thread(
+                target=self._run, args=(self._wake, self._stopping), name="lix-cache-evictor", daemon=True
+            )
             self._thread.start()
 
     def stop(self, *, flush: bool = False) -> None:
@@ -87,13 +91,15 @@ class Evictor:
         """Ask for a round now instead of at the end of the pause."""
         self._wake.set()
 
-    def use(self, session_id: str, idle_seconds: float) -> None:
+    def use(self, session_id: str, idle_seconds: float, *, flush_on_exit: bool = False) -> None:
         """Note that a cache of this process uses a session, and how long it may be idle.
 
-        The shortest time anybody asked for holds for the whole store.
+        The shortest time anybody asked for holds for the whole store, and so does the
+        wish to have it on disk at the end.
         """
         self._used.add(session_id)
         self._idle_seconds = min(self._idle_seconds, idle_seconds)
+        self._flush_on_exit |= flush_on_exit
 
     # -- work ---------------------------------------------------------------------------
 
@@ -105,35 +111,48 @@ class Evictor:
         """
         drive = self._driver()
         moved = drive(flow.spill_overflow(self.store))
-        drive(flow.reunite_pending(self.store))
+        reunited = drive(flow.reunite_pending(self.store))
         evicted = drive(flow.evict_idle(self.store, self._idle_seconds, self._name))
         now = self.store.clock.monotonic()
         if now - self._last_clean_up >= _CLEAN_UP_EVERY:
             self._last_clean_up = now
             self.store.count("expired_archives", drive(flow.clean_up(self.store)))
-        moved.raise_failure()
-        evicted.raise_failure()
+        for done in (moved, reunited, evicted):
+            done.raise_failure()
         return flow.Moved(moved.messages + evicted.messages, moved.sessions + evicted.sessions)
 
     def flush(self) -> int:
-        """Move every session this process used to disk. Returns how many messages moved."""
+        """Move every session this process used to disk. Returns how many messages moved.
+
+        Raises:
+            RedisUnavailable: at once; the messages stay where they are.
+            LixCacheError: the first failure of a session, after all have been tried.
+        """
         drive = self._driver()
         moved = 0
+        failure: LixCacheError | None = None
         for session_id in sorted(self._used):
             session = flow.Session(self.store, session_id, self.store.config.hot_window_size)
-            moved += drive(flow.flush(session))
+            try:
+                moved += drive(flow.flush(session))
+            except RedisUnavailable:
+                raise
+            except LixCacheError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
         return moved
 
     def _driver(self) -> SyncDriver:
         return SyncDriver(self.store.endpoint, self.store.clock)
 
-    def _run(self) -> None:
+    def _run(self, wake: threading.Event, stopping: threading.Event) -> None:
         interval = self.store.config.evictor_interval_seconds
         pause = interval
-        while not self._stopping.is_set():
-            self._wake.wait(pause)
-            self._wake.clear()
-            if self._stopping.is_set():
+        while not stopping.is_set():
+            wake.wait(pause)
+            wake.clear()
+            if stopping.is_set():
                 break
             try:
                 self.run_once()
@@ -155,10 +174,20 @@ class Evictor:
         self.store.count("evictor_errors")
         logger.warning("eviction round: {}", self.last_error)
 
+    def _flush_at_exit(self) -> None:
+        if self._flush_on_exit:
+            self.join(30)
+            try:
+                self.flush()
+            except LixCacheError as error:
+                # Nobody is left to raise it to. What did not move is still in Redis.
+                self._note(error)
+
     def _after_fork(self) -> None:
         """Come alive again in a forked child: threads do not survive a fork, nor do their locks."""
         was_running = self._thread is not None and not self._stopping.is_set()
         self._make_locks()
+        self.store.renew_locks()
         self._name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._used = set()
         if was_running:
@@ -197,7 +226,4 @@ def _after_fork() -> None:
 def _at_exit() -> None:
     for evictor in list(_evictors.values()):
         evictor.stop()
-        if evictor.store.config.flush_on_exit:
-            evictor.join(30)
-            with contextlib.suppress(LixCacheError):
-                evictor.flush()
+        evictor._flush_at_exit()  # noqa: SLF001 - this module's own class

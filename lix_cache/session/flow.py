@@ -11,7 +11,7 @@ each flow says why its order is what it is. In short:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -63,12 +63,23 @@ class Session:
         id: the session id.
         window: messages that ``get_context`` returns at most.
         knows_floor: whether this object has looked at the archive before its first add.
+        floor: the largest id it knows to be archived; a window may know of none as large.
+        newest: the largest id of a message it has added or read. What it adds while Redis
+            is away comes after that, however the clocks of the two machines differ.
     """
 
     store: SessionStore
     id: str
     window: int
     knows_floor: bool = False
+    floor: MessageId = ZERO_ID
+    newest: MessageId = ZERO_ID
+
+    def saw(self, turns: Sequence[Turn]) -> list[Turn]:
+        """Note what was read, in order of the ids, and return it."""
+        if turns:
+            self.newest = max(self.newest, turns[-1].id)
+        return list(turns)
 
 
 # -- adding ----------------------------------------------------------------------------
@@ -80,7 +91,7 @@ class AddResult:
 
     Attributes:
         in_window: messages now in the window.
-        overflows: the window has grown by a batch; the daemon should look at it.
+        overflows: the window has just grown by a batch; the daemon should look at it.
     """
 
     in_window: int
@@ -93,8 +104,9 @@ def add(session: Session, turn: Turn) -> Flow[AddResult]:
     try:
         try:
             yield from _bring_together(session)
-        except ArchiveError as error:
+        except (ArchiveError, InvalidMessage) as error:
             # The message matters more than the tidying, which is tried again.
+            store.count("reunion_failures")
             store.last_error = f"{type(error).__name__}: {error}"
         added = yield from _add_hot(session, turn)
     except RedisUnavailable as error:
@@ -106,7 +118,10 @@ def add(session: Session, turn: Turn) -> Flow[AddResult]:
         yield from _persist(session, with_id(turn, added.id))
     if added.length >= session.window + LATE_BATCHES * store.hot.batch:
         yield from _spill_late(session)
-    overflows = added.length >= session.window + store.hot.batch
+    # Once for each batch, not for every add until the daemon has been there: each would
+    # be another round of it. Every length is the answer to one add, so none is passed over.
+    surplus = added.length - session.window
+    overflows = surplus > 0 and surplus % store.hot.batch == 0
     return AddResult(min(added.length, session.window), overflows)
 
 
@@ -118,7 +133,11 @@ def _add_cold(session: Session, turn: Turn, *, contested: bool) -> Flow[int]:
     try:
         # From here on get_context must look on disk too, so the note comes first.
         store.outage_sessions.add(session.id)
-        yield DiskCall(partial(archive.append_outage_locked, session.id, turn, contested=contested))
+        given: MessageId = yield DiskCall(
+            partial(archive.append_outage_locked, session.id, turn, contested=contested, after=session.newest)
+        )
+        session.floor = max(session.floor, given)
+        session.newest = max(session.newest, given)
         index = yield DiskCall(partial(archive.last_index, session.id, locked=True))
     finally:
         lock.release()
@@ -139,7 +158,7 @@ def _spill_late(session: Session) -> Flow[None]:
 def _add_hot(session: Session, turn: Turn) -> Flow[Added]:
     """Append to the window: one round trip, or two where only the archive knows which id is next."""
     try:
-        return (yield from _append_hot(session, turn, again=False))
+        return (yield from _append_hot(session, turn, locked=False))
     except RedisUnavailable as error:
         if not error.maybe_done or error.timed_out:
             raise
@@ -154,7 +173,7 @@ def _add_hot(session: Session, turn: Turn) -> Flow[Added]:
             if archived is not None:
                 length = yield RedisCall(store.hot.length(session.id))
                 return Added(archived, int(length))
-            found = yield from _append_hot(session, turn, again=True)
+            found = yield from _append_hot(session, turn, locked=True)
     except RedisUnavailable as error:
         error.maybe_done = True
         store.breaker.trip()
@@ -164,21 +183,39 @@ def _add_hot(session: Session, turn: Turn) -> Flow[Added]:
     return found
 
 
-def _append_hot(session: Session, turn: Turn, *, again: bool) -> Flow[Added]:
+def _append_hot(session: Session, turn: Turn, *, locked: bool) -> Flow[Added]:
     store, packed = session.store, pack_hot(turn)
-    floor, fresh = ZERO_ID, False
-    if again or not session.knows_floor:
-        # Before the first add, once: a session that was moved to disk must go on with
-        # larger ids even if the server's clock went back meanwhile.
-        floor, fresh = (yield DiskCall(partial(_floor, session, locked=again))), True
-        session.knows_floor = True
+    # Before the first add, once: a session that was moved to disk must go on with
+    # larger ids even if the server's clock went back meanwhile.
+    looks = locked or not session.knows_floor
     while True:
-        command = store.hot.add(session.id, packed, window=session.window, floor=floor, floor_is_fresh=fresh)
+        if looks:
+            found = yield DiskCall(partial(_floor, session, locked=locked), waits=not locked)
+            session.floor = max(session.floor, found)
+        command = store.hot.add(
+            session.id,
+            packed,
+            window=session.window,
+            floor=session.floor,
+            floor_is_fresh=looks,
+            floor_is_certain=locked,
+        )
         added = HotWindow.added((yield from _ask(store, command, repeat=False)))
         if added is not None:
+            session.knows_floor = True
+            session.newest = max(session.newest, added.id)
             return added
         # The window is gone and the server cannot tell which id is large enough.
-        floor, fresh = (yield DiskCall(partial(_floor, session, locked=again))), True
+        if looks:
+            break
+        looks = True
+    # Nor can we without keeping others from adding and archiving a message of the same
+    # id between our look and our add: only the lock makes what we see last.
+    lock = yield from _locked(session)
+    try:
+        return (yield from _append_hot(session, turn, locked=True))
+    finally:
+        lock.release()
 
 
 def _floor(session: Session, *, locked: bool) -> MessageId:
@@ -246,15 +283,16 @@ def get_context(session: Session) -> Flow[list[Turn]]:
     except RedisUnavailable as error:
         return (yield from _without_redis(session, session.window, error))
     if turns is not None and len(turns) >= session.window:
-        return once(turns)
+        return session.saw(once(turns))
     if not (yield DiskCall(partial(store.archive.store.exists, session.id), quick=True)):
-        return turns or []
+        return session.saw(turns or [])
     if turns is None:
-        return (yield from _rehydrate(session))
+        return session.saw((yield from _rehydrate(session)))
     # A window begun after the session had moved to disk, or kept by a cache with a
     # smaller one: the rest is archived.
-    older = yield DiskCall(partial(store.archive.store.recent, session.id, session.window, in_context=True))
-    return merged(older, turns)[-session.window :]
+    read = partial(store.archive.store.recent, session.id, session.window, in_context=True)
+    older = yield DiskCall(read, waits=True)
+    return session.saw(merged(older, turns)[-session.window :])
 
 
 def _rehydrate(session: Session) -> Flow[list[Turn]]:
@@ -297,8 +335,8 @@ def get_full(session: Session) -> Flow[list[Turn]]:
         hot = HotWindow.oldest_turns((yield from _ask(store, command))).turns
     except RedisUnavailable as error:
         return (yield from _without_redis(session, None, error))
-    cold: list[Turn] = yield DiskCall(partial(store.archive.store.turns, session.id))
-    return merged(cold, hot)
+    cold: list[Turn] = yield DiskCall(partial(store.archive.store.turns, session.id), waits=True)
+    return session.saw(merged(cold, hot))
 
 
 def merged(cold: Iterable[Turn], hot: Iterable[Turn]) -> list[Turn]:
@@ -316,7 +354,8 @@ def _without_redis(session: Session, count: int | None, error: RedisUnavailable)
     turns: list[Turn] = yield DiskCall(
         partial(archive.turns, session.id)
         if count is None
-        else partial(archive.recent, session.id, count, in_context=True)
+        else partial(archive.recent, session.id, count, in_context=True),
+        waits=True,
     )
     if not turns:
         raise error
@@ -447,8 +486,14 @@ def _readable(ids: Iterable[str], replies: Iterable[Any], moved: Moved) -> dict[
 
 
 def _newest_ids(store: SessionStore, session_ids: Iterable[str]) -> dict[str, MessageId]:
-    archive = store.archive.store
-    return {sid: archive.last_index(sid, locked=True).newest for sid in session_ids}
+    found = {}
+    for session_id in session_ids:
+        try:
+            found[session_id] = store.archive.store.last_index(session_id, locked=True).newest
+        except ArchiveCorrupt:
+            # Counted and logged there. Nothing of it can be read, so nothing can collide.
+            found[session_id] = ZERO_ID
+    return found
 
 
 def _bring_together(session: Session) -> Flow[None]:
@@ -472,12 +517,13 @@ def reunite(session: Session) -> Flow[None]:
         moved.raise_failure()
         # The mark goes last: until here a crash leaves it for the next daemon.
         yield DiskCall(partial(store.archive.store.unmark_pending_locked, session.id))
+        # Under the lock: after it another thread may be in the next outage already.
+        store.outage_sessions.discard(session.id)
     except RedisUnavailable:
         store.breaker.trip()
         raise
     finally:
         lock.release()
-    store.outage_sessions.discard(session.id)
     store.count("reunions")
 
 
@@ -494,7 +540,9 @@ def clear(session: Session) -> Flow[None]:
     lock = yield from _locked(session)
     try:
         yield DiskCall(partial(store.archive.store.clear_locked, session.id))
-        yield RedisCall(store.hot.forget(session.id))
+        newest: dict[str, MessageId] = yield DiskCall(partial(_newest_ids, store, [session.id]))
+        # What is added from now on must come after the mark, or it would not be in the context.
+        yield RedisCall(store.hot.forget(session.id, newest[session.id]))
     finally:
         lock.release()
 
@@ -510,9 +558,9 @@ def delete(session: Session) -> Flow[bool]:
     try:
         hot = yield RedisCall(store.hot.forget(session.id))
         cold = yield DiskCall(partial(store.archive.store.delete_locked, session.id))
+        store.outage_sessions.discard(session.id)
     finally:
         lock.release()
-    store.outage_sessions.discard(session.id)
     return bool(hot) or bool(cold)
 
 
@@ -592,12 +640,21 @@ def _add_up(total: Moved, moved: Moved) -> None:
     total.failed.update(moved.failed)
 
 
-def reunite_pending(store: SessionStore) -> Flow[int]:
+def reunite_pending(store: SessionStore) -> Flow[Moved]:
     """Bring together every session that any process wrote to during an outage."""
     ids: list[str] = yield DiskCall(store.archive.store.pending_sessions)
+    moved = Moved()
     for session_id in ids:
-        yield from reunite(Session(store, session_id, store.config.hot_window_size))
-    return len(ids)
+        try:
+            yield from reunite(Session(store, session_id, store.config.hot_window_size))
+        except RedisUnavailable:
+            raise
+        except LixCacheError as error:
+            # It keeps its mark, and does not keep the others from being brought together.
+            moved.failed[session_id] = error
+        else:
+            moved.sessions += 1
+    return moved
 
 
 def clean_up(store: SessionStore) -> Flow[int]:
@@ -621,13 +678,15 @@ def list_hot(store: SessionStore, page: int = 1000) -> Flow[dict[str, float]]:
     """Return the hot sessions with the Unix seconds of their last use."""
     found: dict[str, float] = {}
     for bucket in range(store.hot.keys.buckets):
-        start = 0
+        cursor = 0
         while True:
-            reply = yield RedisCall(store.hot.active_page(bucket, start, page))
-            pairs = _pairs(reply)
+            # Not pages by rank: a session that is used or moved meanwhile shifts the ranks
+            # of the others, and one of them would be missing.
+            reply = yield RedisCall(store.hot.active_page(bucket, cursor, page))
+            pairs = _pairs(reply[1])
             found.update({sid: float(score) / 1000 for sid, score in pairs.items()})
-            start += page
-            if len(pairs) < page:
+            cursor = int(reply[0])
+            if cursor == 0:
                 break
     return found
 

@@ -65,6 +65,11 @@ class SessionStore:
             self.endpoint, self.config.redis_key_prefix, os.path.abspath(self.archive.archive_dir)
         )
 
+    def renew_locks(self) -> None:
+        """In a forked child: let no lock be held by a thread that was not forked with it."""
+        self._counting = threading.Lock()
+        self.archive.store.renew_locks()
+
     def count(self, name: str, by: int = 1) -> None:
         """Add to a counter; safe between threads."""
         with self._counting:

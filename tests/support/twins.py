@@ -10,7 +10,7 @@ from typing import Any
 import lix_cache
 from lix_cache.hot import client as client_module
 
-__all__ = ["ManualClock", "Twins"]
+__all__ = ["ManualClock", "Twins", "close_connections"]
 
 
 class ManualClock:
@@ -59,11 +59,15 @@ class Twins:
     def close(self) -> None:
         """Close the connections of this object's loop, and the loop."""
         if self._loop is not None:
-            pools = client_module._async_pools.pop(self._loop, {})
-            for pool in pools.values():
-                self.run(pool.disconnect())
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self.run(close_connections())
             self._loop.close()
+
+
+async def close_connections() -> None:
+    """Close the connections of the running loop, which cannot be closed after it."""
+    pools = client_module._async_pools.pop(asyncio.get_running_loop(), {})
+    for pool in pools.values():
+        await pool.disconnect()
 
 
 async def _finished(value: Awaitable[Any]) -> Any:

@@ -1,0 +1,8 @@
+"""The whole store as somebody sees it who looks after it: every session, every file, the server."""
+
+from __future__ import annotations
+
+from lix_cache.admin.results import Check, Evicted, FileCheck, SessionInfo, StoreStats
+from lix_cache.admin.store import StoreAdmin
+
+__all__ = ["Check", "Evicted", "FileCheck", "SessionInfo", "StoreAdmin", "StoreStats"]

@@ -1,0 +1,64 @@
+"""What the doctor finds out before anything is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["DiskFacts", "RedisFacts"]
+
+
+@dataclass
+class RedisFacts:
+    """The server as it answers now.
+
+    Attributes:
+        where: its address, without secrets.
+        trouble: what is wrong with each database, by the setting that names it; empty
+            where all of them answer.
+        info: the answer to INFO.
+        save: the snapshot rule, "" for none; None if the server does not tell.
+        appendfsync: when the append-only file is synced; None if the server does not tell.
+        clock_ahead: seconds that the server's clock is ahead of ours.
+        refused: what the library does that the server refused, and its words.
+        refused_admin: the same for what only the administration does.
+        overdue: sessions that should have been moved to disk a while ago.
+        eviction_runs: whether some process's eviction thread has been at work just now.
+    """
+
+    where: str
+    trouble: dict[str, str] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+    save: str | None = None
+    appendfsync: str | None = None
+    clock_ahead: float | None = None
+    refused: dict[str, str] = field(default_factory=dict)
+    refused_admin: dict[str, str] = field(default_factory=dict)
+    overdue: int = 0
+    eviction_runs: bool = False
+
+
+@dataclass(frozen=True)
+class DiskFacts:
+    """The archive folder as it is now.
+
+    Attributes:
+        folder: its path.
+        exists: whether it is there.
+        trouble: why a file could not be written, synced and removed there; None if it could.
+        locks_work: whether a lock keeps a second writer out.
+        free_bytes: room on its disk.
+        total_bytes: size of its disk.
+        pending: sessions that an outage left in two parts.
+        set_aside: files with damaged bytes that repairs made.
+    """
+
+    folder: str
+    exists: bool
+    trouble: str | None
+    locks_work: bool
+    free_bytes: int
+    total_bytes: int
+    pending: int
+    set_aside: int

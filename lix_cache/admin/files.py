@@ -1,0 +1,81 @@
+"""Checking the archive folder: every byte of every file, and what lies beside them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from lix_cache.admin.results import FileCheck
+from lix_cache.archive.archive import ConversationArchive
+from lix_cache.archive.files import Files
+from lix_cache.archive.names import SUFFIX, file_stem, plain_stem, session_id_of_stem
+from lix_cache.archive.verify import Report, verify_bytes
+from lix_cache.errors import ArchiveError
+
+__all__ = ["check_files", "file_of", "session_files", "set_aside"]
+
+_SET_ASIDE = re.compile(re.escape(SUFFIX) + r"\.damaged-[0-9]+\Z")
+
+
+def session_files(archive: ConversationArchive) -> list[str]:
+    """Return the names of the sessions' files, sorted."""
+    return sorted(archive.store.session_files())
+
+
+def set_aside(archive: ConversationArchive) -> list[str]:
+    """Return the names of the files that a repair put damaged bytes into, sorted."""
+    return sorted(name for name in Files().names(archive.archive_dir) if _SET_ASIDE.search(name))
+
+
+def file_of(archive: ConversationArchive, session_id: str) -> str | None:
+    """Return the name of a session's file, None if it has none."""
+    if not archive.session_exists(session_id):
+        return None
+    encoded = file_stem(session_id) + SUFFIX
+    plain = plain_stem(session_id)
+    names = set(archive.store.session_files())
+    return encoded if encoded in names or plain is None else plain + SUFFIX
+
+
+def check_files(archive: ConversationArchive, names: list[str]) -> Iterator[FileCheck]:
+    """Yield what is found in each file; one that is removed meanwhile is passed over."""
+    for name in names:
+        report = _read(archive, name)
+        if report is not None and not report.is_intact:
+            report = _read_alone(archive, name, report)
+        if report is not None:
+            yield _checked(name, report)
+
+
+def _read(archive: ConversationArchive, name: str) -> Report | None:
+    data = archive.store.raw_file(name)
+    owner = session_id_of_stem(name[: -len(SUFFIX)])
+    return None if data is None else verify_bytes(data, owner, check_owner=False)
+
+
+def _read_alone(archive: ConversationArchive, name: str, report: Report) -> Report | None:
+    """Look again while nobody writes: half an append looks like damage."""
+    try:
+        lock = archive.store.lock(report.session_id)
+    except ArchiveError:
+        # A folder that cannot be written to has no writers, and one who never ends is a
+        # trouble of another kind.
+        return report
+    with lock:
+        return _read(archive, name)
+
+
+def _checked(name: str, report: Report) -> FileCheck:
+    problems = report.problems
+    proper = file_stem(report.session_id) + SUFFIX
+    if report.version == 2 and not problems and proper != name:
+        problems = (f"it holds session {report.session_id[:60]!r}, which is looked for in {proper!r}",)
+    return FileCheck(
+        file=name,
+        session_id=report.session_id,
+        version=report.version,
+        frames=report.frames,
+        turns=report.turns,
+        damaged_bytes=report.damaged_bytes,
+        problems=problems,
+    )

@@ -1,0 +1,76 @@
+"""What the administration asks of Redis, step by step. See lix_cache.effects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+from lix_cache.effects import Flow, RedisBatch, RedisCall
+from lix_cache.hot.scripts import Command
+from lix_cache.session.store import SessionStore
+
+__all__ = ["ask", "count_keys", "escape_pattern", "groups", "idle_sessions", "server_time", "window_sizes"]
+
+#: Sessions asked about in one round trip.
+AT_ONCE = 250
+_SCAN_COUNT = 1000
+
+
+def ask(command: Command) -> Flow[Any]:
+    """Send one command and return its answer."""
+    return (yield RedisCall(command))
+
+
+def server_time() -> Flow[float]:
+    """Return the server's clock in Unix seconds."""
+    seconds, microseconds = yield from ask(("TIME",))
+    return int(seconds) + int(microseconds) / 1e6
+
+
+def window_sizes(store: SessionStore, session_ids: Iterable[str]) -> Flow[dict[str, tuple[int, int]]]:
+    """Return messages and bytes of each session's window in Redis."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for group in groups(session_ids, AT_ONCE):
+        commands: list[Command] = []
+        for session_id in group:
+            commands.append(store.hot.length(session_id))
+            # Samples 0: every entry is measured, not five of them.
+            commands.append(("MEMORY", "USAGE", store.hot.keys.window(session_id), "SAMPLES", 0))
+        replies = yield RedisBatch(tuple(commands))
+        for position, session_id in enumerate(group):
+            sizes[session_id] = int(replies[2 * position]), int(replies[2 * position + 1] or 0)
+    return sizes
+
+
+def idle_sessions(hot: dict[str, float], idle_seconds: float) -> Flow[list[str]]:
+    """Return those of the hot sessions that have been idle for so long, the longest idle first."""
+    # By the server's clock, which also wrote the times of use. It counts in milliseconds:
+    # without the one on top, a session used a moment ago would not be idle for 0 seconds.
+    latest = (yield from server_time()) + 0.001 - idle_seconds
+    return sorted((sid for sid, used in hot.items() if used <= latest), key=lambda sid: hot[sid])
+
+
+def count_keys(pattern: str) -> Flow[int]:
+    """Count the keys that match, in small steps: KEYS would stop the server for everybody."""
+    cursor, found = 0, set()
+    while True:
+        reply = yield RedisCall(("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT))
+        cursor = int(reply[0])
+        # A scan may name a key twice.
+        found.update(reply[1])
+        if cursor == 0:
+            return len(found)
+
+
+def escape_pattern(text: str) -> str:
+    """Return the pattern that matches this text alone, whatever is in it."""
+    return re.sub(r"([*?\[\]\\^-])", r"\\\1", text)
+
+
+def groups(items: Iterable[Any], size: int) -> Iterable[list[Any]]:
+    """Cut into lists of at most ``size``."""
+    rest = iter(items)
+    while group := list(islice(rest, size)):
+        yield group

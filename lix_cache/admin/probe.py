@@ -1,0 +1,223 @@
+"""Finding out: sends what the library sends, writes where it writes, and takes it all back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from lix_cache.admin import files
+from lix_cache.admin.facts import DiskFacts, RedisFacts
+from lix_cache.admin.flows import ask, server_time
+from lix_cache.archive.files import Files
+from lix_cache.config import CacheConfig
+from lix_cache.drive import SyncDriver
+from lix_cache.errors import ArchiveError, LixCacheError, RedisAuthError, RedisError, RedisUnavailable
+from lix_cache.hot.client import endpoint_for
+from lix_cache.hot.keys import Keys
+from lix_cache.hot.scripts import Command
+from lix_cache.hot.window import HotWindow
+from lix_cache.messages import ZERO_ID, MessageId, Turn, pack_hot
+from lix_cache.semantic.cache import SemanticCacheRedis, URLEmbeddingCache
+from lix_cache.session.store import SessionStore
+
+__all__ = ["look_at_disk", "look_at_redis"]
+
+_LAYERS = ("session_redis_db", "semantic_redis_db", "url_cache_redis_db")
+#: How long a session may be overdue before anybody is told: a few rounds of the daemon.
+_GRACE_SECONDS = 120.0
+_PROBE_LIFE_MS = 60_000
+
+
+def look_at_redis(store: SessionStore) -> RedisFacts:
+    """Ask the server about itself, and try everything the library does on keys of its own."""
+    config = store.config
+    facts = RedisFacts(where=store.endpoint.label.rsplit(" db ", 1)[0])
+    for setting in _LAYERS:
+        try:
+            _drive(config, getattr(config, setting))(ask(("PING",)))
+        except LixCacheError as error:
+            facts.trouble[setting] = str(error)
+            if isinstance(error, RedisUnavailable):
+                break  # the others are on the same server
+    if facts.trouble:
+        return facts
+    drive = SyncDriver(store.endpoint, store.clock)
+    _try_sessions(drive, config, facts.refused)
+    _try_caches(config, facts.refused)
+    _ask_about_itself(drive, store, facts)
+    _look_for_overdue(drive, store, facts)
+    return facts
+
+
+def _drive(config: CacheConfig, db: int) -> SyncDriver:
+    return SyncDriver(endpoint_for(config, db))
+
+
+def _tried(refused: dict[str, str], what: str, call: Callable[[], object]) -> object:
+    """Return the answer, or None after noting a refusal."""
+    try:
+        return call()
+    except RedisError as error:
+        refused[what] = _short(error)
+        return None
+
+
+def _short(error: RedisError) -> str:
+    # The server's own words are behind the first colon; those before name it once more.
+    text = str(error.__cause__ or error)
+    return text if isinstance(error, RedisAuthError) else str(error)
+
+
+def _try_sessions(drive: SyncDriver, config: CacheConfig, refused: dict[str, str]) -> None:
+    keys = Keys(f"{config.redis_key_prefix}:doctor-{uuid.uuid4().hex[:8]}")
+    hot = HotWindow(keys, _PROBE_LIFE_MS, config.archive_batch_turns)
+    turn = Turn(MessageId(1, 0), {"role": "user", "content": "a probe", "timestamp": 0.001, "metadata": {}})
+    added = hot.add("a", pack_hot(turn), window=20, floor=ZERO_ID, floor_is_fresh=True)
+    steps: dict[str, Command] = {
+        "add a message": added,
+        "read a window": hot.read("a", 20),
+        "read the oldest": hot.oldest("a", keep=0, limit=1),
+        "count a window": hot.length("a"),
+        "take back a message": hot.remove("a", turn.id),
+        "find idle sessions": hot.idle(0, 0, 0, 1),
+        "find long windows": hot.overflowing(0, 1),
+        "list hot sessions": hot.active_page(0, 0, 1),
+        "take the lease": hot.lease(0, "doctor", _PROBE_LIFE_MS),
+        "bring a session back": hot.rehydrate("b", [turn]),
+        "trim a window": hot.trim("b", turn.id, turn.id, 20),
+        "forget a window": hot.forget("a"),
+    }
+    for what, command in steps.items():
+        _tried(refused, what, partial(drive, ask(command)))
+    left = (keys.window("a"), keys.window("b"), keys.active(0), keys.overflow(0), keys.high_water(0))
+    _tried(refused, "delete a key", lambda: drive(ask(("DEL", *left, keys.lease(0)))))
+
+
+def _try_caches(config: CacheConfig, refused: dict[str, str]) -> None:
+    config = config.replace(
+        redis_key_prefix=f"{config.redis_key_prefix}:doctor-{uuid.uuid4().hex[:8]}",
+        embedding_dim=None,
+        on_cache_error="raise",
+    )
+    answers = SemanticCacheRedis("doctor", config, ttl_seconds=1)
+    _tried(refused, "cache an answer", lambda: answers.set("url", [1.0, 0.0], "a probe"))
+    _tried(refused, "find an answer", lambda: answers.get("url", [1.0, 0.0]))
+    _tried(refused, "drop answers", answers.clear_session)
+    vectors = URLEmbeddingCache("doctor", config, ttl_seconds=1)
+    _tried(refused, "cache a URL's vector", lambda: vectors.set("url", [1.0, 0.0]))
+    _tried(refused, "find a URL's vector", lambda: vectors.get("url"))
+    _tried(refused, "find URL vectors", lambda: vectors.batch_get(["url", "another"]))
+
+
+def _ask_about_itself(drive: SyncDriver, store: SessionStore, facts: RedisFacts) -> None:
+    refused = facts.refused_admin
+    info = _tried(refused, "INFO", lambda: drive(ask(("INFO",))))
+    facts.info = info if isinstance(info, dict) else {}
+    facts.save = _setting(drive, refused, "save")
+    facts.appendfsync = _setting(drive, refused, "appendfsync")
+    window = store.hot.keys.window("doctor")
+    _tried(refused, "MEMORY USAGE", lambda: drive(ask(("MEMORY", "USAGE", window))))
+    _tried(refused, "SCAN", lambda: drive(ask(("SCAN", 0, "MATCH", window, "COUNT", 1))))
+    # Half of the round trip has passed when the server looks at its clock.
+    before = store.clock.time()
+    server = _tried(facts.refused, "read the clock", lambda: drive(server_time()))
+    if isinstance(server, float):
+        facts.clock_ahead = server - (before + store.clock.time()) / 2
+
+
+def _setting(drive: SyncDriver, refused: dict[str, str], name: str) -> str | None:
+    reply = _tried(refused, "CONFIG GET", lambda: drive(ask(("CONFIG", "GET", name))))
+    if isinstance(reply, dict):
+        reply = [part for pair in reply.items() for part in pair]
+    if not isinstance(reply, (list, tuple)) or len(reply) != 2:
+        return None
+    value = reply[1]
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _look_for_overdue(drive: SyncDriver, store: SessionStore, facts: RedisFacts) -> None:
+    if facts.refused or facts.clock_ahead is None:
+        return
+    keys = store.hot.keys
+    latest = store.clock.time() + facts.clock_ahead - store.config.idle_seconds - _GRACE_SECONDS
+    for bucket in range(keys.buckets):
+        count = ("ZCOUNT", keys.active(bucket), "-inf", int(latest * 1000))
+        late = _tried(facts.refused_admin, "ZCOUNT", partial(drive, ask(count)))
+        facts.overdue += int(late) if isinstance(late, int) else 0
+        held = _tried(facts.refused_admin, "EXISTS", partial(drive, ask(("EXISTS", keys.lease(bucket)))))
+        facts.eviction_runs |= bool(held)
+
+
+def look_at_disk(store: SessionStore) -> DiskFacts:
+    """Write, sync, lock and remove a file in the archive folder, and see how much room there is."""
+    folder = os.path.abspath(store.archive.archive_dir)
+    exists = os.path.isdir(folder)
+    trouble, locks_work = _try_folder(folder) if exists else (_cannot_be_made(folder), True)
+    place = folder if exists else _nearest(folder)
+    usage = shutil.disk_usage(place)
+    return DiskFacts(
+        folder=folder,
+        exists=exists,
+        trouble=trouble,
+        locks_work=locks_work,
+        free_bytes=usage.free,
+        total_bytes=usage.total,
+        pending=len(_listed(store.archive.store.pending_sessions)),
+        set_aside=len(_listed(lambda: files.set_aside(store.archive))),
+    )
+
+
+def _listed(call: Callable[[], list[str]]) -> list[str]:
+    with contextlib.suppress(ArchiveError):  # the folder's own check says why it cannot be read
+        return call()
+    return []
+
+
+def _try_folder(folder: str) -> tuple[str | None, bool]:
+    door = Files()
+    path = os.path.join(folder, f".doctor-{uuid.uuid4().hex[:8]}")
+    try:
+        door.write_synced(path, b"a probe")
+        door.sync_folder(folder)
+    except ArchiveError as error:
+        return str(error), True
+    try:
+        with _held(door, path):
+            second = door.try_lock(path)
+            if second is not None:
+                second.release()
+            return None, second is None
+    except ArchiveError as error:
+        return str(error), False
+    finally:
+        door.remove(path)
+
+
+@contextlib.contextmanager
+def _held(door: Files, path: str) -> Iterator[None]:
+    lock = door.try_lock(path)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _nearest(folder: str) -> str:
+    """Return the folder itself, or the nearest one above it that is there."""
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
+def _cannot_be_made(folder: str) -> str | None:
+    above = _nearest(folder)
+    if not os.path.isdir(above):
+        return f"{above} is a file, not a folder"
+    if not os.access(above, os.W_OK | os.X_OK):
+        return f"{folder} is not there, and this user may not make it in {above}"
+    return None

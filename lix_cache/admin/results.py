@@ -1,0 +1,131 @@
+"""What the administration answers with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = ["Check", "Evicted", "FileCheck", "SessionInfo", "Status", "StoreStats"]
+
+Status = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """One session, hot and cold together.
+
+    A message that was brought back from disk is counted on both sides.
+
+    Attributes:
+        session_id: its id.
+        hot_messages: messages in Redis.
+        cold_messages: messages in the archive.
+        last_use: Unix seconds of its last use, or of its last append where it is cold.
+        redis_bytes: memory of its window on the server.
+        disk_bytes: size of its archive file.
+    """
+
+    session_id: str
+    hot_messages: int
+    cold_messages: int
+    last_use: float
+    redis_bytes: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True)
+class Evicted:
+    """What a move to disk did.
+
+    Attributes:
+        sessions: sessions that were moved whole.
+        messages: messages that left Redis.
+        reunited: sessions put together after an outage.
+        failed: sessions that could not be moved, and why; their messages are still hot.
+    """
+
+    sessions: int = 0
+    messages: int = 0
+    reunited: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StoreStats:
+    """The numbers of the whole store.
+
+    Attributes:
+        server: ``redis`` or ``valkey``.
+        server_version: its version.
+        server_memory_bytes: all the memory the server uses, for whomever.
+        hot_sessions: sessions in Redis.
+        hot_messages: messages in Redis.
+        window_bytes: memory of the session windows.
+        archive_files: ``.huff`` files.
+        archive_turns: messages in them.
+        archive_bytes: their size.
+        unreadable_files: files that do not even tell how many messages they hold.
+        set_aside_files: damaged bytes that a repair put into files of their own.
+        pending_sessions: sessions written to while Redis was away and not yet put together.
+        semantic_scopes: session and URL pairs with cached responses.
+        url_embeddings: cached URL vectors.
+    """
+
+    server: str
+    server_version: str
+    server_memory_bytes: int
+    hot_sessions: int
+    hot_messages: int
+    window_bytes: int
+    archive_files: int
+    archive_turns: int
+    archive_bytes: int
+    unreadable_files: int
+    set_aside_files: int
+    pending_sessions: int
+    semantic_scopes: int
+    url_embeddings: int
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """What was found in one archive file.
+
+    Attributes:
+        file: its name in the archive folder.
+        session_id: whose it is.
+        version: 1 or 2; 0 if it is neither.
+        frames: intact frames.
+        turns: messages in them.
+        damaged_bytes: bytes that belong to no intact frame.
+        problems: what is wrong, in words; empty if nothing is.
+    """
+
+    file: str
+    session_id: str
+    version: int
+    frames: int
+    turns: int
+    damaged_bytes: int
+    problems: tuple[str, ...] = ()
+
+    @property
+    def is_intact(self) -> bool:
+        return not self.problems
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing the doctor looked at.
+
+    Attributes:
+        name: what.
+        status: ``ok``, ``warn`` (works, but mind) or ``fail`` (will lose or refuse something).
+        found: what is the case.
+        advice: what to do; empty where there is nothing to do.
+    """
+
+    name: str
+    status: Status
+    found: str
+    advice: str = ""

@@ -1,0 +1,215 @@
+"""StoreAdmin: look after a store from the outside, session by session or as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from lix_cache.admin import files, flows
+from lix_cache.admin.doctor import examine
+from lix_cache.admin.results import Check, Evicted, FileCheck, SessionInfo, StoreStats
+from lix_cache.config import CacheConfig
+from lix_cache.drive import SyncDriver
+from lix_cache.errors import ArchiveError, InvalidMessage
+from lix_cache.hot.client import endpoint_for
+from lix_cache.messages import check_session_id
+from lix_cache.session import flow
+from lix_cache.session.store import open_store
+
+__all__ = ["StoreAdmin"]
+
+#: Trouble that is one session's own; trouble with Redis is everybody's.
+_OF_ONE_SESSION = (ArchiveError, InvalidMessage)
+
+OnProgress = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None:
+    """Report progress to nobody."""
+
+
+class StoreAdmin:
+    """A store as its keeper sees it: all sessions, hot and cold, and the server behind.
+
+    Reading here is no use of a session: it neither keeps one hot nor brings one back
+    from disk. Nothing is sent before the first call.
+
+    Args:
+        config: settings; ``CacheConfig()`` by default.
+
+    Every method that speaks to Redis raises RedisUnavailable, RedisAuthError,
+    RedisDatabaseError or RedisCommandError for trouble with it, whatever
+    ``on_redis_error`` says: half of a store must not look like all of it.
+
+    .. versionadded:: 1.0.0
+    """
+
+    def __init__(self, config: CacheConfig | None = None) -> None:
+        self.config = config or CacheConfig()
+        self._store = open_store(self.config)
+        self._drive = SyncDriver(self._store.endpoint, self._store.clock)
+
+    # -- looking -------------------------------------------------------------------------
+
+    def sessions(self, limit: int | None = None) -> list[SessionInfo]:
+        """Return the sessions, hot and cold together, the last used first.
+
+        Args:
+            limit: how many at most; None for all.
+        """
+        hot = self._drive(flow.list_hot(self._store))
+        cold = {meta["session_id"]: meta for meta in self._store.archive.list_sessions()}
+        last_use = {sid: meta["updated_at"] for sid, meta in cold.items()} | hot
+        newest_first = sorted(last_use, key=lambda sid: (-last_use[sid], sid))[:limit]
+        sizes = self._drive(flows.window_sizes(self._store, (sid for sid in newest_first if sid in hot)))
+        infos = (_info(sid, sizes.get(sid, (0, 0)), cold.get(sid, {}), last_use[sid]) for sid in newest_first)
+        # A window whose life ended leaves its name in the index until the next round.
+        return [info for info in infos if info.hot_messages or info.session_id in cold]
+
+    def session(self, session_id: str) -> SessionInfo | None:
+        """Return one session, None if there is none of that name."""
+        check_session_id(session_id)
+        size = self._drive(flows.window_sizes(self._store, [session_id]))[session_id]
+        meta = self._store.archive.get_metadata(session_id)
+        if not size[0] and meta is None:
+            return None
+        keys = self._store.hot.keys
+        score = self._drive(flows.ask(("ZSCORE", keys.active(keys.bucket(session_id)), session_id)))
+        used = float(score) / 1000 if score else (meta or {}).get("updated_at", 0.0)
+        return _info(session_id, size, meta or {}, used)
+
+    def session_ids(self) -> list[str]:
+        """Return the ids of all sessions, hot and cold, sorted."""
+        hot = self._drive(flow.list_hot(self._store))
+        return sorted(hot.keys() | {meta["session_id"] for meta in self._store.archive.list_sessions()})
+
+    def stats(self) -> StoreStats:
+        """Return the numbers of the whole store."""
+        info = dict(self._drive(flows.ask(("INFO",))))
+        hot = self._drive(flow.list_hot(self._store))
+        sizes = self._drive(flows.window_sizes(self._store, hot)).values()
+        archive = self._store.archive
+        names = files.session_files(archive)
+        metas = archive.list_sessions()
+        is_valkey = "valkey_version" in info
+        return StoreStats(
+            server="valkey" if is_valkey else "redis",
+            server_version=str(info.get("valkey_version" if is_valkey else "redis_version", "unknown")),
+            server_memory_bytes=int(info.get("used_memory", 0)),
+            hot_sessions=sum(1 for messages, _ in sizes if messages),
+            hot_messages=sum(messages for messages, _ in sizes),
+            window_bytes=sum(size for _, size in sizes),
+            archive_files=len(names),
+            archive_turns=sum(meta["num_turns"] for meta in metas),
+            archive_bytes=sum(meta["size_bytes"] for meta in metas),
+            unreadable_files=max(0, len(names) - len(metas)),
+            set_aside_files=len(files.set_aside(archive)),
+            pending_sessions=len(archive.store.pending_sessions()),
+            semantic_scopes=self._count_keys(self.config.semantic_redis_db, ":{", "}:sem:v:"),
+            url_embeddings=self._count_keys(self.config.url_cache_redis_db, ":url:", ""),
+        )
+
+    def _count_keys(self, db: int, before: str, after: str) -> int:
+        """Count keys of this store: the prefix, then ``before``, anything, ``after``, anything."""
+        start = flows.escape_pattern(self.config.redis_key_prefix + before)
+        pattern = f"{start}*{after}*" if after else f"{start}*"
+        return SyncDriver(endpoint_for(self.config, db), self._store.clock)(flows.count_keys(pattern))
+
+    # -- moving to disk ------------------------------------------------------------------
+
+    def evict(
+        self,
+        idle_seconds: float | None = None,
+        *,
+        session_ids: Iterable[str] | None = None,
+        on_progress: OnProgress = _silent,
+    ) -> Evicted:
+        """Move sessions to disk now, as the eviction thread would in time.
+
+        Args:
+            idle_seconds: sessions idle for so long; 0 for all that are hot, the
+                configured time by default.
+            session_ids: these sessions instead, however busy they are.
+            on_progress: called with the sessions done and the sessions in all.
+
+        Returns:
+            What moved. One session's failure does not keep the others from moving.
+        """
+        total, reunited = flow.Moved(), 0
+        if session_ids is not None:
+            chosen = [check_session_id(sid) for sid in session_ids]
+        else:
+            reunited = self._reunite_pending(total)
+            seconds = self.config.idle_seconds if idle_seconds is None else idle_seconds
+            hot = self._drive(flow.list_hot(self._store))
+            chosen = self._drive(flows.idle_sessions(hot, seconds))
+        on_progress(0, len(chosen))
+        for number, group in enumerate(flows.groups(chosen, flow.SESSIONS_AT_ONCE)):
+            self._move(group, total)
+            on_progress(number * flow.SESSIONS_AT_ONCE + len(group), len(chosen))
+        failed = {sid: f"{type(error).__name__}: {error}" for sid, error in total.failed.items()}
+        return Evicted(total.sessions, total.messages, reunited, failed)
+
+    def _move(self, group: list[str], total: flow.Moved) -> None:
+        moved = self._drive(flow.move_to_disk(self._store, dict.fromkeys(group, 0)))
+        total.messages += moved.messages
+        if not moved.busy:
+            total.sessions += moved.sessions
+            total.failed.update(moved.failed)
+            return
+        # Somebody held a lock. The daemon would come back to it; we were asked for now.
+        for session_id in group:
+            try:
+                total.messages += self._drive(flow.flush(self._session(session_id)))
+                total.sessions += 1
+            except _OF_ONE_SESSION as error:
+                total.failed[session_id] = error
+
+    def _reunite_pending(self, total: flow.Moved) -> int:
+        reunited = 0
+        for session_id in self._store.archive.store.pending_sessions():
+            try:
+                self._drive(flow.reunite(self._session(session_id)))
+                reunited += 1
+            except _OF_ONE_SESSION as error:
+                total.failed[session_id] = error
+        return reunited
+
+    def _session(self, session_id: str) -> flow.Session:
+        return flow.Session(self._store, session_id, self.config.hot_window_size)
+
+    # -- checking ------------------------------------------------------------------------
+
+    def archive_files(self) -> list[str]:
+        """Return the names of the sessions' files in the archive folder, sorted."""
+        return files.session_files(self._store.archive)
+
+    def set_aside_files(self) -> list[str]:
+        """Return the names of the files that repairs put damaged bytes into, sorted."""
+        return files.set_aside(self._store.archive)
+
+    def verify(self, session_id: str | None = None) -> Iterator[FileCheck]:
+        """Check every byte of every archive file, or of one session's. Needs no Redis.
+
+        Changes nothing. Damage is no error here: the results say it. Nothing is yielded
+        for a session without a file.
+        """
+        if session_id is None:
+            return files.check_files(self._store.archive, self.archive_files())
+        name = files.file_of(self._store.archive, check_session_id(session_id))
+        return files.check_files(self._store.archive, [] if name is None else [name])
+
+    def doctor(self) -> list[Check]:
+        """Look at everything that could lose or refuse a message. Raises nothing for what it finds."""
+        return examine(self._store)
+
+
+def _info(session_id: str, size: tuple[int, int], meta: dict[str, Any], last_use: float) -> SessionInfo:
+    return SessionInfo(
+        session_id=session_id,
+        hot_messages=size[0],
+        cold_messages=meta.get("num_turns", 0),
+        last_use=last_use,
+        redis_bytes=size[1],
+        disk_bytes=meta.get("size_bytes", 0),
+    )

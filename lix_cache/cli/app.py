@@ -1,0 +1,80 @@
+"""The application: global options, and the commands in the order a newcomer needs them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import lix_cache
+from lix_cache.cli.commands.demo import demo
+from lix_cache.cli.commands.doctor import doctor
+from lix_cache.cli.commands.evict import evict
+from lix_cache.cli.commands.export import export
+from lix_cache.cli.commands.import_ import import_
+from lix_cache.cli.commands.sessions import sessions
+from lix_cache.cli.commands.show import show
+from lix_cache.cli.commands.stats import stats
+from lix_cache.cli.commands.verify import verify
+from lix_cache.cli.errors import SayingGroup
+from lix_cache.cli.settings import Settings
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="lix-cache",
+    cls=SayingGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: lix-cache demo",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lix-cache {lix_cache.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    ctx: typer.Context,
+    redis_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="redis://, rediss:// or unix:// address of the server.")
+    ] = None,
+    prefix: Annotated[str | None, typer.Option(help="First part of every key.")] = None,
+    archive_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the .huff files.")] = None,
+    env_prefix: Annotated[
+        str, typer.Option(help="Settings are read from variables that begin with this: X_REDIS_HOST, …")
+    ] = "LIX_CACHE",
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="Use the private server where no other one answers.")
+    ] = False,
+    traceback: Annotated[  # noqa: ARG001 - read by SayingGroup
+        bool, typer.Option("--traceback", help="Show where an error comes from.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001 - handled by its callback
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")
+    ] = False,
+) -> None:
+    """Session memory that never loses a message: look at a store, move it, check it.
+
+    Settings come from the environment (LIX_CACHE_REDIS_URL, LIX_CACHE_ARCHIVE_DIR, …, one
+    for every field of CacheConfig); the options below win over them.
+
+    Exit codes: 0 fine, 1 a problem was found, 2 wrong use.
+    """
+    ctx.obj = Settings(redis_url, prefix, archive_dir, env_prefix, embedded)
+
+
+app.command(epilog="Example: lix-cache demo --input chats.jsonl --limit 100")(demo)
+app.command(epilog="Example: lix-cache doctor --json")(doctor)
+app.command(epilog="Example: lix-cache sessions --limit 10")(sessions)
+app.command(epilog="Example: lix-cache show user-abc --recent 5")(show)
+app.command(epilog="Example: lix-cache stats --json")(stats)
+app.command(epilog="Example: lix-cache evict --idle-minutes 30")(evict)
+app.command(epilog="Example: lix-cache --archive-dir ./data/conversations verify")(verify)
+app.command(epilog="Example: lix-cache export --output backup.jsonl")(export)
+app.command("import", epilog="Example: lix-cache import backup.jsonl --skip-existing")(import_)

@@ -1,0 +1,44 @@
+"""``lix-cache doctor``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from lix_cache import StoreAdmin
+from lix_cache.admin import Check
+from lix_cache.cli.errors import PROBLEM
+from lix_cache.cli.options import AsJson, settings_of
+from lix_cache.cli.output import for_humans, print_json, visible
+
+__all__ = ["doctor"]
+
+_MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red")}
+_NAME_WIDTH = 17
+
+
+def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Look for everything that could lose or refuse a message, and say what to do.
+
+    Tries what the library does on keys and a file of its own, and removes them. Ends with
+    code 1 if a check fails; warnings do not.
+    """
+    checks = StoreAdmin(settings_of(ctx).config()).doctor()
+    if as_json:
+        print_json({"checks": [asdict(check) for check in checks]})
+    else:
+        _show(for_humans(), checks)
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(PROBLEM)
+
+
+def _show(console: Console, checks: list[Check]) -> None:
+    for check in checks:
+        mark, style = _MARKS[check.status]
+        line = Text(f"{mark} {check.name:<{_NAME_WIDTH}}", style=style)
+        console.print(line.append(visible(check.found), style="default not bold"), soft_wrap=True)
+        if check.advice:
+            console.print(Text(f"{'':<{_NAME_WIDTH + 2}}→ {visible(check.advice)}"), soft_wrap=True)

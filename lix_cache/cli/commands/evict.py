@@ -1,0 +1,49 @@
+"""``lix-cache evict``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from lix_cache import StoreAdmin
+from lix_cache.cli.errors import PROBLEM, complain
+from lix_cache.cli.options import AsJson, settings_of
+from lix_cache.cli.output import for_humans, print_json, progress
+
+__all__ = ["evict"]
+
+
+def evict(
+    ctx: typer.Context,
+    idle_minutes: Annotated[
+        float | None, typer.Option(min=0, help="Sessions idle for so long; the configured time by default.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every hot session, idle or not.")] = False,
+    session: Annotated[
+        list[str] | None, typer.Option(metavar="SESSION", help="This session. Repeatable.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Move sessions from Redis to disk now, and put together what an outage left in two parts.
+
+    Nothing is lost by it: a session that is used again comes back.
+    """
+    if sum((idle_minutes is not None, everything, bool(session))) > 1:
+        raise typer.BadParameter("use one of --idle-minutes, --all and --session")
+    admin = StoreAdmin(settings_of(ctx).config())
+    seconds = 0.0 if everything else None if idle_minutes is None else idle_minutes * 60
+    with progress("moving to disk") as tell:
+        moved = admin.evict(seconds, session_ids=session or None, on_progress=tell)
+    if as_json:
+        print_json(asdict(moved))
+    else:
+        text = f"{moved.sessions:,} sessions moved to disk, {moved.messages:,} messages"
+        if moved.reunited:
+            text += f"; {moved.reunited:,} put together after an outage"
+        for_humans().print(text, soft_wrap=True)
+    for session_id, why in moved.failed.items():
+        complain(f"session {session_id!r} stays hot: {why}", "'lix-cache verify' looks at its archive")
+    if moved.failed:
+        raise typer.Exit(PROBLEM)

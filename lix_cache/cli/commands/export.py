@@ -1,0 +1,83 @@
+"""``lix-cache export``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Annotated, Any
+
+import typer
+
+from lix_cache import CacheConfig, HybridConversationCache, StoreAdmin
+from lix_cache.cli.errors import PROBLEM, complain
+from lix_cache.cli.jsonl import to_line
+from lix_cache.cli.options import settings_of
+from lix_cache.cli.output import progress, to_stderr, write_all
+
+__all__ = ["export"]
+
+_FIRST = ("role", "content", "timestamp", "metadata")
+
+
+def export(
+    ctx: typer.Context,
+    session: Annotated[
+        list[str] | None, typer.Option(metavar="SESSION", help="This session. Repeatable; all by default.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; stdout by default.")
+    ] = None,
+) -> None:
+    """Write sessions as JSONL, hot and cold together: {"session_id": …, "messages": […]} per line.
+
+    'lix-cache import' reads it back. Messages added meanwhile may be in it or not.
+    """
+    config = settings_of(ctx).config()
+    admin = StoreAdmin(config)
+    missing = [sid for sid in session or [] if admin.session(sid) is None]
+    if missing:
+        complain(f"there is no session {missing[0]!r}", "'lix-cache sessions' lists them")
+        raise typer.Exit(PROBLEM)
+    chosen = list(dict.fromkeys(session or admin.session_ids()))
+    messages = count = 0
+    with _opened(output) as file, progress("exporting") as tell:
+        for number, session_id in enumerate(chosen, 1):
+            history = _history(session_id, config)
+            # One that was deleted since it was listed is no session any more.
+            if history:
+                write_all(file, to_line({"session_id": session_id, "messages": history}))
+                count, messages = count + 1, messages + len(history)
+            tell(number, len(chosen))
+    where = f" to {output}" if output else ""
+    to_stderr().print(f"{count:,} sessions, {messages:,} messages{where}", soft_wrap=True)
+
+
+def _history(session_id: str, config: CacheConfig) -> list[dict[str, Any]]:
+    # The usual keys in the usual order: the same message is the same line, hot or cold.
+    return [
+        {key: message[key] for key in (*_FIRST, *sorted(message.keys() - set(_FIRST))) if key in message}
+        for message in HybridConversationCache(session_id, config).get_full()
+    ]
+
+
+@contextmanager
+def _opened(path: str | None) -> Iterator[IO[bytes]]:
+    """Open stdout, or a file that gets its name only when it is complete."""
+    if path is None:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    folder, name = os.path.split(os.path.abspath(path))
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,51 @@
+"""``lix-cache sessions``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from lix_cache import StoreAdmin
+from lix_cache.cli.options import AsJson, settings_of
+from lix_cache.cli.output import ago, for_humans, human_bytes, id_text, print_json, to_stderr
+
+__all__ = ["sessions"]
+
+
+def sessions(
+    ctx: typer.Context,
+    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0 for all.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List the sessions, hot and cold together, the last used first.
+
+    A message that was brought back from disk is counted on both sides.
+    """
+    admin = StoreAdmin(settings_of(ctx).config())
+    # One more than asked for tells whether there are more.
+    found = admin.sessions(limit + 1 if limit else None)
+    shown = found[:limit] if limit else found
+    if as_json:
+        print_json({"sessions": [asdict(info) for info in shown], "has_more": len(found) > len(shown)})
+        return
+    if not shown:
+        to_stderr().print(f"no sessions under the prefix {admin.config.redis_key_prefix!r}")
+        return
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("session", "hot", "cold", "last use", "Redis", "disk"):
+        table.add_column(title, justify="left" if title == "session" else "right")
+    for info in shown:
+        table.add_row(
+            id_text(info.session_id),
+            f"{info.hot_messages:,}" if info.hot_messages else "–",
+            f"{info.cold_messages:,}" if info.cold_messages else "–",
+            ago(info.last_use),
+            human_bytes(info.redis_bytes) if info.redis_bytes else "–",
+            human_bytes(info.disk_bytes) if info.disk_bytes else "–",
+        )
+    for_humans().print(table)
+    if len(found) > len(shown):
+        to_stderr().print(f"the last {limit} used; --limit 0 lists all")

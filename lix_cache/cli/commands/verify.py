@@ -1,0 +1,81 @@
+"""``lix-cache verify``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from lix_cache import StoreAdmin
+from lix_cache.admin import FileCheck
+from lix_cache.cli.errors import PROBLEM, complain
+from lix_cache.cli.options import AsJson, settings_of
+from lix_cache.cli.output import for_humans, print_json, progress, visible
+
+__all__ = ["verify"]
+
+
+def verify(
+    ctx: typer.Context,
+    session: Annotated[
+        str | None, typer.Argument(metavar="[SESSION]", help="This session's file alone.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check every byte of the archive: frames, CRCs, contents, counts and order.
+
+    Changes nothing and needs no Redis. Ends with code 1 if anything is damaged.
+    """
+    admin = StoreAdmin(settings_of(ctx).config())
+    total = len(admin.archive_files()) if session is None else 1
+    checks: list[FileCheck] = []
+    with progress("checking") as tell:
+        for check in admin.verify(session):
+            checks.append(check)
+            tell(len(checks), total)
+    if session is not None and not checks:
+        complain(f"session {session!r} has no archive file", "'lix-cache sessions' lists them")
+        raise typer.Exit(PROBLEM)
+    damaged = [check for check in checks if not check.is_intact]
+    set_aside = admin.set_aside_files() if session is None else []
+    if as_json:
+        print_json(
+            {
+                "files": [{**asdict(check), "is_intact": check.is_intact} for check in checks],
+                "damaged": len(damaged),
+                "set_aside": set_aside,
+            }
+        )
+    else:
+        _show(for_humans(), admin.config.archive_dir, checks, damaged, set_aside)
+    if damaged:
+        raise typer.Exit(PROBLEM)
+
+
+def _show(
+    console: Console, folder: str, checks: list[FileCheck], damaged: list[FileCheck], set_aside: list[str]
+) -> None:
+    for check in damaged:
+        console.print(
+            Text(f"✗ {visible(check.file)}  session {visible(check.session_id)}", style="bold red"),
+            soft_wrap=True,
+        )
+        for problem in check.problems:
+            console.print(Text(f"    {visible(problem)}", style="red"), soft_wrap=True)
+        console.print(
+            Text(f"    {check.turns:,} messages in {check.frames:,} frames are intact"), soft_wrap=True
+        )
+    for name in set_aside:
+        console.print(
+            Text(f"! {visible(name)}  damaged bytes that a repair set aside", style="yellow"), soft_wrap=True
+        )
+    turns = sum(check.turns for check in checks)
+    frames = sum(check.frames for check in checks)
+    sums = f"{len(checks):,} files in {visible(folder)}, {frames:,} frames, {turns:,} messages"
+    if damaged:
+        console.print(Text(f"✗ {len(damaged):,} damaged of {sums}", style="bold red"), soft_wrap=True)
+    else:
+        console.print(Text(f"✓ {sums}: all intact", style="bold green"), soft_wrap=True)

@@ -1,0 +1,1 @@
+"""``lix-cache demo``: real conversations, replayed in front of you."""

@@ -1,0 +1,21 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lix_cache.cli.settings import Settings
+
+__all__ = ["AsJson", "settings_of"]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and nothing else there.")]
+
+
+def settings_of(ctx: typer.Context) -> Settings:
+    """Return the global options."""
+    settings = ctx.obj
+    if not isinstance(settings, Settings):  # the callback of the group has set it
+        raise TypeError(f"no settings, but {type(settings).__name__}")
+    return settings

@@ -1,0 +1,54 @@
+"""From options and environment to a config."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from lix_cache import CacheConfig, ensure_redis
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The global options.
+
+    Attributes:
+        redis_url: address of the server.
+        prefix: first part of every key.
+        archive_dir: folder of the archive.
+        env_prefix: first part of the environment variables.
+        embedded: use the private server where no other answers.
+    """
+
+    redis_url: str | None = None
+    prefix: str | None = None
+    archive_dir: str | None = None
+    env_prefix: str = "LIX_CACHE"
+    embedded: bool = False
+
+    def config(self) -> CacheConfig:
+        """Return the config to work with.
+
+        The command line looks after a store: it starts no eviction thread of its own, and
+        it never takes the archive alone for the whole because Redis is away.
+
+        Raises:
+            ConfigError: an option or a variable makes no sense.
+        """
+        given = {
+            "redis_url": self.redis_url,
+            "redis_key_prefix": self.prefix,
+            "archive_dir": self.archive_dir and os.path.expanduser(self.archive_dir),
+        }
+        config = CacheConfig.from_env(self.env_prefix).replace(
+            evictor_enabled=False,
+            flush_on_exit=False,
+            on_redis_error="raise",
+            on_cache_error="raise",
+            **{name: value for name, value in given.items() if value is not None},
+        )
+        if self.embedded:
+            return ensure_redis(config).config(config)
+        return config

@@ -1,0 +1,1 @@
+"""Crashes, torn writes, full disks and power cuts, on purpose and at a chosen step."""

@@ -1,0 +1,100 @@
+"""Forked processes that report through a pipe, to be killed or waited for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from types import TracebackType
+
+__all__ = ["Child", "Report"]
+
+_RECORD = struct.Struct("<ci")
+
+
+class Report:
+    """The child's end of the pipe. A record is there or not, never a part of one."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __call__(self, kind: str, number: int) -> None:
+        os.write(self._fd, _RECORD.pack(kind.encode(), number))
+
+
+class Child:
+    """A forked process that runs a function and ends with it.
+
+    Args:
+        work: gets a :class:`Report`; an exception becomes exit code 1.
+    """
+
+    def __init__(self, work: Callable[[Report], None]) -> None:
+        self._read, write = os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with warnings.catch_warnings():
+            # Of other threads there are those of the test runner, which do nothing of ours.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid = os.fork()
+        if self.pid == 0:
+            _run(work, write)
+        os.close(write)
+        self._ended = False
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def records(self) -> list[tuple[str, int]]:
+        """Wait for the end and return what was reported."""
+        data = bytearray()
+        while self._read >= 0:
+            part = os.read(self._read, 1 << 16)
+            if not part:
+                os.close(self._read)
+                self._read = -1
+            data += part
+        return [(kind.decode(), number) for kind, number in _RECORD.iter_unpack(bytes(data))]
+
+    def kill(self) -> None:
+        """End it in the middle of whatever it does. What it reported can still be read."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End it if it runs, and the pipe."""
+        if not self._ended:
+            self.kill()
+            self.wait()
+        if self._read >= 0:
+            os.close(self._read)
+            self._read = -1
+
+    def wait(self) -> int:
+        """Wait for its end and return its exit code, negative for a signal."""
+        self._ended = True
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def _run(work: Callable[[Report], None], write: int) -> None:
+    # Never back into the test runner: os._exit runs nothing of the parent's.
+    code = 1
+    try:
+        work(Report(write))
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)

@@ -1,0 +1,284 @@
+"""How a user's type checker sees the public names. Never run: mypy checks it (``make types``).
+
+A line that must be refused carries ``type: ignore[code]``; with ``warn_unused_ignores``, part of
+strict, the check fails where it is not.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import redis
+import redis.asyncio
+
+import lix_cache
+from lix_cache import (
+    ArchiveBusy,
+    ArchiveUnavailable,
+    AsyncCacheCoordinator,
+    AsyncConversationArchive,
+    AsyncHybridConversationCache,
+    AsyncSemanticCacheRedis,
+    AsyncSessionContextWindow,
+    AsyncURLEmbeddingCache,
+    CacheConfig,
+    CacheCoordinator,
+    CodecError,
+    ConfigError,
+    ConversationArchive,
+    DimensionMismatch,
+    EmbeddedRedis,
+    Evictor,
+    HuffmanCodec,
+    HybridConversationCache,
+    InvalidVector,
+    LixCacheError,
+    MissingExtra,
+    RedisAuthError,
+    RedisUnavailable,
+    SemanticCacheRedis,
+    SessionContextWindow,
+    URLEmbeddingCache,
+    create_async_redis_client,
+    create_redis_client,
+    ensure_redis,
+)
+from lix_cache.huffman_codec import decode_bytes, encode_str
+
+if sys.version_info >= (3, 11):
+    from typing import assert_type
+else:
+    from typing_extensions import assert_type
+
+Message = dict[str, Any]
+Vector = npt.NDArray[np.float32]
+
+
+def settings() -> CacheConfig:
+    config = CacheConfig(redis_host="localhost", redis_port=6379, session_max_tokens=None)
+    assert_type(config.redis_port, int)
+    assert_type(config.redis_password, str | None)
+    assert_type(config.semantic_similarity_threshold, float)
+    assert_type(config.evict_after_minutes, float)
+    assert_type(config.archive_dir, str)
+    assert_type(CacheConfig.from_env("MYAPP"), CacheConfig)
+    assert_type(CacheConfig.from_env(environ=dict(os.environ)), CacheConfig)
+    assert_type(config.replace(hot_window_size=5), CacheConfig)
+    CacheConfig(redis_port="6379")  # type: ignore[arg-type]
+    CacheConfig(redis_prot=6379)  # type: ignore[call-arg]
+    CacheConfig(durability="tape")  # type: ignore[arg-type]
+    assert_type(lix_cache.__version__, str)
+    return config
+
+
+def coordinator(config: CacheConfig) -> None:
+    cache = CacheCoordinator(session_id="s", config=config)
+    CacheCoordinator("s", redis_host="localhost", redis_port=6379, redis_password="secret")
+    CacheCoordinator("s", None)
+    assert_type(cache.add_message_to_context("user", "text", {"any": "thing"}), int)
+    assert_type(cache.add_message_to_context(role="user", content=[{"type": "text"}], metadata=None), int)
+    assert_type(cache.get_context_messages(), list[Message])
+    assert_type(cache.get_formatted_context(max_lines=5), str)
+    assert_type(cache.get_semantic_response("url", [0.1, 0.2]), Any)
+    assert_type(cache.get_url_embedding("url"), Vector | None)
+    assert_type(cache.cache_url_embedding("url", np.zeros(3)), bool)
+    assert_type(cache.batch_cache_url_embeddings({"url": [1.0], "other": np.ones(1)}), dict[str, bool])
+    assert_type(cache.clear_session_cache(), bool)
+    assert_type(cache.clear_context(), bool)
+    assert_type(cache.get_stats(), dict[str, Any])
+    assert_type(cache.get_cache_stats(), dict[str, Any])
+    assert_type(cache.context_window, SessionContextWindow)
+    assert_type(cache.semantic_cache, SemanticCacheRedis)
+    assert_type(cache.url_embedding_cache, URLEmbeddingCache)
+    cache.cache_semantic_response(url="url", query_embedding=np.ones(3), response={"any": ["json"]})
+    CacheCoordinator(b"bytes")  # type: ignore[arg-type]
+    cache.get_url_embedding("url").sum()  # type: ignore[union-attr]
+
+
+async def async_coordinator(config: CacheConfig) -> None:
+    cache = AsyncCacheCoordinator("s", config)
+    assert_type(await cache.add_message_to_context("user", "text"), int)
+    assert_type(await cache.get_context_messages(), list[Message])
+    assert_type(await cache.get_formatted_context(), str)
+    assert_type(await cache.get_semantic_response("url", [0.1]), Any)
+    assert_type(await cache.get_url_embedding("url"), Vector | None)
+    assert_type(await cache.batch_cache_url_embeddings({"url": [1.0]}), dict[str, bool])
+    assert_type(await cache.clear_session_cache(), bool)
+    assert_type(await cache.get_stats(), dict[str, Any])
+    assert_type(cache.context_window, AsyncSessionContextWindow)
+    assert_type(cache.semantic_cache, AsyncSemanticCacheRedis)
+    assert_type(cache.url_embedding_cache, AsyncURLEmbeddingCache)
+    later = cache.get_context_messages()
+    await assert_type(later, Coroutine[Any, Any, list[Message]])
+    cache.get_context_messages()  # type: ignore[unused-coroutine]
+
+
+def hybrid(config: CacheConfig) -> None:
+    cache = HybridConversationCache(
+        "s", config, hot_window_size=5, redis_ttl=60, redis_db=3, evict_after_minutes=0.5
+    )
+    assert_type(cache.add_message("user", "text", None, [0.1, 0.2]), int)
+    assert_type(cache.add_message("user", "text", embedding=np.ones(3, dtype=np.float32)), int)
+    assert_type(cache.add_message("user", {"tool": "call"}, timestamp=1.5), int)
+    assert_type(cache.get_context(), list[Message])
+    assert_type(cache.get_full(), list[Message])
+    assert_type(cache.smart_context("query", query_embedding=None, recent_k=1), dict[str, list[Message]])
+    assert_type(cache.get_formatted_context(), str)
+    assert_type(cache.flush_to_disk(), bool)
+    assert_type(cache.clear(), bool)
+    assert_type(cache.delete_session(), bool)
+    assert_type(cache.get_stats(), dict[str, Any])
+    assert_type(cache.archive, ConversationArchive)
+    assert_type(cache.evictor, Evictor)
+    cache.evictor.start()
+    cache.evictor.stop(flush=True)
+    assert_type(cache.evictor.join(5), bool)
+    assert_type(cache.evictor.is_alive, bool)
+
+
+async def async_hybrid(config: CacheConfig) -> None:
+    cache = AsyncHybridConversationCache("s", config)
+    assert_type(await cache.add_message("user", "text"), int)
+    assert_type(await cache.get_full(), list[Message])
+    assert_type(await cache.smart_context("query"), dict[str, list[Message]])
+    assert_type(await cache.delete_session(), bool)
+
+
+def window(config: CacheConfig) -> None:
+    cache = SessionContextWindow(
+        "s", config, window_size=5, ttl_seconds=60, max_tokens=100, token_counter=lambda message: len(message)
+    )
+    assert_type(cache.add_message("user", "text", {}), int)
+    assert_type(cache.get_context(), list[Message])
+    assert_type(cache.get_full_history(), list[Message])
+    assert_type(cache.smart_context("query", [0.1]), dict[str, list[Message]])
+    assert_type(cache.hybrid, HybridConversationCache)
+    assert_type(cache.window_size, int)
+    assert_type(cache.max_tokens, int | None)
+
+
+async def async_window(config: CacheConfig) -> None:
+    cache = AsyncSessionContextWindow("s", config)
+    assert_type(await cache.get_context(), list[Message])
+    assert_type(cache.hybrid, AsyncHybridConversationCache)
+
+
+def archive(folder: Path) -> None:
+    store = ConversationArchive(folder, session_ttl_days=30)
+    ConversationArchive("folder", 0.5, codec="lz4", on_damage="raise")
+    assert_type(store.append_turn("s", {"role": "user", "content": "text"}), bool)
+    assert_type(store.append_turns("s", [{"role": "user"}]), bool)
+    assert_type(store.load_all("s"), list[Message] | None)
+    assert_type(store.load_recent("s", 5), list[Message])
+    assert_type(store.search_by_text("s", "query", top_k=1), list[Message])
+    assert_type(store.search_by_embedding("s", [0.1], top_k=1), list[Message])
+    assert_type(store.delete_session("s"), bool)
+    assert_type(store.session_exists("s"), bool)
+    assert_type(store.get_metadata("s"), dict[str, Any] | None)
+    assert_type(store.cleanup_expired(), int)
+    assert_type(store.list_sessions(), list[dict[str, Any]])
+    report = store.verify("s")
+    if report is not None:
+        assert_type(report.is_intact, bool)
+    assert_type(store.archive_dir, str)
+    len(store.load_all("s"))  # type: ignore[arg-type]
+
+
+async def async_archive(folder: Path) -> None:
+    store = AsyncConversationArchive(folder, codec="stored")
+    assert_type(await store.append_turn("s", {}), bool)
+    assert_type(await store.load_all("s"), list[Message] | None)
+    assert_type(await store.cleanup_expired(keep=lambda session_id: session_id == "kept"), int)
+    AsyncConversationArchive(folder, kodec="lz4")  # type: ignore[call-arg]
+
+
+def semantic(config: CacheConfig) -> None:
+    cache = SemanticCacheRedis(
+        "s", config, ttl_seconds=0.5, similarity_threshold=0.8, max_items_per_url=5, redis_db=3
+    )
+    cache.set("url", [1, 2, 3], "text", ttl_seconds=5)
+    assert_type(cache.get("url", (0.1, 0.2)), Any)
+    assert_type(cache.batch_get([("url", [0.1]), ("url", np.ones(1))]), list[Any])
+    cache.batch_set(("url", [float(i)], i) for i in range(3))
+    assert_type(cache.clear_session(), bool)
+    assert_type(cache.get_stats(), dict[str, Any])
+    assert_type(cache.ttl_seconds, float)
+    SemanticCacheRedis("s", max_items_per_url="50")  # type: ignore[arg-type]
+
+
+async def async_semantic(config: CacheConfig) -> None:
+    cache = AsyncSemanticCacheRedis("s", config)
+    await cache.set("url", [1.0], {"a": 1})
+    assert_type(await cache.batch_get([("url", [0.1])]), list[Any])
+    assert_type(await cache.clear_session(), bool)
+
+
+def urls(config: CacheConfig) -> None:
+    cache = URLEmbeddingCache("s", config, ttl_seconds=60, batch_size=10)
+    assert_type(cache.get("url"), Vector | None)
+    assert_type(cache.set("url", [0.1]), bool)
+    assert_type(cache.batch_get(["url"]), dict[str, Vector | None])
+    assert_type(cache.batch_set({"url": [0.1]}), dict[str, bool])
+
+
+async def async_urls(config: CacheConfig) -> None:
+    cache = AsyncURLEmbeddingCache("s", config)
+    assert_type(await cache.get("url"), Vector | None)
+    assert_type(await cache.batch_set({"url": np.ones(3)}), dict[str, bool])
+
+
+def codec() -> None:
+    assert_type(HuffmanCodec.encode(b"bytes"), bytes)
+    assert_type(HuffmanCodec.decode(b""), bytes)
+    assert_type(encode_str("text"), bytes)
+    assert_type(decode_bytes(b""), str)
+    HuffmanCodec.encode("text")  # type: ignore[arg-type]
+
+
+def clients(config: CacheConfig) -> None:
+    assert_type(create_redis_client("localhost", 6379, 2, config), redis.Redis)
+    assert_type(create_redis_client(config=config, decode_responses=True), redis.Redis)
+
+
+async def async_clients() -> None:
+    assert_type(await create_async_redis_client(db=1), redis.asyncio.Redis)
+
+
+def embedded() -> None:
+    with ensure_redis() as server:
+        assert_type(server, EmbeddedRedis)
+        assert_type(server.config(CacheConfig()), CacheConfig)
+
+
+def errors(config: CacheConfig) -> str:
+    try:
+        CacheCoordinator("s", config).get_context_messages()
+    except DimensionMismatch as error:
+        assert_type(error.expected, int)
+        assert_type(error.got, int)
+    except RedisUnavailable as error:
+        assert_type(error.maybe_done, bool)
+        assert_type(error.timed_out, bool)
+        network: ConnectionError = error
+        return str(network)
+    except (RedisAuthError, PermissionError) as error:
+        builtin: PermissionError = error
+        return str(builtin)
+    except (CodecError, ConfigError, InvalidVector) as error:
+        value: ValueError = error
+        return str(value)
+    except MissingExtra as error:
+        missing: ImportError = error
+        return str(missing)
+    except (ArchiveBusy, ArchiveUnavailable) as error:
+        system: OSError = error
+        return str(system)
+    except LixCacheError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,945 @@
+"""The archive's bytes are those of docs/archive-format.md, and nothing else is accepted.
+
+What is read here was put together from the page alone, without the encoder; what the encoder
+writes is taken apart by a second reader, written from the page as well.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import struct
+import sys
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lix_cache import (
+    ArchiveCorrupt,
+    CodecError,
+    ConfigError,
+    ConversationArchive,
+    HuffmanCodec,
+    MissingExtra,
+)
+from lix_cache.archive import format as fmt
+from lix_cache.archive import legacy
+from lix_cache.archive.codecs import codec_by_id, codec_by_name
+from lix_cache.archive.reading import parse_contents
+from lix_cache.archive.varints import Reader, put_varint
+from lix_cache.archive.verify import verify_bytes
+from lix_cache.messages import ZERO_ID, Message, MessageId, Turn, from_turn, to_turn
+from lix_cache.vectors import Vector
+
+# -- a file written by hand --------------------------------------------------------------
+
+
+def varint(value: int) -> bytes:
+    """Unsigned LEB128, as every textbook has it."""
+    out = []
+    while True:
+        value, low = divmod(value, 128)
+        out.append(low + (128 if value else 0))
+        if not value:
+            return bytes(out)
+
+
+def varints(*values: int) -> bytes:
+    return b"".join(varint(value) for value in values)
+
+
+def crc(data: bytes) -> bytes:
+    return struct.pack("<I", zlib.crc32(data))
+
+
+def header(session_id: bytes, created: float, *, minor: int = 0, flags: int = 0, more: bytes = b"") -> bytes:
+    fields = varint(len(session_id)) + session_id + varint(0) + more
+    length = 20 + len(fields) + 4
+    front = b"CAv2" + bytes((minor, flags)) + b"\0\0" + struct.pack("<Id", length, created) + fields
+    return front + crc(front)
+
+
+def section(kind: int, data: bytes, *, codec: int = 0, stored: bytes | None = None) -> bytes:
+    kept = data if stored is None else stored
+    return bytes((kind, codec)) + varints(len(data), len(kept)) + kept
+
+
+def frame(body: bytes, index: bytes) -> bytes:
+    length = 8 + len(body) + len(index) + 13
+    front = b"\xf5\x4c\x58\x66" + struct.pack("<I", length) + body
+    middle = index + bytes((len(index),)) + crc(front)
+    return front + middle + crc(middle) + struct.pack("<I", length)
+
+
+MS = 1_700_000_000_000
+
+#: Frame 1: three turns, everything in the columns.
+COLUMNS_1 = (
+    varint(0)  # no roles beyond the fixed list
+    + varints(2, 0, 1)  # system, user, assistant
+    + bytes((1, 0b00010111))  # one byte for all: role, text, time of the id, empty metadata
+    + varints(0, 1)  # second id: same ms, seq one more
+    + varints(1500, 7)  # third: 1,500 ms later, seq 7
+    + varints(9, 3, 6)  # text lengths in bytes
+)
+FRAME_1 = frame(
+    section(1, COLUMNS_1) + section(2, "Be brief.Hi!日本".encode()),
+    # kind, flags (in order), count, total, updated; first ms and seq; last ms - first ms, last seq
+    varints(0, 0b00001, 3, 3, MS + 5000) + varints(MS, 5) + varints(1500, 7),
+)
+TURNS_1: list[Message] = [
+    {"role": "system", "content": "Be brief.", "timestamp": MS / 1000, "metadata": {}},
+    {"role": "user", "content": "Hi!", "timestamp": MS / 1000, "metadata": {}},
+    {"role": "assistant", "content": "日本", "timestamp": (MS + 1500) / 1000, "metadata": {}},
+]
+IDS_1 = [MessageId(MS, 5), MessageId(MS, 6), MessageId(MS + 1500, 7)]
+
+#: Frame 2: roles of their own, times of their own, extras, vectors and a nonce; text under HCv1.
+TEXT_2 = b"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+HCV1_2 = b"HCv1" + struct.pack("<IH", 40, 1) + b"a\x01" + struct.pack("<I", 0) + bytes(5)
+EXTRAS_2 = [b'{"content":[{"type":"text"}],"metadata":{"k":1}}', b'{"timestamp":"today","name":"x"}']
+COLUMNS_2 = (
+    varint(2)
+    + varint(6)
+    + b"critic"
+    + varint(6)
+    + "Küche".encode()
+    + varints(6, 7, 0, 3)  # critic, Küche, none, tool
+    + bytes((0,))  # one byte each:
+    + bytes(
+        (
+            0b00101001,  # role, explicit time, extras
+            0b01110011,  # role, text, empty metadata, extras, vector
+            0b00000000,  # nothing at all
+            0b11000111,  # role, text, time of the id, vector, nonce
+        )
+    )
+    + varints(1, 0, 2, 3, 4, 2**46)  # ids
+    + struct.pack("<d", 12.5)  # the one explicit time
+    + varints(38, 2)  # text lengths
+    + varints(*map(len, EXTRAS_2))
+    + (b"\0" + varint(2))  # float32, two numbers
+    + (b"\1" + varint(1))  # float64, one
+    + b"nonce!"
+)
+FRAME_2 = frame(
+    section(1, COLUMNS_2)
+    + section(2, TEXT_2, codec=1, stored=HCV1_2)
+    + section(3, b"".join(EXTRAS_2))
+    + section(200, b"from the future", codec=99)
+    + section(4, struct.pack("<2f", 0.5, -1.5) + struct.pack("<d", 0.1)),
+    # in order, nonces, vectors, contested
+    varints(0, 0b10111, 4, 7, MS + 9000) + varints(MS + 2000, 1) + varints(7, 2**46),
+)
+IDS_2 = [
+    MessageId(MS + 2000, 1),
+    MessageId(MS + 2001, 0),
+    MessageId(MS + 2003, 3),
+    MessageId(MS + 2007, 2**46),
+]
+TURNS_2: list[Message] = [
+    {"role": "critic", "content": [{"type": "text"}], "timestamp": 12.5, "metadata": {"k": 1}},
+    {
+        "role": "Küche",
+        "content": "a" * 38,
+        "metadata": {},
+        "timestamp": "today",
+        "name": "x",
+        "embedding": [0.5, -1.5],
+    },
+    {},
+    {"role": "tool", "content": "aa", "timestamp": (MS + 2007) / 1000, "embedding": [0.1]},
+]
+
+#: Frame 3: a mark that clears everything up to the last id.
+FRAME_3 = frame(
+    b"", varints(1, 0b11001, 0, 7, MS + 9500) + varints(MS + 2007, 2**46) + varints(MS + 2007, 2**46)
+)
+
+#: Frame 4: not in order, older than what is there; so `earlier` is given.
+FRAME_4 = frame(
+    section(1, varint(0) + varint(0) + bytes((1, 0b00000011)) + varint(4)) + section(2, b"late"),
+    varints(0, 0b11000, 1, 8, MS + 9900)
+    + varints(MS + 1, 0)
+    + varints(0, 0)
+    + varints(MS + 2007, 2**46)
+    + varints(MS + 2007, 2**46),
+)
+TURN_4: Message = {"role": "user", "content": "late"}
+
+BY_HAND = header("käse/1".encode(), 1_699_999_999.5) + FRAME_1 + FRAME_2 + FRAME_3 + FRAME_4
+ALL_TURNS = [*TURNS_1[:2], TURN_4, TURNS_1[2], *TURNS_2]
+ALL_IDS = [*IDS_1[:2], MessageId(MS + 1, 0), IDS_1[2], *IDS_2]
+
+
+@pytest.fixture
+def by_hand(tmp_path: Path) -> ConversationArchive:
+    (tmp_path / "k%C3%A4se%2F1.huff").write_bytes(BY_HAND)
+    return ConversationArchive(tmp_path)
+
+
+def test_a_file_written_by_hand_from_the_page_is_read(by_hand: ConversationArchive) -> None:
+    assert by_hand.load_all("käse/1") == ALL_TURNS
+    turns = by_hand.store.turns("käse/1")
+    assert [turn.id for turn in turns] == ALL_IDS
+    assert [turn.nonce for turn in turns] == [None] * 7 + [b"nonce!"]
+    assert by_hand.store.counters["damaged_reads"] == 0
+
+
+def test_a_file_written_by_hand_is_read_from_its_end(by_hand: ConversationArchive) -> None:
+    for count in range(1, 10):
+        assert by_hand.load_recent("käse/1", count) == ALL_TURNS[-count:]
+    # All of it was cleared but what came after, and what came after is older than the mark.
+    assert by_hand.store.recent("käse/1", 9, in_context=True) == []
+
+
+def test_a_file_written_by_hand_tells_its_metadata(by_hand: ConversationArchive) -> None:
+    expected = {
+        "session_id": "käse/1",
+        "created_at": 1_699_999_999.5,
+        "updated_at": (MS + 9900) / 1000,
+        "num_turns": 8,
+        "size_bytes": len(BY_HAND),
+    }
+    assert by_hand.get_metadata("käse/1") == expected
+    assert by_hand.list_sessions() == [expected]
+
+
+def test_a_file_written_by_hand_is_intact(by_hand: ConversationArchive) -> None:
+    report = by_hand.verify("käse/1")
+    assert report is not None
+    assert report.problems == ()
+    assert (report.version, report.frames, report.turns, report.damaged_bytes) == (2, 4, 8, 0)
+
+
+def test_a_file_written_by_hand_can_be_appended_to(by_hand: ConversationArchive) -> None:
+    by_hand.append_turn("käse/1", {"content": "new"})
+    assert by_hand.load_all("käse/1") == [*ALL_TURNS, {"content": "new"}]
+    data = by_hand.store.raw("käse/1")
+    assert data is not None
+    assert data.startswith(BY_HAND)
+
+
+def test_the_encoder_writes_the_same_bytes_as_the_hand() -> None:
+    turns = [to_turn(message, i) for message, i in zip(TURNS_1, IDS_1, strict=True)]
+    assert fmt.encode_turns_frame(turns, fmt.EMPTY, MS + 5000, codec_by_name("stored")) == FRAME_1
+    before = fmt.scan(BY_HAND).frames[2].index
+    late = to_turn(TURN_4, MessageId(MS + 1, 0))
+    assert fmt.encode_turns_frame([late], before, MS + 9900, codec_by_name("stored")) == FRAME_4
+    third = fmt.encode_mark(fmt.scan(BY_HAND).frames[1].index, MS + 9500, MessageId(MS + 2007, 2**46))
+    assert third == FRAME_3
+    assert (
+        fmt.encode_header(fmt.FileHeader(1_699_999_999.5, "käse/1"))
+        == BY_HAND[: len(BY_HAND) - len(FRAME_1 + FRAME_2 + FRAME_3 + FRAME_4)]
+    )
+
+
+# -- a second reader, from the page ------------------------------------------------------
+
+
+class Page:
+    """Reads a version 2 file as the page says, and checks on the way all that the page says."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.position = 0
+        assert self.take(8) == b"CAv2\0\0\0\0"
+        length, self.created = struct.unpack("<Id", self.take(12))
+        self.session_id = self.take(self.varint()).decode()
+        assert self.take(self.varint()) == b"", "the key id is empty"
+        assert self.position == length - 4
+        assert self.take(4) == crc(data[: length - 4])
+        self.turns: list[tuple[MessageId, Message, bytes | None]] = []
+        self.indexes: list[dict[str, Any]] = []
+        while self.position < len(data):
+            self.frame()
+
+    def take(self, count: int) -> bytes:
+        self.position += count
+        assert self.position <= len(self.data)
+        return self.data[self.position - count : self.position]
+
+    def varint(self) -> int:
+        value = 0
+        for shift in range(0, 70, 7):
+            (byte,) = self.take(1)
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+        raise AssertionError("more than 10 bytes")
+
+    def frame(self) -> None:
+        start = self.position
+        assert self.take(4) == bytes.fromhex("F54C5866")
+        (length,) = struct.unpack("<I", self.take(4))
+        end = start + length
+        size, body_crc, index_crc, again = struct.unpack_from("<B4s4sI", self.data, end - 13)
+        assert again == length
+        index_start = end - 13 - size
+        assert body_crc == crc(self.data[start:index_start])
+        assert index_crc == crc(self.data[index_start : end - 8])
+        sections = self.sections(index_start)
+        names = ["kind", "flags", "count", "total", "updated"]
+        index: dict[str, Any] = {name: self.varint() for name in names}
+        if index["count"]:
+            index["first"] = MessageId(self.varint(), self.varint())
+            index["last"] = MessageId(index["first"].ms + self.varint(), self.varint())
+        if not (index["flags"] & 1 and index["count"]):
+            index["earlier"] = MessageId(self.varint(), self.varint())
+        if index["flags"] & 8:
+            index["cleared"] = MessageId(self.varint(), self.varint())
+        assert self.position == end - 13, "the index entry is as long as it says"
+        self.position = end
+        if index["kind"] == 0:
+            self.columns(sections, index)
+        else:
+            assert not sections
+        self.check_index(index)
+        self.indexes.append(index)
+
+    def sections(self, end: int) -> dict[int, bytes]:
+        found: dict[int, bytes] = {}
+        while self.position < end:
+            kind, codec = self.take(2)
+            raw, stored = self.varint(), self.varint()
+            data = self.take(stored)
+            assert codec == 0 or stored < raw, "stored as it is where the codec does not make it smaller"
+            if codec == 1:
+                data = HuffmanCodec.decode(data)
+            elif codec == 2:
+                import lz4.block
+
+                data = lz4.block.decompress(data, uncompressed_size=raw)
+            assert len(data) == raw
+            assert kind not in found
+            assert kind != 4 or codec == 0
+            found[kind] = data
+        return found
+
+    def columns(self, sections: dict[int, bytes], index: dict[str, Any]) -> None:
+        outer, position = self.data, self.position
+        self.data, self.position = sections[1], 0
+        count = index["count"]
+        roles = ["user", "assistant", "system", "tool", "function", "developer"]
+        roles += [self.take(self.varint()).decode("utf-8", "surrogatepass") for _ in range(self.varint())]
+        role = [roles[self.varint()] for _ in range(count)]
+        flags = self.take(1) * count if self.take(1) == b"\1" else self.take(count)
+        ids = [index["first"]]
+        for _ in range(count - 1):
+            step, seq = self.varint(), self.varint()
+            ids.append(MessageId(ids[-1].ms + step, seq if step else ids[-1].seq + seq))
+        times = {i: struct.unpack("<d", self.take(8))[0] for i in range(count) if flags[i] & 8}
+        texts = {i: self.varint() for i in range(count) if flags[i] & 2}
+        extras = {i: self.varint() for i in range(count) if flags[i] & 32}
+        vectors = {i: (self.take(1)[0], self.varint()) for i in range(count) if flags[i] & 64}
+        nonces = {i: self.take(6) for i in range(count) if flags[i] & 128}
+        assert self.position == len(self.data), "nothing is left over"
+        cursors = {2: 0, 3: 0, 4: 0}
+
+        def cut(kind: int, size: int) -> bytes:
+            cursors[kind] += size
+            return sections[kind][cursors[kind] - size : cursors[kind]] if size else b""
+
+        for i in range(count):
+            body: Message = {"role": role[i]} if flags[i] & 1 else {}
+            if not flags[i] & 1:
+                assert role[i] == "user", "0 where the turn has no role"
+            if i in texts:
+                body["content"] = cut(2, texts[i]).decode("utf-8", "surrogatepass")
+            if flags[i] & 4:
+                body["timestamp"] = ids[i].ms / 1000
+            if i in times:
+                body["timestamp"] = times[i]
+            if flags[i] & 16:
+                body["metadata"] = {}
+            if i in extras:
+                more = json.loads(cut(3, extras[i]).decode("utf-8", "surrogatepass"))
+                assert not set(more) & set(body), "extras hold what the bits do not account for"
+                body |= more
+            if i in vectors:
+                kind, dim = vectors[i]
+                form, width = ("<%dd", 8) if kind else ("<%df", 4)
+                body["embedding"] = list(struct.unpack(form % dim, cut(4, dim * width)))
+            self.turns.append((ids[i], body, nonces.get(i)))
+        for kind, end in cursors.items():
+            assert end == len(sections.get(kind, b"")), "nothing is left over"
+        assert ids[-1] == index["last"]
+        assert bool(nonces) == bool(index["flags"] & 2)
+        assert bool(vectors) == bool(index["flags"] & 4)
+        self.data, self.position = outer, position
+
+    def check_index(self, index: dict[str, Any]) -> None:
+        before = self.turns[: len(self.turns) - index["count"]]
+        earlier = max((i for i, _, _ in before), default=ZERO_ID)
+        mine = [i for i, _, _ in self.turns[len(before) :]]
+        assert mine == sorted(mine)
+        assert bool(index["flags"] & 1) == (not mine or mine[0] > earlier)
+        assert index.get("earlier", earlier) == earlier
+        assert index["total"] == len(self.turns)
+
+
+SAMPLES: list[list[Message]] = [
+    [*TURNS_1],
+    [{"role": "user", "content": "x" * 500, "timestamp": float(n), "metadata": {}} for n in range(20)],
+    [{}, {"role": None}, {"content": None}, {"timestamp": 5}, {"metadata": None}, {"metadata": []}],
+    [{"role": role, "content": role} for role in ("user", "zebra", "ape", "tool", "\ud800", "")],
+    [{"content": "\ud800 alone"}, {"content": ""}, {"content": [], "role": {"name": "x"}}],
+    [{"content": "v", "embedding": [0.5] * 3}, {"content": "w"}, {"embedding": [0.1, 1e300]}],
+    [{"content": {"tool_calls": [{"id": "1", "function": {"arguments": "{}"}}]}, "extra": [1, None]}],
+    [{"timestamp": 1e-300, "content": "日本語" * 100, "metadata": {"deep": [[{}]]}}],
+    [{"timestamp": -0.0}, {"timestamp": True}, {"timestamp": "now"}, {"role": 5, "content": 5}],
+]
+
+
+@pytest.mark.parametrize("codec", ["stored", "huffman", "lz4"])
+@pytest.mark.parametrize("messages", SAMPLES, ids=range(len(SAMPLES)))
+def test_what_the_encoder_writes_is_what_the_page_says(
+    tmp_path: Path, codec: str, messages: list[Message]
+) -> None:
+    archive = ConversationArchive(tmp_path, codec=codec)
+    for message in messages:
+        archive.append_turn("one by one/", message)
+    archive.append_turns("one by one/", messages)
+    with archive.store.lock("one by one/"):
+        archive.store.clear_locked("one by one/")
+        old = [to_turn(m, MessageId(5, n), b"n%05d" % n if n % 2 else None) for n, m in enumerate(messages)]
+        archive.store.append_locked("one by one/", old, contested=True)
+    data = archive.store.raw("one by one/")
+    assert data is not None
+    page = Page(data)
+    assert page.session_id == "one by one/"
+    assert [body for _, body, _ in page.turns] == messages * 3
+    in_order = sorted(page.turns, key=lambda turn: turn[0])
+    assert archive.load_all("one by one/") == [body for _, body, _ in in_order]
+    assert [t.id for t in archive.store.turns("one by one/")] == [i for i, _, _ in in_order]
+    assert [n for _, _, n in page.turns] == [None] * 2 * len(messages) + [t.nonce for t in old]
+    *_, mark, last = page.indexes
+    assert mark["kind"] == 1
+    assert last["cleared"] == mark["cleared"] == mark["earlier"] == in_order[-1][0]
+    assert last["flags"] & 16, "contested"
+
+
+def test_a_nonce_is_dropped_when_its_message_is_two_minutes_old(tmp_path: Path) -> None:
+    from tests.support.twins import ManualClock
+
+    clock = ManualClock(MS / 1000)
+    archive = ConversationArchive(tmp_path, clock=clock)
+    for number, age in enumerate((120_001, 120_000, 0)):
+        turn = to_turn({"content": str(number)}, MessageId(MS - age, 0), b"nonce!")
+        with archive.store.lock("s"):
+            archive.store.append_locked("s", [turn])
+    assert [turn.nonce for turn in archive.store.turns("s")] == [None, b"nonce!", b"nonce!"]
+
+
+# -- local ids ---------------------------------------------------------------------------
+
+
+def test_local_ids_are_never_those_that_redis_gives(tmp_path: Path) -> None:
+    from tests.support.twins import ManualClock
+
+    clock = ManualClock(MS / 1000)
+    archive = ConversationArchive(tmp_path, clock=clock)
+    archive.append_turns("s", [{"content": str(n)} for n in range(5)])
+    clock.now -= 3600
+    archive.append_turns("s", [{"content": str(n)} for n in range(5, 8)])
+    ids = [turn.id for turn in archive.store.turns("s")]
+    assert ids == sorted(set(ids))
+    assert {i.ms for i in ids} == {MS}, "the clock's, or the largest so far"
+    assert all(2**46 <= i.seq < 2**47 + 2**30 for i in ids)
+    with archive.store.lock("s"):
+        archive.store.append_locked("s", [to_turn({"content": "8"}, MessageId(MS + 7, 3))])
+    archive.append_turn("s", {"content": "9"})
+    last = archive.store.turns("s")[-1]
+    assert last.id.ms == MS + 7
+    assert last.id.seq >= 2**46
+    assert [m["content"] for m in archive.load_all("s") or []] == list("0123456789")
+
+
+# -- headers -----------------------------------------------------------------------------
+
+
+def test_a_later_minor_version_is_read_and_its_fields_are_skipped() -> None:
+    data = header(b"s", 5.0, minor=7, more=b"fields of the future") + FRAME_1
+    found = fmt.scan(data)
+    assert found.is_clean
+    assert found.header == fmt.FileHeader(5.0, "s", len(data) - len(FRAME_1))
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda a: a.load_all("s"),
+        lambda a: a.load_recent("s", 3),
+        lambda a: a.append_turn("s", {"content": "x"}),
+        lambda a: a.get_metadata("s"),
+        lambda a: a.delete_session("s"),
+        lambda a: a.store.clear_locked("s"),
+    ],
+    ids=["load_all", "load_recent", "append", "get_metadata", "delete", "clear"],
+)
+def test_a_file_with_a_flag_of_the_future_is_refused_and_left_as_it_is(
+    tmp_path: Path, work: Callable[[ConversationArchive], Any]
+) -> None:
+    data = header(b"s", 5.0, flags=1) + FRAME_1
+    (tmp_path / "s.huff").write_bytes(data)
+    archive = ConversationArchive(tmp_path)
+    with pytest.raises(ArchiveCorrupt, match="flags 0x1 that this version does not know"):
+        work(archive)
+    assert (tmp_path / "s.huff").read_bytes() == data
+    assert sorted(p.name for p in tmp_path.glob("*.huff*")) == ["s.huff"]
+    report = archive.verify("s")
+    assert report is not None
+    assert "flags 0x1" in report.problems[0]
+    again = ConversationArchive(tmp_path)
+    assert again.list_sessions() == []
+    assert again.store.counters["damaged_reads"] == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not a version 2 archive"),
+        (b"CAv2", "not a version 2 archive"),
+        (b"CAv3" + BY_HAND[4:], "starts with b'CAv3'"),
+        (BY_HAND[:30], "the file has 30"),
+        (b"CAv2\0\0\0\0" + struct.pack("<I", 25) + BY_HAND[12:], "says it has 25"),
+        (BY_HAND[:21] + b"X" + BY_HAND[22:], "CRC"),
+    ],
+)
+def test_a_damaged_header_is_refused_with_its_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(ArchiveCorrupt, match=reason):
+        fmt.parse_header(data)
+    assert fmt.scan(data).header is None
+
+
+def test_a_session_id_that_is_not_text_is_damage() -> None:
+    data = header(b"\xff\xfe", 5.0)
+    with pytest.raises(CodecError):
+        fmt.parse_header(data)
+    assert fmt.scan(data).header is None
+
+
+# -- frames ------------------------------------------------------------------------------
+
+
+def decoded(body: bytes, *, count: int = 1) -> list[Turn]:
+    """Decode a frame with this body and a right index entry and right CRCs."""
+    data = frame(body, varints(0, 1, count, count, MS) + varints(MS, 0) + varints(count - 1, 0))
+    found = fmt.frame_at(data, 0)
+    assert found is not None
+    return fmt.decode_frame(data, found)
+
+
+ONE = varint(0) + varint(0) + bytes((1, 0b00000011)) + varint(2)
+
+BAD_BODIES = {
+    "no columns": (b"", "1 turns cannot be in columns of 0 bytes"),
+    "a cut section": (section(1, ONE)[:-1], "bytes wanted"),
+    "half a section head": (b"\x01", "bytes wanted"),
+    "an unknown section": (section(1, ONE) + section(2, b"hi") + section(5, b"x"), "section 5 is not known"),
+    "a section twice": (section(1, ONE) + section(2, b"hi") + section(2, b"hi"), "there twice"),
+    "an unknown codec": (section(1, ONE, codec=9), "codec 9 is not known"),
+    "more than HCv1 can say": (
+        section(1, ONE) + b"\x02\x01" + varints(10**9, 10) + bytes(10),
+        "1000000000 bytes in 10",
+    ),
+    "more than LZ4 can say": (section(1, ONE) + b"\x02\x02" + varints(10**9, 10) + bytes(10), "in 10"),
+    "stored, and longer": (section(1, ONE) + b"\x02\0" + varints(3, 2) + b"hi", "3 bytes in 2"),
+    "stored, and shorter": (section(1, ONE) + b"\x02\0" + varints(1, 2) + b"hi", "says it has 1"),
+    "HCv1 of another length": (
+        section(1, ONE) + section(2, b"hi!", codec=1, stored=HuffmanCodec.encode(b"hi")),
+        "decodes to 2 bytes, not 3",
+    ),
+    "damaged HCv1": (section(1, ONE) + section(2, b"hi", codec=1, stored=b"HCv9xxxxxxx"), "not a valid HCv1"),
+    "damaged LZ4": (section(1, ONE) + section(2, b"hi", codec=2, stored=b"\xff\xff"), "not a valid LZ4"),
+    "LZ4 of another length": (
+        section(1, ONE) + section(2, b"hi!", codec=2, stored=b"\x20hi"),
+        "decodes to 2 bytes, not 3",
+    ),
+    "text left over": (section(1, ONE) + section(2, b"hi!"), "left over"),
+    "too little text": (section(1, ONE) + section(2, b"h"), "2 bytes wanted, 1 are left"),
+    "text that is not UTF-8": (section(1, ONE) + section(2, b"\xff\xff"), "not UTF-8"),
+    "columns left over": (section(1, ONE + b"x") + section(2, b"hi"), "left over"),
+    "more roles than turns": (section(1, varint(2) + ONE), "2 roles for 1 turns"),
+    "a role that is not listed": (section(1, varints(0, 6) + bytes((1, 1))), "a role that is not listed"),
+    "flags of another form": (section(1, varints(0, 0) + bytes((2, 0))), "flags of the form 2"),
+    "a cut number": (section(1, varint(0) + b"\x80"), "cut short"),
+    "a number of 65 bits": (section(1, b"\xff" * 9 + b"\x02"), "more than 64 bits"),
+    "a number of 11 bytes": (section(1, b"\x80" * 11), "more than 10 bytes"),
+    "extras that are not JSON": (
+        section(1, varints(0, 0) + bytes((1, 0b00100000)) + varint(2)) + section(3, b"{]"),
+        "not JSON",
+    ),
+    "extras that are no object": (
+        section(1, varints(0, 0) + bytes((1, 0b00100000)) + varint(2)) + section(3, b"[]"),
+        "not a JSON object",
+    ),
+    "numbers of an unknown kind": (
+        section(1, varints(0, 0) + bytes((1, 0b01000000)) + b"\2" + varint(1)) + section(4, bytes(8)),
+        "of the kind 2",
+    ),
+    "a vector of more than is there": (
+        section(1, varints(0, 0) + bytes((1, 0b01000000)) + b"\0" + varint(2**60)) + section(4, bytes(8)),
+        "bytes wanted",
+    ),
+    "more turns than bytes": (section(1, ONE), "1000000 turns cannot be in columns of 5 bytes"),
+    "an id twice": (
+        section(1, varint(0) + varints(0, 0) + bytes((1, 0)) + varints(0, 0)),
+        "an id stands twice",
+    ),
+    "an id of 65 bits": (
+        section(1, varint(0) + varints(0, 0) + bytes((1, 0)) + varints(2**64 - 1, 0)),
+        "an id of more than 64 bits",
+    ),
+}
+COUNTS = {"more turns than bytes": 1_000_000, "an id twice": 2, "an id of 65 bits": 2}
+
+
+@pytest.mark.parametrize("name", BAD_BODIES)
+def test_a_body_that_makes_no_sense_is_refused_with_its_reason(name: str) -> None:
+    body, reason = BAD_BODIES[name]
+    tracemalloc.start()
+    with pytest.raises(ArchiveCorrupt, match="the frame at byte 0 cannot be decoded") as refused:
+        decoded(body, count=COUNTS.get(name, 1))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert reason in str(refused.value)
+    assert peak < 2_000_000
+
+
+def test_a_section_that_says_more_than_an_integer_can_is_refused() -> None:
+    with pytest.raises(CodecError, match="not a valid LZ4 block"):
+        codec_by_id(2).decode(bytes(100), 2**40)
+
+
+def test_sections_of_the_future_are_skipped() -> None:
+    body = section(1, ONE) + section(128, b"?") + section(255, b"!", codec=77) + section(2, b"hi")
+    assert [from_turn(turn) for turn in decoded(body)] == [{"role": "user", "content": "hi"}]
+
+
+def test_a_frame_that_cannot_be_decoded_costs_its_own_turns_alone(tmp_path: Path) -> None:
+    bad = frame(section(5, b"x"), varints(0, 1, 1, 4, MS) + varints(MS + 1600, 0) + varints(0, 0))
+    last = frame(
+        section(1, ONE) + section(2, b"hi"), varints(0, 1, 1, 5, MS) + varints(MS + 1700, 0) + varints(0, 0)
+    )
+    (tmp_path / "s.huff").write_bytes(header(b"s", 5.0) + FRAME_1 + bad + last)
+    archive = ConversationArchive(tmp_path)
+    expected = [*TURNS_1, {"role": "user", "content": "hi"}]
+    assert archive.load_all("s") == expected
+    assert archive.load_recent("s", 9) == expected
+    assert archive.load_recent("s", 1) == expected[-1:]
+    assert archive.store.counters["damaged_reads"] == 2
+    report = archive.verify("s")
+    assert report is not None
+    assert any("cannot be decoded" in problem for problem in report.problems)
+    (tmp_path / "s.huff").write_bytes(header(b"s", 5.0) + bad)
+    with pytest.raises(ArchiveCorrupt, match="none of its 1 frames"):
+        archive.load_all("s")
+
+
+BAD_INDEXES = {
+    "an unknown kind": varints(2, 1, 0, 3, MS) + varints(MS, 0),
+    "an unknown flag": varints(1, 0b100001, 0, 3, MS) + varints(MS, 0),
+    "cut": varints(0, 1, 3, 3, MS) + varints(MS),
+    "empty": b"",
+    "an id of 65 bits": varints(0, 1, 1, 1, MS) + varints(2**64 - 1, 0) + varints(1, 0),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INDEXES)
+def test_an_index_entry_that_makes_no_sense_makes_its_frame_damage(name: str) -> None:
+    bad = frame(b"", BAD_INDEXES[name])
+    assert fmt.index_at_end(bad, len(bad)) is None
+    found = fmt.scan(header(b"s", 5.0) + bad + FRAME_1)
+    start = len(header(b"s", 5.0))
+    assert found.damage == ((start, start + len(bad)),)
+    assert len(found.frames) == 1
+
+
+def test_a_frame_is_no_frame_where_its_lengths_disagree() -> None:
+    data = bytearray(FRAME_1)
+    struct.pack_into("<I", data, 4, len(data) - 1)
+    assert fmt.frame_at(bytes(data), 0) is None
+    data = bytearray(FRAME_1 + bytes(100))
+    struct.pack_into("<I", data, 4, len(data))
+    assert fmt.frame_at(bytes(data), 0) is None
+
+
+def test_a_frame_is_checked_again_before_it_is_decoded() -> None:
+    found = fmt.scan(BY_HAND)
+    first = found.frames[0]
+    data = BY_HAND[first.offset : first.end]
+    damaged = data[:20] + bytes((data[20] ^ 1,)) + data[21:]
+    for wrong in (damaged, data[:-1], data + b"x", b""):
+        with pytest.raises(ArchiveCorrupt, match=f"the frame at byte {first.offset} is damaged"):
+            fmt.decode_frame(wrong, first)
+    every_turn = [turn.body for turns in fmt.decode_frames(BY_HAND, found.frames) for turn in turns]
+    assert every_turn[:3] == TURNS_1
+
+
+def test_a_frame_larger_than_the_format_allows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fmt, "MAX_FRAME", 1000)
+    turn = to_turn({"content": random.Random(1).randbytes(1000).hex()}, MessageId(1, 0))
+    with pytest.raises(ArchiveCorrupt, match="more than the format allows"):
+        fmt.encode_turns_frame([turn], fmt.EMPTY, 0, codec_by_name("stored"))
+
+
+def test_text_that_looks_like_a_frame_is_text(tmp_path: Path) -> None:
+    """A frame inside a frame's text is not found: the outer one is walked over whole."""
+    text = (FRAME_1 + FRAME_4).decode("latin-1")
+    archive = ConversationArchive(tmp_path, codec="stored")
+    archive.append_turn("s", {"content": text})
+    archive.append_turn("s", {"content": "after"})
+    assert [m["content"] for m in archive.load_all("s") or []] == [text, "after"]
+    # F5 never occurs in UTF-8, so not even a scan that lost its way can take text for a frame.
+    assert fmt.SYNC not in text.encode("utf-8", "surrogatepass")
+
+
+# -- verify ------------------------------------------------------------------------------
+
+
+def problems(data: bytes, session_id: str = "s", **options: bool) -> str:
+    return "; ".join(verify_bytes(data, session_id, **options).problems)
+
+
+def test_verify_says_what_is_wrong() -> None:
+    good = header(b"s", 5.0) + FRAME_1
+    assert problems(good) == ""
+    assert "the file is of session 's'" in problems(good, "t")
+    assert problems(good, "t", check_owner=False) == ""
+    assert "header is damaged" in problems(b"X" + good)
+    assert verify_bytes(b"something else", "s").version == 0
+    assert "bytes 0 to 14 are no intact frame" in problems(b"something else")
+    wrong_total = frame(
+        section(1, ONE) + section(2, b"hi"), varints(0, 1, 1, 9, MS) + varints(MS + 1700, 0) + varints(0, 0)
+    )
+    assert "counts 9 turns so far, not 4" in problems(good + wrong_total)
+    wrong_last = frame(
+        section(1, ONE) + section(2, b"hi"), varints(0, 1, 1, 4, MS) + varints(MS + 1700, 0) + varints(5, 0)
+    )
+    assert "is not in order" in problems(good + wrong_last)
+    too_old = frame(
+        section(1, ONE) + section(2, b"hi"), varints(0, 1, 1, 4, MS) + varints(MS - 5, 0) + varints(0, 0)
+    )
+    assert "says that it is in order, and is not" in problems(good + too_old)
+
+
+# -- varints -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [0, 1, 127, 128, 300, 2**32, 2**63, 2**64 - 1])
+def test_numbers_are_leb128(value: int) -> None:
+    out = bytearray()
+    put_varint(out, value)
+    assert bytes(out) == varint(value)
+    reader = Reader(bytes(out))
+    assert reader.varint() == value
+    assert reader.at_end
+
+
+def test_a_reader_never_reads_past_the_end() -> None:
+    reader = Reader(b"abc", 1)
+    assert reader.remaining == 2
+    with pytest.raises(CodecError, match="3 bytes wanted, 2 are left"):
+        reader.take(3)
+    with pytest.raises(CodecError, match="8 bytes wanted"):
+        reader.float64()
+
+
+# -- codecs ------------------------------------------------------------------------------
+
+
+def test_an_unknown_codec_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="must be one of stored, huffman, lz4, got 'zip'"):
+        codec_by_name("zip")
+    with pytest.raises(ConfigError):
+        ConversationArchive("anywhere", codec="zip")
+
+
+@pytest.mark.parametrize("name", ["stored", "huffman", "lz4"])
+def test_each_codec_gives_back_what_it_got(name: str) -> None:
+    codec = codec_by_name(name)
+    assert codec_by_id(codec.id) is codec
+    for data in (b"x", b"abc" * 1000, bytes(range(256)), bytes(10_000)):
+        stored = codec.encode(data)
+        assert codec.decode(stored, len(data)) == data
+        assert len(data) <= codec.largest(len(stored))
+
+
+def test_a_codec_that_does_not_help_is_not_used() -> None:
+    noise = random.Random(1).randbytes(2000).hex()[:64]
+    turn = to_turn({"content": noise}, MessageId(MS, 0))
+    for name in ("huffman", "lz4"):
+        assert noise.encode() in fmt.encode_turns_frame([turn], fmt.EMPTY, MS, codec_by_name(name))
+
+
+def test_codecs_make_text_smaller_and_may_be_mixed_in_one_file(tmp_path: Path) -> None:
+    sizes = {}
+    contents = ["the same words over and over again " * 30 + str(n) for n in range(3)]
+    for codec, content in zip(("stored", "huffman", "lz4"), contents, strict=True):
+        archive = ConversationArchive(tmp_path, codec=codec)
+        before = len(archive.store.raw("s") or b"")
+        archive.append_turn("s", {"content": content})
+        sizes[codec] = len(archive.store.raw("s") or b"") - before
+    assert [m["content"] for m in ConversationArchive(tmp_path).load_all("s") or []] == contents
+    assert sizes["lz4"] < sizes["huffman"] < sizes["stored"]
+
+
+def test_a_missing_lz4_is_said_and_nothing_is_written_or_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = ConversationArchive(tmp_path, codec="lz4")
+    archive.append_turn("s", {"content": "x" * 1000})
+    before = (tmp_path / "s.huff").read_bytes()
+    monkeypatch.setitem(sys.modules, "lz4", None)
+    monkeypatch.setitem(sys.modules, "lz4.block", None)
+    with pytest.raises(MissingExtra, match=r"archive_codec='lz4' needs .* pip install 'lix-cache\[lz4\]'"):
+        archive.append_turn("s", {"content": "x" * 1000})
+    with pytest.raises(MissingExtra, match="reading an archive that was written with lz4"):
+        archive.load_all("s")
+    with pytest.raises(MissingExtra):
+        archive.load_recent("s", 1)
+    assert (tmp_path / "s.huff").read_bytes() == before
+
+
+# -- version 1 ---------------------------------------------------------------------------
+
+
+def version_1(text: str | bytes, count: int) -> bytes:
+    data = text if isinstance(text, bytes) else text.encode()
+    return struct.pack("<4sddI", b"CAv1", 5.0, 6.0, count) + HuffmanCodec.encode(data)
+
+
+def test_a_version_1_file_written_by_hand_is_read() -> None:
+    text = b'[{"content":"a","timestamp":1.5},{"content":"b","timestamp":0.5},{"content":"c"}]'
+    found = legacy.parse_legacy(version_1(text, 3))
+    assert (found.created_at, found.updated_at, found.missing) == (5.0, 6.0, 0)
+    # The time of its own, never smaller than the turn's before it; then counting.
+    assert [turn.id for turn in found.turns] == [MessageId(1500, 0), MessageId(1500, 1), MessageId(1500, 2)]
+    assert [turn.body for turn in found.turns] == json.loads(text)
+
+
+@pytest.mark.parametrize("data", [b"", b"CAv1", b"CAv1" + bytes(19), b"CAv2" + bytes(100)])
+def test_what_is_no_version_1_file_is_refused(data: bytes) -> None:
+    with pytest.raises(ArchiveCorrupt, match="not a version 1 archive"):
+        legacy.parse_legacy(data)
+    with pytest.raises(ArchiveCorrupt, match="not a version 1 archive"):
+        legacy.legacy_metadata(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "expected", "missing"),
+    [
+        ("[]", 0, [], 0),
+        ("", 0, [], 0),
+        ('[{"a":1},{"b":2}', 2, [{"a": 1}, {"b": 2}], 0),
+        ('[{"a":1}, {"b":2} , {"c"', 3, [{"a": 1}, {"b": 2}], 1),
+        ('[{"a":1};{"b":2}]', 2, [{"a": 1}], 1),
+        ('[{"a":1},12', 2, [{"a": 1}], 1),
+        ('[{"a":1},"x', 2, [{"a": 1}], 1),
+        ('["text",5]', 2, [{"content": "text"}, {"content": 5}], 0),
+        (b'[{"a":1},{"b":"\xff"}]', 2, [{"a": 1}, {"b": ""}], 0),
+        ('[{"a":1}]', 3, [{"a": 1}], 2),
+    ],
+)
+def test_what_a_version_1_file_still_holds_is_recovered(
+    text: str | bytes, count: int, expected: list[Message], missing: int
+) -> None:
+    found = legacy.parse_legacy(version_1(text, count))
+    assert [turn.body for turn in found.turns] == expected
+    assert found.missing == missing
+
+
+@pytest.mark.parametrize("text", ["", "{}", "nonsense", "[", "[" * 100_000])
+def test_a_version_1_file_that_promises_turns_and_has_none_is_corrupt(text: str) -> None:
+    with pytest.raises(ArchiveCorrupt, match="none of the 2 turns can be recovered"):
+        legacy.parse_legacy(version_1(text, 2))
+
+
+@pytest.mark.parametrize(
+    ("turn", "expected"),
+    [
+        ('{"a":NaN,"b":[-Infinity]}', {"a": "NaN", "b": ["-Infinity"]}),
+        ('{"embedding":[1e999]}', {"embedding": ["Infinity"]}),
+        (f'{{"embedding":[{2**70}]}}', {"embedding": [2**70]}),
+        (f'{{"timestamp":{10**400}}}', {"timestamp": 10**400}),
+        ('{"timestamp":true}', {"timestamp": True}),
+        ('{"a":"kept","b":%s}' % ("[" * 250 + "]" * 250), {"a": "kept", "b": "[" * 250 + "]" * 250}),
+    ],
+    ids=["nan", "infinite", "huge", "late", "bool", "deep"],
+)
+def test_what_old_files_may_hold_and_we_refuse_is_kept_as_text(
+    tmp_path: Path, turn: str, expected: Message
+) -> None:
+    (tmp_path / "s.huff").write_bytes(version_1(f"[{turn}]", 1))
+    archive = ConversationArchive(tmp_path)
+    assert archive.load_all("s") == [expected]
+    archive.append_turn("s", {"content": "next"})
+    assert archive.load_all("s") == [expected, {"content": "next"}]
+
+
+def test_a_version_1_turn_nested_beyond_reading_is_corrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_deep(*args: Any, **kwargs: Any) -> Any:
+        raise RecursionError
+
+    monkeypatch.setattr(legacy.json, "dumps", too_deep)
+    with pytest.raises(ArchiveCorrupt, match="nested too deeply"):
+        legacy.parse_legacy(version_1('[{"a":NaN}]', 1))
+
+
+def test_a_version_1_file_has_no_index_of_its_own_but_gets_one() -> None:
+    found = parse_contents(version_1('[{"timestamp":1.5},{"timestamp":2.5}]', 2), "s")
+    assert (found.index.total, found.index.newest, found.updated_at) == (2, MessageId(2500, 0), 6.0)
+    assert parse_contents(version_1("[]", 0), "s").index.newest == ZERO_ID
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["chinese", "long-english", "plain-english", "with-embeddings"])
+def test_archives_of_the_old_package_are_read_before_and_after_their_upgrade(
+    shared_dir: Path, tmp_path: Path, name: str
+) -> None:
+    golden = shared_dir / "golden" / "cav1"
+    turns = json.loads((golden / f"{name}.json").read_text())
+    data = (golden / f"{name}.huff").read_bytes()
+    (tmp_path / f"{name}.huff").write_bytes(data)
+    archive = ConversationArchive(tmp_path)
+    assert archive.load_all(name) == turns
+    assert archive.load_recent(name, 3) == turns[-3:]
+    before = archive.get_metadata(name)
+    assert before is not None
+    assert before["num_turns"] == len(turns)
+    assert (before["created_at"], before["updated_at"]) == struct.unpack_from("<dd", data, 4)
+    report = archive.verify(name)
+    assert report is not None
+    assert (report.version, report.problems) == (1, ())
+    more = {"role": "user", "content": "one more", "timestamp": 1.8e9, "metadata": {}}
+    archive.append_turn(name, more)
+    again = ConversationArchive(tmp_path)
+    assert again.load_all(name) == [*turns, more]
+    after = again.get_metadata(name)
+    assert after is not None
+    assert (after["num_turns"], after["created_at"]) == (len(turns) + 1, before["created_at"])
+    report = again.verify(name)
+    assert report is not None
+    assert (report.version, report.problems) == (2, ())
+    assert archive.store.counters["upgrades"] == 1
+
+
+@pytest.mark.shared
+def test_every_golden_archive_is_tested(shared_dir: Path) -> None:
+    names = sorted(path.stem for path in (shared_dir / "golden" / "cav1").glob("*.huff"))
+    assert names == ["chinese", "long-english", "plain-english", "with-embeddings"]
+
+
+def test_vectors_of_a_frame_cost_four_bytes_a_number() -> None:
+    plain = [to_turn({"content": "x"}, MessageId(MS + n, 0)) for n in range(10)]
+    vector = Vector(0, struct.pack("<384f", *(math.sin(n) for n in range(384))))
+    with_vectors = [Turn(turn.id, turn.body, vector) for turn in plain]
+    codec = codec_by_name("huffman")
+    sizes = [len(fmt.encode_turns_frame(turns, fmt.EMPTY, MS, codec)) for turns in (plain, with_vectors)]
+    assert sizes[1] - sizes[0] < 10 * 384 * 4 + 100

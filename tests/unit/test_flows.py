@@ -1,0 +1,550 @@
+"""Every flow, stopped at every step: nothing acknowledged is lost, nothing is doubled, no lock stays.
+
+The flows run against a real server and real files, under drivers that go wrong at one step
+on purpose.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lix_cache.clock import SystemClock
+from lix_cache.config import CacheConfig
+from lix_cache.effects import DiskCall, Effect, Flow, RedisBatch, RedisCall, Sleep
+from lix_cache.errors import ArchiveBusy, ArchiveUnavailable, LixCacheError, RedisUnavailable
+from lix_cache.messages import MessageId
+from lix_cache.semantic import flow as semantic_flow
+from lix_cache.session import flow
+from tests.support import RedisServer
+from tests.support.lab import Process, World, fast_folder, is_free
+
+#: Far enough for the archive to hold ids that the clock will not reach during the test.
+AN_HOUR_MS = 3_600_000
+
+
+class Crash(BaseException):
+    """The process is stopped here."""
+
+
+@pytest.fixture
+def new_world(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..., World]]:
+    """Makes worlds: a store each that nobody else has."""
+    folder = fast_folder(tmp_path)
+
+    def make(**changes: Any) -> World:
+        settings: dict[str, Any] = {
+            "redis_key_prefix": f"t{uuid.uuid4().hex}",
+            "archive_dir": f"{folder}/{uuid.uuid4().hex}",
+            "hot_window_size": 4,
+            "archive_batch_turns": 2,
+            "archive_lock_timeout_seconds": 0.05,
+            # The breaker is open only where a test opens it.
+            "redis_retry_seconds": 0,
+            "evictor_enabled": False,
+        }
+        return World(redis_server.config(**{**settings, **changes}))
+
+    yield make
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    # So that a move of a few messages takes several rounds.
+    monkeypatch.setattr(flow, "CHUNK", 3)
+    monkeypatch.setattr(flow, "SESSIONS_AT_ONCE", 2)
+
+
+# -- situations ----------------------------------------------------------------------------
+
+
+def nothing(world: World) -> None:
+    """An empty store."""
+
+
+def hot(world: World) -> None:
+    """A window that is not full."""
+    world.add(world.process(), "h1", "h2", "h3")
+
+
+def overflowing(world: World) -> None:
+    """A window that the daemon should have looked at."""
+    world.add(world.process(), *(f"o{i}" for i in range(11)))
+
+
+def cold(world: World) -> None:
+    """A session that was moved to disk whole."""
+    process = world.process()
+    world.add(process, *(f"c{i}" for i in range(6)))
+    process.flush()
+
+
+def both(world: World) -> None:
+    """Some on disk, and a window begun after that."""
+    cold(world)
+    world.add(world.process(), "b1", "b2")
+
+
+def rehydrated(world: World) -> None:
+    """Some on disk and in Redis as well, and a newer one."""
+    cold(world)
+    world.process().context()
+    world.add(world.process(), "r1")
+
+
+def ahead(world: World) -> None:
+    """Ids that the clock has not reached: it was set back since, and the session is cold."""
+    process = world.process()
+    future = MessageId(int(SystemClock().time() * 1000) + AN_HOUR_MS, 0)
+    turns = []
+    for i in range(3):
+        future = future.successor()
+        turns.append(process.turn(f"f{i}"))
+        turns[-1] = flow.with_id(turns[-1], future)
+        world.tried.append(f"f{i}")
+        world.must.append(f"f{i}")
+    process.drive(_call(lambda: process.archive.append_locked("s", turns)))
+
+
+def forgotten(world: World) -> None:
+    """A cold session, and a Redis that has lost its memory of when windows were emptied."""
+    cold(world)
+    process = world.process()
+    process.drive.client.delete(process.store.hot.keys.high_water(0))
+
+
+def outage(world: World) -> None:
+    """Messages in Redis, and newer ones on disk that were added while it was away."""
+    both(world)
+    away = world.process()
+    _close(away)
+    world.add(away, "away1", "away2")
+    # Within a millisecond, messages of two processes that cannot talk have no order.
+    time.sleep(0.002)
+
+
+def _call(call: Callable[[], Any]) -> Flow[Any]:
+    return (yield DiskCall(call))
+
+
+def _close(process: Process) -> None:
+    """Let a process think that Redis is away."""
+    process.store.breaker._open_until = float("inf")
+
+
+SITUATIONS = [nothing, hot, overflowing, cold, both, rehydrated, ahead, forgotten, outage]
+
+
+# -- flows ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Act:
+    """A flow under study.
+
+    Attributes:
+        name: what it is.
+        start: makes the flow for a process.
+        prepare: what the process did before.
+        config: settings that it needs.
+    """
+
+    name: str
+    start: Callable[[Process, str], Flow[Any]]
+    prepare: Callable[[World, Process], None] = lambda world, process: None
+    config: tuple[tuple[str, Any], ...] = ()
+
+    def begin(self, world: World) -> Process:
+        process = world.process(**dict(self.config))
+        self.prepare(world, process)
+        return process
+
+
+def _adding(process: Process, text: str) -> Flow[Any]:
+    return process.adding(text)
+
+
+def _knows(world: World, process: Process) -> None:
+    world.add(process, f"known {len(world.tried)}")
+
+
+def _is_away(world: World, process: Process) -> None:
+    _close(process)
+
+
+def _was_away(world: World, process: Process) -> None:
+    _close(process)
+    world.add(process, "mine while away")
+    process.store.breaker.reset()
+
+
+def _flushed(process: Process) -> Flow[Any]:
+    yield from flow.flush(process.session)
+    yield from flow.get_context(process.session)
+    yield from flow.flush(process.session)
+
+
+def _add_and_flush(process: Process, text: str) -> Flow[Any]:
+    yield from process.adding(text)
+    yield from flow.flush(process.session)
+
+
+ADD = Act("add", _adding)
+ADD_AGAIN = Act("add again", _adding, _knows)
+ADD_SYNCED = Act("add to disk as well", _adding, config=(("durability", "disk"),))
+ADD_AWAY = Act("add while away", _adding, _is_away)
+ADD_BACK = Act("add after being away", _adding, _was_away)
+ADD_RAISE = Act("add or raise", _adding, config=(("on_redis_error", "raise"),))
+ADDS = [ADD, ADD_AGAIN, ADD_SYNCED, ADD_AWAY, ADD_BACK, ADD_RAISE]
+ADD_FLUSH = Act("add and flush", _add_and_flush)
+CONTEXT = Act("get_context", lambda p, _: flow.get_context(p.session))
+CONTEXT_BACK = Act("get_context after being away", lambda p, _: flow.get_context(p.session), _was_away)
+FULL = Act("get_full", lambda p, _: flow.get_full(p.session))
+FULL_BACK = Act("get_full after being away", lambda p, _: flow.get_full(p.session), _was_away)
+FLUSH = Act("flush", lambda p, _: flow.flush(p.session))
+IN_AND_OUT = Act("flush, get_context, flush", lambda p, _: _flushed(p))
+SPILL = Act("spill_overflow", lambda p, _: flow.spill_overflow(p.store))
+EVICT = Act("evict_idle", lambda p, _: flow.evict_idle(p.store, 0, "somebody"))
+REUNITE = Act("reunite_pending", lambda p, _: flow.reunite_pending(p.store))
+CLEAN = Act("clean_up", lambda p, _: flow.clean_up(p.store))
+LIST = Act("list_hot", lambda p, _: flow.list_hot(p.store))
+LENGTH = Act("hot_length", lambda p, _: flow.hot_length(p.session))
+CLEAR = Act("clear", lambda p, _: flow.clear(p.session))
+DELETE = Act("delete", lambda p, _: flow.delete(p.session))
+READS = [CONTEXT, CONTEXT_BACK, FULL, FULL_BACK, LIST, LENGTH]
+MOVES = [FLUSH, IN_AND_OUT, SPILL, EVICT, REUNITE, CLEAN]
+ACTS = [*ADDS, *READS, *MOVES, ADD_FLUSH, CLEAR, DELETE]
+ADDING = {act.name for act in (*ADDS, ADD_FLUSH)}
+
+
+def _settle(world: World, act: Act, text: str, error: BaseException | None, archived: list[str]) -> None:
+    """Note what the end of an act means for what must and may come back."""
+    if act.name in ADDING:
+        world.tried.append(text)
+        if error is None:
+            world.must.append(text)
+        else:
+            world.may.add(text)
+    elif act is CLEAR:
+        # What was archived stays, what was only in Redis is dropped, or not yet.
+        world.may.update(world.must)
+        world.must = [kept for kept in world.must if kept in archived]
+        if error is None:
+            world.may.clear()
+        world.in_context = False
+    elif act is DELETE:
+        world.may = set() if error is None else {*world.may, *world.must}
+        world.must = []
+        # Half of a deletion may leave only the context or only the archive.
+        world.in_context = error is None
+
+
+# -- faults --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fault:
+    """How a step goes wrong.
+
+    Attributes:
+        name: what it is.
+        redis: makes the error of a step that goes to Redis; None: such steps are spared.
+        disk: makes the error of a step that touches files; None: such steps are spared.
+        done: whether the step is carried out all the same: "no", "yes", or "late",
+            which is after the flow has ended.
+        stays: whether every later step of the kind goes wrong as well.
+    """
+
+    name: str
+    redis: Callable[[], BaseException] | None
+    disk: Callable[[], BaseException] | None
+    done: str = "no"
+    stays: bool = False
+
+    def error(self, effect: Effect) -> BaseException | None:
+        if isinstance(effect, Sleep):
+            return None
+        make = self.redis if isinstance(effect, (RedisCall, RedisBatch)) else self.disk
+        return None if make is None else make()
+
+
+def _refused() -> RedisUnavailable:
+    return RedisUnavailable("no server there")
+
+
+def _broken() -> RedisUnavailable:
+    return RedisUnavailable("the connection broke", maybe_done=True)
+
+
+def _slow() -> RedisUnavailable:
+    return RedisUnavailable("no answer in time", maybe_done=True, timed_out=True)
+
+
+def _disk_full() -> ArchiveUnavailable:
+    return ArchiveUnavailable(28, "the disk is full")
+
+
+FAULTS = [
+    Fault("refused", _refused, None),
+    Fault("refused from now on", _refused, None, stays=True),
+    Fault("request lost", _broken, None),
+    Fault("requests lost from now on", _broken, None, stays=True),
+    Fault("answer lost", _broken, None, "yes"),
+    Fault("answers lost from now on", _broken, None, "yes", stays=True),
+    Fault("answer late", _slow, None, "yes"),
+    Fault("done late", _slow, None, "late"),
+    Fault("all done late", _slow, None, "late", stays=True),
+    Fault("disk full", None, _disk_full),
+    Fault("disk full from now on", None, _disk_full, stays=True),
+    Fault("written, but not confirmed", None, _disk_full, "yes"),
+    Fault("stopped before", Crash, Crash),
+    Fault("stopped after", Crash, Crash, "yes"),
+]
+
+
+class Saboteur:
+    """Drives a flow by hand and lets its k-th step go wrong."""
+
+    def __init__(self, process: Process, at: int, fault: Fault) -> None:
+        self._process = process
+        self._at = at
+        self._fault = fault
+        self._late: list[Effect] = []
+        self.hit = False
+
+    def run(self, running: Flow[Any]) -> BaseException | None:
+        """Run to the end; return the error that came out, if one did."""
+        step = 0
+        try:
+            effect = running.send(None)
+            while True:
+                error, result = self._perform(effect, step)
+                step += 1
+                effect = running.send(result) if error is None else running.throw(error)
+        except StopIteration:
+            return None
+        except (LixCacheError, Crash) as error:
+            return error
+        finally:
+            for effect in self._late:
+                self._process.drive._perform(effect)
+
+    def _perform(self, effect: Effect, step: int) -> tuple[BaseException | None, Any]:
+        fault = self._fault
+        due = step >= self._at if fault.stays else step == self._at
+        error = fault.error(effect) if due else None
+        if error is None:
+            try:
+                return None, self._process.drive._perform(effect)
+            except LixCacheError as real:
+                return real, None
+        self.hit = True
+        if fault.done == "yes":
+            self._process.drive._perform(effect)
+        elif fault.done == "late":
+            self._late.append(effect)
+        return error, None
+
+
+def _steps(act: Act, world: World) -> int:
+    """Count the steps that a flow takes undisturbed."""
+    process = act.begin(world)
+    running = act.start(process, "counted")
+    steps = 0
+    try:
+        effect = running.send(None)
+        while True:
+            steps += 1
+            effect = running.send(process.drive._perform(effect))
+    except StopIteration:
+        return steps
+
+
+def _situations_of(act: Act) -> list[Callable[[World], None]]:
+    if act in (LIST, LENGTH, CLEAN):
+        return [both]
+    if act is SPILL:
+        return [overflowing, both]
+    if act is REUNITE:
+        return [outage, cold]
+    return SITUATIONS
+
+
+CASES = [pytest.param(a, s, id=f"{a.name}-{s.__name__}") for a in ACTS for s in _situations_of(a)]
+
+
+@pytest.mark.parametrize(("act", "situation"), CASES)
+def test_whatever_step_goes_wrong_nothing_is_lost_or_doubled(
+    act: Act, situation: Callable[[World], None], new_world: Callable[..., World]
+) -> None:
+    counting = new_world()
+    situation(counting)
+    steps = _steps(act, counting)
+    tested = 0
+    for fault in FAULTS:
+        for at in range(steps):
+            world = new_world()
+            situation(world)
+            process = act.begin(world)
+            archived = process.archived()
+            saboteur = Saboteur(process, at, fault)
+            error = saboteur.run(act.start(process, "new"))
+            if not saboteur.hit:
+                continue
+            tested += 1
+            _settle(world, act, "new", error, archived)
+            if act is CLEAR and error is None:
+                assert process.context() == []
+            try:
+                if not isinstance(error, Crash):
+                    # The process goes on: what it remembers of the trouble must be right.
+                    process.store.breaker.reset()
+                    world.add(process, "next")
+                    late_add = fault.done == "late" and act.name in ADDING
+                    world.check(process.full(), in_order=not late_add)
+                    world.check_all(in_order=not late_add)
+                else:
+                    world.check_all()
+            except AssertionError as failed:
+                raise AssertionError(f"step {at}, {fault.name}: {error!r}: {failed}") from failed
+    assert tested
+
+
+@pytest.mark.parametrize(("act", "situation"), CASES)
+def test_a_flow_that_is_dropped_at_any_step_lets_go_of_its_locks(
+    act: Act, situation: Callable[[World], None], new_world: Callable[..., World]
+) -> None:
+    counting = new_world()
+    situation(counting)
+    for at in range(1, _steps(act, counting) + 1):
+        world = new_world()
+        situation(world)
+        process = act.begin(world)
+        running = act.start(process, "new")
+        _, effect = _drive_until(process, running, at - 1)
+        # Raises RuntimeError if the flow goes on yielding.
+        running.close()
+        assert is_free(process.archive, "s"), f"step {at}: {effect}"
+
+
+def test_no_flow_yields_in_finally() -> None:
+    for module in (flow, semantic_flow):
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.Try):
+                inside = [part for statement in node.finalbody for part in ast.walk(statement)]
+                assert not any(isinstance(part, (ast.Yield, ast.YieldFrom)) for part in inside), (
+                    f"{module.__name__}, line {node.lineno}"
+                )
+
+
+# -- two at once ---------------------------------------------------------------------------
+
+
+def _drive_until(process: Process, running: Flow[Any], at: int) -> tuple[bool, Effect | None]:
+    """Perform so many steps; return whether the flow has ended, and the step it is at."""
+    try:
+        effect = running.send(None)
+        for _ in range(at):
+            effect = running.send(process.drive._perform(effect))
+        return False, effect
+    except StopIteration:
+        return True, None
+
+
+def _finish(process: Process, running: Flow[Any], effect: Effect) -> BaseException | None:
+    try:
+        while True:
+            try:
+                result = process.drive._perform(effect)
+            except LixCacheError as error:
+                effect = running.throw(error)
+            else:
+                effect = running.send(result)
+    except StopIteration:
+        return None
+    except LixCacheError as error:
+        return error
+
+
+def _whole(process: Process, running: Flow[Any]) -> BaseException | None:
+    try:
+        effect = running.send(None)
+    except StopIteration:
+        return None
+    return _finish(process, running, effect)
+
+
+SECOND = [ADD, ADD_AGAIN, ADD_AWAY, ADD_FLUSH, CONTEXT, FULL, FLUSH, IN_AND_OUT, EVICT, REUNITE, CLEAR, DELETE]
+FIRST = [*SECOND, ADD_SYNCED, ADD_BACK, CONTEXT_BACK, SPILL]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("situation", [hot, overflowing, cold, both, ahead, forgotten, outage])
+@pytest.mark.parametrize("first", FIRST, ids=lambda act: act.name)
+def test_what_happens_between_two_steps_of_a_flow_loses_and_doubles_nothing(
+    first: Act, situation: Callable[[World], None], new_world: Callable[..., World]
+) -> None:
+    """Another process runs a whole flow while this one is between two of its steps."""
+    for second in SECOND:
+        at = 0
+        while True:
+            world = new_world()
+            situation(world)
+            one = first.begin(world)
+            two = second.begin(world)
+            archived = one.archived()
+            before = list(world.must)
+            running = first.start(one, "one")
+            ended, effect = _drive_until(one, running, at)
+            if ended or effect is None:
+                break
+            second_error = _whole(two, second.start(two, "two"))
+            first_error = _finish(one, running, effect)
+            assert second_error is None or isinstance(second_error, ArchiveBusy)
+            acts = [(second, "two", second_error), (first, "one", first_error)]
+            try:
+                _check_pair(world, acts, archived, before)
+            except AssertionError as failed:
+                raise AssertionError(f"{second.name} before step {at}: {failed}") from failed
+            at += 1
+
+
+def _check_pair(
+    world: World,
+    acts: list[tuple[Act, str, BaseException | None]],
+    archived: list[str],
+    before: list[str],
+) -> None:
+    for act, text, error in acts:
+        if act.name in ADDING:
+            world.tried.append(text)
+            if error is None:
+                world.must.append(text)
+            else:
+                world.may.add(text)
+    done = {act.name for act, _, error in acts if error is None}
+    if {CLEAR.name, DELETE.name} & {act.name for act, _, _ in acts}:
+        # What was added meanwhile may have been before or after.
+        world.may.update(world.must)
+        world.must = [] if DELETE.name in done else [text for text in before if text in archived]
+        world.in_context = False
+    late = world.process()
+    found = late.full()
+    world.check(found, in_order=False)
+    old = [text for text in found if text in before]
+    assert old == [text for text in before if text in old], f"order: {found}"
+    if DELETE.name in done:
+        assert not old, f"came back: {old}"
+    if CLEAR.name in done:
+        assert not set(late.context()) & set(before), "a cleared context came back"
+    world.check_all(in_order=False)
