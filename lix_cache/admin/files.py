@@ -12,7 +12,7 @@ from lix_cache.archive.names import SUFFIX, file_stem, plain_stem, session_id_of
 from lix_cache.archive.verify import Report, verify_bytes
 from lix_cache.errors import ArchiveError
 
-__all__ = ["check_files", "file_of", "session_files", "set_aside"]
+__all__ = ["check_files", "file_of", "session_files", "set_aside", "unreadable"]
 
 _SET_ASIDE = re.compile(re.escape(SUFFIX) + r"\.damaged-[0-9]+\Z")
 
@@ -25,6 +25,14 @@ def session_files(archive: ConversationArchive) -> list[str]:
 def set_aside(archive: ConversationArchive) -> list[str]:
     """Return the names of the files that a repair put damaged bytes into, sorted."""
     return sorted(name for name in Files().names(archive.archive_dir) if _SET_ASIDE.search(name))
+
+
+def unreadable(archive: ConversationArchive) -> list[str]:
+    """Return the names of the files that no session is listed for, because nothing in them makes sense."""
+    known = {meta["session_id"] for meta in archive.list_sessions()}
+    known_names = {file_stem(sid) for sid in known} | {plain_stem(sid) for sid in known}
+    strange = [name for name in session_files(archive) if name[: -len(SUFFIX)] not in known_names]
+    return [check.file for check in check_files(archive, strange) if not check.is_intact]
 
 
 def file_of(archive: ConversationArchive, session_id: str) -> str | None:
@@ -57,9 +65,9 @@ def _read_alone(archive: ConversationArchive, name: str, report: Report) -> Repo
     """Look again while nobody writes: half an append looks like damage."""
     try:
         lock = archive.store.lock(report.session_id)
-    except ArchiveError:
-        # A folder that cannot be written to has no writers, and one who never ends is a
-        # trouble of another kind.
+    except (ArchiveError, UnicodeEncodeError):
+        # A folder that cannot be written to has no writers, nor has a name that is no
+        # UTF-8; and a writer who never ends is a trouble of another kind.
         return report
     with lock:
         return _read(archive, name)
@@ -67,9 +75,10 @@ def _read_alone(archive: ConversationArchive, name: str, report: Report) -> Repo
 
 def _checked(name: str, report: Report) -> FileCheck:
     problems = report.problems
-    proper = file_stem(report.session_id) + SUFFIX
-    if report.version == 2 and not problems and proper != name:
-        problems = (f"it holds session {report.session_id[:60]!r}, which is looked for in {proper!r}",)
+    if report.version == 2 and not problems:
+        proper = file_stem(report.session_id) + SUFFIX
+        if proper != name:
+            problems = (f"it holds session {report.session_id[:60]!r}, which is looked for in {proper!r}",)
     return FileCheck(
         file=name,
         session_id=report.session_id,

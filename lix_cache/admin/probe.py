@@ -131,8 +131,6 @@ def _ask_about_itself(drive: SyncDriver, store: SessionStore, facts: RedisFacts)
 
 def _setting(drive: SyncDriver, refused: dict[str, str], name: str) -> str | None:
     reply = _tried(refused, "CONFIG GET", lambda: drive(ask(("CONFIG", "GET", name))))
-    if isinstance(reply, dict):
-        reply = [part for pair in reply.items() for part in pair]
     if not isinstance(reply, (list, tuple)) or len(reply) != 2:
         return None
     value = reply[1]
@@ -184,7 +182,7 @@ def _try_folder(folder: str) -> tuple[str | None, bool]:
         door.write_synced(path, b"a probe")
         door.sync_folder(folder)
     except ArchiveError as error:
-        return str(error), True
+        return _words(error), True
     try:
         with _held(door, path):
             second = door.try_lock(path)
@@ -192,9 +190,14 @@ def _try_folder(folder: str) -> tuple[str | None, bool]:
                 second.release()
             return None, second is None
     except ArchiveError as error:
-        return str(error), False
+        return _words(error), False
     finally:
         door.remove(path)
+
+
+def _words(error: ArchiveError) -> str:
+    # Without the number that an OSError puts in front.
+    return str(getattr(error, "strerror", None) or error)
 
 
 @contextlib.contextmanager

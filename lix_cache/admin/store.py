@@ -102,7 +102,7 @@ class StoreAdmin:
             archive_files=len(names),
             archive_turns=sum(meta["num_turns"] for meta in metas),
             archive_bytes=sum(meta["size_bytes"] for meta in metas),
-            unreadable_files=max(0, len(names) - len(metas)),
+            unreadable_files=len(files.unreadable(archive)),
             set_aside_files=len(files.set_aside(archive)),
             pending_sessions=len(archive.store.pending_sessions()),
             semantic_scopes=self._count_keys(self.config.semantic_redis_db, ":{", "}:sem:v:"),
@@ -187,6 +187,10 @@ class StoreAdmin:
     def set_aside_files(self) -> list[str]:
         """Return the names of the files that repairs put damaged bytes into, sorted."""
         return files.set_aside(self._store.archive)
+
+    def unreadable_files(self) -> list[str]:
+        """Return the names of the files that no session is listed for, because of their damage."""
+        return files.unreadable(self._store.archive)
 
     def verify(self, session_id: str | None = None) -> Iterator[FileCheck]:
         """Check every byte of every archive file, or of one session's. Needs no Redis.

@@ -21,6 +21,7 @@ __all__ = [
     "Scan",
     "UnknownFormat",
     "decode_frame",
+    "encode_file",
     "encode_header",
     "encode_mark",
     "encode_turns_frame",
@@ -34,6 +35,8 @@ SYNC = b"\xf5LXf"
 MAX_FRAME = 1 << 30
 MAX_INDEX = 255
 MAX_HEADER = 1 << 20
+#: Turns in each frame of a file that is written whole.
+TURNS_PER_FRAME = 64
 _HEADER = struct.Struct("<4sBBHId")
 _U32 = struct.Struct("<I")
 _FRAME_HEAD = struct.Struct("<4sI")
@@ -250,6 +253,31 @@ def encode_turns_frame(
         cleared=before.cleared,
     )
     return _seal(bytes(body), index)
+
+
+def encode_file(
+    header: FileHeader, turns: Sequence[Turn], updated_ms: int, codec: Codec, *, contested: bool = False
+) -> bytes:
+    """Return a whole file. Many turns go into many frames, so that the last ones can be read alone.
+
+    Args:
+        header: whose file it is.
+        turns: sorted by id, no id twice; may be none.
+        updated_ms: Unix milliseconds of this append.
+        codec: used for a section where it makes it smaller.
+        contested: as for :func:`encode_turns_frame`.
+    """
+    parts = [encode_header(header)]
+    before = EMPTY
+    for start in range(0, len(turns), TURNS_PER_FRAME):
+        part = turns[start : start + TURNS_PER_FRAME]
+        frame = encode_turns_frame(part, before, updated_ms, codec, contested=contested)
+        parts.append(frame)
+        found = index_at_end(frame, len(frame))
+        if found is None:
+            raise AssertionError("a frame just made has an index entry")
+        before = found.index
+    return b"".join(parts)
 
 
 def encode_mark(before: FrameIndex, updated_ms: int, cleared: MessageId) -> bytes:

@@ -163,8 +163,9 @@ class ArchiveStore:
         for name in list(self.session_files()):
             try:
                 meta = self._metadata_at(self._in_folder(name), None)
-            except ArchiveCorrupt as error:
-                self._note_damage(str(error))
+            except (ArchiveCorrupt, UnicodeEncodeError) as error:
+                # The latter: a name that is no UTF-8 stands for no session at all.
+                self._note_damage(f"{name!r}: {error}" if isinstance(error, UnicodeError) else str(error))
                 continue
             if meta is not None:
                 yield meta
@@ -290,11 +291,13 @@ class ArchiveStore:
                 replace(turn, nonce=None) if turn.nonce and now_ms - turn.id.ms > CONTEST_MS else turn
                 for turn in fresh
             ]
-        frame = fmt.encode_turns_frame(fresh, before, now_ms, self._codec, contested=contested)
         if size == 0:
-            header = fmt.encode_header(fmt.FileHeader(now_ms / 1000, session_id))
-            self._replace_file(path, header + frame, sync_name=False)
+            header = fmt.FileHeader(now_ms / 1000, session_id)
+            whole = fmt.encode_file(header, fresh, now_ms, self._codec, contested=contested)
+            self._replace_file(path, whole, sync_name=False)
         else:
+            # One frame, however many turns: after a crash all of them are there, or none.
+            frame = fmt.encode_turns_frame(fresh, before, now_ms, self._codec, contested=contested)
             self._files.append(path, size, frame)
         self._count("appends")
         return size == 0, len(fresh)
@@ -524,10 +527,9 @@ class ArchiveStore:
             # Beside the new name, where a deletion looks for it.
             self._set_aside(path, data)
             self._count("repairs")
-        whole = fmt.encode_header(fmt.FileHeader(found.created_at, session_id))
-        if found.turns:
-            updated_ms = max(0, int(found.updated_at * 1000))
-            whole += fmt.encode_turns_frame(found.turns, fmt.EMPTY, updated_ms, self._codec)
+        header = fmt.FileHeader(found.created_at, session_id)
+        updated_ms = max(0, int(found.updated_at * 1000))
+        whole = fmt.encode_file(header, found.turns, updated_ms, self._codec)
         # The new file is complete and durable before the old one goes. Between the two
         # steps the new name wins, so a crash there changes nothing that can be seen.
         self._replace_file(path, whole)

@@ -105,15 +105,21 @@ def ago(moment: float) -> str:
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on stderr while something goes on; yields the function to tell it (done, total)."""
+    """Show a bar on stderr while something goes on; yields the function to tell it (done, total).
+
+    Nothing is shown where stderr is no terminal.
+    """
+    console = to_stderr()
+    if not console.is_terminal:
+        yield lambda done, total: None  # noqa: ARG005
+        return
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=to_stderr(),
+        console=console,
         transient=True,
-        disable=not to_stderr().is_terminal,
     )
     with bar:
         task = bar.add_task(what, total=None)

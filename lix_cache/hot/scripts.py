@@ -70,7 +70,8 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 ADD = _script(
     _NOW
     + """
-if ARGV[5] ~= '2' and redis.call('EXISTS', KEYS[1]) == 0 then
+local length = redis.call('XLEN', KEYS[1])
+if length == 0 and ARGV[5] ~= '2' and redis.call('EXISTS', KEYS[1]) == 0 then
   local high = tonumber(redis.call('GET', KEYS[4]) or '-1')
   if now <= high or (high < 0 and ARGV[5] == '0') then return 'COLD' end
 end
@@ -81,7 +82,7 @@ end
 if type(id) ~= 'string' then id = redis.call('XADD', KEYS[1], '*', 'm', ARGV[2]) end
 redis.call('ZADD', KEYS[2], string.format('%.0f', now), ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
-local length = redis.call('XLEN', KEYS[1])
+length = length + 1
 if length >= tonumber(ARGV[7]) then redis.call('HSET', KEYS[3], ARGV[1], ARGV[6]) end
 return {id, length}
 """

@@ -116,13 +116,15 @@ def add(session: Session, turn: Turn) -> Flow[AddResult]:
         return AddResult(min(total, session.window))
     if store.config.durability == "disk":
         yield from _persist(session, with_id(turn, added.id))
-    if added.length >= session.window + LATE_BATCHES * store.hot.batch:
+    # Once for each batch, not for every add until the daemon has been there: each would be
+    # another round of it, or another try at the lock it holds. Every length is the answer
+    # to one add, so none is passed over.
+    batches, rest = divmod(added.length - session.window, store.hot.batch)
+    if rest or batches <= 0:
+        return AddResult(min(added.length, session.window))
+    if batches >= LATE_BATCHES:
         yield from _spill_late(session)
-    # Once for each batch, not for every add until the daemon has been there: each would
-    # be another round of it. Every length is the answer to one add, so none is passed over.
-    surplus = added.length - session.window
-    overflows = surplus > 0 and surplus % store.hot.batch == 0
-    return AddResult(min(added.length, session.window), overflows)
+    return AddResult(session.window, overflows=True)
 
 
 def _add_cold(session: Session, turn: Turn, *, contested: bool) -> Flow[int]:

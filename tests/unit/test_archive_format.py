@@ -943,3 +943,14 @@ def test_vectors_of_a_frame_cost_four_bytes_a_number() -> None:
     codec = codec_by_name("huffman")
     sizes = [len(fmt.encode_turns_frame(turns, fmt.EMPTY, MS, codec)) for turns in (plain, with_vectors)]
     assert sizes[1] - sizes[0] < 10 * 384 * 4 + 100
+
+
+def test_a_file_written_whole_can_still_be_read_from_its_end_alone() -> None:
+    turns = [Turn(MessageId(MS + i, 0), {"role": "user", "content": f"message {i}"}) for i in range(300)]
+    data = fmt.encode_file(fmt.FileHeader(1.0, "s"), turns, MS, codec_by_name("stored"))
+    found = fmt.scan(data)
+    assert found.is_clean
+    assert [frame.index.total for frame in found.frames] == [64, 128, 192, 256, 300]
+    assert all(frame.index.in_order for frame in found.frames)
+    decoded = [t for f in found.frames for t in fmt.decode_frame(data[f.offset : f.end], f)]
+    assert decoded == turns

@@ -11,7 +11,7 @@ from typing import IO, Annotated, Any
 
 import typer
 
-from lix_cache import CacheConfig, HybridConversationCache, StoreAdmin
+from lix_cache import ArchiveError, CacheConfig, HybridConversationCache, InvalidMessage, StoreAdmin
 from lix_cache.cli.errors import PROBLEM, complain
 from lix_cache.cli.jsonl import to_line
 from lix_cache.cli.options import settings_of
@@ -33,7 +33,8 @@ def export(
 ) -> None:
     """Write sessions as JSONL, hot and cold together: {"session_id": …, "messages": […]} per line.
 
-    'lix-cache import' reads it back. Messages added meanwhile may be in it or not.
+    'lix-cache import' reads it back. Messages added meanwhile may be in it or not. Ends
+    with code 1, after writing all others, if a session cannot be read.
     """
     config = settings_of(ctx).config()
     admin = StoreAdmin(config)
@@ -42,10 +43,16 @@ def export(
         complain(f"there is no session {missing[0]!r}", "'lix-cache sessions' lists them")
         raise typer.Exit(PROBLEM)
     chosen = list(dict.fromkeys(session or admin.session_ids()))
+    failed = [] if session else [f"file {name!r} cannot be read" for name in admin.unreadable_files()]
     messages = count = 0
     with _opened(output) as file, progress("exporting") as tell:
         for number, session_id in enumerate(chosen, 1):
-            history = _history(session_id, config)
+            try:
+                history = _history(session_id, config)
+            except (ArchiveError, InvalidMessage) as error:
+                # Its own trouble: the others are to be saved all the same.
+                failed.append(f"session {session_id!r} is not in it: {error}")
+                continue
             # One that was deleted since it was listed is no session any more.
             if history:
                 write_all(file, to_line({"session_id": session_id, "messages": history}))
@@ -53,6 +60,10 @@ def export(
             tell(number, len(chosen))
     where = f" to {output}" if output else ""
     to_stderr().print(f"{count:,} sessions, {messages:,} messages{where}", soft_wrap=True)
+    for what in failed:
+        complain(what, "'lix-cache verify' says what is damaged")
+    if failed:
+        raise typer.Exit(PROBLEM)
 
 
 def _history(session_id: str, config: CacheConfig) -> list[dict[str, Any]]:

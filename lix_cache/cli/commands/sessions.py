@@ -9,6 +9,8 @@ import typer
 from rich.table import Table
 
 from lix_cache import StoreAdmin
+from lix_cache.admin import SessionInfo
+from lix_cache.cli.errors import complain
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import ago, for_humans, human_bytes, id_text, print_json, to_stderr
 
@@ -28,12 +30,27 @@ def sessions(
     # One more than asked for tells whether there are more.
     found = admin.sessions(limit + 1 if limit else None)
     shown = found[:limit] if limit else found
+    unreadable = admin.unreadable_files()
     if as_json:
-        print_json({"sessions": [asdict(info) for info in shown], "has_more": len(found) > len(shown)})
+        print_json(
+            {
+                "sessions": [asdict(info) for info in shown],
+                "has_more": len(found) > len(shown),
+                "unreadable_files": unreadable,
+            }
+        )
         return
-    if not shown:
-        to_stderr().print(f"no sessions under the prefix {admin.config.redis_key_prefix!r}")
-        return
+    if shown:
+        _show(shown)
+    else:
+        to_stderr().print(f"no sessions under the prefix {admin.config.redis_key_prefix!r}", soft_wrap=True)
+    if len(found) > len(shown):
+        to_stderr().print(f"the last {limit} used; --limit 0 lists all")
+    if unreadable:
+        complain(f"{len(unreadable):,} archive files cannot be read", "'lix-cache verify' names them")
+
+
+def _show(shown: list[SessionInfo]) -> None:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for title in ("session", "hot", "cold", "last use", "Redis", "disk"):
         table.add_column(title, justify="left" if title == "session" else "right")
@@ -47,5 +64,3 @@ def sessions(
             human_bytes(info.disk_bytes) if info.disk_bytes else "–",
         )
     for_humans().print(table)
-    if len(found) > len(shown):
-        to_stderr().print(f"the last {limit} used; --limit 0 lists all")

@@ -122,8 +122,8 @@ class Report:
 
     def _caches(self) -> list[Row]:
         t = self.tally
-        lexical = f"of these hits; the embedder is lexical, the threshold {self.threshold:g}"
-        saved = f"if a model needs {self.model_seconds:g} s for an answer (an assumption)"
+        lexical = f"of these hits; lexical embedder, cosine ≥ {self.threshold:g}"
+        saved = f"assuming a model needs {self.model_seconds:g} s per answer"
         return [
             ("hits", _percent(t.hits, t.lookups), f"{t.hits:,} of {t.lookups:,} questions, semantic cache"),
             ("not as recorded", f"{t.other_answers:,}", lexical),

@@ -71,15 +71,15 @@ class Screen:
     def _render(self) -> Group:
         tally = self._tally
         numbers = {
-            "overflowed to disk": tally.spilled_messages,
+            "overflowed": tally.spilled_messages,
             "evicted": tally.evicted_sessions,
-            "brought back": tally.rehydrations,
-            "answered from cache": tally.hits,
-            "URL vectors reused": tally.url_reused,
+            "rehydrated": tally.rehydrations,
+            "cache hits": tally.hits,
+            "URLs reused": tally.url_reused,
         }
         line = Text("  ")
         for name, value in numbers.items():
-            line.append(f"{value:,}", style="bold cyan").append(f" {name}   ", style="dim")
+            line.append(f"{value:,}", style="bold cyan").append(f" {name}  ", style="dim")
         what = visible(self._what)
         shown = f"{what[: _TITLE - 1]}…" if len(what) > _TITLE else what
         return Group(self._bar, Text(f"  {shown}", style="italic"), line)
