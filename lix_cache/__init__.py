@@ -44,7 +44,11 @@ if TYPE_CHECKING:
         RedisError,
         RedisUnavailable,
     )
-    from lix_cache.hot.client import create_async_redis_client, create_redis_client
+    from lix_cache.hot.client import (
+        close_async_redis_clients,
+        create_async_redis_client,
+        create_redis_client,
+    )
     from lix_cache.huffman_codec import HuffmanCodec
     from lix_cache.semantic.cache import (
         AsyncSemanticCacheRedis,
@@ -100,6 +104,7 @@ _HOMES = {
     "SessionContextWindow": "session.window",
     "StoreAdmin": "admin",
     "URLEmbeddingCache": "semantic.cache",
+    "close_async_redis_clients": "hot.client",
     "create_async_redis_client": "hot.client",
     "create_redis_client": "hot.client",
     "ensure_redis": "embedded",
@@ -143,6 +148,7 @@ __all__ = [
     "StoreAdmin",
     "URLEmbeddingCache",
     "__version__",
+    "close_async_redis_clients",
     "create_async_redis_client",
     "create_redis_client",
     "ensure_redis",

@@ -29,7 +29,12 @@ def _settings(
     redis_port: int | None,
     redis_password: str | None,
 ) -> CacheConfig:
-    given = {"redis_host": redis_host, "redis_port": redis_port, "redis_password": redis_password}
+    given = {
+        "redis_host": redis_host,
+        # The old package took a port as text too.
+        "redis_port": None if redis_port is None else int(redis_port),
+        "redis_password": redis_password,
+    }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     config = config or CacheConfig()
     if redis_host is not None or redis_port is not None:

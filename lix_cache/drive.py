@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.effects import DiskCall, Effect, Flow, RedisBatch, RedisCall, Sleep
-from lix_cache.hot.client import Endpoint, lazy_async_client, lazy_client, translate
+from lix_cache.hot.client import Endpoint, Translating, lazy_async_client, lazy_client, translate
 from lix_cache.hot.scripts import Command, ScriptCall
 
 if TYPE_CHECKING:
@@ -63,15 +63,10 @@ class SyncDriver:
             return effect.call()
         if isinstance(effect, Sleep):
             return self._clock.sleep(effect.seconds)
-        try:
+        with Translating(self.endpoint):
             if isinstance(effect, RedisCall):
                 return self._one(effect.command)
             return self._many(effect)
-        except Exception as error:
-            ours = translate(error, self.endpoint)
-            if ours is error:
-                raise  # "from" would make it its own cause, a chain without an end
-            raise ours from error
 
     def _one(self, command: Command) -> Any:
         try:
@@ -135,15 +130,10 @@ class AsyncDriver:
             return await in_disk_thread(effect.call, may_wait_for_lock=effect.waits)
         if isinstance(effect, Sleep):
             return await asyncio.sleep(effect.seconds)
-        try:
+        with Translating(self.endpoint):
             if isinstance(effect, RedisCall):
                 return await self._one(effect.command)
             return await self._many(effect)
-        except Exception as error:
-            ours = translate(error, self.endpoint)
-            if ours is error:
-                raise  # "from" would make it its own cause, a chain without an end
-            raise ours from error
 
     async def _one(self, command: Command) -> Any:
         try:

@@ -12,7 +12,6 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from lix_cache._log import logger
@@ -288,7 +287,9 @@ class ArchiveStore:
             return False, 0
         if not contested:
             fresh = [
-                replace(turn, nonce=None) if turn.nonce and now_ms - turn.id.ms > CONTEST_MS else turn
+                Turn(turn.id, turn.body, turn.vector)
+                if turn.nonce and now_ms - turn.id.ms > CONTEST_MS
+                else turn
                 for turn in fresh
             ]
         if size == 0:

@@ -15,7 +15,7 @@ from lix_cache.config import CacheConfig
 from lix_cache.embedded.binary import ServerBinary
 from lix_cache.embedded.private import PrivateServer
 from lix_cache.errors import NoRedisServer, RedisUnavailable
-from lix_cache.hot.client import endpoint_for, lazy_client, translate
+from lix_cache.hot.client import Translating, endpoint_for, lazy_client
 
 __all__ = ["DATA_DIR_VARIABLE", "URL_VARIABLE", "EmbeddedRedis", "ensure_redis"]
 
@@ -242,12 +242,10 @@ def _check_server(config: CacheConfig) -> None:
     """Send a PING to each configured database."""
     for db in sorted({config.session_redis_db, config.semantic_redis_db, config.url_cache_redis_db}):
         endpoint = endpoint_for(config, db)
-        try:
+        with Translating(endpoint):
             # Not create_redis_client: it asks once per process, and the server may
             # have gone since.
             lazy_client(endpoint).ping()
-        except Exception as error:
-            raise translate(error, endpoint) from error
 
 
 def _nobody_there(error: RedisUnavailable) -> bool:

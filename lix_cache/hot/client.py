@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Endpoint",
+    "Translating",
+    "close_async_redis_clients",
     "create_async_redis_client",
     "create_redis_client",
     "endpoint_for",
@@ -255,6 +257,22 @@ def lazy_async_client(endpoint: Endpoint) -> redis.asyncio.Redis:
     return redis.asyncio.Redis(connection_pool=pool)
 
 
+async def close_async_redis_clients() -> None:
+    """Close every connection of the running loop.
+
+    Connections belong to the loop they were opened on and cannot be closed once it has
+    ended. A program that ends its loop calls this last; one that does not leaves it to
+    the garbage collector, which says so with a ResourceWarning. Caches may be used
+    again afterwards.
+    """
+    import asyncio
+
+    with _pools_lock:
+        pools = _async_pools.pop(asyncio.get_running_loop(), {})
+    for pool in pools.values():
+        await pool.disconnect()
+
+
 def create_redis_client(
     host: str | None = None,
     port: int | None = None,
@@ -283,10 +301,8 @@ def create_redis_client(
     )
     client = lazy_client(endpoint)
     if endpoint not in _checked:
-        try:
+        with Translating(endpoint):
             client.ping()
-        except Exception as error:
-            raise translate(error, endpoint) from error
         _checked.add(endpoint)
     return client
 
@@ -304,10 +320,8 @@ async def create_async_redis_client(
         config or CacheConfig(), db, host=host, port=port, decode_responses=decode_responses
     )
     client = lazy_async_client(endpoint)
-    try:
+    with Translating(endpoint):
         await client.ping()
-    except Exception as error:
-        raise translate(error, endpoint) from error
     return client
 
 
@@ -410,3 +424,21 @@ def translate(error: BaseException, endpoint: Endpoint) -> BaseException:
             maybe_done=maybe_done,
         )
     return RedisCommandError(f"{where}: {type(error).__name__}: {text}")
+
+
+class Translating:
+    """A ``with`` block whose Redis trouble comes out as errors of ours. Async code may use it too."""
+
+    __slots__ = ("_endpoint",)
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
+            ours = translate(error, self._endpoint)
+            if ours is not error:  # "from" itself would be a chain without an end
+                raise ours from error

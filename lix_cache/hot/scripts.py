@@ -89,10 +89,12 @@ return {id, length}
 )
 
 # KEYS: window   ARGV: nonce
-# Returns {id, length} of the one of the last 1,000 messages that has the nonce, or nil.
+# Returns {id, length} of the message of the last two minutes that has the nonce, or nil.
+# Not of the last so many: others may add any number while the caller waits for the lock.
 FIND = _script(
-    """
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1000)
+    _NOW
+    + """
+local last = redis.call('XREVRANGE', KEYS[1], '+', string.format('%.0f', now - 120000))
 for i = 1, #last do
   if string.sub(last[i][2][2], 2, 7) == ARGV[1] then
     return {last[i][1], redis.call('XLEN', KEYS[1])}

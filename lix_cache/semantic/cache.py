@@ -167,8 +167,8 @@ class SemanticCacheRedis(_Semantic):
     """Responses of one session, found again by URL and by the meaning of the query.
 
     A hit is the nearest live entry of the same session, URL and embedder, if its cosine
-    similarity reaches the threshold. No threshold is safe for every kind of question:
-    see the README.
+    similarity reaches the threshold; of several equally near, the newest. No threshold is
+    safe for every kind of question: see the README.
 
     Args:
         session_id: whose responses; no other session sees them.
@@ -231,7 +231,9 @@ class SemanticCacheRedis(_Semantic):
     ) -> None:
         """Store (url, query_embedding, response) triples. One round trip.
 
-        All are checked first: if one is refused, none is stored.
+        All are checked first: if one is refused, none is stored. Only that a dimension is
+        another than that of the entries in Redis is found out there; then the entries of
+        other URLs are stored.
         """
         self._drive(self._guarded(self._cache.set_many(entries, ttl_seconds), None))
 

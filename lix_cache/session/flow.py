@@ -621,13 +621,16 @@ def evict_idle(store: SessionStore, idle_seconds: float, who: str | None = None)
     for bucket in range(store.hot.keys.buckets):
         # Busy and failed sessions stay in the list, at its start: they are passed over.
         passed = 0
+        before: list[str] = []
         while True:
             if who is not None and not (yield RedisCall(store.hot.lease(bucket, who, LEASE_MS))):
                 break
             reply = yield RedisCall(store.hot.idle(bucket, idle_ms, passed, SESSIONS_AT_ONCE))
             ids = [sid.decode("utf-8", "replace") for sid in reply]
-            if not ids:
+            # What is listed again has just been used, or is no session: not now, not for ever.
+            if not ids or ids == before:
                 break
+            before = ids
             moved = yield from move_to_disk(store, dict.fromkeys(ids, 0))
             _add_up(total, moved)
             passed += moved.busy + len(moved.failed)

@@ -340,6 +340,7 @@ def test_a_vector_of_another_dimension_is_refused_with_both_named(
             call()
         assert (caught.value.expected, caught.value.got) == (DIM, DIM + 1)
     assert cache.get(URL, axis(0)) == "kept"
+    assert cache.get("elsewhere", axis(0)) == 1
     assert cache.get("yet elsewhere", np.ones(DIM + 1)) is None
 
 
@@ -867,6 +868,19 @@ def test_a_response_that_is_gone_is_a_miss(twins: Twins, redis_config: CacheConf
     raw.delete(keys_of(cache)[1])
     assert cache.get(URL, axis(0)) is None
     cache.set(URL, axis(0), "new")
+    assert cache.get(URL, axis(0)) == "new"
+
+
+def test_responses_whose_vectors_are_gone_do_not_stay(
+    twins: Twins, redis_config: CacheConfig, raw: redis.Redis
+) -> None:
+    cache = twins.make("SemanticCacheRedis", "s", redis_config)
+    cache.batch_set([(URL, axis(i), i) for i in range(5)])
+    vectors, responses, _ = keys_of(cache)
+    raw.delete(vectors)
+    assert cache.get(URL, axis(0)) is None
+    cache.set(URL, axis(0), "new")
+    assert raw.hlen(responses) == 1
     assert cache.get(URL, axis(0)) == "new"
 
 

@@ -44,7 +44,8 @@ class Child:
         if self.pid == 0:
             _run(work, write)
         os.close(write)
-        self._ended = False
+        #: Exit code, negative for a signal; None while it runs or nobody has looked.
+        self.code: int | None = None
 
     def __enter__(self) -> Child:
         return self
@@ -70,11 +71,12 @@ class Child:
 
     def kill(self) -> None:
         """End it in the middle of whatever it does. What it reported can still be read."""
-        os.kill(self.pid, signal.SIGKILL)
+        if self.code is None:
+            os.kill(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """End it if it runs, and the pipe."""
-        if not self._ended:
+        if self.code is None:
             self.kill()
             self.wait()
         if self._read >= 0:
@@ -83,8 +85,17 @@ class Child:
 
     def wait(self) -> int:
         """Wait for its end and return its exit code, negative for a signal."""
-        self._ended = True
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        if self.code is None:
+            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.code
+
+    def poll(self) -> int | None:
+        """Return its exit code if it has ended."""
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+        return self.code
 
 
 def _run(work: Callable[[Report], None], write: int) -> None:

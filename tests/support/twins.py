@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 import lix_cache
-from lix_cache.hot import client as client_module
+from lix_cache.hot.client import close_async_redis_clients as close_connections
 
 __all__ = ["ManualClock", "Twins", "close_connections"]
 
@@ -61,13 +61,6 @@ class Twins:
         if self._loop is not None:
             self.run(close_connections())
             self._loop.close()
-
-
-async def close_connections() -> None:
-    """Close the connections of the running loop, which cannot be closed after it."""
-    pools = client_module._async_pools.pop(asyncio.get_running_loop(), {})
-    for pool in pools.values():
-        await pool.disconnect()
 
 
 async def _finished(value: Awaitable[Any]) -> Any:

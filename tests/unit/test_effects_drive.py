@@ -26,6 +26,8 @@ from tests.support.twins import ManualClock, Twins, close_connections
 
 ROOT = Path(__file__).resolve().parents[2]
 Drive = Callable[..., Any]
+#: Seconds after which a call that nobody lets go ends by itself, so that a failure has an end too.
+LONG = 30
 
 #: Scripts that no other test uses, so that only these tests decide whether the server knows them.
 APPEND = _script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
@@ -346,12 +348,11 @@ def test_an_application_that_fills_the_loops_threads_stops_no_session(redis_conf
     async def main() -> None:
         drive = AsyncDriver(endpoint_for(redis_config, 0))
         release = threading.Event()
-        busy = [asyncio.create_task(asyncio.to_thread(release.wait)) for _ in range(64)]
-        try:
-            assert await asyncio.wait_for(drive(asks(DiskCall(lambda: "done"))), 60) == ["done"]
-        finally:
-            release.set()
-            await asyncio.gather(*busy)
+        busy = [asyncio.create_task(asyncio.to_thread(release.wait, LONG)) for _ in range(64)]
+        assert await drive(asks(DiskCall(lambda: "done"))) == ["done"]
+        release.set()
+        # All were still waiting when the call was done.
+        assert await asyncio.gather(*busy) == [True] * 64
 
     asyncio.run(main())
 
@@ -360,13 +361,13 @@ def test_calls_that_wait_for_a_lock_do_not_keep_its_holder_from_going_on() -> No
     async def main() -> None:
         release = threading.Event()
         waiting = [
-            asyncio.create_task(in_disk_thread(release.wait, may_wait_for_lock=True)) for _ in range(64)
+            asyncio.create_task(in_disk_thread(lambda: release.wait(LONG), may_wait_for_lock=True))
+            for _ in range(64)
         ]
-        try:
-            assert await asyncio.wait_for(in_disk_thread(lambda: "done"), 60) == "done"
-        finally:
-            release.set()
-            assert await asyncio.gather(*waiting) == [True] * 64
+        await asyncio.sleep(0)
+        assert await in_disk_thread(lambda: "done") == "done"
+        release.set()
+        assert await asyncio.gather(*waiting) == [True] * 64
 
     asyncio.run(main())
 
@@ -384,7 +385,7 @@ def test_a_cancelled_disk_call_ends_before_the_flow_hears_of_it(
 
     def write() -> None:
         begun.set()
-        assert release.wait(60)
+        assert release.wait(LONG)
         happened.append("written")
         if fails:
             raise OSError("full")
@@ -431,7 +432,7 @@ def test_a_disk_call_that_was_cancelled_before_it_began_is_done_or_not_done_but_
         drive = AsyncDriver(endpoint_for(redis_config, 0))
         release = threading.Event()
         # All threads are taken, so the calls wait in line.
-        full = [asyncio.create_task(in_disk_thread(release.wait)) for _ in range(64)]
+        full = [asyncio.create_task(in_disk_thread(lambda: release.wait(LONG))) for _ in range(64)]
         tasks = [asyncio.create_task(drive(flow(i))) for i in range(5)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)

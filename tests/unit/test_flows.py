@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 from lix_cache.clock import SystemClock
-from lix_cache.config import CacheConfig
 from lix_cache.effects import DiskCall, Effect, Flow, RedisBatch, RedisCall, Sleep
 from lix_cache.errors import ArchiveBusy, ArchiveUnavailable, LixCacheError, RedisUnavailable
 from lix_cache.messages import MessageId
@@ -484,7 +483,20 @@ def _whole(process: Process, running: Flow[Any]) -> BaseException | None:
     return _finish(process, running, effect)
 
 
-SECOND = [ADD, ADD_AGAIN, ADD_AWAY, ADD_FLUSH, CONTEXT, FULL, FLUSH, IN_AND_OUT, EVICT, REUNITE, CLEAR, DELETE]
+SECOND = [
+    ADD,
+    ADD_AGAIN,
+    ADD_AWAY,
+    ADD_FLUSH,
+    CONTEXT,
+    FULL,
+    FLUSH,
+    IN_AND_OUT,
+    EVICT,
+    REUNITE,
+    CLEAR,
+    DELETE,
+]
 FIRST = [*SECOND, ADD_SYNCED, ADD_BACK, CONTEXT_BACK, SPILL]
 
 

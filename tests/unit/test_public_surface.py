@@ -57,6 +57,7 @@ NAMES = [
     "StoreAdmin",
     "URLEmbeddingCache",
     "__version__",
+    "close_async_redis_clients",
     "create_async_redis_client",
     "create_redis_client",
     "ensure_redis",
