@@ -25,6 +25,7 @@ from lix_cache.messages import (
     from_turn,
     message_text,
     new_turn,
+    once,
     pack_hot,
     parse_id,
     to_turn,
@@ -246,6 +247,19 @@ def test_what_cannot_be_added_is_refused_with_its_place(change: dict[str, Any], 
     given: dict[str, Any] = {"role": "user", "content": "Hi", "metadata": None, "timestamp": None, **change}
     with pytest.raises(InvalidMessage, match=reason):
         new_turn(**given, embedding=None, nonce=b"nonce!")
+
+
+def test_a_message_that_is_there_twice_is_one() -> None:
+    first, second, third = (MessageId(5, n) for n in range(3))
+    turns = [
+        Turn(third, {"content": "its copy"}, None, b"nonce1"),
+        Turn(second, {"content": "kept"}),
+        Turn(first, {"content": "original"}, None, b"nonce1"),
+        Turn(second, {"content": "the same id again"}),
+        Turn(MessageId(6, 0), {"content": "another"}, None, b"nonce2"),
+    ]
+    assert [turn.body["content"] for turn in once(turns)] == ["original", "kept", "another"]
+    assert once([]) == []
 
 
 # -- the bytes in Redis ------------------------------------------------------------------

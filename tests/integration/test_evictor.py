@@ -1,0 +1,564 @@
+"""The eviction daemon: one per process and store, alive when it should be, and never in the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lix_cache import HybridConversationCache
+from lix_cache.clock import SystemClock
+from lix_cache.config import CacheConfig
+from lix_cache.errors import ArchiveUnavailable, InvalidMessage, LixCacheError, RedisUnavailable
+from lix_cache.session import evictor as evictor_module
+from lix_cache.session import flow
+from lix_cache.session.evictor import Evictor, evictor_for
+from tests.support import CountingProxy, RedisServer
+from tests.support.forks import Child, Report
+from tests.support.lab import Process
+from tests.support.redis_server import wait_until
+
+DAY = 86_400
+
+
+@pytest.fixture
+def config(redis_config: CacheConfig) -> Iterator[CacheConfig]:
+    before = set(evictor_module._evictors)
+    yield redis_config.replace(
+        hot_window_size=4,
+        archive_batch_turns=2,
+        # A round only when somebody asks for one.
+        evictor_interval_seconds=3600,
+    )
+    for identity in set(evictor_module._evictors) - before:
+        evictor = evictor_module._evictors.pop(identity)
+        evictor.stop()
+        assert evictor.join(30)
+
+
+@pytest.fixture
+def idle(config: CacheConfig) -> CacheConfig:
+    """Every session is idle at once."""
+    return config.replace(evict_after_minutes=0.0)
+
+
+def say(cache: HybridConversationCache, *texts: str) -> None:
+    for text in texts:
+        cache.add_message("user", text)
+
+
+def said(messages: list[dict[str, Any]]) -> list[Any]:
+    return [message["content"] for message in messages]
+
+
+def hot(config: CacheConfig, session: str = "s") -> int:
+    return Process(config, session).hot()
+
+
+def archived(config: CacheConfig, session: str = "s") -> list[Any]:
+    return Process(config, session).archived()
+
+
+# -- life ----------------------------------------------------------------------------------
+
+
+def test_there_is_one_for_each_process_and_store(config: CacheConfig, tmp_path: Path) -> None:
+    one, two = HybridConversationCache("a", config), HybridConversationCache("b", config)
+    assert one.evictor is two.evictor
+    other_archive = HybridConversationCache("a", config.replace(archive_dir=str(tmp_path / "another")))
+    other_prefix = HybridConversationCache("a", config.replace(redis_key_prefix="another"))
+    other_database = HybridConversationCache("a", config, redis_db=3)
+    evictors = {id(cache.evictor) for cache in (one, other_archive, other_prefix, other_database)}
+    assert len(evictors) == 4
+
+
+def test_it_is_started_by_the_first_cache_that_wants_it(config: CacheConfig) -> None:
+    quiet = HybridConversationCache("s", config)
+    assert not quiet.evictor.is_alive
+    assert quiet.get_stats()["evictor"]["alive"] is False
+    HybridConversationCache("s", config.replace(evictor_enabled=True))
+    assert quiet.evictor.is_alive
+    assert quiet.get_stats()["evictor"]["alive"] is True
+    names = [thread.name for thread in threading.enumerate()]
+    HybridConversationCache("s", config.replace(evictor_enabled=True))
+    assert [thread.name for thread in threading.enumerate()] == names
+
+
+def test_it_ends_when_asked_and_can_be_started_again(config: CacheConfig) -> None:
+    cache = HybridConversationCache("s", config)
+    evictor = cache.evictor
+    for _ in range(3):
+        evictor.start()
+        evictor.start()
+        assert evictor.is_alive
+        assert evictor.join(0.01) is False
+        evictor.stop()
+        assert evictor.join(30) is True
+        assert not evictor.is_alive
+    assert evictor.join() is True
+    assert Evictor(cache._store).join() is True
+
+
+def test_a_start_that_comes_while_it_still_stops_is_not_forgotten(idle: CacheConfig) -> None:
+    """The thread is at its batch when it is asked to stop, and then somebody needs it again."""
+    cache = HybridConversationCache("s", idle)
+    say(cache, "x")
+    evictor = cache.evictor
+    working, go_on = threading.Event(), threading.Event()
+    real = evictor.run_once
+
+    def slowly() -> flow.Moved:
+        working.set()
+        assert go_on.wait(30)
+        return real()
+
+    evictor.run_once = slowly  # type: ignore[method-assign]
+    evictor.start()
+    evictor.wake()
+    assert working.wait(30)
+    old = evictor._thread
+    evictor.stop()
+    evictor.start()
+    assert evictor.is_alive
+    go_on.set()
+    assert old is not None
+    old.join(30)
+    assert not old.is_alive()
+    assert evictor.is_alive
+    say(cache, "y")
+    evictor.wake()
+    wait_until(lambda: archived(idle) == ["x", "y"], what="the second thread's round")
+
+
+def test_it_works_when_woken_without_waiting_for_the_end_of_its_pause(idle: CacheConfig) -> None:
+    cache = HybridConversationCache("s", idle.replace(evictor_enabled=True))
+    say(cache, "x")
+    cache.evictor.wake()
+    wait_until(lambda: archived(idle) == ["x"], what="the eviction")
+
+
+def test_a_window_that_overflows_wakes_it(config: CacheConfig) -> None:
+    cache = HybridConversationCache("s", config.replace(evictor_enabled=True))
+    say(cache, *(f"message {i}" for i in range(6)))
+    wait_until(lambda: archived(config) == ["message 0", "message 1"], what="the spill")
+    wait_until(lambda: hot(config) == 4, what="the trim")
+    assert said(cache.get_full()) == [f"message {i}" for i in range(6)]
+
+
+def test_stopping_with_a_flush_moves_what_this_process_used(config: CacheConfig) -> None:
+    for session in ("a", "b"):
+        say(HybridConversationCache(session, config.replace(evictor_enabled=True)), "x")
+    Process(config, "another's").add("y")
+    evictor = HybridConversationCache("a", config).evictor
+    evictor.stop(flush=True)
+    assert not evictor.is_alive
+    assert archived(config, "a") == archived(config, "b") == ["x"]
+    assert archived(config, "another's") == []
+
+
+def test_a_session_that_cannot_be_flushed_does_not_keep_the_others_hot(config: CacheConfig) -> None:
+    for session in ("a", "b", "c"):
+        say(HybridConversationCache(session, config), "x")
+    _spoil(config, "a")
+    with pytest.raises(InvalidMessage):
+        HybridConversationCache("a", config).evictor.flush()
+    assert archived(config, "b") == archived(config, "c") == ["x"]
+    assert hot(config, "a") == 2
+
+
+def _spoil(config: CacheConfig, session: str) -> None:
+    process = Process(config, session)
+    process.drive.client.xadd(process.store.hot.keys.window(session), {"m": b"\xff not ours"})
+
+
+# -- forks ---------------------------------------------------------------------------------
+
+
+def test_it_is_alive_again_after_a_fork(idle: CacheConfig) -> None:
+    cache = HybridConversationCache("s", idle.replace(evictor_enabled=True))
+    parents = cache.evictor._thread
+
+    def live(report: Report) -> None:
+        assert cache.evictor.is_alive
+        assert cache.evictor._thread is not parents
+        say(cache, "of the child")
+        cache.evictor.wake()
+        wait_until(lambda: archived(idle) == ["of the child"], what="the child's eviction")
+
+    with Child(live) as child:
+        assert child.wait() == 0
+    assert cache.evictor.is_alive
+    assert cache.evictor._thread is parents
+
+
+def test_one_that_did_not_run_does_not_begin_to_after_a_fork(config: CacheConfig) -> None:
+    never = HybridConversationCache("s", config).evictor
+    stopped = HybridConversationCache("s", config.replace(redis_key_prefix="other")).evictor
+    stopped.start()
+    stopped.stop()
+    stopped.join()
+
+    def live(report: Report) -> None:
+        assert not never.is_alive
+        assert not stopped.is_alive
+
+    with Child(live) as child:
+        assert child.wait() == 0
+
+
+def test_a_fork_while_it_counts_leaves_the_child_no_lock_that_nobody_opens(config: CacheConfig) -> None:
+    store = HybridConversationCache("s", config).evictor.store
+
+    def live(report: Report) -> None:
+        signal.alarm(10)
+        store.count("something")
+        store.archive.store._count("something")
+
+    with store._counting, store.archive.store._counting, Child(live) as child:
+        assert child.wait() == 0
+
+
+# -- the end of the process ----------------------------------------------------------------
+
+SCRIPT = """
+    import sys
+    from lix_cache import CacheConfig, HybridConversationCache
+
+    config = CacheConfig(
+        redis_host="127.0.0.1", redis_port={port}, redis_key_prefix={prefix!r}, archive_dir={folder!r}
+    )
+    {body}
+"""
+
+
+def run_script(config: CacheConfig, body: str) -> subprocess.CompletedProcess[str]:
+    script = textwrap.dedent(SCRIPT).format(
+        port=config.redis_port, prefix=config.redis_key_prefix, folder=config.archive_dir, body=body
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+
+
+def test_without_a_wish_the_end_of_the_process_moves_nothing(config: CacheConfig) -> None:
+    run_script(config, 'HybridConversationCache("s", config).add_message("user", "x")')
+    assert hot(config) == 1
+    assert archived(config) == []
+
+
+def test_flush_on_exit_moves_what_the_process_used(config: CacheConfig) -> None:
+    run_script(
+        config,
+        'HybridConversationCache("s", config.replace(flush_on_exit=True)).add_message("user", "x"); '
+        "sys.exit(0)",
+    )
+    assert archived(config) == ["x"]
+    assert hot(config) == 0
+
+
+def test_flush_on_exit_holds_for_the_store_whoever_asked_for_it(config: CacheConfig) -> None:
+    run_script(
+        config,
+        'HybridConversationCache("a", config).add_message("user", "x"); '
+        'HybridConversationCache("b", config.replace(flush_on_exit=True)).add_message("user", "y")',
+    )
+    assert archived(config, "a") == ["x"]
+    assert archived(config, "b") == ["y"]
+
+
+def test_a_flush_on_exit_that_fails_says_so_and_keeps_the_messages(config: CacheConfig) -> None:
+    _spoil(config, "a")
+    done = run_script(
+        config,
+        'from loguru import logger; logger.enable("lix_cache"); '
+        'HybridConversationCache("a", config.replace(flush_on_exit=True)).add_message("user", "x"); '
+        'HybridConversationCache("b", config).add_message("user", "y")',
+    )
+    assert "cannot be read" in done.stderr
+    assert hot(config, "a") == 2
+    assert archived(config, "b") == ["y"]
+
+
+# -- rounds --------------------------------------------------------------------------------
+
+
+def test_a_round_moves_the_surplus_of_a_window_and_no_more(config: CacheConfig) -> None:
+    cache = HybridConversationCache("s", config)
+    say(cache, *(f"message {i}" for i in range(5)))
+    assert cache.evictor.run_once().messages == 0
+    say(cache, "message 5")
+    assert cache.evictor.run_once().messages == 2
+    assert hot(config) == 4
+    assert archived(config) == ["message 0", "message 1"]
+
+
+def test_windows_that_other_processes_overflowed_are_found(config: CacheConfig) -> None:
+    for session in ("a", "b"):
+        process = Process(config, session)
+        for i in range(7):
+            process.add(f"message {i}")
+    assert HybridConversationCache("mine", config).evictor.run_once().messages == 6
+    assert hot(config, "a") == hot(config, "b") == 4
+
+
+def test_idle_sessions_of_other_processes_are_found(idle: CacheConfig) -> None:
+    for session in ("a", "b"):
+        Process(idle, session).add("x")
+    assert HybridConversationCache("mine", idle).evictor.run_once().messages == 2
+    assert archived(idle, "a") == archived(idle, "b") == ["x"]
+
+
+def test_a_session_in_use_is_not_idle(config: CacheConfig) -> None:
+    one = HybridConversationCache("s", config, evict_after_minutes=1)
+    say(one, "x")
+    assert one.evictor.run_once().messages == 0
+    process = Process(config)
+    active = process.store.hot.keys.active(0)
+    process.drive.client.zadd(active, {"s": (time.time() - 61) * 1000})
+    # A look is a use.
+    one.get_context()
+    assert one.evictor.run_once().messages == 0
+    process.drive.client.zadd(active, {"s": (time.time() - 61) * 1000})
+    assert one.evictor.run_once().messages == 1
+
+
+def test_the_shorter_of_the_two_idle_times_holds(config: CacheConfig) -> None:
+    cache = HybridConversationCache("s", config, evict_after_minutes=60, redis_ttl=30)
+    say(cache, "x")
+    process = Process(config)
+    process.drive.client.zadd(process.store.hot.keys.active(0), {"s": (time.time() - 31) * 1000})
+    assert cache.evictor.run_once().messages == 1
+
+
+def test_two_daemons_share_the_looking_and_either_goes_on_when_the_other_ends(idle: CacheConfig) -> None:
+    process = Process(idle)
+    one, two = Evictor(Process(idle).store), Evictor(Process(idle).store)
+    process.add("a")
+    assert one.run_once().messages == 1
+    process.add("b")
+    # The first has the lease on idle sessions …
+    assert two.run_once().messages == 0
+    assert one.run_once().messages == 1
+    for i in range(7):
+        process.add(f"c{i}")
+    # … and it is about nothing else.
+    assert two.run_once().messages == 3
+    process.drive.client.delete(process.store.hot.keys.lease(0))
+    assert two.run_once().messages == 4
+    assert process.full() == ["a", "b", *(f"c{i}" for i in range(7))]
+
+
+def test_a_session_that_cannot_be_moved_does_not_keep_the_others_hot(idle: CacheConfig) -> None:
+    """Neither one that holds what nobody can read, nor a key of another kind, nor a damaged archive."""
+    sessions = [f"session {i:02}" for i in range(50)]
+    for session in sessions:
+        Process(idle, session).add("x")
+    # More than are looked at together, and idle for longest.
+    unreadable = [sessions[0], *sessions[3:40]]
+    for session in unreadable:
+        _spoil(idle, session)
+    process = Process(idle, sessions[1])
+    key = process.store.hot.keys.window(sessions[1])
+    process.drive.client.delete(key)
+    process.drive.client.set(key, "not a stream")
+    gone = Process(idle, sessions[2])
+    gone.drive.client.delete(gone.store.hot.keys.window(sessions[2]))
+    os.makedirs(idle.archive_dir)
+    with open(os.path.join(idle.archive_dir, "session%2002.huff"), "wb") as file:
+        file.write(b"CAv2 and nothing that is intact" * 20)
+    evictor = HybridConversationCache("mine", idle).evictor
+    for _ in range(2):
+        with pytest.raises(LixCacheError):
+            evictor.run_once()
+    assert [session for session in sessions[40:] if archived(idle, session) != ["x"]] == []
+    assert [session for session in unreadable if hot(idle, session) != 2] == []
+    assert process.drive.client.get(key) == b"not a stream"
+
+
+@pytest.mark.timeout(60)
+def test_an_entry_in_the_list_that_is_no_session_does_not_keep_the_daemon_busy_for_ever(
+    idle: CacheConfig,
+) -> None:
+    process = Process(idle)
+    process.add("x")
+    process.drive.client.zadd(process.store.hot.keys.active(0), {b"\xff no session of ours": 1})
+    evictor = HybridConversationCache("mine", idle).evictor
+    evictor.run_once()
+    assert archived(idle) == ["x"]
+
+
+def test_a_session_that_somebody_else_moves_is_left_to_him(idle: CacheConfig) -> None:
+    process = Process(idle)
+    process.add("x")
+    evictor = HybridConversationCache("mine", idle).evictor
+    with process.archive.lock("s"):
+        assert evictor.run_once().messages == 0
+    assert evictor.run_once().messages == 1
+
+
+def test_trouble_does_not_kill_the_thread_and_can_be_seen(idle: CacheConfig, proxy: CountingProxy) -> None:
+    behind = idle.replace(redis_port=proxy.port, evictor_enabled=True, evictor_interval_seconds=0.01)
+    cache = HybridConversationCache("s", behind)
+    say(cache, "x")
+    wait_until(lambda: archived(idle) == ["x"], what="the first eviction")
+    proxy.refuse()
+    wait_until(lambda: cache.evictor.last_error is not None, what="the trouble")
+    stats = cache.get_stats()
+    assert stats["evictor"]["alive"] is True
+    assert stats["evictor"]["last_error"].startswith("RedisUnavailable")
+    assert stats["evictor"]["evictor_errors"] >= 1
+    proxy.allow()
+    Process(idle).add("y")
+    wait_until(lambda: archived(idle) == ["x", "y"], what="the next eviction")
+    wait_until(lambda: cache.evictor.last_error is None, what="a good round")
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), ArchiveUnavailable(28, "full"), OSError("odd")])
+def test_no_error_kills_the_thread(idle: CacheConfig, error: Exception) -> None:
+    cache = HybridConversationCache("s", idle)
+    real = cache.evictor.run_once
+    rounds: list[int] = []
+
+    def fail_twice() -> flow.Moved:
+        rounds.append(1)
+        if len(rounds) < 3:
+            raise error
+        return real()
+
+    cache.evictor.run_once = fail_twice  # type: ignore[method-assign]
+    say(cache, "x")
+    cache.evictor.start()
+    for expected in (1, 2, 3):
+        cache.evictor.wake()
+        wait_until(lambda expected=expected: len(rounds) == expected, what=f"round {expected}")  # type: ignore[misc]
+    wait_until(lambda: archived(idle) == ["x"], what="the good round")
+    assert cache.evictor.is_alive
+    assert cache.get_stats()["evictor"]["evictor_errors"] == 2
+
+
+# -- the daemon is late --------------------------------------------------------------------
+
+
+def test_without_a_daemon_the_add_bounds_the_window_itself(config: CacheConfig) -> None:
+    cache = HybridConversationCache("s", config)
+    texts = [f"message {i}" for i in range(60)]
+    longest = 0
+    for text in texts:
+        say(cache, text)
+        longest = max(longest, hot(config))
+    assert longest < 4 + 4 * 2
+    assert said(cache.get_full()) == texts
+    assert cache.get_stats()["counters"]["late_spills"] > 0
+
+
+def test_a_late_spill_that_fails_does_not_fail_the_add_that_made_it(
+    config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = HybridConversationCache("s", config)
+    texts = [f"message {i}" for i in range(20)]
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ArchiveUnavailable(28, "the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cache._store.archive.store._files, "write_synced", refuse)
+        say(cache, *texts)
+    assert hot(config) == 20
+    assert cache.get_stats()["counters"]["spill_failures"] > 0
+    # It is tried again when the window has grown by another batch.
+    say(cache, "one more", "and another")
+    assert hot(config) == 4
+    assert said(cache.get_full()) == [*texts, "one more", "and another"]
+
+
+def test_a_late_spill_that_finds_the_lock_taken_leaves_it_to_its_holder(config: CacheConfig) -> None:
+    cache = HybridConversationCache("s", config)
+    texts = [f"message {i}" for i in range(20)]
+    with cache.archive.store.lock("s"):
+        say(cache, *texts)
+    assert hot(config) == 20
+    assert said(cache.get_full()) == texts
+
+
+# -- cleaning up ---------------------------------------------------------------------------
+
+
+class Later(SystemClock):
+    """The clock of somebody who comes much later."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def time(self) -> float:
+        return super().time() + self._seconds
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self._seconds
+
+
+def test_archives_past_their_life_are_removed_and_those_of_hot_sessions_spared(config: CacheConfig) -> None:
+    for session in ("cold", "hot", "hot again"):
+        process = Process(config, session)
+        process.add("old")
+        process.flush()
+    Process(config, "hot").add("new")
+    Process(config, "hot again").context()
+    young = Process(config, "hot", Later(13 * DAY))
+    assert young.drive(flow.clean_up(young.store)) == 0
+    late = Process(config, "hot", Later(15 * DAY))
+    assert late.drive(flow.clean_up(late.store)) == 1
+    assert Process(config, "cold").full() == []
+    assert Process(config, "hot").full() == ["old", "new"]
+    assert Process(config, "hot again").full() == ["old"]
+
+
+def test_the_daemon_cleans_up_once_an_hour(config: CacheConfig) -> None:
+    process = Process(config, "cold")
+    process.add("old")
+    process.flush()
+    clock = Later(15 * DAY)
+    evictor = evictor_for(Process(config, "cold", clock).store)
+    evictor.run_once()
+    assert Process(config, "cold").full() == ["old"]
+    clock._seconds += 3601
+    evictor.run_once()
+    assert Process(config, "cold").full() == []
+    assert evictor.store.counters["expired_archives"] == 1
+
+
+def test_it_says_that_redis_is_away(idle: CacheConfig) -> None:
+    evictor = HybridConversationCache("s", idle.replace(redis_port=1)).evictor
+    with pytest.raises(RedisUnavailable):
+        evictor.run_once()
+
+
+def test_a_stopped_server_costs_the_daemon_nothing_but_time(tmp_path: Path) -> None:
+    with RedisServer(appendonly=True) as server:
+        config = server.config(
+            archive_dir=tmp_path / "archive",
+            evictor_enabled=True,
+            evictor_interval_seconds=0.01,
+            evict_after_minutes=0.0,
+            redis_retry_seconds=0,
+        )
+        cache = HybridConversationCache("s", config)
+        texts = []
+        checks: list[Callable[[], Any]] = [server.kill, lambda: None, server.start, lambda: None]
+        for i in range(12):
+            texts.append(f"message {i}")
+            say(cache, texts[-1])
+            checks[i % 4]()
+        wait_until(lambda: archived(config) == texts, what="all on disk")
+        wait_until(lambda: hot(config) == 0, what="none in Redis")
+        assert said(cache.get_full()) == texts
+        cache.evictor.stop()
+        assert cache.evictor.join(30)

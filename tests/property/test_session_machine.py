@@ -1,0 +1,246 @@
+"""Any sequence of operations, outages included, by two processes: the model is a list."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+import uuid
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from lix_cache.config import CacheConfig
+from lix_cache.errors import RedisUnavailable
+from lix_cache.session import flow
+from tests.support import CountingProxy, RedisServer
+from tests.support.lab import Process, fast_folder
+
+WHO = st.sampled_from(["behind", "direct"])
+
+
+class SessionMachine(RuleBasedStateMachine):
+    """Two processes on one session; one of them may be cut off from Redis.
+
+    What is archived is not in the model (when a daemon moves what is its own business), so
+    after a clear the model takes over what is left, within bounds.
+    """
+
+    server: RedisServer
+    proxy: CountingProxy
+    policy = "archive"
+    durability = "redis"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = fast_folder(tempfile.gettempdir())
+        self.config: CacheConfig = self.server.config(
+            redis_key_prefix=f"t{uuid.uuid4().hex}",
+            archive_dir=self.folder,
+            hot_window_size=3,
+            archive_batch_turns=1,
+            redis_retry_seconds=0,
+            evictor_enabled=False,
+            on_redis_error=self.policy,
+            durability=self.durability,
+        )
+        self.proxy.allow()
+        self.cut_off = False
+        self.number = 0
+        #: What must come back, in order.
+        self.model: list[str] = []
+        #: What is certain to be on disk, so that a clear cannot drop it.
+        self.on_disk: set[str] = set()
+        #: How many of the newest are the context; the rest was cleared.
+        self.since_clear = 0
+        self.processes: dict[str, Process] = {}
+
+    @initialize()
+    def begin(self) -> None:
+        for who in ("behind", "direct"):
+            self._open(who)
+
+    def _open(self, who: str) -> None:
+        port = self.proxy.port if who == "behind" else self.server.port
+        self.processes[who] = Process(self.config.replace(redis_port=port))
+
+    def _reaches(self, who: str) -> bool:
+        return who == "direct" or not self.cut_off
+
+    @rule(who=WHO, many=st.integers(1, 6))
+    def add(self, who: str, many: int) -> None:
+        for _ in range(many):
+            self.number += 1
+            text = f"{self.number}"
+            if self._reaches(who) or self.policy == "archive":
+                self.processes[who].add(text)
+                self.model.append(text)
+                self.since_clear += 1
+                if self.durability == "disk" or not self._reaches(who):
+                    self.on_disk.add(text)
+            else:
+                with pytest.raises(RedisUnavailable):
+                    self.processes[who].add(text)
+        # Within a millisecond, messages of two that cannot talk have no order.
+        time.sleep(0.002)
+
+    @rule(who=WHO)
+    def get_full(self, who: str) -> None:
+        if self._reaches(who):
+            assert self.processes[who].full() == self.model
+        else:
+            self._partial(self.processes[who].full)
+
+    @rule(who=WHO)
+    def get_context(self, who: str) -> None:
+        if not self._reaches(who):
+            self._partial(self.processes[who].context)
+            return
+        # What another has archived without Redis is in the context once it is brought together.
+        self._bring_together()
+        expected = self.model[len(self.model) - min(3, self.since_clear) :]
+        assert self.processes[who].context() == expected
+
+    def _partial(self, read: Any) -> None:
+        """Without Redis: what is on disk, or an error, and never as if there were nothing."""
+        try:
+            found = read()
+        except RedisUnavailable:
+            return
+        assert self.policy == "archive"
+        assert found
+        assert found == [text for text in self.model if text in set(found)]
+
+    def _bring_together(self) -> None:
+        direct = self.processes["direct"]
+        direct.drive(flow.reunite_pending(direct.store))
+
+    @rule(who=WHO)
+    def flush(self, who: str) -> None:
+        if self._reaches(who):
+            self.processes[who].flush()
+            self.on_disk = set(self.model)
+        else:
+            with pytest.raises(RedisUnavailable):
+                self.processes[who].flush()
+
+    @rule(who=WHO, step=st.sampled_from(["spill", "evict", "reunite"]))
+    def daemon(self, who: str, step: str) -> None:
+        process = self.processes[who]
+        running = {
+            "spill": lambda: flow.spill_overflow(process.store),
+            "evict": lambda: flow.evict_idle(process.store, 0),
+            "reunite": lambda: flow.reunite_pending(process.store),
+        }[step]
+        try:
+            process.drive(running())
+        except RedisUnavailable:
+            assert not self._reaches(who)
+        else:
+            if step == "evict":
+                self.on_disk = set(self.model)
+
+    @rule(who=WHO)
+    def clear(self, who: str) -> None:
+        process = self.processes[who]
+        try:
+            process.drive(flow.clear(process.session))
+        except RedisUnavailable:
+            assert not self._reaches(who)
+            # The mark is in the archive, what is in Redis is untouched: call it again.
+            process = self.processes["direct"]
+            process.drive(flow.clear(process.session))
+        left = self.processes["direct"].full()
+        assert left == [text for text in self.model if text in set(left)]
+        assert self.on_disk <= set(left)
+        assert self.processes["direct"].context() == []
+        self.model = left
+        self.on_disk = set(left)
+        self.since_clear = 0
+
+    @rule(who=WHO)
+    def delete(self, who: str) -> None:
+        process = self.processes[who]
+        try:
+            there = process.drive(flow.delete(process.session))
+        except RedisUnavailable:
+            assert not self._reaches(who)
+            return
+        assert there or not self.model
+        self.model, self.on_disk, self.since_clear = [], set(), 0
+
+    @rule(who=WHO)
+    def reopen(self, who: str) -> None:
+        """The process ends, and another takes its place: what it remembered of an outage is gone."""
+        self._open(who)
+
+    @precondition(lambda self: not self.cut_off)
+    @rule()
+    def go_away(self) -> None:
+        self.proxy.refuse()
+        self.cut_off = True
+
+    @precondition(lambda self: self.cut_off)
+    @rule()
+    def come_back(self) -> None:
+        self.proxy.allow()
+        self.cut_off = False
+
+    @precondition(lambda self: not self.cut_off)
+    @rule(when=st.sampled_from(["before", "after"]), skip=st.integers(0, 3))
+    def add_over_a_breaking_connection(self, when: str, skip: int) -> None:
+        self.number += 1
+        self.proxy._cuts = ["none"] * skip + [when]
+        try:
+            self.processes["behind"].add(f"{self.number}")
+        except RedisUnavailable:
+            # Bringing hot and cold together broke, before anything was sent of the message.
+            assert self.policy == "raise"
+            self.proxy._cuts = []
+            return
+        self.proxy._cuts = []
+        self.model.append(f"{self.number}")
+        self.since_clear += 1
+        time.sleep(0.002)
+
+    @invariant()
+    def everything_is_there_once_and_in_order(self) -> None:
+        if self.processes:
+            assert self.processes["direct"].full() == self.model
+
+    def teardown(self) -> None:
+        self.proxy.allow()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("policy", "durability"), [("archive", "redis"), ("raise", "redis"), ("archive", "disk")]
+)
+def test_whatever_happens_the_history_is_what_was_acknowledged(
+    redis_server: RedisServer, proxy: CountingProxy, policy: str, durability: str
+) -> None:
+    machine = type(
+        "Machine",
+        (SessionMachine,),
+        {"server": redis_server, "proxy": proxy, "policy": policy, "durability": durability},
+    )
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
