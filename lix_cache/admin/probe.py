@@ -88,7 +88,7 @@ def _try_sessions(drive: SyncDriver, config: CacheConfig, refused: dict[str, str
         "list hot sessions": hot.active_page(0, 0, 1),
         "take the lease": hot.lease(0, "doctor", _PROBE_LIFE_MS),
         "bring a session back": hot.rehydrate("b", [turn]),
-        "trim a window": hot.trim("b", turn.id, turn.id, 20),
+        "trim a window": hot.trim("b", [turn], turn.id, 20),
         "forget a window": hot.forget("a"),
     }
     for what, command in steps.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from urllib.parse import unquote
 
-__all__ = ["SUFFIX", "file_stem", "plain_stem", "session_id_of_stem", "stripe_of"]
+__all__ = ["SUFFIX", "file_stem", "is_encoded", "plain_stem", "session_id_of_stem", "stripe_of"]
 
 SUFFIX = ".huff"
 LOCK_STRIPES = 1024
@@ -39,6 +39,11 @@ def plain_stem(session_id: str) -> str | None:
     if "/" in session_id or "\\" in session_id or "\0" in session_id or len(session_id.encode()) > 250:
         return None
     return None if file_stem(session_id) == session_id else session_id
+
+
+def is_encoded(stem: str) -> bool:
+    """Whether :func:`file_stem` may have made a name."""
+    return stem.startswith("~") or file_stem(session_id_of_stem(stem)) == stem
 
 
 def session_id_of_stem(stem: str) -> str:

@@ -19,7 +19,7 @@ from lix_cache.archive import format as fmt
 from lix_cache.archive import legacy, reading
 from lix_cache.archive.codecs import codec_by_name
 from lix_cache.archive.files import FileLock, Files
-from lix_cache.archive.names import SUFFIX, file_stem, plain_stem, session_id_of_stem, stripe_of
+from lix_cache.archive.names import SUFFIX, file_stem, is_encoded, plain_stem, session_id_of_stem, stripe_of
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.errors import ArchiveBusy, ArchiveCorrupt, ArchiveError, ArchiveUnavailable, ConfigError
 from lix_cache.messages import ZERO_ID, MessageId, Turn, once, with_id
@@ -393,9 +393,10 @@ class ArchiveStore:
             yield path
         if plain is not None:
             # And under the plain name only a version 1 file is: a version 2 file there
-            # is the encoded one of another session.
+            # is the encoded one of another session. (Where no encoding could have made the
+            # name, damaged bytes are ours as well: they must not look like no session.)
             old = self._in_folder(plain + SUFFIX)
-            if self._files.exists(old) and self._is_legacy(old):
+            if self._files.exists(old) and (self._is_legacy(old) or not is_encoded(plain)):
                 yield old
 
     def _is_legacy(self, path: str) -> bool:

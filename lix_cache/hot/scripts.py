@@ -142,12 +142,19 @@ return out
 
 # KEYS: window, active, overflow, high water
 # ARGV: session id, smallest id to keep ('' to keep all), largest ms that is archived,
-#       length that counts as overflow
-# Forgets what the archive has. Returns how many are left.
+#       length that counts as overflow, id of the oldest message that was archived
+# Forgets what the archive has. Returns how many are left. A server that hung may carry this
+# out long after the caller gave up, when the window is another one: then its oldest message
+# is not the one that was archived, and nothing is forgotten.
 TRIM = _script(
     _NOW
     + """
-if ARGV[2] ~= '' then redis.call('XTRIM', KEYS[1], 'MINID', '=', ARGV[2]) end
+if ARGV[2] ~= '' then
+  local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
+  if #oldest == 1 and oldest[1][1] == ARGV[5] then
+    redis.call('XTRIM', KEYS[1], 'MINID', '=', ARGV[2])
+  end
+end
 local left = redis.call('XLEN', KEYS[1])
 if left < tonumber(ARGV[4]) then redis.call('HDEL', KEYS[3], ARGV[1]) end
 if left == 0 then

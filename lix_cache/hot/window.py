@@ -127,12 +127,12 @@ class HotWindow:
         turns = _turns(reply[1:])
         return Oldest(turns, int(reply[0]) > len(turns))
 
-    def trim(self, session_id: str, up_to: MessageId | None, archived: MessageId, window: int) -> Command:
-        """Forget the messages up to an id, and the session itself if nothing is left.
+    def trim(self, session_id: str, turns: Sequence[Turn], archived: MessageId, window: int) -> Command:
+        """Forget the window's oldest messages, and the session itself if nothing is left.
 
         Args:
             session_id: the session.
-            up_to: the last message to forget; None to forget none.
+            turns: what to forget: the oldest messages there were, in order; may be none.
             archived: the largest id in the archive.
             window: messages the window should keep.
         """
@@ -147,9 +147,10 @@ class HotWindow:
             ),
             (
                 session_id,
-                str(up_to.successor()) if up_to else "",
+                str(turns[-1].id.successor()) if turns else "",
                 archived.ms,
                 window + self.batch,
+                str(turns[0].id) if turns else "",
             ),
         )
 

@@ -456,8 +456,7 @@ def _move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
         found = {sid: oldest for sid, oldest in found.items() if sid not in moved.failed}
         newest: dict[str, MessageId] = yield DiskCall(partial(_newest_ids, store, list(found)))
         trims = tuple(
-            store.hot.trim(sid, oldest.turns[-1].id if oldest.turns else None, newest[sid], keep[sid])
-            for sid, oldest in found.items()
+            store.hot.trim(sid, oldest.turns, newest[sid], keep[sid]) for sid, oldest in found.items()
         )
         if trims:
             yield RedisBatch(trims)

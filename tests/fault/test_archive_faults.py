@@ -543,6 +543,18 @@ def test_bytes_between_frames_are_damage_and_hide_nothing(sample: Sample) -> Non
         check_next_append(archive, whole)
 
 
+def test_an_append_does_not_go_behind_a_last_frame_that_has_lost_its_beginning(sample: Sample) -> None:
+    start = sample.ends[-2]
+    for position in range(start, start + 4):
+        data = flip(sample.data, position)
+        archive = sample.open(data)
+        check_next_append(archive, [message for frame in FRAMES[:-1] for message in frame])
+        assert sample.set_aside() == [data[start:]]
+        report = archive.verify("s")
+        assert report is not None
+        assert report.is_intact
+
+
 def test_a_frame_that_is_there_twice_is_reported_and_its_turns_come_back_once(sample: Sample) -> None:
     for start, end in zip(sample.ends, sample.ends[1:], strict=False):
         archive = sample.open(sample.data + sample.data[start:end])
@@ -936,6 +948,19 @@ def test_a_message_of_the_last_two_minutes_is_found_by_its_nonce(tmp_path: Path)
     archive.append_turn("s", NEXT)
     # Nobody asks any more: the frames of the last two minutes are all that is looked at.
     assert store.find_nonce_locked("s", b"nonce1") is None
+
+
+@pytest.mark.parametrize("first", range(7))
+def test_messages_that_are_moved_to_disk_again_are_there_once(tmp_path: Path, first: int) -> None:
+    """The daemon was stopped between the append and the trim, and more has come since."""
+    archive = ConversationArchive(tmp_path)
+    for turns in ([0, 1], [2], [3, 4]):
+        locked(archive, "s", lambda t=turns: archive.store.append_locked("s", [redis_turn(n) for n in t]))
+    again = [redis_turn(number) for number in range(first, 7)]
+    assert locked(archive, "s", lambda: archive.store.append_locked("s", again)) == len(
+        range(max(5, first), 7)
+    )
+    assert archive.load_all("s") == [*MESSAGES[:5], *MESSAGES[max(5, first) : 7]]
 
 
 def test_a_mark_that_a_crash_left_empty_is_made_anew(tmp_path: Path) -> None:

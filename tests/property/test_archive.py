@@ -224,11 +224,17 @@ class TurnsWithIds(RuleBasedStateMachine):
         self.serial += 1
         return {"role": "user", "content": f"turn {self.serial}", "metadata": {}}
 
-    @rule(ages=st.lists(st.integers(0, 400_000), min_size=1, max_size=6, unique=True), seq=st.integers(0, 3))
-    def spill(self, ages: list[int], seq: int) -> None:
-        """Some of these ids may be there; those are left out, and stay as they are."""
+    @rule(
+        ages=st.lists(st.integers(0, 400_000), max_size=6, unique=True),
+        seq=st.integers(0, 3),
+        overlap=st.integers(0, 4),
+    )
+    def spill(self, ages: list[int], seq: int, overlap: int) -> None:
+        """Some of these ids are there; those are left out, and stay as they are."""
         now = int(self.clock.now * 1000)
-        turns = [to_turn(self.body(), MessageId(now - age, seq)) for age in ages]
+        ids = {MessageId(now - age, seq) for age in ages}
+        ids.update(sorted(self.model)[len(self.model) - overlap :])
+        turns = [to_turn(self.body(), i) for i in ids]
         new = [turn for turn in turns if turn.id not in self.model]
         with self.store.lock("s"):
             assert self.store.append_locked("s", turns) == len(new)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lix_cache import ArchiveCorrupt, ConversationArchive, HuffmanCodec
 from lix_cache.archive.files import Files
-from lix_cache.archive.names import file_stem, plain_stem, session_id_of_stem, stripe_of
+from lix_cache.archive.names import file_stem, is_encoded, plain_stem, session_id_of_stem, stripe_of
 from lix_cache.archive.reading import read_header
 from lix_cache.messages import Message
 
@@ -264,6 +264,32 @@ def test_a_version_1_file_is_found_under_the_name_it_had(tmp_path: Path, session
     assert contents(archive, session_id) == ["old", "new"]
     assert not old.exists()
     assert [m["session_id"] for m in archive.list_sessions()] == [session_id]
+
+
+@pytest.mark.parametrize("data", [b"", b"C", version_1("old")[4:], b"XAv1" + version_1("old")[4:]])
+@pytest.mark.parametrize("session_id", ["a b", "plain", "100%"])
+def test_a_version_1_file_whose_magic_is_lost_is_damage_and_not_a_miss(
+    tmp_path: Path, session_id: str, data: bytes
+) -> None:
+    (tmp_path / f"{session_id}.huff").write_bytes(data)
+    archive = ConversationArchive(tmp_path)
+    for work in (archive.load_all, archive.get_metadata):
+        with pytest.raises(ArchiveCorrupt, match="no intact frame"):
+            work(session_id)
+    archive.append_turn(session_id, {"content": "new"})
+    assert contents(archive, session_id) == ["new"]
+    kept = [path.read_bytes() for path in tmp_path.glob("*.damaged-1")]
+    assert kept == [data] or not data
+
+
+@pytest.mark.parametrize("name", ["plain", "a%20b", "%2E.", "~" + "0" * 64, "%63on", "x" * 180])
+def test_a_name_that_the_encoding_may_have_made_is_known(name: str) -> None:
+    assert is_encoded(name)
+
+
+@pytest.mark.parametrize("name", ["a b", "100%", "%2f", "%41", ".a", "con", "é", "x" * 181])
+def test_a_name_that_the_encoding_cannot_have_made_is_known(name: str) -> None:
+    assert not is_encoded(name)
 
 
 def test_an_expired_version_1_file_of_any_name_is_removed(tmp_path: Path) -> None:
