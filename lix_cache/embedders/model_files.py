@@ -171,7 +171,7 @@ def _from_hub(
 
     def fetched() -> str:
         api = huggingface_hub.HfApi(endpoint=endpoint)
-        listed = set(api.list_repo_files(name, revision=revision))
+        listed = {file.rfilename for file in api.model_info(name, revision=revision).siblings or ()}
         model = next((n for n in wanted if n in listed), None)
         if model is None or TOKENIZER not in listed:
             raise error(f"the hub's model {name!r} has no {' or '.join(wanted)} with a {TOKENIZER}")
@@ -206,5 +206,8 @@ def _tried(
         raise unavailable(f"the hub could not be asked for {name!r}: {cause}") from cause
     except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.HFValidationError) as cause:
         raise error(f"no model {name!r} on the hub, and no such folder here: {cause}") from cause
-    except (OSError, hub.HfHubHTTPError) as cause:
+    except LixCacheError:
+        raise
+    except Exception as cause:
+        # Which errors its transport has depends on the library's version.
         raise (unavailable or error)(f"the hub could not be asked for {name!r}: {cause}") from cause

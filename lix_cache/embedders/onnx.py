@@ -36,9 +36,12 @@ class _Plan:
 class OnnxEmbedder:
     """Sentence vectors from an ONNX model on this machine's processor.
 
-    Loaded at the first use, once in each process; used by any number of threads. A model
-    may answer token vectors, which are pooled as its ``1_Pooling/config.json`` says (mean
-    by default), or sentence vectors, which are taken as they are. All are brought to length 1.
+    Loaded at the first use, once in each process; used by any number of threads. (A server
+    that forks workers should fork before the first use: onnxruntime, once loaded, keeps a
+    forked child from ending by ``sys.exit``; ``os._exit``, which multiprocessing uses, works.)
+    A model may answer token vectors, which are pooled as its ``1_Pooling/config.json`` says
+    (mean by default), or sentence vectors, which are taken as they are; all are brought to
+    length 1.
 
     A model that quantises as it runs (most files named ``int8`` or ``quantized``) scales
     its numbers by all texts of a batch: the vector of a text would depend on its

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -20,7 +19,6 @@ from lix_cache.admin import Evicted
 from lix_cache.cli.app import app
 from lix_cache.cli.conversations import Conversation, Message, load
 from lix_cache.cli.demo.check import Verdict, compare
-from lix_cache.cli.embedder import DIMENSION, embed
 from lix_cache.cli.output import ago, human_bytes
 from tests.support import RedisServer
 from tests.support.redis_server import free_port
@@ -348,24 +346,6 @@ def test_visits_are_all_of_the_conversation_and_begin_with_the_user() -> None:
         assert all(visit[0].role == "user" for visit in visits[1:])
     silent = Conversation("a", "a", [Message("assistant", str(i)) for i in range(9)], 3, "here")
     assert silent.by_visit() == [silent.messages]
-
-
-def test_the_embedder_is_lexical_of_length_one_and_the_same_everywhere() -> None:
-    one = embed("How do I export my notes?")
-    assert (one.shape, one.dtype) == ((DIMENSION,), np.float32)
-    assert np.linalg.norm(one) == pytest.approx(1, abs=1e-6)
-    assert float(one @ embed("how do i EXPORT my notes")) == pytest.approx(1, abs=1e-6)
-    assert float(one @ embed("What does the free plan include?")) < 0.5
-    assert float(embed("怎么重置密码？") @ embed("怎么重置我的密码？")) > 0.5
-    for empty in ("", " ?! ", "\ud800"):
-        assert np.linalg.norm(embed(empty)) == pytest.approx(1, abs=1e-6)
-    # Python's own hash changes with every process; a cached vector must not.
-    code = "from lix_cache.cli.embedder import embed; print(embed('stable').tobytes().hex())"
-    printed = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, check=True, timeout=60,
-    ).stdout  # fmt: skip
-    assert printed.decode().strip() == embed("stable").tobytes().hex()
 
 
 def test_the_check_counts_what_is_lost_doubled_and_moved_apart() -> None:

@@ -16,7 +16,7 @@ from lix_cache import (
 from lix_cache.cli.conversations import Conversation, Message
 from lix_cache.cli.demo.check import Verdict, compare
 from lix_cache.cli.demo.measure import Latencies, Tally
-from lix_cache.cli.embedder import embed
+from lix_cache.cli.demo.stage import EMBEDDER
 
 __all__ = ["Replay", "Watcher"]
 
@@ -151,7 +151,7 @@ class Replay:
         if question.url is not None:
             self.tally.url_lookups += 1
             if self._timed("URL get", lambda: coordinator.get_url_embedding(str(question.url))) is None:
-                coordinator.cache_url_embedding(question.url, embed(question.url))
+                coordinator.cache_url_embedding(question.url, EMBEDDER.embed([question.url])[0])
             else:
                 self.tally.url_reused += 1
         answer = _recorded_answer(rest)
@@ -162,7 +162,7 @@ class Replay:
                 self._ask(question.url or _NO_PAGE, question.content, answer)
 
     def _ask(self, url: str, question: str, recorded: str) -> None:
-        vector = embed(question)
+        vector = EMBEDDER.embed([question])[0]
         self.tally.lookups += 1
         found = self._timed("semantic get", lambda: self._shared.get_semantic_response(url, vector))
         if found is None:

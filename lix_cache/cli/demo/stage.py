@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from lix_cache import CacheConfig, EmbeddedRedis, create_redis_client, ensure_redis
-from lix_cache.cli import embedder
+from lix_cache import CacheConfig, EmbeddedRedis, HashingEmbedder, create_redis_client, ensure_redis
 
-__all__ = ["Stage", "set_up"]
+__all__ = ["EMBEDDER", "Stage", "set_up"]
+
+#: Lexical: it stands in for a real model so that the demo needs none.
+EMBEDDER = HashingEmbedder()
 
 _LIFE_SECONDS = 3600
 
@@ -78,8 +80,8 @@ def _config(base: CacheConfig, run: str, archive: str) -> CacheConfig:
         disk_ttl_days=1,
         semantic_ttl_seconds=_LIFE_SECONDS,
         url_cache_ttl_seconds=_LIFE_SECONDS,
-        embedder_id=embedder.NAME,
-        embedding_dim=embedder.DIMENSION,
+        embedder_id=EMBEDDER.id,
+        embedding_dim=EMBEDDER.dim,
     )
 
 
