@@ -32,6 +32,8 @@ _CONFIGS = (
 )
 #: Weights that ONNX keeps beside a model of more than 2 GB.
 _BESIDE = (".data", "_data")
+#: How ONNX names the operator (DynamicQuantizeLinear, DynamicQuantizeMatMul, ...).
+_DYNAMIC = b"DynamicQuantize"
 _LARGEST_CONFIG = 16 << 20
 
 
@@ -60,11 +62,12 @@ class ModelFiles:
             return None  # whoever loads it next says what is wrong with it
         return cut.get("max_length") if isinstance(cut, dict) else None
 
-    def digest(self, *choices: object) -> tuple[str, bool]:
-        """Return a digest of all that changes vectors, and whether the model quantises as it runs.
+    def digest(self) -> tuple[Callable[..., str], bool]:
+        """Read the files once.
 
-        Args:
-            choices: the caller's own, such as the pooling.
+        Returns:
+            A function that gives the digest of the files and of its arguments, which are
+            choices that change the answers too; and whether the model quantises as it runs.
         """
         whole = hashlib.blake2b(digest_size=12)
         dynamic = False
@@ -75,10 +78,15 @@ class ModelFiles:
             with open(path, "rb") as file:
                 while part := file.read(1 << 20):
                     whole.update(part)
-                    dynamic = dynamic or b"DynamicQuantize" in tail + part
-                    tail = part[-32:]
-        whole.update(repr(choices).encode())
-        return whole.hexdigest(), dynamic
+                    dynamic = dynamic or _DYNAMIC in tail + part
+                    tail = part[1 - len(_DYNAMIC) :]
+
+        def with_choices(*choices: object) -> str:
+            copy = whole.copy()
+            copy.update(repr(choices).encode())
+            return copy.hexdigest()
+
+        return with_choices, dynamic
 
 
 def find_model_files(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lix_cache.embedders.model_files import ModelFiles, find_model_files
-from lix_cache.embedders.onnx_model import OnnxModel, token_limit
+from lix_cache.embedders.lazy_onnx import LazyOnnx
 from lix_cache.embedders.process import PerProcess
 from lix_cache.embedders.protocol import checked_texts, unit_rows
 from lix_cache.errors import ConfigError, EmbedderError, EmbedderUnavailable
@@ -19,18 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["OnnxEmbedder"]
 
 _POOLINGS = ("mean", "cls", "max")
-_BATCH = 32
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What is known of a model from its files, before it is loaded."""
-
-    files: ModelFiles
-    id: str
-    pooling: str
-    max_tokens: int
-    batch_size: int
 
 
 class OnnxEmbedder:
@@ -44,9 +30,9 @@ class OnnxEmbedder:
     length 1.
 
     A model that quantises as it runs (most files named ``int8`` or ``quantized``) scales
-    its numbers by all texts of a batch: the vector of a text would depend on its
-    neighbours. Such a model gets one text at a time, which on a processor is no slower;
-    so the same text has the same vector wherever it stands.
+    its numbers by all texts of a batch, so the vector of a text would depend on its
+    neighbours. It gets one text at a time, which on a processor is no slower: the same
+    text has the same vector wherever it stands.
 
     Args:
         model: a folder with an ONNX file and ``tokenizer.json``, or a name on the Hugging
@@ -80,25 +66,21 @@ class OnnxEmbedder:
     ) -> None:
         if pooling is not None and pooling not in _POOLINGS:
             raise ConfigError(f"pooling must be one of {', '.join(_POOLINGS)}, got {pooling!r}")
-        for name, value in (("max_tokens", max_tokens), ("batch_size", batch_size), ("threads", threads)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ConfigError(f"{name} must be a whole number larger than 0, got {value!r}")
-        self._model = os.fspath(model)
-        self._where: dict[str, Any] = {
-            "model_file": model_file,
-            "revision": revision,
-            "cache_dir": cache_dir,
-            "endpoint": endpoint,
-        }
-        self._pooling = pooling
-        self._max_tokens = max_tokens
-        self._batch_size = batch_size
-        self._threads = threads
-        self._plan = PerProcess(self._make_plan)
-        self._loaded = PerProcess(self._load)
+        self._onnx = LazyOnnx(
+            model,
+            model_file=model_file,
+            max_tokens=max_tokens,
+            batch_size=batch_size,
+            threads=threads,
+            where={"revision": revision, "cache_dir": cache_dir, "endpoint": endpoint},
+            error=EmbedderError,
+            unavailable=EmbedderUnavailable,
+        )
+        self._asked_pooling = pooling
+        self._dim = PerProcess(self._find_dim)
 
     def __repr__(self) -> str:
-        return f"OnnxEmbedder({self._model!r})"
+        return f"OnnxEmbedder({self._onnx.name!r})"
 
     @property
     def id(self) -> str:
@@ -107,7 +89,7 @@ class OnnxEmbedder:
         Raises:
             EmbedderError, MissingExtra: the model's files cannot be found.
         """
-        return self._plan().id
+        return self._onnx.id("onnx", self._pooling())
 
     @property
     def dim(self) -> int:
@@ -116,7 +98,7 @@ class OnnxEmbedder:
         Raises:
             EmbedderError, MissingExtra: the model cannot be loaded.
         """
-        return self._loaded()[1]
+        return self._dim()
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Return sentence vectors, shape (n, dim), float32, each of length 1.
@@ -129,50 +111,31 @@ class OnnxEmbedder:
         import numpy as np
 
         checked = checked_texts(texts)
-        model, dim = self._loaded()
+        dim = self._dim()
+        model = self._onnx.model()
         vectors: FloatArray = np.empty((len(checked), dim), dtype=np.float32)
-        tokens = [model.tokens(text) for text in checked]
-        # Equal lengths together: less padding, so less work.
-        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i].ids))
-        for part in _parts(order, self._plan().batch_size):
-            rows = self._run(model, [tokens[i] for i in part])
-            vectors[part] = unit_rows(rows, len(part), dim, repr(self))
+        for part, output, mask in self._onnx.run([model.tokens(text) for text in checked]):
+            vectors[part] = unit_rows(self._rows(output, mask), len(part), dim, repr(self))
         return vectors
 
-    def _make_plan(self) -> _Plan:
-        files = find_model_files(
-            self._model, **self._where, error=EmbedderError, unavailable=EmbedderUnavailable
-        )
-        pooling = self._pooling or _configured_pooling(files.configs.get("1_Pooling/config.json", {}))
-        max_tokens = self._max_tokens or token_limit(files)
-        try:
-            digest, quantises = files.digest(pooling, max_tokens)
-        except OSError as error:
-            raise EmbedderError(f"{self!r} cannot be read: {error}") from error
-        batch_size = self._batch_size or (1 if quantises else _BATCH)
-        return _Plan(files, f"onnx:{files.name}:{digest}", pooling, max_tokens, batch_size)
+    def _pooling(self) -> str:
+        config = self._onnx.files().configs.get("1_Pooling/config.json", {})
+        return self._asked_pooling or _configured_pooling(config)
 
-    def _load(self) -> tuple[OnnxModel, int]:
-        plan = self._plan()
-        model = OnnxModel(plan.files, plan.max_tokens, self._threads, EmbedderError)
-        dim = self._run(model, [model.tokens("dimension")]).shape[-1]
-        return model, int(dim)
+    def _find_dim(self) -> int:
+        output, mask = self._onnx.model().run([self._onnx.model().tokens("dimension")])
+        return int(self._rows(output, mask).shape[-1])
 
-    def _run(self, model: OnnxModel, tokens: list[Any]) -> Any:
-        output, mask = model.run(tokens)
+    def _rows(self, output: Any, mask: Any) -> Any:
+        """Return one row for each text, whichever of the two a model answers."""
         if output.ndim == 2:
             return output
         if output.ndim == 3 and output.shape[:2] == mask.shape:
-            return _pooled(output, mask, self._plan().pooling)
+            return _pooled(output, mask, self._pooling())
         raise EmbedderError(
             f"{self!r} answers with an array of shape {output.shape}; "
             "a sentence model answers (texts, numbers) or (texts, tokens, numbers)"
         )
-
-
-def _parts(order: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
 
 
 def _configured_pooling(config: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache.embedders.process import PerProcess
 from lix_cache.embedders.protocol import checked_texts, encodable, unit_rows
+from lix_cache.embedders.torch_weights import weights_digest
 from lix_cache.errors import ConfigError, EmbedderError, MissingExtra
 
 if TYPE_CHECKING:
@@ -114,21 +114,9 @@ class SentenceTransformerEmbedder:
             raise MissingExtra("sentence-transformers", "sentence-transformers", repr(self)) from None
         try:
             model = SentenceTransformer(self._model, **self._options)
-            digest = _digest(model)
+            digest = weights_digest(model, model.max_seq_length)
         except Exception as error:  # whatever the hub, the files or torch raise
             raise EmbedderError(f"{self!r} cannot be loaded: {error}") from error
         dim = self._encode(model, ["dimension"]).shape[1]
         name = os.path.basename(os.path.abspath(self._model)) if os.path.isdir(self._model) else self._model
         return model, threading.Lock(), int(dim), f"sentence-transformers:{name}:{digest}"
-
-
-def _digest(model: Any) -> str:
-    """Return a digest of the weights: a branch on the hub may change under one name."""
-    import torch
-
-    whole = hashlib.blake2b(digest_size=12)
-    for name, weights in sorted(model.state_dict().items()):
-        whole.update(f"{name} {weights.dtype} {tuple(weights.shape)} ".encode())
-        whole.update(weights.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    whole.update(repr(model.max_seq_length).encode())
-    return whole.hexdigest()

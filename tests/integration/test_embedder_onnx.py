@@ -400,12 +400,12 @@ def test_the_vector_of_a_text_does_not_depend_on_its_neighbours(real: OnnxEmbedd
     together = real.embed(texts)
     alone = np.concatenate([real.embed([text]) for text in texts])
     assert np.array_equal(together, alone)
-    batched = OnnxEmbedder(real._model, threads=1, batch_size=4).embed(texts)
+    batched = OnnxEmbedder(real._onnx.name, threads=1, batch_size=4).embed(texts)
     assert not np.allclose(batched, alone, atol=1e-3)
 
 
 @pytest.mark.shared
 def test_a_copy_of_the_real_model_is_the_same_model(real: OnnxEmbedder, tmp_path: Path) -> None:
     copy = tmp_path / "all-MiniLM-L6-v2"
-    shutil.copytree(os.path.dirname(find_model_files(real._model).model), copy)
+    shutil.copytree(os.path.dirname(find_model_files(real._onnx.name).model), copy)
     assert OnnxEmbedder(copy).id == real.id

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-__all__ = ["WORDS", "write_token_model"]
+__all__ = ["WORDS", "write_cross_encoder", "write_token_model"]
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "green", "blue", "one", "two", "three"]
 _OPSET = 17
@@ -78,4 +78,50 @@ def write_token_model(
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(value), "utf-8")
+    return table
+
+
+def write_cross_encoder(
+    folder: Path, *, labels: int = 1, config: dict[str, Any] | None = None, flat: bool = False
+) -> Any:
+    """Write a classifier of pairs; return its weights, (words, 2, labels).
+
+    Its logits are the sum of a weight for each token, which depends on the text it stands in.
+    """
+    pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tokenizer(folder)
+    table = np.random.default_rng(1).normal(size=(len(WORDS), 2, labels)).astype(np.float32)
+    number, real = TensorProto.INT64, TensorProto.FLOAT
+    masked = [
+        # Row of the table: twice the token, plus the text it stands in.
+        helper.make_node("Mul", ["input_ids", "two"], ["double"]),
+        helper.make_node("Add", ["double", "token_type_ids"], ["row"]),
+        helper.make_node("Gather", ["table", "row"], ["weights"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=real),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["mask3"]),
+        helper.make_node("Mul", ["weights", "mask3"], ["counted"]),
+        helper.make_node("ReduceSum", ["counted", "tokens"], ["sums"], keepdims=0),
+    ]
+    last = helper.make_node("Reshape", ["sums", "shape"], ["logits"])
+    _save(
+        folder / "model.onnx",
+        [*masked, last],
+        [
+            helper.make_tensor_value_info(name, number, ["b", "s"])
+            for name in ("input_ids", "attention_mask", "token_type_ids")
+        ],
+        helper.make_tensor_value_info("logits", real, ["b"] if flat else ["b", labels]),
+        [
+            numpy_helper.from_array(table.reshape(-1, labels), "table"),
+            numpy_helper.from_array(np.array(2, dtype=np.int64), "two"),
+            numpy_helper.from_array(np.array([2], dtype=np.int64), "last"),
+            numpy_helper.from_array(np.array([1], dtype=np.int64), "tokens"),
+            numpy_helper.from_array(np.array([-1] if flat else [-1, labels], dtype=np.int64), "shape"),
+        ],
+    )
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config), "utf-8")
     return table

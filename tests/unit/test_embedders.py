@@ -162,7 +162,7 @@ def test_an_embedder_within_its_time_answers() -> None:
     embedder = Scripted()
     assert embed_within(embedder, ["a", "b"], 5).shape == (2, 2)
     assert embed_within(embedder, ["a"], None).shape == (1, 2)
-    assert embedder.threads == ["lix-cache-embed", "MainThread"]
+    assert embedder.threads == ["lix-cache-model", "MainThread"]
 
 
 def test_an_embedder_that_hangs_is_given_up_and_does_not_keep_the_process() -> None:
@@ -171,7 +171,7 @@ def test_an_embedder_that_hangs_is_given_up_and_does_not_keep_the_process() -> N
     with pytest.raises(EmbedderUnavailable, match=r"Scripted\(\) did not answer within 0.05 s"):
         embed_within(Scripted(hung.wait), ["a"], 0.05)
     assert time.monotonic() - begun < 5
-    thread = next(t for t in threading.enumerate() if t.name == "lix-cache-embed")
+    thread = next(t for t in threading.enumerate() if t.name == "lix-cache-model")
     assert thread.daemon
     hung.set()
     thread.join(5)
@@ -241,7 +241,7 @@ def test_embedders_that_hang_cannot_fill_the_process_with_threads(monkeypatch: p
     for _ in range(2):
         with pytest.raises(EmbedderUnavailable, match="within"):
             embed_within(Scripted(hung.wait), ["a"], 0.01)
-    with pytest.raises(EmbedderUnavailable, match="2 embeddings are under way"):
+    with pytest.raises(EmbedderUnavailable, match="2 such calls are under way"):
         embed_within(Scripted(), ["a"], 5)
     # A child has none of these threads, and all places.
     with Child(lambda report: report("n", len(embed_within(Scripted(), ["a"], 5)))) as child:
