@@ -1,0 +1,80 @@
+"""Guards: what two texts say that a vector does not see. Pure text, no model, no I/O.
+
+Near vectors say that two questions are about the same. A guard objects where they still ask
+for different things: another number, a "not", the other direction, another name, the same
+words in other roles. No guard proves that two texts mean the same; docs/guards.md says how
+often each is right and wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lix_cache.semantic.guards.classes import compare_classes
+from lix_cache.semantic.guards.elliptical import is_elliptical
+from lix_cache.semantic.guards.names import compare_literals, compare_names
+from lix_cache.semantic.guards.negation import compare_negation
+from lix_cache.semantic.guards.numbers import compare_numbers
+from lix_cache.semantic.guards.opposites import compare_directions
+from lix_cache.semantic.guards.reading import MAX_CHARS, Reading, read
+from lix_cache.semantic.text import normalise
+
+__all__ = ["GUARDS", "Objection", "check", "is_elliptical"]
+
+_COMPARISONS: dict[str, Callable[[Reading, Reading], str | None]] = {
+    "numbers": compare_numbers,
+    "direction": compare_directions,
+    "negation": compare_negation,
+    "class": compare_classes,
+    "literal": compare_literals,
+    "name": compare_names,
+}
+
+#: The names of all guards, in the order in which they are asked.
+GUARDS: tuple[str, ...] = ("length", "elliptical", *_COMPARISONS)
+
+
+@dataclass(frozen=True)
+class Objection:
+    """Why one text must not be answered with the answer to the other.
+
+    Attributes:
+        guard: which of GUARDS objects.
+        detail: what differs, for people.
+    """
+
+    guard: str
+    detail: str
+
+
+def check(query: str, cached: str, *, enabled: frozenset[str] | None = None) -> Objection | None:
+    """Return the first objection to answering ``query`` with the answer to ``cached``, or None.
+
+    It does not matter which text is which. Equal texts (see lix_cache.semantic.text) are never
+    objected to. Time grows in proportion to the length; texts of more than 20,000 characters
+    are not compared but objected to.
+
+    Args:
+        query: the question that is asked.
+        cached: the question whose answer is at hand.
+        enabled: names of the guards to ask; all of them by default.
+    """
+    if query == cached or normalise(query) == normalise(cached):
+        return None
+    asked = GUARDS if enabled is None else [name for name in GUARDS if name in enabled]
+    # In one order, whichever text was given first: the answer is then the same.
+    a, b = (read(text) for text in sorted((query, cached)))
+    for guard in asked:
+        detail = _ask(guard, query, cached, a, b)
+        if detail is not None:
+            return Objection(guard, detail)
+    return None
+
+
+def _ask(guard: str, query: str, cached: str, a: Reading, b: Reading) -> str | None:
+    if guard == "length":
+        return f"more than {MAX_CHARS} characters" if max(len(query), len(cached)) > MAX_CHARS else None
+    if guard == "elliptical":
+        return next((text for text in (query, cached) if is_elliptical(text)), None)
+    return _COMPARISONS[guard](a, b)

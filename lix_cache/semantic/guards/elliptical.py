@@ -1,0 +1,49 @@
+"""Follow-ups that mean nothing without what was said before. Pure."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from lix_cache.semantic.guards.lexicon.follow_ups import CJK_FOLLOW_UPS, OPENERS, REPLIES
+from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
+from lix_cache.semantic.guards.reading import Reading, fold, read
+
+__all__ = ["is_elliptical"]
+
+#: A follow-up is short: an opener before more words begins a sentence of its own.
+_MOST_WORDS = 7
+_MOST_AFTER_OPENER = 6
+
+
+@lru_cache(maxsize=1)
+def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    return re.compile(OPENERS, re.VERBOSE), re.compile(CJK_FOLLOW_UPS, re.VERBOSE)
+
+
+def is_elliptical(query: str) -> bool:
+    """Whether a query answers or goes on from another one: "yes please", "what about tomorrow"."""
+    text = query.strip()
+    if not text:
+        return True
+    return _of(read(text)) if len(text) <= 160 else False
+
+
+def _of(reading: Reading) -> bool:
+    text = reading.folded
+    openers, unspaced = _patterns()
+    if not reading.text.isascii() and unspaced.search(fold(reading.text)):
+        return True
+    words = reading.words
+    if not words or len(words) > _MOST_AFTER_OPENER + 4:
+        return False
+    if reading.unspaced:
+        return False
+    if len(words) <= _MOST_WORDS and all(_says_nothing(word, reading.language) for word in words):
+        return True
+    opener = openers.match(text)
+    return opener is not None and len(words) <= _MOST_AFTER_OPENER + 1 and len(text) > opener.end()
+
+
+def _says_nothing(word: str, language: str) -> bool:
+    return word in REPLIES or word in FUNCTION_WORDS.get(language, frozenset())

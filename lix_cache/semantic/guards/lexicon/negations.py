@@ -1,0 +1,58 @@
+"""Words that deny, by language, and phrases in which they do not."""
+
+from __future__ import annotations
+
+__all__ = ["NEGATIONS", "NEGATIVE_SUBSTRINGS", "NEUTRAL_PHRASES"]
+
+NEGATIONS: dict[str, frozenset[str]] = {
+    language: frozenset(words.split())
+    for language, words in {
+        "en": """not no never none nothing nobody nowhere neither nor without cannot cant dont doesnt didnt isnt wont
+            wouldnt shouldnt couldnt hasnt havent hadnt wasnt werent arent aint nope""",
+        "de": "nicht kein keine keinen keinem keiner keines nie niemals nichts ohne niemand nirgends weder",
+        "fr": "pas jamais aucun aucune rien sans ni personne non",
+        "es": "no nunca jamas ningun ninguna ninguno nada nadie sin tampoco ni",
+        "it": "non mai nessun nessuna nessuno niente nulla senza ne",
+        "pt": "nao nunca jamais nenhum nenhuma nada ninguem sem nem",
+        "nl": "niet geen nooit niets niemand zonder nergens",
+        "da": "ikke ingen intet aldrig uden",
+        "ru": "не нет никогда без нельзя ничего никто ни",
+        "id": "tidak bukan jangan tanpa belum tak",
+        "tr": "degil yok olmadan hic",
+        "lt": "ne nera niekada be",
+        "sr": "ne nije nisu nema nikad nikada bez nemoj nisam",
+        "kk": "емес жоқ",
+        "ar": "لا لم لن ليس ليست بدون غير ما",
+    }.items()
+}
+
+#: Looked for anywhere in texts of scripts without spaces, and in Korean.
+NEGATIVE_SUBSTRINGS: dict[str, str] = {
+    "zh": "不|没|沒|别(?!的|人)|無|无|勿|非(?!常)|未",
+    "ja": "ない|なかった|ません|なく|ぬ(?![ぁ-ん])|ずに|なし|無し|不",
+    "ko": "않|못|없|아니|안(?= )|지 마",
+}
+
+#: Phrases that hold a negation and deny nothing of what is asked about.
+NEUTRAL_PHRASES: dict[str, str] = {
+    "en": r"""
+        \b(?:do|does|did|is|are|was|were|has|have|had|can|could|will|would|should)n'?t\s
+            (?:it|you|they|he|she|we)\s*[?.!]*$
+        | \b(?:
+          or\snot | whether\sor\snot | if\snot | why\snot | not\sonly | no\sproblem | no\sworries
+        | no\smatter(?:\swhat|\show)? | nothing\sbut | not\ssure | not\scertain
+        | (?:i\s|we\s)?(?:do\snot|don'?t|didn'?t|did\snot)\s(?:really\s)?(?:know|understand|remember|think|mind|recall)
+        | can(?:no|')?t\s(?:figure|find\sout|seem\sto|tell|wait|understand|remember|help|believe)
+        | (?:if\s)?you\s(?:do\snot|don'?t)\smind | no\sidea | no\sdoubt
+        )\b""",
+    "de": r"\b(?:oder\snicht|ob\s.{0,30}oder\snicht|nicht\snur|kein\sproblem|nicht\swahr|weiss\snicht|nicht\ssicher)\b",
+    "fr": r"\b(?:n'est-ce\spas|ou\spas|ou\snon|pas\sseulement|pas\sde\sprobleme|ne\ssais\spas|pourquoi\spas)\b",
+    "es": r"\b(?:o\sno|no\ssolo|no\sse|no\sestoy\ssegur[oa]|por\sque\sno)\b",
+    "it": r"\b(?:o\sno|non\ssolo|non\sso|perche\sno)\b",
+    "pt": r"\b(?:ou\snao|nao\sso|nao\ssei|por\sque\snao)\b",
+    "nl": r"\b(?:of\sniet|niet\salleen|weet\sniet|waarom\sniet|niet\swaar)\b",
+    "ru": r"\b(?:или\sнет|не\sтолько|не\sзнаю|почему\sбы\sне)\b",
+    "zh": r"是不是|能不能|会不会|可不可以|有没有|要不要|好不好|行不行|对不对|不好意思|不但|不仅|不过|不同|不错|不久|不管|差不多|没关系|没问题|不客气|不知道|对不起|无论|南非|非洲|不断|不得不|与众不同",
+    "ja": r"じゃない(?:です)?か|ではないか|ませんか|ないですか|かもしれない|かもしれません|なければならない|なければなりません|なくてはならない|少ない|すみません|つまらない|申し訳ありません|わかりません|なくなる",
+    "ko": r"않을까|않나요|없나요|틀림없|끊임없",
+}

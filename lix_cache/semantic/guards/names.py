@@ -1,0 +1,150 @@
+"""Names, literals and identifiers that one text has and the other has not. Pure.
+
+What is written as a literal (quotes, code, paths, URLs, addresses, flags, identifiers with
+digits, underscores or inner capitals) must be in both texts. Capitalised words inside a
+sentence are names; two texts disagree if each has a name that the other lacks. Case does not
+matter for being found: "paypal" names PayPal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
+from lix_cache.semantic.guards.reading import Reading, fold
+
+__all__ = ["compare_literals", "compare_names"]
+
+_QUOTED = re.compile(
+    r"""`([^`\n]{1,200})` | "([^"\n]{1,200})" | “([^”\n]{1,200})” | „([^“”\n]{1,200})[“”] | «([^»\n]{1,200})»
+      | 「([^」\n]{1,200})」 | 『([^』\n]{1,200})』 | (?<![\w'])'([^'\n]{1,200})'(?![\w'])""",
+    re.VERBOSE,
+)
+_LITERAL = re.compile(
+    r"""
+    (?P<url>\b(?:https?|ftp|s3|gs|file)://[^\s<>"'`]+ | \bwww\.[^\s<>"'`]+)
+  | (?P<mail>[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+)
+  | (?P<path>(?<![\w.])(?:~|\.{1,2})?/(?:[\w.@+-]+/?)+ | \b[A-Za-z]:\\[^\s"'`]+)
+  | (?P<flag>(?<![\w-])--?[A-Za-z][\w-]*)
+  | (?P<handle>(?<!\w)[@\#][A-Za-z]\w*)
+  | (?P<word>[^\W_][\w]*(?:[.:/\\-][\w]+)*(?:\(\))?)
+    """,
+    re.VERBOSE,
+)
+_INNER_CAPITAL = re.compile(r"[a-z0-9][A-Z]")
+_DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+|\w+::\w+")
+_COUNTED = re.compile(r"[\d.,:/'-]+(?:st|nd|rd|th|er|e|h|s|am|pm|k|m|[a-z]{1,4})?|v?[\d.]+", re.IGNORECASE)
+_SQUEEZE = re.compile(r"[\W_]+")
+_SENTENCE_END = frozenset('.!?:;…。！？\n•|>("“«')
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_NOT_NAMES = frozenset({"i", "i'm", "i'd", "i'll", "i've", "ok"})
+
+
+def _squeezed(text: str) -> str:
+    return _SQUEEZE.sub("", fold(text))
+
+
+def _pieces(reading: Reading) -> set[str]:
+    """Return the words of a text, and its pairs and triples of words written together."""
+    words = [_SQUEEZE.sub("", word) for word in reading.words]
+    pieces = set(words)
+    pieces.update(map("".join, zip(words, words[1:], strict=False)))
+    pieces.update(map("".join, zip(words, words[1:], words[2:], strict=False)))
+    return pieces
+
+
+def literals(reading: Reading) -> dict[str, str]:
+    """Return the literals of a text: squeezed form to what is written."""
+    found = {_squeezed(shown): shown for shown in _written(reading.text)}
+    found.pop("", None)
+    return found
+
+
+def _written(text: str) -> Iterator[str]:
+    for match in _QUOTED.finditer(text):
+        yield next(group for group in match.groups() if group is not None)
+    for match in _LITERAL.finditer(text):
+        shown = match.group()
+        if match.lastgroup != "word":
+            yield shown.rstrip(".,;:!?)")
+        elif _is_identifier(shown):
+            yield shown
+
+
+def _is_identifier(word: str) -> bool:
+    if "_" in word or word.endswith("()") or _INNER_CAPITAL.search(word):
+        return True
+    if any(c.isdigit() for c in word) and any(c.isalpha() for c in word):
+        return word.isascii() and not _COUNTED.fullmatch(word)
+    return _DOTTED.fullmatch(word) is not None
+
+
+def compare_literals(a: Reading, b: Reading) -> str | None:
+    """Return a literal that only one text has, or None."""
+    for here, there in ((a, b), (b, a)):
+        written = literals(here)
+        if not written:
+            continue
+        pieces = _pieces(there)
+        whole = _squeezed(there.text)
+        own = literals(there)
+        for squeezed, shown in written.items():
+            spoken = len(squeezed) > 12 and " " in shown and squeezed in whole
+            if squeezed not in own and squeezed not in pieces and not spoken:
+                other = next((s for key, s in own.items() if key not in written), "no such literal")
+                return f"{shown} / {other}"
+    return None
+
+
+def names(reading: Reading) -> list[str]:
+    """Return the capitalised words inside sentences, folded; none where capitals tell nothing."""
+    text = reading.text
+    if reading.language == "de" or text.islower():
+        return []
+    glue = FUNCTION_WORDS.get(reading.language, frozenset())
+    found, inside, capitals = [], 0, 0
+    for match in _WORD.finditer(text):
+        word = match.group()
+        before = (
+            text[: match.start()].rstrip()[-1:]
+            if match.start() < 400
+            else text[match.start() - 3 : match.start()].strip()[-1:]
+        )
+        if not before or before in _SENTENCE_END:
+            continue
+        folded = fold(word).removesuffix("'s")
+        if folded in glue or folded in _NOT_NAMES:
+            continue
+        inside += 1
+        if word[0].isupper():
+            capitals += 1
+            found.append(folded)
+    # In a headline or in shouting every word is a name, so none is.
+    return [] if inside >= 3 and capitals * 10 > inside * 7 and capitals >= 3 else found
+
+
+def compare_names(a: Reading, b: Reading) -> str | None:
+    """Return two names, each of which the other text lacks, or None."""
+    first, second = names(a), names(b)
+    if not first or not second:
+        return None
+    here, there = _lacking(first, b), _lacking(second, a)
+    return f"{here} / {there}" if here and there else None
+
+
+def _lacking(these: list[str], other: Reading) -> str | None:
+    pieces = _pieces(other)
+    for name in these:
+        squeezed = _SQUEEZE.sub("", name)
+        if squeezed not in pieces and not _similar(squeezed, other):
+            return name
+    return None
+
+
+def _similar(name: str, other: Reading) -> bool:
+    """Whether a word begins as the name does, up to its ending: inflections and slips."""
+    if len(name) < 4:
+        return False
+    start = name[: max(4, len(name) - 2)]
+    return any(word.startswith(start) and abs(len(word) - len(name)) <= 3 for word in other.counts)

@@ -1,0 +1,420 @@
+"""Numbers, units, dates, times and versions: what two texts count must be the same. Pure.
+
+Each number becomes a set of the values it can stand for ("1.000" is 1000 or 1.000, "5/6" is
+the fifth of June or the sixth of May); two match if they can stand for one value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from lix_cache.semantic.guards.lexicon.number_words import (
+    CJK_DIGITS,
+    CJK_TENS,
+    MONTHS,
+    NUMBER_WORDS,
+    ORDINAL_WORDS,
+    SCALES,
+    UNITS,
+)
+from lix_cache.semantic.guards.reading import Reading
+
+__all__ = ["Quantity", "compare_numbers", "quantities"]
+
+
+class Quantity(NamedTuple):
+    """One number of a text.
+
+    Attributes:
+        values: what it can stand for.
+        unit: canonical unit, or "".
+        shown: as it stands in the text.
+    """
+
+    values: frozenset[str]
+    unit: str
+    shown: str
+
+
+_SPACES = " \u00a0\u202f\u2009"
+_TOKEN = re.compile(
+    r"""
+    (?P<ymd>(?<![\w.])(?P<y>\d{4})([-/.])(?P<mo>\d{1,2})\3(?P<d>\d{1,2})(?![\w]))
+  | (?P<cjkdate>(?:(?P<cy>\d{4})年)?(?P<cm>\d{1,2})月(?:(?P<cd>\d{1,2})[日号])?)
+  | (?P<slash>(?<![\w./])(?P<s1>\d{1,2})(?P<sep>[/.])(?P<s2>\d{1,2})(?:(?P=sep)(?P<s3>\d{4}|\d{2}))?(?![\w/]|\.\d))
+  | (?P<clock>(?<![\w.:])(?P<h>\d{1,2})[:h](?P<min>\d{2})(?::\d{2})?(?:\s?(?P<ap>[ap])\.?m\b)?(?![\w:]))
+  | (?P<hour>(?<![\w.:])(?P<hh>\d{1,2})\s?(?P<hap>[ap])\.?m\b)
+  | (?P<version>(?<![\w.])v\.?\s?(?P<ver>\d+(?:\.\d+)*)(?![\w]))
+  | (?P<number>(?<![^\W_])
+        (?P<cur>us\$|[$€£¥₹₽])?\s?(?P<sign>(?<!\w)[-−])?
+        (?P<digits>\d+(?:[.,'_]\d+)*|\d*\.\d+)
+        (?P<spaced>(?:[\ \u00a0\u202f\u2009]\d{3})*(?![\d]))
+        (?P<suffix>[^\W\d_]+|\s?[%°€$£¥₹₽℃℉](?:[cf]\b)?)?)
+    """,
+    re.VERBOSE,
+)
+_AFTER = re.compile(r"[\s-]?([^\W\d_]+(?:\.m\b)?)")
+_ORDINAL_ENDINGS = {
+    "st",
+    "nd",
+    "rd",
+    "th",
+    "er",
+    "ere",
+    "e",
+    "eme",
+    "o",
+    "a",
+    "de",
+    "ste",
+    "й",
+    "го",
+    "я",
+    "ый",
+    "ая",
+}
+_DIGITS = str.maketrans({chr(zero + i): str(i) for zero in (0x660, 0x6F0, 0x966) for i in range(10)})
+_GERMAN = re.compile(r"(ein|zwei|drei|vier|funf|sechs|sieben|acht|neun)und(\w+zig|dreissig)$")
+_DUTCH = re.compile(r"(een|twee|drie|vier|vijf|zes|zeven|acht|negen)en(\w+tig)$")
+_CJK_NUMBER = re.compile("[〇零两兩一二三四五六七八九十百千万萬亿億]+")
+_CJK_AFTER = re.compile(
+    r"[个個位本张張台天日年月号號点點分秒块塊元次件只隻条條人岁歲時円歳名枚匹杯回番週周小斤米度倍升间間层層楼樓]|\s?[%％]"
+)
+_JOINERS = {"and", "et", "y", "e", "und", "en", "og"}
+_ONES = {"one", "a", "un", "uno", "una", "um", "uma", "ein", "eine", "een"}
+_OF = {"of", "de", "di", "del", "van"}
+_VAGUE_MONTHS = {
+    "may",
+    "march",
+    "mars",
+    "marco",
+    "mai",
+    "jan",
+    "dez",
+    "set",
+    "dec",
+    "jun",
+    "abril",
+    "mei",
+    "june",
+    "april",
+    "august",
+}
+
+
+def quantities(reading: Reading) -> tuple[Quantity, ...]:
+    """Return the numbers of a text, in no particular order, each once."""
+    found: dict[tuple[frozenset[str], str], Quantity] = {}
+    folded = reading.folded.translate(_DIGITS)
+    for quantity in (*_digits(folded), *_in_words(reading), *_in_cjk(folded)):
+        found.setdefault((quantity.values, quantity.unit), quantity)
+    return tuple(found.values())
+
+
+# -- digits --------------------------------------------------------------------------------
+
+
+def _digits(text: str) -> Iterator[Quantity]:
+    if not any(c.isdigit() for c in text):
+        return
+    for match in _TOKEN.finditer(text):
+        yield from _of_match(match, text)
+
+
+def _of_match(match: re.Match[str], text: str) -> Iterator[Quantity]:
+    shown = match.group().strip()
+    get = match.group
+    if get("ymd"):
+        yield from _date({(int(get("mo")), int(get("d")))}, get("y"), shown)
+    elif get("cjkdate"):
+        yield from _date({(int(get("cm")), int(get("cd") or 0))}, get("cy"), shown)
+    elif get("slash"):
+        yield from _slash(match, shown)
+    elif get("clock"):
+        yield Quantity(frozenset(_times(int(get("h")), int(get("min")), get("ap"))), "", shown)
+    elif get("hour"):
+        yield Quantity(frozenset(_times(int(get("hh")), 0, get("hap"))), "", shown)
+    elif get("version"):
+        yield Quantity(frozenset({get("ver")}), "", shown)
+    else:
+        quantity = _number(match, text)
+        if quantity is not None:
+            yield quantity
+
+
+def _date(days: set[tuple[int, int]], year: str | None, shown: str) -> Iterator[Quantity]:
+    """Give a date as a date written in words is given: the day of the month, the day, the year."""
+    yield Quantity(frozenset(_day(month, day) for month, day in days), "", shown)
+    if all(day for _, day in days):
+        yield Quantity(frozenset(str(day) for _, day in days), "", shown)
+    if year:
+        yield Quantity(frozenset({str(int(year))}), "", year)
+
+
+def _day(month: int, day: int) -> str:
+    return f"m{month}d{day}" if day else f"m{month}"
+
+
+def _slash(match: re.Match[str], shown: str) -> Iterator[Quantity]:
+    first, second, year, sep = match.group("s1", "s2", "s3", "sep")
+    if sep == "." and not year:
+        yield Quantity(
+            frozenset(_values(f"{first}.{second}", exact=True)), _unit_after(match.end(), match.string), shown
+        )
+        return
+    a, b = int(first), int(second)
+    days = {(m, d) for m, d in ((a, b), (b, a)) if 1 <= m <= 12 and 1 <= d <= 31}
+    if not days:
+        yield Quantity(frozenset({shown}), "", shown)
+    elif year:
+        century = "" if len(year) == 4 else "20" if int(year) < 70 else "19"
+        yield from _date(days, century + year, shown)
+    else:
+        # A date or a fraction; written the other way round it is neither of the same.
+        yield Quantity(frozenset({f"{a}/{b}", *(_day(m, d) for m, d in days)}), "", shown)
+
+
+def _times(hour: int, minute: int, half: str | None) -> set[str]:
+    if half:
+        hour = hour % 12 + (12 if half == "p" else 0)
+        return {f"t{hour}:{minute:02}"}
+    return {f"t{hour}:{minute:02}"} | ({f"t{hour + 12}:{minute:02}"} if hour <= 12 else set())
+
+
+def _number(match: re.Match[str], text: str) -> Quantity | None:
+    digits, spaced, suffix, currency = match.group("digits", "spaced", "suffix", "cur")
+    suffix = (suffix or "").strip()
+    end = match.end()
+    if suffix in _ORDINAL_ENDINGS:
+        suffix = ""
+    month = MONTHS.get(suffix)
+    if suffix and suffix not in UNITS and suffix not in SCALES and suffix != "m" and month is None:
+        if suffix.isascii():
+            return None  # "3d", "737s": a name, see names.py
+        suffix, end = "", match.end("spaced")
+    if spaced and len(digits) <= 3 and digits.isdigit():
+        digits += "".join(c for c in spaced if c.isdigit())
+    elif spaced:
+        end = match.end("digits")
+        suffix = ""
+    shown = match.group().strip()
+    scale = SCALES.get(suffix)
+    if currency and suffix == "m":
+        scale = 1_000_000
+    unit = UNITS.get(currency or "", "")
+    if not unit and scale is None:
+        unit = UNITS.get(suffix, "")
+    if not suffix or scale is not None:
+        word = _word_after(end, text)
+        if scale is None and word in SCALES and len(word) > 1:
+            scale = SCALES[word]
+            end = _AFTER.match(text, end).end()  # type: ignore[union-attr]
+            word = _word_after(end, text)
+        unit = unit or UNITS.get(word, "")
+    values = _values(digits, exact=not unit)
+    if scale is not None:
+        values = {_scaled(value, scale) for value in values}
+    if match.group("sign"):
+        values = {f"-{value}" for value in values}
+    return Quantity(frozenset(values), unit, shown)
+
+
+def _word_after(position: int, text: str) -> str:
+    match = _AFTER.match(text, position)
+    return match.group(1) if match else ""
+
+
+def _unit_after(position: int, text: str) -> str:
+    return UNITS.get(_word_after(position, text), "")
+
+
+def _values(digits: str, *, exact: bool) -> set[str]:
+    """Return what a run of digits and separators can stand for, as decimal text.
+
+    Args:
+        digits: such as ``1,000.50``.
+        exact: keep zeros at the end of a fraction: without a unit 3.10 may be a version.
+    """
+    groups = re.split(r"[.,'_]", digits)
+    signs = [c for c in digits if not c.isdigit()]
+    if len(groups) == 1:
+        return {digits if len(digits) > 2 and digits[0] == "0" else str(int(digits))}
+    tail = groups[-1]
+    if len(signs) == 1:
+        if signs[0] in "'_":
+            return {str(int(groups[0] + tail))}
+        values = {_fraction(groups[0], tail, exact=exact or len(tail) == 3)}
+        if len(tail) == 3 and 1 <= len(groups[0]) <= 3 and groups[0] != "0":
+            values.add(str(int(groups[0] + tail)))
+            if signs[0] == ",":
+                values.discard(str(int(groups[0])))
+        return values
+    if len(set(signs)) == 1:
+        if all(len(group) in (2, 3) for group in groups[1:]) and len(tail) == 3:
+            return {str(int("".join(groups)))}
+        return {digits}
+    if len(set(signs[:-1])) == 1 and signs[-1] not in signs[:-1]:
+        return {_fraction("".join(groups[:-1]), tail, exact=exact)}
+    return {digits}
+
+
+def _fraction(whole: str, fraction: str, *, exact: bool) -> str:
+    whole = str(int(whole or "0"))
+    if not fraction.strip("0") and len(fraction) < 3:
+        return whole
+    return f"{whole}.{fraction if exact else fraction.rstrip('0')}".rstrip(".")
+
+
+def _scaled(value: str, scale: int) -> str:
+    whole, _, fraction = value.partition(".")
+    if not whole.isdigit() or len(fraction) > len(str(scale)) - 1:
+        return f"{value}x{scale}"
+    zeros = len(str(scale)) - 1
+    return str(int(whole + fraction.ljust(zeros, "0")))
+
+
+# -- words ---------------------------------------------------------------------------------
+
+
+def _in_words(reading: Reading) -> Iterator[Quantity]:
+    words = reading.words
+    table = NUMBER_WORDS.get(reading.language, {})
+    i = 0
+    while i < len(words):
+        word = words[i]
+        value = table.get(word)
+        if value is None and len(word) > 8:
+            value = _compound(word, table)
+        if value is not None or (word in SCALES and not words[i - 1][-1:].isdigit() and len(word) > 2):
+            quantity, i = _run(words, i, table)
+            yield quantity
+            continue
+        if word in ORDINAL_WORDS and reading.language != "ru":
+            yield Quantity(frozenset({str(ORDINAL_WORDS[word])}), "", word)
+        elif word in MONTHS:
+            yield from _month(words, i)
+        i += 1
+
+
+def _compound(word: str, table: dict[str, int]) -> int | None:
+    for pattern in (_GERMAN, _DUTCH):
+        match = pattern.match(word)
+        if match and match.group(2) in table:
+            return table[match.group(2)] + {"ein": 1, "een": 1}.get(
+                match.group(1), table.get(match.group(1), 0)
+            )
+    return None
+
+
+def _run(words: tuple[str, ...], i: int, table: dict[str, int]) -> tuple[Quantity, int]:
+    """Read number words from the i-th on: hundreds, tens and ones, thousands, millions."""
+    start, total, part, last = i, 0, 0, 0
+    seen = False
+    while i < len(words):
+        word = words[i]
+        value = table.get(word, _compound(word, table) if len(word) > 8 else None)
+        scale = SCALES.get(word) if len(word) > 1 else None
+        if value is None and word in _ONES and 20 <= last < 100:
+            value = 1
+        if scale is not None and word not in UNITS:
+            part, total = (max(part, 1) * scale, total) if scale == 100 else (0, total + max(part, 1) * scale)
+            last = scale
+        elif value is not None:
+            if seen and not _goes_on(last, value):
+                break
+            part, last = part + value if not (last == 4 and value == 20) else part + 76, value
+        elif not (word in _JOINERS and seen and i + 1 < len(words) and _continues(words[i + 1], table, last)):
+            break
+        seen = True
+        i += 1
+    unit = UNITS.get(words[i], "") if i < len(words) else ""
+    return Quantity(frozenset({str(total + part)}), unit, " ".join(words[start:i])), i
+
+
+def _goes_on(last: int, value: int) -> bool:
+    return last >= 100 or (20 <= last < 100 and value < 20) or (last == 4 and value == 20)
+
+
+def _continues(word: str, table: dict[str, int], last: int) -> bool:
+    return (word in table and _goes_on(last, table[word])) or (word in _ONES and last >= 20)
+
+
+def _month(words: tuple[str, ...], i: int) -> Iterator[Quantity]:
+    month = MONTHS[words[i]]
+    near = [_day_number(words[j]) if 0 <= j < len(words) else 0 for j in (i - 1, i - 2, i + 1)]
+    if words[i - 1 : i] and near[0] == 0 and words[i - 1] not in _OF:
+        near[1] = 0
+    day = next((n for n in near if 1 <= n <= 31), 0)
+    if day or any(near) or (words[i] not in _VAGUE_MONTHS and len(words[i]) > 3):
+        yield Quantity(frozenset({_day(month, day)}), "", words[i])
+
+
+def _day_number(word: str) -> int:
+    digits = word[:-2] if word[-2:] in _ORDINAL_ENDINGS else word
+    return int(digits) if digits.isdecimal() and digits.isascii() and len(digits) in (1, 2, 4) else 0
+
+
+# -- Chinese and Japanese ------------------------------------------------------------------
+
+
+def _in_cjk(text: str) -> Iterator[Quantity]:
+    if text.isascii():
+        return
+    for match in _CJK_NUMBER.finditer(text):
+        run = match.group()
+        after = _CJK_AFTER.match(text, match.end())
+        # 一 alone is an article or part of a word, and so are most single characters
+        # without a measure word behind them.
+        if (len(run) == 1 and (not after or run == "一")) or (
+            len(run) > 1 and set(run) <= {"一", "万", "千"}
+        ):
+            continue
+        unit = UNITS.get(after.group(), "") if after else ""
+        yield Quantity(frozenset({str(_cjk_value(run))}), unit, run)
+
+
+def _cjk_value(run: str) -> int:
+    if all(c in CJK_DIGITS for c in run):
+        return int("".join(str(CJK_DIGITS[c]) for c in run))
+    total = part = digit = 0
+    for c in run:
+        if c in CJK_DIGITS:
+            digit = CJK_DIGITS[c]
+            continue
+        tens = CJK_TENS[c]
+        if tens >= 10_000:
+            total, part, digit = (total + part + digit or 1) * tens, 0, 0
+        else:
+            part, digit = part + (digit or 1) * tens, 0
+    return total + part + digit
+
+
+# -- the comparison ------------------------------------------------------------------------
+
+
+def compare_numbers(a: Reading, b: Reading) -> str | None:
+    """Return what differs in number, or None."""
+    first, second = quantities(a), quantities(b)
+    if not first and not second:
+        return None
+    left, right = _unmatched(first, second), _unmatched(second, first)
+    if left and right:
+        return f"{left[0].shown} / {right[0].shown}"
+    rest = [q for q in left or right if q.values != frozenset({"1"})]
+    if rest:
+        return f"{rest[0].shown} / no such number"
+    return _units_differ(first, second)
+
+
+def _unmatched(these: tuple[Quantity, ...], others: tuple[Quantity, ...]) -> list[Quantity]:
+    return [q for q in these if not any(q.values & other.values for other in others)]
+
+
+def _units_differ(first: tuple[Quantity, ...], second: tuple[Quantity, ...]) -> str | None:
+    for q in first:
+        same = [other for other in second if q.values & other.values]
+        if q.unit and same and all(other.unit and other.unit != q.unit for other in same):
+            return f"{q.shown} in {q.unit} / {same[0].shown} in {same[0].unit}"
+    return None

@@ -1,0 +1,146 @@
+"""Opposite directions: one text says one pole of an axis, the other text the other. Pure."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from lix_cache.semantic.guards.lexicon.opposites import CJK_OPPOSITES, STRONG, WEAK
+from lix_cache.semantic.guards.reading import Reading, stem
+
+__all__ = ["compare_directions"]
+
+
+class _Pole(NamedTuple):
+    axis: int
+    side: int
+    weak: bool
+
+
+class _Tables(NamedTuple):
+    exact: dict[str, tuple[_Pole, ...]]
+    prefixes: dict[str, tuple[_Pole, ...]]
+    lengths: tuple[int, ...]
+    unspaced: dict[str, tuple[_Pole, ...]]
+    pattern: re.Pattern[str]
+
+
+@lru_cache(maxsize=1)
+def _tables() -> _Tables:
+    exact: dict[str, tuple[_Pole, ...]] = {}
+    prefixes: dict[str, tuple[_Pole, ...]] = {}
+    unspaced: dict[str, tuple[_Pole, ...]] = {}
+    axis = 0
+    for table, weak in ((STRONG, False), (WEAK, True), (CJK_OPPOSITES, False)):
+        for line in table.strip().splitlines():
+            axis += 1
+            for side, words in enumerate(line.split("|")):
+                for word in words.split():
+                    pole = _Pole(axis, side, weak)
+                    if table is CJK_OPPOSITES:
+                        unspaced[word] = (*unspaced.get(word, ()), pole)
+                    elif word[-1] == "*":
+                        prefixes[word[:-1]] = (*prefixes.get(word[:-1], ()), pole)
+                    else:
+                        exact[word] = (*exact.get(word, ()), pole)
+    lengths = tuple(sorted({len(prefix) for prefix in prefixes}))
+    longest_first = sorted(unspaced, key=len, reverse=True)
+    return _Tables(exact, prefixes, lengths, unspaced, re.compile("|".join(longest_first)))
+
+
+@lru_cache(maxsize=4_096)
+def _poles(word: str) -> tuple[_Pole, ...]:
+    tables = _tables()
+    found = tables.exact.get(word, ())
+    for length in tables.lengths:
+        if length > len(word):
+            break
+        found += tables.prefixes.get(word[:length], ())
+    return found
+
+
+def _sides(reading: Reading) -> dict[int, dict[int, list[int]]]:
+    """Return axis -> side -> places of its words, of the strong axes; see _weak_sides."""
+    return _places(reading, weak=False)
+
+
+def _places(reading: Reading, *, weak: bool) -> dict[int, dict[int, list[int]]]:
+    places: dict[int, dict[int, list[int]]] = {}
+    for i, word in enumerate(reading.words):
+        for pole in _poles(word) if len(word) < 40 else ():
+            if pole.weak is weak:
+                places.setdefault(pole.axis, {}).setdefault(pole.side, []).append(i)
+    if not weak and not reading.text.isascii():
+        tables = _tables()
+        for match in tables.pattern.finditer(reading.folded):
+            for pole in tables.unspaced[match.group()]:
+                places.setdefault(pole.axis, {}).setdefault(pole.side, []).append(-1)
+    return places
+
+
+def compare_directions(a: Reading, b: Reading) -> str | None:
+    """Return the opposites, or None."""
+    first, second = _places(a, weak=False), _places(b, weak=False)
+    for axis in first.keys() & second.keys():
+        mine, theirs = first[axis], second[axis]
+        if len(mine) == len(theirs) == 1 and mine.keys() != theirs.keys():
+            return f"{_word(a, mine)} / {_word(b, theirs)}"
+    return _weak(a, b) or _prefixed(a, b) or _prefixed(b, a)
+
+
+def _word(reading: Reading, sides: dict[int, list[int]]) -> str:
+    place = next(iter(sides.values()))[0]
+    if place >= 0:
+        return reading.words[place]
+    match = _tables().pattern.search(reading.folded)
+    return match.group() if match else ""
+
+
+def _weak(a: Reading, b: Reading) -> str | None:
+    first, second = _places(a, weak=True), _places(b, weak=True)
+    for axis in first.keys() & second.keys():
+        mine, theirs = first[axis], second[axis]
+        if len(mine) == len(theirs) == 1 and mine.keys() != theirs.keys():
+            (here,), (there,) = mine.values(), theirs.values()
+            if _neighbours(a, here) & _neighbours(b, there):
+                return f"{a.words[here[0]]} / {b.words[there[0]]}"
+    return None
+
+
+def _neighbours(reading: Reading, places: list[int]) -> set[tuple[str, str]]:
+    """Return the words of content just before and just after the places, and on which side."""
+    words, content = reading.words, reading.content_set
+    near = set()
+    for place in places:
+        for side, step in (("before", -1), ("after", 1)):
+            for i in range(place + step, place + 4 * step, step):
+                if not 0 <= i < len(words):
+                    break
+                if stem(words[i]) in content:
+                    near.add((side, stem(words[i])))
+                    break
+    return near
+
+
+_PREFIXES = ("un", "dis", "non", "in", "im", "ir", "mis", "de", "des", "anti")
+# Words that only look like the opposite of the rest of themselves.
+_NOT_OPPOSITES = frozenset(
+    """cover count play charge miss pose pute tribute patch cussion tinct appear
+    side come form put tend deed land sure vest voice ternational formation stall stead stance
+    press port prove portant plant part age pact
+    posit sign scribe fine part pend velop mand lay liver cline bit rive fault gree grade light note sire tail
+    take lead der it til ion ique der ite""".split()
+)
+
+
+def _prefixed(a: Reading, b: Reading) -> str | None:
+    """Find a word of one text that the other has with "un-", "dis-" and the like instead."""
+    only_here, only_there = a.content_set - b.content_set, b.content_set - a.content_set
+    for word in only_here:
+        if not 4 <= len(word) <= 30 or word in _NOT_OPPOSITES:
+            continue
+        for prefix in _PREFIXES:
+            if prefix + word in only_there:
+                return f"{word} / {prefix}{word}"
+    return None
