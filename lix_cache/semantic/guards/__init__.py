@@ -17,6 +17,7 @@ from lix_cache.semantic.guards.names import compare_literals, compare_names
 from lix_cache.semantic.guards.negation import compare_negation
 from lix_cache.semantic.guards.numbers import compare_numbers
 from lix_cache.semantic.guards.opposites import compare_directions
+from lix_cache.semantic.guards.order import compare_order
 from lix_cache.semantic.guards.reading import MAX_CHARS, Reading, read
 from lix_cache.semantic.text import normalise
 
@@ -29,6 +30,7 @@ _COMPARISONS: dict[str, Callable[[Reading, Reading], str | None]] = {
     "class": compare_classes,
     "literal": compare_literals,
     "name": compare_names,
+    "order": compare_order,
 }
 
 #: The names of all guards, in the order in which they are asked.

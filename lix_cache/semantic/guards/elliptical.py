@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from lix_cache.semantic.guards.lexicon.follow_ups import CJK_FOLLOW_UPS, OPENERS, REPLIES
+from lix_cache.semantic.guards.lexicon.follow_ups import CJK_FOLLOW_UPS, OPENERS, POINTERS, REPLIES, YOU
 from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
 from lix_cache.semantic.guards.reading import Reading, fold, read
 
 __all__ = ["is_elliptical"]
 
-#: A follow-up is short: an opener before more words begins a sentence of its own.
+#: A follow-up is short, and says little: an opener before more begins a sentence of its own.
 _MOST_WORDS = 7
-_MOST_AFTER_OPENER = 6
+_MOST_SAID = 2
 
 
 @lru_cache(maxsize=1)
@@ -35,14 +35,14 @@ def _of(reading: Reading) -> bool:
     if not reading.text.isascii() and unspaced.search(fold(reading.text)):
         return True
     words = reading.words
-    if not words or len(words) > _MOST_AFTER_OPENER + 4:
+    if not words or len(words) > _MOST_WORDS + 3 or reading.unspaced:
         return False
-    if reading.unspaced:
-        return False
-    if len(words) <= _MOST_WORDS and all(_says_nothing(word, reading.language) for word in words):
-        return True
+    said = [word for word in words if not _says_nothing(word, reading.language)]
+    if not said and len(words) <= _MOST_WORDS:
+        points = any(word in POINTERS for word in words)
+        return points or (len(words) <= 3 and not any(word in YOU for word in words))
     opener = openers.match(text)
-    return opener is not None and len(words) <= _MOST_AFTER_OPENER + 1 and len(text) > opener.end()
+    return opener is not None and len(said) <= _MOST_SAID and len(text) > opener.end()
 
 
 def _says_nothing(word: str, language: str) -> bool:

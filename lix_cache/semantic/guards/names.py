@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
-from lix_cache.semantic.guards.reading import Reading, fold
+from lix_cache.semantic.guards.reading import Reading, fold, stem
 
 __all__ = ["compare_literals", "compare_names"]
 
@@ -33,7 +33,11 @@ _LITERAL = re.compile(
     re.VERBOSE,
 )
 _INNER_CAPITAL = re.compile(r"[a-z0-9][A-Z]")
-_DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+|\w+::\w+")
+# "os.path.join", "a::b", "main.py"; but not "the end.Then" of somebody who saves a space.
+_DOTTED = re.compile(
+    r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*){2,}|\w+::\w+"
+    r"|\w+\.(?:py|js|ts|java|c|h|cpp|rs|go|rb|sh|sql|json|ya?ml|toml|csv|txt|md|html?|css|xml|pdf|com|org|net|io|dev)"
+)
 _COUNTED = re.compile(r"[\d.,:/'-]+(?:st|nd|rd|th|er|e|h|s|am|pm|k|m|[a-z]{1,4})?|v?[\d.]+", re.IGNORECASE)
 _SQUEEZE = re.compile(r"[\W_]+")
 _SENTENCE_END = frozenset('.!?:;…。！？\n•|>("“«')
@@ -49,8 +53,8 @@ def _pieces(reading: Reading) -> set[str]:
     """Return the words of a text, and its pairs and triples of words written together."""
     words = [_SQUEEZE.sub("", word) for word in reading.words]
     pieces = set(words)
-    pieces.update(map("".join, zip(words, words[1:], strict=False)))
-    pieces.update(map("".join, zip(words, words[1:], words[2:], strict=False)))
+    for size in (2, 3):
+        pieces.update("".join(words[i : i + size]) for i in range(len(words) - size + 1))
     return pieces
 
 
@@ -106,11 +110,7 @@ def names(reading: Reading) -> list[str]:
     found, inside, capitals = [], 0, 0
     for match in _WORD.finditer(text):
         word = match.group()
-        before = (
-            text[: match.start()].rstrip()[-1:]
-            if match.start() < 400
-            else text[match.start() - 3 : match.start()].strip()[-1:]
-        )
+        before = text[max(0, match.start() - 4) : match.start()].rstrip()[-1:]
         if not before or before in _SENTENCE_END:
             continue
         folded = fold(word).removesuffix("'s")
@@ -135,9 +135,10 @@ def compare_names(a: Reading, b: Reading) -> str | None:
 
 def _lacking(these: list[str], other: Reading) -> str | None:
     pieces = _pieces(other)
+    stems = {stem(word) for word in other.counts}
     for name in these:
         squeezed = _SQUEEZE.sub("", name)
-        if squeezed not in pieces and not _similar(squeezed, other):
+        if squeezed not in pieces and stem(squeezed) not in stems and not _similar(squeezed, other):
             return name
     return None
 

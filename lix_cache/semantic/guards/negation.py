@@ -1,8 +1,9 @@
-"""Negation: what one text denies and the other does not. Pure.
+"""Negation: what one text denies and the other says. Pure.
 
-A cue denies the words of content that follow it (in some languages, those around it). Two
-texts disagree if a word denied by one stands in the other and nothing there denies it: "can I
-withdraw" and "why can't I withdraw" do; "it has not arrived" and "still waiting for it" do not.
+A cue denies the first word of content that follows it (in some languages, or goes before it).
+Two texts disagree if one denies what the other says, and the other denies nothing, in
+whatever words: "can I withdraw" and "why can't I withdraw" do, "can't withdraw" and "withdrawing
+fails" do not. Where both deny something, only the order guard looks further.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import re
 from functools import lru_cache
 
 from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
-from lix_cache.semantic.guards.lexicon.negations import NEGATIONS, NEGATIVE_SUBSTRINGS, NEUTRAL_PHRASES
+from lix_cache.semantic.guards.lexicon.negations import (
+    IMPLICIT,
+    NEGATIONS,
+    NEGATIVE_SUBSTRINGS,
+    NEUTRAL_PHRASES,
+)
 from lix_cache.semantic.guards.reading import Reading, stem
 
-__all__ = ["compare_negation"]
+__all__ = ["compare_negation", "denied_words"]
 
-#: How many words of content behind a cue it denies.
-_REACH = 2
 # In these the cue stands behind the verb, often at the clause's end.
 _BOTH_WAYS = frozenset({"de", "nl", "da", "tr", "kk", "fr"})
 
@@ -37,14 +41,23 @@ def compare_negation(a: Reading, b: Reading) -> str | None:
     """Return what one text denies and the other does not, or None."""
     if a.language in NEGATIVE_SUBSTRINGS or b.language in NEGATIVE_SUBSTRINGS:
         return _by_count(a, b) if a.language == b.language else None
-    denied_here, denied_there = _denied(a), _denied(b)
-    if not denied_here and not denied_there:
+    denied, says = denied_words(a), b
+    if not denied:
+        denied, says = denied_words(b), a
+    elif _denies(b):
         return None
-    for denied, other, denied_by_other in ((denied_here, b, denied_there), (denied_there, a, denied_here)):
-        for word in denied - denied_by_other:
-            if word in other.content_set:
-                return f"not {word} / {word}"
-    return None
+    if not denied or _denies(says):
+        return None
+    word = min(denied & says.content_set, default=None)
+    return f"not {word} / {word}" if word else None
+
+
+def _denies(reading: Reading) -> bool:
+    """Whether a text denies anything, with a negation or with a word that holds one."""
+    cues = NEGATIONS.get(reading.language, frozenset())
+    if _places(reading.words, cues):
+        return True
+    return any(word.startswith(IMPLICIT) for word in reading.counts)
 
 
 def _by_count(a: Reading, b: Reading) -> str | None:
@@ -65,7 +78,7 @@ def _much_alike(a: Reading, b: Reading) -> bool:
     return shared * 2 >= min(len(a.content_set), len(b.content_set))
 
 
-def _denied(reading: Reading) -> frozenset[str]:
+def denied_words(reading: Reading) -> frozenset[str]:
     """Return the stems that stand under a negation."""
     language = reading.language
     cues = NEGATIONS.get(language)
@@ -78,23 +91,20 @@ def _denied(reading: Reading) -> frozenset[str]:
         words = Reading(neutral.sub(" ", reading.folded)).words
         places = _places(words, cues)
     glue = FUNCTION_WORDS.get(language, frozenset())
-    denied: set[str] = set()
-    for place in places:
-        denied.update(_reach(words, place, 1, glue))
-        if language in _BOTH_WAYS:
-            denied.update(_reach(words, place, -1, glue))
-    return frozenset(denied)
+    steps = (1, -1) if language in _BOTH_WAYS else (1,)
+    found = (_nearest(words, place, step, glue) for place in places for step in steps)
+    return frozenset(word for word in found if word)
 
 
 def _places(words: tuple[str, ...], cues: frozenset[str]) -> list[int]:
     return [i for i, word in enumerate(words) if word in cues or word.endswith("n't")]
 
 
-def _reach(words: tuple[str, ...], place: int, step: int, glue: frozenset[str]) -> list[str]:
-    found: list[str] = []
-    i = place + step
-    while 0 <= i < len(words) and abs(i - place) <= 6 and len(found) < _REACH:
+def _nearest(words: tuple[str, ...], place: int, step: int, glue: frozenset[str]) -> str:
+    """Return the stem of the first word of content on one side of a cue, or ""."""
+    for i in range(place + step, place + 7 * step, step):
+        if not 0 <= i < len(words):
+            break
         if words[i] not in glue:
-            found.append(stem(words[i]))
-        i += step
-    return found
+            return stem(words[i])
+    return ""

@@ -6,7 +6,8 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from lix_cache.semantic.guards.lexicon.opposites import CJK_OPPOSITES, STRONG, WEAK
+from lix_cache.semantic.guards.lexicon.opposites import CJK_OPPOSITES, NOT_OPPOSITES, PREFIXES, STRONG, WEAK
+from lix_cache.semantic.guards.negation import denied_words
 from lix_cache.semantic.guards.reading import Reading, stem
 
 __all__ = ["compare_directions"]
@@ -60,12 +61,8 @@ def _poles(word: str) -> tuple[_Pole, ...]:
     return found
 
 
-def _sides(reading: Reading) -> dict[int, dict[int, list[int]]]:
-    """Return axis -> side -> places of its words, of the strong axes; see _weak_sides."""
-    return _places(reading, weak=False)
-
-
 def _places(reading: Reading, *, weak: bool) -> dict[int, dict[int, list[int]]]:
+    """Return axis -> side -> places of its words in the text (-1 in scripts without spaces)."""
     places: dict[int, dict[int, list[int]]] = {}
     for i, word in enumerate(reading.words):
         for pole in _poles(word) if len(word) < 40 else ():
@@ -81,12 +78,23 @@ def _places(reading: Reading, *, weak: bool) -> dict[int, dict[int, list[int]]]:
 
 def compare_directions(a: Reading, b: Reading) -> str | None:
     """Return the opposites, or None."""
+    return _strong(a, b) or _weak(a, b) or _prefixed(a, b) or _prefixed(b, a)
+
+
+def _strong(a: Reading, b: Reading) -> str | None:
     first, second = _places(a, weak=False), _places(b, weak=False)
     for axis in first.keys() & second.keys():
         mine, theirs = first[axis], second[axis]
         if len(mine) == len(theirs) == 1 and mine.keys() != theirs.keys():
-            return f"{_word(a, mine)} / {_word(b, theirs)}"
-    return _weak(a, b) or _prefixed(a, b) or _prefixed(b, a)
+            here, there = _word(a, mine), _word(b, theirs)
+            if _equally_denied(here, a, there, b):
+                return f"{here} / {there}"
+    return None
+
+
+def _equally_denied(here: str, a: Reading, there: str, b: Reading) -> bool:
+    """Whether a pole is as much denied in its text as the other one: "not right" is wrong."""
+    return (stem(here) in denied_words(a)) == (stem(there) in denied_words(b))
 
 
 def _word(reading: Reading, sides: dict[int, list[int]]) -> str:
@@ -103,8 +111,9 @@ def _weak(a: Reading, b: Reading) -> str | None:
         mine, theirs = first[axis], second[axis]
         if len(mine) == len(theirs) == 1 and mine.keys() != theirs.keys():
             (here,), (there,) = mine.values(), theirs.values()
-            if _neighbours(a, here) & _neighbours(b, there):
-                return f"{a.words[here[0]]} / {b.words[there[0]]}"
+            one, other = a.words[here[0]], b.words[there[0]]
+            if _neighbours(a, here) & _neighbours(b, there) and _equally_denied(one, a, other, b):
+                return f"{one} / {other}"
     return None
 
 
@@ -123,24 +132,13 @@ def _neighbours(reading: Reading, places: list[int]) -> set[tuple[str, str]]:
     return near
 
 
-_PREFIXES = ("un", "dis", "non", "in", "im", "ir", "mis", "de", "des", "anti")
-# Words that only look like the opposite of the rest of themselves.
-_NOT_OPPOSITES = frozenset(
-    """cover count play charge miss pose pute tribute patch cussion tinct appear
-    side come form put tend deed land sure vest voice ternational formation stall stead stance
-    press port prove portant plant part age pact
-    posit sign scribe fine part pend velop mand lay liver cline bit rive fault gree grade light note sire tail
-    take lead der it til ion ique der ite""".split()
-)
-
-
 def _prefixed(a: Reading, b: Reading) -> str | None:
     """Find a word of one text that the other has with "un-", "dis-" and the like instead."""
     only_here, only_there = a.content_set - b.content_set, b.content_set - a.content_set
     for word in only_here:
-        if not 4 <= len(word) <= 30 or word in _NOT_OPPOSITES:
+        if not 4 <= len(word) <= 30 or word in NOT_OPPOSITES:
             continue
-        for prefix in _PREFIXES:
-            if prefix + word in only_there:
+        for prefix in PREFIXES:
+            if prefix + word in only_there and _equally_denied(word, a, prefix + word, b):
                 return f"{word} / {prefix}{word}"
     return None

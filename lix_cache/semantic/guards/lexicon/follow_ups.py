@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-__all__ = ["CJK_FOLLOW_UPS", "OPENERS", "REPLIES"]
+__all__ = ["CJK_FOLLOW_UPS", "OPENERS", "POINTERS", "REPLIES", "YOU"]
 
+_REPLIES = """
+yes yeah yep yup ya sure ok okay k no nope nah please thanks thank you continue go on ahead again more another one
+next previous same that this these those it them he she they first second third last former latter other both
+either neither all none any some why how when where who what which really correct right exactly indeed perfect
+great good nice cool fine got understood hmm hm oh ah well so and but or then too also instead else do did does
+is are was were can could would should explain elaborate details detail example examples repeat retry
+proceed stop wait never mind maybe perhaps agreed definitely absolutely course alright
+ja jawohl doch nein bitte danke gerne genau weiter mach nochmal noch mehr warum wieso wann wer und oder dann klar
+stimmt richtig gut super nachste zweite erste letzte andere anderen das dies diese beide beides wiederholen erklare
+oui non merci continue continuez encore plus pourquoi comment quand et puis alors d'accord bien sur exact svp
+deuxieme premiere derniere l'autre autre celui-la celle-la ca cela les deux vas-y
+si claro gracias continua sigue otra vez mas por que cuando y entonces vale bueno exacto segundo segunda primero
+primera ultimo ultima eso esto esa ese ambos adelante favor
+certo grazie ancora perche come quando e poi allora va bene esatto seconda secondo prima primo ultima ultimo altro
+quello quella questo questa entrambi avanti favore
+sim nao obrigado obrigada continue novamente porque quando e entao claro certo exato isso isto aquele outra ambos
+jawel nee alsjeblieft bedankt verder ga door nog meer waarom hoe wanneer en dan goed precies tweede eerste laatste
+andere dat dit beide
+да нет пожалуйста спасибо продолжай продолжить дальше еще почему как когда и а хорошо ладно конечно второй вторую
+первый первую последний другой это этот оба давай понятно повтори
+ya tidak tolong terima kasih lanjut lanjutkan lagi kenapa dan baik oke
+evet hayir lutfen tesekkurler devam et neden tekrar peki tamam
+taip ne aciu prasau dar kodel testi gerai
+da ne hvala molim nastavi jos zasto dobro
+jo ja nej tak fortsat igen hvorfor
+"""
 #: A text of nothing but these and grammar says nothing by itself.
-REPLIES = frozenset(
-    """
-    yes yeah yep yup ya sure ok okay k no nope nah please thanks thank you continue go on ahead again more another one
-    next previous same that this these those it them he she they first second third last former latter other both
-    either neither all none any some why how when where who what which really correct right exactly indeed perfect
-    great good nice cool fine got understood hmm hm oh ah well so and but or then too also instead else do did does
-    is are was were can could would should explain elaborate details detail example examples repeat retry
-    proceed stop wait never mind maybe perhaps agreed definitely absolutely course alright
-    ja jawohl doch nein bitte danke gerne genau weiter mach nochmal noch mehr warum wieso wann wer und oder dann klar
-    stimmt richtig gut super nachste zweite erste letzte andere anderen das dies diese beide beides wiederholen erklare
-    oui non merci continue continuez encore plus pourquoi comment quand et puis alors d'accord bien sur exact svp
-    deuxieme premiere derniere l'autre autre celui-la celle-la ca cela les deux vas-y
-    si claro gracias continua sigue otra vez mas por que cuando y entonces vale bueno exacto segundo segunda primero
-    primera ultimo ultima eso esto esa ese ambos adelante favor
-    certo grazie ancora perche come quando e poi allora va bene esatto seconda secondo prima primo ultima ultimo altro
-    quello quella questo questa entrambi avanti favore
-    sim nao obrigado obrigada continue novamente porque quando e entao claro certo exato isso isto aquele outra ambos
-    jawel nee alsjeblieft bedankt verder ga door nog meer waarom hoe wanneer en dan goed precies tweede eerste laatste
-    andere dat dit beide
-    да нет пожалуйста спасибо продолжай продолжить дальше еще почему как когда и а хорошо ладно конечно второй вторую
-    первый первую последний другой это этот оба давай понятно повтори
-    ya tidak tolong terima kasih lanjut lanjutkan lagi kenapa dan baik oke
-    evet hayir lutfen tesekkurler devam et neden tekrar peki tamam
-    taip ne aciu prasau dar kodel testi gerai
-    da ne hvala molim nastavi jos zasto dobro
-    jo ja nej tak fortsat igen hvorfor
-    """.split()
-)
+REPLIES = frozenset(_REPLIES.split())
+
+_POINTERS = """
+this that these those it them one ones another second third last former latter other both either neither same again
+more das dies diese dieser dieses nochmal beide zweite dritte andere anderen letzte ca cela celui-la celle-la l'autre deuxieme
+derniere encore eso esto ese esa otra otro segunda segundo ultimo ultima mas ambos quello quella questo questa altro altra
+secondo seconda ancora entrambi isso isto aquele outro outra novamente dat dit andere tweede beide nog это этот эту оба
+другой другую второй вторую еще itu ini lagi bunu sunu onu tekrar
+"""
+#: Words that point at what was said before.
+POINTERS = frozenset(_POINTERS.split())
+
+#: Whoever is asked about is here: "who made you" needs nothing before it.
+YOU = frozenset("you your yours yourself du dir dich sie ihnen tu te vous tu usted ti voce je jij u ты вы тебя вас".split())
 
 #: Beginnings of a text of few words that goes on from another one.
 OPENERS = r"""

@@ -19,7 +19,7 @@ _TABLE = {
         though through thus to too under until up upon us use used using very via want wanna wants was wasn't
         way we we're well were weren't what what's whats when when's where where's whether which while who
         who's whom whose why why's will with within won't would wouldn't yet you you'd you're you've your yours
-        dont cant didnt doesnt isnt wont im ive id tell know show give thanks thank hey hi hello ok okay no not
+        dont cant didnt doesnt isnt wont im ive tell know show give thanks thank hey hi hello ok okay no not
         yes thing things something anything been another same""",
     "de": """
         aber alle allem allen aller alles als also am an ander andere anderen auch auf aus bei beim bin bis bist

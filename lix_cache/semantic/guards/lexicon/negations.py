@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["NEGATIONS", "NEGATIVE_SUBSTRINGS", "NEUTRAL_PHRASES"]
+__all__ = ["IMPLICIT", "NEGATIONS", "NEGATIVE_SUBSTRINGS", "NEUTRAL_PHRASES"]
 
 NEGATIONS: dict[str, frozenset[str]] = {
     language: frozenset(words.split())
@@ -26,6 +26,16 @@ NEGATIONS: dict[str, frozenset[str]] = {
     }.items()
 }
 
+#: Beginnings of words that deny something without a negation.
+IMPLICIT = tuple(
+    """
+    unable unab unsuccess fail declin refus reject denied deny block cancel miss lack lost lose losing problem trouble issue wrong
+    incorrect error stuck pending wait stop avoid broke damag prevent disappear gone fehl problem verlor storn kaputt falsch
+    warte verweiger probl perd annul echou refuse falt error rechaz cancel bloque manc sbagli rifiut erro recus falh kwijt
+    mislukt geweiger kapot fout пробл ошиб потер отмен отказ слома gagal hilang salah hata kayip iptal
+    """.split()
+)
+
 #: Looked for anywhere in texts of scripts without spaces, and in Korean.
 NEGATIVE_SUBSTRINGS: dict[str, str] = {
     "zh": "不|没|沒|别(?!的|人)|無|无|勿|非(?!常)|未",
@@ -42,7 +52,7 @@ NEUTRAL_PHRASES: dict[str, str] = {
           or\snot | whether\sor\snot | if\snot | why\snot | not\sonly | no\sproblem | no\sworries
         | no\smatter(?:\swhat|\show)? | nothing\sbut | not\ssure | not\scertain
         | (?:i\s|we\s)?(?:do\snot|don'?t|didn'?t|did\snot)\s(?:really\s)?(?:know|understand|remember|think|mind|recall)
-        | can(?:no|')?t\s(?:figure|find\sout|seem\sto|tell|wait|understand|remember|help|believe)
+        | can(?:no|')?t\s(?:figure|find|locate|see|seem\sto|tell|wait|understand|remember|help|believe)
         | (?:if\s)?you\s(?:do\snot|don'?t)\smind | no\sidea | no\sdoubt
         )\b""",
     "de": r"\b(?:oder\snicht|ob\s.{0,30}oder\snicht|nicht\snur|kein\sproblem|nicht\swahr|weiss\snicht|nicht\ssicher)\b",

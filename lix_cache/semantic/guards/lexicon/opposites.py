@@ -6,7 +6,7 @@ are made of words with other uses ("on", "up"): there the neighbour must be the 
 
 from __future__ import annotations
 
-__all__ = ["CJK_OPPOSITES", "STRONG", "WEAK"]
+__all__ = ["CJK_OPPOSITES", "NOT_OPPOSITES", "PREFIXES", "STRONG", "WEAK"]
 
 STRONG = """
 ascending asc ascend* aufsteigend* croissant* ascendente* oplopend* возраста* | descending desc descend* absteigend* decroissant* descendente* aflopend* убыва*
@@ -197,3 +197,13 @@ CJK_OPPOSITES = """
 东 東 | 西
 公开 公共 | 私有 私人
 """
+
+#: What turns a word into its opposite.
+PREFIXES = ("un", "dis", "non", "in", "im", "ir", "mis", "de", "des", "anti")
+
+_NOT_OPPOSITES = """
+cover count play charge miss pose tribute patch appear side come form tend deed land sure vest voice stall stance press
+port prove part pact posit sign scribe fine pend mand lay liver cline rive fault gree grade light note sire tail take lead
+"""
+#: Words that with such a prefix are another word, not their opposite ("discover", "income").
+NOT_OPPOSITES = frozenset(_NOT_OPPOSITES.split())
