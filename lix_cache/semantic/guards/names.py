@@ -16,11 +16,16 @@ from lix_cache.semantic.guards.reading import Reading, fold, stem
 
 __all__ = ["compare_literals", "compare_names"]
 
+# A mark of quotation stands outside of words and close to what it quotes; what is quoted is a
+# name or a literal, not a sentence.
 _QUOTED = re.compile(
-    r"""`([^`\n]{1,200})` | "([^"\n]{1,200})" | “([^”\n]{1,200})” | „([^“”\n]{1,200})[“”] | «([^»\n]{1,200})»
-      | 「([^」\n]{1,200})」 | 『([^』\n]{1,200})』 | (?<![\w'])'([^'\n]{1,200})'(?![\w'])""",
+    r"""`([^`\n]{1,120})`
+      | (?<!\w)"(?=\S)([^"\n]{1,60})(?<=\S)"(?!\w) | “([^“”\n]{1,60})” | „([^„“”\n]{1,60})[“”]
+      | «\s?([^«»\n]{1,60}?)\s?» | 「([^「」\n]{1,40})」 | 『([^『』\n]{1,40})』 | 《([^《》\n]{1,40})》
+      | (?<![\w'])'(?=\S)([^'\n]{1,60})(?<=\S)'(?![\w'])""",
     re.VERBOSE,
 )
+_DOUBLED = re.compile(r'"{2,}')
 _LITERAL = re.compile(
     r"""
     (?P<url>\b(?:https?|ftp|s3|gs|file)://[^\s<>"'`]+ | \bwww\.[^\s<>"'`]+)
@@ -41,7 +46,11 @@ _DOTTED = re.compile(
 _COUNTED = re.compile(r"[\d.,:/'-]+(?:st|nd|rd|th|er|e|h|s|am|pm|k|m|[a-z]{1,4})?|v?[\d.]+", re.IGNORECASE)
 _SQUEEZE = re.compile(r"[\W_]+")
 _SENTENCE_END = frozenset('.!?:;…。！？\n•|>("“«')
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+# Letters of the scripts that have capitals; a word of others may follow without a space.
+_CASED = "A-Za-z\u00c0-\u024f\u0370-\u052f\u1e00-\u1fff"
+_WORD = re.compile(rf"(?<![{_CASED}0-9_])[{_CASED}]+(?:['’][{_CASED}]+)*(?![{_CASED}0-9_])")
+_UNCASED_TAIL = re.compile("[\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]+$")
+_FAMILY_NAME = re.compile(r"(?:Mc|Mac|De|Di|La|Le|Van|Von|Fitz|O)[A-Z][a-z]+")
 _NOT_NAMES = frozenset({"i", "i'm", "i'd", "i'll", "i've", "ok"})
 
 
@@ -66,17 +75,21 @@ def literals(reading: Reading) -> dict[str, str]:
 
 
 def _written(text: str) -> Iterator[str]:
-    for match in _QUOTED.finditer(text):
+    for match in _QUOTED.finditer(_DOUBLED.sub('"', text)):
         yield next(group for group in match.groups() if group is not None)
     for match in _LITERAL.finditer(text):
         shown = match.group()
         if match.lastgroup != "word":
             yield shown.rstrip(".,;:!?)")
-        elif _is_identifier(shown):
+            continue
+        shown = _UNCASED_TAIL.sub("", shown)
+        if _is_identifier(shown):
             yield shown
 
 
 def _is_identifier(word: str) -> bool:
+    if _FAMILY_NAME.fullmatch(word):
+        return False
     if "_" in word or word.endswith("()") or _INNER_CAPITAL.search(word):
         return True
     if any(c.isdigit() for c in word) and any(c.isalpha() for c in word):
@@ -94,7 +107,7 @@ def compare_literals(a: Reading, b: Reading) -> str | None:
         whole = _squeezed(there.text)
         own = literals(there)
         for squeezed, shown in written.items():
-            spoken = len(squeezed) > 12 and " " in shown and squeezed in whole
+            spoken = len(squeezed) >= 8 and " " in shown and squeezed in whole
             if squeezed not in own and squeezed not in pieces and not spoken:
                 other = next((s for key, s in own.items() if key not in written), "no such literal")
                 return f"{shown} / {other}"

@@ -14,6 +14,7 @@ from functools import lru_cache
 from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
 from lix_cache.semantic.guards.lexicon.negations import (
     IMPLICIT,
+    IMPLICIT_SUBSTRINGS,
     NEGATIONS,
     NEGATIVE_SUBSTRINGS,
     NEUTRAL_PHRASES,
@@ -33,14 +34,14 @@ def _neutral(language: str) -> re.Pattern[str] | None:
 
 
 @lru_cache(maxsize=8)
-def _cues(language: str) -> re.Pattern[str]:
-    return re.compile(NEGATIVE_SUBSTRINGS[language])
+def _cues(language: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    return re.compile(NEGATIVE_SUBSTRINGS[language]), re.compile(IMPLICIT_SUBSTRINGS[language])
 
 
 def compare_negation(a: Reading, b: Reading) -> str | None:
     """Return what one text denies and the other does not, or None."""
     if a.language in NEGATIVE_SUBSTRINGS or b.language in NEGATIVE_SUBSTRINGS:
-        return _by_count(a, b) if a.language == b.language else None
+        return _by_substrings(a, b) if a.language == b.language else None
     denied, says = denied_words(a), b
     if not denied:
         denied, says = denied_words(b), a
@@ -60,17 +61,22 @@ def _denies(reading: Reading) -> bool:
     return any(word.startswith(IMPLICIT) for word in reading.counts)
 
 
-def _by_count(a: Reading, b: Reading) -> str | None:
-    mine, theirs = (_count(reading) % 2 for reading in (a, b))
-    if mine == theirs or not _much_alike(a, b):
+def _by_substrings(a: Reading, b: Reading) -> str | None:
+    """Compare texts of one language without spaces, where what a cue denies is not to be told."""
+    first, second = _cue(a), _cue(b)
+    if bool(first) == bool(second) or not _much_alike(a, b):
         return None
-    return "denied / not denied"
+    says = b if first else a
+    if _cues(says.language)[1].search(says.folded):
+        return None
+    return f"{first or second} / not denied"
 
 
-def _count(reading: Reading) -> int:
-    text = reading.folded
+def _cue(reading: Reading) -> str:
     neutral = _neutral(reading.language)
-    return len(_cues(reading.language).findall(neutral.sub(" ", text) if neutral else text))
+    text = neutral.sub(" ", reading.folded) if neutral else reading.folded
+    match = _cues(reading.language)[0].search(text)
+    return match.group() if match else ""
 
 
 def _much_alike(a: Reading, b: Reading) -> bool:

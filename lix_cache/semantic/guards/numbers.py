@@ -15,6 +15,7 @@ from lix_cache.semantic.guards.lexicon.number_words import (
     CJK_TENS,
     MONTHS,
     NUMBER_WORDS,
+    ORDINAL_ENDINGS,
     ORDINAL_WORDS,
     SCALES,
     UNITS,
@@ -49,7 +50,7 @@ _TOKEN = re.compile(
   | (?P<hour>(?<![\w.:])(?P<hh>\d{1,2})\s?(?P<hap>[ap])\.?m\b)
   | (?P<version>(?<![\w.])v\.?\s?(?P<ver>\d+(?:\.\d+)*)(?![\w]))
   | (?P<number>(?<![^\W_])
-        (?P<cur>us\$|[$€£¥₹₽])?\s?(?P<sign>(?<!\w)[-−])?
+        (?P<cur>us\$|[$€£¥₹₽])?\s?(?P<sign>(?<![^\s(])[-−])?
         (?P<digits>\d+(?:[.,'_]\d+)*|\d*\.\d+)
         (?P<spaced>(?:[\ \u00a0\u202f\u2009]\d{3})*(?![\d]))
         (?P<suffix>[^\W\d_]+|\s?[%°€$£¥₹₽℃℉](?:[cf]\b)?)?)
@@ -57,51 +58,25 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _AFTER = re.compile(r"[\s-]?([^\W\d_]+(?:\.m\b)?)")
-_ORDINAL_ENDINGS = {
-    "st",
-    "nd",
-    "rd",
-    "th",
-    "er",
-    "ere",
-    "e",
-    "eme",
-    "o",
-    "a",
-    "de",
-    "ste",
-    "й",
-    "го",
-    "я",
-    "ый",
-    "ая",
-}
 _DIGITS = str.maketrans({chr(zero + i): str(i) for zero in (0x660, 0x6F0, 0x966) for i in range(10)})
 _GERMAN = re.compile(r"(ein|zwei|drei|vier|funf|sechs|sieben|acht|neun)und(\w+zig|dreissig)$")
 _DUTCH = re.compile(r"(een|twee|drie|vier|vijf|zes|zeven|acht|negen)en(\w+tig)$")
-_CJK_NUMBER = re.compile("[〇零两兩一二三四五六七八九十百千万萬亿億]+")
+_CJK_NUMBER = re.compile("第?[〇零两兩一二三四五六七八九十百千万萬亿億]+")
 _CJK_AFTER = re.compile(
-    r"[个個位本张張台天日年月号號点點分秒块塊元次件只隻条條人岁歲時円歳名枚匹杯回番週周小斤米度倍升间間层層楼樓]|\s?[%％]"
+    "英里|公里|公斤|小时|小時|分钟|个月|ヶ月|時間|日間|週間|世纪|世紀"
+    "|[个個位本张張台天日年月号號点點分秒块塊元次件只隻条條人岁歲時円歳名枚匹杯回番週周斤米度倍升间間层層楼樓辆輛家种種届屆届%％]"
 )
+_MANY = frozenset("一百千万萬亿億")
 _JOINERS = {"and", "et", "y", "e", "und", "en", "og"}
 _ONES = {"one", "a", "un", "uno", "una", "um", "uma", "ein", "eine", "een"}
 _OF = {"of", "de", "di", "del", "van"}
+# Months that are another word more often, unless a day or a year stands beside them.
 _VAGUE_MONTHS = {
-    "may",
-    "march",
-    "mars",
-    "marco",
-    "mai",
-    "jan",
-    "dez",
-    "set",
-    "dec",
-    "jun",
-    "abril",
-    "mei",
-    "june",
-    "april",
-    "august",
+    "en": {"may", "march", "mars"},
+    "it": {"mai"},
+    "fr": {"mars"},
+    "es": {"marco"},
+    "pt": {"marco"},
 }
 
 
@@ -188,7 +163,7 @@ def _number(match: re.Match[str], text: str) -> Quantity | None:
     digits, spaced, suffix, currency = match.group("digits", "spaced", "suffix", "cur")
     suffix = (suffix or "").strip()
     end = match.end()
-    if suffix in _ORDINAL_ENDINGS:
+    if suffix in ORDINAL_ENDINGS:
         suffix = ""
     month = MONTHS.get(suffix)
     if suffix and suffix not in UNITS and suffix not in SCALES and suffix != "m" and month is None:
@@ -294,8 +269,15 @@ def _in_words(reading: Reading) -> Iterator[Quantity]:
             continue
         if word in ORDINAL_WORDS and reading.language != "ru":
             yield Quantity(frozenset({str(ORDINAL_WORDS[word])}), "", word)
+        elif (
+            word in {"second", "seconde"}
+            and reading.language in {"en", "fr"}
+            and i
+            and words[i - 1] not in table
+        ):
+            yield Quantity(frozenset({"2"}), "", word)
         elif word in MONTHS:
-            yield from _month(words, i)
+            yield from _month(words, i, reading.language)
         i += 1
 
 
@@ -342,18 +324,25 @@ def _continues(word: str, table: dict[str, int], last: int) -> bool:
     return (word in table and _goes_on(last, table[word])) or (word in _ONES and last >= 20)
 
 
-def _month(words: tuple[str, ...], i: int) -> Iterator[Quantity]:
+def _month(words: tuple[str, ...], i: int, language: str) -> Iterator[Quantity]:
     month = MONTHS[words[i]]
     near = [_day_number(words[j]) if 0 <= j < len(words) else 0 for j in (i - 1, i - 2, i + 1)]
     if words[i - 1 : i] and near[0] == 0 and words[i - 1] not in _OF:
         near[1] = 0
     day = next((n for n in near if 1 <= n <= 31), 0)
-    if day or any(near) or (words[i] not in _VAGUE_MONTHS and len(words[i]) > 3):
+    if (
+        day
+        or any(near)
+        or (
+            words[i] not in _VAGUE_MONTHS.get(language, ())
+            and (len(words[i]) > 3 or words[i] in {"mai", "may"})
+        )
+    ):
         yield Quantity(frozenset({_day(month, day)}), "", words[i])
 
 
 def _day_number(word: str) -> int:
-    digits = word[:-2] if word[-2:] in _ORDINAL_ENDINGS else word
+    digits = word[:-2] if word[-2:] in ORDINAL_ENDINGS else word
     return int(digits) if digits.isdecimal() and digits.isascii() and len(digits) in (1, 2, 4) else 0
 
 
@@ -364,12 +353,15 @@ def _in_cjk(text: str) -> Iterator[Quantity]:
     if text.isascii():
         return
     for match in _CJK_NUMBER.finditer(text):
-        run = match.group()
+        run = match.group().removeprefix("第")
         after = _CJK_AFTER.match(text, match.end())
-        # 一 alone is an article or part of a word, and so are most single characters
-        # without a measure word behind them.
-        if (len(run) == 1 and (not after or run == "一")) or (
-            len(run) > 1 and set(run) <= {"一", "万", "千"}
+        counted = after is not None or match.group() != run
+        # 一 alone is an article or part of a word, and so are most single characters without
+        # a measure word behind them; 百万 alone is "very many".
+        if (
+            run == "一"
+            or (not counted and len(run) < 3 and not set(run) & set("十百千"))
+            or set(run) <= _MANY
         ):
             continue
         unit = UNITS.get(after.group(), "") if after else ""

@@ -15,59 +15,77 @@ others say the same, or not, in other words. It is linear in the number of words
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import pairwise
 
 from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
-from lix_cache.semantic.guards.lexicon.order_words import ARTICLES, HANGUL_PARTICLES, UNSPACED_GLUE
+from lix_cache.semantic.guards.lexicon.order_words import (
+    ARTICLES,
+    HANGUL_PARTICLES,
+    JOINING,
+    UNSPACED_GLUE,
+)
 from lix_cache.semantic.guards.reading import Reading, stem
 
 __all__ = ["compare_order"]
 
 _LETTERS_OF_A_KEY = 5
-_LEAST_SHARED = 0.6
+_LEAST_SHARED = 0.75
 _MANY_BREAKS = 4
-_KANA_RUN = re.compile("[\u30a0-\u30ff]+|[\u3040-\u309f]+")
 
 
 def compare_order(a: Reading, b: Reading) -> str | None:
     """Return the words that have changed places, or None."""
-    here, there = _keys(a), _keys(b)
-    here_counts, there_counts = Counter(here), Counter(there)
-    glue = _glue(a) | _glue(b)
-    content = [key for key in here if key not in glue]
-    shared = {key for key in content if here_counts[key] == there_counts.get(key) == 1}
-    if len(shared) < 2 or len(shared) < _LEAST_SHARED * max(len(content), _size(there, glue)):
+    if len(a.words) < 2 or len(b.words) < 2:
         return None
-    mine = [key for key in here if key in shared]
+    here, there = _keys(a), _keys(b)
+    glue = _glue(a.language) | _glue(b.language)
+    mine = Counter(key for key in here if key not in glue)
+    theirs = Counter(key for key in there if key not in glue)
+    if (mine & theirs).total() < _LEAST_SHARED * max(mine.total(), theirs.total()):
+        return None
+    shared = {key for key, count in mine.items() if count == 1 == theirs.get(key)}
+    if len(shared) < 2:
+        return None
+    _agree_on_lists(here, there, shared)
     place = {key: i for i, key in enumerate(key for key in there if key in shared)}
-    breaks = _breaks([place[key] for key in mine])
+    order = [key for key in here if key in shared]
+    breaks = _breaks([place[key] for key in order])
     if breaks < _MANY_BREAKS - 1:
         return None
     exchanged = _exchanged(here, there, shared, -1) or _exchanged(here, there, shared, 1)
     if exchanged:
         return " and ".join(exchanged)
-    return f"order of {', '.join(mine[:4])}" if breaks >= _MANY_BREAKS else None
+    return f"order of {', '.join(order[:4])}" if breaks >= _MANY_BREAKS else None
 
 
-def _glue(reading: Reading) -> frozenset[str]:
-    if reading.language in {"zh", "ja"}:
+@lru_cache(maxsize=64)
+def _glue(language: str) -> frozenset[str]:
+    if language in {"zh", "ja"}:
         return UNSPACED_GLUE
-    words = FUNCTION_WORDS.get(reading.language, frozenset())
+    words = FUNCTION_WORDS.get(language, frozenset())
     return frozenset(map(_key, words)) | frozenset(HANGUL_PARTICLES)
 
 
-def _size(keys: Sequence[str], glue: frozenset[str]) -> int:
-    return sum(key not in glue for key in keys)
-
-
+@lru_cache(maxsize=8_192)
 def _key(word: str) -> str:
     return stem(word)[:_LETTERS_OF_A_KEY]
 
 
 def _keys(reading: Reading) -> list[str]:
+    """Return what stands for each word, in order."""
     return [_key(word) for word in _tokens(reading) if word not in ARTICLES]
+
+
+def _agree_on_lists(here: list[str], there: list[str], shared: set[str]) -> None:
+    """Bring what both texts join by "and" or "or" into one order: "a or b" is "b or a"."""
+    joined = {(here[i - 1], here[i + 1]) for i in range(1, len(here) - 1) if here[i] in JOINING}
+    for i in range(1, len(there) - 1):
+        first, second = there[i - 1], there[i + 1]
+        if there[i] in JOINING and (second, first) in joined and first in shared and second in shared:
+            there[i - 1], there[i + 1] = second, first
 
 
 def _tokens(reading: Reading) -> Iterator[str]:
@@ -88,7 +106,7 @@ def _without_particle(word: str) -> tuple[str, ...]:
 def _breaks(order: Sequence[int]) -> int:
     """Count the places where a permutation of 0 … n-1 does not go on by one, the ends included."""
     framed = (-1, *order, len(order))
-    return sum(after != before + 1 for before, after in zip(framed, framed[1:], strict=False))
+    return sum(after != before + 1 for before, after in pairwise(framed))
 
 
 def _exchanged(here: Sequence[str], there: Sequence[str], shared: set[str], step: int) -> list[str]:

@@ -19,9 +19,9 @@ MAX_CHARS = 20_000
 _ACCENTS = re.compile("[\u0300-\u036f]")
 _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'"})
 _WORD = re.compile(r"\w+(?:'\w+)*")
-# One character of a script that is written without spaces (Han, kana, Thai, Lao, Khmer, Burmese).
+# A piece of a script that is written without spaces: a character, or a run of katakana.
 _UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134f]"
+    "[\u30a1-\u30fa\u30fc]+|[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134f]"
 )
 _KANA = re.compile("[\u3040-\u30ff]")
 _HANGUL = re.compile("[\uac00-\ud7a3\u1100-\u11ff]")

@@ -44,7 +44,9 @@ secondo seconda ancora entrambi isso isto aquele outro outra novamente dat dit a
 POINTERS = frozenset(_POINTERS.split())
 
 #: Whoever is asked about is here: "who made you" needs nothing before it.
-YOU = frozenset("you your yours yourself du dir dich sie ihnen tu te vous tu usted ti voce je jij u ты вы тебя вас".split())
+YOU = frozenset(
+    "you your yours yourself du dir dich sie ihnen tu te vous tu usted ti voce je jij u ты вы тебя вас".split()
+)
 
 #: Beginnings of a text of few words that goes on from another one.
 OPENERS = r"""

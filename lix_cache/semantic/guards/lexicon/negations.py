@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["IMPLICIT", "NEGATIONS", "NEGATIVE_SUBSTRINGS", "NEUTRAL_PHRASES"]
+__all__ = ["IMPLICIT", "IMPLICIT_SUBSTRINGS", "NEGATIONS", "NEGATIVE_SUBSTRINGS", "NEUTRAL_PHRASES"]
 
 NEGATIONS: dict[str, frozenset[str]] = {
     language: frozenset(words.split())
@@ -38,9 +38,16 @@ IMPLICIT = tuple(
 
 #: Looked for anywhere in texts of scripts without spaces, and in Korean.
 NEGATIVE_SUBSTRINGS: dict[str, str] = {
-    "zh": "不|没|沒|别(?!的|人)|無|无|勿|非(?!常)|未",
-    "ja": "ない|なかった|ません|なく|ぬ(?![ぁ-ん])|ずに|なし|無し|不",
-    "ko": "않|못|없|아니|안(?= )|지 마",
+    "zh": "不|没|沒|(?:^|[，。！？,.!?请你您先都就也千万 ])别(?!的|人|墅|名|处|称|致)|無|无|勿|非(?!常|洲)|未(?!来)",
+    "ja": "ない|なかった|ません|なく|ず(?=に|、)|なし|無し|不",
+    "ko": "않|못|없|아니(?!라)|아닌|아닙|(?<![가-힣])안 |지 마|지마",
+}
+
+#: The same for words that deny without a negation.
+IMPLICIT_SUBSTRINGS: dict[str, str] = {
+    "zh": "失败|拒绝|禁止|停止|取消|错误|缺乏|缺少|失去|丢失|丢了|避免|难以|免",
+    "ja": "失敗|拒否|禁止|停止|キャンセル|エラー|欠|失|避け|珍し|めった",
+    "ko": "실패|거부|거절|금지|취소|오류|부족|잃|드물|덜",
 }
 
 #: Phrases that hold a negation and deny nothing of what is asked about.
@@ -62,7 +69,7 @@ NEUTRAL_PHRASES: dict[str, str] = {
     "pt": r"\b(?:ou\snao|nao\sso|nao\ssei|por\sque\snao)\b",
     "nl": r"\b(?:of\sniet|niet\salleen|weet\sniet|waarom\sniet|niet\swaar)\b",
     "ru": r"\b(?:или\sнет|не\sтолько|не\sзнаю|почему\sбы\sне)\b",
-    "zh": r"是不是|能不能|会不会|可不可以|有没有|要不要|好不好|行不行|对不对|不好意思|不但|不仅|不过|不同|不错|不久|不管|差不多|没关系|没问题|不客气|不知道|对不起|无论|南非|非洲|不断|不得不|与众不同",
-    "ja": r"じゃない(?:です)?か|ではないか|ませんか|ないですか|かもしれない|かもしれません|なければならない|なければなりません|なくてはならない|少ない|すみません|つまらない|申し訳ありません|わかりません|なくなる",
-    "ko": r"않을까|않나요|없나요|틀림없|끊임없",
+    "zh": r"是不是|能不能|会不会|可不可以|有没有|要不要|好不好|行不行|对不对|不好意思|不但|不仅|不过|不同(?!意)|不错|不久|不少|不论|不如|不管|差不多|没关系|没问题|不客气|不知道|对不起|无论|南非|非洲|不断|不得不|与众不同",
+    "ja": r"間もなく|まもなく|少なくとも|ないし|じゃない(?:です)?か|ではないか|ませんか|ないですか|かもしれない|かもしれません|なければならない|なければなりません|なくてはならない|少ない|すみません|つまらない|申し訳ありません|わかりません|なくなる",
+    "ko": r"뿐만 아니라|뿐 아니라|않을까|않나요|없나요|틀림없|끊임없",
 }

@@ -6,7 +6,16 @@ So are words that mean something else more often ("second" of time, French "neuf
 
 from __future__ import annotations
 
-__all__ = ["CJK_DIGITS", "CJK_TENS", "MONTHS", "NUMBER_WORDS", "ORDINAL_WORDS", "SCALES", "UNITS"]
+__all__ = [
+    "CJK_DIGITS",
+    "CJK_TENS",
+    "MONTHS",
+    "NUMBER_WORDS",
+    "ORDINAL_ENDINGS",
+    "ORDINAL_WORDS",
+    "SCALES",
+    "UNITS",
+]
 
 
 def _words(table: str) -> dict[str, int]:
@@ -337,6 +346,17 @@ NUMBER_WORDS: dict[str, dict[str, int]] = {
         15 petnaest
         20 dvadeset
         30 trideset"""),
+    "ko": _words("""
+        2 두
+        3 세
+        4 네
+        5 다섯
+        6 여섯
+        7 일곱
+        8 여덟
+        9 아홉
+        10 열
+        20 스무"""),
     "kk": _words("""
         2 екі
         3 үш
@@ -360,23 +380,34 @@ SCALES: dict[str, int] = _words("""
 
 #: Ordinals in words. "Second" is an ordinal only after an article (see numbers.py).
 ORDINAL_WORDS: dict[str, int] = _words("""
-    1 first erste ersten erster erstes premier premiere primero primera primo prima primeiro primeira eerste первый
-    2 zweite zweiten zweiter zweites deuxieme segundo segunda secondo seconda tweede второй вторая вторую
-    3 third dritte dritten dritter drittes troisieme tercero tercera tercer terzo terza terceiro terceira derde
-    4 fourth vierte vierten quatrieme cuarto quarto vierde
-    5 fifth funfte funften cinquieme quinto quinta vijfde
-    6 sixth sechste sechsten sixieme sexto sesto zesde
-    7 seventh siebte siebten septieme septimo settimo zevende
-    8 eighth achte achten huitieme octavo ottavo achtste
-    9 ninth neunte neunten neuvieme noveno nono negende
-    10 tenth zehnte zehnten dixieme decimo tiende
-    11 eleventh elfte elften onzieme
-    12 twelfth zwolfte zwolften douzieme
+    1 first premier premiere primero primera primo prima primeiro primeira eerste первый 첫
+    2 deuxieme segundo segunda secondo seconda tweede второй вторая вторую 두번째
+    3 third troisieme tercero tercera tercer terzo terza terceiro terceira derde 세번째
+    4 fourth quatrieme cuarto quarto vierde
+    5 fifth cinquieme quinto quinta vijfde
+    6 sixth sixieme sexto sesto zesde
+    7 seventh septieme septimo settimo zevende
+    8 eighth huitieme octavo ottavo achtste
+    9 ninth neuvieme noveno nono negende
+    10 tenth dixieme decimo tiende
+    11 eleventh onzieme
+    12 twelfth douzieme
     13 thirteenth
     14 fourteenth
     15 fifteenth
-    20 twentieth zwanzigste vingtieme
-    30 thirtieth""")
+    20 twentieth vingtieme
+    30 thirtieth""") | {
+    stem + ending: number
+    for number, stem in enumerate(
+        "erst zweit dritt viert funft sechst siebt acht neunt zehnt elft zwolft".split(), 1
+    )
+    for ending in ("e", "en", "er", "es", "em")
+}
+
+#: What makes an ordinal of digits: "1st", "2º", "3-й".
+ORDINAL_ENDINGS = frozenset(
+    "st nd rd th er ere e eme o a de ste do ro ra to ta vo va no na mo ma й го я ый ая".split()
+)
 
 #: Months in words. "May" and "march" count only beside a number; "mar", "set" and the like are left out.
 MONTHS: dict[str, int] = _words("""
