@@ -53,10 +53,10 @@ def _named(reading: Reading) -> dict[str, dict[int, str]]:
 
 def compare_classes(a: Reading, b: Reading) -> str | None:
     """Return the two members, or None."""
-    first = _named(a)
+    first = a.once(_named)
     if not first:
         return None
-    second = _named(b)
+    second = b.once(_named)
     for name in first.keys() & second.keys():
         mine, theirs = first[name], second[name]
         here, there = mine.keys() - theirs.keys(), theirs.keys() - mine.keys()

@@ -11,6 +11,7 @@ from lix_cache.semantic.guards.reading import Reading, fold, read
 
 __all__ = ["is_elliptical"]
 
+_MOST_CHARS = 160
 #: A follow-up is short, and says little: an opener before more begins a sentence of its own.
 _MOST_WORDS = 7
 _MOST_SAID = 2
@@ -26,7 +27,7 @@ def is_elliptical(query: str) -> bool:
     text = query.strip()
     if not text:
         return True
-    return _of(read(text)) if len(text) <= 160 else False
+    return read(text).once(_of) if len(text) <= _MOST_CHARS else False
 
 
 def _of(reading: Reading) -> bool:

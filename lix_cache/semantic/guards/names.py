@@ -37,6 +37,8 @@ _LITERAL = re.compile(
     """,
     re.VERBOSE,
 )
+# A text without any of these has no literal; most have none.
+_SIGNS = re.compile(r"""[\d_`"“„«「『《@#/\\]|\w[.:]\w|\(\)|[a-z][A-Z]|(?<!\w)['-]\w|::""")
 _INNER_CAPITAL = re.compile(r"[a-z0-9][A-Z]")
 # "os.path.join", "a::b", "main.py"; but not "the end.Then" of somebody who saves a space.
 _DOTTED = re.compile(
@@ -69,6 +71,8 @@ def _pieces(reading: Reading) -> set[str]:
 
 def literals(reading: Reading) -> dict[str, str]:
     """Return the literals of a text: squeezed form to what is written."""
+    if not _SIGNS.search(reading.text):
+        return {}
     found = {_squeezed(shown): shown for shown in _written(reading.text)}
     found.pop("", None)
     return found
@@ -100,12 +104,11 @@ def _is_identifier(word: str) -> bool:
 def compare_literals(a: Reading, b: Reading) -> str | None:
     """Return a literal that only one text has, or None."""
     for here, there in ((a, b), (b, a)):
-        written = literals(here)
+        written = here.once(literals)
         if not written:
             continue
-        pieces = _pieces(there)
+        pieces, own = there.once(_pieces), there.once(literals)
         whole = _squeezed(there.text)
-        own = literals(there)
         for squeezed, shown in written.items():
             spoken = len(squeezed) >= 8 and " " in shown and squeezed in whole
             if squeezed not in own and squeezed not in pieces and not spoken:
@@ -117,7 +120,7 @@ def compare_literals(a: Reading, b: Reading) -> str | None:
 def names(reading: Reading) -> list[str]:
     """Return the capitalised words inside sentences, folded; none where capitals tell nothing."""
     text = reading.text
-    if reading.language == "de" or text.islower():
+    if reading.language == "de" or text[1:].islower():
         return []
     glue = FUNCTION_WORDS.get(reading.language, frozenset())
     found, inside, capitals = [], 0, 0
@@ -139,7 +142,7 @@ def names(reading: Reading) -> list[str]:
 
 def compare_names(a: Reading, b: Reading) -> str | None:
     """Return two names, each of which the other text lacks, or None."""
-    first, second = names(a), names(b)
+    first, second = a.once(names), b.once(names)
     if not first or not second:
         return None
     here, there = _lacking(first, b), _lacking(second, a)
@@ -147,7 +150,7 @@ def compare_names(a: Reading, b: Reading) -> str | None:
 
 
 def _lacking(these: list[str], other: Reading) -> str | None:
-    pieces = _pieces(other)
+    pieces = other.once(_pieces)
     stems = {stem(word) for word in other.counts}
     for name in these:
         squeezed = _SQUEEZE.sub("", name)

@@ -42,9 +42,9 @@ def compare_negation(a: Reading, b: Reading) -> str | None:
     """Return what one text denies and the other does not, or None."""
     if a.language in NEGATIVE_SUBSTRINGS or b.language in NEGATIVE_SUBSTRINGS:
         return _by_substrings(a, b) if a.language == b.language else None
-    denied, says = denied_words(a), b
+    denied, says = a.once(denied_words), b
     if not denied:
-        denied, says = denied_words(b), a
+        denied, says = b.once(denied_words), a
     elif _denies(b):
         return None
     if not denied or _denies(says):

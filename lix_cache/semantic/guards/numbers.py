@@ -39,7 +39,7 @@ class Quantity(NamedTuple):
     shown: str
 
 
-_SPACES = " \u00a0\u202f\u2009"
+_DIGIT = re.compile(r"\d")
 _TOKEN = re.compile(
     r"""
     (?P<ymd>(?<![\w.])(?P<y>\d{4})([-/.])(?P<mo>\d{1,2})\3(?P<d>\d{1,2})(?![\w]))
@@ -93,7 +93,7 @@ def quantities(reading: Reading) -> tuple[Quantity, ...]:
 
 
 def _digits(text: str) -> Iterator[Quantity]:
-    if not any(c.isdigit() for c in text):
+    if not _DIGIT.search(text):
         return
     for match in _TOKEN.finditer(text):
         yield from _of_match(match, text)
@@ -389,7 +389,7 @@ def _cjk_value(run: str) -> int:
 
 def compare_numbers(a: Reading, b: Reading) -> str | None:
     """Return what differs in number, or None."""
-    first, second = quantities(a), quantities(b)
+    first, second = a.once(quantities), b.once(quantities)
     if not first and not second:
         return None
     left, right = _unmatched(first, second), _unmatched(second, first)

@@ -61,6 +61,14 @@ def _poles(word: str) -> tuple[_Pole, ...]:
     return found
 
 
+def _strong_places(reading: Reading) -> dict[int, dict[int, list[int]]]:
+    return _places(reading, weak=False)
+
+
+def _weak_places(reading: Reading) -> dict[int, dict[int, list[int]]]:
+    return _places(reading, weak=True)
+
+
 def _places(reading: Reading, *, weak: bool) -> dict[int, dict[int, list[int]]]:
     """Return axis -> side -> places of its words in the text (-1 in scripts without spaces)."""
     places: dict[int, dict[int, list[int]]] = {}
@@ -82,7 +90,7 @@ def compare_directions(a: Reading, b: Reading) -> str | None:
 
 
 def _strong(a: Reading, b: Reading) -> str | None:
-    first, second = _places(a, weak=False), _places(b, weak=False)
+    first, second = a.once(_strong_places), b.once(_strong_places)
     for axis in first.keys() & second.keys():
         mine, theirs = first[axis], second[axis]
         if len(mine) == len(theirs) == 1 and mine.keys() != theirs.keys():
@@ -94,7 +102,7 @@ def _strong(a: Reading, b: Reading) -> str | None:
 
 def _equally_denied(here: str, a: Reading, there: str, b: Reading) -> bool:
     """Whether a pole is as much denied in its text as the other one: "not right" is wrong."""
-    return (stem(here) in denied_words(a)) == (stem(there) in denied_words(b))
+    return (stem(here) in a.once(denied_words)) == (stem(there) in b.once(denied_words))
 
 
 def _word(reading: Reading, sides: dict[int, list[int]]) -> str:
@@ -106,7 +114,7 @@ def _word(reading: Reading, sides: dict[int, list[int]]) -> str:
 
 
 def _weak(a: Reading, b: Reading) -> str | None:
-    first, second = _places(a, weak=True), _places(b, weak=True)
+    first, second = a.once(_weak_places), b.once(_weak_places)
     for axis in first.keys() & second.keys():
         mine, theirs = first[axis], second[axis]
         if len(mine) == len(theirs) == 1 and mine.keys() != theirs.keys():

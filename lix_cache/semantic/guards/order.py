@@ -38,10 +38,8 @@ _MANY_BREAKS = 4
 
 def compare_order(a: Reading, b: Reading) -> str | None:
     """Return the words that have changed places, or None."""
-    if len(a.words) < 2 or len(b.words) < 2:
-        return None
-    here, there = _keys(a), _keys(b)
-    glue = _glue(a.language) | _glue(b.language)
+    here, there = list(a.once(_keys)), list(b.once(_keys))
+    glue = _glue(a.language, b.language)
     mine = Counter(key for key in here if key not in glue)
     theirs = Counter(key for key in there if key not in glue)
     if (mine & theirs).total() < _LEAST_SHARED * max(mine.total(), theirs.total()):
@@ -61,8 +59,12 @@ def compare_order(a: Reading, b: Reading) -> str | None:
     return f"order of {', '.join(order[:4])}" if breaks >= _MANY_BREAKS else None
 
 
-@lru_cache(maxsize=64)
-def _glue(language: str) -> frozenset[str]:
+@lru_cache(maxsize=512)
+def _glue(*languages: str) -> frozenset[str]:
+    return frozenset().union(*map(_glue_of, languages))
+
+
+def _glue_of(language: str) -> frozenset[str]:
     if language in {"zh", "ja"}:
         return UNSPACED_GLUE
     words = FUNCTION_WORDS.get(language, frozenset())
@@ -74,9 +76,9 @@ def _key(word: str) -> str:
     return stem(word)[:_LETTERS_OF_A_KEY]
 
 
-def _keys(reading: Reading) -> list[str]:
+def _keys(reading: Reading) -> tuple[str, ...]:
     """Return what stands for each word, in order."""
-    return [_key(word) for word in _tokens(reading) if word not in ARTICLES]
+    return tuple(_key(word) for word in _tokens(reading) if word not in ARTICLES)
 
 
 def _agree_on_lists(here: list[str], there: list[str], shared: set[str]) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any, TypeVar
 
 from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
 
 __all__ = ["MAX_CHARS", "Reading", "fold", "read", "stem"]
+
+T = TypeVar("T")
 
 #: Longer texts are read up to here: a guard looks at questions, not at documents.
 MAX_CHARS = 20_000
@@ -59,6 +62,18 @@ class Reading:
     """
 
     text: str
+
+    def once(self, look: Callable[[Reading], T]) -> T:
+        """Return what a function of the guards finds in this text, looked for only once."""
+        found = self._found
+        if look not in found:
+            found[look] = look(self)
+        result: T = found[look]
+        return result
+
+    @cached_property
+    def _found(self) -> dict[Callable[[Reading], Any], Any]:
+        return {}
 
     @cached_property
     def folded(self) -> str:
@@ -125,14 +140,23 @@ def _language(text: str, counts: Counter[str]) -> str:
     return _by_words(counts, _LATIN)
 
 
-def _by_words(counts: Counter[str], languages: tuple[str, ...]) -> str:
-    best, found = languages[0], 0
-    for language in languages:
-        words = FUNCTION_WORDS[language]
-        score = sum(count for word, count in counts.items() if word in words)
-        if score > found:
-            best, found = language, score
-    return best
+def _by_words(counts: Counter[str], languages: Iterable[str]) -> str:
+    scores = dict.fromkeys(languages, 0)
+    whose = _whose_words()
+    for word, count in counts.items():
+        for language in whose.get(word, ()):
+            if language in scores:
+                scores[language] += count
+    return max(scores, key=scores.__getitem__)
+
+
+@lru_cache(maxsize=1)
+def _whose_words() -> dict[str, tuple[str, ...]]:
+    whose: dict[str, tuple[str, ...]] = {}
+    for language, words in FUNCTION_WORDS.items():
+        for word in words:
+            whose[word] = (*whose.get(word, ()), language)
+    return whose
 
 
 @lru_cache(maxsize=512)
