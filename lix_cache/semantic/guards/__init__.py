@@ -66,17 +66,17 @@ def check(query: str, cached: str, *, enabled: frozenset[str] | None = None) -> 
         return None
     asked = GUARDS if enabled is None else [name for name in GUARDS if name in enabled]
     # In one order, whichever text was given first: the answer is then the same.
-    a, b = (read(text) for text in sorted((query, cached)))
+    first, second = sorted((query, cached))
     for guard in asked:
-        detail = _ask(guard, query, cached, a, b)
+        detail = _ask(guard, first, second)
         if detail is not None:
             return Objection(guard, detail)
     return None
 
 
-def _ask(guard: str, query: str, cached: str, a: Reading, b: Reading) -> str | None:
+def _ask(guard: str, first: str, second: str) -> str | None:
     if guard == "length":
-        return f"more than {MAX_CHARS} characters" if max(len(query), len(cached)) > MAX_CHARS else None
+        return f"more than {MAX_CHARS} characters" if max(len(first), len(second)) > MAX_CHARS else None
     if guard == "elliptical":
-        return next((text for text in (query, cached) if is_elliptical(text)), None)
-    return _COMPARISONS[guard](a, b)
+        return next((text for text in (first, second) if is_elliptical(text)), None)
+    return _COMPARISONS[guard](read(first), read(second))

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from lix_cache.semantic.guards.lexicon.follow_ups import CJK_FOLLOW_UPS, OPENERS, POINTERS, REPLIES, YOU
 from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
-from lix_cache.semantic.guards.reading import Reading, fold, read
+from lix_cache.semantic.guards.reading import Reading, read
 
 __all__ = ["is_elliptical"]
 
@@ -31,17 +31,19 @@ def is_elliptical(query: str) -> bool:
 
 
 def _of(reading: Reading) -> bool:
-    text = reading.folded
     openers, unspaced = _patterns()
-    if not reading.text.isascii() and unspaced.search(fold(reading.text)):
+    if not reading.text.isascii() and unspaced.search(reading.folded.lstrip("¿¡ ")):
         return True
     words = reading.words
-    if not words or len(words) > _MOST_WORDS + 3 or reading.unspaced:
+    if not words:
+        return True
+    if len(words) > _MOST_WORDS + 3 or reading.unspaced:
         return False
     said = [word for word in words if not _says_nothing(word, reading.language)]
     if not said and len(words) <= _MOST_WORDS:
         points = any(word in POINTERS for word in words)
         return points or (len(words) <= 3 and not any(word in YOU for word in words))
+    text = " ".join(words)
     opener = openers.match(text)
     return opener is not None and len(said) <= _MOST_SAID and len(text) > opener.end()
 

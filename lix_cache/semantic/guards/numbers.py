@@ -42,13 +42,15 @@ class Quantity(NamedTuple):
 _DIGIT = re.compile(r"\d")
 _TOKEN = re.compile(
     r"""
-    (?P<ymd>(?<![\w.])(?P<y>\d{4})([-/.])(?P<mo>\d{1,2})\3(?P<d>\d{1,2})(?![\w]))
+    (?P<ymd>(?<![0-9a-z_.])(?P<y>\d{4})([-/.])(?P<mo>\d{1,2})\3(?P<d>\d{1,2})(?![0-9a-z_]))
   | (?P<cjkdate>(?:(?P<cy>\d{4})年)?(?P<cm>\d{1,2})月(?:(?P<cd>\d{1,2})[日号])?)
-  | (?P<slash>(?<![\w./])(?P<s1>\d{1,2})(?P<sep>[/.])(?P<s2>\d{1,2})
-        (?:(?P=sep)(?P<s3>\d{4}|\d{2}))?(?![\w/]|\.\d))
-  | (?P<clock>(?<![\w.:])(?P<h>\d{1,2})[:h](?P<min>\d{2})(?::\d{2})?(?:\s?(?P<ap>[ap])\.?m\b)?(?![\w:]))
-  | (?P<hour>(?<![\w.:])(?P<hh>\d{1,2})\s?(?P<hap>[ap])\.?m\b)
-  | (?P<version>(?<![\w.])v\.?\s?(?P<ver>\d+(?:\.\d+)*)(?![\w]))
+  | (?P<slash>(?<![0-9a-z_./])(?P<s1>\d{1,2})(?:
+        /(?P<s2>\d{1,2})(?:/(?P<s3>\d{4}|\d{2}))?(?![0-9a-z_/]|\.\d)
+      | \.(?P<t2>\d{1,2})\.(?P<t3>\d{4})(?!\d)))
+  | (?P<clock>(?<![0-9a-z_.:])(?P<h>\d{1,2})[:h](?P<min>\d{2})(?::\d{2})?
+        (?:\s?(?P<ap>[ap])\.?m\b)?(?![0-9a-z_:]))
+  | (?P<hour>(?<![0-9a-z_.:])(?P<hh>\d{1,2})\s?(?P<hap>[ap])\.?m\b)
+  | (?P<version>(?<![0-9a-z_.])v\.?\s?(?P<ver>\d+(?:\.\d+)*)(?![0-9a-z_]))
   | (?P<number>(?<![^\W_])
         (?P<cur>us\$|[$€£¥₹₽])?\s?(?P<sign>(?<![^\s(])[-−])?
         (?P<digits>\d+(?:[.,'_]\d+)*|\d*\.\d+)
@@ -134,12 +136,8 @@ def _day(month: int, day: int) -> str:
 
 
 def _slash(match: re.Match[str], shown: str) -> Iterator[Quantity]:
-    first, second, year, sep = match.group("s1", "s2", "s3", "sep")
-    if sep == "." and not year:
-        yield Quantity(
-            frozenset(_values(f"{first}.{second}", exact=True)), _unit_after(match.end(), match.string), shown
-        )
-        return
+    first = match.group("s1")
+    second, year = match.group("s2") or match.group("t2"), match.group("s3") or match.group("t3")
     a, b = int(first), int(second)
     days = {(m, d) for m, d in ((a, b), (b, a)) if 1 <= m <= 12 and 1 <= d <= 31}
     if not days:
@@ -200,10 +198,6 @@ def _number(match: re.Match[str], text: str) -> Quantity | None:
 def _word_after(position: int, text: str) -> str:
     match = _AFTER.match(text, position)
     return match.group(1) if match else ""
-
-
-def _unit_after(position: int, text: str) -> str:
-    return UNITS.get(_word_after(position, text), "")
 
 
 def _values(digits: str, *, exact: bool) -> set[str]:
@@ -378,7 +372,9 @@ def _cjk_value(run: str) -> int:
             continue
         tens = CJK_TENS[c]
         if tens >= 10_000:
-            total, part, digit = (total + part + digit or 1) * tens, 0, 0
+            section = part + digit
+            total = total + section * tens if total >= tens else (total + section or 1) * tens
+            part = digit = 0
         else:
             part, digit = part + (digit or 1) * tens, 0
     return total + part + digit

@@ -78,7 +78,8 @@ def _key(word: str) -> str:
 
 def _keys(reading: Reading) -> tuple[str, ...]:
     """Return what stands for each word, in order."""
-    return tuple(_key(word) for word in _tokens(reading) if word not in ARTICLES)
+    articles = ARTICLES.get(reading.language, ())
+    return tuple(_key(word) for word in _tokens(reading) if word not in articles)
 
 
 def _agree_on_lists(here: list[str], there: list[str], shared: set[str]) -> None:

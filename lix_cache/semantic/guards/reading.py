@@ -19,7 +19,8 @@ T = TypeVar("T")
 #: Longer texts are read up to here: a guard looks at questions, not at documents.
 MAX_CHARS = 20_000
 
-_ACCENTS = re.compile("[\u0300-\u036f]")
+# All but the breve of й and ў, which makes letters of their own.
+_ACCENTS = re.compile("[\u0300-\u0305\u0307-\u036f]|(?<![\u0438\u0443])\u0306")
 _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'"})
 _WORD = re.compile(r"\w+(?:'\w+)*")
 # A piece of a script that is written without spaces: a character, or a run of katakana.

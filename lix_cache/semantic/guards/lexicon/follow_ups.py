@@ -54,7 +54,7 @@ OPENERS = r"""
     (?: and\b | but\b | or\b(?!\sdo|\sdoes) | what\sabout\b | how\sabout\b | what\sif\sinstead\b | what\selse\b
       | same\s(?:for|with|but)\b | now\s(?:for|with|do|in)\b | also\s(?:for|in|with)\b | then\b
       | und\b | oder\b | aber\b | wie\s(?:sieht|ist)\ses\smit\b | was\sist\smit\b | wie\swar['e]?s\smit\b | dann\b
-      | et\b | mais\b | qu'en\sest-il\b
+      | et\b | mais\b | qu'en\sest\sil\b
       | y\b | pero\b | que\stal\b | que\shay\sde\b | pues\b
       | e\b(?!-) | ma\b | mas\b(?=\se\b|\spara) | che\sne\sdici\sdi\b | e\sse\b
       | en\b(?=\s(?:wat|hoe|dan|de|het|morgen|nu|die|dat)\b) | maar\b | hoe\szit\shet\smet\b | wat\sdacht\sje\svan\b
@@ -72,6 +72,6 @@ CJK_FOLLOW_UPS = r"""
       | ^(?:はい|ええ|うん|いいえ|いや|お願いします|はい、?お願いします|ありがとう(?:ございます)?|続けて(?:ください)?|続き|もう一度(?:お願いします)?|もっと|それで|次(?:は|の)?
         |なぜ|なんで|どうして|わかりました|了解(?:です)?|[一二三]つ目は?|[12２１]番目は?|(?:それ|これ|あれ)は?|両方|例えば|詳しく)[、。！？!?\s]*$
       | ^(?:では|じゃあ|それなら|あと)?[、\s]*.{1,10}(?:は|なら)[？?]\s*$
-      | ^(?:네|예|아니요?|응|계속(?:해(?:줘|주세요)?)?|감사합니다|고마워요?|왜요?|다시|더|그리고요?|좋아요?|알겠습니다|두\s?번째는?요?|그건요?)[.!?\s]*$
+      | ^(?:네|예|아니요?|응|계속(?:해\s?(?:줘|주세요)?)?|감사합니다|고마워요?|왜요?|다시|더|그리고요?|좋아요?|알겠습니다|두\s?번째는?요?|그건요?)[.!?\s]*$
       | ^(?:그럼|그러면)\s.{1,12}(?:은|는)(?:요)?\?\s*$
     )"""

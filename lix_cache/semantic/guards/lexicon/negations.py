@@ -56,18 +56,18 @@ NEUTRAL_PHRASES: dict[str, str] = {
         \b(?:do|does|did|is|are|was|were|has|have|had|can|could|will|would|should)n'?t\s
             (?:it|you|they|he|she|we)\s*[?.!]*$
         | \b(?:
-          or\snot | whether\sor\snot | if\snot | why\snot | not\sonly | no\sproblem | no\sworries
+          or\snot | whether\sor\snot | if\snot | why\snot(?=\W*$) | not\sonly | no\sproblem | no\sworries
         | no\smatter(?:\swhat|\show)? | nothing\sbut | not\ssure | not\scertain
         | (?:i\s|we\s)?(?:do\snot|don'?t|didn'?t|did\snot)\s(?:really\s)?(?:know|understand|remember|think|mind|recall)
         | can(?:no|')?t\s(?:figure|find|locate|see|seem\sto|tell|wait|understand|remember|help|believe)
         | (?:if\s)?you\s(?:do\snot|don'?t)\smind | no\sidea | no\sdoubt
         )\b""",
     "de": r"\b(?:oder\snicht|ob\s.{0,30}oder\snicht|nicht\snur|kein\sproblem|nicht\swahr|weiss\snicht|nicht\ssicher)\b",
-    "fr": r"\b(?:n'est-ce\spas|ou\spas|ou\snon|pas\sseulement|pas\sde\sprobleme|ne\ssais\spas|pourquoi\spas)\b",
-    "es": r"\b(?:o\sno|no\ssolo|no\sse|no\sestoy\ssegur[oa]|por\sque\sno)\b",
-    "it": r"\b(?:o\sno|non\ssolo|non\sso|perche\sno)\b",
-    "pt": r"\b(?:ou\snao|nao\sso|nao\ssei|por\sque\snao)\b",
-    "nl": r"\b(?:of\sniet|niet\salleen|weet\sniet|waarom\sniet|niet\swaar)\b",
+    "fr": r"\b(?:n'est-ce\spas|ou\spas|ou\snon|pas\sseulement|pas\sde\sprobleme|ne\ssais\spas|pourquoi\spas(?=\W*$))\b",
+    "es": r"\b(?:o\sno|no\ssolo|no\sse|no\sestoy\ssegur[oa]|por\sque\sno(?=\W*$))\b",
+    "it": r"\b(?:o\sno|non\ssolo|non\sso|perche\sno(?=\W*$))\b",
+    "pt": r"\b(?:ou\snao|nao\sso|nao\ssei|por\sque\snao(?=\W*$))\b",
+    "nl": r"\b(?:of\sniet|niet\salleen|weet\sniet|waarom\sniet(?=\W*$)|niet\swaar)\b",
     "ru": r"\b(?:или\sнет|не\sтолько|не\sзнаю|почему\sбы\sне)\b",
     "zh": r"是不是|能不能|会不会|可不可以|有没有|要不要|好不好|行不行|对不对|不好意思|不但|不仅|不过|不同(?!意)|不错|不久|不少|不论|不如|不管|差不多|没关系|没问题|不客气|不知道|对不起|无论|南非|非洲|不断|不得不|与众不同",
     "ja": r"間もなく|まもなく|少なくとも|ないし|じゃない(?:です)?か|ではないか|ませんか|ないですか|かもしれない|かもしれません|なければならない|なければなりません|なくてはならない|少ない|すみません|つまらない|申し訳ありません|わかりません|なくなる",

@@ -443,7 +443,7 @@ UNITS: dict[str, str] = {
         second s sec secs seconds sekunde sekunden seconde secondes segundo segundos secondi secondo секунд секунды 秒
         minute min mins minutes minuten minuto minutos minuti минут минуты minuut minutter minuta 分钟 分 분 menit dakika
         hour h hr hrs hours stunde stunden heure heures hora horas ora ore uur uren часов часа час 小时 時間 시간 timer jam
-        day d days tag tage tagen jour jours dia dias giorno giorni dag dagen dage день дня дней 天 日間 日 일 hari gun
+        day days tag tage tagen jour jours dia dias giorno giorni dag dagen dage день дня дней 天 日間 日 일 hari gun
         week weeks woche wochen semaine semaines semana semanas settimana settimane weken uge uger неделя недели недель 周 週間
         month months monat monate monaten mois mes meses mese mesi maand maanden месяц месяца месяцев 个月 ヶ月 개월 bulan
         year years yr yrs jahr jahre jahren an ans annee annees ano anos anni anno jaar год года лет 年 년 tahun yil

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 __all__ = ["ARTICLES", "HANGUL_PARTICLES", "JOINING", "UNSPACED_GLUE"]
 
-_ARTICLES = """
-the a an this that these those its his her their my your our
-der die das den dem des ein eine einen einem einer eines
-le la les l un une du
-el los las unos unas una
-il lo gli i uno
-o os as um uma
-de het een
-en et
-"""
 #: They may come and go without a change of meaning.
-ARTICLES = frozenset(_ARTICLES.split())
+ARTICLES: dict[str, frozenset[str]] = {
+    language: frozenset(words.split())
+    for language, words in {
+        "en": "the a an this that these those its his her their my your our",
+        "de": "der die das den dem des ein eine einen einem einer eines",
+        "fr": "le la les l un une",
+        "es": "el la los las un una unos unas",
+        "it": "il lo la gli i le un uno una",
+        "pt": "o a os as um uma",
+        "nl": "de het een",
+        "da": "en et den det",
+    }.items()
+}
 
 #: Particles of Korean, the longest first: they say the role of the word they end.
 HANGUL_PARTICLES = tuple(

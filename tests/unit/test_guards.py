@@ -1,0 +1,333 @@
+"""What the guards object to, and what they let pass, by guard and language."""
+
+from __future__ import annotations
+
+import pytest
+
+from lix_cache.semantic.guards import GUARDS, check, is_elliptical
+from lix_cache.semantic.guards.numbers import quantities
+from lix_cache.semantic.guards.reading import read
+
+OBJECTED = {
+    "numbers": [
+        ("top 5 films", "top 50 films"),
+        ("send 1,000 euros to Anna", "send 1,000,000 euros to Anna"),
+        ("a run of 5 km", "a run of 5 miles"),
+        ("is $100 enough", "is €100 enough"),
+        ("raise it by 5%", "raise it by 15%"),
+        ("what changed in Python 3.1", "what changed in Python 3.10"),
+        ("install numpy v1.2.3", "install numpy v1.3.2"),
+        ("what happened on May 6", "what happened on May 7"),
+        ("what happened on 2024-05-06", "what happened on 2024-05-07"),
+        ("wake me at 5:30 pm", "wake me at 5:30 am"),
+        ("the 2nd chapter", "the 3rd chapter"),
+        ("the second chapter", "the third chapter"),
+        ("a table for two people", "a table for three people"),
+        ("it costs two hundred dollars", "it costs two thousand dollars"),
+        ("list the planets", "list the 3 largest planets"),
+        ("is -5 degrees cold", "is 5 degrees cold"),
+        ("ein Tisch für zwei Personen", "ein Tisch für drei Personen"),
+        ("une table pour deux personnes", "une table pour trois personnes"),
+        ("una mesa para dos personas", "una mesa para cuatro personas"),
+        ("стол на двух человек", "стол на трех человек"),
+        ("预订两张票", "预订三张票"),
+        ("第二章讲什么", "第三章讲什么"),
+        ("5月6日有什么活动", "5月7日有什么活动"),
+        ("三人で予約したい", "四人で予約したい"),
+        ("세 명 예약해 주세요", "네 명 예약해 주세요"),
+    ],
+    "direction": [
+        ("sort ascending", "sort descending"),
+        ("sort the list in ascending order", "sort the list in descending order"),
+        ("turn the light on", "turn the light off"),
+        ("switch on the heating", "switch off the heating"),
+        ("enable two-factor login", "disable two-factor login"),
+        ("enabling notifications", "disabling notifications"),
+        ("how to open an account", "how to close an account"),
+        ("when should I buy shares", "when should I sell shares"),
+        ("increase the limit", "decrease the limit"),
+        ("flights to Rome", "flights from Rome"),
+        ("may I eat before the exam", "may I eat after the exam"),
+        ("the minimum of a list", "the maximum of a list"),
+        ("first name of the author", "last name of the author"),
+        ("encode a string", "decode a string"),
+        ("deposit cash", "withdraw cash"),
+        ("my credit card", "my debit card"),
+        ("lock my card", "unlock my card"),
+        ("install the driver", "uninstall the driver"),
+        ("is this an honest reply", "is this a dishonest reply"),
+        ("sortiere aufsteigend", "sortiere absteigend"),
+        ("Licht einschalten", "Licht ausschalten"),
+        ("die Benachrichtigungen aktivieren", "die Benachrichtigungen deaktivieren"),
+        ("ouvrir un compte", "fermer un compte"),
+        ("abrir una cuenta", "cerrar una cuenta"),
+        ("aprire un conto", "chiudere un conto"),
+        ("abrir uma conta", "fechar uma conta"),
+        ("de verlichting inschakelen", "de verlichting uitschakelen"),
+        ("включить уведомления", "отключить уведомления"),
+        ("打开通知", "关闭通知"),
+        ("按升序排列", "按降序排列"),
+        ("昇順に並べ替える", "降順に並べ替える"),
+        ("알림 켜 줘", "알림 꺼 줘"),
+    ],
+    "negation": [
+        ("can I withdraw money", "why can't I withdraw money"),
+        ("foods that contain gluten", "foods that do not contain gluten"),
+        ("countries that never joined NATO", "countries that joined NATO"),
+        ("pasta with no meat please", "pasta with meat please"),
+        ("Ich kann mich anmelden", "Ich kann mich nicht anmelden"),
+        ("pourquoi je peux payer ici", "pourquoi je ne peux pas payer ici"),
+        ("por que puedo pagar con tarjeta", "por que no puedo pagar con tarjeta"),
+        ("perche posso pagare con la carta", "perche non posso pagare con la carta"),
+        ("por que posso pagar com o cartão", "por que não posso pagar com o cartão"),
+        ("waarom kan ik betalen", "waarom kan ik niet betalen"),
+        ("почему приходят уведомления", "почему не приходят уведомления"),
+        ("我喜欢这首歌", "我不喜欢这首歌"),
+        ("别给他打电话", "给他打电话"),
+        ("この曲が好きです", "この曲が好きではない"),
+        ("이 노래를 좋아해", "이 노래를 좋아하지 않아"),
+    ],
+    "class": [
+        ("what is open on monday", "what is open on tuesday"),
+        ("weather in paris tomorrow", "weather in paris today"),
+        ("how do I sort a list in python", "how do I sort a list in java"),
+        ("capital of france", "capital of germany"),
+        ("report my visa as lost", "report my mastercard as lost"),
+        ("Wetter am Montag", "Wetter am Dienstag"),
+        ("météo demain", "météo aujourd'hui"),
+        ("北京的天气", "上海的天气"),
+        ("明日の天気", "今日の天気"),
+    ],
+    "literal": [
+        ("what does foo_bar do", "what does foo_baz do"),
+        ("what does getUserName return", "what does getUserNames return"),
+        ("how to use --force", "how to use --dry-run"),
+        ('translate "good morning"', 'translate "good night"'),
+        ("what is in `config.toml`", "what is in `setup.cfg`"),
+        ("open /etc/hosts", "open /etc/passwd"),
+        ("is a@b.com taken", "is c@d.com taken"),
+        ("summarise https://a.org/x", "summarise https://a.org/y"),
+        ("where is order AB123X", "where is order AB124X"),
+        ("what is 0xFF00", "what is 0xFF01"),
+        ("explain os.path.join", "explain os.path.split"),
+        ("「こんにちは」の意味", "「さようなら」の意味"),
+    ],
+    "name": [
+        ("who is Ada Lovelace", "who is Grace Hopper"),
+        ("when did Bach live", "when did Vivaldi live"),
+        ("¿quién fue Frida Kahlo?", "¿quién fue Gabriela Mistral?"),
+        ("когда родился Пушкин", "когда родился Гоголь"),
+    ],
+    "order": [
+        ("flights from Oakland to Fresno", "flights from Fresno to Oakland"),
+        ("convert celsius to kelvin", "convert kelvin to celsius"),
+        ("does the dog bite the man", "does the man bite the dog"),
+        (
+            "Harvard University defeated New York University",
+            "New York University defeated Harvard University",
+        ),
+        ("un vuelo de Lima a Cusco", "un vuelo de Cusco a Lima"),
+        ("ein Flug von Graz nach Linz", "ein Flug von Linz nach Graz"),
+        ("билет из Омска в Тверь", "билет из Тверь в Омска"),
+        ("从苏州到杭州的火车", "从杭州到苏州的火车"),
+        ("仙台から札幌までの電車", "札幌から仙台までの電車"),
+        ("서울에서 부산까지 기차", "부산에서 서울까지 기차"),
+    ],
+    "elliptical": [("yes please", "yes"), ("what about tomorrow", "what is the weather tomorrow")],
+    "length": [("a " * 10_001, "a " * 10_002)],
+}
+
+ACCEPTED = [
+    ("weather Tokyo", "Tokyo weather forecast"),
+    ("send 1,000 euros", "send 1000 euros"),
+    ("send 1.000 euros", "send 1,000 euros"),
+    ("5 percent of my pay", "5% of my pay"),
+    ("a bill of $3.10", "a bill of $3.1"),
+    ("$5m in sales", "5 million dollars in sales"),
+    ("1.5k users", "1500 users"),
+    ("twenty-five people", "25 people"),
+    ("one hundred and five days", "105 days"),
+    ("what happened on May 6, 2024", "what happened on 2024-05-06"),
+    ("what happened on the 6th of May", "what happened on May 6"),
+    ("what happened on 06/05/2024", "what happened on 6 May 2024"),
+    ("meet at 5 pm", "meet at 17:00"),
+    ("the 2nd chapter", "the second chapter"),
+    ("fünfundzwanzig Leute und ich", "25 Leute und ich"),
+    ("quatre-vingt-dix euros pour le billet", "90 euros pour le billet"),
+    ("treinta y dos personas en la sala", "32 personas en la sala"),
+    ("二十五个人", "25个人"),
+    ("2024年5月6日的新闻", "2024-05-06的新闻"),
+    ("pay with PayPal", "pay with paypal"),
+    ("pay with PayPal", "PAY WITH PAYPAL"),
+    ("Reset my password", "reset my password"),
+    ("Tokyo is where?", "where is Tokyo?"),
+    ("WHERE IS MY CARD", "where is my card"),
+    ("Where Is My New Card", "where is my new card"),
+    ("what's the weather", "what is the weather"),
+    ("who was Paul McCartney", "who was paul mccartney"),
+    ("Paris's museums", "museums of Paris"),
+    ("I can't find my card", "where is my card"),
+    ("why hasn't my payment gone through", "why has my payment not gone through"),
+    ("the exchange rate is wrong", "the exchange rate isn't right"),
+    ("is it open or not", "is it open"),
+    ("do you know the way or not", "do you know the way"),
+    ("In 1972 the family moved to Camp Hill", "The family moved to Camp Hill in 1972"),
+    ("is it a bot or a person", "is it a person or a bot"),
+    ("how do I cancel my order", "cancel my order, please"),
+    ("这个好不好吃", "这个好吃吗"),
+    ("what does `foo()` do", "what does foo do"),
+    ("see https://a.org/x.", "see https://a.org/x"),
+    ("Wo ist meine Karte", "wo ist meine karte"),
+    ("the wi-fi password", "the WiFi password"),
+]
+
+
+@pytest.mark.parametrize(
+    ("guard", "one", "other"), [(guard, *pair) for guard, pairs in OBJECTED.items() for pair in pairs]
+)
+def test_a_guard_objects(guard: str, one: str, other: str) -> None:
+    found = check(one, other, enabled=frozenset({guard}))
+    assert found is not None
+    assert found.guard == guard
+    assert check(one, other) is not None
+    assert check(one, other, enabled=frozenset(GUARDS) - {guard}) != found
+
+
+@pytest.mark.parametrize(("one", "other"), ACCEPTED)
+def test_wordings_of_one_question_pass(one: str, other: str) -> None:
+    assert check(one, other) is None
+
+
+def test_no_guard_no_objection() -> None:
+    assert check("sort ascending", "sort descending", enabled=frozenset()) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "yes please",
+        "and the second one?",
+        "what about tomorrow",
+        "continue",
+        "why?",
+        "the other one",
+        "ok",
+        "",
+        "no thanks",
+        "same for Berlin",
+        "how about in Rome?",
+        "tell me more",
+        "go on",
+        "more of that",
+        "explain that",
+        "ja bitte",
+        "und morgen?",
+        "und das zweite?",
+        "weiter",
+        "was ist mit Berlin",
+        "oui merci",
+        "et demain ?",
+        "pourquoi ?",
+        "le deuxième",
+        "sí, por favor",
+        "¿y mañana?",
+        "el segundo",
+        "continúa",
+        "e domani?",
+        "sì grazie",
+        "il secondo",
+        "sim, por favor",
+        "e amanhã?",
+        "continue por favor",
+        "ja graag",
+        "en morgen?",
+        "да, пожалуйста",
+        "а завтра?",
+        "продолжай",
+        "второй",
+        "好的",
+        "继续",
+        "那明天呢",
+        "为什么？",
+        "第二个呢",
+        "はい",
+        "続けてください",
+        "明日は？",
+        "お願いします",
+        "네",
+        "계속해 주세요",
+        "그럼 내일은?",
+        "...",
+        "?",
+    ],
+)
+def test_follow_ups_mean_nothing_alone(text: str) -> None:
+    assert is_elliptical(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "what is the weather in Rome",
+        "who are you",
+        "how old are you",
+        "what can you do for me",
+        "sort ascending",
+        "And what is the capital of France and its population?",
+        "translate hello",
+        "How about disposable virtual cards?",
+        "cancel my order",
+        "reset password",
+        "Licht aus",
+        "wie wird das Wetter",
+        "quelle heure est-il à Paris",
+        "¿qué tiempo hace en Lima?",
+        "что такое энтропия",
+        "北京的天气怎么样",
+        "什么是量子力学",
+        "東京の天気を教えて",
+        "서울 날씨 알려줘",
+        "yes " * 100,
+    ],
+)
+def test_whole_questions_are_no_follow_ups(text: str) -> None:
+    assert not is_elliptical(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("1,000,000", {"1000000"}),
+        ("10,00,000", {"1000000"}),
+        ("1'000", {"1000"}),
+        ("1 000 000 people", {"1000000"}),
+        ("3,5 million", {"3500000"}),
+        ("2.5 billion", {"2500000000"}),
+        ("٥", {"5"}),
+        ("5.00", {"5"}),
+        ("007", {"007"}),
+        ("v2", {"2"}),
+        ("at 3:30", {"t3:30", "t15:30"}),
+        ("at 12 am", {"t0:00"}),
+        ("三千五百", {"3500"}),
+        ("一亿二千万", {"120000000"}),
+        ("一百零五个", {"105"}),
+        ("three million two hundred thousand and five", {"3200005"}),
+        ("twelve", {"12"}),
+        ("tweeëntwintig mensen in het huis", {"22"}),
+        ("ninety nine point", {"99"}),
+        ("99/99", {"99/99"}),
+        ("1.2.3", {"1.2.3"}),
+        ("12,5.5", {"125.5"}),
+        ("3d film", set()),
+        ("one of them", set()),
+        ("第一百万", {"1000000"}),
+    ],
+)
+def test_numbers_are_read(text: str, values: set[str]) -> None:
+    found = quantities(read(text))
+    assert values == set().union(*(q.values for q in found))
+
+
+def test_every_guard_has_a_case_here() -> None:
+    assert set(OBJECTED) == set(GUARDS)
