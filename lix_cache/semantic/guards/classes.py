@@ -29,7 +29,8 @@ def _spaced() -> _Members:
 @lru_cache(maxsize=1)
 def _unspaced() -> tuple[_Members, re.Pattern[str]]:
     members: _Members = {}
-    for name, table in CJK_CLASSES.items():
+    # Members are not paired with those of the other table, so classes have names of their own.
+    for name, table in ((f"{name} in words of CJK", table) for name, table in CJK_CLASSES.items()):
         for number, group in enumerate(table.split(",")):
             for word in group.split():
                 members[word] = (*members.get(word, ()), (name, number))

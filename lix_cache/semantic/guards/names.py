@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 
 from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
+from lix_cache.semantic.guards.lexicon.number_words import MONTHS
 from lix_cache.semantic.guards.reading import Reading, fold, stem
 
 __all__ = ["compare_literals", "compare_names"]
@@ -129,8 +130,9 @@ def names(reading: Reading) -> list[str]:
         before = text[max(0, match.start() - 4) : match.start()].rstrip()[-1:]
         if not before or before in _SENTENCE_END:
             continue
-        folded = fold(word).removesuffix("'s")
-        if folded in glue or folded in _NOT_NAMES:
+        before_suffix, _, _ = fold(word).partition("'")
+        folded = before_suffix if len(before_suffix) > 2 else fold(word)
+        if folded in glue or folded in _NOT_NAMES or folded in MONTHS:
             continue
         inside += 1
         if word[0].isupper():
@@ -142,6 +144,8 @@ def names(reading: Reading) -> list[str]:
 
 def compare_names(a: Reading, b: Reading) -> str | None:
     """Return two names, each of which the other text lacks, or None."""
+    if a.language != b.language:
+        return None  # names are translated too
     first, second = a.once(names), b.once(names)
     if not first or not second:
         return None

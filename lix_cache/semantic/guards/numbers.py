@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from lix_cache.semantic.guards.lexicon.number_words import (
     CJK_DIGITS,
     CJK_TENS,
+    DAY_HALVES,
     MONTHS,
     NUMBER_WORDS,
     ORDINAL_ENDINGS,
     ORDINAL_WORDS,
     SCALES,
+    SCALES_OF,
     UNITS,
 )
 from lix_cache.semantic.guards.reading import Reading
@@ -43,7 +46,7 @@ _DIGIT = re.compile(r"\d")
 _TOKEN = re.compile(
     r"""
     (?P<ymd>(?<![0-9a-z_.])(?P<y>\d{4})([-/.])(?P<mo>\d{1,2})\3(?P<d>\d{1,2})(?![0-9a-z_]))
-  | (?P<cjkdate>(?:(?P<cy>\d{4})年)?(?P<cm>\d{1,2})月(?:(?P<cd>\d{1,2})[日号])?)
+  | (?P<cjkdate>(?:(?P<cy>\d{4})\s?年\s?)?(?P<cm>\d{1,2})\s?月(?:\s?(?P<cd>\d{1,2})\s?[日号])?)
   | (?P<slash>(?<![0-9a-z_./])(?P<s1>\d{1,2})(?:
         /(?P<s2>\d{1,2})(?:/(?P<s3>\d{4}|\d{2}))?(?![0-9a-z_/]|\.\d)
       | \.(?P<t2>\d{1,2})\.(?P<t3>\d{4})(?!\d)))
@@ -51,8 +54,8 @@ _TOKEN = re.compile(
         (?:\s?(?P<ap>[ap])\.?m\b)?(?![0-9a-z_:]))
   | (?P<hour>(?<![0-9a-z_.:])(?P<hh>\d{1,2})\s?(?P<hap>[ap])\.?m\b)
   | (?P<version>(?<![0-9a-z_.])v\.?\s?(?P<ver>\d+(?:\.\d+)*)(?![0-9a-z_]))
-  | (?P<number>(?<![^\W_])
-        (?P<cur>us\$|[$€£¥₹₽])?\s?(?P<sign>(?<![^\s(])[-−])?
+  | (?P<number>(?<![a-z_а-я])
+        (?:(?P<cur>us\$|[$€£¥₹₽])\s?)?(?P<sign>(?<![^\s(])[-−])?
         (?P<digits>\d+(?:[.,'_]\d+)*|\d*\.\d+)
         (?P<spaced>(?:[\ \u00a0\u202f\u2009]\d{3})*(?![\d]))
         (?P<suffix>[^\W\d_]+|\s?[%°€$£¥₹₽℃℉](?:[cf]\b)?)?)
@@ -66,7 +69,7 @@ _DUTCH = re.compile(r"(een|twee|drie|vier|vijf|zes|zeven|acht|negen)en(\w+tig)$"
 _CJK_NUMBER = re.compile("第?[〇零两兩一二三四五六七八九十百千万萬亿億]+")
 _CJK_AFTER = re.compile(
     "英里|公里|公斤|小时|小時|分钟|个月|ヶ月|時間|日間|週間|世纪|世紀"
-    "|[个個位本张張台天日年月号號点點分秒块塊元次件只隻条條人岁歲時円歳名枚匹杯回番週周斤米度倍升间間层層楼樓辆輛家种種届屆届%％]"
+    "|[个個位本张張台天日年月号號点點分秒块塊元次件只隻条條人岁歲時円歳名枚匹杯回番週周斤米度倍升间間层層楼樓辆輛家种種届屆颗顆%％]"
 )
 _MANY = frozenset("一百千万萬亿億")
 _JOINERS = {"and", "et", "y", "e", "und", "en", "og"}
@@ -86,9 +89,29 @@ def quantities(reading: Reading) -> tuple[Quantity, ...]:
     """Return the numbers of a text, in no particular order, each once."""
     found: dict[tuple[frozenset[str], str], Quantity] = {}
     folded = reading.folded.translate(_DIGITS)
+    half = _half_of_day(reading)
     for quantity in (*_digits(folded), *_in_words(reading), *_in_cjk(folded)):
+        if half and not quantity.unit:
+            quantity = quantity._replace(values=quantity.values | _hours(quantity.values, half))
         found.setdefault((quantity.values, quantity.unit), quantity)
     return tuple(found.values())
+
+
+def _half_of_day(reading: Reading) -> str:
+    """Return "a" or "p" where words say which half of the day is meant, "ap" where they say both."""
+    text = "" if reading.text.isascii() else reading.folded
+    return "".join(
+        half
+        for half, words in DAY_HALVES.items()
+        if any(word in reading.counts or (text and not word.isascii() and word in text) for word in words)
+    )
+
+
+def _hours(values: frozenset[str], half: str) -> set[str]:
+    """Return what a plain number stands for if it is an hour."""
+    hours = {int(value) for value in values if value.isdigit() and len(value) < 3 and int(value) <= 24}
+    known = half if half in {"a", "p"} else None
+    return {time for hour in hours for time in _times(hour, 0, known if hour <= 12 else None)}
 
 
 # -- digits --------------------------------------------------------------------------------
@@ -251,17 +274,17 @@ def _scaled(value: str, scale: int) -> str:
 def _in_words(reading: Reading) -> Iterator[Quantity]:
     words = reading.words
     table = NUMBER_WORDS.get(reading.language, {})
+    scales = _scales(reading.language)
     i = 0
     while i < len(words):
         word = words[i]
-        value = table.get(word)
-        if value is None and len(word) > 8:
-            value = _compound(word, table)
-        if value is not None or (word in SCALES and not words[i - 1][-1:].isdigit() and len(word) > 2):
-            quantity, i = _run(words, i, table)
+        if _value(word, table) is not None or (
+            word in scales and len(word) > 2 and not _ends_in_digit(words, i - 1)
+        ):
+            quantity, i = _run(words, i, table, scales)
             yield quantity
             continue
-        if word in ORDINAL_WORDS and reading.language != "ru":
+        if word in ORDINAL_WORDS:
             yield Quantity(frozenset({str(ORDINAL_WORDS[word])}), "", word)
         elif (
             word in {"second", "seconde"}
@@ -275,6 +298,19 @@ def _in_words(reading: Reading) -> Iterator[Quantity]:
         i += 1
 
 
+@lru_cache(maxsize=32)
+def _scales(language: str) -> dict[str, int]:
+    return {**SCALES, **SCALES_OF.get(language, {})}
+
+
+def _ends_in_digit(words: tuple[str, ...], i: int) -> bool:
+    return i >= 0 and words[i][-1:].isdigit()
+
+
+def _value(word: str, table: dict[str, int]) -> int | None:
+    return table.get(word, _compound(word, table) if len(word) > 8 else None)
+
+
 def _compound(word: str, table: dict[str, int]) -> int | None:
     for pattern in (_GERMAN, _DUTCH):
         match = pattern.match(word)
@@ -285,26 +321,25 @@ def _compound(word: str, table: dict[str, int]) -> int | None:
     return None
 
 
-def _run(words: tuple[str, ...], i: int, table: dict[str, int]) -> tuple[Quantity, int]:
+def _run(
+    words: tuple[str, ...], i: int, table: dict[str, int], scales: dict[str, int]
+) -> tuple[Quantity, int]:
     """Read number words from the i-th on: hundreds, tens and ones, thousands, millions."""
     start, total, part, last = i, 0, 0, 0
-    seen = False
     while i < len(words):
         word = words[i]
-        value = table.get(word, _compound(word, table) if len(word) > 8 else None)
-        scale = SCALES.get(word) if len(word) > 1 else None
-        if value is None and word in _ONES and 20 <= last < 100:
-            value = 1
-        if scale is not None and word not in UNITS:
+        value = 1 if word in _ONES and 20 <= last < 100 else _value(word, table)
+        scale = scales.get(word) if len(word) > 1 and word not in UNITS else None
+        if scale is not None:
             part, total = (max(part, 1) * scale, total) if scale == 100 else (0, total + max(part, 1) * scale)
             last = scale
         elif value is not None:
-            if seen and not _goes_on(last, value):
+            if i > start and not _goes_on(last, value):
                 break
-            part, last = part + value if not (last == 4 and value == 20) else part + 76, value
-        elif not (word in _JOINERS and seen and i + 1 < len(words) and _continues(words[i + 1], table, last)):
+            # "Quatre-vingt" is four times twenty.
+            part, last = part + (76 if (last, value) == (4, 20) else value), value
+        elif not (word in _JOINERS and start < i < len(words) - 1 and _continues(words[i + 1], table, last)):
             break
-        seen = True
         i += 1
     unit = UNITS.get(words[i], "") if i < len(words) else ""
     return Quantity(frozenset({str(total + part)}), unit, " ".join(words[start:i])), i
@@ -320,22 +355,19 @@ def _continues(word: str, table: dict[str, int], last: int) -> bool:
 
 def _month(words: tuple[str, ...], i: int, language: str) -> Iterator[Quantity]:
     month = MONTHS[words[i]]
-    near = [_day_number(words[j]) if 0 <= j < len(words) else 0 for j in (i - 1, i - 2, i + 1)]
-    if words[i - 1 : i] and near[0] == 0 and words[i - 1] not in _OF:
-        near[1] = 0
-    day = next((n for n in near if 1 <= n <= 31), 0)
-    if (
-        day
-        or any(near)
-        or (
-            words[i] not in _VAGUE_MONTHS.get(language, ())
-            and (len(words[i]) > 3 or words[i] in {"mai", "may"})
-        )
-    ):
+    near = [i - 1, i - 2 if words[i - 1] in _OF else -1, i + 2 if words[i + 1 : i + 2] == ("the",) else i + 1]
+    numbers = [_day_number(words[j]) if 0 <= j < len(words) else 0 for j in near]
+    day = next((n for n in numbers if 1 <= n <= 31), 0)
+    is_month = words[i] not in _VAGUE_MONTHS.get(language, ()) and (
+        len(words[i]) > 3 or words[i] in {"mai", "may"}
+    )
+    if is_month or any(numbers):
         yield Quantity(frozenset({_day(month, day)}), "", words[i])
 
 
 def _day_number(word: str) -> int:
+    if word in ORDINAL_WORDS:
+        return ORDINAL_WORDS[word]
     digits = word[:-2] if word[-2:] in ORDINAL_ENDINGS else word
     return int(digits) if digits.isdecimal() and digits.isascii() and len(digits) in (1, 2, 4) else 0
 
@@ -348,14 +380,14 @@ def _in_cjk(text: str) -> Iterator[Quantity]:
         return
     for match in _CJK_NUMBER.finditer(text):
         run = match.group().removeprefix("第")
-        after = _CJK_AFTER.match(text, match.end())
+        after = _CJK_AFTER.match(text, match.end() + (text[match.end() : match.end() + 1] == " "))
         counted = after is not None or match.group() != run
         # 一 alone is an article or part of a word, and so are most single characters without
         # a measure word behind them; 百万 alone is "very many".
         if (
             run == "一"
             or (not counted and len(run) < 3 and not set(run) & set("十百千"))
-            or set(run) <= _MANY
+            or (not counted and set(run) <= _MANY)
         ):
             continue
         unit = UNITS.get(after.group(), "") if after else ""

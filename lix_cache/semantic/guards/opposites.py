@@ -114,6 +114,8 @@ def _word(reading: Reading, sides: dict[int, list[int]]) -> str:
 
 
 def _weak(a: Reading, b: Reading) -> str | None:
+    if a.language != b.language:
+        return None
     first, second = a.once(_weak_places), b.once(_weak_places)
     for axis in first.keys() & second.keys():
         mine, theirs = first[axis], second[axis]

@@ -56,7 +56,7 @@ OPENERS = r"""
       | und\b | oder\b | aber\b | wie\s(?:sieht|ist)\ses\smit\b | was\sist\smit\b | wie\swar['e]?s\smit\b | dann\b
       | et\b | mais\b | qu'en\sest\sil\b
       | y\b | pero\b | que\stal\b | que\shay\sde\b | pues\b
-      | e\b(?!-) | ma\b | mas\b(?=\se\b|\spara) | che\sne\sdici\sdi\b | e\sse\b
+      | e(?=\s(?:il|la|lo|i|le|gli|per|con|in|nel|nella|a|o|os|as|um|uma|un|una|se|quando|come|como|dopo|depois|domani|amanha|poi|ora|agora)\b) | ma\b | mas\b(?=\se\b|\spara) | che\sne\sdici\sdi\b
       | en\b(?=\s(?:wat|hoe|dan|de|het|morgen|nu|die|dat)\b) | maar\b | hoe\szit\shet\smet\b | wat\sdacht\sje\svan\b
       | а\b | и\b | но\b | а\sчто\b | как\sнасчет\b
       | dan\s(?:bagaimana|apa)\b | bagaimana\sdengan\b | peki\sya\b | ya\b

@@ -371,12 +371,36 @@ NUMBER_WORDS: dict[str, dict[str, int]] = {
         30 отыз"""),
 }
 
-#: Words that multiply what stands before them, in all languages together.
+#: Words that multiply what stands before them, in all languages.
 SCALES: dict[str, int] = _words("""
-    100 hundred hundreds hundert cien ciento cento cem honderd hundrede сто ratus seratus yuz
-    1000 k thousand thousands tausend mille mila mil duizend tusind тысяча тысячи тысяч тыс ribu seribu bin
-    1000000 million millions mio mln millionen millon millones milione milioni milhao milhoes miljoen миллион
+    100 hundred hundreds hundert cien ciento honderd hundrede
+    1000 k thousand thousands tausend mille duizend тысяча тысячи тысяч тыс
+    1000000 million millions mln millionen millon millones milione milioni milhao milhoes miljoen миллион миллиона миллионов
     1000000000 billion billions bn milliarde milliarden milliard milliards miliardo miliardi миллиард миллиардов""")
+
+#: Those that are another word elsewhere.
+SCALES_OF: dict[str, dict[str, int]] = {
+    "fr": {"cent": 100, "cents": 100},
+    "es": {"mil": 1_000},
+    "pt": {"cem": 100, "cento": 100, "mil": 1_000},
+    "it": {"cento": 100, "mila": 1_000},
+    "de": {"mio": 1_000_000},
+    "da": {"tusind": 1_000},
+    "ru": {"сто": 100},
+    "sr": {"sto": 100},
+    "tr": {"yuz": 100, "bin": 1_000},
+    "id": {"ratus": 100, "seratus": 100, "ribu": 1_000, "seribu": 1_000},
+}
+
+#: Words that say which half of the day an hour is of.
+DAY_HALVES: dict[str, tuple[str, ...]] = {
+    "a": tuple(
+        "morning morgens fruh vormittags matin manana mattina manha ochtend ochtends morgenen утра утром pagi sabah 上午 早上 午前 朝 오전 아침".split()
+    ),
+    "p": tuple(
+        "afternoon evening tonight night nachmittag nachmittags abend abends apres-midi soir tarde noche pomeriggio sera noite middag avond avonds vanavond aften вечера вечером дня siang sore malam aksam 下午 晚上 午後 夜 夕方 오후 저녁 밤".split()
+    ),
+}
 
 #: Ordinals in words. "Second" is an ordinal only after an article (see numbers.py).
 ORDINAL_WORDS: dict[str, int] = _words("""
