@@ -24,9 +24,9 @@ differently may not have arrived yet. So a competitor of similarity ``floor`` is
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lix_cache.errors import InvalidInput
 
@@ -36,7 +36,12 @@ if TYPE_CHECKING:
 
     from lix_cache.vectors import FloatArray
 
-__all__ = ["DEFAULT_LIMITS", "STRICT_LIMITS", "Decision", "Limits", "decide"]
+__all__ = ["DEFAULT_LIMITS", "STRICT_LIMITS", "Choice", "Decision", "Limits", "choose", "decide"]
+
+_Objection = TypeVar("_Objection")
+
+#: Wordings of one answer that are held against the query, at most.
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -198,16 +203,78 @@ def decide(
     )
 
 
-DEFAULT_LIMITS = Limits(
-    threshold=0.74,
-    margin=0.07,
-    floor=0.3,
-    evidence=1.22,
-    margin_weight=0.8,
-    witness_weight=0.15,
-    witness_cap=10,
-)
-"""Provisional."""
+@dataclass(frozen=True)
+class Choice(Generic[_Objection]):
+    """A decision, and the candidates that may answer after somebody was asked for objections.
 
-STRICT_LIMITS = replace(DEFAULT_LIMITS, evidence=1.36)
-"""Provisional."""
+    Attributes:
+        decision: on the numbers alone.
+        rows: candidates of the accepted answer without an objection, best first.
+        objection: what was held against the best of those that were looked at; None: nothing.
+    """
+
+    decision: Decision
+    rows: tuple[int, ...]
+    objection: _Objection | None
+
+
+def choose(
+    similarities: FloatArray,
+    clusters: npt.NDArray[np.integer[Any]],
+    limits: Limits,
+    object_to: Callable[[int], _Objection | None],
+    *,
+    wanted: int = 1,
+    unseen: float = -1.0,
+) -> Choice[_Objection]:
+    """Decide, and ask for objections to the wording that would answer.
+
+    Where there is one, another wording of the same answer may do, if it passes by its own numbers
+    without those that were objected to.
+
+    Args:
+        similarities: as in :func:`decide`; not changed.
+        clusters: as in :func:`decide`.
+        limits: what a hit must reach.
+        object_to: returns what there is against a candidate, or None. Asked for three at most.
+        wanted: candidates to return, at most.
+        unseen: as in :func:`decide`.
+    """
+    first = decision = decide(similarities, clusters, limits, unseen=unseen)
+    if first.index is None:
+        return Choice(first, (), None)
+    similarities = similarities.copy()
+    rows: list[int] = []
+    objection: _Objection | None = None
+    for _ in range(_TRIES):
+        row = decision.index
+        if row is None or clusters[row] != clusters[first.index]:
+            break
+        found = object_to(row)
+        if found is None:
+            rows.append(row)
+            if len(rows) == wanted:
+                break
+        objection = objection if objection is not None else found
+        similarities[row] = -math.inf
+        decision = decide(similarities, clusters, limits, unseen=unseen)
+    return Choice(first, tuple(rows), objection)
+
+
+DEFAULT_LIMITS = Limits(
+    threshold=0.66,
+    margin=0.05,
+    floor=0.45,
+    evidence=1.3,
+    margin_weight=1.0,
+    witness_weight=0.2,
+    witness_cap=8,
+    learn_evidence=1.5,
+)
+"""For all-MiniLM-L6-v2, at most 2% wrong among the hits; docs/calibration.md says how they were found.
+
+An entry with no other near it must reach 0.875.
+"""
+
+STRICT_LIMITS = replace(DEFAULT_LIMITS, evidence=1.45, learn_evidence=1.6)
+"""The same at most 1% wrong, for fewer hits. An entry with no other near it must reach 0.95."""
