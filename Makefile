@@ -10,6 +10,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEV := $(VENV)/.installed-dev
 DEMO := $(VENV)/.installed-demo
+BENCH := $(VENV)/.installed-bench
+# What the extension is built from; it is built again when one of these changes.
+NATIVE := setup.py $(wildcard lix_cache/huffman_codec/*.c lix_cache/huffman_codec/*.h)
 # A comma would end the argument it is passed in.
 DEMO_EXTRAS := .[cli,embedded,lz4]
 ARGS ?=
@@ -18,10 +21,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 # The installs share one folder.
 .NOTPARALLEL:
-.PHONY: help venv demo test quick lint types imports check bench format clean
+.PHONY: help venv demo test quick lint types imports check bench bench-codec format clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-16s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-16s%s\n", $$1, $$2}'
 
 venv: $(DEV)  ## set up .venv with everything for development
 
@@ -52,6 +55,9 @@ check: lint types imports test  ## lint, types, imports and test
 bench: $(DEV)  ## measure speed and size
 	$(BIN)/python scripts/bench.py $(ARGS)
 
+bench-codec: $(BENCH)  ## measure the codec's sizes and speed beside others
+	$(BIN)/python scripts/bench_codec.py $(ARGS)
+
 format: $(DEV)  ## put the code into the format that 'make lint' checks
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -79,13 +85,16 @@ define install
 	@touch $@
 endef
 
-$(DEV): pyproject.toml
+$(DEV): pyproject.toml $(NATIVE)
 	$(call install,.[dev])
 
-$(DEMO): pyproject.toml
+$(DEMO): pyproject.toml $(NATIVE)
 	$(call install,$(DEMO_EXTRAS))
+
+$(BENCH): pyproject.toml $(NATIVE)
+	$(call install,.[bench])
 
 # What an interrupted install was about to change may be what the other stamp vouches for.
 ifneq ($(wildcard $(VENV)/.unfinished),)
-.PHONY: $(DEV) $(DEMO)
+.PHONY: $(DEV) $(DEMO) $(BENCH)
 endif

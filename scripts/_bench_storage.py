@@ -135,6 +135,7 @@ def codec(bench: Bench) -> None:
     data = bench.texts.sample(size.codec_bytes)
     codecs: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes], int]] = {
         "HuffmanCodec": (HuffmanCodec.encode, HuffmanCodec.decode, 5 * size.slow),
+        "HCv1": (partial(HuffmanCodec.encode, format=1), HuffmanCodec.decode, 5 * size.slow),
         "zlib 6": (lambda raw: zlib.compress(raw, 6), zlib.decompress, 5 * size.slow),
     }
     if bench.old:

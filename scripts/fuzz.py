@@ -79,7 +79,7 @@ def streams() -> list[bytes]:
     """HCv1 streams."""
     deep = b"".join(bytes([i]) * n for i, n in enumerate((1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233)))
     texts = [b"", b"a", b"ab" * 40, b"the quick brown fox " * 9, bytes(range(256)), deep]
-    return [HuffmanCodec.encode(text) for text in texts]
+    return [HuffmanCodec.encode(text, format=1) for text in texts]
 
 
 @cache
@@ -137,7 +137,7 @@ def old_archives() -> list[bytes]:
     """Version 1 files."""
     return [
         struct.pack("<4sddI", legacy.MAGIC, 1.7e9, 1.7e9 + 5, text.count(b"},{") + 1)
-        + HuffmanCodec.encode(text)
+        + HuffmanCodec.encode(text, format=1)
         for text in texts()
     ]
 
@@ -180,7 +180,8 @@ def _check(condition: bool, what: str) -> None:
 
 
 def _decode(data: bytes) -> None:
-    _check(len(HuffmanCodec.decode(data)) <= 8 * len(data), "more bytes than its bits can hold")
+    most = 512 if data[:1] > b"\x7f" else 8
+    _check(len(HuffmanCodec.decode(data)) <= most * len(data), "more bytes than its bits can hold")
 
 
 def _prefix(data: bytes) -> None:
@@ -241,7 +242,7 @@ def _legacy(data: bytes) -> None:
 
 def _legacy_text(data: bytes) -> None:
     head = struct.pack("<4sddI", legacy.MAGIC, 1.7e9, 1.7e9, 1)
-    _legacy(head + HuffmanCodec.encode(data))
+    _legacy(head + HuffmanCodec.encode(data, format=1))
 
 
 def _verify(data: bytes) -> None:

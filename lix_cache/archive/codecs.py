@@ -39,6 +39,10 @@ def _decode_stored(data: bytes, raw_length: int) -> bytes:
     return data
 
 
+def _encode_hcv1(data: bytes) -> bytes:
+    return HuffmanCodec.encode(data, format=1)
+
+
 def _decode_huffman(data: bytes, raw_length: int) -> bytes:
     decoded = HuffmanCodec.decode(data)
     if len(decoded) != raw_length:
@@ -73,8 +77,11 @@ STORED = Codec(0, "stored", lambda data: data, _decode_stored, lambda stored: st
 
 _CODECS = (
     STORED,
-    Codec(1, "huffman", HuffmanCodec.encode, _decode_huffman, lambda stored: 8 * stored),
+    # Older versions read it; newer ones write it where they are asked to.
+    Codec(1, "hcv1", _encode_hcv1, _decode_huffman, lambda stored: 8 * stored),
     Codec(2, "lz4", _lz4_encode, _lz4_decode, lambda stored: 255 * stored + 64),
+    # A phrase of 64 bytes may have a code word of one bit.
+    Codec(3, "huffman", HuffmanCodec.encode, _decode_huffman, lambda stored: 512 * stored),
 )
 _BY_ID = {codec.id: codec for codec in _CODECS}
 _BY_NAME = {codec.name: codec for codec in _CODECS}

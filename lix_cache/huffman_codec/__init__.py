@@ -1,54 +1,84 @@
-"""Canonical Huffman coding of bytes. Needs nothing, imports nothing."""
+"""Canonical Huffman coding of bytes and of phrases. Needs nothing, imports nothing."""
 
 from __future__ import annotations
 
-from lix_cache.huffman_codec._native import decode_v1, encode_v1
+from typing import TYPE_CHECKING
+
+from lix_cache.errors import CodecError
+from lix_cache.huffman_codec import _backend
+from lix_cache.huffman_codec._phrase_table import PhraseTable
+from lix_cache.huffman_codec._v2 import decode_v2, encode_v2
+
+if TYPE_CHECKING:
+    import os
 
 __all__ = ["HuffmanCodec", "decode_bytes", "encode_str"]
 
 
 class HuffmanCodec:
-    """Compress bytes with a canonical Huffman code of their own frequencies.
+    """Compress bytes with canonical Huffman codes.
 
-    The format is HCv1: ``"HCv1"``, uint32 length, uint16 number of symbols, a byte
-    pair (symbol, code length) for each in (length, symbol) order, uint32 number of
-    padding bits, then the code words, most significant bit first. All integers are
-    little-endian.
+    Format 2 (HCv2) codes phrases of a table that ships with the package, or bytes, or
+    stores them, whichever is shortest. Format 1 (HCv1) codes bytes with a code of their
+    own frequencies, and is what ``lix-open-cache`` reads. Both are in
+    ``docs/huffman-format.md``.
     """
 
     @staticmethod
-    def encode(data: bytes) -> bytes:
-        """Return the HCv1 stream of up to 2³² − 1 bytes.
+    def encode(data: bytes, *, format: int = 2, table: str | os.PathLike[str] | None = None) -> bytes:  # noqa: A002
+        """Return the stream of a bytes-like object.
+
+        Args:
+            data: what to encode. Format 1 holds up to 2³² − 1 bytes.
+            format: 2, or 1 for streams that ``lix-open-cache`` can read.
+            table: a phrase table's file, instead of the one that ships; read once in the
+                life of a process. Whoever decodes must have it.
 
         Raises:
-            CodecError: the input is longer than the format can say.
+            CodecError: the input is longer than the format can say, or the table is not one.
+            ValueError: there is no such format, or format 1 was asked to use a table.
         """
-        return encode_v1(bytes(memoryview(data)))
+        if type(data) is not bytes:
+            data = bytes(memoryview(data))
+        if format == 2:
+            return encode_v2(data, None if table is None else PhraseTable.load(table))
+        if format != 1:
+            raise ValueError(f"format must be 1 or 2, got {format!r}")
+        if table is not None:
+            raise ValueError("format 1 has no phrase tables")
+        return _backend.kernel.encode_v1(data)
 
     @staticmethod
-    def decode(data: bytes) -> bytes:
-        """Return what was encoded. No bytes at all decode to no bytes.
+    def decode(data: bytes, *, table: str | os.PathLike[str] | None = None) -> bytes:
+        """Return what was encoded, in either format. No bytes at all decode to no bytes.
+
+        Args:
+            data: a stream.
+            table: the file of the phrase table it was encoded with, if that is not one that ships.
 
         Raises:
-            CodecError: not an HCv1 stream, or a damaged one. Memory stays below eight
-                times the input for any input.
+            CodecError: not a stream, a damaged one, or one whose table is not here. No more
+                memory is taken for the result than the stream's bits can produce.
         """
-        return decode_v1(bytes(memoryview(data)))
+        if type(data) is not bytes:
+            data = bytes(memoryview(data))
+        # Half of the values of a first byte are a mode of HCv2, or would be one.
+        if data and data[0] & 0x80:
+            return decode_v2(data, None if table is None else PhraseTable.load(table))
+        return _backend.kernel.decode_v1(data)
 
 
-def encode_str(text: str) -> bytes:
-    """Return the HCv1 stream of a text's UTF-8."""
-    return HuffmanCodec.encode(text.encode("utf-8"))
+def encode_str(text: str, *, format: int = 2) -> bytes:  # noqa: A002
+    """Return the stream of a text's UTF-8, in the format of that number."""
+    return HuffmanCodec.encode(text.encode("utf-8"), format=format)
 
 
 def decode_bytes(data: bytes) -> str:
     """Return the text that :func:`encode_str` encoded.
 
     Raises:
-        CodecError: not an HCv1 stream, or not of UTF-8.
+        CodecError: not a stream, or not of UTF-8.
     """
-    from lix_cache.errors import CodecError
-
     try:
         return HuffmanCodec.decode(data).decode("utf-8")
     except UnicodeDecodeError as error:

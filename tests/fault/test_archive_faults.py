@@ -52,7 +52,7 @@ def redis_turn(number: int, nonce: bytes | None = None) -> Turn:
 def version_1(turns: list[Message]) -> bytes:
     text = json.dumps(turns, separators=(",", ":"), ensure_ascii=False).encode()
     head = struct.pack("<4sddI", b"CAv1", 1_700_000_000.0, 1_700_000_100.0, len(turns))
-    return head + HuffmanCodec.encode(text)
+    return head + HuffmanCodec.encode(text, format=1)
 
 
 def path_of(folder: Path | str, session: str) -> Path:

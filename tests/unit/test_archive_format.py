@@ -6,6 +6,7 @@ writes is taken apart by a second reader, written from the page as well.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import random
@@ -309,7 +310,8 @@ class Page:
             raw, stored = self.varint(), self.varint()
             data = self.take(stored)
             assert codec == 0 or stored < raw, "stored as it is where the codec does not make it smaller"
-            if codec == 1:
+            if codec in (1, 3):
+                assert data.startswith(b"HCv1") == (codec == 1)
                 data = HuffmanCodec.decode(data)
             elif codec == 2:
                 import lz4.block
@@ -552,7 +554,7 @@ BAD_BODIES = {
     "stored, and longer": (section(1, ONE) + b"\x02\0" + varints(3, 2) + b"hi", "3 bytes in 2"),
     "stored, and shorter": (section(1, ONE) + b"\x02\0" + varints(1, 2) + b"hi", "says it has 1"),
     "HCv1 of another length": (
-        section(1, ONE) + section(2, b"hi!", codec=1, stored=HuffmanCodec.encode(b"hi")),
+        section(1, ONE) + section(2, b"hi!", codec=1, stored=HuffmanCodec.encode(b"hi", format=1)),
         "decodes to 2 bytes, not 3",
     ),
     "damaged HCv1": (section(1, ONE) + section(2, b"hi", codec=1, stored=b"HCv9xxxxxxx"), "not a valid HCv1"),
@@ -755,13 +757,13 @@ def test_a_reader_never_reads_past_the_end() -> None:
 
 
 def test_an_unknown_codec_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="must be one of stored, huffman, lz4, got 'zip'"):
+    with pytest.raises(ConfigError, match="must be one of stored, hcv1, lz4, huffman, got 'zip'"):
         codec_by_name("zip")
     with pytest.raises(ConfigError):
         ConversationArchive("anywhere", codec="zip")
 
 
-@pytest.mark.parametrize("name", ["stored", "huffman", "lz4"])
+@pytest.mark.parametrize("name", ["stored", "hcv1", "lz4", "huffman"])
 def test_each_codec_gives_back_what_it_got(name: str) -> None:
     codec = codec_by_name(name)
     assert codec_by_id(codec.id) is codec
@@ -772,9 +774,9 @@ def test_each_codec_gives_back_what_it_got(name: str) -> None:
 
 
 def test_a_codec_that_does_not_help_is_not_used() -> None:
-    noise = random.Random(1).randbytes(2000).hex()[:64]
+    noise = base64.b85encode(random.Random(1).randbytes(2000)).decode()[:64]
     turn = to_turn({"content": noise}, MessageId(MS, 0))
-    for name in ("huffman", "lz4"):
+    for name in ("huffman", "hcv1", "lz4"):
         assert noise.encode() in fmt.encode_turns_frame([turn], fmt.EMPTY, MS, codec_by_name(name))
 
 
@@ -812,7 +814,7 @@ def test_a_missing_lz4_is_said_and_nothing_is_written_or_hidden(
 
 def version_1(text: str | bytes, count: int) -> bytes:
     data = text if isinstance(text, bytes) else text.encode()
-    return struct.pack("<4sddI", b"CAv1", 5.0, 6.0, count) + HuffmanCodec.encode(data)
+    return struct.pack("<4sddI", b"CAv1", 5.0, 6.0, count) + HuffmanCodec.encode(data, format=1)
 
 
 def test_a_version_1_file_written_by_hand_is_read() -> None:

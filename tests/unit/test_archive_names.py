@@ -239,7 +239,7 @@ def test_a_file_named_by_a_digest_whose_header_is_lost_is_listed_by_its_name(tmp
 def version_1(*messages: str) -> bytes:
     text = "[" + ",".join(f'{{"content":"{message}"}}' for message in messages) + "]"
     head = struct.pack("<4sddI", b"CAv1", 1.5e9, 1.5e9, len(messages))
-    return head + HuffmanCodec.encode(text.encode())
+    return head + HuffmanCodec.encode(text.encode(), format=1)
 
 
 def contents(archive: ConversationArchive, session_id: str) -> list[str] | None:

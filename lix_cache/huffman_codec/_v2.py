@@ -1,0 +1,108 @@
+"""HCv2: the container, and which mode goes into it. The work itself is the kernel's.
+
+docs/huffman-format.md is the specification.
+"""
+
+from __future__ import annotations
+
+from binascii import crc32, crc_hqx
+from typing import TYPE_CHECKING
+
+from lix_cache.errors import CodecError
+from lix_cache.huffman_codec import _backend
+from lix_cache.huffman_codec._numbers import read_varint, write_varint
+from lix_cache.huffman_codec._registry import DEFAULT, default_table, find_table, index_of, shipped_table
+
+if TYPE_CHECKING:
+    from lix_cache.huffman_codec._phrase_table import PhraseTable
+
+__all__ = ["decode_v2", "encode_v2", "table_number"]
+
+_STORED = 0x80
+_BYTE_CODE = 0x81
+_PHRASE_CODE = 0x82
+#: Instead of a shipped table's index: a table number follows.
+_NUMBERED = 15
+#: Longer content has a check of four bytes.
+SHORT_CHECK_UPTO = 1024
+
+
+def encode_v2(data: bytes, table: PhraseTable | None = None) -> bytes:
+    """Return the shortest HCv2 stream of ``data``; with the default table where none is given."""
+    kernel = _backend.kernel
+    size = len(data)
+    first, payload, number = _STORED, data, b""
+    shortest = size
+    index: int | None = DEFAULT
+    if table is None:
+        table = default_table()
+    else:
+        index = index_of(table)
+    if table is not None and size:
+        spelled = table.number if index is None else b""
+        bits, _ = kernel.encode_phrases(table, data)
+        if len(spelled) + len(bits) < shortest:
+            first = _PHRASE_CODE | (_NUMBERED if index is None else index) << 2
+            number = table.number
+            payload = spelled + bits
+            shortest = len(payload)
+    # Of two that are equally long, the byte code's number is the lower.
+    limit = shortest if first == _STORED else shortest + 1
+    coded = kernel.encode_bytecode(data, limit)
+    if coded is not None:
+        first, payload, number = _BYTE_CODE, coded, b""
+    stream = b"".join((bytes((first,)), write_varint(size), payload))
+    return stream + _check(stream, number, size)
+
+
+def decode_v2(data: bytes, table: PhraseTable | None = None) -> bytes:
+    """Return what :func:`encode_v2` encoded.
+
+    Raises:
+        CodecError: not an HCv2 stream, a damaged one, or one whose phrase table is not here.
+    """
+    first = data[0]
+    mode = first & 0xC3
+    if not 0x80 <= mode <= 0x82 or (first & 0x3C and mode != _PHRASE_CODE):
+        raise CodecError(f"not a valid HCv2 stream: it starts with {data[:1]!r}")
+    size, start = read_varint(data, 1)
+    end = len(data) - (2 if size <= SHORT_CHECK_UPTO else 4)
+    number = b""
+    body = start
+    if mode == _PHRASE_CODE:
+        index = first >> 2 & 15
+        if index == _NUMBERED:
+            number = data[start : start + 4]
+            body = start + 4
+        else:
+            table = shipped_table(index)
+            number = table.number
+    if end < body:
+        raise CodecError(f"not a valid HCv2 stream: {len(data)} bytes are too few")
+    if data[end:] != _check(data[:end], number, size):
+        raise CodecError("not a valid HCv2 stream: its check does not agree")
+    payload = data[body:end]
+    if mode == _STORED:
+        if len(payload) != size:
+            raise CodecError(f"not a valid HCv2 stream: {len(payload)} of {size} bytes are there")
+        return payload
+    if mode == _BYTE_CODE:
+        return _backend.kernel.decode_bytecode(payload, size)
+    if body != start:
+        table = find_table(number, table)
+    assert table is not None  # noqa: S101 - for the type checker: both ways above set it
+    return _backend.kernel.decode_phrases(table, payload, size)
+
+
+def table_number(data: bytes) -> bytes | None:
+    """Return the number of the phrase table a stream needs besides those that ship, if any."""
+    if not data or data[0] != _PHRASE_CODE | _NUMBERED << 2:
+        return None
+    _, start = read_varint(data, 1)
+    return bytes(data[start : start + 4])
+
+
+def _check(stream: bytes, number: bytes, size: int) -> bytes:
+    if size <= SHORT_CHECK_UPTO:
+        return crc_hqx(number + stream, 0xFFFF).to_bytes(2, "little")
+    return crc32(stream, crc32(number)).to_bytes(4, "little")

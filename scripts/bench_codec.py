@@ -1,0 +1,301 @@
+"""Measure the phrase code's size beside other codecs, on text it was not trained on.
+
+Every set that the shipped table is trained on is judged with a table of its own, trained
+on all the others; the remaining sets are judged with a table that no judged set had a
+part in. zstd's dictionary is trained on the same texts. Prints tables; --output names the JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import math
+import platform
+import statistics
+import sys
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import brotli
+import lz4.block
+import zstandard
+from _codec_data import ROOT, SETS, TRAINED, TextSet, conversations, data_folder, messages, read_vocabulary
+from _codec_data import training_texts as texts_to_train_on
+
+import lix_cache.huffman_codec.training as training_module
+from lix_cache.huffman_codec import HuffmanCodec, _backend
+from lix_cache.huffman_codec._phrase_table import PhraseTable
+from lix_cache.huffman_codec._registry import DEFAULT, SHIPPED, default_table
+from lix_cache.huffman_codec._v2 import encode_v2, table_number
+from lix_cache.huffman_codec.training import train_table
+
+RESULTS = ROOT / "bench-results"
+DICTIONARY_BYTES = 110_000
+SMALL = 500
+FRAME_TURNS = 10
+#: What the table in a stream's head costs when it is not one that ships.
+NUMBER_BYTES = 4
+HELD_OUT = "phrases, left out"
+SHIPPED_NAME = "phrases, shipped"
+
+Size = Callable[[bytes], float]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The texts of one set that are measured: single messages, small ones, and frames."""
+
+    one: TextSet
+    kinds: dict[str, list[bytes]]
+
+
+def entropy(data: bytes) -> float:
+    """Return the order-0 entropy in bytes: what no byte code can beat, without its table."""
+    total = len(data)
+    return sum(count * math.log2(total / count) for count in Counter(data).values()) / 8
+
+
+def frames(one: TextSet, folder: Path) -> Iterator[bytes]:
+    """Yield the JSON of every ten turns of a set's conversations; the rest of each is left out."""
+    for conversation in conversations(one, folder):
+        for start in range(0, len(conversation) - FRAME_TURNS + 1, FRAME_TURNS):
+            turns = conversation[start : start + FRAME_TURNS]
+            document = [{"role": role, "content": content} for role, content in turns]
+            yield json.dumps(document, ensure_ascii=False).encode()
+
+
+def load(one: TextSet, folder: Path) -> Sample:
+    every = messages(one, folder)
+    small = [text for text in every if len(text) <= SMALL]
+    kinds = {"messages": every, f"messages of at most {SMALL} bytes": small}
+    # Queries and pairs are no conversations.
+    if one.files[0].startswith(("conv_", "memory_")):
+        kinds["10-turn frames"] = list(dict.fromkeys(frames(one, folder)))
+    return Sample(one, {kind: texts for kind, texts in kinds.items() if texts})
+
+
+def trained_without(origin: str, folder: Path, vocabulary: list[bytes]) -> tuple[PhraseTable, bytes]:
+    """Return the phrase table and zstd's dictionary from all training sets but one; both are cached."""
+    texts = texts_to_train_on(folder, origin)
+    digest = hashlib.blake2b(digest_size=8)
+    package = Path(training_module.__file__).parent
+    for source in sorted([*package.glob("_train*.py"), package / "training.py"]):
+        digest.update(source.read_bytes())
+    for part in (*vocabulary, *(text for name in sorted(texts) for text in texts[name])):
+        digest.update(len(part).to_bytes(4, "little") + part)
+    cache = RESULTS / "codec-tables"
+    cache.mkdir(parents=True, exist_ok=True)
+    table_path = cache / f"{digest.hexdigest()}.lixt"
+    dictionary_path = table_path.with_suffix(".zstd-dictionary")
+    if not table_path.exists():
+        print(f"training without {origin or 'any of the others'} ...", file=sys.stderr, flush=True)
+        table_path.write_bytes(train_table(texts, id="left-out", vocabulary=vocabulary))
+    if not dictionary_path.exists():
+        samples: list[bytes | bytearray | memoryview] = [
+            text for name in sorted(texts) for text in texts[name]
+        ]
+        dictionary_path.write_bytes(
+            zstandard.train_dictionary(DICTIONARY_BYTES, samples, level=19).as_bytes()
+        )
+    return PhraseTable.load(table_path), dictionary_path.read_bytes()
+
+
+def phrase_size(table: PhraseTable) -> Size:
+    """Return the size of the whole stream, as it would be if the table shipped."""
+
+    def size(data: bytes) -> float:
+        stream = encode_v2(data, table)
+        return len(stream) - (NUMBER_BYTES if table_number(stream) else 0)
+
+    return size
+
+
+def codecs(table: PhraseTable, dictionary: bytes) -> dict[str, Size]:
+    """Return what is compared; all sizes are of everything that must be kept but the raw length."""
+    zstd3 = zstandard.ZstdCompressor(level=3)
+    zstd19 = zstandard.ZstdCompressor(
+        level=19,
+        dict_data=zstandard.ZstdCompressionDict(dictionary),
+        write_dict_id=False,
+    )
+    compared: dict[str, Size] = {
+        "raw": len,
+        "order-0 entropy": entropy,
+        "zlib 6": lambda data: len(zlib.compress(data, 6)),
+        "zstd 3": lambda data: len(zstd3.compress(data)),
+        "zstd 19 + dictionary": lambda data: len(zstd19.compress(data)),
+        "brotli 11": lambda data: len(brotli.compress(data, quality=11)),
+        "lz4": lambda data: len(lz4.block.compress(data, store_size=False)),
+        "HCv1": lambda data: len(HuffmanCodec.encode(data, format=1)),
+        HELD_OUT: phrase_size(table),
+    }
+    if DEFAULT in SHIPPED:
+        shipped = default_table()
+        assert shipped is not None
+        compared[SHIPPED_NAME] = phrase_size(shipped)
+    return compared
+
+
+def measure(sample: Sample, folder: Path, vocabulary: list[bytes]) -> dict[str, Any]:
+    left_out = sample.one.origin if any(one.origin == sample.one.origin for one in TRAINED) else ""
+    table, dictionary = trained_without(left_out, folder, vocabulary)
+    compared = codecs(table, dictionary)
+    found: dict[str, Any] = {}
+    for kind, texts in sample.kinds.items():
+        found[kind] = {
+            "texts": len(texts),
+            "bytes": {name: round(sum(map(size, texts))) for name, size in compared.items()},
+        }
+    return found
+
+
+# -- speed ---------------------------------------------------------------------------------
+
+
+def rate(work: Callable[[], object], size: int, seconds: float = 0.4) -> float:
+    """Return the median MB/s of several runs."""
+    work()
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(taken) < 5:
+        begin = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - begin)
+    return size / statistics.median(taken) / 1e6
+
+
+def only_huffman(data: bytes) -> bytes:
+    """Return what zlib makes of the data without looking for repetitions."""
+    coder = zlib.compressobj(6, zlib.DEFLATED, -15, 8, zlib.Z_HUFFMAN_ONLY)
+    return coder.compress(data) + coder.flush()
+
+
+def speeds(text: bytes) -> dict[str, Any]:
+    """Return MB/s of both directions for texts of three sizes."""
+    table = default_table()
+    kernel = _backend.kernel
+    found: dict[str, Any] = {"kernel": kernel.name}
+    for size in (200, 10_000, 100_000):
+        data = text[:size]
+        rows: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+            "zlib Z_HUFFMAN_ONLY": (
+                partial(only_huffman, data),
+                partial(zlib.decompress, only_huffman(data), -15),
+            ),
+            "HCv1": (
+                partial(kernel.encode_v1, data),
+                partial(kernel.decode_v1, kernel.encode_v1(data)),
+            ),
+        }
+        coded = kernel.encode_bytecode(data, 1 << 30)
+        if coded is not None:
+            rows["byte code"] = (
+                partial(kernel.encode_bytecode, data, 1 << 30),
+                partial(kernel.decode_bytecode, coded, len(data)),
+            )
+        if table is not None:
+            bits, _ = kernel.encode_phrases(table, data)
+            rows["phrases"] = (
+                partial(kernel.encode_phrases, table, data),
+                partial(kernel.decode_phrases, table, bits, len(data)),
+            )
+            whole = encode_v2(data)
+            rows["HCv2"] = (partial(encode_v2, data), partial(HuffmanCodec.decode, whole))
+        found[str(size)] = {
+            name: {"encode MB/s": round(rate(encode, size), 2), "decode MB/s": round(rate(decode, size), 2)}
+            for name, (encode, decode) in rows.items()
+        }
+    return found
+
+
+# -- report --------------------------------------------------------------------------------
+
+
+def print_sizes(results: dict[str, Any], kind: str) -> None:
+    rows = {name: result[kind] for name, result in results.items() if kind in result}
+    if not rows:
+        return
+    names = [name for name in next(iter(rows.values()))["bytes"] if name != "raw"]
+    print(f"\n{kind}, share of the raw bytes:\n")
+    print("| set | texts | mean bytes | " + " | ".join(names) + " |")
+    print("|---|" + "---:|" * (len(names) + 2))
+    total: Counter[str] = Counter()
+    for name, row in rows.items():
+        total.update(row["bytes"])
+        print_row(name, row["texts"], row["bytes"], names)
+    print_row("all", sum(row["texts"] for row in rows.values()), total, names)
+
+
+def print_row(name: str, count: int, sizes: dict[str, int], names: Sequence[str]) -> None:
+    best = min(
+        (key for key in names if key not in ("order-0 entropy", SHIPPED_NAME)), key=lambda key: sizes[key]
+    )
+    cells = [f"{sizes[key] / sizes['raw']:.3f}" for key in names]
+    marked = [f"**{cell}**" if key == best else cell for key, cell in zip(names, cells, strict=True)]
+    print(f"| {name} | {count} | {sizes['raw'] / count:.0f} | " + " | ".join(marked) + " |")
+
+
+def losses(results: dict[str, Any], kind: str) -> list[str]:
+    """Return where another codec is as small as the phrase code that did not know the set."""
+    return [
+        f"{kind}, {name}: {other} {sizes[other]:,} bytes, phrases {sizes[HELD_OUT]:,}"
+        for name, result in results.items()
+        if kind in result
+        for sizes in [result[kind]["bytes"]]
+        for other in sizes
+        if other not in ("raw", HELD_OUT, SHIPPED_NAME) and sizes[other] <= sizes[HELD_OUT]
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--shared", help="the folder with the evaluation data; default: LIX_CACHE_SHARED, ../shared"
+    )
+    parser.add_argument("--sets", nargs="*", help="measure these sets only")
+    parser.add_argument("--output", type=Path, default=RESULTS / "codec.json", help="the JSON document")
+    parser.add_argument("--no-speed", action="store_true", help="sizes only")
+    arguments = parser.parse_args()
+    folder = data_folder(arguments.shared)
+    vocabulary = read_vocabulary()
+    chosen = [one for one in SETS if not arguments.sets or one.name in arguments.sets]
+    print(f"text: {folder}, each message once; kernel: {_backend.kernel.name}")
+    results: dict[str, Any] = {}
+    sample = None
+    for one in chosen:
+        print(f"measuring {one.name} ...", file=sys.stderr, flush=True)
+        sample = load(one, folder)
+        results[one.name] = measure(sample, folder, vocabulary)
+    kinds = list(dict.fromkeys(kind for result in results.values() for kind in result))
+    for kind in kinds:
+        print_sizes(results, kind)
+    worse = [line for kind in kinds for line in losses(results, kind)]
+    print("\nNot smaller than all others, with the table that was not trained on the set:")
+    print("\n".join(f"- {line}" for line in worse) or "- nowhere")
+    document = {
+        "sizes": results,
+        "not_smallest": worse,
+        "text": {one.name: {"licence": one.licence, "trained": one.trained} for one in chosen},
+        "versions": {name: importlib.metadata.version(name) for name in ("zstandard", "brotli", "lz4")},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+    if not arguments.no_speed:
+        text = b"\n".join(messages(next(one for one in SETS if one.name == "oasst"), folder))
+        document["speed"] = speeds(text)
+        print("\nspeed, text of oasst:\n" + json.dumps(document["speed"], indent=1))
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"\n{arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
