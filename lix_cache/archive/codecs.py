@@ -43,6 +43,11 @@ def _encode_hcv1(data: bytes) -> bytes:
     return HuffmanCodec.encode(data, format=1)
 
 
+def _encode_hcv2(data: bytes) -> bytes:
+    # An archive is written once, and beside a disk's sync the time does not count.
+    return HuffmanCodec.encode(data, thorough=True)
+
+
 def _decode_huffman(data: bytes, raw_length: int) -> bytes:
     decoded = HuffmanCodec.decode(data)
     if len(decoded) != raw_length:
@@ -81,7 +86,7 @@ _CODECS = (
     Codec(1, "hcv1", _encode_hcv1, _decode_huffman, lambda stored: 8 * stored),
     Codec(2, "lz4", _lz4_encode, _lz4_decode, lambda stored: 255 * stored + 64),
     # A phrase of 64 bytes may have a code word of one bit.
-    Codec(3, "huffman", HuffmanCodec.encode, _decode_huffman, lambda stored: 512 * stored),
+    Codec(3, "huffman", _encode_hcv2, _decode_huffman, lambda stored: 512 * stored),
 )
 _BY_ID = {codec.id: codec for codec in _CODECS}
 _BY_NAME = {codec.name: codec for codec in _CODECS}

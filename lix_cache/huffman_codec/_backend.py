@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lix_cache.errors import CodecError
-from lix_cache.huffman_codec import _bytecode, _native, _phrases
+from lix_cache.huffman_codec import _bytecode, _copies, _native, _phrases
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,8 @@ class Kernel(NamedTuple):
     decode_bytecode: Callable[[bytes, int], bytes]
     encode_phrases: Callable[[PhraseTable, bytes], tuple[bytes, int]]
     decode_phrases: Callable[[PhraseTable, bytes, int], bytes]
+    encode_copies: Callable[[PhraseTable, bytes], bytes]
+    decode_copies: Callable[[PhraseTable, bytes, int], bytes]
 
 
 PURE = Kernel(
@@ -45,6 +47,8 @@ PURE = Kernel(
     _bytecode.decode_bytecode,
     _phrases.encode_phrases,
     _phrases.decode_phrases,
+    _copies.encode_copies,
+    _copies.decode_copies,
 )
 
 
@@ -62,6 +66,8 @@ def _wrap(speedups: Any) -> Kernel:
     c_decode_bytecode = speedups.decode_bytecode
     c_encode_phrases = speedups.encode_phrases
     c_decode_phrases = speedups.decode_phrases
+    c_encode_copies = speedups.encode_copies
+    c_decode_copies = speedups.decode_copies
 
     def compiled(table: PhraseTable) -> object:
         made = speedups.compile_table(table.raw, table.count)
@@ -88,6 +94,14 @@ def _wrap(speedups: Any) -> Kernel:
         decoded: bytes = c_decode_phrases(table.compiled or compiled(table), bits, raw_length)
         return decoded
 
+    def encode_copies(table: PhraseTable, data: bytes) -> bytes:
+        done: bytes = c_encode_copies(table.compiled or compiled(table), data)
+        return done
+
+    def decode_copies(table: PhraseTable, bits: bytes, raw_length: int) -> bytes:
+        decoded: bytes = c_decode_copies(table.compiled or compiled(table), bits, raw_length)
+        return decoded
+
     return Kernel(
         "c",
         speedups.encode_v1,
@@ -96,6 +110,8 @@ def _wrap(speedups: Any) -> Kernel:
         decode_bytecode,
         encode_phrases,
         decode_phrases,
+        encode_copies,
+        decode_copies,
     )
 
 

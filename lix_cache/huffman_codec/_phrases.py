@@ -8,25 +8,33 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from itertools import accumulate
 from math import lcm
+from typing import TYPE_CHECKING
 
 from lix_cache.errors import CodecError
 from lix_cache.huffman_codec._phrase_table import LONGEST_CODE, LONGEST_PHRASE, PhraseTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    #: What else may stand at a position: called with it, the costs from all later ones (the
+    #: last one's first), and the cost and number of the best phrase; returns those of what is better.
+    Rival = Callable[[int, list[int], int, int], tuple[int, int]]
 
 __all__ = ["PhraseTable", "decode_phrases", "encode_phrases"]
 
 #: The parse begins anew here, so that it needs no memory for each byte of a large input.
 BLOCK = 16384
 #: Codes up to this long are found in one look-up.
-_LOOKUP_BITS = 12
+LOOKUP_BITS = 12
 #: Divisible by every code length: bytes per bit become integers.
 _UNIT = lcm(*range(1, LONGEST_CODE + 1))
 
 
 def encode_phrases(table: PhraseTable, data: bytes) -> tuple[bytes, int]:
     """Return the code words of the cheapest parse, filled up to a byte, and their number of bits."""
-    encoder: _Encoder | None = table.__dict__.get("encoder")
+    encoder: Encoder | None = table.__dict__.get("encoder")
     if encoder is None:
-        encoder = table.__dict__["encoder"] = _Encoder(table)
+        encoder = table.__dict__["encoder"] = Encoder(table)
     words: list[str] = []
     for start in range(0, len(data), BLOCK):
         choice = encoder.parse(data[start : start + BLOCK])
@@ -36,8 +44,21 @@ def encode_phrases(table: PhraseTable, data: bytes) -> tuple[bytes, int]:
             words.append(word)
             left -= size
     bits = "".join(words)
-    used = -(-len(bits) // 8)
-    return (int(bits or "0", 2) << (8 * used - len(bits))).to_bytes(used, "big"), len(bits)
+    return to_bytes(bits), len(bits)
+
+
+def to_bytes(bits: str) -> bytes:
+    """Return zeros and ones as bytes, the last one filled up with zeros."""
+    size = -(-len(bits) // 8)
+    return (int(bits or "0", 2) << (8 * size - len(bits))).to_bytes(size, "big")
+
+
+def decoder_of(table: PhraseTable) -> Decoder:
+    """Return what decoding looks up; made once for a table."""
+    decoder: Decoder | None = table.__dict__.get("decoder")
+    if decoder is None:
+        decoder = table.__dict__["decoder"] = Decoder(table)
+    return decoder
 
 
 def decode_phrases(table: PhraseTable, bits: bytes, raw_length: int) -> bytes:
@@ -46,9 +67,7 @@ def decode_phrases(table: PhraseTable, bits: bytes, raw_length: int) -> bytes:
     Raises:
         CodecError: they say more, or less, or something follows them.
     """
-    decoder: _Decoder | None = table.__dict__.get("decoder")
-    if decoder is None:
-        decoder = table.__dict__["decoder"] = _Decoder(table)
+    decoder = decoder_of(table)
     available = 8 * len(bits)
     if raw_length * _UNIT > available * decoder.reach:
         raise CodecError("not a valid HCv2 stream: the declared length is more than its bits can hold")
@@ -56,7 +75,7 @@ def decode_phrases(table: PhraseTable, bits: bytes, raw_length: int) -> bytes:
     order, phrases = decoder.order, decoder.phrases
     out: list[bytes] = []
     done = used = window = held = position = 0
-    mask = (1 << _LOOKUP_BITS) - 1
+    mask = (1 << LOOKUP_BITS) - 1
     while done < raw_length:
         if held < LONGEST_CODE:
             # Bits wait in an integer that is refilled 32 bytes at a time, so it never
@@ -67,7 +86,7 @@ def decode_phrases(table: PhraseTable, bits: bytes, raw_length: int) -> bytes:
                 32 - len(chunk)
             )
             held += 256
-        phrase, length = short[window >> (held - _LOOKUP_BITS) & mask]
+        phrase, length = short[window >> (held - LOOKUP_BITS) & mask]
         if not length:
             ahead = window >> (held - LONGEST_CODE) & ((1 << LONGEST_CODE) - 1)
             length = bisect_right(limits, ahead)
@@ -94,7 +113,7 @@ class _Node(dict[int, "_Node | None"]):
 
     __slots__ = ("depth", "high", "links", "low", "model")
 
-    def __init__(self, model: _Encoder, low: int, high: int, depth: int, links: tuple[_Link, ...]) -> None:
+    def __init__(self, model: Encoder, low: int, high: int, depth: int, links: tuple[Link, ...]) -> None:
         super().__init__()
         self.model = model
         #: The phrases that begin with this text are those from low to high - 1.
@@ -121,27 +140,36 @@ class _Node(dict[int, "_Node | None"]):
 
 
 #: Size, code length and number of a phrase.
-_Link = tuple[int, int, int]
+Link = tuple[int, int, int]
 #: Text that is remembered at most, so that noise does not fill the memory.
 _MOST_STARTS = 100_000
 
 
-class _Encoder:
-    """What encoding looks up, worked out from a table when it is first needed."""
+class Encoder:
+    """What encoding looks up, worked out from a table when it is first needed.
 
-    def __init__(self, table: PhraseTable) -> None:
+    Args:
+        table: the table.
+        flagged: put a 1 before the code words that begin with 11, as mode 3 does.
+    """
+
+    def __init__(self, table: PhraseTable, *, flagged: bool = False) -> None:
         self.phrases = table.phrases
-        self.lengths = table.lengths
-        self.root = _Node(self, 0, table.count, 0, ())
         self.starts: dict[bytes, _Node] = {}
         self.words: dict[int, tuple[str, int]] = {}
-        following = first_codes(self.lengths)
+        following = first_codes(table.lengths)
         self.codes: list[int] = []
         add = self.codes.append
-        for length in self.lengths:
+        lengths = bytearray()
+        for length in table.lengths:
             code = following[length]
-            add(code)
             following[length] = code + 1
+            # A word of one bit is 0: two of them would be the whole code.
+            flag = int(flagged and length > 1 and code >> (length - 2) == 0b11)
+            add(code | flag << length)
+            lengths.append(length + flag)
+        self.lengths = bytes(lengths)
+        self.root = _Node(self, 0, table.count, 0, ())
 
     def word(self, index: int) -> tuple[str, int]:
         """Return a phrase's code word as text, and its size."""
@@ -166,8 +194,8 @@ class _Encoder:
         self.starts[text] = node
         return node
 
-    def parse(self, block: bytes) -> list[int]:
-        """Return the best phrase at each position of a block, the last position first."""
+    def parse(self, block: bytes, rival: Rival | None = None) -> list[int]:
+        """Return the number of what is best at each position of a block, the last position first."""
         starts = self.starts
         # Grown from the end of the block, so that best[-size] is the best after size bytes.
         best = [0]
@@ -189,12 +217,14 @@ class _Encoder:
                 if total < lowest:
                     lowest = total
                     index = candidate
+            if rival is not None:
+                lowest, index = rival(at, best, lowest, index)
             best.append(lowest)
             choice.append(index)
         return choice
 
 
-class _Decoder:
+class Decoder:
     """What decoding looks up, worked out from a table when it is first needed."""
 
     def __init__(self, table: PhraseTable) -> None:
@@ -216,10 +246,10 @@ class _Decoder:
         self.short: list[tuple[bytes, int]] = []
         for index in self.order:
             length = lengths[index]
-            if length > _LOOKUP_BITS:
+            if length > LOOKUP_BITS:
                 break
-            self.short += [(phrases[index], length)] * (1 << (_LOOKUP_BITS - length))
-        self.short += [(b"", 0)] * ((1 << _LOOKUP_BITS) - len(self.short))
+            self.short += [(phrases[index], length)] * (1 << (LOOKUP_BITS - length))
+        self.short += [(b"", 0)] * ((1 << LOOKUP_BITS) - len(self.short))
 
 
 def first_codes(lengths: bytes) -> list[int]:

@@ -4,6 +4,7 @@
    _native.py, _table.py   encode_v1, decode_v1               _speedups_bytes.h
    _bytecode.py            encode_bytecode, decode_bytecode   _speedups_bytes.h
    _phrases.py             encode_phrases, decode_phrases     _speedups_phrases.h
+   _copies.py              encode_copies, decode_copies       _speedups_copies.h
    _phrase_table.py        compile_table                      _speedups_phrases.h
 
    Where a header, a table or a number is wrong, a function returns None, and the Python function
@@ -17,6 +18,7 @@
 
 #include "_speedups_bits.h"
 #include "_speedups_bytes.h"
+#include "_speedups_copies.h"
 #include "_speedups_phrases.h"
 
 /* From here on other threads run meanwhile; below, changing threads takes longer than the work. */
@@ -492,6 +494,23 @@ encode_phrases(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize
     return result;
 }
 
+/* What was decoded, or the error that says why not. */
+static PyObject *
+decoded_or_error(PyObject *result, outcome how, size_t done, Py_ssize_t wanted)
+{
+    if (how == DECODED)
+        return result;
+    Py_DECREF(result);
+    if (how == ENDS_EARLY)
+        return codec_error("not a valid HCv2 stream: its phrases end after %zd of %zd bytes", (Py_ssize_t)done,
+                           wanted);
+    if (how == REACHES_PAST)
+        return codec_error("not a valid HCv2 stream: a phrase reaches past the declared length");
+    if (how == REACHES_BACK)
+        return codec_error("not a valid HCv2 stream: a copy of what is before the beginning");
+    return codec_error("not a valid HCv2 stream: bits are left over after its phrases");
+}
+
 static PyObject *
 decode_phrases(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t given)
 {
@@ -522,15 +541,97 @@ decode_phrases(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize
         how = read_phrases(table, bits, size, out, (size_t)wanted, &done);
         MAYBE_ACQUIRE();
     }
-    if (how == DECODED)
-        return result;
-    Py_DECREF(result);
-    if (how == ENDS_EARLY)
-        return codec_error("not a valid HCv2 stream: its phrases end after %zd of %zd bytes", (Py_ssize_t)done,
-                           wanted);
-    if (how == REACHES_PAST)
-        return codec_error("not a valid HCv2 stream: a phrase reaches past the declared length");
-    return codec_error("not a valid HCv2 stream: bits are left over after its phrases");
+    return decoded_or_error(result, how, done, wanted);
+}
+
+/* ------------------------------------------------------------------ mode 3 */
+
+static PyObject *
+encode_copies(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t given)
+{
+    const phrase_table *table;
+    const uint8_t *data;
+    size_t size, at = 0, room = 0;
+    uint64_t bits = 0;
+    uint8_t *buffer = NULL;
+    copy_parse q;
+    writer w;
+    int failed = 0;
+    PyObject *result = NULL;
+    if (check_count(given, 2) < 0)
+        return NULL;
+    table = PyCapsule_GetPointer(arguments[0], CAPSULE);
+    if (!table || get_bytes(arguments[1], &data, &size) < 0)
+        return NULL;
+    if (!copy_parse_init(&q, size)) {
+        copy_parse_free(&q);
+        return PyErr_NoMemory();
+    }
+    writer_init(&w, NULL, 0);
+    {
+        MAYBE_RELEASE(size);
+        while (at < size) {
+            size_t stop = size - at < PHRASE_BLOCK ? size : at + PHRASE_BLOCK;
+            size_t used = buffer ? (size_t)(w.p - buffer) : 0, need;
+            bits += parse_copies(table, &q, data, size, at, stop);
+            need = (size_t)(bits / 8) + 16;
+            if (need > room) {
+                uint8_t *larger;
+                room = stop < size ? need + need / 2 : need;
+                larger = realloc(buffer, room);
+                if (!larger) {
+                    failed = 1;
+                    break;
+                }
+                buffer = larger;
+                w.p = buffer + used;
+                w.end = buffer + room;
+            }
+            write_copies(table, &q, at, stop, &w);
+            at = stop;
+        }
+        if (!failed)
+            writer_finish(&w);
+        MAYBE_ACQUIRE();
+    }
+    if (failed)
+        PyErr_NoMemory();
+    else
+        result = PyBytes_FromStringAndSize(buffer ? (const char *)buffer : "", (Py_ssize_t)((bits + 7) / 8));
+    copy_parse_free(&q);
+    free(buffer);
+    return result;
+}
+
+static PyObject *
+decode_copies(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t given)
+{
+    const phrase_table *table;
+    const uint8_t *bits;
+    size_t size, done = 0;
+    Py_ssize_t wanted;
+    outcome how;
+    PyObject *result;
+    if (check_count(given, 3) < 0)
+        return NULL;
+    table = PyCapsule_GetPointer(arguments[0], CAPSULE);
+    if (!table || get_bytes(arguments[1], &bits, &size) < 0)
+        return NULL;
+    wanted = PyLong_AsSsize_t(arguments[2]);
+    if (wanted == -1 && PyErr_Occurred())
+        return NULL;
+    if (wanted < 0 || (uint64_t)wanted > (uint64_t)size * MOST_BYTES_A_BYTE)
+        return codec_error("not a valid HCv2 stream: the declared length is more than its bits can hold");
+    result = PyBytes_FromStringAndSize(NULL, wanted);
+    if (!result)
+        return NULL;
+    {
+        uint8_t *out = (uint8_t *)PyBytes_AsString(result);
+        MAYBE_RELEASE(wanted);
+        how = read_copies(table, bits, size, out, (size_t)wanted, &done);
+        MAYBE_ACQUIRE();
+    }
+    return decoded_or_error(result, how, done, wanted);
 }
 
 static PyMethodDef methods[] = {
@@ -541,6 +642,8 @@ static PyMethodDef methods[] = {
     {"compile_table", (PyCFunction)(void (*)(void))compile_table, METH_FASTCALL, NULL},
     {"encode_phrases", (PyCFunction)(void (*)(void))encode_phrases, METH_FASTCALL, NULL},
     {"decode_phrases", (PyCFunction)(void (*)(void))decode_phrases, METH_FASTCALL, NULL},
+    {"encode_copies", (PyCFunction)(void (*)(void))encode_copies, METH_FASTCALL, NULL},
+    {"decode_copies", (PyCFunction)(void (*)(void))decode_copies, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 

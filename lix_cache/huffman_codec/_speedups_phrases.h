@@ -452,7 +452,7 @@ write_block(const phrase_table *t, const parse *q, size_t n, writer *w)
 
 /* ------------------------------------------------------------------ decoding */
 
-typedef enum { DECODED, ENDS_EARLY, REACHES_PAST, LEFT_OVER } outcome;
+typedef enum { DECODED, ENDS_EARLY, REACHES_PAST, REACHES_BACK, LEFT_OVER } outcome;
 
 INLINE uint32_t
 read_phrase(const phrase_table *t, reader *r)

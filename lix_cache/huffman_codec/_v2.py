@@ -21,14 +21,21 @@ __all__ = ["decode_v2", "encode_v2", "table_number"]
 _STORED = 0x80
 _BYTE_CODE = 0x81
 _PHRASE_CODE = 0x82
+_COPIES = 0x83
 #: Instead of a shipped table's index: a table number follows.
 _NUMBERED = 15
 #: Longer content has a check of four bytes.
 SHORT_CHECK_UPTO = 1024
 
 
-def encode_v2(data: bytes, table: PhraseTable | None = None) -> bytes:
-    """Return the shortest HCv2 stream of ``data``; with the default table where none is given."""
+def encode_v2(data: bytes, table: PhraseTable | None = None, *, thorough: bool = False) -> bytes:
+    """Return the shortest HCv2 stream of ``data``; with the default table where none is given.
+
+    Args:
+        data: what to encode.
+        table: the phrase table.
+        thorough: try copies, too.
+    """
     kernel = _backend.kernel
     size = len(data)
     first, payload, number = _STORED, data, b""
@@ -41,8 +48,13 @@ def encode_v2(data: bytes, table: PhraseTable | None = None) -> bytes:
     if table is not None and size:
         spelled = table.number if index is None else b""
         bits, _ = kernel.encode_phrases(table, data)
+        mode = _PHRASE_CODE
+        if thorough:
+            copies = kernel.encode_copies(table, data)
+            if len(copies) < len(bits):
+                mode, bits = _COPIES, copies
         if len(spelled) + len(bits) < shortest:
-            first = _PHRASE_CODE | (_NUMBERED if index is None else index) << 2
+            first = mode | (_NUMBERED if index is None else index) << 2
             number = table.number
             payload = spelled + bits
             shortest = len(payload)
@@ -63,13 +75,13 @@ def decode_v2(data: bytes, table: PhraseTable | None = None) -> bytes:
     """
     first = data[0]
     mode = first & 0xC3
-    if not 0x80 <= mode <= 0x82 or (first & 0x3C and mode != _PHRASE_CODE):
+    if mode & 0xC0 != _STORED or (first & 0x3C and mode < _PHRASE_CODE):
         raise CodecError(f"not a valid HCv2 stream: it starts with {data[:1]!r}")
     size, start = read_varint(data, 1)
     end = len(data) - (2 if size <= SHORT_CHECK_UPTO else 4)
     number = b""
     body = start
-    if mode == _PHRASE_CODE:
+    if mode >= _PHRASE_CODE:
         index = first >> 2 & 15
         if index == _NUMBERED:
             number = data[start : start + 4]
@@ -91,12 +103,13 @@ def decode_v2(data: bytes, table: PhraseTable | None = None) -> bytes:
     if body != start:
         table = find_table(number, table)
     assert table is not None  # noqa: S101 - for the type checker: both ways above set it
-    return _backend.kernel.decode_phrases(table, payload, size)
+    kernel = _backend.kernel
+    return (kernel.decode_phrases if mode == _PHRASE_CODE else kernel.decode_copies)(table, payload, size)
 
 
 def table_number(data: bytes) -> bytes | None:
     """Return the number of the phrase table a stream needs besides those that ship, if any."""
-    if not data or data[0] != _PHRASE_CODE | _NUMBERED << 2:
+    if not data or data[0] | 1 != _COPIES | _NUMBERED << 2:
         return None
     _, start = read_varint(data, 1)
     return bytes(data[start : start + 4])

@@ -45,8 +45,8 @@ contents = st.one_of(
 def test_arbitrary_bytes_come_back(data: bytes) -> None:
     current = _backend.kernel
     assert current.decode_v1(current.encode_v1(data)) == data
-    for named in (None, table()):
-        encoded = _v2.encode_v2(data, named)
+    for named, thorough in ((None, False), (table(), False), (None, True), (table(), True)):
+        encoded = _v2.encode_v2(data, named, thorough=thorough)
         assert len(encoded) <= len(data) + (5 if len(data) <= 1024 else 8)
         assert _v2.decode_v2(encoded, named) == data
 
@@ -57,6 +57,7 @@ def test_both_kernels_write_the_same(data: bytes) -> None:
     native, pure = native_or_skip(), _backend.PURE
     assert native.encode_v1(data) == pure.encode_v1(data)
     assert native.encode_phrases(table(), data) == pure.encode_phrases(table(), data)
+    assert native.encode_copies(table(), data) == pure.encode_copies(table(), data)
     for limit in (0, len(data) // 2, len(data), 1 << 40):
         assert native.encode_bytecode(data, limit) == pure.encode_bytecode(data, limit)
 
@@ -67,6 +68,8 @@ def _outcome(kernel: Kernel, what: str, payload: bytes, size: int) -> bytes | st
             return kernel.decode_v1(payload)
         if what == "bytes":
             return kernel.decode_bytecode(payload, size)
+        if what == "copies":
+            return kernel.decode_copies(table(), payload, size)
         return kernel.decode_phrases(table(), payload, size)
     except CodecError as error:
         return str(error)
@@ -94,7 +97,7 @@ def _damaged(data: bytes, steps: list[tuple[str, int, int]]) -> bytes:
     return bytes(out)
 
 
-@given(contents, st.sampled_from(["v1", "bytes", "phrases"]), _DAMAGE, st.integers(-3, 3))
+@given(contents, st.sampled_from(["v1", "bytes", "phrases", "copies"]), _DAMAGE, st.integers(-3, 3))
 @common
 def test_both_kernels_say_the_same_of_a_damaged_stream(
     data: bytes, what: str, steps: list[tuple[str, int, int]], more: int
@@ -104,6 +107,8 @@ def test_both_kernels_say_the_same_of_a_damaged_stream(
         whole = pure.encode_v1(data)
     elif what == "bytes":
         whole = pure.encode_bytecode(data, 1 << 40) or b""
+    elif what == "copies":
+        whole = pure.encode_copies(table(), data)
     else:
         whole = pure.encode_phrases(table(), data)[0]
     stream = _damaged(whole, steps)
@@ -111,7 +116,7 @@ def test_both_kernels_say_the_same_of_a_damaged_stream(
     assert _outcome(native, what, stream, size) == _outcome(pure, what, stream, size)
 
 
-@given(st.binary(max_size=200), st.sampled_from(["v1", "bytes", "phrases"]), st.integers(0, 5000))
+@given(st.binary(max_size=200), st.sampled_from(["v1", "bytes", "phrases", "copies"]), st.integers(0, 5000))
 @common
 def test_both_kernels_say_the_same_of_noise(data: bytes, what: str, size: int) -> None:
     native, pure = native_or_skip(), _backend.PURE
@@ -124,8 +129,8 @@ def test_both_kernels_say_the_same_of_noise(data: bytes, what: str, size: int) -
 def test_a_damaged_stream_is_refused_or_means_the_same(
     data: bytes, steps: list[tuple[str, int, int]]
 ) -> None:
-    for named in (None, table()):
-        whole = _v2.encode_v2(data, named)
+    for named, thorough in ((None, False), (table(), False), (None, True), (table(), True)):
+        whole = _v2.encode_v2(data, named, thorough=thorough)
         stream = _damaged(whole, steps[:1])
         if not stream:
             continue
@@ -146,6 +151,13 @@ def test_any_table_serves_both_kernels(weights: dict[bytes, int], picks: list[in
     phrases, lengths = table_of(weights, longest)
     loaded = PhraseTable.parse(lixt("any", pack(phrases, lengths), len(phrases)))
     data = b"".join(phrases[-(pick % len(phrases))] for pick in picks) + b"".join(weights)
+    copies = pure.encode_copies(loaded, data)
+    assert native.encode_copies(loaded, data) == copies
+    assert (
+        native.decode_copies(loaded, copies, len(data))
+        == data
+        == pure.decode_copies(loaded, copies, len(data))
+    )
     bits, count = pure.encode_phrases(loaded, data)
     assert native.encode_phrases(loaded, data) == (bits, count)
     assert (

@@ -317,7 +317,7 @@ def test_wrong_phrases_are_refused_with_their_reason(kernel: Kernel) -> None:  #
         (b"\x80\x00\x00", "3 bytes are too few"),
         (checked(b"\x80\x80\x00"), "a number is longer than it needs to be"),
         (b"\x80" + b"\x80" * 9 + b"\x01\0\0", "a number of more than 9 bytes"),
-        (b"\x83\x00\0\0", "it starts with b'\\x83'"),
+        (b"\x85\x00\0\0", "it starts with b'\\x85'"),
         (b"\x84\x00\0\0", "it starts with b'\\x84'"),
         (b"\xc0\x00\0\0", "it starts with b'\\xc0'"),
         (checked(b"\x80\x02a"), "1 of 2 bytes are there"),
