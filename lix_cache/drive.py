@@ -6,18 +6,21 @@ import asyncio
 import contextlib
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.effects import DiskCall, Effect, Flow, RedisBatch, RedisCall, Sleep
-from lix_cache.hot.client import Endpoint, Translating, lazy_async_client, lazy_client, translate
+from lix_cache.hot.client import Endpoint, lazy_async_client, lazy_client, translate
 from lix_cache.hot.scripts import Command, ScriptCall
 
 if TYPE_CHECKING:
     import redis
     import redis.asyncio
+
+    from lix_cache.hot.pools import AsyncPool, Pool
 
 __all__ = ["AsyncDriver", "SyncDriver"]
 
@@ -35,13 +38,15 @@ class SyncDriver:
     def __init__(self, endpoint: Endpoint, clock: Clock = SYSTEM_CLOCK) -> None:
         self.endpoint = endpoint
         self._clock = clock
-        self._client: redis.Redis | None = None
 
-    @property
+    @cached_property
     def client(self) -> redis.Redis:
-        if self._client is None:
-            self._client = lazy_client(self.endpoint)
-        return self._client
+        return lazy_client(self.endpoint)
+
+    @cached_property
+    def _pool(self) -> Pool:
+        pool: Any = self.client.connection_pool
+        return cast("Pool", pool)
 
     def __call__(self, flow: Flow[T]) -> T:
         """Run a flow to its end and return its result."""
@@ -63,29 +68,47 @@ class SyncDriver:
             return effect.call()
         if isinstance(effect, Sleep):
             return self._clock.sleep(effect.seconds)
-        with Translating(self.endpoint):
+        try:
             if isinstance(effect, RedisCall):
                 return self._one(effect.command)
             return self._many(effect)
+        except Exception as error:
+            ours = translate(error, self.endpoint)
+            if ours is error:
+                raise
+            raise ours from error
 
     def _one(self, command: Command) -> Any:
-        try:
+        if not _is_plain(command):
             return self.client.execute_command(*_words(command))
-        except Exception as error:
-            if not _is_unknown_script(error):
-                raise
-        return self.client.execute_command(*_words(command, whole=True))
+        answer = (self._pool.ask(_packed(command)))[0]
+        if isinstance(answer, Exception) and _is_unknown_script(answer):
+            answer = (self._pool.ask(_packed(command, whole=True)))[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def _many(self, batch: RedisBatch) -> list[Any]:
-        pipe = self.client.pipeline(transaction=False)
-        _queue(pipe, batch.commands)
-        results = pipe.execute(raise_on_error=False)
+        results = self._together(batch.commands)
         unknown = _unknown_scripts(results)
         if unknown:
-            pipe = self.client.pipeline(transaction=False)
-            _queue(pipe, [batch.commands[i] for i in unknown], whole=True)
-            _merge(results, unknown, pipe.execute(raise_on_error=False))
+            late = self._together([batch.commands[i] for i in unknown], whole=True)
+            for position, result in zip(unknown, late, strict=True):
+                results[position] = result
         return _checked(results, batch, self.endpoint)
+
+    def _together(self, commands: Sequence[Command], *, whole: bool = False) -> list[Any]:
+        """Send commands in one round trip; an error takes the place of its answer."""
+        if not commands:
+            return []
+        if all(map(_is_plain, commands)):
+            request = b"".join([_packed(command, whole=whole) for command in commands])
+            return self._pool.ask(request, len(commands))
+        pipe = self.client.pipeline(transaction=False)
+        for command in commands:
+            # Queueing is synchronous in both of redis-py's pipelines.
+            pipe.execute_command(*_words(command, whole=whole))
+        return pipe.execute(raise_on_error=False)
 
 
 class AsyncDriver:
@@ -107,6 +130,11 @@ class AsyncDriver:
         if kept is None or kept[0]() is not loop:
             kept = self._kept = (weakref.ref(loop), lazy_async_client(self.endpoint))
         return kept[1]
+
+    @property
+    def _pool(self) -> AsyncPool:
+        pool: Any = self.client.connection_pool
+        return cast("AsyncPool", pool)
 
     async def __call__(self, flow: Flow[T]) -> T:
         """Run a flow to its end and return its result."""
@@ -130,29 +158,47 @@ class AsyncDriver:
             return await in_disk_thread(effect.call, may_wait_for_lock=effect.waits)
         if isinstance(effect, Sleep):
             return await asyncio.sleep(effect.seconds)
-        with Translating(self.endpoint):
+        try:
             if isinstance(effect, RedisCall):
                 return await self._one(effect.command)
             return await self._many(effect)
+        except Exception as error:
+            ours = translate(error, self.endpoint)
+            if ours is error:
+                raise
+            raise ours from error
 
     async def _one(self, command: Command) -> Any:
-        try:
+        if not _is_plain(command):
             return await self.client.execute_command(*_words(command))
-        except Exception as error:
-            if not _is_unknown_script(error):
-                raise
-        return await self.client.execute_command(*_words(command, whole=True))
+        answer = (await self._pool.ask(_packed(command)))[0]
+        if isinstance(answer, Exception) and _is_unknown_script(answer):
+            answer = (await self._pool.ask(_packed(command, whole=True)))[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     async def _many(self, batch: RedisBatch) -> list[Any]:
-        pipe = self.client.pipeline(transaction=False)
-        _queue(pipe, batch.commands)
-        results = await pipe.execute(raise_on_error=False)
+        results = await self._together(batch.commands)
         unknown = _unknown_scripts(results)
         if unknown:
-            pipe = self.client.pipeline(transaction=False)
-            _queue(pipe, [batch.commands[i] for i in unknown], whole=True)
-            _merge(results, unknown, await pipe.execute(raise_on_error=False))
+            late = await self._together([batch.commands[i] for i in unknown], whole=True)
+            for position, result in zip(unknown, late, strict=True):
+                results[position] = result
         return _checked(results, batch, self.endpoint)
+
+    async def _together(self, commands: Sequence[Command], *, whole: bool = False) -> list[Any]:
+        """Send commands in one round trip; an error takes the place of its answer."""
+        if not commands:
+            return []
+        if all(map(_is_plain, commands)):
+            request = b"".join([_packed(command, whole=whole) for command in commands])
+            return await self._pool.ask(request, len(commands))
+        pipe = self.client.pipeline(transaction=False)
+        for command in commands:
+            # Queueing is synchronous in both of redis-py's pipelines.
+            pipe.execute_command(*_words(command, whole=whole))
+        return await pipe.execute(raise_on_error=False)
 
 
 def _words(command: Command, *, whole: bool = False) -> tuple[Any, ...]:
@@ -162,14 +208,24 @@ def _words(command: Command, *, whole: bool = False) -> tuple[Any, ...]:
     return (name, text, len(command.keys), *command.keys, *command.args)
 
 
-def _queue(pipe: Any, commands: Any, *, whole: bool = False) -> None:
-    # Queueing is synchronous in both of redis-py's pipelines, so this serves both.
-    for command in commands:
-        pipe.execute_command(*_words(command, whole=whole))
+def _packed(command: Command, *, whole: bool = False) -> bytes:
+    # Imported here for the sake of those who never use Redis.
+    from lix_cache.hot.pools import pack
+
+    return pack(_words(command, whole=whole))
+
+
+#: Commands whose answers are wanted as the server gives them; redis-py's client changes
+#: those of many others.
+_PLAIN = frozenset({"GET", "HGET", "MGET", "SET", "XDEL", "XLEN", "XREVRANGE"})
+
+
+def _is_plain(command: Command) -> bool:
+    """Whether a command can go the short way."""
+    return isinstance(command, ScriptCall) or command[0] in _PLAIN
 
 
 def _is_unknown_script(result: object) -> bool:
-    # Imported here for the sake of those who never use Redis.
     from redis.exceptions import NoScriptError
 
     return isinstance(result, NoScriptError)
@@ -177,11 +233,6 @@ def _is_unknown_script(result: object) -> bool:
 
 def _unknown_scripts(results: list[Any]) -> list[int]:
     return [i for i, x in enumerate(results) if isinstance(x, Exception) and _is_unknown_script(x)]
-
-
-def _merge(results: list[Any], positions: list[int], late: list[Any]) -> None:
-    for position, result in zip(positions, late, strict=True):
-        results[position] = result
 
 
 def _checked(results: list[Any], batch: RedisBatch, endpoint: Endpoint) -> list[Any]:

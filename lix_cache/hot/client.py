@@ -196,6 +196,8 @@ def _new_sync_pool(endpoint: Endpoint) -> redis.ConnectionPool:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
+    from lix_cache.hot.pools import Pool
+
     kinds = {
         "unix": redis.UnixDomainSocketConnection,
         "rediss": redis.SSLConnection,
@@ -203,7 +205,7 @@ def _new_sync_pool(endpoint: Endpoint) -> redis.ConnectionPool:
     }
     # redis-py repeats a failed command by itself. A repeated "add" is a doubled
     # message, so repetition is decided in the flows, which know what is safe.
-    return redis.BlockingConnectionPool(
+    return Pool(
         connection_class=kinds[endpoint.scheme],
         retry=Retry(NoBackoff(), 0),
         **_pool_arguments(endpoint),
@@ -215,12 +217,14 @@ def _new_async_pool(endpoint: Endpoint) -> redis.asyncio.ConnectionPool:
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
+    from lix_cache.hot.pools import AsyncPool
+
     kinds = {
         "unix": redis.asyncio.UnixDomainSocketConnection,
         "rediss": redis.asyncio.SSLConnection,
         "redis": redis.asyncio.Connection,
     }
-    return redis.asyncio.BlockingConnectionPool(
+    return AsyncPool(
         connection_class=kinds[endpoint.scheme],
         retry=Retry(NoBackoff(), 0),
         **_pool_arguments(endpoint),
