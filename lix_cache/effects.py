@@ -22,14 +22,14 @@ __all__ = ["DiskCall", "Effect", "Flow", "RedisBatch", "RedisCall", "Sleep"]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class RedisCall:
     """One command in one round trip; the result is its answer."""
 
     command: Command
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class RedisBatch:
     """Several commands in one round trip; the result is the list of their answers.
 
@@ -43,7 +43,7 @@ class RedisBatch:
     errors_as_values: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class DiskCall:
     """A call that touches files; the result is what it returns.
 
@@ -61,7 +61,7 @@ class DiskCall:
     waits: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Sleep:
     """Wait for some seconds."""
 

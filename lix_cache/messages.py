@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import lt
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from lix_cache.errors import InvalidMessage, InvalidSessionId
@@ -37,6 +38,7 @@ __all__ = [
     "parse_id",
     "to_turn",
     "unpack_hot",
+    "unpack_window",
     "with_id",
 ]
 
@@ -118,10 +120,14 @@ class Turn:
         own["nonce"] = nonce
 
 
+_new_tuple = tuple.__new__
+
+
 def parse_id(text: bytes | str) -> MessageId:
     """Parse ``b"1700000000000-0"``."""
-    ms, _, seq = (text.decode() if isinstance(text, bytes) else text).partition("-")
-    return MessageId(int(ms), int(seq or 0))
+    ms, _, seq = (text if isinstance(text, bytes) else text.encode()).partition(b"-")
+    # Past the constructor of a named tuple, which takes as long as all the rest.
+    return _new_tuple(MessageId, (int(ms), int(seq or 0)))
 
 
 def check_session_id(session_id: object) -> str:
@@ -281,6 +287,11 @@ def once(turns: Iterable[Turn]) -> list[Turn]:
     Of two turns with one id the first given stays; of two with one nonce, which are one
     message that reached Redis twice, the one with the smaller id.
     """
+    turns = list(turns)
+    ids = [turn.id for turn in turns]
+    if all(map(lt, ids, ids[1:])) and len({turn.nonce for turn in turns}) == len(turns):
+        # As nearly every window is.
+        return turns
     by_id: dict[MessageId, Turn] = {}
     for turn in turns:
         by_id.setdefault(turn.id, turn)
@@ -379,20 +390,19 @@ def unpack_hot(data: bytes, message_id: MessageId) -> Turn:
             size = dim * (8 if kind else 4)
             vector = Vector(kind, data[start : start + size])
             start += size
-        return Turn(message_id, _unpack_body(data[start:], message_id), vector, nonce)
+        return Turn(message_id, _body_of(decode_json(data[start:]), message_id), vector, nonce)
     except (ValueError, IndexError, TypeError, struct.error) as error:
         raise InvalidMessage(f"message {message_id} in Redis cannot be read: {error}") from error
 
 
-def _unpack_body(data: bytes, message_id: MessageId) -> Message:
-    value = decode_json(data)
+def _body_of(value: Any, message_id: MessageId) -> Message:
     if isinstance(value, dict):
         return value
     if not isinstance(value, list):
         raise TypeError(f"a message must be an array or an object, not {type(value).__name__}")
     if len(value) == 2:
         role, content = value
-        return {"role": role, "content": content, "timestamp": message_id.timestamp, "metadata": {}}
+        return {"role": role, "content": content, "timestamp": message_id[0] / 1000, "metadata": {}}
     role, content, *rest = value
     return {
         "role": role,
@@ -400,6 +410,56 @@ def _unpack_body(data: bytes, message_id: MessageId) -> Message:
         "timestamp": rest[1] if len(rest) > 1 else message_id.timestamp,
         "metadata": rest[0] if rest else {},
     }
+
+
+def unpack_window(rows: Sequence[tuple[MessageId, bytes]]) -> list[Turn]:
+    """Decode many messages, as :func:`unpack_hot` decodes one.
+
+    The bodies of all of them are read as one JSON array, which takes half the time.
+
+    Raises:
+        InvalidMessage: one was not written by this library.
+    """
+    try:
+        return _unpack_together(rows)
+    except (ValueError, IndexError, TypeError):
+        # One by one, with vectors and all, or to find the one that is to blame.
+        return [unpack_hot(data, message_id) for message_id, data in rows]
+
+
+def _unpack_together(rows: Sequence[tuple[MessageId, bytes]]) -> list[Turn]:
+    nonces: list[bytes | None] = []
+    bodies = []
+    for _, data in rows:
+        head = data[0]
+        if head == _HAS_NONCE:
+            nonces.append(data[1 : 1 + NONCE_BYTES])
+            body = data[1 + NONCE_BYTES :]
+        elif head == 0:
+            nonces.append(None)
+            body = data[1:]
+        else:
+            raise ValueError("not as usual")
+        # Begun and ended by itself: no two of them can pass for one.
+        if body[0] != _ARRAY_BEGINS or body[-1] != _ARRAY_ENDS:
+            raise ValueError("not as usual")
+        bodies.append(body)
+    values = decode_json(b"[%b]" % b",".join(bodies))
+    # strict: an array that ended in the middle of a body would make one too many.
+    turns = []
+    for row, value, nonce in zip(rows, values, nonces, strict=True):
+        message_id = row[0]
+        if len(value) == 2 and type(value) is list:
+            role, content = value
+            when = message_id[0] / 1000
+            message = {"role": role, "content": content, "timestamp": when, "metadata": {}}
+        else:
+            message = _body_of(value, message_id)
+        turns.append(Turn(message_id, message, None, nonce))
+    return turns
+
+
+_ARRAY_BEGINS, _ARRAY_ENDS = b"[]"
 
 
 def message_text(message: Message) -> str:

@@ -29,7 +29,7 @@ class Script:
     sha: str
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ScriptCall:
     """A script with its keys and arguments."""
 
@@ -268,8 +268,9 @@ redis.call('HSET', KEYS[2], string.format('%.0f', number), ARGV[4])
 if number >= cap then redis.call('HDEL', KEYS[2], string.format('%.0f', number - cap)) end
 redis.call('PEXPIRE', KEYS[1], life)
 redis.call('PEXPIRE', KEYS[2], life)
-redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now))
 redis.call('ZADD', KEYS[3], string.format('%.0f', now + life), ARGV[6])
+-- A scope's first entry always, so that the index grows no longer than it is cleaned.
+if number % 16 == 0 then redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now)) end
 redis.call('PEXPIRE', KEYS[3], math.max(life, redis.call('PTTL', KEYS[3])))
 return 1
 """

@@ -9,7 +9,7 @@ from typing import Any
 from lix_cache.hot import scripts
 from lix_cache.hot.keys import Keys
 from lix_cache.hot.scripts import Command, ScriptCall
-from lix_cache.messages import ZERO_ID, MessageId, Turn, pack_hot, parse_id, unpack_hot
+from lix_cache.messages import ZERO_ID, MessageId, Turn, pack_hot, parse_id, unpack_window
 
 __all__ = ["Added", "HotWindow", "Oldest"]
 
@@ -210,4 +210,5 @@ class HotWindow:
 
 
 def _turns(flat: Sequence[bytes]) -> list[Turn]:
-    return [unpack_hot(data, parse_id(name)) for name, data in zip(flat[0::2], flat[1::2], strict=True)]
+    names = map(parse_id, flat[0::2])
+    return unpack_window(list(zip(names, flat[1::2], strict=True)))

@@ -85,6 +85,8 @@ class _Semantic:
         raise NotImplementedError
 
     def _guarded(self, flow: Flow[T], otherwise: T) -> Flow[T]:
+        if not self._cache.miss_on_error:
+            return flow
         return self._cache.guarded(flow, lambda: otherwise)
 
     def _stats(self, urls: int | LixCacheError) -> dict[str, Any]:
@@ -139,6 +141,8 @@ class _Url:
         raise NotImplementedError
 
     def _guarded(self, flow: Flow[T], otherwise: T) -> Flow[T]:
+        if not self._cache.miss_on_error:
+            return flow
         return self._cache.guarded(flow, lambda: otherwise)
 
     def _stats(self, memory: dict[str, Any] | LixCacheError) -> dict[str, Any]:

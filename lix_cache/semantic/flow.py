@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lix_cache.effects import Flow, RedisBatch, RedisCall
@@ -102,7 +103,7 @@ class QueryCache(_Cache):
     new_tag: Callable[[], bytes] = lambda: bytes(TAG_BYTES)
 
     def _scope(self, url: str) -> str:
-        return digest(self.session_id, _checked_url(url), self.embedder)
+        return _scope(self.session_id, _checked_url(url), self.embedder)
 
     def _vectors(self, scope: str) -> str:
         return self.keys.semantic_vectors(self.session_id, scope)
@@ -193,8 +194,9 @@ class QueryCache(_Cache):
         return unit
 
     def _match(self, data: bytes | None, query: FloatArray) -> Match | None:
-        match = best_match(data, query, self.now_ms) if data else None
-        if match is None or match.similarity < self.threshold - ROUNDING:
+        least = self.threshold - ROUNDING
+        match = best_match(data, query, self.now_ms, least) if data else None
+        if match is None:
             self.counters["misses"] += 1
             return None
         return match
@@ -272,6 +274,11 @@ class UrlCache(_Cache):
     def _parts(self, urls: list[str]) -> Generator[list[str], None, None]:
         for start in range(0, len(urls), self.batch_size):
             yield urls[start : start + self.batch_size]
+
+
+@lru_cache(maxsize=256)
+def _scope(session_id: str, url: str, embedder: str) -> str:
+    return digest(session_id, url, embedder)
 
 
 def check_life(ttl_seconds: float) -> None:

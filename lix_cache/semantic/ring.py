@@ -7,8 +7,10 @@ of unit length. Entry number n is in slot n modulo the number of slots.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from lix_cache.errors import InvalidVector, RedisCommandError
@@ -29,7 +31,7 @@ ROUNDING = 1e-6
 _FARTHEST = 1.001
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Match:
     """The nearest live entry.
 
@@ -53,6 +55,13 @@ def unit_vector(vector: VectorLike, what: str = "the query embedding") -> FloatA
     """
     import numpy as np
 
+    if type(vector) is np.ndarray and vector.ndim == 1 and vector.dtype == np.float32:
+        # Nearly every vector. One that is not usable has a length that is not.
+        array = vector
+        exact = array.astype(np.float64)
+        length = math.sqrt(exact.dot(exact))
+        if 0.0 < length < math.inf:
+            return (exact / length).astype("<f4")
     array = as_float32(vector, what)
     # In float64: in float32 the squares, and the length itself, may overflow or vanish.
     exact = array.astype(np.float64)
@@ -72,20 +81,21 @@ def _foreign(data: bytes) -> RedisCommandError:
     return RedisCommandError(f"a semantic cache key holds foreign data that starts with {data[:64]!r}")
 
 
-def _header(data: bytes) -> tuple[int, int, int]:
+@lru_cache(maxsize=256)
+def _header(head: bytes) -> tuple[int, int, int]:
     """Return dimension, slots, and the number the next entry will get."""
     try:
-        if len(data) < HEADER_BYTES or data[:4] != MAGIC:
+        if len(head) < HEADER_BYTES or head[:4] != MAGIC:
             raise ValueError
-        dim, slots, following = int(data[4:14]), int(data[14:24]), int(data[24:44])
+        dim, slots, following = int(head[4:14]), int(head[14:24]), int(head[24:44])
         if min(dim, slots, following) < 1:
             raise ValueError
     except ValueError:
-        raise _foreign(data) from None
+        raise _foreign(head) from None
     return dim, slots, following
 
 
-def best_match(data: bytes, query: FloatArray, now_ms: float) -> Match | None:
+def best_match(data: bytes, query: FloatArray, now_ms: float, least: float = -2.0) -> Match | None:
     """Return the live entry nearest to the query, or None if there is none.
 
     Of several that are equally near, the newest.
@@ -94,6 +104,7 @@ def best_match(data: bytes, query: FloatArray, now_ms: float) -> Match | None:
         data: the packed vectors.
         query: shape (dim,), unit length.
         now_ms: entries that expire at or before this do not count.
+        least: cosine similarity below which an entry does not count.
 
     Raises:
         DimensionMismatch: the stored vectors have another dimension.
@@ -101,30 +112,45 @@ def best_match(data: bytes, query: FloatArray, now_ms: float) -> Match | None:
     """
     import numpy as np
 
-    dim, slots, following = _header(data)
+    dim, slots, following = _header(data[:HEADER_BYTES])
     check_dimension(query.size, dim, "the semantic cache")
-    kind = np.dtype([("expires", "<f8"), ("tag", "<u8"), ("vector", "<f4", (dim,))])
-    count = (len(data) - HEADER_BYTES) // kind.itemsize
-    entries = np.frombuffer(data, dtype=kind, count=count, offset=HEADER_BYTES)
-    alive = entries["expires"] > now_ms
-    if not alive.any():
+    words = 4 + dim
+    count = (len(data) - HEADER_BYTES) // (4 * words)
+    if not count:
         return None
+    # All slots as rows of float32, of which the first four are two numbers of 8 bytes.
+    rows = np.frombuffer(data, dtype="<f4", count=count * words, offset=HEADER_BYTES).reshape(count, words)
     with np.errstate(over="ignore", invalid="ignore"):
-        similarity = np.where(alive, entries["vector"] @ query, -2.0)
+        similarity = rows[:, 4:] @ query
     # The first NaN, if there is one, counts as the largest: one look finds every slot
     # that no writer of ours can have made.
-    slot = int(np.argmax(similarity))
-    if not -_FARTHEST <= similarity[slot] <= _FARTHEST:
+    slot = int(similarity.argmax())
+    largest = float(similarity[slot])
+    if not -_FARTHEST <= largest <= _FARTHEST:
         raise _foreign(data)
+    if largest < least:
+        return None
+
+    def head(number: int) -> tuple[float, bytes]:
+        expires_ms, tag = _SLOT_HEAD.unpack_from(data, HEADER_BYTES + 4 * words * number)
+        return expires_ms, tag
+
+    if head(slot)[0] <= now_ms:
+        expires = np.ndarray(count, "<f8", data, HEADER_BYTES, (4 * words,))
+        similarity = np.where(expires > now_ms, similarity, -2.0)
+        largest = float(similarity.max())
+        if largest < max(least, -_FARTHEST):
+            return None
     newest = following - 1
     # What was stored last for a query is what it gets, so of several entries that are
     # equally near, up to rounding, the newest counts.
-    slot = min(
-        np.flatnonzero(similarity >= similarity[slot] - ROUNDING).tolist(),
-        key=lambda equal: (newest - equal) % slots,
-    )
+    equal = np.flatnonzero(similarity >= largest - ROUNDING).tolist()
+    if len(equal) > 1:
+        equal = [one for one in equal if head(one)[0] > now_ms]
+        equal.sort(key=lambda one: (newest - one) % slots)
+    slot = equal[0]
     return Match(
         number=newest - (newest - slot) % slots,
-        tag=int(entries["tag"][slot]).to_bytes(TAG_BYTES, "little"),
-        similarity=min(1.0, float(similarity[slot])),
+        tag=head(slot)[1],
+        similarity=min(1.0, largest),
     )
