@@ -90,7 +90,9 @@ class CacheConfig:
         archive_dir: folder of the ``.huff`` files.
         disk_ttl_days: days after its last turn that an archived session is deleted.
         evict_after_minutes: a session idle for longer is moved to disk.
-        archive_codec: codec of the archive's text: ``huffman``, ``lz4`` or ``stored``.
+        archive_codec: codec of the archive: ``huffman``, ``deflate``, ``lz4``, ``zstd`` or ``stored``.
+        archive_table: file of a phrase table of your own for ``huffman``, instead of the one that
+            ships; every process that reads the archive needs it.
         archive_batch_turns: turns a window may grow beyond its size before the surplus is
             moved to disk, and so the usual number of turns in a frame.
         archive_lock_timeout_seconds: how long to wait for another process that holds a
@@ -151,6 +153,7 @@ class CacheConfig:
     redis_buckets: int = 1
 
     archive_codec: str = "huffman"
+    archive_table: str | None = None
     archive_batch_turns: int = 10
     archive_lock_timeout_seconds: float = 30
     on_archive_damage: Literal["recover", "raise"] = "recover"

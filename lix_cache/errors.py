@@ -17,7 +17,8 @@
     ├── ArchiveError
     │   ├── ArchiveCorrupt                              bytes on disk are damaged and could not be recovered
     │   ├── ArchiveBusy              (also TimeoutError)    another process kept the session's lock too long
-    │   └── ArchiveUnavailable       (also OSError)         disk full, no permission, not a directory
+    │   ├── ArchiveUnavailable       (also OSError)         disk full, no permission, not a directory
+    │   └── MissingTable             (also LookupError)     a phrase table is needed that is not here
     ├── CodecError                   (also ValueError)  bytes are not what the codec wrote
     ├── EmbedderError                                   texts could not be turned into vectors
     │   └── EmbedderUnavailable      (also ConnectionError)  no answer in time, or refused for now
@@ -46,6 +47,7 @@ __all__ = [
     "InvalidVector",
     "LixCacheError",
     "MissingExtra",
+    "MissingTable",
     "NoRedisServer",
     "RedisAuthError",
     "RedisCommandError",
@@ -148,6 +150,24 @@ class ArchiveBusy(ArchiveError, TimeoutError):
 
 class ArchiveUnavailable(ArchiveError, OSError):
     """The operating system refused: disk full, no permission, not a directory."""
+
+
+class MissingTable(ArchiveError, LookupError):
+    """An archive was written with a phrase table of somebody's own, which is not here.
+
+    Attributes:
+        number: of the table, in hexadecimal.
+    """
+
+    def __init__(self, number: str) -> None:
+        self.number = number
+        super().__init__(
+            f"the archive was written with phrase table number {number}, which is not here; "
+            "name its file with archive_table (ConversationArchive: table)"
+        )
+
+    def __reduce__(self) -> tuple[type[MissingTable], tuple[str]]:
+        return type(self), (self.number,)
 
 
 class CodecError(LixCacheError, ValueError):

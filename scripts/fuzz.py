@@ -30,7 +30,7 @@ from pathlib import Path
 from lix_cache import CodecError, ConversationArchive, HuffmanCodec, InvalidMessage
 from lix_cache.archive import format as fmt
 from lix_cache.archive import legacy
-from lix_cache.archive.codecs import codec_by_name
+from lix_cache.archive.codecs import packer
 from lix_cache.archive.files import FileLock, Files, Tail
 from lix_cache.archive.names import file_stem
 from lix_cache.archive.reading import parse_contents
@@ -86,8 +86,8 @@ def streams() -> list[bytes]:
 def archives() -> list[bytes]:
     """Version 2 files: several frames, every codec, marks, frames out of order, vectors, nonces."""
     found = []
-    for name in ("stored", "huffman", "lz4"):
-        codec = codec_by_name(name)
+    for name in ("stored", "huffman", "hcv1", "lz4", "zstd", "deflate"):
+        codec = packer(name)
         parts = [fmt.encode_header(fmt.FileHeader(1.7e9, SESSION))]
         index = fmt.EMPTY
         for batch in (_turns(0), _turns(500, nonces=True), _turns(100, step=0)[:2], _turns(900)[:1]):
@@ -237,7 +237,7 @@ def _legacy(data: bytes) -> None:
     _check(0 <= found.created_at < 1e11 and 0 <= found.updated_at < 1e11, "times that can be")
     # What was read can be written.
     if found.turns:
-        fmt.encode_turns_frame(found.turns, fmt.EMPTY, int(found.updated_at * 1000), codec_by_name("stored"))
+        fmt.encode_turns_frame(found.turns, fmt.EMPTY, int(found.updated_at * 1000), packer("stored"))
 
 
 def _legacy_text(data: bytes) -> None:

@@ -31,7 +31,9 @@ class ConversationArchive:
         archive_dir: folder of the files; made at the first append.
         session_ttl_days: age, counted from a session's last append, after which
             :meth:`cleanup_expired` removes it.
-        codec: ``huffman``, ``lz4`` (extra) or ``stored``.
+        codec: ``huffman``, ``deflate``, ``lz4`` (extra), ``zstd`` (extra) or ``stored``.
+        table: a phrase table of your own for ``huffman`` (``lix-cache codec train`` makes one).
+            Files written with it are read only where it is known.
         on_damage: ``recover`` returns what is intact, counts the rest in
             ``store.counters`` and logs it; ``raise`` raises ArchiveCorrupt.
         lock_timeout_seconds: how long to wait for another writer of the session.
@@ -51,6 +53,7 @@ class ConversationArchive:
         session_ttl_days: float = 30,
         *,
         codec: str = "huffman",
+        table: str | os.PathLike[str] | None = None,
         on_damage: str = "recover",
         lock_timeout_seconds: float = 30,
         clock: Clock = SYSTEM_CLOCK,
@@ -64,6 +67,7 @@ class ConversationArchive:
         self.store = ArchiveStore(
             self.archive_dir,
             codec=codec,
+            table=table,
             on_damage=on_damage,
             lock_timeout_seconds=lock_timeout_seconds,
             clock=clock,

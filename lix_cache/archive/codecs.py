@@ -1,17 +1,22 @@
-"""The codecs a section may be stored in, by id."""
+"""The codecs a section may be stored in, by id; and which of them a writer tries."""
 
 from __future__ import annotations
 
+import os
+import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lix_cache.errors import CodecError, ConfigError, MissingExtra
+from lix_cache.errors import CodecError, ConfigError, MissingExtra, MissingTable
 from lix_cache.huffman_codec import HuffmanCodec
+from lix_cache.huffman_codec._phrase_table import PhraseTable
+from lix_cache.huffman_codec._registry import SHIPPED
+from lix_cache.huffman_codec._v2 import table_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Codec", "codec_by_id", "codec_by_name"]
+__all__ = ["STORED", "Codec", "Packer", "codec_by_id", "packer"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class Codec:
 
     Attributes:
         id: the number in the file; once released it means this for ever.
-        name: the name in the configuration.
+        name: what it is called in errors.
         encode: bytes to bytes.
         decode: (bytes, raw length) to bytes; raises CodecError for anything else.
         largest: the most bytes a stored length can decode to, checked before decoding.
@@ -33,6 +38,12 @@ class Codec:
     largest: Callable[[int], int]
 
 
+def _of_length(data: bytes, raw_length: int, what: str) -> bytes:
+    if len(data) != raw_length:
+        raise CodecError(f"{what} decodes to {len(data)} bytes, not {raw_length}")
+    return data
+
+
 def _decode_stored(data: bytes, raw_length: int) -> bytes:
     if len(data) != raw_length:
         raise CodecError(f"stored section of {len(data)} bytes says it has {raw_length}")
@@ -43,65 +54,121 @@ def _encode_hcv1(data: bytes) -> bytes:
     return HuffmanCodec.encode(data, format=1)
 
 
-def _encode_hcv2(data: bytes) -> bytes:
-    # An archive is written once, and beside a disk's sync the time does not count.
-    return HuffmanCodec.encode(data, thorough=True)
+#: Files of phrase tables that do not ship, by the number that streams carry. A table is known by
+#: its contents, so whoever made it known, a stream that names it means this one.
+_tables: dict[bytes, str] = {}
+
+
+def _use_table(path: str) -> str:
+    try:
+        table = PhraseTable.load(path)
+    except OSError as error:
+        raise ConfigError(f"archive_table {path!r} cannot be read: {error.strerror}") from None
+    except CodecError as error:
+        raise ConfigError(f"archive_table: {error}") from None
+    _tables[table.number] = path
+    return path
 
 
 def _decode_huffman(data: bytes, raw_length: int) -> bytes:
-    decoded = HuffmanCodec.decode(data)
-    if len(decoded) != raw_length:
-        raise CodecError(f"Huffman section decodes to {len(decoded)} bytes, not {raw_length}")
-    return decoded
+    path = None
+    number = table_number(data)
+    if number is not None:
+        path = _tables.get(number)
+        if path is None and number.hex() not in {shipped.number for shipped in SHIPPED.values()}:
+            raise MissingTable(number.hex())
+    return _of_length(HuffmanCodec.decode(data, table=path), raw_length, "Huffman section")
 
 
-def _lz4_encode(data: bytes) -> bytes:
+def _lz4(purpose: str) -> Any:
     try:
         import lz4.block
     except ImportError:
-        raise MissingExtra("lz4", "lz4", "archive_codec='lz4'") from None
-    compressed: bytes = lz4.block.compress(data, store_size=False)
+        raise MissingExtra("lz4", "lz4", purpose) from None
+    return lz4.block
+
+
+def _lz4_encode(data: bytes) -> bytes:
+    compressed: bytes = _lz4("archive_codec='lz4'").compress(data, store_size=False)
     return compressed
 
 
 def _lz4_decode(data: bytes, raw_length: int) -> bytes:
+    block = _lz4("reading an archive that was written with lz4")
     try:
-        import lz4.block
-    except ImportError:
-        raise MissingExtra("lz4", "lz4", "reading an archive that was written with lz4") from None
-    try:
-        decoded: bytes = lz4.block.decompress(data, uncompressed_size=raw_length)
-    except (lz4.block.LZ4BlockError, ValueError, OverflowError, MemoryError) as error:
+        decoded: bytes = block.decompress(data, uncompressed_size=raw_length)
+    except (block.LZ4BlockError, ValueError, OverflowError, MemoryError) as error:
         raise CodecError(f"not a valid LZ4 block: {error}") from None
-    if len(decoded) != raw_length:
-        raise CodecError(f"LZ4 block decodes to {len(decoded)} bytes, not {raw_length}")
+    return _of_length(decoded, raw_length, "LZ4 block")
+
+
+#: Sections are small, and each is written once and read often.
+_ZSTD_LEVEL = 12
+_PIECE = 1 << 16
+
+
+def _zstd(purpose: str) -> Any:
+    try:
+        import zstandard
+    except ImportError:
+        raise MissingExtra("zstandard", "zstd", purpose) from None
+    return zstandard
+
+
+def _zstd_encode(data: bytes) -> bytes:
+    made = _zstd("archive_codec='zstd'").ZstdCompressor(
+        # The section says its length, and the frame has a CRC.
+        level=_ZSTD_LEVEL,
+        write_content_size=False,
+        write_checksum=False,
+        write_dict_id=False,
+    )
+    compressed: bytes = made.compress(data)
+    return compressed
+
+
+def _zstd_decode(data: bytes, raw_length: int) -> bytes:
+    zstandard = _zstd("reading an archive that was written with zstd")
+    decoded = bytearray()
+    try:
+        # Piece by piece: whatever the bytes say, no more is taken than they turn out to be.
+        with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(data) as reader:
+            while len(decoded) <= raw_length and (piece := reader.read(_PIECE)):
+                decoded += piece
+    except (zstandard.ZstdError, MemoryError) as error:
+        raise CodecError(f"not a valid zstd frame: {error}") from None
+    return _of_length(bytes(decoded), raw_length, "zstd frame")
+
+
+def _deflate_encode(data: bytes) -> bytes:
+    coder = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return coder.compress(data) + coder.flush()
+
+
+def _deflate_decode(data: bytes, raw_length: int) -> bytes:
+    decoder = zlib.decompressobj(-15)
+    try:
+        # One byte more than there may be, so that a longer stream is told from a whole one.
+        decoded = decoder.decompress(data, raw_length + 1)
+    except (zlib.error, OverflowError) as error:
+        raise CodecError(f"not a valid deflate stream: {error}") from None
+    if len(decoded) != raw_length or not decoder.eof or decoder.unused_data:
+        raise CodecError(f"deflate stream does not end after {raw_length} bytes")
     return decoded
 
 
 STORED = Codec(0, "stored", lambda data: data, _decode_stored, lambda stored: stored)
+HCV1 = Codec(1, "hcv1", _encode_hcv1, _decode_huffman, lambda stored: 8 * stored)
+LZ4 = Codec(2, "lz4", _lz4_encode, _lz4_decode, lambda stored: 255 * stored + 64)
+# A phrase of 64 bytes may have a code word of one bit.
+HUFFMAN = Codec(3, "huffman", HuffmanCodec.encode, _decode_huffman, lambda stored: 512 * stored)
+# A block of 128 kB that is one byte over and over takes four.
+ZSTD = Codec(4, "zstd", _zstd_encode, _zstd_decode, lambda stored: (1 << 15) * stored + (1 << 17))
+DEFLATE = Codec(5, "deflate", _deflate_encode, _deflate_decode, lambda stored: 1032 * stored + 64)
 
-_CODECS = (
-    STORED,
-    # Older versions read it; newer ones write it where they are asked to.
-    Codec(1, "hcv1", _encode_hcv1, _decode_huffman, lambda stored: 8 * stored),
-    Codec(2, "lz4", _lz4_encode, _lz4_decode, lambda stored: 255 * stored + 64),
-    # A phrase of 64 bytes may have a code word of one bit.
-    Codec(3, "huffman", _encode_hcv2, _decode_huffman, lambda stored: 512 * stored),
-)
+_CODECS = (STORED, HCV1, LZ4, HUFFMAN, ZSTD, DEFLATE)
 _BY_ID = {codec.id: codec for codec in _CODECS}
-_BY_NAME = {codec.name: codec for codec in _CODECS}
-
-
-def codec_by_name(name: str) -> Codec:
-    """Return the codec of that name.
-
-    Raises:
-        ConfigError: there is none; the text lists those there are.
-    """
-    try:
-        return _BY_NAME[name]
-    except KeyError:
-        raise ConfigError(f"archive_codec must be one of {', '.join(_BY_NAME)}, got {name!r}") from None
+_BY_NAME = {codec.name: codec for codec in (STORED, HUFFMAN, LZ4, ZSTD, DEFLATE, HCV1)}
 
 
 def codec_by_id(codec_id: int) -> Codec:
@@ -114,3 +181,60 @@ def codec_by_id(codec_id: int) -> Codec:
         return _BY_ID[codec_id]
     except KeyError:
         raise CodecError(f"codec {codec_id} is not known to this version of lix_cache") from None
+
+
+# -- what a writer tries ---------------------------------------------------------------------
+
+#: Shorter sections are stored: what a codec needs for its own head is more than it could save.
+_SHORTEST = 16
+#: Deflate is tried where the section is long enough to repeat itself, and phrases left so much of
+#: it that it may: measured in docs/benchmarks.md, it wins elsewhere on one frame in a hundred.
+_DEFLATE_FROM = 256
+_DEFLATE_ABOVE = 0.22
+
+
+class Packer:
+    """A writer's way to store sections: the smallest of a few codecs, and never more than stored.
+
+    Attributes:
+        name: in the configuration.
+    """
+
+    __slots__ = ("_codec", "_table", "name")
+
+    def __init__(self, codec: Codec, table: str | None) -> None:
+        self.name = codec.name
+        self._codec = codec
+        self._table = table
+
+    def pack(self, raw: bytes) -> tuple[int, bytes]:
+        """Return (codec id, stored bytes) of a section."""
+        codec = self._codec
+        if codec is STORED or len(raw) < _SHORTEST:
+            return STORED.id, raw
+        if codec is not HUFFMAN:
+            found = codec.id, codec.encode(raw)
+        else:
+            found = codec.id, HuffmanCodec.encode(raw, table=self._table)
+            if len(raw) >= _DEFLATE_FROM and len(found[1]) > _DEFLATE_ABOVE * len(raw):
+                other = DEFLATE.encode(raw)
+                if len(other) < len(found[1]):
+                    found = DEFLATE.id, other
+        return found if len(found[1]) < len(raw) else (STORED.id, raw)
+
+
+def packer(name: str, table: str | os.PathLike[str] | None = None) -> Packer:
+    """Return the packer of a configured codec.
+
+    Args:
+        name: ``huffman``, ``lz4``, ``zstd``, ``deflate``, ``hcv1`` or ``stored``.
+        table: a phrase table's file for ``huffman``, instead of the one that ships; it is also
+            known from now on to whatever reads an archive in this process.
+
+    Raises:
+        ConfigError: there is no such codec, or the table cannot be used.
+    """
+    codec = _BY_NAME.get(name)
+    if codec is None:
+        raise ConfigError(f"archive_codec must be one of {', '.join(_BY_NAME)}, got {name!r}")
+    return Packer(codec, None if table is None else _use_table(os.fspath(table)))

@@ -2,101 +2,188 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
+from lix_cache.archive import times
 from lix_cache.archive.varints import Reader, put_varint
 from lix_cache.errors import CodecError
 from lix_cache.messages import NONCE_BYTES, MessageId, Turn, decode_json, encode_json, is_id_time
 from lix_cache.vectors import Vector
 
-__all__ = ["decode_turns", "encode_turns"]
-
-T = TypeVar("T")
+__all__ = [
+    "EXTRAS",
+    "NONCE",
+    "NO_METADATA",
+    "ROLE",
+    "ROLES",
+    "TEXT",
+    "TIME",
+    "TIME_ID",
+    "VECTOR",
+    "Shape",
+    "TurnColumns",
+    "assemble",
+    "decode_turns",
+    "encode_turns",
+]
 
 ROLES = ("user", "assistant", "system", "tool", "function", "developer")
-_ROLE, _TEXT, _TIME_ID, _TIME, _NO_METADATA, _EXTRAS, _VECTOR, _NONCE = (1 << i for i in range(8))
-_F64 = struct.Struct("<d")
+ROLE, TEXT, TIME_ID, TIME, NO_METADATA, EXTRAS, VECTOR, NONCE = (1 << i for i in range(8))
+
+#: A turn's flags, and its role where it has one.
+Shape = tuple[int, str | None]
+
+#: Shapes that may take turns: more would let a few bytes stand for very many turns.
+_MOST_IN_A_CYCLE = 4
+#: How the ids go on: the same millisecond and the next number; a new millisecond and number 0; anything.
+_NEXT, _ZERO, _ANY = 0, 1, 2
 
 
-def encode_turns(turns: Sequence[Turn]) -> tuple[bytes, bytes, bytes, bytes]:
-    """Return the sections (columns, text, extras, vectors) of turns sorted by id."""
-    columns = bytearray()
+# -- writing -------------------------------------------------------------------------------
+
+
+def encode_turns(turns: Sequence[Turn]) -> tuple[bytes, bytes, bytes]:
+    """Return the sections (columns, words, vectors) of turns sorted by id."""
     split = [_split(turn) for turn in turns]
-    roles = zip(turns, split, strict=True)
-    _put_roles(columns, [turn.body["role"] if flags & _ROLE else None for turn, (flags, _, _) in roles])
-    flags_column = bytes(flags for flags, _, _ in split)
-    if len(set(flags_column)) == 1:
-        columns += bytes((1, flags_column[0]))
-    else:
-        columns.append(0)
-        columns += flags_column
-    for previous, turn in pairwise(turns):
-        step = turn.id.ms - previous.id.ms
-        put_varint(columns, step)
-        put_varint(columns, turn.id.seq if step else turn.id.seq - previous.id.seq)
-    for turn, (flags, _, _) in zip(turns, split, strict=True):
-        if flags & _TIME:
-            columns += _F64.pack(turn.body["timestamp"])
-    for _, text, _ in split:
-        if text is not None:
-            put_varint(columns, len(text))
-    for _, _, extras in split:
-        if extras is not None:
-            put_varint(columns, len(extras))
+    columns = bytearray()
+    _put_shapes(columns, [shape for shape, _, _ in split])
+    if len(turns) > 1:
+        _put_ids(columns, turns)
+    times.put(
+        columns,
+        [
+            (turn.id.ms, turn.body["timestamp"])
+            for turn, ((flags, _), _, _) in zip(turns, split, strict=True)
+            if flags & TIME
+        ],
+    )
+    words = [part for _, text, extras in split for part in (text, extras) if part is not None]
+    # The last one takes what is left.
+    for part in words[:-1]:
+        put_varint(columns, len(part))
     vectors = [turn.vector for turn in turns if turn.vector is not None]
     for vector in vectors:
         columns.append(vector.kind)
         put_varint(columns, vector.dim)
     for turn in turns:
         columns += turn.nonce or b""
-    return (
-        bytes(columns),
-        b"".join(text for _, text, _ in split if text is not None),
-        b"".join(extras for _, _, extras in split if extras is not None),
-        b"".join(vector.data for vector in vectors),
-    )
+    return bytes(columns), b"".join(words), b"".join(vector.data for vector in vectors)
 
 
-def _split(turn: Turn) -> tuple[int, bytes | None, bytes | None]:
-    """Return (flags, text, extras) of one turn."""
+def _split(turn: Turn) -> tuple[Shape, bytes | None, bytes | None]:
+    """Return (shape, text, extras) of one turn."""
     flags = 0
+    role: str | None = None
     text: bytes | None = None
     rest: dict[str, Any] = {}
     for key, value in turn.body.items():
         if key == "role" and isinstance(value, str):
-            flags |= _ROLE
+            flags |= ROLE
+            role = value
         elif key == "content" and isinstance(value, str):
-            flags |= _TEXT
+            flags |= TEXT
             text = value.encode("utf-8", "surrogatepass")
         elif key == "timestamp" and type(value) is float:
-            flags |= _TIME_ID if is_id_time(value, turn.id) else _TIME
+            flags |= TIME_ID if is_id_time(value, turn.id) else TIME
         elif key == "metadata" and value == {} and isinstance(value, dict):
-            flags |= _NO_METADATA
+            flags |= NO_METADATA
         else:
             rest[key] = value
     extras = encode_json(rest) if rest else None
     if extras is not None:
-        flags |= _EXTRAS
+        flags |= EXTRAS
     if turn.vector is not None:
-        flags |= _VECTOR
+        flags |= VECTOR
     if turn.nonce is not None:
-        flags |= _NONCE
-    return flags, text, extras
+        flags |= NONCE
+    return (flags, role), text, extras
 
 
-def _put_roles(columns: bytearray, roles: Sequence[str | None]) -> None:
-    listed = sorted({role for role in roles if role is not None and role not in ROLES})
-    numbers = {role: i for i, role in enumerate((*ROLES, *listed))}
-    put_varint(columns, len(listed))
-    for role in listed:
-        data = role.encode("utf-8", "surrogatepass")
-        put_varint(columns, len(data))
-        columns += data
-    for given in roles:
-        put_varint(columns, 0 if given is None else numbers[given])
+def _put_shapes(columns: bytearray, shapes: Sequence[Shape]) -> None:
+    listed = list(dict.fromkeys(shapes))
+    count = len(listed)
+    cycles = (
+        count <= _MOST_IN_A_CYCLE
+        and any(flags & (TEXT | EXTRAS) for flags, _ in listed)
+        and all(shape == listed[i % count] for i, shape in enumerate(shapes))
+    )
+    put_varint(columns, count << 1 | (not cycles))
+    for flags, role in listed:
+        columns.append(flags)
+        if role is None:
+            continue
+        if role in ROLES:
+            columns.append(ROLES.index(role))
+            continue
+        name = role.encode("utf-8", "surrogatepass")
+        put_varint(columns, len(ROLES))
+        put_varint(columns, len(name))
+        columns += name
+    if not cycles:
+        numbers = {shape: number for number, shape in enumerate(listed)}
+        _put_bits(columns, [numbers[shape] for shape in shapes], _width(count))
+
+
+def _width(count: int) -> int:
+    """Return the bits of one of ``count`` numbers, at least 1."""
+    return max(1, (count - 1).bit_length())
+
+
+def _put_bits(columns: bytearray, numbers: Sequence[int], width: int) -> None:
+    # Eight at a time are whole bytes.
+    for start in range(0, len(numbers), 8):
+        part = numbers[start : start + 8]
+        packed = sum(number << i * width for i, number in enumerate(part))
+        columns += packed.to_bytes((len(part) * width + 7) // 8, "little")
+
+
+def _put_ids(columns: bytearray, turns: Sequence[Turn]) -> None:
+    steps = [(after.id.ms - before.id.ms, before.id.seq, after.id.seq) for before, after in pairwise(turns)]
+    if all(not ms and seq == last + 1 for ms, last, seq in steps):
+        columns.append(_NEXT)
+    elif all(ms and not seq for ms, _, seq in steps):
+        columns.append(_ZERO)
+        for ms, _, _ in steps:
+            put_varint(columns, ms)
+    else:
+        columns.append(_ANY)
+        for ms, last, seq in steps:
+            put_varint(columns, ms)
+            put_varint(columns, seq if ms else seq - last)
+
+
+# -- reading -------------------------------------------------------------------------------
+
+
+class TurnColumns:
+    """What a frame's columns say of its turns; :func:`assemble` puts them together.
+
+    Attributes:
+        shapes: of each turn.
+        ids: of each turn.
+        moments: explicit timestamps, in the order of the turns that have one.
+        lengths: bytes of each turn's text and extras, in that order, of those that have them.
+        forms: kind and dimension of each vector.
+        nonces: of the turns that have one.
+    """
+
+    __slots__ = ("forms", "ids", "lengths", "moments", "nonces", "shapes")
+
+    def __init__(
+        self,
+        shapes: Sequence[Shape],
+        ids: Sequence[MessageId],
+        moments: Iterable[float],
+        lengths: Iterable[int],
+        reader: Reader,
+    ) -> None:
+        self.shapes, self.ids, self.moments, self.lengths = shapes, ids, moments, lengths
+        self.forms = [(reader.take(1)[0], reader.varint()) for flags, _ in shapes if flags & VECTOR]
+        self.nonces = [reader.take(NONCE_BYTES) for flags, _ in shapes if flags & NONCE]
+        if not reader.at_end:
+            raise CodecError("bytes are left over in the columns")
 
 
 def decode_turns(sections: Mapping[int, bytes], first: MessageId, count: int) -> list[Turn]:
@@ -105,92 +192,138 @@ def decode_turns(sections: Mapping[int, bytes], first: MessageId, count: int) ->
     Raises:
         CodecError: the sections do not fit together.
     """
-    if count == 0:
-        return []
-    reader = Reader(sections.get(1, b""))
-    # Every turn has at least its role in the columns: checked before lists are made.
-    if count > reader.remaining:
+    words = Reader(sections.get(6, b""))
+    reader = Reader(sections.get(5, b""))
+    # Eight turns to a byte is what shapes that do not take turns come to, and those that do
+    # have a length for one turn in four: checked before lists are made.
+    if count > 8 * reader.remaining:
         raise CodecError(f"{count} turns cannot be in columns of {reader.remaining} bytes")
-    roles = _get_roles(reader, count)
-    flags = _get_flags(reader, count)
+    shapes = _get_shapes(reader, count)
     ids = _get_ids(reader, first, count)
-    times = _column(flags, _TIME, reader.float64)
-    text_lengths = _column(flags, _TEXT, reader.varint)
-    extras_lengths = _column(flags, _EXTRAS, reader.varint)
-    shapes = _column(flags, _VECTOR, lambda: (reader.take(1)[0], reader.varint()))
-    nonces = _column(flags, _NONCE, lambda: reader.take(NONCE_BYTES))
-    texts, extras, vectors = (
-        Reader(sections.get(2, b"")),
-        Reader(sections.get(3, b"")),
-        Reader(sections.get(4, b"")),
-    )
+    moments = times.get(reader, [i.ms for i, (flags, _) in zip(ids, shapes, strict=True) if flags & TIME])
+    has_words = sum((flags & TEXT > 0) + (flags & EXTRAS > 0) for flags, _ in shapes)
+    lengths = [reader.varint() for _ in range(has_words - 1)]
+    if has_words:
+        lengths.append(max(0, words.remaining - sum(lengths)))
+    columns = TurnColumns(shapes, ids, moments, lengths, reader)
+    return assemble(columns, words, words, Reader(sections.get(4, b"")))
+
+
+def assemble(columns: TurnColumns, texts: Reader, extras: Reader, vectors: Reader) -> list[Turn]:
+    """Return the turns, cutting the sections as the columns say.
+
+    Raises:
+        CodecError: a section holds more or less, or something else.
+    """
+    lengths, moments = iter(columns.lengths), iter(columns.moments)
+    forms, nonces = iter(columns.forms), iter(columns.nonces)
     turns = []
-    for i in range(count):
+    for message_id, (flags, role) in zip(columns.ids, columns.shapes, strict=True):
         body: dict[str, Any] = {}
-        if flags[i] & _ROLE:
-            body["role"] = roles[i]
-        length = text_lengths[i]
-        if length is not None:
-            body["content"] = texts.text(length)
-        rest = _get_extras(extras, extras_lengths[i])
+        if flags & ROLE:
+            body["role"] = role
+        if flags & TEXT:
+            body["content"] = texts.text(next(lengths))
+        rest = _get_extras(extras, next(lengths)) if flags & EXTRAS else {}
         if "content" in rest:
             body["content"] = rest.pop("content")
-        if flags[i] & _TIME_ID:
-            body["timestamp"] = ids[i].timestamp
-        time = times[i]
-        if time is not None:
-            body["timestamp"] = time
-        if flags[i] & _NO_METADATA:
+        if flags & TIME_ID:
+            body["timestamp"] = message_id.timestamp
+        if flags & TIME:
+            body["timestamp"] = next(moments)
+        if flags & NO_METADATA:
             body["metadata"] = {}
         body.update(rest)
-        turns.append(Turn(ids[i], body, _get_vector(vectors, shapes[i]), nonces[i]))
-    if not (reader.at_end and texts.at_end and extras.at_end and vectors.at_end):
+        vector = _get_vector(vectors, *next(forms)) if flags & VECTOR else None
+        turns.append(Turn(message_id, body, vector, next(nonces) if flags & NONCE else None))
+    if not (texts.at_end and extras.at_end and vectors.at_end):
         raise CodecError("bytes are left over in a section")
     return turns
 
 
-def _column(flags: bytes, bit: int, read: Callable[[], T]) -> list[T | None]:
-    return [read() if flag & bit else None for flag in flags]
-
-
-def _get_roles(reader: Reader, count: int) -> list[str]:
-    listed = reader.varint()
-    if listed > count:
-        raise CodecError(f"{listed} roles for {count} turns")
-    names = [*ROLES, *(reader.text(reader.varint()) for _ in range(listed))]
+def _get_shapes(reader: Reader, count: int) -> list[Shape]:
+    head = reader.varint()
+    listed = head >> 1
+    if not 1 <= listed <= count:
+        raise CodecError(f"{listed} shapes for {count} turns")
+    known = [_get_shape(reader) for _ in range(listed)]
+    if not head & 1:
+        if listed > _MOST_IN_A_CYCLE or not any(flags & (TEXT | EXTRAS) for flags, _ in known):
+            raise CodecError(f"{listed} shapes that may not take turns do")
+        return (known * (count // listed + 1))[:count]
     try:
-        return [names[reader.varint()] for _ in range(count)]
+        return [known[number] for number in _get_bits(reader, count, _width(listed))]
     except IndexError:
-        raise CodecError("a role that is not listed") from None
+        raise CodecError("a shape that is not listed") from None
 
 
-def _get_flags(reader: Reader, count: int) -> bytes:
-    form = reader.take(1)[0]
-    if form == 1:
-        return reader.take(1) * count
-    if form == 0:
-        return reader.take(count)
-    raise CodecError(f"flags of the form {form}")
+def _get_bits(reader: Reader, count: int, width: int) -> Iterator[int]:
+    mask = (1 << width) - 1
+    while count > 0:
+        piece = min(count, 8)
+        packed = int.from_bytes(reader.take((piece * width + 7) // 8), "little")
+        for _ in range(piece):
+            yield packed & mask
+            packed >>= width
+        if packed:
+            raise CodecError("bits are left over behind the shapes")
+        count -= piece
+
+
+def _get_shape(reader: Reader) -> Shape:
+    flags = reader.take(1)[0]
+    if not flags & ROLE:
+        return flags, None
+    number = reader.varint()
+    if number > len(ROLES):
+        raise CodecError(f"a role of the number {number}")
+    return flags, ROLES[number] if number < len(ROLES) else reader.text(reader.varint())
 
 
 def _get_ids(reader: Reader, first: MessageId, count: int) -> list[MessageId]:
+    ms, seq = first
     ids = [first]
-    for _ in range(count - 1):
-        ms, seq = ids[-1]
-        step, value = reader.varint(), reader.varint()
-        ids.append(MessageId(ms + step, value if step else seq + value))
-        if not step and not value:
-            raise CodecError("an id stands twice")
-    if ids[-1].ms >= 1 << 64 or max(i.seq for i in ids) >= 1 << 64:
-        raise CodecError("an id of more than 64 bits")
+    if count > 1:
+        form = reader.take(1)[0]
+        if form == _NEXT:
+            ids += [MessageId(ms, seq + i) for i in range(1, count)]
+        elif form == _ZERO:
+            for _ in range(count - 1):
+                step = reader.varint()
+                ms += step
+                ids.append(MessageId(ms, 0))
+                if not step:
+                    raise CodecError("an id stands twice")
+        elif form == _ANY:
+            ids += get_any_ids(reader, first, count - 1)
+        else:
+            raise CodecError(f"ids of the form {form}")
+    check_ids(ids)
     return ids
 
 
-def _get_extras(reader: Reader, length: int | None) -> dict[str, Any]:
-    if length is None:
-        return {}
+def get_any_ids(reader: Reader, before: MessageId, count: int) -> Iterator[MessageId]:
+    """Yield ids of which nothing is known but the one before."""
+    ms, seq = before
+    for _ in range(count):
+        step, value = reader.varint(), reader.varint()
+        if not step and not value:
+            raise CodecError("an id stands twice")
+        ms, seq = ms + step, value if step else seq + value
+        yield MessageId(ms, seq)
+
+
+def check_ids(ids: Sequence[MessageId]) -> None:
+    """Refuse ids that no message can have."""
+    if ids[-1].ms >= 1 << 64 or max(i.seq for i in ids) >= 1 << 64:
+        raise CodecError("an id of more than 64 bits")
+
+
+def _get_extras(reader: Reader, length: int) -> dict[str, Any]:
     try:
         value = decode_json(reader.take(length))
+    except CodecError:
+        raise
     except ValueError as error:
         raise CodecError(f"extras are not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -198,10 +331,7 @@ def _get_extras(reader: Reader, length: int | None) -> dict[str, Any]:
     return value
 
 
-def _get_vector(reader: Reader, shape: tuple[int, int] | None) -> Vector | None:
-    if shape is None:
-        return None
-    kind, dim = shape
+def _get_vector(reader: Reader, kind: int, dim: int) -> Vector:
     if kind not in (0, 1):
         raise CodecError(f"vector numbers of the kind {kind}")
     return Vector(kind, reader.take(dim * (8 if kind else 4)))

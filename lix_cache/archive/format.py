@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from zlib import crc32
 
-from lix_cache.archive.codecs import STORED, Codec, codec_by_id
+from lix_cache.archive.codecs import STORED, Packer, codec_by_id
 from lix_cache.archive.columns import decode_turns, encode_turns
+from lix_cache.archive.columns1 import decode_turns_1
 from lix_cache.archive.varints import Reader, put_varint
 from lix_cache.errors import ArchiveCorrupt, CodecError
 from lix_cache.messages import ZERO_ID, MessageId, Turn
@@ -20,6 +21,7 @@ __all__ = [
     "FrameIndex",
     "Scan",
     "UnknownFormat",
+    "as_whole",
     "decode_frame",
     "encode_file",
     "encode_header",
@@ -52,6 +54,12 @@ _NONCES = 2
 _VECTORS = 4
 _CLEARED = 8
 _CONTESTED = 16
+_BRIEF = 64
+_WHOLE = 128
+_KNOWN_FLAGS = _IN_ORDER | _NONCES | _VECTORS | _CLEARED | _CONTESTED | _BRIEF | _WHOLE
+#: Sections of the two forms of a frame.
+_FIRST_FORM = frozenset({1, 2, 3, 4})
+_SECOND_FORM = frozenset({4, 5, 6})
 
 
 class UnknownFormat(ArchiveCorrupt):
@@ -91,6 +99,7 @@ class FrameIndex:
         contested: this frame or one before it holds messages that Redis may hold as well,
             under another id and the same nonce.
         cleared: turns up to this id are no longer part of the context.
+        whole: the frame came with a whole file, whose name may not be durable yet.
     """
 
     kind: int = KIND_TURNS
@@ -105,6 +114,7 @@ class FrameIndex:
     has_vectors: bool = False
     contested: bool = False
     cleared: MessageId = ZERO_ID
+    whole: bool = False
 
     @property
     def newest(self) -> MessageId:
@@ -215,9 +225,10 @@ def encode_turns_frame(
     turns: Sequence[Turn],
     before: FrameIndex,
     updated_ms: int,
-    codec: Codec,
+    codec: Packer,
     *,
     contested: bool = False,
+    whole: bool = False,
 ) -> bytes:
     """Return the frame that appends ``turns`` to a file whose last index entry is ``before``.
 
@@ -227,15 +238,16 @@ def encode_turns_frame(
         updated_ms: Unix milliseconds of this append.
         codec: used for a section where it makes it smaller.
         contested: Redis may hold some of the turns as well, under other ids.
+        whole: it is part of a file that is written whole.
 
     Raises:
         ArchiveCorrupt: the frame would be larger than a frame may be (1 GiB).
     """
-    columns, text, extras, vectors = encode_turns(turns)
+    columns, words, vectors = encode_turns(turns)
     body = bytearray()
-    for kind, raw in ((1, columns), (2, text), (3, extras)):
-        _put_section(body, kind, raw, codec)
-    _put_section(body, 4, vectors, STORED)
+    _put_section(body, 5, columns, *codec.pack(columns))
+    _put_section(body, 6, words, *codec.pack(words))
+    _put_section(body, 4, vectors, STORED.id, vectors)
     has_nonces = any(turn.nonce is not None for turn in turns)
     earlier = before.newest
     index = FrameIndex(
@@ -251,12 +263,13 @@ def encode_turns_frame(
         has_vectors=bool(vectors),
         contested=contested or before.contested,
         cleared=before.cleared,
+        whole=whole,
     )
     return _seal(bytes(body), index)
 
 
 def encode_file(
-    header: FileHeader, turns: Sequence[Turn], updated_ms: int, codec: Codec, *, contested: bool = False
+    header: FileHeader, turns: Sequence[Turn], updated_ms: int, codec: Packer, *, contested: bool = False
 ) -> bytes:
     """Return a whole file. Many turns go into many frames, so that the last ones can be read alone.
 
@@ -271,7 +284,7 @@ def encode_file(
     before = EMPTY
     for start in range(0, len(turns), TURNS_PER_FRAME):
         part = turns[start : start + TURNS_PER_FRAME]
-        frame = encode_turns_frame(part, before, updated_ms, codec, contested=contested)
+        frame = encode_turns_frame(part, before, updated_ms, codec, contested=contested, whole=True)
         parts.append(frame)
         found = index_at_end(frame, len(frame))
         if found is None:
@@ -292,17 +305,25 @@ def encode_mark(before: FrameIndex, updated_ms: int, cleared: MessageId) -> byte
         has_nonces=False,
         has_vectors=False,
         cleared=cleared,
+        whole=False,
     )
     return _seal(b"", index)
 
 
-def _put_section(body: bytearray, kind: int, raw: bytes, codec: Codec) -> None:
+def as_whole(frame: bytes) -> bytes:
+    """Return an intact frame as part of a file that is written whole: only its index entry changes."""
+    found = index_at_end(frame, len(frame))
+    if found is None:
+        raise AssertionError("only intact frames are taken over")
+    size = frame[-_FRAME_END.size]
+    body = frame[_FRAME_HEAD.size : len(frame) - _FRAME_END.size - size]
+    return _seal(body, replace(found.index, whole=True))
+
+
+def _put_section(body: bytearray, kind: int, raw: bytes, codec_id: int, stored: bytes) -> None:
     if not raw:
         return
-    stored = codec.encode(raw)
-    if len(stored) >= len(raw):
-        codec, stored = STORED, raw
-    body += bytes((kind, codec.id))
+    body += bytes((kind, codec_id))
     put_varint(body, len(raw))
     put_varint(body, len(stored))
     body += stored
@@ -320,17 +341,23 @@ def _seal(body: bytes, index: FrameIndex) -> bytes:
 
 def _encode_index(index: FrameIndex) -> bytes:
     out = bytearray()
+    brief = _BRIEF if index.count and index.first.ms < 1 << 62 else 0
     flags = (
         (_IN_ORDER if index.in_order else 0)
         | (_NONCES if index.has_nonces else 0)
         | (_VECTORS if index.has_vectors else 0)
         | (_CLEARED if index.cleared != ZERO_ID else 0)
         | (_CONTESTED if index.contested else 0)
+        | brief
+        | (_WHOLE if index.whole else 0)
     )
-    for value in (index.kind, flags, index.count, index.total, index.updated_ms):
+    first, last = index.first, index.last
+    updated = _zigzag(index.updated_ms - first.ms) if brief else index.updated_ms
+    for value in (index.kind, flags, index.count, index.total, updated):
         put_varint(out, value)
     if index.count:
-        for value in (*index.first, index.last.ms - index.first.ms, index.last.seq):
+        seq = last.seq - first.seq if brief and last.ms == first.ms else last.seq
+        for value in (*first, last.ms - first.ms, seq):
             put_varint(out, value)
     if not (index.in_order and index.count):
         for value in index.earlier:
@@ -341,17 +368,26 @@ def _encode_index(index: FrameIndex) -> bytes:
     return bytes(out)
 
 
+def _zigzag(value: int) -> int:
+    return value << 1 if value >= 0 else (-value << 1) - 1
+
+
 def _decode_index(entry: bytes) -> FrameIndex:
     reader = Reader(entry)
     kind, flags, count, total, updated_ms = (reader.varint() for _ in range(5))
-    if kind not in (KIND_TURNS, KIND_MARK) or flags >= 32:
+    if kind not in (KIND_TURNS, KIND_MARK) or flags & ~_KNOWN_FLAGS or (flags & _BRIEF and not count):
         raise CodecError(f"frame kind {kind} with flags {flags:#x} is not known to this version")
     first = last = earlier = cleared = ZERO_ID
     if count:
         first = MessageId(reader.varint(), reader.varint())
-        last = MessageId(first.ms + reader.varint(), reader.varint())
-        if last.ms >= 1 << 64:
-            raise CodecError("an id of more than 64 bits")
+        step, seq = reader.varint(), reader.varint()
+        if flags & _BRIEF:
+            updated_ms = first.ms + (-(updated_ms + 1 >> 1) if updated_ms & 1 else updated_ms >> 1)
+            if not step:
+                seq += first.seq
+        last = MessageId(first.ms + step, seq)
+        if updated_ms < 0 or max(last) >= 1 << 64:
+            raise CodecError("an id of more than 64 bits, or a time before 1970")
     in_order = bool(flags & _IN_ORDER)
     if not (in_order and count):
         earlier = MessageId(reader.varint(), reader.varint())
@@ -370,6 +406,7 @@ def _decode_index(entry: bytes) -> FrameIndex:
         has_vectors=bool(flags & _VECTORS),
         contested=bool(flags & _CONTESTED),
         cleared=cleared,
+        whole=bool(flags & _WHOLE),
     )
 
 
@@ -431,7 +468,9 @@ def decode_frame(data: bytes, frame: Frame) -> list[Turn]:
     size = data[-_FRAME_END.size]
     body = data[_FRAME_HEAD.size : len(data) - _FRAME_END.size - size]
     try:
-        return decode_turns(_sections(body), checked.index.first, checked.index.count)
+        sections = _sections(body)
+        decode = decode_turns if 5 in sections else decode_turns_1
+        return decode(sections, checked.index.first, checked.index.count)
     except CodecError as error:
         raise ArchiveCorrupt(f"the frame at byte {frame.offset} cannot be decoded: {error}") from error
 
@@ -445,12 +484,14 @@ def _sections(body: bytes) -> dict[int, bytes]:
         stored = reader.take(stored_length)
         if kind >= 128:
             continue
-        if kind not in (1, 2, 3, 4) or kind in sections:
+        if kind > 6 or kind == 0 or kind in sections:
             raise CodecError(f"section {kind} is not known to this version, or is there twice")
         codec = codec_by_id(codec_id)
         if raw_length > codec.largest(stored_length):
             raise CodecError(f"section {kind} says it holds {raw_length} bytes in {stored_length}")
         sections[kind] = codec.decode(stored, raw_length)
+    if not (sections.keys() <= _FIRST_FORM or sections.keys() <= _SECOND_FORM):
+        raise CodecError(f"sections {sorted(sections)} do not go together")
     return sections
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from lix_cache._log import logger
 from lix_cache.archive import format as fmt
 from lix_cache.archive import legacy, reading
-from lix_cache.archive.codecs import codec_by_name
+from lix_cache.archive.codecs import packer
 from lix_cache.archive.files import FileLock, Files
 from lix_cache.archive.names import SUFFIX, file_stem, is_encoded, plain_stem, session_id_of_stem, stripe_of
 from lix_cache.clock import SYSTEM_CLOCK, Clock
@@ -41,6 +41,7 @@ class ArchiveStore:
         folder: str,
         *,
         codec: str = "huffman",
+        table: str | os.PathLike[str] | None = None,
         on_damage: str = "recover",
         lock_timeout_seconds: float = 30,
         clock: Clock = SYSTEM_CLOCK,
@@ -53,7 +54,7 @@ class ArchiveStore:
         #: ``damaged_reads``, ``repairs``, ``upgrades`` and ``appends`` of this object.
         self.counters: Counter[str] = Counter()
         self._counting = threading.Lock()
-        self._codec = codec_by_name(codec)
+        self._codec = packer(codec, table)
         self._raise_on_damage = on_damage == "raise"
         self._clock = clock
         self._files = files or Files()
@@ -190,12 +191,10 @@ class ArchiveStore:
         self, session_id: str, turns: Sequence[Turn], *, after: MessageId = ZERO_ID
     ) -> list[Turn]:
         """Return the turns with local ids, larger than any in the file and than ``after``."""
-        last = max(after, self._newest_locked(session_id))
-        numbered = []
-        for turn in turns:
-            last = _local_id(last, self._clock.time())
-            numbered.append(with_id(turn, last))
-        return numbered
+        first = _local_id(max(after, self._newest_locked(session_id)), self._clock.time())
+        # One after the other: the first is where no other writer is, and ids that only count
+        # take no room in a frame.
+        return [with_id(turn, MessageId(first.ms, first.seq + i)) for i, turn in enumerate(turns)]
 
     def append_locked(self, session_id: str, turns: Sequence[Turn], *, contested: bool = False) -> int:
         """Append turns under their ids, leaving out those the file has. Synced.
@@ -275,7 +274,7 @@ class ArchiveStore:
     def _append_locked(
         self, session_id: str, turns: Sequence[Turn], *, contested: bool = False
     ) -> tuple[bool, int]:
-        """Append; return whether a file was made, whose name is not yet durable, and how many were new."""
+        """Append; return whether the file's name may not be durable yet, and how many were new."""
         if not turns:
             return False, 0
         path = self._ready_path_locked(session_id)
@@ -283,8 +282,11 @@ class ArchiveStore:
         fresh = once(turns)
         now_ms = int(self._clock.time() * 1000)
         fresh = self._without_known_locked(session_id, path, before, fresh, now_ms if contested else None)
+        # Whoever wrote the whole file may have been stopped before its name was durable; what
+        # the file holds now, and what comes to it, is to be acknowledged all the same.
+        unsure = size == 0 or before.whole
         if not fresh:
-            return False, 0
+            return unsure, 0
         if not contested:
             fresh = [
                 Turn(turn.id, turn.body, turn.vector)
@@ -301,7 +303,7 @@ class ArchiveStore:
             frame = fmt.encode_turns_frame(fresh, before, now_ms, self._codec, contested=contested)
             self._files.append(path, size, frame)
         self._count("appends")
-        return size == 0, len(fresh)
+        return unsure, len(fresh)
 
     def clear_locked(self, session_id: str) -> None:
         """Take everything archived so far out of the context; it stays in the history."""
@@ -312,6 +314,8 @@ class ArchiveStore:
         if size and before.cleared < before.newest:
             now_ms = int(self._clock.time() * 1000)
             self._files.append(path, size, fmt.encode_mark(before, now_ms, before.newest))
+            if before.whole:
+                self.sync_names()
 
     def delete_locked(self, session_id: str) -> bool:
         """Remove all that a session has on disk, damage set aside included; False if nothing."""
@@ -581,7 +585,8 @@ class ArchiveStore:
             self._files.sync_folder(self.folder)
             return fmt.EMPTY, 0
         header = fmt.encode_header(fmt.FileHeader(found.frames[0].index.updated_at, session_id))
-        whole = header + b"".join(data[frame.offset : frame.end] for frame in found.frames)
+        frames = [data[frame.offset : frame.end] for frame in found.frames]
+        whole = header + b"".join(frames[:-1]) + fmt.as_whole(frames[-1])
         self._replace_file(path, whole)
         return last, len(whole)
 

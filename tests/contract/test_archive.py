@@ -506,7 +506,7 @@ def test_reading_the_end_and_appending_cost_the_same_at_any_length(
     make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda fd: None)  # nothing here is about durability
-    small, large = costs(make, 2_000), costs(make, 6_000)
+    small, large = costs(make, 4_000), costs(make, 12_000)
     assert small == large
     assert large["load_recent"][1] < 40_000
     assert large["get_metadata"][1] < 1_500

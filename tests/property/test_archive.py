@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from lix_cache import ConversationArchive
 from lix_cache.archive import format as fmt
-from lix_cache.archive.codecs import codec_by_name
+from lix_cache.archive.codecs import packer
 from lix_cache.messages import (
     Message,
     MessageId,
@@ -106,7 +106,7 @@ def test_any_json_comes_back(value: Any) -> None:
     st.dictionaries(
         ids, st.tuples(messages, st.none() | st.binary(min_size=6, max_size=6)), min_size=1, max_size=8
     ),
-    st.sampled_from(["stored", "huffman", "lz4"]),
+    st.sampled_from(["stored", "huffman", "hcv1", "lz4", "zstd", "deflate"]),
     ids,
 )
 def test_any_turns_come_back_from_a_frame(
@@ -114,7 +114,7 @@ def test_any_turns_come_back_from_a_frame(
 ) -> None:
     turns = [to_turn(message, i, nonce) for i, (message, nonce) in sorted(content.items())]
     before = fmt.FrameIndex(total=3, earlier=earlier)
-    data = fmt.encode_turns_frame(turns, before, 1_700_000_000_000, codec_by_name(codec))
+    data = fmt.encode_turns_frame(turns, before, 1_700_000_000_000, packer(codec))
     frame = fmt.frame_at(data, 0)
     assert frame is not None
     assert fmt.index_at_end(data[-fmt.TAIL_BYTES :], len(data)) == frame
@@ -152,7 +152,7 @@ class ListOfTurns(RuleBasedStateMachine):
 
     sessions = st.sampled_from(["s", "S", "a/b", "x" * 300])
 
-    @rule(codec=st.sampled_from(["stored", "huffman", "lz4"]))
+    @rule(codec=st.sampled_from(["stored", "huffman", "hcv1", "lz4", "zstd", "deflate"]))
     def reopen(self, codec: str) -> None:
         self.codec = codec
         self.archive = self.opened()

@@ -30,7 +30,7 @@ from lix_cache import (
 )
 from lix_cache.archive import format as fmt
 from lix_cache.archive import legacy
-from lix_cache.archive.codecs import codec_by_id, codec_by_name
+from lix_cache.archive.codecs import codec_by_id, packer
 from lix_cache.archive.reading import parse_contents
 from lix_cache.archive.varints import Reader, put_varint
 from lix_cache.archive.verify import verify_bytes
@@ -226,12 +226,134 @@ def test_a_file_written_by_hand_can_be_appended_to(by_hand: ConversationArchive)
     assert data.startswith(BY_HAND)
 
 
+# -- the second form of a frame, by hand as well -------------------------------------------
+
+#: The same turns as in frame 1: three shapes that take turns.
+AGAIN_1 = frame(
+    section(
+        5,
+        varint(3 << 1)  # three shapes, which take turns
+        + bytes((0b00010111, 2))  # role, text, time of the id, empty metadata; system
+        + bytes((0b00010111, 0))  # the same; user
+        + bytes((0b00010111, 1))  # assistant
+        + bytes((2,))
+        + varints(0, 1, 1500, 7)  # ids of any kind, as in frame 1
+        + varints(9, 3),  # the last length is what is left
+    )
+    + section(6, "Be brief.Hi!日本".encode()),
+    # kind, flags (in order, brief), count, total, updated: 5,000 ms after the first id, as zigzag;
+    # first ms and seq; last ms - first ms, last seq
+    varints(0, 0b1000001, 3, 3, 10_000) + varints(MS, 5) + varints(1500, 7),
+)
+#: And as in frame 2, in a file that is written whole.
+AGAIN_2 = frame(
+    section(
+        5,
+        varint(4 << 1)  # four shapes, one after the other
+        + bytes((0b00101001, 6))
+        + varint(6)
+        + b"critic"
+        + bytes((0b01110011, 6))
+        + varint(6)
+        + "Küche".encode()
+        + bytes((0b00000000,))
+        + bytes((0b11000111, 3))
+        + bytes((2,))
+        + varints(1, 0, 2, 3, 4, 2**46)
+        # One time, in milliseconds: 12,500, written as how far it is from the id's.
+        + bytes((2,))
+        + varint(2 * (MS + 2000 - 12_500) - 1)
+        # Extras of the first; text and extras of the second; the text of the last is what is left.
+        + varints(len(EXTRAS_2[0]), 38, len(EXTRAS_2[1]))
+        + (b"\0" + varint(2))
+        + (b"\1" + varint(1))
+        + b"nonce!",
+    )
+    + section(6, EXTRAS_2[0] + b"a" * 38 + EXTRAS_2[1] + b"aa")
+    + section(4, struct.pack("<2f", 0.5, -1.5) + struct.pack("<d", 0.1)),
+    # in order, nonces, vectors, brief, whole; updated 7,000 ms after the first id
+    varints(0, 0b11000111, 4, 7, 14_000) + varints(MS + 2000, 1) + varints(7, 2**46),
+)
+#: Eight messages of one moment under ids that only count; the times are their own, in whole seconds.
+TURNS_8: list[Message] = [{"role": "user", "content": str(n), "timestamp": 1000.0 + n % 2} for n in range(8)]
+AGAIN_8 = frame(
+    section(
+        5,
+        varint(1 << 1)
+        + bytes((0b00001011, 0))  # role, text, explicit time; user
+        + bytes((0,))  # each id is the next
+        + bytes((1,))
+        + varint(2 * (MS // 1000 + 3 - 1000) - 1)
+        + varints(2, 1, 2, 1, 2, 1, 2)
+        + varints(*[1] * 7),
+    )
+    + section(6, b"01234567"),
+    # updated 1 ms before the first id
+    varints(0, 0b1000001, 8, 15, 1) + varints(MS + 3000, 2**46) + varints(0, 7),
+)
+#: Three messages as Redis numbers them, in milliseconds of their own.
+AGAIN_3 = frame(
+    section(
+        5,
+        varint(2 << 1 | 1)  # two shapes, listed for each turn
+        + bytes((0b00000111, 0))
+        + bytes((0b00000111, 1))
+        + bytes((0b100,))  # one bit each, the first turn lowest
+        + bytes((1,))
+        + varints(300, 5)
+        + varints(1, 1),
+    )
+    + section(6, b"abc"),
+    varints(0, 0b1000001, 3, 18, 2) + varints(MS + 4000, 0) + varints(305, 0),
+)
+NEW_FORM = header("käse/1".encode(), 1_699_999_999.5) + AGAIN_1 + AGAIN_2 + AGAIN_8 + AGAIN_3
+NEW_TURNS: list[Message] = [
+    *TURNS_1,
+    *TURNS_2,
+    *TURNS_8,
+    {"role": "user", "content": "a", "timestamp": (MS + 4000) / 1000},
+    {"role": "user", "content": "b", "timestamp": (MS + 4300) / 1000},
+    {"role": "assistant", "content": "c", "timestamp": (MS + 4305) / 1000},
+]
+NEW_IDS = [
+    *IDS_1,
+    *IDS_2,
+    *(MessageId(MS + 3000, 2**46 + n) for n in range(8)),
+    *(MessageId(MS + 4000 + n, 0) for n in (0, 300, 305)),
+]
+
+
+def test_frames_of_the_second_form_written_by_hand_are_read(tmp_path: Path) -> None:
+    (tmp_path / "k%C3%A4se%2F1.huff").write_bytes(NEW_FORM)
+    archive = ConversationArchive(tmp_path, on_damage="raise")
+    assert archive.load_all("käse/1") == NEW_TURNS
+    assert [turn.id for turn in archive.store.turns("käse/1")] == NEW_IDS
+    assert archive.load_recent("käse/1", 4) == NEW_TURNS[-4:]
+    assert [frame.index.whole for frame in fmt.scan(NEW_FORM).frames] == [False, True, False, False]
+    assert [frame.index.updated_ms - MS for frame in fmt.scan(NEW_FORM).frames] == [5000, 9000, 2999, 4001]
+    report = archive.verify("käse/1")
+    assert report is not None
+    assert report.problems == ()
+
+
 def test_the_encoder_writes_the_same_bytes_as_the_hand() -> None:
-    turns = [to_turn(message, i) for message, i in zip(TURNS_1, IDS_1, strict=True)]
-    assert fmt.encode_turns_frame(turns, fmt.EMPTY, MS + 5000, codec_by_name("stored")) == FRAME_1
-    before = fmt.scan(BY_HAND).frames[2].index
-    late = to_turn(TURN_4, MessageId(MS + 1, 0))
-    assert fmt.encode_turns_frame([late], before, MS + 9900, codec_by_name("stored")) == FRAME_4
+    nonces = [None] * 6 + [b"nonce!"] + [None] * 11
+    turns = [to_turn(m, i, n) for m, i, n in zip(NEW_TURNS, NEW_IDS, nonces, strict=True)]
+    before, position = fmt.EMPTY, 0
+    for frame_by_hand, count, updated in (
+        (AGAIN_1, 3, 5000),
+        (AGAIN_2, 4, 9000),
+        (AGAIN_8, 8, 2999),
+        (AGAIN_3, 3, 4001),
+    ):
+        part = turns[position : position + count]
+        made = fmt.encode_turns_frame(
+            part, before, MS + updated, packer("stored"), whole=frame_by_hand is AGAIN_2
+        )
+        assert made == frame_by_hand
+        found = fmt.frame_at(made, 0)
+        assert found is not None
+        before, position = found.index, position + count
     third = fmt.encode_mark(fmt.scan(BY_HAND).frames[1].index, MS + 9500, MessageId(MS + 2007, 2**46))
     assert third == FRAME_3
     assert (
@@ -288,8 +410,13 @@ class Page:
         names = ["kind", "flags", "count", "total", "updated"]
         index: dict[str, Any] = {name: self.varint() for name in names}
         if index["count"]:
-            index["first"] = MessageId(self.varint(), self.varint())
-            index["last"] = MessageId(index["first"].ms + self.varint(), self.varint())
+            index["first"] = first = MessageId(self.varint(), self.varint())
+            step, seq = self.varint(), self.varint()
+            if index["flags"] & 64:
+                zigzag = index["updated"]
+                index["updated"] = first.ms + (-(zigzag + 1) // 2 if zigzag % 2 else zigzag // 2)
+                seq += 0 if step else first.seq
+            index["last"] = MessageId(first.ms + step, seq)
         if not (index["flags"] & 1 and index["count"]):
             index["earlier"] = MessageId(self.varint(), self.varint())
         if index["flags"] & 8:
@@ -317,59 +444,106 @@ class Page:
                 import lz4.block
 
                 data = lz4.block.decompress(data, uncompressed_size=raw)
+            elif codec == 4:
+                import zstandard
+
+                data = zstandard.ZstdDecompressor().decompress(data, max_output_size=raw)
+            elif codec == 5:
+                data = zlib.decompress(data, -15)
             assert len(data) == raw
             assert kind not in found
             assert kind != 4 or codec == 0
             found[kind] = data
         return found
 
-    def columns(self, sections: dict[int, bytes], index: dict[str, Any]) -> None:
-        outer, position = self.data, self.position
-        self.data, self.position = sections[1], 0
-        count = index["count"]
-        roles = ["user", "assistant", "system", "tool", "function", "developer"]
-        roles += [self.take(self.varint()).decode("utf-8", "surrogatepass") for _ in range(self.varint())]
-        role = [roles[self.varint()] for _ in range(count)]
-        flags = self.take(1) * count if self.take(1) == b"\1" else self.take(count)
-        ids = [index["first"]]
+    def shapes(self, count: int) -> list[tuple[int, str | None]]:
+        head = self.varint()
+        listed = []
+        for _ in range(head >> 1):
+            (flags,) = self.take(1)
+            role = None
+            if flags & 1:
+                number = self.varint()
+                role = (
+                    ["user", "assistant", "system", "tool", "function", "developer"][number]
+                    if number < 6
+                    else self.take(self.varint()).decode("utf-8", "surrogatepass")
+                )
+            listed.append((flags, role))
+        assert len(set(listed)) == len(listed)
+        if not head & 1:
+            assert len(listed) <= 4
+            assert any(flags & 34 for flags, _ in listed)
+            return [listed[n % len(listed)] for n in range(count)]
+        bits = max(1, math.ceil(math.log2(len(listed))))
+        number = int.from_bytes(self.take(math.ceil(count * bits / 8)), "little")
+        return [listed[number >> n * bits & (1 << bits) - 1] for n in range(count)]
+
+    def ids(self, first: MessageId, count: int) -> list[MessageId]:
+        ids = [first]
+        form = self.take(1)[0] if count > 1 else -1
         for _ in range(count - 1):
-            step, seq = self.varint(), self.varint()
-            ids.append(MessageId(ids[-1].ms + step, seq if step else ids[-1].seq + seq))
-        times = {i: struct.unpack("<d", self.take(8))[0] for i in range(count) if flags[i] & 8}
-        texts = {i: self.varint() for i in range(count) if flags[i] & 2}
-        extras = {i: self.varint() for i in range(count) if flags[i] & 32}
-        vectors = {i: (self.take(1)[0], self.varint()) for i in range(count) if flags[i] & 64}
-        nonces = {i: self.take(6) for i in range(count) if flags[i] & 128}
+            before = ids[-1]
+            if form == 0:
+                ids.append(MessageId(before.ms, before.seq + 1))
+            elif form == 1:
+                ids.append(MessageId(before.ms + self.varint(), 0))
+            else:
+                step, seq = self.varint(), self.varint()
+                ids.append(MessageId(before.ms + step, seq if step else before.seq + seq))
+        return ids
+
+    def times(self, id_ms: list[int]) -> list[float]:
+        if not id_ms:
+            return []
+        (unit,) = self.take(1)
+        if unit == 0:
+            return [struct.unpack("<d", self.take(8))[0] for _ in id_ms]
+        ticks = {1: 1, 2: 1000, 3: 10**6, 4: 2**22}[unit]
+        found, last = [], id_ms[0] * ticks // 1000
+        for _ in id_ms:
+            zigzag = self.varint()
+            last += -(zigzag + 1) // 2 if zigzag % 2 else zigzag // 2
+            found.append(last / ticks)
+        return found
+
+    def columns(self, sections: dict[int, bytes], index: dict[str, Any]) -> None:
+        assert set(sections) <= {4, 5, 6}, "the second form is what is written"
+        outer, position = self.data, self.position
+        self.data, self.position = sections[5], 0
+        count = index["count"]
+        shapes = self.shapes(count)
+        ids = self.ids(index["first"], count)
+        times = self.times([i.ms for i, (flags, _) in zip(ids, shapes, strict=True) if flags & 8])
+        words = [(n, bit) for n, (flags, _) in enumerate(shapes) for bit in (2, 32) if flags & bit]
+        lengths = [self.varint() for _ in words[1:]]
+        lengths += [len(sections.get(6, b"")) - sum(lengths)] if words else []
+        vectors = {n: (self.take(1)[0], self.varint()) for n, (flags, _) in enumerate(shapes) if flags & 64}
+        nonces = {n: self.take(6) for n, (flags, _) in enumerate(shapes) if flags & 128}
         assert self.position == len(self.data), "nothing is left over"
-        cursors = {2: 0, 3: 0, 4: 0}
-
-        def cut(kind: int, size: int) -> bytes:
-            cursors[kind] += size
-            return sections[kind][cursors[kind] - size : cursors[kind]] if size else b""
-
-        for i in range(count):
-            body: Message = {"role": role[i]} if flags[i] & 1 else {}
-            if not flags[i] & 1:
-                assert role[i] == "user", "0 where the turn has no role"
-            if i in texts:
-                body["content"] = cut(2, texts[i]).decode("utf-8", "surrogatepass")
-            if flags[i] & 4:
-                body["timestamp"] = ids[i].ms / 1000
-            if i in times:
-                body["timestamp"] = times[i]
-            if flags[i] & 16:
+        self.data, self.position = sections.get(6, b""), 0
+        cut = {word: self.take(length) for word, length in zip(words, lengths, strict=True)}
+        self.data, self.position = sections.get(4, b""), 0
+        for n, (flags, role) in enumerate(shapes):
+            body: Message = {} if role is None else {"role": role}
+            if flags & 2:
+                body["content"] = cut[n, 2].decode("utf-8", "surrogatepass")
+            if flags & 4:
+                body["timestamp"] = ids[n].ms / 1000
+            if flags & 8:
+                body["timestamp"] = times.pop(0)
+            if flags & 16:
                 body["metadata"] = {}
-            if i in extras:
-                more = json.loads(cut(3, extras[i]).decode("utf-8", "surrogatepass"))
+            if flags & 32:
+                more = json.loads(cut[n, 32].decode("utf-8", "surrogatepass"))
                 assert not set(more) & set(body), "extras hold what the bits do not account for"
                 body |= more
-            if i in vectors:
-                kind, dim = vectors[i]
+            if n in vectors:
+                kind, dim = vectors[n]
                 form, width = ("<%dd", 8) if kind else ("<%df", 4)
-                body["embedding"] = list(struct.unpack(form % dim, cut(4, dim * width)))
-            self.turns.append((ids[i], body, nonces.get(i)))
-        for kind, end in cursors.items():
-            assert end == len(sections.get(kind, b"")), "nothing is left over"
+                body["embedding"] = list(struct.unpack(form % dim, self.take(dim * width)))
+            self.turns.append((ids[n], body, nonces.get(n)))
+        assert self.position == len(self.data), "nothing is left over"
         assert ids[-1] == index["last"]
         assert bool(nonces) == bool(index["flags"] & 2)
         assert bool(vectors) == bool(index["flags"] & 4)
@@ -395,10 +569,14 @@ SAMPLES: list[list[Message]] = [
     [{"content": {"tool_calls": [{"id": "1", "function": {"arguments": "{}"}}]}, "extra": [1, None]}],
     [{"timestamp": 1e-300, "content": "日本語" * 100, "metadata": {"deep": [[{}]]}}],
     [{"timestamp": -0.0}, {"timestamp": True}, {"timestamp": "now"}, {"role": 5, "content": 5}],
+    [{"content": "t", "timestamp": 1.7e9 + n / 7} for n in range(9)],
+    [{"content": "t", "timestamp": 1.7e9 + n / 1e6} for n in range(3)],
+    [{"content": "t", "timestamp": 1e18 + n} for n in range(3)],
+    [{"role": f"role {n % 20}"} for n in range(50)],
 ]
 
 
-@pytest.mark.parametrize("codec", ["stored", "huffman", "lz4"])
+@pytest.mark.parametrize("codec", ["stored", "huffman", "hcv1", "lz4", "zstd", "deflate"])
 @pytest.mark.parametrize("messages", SAMPLES, ids=range(len(SAMPLES)))
 def test_what_the_encoder_writes_is_what_the_page_says(
     tmp_path: Path, codec: str, messages: list[Message]
@@ -539,11 +717,60 @@ def decoded(body: bytes, *, count: int = 1) -> list[Turn]:
 
 ONE = varint(0) + varint(0) + bytes((1, 0b00000011)) + varint(2)
 
+#: The same as ``ONE``, in the second form.
+TWO = varint(2) + bytes((0b00000011, 0))
+
+
+def second(columns: bytes, words: bytes = b"", vectors: bytes = b"") -> bytes:
+    return (
+        section(5, columns)
+        + (section(6, words) if words else b"")
+        + (section(4, vectors) if vectors else b"")
+    )
+
+
 BAD_BODIES = {
+    "two forms at once": (section(1, ONE) + second(TWO, b"hi"), "do not go together"),
+    "text of the first form": (section(5, TWO) + section(2, b"hi"), "do not go together"),
+    "more turns than bits": (second(TWO), "1000000 turns cannot be in columns of 3 bytes"),
+    "no shape": (second(varint(0)), "0 shapes for 1 turns"),
+    "more shapes than turns": (second(varint(4) + bytes(2)), "2 shapes for 1 turns"),
+    "turns without words in turn": (second(varint(2) + bytes((1, 0))), "may not take turns"),
+    "too many in turn": (
+        second(varint(10) + bytes((2,)) * 5 + bytes((0,)) + varints(*[0] * 4)),
+        "5 shapes that may not take turns",
+    ),
+    "a shape beyond": (second(varint(7) + bytes(3) + bytes((0b11_01_00,)) + b"\0"), "not listed"),
+    "bits left over": (second(varint(3) + bytes((0, 2))), "bits are left over"),
+    "a role beyond": (second(varint(2) + bytes((3, 7)), b"hi"), "a role of the number 7"),
+    "ids of another form": (second(varint(3) + bytes((0, 0, 3))), "ids of the form 3"),
+    "ms of no step": (second(varint(3) + bytes((0, 0, 1, 0))), "an id stands twice"),
+    "an id twice, second form": (second(varint(3) + bytes((0, 0, 2, 0, 0))), "an id stands twice"),
+    "times of another unit": (second(varint(3) + bytes((8, 0, 5)) + varint(0)), "in the unit 5"),
+    "a time before 1970": (second(varint(3) + bytes((8, 0, 1)) + varint(2**60 - 1)), "a time of"),
+    "a time too late": (second(varint(3) + bytes((8, 0, 4)) + varint(2**60)), "a time of"),
+    "words left over": (second(varint(3) + bytes((0, 0)), b"hi"), "left over"),
+    "lengths of more words": (
+        second(varint(3) + bytes((0b00100010, 0)) + varint(9), b"hi"),
+        "9 bytes wanted, 2 are left",
+    ),
+    "extras cut short": (second(varint(3) + bytes((0b00100010, 0)) + varint(2), b"hi"), "not JSON"),
+    "columns left over, second form": (second(TWO + b"x", b"hi"), "left over in the columns"),
+    "damaged deflate": (second(TWO) + section(6, b"hi", codec=5, stored=b"\xff\xff"), "not a valid deflate"),
+    "deflate of another length": (
+        second(TWO) + section(6, b"hi", codec=5, stored=zlib.compress(b"hi!", wbits=-15)),
+        "does not end after 2 bytes",
+    ),
+    "more than deflate can say": (second(TWO) + b"\x06\x05" + varints(10**6, 10) + bytes(10), "in 10"),
+    "damaged zstd": (second(TWO) + section(6, b"hi", codec=4, stored=b"\xff\xff"), "not a valid zstd"),
+    "zstd of another length": (
+        second(TWO) + section(6, b"hi", codec=4, stored=bytes.fromhex("28b52ffd2000010000")),
+        "decodes to 0 bytes, not 2",
+    ),
     "no columns": (b"", "1 turns cannot be in columns of 0 bytes"),
     "a cut section": (section(1, ONE)[:-1], "bytes wanted"),
     "half a section head": (b"\x01", "bytes wanted"),
-    "an unknown section": (section(1, ONE) + section(2, b"hi") + section(5, b"x"), "section 5 is not known"),
+    "an unknown section": (section(1, ONE) + section(2, b"hi") + section(7, b"x"), "section 7 is not known"),
     "a section twice": (section(1, ONE) + section(2, b"hi") + section(2, b"hi"), "there twice"),
     "an unknown codec": (section(1, ONE, codec=9), "codec 9 is not known"),
     "more than HCv1 can say": (
@@ -599,7 +826,17 @@ BAD_BODIES = {
         "an id of more than 64 bits",
     ),
 }
-COUNTS = {"more turns than bytes": 1_000_000, "an id twice": 2, "an id of 65 bits": 2}
+COUNTS = {
+    "more turns than bytes": 1_000_000,
+    "more turns than bits": 1_000_000,
+    "an id twice": 2,
+    "an id of 65 bits": 2,
+    "too many in turn": 5,
+    "a shape beyond": 3,
+    "ids of another form": 2,
+    "ms of no step": 2,
+    "an id twice, second form": 2,
+}
 
 
 @pytest.mark.parametrize("name", BAD_BODIES)
@@ -625,7 +862,7 @@ def test_sections_of_the_future_are_skipped() -> None:
 
 
 def test_a_frame_that_cannot_be_decoded_costs_its_own_turns_alone(tmp_path: Path) -> None:
-    bad = frame(section(5, b"x"), varints(0, 1, 1, 4, MS) + varints(MS + 1600, 0) + varints(0, 0))
+    bad = frame(section(7, b"x"), varints(0, 1, 1, 4, MS) + varints(MS + 1600, 0) + varints(0, 0))
     last = frame(
         section(1, ONE) + section(2, b"hi"), varints(0, 1, 1, 5, MS) + varints(MS + 1700, 0) + varints(0, 0)
     )
@@ -688,7 +925,7 @@ def test_a_frame_larger_than_the_format_allows_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr(fmt, "MAX_FRAME", 1000)
     turn = to_turn({"content": random.Random(1).randbytes(1000).hex()}, MessageId(1, 0))
     with pytest.raises(ArchiveCorrupt, match="more than the format allows"):
-        fmt.encode_turns_frame([turn], fmt.EMPTY, 0, codec_by_name("stored"))
+        fmt.encode_turns_frame([turn], fmt.EMPTY, 0, packer("stored"))
 
 
 def test_text_that_looks_like_a_frame_is_text(tmp_path: Path) -> None:
@@ -757,17 +994,19 @@ def test_a_reader_never_reads_past_the_end() -> None:
 
 
 def test_an_unknown_codec_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="must be one of stored, hcv1, lz4, huffman, got 'zip'"):
-        codec_by_name("zip")
+    with pytest.raises(
+        ConfigError, match="must be one of stored, huffman, lz4, zstd, deflate, hcv1, got 'zip'"
+    ):
+        packer("zip")
     with pytest.raises(ConfigError):
         ConversationArchive("anywhere", codec="zip")
 
 
-@pytest.mark.parametrize("name", ["stored", "hcv1", "lz4", "huffman"])
-def test_each_codec_gives_back_what_it_got(name: str) -> None:
-    codec = codec_by_name(name)
-    assert codec_by_id(codec.id) is codec
-    for data in (b"x", b"abc" * 1000, bytes(range(256)), bytes(10_000)):
+@pytest.mark.parametrize("number", range(6))
+def test_each_codec_gives_back_what_it_got(number: int) -> None:
+    codec = codec_by_id(number)
+    assert codec.id == number
+    for data in (b"x", b"abc" * 1000, bytes(range(256)), bytes(10_000), bytes(1_000_000)):
         stored = codec.encode(data)
         assert codec.decode(stored, len(data)) == data
         assert len(data) <= codec.largest(len(stored))
@@ -777,19 +1016,20 @@ def test_a_codec_that_does_not_help_is_not_used() -> None:
     noise = base64.b85encode(random.Random(1).randbytes(2000)).decode()[:64]
     turn = to_turn({"content": noise}, MessageId(MS, 0))
     for name in ("huffman", "hcv1", "lz4"):
-        assert noise.encode() in fmt.encode_turns_frame([turn], fmt.EMPTY, MS, codec_by_name(name))
+        assert noise.encode() in fmt.encode_turns_frame([turn], fmt.EMPTY, MS, packer(name))
 
 
 def test_codecs_make_text_smaller_and_may_be_mixed_in_one_file(tmp_path: Path) -> None:
     sizes = {}
-    contents = ["the same words over and over again " * 30 + str(n) for n in range(3)]
-    for codec, content in zip(("stored", "huffman", "lz4"), contents, strict=True):
+    contents = ["the same words over and over again " * 30 + str(n) for n in range(6)]
+    for codec, content in zip(("stored", "hcv1", "lz4", "zstd", "deflate", "huffman"), contents, strict=True):
         archive = ConversationArchive(tmp_path, codec=codec)
         before = len(archive.store.raw("s") or b"")
         archive.append_turn("s", {"content": content})
         sizes[codec] = len(archive.store.raw("s") or b"") - before
     assert [m["content"] for m in ConversationArchive(tmp_path).load_all("s") or []] == contents
-    assert sizes["huffman"] < sizes["lz4"] < sizes["stored"]
+    assert sizes["huffman"] <= sizes["deflate"] < sizes["hcv1"] < sizes["stored"]
+    assert max(sizes["zstd"], sizes["lz4"]) < sizes["hcv1"]
 
 
 def test_a_missing_lz4_is_said_and_nothing_is_written_or_hidden(
@@ -942,14 +1182,14 @@ def test_vectors_of_a_frame_cost_four_bytes_a_number() -> None:
     plain = [to_turn({"content": "x"}, MessageId(MS + n, 0)) for n in range(10)]
     vector = Vector(0, struct.pack("<384f", *(math.sin(n) for n in range(384))))
     with_vectors = [Turn(turn.id, turn.body, vector) for turn in plain]
-    codec = codec_by_name("huffman")
+    codec = packer("huffman")
     sizes = [len(fmt.encode_turns_frame(turns, fmt.EMPTY, MS, codec)) for turns in (plain, with_vectors)]
     assert sizes[1] - sizes[0] < 10 * 384 * 4 + 100
 
 
 def test_a_file_written_whole_can_still_be_read_from_its_end_alone() -> None:
     turns = [Turn(MessageId(MS + i, 0), {"role": "user", "content": f"message {i}"}) for i in range(300)]
-    data = fmt.encode_file(fmt.FileHeader(1.0, "s"), turns, MS, codec_by_name("stored"))
+    data = fmt.encode_file(fmt.FileHeader(1.0, "s"), turns, MS, packer("stored"))
     found = fmt.scan(data)
     assert found.is_clean
     assert [frame.index.total for frame in found.frames] == [64, 128, 192, 256, 300]
