@@ -8,6 +8,7 @@ from typing import Any
 from lix_cache.admin import files, flows
 from lix_cache.admin.doctor import examine
 from lix_cache.admin.results import Check, Evicted, FileCheck, SessionInfo, StoreStats
+from lix_cache.archive.compaction import Compacted
 from lix_cache.config import CacheConfig
 from lix_cache.drive import SyncDriver
 from lix_cache.errors import ArchiveError, InvalidMessage
@@ -149,6 +150,32 @@ class StoreAdmin:
             on_progress(number * flow.SESSIONS_AT_ONCE + len(group), len(chosen))
         failed = {sid: f"{type(error).__name__}: {error}" for sid, error in total.failed.items()}
         return Evicted(total.sessions, total.messages, reunited, failed)
+
+    def compact(
+        self,
+        idle_seconds: float | None = None,
+        *,
+        session_ids: Iterable[str] | None = None,
+        dry_run: bool = False,
+        on_progress: OnProgress = _silent,
+    ) -> Compacted:
+        """Merge the small frames of archived sessions into larger ones. Needs no Redis.
+
+        Args:
+            idle_seconds: sessions last moved to disk so long ago; the time after which an idle
+                session is moved, by default.
+            session_ids: these sessions alone.
+            dry_run: change nothing, and say what would be.
+            on_progress: called with the files done and the files in all.
+
+        Raises: as :meth:`ConversationArchive.compact`.
+        """
+        return self._store.archive.compact(
+            session_ids,
+            idle_seconds=self.config.idle_seconds if idle_seconds is None else idle_seconds,
+            dry_run=dry_run,
+            on_progress=on_progress,
+        )
 
     def _move(self, group: list[str], total: flow.Moved) -> None:
         moved = self._drive(flow.move_to_disk(self._store, dict.fromkeys(group, 0)))

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.archive import search
+from lix_cache.archive.compaction import Compacted
 from lix_cache.archive.files import Files
 from lix_cache.archive.names import SUFFIX, session_id_of_stem
 from lix_cache.archive.store import ArchiveStore
 from lix_cache.archive.verify import Report, verify_bytes
 from lix_cache.clock import SYSTEM_CLOCK, Clock
-from lix_cache.errors import ConfigError
+from lix_cache.errors import ArchiveCorrupt, ConfigError, MissingExtra, MissingTable
 from lix_cache.messages import ZERO_ID, Message, check_session_id, from_turn, to_turn
 
 if TYPE_CHECKING:
     from lix_cache.vectors import VectorLike
 
 __all__ = ["ConversationArchive"]
+
+#: A session nobody has appended to for so long has gone cold.
+IDLE_SECONDS = 7200.0
 
 
 class ConversationArchive:
@@ -201,6 +206,69 @@ class ConversationArchive:
         if meta is None or meta["updated_at"] >= self._cutoff:
             return False
         return self.store.delete_locked(session_id)
+
+    def compact(
+        self,
+        session_ids: Iterable[str] | None = None,
+        *,
+        idle_seconds: float = IDLE_SECONDS,
+        dry_run: bool = False,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Compacted:
+        """Merge the small frames of sessions that have gone cold into larger ones.
+
+        Every message stays, under its id; a stop at any moment leaves a file as it was
+        or as it should be. Damaged bytes are set aside, as the next append would do.
+
+        Args:
+            session_ids: these sessions; all by default.
+            idle_seconds: sessions last appended to less long ago, and those that somebody is
+                writing to, are left alone.
+            dry_run: change nothing, and say what would be.
+            on_progress: called with the files done and the files in all.
+
+        Returns:
+            How many files, frames and bytes there were, and are.
+
+        Raises:
+            ArchiveUnavailable: the system refused; what was done so far is done.
+
+        .. versionadded:: 1.0.0
+        """
+        if session_ids is None:
+            chosen = [meta["session_id"] for meta in self.store.all_metadata()]
+        else:
+            chosen = [check_session_id(session_id) for session_id in session_ids]
+        total = Counter[str]()
+        failed: dict[str, str] = {}
+        for number, session_id in enumerate(chosen):
+            if on_progress:
+                on_progress(number, len(chosen))
+            try:
+                total.update(self._compact(session_id, idle_seconds, dry_run))
+            except (ArchiveCorrupt, MissingExtra, MissingTable) as error:
+                failed[session_id] = f"{type(error).__name__}: {error}"
+        if on_progress:
+            on_progress(len(chosen), len(chosen))
+        return Compacted(files=len(chosen), failed=failed, **total)
+
+    def _compact(self, session_id: str, idle_seconds: float, dry_run: bool) -> dict[str, int]:
+        lock = self.store.try_lock(session_id)
+        if lock is None:
+            return {"active": 1}
+        with lock:
+            found, idle, size = self.store.compact_locked(
+                session_id, idle_seconds=idle_seconds, dry_run=dry_run
+            )
+        if found is None:
+            return {} if idle else {"active": 1}
+        return {
+            "compacted": 1,
+            "frames_before": found.frames_before,
+            "frames_after": found.frames_after,
+            "bytes_before": size,
+            "bytes_after": len(found.data),
+        }
 
     @property
     def _cutoff(self) -> float:

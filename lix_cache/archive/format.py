@@ -28,8 +28,10 @@ __all__ = [
     "encode_mark",
     "encode_turns_frame",
     "index_at_end",
+    "index_of",
     "parse_header",
     "scan",
+    "with_cleared",
 ]
 
 MAGIC = b"CAv2"
@@ -286,10 +288,7 @@ def encode_file(
         part = turns[start : start + TURNS_PER_FRAME]
         frame = encode_turns_frame(part, before, updated_ms, codec, contested=contested, whole=True)
         parts.append(frame)
-        found = index_at_end(frame, len(frame))
-        if found is None:
-            raise AssertionError("a frame just made has an index entry")
-        before = found.index
+        before = index_of(frame)
     return b"".join(parts)
 
 
@@ -312,12 +311,22 @@ def encode_mark(before: FrameIndex, updated_ms: int, cleared: MessageId) -> byte
 
 def as_whole(frame: bytes) -> bytes:
     """Return an intact frame as part of a file that is written whole: only its index entry changes."""
-    found = index_at_end(frame, len(frame))
-    if found is None:
-        raise AssertionError("only intact frames are taken over")
     size = frame[-_FRAME_END.size]
     body = frame[_FRAME_HEAD.size : len(frame) - _FRAME_END.size - size]
-    return _seal(body, replace(found.index, whole=True))
+    return _seal(body, replace(index_of(frame), whole=True))
+
+
+def index_of(frame: bytes) -> FrameIndex:
+    """Return the index entry of a frame that is known to be intact."""
+    found = index_at_end(frame, len(frame))
+    if found is None:
+        raise AssertionError("a frame that is known to be intact has an index entry")
+    return found.index
+
+
+def with_cleared(index: FrameIndex, cleared: MessageId) -> FrameIndex:
+    """Return the entry of a file whose turns up to ``cleared`` are no longer part of the context."""
+    return replace(index, cleared=cleared)
 
 
 def _put_section(body: bytearray, kind: int, raw: bytes, codec_id: int, stored: bytes) -> None:

@@ -18,6 +18,7 @@ from lix_cache._log import logger
 from lix_cache.archive import format as fmt
 from lix_cache.archive import legacy, reading
 from lix_cache.archive.codecs import packer
+from lix_cache.archive.compaction import Compaction, compaction
 from lix_cache.archive.files import FileLock, Files
 from lix_cache.archive.names import SUFFIX, file_stem, is_encoded, plain_stem, session_id_of_stem, stripe_of
 from lix_cache.clock import SYSTEM_CLOCK, Clock
@@ -51,7 +52,7 @@ class ArchiveStore:
             raise ConfigError(f"on_damage must be 'recover' or 'raise', got {on_damage!r}")
         self.folder = folder
         self.lock_timeout_seconds = lock_timeout_seconds
-        #: ``damaged_reads``, ``repairs``, ``upgrades`` and ``appends`` of this object.
+        #: ``damaged_reads``, ``repairs``, ``upgrades``, ``compactions`` and ``appends`` of this object.
         self.counters: Counter[str] = Counter()
         self._counting = threading.Lock()
         self._codec = packer(codec, table)
@@ -284,8 +285,10 @@ class ArchiveStore:
         fresh = self._without_known_locked(session_id, path, before, fresh, now_ms if contested else None)
         # Whoever wrote the whole file may have been stopped before its name was durable; what
         # the file holds now, and what comes to it, is to be acknowledged all the same.
-        unsure = size == 0 or before.whole
+        unsure = size == 0 or before.whole or before == fmt.EMPTY
         if not fresh:
+            # What was found may be in the file by a writer that died before its sync.
+            self._files.append(path, size, b"")
             return unsure, 0
         if not contested:
             fresh = [
@@ -314,8 +317,43 @@ class ArchiveStore:
         if size and before.cleared < before.newest:
             now_ms = int(self._clock.time() * 1000)
             self._files.append(path, size, fmt.encode_mark(before, now_ms, before.newest))
-            if before.whole:
+            if before.whole or before == fmt.EMPTY:
                 self.sync_names()
+
+    def compact_locked(
+        self, session_id: str, *, idle_seconds: float, dry_run: bool = False
+    ) -> tuple[Compaction | None, bool, int]:
+        """Merge the small frames of a session's file, if it is idle.
+
+        Returns:
+            What was done, or would be (None if there is nothing to win); whether the
+            session was idle for so long; the bytes of its file.
+
+        Raises:
+            ArchiveCorrupt: something intact cannot be decoded; the file is as it was.
+        """
+        path = self._path_of(session_id)
+        tail = self._files.read_tail(path, fmt.TAIL_BYTES) if path else None
+        if path is None or tail is None or self._is_legacy(path):
+            # A version 1 file is one frame; its first append makes more of it.
+            return None, True, 0
+        self._check_owner(path, session_id)
+        now_ms = int(self._clock.time() * 1000)
+        frame = fmt.index_at_end(tail.data, tail.size)
+        if frame is not None:
+            if now_ms - frame.index.updated_ms < idle_seconds * 1000:
+                return None, False, tail.size
+            if frame.index.total == frame.index.count:
+                return None, True, tail.size
+        data = self._files.read(path) or b""
+        found = compaction(data, self._codec, now_ms=now_ms, contest_ms=CONTEST_MS)
+        if found is not None and not dry_run:
+            if found.aside:
+                self._set_aside(path, found.aside)
+                self._count("repairs")
+            self._replace_file(path, found.data)
+            self._count("compactions")
+        return found, True, len(data)
 
     def delete_locked(self, session_id: str) -> bool:
         """Remove all that a session has on disk, damage set aside included; False if nothing."""

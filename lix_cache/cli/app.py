@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import lix_cache
+from lix_cache.cli.commands.compact import compact
 from lix_cache.cli.commands.demo import demo
 from lix_cache.cli.commands.doctor import doctor
 from lix_cache.cli.commands.evict import evict
@@ -75,6 +76,7 @@ app.command(epilog="Example: lix-cache sessions --limit 10")(sessions)
 app.command(epilog="Example: lix-cache show user-abc --recent 5")(show)
 app.command(epilog="Example: lix-cache stats --json")(stats)
 app.command(epilog="Example: lix-cache evict --idle-minutes 30")(evict)
+app.command(epilog="Example: lix-cache compact --idle-minutes 1440 --dry-run")(compact)
 app.command(epilog="Example: lix-cache --archive-dir ./data/conversations verify")(verify)
 app.command(epilog="Example: lix-cache export --output backup.jsonl")(export)
 app.command("import", epilog="Example: lix-cache import backup.jsonl --skip-existing")(import_)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lix_cache.archive.archive import ConversationArchive
+from lix_cache.archive.archive import IDLE_SECONDS, ConversationArchive
+from lix_cache.archive.compaction import Compacted
 from lix_cache.archive.verify import Report
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.drive import in_disk_thread
@@ -106,6 +107,25 @@ class AsyncConversationArchive:
     async def expired_sessions(self) -> list[str]:
         """See :meth:`ConversationArchive.expired_sessions`."""
         return await self._run(self.sync.expired_sessions)
+
+    async def compact(
+        self,
+        session_ids: Iterable[str] | None = None,
+        *,
+        idle_seconds: float = IDLE_SECONDS,
+        dry_run: bool = False,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Compacted:
+        """See :meth:`ConversationArchive.compact`; ``on_progress`` is called in a thread."""
+        return await self._run(
+            partial(
+                self.sync.compact,
+                session_ids,
+                idle_seconds=idle_seconds,
+                dry_run=dry_run,
+                on_progress=on_progress,
+            )
+        )
 
     async def list_sessions(self) -> list[dict[str, Any]]:
         """See :meth:`ConversationArchive.list_sessions`."""

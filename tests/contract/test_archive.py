@@ -131,7 +131,7 @@ def test_the_last_turns_come_oldest_first(archive: Any, n: int, expected: int) -
     assert archive.load_recent("s", n) == messages(*range(9 - expected, 9))
 
 
-@pytest.mark.parametrize("codec", ["stored", "huffman", "lz4"])
+@pytest.mark.parametrize("codec", ["stored", "huffman", "hcv1", "lz4", "zstd", "deflate"])
 def test_whatever_json_carries_comes_back(make: Callable[..., Any], codec: str) -> None:
     archive = make(codec=codec)
     turns = [
@@ -177,7 +177,7 @@ def test_an_embedding_comes_back_as_numbers(archive: Any, embedding: Any) -> Non
     assert archive.load_recent("s", 1) == [expected]
 
 
-@pytest.mark.parametrize("codec", ["stored", "lz4"])
+@pytest.mark.parametrize("codec", ["stored", "lz4", "deflate"])
 def test_a_content_of_20_mb_comes_back(make: Callable[..., Any], codec: str) -> None:
     check_20_mb(make(codec=codec))
 

@@ -209,6 +209,36 @@ def expire(archive: ConversationArchive) -> None:
     archive.cleanup_expired()
 
 
+def many_frames(archive: ConversationArchive) -> None:
+    """Frames of two and three, out of order, with a mark and nonces between them."""
+    archive.append_turns("other", [NEXT])
+    for start in (0, 4, 2, 6):
+        turns = [redis_turn(n, b"nonce%d" % n) for n in (start, start + 1)]
+        locked(archive, "s", lambda turns=turns: archive.store.append_locked("s", turns))
+    clear(archive)
+    locked(archive, "s", lambda: archive.store.append_locked("s", [redis_turn(n) for n in (8, 9)]))
+
+
+def damaged_frames(change: Callable[[bytes], bytes]) -> Callable[[ConversationArchive], Any]:
+    def write(archive: ConversationArchive) -> None:
+        for number in range(6):
+            archive.append_turns("s", MESSAGES[2 * number : 2 * number + 2])
+        path = path_of(archive.archive_dir, "s")
+        path.write_bytes(change(path.read_bytes()))
+
+    return write
+
+
+def compact(archive: ConversationArchive) -> None:
+    done = archive.compact(["s"], idle_seconds=0)
+    assert (done.compacted, done.failed) == (1, {})
+
+
+def third_frame(data: bytes) -> bytes:
+    frame = fmt.scan(data).frames[2]
+    return flip(data, frame.offset + 20)
+
+
 SCENARIOS = [
     Scenario("first append", append("other", NEXT), append("s", *MESSAGES[:3]), None, MESSAGES[:3]),
     Scenario("append", append("s", *FOUR), append("s", *MESSAGES[4:7]), FOUR, MESSAGES[:7]),
@@ -289,6 +319,15 @@ SCENARIOS = [
     Scenario("outage", append("s", *FOUR), outage, FOUR, MESSAGES[:5]),
     Scenario("first outage", append("other", NEXT), outage, None, [NEW]),
     Scenario("expiry", append("s", *FOUR), expire, FOUR, None),
+    Scenario("compaction", many_frames, compact, MESSAGES[:10], MESSAGES[:10]),
+    Scenario(
+        "compaction of a torn file",
+        damaged_frames(torn_tail),
+        compact,
+        MESSAGES,
+        MESSAGES,
+        torn=b"half a frame",
+    ),
 ]
 
 
@@ -414,6 +453,32 @@ def test_a_power_cut_at_any_step_loses_nothing_that_was_acknowledged(stage: Stag
         stage.check(allowed, where)
 
 
+def test_what_another_process_acknowledges_after_a_crash_survives_a_power_cut(stage: Stage) -> None:
+    """A file may have got its name from a process that died before it synced the folder."""
+    scenario = stage.scenario
+    allowed = [scenario.before, *scenario.between, scenario.after]
+    texts = [found for found in allowed if isinstance(found, list)] + [
+        [] for found in allowed if found in (None, ArchiveCorrupt)
+    ]
+    for where, arm in all_crashes(stage.run(lambda files: None)[0].steps):
+        _, disk, error = stage.run(arm)
+        assert isinstance(error, Crash), where
+        ConversationArchive(stage.folder, files=disk, clock=ManualClock(SOON)).append_turn(
+            scenario.session, NEXT
+        )
+        disk.power_cut()
+        found = ConversationArchive(stage.folder).load_all(scenario.session)
+        assert found is not None, where
+        assert found[-1] == NEXT, where
+        assert found[:-1] in texts, where
+        if scenario.may_repeat:
+            # What is there already is acknowledged as well.
+            _, disk, error = stage.run(arm)
+            scenario.act(ConversationArchive(stage.folder, files=disk, clock=ManualClock(SOON)))
+            disk.power_cut()
+            assert ConversationArchive(stage.folder).load_all(scenario.session) == scenario.after, where
+
+
 def test_what_the_system_refuses_is_an_error_and_leaves_the_archive_usable(stage: Stage) -> None:
     scenario = stage.scenario
     allowed = [scenario.before, *scenario.between, scenario.after]
@@ -429,6 +494,28 @@ def test_what_the_system_refuses_is_an_error_and_leaves_the_archive_usable(stage
             assert isinstance(error, ArchiveUnavailable), where
             assert error.errno == errno.ENOSPC
             stage.check(allowed, f"{where}, {kept} bytes kept")
+
+
+@pytest.mark.usefixtures("_no_waiting")
+def test_compaction_of_a_file_damaged_in_the_middle_sets_all_of_it_aside(tmp_path: Path) -> None:
+    prepare = damaged_frames(third_frame)
+    rest = [*MESSAGES[:4], *MESSAGES[6:]]
+    template = tmp_path / "template"
+    scenario = Scenario("damage in the middle", prepare, compact, rest, rest)
+    prepare(ConversationArchive(template, clock=ManualClock(SOON)))
+    old = path_of(template, "s").read_bytes()
+    stage = Stage(scenario, template, tmp_path / "folder")
+    steps = stage.run(lambda files: None)[0].steps
+    assert ConversationArchive(stage.folder, on_damage="raise").load_all("s") == rest
+    assert (stage.folder / "s.huff.damaged-1").read_bytes() == old
+    for where, arm in all_crashes(steps):
+        _, disk, error = stage.run(arm)
+        assert isinstance(error, Crash), where
+        disk.power_cut()
+        assert old in folder_contents(stage.folder).values(), where
+        assert ConversationArchive(stage.folder).load_all("s") == rest, where
+        ConversationArchive(stage.folder).compact(idle_seconds=0)
+        assert ConversationArchive(stage.folder, on_damage="raise").load_all("s") == rest, where
 
 
 # -- files that were cut, and files with a byte that changed -----------------------------

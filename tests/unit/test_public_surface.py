@@ -51,6 +51,7 @@ NAMES = [
     "InvalidVector",
     "LixCacheError",
     "MissingExtra",
+    "MissingTable",
     "NoRedisServer",
     "OnnxEmbedder",
     "OpenAIEmbedder",

@@ -1,0 +1,182 @@
+"""Merging the small frames of a session that has gone cold: what the new file is, not how it is written.
+
+A frame costs some 45 bytes whatever it holds, and what repeats in the next frame is not
+found by the codec. A session whose daemon spilled ten turns at a time has many of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lix_cache.archive import format as fmt
+from lix_cache.messages import MessageId, Turn
+
+if TYPE_CHECKING:
+    from lix_cache.archive.codecs import Packer
+
+__all__ = ["Compacted", "Compaction", "compaction"]
+
+#: Turns in a merged frame, and the stored bytes it grows to: the last turns are read by
+#: reading the last frame, and that must stay cheap.
+MAX_TURNS = fmt.TURNS_PER_FRAME
+MAX_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What became of the files of an archive.
+
+    Attributes:
+        files: files that were looked at.
+        compacted: files that were written anew, or would be, in a dry run.
+        active: files left alone because their session was written to not long enough ago, or is
+            being written to.
+        frames_before: frames in the compacted files, before.
+        frames_after: and after.
+        bytes_before: bytes of the compacted files, before.
+        bytes_after: and after.
+        failed: sessions whose file could not be compacted, and why; they are as they were.
+    """
+
+    files: int = 0
+    compacted: int = 0
+    active: int = 0
+    frames_before: int = 0
+    frames_after: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """One file, and what it becomes.
+
+    Attributes:
+        data: the new file.
+        aside: bytes of the old one that are damaged, or all of it where more than its tail is.
+        frames_before: frames that hold something, before.
+        frames_after: and after.
+    """
+
+    data: bytes
+    aside: bytes
+    frames_before: int
+    frames_after: int
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A turn, and what is known of the frame it comes from."""
+
+    turn: Turn
+    updated_ms: int
+    stored: float
+
+
+def compaction(data: bytes, codec: Packer, *, now_ms: int, contest_ms: int) -> Compaction | None:
+    """Return what a file becomes, or None if there is nothing to win.
+
+    Nor is there where the header is damaged, and with it the knowledge of whose file it is:
+    the next append, which knows, repairs it.
+
+    Args:
+        data: the file, version 2.
+        codec: for the new frames.
+        now_ms: Unix milliseconds.
+        contest_ms: how long after a message was sent a copy of it may still arrive.
+
+    Raises:
+        ArchiveCorrupt: a frame is intact and cannot be decoded, so it must stay as it is.
+        MissingExtra, MissingTable: the same, because something is not installed or named.
+    """
+    found = fmt.scan(data)
+    if not found.frames or found.header is None:
+        return None
+    last = found.frames[-1].index
+    full = _full_frames(found)
+    kept = _kept(data, found.frames[full:])
+    # Only whoever brings hot and cold together asks for a nonce: of a contested file, or for two
+    # minutes after an append. So where no frame is contested and the last append is older than
+    # that, nothing that can still happen looks at those of older messages. (A contested append
+    # that comes later looks back two minutes from its own time, and marks its own frame.)
+    drops = not last.contested and last.updated_ms + contest_ms < now_ms
+    oldest_ms = now_ms - contest_ms
+    parts = [fmt.encode_header(found.header)]
+    parts += [data[frame.offset : frame.end] for frame in found.frames[:full]]
+    before = found.frames[full - 1].index if full else fmt.FrameIndex(cleared=last.cleared)
+    groups = _groups(kept)
+    updated_ms = before.updated_ms
+    for group in groups:
+        updated_ms = max(updated_ms, *(one.updated_ms for one in group))
+        turns = [one.turn for one in group]
+        if drops:
+            turns = [_without_nonce(turn) if turn.id.ms < oldest_ms else turn for turn in turns]
+        frame = fmt.encode_turns_frame(
+            turns,
+            fmt.with_cleared(before, last.cleared),
+            # The last one says when the file was last appended to, which this is not.
+            updated_ms if group is not groups[-1] else last.updated_ms,
+            codec,
+            contested=last.contested,
+            whole=True,
+        )
+        parts.append(frame)
+        before = fmt.index_of(frame)
+    made = b"".join(parts)
+    frames_after = full + len(groups)
+    if not groups or frames_after >= len(found.frames) or len(made) >= len(data):
+        return None
+    return Compaction(made, _damaged(data, found), len(found.frames), frames_after)
+
+
+def _full_frames(found: fmt.Scan) -> int:
+    """Return how many frames at the start are as large as they may be, and are taken over as they are."""
+    if not all(frame.index.in_order for frame in found.frames):
+        return 0
+    turns = 0
+    for number, frame in enumerate(found.frames):
+        index = frame.index
+        turns += index.count
+        is_full = index.count >= MAX_TURNS or (index.count and frame.length >= MAX_BYTES)
+        # Behind a damaged range the totals count what is gone.
+        if index.has_nonces or not is_full or index.total != turns:
+            return number
+    return len(found.frames)
+
+
+def _kept(data: bytes, frames: Sequence[fmt.Frame]) -> list[_Kept]:
+    """Return the turns of frames, sorted by id, each once."""
+    by_id: dict[MessageId, _Kept] = {}
+    for frame in frames:
+        for turn in fmt.decode_frame(data[frame.offset : frame.end], frame):
+            one = _Kept(turn, frame.index.updated_ms, frame.length / frame.index.count)
+            by_id.setdefault(turn.id, one)
+    return [by_id[message_id] for message_id in sorted(by_id)]
+
+
+def _groups(kept: Sequence[_Kept]) -> list[list[_Kept]]:
+    groups: list[list[_Kept]] = []
+    stored = 0.0
+    for one in kept:
+        if not groups or len(groups[-1]) >= MAX_TURNS or stored + one.stored > MAX_BYTES:
+            groups.append([])
+            stored = 0.0
+        groups[-1].append(one)
+        stored += one.stored
+    return groups
+
+
+def _without_nonce(turn: Turn) -> Turn:
+    return turn if turn.nonce is None else Turn(turn.id, turn.body, turn.vector)
+
+
+def _damaged(data: bytes, found: fmt.Scan) -> bytes:
+    """Return what must be set aside before the file is replaced."""
+    if found.is_clean:
+        return b""
+    if found.damage == ((found.end, len(data)),):
+        return data[found.end :]
+    return data

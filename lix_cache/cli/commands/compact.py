@@ -1,0 +1,59 @@
+"""``lix-cache compact``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from lix_cache import StoreAdmin
+from lix_cache.cli.errors import PROBLEM, complain
+from lix_cache.cli.options import AsJson, settings_of
+from lix_cache.cli.output import for_humans, human_bytes, print_json, progress
+
+__all__ = ["compact"]
+
+
+def compact(
+    ctx: typer.Context,
+    idle_minutes: Annotated[
+        float | None,
+        typer.Option(min=0, help="Sessions not written to for so long; the configured time by default."),
+    ] = None,
+    session: Annotated[
+        list[str] | None, typer.Option(metavar="SESSION", help="This session. Repeatable.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing; say what would be won.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Merge the small frames of archived sessions into larger ones, which take less room.
+
+    Every message stays. Needs no Redis, may be stopped at any moment, and may run beside
+    everything else: a session that is in use is left alone.
+    """
+    admin = StoreAdmin(settings_of(ctx).config())
+    with progress("compacting") as tell:
+        done = admin.compact(
+            None if idle_minutes is None else idle_minutes * 60,
+            session_ids=session or None,
+            dry_run=dry_run,
+            on_progress=tell,
+        )
+    if as_json:
+        print_json({**asdict(done), "dry_run": dry_run})
+    else:
+        verb = "would be compacted" if dry_run else "compacted"
+        text = f"{done.compacted:,} of {done.files:,} files {verb}"
+        if done.compacted:
+            text += f": {done.frames_before:,} frames → {done.frames_after:,}, "
+            text += f"{human_bytes(done.bytes_before)} → {human_bytes(done.bytes_after)}"
+        if done.active:
+            text += f"; {done.active:,} in use left alone"
+        for_humans().print(text, soft_wrap=True)
+    for session_id, why in done.failed.items():
+        complain(f"session {session_id!r} stays as it is: {why}", "'lix-cache verify' looks at its archive")
+    if done.failed:
+        raise typer.Exit(PROBLEM)
