@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lix_cache.archive import format as fmt
 from lix_cache.archive import legacy
-from lix_cache.errors import ArchiveCorrupt
+from lix_cache.errors import ArchiveCorrupt, MissingExtra, MissingTable
 from lix_cache.messages import ZERO_ID, MessageId
 
 __all__ = ["Report", "verify_bytes"]
@@ -90,7 +90,7 @@ def _verify_frames(data: bytes, found: fmt.Scan, problems: list[str]) -> int:
         where = f"the frame at byte {frame.offset}"
         try:
             ids = [turn.id for turn in fmt.decode_frame(data[frame.offset : frame.end], frame)]
-        except ArchiveCorrupt as error:
+        except (ArchiveCorrupt, MissingExtra, MissingTable) as error:
             problems.append(str(error))
             continue
         index = frame.index

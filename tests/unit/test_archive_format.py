@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 import random
 import struct
+import subprocess
 import sys
 import tracemalloc
 import zlib
@@ -1196,3 +1198,101 @@ def test_a_file_written_whole_can_still_be_read_from_its_end_alone() -> None:
     assert all(frame.index.in_order for frame in found.frames)
     decoded = [t for f in found.frames for t in fmt.decode_frame(data[f.offset : f.end], f)]
     assert decoded == turns
+
+
+# -- tables of one's own, and what is missing ------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from lix_cache.huffman_codec.training import train_table
+
+    path = tmp_path_factory.mktemp("tables") / "own.lixt"
+    texts = [f"the quokka number {n} hops over the wallaby".encode() for n in range(50)]
+    path.write_bytes(train_table({"own": texts}, id="own", size=400, vocabulary=[]))
+    return path
+
+
+QUOKKA: Message = {
+    "role": "user",
+    "content": "the quokka number 51 hops over the wallaby, and the quokka sleeps",
+}
+
+READ_ELSEWHERE = """
+import sys
+from lix_cache import ConversationArchive, MissingTable
+folder, table = sys.argv[1], sys.argv[2] or None
+archive = ConversationArchive(folder, table=table)
+try:
+    print([turn["content"] for turn in archive.load_all("s")])
+except MissingTable as error:
+    archive.append_turn("s", {"content": "the next"})
+    print("missing", error.number, archive.store.counters["damaged_reads"], error)
+"""
+
+
+def read_elsewhere(folder: Path, table: Path | str = "") -> str:
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ELSEWHERE, str(folder), str(table)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    return done.stdout
+
+
+def test_a_table_of_ones_own_is_carried_by_its_number_and_asked_for_by_it(
+    tmp_path: Path, own_table: Path
+) -> None:
+    from lix_cache.huffman_codec._phrase_table import PhraseTable
+
+    number = PhraseTable.load(own_table).number
+    archive = ConversationArchive(tmp_path / "archive", table=own_table)
+    archive.append_turn("s", QUOKKA)
+    data = archive.store.raw("s") or b""
+    assert number in data
+    assert QUOKKA["content"].encode() not in data
+    assert archive.load_all("s") == [QUOKKA]
+    shown = read_elsewhere(tmp_path / "archive")
+    # Not damage: nothing is left out, set aside or counted, and a new turn is taken.
+    assert shown.startswith(f"missing {number.hex()} 0 ")
+    assert "archive_table" in shown
+    assert not list((tmp_path / "archive").glob("*.damaged-*"))
+    assert read_elsewhere(tmp_path / "archive", own_table) == str([QUOKKA["content"], "the next"]) + "\n"
+
+
+def test_a_table_that_cannot_be_used_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"archive_table .*no\.lixt.* cannot be read"):
+        ConversationArchive(tmp_path, table=tmp_path / "no.lixt")
+    (tmp_path / "bad.lixt").write_bytes(b"no table")
+    with pytest.raises(ConfigError, match="is not a phrase table"):
+        packer("huffman", tmp_path / "bad.lixt")
+
+
+def test_a_missing_zstd_is_said_and_nothing_is_written_or_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = ConversationArchive(tmp_path, codec="zstd")
+    archive.append_turn("s", {"content": "x" * 1000})
+    before = (tmp_path / "s.huff").read_bytes()
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(MissingExtra, match=r"archive_codec='zstd' needs .* pip install 'lix-cache\[zstd\]'"):
+        archive.append_turn("s", {"content": "x" * 1000})
+    with pytest.raises(MissingExtra, match="reading an archive that was written with zstd"):
+        archive.load_all("s")
+    report = archive.verify("s")
+    assert report is not None
+    assert "needs the package 'zstandard'" in report.problems[0]
+    assert (tmp_path / "s.huff").read_bytes() == before
+
+
+def test_the_smaller_of_phrases_and_deflate_is_kept() -> None:
+    lines = "\n".join(f"{n:05d};{n * 7919 % 99991:05d};0;0;0;0;0;0" for n in range(300)).encode()
+    chosen, stored = packer("huffman").pack(lines)
+    assert chosen == 5
+    assert len(stored) < len(HuffmanCodec.encode(lines))
+    assert packer("huffman").pack(b"How are you today, and what can I do for you?" * 2)[0] == 3
+    assert packer("huffman").pack(b"tiny") == (0, b"tiny")
