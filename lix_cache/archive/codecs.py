@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.errors import CodecError, ConfigError, MissingExtra, MissingTable
-from lix_cache.huffman_codec import HuffmanCodec
+from lix_cache.huffman_codec import HuffmanCodec, _backend
 from lix_cache.huffman_codec._phrase_table import PhraseTable
 from lix_cache.huffman_codec._registry import SHIPPED
 from lix_cache.huffman_codec._v2 import table_number
@@ -187,10 +187,15 @@ def codec_by_id(codec_id: int) -> Codec:
 
 #: Shorter sections are stored: what a codec needs for its own head is more than it could save.
 _SHORTEST = 16
-#: Deflate is tried where the section is long enough to repeat itself, and phrases left so much of
-#: it that it may: measured in docs/benchmarks.md, it wins elsewhere on one frame in a hundred.
+#: Looking for repetitions takes the C kernel 0.1 ms for each kB, which a frame's sync hides, and
+#: Python much longer; what somebody writes at once and is larger than this waits for compact().
+_THOROUGH_UPTO = 1 << 20
+#: Deflate is tried where phrases left more than such a share: of the frames that
+#: scripts/bench_codec.py measures it wins on one in four where repetitions were not looked for,
+#: and on none where they were.
 _DEFLATE_FROM = 256
 _DEFLATE_ABOVE = 0.22
+_DEFLATE_ABOVE_THOROUGH = 0.5
 
 
 class Packer:
@@ -212,15 +217,18 @@ class Packer:
         codec = self._codec
         if codec is STORED or len(raw) < _SHORTEST:
             return STORED.id, raw
-        if codec is not HUFFMAN:
-            found = codec.id, codec.encode(raw)
-        else:
-            found = codec.id, HuffmanCodec.encode(raw, table=self._table)
-            if len(raw) >= _DEFLATE_FROM and len(found[1]) > _DEFLATE_ABOVE * len(raw):
-                other = DEFLATE.encode(raw)
-                if len(other) < len(found[1]):
-                    found = DEFLATE.id, other
+        found = self._pack_huffman(raw) if codec is HUFFMAN else (codec.id, codec.encode(raw))
         return found if len(found[1]) < len(raw) else (STORED.id, raw)
+
+    def _pack_huffman(self, raw: bytes) -> tuple[int, bytes]:
+        thorough = len(raw) <= _THOROUGH_UPTO and _backend.kernel.name == "c"
+        stored = HuffmanCodec.encode(raw, table=self._table, thorough=thorough)
+        above = _DEFLATE_ABOVE_THOROUGH if thorough else _DEFLATE_ABOVE
+        if len(raw) >= _DEFLATE_FROM and len(stored) > above * len(raw):
+            other = DEFLATE.encode(raw)
+            if len(other) < len(stored):
+                return DEFLATE.id, other
+        return HUFFMAN.id, stored
 
 
 def packer(name: str, table: str | os.PathLike[str] | None = None) -> Packer:
