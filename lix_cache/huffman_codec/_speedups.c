@@ -23,6 +23,8 @@
 
 /* From here on other threads run meanwhile; below, changing threads takes longer than the work. */
 #define RELEASE_FROM 32768
+/* Looking for phrases and copies takes so many times as long a byte as the rest does. */
+#define SLOWNESS 16
 #define CAPSULE "lix_cache.huffman_codec._speedups.table"
 
 #define MAYBE_RELEASE(size)                                                           \
@@ -459,7 +461,7 @@ encode_phrases(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize
     }
     writer_init(&w, NULL, 0);
     {
-        MAYBE_RELEASE(size);
+        MAYBE_RELEASE(SLOWNESS * size);
         while (at < size) {
             size_t n = size - at < PHRASE_BLOCK ? size - at : PHRASE_BLOCK, need;
             bits += parse_block(table, &q, data + at, n);
@@ -569,7 +571,7 @@ encode_copies(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_
     }
     writer_init(&w, NULL, 0);
     {
-        MAYBE_RELEASE(size);
+        MAYBE_RELEASE(SLOWNESS * size);
         while (at < size) {
             size_t stop = size - at < PHRASE_BLOCK ? size : at + PHRASE_BLOCK;
             size_t used = buffer ? (size_t)(w.p - buffer) : 0, need;
