@@ -12,6 +12,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lix_cache._log import logger
@@ -19,7 +20,7 @@ from lix_cache.archive import format as fmt
 from lix_cache.archive import legacy, reading
 from lix_cache.archive.codecs import packer
 from lix_cache.archive.compaction import Compaction, compaction
-from lix_cache.archive.files import FileLock, Files
+from lix_cache.archive.files import FileLock, Files, Write
 from lix_cache.archive.names import SUFFIX, file_stem, is_encoded, plain_stem, session_id_of_stem, stripe_of
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.errors import ArchiveBusy, ArchiveCorrupt, ArchiveError, ArchiveUnavailable, ConfigError
@@ -32,6 +33,32 @@ _PENDING = ".pending"
 _LOCAL_SEQ = 1 << 46
 #: How long after its message was sent a copy of it may still arrive (docs/archive-format.md).
 CONTEST_MS = 120_000
+
+
+@dataclass(frozen=True)
+class _Append:
+    """What is to be written to a session's file.
+
+    Attributes:
+        path: the file.
+        offset: its end; 0 where it is to be made.
+        data: the bytes.
+        count: turns in them.
+        unsure: the file's name may not be durable yet.
+    """
+
+    path: str
+    offset: int
+    data: bytes
+    count: int
+    unsure: bool
+
+    @property
+    def write(self) -> Write:
+        """The write to do; a file is made under another name first (see ``_replace_file``)."""
+        if self.offset:
+            return Write(self.path, self.offset, self.data)
+        return Write(_temporary(self.path), None, self.data)
 
 
 class ArchiveStore:
@@ -225,15 +252,38 @@ class ArchiveStore:
             not affected. What is counted is durable.
         """
         results: dict[str, int | ArchiveError] = {}
-        made_any = False
+        ready: dict[str, tuple[str, _Append]] = {}
+        alone: list[str] = []
         for session_id, turns in batch.items():
             try:
-                made, results[session_id] = self._append_locked(session_id, turns)
-                made_any |= made
+                append = self._ready_append_locked(session_id, turns)
             except ArchiveError as error:
                 results[session_id] = error
-        if made_any:
+                continue
+            if append is None:
+                results[session_id] = 0
+            elif append.path.lower() in ready:
+                # A file system that ignores case may have one file for both.
+                alone.append(session_id)
+            else:
+                ready[append.path.lower()] = session_id, append
+        refusals = self._files.write_many([append.write for _, append in ready.values()])
+        unsure = False
+        for (session_id, append), refusal in zip(ready.values(), refusals, strict=True):
+            try:
+                if refusal is not None:
+                    raise refusal
+                unsure |= self._after_write(append)
+                results[session_id] = append.count
+            except ArchiveError as error:
+                results[session_id] = error
+        if unsure:
             self.sync_names()
+        for session_id in alone:
+            try:
+                results[session_id] = self.append_locked(session_id, batch[session_id])
+            except ArchiveError as error:
+                results[session_id] = error
         return results
 
     def append_outage_locked(
@@ -276,8 +326,30 @@ class ArchiveStore:
         self, session_id: str, turns: Sequence[Turn], *, contested: bool = False
     ) -> tuple[bool, int]:
         """Append; return whether the file's name may not be durable yet, and how many were new."""
-        if not turns:
+        append = self._ready_append_locked(session_id, turns, contested=contested)
+        if append is None:
             return False, 0
+        write = append.write
+        if write.offset is None:
+            self._files.write_synced(write.path, write.data)
+        else:
+            self._files.append(write.path, write.offset, write.data)
+        return self._after_write(append), append.count
+
+    def _after_write(self, append: _Append) -> bool:
+        """Finish an append whose bytes are synced; return whether the file's name may not be durable yet."""
+        if append.offset == 0:
+            self._files.rename(append.write.path, append.path)
+        if append.count:
+            self._count("appends")
+        return append.unsure
+
+    def _ready_append_locked(
+        self, session_id: str, turns: Sequence[Turn], *, contested: bool = False
+    ) -> _Append | None:
+        """Make everything ready for an append but the write itself. None if there is nothing to do."""
+        if not turns:
+            return None
         path = self._ready_path_locked(session_id)
         before, size = self._writable_tail_locked(path, session_id)
         fresh = once(turns)
@@ -288,8 +360,7 @@ class ArchiveStore:
         unsure = size == 0 or before.whole or before == fmt.EMPTY
         if not fresh:
             # What was found may be in the file by a writer that died before its sync.
-            self._files.append(path, size, b"")
-            return unsure, 0
+            return _Append(path, size, b"", 0, unsure)
         if not contested:
             fresh = [
                 Turn(turn.id, turn.body, turn.vector)
@@ -299,14 +370,11 @@ class ArchiveStore:
             ]
         if size == 0:
             header = fmt.FileHeader(now_ms / 1000, session_id)
-            whole = fmt.encode_file(header, fresh, now_ms, self._codec, contested=contested)
-            self._replace_file(path, whole, sync_name=False)
+            data = fmt.encode_file(header, fresh, now_ms, self._codec, contested=contested)
         else:
             # One frame, however many turns: after a crash all of them are there, or none.
-            frame = fmt.encode_turns_frame(fresh, before, now_ms, self._codec, contested=contested)
-            self._files.append(path, size, frame)
-        self._count("appends")
-        return unsure, len(fresh)
+            data = fmt.encode_turns_frame(fresh, before, now_ms, self._codec, contested=contested)
+        return _Append(path, size, data, len(fresh), unsure)
 
     def clear_locked(self, session_id: str) -> None:
         """Take everything archived so far out of the context; it stays in the history."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from lix_cache.archive.files import FileLock, Files, Tail
+from lix_cache.archive.files import FileLock, Files, Tail, Write
 from lix_cache.errors import ArchiveUnavailable
 
 __all__ = ["CountingFiles", "Crash", "FaultyFiles", "ForgetfulFiles", "Step", "disk_full"]
@@ -124,6 +124,9 @@ class FaultyFiles(Files):
             torn,
         )
 
+    def write_many(self, writes: Sequence[Write]) -> list[ArchiveUnavailable | None]:
+        return [_refusal(self, write) for write in writes]
+
     def truncate(self, path: str, size: int) -> None:
         self._do(Step("truncate", path), lambda: self._inner.truncate(path, size))
 
@@ -167,6 +170,18 @@ class FaultyFiles(Files):
                 # Whoever dies lets go of what it holds.
                 result.release()
         raise fault.error
+
+
+def _refusal(files: Files, write: Write) -> ArchiveUnavailable | None:
+    """Do one of several writes by itself, so that it is a step of its own."""
+    try:
+        if write.offset is None:
+            files.write_synced(write.path, write.data)
+        else:
+            files.append(write.path, write.offset, write.data)
+    except ArchiveUnavailable as error:
+        return error
+    return None
 
 
 def _write_unsynced(path: str, offset: int, data: bytes, *, anew: bool = False) -> None:
@@ -235,6 +250,13 @@ class ForgetfulFiles(Files):
     def write_synced(self, path: str, data: bytes) -> None:
         super().write_synced(path, data)
         self._synced(path)
+
+    def write_many(self, writes: Sequence[Write]) -> list[ArchiveUnavailable | None]:
+        refusals = super().write_many(writes)
+        for write, refusal in zip(writes, refusals, strict=True):
+            if refusal is None:
+                self._synced(write.path)
+        return refusals
 
     def truncate(self, path: str, size: int) -> None:
         super().truncate(path, size)
