@@ -267,6 +267,9 @@ class ArchiveStore:
                 alone.append(session_id)
             else:
                 ready[append.path.lower()] = session_id, append
+        if len(ready) == 1:
+            alone += [session_id for session_id, _ in ready.values()]
+            ready.clear()
         refusals = self._files.write_many([append.write for _, append in ready.values()])
         unsure = False
         for (session_id, append), refusal in zip(ready.values(), refusals, strict=True):

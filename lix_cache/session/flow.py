@@ -66,6 +66,7 @@ class Session:
         floor: the largest id it knows to be archived; a window may know of none as large.
         newest: the largest id of a message it has added or read. What it adds while Redis
             is away comes after that, however the clocks of the two machines differ.
+        batches: by how many batches the window was too long after its last add.
     """
 
     store: SessionStore
@@ -74,6 +75,23 @@ class Session:
     knows_floor: bool = False
     floor: MessageId = ZERO_ID
     newest: MessageId = ZERO_ID
+    batches: int | None = None
+
+    def grown_by(self, length: int, batch: int) -> int:
+        """Return how many batches too long the window is, if that is news; else 0.
+
+        Once for each batch, not for every add until the daemon has been there: each would
+        be another round of it, or another try at the lock it holds. An object that adds
+        again compares with what it saw last: the lengths in between were the answers to
+        others, whose windows may have another size. One that is new goes by the length
+        at which the last batch was full, which one add in so many sees, and does not
+        rely on that where the window is much too long.
+        """
+        batches, rest = divmod(max(0, length - self.window), batch)
+        before, self.batches = self.batches, batches
+        if before is None:
+            return batches if rest == 0 or batches >= 2 * LATE_BATCHES else 0
+        return batches if batches > before else 0
 
     def saw(self, turns: Sequence[Turn]) -> list[Turn]:
         """Note what was read, in order of the ids, and return it."""
@@ -116,11 +134,8 @@ def add(session: Session, turn: Turn) -> Flow[AddResult]:
         return AddResult(min(total, session.window))
     if store.config.durability == "disk":
         yield from _persist(session, with_id(turn, added.id))
-    # Once for each batch, not for every add until the daemon has been there: each would be
-    # another round of it, or another try at the lock it holds. Every length is the answer
-    # to one add, so none is passed over.
-    batches, rest = divmod(added.length - session.window, store.hot.batch)
-    if rest or batches <= 0:
+    batches = session.grown_by(added.length, store.hot.batch)
+    if not batches:
         return AddResult(min(added.length, session.window))
     if batches >= LATE_BATCHES:
         yield from _spill_late(session)

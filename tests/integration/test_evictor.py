@@ -460,6 +460,24 @@ def test_without_a_daemon_the_add_bounds_the_window_itself(config: CacheConfig) 
     assert cache.get_stats()["counters"]["late_spills"] > 0
 
 
+@pytest.mark.parametrize("short_lived", [False, True])
+def test_caches_of_different_sizes_bound_the_window_between_them(
+    config: CacheConfig, short_lived: bool
+) -> None:
+    """Neither ever sees the lengths at which it would look after the window by itself."""
+    sizes = (config.replace(hot_window_size=4), config.replace(hot_window_size=5))
+    caches = [HybridConversationCache("s", size) for size in sizes]
+    texts = [f"message {i}" for i in range(80)]
+    longest = 0
+    for i, text in enumerate(texts):
+        # The second size first: so the one sees even lengths and the other odd ones.
+        cache = HybridConversationCache("s", sizes[1 - i % 2]) if short_lived else caches[1 - i % 2]
+        say(cache, text)
+        longest = max(longest, hot(config))
+    assert longest <= 5 + 2 * 4 * 2 + 1
+    assert said(caches[0].get_full()) == texts
+
+
 def test_a_late_spill_that_fails_does_not_fail_the_add_that_made_it(
     config: CacheConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
