@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from urllib.parse import unquote
 
 __all__ = ["SUFFIX", "file_stem", "is_encoded", "plain_stem", "session_id_of_stem", "stripe_of"]
@@ -17,6 +18,7 @@ _DEVICES = frozenset(
 )
 
 
+@lru_cache(maxsize=512)  # an append asks for it some five times
 def file_stem(session_id: str) -> str:
     """Return the file name of a session, without its suffix.
 

@@ -51,6 +51,10 @@ __all__ = [
 LATE_BATCHES = 4
 #: Messages read from a window at a time when it moves to disk.
 CHUNK = 500
+#: After so many sessions that were decoded, a daemon lets the other threads of its process
+#: go on: they would wait for all of them otherwise. A sleep of 0 hands nothing over.
+BREATH = 4
+BREATH_SECONDS = 0.00002
 EVERYTHING = 2**31
 
 
@@ -462,7 +466,7 @@ def _move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
     while todo:
         reads = tuple(store.hot.oldest(sid, keep=count, limit=CHUNK) for sid, count in todo.items())
         replies = yield RedisBatch(reads, errors_as_values=True)
-        found = _readable(todo, replies, moved)
+        found = yield from _readable(todo, replies, moved)
         batch = {sid: oldest.turns for sid, oldest in found.items() if oldest.turns}
         written: dict[str, int | ArchiveError] = yield DiskCall(
             partial(store.archive.store.append_many_locked, batch)
@@ -485,10 +489,12 @@ def _move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
     return moved
 
 
-def _readable(ids: Iterable[str], replies: Iterable[Any], moved: Moved) -> dict[str, Oldest]:
+def _readable(ids: Iterable[str], replies: Iterable[Any], moved: Moved) -> Flow[dict[str, Oldest]]:
     """Decode what windows hold; what cannot be decoded fails its own session only."""
     found: dict[str, Oldest] = {}
-    for sid, reply in zip(ids, replies, strict=True):
+    for number, (sid, reply) in enumerate(zip(ids, replies, strict=True), 1):
+        if number % BREATH == 0:
+            yield Sleep(BREATH_SECONDS)
         if isinstance(reply, RedisUnavailable):
             raise reply
         if isinstance(reply, LixCacheError):

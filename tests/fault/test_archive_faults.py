@@ -19,7 +19,7 @@ import pytest
 
 from lix_cache import ArchiveCorrupt, ArchiveUnavailable, ConversationArchive, HuffmanCodec
 from lix_cache.archive import format as fmt
-from lix_cache.archive.files import Files
+from lix_cache.archive.files import Files, Write
 from lix_cache.errors import ArchiveError
 from lix_cache.messages import Message, MessageId, Turn, from_turn, to_turn
 from tests.fault.files import (
@@ -1113,3 +1113,56 @@ def test_a_deletion_takes_what_was_set_aside_even_where_the_file_itself_is_gone(
     assert folder_contents(tmp_path) == {"s.huff.damaged-1": b"no archive at all"}
     ConversationArchive(tmp_path).delete_session("s")
     assert folder_contents(tmp_path) == {}
+
+
+def test_of_several_writes_one_that_is_refused_is_taken_back_and_the_others_stand(
+    tmp_path: Path, file_size_limit: Callable[[int], None]
+) -> None:
+    old, made = tmp_path / "old", tmp_path / "made"
+    for path in (old, tmp_path / "kept"):
+        path.write_bytes(b"before")
+    writes = [
+        Write(str(tmp_path / "kept"), 6, b", after"),
+        Write(str(old), 6, bytes(200)),
+        Write(str(made), None, bytes(200)),
+        Write(str(tmp_path / "new"), None, b"new"),
+        Write(str(tmp_path / "absent"), 6, b"x"),
+    ]
+    file_size_limit(100)
+    refusals = Files().write_many(writes)
+    file_size_limit(resource.RLIM_INFINITY)
+    assert [None if error is None else error.errno for error in refusals] == [
+        None, errno.EFBIG, errno.EFBIG, None, errno.ENOENT,
+    ]  # fmt: skip
+    assert folder_contents(tmp_path) == {"kept": b"before, after", "old": b"before", "new": b"new"}
+
+
+def test_a_sync_that_fails_is_a_write_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "old"
+    path.write_bytes(b"before")
+    sync, failing = os.fsync, iter([False, True, True])
+
+    def fsync(fd: int) -> None:
+        if next(failing):
+            raise OSError(errno.EIO, "the disk is gone")
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    writes = [
+        Write(str(tmp_path / "a"), None, b"a"),
+        Write(str(path), 6, b"x"),
+        Write(str(tmp_path / "b"), None, b"b"),
+    ]
+    refusals = Files().write_many(writes)
+    assert [None if error is None else error.errno for error in refusals] == [None, errno.EIO, errno.EIO]
+    assert folder_contents(tmp_path) == {"a": b"a", "old": b"before"}
+
+
+def test_sessions_whose_files_differ_in_case_alone_are_not_written_at_once(tmp_path: Path) -> None:
+    batch = {session: [redis_turn(0)] for session in ("case", "CASE", "other")}
+    files = FaultyFiles()
+    archive = ConversationArchive(tmp_path, files=files)
+    assert archive.store.append_many_locked(batch) == {"case": 1, "CASE": 1, "other": 1}
+    written = [step.path for step in files.steps if step.name in ("write_synced", "rename")]
+    assert [os.path.basename(path) for path in written][-2:] == [".CASE.huff.tmp", "CASE.huff"]
+    assert all(ConversationArchive(tmp_path).load_all(session) == [MESSAGES[0]] for session in batch)
