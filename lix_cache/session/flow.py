@@ -53,7 +53,7 @@ LATE_BATCHES = 4
 CHUNK = 500
 #: After so many sessions that were decoded, a daemon lets the other threads of its process
 #: go on: they would wait for all of them otherwise. A sleep of 0 hands nothing over.
-BREATH = 4
+BREATH = 8
 BREATH_SECONDS = 0.00002
 EVERYTHING = 2**31
 
