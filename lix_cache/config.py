@@ -78,6 +78,9 @@ class CacheConfig:
         session_ttl_seconds: a session idle for longer is moved to disk, whatever
             ``evict_after_minutes`` says.
         hot_window_size: messages of a session that ``get_context`` returns.
+        hot_codec: ``stored`` keeps messages in Redis as JSON; ``huffman`` those of up to 16 kB as
+            code words, where the C extension is there: less memory for a slower add. Both are
+            read, whatever the setting.
         session_max_tokens: ``SessionContextWindow.get_context`` drops its oldest messages
             until about this many tokens remain; None for no limit.
         semantic_redis_db: database of the semantic query cache.
@@ -152,6 +155,7 @@ class CacheConfig:
     redis_retry_seconds: float = 1
     redis_buckets: int = 1
 
+    hot_codec: Literal["stored", "huffman"] = "stored"
     archive_codec: str = "huffman"
     archive_table: str | None = None
     archive_batch_turns: int = 10

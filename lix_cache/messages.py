@@ -17,6 +17,7 @@ from operator import lt
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from lix_cache.errors import InvalidMessage, InvalidSessionId
+from lix_cache.huffman_codec.short import LONGEST, TABLE, decode_short, encode_short
 from lix_cache.vectors import Vector, pack_vector, unpack_vector
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ MAX_SESSION_ID_BYTES = 65_536
 _MAX_DEPTH = 200
 _HAS_NONCE = 1
 _HAS_VECTOR = 2
+_CODED = 16
 _VECTOR_HEAD = struct.Struct("<BI")
 
 
@@ -322,13 +324,17 @@ def from_turn(turn: Turn) -> Message:
     return {**turn.body, "embedding": unpack_vector(turn.vector)}
 
 
-def pack_hot(turn: Turn) -> bytes:
+def pack_hot(turn: Turn, *, coded: bool = False) -> bytes:
     """Encode a turn for Redis; its id is the stream's.
 
     One byte says what follows: bit 0, a nonce of 6 bytes; bit 1, a vector (kind,
-    dimension, numbers); bits 4 to 7 are room for a codec and are 0. Then JSON: an
-    array ``[role, content, metadata, timestamp]`` without its usual tail, or an
-    object for any other turn.
+    dimension, numbers); bit 4, code words instead of JSON (docs/redis-layout.md); the
+    others are 0. Then JSON: an array ``[role, content, metadata, timestamp]`` without
+    its usual tail, or an object for any other turn.
+
+    Args:
+        turn: what to encode.
+        coded: use code words where they are shorter and the C kernel is there.
     """
     head = 0
     parts = [b""]
@@ -338,9 +344,54 @@ def pack_hot(turn: Turn) -> bytes:
     if turn.vector is not None:
         head |= _HAS_VECTOR
         parts += (_VECTOR_HEAD.pack(turn.vector.kind, turn.vector.dim), turn.vector.data)
-    parts.append(_pack_body(turn.body, turn.id))
+    body = _pack_coded(turn.body, turn.id) if coded else None
+    if body is None:
+        body = _pack_body(turn.body, turn.id)
+    else:
+        head |= _CODED
+    parts.append(body)
     parts[0] = bytes((head,))
     return b"".join(parts)
+
+
+#: Roles by the number they have in a coded message.
+_CODED_ROLES = ("user", "assistant", "system", "tool", "function", "developer")
+#: The byte before the code words: the table's index, and in the upper four bits what they are:
+#: 0, the JSON of any message; from 1 on, the content of one with that role and nothing unusual.
+_CODED_KINDS = {role: bytes((number << 4 | TABLE,)) for number, role in enumerate(_CODED_ROLES, 1)}
+_CODED_JSON = bytes((TABLE,))
+
+
+def _pack_coded(body: Message, message_id: MessageId) -> bytes | None:
+    """Return the kind and the code words of a body, or None where JSON is to be kept."""
+    role, content = body.get("role"), body.get("content")
+    if (
+        type(role) is str
+        and type(content) is str
+        and role in _CODED_KINDS
+        and len(content) <= LONGEST
+        and body.keys() == _USUAL
+        and body["metadata"] == {}
+        and (body["timestamp"] is FROM_ID or is_id_time(body["timestamp"], message_id))
+    ):
+        kind, raw = _CODED_KINDS[role], content.encode("utf-8", "surrogatepass")
+    else:
+        kind, raw = _CODED_JSON, _pack_body(body, message_id)
+    words = encode_short(raw)
+    return None if words is None else kind + words
+
+
+def _unpack_coded(data: bytes, start: int, message_id: MessageId) -> Message:
+    kind = data[start]
+    raw = decode_short(data, start + 1, kind & 15)
+    if kind < 16:
+        return _body_of(decode_json(raw), message_id)
+    return {
+        "role": _CODED_ROLES[(kind >> 4) - 1],
+        "content": raw.decode("utf-8", "surrogatepass"),
+        "timestamp": message_id[0] / 1000,
+        "metadata": {},
+    }
 
 
 _USUAL = {"role", "content", "timestamp", "metadata"}
@@ -375,7 +426,7 @@ def unpack_hot(data: bytes, message_id: MessageId) -> Turn:
     """
     try:
         head = data[0]
-        if head & ~(_HAS_NONCE | _HAS_VECTOR):
+        if head & ~(_HAS_NONCE | _HAS_VECTOR | _CODED):
             raise ValueError(f"unknown form {head}")
         start = 1
         nonce = vector = None
@@ -390,6 +441,8 @@ def unpack_hot(data: bytes, message_id: MessageId) -> Turn:
             size = dim * (8 if kind else 4)
             vector = Vector(kind, data[start : start + size])
             start += size
+        if head & _CODED:
+            return Turn(message_id, _unpack_coded(data, start, message_id), vector, nonce)
         return Turn(message_id, _body_of(decode_json(data[start:]), message_id), vector, nonce)
     except (ValueError, IndexError, TypeError, struct.error) as error:
         raise InvalidMessage(f"message {message_id} in Redis cannot be read: {error}") from error
@@ -430,8 +483,14 @@ def unpack_window(rows: Sequence[tuple[MessageId, bytes]]) -> list[Turn]:
 def _unpack_together(rows: Sequence[tuple[MessageId, bytes]]) -> list[Turn]:
     nonces: list[bytes | None] = []
     bodies = []
-    for _, data in rows:
+    # The messages that were coded; None where one is among the bodies.
+    coded: list[Message | None] = []
+    for message_id, data in rows:
         head = data[0]
+        if head == _CODED | _HAS_NONCE:
+            nonces.append(data[1 : 1 + NONCE_BYTES])
+            coded.append(_unpack_coded(data, 1 + NONCE_BYTES, message_id))
+            continue
         if head == _HAS_NONCE:
             nonces.append(data[1 : 1 + NONCE_BYTES])
             body = data[1 + NONCE_BYTES :]
@@ -444,18 +503,23 @@ def _unpack_together(rows: Sequence[tuple[MessageId, bytes]]) -> list[Turn]:
         if body[0] != _ARRAY_BEGINS or body[-1] != _ARRAY_ENDS:
             raise ValueError("not as usual")
         bodies.append(body)
-    values = decode_json(b"[%b]" % b",".join(bodies))
-    # strict: an array that ended in the middle of a body would make one too many.
+        coded.append(None)
+    values = decode_json(b"[%b]" % b",".join(bodies)) if bodies else []
+    if len(values) != len(bodies):
+        # An array that ended in the middle of a body makes one too many.
+        raise ValueError("not as usual")
+    left = iter(values)
     turns = []
-    for row, value, nonce in zip(rows, values, nonces, strict=True):
-        message_id = row[0]
-        if len(value) == 2 and type(value) is list:
-            role, content = value
-            when = message_id[0] / 1000
-            message = {"role": role, "content": content, "timestamp": when, "metadata": {}}
-        else:
-            message = _body_of(value, message_id)
-        turns.append(Turn(message_id, message, None, nonce))
+    for row, message, nonce in zip(rows, coded, nonces, strict=True):
+        if message is None:
+            message_id, value = row[0], next(left)
+            if len(value) == 2 and type(value) is list:
+                role, content = value
+                when = message_id[0] / 1000
+                message = {"role": role, "content": content, "timestamp": when, "metadata": {}}
+            else:
+                message = _body_of(value, message_id)
+        turns.append(Turn(row[0], message, None, nonce))
     return turns
 
 

@@ -162,7 +162,7 @@ def _session_id(i: int) -> str:
     return f"user-{i:08d}"
 
 
-def _fill_idle(bench: Bench, config: CacheConfig) -> None:
+def fill_idle(bench: Bench, config: CacheConfig) -> None:
     """Put sessions of 20 messages into Redis that nobody has used for some hours."""
     ended_ms = int((time.time() - support.IDLE_HOURS * 3600) * 1000)
     support.put_windows(
@@ -175,7 +175,7 @@ def _fill_idle(bench: Bench, config: CacheConfig) -> None:
     )
 
 
-def _text_bytes(texts: Texts, sessions: int) -> int:
+def text_bytes(texts: Texts, sessions: int) -> int:
     return sum(len(content.encode()) for i in range(sessions) for _, content in texts.session(i))
 
 
@@ -185,9 +185,9 @@ def memory(bench: Bench) -> None:
     config = bench.quiet_config("memory")
     progress(f"{section}: {size.sessions:,} sessions")
     before = bench.server.used_memory()
-    _fill_idle(bench, config)
+    fill_idle(bench, config)
     used = bench.server.used_memory() - before
-    text = _text_bytes(bench.texts, size.sessions)
+    text = text_bytes(bench.texts, size.sessions)
     _add_sizes(report, "in Redis", "lix_cache", used, text, size.sessions)
 
     # The daemon's own round, in this thread: the sessions' files are as it makes them.
@@ -218,7 +218,7 @@ def _add_sizes(report: Report, where: str, variant: str, used: int, text: int, s
 def _memory_of_json(bench: Bench) -> None:
     """What the same sessions would take as plain JSON, and as JSON under zlib."""
     sessions = bench.size.sessions
-    text = _text_bytes(bench.texts, sessions)
+    text = text_bytes(bench.texts, sessions)
     plain = packed = 0
     for i in range(sessions):
         data = json.dumps(_turns(bench.texts, i, 20), ensure_ascii=False, separators=(",", ":")).encode()
@@ -230,7 +230,7 @@ def _memory_of_json(bench: Bench) -> None:
 
 def _memory_of_old(bench: Bench, old: OldPackage) -> None:
     sessions = bench.size.old_sessions
-    text = _text_bytes(bench.texts, sessions)
+    text = text_bytes(bench.texts, sessions)
     progress(f"Memory: {sessions:,} sessions of {OLD}")
     folder = os.path.join(bench.folder, "old-memory")
     if old.settings:
@@ -248,7 +248,7 @@ def _memory_of_old(bench: Bench, old: OldPackage) -> None:
     for i in range(few):
         archived.append_turns(_session_id(i), _turns(bench.texts, i, 20))
     on_disk = sum(entry.stat().st_size for entry in os.scandir(folder))
-    _add_sizes(bench.report, "on disk", OLD, on_disk, _text_bytes(bench.texts, few), few)
+    _add_sizes(bench.report, "on disk", OLD, on_disk, text_bytes(bench.texts, few), few)
 
 
 # -- eviction --------------------------------------------------------------------------------
@@ -331,7 +331,7 @@ def _evict(bench: Bench, how: str, daemon: Any) -> None:
     section, size, report = "Eviction", bench.size, bench.report
     config = bench.quiet_config(f"evict-{how.replace(' ', '-')}")
     progress(f"{section}: {size.sessions:,} idle sessions, {how}")
-    _fill_idle(bench, config)
+    fill_idle(bench, config)
     store = open_store(config)
     client = create_redis_client(db=config.session_redis_db, config=config)
     active = store.hot.keys.active(0)

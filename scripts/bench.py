@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from _bench_hot import hot_codec
 from _bench_report import Report, progress, write_between_marks
 from _bench_speed import speed
 from _bench_storage import archive, codec, eviction, memory
@@ -21,7 +22,14 @@ from _bench_support import QUICK, ROOT, Bench, Server, Size, describe_run, find_
 
 from lix_cache.session import evictor
 
-SECTIONS = {"speed": speed, "archive": archive, "codec": codec, "memory": memory, "eviction": eviction}
+SECTIONS = {
+    "speed": speed,
+    "archive": archive,
+    "codec": codec,
+    "memory": memory,
+    "hot-codec": hot_codec,
+    "eviction": eviction,
+}
 
 
 def _arguments() -> argparse.Namespace:

@@ -145,7 +145,8 @@ def old_archives() -> list[bytes]:
 @cache
 def hot_messages() -> list[bytes]:
     """What Redis holds."""
-    return [pack_hot(turn) for turn in (*_turns(0), *_turns(0, nonces=True))]
+    turns = (*_turns(0), *_turns(0, nonces=True))
+    return [pack_hot(turn, coded=coded) for turn in turns for coded in (False, True)]
 
 
 # -- what each decoder must do with anything -----------------------------------------------

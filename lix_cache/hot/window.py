@@ -48,11 +48,13 @@ class HotWindow:
         keys: names.
         life_ms: life of a window without any use.
         batch: messages beyond a window's size that make it overflow.
+        coded: whether messages are stored as code words where that is shorter.
     """
 
     keys: Keys
     life_ms: int
     batch: int
+    coded: bool = False
 
     def add(
         self,
@@ -158,7 +160,7 @@ class HotWindow:
         """Put archived messages back, unless the session is hot. Answers 1 or 0."""
         args: list[Any] = [session_id, self.life_ms]
         for turn in turns:
-            args += (str(turn.id), pack_hot(turn))
+            args += (str(turn.id), pack_hot(turn, coded=self.coded))
         return ScriptCall(
             scripts.REHYDRATE,
             (self.keys.window(session_id), self.keys.active(self.keys.bucket(session_id))),

@@ -205,7 +205,8 @@ def _add_hot(session: Session, turn: Turn) -> Flow[Added]:
 
 
 def _append_hot(session: Session, turn: Turn, *, locked: bool) -> Flow[Added]:
-    store, packed = session.store, pack_hot(turn)
+    store = session.store
+    packed = pack_hot(turn, coded=store.hot.coded)
     # Before the first add, once: a session that was moved to disk must go on with
     # larger ids even if the server's clock went back meanwhile.
     looks = locked or not session.knows_floor

@@ -103,6 +103,7 @@ def open_store(
             keys=Keys(config.redis_key_prefix, config.redis_buckets),
             life_ms=config.hot_life_seconds * 1000,
             batch=config.archive_batch_turns,
+            coded=config.hot_codec == "huffman",
         ),
         archive=ConversationArchive(
             config.archive_dir,

@@ -163,6 +163,21 @@ def test_two_caches_of_a_session_see_each_others_messages_at_once(open_cache: Ca
     assert said(one.get_context()) == said(two.get_context()) == ["a", "b", "c"]
 
 
+def test_processes_with_and_without_code_words_read_each_other(
+    open_cache: Callable[..., Any],
+) -> None:
+    plain, coded = open_cache(hot_codec="stored"), open_cache(hot_codec="huffman")
+    texts = [f"What would you like to know about the weather of tomorrow, number {i}?" for i in range(12)]
+    for i, text in enumerate(texts):
+        say((plain, coded)[i % 2], text)
+    assert said(plain.get_context()) == said(coded.get_context()) == texts[-4:]
+    assert said(plain.get_full()) == said(coded.get_full()) == texts
+    coded.flush_to_disk()
+    # Brought back under this setting, and read under the other.
+    assert said(coded.get_context()) == said(plain.get_context()) == texts[-4:]
+    assert said(plain.get_full()) == texts
+
+
 def test_sessions_are_kept_apart(open_cache: Callable[..., Any]) -> None:
     one, two = open_cache("one"), open_cache("two")
     say(one, "of one")

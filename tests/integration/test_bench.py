@@ -125,6 +125,9 @@ def test_speed_is_measured_in_both_colours_on_both_transports_beside_its_target(
         ("Codec", "decode of 5 kB", {"HuffmanCodec", "HCv1", "zlib 6", "lix-open-cache"}),
         ("Codec", "size of 5 kB", {"HuffmanCodec", "HCv1", "zlib 6", "lix-open-cache"}),
         ("Memory", "in Redis", {"lix_cache", "lix-open-cache"}),
+        ("Hot codec", "in Redis", {"stored", "huffman"}),
+        ("Hot codec", "add", {"huffman"}),
+        ("Hot codec", "get_context, 20 messages", {"huffman"}),
         ("Memory", "on disk", {"lix_cache", "JSON", "JSON, zlib 6", "lix-open-cache"}),
         (
             "Eviction",

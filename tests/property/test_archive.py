@@ -87,9 +87,10 @@ def as_stored(message: Message) -> Message:
 def test_a_message_comes_back_from_its_bytes_in_redis(message: Message) -> None:
     for nonce in (None, b"nonce!"):
         turn = to_turn(message, MessageId(1_700_000_000_123, 5), nonce)
-        back = unpack_hot(pack_hot(turn), turn.id)
-        assert same(from_turn(back), as_stored(message))
-        assert (back.vector, back.nonce) == (turn.vector, nonce)
+        for coded in (False, True):
+            back = unpack_hot(pack_hot(turn, coded=coded), turn.id)
+            assert same(from_turn(back), as_stored(message))
+            assert (back.vector, back.nonce) == (turn.vector, nonce)
 
 
 @several

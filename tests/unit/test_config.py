@@ -203,6 +203,8 @@ def test_every_field_is_read_from_a_variable_of_its_own() -> None:
         if name.startswith("on_")
         else "disk"
         if name == "durability"
+        else "huffman"
+        if name == "hot_codec"
         else "unix:///run/r.sock"
         if name == "redis_url"
         else not field.default

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from lix_cache import InvalidMessage, InvalidSessionId, InvalidVector
+from lix_cache.huffman_codec import _backend
+from lix_cache.huffman_codec._backend import native_kernel
 from lix_cache.messages import (
     FROM_ID,
     ZERO_ID,
@@ -30,6 +32,7 @@ from lix_cache.messages import (
     parse_id,
     to_turn,
     unpack_hot,
+    unpack_window,
     with_id,
 )
 from lix_cache.vectors import Vector
@@ -347,6 +350,107 @@ def test_text_of_an_own_kind_comes_back_as_text() -> None:
 def test_bytes_that_we_did_not_write_are_refused(data: bytes) -> None:
     with pytest.raises(InvalidMessage, match="1700000000123-4 in Redis cannot be read"):
         unpack_hot(data, ID)
+
+
+# -- code words instead of JSON ------------------------------------------------------------
+
+LONG = "Could you please tell me how the weather will be in San Francisco tomorrow afternoon?"
+
+needs_c = pytest.mark.skipif(native_kernel() is None, reason="the C extension is not built")
+
+
+@pytest.fixture
+def _native(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_backend, "kernel", native_kernel())
+
+
+CODED_BODIES: list[dict[str, Any]] = [
+    *({**USUAL, "role": role, "content": LONG} for role in ("user", "assistant", "system", "tool", "critic")),
+    {**USUAL, "content": LONG, "metadata": {"model": "m"}},
+    {**USUAL, "content": LONG, "timestamp": 5},
+    {**USUAL, "content": LONG * 100},
+    {**USUAL, "content": LONG + "\ud800"},
+    {**USUAL, "content": {"parts": [LONG, 1.5, None]}},
+    {"text": LONG},
+]
+
+
+@needs_c
+@pytest.mark.usefixtures("_native")
+@pytest.mark.parametrize("body", CODED_BODIES, ids=lambda body: str(body)[:60])
+def test_a_message_in_code_words_is_shorter_and_comes_back(body: dict[str, Any]) -> None:
+    vector = Vector(0, struct.pack("<f", 1.5))
+    for turn in (Turn(ID, body), Turn(ID, body, None, b"nonce!"), Turn(ID, body, vector, b"nonce!")):
+        plain, coded = pack_hot(turn), pack_hot(turn, coded=True)
+        assert coded[0] == plain[0] | 16
+        assert len(coded) < len(plain)
+        assert unpack_hot(coded, ID) == turn
+        # The nonce stands where the script that looks for it looks.
+        assert coded[1:7] == plain[1:7] or turn.nonce is None
+
+
+@needs_c
+@pytest.mark.usefixtures("_native")
+@pytest.mark.parametrize("content", ["", "Hi", "q7#", "x" * 20_000, LONG * 200])
+def test_what_code_words_make_no_shorter_or_is_long_stays_as_it_is(content: str) -> None:
+    turn = Turn(ID, {**USUAL, "content": content}, None, b"nonce!")
+    assert pack_hot(turn, coded=True) == pack_hot(turn)
+
+
+@needs_c
+def test_python_alone_reads_code_words_and_writes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    turn = Turn(ID, {**USUAL, "content": LONG}, None, b"nonce!")
+    monkeypatch.setattr(_backend, "kernel", native_kernel())
+    coded = pack_hot(turn, coded=True)
+    monkeypatch.setattr(_backend, "kernel", _backend.PURE)
+    assert unpack_hot(coded, ID) == turn
+    assert pack_hot(turn, coded=True) == pack_hot(turn)
+
+
+@needs_c
+@pytest.mark.usefixtures("_native")
+def test_a_window_may_hold_both() -> None:
+    bodies = [*CODED_BODIES, {**USUAL, "content": "Hi"}, *CODED_BODIES[:3]]
+    turns = [Turn(MessageId(5, i), {**body}, None, b"nonc%02d" % i) for i, body in enumerate(bodies)]
+    turns = [
+        Turn(
+            t.id,
+            {**t.body, "timestamp": 0.005} if t.body.get("timestamp") == USUAL["timestamp"] else t.body,
+            None,
+            t.nonce,
+        )
+        for t in turns
+    ]
+    for pattern in (0b0101, 0b1111, 0b0000, 0b1000):
+        rows = [(t.id, pack_hot(t, coded=bool(pattern >> i % 4 & 1))) for i, t in enumerate(turns)]
+        assert unpack_window(rows) == turns
+
+
+@needs_c
+@pytest.mark.usefixtures("_native")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data[:7] + bytes((data[7] & 0xF0 | 9,)) + data[8:],  # a table of a later version
+        lambda data: data[:7] + bytes((data[7] & 0x0F | 0x90,)) + data[8:],  # a role beyond
+        lambda data: data[:7] + bytes((data[7] & 0x0F,)) + data[8:],  # JSON that is none
+        lambda data: data[:8] + b"\x7f" + data[9:],  # more than the words say
+        lambda data: data[:8] + b"\xff\xff" + data[9:],  # more than anybody writes
+        lambda data: data[:8] + b"\xff",  # cut within the length
+        lambda data: data[:8],
+        lambda data: data[:7],
+        lambda data: data[:-3],
+        lambda data: data + b"x",
+    ],
+)
+def test_code_words_that_we_did_not_write_are_refused(change: Any) -> None:
+    coded = pack_hot(Turn(ID, {**USUAL, "content": LONG}, None, b"nonce!"), coded=True)
+    assert unpack_hot(coded, ID).body == {**USUAL, "content": LONG}
+    changed = change(coded)
+    with pytest.raises(InvalidMessage, match="1700000000123-4 in Redis cannot be read"):
+        unpack_hot(changed, ID)
+    with pytest.raises(InvalidMessage, match="1700000000123-4 in Redis cannot be read"):
+        unpack_window([(ID, changed)])
 
 
 # -- text to search ----------------------------------------------------------------------
