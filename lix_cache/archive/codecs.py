@@ -187,15 +187,14 @@ def codec_by_id(codec_id: int) -> Codec:
 
 #: Shorter sections are stored: what a codec needs for its own head is more than it could save.
 _SHORTEST = 16
-#: Looking for repetitions takes the C kernel 0.1 ms for each kB, which a frame's sync hides, and
-#: Python much longer; what somebody writes at once and is larger than this waits for compact().
-_THOROUGH_UPTO = 1 << 20
-#: Deflate is tried where phrases left more than such a share: of the frames that
-#: scripts/bench_codec.py measures it wins on one in four where repetitions were not looked for,
-#: and on none where they were.
-_DEFLATE_FROM = 256
-_DEFLATE_ABOVE = 0.22
-_DEFLATE_ABOVE_THOROUGH = 0.5
+#: Looking for copies takes the C kernel 0.1 ms for each kB, ten times as long as phrases alone, and
+#: Python much longer. An append, which the eviction daemon makes a thousand of in a second, looks
+#: where it takes no time to speak of, and where there is much to be found: deflate, which is quick,
+#: says so. Ordinary talk has 3 to 9% to win, and compact() wins it.
+_COPIES_UPTO = 512
+_REPEATS_BELOW = 0.35
+#: And nobody looks for copies in what is larger.
+_COPIES_AT_MOST = 1 << 20
 
 
 class Packer:
@@ -205,12 +204,17 @@ class Packer:
         name: in the configuration.
     """
 
-    __slots__ = ("_codec", "_table", "name")
+    __slots__ = ("_codec", "_patient", "_table", "name")
 
-    def __init__(self, codec: Codec, table: str | None) -> None:
+    def __init__(self, codec: Codec, table: str | None, *, patient: bool = False) -> None:
         self.name = codec.name
         self._codec = codec
         self._table = table
+        self._patient = patient
+
+    def patient(self) -> Packer:
+        """Return the packer for whoever has time: it looks for copies everywhere."""
+        return Packer(self._codec, self._table, patient=True)
 
     def pack(self, raw: bytes) -> tuple[int, bytes]:
         """Return (codec id, stored bytes) of a section."""
@@ -221,14 +225,14 @@ class Packer:
         return found if len(found[1]) < len(raw) else (STORED.id, raw)
 
     def _pack_huffman(self, raw: bytes) -> tuple[int, bytes]:
-        thorough = len(raw) <= _THOROUGH_UPTO and _backend.kernel.name == "c"
-        stored = HuffmanCodec.encode(raw, table=self._table, thorough=thorough)
-        above = _DEFLATE_ABOVE_THOROUGH if thorough else _DEFLATE_ABOVE
-        if len(raw) >= _DEFLATE_FROM and len(stored) > above * len(raw):
-            other = DEFLATE.encode(raw)
-            if len(other) < len(stored):
-                return DEFLATE.id, other
-        return HUFFMAN.id, stored
+        size = len(raw)
+        copies = _backend.kernel.name == "c" and size <= _COPIES_AT_MOST
+        deflated = raw
+        if size > _COPIES_UPTO:
+            deflated = DEFLATE.encode(raw)
+            copies = copies and (self._patient or len(deflated) < _REPEATS_BELOW * size)
+        stored = HuffmanCodec.encode(raw, table=self._table, thorough=copies)
+        return (DEFLATE.id, deflated) if len(deflated) < len(stored) else (HUFFMAN.id, stored)
 
 
 def packer(name: str, table: str | os.PathLike[str] | None = None) -> Packer:

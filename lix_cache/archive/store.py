@@ -417,7 +417,7 @@ class ArchiveStore:
             if frame.index.total == frame.index.count:
                 return None, True, tail.size
         data = self._files.read(path) or b""
-        found = compaction(data, self._codec, now_ms=now_ms, contest_ms=CONTEST_MS)
+        found = compaction(data, self._codec.patient(), now_ms=now_ms, contest_ms=CONTEST_MS)
         if found is not None and not dry_run:
             if found.aside:
                 self._set_aside(path, found.aside)

@@ -36,8 +36,11 @@ from lix_cache.archive.codecs import codec_by_id, packer
 from lix_cache.archive.reading import parse_contents
 from lix_cache.archive.varints import Reader, put_varint
 from lix_cache.archive.verify import verify_bytes
+from lix_cache.huffman_codec import _backend
+from lix_cache.huffman_codec._backend import Kernel
 from lix_cache.messages import ZERO_ID, Message, MessageId, Turn, from_turn, to_turn
 from lix_cache.vectors import Vector
+from tests.support.kernels import kernel, native_or_skip  # noqa: F401 - a fixture
 
 # -- a file written by hand --------------------------------------------------------------
 
@@ -1289,20 +1292,31 @@ def test_a_missing_zstd_is_said_and_nothing_is_written_or_hidden(
     assert (tmp_path / "s.huff").read_bytes() == before
 
 
-def test_the_smaller_of_phrases_and_deflate_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lix_cache.huffman_codec import _backend
-
-    text = b"How are you today, and what can I do for you?" * 20
+def test_the_smaller_of_phrases_and_deflate_is_kept(kernel: Kernel) -> None:
     fresh = b"How are you today, and what can I do for you?"
     assert packer("huffman").pack(fresh)[0] == 3
     assert packer("huffman").pack(b"tiny") == (0, b"tiny")
-    chosen, stored = packer("huffman").pack(text)
-    if _backend.kernel.name == "c":
-        # With copies among the phrases there is nothing left for deflate.
-        assert chosen == 3
-    # Without them, because Python would take too long to find them, there is.
-    monkeypatch.setattr(_backend, "kernel", _backend.PURE)
-    assert packer("huffman").pack(fresh)[0] == 3
-    chosen, stored = packer("huffman").pack(text)
-    assert chosen == 5
-    assert len(stored) < len(HuffmanCodec.encode(text))
+    # With copies among the phrases there is nothing left for deflate; Python, which would take
+    # too long to find them, leaves it some.
+    repeats = fresh * 20
+    chosen, stored = packer("huffman").pack(repeats)
+    assert chosen == (3 if kernel.name == "c" else 5)
+    assert len(stored) < len(HuffmanCodec.encode(repeats))
+    assert packer("huffman").patient().pack(repeats) == (chosen, stored)
+    # A hash has nothing for either, and digits that repeat little are deflate's.
+    digits = "".join(f"{n * 7919 % 9973:04d}" for n in range(400)).encode()
+    chosen, stored = packer("huffman").pack(digits)
+    assert len(stored) <= min(len(HuffmanCodec.encode(digits)), len(zlib.compress(digits, 9, -15)))
+
+
+def test_whoever_has_time_finds_what_an_append_does_not_look_for() -> None:
+    native_or_skip()
+    if _backend.kernel.name != "c":
+        pytest.skip("LIX_CACHE_PURE is set")
+    # Ordinary talk in which one unusual thing is said twice.
+    demo = Path(__file__).resolve().parents[2] / "lix_cache" / "cli" / "data" / "demo.jsonl"
+    conversation = json.loads(demo.read_text("utf-8").splitlines()[0])["messages"]
+    odd = "Wrzeszcz-Oliwa 7Q4ZK, platform 12b"
+    talk = "\n".join([odd, *(str(message["content"]) for message in conversation[:8]), odd]).encode()
+    quick, patient = packer("huffman").pack(talk), packer("huffman").patient().pack(talk)
+    assert len(patient[1]) < len(quick[1]) < len(talk)
