@@ -1292,7 +1292,7 @@ def test_a_missing_zstd_is_said_and_nothing_is_written_or_hidden(
     assert (tmp_path / "s.huff").read_bytes() == before
 
 
-def test_the_smaller_of_phrases_and_deflate_is_kept(kernel: Kernel) -> None:
+def test_the_smaller_of_phrases_and_deflate_is_kept(kernel: Kernel) -> None:  # noqa: F811
     fresh = b"How are you today, and what can I do for you?"
     assert packer("huffman").pack(fresh)[0] == 3
     assert packer("huffman").pack(b"tiny") == (0, b"tiny")
