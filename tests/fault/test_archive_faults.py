@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import random
 import resource
 import struct
 import subprocess
@@ -839,7 +840,7 @@ def test_a_write_that_stops_half_way_is_cut_back(
     with pytest.raises(ArchiveUnavailable) as refused:
         archive.append_turn("s", NEXT)
     with pytest.raises(ArchiveUnavailable):
-        archive.append_turn("another", {"content": "x" * len(before) * 20})
+        archive.append_turn("another", {"content": random.Random(1).randbytes(len(before) * 20).hex()})
     file_size_limit(resource.RLIM_INFINITY)
     assert refused.value.errno == errno.EFBIG
     assert path.read_bytes() == before
