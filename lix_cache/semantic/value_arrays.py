@@ -220,7 +220,15 @@ def _polars_frame_to(frame: Any) -> bytes:
 
 def _polars_frame_from(data: bytes) -> Any:
     polars = _import("polars")
-    return _converted(lambda: polars.from_arrow(table_from_bytes(data)))
+
+    def read() -> Any:
+        table = table_from_bytes(data)
+        frame = polars.from_arrow(table)
+        # It calls a column without a name "column_0".
+        frame.columns = table.column_names
+        return frame
+
+    return _converted(read)
 
 
 def _polars_series_to(series: Any) -> bytes:
@@ -239,7 +247,10 @@ def _converted(convert: Callable[[], Any]) -> Any:
         return convert()
     except (CodecError, MissingExtra):
         raise
-    except Exception as error:  # noqa: BLE001 - whatever is raised for a schema that makes no sense
+    except BaseException as error:
+        # Whatever is raised for a schema that makes no sense; polars' panics are no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise CodecError(f"a table that cannot be read: {type(error).__name__}: {error}") from None
 
 

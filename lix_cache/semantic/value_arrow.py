@@ -14,7 +14,7 @@ from lix_cache.errors import CodecError, MissingExtra
 __all__ = ["table_from_bytes", "table_to_bytes"]
 
 _EXTENSION = b"ARROW:extension:name"
-_PICKLED = "arrow.py_extension_type"
+_PICKLED = b"arrow.py_extension_type"
 #: Positions in Arrow's schema for messages (format/Message.fbs).
 _HEADER = 2
 _BATCH_OF_DICTIONARY = 1
@@ -48,7 +48,7 @@ def table_from_bytes(data: bytes) -> Any:
         _refuse_compressed(pyarrow, data)
         with pyarrow.ipc.open_stream(data) as reader:
             for field in reader.schema:
-                _refuse_pickled(pyarrow, field, 0)
+                _check(pyarrow, field, 0)
             table = reader.read_all()
         table.validate(full=True)
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
@@ -58,19 +58,24 @@ def table_from_bytes(data: bytes) -> Any:
     return table
 
 
-def _refuse_pickled(pyarrow: Any, field: Any, level: int) -> None:
+def _check(pyarrow: Any, field: Any, level: int) -> None:
+    """Refuse a column that carries a pickle, or names that are no text."""
     if level > _MOST_LEVELS:
         raise CodecError("an Arrow schema that is nested too deep")
     kind = field.type
-    name = (field.metadata or {}).get(_EXTENSION, b"").decode("utf-8", "replace")
+    metadata = dict(field.metadata or {})
     if isinstance(kind, pyarrow.BaseExtensionType):
-        name, kind = kind.extension_name, kind.storage_type
-    if name == _PICKLED:
+        metadata[_EXTENSION] = kind.extension_name.encode()
+        kind = kind.storage_type
+    if metadata.get(_EXTENSION) == _PICKLED:
         raise CodecError("an Arrow column of a pickled type")
+    for text in (*metadata, *metadata.values()):
+        # UnicodeDecodeError is a ValueError. polars would not raise, but panic.
+        text.decode("utf-8")
     if isinstance(kind, pyarrow.DictionaryType):
-        _refuse_pickled(pyarrow, pyarrow.field("values", kind.value_type), level + 1)
+        _check(pyarrow, pyarrow.field("values", kind.value_type), level + 1)
     for position in range(kind.num_fields):
-        _refuse_pickled(pyarrow, kind.field(position), level + 1)
+        _check(pyarrow, kind.field(position), level + 1)
 
 
 def _refuse_compressed(pyarrow: Any, data: bytes) -> None:
