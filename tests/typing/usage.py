@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +29,32 @@ from lix_cache import (
     AsyncURLEmbeddingCache,
     CacheConfig,
     CacheCoordinator,
+    CachedEmbedder,
     CodecError,
     ConfigError,
     ConversationArchive,
     DimensionMismatch,
     EmbeddedRedis,
+    Embedder,
     Evictor,
+    HashingEmbedder,
     HuffmanCodec,
     HybridConversationCache,
     InvalidVector,
     LixCacheError,
     MissingExtra,
+    OnnxEmbedder,
+    OpenAIEmbedder,
     RedisAuthError,
     RedisUnavailable,
     SemanticCacheRedis,
+    SentenceTransformerEmbedder,
     SessionContextWindow,
     URLEmbeddingCache,
+    aembed,
     create_async_redis_client,
     create_redis_client,
+    embed_within,
     ensure_redis,
 )
 from lix_cache.huffman_codec import decode_bytes, encode_str
@@ -231,6 +239,32 @@ async def async_urls(config: CacheConfig) -> None:
     cache = AsyncURLEmbeddingCache("s", config)
     assert_type(await cache.get("url"), Vector | None)
     assert_type(await cache.batch_set({"url": np.ones(3)}), dict[str, bool])
+
+
+class OwnEmbedder:
+    id, dim = "own", 2
+
+    def embed(self, texts: Sequence[str]) -> Vector:
+        return np.ones((len(texts), 2), dtype=np.float32)
+
+
+def embedders(config: CacheConfig) -> None:
+    own: Embedder = OwnEmbedder()
+    for made in (
+        HashingEmbedder(64),
+        OnnxEmbedder("folder", threads=1),
+        OpenAIEmbedder("model", base_url="http://localhost:8000/v1", dimensions=256),
+        SentenceTransformerEmbedder("name", device="cpu"),
+        CachedEmbedder(own, URLEmbeddingCache("s", config)),
+    ):
+        embedder: Embedder = made
+        assert_type(embedder.embed(["text"]), Vector)
+    assert_type(embed_within(own, ["text"], 1.5), Vector)
+    HashingEmbedder("64")  # type: ignore[arg-type]
+
+
+async def async_embedders() -> None:
+    assert_type(await aembed(HashingEmbedder(), ["text"]), Vector)
 
 
 def codec() -> None:

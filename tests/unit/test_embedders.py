@@ -354,3 +354,20 @@ def test_a_childs_copy_of_the_parents_value_is_never_destroyed() -> None:
     os.close(write)
     assert os.read(read, 100) == b""
     os.close(read)
+
+
+def test_what_is_forgotten_is_made_anew_and_the_old_one_kept_from_destruction() -> None:
+    destroyed: list[int] = []
+
+    class Precious:
+        def __del__(self) -> None:
+            destroyed.append(1)
+
+    value = PerProcess(Precious)
+    first = id(value())
+    value.forget()
+    assert destroyed == []
+    assert id(value()) != first
+    value.forget()
+    value.forget()
+    assert destroyed == []
