@@ -12,9 +12,11 @@ from lix_cache.semantic.guards import GUARDS, Objection, check, is_elliptical
 from lix_cache.semantic.text import normalise
 
 _WORDS = """
-the a an this not no never don't from to on off 5 50 1,000 1.000,5 3:30 5pm 2024-05-06 1/2 v1.2.3 $5 % €3m may
-6th Tokyo Paris PayPal foo_bar x.y.z --flag a@b.cc https://a.b/c `code` "q" ascending descending and yes please
-two hundred thousand twenty-one 不 没有 二十五 第三个 5月6日 東京 から パリ まで 서울에서 부산까지 نعم İ ß ǆ ﬁ ² ٣
+the a an this not no never don't from to on off 5 50 1,000 1.000,5 3:30 5pm 2024-05-06 1/2 v1.2.3 $5 %
+€3m may 6th Tokyo Paris PayPal foo_bar x.y.z --flag a@b.cc https://a.b/c `code` "q" ascending descending
+and yes please two hundred thousand twenty-one 不 没有 二十五 第三个 5月6日
+東京 から パリ まで 서울에서 부산까지
+نعم İ ß ǆ ﬁ ² ٣
 """
 _PIECES = st.sampled_from(_WORDS.split())
 _ANY = st.one_of(

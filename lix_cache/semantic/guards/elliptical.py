@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from lix_cache.semantic.guards.lexicon.follow_ups import CJK_FOLLOW_UPS, OPENERS, POINTERS, REPLIES, YOU
+from lix_cache.semantic.guards.lexicon.follow_ups import (
+    CJK_FOLLOW_UPS,
+    GREETINGS,
+    OPENERS,
+    POINTERS,
+    REPLIES,
+    YOU,
+)
 from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
 from lix_cache.semantic.guards.reading import Reading, read
 
@@ -49,4 +56,6 @@ def _of(reading: Reading) -> bool:
 
 
 def _says_nothing(word: str, language: str) -> bool:
+    if word in GREETINGS:
+        return False
     return word in REPLIES or word in FUNCTION_WORDS.get(language, frozenset())

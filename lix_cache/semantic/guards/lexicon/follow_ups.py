@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CJK_FOLLOW_UPS", "OPENERS", "POINTERS", "REPLIES", "YOU"]
+__all__ = ["CJK_FOLLOW_UPS", "GREETINGS", "OPENERS", "POINTERS", "REPLIES", "YOU"]
 
 _REPLIES = """
 yes yeah yep yup ya sure ok okay k no nope nah please thanks thank you continue go on ahead again more another one
@@ -42,6 +42,9 @@ secondo seconda ancora entrambi isso isto aquele outro outra novamente dat dit a
 """
 #: Words that point at what was said before.
 POINTERS = frozenset(_POINTERS.split())
+
+#: A greeting goes on from nothing, and is answered alike each time.
+GREETINGS = frozenset("hello hi hey".split())
 
 #: Whoever is asked about is here: "who made you" needs nothing before it.
 YOU = frozenset(

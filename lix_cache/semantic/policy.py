@@ -1,0 +1,206 @@
+"""What is not to be cached at all, and for how long the rest: data, no code.
+
+A policy is a frozen set of numbers and texts that can be written as JSON, kept beside an
+application's other settings, and read by another process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from lix_cache.errors import ConfigError
+from lix_cache.semantic.guards import is_elliptical
+from lix_cache.semantic.guards.lexicon.time_words import TIME_SUBSTRINGS, TIME_WORDS
+from lix_cache.semantic.guards.reading import MAX_CHARS, fold, read
+from lix_cache.semantic.patterns import compile_pattern, matches
+from lix_cache.semantic.prompts import Prompt, read_prompt
+from lix_cache.semantic.responses import flaw_of
+
+__all__ = ["CachePolicy", "Refusal"]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why something is not looked up or not stored.
+
+    Attributes:
+        rule: ``too_short``, ``too_long``, ``excluded``, ``follow_up``; of responses also
+            ``error``, ``empty``, ``truncated``, ``tool_call``.
+        detail: for people.
+    """
+
+    rule: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class CachePolicy:
+    """What may be answered from a cache.
+
+    Attributes:
+        min_query_chars: shorter queries are not cached.
+        max_query_chars: nor are longer ones; at most 20,000.
+        exclude: regular expressions; a query in which one is found (whatever its case) is
+            neither looked up nor stored. Those that could take for ever are refused.
+        error_patterns: the same for the beginning of responses that are text: an
+            application's own error messages.
+        time_sensitive_seconds: longest life of the answer to a query about now ("today",
+            "latest"), in seconds.
+        time_words: more words (or, with spaces in them, phrases) that make a query one about
+            now, besides those built in for the languages of the guards.
+        builtin_time_words: whether those are used.
+        follow_ups: whether to cache queries that mean nothing alone ("yes please") where
+            the context does not say what was said before (``conversation``).
+        whole_answers_only: never store errors, empty or truncated answers, or calls of tools.
+        history: whether all that was said before belongs to the context that
+            :meth:`extract_query` makes. If not, the number of turns and what tools answered do.
+    """
+
+    min_query_chars: int = 1
+    max_query_chars: int = 8_000
+    exclude: tuple[str, ...] = ()
+    error_patterns: tuple[str, ...] = (r"^\s*(?:error|exception|traceback \(most recent call last\)):",)
+    time_sensitive_seconds: float = 60.0
+    time_words: tuple[str, ...] = ()
+    builtin_time_words: bool = True
+    follow_ups: bool = False
+    whole_answers_only: bool = True
+    history: bool = False
+
+    def __post_init__(self) -> None:
+        _whole("min_query_chars", self.min_query_chars, 0, MAX_CHARS)
+        _whole("max_query_chars", self.max_query_chars, max(1, self.min_query_chars), MAX_CHARS)
+        for name in ("exclude", "error_patterns", "time_words"):
+            object.__setattr__(self, name, _texts(name, getattr(self, name)))
+        for name in ("exclude", "error_patterns"):
+            for i, pattern in enumerate(getattr(self, name)):
+                compile_pattern(pattern, f"CachePolicy.{name}[{i}]")
+        for name in ("builtin_time_words", "follow_ups", "whole_answers_only", "history"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"CachePolicy.{name} must be True or False, got {getattr(self, name)!r}")
+        seconds = self.time_sensitive_seconds
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+            raise ConfigError(
+                f"CachePolicy.time_sensitive_seconds must be a positive number, got {seconds!r}"
+            )
+
+    # -- decisions ------------------------------------------------------------------------
+
+    def check_lookup(self, query: str, context: Mapping[str, Any]) -> Refusal | None:
+        """Return why a query is not to be answered from a cache, or None."""
+        size = len(query.strip())
+        if size < self.min_query_chars:
+            return Refusal("too_short", f"{size} of at least {self.min_query_chars} characters")
+        if size > self.max_query_chars:
+            return Refusal("too_long", f"{size} of at most {self.max_query_chars} characters")
+        for pattern in self.exclude:
+            if matches(pattern, query):
+                return Refusal("excluded", f"the pattern {pattern!r} is found in it")
+        if not self.follow_ups and "conversation" not in context and is_elliptical(query):
+            return Refusal("follow_up", "it means nothing without what was said before")
+        return None
+
+    def check_store(self, query: str, response: Any, context: Mapping[str, Any]) -> Refusal | None:
+        """Return why a response is not to be stored, or None."""
+        refusal = self.check_lookup(query, context)
+        if refusal is not None or not self.whole_answers_only:
+            return refusal
+        flaw = flaw_of(response)
+        if flaw is not None:
+            return Refusal(*flaw)
+        if isinstance(response, str):
+            for pattern in self.error_patterns:
+                if matches(pattern, response[:1_000]):
+                    return Refusal("error", f"the pattern {pattern!r} is found in it")
+        return None
+
+    def is_time_sensitive(self, query: str) -> bool:
+        """Whether the answer is a matter of hours."""
+        reading = read(query)
+        if self.builtin_time_words:
+            if not TIME_WORDS.isdisjoint(reading.counts):
+                return True
+            if not query.isascii() and any(word in reading.folded for word in TIME_SUBSTRINGS):
+                return True
+        own = _phrases(self.time_words)
+        return own is not None and own.search(reading.folded) is not None
+
+    def ttl_for(self, query: str, default_seconds: float) -> float:
+        """Return the life of the answer to a query, in seconds."""
+        return (
+            min(default_seconds, self.time_sensitive_seconds)
+            if self.is_time_sensitive(query)
+            else default_seconds
+        )
+
+    def extract_query(
+        self, messages: str | Sequence[Mapping[str, Any]], *, system: Any = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Return the last user turn of a prompt, and what of the rest belongs into the scope.
+
+        See :mod:`lix_cache.semantic.prompts` for the forms it understands.
+
+        Raises:
+            InvalidInput: no text, no messages, or no user turn.
+        """
+        prompt: Prompt = read_prompt(messages, history=self.history, system=system)
+        return prompt.query, prompt.context
+
+    # -- as data --------------------------------------------------------------------------
+
+    def to_json(self) -> str:
+        """Return the policy as JSON."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> CachePolicy:
+        """Read what :meth:`to_json` wrote. What is left out keeps its default.
+
+        Raises:
+            ConfigError: no JSON object, a name that is none of the settings, or a setting that
+                is out of range.
+        """
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"a policy must be a JSON object: {error}") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"a policy must be a JSON object, got {type(values).__name__}")
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(values.keys() - known)
+        if unknown:
+            raise ConfigError(f"a policy has no setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
+        return cls(**values)
+
+
+def _whole(name: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ConfigError(f"CachePolicy.{name} must be a whole number from {least} to {most}, got {value!r}")
+
+
+def _texts(name: str, values: object) -> tuple[str, ...]:
+    if isinstance(values, str) or not isinstance(values, (list, tuple)):
+        raise ConfigError(f"CachePolicy.{name} must be a list of texts, got {values!r}")
+    for value in values:
+        if not isinstance(value, str) or not value.strip():
+            raise ConfigError(f"CachePolicy.{name} must hold texts that are not empty, got {value!r}")
+    return tuple(values)
+
+
+@lru_cache(maxsize=64)
+def _phrases(words: tuple[str, ...]) -> re.Pattern[str] | None:
+    """Return what finds any of the words; between letters only those of scripts without spaces."""
+    if not words:
+        return None
+    return re.compile(
+        "|".join(
+            rf"(?<![^\W_]){re.escape(w)}(?![^\W_])" if w.isascii() else re.escape(w) for w in map(fold, words)
+        )
+    )
