@@ -79,11 +79,16 @@ class Prompt:
 
 
 def digest_of(value: Any) -> str:
-    """Return 22 characters that stand for a JSON-like value, whatever the order of its keys."""
-    data = json.dumps(value, sort_keys=True, ensure_ascii=False, default=repr).encode(
-        "utf-8", "surrogatepass"
-    )
-    return hashlib.blake2b(data, digest_size=11).hexdigest()
+    """Return 22 characters that stand for a JSON-like value, whatever the order of its keys.
+
+    Raises:
+        InvalidInput: it holds itself, or keys that cannot be sorted.
+    """
+    try:
+        text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=repr)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"a message cannot be read: {error}") from None
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=11).hexdigest()
 
 
 def read_prompt(

@@ -388,6 +388,13 @@ def test_system_prompt_and_attachments_belong_to_the_scope() -> None:
     assert len({repr(c) for c in (plain, system, image, other)}) == 4
 
 
+def test_a_message_that_holds_itself_is_refused() -> None:
+    loop: dict[str, object] = {"type": "image"}
+    loop["self"] = loop
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        POLICY.extract_query([user([{"type": "text", "text": "what is this"}, loop])])
+
+
 @pytest.mark.parametrize(
     "prompt", [[], [assistant("hi")], [user("  ")], [user(5)], 5, {"role": "user"}, ["hi"], [user(b"hi")], ""]
 )

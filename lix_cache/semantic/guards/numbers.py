@@ -7,6 +7,7 @@ the fifth of June or the sixth of May); two match if they can stand for one valu
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -63,7 +64,7 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _AFTER = re.compile(r"[\s-]?([^\W\d_]+(?:\.m\b)?)")
-_DIGITS = str.maketrans({chr(zero + i): str(i) for zero in (0x660, 0x6F0, 0x966) for i in range(10)})
+_FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
 _GERMAN = re.compile(r"(ein|zwei|drei|vier|funf|sechs|sieben|acht|neun)und(\w+zig|dreissig)$")
 _DUTCH = re.compile(r"(een|twee|drie|vier|vijf|zes|zeven|acht|negen)en(\w+tig)$")
 _CJK_NUMBER = re.compile("第?[〇零两兩一二三四五六七八九十百千万萬亿億]+")
@@ -71,6 +72,8 @@ _CJK_AFTER = re.compile(
     "英里|公里|公斤|小时|小時|分钟|个月|ヶ月|時間|日間|週間|世纪|世紀"
     "|[个個位本张張台天日年月号號点點分秒块塊元次件只隻条條人岁歲時円歳名枚匹杯回番週周斤米度倍升间間层層楼樓辆輛家种種届屆颗顆%％]"
 )
+#: Longer numbers in words are nonsense, and Python prints no integer of any length.
+_LARGEST = 10**30
 _MANY = frozenset("一百千万萬亿億")
 _JOINERS = {"and", "et", "y", "e", "und", "en", "og"}
 _ONES = {"one", "a", "un", "uno", "una", "um", "uma", "ein", "eine", "een"}
@@ -88,7 +91,7 @@ _VAGUE_MONTHS = {
 def quantities(reading: Reading) -> tuple[Quantity, ...]:
     """Return the numbers of a text, in no particular order, each once."""
     found: dict[tuple[frozenset[str], str], Quantity] = {}
-    folded = reading.folded.translate(_DIGITS)
+    folded = _FOREIGN_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit.group())), reading.folded)
     half = _half_of_day(reading)
     for quantity in (*_digits(folded), *_in_words(reading), *_in_cjk(folded)):
         if half and not quantity.unit:
@@ -151,7 +154,7 @@ def _date(days: set[tuple[int, int]], year: str | None, shown: str) -> Iterator[
     if all(day for _, day in days):
         yield Quantity(frozenset(str(day) for _, day in days), "", shown)
     if year:
-        yield Quantity(frozenset({str(int(year))}), "", year)
+        yield Quantity(frozenset({_integer(year)}), "", year)
 
 
 def _day(month: int, day: int) -> str:
@@ -233,28 +236,33 @@ def _values(digits: str, *, exact: bool) -> set[str]:
     groups = re.split(r"[.,'_]", digits)
     signs = [c for c in digits if not c.isdigit()]
     if len(groups) == 1:
-        return {digits if len(digits) > 2 and digits[0] == "0" else str(int(digits))}
+        return {digits if len(digits) > 2 and digits[0] == "0" else _integer(digits)}
     tail = groups[-1]
     if len(signs) == 1:
         if signs[0] in "'_":
-            return {str(int(groups[0] + tail))}
+            return {_integer(groups[0] + tail)}
         values = {_fraction(groups[0], tail, exact=exact or len(tail) == 3)}
         if len(tail) == 3 and 1 <= len(groups[0]) <= 3 and groups[0] != "0":
-            values.add(str(int(groups[0] + tail)))
+            values.add(_integer(groups[0] + tail))
             if signs[0] == ",":
-                values.discard(str(int(groups[0])))
+                values.discard(_integer(groups[0]))
         return values
     if len(set(signs)) == 1:
         if all(len(group) in (2, 3) for group in groups[1:]) and len(tail) == 3:
-            return {str(int("".join(groups)))}
+            return {_integer("".join(groups))}
         return {digits}
     if len(set(signs[:-1])) == 1 and signs[-1] not in signs[:-1]:
         return {_fraction("".join(groups[:-1]), tail, exact=exact)}
     return {digits}
 
 
+def _integer(digits: str) -> str:
+    # Not by int(): Python converts no more than some 4,300 digits.
+    return digits.lstrip("0") or "0"
+
+
 def _fraction(whole: str, fraction: str, *, exact: bool) -> str:
-    whole = str(int(whole or "0"))
+    whole = _integer(whole)
     if not fraction.strip("0") and len(fraction) < 3:
         return whole
     return f"{whole}.{fraction if exact else fraction.rstrip('0')}".rstrip(".")
@@ -265,7 +273,7 @@ def _scaled(value: str, scale: int) -> str:
     if not whole.isdigit() or len(fraction) > len(str(scale)) - 1:
         return f"{value}x{scale}"
     zeros = len(str(scale)) - 1
-    return str(int(whole + fraction.ljust(zeros, "0")))
+    return _integer(whole + fraction.ljust(zeros, "0"))
 
 
 # -- words ---------------------------------------------------------------------------------
@@ -332,7 +340,7 @@ def _run(
         scale = scales.get(word) if len(word) > 1 and word not in UNITS else None
         if scale is not None:
             part, total = (max(part, 1) * scale, total) if scale == 100 else (0, total + max(part, 1) * scale)
-            last = scale
+            part, last = min(part, _LARGEST), scale
         elif value is not None:
             if i > start and not _goes_on(last, value):
                 break
@@ -391,12 +399,12 @@ def _in_cjk(text: str) -> Iterator[Quantity]:
         ):
             continue
         unit = UNITS.get(after.group(), "") if after else ""
-        yield Quantity(frozenset({str(_cjk_value(run))}), unit, run)
+        yield Quantity(frozenset({_cjk_value(run)}), unit, run)
 
 
-def _cjk_value(run: str) -> int:
+def _cjk_value(run: str) -> str:
     if all(c in CJK_DIGITS for c in run):
-        return int("".join(str(CJK_DIGITS[c]) for c in run))
+        return _integer("".join(str(CJK_DIGITS[c]) for c in run))
     total = part = digit = 0
     for c in run:
         if c in CJK_DIGITS:
@@ -406,10 +414,11 @@ def _cjk_value(run: str) -> int:
         if tens >= 10_000:
             section = part + digit
             total = total + section * tens if total >= tens else (total + section or 1) * tens
+            total = min(total, _LARGEST)
             part = digit = 0
         else:
             part, digit = part + (digit or 1) * tens, 0
-    return total + part + digit
+    return str(total + part + digit)
 
 
 # -- the comparison ------------------------------------------------------------------------
