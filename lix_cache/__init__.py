@@ -61,6 +61,8 @@ if TYPE_CHECKING:
         create_redis_client,
     )
     from lix_cache.huffman_codec import HuffmanCodec
+    from lix_cache.huffman_codec._phrase_table import PhraseTable
+    from lix_cache.huffman_codec.training import train_table
     from lix_cache.semantic.cache import (
         AsyncSemanticCacheRedis,
         AsyncURLEmbeddingCache,
@@ -120,6 +122,7 @@ _HOMES = {
     "HybridConversationCache": "session.cache",
     "OnnxEmbedder": "embedders.onnx",
     "OpenAIEmbedder": "embedders.http",
+    "PhraseTable": "huffman_codec._phrase_table",
     "SemanticCacheRedis": "semantic.cache",
     "SentenceTransformerEmbedder": "embedders.sentence_transformer",
     "SessionContextWindow": "session.window",
@@ -131,6 +134,7 @@ _HOMES = {
     "create_redis_client": "hot.client",
     "embed_within": "embedders.running",
     "ensure_redis": "embedded",
+    "train_table": "huffman_codec.training",
 }
 
 __all__ = [
@@ -169,6 +173,7 @@ __all__ = [
     "NoRedisServer",
     "OnnxEmbedder",
     "OpenAIEmbedder",
+    "PhraseTable",
     "RedisAuthError",
     "RedisCommandError",
     "RedisDatabaseError",
@@ -187,6 +192,7 @@ __all__ = [
     "create_redis_client",
     "embed_within",
     "ensure_redis",
+    "train_table",
 ]
 
 

@@ -12,14 +12,17 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,20 +34,32 @@ from _codec_data import ROOT, SETS, TRAINED, TextSet, conversations, data_folder
 from _codec_data import training_texts as texts_to_train_on
 
 import lix_cache.huffman_codec.training as training_module
+from lix_cache.archive.codecs import codec_by_name
+from lix_cache.archive.format import EMPTY, encode_turns_frame
 from lix_cache.huffman_codec import HuffmanCodec, _backend
+from lix_cache.huffman_codec._backend import Kernel
 from lix_cache.huffman_codec._phrase_table import PhraseTable
-from lix_cache.huffman_codec._registry import DEFAULT, SHIPPED, default_table
+from lix_cache.huffman_codec._registry import default_table
 from lix_cache.huffman_codec._v2 import encode_v2, table_number
 from lix_cache.huffman_codec.training import train_table
+from lix_cache.messages import MessageId, to_turn
 
 RESULTS = ROOT / "bench-results"
 DICTIONARY_BYTES = 110_000
 SMALL = 500
+SPEED_TEXT = "oasst"
 FRAME_TURNS = 10
 #: What the table in a stream's head costs when it is not one that ships.
 NUMBER_BYTES = 4
-HELD_OUT = "phrases, left out"
-SHIPPED_NAME = "phrases, shipped"
+HELD_OUT = "HCv2, left out"
+SHIPPED_NAME = "HCv2, shipped"
+THOROUGH = "thorough, left out"
+THOROUGH_SHIPPED = "thorough, shipped"
+#: In place of the two above where the texts are frames: all bytes of the frame in an archive.
+ARCHIVE = "archive, left out"
+ARCHIVE_SHIPPED = "archive, shipped"
+NOT_JUDGED = ("raw", "order-0 entropy", SHIPPED_NAME, THOROUGH_SHIPPED, ARCHIVE_SHIPPED)
+FRAMES = "10-turn frames"
 
 Size = Callable[[bytes], float]
 
@@ -78,7 +93,7 @@ def load(one: TextSet, folder: Path) -> Sample:
     kinds = {"messages": every, f"messages of at most {SMALL} bytes": small}
     # Queries and pairs are no conversations.
     if one.files[0].startswith(("conv_", "memory_")):
-        kinds["10-turn frames"] = list(dict.fromkeys(frames(one, folder)))
+        kinds[FRAMES] = list(dict.fromkeys(frames(one, folder)))
     return Sample(one, {kind: texts for kind, texts in kinds.items() if texts})
 
 
@@ -108,18 +123,38 @@ def trained_without(origin: str, folder: Path, vocabulary: list[bytes]) -> tuple
     return PhraseTable.load(table_path), dictionary_path.read_bytes()
 
 
-def phrase_size(table: PhraseTable) -> Size:
-    """Return the size of the whole stream, as it would be if the table shipped."""
+def as_shipped(data: bytes, table: PhraseTable, thorough: bool) -> bytes:
+    """Return a stream as long as it would be if the table shipped."""
+    stream = encode_v2(data, table, thorough=thorough)
+    return stream[:-NUMBER_BYTES] if table_number(stream) else stream
 
-    def size(data: bytes) -> float:
-        stream = encode_v2(data, table)
-        return len(stream) - (NUMBER_BYTES if table_number(stream) else 0)
+
+def stream_size(table: PhraseTable, thorough: bool) -> Size:
+    return lambda data: len(as_shipped(data, table, thorough))
+
+
+def archive_size(table: PhraseTable) -> Size:
+    """Return the size of the frame in an archive that holds the turns of a JSON document."""
+    huffman = codec_by_name("huffman")
+    codec = replace(huffman, encode=lambda data: as_shipped(data, table, thorough=True))
+
+    def size(document: bytes) -> float:
+        turns = []
+        ms = 1_760_000_000_000
+        for body in json.loads(document):
+            turns.append(to_turn(body, MessageId(ms, 0)))
+            # Any pace of a conversation, in milliseconds; the same every time.
+            ms += 2_000 + 37 * len(body["content"]) + zlib.crc32(body["content"].encode()) % 9_973
+        return len(encode_turns_frame(turns, EMPTY, ms, codec))
 
     return size
 
 
-def codecs(table: PhraseTable, dictionary: bytes) -> dict[str, Size]:
-    """Return what is compared; all sizes are of everything that must be kept but the raw length."""
+def codecs(table: PhraseTable, dictionary: bytes, *, frames: bool) -> dict[str, Size]:
+    """Return what is compared.
+
+    Our sizes are of everything; those of zstd's dictionary and lz4 lack the raw length.
+    """
     zstd3 = zstandard.ZstdCompressor(level=3)
     zstd19 = zstandard.ZstdCompressor(
         level=19,
@@ -135,21 +170,26 @@ def codecs(table: PhraseTable, dictionary: bytes) -> dict[str, Size]:
         "brotli 11": lambda data: len(brotli.compress(data, quality=11)),
         "lz4": lambda data: len(lz4.block.compress(data, store_size=False)),
         "HCv1": lambda data: len(HuffmanCodec.encode(data, format=1)),
-        HELD_OUT: phrase_size(table),
     }
-    if DEFAULT in SHIPPED:
-        shipped = default_table()
-        assert shipped is not None
-        compared[SHIPPED_NAME] = phrase_size(shipped)
-    return compared
+    shipped = default_table()
+    assert shipped is not None
+    if frames:
+        return {**compared, ARCHIVE: archive_size(table), ARCHIVE_SHIPPED: archive_size(shipped)}
+    return {
+        **compared,
+        HELD_OUT: stream_size(table, thorough=False),
+        THOROUGH: stream_size(table, thorough=True),
+        SHIPPED_NAME: stream_size(shipped, thorough=False),
+        THOROUGH_SHIPPED: stream_size(shipped, thorough=True),
+    }
 
 
 def measure(sample: Sample, folder: Path, vocabulary: list[bytes]) -> dict[str, Any]:
     left_out = sample.one.origin if any(one.origin == sample.one.origin for one in TRAINED) else ""
     table, dictionary = trained_without(left_out, folder, vocabulary)
-    compared = codecs(table, dictionary)
     found: dict[str, Any] = {}
     for kind, texts in sample.kinds.items():
+        compared = codecs(table, dictionary, frames=kind == FRAMES)
         found[kind] = {
             "texts": len(texts),
             "bytes": {name: round(sum(map(size, texts))) for name, size in compared.items()},
@@ -170,6 +210,41 @@ def rate(work: Callable[[], object], size: int, seconds: float = 0.4) -> float:
         work()
         taken.append(time.perf_counter() - begin)
     return size / statistics.median(taken) / 1e6
+
+
+@contextmanager
+def kernel_in_use(kernel: Kernel) -> Iterator[None]:
+    before = _backend.kernel
+    _backend.kernel = kernel
+    try:
+        yield
+    finally:
+        _backend.kernel = before
+
+
+FIRST_USE = """
+import time
+from lix_cache.huffman_codec import HuffmanCodec, _backend
+begin = time.perf_counter()
+HuffmanCodec.encode(b"The first message of a process.")
+print(_backend.kernel.name, 1e3 * (time.perf_counter() - begin))
+"""
+
+
+def first_use() -> dict[str, float]:
+    """Return what the first message of a process takes, in ms by kernel: the table is loaded for it."""
+    found: dict[str, float] = {}
+    for pure in ("0", "1"):
+        environment = {**os.environ, "LIX_CACHE_PURE": pure, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", FIRST_USE]
+        runs = [
+            subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=True
+            ).stdout.split()
+            for _ in range(11)
+        ]
+        found[runs[0][0]] = round(statistics.median(float(ms) for _, ms in runs), 1)
+    return found
 
 
 def only_huffman(data: bytes) -> bytes:
@@ -207,8 +282,12 @@ def speeds(text: bytes) -> dict[str, Any]:
                 partial(kernel.encode_phrases, table, data),
                 partial(kernel.decode_phrases, table, bits, len(data)),
             )
-            whole = encode_v2(data)
-            rows["HCv2"] = (partial(encode_v2, data), partial(HuffmanCodec.decode, whole))
+            for name, thorough in (("HCv2", False), ("HCv2 thorough", True)):
+                whole = HuffmanCodec.encode(data, thorough=thorough)
+                rows[name] = (
+                    partial(HuffmanCodec.encode, data, thorough=thorough),
+                    partial(HuffmanCodec.decode, whole),
+                )
         found[str(size)] = {
             name: {"encode MB/s": round(rate(encode, size), 2), "decode MB/s": round(rate(decode, size), 2)}
             for name, (encode, decode) in rows.items()
@@ -217,6 +296,19 @@ def speeds(text: bytes) -> dict[str, Any]:
 
 
 # -- report --------------------------------------------------------------------------------
+
+
+def print_speed(speed: list[dict[str, Any]], first: dict[str, float]) -> None:
+    print(f"\nMB/s (encode / decode) of text of {SPEED_TEXT}:\n")
+    print("| kernel | bytes | " + " | ".join(speed[0]["200"]) + " |")
+    print("|---|---:|" + "---:|" * len(speed[0]["200"]))
+    for run in speed:
+        for size, rows in run.items():
+            if size == "kernel":
+                continue
+            cells = [f"{row['encode MB/s']:.3g} / {row['decode MB/s']:.3g}" for row in rows.values()]
+            print(f"| {run['kernel']} | {int(size):,} | " + " | ".join(cells) + " |")
+    print("\nFirst message of a process: " + ", ".join(f"{ms} ms ({name})" for name, ms in first.items()))
 
 
 def print_sizes(results: dict[str, Any], kind: str) -> None:
@@ -235,23 +327,23 @@ def print_sizes(results: dict[str, Any], kind: str) -> None:
 
 
 def print_row(name: str, count: int, sizes: dict[str, int], names: Sequence[str]) -> None:
-    best = min(
-        (key for key in names if key not in ("order-0 entropy", SHIPPED_NAME)), key=lambda key: sizes[key]
-    )
+    best = min((key for key in names if key not in NOT_JUDGED), key=lambda key: sizes[key])
     cells = [f"{sizes[key] / sizes['raw']:.3f}" for key in names]
     marked = [f"**{cell}**" if key == best else cell for key, cell in zip(names, cells, strict=True)]
     print(f"| {name} | {count} | {sizes['raw'] / count:.0f} | " + " | ".join(marked) + " |")
 
 
 def losses(results: dict[str, Any], kind: str) -> list[str]:
-    """Return where another codec is as small as the phrase code that did not know the set."""
+    """Return where another codec is as small as ours was with a table that did not know the set."""
+    ours = ARCHIVE if kind == FRAMES else HELD_OUT
+    others = ("order-0 entropy", "zlib 6", "zstd 3", "zstd 19 + dictionary", "brotli 11", "lz4")
     return [
-        f"{kind}, {name}: {other} {sizes[other]:,} bytes, phrases {sizes[HELD_OUT]:,}"
+        f"{kind}, {name}: {other} {sizes[other]:,} bytes, ours {sizes[ours]:,}"
         for name, result in results.items()
         if kind in result
         for sizes in [result[kind]["bytes"]]
-        for other in sizes
-        if other not in ("raw", HELD_OUT, SHIPPED_NAME) and sizes[other] <= sizes[HELD_OUT]
+        for other in others
+        if sizes[other] <= sizes[ours]
     ]
 
 
@@ -280,7 +372,7 @@ def main() -> None:
     worse = [line for kind in kinds for line in losses(results, kind)]
     print("\nNot smaller than all others, with the table that was not trained on the set:")
     print("\n".join(f"- {line}" for line in worse) or "- nowhere")
-    document = {
+    document: dict[str, Any] = {
         "sizes": results,
         "not_smallest": worse,
         "text": {one.name: {"licence": one.licence, "trained": one.trained} for one in chosen},
@@ -289,9 +381,12 @@ def main() -> None:
         "machine": platform.machine(),
     }
     if not arguments.no_speed:
-        text = b"\n".join(messages(next(one for one in SETS if one.name == "oasst"), folder))
-        document["speed"] = speeds(text)
-        print("\nspeed, text of oasst:\n" + json.dumps(document["speed"], indent=1))
+        text = b"\n".join(messages(next(one for one in SETS if one.name == SPEED_TEXT), folder))
+        document["speed"] = [speeds(text)]
+        with kernel_in_use(_backend.PURE):
+            document["speed"].append(speeds(text))
+        document["first_use_ms"] = first_use()
+        print_speed(document["speed"], document["first_use_ms"])
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"\n{arguments.output}")

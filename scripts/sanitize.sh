@@ -9,7 +9,7 @@ set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 python=${PYTHON:-python3}
 cc=${CC:-gcc}
-tests=${SANITIZE_TESTS:-tests/unit/test_huffman_codec.py tests/unit/test_huffman_v2.py tests/property/test_codec_v2.py}
+tests=${SANITIZE_TESTS:-tests/unit/test_huffman_codec.py tests/unit/test_huffman_v2.py tests/unit/test_huffman_copies.py tests/property/test_codec_v2.py}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT INT TERM
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import lix_cache
+from lix_cache.cli.commands.codec import codec
 from lix_cache.cli.commands.compact import compact
 from lix_cache.cli.commands.demo import demo
 from lix_cache.cli.commands.doctor import doctor
@@ -80,3 +81,4 @@ app.command(epilog="Example: lix-cache compact --idle-minutes 1440 --dry-run")(c
 app.command(epilog="Example: lix-cache --archive-dir ./data/conversations verify")(verify)
 app.command(epilog="Example: lix-cache export --output backup.jsonl")(export)
 app.command("import", epilog="Example: lix-cache import backup.jsonl --skip-existing")(import_)
+app.add_typer(codec, name="codec", no_args_is_help=True)

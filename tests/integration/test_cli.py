@@ -37,7 +37,10 @@ from tests.support import RedisServer
 from tests.support.redis_server import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("demo", "doctor", "sessions", "show", "stats", "evict", "compact", "verify", "export", "import")
+COMMANDS = (
+    *("demo", "doctor", "sessions", "show", "stats", "evict", "compact", "verify", "export", "import"),
+    "codec",
+)
 HOSTILE = [
     "../evil",
     "a/b\\c",

@@ -55,6 +55,7 @@ NAMES = [
     "NoRedisServer",
     "OnnxEmbedder",
     "OpenAIEmbedder",
+    "PhraseTable",
     "RedisAuthError",
     "RedisCommandError",
     "RedisDatabaseError",
@@ -73,6 +74,7 @@ NAMES = [
     "create_redis_client",
     "embed_within",
     "ensure_redis",
+    "train_table",
 ]
 
 TWINS = [name for name in NAMES if f"Async{name}" in NAMES]
