@@ -21,6 +21,7 @@ import time
 import traceback
 import tracemalloc
 import zlib
+from binascii import crc_hqx
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,11 @@ from lix_cache.archive.names import file_stem
 from lix_cache.archive.reading import parse_contents
 from lix_cache.archive.verify import verify_bytes
 from lix_cache.errors import ArchiveCorrupt
+from lix_cache.huffman_codec import _backend
 from lix_cache.huffman_codec._native import decode_prefix_v1
+from lix_cache.huffman_codec._numbers import read_varint
+from lix_cache.huffman_codec._registry import shipped_table
+from lix_cache.huffman_codec._v2 import SHORT_CHECK_UPTO
 from lix_cache.messages import Message, MessageId, Turn, decode_json, from_turn, pack_hot, to_turn, unpack_hot
 
 __all__ = ["LARGEST", "MEMORY_LIMIT", "TARGETS", "Target", "mutated"]
@@ -76,10 +81,43 @@ def _turns(first: int, *, step: int = 7, nonces: bool = False) -> list[Turn]:
 
 @cache
 def streams() -> list[bytes]:
-    """HCv1 streams."""
+    """HCv1 streams, and HCv2 streams of every mode."""
+    plain = [HuffmanCodec.encode(text, format=1) for text in raw_texts()]
+    return [*plain, *(HuffmanCodec.encode(text, thorough=True) for text in raw_texts())]
+
+
+@cache
+def old_streams() -> list[bytes]:
+    """HCv1 streams alone."""
+    return [HuffmanCodec.encode(text, format=1) for text in raw_texts()]
+
+
+@cache
+def raw_texts() -> list[bytes]:
+    """What codecs are given: few symbols and many, text, repetitions."""
     deep = b"".join(bytes([i]) * n for i, n in enumerate((1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233)))
-    texts = [b"", b"a", b"ab" * 40, b"the quick brown fox " * 9, bytes(range(256)), deep]
-    return [HuffmanCodec.encode(text, format=1) for text in texts]
+    said_twice = (
+        b"What is the weather in Tokyo? \xe5\xa4\xa9\xe6\xb0\x97 The weather in Tokyo is fine, what about it?"
+    )
+    return [b"", b"a", b"ab" * 40, b"the quick brown fox " * 9, bytes(range(256)), deep, said_twice]
+
+
+@cache
+def payloads() -> list[bytes]:
+    """What the kernels decode: which of it (a byte), the declared length (two bytes), the bytes."""
+    kernel, table = _backend.PURE, shipped_table(0)
+    found = []
+    for text in raw_texts():
+        bodies = (
+            kernel.encode_v1(text),
+            kernel.encode_bytecode(text, 1 << 40) or b"",
+            kernel.encode_phrases(table, text)[0],
+            kernel.encode_copies(table, text),
+        )
+        found += [
+            bytes((number,)) + len(text).to_bytes(2, "little") + body for number, body in enumerate(bodies)
+        ]
+    return found
 
 
 @cache
@@ -183,6 +221,48 @@ def _check(condition: bool, what: str) -> None:
 def _decode(data: bytes) -> None:
     most = 512 if data[:1] > b"\x7f" else 8
     _check(len(HuffmanCodec.decode(data)) <= most * len(data), "more bytes than its bits can hold")
+
+
+def _resealed(data: bytes) -> None:
+    # Damage behind a check that agrees: what the check keeps from the modes otherwise.
+    if not data or not data[0] & 0x80:
+        return
+    size, _ = read_varint(data, 1)
+    number = shipped_table(0).number if data[0] & 3 >= 2 else b""
+    if size <= SHORT_CHECK_UPTO:
+        _decode(data[:-2] + crc_hqx(number + data[:-2], 0xFFFF).to_bytes(2, "little"))
+    else:
+        _decode(data[:-4] + zlib.crc32(number + data[:-4]).to_bytes(4, "little"))
+
+
+def _outcome(kernel: _backend.Kernel, data: bytes) -> bytes | str:
+    which, size, body = data[0] % 4, int.from_bytes(data[1:3], "little"), data[3:]
+    try:
+        if which == 0:
+            return kernel.decode_v1(body)
+        if which == 1:
+            return kernel.decode_bytecode(body, size)
+        return (kernel.decode_phrases, kernel.decode_copies)[which - 2](shipped_table(0), body, size)
+    except CodecError as error:
+        return str(error)
+
+
+def _kernels_decode(data: bytes) -> None:
+    native = _backend.native_kernel()
+    if data and native:
+        _check(_outcome(native, data) == _outcome(_backend.PURE, data), "the kernels do not decode the same")
+
+
+def _kernels_encode(data: bytes) -> None:
+    native, pure, table = _backend.native_kernel(), _backend.PURE, shipped_table(0)
+    copies = pure.encode_copies(table, data)
+    _check(pure.decode_copies(table, copies, len(data)) == data, "copies do not come back")
+    if native:
+        _check(native.encode_v1(data) == pure.encode_v1(data), "HCv1 is not the same")
+        coded = pure.encode_bytecode(data, 1 << 40)
+        _check(native.encode_bytecode(data, 1 << 40) == coded, "the byte code is not the same")
+        _check(native.encode_phrases(table, data) == pure.encode_phrases(table, data), "phrases differ")
+        _check(native.encode_copies(table, data) == copies, "copies differ")
 
 
 def _prefix(data: bytes) -> None:
@@ -362,7 +442,10 @@ class MemoryFiles(Files):
 
 TARGETS: dict[str, Target] = {
     "codec": Target(_decode, streams, (CodecError,)),
-    "prefix": Target(_prefix, streams, ()),
+    "codec-sealed": Target(_resealed, streams, (CodecError,)),
+    "kernels-decode": Target(_kernels_decode, payloads, ()),
+    "kernels-encode": Target(_kernels_encode, raw_texts, ()),
+    "prefix": Target(_prefix, old_streams, ()),
     "scan": Target(_scan, archives, (ArchiveCorrupt,)),
     "frame": Target(_sealed, bodies, (ArchiveCorrupt,)),
     "verify": Target(_verify, lambda: [*archives(), *old_archives()], (ArchiveCorrupt,)),

@@ -214,7 +214,8 @@ parse_copies(const phrase_table *t, copy_parse *q, const uint8_t *data, size_t n
                 size_t m = agree(a, b, room), every = m < COPY_EVERY_LENGTH ? m : COPY_EVERY_LENGTH;
                 unsigned digits = digits_of(distance);
                 uint32_t price = 3 + class_bits[far - digits] + digits - 1;
-                for (k = reached + 1; k <= m; k = k < every ? k + 1 : k < m ? m : m + 1) {
+                for (k = reached < every ? reached + 1 : reached < m ? m : m + 1; k <= m;
+                     k = k < every ? k + 1 : k < m ? m : m + 1) {
                     uint32_t total = price + length_bits((unsigned)k) + after[k];
                     if (total < best) {
                         best = total;

@@ -193,6 +193,26 @@ lay_out(phrase_table *t, size_t nodes, const uint8_t *lengths, const uint32_t *c
         uint32_t from[257], phrase = here.left;
         unsigned children = 0, k;
         size_t base = 0;
+        if (here.right - here.left == 1) {
+            /* The rest of one phrase, which is most of the nodes. */
+            const uint8_t *p_text = text + start[phrase];
+            unsigned length = start[phrase + 1] - start[phrase], depth = here.depth;
+            size_t at = here.place;
+            for (; depth < length; depth++) {
+                base = find_base(&p, p_text + depth, 1);
+                if (!base)
+                    goto out;
+                unit[at] ^= NO_CHILDREN ^ base;
+                for (; top < base + 257; top++)
+                    unit[top] = FREE;
+                at = base + p_text[depth];
+                p.taken[at >> 6] |= (uint64_t)1 << (at & 63);
+                unit[at] = (uint64_t)p_text[depth] << LABEL_SHIFT | UNIT_NONE | NO_CHILDREN;
+            }
+            unit[at] ^= UNIT_NONE | (uint64_t)lengths[phrase] << COST_SHIFT;
+            t->word[at] = (uint32_t)lengths[phrase] << 24 | code[phrase];
+            continue;
+        }
         /* Phrases are in ascending order: the first of a node is its own, if it has one. */
         for (; phrase < here.right; phrase++) {
             uint8_t byte;

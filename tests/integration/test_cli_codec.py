@@ -11,20 +11,7 @@ from typer.testing import CliRunner
 from lix_cache import ConversationArchive, HuffmanCodec, PhraseTable
 from lix_cache.cli.app import app
 
-WORDS = [
-    "the",
-    "parcel",
-    "with",
-    "your",
-    "order",
-    "left",
-    "our",
-    "warehouse",
-    "in",
-    "Utrecht",
-    "this",
-    "morning",
-]
+WORDS = ["the", "parcel", "with", "your", "order", "left", "our", "warehouse", "in", "Utrecht", "today"]
 TEXTS = [" ".join(WORDS[i % 7 : i % 7 + 5]) + f", number {i * 37 % 101}." for i in range(300)]
 
 

@@ -377,9 +377,11 @@ def test_a_decoder_takes_bounded_memory(name: str) -> None:
 
 
 def test_the_long_run_counts_what_it_did_and_comes_out_the_same_twice(tmp_path: Path) -> None:
+    examples = str(40 * len(TARGETS))
+
     def run(*options: str) -> subprocess.CompletedProcess[str]:
         script = Path(__file__).resolve().parents[2] / "scripts" / "fuzz.py"
-        command = [sys.executable, str(script), "--examples", "400", "--save-to", str(tmp_path), *options]
+        command = [sys.executable, str(script), "--examples", examples, "--save-to", str(tmp_path), *options]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     def counts(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -388,7 +390,7 @@ def test_the_long_run_counts_what_it_did_and_comes_out_the_same_twice(tmp_path: 
     first, second, other = run(), run(), run("--seed", "2")
     assert first.returncode == 0, first.stdout + first.stderr
     assert "every input ended in a result or in its documented error" in first.stdout
-    assert first.stdout.startswith("400 inputs in ")
+    assert first.stdout.startswith(f"{examples} inputs in ")
     assert counts(first) == counts(second) != counts(other)
     assert len(counts(first)) == len(TARGETS)
     assert list(tmp_path.iterdir()) == []

@@ -28,6 +28,9 @@ COPIED = {
     "farther than the index": NOISE * 5,
     "long": NOISE[:1500] * 2,
     "two of three bytes": b"abcab" + b"abdab" * 9 + b"ab",
+    "a match longer than the one before, beyond those of which every length is tried": (
+        b"[" * 33 + b" " + b"[" * 33 + b" is" + b"[" * 34 + b" is" + b"[" * 40
+    ),
     "runs": b"".join(bytes((65 + n % 7,)) * n for n in range(200)),
     "many places": b"".join(b"xyz%d" % (n * n % 97) for n in range(900)),
 }
