@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -21,7 +22,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,9 @@ from lix_cache.huffman_codec.training import train_table
 from lix_cache.messages import MessageId, to_turn
 
 RESULTS = ROOT / "bench-results"
+DOCS = ROOT / "docs" / "codec.md"
+#: What stands behind it is written by --write-docs.
+MARK = "<!-- measured -->\n"
 DICTIONARY_BYTES = 110_000
 SMALL = 500
 SPEED_TEXT = "oasst"
@@ -347,6 +351,15 @@ def losses(results: dict[str, Any], kind: str) -> list[str]:
     ]
 
 
+def print_document(document: dict[str, Any], kinds: Sequence[str]) -> None:
+    for kind in kinds:
+        print_sizes(document["sizes"], kind)
+    print("\nNot smaller than all others, with the table that was not trained on the set:\n")
+    print("\n".join(f"- {line}" for line in document["not_smallest"]) or "- nowhere")
+    if "speed" in document:
+        print_speed(document["speed"], document["first_use_ms"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -354,6 +367,7 @@ def main() -> None:
     )
     parser.add_argument("--sets", nargs="*", help="measure these sets only")
     parser.add_argument("--output", type=Path, default=RESULTS / "codec.json", help="the JSON document")
+    parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/codec.md")
     parser.add_argument("--no-speed", action="store_true", help="sizes only")
     arguments = parser.parse_args()
     folder = data_folder(arguments.shared)
@@ -367,14 +381,9 @@ def main() -> None:
         sample = load(one, folder)
         results[one.name] = measure(sample, folder, vocabulary)
     kinds = list(dict.fromkeys(kind for result in results.values() for kind in result))
-    for kind in kinds:
-        print_sizes(results, kind)
-    worse = [line for kind in kinds for line in losses(results, kind)]
-    print("\nNot smaller than all others, with the table that was not trained on the set:")
-    print("\n".join(f"- {line}" for line in worse) or "- nowhere")
     document: dict[str, Any] = {
         "sizes": results,
-        "not_smallest": worse,
+        "not_smallest": [line for kind in kinds for line in losses(results, kind)],
         "text": {one.name: {"licence": one.licence, "trained": one.trained} for one in chosen},
         "versions": {name: importlib.metadata.version(name) for name in ("zstandard", "brotli", "lz4")},
         "python": platform.python_version(),
@@ -386,7 +395,13 @@ def main() -> None:
         with kernel_in_use(_backend.PURE):
             document["speed"].append(speeds(text))
         document["first_use_ms"] = first_use()
-        print_speed(document["speed"], document["first_use_ms"])
+    tables = io.StringIO()
+    with redirect_stdout(tables):
+        print_document(document, kinds)
+    print(tables.getvalue())
+    if arguments.write_docs:
+        page = DOCS.read_text(encoding="utf-8").partition(MARK)[0]
+        DOCS.write_text(page + MARK + tables.getvalue(), encoding="utf-8")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"\n{arguments.output}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
 import pytest
@@ -17,9 +18,10 @@ from tests.support.tables import SAMPLE, lixt, pack, small_table, table_of
 
 pytestmark = pytest.mark.usefixtures("kernel")
 
+EXAMPLES = int(os.environ.get("LIX_CACHE_FUZZ_EXAMPLES", "150"))
 #: The fixture is the same for every example of a test.
 common = settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -145,7 +147,7 @@ def test_a_damaged_stream_is_refused_or_means_the_same(
     st.lists(st.integers(0, 1000), max_size=60),
     st.integers(9, 24),
 )
-@settings(common, max_examples=60)
+@settings(common, max_examples=max(20, EXAMPLES // 3))
 def test_any_table_serves_both_kernels(weights: dict[bytes, int], picks: list[int], longest: int) -> None:
     native, pure = native_or_skip(), _backend.PURE
     phrases, lengths = table_of(weights, longest)
@@ -166,7 +168,7 @@ def test_any_table_serves_both_kernels(weights: dict[bytes, int], picks: list[in
 
 
 @given(st.binary(min_size=4, max_size=60), st.integers(256, 300))
-@settings(common, max_examples=60)
+@settings(common, max_examples=max(20, EXAMPLES // 3))
 def test_both_kernels_refuse_the_same_tables(noise: bytes, count: int) -> None:
     native, pure = native_or_skip(), _backend.PURE
     good = table().raw
