@@ -23,7 +23,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,19 +31,17 @@ from typing import Any
 import brotli
 import lz4.block
 import zstandard
-from _codec_data import ROOT, SETS, TRAINED, TextSet, conversations, data_folder, messages, read_vocabulary
+from _codec_data import ROOT, SETS, TRAINED, TextSet, data_folder, messages, read_vocabulary
 from _codec_data import training_texts as texts_to_train_on
+from _codec_frames import frames, measure_frames
 
 import lix_cache.huffman_codec.training as training_module
-from lix_cache.archive.codecs import codec_by_name
-from lix_cache.archive.format import EMPTY, encode_turns_frame
 from lix_cache.huffman_codec import HuffmanCodec, _backend
 from lix_cache.huffman_codec._backend import Kernel
 from lix_cache.huffman_codec._phrase_table import PhraseTable
 from lix_cache.huffman_codec._registry import default_table
 from lix_cache.huffman_codec._v2 import encode_v2, table_number
 from lix_cache.huffman_codec.training import train_table
-from lix_cache.messages import MessageId, to_turn
 
 RESULTS = ROOT / "bench-results"
 DOCS = ROOT / "docs" / "codec.md"
@@ -52,7 +50,6 @@ MARK = "<!-- measured -->\n"
 DICTIONARY_BYTES = 110_000
 SMALL = 500
 SPEED_TEXT = "oasst"
-FRAME_TURNS = 10
 #: What the table in a stream's head costs when it is not one that ships.
 NUMBER_BYTES = 4
 HELD_OUT = "HCv2, left out"
@@ -82,27 +79,19 @@ def entropy(data: bytes) -> float:
     return sum(count * math.log2(total / count) for count in Counter(data).values()) / 8
 
 
-def frames(one: TextSet, folder: Path) -> Iterator[bytes]:
-    """Yield the JSON of every ten turns of a set's conversations; the rest of each is left out."""
-    for conversation in conversations(one, folder):
-        for start in range(0, len(conversation) - FRAME_TURNS + 1, FRAME_TURNS):
-            turns = conversation[start : start + FRAME_TURNS]
-            document = [{"role": role, "content": content} for role, content in turns]
-            yield json.dumps(document, ensure_ascii=False).encode()
-
-
 def load(one: TextSet, folder: Path) -> Sample:
     every = messages(one, folder)
     small = [text for text in every if len(text) <= SMALL]
     kinds = {"messages": every, f"messages of at most {SMALL} bytes": small}
     # Queries and pairs are no conversations.
     if one.files[0].startswith(("conv_", "memory_")):
-        kinds[FRAMES] = list(dict.fromkeys(frames(one, folder)))
+        turns = (turns for _, turns in frames(one, folder, None))
+        kinds[FRAMES] = [json.dumps(ten, ensure_ascii=False).encode() for ten in turns]
     return Sample(one, {kind: texts for kind, texts in kinds.items() if texts})
 
 
-def trained_without(origin: str, folder: Path, vocabulary: list[bytes]) -> tuple[PhraseTable, bytes]:
-    """Return the phrase table and zstd's dictionary from all training sets but one; both are cached."""
+def trained_without(origin: str, folder: Path, vocabulary: list[bytes]) -> tuple[Path, bytes]:
+    """Return the phrase table's file and zstd's dictionary from all training sets but one; both are kept."""
     texts = texts_to_train_on(folder, origin)
     digest = hashlib.blake2b(digest_size=8)
     package = Path(training_module.__file__).parent
@@ -124,7 +113,7 @@ def trained_without(origin: str, folder: Path, vocabulary: list[bytes]) -> tuple
         dictionary_path.write_bytes(
             zstandard.train_dictionary(DICTIONARY_BYTES, samples, level=19).as_bytes()
         )
-    return PhraseTable.load(table_path), dictionary_path.read_bytes()
+    return table_path, dictionary_path.read_bytes()
 
 
 def as_shipped(data: bytes, table: PhraseTable, thorough: bool) -> bytes:
@@ -137,24 +126,7 @@ def stream_size(table: PhraseTable, thorough: bool) -> Size:
     return lambda data: len(as_shipped(data, table, thorough))
 
 
-def archive_size(table: PhraseTable) -> Size:
-    """Return the size of the frame in an archive that holds the turns of a JSON document."""
-    huffman = codec_by_name("huffman")
-    codec = replace(huffman, encode=lambda data: as_shipped(data, table, thorough=True))
-
-    def size(document: bytes) -> float:
-        turns = []
-        ms = 1_760_000_000_000
-        for body in json.loads(document):
-            turns.append(to_turn(body, MessageId(ms, 0)))
-            # Any pace of a conversation, in milliseconds; the same every time.
-            ms += 2_000 + 37 * len(body["content"]) + zlib.crc32(body["content"].encode()) % 9_973
-        return len(encode_turns_frame(turns, EMPTY, ms, codec))
-
-    return size
-
-
-def codecs(table: PhraseTable, dictionary: bytes, *, frames: bool) -> dict[str, Size]:
+def codecs(table: PhraseTable, dictionary: bytes, *, ours: bool) -> dict[str, Size]:
     """Return what is compared.
 
     Our sizes are of everything; those of zstd's dictionary and lz4 lack the raw length.
@@ -175,10 +147,10 @@ def codecs(table: PhraseTable, dictionary: bytes, *, frames: bool) -> dict[str, 
         "lz4": lambda data: len(lz4.block.compress(data, store_size=False)),
         "HCv1": lambda data: len(HuffmanCodec.encode(data, format=1)),
     }
+    if not ours:
+        return compared
     shipped = default_table()
     assert shipped is not None
-    if frames:
-        return {**compared, ARCHIVE: archive_size(table), ARCHIVE_SHIPPED: archive_size(shipped)}
     return {
         **compared,
         HELD_OUT: stream_size(table, thorough=False),
@@ -190,14 +162,16 @@ def codecs(table: PhraseTable, dictionary: bytes, *, frames: bool) -> dict[str, 
 
 def measure(sample: Sample, folder: Path, vocabulary: list[bytes]) -> dict[str, Any]:
     left_out = sample.one.origin if any(one.origin == sample.one.origin for one in TRAINED) else ""
-    table, dictionary = trained_without(left_out, folder, vocabulary)
+    path, dictionary = trained_without(left_out, folder, vocabulary)
+    table = PhraseTable.load(path)
     found: dict[str, Any] = {}
     for kind, texts in sample.kinds.items():
-        compared = codecs(table, dictionary, frames=kind == FRAMES)
-        found[kind] = {
-            "texts": len(texts),
-            "bytes": {name: round(sum(map(size, texts))) for name, size in compared.items()},
-        }
+        compared = codecs(table, dictionary, ours=kind != FRAMES)
+        sizes = {name: round(sum(map(size, texts))) for name, size in compared.items()}
+        if kind == FRAMES:
+            for name, used in ((ARCHIVE, path), (ARCHIVE_SHIPPED, None)):
+                sizes[name] = measure_frames(sample.one, folder, used)["archive"]
+        found[kind] = {"texts": len(texts), "bytes": sizes}
     return found
 
 
@@ -205,14 +179,21 @@ def measure(sample: Sample, folder: Path, vocabulary: list[bytes]) -> dict[str, 
 
 
 def rate(work: Callable[[], object], size: int, seconds: float = 0.4) -> float:
-    """Return the median MB/s of several runs."""
+    """Return the median MB/s of several runs, by this thread's time on a processor.
+
+    Time that others have the processor for does not count; what they do to its caches does.
+    """
+    begin = time.perf_counter()
     work()
+    # Asking for the time takes half a microsecond.
+    calls = max(1, round(50e-6 / (time.perf_counter() - begin)))
     taken: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(taken) < 5:
-        begin = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - begin)
+        begin = time.thread_time()
+        for _ in range(calls):
+            work()
+        taken.append((time.thread_time() - begin) / calls)
     return size / statistics.median(taken) / 1e6
 
 
@@ -229,9 +210,9 @@ def kernel_in_use(kernel: Kernel) -> Iterator[None]:
 FIRST_USE = """
 import time
 from lix_cache.huffman_codec import HuffmanCodec, _backend
-begin = time.perf_counter()
+begin = time.process_time()
 HuffmanCodec.encode(b"The first message of a process.")
-print(_backend.kernel.name, 1e3 * (time.perf_counter() - begin))
+print(_backend.kernel.name, 1e3 * (time.process_time() - begin))
 """
 
 
@@ -302,15 +283,19 @@ def speeds(text: bytes) -> dict[str, Any]:
 # -- report --------------------------------------------------------------------------------
 
 
+def three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def print_speed(speed: list[dict[str, Any]], first: dict[str, float]) -> None:
-    print(f"\nMB/s (encode / decode) of text of {SPEED_TEXT}:\n")
+    print(f"\nMB/s (encode / decode) of text of {SPEED_TEXT}, by the time a processor worked on it:\n")
     print("| kernel | bytes | " + " | ".join(speed[0]["200"]) + " |")
     print("|---|---:|" + "---:|" * len(speed[0]["200"]))
     for run in speed:
         for size, rows in run.items():
             if size == "kernel":
                 continue
-            cells = [f"{row['encode MB/s']:.3g} / {row['decode MB/s']:.3g}" for row in rows.values()]
+            cells = [" / ".join(three_digits(value) for value in row.values()) for row in rows.values()]
             print(f"| {run['kernel']} | {int(size):,} | " + " | ".join(cells) + " |")
     print("\nFirst message of a process: " + ", ".join(f"{ms} ms ({name})" for name, ms in first.items()))
 

@@ -39,8 +39,8 @@ class HuffmanCodec:
             format: 2, or 1 for streams that ``lix-open-cache`` can read.
             table: a phrase table's file, instead of the one that ships; read once in the
                 life of a process. Whoever decodes must have it.
-            thorough: look for repetitions, too: a third less of what says things again, at
-                a tenth of the speed. Decoding is as fast.
+            thorough: look for repetitions, too: smaller where a text repeats itself, at a
+                tenth of the speed. Decoding is as fast.
 
         Raises:
             CodecError: the input is longer than the format can say, or the table is not one.

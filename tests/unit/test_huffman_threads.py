@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from lix_cache.huffman_codec._phrase_table import PhraseTable
 from tests.support.kernels import kernel, native_or_skip  # noqa: F401 - a fixture
 from tests.support.tables import SAMPLE, small_table
 
-LARGE = SAMPLE.encode() * 6000
+LARGE = SAMPLE.encode() * 2000
 
 
 @pytest.fixture
@@ -28,6 +29,7 @@ def slow_to_switch() -> object:
     sys.setswitchinterval(before)
 
 
+@cache
 def calls() -> dict[str, Callable[[], object]]:
     native, table = native_or_skip(), PhraseTable.parse(small_table())
     v1, coded = native.encode_v1(LARGE), native.encode_bytecode(LARGE, 1 << 40) or b""
