@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lix_cache.embedders.process import PerProcess
 from lix_cache.embedders.protocol import Embedder, checked_texts
-from lix_cache.errors import ConfigError
+from lix_cache.errors import ConfigError, EmbedderError
 
 if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray
@@ -176,8 +176,7 @@ class CachedEmbedder:
         sound = {key: vector for key, vector in found.items() if _is_sound(vector, dim)}
         missing = {key: text for key, text in mine.items() if key not in sound}
         if missing:
-            rows = self._embedder.embed(list(missing.values()))
-            made = {key: row.copy() for key, row in zip(missing, rows, strict=True)}
+            made = self._made(missing, dim)
             if self._cache is not None:
                 self._cache.batch_set(made)
             sound.update(made)
@@ -189,6 +188,17 @@ class CachedEmbedder:
             state.counters["embedded"] += len(missing)
             state.counters["refused"] += len(found) - (len(mine) - len(missing))
         return sound
+
+    def _made(self, missing: dict[str, str], dim: int) -> dict[str, FloatArray]:
+        import numpy as np
+
+        rows: FloatArray = np.asarray(self._embedder.embed(list(missing.values())), dtype=np.float32)
+        if rows.shape != (len(missing), dim) or not np.isfinite(rows).all():
+            raise EmbedderError(
+                f"{self._embedder!r} answered {len(missing)} texts with an array of shape {rows.shape}, or "
+                f"with numbers that are not finite; its dim is {dim}"
+            )
+        return {key: row.copy() for key, row in zip(missing, rows, strict=True)}
 
 
 def _key(embedder_id: str, text: str) -> str:

@@ -246,6 +246,22 @@ def test_a_hundred_tasks_on_one_loop_embed_a_text_once(redis_config: CacheConfig
     assert inner.asked == [["a"]]
 
 
+@pytest.mark.parametrize("wrong", [np.ones((1, 15)), np.ones((2, 16)), np.ones(16), np.full((1, 16), np.nan)])
+def test_an_embedder_that_answers_something_else_is_an_error_and_nothing_is_kept(
+    wrong: Any, redis_config: CacheConfig
+) -> None:
+    class Wrong(Counting):
+        def embed(self, texts: Sequence[str]) -> Any:
+            return wrong if not self.asked else super().embed(texts)
+
+    inner = Wrong()
+    cached = CachedEmbedder(inner, store(redis_config))
+    with pytest.raises(EmbedderError, match="its dim is 16"):
+        cached.embed(["a"])
+    inner.asked.append([])
+    assert np.array_equal(cached.embed(["a"]), PLAIN.embed(["a"]))
+
+
 def test_what_is_no_list_of_texts_is_refused_before_anything_is_done() -> None:
     inner = Counting()
     for texts in ("a", ["a", 1]):
