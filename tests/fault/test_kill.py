@@ -153,6 +153,7 @@ def test_a_process_killed_at_any_moment_loses_and_doubles_nothing(
     config: CacheConfig, ending: Callable[[random.Random], None]
 ) -> None:
     chance = random.Random(ending.__name__)
+    all_acknowledged = 0
     for kill in range(KILLS):
         if kill % KILLS_PER_SESSION == 0:
             session = f"session {kill}"
@@ -168,8 +169,10 @@ def test_a_process_killed_at_any_moment_loses_and_doubles_nothing(
             assert child.wait() == -signal.SIGKILL
         tried |= {number for kind, number in records if kind == "t"}
         acknowledged |= {number for kind, number in records if kind == "a"}
+        all_acknowledged += sum(kind == "a" for kind, _ in records)
         _check(config, session, tried, acknowledged, f"kill {kill}")
-    assert acknowledged
+    # On a busy machine a process may die before its first message; all of them must not.
+    assert all_acknowledged
 
 
 def _check(config: CacheConfig, session: str, tried: set[int], acknowledged: set[int], when: str) -> None:
