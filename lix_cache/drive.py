@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 import weakref
@@ -12,7 +13,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lix_cache.clock import SYSTEM_CLOCK, Clock
-from lix_cache.effects import DiskCall, Effect, Flow, RedisBatch, RedisCall, Sleep
+from lix_cache.compute import submit
+from lix_cache.effects import Compute, DiskCall, Effect, Flow, RedisBatch, RedisCall, Sleep
+from lix_cache.errors import ComputeTimeout
 from lix_cache.hot.client import Endpoint, lazy_async_client, lazy_client, translate
 from lix_cache.hot.scripts import Command, ScriptCall
 
@@ -68,6 +71,8 @@ class SyncDriver:
             return effect.call()
         if isinstance(effect, Sleep):
             return self._clock.sleep(effect.seconds)
+        if isinstance(effect, Compute):
+            return _compute(effect)
         try:
             if isinstance(effect, RedisCall):
                 return self._one(effect.command)
@@ -158,6 +163,8 @@ class AsyncDriver:
             return await in_disk_thread(effect.call, may_wait_for_lock=effect.waits)
         if isinstance(effect, Sleep):
             return await asyncio.sleep(effect.seconds)
+        if isinstance(effect, Compute):
+            return await _compute_async(effect)
         try:
             if isinstance(effect, RedisCall):
                 return await self._one(effect.command)
@@ -244,6 +251,42 @@ def _checked(results: list[Any], batch: RedisBatch, endpoint: Endpoint) -> list[
     return results
 
 
+def _compute(effect: Compute) -> Any:
+    if effect.seconds is None:
+        return effect.call()
+    future = submit(lambda: _without_stop_iteration(effect.call))
+    # Not result(timeout=...): on Python 3.10 its error cannot be told from one of the call's own.
+    done, _ = concurrent.futures.wait([future], effect.seconds)
+    if not done:
+        future.cancel()
+        raise _late(effect)
+    return future.result()
+
+
+async def _compute_async(effect: Compute) -> Any:
+    future = submit(lambda: _without_stop_iteration(effect.call))
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+
+    def wake(_: object) -> None:
+        # The loop may have ended while the call went on; then nobody waits for it.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(ended.set)
+
+    future.add_done_callback(wake)
+    try:
+        await asyncio.wait_for(ended.wait(), effect.seconds)
+    except asyncio.TimeoutError:
+        raise _late(effect) from None
+    finally:
+        future.cancel()  # of no effect on one that has begun or ended
+    return future.result()
+
+
+def _late(effect: Compute) -> ComputeTimeout:
+    return ComputeTimeout(f"{effect.what} did not answer within {effect.seconds:g} s")
+
+
 _disk_threads: dict[str, tuple[int, ThreadPoolExecutor]] = {}
 
 
@@ -265,7 +308,7 @@ def _without_stop_iteration(call: Callable[[], T]) -> T:
         return call()
     except StopIteration as error:
         # A future cannot carry it, and who awaits the future would wait for ever.
-        raise RuntimeError("a disk call raised StopIteration") from error
+        raise RuntimeError("a call in a thread raised StopIteration") from error
 
 
 async def in_disk_thread(call: Callable[[], T], *, may_wait_for_lock: bool = False) -> T:

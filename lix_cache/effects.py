@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from lix_cache.hot.scripts import Command
 
-__all__ = ["DiskCall", "Effect", "Flow", "RedisBatch", "RedisCall", "Sleep"]
+__all__ = ["Compute", "DiskCall", "Effect", "Flow", "RedisBatch", "RedisCall", "Sleep"]
 
 T = TypeVar("T")
 
@@ -68,5 +68,25 @@ class Sleep:
     seconds: float
 
 
-Effect: TypeAlias = "RedisCall | RedisBatch | DiskCall | Sleep"
+@dataclass(frozen=True)
+class Compute:
+    """A call that computes and changes nothing: an embedder, a verifier.
+
+    In the sync colour it runs in the calling thread, unless it has a deadline; under
+    asyncio always in a thread. At its deadline the flow goes on with a
+    :class:`~lix_cache.errors.ComputeTimeout`, and a call that has begun goes on by itself
+    until it ends. So, unlike a disk call, it need not be done when a stop is delivered.
+
+    Attributes:
+        call: takes nothing.
+        seconds: how long the flow waits; None for as long as it takes.
+        what: who computes, for the error.
+    """
+
+    call: Callable[[], Any]
+    seconds: float | None = None
+    what: str = "the call"
+
+
+Effect: TypeAlias = "RedisCall | RedisBatch | DiskCall | Sleep | Compute"
 Flow: TypeAlias = Generator[Effect, Any, T]

@@ -5,6 +5,7 @@
     LixCacheError
     ├── ConfigError                  (also ValueError)  a setting is unknown, mistyped or out of range
     ├── InvalidInput                 (also ValueError)  an argument was refused; nothing was stored
+    │   ├── InvalidContext                              a context holds something that identifies nothing
     │   ├── InvalidSessionId                            not a string, empty, or not encodable
     │   ├── InvalidMessage                              not representable as JSON without loss
     │   └── InvalidVector                               not a finite, flat, non-empty vector of numbers
@@ -19,6 +20,7 @@
     │   ├── ArchiveBusy              (also TimeoutError)    another process kept the session's lock too long
     │   ├── ArchiveUnavailable       (also OSError)         disk full, no permission, not a directory
     │   └── MissingTable             (also LookupError)     a phrase table is needed that is not here
+    ├── ComputeTimeout               (also TimeoutError)    an embedder or verifier did not answer in time
     ├── CodecError                   (also ValueError)  bytes are not what the codec wrote
     ├── EmbedderError                                   texts could not be turned into vectors
     │   └── EmbedderUnavailable      (also ConnectionError)  no answer in time, or refused for now
@@ -37,10 +39,12 @@ __all__ = [
     "ArchiveError",
     "ArchiveUnavailable",
     "CodecError",
+    "ComputeTimeout",
     "ConfigError",
     "DimensionMismatch",
     "EmbedderError",
     "EmbedderUnavailable",
+    "InvalidContext",
     "InvalidInput",
     "InvalidMessage",
     "InvalidSessionId",
@@ -68,6 +72,10 @@ class ConfigError(LixCacheError, ValueError):
 
 class InvalidInput(LixCacheError, ValueError):
     """An argument was refused before anything was stored."""
+
+
+class InvalidContext(InvalidInput):
+    """A context of the semantic cache holds something that cannot be compared exactly."""
 
 
 class InvalidSessionId(InvalidInput):
@@ -172,6 +180,10 @@ class MissingTable(ArchiveError, LookupError):
 
 class CodecError(LixCacheError, ValueError):
     """The bytes are not a valid stream of the codec asked to decode them."""
+
+
+class ComputeTimeout(LixCacheError, TimeoutError):
+    """An embedder or a verifier did not answer within its deadline."""
 
 
 class EmbedderError(LixCacheError):

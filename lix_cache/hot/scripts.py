@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["Command", "Script", "ScriptCall"]
+__all__ = ["NOW", "Command", "Script", "ScriptCall", "script"]
 
 Value: TypeAlias = "bytes | str | int | float"
 
@@ -42,13 +42,13 @@ class ScriptCall:
 Command: TypeAlias = "ScriptCall | tuple[Value, ...]"
 
 
-def _script(source: str) -> Script:
+def script(source: str) -> Script:
     text = source.strip() + "\n"
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 # Unix milliseconds by the server's clock. Every process sees the same one.
-_NOW = """
+NOW = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 """
@@ -67,8 +67,8 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 #
 # Where the clock has not passed the floor, the id is made from the floor, unless the window
 # is beyond that already: XADD refuses the smaller id, and numbers the message by itself.
-ADD = _script(
-    _NOW
+ADD = script(
+    NOW
     + """
 local length = redis.call('XLEN', KEYS[1])
 if length == 0 and ARGV[5] ~= '2' and redis.call('EXISTS', KEYS[1]) == 0 then
@@ -91,8 +91,8 @@ return {id, length}
 # KEYS: window   ARGV: nonce
 # Returns {id, length} of the message of the last two minutes that has the nonce, or nil.
 # Not of the last so many: others may add any number while the caller waits for the lock.
-FIND = _script(
-    _NOW
+FIND = script(
+    NOW
     + """
 local last = redis.call('XREVRANGE', KEYS[1], '+', string.format('%.0f', now - 120000))
 for i = 1, #last do
@@ -108,8 +108,8 @@ return false
 # Returns the newest entries, newest first, as id, message, id, message …; nil where
 # there is no window. A server that takes no writes for now (full, not persisting) can
 # still be read: that the use of the session goes unnoted is no reason to refuse.
-READ = _script(
-    _NOW
+READ = script(
+    NOW
     + """
 local rows = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', ARGV[2])
 if #rows == 0 and redis.call('EXISTS', KEYS[1]) == 0 then return false end
@@ -126,7 +126,7 @@ return out
 
 # KEYS: window   ARGV: how many of the newest to leave out, how many at most
 # Returns {how many are older than those left out, id, message, id, message …}, oldest first.
-OLDEST = _script(
+OLDEST = script(
     """
 local older = redis.call('XLEN', KEYS[1]) - tonumber(ARGV[1])
 local out = {older}
@@ -146,8 +146,8 @@ return out
 # Forgets what the archive has. Returns how many are left. A server that hung may carry this
 # out long after the caller gave up, when the window is another one: then its oldest message
 # is not the one that was archived, and nothing is forgotten.
-TRIM = _script(
-    _NOW
+TRIM = script(
+    NOW
     + """
 if ARGV[2] ~= '' then
   local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
@@ -169,8 +169,8 @@ return left
 
 # KEYS: window, active   ARGV: session id, life in ms, id, message, id, message …
 # Puts archived messages back under their own ids, unless the session is hot already.
-REHYDRATE = _script(
-    _NOW
+REHYDRATE = script(
+    NOW
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 for i = 3, #ARGV, 2 do redis.call('XADD', KEYS[1], ARGV[i], 'm', ARGV[i + 1]) end
@@ -182,8 +182,8 @@ return 1
 
 # KEYS: window, active, overflow, high water   ARGV: session id, largest ms that is archived
 # Returns how many messages were there.
-FORGET = _script(
-    _NOW
+FORGET = script(
+    NOW
     + """
 local length = redis.call('XLEN', KEYS[1])
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
@@ -199,8 +199,8 @@ return length
 
 # KEYS: active   ARGV: idle for at least so many ms, how many to pass over, how many at most
 # Returns the session ids that have been idle for longest.
-IDLE = _script(
-    _NOW
+IDLE = script(
+    NOW
     + """
 local latest = string.format('%.0f', now - tonumber(ARGV[1]))
 return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', latest, 'LIMIT', ARGV[2], ARGV[3])
@@ -208,7 +208,7 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', latest, 'LIMIT', ARGV[2], AR
 )
 
 # KEYS: lease   ARGV: who, life in ms.   Returns 1 if the lease is ours now.
-LEASE = _script(
+LEASE = script(
     """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
@@ -226,8 +226,8 @@ return 1
 # vectors is a header of 64 bytes ("LXS1", dimension, entries at most, next number, spaces)
 # and a ring of equal slots; number n is in slot n mod entries. An entry costs one SETRANGE,
 # however many there are.
-SEMANTIC_SET = _script(
-    _NOW
+SEMANTIC_SET = script(
+    NOW
     + """
 local dim, cap = tonumber(ARGV[1]), tonumber(ARGV[2])
 local size = #ARGV[3]
@@ -277,8 +277,8 @@ return 1
 )
 
 # KEYS: scopes   ARGV: none.   Returns how many scopes of the session are alive.
-SEMANTIC_COUNT = _script(
-    _NOW
+SEMANTIC_COUNT = script(
+    NOW
     + """
 return redis.call('ZCOUNT', KEYS[1], string.format('(%.0f', now), '+inf')
 """
@@ -287,7 +287,7 @@ return redis.call('ZCOUNT', KEYS[1], string.format('(%.0f', now), '+inf')
 # KEYS: scopes   ARGV: start of a vectors key, start of a responses key
 # Drops every entry of a session. The keys dropped are not declared; they carry the same
 # hash tag, and only the session's own index names them. Returns how many scopes there were.
-SEMANTIC_CLEAR = _script(
+SEMANTIC_CLEAR = script(
     """
 local scopes = redis.call('ZRANGE', KEYS[1], 0, -1)
 for i = 1, #scopes do redis.call('DEL', ARGV[1] .. scopes[i], ARGV[2] .. scopes[i]) end

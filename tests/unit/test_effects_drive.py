@@ -19,7 +19,7 @@ from lix_cache.drive import AsyncDriver, SyncDriver, in_disk_thread
 from lix_cache.effects import DiskCall, Effect, Flow, RedisBatch, RedisCall, Sleep
 from lix_cache.errors import RedisAuthError, RedisCommandError, RedisUnavailable
 from lix_cache.hot.client import endpoint_for
-from lix_cache.hot.scripts import ScriptCall, _script
+from lix_cache.hot.scripts import ScriptCall, script
 from tests.support import CountingProxy, RedisServer
 from tests.support.redis_server import free_port
 from tests.support.twins import ManualClock, Twins, close_connections
@@ -30,8 +30,8 @@ Drive = Callable[..., Any]
 LONG = 30
 
 #: Scripts that no other test uses, so that only these tests decide whether the server knows them.
-APPEND = _script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
-LENGTH = _script("return redis.call('LLEN', KEYS[1]) + 0")
+APPEND = script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
+LENGTH = script("return redis.call('LLEN', KEYS[1]) + 0")
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -237,7 +237,7 @@ def test_in_a_batch_only_the_unknown_scripts_are_sent_again_and_answers_keep_the
 
 def test_an_error_inside_a_script_sent_whole_is_ours_too(drive: Drive, redis_config: CacheConfig) -> None:
     key = redis_config.redis_key_prefix
-    broken = ScriptCall(_script(f"return redis.call('LLEN', KEYS[1]) -- {key}"), (key,), ())
+    broken = ScriptCall(script(f"return redis.call('LLEN', KEYS[1]) -- {key}"), (key,), ())
     drive(asks(RedisCall(("SET", key, "text"))))
     for error in drive(asks(RedisCall(broken), RedisBatch((broken, broken)))):
         assert type(error) is RedisCommandError

@@ -1,0 +1,88 @@
+"""Threads for calls that compute: embedders and verifiers, which may hang.
+
+Daemon threads: a model that never answers must not keep the interpreter from ending, as
+the threads of ``concurrent.futures`` would. A thread is made when all others are busy, up
+to a limit; beyond it calls wait in a queue, and give up at their deadlines without having
+begun.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+__all__ = ["submit"]
+
+MOST_THREADS = 32
+
+
+class _Pool:
+    """Threads of one process."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._idle = 0
+        self._threads = 0
+
+    def submit(self, call: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        # A tracer's or a logger's context goes with the call, as with asyncio.to_thread.
+        context = contextvars.copy_context()
+        self._jobs.put((future, lambda: context.run(call)))
+        with self._lock:
+            if self._idle > 0:
+                # Whoever is idle takes it; counted here, so that two calls in a row do
+                # not both rely on one thread.
+                self._idle -= 1
+                return future
+            if self._threads >= MOST_THREADS:
+                return future
+            self._threads += 1
+            name = f"lix-cache-compute-{self._threads}"
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+        return future
+
+    def _work(self) -> None:
+        while True:
+            future, call = self._jobs.get()
+            # False if who waited for it has given up.
+            if future.set_running_or_notify_cancel():
+                try:
+                    result = call()
+                except BaseException as error:  # noqa: BLE001 - handed to the one who waits
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+            del future, call
+            with self._lock:
+                self._idle += 1
+
+
+_pool: _Pool | None = None
+_pool_lock = threading.Lock()
+
+
+def submit(call: Callable[[], Any]) -> Future[Any]:
+    """Run a call in a thread. Cancelling the future before it runs takes it back."""
+    global _pool
+    with _pool_lock:
+        # Threads do not survive a fork.
+        if _pool is None or _pool.pid != os.getpid():
+            _pool = _Pool()
+        pool = _pool
+    return pool.submit(call)
+
+
+def _after_fork_in_child() -> None:
+    global _pool_lock
+    _pool_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

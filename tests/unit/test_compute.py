@@ -1,0 +1,215 @@
+"""Calls that compute: where they run, when they are given up, and what they leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lix_cache import compute
+from lix_cache.config import CacheConfig
+from lix_cache.drive import AsyncDriver, SyncDriver
+from lix_cache.effects import Compute, Flow
+from lix_cache.errors import ComputeTimeout
+from lix_cache.hot.client import endpoint_for
+from tests.support.forks import Child, Report
+
+ROOT = Path(__file__).resolve().parents[2]
+ENDPOINT = endpoint_for(CacheConfig(), 0)
+
+
+def one(effect: Compute) -> Flow[Any]:
+    return (yield effect)
+
+
+def run(colour: str, effect: Compute) -> Any:
+    if colour == "sync":
+        return SyncDriver(ENDPOINT)(one(effect))
+
+    async def main() -> Any:
+        return await AsyncDriver(ENDPOINT)(one(effect))
+
+    return asyncio.run(main())
+
+
+COLOURS = pytest.mark.parametrize("colour", ["sync", "async"])
+DEADLINES = pytest.mark.parametrize("seconds", [None, 30.0])
+
+
+@COLOURS
+@DEADLINES
+def test_the_result_comes_back(colour: str, seconds: float | None) -> None:
+    assert run(colour, Compute(lambda: 7, seconds)) == 7
+
+
+@COLOURS
+@DEADLINES
+def test_a_failure_comes_back_as_it_was(colour: str, seconds: float | None) -> None:
+    def fail() -> None:
+        raise LookupError("no model")
+
+    with pytest.raises(LookupError, match="no model"):
+        run(colour, Compute(fail, seconds))
+
+
+def test_without_a_deadline_the_sync_colour_computes_in_the_calling_thread() -> None:
+    assert run("sync", Compute(threading.current_thread)) is threading.current_thread()
+    assert run("sync", Compute(threading.current_thread, 30)) is not threading.current_thread()
+
+
+@DEADLINES
+def test_the_async_colour_never_computes_in_the_loops_thread(seconds: float | None) -> None:
+    assert run("async", Compute(threading.current_thread, seconds)) is not threading.current_thread()
+
+
+@COLOURS
+def test_at_the_deadline_the_flow_goes_on(colour: str) -> None:
+    gate = threading.Event()
+    started = time.monotonic()
+    with pytest.raises(ComputeTimeout, match=r"the embedder did not answer within 0\.05 s") as caught:
+        run(colour, Compute(lambda: gate.wait(60), 0.05, "the embedder"))
+    assert time.monotonic() - started < 30
+    assert isinstance(caught.value, TimeoutError)
+    gate.set()
+
+
+@COLOURS
+def test_a_timeout_of_the_calls_own_is_told_from_the_deadline(colour: str) -> None:
+    def fail() -> None:
+        raise TimeoutError("the model's own")
+
+    with pytest.raises(TimeoutError, match="the model's own") as caught:
+        run(colour, Compute(fail, 30))
+    assert not isinstance(caught.value, ComputeTimeout)
+
+
+@COLOURS
+def test_stop_iteration_is_an_error_like_any_other(colour: str) -> None:
+    def stop() -> None:
+        raise StopIteration
+
+    with pytest.raises(RuntimeError):
+        run(colour, Compute(stop, 30))
+
+
+@COLOURS
+def test_the_callers_context_variables_are_there(colour: str) -> None:
+    trace: contextvars.ContextVar[str] = contextvars.ContextVar("trace")
+    trace.set("abc")
+    assert run(colour, Compute(trace.get, 30)) == "abc"
+
+
+def test_the_loop_goes_on_while_a_call_computes() -> None:
+    gate = threading.Event()
+
+    async def main() -> list[str]:
+        seen: list[str] = []
+
+        async def computing() -> None:
+            await AsyncDriver(ENDPOINT)(one(Compute(lambda: gate.wait(60))))
+            seen.append("computed")
+
+        task = asyncio.create_task(computing())
+        await asyncio.sleep(0.01)
+        seen.append("meanwhile")
+        gate.set()
+        await task
+        return seen
+
+    assert asyncio.run(main()) == ["meanwhile", "computed"]
+
+
+def test_a_cancelled_wait_does_not_wait_for_the_call() -> None:
+    gate = threading.Event()
+
+    async def main() -> float:
+        task = asyncio.create_task(AsyncDriver(ENDPOINT)(one(Compute(lambda: gate.wait(60)))))
+        await asyncio.sleep(0.01)
+        started = time.monotonic()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return time.monotonic() - started
+
+    assert asyncio.run(main()) < 30
+    gate.set()
+
+
+def test_a_call_that_ends_after_its_loop_harms_nobody() -> None:
+    gate, ended = threading.Event(), threading.Event()
+
+    def call() -> None:
+        gate.wait(60)
+        ended.set()
+
+    with pytest.raises(ComputeTimeout):
+        run("async", Compute(call, 0.01))
+    gate.set()
+    assert ended.wait(30)
+    assert run("async", Compute(lambda: 1, 30)) == 1
+
+
+def test_hung_calls_take_a_bounded_number_of_threads_and_those_behind_them_give_up() -> None:
+    pool, gate = compute._Pool(), threading.Event()
+    before = threading.active_count()
+    futures = [pool.submit(lambda: gate.wait(60)) for _ in range(compute.MOST_THREADS + 20)]
+    assert threading.active_count() - before == compute.MOST_THREADS
+    ran: list[int] = []
+    late = pool.submit(lambda: ran.append(1))
+    assert late.cancel()
+    gate.set()
+    for future in futures:
+        assert future.result(30)
+    assert pool.submit(lambda: 5).result(30) == 5
+    assert ran == []
+
+
+def test_a_thread_that_is_idle_is_used_again() -> None:
+    pool = compute._Pool()
+    names = set()
+    for _ in range(50):
+        names.add(pool.submit(lambda: threading.current_thread().name).result(30))
+        with pool._lock:
+            idle = pool._idle
+        if not idle:
+            time.sleep(0.001)
+    assert len(names) < 25
+
+
+def test_a_hung_call_does_not_keep_the_interpreter_from_ending() -> None:
+    source = (
+        "import threading\n"
+        "from lix_cache.compute import submit\n"
+        "started = threading.Event()\n"
+        "submit(lambda: (started.set(), threading.Event().wait()))\n"
+        "started.wait(30)\n"
+        "print('end')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "end\n"
+
+
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    assert compute.submit(lambda: 1).result(30) == 1
+
+    def work(report: Report) -> None:
+        report("r", compute.submit(lambda: 2).result(30))
+
+    with Child(work) as child:
+        assert child.records() == [("r", 2)]
+        assert child.wait() == 0
