@@ -11,9 +11,10 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import dataclass
+from typing import NamedTuple
 from zlib import crc32
 
-__all__ = ["Keys", "digest"]
+__all__ = ["AnswerKeys", "Keys", "digest"]
 
 
 def digest(*parts: str) -> str:
@@ -24,6 +25,39 @@ def digest(*parts: str) -> str:
         h.update(len(data).to_bytes(8, "little"))
         h.update(data)
     return base64.urlsafe_b64encode(h.digest()).decode().rstrip("=")
+
+
+class AnswerKeys(NamedTuple):
+    """The keys of one scope of the semantic cache, in the order its scripts take them.
+
+    Attributes:
+        head: hash: generation of the scope, and how far back its deletions are known.
+        entries: hash: entry number to what is known of it, without text and response.
+        responses: hash: digest to response, and to its parts if it is large; entries with
+            equal responses share one.
+        uses: hash: digest to the number of entries that share the response.
+        exact: hash: digest of a wording to its entry.
+        log: stream: one record for each live entry; the stream id is the entry's number.
+        gone: stream: numbers of entries that were dropped.
+        used: sorted set: entries by last use or number of uses, where the eviction asks for it.
+        expiry: sorted set: entries by the Unix milliseconds of their expiry.
+        wrong: hash: digest of a wording to the clusters that were reported as wrong for it.
+        scopes: sorted set: scopes of the bucket by the Unix milliseconds of their expiry.
+        contexts: hash: scope to digests of the items of its context.
+    """
+
+    head: str
+    entries: str
+    responses: str
+    uses: str
+    exact: str
+    log: str
+    gone: str
+    used: str
+    expiry: str
+    wrong: str
+    scopes: str
+    contexts: str
 
 
 @dataclass(frozen=True)
@@ -77,6 +111,20 @@ class Keys:
     def semantic_scopes(self, session_id: str) -> str:
         """Sorted set: the scopes of a session by the Unix milliseconds of their expiry."""
         return f"{self.prefix}:{{{self.bucket(session_id)}}}:sem:s:{digest(session_id)}"
+
+    # -- semantic cache with reasons (database 0) ----------------------------------------
+
+    def answers(self, scope: str) -> AnswerKeys:
+        """All keys that one scope's scripts touch; the last two are its bucket's."""
+        bucket = self.bucket(scope)
+        start = f"{self.prefix}:{{{bucket}}}:ans:"
+        own = [f"{start}{letter}:{scope}" for letter in "hernxlduzw"]
+        return AnswerKeys._make([*own, *self.answer_registry(bucket)])
+
+    def answer_registry(self, bucket: int) -> tuple[str, str]:
+        """Sorted set and hash: the scopes of a bucket by expiry, and what they are about."""
+        start = f"{self.prefix}:{{{bucket}}}:ans:"
+        return f"{start}scopes", f"{start}contexts"
 
     # -- URL embeddings (database 1) -----------------------------------------------------
 

@@ -1,0 +1,349 @@
+"""The Lua of the semantic cache that gives reasons. docs/redis-layout.md is the map.
+
+Every script takes the keys of one scope in the order of
+:class:`~lix_cache.hot.keys.AnswerKeys`, all under one hash tag, unless it says otherwise,
+and goes by the server's clock, so that all processes agree on what has expired. What the
+scripts read stands at fixed places:
+
+* what an entry is (its *meta*): expiry, creation, and the latest that the expiry can get to
+  (15 decimal digits each, Unix milliseconds), digest of the response (16 bytes), digest of
+  the wording (16), cluster (8), tag (8), epoch (15 digits), tokens (2 × 10 digits), then 8
+  bytes for each tag word;
+* a record of the log: latest expiry and creation as above, then what only clients read.
+"""
+
+from __future__ import annotations
+
+from lix_cache.hot.scripts import NOW, script
+
+__all__ = ["ADMIT", "CLEAN", "CLEAR", "COUNT", "DROP", "LOOKUP", "PRUNE", "REPORT", "SCOPES", "STORE"]
+
+# The functions that several scripts share. Deletions are known as far back as field f of the
+# head says; who is further behind gets everything anew. They are trimmed in halves, never to
+# fewer than there are entries, so what a late client must fetch is in proportion to its delay.
+_COMMON = (
+    NOW
+    + """
+local H, E, R, N, X, L = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local D, U, Z, W = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local sub, call = string.sub, redis.call
+local function digits(x) return string.format('%015.0f', x) end
+local function expiry(meta)
+  local at = #meta >= 128 and tonumber(sub(meta, 1, 15))
+  if not at then error('FOREIGN a semantic cache entry holds foreign data') end
+  return at
+end
+local function created(meta) return sub(meta, 16, 30) end
+local function latest(meta) return sub(meta, 31, 45) end
+local function response(meta) return sub(meta, 46, 61) end
+local function wording(meta) return sub(meta, 62, 77) end
+local function cluster(meta) return sub(meta, 78, 85) end
+local function tag(meta) return sub(meta, 86, 93) end
+local function epoch(meta) return tonumber(sub(meta, 94, 108)) end
+local function holds(list, word)
+  for i = 1, #list, 8 do if sub(list, i, i + 7) == word then return true end end
+  return false
+end
+local function drop(sid, meta)
+  meta = meta or call('HGET', E, sid)
+  call('XDEL', L, sid)
+  call('ZREM', Z, sid)
+  call('ZREM', U, sid)
+  if not meta then return 0 end
+  call('HDEL', E, sid)
+  if call('HGET', X, wording(meta)) == sid then call('HDEL', X, wording(meta)) end
+  if call('HINCRBY', N, response(meta), -1) <= 0 then
+    call('HDEL', N, response(meta))
+    call('HDEL', R, response(meta))
+    local part = 0
+    while call('HDEL', R, response(meta) .. ':' .. part) == 1 do part = part + 1 end
+  end
+  call('XADD', D, '*', 'i', sid)
+  return 1
+end
+local function trim()
+  local keep = math.max(1024, call('XLEN', L))
+  local surplus = call('XLEN', D) - keep
+  if surplus > keep then
+    local rows = call('XRANGE', D, '-', '+', 'COUNT', surplus)
+    call('HSET', H, 'f', rows[surplus][1])
+    call('XTRIM', D, 'MAXLEN', '=', keep)
+  end
+  local left = call('PTTL', H)
+  if left > 0 then call('PEXPIRE', D, left) end
+end
+local function expire_some(most)
+  local late = call('ZRANGEBYSCORE', Z, '-inf', digits(now), 'LIMIT', 0, most)
+  for i = 1, #late do drop(late[i]) end
+  return #late
+end
+"""
+)
+
+# A use is noted as the eviction wants it (1: last use, 2: number of uses), and a sliding life
+# is prolonged up to its limit. A server that takes no writes for now (full, not persisting)
+# can still answer: pcall.
+_TOUCH = """
+local function touch(sid, meta, how, slide)
+  if how == '1' then redis.pcall('ZADD', U, 'XX', digits(now), sid) end
+  if how == '2' then redis.pcall('ZADD', U, 'XX', 'INCR', 1, sid) end
+  local till = math.min(now + tonumber(slide), tonumber(latest(meta)))
+  if till <= expiry(meta) then return meta end
+  local longer = digits(till) .. sub(meta, 16)
+  if type(redis.pcall('HSET', E, sid, longer)) == 'table' then return meta end
+  redis.pcall('ZADD', Z, 'XX', digits(till), sid)
+  return longer
+end
+"""
+
+# ARGV: digest of the wording, generation the client knows, its place in the log, its place
+#       in the deletions, how to touch, sliding ms or 0, 1 to fetch the exact answer (0: only
+#       say that it is there)
+# Returns one of
+#   {'X', now, reported, number, meta, response}: the answer to the very wording
+#   {'N', now, reported}: the scope is empty
+#   {'D', now, reported, records, numbers dropped}: what is new
+#   {'R', now, reported, generation, records, place in the deletions}: everything
+# "reported" are the clusters that must not answer this wording.
+LOOKUP = script(
+    _COMMON
+    + _TOUCH
+    + """
+local reported = call('HGET', W, ARGV[1]) or ''
+local sid = call('HGET', X, ARGV[1])
+local meta = sid and call('HGET', E, sid)
+if meta and expiry(meta) > now and not holds(reported, cluster(meta)) then
+  if ARGV[7] == '0' then
+    if call('HEXISTS', R, response(meta)) == 1 then return {'X', digits(now), reported, sid, meta, ''} end
+  else
+    local data = call('HGET', R, response(meta))
+    if data then
+      return {'X', digits(now), reported, sid, touch(sid, meta, ARGV[5], ARGV[6]), data}
+    end
+  end
+end
+local head = call('HMGET', H, 'g', 'f')
+if not head[1] or not head[2] then return {'N', digits(now), reported} end
+local function parts(id)
+  local ms, n = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(n)
+end
+local known = head[1] == ARGV[2]
+if known then
+  local ms, n = parts(ARGV[4])
+  local floor_ms, floor_n = parts(head[2])
+  known = ms > floor_ms or (ms == floor_ms and n >= floor_n)
+end
+if known then
+  local dropped = call('XRANGE', D, '(' .. ARGV[4], '+')
+  return {'D', digits(now), reported, call('XRANGE', L, '(' .. ARGV[3], '+'), dropped}
+end
+local last = call('XREVRANGE', D, '+', '-', 'COUNT', 1)
+local place = #last == 1 and last[1][1] or head[2]
+return {'R', digits(now), reported, head[1], call('XRANGE', L, '-', '+'), place}
+"""
+)
+
+# ARGV: digest of the wording, how to touch, sliding ms or 0, 1 to fetch (0: only say whether
+#       one is alive), tag and record without times of the wording to keep beside the entry
+#       ('' for none), entries at most, then number and tag of each candidate, best first
+# Returns {now, number, meta, response} of the first candidate that is alive and not
+# reported for this wording, with 1 at the end if the wording was kept; or {now}.
+#
+# The wording gets the life and the response of its entry, and ends with it at the latest. It
+# is kept only where nothing must be evicted for it.
+ADMIT = script(
+    _COMMON
+    + _TOUCH
+    + """
+local reported = call('HGET', W, ARGV[1]) or ''
+local function keep(meta)
+  if ARGV[5] == '' or call('XLEN', L) >= tonumber(ARGV[7]) or call('HEXISTS', X, ARGV[1]) == 1 then
+    return nil
+  end
+  local sid = redis.pcall('XADD', L, '*', 'r', latest(meta) .. created(meta) .. ARGV[6])
+  if type(sid) ~= 'string' then return nil end
+  call('HSET', E, sid, sub(meta, 1, 61) .. ARGV[1] .. cluster(meta) .. ARGV[5] .. sub(meta, 94))
+  call('HSET', X, ARGV[1], sid)
+  call('HINCRBY', N, response(meta), 1)
+  call('ZADD', Z, sub(meta, 1, 15), sid)
+  if ARGV[2] == '1' then call('ZADD', U, digits(now), sid) end
+  if ARGV[2] == '2' then call('ZADD', U, 1, sid) end
+  return 1
+end
+for i = 8, #ARGV, 2 do
+  local sid = ARGV[i]
+  local meta = call('HGET', E, sid)
+  if meta and expiry(meta) > now and tag(meta) == ARGV[i + 1] and not holds(reported, cluster(meta)) then
+    if ARGV[4] == '0' then
+      if call('HEXISTS', R, response(meta)) == 1 then return {digits(now), sid, meta, ''} end
+    else
+      local data = call('HGET', R, response(meta))
+      if data then
+        meta = touch(sid, meta, ARGV[2], ARGV[3])
+        return {digits(now), sid, meta, data, keep(meta)}
+      end
+    end
+  end
+end
+return {digits(now)}
+"""
+)
+
+# ARGV: digest of the wording, life in ms, the longest that it can get, meta without its
+#       times, record without its times, response, entries at most, whom to evict (0: the
+#       oldest, 1: the least recently used, 2: the least often used), new generation, scope,
+#       digests of the items of its context, then the parts of a large response
+# Returns {number, how many were evicted}, or 'REPORTED' where this answer was reported as
+# wrong for this wording. Foreign data under a key fails it before it has written anything.
+STORE = script(
+    _COMMON
+    + """
+for i = 1, 5 do call('HLEN', KEYS[i]) end
+for i = 6, 7 do call('XLEN', KEYS[i]) end
+for i = 8, 9 do call('ZCARD', KEYS[i]) end
+local ended = call('ZRANGEBYSCORE', KEYS[11], '-inf', digits(now), 'LIMIT', 0, 8)
+call('HLEN', KEYS[12])
+local times = digits(now + tonumber(ARGV[2])) .. digits(now) .. digits(now + tonumber(ARGV[3]))
+local meta = times .. ARGV[4]
+if holds(call('HGET', W, ARGV[1]) or '', cluster(meta)) then return 'REPORTED' end
+if call('HEXISTS', H, 'g') == 0 then
+  for i = 1, 9 do call('DEL', KEYS[i]) end
+  call('HSET', H, 'g', ARGV[9], 'f', '0-0')
+end
+local same = call('HGET', X, ARGV[1])
+if same then drop(same) end
+expire_some(32)
+local evicted = 0
+while call('XLEN', L) >= tonumber(ARGV[7]) do
+  local victim = ARGV[8] ~= '0' and call('ZRANGE', U, 0, 0)[1]
+  victim = victim or call('XRANGE', L, '-', '+', 'COUNT', 1)[1][1]
+  drop(victim)
+  evicted = evicted + 1
+end
+local sid = call('XADD', L, '*', 'r', latest(meta) .. created(meta) .. ARGV[5])
+call('HSET', E, sid, meta)
+call('HSET', X, ARGV[1], sid)
+call('HSET', R, response(meta), ARGV[6])
+for i = 12, #ARGV do call('HSET', R, response(meta) .. ':' .. (i - 12), ARGV[i]) end
+call('HINCRBY', N, response(meta), 1)
+call('ZADD', Z, sub(meta, 1, 15), sid)
+if ARGV[8] == '1' then call('ZADD', U, digits(now), sid) end
+if ARGV[8] == '2' then call('ZADD', U, 1, sid) end
+trim()
+local life = math.max(tonumber(ARGV[3]), call('PTTL', H))
+for i = 1, 9 do call('PEXPIRE', KEYS[i], life) end
+if call('EXISTS', W) == 1 then call('PEXPIRE', W, math.max(life, 31622400000)) end
+for i = 1, #ended do
+  call('ZREM', KEYS[11], ended[i])
+  call('HDEL', KEYS[12], ended[i])
+end
+call('ZADD', KEYS[11], digits(now + life), ARGV[10])
+call('HSET', KEYS[12], ARGV[10], ARGV[11])
+return {sid, evicted}
+"""
+)
+
+# ARGV: digest of the wording, cluster
+# Remembers that the cluster must not answer the wording, and drops the entry that paired
+# them. Returns how many entries were dropped. It is remembered for a year after the last
+# report or store in the scope; of one wording, the last 64 clusters.
+REPORT = script(
+    _COMMON
+    + """
+local list = call('HGET', W, ARGV[1]) or ''
+if not holds(list, ARGV[2]) then call('HSET', W, ARGV[1], sub(ARGV[2] .. list, 1, 512)) end
+call('PEXPIRE', W, math.max(31622400000, call('PTTL', W)))
+local sid = call('HGET', X, ARGV[1])
+local meta = sid and call('HGET', E, sid)
+if not meta or cluster(meta) ~= ARGV[2] then return 0 end
+drop(sid, meta)
+trim()
+return 1
+"""
+)
+
+# ARGV: how many at most.   Drops expired entries and returns how many.
+CLEAN = script(
+    _COMMON
+    + """
+local dropped = expire_some(tonumber(ARGV[1]))
+if dropped > 0 then trim() end
+return dropped
+"""
+)
+
+# ARGV: cursor, older than so many ms ('' for any age), epoch below ('' for any), tag words
+#       (8 bytes each, '' for any; one must fit), then number and tag of each entry to look
+#       at; none: some of all entries, from the cursor on
+# Drops those that fit, and returns {next cursor (0: done), dropped}.
+DROP = script(
+    _COMMON
+    + """
+local age, below, dropped = tonumber(ARGV[2]), tonumber(ARGV[3]), 0
+local function look(sid, meta)
+  expiry(meta)
+  if age and tonumber(created(meta)) > now - age then return end
+  if below and epoch(meta) >= below then return end
+  local fits = ARGV[4] == ''
+  for j = 129, #meta, 8 do fits = fits or holds(ARGV[4], sub(meta, j, j + 7)) end
+  if fits then dropped = dropped + drop(sid, meta) end
+end
+local cursor = '0'
+if #ARGV > 4 then
+  for i = 5, #ARGV, 2 do
+    local meta = call('HGET', E, ARGV[i])
+    if meta and tag(meta) == ARGV[i + 1] then look(ARGV[i], meta) end
+  end
+else
+  local page = call('HSCAN', E, ARGV[1], 'COUNT', 500)
+  cursor = page[1]
+  for i = 1, #page[2], 2 do look(page[2][i], page[2][i + 1]) end
+end
+if dropped > 0 then trim() end
+return {cursor, dropped}
+"""
+)
+
+# ARGV: scope.   Drops a scope. Returns how many entries it had. What was reported as wrong
+# stays remembered.
+CLEAR = script(
+    _COMMON
+    + """
+local dropped = call('HLEN', E)
+for i = 1, 9 do call('DEL', KEYS[i]) end
+call('ZREM', KEYS[11], ARGV[1])
+call('HDEL', KEYS[12], ARGV[1])
+return dropped
+"""
+)
+
+# ARGV: none.   Returns {entries that have not expired, wordings with a report, bytes}.
+COUNT = script(
+    _COMMON
+    + """
+local bytes = 0
+for i = 1, 10 do
+  local used = redis.pcall('MEMORY', 'USAGE', KEYS[i])
+  if type(used) == 'number' then bytes = bytes + used end
+end
+return {call('ZCOUNT', Z, '(' .. digits(now), '+inf'), call('HLEN', W), bytes}
+"""
+)
+
+# KEYS: scopes, contexts   ARGV: none.   Forgets some scopes that have expired; returns how many.
+PRUNE = script(
+    NOW
+    + """
+local late = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now), 'LIMIT', 0, 500)
+for i = 1, #late do
+  redis.call('ZREM', KEYS[1], late[i])
+  redis.call('HDEL', KEYS[2], late[i])
+end
+return #late
+"""
+)
+
+# KEYS: scopes, contexts   ARGV: cursor
+# Returns {next cursor (0: done), {scope, items, scope, items …}}.
+SCOPES = script("return redis.call('HSCAN', KEYS[2], ARGV[1], 'COUNT', 500)")
