@@ -1,0 +1,328 @@
+"""The packed vectors of a scope in this process, kept in step with Redis. No I/O.
+
+Each lookup brings what is new in the scope's log (see ``LOOKUP`` in
+lix_cache/hot/answer_scripts.py), so the index is always as new as the lookup that uses it.
+Search is exact: one product of a matrix and a vector, which costs half a millisecond for
+10,000 vectors of 384 numbers, and needs no tuning and no training. It is ``einsum`` and not
+``@``: that would go to a BLAS with threads of its own, which take half the time on an idle
+machine, and twenty times as long where another thread keeps one of the cores busy, because
+they wait for each other. (Looking at the leading principal components first, with a bound
+on the rest, was weighed and left out: on vectors of real sentences the bound is so wide
+that most misses need the whole product after all.)
+
+Several threads may bring the same news at the same time, in any order: news that are here
+already are passed over. A search works on a :class:`View` that later news do not change,
+because they are written behind its end or into new arrays; only that an entry is gone shows
+in it at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lix_cache.semantic.entry import Record, foreign, unpack_record
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from lix_cache.vectors import FloatArray
+
+__all__ = ["IndexPool", "ScopeIndex", "View"]
+
+#: What a record costs beside its vectors and its text, about.
+_OVERHEAD = 400
+_START = b"0-0"
+
+
+@dataclass(frozen=True)
+class View:
+    """The entries of a scope as one lookup sees them.
+
+    Attributes:
+        vectors: shape (n, dim), unit length. In a view of the living alone, not theirs.
+        clusters: shape (n,); equal labels answer the same.
+        expires: Unix milliseconds, shape (n,); minus infinity for an entry that is gone.
+        records: n of them or more; those beyond are not part of the view.
+        answers: vectors of the responses, shape (n, dim), or None where answers are
+            compared by their bytes. All zeros where a response has none.
+    """
+
+    vectors: FloatArray
+    clusters: npt.NDArray[np.int64]
+    expires: npt.NDArray[np.float64]
+    records: Sequence[Record]
+    answers: FloatArray | None = None
+
+    def similarities(self, query: FloatArray, now_ms: float) -> tuple[FloatArray, View]:
+        """Return the cosine of the query and each entry that is alive, and the view of these.
+
+        Args:
+            query: shape (dim,), unit length.
+            now_ms: Unix milliseconds by the server's clock.
+        """
+        import numpy as np
+
+        similarities: FloatArray = np.einsum("ij,j->i", self.vectors, query)
+        # What rounding makes of equal vectors is not more than equal.
+        np.minimum(similarities, np.float32(1.0), out=similarities)
+        alive = self.expires > now_ms
+        if alive.all():
+            return similarities, self
+        rows = alive.nonzero()[0]
+        return similarities[rows], View(
+            self.vectors,
+            self.clusters[rows],
+            self.expires[rows],
+            [self.records[row] for row in rows.tolist()],
+            None if self.answers is None else self.answers[rows],
+        )
+
+
+class ScopeIndex:
+    """The live entries of one scope.
+
+    Args:
+        dim: how many numbers a vector has.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self._lock = threading.Lock()
+        self._clear(b"")
+
+    def _clear(self, generation: bytes) -> None:
+        import numpy as np
+
+        self._generation = generation
+        self._log = self._gone = _START
+        self._size = 0
+        self._vectors: FloatArray = np.empty((0, self.dim), np.float32)
+        self._answers: FloatArray | None = None
+        self._clusters: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._expires: npt.NDArray[np.float64] = np.empty(0, np.float64)
+        self._records: list[Record] = []
+        self._rows: dict[bytes, int] = {}
+        self._text_bytes = 0
+
+    @property
+    def place(self) -> tuple[bytes, bytes, bytes]:
+        """What to send with a lookup: generation, place in the log, place in the deletions."""
+        with self._lock:
+            return self._generation, self._log, self._gone
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes, about."""
+        answers = 0 if self._answers is None else self._answers.nbytes
+        return self._vectors.nbytes + answers + self._text_bytes + len(self._records) * _OVERHEAD
+
+    def __len__(self) -> int:
+        """Entries that a view has: those that are gone, or have expired, stay for a while."""
+        return self._size
+
+    def view(self) -> View:
+        """Return what there is, without asking Redis for news."""
+        with self._lock:
+            return self._view()
+
+    def follow(self, kind: bytes, news: Sequence[Any], now_ms: float) -> View:
+        """Take in what a lookup brought, and return what there is now.
+
+        Args:
+            kind: ``N``, ``D`` or ``R``.
+            news: the rest of the script's answer after the reported clusters.
+            now_ms: Unix milliseconds by the server's clock.
+
+        Raises:
+            RedisCommandError: it is not what a writer of ours can have left.
+        """
+        with self._lock:
+            if kind == b"N":
+                self._clear(b"")
+            elif kind == b"R":
+                self._replace(*news)
+            else:
+                self._append(news[0])
+                self._forget(news[1])
+            self._tidy(now_ms)
+            return self._view()
+
+    def _replace(self, generation: bytes, rows: Any, gone: bytes) -> None:
+        if generation == self._generation and _order(gone) < _order(self._gone):
+            return  # another thread's newer answer was quicker
+        self._clear(bytes(generation))
+        self._append(rows)
+        self._gone = bytes(gone)
+
+    def _append(self, rows: Any) -> None:
+        try:
+            fresh = [(n, fields[1]) for n, fields in rows if _order(n) > _order(self._log)]
+        except (TypeError, ValueError, IndexError):
+            raise foreign("the log", rows) from None
+        if not fresh:
+            return
+        records = [unpack_record(number, data, self.dim) for number, data in fresh]
+        # Without a vector an entry is found by its exact text alone.
+        self._add([record for record in records if record.vector.size])
+        self._log = records[-1].number
+
+    def _add(self, records: list[Record]) -> None:
+        import numpy as np
+
+        if not records:
+            return
+        none = np.zeros(self.dim, np.float32)
+        vectors = np.stack([record.vector for record in records])
+        answers = None
+        if any(record.answer is not None for record in records):
+            answers = np.stack([none if record.answer is None else record.answer for record in records])
+        if not _are_unit(vectors):
+            raise foreign("the log", vectors)
+        start, end = self._size, self._size + len(records)
+        self._reserve(end, with_answers=answers is not None)
+        self._vectors[start:end] = vectors
+        if self._answers is not None:
+            self._answers[start:end] = 0.0 if answers is None else answers
+        for row, record in enumerate(records, start):
+            self._clusters[row] = int.from_bytes(record.cluster, "little", signed=True)
+            self._expires[row] = record.expires_ms
+            self._rows[record.number] = row
+            self._text_bytes += len(record.text)
+        empty = np.empty(0, np.float32)
+        # The vectors are in the matrix; the record would hold them, and the reply, a second time.
+        self._records += [
+            Record(r.number, r.expires_ms, r.tag, r.cluster, r.text, empty, None) for r in records
+        ]
+        self._size = end
+
+    def _reserve(self, size: int, *, with_answers: bool) -> None:
+        import numpy as np
+
+        capacity = len(self._expires)
+        if with_answers and self._answers is None:
+            self._answers = np.zeros((capacity, self.dim), np.float32)
+        if size <= capacity:
+            return
+        capacity = max(size, capacity + capacity // 2, 16)
+        self._vectors = _grown(self._vectors, capacity)
+        self._clusters = _grown(self._clusters, capacity)
+        self._expires = _grown(self._expires, capacity)
+        if self._answers is not None:
+            self._answers = _grown(self._answers, capacity)
+
+    def _forget(self, rows: Any) -> None:
+        try:
+            fresh = [(n, bytes(fields[1])) for n, fields in rows if _order(n) > _order(self._gone)]
+        except (TypeError, ValueError, IndexError):
+            raise foreign("the list of dropped entries", rows) from None
+        for place, number in fresh:
+            self._gone = bytes(place)
+            row = self._rows.pop(number, None)
+            if row is not None:
+                self._expires[row] = float("-inf")
+
+    def _tidy(self, now_ms: float) -> None:
+        """Let go of entries that are not alive, once they are many. Older views keep their arrays."""
+        import numpy as np
+
+        late = int(np.count_nonzero(self._expires[: self._size] <= now_ms))
+        if late <= 16 + self._size // 4:
+            return
+        kept = np.flatnonzero(self._expires[: self._size] > now_ms)
+        self._vectors = self._vectors[kept]
+        self._clusters = self._clusters[kept]
+        self._expires = self._expires[kept]
+        if self._answers is not None:
+            self._answers = self._answers[kept]
+        self._records = [self._records[row] for row in kept.tolist()]
+        self._rows = {record.number: row for row, record in enumerate(self._records)}
+        self._text_bytes = sum(len(record.text) for record in self._records)
+        self._size = len(kept)
+
+    def _view(self) -> View:
+        end = self._size
+        return View(
+            self._vectors[:end],
+            self._clusters[:end],
+            self._expires[:end],
+            self._records,
+            None if self._answers is None else self._answers[:end],
+        )
+
+
+def _are_unit(vectors: FloatArray) -> bool:
+    """Whether each row has the length 1, which also means that all numbers are finite."""
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("ij,ij->i", vectors, vectors)
+        return bool((np.abs(squares - 1.0) < 1e-3).all())
+
+
+def _grown(array: Any, capacity: int) -> Any:
+    import numpy as np
+
+    grown = np.zeros((capacity, *array.shape[1:]), array.dtype)
+    grown[: len(array)] = array
+    return grown
+
+
+def _order(number: bytes) -> tuple[int, int]:
+    ms, _, n = bytes(number).partition(b"-")
+    return int(ms), int(n)
+
+
+class IndexPool:
+    """The indexes of the scopes that were used last, within a limit of memory.
+
+    Args:
+        limit_bytes: how much they may take together. The one in use may be larger: it
+            is then the only one.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self._lock = threading.Lock()
+        self._indexes: OrderedDict[str, ScopeIndex] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._total = 0
+
+    def get(self, scope: str, dim: int) -> ScopeIndex:
+        """Return the scope's index, empty if it is new here."""
+        with self._lock:
+            index = self._indexes.get(scope)
+            if index is None:
+                index = self._indexes[scope] = ScopeIndex(dim)
+            self._indexes.move_to_end(scope)
+            return index
+
+    def settle(self, scope: str) -> None:
+        """Note the size of an index that has changed, and let the longest unused ones go."""
+        with self._lock:
+            index = self._indexes.get(scope)
+            if index is None:
+                return
+            self._total += index.nbytes - self._sizes.get(scope, 0)
+            self._sizes[scope] = index.nbytes
+            while self._total > self.limit_bytes and len(self._indexes) > 1:
+                oldest, _ = self._indexes.popitem(last=False)
+                self._total -= self._sizes.pop(oldest, 0)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that all of them take, about."""
+        return self._total
+
+    def __len__(self) -> int:
+        return len(self._indexes)
+
+    def renew_locks(self) -> None:
+        """In a forked child: let no lock be held by a thread that was not forked with it."""
+        self._lock = threading.Lock()
+        # An index may have been forked in the middle of a change.
+        self._indexes, self._sizes, self._total = OrderedDict(), {}, 0
