@@ -32,7 +32,7 @@ T = TypeVar("T")
 _breakers: dict[Endpoint, Breaker] = {}
 
 
-def _breaker_for(endpoint: Endpoint, config: CacheConfig, clock: Clock) -> Breaker:
+def breaker_for(endpoint: Endpoint, config: CacheConfig, clock: Clock) -> Breaker:
     """Return the breaker that all caches of an endpoint share."""
     return _breakers.setdefault(endpoint, Breaker(config.redis_retry_seconds, clock))
 
@@ -72,7 +72,7 @@ class _Semantic:
             dim=config.embedding_dim,
             ttl_seconds=self.ttl_seconds,
             miss_on_error=config.on_cache_error == "miss",
-            breaker=_breaker_for(self._endpoint, config, clock),
+            breaker=breaker_for(self._endpoint, config, clock),
             clock=clock,
             session_id=session_id,
             threshold=self.similarity_threshold,
@@ -131,7 +131,7 @@ class _Url:
             dim=config.embedding_dim,
             ttl_seconds=self.ttl_seconds,
             miss_on_error=config.on_cache_error == "miss",
-            breaker=_breaker_for(self._endpoint, config, clock),
+            breaker=breaker_for(self._endpoint, config, clock),
             clock=clock,
             batch_size=self.batch_size,
         )

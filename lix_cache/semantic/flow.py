@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lix_cache.clock import Clock
     from lix_cache.vectors import FloatArray, VectorLike
 
-__all__ = ["QueryCache", "UrlCache", "check_life"]
+__all__ = ["QueryCache", "UrlCache", "check_life", "life_ms"]
 
 T = TypeVar("T")
 
@@ -163,16 +163,16 @@ class QueryCache(_Cache):
         check_json(value, "the response")
         unit = self._query(vector)
         scope, tag = self._scope(url), self.new_tag()
-        life_ms = _life_ms(self.ttl_seconds if ttl_seconds is None else ttl_seconds)
+        life = life_ms(self.ttl_seconds if ttl_seconds is None else ttl_seconds)
         return ScriptCall(
             scripts.SEMANTIC_SET,
             (self._vectors(scope), self._responses(scope), self.keys.semantic_scopes(self.session_id)),
             (
                 unit.size,
                 self.capacity,
-                make_slot(unit, tag, self.now_ms + life_ms),
+                make_slot(unit, tag, self.now_ms + life),
                 tag + encode_json(value),
-                life_ms,
+                life,
                 scope,
             ),
         )
@@ -254,7 +254,7 @@ class UrlCache(_Cache):
     def _set(self, url: str, embedding: VectorLike) -> Command:
         array = as_float32(embedding)
         check_dimension(array.size, self.dim, "the URL cache (embedding_dim)")
-        return ("SET", self._key(url), array.tobytes(), "PX", _life_ms(self.ttl_seconds))
+        return ("SET", self._key(url), array.tobytes(), "PX", life_ms(self.ttl_seconds))
 
     def _decode(self, data: bytes | None) -> FloatArray | None:
         import numpy as np
@@ -281,13 +281,18 @@ def _scope(session_id: str, url: str, embedder: str) -> str:
     return digest(session_id, url, embedder)
 
 
-def check_life(ttl_seconds: float) -> None:
+def check_life(seconds: float, name: str = "ttl_seconds") -> None:
     """Raise ConfigError unless so many seconds can be a life."""
-    if not isinstance(ttl_seconds, (int, float)) or not 0 < ttl_seconds < math.inf:
-        raise ConfigError(f"ttl_seconds must be a finite number larger than 0, got {ttl_seconds!r}")
+    if not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+        raise ConfigError(f"{name} must be a finite number larger than 0, got {seconds!r}")
 
 
-def _life_ms(ttl_seconds: float) -> int:
+def life_ms(ttl_seconds: float) -> int:
+    """Return a life in whole milliseconds, at least one.
+
+    Raises:
+        ConfigError: so many seconds cannot be a life.
+    """
     check_life(ttl_seconds)
     return max(1, int(min(ttl_seconds * 1000, _LONGEST_LIFE_MS)))
 

@@ -160,6 +160,31 @@ assert cache.session_id == "s"
     )
 
 
+def test_making_a_semantic_cache_loads_no_redis_and_no_numpy(tmp_path: Path) -> None:
+    run(
+        LOADED
+        + """
+from lix_cache import AsyncSemanticCache, CacheConfig, SemanticCache
+for kind in (SemanticCache, AsyncSemanticCache):
+    kind(None, CacheConfig(), context={"tenant": "a"}, guards=["numbers"])
+assert not loaded() - {"loguru"}, loaded()
+""",
+        tmp_path,
+    )
+
+
+def test_a_coordinator_without_an_embedder_loads_no_guards(tmp_path: Path) -> None:
+    run(
+        """
+import sys
+from lix_cache import CacheConfig, CacheCoordinator
+CacheCoordinator("s", CacheConfig(evictor_enabled=False))
+assert not [name for name in sys.modules if name.startswith("lix_cache.semantic.guards")]
+""",
+        tmp_path,
+    )
+
+
 # -- the log -------------------------------------------------------------------------------
 
 #: Something that warns: two bytes of a session's file are not what was written.

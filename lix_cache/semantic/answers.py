@@ -1,0 +1,259 @@
+"""Looking up, step by step. See lix_cache.effects.
+
+A lookup is a cascade, and whoever ends it gives the reason: policy, exact text, nearest
+entries and their lead, guards, verifier. The first round trip asks for the exact text and
+for what is new in the scope; everything up to the decision then happens in this process;
+the second fetches the response, if its entry is still alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lix_cache.effects import Compute, Flow, RedisBatch, RedisCall
+from lix_cache.errors import CodecError
+from lix_cache.hot import answer_scripts
+from lix_cache.semantic import entry
+from lix_cache.semantic.core import Core, Scope, Spent, Stop, wording_of
+from lix_cache.semantic.decide import Choice, Decision, Limits, choose
+from lix_cache.semantic.entry import LARGE_BYTES, EntryId
+from lix_cache.semantic.guards import Objection
+from lix_cache.semantic.lookup import Lookup, Reason
+from lix_cache.semantic.scope import merged
+from lix_cache.semantic.values import chunk_count, decode_value
+from lix_cache.semantic.verifier import verified_scores
+
+if TYPE_CHECKING:
+    from lix_cache.semantic.index import ScopeIndex, View
+    from lix_cache.vectors import FloatArray, VectorLike
+
+__all__ = ["Query", "catch_up", "lookup"]
+
+#: Wordings of one answer that the verifier is asked about.
+_WANTED = 3
+#: News from which an index is brought up to date in a thread under asyncio.
+_MANY = 500
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a lookup is asked.
+
+    Attributes:
+        text: the query.
+        context: what must match exactly, beside the cache's own.
+        embedding: shape (dim,), if it is known already.
+        threshold: in place of that of the limits.
+        peek: only say whether there is an answer, and leave no trace in it.
+    """
+
+    text: str
+    context: Mapping[str, Any] | None = None
+    embedding: VectorLike | None = None
+    threshold: float | None = None
+    peek: bool = False
+
+
+def lookup(core: Core, query: Query) -> Flow[Lookup]:
+    """Look a query up: one round trip for an exact hit and for most misses, else two."""
+    started, spent = core.clock.monotonic(), Spent()
+    flow = _lookup(core, query, spent)
+    found = yield from core.guarded(flow, lambda text: Lookup(False, reason=Reason.REDIS, detail=text))
+    if not query.peek:
+        core.tally.looked_up(found, core.clock.monotonic() - started - spent.seconds)
+    return found
+
+
+def _lookup(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
+    try:
+        return (yield from _cascade(core, query, spent))
+    except Stop as stop:
+        return stop.found
+
+
+def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
+    wording = wording_of(query.text)
+    limits = core.limits.with_threshold(query.threshold)
+    context = merged(core.context, query.context)
+    refusal = core.policy.check_lookup(query.text, context)
+    if refusal is not None:
+        raise Stop(Reason.POLICY, f"{refusal.rule}: {refusal.detail}")
+    scope = yield from core.scope(query.context)
+    given = None if query.embedding is None else core.given(query.embedding, scope)
+    core.check_breaker()
+
+    digest = entry.text_digest(wording)
+    index = core.indexes.get(scope.id, scope.dim)
+    reply = yield from _ask(core, scope.id, digest, index, query.peek)
+    if reply[0] == b"X":
+        now, _, number, meta, data = reply[1:]
+        return (yield from _hit(core, query, scope, (now, number, meta, data)))
+    view = yield from _follow(core, scope.id, index, reply)
+    if not len(index):
+        raise Stop(Reason.EMPTY)
+    vector = given if given is not None else (yield from core.vector(wording, scope.dim, spent))
+
+    now_ms, reported = float(reply[1]), entry.unpack_clusters(reply[2])
+    similarities, view = view.similarities(vector, now_ms)
+    chosen = _choose(core, view, similarities, limits, query.text)
+    if not chosen.rows:
+        raise _why_not(chosen)
+    if int(view.clusters[chosen.rows[0]]) in reported:
+        raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this wording")
+    rows = yield from _verified(core, query.text, view, chosen, spent)
+    lesson = _lesson(core, query, view, chosen.decision, rows[0], wording, vector)
+    reply = yield RedisCall(
+        core.call(
+            answer_scripts.ADMIT,
+            scope.id,
+            digest,
+            *((0, 0) if query.peek else core.touch()),
+            int(not query.peek),
+            *lesson,
+            core.max_entries,
+            *(part for row in rows for part in (view.records[row].number, view.records[row].tag)),
+        )
+    )
+    if len(reply) == 1:
+        raise _stop(chosen, Reason.GONE, "the entry expired or was dropped in between")
+    if len(reply) == 5:
+        core.tally.count("learned")
+    return (yield from _hit(core, query, scope, reply, chosen.decision))
+
+
+def _ask(core: Core, scope_id: str, digest: bytes, index: ScopeIndex, peek: bool) -> Flow[Any]:
+    """The first round trip: the exact answer, or what is new."""
+    touch = (0, 0) if peek else core.touch()
+    call = core.call(answer_scripts.LOOKUP, scope_id, digest, *index.place, *touch, int(not peek))
+    return (yield RedisCall(call))
+
+
+def _follow(core: Core, scope_id: str, index: ScopeIndex, reply: Any) -> Flow[View]:
+    """Bring the index up to date with what the first round trip brought."""
+    kind, now, _, *news = reply
+    rows = news[1] if kind == b"R" else news[0] if kind == b"D" else ()
+
+    def follow() -> View:
+        view = index.follow(kind, news, float(now))
+        core.indexes.settle(scope_id)
+        return view
+
+    return follow() if len(rows) < _MANY else (yield Compute(follow, None, "the index"))
+
+
+def catch_up(core: Core, scope_id: str, dim: int) -> Flow[tuple[View, float]]:
+    """Return what a scope holds, and the server's time in Unix milliseconds. One round trip."""
+    index = core.indexes.get(scope_id, dim)
+    # No wording is empty, so no entry is exactly this one.
+    reply = yield from _ask(core, scope_id, entry.text_digest(""), index, peek=True)
+    view = yield from _follow(core, scope_id, index, reply)
+    return view, float(reply[1])
+
+
+def _choose(core: Core, view: View, similarities: FloatArray, limits: Limits, text: str) -> Choice[Objection]:
+    """Find the entries that may answer: accepted by their numbers, and no guard objects."""
+    return choose(
+        similarities,
+        view.clusters,
+        limits,
+        lambda row: core.object_to(text, view.records[row].text),
+        wanted=1 if core.verifier is None else _WANTED,
+    )
+
+
+def _stop(choice: Choice[Objection], reason: str, detail: str = "") -> Stop:
+    return Stop(reason, detail, choice.decision.similarity, choice.decision.margin)
+
+
+def _why_not(choice: Choice[Objection]) -> Stop:
+    objection = choice.objection
+    if objection is not None:
+        return _stop(choice, Reason.GUARD, f"{objection.guard}: {objection.detail}")
+    return _stop(choice, choice.decision.reason)
+
+
+def _verified(
+    core: Core, text: str, view: View, chosen: Choice[Objection], spent: Spent
+) -> Flow[Sequence[int]]:
+    """Ask the verifier, if there is one; who cannot answer vouches for nothing."""
+    verifier = core.verifier
+    if verifier is None:
+        return chosen.rows
+    pairs = [(text, view.records[row].text) for row in chosen.rows]
+
+    started = core.clock.monotonic()
+    try:
+        scores: FloatArray = yield Compute(
+            lambda: verified_scores(verifier, pairs), core.deadline, "the verifier"
+        )
+    except Exception as error:
+        core.tally.trouble("verifier_errors", error)
+        raise _stop(chosen, Reason.VERIFIER_FAILED, f"{type(error).__name__}: {error}") from error
+    finally:
+        core.spend("verify", started, spent)
+    good = [row for row, s in zip(chosen.rows, scores, strict=True) if s >= core.verifier_threshold]
+    if not good:
+        detail = f"score {float(scores.max()):.3f} is below {core.verifier_threshold:g}"
+        raise _stop(chosen, Reason.VERIFIER, detail)
+    return good
+
+
+def _lesson(
+    core: Core,
+    query: Query,
+    view: View,
+    decision: Decision,
+    row: int,
+    wording: str,
+    vector: FloatArray,
+) -> tuple[bytes, bytes]:
+    """Return what makes the wording of a sure hit stand beside the entry, if there is room for it."""
+    cluster = view.clusters[row]
+    wordings = int((view.clusters == cluster).sum())
+    if query.peek or not decision.is_confident or wordings >= core.max_wordings:
+        return b"", b""
+    tag = core.new_tag()
+    answer = None if view.answers is None else view.answers[row]
+    name = view.records[row].cluster
+    return tag, entry.pack_record(tag=tag, cluster=name, text=wording, vector=vector, answer=answer)
+
+
+def _hit(
+    core: Core, query: Query, scope: Scope, reply: Any, decision: Decision | None = None
+) -> Flow[Lookup]:
+    """Read an entry as a script answered it: the server's time, number, meta and response."""
+    now_ms, number, meta, data = float(reply[0]), bytes(reply[1]), entry.unpack_meta(reply[2]), reply[3]
+    response = None
+    if not query.peek:
+        response = yield from _decoded(core, scope, meta.response_key, data)
+        core.tally.saved(meta.tokens)
+    return Lookup(
+        True,
+        response,
+        similarity=1.0 if decision is None else decision.similarity,
+        margin=float("inf") if decision is None else decision.margin,
+        reason=Reason.EXACT if decision is None else Reason.SEMANTIC,
+        age_seconds=max(0.0, now_ms - meta.created_ms) / 1000,
+        ttl_remaining_seconds=max(0.0, meta.expires_ms - now_ms) / 1000,
+        entry_id=str(EntryId(scope.id, number.decode(), meta.cluster)),
+    )
+
+
+def _decoded(core: Core, scope: Scope, key: bytes, head: bytes) -> Flow[Any]:
+    """Read a response. One of 10 MB or more is in parts, which are another round trip."""
+    try:
+        count = chunk_count(head)
+        chunks: Sequence[bytes | None] = ()
+        if count:
+            name = core.keys.answers(scope.id).responses
+            parts = [("HGET", name, entry.part_field(key, i)) for i in range(count)]
+            chunks = yield RedisBatch(tuple(parts))
+            if None in chunks:
+                raise Stop(Reason.GONE, "the response was dropped in between")
+        if not count and len(head) < LARGE_BYTES:
+            return decode_value(head)
+        return (yield Compute(lambda: decode_value(head, chunks), None, "decoding"))
+    except CodecError as error:
+        raise entry.foreign("a response", head) from error

@@ -1,0 +1,449 @@
+"""SemanticCache and its async twin: shells; see answers.py, storing.py and upkeep.py."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lix_cache.clock import SYSTEM_CLOCK, Clock
+from lix_cache.config import CacheConfig
+from lix_cache.drive import AsyncDriver, SyncDriver
+from lix_cache.errors import ConfigError, LixCacheError
+from lix_cache.hot.client import endpoint_for
+from lix_cache.hot.keys import Keys
+from lix_cache.semantic import answers, storing, upkeep
+from lix_cache.semantic.cache import breaker_for
+from lix_cache.semantic.core import EVICTIONS, Core
+from lix_cache.semantic.decide import DEFAULT_LIMITS, Limits
+from lix_cache.semantic.entry import TAG_BYTES
+from lix_cache.semantic.flow import check_life, life_ms
+from lix_cache.semantic.guards import Objection, check
+from lix_cache.semantic.index import IndexPool
+from lix_cache.semantic.lookup import Lookup
+from lix_cache.semantic.policy import CachePolicy
+from lix_cache.semantic.scheduler import Cleaner
+from lix_cache.semantic.scope import canonical
+from lix_cache.semantic.tally import Prices
+
+if TYPE_CHECKING:
+    from lix_cache.embedders.protocol import Embedder
+    from lix_cache.semantic.verifier import Verifier
+    from lix_cache.vectors import VectorLike
+
+__all__ = ["AsyncSemanticCache", "SemanticCache"]
+
+
+def _guards(enabled: bool | Iterable[str]) -> Callable[[str, str], Objection | None]:
+    if enabled is True:
+        return check
+    if enabled is False:
+        return lambda _query, _cached: None
+    if isinstance(enabled, str):
+        raise ConfigError(f"guards must be True, False or a list of names, got {enabled!r}")
+    names = frozenset(enabled)
+    return lambda query, cached: check(query, cached, enabled=names)
+
+
+def _whole(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} must be a whole number, at least {least}, got {value!r}")
+    return value
+
+
+def _share(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ConfigError(f"{name} must be from 0 to 1, got {value!r}")
+    return value
+
+
+class _Full:
+    """What both colours are made of."""
+
+    def __init__(
+        self,
+        embedder: Embedder | None = None,
+        config: CacheConfig | None = None,
+        *,
+        context: Mapping[str, Any] | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        guards: bool | Iterable[str] = True,
+        verifier: Verifier | None = None,
+        verifier_threshold: float = 0.7,
+        policy: CachePolicy | None = None,
+        ttl_seconds: float | None = None,
+        sliding_seconds: float | None = None,
+        max_entries: int = 10_000,
+        eviction: str = "fifo",
+        max_wordings: int = 8,
+        same_answer: float | None = None,
+        epoch: int = 0,
+        version: str = "",
+        deadline_seconds: float | None = 5.0,
+        index_bytes: int = 256 * 1024 * 1024,
+        prices: Prices | None = None,
+        redis_db: int | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        config = config or CacheConfig()
+        self.embedder = embedder
+        self.context: dict[str, Any] = dict(context or {})
+        canonical(self.context)  # refused now, not at the first lookup
+        self.ttl_seconds: float = config.semantic_ttl_seconds if ttl_seconds is None else ttl_seconds
+        check_life(self.ttl_seconds)
+        if deadline_seconds is not None:
+            check_life(deadline_seconds, "deadline_seconds")
+        if sliding_seconds is not None:
+            check_life(sliding_seconds, "sliding_seconds")
+        if eviction not in EVICTIONS:
+            raise ConfigError(f"eviction must be one of {', '.join(EVICTIONS)}, got {eviction!r}")
+        self._prices = prices
+        self._endpoint = endpoint_for(config, config.semantic_redis_db if redis_db is None else redis_db)
+        self._core = Core(
+            keys=Keys(config.redis_key_prefix, config.redis_buckets),
+            indexes=IndexPool(_whole("index_bytes", index_bytes, 1)),
+            embedder=embedder,
+            context=self.context,
+            limits=limits,
+            object_to=_guards(guards),
+            verifier=verifier,
+            verifier_threshold=_share("verifier_threshold", verifier_threshold),
+            policy=policy or CachePolicy(),
+            ttl_seconds=self.ttl_seconds,
+            slide_ms=0 if sliding_seconds is None else life_ms(sliding_seconds),
+            max_entries=_whole("max_entries", max_entries, 1),
+            eviction=EVICTIONS[eviction],
+            max_wordings=_whole("max_wordings", max_wordings, 1),
+            same_answer=None if same_answer is None else _share("same_answer", same_answer),
+            epoch=_whole("epoch", epoch, 0),
+            version=version,
+            deadline=deadline_seconds,
+            miss_on_error=config.on_cache_error == "miss",
+            breaker=breaker_for(self._endpoint, config, clock),
+            clock=clock,
+            new_tag=lambda: os.urandom(TAG_BYTES),
+            embedder_id=config.embedder_id or "",
+            dim=config.embedding_dim,
+        )
+        self._cleaner = Cleaner(self._core, SyncDriver(self._endpoint, clock))
+        self._connect(clock)
+
+    def _connect(self, clock: Clock) -> None:
+        raise NotImplementedError
+
+    def _stats(self, counts: dict[str, int] | LixCacheError) -> dict[str, Any]:
+        failed = isinstance(counts, LixCacheError)
+        names = ("scopes", "entries", "reported_wordings", "bytes")
+        found: dict[str, int | None] = (
+            dict.fromkeys(names) if isinstance(counts, LixCacheError) else {**counts}
+        )
+        indexes = self._core.indexes
+        return {
+            "backend": "redis",
+            "redis": f"{type(counts).__name__}: {counts}" if failed else "ok",
+            **found,
+            "index_scopes": len(indexes),
+            "index_bytes": indexes.nbytes,
+            "cleanup_running": self._cleaner.is_alive,
+            **self._core.tally.as_dict(self._prices),
+        }
+
+
+class SemanticCache(_Full):
+    """Responses found again by the meaning of the question; every answer says why.
+
+    A lookup is a cascade: the policy, the exact text, the nearest stored wordings and their
+    lead over whatever answers differently, the guards, the verifier. Only entries of the same
+    *scope* are looked at: everything in the context, the embedder's id and its dimension
+    must match exactly.
+
+    Cheap to make: nothing is sent and no model is loaded before the first call. One object
+    serves any number of threads.
+
+    Args:
+        embedder: makes the vectors. Without one, exact texts are found, and vectors that are
+            given to each call (then set ``embedding_dim`` in the configuration).
+        config: settings; ``CacheConfig()`` by default.
+        context: what every call is about: tenant, model, system prompt and so on. A call
+            may add to it and not change it.
+        limits: what a semantic hit must reach.
+        guards: False for none, or the names of those to ask.
+        verifier: asked last. If it cannot answer, the lookup is a miss.
+        verifier_threshold: least score that it must give.
+        policy: what is not to be cached at all, and for how long the rest.
+        ttl_seconds: life of an entry; ``semantic_ttl_seconds`` by default. A hit does not
+            prolong it,
+        sliding_seconds: unless this is given: an entry that is not used for so long ends,
+            and each hit prolongs it up to its ``ttl_seconds``.
+        max_entries: of one scope, wordings counted one by one.
+        eviction: who goes when there are more: ``fifo``, ``lru`` or ``lfu``.
+        max_wordings: how many wordings of one answer may stand beside each other. A hit
+            adds its own if it was sure enough for ``limits.learn_evidence``.
+        same_answer: count text responses as one answer if the cosine of their vectors is
+            at least this; None: only if they are equal.
+        epoch: of what the responses were made from; ``invalidate(epoch=…)`` drops earlier ones.
+        version: any text; another one leaves all old entries behind.
+        deadline_seconds: how long the embedder, and then the verifier, may take before the
+            lookup is a miss; None: as long as they take, in the calling thread.
+        index_bytes: memory for the vectors of the scopes used last, in this process.
+        prices: of the model, to count what was saved.
+        redis_db: wins over ``semantic_redis_db``.
+        clock: where durations come from. Lives go by the clock of Redis.
+
+    Every method raises RedisUnavailable, RedisAuthError, RedisDatabaseError or
+    RedisCommandError for trouble with Redis. With ``on_cache_error="miss"`` the first of
+    them becomes a counted miss of :meth:`lookup`, and a None of :meth:`store`.
+    """
+
+    def _connect(self, clock: Clock) -> None:
+        self._drive = SyncDriver(self._endpoint, clock)
+
+    def lookup(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        similarity_threshold: float | None = None,
+    ) -> Lookup:
+        """Look for a response. One round trip for an exact hit and for most misses, else two.
+
+        Args:
+            query: its text.
+            context: what must match exactly, beside the cache's own context.
+            query_embedding: shape (dim,), if it is known already.
+            similarity_threshold: in place of ``limits.threshold``.
+
+        Raises:
+            InvalidInput: the query is empty or no str.
+            InvalidContext: it holds something that cannot be compared exactly, or says
+                something else than the cache's own.
+            InvalidVector, DimensionMismatch: the vector is not usable.
+        """
+        query_ = answers.Query(query, context, query_embedding, similarity_threshold)
+        return self._drive(answers.lookup(self._core, query_))
+
+    def check_availability(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        similarity_threshold: float | None = None,
+    ) -> Lookup:
+        """Say whether a lookup would hit, without the response, and leave no trace.
+
+        Nothing is counted, no life is prolonged and no wording is kept. Arguments, errors
+        and round trips are those of :meth:`lookup`.
+        """
+        query_ = answers.Query(query, context, query_embedding, similarity_threshold, peek=True)
+        return self._drive(answers.lookup(self._core, query_))
+
+    def store(
+        self,
+        query: str,
+        response: Any,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        ttl_seconds: float | None = None,
+        tags: Sequence[str] = (),
+        tokens: tuple[int, int] | None = None,
+    ) -> str | None:
+        """Store a response, in the place of one for the same text. One round trip.
+
+        Args:
+            query: its text.
+            response: anything but None that ``values.py`` can carry.
+            context: what must match exactly, beside the cache's own context.
+            query_embedding: shape (dim,), if it is known already. Where none can be made,
+                the response is stored all the same, and found by its exact text.
+            ttl_seconds: life of this entry, instead of the policy's.
+            tags: words to invalidate it by.
+            tokens: of the prompt and of the completion, to count what hits save; estimated
+                from the lengths if not given.
+
+        Returns:
+            The entry's id; None if it was not stored, which ``get_stats`` counts under
+            ``stores_refused``: the policy is against it, or the answer was reported as
+            wrong for this text.
+
+        Raises:
+            InvalidInput: the query, the response, the tags or the tokens are not usable.
+            InvalidContext, InvalidVector, DimensionMismatch: as :meth:`lookup`.
+        """
+        answer = storing.Answer(query, response, context, query_embedding, ttl_seconds, tags, tokens)
+        return self._drive(storing.store(self._core, answer))
+
+    def invalidate(
+        self,
+        *,
+        context: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        older_than_seconds: float | None = None,
+        similar_to: str | None = None,
+        similarity: float = 0.9,
+        epoch: int | None = None,
+    ) -> int:
+        """Drop whatever fits all that is given. Returns how many entries that were.
+
+        Args:
+            context: items of the context; all scopes that have them are meant, whatever
+                else they have and whichever embedder they are of. The cache's own context
+                always belongs to it; ``{}`` means nothing beside that.
+            tags: words of which an entry has at least one.
+            older_than_seconds: least age.
+            similar_to: a text to whose meaning a wording is near; entries of this embedder.
+            similarity: how near, a cosine.
+            epoch: entries of earlier epochs.
+
+        Raises:
+            InvalidInput: nothing was given, or something that makes no sense.
+            ComputeTimeout: no vector of ``similar_to`` in time; nothing was dropped.
+        """
+        criteria = upkeep.Criteria(context, tags, older_than_seconds, similar_to, similarity, epoch)
+        return self._drive(upkeep.invalidate(self._core, criteria))
+
+    def report_wrong(self, entry_id: str, query: str) -> bool:
+        """Report that a response does not answer a query. One round trip.
+
+        The wording of the query is never answered with that answer again, nor is it stored
+        for it; this is remembered for a year after the last report or store in the scope.
+
+        Args:
+            entry_id: of the lookup that answered, or of the store.
+            query: what it was a wrong answer to.
+
+        Returns:
+            Whether an entry paired the two, and was dropped.
+
+        Raises:
+            InvalidInput: not an entry's id, or an empty query.
+        """
+        return self._drive(upkeep.report_wrong(self._core, entry_id, query))
+
+    def cleanup_expired(self) -> int:
+        """Drop what has expired, in all scopes under the prefix. Returns how many entries that were.
+
+        What has expired never answers; this gives its memory back.
+        """
+        return self._drive(upkeep.clean_up(self._core))
+
+    def start_cleanup(self, interval_seconds: float = 60.0) -> None:
+        """Clean up in a background thread, so often, until :meth:`stop_cleanup`."""
+        self._cleaner.start(interval_seconds)
+
+    def stop_cleanup(self) -> None:
+        """Ask the background thread to end."""
+        self._cleaner.stop()
+
+    def get_stats(self) -> dict[str, Any]:
+        """Return what this object counted, and how much there is in Redis in its context.
+
+        A trip for 500 scopes and one for each 50 of them: not for every request.
+        """
+        counts: dict[str, int] | LixCacheError
+        try:
+            counts = self._drive(upkeep.count(self._core))
+        except LixCacheError as error:
+            counts = error
+        return self._stats(counts)
+
+    def health_check(self) -> dict[str, Any]:
+        """Try Redis, embedder and verifier once. Returns their states; raises nothing.
+
+        ``status`` is ``ok``, ``degraded`` (answers are fewer) or ``down`` (there are none).
+        """
+        return self._drive(upkeep.health(self._core))
+
+
+class AsyncSemanticCache(_Full):
+    """Async twin of :class:`SemanticCache`: same arguments, same meaning.
+
+    Embedder and verifier work in threads, so the event loop never waits for them.
+    """
+
+    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this colour's time
+        self._drive = AsyncDriver(self._endpoint)
+
+    async def lookup(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        similarity_threshold: float | None = None,
+    ) -> Lookup:
+        """See :meth:`SemanticCache.lookup`."""
+        query_ = answers.Query(query, context, query_embedding, similarity_threshold)
+        return await self._drive(answers.lookup(self._core, query_))
+
+    async def check_availability(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        similarity_threshold: float | None = None,
+    ) -> Lookup:
+        """See :meth:`SemanticCache.check_availability`."""
+        query_ = answers.Query(query, context, query_embedding, similarity_threshold, peek=True)
+        return await self._drive(answers.lookup(self._core, query_))
+
+    async def store(
+        self,
+        query: str,
+        response: Any,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        ttl_seconds: float | None = None,
+        tags: Sequence[str] = (),
+        tokens: tuple[int, int] | None = None,
+    ) -> str | None:
+        """See :meth:`SemanticCache.store`."""
+        answer = storing.Answer(query, response, context, query_embedding, ttl_seconds, tags, tokens)
+        return await self._drive(storing.store(self._core, answer))
+
+    async def invalidate(
+        self,
+        *,
+        context: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        older_than_seconds: float | None = None,
+        similar_to: str | None = None,
+        similarity: float = 0.9,
+        epoch: int | None = None,
+    ) -> int:
+        """See :meth:`SemanticCache.invalidate`."""
+        criteria = upkeep.Criteria(context, tags, older_than_seconds, similar_to, similarity, epoch)
+        return await self._drive(upkeep.invalidate(self._core, criteria))
+
+    async def report_wrong(self, entry_id: str, query: str) -> bool:
+        """See :meth:`SemanticCache.report_wrong`."""
+        return await self._drive(upkeep.report_wrong(self._core, entry_id, query))
+
+    async def cleanup_expired(self) -> int:
+        """See :meth:`SemanticCache.cleanup_expired`."""
+        return await self._drive(upkeep.clean_up(self._core))
+
+    async def start_cleanup(self, interval_seconds: float = 60.0) -> None:
+        """See :meth:`SemanticCache.start_cleanup`."""
+        self._cleaner.start(interval_seconds)
+
+    async def stop_cleanup(self) -> None:
+        """See :meth:`SemanticCache.stop_cleanup`."""
+        self._cleaner.stop()
+
+    async def get_stats(self) -> dict[str, Any]:
+        """See :meth:`SemanticCache.get_stats`."""
+        counts: dict[str, int] | LixCacheError
+        try:
+            counts = await self._drive(upkeep.count(self._core))
+        except LixCacheError as error:
+            counts = error
+        return self._stats(counts)
+
+    async def health_check(self) -> dict[str, Any]:
+        """See :meth:`SemanticCache.health_check`."""
+        return await self._drive(upkeep.health(self._core))

@@ -1,0 +1,243 @@
+"""Looking after what is stored, step by step: invalidate, report, clean up, count. See lix_cache.effects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lix_cache.effects import Compute, Effect, Flow, RedisBatch, RedisCall
+from lix_cache.errors import ConfigError, InvalidInput
+from lix_cache.hot import answer_scripts
+from lix_cache.hot.scripts import ScriptCall
+from lix_cache.semantic import entry
+from lix_cache.semantic.answers import catch_up
+from lix_cache.semantic.core import Core, Spent, Stop, wording_of
+from lix_cache.semantic.entry import EntryId
+from lix_cache.semantic.ring import unit_vector
+from lix_cache.semantic.scope import embedder_word, item_digests, merged
+from lix_cache.semantic.verifier import verified_scores
+from lix_cache.vectors import check_dimension
+
+__all__ = ["Criteria", "clean_up", "count", "health", "invalidate", "report_wrong"]
+
+#: Scopes that are worked on in one round trip.
+_SCOPES_AT_ONCE = 50
+_EXPIRED_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What is to be dropped: whatever fits all that are given.
+
+    Attributes:
+        context: items that an entry's context has.
+        tags: words of which it has at least one.
+        older_than_seconds: least age.
+        similar_to: a text whose meaning it is near to.
+        similarity: how near, a cosine.
+        epoch: it is of an earlier one.
+    """
+
+    context: Mapping[str, Any] | None = None
+    tags: Sequence[str] = ()
+    older_than_seconds: float | None = None
+    similar_to: str | None = None
+    similarity: float = 0.9
+    epoch: int | None = None
+
+    def checked(self) -> Criteria:
+        """Return itself.
+
+        Raises:
+            InvalidInput: nothing is given, which would be everything, or what is given
+                makes no sense.
+        """
+        given = (self.context, self.older_than_seconds, self.similar_to, self.epoch)
+        if all(value is None for value in given) and not self.tags:
+            raise InvalidInput(
+                "say what is to be invalidated: context, tags, older_than_seconds, similar_to or epoch; "
+                "context={} means everything in the cache's own context"
+            )
+        age = self.older_than_seconds
+        if age is not None and (
+            isinstance(age, bool) or not isinstance(age, (int, float)) or not 0 <= age < 1e11
+        ):
+            raise InvalidInput(f"older_than_seconds must be a number of seconds, at least 0, got {age!r}")
+        epoch = self.epoch
+        if epoch is not None and (isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0):
+            raise InvalidInput(f"epoch must be a whole number, at least 0, got {epoch!r}")
+        if not isinstance(self.similarity, (int, float)) or not -1 <= self.similarity <= 1:
+            raise InvalidInput(f"similarity must be from -1 to 1, got {self.similarity!r}")
+        return self
+
+    @property
+    def is_about_contexts_alone(self) -> bool:
+        others = (self.older_than_seconds, self.similar_to, self.epoch)
+        return not self.tags and all(value is None for value in others)
+
+    def words(self) -> tuple[str | int, str | int, bytes]:
+        """Age, epoch and tags as ``DROP`` takes them."""
+        age = "" if self.older_than_seconds is None else int(self.older_than_seconds * 1000)
+        return age, "" if self.epoch is None else self.epoch, entry.tag_words(self.tags)
+
+
+def invalidate(core: Core, criteria: Criteria) -> Flow[int]:
+    """Drop what fits. Returns how many entries that were.
+
+    One round trip for 500 scopes that there are, and one for 50 scopes and 500 entries that
+    are looked at; with ``similar_to`` two for each scope.
+    """
+    criteria.checked()
+    criteria.words()
+    context = merged(core.context, criteria.context)
+    wanted = item_digests(context)
+    if criteria.similar_to is not None:
+        dropped = yield from _drop_similar(core, criteria, criteria.similar_to, wanted)
+    else:
+        scopes = yield from scopes_with(core, wanted)
+        dropped = 0
+        for start in range(0, len(scopes), _SCOPES_AT_ONCE):
+            part = scopes[start : start + _SCOPES_AT_ONCE]
+            if criteria.is_about_contexts_alone:
+                calls = tuple(core.call(answer_scripts.CLEAR, scope, scope) for scope in part)
+                dropped += sum((yield RedisBatch(calls)))
+            else:
+                dropped += yield from _drop_pages(core, criteria, part)
+    core.tally.count("invalidated", dropped)
+    return dropped
+
+
+def _drop_pages(core: Core, criteria: Criteria, scopes: Sequence[str]) -> Flow[int]:
+    """Look at all entries of some scopes, a page of each at a time."""
+    dropped = 0
+    cursors: dict[str, bytes] = dict.fromkeys(scopes, b"0")
+    while cursors:
+        words = criteria.words()
+        calls = tuple(core.call(answer_scripts.DROP, s, cursor, *words) for s, cursor in cursors.items())
+        replies = yield RedisBatch(calls)
+        dropped += sum(int(reply[1]) for reply in replies)
+        following = zip(cursors, (bytes(reply[0]) for reply in replies), strict=True)
+        cursors = {scope: cursor for scope, cursor in following if cursor != b"0"}
+    return dropped
+
+
+def _drop_similar(core: Core, criteria: Criteria, text: str, wanted: frozenset[bytes]) -> Flow[int]:
+    if core.embedder is None:
+        raise ConfigError("similar_to needs an embedder; this cache was made without one")
+    try:
+        name, dim = yield from core.identity()
+        vector = yield from core.vector(wording_of(text), dim, Spent())
+    except Stop as stop:
+        # Not a miss: what should be gone is still there, and the caller must know.
+        raise (stop.__cause__ or stop) from None  # it always has one
+    dropped = 0
+    for scope in (yield from scopes_with(core, wanted | {embedder_word(name, dim)})):
+        view, now_ms = yield from catch_up(core, scope, dim)
+        similarities, view = view.similarities(vector, now_ms)
+        rows = (similarities >= criteria.similarity).nonzero()[0].tolist()
+        for start in range(0, len(rows), _EXPIRED_AT_ONCE):
+            records = [view.records[row] for row in rows[start : start + _EXPIRED_AT_ONCE]]
+            named = [part for record in records for part in (record.number, record.tag)]
+            reply = yield RedisCall(core.call(answer_scripts.DROP, scope, 0, *criteria.words(), *named))
+            dropped += int(reply[1])
+    return dropped
+
+
+def scopes_with(core: Core, wanted: frozenset[bytes]) -> Flow[list[str]]:
+    """Return the scopes whose context has all of these items. One round trip for some hundreds."""
+    found: set[str] = set()
+    for bucket in range(core.keys.buckets):
+        cursor: bytes | int = 0
+        while cursor != b"0":
+            call = ScriptCall(answer_scripts.SCOPES, core.keys.answer_registry(bucket), (cursor,))
+            cursor, flat = yield RedisCall(call)
+            for scope, packed in zip(flat[0::2], flat[1::2], strict=True):
+                if wanted <= {packed[i : i + 8] for i in range(0, len(packed), 8)}:
+                    found.add(scope.decode())
+    return sorted(found)
+
+
+def report_wrong(core: Core, entry_id: str, query: str) -> Flow[bool]:
+    """Remember that an answer is wrong for a wording. One round trip.
+
+    Returns whether an entry that paired the two was dropped.
+    """
+    known, digest = EntryId.parse(entry_id), entry.text_digest(wording_of(query))
+    dropped = yield RedisCall(core.call(answer_scripts.REPORT, known.scope, digest, known.cluster))
+    core.tally.count("wrong_reports")
+    return bool(dropped)
+
+
+def clean_up(core: Core) -> Flow[int]:
+    """Drop what has expired. Returns how many entries that were."""
+    for bucket in range(core.keys.buckets):
+        ended = _EXPIRED_AT_ONCE
+        while ended >= _EXPIRED_AT_ONCE:
+            call = ScriptCall(answer_scripts.PRUNE, core.keys.answer_registry(bucket), ())
+            ended = int((yield RedisCall(call)))
+    dropped = 0
+    scopes = yield from scopes_with(core, frozenset())
+    for start in range(0, len(scopes), _SCOPES_AT_ONCE):
+        part: Sequence[str] = scopes[start : start + _SCOPES_AT_ONCE]
+        while part:
+            calls = tuple(core.call(answer_scripts.CLEAN, scope, _EXPIRED_AT_ONCE) for scope in part)
+            counts = yield RedisBatch(calls)
+            dropped += sum(counts)
+            part = [scope for scope, n in zip(part, counts, strict=True) if n >= _EXPIRED_AT_ONCE]
+    core.tally.count("expired", dropped)
+    return dropped
+
+
+def count(core: Core) -> Flow[dict[str, int]]:
+    """Count what there is in the cache's own context."""
+    scopes = yield from scopes_with(core, item_digests(core.context))
+    totals = [0, 0, 0]
+    for start in range(0, len(scopes), _SCOPES_AT_ONCE):
+        part = scopes[start : start + _SCOPES_AT_ONCE]
+        replies = yield RedisBatch(tuple(core.call(answer_scripts.COUNT, scope) for scope in part))
+        totals = [total + sum(int(reply[i]) for reply in replies) for i, total in enumerate(totals)]
+    entries, reported, size = totals
+    return {"scopes": len(scopes), "entries": entries, "reported_wordings": reported, "bytes": size}
+
+
+def health(core: Core) -> Flow[dict[str, Any]]:
+    """Try each part once. Raises nothing: trouble is what is asked for."""
+    parts: dict[str, dict[str, Any]] = {"redis": (yield from _try(core, RedisCall(("PING",))))}
+    embedder, verifier = core.embedder, core.verifier
+    if embedder is None:
+        parts["embedder"] = {"status": "off"}
+    else:
+
+        def embed() -> None:
+            vector = unit_vector(embedder.embed(["health check"]), "what the embedder made")
+            check_dimension(vector.size, int(embedder.dim), "the semantic cache")
+
+        found = yield from _try(core, Compute(embed, core.deadline, "the embedder"))
+        parts["embedder"] = found if found["status"] != "ok" else {**found, "id": embedder.id}
+    if verifier is None:
+        parts["verifier"] = {"status": "off"}
+    else:
+
+        def score() -> None:
+            verified_scores(verifier, [("health check", "health check")])
+
+        parts["verifier"] = yield from _try(core, Compute(score, core.deadline, "the verifier"))
+    down = parts["redis"]["status"] != "ok"
+    worse = any(part["status"] == "down" for part in parts.values())
+    index = {
+        "scopes": len(core.indexes),
+        "bytes": core.indexes.nbytes,
+        "limit_bytes": core.indexes.limit_bytes,
+    }
+    status = "down" if down else "degraded" if worse else "ok"
+    return {"status": status, "components": {**parts, "index": {"status": "ok", **index}}}
+
+
+def _try(core: Core, effect: Effect) -> Flow[dict[str, Any]]:
+    started = core.clock.monotonic()
+    try:
+        yield effect
+    except Exception as error:  # noqa: BLE001 - reported, whatever it is
+        return {"status": "down", "detail": f"{type(error).__name__}: {error}"}
+    return {"status": "ok", "latency_ms": round((core.clock.monotonic() - started) * 1000, 3)}

@@ -1,0 +1,1019 @@
+"""The semantic cache that gives reasons, in both colours: one suite."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from lix_cache import CachePolicy, Prices, Reason
+from lix_cache.config import CacheConfig
+from lix_cache.errors import (
+    ConfigError,
+    DimensionMismatch,
+    InvalidContext,
+    InvalidInput,
+    InvalidVector,
+    RedisCommandError,
+)
+from lix_cache.semantic.decide import Limits
+from lix_cache.semantic.guards import Objection
+from tests.support import RedisServer
+from tests.support.meaning import ANYTHING, Meanings, mix
+from tests.support.redis_server import wait_until
+from tests.support.twins import Twins
+
+#: Cosines: "capital" and its paraphrase 0.98; "largest" is at 0.9 to both or less.
+TABLE = {
+    "what is the capital of France": mix(a=1.0),
+    "France's capital?": mix(a=0.98, b=0.199),
+    "capital city of France please": mix(a=0.97, c=0.243),
+    "what is the largest city of France": mix(a=0.9, d=0.436),
+    "how do I bake bread": mix(e=1.0),
+    "bread, how is it baked": mix(e=0.95, f=0.312),
+}
+CAPITAL, PARAPHRASE, OTHER_PARAPHRASE, LARGEST, BREAD, BAKED = TABLE
+LIMITS = Limits(threshold=0.92, margin=0.05)
+
+
+@pytest.fixture(params=["sync", "async"])
+def twins(request: pytest.FixtureRequest) -> Iterator[Twins]:
+    made = Twins(request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def embedder() -> Meanings:
+    return Meanings(TABLE)
+
+
+@pytest.fixture
+def make(twins: Twins, embedder: Meanings, redis_config: CacheConfig) -> Any:
+    def build(**options: Any) -> Any:
+        embedder_ = options.pop("embedder", embedder)
+        config = options.pop("config", redis_config)
+        return twins.make(
+            "SemanticCache",
+            embedder_,
+            config,
+            **{"limits": LIMITS, "guards": False, "policy": ANYTHING, **options},
+        )
+
+    return build
+
+
+@pytest.fixture
+def raw(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    client = redis_server.client(db=0)
+    yield client
+    client.close()
+
+
+def keys_of(raw: redis.Redis, config: CacheConfig, letter: str) -> list[bytes]:
+    return sorted(raw.scan_iter(f"{config.redis_key_prefix}:{{0}}:ans:{letter}:*"))
+
+
+# -- hit, miss, and why --------------------------------------------------------------------
+
+
+def test_an_empty_scope_is_a_miss_that_asks_no_embedder(make: Any, embedder: Meanings) -> None:
+    found = make().lookup(CAPITAL)
+    assert (found.is_hit, found.response, found.reason) == (False, None, "empty")
+    assert not found
+    assert embedder.asked == []
+
+
+def test_the_exact_text_is_found_without_the_embedder(make: Any, embedder: Meanings) -> None:
+    cache = make()
+    entry_id = cache.store(CAPITAL, {"answer": "Paris", "sources": [1, 2.5, None]})
+    embedder.asked.clear()
+    found = cache.lookup(f"  {CAPITAL} ")
+    assert found.is_hit
+    assert found.response == {"answer": "Paris", "sources": [1, 2.5, None]}
+    assert (found.reason, found.similarity, found.margin) == (Reason.EXACT, 1.0, math.inf)
+    assert found.entry_id == entry_id
+    assert 0 <= found.age_seconds < 60
+    assert 200 < found.ttl_remaining_seconds <= 300
+    assert embedder.asked == []
+
+
+def test_another_wording_is_found_by_its_meaning(make: Any) -> None:
+    cache = make()
+    entry_id = cache.store(CAPITAL, "Paris")
+    found = cache.lookup(PARAPHRASE)
+    assert (found.is_hit, found.response, found.reason) == (True, "Paris", Reason.SEMANTIC)
+    assert found.similarity == pytest.approx(0.98, abs=1e-3)
+    assert found.margin == math.inf
+    assert found.entry_id == entry_id
+    assert found.age_seconds is not None
+    assert found.ttl_remaining_seconds is not None
+
+
+def test_what_is_too_far_is_a_miss_that_says_how_far(make: Any) -> None:
+    cache = make()
+    cache.store(CAPITAL, "Paris")
+    found = cache.lookup(LARGEST)
+    assert (found.is_hit, found.reason) == (False, Reason.BELOW_THRESHOLD)
+    assert found.similarity == pytest.approx(0.9, abs=1e-3)
+    assert found.response is found.entry_id is found.age_seconds is found.ttl_remaining_seconds is None
+
+
+def test_a_neighbour_that_answers_differently_makes_a_miss(make: Any) -> None:
+    cache = make()
+    cache.store(CAPITAL, "Paris")
+    cache.store(OTHER_PARAPHRASE, "Lyon")
+    found = cache.lookup(PARAPHRASE)
+    assert (found.is_hit, found.reason) == (False, Reason.MARGIN)
+    assert 0 < found.margin < 0.04
+
+
+def test_a_neighbour_that_answers_the_same_does_not(make: Any) -> None:
+    cache = make()
+    cache.store(CAPITAL, {"city": "Paris", "country": "FR"})
+    cache.store(OTHER_PARAPHRASE, {"country": "FR", "city": "Paris"})
+    assert cache.lookup(PARAPHRASE).is_hit
+
+
+def test_the_threshold_of_a_call_wins(make: Any) -> None:
+    cache = make()
+    cache.store(CAPITAL, "Paris")
+    assert cache.lookup(LARGEST, similarity_threshold=0.85).is_hit
+    assert not cache.lookup(PARAPHRASE, similarity_threshold=0.99).is_hit
+    with pytest.raises(InvalidInput, match="threshold"):
+        cache.lookup(CAPITAL, similarity_threshold=1.5)
+
+
+def test_a_vector_of_the_applications_own_is_taken(make: Any, embedder: Meanings) -> None:
+    cache = make()
+    cache.store("x", "X", query_embedding=7 * mix(a=1))
+    assert cache.lookup("y", query_embedding=mix(a=1, b=0.01)).response == "X"
+    assert embedder.asked == []
+    with pytest.raises(DimensionMismatch):
+        cache.lookup("y", query_embedding=[1.0, 0.0])
+    with pytest.raises(InvalidVector):
+        cache.store("y", 1, query_embedding=np.zeros(16))
+
+
+def test_without_an_embedder_exact_texts_are_found(make: Any) -> None:
+    cache = make(embedder=None)
+    cache.store(CAPITAL, "Paris")
+    assert cache.lookup(CAPITAL).response == "Paris"
+    assert cache.lookup(PARAPHRASE).reason in (Reason.NO_EMBEDDING, Reason.EMPTY)
+    with pytest.raises(ConfigError, match="embedding_dim"):
+        cache.lookup(CAPITAL, query_embedding=mix(a=1))
+
+
+def test_without_an_embedder_given_vectors_are_searched(make: Any, redis_config: CacheConfig) -> None:
+    cache = make(embedder=None, config=redis_config.replace(embedding_dim=16, embedder_id="mine"))
+    cache.store(CAPITAL, "Paris", query_embedding=mix(a=1))
+    assert cache.lookup(PARAPHRASE, query_embedding=TABLE[PARAPHRASE]).response == "Paris"
+    assert cache.lookup(PARAPHRASE).reason == Reason.NO_EMBEDDING
+
+
+def test_what_was_stored_last_for_a_text_is_what_it_gets(make: Any) -> None:
+    cache = make()
+    for answer in ("Lyon", "Paris"):
+        cache.store(CAPITAL, answer)
+        assert cache.lookup(CAPITAL).response == answer
+        assert cache.lookup(PARAPHRASE).response == answer
+    assert cache.get_stats()["entries"] == 1
+
+
+def test_every_process_sees_what_another_stored(make: Any) -> None:
+    one, other = make(), make()
+    assert other.lookup(PARAPHRASE).reason == Reason.EMPTY
+    one.store(CAPITAL, "Paris")
+    assert other.lookup(PARAPHRASE).response == "Paris"
+    one.invalidate(context={})
+    assert other.lookup(PARAPHRASE).reason == Reason.EMPTY
+    one.store(BREAD, "in the oven")
+    assert other.lookup(BAKED).response == "in the oven"
+    assert other.lookup(PARAPHRASE).reason == Reason.BELOW_THRESHOLD
+
+
+def test_what_is_refused_is_refused_by_name(make: Any) -> None:
+    cache = make(context={"tenant": "a"})
+    for call in (
+        lambda: cache.lookup(""),
+        lambda: cache.lookup("  "),
+        lambda: cache.lookup(3),
+        lambda: cache.store(CAPITAL, None),
+        lambda: cache.store(CAPITAL, "x", tags="tag"),
+        lambda: cache.store(CAPITAL, "x", tokens=(1,)),
+    ):
+        with pytest.raises(InvalidInput):
+            call()
+    for call in (
+        lambda: cache.lookup(CAPITAL, context={"when": {1}}),
+        lambda: cache.store(CAPITAL, "x", context={"tenant": "b"}),
+        lambda: cache.invalidate(context={"tenant": "b"}),
+    ):
+        with pytest.raises(InvalidContext):
+            call()
+    with pytest.raises(ConfigError):
+        cache.store(CAPITAL, "x", ttl_seconds=0)
+    assert cache.get_stats()["entries"] == 0
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"eviction": "random"},
+        {"max_entries": 0},
+        {"max_entries": 2.5},
+        {"max_wordings": 0},
+        {"epoch": -1},
+        {"index_bytes": 0},
+        {"same_answer": 1.5},
+        {"verifier_threshold": -0.1},
+        {"deadline_seconds": 0},
+        {"sliding_seconds": math.inf},
+        {"ttl_seconds": -1},
+        {"guards": "numbers"},
+        {"context": {"x": object()}},
+    ],
+    ids=lambda option: next(iter(option)),
+)
+def test_settings_that_make_no_sense_are_refused_at_once(make: Any, option: dict[str, Any]) -> None:
+    with pytest.raises((ConfigError, InvalidContext)):
+        make(**option)
+
+
+# -- scopes --------------------------------------------------------------------------------
+
+
+def test_everything_in_the_context_must_match(make: Any) -> None:
+    cache = make(context={"tenant": "a"})
+    cache.store(CAPITAL, "Paris", context={"model": "m", "temperature": 0.0})
+    assert cache.lookup(CAPITAL, context={"temperature": 0.0, "model": "m", "tenant": "a"}).is_hit
+    for context in (
+        None,
+        {"model": "m"},
+        {"model": "m", "temperature": 0},
+        {"model": "n", "temperature": 0.0},
+        {"model": "m", "temperature": 0.0, "tools": None},
+    ):
+        for query in (CAPITAL, PARAPHRASE):
+            assert cache.lookup(query, context=context).reason == Reason.EMPTY
+
+
+def test_embedder_dimension_and_version_must_match(make: Any) -> None:
+    make().store(CAPITAL, "Paris")
+    for other in (
+        make(embedder=Meanings(TABLE, name="meanings-2")),
+        make(embedder=Meanings(dim=8)),
+        make(version="2"),
+        make(context={"tenant": "a"}),
+    ):
+        assert other.lookup(CAPITAL).reason == Reason.EMPTY
+
+
+# -- guards, verifier, policy --------------------------------------------------------------
+
+
+def objecting(*texts: str) -> Any:
+    def check(query: str, cached: str) -> Objection | None:
+        return Objection("test", f"not {cached}") if cached in texts else None
+
+    return check
+
+
+def test_a_guard_that_objects_makes_a_miss(make: Any) -> None:
+    cache = make()
+    cache.store(CAPITAL, "Paris")
+    cache._core.object_to = objecting(CAPITAL)
+    found = cache.lookup(PARAPHRASE)
+    assert (found.is_hit, found.reason, found.detail) == (False, Reason.GUARD, f"test: not {CAPITAL}")
+    assert found.similarity > 0.9
+    assert cache.lookup(CAPITAL).is_hit
+
+
+def test_another_wording_of_the_same_answer_may_pass_the_guard(make: Any) -> None:
+    cache = make()
+    cache.store(CAPITAL, "Paris")
+    entry_id = cache.store(OTHER_PARAPHRASE, "Paris")
+    cache._core.object_to = objecting(CAPITAL)
+    found = cache.lookup(PARAPHRASE)
+    assert (found.response, found.entry_id) == ("Paris", entry_id)
+
+
+def test_another_answer_never_takes_the_place_of_one_that_a_guard_objects_to(make: Any) -> None:
+    cache = make(limits=Limits(threshold=0.85))
+    cache.store(CAPITAL, "Paris")
+    cache.store(LARGEST, "Marseille")
+    cache._core.object_to = objecting(CAPITAL)
+    assert cache.lookup(PARAPHRASE).reason == Reason.GUARD
+
+
+class Scores:
+    """A verifier that answers from a table."""
+
+    id = "scores"
+
+    def __init__(self, **scores: float) -> None:
+        self.scores_by_text = scores
+        self.asked: list[tuple[str, str]] = []
+        self.error: Exception | None = None
+        self.answer: Any = None
+
+    def scores(self, pairs: Any) -> Any:
+        self.asked += pairs
+        if self.error is not None:
+            raise self.error
+        if self.answer is not None:
+            return self.answer
+        return np.array([self.scores_by_text.get(cached, 0.0) for _, cached in pairs], np.float32)
+
+
+@pytest.mark.parametrize(("score", "is_hit"), [(0.71, True), (0.69, False)])
+def test_the_verifier_has_the_last_word(make: Any, score: float, is_hit: bool) -> None:
+    verifier = Scores(**{CAPITAL: score})
+    cache = make(verifier=verifier)
+    cache.store(CAPITAL, "Paris")
+    found = cache.lookup(PARAPHRASE)
+    assert found.is_hit is is_hit
+    assert found.reason == (Reason.SEMANTIC if is_hit else Reason.VERIFIER)
+    assert verifier.asked == [(PARAPHRASE, CAPITAL)]
+    assert cache.lookup(CAPITAL).is_hit
+    assert len(verifier.asked) == 1
+
+
+def test_the_verifier_may_choose_another_wording_of_the_same_answer(make: Any) -> None:
+    cache = make(verifier=Scores(**{CAPITAL: 0.2, OTHER_PARAPHRASE: 0.9}))
+    cache.store(CAPITAL, "Paris")
+    entry_id = cache.store(OTHER_PARAPHRASE, "Paris")
+    assert cache.lookup(PARAPHRASE).entry_id == entry_id
+
+
+@pytest.mark.parametrize("trouble", ["raises", "too few", "no numbers", "not a share"])
+def test_a_verifier_that_cannot_answer_makes_a_miss(make: Any, trouble: str) -> None:
+    verifier = Scores(**{CAPITAL: 1.0})
+    cache = make(verifier=verifier)
+    cache.store(CAPITAL, "Paris")
+    verifier.error = RuntimeError("no model") if trouble == "raises" else None
+    verifier.answer = {"too few": [], "no numbers": ["good"], "not a share": [1.5]}.get(trouble)
+    found = cache.lookup(PARAPHRASE)
+    assert (found.is_hit, found.reason) == (False, Reason.VERIFIER_FAILED)
+    stats = cache.get_stats()
+    assert stats["verifier_errors"] == 1
+    assert stats["last_error"] is not None
+    assert stats["misses_by_reason"] == {"verifier_failed": 1}
+
+
+def test_what_the_policy_is_against_is_neither_looked_up_nor_stored(make: Any, embedder: Meanings) -> None:
+    cache = make(policy=CachePolicy(exclude=("password",)))
+    for query, rule in (("yes please", "follow_up"), ("what is my password", "excluded")):
+        found = cache.lookup(query)
+        assert (found.is_hit, found.reason) == (False, Reason.POLICY)
+        assert found.detail.startswith(f"{rule}: ")
+        assert cache.store(query, "x") is None
+    for response, rule in (("", "empty"), ({"error": "overloaded"}, "error")):
+        assert cache.store(CAPITAL, response) is None, rule
+    stats = cache.get_stats()
+    assert stats["misses_by_reason"] == {"policy": 2}
+    assert stats["stores_refused"] == {"follow_up": 1, "excluded": 1, "empty": 1, "error": 1}
+    assert (stats["entries"], embedder.asked) == (0, [])
+
+
+def test_what_is_said_about_now_has_a_short_life(make: Any) -> None:
+    cache = make(policy=CachePolicy(time_sensitive_seconds=20))
+    cache.store("who won the match today", "we did")
+    assert cache.lookup("who won the match today").ttl_remaining_seconds <= 20
+    cache.store("who won the match today", "we did", ttl_seconds=100)
+    assert 20 < cache.lookup("who won the match today").ttl_remaining_seconds <= 100
+
+
+def test_the_guards_of_the_library_are_asked_unless_one_says_otherwise(make: Any, embedder: Meanings) -> None:
+    embedder.table |= {"turn the lights on": mix(a=1), "turn the lights off": mix(a=1, b=0.1)}
+    for options, reason in (
+        ({"guards": True}, Reason.GUARD),
+        ({"guards": ["direction"]}, Reason.GUARD),
+        ({"guards": ["numbers"]}, Reason.SEMANTIC),
+        ({"guards": False}, Reason.SEMANTIC),
+    ):
+        cache = make(**options)
+        cache.store("turn the lights on", "on")
+        assert cache.lookup("turn the lights off").reason == reason, options
+
+
+# -- learning ------------------------------------------------------------------------------
+
+LEARNING = Limits(threshold=0.92, learn_evidence=0.9)
+
+
+def test_a_sure_hits_wording_stands_beside_the_entry(make: Any, embedder: Meanings) -> None:
+    cache = make(limits=LEARNING)
+    cache.store(CAPITAL, "Paris", ttl_seconds=50)
+    assert cache.lookup(PARAPHRASE).reason == Reason.SEMANTIC
+    embedder.asked.clear()
+    found = cache.lookup(PARAPHRASE)
+    assert (found.reason, found.response) == (Reason.EXACT, "Paris")
+    assert found.ttl_remaining_seconds <= 50
+    assert embedder.asked == []
+    stats = cache.get_stats()
+    assert (stats["learned"], stats["entries"]) == (1, 2)
+
+
+def test_an_unsure_hits_wording_does_not(make: Any) -> None:
+    cache = make(limits=Limits(threshold=0.92, learn_evidence=0.99))
+    cache.store(CAPITAL, "Paris")
+    assert [cache.lookup(PARAPHRASE).reason for _ in range(2)] == [Reason.SEMANTIC] * 2
+
+
+def test_so_many_wordings_are_kept_and_no_more(make: Any) -> None:
+    cache = make(limits=LEARNING, max_wordings=3)
+    cache.store(CAPITAL, "Paris")
+    for i in range(6):
+        assert cache.lookup(f"w{i}", query_embedding=mix(a=1, b=0.01 * i)).is_hit
+    assert cache.get_stats()["entries"] == 3
+
+
+def test_no_entry_is_evicted_for_a_wording(make: Any) -> None:
+    cache = make(limits=LEARNING, max_entries=2)
+    cache.store(CAPITAL, "Paris")
+    cache.store(BREAD, "oven")
+    assert cache.lookup(PARAPHRASE).is_hit
+    assert (cache.lookup(CAPITAL).is_hit, cache.lookup(BREAD).is_hit) == (True, True)
+    assert cache.get_stats()["learned"] == 0
+
+
+def test_a_wording_goes_with_the_answer(make: Any) -> None:
+    cache = make(limits=LEARNING)
+    cache.store(CAPITAL, "Paris", tags=["cities"])
+    assert cache.lookup(PARAPHRASE).is_hit
+    assert cache.invalidate(tags=["cities"]) == 2
+    assert cache.lookup(PARAPHRASE).reason == Reason.EMPTY
+
+
+# -- answers that say the same -------------------------------------------------------------
+
+
+def test_responses_that_mean_the_same_are_one_answer_where_that_is_wanted(
+    make: Any, embedder: Meanings
+) -> None:
+    embedder.table |= {"Paris.": mix(g=1), "It is Paris.": mix(g=1, h=0.1), "Lyon.": mix(h=1)}
+    strict, kind = make(context={"c": 1}), make(context={"c": 2}, same_answer=0.95)
+    for cache in (strict, kind):
+        cache.store(CAPITAL, "Paris.")
+        cache.lookup(PARAPHRASE)  # what a process knows of a scope is what its last lookup brought
+        cache.store(OTHER_PARAPHRASE, "It is Paris.")
+    assert strict.lookup(PARAPHRASE).reason == Reason.MARGIN
+    assert kind.lookup(PARAPHRASE).is_hit
+    kind.store(LARGEST, "Lyon.")
+    assert kind.lookup(LARGEST).response == "Lyon."
+
+
+# -- life ----------------------------------------------------------------------------------
+
+
+def test_what_has_expired_never_answers(make: Any) -> None:
+    cache, other = make(), make()
+    cache.store(CAPITAL, "Paris", ttl_seconds=0.15)
+    cache.store(BREAD, "oven")
+    assert other.lookup(PARAPHRASE).is_hit
+    time.sleep(0.2)
+    for one in (cache, other):
+        assert one.lookup(CAPITAL).reason == Reason.BELOW_THRESHOLD
+        assert one.lookup(PARAPHRASE).reason == Reason.BELOW_THRESHOLD
+    assert cache.lookup(BREAD).is_hit
+
+
+def test_a_hit_does_not_prolong_a_life(make: Any) -> None:
+    cache = make(ttl_seconds=0.3)
+    cache.store(CAPITAL, "Paris")
+    deadline = time.monotonic() + 0.35
+    while time.monotonic() < deadline:
+        cache.lookup(CAPITAL)
+        cache.lookup(PARAPHRASE)
+    assert not cache.lookup(CAPITAL).is_hit
+
+
+def test_a_sliding_life_is_prolonged_by_hits_up_to_its_limit(make: Any) -> None:
+    cache = make(sliding_seconds=0.4, ttl_seconds=1.2)
+    cache.store(CAPITAL, "Paris")
+    cache.store(BREAD, "oven")
+    assert cache.lookup(CAPITAL).ttl_remaining_seconds <= 0.4
+    started = time.monotonic()
+    hits = []
+    while time.monotonic() < started + 2:
+        found = cache.lookup(PARAPHRASE)
+        if not found.is_hit:
+            break
+        hits.append(found)
+        time.sleep(0.1)
+    assert time.monotonic() - started > 0.6  # longer than a step
+    assert time.monotonic() - started < 1.9  # and no longer than the whole
+    assert not cache.lookup(BREAD).is_hit
+
+
+def test_an_entrys_own_life_limits_its_sliding(make: Any) -> None:
+    cache = make(sliding_seconds=0.2, ttl_seconds=60)
+    cache.store(CAPITAL, "Paris", ttl_seconds=0.3)
+    started = time.monotonic()
+    while cache.lookup(CAPITAL).is_hit:
+        assert time.monotonic() < started + 5
+        time.sleep(0.05)
+
+
+def test_keys_end_with_what_they_hold(make: Any, raw: redis.Redis, redis_config: CacheConfig) -> None:
+    cache = make(ttl_seconds=0.2, eviction="lru")
+    cache.store(CAPITAL, "Paris")
+    cache.store(BREAD, "oven", ttl_seconds=0.1)
+    assert keys_of(raw, redis_config, "?")
+    time.sleep(0.12)
+    cache.cleanup_expired()  # makes a key for deletions
+    wait_until(lambda: not keys_of(raw, redis_config, "?"), what="the end of every key")
+    assert cache.cleanup_expired() == 0
+    assert list(raw.scan_iter(f"{redis_config.redis_key_prefix}:*")) == []
+
+
+def test_cleaning_up_drops_what_has_expired_and_counts_it(make: Any) -> None:
+    cache = make()
+    cache.store(CAPITAL, "Paris", ttl_seconds=0.1)
+    cache.store(CAPITAL, "Paris", context={"s": 1}, ttl_seconds=0.1)
+    cache.store(BREAD, "oven")
+    cache.store(BREAD, "oven", context={"s": 1})
+    assert cache.cleanup_expired() == 0
+    time.sleep(0.12)
+    assert cache.cleanup_expired() == 2
+    assert cache.cleanup_expired() == 0
+    assert cache.get_stats()["expired"] == 2
+    assert cache.lookup(BAKED).is_hit
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        0,
+        False,
+        "",
+        "text",
+        b"bytes",
+        2**70,
+        1.5,
+        [1, (2, 3), {"a": None}],
+        datetime(2024, 5, 6, 7, 8, tzinfo=timezone.utc),
+        {"when": datetime(2024, 5, 6), "numbers": np.arange(6, dtype=np.int16).reshape(2, 3)},
+        "x" * 300_000,
+        [{"i": i, "text": "abc"} for i in range(5_000)],
+    ],
+    ids=lambda value: f"{type(value).__name__}-{len(repr(value))}",
+)
+def test_any_value_comes_back_as_it_was(make: Any, response: Any) -> None:
+    cache = make(policy=CachePolicy(whole_answers_only=False))
+    cache.store(CAPITAL, response)
+    cache.store(OTHER_PARAPHRASE, response)
+    for query, reason in ((CAPITAL, Reason.EXACT), (PARAPHRASE, Reason.SEMANTIC)):
+        found = cache.lookup(query)
+        assert (found.is_hit, found.reason) == (True, reason)
+        np.testing.assert_equal(found.response, response)
+        assert type(found.response) is type(response)
+
+
+def test_a_value_that_would_not_come_back_is_refused(make: Any) -> None:
+    cache = make()
+    with pytest.raises(InvalidInput):
+        cache.store(CAPITAL, object())
+    assert cache.lookup(CAPITAL).reason == Reason.EMPTY
+
+
+@pytest.mark.parametrize("eviction", ["fifo", "lru", "lfu"])
+def test_when_there_are_too_many_one_goes(make: Any, eviction: str) -> None:
+    cache = make(max_entries=3, eviction=eviction)
+    for text in "abc":
+        cache.store(text, text.upper(), query_embedding=mix(**{text: 1.0}))
+    uses = {"a": 3, "b": 1, "c": 2}
+    for _ in range(3):
+        for text in "acb":
+            if uses[text]:
+                uses[text] -= 1
+                # By the exact text, and by the meaning.
+                query = text if uses[text] % 2 else f"{text}{text}"
+                assert cache.lookup(query, query_embedding=mix(**{text: 1.0})).is_hit
+                time.sleep(0.002)
+    cache.store("d", "D", query_embedding=mix(d=1.0))
+    left = [text for text in "abcd" if cache.check_availability(text)]
+    # Used last: b, c, a (in the last rounds). Used most: a, c, b.
+    assert left == {"fifo": list("bcd"), "lru": list("acd"), "lfu": list("acd")}[eviction]
+    assert cache.get_stats()["evicted"] == 1
+    assert cache.get_stats()["entries"] == 3
+
+
+def test_a_smaller_limit_is_reached_at_the_next_store(make: Any) -> None:
+    for i in range(6):
+        make(max_entries=6).store(f"q{i}", i)
+    make(max_entries=2).store("last", 9)
+    cache = make()
+    assert [text for text in [f"q{i}" for i in range(6)] if cache.lookup(text)] == ["q5"]
+    assert cache.lookup("last").is_hit
+
+
+def test_an_expired_entry_makes_room_before_a_living_one_must(make: Any) -> None:
+    cache = make(max_entries=2)
+    cache.store("old", 1)
+    cache.store("short", 2, ttl_seconds=0.05)
+    time.sleep(0.07)
+    cache.store("new", 3)
+    assert cache.lookup("old").is_hit
+
+
+def test_equal_responses_are_kept_once_and_as_long_as_one_needs_them(
+    make: Any, raw: redis.Redis, redis_config: CacheConfig
+) -> None:
+    cache = make(max_entries=2)
+    for text in ("q1", "q2"):
+        cache.store(text, "the same")
+    (responses,) = keys_of(raw, redis_config, "r")
+    assert raw.hlen(responses) == 1
+    cache.store("q3", "other")
+    assert raw.hlen(responses) == 2
+    assert cache.lookup("q2").response == "the same"
+    cache.store("q4", "other")
+    assert raw.hlen(responses) == 1
+    assert not cache.lookup("q2").is_hit
+
+
+# -- dropping ------------------------------------------------------------------------------
+
+
+def test_a_context_is_dropped_with_everything_that_has_it(make: Any) -> None:
+    cache = make(context={"app": "x"})
+    for tenant in ("a", "b"):
+        for model in ("m", "n"):
+            for query in (CAPITAL, BREAD):
+                cache.store(query, query, context={"tenant": tenant, "model": model})
+    elsewhere = make(context={"app": "y", "tenant": "a"})
+    elsewhere.store(CAPITAL, "Paris")
+    assert cache.invalidate(context={"tenant": "a"}) == 4
+    assert not cache.lookup(PARAPHRASE, context={"tenant": "a", "model": "m"}).is_hit
+    assert cache.lookup(PARAPHRASE, context={"tenant": "b", "model": "m"}).is_hit
+    assert cache.invalidate(context={"tenant": "b", "model": "n"}) == 2
+    assert cache.invalidate(context={}) == 2
+    assert cache.invalidate(context={}) == 0
+    assert elsewhere.lookup(CAPITAL).is_hit
+    assert cache.get_stats()["invalidated"] == 8
+
+
+def test_entries_are_dropped_by_tag(make: Any) -> None:
+    cache = make()
+    cache.store(CAPITAL, 1, tags=["geo", "fr"])
+    cache.store(BREAD, 2, tags=["food"])
+    cache.store("untagged", 3)
+    assert cache.invalidate(tags=["nothing"]) == 0
+    assert cache.invalidate(tags=["fr", "nothing"]) == 1
+    assert [bool(cache.lookup(q)) for q in (CAPITAL, PARAPHRASE, BREAD, "untagged")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_entries_are_dropped_by_age(make: Any) -> None:
+    cache = make()
+    cache.store(CAPITAL, 1)
+    time.sleep(0.12)
+    cache.store(BREAD, 2)
+    assert cache.invalidate(older_than_seconds=60) == 0
+    assert cache.invalidate(older_than_seconds=0.1) == 1
+    assert cache.lookup(BREAD).is_hit
+
+
+def test_entries_of_earlier_epochs_are_dropped(make: Any) -> None:
+    make(epoch=1).store(CAPITAL, 1)
+    cache = make(epoch=2)
+    assert cache.lookup(CAPITAL).is_hit
+    cache.store(BREAD, 2)
+    assert cache.invalidate(epoch=1) == 0
+    assert cache.invalidate(epoch=2) == 1
+    assert (cache.lookup(CAPITAL).is_hit, cache.lookup(BREAD).is_hit) == (False, True)
+
+
+def test_entries_are_dropped_by_meaning(make: Any) -> None:
+    cache = make()
+    for session in (1, 2):
+        cache.store(CAPITAL, 1, context={"s": session}, tags=["x"])
+        cache.store(BREAD, 2, context={"s": session})
+    assert cache.invalidate(similar_to=PARAPHRASE, similarity=0.99) == 0
+    assert cache.invalidate(similar_to=PARAPHRASE, context={"s": 1}) == 1
+    assert cache.invalidate(similar_to=PARAPHRASE, tags=["y"]) == 0
+    assert cache.invalidate(similar_to=PARAPHRASE, tags=["x"]) == 1
+    assert [bool(cache.lookup(BREAD, context={"s": s})) for s in (1, 2)] == [True, True]
+
+
+def test_all_that_is_given_must_fit(make: Any) -> None:
+    cache = make()
+    cache.store(CAPITAL, 1, tags=["a"])
+    cache.store(BREAD, 2, tags=["b"])
+    assert cache.invalidate(tags=["a"], older_than_seconds=60) == 0
+    assert cache.invalidate(tags=["a"], older_than_seconds=0, epoch=1, context={}) == 1
+
+
+def test_many_are_dropped_page_by_page(make: Any) -> None:
+    cache = make()
+    for i in range(700):
+        cache.store(f"q{i}", i, query_embedding=mix(a=1, b=i / 100), tags=["even" if i % 2 == 0 else "odd"])
+    assert cache.lookup("q", query_embedding=mix(a=1)).reason in (Reason.MARGIN, Reason.SEMANTIC)
+    assert cache.invalidate(tags=["even"]) == 350
+    assert cache.get_stats()["entries"] == 350
+    assert cache.invalidate(similar_to="x", similarity=-1) == 350
+    assert cache.lookup("q1").reason == Reason.EMPTY
+
+
+def test_dropping_everything_by_accident_is_refused(make: Any) -> None:
+    cache = make()
+    with pytest.raises(InvalidInput, match=r"context=\{\} means everything"):
+        cache.invalidate()
+    for wrong in (
+        {"older_than_seconds": -1},
+        {"older_than_seconds": "1"},
+        {"epoch": 1.5},
+        {"similar_to": "x", "similarity": 2},
+        {"similar_to": ""},
+        {"tags": "tag"},
+    ):
+        with pytest.raises(InvalidInput):
+            cache.invalidate(**wrong)
+    with pytest.raises(ConfigError, match="needs an embedder"):
+        make(embedder=None).invalidate(similar_to="x")
+
+
+def test_a_process_that_missed_many_deletions_gets_everything_anew(make: Any) -> None:
+    late, busy = make(max_entries=20), make(max_entries=20)
+    busy.store("first", 0, query_embedding=mix(a=1))
+    assert late.lookup("x", query_embedding=mix(a=1)).is_hit
+    for i in range(2100):
+        busy.store(f"q{i}", i, query_embedding=mix(b=1, c=i / 1000))
+    assert late.lookup("x", query_embedding=mix(a=1)).reason == Reason.BELOW_THRESHOLD
+    assert len(late._core.indexes.get(next(iter(late._core.indexes._indexes)), 16)) == 20
+    assert late.lookup("q2099").response == 2099
+
+
+# -- wrong answers -------------------------------------------------------------------------
+
+
+def test_a_reported_answer_never_answers_that_wording_again(make: Any) -> None:
+    cache, other = make(), make()
+    cache.store(CAPITAL, "Lyon")
+    found = cache.lookup(PARAPHRASE)
+    assert cache.report_wrong(found.entry_id, PARAPHRASE) is False
+    for one in (cache, other):
+        assert one.lookup(PARAPHRASE).reason == Reason.REPORTED
+        assert one.lookup(CAPITAL).response == "Lyon"
+        assert one.lookup(OTHER_PARAPHRASE).response == "Lyon"
+    # Not even if it is stored for another wording, or for this one.
+    cache.store(OTHER_PARAPHRASE, "Lyon")
+    assert cache.lookup(PARAPHRASE).reason == Reason.REPORTED
+    assert cache.store(PARAPHRASE, "Lyon") is None
+    assert cache.lookup(PARAPHRASE).reason == Reason.REPORTED
+    stats = cache.get_stats()
+    assert (stats["wrong_reports"], stats["reported_wordings"]) == (1, 1)
+    assert stats["stores_refused"] == {"reported": 1}
+
+
+def test_the_right_answer_can_be_stored_after_a_report(make: Any) -> None:
+    cache = make()
+    cache.store(CAPITAL, "Lyon")
+    cache.report_wrong(cache.lookup(PARAPHRASE).entry_id, PARAPHRASE)
+    assert cache.store(PARAPHRASE, "Paris") is not None
+    assert cache.lookup(PARAPHRASE).response == "Paris"
+
+
+def test_a_report_about_the_entrys_own_wording_drops_it(make: Any) -> None:
+    cache = make()
+    entry_id = cache.store(CAPITAL, "Lyon")
+    assert cache.report_wrong(entry_id, f" {CAPITAL}") is True
+    assert cache.lookup(CAPITAL).reason == Reason.EMPTY
+    assert cache.get_stats()["entries"] == 0
+    assert cache.report_wrong(entry_id, CAPITAL) is False
+
+
+def test_a_report_drops_a_learned_wording_and_keeps_it_from_being_learned_again(make: Any) -> None:
+    cache = make(limits=LEARNING)
+    cache.store(CAPITAL, "Lyon")
+    entry_id = cache.lookup(PARAPHRASE).entry_id
+    assert cache.report_wrong(entry_id, PARAPHRASE) is True
+    assert [cache.lookup(PARAPHRASE).reason for _ in range(2)] == [Reason.REPORTED] * 2
+
+
+def test_a_report_is_remembered_when_everything_is_dropped(make: Any) -> None:
+    cache = make()
+    entry_id = cache.store(CAPITAL, "Lyon")
+    cache.report_wrong(entry_id, CAPITAL)
+    cache.store(BREAD, 1)
+    cache.invalidate(context={})
+    assert cache.store(CAPITAL, "Lyon") is None
+    assert cache.store(CAPITAL, "Paris") is not None
+
+
+def test_several_answers_can_be_reported_for_one_wording(make: Any) -> None:
+    cache = make()
+    for answer in ("Lyon", "Nice", "Metz"):
+        cache.report_wrong(cache.store(CAPITAL, answer), CAPITAL)
+        cache.report_wrong(cache.store("x", answer), CAPITAL)
+    assert [cache.store(CAPITAL, a) is None for a in ("Lyon", "Nice", "Metz", "Paris")] == [True] * 3 + [
+        False
+    ]
+
+
+def test_only_an_entrys_id_can_be_reported(make: Any) -> None:
+    with pytest.raises(InvalidInput, match="not the id of an entry"):
+        make().report_wrong("../evil", CAPITAL)
+
+
+# -- looking without touching --------------------------------------------------------------
+
+
+def test_availability_leaves_no_trace(make: Any) -> None:
+    cache = make(limits=LEARNING, eviction="lru", max_entries=2, sliding_seconds=100, ttl_seconds=300)
+    cache.store("a", "A", query_embedding=mix(a=1))
+    time.sleep(0.002)
+    cache.store("b", "B", query_embedding=mix(b=1))
+    before = cache.get_stats()
+    time.sleep(0.002)
+    exact = cache.check_availability("a")
+    near = cache.check_availability("aa", query_embedding=mix(a=1, c=0.1))
+    far = cache.check_availability("zz", query_embedding=mix(p=1))
+    assert (exact.is_hit, exact.reason, exact.response) == (True, Reason.EXACT, None)
+    assert (near.is_hit, near.reason, near.response) == (True, Reason.SEMANTIC, None)
+    assert far.reason == Reason.BELOW_THRESHOLD
+    assert exact.entry_id == near.entry_id
+    assert near.ttl_remaining_seconds < 100
+    after = cache.get_stats()
+    for name in ("hits", "misses", "learned", "entries", "saved"):
+        assert after[name] == before[name]
+    cache.store("c", "C", query_embedding=mix(c=1))
+    assert not cache.check_availability("a")
+
+
+# -- numbers -------------------------------------------------------------------------------
+
+
+def test_stats_count_answers_by_reason_and_what_they_saved(make: Any) -> None:
+    cache = make(prices=Prices(prompt=1.0, completion=10.0, currency="EUR"))
+    cache.lookup(CAPITAL)
+    cache.store(CAPITAL, "Paris", tokens=(1000, 200))
+    cache.lookup(CAPITAL)
+    cache.lookup(PARAPHRASE)
+    cache.lookup(LARGEST)
+    stats = cache.get_stats()
+    assert (stats["hits"], stats["misses"], stats["hit_ratio"]) == (2, 2, 0.5)
+    assert stats["hits_by_reason"] == {"exact": 1, "semantic": 1}
+    assert stats["misses_by_reason"] == {"empty": 1, "below_threshold": 1}
+    assert stats["saved"] == {
+        "calls": 2,
+        "prompt_tokens": 2000,
+        "completion_tokens": 400,
+        "money": pytest.approx(0.006),
+        "currency": "EUR",
+    }
+    assert (stats["stored"], stats["scopes"], stats["entries"]) == (1, 1, 1)
+    assert stats["bytes"] > 100
+    assert stats["index_bytes"] > 0
+    latency = stats["latency"]
+    assert latency["lookup"]["count"] == 4
+    assert 0 < latency["lookup"]["p50_ms"] <= latency["lookup"]["p95_ms"] <= latency["lookup"]["p99_ms"]
+    assert latency["embed"]["count"] >= 2
+    assert latency["store"]["count"] == 1
+
+
+def test_tokens_are_estimated_where_they_are_not_given(make: Any) -> None:
+    cache = make()
+    cache.store("x" * 40, "y" * 38)
+    cache.lookup("x" * 40)
+    saved = cache.get_stats()["saved"]
+    assert saved["prompt_tokens"] == 10
+    assert saved["completion_tokens"] == 10
+    assert "money" not in saved
+
+
+def test_stats_are_those_of_the_caches_own_context(make: Any) -> None:
+    make(context={"tenant": "a"}).store(CAPITAL, 1)
+    cache = make(context={"tenant": "b"})
+    for session in (1, 2):
+        cache.store(CAPITAL, 1, context={"s": session})
+    stats = cache.get_stats()
+    assert (stats["scopes"], stats["entries"], stats["redis"]) == (2, 2, "ok")
+
+
+def test_health_says_how_each_part_is(make: Any, embedder: Meanings) -> None:
+    verifier = Scores()
+    cache = make(verifier=verifier, deadline_seconds=0.2)
+    healthy = cache.health_check()
+    assert healthy["status"] == "ok"
+    parts = healthy["components"]
+    assert {name: part["status"] for name, part in parts.items()} == {
+        "redis": "ok",
+        "embedder": "ok",
+        "verifier": "ok",
+        "index": "ok",
+    }
+    assert parts["embedder"]["id"] == "meanings-1"
+    embedder.error = RuntimeError("no model")
+    verifier.error = ValueError("no scores")
+    ill = cache.health_check()
+    assert ill["status"] == "degraded"
+    assert ill["components"]["embedder"] == {"status": "down", "detail": "RuntimeError: no model"}
+    assert ill["components"]["verifier"]["detail"].endswith("ValueError: no scores")
+    assert make(embedder=None).health_check()["components"]["embedder"] == {"status": "off"}
+
+
+# -- foreign data --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("letter", list("hernxlduzw"))
+def test_a_key_of_another_kind_is_an_error_and_nothing_is_written(
+    make: Any, raw: redis.Redis, redis_config: CacheConfig, letter: str
+) -> None:
+    cache = make(eviction="lru")
+    cache.store(CAPITAL, 1)
+    key = keys_of(raw, redis_config, "e")[0].replace(b":e:", f":{letter}:".encode())
+    raw.delete(key)
+    raw.set(key, "foreign")
+    before = {k: raw.dump(k) for k in keys_of(raw, redis_config, "?")}
+    with pytest.raises(RedisCommandError):
+        cache.store(BREAD, 2)
+    assert {k: raw.dump(k) for k in keys_of(raw, redis_config, "?")} == before
+
+
+def test_an_entry_that_nobody_of_ours_wrote_is_an_error(
+    make: Any, raw: redis.Redis, redis_config: CacheConfig
+) -> None:
+    cache = make()
+    cache.store(CAPITAL, 1)
+    (entries,) = keys_of(raw, redis_config, "e")
+    (number,) = raw.hkeys(entries)
+    raw.hset(entries, number, "foreign")
+    for call in (
+        lambda: cache.lookup(CAPITAL),
+        lambda: cache.lookup(PARAPHRASE),
+        lambda: cache.invalidate(tags=["x"]),
+    ):
+        with pytest.raises(RedisCommandError, match="foreign data"):
+            call()
+
+
+def test_a_record_that_nobody_of_ours_wrote_is_an_error(
+    make: Any, raw: redis.Redis, redis_config: CacheConfig
+) -> None:
+    cache = make()
+    cache.store(CAPITAL, 1)
+    (log,) = keys_of(raw, redis_config, "l")
+    raw.xadd(log, {"r": "foreign"})
+    with pytest.raises(RedisCommandError, match="foreign data"):
+        cache.lookup(PARAPHRASE)
+    assert cache.lookup(CAPITAL).is_hit
+
+
+def test_a_response_that_nobody_of_ours_wrote_is_an_error(
+    make: Any, raw: redis.Redis, redis_config: CacheConfig
+) -> None:
+    cache = make()
+    cache.store(CAPITAL, 1)
+    (responses,) = keys_of(raw, redis_config, "r")
+    (name,) = raw.hkeys(responses)
+    raw.hset(responses, name, b"\xff\xfe no response")
+    for query in (CAPITAL, PARAPHRASE):
+        with pytest.raises(RedisCommandError, match="a response of the semantic cache holds foreign data"):
+            cache.lookup(query)
+
+
+@pytest.mark.parametrize("letter", list("hernxlduz"))
+def test_a_key_that_a_full_server_evicted_makes_misses_and_no_wrong_answer(
+    make: Any, raw: redis.Redis, redis_config: CacheConfig, letter: str
+) -> None:
+    cache = make(eviction="lru", max_entries=3)
+    for text in (CAPITAL, BREAD, "third"):
+        cache.store(text, text)
+    assert cache.lookup(PARAPHRASE).is_hit
+    for key in keys_of(raw, redis_config, letter):
+        raw.delete(key)
+    for query, answer in ((CAPITAL, CAPITAL), (PARAPHRASE, CAPITAL), (BAKED, BREAD), ("third", "third")):
+        for one in (cache, make()):
+            assert one.lookup(query).response in (answer, None)
+    for i in range(4):
+        cache.store(f"q{i}", i)
+        assert cache.lookup(f"q{i}").response == i
+    cache.cleanup_expired()
+    assert cache.get_stats()["entries"] <= 4
+
+
+def test_no_command_looks_for_keys_by_a_pattern(make: Any, redis_server: RedisServer) -> None:
+    redis_server.reset_stats()
+    cache = make(eviction="lfu", limits=LEARNING)
+    cache.store(CAPITAL, 1, tags=["a"])
+    cache.lookup(CAPITAL)
+    cache.lookup(PARAPHRASE)
+    cache.report_wrong(cache.lookup(PARAPHRASE).entry_id, PARAPHRASE)
+    cache.invalidate(tags=["a"])
+    cache.invalidate(context={})
+    cache.cleanup_expired()
+    cache.get_stats()
+    assert not {"keys", "scan"} & {name.lower() for name in redis_server.command_stats()}

@@ -1,0 +1,164 @@
+"""How many round trips the semantic cache that gives reasons costs, counted on the wire."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lix_cache.config import CacheConfig
+from lix_cache.semantic.decide import Limits
+from tests.support import CountingProxy, RedisServer
+from tests.support.meaning import ANYTHING, Meanings, mix
+from tests.support.twins import Twins
+
+LIMITS = Limits(threshold=0.9, margin=0.05, learn_evidence=0.9)
+TABLE = {"q": mix(a=1), "like q": mix(a=1, b=0.1), "far": mix(c=1), "between": mix(a=1, d=0.1)}
+
+
+@pytest.fixture(params=["sync", "async"])
+def twins(request: pytest.FixtureRequest) -> Iterator[Twins]:
+    made = Twins(request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make(twins: Twins, proxy_config: CacheConfig, proxy: CountingProxy) -> Any:
+    def build(**options: Any) -> Any:
+        """Return a cache with 40 entries, connected, its scripts known to the server."""
+        settings = {"limits": LIMITS, "guards": False, "policy": ANYTHING, **options}
+        warm = twins.make("SemanticCache", Meanings(TABLE), proxy_config, context={"w": 1}, **settings)
+        warm.store("q", "Q", tags=["t"])
+        warm.lookup("far")
+        warm.report_wrong(warm.lookup("like q").entry_id, "x")
+        warm.invalidate(tags=["t"])
+        warm.invalidate(context={})
+        warm.cleanup_expired()
+        warm.get_stats()
+        cache = twins.make("SemanticCache", Meanings(TABLE), proxy_config, **settings)
+        for i in range(39):
+            cache.store(f"filler {i}", i)
+        cache.store("q", "Q")
+        proxy.reset()
+        return cache
+
+    return build
+
+
+def test_an_exact_hit_is_one_round_trip(make: Any, proxy: CountingProxy) -> None:
+    cache = make()
+    assert cache.lookup("q").reason == "exact"
+    assert proxy.batches == [["EVALSHA"]]
+
+
+def test_a_miss_is_one_round_trip_however_much_is_new(make: Any, proxy: CountingProxy) -> None:
+    cache = make()
+    assert cache.lookup("far").reason == "below_threshold"
+    assert cache.lookup("far").reason == "below_threshold"
+    assert cache.lookup("far", context={"never": "seen"}).reason == "empty"
+    assert proxy.batches == [["EVALSHA"]] * 3
+
+
+def test_a_miss_by_margin_is_one_round_trip(make: Any, proxy: CountingProxy) -> None:
+    cache = make()
+    cache.store("between", "B")
+    proxy.reset()
+    assert cache.lookup("like q").reason == "margin"
+    assert proxy.batches == [["EVALSHA"]]
+
+
+def test_a_semantic_hit_is_two_round_trips_and_so_is_one_that_is_learned_from(
+    make: Any, proxy: CountingProxy
+) -> None:
+    cache = make()
+    assert cache.lookup("like q").reason == "semantic"
+    assert proxy.batches == [["EVALSHA"]] * 2
+    assert cache.get_stats()["learned"] == 1
+
+
+@pytest.mark.parametrize("eviction", ["fifo", "lru", "lfu"])
+def test_a_store_is_one_round_trip_whatever_must_go_for_it(
+    make: Any, proxy: CountingProxy, eviction: str
+) -> None:
+    cache = make(eviction=eviction, max_entries=30)
+    for i in range(3):
+        cache.store(f"another {i}", i)
+    cache.store("q", "replaced")
+    assert proxy.batches == [["EVALSHA"]] * 4
+    assert cache.lookup("q").response == "replaced"
+
+
+def test_uses_and_sliding_lives_cost_no_round_trip(make: Any, proxy: CountingProxy) -> None:
+    cache = make(eviction="lru", sliding_seconds=60)
+    assert cache.lookup("q").is_hit
+    assert cache.lookup("like q").is_hit
+    assert proxy.batches == [["EVALSHA"]] * 3
+
+
+def test_availability_costs_what_a_lookup_costs(make: Any, proxy: CountingProxy) -> None:
+    cache = make()
+    assert cache.check_availability("q")
+    assert cache.check_availability("like q")
+    assert not cache.check_availability("far")
+    assert proxy.batches == [["EVALSHA"]] * 4
+
+
+def test_only_what_is_new_is_sent(make: Any, redis_server: RedisServer) -> None:
+    cache = make()
+    client = redis_server.client()
+
+    def sent() -> int:
+        stats: Any = client.info("stats")
+        return int(stats["total_net_output_bytes"])
+
+    cache.lookup("far")
+    before = sent()
+    cache.lookup("far")
+    nothing_new = sent() - before
+    cache.store("one more", 1)
+    before = sent()
+    cache.lookup("far")
+    one_new = sent() - before
+    client.close()
+    # What the client's own INFO answers is in both.
+    assert one_new - nothing_new < 400
+
+
+def test_a_large_response_is_one_round_trip_to_store_and_one_more_to_read(
+    make: Any, proxy: CountingProxy
+) -> None:
+    cache = make()
+    large = os.urandom(11_000_000)
+    cache.store("q", large)
+    assert proxy.batches == [["EVALSHA"]]
+    proxy.reset()
+    assert cache.lookup("q").response == large
+    assert proxy.batches == [["EVALSHA"], ["HGET", "HGET"]]
+    cache.store("q", "small")
+    assert cache.get_stats()["bytes"] < 1_000_000
+
+
+def test_a_report_is_one_round_trip(make: Any, proxy: CountingProxy) -> None:
+    cache = make()
+    entry_id = cache.check_availability("q").entry_id
+    proxy.reset()
+    cache.report_wrong(entry_id, "far")
+    assert proxy.batches == [["EVALSHA"]]
+
+
+def test_what_is_refused_costs_no_round_trip(make: Any, proxy: CountingProxy) -> None:
+    cache = make()
+    for call in (
+        lambda: cache.lookup(""),
+        lambda: cache.lookup("q", query_embedding=[0.0] * 16),
+        lambda: cache.store("q", None),
+        lambda: cache.store("q", 1, context={"x": object()}),
+        lambda: cache.invalidate(),
+        lambda: cache.report_wrong("x", "q"),
+    ):
+        with pytest.raises(ValueError):
+            call()
+    assert proxy.round_trips == 0
