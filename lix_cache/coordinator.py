@@ -18,6 +18,8 @@ from lix_cache.semantic.cache import (
 from lix_cache.session.window import AsyncSessionContextWindow, SessionContextWindow
 
 if TYPE_CHECKING:
+    from lix_cache.embedders.protocol import Embedder
+    from lix_cache.semantic.full import AsyncSemanticCache, SemanticCache
     from lix_cache.vectors import FloatArray, VectorLike
 
 __all__ = ["AsyncCacheCoordinator", "CacheCoordinator"]
@@ -45,12 +47,13 @@ def _settings(
     return config.replace(**changes) if changes else config
 
 
-def _combined(session_id: str, url: Any, semantic: Any, window: Any) -> dict[str, Any]:
+def _combined(session_id: str, url: Any, semantic: Any, window: Any, answers: Any) -> dict[str, Any]:
     return {
         "session_id": session_id,
         "url_embedding_cache": url,
         "semantic_cache": semantic,
         "context_window": window,
+        **({} if answers is None else {"answers": answers}),
         "timestamp": datetime.now(timezone.utc).isoformat(),
     }
 
@@ -67,11 +70,14 @@ class CacheCoordinator:
         redis_host: wins over the configuration (and over its ``redis_url``).
         redis_port: wins over the configuration (and over its ``redis_url``).
         redis_password: wins over the configuration.
+        embedder: makes the vectors of ``answers``.
 
     Attributes:
         context_window: the session's messages.
         semantic_cache: responses by URL and meaning.
         url_embedding_cache: embeddings by URL.
+        answers: responses by the text and the meaning of a query, each with its reason, in
+            the scope of this session; None without an embedder.
 
     Raises:
         InvalidSessionId: not usable as an id.
@@ -86,12 +92,19 @@ class CacheCoordinator:
         redis_host: str | None = None,
         redis_port: int | None = None,
         redis_password: str | None = None,
+        embedder: Embedder | None = None,
     ) -> None:
         config = _settings(config, redis_host, redis_port, redis_password)
         self.session_id = session_id
         self.url_embedding_cache = URLEmbeddingCache(session_id, config)
         self.semantic_cache = SemanticCacheRedis(session_id, config)
         self.context_window = SessionContextWindow(session_id, config)
+        self.answers: SemanticCache | None = None
+        if embedder is not None:
+            # Its guards are word lists of many languages, which not everybody needs.
+            from lix_cache.semantic.full import SemanticCache
+
+            self.answers = SemanticCache(embedder, config, context={"session": session_id})
 
     def add_message_to_context(self, role: str, content: Any, metadata: dict[str, Any] | None = None) -> int:
         """Add a message; return the messages now in the window. One round trip."""
@@ -128,6 +141,8 @@ class CacheCoordinator:
     def clear_session_cache(self) -> bool:
         """Empty the session's context and drop its cached responses."""
         self.semantic_cache.clear_session()
+        if self.answers is not None:
+            self.answers.invalidate(context={})
         return self.context_window.clear()
 
     def clear_context(self) -> bool:
@@ -135,12 +150,13 @@ class CacheCoordinator:
         return self.context_window.clear()
 
     def get_stats(self) -> dict[str, Any]:
-        """Return the numbers of all three layers."""
+        """Return the numbers of all layers."""
         return _combined(
             self.session_id,
             self.url_embedding_cache.get_stats(),
             self.semantic_cache.get_stats(),
             self.context_window.get_stats(),
+            None if self.answers is None else self.answers.get_stats(),
         )
 
     get_cache_stats = get_stats
@@ -157,12 +173,19 @@ class AsyncCacheCoordinator:
         redis_host: str | None = None,
         redis_port: int | None = None,
         redis_password: str | None = None,
+        embedder: Embedder | None = None,
     ) -> None:
         config = _settings(config, redis_host, redis_port, redis_password)
         self.session_id = session_id
         self.url_embedding_cache = AsyncURLEmbeddingCache(session_id, config)
         self.semantic_cache = AsyncSemanticCacheRedis(session_id, config)
         self.context_window = AsyncSessionContextWindow(session_id, config)
+        self.answers: AsyncSemanticCache | None = None
+        if embedder is not None:
+            # Its guards are word lists of many languages, which not everybody needs.
+            from lix_cache.semantic.full import AsyncSemanticCache
+
+            self.answers = AsyncSemanticCache(embedder, config, context={"session": session_id})
 
     async def add_message_to_context(
         self, role: str, content: Any, metadata: dict[str, Any] | None = None
@@ -201,6 +224,8 @@ class AsyncCacheCoordinator:
     async def clear_session_cache(self) -> bool:
         """See :meth:`CacheCoordinator.clear_session_cache`."""
         await self.semantic_cache.clear_session()
+        if self.answers is not None:
+            await self.answers.invalidate(context={})
         return await self.context_window.clear()
 
     async def clear_context(self) -> bool:
@@ -214,6 +239,7 @@ class AsyncCacheCoordinator:
             await self.url_embedding_cache.get_stats(),
             await self.semantic_cache.get_stats(),
             await self.context_window.get_stats(),
+            None if self.answers is None else await self.answers.get_stats(),
         )
 
     get_cache_stats = get_stats

@@ -21,6 +21,7 @@ from lix_cache.errors import (
     RedisUnavailable,
 )
 from tests.support import CountingProxy, RedisServer
+from tests.support.meaning import Meanings, mix
 from tests.support.redis_server import free_port
 from tests.support.twins import Twins
 
@@ -102,6 +103,25 @@ def test_a_url_embedding_is_found_again_by_every_session(
     many = {"a": np.array([1.0]), "b": np.array([2.0])}
     assert cache.batch_cache_url_embeddings(url_embeddings=many) == {"a": True, "b": True}
     assert cache.get_url_embedding("b").tolist() == [2.0]
+
+
+def test_answers_with_reasons_are_there_where_an_embedder_is(
+    twins: Twins, cache: Any, redis_config: CacheConfig
+) -> None:
+    assert cache.answers is None
+    assert "answers" not in cache.get_stats()
+    table = {"the weather in Tokyo?": mix(a=1), "Tokyo weather": mix(a=1, b=0.01)}
+    mine, other = (
+        twins.make("CacheCoordinator", name, redis_config, embedder=Meanings(table))
+        for name in ("mine", "other")
+    )
+    mine.answers.store("the weather in Tokyo?", "22 °C")
+    other.answers.store("the weather in Tokyo?", "no idea")
+    assert mine.answers.lookup("Tokyo weather", similarity_threshold=0.9).response == "22 °C"
+    assert mine.get_stats()["answers"]["hits_by_reason"] == {"semantic": 1}
+    assert mine.clear_session_cache() is True
+    assert not mine.answers.lookup("the weather in Tokyo?").is_hit
+    assert other.answers.lookup("the weather in Tokyo?").response == "no idea"
 
 
 # -- clearing ------------------------------------------------------------------------------

@@ -24,12 +24,14 @@ from lix_cache import (
     AsyncCacheCoordinator,
     AsyncConversationArchive,
     AsyncHybridConversationCache,
+    AsyncSemanticCache,
     AsyncSemanticCacheRedis,
     AsyncSessionContextWindow,
     AsyncURLEmbeddingCache,
     CacheConfig,
     CacheCoordinator,
     CachedEmbedder,
+    CachePolicy,
     CodecError,
     ConfigError,
     ConversationArchive,
@@ -41,12 +43,17 @@ from lix_cache import (
     HuffmanCodec,
     HybridConversationCache,
     InvalidVector,
+    Limits,
     LixCacheError,
+    Lookup,
     MissingExtra,
     OnnxEmbedder,
     OpenAIEmbedder,
+    Prices,
+    Reason,
     RedisAuthError,
     RedisUnavailable,
+    SemanticCache,
     SemanticCacheRedis,
     SentenceTransformerEmbedder,
     SessionContextWindow,
@@ -225,6 +232,49 @@ async def async_semantic(config: CacheConfig) -> None:
     await cache.set("url", [1.0], {"a": 1})
     assert_type(await cache.batch_get([("url", [0.1])]), list[Any])
     assert_type(await cache.clear_session(), bool)
+
+
+class _Embedder:
+    id = "mine-1"
+    dim = 3
+
+    def embed(self, texts: Sequence[str]) -> Vector:
+        return np.ones((len(texts), 3), np.float32)
+
+
+def answers(config: CacheConfig) -> None:
+    cache = SemanticCache(
+        _Embedder(),
+        config,
+        context={"tenant": "a", "temperature": 0.0},
+        limits=Limits(threshold=0.9, margin=0.1),
+        guards=["numbers"],
+        policy=CachePolicy(),
+        eviction="lru",
+        prices=Prices(prompt=1, completion=2),
+    )
+    found = cache.lookup("q", context={"url": "u"}, query_embedding=[0.1], similarity_threshold=0.5)
+    assert_type(found, Lookup)
+    assert_type(found.is_hit, bool)
+    assert_type(found.response, Any)
+    assert_type(found.reason, str)
+    assert_type(found.age_seconds, float | None)
+    assert_type(found.entry_id, str | None)
+    assert_type(Reason.EXACT in Reason.HITS, bool)
+    assert_type(cache.store("q", {"a": 1}, tags=["t"], ttl_seconds=5, tokens=(10, 20)), str | None)
+    assert_type(cache.invalidate(tags=("t",), older_than_seconds=3), int)
+    assert_type(cache.report_wrong("id", "q"), bool)
+    assert_type(cache.cleanup_expired(), int)
+    assert_type(cache.check_availability("q"), Lookup)
+    assert_type(cache.health_check(), dict[str, Any])
+    SemanticCache("mine")  # type: ignore[arg-type]
+    assert_type(CacheCoordinator("s", config, embedder=_Embedder()).answers, SemanticCache | None)
+
+
+async def async_answers(config: CacheConfig) -> None:
+    cache = AsyncSemanticCache(None, config)
+    assert_type(await cache.lookup("q"), Lookup)
+    assert_type(await cache.store("q", 1), str | None)
 
 
 def urls(config: CacheConfig) -> None:
