@@ -18,10 +18,18 @@ from _bench_report import OLD, apaired, paired, progress
 from _bench_support import STEP_MS, Bench, OldPackage, Texts, on_cores, past_turns, put_windows
 
 import lix_cache
-from lix_cache import CacheConfig, HybridConversationCache, create_async_redis_client, create_redis_client
+from lix_cache import (
+    CacheConfig,
+    HybridConversationCache,
+    SemanticCache,
+    create_async_redis_client,
+    create_redis_client,
+)
 
 URL = "https://example.org/a/page"
 QUERIES = 20
+#: Nearly what the last entry of a scope asks.
+NEAR = "how do I do something else"
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class Measure:
 def speed(bench: Bench) -> None:
     """Time the operations on Redis against PING, on each transport and in both colours."""
     _make_long_session(bench)
+    _make_scopes(bench)
     places: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
         "Speed": contextlib.nullcontext
     }
@@ -86,6 +95,28 @@ def _make_long_session(bench: Bench) -> None:
     cache = HybridConversationCache("long", bench.config())
     for role, content in itertools.islice(itertools.cycle(bench.texts.messages), count - 1):
         cache.add_message(role, content)
+
+
+def _make_scopes(bench: Bench) -> None:
+    answers = _answers(bench.texts)
+    for count in bench.size.scopes:
+        progress(f"storing {count:,} entries in one scope")
+        cache = SemanticCache(None, _with_vectors(bench.config()), context=_scope(count), ttl_seconds=86_400)
+        for i, vector in enumerate(_scope_vectors(count)):
+            query = f"question {i}" if i + 1 < count else f"{NEAR}, please"
+            cache.store(query, next(answers), query_embedding=vector)
+
+
+def _with_vectors(config: CacheConfig) -> CacheConfig:
+    return config.replace(embedding_dim=384, embedder_id="bench")
+
+
+def _scope(count: int) -> dict[str, Any]:
+    return {"entries": count}
+
+
+def _scope_vectors(count: int) -> Any:
+    return np.random.default_rng(count).normal(size=(count, 384)).astype(np.float32)
 
 
 def _measure_sync(bench: Bench, section: str, transport: str) -> None:
@@ -134,6 +165,10 @@ def _operations(
     yield from _on_sessions(bench, config, getattr(lix_cache, f"{colour}HybridConversationCache"), name)
     cache = getattr(lix_cache, f"{colour}SemanticCacheRedis")(name, config)
     yield from _on_queries(bench.texts, cache)
+    full = getattr(lix_cache, f"{colour}SemanticCache")
+    for count in bench.size.scopes:
+        own = _with_vectors(config)
+        yield from _on_scope(bench.texts, full(None, own, context=_scope(count), ttl_seconds=86_400), count)
     urls = getattr(lix_cache, f"{colour}URLEmbeddingCache")(name, config)
     yield from _on_urls(urls)
 
@@ -182,6 +217,33 @@ def _on_queries(texts: Texts, cache: Any) -> Generator[Settle | Measure, Any, No
     yield Measure("semantic miss, 50 entries", 0, lambda: cache.get(URL, next(miss)), 2.5)
     yield Measure("semantic hit, 50 entries", 0, lambda: cache.get(URL, next(hit)), 3.5)
     yield Measure("semantic set, 50 entries", 0, lambda: cache.set(URL, next(miss), next(answers)), 2.5)
+
+
+def _on_scope(texts: Texts, cache: Any, count: int) -> Generator[Settle | Measure, Any, None]:
+    """Look up without the embedding: the vector is given."""
+    rng = np.random.default_rng(1)
+    miss = rng.normal(size=384).astype(np.float32)
+    hit = _scope_vectors(count)[-1] + rng.normal(scale=0.1, size=384).astype(np.float32)
+
+    def lookup(query: str, vector: Any) -> Any:
+        return cache.lookup(query, query_embedding=vector)
+
+    for query, vector, reason in (
+        ("question 7", miss, "exact"),
+        (NEAR, hit, "semantic"),
+        (NEAR, miss, "below_threshold"),
+    ):
+        found = yield Settle(lookup(query, vector))
+        if found.reason != reason:
+            raise AssertionError(f"expected {reason}, got {found}")
+    name = f"{count:,} in a scope"
+    few = count <= 50
+    yield Measure(f"lookup, exact, {name}", 0, lambda: lookup("question 7", miss), 2.5 if few else None)
+    yield Measure(f"lookup, miss, {name}", 0, lambda: lookup(NEAR, miss), 2.5 if few else None)
+    yield Measure(f"lookup, hit, {name}", 0, lambda: lookup(NEAR, hit), 3.5 if few else None)
+    if few:
+        answers = _answers(texts)
+        yield Measure("store", 0, lambda: cache.store("question 7", next(answers), query_embedding=hit), 2.5)
 
 
 def _on_urls(urls: Any) -> Generator[Settle | Measure, Any, None]:

@@ -451,6 +451,7 @@ class Size:
         archives: lengths of the archives that are read.
         appends: appends timed for each archive.
         entries: of the semantic cache.
+        scopes: entries in each of the scopes that are searched by meaning.
         sessions: idle sessions that are measured in memory, and evicted.
         old_sessions: the same for the old package.
         old_turns: messages of the old package's long session, and of its long archive.
@@ -465,6 +466,7 @@ class Size:
     archives: tuple[int, ...] = (10, 1_000, 10_000, 50_000)
     appends: int = 200
     entries: int = 50
+    scopes: tuple[int, ...] = (50, 1_000, 10_000)
     sessions: int = 10_000
     old_sessions: int = 500
     old_turns: tuple[int, int] = (300, 200)
@@ -474,6 +476,7 @@ class Size:
 
 
 QUICK = Size(
+    scopes=(50, 100),
     rounds=2,
     samples=10,
     long_session=200,

@@ -17,7 +17,13 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL
 
 def test_the_readme_shows_each_of_the_ways_to_use_it() -> None:
     text = "\n".join(BLOCKS)
-    for name in ("CacheCoordinator", "HybridConversationCache", "ConversationArchive", "HuffmanCodec"):
+    for name in (
+        "CacheCoordinator",
+        "HybridConversationCache",
+        "ConversationArchive",
+        "HuffmanCodec",
+        "SemanticCache",
+    ):
         assert name in text
 
 
