@@ -6,9 +6,9 @@ Search is exact: one product of a matrix and a vector, which costs half a millis
 10,000 vectors of 384 numbers, and needs no tuning and no training. It is ``einsum`` and not
 ``@``: that would go to a BLAS with threads of its own, which take half the time on an idle
 machine, and twenty times as long where another thread keeps one of the cores busy, because
-they wait for each other. (Looking at the leading principal components first, with a bound
-on the rest, was weighed and left out: on vectors of real sentences the bound is so wide
-that most misses need the whole product after all.)
+they wait for each other. (Looking at leading principal components first, with a bound on
+the rest, was weighed: as exact, but it must be fitted to each scope, and saves less than
+half of that half millisecond.)
 
 Several threads may bring the same news at the same time, in any order: news that are here
 already are passed over. A search works on a :class:`View` that later news do not change,
