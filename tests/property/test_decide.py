@@ -1,0 +1,106 @@
+"""What must hold for a decision whatever the numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from lix_cache.semantic.decide import DEFAULT_LIMITS, Limits, decide
+
+LIMITS = st.builds(
+    Limits,
+    threshold=st.floats(0, 1),
+    margin=st.floats(0.001, 0.5),
+    floor=st.floats(-1, 1),
+    evidence=st.floats(0, 3),
+    margin_weight=st.floats(0, 4),
+    witness_weight=st.floats(0, 1),
+    witness_cap=st.integers(1, 12),
+    learn_evidence=st.floats(0, 3),
+) | st.just(DEFAULT_LIMITS)
+# A hundredth apart, so that no rounding decides.
+CANDIDATES = st.lists(st.tuples(st.integers(-100, 100), st.integers(0, 4)), min_size=1, max_size=30)
+
+
+def judge(candidates, limits, **more):
+    similarities = np.array([similarity / 100 for similarity, _ in candidates], dtype=np.float64)
+    return decide(similarities, np.array([cluster for _, cluster in candidates]), limits, **more)
+
+
+@given(CANDIDATES, LIMITS, st.randoms(use_true_random=False))
+def test_the_order_of_the_candidates_does_not_matter(candidates, limits, random) -> None:
+    mixed = list(candidates)
+    random.shuffle(mixed)
+    one, other = judge(candidates, limits), judge(mixed, limits)
+    assert replace(one, index=None, best=None) == replace(other, index=None, best=None)
+    assert (one.index is None) == (other.index is None)
+    if one.index is not None:
+        assert candidates[one.index] == mixed[other.index]
+
+
+@given(CANDIDATES, LIMITS, st.data())
+def test_a_nearer_best_match_never_turns_a_hit_into_a_miss(candidates, limits, data) -> None:
+    before = judge(candidates, limits)
+    assume(before.index is not None)
+    similarity, cluster = candidates[before.index]
+    nearer = data.draw(st.integers(similarity, 100))
+    changed = [*candidates]
+    changed[before.index] = (nearer, cluster)
+    after = judge(changed, limits)
+    assert after.index == before.index
+    assert after.evidence >= before.evidence
+
+
+@given(CANDIDATES, LIMITS, st.integers(-100, 100))
+def test_another_answer_never_turns_a_miss_into_its_rivals_hit(candidates, limits, similarity) -> None:
+    before = judge(candidates, limits)
+    after = judge([*candidates, (similarity, 99)], limits)
+    if after.index is not None and after.index < len(candidates):
+        assert before.index is not None
+
+
+@given(CANDIDATES, LIMITS)
+def test_a_disagreeing_entry_as_near_as_the_best_always_blocks(candidates, limits) -> None:
+    nearest = max(similarity for similarity, _ in candidates)
+    assert judge([*candidates, (nearest, 99)], limits).index is None
+
+
+@given(CANDIDATES, LIMITS, st.integers(0, 30))
+def test_the_nearest_alone_are_never_more_generous_than_all(candidates, limits, count) -> None:
+    ordered = sorted(candidates, key=lambda item: -item[0])
+    kept = ordered[: max(1, count)]
+    unseen = kept[-1][0] / 100 if len(kept) < len(ordered) else -1.0
+    if judge(kept, limits, unseen=unseen).index is not None:
+        assert judge(ordered, limits).index is not None
+
+
+@given(CANDIDATES, LIMITS)
+def test_what_is_accepted_reaches_every_limit(candidates, limits) -> None:
+    found = judge(candidates, limits)
+    if found.index is None:
+        assert found.reason in ("below_threshold", "margin", "evidence")
+        assert not found.is_confident
+        return
+    assert found.index == found.best
+    assert found.similarity >= limits.threshold
+    assert found.margin >= limits.margin
+    assert found.evidence >= limits.evidence
+    assert found.is_confident == (found.evidence >= limits.learn_evidence)
+
+
+@given(CANDIDATES, LIMITS, st.floats(0, 1))
+def test_stricter_limits_never_accept_more(candidates, limits, more) -> None:
+    strict = replace(limits, evidence=limits.evidence + more)
+    if judge(candidates, strict).index is not None:
+        assert judge(candidates, limits).index is not None
+
+
+def test_plain_cosine_is_a_special_case() -> None:
+    for similarity, hit in ((0.89, False), (0.91, True)):
+        found = decide(np.array([similarity, 0.905 - 0.01]), np.array([1, 2]), Limits(threshold=0.9))
+        assert (found.index is not None) == hit
+        assert found.similarity == pytest.approx(max(similarity, 0.895))

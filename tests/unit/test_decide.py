@@ -1,0 +1,181 @@
+"""The decision: each limit by itself, and what it says."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from lix_cache.errors import InvalidInput
+from lix_cache.semantic.decide import DEFAULT_LIMITS, STRICT_LIMITS, Decision, Limits, choose, decide
+
+PLAIN = Limits(threshold=0.9)
+
+
+def numbers(*values: float) -> npt.NDArray[np.float32]:
+    return np.array(values, dtype=np.float32)
+
+
+def labels(*values: int) -> npt.NDArray[np.int64]:
+    return np.array(values, dtype=np.int64)
+
+
+def judge(
+    limits: Limits, similarities: tuple[float, ...], clusters: tuple[int, ...], **more: Any
+) -> Decision:
+    return decide(numbers(*similarities), labels(*clusters), limits, **more)
+
+
+def test_nothing_to_choose_from_is_no_hit() -> None:
+    found = judge(PLAIN, (), ())
+    assert (found.index, found.best, found.similarity, found.reason) == (None, None, 0.0, "empty")
+    assert found.margin == math.inf
+
+
+def test_a_threshold_alone_is_plain_cosine() -> None:
+    assert judge(PLAIN, (0.3, 0.91, 0.909), (1, 2, 3)).index == 1
+    assert judge(PLAIN, (0.3, 0.89), (1, 2)).reason == "below_threshold"
+    assert judge(PLAIN, (0.3, 0.89), (1, 2)).index is None
+    assert judge(PLAIN, (0.3, 0.89), (1, 2)).best == 1
+
+
+def test_a_near_entry_that_answers_differently_blocks() -> None:
+    limits = Limits(threshold=0.8, margin=0.05)
+    found = judge(limits, (0.95, 0.92), (1, 2))
+    assert found.reason == "margin"
+    assert found.margin == pytest.approx(0.03, abs=1e-6)
+    assert judge(limits, (0.95, 0.92), (1, 1)).index == 0
+    assert judge(limits, (0.95, 0.89), (1, 2)).index == 0
+
+
+def test_where_nothing_else_is_near_a_competitor_is_supposed() -> None:
+    limits = Limits(threshold=0.5, margin=0.2, floor=0.6)
+    assert judge(limits, (0.79,), (1,)).reason == "margin"
+    assert judge(limits, (0.81,), (1,)).index == 0
+    assert judge(limits, (0.81,), (1,)).margin == math.inf
+
+
+def test_what_was_not_looked_at_may_stand_right_behind_the_last_one() -> None:
+    limits = Limits(threshold=0.5, margin=0.1)
+    assert judge(limits, (0.9, 0.85), (1, 1)).index == 0
+    blocked = judge(limits, (0.9, 0.85), (1, 1), unseen=0.85)
+    assert blocked.reason == "margin"
+    assert blocked.margin == pytest.approx(0.05, abs=1e-6)
+
+
+def test_witnesses_are_those_nearer_than_any_other_answer() -> None:
+    found = judge(PLAIN, (0.95, 0.93, 0.80, 0.85, 0.70), (1, 1, 1, 2, 1))
+    assert found.witnesses == 2
+    assert judge(PLAIN, (0.95, 0.95), (1, 2)).witnesses == 1
+
+
+def test_evidence_is_the_weighted_sum() -> None:
+    limits = Limits(threshold=0.5, evidence=1.29, margin_weight=2.0, witness_weight=0.1)
+    found = judge(limits, (0.8, 0.75, 0.6), (1, 1, 2))
+    assert found.evidence == pytest.approx(0.8 + 2 * 0.2 + 0.1 * 1, abs=1e-6)
+    assert found.index == 0
+    assert judge(limits, (0.8, 0.55, 0.6), (1, 1, 2)).reason == "evidence"
+
+
+def test_more_witnesses_than_the_cap_count_no_more() -> None:
+    limits = Limits(threshold=0.0, witness_weight=1.0, witness_cap=4)
+    many = judge(limits, (0.9,) * 50, (1,) * 50)
+    assert many.evidence == pytest.approx(0.9 + 2.0)
+    assert many.witnesses == 50
+
+
+def test_only_what_is_accepted_with_much_evidence_teaches() -> None:
+    limits = Limits(threshold=0.9, learn_evidence=0.95)
+    assert judge(limits, (0.96,), (1,)).is_confident
+    assert not judge(limits, (0.94,), (1,)).is_confident
+    assert not judge(Limits(threshold=0.97, learn_evidence=0.95), (0.96,), (1,)).is_confident
+    assert not judge(Limits(threshold=0.9), (1.0,), (1,)).is_confident
+
+
+def test_the_default_limits_refuse_a_lone_entry_that_is_not_very_near() -> None:
+    assert judge(DEFAULT_LIMITS, (0.86,), (1,)).reason == "evidence"
+    assert judge(DEFAULT_LIMITS, (0.88,), (1,)).index == 0
+    assert judge(STRICT_LIMITS, (0.955,), (1,)).index is None
+    assert judge(STRICT_LIMITS, (0.965,), (1,)).index == 0
+
+
+def test_the_similarities_are_not_changed() -> None:
+    given = numbers(0.99, 0.98, 0.97)
+    choose(given, labels(1, 1, 1), PLAIN, lambda row: "no" if row == 0 else None, wanted=2)
+    assert given.tolist() == numbers(0.99, 0.98, 0.97).tolist()
+
+
+class TestObjections:
+    def test_another_wording_of_the_answer_may_do(self) -> None:
+        found = choose(
+            numbers(0.99, 0.98, 0.2), labels(1, 1, 2), PLAIN, lambda row: "not" if row == 0 else None
+        )
+        assert found.rows == (1,)
+        assert found.objection == "not"
+        assert found.decision.index == 0
+
+    def test_only_if_it_passes_by_its_own_numbers(self) -> None:
+        found = choose(numbers(0.99, 0.85), labels(1, 1), PLAIN, lambda row: "not" if row == 0 else None)
+        assert found.rows == ()
+        assert found.objection == "not"
+
+    def test_another_answer_never_steps_in(self) -> None:
+        found = choose(numbers(0.99, 0.98), labels(1, 2), PLAIN, lambda row: "not" if row == 0 else None)
+        assert found.rows == ()
+
+    def test_three_are_asked_at_most(self) -> None:
+        asked: list[int] = []
+
+        def no(row: int) -> str:
+            asked.append(row)
+            return "no"
+
+        assert choose(numbers(*[0.99] * 9), labels(*[1] * 9), PLAIN, no).rows == ()
+        assert len(asked) == 3
+
+    def test_nobody_is_asked_where_the_numbers_say_no(self) -> None:
+        def never(row: int) -> str:
+            raise AssertionError("asked")
+
+        assert choose(numbers(0.5), labels(1), PLAIN, never).decision.reason == "below_threshold"
+
+    def test_as_many_as_wanted_are_named_best_first(self) -> None:
+        found = choose(numbers(0.95, 0.99, 0.97, 0.96), labels(1, 1, 1, 1), PLAIN, lambda row: None, wanted=3)
+        assert found.rows == (1, 2, 3)
+        assert found.objection is None
+
+
+class TestLimits:
+    @pytest.mark.parametrize("limits", [DEFAULT_LIMITS, STRICT_LIMITS, PLAIN])
+    def test_json_gives_back_the_same(self, limits: Limits) -> None:
+        text = json.dumps(limits.as_dict(), allow_nan=False)
+        assert Limits.from_dict(json.loads(text)) == limits
+
+    @pytest.mark.parametrize(
+        ("values", "named"),
+        [
+            ({"threshold": 1.5}, "threshold"),
+            ({"threshold": math.nan}, "threshold"),
+            ({"threshold": "0.9"}, "threshold"),
+            ({"threshold": True}, "threshold"),
+            ({"threshold": 0.9, "margin": -0.1}, "margin"),
+            ({"threshold": 0.9, "witness_cap": 0}, "witness_cap"),
+            ({"threshold": 0.9, "witness_cap": 2.5}, "witness_cap"),
+            ({"threshold": 0.9, "margin": None}, "margin"),
+            ({"threshold": 0.9, "margni": 0.1}, "margni"),
+            ({"margin": 0.1}, "threshold"),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused_by_name(self, values: dict[str, Any], named: str) -> None:
+        with pytest.raises(InvalidInput, match=named):
+            Limits.from_dict(values)
+
+    def test_another_threshold_leaves_the_rest(self) -> None:
+        assert DEFAULT_LIMITS.with_threshold(None) is DEFAULT_LIMITS
+        changed = DEFAULT_LIMITS.with_threshold(0.95)
+        assert changed.threshold == 0.95
+        assert changed.evidence == DEFAULT_LIMITS.evidence
