@@ -71,10 +71,15 @@ if TYPE_CHECKING:
         SemanticCacheRedis,
         URLEmbeddingCache,
     )
-    from lix_cache.semantic.decide import Limits
+    from lix_cache.semantic.calibration import Calibration, CalibrationPoint, calibrate, calibration_curve
+    from lix_cache.semantic.decide import DEFAULT_LIMITS, STRICT_LIMITS, Limits
     from lix_cache.semantic.full import AsyncSemanticCache, SemanticCache
+    from lix_cache.semantic.limits_file import load_limits, save_limits
     from lix_cache.semantic.lookup import Lookup, Reason
     from lix_cache.semantic.policy import CachePolicy
+    from lix_cache.semantic.question_log import QuestionLog
+    from lix_cache.semantic.questions import Question, questions_from_log, questions_from_pairs
+    from lix_cache.semantic.replay import Pair, PairTally, Replay, judge_pairs, replay
     from lix_cache.semantic.tally import Prices
     from lix_cache.session.archive import AsyncConversationArchive
     from lix_cache.session.cache import AsyncHybridConversationCache, HybridConversationCache
@@ -124,7 +129,10 @@ _HOMES = {
     "CacheCoordinator": "coordinator",
     "CachePolicy": "semantic.policy",
     "CachedEmbedder": "embedders.cached",
+    "Calibration": "semantic.calibration",
+    "CalibrationPoint": "semantic.calibration",
     "ConversationArchive": "archive.archive",
+    "DEFAULT_LIMITS": "semantic.decide",
     "EmbeddedRedis": "embedded",
     "Embedder": "embedders.protocol",
     "Evictor": "session.evictor",
@@ -135,9 +143,15 @@ _HOMES = {
     "Lookup": "semantic.lookup",
     "OnnxEmbedder": "embedders.onnx",
     "OpenAIEmbedder": "embedders.http",
+    "Pair": "semantic.replay",
+    "PairTally": "semantic.replay",
     "PhraseTable": "huffman_codec._phrase_table",
     "Prices": "semantic.tally",
+    "Question": "semantic.questions",
+    "QuestionLog": "semantic.question_log",
     "Reason": "semantic.lookup",
+    "Replay": "semantic.replay",
+    "STRICT_LIMITS": "semantic.decide",
     "SemanticCache": "semantic.full",
     "SemanticCacheRedis": "semantic.cache",
     "SentenceTransformerEmbedder": "embedders.sentence_transformer",
@@ -145,15 +159,25 @@ _HOMES = {
     "StoreAdmin": "admin",
     "URLEmbeddingCache": "semantic.cache",
     "aembed": "embedders.running",
+    "calibrate": "semantic.calibration",
+    "calibration_curve": "semantic.calibration",
     "close_async_redis_clients": "hot.client",
     "create_async_redis_client": "hot.client",
     "create_redis_client": "hot.client",
     "embed_within": "embedders.running",
     "ensure_redis": "embedded",
+    "judge_pairs": "semantic.replay",
+    "load_limits": "semantic.limits_file",
+    "questions_from_log": "semantic.questions",
+    "questions_from_pairs": "semantic.questions",
+    "replay": "semantic.replay",
+    "save_limits": "semantic.limits_file",
     "train_table": "huffman_codec.training",
 }
 
 __all__ = [
+    "DEFAULT_LIMITS",
+    "STRICT_LIMITS",
     "ArchiveBusy",
     "ArchiveCorrupt",
     "ArchiveError",
@@ -169,6 +193,8 @@ __all__ = [
     "CacheCoordinator",
     "CachePolicy",
     "CachedEmbedder",
+    "Calibration",
+    "CalibrationPoint",
     "CodecError",
     "ComputeTimeout",
     "ConfigError",
@@ -195,14 +221,19 @@ __all__ = [
     "NoRedisServer",
     "OnnxEmbedder",
     "OpenAIEmbedder",
+    "Pair",
+    "PairTally",
     "PhraseTable",
     "Prices",
+    "Question",
+    "QuestionLog",
     "Reason",
     "RedisAuthError",
     "RedisCommandError",
     "RedisDatabaseError",
     "RedisError",
     "RedisUnavailable",
+    "Replay",
     "SemanticCache",
     "SemanticCacheRedis",
     "SentenceTransformerEmbedder",
@@ -212,11 +243,19 @@ __all__ = [
     "VerifierError",
     "__version__",
     "aembed",
+    "calibrate",
+    "calibration_curve",
     "close_async_redis_clients",
     "create_async_redis_client",
     "create_redis_client",
     "embed_within",
     "ensure_redis",
+    "judge_pairs",
+    "load_limits",
+    "questions_from_log",
+    "questions_from_pairs",
+    "replay",
+    "save_limits",
     "train_table",
 ]
 
