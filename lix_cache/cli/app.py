@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 import lix_cache
+from lix_cache.cli.commands.calibrate_ import calibrate_
 from lix_cache.cli.commands.codec import codec
 from lix_cache.cli.commands.compact import compact
 from lix_cache.cli.commands.demo import demo
 from lix_cache.cli.commands.doctor import doctor
+from lix_cache.cli.commands.eval_ import eval_
 from lix_cache.cli.commands.evict import evict
 from lix_cache.cli.commands.export import export
 from lix_cache.cli.commands.import_ import import_
@@ -81,4 +83,6 @@ app.command(epilog="Example: lix-cache compact --idle-minutes 1440 --dry-run")(c
 app.command(epilog="Example: lix-cache --archive-dir ./data/conversations verify")(verify)
 app.command(epilog="Example: lix-cache export --output backup.jsonl")(export)
 app.command("import", epilog="Example: lix-cache import backup.jsonl --skip-existing")(import_)
+app.command("eval", epilog="Example: lix-cache eval --set banking77 --set clinc150 --queries 3000")(eval_)
+app.command("calibrate", epilog="Example: lix-cache calibrate --log asked.jsonl -o limits.json")(calibrate_)
 app.add_typer(codec, name="codec", no_args_is_help=True)

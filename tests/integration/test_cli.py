@@ -39,7 +39,7 @@ from tests.support.redis_server import free_port
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
     *("demo", "doctor", "sessions", "show", "stats", "evict", "compact", "verify", "export", "import"),
-    "codec",
+    *("eval", "calibrate", "codec"),
 )
 HOSTILE = [
     "../evil",

@@ -1,0 +1,153 @@
+"""``lix-cache eval``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from lix_cache import (
+    DEFAULT_LIMITS,
+    STRICT_LIMITS,
+    CacheConfig,
+    InvalidInput,
+    Limits,
+    SemanticCache,
+    judge_pairs,
+    load_limits,
+    replay,
+)
+from lix_cache.cli.demo.stage import set_up
+from lix_cache.cli.options import AsJson, settings_of
+from lix_cache.cli.output import for_humans, print_json, progress, to_stderr, visible
+from lix_cache.cli.quality.model import Remembering, find_embedder
+from lix_cache.cli.quality.report import pairs_as_dicts, replays_as_dicts, show_pairs, show_replays
+from lix_cache.cli.quality.sets import HALVES, SETS, QuestionSet, load_set
+
+__all__ = ["eval_"]
+
+#: Longer than any run: nothing is to expire on the way.
+_LIFE_SECONDS = 7 * 86400
+_PLAIN = "plain cosine 0.90"
+
+
+def eval_(
+    ctx: typer.Context,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SET|FILE", help=f"One of {', '.join(SETS)}, or a file. Repeatable."),
+    ] = None,
+    queries: Annotated[int, typer.Option(min=0, help="At most so many of each set; 0: all.")] = 3000,
+    seed: Annotated[int, typer.Option(help="Says which, and in which order.")] = 0,
+    half: Annotated[str, typer.Option(help="Of the set: dev, heldout or all.")] = "all",
+    lang: Annotated[
+        list[str] | None, typer.Option(metavar="CODE", help="Of a set in several languages. Repeatable.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR|NAME", help="ONNX model; 'lexical' needs none.")
+    ] = None,
+    limits: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Limits from 'calibrate', beside the built-in ones.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the evaluation sets.")] = None,
+    data_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the private server.")] = None,
+    mistakes: Annotated[int, typer.Option(min=0, help="Show so many wrong hits of each.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Replay labelled questions through the real cache: how many hits, and how many of them wrong?
+
+    Online, on a real Redis: a hit serves what the cache holds, a miss stores the right answer, and
+    mistakes stay in. Plain cosine at 0.90, without guards, runs beside it on the same questions. The
+    intervals are exact, at 95%. For pairs, one text is stored and the other asked. A file has lines of
+    {"query", "answer_id"} or {"a", "b", "label"}. Works on keys of its own, and removes them.
+    """
+    if half not in HALVES:
+        raise InvalidInput(f"--half is one of {', '.join(HALVES)}, not {half!r}")
+    loaded = [
+        load_set(name, data, half=half, count=queries, seed=seed, languages=lang or [])
+        for name in (sets or ["banking77", "clinc150"])
+    ]
+    embedder = Remembering(find_embedder(model))
+    caches: dict[str, tuple[Limits, bool]] = {
+        "lix-cache": (DEFAULT_LIMITS, True),
+        "lix-cache, strict": (STRICT_LIMITS, True),
+        _PLAIN: (Limits(threshold=0.90), False),
+    }
+    if limits is not None:
+        caches[limits] = (load_limits(limits, embedder=embedder.id), True)
+    settings = settings_of(ctx)
+    console = None if as_json else for_humans()
+    with set_up(
+        settings.config(), data_dir, url_was_given=settings.redis_url is not None, keep=False
+    ) as stage:
+        to_stderr().print(
+            Text(f"Redis: {stage.server}\nembedder: {visible(embedder.id)}", style="dim"), soft_wrap=True
+        )
+        world = _World(stage.config.replace(embedder_id=None, embedding_dim=None), embedder, caches, mistakes)
+        results = [(_judge_pairs if chosen.pairs else _judge)(world, chosen, console) for chosen in loaded]
+    if as_json:
+        print_json({"seed": seed, "half": half, "embedder": embedder.id, "sets": results})
+
+
+@dataclass(frozen=True)
+class _World:
+    """What all runs share.
+
+    Attributes:
+        config: of a store of its own.
+        embedder: remembers what it embedded.
+        caches: the limits to compare, and whether guards help them.
+        mistakes: to show, of each.
+    """
+
+    config: CacheConfig
+    embedder: Remembering
+    caches: Mapping[str, tuple[Limits, bool]]
+    mistakes: int
+
+    def prepare(self, name: str, texts: Sequence[str]) -> None:
+        with progress(f"{name}: embedding") as tell:
+            self.embedder.prepare(texts, tell)
+
+    def empty(self, chosen: QuestionSet, run: str) -> SemanticCache:
+        """Return a cache that nothing is in."""
+        limits, guards = self.caches[run]
+        return SemanticCache(
+            self.embedder,
+            self.config,
+            context={"set": chosen.name, "run": run},
+            limits=limits,
+            guards=guards,
+            ttl_seconds=_LIFE_SECONDS,
+            max_entries=max(10_000, chosen.available),
+        )
+
+
+def _judge(world: _World, chosen: QuestionSet, console: Console | None) -> dict[str, Any]:
+    world.prepare(chosen.name, [question.text for question in chosen.questions])
+    runs = {}
+    for name in world.caches:
+        with progress(f"{chosen.name}: {name}") as tell:
+            runs[name] = replay(world.empty(chosen, name), chosen.questions, progress=tell)
+    if console is not None:
+        show_replays(console, chosen, runs, world.mistakes)
+    return {
+        "set": chosen.name,
+        "available": chosen.available,
+        "caches": replays_as_dicts(runs, world.mistakes),
+    }
+
+
+def _judge_pairs(world: _World, chosen: QuestionSet, console: Console | None) -> dict[str, Any]:
+    world.prepare(chosen.name, [text for pair in chosen.pairs for text in (pair.a, pair.b)])
+    runs = {}
+    for name in world.caches:
+        with progress(f"{chosen.name}: {name}") as tell:
+            runs[name] = judge_pairs(world.empty(chosen, name), chosen.pairs, progress=tell)
+    if console is not None:
+        show_pairs(console, chosen, runs)
+    return {"set": chosen.name, "available": chosen.available, "caches": pairs_as_dicts(runs)}

@@ -1,0 +1,125 @@
+"""What an evaluation says, for people and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lix_cache import PairTally, Replay
+from lix_cache.cli.output import print_indented, visible
+from lix_cache.cli.quality.sets import QuestionSet
+
+__all__ = ["pairs_as_dicts", "replays_as_dicts", "show_pairs", "show_replays"]
+
+
+def show_replays(console: Console, chosen: QuestionSet, replays: Mapping[str, Replay], mistakes: int) -> None:
+    """Print a table for a stream of questions, and some of the wrong hits."""
+    answers = len({question.answer for question in chosen.questions})
+    console.print(
+        Text(f"\n{visible(chosen.name)}", style="bold").append(
+            f"  {len(chosen.questions):,} of {chosen.available:,} questions, {answers:,} answers",
+            style="not bold",
+        )
+    )
+    table = _table("hit ratio", "wrong among hits")
+    for name, run in replays.items():
+        table.add_row(
+            Text(visible(name)),
+            _share(run.hit_ratio, run.hit_limits()),
+            _share(run.wrong_ratio, run.wrong_limits()),
+            f"{run.wrong:,} of {run.hits:,}",
+            f"{run.lookup_ms[0]:.2f}",
+            Text(_counted(run.reasons)),
+        )
+    console.print(table)
+    for name, run in replays.items():
+        for wrong in run.mistakes[:mistakes]:
+            text = Text(f"{visible(name)}: {visible(wrong.question)!r} is {visible(wrong.right)!r}, ")
+            text.append(f"served {visible(wrong.served)!r} at {wrong.similarity:.3f}")
+            print_indented(console, text)
+
+
+def show_pairs(console: Console, chosen: QuestionSet, tallies: Mapping[str, PairTally]) -> None:
+    """Print a table for pairs."""
+    console.print(
+        Text(f"\n{visible(chosen.name)}", style="bold").append(
+            f"  {len(chosen.pairs):,} of {chosen.available:,} pairs", style="not bold"
+        )
+    )
+    table = Table(box=None, pad_edge=False)
+    for head in ("", "accepted of the same", "accepted of the different", "reasons"):
+        table.add_column(head, overflow="fold")
+    for name, tally in tallies.items():
+        table.add_row(
+            Text(visible(name)),
+            _share(tally.true_accepts / max(1, tally.same), tally.true_limits()),
+            _share(tally.false_accepts / max(1, tally.different), tally.false_limits()),
+            Text(_counted(tally.reasons)),
+        )
+    console.print(table)
+
+
+def _table(*shares: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for head in ("", *shares, "wrong", "lookup ms", "reasons"):
+        table.add_column(head, overflow="fold")
+    return table
+
+
+def _share(value: float, limits: tuple[float, float]) -> str:
+    return f"{value:.2%} ({limits[0]:.2%} to {limits[1]:.2%})"
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{visible(reason)} {count:,}" for reason, count in ordered)
+
+
+def replays_as_dicts(replays: Mapping[str, Replay], mistakes: int) -> list[dict[str, Any]]:
+    """Return the figures of a stream of questions."""
+    return [
+        {
+            "cache": name,
+            "questions": run.questions,
+            "hits": run.hits,
+            "wrong": run.wrong,
+            "hit_ratio": run.hit_ratio,
+            "hit_ratio_95": run.hit_limits(),
+            "wrong_among_hits": run.wrong_ratio,
+            "wrong_among_hits_95": run.wrong_limits(),
+            "reasons": dict(run.reasons),
+            "lookup_ms_p50_p95_p99": run.lookup_ms,
+            "mistakes": [
+                {
+                    "question": wrong.question,
+                    "right": wrong.right,
+                    "served": wrong.served,
+                    "similarity": wrong.similarity,
+                    "reason": wrong.reason,
+                }
+                for wrong in run.mistakes[:mistakes]
+            ],
+        }
+        for name, run in replays.items()
+    ]
+
+
+def pairs_as_dicts(tallies: Mapping[str, PairTally]) -> list[dict[str, Any]]:
+    """Return the figures of pairs."""
+    return [
+        {
+            "cache": name,
+            "same": tally.same,
+            "true_accepts": tally.true_accepts,
+            "true_accepts_95": tally.true_limits(),
+            "different": tally.different,
+            "false_accepts": tally.false_accepts,
+            "false_accepts_95": tally.false_limits(),
+            "reasons": dict(tally.reasons),
+        }
+        for name, tally in tallies.items()
+    ]
