@@ -1,0 +1,174 @@
+#!/usr/bin/env python3
+"""Measure how the built-in limits trade hits for wrong answers, and draw it.
+
+Plays labelled questions through in memory, online, with the guards (lix_cache/semantic/offline.py);
+``lix-cache eval`` does the same with the real cache on a real Redis, for single points of the curve.
+Needs the evaluation sets and the model (LIX_CACHE_SHARED, or ../shared).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lix_cache import DEFAULT_LIMITS, STRICT_LIMITS, CalibrationPoint, Limits, Question, calibration_curve
+from lix_cache.cli.quality.model import Remembering, find_embedder
+from lix_cache.cli.quality.plot import Curve, draw
+from lix_cache.cli.quality.sets import load_set
+from lix_cache.semantic.binomial import clopper_pearson
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- begin: measured by scripts/calibration_curve.py -->", "<!-- end -->"
+SETS = ("banking77", "clinc150")
+EVIDENCE = (1.06, 1.1, 1.14, 1.18, 1.23, 1.3, 1.35, 1.42, 1.5, 1.6, 1.7)
+COSINES = (0.80, 0.83, 0.85, 0.87, 0.90, 0.92, 0.94, 0.96)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--queries", type=int, default=3000, help="of each set and seed")
+    add("--seeds", type=int, default=5, help="so many samples of each set, summed up")
+    add("--half", default="all", help="dev, heldout or all")
+    add("--model", help="ONNX model; by default the usual one")
+    add("--json", metavar="FILE", help="write the figures here")
+    add("--plot", metavar="FILE", help="draw the curve: docs/img/calibration.svg")
+    add("--write-docs", metavar="FILE", help="put the table between the marks of docs/calibration.md")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print, draw."""
+    arguments = _arguments()
+    embedder = Remembering(find_embedder(arguments.model))
+    measured: dict[str, dict[str, list[CalibrationPoint]]] = {}
+    for name in SETS:
+        samples = [
+            load_set(
+                name, None, half=arguments.half, count=arguments.queries, seed=seed, languages=()
+            ).questions
+            for seed in range(arguments.seeds)
+        ]
+        measured[name] = _measure(embedder, samples)
+        print(f"{name}: done", flush=True)
+    table = "\n".join(_table(measured, arguments))
+    print(table)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(_as_dict(measured), indent=2) + "\n")
+    if arguments.plot:
+        Path(arguments.plot).parent.mkdir(parents=True, exist_ok=True)
+        draw(
+            _curves(measured),
+            arguments.plot,
+            bound=0.02,
+            title=f"{embedder.id.rsplit(':', 1)[0]}, {arguments.queries:,} questions online",
+        )
+    if arguments.write_docs:
+        _write_between_marks(Path(arguments.write_docs), table)
+
+
+def _with(evidence: float) -> Limits:
+    """Return the default limits with another evidence; what teaches moves with it."""
+    if evidence == STRICT_LIMITS.evidence:
+        return STRICT_LIMITS
+    gap = DEFAULT_LIMITS.learn_evidence - DEFAULT_LIMITS.evidence
+    return replace(DEFAULT_LIMITS, evidence=evidence, learn_evidence=evidence + gap)
+
+
+def _measure(
+    embedder: Remembering, samples: Sequence[Sequence[Question]]
+) -> dict[str, list[CalibrationPoint]]:
+    ours = [DEFAULT_LIMITS if e == DEFAULT_LIMITS.evidence else _with(e) for e in EVIDENCE]
+    plain = [Limits(threshold=cosine) for cosine in COSINES]
+    runs: dict[str, list[list[CalibrationPoint]]] = {"lix-cache": [], "plain cosine": []}
+    for questions in samples:
+        vectors = embedder.embed([question.text for question in questions])
+        runs["lix-cache"].append(calibration_curve(questions, vectors, ours))
+        runs["plain cosine"].append(calibration_curve(questions, vectors, plain, guards=False))
+    return {name: [_sum(points) for points in zip(*run, strict=True)] for name, run in runs.items()}
+
+
+def _sum(points: Iterable[CalibrationPoint]) -> CalibrationPoint:
+    points = list(points)
+    return CalibrationPoint(
+        points[0].limits,
+        sum(point.questions for point in points),
+        sum(point.hits for point in points),
+        sum(point.wrong for point in points),
+        math.nan,
+    )
+
+
+def _curves(measured: dict[str, dict[str, list[CalibrationPoint]]]) -> dict[str, Curve]:
+    curves = {}
+    for name, kinds in measured.items():
+        for kind, points in kinds.items():
+            marks = {
+                {DEFAULT_LIMITS: "default", STRICT_LIMITS: "strict", Limits(threshold=0.90): "0.90"}[
+                    point.limits
+                ]: (point.hit_ratio, point.wrong_ratio)
+                for point in points
+                if point.limits in (DEFAULT_LIMITS, STRICT_LIMITS, Limits(threshold=0.90))
+            }
+            curves[f"{name}, {kind}"] = Curve(
+                [(p.hit_ratio, p.wrong_ratio) for p in points if p.hits], marks, kind != "lix-cache"
+            )
+    return curves
+
+
+def _table(
+    measured: dict[str, dict[str, list[CalibrationPoint]]], arguments: argparse.Namespace
+) -> Iterable[str]:
+    yield (
+        f"Sums of {arguments.seeds} samples of {arguments.queries:,} questions "
+        f"(half: {arguments.half}), all-MiniLM-L6-v2 int8; in brackets the exact 95% interval."
+    )
+    yield ""
+    yield "| limits | " + " | ".join(f"{name}: hits | wrong among hits" for name in measured) + " |"
+    yield "|---|" + "---|" * 2 * len(measured)
+    first = next(iter(measured.values()))
+    for kind, points in first.items():
+        for number, point in enumerate(points):
+            cells = [cell for kinds in measured.values() for cell in _cells(kinds[kind][number])]
+            yield f"| {_name(kind, point.limits)} | {' | '.join(cells)} |"
+
+
+def _name(kind: str, limits: Limits) -> str:
+    if kind != "lix-cache":
+        return f"plain cosine {limits.threshold:.2f}"
+    word = {DEFAULT_LIMITS: " (default)", STRICT_LIMITS: " (strict)"}.get(limits, "")
+    return f"evidence {limits.evidence:.2f}{word}"
+
+
+def _cells(point: CalibrationPoint) -> tuple[str, str]:
+    low, high = clopper_pearson(point.wrong, point.hits) if point.hits else (0.0, 1.0)
+    return f"{point.hit_ratio:.1%}", f"{point.wrong_ratio:.2%} ({low:.2%} to {high:.2%})"
+
+
+def _as_dict(measured: dict[str, dict[str, list[CalibrationPoint]]]) -> dict[str, Any]:
+    return {
+        name: {
+            kind: [
+                {"limits": p.limits.as_dict(), "questions": p.questions, "hits": p.hits, "wrong": p.wrong}
+                for p in points
+            ]
+            for kind, points in kinds.items()
+        }
+        for name, kinds in measured.items()
+    }
+
+
+def _write_between_marks(path: Path, text: str) -> None:
+    content = path.read_text()
+    head, rest = content.split(BEGIN, 1)
+    tail = rest.split(END, 1)[1]
+    path.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}")
+
+
+if __name__ == "__main__":
+    main()
