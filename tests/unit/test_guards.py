@@ -173,6 +173,7 @@ ACCEPTED = [
     ("do you know the way or not", "do you know the way"),
     ("In 1972 the family moved to Camp Hill", "The family moved to Camp Hill in 1972"),
     ("is it a bot or a person", "is it a person or a bot"),
+    ("difference between TCP and UDP", "UDP vs TCP differences"),
     ("how do I cancel my order", "cancel my order, please"),
     ("这个好不好吃", "这个好吃吗"),
     ("what does `foo()` do", "what does foo do"),

@@ -31,5 +31,5 @@ UNSPACED_GLUE = frozenset(map(chr, range(0x3041, 0x3097))) | frozenset(
 
 #: What stands between two words of one rank: "a or b" is "b or a".
 JOINING = frozenset(
-    "and or und oder et ou y o e u ed en of og eller и или dan atau ve veya ir i ili және 和 与 或 と や".split()
+    "and or vs versus und oder et ou y o e u ed en of og eller и или dan atau ve veya ir i ili және 和 与 或 と や".split()
 )
