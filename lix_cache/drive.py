@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.compute import submit
-from lix_cache.effects import Compute, DiskCall, Effect, Flow, RedisBatch, RedisCall, Sleep
+from lix_cache.effects import Call, Compute, DiskCall, Effect, Flow, RedisBatch, RedisCall, Sleep
 from lix_cache.errors import ComputeTimeout
 from lix_cache.hot.client import Endpoint, lazy_async_client, lazy_client, translate
 from lix_cache.hot.scripts import Command, ScriptCall
@@ -67,7 +67,7 @@ class SyncDriver:
             return value
 
     def _perform(self, effect: Effect) -> Any:
-        if isinstance(effect, DiskCall):
+        if isinstance(effect, (DiskCall, Call)):
             return effect.call()
         if isinstance(effect, Sleep):
             return self._clock.sleep(effect.seconds)
@@ -165,6 +165,8 @@ class AsyncDriver:
             return await asyncio.sleep(effect.seconds)
         if isinstance(effect, Compute):
             return await _compute_async(effect)
+        if isinstance(effect, Call):
+            return await effect.call()
         try:
             if isinstance(effect, RedisCall):
                 return await self._one(effect.command)

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from lix_cache.hot.scripts import Command
 
-__all__ = ["Compute", "DiskCall", "Effect", "Flow", "RedisBatch", "RedisCall", "Sleep"]
+__all__ = ["Call", "Compute", "DiskCall", "Effect", "Flow", "RedisBatch", "RedisCall", "Sleep"]
 
 T = TypeVar("T")
 
@@ -88,5 +88,19 @@ class Compute:
     what: str = "the call"
 
 
-Effect: TypeAlias = "RedisCall | RedisBatch | DiskCall | Sleep | Compute"
+@dataclass(frozen=True)
+class Call:
+    """A call of the application's own; whatever it does is its affair.
+
+    In the sync colour it runs in the calling thread, as if there were no flow. Under asyncio
+    it returns an awaitable, which is awaited in the calling task.
+
+    Attributes:
+        call: takes nothing.
+    """
+
+    call: Callable[[], Any]
+
+
+Effect: TypeAlias = "RedisCall | RedisBatch | DiskCall | Sleep | Compute | Call"
 Flow: TypeAlias = Generator[Effect, Any, T]

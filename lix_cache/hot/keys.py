@@ -126,6 +126,10 @@ class Keys:
         start = f"{self.prefix}:{{{bucket}}}:ans:"
         return f"{start}scopes", f"{start}contexts"
 
+    def flight(self, name: str) -> str:
+        """String: who runs the function for a query right now, or how that ended."""
+        return f"{self.prefix}:{{{self.bucket(name)}}}:ans:f:{name}"
+
     # -- URL embeddings (database 1) -----------------------------------------------------
 
     def url_embedding(self, url: str, embedder: str) -> bytes:

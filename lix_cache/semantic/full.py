@@ -14,6 +14,7 @@ from lix_cache.hot.client import endpoint_for
 from lix_cache.hot.keys import Keys
 from lix_cache.semantic import answers, storing, upkeep
 from lix_cache.semantic.cache import breaker_for
+from lix_cache.semantic.cached import Decorating
 from lix_cache.semantic.core import EVICTIONS, Core
 from lix_cache.semantic.decide import DEFAULT_LIMITS, Limits
 from lix_cache.semantic.entry import TAG_BYTES
@@ -57,7 +58,7 @@ def _share(name: str, value: float) -> float:
     return value
 
 
-class _Full:
+class _Full(Decorating):
     """What both colours are made of."""
 
     def __init__(
@@ -130,6 +131,11 @@ class _Full:
 
     def _connect(self, clock: Clock) -> None:
         raise NotImplementedError
+
+    @property
+    def local_stats(self) -> dict[str, Any]:
+        """What this object counted, as ``get_stats`` does, without asking Redis."""
+        return self._core.tally.as_dict(self._prices)
 
     def _stats(self, counts: dict[str, int] | LixCacheError) -> dict[str, Any]:
         failed = isinstance(counts, LixCacheError)

@@ -148,8 +148,14 @@ class Tally:
             if prices is not None:
                 saved["money"] = prices.of(Tokens(self.saved_prompt, self.saved_completion))
                 saved["currency"] = prices.currency
-            names = ("stored", "evicted", "learned", "wrong_reports", "invalidated", "expired", "degraded")
-            troubles = ("embedder_errors", "verifier_errors", "redis_errors", "cleanup_errors")
+            names = (
+                *("stored", "evicted", "learned", "wrong_reports", "invalidated", "expired", "degraded"),
+                *("shared_runs", "refreshed", "uncacheable"),
+            )
+            troubles = (
+                *("embedder_errors", "verifier_errors", "redis_errors", "cleanup_errors"),
+                *("flight_errors", "refresh_errors"),
+            )
             return {
                 "hits": hits,
                 "misses": misses,

@@ -1,0 +1,177 @@
+"""Single-flight: of many equal calls at once, one runs and the others get its result.
+
+Within a process the others wait for a future, whichever threads or event loops they are in.
+Between processes there is a key in Redis with a deadline (see lix_cache.hot.flight_scripts);
+it saves work and guards nothing: whoever loses it or cannot reach Redis runs the function.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from lix_cache.effects import Flow, RedisCall, Sleep
+from lix_cache.errors import RedisError
+from lix_cache.hot.flight_scripts import GIVE_BACK, TAKE
+from lix_cache.hot.scripts import ScriptCall
+
+if TYPE_CHECKING:
+    from lix_cache.semantic.core import Core
+    from lix_cache.semantic.lookup import Lookup
+
+__all__ = ["ABANDONED", "Flight", "Flights", "Shared", "leading", "own_copy"]
+
+#: What a flight lands with if who led it was stopped: somebody else has to.
+ABANDONED: Final = object()
+
+#: The flights that the running code is inside of: it must not wait for itself.
+leading: ContextVar[frozenset[Hashable]] = ContextVar("lix_cache_leading", default=frozenset())
+
+_FIRST_PAUSE = 0.01
+_LONGEST_PAUSE = 0.1
+#: How long the end of a flight is to be seen: longer than from a lookup to the next step.
+_SEEN_MS = 2_000
+_PLAIN = (str, bytes, int, float, bool, type(None))
+
+
+@dataclass(frozen=True)
+class Flight:
+    """One run that others wait for.
+
+    Attributes:
+        key: what makes calls equal.
+        future: of the result.
+    """
+
+    key: Hashable
+    future: Future[Any] = field(default_factory=Future, compare=False)
+
+
+class Flights:
+    """The flights of one function in this process. Safe between threads, empty after a fork."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._open: dict[Hashable, Flight] = {}
+
+    def join(self, key: Hashable) -> tuple[Flight, bool]:
+        """Return the flight for a key, and whether the caller leads it and must end it."""
+        if self._pid != os.getpid():
+            # Whoever led a flight or held the lock did not come along.
+            self._begin()
+        with self._lock:
+            flight = self._open.get(key)
+            if flight is not None:
+                return flight, False
+            flight = self._open[key] = Flight(key)
+            return flight, True
+
+    def land(self, flight: Flight, result: Any) -> None:
+        """End a flight: all who wait get the result. ABANDONED makes one of them run."""
+        self._close(flight)
+        flight.future.set_result(result)
+
+    def crash(self, flight: Flight, error: Exception) -> None:
+        """End a flight: the error is raised to all who wait."""
+        self._close(flight)
+        flight.future.set_exception(error)
+
+    def _close(self, flight: Flight) -> None:
+        with self._lock:
+            self._open.pop(flight.key, None)
+
+
+def own_copy(result: Any) -> Any:
+    """Return a result that its receiver may change. What cannot be copied is shared."""
+    if isinstance(result, _PLAIN):
+        return result
+    try:
+        return copy.deepcopy(result)
+    except Exception:  # noqa: BLE001 - what a value of the application's may raise is not to be known
+        return result
+
+
+@dataclass
+class Shared:
+    """A flight across processes.
+
+    Attributes:
+        core: the cache.
+        key: of the flight in Redis.
+        token: of this caller.
+        deadline_seconds: how long others wait for who runs; then they do not wait any longer.
+    """
+
+    core: Core
+    key: str
+    token: bytes
+    deadline_seconds: float
+    is_mine: bool = False
+
+    def take(self, look: Callable[[], Flow[Lookup]]) -> Flow[Lookup | None]:
+        """Wait for an answer or for the turn to make one, each within the deadline.
+
+        Args:
+            look: looks the answer up.
+
+        Returns:
+            The answer; None if the caller is to run the function (``is_mine``: for all).
+        """
+        clock = self.core.clock
+        until = clock.monotonic() + self.deadline_seconds
+        seen, pause = b"", _FIRST_PAUSE
+        while True:
+            held = yield from self._try(seen)
+            if held is None or held == self.token or held.startswith(b"-"):
+                self.is_mine = held == self.token
+                return None
+            if held.startswith(b"+"):
+                found = yield from look()
+                if found.is_hit:
+                    self.core.tally.count("shared_runs")
+                    return found
+                seen = held
+                continue
+            if clock.monotonic() >= until:
+                return None
+            yield Sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+    def try_once(self) -> Flow[bool]:
+        """Take the flight if nobody has it."""
+        held = yield from self._try(b"")
+        if held is not None and held.startswith((b"+", b"-")):
+            held = yield from self._try(held)
+        self.is_mine = held == self.token
+        return self.is_mine
+
+    def _try(self, seen: bytes) -> Flow[bytes | None]:
+        """Return what the key holds then; None if Redis cannot say."""
+        life = max(1, int(self.deadline_seconds * 1000))
+        try:
+            return bytes((yield RedisCall(ScriptCall(TAKE, (self.key,), (self.token, life, seen)))))
+        except RedisError as error:
+            self.core.tally.trouble("flight_errors", error)
+            return None
+
+    def give_back(self, *, stored: bool) -> Flow[None]:
+        """End the flight, if it is still the caller's."""
+        if not self.is_mine:
+            return
+        self.is_mine = False
+        end = b"+" if stored else b"-"
+        try:
+            yield RedisCall(ScriptCall(GIVE_BACK, (self.key,), (self.token, end, _SEEN_MS)))
+        except RedisError as error:
+            # It ends by itself at its deadline.
+            self.core.tally.trouble("flight_errors", error)

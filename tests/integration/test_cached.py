@@ -1,0 +1,495 @@
+"""The decorator on a real Redis: one run for many calls, in both colours and across processes."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import redis
+
+from lix_cache import AsyncSemanticCache, SemanticCache
+from lix_cache.config import CacheConfig
+from lix_cache.errors import ConfigError, InvalidContext, RedisUnavailable
+from lix_cache.hot.client import close_async_redis_clients
+from lix_cache.semantic.policy import CachePolicy
+from tests.support import CountingProxy, RedisServer
+from tests.support.forks import Child, Report
+from tests.support.meaning import Meanings, mix
+from tests.support.redis_server import wait_until
+
+TABLE = {"capital of France": mix(a=1.0), "France's capital": mix(a=0.995, b=0.0999)}
+
+
+class Lab:
+    """Decorates functions of one colour; their calls are waited for."""
+
+    def __init__(self, colour: str, config: CacheConfig) -> None:
+        self.colour = colour
+        self.config = config
+        self.loop = asyncio.new_event_loop() if colour == "async" else None
+        self.runs: list[Any] = []
+
+    def cache(self, **options: Any) -> Any:
+        kind = AsyncSemanticCache if self.loop else SemanticCache
+        options.setdefault("embedder", Meanings(TABLE))
+        return kind(config=options.pop("config", self.config), **options)
+
+    def function(self, body: Callable[..., Any] | None = None, seconds: float = 0.0) -> Callable[..., Any]:
+        """Return a function of the colour that notes its calls."""
+
+        def work(prompt: Any, model: str) -> Any:
+            self.runs.append((prompt, model))
+            return body(prompt) if body else f"{prompt}! ({len(self.runs)})"
+
+        if self.loop is None:
+
+            def function(prompt: Any, model: str = "m", *, trace: object = None) -> Any:
+                time.sleep(seconds)
+                return work(prompt, model)
+
+            return function
+
+        async def async_function(prompt: Any, model: str = "m", *, trace: object = None) -> Any:
+            await asyncio.sleep(seconds)
+            return work(prompt, model)
+
+        return async_function
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self.loop is None:
+            return function(*args, **kwargs)
+        return self.loop.run_until_complete(function(*args, **kwargs))
+
+    def together(self, function: Callable[..., Any], calls: list[tuple[Any, ...]]) -> list[Any]:
+        """Make all calls at once; an error stands in the place of a result."""
+        if self.loop is None:
+            with ThreadPoolExecutor(len(calls)) as pool:
+                futures = [pool.submit(function, *args) for args in calls]
+            return [f.exception() or f.result() for f in futures]
+
+        async def gather() -> list[Any]:
+            return await asyncio.gather(*(function(*args) for args in calls), return_exceptions=True)
+
+        return self.loop.run_until_complete(gather())
+
+    def settle(self, condition: Callable[[], bool]) -> None:
+        if self.loop is None:
+            wait_until(condition)
+            return
+
+        async def wait() -> None:
+            while not condition():
+                await asyncio.sleep(0.005)
+
+        self.loop.run_until_complete(asyncio.wait_for(wait(), 10))
+
+    def stats(self, cache: Any) -> dict[str, Any]:
+        found = cache.get_stats()
+        return self.loop.run_until_complete(found) if self.loop and inspect.isawaitable(found) else found
+
+    def close(self) -> None:
+        if self.loop is not None:
+            self.loop.run_until_complete(close_async_redis_clients())
+            self.loop.close()
+
+
+@pytest.fixture(params=["sync", "async"])
+def lab(request: pytest.FixtureRequest, redis_config: CacheConfig) -> Iterator[Lab]:
+    made = Lab(request.param, redis_config)
+    yield made
+    made.close()
+
+
+def test_an_answer_is_made_once_and_found_again_by_meaning(lab: Lab) -> None:
+    cache = lab.cache(guards=False)
+    ask = cache.cached()(lab.function())
+    first = lab.call(ask, "capital of France")
+    assert lab.call(ask, "  capital of  France ") == first
+    assert lab.call(ask, prompt="France's capital") == first
+    assert len(lab.runs) == 1
+    assert ask.__name__ == ask.__wrapped__.__name__
+
+
+def test_strict_parameters_must_match_and_others_need_not(lab: Lab) -> None:
+    ask = lab.cache().cached(strict_params=["model"])(lab.function())
+    assert lab.call(ask, "q one", "small") != lab.call(ask, "q one", "large")
+    assert lab.call(ask, "q one", model="small", trace=object()) == lab.call(ask, "q one", "small")
+    assert len(lab.runs) == 2
+
+
+def test_auto_strict_takes_all_parameters(lab: Lab) -> None:
+    ask = lab.cache().cached(auto_strict=True)(lab.function())
+    assert lab.call(ask, "q one", trace=1) != lab.call(ask, "q one", trace=2)
+    with pytest.raises(InvalidContext, match="trace"):
+        lab.call(ask, "q one", trace=object())
+
+
+def test_functions_and_static_contexts_do_not_share_answers(lab: Lab) -> None:
+    cache = lab.cache()
+    one, other = lab.function(), lab.function()
+    other.__qualname__ = "another"
+    calls = [
+        cache.cached()(one),
+        cache.cached()(other),
+        cache.cached(static_context={"tenant": "a"})(one),
+        cache.cached(static_context={"tenant": "b"})(one),
+    ]
+    assert len({lab.call(ask, "q one") for ask in calls}) == 4
+    shared = [cache.cached(static_context={"function": "shared"})(f) for f in (one, other)]
+    assert lab.call(shared[0], "q one") == lab.call(shared[1], "q one")
+
+
+def test_methods_and_keyword_catchers_are_understood(redis_config: CacheConfig) -> None:
+    cache = SemanticCache(config=redis_config)
+    runs = []
+
+    class Model:
+        @cache.cached(query_param="q", auto_strict=True)
+        def ask(self, **options: Any) -> str:
+            runs.append(options)
+            return f"answer {len(runs)}"
+
+    assert Model().ask(q="boil an egg", temperature=0) == Model().ask(q="boil an egg", temperature=0)
+    assert Model().ask(q="boil an egg", temperature=1) == "answer 2"
+    assert runs == [{"q": "boil an egg", "temperature": 0}, {"q": "boil an egg", "temperature": 1}]
+
+
+def test_of_messages_the_last_user_turn_is_asked_and_tool_loops_do_not_hit(lab: Lab) -> None:
+    ask = lab.cache().cached()(lab.function(lambda _: f"answer {len(lab.runs)}"))
+    messages = [{"role": "user", "content": "weather in Rome"}]
+    step = [*messages, {"role": "assistant", "tool_calls": [{"id": 1}]}, {"role": "tool", "content": "18"}]
+    assert lab.call(ask, messages) == lab.call(ask, "weather in Rome") == "answer 1"
+    assert lab.call(ask, step) == "answer 2"
+    assert lab.call(ask, step) == "answer 2"
+
+
+def test_a_hundred_equal_calls_run_the_function_once(lab: Lab) -> None:
+    cache = lab.cache()
+    ask = cache.cached()(lab.function(lambda p: {"answer": [p]}, seconds=0.2))
+    results = lab.together(ask, [("q one",)] * 100)
+    assert results == [{"answer": ["q one"]}] * 100
+    assert len(lab.runs) == 1
+    results[0]["answer"].append("changed by one caller")
+    assert results[1] == {"answer": ["q one"]}
+    # Who was late has found what was stored.
+    stats = lab.stats(cache)
+    assert stats["shared_runs"] + stats["hits"] == 99
+
+
+def test_an_exception_goes_to_all_who_wait_and_is_not_kept(lab: Lab) -> None:
+    def fail(_: str) -> str:
+        raise KeyError(f"run {len(lab.runs)}")
+
+    ask = lab.cache().cached()(lab.function(fail, seconds=0.2))
+    results = lab.together(ask, [("q one",)] * 10)
+    assert [str(r) for r in results] == ["'run 1'"] * 10
+    with pytest.raises(KeyError, match="run 2"):
+        lab.call(ask, "q one")
+
+
+@pytest.mark.parametrize(
+    "answer", [None, "", {"error": "overloaded"}, {"choices": [{"finish_reason": "length"}]}]
+)
+def test_what_is_no_whole_answer_is_returned_and_not_kept(lab: Lab, answer: Any) -> None:
+    ask = lab.cache().cached()(lab.function(lambda _: answer))
+    assert [lab.call(ask, "q one"), lab.call(ask, "q one")] == [answer, answer]
+    assert len(lab.runs) == 2
+
+
+def test_an_answer_that_cannot_be_stored_is_the_callers_all_the_same(lab: Lab) -> None:
+    cache = lab.cache()
+    thing = object()
+    ask = cache.cached()(lab.function(lambda _: thing))
+    assert lab.call(ask, "q one") is thing
+    assert lab.call(ask, "q one") is thing
+    assert sum(lab.stats(cache)["stores_refused"].values()) == 2
+
+
+def test_queries_that_the_policy_excludes_run_each_time(lab: Lab) -> None:
+    cache = lab.cache(policy=CachePolicy(exclude=("secret",)))
+    ask = cache.cached()(lab.function())
+    for query in ("the secret one", "yes please", "", "   ", None, 5):
+        assert lab.call(ask, query) != lab.call(ask, query)
+    assert lab.stats(cache)["uncacheable"] == 8
+
+
+def test_a_function_may_call_itself(lab: Lab) -> None:
+    cache = lab.cache()
+    depth = []
+
+    def body(prompt: str) -> str:
+        depth.append(prompt)
+        return "done" if len(depth) > 2 else inner(prompt)
+
+    if lab.loop is None:
+        inner = cache.cached()(body)
+    else:
+
+        async def async_body(prompt: str) -> str:
+            depth.append(prompt)
+            return "done" if len(depth) > 2 else await inner(prompt)
+
+        inner = cache.cached()(async_body)
+    assert lab.call(inner, "q one") == "done"
+    assert len(depth) == 3
+
+
+def test_an_old_answer_is_served_while_one_call_renews_it(lab: Lab) -> None:
+    cache = lab.cache()
+    ask = cache.cached(ttl_seconds=0.3, stale_while_revalidate=30)(lab.function())
+    assert lab.call(ask, "q one") == "q one! (1)"
+    time.sleep(0.4)
+    assert lab.call(ask, "q one") == "q one! (1)"
+    lab.settle(lambda: cache._core.tally.counters["refreshed"] == 1)
+    assert len(lab.runs) == 2
+    assert lab.call(ask, "q one") == "q one! (2)"
+
+
+def test_a_refresh_that_fails_is_counted_and_the_old_answer_served(lab: Lab) -> None:
+    def body(prompt: str) -> str:
+        if len(lab.runs) > 1:
+            raise ValueError("no more")
+        return prompt
+
+    cache = lab.cache()
+    ask = cache.cached(ttl_seconds=0.1, stale_while_revalidate=30)(lab.function(body))
+    lab.call(ask, "q one")
+    time.sleep(0.2)
+    for _ in range(2):
+        assert lab.call(ask, "q one") == "q one"
+        lab.settle(lambda: cache._core.tally.counters["refresh_errors"] >= 1)
+    assert "no more" in lab.stats(cache)["last_error"]
+
+
+def test_the_answer_to_a_question_about_now_lives_shortly(lab: Lab) -> None:
+    cache = lab.cache(policy=CachePolicy(time_sensitive_seconds=1.0))
+    ask = cache.cached()(lab.function())
+    assert lab.call(ask, "latest news") == lab.call(ask, "latest news")
+    time.sleep(1.2)
+    assert lab.call(ask, "latest news") == "latest news! (2)"
+
+
+# -- troubles ------------------------------------------------------------------------------
+
+
+def test_without_redis_the_function_runs_and_it_is_counted(lab: Lab) -> None:
+    gone = lab.config.replace(redis_port=1)
+    cache = lab.cache(config=gone)
+    ask = cache.cached()(lab.function())
+    assert [lab.call(ask, "q one"), lab.call(ask, "q one")] == ["q one! (1)", "q one! (2)"]
+    assert lab.stats(cache)["redis_errors"] == 2
+    strict = lab.cache(config=gone).cached(run_on_error=False)(lab.function())
+    with pytest.raises(RedisUnavailable):
+        lab.call(strict, "q one")
+
+
+def test_redis_lost_while_the_function_runs_loses_no_answer(lab: Lab, redis_server: RedisServer) -> None:
+    with CountingProxy(redis_server.port) as proxy:
+        cache = lab.cache(config=lab.config.replace(redis_port=proxy.port))
+
+        def body(prompt: str) -> str:
+            proxy.stop()
+            return prompt
+
+        ask = cache.cached()(lab.function(body))
+        assert lab.call(ask, "q one") == "q one"
+        stats = lab.stats(cache)
+        assert stats["flight_errors"] == 1
+        assert sum(stats["stores_refused"].values()) == 1
+
+
+def test_another_process_is_waited_for_no_longer_than_the_deadline(lab: Lab) -> None:
+    # Flights within the process belong to one decorated function, so another cache object is
+    # to this one what another process is.
+    begun, end = threading.Event(), threading.Event()
+    context = {"function": "shared"}
+
+    @SemanticCache(config=lab.config).cached(static_context=context, lock_seconds=60)
+    def hangs(prompt: str) -> str:
+        begun.set()
+        end.wait(30)
+        return "late"
+
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(hangs, "q one")
+        assert begun.wait(10)
+        ask = lab.cache().cached(static_context=context, lock_seconds=0.3)(lab.function())
+        began = time.monotonic()
+        assert lab.call(ask, "q one") == "q one! (1)"
+        assert 0.25 < time.monotonic() - began < 5
+        end.set()
+        assert late.result(10) == "late"
+
+
+def test_a_lost_lock_is_not_given_back_for_somebody_else(lab: Lab) -> None:
+    context = {"function": "shared"}
+    with redis.Redis(port=lab.config.redis_port) as raw:
+
+        def body(prompt: str) -> str:
+            (key,) = raw.scan_iter(f"{lab.config.redis_key_prefix}:*:ans:f:*")
+            raw.set(key, "=somebody", px=60_000)
+            return prompt
+
+        ask = lab.cache().cached(static_context=context)(lab.function(body))
+        assert lab.call(ask, "q one") == "q one"
+        (key,) = raw.scan_iter(f"{lab.config.redis_key_prefix}:*:ans:f:*")
+        assert raw.get(key) == b"=somebody"
+
+
+def test_a_caller_that_is_cancelled_leaves_the_flight_to_another(redis_config: CacheConfig) -> None:
+    runs: list[int] = []
+
+    async def main() -> tuple[Any, ...]:
+        cache = AsyncSemanticCache(config=redis_config)
+
+        @cache.cached()
+        async def ask(prompt: str) -> str:
+            runs.append(1)
+            await asyncio.sleep(0.3)
+            return prompt
+
+        leader = asyncio.create_task(ask("q one"))
+        await asyncio.sleep(0.1)
+        others = [asyncio.create_task(ask("q one")) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        leader.cancel()
+        others[0].cancel()
+        found = await asyncio.gather(leader, *others, return_exceptions=True)
+        await close_async_redis_clients()
+        return tuple(found)
+
+    leader, first, *rest = asyncio.run(main())
+    assert isinstance(leader, asyncio.CancelledError)
+    assert isinstance(first, asyncio.CancelledError)
+    assert rest == ["q one", "q one"]
+    assert len(runs) == 2
+
+
+# -- processes -----------------------------------------------------------------------------
+
+
+def _worker(
+    config: CacheConfig, counter: str, body: Callable[[str], Any], **options: Any
+) -> Callable[[Report], None]:
+    def work(report: Report) -> None:
+        cache = SemanticCache(config=config)
+
+        @cache.cached(static_context={"function": "shared"}, **options)
+        def ask(prompt: str) -> Any:
+            with redis.Redis(port=config.redis_port) as raw:
+                raw.incr(counter)
+            time.sleep(0.4)
+            return body(prompt)
+
+        with ThreadPoolExecutor(10) as pool:
+            results = list(pool.map(ask, ["q one"] * 10))
+        report("r", len(set(map(str, results))))
+
+    return work
+
+
+def test_equal_calls_of_many_processes_run_the_function_once(redis_config: CacheConfig) -> None:
+    counter = f"{redis_config.redis_key_prefix}:counter"
+    children = [Child(_worker(redis_config, counter, str.upper)) for _ in range(4)]
+    for child in children:
+        assert child.wait() == 0
+    with redis.Redis(port=redis_config.redis_port) as raw:
+        assert int(raw.get(counter)) == 1
+
+
+def test_a_killed_process_holds_others_up_to_the_deadline_of_its_flight(redis_config: CacheConfig) -> None:
+    counter = f"{redis_config.redis_key_prefix}:counter"
+
+    def work(_: Report) -> None:
+        @SemanticCache(config=redis_config).cached(static_context={"function": "shared"}, lock_seconds=1)
+        def hangs(prompt: str) -> str:
+            with redis.Redis(port=redis_config.redis_port) as raw:
+                raw.incr(counter)
+            time.sleep(60)
+            return prompt
+
+        hangs("q one")
+
+    with Child(work) as child, redis.Redis(port=redis_config.redis_port) as raw:
+        wait_until(lambda: raw.get(counter) is not None)
+        child.kill()
+        cached = SemanticCache(config=redis_config).cached(static_context={"function": "shared"})
+        began = time.monotonic()
+        assert cached(lambda prompt: f"{prompt}!")("q one") == "q one!"
+        assert time.monotonic() - began < 10
+
+
+def test_a_forked_child_does_not_wait_for_a_thread_it_does_not_have(redis_config: CacheConfig) -> None:
+    begun, end = threading.Event(), threading.Event()
+
+    @SemanticCache(config=redis_config).cached(lock_seconds=0.2)
+    def ask(prompt: str) -> str:
+        begun.set()
+        end.wait(30)
+        return prompt
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(ask, "q one")
+        assert begun.wait(10)
+
+        def work(report: Report) -> None:
+            end.set()
+            report("r", len(ask("q one")))
+
+        with Child(work) as child:
+            assert child.wait() == 0
+            assert child.records() == [("r", 5)]
+        end.set()
+        assert running.result(10) == "q one"
+
+
+def test_what_is_not_stored_makes_processes_run_beside_each_other(redis_config: CacheConfig) -> None:
+    counter = f"{redis_config.redis_key_prefix}:counter"
+    began = time.monotonic()
+    children = [Child(_worker(redis_config, counter, lambda _: "")) for _ in range(4)]
+    for child in children:
+        assert child.wait() == 0
+    with redis.Redis(port=redis_config.redis_port) as raw:
+        assert int(raw.get(counter)) >= 4
+    assert time.monotonic() - began < 10
+
+
+# -- what cannot be decorated --------------------------------------------------------------
+
+
+def test_what_makes_no_sense_is_refused_when_it_is_decorated(redis_config: CacheConfig) -> None:
+    cache = SemanticCache(config=redis_config)
+
+    def stream(prompt: str) -> Iterator[str]:
+        yield prompt
+
+    async def async_stream(prompt: str) -> Any:
+        yield prompt
+
+    def plain(question: str) -> str:
+        return question
+
+    for options, function in [
+        ({}, stream),
+        ({}, async_stream),
+        ({}, plain),
+        ({"query_param": "question", "strict_params": ["model"]}, plain),
+    ]:
+        with pytest.raises(ConfigError):
+            cache.cached(**options)(function)
+    for options in (
+        {"ttl_seconds": 0},
+        {"lock_seconds": -1},
+        {"stale_while_revalidate": -1},
+        {"strict_params": "m"},
+    ):
+        with pytest.raises(ConfigError):
+            cache.cached(**options)(plain)
+    with pytest.raises(InvalidContext):
+        cache.cached(static_context={"x": object()})

@@ -1,0 +1,179 @@
+"""Single-flight, step by step and without a server."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from lix_cache.effects import Flow, RedisCall, Sleep
+from lix_cache.errors import RedisUnavailable
+from lix_cache.hot.flight_scripts import GIVE_BACK, TAKE
+from lix_cache.semantic.flight import ABANDONED, Flights, Shared, own_copy
+from lix_cache.semantic.lookup import Lookup
+from lix_cache.semantic.tally import Tally
+from tests.support.twins import ManualClock
+
+
+class Core:
+    """As much of the cache as a flight needs."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.tally = Tally()
+
+
+def shared(core: Core, seconds: float = 1.0) -> Shared:
+    return Shared(core, "key", b"=mine", seconds)  # type: ignore[arg-type]
+
+
+def run(flow: Flow[Any], core: Core, answers: list[Any]) -> tuple[Any, list[Any]]:
+    """Drive a flow with these answers to its Redis calls; return its result and its effects."""
+    effects: list[Any] = []
+    try:
+        effect = flow.send(None)
+        while True:
+            effects.append(effect)
+            if isinstance(effect, Sleep):
+                core.clock.advance(effect.seconds)
+                effect = flow.send(None)
+                continue
+            answer = answers.pop(0)
+            effect = flow.throw(answer) if isinstance(answer, Exception) else flow.send(answer)
+    except StopIteration as stop:
+        return stop.value, effects
+
+
+def look(*found: Lookup) -> Any:
+    remaining = list(found)
+
+    def flow() -> Flow[Lookup]:
+        yield from ()
+        return remaining.pop(0)
+
+    return flow
+
+
+def test_who_is_first_runs() -> None:
+    core, flight = Core(), shared(Core())
+    assert run(flight.take(look()), core, [b"=mine"])[0] is None
+    assert flight.is_mine
+
+
+def test_who_comes_later_waits_and_finds_what_was_stored() -> None:
+    core = Core()
+    flight = shared(core)
+    hit = Lookup(True, "answer")
+    found, effects = run(flight.take(look(hit)), core, [b"=other", b"=other", b"+=other"])
+    assert found is hit
+    assert not flight.is_mine
+    assert [type(e) for e in effects] == [RedisCall, Sleep, RedisCall, Sleep, RedisCall]
+
+
+def test_an_answer_that_is_gone_again_is_made_anew() -> None:
+    core = Core()
+    flight = shared(core)
+    found, effects = run(flight.take(look(Lookup(False))), core, [b"+=other", b"=mine"])
+    assert found is None
+    assert flight.is_mine
+    assert [e.command.args[2] for e in effects] == [b"", b"+=other"]
+
+
+def test_nobody_waits_for_one_another_where_nothing_is_stored() -> None:
+    core = Core()
+    flight = shared(core)
+    assert run(flight.take(look()), core, [b"-=other"])[0] is None
+    assert not flight.is_mine
+
+
+def test_waiting_ends_at_the_deadline_and_pauses_grow() -> None:
+    core = Core()
+    flight = shared(core, seconds=2.0)
+    found, effects = run(flight.take(look()), core, [b"=other"] * 100)
+    pauses = [e.seconds for e in effects if isinstance(e, Sleep)]
+    assert found is None
+    assert not flight.is_mine
+    assert 2.0 <= sum(pauses) < 2.2
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 0.1
+
+
+def test_without_redis_everybody_runs_and_it_is_counted() -> None:
+    core = Core()
+    flight = shared(core)
+    assert run(flight.take(look()), core, [RedisUnavailable("gone")])[0] is None
+    assert not flight.is_mine
+    assert core.tally.counters["flight_errors"] == 1
+    assert run(flight.give_back(stored=True), core, []) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("answers", "mine"),
+    [([b"=mine"], True), ([b"=other"], False), ([b"+=other", b"=mine"], True), ([b"-=o", b"=other"], False)],
+)
+def test_a_refresh_does_not_wait(answers: list[Any], mine: bool) -> None:
+    core = Core()
+    flight = shared(core)
+    found, effects = run(flight.try_once(), core, answers)
+    assert found is flight.is_mine is mine
+    assert not any(isinstance(e, Sleep) for e in effects)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_flight_is_given_back_once(stored: bool) -> None:
+    core = Core()
+    flight = shared(core)
+    run(flight.take(look()), core, [b"=mine"])
+    _, effects = run(flight.give_back(stored=stored), core, [1])
+    assert effects[0].command.script is GIVE_BACK
+    assert effects[0].command.args[:2] == (b"=mine", b"+" if stored else b"-")
+    assert run(flight.give_back(stored=stored), core, []) == (None, [])
+
+
+def test_a_flight_that_cannot_be_given_back_ends_by_itself() -> None:
+    core = Core()
+    flight = shared(core)
+    _, effects = run(flight.take(look()), core, [b"=mine"])
+    assert effects[0].command.script is TAKE
+    assert effects[0].command.args[1] == 1_000
+    run(flight.give_back(stored=True), core, [RedisUnavailable("gone")])
+    assert core.tally.counters["flight_errors"] == 1
+
+
+def test_of_many_threads_one_leads() -> None:
+    flights = Flights()
+    barrier = threading.Barrier(20)
+    led: list[bool] = []
+
+    def join() -> None:
+        barrier.wait()
+        led.append(flights.join("key")[1])
+
+    threads = [threading.Thread(target=join) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(led) == [False] * 19 + [True]
+    flight, _ = flights.join("key")
+    flights.land(flight, ABANDONED)
+    assert flight.future.result() is ABANDONED
+    again, leads = flights.join("key")
+    assert leads
+    flights.crash(again, KeyError("x"))
+    with pytest.raises(KeyError):
+        again.future.result()
+
+
+def test_who_waits_gets_a_copy_where_there_can_be_one() -> None:
+    class Single:
+        def __deepcopy__(self, memo: object) -> object:
+            raise RuntimeError("there is one of it")
+
+    single = Single()
+    assert own_copy(single) is single
+    value = {"a": [1]}
+    assert own_copy(value) == value
+    assert own_copy(value)["a"] is not value["a"]
+    assert own_copy("text") == "text"
