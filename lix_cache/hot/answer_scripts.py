@@ -16,7 +16,22 @@ from __future__ import annotations
 
 from lix_cache.hot.scripts import NOW, script
 
-__all__ = ["ADMIT", "CLEAN", "CLEAR", "COUNT", "DROP", "LOOKUP", "PRUNE", "REPORT", "SCOPES", "STORE"]
+__all__ = [
+    "ADMIT",
+    "CLEAN",
+    "CLEAR",
+    "COUNT",
+    "DROP",
+    "FOLLOW",
+    "HAS_VECTOR_SETS",
+    "LOOKUP",
+    "LOOKUP_LARGE",
+    "NEAREST",
+    "PRUNE",
+    "REPORT",
+    "SCOPES",
+    "STORE",
+]
 
 # The functions that several scripts share. Deletions are known as far back as field f of the
 # head says; who is further behind gets everything anew. They are trimmed in halves, never to
@@ -72,6 +87,12 @@ local function trim()
   local left = call('PTTL', H)
   if left > 0 then call('PEXPIRE', D, left) end
 end
+local function reaches(place, floor)
+  local ms, n = string.match(place, '^(%d+)-(%d+)$')
+  local floor_ms, floor_n = string.match(floor, '^(%d+)-(%d+)$')
+  ms, floor_ms = tonumber(ms), tonumber(floor_ms)
+  return ms > floor_ms or (ms == floor_ms and tonumber(n) >= tonumber(floor_n))
+end
 local function expire_some(most)
   local late = call('ZRANGEBYSCORE', Z, '-inf', digits(now), 'LIMIT', 0, most)
   for i = 1, #late do drop(late[i]) end
@@ -105,10 +126,7 @@ end
 #   {'D', now, reported, records, numbers dropped}: what is new
 #   {'R', now, reported, generation, records, place in the deletions}: everything
 # "reported" are the clusters that must not answer this wording.
-LOOKUP = script(
-    _COMMON
-    + _TOUCH
-    + """
+_EXACT = """
 local reported = call('HGET', W, ARGV[1]) or ''
 local sid = call('HGET', X, ARGV[1])
 local meta = sid and call('HGET', E, sid)
@@ -124,17 +142,9 @@ if meta and expiry(meta) > now and not holds(reported, cluster(meta)) then
 end
 local head = call('HMGET', H, 'g', 'f')
 if not head[1] or not head[2] then return {'N', digits(now), reported} end
-local function parts(id)
-  local ms, n = string.match(id, '^(%d+)-(%d+)$')
-  return tonumber(ms), tonumber(n)
-end
-local known = head[1] == ARGV[2]
-if known then
-  local ms, n = parts(ARGV[4])
-  local floor_ms, floor_n = parts(head[2])
-  known = ms > floor_ms or (ms == floor_ms and n >= floor_n)
-end
-if known then
+"""
+_NEWS = """
+if head[1] == ARGV[2] and reaches(ARGV[4], head[2]) then
   local dropped = call('XRANGE', D, '(' .. ARGV[4], '+')
   return {'D', digits(now), reported, call('XRANGE', L, '(' .. ARGV[3], '+'), dropped}
 end
@@ -142,7 +152,7 @@ local last = call('XREVRANGE', D, '+', '-', 'COUNT', 1)
 local place = #last == 1 and last[1][1] or head[2]
 return {'R', digits(now), reported, head[1], call('XRANGE', L, '-', '+'), place}
 """
-)
+LOOKUP = script(_COMMON + _TOUCH + _EXACT + _NEWS)
 
 # ARGV: digest of the wording, how to touch, sliding ms or 0, 1 to fetch (0: only say whether
 #       one is alive), tag and record without times of the wording to keep beside the entry
@@ -312,6 +322,7 @@ CLEAR = script(
     + """
 local dropped = call('HLEN', E)
 for i = 1, 9 do call('DEL', KEYS[i]) end
+call('UNLINK', KEYS[13], KEYS[14])
 call('ZREM', KEYS[11], ARGV[1])
 call('HDEL', KEYS[12], ARGV[1])
 return dropped
@@ -327,9 +338,120 @@ for i = 1, 10 do
   local used = redis.pcall('MEMORY', 'USAGE', KEYS[i])
   if type(used) == 'number' then bytes = bytes + used end
 end
+-- Estimated: of a vector set with an expiry, MEMORY USAGE answers nonsense or ends the server
+-- (seen with 8.10.2).
+if call('EXISTS', KEYS[13]) == 1 then
+  bytes = bytes + call('VCARD', KEYS[13]) * (800 + call('VDIM', KEYS[13]))
+end
 return {call('ZCOUNT', Z, '(' .. digits(now), '+inf'), call('HLEN', W), bytes}
 """
 )
+
+# -- vector sets (Redis 8 and later) ----------------------------------------------------------
+#
+# A vector set follows the log as the index of a process does: it knows how far it has read
+# the log and the deletions, and reads on from there, a few at a time. So nothing else needs
+# to know of it, and one that was lost, or is of an earlier generation, is filled anew.
+# Elements are the entries' numbers; the attribute e is the latest expiry.
+
+_FOLLOW = """
+local V, Y = KEYS[13], KEYS[14]
+local function follow(most)
+  local head = call('HMGET', H, 'g', 'f')
+  if not head[1] or not head[2] then
+    call('UNLINK', V, Y)
+    return nil
+  end
+  local g, l, d = unpack(call('HMGET', Y, 'g', 'l', 'd'))
+  if g ~= head[1] or not l or not d or not reaches(d, head[2]) or (l ~= '0-0' and call('EXISTS', V) == 0) then
+    call('UNLINK', V, Y)
+    local last = call('XREVRANGE', D, '+', '-', 'COUNT', 1)
+    g, l, d = head[1], '0-0', #last == 1 and last[1][1] or head[2]
+  end
+  local gone = call('XRANGE', D, '(' .. d, '+', 'COUNT', 4 * most)
+  for i = 1, #gone do
+    call('VREM', V, gone[i][2][2])
+    d = gone[i][1]
+  end
+  local rows, full = call('XRANGE', L, '(' .. l, '+', 'COUNT', most), false
+  for i = 1, #rows do
+    local id, record = rows[i][1], rows[i][2][2]
+    local text, size = struct.unpack('<I4I4', record, 47)
+    if size > 0 then
+      local vector = sub(record, 55 + text, 54 + text + 4 * size)
+      local life = string.format('{"e":%.0f}', tonumber(sub(record, 1, 15)))
+      local added = redis.pcall('VADD', V, 'FP32', vector, id, 'Q8', 'SETATTR', life)
+      -- A server that takes no writes for now can still find what it has.
+      if type(added) == 'table' then break end
+    end
+    l = id
+  end
+  if type(redis.pcall('HSET', Y, 'g', g, 'l', l, 'd', d)) == 'table' then return nil end
+  local left = call('PTTL', H)
+  if left > 0 then
+    call('PEXPIRE', V, left)
+    call('PEXPIRE', Y, left)
+  end
+  return l
+end
+"""
+
+# ARGV: as LOOKUP, then from how many entries on the vector set answers
+# Returns as LOOKUP, or {'V', now, reported}: ask NEAREST. From half as many entries on the
+# vector set is filled; until it has nearly all of them, clients follow the log themselves.
+LOOKUP_LARGE = script(
+    _COMMON
+    + _TOUCH
+    + _FOLLOW
+    + _EXACT
+    + """
+local length, from = call('XLEN', L), tonumber(ARGV[8])
+if 2 * length >= from then
+  local place = follow(8)
+  if place and length >= from and #call('XRANGE', L, '(' .. place, '+', 'COUNT', 33) <= 32 then
+    return {'V', digits(now), reported}
+  end
+end
+"""
+    + _NEWS
+)
+
+# ARGV: how many entries to take over at most, from how many entries on
+# Lets the vector set of a scope that is large, or half way to it, catch up.
+# Returns how many entries it has.
+FOLLOW = script(
+    _COMMON
+    + _FOLLOW
+    + """
+if 2 * call('XLEN', L) >= tonumber(ARGV[2]) then follow(tonumber(ARGV[1])) end
+return call('EXISTS', V) == 1 and call('VCARD', V) or 0
+"""
+)
+
+# ARGV: digest of the wording, vector, how many neighbours, search effort
+# Returns {now, reported, records}: those of the nearest entries that are alive, and of the
+# newest that the vector set does not have yet.
+NEAREST = script(
+    _COMMON
+    + """
+local V, rows = KEYS[13], {}
+local reported = call('HGET', W, ARGV[1]) or ''
+if call('EXISTS', V) == 0 then return {digits(now), reported, rows} end
+local alive = string.format('.e > %.0f', now)
+local found = call('VSIM', V, 'FP32', ARGV[2], 'COUNT', ARGV[3], 'EF', ARGV[4], 'FILTER', alive)
+for i = 1, #found do
+  local meta = call('HGET', E, found[i])
+  local row = meta and expiry(meta) > now and call('XRANGE', L, found[i], found[i])[1]
+  if row then rows[#rows + 1] = row end
+end
+local newest = call('XRANGE', L, '(' .. (call('HGET', KEYS[14], 'l') or '0-0'), '+', 'COUNT', 32)
+for i = 1, #newest do rows[#rows + 1] = newest[i] end
+return {digits(now), reported, rows}
+"""
+)
+
+# KEYS: any one that is not there   ARGV: none.   Returns 1 if the server has vector sets.
+HAS_VECTOR_SETS = script("return type(redis.pcall('VCARD', KEYS[1])) == 'number' and 1 or 0")
 
 # KEYS: scopes, contexts   ARGV: none.   Forgets some scopes that have expired; returns how many.
 PRUNE = script(

@@ -44,6 +44,8 @@ class AnswerKeys(NamedTuple):
         wrong: hash: digest of a wording to the clusters that were reported as wrong for it.
         scopes: sorted set: scopes of the bucket by the Unix milliseconds of their expiry.
         contexts: hash: scope to digests of the items of its context.
+        nearest: vector set: the vectors of a large scope, where the server has such sets.
+        followed: hash: how far in the log and in the deletions the vector set is.
     """
 
     head: str
@@ -58,6 +60,8 @@ class AnswerKeys(NamedTuple):
     wrong: str
     scopes: str
     contexts: str
+    nearest: str
+    followed: str
 
 
 @dataclass(frozen=True)
@@ -115,11 +119,12 @@ class Keys:
     # -- semantic cache with reasons (database 0) ----------------------------------------
 
     def answers(self, scope: str) -> AnswerKeys:
-        """All keys that one scope's scripts touch; the last two are its bucket's."""
+        """All keys that one scope's scripts touch; ``scopes`` and ``contexts`` are its bucket's."""
         bucket = self.bucket(scope)
         start = f"{self.prefix}:{{{bucket}}}:ans:"
         own = [f"{start}{letter}:{scope}" for letter in "hernxlduzw"]
-        return AnswerKeys._make([*own, *self.answer_registry(bucket)])
+        large = [f"{start}{letter}:{scope}" for letter in "vf"]
+        return AnswerKeys._make([*own, *self.answer_registry(bucket), *large])
 
     def answer_registry(self, bucket: int) -> tuple[str, str]:
         """Sorted set and hash: the scopes of a bucket by expiry, and what they are about."""

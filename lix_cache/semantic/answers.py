@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lix_cache.effects import Compute, Flow, RedisBatch, RedisCall
 from lix_cache.errors import CodecError
 from lix_cache.hot import answer_scripts
-from lix_cache.semantic import entry
+from lix_cache.semantic import entry, vector_sets
 from lix_cache.semantic.core import Core, Scope, Spent, Stop, wording_of
 from lix_cache.semantic.decide import Choice, Decision, Limits, choose
 from lix_cache.semantic.entry import LARGE_BYTES, EntryId
@@ -57,7 +57,10 @@ class Query:
 
 
 def lookup(core: Core, query: Query) -> Flow[Lookup]:
-    """Look a query up: one round trip for an exact hit and for most misses, else two."""
+    """Look a query up: one round trip for an exact hit and for most misses, else two.
+
+    Where a vector set answers, one more for whatever is no exact hit.
+    """
     started, spent = core.clock.monotonic(), Spent()
     flow = _lookup(core, query, spent)
     found = yield from core.guarded(flow, lambda text: Lookup(False, reason=Reason.REDIS, detail=text))
@@ -90,10 +93,14 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     if reply[0] == b"X":
         now, _, number, meta, data = reply[1:]
         return (yield from _hit(core, query, scope, (now, number, meta, data)))
-    view = yield from _follow(core, scope.id, index, reply)
-    if not len(index):
-        raise Stop(Reason.EMPTY)
-    vector = given if given is not None else (yield from core.vector(wording, scope.dim, spent))
+    if reply[0] == b"V":
+        vector = given if given is not None else (yield from core.vector(wording, scope.dim, spent))
+        view, reply = yield from vector_sets.nearest(core, scope, digest, vector)
+    else:
+        view = yield from _follow(core, scope.id, index, reply)
+        if not len(index):
+            raise Stop(Reason.EMPTY)
+        vector = given if given is not None else (yield from core.vector(wording, scope.dim, spent))
 
     now_ms, reported = float(reply[1]), entry.unpack_clusters(reply[2])
     similarities, view = view.similarities(vector, now_ms)
@@ -123,11 +130,16 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     return (yield from _hit(core, query, scope, reply, chosen.decision))
 
 
-def _ask(core: Core, scope_id: str, digest: bytes, index: ScopeIndex, peek: bool) -> Flow[Any]:
-    """The first round trip: the exact answer, or what is new."""
+def _ask(
+    core: Core, scope_id: str, digest: bytes, index: ScopeIndex, peek: bool, *, may_be_large: bool = True
+) -> Flow[Any]:
+    """The first round trip: the exact answer, or what is new, or that there is too much of it."""
     touch = (0, 0) if peek else core.touch()
-    call = core.call(answer_scripts.LOOKUP, scope_id, digest, *index.place, *touch, int(not peek))
-    return (yield RedisCall(call))
+    words = (digest, *index.place, *touch, int(not peek))
+    large_from = yield from vector_sets.large_from(core)
+    if large_from is None or not may_be_large:
+        return (yield RedisCall(core.call(answer_scripts.LOOKUP, scope_id, *words)))
+    return (yield RedisCall(core.call(answer_scripts.LOOKUP_LARGE, scope_id, *words, large_from)))
 
 
 def _follow(core: Core, scope_id: str, index: ScopeIndex, reply: Any) -> Flow[View]:
@@ -147,7 +159,7 @@ def catch_up(core: Core, scope_id: str, dim: int) -> Flow[tuple[View, float]]:
     """Return what a scope holds, and the server's time in Unix milliseconds. One round trip."""
     index = core.indexes.get(scope_id, dim)
     # No wording is empty, so no entry is exactly this one.
-    reply = yield from _ask(core, scope_id, entry.text_digest(""), index, peek=True)
+    reply = yield from _ask(core, scope_id, entry.text_digest(""), index, peek=True, may_be_large=False)
     view = yield from _follow(core, scope_id, index, reply)
     return view, float(reply[1])
 

@@ -88,6 +88,9 @@ class Core:
         slide_ms: how much a hit prolongs an entry; 0 for not at all.
         deadline: seconds that embedder and verifier have for one call; None for no limit.
         new_tag: makes 8 random bytes.
+        large_from: entries in a scope from which a vector set answers; None where there are
+            none, or no scope may grow so large.
+        has_vector_sets: whether the server has them; None before it was asked.
     """
 
     keys: Keys
@@ -114,6 +117,8 @@ class Core:
     new_tag: Callable[[], bytes]
     embedder_id: str
     dim: int | None
+    large_from: int | None = None
+    has_vector_sets: bool | None = None
     tally: Tally = field(default_factory=Tally)
     _identity: tuple[str, int] | None = None
     _vectors: OrderedDict[bytes, FloatArray] = field(default_factory=OrderedDict)

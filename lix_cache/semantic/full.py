@@ -46,6 +46,13 @@ def _guards(enabled: bool | Iterable[str]) -> Callable[[str, str], Objection | N
     return lambda query, cached: check(query, cached, enabled=names)
 
 
+def _large_from(wanted: int | None, max_entries: int) -> int | None:
+    """Return from how many entries on vector sets are asked for, or None if no scope can have so many."""
+    if wanted is None or _whole("vector_sets_from", wanted, 1) > max_entries:
+        return None
+    return wanted
+
+
 def _whole(name: str, value: int, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name} must be a whole number, at least {least}, got {value!r}")
@@ -82,6 +89,7 @@ class _Full(Decorating):
         version: str = "",
         deadline_seconds: float | None = 5.0,
         index_bytes: int = 256 * 1024 * 1024,
+        vector_sets_from: int | None = 20_000,
         prices: Prices | None = None,
         redis_db: int | None = None,
         clock: Clock = SYSTEM_CLOCK,
@@ -125,6 +133,7 @@ class _Full(Decorating):
             new_tag=lambda: os.urandom(TAG_BYTES),
             embedder_id=config.embedder_id or "",
             dim=config.embedding_dim,
+            large_from=_large_from(vector_sets_from, max_entries),
         )
         self._cleaner = Cleaner(self._core, SyncDriver(self._endpoint, clock))
         self._connect(clock)
@@ -192,6 +201,10 @@ class SemanticCache(_Full):
         deadline_seconds: how long the embedder, and then the verifier, may take before the
             lookup is a miss; None: as long as they take, in the calling thread.
         index_bytes: memory for the vectors of the scopes used last, in this process.
+        vector_sets_from: where the server has vector sets (Redis 8), they answer in scopes of so
+            many entries or more, in place of an exact search in this process: one more round
+            trip, and some nearest neighbours are overlooked (docs/benchmarks.md says how many).
+            None: never. Without meaning where ``max_entries`` is less.
         prices: of the model, to count what was saved.
         redis_db: wins over ``semantic_redis_db``.
         clock: where durations come from. Lives go by the clock of Redis.

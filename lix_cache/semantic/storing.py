@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lix_cache.effects import Compute, Flow, RedisCall
+from lix_cache.effects import Compute, Flow, RedisBatch, RedisCall
 from lix_cache.errors import InvalidContext, InvalidInput
 from lix_cache.hot import answer_scripts
-from lix_cache.semantic import entry
+from lix_cache.semantic import entry, vector_sets
 from lix_cache.semantic.core import Core, Scope, Spent, Stop, wording_of
 from lix_cache.semantic.entry import LARGE_BYTES, EntryId, Tokens
 from lix_cache.semantic.flow import check_life, life_ms
@@ -135,24 +135,27 @@ def _put(
     )
     # A sliding life begins with one step, and can grow to the whole.
     first = min(packed.life_ms, core.slide_ms) if core.slide_ms else packed.life_ms
-    reply = yield RedisCall(
-        core.call(
-            answer_scripts.STORE,
-            scope.id,
-            digest,
-            first,
-            packed.life_ms,
-            fixed,
-            record,
-            packed.response.head,
-            core.max_entries,
-            core.eviction,
-            core.new_tag(),
-            scope.id,
-            b"".join(sorted(scope.items)),
-            *packed.response.chunks,
-        )
+    put = core.call(
+        answer_scripts.STORE,
+        scope.id,
+        digest,
+        first,
+        packed.life_ms,
+        fixed,
+        record,
+        packed.response.head,
+        core.max_entries,
+        core.eviction,
+        core.new_tag(),
+        scope.id,
+        b"".join(sorted(scope.items)),
+        *packed.response.chunks,
     )
+    large_from = yield from vector_sets.large_from(core)
+    if large_from is None:
+        reply = yield RedisCall(put)
+    else:
+        reply, _ = yield RedisBatch((put, core.call(answer_scripts.FOLLOW, scope.id, 8, large_from)))
     if reply == b"REPORTED":
         core.tally.refused(Reason.REPORTED)
         return None

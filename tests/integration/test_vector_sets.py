@@ -1,0 +1,325 @@
+"""Large scopes on Redis 8: a vector set says where to look, and nothing else changes.
+
+They need a server of version 8 or later: ``LIX_CACHE_REDIS8`` names its program.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from lix_cache.config import CacheConfig
+from lix_cache.errors import ConfigError
+from lix_cache.semantic.decide import Limits
+from tests.support import CountingProxy, RedisServer
+from tests.support.meaning import Meanings
+from tests.support.twins import Twins
+
+LIMITS = Limits(threshold=0.8, margin=0.05)
+DIM = 32
+FROM = 100
+
+
+@pytest.fixture(scope="session")
+def redis8() -> Iterator[RedisServer]:
+    binary = os.environ.get("LIX_CACHE_REDIS8")
+    if not binary:
+        pytest.skip("no server with vector sets; set LIX_CACHE_REDIS8 to a redis-server of version 8")
+    with RedisServer(binary=binary) as server:
+        yield server
+
+
+@pytest.fixture
+def config(redis8: RedisServer, tmp_path: Path) -> CacheConfig:
+    name = f"t{uuid.uuid4().hex}"
+    return redis8.config(archive_dir=tmp_path, redis_key_prefix=name, embedder_id="test", embedding_dim=DIM)
+
+
+@pytest.fixture(params=["sync", "async"])
+def twins(request: pytest.FixtureRequest) -> Iterator[Twins]:
+    made = Twins(request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make(twins: Twins, config: CacheConfig) -> Any:
+    def build(**options: Any) -> Any:
+        settings = {"config": config, "limits": LIMITS, "guards": False, "vector_sets_from": FROM, **options}
+        return twins.make("SemanticCache", settings.pop("embedder", None), settings.pop("config"), **settings)
+
+    return build
+
+
+@pytest.fixture
+def raw(redis8: RedisServer) -> Iterator[redis.Redis]:
+    client = redis8.client(db=0)
+    yield client
+    client.close()
+
+
+def vectors(count: int, seed: int = 0) -> Any:
+    rows = np.random.default_rng(seed).normal(size=(count, DIM))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def near(row: Any, seed: int = 0, share: float = 0.3) -> Any:
+    moved = row + share * vectors(1, seed)[0]
+    return moved / np.linalg.norm(moved)
+
+
+def fill(cache: Any, rows: Any, start: int = 0, **options: Any) -> None:
+    for i, row in enumerate(rows, start):
+        cache.store(f"question {i}", f"answer {i}", query_embedding=row, **options)
+
+
+def keys_of(raw: redis.Redis, config: CacheConfig, letter: str) -> list[bytes]:
+    return sorted(raw.scan_iter(f"{config.redis_key_prefix}:{{0}}:ans:{letter}:*"))
+
+
+def size_of(raw: redis.Redis, config: CacheConfig) -> int:
+    return sum(int(raw.execute_command("VCARD", key)) for key in keys_of(raw, config, "v"))
+
+
+def used(cache: Any) -> int:
+    return int(cache.get_stats()["vector_set_lookups"])
+
+
+def test_large_scopes_are_answered_by_a_vector_set_as_by_exact_search(make: Any) -> None:
+    cache, exact = make(), make(vector_sets_from=None)
+    rows = vectors(400)
+    fill(cache, rows)
+    same = 0
+    for i in range(200):
+        query = near(rows[2 * i], seed=i, share=0.2 + 0.006 * i)
+        one = cache.lookup("new words", query_embedding=query)
+        two = exact.lookup("new words", query_embedding=query)
+        same += (one.is_hit, one.response, one.reason) == (two.is_hit, two.response, two.reason)
+        if one.is_hit and two.is_hit:
+            assert one.similarity == pytest.approx(two.similarity, abs=1e-6)
+            assert one.margin == pytest.approx(two.margin, abs=1e-6)
+            assert one.entry_id == two.entry_id
+    assert same >= 199
+    stats = cache.get_stats()
+    assert 50 < stats["hits"] < 200
+    assert (used(cache), used(exact)) == (200, 0)
+    # The process has no copy of them.
+    assert stats["index_bytes"] < exact.get_stats()["index_bytes"] / 10
+
+
+def test_small_scopes_are_searched_in_the_process(make: Any, raw: redis.Redis, config: CacheConfig) -> None:
+    cache = make()
+    rows = vectors(FROM - 1)
+    fill(cache, rows)
+    assert cache.lookup("new words", query_embedding=near(rows[7])).response == "answer 7"
+    assert used(cache) == 0
+    # It is on its way, so that it is ready when it is needed.
+    assert 0 < size_of(raw, config) < FROM
+    small = make(context={"other": 1})
+    fill(small, rows[:40])
+    assert len(keys_of(raw, config, "v")) == 1
+
+
+def test_where_no_scope_can_be_large_the_server_is_not_even_asked(
+    make: Any, redis8: RedisServer, raw: redis.Redis, config: CacheConfig
+) -> None:
+    for options in ({"max_entries": FROM - 1}, {"vector_sets_from": None}):
+        cache = make(context=options, **options)
+        redis8.reset_stats()
+        fill(cache, vectors(60))
+        cache.lookup("x", query_embedding=vectors(1)[0])
+        assert not {"vcard", "vadd", "vsim"} & set(redis8.command_stats())
+    assert keys_of(raw, config, "v") == []
+    with pytest.raises(ConfigError, match="vector_sets_from"):
+        make(vector_sets_from=0)
+
+
+def test_a_server_without_vector_sets_answers_all_the_same(make: Any, redis_config: CacheConfig) -> None:
+    cache = make(config=redis_config.replace(embedder_id="test", embedding_dim=DIM), vector_sets_from=10)
+    rows = vectors(40)
+    fill(cache, rows)
+    assert cache.lookup("new words", query_embedding=near(rows[7])).response == "answer 7"
+    assert used(cache) == 0
+
+
+def test_a_vector_set_takes_over_a_scope_that_is_large_already(
+    make: Any, raw: redis.Redis, config: CacheConfig
+) -> None:
+    rows = vectors(300)
+    fill(make(vector_sets_from=None), rows)
+    assert keys_of(raw, config, "v") == []
+    cache = make()
+    for _ in range(60):
+        # Until it has nearly all, the process searches by itself: no answer is missed.
+        assert cache.lookup("new words", query_embedding=near(rows[299])).response == "answer 299"
+        assert cache.lookup("new words", query_embedding=near(rows[0])).response == "answer 0"
+    assert size_of(raw, config) == 300
+    assert 50 < used(cache) < 120
+
+
+def test_what_is_dropped_or_expired_never_answers(make: Any, raw: redis.Redis, config: CacheConfig) -> None:
+    cache = make()
+    rows = vectors(200)
+    fill(cache, rows[:150])
+    fill(cache, rows[150:160], 150, tags=["old"])
+    fill(cache, rows[160:170], 160, ttl_seconds=0.3)
+    fill(cache, rows[170:], 170)
+    assert cache.lookup("w", query_embedding=near(rows[155])).is_hit
+    assert cache.lookup("w", query_embedding=near(rows[165])).is_hit
+    assert cache.invalidate(tags=["old"]) == 10
+    time.sleep(0.35)
+    for i in range(150, 170):
+        assert not cache.lookup("w", query_embedding=near(rows[i])).is_hit
+    cache.cleanup_expired()
+    for i in (0, 175):
+        assert cache.lookup("w", query_embedding=near(rows[i])).response == f"answer {i}"
+    assert size_of(raw, config) == 180
+    assert used(cache) == 24
+
+
+def test_eviction_keeps_the_vector_set_in_step(make: Any, raw: redis.Redis, config: CacheConfig) -> None:
+    cache = make(max_entries=120)
+    rows = vectors(300)
+    fill(cache, rows)
+    assert not cache.lookup("w", query_embedding=near(rows[100])).is_hit
+    assert cache.lookup("w", query_embedding=near(rows[250])).response == "answer 250"
+    assert size_of(raw, config) == 120
+    assert used(cache) == 2
+
+
+def test_a_scope_that_is_cleared_leaves_nothing_and_begins_anew(
+    make: Any, raw: redis.Redis, config: CacheConfig
+) -> None:
+    cache = make()
+    rows = vectors(150)
+    fill(cache, rows)
+    assert cache.lookup("w", query_embedding=near(rows[3])).is_hit
+    assert cache.invalidate(context={}) == 150
+    assert keys_of(raw, config, "v") + keys_of(raw, config, "f") == []
+    assert cache.lookup("w", query_embedding=near(rows[3])).reason == "empty"
+    fill(cache, vectors(150, seed=1))
+    assert not cache.lookup("w", query_embedding=near(rows[3])).is_hit
+    assert cache.lookup("w", query_embedding=near(vectors(150, seed=1)[3])).response == "answer 3"
+
+
+@pytest.mark.parametrize("letter", ["v", "f"])
+def test_a_vector_set_that_is_lost_is_filled_anew(
+    make: Any, raw: redis.Redis, config: CacheConfig, letter: str
+) -> None:
+    cache = make()
+    rows = vectors(150)
+    fill(cache, rows)
+    assert cache.lookup("w", query_embedding=near(rows[3])).is_hit
+    raw.delete(*keys_of(raw, config, letter))
+    for _ in range(30):
+        assert cache.lookup("w", query_embedding=near(rows[3])).response == "answer 3"
+    assert size_of(raw, config) == 150
+
+
+def test_the_newest_entries_are_found_before_the_vector_set_has_them(make: Any, raw: redis.Redis) -> None:
+    rows = vectors(160)
+    writer, cache = make(vector_sets_from=None), make()
+    fill(cache, rows[:120])
+    # As if by an older version of the library, that does not know of vector sets.
+    fill(writer, rows[120:150], 120)
+    found = [cache.lookup("w", query_embedding=near(rows[i])).response for i in (149, 148, 3)]
+    assert found == ["answer 149", "answer 148", "answer 3"]
+    assert used(cache) == 3
+
+
+def test_the_keys_live_as_long_as_the_scope(make: Any, raw: redis.Redis, config: CacheConfig) -> None:
+    cache = make(ttl_seconds=1000)
+    fill(cache, vectors(120))
+    for letter in "vf":
+        (key,) = keys_of(raw, config, letter)
+        assert 900_000 < raw.pttl(key) <= 1_000_000
+
+
+def test_scopes_stay_apart(make: Any) -> None:
+    mine, theirs = make(context={"tenant": "mine"}), make(context={"tenant": "theirs"})
+    rows = vectors(120)
+    fill(mine, rows)
+    fill(theirs, vectors(120, seed=1))
+    for i in range(0, 120, 10):
+        assert mine.lookup("w", query_embedding=near(rows[i])).is_hit
+        assert not theirs.lookup("w", query_embedding=near(rows[i])).is_hit
+    assert used(theirs) == 12
+
+
+def test_a_wrong_report_holds_here_too(make: Any) -> None:
+    cache = make()
+    rows = vectors(150)
+    fill(cache, rows)
+    found = cache.lookup("w", query_embedding=near(rows[3]))
+    cache.report_wrong(found.entry_id, "w")
+    assert cache.lookup("w", query_embedding=near(rows[3])).reason == "reported"
+    assert cache.lookup("v", query_embedding=near(rows[3])).is_hit
+
+
+def test_entries_without_a_vector_are_found_by_their_words(
+    make: Any, raw: redis.Redis, config: CacheConfig
+) -> None:
+    cache = make()
+    fill(cache, vectors(100))
+    for i in range(60):
+        cache.store(f"only words {i}", i)
+    assert cache.lookup("only words 7").response == 7
+    assert cache.lookup("w", query_embedding=near(vectors(100)[3])).response == "answer 3"
+    assert size_of(raw, config) == 100
+
+
+def test_an_exact_hit_is_one_round_trip_a_miss_two_a_semantic_hit_three(
+    twins: Twins, redis8: RedisServer, config: CacheConfig
+) -> None:
+    rows = vectors(150)
+    names = {f"question {i}": row for i, row in enumerate(rows)}
+    table = {**names, "near 3": near(rows[3]), "far": vectors(1, seed=9)[0]}
+    with CountingProxy(redis8.port) as proxy:
+        behind = config.replace(redis_port=proxy.port, embedder_id=None)
+        settings = {"limits": LIMITS, "guards": False, "vector_sets_from": FROM}
+        cache = twins.make("SemanticCache", Meanings(table, dim=DIM), behind, **settings)
+        for i in range(150):
+            cache.store(f"question {i}", i)
+        cache.lookup("near 3")
+        proxy.reset()
+        assert cache.lookup("question 5").reason == "exact"
+        assert len(proxy.batches) == 1
+        proxy.reset()
+        assert not cache.lookup("far").is_hit
+        assert len(proxy.batches) == 2
+        proxy.reset()
+        assert cache.lookup("near 3").response == 3
+        assert len(proxy.batches) == 3
+        proxy.reset()
+        cache.store("question 151", 151)
+        assert len(proxy.batches) == 1
+        assert used(cache) == 3
+
+
+def test_a_full_server_still_finds_what_it_has(twins: Twins, tmp_path: Path) -> None:
+    binary = os.environ.get("LIX_CACHE_REDIS8")
+    if not binary:
+        pytest.skip("no server with vector sets; set LIX_CACHE_REDIS8 to a redis-server of version 8")
+    with RedisServer(binary=binary) as server:
+        config = server.config(archive_dir=tmp_path, embedder_id="test", embedding_dim=DIM)
+        writer = twins.make("SemanticCache", None, config, limits=LIMITS, guards=False, vector_sets_from=None)
+        rows = vectors(150)
+        fill(writer, rows)
+        cache = twins.make("SemanticCache", None, config, limits=LIMITS, guards=False, vector_sets_from=FROM)
+        for _ in range(5):
+            assert cache.lookup("w", query_embedding=near(rows[3])).response == "answer 3"
+        server.client().config_set("maxmemory", "1mb")
+        for _ in range(20):
+            assert cache.lookup("w", query_embedding=near(rows[3])).response == "answer 3"
+        server.client().config_set("maxmemory", "0")
+        for _ in range(20):
+            assert cache.lookup("w", query_embedding=near(rows[3])).response == "answer 3"
+        assert used(cache) > 0
