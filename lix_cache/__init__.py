@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from lix_cache.semantic.questions import Question, questions_from_log, questions_from_pairs
     from lix_cache.semantic.replay import Pair, PairTally, Replay, judge_pairs, replay
     from lix_cache.semantic.tally import Prices
+    from lix_cache.semantic.verifier import CrossEncoderVerifier, OnnxVerifier, Verifier
     from lix_cache.session.archive import AsyncConversationArchive
     from lix_cache.session.cache import AsyncHybridConversationCache, HybridConversationCache
     from lix_cache.session.evictor import Evictor
@@ -132,6 +133,7 @@ _HOMES = {
     "Calibration": "semantic.calibration",
     "CalibrationPoint": "semantic.calibration",
     "ConversationArchive": "archive.archive",
+    "CrossEncoderVerifier": "semantic.verifier",
     "DEFAULT_LIMITS": "semantic.decide",
     "EmbeddedRedis": "embedded",
     "Embedder": "embedders.protocol",
@@ -142,6 +144,7 @@ _HOMES = {
     "Limits": "semantic.decide",
     "Lookup": "semantic.lookup",
     "OnnxEmbedder": "embedders.onnx",
+    "OnnxVerifier": "semantic.verifier",
     "OpenAIEmbedder": "embedders.http",
     "Pair": "semantic.replay",
     "PairTally": "semantic.replay",
@@ -158,6 +161,7 @@ _HOMES = {
     "SessionContextWindow": "session.window",
     "StoreAdmin": "admin",
     "URLEmbeddingCache": "semantic.cache",
+    "Verifier": "semantic.verifier",
     "aembed": "embedders.running",
     "calibrate": "semantic.calibration",
     "calibration_curve": "semantic.calibration",
@@ -199,6 +203,7 @@ __all__ = [
     "ComputeTimeout",
     "ConfigError",
     "ConversationArchive",
+    "CrossEncoderVerifier",
     "DimensionMismatch",
     "EmbeddedRedis",
     "Embedder",
@@ -220,6 +225,7 @@ __all__ = [
     "MissingTable",
     "NoRedisServer",
     "OnnxEmbedder",
+    "OnnxVerifier",
     "OpenAIEmbedder",
     "Pair",
     "PairTally",
@@ -240,6 +246,7 @@ __all__ = [
     "SessionContextWindow",
     "StoreAdmin",
     "URLEmbeddingCache",
+    "Verifier",
     "VerifierError",
     "__version__",
     "aembed",
