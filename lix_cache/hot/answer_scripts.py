@@ -177,8 +177,10 @@ local function keep(meta)
   call('HSET', X, ARGV[1], sid)
   call('HINCRBY', N, response(meta), 1)
   call('ZADD', Z, sub(meta, 1, 15), sid)
-  if ARGV[2] == '1' then call('ZADD', U, digits(now), sid) end
-  if ARGV[2] == '2' then call('ZADD', U, 1, sid) end
+  if ARGV[2] ~= '0' then
+    call('ZADD', U, ARGV[2] == '1' and digits(now) or 1, sid)
+    call('PEXPIRE', U, math.max(1, call('PTTL', H)))
+  end
   return 1
 end
 for i = 8, #ARGV, 2 do
@@ -206,12 +208,18 @@ return {digits(now)}
 #       digests of the items of its context, then the parts of a large response
 # Returns {number, how many were evicted}, or 'REPORTED' where this answer was reported as
 # wrong for this wording. Foreign data under a key fails it before it has written anything.
+#
+# The keys live a quarter longer than the entry, so that not every store must prolong them;
+# but whenever one of them may be new, all get their lives.
 STORE = script(
     _COMMON
     + """
-for i = 1, 5 do call('HLEN', KEYS[i]) end
-for i = 6, 7 do call('XLEN', KEYS[i]) end
-for i = 8, 9 do call('ZCARD', KEYS[i]) end
+local fresh = call('HLEN', H) == 0
+for i = 2, 5 do fresh = call('HLEN', KEYS[i]) == 0 or fresh end
+call('XLEN', L)
+call('XLEN', D)
+fresh = call('ZCARD', U) == 0 and ARGV[8] ~= '0' or fresh
+fresh = call('ZCARD', Z) == 0 or fresh
 local ended = call('ZRANGEBYSCORE', KEYS[11], '-inf', digits(now), 'LIMIT', 0, 8)
 call('HLEN', KEYS[12])
 local times = digits(now + tonumber(ARGV[2])) .. digits(now) .. digits(now + tonumber(ARGV[3]))
@@ -222,8 +230,8 @@ if call('HEXISTS', H, 'g') == 0 then
   call('HSET', H, 'g', ARGV[9], 'f', '0-0')
 end
 local same = call('HGET', X, ARGV[1])
-if same then drop(same) end
-expire_some(32)
+local dropped = same and drop(same) or 0
+dropped = dropped + expire_some(32)
 local evicted = 0
 while call('XLEN', L) >= tonumber(ARGV[7]) do
   local victim = ARGV[8] ~= '0' and call('ZRANGE', U, 0, 0)[1]
@@ -240,15 +248,18 @@ call('HINCRBY', N, response(meta), 1)
 call('ZADD', Z, sub(meta, 1, 15), sid)
 if ARGV[8] == '1' then call('ZADD', U, digits(now), sid) end
 if ARGV[8] == '2' then call('ZADD', U, 1, sid) end
-trim()
-local life = math.max(tonumber(ARGV[3]), call('PTTL', H))
-for i = 1, 9 do call('PEXPIRE', KEYS[i], life) end
-if call('EXISTS', W) == 1 then call('PEXPIRE', W, math.max(life, 31622400000)) end
+local life, left = tonumber(ARGV[3]), call('PTTL', H)
+if fresh or dropped + evicted > 0 or left < life then
+  left = math.max(left, math.floor(life * 1.25))
+  for i = 1, 9 do call('PEXPIRE', KEYS[i], left) end
+  if call('EXISTS', W) == 1 then call('PEXPIRE', W, math.max(left, 31622400000)) end
+  trim()
+end
 for i = 1, #ended do
   call('ZREM', KEYS[11], ended[i])
   call('HDEL', KEYS[12], ended[i])
 end
-call('ZADD', KEYS[11], digits(now + life), ARGV[10])
+call('ZADD', KEYS[11], digits(now + left), ARGV[10])
 call('HSET', KEYS[12], ARGV[10], ARGV[11])
 return {sid, evicted}
 """

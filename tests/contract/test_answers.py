@@ -534,6 +534,36 @@ def test_keys_end_with_what_they_hold(make: Any, raw: redis.Redis, redis_config:
     assert list(raw.scan_iter(f"{redis_config.redis_key_prefix}:*")) == []
 
 
+def test_no_key_is_without_an_end_whatever_was_done(
+    make: Any, raw: redis.Redis, redis_config: CacheConfig
+) -> None:
+    def check() -> None:
+        lives = {key: raw.pttl(key) for key in keys_of(raw, redis_config, "?")}
+        assert lives
+        assert min(lives.values()) > 0, lives
+
+    cache = make(max_entries=4, limits=LEARNING)
+    used = make(max_entries=4, limits=LEARNING, eviction="lru")
+    only = cache.store(CAPITAL, 1)
+    check()
+    cache.store(CAPITAL, 2)
+    check()
+    used.lookup(PARAPHRASE)
+    check()
+    cache.report_wrong(only, CAPITAL)
+    cache.report_wrong(cache.lookup(CAPITAL).entry_id, CAPITAL)
+    check()
+    for i in range(3):
+        cache.store(f"q{i}", i)
+        check()
+    cache.invalidate(tags=["none"], older_than_seconds=0)
+    cache.invalidate(older_than_seconds=0)
+    check()
+    for i in range(6):
+        (used if i % 2 else cache).store(f"r{i}", i)
+        check()
+
+
 def test_cleaning_up_drops_what_has_expired_and_counts_it(make: Any) -> None:
     cache = make()
     cache.store(CAPITAL, "Paris", ttl_seconds=0.1)

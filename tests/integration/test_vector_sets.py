@@ -240,7 +240,7 @@ def test_the_keys_live_as_long_as_the_scope(make: Any, raw: redis.Redis, config:
     fill(cache, vectors(120))
     for letter in "vf":
         (key,) = keys_of(raw, config, letter)
-        assert 900_000 < raw.pttl(key) <= 1_000_000
+        assert 900_000 < raw.pttl(key) <= 1_250_000  # a quarter more than the entries
 
 
 def test_scopes_stay_apart(make: Any) -> None:
