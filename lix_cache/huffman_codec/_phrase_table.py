@@ -42,8 +42,12 @@ class PhraseTable:
     """
 
     def __init__(self, id: str, raw: bytes, count: int) -> None:  # noqa: A002 - the format's word
-        # Here, because hashlib takes longer to import than all the rest.
-        from hashlib import blake2b
+        # hashlib's own, without the OpenSSL that hashlib loads first: a tenth of a process's
+        # first message. Other builds of Python may lack the module, not the function.
+        try:
+            from _blake2 import blake2b
+        except ImportError:
+            from hashlib import blake2b
 
         self.id = id
         self.raw = raw

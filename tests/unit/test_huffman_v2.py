@@ -146,6 +146,26 @@ def test_a_shipped_table_costs_no_byte(monkeypatch: pytest.MonkeyPatch, table: P
     assert HuffmanCodec.encode(message, table=table) == encoded
 
 
+@pytest.mark.parametrize("missing", [False, True], ids=["with _blake2", "without _blake2"])
+def test_a_tables_number_does_not_depend_on_the_build_of_python(
+    missing: bool, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if missing:
+        monkeypatch.setitem(sys.modules, "_blake2", None)
+    loaded = PhraseTable.parse(table.read_bytes())
+    assert loaded.number == blake2b(loaded.raw, digest_size=16).digest()[:4]
+
+
+def test_the_first_message_does_not_load_openssl() -> None:
+    pytest.importorskip("_blake2", reason="this build of Python has blake2b elsewhere")
+    program = (
+        "import sys; from lix_cache.huffman_codec import HuffmanCodec; "
+        "HuffmanCodec.encode(b'a message'); print('_hashlib' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
 # ---------------------------------------------------------------- round trips
 
 
