@@ -20,23 +20,23 @@ __all__ = [
     "ADMIT",
     "CLEAN",
     "CLEAR",
+    "COMMON",
     "COUNT",
     "DROP",
-    "FOLLOW",
-    "HAS_VECTOR_SETS",
+    "EXACT",
     "LOOKUP",
-    "LOOKUP_LARGE",
-    "NEAREST",
+    "NEWS",
     "PRUNE",
     "REPORT",
     "SCOPES",
     "STORE",
+    "TOUCH",
 ]
 
 # The functions that several scripts share. Deletions are known as far back as field f of the
 # head says; who is further behind gets everything anew. They are trimmed in halves, never to
 # fewer than there are entries, so what a late client must fetch is in proportion to its delay.
-_COMMON = (
+COMMON = (
     NOW
     + """
 local H, E, R, N, X, L = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -104,7 +104,7 @@ end
 # A use is noted as the eviction wants it (1: last use, 2: number of uses), and a sliding life
 # is prolonged up to its limit. A server that takes no writes for now (full, not persisting)
 # can still answer: pcall.
-_TOUCH = """
+TOUCH = """
 local function touch(sid, meta, how, slide)
   if how == '1' then redis.pcall('ZADD', U, 'XX', digits(now), sid) end
   if how == '2' then redis.pcall('ZADD', U, 'XX', 'INCR', 1, sid) end
@@ -126,7 +126,7 @@ end
 #   {'D', now, reported, records, numbers dropped}: what is new
 #   {'R', now, reported, generation, records, place in the deletions}: everything
 # "reported" are the clusters that must not answer this wording.
-_EXACT = """
+EXACT = """
 local reported = call('HGET', W, ARGV[1]) or ''
 local sid = call('HGET', X, ARGV[1])
 local meta = sid and call('HGET', E, sid)
@@ -143,7 +143,7 @@ end
 local head = call('HMGET', H, 'g', 'f')
 if not head[1] or not head[2] then return {'N', digits(now), reported} end
 """
-_NEWS = """
+NEWS = """
 if head[1] == ARGV[2] and reaches(ARGV[4], head[2]) then
   local dropped = call('XRANGE', D, '(' .. ARGV[4], '+')
   return {'D', digits(now), reported, call('XRANGE', L, '(' .. ARGV[3], '+'), dropped}
@@ -152,19 +152,20 @@ local last = call('XREVRANGE', D, '+', '-', 'COUNT', 1)
 local place = #last == 1 and last[1][1] or head[2]
 return {'R', digits(now), reported, head[1], call('XRANGE', L, '-', '+'), place}
 """
-LOOKUP = script(_COMMON + _TOUCH + _EXACT + _NEWS)
+LOOKUP = script(COMMON + TOUCH + EXACT + NEWS)
 
 # ARGV: digest of the wording, how to touch, sliding ms or 0, 1 to fetch (0: only say whether
-#       one is alive), tag and record without times of the wording to keep beside the entry
-#       ('' for none), entries at most, then number and tag of each candidate, best first
+#       one is alive; 2: the client has the response), tag and record without times of the
+#       wording to keep beside the entry ('' for none), entries at most, then number and tag of
+#       each candidate, best first
 # Returns {now, number, meta, response} of the first candidate that is alive and not
 # reported for this wording, with 1 at the end if the wording was kept; or {now}.
 #
 # The wording gets the life and the response of its entry, and ends with it at the latest. It
 # is kept only where nothing must be evicted for it.
 ADMIT = script(
-    _COMMON
-    + _TOUCH
+    COMMON
+    + TOUCH
     + """
 local reported = call('HGET', W, ARGV[1]) or ''
 local function keep(meta)
@@ -187,14 +188,16 @@ for i = 8, #ARGV, 2 do
   local sid = ARGV[i]
   local meta = call('HGET', E, sid)
   if meta and expiry(meta) > now and tag(meta) == ARGV[i + 1] and not holds(reported, cluster(meta)) then
-    if ARGV[4] == '0' then
-      if call('HEXISTS', R, response(meta)) == 1 then return {digits(now), sid, meta, ''} end
-    else
-      local data = call('HGET', R, response(meta))
-      if data then
-        meta = touch(sid, meta, ARGV[2], ARGV[3])
-        return {digits(now), sid, meta, data, keep(meta)}
-      end
+    local data = ''
+    if ARGV[4] == '1' then
+      data = call('HGET', R, response(meta))
+    elseif call('HEXISTS', R, response(meta)) == 0 then
+      data = nil
+    end
+    if data then
+      if ARGV[4] == '0' then return {digits(now), sid, meta, data} end
+      meta = touch(sid, meta, ARGV[2], ARGV[3])
+      return {digits(now), sid, meta, data, keep(meta)}
     end
   end
 end
@@ -212,7 +215,7 @@ return {digits(now)}
 # The keys live a quarter longer than the entry, so that not every store must prolong them;
 # but whenever one of them may be new, all get their lives.
 STORE = script(
-    _COMMON
+    COMMON
     + """
 local fresh = call('HLEN', H) == 0
 for i = 2, 5 do fresh = call('HLEN', KEYS[i]) == 0 or fresh end
@@ -270,7 +273,7 @@ return {sid, evicted}
 # them. Returns how many entries were dropped. It is remembered for a year after the last
 # report or store in the scope; of one wording, the last 64 clusters.
 REPORT = script(
-    _COMMON
+    COMMON
     + """
 local list = call('HGET', W, ARGV[1]) or ''
 if not holds(list, ARGV[2]) then call('HSET', W, ARGV[1], sub(ARGV[2] .. list, 1, 512)) end
@@ -286,7 +289,7 @@ return 1
 
 # ARGV: how many at most.   Drops expired entries and returns how many.
 CLEAN = script(
-    _COMMON
+    COMMON
     + """
 local dropped = expire_some(tonumber(ARGV[1]))
 if dropped > 0 then trim() end
@@ -299,7 +302,7 @@ return dropped
 #       at; none: some of all entries, from the cursor on
 # Drops those that fit, and returns {next cursor (0: done), dropped}.
 DROP = script(
-    _COMMON
+    COMMON
     + """
 local age, below, dropped = tonumber(ARGV[2]), tonumber(ARGV[3]), 0
 local function look(sid, meta)
@@ -329,7 +332,7 @@ return {cursor, dropped}
 # ARGV: scope.   Drops a scope. Returns how many entries it had. What was reported as wrong
 # stays remembered.
 CLEAR = script(
-    _COMMON
+    COMMON
     + """
 local dropped = call('HLEN', E)
 for i = 1, 9 do call('DEL', KEYS[i]) end
@@ -342,7 +345,7 @@ return dropped
 
 # ARGV: none.   Returns {entries that have not expired, wordings with a report, bytes}.
 COUNT = script(
-    _COMMON
+    COMMON
     + """
 local bytes = 0
 for i = 1, 10 do
@@ -357,112 +360,6 @@ end
 return {call('ZCOUNT', Z, '(' .. digits(now), '+inf'), call('HLEN', W), bytes}
 """
 )
-
-# -- vector sets (Redis 8 and later) ----------------------------------------------------------
-#
-# A vector set follows the log as the index of a process does: it knows how far it has read
-# the log and the deletions, and reads on from there, a few at a time. So nothing else needs
-# to know of it, and one that was lost, or is of an earlier generation, is filled anew.
-# Elements are the entries' numbers; the attribute e is the latest expiry.
-
-_FOLLOW = """
-local V, Y = KEYS[13], KEYS[14]
-local function follow(most)
-  local head = call('HMGET', H, 'g', 'f')
-  if not head[1] or not head[2] then
-    call('UNLINK', V, Y)
-    return nil
-  end
-  local g, l, d = unpack(call('HMGET', Y, 'g', 'l', 'd'))
-  if g ~= head[1] or not l or not d or not reaches(d, head[2]) or (l ~= '0-0' and call('EXISTS', V) == 0) then
-    call('UNLINK', V, Y)
-    local last = call('XREVRANGE', D, '+', '-', 'COUNT', 1)
-    g, l, d = head[1], '0-0', #last == 1 and last[1][1] or head[2]
-  end
-  local gone = call('XRANGE', D, '(' .. d, '+', 'COUNT', 4 * most)
-  for i = 1, #gone do
-    call('VREM', V, gone[i][2][2])
-    d = gone[i][1]
-  end
-  local rows, full = call('XRANGE', L, '(' .. l, '+', 'COUNT', most), false
-  for i = 1, #rows do
-    local id, record = rows[i][1], rows[i][2][2]
-    local text, size = struct.unpack('<I4I4', record, 47)
-    if size > 0 then
-      local vector = sub(record, 55 + text, 54 + text + 4 * size)
-      local life = string.format('{"e":%.0f}', tonumber(sub(record, 1, 15)))
-      local added = redis.pcall('VADD', V, 'FP32', vector, id, 'Q8', 'SETATTR', life)
-      -- A server that takes no writes for now can still find what it has.
-      if type(added) == 'table' then break end
-    end
-    l = id
-  end
-  if type(redis.pcall('HSET', Y, 'g', g, 'l', l, 'd', d)) == 'table' then return nil end
-  local left = call('PTTL', H)
-  if left > 0 then
-    call('PEXPIRE', V, left)
-    call('PEXPIRE', Y, left)
-  end
-  return l
-end
-"""
-
-# ARGV: as LOOKUP, then from how many entries on the vector set answers
-# Returns as LOOKUP, or {'V', now, reported}: ask NEAREST. From half as many entries on the
-# vector set is filled; until it has nearly all of them, clients follow the log themselves.
-LOOKUP_LARGE = script(
-    _COMMON
-    + _TOUCH
-    + _FOLLOW
-    + _EXACT
-    + """
-local length, from = call('XLEN', L), tonumber(ARGV[8])
-if 2 * length >= from then
-  local place = follow(8)
-  if place and length >= from and #call('XRANGE', L, '(' .. place, '+', 'COUNT', 33) <= 32 then
-    return {'V', digits(now), reported}
-  end
-end
-"""
-    + _NEWS
-)
-
-# ARGV: how many entries to take over at most, from how many entries on
-# Lets the vector set of a scope that is large, or half way to it, catch up.
-# Returns how many entries it has.
-FOLLOW = script(
-    _COMMON
-    + _FOLLOW
-    + """
-if 2 * call('XLEN', L) >= tonumber(ARGV[2]) then follow(tonumber(ARGV[1])) end
-return call('EXISTS', V) == 1 and call('VCARD', V) or 0
-"""
-)
-
-# ARGV: digest of the wording, vector, how many neighbours, search effort
-# Returns {now, reported, records}: those of the nearest entries that are alive, and of the
-# newest that the vector set does not have yet.
-NEAREST = script(
-    _COMMON
-    + """
-local V, rows = KEYS[13], {}
-local reported = call('HGET', W, ARGV[1]) or ''
-if call('EXISTS', V) == 0 then return {digits(now), reported, rows} end
-local alive = string.format('.e > %.0f', now)
-local found = call('VSIM', V, 'FP32', ARGV[2], 'COUNT', ARGV[3], 'EF', ARGV[4], 'FILTER', alive)
-for i = 1, #found do
-  local meta = call('HGET', E, found[i])
-  local row = meta and expiry(meta) > now and call('XRANGE', L, found[i], found[i])[1]
-  if row then rows[#rows + 1] = row end
-end
-local newest = call('XRANGE', L, '(' .. (call('HGET', KEYS[14], 'l') or '0-0'), '+', 'COUNT', 32)
-for i = 1, #newest do rows[#rows + 1] = newest[i] end
-return {digits(now), reported, rows}
-"""
-)
-
-# KEYS: any one that is not there   ARGV: none.   Returns 1 if the server has vector sets.
-HAS_VECTOR_SETS = script("return type(redis.pcall('VCARD', KEYS[1])) == 'number' and 1 or 0")
 
 # KEYS: scopes, contexts   ARGV: none.   Forgets some scopes that have expired; returns how many.
 PRUNE = script(

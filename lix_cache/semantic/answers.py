@@ -3,7 +3,8 @@
 A lookup is a cascade, and whoever ends it gives the reason: policy, exact text, nearest
 entries and their lead, guards, verifier. The first round trip asks for the exact text and
 for what is new in the scope; everything up to the decision then happens in this process;
-the second fetches the response, if its entry is still alive.
+the second fetches the response, if its entry is still alive. Where a vector set is searched,
+the second one brings candidates and responses together, before the decision.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache.effects import Compute, Flow, RedisBatch, RedisCall
 from lix_cache.errors import CodecError
-from lix_cache.hot import answer_scripts
+from lix_cache.hot import answer_scripts, vector_set_scripts
 from lix_cache.semantic import entry, vector_sets
 from lix_cache.semantic.core import Core, Scope, Spent, Stop, wording_of
 from lix_cache.semantic.decide import Choice, Decision, Limits, choose
-from lix_cache.semantic.entry import LARGE_BYTES, EntryId
+from lix_cache.semantic.entry import LARGE_BYTES, EntryId, Record
 from lix_cache.semantic.guards import Objection
 from lix_cache.semantic.lookup import Lookup, Reason
 from lix_cache.semantic.scope import merged
@@ -26,6 +27,7 @@ from lix_cache.semantic.values import chunk_count, decode_value
 from lix_cache.semantic.verifier import verified_scores
 
 if TYPE_CHECKING:
+    from lix_cache.hot.scripts import ScriptCall
     from lix_cache.semantic.index import ScopeIndex, View
     from lix_cache.vectors import FloatArray, VectorLike
 
@@ -59,7 +61,8 @@ class Query:
 def lookup(core: Core, query: Query) -> Flow[Lookup]:
     """Look a query up: one round trip for an exact hit and for most misses, else two.
 
-    Where a vector set answers, one more for whatever is no exact hit.
+    Where a vector set is searched, two for whatever is no exact hit, and a third for a hit on a
+    response of 64 kB or more, or on an entry whose life it prolongs.
     """
     started, spent = core.clock.monotonic(), Spent()
     flow = _lookup(core, query, spent)
@@ -93,9 +96,13 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     if reply[0] == b"X":
         now, _, number, meta, data = reply[1:]
         return (yield from _hit(core, query, scope, (now, number, meta, data)))
+    near: vector_sets.Nearest | None = None
+    asked = 0.0
     if reply[0] == b"V":
         vector = given if given is not None else (yield from core.vector(wording, scope.dim, spent))
-        view, reply = yield from vector_sets.nearest(core, scope, digest, vector)
+        asked = core.clock.monotonic()
+        near = yield from vector_sets.nearest(core, scope, digest, vector, peek=query.peek)
+        view, reply = near.view, (b"V", near.now, near.reported)
     else:
         view = yield from _follow(core, scope.id, index, reply)
         if not len(index):
@@ -111,23 +118,44 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
         raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this wording")
     rows = yield from _verified(core, query.text, view, chosen, spent)
     lesson = _lesson(core, query, view, chosen.decision, rows[0], wording, vector)
-    reply = yield RedisCall(
-        core.call(
-            answer_scripts.ADMIT,
-            scope.id,
-            digest,
-            *((0, 0) if query.peek else core.touch()),
-            int(not query.peek),
-            *lesson,
-            core.max_entries,
-            *(part for row in rows for part in (view.records[row].number, view.records[row].tag)),
-        )
-    )
+    records = [view.records[row] for row in rows]
+    known = None
+    if near is not None:
+        known = near.answer(records[0].number, (core.clock.monotonic() - asked) * 1000)
+    reply = yield from _admitted(core, query, scope.id, digest, records, lesson, known)
     if len(reply) == 1:
         raise _stop(chosen, Reason.GONE, "the entry expired or was dropped in between")
     if len(reply) == 5:
         core.tally.count("learned")
     return (yield from _hit(core, query, scope, reply, chosen.decision))
+
+
+def _admitted(
+    core: Core,
+    query: Query,
+    scope_id: str,
+    digest: bytes,
+    records: Sequence[Record],
+    lesson: tuple[bytes, bytes],
+    known: Any,
+) -> Flow[Any]:
+    """Return the first of these entries that is alive, as ``ADMIT`` answers it.
+
+    One round trip, or none if the best of them is known with its response; then its use and its
+    new wording are noted with the next request to the scope.
+    """
+
+    def admit(how: int) -> ScriptCall:
+        touch = (0, 0) if query.peek else core.touch()
+        names = [part for record in records for part in (record.number, record.tag)]
+        words: list[bytes | int] = [digest, *touch, how, *lesson, core.max_entries, *names]
+        return core.call(answer_scripts.ADMIT, scope_id, *words)
+
+    if known is None:
+        return (yield RedisCall(admit(int(not query.peek))))
+    if lesson[0] or (core.eviction and not query.peek):
+        core.later.add(scope_id, admit(2))
+    return known
 
 
 def _ask(
@@ -136,10 +164,22 @@ def _ask(
     """The first round trip: the exact answer, or what is new, or that there is too much of it."""
     touch = (0, 0) if peek else core.touch()
     words = (digest, *index.place, *touch, int(not peek))
-    large_from = yield from vector_sets.large_from(core)
-    if large_from is None or not may_be_large:
-        return (yield RedisCall(core.call(answer_scripts.LOOKUP, scope_id, *words)))
-    return (yield RedisCall(core.call(answer_scripts.LOOKUP_LARGE, scope_id, *words, large_from)))
+    if core.large_from is None or not may_be_large:
+        call = core.call(answer_scripts.LOOKUP, scope_id, *words)
+    else:
+        call = core.call(vector_set_scripts.LOOKUP_LARGE, scope_id, *words, core.large_from)
+    notes = core.later.take(scope_id)
+    if not notes:
+        return (yield RedisCall(call))
+    *noted, reply = yield RedisBatch((*notes, call), errors_as_values=True)
+    for one in noted:
+        if isinstance(one, Exception):
+            core.tally.trouble("note_errors", one)
+        elif len(one) == 5:
+            core.tally.count("learned")
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
 
 
 def _follow(core: Core, scope_id: str, index: ScopeIndex, reply: Any) -> Flow[View]:

@@ -14,6 +14,7 @@ from lix_cache.hot.scripts import Script, ScriptCall
 from lix_cache.semantic import entry
 from lix_cache.semantic.decide import Limits
 from lix_cache.semantic.guards import Objection
+from lix_cache.semantic.later import Later
 from lix_cache.semantic.lookup import Lookup, Reason
 from lix_cache.semantic.ring import unit_vector
 from lix_cache.semantic.scope import embedder_word, item_digests, merged, scope_of
@@ -90,7 +91,7 @@ class Core:
         new_tag: makes 8 random bytes.
         large_from: entries in a scope from which a vector set answers; None where there are
             none, or no scope may grow so large.
-        has_vector_sets: whether the server has them; None before it was asked.
+        later: notes that go with the next request to their scope.
     """
 
     keys: Keys
@@ -118,8 +119,8 @@ class Core:
     embedder_id: str
     dim: int | None
     large_from: int | None = None
-    has_vector_sets: bool | None = None
     tally: Tally = field(default_factory=Tally)
+    later: Later = field(default_factory=Later)
     _identity: tuple[str, int] | None = None
     _vectors: OrderedDict[bytes, FloatArray] = field(default_factory=OrderedDict)
     _keys: dict[str, AnswerKeys] = field(default_factory=dict)
@@ -130,6 +131,7 @@ class Core:
         """In a forked child: let no lock be held by a thread that was not forked with it."""
         self._lock = threading.Lock()
         self._vectors = OrderedDict()
+        self.later = Later()  # the parent sends its own
         self.indexes.renew_locks()
         self.tally.renew_lock()
 

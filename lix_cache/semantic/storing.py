@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache.effects import Compute, Flow, RedisBatch, RedisCall
 from lix_cache.errors import InvalidContext, InvalidInput
-from lix_cache.hot import answer_scripts
-from lix_cache.semantic import entry, vector_sets
+from lix_cache.hot import answer_scripts, vector_set_scripts
+from lix_cache.semantic import entry
 from lix_cache.semantic.core import Core, Scope, Spent, Stop, wording_of
 from lix_cache.semantic.entry import LARGE_BYTES, EntryId, Tokens
 from lix_cache.semantic.flow import check_life, life_ms
@@ -151,11 +151,10 @@ def _put(
         b"".join(sorted(scope.items)),
         *packed.response.chunks,
     )
-    large_from = yield from vector_sets.large_from(core)
-    if large_from is None:
+    if core.large_from is None:
         reply = yield RedisCall(put)
     else:
-        reply, _ = yield RedisBatch((put, core.call(answer_scripts.FOLLOW, scope.id, 8, large_from)))
+        reply, _ = yield RedisBatch((put, core.call(vector_set_scripts.FOLLOW, scope.id, 8, core.large_from)))
     if reply == b"REPORTED":
         core.tally.refused(Reason.REPORTED)
         return None

@@ -2,53 +2,109 @@
 
 A vector set (``VADD``, ``VSIM``) is an approximate index, a graph of small worlds (Malkov and
 Yashunin 2016) over vectors of 8 bits a number. It follows the scope's log inside the server
-(see ``FOLLOW`` in lix_cache/hot/answer_scripts.py), so writers need not know of it. What it
+(see ``FOLLOW`` in lix_cache/hot/vector_set_scripts.py), so writers need not know of it. What it
 finds is only where to look: the decision is made from the exact vectors in the log, and an
 entry must be alive in the hash of entries to answer. So it can overlook an entry, which costs
 a hit or, rarely, the neighbour that would have disagreed; it cannot make up an answer.
+
+One script searches and brings what the decision needs, and the responses of the nearest, so that
+a hit needs no further round trip, unless its response is large.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.effects import Flow, RedisCall
-from lix_cache.hot import answer_scripts
+from lix_cache.hot import vector_set_scripts
+from lix_cache.semantic import entry
 from lix_cache.semantic.index import ScopeIndex, View
 
 if TYPE_CHECKING:
     from lix_cache.semantic.core import Core, Scope
     from lix_cache.vectors import FloatArray
 
-__all__ = ["large_from", "nearest"]
+__all__ = ["Nearest", "nearest"]
 
 #: Candidates for a decision: enough that some disagree with the best, for the lead over them.
 _WANTED = 64
 #: Paths that a search keeps open. scripts/bench_scale.py measures what it finds and costs.
 _EFFORT = 200
+#: Of how many of the nearest the responses come along. By 8 bits a number the order is nearly
+#: the exact one, and all candidates of one answer share its response.
+_ANSWERED = 8
+#: Bytes of responses that come along, at most. The vectors are more than that.
+_ROOM = 64 * 1024
 
 
-def large_from(core: Core) -> Flow[int | None]:
-    """Return from how many entries on a vector set answers; None if the server has none.
+@dataclass(frozen=True)
+class Nearest:
+    """What one search brought, all of one moment.
 
-    One round trip, once in a process, if scopes can grow so large.
+    Attributes:
+        view: the candidates.
+        now: the server's time then, as its scripts say it, Unix milliseconds.
+        reported: clusters that must not answer this wording, packed.
+        metas: number of a candidate to what is known of it.
+        responses: digest to response, of some of the candidates.
     """
-    if core.large_from is not None and core.has_vector_sets is None:
-        call = core.call(answer_scripts.HAS_VECTOR_SETS, "probe")
-        core.has_vector_sets = bool((yield RedisCall(call)))
-    return core.large_from if core.has_vector_sets else None
+
+    view: View
+    now: bytes
+    reported: bytes
+    metas: Mapping[bytes, bytes]
+    responses: Mapping[bytes, bytes]
+
+    def answer(self, number: bytes, waited_ms: float) -> tuple[bytes, bytes, bytes, bytes] | None:
+        """Return a candidate as ``ADMIT`` would; None if its response did not come along.
+
+        None also if its life has ended while the client made up its mind: the server has to say.
+
+        Args:
+            number: of the candidate.
+            waited_ms: since the search was sent.
+        """
+        data = self.metas[number]
+        meta = entry.unpack_meta(data)
+        response = self.responses.get(meta.response_key)
+        if response is None or meta.expires_ms <= float(self.now) + waited_ms:
+            return None
+        return self.now, number, data, response
 
 
-def nearest(core: Core, scope: Scope, digest: bytes, vector: FloatArray) -> Flow[tuple[View, Any]]:
-    """Return the entries that may be nearest as a view, and the script's answer. One round trip."""
-    call = core.call(answer_scripts.NEAREST, scope.id, digest, vector.tobytes(), _WANTED, _EFFORT)
-    now, reported, rows = yield RedisCall(call)
+def nearest(
+    core: Core, scope: Scope, digest: bytes, vector: FloatArray, *, peek: bool = False
+) -> Flow[Nearest]:
+    """Return the entries that may be nearest. One round trip.
+
+    Where a use prolongs the life of an entry no response comes along, for that must be noted at
+    once: until the next request the entry might have ended.
+
+    Args:
+        core: the cache.
+        scope: where to look.
+        digest: of the wording.
+        vector: shape (dim,), unit length.
+        peek: instead of responses, only say which are there.
+    """
+    room = -1 if peek else 0 if core.slide_ms else _ROOM
+    words = (digest, vector.tobytes(), _WANTED, _EFFORT, _ANSWERED, room)
+    reply = yield RedisCall(core.call(vector_set_scripts.NEAREST, scope.id, *words))
+    now, reported, rows, responses = reply
     # Read and checked as the news of an index are, whose order is that of the log.
     index = ScopeIndex(scope.dim)
-    different = {bytes(row[0]): row for row in rows}
+    different = {bytes(number): (number, fields) for number, fields, _ in rows}
     view = index.follow(b"R", (b"candidates", sorted(different.values(), key=_order), b"0-0"), float(now))
     core.tally.count("vector_set_lookups")
-    return view, (b"V", now, reported)
+    return Nearest(
+        view,
+        now,
+        reported,
+        {bytes(number): meta for number, _, meta in rows},
+        dict(zip(responses[::2], responses[1::2], strict=True)),
+    )
 
 
 def _order(row: Any) -> tuple[int, int]:

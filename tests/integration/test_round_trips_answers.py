@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lix_cache import SemanticCache
 from lix_cache.config import CacheConfig
 from lix_cache.semantic.decide import Limits
 from tests.support import CountingProxy, RedisServer
@@ -104,6 +105,27 @@ def test_availability_costs_what_a_lookup_costs(make: Any, proxy: CountingProxy)
     assert cache.check_availability("like q")
     assert not cache.check_availability("far")
     assert proxy.batches == [["EVALSHA"]] * 4
+
+
+def test_ten_thousand_entries_cost_no_more_even_the_first_time(
+    redis_config: CacheConfig, proxy_config: CacheConfig, proxy: CountingProxy
+) -> None:
+    settings: dict[str, Any] = {"limits": LIMITS, "guards": False, "policy": ANYTHING, "max_entries": 10_001}
+    writer = SemanticCache(Meanings(TABLE), redis_config, **settings)
+    for i in range(10_000):
+        writer.store(f"filler {i}", i)
+    writer.store("q", "Q")
+    # The server knows the scripts, and there is a connection.
+    assert writer.check_availability("like q")
+    SemanticCache(Meanings(TABLE), proxy_config, **settings).lookup("far", context={"w": 1})
+    for query, trips in (("q", 1), ("far", 1), ("like q", 2)):
+        # A cache whose index is empty, and which must fetch it; then one that has it.
+        cache = SemanticCache(Meanings(TABLE), proxy_config, **settings)
+        for _ in range(2):
+            proxy.reset()
+            assert bool(cache.lookup(query)) == (query != "far")
+            assert len(proxy.batches) == trips
+    assert cache.get_stats()["entries"] == 10_001
 
 
 def test_only_what_is_new_is_sent(make: Any, redis_server: RedisServer) -> None:

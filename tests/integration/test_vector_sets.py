@@ -17,8 +17,12 @@ import pytest
 import redis
 
 from lix_cache.config import CacheConfig
-from lix_cache.errors import ConfigError
+from lix_cache.errors import ConfigError, RedisCommandError
+from lix_cache.hot.answer_scripts import ADMIT
+from lix_cache.hot.scripts import ScriptCall
+from lix_cache.hot.vector_set_scripts import FOLLOW
 from lix_cache.semantic.decide import Limits
+from lix_cache.semantic.later import Later
 from tests.support import CountingProxy, RedisServer
 from tests.support.meaning import Meanings
 from tests.support.twins import Twins
@@ -276,32 +280,170 @@ def test_entries_without_a_vector_are_found_by_their_words(
     assert size_of(raw, config) == 100
 
 
-def test_an_exact_hit_is_one_round_trip_a_miss_two_a_semantic_hit_three(
-    twins: Twins, redis8: RedisServer, config: CacheConfig
-) -> None:
+@pytest.fixture
+def behind(redis8: RedisServer, config: CacheConfig, raw: redis.Redis, twins: Twins) -> Iterator[Any]:
+    """Return what makes a cache of 150 entries, warm, behind a proxy that counts, and the proxy."""
     rows = vectors(150)
-    names = {f"question {i}": row for i, row in enumerate(rows)}
-    table = {**names, "near 3": near(rows[3]), "far": vectors(1, seed=9)[0]}
+    table = {f"question {i}": row for i, row in enumerate(rows)}
+    table |= {f"near {i}": near(row, share=0.1) for i, row in enumerate(rows)}
+    table |= {"far": vectors(1, seed=9)[0], "question 149": near(rows[149])}
+    raw.script_load(ADMIT.source)
     with CountingProxy(redis8.port) as proxy:
-        behind = config.replace(redis_port=proxy.port, embedder_id=None)
-        settings = {"limits": LIMITS, "guards": False, "vector_sets_from": FROM}
-        cache = twins.make("SemanticCache", Meanings(table, dim=DIM), behind, **settings)
-        for i in range(150):
-            cache.store(f"question {i}", i)
-        cache.lookup("near 3")
+        way = config.replace(redis_port=proxy.port, embedder_id=None)
+
+        def build(responses: Any = None, *, store: bool = True, **options: Any) -> Any:
+            settings = {"limits": LIMITS, "guards": False, "vector_sets_from": FROM, **options}
+            cache = twins.make("SemanticCache", Meanings(table, dim=DIM), way, **settings)
+            for i in range(150 if store else 0):
+                cache.store(f"question {i}", (responses or {}).get(i, i))
+            for query in ("near 149", "near 148") if store else ():
+                cache.lookup(query)
+            proxy.reset()
+            return cache
+
+        yield build, proxy
+
+
+def test_an_exact_hit_is_one_round_trip_and_all_else_two(behind: Any) -> None:
+    build, proxy = behind
+    cache = build()
+    for query, reason, trips in (
+        ("question 5", "exact", 1),
+        ("far", "below_threshold", 2),
+        ("near 3", "semantic", 2),
+        ("near 7", "semantic", 2),
+    ):
         proxy.reset()
-        assert cache.lookup("question 5").reason == "exact"
-        assert len(proxy.batches) == 1
+        found = cache.lookup(query)
+        assert (found.reason, len(proxy.batches)) == (reason, trips)
+        assert not found or found.response == int(query.split()[1])
+        assert not found or 0 < found.ttl_remaining_seconds <= 300
+    proxy.reset()
+    assert cache.check_availability("near 9").reason == "semantic"
+    assert not cache.check_availability("far")
+    assert len(proxy.batches) == 4
+    proxy.reset()
+    cache.store("question 151", 151)
+    assert len(proxy.batches) == 1
+    assert used(cache) == 7
+
+
+def test_the_first_lookup_of_a_process_costs_no_more(behind: Any) -> None:
+    build, proxy = behind
+    build()
+    for query, trips in (("question 5", 1), ("far", 2), ("near 3", 2)):
+        cache = build(store=False)
+        found = cache.lookup(query)
+        assert bool(found) == (query != "far")
+        assert len(proxy.batches) == trips
+        assert used(cache) == trips - 1
+
+
+def test_a_wording_is_learned_with_the_next_request(behind: Any) -> None:
+    build, proxy = behind
+    cache = build(limits=Limits(threshold=0.8, margin=0.05, learn_evidence=0.8))
+    cache.lookup("far")  # what was learned before is sent
+    learned = cache.get_stats()["learned"]
+    proxy.reset()
+    assert cache.lookup("near 3").reason == "semantic"
+    assert len(proxy.batches) == 2
+    # The note goes first, so even the next lookup knows the wording.
+    found = cache.lookup("near 3")
+    assert (found.reason, found.response) == ("exact", 3)
+    assert proxy.batches[2:] == [["EVALSHA", "EVALSHA"]]
+    assert cache.get_stats()["learned"] == learned + 1
+
+
+@pytest.mark.parametrize(("eviction", "gone"), [("fifo", 3), ("lru", 4), ("lfu", 4)])
+def test_a_use_is_noted_for_the_eviction_without_a_round_trip(behind: Any, eviction: str, gone: int) -> None:
+    build, proxy = behind
+    cache = build(eviction=eviction, max_entries=150)
+    for i in range(3):
+        assert cache.lookup(f"question {i}").is_hit
+    proxy.reset()
+    assert cache.lookup("near 3").response == 3
+    assert cache.lookup("far").reason == "below_threshold"
+    assert len(proxy.batches) == 4
+    for i in range(4 if eviction == "fifo" else 1):
+        cache.store(f"more {i}", i)
+    assert not cache.check_availability(f"question {gone}")
+    assert cache.check_availability("question 9")
+
+
+def test_a_use_that_prolongs_a_life_is_noted_at_once(behind: Any, raw: redis.Redis) -> None:
+    build, proxy = behind
+    cache = build(sliding_seconds=100)
+    before = cache.check_availability("near 3").ttl_remaining_seconds
+    time.sleep(0.05)
+    proxy.reset()
+    found = cache.lookup("near 3")
+    assert (found.response, len(proxy.batches)) == (3, 3)
+    assert found.ttl_remaining_seconds >= before
+    proxy.reset()
+    assert cache.check_availability("near 3").is_hit
+    assert len(proxy.batches) == 2
+
+
+def test_a_large_response_costs_a_round_trip_more(behind: Any) -> None:
+    build, proxy = behind
+    large, parted, fits = os.urandom(65_600), os.urandom(11_000_000), os.urandom(65_000)
+    cache = build({3: large, 4: parted, 5: fits})
+    for i, response, trips in ((3, large, 3), (4, parted, 3), (5, fits, 2), (6, 6, 2)):
         proxy.reset()
-        assert not cache.lookup("far").is_hit
-        assert len(proxy.batches) == 2
-        proxy.reset()
-        assert cache.lookup("near 3").response == 3
-        assert len(proxy.batches) == 3
-        proxy.reset()
-        cache.store("question 151", 151)
-        assert len(proxy.batches) == 1
-        assert used(cache) == 3
+        assert cache.lookup(f"near {i}").response == response
+        assert len(proxy.batches) == trips
+
+
+def test_a_life_that_ends_while_the_client_thinks_ends_the_lookup(make: Any) -> None:
+    rows = vectors(150)
+
+    class Slow:
+        id = "slow"
+
+        def scores(self, pairs: Any) -> Any:
+            time.sleep(0.4)
+            return np.ones(len(pairs), np.float32)
+
+    cache = make(verifier=Slow())
+    fill(cache, rows[:140])
+    fill(cache, rows[140:], 140, ttl_seconds=0.35)
+    assert cache.lookup("w", query_embedding=near(rows[145])).reason == "gone"
+    assert cache.lookup("w", query_embedding=near(rows[5])).response == "answer 5"
+
+
+def test_notes_that_nobody_can_send_are_bounded() -> None:
+    later = Later(scopes=2, each=3)
+    calls = [ScriptCall(FOLLOW, (str(i),), ()) for i in range(5)]
+    for call in calls:
+        later.add("a", call)
+    assert later.take("a") == tuple(calls[2:])
+    assert later.take("a") == ()
+    for scope in "abc":
+        later.add(scope, calls[0])
+    assert [len(later.take(scope)) for scope in "abc"] == [0, 1, 1]
+
+
+def test_a_note_that_is_refused_fails_no_lookup(behind: Any, raw: redis.Redis, config: CacheConfig) -> None:
+    build, _ = behind
+    cache = build(eviction="lru")
+    assert cache.lookup("near 3").response == 3
+    (entries,) = keys_of(raw, config, "e")
+    (log,) = keys_of(raw, config, "l")
+    number = raw.xrange(log, count=4)[3][0]
+    meta = raw.hget(entries, number)
+    raw.hset(entries, number, b"foreign")
+    assert cache.lookup("question 9").response == 9
+    stats = cache.get_stats()
+    assert stats["note_errors"] == 1
+    assert "foreign data" in stats["last_error"]
+    raw.hset(entries, number, meta)
+    # Nor does a note hide what the lookup itself runs into.
+    assert cache.lookup("near 7").response == 7
+    (head,) = keys_of(raw, config, "h")
+    raw.delete(head)
+    raw.set(head, b"foreign")
+    with pytest.raises(RedisCommandError):
+        cache.lookup("far")
 
 
 def test_a_full_server_still_finds_what_it_has(twins: Twins, tmp_path: Path) -> None:
