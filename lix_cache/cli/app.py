@@ -83,6 +83,8 @@ app.command(epilog="Example: lix-cache compact --idle-minutes 1440 --dry-run")(c
 app.command(epilog="Example: lix-cache --archive-dir ./data/conversations verify")(verify)
 app.command(epilog="Example: lix-cache export --output backup.jsonl")(export)
 app.command("import", epilog="Example: lix-cache import backup.jsonl --skip-existing")(import_)
-app.command("eval", epilog="Example: lix-cache eval --set banking77 --set clinc150 --queries 3000")(eval_)
+app.command(
+    "eval", epilog="Example: lix-cache eval --set asked.jsonl --model sentence-transformers/all-MiniLM-L6-v2"
+)(eval_)
 app.command("calibrate", epilog="Example: lix-cache calibrate --log asked.jsonl -o limits.json")(calibrate_)
 app.add_typer(codec, name="codec", no_args_is_help=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 from typing import Any
 
 import typer
@@ -20,7 +21,7 @@ from lix_cache import (
 )
 from lix_cache.cli.output import to_stderr, visible
 
-__all__ = ["PROBLEM", "WRONG_USE", "SayingGroup", "complain"]
+__all__ = ["PROBLEM", "WRONG_USE", "FlowingGroup", "SayingGroup", "complain"]
 
 PROBLEM = 1
 WRONG_USE = 2
@@ -46,7 +47,31 @@ def complain(text: str, advice: str = "") -> None:
         console.print(Text(f"  → {advice}"), soft_wrap=True)
 
 
-class SayingGroup(TyperGroup):
+class FlowingGroup(TyperGroup):
+    """A command group whose help is as wide as the terminal.
+
+    Typer keeps the line ends of all paragraphs but the first, so a docstring that is wider than the
+    terminal would be broken twice.
+    """
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            command.help = _flowing(command.help)
+        return command
+
+    def get_help(self, ctx: Any) -> str:
+        self.help = _flowing(self.help)
+        return super().get_help(ctx)
+
+
+def _flowing(text: str | None) -> str | None:
+    if text is None:
+        return None
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(text).split("\n\n"))
+
+
+class SayingGroup(FlowingGroup):
     """A command group that says what went wrong and ends with a code for it.
 
     1: a problem was found, or the store could not be reached; 2: wrong use.

@@ -120,6 +120,13 @@ def test_what_cannot_be_trained_on_is_said(tmp_path: Path) -> None:
     assert not (tmp_path / "t.lixt").exists()
 
 
+def test_a_table_that_nothing_judged_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text\n\nand some more")
+    code, _, err = run("train", str(tmp_path / "a.txt"), "-o", str(tmp_path / "t.lixt"))
+    assert code == 0
+    assert "nothing was held out" in err
+
+
 def test_show_says_which_table_a_file_is(chats: Path, tmp_path: Path) -> None:
     path = tmp_path / "orders.lixt"
     run("train", str(chats), "-o", str(path), "--size", "500")

@@ -10,14 +10,16 @@ import typer
 
 from lix_cache import ConversationArchive, HuffmanCodec, InvalidInput, PhraseTable, train_table
 from lix_cache.cli.conversations import load
+from lix_cache.cli.errors import FlowingGroup
 from lix_cache.cli.options import AsJson, settings_of
-from lix_cache.cli.output import for_humans, human_bytes, print_json, progress, visible
+from lix_cache.cli.output import for_humans, human_bytes, print_json, progress, to_stderr, visible
 
 __all__ = ["codec"]
 
 _MOST_PHRASES = 65_536
 
 codec = typer.Typer(
+    cls=FlowingGroup,
     help="Phrase tables: what the Huffman codec knows before it has seen a text.",
     epilog="Example: lix-cache codec train chats.jsonl --output support.lixt",
 )
@@ -29,7 +31,7 @@ def train(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FILE]...",
+            metavar="FILE",
             help="Conversations (.jsonl, .json) or plain text; by default the archive in --archive-dir.",
         ),
     ] = None,
@@ -101,7 +103,13 @@ def train(
     console = for_humans()
     what = f"{loaded.count:,} phrases, {human_bytes(len(table))}, number {loaded.number.hex()}"
     console.print(f"{visible(output)}: {what}", soft_wrap=True)
-    if raw:
+    if not raw:
+        to_stderr().print(
+            "nothing was held out to judge it by: whether it saves anything is not known. Give it more text",
+            style="yellow",
+            soft_wrap=True,
+        )
+    else:
         own, shipped = (
             f"{result['held_out'][key] / raw:.1%}"  # type: ignore[index]
             for key in ("encoded", "encoded_with_the_shipped_table")

@@ -21,7 +21,7 @@ __all__ = ["verify"]
 def verify(
     ctx: typer.Context,
     session: Annotated[
-        str | None, typer.Argument(metavar="[SESSION]", help="This session's file alone.")
+        str | None, typer.Argument(metavar="SESSION", help="This session's file alone.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
