@@ -67,7 +67,8 @@ class StoreStats:
         unreadable_files: files that do not even tell how many messages they hold.
         set_aside_files: damaged bytes that a repair put into files of their own.
         pending_sessions: sessions written to while Redis was away and not yet put together.
-        semantic_scopes: session and URL pairs with cached responses.
+        semantic_scopes: session and URL pairs with cached responses, of SemanticCacheRedis.
+        answer_scopes: contexts with cached responses, of SemanticCache.
         url_embeddings: cached URL vectors.
     """
 
@@ -84,6 +85,7 @@ class StoreStats:
     set_aside_files: int
     pending_sessions: int
     semantic_scopes: int
+    answer_scopes: int
     url_embeddings: int
 
 

@@ -107,6 +107,7 @@ class StoreAdmin:
             set_aside_files=len(files.set_aside(archive)),
             pending_sessions=len(archive.store.pending_sessions()),
             semantic_scopes=self._count_keys(self.config.semantic_redis_db, ":{", "}:sem:v:"),
+            answer_scopes=self._count_keys(self.config.semantic_redis_db, ":{", "}:ans:h:"),
             url_embeddings=self._count_keys(self.config.url_cache_redis_db, ":url:", ""),
         )
 

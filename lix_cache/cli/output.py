@@ -16,6 +16,7 @@ from rich.text import Text
 
 __all__ = [
     "ago",
+    "counted",
     "for_humans",
     "human_bytes",
     "id_text",
@@ -90,6 +91,11 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def counted(count: int, what: str) -> str:
+    """Return ``1 session``, ``2 sessions``."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def ago(moment: float) -> str:

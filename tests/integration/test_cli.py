@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import re
@@ -23,7 +24,9 @@ from lix_cache import (
     CacheConfig,
     CacheCoordinator,
     ConversationArchive,
+    HashingEmbedder,
     HybridConversationCache,
+    SemanticCache,
     SemanticCacheRedis,
     StoreAdmin,
     URLEmbeddingCache,
@@ -123,6 +126,20 @@ def test_the_help_names_every_command_and_each_command_shows_an_example() -> Non
         shown = runner.invoke(app, [command, "--help"])
         assert shown.exit_code == 0
         assert re.search(rf"Example: lix-cache .*{command}", shown.stdout), command
+
+
+def test_the_help_fills_its_lines_however_the_docstring_was_broken() -> None:
+    def words_of(*arguments: str) -> list[list[str]]:
+        shown = CliRunner().invoke(app, [*arguments, "--help"]).stdout
+        return [line.split() for line in shown.splitlines()]
+
+    # Lines of a paragraph end where the next word would not have fitted into 80 columns.
+    for arguments in (["codec", "train"], ["demo"], ["eval"], ["import"]):
+        lines = words_of(*arguments)
+        about = lines[: next(n for n, line in enumerate(lines) if line and line[0].startswith("╭"))]
+        for line, after in itertools.pairwise(about):
+            if line and after:
+                assert len(" ".join([*line, after[0]])) > 76, line
 
 
 def test_the_version_is_the_package_s() -> None:
@@ -396,6 +413,7 @@ def test_stats_counts_this_store_alone_whatever_its_prefix_looks_like(
         coordinator.add_message_to_context("user", "hello")
         coordinator.cache_semantic_response("http://x/1", [1.0, 0.0], "yes")
         coordinator.cache_semantic_response("http://x/2", [1.0, 0.0], "yes")
+        SemanticCache(HashingEmbedder(), one, context={"tenant": "acme"}).store("what is a cache?", "a store")
         coordinator.batch_cache_url_embeddings({f"http://x/{i}": [1.0] for i in range(3)})
     config = config.replace(archive_dir=f"{config.archive_dir}1")
     fill(config, "b", 12, cold=True)
@@ -407,7 +425,7 @@ def test_stats_counts_this_store_alone_whatever_its_prefix_looks_like(
     assert (found["hot_sessions"], found["hot_messages"]) == (1, 1)
     assert (found["archive_files"], found["archive_turns"]) == (1, 12)
     assert found["archive_bytes"] == os.path.getsize(f"{config.archive_dir}/b.huff")
-    assert (found["semantic_scopes"], found["url_embeddings"]) == (2, 3)
+    assert (found["semantic_scopes"], found["answer_scopes"], found["url_embeddings"]) == (2, 1, 3)
     assert found["window_bytes"] > 0
     assert (found["unreadable_files"], found["set_aside_files"], found["pending_sessions"]) == (0, 0, 0)
 
@@ -508,6 +526,17 @@ def test_a_session_that_cannot_be_put_together_does_not_keep_the_others_hot(
     assert result.code == 1
     assert list(result.json["failed"]) == ["bad"]
     assert StoreAdmin(redis_config).session("good").hot_messages == 0
+
+
+def test_evict_of_a_session_that_is_not_there_is_a_problem_and_moves_nothing(
+    cli: Cli, redis_config: CacheConfig
+) -> None:
+    fill(redis_config, "a", 2)
+    result = cli("evict", "--session", "a", "--session", "nobody")
+    assert result.code == 1
+    assert "there is no session 'nobody'; nothing was moved" in result.err
+    assert cli("stats", "--json").json["hot_sessions"] == 1
+    assert cli("evict", "--session", "a").out == "1 session moved to disk, 2 messages\n"
 
 
 def test_evict_takes_one_way_of_choosing(cli: Cli) -> None:
@@ -844,7 +873,7 @@ def test_import_skip_existing_makes_a_second_import_harmless(cli: Cli, redis_con
     lines = (line_of("a", "1", "2") + line_of("b", "3")).encode()
     assert cli("import", "-", stdin=lines).code == 0
     again = cli("import", "-", "--skip-existing", stdin=lines + line_of("c", "4").encode())
-    assert again.out == "1 sessions, 1 messages imported\n"
+    assert again.out == "1 session, 1 message imported\n"
     assert cli("stats", "--json").json["archive_turns"] == 4
     assert cli("import", "-", "--append", "--skip-existing", stdin=lines).code == 2
 

@@ -10,7 +10,7 @@ import typer
 from lix_cache import StoreAdmin
 from lix_cache.cli.errors import PROBLEM, complain
 from lix_cache.cli.options import AsJson, settings_of
-from lix_cache.cli.output import for_humans, print_json, progress
+from lix_cache.cli.output import counted, for_humans, print_json, progress
 
 __all__ = ["evict"]
 
@@ -34,12 +34,17 @@ def evict(
         raise typer.BadParameter("use one of --idle-minutes, --all and --session")
     admin = StoreAdmin(settings_of(ctx).config())
     seconds = 0.0 if everything else None if idle_minutes is None else idle_minutes * 60
+    known = set(admin.session_ids()) if session else set()
+    missing = [name for name in session or () if name not in known]
+    if missing:
+        complain(f"there is no session {missing[0]!r}; nothing was moved", "'lix-cache sessions' lists them")
+        raise typer.Exit(PROBLEM)
     with progress("moving to disk") as tell:
         moved = admin.evict(seconds, session_ids=session or None, on_progress=tell)
     if as_json:
         print_json(asdict(moved))
     else:
-        text = f"{moved.sessions:,} sessions moved to disk, {moved.messages:,} messages"
+        text = f"{counted(moved.sessions, 'session')} moved to disk, {counted(moved.messages, 'message')}"
         if moved.reunited:
             text += f"; {moved.reunited:,} put together after an outage"
         for_humans().print(text, soft_wrap=True)

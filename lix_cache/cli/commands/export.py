@@ -15,7 +15,7 @@ from lix_cache import ArchiveError, CacheConfig, HybridConversationCache, Invali
 from lix_cache.cli.errors import PROBLEM, complain
 from lix_cache.cli.jsonl import to_line
 from lix_cache.cli.options import settings_of
-from lix_cache.cli.output import progress, to_stderr, write_all
+from lix_cache.cli.output import counted, progress, to_stderr, write_all
 
 __all__ = ["export"]
 
@@ -59,7 +59,7 @@ def export(
                 count, messages = count + 1, messages + len(history)
             tell(number, len(chosen))
     where = f" to {output}" if output else ""
-    to_stderr().print(f"{count:,} sessions, {messages:,} messages{where}", soft_wrap=True)
+    to_stderr().print(f"{counted(count, 'session')}, {counted(messages, 'message')}{where}", soft_wrap=True)
     for what in failed:
         complain(what, "'lix-cache verify' says what is damaged")
     if failed:

@@ -12,7 +12,7 @@ import typer
 from lix_cache import ConversationArchive, HybridConversationCache, InvalidInput, StoreAdmin
 from lix_cache.cli.jsonl import Record, kind_of, read_records
 from lix_cache.cli.options import settings_of
-from lix_cache.cli.output import for_humans, progress
+from lix_cache.cli.output import counted, for_humans, progress
 
 __all__ = ["import_"]
 
@@ -77,7 +77,9 @@ def import_(
             existing.add(one.session_id)
             tell(number, len(incoming))
     messages = sum(len(one.messages) for one in incoming)
-    for_humans().print(f"{len(incoming):,} sessions, {messages:,} messages imported", soft_wrap=True)
+    for_humans().print(
+        f"{counted(len(incoming), 'session')}, {counted(messages, 'message')} imported", soft_wrap=True
+    )
 
 
 def _exists(admin: StoreAdmin, one: _Incoming) -> bool:

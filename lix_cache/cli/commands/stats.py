@@ -36,7 +36,8 @@ def stats(ctx: typer.Context, as_json: AsJson = False) -> None:
         ("hot messages", f"{found.hot_messages:,}", f"{human_bytes(found.window_bytes)} of Redis"),
         ("archive files", f"{found.archive_files:,}", f"in {admin.config.archive_dir}"),
         ("archived messages", f"{found.archive_turns:,}", f"{human_bytes(found.archive_bytes)} on disk"),
-        ("cached answers", f"{found.semantic_scopes:,}", "pairs of session and URL that have some"),
+        ("cached answers", f"{found.answer_scopes:,}", "contexts that have some (SemanticCache)"),
+        ("", f"{found.semantic_scopes:,}", "pairs of session and URL that have some (SemanticCacheRedis)"),
         ("cached URL vectors", f"{found.url_embeddings:,}", ""),
     )
     for name, value, note in rows:
