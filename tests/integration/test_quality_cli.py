@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +89,12 @@ class TestEval:
         assert "1 of 1" in result.output
         assert "served" in result.output
 
+    def test_a_reason_and_its_count_stay_together(self, run: Run, asked: Path) -> None:
+        output = run("eval", "--set", str(asked), "--model", "lexical", "--queries", "200").output
+        words = re.findall(r"\b(exact|semantic|guard|below_threshold|margin|evidence|empty)\b(.*)", output)
+        assert len(words) >= 6
+        assert all(re.match(r" \d", rest) for _, rest in words)
+
     def test_pairs_are_judged_as_pairs(self, run: Run, tmp_path: Path) -> None:
         path = tmp_path / "pairs.jsonl"
         path.write_text(
@@ -100,6 +107,13 @@ class TestEval:
         ours = json.loads(result.stdout)["sets"][0]["caches"][0]
         assert ours["false_accepts"] == 0
         assert "accepted of the same" in run("eval", "--set", str(path), "--model", "lexical").output
+
+    def test_without_the_sets_it_says_that_a_file_will_do(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("LIX_CACHE_SHARED", raising=False)
+        assert "a file of your own with --set" in run("eval", "--model", "lexical", code=2).output
 
     @pytest.mark.parametrize(
         ("arguments", "said"),
@@ -198,6 +212,16 @@ class TestCalibrate:
         limits = tmp_path / "limits.json"
         result = run("calibrate", "--pairs", str(pairs), "--model", "lexical", "-o", str(limits), code=1)
         assert "nothing is proven" in result.output
+        assert not limits.exists()
+
+    def test_a_plot_that_cannot_be_drawn_is_said_before_the_work(
+        self, run: Run, asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        limits = tmp_path / "limits.json"
+        plot = str(tmp_path / "x.svg")
+        arguments = ("--log", str(asked), "--model", "lexical", "-o", str(limits), "--plot", plot)
+        assert "lix-cache[calibrate]" in run("calibrate", *arguments, code=1).output
         assert not limits.exists()
 
     def test_what_was_left_out_is_said(self, run: Run, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from lix_cache.cli.errors import PROBLEM
 from lix_cache.cli.options import AsJson
 from lix_cache.cli.output import for_humans, print_json, progress, to_stderr, visible
 from lix_cache.cli.quality.model import Remembering, find_embedder
-from lix_cache.cli.quality.plot import Curve, draw, text_plot
+from lix_cache.cli.quality.plot import Curve, check_drawing, draw, text_plot
 from lix_cache.cli.quality.sets import records_of
 
 __all__ = ["calibrate_"]
@@ -69,6 +69,8 @@ def calibrate_(
     """
     if not log and not pairs:
         raise InvalidInput("calibrate from what? Name a file with --log or --pairs")
+    if plot is not None:
+        check_drawing()
     questions, left_out = _read(log or [], pairs or [])
     embedder = Remembering(find_embedder(model))
     with progress("embedding") as tell:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lix_cache import MissingExtra
 
-__all__ = ["Curve", "draw", "text_plot"]
+__all__ = ["Curve", "check_drawing", "draw", "text_plot"]
 
 _WIDTH, _HEIGHT = 64, 16
 _MARKS = "ox+*#%@"
@@ -29,6 +29,18 @@ class Curve:
     is_dashed: bool = False
 
 
+def check_drawing() -> None:
+    """Raise what :func:`draw` would: better before the work than after it.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise MissingExtra("matplotlib", "calibrate", "drawing a plot") from None
+
+
 def draw(curves: Mapping[str, Curve], path: str, *, bound: float | None = None, title: str = "") -> None:
     """Write the plot to a file; its ending says as what: .svg, .png, .pdf.
 
@@ -36,11 +48,10 @@ def draw(curves: Mapping[str, Curve], path: str, *, bound: float | None = None, 
         MissingExtra: matplotlib is not installed.
         OSError: the file cannot be written.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtra("matplotlib", "calibrate", "drawing a plot") from None
+    check_drawing()
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     # The same points give the same file, and letters are text: small, and searchable.
     mpl.rcParams["svg.hashsalt"] = "lix-cache"
     mpl.rcParams["svg.fonttype"] = "none"
@@ -105,6 +116,8 @@ def text_plot(curves: Mapping[str, Curve], *, bound: float | None = None) -> str
     lines.append(f"{'':>7} └{'─' * (_WIDTH + 1)}")
     lines.append(f"{'':>7}  0{f'{right:.0%} hits':>{_WIDTH}}")
     names = ", ".join(f"{mark} {name}" for mark, name in zip(_MARKS, curves, strict=False))
+    if bound is not None:
+        names += f", · limit {bound:.2%}"
     lines.append(f"{'':>7}  wrong among hits; {names}")
     return "\n".join(lines)
 

@@ -76,7 +76,9 @@ def _share(value: float, limits: tuple[float, float]) -> str:
 
 def _counted(reasons: Mapping[str, int]) -> str:
     ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{visible(reason)} {count:,}" for reason, count in ordered)
+    words = [f"{visible(reason)} {count:,}" for reason, count in ordered]
+    # Three a line: a column that wraps by itself would part a reason from its count.
+    return ",\n".join(", ".join(words[start : start + 3]) for start in range(0, len(words), 3))
 
 
 def replays_as_dicts(replays: Mapping[str, Replay], mistakes: int) -> list[dict[str, Any]]:

@@ -113,7 +113,10 @@ def _known(
     known = SETS[name]
     folder = data or shared_folder()
     if folder is None:
-        raise InvalidInput(f"where is the set {name!r}? Name the folder with --data or LIX_CACHE_SHARED")
+        raise InvalidInput(
+            f"where is the set {name!r}? Name its folder with --data or LIX_CACHE_SHARED, or a file of your "
+            "own with --set"
+        )
     below = os.path.join(folder, "data")
     path = os.path.join(below if os.path.isdir(below) else folder, known.path)
     if half != "all" and not known.has_halves:
