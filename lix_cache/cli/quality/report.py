@@ -33,9 +33,9 @@ def show_replays(console: Console, chosen: QuestionSet, replays: Mapping[str, Re
             _share(run.wrong_ratio, run.wrong_limits()),
             f"{run.wrong:,} of {run.hits:,}",
             f"{run.lookup_ms[0]:.2f}",
-            Text(_counted(run.reasons)),
         )
     console.print(table)
+    _show_reasons(console, {name: run.reasons for name, run in replays.items()})
     for name, run in replays.items():
         for wrong in run.mistakes[:mistakes]:
             text = Text(f"{visible(name)}: {visible(wrong.question)!r} is {visible(wrong.right)!r}, ")
@@ -51,21 +51,21 @@ def show_pairs(console: Console, chosen: QuestionSet, tallies: Mapping[str, Pair
         )
     )
     table = Table(box=None, pad_edge=False)
-    for head in ("", "accepted of the same", "accepted of the different", "reasons"):
+    for head in ("", "accepted of the same", "accepted of the different"):
         table.add_column(head, overflow="fold")
     for name, tally in tallies.items():
         table.add_row(
             Text(visible(name)),
             _share(tally.true_accepts / max(1, tally.same), tally.true_limits()),
             _share(tally.false_accepts / max(1, tally.different), tally.false_limits()),
-            Text(_counted(tally.reasons)),
         )
     console.print(table)
+    _show_reasons(console, {name: tally.reasons for name, tally in tallies.items()})
 
 
 def _table(*shares: str) -> Table:
     table = Table(box=None, pad_edge=False)
-    for head in ("", *shares, "wrong", "lookup ms", "reasons"):
+    for head in ("", *shares, "wrong", "lookup ms"):
         table.add_column(head, overflow="fold")
     return table
 
@@ -74,11 +74,12 @@ def _share(value: float, limits: tuple[float, float]) -> str:
     return f"{value:.2%} ({limits[0]:.2%} to {limits[1]:.2%})"
 
 
-def _counted(reasons: Mapping[str, int]) -> str:
-    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    words = [f"{visible(reason)} {count:,}" for reason, count in ordered]
-    # Three a line: a column that wraps by itself would part a reason from its count.
-    return ",\n".join(", ".join(words[start : start + 3]) for start in range(0, len(words), 3))
+def _show_reasons(console: Console, reasons: Mapping[str, Mapping[str, int]]) -> None:
+    # Below the table: as a column they would leave the figures no room on 80 columns.
+    for name, counts in reasons.items():
+        ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        words = ", ".join(f"{visible(reason)} {count:,}" for reason, count in ordered)
+        console.print(Text(f"{visible(name)}: {words}", style="dim"), soft_wrap=True)
 
 
 def replays_as_dicts(replays: Mapping[str, Replay], mistakes: int) -> list[dict[str, Any]]:
