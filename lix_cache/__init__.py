@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from lix_cache.semantic.full import AsyncSemanticCache, SemanticCache
     from lix_cache.semantic.limits_file import load_limits, save_limits
     from lix_cache.semantic.lookup import Lookup, Reason
+    from lix_cache.semantic.metrics import json_logs, register_metrics
     from lix_cache.semantic.policy import CachePolicy
     from lix_cache.semantic.question_log import QuestionLog
     from lix_cache.semantic.questions import Question, questions_from_log, questions_from_pairs
@@ -170,10 +171,12 @@ _HOMES = {
     "create_redis_client": "hot.client",
     "embed_within": "embedders.running",
     "ensure_redis": "embedded",
+    "json_logs": "semantic.metrics",
     "judge_pairs": "semantic.replay",
     "load_limits": "semantic.limits_file",
     "questions_from_log": "semantic.questions",
     "questions_from_pairs": "semantic.questions",
+    "register_metrics": "semantic.metrics",
     "replay": "semantic.replay",
     "save_limits": "semantic.limits_file",
     "train_table": "huffman_codec.training",
@@ -257,10 +260,12 @@ __all__ = [
     "create_redis_client",
     "embed_within",
     "ensure_redis",
+    "json_logs",
     "judge_pairs",
     "load_limits",
     "questions_from_log",
     "questions_from_pairs",
+    "register_metrics",
     "replay",
     "save_limits",
     "train_table",
