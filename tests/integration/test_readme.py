@@ -105,3 +105,22 @@ def test_every_extra_stands_in_the_readme() -> None:
     rows = re.findall(r"^\| (`.*?) \|", README.read_text("utf-8").partition("## Extras")[2], re.MULTILINE)
     shown = {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
     assert extras - {"bench", "dev"} == shown
+
+
+def test_the_house_that_is_drawn_is_the_house_that_stands() -> None:
+    package = ROOT / "lix_cache"
+    drawing = (ROOT / "docs" / "architecture.md").read_text("utf-8").split("```")[1]
+    drawn, room = set(), ""
+    for line in drawing.splitlines()[2:]:
+        indent = len(line) - len(line.lstrip())
+        names = re.match(r"(?: *[\w.]+(?:\.py|\.c|/)(?= ))+", line)
+        assert names, line
+        for name in names[0].split():
+            room = name if indent == 2 and name.endswith("/") else room if indent == 4 else ""
+            path = (room if indent == 4 else "") + name
+            assert (package / path).exists(), path
+            drawn.add(path.rstrip("/"))
+    built = {p for p in package.iterdir() if p.name.endswith(".py") or (p / "__init__.py").exists()}
+    for folder in ("semantic", "hot", "archive", "embedders", "session"):
+        built |= {p for p in (package / folder).glob("*.py") if p.name != "__init__.py"}
+    assert {str(p.relative_to(package)) for p in built} - drawn == set()
