@@ -281,7 +281,8 @@ def wording_of(query: object) -> str:
         InvalidInput: not a str, or nothing in it.
     """
     if not isinstance(query, str):
-        raise InvalidInput(f"the query must be a str, got {type(query).__name__}")
+        advice = "; CachePolicy.extract_query takes it out of messages" if isinstance(query, list) else ""
+        raise InvalidInput(f"the query must be a str, got {type(query).__name__}{advice}")
     wording = normalise(query)
     if not wording:
         raise InvalidInput("the query is empty")

@@ -19,12 +19,12 @@ from lix_cache.semantic.core import EVICTIONS, Core
 from lix_cache.semantic.decide import DEFAULT_LIMITS, Limits
 from lix_cache.semantic.entry import TAG_BYTES
 from lix_cache.semantic.flow import check_life, life_ms
-from lix_cache.semantic.guards import Objection, check
+from lix_cache.semantic.guards import GUARDS, Objection, check
 from lix_cache.semantic.index import IndexPool
 from lix_cache.semantic.lookup import Lookup
 from lix_cache.semantic.policy import CachePolicy
 from lix_cache.semantic.scheduler import Cleaner
-from lix_cache.semantic.scope import canonical
+from lix_cache.semantic.scope import canonical, merged
 from lix_cache.semantic.tally import Prices
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ def _guards(enabled: bool | Iterable[str]) -> Callable[[str, str], Objection | N
     if isinstance(enabled, str):
         raise ConfigError(f"guards must be True, False or a list of names, got {enabled!r}")
     names = frozenset(enabled)
+    # A name that is no guard's would be a guard that never objects.
+    unknown = sorted(map(repr, names - frozenset(GUARDS)))
+    if unknown:
+        raise ConfigError(f"there is no guard {', '.join(unknown)}; the guards are {', '.join(GUARDS)}")
     return lambda query, cached: check(query, cached, enabled=names)
 
 
@@ -96,7 +100,7 @@ class _Full(Decorating):
     ) -> None:
         config = config or CacheConfig()
         self.embedder = embedder
-        self.context: dict[str, Any] = dict(context or {})
+        self.context: dict[str, Any] = merged({}, context)
         canonical(self.context)  # refused now, not at the first lookup
         self.ttl_seconds: float = config.semantic_ttl_seconds if ttl_seconds is None else ttl_seconds
         check_life(self.ttl_seconds)

@@ -135,7 +135,9 @@ def _text(record: Mapping[str, Any], where: str, *names: str) -> str:
             if not isinstance(value, str) or not value.strip():
                 raise InvalidInput(f"{where}: {name!r} must be text that is not empty")
             return value
-    raise InvalidInput(f"{where}: no {' or '.join(map(repr, names))}")
+    raise InvalidInput(
+        f"{where}: no {' or '.join(map(repr, names))}; docs/calibration.md says what a line may be"
+    )
 
 
 def _name(record: Mapping[str, Any], where: str, *names: str) -> str:

@@ -222,6 +222,21 @@ def test_what_is_refused_is_refused_by_name(make: Any) -> None:
     assert cache.get_stats()["entries"] == 0
 
 
+def test_a_guard_that_does_not_exist_is_refused_not_left_out(make: Any) -> None:
+    with pytest.raises(ConfigError, match=r"no guard 'numbres'; the guards are .*numbers"):
+        make(guards=["numbers", "numbres"])
+
+
+def test_a_context_that_is_no_mapping_is_refused_by_name(make: Any) -> None:
+    with pytest.raises(InvalidContext, match="must be a mapping, got str"):
+        make(context="acme")
+
+
+def test_messages_in_place_of_a_question_are_refused_with_what_to_do(make: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"got list; CachePolicy\.extract_query"):
+        make().lookup([{"role": "user", "content": CAPITAL}])
+
+
 @pytest.mark.parametrize(
     "option",
     [
