@@ -424,7 +424,7 @@ def translate(error: BaseException, endpoint: Endpoint) -> BaseException:
             # Some versions of redis-py leave out what a certificate was refused for.
             text = f"{text} {reason}"
         return RedisUnavailable(
-            f"{where} cannot be reached: {text}. Is the server running, and is it this address?",
+            f"{where} cannot be reached: {text.rstrip('.')}. Is the server running, and is it this address?",
             maybe_done=maybe_done,
         )
     return RedisCommandError(f"{where}: {type(error).__name__}: {text}")

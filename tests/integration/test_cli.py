@@ -596,6 +596,13 @@ def test_compact_says_which_file_stays_as_it_is(cli: Cli, redis_config: CacheCon
     assert Path(redis_config.archive_dir, "c.huff").read_bytes() == data
 
 
+def test_compact_of_a_session_without_a_file_is_a_problem(cli: Cli, redis_config: CacheConfig) -> None:
+    small_frames(redis_config, "a")
+    result = cli("compact", "--idle-minutes", "0", "--session", "a", "--session", "nobody")
+    assert (result.code, result.out) == (1, "")
+    assert "session 'nobody' has no archive file" in result.err
+
+
 def test_on_a_terminal_compact_shows_a_bar_on_stderr_alone(
     cli: Cli, redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -791,6 +798,12 @@ def test_a_stdout_that_takes_a_part_at_a_time_gets_all_of_it() -> None:
     narrow = Narrow()
     write_all(narrow, b"0123456789")  # type: ignore[arg-type]
     assert narrow.taken == b"0123456789"
+
+
+def test_an_export_into_no_folder_names_the_folder(cli: Cli, tmp_path: Path) -> None:
+    result = cli("export", "--output", str(tmp_path / "none" / "x.jsonl"))
+    assert result.code == 2
+    assert f"there is no folder '{tmp_path / 'none'}' to write 'x.jsonl' into" in result.err
 
 
 def test_an_export_that_fails_leaves_the_old_file(

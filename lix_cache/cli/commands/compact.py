@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lix_cache import StoreAdmin
+from lix_cache import ConversationArchive, StoreAdmin
 from lix_cache.cli.errors import PROBLEM, complain
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import for_humans, human_bytes, print_json, progress
@@ -35,6 +35,11 @@ def compact(
     everything else: a session that is in use is left alone.
     """
     admin = StoreAdmin(settings_of(ctx).config())
+    archive = ConversationArchive(admin.config.archive_dir)
+    missing = [name for name in session or () if not archive.session_exists(name)]
+    if missing:
+        complain(f"session {missing[0]!r} has no archive file", "'lix-cache sessions' lists them")
+        raise typer.Exit(PROBLEM)
     with progress("compacting") as tell:
         done = admin.compact(
             None if idle_minutes is None else idle_minutes * 60,

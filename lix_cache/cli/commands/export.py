@@ -11,7 +11,14 @@ from typing import IO, Annotated, Any
 
 import typer
 
-from lix_cache import ArchiveError, CacheConfig, HybridConversationCache, InvalidMessage, StoreAdmin
+from lix_cache import (
+    ArchiveError,
+    CacheConfig,
+    HybridConversationCache,
+    InvalidInput,
+    InvalidMessage,
+    StoreAdmin,
+)
 from lix_cache.cli.errors import PROBLEM, complain
 from lix_cache.cli.jsonl import to_line
 from lix_cache.cli.options import settings_of
@@ -82,6 +89,8 @@ def _opened(path: str | None) -> Iterator[IO[bytes]]:
         sys.stdout.buffer.flush()
         return
     folder, name = os.path.split(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise InvalidInput(f"there is no folder {folder!r} to write {name!r} into")
     descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
     try:
         with os.fdopen(descriptor, "wb") as file:
