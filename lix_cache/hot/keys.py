@@ -133,7 +133,7 @@ class Keys:
 
     def flight(self, name: str) -> str:
         """String: who runs the function for a query right now, or how that ended."""
-        return f"{self.prefix}:{{{self.bucket(name)}}}:ans:f:{name}"
+        return f"{self.prefix}:{{{self.bucket(name)}}}:ans:c:{name}"
 
     # -- URL embeddings (database 1) -----------------------------------------------------
 

@@ -332,13 +332,13 @@ def test_a_lost_lock_is_not_given_back_for_somebody_else(lab: Lab) -> None:
     with redis.Redis(port=lab.config.redis_port) as raw:
 
         def body(prompt: str) -> str:
-            (key,) = raw.scan_iter(f"{lab.config.redis_key_prefix}:*:ans:f:*")
+            (key,) = raw.scan_iter(f"{lab.config.redis_key_prefix}:*:ans:c:*")
             raw.set(key, "=somebody", px=60_000)
             return prompt
 
         ask = lab.cache().cached(static_context=context)(lab.function(body))
         assert lab.call(ask, "q one") == "q one"
-        (key,) = raw.scan_iter(f"{lab.config.redis_key_prefix}:*:ans:f:*")
+        (key,) = raw.scan_iter(f"{lab.config.redis_key_prefix}:*:ans:c:*")
         assert raw.get(key) == b"=somebody"
 
 
