@@ -12,7 +12,7 @@ from lix_cache.archive.columns import decode_turns, encode_turns
 from lix_cache.archive.columns1 import decode_turns_1
 from lix_cache.archive.varints import Reader, put_varint
 from lix_cache.errors import ArchiveCorrupt, CodecError
-from lix_cache.messages import ZERO_ID, MessageId, Turn
+from lix_cache.messages import NONCE_BYTES, ZERO_ID, MessageId, Turn
 
 __all__ = [
     "EMPTY",
@@ -246,11 +246,14 @@ def encode_turns_frame(
         ArchiveCorrupt: the frame would be larger than a frame may be (1 GiB).
     """
     columns, words, vectors = encode_turns(turns)
+    nonces = sum(turn.nonce is not None for turn in turns)
     body = bytearray()
-    _put_section(body, 5, columns, *codec.pack(columns))
+    # Nonces are random: where they are most of the columns, nothing is smaller than what is there,
+    # and an eviction daemon has a thousand of these to write in a second.
+    is_random = 2 * NONCE_BYTES * nonces > len(columns)
+    _put_section(body, 5, columns, *((STORED.id, columns) if is_random else codec.pack(columns)))
     _put_section(body, 6, words, *codec.pack(words))
     _put_section(body, 4, vectors, STORED.id, vectors)
-    has_nonces = any(turn.nonce is not None for turn in turns)
     earlier = before.newest
     index = FrameIndex(
         kind=KIND_TURNS,
@@ -261,7 +264,7 @@ def encode_turns_frame(
         last=turns[-1].id,
         earlier=earlier,
         in_order=turns[0].id > earlier,
-        has_nonces=has_nonces,
+        has_nonces=nonces > 0,
         has_vectors=bool(vectors),
         contested=contested or before.contested,
         cleared=before.cleared,
