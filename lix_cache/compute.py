@@ -3,7 +3,8 @@
 Daemon threads: a model that never answers must not keep the interpreter from ending, as
 the threads of ``concurrent.futures`` would. A thread is made when all others are busy, up
 to a limit; beyond it calls wait in a queue, and give up at their deadlines without having
-begun.
+begun. Calls that may hang have threads apart from those that end by themselves: however many
+models hang, a response can still be encoded.
 """
 
 from __future__ import annotations
@@ -65,18 +66,17 @@ class _Pool:
                 self._idle += 1
 
 
-_pool: _Pool | None = None
+_pools: dict[bool, _Pool] = {}
 _pool_lock = threading.Lock()
 
 
-def submit(call: Callable[[], Any]) -> Future[Any]:
+def submit(call: Callable[[], Any], *, may_hang: bool = True) -> Future[Any]:
     """Run a call in a thread. Cancelling the future before it runs takes it back."""
-    global _pool
     with _pool_lock:
+        pool = _pools.get(may_hang)
         # Threads do not survive a fork.
-        if _pool is None or _pool.pid != os.getpid():
-            _pool = _Pool()
-        pool = _pool
+        if pool is None or pool.pid != os.getpid():
+            pool = _pools[may_hang] = _Pool()
     return pool.submit(call)
 
 

@@ -256,7 +256,7 @@ def _checked(results: list[Any], batch: RedisBatch, endpoint: Endpoint) -> list[
 def _compute(effect: Compute) -> Any:
     if effect.seconds is None:
         return effect.call()
-    future = submit(lambda: _without_stop_iteration(effect.call))
+    future = submit(lambda: _without_stop_iteration(effect.call), may_hang=effect.may_hang)
     # Not result(timeout=...): on Python 3.10 its error cannot be told from one of the call's own.
     done, _ = concurrent.futures.wait([future], effect.seconds)
     if not done:
@@ -266,7 +266,7 @@ def _compute(effect: Compute) -> Any:
 
 
 async def _compute_async(effect: Compute) -> Any:
-    future = submit(lambda: _without_stop_iteration(effect.call))
+    future = submit(lambda: _without_stop_iteration(effect.call), may_hang=effect.may_hang)
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
 

@@ -81,11 +81,14 @@ class Compute:
         call: takes nothing.
         seconds: how long the flow waits; None for as long as it takes.
         what: who computes, for the error.
+        may_hang: it is not this library's own. Such calls have threads of their own, so that
+            those that never end take none from the calls that do.
     """
 
     call: Callable[[], Any]
     seconds: float | None = None
     what: str = "the call"
+    may_hang: bool = False
 
 
 @dataclass(frozen=True)

@@ -238,7 +238,7 @@ def _verified(
     started = core.clock.monotonic()
     try:
         scores: FloatArray = yield Compute(
-            lambda: verified_scores(verifier, pairs), core.deadline, "the verifier"
+            lambda: verified_scores(verifier, pairs), core.deadline, "the verifier", may_hang=True
         )
     except Exception as error:
         core.tally.trouble("verifier_errors", error)

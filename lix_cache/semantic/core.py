@@ -256,7 +256,7 @@ class Core:
         """
         started = self.clock.monotonic()
         try:
-            result: T = yield Compute(call, self.deadline, "the embedder")
+            result: T = yield Compute(call, self.deadline, "the embedder", may_hang=True)
         except ComputeTimeout as error:
             self.tally.trouble("embedder_errors", error)
             raise Stop(Reason.EMBEDDER_TIMEOUT, str(error)) from error

@@ -24,7 +24,7 @@ from lix_cache.semantic.index import IndexPool
 from lix_cache.semantic.lookup import Lookup
 from lix_cache.semantic.policy import CachePolicy
 from lix_cache.semantic.scheduler import Cleaner
-from lix_cache.semantic.scope import canonical, merged
+from lix_cache.semantic.scope import frozen, merged
 from lix_cache.semantic.tally import Prices
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ class _Full(Decorating):
     ) -> None:
         config = config or CacheConfig()
         self.embedder = embedder
-        self.context: dict[str, Any] = merged({}, context)
-        canonical(self.context)  # refused now, not at the first lookup
+        # Frozen: its scope is remembered, and must not be that of another tenant one day.
+        self.context: Mapping[str, Any] = frozen(merged({}, context))
         self.ttl_seconds: float = config.semantic_ttl_seconds if ttl_seconds is None else ttl_seconds
         check_life(self.ttl_seconds)
         if deadline_seconds is not None:

@@ -17,12 +17,13 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from lix_cache.errors import InvalidContext
 from lix_cache.hot.keys import digest
 
-__all__ = ["SCOPE_VERSION", "canonical", "embedder_word", "item_digests", "merged", "scope_of"]
+__all__ = ["SCOPE_VERSION", "canonical", "embedder_word", "frozen", "item_digests", "merged", "scope_of"]
 
 #: Raised when what is stored, or the form of the exact tier's text, changes its meaning.
 SCOPE_VERSION = 1
@@ -83,7 +84,8 @@ def _scalar(value: Any, where: str) -> bytes:
         data = str.encode(value, "utf-8", "surrogatepass")
         return b"s%d:" % len(data) + data
     if isinstance(value, int):
-        return b"i%d:" % int(value)
+        # Hexadecimal: Python refuses to write more than some thousands of decimal digits.
+        return b"i%x:" % int(value)
     if isinstance(value, float):
         if value != value:
             raise InvalidContext(f"{where} is NaN, which equals nothing; leave it out or write it as text")
@@ -94,6 +96,24 @@ def _scalar(value: Any, where: str) -> bytes:
         f"{where} holds a {type(value).__name__}; a context may hold None, bool, int, float, str, bytes, "
         "and lists, tuples and mappings of these: write anything else as text that identifies it"
     )
+
+
+def frozen(context: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a copy of a context that nobody can change, with the same canonical form.
+
+    Raises:
+        InvalidContext: see :func:`canonical`.
+    """
+    if not isinstance(context, Mapping):
+        raise InvalidContext(f"the context must be a mapping, got {type(context).__name__}")
+    canonical(context)
+    return MappingProxyType({key: _frozen(value) for key, value in context.items()})
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return MappingProxyType({key: _frozen(item) for key, item in value.items()})
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
 def merged(base: Mapping[str, Any], context: Mapping[str, Any] | None) -> dict[str, Any]:
