@@ -7,8 +7,9 @@ scripts read stands at fixed places:
 
 * what an entry is (its *meta*): expiry, creation, and the latest that the expiry can get to
   (15 decimal digits each, Unix milliseconds), digest of the response (16 bytes), digest of
-  the wording (16), cluster (8), tag (8), epoch (15 digits), tokens (2 × 10 digits), then 8
-  bytes for each tag word;
+  the wording (16), cluster (8), tag (8), epoch (15 digits), tokens (2 × 10 digits), digest of
+  its *root*, the wording that the application stored (16: its own, unless it was learned),
+  then 8 bytes for each tag word;
 * a record of the log: latest expiry and creation as above, then what only clients read.
 """
 
@@ -44,7 +45,7 @@ local D, U, Z, W = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local sub, call = string.sub, redis.call
 local function digits(x) return string.format('%015.0f', x) end
 local function expiry(meta)
-  local at = #meta >= 128 and tonumber(sub(meta, 1, 15))
+  local at = #meta >= 144 and tonumber(sub(meta, 1, 15))
   if not at then error('FOREIGN a semantic cache entry holds foreign data') end
   return at
 end
@@ -55,11 +56,46 @@ local function wording(meta) return sub(meta, 62, 77) end
 local function cluster(meta) return sub(meta, 78, 85) end
 local function tag(meta) return sub(meta, 86, 93) end
 local function epoch(meta) return tonumber(sub(meta, 94, 108)) end
+local function root(meta) return sub(meta, 129, 144) end
 local function holds(list, word)
   for i = 1, #list, 8 do if sub(list, i, i + 7) == word then return true end end
   return false
 end
-local function drop(sid, meta)
+-- A response may have been given to another cluster since it was reported.
+local function is_wrong(list, meta)
+  return list ~= '' and (holds(list, cluster(meta)) or holds(list, sub(response(meta), 1, 8)))
+end
+-- A number leads to the entry of a wording only if it still is that: where the log was lost by
+-- itself, numbers may have been given a second time.
+local function exact(digest)
+  local sid = call('HGET', X, digest)
+  local meta = sid and call('HGET', E, sid)
+  if meta and wording(meta) == digest then return sid, meta end
+end
+local drop
+-- The learned wordings of a root stand in field 'l' and the root's digest of the exact hash.
+local function learned(from, also, without)
+  local list, kept = call('HGET', X, 'l' .. from) or '', {}
+  for sid in string.gmatch(list, '[^ ]+') do
+    if sid ~= without then kept[#kept + 1] = sid end
+  end
+  kept[#kept + 1] = also
+  return kept
+end
+local function unlearn(from, fits)
+  local list, dropped = learned(from), 0
+  for i = 1, #list do
+    local meta = call('HGET', E, list[i])
+    if meta and root(meta) == from and fits(cluster(meta)) then dropped = dropped + drop(list[i], meta) end
+  end
+  return dropped
+end
+local function note_learned(from, also, without)
+  local list = learned(from, also, without)
+  if #list == 0 then return call('HDEL', X, 'l' .. from) end
+  call('HSET', X, 'l' .. from, table.concat(list, ' '))
+end
+function drop(sid, meta)
   meta = meta or call('HGET', E, sid)
   call('XDEL', L, sid)
   call('ZREM', Z, sid)
@@ -67,6 +103,7 @@ local function drop(sid, meta)
   if not meta then return 0 end
   call('HDEL', E, sid)
   if call('HGET', X, wording(meta)) == sid then call('HDEL', X, wording(meta)) end
+  if root(meta) ~= wording(meta) then note_learned(root(meta), nil, sid) end
   if call('HINCRBY', N, response(meta), -1) <= 0 then
     call('HDEL', N, response(meta))
     call('HDEL', R, response(meta))
@@ -128,9 +165,8 @@ end
 # "reported" are the clusters that must not answer this wording.
 EXACT = """
 local reported = call('HGET', W, ARGV[1]) or ''
-local sid = call('HGET', X, ARGV[1])
-local meta = sid and call('HGET', E, sid)
-if meta and expiry(meta) > now and not holds(reported, cluster(meta)) then
+local sid, meta = exact(ARGV[1])
+if meta and expiry(meta) > now and not is_wrong(reported, meta) then
   if ARGV[7] == '0' then
     if call('HEXISTS', R, response(meta)) == 1 then return {'X', digits(now), reported, sid, meta, ''} end
   else
@@ -143,7 +179,21 @@ end
 local head = call('HMGET', H, 'g', 'f')
 if not head[1] or not head[2] then return {'N', digits(now), reported} end
 """
+# A client that knows of more than the server ever wrote was told so by one whose memory this one
+# does not have: a replica took over that was behind, or an older file was read. New numbers may
+# then be smaller than those that clients know, so all clients get everything anew.
 NEWS = """
+local function is_behind(key, floor, place)
+  local newest, info = floor, redis.pcall('XINFO', 'STREAM', key)
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then newest = info[i + 1] end
+  end
+  return not (reaches(newest, place) or reaches(floor, place))
+end
+if head[1] == ARGV[2] and (is_behind(L, '0-0', ARGV[3]) or is_behind(D, head[2], ARGV[4])) then
+  head[1] = sub(redis.sha1hex(head[1] .. ARGV[3] .. ARGV[4]), 1, 16)
+  redis.pcall('HSET', H, 'g', head[1])
+end
 if head[1] == ARGV[2] and reaches(ARGV[4], head[2]) then
   local dropped = call('XRANGE', D, '(' .. ARGV[4], '+')
   return {'D', digits(now), reported, call('XRANGE', L, '(' .. ARGV[3], '+'), dropped}
@@ -159,7 +209,8 @@ LOOKUP = script(COMMON + TOUCH + EXACT + NEWS)
 #       wording to keep beside the entry ('' for none), entries at most, then number and tag of
 #       each candidate, best first
 # Returns {now, number, meta, response} of the first candidate that is alive and not
-# reported for this wording, with 1 at the end if the wording was kept; or {now}.
+# reported for this wording, with 1 at the end if the wording was kept; or {now, 1} if one is
+# alive and was reported, {now} if none is alive.
 #
 # The wording gets the life and the response of its entry, and ends with it at the latest. It
 # is kept only where nothing must be evicted for it.
@@ -176,6 +227,7 @@ local function keep(meta)
   if type(sid) ~= 'string' then return nil end
   call('HSET', E, sid, sub(meta, 1, 61) .. ARGV[1] .. cluster(meta) .. ARGV[5] .. sub(meta, 94))
   call('HSET', X, ARGV[1], sid)
+  if root(meta) ~= ARGV[1] then note_learned(root(meta), sid) end
   call('HINCRBY', N, response(meta), 1)
   call('ZADD', Z, sub(meta, 1, 15), sid)
   if ARGV[2] ~= '0' then
@@ -184,10 +236,14 @@ local function keep(meta)
   end
   return 1
 end
+local wrong = nil
 for i = 8, #ARGV, 2 do
   local sid = ARGV[i]
   local meta = call('HGET', E, sid)
-  if meta and expiry(meta) > now and tag(meta) == ARGV[i + 1] and not holds(reported, cluster(meta)) then
+  local is_alive = meta and expiry(meta) > now and tag(meta) == ARGV[i + 1]
+  if is_alive and is_wrong(reported, meta) then
+    wrong = 1
+  elseif is_alive then
     local data = ''
     if ARGV[4] == '1' then
       data = call('HGET', R, response(meta))
@@ -201,7 +257,7 @@ for i = 8, #ARGV, 2 do
     end
   end
 end
-return {digits(now)}
+return {digits(now), wrong}
 """
 )
 
@@ -227,13 +283,15 @@ local ended = call('ZRANGEBYSCORE', KEYS[11], '-inf', digits(now), 'LIMIT', 0, 8
 call('HLEN', KEYS[12])
 local times = digits(now + tonumber(ARGV[2])) .. digits(now) .. digits(now + tonumber(ARGV[3]))
 local meta = times .. ARGV[4]
-if holds(call('HGET', W, ARGV[1]) or '', cluster(meta)) then return 'REPORTED' end
+if is_wrong(call('HGET', W, ARGV[1]) or '', meta) then return 'REPORTED' end
 if call('HEXISTS', H, 'g') == 0 then
   for i = 1, 9 do call('DEL', KEYS[i]) end
   call('HSET', H, 'g', ARGV[9], 'f', '0-0')
 end
-local same = call('HGET', X, ARGV[1])
+local same = exact(ARGV[1])
 local dropped = same and drop(same) or 0
+-- Another answer to this text is one to all that only ever meant the same as it.
+dropped = dropped + unlearn(ARGV[1], function(other) return other ~= cluster(meta) end)
 dropped = dropped + expire_some(32)
 local evicted = 0
 while call('XLEN', L) >= tonumber(ARGV[7]) do
@@ -268,22 +326,29 @@ return {sid, evicted}
 """
 )
 
-# ARGV: digest of the wording, cluster
-# Remembers that the cluster must not answer the wording, and drops the entry that paired
-# them. Returns how many entries were dropped. It is remembered for a year after the last
-# report or store in the scope; of one wording, the last 64 clusters.
+# ARGV: digest of the wording, cluster, number of the entry that answered
+# Remembers that the cluster must not answer the wording, nor its very response under another
+# cluster, and drops the entry that paired them, with the wordings that were learned from it.
+# Returns 1 if there was one. It is remembered for a year after the last report or store in the
+# scope; of one wording, the last 64 clusters and responses.
 REPORT = script(
     COMMON
     + """
 local list = call('HGET', W, ARGV[1]) or ''
-if not holds(list, ARGV[2]) then call('HSET', W, ARGV[1], sub(ARGV[2] .. list, 1, 512)) end
+local function note(word)
+  if not holds(list, word) then list = sub(word .. list, 1, 1024) end
+end
+local answered = call('HGET', E, ARGV[3])
+if answered and cluster(answered) == ARGV[2] then note(sub(response(answered), 1, 8)) end
+note(ARGV[2])
+call('HSET', W, ARGV[1], list)
 call('PEXPIRE', W, math.max(31622400000, call('PTTL', W)))
-local sid = call('HGET', X, ARGV[1])
-local meta = sid and call('HGET', E, sid)
-if not meta or cluster(meta) ~= ARGV[2] then return 0 end
-drop(sid, meta)
+local sid, meta = exact(ARGV[1])
+local is_paired = meta and cluster(meta) == ARGV[2]
+if is_paired then drop(sid, meta) end
+unlearn(ARGV[1], function(other) return other == ARGV[2] end)
 trim()
-return 1
+return is_paired and 1 or 0
 """
 )
 
@@ -299,7 +364,7 @@ return dropped
 
 # ARGV: cursor, older than so many ms ('' for any age), epoch below ('' for any), tag words
 #       (8 bytes each, '' for any; one must fit), then number and tag of each entry to look
-#       at; none: some of all entries, from the cursor on
+#       at, or '=' and the digest of its wording; none: some of all entries, from the cursor on
 # Drops those that fit, and returns {next cursor (0: done), dropped}.
 DROP = script(
     COMMON
@@ -310,14 +375,19 @@ local function look(sid, meta)
   if age and tonumber(created(meta)) > now - age then return end
   if below and epoch(meta) >= below then return end
   local fits = ARGV[4] == ''
-  for j = 129, #meta, 8 do fits = fits or holds(ARGV[4], sub(meta, j, j + 7)) end
+  for j = 145, #meta, 8 do fits = fits or holds(ARGV[4], sub(meta, j, j + 7)) end
   if fits then dropped = dropped + drop(sid, meta) end
 end
 local cursor = '0'
 if #ARGV > 4 then
   for i = 5, #ARGV, 2 do
-    local meta = call('HGET', E, ARGV[i])
-    if meta and tag(meta) == ARGV[i + 1] then look(ARGV[i], meta) end
+    local sid, meta = ARGV[i], call('HGET', E, ARGV[i])
+    if sid == '=' then
+      sid, meta = exact(ARGV[i + 1])
+    elseif meta and tag(meta) ~= ARGV[i + 1] then
+      meta = nil
+    end
+    if meta then look(sid, meta) end
   end
 else
   local page = call('HSCAN', E, ARGV[1], 'COUNT', 500)

@@ -117,16 +117,27 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     if int(view.clusters[chosen.rows[0]]) in reported:
         raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this wording")
     rows = yield from _verified(core, query.text, view, chosen, spent)
-    lesson = _lesson(core, query, view, chosen.decision, rows[0], wording, vector)
+    # Whose answer may be as old as its own life allows; other wordings' only as old as this one's.
+    timeless = _timeless(core, query, view, rows)
+    lesson = (b"", b"") if timeless else _lesson(core, query, view, chosen.decision, rows[0], wording, vector)
     records = [view.records[row] for row in rows]
     known = None
     if near is not None:
         known = near.answer(records[0].number, (core.clock.monotonic() - asked) * 1000)
     reply = yield from _admitted(core, query, scope.id, digest, records, lesson, known)
+    # Of a vector set, the answer is known without asking whether its very response was reported.
+    is_known = near is not None and len(reply) > 2
+    if len(reply) == 2 or (is_known and entry.unpack_meta(reply[2]).response_label in reported):
+        raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this wording")
     if len(reply) == 1:
+        index.lose([view.records[row] for row in rows])
         raise _stop(chosen, Reason.GONE, "the entry expired or was dropped in between")
     if len(reply) == 5:
         core.tally.count("learned")
+    age = (float(reply[0]) - entry.unpack_meta(reply[2]).created_ms) / 1000
+    if age > core.policy.time_sensitive_seconds and reply[1] in timeless:
+        detail = f"time: the question is about now, and the answer to another one is {age:.0f} s old"
+        raise _stop(chosen, Reason.GUARD, detail)
     return (yield from _hit(core, query, scope, reply, chosen.decision))
 
 
@@ -224,6 +235,14 @@ def _why_not(choice: Choice[Objection]) -> Stop:
     if objection is not None:
         return _stop(choice, Reason.GUARD, f"{objection.guard}: {objection.detail}")
     return _stop(choice, choice.decision.reason)
+
+
+def _timeless(core: Core, query: Query, view: View, rows: Sequence[int]) -> frozenset[bytes]:
+    """Return the entries whose wordings are not about now, if the query is."""
+    if not core.policy.is_time_sensitive(query.text):
+        return frozenset()
+    records = [view.records[row] for row in rows]
+    return frozenset(r.number for r in records if not core.policy.is_time_sensitive(r.text))
 
 
 def _verified(

@@ -43,7 +43,7 @@ CLUSTER_BYTES = 8
 LARGE_BYTES = 64 * 1024
 TAG_BYTES = 8
 KEY_BYTES = 16
-_META = struct.Struct("<15s15s15s16s16s8s8s15s10s10s")
+_META = struct.Struct("<15s15s15s16s16s8s8s15s10s10s16s")
 _RECORD = struct.Struct("<15s15s8s8sII")
 _RECORD_FIXED = struct.Struct("<8s8sII")
 _STREAM_ID = re.compile(r"\A[0-9]{1,20}-[0-9]{1,20}\Z")
@@ -125,6 +125,11 @@ class Meta:
     epoch: int
     tokens: Tokens
 
+    @property
+    def response_label(self) -> int:
+        """What a report calls the response, as :func:`unpack_clusters` reads it."""
+        return int.from_bytes(self.response_key[:CLUSTER_BYTES], "little", signed=True)
+
 
 @dataclass(frozen=True)
 class Record:
@@ -202,7 +207,7 @@ def pack_fixed(
 ) -> bytes:
     """Return an entry's meta without its times, which the server's clock gives."""
     counts = b"%010d%010d" % (min(tokens.prompt, _MOST), min(tokens.completion, _MOST))
-    return response_key + wording + cluster + tag + b"%015d" % epoch + counts + tags
+    return response_key + wording + cluster + tag + b"%015d" % epoch + counts + wording + tags
 
 
 def unpack_clusters(packed: Any) -> frozenset[int]:
@@ -220,7 +225,7 @@ def unpack_meta(data: Any) -> Meta:
         RedisCommandError: it is something else.
     """
     try:
-        expires, created, _, key, _, cluster, tag, epoch, prompt, completion = _META.unpack_from(data)
+        expires, created, _, key, _, cluster, tag, epoch, prompt, completion, _ = _META.unpack_from(data)
         return Meta(
             expires_ms=float(int(expires)),
             created_ms=float(int(created)),

@@ -226,6 +226,20 @@ class ScopeIndex:
             if row is not None:
                 self._expires[row] = float("-inf")
 
+    def lose(self, records: Sequence[Record]) -> None:
+        """Take entries out that are not alive, as whoever asked for them was told.
+
+        The list of dropped entries does not name those whose sliding life has ended, nor
+        those that a server lost.
+        """
+        with self._lock:
+            for record in records:
+                row = self._rows.get(record.number)
+                # By now it may be another entry with the same number.
+                if row is not None and self._records[row].tag == record.tag:
+                    del self._rows[record.number]
+                    self._expires[row] = float("-inf")
+
     def _tidy(self, now_ms: float) -> None:
         """Let go of entries that are not alive, once they are many. Older views keep their arrays."""
         import numpy as np

@@ -86,7 +86,7 @@ def invalidate(core: Core, criteria: Criteria) -> Flow[int]:
     """Drop what fits. Returns how many entries that were.
 
     One round trip for 500 scopes that there are, and one for 50 scopes and 500 entries that
-    are looked at; with ``similar_to`` two for each scope.
+    are looked at; with ``similar_to`` three for each scope.
     """
     criteria.checked()
     criteria.words()
@@ -125,15 +125,19 @@ def _drop_pages(core: Core, criteria: Criteria, scopes: Sequence[str]) -> Flow[i
 def _drop_similar(core: Core, criteria: Criteria, text: str, wanted: frozenset[bytes]) -> Flow[int]:
     if core.embedder is None:
         raise ConfigError("similar_to needs an embedder; this cache was made without one")
+    wording = wording_of(text)
     try:
         name, dim = yield from core.identity()
-        vector = yield from core.vector(wording_of(text), dim, Spent())
+        vector = yield from core.vector(wording, dim, Spent())
     except Stop as stop:
         # Not a miss: what should be gone is still there, and the caller must know.
         raise (stop.__cause__ or stop) from None  # it always has one
     dropped = 0
     for scope in (yield from scopes_with(core, wanted | {embedder_word(name, dim)})):
         view, now_ms = yield from catch_up(core, scope, dim)
+        # Its very wording is near, whether or not there was a vector when it was stored.
+        call = core.call(answer_scripts.DROP, scope, 0, *criteria.words(), "=", entry.text_digest(wording))
+        dropped += int((yield RedisCall(call))[1])
         similarities, view = view.similarities(vector, now_ms)
         rows = (similarities >= criteria.similarity).nonzero()[0].tolist()
         for start in range(0, len(rows), _EXPIRED_AT_ONCE):
@@ -164,7 +168,8 @@ def report_wrong(core: Core, entry_id: str, query: str) -> Flow[bool]:
     Returns whether an entry that paired the two was dropped.
     """
     known, digest = EntryId.parse(entry_id), entry.text_digest(wording_of(query))
-    dropped = yield RedisCall(core.call(answer_scripts.REPORT, known.scope, digest, known.cluster))
+    words = (digest, known.cluster, known.number)
+    dropped = yield RedisCall(core.call(answer_scripts.REPORT, known.scope, *words))
     core.tally.count("wrong_reports")
     return bool(dropped)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
 
-from lix_cache import AsyncSemanticCache
+from lix_cache import AsyncSemanticCache, CachePolicy, Reason
 from lix_cache.config import CacheConfig
 from lix_cache.errors import InvalidContext
 from lix_cache.hot.client import close_async_redis_clients
@@ -78,6 +79,113 @@ def test_embedders_that_hang_for_ever_leave_threads_for_everything_else(redis_co
     asyncio.run(main())
 
 
+# -- learned wordings ----------------------------------------------------------------------
+
+
+def test_a_corrected_answer_corrects_the_wordings_that_were_learned_from_it(make: Any) -> None:
+    cache, other = make(limits=LEARNING), make()
+    cache.store(CAPITAL, "Lyon")
+    assert cache.lookup(LEARNED).response == "Lyon"
+    assert cache.get_stats()["learned"] == 1
+    assert other.lookup(THIRD).response == "Lyon"
+    cache.store(CAPITAL, "Paris")
+    for reader in (other, cache):
+        assert reader.check_availability(LEARNED).reason == Reason.SEMANTIC
+        assert reader.lookup(THIRD).response == "Paris"
+        assert reader.lookup(LEARNED).response == "Paris"
+
+
+def test_a_reported_answer_ends_with_the_wordings_that_were_learned_from_it(make: Any) -> None:
+    cache, other = make(limits=LEARNING), make()
+    wrong = cache.store(CAPITAL, "Lyon")
+    assert cache.lookup(LEARNED).response == "Lyon"
+    assert other.lookup(THIRD).response == "Lyon"
+    assert cache.report_wrong(wrong, CAPITAL)
+    for reader in (other, cache):
+        assert not reader.check_availability(LEARNED)
+        assert not reader.lookup(LEARNED)
+        assert not reader.lookup(THIRD)
+
+
+def test_a_wording_outlives_the_entry_it_was_learned_from_where_that_only_made_room(make: Any) -> None:
+    cache = make(limits=LEARNING, max_entries=2)
+    cache.store(CAPITAL, "Paris")
+    assert cache.lookup(LEARNED).response == "Paris"
+    cache.store(BREAD, "flour")
+    found = cache.lookup(LEARNED)
+    assert (found.response, found.reason) == ("Paris", Reason.EXACT)
+
+
+# -- reports -------------------------------------------------------------------------------
+
+
+def test_a_reported_response_is_not_stored_again_as_an_answer_of_its_own(make: Any) -> None:
+    table = {**TABLE, "Lyon": mix(k=1), "It is Lyon": mix(k=1, j=0.1)}
+    cache = make(embedder=Meanings(table), same_answer=0.9)
+    cache.store(BREAD, "Lyon")
+    cache.lookup(CAPITAL)  # brings the index up to date
+    joined = cache.store(CAPITAL, "It is Lyon")
+    cache.report_wrong(joined, CAPITAL)
+    late = make(embedder=Meanings(table), same_answer=0.9)  # knows nothing of the scope yet
+    assert late.store(CAPITAL, "It is Lyon") is None
+    late.store(LEARNED, "It is Lyon")
+    assert not make(embedder=Meanings(table)).lookup(CAPITAL)
+
+
+# -- an index that knows more than the server -----------------------------------------------
+
+
+def test_what_the_server_forgot_does_not_hide_what_it_was_told_since(
+    make: Any, raw: redis.Redis, redis_config: CacheConfig
+) -> None:
+    cache, writer = make(), make()
+    cache.store(BREAD, "flour")
+    keys = list(raw.scan_iter(f"{redis_config.redis_key_prefix}:*"))
+    before = {key: raw.dump(key) for key in keys}
+    cache.store(CAPITAL, "lost")
+    assert cache.lookup(LEARNED).response == "lost"
+    # A replica that is a little behind, in time too, takes over.
+    log = next(key for key in keys if b":ans:l:" in key)
+    ahead = raw.xrevrange(log, count=1)[0]
+    raw.delete(*raw.scan_iter(f"{redis_config.redis_key_prefix}:*"))
+    for key, dump in before.items():
+        raw.restore(key, 300_000, dump)
+    assert not cache.lookup(LEARNED)
+    writer.store(CAPITAL, "Paris")
+    assert raw.xrevrange(log, count=1)[0][0] > ahead[0]
+    assert cache.lookup(LEARNED).response == "Paris"
+
+
+def test_an_entry_that_is_gone_unannounced_stands_in_the_way_of_nobody(
+    make: Any, raw: redis.Redis, redis_config: CacheConfig
+) -> None:
+    cache = make()
+    cache.store(CAPITAL, "lost")
+    cache.lookup(THIRD)
+    entries = next(raw.scan_iter(f"{redis_config.redis_key_prefix}:*:ans:e:*"))
+    for number in raw.hkeys(entries):
+        raw.hdel(entries, number)
+    assert cache.lookup(LEARNED).reason == Reason.GONE
+    assert cache.lookup(LEARNED).reason != Reason.GONE
+
+
+def test_a_number_that_was_given_a_second_time_answers_no_other_wording(
+    make: Any, raw: redis.Redis, redis_config: CacheConfig
+) -> None:
+    cache = make()
+    number = cache.store(CAPITAL, "Paris").split(".")[1].encode()
+    cache.store(BREAD, "flour")
+    # As when the log alone was lost, and the next entry came in the same millisecond.
+    entries = next(raw.scan_iter(f"{redis_config.redis_key_prefix}:*:ans:e:*"))
+    raw.hset(entries, number, next(m for n, m in raw.hgetall(entries).items() if n != number))
+    assert not cache.lookup(CAPITAL)
+    assert cache.lookup(BREAD).response == "flour"
+    assert not cache.report_wrong(f"{'A' * 27}.1-1.{'0' * 16}", CAPITAL)
+    cache.store(CAPITAL, "Paris")
+    assert cache.lookup(CAPITAL).response == "Paris"
+    assert cache.lookup(BREAD).response == "flour"
+
+
 # -- scopes --------------------------------------------------------------------------------
 
 
@@ -107,3 +215,39 @@ def test_a_context_that_holds_itself_is_refused(make: Any) -> None:
     own["self"] = own
     with pytest.raises(InvalidContext):
         make(context=own)
+
+
+# -- dropping ------------------------------------------------------------------------------
+
+
+def test_dropping_by_meaning_drops_the_very_text_even_without_a_vector(make: Any) -> None:
+    embedder = Meanings(TABLE)
+    cache = make(embedder=embedder)
+    embedder.error = RuntimeError("no model")
+    cache.store(CAPITAL, "secret")
+    embedder.error = None
+    assert cache.invalidate(similar_to=CAPITAL) == 1
+    assert not cache.lookup(CAPITAL)
+
+
+# -- time ----------------------------------------------------------------------------------
+
+
+def test_a_question_about_now_gets_no_old_answer_to_a_timeless_one(make: Any) -> None:
+    plain, now, today = "price of gold", "price of gold now", "price of gold today"
+    table = {plain: mix(a=1), now: mix(a=1, b=0.05), today: mix(a=1, b=0.04)}
+    policy = CachePolicy(follow_ups=True, time_sensitive_seconds=0.2)
+    cache = make(embedder=Meanings(table), policy=policy, limits=LEARNING)
+    cache.store(plain, "10")
+    assert cache.lookup(now).response == "10"
+    time.sleep(0.25)
+    late = cache.lookup(now)
+    assert (late.is_hit, late.reason) == (False, Reason.GUARD)
+    assert "about now" in late.detail
+    assert cache.get_stats()["learned"] == 0
+    assert cache.lookup(plain).response == "10"
+    # A life that the application gave to a question about now holds for its other wordings.
+    cache.store(now, "11", ttl_seconds=60)
+    time.sleep(0.25)
+    cache.invalidate(older_than_seconds=0.45)
+    assert cache.lookup(today).response == "11"

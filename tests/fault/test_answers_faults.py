@@ -446,7 +446,8 @@ def test_what_happens_between_the_two_round_trips_is_seen(
     with pytest.raises(StopIteration) as ended:
         flow.send(cache._drive._perform(effect))
     found = ended.value.value
-    assert (found.is_hit, found.response, found.reason) == (False, None, Reason.GONE)
+    reason = Reason.REPORTED if change == "report" else Reason.GONE
+    assert (found.is_hit, found.response, found.reason) == (False, None, reason)
     assert found.similarity > 0.9
 
 
