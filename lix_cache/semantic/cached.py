@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import os
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -200,12 +201,10 @@ class _Cached:
             self.core.tally.count("uncacheable")
             return None
         names = values if rules.auto_strict else [n for n in rules.strict_params if n in values]
-        whole = {
-            "function": self.name,
-            **rules.static_context,
-            **context,
-            **{name: values[name] for name in names},
-        }
+        whole: dict[str, Any] = {"function": self.name, **rules.static_context}
+        # All of it must match, whatever the parameters are called.
+        whole.update({f"argument.{n}" if n == "function" else n: values[n] for n in names})
+        whole.update({f"prompt.{n}" if n in whole else n: value for n, value in context.items()})
         canonical(whole, f"the context of {self.name}")
         return _Question(normalise(query), whole, Call(functools.partial(self._function, *args, **kwargs)))
 
@@ -359,6 +358,10 @@ class _Sync:
     def __init__(self, cached: _Cached, endpoint: Endpoint) -> None:
         self._cached = cached
         self._drive = SyncDriver(endpoint, cached.core.clock)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
         self._places = threading.BoundedSemaphore(_MOST_REFRESHES)
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -368,7 +371,10 @@ class _Sync:
         return self._drive(self._cached.call(question, lambda flight: flight.future.result(), self._beside))
 
     def _beside(self, flow: Flow[None]) -> None:
-        if not self._places.acquire(blocking=False):
+        if self._pid != os.getpid():
+            self._begin()  # the threads that hold places did not come along
+        places = self._places
+        if not places.acquire(blocking=False):
             return
         context = contextvars.copy_context()
 
@@ -376,9 +382,14 @@ class _Sync:
             try:
                 context.run(self._drive, flow)
             finally:
-                self._places.release()
+                places.release()
 
-        threading.Thread(target=work, name="lix-cache-refresh", daemon=True).start()
+        try:
+            threading.Thread(target=work, name="lix-cache-refresh", daemon=True).start()
+        except RuntimeError as error:
+            # No more threads, or the interpreter is ending: the answer is there all the same.
+            places.release()
+            self._cached.core.tally.trouble("refresh_errors", error)
 
 
 class _Async:
@@ -396,9 +407,12 @@ class _Async:
         return await self._drive(self._cached.call(question, _landed, self._beside))
 
     def _beside(self, flow: Flow[None]) -> None:
+        loop = asyncio.get_running_loop()
+        # Those of a loop that ended, or was left behind by a fork, never say that they are done.
+        self._running = {task for task in self._running if task.get_loop() is loop}
         if len(self._running) < _MOST_REFRESHES:
             # Kept, because the loop itself holds its tasks only weakly.
-            task = asyncio.get_running_loop().create_task(self._drive(flow))
+            task = loop.create_task(self._drive(flow))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 

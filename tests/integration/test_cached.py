@@ -169,6 +169,39 @@ def test_of_messages_the_last_user_turn_is_asked_and_tool_loops_do_not_hit(lab: 
     assert lab.call(ask, step) == "answer 2"
 
 
+def test_parameters_named_like_parts_of_the_context_take_no_place_in_it(lab: Lab) -> None:
+    cache, runs = lab.cache(), []
+
+    def work(kind: str, prompt: Any, *args: Any) -> str:
+        runs.append((kind, prompt, *args))
+        return f"answer {len(runs)}"
+
+    if lab.loop is None:
+
+        def ask(prompt: Any, conversation: str, system_digest: str, function: str) -> str:
+            return work("ask", prompt, conversation, system_digest, function)
+
+        def tell(prompt: Any, conversation: str, system_digest: str, function: str) -> str:
+            return work("tell", prompt, conversation, system_digest, function)
+    else:
+
+        async def ask(prompt: Any, conversation: str, system_digest: str, function: str) -> str:  # type: ignore[misc]
+            return work("ask", prompt, conversation, system_digest, function)
+
+        async def tell(prompt: Any, conversation: str, system_digest: str, function: str) -> str:  # type: ignore[misc]
+            return work("tell", prompt, conversation, system_digest, function)
+
+    first, second = (cache.cached(auto_strict=True)(function) for function in (ask, tell))
+    messages = [{"role": "user", "content": "weather in Rome"}]
+    step = [*messages, {"role": "assistant", "tool_calls": [{"id": 1}]}, {"role": "tool", "content": "18"}]
+    ordered = [{"role": "system", "content": "In Fahrenheit."}, *messages]
+    assert lab.call(first, messages, "c", "s", "f") == "answer 1"
+    assert lab.call(first, step, "c", "s", "f") == "answer 2"
+    assert lab.call(first, ordered, "c", "s", "f") == "answer 3"
+    assert lab.call(second, messages, "c", "s", "f") == "answer 4"
+    assert lab.call(first, messages, "c", "s", "f") == "answer 1"
+
+
 def test_a_hundred_equal_calls_run_the_function_once(lab: Lab) -> None:
     cache = lab.cache()
     ask = cache.cached()(lab.function(lambda p: {"answer": [p]}, seconds=0.2))
@@ -265,6 +298,68 @@ def test_a_refresh_that_fails_is_counted_and_the_old_answer_served(lab: Lab) -> 
         assert lab.call(ask, "q one") == "q one"
         lab.settle(lambda: cache._core.tally.counters["refresh_errors"] >= 1)
     assert "no more" in lab.stats(cache)["last_error"]
+
+
+def test_an_old_answer_is_served_where_no_thread_can_be_had_to_renew_it(
+    redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = SemanticCache(Meanings(TABLE), redis_config)
+    runs: list[str] = []
+
+    @cache.cached(ttl_seconds=0.001, stale_while_revalidate=60)
+    def ask(prompt: str) -> str:
+        runs.append(prompt)
+        return f"answer {len(runs)}"
+
+    def no_more(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    ask("capital of France")
+    time.sleep(0.01)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_more)
+        for _ in range(20):
+            assert ask("capital of France") == "answer 1"
+    assert cache.get_stats()["refresh_errors"] == 20
+    ask("capital of France")
+    wait_until(lambda: len(runs) == 2)
+
+
+def test_refreshes_that_a_loop_left_undone_leave_room_for_others(redis_config: CacheConfig) -> None:
+    cache = AsyncSemanticCache(Meanings(TABLE), redis_config)
+    runs: list[str] = []
+
+    @cache.cached(ttl_seconds=0.001, stale_while_revalidate=60, lock_seconds=0.01)
+    async def ask(prompt: str) -> str:
+        runs.append(prompt)
+        if len(runs) > 10:
+            await asyncio.sleep(3600)
+        return f"answer to {prompt}"
+
+    questions = [f"question number {i} of ten" for i in range(10)]
+
+    async def all_of_them() -> None:
+        for question in questions:
+            assert await ask(question) == f"answer to {question}"
+
+    async def close() -> None:
+        await close_async_redis_clients()
+
+    loops = [asyncio.new_event_loop() for _ in range(2)]
+    loops[0].run_until_complete(all_of_them())
+    loops[0].run_until_complete(all_of_them())
+    loops[0].run_until_complete(asyncio.sleep(0.1))
+    assert len(runs) == 18  # eight are being renewed
+    time.sleep(0.02)
+    loops[1].run_until_complete(ask(questions[9]))
+    loops[1].run_until_complete(asyncio.sleep(0.1))
+    assert runs[18:] == [questions[9]]
+    for loop in loops:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0.05))
+        loop.run_until_complete(close())
+        loop.close()
 
 
 def test_the_answer_to_a_question_about_now_lives_shortly(lab: Lab) -> None:
