@@ -7,6 +7,7 @@ it saves work and guards nothing: whoever loses it or cannot reach Redis runs th
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import os
 import threading
@@ -40,6 +41,14 @@ _SEEN_MS = 2_000
 _PLAIN = (str, bytes, int, float, bool, type(None))
 
 
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop of this thread, if there is one."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 @dataclass(frozen=True)
 class Flight:
     """One run that others wait for.
@@ -47,10 +56,17 @@ class Flight:
     Attributes:
         key: what makes calls equal.
         future: of the result.
+        loop: the event loop that it is led in; None in a thread without one.
     """
 
     key: Hashable
     future: Future[Any] = field(default_factory=Future, compare=False)
+    loop: asyncio.AbstractEventLoop | None = field(default_factory=running_loop, compare=False)
+
+    @property
+    def is_stranded(self) -> bool:
+        """Whether its event loop has stopped, so that nobody may ever land it."""
+        return self.loop is not None and not self.loop.is_running()
 
 
 class Flights:
@@ -71,7 +87,7 @@ class Flights:
             self._begin()
         with self._lock:
             flight = self._open.get(key)
-            if flight is not None:
+            if flight is not None and not flight.is_stranded:
                 return flight, False
             flight = self._open[key] = Flight(key)
             return flight, True
@@ -88,7 +104,9 @@ class Flights:
 
     def _close(self, flight: Flight) -> None:
         with self._lock:
-            self._open.pop(flight.key, None)
+            # A stranded one may have been taken over.
+            if self._open.get(flight.key) is flight:
+                del self._open[flight.key]
 
 
 def own_copy(result: Any) -> Any:

@@ -362,6 +362,29 @@ def test_refreshes_that_a_loop_left_undone_leave_room_for_others(redis_config: C
         loop.close()
 
 
+def test_nobody_waits_for_a_call_whose_loop_has_stopped(redis_config: CacheConfig) -> None:
+    cache = AsyncSemanticCache(Meanings(TABLE), redis_config)
+    runs: list[str] = []
+
+    @cache.cached(lock_seconds=0.05)
+    async def ask(prompt: str) -> str:
+        runs.append(prompt)
+        await asyncio.sleep(3600 if len(runs) == 1 else 0)
+        return f"answer {len(runs)}"
+
+    left, other = (asyncio.new_event_loop() for _ in range(2))
+    task = left.create_task(ask("capital of France"))
+    left.run_until_complete(asyncio.sleep(0.2))
+    assert runs == ["capital of France"]
+    assert other.run_until_complete(asyncio.wait_for(ask("capital of France"), 5)) == "answer 2"
+    task.cancel()
+    left.run_until_complete(asyncio.wait([task]))
+    assert other.run_until_complete(ask("capital of France")) == "answer 2"
+    for loop in (left, other):
+        loop.run_until_complete(close_async_redis_clients())
+        loop.close()
+
+
 def test_the_answer_to_a_question_about_now_lives_shortly(lab: Lab) -> None:
     cache = lab.cache(policy=CachePolicy(time_sensitive_seconds=1.0))
     ask = cache.cached()(lab.function())
