@@ -125,6 +125,7 @@ local function trim()
   if left > 0 then call('PEXPIRE', D, left) end
 end
 local function reaches(place, floor)
+  if floor == '0-0' then return true end
   local ms, n = string.match(place, '^(%d+)-(%d+)$')
   local floor_ms, floor_n = string.match(floor, '^(%d+)-(%d+)$')
   ms, floor_ms = tonumber(ms), tonumber(floor_ms)
@@ -269,22 +270,23 @@ return {digits(now), wrong}
 # wrong for this wording. Foreign data under a key fails it before it has written anything.
 #
 # The keys live a quarter longer than the entry, so that not every store must prolong them;
-# but whenever one of them may be new, all get their lives.
+# but whenever one of them may be new, all get their lives. A drop takes one item from each
+# key, and from the responses all parts of one; it may begin the list of deletions.
 STORE = script(
     COMMON
     + """
-local fresh = call('HLEN', H) == 0
-for i = 2, 5 do fresh = call('HLEN', KEYS[i]) == 0 or fresh end
-call('XLEN', L)
-call('XLEN', D)
-fresh = call('ZCARD', U) == 0 and ARGV[8] ~= '0' or fresh
-fresh = call('ZCARD', Z) == 0 or fresh
+local fresh = call('HEXISTS', H, 'g') == 0
+local begins = fresh
+local length, gone, used = call('XLEN', L), call('XLEN', D), call('ZCARD', U)
+local least = math.min(length, call('ZCARD', Z), ARGV[8] == '0' and length or used)
+for i = 2, 5 do least = math.min(least, call('HLEN', KEYS[i])) end
+fresh = fresh or least == 0
 local ended = call('ZRANGEBYSCORE', KEYS[11], '-inf', digits(now), 'LIMIT', 0, 8)
-call('HLEN', KEYS[12])
+local known = call('HEXISTS', KEYS[12], ARGV[10]) == 1
 local times = digits(now + tonumber(ARGV[2])) .. digits(now) .. digits(now + tonumber(ARGV[3]))
 local meta = times .. ARGV[4]
 if is_wrong(call('HGET', W, ARGV[1]) or '', meta) then return 'REPORTED' end
-if call('HEXISTS', H, 'g') == 0 then
+if begins then
   for i = 1, 9 do call('DEL', KEYS[i]) end
   call('HSET', H, 'g', ARGV[9], 'f', '0-0')
 end
@@ -294,12 +296,14 @@ local dropped = same and drop(same) or 0
 dropped = dropped + unlearn(ARGV[1], function(other) return other ~= cluster(meta) end)
 dropped = dropped + expire_some(32)
 local evicted = 0
-while call('XLEN', L) >= tonumber(ARGV[7]) do
+while length >= tonumber(ARGV[7]) and call('XLEN', L) >= tonumber(ARGV[7]) do
   local victim = ARGV[8] ~= '0' and call('ZRANGE', U, 0, 0)[1]
   victim = victim or call('XRANGE', L, '-', '+', 'COUNT', 1)[1][1]
   drop(victim)
   evicted = evicted + 1
 end
+dropped = dropped + evicted
+if dropped > 0 then fresh = fresh or gone == 0 or least <= dropped or call('HLEN', R) == 0 end
 local sid = call('XADD', L, '*', 'r', latest(meta) .. created(meta) .. ARGV[5])
 call('HSET', E, sid, meta)
 call('HSET', X, ARGV[1], sid)
@@ -310,18 +314,19 @@ call('ZADD', Z, sub(meta, 1, 15), sid)
 if ARGV[8] == '1' then call('ZADD', U, digits(now), sid) end
 if ARGV[8] == '2' then call('ZADD', U, 1, sid) end
 local life, left = tonumber(ARGV[3]), call('PTTL', H)
-if fresh or dropped + evicted > 0 or left < life then
+if fresh or left < life then
   left = math.max(left, math.floor(life * 1.25))
   for i = 1, 9 do call('PEXPIRE', KEYS[i], left) end
-  if call('EXISTS', W) == 1 then call('PEXPIRE', W, math.max(left, 31622400000)) end
-  trim()
+  call('PEXPIRE', W, math.max(left, 31622400000))
 end
+if gone + dropped > 2048 then trim() end
 for i = 1, #ended do
+  known = known and ended[i] ~= ARGV[10]
   call('ZREM', KEYS[11], ended[i])
   call('HDEL', KEYS[12], ended[i])
 end
 call('ZADD', KEYS[11], digits(now + left), ARGV[10])
-call('HSET', KEYS[12], ARGV[10], ARGV[11])
+if not known then call('HSET', KEYS[12], ARGV[10], ARGV[11]) end
 return {sid, evicted}
 """
 )
