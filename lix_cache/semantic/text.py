@@ -20,6 +20,9 @@ _BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
 # span, a literal in double quotes, or in single ones that are not an apostrophe.
 _LITERAL = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029`\"“”«»「『]|(?<!\w)'")
 
+# All of those signs that are printable ASCII. (An apostrophe within a word takes the long way.)
+_PLAIN_LITERALS = frozenset("`\"'")
+
 
 def normalise(text: str) -> str:
     """Return the form under which the exact tier keeps a query.
@@ -28,6 +31,8 @@ def normalise(text: str) -> str:
     without code spans or quoted literals, each run of white space as one space. Idempotent,
     and linear in the text's length.
     """
+    if text.isascii() and text.isprintable() and _PLAIN_LITERALS.isdisjoint(text):
+        return " ".join(text.split())  # most queries: the same by fewer steps
     text = _LINE_END.sub("\n", unicodedata.normalize("NFC", text)).rstrip()
     # The first line's indentation belongs to the shape of a block; blank lines before it do not.
     text = _BLANK_LINES.sub("", text)

@@ -35,6 +35,7 @@ _COMPARISONS: dict[str, Callable[[Reading, Reading], str | None]] = {
 
 #: The names of all guards, in the order in which they are asked.
 GUARDS: tuple[str, ...] = ("length", "elliptical", *_COMPARISONS)
+_ALL = frozenset(GUARDS)
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,19 @@ def check(query: str, cached: str, *, enabled: frozenset[str] | None = None) -> 
     """
     if query == cached or normalise(query) == normalise(cached):
         return None
-    asked = GUARDS if enabled is None else [name for name in GUARDS if name in enabled]
     # In one order, whichever text was given first: the answer is then the same.
-    first, second = sorted((query, cached))
-    for guard in asked:
-        detail = _ask(guard, first, second)
-        if detail is not None:
-            return Objection(guard, detail)
+    first, second = (query, cached) if query <= cached else (cached, query)
+    asked = _ALL if enabled is None else enabled
+    if "length" in asked and max(len(first), len(second)) > MAX_CHARS:
+        return Objection("length", f"more than {MAX_CHARS} characters")
+    if "elliptical" in asked:
+        for text in (first, second):
+            if is_elliptical(text):
+                return Objection("elliptical", text)
+    a, b = read(first), read(second)
+    for guard, compare in _COMPARISONS.items():
+        if guard in asked:
+            detail = compare(a, b)
+            if detail is not None:
+                return Objection(guard, detail)
     return None
-
-
-def _ask(guard: str, first: str, second: str) -> str | None:
-    if guard == "length":
-        return f"more than {MAX_CHARS} characters" if max(len(first), len(second)) > MAX_CHARS else None
-    if guard == "elliptical":
-        return next((text for text in (first, second) if is_elliptical(text)), None)
-    return _COMPARISONS[guard](read(first), read(second))

@@ -40,11 +40,17 @@ def compare_order(a: Reading, b: Reading) -> str | None:
     """Return the words that have changed places, or None."""
     here, there = list(a.once(_keys)), list(b.once(_keys))
     glue = _glue(a.language, b.language)
-    mine = Counter(key for key in here if key not in glue)
-    theirs = Counter(key for key in there if key not in glue)
-    if (mine & theirs).total() < _LEAST_SHARED * max(mine.total(), theirs.total()):
+    mine = [key for key in here if key not in glue]
+    theirs = [key for key in there if key not in glue]
+    # No Counter until it is known to matter: most texts share too little, or less than two words.
+    if min(len(mine), len(theirs)) < _LEAST_SHARED * max(len(mine), len(theirs)):
         return None
-    shared = {key for key, count in mine.items() if count == 1 == theirs.get(key)}
+    if len(set(mine).intersection(theirs)) < 2:
+        return None
+    counts, others = Counter(mine), Counter(theirs)
+    if (counts & others).total() < _LEAST_SHARED * max(len(mine), len(theirs)):
+        return None
+    shared = {key for key, count in counts.items() if count == 1 == others.get(key)}
     if len(shared) < 2:
         return None
     _agree_on_lists(here, there, shared)
