@@ -23,7 +23,7 @@ from lix_cache.semantic.entry import LARGE_BYTES, EntryId, Record
 from lix_cache.semantic.guards import Objection
 from lix_cache.semantic.lookup import Lookup, Reason
 from lix_cache.semantic.scope import merged
-from lix_cache.semantic.values import chunk_count, decode_value
+from lix_cache.semantic.values import decode_value, read_head
 from lix_cache.semantic.verifier import verified_scores
 
 if TYPE_CHECKING:
@@ -200,7 +200,8 @@ def _follow(core: Core, scope_id: str, index: ScopeIndex, reply: Any) -> Flow[Vi
 
     def follow() -> View:
         view = index.follow(kind, news, float(now))
-        core.indexes.settle(scope_id)
+        if rows or kind != b"D":
+            core.indexes.settle(scope_id)
         return view
 
     return follow() if len(rows) < _MANY else (yield Compute(follow, None, "the index"))
@@ -281,9 +282,9 @@ def _lesson(
     vector: FloatArray,
 ) -> tuple[bytes, bytes]:
     """Return what makes the wording of a sure hit stand beside the entry, if there is room for it."""
-    cluster = view.clusters[row]
-    wordings = int((view.clusters == cluster).sum())
-    if query.peek or not decision.is_confident or wordings >= core.max_wordings:
+    if query.peek or not decision.is_confident:
+        return b"", b""
+    if int((view.clusters == view.clusters[row]).sum()) >= core.max_wordings:
         return b"", b""
     tag = core.new_tag()
     answer = None if view.answers is None else view.answers[row]
@@ -315,16 +316,16 @@ def _hit(
 def _decoded(core: Core, scope: Scope, key: bytes, head: bytes) -> Flow[Any]:
     """Read a response. One of 10 MB or more is in parts, which are another round trip."""
     try:
-        count = chunk_count(head)
+        parts = read_head(head)
         chunks: Sequence[bytes | None] = ()
-        if count:
+        if parts.chunks:
             name = core.keys.answers(scope.id).responses
-            parts = [("HGET", name, entry.part_field(key, i)) for i in range(count)]
-            chunks = yield RedisBatch(tuple(parts))
+            wanted = [("HGET", name, entry.part_field(key, i)) for i in range(parts.chunks)]
+            chunks = yield RedisBatch(tuple(wanted))
             if None in chunks:
                 raise Stop(Reason.GONE, "the response was dropped in between")
-        if not count and len(head) < LARGE_BYTES:
-            return decode_value(head)
-        return (yield Compute(lambda: decode_value(head, chunks), None, "decoding"))
+        if not parts.chunks and len(head) < LARGE_BYTES:
+            return decode_value(parts)
+        return (yield Compute(lambda: decode_value(parts, chunks), None, "decoding"))
     except CodecError as error:
         raise entry.foreign("a response", head) from error

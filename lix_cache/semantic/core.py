@@ -17,7 +17,7 @@ from lix_cache.semantic.guards import Objection
 from lix_cache.semantic.later import Later
 from lix_cache.semantic.lookup import Lookup, Reason
 from lix_cache.semantic.ring import unit_vector
-from lix_cache.semantic.scope import embedder_word, item_digests, merged, scope_of
+from lix_cache.semantic.scope import canonical, embedder_word, item_digests, merged, scope_of
 from lix_cache.semantic.tally import Tally
 from lix_cache.semantic.text import normalise
 from lix_cache.vectors import check_dimension
@@ -41,6 +41,9 @@ EVICTIONS = {"fifo": 0, "lru": 1, "lfu": 2}
 
 _REMEMBERED_VECTORS = 512
 _REMEMBERED_KEYS = 4096
+_REMEMBERED_SCOPES = 1024
+#: Bytes of a context (a long system prompt, say) up to which its scope is remembered.
+_LARGEST_REMEMBERED = 16 * 1024
 
 
 class Stop(Exception):
@@ -125,6 +128,7 @@ class Core:
     _vectors: OrderedDict[bytes, FloatArray] = field(default_factory=OrderedDict)
     _keys: dict[str, AnswerKeys] = field(default_factory=dict)
     _own: Scope | None = None
+    _scopes: dict[bytes, Scope] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def renew_locks(self) -> None:
@@ -194,8 +198,16 @@ class Core:
             return self._own
         name, dim = yield from self.identity()
         whole = merged(self.context, context)
-        items = item_digests(whole) | {embedder_word(name, dim)}
-        scope = Scope(scope_of(whole, name, dim, self.version), dim, items)
+        # Remembered by its bytes, not by the mapping, which may change.
+        form = canonical(whole)
+        scope = self._scopes.get(form)
+        if scope is None:
+            items = item_digests(whole) | {embedder_word(name, dim)}
+            scope = Scope(scope_of(whole, name, dim, self.version), dim, items)
+            if len(self._scopes) >= _REMEMBERED_SCOPES:
+                self._scopes.clear()
+            if len(form) <= _LARGEST_REMEMBERED:
+                self._scopes[form] = scope
         if context is None:
             self._own = scope
         return scope

@@ -170,12 +170,17 @@ def decide(
         return _EMPTY
     best = int(similarities.argmax())
     similarity = float(similarities[best])
-    same = clusters == clusters[best]
-    others = similarities[~same]
-    nearest_other = float(others.max()) if len(others) else -math.inf
+    same = (clusters == clusters[best]).nonzero()[0]
+    has_others = len(same) < len(similarities)
+    nearest_other = -math.inf
+    if has_others:
+        # Copied whole and overwritten in few places: a selection of nearly all costs several times that.
+        others = similarities.copy()
+        others[same] = -math.inf
+        nearest_other = float(others[others.argmax()])
     competitor = max(nearest_other, limits.floor, unseen)
     # Of equal similarity is not nearer; but the best one itself always counts.
-    witnesses = max(1, int((similarities[same] > competitor).sum()))
+    witnesses = 1 if len(same) == 1 else max(1, int((similarities[same] > competitor).sum()))
     lead = similarity - competitor
     evidence = (
         similarity
@@ -195,7 +200,7 @@ def decide(
         index=best if accepted else None,
         best=best,
         similarity=similarity,
-        margin=similarity - max(nearest_other, unseen) if len(others) or unseen > -1.0 else math.inf,
+        margin=similarity - max(nearest_other, unseen) if has_others or unseen > -1.0 else math.inf,
         reason=reason,
         witnesses=witnesses,
         evidence=evidence,

@@ -108,6 +108,8 @@ class ScopeIndex:
         self._records: list[Record] = []
         self._rows: dict[bytes, int] = {}
         self._text_bytes = 0
+        # No entry has ended before this time.
+        self._soonest = float("inf")
 
     @property
     def place(self) -> tuple[bytes, bytes, bytes]:
@@ -191,6 +193,7 @@ class ScopeIndex:
         for row, record in enumerate(records, start):
             self._clusters[row] = int.from_bytes(record.cluster, "little", signed=True)
             self._expires[row] = record.expires_ms
+            self._soonest = min(self._soonest, record.expires_ms)
             self._rows[record.number] = row
             self._text_bytes += len(record.text)
         empty = np.empty(0, np.float32)
@@ -224,7 +227,7 @@ class ScopeIndex:
             self._gone = bytes(place)
             row = self._rows.pop(number, None)
             if row is not None:
-                self._expires[row] = float("-inf")
+                self._expires[row] = self._soonest = float("-inf")
 
     def lose(self, records: Sequence[Record]) -> None:
         """Take entries out that are not alive, as whoever asked for them was told.
@@ -244,6 +247,8 @@ class ScopeIndex:
         """Let go of entries that are not alive, once they are many. Older views keep their arrays."""
         import numpy as np
 
+        if now_ms < self._soonest:
+            return
         late = int(np.count_nonzero(self._expires[: self._size] <= now_ms))
         if late <= 16 + self._size // 4:
             return
@@ -257,6 +262,7 @@ class ScopeIndex:
         self._rows = {record.number: row for row, record in enumerate(self._records)}
         self._text_bytes = sum(len(record.text) for record in self._records)
         self._size = len(kept)
+        self._soonest = float(self._expires.min()) if self._size else float("inf")
 
     def _view(self) -> View:
         end = self._size

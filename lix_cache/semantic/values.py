@@ -21,7 +21,7 @@ from lix_cache.archive.varints import Reader, put_varint
 from lix_cache.errors import CodecError, InvalidInput
 from lix_cache.semantic.value_items import decode_item, encode_item
 
-__all__ = ["Encoded", "chunk_count", "decode_value", "encode_value"]
+__all__ = ["Encoded", "Head", "chunk_count", "decode_value", "encode_value", "read_head"]
 
 _VERSION = 1
 _STORED, _ZLIB = 0, 1
@@ -92,8 +92,10 @@ def _is_compressible(raw: bytes) -> bool:
     return len(zlib.compress(raw[middle : middle + _SAMPLE], _LEVEL)) < 0.95 * _SAMPLE
 
 
-@dataclass(frozen=True)
-class _Head:
+@dataclass(slots=True)
+class Head:
+    """What stands in an entry, taken apart and checked as far as that goes without chunks."""
+
     compression: int
     raw_length: int
     stored_length: int
@@ -103,7 +105,12 @@ class _Head:
     body: bytes
 
 
-def _read_head(head: bytes) -> _Head:
+def read_head(head: bytes) -> Head:
+    """Take a head apart.
+
+    Raises:
+        CodecError: it is no head.
+    """
     reader = Reader(head)
     version, compression = reader.take(2)
     if version != _VERSION:
@@ -117,7 +124,7 @@ def _read_head(head: bytes) -> _Head:
     expected = -(-stored_length // _CHUNK) if stored_length >= _CHUNKED_FROM else 0
     if chunks != expected:
         raise CodecError(f"a value of {stored_length} bytes says it has {chunks} chunks")
-    return _Head(
+    return Head(
         compression, raw_length, stored_length, chunks, crc, before_crc, reader.take(reader.remaining)
     )
 
@@ -128,14 +135,16 @@ def chunk_count(head: bytes) -> int:
     Raises:
         CodecError: it is no head.
     """
-    return _read_head(head).chunks
+    return read_head(head).chunks
 
 
-def decode_value(head: bytes, chunks: Sequence[bytes | None] = (), *, max_bytes: int = _LARGEST_VALUE) -> Any:
+def decode_value(
+    head: bytes | Head, chunks: Sequence[bytes | None] = (), *, max_bytes: int = _LARGEST_VALUE
+) -> Any:
     """Return the value that was encoded.
 
     Args:
-        head: as encoded.
+        head: as encoded, or as :func:`read_head` gives it.
         chunks: as encoded, in order; None for one that is gone.
         max_bytes: the most that a value may take uncompressed.
 
@@ -144,7 +153,7 @@ def decode_value(head: bytes, chunks: Sequence[bytes | None] = (), *, max_bytes:
             is taken than a sound value of that size needs.
         MissingExtra: an array or table, and the package it belongs to is not installed.
     """
-    parts = _read_head(head)
+    parts = head if isinstance(head, Head) else read_head(head)
     if parts.raw_length > max_bytes:
         raise CodecError(f"a value of {parts.raw_length} bytes; {max_bytes} is the most")
     body = _body(parts, chunks)
@@ -153,19 +162,23 @@ def decode_value(head: bytes, chunks: Sequence[bytes | None] = (), *, max_bytes:
     return decode_item(_decompressed(parts, body))
 
 
-def _body(parts: _Head, chunks: Sequence[bytes | None]) -> bytes:
+def _body(parts: Head, chunks: Sequence[bytes | None]) -> bytes:
+    if not parts.chunks and not chunks:
+        if len(parts.body) != parts.stored_length:
+            raise CodecError(f"a value of {parts.stored_length} stored bytes has {len(parts.body)}")
+        return parts.body
     whole = [chunk for chunk in chunks if chunk is not None]
     if len(chunks) != parts.chunks or len(whole) != len(chunks):
         raise CodecError(f"{len(whole)} chunks of a value that has {parts.chunks}")
     if parts.chunks and parts.body:
         raise CodecError("a value in chunks with bytes in its head")
-    length = sum(map(len, whole)) if parts.chunks else len(parts.body)
+    length = sum(map(len, whole))
     if length != parts.stored_length:
         raise CodecError(f"a value of {parts.stored_length} stored bytes has {length}")
-    return b"".join(whole) if parts.chunks else parts.body
+    return b"".join(whole)
 
 
-def _decompressed(parts: _Head, body: bytes) -> bytes:
+def _decompressed(parts: Head, body: bytes) -> bytes:
     if parts.compression == _STORED:
         if parts.raw_length != len(body):
             raise CodecError(f"a value of {parts.raw_length} bytes has {len(body)}")
