@@ -200,8 +200,7 @@ def _follow(core: Core, scope_id: str, index: ScopeIndex, reply: Any) -> Flow[Vi
 
     def follow() -> View:
         view = index.follow(kind, news, float(now))
-        if rows or kind != b"D":
-            core.indexes.settle(scope_id)
+        core.indexes.settle(scope_id)
         return view
 
     return follow() if len(rows) < _MANY else (yield Compute(follow, None, "the index"))

@@ -248,7 +248,7 @@ def choose(
     first = decision = decide(similarities, clusters, limits, unseen=unseen)
     if first.index is None:
         return Choice(first, (), None)
-    similarities = similarities.copy()
+    left = similarities
     rows: list[int] = []
     objection: _Objection | None = None
     for _ in range(_TRIES):
@@ -261,8 +261,10 @@ def choose(
             if len(rows) == wanted:
                 break
         objection = objection if objection is not None else found
-        similarities[row] = -math.inf
-        decision = decide(similarities, clusters, limits, unseen=unseen)
+        if left is similarities:
+            left = similarities.copy()
+        left[row] = -math.inf
+        decision = decide(left, clusters, limits, unseen=unseen)
     return Choice(first, tuple(rows), objection)
 
 

@@ -577,6 +577,35 @@ def test_no_key_is_without_an_end_whatever_was_done(
     for i in range(6):
         (used if i % 2 else cache).store(f"r{i}", i)
         check()
+    # Drops that leave more than they take, in a scope that has no list of deletions yet.
+    many = make(context={"many": True})
+    for i in range(6):
+        many.store(f"q{i}", i)
+        check()
+    for i in range(6):
+        many.store(f"q{i}", "the same")
+        check()
+    many.store("q0", "another")
+    check()
+
+
+def test_a_scope_that_had_ended_is_found_by_its_context_again(make: Any) -> None:
+    cache = make(ttl_seconds=0.1)
+    for _ in range(2):
+        cache.store(CAPITAL, "Paris", context={"tenant": "a"})
+        time.sleep(0.15)
+    cache.store(CAPITAL, "Paris", context={"tenant": "a"}, ttl_seconds=60)
+    assert cache.invalidate(context={"tenant": "a"}) == 1
+
+
+def test_a_context_that_changed_since_the_last_call_is_another_scope(make: Any) -> None:
+    cache, context = make(), {"tenant": "a", "tools": ["x"]}
+    cache.store(CAPITAL, "Paris", context=context)
+    assert cache.lookup(CAPITAL, context=context).is_hit
+    context["tools"].append("y")
+    assert not cache.lookup(CAPITAL, context=context).is_hit
+    context["tools"].pop()
+    assert cache.lookup(CAPITAL, context=dict(reversed(context.items()))).is_hit
 
 
 def test_cleaning_up_drops_what_has_expired_and_counts_it(make: Any) -> None:

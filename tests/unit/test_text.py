@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import string
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lix_cache.semantic.text import normalise
 
@@ -41,3 +45,9 @@ def test_encodings_of_one_text_are_one(one: str, other: str) -> None:
 )
 def test_texts_that_could_differ_in_meaning_stay_apart(one: str, other: str) -> None:
     assert normalise(one) != normalise(other)
+
+
+@given(st.text(string.printable[:94] + "  \t\n", max_size=30))
+def test_the_short_way_of_plain_queries_gives_what_the_long_one_does(text: str) -> None:
+    # A no-break space beyond the ASCII at the end is white space, and takes the long way.
+    assert normalise(text) == normalise(text + "\u00a0")
