@@ -11,6 +11,7 @@ import pytest
 
 from lix_cache.config import CacheConfig
 from tests.support import CountingProxy, RedisServer
+from tests.support.twins import Twins
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +33,14 @@ def redis_config(redis_server: RedisServer, tmp_path: Path) -> CacheConfig:
         archive_dir=tmp_path / "archive",
         evictor_enabled=False,
     )
+
+
+@pytest.fixture(params=["sync", "async"])
+def twins(request: pytest.FixtureRequest) -> Iterator[Twins]:
+    """Both colours of every class: a test that asks for it runs once with each."""
+    made = Twins(request.param)
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -42,13 +42,6 @@ CAPITAL, PARAPHRASE, OTHER_PARAPHRASE, LARGEST, BREAD, BAKED = TABLE
 LIMITS = Limits(threshold=0.92, margin=0.05)
 
 
-@pytest.fixture(params=["sync", "async"])
-def twins(request: pytest.FixtureRequest) -> Iterator[Twins]:
-    made = Twins(request.param)
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def embedder() -> Meanings:
     return Meanings(TABLE)

@@ -11,7 +11,7 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,6 @@ def message(number: int, **more: Any) -> Message:
 
 def messages(*numbers: int) -> list[Message]:
     return [message(number) for number in numbers]
-
-
-@pytest.fixture(params=["sync", "async"])
-def twins(request: pytest.FixtureRequest) -> Iterator[Twins]:
-    made = Twins(request.param)
-    yield made
-    made.close()
 
 
 @pytest.fixture

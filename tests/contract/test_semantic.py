@@ -49,13 +49,6 @@ def at_cosine(cosine: float, dim: int = DIM) -> np.ndarray:
     return cosine * axis(0, dim) + math.sqrt(1 - cosine * cosine) * axis(1, dim)
 
 
-@pytest.fixture(params=["sync", "async"])
-def twins(request: pytest.FixtureRequest) -> Iterator[Twins]:
-    made = Twins(request.param)
-    yield made
-    made.close()
-
-
 @pytest.fixture(autouse=True)
 def _own_breakers(monkeypatch: pytest.MonkeyPatch) -> None:
     # They are shared by the whole process, and a port may be used by two tests.

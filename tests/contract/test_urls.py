@@ -34,13 +34,6 @@ URL = "https://example.org/page?q=1#top"
 VECTOR = np.array([0.25, -1.5, 3.0], dtype=np.float32)
 
 
-@pytest.fixture(params=["sync", "async"])
-def twins(request: pytest.FixtureRequest) -> Iterator[Twins]:
-    made = Twins(request.param)
-    yield made
-    made.close()
-
-
 @pytest.fixture(autouse=True)
 def _own_breakers(monkeypatch: pytest.MonkeyPatch) -> None:
     # They are shared by the whole process, and a port may be used by two tests.

@@ -30,13 +30,6 @@ LIMITS = Limits(threshold=0.9, margin=0.05)
 LEARNING = Limits(threshold=0.9, margin=0.05, learn_evidence=0.9)
 
 
-@pytest.fixture(params=["sync", "async"])
-def twins(request: pytest.FixtureRequest) -> Iterator[Twins]:
-    made = Twins(request.param)
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def make(twins: Twins, redis_config: CacheConfig) -> Any:
     def build(**options: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,6 @@ from lix_cache.errors import ArchiveBusy, ArchiveUnavailable
 from tests.support import RedisServer
 from tests.support.lab import Process
 from tests.support.twins import Twins
-
-
-@pytest.fixture(params=["sync", "async"])
-def twins(request: pytest.FixtureRequest) -> Iterator[Twins]:
-    made = Twins(request.param)
-    yield made
-    made.close()
 
 
 @pytest.fixture

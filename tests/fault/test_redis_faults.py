@@ -30,13 +30,6 @@ from tests.support.twins import Twins
 When = Literal["before", "after"]
 
 
-@pytest.fixture(params=["sync", "async"])
-def twins(request: pytest.FixtureRequest) -> Iterator[Twins]:
-    made = Twins(request.param)
-    yield made
-    made.close()
-
-
 def settings(**changes: Any) -> dict[str, Any]:
     """Small windows; and whoever finds Redis away asks again at once."""
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,6 @@ from lix_cache.config import CacheConfig
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.shared
-
-
-@pytest.fixture(params=["sync", "async"])
-def twins(request: pytest.FixtureRequest) -> Iterator[Twins]:
-    made = Twins(request.param)
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,6 @@ from tests.support.twins import Twins
 DB = 3
 
 
-@pytest.fixture(params=["sync", "async"])
-def twins(request: pytest.FixtureRequest) -> Any:
-    made = Twins(request.param)
-    yield made
-    made.close()
-
-
 class Both:
     """A pool of either colour and a redis-py client on it, called without ``await``."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,6 @@ from tests.support.twins import Twins
 URL = "https://example.org/"
 QUERY = np.eye(384)[0]
 OTHER = np.eye(384)[1]
-
-
-@pytest.fixture(params=["sync", "async"])
-def twins(request: pytest.FixtureRequest) -> Iterator[Twins]:
-    made = Twins(request.param)
-    yield made
-    made.close()
 
 
 @pytest.fixture

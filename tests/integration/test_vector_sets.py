@@ -47,13 +47,6 @@ def config(redis8: RedisServer, tmp_path: Path) -> CacheConfig:
     return redis8.config(archive_dir=tmp_path, redis_key_prefix=name, embedder_id="test", embedding_dim=DIM)
 
 
-@pytest.fixture(params=["sync", "async"])
-def twins(request: pytest.FixtureRequest) -> Iterator[Twins]:
-    made = Twins(request.param)
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def make(twins: Twins, config: CacheConfig) -> Any:
     def build(**options: Any) -> Any:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,6 @@ LONG = 30
 #: Scripts that no other test uses, so that only these tests decide whether the server knows them.
 APPEND = script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
 LENGTH = script("return redis.call('LLEN', KEYS[1]) + 0")
-
-
-@pytest.fixture(params=["sync", "async"])
-def twins(request: pytest.FixtureRequest) -> Iterator[Twins]:
-    made = Twins(request.param)
-    yield made
-    made.close()
 
 
 @pytest.fixture
