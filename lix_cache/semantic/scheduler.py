@@ -7,6 +7,7 @@ import threading
 import weakref
 
 from lix_cache._log import logger
+from lix_cache.daemon import DaemonThread
 from lix_cache.drive import SyncDriver
 from lix_cache.errors import ConfigError, LixCacheError
 from lix_cache.semantic import upkeep
@@ -17,7 +18,7 @@ __all__ = ["Cleaner"]
 _LONGEST_PAUSE = 600.0
 
 
-class Cleaner:
+class Cleaner(DaemonThread):
     """Cleans the scopes up that one cache is about, and those of others under its prefix.
 
     Nothing depends on it: what has expired never answers. It gives the memory back that
@@ -41,7 +42,7 @@ class Cleaner:
     def _make_locks(self) -> None:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = None
 
     def start(self, interval_seconds: float = 60.0) -> None:
         """Start the thread; if it runs, only the interval changes.
@@ -69,19 +70,6 @@ class Cleaner:
     def stop(self) -> None:
         """Ask the thread to end after the round it is at."""
         self._stopping.set()
-
-    def join(self, timeout: float | None = None) -> bool:
-        """Wait for the thread's end after :meth:`stop`; False if it did not end in time."""
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
-            return not thread.is_alive()
-        return True
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread is not None and self._thread.is_alive()
 
     def _run(self, stopping: threading.Event) -> None:
         pause = self.interval

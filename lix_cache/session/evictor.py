@@ -8,6 +8,7 @@ import threading
 import uuid
 
 from lix_cache._log import logger
+from lix_cache.daemon import DaemonThread
 from lix_cache.drive import SyncDriver
 from lix_cache.errors import LixCacheError, RedisUnavailable
 from lix_cache.session import flow
@@ -19,7 +20,7 @@ _CLEAN_UP_EVERY = 3600.0
 _LONGEST_PAUSE = 60.0
 
 
-class Evictor:
+class Evictor(DaemonThread):
     """Moves overflowing windows and idle sessions to disk, in a daemon thread.
 
     There is one for each process and store, however many caches use it; get it with
@@ -44,7 +45,7 @@ class Evictor:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = None
         self._last_clean_up = self.store.clock.monotonic()
 
     # -- life ---------------------------------------------------------------------------
@@ -73,19 +74,6 @@ class Evictor:
         if flush:
             self.join()
             self.flush()
-
-    def join(self, timeout: float | None = None) -> bool:
-        """Wait for the thread's end after :meth:`stop`; False if it did not end in time."""
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
-            return not thread.is_alive()
-        return True
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread is not None and self._thread.is_alive()
 
     def wake(self) -> None:
         """Ask for a round now instead of at the end of the pause."""
