@@ -13,6 +13,7 @@ import math
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from operator import lt
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -32,11 +33,13 @@ __all__ = [
     "decode_json",
     "encode_json",
     "from_turn",
+    "is_repeated",
     "message_text",
     "new_turn",
     "once",
     "pack_hot",
     "parse_id",
+    "same_message",
     "to_turn",
     "unpack_hot",
     "unpack_window",
@@ -52,6 +55,7 @@ _MAX_DEPTH = 200
 _HAS_NONCE = 1
 _HAS_VECTOR = 2
 _CODED = 16
+_REPEATED = 32
 _VECTOR_HEAD = struct.Struct("<BI")
 
 
@@ -283,28 +287,42 @@ def with_id(turn: Turn, message_id: MessageId) -> Turn:
     return Turn(message_id, body, turn.vector, turn.nonce)
 
 
-def once(turns: Iterable[Turn]) -> list[Turn]:
-    """Return the turns in order of their ids, each message once: by id, and by nonce.
+def same_message(one: Turn, other: Turn) -> bool:
+    """Whether two turns under one id are copies of one message.
 
-    Of two turns with one id the first given stays; of two with one nonce, which are one
-    message that reached Redis twice, the one with the smaller id.
+    An id alone does not say so: a server that took over from a dead one, or whose clock went
+    back, gives ids that the archive holds already. The nonce decides. It is missing from
+    turns that were compacted long after they were added, and from those of the old package;
+    there the contents decide.
+    """
+    if one.nonce is not None and other.nonce is not None:
+        return one.nonce == other.nonce
+    return one.body == other.body and one.vector == other.vector
+
+
+def once(turns: Iterable[Turn]) -> list[Turn]:
+    """Return the turns in order of their ids, each message once.
+
+    Of the copies of a message under one id the first given stays; of those under several
+    ids (one nonce: it reached Redis twice) the one with the smallest. Different messages
+    under one id all stay, in the order given.
     """
     turns = list(turns)
     ids = [turn.id for turn in turns]
     if all(map(lt, ids, ids[1:])) and len({turn.nonce for turn in turns}) == len(turns):
         # As nearly every window is.
         return turns
-    by_id: dict[MessageId, Turn] = {}
-    for turn in turns:
-        by_id.setdefault(turn.id, turn)
     seen: set[bytes] = set()
-    kept = []
-    for message_id in sorted(by_id):
-        turn = by_id[message_id]
+    kept: list[Turn] = []
+    for turn in sorted(turns, key=lambda turn: turn.id):
         if turn.nonce is not None:
             if turn.nonce in seen:
                 continue
             seen.add(turn.nonce)
+        if kept and kept[-1].id == turn.id:
+            rivals = takewhile(lambda earlier, at=turn.id: earlier.id == at, reversed(kept))  # type: ignore[misc]
+            if any(same_message(earlier, turn) for earlier in rivals):
+                continue
         kept.append(turn)
     return kept
 
@@ -324,19 +342,21 @@ def from_turn(turn: Turn) -> Message:
     return {**turn.body, "embedding": unpack_vector(turn.vector)}
 
 
-def pack_hot(turn: Turn, *, coded: bool = False) -> bytes:
+def pack_hot(turn: Turn, *, coded: bool = False, repeated: bool = False) -> bytes:
     """Encode a turn for Redis; its id is the stream's.
 
     One byte says what follows: bit 0, a nonce of 6 bytes; bit 1, a vector (kind,
-    dimension, numbers); bit 4, code words instead of JSON (docs/redis-layout.md); the
-    others are 0. Then JSON: an array ``[role, content, metadata, timestamp]`` without
-    its usual tail, or an object for any other turn.
+    dimension, numbers); bit 4, code words instead of JSON (docs/redis-layout.md); bit 5,
+    that another copy may still arrive; the others are 0. Then JSON: an array
+    ``[role, content, metadata, timestamp]`` without its usual tail, or an object for any
+    other turn.
 
     Args:
         turn: what to encode.
         coded: use code words where they are shorter and the C kernel is there.
+        repeated: it was sent before, and may yet be carried out twice.
     """
-    head = 0
+    head = _REPEATED if repeated else 0
     parts = [b""]
     if turn.nonce is not None:
         head |= _HAS_NONCE
@@ -426,7 +446,7 @@ def unpack_hot(data: bytes, message_id: MessageId) -> Turn:
     """
     try:
         head = data[0]
-        if head & ~(_HAS_NONCE | _HAS_VECTOR | _CODED):
+        if head & ~(_HAS_NONCE | _HAS_VECTOR | _CODED | _REPEATED):
             raise ValueError(f"unknown form {head}")
         start = 1
         nonce = vector = None
@@ -463,6 +483,11 @@ def _body_of(value: Any, message_id: MessageId) -> Message:
         "timestamp": rest[1] if len(rest) > 1 else message_id.timestamp,
         "metadata": rest[0] if rest else {},
     }
+
+
+def is_repeated(data: bytes) -> bool:
+    """Whether another copy of a message in Redis may still arrive."""
+    return bool(data) and bool(data[0] & _REPEATED)
 
 
 def unpack_window(rows: Sequence[tuple[MessageId, bytes]]) -> list[Turn]:

@@ -129,7 +129,8 @@ def archives() -> list[bytes]:
         parts = [fmt.encode_header(fmt.FileHeader(1.7e9, SESSION))]
         index = fmt.EMPTY
         for batch in (_turns(0), _turns(500, nonces=True), _turns(100, step=0)[:2], _turns(900)[:1]):
-            frame = fmt.encode_turns_frame(batch, index, ID.ms, codec, contested=name == "lz4")
+            at = sum(map(len, parts)) if name == "lz4" else 0
+            frame = fmt.encode_turns_frame(batch, index, ID.ms, codec, contested_at=at)
             index = _index(frame)
             parts.append(frame)
             if len(parts) == 3:

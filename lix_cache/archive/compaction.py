@@ -74,9 +74,10 @@ class _Kept:
     turn: Turn
     updated_ms: int
     stored: float
+    contested: bool
 
 
-def compaction(data: bytes, codec: Packer, *, now_ms: int, contest_ms: int) -> Compaction | None:
+def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Compaction | None:
     """Return what a file becomes, or None if there is nothing to win.
 
     Nor is there where the header is damaged, and with it the knowledge of whose file it is:
@@ -86,7 +87,7 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, contest_ms: int) -> C
         data: the file, version 2.
         codec: for the new frames.
         now_ms: Unix milliseconds.
-        contest_ms: how long after a message was sent a copy of it may still arrive.
+        keep_ms: the nonces of younger messages stay.
 
     Raises:
         ArchiveCorrupt: a frame is intact and cannot be decoded, so it must stay as it is.
@@ -98,32 +99,37 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, contest_ms: int) -> C
     last = found.frames[-1].index
     full = _full_frames(found)
     kept = _kept(data, found.frames[full:])
-    # Only whoever brings hot and cold together asks for a nonce: of a contested file, or for two
-    # minutes after an append. So where no frame is contested and the last append is older than
-    # that, nothing that can still happen looks at those of older messages. (A contested append
-    # that comes later looks back two minutes from its own time, and marks its own frame.)
-    drops = not last.contested and last.updated_ms + contest_ms < now_ms
-    oldest_ms = now_ms - contest_ms
+    # A nonce tells a message from another one under its id, and from its copy under another id.
+    # For the first the contents do as well (same_message). For the second Redis must still hold a
+    # copy, so the nonces of contested frames stay for good; and an add that was sent a day ago
+    # is given up (session/flow.py), so nothing asks for those of older messages.
+    drops = last.updated_ms + keep_ms < now_ms
+    oldest_ms = now_ms - keep_ms
     parts = [fmt.encode_header(found.header)]
     parts += [data[frame.offset : frame.end] for frame in found.frames[:full]]
     before = found.frames[full - 1].index if full else fmt.FrameIndex(cleared=last.cleared)
     groups = _groups(kept)
     updated_ms = before.updated_ms
+    length = sum(map(len, parts))
     for group in groups:
         updated_ms = max(updated_ms, *(one.updated_ms for one in group))
         turns = [one.turn for one in group]
         if drops:
-            turns = [_without_nonce(turn) if turn.id.ms < oldest_ms else turn for turn in turns]
+            turns = [
+                _without_nonce(one.turn) if one.turn.id.ms < oldest_ms and not one.contested else one.turn
+                for one in group
+            ]
         frame = fmt.encode_turns_frame(
             turns,
             fmt.with_cleared(before, last.cleared),
             # The last one says when the file was last appended to, which this is not.
             updated_ms if group is not groups[-1] else last.updated_ms,
             codec,
-            contested=last.contested,
+            contested_at=length if any(one.contested for one in group) else 0,
             whole=True,
         )
         parts.append(frame)
+        length += len(frame)
         before = fmt.index_of(frame)
     made = b"".join(parts)
     frames_after = full + len(groups)
@@ -152,7 +158,8 @@ def _kept(data: bytes, frames: Sequence[fmt.Frame]) -> list[_Kept]:
     by_id: dict[MessageId, _Kept] = {}
     for frame in frames:
         for turn in fmt.decode_frame(data[frame.offset : frame.end], frame):
-            one = _Kept(turn, frame.index.updated_ms, frame.length / frame.index.count)
+            contested = frame.index.contested_at == frame.offset
+            one = _Kept(turn, frame.index.updated_ms, frame.length / frame.index.count, contested)
             by_id.setdefault(turn.id, one)
     return [by_id[message_id] for message_id in sorted(by_id)]
 

@@ -29,6 +29,7 @@ __all__ = [
     "encode_turns_frame",
     "index_at_end",
     "index_of",
+    "length_of",
     "parse_header",
     "scan",
     "with_cleared",
@@ -98,8 +99,9 @@ class FrameIndex:
         in_order: every id in the frame is larger than ``earlier``.
         has_nonces: the frame holds nonces.
         has_vectors: the frame holds vectors.
-        contested: this frame or one before it holds messages that Redis may hold as well,
-            under another id and the same nonce.
+        contested_at: where the last frame begins, up to and with this one, that holds messages
+            which Redis may hold as well, under another id and the same nonce; 0 if none does.
+        contested_before: where the one before that begins, if this frame is one; else 0.
         cleared: turns up to this id are no longer part of the context.
         whole: the frame came with a whole file, whose name may not be durable yet.
     """
@@ -114,7 +116,8 @@ class FrameIndex:
     in_order: bool = True
     has_nonces: bool = False
     has_vectors: bool = False
-    contested: bool = False
+    contested_at: int = 0
+    contested_before: int = 0
     cleared: MessageId = ZERO_ID
     whole: bool = False
 
@@ -229,7 +232,7 @@ def encode_turns_frame(
     updated_ms: int,
     codec: Packer,
     *,
-    contested: bool = False,
+    contested_at: int = 0,
     whole: bool = False,
 ) -> bytes:
     """Return the frame that appends ``turns`` to a file whose last index entry is ``before``.
@@ -239,7 +242,8 @@ def encode_turns_frame(
         before: index entry of the file's last frame, or ``EMPTY``.
         updated_ms: Unix milliseconds of this append.
         codec: used for a section where it makes it smaller.
-        contested: Redis may hold some of the turns as well, under other ids.
+        contested_at: where the frame will begin, if Redis may hold some of the turns as well,
+            under other ids; else 0.
         whole: it is part of a file that is written whole.
 
     Raises:
@@ -266,7 +270,8 @@ def encode_turns_frame(
         in_order=turns[0].id > earlier,
         has_nonces=nonces > 0,
         has_vectors=bool(vectors),
-        contested=contested or before.contested,
+        contested_at=contested_at or before.contested_at,
+        contested_before=before.contested_at if contested_at else 0,
         cleared=before.cleared,
         whole=whole,
     )
@@ -283,14 +288,17 @@ def encode_file(
         turns: sorted by id, no id twice; may be none.
         updated_ms: Unix milliseconds of this append.
         codec: used for a section where it makes it smaller.
-        contested: as for :func:`encode_turns_frame`.
+        contested: Redis may hold some of the turns as well, under other ids.
     """
     parts = [encode_header(header)]
+    length = len(parts[0])
     before = EMPTY
     for start in range(0, len(turns), TURNS_PER_FRAME):
         part = turns[start : start + TURNS_PER_FRAME]
-        frame = encode_turns_frame(part, before, updated_ms, codec, contested=contested, whole=True)
+        at = length if contested else 0
+        frame = encode_turns_frame(part, before, updated_ms, codec, contested_at=at, whole=True)
         parts.append(frame)
+        length += len(frame)
         before = index_of(frame)
     return b"".join(parts)
 
@@ -306,6 +314,7 @@ def encode_mark(before: FrameIndex, updated_ms: int, cleared: MessageId) -> byte
         in_order=True,
         has_nonces=False,
         has_vectors=False,
+        contested_before=0,
         cleared=cleared,
         whole=False,
     )
@@ -359,7 +368,7 @@ def _encode_index(index: FrameIndex) -> bytes:
         | (_NONCES if index.has_nonces else 0)
         | (_VECTORS if index.has_vectors else 0)
         | (_CLEARED if index.cleared != ZERO_ID else 0)
-        | (_CONTESTED if index.contested else 0)
+        | (_CONTESTED if index.contested_at else 0)
         | brief
         | (_WHOLE if index.whole else 0)
     )
@@ -377,6 +386,9 @@ def _encode_index(index: FrameIndex) -> bytes:
     if index.cleared != ZERO_ID:
         for value in index.cleared:
             put_varint(out, value)
+    if index.contested_at:
+        put_varint(out, index.contested_at)
+        put_varint(out, index.contested_before)
     return bytes(out)
 
 
@@ -405,6 +417,9 @@ def _decode_index(entry: bytes) -> FrameIndex:
         earlier = MessageId(reader.varint(), reader.varint())
     if flags & _CLEARED:
         cleared = MessageId(reader.varint(), reader.varint())
+    contested_at = contested_before = 0
+    if flags & _CONTESTED:
+        contested_at, contested_before = reader.varint(), reader.varint()
     return FrameIndex(
         kind=kind,
         count=count,
@@ -416,7 +431,8 @@ def _decode_index(entry: bytes) -> FrameIndex:
         in_order=in_order,
         has_nonces=bool(flags & _NONCES),
         has_vectors=bool(flags & _VECTORS),
-        contested=bool(flags & _CONTESTED),
+        contested_at=contested_at,
+        contested_before=contested_before,
         cleared=cleared,
         whole=bool(flags & _WHOLE),
     )
@@ -445,6 +461,14 @@ def index_at_end(tail: bytes, end: int) -> Frame | None:
     except CodecError:
         return None
     return Frame(end - length, length, index)
+
+
+def length_of(head: bytes) -> int:
+    """Return the length that a frame's first 8 bytes declare; 0 if they do not begin one."""
+    if len(head) < _FRAME_HEAD.size:
+        return 0
+    sync, length = _FRAME_HEAD.unpack_from(head)
+    return int(length) if sync == SYNC and SMALLEST_FRAME <= length <= MAX_FRAME else 0
 
 
 def frame_at(data: bytes, offset: int) -> Frame | None:

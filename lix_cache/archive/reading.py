@@ -16,6 +16,7 @@ from lix_cache.messages import MessageId, Turn
 __all__ = [
     "Contents",
     "TailUnreadable",
+    "contested_turns",
     "largest_before",
     "last_turns",
     "parse_contents",
@@ -162,6 +163,39 @@ def walk_back(files: Files, path: str) -> Iterator[tuple[fmt.Frame, list[Turn]]]
             return
         end = frame.offset
         data = data[: end - start]
+
+
+def contested_turns(files: Files, path: str, size: int, at: int) -> Iterator[list[Turn]]:
+    """Yield the turns of the frames whose messages Redis may hold as well, last frame first.
+
+    Each of them says where the one before it begins, so it does not matter how long ago, or
+    how many frames ago, they were written.
+
+    Args:
+        files: the file system.
+        path: a version 2 file.
+        size: its bytes.
+        at: ``contested_at`` of the file's last frame.
+
+    Raises:
+        TailUnreadable: use :func:`parse_contents`.
+    """
+    while 0 < at < size:
+        head = files.read_at(path, at, 8) or b""
+        data = files.read_at(path, at, min(fmt.length_of(head), size - at)) or b""
+        frame = fmt.frame_at(data, 0)
+        if frame is None or frame.length != len(data) or frame.index.contested_at != at:
+            # A repair has moved it.
+            raise TailUnreadable(path)
+        try:
+            yield fmt.decode_frame(data, frame)
+        except ArchiveCorrupt:
+            raise TailUnreadable(path) from None
+        if frame.index.contested_before >= at:
+            raise TailUnreadable(path)
+        at = frame.index.contested_before
+    if at:
+        raise TailUnreadable(path)
 
 
 def last_turns(files: Files, path: str, count: int) -> tuple[list[Turn], MessageId]:

@@ -7,11 +7,12 @@ leaves either what was, or what should be, or something the next writer complete
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,18 +22,22 @@ from lix_cache.archive import legacy, reading
 from lix_cache.archive.codecs import packer
 from lix_cache.archive.compaction import Compaction, compaction
 from lix_cache.archive.files import FileLock, Files, Write
+from lix_cache.archive.identity import Known, newcomers
 from lix_cache.archive.names import SUFFIX, file_stem, is_encoded, plain_stem, session_id_of_stem, stripe_of
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.errors import ArchiveBusy, ArchiveCorrupt, ArchiveError, ArchiveUnavailable, ConfigError
-from lix_cache.messages import ZERO_ID, MessageId, Turn, once, with_id
+from lix_cache.messages import ZERO_ID, MessageId, Turn, once, parse_id, with_id
 
-__all__ = ["ArchiveStore", "lock_pauses"]
+__all__ = ["ArchiveStore", "Extent", "lock_pauses"]
 
 _LOCKS = ".locks"
 _PENDING = ".pending"
+_DELETED = ".deleted"
 _LOCAL_SEQ = 1 << 46
-#: How long after its message was sent a copy of it may still arrive (docs/archive-format.md).
-CONTEST_MS = 120_000
+#: Beyond what a double holds exactly, in which Redis compares numbers.
+_LARGEST_SEQ = 1 << 52
+#: Compaction keeps the nonces of messages younger than this (docs/archive-format.md).
+KEEP_NONCES_MS = 86_400_000
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,36 @@ class _Append:
         if self.offset:
             return Write(self.path, self.offset, self.data)
         return Write(_temporary(self.path), None, self.data)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How far a session has come.
+
+    Attributes:
+        newest: the largest id that was ever given to a message of it.
+        cleared: messages up to here are history, no longer part of the context.
+        deleted: messages up to here are gone.
+    """
+
+    newest: MessageId = ZERO_ID
+    cleared: MessageId = ZERO_ID
+    deleted: MessageId = ZERO_ID
+
+
+@dataclass(frozen=True)
+class _File:
+    """A session's file as a writer found it.
+
+    Attributes:
+        path: the file.
+        index: its last index entry.
+        size: its bytes up to the end of the last frame; 0 where it is to be made.
+    """
+
+    path: str
+    index: fmt.FrameIndex
+    size: int
 
 
 class ArchiveStore:
@@ -181,6 +216,12 @@ class ArchiveStore:
         found = self._contents_at(path, session_id, locked=locked)
         return fmt.EMPTY if found is None else found.index
 
+    def look(self, session_id: str, *, locked: bool = False) -> Extent:
+        """Return how far a session has come, as far as the disk knows. Two small reads."""
+        index = self.last_index(session_id, locked=locked)
+        deleted = self.deleted_up_to(session_id)
+        return Extent(max(index.newest, deleted), index.cleared, deleted)
+
     def metadata(self, session_id: str, *, locked: bool = False) -> dict[str, Any] | None:
         """Return the metadata of a session's file, or None if there is none."""
         path = self._path_of(session_id)
@@ -218,8 +259,9 @@ class ArchiveStore:
     def number_locked(
         self, session_id: str, turns: Sequence[Turn], *, after: MessageId = ZERO_ID
     ) -> list[Turn]:
-        """Return the turns with local ids, larger than any in the file and than ``after``."""
-        first = _local_id(max(after, self._newest_locked(session_id)), self._clock.time())
+        """Return the turns with local ids, larger than any in the file, any deleted, and ``after``."""
+        taken = max(after, self._newest_locked(session_id), self.deleted_up_to(session_id))
+        first = _local_id(taken, self._clock.time())
         # One after the other: the first is where no other writer is, and ids that only count
         # take no room in a frame.
         return [with_id(turn, MessageId(first.ms, first.seq + i)) for i, turn in enumerate(turns)]
@@ -244,8 +286,14 @@ class ArchiveStore:
             self.sync_names()
         return count
 
-    def append_many_locked(self, batch: Mapping[str, Sequence[Turn]]) -> dict[str, int | ArchiveError]:
+    def append_many_locked(
+        self, batch: Mapping[str, Sequence[Turn]], contested: Collection[str] = ()
+    ) -> dict[str, int | ArchiveError]:
         """Append to several sessions whose locks are held, syncing the folder once.
+
+        Args:
+            batch: the turns of each session, in any order.
+            contested: sessions of whose turns Redis may get another copy.
 
         Returns:
             For each session how many turns were new, or why it failed; the others are
@@ -256,7 +304,7 @@ class ArchiveStore:
         alone: list[str] = []
         for session_id, turns in batch.items():
             try:
-                append = self._ready_append_locked(session_id, turns)
+                append = self._ready_append_locked(session_id, turns, contested=session_id in contested)
             except ArchiveError as error:
                 results[session_id] = error
                 continue
@@ -284,7 +332,9 @@ class ArchiveStore:
             self.sync_names()
         for session_id in alone:
             try:
-                results[session_id] = self.append_locked(session_id, batch[session_id])
+                results[session_id] = self.append_locked(
+                    session_id, batch[session_id], contested=session_id in contested
+                )
             except ArchiveError as error:
                 results[session_id] = error
         return results
@@ -304,18 +354,15 @@ class ArchiveStore:
         return numbered[0].id
 
     def find_nonce_locked(self, session_id: str, nonce: bytes) -> MessageId | None:
-        """Return the id under which a message of the last two minutes was archived, if it was."""
+        """Return the id under which a message was archived, if it was. Reads the whole file if need be."""
         path = self._path_of(session_id)
         if path is None:
             return None
-        oldest_ms = int(self._clock.time() * 1000) - CONTEST_MS
         try:
-            for frame, turns in reading.walk_back(self._files, path):
+            for _, turns in reading.walk_back(self._files, path):
                 for turn in turns:
                     if turn.nonce == nonce:
                         return turn.id
-                if frame.index.updated_ms < oldest_ms:
-                    break
         except reading.TailUnreadable:
             found = self.turns(session_id, locked=True)
             return next((turn.id for turn in found if turn.nonce == nonce), None)
@@ -355,28 +402,25 @@ class ArchiveStore:
             return None
         path = self._ready_path_locked(session_id)
         before, size = self._writable_tail_locked(path, session_id)
-        fresh = once(turns)
-        now_ms = int(self._clock.time() * 1000)
-        fresh = self._without_known_locked(session_id, path, before, fresh, now_ms if contested else None)
-        # Whoever wrote the whole file may have been stopped before its name was durable; what
-        # the file holds now, and what comes to it, is to be acknowledged all the same.
+        fresh = self._newcomers_locked(
+            session_id, _File(path, before, size), once(turns), contested=contested
+        )
+        # A process that wrote the whole file may have been stopped before its name was durable;
+        # what the file holds now, and what comes to it, is to be acknowledged all the same.
         unsure = size == 0 or before.whole or before == fmt.EMPTY
+        if not fresh and not size:
+            return None
         if not fresh:
             # What was found may be in the file by a writer that died before its sync.
             return _Append(path, size, b"", 0, unsure)
-        if not contested:
-            fresh = [
-                Turn(turn.id, turn.body, turn.vector)
-                if turn.nonce and now_ms - turn.id.ms > CONTEST_MS
-                else turn
-                for turn in fresh
-            ]
+        now_ms = int(self._clock.time() * 1000)
         if size == 0:
             header = fmt.FileHeader(now_ms / 1000, session_id)
             data = fmt.encode_file(header, fresh, now_ms, self._codec, contested=contested)
         else:
             # One frame, however many turns: after a crash all of them are there, or none.
-            data = fmt.encode_turns_frame(fresh, before, now_ms, self._codec, contested=contested)
+            at = size if contested else 0
+            data = fmt.encode_turns_frame(fresh, before, now_ms, self._codec, contested_at=at)
         return _Append(path, size, data, len(fresh), unsure)
 
     def clear_locked(self, session_id: str) -> None:
@@ -417,7 +461,7 @@ class ArchiveStore:
             if frame.index.total == frame.index.count:
                 return None, True, tail.size
         data = self._files.read(path) or b""
-        found = compaction(data, self._codec.patient(), now_ms=now_ms, contest_ms=CONTEST_MS)
+        found = compaction(data, self._codec.patient(), now_ms=now_ms, keep_ms=KEEP_NONCES_MS)
         if found is not None and not dry_run:
             if found.aside:
                 self._set_aside(path, found.aside)
@@ -426,14 +470,28 @@ class ArchiveStore:
             self._count("compactions")
         return found, True, len(data)
 
-    def delete_locked(self, session_id: str) -> bool:
-        """Remove all that a session has on disk, damage set aside included; False if nothing."""
+    def delete_locked(self, session_id: str, up_to: MessageId = ZERO_ID) -> bool:
+        """Remove all that a session has on disk, damage set aside included; False if nothing.
+
+        Args:
+            session_id: the session.
+            up_to: the largest id that Redis may have given it. It is remembered, so that a
+                Redis that goes back to an older state does not bring the session back.
+        """
         paths = list(self._paths_of(session_id))
         for path in paths:
             self._check_owner(path, session_id)
         # What was set aside, and what a crash left of a whole-file change, goes first: it
         # holds the session's words as well, and once the file is gone nothing leads there.
         own = self._in_folder(file_stem(session_id) + SUFFIX)
+        if up_to > self.deleted_up_to(session_id):
+            # First of all: a deletion that is stopped half-way is asked for again, but what it
+            # has removed must not come back from Redis meanwhile.
+            self._make_folders()
+            tombstone = self._tombstone(session_id)
+            self._files.write_synced(_temporary(tombstone), str(up_to).encode())
+            self._files.rename(_temporary(tombstone), tombstone)
+            self._files.sync_folder(self._in_folder(_DELETED))
         removed = False
         rest = self._files.remove(_temporary(own))
         number = 1
@@ -446,6 +504,33 @@ class ArchiveStore:
             self._files.sync_folder(self.folder)
         self.unmark_pending_locked(session_id)
         return removed
+
+    def deleted_up_to(self, session_id: str) -> MessageId:
+        """Return the largest id that the session may have had when it was last deleted."""
+        data = self._files.read(self._tombstone(session_id))
+        return parse_id(data) if data else ZERO_ID
+
+    def forget_deletions(self, older_than_ms: int) -> int:
+        """Drop what is remembered of deletions when Redis can no longer hold anything older.
+
+        Args:
+            older_than_ms: Unix milliseconds.
+
+        Returns:
+            How many were dropped.
+        """
+        dropped = 0
+        for name in list(self._files.names(self._in_folder(_DELETED))):
+            path = self._in_folder(_DELETED, name)
+            data = self._files.read(path)
+            # A temporary file may be one that another process is at.
+            if data and not name.startswith(".") and parse_id(data).ms < older_than_ms:
+                dropped += self._files.remove(path)
+        return dropped
+
+    def _tombstone(self, session_id: str) -> str:
+        # A digest: what was deleted leaves not even its name.
+        return self._in_folder(_DELETED, hashlib.sha256(session_id.encode()).hexdigest())
 
     # -- sessions written to while Redis was away ----------------------------------------
 
@@ -460,6 +545,10 @@ class ArchiveStore:
 
     def unmark_pending_locked(self, session_id: str) -> None:
         self._files.remove(self._in_folder(_PENDING, file_stem(session_id)))
+
+    def is_pending(self, session_id: str) -> bool:
+        """Whether the session was written to while Redis was away."""
+        return self._files.exists(self._in_folder(_PENDING, file_stem(session_id)))
 
     def pending_sessions(self) -> list[str]:
         """Return the sessions that were written to while Redis was away."""
@@ -488,7 +577,7 @@ class ArchiveStore:
 
     def _make_folders(self) -> None:
         if not self._have_folders:
-            for parts in ((), (_LOCKS,), (_PENDING,)):
+            for parts in ((), (_LOCKS,), (_PENDING,), (_DELETED,)):
                 self._files.make_folder(self._in_folder(*parts))
             self._have_folders = True
 
@@ -715,43 +804,40 @@ class ArchiveStore:
         if sync_name:
             self._files.sync_folder(self.folder)
 
-    def _without_known_locked(
-        self,
-        session_id: str,
-        path: str,
-        before: fmt.FrameIndex,
-        turns: list[Turn],
-        contested_at_ms: int | None,
+    def _newcomers_locked(
+        self, session_id: str, file: _File, turns: list[Turn], *, contested: bool
     ) -> list[Turn]:
-        """Leave out turns that the file has already, by id or by nonce.
+        """Leave out turns that the file has already, and number anew those whose id it has given away.
 
         Args:
             session_id: the session.
-            path: its file.
-            before: the file's last index entry.
+            file: where they go.
             turns: sorted by id.
-            contested_at_ms: the time, if the turns may be here under other ids.
+            contested: Redis may have them as well, and may have moved them here.
         """
-        nonces_matter = contested_at_ms is not None or before.contested
-        if turns[0].id > before.newest and not nonces_matter:
+        before = file.index
+        if turns[0].id <= before.newest or file.size == 0:
+            # An older message than the newest: Redis may have gone back to a state in which
+            # the session was not yet deleted. (What is newer came after the deletion.)
+            deleted = self.deleted_up_to(session_id)
+            turns = [turn for turn in turns if turn.id > deleted]
+            if not turns or file.size == 0:
+                return turns
+        if turns[0].id > before.newest and not contested and not before.contested_at:
             return turns
-        # A copy under another id was written within two minutes of the message's own time.
-        oldest_ms = min(turns[0].id.ms, contested_at_ms or turns[0].id.ms) - CONTEST_MS
-        ids: set[MessageId] = set()
-        nonces: set[bytes | None] = set()
+        known = Known()
         try:
-            for frame, known in reading.walk_back(self._files, path):
-                ids.update(turn.id for turn in known)
-                nonces.update(turn.nonce for turn in known)
-                past_ids = reading.largest_before(frame) < turns[0].id
-                if past_ids and not (nonces_matter and frame.index.updated_ms >= oldest_ms):
+            for frame, found in reading.walk_back(self._files, file.path):
+                known.add(found)
+                # The copy of a contested message may be anywhere: a server that hung carries
+                # out an add, and a daemon moves it here, at whatever time.
+                if not contested and reading.largest_before(frame) < turns[0].id:
                     break
+            for found in reading.contested_turns(self._files, file.path, file.size, before.contested_at):
+                known.add(found)
         except reading.TailUnreadable:
-            known = self.turns(session_id, locked=True)
-            ids.update(turn.id for turn in known)
-            nonces.update(turn.nonce for turn in known)
-        nonces.discard(None)
-        return [turn for turn in turns if turn.id not in ids and turn.nonce not in nonces]
+            known.add(self.turns(session_id, locked=True))
+        return newcomers(turns, known)
 
 
 def _temporary(path: str) -> str:
@@ -774,8 +860,8 @@ def lock_pauses() -> Iterator[float]:
 def _local_id(last: MessageId, now: float) -> MessageId:
     """Return an id larger than ``last`` that Redis will never give (docs/archive-format.md)."""
     ms = int(now * 1000)
-    if ms > last.ms:
-        return MessageId(ms, _LOCAL_SEQ | random.getrandbits(46))
+    if last.ms < ms or last.seq > _LARGEST_SEQ:
+        return MessageId(max(ms, last.ms + 1), _LOCAL_SEQ | random.getrandbits(46))
     if last.seq >= _LOCAL_SEQ:
         return MessageId(last.ms, last.seq + 1 + random.getrandbits(16))
     return MessageId(last.ms, _LOCAL_SEQ | random.getrandbits(46))

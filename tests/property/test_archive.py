@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from lix_cache import ConversationArchive
 from lix_cache.archive import format as fmt
 from lix_cache.archive.codecs import packer
+from lix_cache.archive.identity import AGAIN
 from lix_cache.messages import (
     Message,
     MessageId,
@@ -231,15 +232,31 @@ class TurnsWithIds(RuleBasedStateMachine):
         overlap=st.integers(0, 4),
     )
     def spill(self, ages: list[int], seq: int, overlap: int) -> None:
-        """Some of these ids are there; those are left out, and stay as they are."""
+        """Some of these messages are there; those are left out, and stay as they are."""
         now = int(self.clock.now * 1000)
-        ids = {MessageId(now - age, seq) for age in ages}
-        ids.update(sorted(self.model)[len(self.model) - overlap :])
-        turns = [to_turn(self.body(), i) for i in ids]
-        new = [turn for turn in turns if turn.id not in self.model]
+        ids = {MessageId(now - age, seq) for age in ages} - self.model.keys()
+        crowded = {i.ms for i in self.model if i.seq >= AGAIN}
+        new = [to_turn(self.body(), i) for i in ids if i.ms not in crowded]
+        known = sorted(self.model)[len(self.model) - overlap :]
+        turns = [*new, *(to_turn(self.model[i], i) for i in known)]
         with self.store.lock("s"):
             assert self.store.append_locked("s", turns) == len(new)
         self.model.update((turn.id, turn.body) for turn in new)
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), with_nonce=st.booleans())
+    def another_under_an_id_that_is_taken(self, data: st.DataObject, with_nonce: bool) -> None:
+        """A server that took over gives an id anew: both messages stay, the later one behind."""
+        taken = data.draw(st.sampled_from(sorted(self.model)))
+        body = self.body()
+        turn = Turn(taken, body, None, b"%06d" % self.serial if with_nonce else None)
+        with self.store.lock("s"):
+            assert self.store.append_locked("s", [turn]) == 1
+            assert self.store.append_locked("s", [turn]) == 0
+            (one,) = [t for t in self.store.turns("s", locked=True) if t.body == body]
+        assert one.id.ms == taken.ms
+        assert one.id.seq >= AGAIN
+        self.model[one.id] = body
 
     @rule()
     def append_with_a_local_id(self) -> None:
@@ -270,7 +287,7 @@ class TurnsWithIds(RuleBasedStateMachine):
         """The other order: what was spilled a moment ago is not kept again under another id."""
         nonce = b"%06d" % self.serial
         copy = to_turn(self.body(), MessageId(int(self.clock.now * 1000), self.serial + 10), nonce)
-        if copy.id in self.model:
+        if copy.id in self.model or any(i.ms == copy.id.ms and i.seq >= AGAIN for i in self.model):
             return
         with self.store.lock("s"):
             assert self.store.append_locked("s", [copy]) == 1

@@ -133,14 +133,15 @@ COLUMNS_2 = (
     + (b"\1" + varint(1))  # float64, one
     + b"nonce!"
 )
+AT_2 = len(header("käse/1".encode(), 0.0) + FRAME_1)
 FRAME_2 = frame(
     section(1, COLUMNS_2)
     + section(2, TEXT_2, codec=1, stored=HCV1_2)
     + section(3, b"".join(EXTRAS_2))
     + section(200, b"from the future", codec=99)
     + section(4, struct.pack("<2f", 0.5, -1.5) + struct.pack("<d", 0.1)),
-    # in order, nonces, vectors, contested
-    varints(0, 0b10111, 4, 7, MS + 9000) + varints(MS + 2000, 1) + varints(7, 2**46),
+    # in order, nonces, vectors, contested: this frame, and none before it
+    varints(0, 0b10111, 4, 7, MS + 9000) + varints(MS + 2000, 1) + varints(7, 2**46) + varints(AT_2, 0),
 )
 IDS_2 = [
     MessageId(MS + 2000, 1),
@@ -164,7 +165,11 @@ TURNS_2: list[Message] = [
 
 #: Frame 3: a mark that clears everything up to the last id.
 FRAME_3 = frame(
-    b"", varints(1, 0b11001, 0, 7, MS + 9500) + varints(MS + 2007, 2**46) + varints(MS + 2007, 2**46)
+    b"",
+    varints(1, 0b11001, 0, 7, MS + 9500)
+    + varints(MS + 2007, 2**46)
+    + varints(MS + 2007, 2**46)
+    + varints(AT_2, 0),
 )
 
 #: Frame 4: not in order, older than what is there; so `earlier` is given.
@@ -174,7 +179,8 @@ FRAME_4 = frame(
     + varints(MS + 1, 0)
     + varints(0, 0)
     + varints(MS + 2007, 2**46)
-    + varints(MS + 2007, 2**46),
+    + varints(MS + 2007, 2**46)
+    + varints(AT_2, 0),
 )
 TURN_4: Message = {"role": "user", "content": "late"}
 
@@ -384,6 +390,7 @@ class Page:
         assert self.take(4) == crc(data[: length - 4])
         self.turns: list[tuple[MessageId, Message, bytes | None]] = []
         self.indexes: list[dict[str, Any]] = []
+        self.starts: list[int] = []
         while self.position < len(data):
             self.frame()
 
@@ -403,6 +410,7 @@ class Page:
 
     def frame(self) -> None:
         start = self.position
+        self.starts.append(start)
         assert self.take(4) == bytes.fromhex("F54C5866")
         (length,) = struct.unpack("<I", self.take(4))
         end = start + length
@@ -426,6 +434,9 @@ class Page:
             index["earlier"] = MessageId(self.varint(), self.varint())
         if index["flags"] & 8:
             index["cleared"] = MessageId(self.varint(), self.varint())
+        if index["flags"] & 16:
+            index["contested at"], index["contested before"] = self.varint(), self.varint()
+            assert index["contested before"] < index["contested at"] <= start
         assert self.position == end - 13, "the index entry is as long as it says"
         self.position = end
         if index["kind"] == 0:
@@ -606,19 +617,16 @@ def test_what_the_encoder_writes_is_what_the_page_says(
     *_, mark, last = page.indexes
     assert mark["kind"] == 1
     assert last["cleared"] == mark["cleared"] == mark["earlier"] == in_order[-1][0]
-    assert last["flags"] & 16, "contested"
+    assert last["contested at"] == page.starts[-1]
 
 
-def test_a_nonce_is_dropped_when_its_message_is_two_minutes_old(tmp_path: Path) -> None:
-    from tests.support.twins import ManualClock
-
-    clock = ManualClock(MS / 1000)
-    archive = ConversationArchive(tmp_path, clock=clock)
-    for number, age in enumerate((120_001, 120_000, 0)):
-        turn = to_turn({"content": str(number)}, MessageId(MS - age, 0), b"nonce!")
-        with archive.store.lock("s"):
-            archive.store.append_locked("s", [turn])
-    assert [turn.nonce for turn in archive.store.turns("s")] == [None, b"nonce!", b"nonce!"]
+@pytest.mark.promise("no-loss")
+def test_a_message_keeps_its_nonce_however_old_it_is(tmp_path: Path) -> None:
+    archive = ConversationArchive(tmp_path)
+    turn = to_turn({"content": "old"}, MessageId(5, 0), b"nonce!")
+    with archive.store.lock("s"):
+        archive.store.append_locked("s", [turn])
+    assert [turn.nonce for turn in archive.store.turns("s")] == [b"nonce!"]
 
 
 # -- local ids ---------------------------------------------------------------------------
