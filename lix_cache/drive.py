@@ -75,7 +75,7 @@ class SyncDriver:
             return _compute(effect)
         try:
             if isinstance(effect, RedisCall):
-                return self._one(effect.command)
+                return self._one(effect)
             return self._many(effect)
         except Exception as error:
             ours = translate(error, self.endpoint)
@@ -83,12 +83,13 @@ class SyncDriver:
                 raise
             raise ours from error
 
-    def _one(self, command: Command) -> Any:
+    def _one(self, call: RedisCall) -> Any:
+        command = call.command
         if not _is_plain(command):
             return self.client.execute_command(*_words(command))
-        answer = (self._pool.ask(_packed(command)))[0]
+        answer = self._pool.ask(_packed(command), opened=call.opened)[0]
         if isinstance(answer, Exception) and _is_unknown_script(answer):
-            answer = (self._pool.ask(_packed(command, whole=True)))[0]
+            answer = self._pool.ask(_packed(command, whole=True), opened=call.opened)[0]
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -169,7 +170,7 @@ class AsyncDriver:
             return await effect.call()
         try:
             if isinstance(effect, RedisCall):
-                return await self._one(effect.command)
+                return await self._one(effect)
             return await self._many(effect)
         except Exception as error:
             ours = translate(error, self.endpoint)
@@ -177,12 +178,13 @@ class AsyncDriver:
                 raise
             raise ours from error
 
-    async def _one(self, command: Command) -> Any:
+    async def _one(self, call: RedisCall) -> Any:
+        command = call.command
         if not _is_plain(command):
             return await self.client.execute_command(*_words(command))
-        answer = (await self._pool.ask(_packed(command)))[0]
+        answer = (await self._pool.ask(_packed(command), opened=call.opened))[0]
         if isinstance(answer, Exception) and _is_unknown_script(answer):
-            answer = (await self._pool.ask(_packed(command, whole=True)))[0]
+            answer = (await self._pool.ask(_packed(command, whole=True), opened=call.opened))[0]
         if isinstance(answer, Exception):
             raise answer
         return answer

@@ -24,9 +24,17 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class RedisCall:
-    """One command in one round trip; the result is its answer."""
+    """One command in one round trip; the result is its answer.
+
+    Attributes:
+        command: what to send.
+        opened: the number of the newest connection that may be used; on a newer one nothing
+            is sent, and the flow gets a :class:`~lix_cache.hot.connections.NewConnection`.
+            None for any.
+    """
 
     command: Command
+    opened: int | None = None
 
 
 @dataclass(slots=True)

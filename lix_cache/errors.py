@@ -124,11 +124,15 @@ class RedisUnavailable(RedisError, ConnectionError):
         maybe_done: True if the command may have been carried out before the
             connection was lost, so that repeating it blindly could do it twice.
         timed_out: True if the server was reached but did not answer in time.
+        was_asked: False if nothing was sent, because the server did not answer a moment ago.
     """
 
-    def __init__(self, message: str, *, maybe_done: bool = False, timed_out: bool = False) -> None:
+    def __init__(
+        self, message: str, *, maybe_done: bool = False, timed_out: bool = False, was_asked: bool = True
+    ) -> None:
         self.maybe_done = maybe_done
         self.timed_out = timed_out
+        self.was_asked = was_asked
         super().__init__(message)
 
 

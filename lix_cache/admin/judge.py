@@ -16,8 +16,8 @@ CODEC_PACKAGES = {"lz4": "lz4", "zstd": "zstandard"}
 _OLDEST = (6, 2)
 _MB = 1 << 20
 _GB = 1 << 30
-#: Messages written twice around an outage recognise each other for two minutes (the
-#: archive format, "Nonces"): clocks further apart than this much of it are in the way.
+#: Messages that go to the archive while Redis is away get ids by this machine's clock, and are put in
+#: order by them; so are those that come after it.
 _CLOCK_WARN_SECONDS = 2.0
 _CLOCK_FAIL_SECONDS = 60.0
 

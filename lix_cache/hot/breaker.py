@@ -24,6 +24,11 @@ class Breaker:
     def is_open(self) -> bool:
         return self._clock.monotonic() < self._open_until
 
+    @property
+    def seconds_left(self) -> float:
+        """How long it stays open from now on."""
+        return max(0.0, self._open_until - self._clock.monotonic())
+
     def trip(self) -> None:
         self._open_until = self._clock.monotonic() + self._seconds
 

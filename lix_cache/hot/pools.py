@@ -18,6 +18,8 @@ import redis
 import redis.asyncio
 from redis.exceptions import ResponseError
 
+from lix_cache.hot.connections import NewConnection, next_number
+
 __all__ = ["AsyncPool", "Pool", "pack"]
 
 
@@ -41,27 +43,32 @@ class Pool(redis.BlockingConnectionPool):
     """A pool that threads wait at, with the short way for one request."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+        super().__init__(redis_connect_func=_greet, **kwargs)  # type: ignore[no-untyped-call]
 
     def reset(self) -> None:
         # Also called in a forked child, whose connections are the parent's.
         self._ready: list[Any] = []
         super().reset()  # type: ignore[no-untyped-call]
 
-    def ask(self, request: bytes, count: int = 1) -> list[Any]:
+    def ask(self, request: bytes, count: int = 1, *, opened: int | None = None) -> list[Any]:
         """Send packed commands in one round trip and return their answers as they are.
 
         Args:
             request: one or more commands.
             count: how many.
+            opened: the number of the newest connection that may be used; None for any.
 
         Returns:
             An answer or a ResponseError for each.
 
         Raises:
+            NewConnection: the connection at hand is newer; nothing was sent.
             redis.ConnectionError, redis.TimeoutError: as redis-py's client does.
         """
         connection = self._take()
+        if opened is not None and connection.lix_number > opened:
+            self.release(connection)
+            raise NewConnection(connection.lix_number)
         try:
             connection.send_packed_command((request,), check_health=False)
             answers = [_answer(connection) for _ in range(count)]
@@ -123,6 +130,16 @@ class Pool(redis.BlockingConnectionPool):
             self.release(connection)
 
 
+def _greet(connection: Any) -> None:
+    connection.on_connect()
+    connection.lix_number = next_number()
+
+
+async def _agreet(connection: Any) -> None:
+    await connection.on_connect()
+    connection.lix_number = next_number()
+
+
 def _answer(connection: Any) -> Any:
     try:
         return connection.read_response()
@@ -134,12 +151,15 @@ class AsyncPool(redis.asyncio.BlockingConnectionPool):
     """The same for the tasks of one event loop."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(redis_connect_func=_agreet, **kwargs)
         self._ready: list[Any] = []
 
-    async def ask(self, request: bytes, count: int = 1) -> list[Any]:
+    async def ask(self, request: bytes, count: int = 1, *, opened: int | None = None) -> list[Any]:
         """See :meth:`Pool.ask`."""
         connection = await self._take()
+        if opened is not None and connection.lix_number > opened:
+            await self.release(connection)
+            raise NewConnection(connection.lix_number)
         try:
             await connection.send_packed_command((request,), check_health=False)
             answers = [await _aanswer(connection) for _ in range(count)]

@@ -54,10 +54,13 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 """
 
 # KEYS: window, active, overflow, high water
-# ARGV: session id, message, life in ms, floor in ms, how sure the floor is (0: not looked at
-#       in the archive, 1: looked at just now, 2: looked at under the session's lock),
-#       window size, length that counts as overflow
-# Returns {id, length}, or 'COLD' where only the archive can say which id is large enough.
+# ARGV: session id, message, life in ms, floor (ms and number of the largest id that the caller
+#       knows the session to have had), how sure the floor is (0: not looked at in the archive,
+#       1: looked at just now, 2: looked at under the session's lock), window size, length that
+#       counts as overflow, what to do where the window ends below the floor (0: nothing, it was
+#       compared before; 1: compare; 2: add all the same)
+# Returns {id, length}; 'COLD' where only the archive can say which id is large enough;
+# 'BEHIND' where the window ends before messages that the caller has seen, or knows archived.
 #
 # A window that is there numbers its messages by itself, whatever the clock does. One that
 # is not may have been emptied to disk; then an id is safe if the clock is past the last
@@ -65,42 +68,66 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 # the caller looked: only under the lock the floor is the last word. Without a high water
 # mark Redis has emptied nothing since it lost its memory, so a look is enough.
 #
-# Where the clock has not passed the floor, the id is made from the floor, unless the window
-# is beyond that already: XADD refuses the smaller id, and numbers the message by itself.
+# A window that ends below the floor is one to which Redis went back: it was restarted from an
+# older snapshot, or a replica took over that had not yet heard of the rest. A message that is
+# added there would hide the gap. Comparing reads the last message, so it is done only on the
+# first use after a new connection; an id below the floor is noticed for nothing.
 ADD = script(
     NOW
     + """
 local length = redis.call('XLEN', KEYS[1])
-if length == 0 and ARGV[5] ~= '2' and redis.call('EXISTS', KEYS[1]) == 0 then
-  local high = tonumber(redis.call('GET', KEYS[4]) or '-1')
-  if now <= high or (high < 0 and ARGV[5] == '0') then return 'COLD' end
+local ms, seq = tonumber(ARGV[4]), tonumber(ARGV[5])
+local function below_floor(id)
+  local its_ms, its_seq = string.match(id, '^(%d+)-(%d+)$')
+  its_ms = tonumber(its_ms)
+  return its_ms < ms or (its_ms == ms and tonumber(its_seq) < seq)
 end
-local floor, id = tonumber(ARGV[4]), nil
-if floor >= now then
-  id = redis.pcall('XADD', KEYS[1], string.format('%.0f-0', floor + 1), 'm', ARGV[2])
+local above_floor = string.format('%.0f-0', ms + 1)
+local id = '*'
+if length == 0 then
+  if ARGV[6] ~= '2' and redis.call('EXISTS', KEYS[1]) == 0 then
+    local high = tonumber(redis.call('GET', KEYS[4]) or '-1')
+    if now <= high or (high < 0 and ARGV[6] == '0') then return 'COLD' end
+  end
+  if ms >= now then id = above_floor end
+elseif ARGV[9] == '1' then
+  local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+  if below_floor(last[1][1]) then return 'BEHIND' end
 end
-if type(id) ~= 'string' then id = redis.call('XADD', KEYS[1], '*', 'm', ARGV[2]) end
+local given = redis.pcall('XADD', KEYS[1], id, 'm', ARGV[2])
+if type(given) ~= 'string' then
+  -- The stream was emptied and is beyond the floor: it refuses the smaller id.
+  if id == '*' then return given end
+  given = redis.call('XADD', KEYS[1], '*', 'm', ARGV[2])
+end
+if below_floor(given) then
+  redis.call('XDEL', KEYS[1], given)
+  if ARGV[9] ~= '2' then return 'BEHIND' end
+  given = redis.call('XADD', KEYS[1], above_floor, 'm', ARGV[2])
+end
 redis.call('ZADD', KEYS[2], string.format('%.0f', now), ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 length = length + 1
-if length >= tonumber(ARGV[7]) then redis.call('HSET', KEYS[3], ARGV[1], ARGV[6]) end
-return {id, length}
+if length >= tonumber(ARGV[8]) then redis.call('HSET', KEYS[3], ARGV[1], ARGV[7]) end
+return {given, length}
 """
 )
 
-# KEYS: window   ARGV: nonce
-# Returns {id, length} of the message of the last two minutes that has the nonce, or nil.
-# Not of the last so many: others may add any number while the caller waits for the lock.
+# KEYS: window   ARGV: nonce, id to look below ('+': from the newest on), how many to look at
+# Returns {id, length} of the message that has the nonce; the id to go on from; or nil where
+# there are no more.
 FIND = script(
-    NOW
-    + """
-local last = redis.call('XREVRANGE', KEYS[1], '+', string.format('%.0f', now - 120000))
-for i = 1, #last do
-  if string.sub(last[i][2][2], 2, 7) == ARGV[1] then
-    return {last[i][1], redis.call('XLEN', KEYS[1])}
+    """
+local start = ARGV[2]
+if start ~= '+' then start = '(' .. start end
+local rows = redis.call('XREVRANGE', KEYS[1], start, '-', 'COUNT', ARGV[3])
+for i = 1, #rows do
+  if string.sub(rows[i][2][2], 2, 7) == ARGV[1] then
+    return {rows[i][1], redis.call('XLEN', KEYS[1])}
   end
 end
-return false
+if #rows < tonumber(ARGV[3]) then return false end
+return rows[#rows][1]
 """
 )
 
@@ -180,20 +207,21 @@ return 1
 """
 )
 
-# KEYS: window, active, overflow, high water   ARGV: session id, largest ms that is archived
-# Returns how many messages were there.
+# KEYS: window, active, overflow, high water   ARGV: session id
+# Returns how many messages were there, and the ms that every later message exceeds.
 FORGET = script(
     NOW
     + """
 local length = redis.call('XLEN', KEYS[1])
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-local high = math.max(now, tonumber(ARGV[2]), tonumber(redis.call('GET', KEYS[4]) or '0'))
+local high = math.max(now, tonumber(redis.call('GET', KEYS[4]) or '0'))
 if #last == 1 then high = math.max(high, tonumber(string.match(last[1][1], '^%d+'))) end
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('HDEL', KEYS[3], ARGV[1])
-redis.call('SET', KEYS[4], string.format('%.0f', high))
-return length
+high = string.format('%.0f', high)
+redis.call('SET', KEYS[4], high)
+return {length, high}
 """
 )
 
@@ -208,11 +236,13 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', latest, 'LIMIT', ARGV[2], AR
 )
 
 # KEYS: lease   ARGV: who, life in ms.   Returns 1 if the lease is ours now.
+# A server that takes no writes (its memory is full) gives it to all that ask: they are the ones
+# that can make room, and correctness does not rest on the lease.
 LEASE = script(
     """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.pcall('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 )

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, IntEnum
 from typing import Any
 
 from lix_cache.hot import scripts
 from lix_cache.hot.keys import Keys
 from lix_cache.hot.scripts import Command, ScriptCall
-from lix_cache.messages import ZERO_ID, MessageId, Turn, pack_hot, parse_id, unpack_window
+from lix_cache.messages import MessageId, Turn, is_repeated, pack_hot, parse_id, unpack_window
 
-__all__ = ["Added", "HotWindow", "Oldest"]
+__all__ = ["Added", "Gap", "HotWindow", "Oldest", "Refused"]
+
+#: Messages looked at in one call.
+FIND_AT_ONCE = 1000
+LARGEST_SEQ = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,32 @@ class Added:
     length: int
 
 
+class Gap(IntEnum):
+    """What an add does where the window ends before messages that are known.
+
+    Attributes:
+        IGNORE: it was compared before; only an id that is too small is refused.
+        REFUSE: compare, and refuse.
+        FILL: add all the same, behind what is known.
+    """
+
+    IGNORE = 0
+    REFUSE = 1
+    FILL = 2
+
+
+class Refused(Enum):
+    """Why an add was not carried out.
+
+    Attributes:
+        COLD: there is no window, and only the archive can say which id is large enough.
+        BEHIND: Redis has gone back to an older state.
+    """
+
+    COLD = "COLD"
+    BEHIND = "BEHIND"
+
+
 @dataclass(frozen=True)
 class Oldest:
     """The answer to a look for what should move to disk.
@@ -34,10 +65,12 @@ class Oldest:
     Attributes:
         turns: oldest first.
         has_more: there are older ones than the window should keep beyond these.
+        contested: another copy of one of them may still arrive.
     """
 
     turns: list[Turn]
     has_more: bool
+    contested: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +98,7 @@ class HotWindow:
         floor: MessageId,
         floor_is_fresh: bool,
         floor_is_certain: bool = False,
+        gap: Gap = Gap.IGNORE,
     ) -> Command:
         """Append a message.
 
@@ -72,9 +106,10 @@ class HotWindow:
             session_id: the session.
             packed: the message without its id.
             window: messages the window should keep.
-            floor: an id whose milliseconds the new one must exceed, unless the clock has passed it.
-            floor_is_fresh: the floor was read from the archive just now.
+            floor: the largest id known of the session; the new one will be larger.
+            floor_is_fresh: the archive was looked at for it just now.
             floor_is_certain: and nothing can have been archived since: we hold the lock.
+            gap: what to do where the window ends below the floor.
         """
         b = self.keys.bucket(session_id)
         return ScriptCall(
@@ -90,22 +125,36 @@ class HotWindow:
                 packed,
                 self.life_ms,
                 floor.ms,
+                floor.seq,
                 2 if floor_is_certain else int(floor_is_fresh),
                 window,
                 window + self.batch,
+                int(gap),
             ),
         )
 
-    def find(self, session_id: str, nonce: bytes) -> Command:
-        """Look for a message by its nonce; answered like an add, or with nil."""
-        return ScriptCall(scripts.FIND, (self.keys.window(session_id),), (nonce,))
+    @staticmethod
+    def added(reply: Any) -> Added | Refused:
+        """Return the answer to an add."""
+        if isinstance(reply, bytes):
+            return Refused(reply.decode())
+        return Added(parse_id(reply[0]), int(reply[1]))
+
+    def find(self, session_id: str, nonce: bytes, below: MessageId | None = None) -> Command:
+        """Look for a message by its nonce, from the newest on or below an id.
+
+        Answered with what :meth:`found` reads. A page at a time, so that a window that no
+        daemon has looked after for long does not stop the server.
+        """
+        start = "+" if below is None else str(below)
+        return ScriptCall(scripts.FIND, (self.keys.window(session_id),), (nonce, start, FIND_AT_ONCE))
 
     @staticmethod
-    def added(reply: Any) -> Added | None:
-        """Return the answer; None if there is none, or the archive must be asked for the floor first."""
-        if reply is None or reply == b"COLD":
+    def found(reply: Any) -> Added | MessageId | None:
+        """Return where the message is, the id to look below next, or None if it is not there."""
+        if reply is None:
             return None
-        return Added(parse_id(reply[0]), int(reply[1]))
+        return parse_id(reply) if isinstance(reply, bytes) else Added(parse_id(reply[0]), int(reply[1]))
 
     def read(self, session_id: str, count: int) -> Command:
         """Read the newest messages and count it as a use of the session."""
@@ -127,7 +176,7 @@ class HotWindow:
     @staticmethod
     def oldest_turns(reply: Any) -> Oldest:
         turns = _turns(reply[1:])
-        return Oldest(turns, int(reply[0]) > len(turns))
+        return Oldest(turns, int(reply[0]) > len(turns), any(map(is_repeated, reply[2::2])))
 
     def trim(self, session_id: str, turns: Sequence[Turn], archived: MessageId, window: int) -> Command:
         """Forget the window's oldest messages, and the session itself if nothing is left.
@@ -167,13 +216,8 @@ class HotWindow:
             tuple(args),
         )
 
-    def forget(self, session_id: str, archived: MessageId = ZERO_ID) -> Command:
-        """Drop the window. Answers how many messages it held.
-
-        Args:
-            session_id: the session.
-            archived: an id that every later message must exceed.
-        """
+    def forget(self, session_id: str) -> Command:
+        """Drop the window. :meth:`forgotten` reads the answer."""
         b = self.keys.bucket(session_id)
         return ScriptCall(
             scripts.FORGET,
@@ -183,8 +227,13 @@ class HotWindow:
                 self.keys.overflow(b),
                 self.keys.high_water(b),
             ),
-            (session_id, archived.ms),
+            (session_id,),
         )
+
+    @staticmethod
+    def forgotten(reply: Any) -> tuple[int, MessageId]:
+        """Return how many messages there were, and the largest id that any of them can have had."""
+        return int(reply[0]), MessageId(int(reply[1]), LARGEST_SEQ)
 
     def remove(self, session_id: str, message_id: MessageId) -> Command:
         """Take back one message."""

@@ -55,11 +55,10 @@ class _Hybrid:
         self._store = open_store(
             self._config, host=redis_host, port=redis_port, db=redis_db, clock=clock, files=files
         )
-        self._session = flow.Session(self._store, session_id, self.hot_window_size)
         self.evictor: Evictor = evictor_for(self._store)
-        # Counters and the memory of an outage belong to the store, not to one object.
-        self._store.breaker = self.evictor.store.breaker
-        self._store.outage_sessions = self.evictor.store.outage_sessions
+        # The memory of an outage belongs to the store, not to one object.
+        self._store.share(self.evictor.store)
+        self._session = flow.Session(self._store, session_id, self.hot_window_size)
         self._connect()
         self.evictor.use(session_id, self._config.idle_seconds, flush_on_exit=self._config.flush_on_exit)
         if self._config.evictor_enabled:
@@ -265,9 +264,14 @@ class HybridConversationCache(_Hybrid):
         return True
 
     def clear(self) -> bool:
-        """Empty the context: drop what is only in Redis. What is archived stays history.
+        """Empty the context. Every message stays in the history, whatever was archived before.
 
-        After this ``get_context()`` is empty and ``get_full()`` returns the archived part.
+        After this ``get_context()`` is empty, and ``get_full()`` returns what it returned before.
+        To remove messages for good, use :meth:`delete_session`.
+
+        Raises:
+            RedisUnavailable: nothing was done.
+            ArchiveUnavailable: nothing was cleared; all messages are where they were.
         """
         self._drive(flow.clear(self._session))
         return True

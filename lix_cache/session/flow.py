@@ -12,11 +12,11 @@ each flow says why its order is what it is. In short:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lix_cache.archive.store import lock_pauses
+from lix_cache.archive.store import Extent, lock_pauses
 from lix_cache.effects import DiskCall, Flow, RedisBatch, RedisCall, Sleep
 from lix_cache.errors import (
     ArchiveCorrupt,
@@ -26,13 +26,15 @@ from lix_cache.errors import (
     RedisError,
     RedisUnavailable,
 )
+from lix_cache.hot.connections import NewConnection
 from lix_cache.hot.scripts import Command
-from lix_cache.hot.window import Added, HotWindow, Oldest
+from lix_cache.hot.window import Added, Gap, HotWindow, Oldest, Refused
 from lix_cache.messages import ZERO_ID, MessageId, Turn, once, pack_hot, with_id
-from lix_cache.session.store import SessionStore
+from lix_cache.session.store import Seen, SessionStore
 
 if TYPE_CHECKING:
     from lix_cache.archive.files import FileLock
+    from lix_cache.clock import Clock
 
 __all__ = [
     "Session",
@@ -56,6 +58,8 @@ CHUNK = 500
 BREATH = 8
 BREATH_SECONDS = 0.00002
 EVERYTHING = 2**31
+#: An add that has taken longer is not settled by looking for it.
+GIVE_UP_SECONDS = 3600.0
 
 
 @dataclass
@@ -66,20 +70,18 @@ class Session:
         store: the tiers.
         id: the session id.
         window: messages that ``get_context`` returns at most.
-        knows_floor: whether this object has looked at the archive before its first add.
-        floor: the largest id it knows to be archived; a window may know of none as large.
-        newest: the largest id of a message it has added or read. What it adds while Redis
-            is away comes after that, however the clocks of the two machines differ.
+        seen: what this process knows of the session.
         batches: by how many batches the window was too long after its last add.
     """
 
     store: SessionStore
     id: str
     window: int
-    knows_floor: bool = False
-    floor: MessageId = ZERO_ID
-    newest: MessageId = ZERO_ID
+    seen: Seen = field(init=False)
     batches: int | None = None
+
+    def __post_init__(self) -> None:
+        self.seen = self.store.seen.of(self.id)
 
     def grown_by(self, length: int, batch: int) -> int:
         """Return how many batches too long the window is, if that is news; else 0.
@@ -100,7 +102,7 @@ class Session:
     def saw(self, turns: Sequence[Turn]) -> list[Turn]:
         """Note what was read, in order of the ids, and return it."""
         if turns:
-            self.newest = max(self.newest, turns[-1].id)
+            self.seen.newest = max(self.seen.newest, turns[-1].id)
         return list(turns)
 
 
@@ -120,24 +122,48 @@ class AddResult:
     overflows: bool = False
 
 
+@dataclass(frozen=True)
+class _Moment:
+    """When an add began, by both clocks: one may be set back, the other stops while a machine sleeps."""
+
+    time: float
+    monotonic: float
+
+    @classmethod
+    def now(cls, clock: Clock) -> _Moment:
+        return cls(clock.time(), clock.monotonic())
+
+    def is_long_ago(self, clock: Clock) -> bool:
+        """Whether it may be too late to tell if an add that was not answered was carried out.
+
+        A process may be stopped in the middle and go on days later; the nonce by which the
+        archive would tell may be gone by then (KEEP_NONCES_MS). Then the add fails, and the
+        error says that it may have been done.
+        """
+        return max(clock.time() - self.time, clock.monotonic() - self.monotonic) > GIVE_UP_SECONDS
+
+
 def add(session: Session, turn: Turn) -> Flow[AddResult]:
     """Add a message that has no id yet: to Redis, or to the archive if the policy says so."""
     store = session.store
+    before = session.seen.newest
+    sent = _Moment.now(store.clock)
+    gap = Gap.REFUSE
     try:
         try:
             yield from _bring_together(session)
         except (ArchiveError, InvalidMessage) as error:
             # The message matters more than the tidying, which is tried again.
-            store.count("reunion_failures")
-            store.last_error = f"{type(error).__name__}: {error}"
-        added = yield from _add_hot(session, turn)
+            _note_failure(store, error)
+            gap = Gap.FILL
+        added = yield from _add_hot(session, turn, sent, gap)
     except RedisUnavailable as error:
-        if store.config.on_redis_error == "raise":
+        if store.config.on_redis_error == "raise" or sent.is_long_ago(store.clock):
             raise
         total = yield from _add_cold(session, turn, contested=error.maybe_done)
         return AddResult(min(total, session.window))
     if store.config.durability == "disk":
-        yield from _persist(session, with_id(turn, added.id))
+        yield from _persist(session, with_id(turn, added.id), before)
     batches = session.grown_by(added.length, store.hot.batch)
     if not batches:
         return AddResult(min(added.length, session.window))
@@ -155,10 +181,15 @@ def _add_cold(session: Session, turn: Turn, *, contested: bool) -> Flow[int]:
         # From here on get_context must look on disk too, so the note comes first.
         store.outage_sessions.add(session.id)
         given: MessageId = yield DiskCall(
-            partial(archive.append_outage_locked, session.id, turn, contested=contested, after=session.newest)
+            partial(
+                archive.append_outage_locked,
+                session.id,
+                turn,
+                contested=contested,
+                after=session.seen.newest,
+            )
         )
-        session.floor = max(session.floor, given)
-        session.newest = max(session.newest, given)
+        session.seen.newest = max(session.seen.newest, given)
         index = yield DiskCall(partial(archive.last_index, session.id, locked=True))
     finally:
         lock.release()
@@ -176,25 +207,22 @@ def _spill_late(session: Session) -> Flow[None]:
         store.last_error = f"{type(error).__name__}: {error}"
 
 
-def _add_hot(session: Session, turn: Turn) -> Flow[Added]:
+def _add_hot(session: Session, turn: Turn, sent: _Moment, gap: Gap) -> Flow[Added]:
     """Append to the window: one round trip, or two where only the archive knows which id is next."""
     try:
-        return (yield from _append_hot(session, turn, locked=False))
+        return (yield from _append_hot(session, turn, gap, locked=False))
     except RedisUnavailable as error:
-        if not error.maybe_done or error.timed_out:
+        if not error.maybe_done or error.timed_out or sent.is_long_ago(session.store.clock):
             raise
     # The connection broke before the answer came: the message may be there or not. Nothing
-    # moves to disk while we hold the lock, so looking in both places settles it.
-    store, nonce = session.store, turn.nonce or b""
+    # moves to disk while we hold the lock, so looking in both places settles it, unless the
+    # first one is still on its way. So the second one says that it is one.
+    store = session.store
     lock = yield from _locked(session)
     try:
-        found = HotWindow.added((yield RedisCall(store.hot.find(session.id, nonce))))
+        found = yield from _find(session, turn.nonce or b"")
         if found is None:
-            archived = yield DiskCall(partial(store.archive.store.find_nonce_locked, session.id, nonce))
-            if archived is not None:
-                length = yield RedisCall(store.hot.length(session.id))
-                return Added(archived, int(length))
-            found = yield from _append_hot(session, turn, locked=True)
+            found = yield from _append_hot(session, turn, gap, locked=True, repeated=True)
     except RedisUnavailable as error:
         error.maybe_done = True
         store.breaker.trip()
@@ -204,63 +232,139 @@ def _add_hot(session: Session, turn: Turn) -> Flow[Added]:
     return found
 
 
-def _append_hot(session: Session, turn: Turn, *, locked: bool) -> Flow[Added]:
+def _find(session: Session, nonce: bytes) -> Flow[Added | None]:
+    """Look for a message in both tiers. The caller holds the session's lock."""
     store = session.store
-    packed = pack_hot(turn, coded=store.hot.coded)
-    # Before the first add, once: a session that was moved to disk must go on with
-    # larger ids even if the server's clock went back meanwhile.
-    looks = locked or not session.knows_floor
+    below: MessageId | None = None
     while True:
-        if looks:
-            found = yield DiskCall(partial(_floor, session, locked=locked), waits=not locked)
-            session.floor = max(session.floor, found)
+        found = HotWindow.found((yield RedisCall(store.hot.find(session.id, nonce, below))))
+        if isinstance(found, Added):
+            return found
+        if found is None:
+            break
+        below = found
+    archived = yield DiskCall(partial(store.archive.store.find_nonce_locked, session.id, nonce))
+    if archived is None:
+        return None
+    length = yield RedisCall(store.hot.length(session.id))
+    return Added(archived, int(length))
+
+
+def _append_hot(
+    session: Session, turn: Turn, gap: Gap, *, locked: bool, repeated: bool = False
+) -> Flow[Added]:
+    store, seen = session.store, session.seen
+    packed = pack_hot(turn, coded=store.hot.coded, repeated=repeated)
+    looked = caught_up = False
+    if locked:
+        yield from _look(session, locked=True)
+    while True:
+        opened = seen.opened
         command = store.hot.add(
             session.id,
             packed,
             window=session.window,
-            floor=session.floor,
-            floor_is_fresh=looks,
+            floor=seen.newest,
+            floor_is_fresh=looked,
             floor_is_certain=locked,
+            gap=Gap.IGNORE if gap is Gap.REFUSE and seen.compared >= opened else gap,
         )
-        added = HotWindow.added((yield from _ask(store, command, repeat=False)))
-        if added is not None:
-            session.knows_floor = True
-            session.newest = max(session.newest, added.id)
-            return added
+        try:
+            answer = HotWindow.added((yield from _ask(store, command, repeat=False, opened=opened)))
+        except NewConnection as new:
+            yield from _look(session, new.number, locked=locked)
+            looked = True
+            continue
+        if isinstance(answer, Added):
+            seen.newest = max(seen.newest, answer.id)
+            seen.compared = max(seen.compared, opened)
+            return answer
+        if answer is Refused.BEHIND:
+            # Once. The message matters more than the gap, which the next read finds as well.
+            if caught_up or not (yield from _catch_up(session, locked=locked)):
+                gap = Gap.FILL
+            caught_up = True
         # The window is gone and the server cannot tell which id is large enough.
-        if looks:
+        elif looked:
             break
-        looks = True
+        yield from _look(session, locked=locked)
+        looked = True
     # Nor can we without keeping others from adding and archiving a message of the same
     # id between our look and our add: only the lock makes what we see last.
     lock = yield from _locked(session)
     try:
-        return (yield from _append_hot(session, turn, locked=True))
+        return (yield from _append_hot(session, turn, gap, locked=True, repeated=repeated))
     finally:
         lock.release()
 
 
-def _floor(session: Session, *, locked: bool) -> MessageId:
+def _look(session: Session, opened: int = 0, *, locked: bool = False) -> Flow[None]:
+    """Ask the archive how far the session has come.
+
+    Before the first use over a new connection: behind it may be a server that was restarted
+    from an older snapshot, or a replica that took over before it had heard of everything. A
+    session that was moved to disk must go on with larger ids even if the clock went back.
+
+    Args:
+        session: whose archive.
+        opened: the connection that is to be used.
+        locked: whether the caller holds the session's lock.
+    """
+    found: Extent = yield DiskCall(partial(_extent, session.store, session.id, locked), waits=not locked)
+    session.seen.note(found)
+    session.seen.opened = max(session.seen.opened, opened)
+
+
+def _extent(store: SessionStore, session_id: str, locked: bool) -> Extent:
     try:
-        return session.store.archive.store.last_index(session.id, locked=locked).newest
-    except ArchiveCorrupt:
-        # Counted and logged there. It must not keep new messages out: the next spill
-        # sets the damage aside.
-        return ZERO_ID
+        return store.archive.store.look(session_id, locked=locked)
+    except ArchiveError:
+        # Counted and logged there. It must not keep new messages out: the next move to disk
+        # sets damage aside, or says that the disk refuses.
+        return Extent()
 
 
-def _ask(store: SessionStore, command: Command, *, repeat: bool = True) -> Flow[Any]:
+def _catch_up(session: Session, *, locked: bool) -> Flow[bool]:
+    """Bring a window to which Redis went back together with the archive. False if the disk refuses."""
+    store = session.store
+    try:
+        # Where another process wrote to the archive while Redis was away, all is as it should be.
+        if not (yield DiskCall(partial(store.archive.store.is_pending, session.id))):
+            store.note_rollback()
+        yield from _reunite_locked(session) if locked else reunite(session)
+    except (ArchiveError, InvalidMessage) as error:
+        _note_failure(store, error)
+        return False
+    return True
+
+
+def _note_failure(store: SessionStore, error: Exception) -> None:
+    store.count("reunion_failures")
+    store.last_error = f"{type(error).__name__}: {error}"
+
+
+def _ask(
+    store: SessionStore, command: Command, *, repeat: bool = True, opened: int | None = None
+) -> Flow[Any]:
     """Send one command, unless Redis was found away a moment ago.
 
     Args:
         store: whose breaker to heed and to set.
         command: what to send.
         repeat: send it once more if the connection broke; right for what changes nothing.
+        opened: the newest connection that may be used; None for any.
+
+    Raises:
+        NewConnection: there is a newer one; nothing was sent.
     """
     if store.breaker.is_open and store.config.on_redis_error == "archive":
-        raise RedisUnavailable(f"{store.endpoint.label} did not answer a moment ago; not asked again yet")
+        raise RedisUnavailable(
+            f"{store.endpoint.label} did not answer a moment ago; it is asked again in "
+            f"{store.breaker.seconds_left:.1f} s (redis_retry_seconds)",
+            was_asked=False,
+        )
     try:
-        return (yield RedisCall(command))
+        return (yield RedisCall(command, opened))
     except RedisUnavailable as error:
         store.count("redis_errors")
         broke = error.maybe_done and not error.timed_out
@@ -269,27 +373,43 @@ def _ask(store: SessionStore, command: Command, *, repeat: bool = True) -> Flow[
         if not (broke and repeat):
             raise
     try:
-        return (yield RedisCall(command))
+        return (yield RedisCall(command, opened))
     except RedisUnavailable:
         store.count("redis_errors")
         store.breaker.trip()
         raise
 
 
-def _persist(session: Session, turn: Turn) -> Flow[None]:
-    """Put a message on disk before it is acknowledged. If the disk refuses, take it back."""
+def _ask_known(session: Session, command: Command) -> Flow[Any]:
+    """Send a command that reads, after a look at the archive if the connection is new."""
+    while True:
+        opened = session.seen.opened
+        try:
+            return (yield from _ask(session.store, command, opened=opened))
+        except NewConnection as new:
+            yield from _look(session, new.number)
+
+
+def _persist(session: Session, turn: Turn, before: MessageId) -> Flow[None]:
+    """Put a message on disk before it is acknowledged. If the disk refuses, take it back.
+
+    Args:
+        session: where it was added.
+        turn: the message under its id.
+        before: the newest id that was known before it.
+    """
     append = session.store.archive.store.append_locked
-    # Its add was answered, so nobody will look for its nonce.
-    answered = replace(turn, nonce=None)
     try:
         lock = yield from _locked(session)
         try:
-            yield DiskCall(partial(append, session.id, [answered]))
+            yield DiskCall(partial(append, session.id, [turn]))
         finally:
             lock.release()
     except ArchiveError:
         # Not acknowledged, so it must not stay: the caller will send it again.
         yield RedisCall(session.store.hot.remove(session.id, turn.id))
+        # Nor must it look as if the window had lost it.
+        session.seen.newest = min(session.seen.newest, before)
         raise
 
 
@@ -301,20 +421,38 @@ def get_context(session: Session) -> Flow[list[Turn]]:
     store = session.store
     try:
         yield from _bring_together(session)
-        turns = HotWindow.turns((yield from _ask(store, store.hot.read(session.id, session.window))))
+        turns = yield from _read(session)
+        if turns and session.seen.goes_beyond(turns[-1].id):
+            if (yield from _catch_up(session, locked=False)):
+                turns = yield from _read(session)
+        elif turns:
+            session.seen.compared = max(session.seen.compared, session.seen.opened)
     except RedisUnavailable as error:
-        return (yield from _without_redis(session, session.window, error))
-    if turns is not None and len(turns) >= session.window:
+        found = yield from _without_redis(session, session.window, error)
+        return found if found is not None else (yield from get_context(session))
+    if turns is not None and len(turns) >= session.window and not session.seen.goes_beyond(turns[-1].id):
         return session.saw(once(turns))
     if not (yield DiskCall(partial(store.archive.store.exists, session.id), quick=True)):
-        return session.saw(turns or [])
+        return session.saw(_in_context(session, turns or []))
     if turns is None:
         return session.saw((yield from _rehydrate(session)))
     # A window begun after the session had moved to disk, or kept by a cache with a
     # smaller one: the rest is archived.
     read = partial(store.archive.store.recent, session.id, session.window, in_context=True)
     older = yield DiskCall(read, waits=True)
-    return session.saw(merged(older, turns)[-session.window :])
+    return session.saw(_in_context(session, merged(older, turns))[-session.window :])
+
+
+def _read(session: Session) -> Flow[list[Turn] | None]:
+    """Read the window; None if there is none."""
+    store = session.store
+    return HotWindow.turns((yield from _ask_known(session, store.hot.read(session.id, session.window))))
+
+
+def _in_context(session: Session, turns: list[Turn]) -> list[Turn]:
+    """Leave out what was cleared or deleted: a Redis that went back still has it."""
+    gone = session.seen.gone
+    return [turn for turn in turns if turn.id > gone] if turns and turns[0].id <= gone else turns
 
 
 def _rehydrate(session: Session) -> Flow[list[Turn]]:
@@ -331,6 +469,8 @@ def _rehydrate(session: Session) -> Flow[list[Turn]]:
         )
         done = 0
         if turns:
+            # Where the archive is damaged its index may promise more than can be read.
+            session.seen.newest = turns[-1].id
             try:
                 done = yield RedisCall(store.hot.rehydrate(session.id, turns))
             except RedisUnavailable:
@@ -354,9 +494,13 @@ def get_full(session: Session) -> Flow[list[Turn]]:
         yield from _bring_together(session)
         # One round trip, however far behind the daemon is.
         command = store.hot.oldest(session.id, keep=0, limit=EVERYTHING)
-        hot = HotWindow.oldest_turns((yield from _ask(store, command))).turns
+        hot = HotWindow.oldest_turns((yield from _ask_known(session, command))).turns
     except RedisUnavailable as error:
-        return (yield from _without_redis(session, None, error))
+        found = yield from _without_redis(session, None, error)
+        return found if found is not None else (yield from get_full(session))
+    deleted = session.seen.deleted
+    if hot and hot[0].id <= deleted:
+        hot = [turn for turn in hot if turn.id > deleted]
     cold: list[Turn] = yield DiskCall(partial(store.archive.store.turns, session.id), waits=True)
     return session.saw(merged(cold, hot))
 
@@ -366,8 +510,12 @@ def merged(cold: Iterable[Turn], hot: Iterable[Turn]) -> list[Turn]:
     return once([*cold, *hot])
 
 
-def _without_redis(session: Session, count: int | None, error: RedisUnavailable) -> Flow[list[Turn]]:
-    """Answer from the disk alone, if the policy allows, and never as if there were nothing."""
+def _without_redis(session: Session, count: int | None, error: RedisUnavailable) -> Flow[list[Turn] | None]:
+    """Answer from the disk alone, if the policy allows, and never as if there were nothing.
+
+    Returns:
+        None where there is nothing on disk and Redis was not asked: it is to be asked now.
+    """
     store = session.store
     if store.config.on_redis_error == "raise":
         raise error
@@ -379,9 +527,12 @@ def _without_redis(session: Session, count: int | None, error: RedisUnavailable)
         else partial(archive.recent, session.id, count, in_context=True),
         waits=True,
     )
-    if not turns:
+    if turns:
+        return turns
+    if error.was_asked:
         raise error
-    return turns
+    store.breaker.reset()
+    return None
 
 
 def hot_length(session: Session) -> Flow[int]:
@@ -469,8 +620,9 @@ def _move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
         replies = yield RedisBatch(reads, errors_as_values=True)
         found = yield from _readable(todo, replies, moved)
         batch = {sid: oldest.turns for sid, oldest in found.items() if oldest.turns}
+        contested = {sid for sid, oldest in found.items() if oldest.contested}
         written: dict[str, int | ArchiveError] = yield DiskCall(
-            partial(store.archive.store.append_many_locked, batch)
+            partial(store.archive.store.append_many_locked, batch, contested)
         )
         moved.failed.update({sid: r for sid, r in written.items() if isinstance(r, ArchiveError)})
         found = {sid: oldest for sid, oldest in found.items() if sid not in moved.failed}
@@ -525,28 +677,35 @@ def _bring_together(session: Session) -> Flow[None]:
     The window is moved to disk whole; the next read brings back the newest of both.
     """
     store = session.store
-    if session.id not in store.outage_sessions or store.breaker.is_open:
-        return
-    yield from reunite(session)
-    session.knows_floor = False
+    if session.id in store.outage_sessions and not store.breaker.is_open:
+        yield from reunite(session)
 
 
 def reunite(session: Session) -> Flow[None]:
     """Move a session to disk whole and take off the mark that an outage left on it."""
-    store = session.store
     lock = yield from _locked(session)
+    try:
+        yield from _reunite_locked(session)
+    finally:
+        lock.release()
+
+
+def _reunite_locked(session: Session) -> Flow[None]:
+    store = session.store
     try:
         moved = yield from _move_locked(store, {session.id: 0})
         moved.raise_failure()
         # The mark goes last: until here a crash leaves it for the next daemon.
         yield DiskCall(partial(store.archive.store.unmark_pending_locked, session.id))
-        # Under the lock: after it another thread may be in the next outage already.
-        store.outage_sessions.discard(session.id)
     except RedisUnavailable:
         store.breaker.trip()
         raise
-    finally:
-        lock.release()
+    # Under the lock: after it another thread may be in the next outage already.
+    store.outage_sessions.discard(session.id)
+    # All there is is in the archive now. What this process saw besides is lost, and looking
+    # for it at every use would not bring it back.
+    session.seen.newest = ZERO_ID
+    yield from _look(session, locked=True)
     store.count("reunions")
 
 
@@ -554,18 +713,22 @@ def reunite(session: Session) -> Flow[None]:
 
 
 def clear(session: Session) -> Flow[None]:
-    """Empty the context. What is only in Redis is dropped; what is archived stays history.
+    """Empty the context. Every message stays in the history.
 
-    The mark in the archive comes first: the other way round, a crash between the two
-    would let the next read bring the old context back.
+    First all of the window moves to disk, then a mark there takes it out of the context. So
+    what is left does not depend on how much the daemon had moved before; a crash between the
+    two leaves the context as it was; and a Redis that goes back to an older state cannot
+    bring the context back, because the mark is not in Redis. What others add meanwhile comes
+    after the mark.
     """
     store = session.store
     lock = yield from _locked(session)
     try:
+        moved = yield from _move_locked(store, {session.id: 0})
+        moved.raise_failure()
         yield DiskCall(partial(store.archive.store.clear_locked, session.id))
-        newest: dict[str, MessageId] = yield DiskCall(partial(_newest_ids, store, [session.id]))
         # What is added from now on must come after the mark, or it would not be in the context.
-        yield RedisCall(store.hot.forget(session.id, newest[session.id]))
+        yield from _look(session, locked=True)
     finally:
         lock.release()
 
@@ -573,15 +736,17 @@ def clear(session: Session) -> Flow[None]:
 def delete(session: Session) -> Flow[bool]:
     """Remove a session from Redis and disk. Returns whether there was anything.
 
-    Under the lock, so a spill that has read the messages has also written them before
-    this begins, or has not begun: it cannot write them afterwards.
+    Under the lock, so a move to disk that has read the messages has also written them before
+    this begins, or has not begun: it cannot write them afterwards. Redis first: what is
+    remembered of the deletion holds for all ids that Redis gave out until then.
     """
     store = session.store
     lock = yield from _locked(session)
     try:
-        hot = yield RedisCall(store.hot.forget(session.id))
-        cold = yield DiskCall(partial(store.archive.store.delete_locked, session.id))
+        hot, last = HotWindow.forgotten((yield RedisCall(store.hot.forget(session.id))))
+        cold = yield DiskCall(partial(store.archive.store.delete_locked, session.id, last))
         store.outage_sessions.discard(session.id)
+        yield from _look(session, locked=True)
     finally:
         lock.release()
     return bool(hot) or bool(cold)

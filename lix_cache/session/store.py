@@ -8,17 +8,19 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from lix_cache._log import logger
 from lix_cache.archive.archive import ConversationArchive
 from lix_cache.archive.files import Files
+from lix_cache.archive.store import Extent
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.hot.breaker import Breaker
 from lix_cache.hot.client import Endpoint, endpoint_for
 from lix_cache.hot.keys import Keys
 from lix_cache.hot.window import HotWindow
-from lix_cache.messages import NONCE_BYTES
+from lix_cache.messages import NONCE_BYTES, ZERO_ID, MessageId
 
-__all__ = ["SessionStore", "StoreIdentity", "open_store"]
+__all__ = ["Seen", "SeenSessions", "SessionStore", "StoreIdentity", "open_store"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,61 @@ class StoreIdentity:
     endpoint: Endpoint
     prefix: str
     archive_dir: str
+
+
+@dataclass
+class Seen:
+    """What this process knows of a session, to be compared with what Redis says.
+
+    Attributes:
+        newest: the largest id that it added, read, or found in the archive. What is added
+            comes after that, however the clocks of the machines differ.
+        cleared: messages up to here are history, no longer part of the context.
+        deleted: messages up to here are gone.
+        opened: the newest connection to Redis since which it has looked at the archive.
+        compared: the newest connection over which the window was found to go on from there.
+    """
+
+    newest: MessageId = ZERO_ID
+    cleared: MessageId = ZERO_ID
+    deleted: MessageId = ZERO_ID
+    opened: int = 0
+    compared: int = 0
+
+    def note(self, extent: Extent) -> None:
+        """Take over what the archive knows."""
+        self.newest = max(self.newest, extent.newest)
+        self.cleared = max(self.cleared, extent.cleared)
+        self.deleted = max(self.deleted, extent.deleted)
+
+    def goes_beyond(self, last: MessageId) -> bool:
+        """Whether a window that ends with this id lacks something, or holds only what was taken out."""
+        return last < self.newest or (self.gone != ZERO_ID and last <= self.gone)
+
+    @property
+    def gone(self) -> MessageId:
+        """Messages up to here are no longer part of the context."""
+        return max(self.cleared, self.deleted)
+
+
+class SeenSessions:
+    """What a process knows of its sessions: of the latest ones, so that memory stays bounded."""
+
+    _MOST = 10_000
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Seen] = {}
+
+    def of(self, session_id: str) -> Seen:
+        """Return what is known of a session; caches that use it share it."""
+        seen = self._seen.get(session_id)
+        if seen is None:
+            if len(self._seen) >= self._MOST:
+                # A session that is forgotten is looked at in the archive once more.
+                for known in list(self._seen)[: self._MOST // 4]:
+                    self._seen.pop(known, None)
+            seen = self._seen.setdefault(session_id, Seen())
+        return seen
 
 
 @dataclass
@@ -42,6 +99,7 @@ class SessionStore:
         breaker: whether Redis was gone a moment ago.
         counters: what happened, for ``get_stats``.
         outage_sessions: sessions this process wrote to while Redis was away.
+        seen: what it knows of its sessions.
         last_error: the last trouble that did not fail the call it happened in.
         clock: time.
         new_nonce: makes 6 random bytes.
@@ -55,6 +113,7 @@ class SessionStore:
     clock: Clock = SYSTEM_CLOCK
     counters: Counter[str] = field(default_factory=Counter)
     outage_sessions: set[str] = field(default_factory=set)
+    seen: SeenSessions = field(default_factory=SeenSessions)
     last_error: str | None = None
     new_nonce: Callable[[], bytes] = lambda: os.urandom(NONCE_BYTES)
     _counting: threading.Lock = field(default_factory=threading.Lock)
@@ -65,10 +124,21 @@ class SessionStore:
             self.endpoint, self.config.redis_key_prefix, os.path.abspath(self.archive.archive_dir)
         )
 
+    def share(self, other: SessionStore) -> None:
+        """Know what another description of the same store in this process knows."""
+        self.breaker = other.breaker
+        self.outage_sessions = other.outage_sessions
+        self.seen = other.seen
+
     def renew_locks(self) -> None:
         """In a forked child: let no lock be held by a thread that was not forked with it."""
         self._counting = threading.Lock()
         self.archive.store.renew_locks()
+
+    def note_rollback(self) -> None:
+        """Say that Redis went back to an older state of a session."""
+        self.count("rolled_back")
+        logger.warning("Redis went back to an older state of a session; what the archive has is kept")
 
     def count(self, name: str, by: int = 1) -> None:
         """Add to a counter; safe between threads."""

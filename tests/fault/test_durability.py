@@ -195,15 +195,16 @@ def test_messages_that_several_add_at_once_are_all_on_disk(config: CacheConfig) 
             texts.append(f"{round_}.{i}")
             running = process.adding(texts[-1])
             step = running.send(None)
-            while not type(step).__name__.startswith("Redis"):
-                step = running.send(process.drive._perform(step))
-            # In Redis, and not yet on disk.
-            flows.append((process, running, process.drive._perform(step)))
-        for process, running, answer in reversed(flows):
-            result = answer
+            length = process.hot()
+            while process.hot() == length:
+                # In Redis after that, and not yet on disk.
+                step = process.step(running, step)
+            flows.append((process, running, step))
+        for process, running, later in reversed(flows):
+            step = later
             with pytest.raises(StopIteration):
                 while True:
-                    result = process.drive._perform(running.send(result))
+                    step = process.step(running, step)
         assert on_disk(config) == texts
     assert processes[0].full() == texts
     processes[0].flush()

@@ -382,7 +382,7 @@ def test_an_add_that_was_moved_to_disk_before_its_answer_was_missed_is_not_repea
     result = None
     try:
         while True:
-            step = adding.send(process.drive._perform(step))
+            step = process.step(adding, step)
     except StopIteration as stop:
         result = stop.value
     assert result is not None
@@ -407,7 +407,7 @@ def test_an_add_finds_its_message_however_many_were_added_since(
     step = adding.throw(caught.value)
     with pytest.raises(StopIteration):
         while True:
-            step = adding.send(process.drive._perform(step))
+            step = process.step(adding, step)
     everywhere(direct_config, ["first", "second", *texts])
 
 
@@ -590,7 +590,7 @@ def test_what_a_hanging_server_does_late_takes_no_newer_message_with_it(direct_c
             if isinstance(first, ScriptCall) and first.script is TRIM:
                 late = step
                 moving.throw(RedisUnavailable("no answer in time", maybe_done=True, timed_out=True))
-            step = moving.send(process.drive._perform(step))
+            step = process.step(moving, step)
     process.drive(flow.delete(process.session))
     process.add("new")
     process.drive._perform(late)

@@ -166,7 +166,7 @@ def test_a_deletion_at_any_step_of_a_spill_is_not_undone_by_it(config: CacheConf
         try:
             effect = running.send(None)
             for _ in range(steps):
-                effect = running.send(process.drive._perform(effect))
+                effect = process.step(running, effect)
         except StopIteration:
             break
         deleting.start()
@@ -174,7 +174,7 @@ def test_a_deletion_at_any_step_of_a_spill_is_not_undone_by_it(config: CacheConf
         deleting.join(0.02)
         with pytest.raises(StopIteration):
             while True:
-                effect = running.send(process.drive._perform(effect))
+                effect = process.step(running, effect)
         deleting.join()
         assert process.full() == [], f"step {steps}"
         assert process.archived() == [], f"step {steps}"

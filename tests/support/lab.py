@@ -14,6 +14,7 @@ from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.drive import SyncDriver
 from lix_cache.effects import Effect, Flow, Sleep
+from lix_cache.hot.connections import NewConnection
 from lix_cache.messages import Turn, new_turn
 from lix_cache.session import flow
 from lix_cache.session.store import open_store
@@ -78,6 +79,14 @@ class Process:
 
     def add(self, text: Any) -> flow.AddResult:
         return self.drive(self.adding(text))
+
+    def step(self, running: Flow[Any], effect: Effect) -> Effect:
+        """Carry out what a flow asked for, and return what it asks for next."""
+        try:
+            result = self.drive._perform(effect)
+        except NewConnection as new:
+            return running.throw(new)
+        return running.send(result)
 
     def full(self) -> list[Any]:
         return contents(self.drive(flow.get_full(self.session)))
