@@ -1199,25 +1199,6 @@ def test_a_process_writes_json_to_stdout_and_its_errors_to_stderr(redis_config: 
     assert ended.stderr.startswith(b"error: ")
 
 
-def test_a_reader_that_leaves_early_is_no_traceback(redis_config: CacheConfig) -> None:
-    cache = HybridConversationCache("long", redis_config)
-    for _ in range(20):
-        cache.add_message("user", "x" * 500_000)
-    command = [sys.executable, "-m", "lix_cache.cli", *options(redis_config), "export"]
-    reader = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert reader.stdout is not None
-    assert reader.stderr is not None
-    reader.stdout.read(10)
-    reader.stdout.close()
-    errors = reader.stderr.read()
-    assert reader.wait(60) != 0
-    reader.stderr.close()
-    assert b"Traceback" not in errors
-
-
 def test_the_caches_are_found_by_the_library_after_the_doctor_was_here(redis_config: CacheConfig) -> None:
     # The doctor's probes must not meet real entries, whatever their dimension.
     answers = SemanticCacheRedis("a", redis_config)
