@@ -303,6 +303,7 @@ def is_plain(text: str) -> bool:
     return all(c == "\n" or not unicodedata.category(c).startswith("C") for c in text)
 
 
+@pytest.mark.promise("isolation")
 def test_hostile_ids_are_listed_shown_and_moved_without_reaching_the_terminal(
     cli: Cli, redis_config: CacheConfig
 ) -> None:
@@ -330,6 +331,7 @@ def test_hostile_ids_are_listed_shown_and_moved_without_reaching_the_terminal(
             assert cli("evict", "--json", f"--session={session_id}").json["sessions"] == 1
 
 
+@pytest.mark.promise("isolation")
 def test_an_unknown_hostile_id_is_escaped_in_the_error(cli: Cli) -> None:
     for command in ("show", "verify"):
         result = cli(command, "\x1b[2J\u202eboo")

@@ -186,6 +186,7 @@ def test_a_path_object_names_the_archive_as_well_as_text() -> None:
 SECRET = "hunter2-s3cret"
 
 
+@pytest.mark.promise("no-leak")
 def test_a_secret_is_not_in_the_repr() -> None:
     shown = repr(CacheConfig(redis_password=SECRET, redis_url=f"redis://:{SECRET}@h"))
     assert SECRET not in shown
@@ -201,6 +202,7 @@ def test_a_secret_is_not_in_the_repr() -> None:
         {"redis_url": SECRET},
     ],
 )
+@pytest.mark.promise("no-leak")
 def test_a_secret_is_not_in_an_error(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         CacheConfig(**values)
