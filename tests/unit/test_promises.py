@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def promised() -> dict[str, str]:
     """Return the marker of each promise, by its number in the README's list."""
-    section = (ROOT / "README.md").read_text("utf-8").partition("## What is promised")[2].partition("\n## ")[0]
+    text = (ROOT / "README.md").read_text("utf-8")
+    section = text.partition("## What is promised")[2].partition("\n## ")[0]
     numbers = re.findall(r"^(\d+)\. \*\*", section, re.MULTILINE)
     rows = dict(re.findall(r"^\| (\d+) \| `([\w-]+)` \|$", section, re.MULTILINE))
     assert list(rows) == numbers, "a marker for each, in their order"
