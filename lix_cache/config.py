@@ -183,7 +183,7 @@ class CacheConfig:
         return super().__new__(cls)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if len(self.__dict__) == len(dataclasses.fields(self)):
+        if len(self.__dict__) == len(self.__dataclass_fields__):
             # What is changed is checked like what is new.
             value = getattr(self.replace(**{name: value}), name)
         super().__setattr__(name, value)
