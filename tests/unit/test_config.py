@@ -447,7 +447,7 @@ def test_an_argument_of_the_wrong_type_is_a_config_error_that_names_it(
 @pytest.mark.parametrize(
     "given",
     [f"redis://:{SECRET}@localhost", {"redis_host": "h"}, 5, CacheConfig, object(), b"x", "", 0, False],
-    ids=repr,
+    ids=lambda given: type(given).__name__,
 )
 def test_what_is_no_config_is_refused_by_every_class_that_takes_one(given: Any) -> None:
     makers: list[Any] = [
