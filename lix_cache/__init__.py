@@ -88,7 +88,7 @@ if TYPE_CHECKING:
     from lix_cache.session.evictor import Evictor
     from lix_cache.session.window import AsyncSessionContextWindow, SessionContextWindow
 
-__version__ = "1.0.0"
+__version__ = "1.0.0.dev0"
 
 _ERRORS = (
     "ArchiveBusy",

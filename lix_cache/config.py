@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os
 from collections.abc import Mapping
@@ -11,10 +10,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from lix_cache._log import logger
+from lix_cache._spelling import did_you_mean, is_nearly
 from lix_cache.errors import ConfigError
 
-__all__ = ["CacheConfig"]
+__all__ = ["CacheConfig", "check_setting"]
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
@@ -178,13 +177,19 @@ class CacheConfig:
         known = [f.name for f in dataclasses.fields(cls)]
         for name in kwargs:
             if name not in known:
-                raise ConfigError(f"unknown setting {name!r}{_did_you_mean(name, known)}")
+                raise ConfigError(f"unknown setting {name!r}{did_you_mean(name, known)}")
         if len(args) > len(known):
             raise ConfigError(f"CacheConfig takes at most {len(known)} values, got {len(args)}")
         return super().__new__(cls)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if len(self.__dict__) == len(self.__dataclass_fields__):
+            # What is changed is checked like what is new.
+            value = getattr(self.replace(**{name: value}), name)
+        super().__setattr__(name, value)
+
     def __post_init__(self) -> None:
-        self.archive_dir = _as_path(self.archive_dir)
+        object.__setattr__(self, "archive_dir", _as_path(self.archive_dir))
         hints = _field_types()
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
@@ -200,8 +205,6 @@ class CacheConfig:
             raise ConfigError("redis_key_prefix must not be empty")
         if not self.archive_dir or "\0" in self.archive_dir:
             raise ConfigError(f"archive_dir must name a folder, got {self.archive_dir!r}")
-        if not 1 <= self.redis_port <= 65535:
-            raise ConfigError(f"redis_port must be from 1 to 65535, got {self.redis_port}")
         if not -1.0 <= self.semantic_similarity_threshold <= 1.0:
             raise ConfigError(
                 "semantic_similarity_threshold must be from -1 to 1, "
@@ -223,16 +226,28 @@ class CacheConfig:
         are not set keep the default; an empty one means None where the field may
         be None.
 
+        Variables that begin with the prefix and are like no setting are the
+        application's own. One that nearly is a setting, such as
+        ``MYAPP_REDIS_HOTS`` or ``myapp_redis_host``, is an error, unless the setting
+        that is meant has its variable too. Without a prefix there is no telling whose a
+        variable is, and misspelt ones are not found.
+
         Args:
             prefix: first part of the variables' names, in any case.
             environ: where to read; ``os.environ`` by default.
 
         Raises:
-            ConfigError: a variable's value has the wrong type or is out of range;
-                the text names the variable.
+            ConfigError: a variable's value has the wrong type or is out of range, or its
+                name is nearly that of a setting; the text names the variable.
         """
         env = os.environ if environ is None else environ
-        start = f"{prefix.upper()}_" if prefix else ""
+        if not isinstance(prefix, str) or not isinstance(env, Mapping):
+            raise ConfigError(
+                f"from_env takes a prefix of type str and a mapping, got {type(prefix).__name__} "
+                f"and {type(env).__name__}"
+            )
+        # An underscore at the end is how many write a prefix.
+        start = f"{stem.upper()}_" if (stem := prefix.rstrip("_")) else ""
         hints = _field_types()
         names = {start + f.name.upper(): f.name for f in dataclasses.fields(cls)}
         values: dict[str, Any] = {}
@@ -241,7 +256,7 @@ class CacheConfig:
             if text is not None:
                 values[name] = _parse(variable, text, hints[name])
         if start:
-            _warn_of_near_misses(env, start, names)
+            _refuse_near_misses(env, start, names)
         try:
             return cls(**values)
         except ConfigError as error:
@@ -276,9 +291,19 @@ def _field_types() -> dict[str, Any]:
     return get_type_hints(CacheConfig)
 
 
-def _did_you_mean(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known settings: {', '.join(sorted(known))}"
+def check_setting(name: str, value: Any, given_as: str | None = None) -> None:
+    """Check an argument that stands for a setting.
+
+    Args:
+        name: of the setting.
+        value: what was given.
+        given_as: the argument, where it is called otherwise.
+
+    Raises:
+        ConfigError: wrong type, or out of range; the text begins with the argument's name.
+    """
+    _check_type(name, value, _field_types()[name], given_as)
+    _check_range(name, value, given_as)
 
 
 def _as_path(value: Any) -> Any:
@@ -290,13 +315,14 @@ def _options(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) is Union or type(hint).__name__ == "UnionType" else (hint,)
 
 
-def _check_type(name: str, value: Any, hint: Any) -> None:
+def _check_type(name: str, value: Any, hint: Any, given_as: str | None = None) -> None:
+    shown = given_as or name
     for option in _options(hint):
         if get_origin(option) is Literal:
-            if value in get_args(option):
+            if isinstance(value, str) and value in get_args(option):
                 return
             allowed = ", ".join(repr(a) for a in get_args(option))
-            raise ConfigError(f"{name} must be one of {allowed}, got {value!r}")
+            raise ConfigError(f"{shown} must be one of {allowed}, got {value!r}")
         if option is type(None):
             if value is None:
                 return
@@ -310,21 +336,26 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
             return
     wanted = " or ".join("None" if o is type(None) else o.__name__ for o in _options(hint))
     got = "a value" if name in _SECRET else repr(value)
-    raise ConfigError(f"{name} must be {wanted}, got {got} of type {type(value).__name__}")
+    raise ConfigError(f"{shown} must be {wanted}, got {got} of type {type(value).__name__}")
 
 
-def _check_range(name: str, value: Any) -> None:
+def _check_range(name: str, value: Any, given_as: str | None = None) -> None:
+    shown = given_as or name
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
     if not math.isfinite(value):
-        raise ConfigError(f"{name} must be finite, got {value!r}")
+        raise ConfigError(f"{shown} must be finite, got {value!r}")
     if name in _POSITIVE and value <= 0:
-        raise ConfigError(f"{name} must be larger than 0, got {value!r}")
+        raise ConfigError(f"{shown} must be larger than 0, got {value!r}")
     if value < 0 and name != "semantic_similarity_threshold":
-        raise ConfigError(f"{name} must not be negative, got {value!r}")
+        raise ConfigError(f"{shown} must not be negative, got {value!r}")
+    if name == "redis_port" and value > 65535:
+        raise ConfigError(f"{shown} must be from 1 to 65535, got {value!r}")
 
 
 def _parse(variable: str, text: str, hint: Any) -> Any:
+    if not isinstance(text, str):
+        raise ConfigError(f"environment variable {variable} must be str, got {type(text).__name__}")
     options = _options(hint)
     if text == "" and type(None) in options:
         return None
@@ -344,13 +375,14 @@ def _parse(variable: str, text: str, hint: Any) -> Any:
     return text
 
 
-def _warn_of_near_misses(env: Mapping[str, str], start: str, names: Mapping[str, str]) -> None:
-    # Not an error: the prefix usually is the application's own, so other
-    # variables that begin with it are none of our business.
+def _refuse_near_misses(env: Mapping[str, str], start: str, names: Mapping[str, str]) -> None:
+    settings = [name for name in names if name not in env]
     for variable in env:
-        if variable.startswith(start) and variable not in names:
-            close = difflib.get_close_matches(variable, names, n=1, cutoff=0.9)
-            if close:
-                logger.warning(
-                    "environment variable {} is not a setting; did you mean {}?", variable, close[0]
-                )
+        if variable not in names and variable.upper().startswith(start):
+            own = variable[len(start) :]
+            for name in settings:
+                if is_nearly(own, name[len(start) :]):
+                    raise ConfigError(
+                        f"environment variable {variable} is not a setting; did you mean {name}? "
+                        f"Rename it, or, if it is something else, give {name} its value as well"
+                    )

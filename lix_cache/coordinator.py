@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from lix_cache.arguments import config_of
 from lix_cache.config import CacheConfig
 from lix_cache.messages import Message
 from lix_cache.semantic.cache import (
@@ -28,17 +29,14 @@ __all__ = ["AsyncCacheCoordinator", "CacheCoordinator"]
 def _settings(
     config: CacheConfig | None,
     redis_host: str | None,
-    redis_port: int | None,
+    redis_port: Any,
     redis_password: str | None,
 ) -> CacheConfig:
-    given = {
-        "redis_host": redis_host,
-        # The old package took a port as text too.
-        "redis_port": None if redis_port is None else int(redis_port),
-        "redis_password": redis_password,
-    }
+    if isinstance(redis_port, str) and redis_port.strip().isdecimal():
+        redis_port = int(redis_port)  # the old package took a port as text too
+    given = {"redis_host": redis_host, "redis_port": redis_port, "redis_password": redis_password}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    config = config or CacheConfig()
+    config = config_of(config)
     if redis_host is not None or redis_port is not None:
         changes["redis_url"] = None
     elif redis_password is not None and config.redis_url is not None:

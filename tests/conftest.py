@@ -14,6 +14,13 @@ from tests.support import CountingProxy, RedisServer
 from tests.support.twins import Twins
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let ``-k no-loss`` choose the tests of a promise by its name."""
+    for item in items:
+        for marker in item.iter_markers("promise"):
+            item.extra_keyword_matches.update(marker.args)
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """One real server per test process, shared by the tests.

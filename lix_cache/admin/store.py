@@ -9,6 +9,7 @@ from lix_cache.admin import files, flows
 from lix_cache.admin.doctor import examine
 from lix_cache.admin.results import Check, Evicted, FileCheck, SessionInfo, StoreStats
 from lix_cache.archive.compaction import Compacted
+from lix_cache.arguments import config_of
 from lix_cache.config import CacheConfig
 from lix_cache.drive import SyncDriver
 from lix_cache.errors import ArchiveError, InvalidMessage
@@ -46,7 +47,7 @@ class StoreAdmin:
     """
 
     def __init__(self, config: CacheConfig | None = None) -> None:
-        self.config = config or CacheConfig()
+        self.config = config_of(config)
         self._store = open_store(self.config)
         self._drive = SyncDriver(self._store.endpoint, self._store.clock)
 

@@ -13,8 +13,10 @@ from lix_cache.archive.files import Files
 from lix_cache.archive.names import SUFFIX, session_id_of_stem
 from lix_cache.archive.store import ArchiveStore
 from lix_cache.archive.verify import Report, verify_bytes
+from lix_cache.arguments import check_number, path_of
 from lix_cache.clock import SYSTEM_CLOCK, Clock
-from lix_cache.errors import ArchiveCorrupt, ConfigError, MissingExtra, MissingTable
+from lix_cache.config import check_setting
+from lix_cache.errors import ArchiveCorrupt, MissingExtra, MissingTable
 from lix_cache.messages import ZERO_ID, Message, check_session_id, from_turn, to_turn
 
 if TYPE_CHECKING:
@@ -64,15 +66,16 @@ class ConversationArchive:
         clock: Clock = SYSTEM_CLOCK,
         files: Files | None = None,
     ) -> None:
-        if session_ttl_days <= 0:
-            raise ConfigError(f"session_ttl_days must be larger than 0, got {session_ttl_days}")
-        self.archive_dir = os.fspath(archive_dir)
+        check_number("session_ttl_days", session_ttl_days)
+        check_number("lock_timeout_seconds", lock_timeout_seconds)
+        check_setting("archive_codec", codec, "codec")
+        self.archive_dir = path_of("archive_dir", archive_dir)
         self.session_ttl_days = session_ttl_days
         self._clock = clock
         self.store = ArchiveStore(
             self.archive_dir,
             codec=codec,
-            table=table,
+            table=None if table is None else path_of("table", table),
             on_damage=on_damage,
             lock_timeout_seconds=lock_timeout_seconds,
             clock=clock,

@@ -29,7 +29,6 @@ app = typer.Typer(
     name="lix-cache",
     cls=SayingGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with: lix-cache demo",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -26,6 +27,8 @@ __all__ = ["PROBLEM", "WRONG_USE", "FlowingGroup", "SayingGroup", "complain"]
 PROBLEM = 1
 WRONG_USE = 2
 _INTERRUPTED = 130
+#: Typer names no base of its errors about the arguments; this one has a ``message``.
+_UsageError: Any = typer.BadParameter.__base__
 
 _NEXT = (
     (
@@ -42,7 +45,9 @@ _NEXT = (
 def complain(text: str, advice: str = "") -> None:
     """Write one red line to stderr, and what to do below it."""
     console = to_stderr()
-    console.print(Text(f"error: {visible(text, lines=True)}", style="red"), soft_wrap=True)
+    # What follows a line end stays indented: nothing quoted can look like a line of ours.
+    shown = visible(text, lines=True).replace("\n", "\n  ")
+    console.print(Text(f"error: {shown}", style="red"), soft_wrap=True)
     if advice:
         console.print(Text(f"  → {advice}"), soft_wrap=True)
 
@@ -77,19 +82,34 @@ class SayingGroup(FlowingGroup):
     1: a problem was found, or the store could not be reached; 2: wrong use.
     """
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _visible_usage():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _visible_usage():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             complain("interrupted")
             raise typer.Exit(_INTERRUPTED) from None
         except (LixCacheError, OSError) as error:
-            if ctx.params.get("traceback") or getattr(error, "errno", None) == errno.EPIPE:
+            if ctx.params.get("traceback"):
                 raise
             advice = next((text for kind, text in _NEXT if isinstance(error, kind)), "")
             complain(_words(error), advice)
             wrong = isinstance(error, (ConfigError, InvalidInput))
             raise typer.Exit(WRONG_USE if wrong else PROBLEM) from None
+
+
+@contextmanager
+def _visible_usage() -> Iterator[None]:
+    """Make what a complaint about the arguments quotes of them harmless."""
+    try:
+        yield
+    except _UsageError as error:
+        error.message = visible(error.message, lines=True)
+        raise
 
 
 def _words(error: Exception) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from lix_cache import InvalidInput
+from lix_cache.cli.terminal import is_harmless
 
 __all__ = ["Record", "read_records", "to_line"]
 
@@ -97,9 +98,11 @@ def kind_of(value: Any) -> str:
 
 
 def to_line(value: Any) -> bytes:
-    """Return a value as one line of JSON, readable in every script."""
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-    except UnicodeEncodeError:
-        # A lone surrogate has no UTF-8; escaped, it comes back as it was.
-        return json.dumps(value, allow_nan=False).encode() + b"\n"
+    """Return a value as one line of JSON, readable in every script, and harmless on a terminal.
+
+    What a terminal would obey, or not show, is escaped as JSON escapes it: the value is the same.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if not text.isprintable():
+        text = "".join(c if is_harmless(c) else json.dumps(c)[1:-1] for c in text)
+    return text.encode() + b"\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -13,6 +12,8 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from lix_cache.cli.terminal import SafeConsole, visible
 
 __all__ = [
     "ago",
@@ -43,7 +44,7 @@ def to_stderr() -> Console:
 
 
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    console = SafeConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = _FILE_WIDTH
     return console
@@ -60,28 +61,6 @@ def write_all(file: IO[bytes], data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
-
-
-def visible(text: str, *, lines: bool = False) -> str:
-    r"""Return text that is safe on a terminal: what is not printable becomes its escape, ``\x1b``.
-
-    Args:
-        text: from whoever chose it.
-        lines: keep line ends and tabs, and what joins and shapes letters in running text.
-    """
-    return "".join(c if _is_harmless(c, lines) else c.encode("unicode_escape").decode() for c in text)
-
-
-#: Characters that change the direction of the text around them.
-_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-def _is_harmless(character: str, lines: bool) -> bool:
-    if character.isprintable():
-        return True
-    if not lines or character in _TURNING:
-        return False
-    return character in "\n\t" or unicodedata.category(character) in ("Cf", "Zs", "Zl", "Zp", "Cn", "Co")
 
 
 def human_bytes(count: float) -> str:

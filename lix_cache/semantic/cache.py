@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lix_cache.arguments import config_with
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.drive import AsyncDriver, SyncDriver
@@ -53,13 +54,12 @@ class _Semantic:
         redis_db: int | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        config = config or CacheConfig()
-        changes = {
-            "semantic_similarity_threshold": similarity_threshold,
-            "semantic_max_items_per_url": max_items_per_url,
-            "semantic_redis_db": redis_db,
-        }
-        config = config.replace(**{k: v for k, v in changes.items() if v is not None})
+        config = config_with(
+            config,
+            similarity_threshold=("semantic_similarity_threshold", similarity_threshold),
+            max_items_per_url=("semantic_max_items_per_url", max_items_per_url),
+            redis_db=("semantic_redis_db", redis_db),
+        )
         self.session_id = check_session_id(session_id)
         self.ttl_seconds: float = config.semantic_ttl_seconds if ttl_seconds is None else ttl_seconds
         check_life(self.ttl_seconds)
@@ -117,9 +117,11 @@ class _Url:
         redis_db: int | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        config = config or CacheConfig()
-        changes = {"url_cache_batch_size": batch_size, "url_cache_redis_db": redis_db}
-        config = config.replace(**{k: v for k, v in changes.items() if v is not None})
+        config = config_with(
+            config,
+            batch_size=("url_cache_batch_size", batch_size),
+            redis_db=("url_cache_redis_db", redis_db),
+        )
         self.session_id = check_session_id(session_id)
         self.ttl_seconds: float = config.url_cache_ttl_seconds if ttl_seconds is None else ttl_seconds
         check_life(self.ttl_seconds)

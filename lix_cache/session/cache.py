@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache.archive import search
 from lix_cache.archive.archive import ConversationArchive
+from lix_cache.arguments import config_with
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.drive import AsyncDriver, SyncDriver, in_disk_thread
@@ -41,14 +42,12 @@ class _Hybrid:
         clock: Clock = SYSTEM_CLOCK,
         files: Files | None = None,
     ) -> None:
-        config = config or CacheConfig()
-        changes = {
-            "hot_window_size": hot_window_size,
-            "session_ttl_seconds": redis_ttl,
-            "evict_after_minutes": evict_after_minutes,
-        }
-        given = {name: value for name, value in changes.items() if value is not None}
-        self._config = config.replace(**given)
+        self._config = config_with(
+            config,
+            hot_window_size=("hot_window_size", hot_window_size),
+            redis_ttl=("session_ttl_seconds", redis_ttl),
+            evict_after_minutes=("evict_after_minutes", evict_after_minutes),
+        )
         self.session_id = check_session_id(session_id)
         self.hot_window_size = self._config.hot_window_size
         self.redis_ttl = self._config.session_ttl_seconds

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from lix_cache.arguments import config_with
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
+from lix_cache.errors import ConfigError
 from lix_cache.messages import Message, message_text
 from lix_cache.session.cache import AsyncHybridConversationCache, HybridConversationCache, format_context
 
@@ -48,15 +50,18 @@ class _Window(Generic[H]):
         clock: Clock = SYSTEM_CLOCK,
         files: Files | None = None,
     ) -> None:
-        config = config or CacheConfig()
-        if max_tokens is not None:
-            config = config.replace(session_max_tokens=max_tokens)
+        config = config_with(
+            config,
+            window_size=("hot_window_size", window_size),
+            ttl_seconds=("session_ttl_seconds", ttl_seconds),
+            max_tokens=("session_max_tokens", max_tokens),
+        )
+        if not callable(token_counter):
+            raise ConfigError(f"token_counter must be callable, got a {type(token_counter).__name__}")
         self._count_tokens = token_counter
         self._hybrid: H = self._hybrid_type(
             session_id,
             config,
-            hot_window_size=window_size,
-            redis_ttl=ttl_seconds,
             redis_host=redis_host,
             redis_port=redis_port,
             redis_db=redis_db,

@@ -76,6 +76,7 @@ def keys_of(raw: redis.Redis, config: CacheConfig, letter: str) -> list[bytes]:
 # -- hit, miss, and why --------------------------------------------------------------------
 
 
+@pytest.mark.promise("isolation")
 def test_an_empty_scope_is_a_miss_that_asks_no_embedder(make: Any, embedder: Meanings) -> None:
     found = make().lookup(CAPITAL)
     assert (found.is_hit, found.response, found.reason) == (False, None, "empty")
@@ -220,6 +221,7 @@ def test_a_guard_that_does_not_exist_is_refused_not_left_out(make: Any) -> None:
         make(guards=["numbers", "numbres"])
 
 
+@pytest.mark.promise("isolation")
 def test_a_context_that_is_no_mapping_is_refused_by_name(make: Any) -> None:
     with pytest.raises(InvalidContext, match="must be a mapping, got str"):
         make(context="acme")
@@ -257,6 +259,7 @@ def test_settings_that_make_no_sense_are_refused_at_once(make: Any, option: dict
 # -- scopes --------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("isolation")
 def test_everything_in_the_context_must_match(make: Any) -> None:
     cache = make(context={"tenant": "a"})
     cache.store(CAPITAL, "Paris", context={"model": "m", "temperature": 0.0})
@@ -582,6 +585,7 @@ def test_no_key_is_without_an_end_whatever_was_done(
     check()
 
 
+@pytest.mark.promise("isolation")
 def test_a_scope_that_had_ended_is_found_by_its_context_again(make: Any) -> None:
     cache = make(ttl_seconds=0.1)
     for _ in range(2):
@@ -591,6 +595,7 @@ def test_a_scope_that_had_ended_is_found_by_its_context_again(make: Any) -> None
     assert cache.invalidate(context={"tenant": "a"}) == 1
 
 
+@pytest.mark.promise("isolation")
 def test_a_context_that_changed_since_the_last_call_is_another_scope(make: Any) -> None:
     cache, context = make(), {"tenant": "a", "tools": ["x"]}
     cache.store(CAPITAL, "Paris", context=context)
@@ -710,6 +715,7 @@ def test_equal_responses_are_kept_once_and_as_long_as_one_needs_them(
 # -- dropping ------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("isolation")
 def test_a_context_is_dropped_with_everything_that_has_it(make: Any) -> None:
     cache = make(context={"app": "x"})
     for tenant in ("a", "b"):
@@ -961,6 +967,7 @@ def test_tokens_are_estimated_where_they_are_not_given(make: Any) -> None:
     assert "money" not in saved
 
 
+@pytest.mark.promise("isolation")
 def test_stats_are_those_of_the_caches_own_context(make: Any) -> None:
     make(context={"tenant": "a"}).store(CAPITAL, 1)
     cache = make(context={"tenant": "b"})
@@ -996,6 +1003,7 @@ def test_health_says_how_each_part_is(make: Any, embedder: Meanings) -> None:
 
 
 @pytest.mark.parametrize("letter", list("hernxlduzw"))
+@pytest.mark.promise("no-false-empty")
 def test_a_key_of_another_kind_is_an_error_and_nothing_is_written(
     make: Any, raw: redis.Redis, redis_config: CacheConfig, letter: str
 ) -> None:
@@ -1010,6 +1018,7 @@ def test_a_key_of_another_kind_is_an_error_and_nothing_is_written(
     assert {k: raw.dump(k) for k in keys_of(raw, redis_config, "?")} == before
 
 
+@pytest.mark.promise("no-false-empty")
 def test_an_entry_that_nobody_of_ours_wrote_is_an_error(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:
@@ -1027,6 +1036,7 @@ def test_an_entry_that_nobody_of_ours_wrote_is_an_error(
             call()
 
 
+@pytest.mark.promise("no-false-empty")
 def test_a_record_that_nobody_of_ours_wrote_is_an_error(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:
@@ -1039,6 +1049,7 @@ def test_a_record_that_nobody_of_ours_wrote_is_an_error(
     assert cache.lookup(CAPITAL).is_hit
 
 
+@pytest.mark.promise("no-false-empty")
 def test_a_response_that_nobody_of_ours_wrote_is_an_error(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:

@@ -635,6 +635,7 @@ def test_a_forked_child_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
 # -- of the async twin alone ---------------------------------------------------------------
 
 
+@pytest.mark.promise("no-stall")
 def test_the_loop_goes_on_while_files_are_touched(tmp_path: Path) -> None:
     async def work() -> int:
         archive = AsyncConversationArchive(tmp_path)

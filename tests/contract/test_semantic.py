@@ -247,6 +247,7 @@ def test_the_keys_live_as_long_as_the_longest_lived_entry(
 
 
 @pytest.mark.parametrize("size", [2, 40])
+@pytest.mark.promise("isolation")
 def test_another_number_of_items_does_not_shorten_the_life_of_those_kept(
     twins: Twins, redis_config: CacheConfig, raw: redis.Redis, size: int
 ) -> None:
@@ -318,6 +319,7 @@ def test_writers_at_one_time_lose_no_entry(redis_config: CacheConfig) -> None:
 # -- vectors -------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("isolation")
 def test_a_vector_of_another_dimension_is_refused_with_both_named(
     twins: Twins, redis_config: CacheConfig
 ) -> None:
@@ -462,6 +464,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.promise("isolation")
 def test_no_session_sees_anothers_whatever_the_ids_look_like(twins: Twins, redis_config: CacheConfig) -> None:
     caches = [twins.make("SemanticCacheRedis", name, redis_config) for name in HOSTILE]
     for name, cache in zip(HOSTILE, caches, strict=True):
@@ -483,6 +486,7 @@ TRIPLES = st.tuples(SESSIONS, st.one_of(SEPARATORS, ANY_TEXT), st.one_of(SEPARAT
 @example(("a", "b:c", ""), ("a:b", "c", ""), 1)
 @example(("a", "bc", "d"), ("ab", "c", "d"), 1)
 @example(("a", "b", "c"), ("a", "", "bc"), 1)
+@pytest.mark.promise("isolation")
 def test_no_two_scopes_have_a_key_in_common(
     first: tuple[str, str, str], second: tuple[str, str, str], buckets: int
 ) -> None:
@@ -506,6 +510,7 @@ def test_no_two_scopes_have_a_key_in_common(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(("a", "b:c", ""), ("a:b", "c", ""))
 @example(("a", "b", ""), ("a*", "b", ""))
+@pytest.mark.promise("isolation")
 def test_no_two_scopes_share_an_entry(
     redis_config: CacheConfig, first: tuple[str, str, str], second: tuple[str, str, str]
 ) -> None:
@@ -578,6 +583,7 @@ def test_in_a_batch_the_first_in_is_the_first_out(twins: Twins, redis_config: Ca
 # -- clearing ------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("isolation")
 def test_clearing_drops_this_session_and_no_other(
     twins: Twins, redis_config: CacheConfig, redis_server: RedisServer, raw: redis.Redis
 ) -> None:
@@ -601,6 +607,7 @@ def test_clearing_drops_this_session_and_no_other(
     assert caches["a*"].clear_session() is True
 
 
+@pytest.mark.promise("isolation")
 def test_a_cleared_session_can_be_used_again(twins: Twins, redis_config: CacheConfig) -> None:
     cache = twins.make("SemanticCacheRedis", "s", redis_config)
     cache.set(URL, axis(0), "old")
@@ -646,6 +653,7 @@ def test_an_entry_replaced_between_the_round_trips_of_a_hit_is_a_miss_and_never_
     assert cache.get_stats()["hits"] == 0
 
 
+@pytest.mark.promise("isolation")
 def test_an_entry_that_stays_is_served_though_others_come_in_between(redis_config: CacheConfig) -> None:
     cache = SemanticCacheRedis("s", redis_config, max_items_per_url=3)
     cache.set(URL, axis(0), "the answer")
@@ -668,6 +676,7 @@ def test_all_64_bits_of_a_tag_count(twins: Twins, redis_config: CacheConfig, tag
 
 
 @pytest.mark.parametrize("bit", [0, 31, 32, 52, 53, 62, 63])
+@pytest.mark.promise("isolation")
 def test_a_tag_that_differs_in_one_bit_is_another_entry(
     twins: Twins, redis_config: CacheConfig, raw: redis.Redis, bit: int
 ) -> None:
@@ -748,6 +757,7 @@ def test_a_response_handed_out_is_the_callers_own(twins: Twins, redis_config: Ca
 # -- what is stored ------------------------------------------------------------------------
 
 
+@pytest.mark.promise("bad-bytes")
 def test_an_entry_is_stored_binary_at_four_bytes_a_number(
     twins: Twins, redis_config: CacheConfig, raw: redis.Redis, clock: ManualClock
 ) -> None:
@@ -787,6 +797,8 @@ def test_an_entry_is_stored_binary_at_four_bytes_a_number(
     ],
     ids=["short", "json", "no numbers", "zeros", "cut header", "other version", "nan"],
 )
+@pytest.mark.promise("bad-bytes")
+@pytest.mark.promise("no-false-empty")
 def test_foreign_data_under_our_key_is_an_error_and_never_an_answer(
     twins: Twins, redis_config: CacheConfig, raw: redis.Redis, data: bytes
 ) -> None:
@@ -810,6 +822,7 @@ def test_foreign_data_under_our_key_is_an_error_and_never_an_answer(
     ],
     ids=["short", "json", "no numbers", "zeros", "other version"],
 )
+@pytest.mark.promise("bad-bytes")
 def test_foreign_data_under_our_key_is_not_overwritten(
     twins: Twins, redis_config: CacheConfig, raw: redis.Redis, data: bytes
 ) -> None:
@@ -826,6 +839,8 @@ def test_foreign_data_under_our_key_is_not_overwritten(
 
 
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["vectors", "responses", "index"])
+@pytest.mark.promise("isolation")
+@pytest.mark.promise("no-false-empty")
 def test_a_key_of_another_type_is_an_error_and_stays(
     twins: Twins, redis_config: CacheConfig, raw: redis.Redis, which: int
 ) -> None:
@@ -842,6 +857,7 @@ def test_a_key_of_another_type_is_an_error_and_stays(
             cache.get(URL, axis(0))
 
 
+@pytest.mark.promise("no-false-empty")
 def test_a_response_that_is_not_json_is_an_error(
     twins: Twins, redis_config: CacheConfig, raw: redis.Redis
 ) -> None:
@@ -884,6 +900,7 @@ def nowhere(redis_config: CacheConfig, **changes: Any) -> CacheConfig:
     return redis_config.replace(redis_port=free_port(), **changes)
 
 
+@pytest.mark.promise("no-false-empty")
 def test_trouble_is_an_error_and_not_a_miss(twins: Twins, redis_config: CacheConfig) -> None:
     cache = twins.make("SemanticCacheRedis", "s", nowhere(redis_config))
     for call in (
@@ -949,6 +966,7 @@ def test_under_the_policy_miss_an_absent_server_is_not_asked_again_at_once(
     assert cache.get(URL, axis(0)) == "there"
 
 
+@pytest.mark.promise("no-false-empty")
 def test_bad_input_is_refused_though_the_server_is_known_to_be_away(
     twins: Twins, redis_config: CacheConfig
 ) -> None:

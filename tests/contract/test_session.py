@@ -27,6 +27,8 @@ from tests.support import RedisServer
 from tests.support.lab import Process
 from tests.support.twins import Twins
 
+pytestmark = pytest.mark.promise("no-loss")
+
 AN_HOUR_MS = 3_600_000
 
 HOSTILE_IDS = [

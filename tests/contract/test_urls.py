@@ -379,6 +379,7 @@ def test_a_vector_is_stored_as_four_bytes_a_number_and_nothing_else(
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"\0" * 6, b'{"a": 1}x'])
+@pytest.mark.promise("no-false-empty")
 def test_foreign_data_under_our_key_is_an_error_and_not_a_vector(
     twins: Twins, redis_config: CacheConfig, raw: redis.Redis, data: bytes
 ) -> None:
@@ -403,6 +404,7 @@ def test_a_stored_number_that_is_not_finite_never_reaches_a_caller(
         cache.get(URL)
 
 
+@pytest.mark.promise("no-false-empty")
 def test_a_key_of_another_type_is_an_error(twins: Twins, redis_config: CacheConfig, raw: redis.Redis) -> None:
     cache = twins.make("URLEmbeddingCache", "s", redis_config)
     raw.rpush(key_of(cache), "foreign")
@@ -417,6 +419,7 @@ def nowhere(redis_config: CacheConfig, **changes: Any) -> CacheConfig:
     return redis_config.replace(redis_port=free_port(), **changes)
 
 
+@pytest.mark.promise("no-false-empty")
 def test_trouble_is_an_error_and_not_a_miss(twins: Twins, redis_config: CacheConfig) -> None:
     cache = twins.make("URLEmbeddingCache", "s", nowhere(redis_config))
     for call in (

@@ -19,6 +19,8 @@ from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.twins import Twins
 
+pytestmark = pytest.mark.promise("right-answer")
+
 TABLE = {
     "capital of France": mix(a=1),
     "France's capital": mix(a=0.995, b=0.0999),

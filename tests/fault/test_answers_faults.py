@@ -59,6 +59,7 @@ def make(twins: Twins, embedder: Meanings, proxy_config: CacheConfig) -> Any:
 # -- the embedder --------------------------------------------------------------------------
 
 
+@pytest.mark.promise("no-stall")
 def test_a_hung_embedder_makes_a_miss_within_the_deadline(make: Any, embedder: Meanings) -> None:
     cache = make()
     cache.store("q", "Q")
@@ -146,6 +147,7 @@ def test_an_embedder_that_cannot_be_loaded_makes_misses_until_it_can(make: Any) 
     assert cache.lookup("like q").is_hit
 
 
+@pytest.mark.promise("no-stall")
 def test_without_a_deadline_an_embedder_that_raises_makes_a_miss_too(make: Any, embedder: Meanings) -> None:
     cache = make(deadline_seconds=None)
     cache.store("q", "Q")
@@ -167,6 +169,7 @@ def test_what_cannot_be_compared_is_not_dropped_in_silence(make: Any, embedder: 
     assert cache.invalidate(similar_to="like q") == 1
 
 
+@pytest.mark.promise("no-stall")
 def test_the_event_loop_goes_on_while_the_embedder_hangs(
     embedder: Meanings, redis_config: CacheConfig
 ) -> None:
@@ -220,6 +223,7 @@ class Verifies:
         return np.ones(len(pairs), np.float32)
 
 
+@pytest.mark.promise("no-stall")
 def test_a_hung_verifier_makes_a_miss_within_the_deadline(make: Any) -> None:
     verifier = Verifies()
     cache = make(verifier=verifier)

@@ -33,6 +33,8 @@ from tests.fault.files import (
 )
 from tests.support.twins import ManualClock
 
+pytestmark = pytest.mark.promise("no-loss")
+
 
 def message(number: int) -> Message:
     role = "user" if number % 2 == 0 else "assistant"

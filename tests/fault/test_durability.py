@@ -18,6 +18,8 @@ from tests.support import RedisServer
 from tests.support.lab import Process
 from tests.support.twins import Twins
 
+pytestmark = pytest.mark.promise("no-loss")
+
 
 @pytest.fixture
 def config(redis_config: CacheConfig) -> CacheConfig:

@@ -25,7 +25,7 @@ from tests.support import RedisServer
 from tests.support.forks import Child, Report
 from tests.support.lab import Process, fast_folder, is_free
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.promise("no-loss")]
 
 KILLS = 60
 KILLS_PER_SESSION = 12

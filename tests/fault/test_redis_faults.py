@@ -27,6 +27,8 @@ from tests.support.lab import Process, contents
 from tests.support.redis_server import wait_until
 from tests.support.twins import Twins
 
+pytestmark = pytest.mark.promise("no-false-empty")
+
 When = Literal["before", "after"]
 
 

@@ -79,6 +79,7 @@ def test_the_right_password_is_let_in(guarded: RedisServer, tmp_path: Path, conn
     assert connect(guarded.config(archive_dir=tmp_path))
 
 
+@pytest.mark.promise("isolation")
 def test_a_wrong_password_is_an_error_and_never_retried_without_one(
     redis_server: RedisServer, guarded: RedisServer, tmp_path: Path, connect: Connect
 ) -> None:
@@ -102,6 +103,7 @@ def test_no_password_where_one_is_needed_is_an_error(
         connect(guarded.config(archive_dir=tmp_path, redis_password=None))
 
 
+@pytest.mark.promise("no-leak")
 def test_an_error_names_the_server_but_not_the_password(guarded: RedisServer, tmp_path: Path) -> None:
     with pytest.raises(RedisAuthError) as caught:
         _connect_sync(guarded.config(archive_dir=tmp_path, redis_password="hunter2"))
@@ -132,6 +134,7 @@ def test_an_unreachable_server_is_an_error_of_its_own_and_has_done_nothing(
         assert not caught.value.maybe_done
 
 
+@pytest.mark.promise("no-stall")
 def test_a_server_that_hangs_is_unavailable_within_the_timeout(tmp_path: Path) -> None:
     with RedisServer() as server:
         config = server.config(archive_dir=tmp_path, redis_socket_timeout=0.3)
@@ -152,6 +155,7 @@ def test_the_three_troubles_are_told_apart_by_their_class() -> None:
             assert one is other or not issubclass(one, other)
 
 
+@pytest.mark.promise("isolation")
 def test_a_user_of_the_access_list_is_let_in_with_the_own_password(
     guarded: RedisServer, tmp_path: Path, connect: Connect
 ) -> None:
@@ -336,6 +340,7 @@ def test_an_explicit_host_and_port_win_over_the_url(redis_server: RedisServer) -
     assert create_redis_client("127.0.0.1", redis_server.port, config=config).ping()
 
 
+@pytest.mark.promise("isolation")
 def test_the_urls_user_and_password_win_and_its_database_is_ignored(guarded: RedisServer) -> None:
     config = CacheConfig(
         redis_url=f"redis://bob:builder@127.0.0.1:{guarded.port}/9",
@@ -347,6 +352,7 @@ def test_the_urls_user_and_password_win_and_its_database_is_ignored(guarded: Red
     assert endpoint_for(config, 1).db == 1
 
 
+@pytest.mark.promise("no-leak")
 def test_a_password_may_hold_any_character(tmp_path: Path) -> None:
     with RedisServer(requirepass="p@:/?#[]%20") as server:
         assert create_redis_client(config=server.config(archive_dir=tmp_path)).ping()
@@ -403,6 +409,7 @@ def test_a_pool_is_shared_only_when_everything_is_equal(redis_server: RedisServe
     assert len({id(each) for each in [pool, *others]}) == 1 + len(others)
 
 
+@pytest.mark.promise("isolation")
 def test_a_connection_with_a_password_is_not_lent_to_a_config_without_one(
     guarded: RedisServer, tmp_path: Path
 ) -> None:

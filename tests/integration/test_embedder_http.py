@@ -209,6 +209,7 @@ def test_what_will_not_get_better_is_not_tried_again(status: int, advice: str) -
         assert len(server.requests) == 1
 
 
+@pytest.mark.promise("no-leak")
 def test_redirects_are_not_followed_with_the_key() -> None:
     with HttpServer(service) as elsewhere:
         moved = Answer(307, b"", {"Location": elsewhere.url + "/v1/embeddings"})
@@ -268,6 +269,7 @@ def test_an_answer_that_breaks_off_is_tried_again() -> None:
     assert len(server.requests) == 2
 
 
+@pytest.mark.promise("no-stall")
 def test_a_server_that_hangs_is_unavailable_in_time() -> None:
     go_on = threading.Event()
 
@@ -314,6 +316,7 @@ def test_a_server_that_drips_is_unavailable_in_time() -> None:
 # -- the key -------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("no-leak")
 def test_the_key_is_in_no_error_no_repr_and_no_log() -> None:
     def tells(request: Request) -> Answer:
         return Answer(401, f"Incorrect API key provided: {request.headers['Authorization']}".encode())
@@ -333,6 +336,7 @@ def test_the_key_is_in_no_error_no_repr_and_no_log() -> None:
     assert all(KEY not in text for text in seen)
 
 
+@pytest.mark.promise("no-leak")
 def test_the_key_comes_from_the_environment_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with HttpServer(service) as server:
@@ -370,6 +374,7 @@ def test_the_key_comes_from_the_environment_unless_given(monkeypatch: pytest.Mon
         ({"model": ""}, "model"),
     ],
 )
+@pytest.mark.promise("no-leak")
 def test_an_argument_out_of_range_is_refused_and_no_secret_repeated(
     options: dict[str, Any], reason: str
 ) -> None:

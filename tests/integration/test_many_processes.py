@@ -23,6 +23,8 @@ from tests.support import RedisServer
 from tests.support.forks import Child, Report
 from tests.support.lab import Process, fast_folder
 
+pytestmark = pytest.mark.promise("no-loss")
+
 WRITERS = 16
 MESSAGES = 500
 

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pytest
 from loguru import logger
 
+from lix_cache import StoreAdmin
 from lix_cache.config import CacheConfig
 from tests.support import RedisServer
 
@@ -65,16 +66,33 @@ def test_the_readme_shows_each_of_the_ways_to_use_it() -> None:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 @pytest.mark.usefixtures("reader")
-def test_every_example_of_the_readme_runs(block: str) -> None:
-    exec(compile(block, str(README), "exec"), {"__name__": "readme"})
+def test_every_example_of_the_readme_runs_and_runs_again(block: str) -> None:
+    # Pasted a second time into the same session, and into a new one.
+    space = {"__name__": "readme"}
+    for names in (space, space, {"__name__": "readme"}):
+        exec(compile(block, str(README), "exec"), names)
 
 
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.usefixtures("reader")
-def test_every_example_of_a_page_runs(page: str) -> None:
+def test_every_example_of_a_page_runs_and_runs_again(page: str) -> None:
     space = {"__name__": "page"}
-    for block in PAGES[page]:
-        exec(compile(block, page, "exec"), space)
+    for names in (space, space, {"__name__": "page"}):
+        for block in PAGES[page]:
+            exec(compile(block, page, "exec"), names)
+
+
+@pytest.mark.usefixtures("reader")
+def test_the_examples_one_after_another_twice_leave_each_other_alone() -> None:
+    for _ in range(2):
+        for block in BLOCKS:
+            exec(compile(block, str(README), "exec"), {"__name__": "readme"})
+        for page, blocks in PAGES.items():
+            space = {"__name__": "page"}
+            for block in blocks:
+                exec(compile(block, page, "exec"), space)
+    assert StoreAdmin(CacheConfig(archive_dir="./data/conversations")).session_ids() == []
+    assert list(Path("data").rglob("*.huff")) == []
 
 
 def test_every_link_of_the_pages_leads_to_a_file() -> None:

@@ -12,6 +12,8 @@ from lix_cache.config import CacheConfig
 from tests.support import CountingProxy, RedisServer
 from tests.support.twins import Twins
 
+pytestmark = pytest.mark.promise("one-trip")
+
 
 @pytest.fixture
 def cache(twins: Twins, proxy_config: CacheConfig) -> Any:

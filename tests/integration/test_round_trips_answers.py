@@ -14,6 +14,8 @@ from tests.support import CountingProxy, RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.twins import Twins
 
+pytestmark = pytest.mark.promise("one-trip")
+
 LIMITS = Limits(threshold=0.9, margin=0.05, learn_evidence=0.9)
 TABLE = {"q": mix(a=1), "like q": mix(a=1, b=0.1), "far": mix(c=1), "between": mix(a=1, d=0.1)}
 

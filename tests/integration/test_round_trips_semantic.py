@@ -11,6 +11,8 @@ from lix_cache.config import CacheConfig
 from tests.support import CountingProxy, RedisServer
 from tests.support.twins import Twins
 
+pytestmark = pytest.mark.promise("one-trip")
+
 URL = "https://example.org/"
 QUERY = np.eye(384)[0]
 OTHER = np.eye(384)[1]

@@ -27,6 +27,8 @@ from lix_cache.semantic.decide import Limits
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix, spelled
 
+pytestmark = pytest.mark.promise("right-answer")
+
 #: Two topics with three wordings each: close to each other, far from the other topic.
 TABLE = {
     f"{topic}{number}": mix(24, **{topic: 1.0, chr(ord("d") + "ab".index(topic) * 3 + number): 0.12})

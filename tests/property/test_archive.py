@@ -36,6 +36,8 @@ from lix_cache.messages import (
 from scripts.fuzz import LARGEST, MEMORY_LIMIT, TARGETS, mutated
 from tests.support.twins import ManualClock
 
+pytestmark = pytest.mark.promise("no-loss")
+
 EXAMPLES = int(os.environ.get("LIX_CACHE_FUZZ_EXAMPLES", "150"))
 several = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

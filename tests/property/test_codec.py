@@ -8,6 +8,7 @@ import struct
 from collections import Counter
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,8 @@ from lix_cache import CodecError, HuffmanCodec
 from lix_cache.huffman_codec import decode_bytes, encode_str
 from lix_cache.huffman_codec._native import decode_prefix_v1
 from lix_cache.huffman_codec._table import canonical_codes, code_lengths
+
+pytestmark = pytest.mark.promise("bad-bytes")
 
 EXAMPLES = int(os.environ.get("LIX_CACHE_FUZZ_EXAMPLES", "150"))
 several = settings(max_examples=EXAMPLES, deadline=None)

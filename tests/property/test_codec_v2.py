@@ -16,7 +16,7 @@ from lix_cache.huffman_codec._phrase_table import PhraseTable
 from tests.support.kernels import kernel, native_or_skip  # noqa: F401 - a fixture
 from tests.support.tables import SAMPLE, lixt, pack, small_table, table_of
 
-pytestmark = pytest.mark.usefixtures("kernel")
+pytestmark = [pytest.mark.usefixtures("kernel"), pytest.mark.promise("bad-bytes")]
 
 EXAMPLES = int(os.environ.get("LIX_CACHE_FUZZ_EXAMPLES", "150"))
 #: The fixture is the same for every example of a test.

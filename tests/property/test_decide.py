@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from lix_cache.semantic.decide import DEFAULT_LIMITS, Limits, decide
 
+pytestmark = pytest.mark.promise("right-answer")
+
 LIMITS = st.builds(
     Limits,
     threshold=st.floats(0, 1),

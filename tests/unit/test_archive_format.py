@@ -42,6 +42,8 @@ from lix_cache.messages import ZERO_ID, Message, MessageId, Turn, from_turn, to_
 from lix_cache.vectors import Vector
 from tests.support.kernels import kernel, native_or_skip  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.promise("bad-bytes")
+
 # -- a file written by hand --------------------------------------------------------------
 
 

@@ -18,6 +18,8 @@ from lix_cache.archive.names import file_stem, is_encoded, plain_stem, session_i
 from lix_cache.archive.reading import read_header
 from lix_cache.messages import Message
 
+pytestmark = pytest.mark.promise("isolation")
+
 HOSTILE = [
     "..",
     ".",

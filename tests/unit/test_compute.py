@@ -22,6 +22,8 @@ from lix_cache.errors import ComputeTimeout
 from lix_cache.hot.client import endpoint_for
 from tests.support.forks import Child, Report
 
+pytestmark = pytest.mark.promise("no-stall")
+
 ROOT = Path(__file__).resolve().parents[2]
 ENDPOINT = endpoint_for(CacheConfig(), 0)
 

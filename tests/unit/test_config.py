@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import dataclasses
 import inspect
 import math
 import pickle
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lix_cache._log import logger
+from lix_cache import (
+    AsyncCacheCoordinator,
+    AsyncConversationArchive,
+    AsyncHybridConversationCache,
+    AsyncSemanticCacheRedis,
+    AsyncSessionContextWindow,
+    AsyncURLEmbeddingCache,
+    CacheCoordinator,
+    ConversationArchive,
+    EmbeddedRedis,
+    HybridConversationCache,
+    SemanticCacheRedis,
+    SessionContextWindow,
+    StoreAdmin,
+    URLEmbeddingCache,
+    create_async_redis_client,
+    create_redis_client,
+    ensure_redis,
+)
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError
 
+ROOT = Path(__file__).resolve().parents[2]
 FIELDS = {field.name: field for field in dataclasses.fields(CacheConfig)}
 NUMBERS = [name for name, field in FIELDS.items() if field.type in ("int", "float")]
 
@@ -51,16 +71,6 @@ OLD_DEFAULTS: dict[str, Any] = {
 def made(*args: Any, **values: Any) -> CacheConfig:
     """Make a config of values that a type checker would not let pass."""
     return CacheConfig(*args, **values)
-
-
-@pytest.fixture
-def log_lines() -> Iterator[list[str]]:
-    lines: list[str] = []
-    logger.enable("lix_cache")
-    sink = logger.add(lambda message: lines.append(str(message)), format="{message}")
-    yield lines
-    logger.remove(sink)
-    logger.disable("lix_cache")
 
 
 def test_the_fields_and_defaults_of_the_old_package_are_kept_in_their_order() -> None:
@@ -176,6 +186,7 @@ def test_a_path_object_names_the_archive_as_well_as_text() -> None:
 SECRET = "hunter2-s3cret"
 
 
+@pytest.mark.promise("no-leak")
 def test_a_secret_is_not_in_the_repr() -> None:
     shown = repr(CacheConfig(redis_password=SECRET, redis_url=f"redis://:{SECRET}@h"))
     assert SECRET not in shown
@@ -191,6 +202,7 @@ def test_a_secret_is_not_in_the_repr() -> None:
         {"redis_url": SECRET},
     ],
 )
+@pytest.mark.promise("no-leak")
 def test_a_secret_is_not_in_an_error(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         CacheConfig(**values)
@@ -264,10 +276,226 @@ def test_a_variable_that_is_wrong_is_an_error_that_names_it(variable: str, text:
         CacheConfig.from_env("MYAPP", {variable: text})
 
 
-def test_a_misspelt_variable_is_warned_about(log_lines: list[str]) -> None:
-    CacheConfig.from_env("MYAPP", {"MYAPP_REDIS_HOTS": "h", "MYAPP_DEBUG": "1"})
-    assert len(log_lines) == 1
-    assert "did you mean MYAPP_REDIS_HOST?" in log_lines[0]
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("MYAPP_REDIS_HOTS", "MYAPP_REDIS_HOST"),
+        ("MYAPP_REDIS_PROT", "MYAPP_REDIS_PORT"),
+        ("MYAPP_REDIS_ULR", "MYAPP_REDIS_URL"),
+        ("MYAPP_REDIS_PASWORD", "MYAPP_REDIS_PASSWORD"),
+        ("MYAPP_REDISHOST", "MYAPP_REDIS_HOST"),
+        ("MYAPP__REDIS_HOST", "MYAPP_REDIS_HOST"),
+        ("MYAPP_redis_host", "MYAPP_REDIS_HOST"),
+        ("myapp_redis_host", "MYAPP_REDIS_HOST"),
+        ("MYAPP_ARCHIVE_DIRS", "MYAPP_ARCHIVE_DIR"),
+        ("MYAPP_DURABILTY", "MYAPP_DURABILITY"),
+        ("MYAPP_EVICT_AFTER_MINS", "MYAPP_EVICT_AFTER_MINUTES"),
+        ("MYAPP_SEMANTIC_SIMILARTY_TRESHOLD", "MYAPP_SEMANTIC_SIMILARITY_THRESHOLD"),
+    ],
+)
+def test_a_variable_that_nearly_is_a_setting_is_an_error_that_says_which(variable: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"{variable} is not a setting; did you mean {meant}\\?") as caught:
+        CacheConfig.from_env("MYAPP", {variable: SECRET, "MYAPP_DEBUG": "1"})
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_slip_in_any_setting_is_found(name: str) -> None:
+    upper = name.upper()
+    middle = len(upper) // 2
+    slips = (upper[:-1], upper[:middle] + upper[middle + 1 :], upper + "S", upper.replace("_", "__", 1))
+    for slip in slips:
+        if slip.lower() not in FIELDS:
+            with pytest.raises(ConfigError, match=f"APP_{slip} is not a setting"):
+                CacheConfig.from_env("APP", {f"APP_{slip}": "x"})
+
+
+def test_variables_of_the_application_are_none_of_our_business() -> None:
+    own = (
+        *("DEBUG", "LOG_LEVEL", "SECRET_KEY", "DATABASE_URL", "REDIS_DB", "REDIS_TTL", "REDIS_DATABASE"),
+        *("REDIS_CLUSTER", "REDIS_NODES", "SESSION_SECRET", "SESSION_COOKIE_NAME", "SESSION_TTL", "ARCHIVE"),
+        *("ARCHIVE_URI", "EMBEDDER", "EMBEDDING_MODEL", "DISK_PATH", "TENANT_REDIS_HOST", "HOST", "PORT"),
+    )
+    assert CacheConfig.from_env("MYAPP", {f"MYAPP_{name}": "x" for name in own}) == CacheConfig()
+    # A neighbour of a variable that is there is no slip of it.
+    both = {"MYAPP_REDIS_HOST": "a", "MYAPP_REDIS_HOSTS": "a,b", "OTHER_REDIS_HOTS": "c"}
+    assert CacheConfig.from_env("MYAPP", both) == CacheConfig(redis_host="a")
+    # Without a prefix the whole environment would be looked at.
+    assert CacheConfig.from_env("", {"REDIS_HOSTS": "a,b"}) == CacheConfig()
+
+
+def test_the_variables_of_this_project_are_no_slips_of_settings() -> None:
+    named = set()
+    for folder in ("lix_cache", "tests", "scripts", "docs"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".md", ".sh"):
+                named |= set(re.findall(r"\bLIX_CACHE_[A-Z0-9_]*[A-Z0-9]", path.read_text("utf-8")))
+    named |= set(re.findall(r"\bLIX_CACHE_[A-Z0-9_]*[A-Z0-9]", (ROOT / ".ci" / "run").read_text("utf-8")))
+    own = {name for name in named if name.removeprefix("LIX_CACHE_").lower() not in FIELDS}
+    assert CacheConfig.from_env("LIX_CACHE", dict.fromkeys(own, "x")) == CacheConfig()
+
+
+def test_a_prefix_may_end_with_an_underscore() -> None:
+    assert CacheConfig.from_env("MYAPP_", {"MYAPP_REDIS_HOST": "h"}).redis_host == "h"
+
+
+def test_what_from_env_is_given_is_checked() -> None:
+    read: Any = CacheConfig.from_env
+    for arguments in ((None,), (5,), ("A", "MYAPP_REDIS_HOST=x"), ("A", [("A_REDIS_HOST", "x")])):
+        with pytest.raises(ConfigError, match="from_env takes a prefix of type str and a mapping"):
+            read(*arguments)
+    with pytest.raises(ConfigError, match="A_REDIS_SSL must be str, got bool"):
+        read("A", {"A_REDIS_SSL": True})
+
+
+def test_a_setting_that_is_changed_later_is_checked_as_well() -> None:
+    config: Any = CacheConfig(redis_host="a")
+    with pytest.raises(ConfigError, match=r"^redis_port must be int, got 'x' of type str"):
+        config.redis_port = "x"
+    with pytest.raises(ConfigError, match=r"^redis_key_prefix must not contain braces"):
+        config.redis_key_prefix = "a{b"
+    with pytest.raises(ConfigError, match="unknown setting 'redis_hots'; did you mean 'redis_host'"):
+        config.redis_hots = "b"
+    config.archive_dir = Path("/a/b")
+    config.redis_port = 7000
+    assert config == CacheConfig(redis_host="a", redis_port=7000, archive_dir="/a/b")
+
+
+# -- what other constructors are given -----------------------------------------------------
+
+
+CLASSES = {
+    "HybridConversationCache": (HybridConversationCache, AsyncHybridConversationCache),
+    "SessionContextWindow": (SessionContextWindow, AsyncSessionContextWindow),
+    "CacheCoordinator": (CacheCoordinator, AsyncCacheCoordinator),
+    "SemanticCacheRedis": (SemanticCacheRedis, AsyncSemanticCacheRedis),
+    "URLEmbeddingCache": (URLEmbeddingCache, AsyncURLEmbeddingCache),
+    "ConversationArchive": (ConversationArchive, AsyncConversationArchive),
+}
+#: For each class every argument of a plain type, with values that are of another or out of range.
+WRONG: dict[str, dict[str, tuple[Any, ...]]] = {
+    "HybridConversationCache": {
+        "hot_window_size": ("20", 1.5, True, 0, -1, [20]),
+        "redis_ttl": ("60", True, 0, -1, math.inf),
+        "redis_host": (5, b"h", ["h"]),
+        "redis_port": ("6379", 6379.0, True, 0, -1, 65536),
+        "redis_db": ("2", 2.0, True, -1),
+        "evict_after_minutes": ("5", True, -1, math.nan),
+    },
+    "SessionContextWindow": {
+        "window_size": ("20", 1.5, True, 0, -1),
+        "ttl_seconds": ("60", True, 0, -1),
+        "max_tokens": ("100", True, 0, -1),
+        "redis_host": (5, b"h"),
+        "redis_port": ("6379", True, 0, 65536),
+        "redis_db": ("2", True, -1),
+        "token_counter": (5, "len"),
+    },
+    "CacheCoordinator": {
+        "redis_host": (5, b"h"),
+        "redis_port": ("many", 6379.5, True, 0, 65536),
+        "redis_password": (5, b"p"),
+    },
+    "SemanticCacheRedis": {
+        "ttl_seconds": ("60", 0, -1, math.inf),
+        "similarity_threshold": ("0.9", True, 1.1, math.nan),
+        "max_items_per_url": ("5", True, 0),
+        "redis_host": (5,),
+        "redis_port": ("6379", True, 0),
+        "redis_db": ("0", True, -1),
+    },
+    "URLEmbeddingCache": {
+        "ttl_seconds": ("60", 0, -1, math.inf),
+        "batch_size": ("5", True, 0),
+        "redis_host": (5,),
+        "redis_port": ("6379", True, 0),
+        "redis_db": ("0", True, -1),
+    },
+    "ConversationArchive": {
+        "session_ttl_days": ("30", True, 0, -1, math.nan, math.inf, None),
+        "codec": (5, ["huffman"], "zip", None),
+        "table": (5, b"t", ""),
+        "on_damage": ("ignore", 5, None, ["raise"]),
+        "lock_timeout_seconds": ("30", True, 0, -1, math.nan, None),
+    },
+}
+#: Where the text names the setting that the argument stands for.
+SPOKEN_OF_AS = {"similarity_threshold": "(semantic_)?similarity_threshold", "codec": "(archive_)?codec"}
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "value"),
+    [
+        (name, argument, value)
+        for name, all_ in WRONG.items()
+        for argument, values in all_.items()
+        for value in values
+    ],
+)
+def test_an_argument_of_the_wrong_type_is_a_config_error_that_names_it(
+    name: str, argument: str, value: Any, tmp_path: Path
+) -> None:
+    first = str(tmp_path) if name == "ConversationArchive" else "session"
+    for kind in CLASSES[name]:
+        make: Any = kind
+        with pytest.raises(ConfigError, match=f"^{SPOKEN_OF_AS.get(argument, argument)} must ") as caught:
+            make(first, **{argument: value})
+        if argument != "redis_password":
+            assert repr(value) in str(caught.value) or type(value).__name__ in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [f"redis://:{SECRET}@localhost", {"redis_host": "h"}, 5, CacheConfig, object(), b"x", "", 0, False],
+    ids=lambda given: type(given).__name__,
+)
+def test_what_is_no_config_is_refused_by_every_class_that_takes_one(given: Any) -> None:
+    makers: list[Any] = [
+        kind for name, both in CLASSES.items() if name != "ConversationArchive" for kind in both
+    ]
+    calls = [
+        *(lambda make=make: make("session", given) for make in makers),
+        lambda: StoreAdmin(given),
+        lambda: ensure_redis(given),
+        lambda: create_redis_client(config=given),
+        lambda: asyncio.run(create_async_redis_client(config=given)),
+        lambda: EmbeddedRedis(existing=given),
+    ]
+    for call in calls:
+        with pytest.raises(ConfigError, match=r"^config must be a CacheConfig or None, got ") as caught:
+            call()
+        assert SECRET not in str(caught.value)
+
+
+def test_an_address_in_place_of_a_config_is_told_where_it_goes() -> None:
+    make: Any = HybridConversationCache
+    with pytest.raises(ConfigError, match=r"got a str; an address goes into CacheConfig\(redis_url=\.\.\.\)"):
+        make("x", "redis://localhost")
+
+
+def test_folders_clients_and_private_servers_check_what_they_are_given(tmp_path: Path) -> None:
+    calls: list[tuple[str, Any]] = [
+        *(("archive_dir", lambda v=v: ConversationArchive(v)) for v in (None, 5, b"x", "", "a\0b", ["x"])),
+        *(("data_dir", lambda v=v: EmbeddedRedis(v)) for v in (5, b"x", "", "a\0b")),
+        *(
+            ("start_timeout_seconds", lambda v=v: EmbeddedRedis(tmp_path, start_timeout_seconds=v))
+            for v in ("3", 0, True, math.nan)
+        ),
+        ("binary", lambda: EmbeddedRedis(tmp_path, binary="redis-server")),  # type: ignore[arg-type]
+        *(("redis_host", lambda v=v: create_redis_client(v)) for v in (5, b"h")),
+        *(("redis_port", lambda v=v: create_redis_client("h", v)) for v in ("6379", 0, True)),
+        *(("redis_db", lambda v=v: create_redis_client("h", 1, v)) for v in ("0", -1, True, 1.5)),
+    ]
+    for name, call in calls:
+        with pytest.raises(ConfigError, match=f"^{name} must "):
+            call()
+
+
+def test_a_port_as_text_is_still_taken_where_the_old_package_took_it() -> None:
+    make: Any = CacheCoordinator
+    assert (
+        make("s", CacheConfig(evictor_enabled=False), redis_port="7000").semantic_cache._endpoint.port == 7000
+    )
 
 
 def test_replace_returns_a_checked_copy_and_leaves_the_original() -> None:

@@ -8,6 +8,8 @@ from lix_cache.semantic.guards import GUARDS, check, is_elliptical
 from lix_cache.semantic.guards.numbers import quantities
 from lix_cache.semantic.guards.reading import read
 
+pytestmark = pytest.mark.promise("right-answer")
+
 OBJECTED = {
     "numbers": [
         ("top 5 films", "top 50 films"),

@@ -257,11 +257,13 @@ def test_text_goes_and_comes_as_utf_8() -> None:
 
 
 @pytest.mark.parametrize("kind", [bytearray, memoryview])
+@pytest.mark.promise("bad-bytes")
 def test_any_bytes_like_object_will_do(kind: type) -> None:
     assert HuffmanCodec.encode(kind(TEXT)) == HuffmanCodec.encode(TEXT)
     assert HuffmanCodec.decode(kind(HuffmanCodec.encode(TEXT))) == TEXT
 
 
+@pytest.mark.promise("bad-bytes")
 def test_a_format_that_does_not_exist_is_refused(table: Path) -> None:
     with pytest.raises(ValueError, match="format must be 1 or 2, got 3"):
         HuffmanCodec.encode(b"", format=3)
@@ -301,6 +303,7 @@ BAD_BYTECODE = {
 
 
 @pytest.mark.parametrize("name", BAD_BYTECODE)
+@pytest.mark.promise("bad-bytes")
 def test_a_wrong_byte_code_is_refused_with_its_reason(name: str) -> None:
     payload, size, reason = BAD_BYTECODE[name]
     stream = checked(b"\x81" + write_varint(size) + payload, short=size <= 1024)
@@ -310,6 +313,7 @@ def test_a_wrong_byte_code_is_refused_with_its_reason(name: str) -> None:
     assert reason in str(refused.value)
 
 
+@pytest.mark.promise("bad-bytes")
 def test_wrong_phrases_are_refused_with_their_reason(kernel: Kernel) -> None:  # noqa: F811
     # No code word is shorter than a byte, so none hides in the padding.
     phrases = sorted([*_SINGLES, b"the "])
@@ -350,6 +354,7 @@ def test_wrong_phrases_are_refused_with_their_reason(kernel: Kernel) -> None:  #
         (checked(b"\xbe\x01abc"), "7 bytes are too few"),
     ],
 )
+@pytest.mark.promise("bad-bytes")
 def test_a_wrong_container_is_refused_with_its_reason(stream: bytes, reason: str) -> None:
     with pytest.raises(CodecError) as refused:
         HuffmanCodec.decode(stream)
@@ -366,6 +371,7 @@ SAMPLES = {
 
 
 @pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.promise("bad-bytes")
 def test_every_truncation_and_every_changed_byte_is_refused(name: str, table: Path) -> None:
     data, named = SAMPLES[name]
     path = table if named else None
@@ -388,6 +394,7 @@ def test_every_truncation_and_every_changed_byte_is_refused(name: str, table: Pa
 
 
 @pytest.mark.parametrize("name", ["bytes", "four streams", "phrases", "long phrases"])
+@pytest.mark.promise("bad-bytes")
 def test_what_the_check_cannot_see_ends_in_content_or_the_same_error(name: str, table: Path) -> None:
     # Below the container, where nothing has been checked: both kernels agree on every damage.
     native = native_or_skip()
@@ -416,6 +423,7 @@ def test_what_the_check_cannot_see_ends_in_content_or_the_same_error(name: str, 
             assert outcome(native, damaged, len(data)) == outcome(pure, damaged, len(data))
 
 
+@pytest.mark.promise("bad-bytes")
 def test_both_kernels_refuse_a_damaged_hcv1_stream_in_the_same_words() -> None:
     native = native_or_skip()
     pure = _backend.PURE
@@ -500,6 +508,7 @@ def test_every_shipped_table_is_the_one_that_was_released() -> None:
         assert index < 15
 
 
+@pytest.mark.promise("bad-bytes")
 def test_a_shipped_table_that_is_another_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(_registry.SHIPPED, 3, _registry.Shipped("none", "00000000"))
     with pytest.raises(CodecError, match="phrase table 'none' of this package cannot be read"):
@@ -531,6 +540,7 @@ def resealed(data: bytes) -> bytes:
         (resealed(GOOD[:-4] + b"more" + bytes(4)), "does not unpack"),
     ],
 )
+@pytest.mark.promise("bad-bytes")
 def test_a_file_that_is_no_table_is_refused(data: bytes, reason: str) -> None:
     with pytest.raises(CodecError, match=reason):
         PhraseTable.parse(data, "this file")
@@ -554,6 +564,7 @@ def test_a_file_that_is_no_table_is_refused(data: bytes, reason: str) -> None:
         (pack([*_SINGLES[:255], b"\xff" * 3], bytes([8] * 256))[:-258] + bytes([8] * 256), 256, "do not fit"),
     ],
 )
+@pytest.mark.promise("bad-bytes")
 def test_a_table_that_means_nothing_is_refused_by_both(
     raw: bytes,
     count: int,

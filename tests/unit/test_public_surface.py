@@ -170,13 +170,6 @@ def test_a_public_object_is_the_one_of_its_home() -> None:
         assert getattr(lix_cache, name) is getattr(importlib.import_module(f"lix_cache.{home}"), name)
 
 
-def test_the_version_is_the_packages() -> None:
-    text = (PACKAGE.parent / "pyproject.toml").read_text("utf-8")
-    found = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
-    assert found is not None
-    assert lix_cache.__version__ == found[1]
-
-
 def test_the_package_says_that_it_is_typed() -> None:
     assert (PACKAGE / "py.typed").is_file()
 

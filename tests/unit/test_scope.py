@@ -21,6 +21,8 @@ from lix_cache.errors import InvalidContext, InvalidInput
 from lix_cache.semantic.scope import canonical, embedder_word, item_digests, merged, scope_of
 from tests.support.meaning import spelled
 
+pytestmark = pytest.mark.promise("isolation")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 scalars = (

@@ -15,7 +15,7 @@ from lix_cache.cli.demo.screen import Screen
 from lix_cache.cli.demo.stage import Stage, set_up
 from lix_cache.cli.errors import PROBLEM
 from lix_cache.cli.options import AsJson, settings_of
-from lix_cache.cli.output import for_humans, print_json, to_stderr
+from lix_cache.cli.output import for_humans, print_json, to_stderr, visible
 
 __all__ = ["demo"]
 
@@ -82,4 +82,4 @@ def demo(
 def _opening(stage: Stage, conversations: int, messages: int) -> Text:
     text = Text("lix-cache demo", style="bold")
     text.append(f"  {conversations:,} conversations, {messages:,} messages", style="not bold")
-    return text.append(f"\nRedis: {stage.server}", style="not bold dim")
+    return text.append(f"\nRedis: {visible(stage.server)}", style="not bold dim")

@@ -85,7 +85,8 @@ def eval_(
         settings.config(), data_dir, url_was_given=settings.redis_url is not None, keep=False
     ) as stage:
         to_stderr().print(
-            Text(f"Redis: {stage.server}\nembedder: {visible(embedder.id)}", style="dim"), soft_wrap=True
+            Text(f"Redis: {visible(stage.server)}\nembedder: {visible(embedder.id)}", style="dim"),
+            soft_wrap=True,
         )
         world = _World(stage.config.replace(embedder_id=None, embedding_dim=None), embedder, caches, mistakes)
         results = [(_judge_pairs if chosen.pairs else _judge)(world, chosen, console) for chosen in loaded]

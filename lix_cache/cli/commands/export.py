@@ -22,7 +22,8 @@ from lix_cache import (
 from lix_cache.cli.errors import PROBLEM, complain
 from lix_cache.cli.jsonl import to_line
 from lix_cache.cli.options import settings_of
-from lix_cache.cli.output import counted, progress, to_stderr, write_all
+from lix_cache.cli.output import counted, progress, to_stderr, visible, write_all
+from lix_cache.cli.terminal import has_reader
 
 __all__ = ["export"]
 
@@ -65,7 +66,9 @@ def export(
                 write_all(file, to_line({"session_id": session_id, "messages": history}))
                 count, messages = count + 1, messages + len(history)
             tell(number, len(chosen))
-    where = f" to {output}" if output else ""
+            if output is None and not has_reader():
+                break
+    where = f" to {visible(output)}" if output else ""
     to_stderr().print(f"{counted(count, 'session')}, {counted(messages, 'message')}{where}", soft_wrap=True)
     for what in failed:
         complain(what, "'lix-cache verify' says what is damaged")

@@ -41,7 +41,7 @@ def stats(ctx: typer.Context, as_json: AsJson = False) -> None:
         ("cached URL vectors", f"{found.url_embeddings:,}", ""),
     )
     for name, value, note in rows:
-        table.add_row(name, value, Text(visible(note)))
+        table.add_row(name, Text(visible(value)), Text(visible(note)))
     console = for_humans()
     console.print(table)
     for count, what in (

@@ -77,7 +77,7 @@ class Report:
         console.print(self._table())
         self._show_verdict(console)
         if self.kept:
-            console.print(Text(f"  kept: {self.kept} sessions", style="dim"), soft_wrap=True)
+            console.print(Text(f"  kept: {visible(self.kept)} sessions", style="dim"), soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)

@@ -1,0 +1,35 @@
+"""Names that were meant: is one a slip of another?"""
+
+from __future__ import annotations
+
+import difflib
+
+__all__ = ["did_you_mean", "is_nearly"]
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """Return the end of an error about an unknown name."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known settings: {', '.join(sorted(known))}"
+
+
+def is_nearly(own: str, known: str) -> bool:
+    """Tell a slip from another word: letters that were swapped, lost, doubled or mistaken, or the case."""
+    a, b = own.upper().replace("_", ""), known.replace("_", "")
+    if abs(len(a) - len(b)) > 3:
+        return False
+    return _slips(a, b) <= max(1, len(b) // 8) or difflib.SequenceMatcher(None, a, b).ratio() >= 0.9
+
+
+def _slips(a: str, b: str) -> int:
+    """Return how many letters to change, add, drop or swap with the next one make one of the other."""
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        older, before, row = before, row, [i]
+        for j, y in enumerate(b, 1):
+            least = min(before[j] + 1, row[-1] + 1, before[j - 1] + (x != y))
+            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
+                least = min(least, older[j - 2] + 1)
+            row.append(least)
+    return row[-1]
