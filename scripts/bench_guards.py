@@ -64,7 +64,7 @@ POLICY = CachePolicy(max_query_chars=20_000, exclude=(r"\b\d{4}[- ]?\d{4}[- ]?\d
 
 
 def real_text(folder: Path) -> str:
-    parts = []
+    parts: list[str] = []
     with (folder / "conversations.jsonl").open(encoding="utf-8") as file:
         for line in file:
             turns = json.loads(line)["turns"]

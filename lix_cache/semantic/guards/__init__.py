@@ -19,6 +19,7 @@ from lix_cache.semantic.guards.numbers import compare_numbers
 from lix_cache.semantic.guards.opposites import compare_directions
 from lix_cache.semantic.guards.order import compare_order
 from lix_cache.semantic.guards.reading import MAX_CHARS, Reading, read
+from lix_cache.semantic.guards.writing import compare_writing
 from lix_cache.semantic.text import normalise
 
 __all__ = ["GUARDS", "Objection", "check", "is_elliptical"]
@@ -31,6 +32,7 @@ _COMPARISONS: dict[str, Callable[[Reading, Reading], str | None]] = {
     "literal": compare_literals,
     "name": compare_names,
     "order": compare_order,
+    "writing": compare_writing,
 }
 
 #: The names of all guards, in the order in which they are asked.
