@@ -229,6 +229,7 @@ ACCEPTED = [
     ("a flat of 50 m²", "a flat of 50 m2"),
     ("WHAT DOES THE US WANT", "what does the us want"),
     ("a file of 5 mb", "a file of 5 MB"),
+    ("elle est née le 15 mai 1978", "elle est née le 15 Mai 1978"),
     ("Me and my dog walk", "me and my dog walk"),
     ("５ 個のりんご", "5 個のりんご"),
     ("do not delete the old records", "do NOT delete the old records"),

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from itertools import chain, pairwise
 
-from lix_cache.semantic.guards.lexicon.cased import ACRONYMS, BITS, CAPITALISED
+from lix_cache.semantic.guards.lexicon.cased import ACRONYMS, BITS, CAPITALISED, MEASURED
 from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
 from lix_cache.semantic.guards.reading import Memo, Reading, fold, only_in
 
@@ -169,7 +169,7 @@ def _of_units(one: str, other: str, *, is_measure: bool) -> bool:
     if here is None or there is None:
         return False
     mine, theirs = here.group(1), there.group(1)
-    if mine[1:] == theirs[1:] and mine[0] + theirs[0] in {"mM", "Mm"}:
+    if mine[1:] == theirs[1:] and mine[0] + theirs[0] in {"mM", "Mm"} and mine[1:].lower() in MEASURED:
         # "Me" and "me" are no units.
         return is_measure or not one[0].isalpha() or (len(mine) > 1 and not mine[1:].islower())
     return len(mine) > 1 and mine[:-1] == theirs[:-1] and {mine[-1], theirs[-1]} == BITS
