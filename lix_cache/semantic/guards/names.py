@@ -89,7 +89,7 @@ def literals(reading: Reading) -> dict[str, str]:
 
 
 def _by_form(written: Iterable[str]) -> dict[str, str]:
-    found = {_squeezed(shown): shown for shown in written}
+    found = {_squeezed(shown): shown for shown in dict.fromkeys(written)}
     found.pop("", None)
     return found
 

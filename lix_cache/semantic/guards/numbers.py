@@ -43,6 +43,9 @@ class Quantity(NamedTuple):
 
 
 _DIGIT = re.compile(r"\d")
+_DIGITS = re.compile(r"\d+")
+#: Reading one takes microseconds. A text with more of them is a table, and no two tables are one.
+_MOST_NUMBERS = 500
 _TOKEN = re.compile(
     r"""
     (?P<ymd>(?<![0-9a-z_.])(?P<y>\d{4})([-/.])(?P<mo>\d{1,2})\3(?P<d>\d{1,2})(?![0-9a-z_]))
@@ -406,8 +409,14 @@ def _in_cjk(text: str) -> Iterator[Quantity]:
 # -- the comparison ------------------------------------------------------------------------
 
 
+def _is_table(reading: Reading) -> bool:
+    return len(_DIGITS.findall(reading.folded)) > _MOST_NUMBERS
+
+
 def compare_numbers(a: Reading, b: Reading) -> str | None:
     """Return what differs in number, or None."""
+    if a.once(_is_table) or b.once(_is_table):
+        return f"more than {_MOST_NUMBERS} numbers"
     first, second = a.once(quantities), b.once(quantities)
     if not first and not second:
         return None
