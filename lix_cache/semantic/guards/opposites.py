@@ -8,9 +8,12 @@ from typing import NamedTuple
 
 from lix_cache.semantic.guards.lexicon.opposites import CJK_OPPOSITES, NOT_OPPOSITES, PREFIXES, STRONG, WEAK
 from lix_cache.semantic.guards.negation import denied_words
-from lix_cache.semantic.guards.reading import Reading, stem
+from lix_cache.semantic.guards.reading import Memo, Reading, stem, stems
 
 __all__ = ["compare_directions"]
+
+
+_LONGEST_WORD = 40
 
 
 class _Pole(NamedTuple):
@@ -23,6 +26,7 @@ class _Tables(NamedTuple):
     exact: dict[str, tuple[_Pole, ...]]
     prefixes: dict[str, tuple[_Pole, ...]]
     lengths: tuple[int, ...]
+    starts: frozenset[str]
     unspaced: dict[str, tuple[_Pole, ...]]
     pattern: re.Pattern[str]
 
@@ -47,13 +51,19 @@ def _tables() -> _Tables:
                         exact[word] = (*exact.get(word, ()), pole)
     lengths = tuple(sorted({len(prefix) for prefix in prefixes}))
     longest_first = sorted(unspaced, key=len, reverse=True)
-    return _Tables(exact, prefixes, lengths, unspaced, re.compile("|".join(longest_first)))
+    starts = frozenset(prefix[:3] for prefix in prefixes) | {
+        prefix[:2] for prefix in prefixes if len(prefix) < 3
+    }
+    return _Tables(exact, prefixes, lengths, starts, unspaced, re.compile("|".join(longest_first)))
 
 
-@lru_cache(maxsize=4_096)
-def _poles(word: str) -> tuple[_Pole, ...]:
+def _poles_of(word: str) -> tuple[_Pole, ...]:
     tables = _tables()
+    if len(word) >= _LONGEST_WORD:
+        return ()
     found = tables.exact.get(word, ())
+    if word[:3] not in tables.starts and word[:2] not in tables.starts:
+        return found
     for length in tables.lengths:
         if length > len(word):
             break
@@ -61,27 +71,27 @@ def _poles(word: str) -> tuple[_Pole, ...]:
     return found
 
 
-def _strong_places(reading: Reading) -> dict[int, dict[int, list[int]]]:
-    return _places(reading, weak=False)
+_poles = Memo(_poles_of)
 
 
-def _weak_places(reading: Reading) -> dict[int, dict[int, list[int]]]:
-    return _places(reading, weak=True)
+#: Axis -> side -> words of the text, the earliest first; "" in scripts without spaces.
+_Axes = dict[int, dict[int, list[str]]]
 
 
-def _places(reading: Reading, *, weak: bool) -> dict[int, dict[int, list[int]]]:
-    """Return axis -> side -> places of its words in the text (-1 in scripts without spaces)."""
-    places: dict[int, dict[int, list[int]]] = {}
-    for i, word in enumerate(reading.words):
-        for pole in _poles(word) if len(word) < 40 else ():
-            if pole.weak is weak:
-                places.setdefault(pole.axis, {}).setdefault(pole.side, []).append(i)
-    if not weak and not reading.text.isascii():
+def _axes(reading: Reading) -> tuple[_Axes, _Axes]:
+    """Return the strong and the weak axes of which a text has a pole."""
+    strong: _Axes = {}
+    weak: _Axes = {}
+    for word in [word for word in reading.counts if _poles[word]]:
+        for pole in _poles[word]:
+            axes = weak if pole.weak else strong
+            axes.setdefault(pole.axis, {}).setdefault(pole.side, []).append(word)
+    if not reading.text.isascii():
         tables = _tables()
-        for match in tables.pattern.finditer(reading.folded):
-            for pole in tables.unspaced[match.group()]:
-                places.setdefault(pole.axis, {}).setdefault(pole.side, []).append(-1)
-    return places
+        for found in dict.fromkeys(tables.pattern.findall(reading.folded)):
+            for pole in tables.unspaced[found]:
+                strong.setdefault(pole.axis, {}).setdefault(pole.side, []).append("")
+    return strong, weak
 
 
 def compare_directions(a: Reading, b: Reading) -> str | None:
@@ -90,7 +100,7 @@ def compare_directions(a: Reading, b: Reading) -> str | None:
 
 
 def _strong(a: Reading, b: Reading) -> str | None:
-    first, second = a.once(_strong_places), b.once(_strong_places)
+    first, second = a.once(_axes)[0], b.once(_axes)[0]
     for axis in first.keys() & second.keys():
         mine, theirs = first[axis], second[axis]
         if len(mine) == len(theirs) == 1 and mine.keys() != theirs.keys():
@@ -105,10 +115,10 @@ def _equally_denied(here: str, a: Reading, there: str, b: Reading) -> bool:
     return (stem(here) in a.once(denied_words)) == (stem(there) in b.once(denied_words))
 
 
-def _word(reading: Reading, sides: dict[int, list[int]]) -> str:
-    place = next(iter(sides.values()))[0]
-    if place >= 0:
-        return reading.words[place]
+def _word(reading: Reading, sides: dict[int, list[str]]) -> str:
+    word = next(iter(sides.values()))[0]
+    if word:
+        return word
     match = _tables().pattern.search(reading.folded)
     return match.group() if match else ""
 
@@ -116,28 +126,28 @@ def _word(reading: Reading, sides: dict[int, list[int]]) -> str:
 def _weak(a: Reading, b: Reading) -> str | None:
     if a.language != b.language:
         return None
-    first, second = a.once(_weak_places), b.once(_weak_places)
+    first, second = a.once(_axes)[1], b.once(_axes)[1]
     for axis in first.keys() & second.keys():
         mine, theirs = first[axis], second[axis]
         if len(mine) == len(theirs) == 1 and mine.keys() != theirs.keys():
             (here,), (there,) = mine.values(), theirs.values()
-            one, other = a.words[here[0]], b.words[there[0]]
-            if _neighbours(a, here) & _neighbours(b, there) and _equally_denied(one, a, other, b):
-                return f"{one} / {other}"
+            if _neighbours(a, here) & _neighbours(b, there) and _equally_denied(here[0], a, there[0], b):
+                return f"{here[0]} / {there[0]}"
     return None
 
 
-def _neighbours(reading: Reading, places: list[int]) -> set[tuple[str, str]]:
-    """Return the words of content just before and just after the places, and on which side."""
+def _neighbours(reading: Reading, poles: list[str]) -> set[tuple[str, str]]:
+    """Return the words of content just before and just after these words, and on which side."""
     words, content = reading.words, reading.content_set
     near = set()
-    for place in places:
+    wanted = frozenset(poles)
+    for place in [i for i, word in enumerate(words) if word in wanted]:
         for side, step in (("before", -1), ("after", 1)):
             for i in range(place + step, place + 4 * step, step):
                 if not 0 <= i < len(words):
                     break
-                if stem(words[i]) in content:
-                    near.add((side, stem(words[i])))
+                if stems[words[i]] in content:
+                    near.add((side, stems[words[i]]))
                     break
     return near
 
@@ -145,10 +155,15 @@ def _neighbours(reading: Reading, places: list[int]) -> set[tuple[str, str]]:
 def _prefixed(a: Reading, b: Reading) -> str | None:
     """Find a word of one text that the other has with "un-", "dis-" and the like instead."""
     only_here, only_there = a.content_set - b.content_set, b.content_set - a.content_set
-    for word in only_here:
-        if not 4 <= len(word) <= 30 or word in NOT_OPPOSITES:
-            continue
+    for longer in sorted([word for word in only_there if word.startswith(PREFIXES)]):
         for prefix in PREFIXES:
-            if prefix + word in only_there and _equally_denied(word, a, prefix + word, b):
-                return f"{word} / {prefix}{word}"
+            word = longer[len(prefix) :]
+            if (
+                longer.startswith(prefix)
+                and 4 <= len(word) <= 30
+                and word in only_here
+                and word not in NOT_OPPOSITES
+                and _equally_denied(word, a, longer, b)
+            ):
+                return f"{word} / {longer}"
     return None
