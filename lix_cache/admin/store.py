@@ -7,11 +7,11 @@ from typing import Any
 
 from lix_cache.admin import files, flows
 from lix_cache.admin.doctor import examine
-from lix_cache.admin.results import Check, Evicted, FileCheck, SessionInfo, StoreStats
+from lix_cache.admin.results import Check, Evicted, FileCheck, Migrated, SessionInfo, StoreStats
 from lix_cache.archive.compaction import Compacted
 from lix_cache.config import CacheConfig
 from lix_cache.drive import SyncDriver
-from lix_cache.errors import ArchiveError, InvalidMessage
+from lix_cache.errors import ArchiveError, InvalidMessage, InvalidSessionId, RedisCommandError
 from lix_cache.hot.client import endpoint_for
 from lix_cache.messages import check_session_id
 from lix_cache.session import flow
@@ -115,7 +115,7 @@ class StoreAdmin:
         """Count keys of this store: the prefix, then ``before``, anything, ``after``, anything."""
         start = flows.escape_pattern(self.config.redis_key_prefix + before)
         pattern = f"{start}*{after}*" if after else f"{start}*"
-        return SyncDriver(endpoint_for(self.config, db), self._store.clock)(flows.count_keys(pattern))
+        return len(SyncDriver(endpoint_for(self.config, db), self._store.clock)(flows.find_keys(pattern)))
 
     # -- moving to disk ------------------------------------------------------------------
 
@@ -177,6 +177,45 @@ class StoreAdmin:
             dry_run=dry_run,
             on_progress=on_progress,
         )
+
+    # -- moving over ---------------------------------------------------------------------
+
+    def migrate(self, *, dry_run: bool = False, on_progress: OnProgress = _silent) -> Migrated:
+        """Move the live sessions of lix-open-cache 0.1.0 to disk: every one under this prefix.
+
+        Each is moved by its first use anyway; this is for those that nobody uses before their
+        life in Redis ends. May be stopped, repeated, and run beside processes of both packages.
+
+        Args:
+            dry_run: change nothing, and count what is there; of messages of one millisecond the
+                old package kept the last, and each of them is counted.
+            on_progress: called with the sessions done and the sessions in all.
+
+        Returns:
+            What moved. One session's failure does not keep the others from moving.
+        """
+        start = self._store.hot.old.lists
+        keys = self._drive(flows.find_keys(flows.escape_pattern(start) + "*"))
+        names = sorted(key[len(start.encode()) :] for key in keys)
+        sessions, failed = [], {}
+        for name in names:
+            try:
+                sessions.append(check_session_id(name.decode()))
+            except (InvalidSessionId, UnicodeDecodeError) as error:
+                failed[name.decode("utf-8", "replace")] = f"not usable as a session id: {error}"
+        if dry_run:
+            lists = map(self._store.hot.old.list_key, sessions)
+            return Migrated(len(sessions), self._drive(flows.list_lengths(lists)), failed)
+        moved = messages = 0
+        for number, session_id in enumerate(sessions):
+            on_progress(number, len(sessions))
+            try:
+                messages += self._drive(flow.take_over(self._session(session_id)))
+                moved += 1
+            except (*_OF_ONE_SESSION, RedisCommandError) as error:
+                failed[session_id] = f"{type(error).__name__}: {error}"
+        on_progress(len(sessions), len(sessions))
+        return Migrated(moved, messages, failed)
 
     def _move(self, group: list[str], total: flow.Moved) -> None:
         moved = self._drive(flow.move_to_disk(self._store, dict.fromkeys(group, 0)))

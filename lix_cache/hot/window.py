@@ -8,6 +8,7 @@ from typing import Any
 
 from lix_cache.hot import scripts
 from lix_cache.hot.keys import Keys
+from lix_cache.hot.old_keys import OLD, OldSessions
 from lix_cache.hot.scripts import Command, ScriptCall
 from lix_cache.messages import ZERO_ID, MessageId, Turn, pack_hot, parse_id, unpack_window
 
@@ -65,6 +66,7 @@ class HotWindow:
         floor: MessageId,
         floor_is_fresh: bool,
         floor_is_certain: bool = False,
+        look_for_old: bool = True,
     ) -> Command:
         """Append a message.
 
@@ -75,6 +77,7 @@ class HotWindow:
             floor: an id whose milliseconds the new one must exceed, unless the clock has passed it.
             floor_is_fresh: the floor was read from the archive just now.
             floor_is_certain: and nothing can have been archived since: we hold the lock.
+            look_for_old: do nothing where the old package left messages (see :meth:`is_old`).
         """
         b = self.keys.bucket(session_id)
         return ScriptCall(
@@ -93,8 +96,19 @@ class HotWindow:
                 2 if floor_is_certain else int(floor_is_fresh),
                 window,
                 window + self.batch,
+                self.old.list_key(session_id) if look_for_old else "",
             ),
         )
+
+    @property
+    def old(self) -> OldSessions:
+        """What the old package may have left."""
+        return OldSessions(self.keys.prefix)
+
+    @staticmethod
+    def is_old(reply: Any) -> bool:
+        """Whether an add, a read or a look for the oldest did nothing but find messages of the old package."""
+        return bool(reply == OLD)
 
     def find(self, session_id: str, nonce: bytes) -> Command:
         """Look for a message by its nonce; answered like an add, or with nil."""
@@ -112,7 +126,7 @@ class HotWindow:
         return ScriptCall(
             scripts.READ,
             (self.keys.window(session_id), self.keys.active(self.keys.bucket(session_id))),
-            (session_id, count, self.life_ms),
+            (session_id, count, self.life_ms, self.old.list_key(session_id)),
         )
 
     @staticmethod
@@ -120,9 +134,10 @@ class HotWindow:
         """Return the messages, oldest first; None if there is no window."""
         return None if reply is None else _turns(reply)[::-1]
 
-    def oldest(self, session_id: str, *, keep: int, limit: int) -> Command:
+    def oldest(self, session_id: str, *, keep: int, limit: int, look_for_old: bool = False) -> Command:
         """Read the oldest messages, all but the newest ``keep``, ``limit`` at most."""
-        return ScriptCall(scripts.OLDEST, (self.keys.window(session_id),), (keep, limit))
+        old = self.old.list_key(session_id) if look_for_old else ""
+        return ScriptCall(scripts.OLDEST, (self.keys.window(session_id),), (keep, limit, old))
 
     @staticmethod
     def oldest_turns(reply: Any) -> Oldest:

@@ -23,12 +23,14 @@ from lix_cache.errors import (
     ArchiveError,
     InvalidMessage,
     LixCacheError,
+    RedisCommandError,
     RedisError,
     RedisUnavailable,
 )
 from lix_cache.hot.scripts import Command
 from lix_cache.hot.window import Added, HotWindow, Oldest
 from lix_cache.messages import ZERO_ID, MessageId, Turn, once, pack_hot, with_id
+from lix_cache.session import old_sessions
 from lix_cache.session.store import SessionStore
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ __all__ = [
     "get_full",
     "hot_length",
     "move_to_disk",
+    "take_over",
 ]
 
 #: A window this many batches too long is spilled by the add that finds it so: the daemon
@@ -210,6 +213,7 @@ def _append_hot(session: Session, turn: Turn, *, locked: bool) -> Flow[Added]:
     # Before the first add, once: a session that was moved to disk must go on with
     # larger ids even if the server's clock went back meanwhile.
     looks = locked or not session.knows_floor
+    looks_for_old = True
     while True:
         if looks:
             found = yield DiskCall(partial(_floor, session, locked=locked), waits=not locked)
@@ -221,8 +225,15 @@ def _append_hot(session: Session, turn: Turn, *, locked: bool) -> Flow[Added]:
             floor=session.floor,
             floor_is_fresh=looks,
             floor_is_certain=locked,
+            look_for_old=looks_for_old,
         )
-        added = HotWindow.added((yield from _ask(store, command, repeat=False)))
+        reply = yield from _ask(store, command, repeat=False)
+        if HotWindow.is_old(reply):
+            # Nothing was added. What cannot move now is met again by the next add or read.
+            looks_for_old = yield from _took_over(session, locked=locked)
+            looks = True
+            continue
+        added = HotWindow.added(reply)
         if added is not None:
             session.knows_floor = True
             session.newest = max(session.newest, added.id)
@@ -238,6 +249,24 @@ def _append_hot(session: Session, turn: Turn, *, locked: bool) -> Flow[Added]:
         return (yield from _append_hot(session, turn, locked=True))
     finally:
         lock.release()
+
+
+def _took_over(session: Session, *, locked: bool) -> Flow[bool]:
+    """Take over what the old package left, before an add; return False if it cannot be done now."""
+    store = session.store
+    try:
+        if locked:
+            yield from _take_over_locked(session)
+        else:
+            yield from take_over(session)
+            # So that the add counts what is now in the window, and the next read is one trip.
+            yield from _rehydrate(session)
+    except (ArchiveError, InvalidMessage, RedisCommandError) as error:
+        # The message matters more.
+        store.count("old_session_failures")
+        store.last_error = f"{type(error).__name__}: {error}"
+        return False
+    return True
 
 
 def _floor(session: Session, *, locked: bool) -> MessageId:
@@ -296,12 +325,19 @@ def _persist(session: Session, turn: Turn) -> Flow[None]:
 # -- reading ---------------------------------------------------------------------------
 
 
-def get_context(session: Session) -> Flow[list[Turn]]:
-    """Return the newest messages of the window, oldest first."""
+def get_context(session: Session, count: int = 0) -> Flow[list[Turn]]:
+    """Return the newest messages of the context, oldest first: those of the window, and more.
+
+    Args:
+        session: the session.
+        count: as many of the newest as Redis holds anyway, if that is more than the window.
+    """
     store = session.store
     try:
         yield from _bring_together(session)
-        turns = HotWindow.turns((yield from _ask(store, store.hot.read(session.id, session.window))))
+        turns = HotWindow.turns(
+            (yield from _read(session, store.hot.read(session.id, max(count, session.window))))
+        )
     except RedisUnavailable as error:
         return (yield from _without_redis(session, session.window, error))
     if turns is not None and len(turns) >= session.window:
@@ -315,6 +351,31 @@ def get_context(session: Session) -> Flow[list[Turn]]:
     read = partial(store.archive.store.recent, session.id, session.window, in_context=True)
     older = yield DiskCall(read, waits=True)
     return session.saw(merged(older, turns)[-session.window :])
+
+
+def _read(session: Session, command: Command) -> Flow[Any]:
+    """Send a read; where it finds messages of the old package, move them first."""
+    while HotWindow.is_old(reply := (yield from _ask(session.store, command))):
+        yield from take_over(session)
+    return reply
+
+
+def take_over(session: Session) -> Flow[int]:
+    """Move what the old package left of a session to disk. Returns how many messages moved."""
+    lock = yield from _locked(session)
+    try:
+        return (yield from _take_over_locked(session))
+    finally:
+        lock.release()
+
+
+def _take_over_locked(session: Session) -> Flow[int]:
+    def offload() -> Flow[None]:
+        moved = yield from _move_locked(session.store, {session.id: 0})
+        moved.raise_failure()
+
+    session.knows_floor = False
+    return (yield from old_sessions.take_over_locked(session.store, session.id, offload))
 
 
 def _rehydrate(session: Session) -> Flow[list[Turn]]:
@@ -353,8 +414,8 @@ def get_full(session: Session) -> Flow[list[Turn]]:
     try:
         yield from _bring_together(session)
         # One round trip, however far behind the daemon is.
-        command = store.hot.oldest(session.id, keep=0, limit=EVERYTHING)
-        hot = HotWindow.oldest_turns((yield from _ask(store, command))).turns
+        command = store.hot.oldest(session.id, keep=0, limit=EVERYTHING, look_for_old=True)
+        hot = HotWindow.oldest_turns((yield from _read(session, command))).turns
     except RedisUnavailable as error:
         return (yield from _without_redis(session, None, error))
     cold: list[Turn] = yield DiskCall(partial(store.archive.store.turns, session.id), waits=True)
@@ -562,6 +623,8 @@ def clear(session: Session) -> Flow[None]:
     store = session.store
     lock = yield from _locked(session)
     try:
+        # What the old package left goes the way of the rest: into the history, before the mark.
+        yield from _take_over_locked(session)
         yield DiskCall(partial(store.archive.store.clear_locked, session.id))
         newest: dict[str, MessageId] = yield DiskCall(partial(_newest_ids, store, [session.id]))
         # What is added from now on must come after the mark, or it would not be in the context.
@@ -580,11 +643,12 @@ def delete(session: Session) -> Flow[bool]:
     lock = yield from _locked(session)
     try:
         hot = yield RedisCall(store.hot.forget(session.id))
+        old = yield from old_sessions.drop_locked(store, session.id)
         cold = yield DiskCall(partial(store.archive.store.delete_locked, session.id))
         store.outage_sessions.discard(session.id)
     finally:
         lock.release()
-    return bool(hot) or bool(cold)
+    return bool(hot) or old or bool(cold)
 
 
 # -- locks -------------------------------------------------------------------------------
