@@ -18,7 +18,7 @@ from typing import Any
 
 from lix_cache.hot.scripts import Command, ScriptCall, script
 
-__all__ = ["OLD", "OldMessage", "OldSessions"]
+__all__ = ["OLD", "OldMessage", "OldSessions", "old_list_key"]
 
 #: What a script answers instead of doing its work, where the old package has left messages.
 OLD = b"OLD"
@@ -35,6 +35,11 @@ class OldMessage:
 
     number: bytes
     data: bytes | None
+
+
+def old_list_key(prefix: str, session_id: str) -> str:
+    """Return the key of a session's list."""
+    return f"{prefix}:session_order:{session_id}"
 
 
 def _sha1(data: bytes) -> str:
@@ -100,10 +105,10 @@ class OldSessions:
     @property
     def lists(self) -> str:
         """What the key of every session's list begins with."""
-        return f"{self.prefix}:session_order:"
+        return old_list_key(self.prefix, "")
 
     def list_key(self, session_id: str) -> str:
-        return self.lists + session_id
+        return old_list_key(self.prefix, session_id)
 
     def _message_start(self, session_id: str) -> str:
         return f"{self.prefix}:session_context:{session_id}:"

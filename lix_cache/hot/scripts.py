@@ -107,8 +107,8 @@ return false
 )
 
 # KEYS: window, active   ARGV: session id, how many, life in ms, key that the old package may have left
-# Returns 'OLD' where there is such a key. Returns the newest entries, newest first, as id, message, id, message …; nil where
-# there is no window. A server that takes no writes for now (full, not persisting) can
+# Returns 'OLD' where there is such a key; else the newest entries, newest first, as id, message, id,
+# message …; nil where there is no window. A server that takes no writes for now (full, not persisting) can
 # still be read: that the use of the session goes unnoted is no reason to refuse.
 READ = script(
     NOW
@@ -129,7 +129,8 @@ return out
 
 # KEYS: window
 # ARGV: how many of the newest to leave out, how many at most, key that the old package may have left
-# Returns 'OLD' where there is such a key, or {how many are older than those left out, id, message, id, message …}, oldest first.
+# Returns 'OLD' where there is such a key; else {how many are older than those left out, id, message,
+# id, message …}, oldest first.
 OLDEST = script(
     """
 if ARGV[3] ~= '' and redis.pcall('EXISTS', ARGV[3]) == 1 then return 'OLD' end

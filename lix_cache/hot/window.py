@@ -8,7 +8,7 @@ from typing import Any
 
 from lix_cache.hot import scripts
 from lix_cache.hot.keys import Keys
-from lix_cache.hot.old_keys import OLD, OldSessions
+from lix_cache.hot.old_keys import OLD, OldSessions, old_list_key
 from lix_cache.hot.scripts import Command, ScriptCall
 from lix_cache.messages import ZERO_ID, MessageId, Turn, pack_hot, parse_id, unpack_window
 
@@ -96,7 +96,7 @@ class HotWindow:
                 2 if floor_is_certain else int(floor_is_fresh),
                 window,
                 window + self.batch,
-                self.old.list_key(session_id) if look_for_old else "",
+                old_list_key(self.keys.prefix, session_id) if look_for_old else "",
             ),
         )
 
@@ -107,7 +107,7 @@ class HotWindow:
 
     @staticmethod
     def is_old(reply: Any) -> bool:
-        """Whether an add, a read or a look for the oldest did nothing but find messages of the old package."""
+        """Whether an add or a read did nothing but find messages of the old package."""
         return bool(reply == OLD)
 
     def find(self, session_id: str, nonce: bytes) -> Command:
@@ -126,7 +126,7 @@ class HotWindow:
         return ScriptCall(
             scripts.READ,
             (self.keys.window(session_id), self.keys.active(self.keys.bucket(session_id))),
-            (session_id, count, self.life_ms, self.old.list_key(session_id)),
+            (session_id, count, self.life_ms, old_list_key(self.keys.prefix, session_id)),
         )
 
     @staticmethod
@@ -136,7 +136,7 @@ class HotWindow:
 
     def oldest(self, session_id: str, *, keep: int, limit: int, look_for_old: bool = False) -> Command:
         """Read the oldest messages, all but the newest ``keep``, ``limit`` at most."""
-        old = self.old.list_key(session_id) if look_for_old else ""
+        old = old_list_key(self.keys.prefix, session_id) if look_for_old else ""
         return ScriptCall(scripts.OLDEST, (self.keys.window(session_id),), (keep, limit, old))
 
     @staticmethod

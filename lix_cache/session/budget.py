@@ -232,9 +232,7 @@ class Budget:
         chosen |= _group(answered, newest)
         return _without_orphans(messages, answered, chosen)
 
-    def _affordable(
-        self, messages: Sequence[Message], pinned: set[int], first: int, limit: int
-    ) -> set[int]:
+    def _affordable(self, messages: Sequence[Message], pinned: set[int], first: int, limit: int) -> set[int]:
         """Return the newest messages that fit beside the system messages."""
         left = limit - sum(self.count_tokens(messages[i]) for i in pinned)
         found = set()

@@ -45,9 +45,7 @@ class _Move:
     moved: int = 0
 
 
-def take_over_locked(
-    store: SessionStore, session_id: str, offload: Callable[[], Flow[object]]
-) -> Flow[int]:
+def take_over_locked(store: SessionStore, session_id: str, offload: Callable[[], Flow[object]]) -> Flow[int]:
     """Move what the old package left of a session to the archive. Returns how many messages moved.
 
     Args:
@@ -101,9 +99,7 @@ def _begin(store: SessionStore, session_id: str) -> _Move:
     return _Move({_fingerprint(turn) for turn in turns}, cleared)
 
 
-def _keep(
-    store: SessionStore, session_id: str, found: Sequence[OldMessage], move: _Move
-) -> list[OldMessage]:
+def _keep(store: SessionStore, session_id: str, found: Sequence[OldMessage], move: _Move) -> list[OldMessage]:
     """Append what the archive does not have yet.
 
     Returns:

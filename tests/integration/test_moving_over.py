@@ -528,7 +528,11 @@ def test_a_user_who_may_not_read_the_old_keys_works_without_them(
 ) -> None:
     name = f"u{config.redis_key_prefix}"
     client.acl_setuser(
-        name, enabled=True, passwords=["+secret"], keys=[f"{config.redis_key_prefix}:{{*"], categories=["+@all"]
+        name,
+        enabled=True,
+        passwords=["+secret"],
+        keys=[f"{config.redis_key_prefix}:{{*"],
+        categories=["+@all"],
     )
     try:
         cache = twins.make(
