@@ -12,12 +12,12 @@ from lix_cache.hot.scripts import Command
 from lix_cache.session.store import SessionStore
 
 __all__ = [
+    "AT_ONCE",
     "ask",
     "escape_pattern",
     "find_keys",
     "groups",
     "idle_sessions",
-    "list_lengths",
     "server_time",
     "window_sizes",
 ]
@@ -72,15 +72,6 @@ def find_keys(pattern: str) -> Flow[set[bytes]]:
         found.update(reply[1])
         if cursor == 0:
             return found
-
-
-def list_lengths(keys: Iterable[str]) -> Flow[int]:
-    """Return how many entries some lists have in all."""
-    total = 0
-    for group in groups(keys, AT_ONCE):
-        replies = yield RedisBatch(tuple(("LLEN", key) for key in group))
-        total += sum(map(int, replies))
-    return total
 
 
 def escape_pattern(text: str) -> str:

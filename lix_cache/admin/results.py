@@ -18,7 +18,7 @@ class SessionInfo:
 
     Attributes:
         session_id: its id.
-        hot_messages: messages in Redis.
+        hot_messages: messages in Redis, those that lix-open-cache left there included.
         cold_messages: messages in the archive.
         last_use: Unix seconds of its last use, or of its last append where it is cold.
         redis_bytes: memory of its window on the server.

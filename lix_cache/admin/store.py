@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from lix_cache.admin import files, flows
+from lix_cache.admin import files, flows, moving_over
 from lix_cache.admin.doctor import examine
 from lix_cache.admin.results import Check, Evicted, FileCheck, Migrated, SessionInfo, StoreStats
 from lix_cache.archive.compaction import Compacted
 from lix_cache.config import CacheConfig
 from lix_cache.drive import SyncDriver
-from lix_cache.errors import ArchiveError, InvalidMessage, InvalidSessionId, RedisCommandError
+from lix_cache.errors import ArchiveError, InvalidMessage, RedisCommandError
 from lix_cache.hot.client import endpoint_for
 from lix_cache.messages import check_session_id
 from lix_cache.session import flow
@@ -60,10 +60,15 @@ class StoreAdmin:
         """
         hot = self._drive(flow.list_hot(self._store))
         cold = {meta["session_id"]: meta for meta in self._store.archive.list_sessions()}
+        old = self._drive(moving_over.old_sessions(self._store, self._names_left()))
         last_use = {sid: meta["updated_at"] for sid, meta in cold.items()} | hot
+        last_use |= {sid: max(left.last_use, last_use.get(sid, 0.0)) for sid, left in old.items()}
         newest_first = sorted(last_use, key=lambda sid: (-last_use[sid], sid))[:limit]
         sizes = self._drive(flows.window_sizes(self._store, (sid for sid in newest_first if sid in hot)))
-        infos = (_info(sid, sizes.get(sid, (0, 0)), cold.get(sid, {}), last_use[sid]) for sid in newest_first)
+        infos = (
+            _info(sid, sizes.get(sid, (0, 0)), cold.get(sid, {}), last_use[sid], old.get(sid))
+            for sid in newest_first
+        )
         # A window whose life ended leaves its name in the index until the next round.
         return [info for info in infos if info.hot_messages or info.session_id in cold]
 
@@ -72,17 +77,23 @@ class StoreAdmin:
         check_session_id(session_id)
         size = self._drive(flows.window_sizes(self._store, [session_id]))[session_id]
         meta = self._store.archive.get_metadata(session_id)
-        if not size[0] and meta is None:
+        left = self._drive(moving_over.old_sessions(self._store, [session_id])).get(session_id)
+        if not size[0] and meta is None and left is None:
             return None
         keys = self._store.hot.keys
         score = self._drive(flows.ask(("ZSCORE", keys.active(keys.bucket(session_id)), session_id)))
         used = float(score) / 1000 if score else (meta or {}).get("updated_at", 0.0)
-        return _info(session_id, size, meta or {}, used)
+        return _info(session_id, size, meta or {}, max(used, left.last_use if left else 0.0), left)
 
     def session_ids(self) -> list[str]:
         """Return the ids of all sessions, hot and cold, sorted."""
         hot = self._drive(flow.list_hot(self._store))
-        return sorted(hot.keys() | {meta["session_id"] for meta in self._store.archive.list_sessions()})
+        cold = {meta["session_id"] for meta in self._store.archive.list_sessions()}
+        return sorted(hot.keys() | cold | set(self._names_left()))
+
+    def _names_left(self) -> list[str]:
+        """Return the sessions that lix-open-cache left and that nobody has used since."""
+        return self._drive(moving_over.names_left(self._store))[0]
 
     def stats(self) -> StoreStats:
         """Return the numbers of the whole store."""
@@ -194,18 +205,10 @@ class StoreAdmin:
         Returns:
             What moved. One session's failure does not keep the others from moving.
         """
-        start = self._store.hot.old.lists
-        keys = self._drive(flows.find_keys(flows.escape_pattern(start) + "*"))
-        names = sorted(key[len(start.encode()) :] for key in keys)
-        sessions, failed = [], {}
-        for name in names:
-            try:
-                sessions.append(check_session_id(name.decode()))
-            except (InvalidSessionId, UnicodeDecodeError) as error:
-                failed[name.decode("utf-8", "replace")] = f"not usable as a session id: {error}"
+        sessions, failed = self._drive(moving_over.names_left(self._store))
         if dry_run:
-            lists = map(self._store.hot.old.list_key, sessions)
-            return Migrated(len(sessions), self._drive(flows.list_lengths(lists)), failed)
+            left = self._drive(moving_over.old_sessions(self._store, sessions))
+            return Migrated(len(left), sum(one.messages for one in left.values()), failed)
         moved = messages = 0
         for number, session_id in enumerate(sessions):
             on_progress(number, len(sessions))
@@ -275,10 +278,16 @@ class StoreAdmin:
         return examine(self._store)
 
 
-def _info(session_id: str, size: tuple[int, int], meta: dict[str, Any], last_use: float) -> SessionInfo:
+def _info(
+    session_id: str,
+    size: tuple[int, int],
+    meta: dict[str, Any],
+    last_use: float,
+    left: moving_over.Left | None,
+) -> SessionInfo:
     return SessionInfo(
         session_id=session_id,
-        hot_messages=size[0],
+        hot_messages=size[0] + (left.messages if left else 0),
         cold_messages=meta.get("num_turns", 0),
         last_use=last_use,
         redis_bytes=size[1],

@@ -110,6 +110,9 @@ class OldSessions:
     def list_key(self, session_id: str) -> str:
         return old_list_key(self.prefix, session_id)
 
+    def message_key(self, session_id: str, number: bytes) -> bytes:
+        return self._message_start(session_id).encode() + number
+
     def _message_start(self, session_id: str) -> str:
         return f"{self.prefix}:session_context:{session_id}:"
 

@@ -632,6 +632,14 @@ def test_migrate_moves_what_the_old_package_left(
 ) -> None:
     old_session(redis_config, redis_server, "a", 3)
     old_session(redis_config, redis_server, HOSTILE[3], 4)
+    # Before they have moved, too, they are sessions like others.
+    assert len(cli("sessions", "--json").json["sessions"]) == 2
+    assert cli("show", "a").out.count("m") >= 3
+    assert len(cli("export").out.splitlines()) == 2
+    for name in ("a", HOSTILE[3]):
+        HybridConversationCache(name, redis_config).delete_session()
+    old_session(redis_config, redis_server, "a", 3)
+    old_session(redis_config, redis_server, HOSTILE[3], 4)
     assert cli("migrate", "--dry-run").out == "2 sessions would be moved, 7 messages\n"
     done = {"sessions": 2, "messages": 7, "failed": {}, "dry_run": False}
     assert cli("migrate", "--json").json == done

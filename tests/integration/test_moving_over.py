@@ -611,6 +611,28 @@ def test_the_admin_moves_every_session_once_and_says_how_many(
         assert said(open_new(f"s{number}").get_context()) == numbered(number % 4 + 1)
 
 
+@pytest.mark.promise("no-false-empty")
+def test_the_admin_lists_and_finds_what_has_not_moved_yet(
+    open_old: Callable[..., Any], open_new: Callable[..., Any], config: CacheConfig, old_clock: Ticking
+) -> None:
+    say(open_new("ours"), "a")
+    say(open_new("both"), "b")
+    say(open_old("both"), "c")
+    say(open_old("theirs"), *numbered(3))
+    admin = StoreAdmin(config)
+    assert admin.session_ids() == ["both", "ours", "theirs"]
+    found = {info.session_id: info.hot_messages for info in admin.sessions()}
+    assert found == {"ours": 1, "both": 2, "theirs": 3}
+    theirs = admin.session("theirs")
+    assert theirs is not None
+    assert (theirs.hot_messages, theirs.cold_messages) == (3, 0)
+    assert theirs.last_use == pytest.approx(old_clock.now, abs=0.01)
+    assert admin.session("nobody's") is None
+    # Looking was no use of them.
+    assert admin.migrate().sessions == 2
+    assert {info.session_id: info.cold_messages for info in admin.sessions()}["theirs"] == 3
+
+
 def test_the_admin_leaves_other_stores_alone_and_says_what_it_cannot_move(
     open_old: Callable[..., Any], config: CacheConfig, client: Any, redis_server: RedisServer
 ) -> None:
