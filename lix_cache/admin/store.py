@@ -151,6 +151,7 @@ class StoreAdmin:
         total, reunited = flow.Moved(), 0
         if session_ids is not None:
             chosen = [check_session_id(sid) for sid in session_ids]
+            self._take_over(self._drive(moving_over.old_sessions(self._store, chosen)), total)
         else:
             reunited = self._reunite_pending(total)
             seconds = self.config.idle_seconds if idle_seconds is None else idle_seconds
@@ -219,6 +220,13 @@ class StoreAdmin:
                 failed[session_id] = f"{type(error).__name__}: {error}"
         on_progress(len(sessions), len(sessions))
         return Migrated(moved, messages, failed)
+
+    def _take_over(self, left: Iterable[str], total: flow.Moved) -> None:
+        for session_id in left:
+            try:
+                total.messages += self._drive(flow.take_over(self._session(session_id)))
+            except _OF_ONE_SESSION as error:
+                total.failed[session_id] = error
 
     def _move(self, group: list[str], total: flow.Moved) -> None:
         moved = self._drive(flow.move_to_disk(self._store, dict.fromkeys(group, 0)))

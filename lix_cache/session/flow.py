@@ -371,10 +371,11 @@ def take_over(session: Session) -> Flow[int]:
 
 def _take_over_locked(session: Session) -> Flow[int]:
     def offload() -> Flow[None]:
+        # Something was found: the archive is about to hold ids that this object does not know.
+        session.knows_floor = False
         moved = yield from _move_locked(session.store, {session.id: 0})
         moved.raise_failure()
 
-    session.knows_floor = False
     return (yield from old_sessions.take_over_locked(session.store, session.id, offload))
 
 
@@ -480,11 +481,12 @@ def flush(session: Session) -> Flow[int]:
     """Move all of a session to disk now. Returns how many messages moved."""
     lock = yield from _locked(session)
     try:
+        taken_over = yield from _take_over_locked(session)
         moved = yield from _move_locked(session.store, {session.id: 0})
     finally:
         lock.release()
     moved.raise_failure()
-    return moved.messages
+    return taken_over + moved.messages
 
 
 def move_to_disk(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:

@@ -386,7 +386,7 @@ def test_a_move_that_is_stopped_at_any_step_loses_and_doubles_nothing(
     after: bool,
     situation: str,
 ) -> None:
-    monkeypatch.setattr(old_sessions, "CHUNK", 4)
+    monkeypatch.setattr(old_sessions, "CHUNK", 3)
     for stop in range(60):
         session = f"{situation}-{stop}"
         expected = []
@@ -394,8 +394,9 @@ def test_a_move_that_is_stopped_at_any_step_loses_and_doubles_nothing(
             process = Process(config, session)
             process.add("w")
             expected.append("w")
-        before = open_old(session)
-        texts = numbered(24 if situation == "with archive" else 6)
+        # Where it has an archive: two messages there alone, and the others in both places.
+        before = open_old(session, hot_window_size=4 if situation == "with archive" else 20)
+        texts = numbered(6)
         say(before, *texts)
         if situation == "with archive":
             before.get_full()
@@ -544,6 +545,22 @@ def test_a_user_who_may_not_read_the_old_keys_works_without_them(
         assert said(cache.get_context()) == said(cache.get_full()) == ["a"]
     finally:
         client.acl_deluser(name)
+
+
+def test_a_flush_and_an_eviction_by_name_reach_it_too(
+    open_old: Callable[..., Any],
+    open_new: Callable[..., Any],
+    config: CacheConfig,
+    old_keys: Callable[[], list[bytes]],
+) -> None:
+    for session in ("a", "b"):
+        say(open_old(session), *numbered(4))
+    cache = open_new("a")
+    assert cache.flush_to_disk() is True
+    assert cache.get_stats()["disk_turns"] == 4
+    assert StoreAdmin(config).evict(session_ids=["b"]).messages == 4
+    assert old_keys() == []
+    assert said(cache.get_context()) == said(open_new("b").get_full()) == numbered(4)
 
 
 def test_clearing_and_deleting_reach_what_the_old_package_left(
