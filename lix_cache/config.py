@@ -80,8 +80,8 @@ class CacheConfig:
         hot_codec: ``stored`` keeps messages in Redis as JSON; ``huffman`` those of up to 16 kB as
             code words, where the C extension is there: less memory for a slower add. Both are
             read, whatever the setting.
-        session_max_tokens: ``SessionContextWindow.get_context`` drops its oldest messages
-            until about this many tokens remain; None for no limit.
+        session_max_tokens: the context leaves out its oldest messages until about this many tokens
+            remain; system messages and the newest one always stay. None for no limit.
         semantic_redis_db: database of the semantic query cache.
         semantic_ttl_seconds: life of a cached response.
         semantic_similarity_threshold: least cosine similarity of a hit, from -1 to 1.

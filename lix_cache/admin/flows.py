@@ -11,7 +11,16 @@ from lix_cache.effects import Flow, RedisBatch, RedisCall
 from lix_cache.hot.scripts import Command
 from lix_cache.session.store import SessionStore
 
-__all__ = ["ask", "count_keys", "escape_pattern", "groups", "idle_sessions", "server_time", "window_sizes"]
+__all__ = [
+    "AT_ONCE",
+    "ask",
+    "escape_pattern",
+    "find_keys",
+    "groups",
+    "idle_sessions",
+    "server_time",
+    "window_sizes",
+]
 
 #: Sessions asked about in one round trip.
 AT_ONCE = 250
@@ -52,16 +61,17 @@ def idle_sessions(hot: dict[str, float], idle_seconds: float) -> Flow[list[str]]
     return sorted((sid for sid, used in hot.items() if used <= latest), key=lambda sid: hot[sid])
 
 
-def count_keys(pattern: str) -> Flow[int]:
-    """Count the keys that match, in small steps: KEYS would stop the server for everybody."""
-    cursor, found = 0, set()
+def find_keys(pattern: str) -> Flow[set[bytes]]:
+    """Return the keys that match, in small steps: KEYS would stop the server for everybody."""
+    cursor: int = 0
+    found: set[bytes] = set()
     while True:
         reply = yield RedisCall(("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT))
         cursor = int(reply[0])
         # A scan may name a key twice.
         found.update(reply[1])
         if cursor == 0:
-            return len(found)
+            return found
 
 
 def escape_pattern(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Check", "Evicted", "FileCheck", "SessionInfo", "Status", "StoreStats"]
+__all__ = ["Check", "Evicted", "FileCheck", "Migrated", "SessionInfo", "Status", "StoreStats"]
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -18,7 +18,7 @@ class SessionInfo:
 
     Attributes:
         session_id: its id.
-        hot_messages: messages in Redis.
+        hot_messages: messages in Redis, those that lix-open-cache left there included.
         cold_messages: messages in the archive.
         last_use: Unix seconds of its last use, or of its last append where it is cold.
         redis_bytes: memory of its window on the server.
@@ -47,6 +47,21 @@ class Evicted:
     sessions: int = 0
     messages: int = 0
     reunited: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Migrated:
+    """What became of the live sessions of lix-open-cache 0.1.0.
+
+    Attributes:
+        sessions: sessions that were moved whole, or would be.
+        messages: messages of them that the archive did not have yet, or messages that are there.
+        failed: sessions that could not be moved, and why; their messages are where they were.
+    """
+
+    sessions: int = 0
+    messages: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
 

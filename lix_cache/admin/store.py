@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from lix_cache.admin import files, flows
+from lix_cache.admin import files, flows, moving_over
 from lix_cache.admin.doctor import examine
-from lix_cache.admin.results import Check, Evicted, FileCheck, SessionInfo, StoreStats
+from lix_cache.admin.results import Check, Evicted, FileCheck, Migrated, SessionInfo, StoreStats
 from lix_cache.archive.compaction import Compacted
 from lix_cache.arguments import config_of
 from lix_cache.config import CacheConfig
 from lix_cache.drive import SyncDriver
-from lix_cache.errors import ArchiveError, InvalidMessage
+from lix_cache.errors import ArchiveError, InvalidMessage, RedisCommandError
 from lix_cache.hot.client import endpoint_for
 from lix_cache.messages import check_session_id
 from lix_cache.session import flow
@@ -61,10 +61,15 @@ class StoreAdmin:
         """
         hot = self._drive(flow.list_hot(self._store))
         cold = {meta["session_id"]: meta for meta in self._store.archive.list_sessions()}
+        old = self._drive(moving_over.old_sessions(self._store, self._names_left()))
         last_use = {sid: meta["updated_at"] for sid, meta in cold.items()} | hot
+        last_use |= {sid: max(left.last_use, last_use.get(sid, 0.0)) for sid, left in old.items()}
         newest_first = sorted(last_use, key=lambda sid: (-last_use[sid], sid))[:limit]
         sizes = self._drive(flows.window_sizes(self._store, (sid for sid in newest_first if sid in hot)))
-        infos = (_info(sid, sizes.get(sid, (0, 0)), cold.get(sid, {}), last_use[sid]) for sid in newest_first)
+        infos = (
+            _info(sid, sizes.get(sid, (0, 0)), cold.get(sid, {}), last_use[sid], old.get(sid))
+            for sid in newest_first
+        )
         # A window whose life ended leaves its name in the index until the next round.
         return [info for info in infos if info.hot_messages or info.session_id in cold]
 
@@ -73,17 +78,23 @@ class StoreAdmin:
         check_session_id(session_id)
         size = self._drive(flows.window_sizes(self._store, [session_id]))[session_id]
         meta = self._store.archive.get_metadata(session_id)
-        if not size[0] and meta is None:
+        left = self._drive(moving_over.old_sessions(self._store, [session_id])).get(session_id)
+        if not size[0] and meta is None and left is None:
             return None
         keys = self._store.hot.keys
         score = self._drive(flows.ask(("ZSCORE", keys.active(keys.bucket(session_id)), session_id)))
         used = float(score) / 1000 if score else (meta or {}).get("updated_at", 0.0)
-        return _info(session_id, size, meta or {}, used)
+        return _info(session_id, size, meta or {}, max(used, left.last_use if left else 0.0), left)
 
     def session_ids(self) -> list[str]:
         """Return the ids of all sessions, hot and cold, sorted."""
         hot = self._drive(flow.list_hot(self._store))
-        return sorted(hot.keys() | {meta["session_id"] for meta in self._store.archive.list_sessions()})
+        cold = {meta["session_id"] for meta in self._store.archive.list_sessions()}
+        return sorted(hot.keys() | cold | set(self._names_left()))
+
+    def _names_left(self) -> list[str]:
+        """Return the sessions that lix-open-cache left and that nobody has used since."""
+        return self._drive(moving_over.names_left(self._store))[0]
 
     def stats(self) -> StoreStats:
         """Return the numbers of the whole store."""
@@ -116,7 +127,7 @@ class StoreAdmin:
         """Count keys of this store: the prefix, then ``before``, anything, ``after``, anything."""
         start = flows.escape_pattern(self.config.redis_key_prefix + before)
         pattern = f"{start}*{after}*" if after else f"{start}*"
-        return SyncDriver(endpoint_for(self.config, db), self._store.clock)(flows.count_keys(pattern))
+        return len(SyncDriver(endpoint_for(self.config, db), self._store.clock)(flows.find_keys(pattern)))
 
     # -- moving to disk ------------------------------------------------------------------
 
@@ -141,6 +152,7 @@ class StoreAdmin:
         total, reunited = flow.Moved(), 0
         if session_ids is not None:
             chosen = [check_session_id(sid) for sid in session_ids]
+            self._take_over(self._drive(moving_over.old_sessions(self._store, chosen)), total)
         else:
             reunited = self._reunite_pending(total)
             seconds = self.config.idle_seconds if idle_seconds is None else idle_seconds
@@ -178,6 +190,44 @@ class StoreAdmin:
             dry_run=dry_run,
             on_progress=on_progress,
         )
+
+    # -- moving over ---------------------------------------------------------------------
+
+    def migrate(self, *, dry_run: bool = False, on_progress: OnProgress = _silent) -> Migrated:
+        """Move the live sessions of lix-open-cache 0.1.0 to disk: every one under this prefix.
+
+        Each is moved by its first use anyway; this is for those that nobody uses before their
+        life in Redis ends. May be stopped, repeated, and run beside processes of both packages.
+
+        Args:
+            dry_run: change nothing, and count what is there; of messages of one millisecond the
+                old package kept the last, and each of them is counted.
+            on_progress: called with the sessions done and the sessions in all.
+
+        Returns:
+            What moved. One session's failure does not keep the others from moving.
+        """
+        sessions, failed = self._drive(moving_over.names_left(self._store))
+        if dry_run:
+            left = self._drive(moving_over.old_sessions(self._store, sessions))
+            return Migrated(len(left), sum(one.messages for one in left.values()), failed)
+        moved = messages = 0
+        for number, session_id in enumerate(sessions):
+            on_progress(number, len(sessions))
+            try:
+                messages += self._drive(flow.take_over(self._session(session_id)))
+                moved += 1
+            except (*_OF_ONE_SESSION, RedisCommandError) as error:
+                failed[session_id] = f"{type(error).__name__}: {error}"
+        on_progress(len(sessions), len(sessions))
+        return Migrated(moved, messages, failed)
+
+    def _take_over(self, left: Iterable[str], total: flow.Moved) -> None:
+        for session_id in left:
+            try:
+                total.messages += self._drive(flow.take_over(self._session(session_id)))
+            except _OF_ONE_SESSION as error:
+                total.failed[session_id] = error
 
     def _move(self, group: list[str], total: flow.Moved) -> None:
         moved = self._drive(flow.move_to_disk(self._store, dict.fromkeys(group, 0)))
@@ -237,10 +287,16 @@ class StoreAdmin:
         return examine(self._store)
 
 
-def _info(session_id: str, size: tuple[int, int], meta: dict[str, Any], last_use: float) -> SessionInfo:
+def _info(
+    session_id: str,
+    size: tuple[int, int],
+    meta: dict[str, Any],
+    last_use: float,
+    left: moving_over.Left | None,
+) -> SessionInfo:
     return SessionInfo(
         session_id=session_id,
-        hot_messages=size[0],
+        hot_messages=size[0] + (left.messages if left else 0),
         cold_messages=meta.get("num_turns", 0),
         last_use=last_use,
         redis_bytes=size[1],

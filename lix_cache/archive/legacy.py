@@ -12,7 +12,7 @@ from lix_cache.errors import ArchiveCorrupt, InvalidInput
 from lix_cache.huffman_codec._native import decode_prefix_v1
 from lix_cache.messages import ZERO_ID, MessageId, Turn, check_json, to_turn
 
-__all__ = ["MAGIC", "LegacyFile", "legacy_metadata", "parse_legacy"]
+__all__ = ["MAGIC", "LegacyFile", "legacy_metadata", "milliseconds_of", "old_turn", "parse_legacy"]
 
 MAGIC = b"CAv1"
 _HEADER = struct.Struct("<4sddI")
@@ -124,15 +124,23 @@ def _with_ids(messages: list[Any]) -> list[Turn]:
     turns: list[Turn] = []
     last = ZERO_ID
     for message in messages:
-        body = message if isinstance(message, dict) else {"content": message}
-        ms = max(_milliseconds(body.get("timestamp")), last.ms, 1)
-        message_id = MessageId(ms, last.seq + 1 if ms == last.ms else 0)
-        try:
-            turns.append(to_turn(body, message_id))
-        except InvalidInput:
-            turns.append(Turn(message_id, _as_text(body)))
-        last = message_id
+        ms = max(milliseconds_of(message), last.ms, 1)
+        last = MessageId(ms, last.seq + 1 if ms == last.ms else 0)
+        turns.append(old_turn(message, last))
     return turns
+
+
+def old_turn(message: Any, message_id: MessageId) -> Turn:
+    """Return a message that the old package wrote as JSON, whatever it is, as a turn.
+
+    Raises:
+        ArchiveCorrupt: nested too deeply to be read.
+    """
+    body = message if isinstance(message, dict) else {"content": message}
+    try:
+        return to_turn(body, message_id)
+    except InvalidInput:
+        return Turn(message_id, _as_text(body))
 
 
 def _as_text(body: dict[str, Any]) -> dict[str, Any]:
@@ -152,7 +160,9 @@ def _as_text(body: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _milliseconds(timestamp: Any) -> int:
+def milliseconds_of(message: Any) -> int:
+    """Return the Unix milliseconds of an old message's timestamp; 0 where it makes no sense."""
+    timestamp = message.get("timestamp") if isinstance(message, dict) else None
     if isinstance(timestamp, bool) or not isinstance(timestamp, (int, float)):
         return 0
     # False for NaN as well; and compared before anything is computed, because JSON's

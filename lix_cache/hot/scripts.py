@@ -58,9 +58,11 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 #       knows the session to have had), how sure the floor is (0: not looked at in the archive,
 #       1: looked at just now, 2: looked at under the session's lock), window size, length that
 #       counts as overflow, what to do where the window ends below the floor (0: nothing, it was
-#       compared before; 1: compare; 2: add all the same)
+#       compared before; 1: compare; 2: add all the same), key that the old package may have
+#       left ('': not looked for)
 # Returns {id, length}; 'COLD' where only the archive can say which id is large enough;
-# 'BEHIND' where the window ends before messages that the caller has seen, or knows archived.
+# 'BEHIND' where the window ends before messages that the caller has seen, or knows archived;
+# 'OLD' where there are messages of the old package (see old_keys.py).
 #
 # A window that is there numbers its messages by itself, whatever the clock does. One that
 # is not may have been emptied to disk; then an id is safe if the clock is past the last
@@ -75,6 +77,7 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 ADD = script(
     NOW
     + """
+if ARGV[10] ~= '' and redis.pcall('EXISTS', ARGV[10]) == 1 then return 'OLD' end
 local length = redis.call('XLEN', KEYS[1])
 local ms, seq = tonumber(ARGV[4]), tonumber(ARGV[5])
 local function below_floor(id)
@@ -131,13 +134,14 @@ return rows[#rows][1]
 """
 )
 
-# KEYS: window, active   ARGV: session id, how many, life in ms
-# Returns the newest entries, newest first, as id, message, id, message …; nil where
-# there is no window. A server that takes no writes for now (full, not persisting) can
+# KEYS: window, active   ARGV: session id, how many, life in ms, key that the old package may have left
+# Returns 'OLD' where there is such a key; else the newest entries, newest first, as id, message, id,
+# message …; nil where there is no window. A server that takes no writes for now (full, not persisting) can
 # still be read: that the use of the session goes unnoted is no reason to refuse.
 READ = script(
     NOW
     + """
+if redis.pcall('EXISTS', ARGV[4]) == 1 then return 'OLD' end
 local rows = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', ARGV[2])
 if #rows == 0 and redis.call('EXISTS', KEYS[1]) == 0 then return false end
 redis.pcall('PEXPIRE', KEYS[1], ARGV[3])
@@ -151,10 +155,13 @@ return out
 """
 )
 
-# KEYS: window   ARGV: how many of the newest to leave out, how many at most
-# Returns {how many are older than those left out, id, message, id, message …}, oldest first.
+# KEYS: window
+# ARGV: how many of the newest to leave out, how many at most, key that the old package may have left
+# Returns 'OLD' where there is such a key; else {how many are older than those left out, id, message,
+# id, message …}, oldest first.
 OLDEST = script(
     """
+if ARGV[3] ~= '' and redis.pcall('EXISTS', ARGV[3]) == 1 then return 'OLD' end
 local older = redis.call('XLEN', KEYS[1]) - tonumber(ARGV[1])
 local out = {older}
 if older <= 0 then return out end

@@ -9,6 +9,7 @@ from typing import Any
 
 from lix_cache.hot import scripts
 from lix_cache.hot.keys import Keys
+from lix_cache.hot.old_keys import OLD, OldSessions, old_list_key
 from lix_cache.hot.scripts import Command, ScriptCall
 from lix_cache.messages import MessageId, Turn, is_repeated, pack_hot, parse_id, unpack_window
 
@@ -52,10 +53,12 @@ class Refused(Enum):
     Attributes:
         COLD: there is no window, and only the archive can say which id is large enough.
         BEHIND: Redis has gone back to an older state.
+        OLD: the old package left messages that come before it.
     """
 
     COLD = "COLD"
     BEHIND = "BEHIND"
+    OLD = "OLD"
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class HotWindow:
         floor_is_fresh: bool,
         floor_is_certain: bool = False,
         gap: Gap = Gap.IGNORE,
+        look_for_old: bool = True,
     ) -> Command:
         """Append a message.
 
@@ -110,6 +114,7 @@ class HotWindow:
             floor_is_fresh: the archive was looked at for it just now.
             floor_is_certain: and nothing can have been archived since: we hold the lock.
             gap: what to do where the window ends below the floor.
+            look_for_old: do nothing where the old package left messages.
         """
         b = self.keys.bucket(session_id)
         return ScriptCall(
@@ -130,8 +135,19 @@ class HotWindow:
                 window,
                 window + self.batch,
                 int(gap),
+                old_list_key(self.keys.prefix, session_id) if look_for_old else "",
             ),
         )
+
+    @property
+    def old(self) -> OldSessions:
+        """What the old package may have left."""
+        return OldSessions(self.keys.prefix)
+
+    @staticmethod
+    def is_old(reply: Any) -> bool:
+        """Whether a read did nothing but find messages of the old package."""
+        return bool(reply == OLD)
 
     @staticmethod
     def added(reply: Any) -> Added | Refused:
@@ -161,7 +177,7 @@ class HotWindow:
         return ScriptCall(
             scripts.READ,
             (self.keys.window(session_id), self.keys.active(self.keys.bucket(session_id))),
-            (session_id, count, self.life_ms),
+            (session_id, count, self.life_ms, old_list_key(self.keys.prefix, session_id)),
         )
 
     @staticmethod
@@ -169,9 +185,10 @@ class HotWindow:
         """Return the messages, oldest first; None if there is no window."""
         return None if reply is None else _turns(reply)[::-1]
 
-    def oldest(self, session_id: str, *, keep: int, limit: int) -> Command:
+    def oldest(self, session_id: str, *, keep: int, limit: int, look_for_old: bool = False) -> Command:
         """Read the oldest messages, all but the newest ``keep``, ``limit`` at most."""
-        return ScriptCall(scripts.OLDEST, (self.keys.window(session_id),), (keep, limit))
+        old = old_list_key(self.keys.prefix, session_id) if look_for_old else ""
+        return ScriptCall(scripts.OLDEST, (self.keys.window(session_id),), (keep, limit, old))
 
     @staticmethod
     def oldest_turns(reply: Any) -> Oldest:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lix_cache.archive import search
 from lix_cache.archive.archive import ConversationArchive
 from lix_cache.arguments import config_with
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.drive import AsyncDriver, SyncDriver, in_disk_thread
-from lix_cache.errors import ConfigError, LixCacheError
-from lix_cache.messages import Message, Turn, check_session_id, from_turn, message_text, new_turn
-from lix_cache.session import flow
+from lix_cache.errors import LixCacheError
+from lix_cache.messages import Message, Turn, check_session_id, from_turn, new_turn
+from lix_cache.session import context, flow
+from lix_cache.session.budget import Budget, estimate_tokens
 from lix_cache.session.evictor import Evictor, evictor_for
 from lix_cache.session.store import open_store
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from lix_cache.vectors import VectorLike
 
 __all__ = ["AsyncHybridConversationCache", "HybridConversationCache"]
-
-_LINE_CHARACTERS = 200
 
 
 class _Hybrid:
@@ -39,6 +38,7 @@ class _Hybrid:
         redis_port: int | None = None,
         redis_db: int | None = None,
         evict_after_minutes: float | None = None,
+        token_counter: Callable[[Message], int] = estimate_tokens,
         clock: Clock = SYSTEM_CLOCK,
         files: Files | None = None,
     ) -> None:
@@ -54,6 +54,7 @@ class _Hybrid:
         self._store = open_store(
             self._config, host=redis_host, port=redis_port, db=redis_db, clock=clock, files=files
         )
+        self._budget = Budget(self._config.session_max_tokens, token_counter)
         self.evictor: Evictor = evictor_for(self._store)
         # The memory of an outage belongs to the store, not to one object.
         self._store.share(self.evictor.store)
@@ -88,22 +89,6 @@ class _Hybrid:
             self.evictor.wake()
         return result.in_window
 
-    def _relevant(
-        self, context: list[Turn], recent: list[Turn], query: str, embedding: VectorLike | None, count: int
-    ) -> list[Message]:
-        """Search all that is older than the recent ones: by vector where there are vectors, else by words.
-
-        What is hot but not recent counts as older, or it would be found nowhere.
-        """
-        recent_ids = {turn.id for turn in recent}
-        history = flow.merged(self._store.archive.store.turns(self.session_id), context)
-        older = [turn for turn in history if turn.id not in recent_ids]
-        if embedding is not None and any(turn.vector is not None for turn in older):
-            found = search.by_vector(older, embedding, count)
-        else:
-            found = search.by_text(older, query, count)
-        return [from_turn(turn) for turn in found]
-
     def _stats(self, hot: int | LixCacheError) -> dict[str, Any]:
         meta = self._store.archive.store.metadata(self.session_id) or {}
         failed = isinstance(hot, LixCacheError)
@@ -128,24 +113,6 @@ class _Hybrid:
         }
 
 
-def format_context(messages: list[Message], max_lines: int) -> str:
-    """Return the last messages as ``Role: text`` lines of at most 200 characters of text."""
-    if max_lines <= 0:
-        return ""
-    lines = []
-    for message in messages:
-        text = message_text(message)
-        if text:
-            lines.append(f"{str(message.get('role', 'unknown')).capitalize()}: {text[:_LINE_CHARACTERS]}")
-    return "\n".join(lines[-max_lines:])
-
-
-def _recent(turns: list[Turn], count: int) -> list[Turn]:
-    if count < 0:
-        raise ConfigError(f"recent_k must not be negative, got {count}")
-    return turns[-count:] if count else []
-
-
 class HybridConversationCache(_Hybrid):
     """The memory of one session: the newest messages in Redis, all of it on disk in time.
 
@@ -161,6 +128,7 @@ class HybridConversationCache(_Hybrid):
         redis_port: wins over the configuration.
         redis_db: wins over ``session_redis_db``.
         evict_after_minutes: idle minutes after which the session is moved to disk.
+        token_counter: tokens of one message, for ``session_max_tokens``; an estimate by default.
         clock: where the time comes from.
         files: the file system.
 
@@ -213,10 +181,16 @@ class HybridConversationCache(_Hybrid):
     def get_context(self) -> list[Message]:
         """Return the newest messages, ``hot_window_size`` at most, oldest first.
 
+        Under ``session_max_tokens`` the oldest are left out until about so many tokens remain.
+        System messages stay before any other, and the newest message stays whatever it costs: so
+        only these can exceed the limit. A tool result stays only with its call. It is left out
+        where that was cut off, and the results of the newest call stay with it however many
+        they are: so only these can exceed ``hot_window_size``. ``get_full`` leaves nothing out.
+
         One round trip; a session that was moved to disk is read from there and brought
         back into Redis, which costs one more.
         """
-        return [from_turn(turn) for turn in self._drive(flow.get_context(self._session))]
+        return self._drive(context.get_context(self._session, self._budget))
 
     def get_full(self) -> list[Message]:
         """Return every message of the session once, in order: hot and cold."""
@@ -229,29 +203,31 @@ class HybridConversationCache(_Hybrid):
         recent_k: int = 10,
         disk_k: int = 5,
     ) -> dict[str, list[Message]]:
-        """Return the newest messages and the most relevant older ones.
+        """Return the newest messages of the context, and of all others the most relevant ones.
+
+        The others are those on disk, those that wait in Redis to be moved there, and those
+        that are in the context but not among the newest. One round trip; the archive is read.
 
         Args:
             query: what the relevant ones should be about.
-            query_embedding: shape (dim,); used where archived messages have embeddings,
+            query_embedding: shape (dim,); used where older messages have embeddings,
                 otherwise words are compared.
-            recent_k: how many of the newest.
-            disk_k: how many older ones, best first, none that is among the newest.
+            recent_k: how many of the newest, within ``session_max_tokens`` as in :meth:`get_context`.
+            disk_k: how many others, best first, none that is among the newest.
 
         Returns:
             ``{"recent": [...], "relevant": [...]}``.
 
         Raises:
-            DimensionMismatch: the archived vectors have another dimension.
+            DimensionMismatch: the vectors of the session have another dimension.
         """
-        context = self._drive(flow.get_context(self._session))
-        recent = _recent(context, recent_k)
-        relevant = self._relevant(context, recent, query, query_embedding, disk_k)
-        return {"recent": [from_turn(turn) for turn in recent], "relevant": relevant}
+        return self._drive(
+            context.smart_context(self._session, self._budget, query, query_embedding, recent_k, disk_k)
+        )
 
     def get_formatted_context(self, max_lines: int = 50) -> str:
         """Return the context as ``Role: text`` lines, 200 characters of each message."""
-        return format_context(self.get_context(), max_lines)
+        return context.format_context(self.get_context(), max_lines)
 
     def flush_to_disk(self) -> bool:
         """Move all of the session to disk now. Returns True; every failure is an error.
@@ -318,7 +294,7 @@ class AsyncHybridConversationCache(_Hybrid):
 
     async def get_context(self) -> list[Message]:
         """See :meth:`HybridConversationCache.get_context`."""
-        return [from_turn(turn) for turn in await self._drive(flow.get_context(self._session))]
+        return await self._drive(context.get_context(self._session, self._budget))
 
     async def get_full(self) -> list[Message]:
         """See :meth:`HybridConversationCache.get_full`."""
@@ -332,16 +308,13 @@ class AsyncHybridConversationCache(_Hybrid):
         disk_k: int = 5,
     ) -> dict[str, list[Message]]:
         """See :meth:`HybridConversationCache.smart_context`."""
-        context = await self._drive(flow.get_context(self._session))
-        recent = _recent(context, recent_k)
-        relevant = await in_disk_thread(
-            lambda: self._relevant(context, recent, query, query_embedding, disk_k), may_wait_for_lock=True
+        return await self._drive(
+            context.smart_context(self._session, self._budget, query, query_embedding, recent_k, disk_k)
         )
-        return {"recent": [from_turn(turn) for turn in recent], "relevant": relevant}
 
     async def get_formatted_context(self, max_lines: int = 50) -> str:
         """See :meth:`HybridConversationCache.get_formatted_context`."""
-        return format_context(await self.get_context(), max_lines)
+        return context.format_context(await self.get_context(), max_lines)
 
     async def flush_to_disk(self) -> bool:
         """See :meth:`HybridConversationCache.flush_to_disk`."""

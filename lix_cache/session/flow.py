@@ -23,6 +23,7 @@ from lix_cache.errors import (
     ArchiveError,
     InvalidMessage,
     LixCacheError,
+    RedisCommandError,
     RedisError,
     RedisUnavailable,
 )
@@ -30,6 +31,7 @@ from lix_cache.hot.connections import NewConnection
 from lix_cache.hot.scripts import Command
 from lix_cache.hot.window import Added, Gap, HotWindow, Oldest, Refused
 from lix_cache.messages import ZERO_ID, MessageId, Turn, once, pack_hot, with_id
+from lix_cache.session import old_sessions
 from lix_cache.session.store import Seen, SessionStore
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ __all__ = [
     "get_full",
     "hot_length",
     "move_to_disk",
+    "take_over",
 ]
 
 #: A window this many batches too long is spilled by the add that finds it so: the daemon
@@ -256,6 +259,7 @@ def _append_hot(
     store, seen = session.store, session.seen
     packed = pack_hot(turn, coded=store.hot.coded, repeated=repeated)
     looked = caught_up = False
+    looks_for_old = True
     if locked:
         yield from _look(session, locked=True)
     while True:
@@ -268,6 +272,7 @@ def _append_hot(
             floor_is_fresh=looked,
             floor_is_certain=locked,
             gap=Gap.IGNORE if gap is Gap.REFUSE and seen.compared >= opened else gap,
+            look_for_old=looks_for_old,
         )
         try:
             answer = HotWindow.added((yield from _ask(store, command, repeat=False, opened=opened)))
@@ -279,7 +284,10 @@ def _append_hot(
             seen.newest = max(seen.newest, answer.id)
             seen.compared = max(seen.compared, opened)
             return answer
-        if answer is Refused.BEHIND:
+        if answer is Refused.OLD:
+            # Nothing was added. What cannot move now is met again by the next add or read.
+            looks_for_old = yield from _took_over(session, locked=locked)
+        elif answer is Refused.BEHIND:
             # Once. The message matters more than the gap, which the next read finds as well.
             if caught_up or not (yield from _catch_up(session, locked=locked)):
                 gap = Gap.FILL
@@ -296,6 +304,24 @@ def _append_hot(
         return (yield from _append_hot(session, turn, gap, locked=True, repeated=repeated))
     finally:
         lock.release()
+
+
+def _took_over(session: Session, *, locked: bool) -> Flow[bool]:
+    """Take over what the old package left, before an add; return False if it cannot be done now."""
+    store = session.store
+    try:
+        if locked:
+            yield from _take_over_locked(session)
+        else:
+            yield from take_over(session)
+            # So that the add counts what is now in the window, and the next read is one trip.
+            yield from _rehydrate(session)
+    except (ArchiveError, InvalidMessage, RedisCommandError) as error:
+        # The message matters more.
+        store.count("old_session_failures")
+        store.last_error = f"{type(error).__name__}: {error}"
+        return False
+    return True
 
 
 def _look(session: Session, opened: int = 0, *, locked: bool = False) -> Flow[None]:
@@ -381,13 +407,21 @@ def _ask(
 
 
 def _ask_known(session: Session, command: Command) -> Flow[Any]:
-    """Send a command that reads, after a look at the archive if the connection is new."""
+    """Send a command that reads.
+
+    After a look at the archive, if the connection is new; and after moving what the old
+    package left, if it finds something.
+    """
     while True:
         opened = session.seen.opened
         try:
-            return (yield from _ask(session.store, command, opened=opened))
+            reply = yield from _ask(session.store, command, opened=opened)
         except NewConnection as new:
             yield from _look(session, new.number)
+            continue
+        if not HotWindow.is_old(reply):
+            return reply
+        yield from take_over(session)
 
 
 def _persist(session: Session, turn: Turn, before: MessageId) -> Flow[None]:
@@ -416,43 +450,69 @@ def _persist(session: Session, turn: Turn, before: MessageId) -> Flow[None]:
 # -- reading ---------------------------------------------------------------------------
 
 
-def get_context(session: Session) -> Flow[list[Turn]]:
-    """Return the newest messages of the window, oldest first."""
+def get_context(session: Session, count: int = 0) -> Flow[list[Turn]]:
+    """Return the newest messages of the context, oldest first: those of the window, and more.
+
+    Args:
+        session: the session.
+        count: as many of the newest as Redis holds anyway, if that is more than the window.
+    """
     store = session.store
     try:
         yield from _bring_together(session)
-        turns = yield from _read(session)
+        turns = yield from _read(session, count)
         if turns and session.seen.goes_beyond(turns[-1].id):
             if (yield from _catch_up(session, locked=False)):
-                turns = yield from _read(session)
+                turns = yield from _read(session, count)
         elif turns:
             session.seen.compared = max(session.seen.compared, session.seen.opened)
     except RedisUnavailable as error:
         found = yield from _without_redis(session, session.window, error)
-        return found if found is not None else (yield from get_context(session))
+        return found if found is not None else (yield from get_context(session, count))
     if turns is not None and len(turns) >= session.window and not session.seen.goes_beyond(turns[-1].id):
         return session.saw(once(turns))
     if not (yield DiskCall(partial(store.archive.store.exists, session.id), quick=True)):
-        return session.saw(_in_context(session, turns or []))
+        return session.saw(turns or [])
     if turns is None:
         return session.saw((yield from _rehydrate(session)))
     # A window begun after the session had moved to disk, or kept by a cache with a
     # smaller one: the rest is archived.
     read = partial(store.archive.store.recent, session.id, session.window, in_context=True)
     older = yield DiskCall(read, waits=True)
-    return session.saw(_in_context(session, merged(older, turns))[-session.window :])
+    return session.saw(merged(older, turns)[-session.window :])
 
 
-def _read(session: Session) -> Flow[list[Turn] | None]:
-    """Read the window; None if there is none."""
-    store = session.store
-    return HotWindow.turns((yield from _ask_known(session, store.hot.read(session.id, session.window))))
+def _read(session: Session, count: int) -> Flow[list[Turn] | None]:
+    """Read what Redis holds of the context; None if there is no window."""
+    command = session.store.hot.read(session.id, max(count, session.window))
+    turns = HotWindow.turns((yield from _ask_known(session, command)))
+    return None if turns is None else _in_context(session, turns)
 
 
 def _in_context(session: Session, turns: list[Turn]) -> list[Turn]:
     """Leave out what was cleared or deleted: a Redis that went back still has it."""
     gone = session.seen.gone
     return [turn for turn in turns if turn.id > gone] if turns and turns[0].id <= gone else turns
+
+
+def take_over(session: Session) -> Flow[int]:
+    """Move what the old package left of a session to disk. Returns how many messages moved."""
+    lock = yield from _locked(session)
+    try:
+        return (yield from _take_over_locked(session))
+    finally:
+        lock.release()
+
+
+def _take_over_locked(session: Session) -> Flow[int]:
+    def offload() -> Flow[None]:
+        moved = yield from _move_locked(session.store, {session.id: 0})
+        moved.raise_failure()
+
+    moved = yield from old_sessions.take_over_locked(session.store, session.id, offload)
+    # The archive holds ids now that this process has not seen.
+    yield from _look(session, locked=True)
+    return moved
 
 
 def _rehydrate(session: Session) -> Flow[list[Turn]]:
@@ -493,7 +553,7 @@ def get_full(session: Session) -> Flow[list[Turn]]:
     try:
         yield from _bring_together(session)
         # One round trip, however far behind the daemon is.
-        command = store.hot.oldest(session.id, keep=0, limit=EVERYTHING)
+        command = store.hot.oldest(session.id, keep=0, limit=EVERYTHING, look_for_old=True)
         hot = HotWindow.oldest_turns((yield from _ask_known(session, command))).turns
     except RedisUnavailable as error:
         found = yield from _without_redis(session, None, error)
@@ -570,11 +630,12 @@ def flush(session: Session) -> Flow[int]:
     """Move all of a session to disk now. Returns how many messages moved."""
     lock = yield from _locked(session)
     try:
+        taken_over = yield from _take_over_locked(session)
         moved = yield from _move_locked(session.store, {session.id: 0})
     finally:
         lock.release()
     moved.raise_failure()
-    return moved.messages
+    return taken_over + moved.messages
 
 
 def move_to_disk(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
@@ -724,6 +785,8 @@ def clear(session: Session) -> Flow[None]:
     store = session.store
     lock = yield from _locked(session)
     try:
+        # What the old package left goes the way of the rest: into the history, before the mark.
+        yield from _take_over_locked(session)
         moved = yield from _move_locked(store, {session.id: 0})
         moved.raise_failure()
         yield DiskCall(partial(store.archive.store.clear_locked, session.id))
@@ -744,12 +807,13 @@ def delete(session: Session) -> Flow[bool]:
     lock = yield from _locked(session)
     try:
         hot, last = HotWindow.forgotten((yield RedisCall(store.hot.forget(session.id))))
+        old = yield from old_sessions.drop_locked(store, session.id)
         cold = yield DiskCall(partial(store.archive.store.delete_locked, session.id, last))
         store.outage_sessions.discard(session.id)
         yield from _look(session, locked=True)
     finally:
         lock.release()
-    return bool(hot) or bool(cold)
+    return bool(hot) or old or bool(cold)
 
 
 # -- locks -------------------------------------------------------------------------------

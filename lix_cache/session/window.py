@@ -8,26 +8,17 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from lix_cache.arguments import config_with
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
-from lix_cache.errors import ConfigError
-from lix_cache.messages import Message, message_text
-from lix_cache.session.cache import AsyncHybridConversationCache, HybridConversationCache, format_context
+from lix_cache.messages import Message
+from lix_cache.session.budget import estimate_tokens
+from lix_cache.session.cache import AsyncHybridConversationCache, HybridConversationCache
 
 if TYPE_CHECKING:
     from lix_cache.archive.files import Files
     from lix_cache.vectors import VectorLike
 
-__all__ = ["AsyncSessionContextWindow", "SessionContextWindow", "estimate_tokens"]
+__all__ = ["AsyncSessionContextWindow", "SessionContextWindow"]
 
 H = TypeVar("H", HybridConversationCache, AsyncHybridConversationCache)
-
-
-def estimate_tokens(message: Message) -> int:
-    """Return about how many tokens a message costs: a quarter of its UTF-8 bytes, and 4 around it.
-
-    Good to some ten percent for European languages with today's tokenizers, and on the
-    safe side for others. Give ``token_counter`` for an exact count.
-    """
-    return 4 + (len(message_text(message).encode("utf-8", "surrogatepass")) + 3) // 4
 
 
 class _Window(Generic[H]):
@@ -56,15 +47,13 @@ class _Window(Generic[H]):
             ttl_seconds=("session_ttl_seconds", ttl_seconds),
             max_tokens=("session_max_tokens", max_tokens),
         )
-        if not callable(token_counter):
-            raise ConfigError(f"token_counter must be callable, got a {type(token_counter).__name__}")
-        self._count_tokens = token_counter
         self._hybrid: H = self._hybrid_type(
             session_id,
             config,
             redis_host=redis_host,
             redis_port=redis_port,
             redis_db=redis_db,
+            token_counter=token_counter,
             clock=clock,
             files=files,
         )
@@ -78,17 +67,6 @@ class _Window(Generic[H]):
         """The store behind the window."""
         return self._hybrid
 
-    def _within_tokens(self, messages: list[Message]) -> list[Message]:
-        """Drop the oldest until the rest fits; the newest stays, whatever it costs."""
-        if self.max_tokens is None:
-            return messages
-        budget = self.max_tokens
-        for kept, message in enumerate(reversed(messages)):
-            budget -= self._count_tokens(message)
-            if budget < 0:
-                return messages[-max(kept, 1) :]
-        return messages
-
     def _stats(self, stats: dict[str, Any]) -> dict[str, Any]:
         return {**stats, "ttl_seconds": self.ttl_seconds, "max_tokens": self.max_tokens}
 
@@ -101,7 +79,7 @@ class SessionContextWindow(_Window[HybridConversationCache]):
         config: settings; ``CacheConfig()`` by default.
         window_size: messages at most.
         ttl_seconds: seconds of idleness after which the session is moved to disk.
-        max_tokens: drop the oldest messages until about so many tokens remain.
+        max_tokens: leave out the oldest messages until about so many tokens remain.
         redis_host: wins over the configuration.
         redis_port: wins over the configuration.
         redis_db: wins over ``session_redis_db``.
@@ -119,8 +97,11 @@ class SessionContextWindow(_Window[HybridConversationCache]):
         return self._hybrid.add_message(role, content, metadata)
 
     def get_context(self) -> list[Message]:
-        """Return the newest messages within ``window_size`` and ``max_tokens``, oldest first."""
-        return self._within_tokens(self._hybrid.get_context())
+        """Return the newest messages within ``window_size`` and ``max_tokens``, oldest first.
+
+        See :meth:`~lix_cache.HybridConversationCache.get_context` for what stays in any case.
+        """
+        return self._hybrid.get_context()
 
     def get_full_history(self) -> list[Message]:
         """Return every message of the session once, in order."""
@@ -133,12 +114,12 @@ class SessionContextWindow(_Window[HybridConversationCache]):
         recent_k: int = 10,
         disk_k: int = 5,
     ) -> dict[str, list[Message]]:
-        """Return the newest messages and the most relevant archived ones."""
+        """Return the newest messages, and of all others the most relevant ones."""
         return self._hybrid.smart_context(query, query_embedding, recent_k, disk_k)
 
     def get_formatted_context(self, max_lines: int = 50) -> str:
         """Return the context as ``Role: text`` lines, 200 characters of each message."""
-        return format_context(self.get_context(), max_lines)
+        return self._hybrid.get_formatted_context(max_lines)
 
     def flush_to_disk(self) -> bool:
         """Move all of the session to disk now."""
@@ -164,7 +145,7 @@ class AsyncSessionContextWindow(_Window[AsyncHybridConversationCache]):
 
     async def get_context(self) -> list[Message]:
         """See :meth:`SessionContextWindow.get_context`."""
-        return self._within_tokens(await self._hybrid.get_context())
+        return await self._hybrid.get_context()
 
     async def get_full_history(self) -> list[Message]:
         """See :meth:`SessionContextWindow.get_full_history`."""
@@ -182,7 +163,7 @@ class AsyncSessionContextWindow(_Window[AsyncHybridConversationCache]):
 
     async def get_formatted_context(self, max_lines: int = 50) -> str:
         """See :meth:`SessionContextWindow.get_formatted_context`."""
-        return format_context(await self.get_context(), max_lines)
+        return await self._hybrid.get_formatted_context(max_lines)
 
     async def flush_to_disk(self) -> bool:
         """See :meth:`SessionContextWindow.flush_to_disk`."""

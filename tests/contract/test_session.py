@@ -332,6 +332,48 @@ def test_no_message_is_both_recent_and_relevant_and_none_is_neither(cache: Any) 
         assert sorted(recent + relevant) == texts
 
 
+@pytest.mark.promise("no-false-empty")
+@pytest.mark.parametrize("embedding", [None, [1.0, 0.0]], ids=["by words", "by vector"])
+@pytest.mark.parametrize("situation", ["waiting", "late", "half moved", "cold", "outage", "cleared"])
+def test_smart_context_finds_a_message_wherever_it_is(
+    open_cache: Callable[..., Any], config: CacheConfig, embedding: list[float] | None, situation: str
+) -> None:
+    cache = open_cache()
+    first = situation == "outage"
+    if not first:
+        cache.add_message("user", "My order number is 4711.", embedding=embedding)
+    # One batch is two messages: waiting is a window that is one too long, and late several batches.
+    say(cache, *numbered({"waiting": 4, "late": 9, "half moved": 9}.get(situation, 6)))
+    if situation == "half moved":
+        cache.evictor.run_once()
+        say(cache, "later")
+    elif situation == "cold":
+        cache.flush_to_disk()
+    elif situation == "cleared":
+        cache.flush_to_disk()
+        cache.clear()
+        say(cache, "after")
+    elif first:
+        cache.evictor.store.breaker.trip()
+        cache.add_message("user", "My order number is 4711.", embedding=embedding)
+        cache.evictor.store.breaker.reset()
+        say(cache, *numbered(5))
+    found = cache.smart_context("which order number", embedding, recent_k=2, disk_k=1)
+    assert said(found["relevant"]) == ["My order number is 4711."]
+    assert len(found["recent"]) == (1 if situation == "cleared" else 2)
+    everything = cache.smart_context("message order number later after", recent_k=2, disk_k=50)
+    assert sorted(said(everything["recent"] + everything["relevant"])) == sorted(said(cache.get_full()))
+
+
+def test_smart_context_with_the_settings_as_they_are_finds_what_left_the_window(
+    twins: Twins, redis_config: CacheConfig
+) -> None:
+    cache = twins.make("HybridConversationCache", "s", redis_config)
+    say(cache, "My order number is 4711.", *numbered(24))
+    cache.evictor.run_once()
+    assert said(cache.smart_context("order number")["relevant"]) == ["My order number is 4711."]
+
+
 def test_smart_context_refuses_a_negative_number(cache: Any) -> None:
     with pytest.raises(ConfigError):
         cache.smart_context("query", recent_k=-1)
@@ -497,6 +539,116 @@ def test_the_window_forgets_its_oldest_until_the_tokens_fit(twins: Twins, config
     # The newest stays, whatever it costs.
     assert said(window.get_context()) == ["e" * 50]
     assert said(window.get_full_history()) == ["aaaa", "bbbb", "cccc", "dd", "e" * 50]
+
+
+def tool_call(*ids: str) -> dict[str, Any]:
+    return {"tool_calls": [{"id": i, "function": {"name": "f", "arguments": "{}"}} for i in ids]}
+
+
+READERS: dict[str, Callable[[Any], list[str]]] = {
+    "context": lambda cache: [m["role"] for m in cache.get_context()],
+    "recent": lambda cache: [m["role"] for m in cache.smart_context("x", recent_k=99)["recent"]],
+    "formatted": lambda cache: [
+        line.split(":")[0].lower() for line in cache.get_formatted_context().split("\n")
+    ],
+}
+
+
+@pytest.fixture(params=["HybridConversationCache", "SessionContextWindow", "CacheCoordinator"])
+def open_limited(request: pytest.FixtureRequest, twins: Twins, config: CacheConfig) -> Callable[..., Any]:
+    """Makes each of the classes that give a context, with the limit from the settings."""
+
+    def make(**settings: Any) -> Any:
+        made = twins.make(request.param, "s", config.replace(**settings))
+        return made.context_window if request.param == "CacheCoordinator" else made
+
+    return make
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_every_context_heeds_the_token_limit_and_keeps_the_system_message(
+    open_limited: Callable[..., Any], reader: str
+) -> None:
+    cache = open_limited(session_max_tokens=60, hot_window_size=20)
+    cache.add_message("system", "be kind")
+    for _ in range(6):
+        cache.add_message("user", "u" * 40)
+        cache.add_message("assistant", "a" * 40)
+    # About 6 tokens for the system message, and 14 for each of the others.
+    assert READERS[reader](cache) == ["system", "assistant", "user", "assistant"]
+    cache.flush_to_disk()
+    assert READERS[reader](cache) == ["system", "assistant", "user", "assistant"]
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("settings", [{"session_max_tokens": 40}, {"hot_window_size": 3}], ids=str)
+def test_no_context_begins_with_a_result_without_its_call(
+    open_limited: Callable[..., Any], reader: str, settings: dict[str, Any]
+) -> None:
+    cache = open_limited(**{"hot_window_size": 20, **settings})
+    cache.add_message("user", "what is the weather?")
+    cache.add_message("assistant", "x" * 40, tool_call("a", "b"))
+    cache.add_message("tool", "y" * 40, {"tool_call_id": "a"})
+    cache.add_message("tool", "z" * 40, {"tool_call_id": "b"})
+    everything = ["assistant", "tool", "tool"]
+    # The newest result keeps its call, and the result beside it.
+    assert READERS[reader](cache)[-3:] == everything
+    for upto in (["user"], ["user", "assistant"], ["user", "assistant", "user"]):
+        cache.add_message(upto[-1], "more")
+        found = READERS[reader](cache)
+        assert found[0] != "tool"
+        assert found[-len(upto) :] == upto
+
+
+@pytest.mark.promise("no-false-empty")
+@pytest.mark.parametrize("moved", ["nowhere", "part", "all"])
+def test_a_call_with_more_results_than_the_window_has_room_for_stays_whole(
+    open_cache: Callable[..., Any], moved: str
+) -> None:
+    cache = open_cache(hot_window_size=4)
+    ids = [f"c{i}" for i in range(6)]
+    cache.add_message("user", "q")
+    cache.add_message("assistant", None, tool_call(*ids))
+    for i in ids:
+        cache.add_message("tool", i, {"tool_call_id": i})
+    if moved == "part":
+        cache.evictor.run_once()
+    elif moved == "all":
+        cache.flush_to_disk()
+    assert said(cache.get_context()) == [None, *ids]
+    assert said(cache.smart_context("x", recent_k=2)["recent"]) == [None, *ids]
+    cache.add_message("assistant", "done")
+    assert said(cache.get_context()) == ["done"]
+    assert len(cache.get_full()) == 9
+
+
+@pytest.mark.promise("no-false-empty")
+def test_results_without_any_call_are_better_than_a_context_that_looks_empty(cache: Any) -> None:
+    cache.add_message("tool", "18 degrees")
+    assert said(cache.get_context()) == ["18 degrees"]
+    cache.add_message("user", "thanks")
+    assert said(cache.get_context()) == ["thanks"]
+
+
+def test_the_counter_that_was_given_counts(twins: Twins, config: CacheConfig) -> None:
+    cache = twins.make(
+        "HybridConversationCache",
+        "s",
+        config.replace(session_max_tokens=3),
+        token_counter=lambda m: 1,
+    )
+    say(cache, *numbered(9))
+    assert said(cache.get_context()) == numbered(9)[-3:]
+
+
+def test_lines_do_not_begin_with_a_result_whose_call_was_cut_off(open_cache: Callable[..., Any]) -> None:
+    cache = open_cache(hot_window_size=20)
+    cache.add_message("user", "q")
+    cache.add_message("assistant", "let me see", tool_call("a"))
+    cache.add_message("tool", "18", {"tool_call_id": "a"})
+    cache.add_message("assistant", "18 degrees")
+    assert cache.get_formatted_context(max_lines=2) == "Assistant: 18 degrees"
+    assert cache.get_formatted_context(max_lines=3).startswith("Assistant: let me see\nTool: 18\n")
 
 
 def test_a_window_is_bounded_in_messages_and_passes_the_rest_on(twins: Twins, config: CacheConfig) -> None:

@@ -42,7 +42,7 @@ from tests.support.redis_server import free_port
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
     *("demo", "doctor", "sessions", "show", "stats", "evict", "compact", "verify", "export", "import"),
-    *("eval", "calibrate", "codec"),
+    *("migrate", "eval", "calibrate", "codec"),
 )
 HOSTILE = [
     "../evil",
@@ -613,6 +613,62 @@ def test_on_a_terminal_compact_shows_a_bar_on_stderr_alone(
         small_frames(redis_config, name)
     result = cli("compact", "--idle-minutes", "0", "--json")
     assert result.json["compacted"] == 3
+    assert "3/3" in re.sub(r"\x1b\[[0-9;]*m", "", result.err)
+
+
+# -- migrate -------------------------------------------------------------------------------
+
+
+def old_session(config: CacheConfig, server: RedisServer, session_id: str, count: int) -> None:
+    """Write what lix-open-cache 0.1.0 writes; test_moving_over.py runs the package itself."""
+    start = config.redis_key_prefix
+    with server.client(db=config.session_redis_db) as client:
+        for number in range(count):
+            message = {"role": "user", "content": f"m{number}", "timestamp": 1.7e9 + number, "metadata": {}}
+            client.set(f"{start}:session_context:{session_id}:{number}", json.dumps(message))
+            client.lpush(f"{start}:session_order:{session_id}", number)
+
+
+def test_migrate_moves_what_the_old_package_left(
+    cli: Cli, redis_config: CacheConfig, redis_server: RedisServer
+) -> None:
+    old_session(redis_config, redis_server, "a", 3)
+    old_session(redis_config, redis_server, HOSTILE[3], 4)
+    # Before they have moved, too, they are sessions like others.
+    assert len(cli("sessions", "--json").json["sessions"]) == 2
+    assert cli("show", "a").out.count("m") >= 3
+    assert len(cli("export").out.splitlines()) == 2
+    for name in ("a", HOSTILE[3]):
+        HybridConversationCache(name, redis_config).delete_session()
+    old_session(redis_config, redis_server, "a", 3)
+    old_session(redis_config, redis_server, HOSTILE[3], 4)
+    assert cli("migrate", "--dry-run").out == "2 sessions would be moved, 7 messages\n"
+    done = {"sessions": 2, "messages": 7, "failed": {}, "dry_run": False}
+    assert cli("migrate", "--json").json == done
+    assert cli("migrate").out == "0 sessions moved, 0 messages\n"
+    assert len(HybridConversationCache(HOSTILE[3], redis_config).get_full()) == 4
+
+
+def test_migrate_says_which_session_stays_where_it_is(
+    cli: Cli, redis_config: CacheConfig, redis_server: RedisServer
+) -> None:
+    old_session(redis_config, redis_server, "a", 3)
+    with redis_server.client(db=redis_config.session_redis_db) as client:
+        client.set(f"{redis_config.redis_key_prefix}:session_order:b\x1b", "no list")
+    result = cli("migrate")
+    assert (result.code, result.out) == (1, "1 session moved, 3 messages\n")
+    assert "stays where it is: RedisCommandError" in result.err
+    assert "\x1b[31m" not in result.out
+
+
+def test_migrate_on_a_terminal_shows_a_bar(
+    cli: Cli, redis_config: CacheConfig, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for name in ("a", "b", "c"):
+        old_session(redis_config, redis_server, name, 2)
+    result = cli("migrate", "--json")
+    assert result.json["sessions"] == 3
     assert "3/3" in re.sub(r"\x1b\[[0-9;]*m", "", result.err)
 
 

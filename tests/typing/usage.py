@@ -143,6 +143,7 @@ def hybrid(config: CacheConfig) -> None:
     assert_type(cache.add_message("user", {"tool": "call"}, timestamp=1.5), int)
     assert_type(cache.get_context(), list[Message])
     assert_type(cache.get_full(), list[Message])
+    HybridConversationCache("s", token_counter=lambda message: len(message))
     assert_type(cache.smart_context("query", query_embedding=None, recent_k=1), dict[str, list[Message]])
     assert_type(cache.get_formatted_context(), str)
     assert_type(cache.flush_to_disk(), bool)

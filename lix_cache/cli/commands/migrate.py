@@ -1,0 +1,47 @@
+"""``lix-cache migrate``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from lix_cache import StoreAdmin
+from lix_cache.cli.errors import PROBLEM, complain
+from lix_cache.cli.options import AsJson, settings_of
+from lix_cache.cli.output import counted, for_humans, print_json, progress
+
+__all__ = ["migrate"]
+
+
+def migrate(
+    ctx: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would move.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Move the sessions that lix-open-cache left in Redis to disk, every message once.
+
+    Each session is also moved by its first use, so nothing waits for this. But its keys in Redis end
+    24 hours (session_ttl_seconds) after the old package used it last: run this once, soon after
+    the old processes have stopped. Use the old settings: --prefix, --archive-dir, and the
+    number of the database in the variable LIX_CACHE_SESSION_REDIS_DB if it is not 2.
+
+    It may be stopped at any moment, repeated, and run while the application is in use. The old
+    .huff files need no step: they are read as they are.
+    """
+    admin = StoreAdmin(settings_of(ctx).config())
+    with progress("moving over") as tell:
+        done = admin.migrate(dry_run=dry_run, on_progress=tell)
+    if as_json:
+        print_json({**asdict(done), "dry_run": dry_run})
+    else:
+        verb = "would be moved" if dry_run else "moved"
+        text = f"{counted(done.sessions, 'session')} {verb}, {counted(done.messages, 'message')}"
+        for_humans().print(text, soft_wrap=True)
+    for session_id, why in done.failed.items():
+        complain(
+            f"session {session_id!r} stays where it is: {why}", "'lix-cache doctor' looks at server and disk"
+        )
+    if done.failed:
+        raise typer.Exit(PROBLEM)

@@ -1,0 +1,142 @@
+"""The session keys of lix-open-cache 0.1.0: names, commands, and what their answers mean. Sends nothing.
+
+``P:session_order:SESSION`` is a list of numbers, the newest at its head, and
+``P:session_context:SESSION:NUMBER`` the JSON of one message. A number is the message's Unix
+milliseconds modulo 2**31, so of two messages of one millisecond only the second has survived,
+and its number stands in the list twice. All keys have a life of their own, 24 hours by default.
+
+None of them has a hash tag: the old package knew no clusters. There, asking for them fails, and
+that is taken for there being none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lix_cache.hot.scripts import Command, ScriptCall, script
+
+__all__ = ["OLD", "OldMessage", "OldSessions", "old_list_key"]
+
+#: What a script answers instead of doing its work, where the old package has left messages.
+OLD = b"OLD"
+
+
+@dataclass(frozen=True)
+class OldMessage:
+    """One entry of an old session's list.
+
+    Attributes:
+        number: as the list has it.
+        data: the message; None where its life has ended, or it stood in the list before.
+    """
+
+    number: bytes
+    data: bytes | None
+
+
+def old_list_key(prefix: str, session_id: str) -> str:
+    """Return the key of a session's list."""
+    return f"{prefix}:session_order:{session_id}"
+
+
+def _sha1(data: bytes) -> str:
+    # Not for secrecy: it is the one digest that Lua in Redis has.
+    return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+
+
+# KEYS: list   ARGV: start of a message's key, how many
+# Returns number, message, number, message … of the oldest, oldest first. One that is gone is ''.
+_READ = script(
+    """
+local numbers = redis.call('LRANGE', KEYS[1], -tonumber(ARGV[2]), -1)
+local out = {}
+for i = #numbers, 1, -1 do
+  out[#out + 1] = numbers[i]
+  out[#out + 1] = redis.call('GET', ARGV[1] .. numbers[i]) or ''
+end
+return out
+"""
+)
+
+# KEYS: list   ARGV: start of a message's key, number, SHA-1 of the message, number, SHA-1 …
+# Forgets the oldest messages, each if it is still what was read: an old process may have put
+# another one of the same millisecond into its place, or have taken it off the list itself.
+# Without a SHA-1 only the number goes, and the bytes stay for what is left of their life.
+_TRIM = script(
+    """
+for i = 2, #ARGV, 2 do
+  local key = ARGV[1] .. ARGV[i]
+  local held = ARGV[i + 1] ~= '' and redis.call('GET', key)
+  if held and redis.sha1hex(held) ~= ARGV[i + 1] then break end
+  if redis.call('LINDEX', KEYS[1], -1) == ARGV[i] then redis.call('RPOP', KEYS[1]) end
+  if held then redis.call('DEL', key) end
+end
+return 1
+"""
+)
+
+# KEYS: list   ARGV: start of a message's key, how many
+# Drops the oldest messages unread. Returns how many.
+_DROP = script(
+    """
+local numbers = redis.call('LRANGE', KEYS[1], -tonumber(ARGV[2]), -1)
+for i = 1, #numbers do
+  redis.call('DEL', ARGV[1] .. numbers[i])
+  redis.call('RPOP', KEYS[1])
+end
+return #numbers
+"""
+)
+
+
+@dataclass(frozen=True)
+class OldSessions:
+    """Commands on the sessions that the old package left under a prefix.
+
+    Attributes:
+        prefix: ``redis_key_prefix``.
+    """
+
+    prefix: str
+
+    @property
+    def lists(self) -> str:
+        """What the key of every session's list begins with."""
+        return old_list_key(self.prefix, "")
+
+    def list_key(self, session_id: str) -> str:
+        return old_list_key(self.prefix, session_id)
+
+    def message_key(self, session_id: str, number: bytes) -> bytes:
+        return self._message_start(session_id).encode() + number
+
+    def _message_start(self, session_id: str) -> str:
+        return f"{self.prefix}:session_context:{session_id}:"
+
+    def read(self, session_id: str, limit: int) -> Command:
+        """Read the oldest messages."""
+        return ScriptCall(_READ, (self.list_key(session_id),), (self._message_start(session_id), limit))
+
+    @staticmethod
+    def messages(reply: Any) -> list[OldMessage]:
+        """Return them, oldest first, each number's message once."""
+        seen: set[bytes] = set()
+        found = []
+        for number, data in zip(reply[0::2], reply[1::2], strict=True):
+            found.append(OldMessage(number, None if number in seen else data or None))
+            seen.add(number)
+        return found
+
+    def trim(self, session_id: str, messages: Sequence[OldMessage]) -> Command:
+        """Forget messages that were read: those with ``data`` are kept elsewhere now."""
+        args: list[bytes | str] = [self._message_start(session_id)]
+        for message in messages:
+            args += (message.number, "" if message.data is None else _sha1(message.data))
+        return ScriptCall(_TRIM, (self.list_key(session_id),), tuple(args))
+
+    def drop(self, session_id: str, limit: int) -> Command:
+        """Drop the oldest messages. Answers how many; fewer than ``limit`` when none is left."""
+        return ScriptCall(_DROP, (self.list_key(session_id),), (self._message_start(session_id), limit))

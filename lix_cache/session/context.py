@@ -1,0 +1,106 @@
+"""What the next model call should see of a session, step by step. See flow.py."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from lix_cache.archive import search
+from lix_cache.effects import DiskCall, Flow
+from lix_cache.errors import ConfigError
+from lix_cache.messages import Message, Turn, from_turn, message_text
+from lix_cache.session import flow
+from lix_cache.session.budget import Budget
+from lix_cache.session.flow import Session
+
+if TYPE_CHECKING:
+    from lix_cache.vectors import VectorLike
+
+__all__ = ["format_context", "get_context", "smart_context"]
+
+_LINE_CHARACTERS = 200
+
+
+def get_context(session: Session, budget: Budget) -> Flow[list[Message]]:
+    """Return the newest messages, within the window and the budget, oldest first."""
+    turns = yield from flow.get_context(session)
+    return _messages((yield from _within(session, budget, turns, session.window)))
+
+
+def _within(session: Session, budget: Budget, turns: list[Turn], count: int) -> Flow[list[Turn]]:
+    """Return what the budget keeps of the newest ``count`` turns."""
+    kept = budget.kept([turn.body for turn in turns], count)
+    if kept or not turns or count == 0:
+        return [turns[i] for i in kept]
+    # Nothing but results whose call is further back: one call with more results than the
+    # window has room for. It is looked for; and where there is none, what was found is better than
+    # a context that looks empty.
+    hot = yield from flow.get_context(session, flow.EVERYTHING)
+    read = partial(session.store.archive.store.recent, session.id, flow.EVERYTHING, in_context=True)
+    whole = flow.merged((yield DiskCall(read, waits=True)), hot)
+    kept = budget.kept([turn.body for turn in whole], count)
+    return [whole[i] for i in kept] or turns[-count:]
+
+
+def smart_context(
+    session: Session,
+    budget: Budget,
+    query: str,
+    embedding: VectorLike | None,
+    recent_count: int,
+    relevant_count: int,
+) -> Flow[dict[str, list[Message]]]:
+    """Return the newest messages, and of all others those that the query is about.
+
+    One read of Redis gives all it holds of the session, so that what has left the window and is
+    not on disk yet is looked through too. Redis first, then the disk, as in ``flow.get_full``.
+    """
+    if recent_count < 0:
+        raise ConfigError(f"recent_k must not be negative, got {recent_count}")
+    hot = yield from flow.get_context(session, flow.EVERYTHING)
+    window = hot[-session.window :]
+    recent = yield from _within(session, budget, window, min(recent_count, session.window))
+    look = partial(_relevant, session, hot, recent, query, embedding, relevant_count)
+    # A thread's work: it reads the archive and compares every message of it.
+    relevant: list[Turn] = yield DiskCall(look, waits=True)
+    return {"recent": _messages(recent), "relevant": _messages(relevant)}
+
+
+def _relevant(
+    session: Session,
+    hot: list[Turn],
+    recent: list[Turn],
+    query: str,
+    embedding: VectorLike | None,
+    count: int,
+) -> list[Turn]:
+    """Search all but the recent ones: by vector where there are vectors, else by words."""
+    shown = {turn.id for turn in recent}
+    history = flow.merged(session.store.archive.store.turns(session.id), hot)
+    older = [turn for turn in history if turn.id not in shown]
+    if embedding is not None and any(turn.vector is not None for turn in older):
+        return search.by_vector(older, embedding, count)
+    return search.by_text(older, query, count)
+
+
+def _messages(turns: list[Turn]) -> list[Message]:
+    return [from_turn(turn) for turn in turns]
+
+
+def format_context(messages: list[Message], max_lines: int) -> str:
+    """Return the last messages as ``Role: text`` lines of at most 200 characters of text.
+
+    Like the context itself they do not begin with a tool result without its call.
+    """
+    texts = [message_text(message) for message in messages]
+    start, lines = len(messages), 0
+    while start and (lines < max_lines or not texts[start - 1]):
+        start -= 1
+        lines += bool(texts[start])
+    kept = Budget().kept(messages, len(messages) - start) or range(start, len(messages))
+    shown = [
+        f"{str(messages[i].get('role', 'unknown')).capitalize()}: {texts[i][:_LINE_CHARACTERS]}"
+        for i in kept
+        if texts[i]
+    ]
+    return "\n".join(shown[-max_lines:] if max_lines > 0 else [])

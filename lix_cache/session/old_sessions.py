@@ -1,0 +1,150 @@
+"""Live sessions of lix-open-cache 0.1.0: moved to the archive where they are met.
+
+Every add and read asks, in the script it runs anyway, whether the old package left messages of the
+session (``hot/old_keys.py``). If so they move to disk as a window does: read the oldest, append to
+the archive (synced), forget what was read; in that order, under the session's lock. Stopped after
+any step and run again, what was appended is recognised and only forgotten. An old process that adds
+more meanwhile, or later, makes the list grow again, and the next add or read finds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from lix_cache.archive.legacy import milliseconds_of, old_turn
+from lix_cache.effects import DiskCall, Flow, RedisCall
+from lix_cache.errors import ArchiveCorrupt
+from lix_cache.hot.old_keys import OldMessage
+from lix_cache.messages import NONCE_BYTES, ZERO_ID, MessageId, Turn
+from lix_cache.session.store import SessionStore
+
+__all__ = ["drop_locked", "take_over_locked"]
+
+#: Messages read from an old session at a time.
+CHUNK = 100
+#: Ids from here on are never given by Redis, so none of its own can be in the way.
+_OWN_SEQ = 1 << 46
+
+
+@dataclass
+class _Move:
+    """What is known while one session moves.
+
+    Attributes:
+        known: what the archive holds, and what was found so far.
+        last: the id given last; the next one is larger, in the order of the old list.
+        moved: messages that were new to the archive.
+    """
+
+    known: set[bytes] = field(default_factory=set)
+    last: MessageId = ZERO_ID
+    moved: int = 0
+
+
+def take_over_locked(store: SessionStore, session_id: str, offload: Callable[[], Flow[object]]) -> Flow[int]:
+    """Move what the old package left of a session to the archive. Returns how many messages moved.
+
+    Args:
+        store: the tiers.
+        session_id: the session, whose lock is held.
+        offload: moves the session's own window to disk whole, if there is one: what is found may
+            belong before its messages, and the next read brings back the newest of both.
+    """
+    old = store.hot.old
+    move: _Move | None = None
+    while True:
+        found = old.messages((yield RedisCall(old.read(session_id, CHUNK))))
+        if not found:
+            break
+        if move is None:
+            move = yield DiskCall(partial(_begin, store, session_id))
+            yield from offload()
+        kept = yield DiskCall(partial(_keep, store, session_id, found, move))
+        # Last: until here a crash leaves the old session as it was.
+        yield RedisCall(old.trim(session_id, kept))
+    if move is None:
+        return 0
+    store.count("old_sessions")
+    store.count("old_messages", move.moved)
+    return move.moved
+
+
+def drop_locked(store: SessionStore, session_id: str) -> Flow[bool]:
+    """Drop what the old package left of a session. Returns whether there was anything."""
+    old, dropped = store.hot.old, 0
+    while True:
+        count = int((yield RedisCall(old.drop(session_id, CHUNK))))
+        dropped += count
+        if count < CHUNK:
+            return dropped > 0
+
+
+def _begin(store: SessionStore, session_id: str) -> _Move:
+    """Read what the archive holds.
+
+    The old package had many messages in both places, and so has a move that was stopped.
+    """
+    archive = store.archive.store
+    try:
+        turns = archive.turns(session_id, locked=True)
+        cleared = archive.last_index(session_id, locked=True).cleared
+    except ArchiveCorrupt:
+        # Counted and logged there. Nothing of it can be read, so nothing can be doubled.
+        return _Move()
+    # A message that came after clear() must be in the context.
+    return _Move({_fingerprint(turn) for turn in turns}, cleared)
+
+
+def _keep(store: SessionStore, session_id: str, found: Sequence[OldMessage], move: _Move) -> list[OldMessage]:
+    """Append what the archive does not have yet.
+
+    Returns:
+        What was found; without its data what could not be read.
+    """
+    turns, kept = [], []
+    for message in found:
+        turn = _turn(message, move.last)
+        if turn is None:
+            if message.data is not None:
+                store.count("old_unreadable")
+            kept.append(OldMessage(message.number, None))
+            continue
+        kept.append(message)
+        move.last = turn.id
+        fingerprint = _fingerprint(turn)
+        if fingerprint not in move.known:
+            move.known.add(fingerprint)
+            turns.append(turn)
+    store.archive.store.append_locked(session_id, turns)
+    move.moved += len(turns)
+    return kept
+
+
+def _turn(message: OldMessage, last: MessageId) -> Turn | None:
+    """Return the message with an id and a nonce that follow from what it is; None if it cannot be read."""
+    if message.data is None:
+        return None
+    try:
+        value = json.loads(message.data)
+        turn = old_turn(value, ZERO_ID)
+    except (ValueError, RecursionError, ArchiveCorrupt):
+        # What the old package passed over as well.
+        return None
+    fingerprint = _fingerprint(turn)
+    ms = max(milliseconds_of(value), last.ms, 1)
+    seq = _OWN_SEQ | int.from_bytes(fingerprint[:5], "big")
+    # In the order of the list, also where a clock went back or a time makes no sense.
+    message_id = MessageId(ms, max(seq, last.seq + 1) if ms == last.ms else seq)
+    return Turn(message_id, turn.body, turn.vector, fingerprint[:NONCE_BYTES])
+
+
+def _fingerprint(turn: Turn) -> bytes:
+    """Return what makes a message one: all of it, its time to the microsecond included."""
+    digest = hashlib.blake2b(json.dumps(turn.body, sort_keys=True).encode(), digest_size=20)
+    if turn.vector is not None:
+        digest.update(bytes((turn.vector.kind,)) + turn.vector.data)
+    return digest.digest()
