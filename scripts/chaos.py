@@ -1,0 +1,217 @@
+#!/usr/bin/env python3
+"""Let everything go wrong at once, for as long as you like, and compare every message afterwards.
+
+    python scripts/chaos.py --minutes 30
+
+Each episode is drawn from a seed: processes of both kinds add to a few sessions while workers
+and servers are killed, calls are interrupted, clocks jump and memory and disk fill up. Then all
+is healed, and everything is read in every way. A message that was acknowledged must be there
+once, in its writer's order; what only a server had that lost its memory may be missing under
+``durability="redis"``, and is counted. A schedule that fails is made as small as it gets, and
+written to a file that ``--replay`` takes. Ends with 1 if anything was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from _chaos_checker import FAULTS
+from _chaos_episode import Outcome, run_episode
+from _chaos_schedule import KINDS, Schedule, generate
+from _chaos_servers import build_clock
+from _chaos_shrink import shrink
+from rich.console import Console
+from rich.table import Table
+
+from lix_cache.embedded import find_server_binary
+
+_SHIFTS = {"server_clock"}
+
+
+@dataclass
+class Sums:
+    """What all episodes together came to."""
+
+    episodes: int = 0
+    failed: list[Path] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+    events: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    acknowledged: int = 0
+    allowed: int = 0
+    settings: Counter[str] = field(default_factory=Counter)
+
+    def add(self, schedule: Schedule, outcome: Outcome) -> None:
+        verdict = outcome.verdict
+        self.episodes += 1
+        self.events += outcome.events
+        self.failures += outcome.failures
+        self.acknowledged += verdict.acknowledged
+        self.allowed += verdict.allowed
+        self.settings[schedule.durability] += 1
+        for kind in FAULTS:
+            self.faults[kind] += verdict.count(kind)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--minutes", type=float, default=3.0, help="how long; an episode that has begun ends (default 3)")
+    add("--episodes", type=int, help="at most so many")
+    add("--seed", type=int, help="of the first episode, the next ones have the next numbers; by default drawn")
+    add("--seconds", type=float, default=8.0, help="how long the workers of an episode go on (default 8)")
+    add("--events", metavar="KIND,…", help=f"only these kinds: {', '.join(KINDS)}")
+    add("--replay", metavar="FILE", type=Path, help="a schedule that was written to a file")
+    add("--server", metavar="PATH", help="the Redis server's program; found by itself otherwise")
+    add("--shrink", action=argparse.BooleanOptionalAction, default=True, help="make the first failing schedule small")
+    add("--tries", type=int, default=3, help="how often a smaller schedule is tried before it passes (default 3)")
+    add("--out", metavar="DIR", type=Path, default=Path("chaos-results"), help="where failing schedules go")
+    add("--show", action="store_true", help="print each schedule")
+    return parser.parse_args()
+
+
+class Chaos:
+    """The run: what the arguments ask for, and what came of it."""
+
+    def __init__(self, arguments: argparse.Namespace, console: Console, scratch: Path) -> None:
+        self.arguments, self.console = arguments, console
+        found = find_server_binary() if arguments.server is None else None
+        if arguments.server is None and found is None:
+            sys.exit("no redis-server or valkey-server was found; name one with --server")
+        self.binary = found.path if found is not None else str(arguments.server)
+        self.clock = build_clock(scratch)
+        self.sums = Sums()
+
+    def run(self) -> int:
+        """Run episodes until the time is over; return the exit code."""
+        arguments = self.arguments
+        if self.clock is None:
+            self.console.print("no C compiler: the servers' clocks are right in this run")
+        ends = time.monotonic() + arguments.minutes * 60
+        most = arguments.episodes or (arguments.tries if arguments.replay else sys.maxsize)
+        seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
+        smallest: Path | None = None
+        while self.sums.episodes < most and (time.monotonic() < ends or not self.sums.episodes):
+            schedule = self._schedule(seed + self.sums.episodes)
+            outcome = self._episode(schedule)
+            if outcome.verdict.findings:
+                self._tell(schedule, outcome)
+                if arguments.shrink and smallest is None:
+                    # As long as the run itself, or two minutes where that is less.
+                    smallest = self._smaller(schedule, outcome, max(120.0, arguments.minutes * 60))
+        self._table()
+        if smallest is not None:
+            self.console.print(f"the smallest failing schedule: {smallest}; run it with --replay {smallest}")
+        return 1 if self.sums.failed else 0
+
+    def _schedule(self, seed: int) -> Schedule:
+        if self.arguments.replay is not None:
+            return Schedule.from_json(self.arguments.replay.read_text())
+        kinds = set(self.arguments.events.split(",")) if self.arguments.events else set(KINDS)
+        return generate(seed, seconds=self.arguments.seconds, kinds=kinds - (_SHIFTS if self.clock is None else set()))
+
+    def _episode(self, schedule: Schedule) -> Outcome:
+        if self.arguments.show:
+            self.console.print(schedule.to_json(), highlight=False, markup=False)
+        with self.console.status(self._progress(f"seed {schedule.seed} is running")):
+            outcome = run_episode(schedule, self.binary, self.clock, self.arguments.out / f"kept-{schedule.seed}")
+        self.sums.add(schedule, outcome)
+        verdict = outcome.verdict
+        self.console.print(
+            f"seed {schedule.seed}: {len(schedule.workers)} workers, {sum(outcome.events.values())} events, "
+            f"durability {schedule.durability}, {verdict.acknowledged} acknowledged, {verdict.allowed} may be missing, "
+            f"{outcome.seconds:.0f} s: {'FAILED, ' + ', '.join(sorted(verdict.kinds)) if verdict.findings else 'ok'}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return outcome
+
+    def _progress(self, now: str) -> str:
+        sums = self.sums
+        return f"{sums.episodes} episodes, {sums.acknowledged} messages, {len(sums.failed)} failed; {now}"
+
+    def _tell(self, schedule: Schedule, outcome: Outcome) -> None:
+        path = self._write(schedule, f"failed-{schedule.seed}.json")
+        self.sums.failed.append(path)
+        self.sums.seeds.append(schedule.seed)
+        for finding in outcome.verdict.findings[:12]:
+            line = f"  {finding.kind}: {finding.count} in {finding.where}: {finding.detail}"
+            self.console.print(line[:600], highlight=False, markup=False, soft_wrap=True)
+        more = len(outcome.verdict.findings) - 12
+        self.console.print(f"  {f'and {more} more findings; ' if more > 0 else ''}schedule: {path}", soft_wrap=True)
+
+    def _write(self, schedule: Schedule, name: str) -> Path:
+        self.arguments.out.mkdir(parents=True, exist_ok=True)
+        path: Path = self.arguments.out / name
+        path.write_text(schedule.to_json() + "\n")
+        return path
+
+    def _smaller(self, schedule: Schedule, outcome: Outcome, seconds: float) -> Path:
+        """Make a failing schedule small, write it down and print it."""
+        ends = time.monotonic() + seconds
+        small = shrink(schedule, self._fails_like(outcome.verdict.kinds, ends))
+        path = self._write(small, f"smallest-{schedule.seed}.json")
+        self.console.print(
+            f"smallest: {len(small.events)} of {len(schedule.events)} events, "
+            f"{len(small.workers)} of {len(schedule.workers)} workers",
+            soft_wrap=True,
+        )
+        self.console.print(small.to_json(), highlight=False, markup=False)
+        return path
+
+    def _fails_like(self, kinds: set[str], ends: float) -> Callable[[Schedule], bool]:
+        def fails(smaller: Schedule) -> bool:
+            for _ in range(self.arguments.tries):
+                if time.monotonic() > ends:
+                    return False
+                now = f"shrinking, with {len(smaller.events)} events and {len(smaller.workers)} workers"
+                with self.console.status(self._progress(now)):
+                    outcome = run_episode(smaller, self.binary, self.clock)
+                # Another fault would make another schedule out of this one.
+                if outcome.verdict.kinds & kinds:
+                    return True
+            return False
+
+        return fails
+
+    def _table(self) -> None:
+        sums = self.sums
+        table = Table(show_header=False)
+        table.add_column()
+        table.add_column(justify="right")
+        table.add_row("episodes", str(sums.episodes))
+        for durability, count in sorted(sums.settings.items()):
+            table.add_row(f'  durability="{durability}"', str(count))
+        table.add_row("failed episodes", str(len(sums.failed)))
+        table.add_section()
+        for kind in KINDS:
+            if sums.events[kind]:
+                table.add_row(kind, str(sums.events[kind]))
+        table.add_section()
+        table.add_row("messages acknowledged", str(sums.acknowledged))
+        table.add_row("calls that failed, as they may", str(sum(sums.failures.values())))
+        table.add_row("missing, as they may be", str(sums.allowed))
+        for kind, meaning in FAULTS.items():
+            table.add_row(f"{kind}: {meaning}", str(sums.faults[kind]))
+        self.console.print(table)
+        if sums.seeds:
+            self.console.print(f"failed seeds: {', '.join(map(str, sums.seeds))}")
+
+
+def main() -> int:
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    with tempfile.TemporaryDirectory(prefix="lix-chaos-clock-") as scratch:
+        return Chaos(_arguments(), console, Path(scratch)).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
