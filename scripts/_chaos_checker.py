@@ -19,6 +19,7 @@ FAULTS = {
     "foreign": "in a session it was not added to, or changed",
     "came back": "there again after a clear or a deletion",
     "context": "the context is not the end of the session",
+    "unseen": "acknowledged, and not in a read of its writer",
     "empty": "a session with messages was read as empty",
     "error": "an error without a type of its own",
     "stuck": "a worker could not add when all was well again",
@@ -114,6 +115,14 @@ def _check_session(verdict: Verdict, evidence: Evidence, session: str) -> None:
         # A context may have been cleared; a session may not have been.
         if before and not (wipes and read.kind == "context"):
             verdict.findings.append(Finding("empty", f"{session!r} by a worker's {read.kind}", _some(before)))
+    names = {(a.writer, a.number): a.text for a in certain}
+    for view in ("context", "full"):
+        reads = [m for m in evidence.missed if m.session == session and m.kind == view]
+        unseen = {names[m.writer, n]: None for m in reads for n in m.numbers if (m.writer, n) in names}
+        if unseen:
+            verdict.findings.append(
+                Finding("unseen", f"{session!r} by a worker's {view}", _some(list(unseen)), len(unseen))
+            )
 
 
 def _strange(where: str, session: str, texts: Sequence[Any]) -> list[Finding]:

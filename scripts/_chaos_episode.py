@@ -125,8 +125,8 @@ def _end(world: World) -> list[Trouble]:
             time.sleep(0.3)
             troubles.append(Trouble("hung", f"{worker.name} ({worker.spec.kind}): {_stacks(world, worker.name)}"))
         elif code != 0:
-            last = _last_line(world.folder / f"{worker.name}.err")
-            troubles.append(Trouble("error", f"{worker.name} ended with code {code}: {last}"))
+            said = _stacks(world, worker.name) if code < 0 else _last_line(world.folder / f"{worker.name}.err")
+            troubles.append(Trouble("error", f"{worker.name} ended with code {code}: {said}"))
         worker.close()
     return troubles
 
@@ -134,7 +134,8 @@ def _end(world: World) -> list[Trouble]:
 def _stacks(world: World, name: str) -> str:
     text = (world.folder / f"{name}.err").read_text(errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.startswith("  File")]
-    return " < ".join(line.replace("File ", "") for line in lines[-12:])
+    here = os.path.dirname(os.path.dirname(__file__)) + "/"
+    return " < ".join(line.replace("File ", "").replace(here, "") for line in lines[:12])
 
 
 def _last_line(path: Path) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Acknowledged", "Evidence", "Log", "Read", "Trouble", "Wipe", "message_text", "parse_logs", "split_text"]
+__all__ = ["Acknowledged", "Evidence", "Log", "Missed", "Read", "Trouble", "Wipe", "message_text", "parse_logs", "split_text"]
 
 #: A wipe that failed may be carried out late, by a server that hung.
 _LATE = 5.0
@@ -88,6 +88,17 @@ class Read:
 
 
 @dataclass(frozen=True)
+class Missed:
+    """A read in which a writer did not see messages that it had added before."""
+
+    session: str
+    kind: str
+    writer: str
+    numbers: list[int]
+    began: float
+
+
+@dataclass(frozen=True)
 class Trouble:
     """What a worker itself found wrong: ``kind`` is ``doubled``, ``foreign``, ``error``, ``stuck`` or ``hung``."""
 
@@ -103,6 +114,7 @@ class Evidence:
         acknowledged: messages.
         wipes: clears and deletions.
         empty_reads: reads that found nothing.
+        missed: reads that did not show what their writer had added.
         troubles: what workers found wrong.
         failures: adds that failed, by the name of the error.
         full: for each way of reading everything: the texts of each session.
@@ -115,6 +127,7 @@ class Evidence:
     acknowledged: list[Acknowledged] = field(default_factory=list)
     wipes: list[Wipe] = field(default_factory=list)
     empty_reads: list[Read] = field(default_factory=list)
+    missed: list[Missed] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
     full: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
@@ -161,6 +174,8 @@ def parse_logs(lines: Iterable[str], deaths: Mapping[str, float]) -> Evidence:
             )
         elif op == "empty":
             found.empty_reads.append(Read(**raw))
+        elif op == "missed":
+            found.missed.append(Missed(**raw))
         elif op == "trouble":
             found.troubles.append(Trouble(**raw))
         elif op == "failed":

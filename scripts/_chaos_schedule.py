@@ -137,7 +137,7 @@ def generate(seed: int, *, seconds: float = 8.0, kinds: Collection[str] = frozen
     rng = random.Random(seed)
     sessions = tuple(f"s{n}" for n in range(rng.choice((2, 2, 3)))) + ("a/../ü",)
     wiped = tuple(s for s in sessions[1:] if rng.random() < 0.5)
-    aof = rng.random() < 0.2
+    aof = rng.random() < 0.2 and not set(kinds) <= _FORGETS
     workers = tuple(_worker(rng, number) for number in range(rng.choice((3, 4, 4, 5))))
     drawn: list[Event] = []
     allowed = sorted(set(kinds) - (_FORGETS if aof else set()))

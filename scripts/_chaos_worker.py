@@ -105,12 +105,15 @@ class Writer:
         self._next = 0
         self._wipes = 0
         self._told: Counter[str] = Counter()
+        self._acked: dict[str, list[int]] = {session: [] for session in sessions}
+        # Most go to one session: faults of messages that come close together need that.
+        self._weights = [3 * len(sessions), *([1] * (len(sessions) - 1))]
         self._failures: list[str] = []
 
     def draw(self) -> Step:
         """Return what to do next."""
         what = self.rng.choices(list(_MIX), list(_MIX.values()))[0]
-        session = self.rng.choice(self.sessions)
+        session = self.rng.choices(self.sessions, self._weights)[0]
         if what == "add":
             return self.add(session)
         if what in ("context", "full"):
@@ -125,8 +128,10 @@ class Writer:
             self.log.write(
                 "add", session=session, writer=self.name, number=number, began=began, ended=time.monotonic()
             )
+            self._acked[session].append(number)
 
     def read(self, session: str, kind: str) -> Step:
+        before = yield from self._degraded_reads(session)
         began = time.monotonic()
 
         def call(cache: Any) -> Any:
@@ -135,6 +140,7 @@ class Writer:
         found = yield from self._tried(session, call)
         if found is None:
             return
+        after = yield from self._degraded_reads(session)
         texts = [message["content"] for message in found]
         if not texts:
             self.log.write("empty", session=session, kind=kind, began=began)
@@ -144,6 +150,24 @@ class Writer:
         foreign = [text for text in texts if not str(text).startswith(session + "|")]
         if foreign:
             self._tell("foreign", f"{kind} of {session!r} had {foreign[0][:40]!r}")
+        # While Redis is away a read answers from the disk alone, says so, and may be incomplete.
+        if before is not None and before == after:
+            self._compare(session, kind, began, {str(text) for text in texts})
+
+    def _degraded_reads(self, session: str) -> Generator[tuple[str, Call], Any, Any]:
+        stats = yield from self._tried(session, lambda cache: cache.get_stats())
+        return stats and stats["counters"].get("degraded_reads", 0)
+
+    def _compare(self, session: str, kind: str, began: float, there: set[str]) -> None:
+        """Look for what this writer has added and does not see.
+
+        A context is the end of a session: what comes after something that is there is there too.
+        """
+        mine = [message_text(session, self.name, number) in there for number in self._acked[session]]
+        first = 0 if kind == "full" else mine.index(True) if True in mine else len(mine)
+        missed = [n for n, seen in zip(self._acked[session][first:], mine[first:], strict=True) if not seen]
+        if missed:
+            self.log.write("missed", session=session, kind=kind, writer=self.name, numbers=missed, began=began)
 
     def plain(self, session: str, what: str) -> Step:
         calls: dict[str, Call] = {
@@ -407,6 +431,7 @@ class AsyncWorker(Worker):
 
 
 def main() -> None:
+    faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     spec = json.loads(Path(sys.argv[1]).read_text())
     worker = SyncWorker(spec) if spec["kind"] == "sync" else AsyncWorker(spec)

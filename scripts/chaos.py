@@ -143,11 +143,16 @@ class Chaos:
         path = self._write(schedule, f"failed-{schedule.seed}.json")
         self.sums.failed.append(path)
         self.sums.seeds.append(schedule.seed)
-        for finding in outcome.verdict.findings[:12]:
-            line = f"  {finding.kind}: {finding.count} in {finding.where}: {finding.detail}"
-            self.console.print(line[:600], highlight=False, markup=False, soft_wrap=True)
-        more = len(outcome.verdict.findings) - 12
-        self.console.print(f"  {f'and {more} more findings; ' if more > 0 else ''}schedule: {path}", soft_wrap=True)
+        # One fault is seen by several ways of reading: it is told once.
+        told: dict[tuple[str, int, str, str], list[str]] = {}
+        for finding in outcome.verdict.findings:
+            session, _, view = finding.where.partition(" by ")
+            told.setdefault((finding.kind, finding.count, session, finding.detail), []).append(view)
+        for (kind, count, session, detail), views in list(told.items())[:10]:
+            line = f"  {kind}: {count} in {session}: {detail[:400]} ({'; '.join(views)})"
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        more = f"and {len(told) - 10} more findings; " if len(told) > 10 else ""
+        self.console.print(f"  {more}schedule: {path}", soft_wrap=True)
 
     def _write(self, schedule: Schedule, name: str) -> Path:
         self.arguments.out.mkdir(parents=True, exist_ok=True)
