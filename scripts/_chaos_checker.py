@@ -75,8 +75,9 @@ class Verdict:
 def check(evidence: Evidence) -> Verdict:
     """Compare every message."""
     verdict = Verdict(acknowledged=len(evidence.acknowledged))
-    sessions = sorted({a.session for a in evidence.acknowledged} | {s for v in evidence.full.values() for s in v})
-    for session in sessions:
+    sessions = {a.session for a in evidence.acknowledged}
+    sessions.update(session for view in evidence.full.values() for session in view)
+    for session in sorted(sessions):
         _check_session(verdict, evidence, session)
     for trouble in evidence.troubles:
         verdict.findings.append(Finding(trouble.kind, "a worker", trouble.detail))
@@ -193,8 +194,9 @@ def _context(
         least = min(window, sum(text in after for text in full if isinstance(text, str)))
     if len(context) < least:
         wrong.append("messages are missing")
-    shown = f": {len(context)} of at least {least}; {_ends(context)}, and the session ends {_ends(full[-window:])}"
-    found = [Finding("context", where, ", ".join(wrong) + shown)] if wrong else []
+    shown = f"{_ends(context)}, and the session ends {_ends(full[-window:])}"
+    text = f"{', '.join(wrong)}: {len(context)} of at least {least}; {shown}"
+    found = [Finding("context", where, text)] if wrong else []
     last = max((w.began for w in wipes if w.kind == "clear" and w.done), default=None)
     if last is not None:
         there = {text for text in context if isinstance(text, str)}

@@ -96,7 +96,10 @@ class Door:
         there: asyncio.StreamWriter | None = None
         try:
             source, there = await asyncio.open_unix_connection(self.target)
-            ways = [asyncio.ensure_future(self._pump(reader, there)), asyncio.ensure_future(self._pump(source, writer))]
+            ways = [
+                asyncio.ensure_future(self._pump(reader, there)),
+                asyncio.ensure_future(self._pump(source, writer)),
+            ]
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             finally:

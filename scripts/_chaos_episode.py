@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def _play(world: World) -> None:
     for event in schedule.events:
         if event.kind == "failover":
             put(event.at - float(event.args["lag"]), world.begin_lag)
-        put(event.at, lambda event=event: world.happen(event))
+        put(event.at, partial(world.happen, event))
     for worker in world.workers.values():
         worker.tell("begin")
     start = time.monotonic()
@@ -123,9 +124,10 @@ def _end(world: World) -> list[Trouble]:
         if code is None:
             worker.signal(signal.SIGUSR1)  # it writes down where its threads stand
             time.sleep(0.3)
-            troubles.append(Trouble("hung", f"{worker.name} ({worker.spec.kind}): {_stacks(world, worker.name)}"))
+            troubles.append(Trouble("hung", f"{worker.name}: {_stacks(world, worker.name)}"))
         elif code != 0:
-            said = _stacks(world, worker.name) if code < 0 else _last_line(world.folder / f"{worker.name}.err")
+            errors = world.folder / f"{worker.name}.err"
+            said = _stacks(world, worker.name) if code < 0 else _last_line(errors)
             troubles.append(Trouble("error", f"{worker.name} ended with code {code}: {said}"))
         worker.close()
     return troubles

@@ -15,7 +15,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Acknowledged", "Evidence", "Log", "Missed", "Read", "Trouble", "Wipe", "message_text", "parse_logs", "split_text"]
+__all__ = [
+    "Acknowledged",
+    "Evidence",
+    "Log",
+    "Missed",
+    "Read",
+    "Trouble",
+    "Wipe",
+    "message_text",
+    "parse_logs",
+    "split_text",
+]
 
 #: A wipe that failed may be carried out late, by a server that hung.
 _LATE = 5.0
@@ -100,7 +111,7 @@ class Missed:
 
 @dataclass(frozen=True)
 class Trouble:
-    """What a worker itself found wrong: ``kind`` is ``doubled``, ``foreign``, ``error``, ``stuck`` or ``hung``."""
+    """What a worker itself found wrong: ``doubled``, ``foreign``, ``error``, ``stuck`` or ``hung``."""
 
     kind: str
     detail: str

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,10 @@ class Reader:
         """Read without Redis."""
         archive = ConversationArchive(self.config.archive_dir)
         for session in self.sessions:
-            full = self.tried(view, lambda session=session: archive.load_all(session) or [])
-            self._keep(view, session, full, None)
+            full = self.tried(view, partial(archive.load_all, session))
+            # None is an answer here: there is no such session.
+            if full is not None or not self.troubles:
+                self._keep(view, session, full or [], None)
 
     def round(self) -> None:
         """Do what a daemon does, once without trouble."""
@@ -106,7 +109,8 @@ class Reader:
 
     def _trouble(self, what: str, error: Exception) -> None:
         detail = f"{what} when all was well: {type(error).__name__}: {str(error)[:200]}"
-        self.troubles.append({"kind": "stuck" if isinstance(error, LixCacheError) else "error", "detail": detail})
+        kind = "stuck" if isinstance(error, LixCacheError) else "error"
+        self.troubles.append({"kind": kind, "detail": detail})
 
 
 def main() -> None:

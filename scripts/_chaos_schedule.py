@@ -135,7 +135,7 @@ def generate(seed: int, *, seconds: float = 8.0, kinds: Collection[str] = frozen
     if unknown:
         raise ValueError(f"unknown kinds of events: {', '.join(sorted(unknown))}; known: {', '.join(KINDS)}")
     rng = random.Random(seed)
-    sessions = tuple(f"s{n}" for n in range(rng.choice((2, 2, 3)))) + ("a/../ü",)
+    sessions = (*(f"s{n}" for n in range(rng.choice((2, 2, 3)))), "a/../ü")
     wiped = tuple(s for s in sessions[1:] if rng.random() < 0.5)
     aof = rng.random() < 0.2 and not set(kinds) <= _FORGETS
     workers = tuple(_worker(rng, number) for number in range(rng.choice((3, 4, 4, 5))))
@@ -149,6 +149,7 @@ def generate(seed: int, *, seconds: float = 8.0, kinds: Collection[str] = frozen
         event = _event(rng, rng.choice(chosen), seconds, workers, wiped)
         if event is not None:
             drawn.append(event)
+    shift = rng.choice((0.0, 0.0, 0.0, 3.0, -3.0, 200.0, -200.0))
     return Schedule(
         seed=seed,
         seconds=seconds,
@@ -156,7 +157,7 @@ def generate(seed: int, *, seconds: float = 8.0, kinds: Collection[str] = frozen
         sessions=sessions,
         wiped=wiped,
         aof=aof,
-        server_clock=rng.choice((0.0, 0.0, 0.0, 3.0, -3.0, 200.0, -200.0)) if "server_clock" in kinds else 0.0,
+        server_clock=shift if "server_clock" in kinds else 0.0,
         workers=workers,
         events=tuple(sorted(drawn, key=lambda event: event.at)),
     )

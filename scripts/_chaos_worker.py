@@ -1,7 +1,7 @@
 """A process of the chaos test: adds, reads and moves messages, and notes what was acknowledged.
 
 Started by the executor with a file that says what it is; takes commands as lines of JSON. What
-both kinds do is written once, as generators that yield calls; how a call is made, and how it is
+both kinds do is written once, in ``_chaos_writer.py``; how a call is made, and how it is
 interrupted, is what differs.
 """
 
@@ -18,13 +18,13 @@ import signal
 import sys
 import threading
 import time
-import traceback
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from _chaos_log import Log, message_text
+from _chaos_log import Log
+from _chaos_writer import Call, SoftLimit, Step, Writer
 
 from lix_cache import (
     AsyncHybridConversationCache,
@@ -35,18 +35,6 @@ from lix_cache import (
 )
 from lix_cache.archive.files import Files, Write
 from lix_cache.errors import ArchiveUnavailable
-
-Call: TypeAlias = "Callable[[Any], Any]"
-Step: TypeAlias = Generator["tuple[str, Call]", Any, None]
-
-#: How long a worker tries to add when all is well again.
-_PATIENCE = 12.0
-#: What it does, and how often.
-_MIX = {"add": 72, "context": 14, "full": 4, "flush": 3, "round": 3, "stats": 2, "idle": 2}
-
-
-class SoftLimit(Exception):
-    """What a task queue raises out of a signal's handler when a task takes too long."""
 
 
 class OffsetClock:
@@ -88,161 +76,6 @@ class FullFiles(Files):
     def _check(self, path: str) -> None:
         if os.path.exists(self._flag):
             raise ArchiveUnavailable(errno.ENOSPC, f"cannot write to {path!r}: the disk is full (injected)")
-
-
-class Writer:
-    """Adds messages one after the other, and reads.
-
-    Args:
-        name: nobody else's.
-        log: where it notes what was acknowledged.
-        rng: what it does follows from this.
-        sessions: where.
-    """
-
-    def __init__(self, name: str, log: Log, rng: random.Random, sessions: Sequence[str]) -> None:
-        self.name, self.log, self.rng, self.sessions = name, log, rng, sessions
-        self._next = 0
-        self._wipes = 0
-        self._told: Counter[str] = Counter()
-        self._acked: dict[str, list[int]] = {session: [] for session in sessions}
-        # Most go to one session: faults of messages that come close together need that.
-        self._weights = [3 * len(sessions), *([1] * (len(sessions) - 1))]
-        self._failures: list[str] = []
-
-    def draw(self) -> Step:
-        """Return what to do next."""
-        what = self.rng.choices(list(_MIX), list(_MIX.values()))[0]
-        session = self.rng.choices(self.sessions, self._weights)[0]
-        if what == "add":
-            return self.add(session)
-        if what in ("context", "full"):
-            return self.read(session, what)
-        return self.plain(session, what)
-
-    def add(self, session: str) -> Step:
-        number, self._next = self._next, self._next + 1
-        text = message_text(session, self.name, number)
-        began = time.monotonic()
-        if (yield from self._tried(session, lambda cache: cache.add_message("user", text))) is not None:
-            self.log.write(
-                "add", session=session, writer=self.name, number=number, began=began, ended=time.monotonic()
-            )
-            self._acked[session].append(number)
-
-    def read(self, session: str, kind: str) -> Step:
-        before = yield from self._degraded_reads(session)
-        began = time.monotonic()
-
-        def call(cache: Any) -> Any:
-            return cache.get_full() if kind == "full" else cache.get_context()
-
-        found = yield from self._tried(session, call)
-        if found is None:
-            return
-        after = yield from self._degraded_reads(session)
-        texts = [message["content"] for message in found]
-        if not texts:
-            self.log.write("empty", session=session, kind=kind, began=began)
-        doubled = [text for text, count in Counter(texts).items() if count > 1]
-        if doubled:
-            self._tell("doubled", f"{kind} of {session!r} had {len(doubled)} twice: {doubled[0][:40]}")
-        foreign = [text for text in texts if not str(text).startswith(session + "|")]
-        if foreign:
-            self._tell("foreign", f"{kind} of {session!r} had {foreign[0][:40]!r}")
-        # While Redis is away a read answers from the disk alone, says so, and may be incomplete.
-        if before is not None and before == after:
-            self._compare(session, kind, began, {str(text) for text in texts})
-
-    def _degraded_reads(self, session: str) -> Generator[tuple[str, Call], Any, Any]:
-        stats = yield from self._tried(session, lambda cache: cache.get_stats())
-        return stats and stats["counters"].get("degraded_reads", 0)
-
-    def _compare(self, session: str, kind: str, began: float, there: set[str]) -> None:
-        """Look for what this writer has added and does not see.
-
-        A context is the end of a session: what comes after something that is there is there too.
-        """
-        mine = [message_text(session, self.name, number) in there for number in self._acked[session]]
-        first = 0 if kind == "full" else mine.index(True) if True in mine else len(mine)
-        missed = [n for n, seen in zip(self._acked[session][first:], mine[first:], strict=True) if not seen]
-        if missed:
-            self.log.write("missed", session=session, kind=kind, writer=self.name, numbers=missed, began=began)
-
-    def plain(self, session: str, what: str) -> Step:
-        calls: dict[str, Call] = {
-            "flush": lambda cache: cache.flush_to_disk(),
-            "stats": lambda cache: cache.get_stats(),
-            # A daemon's round is a call without a twin: an async worker leaves it to its daemon.
-            "round": lambda cache: cache.evictor.run_once() if _is_sync(cache) else cache.get_stats(),
-            "idle": lambda cache: time.sleep(0.01) if _is_sync(cache) else asyncio.sleep(0.01),
-        }
-        yield from self._tried(session, calls[what])
-
-    def wipe(self, session: str, kind: str) -> Step:
-        number, self._wipes = self._wipes, self._wipes + 1
-        self.log.write(
-            "wipe begins", writer=self.name, number=number, session=session, kind=kind, began=time.monotonic()
-        )
-
-        def call(cache: Any) -> Any:
-            return cache.clear() if kind == "clear" else cache.delete_session()
-
-        done = (yield from self._tried(session, call)) is not None
-        self.log.write("wipe ends", writer=self.name, number=number, ended=time.monotonic(), done=done)
-
-    def last_adds(self) -> Step:
-        """Add to every session, now that all is well; it must succeed in a while."""
-        for session in self.sessions:
-            deadline = time.monotonic() + _PATIENCE
-            before = self._next
-            while True:
-                failures: list[str] = []
-                yield from self._noting(failures, self.add(session))
-                if not failures:
-                    break
-                if time.monotonic() > deadline:
-                    tries = self._next - before
-                    self._tell("stuck", f"{self.name}: {session!r} after {tries} tries: {failures[0]}")
-                    break
-                yield from self.plain(session, "idle")
-
-    def _noting(self, failures: list[str], step: Step) -> Step:
-        self._failures = failures
-        try:
-            yield from step
-        finally:
-            self._failures = []
-
-    def _tried(self, session: str, call: Call) -> Generator[tuple[str, Call], Any, Any]:
-        """Make a call; None if it failed, as it may. No call here returns None when it succeeds."""
-        try:
-            result = yield session, call
-            return True if result is None else result
-        except (SoftLimit, KeyboardInterrupt, asyncio.CancelledError) as error:
-            self._failed(error)
-        except LixCacheError as error:
-            self._failed(error)
-        except Exception as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{os.path.basename(last.filename)}:{last.lineno}"
-            self._tell("error", f"{type(error).__name__}: {str(error)[:200]} at {place}")
-            traceback.print_exc()
-            self._failed(error)
-        return None
-
-    def _failed(self, error: BaseException) -> None:
-        self.log.write("failed", error=type(error).__name__)
-        self._failures.append(f"{type(error).__name__}: {str(error)[:200]}")
-
-    def _tell(self, kind: str, detail: str) -> None:
-        self._told[kind] += 1
-        if self._told[kind] <= 3:
-            self.log.write("trouble", kind=kind, detail=detail)
-
-
-def _is_sync(cache: Any) -> bool:
-    return isinstance(cache, HybridConversationCache)
 
 
 class Worker:
@@ -310,6 +143,10 @@ class Worker:
         finally:
             self.clock.offset -= days * 86400
 
+    def a_moment(self) -> float:
+        """Return after how long a call is interrupted: in a short one and in a long one alike."""
+        return self.rng.uniform(0, self.rng.choice((0.001, 0.005, 0.02)))
+
     def fork(self, seconds: float) -> None:
         """Go on in a child too. Only a sync worker can."""
 
@@ -352,7 +189,7 @@ class SyncWorker(Worker):
             return call(cache)
         try:
             self._armed = True
-            signal.setitimer(signal.ITIMER_REAL, self.rng.uniform(0.00005, self.rng.choice((0.001, 0.005, 0.02))))
+            signal.setitimer(signal.ITIMER_REAL, 0.00005 + self.a_moment())
             return call(cache)
         finally:
             self._armed = False
@@ -424,7 +261,7 @@ class AsyncWorker(Worker):
         if time.monotonic() >= self.disturbed_until:
             return await call(cache)
         task = asyncio.ensure_future(call(cache))
-        done, _ = await asyncio.wait({task}, timeout=self.rng.uniform(0, self.rng.choice((0.001, 0.005, 0.02))))
+        done, _ = await asyncio.wait({task}, timeout=self.a_moment())
         if not done:
             task.cancel()
         return await task

@@ -67,13 +67,14 @@ def _arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--minutes", type=float, default=3.0, help="how long; an episode that has begun ends (default 3)")
     add("--episodes", type=int, help="at most so many")
-    add("--seed", type=int, help="of the first episode, the next ones have the next numbers; by default drawn")
+    add("--seed", type=int, help="of the first episode; the next have the next numbers (default: drawn)")
     add("--seconds", type=float, default=8.0, help="how long the workers of an episode go on (default 8)")
     add("--events", metavar="KIND,…", help=f"only these kinds: {', '.join(KINDS)}")
     add("--replay", metavar="FILE", type=Path, help="a schedule that was written to a file")
     add("--server", metavar="PATH", help="the Redis server's program; found by itself otherwise")
-    add("--shrink", action=argparse.BooleanOptionalAction, default=True, help="make the first failing schedule small")
-    add("--tries", type=int, default=3, help="how often a smaller schedule is tried before it passes (default 3)")
+    shrinking = "make the first failing schedule as small as it gets"
+    add("--shrink", action=argparse.BooleanOptionalAction, default=True, help=shrinking)
+    add("--tries", type=int, default=3, help="how often a smaller schedule may pass (default 3)")
     add("--out", metavar="DIR", type=Path, default=Path("chaos-results"), help="where failing schedules go")
     add("--show", action="store_true", help="print each schedule")
     return parser.parse_args()
@@ -117,19 +118,23 @@ class Chaos:
         if self.arguments.replay is not None:
             return Schedule.from_json(self.arguments.replay.read_text())
         kinds = set(self.arguments.events.split(",")) if self.arguments.events else set(KINDS)
-        return generate(seed, seconds=self.arguments.seconds, kinds=kinds - (_SHIFTS if self.clock is None else set()))
+        if self.clock is None:
+            kinds -= _SHIFTS
+        return generate(seed, seconds=self.arguments.seconds, kinds=kinds)
 
     def _episode(self, schedule: Schedule) -> Outcome:
         if self.arguments.show:
             self.console.print(schedule.to_json(), highlight=False, markup=False)
         with self.console.status(self._progress(f"seed {schedule.seed} is running")):
-            outcome = run_episode(schedule, self.binary, self.clock, self.arguments.out / f"kept-{schedule.seed}")
+            kept = self.arguments.out / f"kept-{schedule.seed}"
+            outcome = run_episode(schedule, self.binary, self.clock, kept)
         self.sums.add(schedule, outcome)
         verdict = outcome.verdict
+        result = "FAILED, " + ", ".join(sorted(verdict.kinds)) if verdict.findings else "ok"
         self.console.print(
-            f"seed {schedule.seed}: {len(schedule.workers)} workers, {sum(outcome.events.values())} events, "
-            f"durability {schedule.durability}, {verdict.acknowledged} acknowledged, {verdict.allowed} may be missing, "
-            f"{outcome.seconds:.0f} s: {'FAILED, ' + ', '.join(sorted(verdict.kinds)) if verdict.findings else 'ok'}",
+            f"seed {schedule.seed}: {len(schedule.workers)} workers, {outcome.events.total()} events, "
+            f"durability {schedule.durability}, {verdict.acknowledged} acknowledged, "
+            f"{verdict.allowed} missing as they may be, {outcome.seconds:.0f} s: {result}",
             highlight=False,
             soft_wrap=True,
         )
