@@ -77,7 +77,11 @@ def _arguments() -> argparse.Namespace:
     add("--tries", type=int, default=3, help="how often a smaller schedule may pass (default 3)")
     add("--out", metavar="DIR", type=Path, default=Path("chaos-results"), help="where failing schedules go")
     add("--show", action="store_true", help="print each schedule")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    unknown = set(arguments.events.split(",")) - set(KINDS) if arguments.events else set()
+    if unknown:
+        parser.error(f"unknown kinds: {', '.join(sorted(unknown))}; known: {', '.join(KINDS)}")
+    return arguments
 
 
 class Chaos:
@@ -219,8 +223,9 @@ class Chaos:
 
 def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 120)
+    arguments = _arguments()
     with tempfile.TemporaryDirectory(prefix="lix-chaos-clock-") as scratch:
-        return Chaos(_arguments(), console, Path(scratch)).run()
+        return Chaos(arguments, console, Path(scratch)).run()
 
 
 if __name__ == "__main__":

@@ -14,5 +14,6 @@ import _chaos_log as log  # noqa: E402
 import _chaos_schedule as schedule  # noqa: E402
 import _chaos_servers as servers  # noqa: E402
 import _chaos_shrink as shrink  # noqa: E402
+import _chaos_world as world  # noqa: E402
 
-__all__ = ["SCRIPTS", "checker", "log", "schedule", "servers", "shrink"]
+__all__ = ["SCRIPTS", "checker", "log", "schedule", "servers", "shrink", "world"]
