@@ -42,12 +42,14 @@ class Outcome:
         verdict: what the checker says.
         events: how often each kind of event took place.
         failures: adds and reads that failed as they may, by the name of the error.
+        disk: how the disk was filled up, in words.
         seconds: how long it took.
     """
 
     verdict: Verdict
     events: Counter[str]
     failures: Counter[str]
+    disk: str
     seconds: float
 
 
@@ -75,7 +77,7 @@ def run_episode(schedule: Schedule, binary: str, clock: Path | None, keep: Path 
                 _keep(folder / "w", keep)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return Outcome(verdict, world.done, evidence.failures, time.monotonic() - began)
+    return Outcome(verdict, world.done, evidence.failures, world.disk.how, time.monotonic() - began)
 
 
 @contextlib.contextmanager
@@ -134,8 +136,10 @@ def _end(world: World) -> list[Trouble]:
 
 
 def _stacks(world: World, name: str) -> str:
+    """Return where the main thread stood, the innermost call first."""
     text = (world.folder / f"{name}.err").read_text(errors="replace")
-    lines = [line.strip() for line in text.splitlines() if line.startswith("  File")]
+    stack = text.rpartition("Current thread")[2].partition("\n\n")[0]
+    lines = [line.strip() for line in stack.splitlines() if line.startswith("  File")]
     here = os.path.dirname(os.path.dirname(__file__)) + "/"
     return " < ".join(line.replace("File ", "").replace(here, "") for line in lines[:12])
 

@@ -31,8 +31,10 @@ class Process:
         path = folder / f"{name}.json"
         path.write_text(json.dumps(settings))
         self._errors = (folder / f"{name}.err").open("wb")
+        # Until its handler is there a SIGINT would end it: it begins with none, and so does Python then.
+        shell = ["/bin/sh", "-c", 'trap "" INT; exec "$0" "$@"']
         self._process = subprocess.Popen(
-            [sys.executable, str(_WORKER), str(path)],
+            [*shell, sys.executable, str(_WORKER), str(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -109,6 +109,24 @@ class Schedule:
     def durability(self) -> str:
         return str(self.settings["durability"])
 
+    def lines(self) -> list[str]:
+        """Return it in a form to look at: settings, a line for each worker, a line for each event."""
+        server = f"append-only file {'yes' if self.aof else 'no'}, its clock {self.server_clock:+g} s"
+        found = [
+            f"seed {self.seed}, {self.seconds:g} s, sessions {list(self.sessions)}, server: {server}",
+            ", ".join(f"{name}={value}" for name, value in self.settings.items()),
+        ]
+        for worker in self.workers:
+            daemon = ", evictor" if worker.evictor else ""
+            found.append(
+                f"worker {worker.number}: {worker.kind}, tasks {worker.tasks}, door {worker.door}, "
+                f"clock {worker.clock:+g} s{daemon}"
+            )
+        for event in self.events:
+            shown = ", ".join(f"{name} {value}" for name, value in event.args.items())
+            found.append(f"{event.at:7.3f} s  {event.kind}  {shown}")
+        return found
+
     def to_json(self) -> str:
         """Return it as text that :meth:`from_json` reads."""
         return json.dumps(asdict(self), indent=1)

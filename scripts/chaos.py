@@ -49,6 +49,8 @@ class Sums:
     acknowledged: int = 0
     allowed: int = 0
     settings: Counter[str] = field(default_factory=Counter)
+    disks: set[str] = field(default_factory=set)
+    broken: list[int] = field(default_factory=list)
 
     def add(self, schedule: Schedule, outcome: Outcome) -> None:
         verdict = outcome.verdict
@@ -58,6 +60,8 @@ class Sums:
         self.acknowledged += verdict.acknowledged
         self.allowed += verdict.allowed
         self.settings[schedule.durability] += 1
+        if outcome.events["full_disk"]:
+            self.disks.add(outcome.disk)
         for kind in FAULTS:
             self.faults[kind] += verdict.count(kind)
 
@@ -108,7 +112,7 @@ class Chaos:
         while self.sums.episodes < most and (time.monotonic() < ends or not self.sums.episodes):
             schedule = self._schedule(seed + self.sums.episodes)
             outcome = self._episode(schedule)
-            if outcome.verdict.findings:
+            if outcome is not None and outcome.verdict.findings:
                 self._tell(schedule, outcome)
                 if arguments.shrink and smallest is None:
                     # As long as the run itself, or two minutes where that is less.
@@ -116,7 +120,7 @@ class Chaos:
         self._table()
         if smallest is not None:
             self.console.print(f"the smallest failing schedule: {smallest}; run it with --replay {smallest}")
-        return 1 if self.sums.failed else 0
+        return 1 if self.sums.failed or self.sums.broken else 0
 
     def _schedule(self, seed: int) -> Schedule:
         if self.arguments.replay is not None:
@@ -126,23 +130,37 @@ class Chaos:
             kinds -= _SHIFTS
         return generate(seed, seconds=self.arguments.seconds, kinds=kinds)
 
-    def _episode(self, schedule: Schedule) -> Outcome:
+    def _episode(self, schedule: Schedule) -> Outcome | None:
+        """Run one; None if it could not be carried out, which is no verdict."""
         if self.arguments.show:
-            self.console.print(schedule.to_json(), highlight=False, markup=False)
+            self._print(*schedule.lines())
         with self.console.status(self._progress(f"seed {schedule.seed} is running")):
-            kept = self.arguments.out / f"kept-{schedule.seed}"
-            outcome = run_episode(schedule, self.binary, self.clock, kept)
+            outcome = self._run(schedule, self.arguments.out / f"kept-{schedule.seed}")
+        if outcome is None:
+            self.sums.episodes += 1
+            self.sums.broken.append(schedule.seed)
+            return None
         self.sums.add(schedule, outcome)
         verdict = outcome.verdict
         result = "FAILED, " + ", ".join(sorted(verdict.kinds)) if verdict.findings else "ok"
-        self.console.print(
+        self._print(
             f"seed {schedule.seed}: {len(schedule.workers)} workers, {outcome.events.total()} events, "
             f"durability {schedule.durability}, {verdict.acknowledged} acknowledged, "
-            f"{verdict.allowed} missing as they may be, {outcome.seconds:.0f} s: {result}",
-            highlight=False,
-            soft_wrap=True,
+            f"{verdict.allowed} missing as they may be, {outcome.seconds:.0f} s: {result}"
         )
         return outcome
+
+    def _run(self, schedule: Schedule, keep: Path | None = None) -> Outcome | None:
+        try:
+            return run_episode(schedule, self.binary, self.clock, keep)
+        except Exception:
+            # A server that did not start, say. A run of an hour goes on, and ends with 1.
+            self.console.print_exception()
+            return None
+
+    def _print(self, *lines: str) -> None:
+        for line in lines:
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _progress(self, now: str) -> str:
         sums = self.sums
@@ -158,10 +176,10 @@ class Chaos:
             session, _, view = finding.where.partition(" by ")
             told.setdefault((finding.kind, finding.count, session, finding.detail), []).append(view)
         for (kind, count, session, detail), views in list(told.items())[:10]:
-            line = f"  {kind}: {count} in {session}: {detail[:400]} ({'; '.join(views)})"
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            where = "; ".join(dict.fromkeys(views))
+            self._print(f"  {kind}: {count} in {session}: {detail[:500]} ({where})")
         more = f"and {len(told) - 10} more findings; " if len(told) > 10 else ""
-        self.console.print(f"  {more}schedule: {path}", soft_wrap=True)
+        self._print(f"  {more}schedule: {path}", *(f"    {line}" for line in schedule.lines()))
 
     def _write(self, schedule: Schedule, name: str) -> Path:
         self.arguments.out.mkdir(parents=True, exist_ok=True)
@@ -174,12 +192,11 @@ class Chaos:
         ends = time.monotonic() + seconds
         small = shrink(schedule, self._fails_like(outcome.verdict.kinds, ends))
         path = self._write(small, f"smallest-{schedule.seed}.json")
-        self.console.print(
+        self._print(
             f"smallest: {len(small.events)} of {len(schedule.events)} events, "
-            f"{len(small.workers)} of {len(schedule.workers)} workers",
-            soft_wrap=True,
+            f"{len(small.workers)} of {len(schedule.workers)} workers: {path}",
+            *(f"    {line}" for line in small.lines()),
         )
-        self.console.print(small.to_json(), highlight=False, markup=False)
         return path
 
     def _fails_like(self, kinds: set[str], ends: float) -> Callable[[Schedule], bool]:
@@ -189,9 +206,9 @@ class Chaos:
                     return False
                 now = f"shrinking, with {len(smaller.events)} events and {len(smaller.workers)} workers"
                 with self.console.status(self._progress(now)):
-                    outcome = run_episode(smaller, self.binary, self.clock)
+                    outcome = self._run(smaller)
                 # Another fault would make another schedule out of this one.
-                if outcome.verdict.kinds & kinds:
+                if outcome is not None and outcome.verdict.kinds & kinds:
                     return True
             return False
 
@@ -209,7 +226,8 @@ class Chaos:
         table.add_section()
         for kind in KINDS:
             if sums.events[kind]:
-                table.add_row(kind, str(sums.events[kind]))
+                how = f" ({', '.join(sorted(sums.disks))})" if kind == "full_disk" else ""
+                table.add_row(kind + how, str(sums.events[kind]))
         table.add_section()
         table.add_row("messages acknowledged", str(sums.acknowledged))
         table.add_row("calls that failed, as they may", str(sum(sums.failures.values())))
@@ -219,6 +237,8 @@ class Chaos:
         self.console.print(table)
         if sums.seeds:
             self.console.print(f"failed seeds: {', '.join(map(str, sums.seeds))}")
+        if sums.broken:
+            self.console.print(f"seeds that could not be carried out: {', '.join(map(str, sums.broken))}")
 
 
 def main() -> int:

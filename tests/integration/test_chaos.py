@@ -37,7 +37,7 @@ def chaos(*arguments: str | Path, **environment: str) -> subprocess.CompletedPro
         env={**os.environ, "PYTHONPATH": str(root), **environment},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=400,
         cwd=root,
     )
 
@@ -60,6 +60,7 @@ def test_an_episode_passes_and_the_table_says_what_happened(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_planted_fault_is_found_written_down_and_made_small(tmp_path: Path) -> None:
     plant = tmp_path / "plant"
     plant.mkdir()
@@ -67,13 +68,13 @@ def test_a_planted_fault_is_found_written_down_and_made_small(tmp_path: Path) ->
     path = f"{plant}{os.pathsep}{SCRIPTS.parent}"
     out = tmp_path / "out"
     done = chaos(
-        "--episodes", "1", "--seed", "3", "--seconds", "2", "--events", "cut", "--tries", "1",
+        "--episodes", "1", "--seed", "1", "--seconds", "1", "--events", "cut", "--tries", "1",
         "--out", out, PYTHONPATH=path,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
     assert "FAILED, lost" in done.stdout
-    assert "failed seeds: 3" in done.stdout
-    smallest = out / "smallest-3.json"
+    assert "failed seeds: 1" in done.stdout
+    smallest = out / "smallest-1.json"
     small = schedule.Schedule.from_json(smallest.read_text())
     assert small.events == (), "the fault needs none"
     assert len(small.workers) == 1
