@@ -189,7 +189,7 @@ def _worker(rng: random.Random, number: int) -> WorkerSpec:
     return WorkerSpec(
         number=number,
         kind=kind,
-        tasks=rng.choice((1, 2, 3)) if kind == "async" else 1,
+        tasks=rng.choice((1, 2, 4, 8)) if kind == "async" else 1,
         evictor=number == 0 or rng.random() < 0.5,
         door=number % 2,
         clock=rng.choice((0.0, 0.0, 0.0, 5.0, -5.0, 100.0)),

@@ -95,6 +95,8 @@ class Node:
             "dir": str(self._folder),
             "save": "",
             "appendonly": "yes" if self._aof else "no",
+            # With everysec an answer may come before the write, where the disk is slow.
+            "appendfsync": "always",
             "maxmemory-policy": "noeviction",
             "repl-diskless-sync": "yes",
             "repl-diskless-sync-delay": "0",
