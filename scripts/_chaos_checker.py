@@ -26,6 +26,9 @@ FAULTS = {
     "hung": "a worker did not end",
 }
 
+#: Where a worker found something by itself: it may have seen one message many times.
+_WORKER = "a worker"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -69,7 +72,8 @@ class Verdict:
         for finding in self.findings:
             if finding.kind == kind:
                 by_view[finding.where.rpartition(" by ")[2]] += finding.count
-        return max(by_view.values(), default=0)
+        seen_by_workers = by_view.pop(_WORKER, 0)
+        return max(by_view.values(), default=seen_by_workers)
 
 
 def check(evidence: Evidence) -> Verdict:
@@ -80,7 +84,7 @@ def check(evidence: Evidence) -> Verdict:
     for session in sorted(sessions):
         _check_session(verdict, evidence, session)
     for trouble in evidence.troubles:
-        verdict.findings.append(Finding(trouble.kind, "a worker", trouble.detail))
+        verdict.findings.append(Finding(trouble.kind, _WORKER, trouble.detail))
     return verdict
 
 

@@ -56,15 +56,18 @@ def shrink(schedule: Schedule, fails: Callable[[Schedule], bool]) -> Schedule:
         best = smaller
         return True
 
-    minimized(best.events, lambda events: attempt(replace(best, events=tuple(events))))
+    def without_events() -> None:
+        # With the time that they needed: what is left is tried the sooner.
+        minimized(best.events, lambda events: attempt(pruned(replace(best, events=tuple(events)))))
+
+    without_events()
     for worker in reversed(best.workers):
         fewer = tuple(w for w in best.workers if w.number != worker.number)
         if fewer:
             attempt(pruned(replace(best, workers=fewer)))
-    minimized(best.events, lambda events: attempt(replace(best, events=tuple(events))))
+    without_events()
     for worker in best.workers:
         if worker.tasks > 1 or worker.clock:
             plainer = replace(worker, tasks=1, clock=0.0)
             attempt(replace(best, workers=tuple(plainer if w == worker else w for w in best.workers)))
-    attempt(pruned(best))
     return best

@@ -115,8 +115,8 @@ class Chaos:
             if outcome is not None and outcome.verdict.findings:
                 self._tell(schedule, outcome)
                 if arguments.shrink and smallest is None:
-                    # As long as the run itself, or two minutes where that is less.
-                    smallest = self._smaller(schedule, outcome, max(120.0, arguments.minutes * 60))
+                    # Half as long as the run itself, or five minutes where that is less.
+                    smallest = self._smaller(schedule, outcome, max(300.0, arguments.minutes * 30))
         self._table()
         if smallest is not None:
             self.console.print(f"the smallest failing schedule: {smallest}; run it with --replay {smallest}")
