@@ -30,7 +30,7 @@ __all__ = ["Outcome", "run_episode"]
 _READER = Path(__file__).with_name("_chaos_reader.py")
 #: How long workers may take for their last adds, and the reader for everything. A machine that
 #: many share is slow; what hangs hangs for ever.
-_END_SECONDS = 60.0
+_END_SECONDS = 45.0
 _READ_SECONDS = 180.0
 
 

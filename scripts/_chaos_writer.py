@@ -24,8 +24,8 @@ Call: TypeAlias = "Callable[[Any], Any]"
 #: Yields a session and what to call with its object; receives the result, or the error.
 Step: TypeAlias = Generator["tuple[str, Call]", Any, None]
 
-#: How long a worker tries to add when all is well again.
-_PATIENCE = 12.0
+#: How long a worker tries to add to its sessions when all is well again.
+_PATIENCE = 15.0
 #: What it does, and how often.
 _MIX = {"add": 72, "context": 14, "full": 4, "flush": 3, "round": 3, "stats": 2, "idle": 2}
 
@@ -142,8 +142,8 @@ class Writer:
 
     def last_adds(self) -> Step:
         """Add to every session, now that all is well; it must succeed in a while."""
+        deadline = time.monotonic() + _PATIENCE
         for session in self.sessions:
-            deadline = time.monotonic() + _PATIENCE
             before = self._next
             while True:
                 failures: list[str] = []
