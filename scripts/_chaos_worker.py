@@ -91,6 +91,7 @@ class Worker:
         self.commands: deque[dict[str, Any]] = deque()
         self.ended = False
         self.disturbed_until = 0.0
+        self.looks = 0
 
     def open(self, kind: type[Any]) -> dict[str, Any]:
         return {
@@ -129,6 +130,8 @@ class Worker:
                 yield from writer.wipe(command["session"], what)
             elif what == "calendar":
                 self._look_for_expired(caches, command["days"])
+            elif what == "look":
+                self.looks += 1
             elif what == "fork":
                 self.fork(command["seconds"])
             elif what == "end":
@@ -164,6 +167,7 @@ class SyncWorker(Worker):
         writer = self.writer("")
         while not self.ended:
             self.drive(self.obeyed(self.caches, writer))
+            self.drive(writer.look(self.looks))
             self.drive(writer.draw())
             time.sleep(self.rng.choice((0.0, 0.0005, 0.002, 0.005)))
         for child in self._children:
@@ -240,6 +244,7 @@ class AsyncWorker(Worker):
         while not self.ended:
             if obeying is not None:
                 await self._drive(self.obeyed(caches, obeying), caches)
+            await self._drive(writer.look(self.looks), caches)
             await self._drive(writer.draw(), caches)
             await asyncio.sleep(self.rng.choice((0.0, 0.0005, 0.002, 0.005)))
         await self._drive(writer.last_adds(), caches)

@@ -140,6 +140,12 @@ class World:
             self._closed[door] -= 1
             if not self._closed[door]:
                 self.doors[door].open()
+                self._look()
+
+    def _look(self) -> None:
+        """Let the workers read at once what a server has that went back, before new messages hide it."""
+        for worker in self.workers.values():
+            worker.tell("look")
 
     # -- what a server takes with it -------------------------------------------------------
 
@@ -287,6 +293,7 @@ class World:
         finally:
             for door in self.doors:
                 door.release()
+            self._look()
 
     def _kill_server(self, down: float) -> list[Later]:
         def again() -> None:

@@ -53,6 +53,8 @@ class Writer:
         # Most go to one session: faults of messages that come close together need that.
         self._weights = [3 * len(sessions), *([1] * (len(sessions) - 1))]
         self._failures: list[str] = []
+        #: How often it has looked because it was asked to.
+        self.looks = 0
 
     def draw(self) -> Step:
         """Return what to do next."""
@@ -117,6 +119,13 @@ class Writer:
             self.log.write(
                 "missed", session=session, kind=kind, writer=self.name, numbers=missed, began=began
             )
+
+    def look(self, times: int) -> Step:
+        """Read every context, unless it was done so often: what is wrong after a fault may soon pass by."""
+        if self.looks < times:
+            self.looks = times
+            for session in self.sessions:
+                yield from self.read(session, "context")
 
     def plain(self, session: str, what: str) -> Step:
         calls: dict[str, Call] = {
