@@ -161,12 +161,13 @@ def generate(seed: int, *, seconds: float = 8.0, kinds: Collection[str] = frozen
     allowed = sorted(set(kinds) - (_FORGETS if aof else set()))
     # A few kinds in an episode, each more than once: faults come from what meets.
     chosen = rng.sample(allowed, min(len(allowed), rng.choice((3, 4, 5, 6))))
-    if "restore" in chosen and "snapshot" in kinds and "snapshot" not in chosen:
-        chosen.append("snapshot")
     for _ in range(rng.choice((4, 6, 8, 10)) if chosen else 0):
         event = _event(rng, rng.choice(chosen), seconds, workers, wiped)
         if event is not None:
             drawn.append(event)
+        if event is not None and event.kind == "restore" and "snapshot" in kinds:
+            # A state of a moment ago; without one the server comes back empty.
+            drawn.append(Event(round(event.at * rng.uniform(0.5, 1.0), 3), "snapshot"))
     shift = rng.choice((0.0, 0.0, 0.0, 3.0, -3.0, 200.0, -200.0))
     return Schedule(
         seed=seed,
