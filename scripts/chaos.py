@@ -14,7 +14,9 @@ written to a file that ``--replay`` takes. Ends with 1 if anything was wrong.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -99,28 +101,33 @@ class Chaos:
         self.binary = found.path if found is not None else str(arguments.server)
         self.clock = build_clock(scratch)
         self.sums = Sums()
+        self.smallest: Path | None = None
 
     def run(self) -> int:
         """Run episodes until the time is over; return the exit code."""
-        arguments = self.arguments
         if self.clock is None:
             self.console.print("no C compiler: the servers' clocks are right in this run")
+        # Interrupted, it still says what it has seen.
+        with contextlib.suppress(KeyboardInterrupt):
+            self._run_all()
+        self._table()
+        if self.smallest is not None:
+            self.console.print(f"the smallest failing schedule: {self.smallest}; run it with --replay")
+        return 1 if self.sums.failed or self.sums.broken else 0
+
+    def _run_all(self) -> None:
+        arguments = self.arguments
         ends = time.monotonic() + arguments.minutes * 60
         most = arguments.episodes or (arguments.tries if arguments.replay else sys.maxsize)
         seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
-        smallest: Path | None = None
         while self.sums.episodes < most and (time.monotonic() < ends or not self.sums.episodes):
             schedule = self._schedule(seed + self.sums.episodes)
             outcome = self._episode(schedule)
             if outcome is not None and outcome.verdict.findings:
                 self._tell(schedule, outcome)
-                if arguments.shrink and smallest is None:
+                if arguments.shrink and self.smallest is None:
                     # Half as long as the run itself, or five minutes where that is less.
-                    smallest = self._smaller(schedule, outcome, max(300.0, arguments.minutes * 30))
-        self._table()
-        if smallest is not None:
-            self.console.print(f"the smallest failing schedule: {smallest}; run it with --replay {smallest}")
-        return 1 if self.sums.failed or self.sums.broken else 0
+                    self.smallest = self._smaller(schedule, outcome, max(300.0, arguments.minutes * 30))
 
     def _schedule(self, seed: int) -> Schedule:
         if self.arguments.replay is not None:
@@ -244,6 +251,8 @@ class Chaos:
 def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 120)
     arguments = _arguments()
+    # Servers, mounts and workers are taken down on the way out: there must be one.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="lix-chaos-clock-") as scratch:
         return Chaos(arguments, console, Path(scratch)).run()
 
