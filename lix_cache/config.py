@@ -91,7 +91,7 @@ class CacheConfig:
         url_cache_ttl_seconds: life of a URL's embedding.
         url_cache_batch_size: URLs sent to Redis in one round trip by the batch calls.
         archive_dir: folder of the ``.huff`` files.
-        disk_ttl_days: days after its last turn that an archived session is deleted.
+        disk_ttl_days: days after its last sign of life that an archived session goes to the trash.
         evict_after_minutes: a session idle for longer is moved to disk.
         archive_codec: codec of the archive: ``huffman``, ``deflate``, ``lz4``, ``zstd`` or ``stored``.
         archive_table: file of a phrase table of your own for ``huffman``, instead of the one that
@@ -100,6 +100,7 @@ class CacheConfig:
             moved to disk, and so the usual number of turns in a frame.
         archive_lock_timeout_seconds: how long to wait for another process that holds a
             session's archive.
+        archive_trash_days: days for which what has expired can be taken back; 0 removes it at once.
         on_archive_damage: ``recover`` returns what is intact, counts and logs the rest;
             ``raise`` raises :class:`~lix_cache.errors.ArchiveCorrupt`.
         durability: ``redis`` acknowledges a message when Redis has it; ``disk`` when it is on
@@ -160,6 +161,7 @@ class CacheConfig:
     archive_table: str | None = None
     archive_batch_turns: int = 10
     archive_lock_timeout_seconds: float = 30
+    archive_trash_days: float = 7
     on_archive_damage: Literal["recover", "raise"] = "recover"
 
     durability: Literal["redis", "disk"] = "redis"

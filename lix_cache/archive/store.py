@@ -7,8 +7,10 @@ leaves either what was, or what should be, or something the next writer complete
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +22,11 @@ from lix_cache.archive import format as fmt
 from lix_cache.archive import legacy, reading
 from lix_cache.archive.codecs import packer
 from lix_cache.archive.compaction import Compaction, compaction
+from lix_cache.archive.expiry import DAY, Now, is_expired
 from lix_cache.archive.files import FileLock, Files, Write
 from lix_cache.archive.names import SUFFIX, file_stem, is_encoded, plain_stem, session_id_of_stem, stripe_of
+from lix_cache.archive.restoring import restored
+from lix_cache.archive.trash import Trash
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.errors import ArchiveBusy, ArchiveCorrupt, ArchiveError, ArchiveUnavailable, ConfigError
 from lix_cache.messages import ZERO_ID, MessageId, Turn, once, with_id
@@ -30,6 +35,8 @@ __all__ = ["ArchiveStore", "lock_pauses"]
 
 _LOCKS = ".locks"
 _PENDING = ".pending"
+_TIME = ".time"
+_DAMAGED = re.compile(r"\.damaged-[0-9]+\Z")
 _LOCAL_SEQ = 1 << 46
 #: How long after its message was sent a copy of it may still arrive (docs/archive-format.md).
 CONTEST_MS = 120_000
@@ -86,6 +93,7 @@ class ArchiveStore:
         self._raise_on_damage = on_damage == "raise"
         self._clock = clock
         self._files = files or Files()
+        self._trash = Trash(self._files, folder)
         self._have_folders = False
 
     def renew_locks(self) -> None:
@@ -102,7 +110,16 @@ class ArchiveStore:
     def try_lock(self, session_id: str) -> FileLock | None:
         """Take the session's lock now, or return None if somebody has it."""
         self._make_folders()
-        return self._files.try_lock(self._in_folder(_LOCKS, f"{stripe_of(session_id):03x}"))
+        path = self._in_folder(_LOCKS, f"{stripe_of(session_id):03x}")
+        try:
+            return self._files.try_lock(path)
+        except ArchiveUnavailable as error:
+            if error.errno != errno.ENOENT:
+                raise
+        # The folder was removed since we made it. Whoever did that wants it empty, not us to fail.
+        self._have_folders = False
+        self._make_folders()
+        return self._files.try_lock(path)
 
     def lock(self, session_id: str) -> FileLock:
         """Wait for the session's lock.
@@ -431,27 +448,116 @@ class ArchiveStore:
         paths = list(self._paths_of(session_id))
         for path in paths:
             self._check_owner(path, session_id)
-        # What was set aside, and what a crash left of a whole-file change, goes first: it
-        # holds the session's words as well, and once the file is gone nothing leads there.
-        own = self._in_folder(file_stem(session_id) + SUFFIX)
-        removed = False
-        rest = self._files.remove(_temporary(own))
-        number = 1
-        while self._files.remove(f"{own}.damaged-{number}"):
-            number += 1
+        # What was set aside, what is in the trash, and what a crash left of a whole-file change
+        # goes first: it holds the session's words as well, and once the file is gone nothing
+        # leads there.
+        removed = self._trash.remove(session_id)
+        rest = self._files.remove(_temporary(self._own_path(session_id)))
+        for path in self._set_aside_of(session_id):
+            rest |= self._files.remove(path)
         # The one that counts goes last: an older one must not take its place if we stop.
         for path in reversed(paths):
             removed |= self._files.remove(path)
-        if removed or rest or number > 1:
+        if removed or rest:
             self._files.sync_folder(self.folder)
         self.unmark_pending_locked(session_id)
         return removed
+
+    # -- sessions past their life ----------------------------------------------------------
+
+    def now(self, *others: float) -> Now:
+        """Return what time it is by our clock, by the file system's, and by those given."""
+        clocks = [self._clock.time(), *others]
+        if self._files.exists(self.folder):
+            clocks.append(self._files.now(self._in_folder(_TIME)))
+        return Now(min(clocks), max(clocks))
+
+    def is_expired(self, session_id: str, life_seconds: float, now: Now, *, locked: bool = False) -> bool:
+        """Whether a session has given no sign of life for so long."""
+        meta = self.metadata(session_id, locked=locked)
+        path = self._path_of(session_id)
+        if meta is None or path is None or meta["updated_at"] >= now.earliest - life_seconds:
+            return False
+        modified = self._files.modified(path)
+        newest = self.last_index(session_id, locked=locked).newest
+        return modified is not None and is_expired(now, life_seconds, meta["updated_at"], newest, modified)
+
+    def trash_locked(self, session_id: str, now: Now) -> bool:
+        """Move all that a session has on disk to the trash; False if there is nothing."""
+        paths = list(self._paths_of(session_id))
+        for path in paths:
+            self._check_owner(path, session_id)
+        # In the order of a deletion, and for the same reasons.
+        self._files.remove(_temporary(self._own_path(session_id)))
+        ms = int(now.latest * 1000)
+        for path in self._set_aside_of(session_id):
+            self._trash.put(path, session_id, ms, path[path.rindex(".damaged-") :])
+        for path in reversed(paths):
+            self._trash.put(path, session_id, ms)
+        if paths:
+            self._files.sync_folder(self.folder)
+        self.unmark_pending_locked(session_id)
+        return bool(paths)
+
+    def restore_locked(self, session_id: str) -> bool:
+        """Take a session back from the trash; False if it is not there.
+
+        A session that has begun anew meanwhile keeps what it has: both are put together by id.
+        Stopped at any step and run again: what is back already is recognised by its ids.
+        """
+        found = self._trash.of(session_id)
+        if not any(not one.is_damaged for one in found):
+            return False
+        self._make_folders()
+        for one in found:
+            # A sign of life, first: what is taken back must not expire again within the hour.
+            self._files.stamp(one.path)
+            if one.is_damaged:
+                self._files.rename(one.path, self._free_damaged(self._own_path(session_id)))
+            elif not self.exists(session_id) and not self._is_legacy(one.path):
+                self._files.rename(one.path, self._own_path(session_id))
+            else:
+                self._put_together_locked(one.path, session_id)
+        self._files.sync_folder(self.folder)
+        return True
+
+    def _put_together_locked(self, trashed: str, session_id: str) -> None:
+        old = reading.parse_contents(self._files.read(trashed) or b"", os.path.basename(trashed))
+        new = self.contents(session_id, locked=True)
+        path = self._own_path(session_id)
+        if old.damaged:
+            self._set_aside(path, self._files.read(trashed) or b"")
+        self._replace_file(path, restored(session_id, old, new, self._codec))
+        for outdated in list(self._paths_of(session_id))[1:]:
+            self._files.remove(outdated)
+        # Everything is in the session's file, durably.
+        self._files.remove(trashed)
+
+    def empty_trash(self, now: Now, days: float) -> int:
+        """Remove for good what has been in the trash for so many days. Returns how many files."""
+        count = 0
+        for one in self._trash.all():
+            if one.ms / 1000 < now.earliest - days * DAY:
+                count += self._files.remove(one.path)
+        return count
+
+    def trashed(self) -> Iterator[dict[str, Any]]:
+        """Yield ``session_id``, ``trashed_at`` (Unix seconds) and ``size_bytes`` of what is in the trash."""
+        for one in self._trash.all():
+            tail = None if one.is_damaged else self._files.read_tail(one.path, 0)
+            if tail is not None:
+                header = reading.read_header(self._files, one.path)
+                yield {
+                    "session_id": session_id_of_stem(one.stem) if header is None else header.session_id,
+                    "trashed_at": one.ms / 1000,
+                    "size_bytes": tail.size,
+                }
 
     # -- sessions written to while Redis was away ----------------------------------------
 
     def mark_pending_locked(self, session_id: str) -> None:
         """Note durably that hot and cold of this session must be brought together."""
-        self._make_folders()
+        self._files.make_folder(self._in_folder(_PENDING))
         path = self._in_folder(_PENDING, file_stem(session_id))
         # Its contents are looked at, because a crash may have left the name without them.
         if self._files.read(path) != session_id.encode():
@@ -482,6 +588,11 @@ class ArchiveStore:
         with self._counting:
             self.counters[name] += 1
 
+    def note_not_expired(self, session_id: str, error: ArchiveError) -> None:
+        """Count and log that a session could not be looked at or moved, which keeps no other."""
+        self._count("expiry_failures")
+        logger.warning("session {!r} is not expired: {}", session_id[:60], error)
+
     def _note_damage(self, text: str) -> None:
         self._count("damaged_reads")
         logger.warning("archive damage: {}", text)
@@ -491,6 +602,16 @@ class ArchiveStore:
             for parts in ((), (_LOCKS,), (_PENDING,)):
                 self._files.make_folder(self._in_folder(*parts))
             self._have_folders = True
+
+    def _own_path(self, session_id: str) -> str:
+        """Return the path of the session's file under its own name."""
+        return self._in_folder(file_stem(session_id) + SUFFIX)
+
+    def _set_aside_of(self, session_id: str) -> list[str]:
+        """Return the files of a session's damaged bytes: listed, because numbers may be missing."""
+        own = file_stem(session_id) + SUFFIX
+        names = self._files.names(self.folder, f"{own}.damaged-")
+        return [self._in_folder(name) for name in list(names) if _DAMAGED.sub("", name) == own]
 
     def _path_of(self, session_id: str) -> str | None:
         """Return the session's file: under its own name, or as the old package named it."""
@@ -700,11 +821,14 @@ class ArchiveStore:
         return last, len(whole)
 
     def _set_aside(self, path: str, data: bytes) -> None:
+        self._files.write_synced(self._free_damaged(path), data)
+        self._files.sync_folder(self.folder)
+
+    def _free_damaged(self, path: str) -> str:
         number = 1
         while self._files.exists(f"{path}.damaged-{number}"):
             number += 1
-        self._files.write_synced(f"{path}.damaged-{number}", data)
-        self._files.sync_folder(self.folder)
+        return f"{path}.damaged-{number}"
 
     def _replace_file(self, path: str, data: bytes, *, sync_name: bool = True) -> None:
         temporary = _temporary(path)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lix_cache.archive.archive import IDLE_SECONDS, ConversationArchive
+from lix_cache.archive.archive import IDLE_SECONDS, TRASH_DAYS, ConversationArchive
 from lix_cache.archive.compaction import Compacted
 from lix_cache.archive.verify import Report
 from lix_cache.clock import SYSTEM_CLOCK, Clock
@@ -42,6 +42,7 @@ class AsyncConversationArchive:
         table: str | os.PathLike[str] | None = None,
         on_damage: str = "recover",
         lock_timeout_seconds: float = 30,
+        trash_days: float = TRASH_DAYS,
         clock: Clock = SYSTEM_CLOCK,
         files: Files | None = None,
     ) -> None:
@@ -52,11 +53,13 @@ class AsyncConversationArchive:
             table=table,
             on_damage=on_damage,
             lock_timeout_seconds=lock_timeout_seconds,
+            trash_days=trash_days,
             clock=clock,
             files=files,
         )
         self.archive_dir = self.sync.archive_dir
         self.session_ttl_days = session_ttl_days
+        self.trash_days = trash_days
 
     @staticmethod
     async def _run(call: Callable[..., T], *args: Any) -> T:
@@ -107,6 +110,14 @@ class AsyncConversationArchive:
     async def expired_sessions(self) -> list[str]:
         """See :meth:`ConversationArchive.expired_sessions`."""
         return await self._run(self.sync.expired_sessions)
+
+    async def trashed(self) -> list[dict[str, Any]]:
+        """See :meth:`ConversationArchive.trashed`."""
+        return await self._run(self.sync.trashed)
+
+    async def restore(self, session_id: str) -> bool:
+        """See :meth:`ConversationArchive.restore`."""
+        return await self._run(self.sync.restore, session_id)
 
     async def compact(
         self,

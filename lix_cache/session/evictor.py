@@ -103,8 +103,9 @@ class Evictor(DaemonThread):
         evicted = drive(flow.evict_idle(self.store, self._idle_seconds, self._name))
         now = self.store.clock.monotonic()
         if now - self._last_clean_up >= _CLEAN_UP_EVERY:
-            self._last_clean_up = now
             self.store.count("expired_archives", drive(flow.clean_up(self.store)))
+            # After it: what trouble kept from being done is not put off for an hour.
+            self._last_clean_up = now
         for done in (moved, reunited, evicted):
             done.raise_failure()
         return flow.Moved(moved.messages + evicted.messages, moved.sessions + evicted.sessions)

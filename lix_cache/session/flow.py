@@ -684,20 +684,31 @@ def reunite_pending(store: SessionStore) -> Flow[Moved]:
 
 
 def clean_up(store: SessionStore) -> Flow[int]:
-    """Delete archives past their life, except those of sessions that are hot."""
+    """Move archives past their life to the trash, except those of sessions that are hot.
+
+    One that cannot be looked at or moved, or whose lock somebody holds, is left for the next
+    time, and does not keep the others.
+    """
     archive = store.archive
-    expired: list[str] = yield DiskCall(archive.expired_sessions)
-    removed = 0
+    seconds, microseconds = yield RedisCall(("TIME",))
+    now = yield DiskCall(partial(archive.now, int(seconds) + int(microseconds) / 1e6))
+    expired: list[str] = yield DiskCall(partial(archive.expired_sessions, now), waits=True)
+    moved = 0
     for session_id in expired:
-        session = Session(store, session_id, store.config.hot_window_size)
-        lock = yield from _locked(session)
         try:
-            # A session with messages in Redis is alive, however old its archive.
-            if not (yield RedisCall(store.hot.length(session_id))):
-                removed += yield DiskCall(partial(archive.remove_expired_locked, session_id))
-        finally:
-            lock.release()
-    return removed
+            lock = yield DiskCall(partial(archive.store.try_lock, session_id), quick=True)
+            if lock is None:
+                continue
+            try:
+                # A session with messages in Redis is alive, however old its archive.
+                if not (yield RedisCall(store.hot.length(session_id))):
+                    moved += yield DiskCall(partial(archive.expire_locked, session_id, now))
+            finally:
+                lock.release()
+        except ArchiveError as error:
+            archive.store.note_not_expired(session_id, error)
+    yield DiskCall(partial(archive.store.empty_trash, now, archive.trash_days))
+    return moved
 
 
 def list_hot(store: SessionStore, page: int = 1000) -> Flow[dict[str, float]]:

@@ -112,6 +112,7 @@ def open_store(
             table=config.archive_table,
             on_damage=config.on_archive_damage,
             lock_timeout_seconds=config.archive_lock_timeout_seconds,
+            trash_days=config.archive_trash_days,
             clock=clock,
             files=files,
         ),
