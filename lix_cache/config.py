@@ -40,6 +40,7 @@ _POSITIVE = frozenset(
         "disk_ttl_days",
         "archive_batch_turns",
         "archive_lock_timeout_seconds",
+        "archive_max_frame_mb",
         "evictor_interval_seconds",
         "embedding_dim",
     }
@@ -101,12 +102,17 @@ class CacheConfig:
         archive_lock_timeout_seconds: how long to wait for another process that holds a
             session's archive.
         archive_trash_days: days for which what has expired can be taken back; 0 removes it at once.
+        archive_max_frame_mb: an archive frame that decodes to more is not read, from 1 to 1024.
         on_archive_damage: ``recover`` returns what is intact, counts and logs the rest;
             ``raise`` raises :class:`~lix_cache.errors.ArchiveCorrupt`.
         durability: ``redis`` acknowledges a message when Redis has it; ``disk`` when it is on
             disk as well.
         on_redis_error: ``archive`` goes on with the disk alone while Redis is away;
             ``raise`` raises :class:`~lix_cache.errors.RedisUnavailable`.
+        on_archive_error: what an add does once the archive folder has begun to refuse: ``hot`` goes
+            on in Redis, where messages stay until the folder takes them; ``raise`` raises
+            :class:`~lix_cache.errors.ArchiveUnavailable`. A folder that refuses at the first
+            add is an error under both.
         on_cache_error: what the semantic and the URL cache do while Redis is away: ``raise``
             raises; ``miss`` answers None and counts it under ``degraded`` in ``get_stats``.
         evictor_enabled: start the eviction thread with the first session cache.
@@ -162,10 +168,12 @@ class CacheConfig:
     archive_batch_turns: int = 10
     archive_lock_timeout_seconds: float = 30
     archive_trash_days: float = 7
+    archive_max_frame_mb: int = 1024
     on_archive_damage: Literal["recover", "raise"] = "recover"
 
     durability: Literal["redis", "disk"] = "redis"
     on_redis_error: Literal["archive", "raise"] = "archive"
+    on_archive_error: Literal["hot", "raise"] = "hot"
     on_cache_error: Literal["raise", "miss"] = "raise"
     evictor_enabled: bool = True
     evictor_interval_seconds: float = 5

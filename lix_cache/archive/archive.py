@@ -12,6 +12,7 @@ from lix_cache.archive import search
 from lix_cache.archive.compaction import Compacted
 from lix_cache.archive.expiry import DAY, Now
 from lix_cache.archive.files import Files
+from lix_cache.archive.format import MAX_DECODED
 from lix_cache.archive.names import SUFFIX, session_id_of_stem
 from lix_cache.archive.store import ArchiveStore
 from lix_cache.archive.verify import Report, verify_bytes
@@ -28,6 +29,8 @@ __all__ = ["ConversationArchive"]
 IDLE_SECONDS = 7200.0
 #: How long what has expired can be taken back: time to notice a clock that was wrong.
 TRASH_DAYS = 7.0
+#: What a frame may decode to, by the format.
+MAX_FRAME_MB = MAX_DECODED >> 20
 
 
 class ConversationArchive:
@@ -48,6 +51,8 @@ class ConversationArchive:
         lock_timeout_seconds: how long to wait for another writer of the session.
         trash_days: how long what has expired stays in the trash, from where :meth:`restore`
             takes it back; 0 removes it at once.
+        max_frame_mb: a frame that decodes to more is not read (ArchiveTooLarge): lower it for
+            files from strangers.
         clock: where the time comes from.
         files: the file system.
 
@@ -68,6 +73,7 @@ class ConversationArchive:
         on_damage: str = "recover",
         lock_timeout_seconds: float = 30,
         trash_days: float = TRASH_DAYS,
+        max_frame_mb: int = MAX_FRAME_MB,
         clock: Clock = SYSTEM_CLOCK,
         files: Files | None = None,
     ) -> None:
@@ -75,6 +81,8 @@ class ConversationArchive:
             raise ConfigError(f"session_ttl_days must be larger than 0, got {session_ttl_days}")
         if not trash_days >= 0:
             raise ConfigError(f"trash_days must not be negative, got {trash_days}")
+        if not 0 < max_frame_mb <= MAX_FRAME_MB:
+            raise ConfigError(f"max_frame_mb must be from 1 to {MAX_FRAME_MB}, got {max_frame_mb}")
         self.archive_dir = os.fspath(archive_dir)
         self.session_ttl_days = session_ttl_days
         self.trash_days = trash_days
@@ -84,6 +92,7 @@ class ConversationArchive:
             table=table,
             on_damage=on_damage,
             lock_timeout_seconds=lock_timeout_seconds,
+            max_frame_bytes=max_frame_mb << 20,
             clock=clock,
             files=files,
         )

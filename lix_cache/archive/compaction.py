@@ -114,7 +114,7 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, contest_ms: int) -> C
         turns = [one.turn for one in group]
         if drops:
             turns = [_without_nonce(turn) if turn.id.ms < oldest_ms else turn for turn in turns]
-        frame = fmt.encode_turns_frame(
+        frames = fmt.encode_frames(
             turns,
             fmt.with_cleared(before, last.cleared),
             # The last one says when the file was last appended to, which this is not.
@@ -122,9 +122,10 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, contest_ms: int) -> C
             codec,
             contested=last.contested,
             whole=True,
+            most=fmt.WHOLE_FRAME_BYTES,
         )
-        parts.append(frame)
-        before = fmt.index_of(frame)
+        parts.append(frames)
+        before = fmt.index_of(frames)
     made = b"".join(parts)
     frames_after = full + len(groups)
     if not groups or frames_after >= len(found.frames) or len(made) >= len(data):

@@ -315,7 +315,7 @@ class Files:
         return True
 
     def modified(self, path: str) -> float | None:
-        """Return when a file was last written to, or stamped, by the file system's clock; None if it is gone."""
+        """Return when a file was last written to by the file system's clock; None if it is gone."""
         try:
             return os.stat(path, follow_symlinks=False).st_mtime
         except FileNotFoundError:

@@ -28,7 +28,14 @@ from lix_cache.archive.names import SUFFIX, file_stem, is_encoded, plain_stem, s
 from lix_cache.archive.restoring import restored
 from lix_cache.archive.trash import Trash
 from lix_cache.clock import SYSTEM_CLOCK, Clock
-from lix_cache.errors import ArchiveBusy, ArchiveCorrupt, ArchiveError, ArchiveUnavailable, ConfigError
+from lix_cache.errors import (
+    ArchiveBusy,
+    ArchiveCorrupt,
+    ArchiveError,
+    ArchiveUnavailable,
+    ConfigError,
+    LixCacheError,
+)
 from lix_cache.messages import ZERO_ID, MessageId, Turn, once, with_id
 
 __all__ = ["ArchiveStore", "lock_pauses"]
@@ -79,6 +86,7 @@ class ArchiveStore:
         table: str | os.PathLike[str] | None = None,
         on_damage: str = "recover",
         lock_timeout_seconds: float = 30,
+        max_frame_bytes: int = fmt.MAX_DECODED,
         clock: Clock = SYSTEM_CLOCK,
         files: Files | None = None,
     ) -> None:
@@ -91,6 +99,7 @@ class ArchiveStore:
         self._counting = threading.Lock()
         self._codec = packer(codec, table)
         self._raise_on_damage = on_damage == "raise"
+        self._most = max_frame_bytes
         self._clock = clock
         self._files = files or Files()
         self._trash = Trash(self._files, folder)
@@ -143,6 +152,19 @@ class ArchiveStore:
             f"{self.lock_timeout_seconds} s; raise archive_lock_timeout_seconds or look for a stuck process"
         )
 
+    def check_writable(self) -> None:
+        """Write something to the folder, and make a lock there.
+
+        Raises:
+            ArchiveUnavailable: one of them was refused.
+        """
+        self._make_folders()
+        # As much as a frame takes at least: a full disk has room for an empty file.
+        self._files.write_synced(self._in_folder(_TIME), bytes(4096))
+        lock = self._files.try_lock(self._in_folder(_LOCKS, f"{stripe_of('a probe'):03x}"))
+        if lock is not None:
+            lock.release()
+
     # -- reading -----------------------------------------------------------------------
 
     def exists(self, session_id: str) -> bool:
@@ -177,7 +199,7 @@ class ArchiveStore:
             return []
         self._check_owner(path, session_id)
         try:
-            turns, cleared = reading.last_turns(self._files, path, count)
+            turns, cleared = reading.last_turns(self._files, path, count, self._most)
         except reading.TailUnreadable:
             # The long way, which also decides whether it is damage or a writer at work.
             found = self._contents_at(path, session_id, locked=locked)
@@ -261,20 +283,20 @@ class ArchiveStore:
             self.sync_names()
         return count
 
-    def append_many_locked(self, batch: Mapping[str, Sequence[Turn]]) -> dict[str, int | ArchiveError]:
+    def append_many_locked(self, batch: Mapping[str, Sequence[Turn]]) -> dict[str, int | LixCacheError]:
         """Append to several sessions whose locks are held, syncing the folder once.
 
         Returns:
             For each session how many turns were new, or why it failed; the others are
             not affected. What is counted is durable.
         """
-        results: dict[str, int | ArchiveError] = {}
+        results: dict[str, int | LixCacheError] = {}
         ready: dict[str, tuple[str, _Append]] = {}
         alone: list[str] = []
         for session_id, turns in batch.items():
             try:
                 append = self._ready_append_locked(session_id, turns)
-            except ArchiveError as error:
+            except LixCacheError as error:
                 results[session_id] = error
                 continue
             if append is None:
@@ -295,14 +317,14 @@ class ArchiveStore:
                     raise refusal
                 unsure |= self._after_write(append)
                 results[session_id] = append.count
-            except ArchiveError as error:
+            except LixCacheError as error:
                 results[session_id] = error
         if unsure:
             self.sync_names()
         for session_id in alone:
             try:
                 results[session_id] = self.append_locked(session_id, batch[session_id])
-            except ArchiveError as error:
+            except LixCacheError as error:
                 results[session_id] = error
         return results
 
@@ -392,8 +414,9 @@ class ArchiveStore:
             header = fmt.FileHeader(now_ms / 1000, session_id)
             data = fmt.encode_file(header, fresh, now_ms, self._codec, contested=contested)
         else:
-            # One frame, however many turns: after a crash all of them are there, or none.
-            data = fmt.encode_turns_frame(fresh, before, now_ms, self._codec, contested=contested)
+            # One frame, however many turns: after a crash all of them are there, or none. (Only
+            # what comes to more than a GiB does not fit into one.)
+            data = fmt.encode_frames(fresh, before, now_ms, self._codec, contested=contested)
         return _Append(path, size, data, len(fresh), unsure)
 
     def clear_locked(self, session_id: str) -> None:
@@ -522,7 +545,7 @@ class ArchiveStore:
         return True
 
     def _put_together_locked(self, trashed: str, session_id: str) -> None:
-        old = reading.parse_contents(self._files.read(trashed) or b"", os.path.basename(trashed))
+        old = reading.parse_contents(self._files.read(trashed) or b"", os.path.basename(trashed), self._most)
         new = self.contents(session_id, locked=True)
         path = self._own_path(session_id)
         if old.damaged:
@@ -641,7 +664,7 @@ class ArchiveStore:
         name = os.path.basename(path)
         try:
             data = self._files.read(path)
-            found = None if data is None else reading.parse_contents(data, name)
+            found = None if data is None else reading.parse_contents(data, name, self._most)
             if found is None or not found.damaged:
                 return self._checked_owner(found, session_id, name)
         except ArchiveCorrupt as error:

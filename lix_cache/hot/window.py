@@ -33,7 +33,7 @@ class Oldest:
 
     Attributes:
         turns: oldest first.
-        has_more: there are older ones than the window should keep beyond these.
+        has_more: there are more beyond these that the window should not keep.
     """
 
     turns: list[Turn]
@@ -120,14 +120,42 @@ class HotWindow:
         """Return the messages, oldest first; None if there is no window."""
         return None if reply is None else _turns(reply)[::-1]
 
-    def oldest(self, session_id: str, *, keep: int, limit: int) -> Command:
-        """Read the oldest messages, all but the newest ``keep``, ``limit`` at most."""
-        return ScriptCall(scripts.OLDEST, (self.keys.window(session_id),), (keep, limit))
+    def oldest(
+        self,
+        session_id: str,
+        *,
+        keep: int,
+        limit: int,
+        max_bytes: int | None = None,
+        at_least: int = 1,
+        after: MessageId | None = None,
+    ) -> Command:
+        """Read the oldest messages, all but the newest ``keep``.
+
+        Args:
+            session_id: the session.
+            keep: how many of the newest to leave out.
+            limit: how many at most.
+            max_bytes: and how many bytes; None for any number.
+            at_least: how many to return whatever their size, if there are so many.
+            after: begin after this one; for whoever reads a window page by page.
+        """
+        return ScriptCall(
+            scripts.OLDEST,
+            (self.keys.window(session_id),),
+            (
+                keep,
+                limit,
+                "" if max_bytes is None else max_bytes,
+                at_least,
+                "" if after is None else str(after),
+            ),
+        )
 
     @staticmethod
     def oldest_turns(reply: Any) -> Oldest:
-        turns = _turns(reply[1:])
-        return Oldest(turns, int(reply[0]) > len(turns))
+        """Return the answer to :meth:`oldest`."""
+        return Oldest(_turns(reply[1:]), bool(reply[0]))
 
     def trim(self, session_id: str, turns: Sequence[Turn], archived: MessageId, window: int) -> Command:
         """Forget the window's oldest messages, and the session itself if nothing is left.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lix_cache.archive.archive import IDLE_SECONDS, TRASH_DAYS, ConversationArchive
+from lix_cache.archive.archive import IDLE_SECONDS, MAX_FRAME_MB, TRASH_DAYS, ConversationArchive
 from lix_cache.archive.compaction import Compacted
 from lix_cache.archive.verify import Report
 from lix_cache.clock import SYSTEM_CLOCK, Clock
@@ -43,6 +43,7 @@ class AsyncConversationArchive:
         on_damage: str = "recover",
         lock_timeout_seconds: float = 30,
         trash_days: float = TRASH_DAYS,
+        max_frame_mb: int = MAX_FRAME_MB,
         clock: Clock = SYSTEM_CLOCK,
         files: Files | None = None,
     ) -> None:
@@ -54,6 +55,7 @@ class AsyncConversationArchive:
             on_damage=on_damage,
             lock_timeout_seconds=lock_timeout_seconds,
             trash_days=trash_days,
+            max_frame_mb=max_frame_mb,
             clock=clock,
             files=files,
         )

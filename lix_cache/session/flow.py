@@ -16,19 +16,21 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from lix_cache._log import logger
 from lix_cache.archive.store import lock_pauses
 from lix_cache.effects import DiskCall, Flow, RedisBatch, RedisCall, Sleep
 from lix_cache.errors import (
     ArchiveCorrupt,
     ArchiveError,
+    ArchiveUnavailable,
     InvalidMessage,
     LixCacheError,
-    RedisError,
     RedisUnavailable,
 )
 from lix_cache.hot.scripts import Command
 from lix_cache.hot.window import Added, HotWindow, Oldest
 from lix_cache.messages import ZERO_ID, MessageId, Turn, once, pack_hot, with_id
+from lix_cache.session.health import before_add
 from lix_cache.session.store import SessionStore
 
 if TYPE_CHECKING:
@@ -49,8 +51,10 @@ __all__ = [
 #: A window this many batches too long is spilled by the add that finds it so: the daemon
 #: is late, and memory must stay bounded.
 LATE_BATCHES = 4
-#: Messages read from a window at a time when it moves to disk.
+#: Messages read from a window at a time when it moves to disk, and bytes read from all windows
+#: that move together: neither server nor client nor frame must hold more, whatever they hold.
 CHUNK = 500
+BYTES_AT_ONCE = 64 << 20
 #: After so many sessions that were decoded, a daemon lets the other threads of its process
 #: go on: they would wait for all of them otherwise. A sleep of 0 hands nothing over.
 BREATH = 8
@@ -123,6 +127,7 @@ class AddResult:
 def add(session: Session, turn: Turn) -> Flow[AddResult]:
     """Add a message that has no id yet: to Redis, or to the archive if the policy says so."""
     store = session.store
+    yield from before_add(store)
     try:
         try:
             yield from _bring_together(session)
@@ -171,9 +176,11 @@ def _spill_late(session: Session) -> Flow[None]:
     store.count("late_spills")
     try:
         yield from move_to_disk(store, {session.id: session.window})
-    except (RedisError, ArchiveError) as error:
+    except Exception as error:  # noqa: BLE001 - a caller that is told of it would add the message again
         store.count("spill_failures")
         store.last_error = f"{type(error).__name__}: {error}"
+        if not isinstance(error, LixCacheError):
+            logger.opt(exception=error).error("a late spill failed unexpectedly")
 
 
 def _add_hot(session: Session, turn: Turn) -> Flow[Added]:
@@ -438,11 +445,17 @@ def move_to_disk(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
     archive = store.archive.store
     locks: dict[int, FileLock] = {}
     mine: dict[str, int] = {}
+    failed: dict[str, LixCacheError] = {}
     try:
         for session_id, count in keep.items():
             stripe = archive.stripe(session_id)
             if stripe not in locks:
-                lock = yield DiskCall(partial(archive.try_lock, session_id), quick=True)
+                try:
+                    lock = yield DiskCall(partial(archive.try_lock, session_id), quick=True)
+                except ArchiveError as error:
+                    store.archive_state.fails(error)
+                    failed[session_id] = error
+                    continue
                 if lock is None:
                     continue
                 locks[stripe] = lock
@@ -451,7 +464,8 @@ def move_to_disk(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
     finally:
         for lock in locks.values():
             lock.release()
-    moved.busy = len(keep) - len(mine)
+    moved.busy = len(keep) - len(mine) - len(failed)
+    moved.failed.update(failed)
     return moved
 
 
@@ -464,15 +478,26 @@ def _move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
     """
     moved = Moved()
     todo = dict(keep)
-    while todo:
-        reads = tuple(store.hot.oldest(sid, keep=count, limit=CHUNK) for sid, count in todo.items())
+    # Sessions of which a single message is more than their share: each by itself.
+    large: dict[str, int] = {}
+    while todo or large:
+        if not todo:
+            todo = dict([large.popitem()])
+        room, at_least = BYTES_AT_ONCE // len(todo), int(len(todo) == 1)
+        reads = tuple(
+            store.hot.oldest(sid, keep=count, limit=CHUNK, max_bytes=room, at_least=at_least)
+            for sid, count in todo.items()
+        )
         replies = yield RedisBatch(reads, errors_as_values=True)
         found = yield from _readable(todo, replies, moved)
+        large.update({sid: keep[sid] for sid, one in found.items() if one.has_more and not one.turns})
+        found = {sid: oldest for sid, oldest in found.items() if sid not in large}
         batch = {sid: oldest.turns for sid, oldest in found.items() if oldest.turns}
-        written: dict[str, int | ArchiveError] = yield DiskCall(
+        written: dict[str, int | LixCacheError] = yield DiskCall(
             partial(store.archive.store.append_many_locked, batch)
         )
-        moved.failed.update({sid: r for sid, r in written.items() if isinstance(r, ArchiveError)})
+        moved.failed.update({sid: r for sid, r in written.items() if isinstance(r, LixCacheError)})
+        _note_archive(store, written.values())
         found = {sid: oldest for sid, oldest in found.items() if sid not in moved.failed}
         newest: dict[str, MessageId] = yield DiskCall(partial(_newest_ids, store, list(found)))
         trims = tuple(
@@ -488,6 +513,16 @@ def _move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
     if moved.failed:
         store.count("spill_failures", len(moved.failed))
     return moved
+
+
+def _note_archive(store: SessionStore, written: Iterable[int | LixCacheError]) -> None:
+    """Note whether the disk takes what is written. One file that is damaged says nothing about it."""
+    for result in written:
+        if isinstance(result, ArchiveUnavailable):
+            store.archive_state.fails(result)
+            return
+        if isinstance(result, int):
+            store.archive_state.works()
 
 
 def _readable(ids: Iterable[str], replies: Iterable[Any], moved: Moved) -> Flow[dict[str, Oldest]]:
@@ -709,6 +744,15 @@ def clean_up(store: SessionStore) -> Flow[int]:
             archive.store.note_not_expired(session_id, error)
     yield DiskCall(partial(archive.store.empty_trash, now, archive.trash_days))
     return moved
+
+
+def hot_among(store: SessionStore, session_ids: Sequence[str], page: int = 500) -> Flow[set[str]]:
+    """Return those of the sessions that have a window in Redis."""
+    hot: set[str] = set()
+    for group in _groups(session_ids, page):
+        lengths = yield RedisBatch(tuple(store.hot.length(session_id) for session_id in group))
+        hot.update(session_id for session_id, length in zip(group, lengths, strict=True) if length)
+    return hot
 
 
 def list_hot(store: SessionStore, page: int = 1000) -> Flow[dict[str, float]]:

@@ -17,6 +17,7 @@ from lix_cache.hot.client import Endpoint, endpoint_for
 from lix_cache.hot.keys import Keys
 from lix_cache.hot.window import HotWindow
 from lix_cache.messages import NONCE_BYTES
+from lix_cache.session.health import ArchiveState
 
 __all__ = ["SessionStore", "StoreIdentity", "open_store"]
 
@@ -40,6 +41,7 @@ class SessionStore:
         hot: commands on windows.
         archive: the cold tier.
         breaker: whether Redis was gone a moment ago.
+        archive_state: whether the archive takes what is written.
         counters: what happened, for ``get_stats``.
         outage_sessions: sessions this process wrote to while Redis was away.
         last_error: the last trouble that did not fail the call it happened in.
@@ -55,6 +57,7 @@ class SessionStore:
     clock: Clock = SYSTEM_CLOCK
     counters: Counter[str] = field(default_factory=Counter)
     outage_sessions: set[str] = field(default_factory=set)
+    archive_state: ArchiveState = field(default_factory=ArchiveState)
     last_error: str | None = None
     new_nonce: Callable[[], bytes] = lambda: os.urandom(NONCE_BYTES)
     _counting: threading.Lock = field(default_factory=threading.Lock)
@@ -113,6 +116,7 @@ def open_store(
             on_damage=config.on_archive_damage,
             lock_timeout_seconds=config.archive_lock_timeout_seconds,
             trash_days=config.archive_trash_days,
+            max_frame_mb=config.archive_max_frame_mb,
             clock=clock,
             files=files,
         ),
