@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lix_cache._log import logger
 from lix_cache.archive import search
 from lix_cache.archive.compaction import Compacted
 from lix_cache.archive.expiry import DAY, Now
@@ -212,7 +211,7 @@ class ConversationArchive:
         Returns:
             How many were moved.
         """
-        now = self.now()
+        now = self.store.now()
         moved = 0
         for session_id in self.expired_sessions(now):
             try:
@@ -227,20 +226,9 @@ class ConversationArchive:
         self.store.empty_trash(now, self.trash_days)
         return moved
 
-    def now(self, *others: float) -> Now:
-        """Return what time it is by this machine's clock, the file system's, and those given."""
-        found = self.store.now(*others)
-        if found.disagrees:
-            logger.warning(
-                "the clocks of this machine, the file system and Redis are {:.1f} days apart: "
-                "sessions expire by the one that is furthest behind",
-                (found.latest - found.earliest) / DAY,
-            )
-        return found
-
     def expired_sessions(self, now: Now | None = None) -> list[str]:
         """Return the sessions that have given no sign of life for ``session_ttl_days``."""
-        now = now or self.now()
+        now = now or self.store.now()
         cutoff = now.earliest - self._life
         old = [meta["session_id"] for meta in self.store.all_metadata() if meta["updated_at"] < cutoff]
         return [session_id for session_id in old if self._is_expired(session_id, now, locked=False)]

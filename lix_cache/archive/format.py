@@ -563,6 +563,8 @@ def _room(length: int, count: int, most: int) -> tuple[int, int]:
 
 def _sections(body: bytes, offset: int, room: int, most: int) -> dict[int, bytes]:
     """Decode the sections of a frame at ``offset``, which may come to ``room`` bytes by the format."""
+    if room < 0:
+        raise CodecError("it says that it holds more turns than one of its length may")
     reader = Reader(body)
     declared = 0
     sections: dict[int, bytes] = {}

@@ -42,7 +42,7 @@ __all__ = ["ArchiveStore", "lock_pauses"]
 
 _LOCKS = ".locks"
 _PENDING = ".pending"
-_TIME = ".time"
+_PROBE = "probe"
 _DAMAGED = re.compile(r"\.damaged-[0-9]+\Z")
 _LOCAL_SEQ = 1 << 46
 #: How long after its message was sent a copy of it may still arrive (docs/archive-format.md).
@@ -160,7 +160,7 @@ class ArchiveStore:
         """
         self._make_folders()
         # As much as a frame takes at least: a full disk has room for an empty file.
-        self._files.write_synced(self._in_folder(_TIME), bytes(4096))
+        self._files.write_synced(self._in_folder(_LOCKS, _PROBE), bytes(4096))
         lock = self._files.try_lock(self._in_folder(_LOCKS, f"{stripe_of('a probe'):03x}"))
         if lock is not None:
             lock.release()
@@ -492,8 +492,16 @@ class ArchiveStore:
         """Return what time it is by our clock, by the file system's, and by those given."""
         clocks = [self._clock.time(), *others]
         if self._files.exists(self.folder):
-            clocks.append(self._files.now(self._in_folder(_TIME)))
-        return Now(min(clocks), max(clocks))
+            self._make_folders()
+            clocks.append(self._files.now(self._in_folder(_LOCKS, _PROBE)))
+        found = Now(min(clocks), max(clocks))
+        if found.disagrees:
+            logger.warning(
+                "the clocks of this machine, the file system and Redis are {:.1f} days apart: "
+                "sessions expire by the one that is furthest behind",
+                (found.latest - found.earliest) / DAY,
+            )
+        return found
 
     def is_expired(self, session_id: str, life_seconds: float, now: Now, *, locked: bool = False) -> bool:
         """Whether a session has given no sign of life for so long."""

@@ -15,6 +15,7 @@ from lix_cache.drive import in_disk_thread
 from lix_cache.messages import Message
 
 if TYPE_CHECKING:
+    from lix_cache.archive.expiry import Now
     from lix_cache.archive.files import Files
     from lix_cache.vectors import VectorLike
 
@@ -109,9 +110,9 @@ class AsyncConversationArchive:
         """See :meth:`ConversationArchive.cleanup_expired`."""
         return await self._run(self.sync.cleanup_expired, keep)
 
-    async def expired_sessions(self) -> list[str]:
+    async def expired_sessions(self, now: Now | None = None) -> list[str]:
         """See :meth:`ConversationArchive.expired_sessions`."""
-        return await self._run(self.sync.expired_sessions)
+        return await self._run(self.sync.expired_sessions, now)
 
     async def trashed(self) -> list[dict[str, Any]]:
         """See :meth:`ConversationArchive.trashed`."""

@@ -726,7 +726,7 @@ def clean_up(store: SessionStore) -> Flow[int]:
     """
     archive = store.archive
     seconds, microseconds = yield RedisCall(("TIME",))
-    now = yield DiskCall(partial(archive.now, int(seconds) + int(microseconds) / 1e6))
+    now = yield DiskCall(partial(archive.store.now, int(seconds) + int(microseconds) / 1e6))
     expired: list[str] = yield DiskCall(partial(archive.expired_sessions, now), waits=True)
     moved = 0
     for session_id in expired:

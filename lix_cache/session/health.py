@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any
 
 from lix_cache._log import logger
 from lix_cache.effects import DiskCall, Flow, RedisCall
-from lix_cache.errors import ArchiveError, RedisError
+from lix_cache.errors import ArchiveError, ArchiveUnavailable, RedisError
 
 if TYPE_CHECKING:
     from lix_cache.session.store import SessionStore
 
 __all__ = ["ArchiveState", "before_add", "health"]
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class ArchiveState:
@@ -43,7 +47,8 @@ class ArchiveState:
 def before_add(store: SessionStore) -> Flow[None]:
     """See that the archive can be written to: before the first add, and after trouble if the policy asks.
 
-    A folder that never worked must not be found out hundreds of messages later.
+    A folder that never worked must not be found out hundreds of messages later. A disk that is
+    full is no such folder: it has room again one day, and messages can wait for that.
 
     Raises:
         ArchiveUnavailable: it cannot; nothing was stored.
@@ -51,7 +56,12 @@ def before_add(store: SessionStore) -> Flow[None]:
     state = store.archive_state
     if state.is_known and (state.trouble is None or store.config.on_archive_error == "hot"):
         return
-    yield from _look(store)
+    try:
+        yield from _look(store)
+    except ArchiveUnavailable as error:
+        if error.errno not in _FULL or store.config.on_archive_error == "raise":
+            raise
+        state.is_known = True
 
 
 def _look(store: SessionStore) -> Flow[None]:

@@ -737,7 +737,7 @@ def second(columns: bytes, words: bytes = b"", vectors: bytes = b"") -> bytes:
 BAD_BODIES = {
     "two forms at once": (section(1, ONE) + second(TWO, b"hi"), "do not go together"),
     "text of the first form": (section(5, TWO) + section(2, b"hi"), "do not go together"),
-    "more turns than bits": (second(TWO), "1000000 turns cannot be in columns of 3 bytes"),
+    "more turns than bits": (second(TWO), "40 turns cannot be in columns of 3 bytes"),
     "no shape": (second(varint(0)), "0 shapes for 1 turns"),
     "more shapes than turns": (second(varint(4) + bytes(2)), "2 shapes for 1 turns"),
     "turns without words in turn": (second(varint(2) + bytes((1, 0))), "may not take turns"),
@@ -770,7 +770,7 @@ BAD_BODIES = {
     "damaged zstd": (second(TWO) + section(6, b"hi", codec=4, stored=b"\xff\xff"), "not a valid zstd"),
     "zstd of another length": (
         second(TWO) + section(6, b"hi", codec=4, stored=bytes.fromhex("28b52ffd2000010000")),
-        "decodes to 0 bytes, not 2",
+        "says it holds 0 bytes, not 2",
     ),
     "no columns": (b"", "1 turns cannot be in columns of 0 bytes"),
     "a cut section": (section(1, ONE)[:-1], "bytes wanted"),
@@ -787,9 +787,12 @@ BAD_BODIES = {
     "stored, and shorter": (section(1, ONE) + b"\x02\0" + varints(1, 2) + b"hi", "says it has 1"),
     "HCv1 of another length": (
         section(1, ONE) + section(2, b"hi!", codec=1, stored=HuffmanCodec.encode(b"hi", format=1)),
-        "decodes to 2 bytes, not 3",
+        "says it holds 2 bytes, not 3",
     ),
-    "damaged HCv1": (section(1, ONE) + section(2, b"hi", codec=1, stored=b"HCv9xxxxxxx"), "not a valid HCv1"),
+    "damaged HCv1": (
+        section(1, ONE) + section(2, b"hi", codec=1, stored=b"HCv9\2\0\0\0xxxx"),
+        "not a valid HCv1",
+    ),
     "damaged LZ4": (section(1, ONE) + section(2, b"hi", codec=2, stored=b"\xff\xff"), "not a valid LZ4"),
     "LZ4 of another length": (
         section(1, ONE) + section(2, b"hi!", codec=2, stored=b"\x20hi"),
@@ -821,7 +824,8 @@ BAD_BODIES = {
         section(1, varints(0, 0) + bytes((1, 0b01000000)) + b"\0" + varint(2**60)) + section(4, bytes(8)),
         "bytes wanted",
     ),
-    "more turns than bytes": (section(1, ONE), "1000000 turns cannot be in columns of 5 bytes"),
+    "more turns than bytes": (section(1, ONE), "10 turns cannot be in columns of 5 bytes"),
+    "more turns than its length may hold": (second(TWO), "more turns than one of its length may"),
     "an id twice": (
         section(1, varint(0) + varints(0, 0) + bytes((1, 0)) + varints(0, 0)),
         "an id stands twice",
@@ -832,8 +836,9 @@ BAD_BODIES = {
     ),
 }
 COUNTS = {
-    "more turns than bytes": 1_000_000,
-    "more turns than bits": 1_000_000,
+    "more turns than bytes": 10,
+    "more turns than bits": 40,
+    "more turns than its length may hold": 1_000_000,
     "an id twice": 2,
     "an id of 65 bits": 2,
     "too many in turn": 5,
