@@ -433,7 +433,7 @@ class MemoryFiles(Files):
     def exists(self, path: str) -> bool:
         return path in self.contents
 
-    def names(self, folder: str, start: str = "") -> Iterator[str]:
+    def names(self, folder: str, start: str = "", *, folders: bool = False) -> Iterator[str]:  # noqa: ARG002
         begin = f"{folder}/{start}"
         return iter([path[len(folder) + 1 :] for path in self.contents if path.startswith(begin)])
 

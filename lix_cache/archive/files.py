@@ -340,12 +340,15 @@ class Files:
         self.stamp(probe)
         return self.modified(probe) or 0.0
 
-    def names(self, folder: str, start: str = "") -> Iterator[str]:
-        """Yield the names of the files in a folder that begin so; none if there is no folder."""
+    def names(self, folder: str, start: str = "", *, folders: bool = False) -> Iterator[str]:
+        """Yield the names in a folder that begin so: of its files, or of its folders."""
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name.startswith(start) and entry.is_file(follow_symlinks=False):
+                    if not entry.name.startswith(start):
+                        continue
+                    is_wanted = entry.is_dir if folders else entry.is_file
+                    if is_wanted(follow_symlinks=False):
                         yield entry.name
         except FileNotFoundError:
             return

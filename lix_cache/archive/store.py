@@ -537,7 +537,7 @@ class ArchiveStore:
         Stopped at any step and run again: what is back already is recognised by its ids.
         """
         found = self._trash.of(session_id)
-        if not any(not one.is_damaged for one in found):
+        if not found:
             return False
         self._make_folders()
         for one in found:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from lix_cache.archive.names import LOCK_STRIPES, SUFFIX, file_stem, stripe_of
+from lix_cache.archive.names import SUFFIX, file_stem, stripe_of
 
 if TYPE_CHECKING:
     from lix_cache.archive.files import Files
@@ -77,8 +77,8 @@ class Trash:
 
     def all(self) -> Iterator[Trashed]:
         """Yield every file here."""
-        for stripe in range(LOCK_STRIPES):
-            yield from self._in(self._folder_of_stripe(stripe))
+        for name in sorted(self._files.names(self._folder, folders=True)):
+            yield from self._in(os.path.join(self._folder, name))
 
     def remove(self, session_id: str) -> bool:
         """Remove all that a session has here, durably; False if nothing."""
@@ -98,7 +98,4 @@ class Trash:
                 )
 
     def _folder_of(self, session_id: str) -> str:
-        return self._folder_of_stripe(stripe_of(session_id))
-
-    def _folder_of_stripe(self, stripe: int) -> str:
-        return os.path.join(self._folder, f"{stripe:03x}")
+        return os.path.join(self._folder, f"{stripe_of(session_id):03x}")

@@ -145,8 +145,10 @@ class FaultyFiles(Files):
     def exists(self, path: str) -> bool:
         return self._do(Step("exists", path), lambda: self._inner.exists(path))
 
-    def names(self, folder: str, start: str = "") -> Iterator[str]:
-        return self._do(Step("names", folder), lambda: iter(list(self._inner.names(folder, start))))
+    def names(self, folder: str, start: str = "", *, folders: bool = False) -> Iterator[str]:
+        return self._do(
+            Step("names", folder), lambda: iter(list(self._inner.names(folder, start, folders=folders)))
+        )
 
     def modified(self, path: str) -> float | None:
         return self._do(Step("modified", path), lambda: self._inner.modified(path))
