@@ -132,7 +132,7 @@ def test_a_huffman_stream_that_holds_more_than_its_section_says_is_refused_befor
         with pytest.raises(ArchiveCorrupt):
             archive.load_all("s")
 
-    assert peak_of(load) < 4 * len(stored) + 4 * MB
+    assert peak_of(load) < 6 * len(stored) + 4 * MB
 
 
 @pytest.mark.promise("bad-bytes")
@@ -278,6 +278,8 @@ def contents(number: int, sizes: list[int]) -> list[str]:
 def test_no_answer_holds_more_than_its_share_and_one_message(
     redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # So large that no add moves anything by itself.
+    redis_config = redis_config.replace(hot_window_size=1000)
     monkeypatch.setattr(flow, "BYTES_AT_ONCE", 100_000)
     sizes = {
         0: [10] * 300,
