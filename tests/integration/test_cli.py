@@ -12,7 +12,6 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -954,7 +953,7 @@ def test_the_doctor_finds_a_good_store_good_and_leaves_nothing_behind(tmp_path: 
         assert {name: status for name, (status, _, _) in found.items() if status != "ok"} == {}
         assert set(found) >= {
             "server", "version", "permissions", "persistence", "maxmemory-policy", "memory", "clock",
-            "eviction", "archive folder", "disk", "outages", "extras",
+            "eviction", "archive folder", "disk", "outages",
         }  # fmt: skip
         assert os.listdir(config.archive_dir) == []
         assert server.client(db=2).keys() == []
@@ -1121,25 +1120,6 @@ def test_the_doctor_sees_outages_repairs_and_overdue_sessions(
     cache = HybridConversationCache("c", redis_config)
     cache.evictor.run_once()
     assert diagnose(redis_config)["eviction"] == ("ok", "a process moves idle sessions to disk", "")
-
-
-@pytest.mark.parametrize("codec", ["lz4", "zstd"])
-def test_the_doctor_wants_a_package_only_where_it_is_used(
-    redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch, codec: str
-) -> None:
-    import lix_cache.admin.doctor as module
-
-    assert diagnose(redis_config)["extras"][0] == "ok"
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    assert diagnose(redis_config)["extras"][0] == "ok"
-    checks = module.examine(
-        replace_codec(StoreAdmin(redis_config)._store, codec),
-    )
-    assert (checks[-1].status, f"lix-cache[{codec}]" in checks[-1].advice) == ("fail", True)
-
-
-def replace_codec(store: Any, codec: str) -> Any:
-    return replace(store, config=store.config.replace(archive_codec=codec))
 
 
 # -- as a real process ---------------------------------------------------------------------

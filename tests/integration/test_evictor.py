@@ -19,7 +19,7 @@ from lix_cache import ConversationArchive, HybridConversationCache
 from lix_cache.archive.names import file_stem
 from lix_cache.clock import SystemClock
 from lix_cache.config import CacheConfig
-from lix_cache.errors import ArchiveUnavailable, InvalidMessage, LixCacheError, RedisUnavailable
+from lix_cache.errors import ArchiveUnavailable, InvalidMessage, LixCacheError, MissingExtra, RedisUnavailable
 from lix_cache.session import evictor as evictor_module
 from lix_cache.session import flow
 from lix_cache.session.evictor import Evictor, evictor_for
@@ -480,15 +480,29 @@ def test_caches_of_different_sizes_bound_the_window_between_them(
     assert said(caches[0].get_full()) == texts
 
 
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize(
+    "error",
+    [
+        ArchiveUnavailable(28, "the disk is full"),
+        InvalidMessage("too large for a frame"),
+        MissingExtra("zstandard", "zstd", "archive_codec='zstd'"),
+        MemoryError(),
+        RuntimeError("what nobody thought of"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
 def test_a_late_spill_that_fails_does_not_fail_the_add_that_made_it(
-    config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+    config: CacheConfig, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     cache = HybridConversationCache("s", config)
     texts = [f"message {i}" for i in range(20)]
 
     def refuse(*_: Any, **__: Any) -> None:
-        raise ArchiveUnavailable(28, "the disk is full")
+        raise error
 
+    # The archive works when it is looked at, and not when it is needed.
+    cache._store.archive_state.works()
     with monkeypatch.context() as patched:
         patched.setattr(cache._store.archive.store._files, "write_synced", refuse)
         say(cache, *texts)

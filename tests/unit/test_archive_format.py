@@ -24,10 +24,15 @@ import pytest
 
 from lix_cache import (
     ArchiveCorrupt,
+    AsyncConversationArchive,
+    AsyncHybridConversationCache,
+    CacheConfig,
+    CacheCoordinator,
     CodecError,
     ConfigError,
     ConversationArchive,
     HuffmanCodec,
+    HybridConversationCache,
     MissingExtra,
 )
 from lix_cache.archive import format as fmt
@@ -1040,6 +1045,25 @@ def test_codecs_make_text_smaller_and_may_be_mixed_in_one_file(tmp_path: Path) -
     assert [m["content"] for m in ConversationArchive(tmp_path).load_all("s") or []] == contents
     assert sizes["huffman"] <= sizes["deflate"] < sizes["hcv1"] < sizes["stored"]
     assert max(sizes["zstd"], sizes["lz4"]) < sizes["hcv1"]
+
+
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize(("codec", "module"), [("lz4", "lz4.block"), ("zstd", "zstandard")])
+def test_a_codec_without_its_package_is_refused_before_anything_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module.partition(".")[0], None)
+    monkeypatch.setitem(sys.modules, module, None)
+    config = CacheConfig(archive_dir=str(tmp_path), archive_codec=codec, evictor_enabled=False)
+    for make in (
+        lambda: ConversationArchive(tmp_path, codec=codec),
+        lambda: AsyncConversationArchive(tmp_path, codec=codec),
+        lambda: HybridConversationCache("s", config),
+        lambda: AsyncHybridConversationCache("s", config),
+        lambda: CacheCoordinator("s", config),
+    ):
+        with pytest.raises(MissingExtra, match=rf"archive_codec='{codec}' needs .* pip install"):
+            make()
 
 
 def test_a_missing_lz4_is_said_and_nothing_is_written_or_hidden(
