@@ -40,7 +40,19 @@ from tests.support.redis_server import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
-    *("demo", "doctor", "sessions", "show", "stats", "evict", "compact", "verify", "export", "import"),
+    *(
+        "demo",
+        "doctor",
+        "sessions",
+        "show",
+        "stats",
+        "evict",
+        "compact",
+        "verify",
+        "restore",
+        "export",
+        "import",
+    ),
     *("eval", "calibrate", "codec"),
 )
 HOSTILE = [
@@ -648,6 +660,28 @@ def test_verify_needs_no_redis_and_finds_a_flipped_bit(
     assert for_people.code == 1
     assert "✗ b.huff" in for_people.out
     assert "1 damaged of 3 files" in for_people.out
+
+
+def test_restore_lists_the_trash_and_takes_back_from_it(
+    redis_config: CacheConfig, offline: CacheConfig
+) -> None:
+    archive = ConversationArchive(redis_config.archive_dir)
+    for name in ("a", "b", "c"):
+        fill(redis_config, name, 5, cold=True)
+    for name in ("a", "b"):
+        with archive.store.lock(name):
+            archive.store.trash_locked(name, archive.store.now())
+    assert "2 sessions in the trash" in run_cli(offline, "restore").out
+    listed = run_cli(offline, "restore", "--json").json["trashed"]
+    assert sorted(one["session_id"] for one in listed) == ["a", "b"]
+    assert run_cli(offline, "restore", "a").code == 0
+    assert len(archive.load_all("a") or []) == 5
+    missing = run_cli(offline, "restore", "c")
+    assert missing.code == 1
+    assert "not in the trash" in missing.err
+    assert run_cli(offline, "restore", "--all", "--json").json == {"restored": ["b"]}
+    assert run_cli(offline, "restore", "--all", "c").code == 2
+    assert archive.trashed() == []
 
 
 def test_verify_of_one_session_looks_at_its_file_alone(
