@@ -39,6 +39,7 @@ _POSITIVE = frozenset(
         "disk_ttl_days",
         "archive_batch_turns",
         "archive_lock_timeout_seconds",
+        "archive_max_frame_mb",
         "evictor_interval_seconds",
         "embedding_dim",
     }
@@ -90,7 +91,7 @@ class CacheConfig:
         url_cache_ttl_seconds: life of a URL's embedding.
         url_cache_batch_size: URLs sent to Redis in one round trip by the batch calls.
         archive_dir: folder of the ``.huff`` files.
-        disk_ttl_days: days after its last turn that an archived session is deleted.
+        disk_ttl_days: days after its last sign of life that an archived session goes to the trash.
         evict_after_minutes: a session idle for longer is moved to disk.
         archive_codec: codec of the archive: ``huffman``, ``deflate``, ``lz4``, ``zstd`` or ``stored``.
         archive_table: file of a phrase table of your own for ``huffman``, instead of the one that
@@ -99,12 +100,18 @@ class CacheConfig:
             moved to disk, and so the usual number of turns in a frame.
         archive_lock_timeout_seconds: how long to wait for another process that holds a
             session's archive.
+        archive_trash_days: days for which what has expired can be taken back; 0 removes it at once.
+        archive_max_frame_mb: an archive frame that decodes to more is not read, from 1 to 1024.
         on_archive_damage: ``recover`` returns what is intact, counts and logs the rest;
             ``raise`` raises :class:`~lix_cache.errors.ArchiveCorrupt`.
         durability: ``redis`` acknowledges a message when Redis has it; ``disk`` when it is on
             disk as well.
         on_redis_error: ``archive`` goes on with the disk alone while Redis is away;
             ``raise`` raises :class:`~lix_cache.errors.RedisUnavailable`.
+        on_archive_error: what an add does once the archive folder has begun to refuse: ``hot`` goes
+            on in Redis, where messages stay until the folder takes them; ``raise`` raises
+            :class:`~lix_cache.errors.ArchiveUnavailable`. A folder that refuses at the first
+            add is an error under both.
         on_cache_error: what the semantic and the URL cache do while Redis is away: ``raise``
             raises; ``miss`` answers None and counts it under ``degraded`` in ``get_stats``.
         evictor_enabled: start the eviction thread with the first session cache.
@@ -159,10 +166,13 @@ class CacheConfig:
     archive_table: str | None = None
     archive_batch_turns: int = 10
     archive_lock_timeout_seconds: float = 30
+    archive_trash_days: float = 7
+    archive_max_frame_mb: int = 1024
     on_archive_damage: Literal["recover", "raise"] = "recover"
 
     durability: Literal["redis", "disk"] = "redis"
     on_redis_error: Literal["archive", "raise"] = "archive"
+    on_archive_error: Literal["hot", "raise"] = "hot"
     on_cache_error: Literal["raise", "miss"] = "raise"
     evictor_enabled: bool = True
     evictor_interval_seconds: float = 5

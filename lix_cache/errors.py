@@ -17,6 +17,7 @@
     │   └── RedisCommandError                           the server refused a command for another reason
     ├── ArchiveError
     │   ├── ArchiveCorrupt                              bytes on disk are damaged and could not be recovered
+    │   ├── ArchiveTooLarge                             a frame decodes to more than a setting allows
     │   ├── ArchiveBusy              (also TimeoutError)    another process kept the session's lock too long
     │   ├── ArchiveUnavailable       (also OSError)         disk full, no permission, not a directory
     │   └── MissingTable             (also LookupError)     a phrase table is needed that is not here
@@ -37,6 +38,7 @@ __all__ = [
     "ArchiveBusy",
     "ArchiveCorrupt",
     "ArchiveError",
+    "ArchiveTooLarge",
     "ArchiveUnavailable",
     "CodecError",
     "ComputeTimeout",
@@ -154,6 +156,10 @@ class ArchiveError(LixCacheError):
 
 class ArchiveCorrupt(ArchiveError):
     """Bytes on disk are damaged and what they held could not be recovered."""
+
+
+class ArchiveTooLarge(ArchiveError):
+    """A frame is intact, and decodes to more bytes than ``archive_max_frame_mb`` allows."""
 
 
 class ArchiveBusy(ArchiveError, TimeoutError):

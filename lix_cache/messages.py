@@ -51,7 +51,7 @@ Message: TypeAlias = dict[str, Any]
 
 NONCE_BYTES = 6
 MAX_SESSION_ID_BYTES = 65_536
-_MAX_DEPTH = 200
+MAX_DEPTH = 200
 _HAS_NONCE = 1
 _HAS_VECTOR = 2
 _CODED = 16
@@ -175,8 +175,8 @@ def check_json(value: Any, where: str, error: type[Exception] = InvalidMessage) 
         if isinstance(item, float):
             if not math.isfinite(item):
                 raise error(f"{path} is {item}, which JSON cannot carry; use None or a string")
-        elif depth >= _MAX_DEPTH:
-            raise error(f"{where} is nested more than {_MAX_DEPTH} levels deep")
+        elif depth >= MAX_DEPTH:
+            raise error(f"{where} is nested more than {MAX_DEPTH} levels deep")
         elif isinstance(item, (list, tuple)):
             stack.extend((child, f"{path}[{i}]", depth + 1) for i, child in enumerate(item))
         elif isinstance(item, dict):

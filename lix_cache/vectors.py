@@ -19,6 +19,8 @@ __all__ = ["Vector", "as_float32", "check_dimension", "pack_vector", "unpack_vec
 
 _DTYPES = {0: "<f4", 1: "<f8"}
 _ITEM_SIZE = {0: 4, 1: 8}
+#: Every integer up to here is a float64.
+_EXACT = 2.0**53 - 1
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,17 @@ def check_dimension(dim: int, expected: int | None, where: str) -> None:
 def pack_vector(value: VectorLike) -> Vector:
     """Store a message's embedding: as float32 where that changes no number, else as float64.
 
+    An embedding is a vector of real numbers: integers come back as floats of the same value.
+
     Raises:
-        InvalidVector: not flat, empty, not numbers, or not finite.
+        InvalidVector: not flat, empty, not numbers, not finite, or an integer that no float64
+            is equal to.
     """
     import numpy as np
 
     array = _checked(value, "the embedding")
     _refuse_not_finite(array, "the embedding")
+    _refuse_changed(value, array)
     with np.errstate(over="ignore"):
         single = array.astype("<f4")
         if array.dtype == np.float32 or bool(np.all(single == array)):
@@ -105,6 +111,27 @@ def pack_vector(value: VectorLike) -> Vector:
     # Numbers of more than 64 bits may not fit.
     _refuse_not_finite(double, "the embedding")
     return Vector(1, double.tobytes())
+
+
+def _refuse_changed(value: Any, array: npt.NDArray[Any]) -> None:
+    """Refuse an embedding with an integer that no float64 is equal to."""
+    import numpy as np
+
+    if array.dtype.kind in "iu":
+        with np.errstate(invalid="ignore"):
+            changed = array.astype("<f8").astype(array.dtype) != array
+    elif isinstance(value, (list, tuple)) and float(np.abs(array).max()) > _EXACT:
+        # Integers among floats are floats already in the array.
+        flat = value[0] if len(value) == 1 and isinstance(value[0], (list, tuple)) else value
+        changed = np.array([isinstance(number, int) and int(float(number)) != number for number in flat])
+    else:
+        return
+    if changed.any():
+        position = int(np.argmax(changed))
+        raise InvalidVector(
+            f"the embedding holds an integer at position {position} that no float64 is equal to; "
+            "keep it in the metadata"
+        )
 
 
 def unpack_vector(vector: Vector) -> list[float]:

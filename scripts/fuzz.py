@@ -434,8 +434,9 @@ class MemoryFiles(Files):
     def exists(self, path: str) -> bool:
         return path in self.contents
 
-    def names(self, folder: str) -> Iterator[str]:
-        return iter([path[len(folder) + 1 :] for path in self.contents if path.startswith(f"{folder}/")])
+    def names(self, folder: str, start: str = "", *, folders: bool = False) -> Iterator[str]:  # noqa: ARG002
+        begin = f"{folder}/{start}"
+        return iter([path[len(folder) + 1 :] for path in self.contents if path.startswith(begin)])
 
     def try_lock(self, path: str) -> FileLock | None:  # noqa: ARG002 - there is nobody else
         return _NoLock()

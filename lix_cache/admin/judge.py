@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from lix_cache.admin.facts import DiskFacts, RedisFacts
 from lix_cache.admin.results import Check
 from lix_cache.config import CacheConfig
 
-__all__ = ["CODEC_PACKAGES", "judge_disk", "judge_extras", "judge_redis"]
-
-#: Archive codecs that need a package which is not always there.
-CODEC_PACKAGES = {"lz4": "lz4", "zstd": "zstandard"}
+__all__ = ["judge_disk", "judge_redis"]
 
 _OLDEST = (6, 2)
 _MB = 1 << 20
@@ -231,22 +228,3 @@ def _room(facts: DiskFacts) -> Check:
     if facts.free_bytes < _GB:
         return Check("disk", "warn", found, fix)
     return Check("disk", "ok", found)
-
-
-def judge_extras(missing: Collection[str], config: CacheConfig) -> Check:
-    """Return what there is to say about optional packages.
-
-    Args:
-        missing: packages of archive codecs that are not installed.
-        config: settings.
-    """
-    package = CODEC_PACKAGES.get(config.archive_codec)
-    if package in missing:
-        codec = config.archive_codec
-        return Check(
-            "extras",
-            "fail",
-            f"archive_codec={codec}, but {package} is missing",
-            f"pip install 'lix-cache[{codec}]'",
-        )
-    return Check("extras", "ok", f"archive_codec={config.archive_codec} has what it needs")

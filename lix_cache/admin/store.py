@@ -229,6 +229,16 @@ class StoreAdmin:
             except _OF_ONE_SESSION as error:
                 total.failed[session_id] = error
 
+    # -- the trash -------------------------------------------------------------------------
+
+    def trashed(self) -> list[dict[str, Any]]:
+        """Return what has expired and can be taken back, as :meth:`ConversationArchive.trashed`."""
+        return self._store.archive.trashed()
+
+    def restore(self, session_id: str) -> bool:
+        """Take a session back from the trash, as :meth:`ConversationArchive.restore`. Needs no Redis."""
+        return self._store.archive.restore(session_id)
+
     def _move(self, group: list[str], total: flow.Moved) -> None:
         moved = self._drive(flow.move_to_disk(self._store, dict.fromkeys(group, 0)))
         total.messages += moved.messages

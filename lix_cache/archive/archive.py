@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache.archive import search
 from lix_cache.archive.compaction import Compacted
+from lix_cache.archive.expiry import DAY, Now
 from lix_cache.archive.files import Files
+from lix_cache.archive.format import MAX_DECODED
 from lix_cache.archive.names import SUFFIX, session_id_of_stem
 from lix_cache.archive.store import ArchiveStore
 from lix_cache.archive.verify import Report, verify_bytes
 from lix_cache.arguments import check_number, path_of
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import check_setting
-from lix_cache.errors import ArchiveCorrupt, MissingExtra, MissingTable
+from lix_cache.errors import ArchiveCorrupt, ArchiveError, MissingExtra, MissingTable
 from lix_cache.messages import ZERO_ID, Message, check_session_id, from_turn, to_turn
 
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ __all__ = ["ConversationArchive"]
 
 #: A session nobody has appended to for so long has gone cold.
 IDLE_SECONDS = 7200.0
+#: How long what has expired can be taken back: time to notice a clock that was wrong.
+TRASH_DAYS = 7.0
+#: What a frame may decode to, by the format.
+MAX_FRAME_MB = MAX_DECODED >> 20
 
 
 class ConversationArchive:
@@ -36,14 +42,18 @@ class ConversationArchive:
 
     Args:
         archive_dir: folder of the files; made at the first append.
-        session_ttl_days: age, counted from a session's last append, after which
-            :meth:`cleanup_expired` removes it.
+        session_ttl_days: age, counted from a session's last sign of life, after which
+            :meth:`cleanup_expired` moves it to the trash.
         codec: ``huffman``, ``deflate``, ``lz4`` (extra), ``zstd`` (extra) or ``stored``.
         table: a phrase table of your own for ``huffman`` (``lix-cache codec train`` makes one).
             Files written with it are read only where it is known.
         on_damage: ``recover`` returns what is intact, counts the rest in
             ``store.counters`` and logs it; ``raise`` raises ArchiveCorrupt.
         lock_timeout_seconds: how long to wait for another writer of the session.
+        trash_days: how long what has expired stays in the trash, from where :meth:`restore`
+            takes it back; 0 removes it at once.
+        max_frame_mb: a frame that decodes to more is not read (ArchiveTooLarge): lower it for
+            files from strangers.
         clock: where the time comes from.
         files: the file system.
 
@@ -63,21 +73,26 @@ class ConversationArchive:
         table: str | os.PathLike[str] | None = None,
         on_damage: str = "recover",
         lock_timeout_seconds: float = 30,
+        trash_days: float = TRASH_DAYS,
+        max_frame_mb: int = MAX_FRAME_MB,
         clock: Clock = SYSTEM_CLOCK,
         files: Files | None = None,
     ) -> None:
         check_number("session_ttl_days", session_ttl_days)
         check_number("lock_timeout_seconds", lock_timeout_seconds)
+        check_setting("archive_trash_days", trash_days, "trash_days")
+        check_setting("archive_max_frame_mb", max_frame_mb, "max_frame_mb")
         check_setting("archive_codec", codec, "codec")
         self.archive_dir = path_of("archive_dir", archive_dir)
         self.session_ttl_days = session_ttl_days
-        self._clock = clock
+        self.trash_days = trash_days
         self.store = ArchiveStore(
             self.archive_dir,
             codec=codec,
             table=None if table is None else path_of("table", table),
             on_damage=on_damage,
             lock_timeout_seconds=lock_timeout_seconds,
+            max_frame_bytes=max_frame_mb << 20,
             clock=clock,
             files=files,
         )
@@ -160,7 +175,7 @@ class ConversationArchive:
         return [from_turn(turn) for turn in search.by_vector(turns, query_embedding, top_k)]
 
     def delete_session(self, session_id: str) -> bool:
-        """Remove a session from disk; False if there was none."""
+        """Remove a session from disk for good, from the trash as well; False if there was none."""
         check_session_id(session_id)
         with self.store.lock(session_id):
             return self.store.delete_locked(session_id)
@@ -182,33 +197,77 @@ class ConversationArchive:
         return self.store.metadata(check_session_id(session_id))
 
     def cleanup_expired(self, keep: Callable[[str], bool] | None = None) -> int:
-        """Remove every session whose last append is older than ``session_ttl_days``.
+        """Move every session without a sign of life for ``session_ttl_days`` to the trash.
+
+        Signs of life are its last append, its largest id and the time of its file, and the time
+        is the earlier of this machine's and the file system's: one clock that is wrong expires
+        nothing (docs/archive-format.md, "Expiry and trash"). What has been in the trash for
+        ``trash_days`` is removed for good. Sessions that are being written to, and those that
+        cannot be moved, are left for the next time.
 
         Args:
             keep: called with the id of each session found expired, under its lock;
                 True spares it.
 
         Returns:
-            How many were removed.
+            How many were moved.
         """
-        removed = 0
-        for session_id in self.expired_sessions():
-            with self.store.lock(session_id):
-                if not (keep and keep(session_id)):
-                    removed += self.remove_expired_locked(session_id)
-        return removed
+        now = self.store.now()
+        moved = 0
+        for session_id in self.expired_sessions(now):
+            try:
+                lock = self.store.try_lock(session_id)
+                if lock is None:
+                    continue
+                with lock:
+                    if not (keep and keep(session_id)):
+                        moved += self.expire_locked(session_id, now)
+            except ArchiveError as error:
+                self.store.note_not_expired(session_id, error)
+        self.store.empty_trash(now, self.trash_days)
+        return moved
 
-    def expired_sessions(self) -> list[str]:
-        """Return the sessions whose last append is older than ``session_ttl_days``."""
-        cutoff = self._cutoff
-        return [meta["session_id"] for meta in self.store.all_metadata() if meta["updated_at"] < cutoff]
+    def expired_sessions(self, now: Now | None = None) -> list[str]:
+        """Return the sessions that have given no sign of life for ``session_ttl_days``."""
+        now = now or self.store.now()
+        cutoff = now.earliest - self._life
+        old = [meta["session_id"] for meta in self.store.all_metadata() if meta["updated_at"] < cutoff]
+        return [session_id for session_id in old if self._is_expired(session_id, now, locked=False)]
 
-    def remove_expired_locked(self, session_id: str) -> bool:
-        """Remove a session if, looked at under its lock, it is still expired."""
-        meta = self.store.metadata(session_id, locked=True)
-        if meta is None or meta["updated_at"] >= self._cutoff:
+    def _is_expired(self, session_id: str, now: Now, *, locked: bool) -> bool:
+        try:
+            return self.store.is_expired(session_id, self._life, now, locked=locked)
+        except ArchiveError as error:
+            self.store.note_not_expired(session_id, error)
             return False
+
+    def expire_locked(self, session_id: str, now: Now) -> bool:
+        """Move a session to the trash if, looked at under its lock, it is still expired."""
+        if not self._is_expired(session_id, now, locked=True):
+            return False
+        if self.trash_days:
+            return self.store.trash_locked(session_id, now)
         return self.store.delete_locked(session_id)
+
+    def trashed(self) -> list[dict[str, Any]]:
+        """Return what is in the trash, the latest first.
+
+        Returns:
+            ``session_id``, ``trashed_at`` (Unix seconds) and ``size_bytes`` of each.
+        """
+        return sorted(self.store.trashed(), key=lambda one: -one["trashed_at"])
+
+    def restore(self, session_id: str) -> bool:
+        """Take a session back from the trash; False if it is not there.
+
+        Its life begins anew. If it has been written to since, both are put together by id.
+
+        Raises:
+            ArchiveCorrupt: nothing in it is intact; it stays in the trash.
+        """
+        check_session_id(session_id)
+        with self.store.lock(session_id):
+            return self.store.restore_locked(session_id)
 
     def compact(
         self,
@@ -274,8 +333,8 @@ class ConversationArchive:
         }
 
     @property
-    def _cutoff(self) -> float:
-        return self._clock.time() - self.session_ttl_days * 86400
+    def _life(self) -> float:
+        return self.session_ttl_days * DAY
 
     def list_sessions(self) -> list[dict[str, Any]]:
         """Return the metadata of every session, as :meth:`get_metadata`, in no particular order.

@@ -11,7 +11,7 @@ from lix_cache.errors import CodecError, ConfigError, MissingExtra, MissingTable
 from lix_cache.huffman_codec import HuffmanCodec, _backend
 from lix_cache.huffman_codec._phrase_table import PhraseTable
 from lix_cache.huffman_codec._registry import SHIPPED
-from lix_cache.huffman_codec._v2 import table_number
+from lix_cache.huffman_codec._v2 import declared_size, table_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +77,10 @@ def _decode_huffman(data: bytes, raw_length: int) -> bytes:
         path = _tables.get(number)
         if path is None and number.hex() not in {shipped.number for shipped in SHIPPED.values()}:
             raise MissingTable(number.hex())
+    # The stream's own idea of its length, before room is made for it.
+    declared = declared_size(data)
+    if declared != raw_length:
+        raise CodecError(f"Huffman section says it holds {declared} bytes, not {raw_length}")
     return _of_length(HuffmanCodec.decode(data, table=path), raw_length, "Huffman section")
 
 
@@ -104,7 +108,8 @@ def _lz4_decode(data: bytes, raw_length: int) -> bytes:
 
 #: Sections are small, and each is written once and read often.
 _ZSTD_LEVEL = 12
-_PIECE = 1 << 16
+#: What every zstd decoder has room for, by its specification.
+_ZSTD_WINDOW = 8 << 20
 
 
 def _zstd(purpose: str) -> Any:
@@ -129,15 +134,20 @@ def _zstd_encode(data: bytes) -> bytes:
 
 def _zstd_decode(data: bytes, raw_length: int) -> bytes:
     zstandard = _zstd("reading an archive that was written with zstd")
-    decoded = bytearray()
     try:
-        # Piece by piece: whatever the bytes say, no more is taken than they turn out to be.
-        with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(data) as reader:
-            while len(decoded) <= raw_length and (piece := reader.read(_PIECE)):
-                decoded += piece
+        # A frame may declare a size and a window of its own, which would be allocated unseen.
+        declared = zstandard.get_frame_parameters(data)
+        if declared.content_size not in (raw_length, zstandard.CONTENTSIZE_UNKNOWN):
+            raise CodecError(f"zstd frame says it holds {declared.content_size} bytes, not {raw_length}")
+        if declared.window_size > max(_ZSTD_WINDOW, 2 * raw_length):
+            raise CodecError(f"zstd frame of {raw_length} bytes wants a window of {declared.window_size}")
+        # Into one buffer of the raw length, which is all that is ever taken.
+        decoded: bytes = zstandard.ZstdDecompressor().decompress(
+            data, max_output_size=raw_length, allow_extra_data=False
+        )
     except (zstandard.ZstdError, MemoryError) as error:
         raise CodecError(f"not a valid zstd frame: {error}") from None
-    return _of_length(bytes(decoded), raw_length, "zstd frame")
+    return _of_length(decoded, raw_length, "zstd frame")
 
 
 def _deflate_encode(data: bytes) -> bytes:
@@ -245,8 +255,12 @@ def packer(name: str, table: str | os.PathLike[str] | None = None) -> Packer:
 
     Raises:
         ConfigError: there is no such codec, or the table cannot be used.
+        MissingExtra: the codec's package is not installed.
     """
     codec = _BY_NAME.get(name)
     if codec is None:
         raise ConfigError(f"archive_codec must be one of {', '.join(_BY_NAME)}, got {name!r}")
+    if codec in (LZ4, ZSTD):
+        # Now, and not when the first messages are to move to disk.
+        codec.encode(b"")
     return Packer(codec, None if table is None else _use_table(os.fspath(table)))

@@ -9,7 +9,16 @@ from typing import Any
 from lix_cache.archive import times
 from lix_cache.archive.varints import Reader, put_varint
 from lix_cache.errors import CodecError
-from lix_cache.messages import NONCE_BYTES, MessageId, Turn, decode_json, encode_json, is_id_time
+from lix_cache.messages import (
+    MAX_DEPTH,
+    NONCE_BYTES,
+    MessageId,
+    Turn,
+    check_json,
+    decode_json,
+    encode_json,
+    is_id_time,
+)
 from lix_cache.vectors import Vector
 
 __all__ = [
@@ -320,8 +329,13 @@ def check_ids(ids: Sequence[MessageId]) -> None:
 
 
 def _get_extras(reader: Reader, length: int) -> dict[str, Any]:
+    data = reader.take(length)
     try:
-        value = decode_json(reader.take(length))
+        value = decode_json(data)
+        if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+            # So many may be nested: more deeply than what was written, and than can be written anew.
+            for part in value.values() if isinstance(value, dict) else ():
+                check_json(part, "extras", CodecError)
     except CodecError:
         raise
     except ValueError as error:

@@ -119,7 +119,7 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Comp
                 _without_nonce(one.turn) if one.turn.id.ms < oldest_ms and not one.contested else one.turn
                 for one in group
             ]
-        frame = fmt.encode_turns_frame(
+        frames = fmt.encode_frames(
             turns,
             fmt.with_cleared(before, last.cleared),
             # The last one says when the file was last appended to, which this is not.
@@ -127,10 +127,11 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Comp
             codec,
             contested_at=length if any(one.contested for one in group) else 0,
             whole=True,
+            most=fmt.WHOLE_FRAME_BYTES,
         )
-        parts.append(frame)
-        length += len(frame)
-        before = fmt.index_of(frame)
+        parts.append(frames)
+        length += len(frames)
+        before = fmt.index_of(frames)
     made = b"".join(parts)
     frames_after = full + len(groups)
     if not groups or frames_after >= len(found.frames) or len(made) >= len(data):

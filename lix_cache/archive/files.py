@@ -27,6 +27,9 @@ _BINARY = getattr(os, "O_BINARY", 0)
 #: the time of one, and more only get into each other's way.
 _SYNC_HELPERS = 3
 _FLAGS = _NO_FOLLOW | _CLOEXEC | _BINARY
+#: What is made here holds what people said: it is the user's own, whatever the umask allows.
+_FILE_MODE = 0o600
+_FOLDER_MODE = 0o700
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,12 @@ class Files:
             made.append(folder)
             folder = os.path.dirname(folder)
         try:
-            os.makedirs(path, exist_ok=True)
+            # One by one: os.makedirs would give the parents any mode. Another process may be first.
+            for name in reversed(made):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, _FOLDER_MODE)
+            if not os.path.isdir(path):
+                raise NotADirectoryError(errno.ENOTDIR, "not a folder")
         except OSError as error:
             _refused(error, "create the folder", path)
         # A file in a folder whose own name a power cut takes away is gone as well.
@@ -212,7 +220,7 @@ class Files:
     def write_synced(self, path: str, data: bytes) -> None:
         """Create or overwrite a file and sync it. A crash may leave any part of it."""
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, 0o666)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, _FILE_MODE)
         except OSError as error:
             _refused(error, "create", path)
         try:
@@ -276,7 +284,7 @@ class Files:
     def touch(self, path: str) -> bool:
         """Create an empty file; False if it was there. Not durable before :meth:`sync_folder`."""
         try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666))
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, _FILE_MODE))
         except FileExistsError:
             return False
         except OSError as error:
@@ -306,12 +314,41 @@ class Files:
             _refused(error, "look at", path)
         return True
 
-    def names(self, folder: str) -> Iterator[str]:
-        """Yield the names of the files in a folder; none if there is no folder."""
+    def modified(self, path: str) -> float | None:
+        """Return when a file was last written to by the file system's clock; None if it is gone."""
+        try:
+            return os.stat(path, follow_symlinks=False).st_mtime
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _refused(error, "look at", path)
+
+    def stamp(self, path: str) -> None:
+        """Let a file look as if it were written to now."""
+        try:
+            os.utime(path)
+        except OSError as error:
+            _refused(error, "stamp", path)
+
+    def now(self, probe: str) -> float:
+        """Return the time by the file system's clock: a file server's own, where the folder is shared.
+
+        Args:
+            probe: a file to write for it.
+        """
+        self.write_synced(probe, b"")
+        self.stamp(probe)
+        return self.modified(probe) or 0.0
+
+    def names(self, folder: str, start: str = "", *, folders: bool = False) -> Iterator[str]:
+        """Yield the names in a folder that begin so: of its files, or of its folders."""
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.is_file(follow_symlinks=False):
+                    if not entry.name.startswith(start):
+                        continue
+                    is_wanted = entry.is_dir if folders else entry.is_file
+                    if is_wanted(follow_symlinks=False):
                         yield entry.name
         except FileNotFoundError:
             return
@@ -326,7 +363,7 @@ class Files:
         a lock it could think its own for longer than the parent's operation.
         """
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, _FILE_MODE)
         except OSError as error:
             _refused(error, "open the lock", path)
         try:
@@ -345,7 +382,7 @@ def _begin(write: Write) -> int | ArchiveUnavailable:
     flags = os.O_WRONLY | (os.O_CREAT | os.O_TRUNC if made else 0) | _FLAGS
     try:
         try:
-            fd = os.open(write.path, flags, 0o666)
+            fd = os.open(write.path, flags, _FILE_MODE)
         except OSError as error:
             _refused(error, "create" if made else "open", write.path)
         try:

@@ -11,19 +11,23 @@ from lix_cache.archive.codecs import STORED, Packer, codec_by_id
 from lix_cache.archive.columns import decode_turns, encode_turns
 from lix_cache.archive.columns1 import decode_turns_1
 from lix_cache.archive.varints import Reader, put_varint
-from lix_cache.errors import ArchiveCorrupt, CodecError
+from lix_cache.errors import ArchiveCorrupt, ArchiveTooLarge, CodecError, InvalidMessage
 from lix_cache.messages import NONCE_BYTES, ZERO_ID, MessageId, Turn
 
 __all__ = [
     "EMPTY",
+    "MAX_DECODED",
+    "WHOLE_FRAME_BYTES",
     "FileHeader",
     "Frame",
     "FrameIndex",
+    "FrameTooLarge",
     "Scan",
     "UnknownFormat",
     "as_whole",
     "decode_frame",
     "encode_file",
+    "encode_frames",
     "encode_header",
     "encode_mark",
     "encode_turns_frame",
@@ -38,6 +42,16 @@ __all__ = [
 MAGIC = b"CAv2"
 SYNC = b"\xf5LXf"
 MAX_FRAME = 1 << 30
+#: What a frame may come to when it is decoded: so many bytes, and so many times its own length.
+#: A turn counts as some bytes, because very few can stand for one. So what a file can take is a
+#: small multiple of its size, whatever is in it. A writer fills a frame up that would be more.
+FREE_BYTES = 16 * 1024
+RATIO = 100
+TURN_BYTES = 256
+#: And at most this, however long it is.
+MAX_DECODED = 1 << 30
+#: A frame of a file that is written whole comes to at most this, where it has more than one turn.
+WHOLE_FRAME_BYTES = 64 << 20
 MAX_INDEX = 255
 MAX_HEADER = 1 << 20
 #: Turns in each frame of a file that is written whole.
@@ -63,6 +77,12 @@ _KNOWN_FLAGS = _IN_ORDER | _NONCES | _VECTORS | _CLEARED | _CONTESTED | _BRIEF |
 #: Sections of the two forms of a frame.
 _FIRST_FORM = frozenset({1, 2, 3, 4})
 _SECOND_FORM = frozenset({4, 5, 6})
+#: Skipped by every reader: what fills up a frame that would decode to more than it may.
+_FILLING = 128
+
+
+class FrameTooLarge(InvalidMessage):
+    """Turns are more than a frame can hold."""
 
 
 class UnknownFormat(ArchiveCorrupt):
@@ -234,6 +254,7 @@ def encode_turns_frame(
     *,
     contested_at: int = 0,
     whole: bool = False,
+    most: int = MAX_DECODED,
 ) -> bytes:
     """Return the frame that appends ``turns`` to a file whose last index entry is ``before``.
 
@@ -245,11 +266,17 @@ def encode_turns_frame(
         contested_at: where the frame will begin, if Redis may hold some of the turns as well,
             under other ids; else 0.
         whole: it is part of a file that is written whole.
+        most: bytes that it may decode to.
 
     Raises:
-        ArchiveCorrupt: the frame would be larger than a frame may be (1 GiB).
+        FrameTooLarge: it would decode to more.
     """
     columns, words, vectors = encode_turns(turns)
+    decoded = len(columns) + len(words) + len(vectors) + TURN_BYTES * len(turns)
+    if decoded > most:
+        raise FrameTooLarge(
+            f"{len(turns)} messages of {decoded} bytes are more than an archive frame holds ({most})"
+        )
     nonces = sum(turn.nonce is not None for turn in turns)
     body = bytearray()
     # Nonces are random: where they are most of the columns, nothing is smaller than what is there,
@@ -258,6 +285,10 @@ def encode_turns_frame(
     _put_section(body, 5, columns, *((STORED.id, columns) if is_random else codec.pack(columns)))
     _put_section(body, 6, words, *codec.pack(words))
     _put_section(body, 4, vectors, STORED.id, vectors)
+    missing = -(-(decoded - FREE_BYTES) // RATIO) - SMALLEST_FRAME - len(body)
+    if missing > 0:
+        filling = bytes(missing)
+        _put_section(body, _FILLING, filling, STORED.id, filling)
     earlier = before.newest
     index = FrameIndex(
         kind=KIND_TURNS,
@@ -278,6 +309,40 @@ def encode_turns_frame(
     return _seal(bytes(body), index)
 
 
+def encode_frames(
+    turns: Sequence[Turn],
+    before: FrameIndex,
+    updated_ms: int,
+    codec: Packer,
+    *,
+    contested_at: int = 0,
+    whole: bool = False,
+    most: int = MAX_DECODED,
+) -> bytes:
+    """Return turns as one frame, or as several where one would be too large.
+
+    Args: as for :func:`encode_turns_frame`.
+
+    Raises:
+        FrameTooLarge: a single turn is larger than any frame may be.
+    """
+    limit = most if len(turns) > 1 else MAX_DECODED
+    try:
+        return encode_turns_frame(
+            turns, before, updated_ms, codec, contested_at=contested_at, whole=whole, most=limit
+        )
+    except FrameTooLarge:
+        if len(turns) == 1:
+            raise
+    frames = b""
+    middle = len(turns) // 2
+    for half in (turns[:middle], turns[middle:]):
+        at = contested_at + len(frames) if contested_at else 0
+        frames += encode_frames(half, before, updated_ms, codec, contested_at=at, whole=whole, most=most)
+        before = index_of(frames)
+    return frames
+
+
 def encode_file(
     header: FileHeader, turns: Sequence[Turn], updated_ms: int, codec: Packer, *, contested: bool = False
 ) -> bytes:
@@ -295,11 +360,18 @@ def encode_file(
     before = EMPTY
     for start in range(0, len(turns), TURNS_PER_FRAME):
         part = turns[start : start + TURNS_PER_FRAME]
-        at = length if contested else 0
-        frame = encode_turns_frame(part, before, updated_ms, codec, contested_at=at, whole=True)
-        parts.append(frame)
-        length += len(frame)
-        before = index_of(frame)
+        frames = encode_frames(
+            part,
+            before,
+            updated_ms,
+            codec,
+            contested_at=length if contested else 0,
+            whole=True,
+            most=WHOLE_FRAME_BYTES,
+        )
+        parts.append(frames)
+        length += len(frames)
+        before = index_of(frames)
     return b"".join(parts)
 
 
@@ -329,7 +401,7 @@ def as_whole(frame: bytes) -> bytes:
 
 
 def index_of(frame: bytes) -> FrameIndex:
-    """Return the index entry of a frame that is known to be intact."""
+    """Return the index entry of a frame that is known to be intact, or of the last of several."""
     found = index_at_end(frame, len(frame))
     if found is None:
         raise AssertionError("a frame that is known to be intact has an index entry")
@@ -488,15 +560,17 @@ def frame_at(data: bytes, offset: int) -> Frame | None:
     return frame
 
 
-def decode_frame(data: bytes, frame: Frame) -> list[Turn]:
+def decode_frame(data: bytes, frame: Frame, most: int = MAX_DECODED) -> list[Turn]:
     """Return the turns of a frame.
 
     Args:
         data: the bytes of the frame, from sync mark to end.
         frame: where it was found; its index entry.
+        most: bytes that it may decode to.
 
     Raises:
         ArchiveCorrupt: damaged, or not what its index entry says.
+        ArchiveTooLarge: it decodes to more than that.
     """
     checked = frame_at(data, 0)
     if checked is None or checked.length != len(data):
@@ -504,15 +578,25 @@ def decode_frame(data: bytes, frame: Frame) -> list[Turn]:
     size = data[-_FRAME_END.size]
     body = data[_FRAME_HEAD.size : len(data) - _FRAME_END.size - size]
     try:
-        sections = _sections(body)
+        sections = _sections(body, frame.offset, *_room(len(data), checked.index.count, most))
         decode = decode_turns if 5 in sections else decode_turns_1
         return decode(sections, checked.index.first, checked.index.count)
     except CodecError as error:
         raise ArchiveCorrupt(f"the frame at byte {frame.offset} cannot be decoded: {error}") from error
 
 
-def _sections(body: bytes) -> dict[int, bytes]:
+def _room(length: int, count: int, most: int) -> tuple[int, int]:
+    """Return the bytes that the sections of a frame may decode to: by the format, and by our setting."""
+    turns = TURN_BYTES * count
+    return min(FREE_BYTES + RATIO * length, MAX_DECODED) - turns, most - turns
+
+
+def _sections(body: bytes, offset: int, room: int, most: int) -> dict[int, bytes]:
+    """Decode the sections of a frame at ``offset``, which may come to ``room`` bytes by the format."""
+    if room < 0:
+        raise CodecError("it says that it holds more turns than one of its length may")
     reader = Reader(body)
+    declared = 0
     sections: dict[int, bytes] = {}
     while not reader.at_end:
         kind, codec_id = reader.take(2)
@@ -523,8 +607,15 @@ def _sections(body: bytes) -> dict[int, bytes]:
         if kind > 6 or kind == 0 or kind in sections:
             raise CodecError(f"section {kind} is not known to this version, or is there twice")
         codec = codec_by_id(codec_id)
-        if raw_length > codec.largest(stored_length):
+        declared += raw_length
+        # All of this before anything is allocated.
+        if raw_length > codec.largest(stored_length) or declared > room:
             raise CodecError(f"section {kind} says it holds {raw_length} bytes in {stored_length}")
+        if declared > most:
+            raise ArchiveTooLarge(
+                f"the frame at byte {offset} comes to more than archive_max_frame_mb allows; "
+                "raise that setting (ConversationArchive: max_frame_mb) if the file is to be trusted"
+            )
         sections[kind] = codec.decode(stored, raw_length)
     if not (sections.keys() <= _FIRST_FORM or sections.keys() <= _SECOND_FORM):
         raise CodecError(f"sections {sorted(sections)} do not go together")

@@ -57,11 +57,17 @@ def by_id(turn: Turn) -> MessageId:
     return turn.id
 
 
-def parse_contents(data: bytes, name: str) -> Contents:
+def parse_contents(data: bytes, name: str, most: int = fmt.MAX_DECODED) -> Contents:
     """Decode a whole file, leaving out what is damaged.
+
+    Args:
+        data: the file.
+        name: for errors.
+        most: bytes that a frame may decode to.
 
     Raises:
         ArchiveCorrupt: nothing in it is intact.
+        ArchiveTooLarge: a frame decodes to more than it may: no damage, so it is not passed over.
     """
     if data[:4] == legacy.MAGIC:
         try:
@@ -80,7 +86,7 @@ def parse_contents(data: bytes, name: str) -> Contents:
     turns: list[Turn] = []
     for frame in found.frames:
         try:
-            turns += fmt.decode_frame(data[frame.offset : frame.end], frame)
+            turns += fmt.decode_frame(data[frame.offset : frame.end], frame, most)
         except ArchiveCorrupt as error:
             logger.warning("archive damage: {!r}: {}", name, error)
             damaged += frame.length
@@ -130,7 +136,7 @@ def read_header(files: Files, path: str) -> fmt.FileHeader | None:
         return None
 
 
-def walk_back(files: Files, path: str) -> Iterator[tuple[fmt.Frame, list[Turn]]]:
+def walk_back(files: Files, path: str, most: int = fmt.MAX_DECODED) -> Iterator[tuple[fmt.Frame, list[Turn]]]:
     """Yield the frames of a version 2 file with their turns, last frame first.
 
     Reads only as far as it is iterated.
@@ -155,7 +161,7 @@ def walk_back(files: Files, path: str) -> Iterator[tuple[fmt.Frame, list[Turn]]]
                 raise TailUnreadable(path)
             data, start = more + data, wanted
         try:
-            turns = fmt.decode_frame(data[frame.offset - start : frame.end - start], frame)
+            turns = fmt.decode_frame(data[frame.offset - start : frame.end - start], frame, most)
         except ArchiveCorrupt:
             raise TailUnreadable(path) from None
         yield frame, turns
@@ -198,7 +204,9 @@ def contested_turns(files: Files, path: str, size: int, at: int) -> Iterator[lis
         raise TailUnreadable(path)
 
 
-def last_turns(files: Files, path: str, count: int) -> tuple[list[Turn], MessageId]:
+def last_turns(
+    files: Files, path: str, count: int, most: int = fmt.MAX_DECODED
+) -> tuple[list[Turn], MessageId]:
     """Return the last ``count`` turns sorted by id, and the id up to which the context was cleared.
 
     Raises:
@@ -206,7 +214,7 @@ def last_turns(files: Files, path: str, count: int) -> tuple[list[Turn], Message
     """
     turns: dict[MessageId, Turn] = {}
     cleared = fmt.EMPTY.cleared
-    for frame, decoded in walk_back(files, path):
+    for frame, decoded in walk_back(files, path, most):
         if not turns:
             cleared = max(cleared, frame.index.cleared)
         turns.update((turn.id, turn) for turn in decoded)

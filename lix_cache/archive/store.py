@@ -7,9 +7,11 @@ leaves either what was, or what should be, or something the next writer complete
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
+import re
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -21,11 +23,21 @@ from lix_cache.archive import format as fmt
 from lix_cache.archive import legacy, reading
 from lix_cache.archive.codecs import packer
 from lix_cache.archive.compaction import Compaction, compaction
+from lix_cache.archive.expiry import DAY, Now, is_expired
 from lix_cache.archive.files import FileLock, Files, Write
 from lix_cache.archive.identity import Known, newcomers
 from lix_cache.archive.names import SUFFIX, file_stem, is_encoded, plain_stem, session_id_of_stem, stripe_of
+from lix_cache.archive.restoring import restored
+from lix_cache.archive.trash import Trash
 from lix_cache.clock import SYSTEM_CLOCK, Clock
-from lix_cache.errors import ArchiveBusy, ArchiveCorrupt, ArchiveError, ArchiveUnavailable, ConfigError
+from lix_cache.errors import (
+    ArchiveBusy,
+    ArchiveCorrupt,
+    ArchiveError,
+    ArchiveUnavailable,
+    ConfigError,
+    LixCacheError,
+)
 from lix_cache.messages import ZERO_ID, MessageId, Turn, once, parse_id, with_id
 
 __all__ = ["ArchiveStore", "Extent", "lock_pauses"]
@@ -33,6 +45,8 @@ __all__ = ["ArchiveStore", "Extent", "lock_pauses"]
 _LOCKS = ".locks"
 _PENDING = ".pending"
 _DELETED = ".deleted"
+_PROBE = "probe"
+_DAMAGED = re.compile(r"\.damaged-[0-9]+\Z")
 _LOCAL_SEQ = 1 << 46
 #: Beyond what a double holds exactly, in which Redis compares numbers.
 _LARGEST_SEQ = 1 << 52
@@ -107,6 +121,7 @@ class ArchiveStore:
         table: str | os.PathLike[str] | None = None,
         on_damage: str = "recover",
         lock_timeout_seconds: float = 30,
+        max_frame_bytes: int = fmt.MAX_DECODED,
         clock: Clock = SYSTEM_CLOCK,
         files: Files | None = None,
     ) -> None:
@@ -119,8 +134,10 @@ class ArchiveStore:
         self._counting = threading.Lock()
         self._codec = packer(codec, table)
         self._raise_on_damage = on_damage == "raise"
+        self._most = max_frame_bytes
         self._clock = clock
         self._files = files or Files()
+        self._trash = Trash(self._files, folder)
         self._have_folders = False
 
     def renew_locks(self) -> None:
@@ -137,7 +154,16 @@ class ArchiveStore:
     def try_lock(self, session_id: str) -> FileLock | None:
         """Take the session's lock now, or return None if somebody has it."""
         self._make_folders()
-        return self._files.try_lock(self._in_folder(_LOCKS, f"{stripe_of(session_id):03x}"))
+        path = self._in_folder(_LOCKS, f"{stripe_of(session_id):03x}")
+        try:
+            return self._files.try_lock(path)
+        except ArchiveUnavailable as error:
+            if error.errno != errno.ENOENT:
+                raise
+        # The folder was removed since we made it. Whoever did that wants it empty, not us to fail.
+        self._have_folders = False
+        self._make_folders()
+        return self._files.try_lock(path)
 
     def lock(self, session_id: str) -> FileLock:
         """Wait for the session's lock.
@@ -160,6 +186,19 @@ class ArchiveStore:
             f"the archive of session {session_id[:60]!r} was locked by another writer for more than "
             f"{self.lock_timeout_seconds} s; raise archive_lock_timeout_seconds or look for a stuck process"
         )
+
+    def check_writable(self) -> None:
+        """Write something to the folder, and make a lock there.
+
+        Raises:
+            ArchiveUnavailable: one of them was refused.
+        """
+        self._make_folders()
+        # As much as a frame takes at least: a full disk has room for an empty file.
+        self._files.write_synced(self._in_folder(_LOCKS, _PROBE), bytes(4096))
+        lock = self._files.try_lock(self._in_folder(_LOCKS, f"{stripe_of('a probe'):03x}"))
+        if lock is not None:
+            lock.release()
 
     # -- reading -----------------------------------------------------------------------
 
@@ -195,7 +234,7 @@ class ArchiveStore:
             return []
         self._check_owner(path, session_id)
         try:
-            turns, cleared = reading.last_turns(self._files, path, count)
+            turns, cleared = reading.last_turns(self._files, path, count, self._most)
         except reading.TailUnreadable:
             # The long way, which also decides whether it is damage or a writer at work.
             found = self._contents_at(path, session_id, locked=locked)
@@ -288,7 +327,7 @@ class ArchiveStore:
 
     def append_many_locked(
         self, batch: Mapping[str, Sequence[Turn]], contested: Collection[str] = ()
-    ) -> dict[str, int | ArchiveError]:
+    ) -> dict[str, int | LixCacheError]:
         """Append to several sessions whose locks are held, syncing the folder once.
 
         Args:
@@ -299,13 +338,13 @@ class ArchiveStore:
             For each session how many turns were new, or why it failed; the others are
             not affected. What is counted is durable.
         """
-        results: dict[str, int | ArchiveError] = {}
+        results: dict[str, int | LixCacheError] = {}
         ready: dict[str, tuple[str, _Append]] = {}
         alone: list[str] = []
         for session_id, turns in batch.items():
             try:
                 append = self._ready_append_locked(session_id, turns, contested=session_id in contested)
-            except ArchiveError as error:
+            except LixCacheError as error:
                 results[session_id] = error
                 continue
             if append is None:
@@ -326,7 +365,7 @@ class ArchiveStore:
                     raise refusal
                 unsure |= self._after_write(append)
                 results[session_id] = append.count
-            except ArchiveError as error:
+            except LixCacheError as error:
                 results[session_id] = error
         if unsure:
             self.sync_names()
@@ -335,7 +374,7 @@ class ArchiveStore:
                 results[session_id] = self.append_locked(
                     session_id, batch[session_id], contested=session_id in contested
                 )
-            except ArchiveError as error:
+            except LixCacheError as error:
                 results[session_id] = error
         return results
 
@@ -418,9 +457,10 @@ class ArchiveStore:
             header = fmt.FileHeader(now_ms / 1000, session_id)
             data = fmt.encode_file(header, fresh, now_ms, self._codec, contested=contested)
         else:
-            # One frame, however many turns: after a crash all of them are there, or none.
+            # One frame, however many turns: after a crash all of them are there, or none. (Only
+            # what comes to more than a GiB does not fit into one.)
             at = size if contested else 0
-            data = fmt.encode_turns_frame(fresh, before, now_ms, self._codec, contested_at=at)
+            data = fmt.encode_frames(fresh, before, now_ms, self._codec, contested_at=at)
         return _Append(path, size, data, len(fresh), unsure)
 
     def clear_locked(self, session_id: str) -> None:
@@ -481,9 +521,6 @@ class ArchiveStore:
         paths = list(self._paths_of(session_id))
         for path in paths:
             self._check_owner(path, session_id)
-        # What was set aside, and what a crash left of a whole-file change, goes first: it
-        # holds the session's words as well, and once the file is gone nothing leads there.
-        own = self._in_folder(file_stem(session_id) + SUFFIX)
         if up_to > self.deleted_up_to(session_id):
             # First of all: a deletion that is stopped half-way is asked for again, but what it
             # has removed must not come back from Redis meanwhile.
@@ -492,15 +529,17 @@ class ArchiveStore:
             self._files.write_synced(_temporary(tombstone), str(up_to).encode())
             self._files.rename(_temporary(tombstone), tombstone)
             self._files.sync_folder(self._in_folder(_DELETED))
-        removed = False
-        rest = self._files.remove(_temporary(own))
-        number = 1
-        while self._files.remove(f"{own}.damaged-{number}"):
-            number += 1
+        # What was set aside, what is in the trash, and what a crash left of a whole-file change
+        # goes before the file: it holds the session's words as well, and once the file is gone
+        # nothing leads there.
+        removed = self._trash.remove(session_id)
+        rest = self._files.remove(_temporary(self._own_path(session_id)))
+        for path in self._set_aside_of(session_id):
+            rest |= self._files.remove(path)
         # The one that counts goes last: an older one must not take its place if we stop.
         for path in reversed(paths):
             removed |= self._files.remove(path)
-        if removed or rest or number > 1:
+        if removed or rest:
             self._files.sync_folder(self.folder)
         self.unmark_pending_locked(session_id)
         return removed
@@ -532,11 +571,109 @@ class ArchiveStore:
         # A digest: what was deleted leaves not even its name.
         return self._in_folder(_DELETED, hashlib.sha256(session_id.encode()).hexdigest())
 
+    # -- sessions past their life ----------------------------------------------------------
+
+    def now(self, *others: float) -> Now:
+        """Return what time it is by our clock, by the file system's, and by those given."""
+        clocks = [self._clock.time(), *others]
+        if self._files.exists(self.folder):
+            self._make_folders()
+            clocks.append(self._files.now(self._in_folder(_LOCKS, _PROBE)))
+        found = Now(min(clocks), max(clocks))
+        if found.disagrees:
+            logger.warning(
+                "the clocks of this machine, the file system and Redis are {:.1f} days apart: "
+                "sessions expire by the one that is furthest behind",
+                (found.latest - found.earliest) / DAY,
+            )
+        return found
+
+    def is_expired(self, session_id: str, life_seconds: float, now: Now, *, locked: bool = False) -> bool:
+        """Whether a session has given no sign of life for so long."""
+        meta = self.metadata(session_id, locked=locked)
+        path = self._path_of(session_id)
+        if meta is None or path is None or meta["updated_at"] >= now.earliest - life_seconds:
+            return False
+        modified = self._files.modified(path)
+        newest = self.last_index(session_id, locked=locked).newest
+        return modified is not None and is_expired(now, life_seconds, meta["updated_at"], newest, modified)
+
+    def trash_locked(self, session_id: str, now: Now) -> bool:
+        """Move all that a session has on disk to the trash; False if there is nothing."""
+        paths = list(self._paths_of(session_id))
+        for path in paths:
+            self._check_owner(path, session_id)
+        # In the order of a deletion, and for the same reasons.
+        self._files.remove(_temporary(self._own_path(session_id)))
+        ms = int(now.latest * 1000)
+        for path in self._set_aside_of(session_id):
+            self._trash.put(path, session_id, ms, path[path.rindex(".damaged-") :])
+        for path in reversed(paths):
+            self._trash.put(path, session_id, ms)
+        if paths:
+            self._files.sync_folder(self.folder)
+        self.unmark_pending_locked(session_id)
+        return bool(paths)
+
+    def restore_locked(self, session_id: str) -> bool:
+        """Take a session back from the trash; False if it is not there.
+
+        A session that has begun anew meanwhile keeps what it has: both are put together by id.
+        Stopped at any step and run again: what is back already is recognised by its ids.
+        """
+        found = self._trash.of(session_id)
+        if not found:
+            return False
+        self._make_folders()
+        for one in found:
+            # A sign of life, first: what is taken back must not expire again within the hour.
+            self._files.stamp(one.path)
+            if one.is_damaged:
+                self._files.rename(one.path, self._free_damaged(self._own_path(session_id)))
+            elif not self.exists(session_id) and not self._is_legacy(one.path):
+                self._files.rename(one.path, self._own_path(session_id))
+            else:
+                self._put_together_locked(one.path, session_id)
+        self._files.sync_folder(self.folder)
+        return True
+
+    def _put_together_locked(self, trashed: str, session_id: str) -> None:
+        old = reading.parse_contents(self._files.read(trashed) or b"", os.path.basename(trashed), self._most)
+        new = self.contents(session_id, locked=True)
+        path = self._own_path(session_id)
+        if old.damaged:
+            self._set_aside(path, self._files.read(trashed) or b"")
+        self._replace_file(path, restored(session_id, old, new, self._codec))
+        for outdated in list(self._paths_of(session_id))[1:]:
+            self._files.remove(outdated)
+        # Everything is in the session's file, durably.
+        self._files.remove(trashed)
+
+    def empty_trash(self, now: Now, days: float) -> int:
+        """Remove for good what has been in the trash for so many days. Returns how many files."""
+        count = 0
+        for one in self._trash.all():
+            if one.ms / 1000 < now.earliest - days * DAY:
+                count += self._files.remove(one.path)
+        return count
+
+    def trashed(self) -> Iterator[dict[str, Any]]:
+        """Yield ``session_id``, ``trashed_at`` (Unix seconds) and ``size_bytes`` of what is in the trash."""
+        for one in self._trash.all():
+            tail = None if one.is_damaged else self._files.read_tail(one.path, 0)
+            if tail is not None:
+                header = reading.read_header(self._files, one.path)
+                yield {
+                    "session_id": session_id_of_stem(one.stem) if header is None else header.session_id,
+                    "trashed_at": one.ms / 1000,
+                    "size_bytes": tail.size,
+                }
+
     # -- sessions written to while Redis was away ----------------------------------------
 
     def mark_pending_locked(self, session_id: str) -> None:
         """Note durably that hot and cold of this session must be brought together."""
-        self._make_folders()
+        self._files.make_folder(self._in_folder(_PENDING))
         path = self._in_folder(_PENDING, file_stem(session_id))
         # Its contents are looked at, because a crash may have left the name without them.
         if self._files.read(path) != session_id.encode():
@@ -571,6 +708,11 @@ class ArchiveStore:
         with self._counting:
             self.counters[name] += 1
 
+    def note_not_expired(self, session_id: str, error: ArchiveError) -> None:
+        """Count and log that a session could not be looked at or moved, which keeps no other."""
+        self._count("expiry_failures")
+        logger.warning("session {!r} is not expired: {}", session_id[:60], error)
+
     def _note_damage(self, text: str) -> None:
         self._count("damaged_reads")
         logger.warning("archive damage: {}", text)
@@ -580,6 +722,16 @@ class ArchiveStore:
             for parts in ((), (_LOCKS,), (_PENDING,), (_DELETED,)):
                 self._files.make_folder(self._in_folder(*parts))
             self._have_folders = True
+
+    def _own_path(self, session_id: str) -> str:
+        """Return the path of the session's file under its own name."""
+        return self._in_folder(file_stem(session_id) + SUFFIX)
+
+    def _set_aside_of(self, session_id: str) -> list[str]:
+        """Return the files of a session's damaged bytes: listed, because numbers may be missing."""
+        own = file_stem(session_id) + SUFFIX
+        names = self._files.names(self.folder, f"{own}.damaged-")
+        return [self._in_folder(name) for name in list(names) if _DAMAGED.sub("", name) == own]
 
     def _path_of(self, session_id: str) -> str | None:
         """Return the session's file: under its own name, or as the old package named it."""
@@ -609,7 +761,7 @@ class ArchiveStore:
         name = os.path.basename(path)
         try:
             data = self._files.read(path)
-            found = None if data is None else reading.parse_contents(data, name)
+            found = None if data is None else reading.parse_contents(data, name, self._most)
             if found is None or not found.damaged:
                 return self._checked_owner(found, session_id, name)
         except ArchiveCorrupt as error:
@@ -789,11 +941,14 @@ class ArchiveStore:
         return last, len(whole)
 
     def _set_aside(self, path: str, data: bytes) -> None:
+        self._files.write_synced(self._free_damaged(path), data)
+        self._files.sync_folder(self.folder)
+
+    def _free_damaged(self, path: str) -> str:
         number = 1
         while self._files.exists(f"{path}.damaged-{number}"):
             number += 1
-        self._files.write_synced(f"{path}.damaged-{number}", data)
-        self._files.sync_folder(self.folder)
+        return f"{path}.damaged-{number}"
 
     def _replace_file(self, path: str, data: bytes, *, sync_name: bool = True) -> None:
         temporary = _temporary(path)

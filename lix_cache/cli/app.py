@@ -17,6 +17,7 @@ from lix_cache.cli.commands.evict import evict
 from lix_cache.cli.commands.export import export
 from lix_cache.cli.commands.import_ import import_
 from lix_cache.cli.commands.migrate import migrate
+from lix_cache.cli.commands.restore import restore
 from lix_cache.cli.commands.sessions import sessions
 from lix_cache.cli.commands.show import show
 from lix_cache.cli.commands.stats import stats
@@ -81,6 +82,7 @@ app.command(epilog="Example: lix-cache stats --json")(stats)
 app.command(epilog="Example: lix-cache evict --idle-minutes 30")(evict)
 app.command(epilog="Example: lix-cache compact --idle-minutes 1440 --dry-run")(compact)
 app.command(epilog="Example: lix-cache --archive-dir ./data/conversations verify")(verify)
+app.command(epilog="Example: lix-cache restore user-abc")(restore)
 app.command(epilog="Example: lix-cache export --output backup.jsonl")(export)
 app.command("import", epilog="Example: lix-cache import backup.jsonl --skip-existing")(import_)
 app.command(epilog="Example: lix-cache migrate --dry-run")(migrate)

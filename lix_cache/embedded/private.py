@@ -191,7 +191,7 @@ class PrivateServer:
         return record
 
     def _run(self, binary: ServerBinary, alive: FileLock) -> None:
-        with open(self._path("redis.log"), "ab") as log:
+        with open(self._path("redis.log"), "ab", opener=_opened_privately) as log:
             try:
                 # It turns itself into a daemon, so this ends at once and leaves us no
                 # child to wait for. The new session keeps a Ctrl-C away until then.
@@ -283,7 +283,7 @@ class PrivateServer:
 
     def _write(self, name: str, content: bytes) -> None:
         # By way of another name: whoever reads it sees the old one or the new one.
-        with open(self._path(name + ".new"), "wb") as file:
+        with open(self._path(name + ".new"), "wb", opener=_opened_privately) as file:
             file.write(content)
         os.replace(self._path(name + ".new"), self._path(name))
 
@@ -295,6 +295,10 @@ class PrivateServer:
         except (FileNotFoundError, TypeError, ValueError):
             return None
         return record
+
+
+def _opened_privately(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _find() -> ServerBinary:

@@ -156,20 +156,39 @@ return out
 )
 
 # KEYS: window
-# ARGV: how many of the newest to leave out, how many at most, key that the old package may have left
-# Returns 'OLD' where there is such a key; else {how many are older than those left out, id, message,
-# id, message …}, oldest first.
+# ARGV: how many of the newest to leave out, how many at most, bytes at most ('' for any),
+#       how many at least, whatever their size, id after which to begin ('' for the start),
+#       key that the old package may have left ('' to not look for it)
+# Returns 'OLD' where there is such a key; else {1 if there are more, id, message, id, message …},
+# oldest first. Read a few at a time, as many as fit if they are like the largest so far: a window
+# may hold more than any answer.
 OLDEST = script(
     """
-if ARGV[3] ~= '' and redis.pcall('EXISTS', ARGV[3]) == 1 then return 'OLD' end
-local older = redis.call('XLEN', KEYS[1]) - tonumber(ARGV[1])
-local out = {older}
-if older <= 0 then return out end
-local rows = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', math.min(older, tonumber(ARGV[2])))
-for i = 1, #rows do
-  out[2 * i] = rows[i][1]
-  out[2 * i + 1] = rows[i][2][2]
+if ARGV[6] ~= '' and redis.pcall('EXISTS', ARGV[6]) == 1 then return 'OLD' end
+local left = math.min(redis.call('XLEN', KEYS[1]) - tonumber(ARGV[1]), tonumber(ARGV[2]))
+local more = redis.call('XLEN', KEYS[1]) - tonumber(ARGV[1]) > left
+local out = {0}
+local room, largest, count = tonumber(ARGV[3]) or math.huge, 0, left
+local from = ARGV[5] == '' and '-' or '(' .. ARGV[5]
+while left > 0 do
+  if ARGV[3] ~= '' then
+    count = largest == 0 and 1 or math.max(1, math.min(left, 16, math.floor(room / largest)))
+  end
+  local rows = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', count)
+  for i = 1, #rows do
+    local size = #rows[i][2][2]
+    if size > room and (#out - 1) / 2 >= tonumber(ARGV[4]) then
+      out[1] = 1
+      return out
+    end
+    room, largest = room - size, math.max(largest, size)
+    out[#out + 1] = rows[i][1]
+    out[#out + 1] = rows[i][2][2]
+  end
+  if #rows < count then return out end
+  left, from = left - #rows, '(' .. rows[#rows][1]
 end
+if more then out[1] = 1 end
 return out
 """
 )

@@ -67,7 +67,7 @@ class Oldest:
 
     Attributes:
         turns: oldest first.
-        has_more: there are older ones than the window should keep beyond these.
+        has_more: there are more beyond these that the window should not keep.
         contested: another copy of one of them may still arrive.
     """
 
@@ -185,15 +185,45 @@ class HotWindow:
         """Return the messages, oldest first; None if there is no window."""
         return None if reply is None else _turns(reply)[::-1]
 
-    def oldest(self, session_id: str, *, keep: int, limit: int, look_for_old: bool = False) -> Command:
-        """Read the oldest messages, all but the newest ``keep``, ``limit`` at most."""
-        old = old_list_key(self.keys.prefix, session_id) if look_for_old else ""
-        return ScriptCall(scripts.OLDEST, (self.keys.window(session_id),), (keep, limit, old))
+    def oldest(
+        self,
+        session_id: str,
+        *,
+        keep: int,
+        limit: int,
+        max_bytes: int | None = None,
+        at_least: int = 1,
+        after: MessageId | None = None,
+        look_for_old: bool = False,
+    ) -> Command:
+        """Read the oldest messages, all but the newest ``keep``.
+
+        Args:
+            session_id: the session.
+            keep: how many of the newest to leave out.
+            limit: how many at most.
+            max_bytes: and how many bytes; None for any number.
+            at_least: how many to return whatever their size, if there are so many.
+            after: begin after this one; to read a window page by page.
+            look_for_old: do nothing where the old package left messages.
+        """
+        return ScriptCall(
+            scripts.OLDEST,
+            (self.keys.window(session_id),),
+            (
+                keep,
+                limit,
+                "" if max_bytes is None else max_bytes,
+                at_least,
+                "" if after is None else str(after),
+                old_list_key(self.keys.prefix, session_id) if look_for_old else "",
+            ),
+        )
 
     @staticmethod
     def oldest_turns(reply: Any) -> Oldest:
-        turns = _turns(reply[1:])
-        return Oldest(turns, int(reply[0]) > len(turns), any(map(is_repeated, reply[2::2])))
+        """Return the answer to :meth:`oldest`."""
+        return Oldest(_turns(reply[1:]), bool(reply[0]), any(map(is_repeated, reply[2::2])))
 
     def trim(self, session_id: str, turns: Sequence[Turn], archived: MessageId, window: int) -> Command:
         """Forget the window's oldest messages, and the session itself if nothing is left.

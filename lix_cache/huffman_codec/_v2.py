@@ -5,6 +5,7 @@ docs/huffman-format.md is the specification.
 
 from __future__ import annotations
 
+import struct
 from binascii import crc32, crc_hqx
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,14 @@ from lix_cache.huffman_codec._registry import DEFAULT, default_table, find_table
 if TYPE_CHECKING:
     from lix_cache.huffman_codec._phrase_table import PhraseTable
 
-__all__ = ["decode_v2", "encode_v2", "table_number"]
+__all__ = ["declared_size", "decode_v2", "encode_v2", "table_number"]
 
 _STORED = 0x80
 _BYTE_CODE = 0x81
 _PHRASE_CODE = 0x82
 _COPIES = 0x83
+#: HCv1's magic, and the length behind it.
+_V1_SIZE = struct.Struct("<4xI")
 #: Instead of a shipped table's index: a table number follows.
 _NUMBERED = 15
 #: Longer content has a check of four bytes.
@@ -113,6 +116,19 @@ def table_number(data: bytes) -> bytes | None:
         return None
     _, start = read_varint(data, 1)
     return bytes(data[start : start + 4])
+
+
+def declared_size(data: bytes) -> int:
+    """Return how many bytes a stream of either version says it holds.
+
+    Raises:
+        CodecError: it is too short to say so.
+    """
+    if data[:1] and data[0] & 0x80:
+        return read_varint(data, 1)[0]
+    if data and len(data) < _V1_SIZE.size:
+        raise CodecError(f"not a valid HCv1 stream: {len(data)} bytes are too few for a header")
+    return int(_V1_SIZE.unpack_from(data)[0]) if data else 0
 
 
 def _check(stream: bytes, number: bytes, size: int) -> bytes:

@@ -28,8 +28,10 @@ _STORED, _ZLIB = 0, 1
 #: Written by every process that can read: one that lacks a package must not find an answer
 #: it cannot open. Level 1 is several times as fast as 6 and nearly as small on text.
 _LEVEL = 1
-#: DEFLATE writes at most 1,032 bytes for one.
-_ZLIB_RATIO = 1032
+#: What compressed bytes may come to: so much, and so many times their number. What shrinks more
+#: is stored as it is, so that few bytes from a stranger cannot take much memory.
+_FREE = 1 << 20
+_RATIO = 100
 _SAMPLE = 1 << 16
 _CHUNKED_FROM = 10_000_000
 _CHUNK = 8_000_000
@@ -71,7 +73,7 @@ def encode_value(value: Any, *, compress_from: int = 1024) -> Encoded:
     compression, body = _STORED, raw
     if len(raw) >= compress_from and _is_compressible(raw):
         packed = zlib.compress(raw, _LEVEL)
-        if len(packed) < len(raw):
+        if len(packed) < len(raw) <= _most_in(len(packed)):
             compression, body = _ZLIB, packed
     chunks: tuple[bytes, ...] = ()
     if len(body) >= _CHUNKED_FROM:
@@ -162,6 +164,11 @@ def decode_value(
     return decode_item(_decompressed(parts, body))
 
 
+def _most_in(compressed: int) -> int:
+    """Return the most bytes that so many compressed ones are trusted to hold."""
+    return max(_FREE, _RATIO * compressed)
+
+
 def _body(parts: Head, chunks: Sequence[bytes | None]) -> bytes:
     if not parts.chunks and not chunks:
         if len(parts.body) != parts.stored_length:
@@ -183,7 +190,7 @@ def _decompressed(parts: Head, body: bytes) -> bytes:
         if parts.raw_length != len(body):
             raise CodecError(f"a value of {parts.raw_length} bytes has {len(body)}")
         return body
-    if parts.raw_length > _ZLIB_RATIO * len(body):
+    if parts.raw_length > _most_in(len(body)):
         raise CodecError(f"{len(body)} compressed bytes cannot hold {parts.raw_length}")
     stream = zlib.decompressobj()
     try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lix_cache.archive.archive import IDLE_SECONDS, ConversationArchive
+from lix_cache.archive.archive import IDLE_SECONDS, MAX_FRAME_MB, TRASH_DAYS, ConversationArchive
 from lix_cache.archive.compaction import Compacted
 from lix_cache.archive.verify import Report
 from lix_cache.clock import SYSTEM_CLOCK, Clock
@@ -15,6 +15,7 @@ from lix_cache.drive import in_disk_thread
 from lix_cache.messages import Message
 
 if TYPE_CHECKING:
+    from lix_cache.archive.expiry import Now
     from lix_cache.archive.files import Files
     from lix_cache.vectors import VectorLike
 
@@ -42,6 +43,8 @@ class AsyncConversationArchive:
         table: str | os.PathLike[str] | None = None,
         on_damage: str = "recover",
         lock_timeout_seconds: float = 30,
+        trash_days: float = TRASH_DAYS,
+        max_frame_mb: int = MAX_FRAME_MB,
         clock: Clock = SYSTEM_CLOCK,
         files: Files | None = None,
     ) -> None:
@@ -52,11 +55,14 @@ class AsyncConversationArchive:
             table=table,
             on_damage=on_damage,
             lock_timeout_seconds=lock_timeout_seconds,
+            trash_days=trash_days,
+            max_frame_mb=max_frame_mb,
             clock=clock,
             files=files,
         )
         self.archive_dir = self.sync.archive_dir
         self.session_ttl_days = session_ttl_days
+        self.trash_days = trash_days
 
     @staticmethod
     async def _run(call: Callable[..., T], *args: Any) -> T:
@@ -104,9 +110,17 @@ class AsyncConversationArchive:
         """See :meth:`ConversationArchive.cleanup_expired`."""
         return await self._run(self.sync.cleanup_expired, keep)
 
-    async def expired_sessions(self) -> list[str]:
+    async def expired_sessions(self, now: Now | None = None) -> list[str]:
         """See :meth:`ConversationArchive.expired_sessions`."""
-        return await self._run(self.sync.expired_sessions)
+        return await self._run(self.sync.expired_sessions, now)
+
+    async def trashed(self) -> list[dict[str, Any]]:
+        """See :meth:`ConversationArchive.trashed`."""
+        return await self._run(self.sync.trashed)
+
+    async def restore(self, session_id: str) -> bool:
+        """See :meth:`ConversationArchive.restore`."""
+        return await self._run(self.sync.restore, session_id)
 
     async def compact(
         self,

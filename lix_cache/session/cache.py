@@ -10,11 +10,12 @@ from lix_cache.arguments import config_with
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.drive import AsyncDriver, SyncDriver, in_disk_thread
-from lix_cache.errors import LixCacheError
+from lix_cache.errors import ArchiveError, LixCacheError
 from lix_cache.messages import Message, Turn, check_session_id, from_turn, new_turn
 from lix_cache.session import context, flow
 from lix_cache.session.budget import Budget, estimate_tokens
 from lix_cache.session.evictor import Evictor, evictor_for
+from lix_cache.session.health import health
 from lix_cache.session.store import open_store
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class _Hybrid:
         self._store.share(self.evictor.store)
         self._session = flow.Session(self._store, session_id, self.hot_window_size)
         self._connect()
-        self.evictor.use(session_id, self._config.idle_seconds, flush_on_exit=self._config.flush_on_exit)
+        self.evictor.use(self._config.idle_seconds, flush_on_exit=self._config.flush_on_exit)
         if self._config.evictor_enabled:
             self.evictor.start()
 
@@ -85,12 +86,18 @@ class _Hybrid:
 
     def _after_add(self, result: flow.AddResult) -> int:
         """Wake the daemon if it has work; return the messages now in the window."""
+        self.evictor.added_to(self.session_id)
         if result.overflows:
             self.evictor.wake()
         return result.in_window
 
     def _stats(self, hot: int | LixCacheError) -> dict[str, Any]:
-        meta = self._store.archive.store.metadata(self.session_id) or {}
+        archive = self._store.archive_state.trouble or "ok"
+        meta: dict[str, Any] = {}
+        try:
+            meta = self._store.archive.store.metadata(self.session_id) or {}
+        except ArchiveError as error:
+            archive = f"{type(error).__name__}: {error}"
         failed = isinstance(hot, LixCacheError)
         counters = {**self._store.archive.store.counters, **self._store.counters}
         return {
@@ -103,6 +110,7 @@ class _Hybrid:
             "disk_turns": meta.get("num_turns", 0),
             "disk_size_bytes": meta.get("size_bytes", 0),
             "redis": f"{type(hot).__name__}: {hot}" if failed else "ok",
+            "archive": archive,
             "evictor": {
                 "alive": self.evictor.is_alive,
                 "last_error": self.evictor.last_error,
@@ -258,8 +266,8 @@ class HybridConversationCache(_Hybrid):
     def get_stats(self) -> dict[str, Any]:
         """Return numbers about the session, and counters of this object and its daemon.
 
-        Never raises because Redis is away: ``redis`` then says what is wrong, and
-        ``hot_messages`` is None.
+        Never raises because Redis or the archive refuses: ``redis`` and ``archive`` then say
+        what is wrong, and ``hot_messages`` is None where Redis does not tell.
         """
         hot: int | LixCacheError
         try:
@@ -267,6 +275,14 @@ class HybridConversationCache(_Hybrid):
         except LixCacheError as error:
             hot = error
         return self._stats(hot)
+
+    def health_check(self) -> dict[str, Any]:
+        """Try Redis and the archive once. Returns their states; raises nothing for what it finds.
+
+        ``status`` is ``ok``, ``degraded`` (one of them refuses, and the policies
+        ``on_redis_error`` and ``on_archive_error`` go on without it) or ``down``.
+        """
+        return self._drive(health(self._store))
 
 
 class AsyncHybridConversationCache(_Hybrid):
@@ -338,3 +354,7 @@ class AsyncHybridConversationCache(_Hybrid):
         except LixCacheError as error:
             hot = error
         return await in_disk_thread(lambda: self._stats(hot), may_wait_for_lock=True)
+
+    async def health_check(self) -> dict[str, Any]:
+        """See :meth:`HybridConversationCache.health_check`."""
+        return await self._drive(health(self._store))

@@ -10,7 +10,7 @@ import uuid
 from lix_cache._log import logger
 from lix_cache.daemon import DaemonThread
 from lix_cache.drive import SyncDriver
-from lix_cache.errors import LixCacheError, RedisUnavailable
+from lix_cache.errors import ArchiveUnavailable, LixCacheError, RedisUnavailable
 from lix_cache.session import flow
 from lix_cache.session.store import SessionStore, StoreIdentity
 
@@ -18,6 +18,8 @@ __all__ = ["Evictor", "evictor_for"]
 
 _CLEAN_UP_EVERY = 3600.0
 _LONGEST_PAUSE = 60.0
+#: So many sessions that were added to are remembered before those that went cold are forgotten.
+_FORGET_FROM = 1000
 
 
 class Evictor(DaemonThread):
@@ -37,12 +39,15 @@ class Evictor(DaemonThread):
         self.last_error: str | None = None
         self._idle_seconds = store.config.idle_seconds
         self._name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        # Sessions that this process added to and that may still be hot.
         self._used: set[str] = set()
+        self._forget_at = _FORGET_FROM
         self._flush_on_exit = store.config.flush_on_exit
         self._make_locks()
 
     def _make_locks(self) -> None:
         self._lock = threading.Lock()
+        self._noting = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = None
@@ -79,15 +84,19 @@ class Evictor(DaemonThread):
         """Ask for a round now instead of at the end of the pause."""
         self._wake.set()
 
-    def use(self, session_id: str, idle_seconds: float, *, flush_on_exit: bool = False) -> None:
-        """Note that a cache of this process uses a session, and how long it may be idle.
+    def use(self, idle_seconds: float, *, flush_on_exit: bool = False) -> None:
+        """Note how long a cache of this process lets its session be idle.
 
         The shortest time anybody asked for holds for the whole store, and so does the
         wish to have it on disk at the end.
         """
-        self._used.add(session_id)
         self._idle_seconds = min(self._idle_seconds, idle_seconds)
         self._flush_on_exit |= flush_on_exit
+
+    def added_to(self, session_id: str) -> None:
+        """Note that a session has messages of this process, to be flushed at its end."""
+        with self._noting:
+            self._used.add(session_id)
 
     # -- work ---------------------------------------------------------------------------
 
@@ -103,14 +112,17 @@ class Evictor(DaemonThread):
         evicted = drive(flow.evict_idle(self.store, self._idle_seconds, self._name))
         now = self.store.clock.monotonic()
         if now - self._last_clean_up >= _CLEAN_UP_EVERY:
-            self._last_clean_up = now
             self.store.count("expired_archives", drive(flow.clean_up(self.store)))
+            # After it: what trouble kept from being done is not put off for an hour.
+            self._last_clean_up = now
+        if len(self._used) >= self._forget_at:
+            self._forget_cold()
         for done in (moved, reunited, evicted):
             done.raise_failure()
         return flow.Moved(moved.messages + evicted.messages, moved.sessions + evicted.sessions)
 
     def flush(self) -> int:
-        """Move every session this process used to disk. Returns how many messages moved.
+        """Move every session this process added to to disk. Returns how many messages moved.
 
         Raises:
             RedisUnavailable: at once; the messages stay where they are.
@@ -119,7 +131,7 @@ class Evictor(DaemonThread):
         drive = self._driver()
         moved = 0
         failure: LixCacheError | None = None
-        for session_id in sorted(self._used):
+        for session_id in sorted(self._forget_cold()):
             session = flow.Session(self.store, session_id, self.store.config.hot_window_size)
             try:
                 moved += drive(flow.flush(session))
@@ -130,6 +142,21 @@ class Evictor(DaemonThread):
         if failure is not None:
             raise failure
         return moved
+
+    def _forget_cold(self) -> set[str]:
+        """Forget sessions that whichever daemon has moved to disk; return those still hot."""
+        with self._noting:
+            # What is added to meanwhile is noted in the new set, whatever Redis answers for before.
+            known, self._used = self._used, set()
+        hot = known
+        try:
+            hot = self._driver()(flow.hot_among(self.store, list(known)))
+        finally:
+            with self._noting:
+                self._used |= hot
+        # Not at every round: when there are twice as many.
+        self._forget_at = max(_FORGET_FROM, 2 * len(self._used))
+        return set(hot)
 
     def _driver(self) -> SyncDriver:
         return SyncDriver(self.store.endpoint, self.store.clock)
@@ -160,6 +187,8 @@ class Evictor(DaemonThread):
     def _note(self, error: Exception) -> None:
         self.last_error = f"{type(error).__name__}: {error}"
         self.store.count("evictor_errors")
+        if isinstance(error, ArchiveUnavailable):
+            self.store.archive_state.fails(error)
         logger.warning("eviction round: {}", self.last_error)
 
     def _flush_at_exit(self) -> None:

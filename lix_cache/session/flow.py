@@ -16,15 +16,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from lix_cache._log import logger
 from lix_cache.archive.store import Extent, lock_pauses
 from lix_cache.effects import DiskCall, Flow, RedisBatch, RedisCall, Sleep
 from lix_cache.errors import (
     ArchiveCorrupt,
     ArchiveError,
+    ArchiveUnavailable,
     InvalidMessage,
     LixCacheError,
     RedisCommandError,
-    RedisError,
     RedisUnavailable,
 )
 from lix_cache.hot.connections import NewConnection
@@ -32,6 +33,7 @@ from lix_cache.hot.scripts import Command
 from lix_cache.hot.window import Added, Gap, HotWindow, Oldest, Refused
 from lix_cache.messages import ZERO_ID, MessageId, Turn, once, pack_hot, with_id
 from lix_cache.session import old_sessions
+from lix_cache.session.health import before_add
 from lix_cache.session.store import Seen, SessionStore
 
 if TYPE_CHECKING:
@@ -54,8 +56,10 @@ __all__ = [
 #: A window this many batches too long is spilled by the add that finds it so: the daemon
 #: is late, and memory must stay bounded.
 LATE_BATCHES = 4
-#: Messages read from a window at a time when it moves to disk.
+#: Messages read from a window at a time when it moves to disk, and bytes read from all windows
+#: that move together: neither server nor client nor frame must hold more, whatever they hold.
 CHUNK = 500
+BYTES_AT_ONCE = 64 << 20
 #: After so many sessions that were decoded, a daemon lets the other threads of its process
 #: go on: they would wait for all of them otherwise. A sleep of 0 hands nothing over.
 BREATH = 8
@@ -149,6 +153,7 @@ class _Moment:
 def add(session: Session, turn: Turn) -> Flow[AddResult]:
     """Add a message that has no id yet: to Redis, or to the archive if the policy says so."""
     store = session.store
+    yield from before_add(store)
     before = session.seen.newest
     sent = _Moment.now(store.clock)
     gap = Gap.REFUSE
@@ -205,9 +210,11 @@ def _spill_late(session: Session) -> Flow[None]:
     store.count("late_spills")
     try:
         yield from move_to_disk(store, {session.id: session.window})
-    except (RedisError, ArchiveError) as error:
+    except Exception as error:  # noqa: BLE001 - a caller that is told of it would add the message again
         store.count("spill_failures")
         store.last_error = f"{type(error).__name__}: {error}"
+        if not isinstance(error, LixCacheError):
+            logger.opt(exception=error).error("a late spill failed unexpectedly")
 
 
 def _add_hot(session: Session, turn: Turn, sent: _Moment, gap: Gap) -> Flow[Added]:
@@ -650,11 +657,17 @@ def move_to_disk(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
     archive = store.archive.store
     locks: dict[int, FileLock] = {}
     mine: dict[str, int] = {}
+    failed: dict[str, LixCacheError] = {}
     try:
         for session_id, count in keep.items():
             stripe = archive.stripe(session_id)
             if stripe not in locks:
-                lock = yield DiskCall(partial(archive.try_lock, session_id), quick=True)
+                try:
+                    lock = yield DiskCall(partial(archive.try_lock, session_id), quick=True)
+                except ArchiveError as error:
+                    store.archive_state.fails(error)
+                    failed[session_id] = error
+                    continue
                 if lock is None:
                     continue
                 locks[stripe] = lock
@@ -663,7 +676,8 @@ def move_to_disk(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
     finally:
         for lock in locks.values():
             lock.release()
-    moved.busy = len(keep) - len(mine)
+    moved.busy = len(keep) - len(mine) - len(failed)
+    moved.failed.update(failed)
     return moved
 
 
@@ -676,16 +690,27 @@ def _move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
     """
     moved = Moved()
     todo = dict(keep)
-    while todo:
-        reads = tuple(store.hot.oldest(sid, keep=count, limit=CHUNK) for sid, count in todo.items())
+    # Sessions of which a single message is more than their share: each by itself.
+    large: dict[str, int] = {}
+    while todo or large:
+        if not todo:
+            todo = dict([large.popitem()])
+        room, at_least = BYTES_AT_ONCE // len(todo), int(len(todo) == 1)
+        reads = tuple(
+            store.hot.oldest(sid, keep=count, limit=CHUNK, max_bytes=room, at_least=at_least)
+            for sid, count in todo.items()
+        )
         replies = yield RedisBatch(reads, errors_as_values=True)
         found = yield from _readable(todo, replies, moved)
+        large.update({sid: keep[sid] for sid, one in found.items() if one.has_more and not one.turns})
+        found = {sid: oldest for sid, oldest in found.items() if sid not in large}
         batch = {sid: oldest.turns for sid, oldest in found.items() if oldest.turns}
         contested = {sid for sid, oldest in found.items() if oldest.contested}
-        written: dict[str, int | ArchiveError] = yield DiskCall(
+        written: dict[str, int | LixCacheError] = yield DiskCall(
             partial(store.archive.store.append_many_locked, batch, contested)
         )
-        moved.failed.update({sid: r for sid, r in written.items() if isinstance(r, ArchiveError)})
+        moved.failed.update({sid: r for sid, r in written.items() if isinstance(r, LixCacheError)})
+        _note_archive(store, written.values())
         found = {sid: oldest for sid, oldest in found.items() if sid not in moved.failed}
         newest: dict[str, MessageId] = yield DiskCall(partial(_newest_ids, store, list(found)))
         trims = tuple(
@@ -701,6 +726,16 @@ def _move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
     if moved.failed:
         store.count("spill_failures", len(moved.failed))
     return moved
+
+
+def _note_archive(store: SessionStore, written: Iterable[int | LixCacheError]) -> None:
+    """Note whether the disk takes what is written. One file that is damaged says nothing about it."""
+    for result in written:
+        if isinstance(result, ArchiveUnavailable):
+            store.archive_state.fails(result)
+            return
+        if isinstance(result, int):
+            store.archive_state.works()
 
 
 def _readable(ids: Iterable[str], replies: Iterable[Any], moved: Moved) -> Flow[dict[str, Oldest]]:
@@ -913,20 +948,40 @@ def reunite_pending(store: SessionStore) -> Flow[Moved]:
 
 
 def clean_up(store: SessionStore) -> Flow[int]:
-    """Delete archives past their life, except those of sessions that are hot."""
+    """Move archives past their life to the trash, except those of sessions that are hot.
+
+    One that cannot be looked at or moved, or whose lock somebody holds, is left for the next
+    time, and does not keep the others.
+    """
     archive = store.archive
-    expired: list[str] = yield DiskCall(archive.expired_sessions)
-    removed = 0
+    seconds, microseconds = yield RedisCall(("TIME",))
+    now = yield DiskCall(partial(archive.store.now, int(seconds) + int(microseconds) / 1e6))
+    expired: list[str] = yield DiskCall(partial(archive.expired_sessions, now), waits=True)
+    moved = 0
     for session_id in expired:
-        session = Session(store, session_id, store.config.hot_window_size)
-        lock = yield from _locked(session)
         try:
-            # A session with messages in Redis is alive, however old its archive.
-            if not (yield RedisCall(store.hot.length(session_id))):
-                removed += yield DiskCall(partial(archive.remove_expired_locked, session_id))
-        finally:
-            lock.release()
-    return removed
+            lock = yield DiskCall(partial(archive.store.try_lock, session_id), quick=True)
+            if lock is None:
+                continue
+            try:
+                # A session with messages in Redis is alive, however old its archive.
+                if not (yield RedisCall(store.hot.length(session_id))):
+                    moved += yield DiskCall(partial(archive.expire_locked, session_id, now))
+            finally:
+                lock.release()
+        except ArchiveError as error:
+            archive.store.note_not_expired(session_id, error)
+    yield DiskCall(partial(archive.store.empty_trash, now, archive.trash_days))
+    return moved
+
+
+def hot_among(store: SessionStore, session_ids: Sequence[str], page: int = 500) -> Flow[set[str]]:
+    """Return those of the sessions that have a window in Redis."""
+    hot: set[str] = set()
+    for group in _groups(session_ids, page):
+        lengths = yield RedisBatch(tuple(store.hot.length(session_id) for session_id in group))
+        hot.update(session_id for session_id, length in zip(group, lengths, strict=True) if length)
+    return hot
 
 
 def list_hot(store: SessionStore, page: int = 1000) -> Flow[dict[str, float]]:

@@ -19,6 +19,7 @@ from lix_cache.hot.client import Endpoint, endpoint_for
 from lix_cache.hot.keys import Keys
 from lix_cache.hot.window import HotWindow
 from lix_cache.messages import NONCE_BYTES, ZERO_ID, MessageId
+from lix_cache.session.health import ArchiveState
 
 __all__ = ["Seen", "SeenSessions", "SessionStore", "StoreIdentity", "open_store"]
 
@@ -97,6 +98,7 @@ class SessionStore:
         hot: commands on windows.
         archive: the cold tier.
         breaker: whether Redis was gone a moment ago.
+        archive_state: whether the archive takes what is written.
         counters: what happened, for ``get_stats``.
         outage_sessions: sessions this process wrote to while Redis was away.
         seen: what it knows of its sessions.
@@ -114,6 +116,7 @@ class SessionStore:
     counters: Counter[str] = field(default_factory=Counter)
     outage_sessions: set[str] = field(default_factory=set)
     seen: SeenSessions = field(default_factory=SeenSessions)
+    archive_state: ArchiveState = field(default_factory=ArchiveState)
     last_error: str | None = None
     new_nonce: Callable[[], bytes] = lambda: os.urandom(NONCE_BYTES)
     _counting: threading.Lock = field(default_factory=threading.Lock)
@@ -129,6 +132,7 @@ class SessionStore:
         self.breaker = other.breaker
         self.outage_sessions = other.outage_sessions
         self.seen = other.seen
+        self.archive_state = other.archive_state
 
     def renew_locks(self) -> None:
         """In a forked child: let no lock be held by a thread that was not forked with it."""
@@ -182,6 +186,8 @@ def open_store(
             table=config.archive_table,
             on_damage=config.on_archive_damage,
             lock_timeout_seconds=config.archive_lock_timeout_seconds,
+            trash_days=config.archive_trash_days,
+            max_frame_mb=config.archive_max_frame_mb,
             clock=clock,
             files=files,
         ),

@@ -31,7 +31,7 @@ from lix_cache import (
 )
 from lix_cache.archive.store import ArchiveStore
 from lix_cache.messages import Message
-from tests.fault.files import CountingFiles
+from tests.fault.files import ClockedFiles, CountingFiles
 from tests.fault.workers import append_many
 from tests.support.twins import ManualClock, Twins
 
@@ -57,7 +57,11 @@ def make(twins: Twins, tmp_path: Path, clock: ManualClock) -> Callable[..., Any]
     """A function that opens the archive of this test, in one colour or the other."""
 
     def open_archive(**options: Any) -> Any:
-        return twins.make("ConversationArchive", tmp_path / "archive", **{"clock": clock, **options})
+        return twins.make(
+            "ConversationArchive",
+            tmp_path / "archive",
+            **{"clock": clock, "files": ClockedFiles(clock), **options},
+        )
 
     return open_archive
 

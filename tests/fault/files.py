@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from lix_cache.archive.files import FileLock, Files, Tail, Write
 from lix_cache.errors import ArchiveUnavailable
 
-__all__ = ["CountingFiles", "Crash", "FaultyFiles", "ForgetfulFiles", "Step", "disk_full"]
+__all__ = ["ClockedFiles", "CountingFiles", "Crash", "FaultyFiles", "ForgetfulFiles", "Step", "disk_full"]
 
 T = TypeVar("T")
 
@@ -145,8 +145,19 @@ class FaultyFiles(Files):
     def exists(self, path: str) -> bool:
         return self._do(Step("exists", path), lambda: self._inner.exists(path))
 
-    def names(self, folder: str) -> Iterator[str]:
-        return self._do(Step("names", folder), lambda: iter(list(self._inner.names(folder))))
+    def names(self, folder: str, start: str = "", *, folders: bool = False) -> Iterator[str]:
+        return self._do(
+            Step("names", folder), lambda: iter(list(self._inner.names(folder, start, folders=folders)))
+        )
+
+    def modified(self, path: str) -> float | None:
+        return self._do(Step("modified", path), lambda: self._inner.modified(path))
+
+    def stamp(self, path: str) -> None:
+        self._do(Step("stamp", path), lambda: self._inner.stamp(path))
+
+    def now(self, probe: str) -> float:
+        return self._do(Step("now", probe), lambda: self._inner.now(probe))
 
     def try_lock(self, path: str) -> FileLock | None:
         return self._do(Step("try_lock", path), lambda: self._inner.try_lock(path))
@@ -305,6 +316,35 @@ class ForgetfulFiles(Files):
         for path in self._paths():
             with open(path, "rb") as file:
                 self._memory.now[path] = self._memory.durable[path] = _Inode(file.read())
+
+
+class ClockedFiles(Files):
+    """The real file system, whose clock is the one given.
+
+    Args:
+        clock: its ``time()`` is what files are stamped with.
+    """
+
+    def __init__(self, clock: Any) -> None:
+        self._clock = clock
+
+    def append(self, path: str, offset: int, data: bytes) -> None:
+        super().append(path, offset, data)
+        self.stamp(path)
+
+    def write_synced(self, path: str, data: bytes) -> None:
+        super().write_synced(path, data)
+        self.stamp(path)
+
+    def write_many(self, writes: Sequence[Write]) -> list[ArchiveUnavailable | None]:
+        refusals = super().write_many(writes)
+        for write, refusal in zip(writes, refusals, strict=True):
+            if refusal is None:
+                self.stamp(write.path)
+        return refusals
+
+    def stamp(self, path: str) -> None:
+        os.utime(path, (self._clock.time(), self._clock.time()))
 
 
 class CountingFiles(Files):

@@ -207,9 +207,7 @@ def delete(session: str) -> Callable[[ConversationArchive], Any]:
 
 
 def expire(archive: ConversationArchive) -> None:
-    clock: Any = archive._clock
-    clock.advance((archive.session_ttl_days + 1) * 86400)
-    archive.cleanup_expired()
+    locked(archive, "s", lambda: archive.store.trash_locked("s", archive.store.now()))
 
 
 def many_frames(archive: ConversationArchive) -> None:

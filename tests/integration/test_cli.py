@@ -12,7 +12,6 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,8 @@ from tests.support.redis_server import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
-    *("demo", "doctor", "sessions", "show", "stats", "evict", "compact", "verify", "export", "import"),
-    *("migrate", "eval", "calibrate", "codec"),
+    *("demo", "doctor", "sessions", "show", "stats", "evict", "compact", "verify", "restore", "export"),
+    *("import", "migrate", "eval", "calibrate", "codec"),
 )
 HOSTILE = [
     "../evil",
@@ -709,6 +708,28 @@ def test_verify_needs_no_redis_and_finds_a_flipped_bit(
     assert "1 damaged of 3 files" in for_people.out
 
 
+def test_restore_lists_the_trash_and_takes_back_from_it(
+    redis_config: CacheConfig, offline: CacheConfig
+) -> None:
+    archive = ConversationArchive(redis_config.archive_dir)
+    for name in ("a", "b", "c"):
+        fill(redis_config, name, 5, cold=True)
+    for name in ("a", "b"):
+        with archive.store.lock(name):
+            archive.store.trash_locked(name, archive.store.now())
+    assert "2 sessions in the trash" in run_cli(offline, "restore").out
+    listed = run_cli(offline, "restore", "--json").json["trashed"]
+    assert sorted(one["session_id"] for one in listed) == ["a", "b"]
+    assert run_cli(offline, "restore", "a").code == 0
+    assert len(archive.load_all("a") or []) == 5
+    missing = run_cli(offline, "restore", "c")
+    assert missing.code == 1
+    assert "not in the trash" in missing.err
+    assert run_cli(offline, "restore", "--all", "--json").json == {"restored": ["b"]}
+    assert run_cli(offline, "restore", "--all", "c").code == 2
+    assert archive.trashed() == []
+
+
 def test_verify_of_one_session_looks_at_its_file_alone(
     redis_config: CacheConfig, offline: CacheConfig
 ) -> None:
@@ -1012,7 +1033,7 @@ def test_the_doctor_finds_a_good_store_good_and_leaves_nothing_behind(tmp_path: 
         assert {name: status for name, (status, _, _) in found.items() if status != "ok"} == {}
         assert set(found) >= {
             "server", "version", "permissions", "persistence", "maxmemory-policy", "memory", "clock",
-            "eviction", "archive folder", "disk", "outages", "extras",
+            "eviction", "archive folder", "disk", "outages",
         }  # fmt: skip
         assert os.listdir(config.archive_dir) == []
         assert server.client(db=2).keys() == []
@@ -1179,25 +1200,6 @@ def test_the_doctor_sees_outages_repairs_and_overdue_sessions(
     cache = HybridConversationCache("c", redis_config)
     cache.evictor.run_once()
     assert diagnose(redis_config)["eviction"] == ("ok", "a process moves idle sessions to disk", "")
-
-
-@pytest.mark.parametrize("codec", ["lz4", "zstd"])
-def test_the_doctor_wants_a_package_only_where_it_is_used(
-    redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch, codec: str
-) -> None:
-    import lix_cache.admin.doctor as module
-
-    assert diagnose(redis_config)["extras"][0] == "ok"
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    assert diagnose(redis_config)["extras"][0] == "ok"
-    checks = module.examine(
-        replace_codec(StoreAdmin(redis_config)._store, codec),
-    )
-    assert (checks[-1].status, f"lix-cache[{codec}]" in checks[-1].advice) == ("fail", True)
-
-
-def replace_codec(store: Any, codec: str) -> Any:
-    return replace(store, config=store.config.replace(archive_codec=codec))
 
 
 # -- as a real process ---------------------------------------------------------------------

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from lix_cache import HybridConversationCache
+from lix_cache import ConversationArchive, HybridConversationCache
+from lix_cache.archive.names import file_stem
 from lix_cache.clock import SystemClock
 from lix_cache.config import CacheConfig
-from lix_cache.errors import ArchiveUnavailable, InvalidMessage, LixCacheError, RedisUnavailable
+from lix_cache.errors import ArchiveUnavailable, InvalidMessage, LixCacheError, MissingExtra, RedisUnavailable
 from lix_cache.session import evictor as evictor_module
 from lix_cache.session import flow
 from lix_cache.session.evictor import Evictor, evictor_for
@@ -26,6 +27,7 @@ from tests.support import CountingProxy, RedisServer
 from tests.support.forks import Child, Report
 from tests.support.lab import Process
 from tests.support.redis_server import wait_until
+from tests.support.twins import ManualClock, Twins
 
 DAY = 86_400
 
@@ -478,15 +480,29 @@ def test_caches_of_different_sizes_bound_the_window_between_them(
     assert said(caches[0].get_full()) == texts
 
 
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize(
+    "error",
+    [
+        ArchiveUnavailable(28, "the disk is full"),
+        InvalidMessage("too large for a frame"),
+        MissingExtra("zstandard", "zstd", "archive_codec='zstd'"),
+        MemoryError(),
+        RuntimeError("what nobody thought of"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
 def test_a_late_spill_that_fails_does_not_fail_the_add_that_made_it(
-    config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+    config: CacheConfig, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     cache = HybridConversationCache("s", config)
     texts = [f"message {i}" for i in range(20)]
 
     def refuse(*_: Any, **__: Any) -> None:
-        raise ArchiveUnavailable(28, "the disk is full")
+        raise error
 
+    # The archive works when it is looked at, and not when it is needed.
+    cache._store.archive_state.works()
     with monkeypatch.context() as patched:
         patched.setattr(cache._store.archive.store._files, "write_synced", refuse)
         say(cache, *texts)
@@ -523,27 +539,81 @@ class Later(SystemClock):
         return super().monotonic() + self._seconds
 
 
+def make_old(config: CacheConfig, session: str, days: float = 15) -> None:
+    """Archive a message as it would be there if it had been moved to disk days ago."""
+    then = time.time() - days * DAY
+    archive = ConversationArchive(config.archive_dir, clock=ManualClock(then))
+    archive.append_turn(session, {"role": "user", "content": "old"})
+    os.utime(Path(config.archive_dir) / f"{file_stem(session)}.huff", (then, then))
+
+
+def clean_up(config: CacheConfig, clock: SystemClock | None = None) -> int:
+    process = Process(config, "s", clock or SystemClock())
+    return process.drive(flow.clean_up(process.store))
+
+
 def test_archives_past_their_life_are_removed_and_those_of_hot_sessions_spared(config: CacheConfig) -> None:
     for session in ("cold", "hot", "hot again"):
-        process = Process(config, session)
-        process.add("old")
-        process.flush()
+        make_old(config, session)
+    make_old(config, "young", 13)
     Process(config, "hot").add("new")
     Process(config, "hot again").context()
-    young = Process(config, "hot", Later(13 * DAY))
-    assert young.drive(flow.clean_up(young.store)) == 0
-    late = Process(config, "hot", Later(15 * DAY))
-    assert late.drive(flow.clean_up(late.store)) == 1
+    assert clean_up(config) == 1
     assert Process(config, "cold").full() == []
+    assert Process(config, "young").full() == ["old"]
     assert Process(config, "hot").full() == ["old", "new"]
     assert Process(config, "hot again").full() == ["old"]
 
 
-def test_the_daemon_cleans_up_once_an_hour(config: CacheConfig) -> None:
-    process = Process(config, "cold")
-    process.add("old")
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize("days", [15, 400])
+def test_a_daemon_whose_clock_is_ahead_expires_nothing(config: CacheConfig, days: int) -> None:
+    process = Process(config, "s")
+    process.add("new")
     process.flush()
-    clock = Later(15 * DAY)
+    make_old(config, "cold")
+    assert clean_up(config, Later(days * DAY)) == 1
+    assert Process(config, "s").full() == ["new"]
+    assert Process(config, "cold").full() == []
+    # What it moved to the trash it does not take for a week old.
+    assert clean_up(config, Later(days * DAY)) == 0
+    assert [one["session_id"] for one in Process(config, "s").store.archive.trashed()] == ["cold"]
+
+
+@pytest.mark.promise("no-loss")
+def test_what_a_daemon_moved_whose_clock_is_behind_does_not_expire(config: CacheConfig) -> None:
+    process = Process(config, "s", Later(-20 * DAY))
+    process.add("new")
+    process.flush()
+    # Nor where the file's own time is lost, as in a restored backup: the ids are the server's.
+    os.utime(Path(config.archive_dir) / "s.huff", (0, 0))
+    assert clean_up(config) == 0
+    assert Process(config, "s").full() == ["new"]
+
+
+def test_one_session_that_cannot_expire_keeps_no_other(config: CacheConfig) -> None:
+    for session in ("busy", "refused", "cold"):
+        make_old(config, session)
+    process = Process(config, "s")
+    archive = process.store.archive
+    expire = archive.expire_locked
+
+    def refuse(session_id: str, now: Any) -> bool:
+        if session_id == "refused":
+            raise ArchiveUnavailable(13, "permission denied")
+        return expire(session_id, now)
+
+    archive.expire_locked = refuse  # type: ignore[method-assign]
+    with archive.store.lock("busy"):
+        assert process.drive(flow.clean_up(process.store)) == 1
+    assert archive.store.counters["expiry_failures"] == 1
+    assert [archive.session_exists(session) for session in ("busy", "refused", "cold")] == [True, True, False]
+    assert clean_up(config) == 2
+
+
+def test_the_daemon_cleans_up_once_an_hour(config: CacheConfig) -> None:
+    make_old(config, "cold")
+    clock = Later(0)
     evictor = evictor_for(Process(config, "cold", clock).store)
     evictor.run_once()
     assert Process(config, "cold").full() == ["old"]
@@ -551,6 +621,89 @@ def test_the_daemon_cleans_up_once_an_hour(config: CacheConfig) -> None:
     evictor.run_once()
     assert Process(config, "cold").full() == []
     assert evictor.store.counters["expired_archives"] == 1
+
+
+# -- what it remembers ---------------------------------------------------------------------
+
+
+def test_sessions_that_were_only_looked_at_are_not_remembered(config: CacheConfig) -> None:
+    evictor = HybridConversationCache("s", config).evictor
+    for number in range(20):
+        HybridConversationCache(f"s{number}", config).get_context()
+    assert evictor._used == set()
+
+
+def test_sessions_that_went_cold_are_forgotten(config: CacheConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evictor_module, "_FORGET_FROM", 4)
+    caches = [HybridConversationCache(f"s{number}", config) for number in range(6)]
+    evictor = caches[0].evictor
+    evictor._forget_at = 4
+    for cache in caches:
+        say(cache, "a message")
+    for number in range(4):
+        # Another process's daemon was there.
+        Process(config, f"s{number}").flush()
+    evictor.run_once()
+    assert evictor._used == {"s4", "s5"}
+    say(caches[0], "another")
+    assert evictor.flush() == 3
+    assert {number: hot(config, f"s{number}") for number in range(6)} == dict.fromkeys(range(6), 0)
+
+
+# -- an archive folder that refuses --------------------------------------------------------
+
+
+@pytest.fixture
+def broken(config: CacheConfig, tmp_path: Path) -> CacheConfig:
+    """An archive folder that cannot be made, for root as well."""
+    (tmp_path / "file").write_bytes(b"")
+    return config.replace(archive_dir=str(tmp_path / "file" / "archive"))
+
+
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize("policy", ["hot", "raise"])
+def test_a_folder_that_never_worked_fails_the_first_add_and_stores_nothing(
+    broken: CacheConfig, twins: Twins, policy: str
+) -> None:
+    cache = twins.make("HybridConversationCache", "s", broken.replace(on_archive_error=policy))
+    for _ in range(2):
+        with pytest.raises(ArchiveUnavailable):
+            cache.add_message("user", "lost?")
+    assert Process(broken, "s").hot() == 0
+    stats = cache.get_stats()
+    assert "ArchiveUnavailable" in stats["archive"]
+    health = cache.health_check()
+    assert health["redis"] == "ok"
+    assert "ArchiveUnavailable" in health["archive"]
+    assert health["status"] == ("degraded" if policy == "hot" else "down")
+
+
+@pytest.mark.promise("no-loss")
+def test_a_folder_that_breaks_later_is_told_of_and_loses_nothing(
+    config: CacheConfig, twins: Twins, tmp_path: Path
+) -> None:
+    cache = twins.make("HybridConversationCache", "s", config)
+    cache.add_message("user", "0")
+    folder, aside = Path(config.archive_dir), tmp_path / "aside"
+    folder.rename(aside)
+    folder.write_bytes(b"a file in its place")
+    for number in range(1, 30):
+        cache.add_message("user", str(number))
+    evictor = cache.target.evictor if hasattr(cache, "target") else cache.evictor
+    with pytest.raises(ArchiveUnavailable):
+        evictor.run_once()
+    assert "ArchiveUnavailable" in cache.get_stats()["archive"]
+    assert cache.health_check()["status"] == "degraded"
+    strict = twins.make("HybridConversationCache", "s", config.replace(on_archive_error="raise"))
+    with pytest.raises(ArchiveUnavailable):
+        strict.add_message("user", "refused")
+    folder.unlink()
+    aside.rename(folder)
+    strict.add_message("user", "30")
+    evictor.run_once()
+    assert cache.get_stats()["archive"] == "ok"
+    assert cache.health_check()["status"] == "ok"
+    assert said(cache.get_full()) == [str(number) for number in range(31)]
 
 
 def test_it_says_that_redis_is_away(idle: CacheConfig) -> None:

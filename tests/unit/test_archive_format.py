@@ -24,10 +24,15 @@ import pytest
 
 from lix_cache import (
     ArchiveCorrupt,
+    AsyncConversationArchive,
+    AsyncHybridConversationCache,
+    CacheConfig,
+    CacheCoordinator,
     CodecError,
     ConfigError,
     ConversationArchive,
     HuffmanCodec,
+    HybridConversationCache,
     MissingExtra,
 )
 from lix_cache.archive import format as fmt
@@ -747,7 +752,7 @@ def second(columns: bytes, words: bytes = b"", vectors: bytes = b"") -> bytes:
 BAD_BODIES = {
     "two forms at once": (section(1, ONE) + second(TWO, b"hi"), "do not go together"),
     "text of the first form": (section(5, TWO) + section(2, b"hi"), "do not go together"),
-    "more turns than bits": (second(TWO), "1000000 turns cannot be in columns of 3 bytes"),
+    "more turns than bits": (second(TWO), "40 turns cannot be in columns of 3 bytes"),
     "no shape": (second(varint(0)), "0 shapes for 1 turns"),
     "more shapes than turns": (second(varint(4) + bytes(2)), "2 shapes for 1 turns"),
     "turns without words in turn": (second(varint(2) + bytes((1, 0))), "may not take turns"),
@@ -780,7 +785,7 @@ BAD_BODIES = {
     "damaged zstd": (second(TWO) + section(6, b"hi", codec=4, stored=b"\xff\xff"), "not a valid zstd"),
     "zstd of another length": (
         second(TWO) + section(6, b"hi", codec=4, stored=bytes.fromhex("28b52ffd2000010000")),
-        "decodes to 0 bytes, not 2",
+        "says it holds 0 bytes, not 2",
     ),
     "no columns": (b"", "1 turns cannot be in columns of 0 bytes"),
     "a cut section": (section(1, ONE)[:-1], "bytes wanted"),
@@ -797,9 +802,12 @@ BAD_BODIES = {
     "stored, and shorter": (section(1, ONE) + b"\x02\0" + varints(1, 2) + b"hi", "says it has 1"),
     "HCv1 of another length": (
         section(1, ONE) + section(2, b"hi!", codec=1, stored=HuffmanCodec.encode(b"hi", format=1)),
-        "decodes to 2 bytes, not 3",
+        "says it holds 2 bytes, not 3",
     ),
-    "damaged HCv1": (section(1, ONE) + section(2, b"hi", codec=1, stored=b"HCv9xxxxxxx"), "not a valid HCv1"),
+    "damaged HCv1": (
+        section(1, ONE) + section(2, b"hi", codec=1, stored=b"HCv9\2\0\0\0xxxx"),
+        "not a valid HCv1",
+    ),
     "damaged LZ4": (section(1, ONE) + section(2, b"hi", codec=2, stored=b"\xff\xff"), "not a valid LZ4"),
     "LZ4 of another length": (
         section(1, ONE) + section(2, b"hi!", codec=2, stored=b"\x20hi"),
@@ -831,7 +839,8 @@ BAD_BODIES = {
         section(1, varints(0, 0) + bytes((1, 0b01000000)) + b"\0" + varint(2**60)) + section(4, bytes(8)),
         "bytes wanted",
     ),
-    "more turns than bytes": (section(1, ONE), "1000000 turns cannot be in columns of 5 bytes"),
+    "more turns than bytes": (section(1, ONE), "10 turns cannot be in columns of 5 bytes"),
+    "more turns than its length may hold": (second(TWO), "more turns than one of its length may"),
     "an id twice": (
         section(1, varint(0) + varints(0, 0) + bytes((1, 0)) + varints(0, 0)),
         "an id stands twice",
@@ -842,8 +851,9 @@ BAD_BODIES = {
     ),
 }
 COUNTS = {
-    "more turns than bytes": 1_000_000,
-    "more turns than bits": 1_000_000,
+    "more turns than bytes": 10,
+    "more turns than bits": 40,
+    "more turns than its length may hold": 1_000_000,
     "an id twice": 2,
     "an id of 65 bits": 2,
     "too many in turn": 5,
@@ -1045,6 +1055,25 @@ def test_codecs_make_text_smaller_and_may_be_mixed_in_one_file(tmp_path: Path) -
     assert [m["content"] for m in ConversationArchive(tmp_path).load_all("s") or []] == contents
     assert sizes["huffman"] <= sizes["deflate"] < sizes["hcv1"] < sizes["stored"]
     assert max(sizes["zstd"], sizes["lz4"]) < sizes["hcv1"]
+
+
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize(("codec", "module"), [("lz4", "lz4.block"), ("zstd", "zstandard")])
+def test_a_codec_without_its_package_is_refused_before_anything_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module.partition(".")[0], None)
+    monkeypatch.setitem(sys.modules, module, None)
+    config = CacheConfig(archive_dir=str(tmp_path), archive_codec=codec, evictor_enabled=False)
+    for make in (
+        lambda: ConversationArchive(tmp_path, codec=codec),
+        lambda: AsyncConversationArchive(tmp_path, codec=codec),
+        lambda: HybridConversationCache("s", config),
+        lambda: AsyncHybridConversationCache("s", config),
+        lambda: CacheCoordinator("s", config),
+    ):
+        with pytest.raises(MissingExtra, match=rf"archive_codec='{codec}' needs .* pip install"):
+            make()
 
 
 def test_a_missing_lz4_is_said_and_nothing_is_written_or_hidden(

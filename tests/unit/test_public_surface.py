@@ -25,6 +25,7 @@ NAMES = [
     "ArchiveBusy",
     "ArchiveCorrupt",
     "ArchiveError",
+    "ArchiveTooLarge",
     "ArchiveUnavailable",
     "AsyncCacheCoordinator",
     "AsyncConversationArchive",

@@ -57,6 +57,28 @@ def test_whole_numbers_become_floats() -> None:
     assert unpack_vector(pack_vector(np.array([7, 255], dtype=np.uint8))) == [7.0, 255.0]
 
 
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize(
+    "value",
+    [
+        [1, 2, 2**53 + 1],
+        (2**53 + 1,),
+        [[2**53 + 1, 0]],
+        [0.5, 2**53 + 1],
+        np.array([2**63 - 1]),
+        np.array([2**64 - 1], dtype=np.uint64),
+    ],
+)
+def test_an_integer_that_no_float_is_equal_to_is_refused_and_not_changed(value: Any) -> None:
+    with pytest.raises(InvalidVector, match="an integer at position"):
+        pack_vector(value)
+
+
+@pytest.mark.parametrize("value", [[1, 2**53], [0.5, -(2**60)], np.array([2**62]), [0.1, 1e308]])
+def test_long_integers_that_a_float_is_equal_to_keep_their_value(value: Any) -> None:
+    assert unpack_vector(pack_vector(value)) == [float(number) for number in value]
+
+
 def test_an_array_of_a_stored_vector_copies_nothing() -> None:
     packed = pack_vector([1.0, 2.0])
     array = as_array(packed)

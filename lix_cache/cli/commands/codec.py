@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -150,7 +151,8 @@ def _paragraphs(path: str) -> list[bytes]:
 def _write(path: str, table: bytes) -> None:
     # Whole or not at all: a table that was cut is of no use to anyone.
     unfinished = f"{path}.tmp"
-    with open(unfinished, "wb") as file:
+    # It holds phrases that people used: for nobody else to read.
+    with open(unfinished, "wb", opener=partial(os.open, mode=0o600)) as file:
         file.write(table)
         file.flush()
         os.fsync(file.fileno())

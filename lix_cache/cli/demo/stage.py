@@ -58,7 +58,7 @@ def set_up(base: CacheConfig, data_dir: str | None, *, url_was_given: bool, keep
     config = _config(server.config(base), run, os.path.join(folder, "archive"))
     try:
         create_redis_client(db=config.session_redis_db, config=config)
-        os.makedirs(folder)
+        os.makedirs(folder, mode=0o700)
         yield Stage(config, folder, server.source, _how_to_return(config, server, data_dir))
     finally:
         try:

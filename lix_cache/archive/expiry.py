@@ -1,0 +1,46 @@
+"""When a session is past its life. Touches nothing.
+
+One clock that is wrong must not take a conversation away, so two things have to agree:
+
+* *what the session says of itself*: when its last frame was written (by the writer's clock), its
+  largest id (by the Redis server's clock, where there is one) and when the file system says that
+  the file was last written to. The latest of them counts.
+* *what time it is*: by this process's clock, by the file system's, and by the Redis server's
+  where there is one. The earliest of them counts.
+
+A clock that is behind when it writes, or ahead when it looks, then expires nothing by itself.
+The price is that a session may be kept for longer than its life, which can be mended.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from lix_cache.messages import MessageId
+
+__all__ = ["DAY", "Now", "is_expired"]
+
+DAY = 86400.0
+
+
+class Now(NamedTuple):
+    """What time it is, in Unix seconds, by the clocks that were asked.
+
+    Attributes:
+        earliest: no clock is behind this.
+        latest: no clock is ahead of this.
+    """
+
+    earliest: float
+    latest: float
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether a clock is so wrong that sessions may be kept for longer than they should."""
+        return self.latest - self.earliest > DAY
+
+
+def is_expired(now: Now, life_seconds: float, updated_at: float, newest: MessageId, modified: float) -> bool:
+    """Return whether every sign of life is older than ``life_seconds`` by every clock."""
+    return max(updated_at, newest.timestamp, modified) < now.earliest - life_seconds

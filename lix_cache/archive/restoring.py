@@ -1,0 +1,39 @@
+"""Putting a session from the trash and what it has become since into one file. Touches nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lix_cache.archive import format as fmt
+from lix_cache.archive.identity import Known, newcomers
+from lix_cache.messages import ZERO_ID
+
+if TYPE_CHECKING:
+    from lix_cache.archive.codecs import Packer
+    from lix_cache.archive.reading import Contents
+
+__all__ = ["restored"]
+
+
+def restored(session_id: str, old: Contents, new: Contents | None, codec: Packer) -> bytes:
+    """Return the whole file of a session that is taken back.
+
+    Args:
+        session_id: the session.
+        old: from the trash.
+        new: what the session has now; None if nothing.
+        codec: for the frames.
+    """
+    both = (old,) if new is None else (old, new)
+    known = Known()
+    for found in both:
+        known.add(newcomers(found.turns, known))
+    turns = [known.turns[message_id] for message_id in sorted(known.turns)]
+    header = fmt.FileHeader(min(found.created_at for found in both), session_id)
+    updated_ms = int(max(found.updated_at for found in both) * 1000)
+    contested = any(found.index.contested_at > 0 for found in both)
+    whole = fmt.encode_file(header, turns, updated_ms, codec, contested=contested)
+    cleared = max((found.index.cleared for found in both), default=ZERO_ID)
+    if turns and cleared != ZERO_ID:
+        whole += fmt.as_whole(fmt.encode_mark(fmt.index_of(whole), updated_ms, cleared))
+    return whole

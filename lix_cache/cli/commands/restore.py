@@ -1,0 +1,54 @@
+"""``lix-cache restore``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from lix_cache import StoreAdmin
+from lix_cache.cli.errors import PROBLEM, complain
+from lix_cache.cli.options import AsJson, settings_of
+from lix_cache.cli.output import ago, counted, for_humans, print_json, visible
+
+__all__ = ["restore"]
+
+
+def restore(
+    ctx: typer.Context,
+    sessions: Annotated[
+        list[str] | None, typer.Argument(metavar="[SESSION]...", help="Take these back; list all if none.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Take back everything in the trash.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take sessions back from the trash, where they stay for some days when their life is over.
+
+    One that has been written to since is put together with what is in the trash. Without a
+    session, lists what is there. Needs no Redis.
+    """
+    if everything and sessions:
+        raise typer.BadParameter("use --all or name sessions")
+    admin = StoreAdmin(settings_of(ctx).config())
+    trashed = admin.trashed()
+    if not everything and not sessions:
+        if as_json:
+            print_json({"trashed": trashed})
+            return
+        for one in trashed:
+            line = f"{visible(one['session_id'])}  {ago(one['trashed_at'])}  {one['size_bytes']:,} bytes"
+            for_humans().print(Text(line), soft_wrap=True)
+        for_humans().print(Text(f"{counted(len(trashed), 'session')} in the trash"), soft_wrap=True)
+        return
+    wanted = list(dict.fromkeys(one["session_id"] for one in trashed)) if everything else list(sessions or ())
+    back = [session_id for session_id in wanted if admin.restore(session_id)]
+    if as_json:
+        print_json({"restored": back})
+    else:
+        for_humans().print(Text(f"{counted(len(back), 'session')} taken back"), soft_wrap=True)
+    for session_id in wanted:
+        if session_id not in back:
+            complain(f"session {session_id!r} is not in the trash", "'lix-cache restore' lists what is there")
+    if len(back) < len(wanted):
+        raise typer.Exit(PROBLEM)

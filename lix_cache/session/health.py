@@ -1,0 +1,96 @@
+"""Whether the tiers work: found out before the first message, and told when it changes."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from lix_cache._log import logger
+from lix_cache.effects import DiskCall, Flow, RedisCall
+from lix_cache.errors import ArchiveError, ArchiveUnavailable, RedisError
+
+if TYPE_CHECKING:
+    from lix_cache.session.store import SessionStore
+
+__all__ = ["ArchiveState", "before_add", "health"]
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class ArchiveState:
+    """Whether the archive folder took what was written last. Shared by all caches of a store.
+
+    Attributes:
+        is_known: it was written to at least once.
+        trouble: why it refuses, in words; None while it does not.
+    """
+
+    def __init__(self) -> None:
+        self.is_known = False
+        self.trouble: str | None = None
+
+    def works(self) -> None:
+        """Note that the folder was written to."""
+        self.is_known = True
+        if self.trouble is not None:
+            logger.info("the archive can be written to again")
+            self.trouble = None
+
+    def fails(self, error: Exception) -> None:
+        """Note that the folder refused; say so, once."""
+        if self.trouble is None:
+            logger.warning("the archive refuses, and messages stay in Redis until it does not: {}", error)
+        self.trouble = f"{type(error).__name__}: {error}"
+
+
+def before_add(store: SessionStore) -> Flow[None]:
+    """See that the archive can be written to: before the first add, and after trouble if the policy asks.
+
+    A folder that never worked must not be found out hundreds of messages later. A disk that is
+    full is no such folder: it has room again one day, and messages can wait for that.
+
+    Raises:
+        ArchiveUnavailable: it cannot; nothing was stored.
+    """
+    state = store.archive_state
+    if state.is_known and (state.trouble is None or store.config.on_archive_error == "hot"):
+        return
+    try:
+        yield from _look(store)
+    except ArchiveUnavailable as error:
+        if error.errno not in _FULL or store.config.on_archive_error == "raise":
+            raise
+        state.is_known = True
+
+
+def _look(store: SessionStore) -> Flow[None]:
+    try:
+        yield DiskCall(store.archive.store.check_writable)
+    except ArchiveError as error:
+        store.archive_state.fails(error)
+        raise
+    store.archive_state.works()
+
+
+def health(store: SessionStore) -> Flow[dict[str, Any]]:
+    """Try both tiers once. Returns their states; raises nothing for what it finds."""
+    redis = archive = "ok"
+    try:
+        yield RedisCall(("PING",))
+    except RedisError as error:
+        redis = f"{type(error).__name__}: {error}"
+    try:
+        yield from _look(store)
+    except ArchiveError as error:
+        archive = f"{type(error).__name__}: {error}"
+    config = store.config
+    goes_on = {
+        (True, True): "ok",
+        (False, True): "degraded" if config.on_redis_error == "archive" else "down",
+        (True, False): "degraded"
+        if config.on_archive_error == "hot" and config.durability == "redis"
+        else "down",
+        (False, False): "down",
+    }
+    return {"status": goes_on[redis == "ok", archive == "ok"], "redis": redis, "archive": archive}
