@@ -263,6 +263,12 @@ class HotWindow:
             tuple(args),
         )
 
+    @staticmethod
+    def size_of(command: Command) -> int:
+        """Return about how many bytes a command takes."""
+        words = command.args if isinstance(command, ScriptCall) else command
+        return sum(len(word) for word in words if isinstance(word, (bytes, str)))
+
     def forget(self, session_id: str) -> Command:
         """Drop the window. :meth:`forgotten` reads the answer."""
         b = self.keys.bucket(session_id)

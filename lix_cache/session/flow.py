@@ -446,9 +446,13 @@ def _persist(session: Session, turn: Turn, before: MessageId) -> Flow[None]:
             yield DiskCall(partial(append, session.id, [turn]))
         finally:
             lock.release()
-    except ArchiveError:
+    except Exception:
         # Not acknowledged, so it must not stay: the caller will send it again.
-        yield RedisCall(session.store.hot.remove(session.id, turn.id))
+        try:
+            yield RedisCall(session.store.hot.remove(session.id, turn.id))
+        except RedisUnavailable as unavailable:
+            unavailable.maybe_done = True
+            raise
         # Nor must it look as if the window had lost it.
         session.seen.newest = min(session.seen.newest, before)
         raise
@@ -538,8 +542,11 @@ def _rehydrate(session: Session) -> Flow[list[Turn]]:
         if turns:
             # Where the archive is damaged its index may promise more than can be read.
             session.seen.newest = turns[-1].id
+            command = store.hot.rehydrate(session.id, turns)
             try:
-                done = yield RedisCall(store.hot.rehydrate(session.id, turns))
+                # What is too large for a command stays where it is, and is read from there.
+                if store.hot.size_of(command) <= BYTES_AT_ONCE:
+                    done = yield RedisCall(command)
             except RedisUnavailable:
                 # What was asked for is in hand; only the next read will be slower.
                 store.count("redis_errors")
@@ -559,9 +566,7 @@ def get_full(session: Session) -> Flow[list[Turn]]:
     store = session.store
     try:
         yield from _bring_together(session)
-        # One round trip, however far behind the daemon is.
-        command = store.hot.oldest(session.id, keep=0, limit=EVERYTHING, look_for_old=True)
-        hot = HotWindow.oldest_turns((yield from _ask_known(session, command))).turns
+        hot = yield from _all_hot(session)
     except RedisUnavailable as error:
         found = yield from _without_redis(session, None, error)
         return found if found is not None else (yield from get_full(session))
@@ -570,6 +575,24 @@ def get_full(session: Session) -> Flow[list[Turn]]:
         hot = [turn for turn in hot if turn.id > deleted]
     cold: list[Turn] = yield DiskCall(partial(store.archive.store.turns, session.id), waits=True)
     return session.saw(merged(cold, hot))
+
+
+def _all_hot(session: Session) -> Flow[list[Turn]]:
+    """Read all that Redis holds: in one round trip, unless it is more than fits into an answer."""
+    turns: list[Turn] = []
+    while True:
+        command = session.store.hot.oldest(
+            session.id,
+            keep=0,
+            limit=EVERYTHING,
+            max_bytes=BYTES_AT_ONCE,
+            after=turns[-1].id if turns else None,
+            look_for_old=not turns,
+        )
+        page = HotWindow.oldest_turns((yield from _ask_known(session, command)))
+        turns += page.turns
+        if not page.has_more or not page.turns:
+            return turns
 
 
 def merged(cold: Iterable[Turn], hot: Iterable[Turn]) -> list[Turn]:
@@ -972,6 +995,8 @@ def clean_up(store: SessionStore) -> Flow[int]:
         except ArchiveError as error:
             archive.store.note_not_expired(session_id, error)
     yield DiskCall(partial(archive.store.empty_trash, now, archive.trash_days))
+    # No window lives longer, so nothing older can come back.
+    yield DiskCall(partial(archive.store.forget_deletions, int(now.earliest * 1000) - store.hot.life_ms))
     return moved
 
 
