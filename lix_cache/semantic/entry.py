@@ -47,7 +47,6 @@ _META = struct.Struct("<15s15s15s16s16s8s8s15s10s10s16s")
 _RECORD = struct.Struct("<15s15s8s8sII")
 _RECORD_FIXED = struct.Struct("<8s8sII")
 _STREAM_ID = re.compile(r"\A[0-9]{1,20}-[0-9]{1,20}\Z")
-_SCOPE = re.compile(r"\A[A-Za-z0-9_-]{27}\Z")
 _MOST = 10**10 - 1
 
 
@@ -158,14 +157,17 @@ class Record:
 
 @dataclass(frozen=True)
 class EntryId:
-    """An entry as the application names it: ``SCOPE.NUMBER.CLUSTER``."""
+    """An entry as the application names it: ``NUMBER.TAG``.
 
-    scope: str
-    number: str
-    cluster: bytes
+    It does not say the scope, so it means nothing outside the caller's own; and within that, only
+    one who has been given the random tag can name the entry.
+    """
+
+    number: bytes
+    tag: bytes
 
     def __str__(self) -> str:
-        return f"{self.scope}.{self.number}.{self.cluster.hex()}"
+        return f"{self.number.decode()}.{self.tag.hex()}"
 
     @classmethod
     def parse(cls, text: object) -> EntryId:
@@ -174,16 +176,11 @@ class EntryId:
         Raises:
             InvalidInput: it is something else.
         """
-        parts = text.split(".") if isinstance(text, str) else []
-        if (
-            len(parts) == 3
-            and _SCOPE.match(parts[0])
-            and _STREAM_ID.match(parts[1])
-            and re.fullmatch(r"[0-9a-f]{16}", parts[2])
-        ):
-            return cls(parts[0], parts[1], bytes.fromhex(parts[2]))
+        number, _, tag = text.partition(".") if isinstance(text, str) else ("", "", "")
+        if _STREAM_ID.match(number) and re.fullmatch(r"[0-9a-f]{16}", tag):
+            return cls(number.encode(), bytes.fromhex(tag))
         raise InvalidInput(
-            f"{text!r} is not the id of an entry; use entry_id of a Lookup, or what store returned"
+            "this is not the id of an entry; use entry_id of a Lookup, or what store returned"
         )
 
 

@@ -36,6 +36,8 @@ T = TypeVar("T")
 
 #: A hundred years: Redis refuses lives whose end it cannot count to.
 _LONGEST_LIFE_MS = 100 * 366 * 86_400_000
+#: Scopes that one script drops.
+_SCOPES_AT_ONCE = 500
 
 
 @dataclass
@@ -181,7 +183,12 @@ class QueryCache(_Cache):
         """Drop every entry of the session. Returns how many URLs had any."""
         starts = (self._vectors(""), self._responses(""))
         index = self.keys.semantic_scopes(self.session_id)
-        return int((yield RedisCall(ScriptCall(scripts.SEMANTIC_CLEAR, (index,), starts))))
+        cleared, found = 0, _SCOPES_AT_ONCE
+        while found >= _SCOPES_AT_ONCE:
+            call = ScriptCall(scripts.SEMANTIC_CLEAR, (index,), (*starts, _SCOPES_AT_ONCE))
+            found = int((yield RedisCall(call)))
+            cleared += found
+        return cleared
 
     def count_urls(self) -> Flow[int]:
         """Count the URLs that have entries."""

@@ -21,7 +21,7 @@ from lix_cache.semantic.entry import TAG_BYTES
 from lix_cache.semantic.flow import check_life, life_ms
 from lix_cache.semantic.guards import GUARDS, Objection, check
 from lix_cache.semantic.index import IndexPool
-from lix_cache.semantic.lookup import Lookup
+from lix_cache.semantic.lookup import Lookup, Report
 from lix_cache.semantic.policy import CachePolicy
 from lix_cache.semantic.scheduler import Cleaner
 from lix_cache.semantic.scope import frozen, merged
@@ -327,7 +327,9 @@ class SemanticCache(_Full):
         criteria = upkeep.Criteria(context, tags, older_than_seconds, similar_to, similarity, epoch)
         return self._drive(upkeep.invalidate(self._core, criteria))
 
-    def report_wrong(self, entry_id: str, query: str) -> bool:
+    def report_wrong(
+        self, entry_id: str, query: str, *, context: Mapping[str, Any] | None = None
+    ) -> Report:
         """Report that a response does not answer a query. One round trip.
 
         The wording of the query is never answered with that answer again, nor is it stored
@@ -336,14 +338,17 @@ class SemanticCache(_Full):
         Args:
             entry_id: of the lookup that answered, or of the store.
             query: what it was a wrong answer to.
+            context: as in that lookup or store. An id of another context is no entry here.
 
         Returns:
-            Whether an entry paired the two, and was dropped.
+            Whether it was noted, and whether an entry that paired the two was dropped. An entry
+            that has ended, or is not in this context, is not noted.
 
         Raises:
             InvalidInput: not an entry's id, or an empty query.
+            InvalidContext: as :meth:`lookup`.
         """
-        return self._drive(upkeep.report_wrong(self._core, entry_id, query))
+        return self._drive(upkeep.report_wrong(self._core, entry_id, query, context))
 
     def cleanup_expired(self) -> int:
         """Drop what has expired, in all scopes under the prefix. Returns how many entries that were.
@@ -442,9 +447,11 @@ class AsyncSemanticCache(_Full):
         criteria = upkeep.Criteria(context, tags, older_than_seconds, similar_to, similarity, epoch)
         return await self._drive(upkeep.invalidate(self._core, criteria))
 
-    async def report_wrong(self, entry_id: str, query: str) -> bool:
+    async def report_wrong(
+        self, entry_id: str, query: str, *, context: Mapping[str, Any] | None = None
+    ) -> Report:
         """See :meth:`SemanticCache.report_wrong`."""
-        return await self._drive(upkeep.report_wrong(self._core, entry_id, query))
+        return await self._drive(upkeep.report_wrong(self._core, entry_id, query, context))
 
     async def cleanup_expired(self) -> int:
         """See :meth:`SemanticCache.cleanup_expired`."""

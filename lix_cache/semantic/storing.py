@@ -160,7 +160,7 @@ def _put(
         return None
     core.tally.count("stored")
     core.tally.count("evicted", int(reply[1]))
-    return str(EntryId(scope.id, reply[0].decode(), packed.cluster))
+    return str(EntryId(bytes(reply[0]), tag))
 
 
 def _same_as(core: Core, scope: Scope, meaning: FloatArray, least: float) -> bytes | None:

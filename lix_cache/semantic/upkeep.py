@@ -14,6 +14,7 @@ from lix_cache.semantic import entry
 from lix_cache.semantic.answers import catch_up
 from lix_cache.semantic.core import Core, Spent, Stop, wording_of
 from lix_cache.semantic.entry import EntryId
+from lix_cache.semantic.lookup import Report
 from lix_cache.semantic.ring import unit_vector
 from lix_cache.semantic.scope import embedder_word, item_digests, merged
 from lix_cache.semantic.verifier import verified_scores
@@ -162,16 +163,18 @@ def scopes_with(core: Core, wanted: frozenset[bytes]) -> Flow[list[str]]:
     return sorted(found)
 
 
-def report_wrong(core: Core, entry_id: str, query: str) -> Flow[bool]:
-    """Remember that an answer is wrong for a wording. One round trip.
-
-    Returns whether an entry that paired the two was dropped.
-    """
+def report_wrong(core: Core, entry_id: str, query: str, context: Mapping[str, Any] | None) -> Flow[Report]:
+    """Remember that an answer is wrong for a wording. One round trip."""
     known, digest = EntryId.parse(entry_id), entry.text_digest(wording_of(query))
-    words = (digest, known.cluster, known.number)
-    dropped = yield RedisCall(core.call(answer_scripts.REPORT, known.scope, *words))
-    core.tally.count("wrong_reports")
-    return bool(dropped)
+    try:
+        scope = yield from core.scope(context)
+    except Stop as stop:
+        raise (stop.__cause__ or stop) from None  # as in _drop_similar
+    call = core.call(answer_scripts.REPORT, scope.id, digest, known.number, known.tag)
+    written = int((yield RedisCall(call)))
+    if written:
+        core.tally.count("wrong_reports")
+    return Report(noted=written > 0, dropped=written > 1)
 
 
 def clean_up(core: Core) -> Flow[int]:
