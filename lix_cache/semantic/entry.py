@@ -46,6 +46,7 @@ KEY_BYTES = 16
 _META = struct.Struct("<15s15s15s16s16s8s8s15s10s10s16s")
 _RECORD = struct.Struct("<15s15s8s8sII")
 _RECORD_FIXED = struct.Struct("<8s8sII")
+_TOKEN = re.compile(r"\A[A-Za-z0-9._-]{1,200}\Z")
 _STREAM_ID = re.compile(r"\A[0-9]{1,20}-[0-9]{1,20}\Z")
 _MOST = 10**10 - 1
 
@@ -170,18 +171,18 @@ class EntryId:
         return f"{self.number.decode()}.{self.tag.hex()}"
 
     @classmethod
-    def parse(cls, text: object) -> EntryId:
-        """Read what ``str`` made.
+    def parse(cls, text: object) -> EntryId | None:
+        """Read what ``str`` made; None for another token, which no entry can have.
 
         Raises:
-            InvalidInput: it is something else.
+            InvalidInput: it is no token at all.
         """
         number, _, tag = text.partition(".") if isinstance(text, str) else ("", "", "")
         if _STREAM_ID.match(number) and re.fullmatch(r"[0-9a-f]{16}", tag):
             return cls(number.encode(), bytes.fromhex(tag))
-        raise InvalidInput(
-            "this is not the id of an entry; use entry_id of a Lookup, or what store returned"
-        )
+        if isinstance(text, str) and _TOKEN.match(text):
+            return None
+        raise InvalidInput("this is not the id of an entry; use entry_id of a Lookup, or what store returned")
 
 
 def foreign(what: str, data: object) -> RedisCommandError:

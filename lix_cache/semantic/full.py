@@ -327,9 +327,7 @@ class SemanticCache(_Full):
         criteria = upkeep.Criteria(context, tags, older_than_seconds, similar_to, similarity, epoch)
         return self._drive(upkeep.invalidate(self._core, criteria))
 
-    def report_wrong(
-        self, entry_id: str, query: str, *, context: Mapping[str, Any] | None = None
-    ) -> Report:
+    def report_wrong(self, entry_id: str, query: str, *, context: Mapping[str, Any] | None = None) -> Report:
         """Report that a response does not answer a query. One round trip.
 
         The wording of the query is never answered with that answer again, nor is it stored

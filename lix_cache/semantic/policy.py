@@ -60,7 +60,10 @@ class CachePolicy:
             the context does not say what was said before (``conversation``).
         whole_answers_only: never store errors, empty or truncated answers, or calls of tools.
         history: whether all that was said before belongs to the context that
-            :meth:`extract_query` makes. If not, the number of turns and what tools answered do.
+            :meth:`extract_query` makes. If not, the number of turns and what tools answered do, and
+            an answer that what one user said before has shaped may be given to another.
+        transcripts: whether :meth:`extract_query` takes a text apart that shows several turns
+            ("User: … Assistant: …"). If not, it is one question.
     """
 
     min_query_chars: int = 1
@@ -72,7 +75,8 @@ class CachePolicy:
     builtin_time_words: bool = True
     follow_ups: bool = False
     whole_answers_only: bool = True
-    history: bool = False
+    history: bool = True
+    transcripts: bool = False
 
     def __post_init__(self) -> None:
         _whole("min_query_chars", self.min_query_chars, 0, MAX_CHARS)
@@ -82,7 +86,7 @@ class CachePolicy:
         for name in ("exclude", "error_patterns"):
             for i, pattern in enumerate(getattr(self, name)):
                 compile_pattern(pattern, f"CachePolicy.{name}[{i}]")
-        for name in ("builtin_time_words", "follow_ups", "whole_answers_only", "history"):
+        for name in ("builtin_time_words", "follow_ups", "whole_answers_only", "history", "transcripts"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"CachePolicy.{name} must be True or False, got {getattr(self, name)!r}")
         seconds = self.time_sensitive_seconds
@@ -143,14 +147,17 @@ class CachePolicy:
     def extract_query(
         self, messages: str | Sequence[Mapping[str, Any]], *, system: Any = None
     ) -> tuple[str, dict[str, Any]]:
-        """Return the last user turn of a prompt, and what of the rest belongs into the scope.
+        """Return the question in a prompt, and what of the rest belongs into the scope.
 
         See :mod:`lix_cache.semantic.prompts` for the forms it understands.
 
         Raises:
             InvalidInput: no text, no messages, or no user turn.
+            InvalidContext: a message holds something that cannot be compared exactly.
         """
-        prompt: Prompt = read_prompt(messages, history=self.history, system=system)
+        prompt: Prompt = read_prompt(
+            messages, history=self.history, transcripts=self.transcripts, system=system
+        )
         return prompt.query, prompt.context
 
     # -- as data --------------------------------------------------------------------------

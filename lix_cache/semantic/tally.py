@@ -8,11 +8,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from lix_cache.errors import ConfigError
+from lix_cache.errors import ConfigError, LixCacheError
 from lix_cache.semantic.entry import Tokens
 from lix_cache.semantic.lookup import Lookup
 
-__all__ = ["Latencies", "Prices", "Tally", "about_tokens"]
+__all__ = ["Latencies", "Prices", "Tally", "about_tokens", "told"]
 
 
 def about_tokens(characters: int) -> int:
@@ -47,6 +47,24 @@ class Prices:
     def of(self, tokens: Tokens) -> float:
         """Return what so many tokens cost."""
         return (self.prompt * tokens.prompt + self.completion * tokens.completion) / 1e6
+
+
+def told(error: BaseException) -> str:
+    """Return what may be said of an error in a log or in statistics.
+
+    This library's errors hold no content. Those of others may quote what they were given, so only
+    their type is told, and where they come from.
+    """
+    kind = type(error)
+    if isinstance(error, LixCacheError):
+        return f"{kind.__name__}: {error}"
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    where = (
+        "" if last is None else f" at line {last.tb_lineno} of {last.tb_frame.f_globals.get('__name__', '?')}"
+    )
+    return f"{kind.__module__}.{kind.__qualname__}{where}"
 
 
 class Latencies:
@@ -134,7 +152,7 @@ class Tally:
         """Count trouble that did not fail the call it happened in."""
         with self._lock:
             self.counters[what] += 1
-            self.last_error = f"{type(error).__name__}: {error}"
+            self.last_error = told(error)
 
     def as_dict(self, prices: Prices | None) -> dict[str, Any]:
         """Return all of it, for ``get_stats``."""

@@ -170,6 +170,8 @@ def report_wrong(core: Core, entry_id: str, query: str, context: Mapping[str, An
         scope = yield from core.scope(context)
     except Stop as stop:
         raise (stop.__cause__ or stop) from None  # as in _drop_similar
+    if known is None:
+        return Report(noted=False)
     call = core.call(answer_scripts.REPORT, scope.id, digest, known.number, known.tag)
     written = int((yield RedisCall(call)))
     if written:

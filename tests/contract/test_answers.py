@@ -900,7 +900,11 @@ def test_a_report_on_what_is_no_entry_of_the_callers_writes_nothing(
     evil.store(CAPITAL, "Paris")
     number, tag = entry_id.split(".")
     reports = {
-        "another context": [(evil, entry_id, None), (evil, entry_id, {"user": 1}), (acme, entry_id, {"user": 2})],
+        "another context": [
+            (evil, entry_id, None),
+            (evil, entry_id, {"user": 1}),
+            (acme, entry_id, {"user": 2}),
+        ],
         "another tag": [(acme, f"{number}.{'0' * 16}", {"user": 1})],
         "another number": [(acme, f"1-1.{tag}", {"user": 1})],
     }

@@ -782,8 +782,7 @@ def test_an_entry_is_stored_binary_at_four_bytes_a_number(
         b"LXS1" + b"0" * 60,
         b"LXS1%010d%010d%020d" % (DIM, 50, 1),
         b"LXS0%010d%010d%020d%20s" % (DIM, 50, 1, b"") + bytes(48),
-        b"LXS1%010d%010d%020d%020d" % (DIM, 50, 1, 0)
-        + struct.pack(f"<dQ{DIM}f", 9e99, 1, *[math.nan] * DIM),
+        b"LXS1%010d%010d%020d%020d" % (DIM, 50, 1, 0) + struct.pack(f"<dQ{DIM}f", 9e99, 1, *[math.nan] * DIM),
     ],
     ids=["short", "json", "no numbers", "zeros", "cut header", "other version", "nan"],
 )

@@ -84,7 +84,15 @@ def test_an_entrys_id_is_read_as_it_was_written() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a.b", "1-0", "1-0.zz", "1-0." + "0" * 17, "x1-0." + "0" * 16, "1-0\n." + "0" * 16, None, 3, b"x"],
+    ["a.b", "1-0", "1-0.zz", "1-0." + "0" * 17, "x1-0." + "0" * 16],
+)
+def test_another_token_is_no_entry(text: str) -> None:
+    assert EntryId.parse(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "../evil", "what is it?", "1-0\n." + "0" * 16, "x" * 201, None, 3, b"x"],
 )
 def test_anything_else_is_not_an_entrys_id(text: object) -> None:
     with pytest.raises(InvalidInput, match="not the id of an entry"):

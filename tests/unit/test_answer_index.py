@@ -170,7 +170,9 @@ def test_a_vector_that_is_not_of_length_one_is_refused(number: float) -> None:
 def test_an_entry_without_a_vector_is_passed_over() -> None:
     index = ScopeIndex(DIM)
     packed = entry.pack_record(tag=b"t" * 8, cluster=b"c" * 8, text="x", vector=np.empty(0, np.float32))
-    index.follow(b"R", [b"g", [[b"1-0", [b"r", b"%015d%015d" % (9_000, 0) + packed]]], b"0-0"], NOW, index.place)
+    index.follow(
+        b"R", [b"g", [[b"1-0", [b"r", b"%015d%015d" % (9_000, 0) + packed]]], b"0-0"], NOW, index.place
+    )
     index.follow(b"D", [[record(2)], [dropped(1, 1)]], NOW, index.place)
     assert texts(index) == ["text 2"]
 
