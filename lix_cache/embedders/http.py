@@ -78,7 +78,7 @@ class OpenAIEmbedder:
         check_seconds("timeout_seconds", timeout_seconds)
         check_seconds("max_wait_seconds", max_wait_seconds)
         if api_key is not None:
-            check_text("api_key", api_key)
+            check_text("api_key", api_key, may_be_empty=True)
         if headers is not None:
             check_is("headers", headers, dict)
         self._model = model
@@ -212,7 +212,7 @@ def _vectors(data: bytes, count: int, who: OpenAIEmbedder) -> list[Any]:
             rows[item.get("index", position)] = _numbers(item["embedding"])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise EmbedderError(
-            f"{who!r} did not answer as the embeddings API does: {type(error).__name__}: {error}"
+            f"{who!r} did not answer as the embeddings API does ({type(error).__name__})"
         ) from None
     if len(items) != count or any(row is None for row in rows):
         raise EmbedderError(f"{who!r} answered {len(items)} vectors for {count} texts")

@@ -105,7 +105,10 @@ class SentenceTransformerEmbedder:
                 texts, batch_size=self._batch_size, convert_to_numpy=True, show_progress_bar=False
             )
         except Exception as error:  # whatever torch raises; its errors have no base
-            raise EmbedderError(f"{self!r} failed: {error}") from error
+            # Not its text, which may quote what was to be embedded.
+            raise EmbedderError(
+                f"{self!r} failed: {type(error).__module__}.{type(error).__qualname__}"
+            ) from error
 
     def _load(self) -> tuple[Any, threading.Lock, int, str]:
         try:

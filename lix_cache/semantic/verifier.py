@@ -66,7 +66,7 @@ def verified_scores(verifier: Verifier, pairs: Sequence[tuple[str, str]]) -> Flo
     except Exception as error:
         # Whatever it is: there is no answer.
         # Not its text, which may quote what it was asked.
-        raise VerifierError(f"the verifier {type(verifier).__qualname__} failed: {told(error)}") from error
+        raise VerifierError(f"{verifier!r} failed: {told(error)}") from error
     try:
         scores: FloatArray = np.asarray(raw, dtype=np.float32)
     except (ValueError, TypeError) as error:

@@ -440,7 +440,7 @@ def test_another_process_is_waited_for_no_longer_than_the_deadline(lab: Lab) -> 
     begun, end = threading.Event(), threading.Event()
 
     @SemanticCache(config=lab.config).cached(name="shared", lock_seconds=60)
-    def hangs(prompt: str, model: str = "m", *, trace: object = None) -> str:  # noqa: ARG001
+    def hangs(prompt: str, model: str = "m", *, trace: object = None) -> str:
         begun.set()
         end.wait(30)
         return "late"
