@@ -78,7 +78,7 @@ def test_what_is_new_comes_in_pages_and_is_complete_before_it_decides(
     late.lookup("far", context={"w": 1})
     proxy.reset()
     assert late.lookup("like q").reason == "margin"
-    assert len(proxy.batches) == 3
+    assert len(proxy.batches) == 2
     proxy.reset()
     assert late.lookup("like q").reason == "margin"
     assert len(proxy.batches) == 1
