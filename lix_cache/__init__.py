@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from lix_cache.semantic.decide import DEFAULT_LIMITS, STRICT_LIMITS, Limits
     from lix_cache.semantic.full import AsyncSemanticCache, SemanticCache
     from lix_cache.semantic.limits_file import load_limits, save_limits
-    from lix_cache.semantic.lookup import Lookup, Reason
+    from lix_cache.semantic.lookup import Lookup, Reason, Report
     from lix_cache.semantic.metrics import json_logs, register_metrics
     from lix_cache.semantic.policy import CachePolicy
     from lix_cache.semantic.question_log import QuestionLog
@@ -156,6 +156,7 @@ _HOMES = {
     "Question": "semantic.questions",
     "QuestionLog": "semantic.question_log",
     "Reason": "semantic.lookup",
+    "Report": "semantic.lookup",
     "Replay": "semantic.replay",
     "STRICT_LIMITS": "semantic.decide",
     "SemanticCache": "semantic.full",
@@ -246,6 +247,7 @@ __all__ = [
     "RedisError",
     "RedisUnavailable",
     "Replay",
+    "Report",
     "SemanticCache",
     "SemanticCacheRedis",
     "SentenceTransformerEmbedder",

@@ -11,6 +11,11 @@ scripts read stands at fixed places:
   its *root*, the wording that the application stored (16: its own, unless it was learned),
   then 8 bytes for each tag word;
 * a record of the log: latest expiry and creation as above, then what only clients read.
+
+While a script runs the server serves nobody else, so no script does work in proportion to a
+scope. Each stops after a number of steps that stands in it, and what is left is done by the
+calls that follow: a store evicts some of a surplus, a read brings a page, an invalidation looks
+at some entries. Keys are given up with UNLINK, which frees them beside the server's work.
 """
 
 from __future__ import annotations
@@ -35,8 +40,9 @@ __all__ = [
 ]
 
 # The functions that several scripts share. Deletions are known as far back as field f of the
-# head says; who is further behind gets everything anew. They are trimmed in halves, never to
-# fewer than there are entries, so what a late client must fetch is in proportion to its delay.
+# head says; who is further behind gets everything anew. They are trimmed when they are twice as
+# many as the entries, a part at a time, never to fewer than there are entries, so what a late
+# client must fetch is in proportion to its delay.
 COMMON = (
     NOW
     + """
@@ -117,9 +123,9 @@ local function trim()
   local keep = math.max(1024, call('XLEN', L))
   local surplus = call('XLEN', D) - keep
   if surplus > keep then
-    local rows = call('XRANGE', D, '-', '+', 'COUNT', surplus)
-    call('HSET', H, 'f', rows[surplus][1])
-    call('XTRIM', D, 'MAXLEN', '=', keep)
+    local rows = call('XRANGE', D, '-', '+', 'COUNT', 1024)
+    call('HSET', H, 'f', rows[1024][1])
+    call('XTRIM', D, 'MAXLEN', '=', keep + surplus - 1024)
   end
   local left = call('PTTL', H)
   if left > 0 then call('PEXPIRE', D, left) end
@@ -161,9 +167,10 @@ end
 # Returns one of
 #   {'X', now, reported, number, meta, response}: the answer to the very wording
 #   {'N', now, reported}: the scope is empty
-#   {'D', now, reported, records, numbers dropped}: what is new
-#   {'R', now, reported, generation, records, place in the deletions}: everything
-# "reported" are the clusters that must not answer this wording.
+#   {'D', now, reported, more, records, numbers dropped}: what is new
+#   {'R', now, reported, more, generation, records, place in the deletions}: everything
+# "reported" are the clusters that must not answer this wording. "more" is 1 if there was more
+# than a page of it: then the client asks again from where this one ends, before it decides.
 EXACT = """
 local reported = call('HGET', W, ARGV[1]) or ''
 local sid, meta = exact(ARGV[1])
@@ -195,26 +202,44 @@ if head[1] == ARGV[2] and (is_behind(L, '0-0', ARGV[3]) or is_behind(D, head[2],
   head[1] = sub(redis.sha1hex(head[1] .. ARGV[3] .. ARGV[4]), 1, 16)
   redis.pcall('HSET', H, 'g', head[1])
 end
+-- A page ends where it has the records or the bytes for one.
+local function page(from)
+  local rows, bytes = {}, 0
+  while #rows < 10240 and bytes < 4194304 do
+    local some = call('XRANGE', L, from, '+', 'COUNT', 64)
+    for i = 1, #some do
+      rows[#rows + 1] = some[i]
+      bytes = bytes + #some[i][2][2]
+    end
+    if #some < 64 then return rows, 0 end
+    from = '(' .. some[64][1]
+  end
+  return rows, 1
+end
 if head[1] == ARGV[2] and reaches(ARGV[4], head[2]) then
-  local dropped = call('XRANGE', D, '(' .. ARGV[4], '+')
-  return {'D', digits(now), reported, call('XRANGE', L, '(' .. ARGV[3], '+'), dropped}
+  local rows, more = page('(' .. ARGV[3])
+  local dropped = call('XRANGE', D, '(' .. ARGV[4], '+', 'COUNT', 10240)
+  if #dropped == 10240 then more = 1 end
+  return {'D', digits(now), reported, more, rows, dropped}
 end
 local last = call('XREVRANGE', D, '+', '-', 'COUNT', 1)
 local place = #last == 1 and last[1][1] or head[2]
-return {'R', digits(now), reported, head[1], call('XRANGE', L, '-', '+'), place}
+local rows, more = page('-')
+return {'R', digits(now), reported, more, head[1], rows, place}
 """
 LOOKUP = script(COMMON + TOUCH + EXACT + NEWS)
 
 # ARGV: digest of the wording, how to touch, sliding ms or 0, 1 to fetch (0: only say whether
 #       one is alive; 2: the client has the response), tag and record without times of the
-#       wording to keep beside the entry ('' for none), entries at most, then number and tag of
-#       each candidate, best first
-# Returns {now, number, meta, response} of the first candidate that is alive and not
+#       wording to keep beside the entry ('' for none), entries at most, then number, tag and
+#       greatest age in ms ('' for any) of each candidate, best first
+# Returns {now, number, meta, response} of the first candidate that is alive, not too old and not
 # reported for this wording, with 1 at the end if the wording was kept; or {now, 1} if one is
-# alive and was reported, {now} if none is alive.
+# alive and was reported, {now, 0, age in ms} if one is too old, {now} if none is alive. Only
+# the one that is returned with its response has been used.
 #
 # The wording gets the life and the response of its entry, and ends with it at the latest. It
-# is kept only where nothing must be evicted for it.
+# is kept only where nothing must be evicted for it, and for a root that has not 64 already.
 ADMIT = script(
     COMMON
     + TOUCH
@@ -224,6 +249,7 @@ local function keep(meta)
   if ARGV[5] == '' or call('XLEN', L) >= tonumber(ARGV[7]) or call('HEXISTS', X, ARGV[1]) == 1 then
     return nil
   end
+  if #learned(root(meta)) >= 64 then return nil end
   local sid = redis.pcall('XADD', L, '*', 'r', latest(meta) .. created(meta) .. ARGV[6])
   if type(sid) ~= 'string' then return nil end
   call('HSET', E, sid, sub(meta, 1, 61) .. ARGV[1] .. cluster(meta) .. ARGV[5] .. sub(meta, 94))
@@ -237,13 +263,15 @@ local function keep(meta)
   end
   return 1
 end
-local wrong = nil
-for i = 8, #ARGV, 2 do
-  local sid = ARGV[i]
+local wrong, old = nil, nil
+for i = 8, #ARGV, 3 do
+  local sid, most = ARGV[i], tonumber(ARGV[i + 2])
   local meta = call('HGET', E, sid)
   local is_alive = meta and expiry(meta) > now and tag(meta) == ARGV[i + 1]
   if is_alive and is_wrong(reported, meta) then
     wrong = 1
+  elseif is_alive and most and now - tonumber(created(meta)) > most then
+    old = old or now - tonumber(created(meta))
   elseif is_alive then
     local data = ''
     if ARGV[4] == '1' then
@@ -258,6 +286,7 @@ for i = 8, #ARGV, 2 do
     end
   end
 end
+if old and not wrong then return {digits(now), 0, digits(old)} end
 return {digits(now), wrong}
 """
 )
@@ -268,6 +297,7 @@ return {digits(now), wrong}
 #       digests of the items of its context, then the parts of a large response
 # Returns {number, how many were evicted}, or 'REPORTED' where this answer was reported as
 # wrong for this wording. Foreign data under a key fails it before it has written anything.
+# Where there are many entries too many (the limit became smaller) some go with each store.
 #
 # The keys live a quarter longer than the entry, so that not every store must prolong them;
 # but whenever one of them may be new, all get their lives. A drop takes one item from each
@@ -287,7 +317,7 @@ local times = digits(now + tonumber(ARGV[2])) .. digits(now) .. digits(now + ton
 local meta = times .. ARGV[4]
 if is_wrong(call('HGET', W, ARGV[1]) or '', meta) then return 'REPORTED' end
 if begins then
-  for i = 1, 9 do call('DEL', KEYS[i]) end
+  call('UNLINK', unpack(KEYS, 1, 9))
   call('HSET', H, 'g', ARGV[9], 'f', '0-0')
 end
 local same = exact(ARGV[1])
@@ -296,7 +326,7 @@ local dropped = same and drop(same) or 0
 dropped = dropped + unlearn(ARGV[1], function(other) return other ~= cluster(meta) end)
 dropped = dropped + expire_some(32)
 local evicted = 0
-while length >= tonumber(ARGV[7]) and call('XLEN', L) >= tonumber(ARGV[7]) do
+while evicted < 32 and length >= tonumber(ARGV[7]) and call('XLEN', L) >= tonumber(ARGV[7]) do
   local victim = ARGV[8] ~= '0' and call('ZRANGE', U, 0, 0)[1]
   victim = victim or call('XRANGE', L, '-', '+', 'COUNT', 1)[1][1]
   drop(victim)
@@ -331,29 +361,37 @@ return {sid, evicted}
 """
 )
 
-# ARGV: digest of the wording, cluster, number of the entry that answered
-# Remembers that the cluster must not answer the wording, nor its very response under another
-# cluster, and drops the entry that paired them, with the wordings that were learned from it.
-# Returns 1 if there was one. It is remembered for a year after the last report or store in the
-# scope; of one wording, the last 64 clusters and responses.
+# ARGV: digest of the wording, number and tag of the entry that answered
+# Remembers that the entry's cluster must not answer the wording, nor its very response under
+# another cluster, and drops the entry that paired them, with the wordings that were learned from
+# it. Returns 2 if there was one, else 1; and 0, with nothing written, if the scope has no such
+# entry: who does not know the random tag has never been answered here.
+#
+# It is remembered for a year after the last report or store in the scope; of one wording, the
+# last 64 clusters and responses; and some 10,000 wordings, of which an arbitrary one goes for
+# the next.
 REPORT = script(
     COMMON
     + """
-local list = call('HGET', W, ARGV[1]) or ''
-local function note(word)
+local answered = call('HGET', E, ARGV[2])
+if not answered then return 0 end
+expiry(answered)
+if tag(answered) ~= ARGV[3] then return 0 end
+local group = cluster(answered)
+local list = call('HGET', W, ARGV[1])
+if not list and call('HLEN', W) >= 10000 then call('HDEL', W, call('HRANDFIELD', W)) end
+list = list or ''
+for _, word in ipairs({sub(response(answered), 1, 8), group}) do
   if not holds(list, word) then list = sub(word .. list, 1, 1024) end
 end
-local answered = call('HGET', E, ARGV[3])
-if answered and cluster(answered) == ARGV[2] then note(sub(response(answered), 1, 8)) end
-note(ARGV[2])
 call('HSET', W, ARGV[1], list)
 call('PEXPIRE', W, math.max(31622400000, call('PTTL', W)))
 local sid, meta = exact(ARGV[1])
-local is_paired = meta and cluster(meta) == ARGV[2]
+local is_paired = meta and cluster(meta) == group
 if is_paired then drop(sid, meta) end
-unlearn(ARGV[1], function(other) return other == ARGV[2] end)
+unlearn(ARGV[1], function(other) return other == group end)
 trim()
-return is_paired and 1 or 0
+return is_paired and 2 or 1
 """
 )
 
@@ -410,8 +448,7 @@ CLEAR = script(
     COMMON
     + """
 local dropped = call('HLEN', E)
-for i = 1, 9 do call('DEL', KEYS[i]) end
-call('UNLINK', KEYS[13], KEYS[14])
+call('UNLINK', KEYS[13], KEYS[14], unpack(KEYS, 1, 9))
 call('ZREM', KEYS[11], ARGV[1])
 call('HDEL', KEYS[12], ARGV[1])
 return dropped

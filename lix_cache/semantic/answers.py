@@ -23,6 +23,7 @@ from lix_cache.semantic.entry import LARGE_BYTES, EntryId, Record
 from lix_cache.semantic.guards import Objection
 from lix_cache.semantic.lookup import Lookup, Reason
 from lix_cache.semantic.scope import merged
+from lix_cache.semantic.tally import told
 from lix_cache.semantic.values import decode_value, read_head
 from lix_cache.semantic.verifier import verified_scores
 
@@ -92,7 +93,7 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
 
     digest = entry.text_digest(wording)
     index = core.indexes.get(scope.id, scope.dim)
-    reply = yield from _ask(core, scope.id, digest, index, query.peek)
+    reply, seen = yield from _ask(core, scope.id, digest, index, query.peek)
     if reply[0] == b"X":
         now, _, number, meta, data = reply[1:]
         return (yield from _hit(core, query, scope, (now, number, meta, data)))
@@ -104,8 +105,8 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
         near = yield from vector_sets.nearest(core, scope, digest, vector, peek=query.peek)
         view, reply = near.view, (b"V", near.now, near.reported)
     else:
-        view = yield from _follow(core, scope.id, index, reply)
-        if not len(index):
+        view = seen
+        if not len(view.expires):
             raise Stop(Reason.EMPTY)
         vector = given if given is not None else (yield from core.vector(wording, scope.dim, spent))
 
@@ -124,20 +125,20 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     known = None
     if near is not None:
         known = near.answer(records[0].number, (core.clock.monotonic() - asked) * 1000)
-    reply = yield from _admitted(core, query, scope.id, digest, records, lesson, known)
+    reply = yield from _admitted(core, query, scope.id, digest, records, timeless, lesson, known)
     # Of a vector set, the answer is known without asking whether its very response was reported.
-    is_known = near is not None and len(reply) > 2
+    is_known = near is not None and len(reply) > 3
     if len(reply) == 2 or (is_known and entry.unpack_meta(reply[2]).response_label in reported):
         raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this wording")
     if len(reply) == 1:
         index.lose([view.records[row] for row in rows])
         raise _stop(chosen, Reason.GONE, "the entry expired or was dropped in between")
-    if len(reply) == 5:
-        core.tally.count("learned")
-    age = (float(reply[0]) - entry.unpack_meta(reply[2]).created_ms) / 1000
-    if age > core.policy.time_sensitive_seconds and reply[1] in timeless:
+    if len(reply) == 3:
+        age = float(reply[2]) / 1000
         detail = f"time: the question is about now, and the answer to another one is {age:.0f} s old"
         raise _stop(chosen, Reason.GUARD, detail)
+    if len(reply) == 5:
+        core.tally.count("learned")
     return (yield from _hit(core, query, scope, reply, chosen.decision))
 
 
@@ -147,23 +148,30 @@ def _admitted(
     scope_id: str,
     digest: bytes,
     records: Sequence[Record],
+    timeless: frozenset[bytes],
     lesson: tuple[bytes, bytes],
     known: Any,
 ) -> Flow[Any]:
-    """Return the first of these entries that is alive, as ``ADMIT`` answers it.
+    """Return the first of these entries that may answer, as ``ADMIT`` does.
 
     One round trip, or none if the best of them is known with its response; then its use and its
-    new wording are noted with the next request to the scope.
+    new wording are noted with the next request to the scope. What is too old for the question is
+    turned down there, so that only an entry that answers counts as used.
     """
+    most_ms = int(core.policy.time_sensitive_seconds * 1000)
 
     def admit(how: int) -> ScriptCall:
         touch = (0, 0) if query.peek else core.touch()
-        names = [part for record in records for part in (record.number, record.tag)]
-        words: list[bytes | int] = [digest, *touch, how, *lesson, core.max_entries, *names]
+        words: list[bytes | int | str] = [digest, *touch, how, *lesson, core.max_entries]
+        for record in records:
+            words += [record.number, record.tag, most_ms if record.number in timeless else ""]
         return core.call(answer_scripts.ADMIT, scope_id, *words)
 
     if known is None:
         return (yield RedisCall(admit(int(not query.peek))))
+    age_ms = float(known[0]) - entry.unpack_meta(known[2]).created_ms
+    if known[1] in timeless and age_ms > most_ms:
+        return known[0], 0, age_ms
     if lesson[0] or (core.eviction and not query.peek):
         core.later.add(scope_id, admit(2))
     return known
@@ -171,17 +179,46 @@ def _admitted(
 
 def _ask(
     core: Core, scope_id: str, digest: bytes, index: ScopeIndex, peek: bool, *, may_be_large: bool = True
-) -> Flow[Any]:
-    """The first round trip: the exact answer, or what is new, or that there is too much of it."""
-    touch = (0, 0) if peek else core.touch()
-    words = (digest, *index.place, *touch, int(not peek))
-    if core.large_from is None or not may_be_large:
-        call = core.call(answer_scripts.LOOKUP, scope_id, *words)
-    else:
-        call = core.call(vector_set_scripts.LOOKUP_LARGE, scope_id, *words, core.large_from)
+) -> Flow[tuple[Any, View]]:
+    """The first round trip: the exact answer, or what is new, or that a vector set has it.
+
+    What is new comes in pages, of which nearly always one is all. Only after the last one does
+    the index know every neighbour, so only then may the lookup go on.
+    """
     notes = core.later.take(scope_id)
-    if not notes:
-        return (yield RedisCall(call))
+    while True:
+        place = index.place
+        call = _question(core, scope_id, digest, place, peek, may_be_large=may_be_large)
+        if notes:
+            reply = yield from _with_notes(core, notes, call)
+            notes = ()
+        else:
+            reply = yield RedisCall(call)
+        if reply[0] in (b"X", b"V"):
+            return reply, index.view()
+        view = yield from _follow(core, scope_id, index, reply, place)
+        if view is not None and (reply[0] == b"N" or not reply[3]):
+            return reply, view
+
+
+def _question(
+    core: Core,
+    scope_id: str,
+    digest: bytes,
+    place: tuple[bytes, bytes, bytes],
+    peek: bool,
+    *,
+    may_be_large: bool,
+) -> ScriptCall:
+    touch = (0, 0) if peek else core.touch()
+    words = (digest, *place, *touch, int(not peek))
+    if core.large_from is None or not may_be_large:
+        return core.call(answer_scripts.LOOKUP, scope_id, *words)
+    return core.call(vector_set_scripts.LOOKUP_LARGE, scope_id, *words, core.large_from)
+
+
+def _with_notes(core: Core, notes: tuple[ScriptCall, ...], call: ScriptCall) -> Flow[Any]:
+    """Send a call, and before it in the same round trip what waited for one."""
     *noted, reply = yield RedisBatch((*notes, call), errors_as_values=True)
     for one in noted:
         if isinstance(one, Exception):
@@ -193,13 +230,16 @@ def _ask(
     return reply
 
 
-def _follow(core: Core, scope_id: str, index: ScopeIndex, reply: Any) -> Flow[View]:
-    """Bring the index up to date with what the first round trip brought."""
+def _follow(
+    core: Core, scope_id: str, index: ScopeIndex, reply: Any, asked: tuple[bytes, bytes, bytes]
+) -> Flow[View | None]:
+    """Bring the index up to date with what a round trip brought."""
     kind, now, _, *news = reply
+    news = news[1:]
     rows = news[1] if kind == b"R" else news[0] if kind == b"D" else ()
 
-    def follow() -> View:
-        view = index.follow(kind, news, float(now))
+    def follow() -> View | None:
+        view = index.follow(kind, news, float(now), asked)
         core.indexes.settle(scope_id)
         return view
 
@@ -207,11 +247,11 @@ def _follow(core: Core, scope_id: str, index: ScopeIndex, reply: Any) -> Flow[Vi
 
 
 def catch_up(core: Core, scope_id: str, dim: int) -> Flow[tuple[View, float]]:
-    """Return what a scope holds, and the server's time in Unix milliseconds. One round trip."""
+    """Return what a scope holds, and the server's time in Unix milliseconds. One round trip a page."""
     index = core.indexes.get(scope_id, dim)
     # No wording is empty, so no entry is exactly this one.
-    reply = yield from _ask(core, scope_id, entry.text_digest(""), index, peek=True, may_be_large=False)
-    view = yield from _follow(core, scope_id, index, reply)
+    digest = entry.text_digest("")
+    reply, view = yield from _ask(core, scope_id, digest, index, peek=True, may_be_large=False)
     return view, float(reply[1])
 
 
@@ -261,7 +301,7 @@ def _verified(
         )
     except Exception as error:
         core.tally.trouble("verifier_errors", error)
-        raise _stop(chosen, Reason.VERIFIER_FAILED, f"{type(error).__name__}: {error}") from error
+        raise _stop(chosen, Reason.VERIFIER_FAILED, told(error)) from error
     finally:
         core.spend("verify", started, spent)
     good = [row for row, s in zip(chosen.rows, scores, strict=True) if s >= core.verifier_threshold]
@@ -308,7 +348,7 @@ def _hit(
         reason=Reason.EXACT if decision is None else Reason.SEMANTIC,
         age_seconds=max(0.0, now_ms - meta.created_ms) / 1000,
         ttl_remaining_seconds=max(0.0, meta.expires_ms - now_ms) / 1000,
-        entry_id=str(EntryId(scope.id, number.decode(), meta.cluster)),
+        entry_id=str(EntryId(number, meta.tag)),
     )
 
 

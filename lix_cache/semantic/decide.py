@@ -126,6 +126,8 @@ class Decision:
         best: the nearest candidate, accepted or not; None if there was none.
         similarity: of the nearest candidate; 0.0 if there was none.
         margin: its lead over the nearest one that answers differently; infinite if there is none.
+            Where the lead was not enough, the one that was counted, over the supposed competitor if
+            no nearer one is known.
         reason: ``accepted``, ``empty``, ``below_threshold``, ``margin`` or ``evidence``: the first
             limit that was not reached.
         witnesses: candidates of the same answer nearer than any other answer.
@@ -196,11 +198,14 @@ def decide(
     else:
         reason = "accepted"
     accepted = reason == "accepted"
+    margin = similarity - max(nearest_other, unseen) if has_others or unseen > -1.0 else math.inf
+    if reason in ("margin", "evidence"):
+        margin = lead
     return Decision(
         index=best if accepted else None,
         best=best,
         similarity=similarity,
-        margin=similarity - max(nearest_other, unseen) if has_others or unseen > -1.0 else math.inf,
+        margin=margin,
         reason=reason,
         witnesses=witnesses,
         evidence=evidence,

@@ -46,8 +46,8 @@ KEY_BYTES = 16
 _META = struct.Struct("<15s15s15s16s16s8s8s15s10s10s16s")
 _RECORD = struct.Struct("<15s15s8s8sII")
 _RECORD_FIXED = struct.Struct("<8s8sII")
+_TOKEN = re.compile(r"\A[A-Za-z0-9._-]{1,200}\Z")
 _STREAM_ID = re.compile(r"\A[0-9]{1,20}-[0-9]{1,20}\Z")
-_SCOPE = re.compile(r"\A[A-Za-z0-9_-]{27}\Z")
 _MOST = 10**10 - 1
 
 
@@ -75,12 +75,12 @@ def tag_words(tags: Iterable[str]) -> bytes:
     Raises:
         InvalidInput: one is not a str, or a single str was given for the list.
     """
-    if isinstance(tags, str):
-        raise InvalidInput(f"tags must be a list of str, got the str {tags!r}: write [{tags!r}]")
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise InvalidInput(f"tags must be a list of str, got one {type(tags).__name__}")
     words = []
     for tag in tags:
         if not isinstance(tag, str):
-            raise InvalidInput(f"a tag must be a str, got {tag!r} of type {type(tag).__name__}")
+            raise InvalidInput(f"a tag must be a str, got one of type {type(tag).__name__}")
         data = tag.encode("utf-8", "surrogatepass")
         words.append(hashlib.blake2b(data, digest_size=TAG_BYTES, person=b"tag").digest())
     return b"".join(sorted(set(words)))
@@ -109,7 +109,7 @@ class Tokens:
         if len(numbers) != 2 or not all(
             isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers
         ):
-            raise InvalidInput(f"tokens must be (prompt, completion), two whole numbers, got {pair!r}")
+            raise InvalidInput("tokens must be (prompt, completion), two whole numbers, at least 0")
         return cls(*numbers)
 
 
@@ -158,41 +158,37 @@ class Record:
 
 @dataclass(frozen=True)
 class EntryId:
-    """An entry as the application names it: ``SCOPE.NUMBER.CLUSTER``."""
+    """An entry as the application names it: ``NUMBER.TAG``.
 
-    scope: str
-    number: str
-    cluster: bytes
+    It does not say the scope, so it means nothing outside the caller's own; and within that, only
+    one who has been given the random tag can name the entry.
+    """
+
+    number: bytes
+    tag: bytes
 
     def __str__(self) -> str:
-        return f"{self.scope}.{self.number}.{self.cluster.hex()}"
+        return f"{self.number.decode()}.{self.tag.hex()}"
 
     @classmethod
-    def parse(cls, text: object) -> EntryId:
-        """Read what ``str`` made.
+    def parse(cls, text: object) -> EntryId | None:
+        """Read what ``str`` made; None for another token, which no entry can have.
 
         Raises:
-            InvalidInput: it is something else.
+            InvalidInput: it is no token at all.
         """
-        parts = text.split(".") if isinstance(text, str) else []
-        if (
-            len(parts) == 3
-            and _SCOPE.match(parts[0])
-            and _STREAM_ID.match(parts[1])
-            and re.fullmatch(r"[0-9a-f]{16}", parts[2])
-        ):
-            return cls(parts[0], parts[1], bytes.fromhex(parts[2]))
-        raise InvalidInput(
-            f"{text!r} is not the id of an entry; use entry_id of a Lookup, or what store returned"
-        )
+        number, _, tag = text.partition(".") if isinstance(text, str) else ("", "", "")
+        if _STREAM_ID.match(number) and re.fullmatch(r"[0-9a-f]{16}", tag):
+            return cls(number.encode(), bytes.fromhex(tag))
+        if isinstance(text, str) and _TOKEN.match(text):
+            return None
+        raise InvalidInput("this is not the id of an entry; use entry_id of a Lookup, or what store returned")
 
 
 def foreign(what: str, data: object) -> RedisCommandError:
     """Return the error for bytes that this library did not write."""
-    shown = repr(data)
-    return RedisCommandError(
-        f"{what} of the semantic cache holds foreign data: {shown[:80]}{'…' if len(shown) > 80 else ''}"
-    )
+    size = f", {len(data)} bytes" if isinstance(data, bytes) else ""
+    return RedisCommandError(f"{what} of the semantic cache holds foreign data ({type(data).__name__}{size})")
 
 
 def pack_fixed(

@@ -1,6 +1,9 @@
 """Single-flight: of many equal calls at once, one runs and the others get its result.
 
-Within a process the others wait for a future, whichever threads or event loops they are in.
+Within a process the others wait for a future, whichever threads or event loops they are in. What
+it brings is a recipe: each of them makes a result of its own from it. It is written before the
+one who ran the function gets the result, so nothing that any of them does to theirs is seen by
+another.
 Between processes there is a key in Redis with a deadline (see lix_cache.hot.flight_scripts);
 it saves work and guards nothing: whoever loses it or cannot reach Redis runs the function.
 """
@@ -21,15 +24,29 @@ from lix_cache.effects import Flow, RedisCall, Sleep
 from lix_cache.errors import RedisError
 from lix_cache.hot.flight_scripts import GIVE_BACK, TAKE
 from lix_cache.hot.scripts import ScriptCall
+from lix_cache.semantic.entry import LARGE_BYTES
+from lix_cache.semantic.value_items import decode_item, encode_item
 
 if TYPE_CHECKING:
     from lix_cache.semantic.core import Core
     from lix_cache.semantic.lookup import Lookup
 
-__all__ = ["ABANDONED", "Flight", "Flights", "Shared", "leading", "own_copy"]
+__all__ = [
+    "ABANDONED",
+    "UNSHARED",
+    "Flight",
+    "Flights",
+    "Recipe",
+    "Shared",
+    "leading",
+    "recipe_of",
+    "recipe_of_error",
+]
 
-#: What a flight lands with if who led it was stopped: somebody else has to.
+#: What a flight lands with if who led it was stopped: one of the others has to.
 ABANDONED: Final = object()
+#: What it lands with if the result cannot be had twice: each of the others has to.
+UNSHARED: Final = object()
 
 #: The flights that the running code is inside of: it must not wait for itself.
 leading: ContextVar[frozenset[Hashable]] = ContextVar("lix_cache_leading", default=frozenset())
@@ -38,7 +55,7 @@ _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 0.1
 #: How long the end of a flight is to be seen: longer than from a lookup to the next step.
 _SEEN_MS = 2_000
-_PLAIN = (str, bytes, int, float, bool, type(None))
+_PLAIN = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -49,19 +66,21 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Flight:
     """One run that others wait for.
 
     Attributes:
         key: what makes calls equal.
-        future: of the result.
+        future: of a recipe for the result, or of one of the two signs above.
         loop: the event loop that it is led in; None in a thread without one.
+        waiting: how many wait.
     """
 
     key: Hashable
-    future: Future[Any] = field(default_factory=Future, compare=False)
-    loop: asyncio.AbstractEventLoop | None = field(default_factory=running_loop, compare=False)
+    future: Future[Any] = field(default_factory=Future)
+    loop: asyncio.AbstractEventLoop | None = field(default_factory=running_loop)
+    waiting: int = 0
 
     @property
     def is_stranded(self) -> bool:
@@ -88,35 +107,98 @@ class Flights:
         with self._lock:
             flight = self._open.get(key)
             if flight is not None and not flight.is_stranded:
+                flight.waiting += 1
                 return flight, False
             flight = self._open[key] = Flight(key)
             return flight, True
 
-    def land(self, flight: Flight, result: Any) -> None:
-        """End a flight: all who wait get the result. ABANDONED makes one of them run."""
-        self._close(flight)
-        flight.future.set_result(result)
-
-    def crash(self, flight: Flight, error: Exception) -> None:
-        """End a flight: the error is raised to all who wait."""
-        self._close(flight)
-        flight.future.set_exception(error)
-
-    def _close(self, flight: Flight) -> None:
+    def close(self, flight: Flight) -> bool:
+        """Let no more join. Returns whether any wait."""
         with self._lock:
             # A stranded one may have been taken over.
             if self._open.get(flight.key) is flight:
                 del self._open[flight.key]
+            return flight.waiting > 0
+
+    def land(self, flight: Flight, result: Any) -> None:
+        """End a flight: all who wait get a recipe, ABANDONED or UNSHARED."""
+        self.close(flight)
+        flight.future.set_result(result)
 
 
-def own_copy(result: Any) -> Any:
-    """Return a result that its receiver may change. What cannot be copied is shared."""
-    if isinstance(result, _PLAIN):
-        return result
+@dataclass(frozen=True)
+class Recipe:
+    """How to have a result once more.
+
+    Attributes:
+        make: returns it, or raises it, as an object that nobody else holds.
+        is_large: making it takes a while.
+    """
+
+    make: Callable[[], Any]
+    is_large: bool = False
+
+
+def recipe_of(result: Any) -> Recipe | None:
+    """Return how to make a result once more; None if that cannot be done.
+
+    What the cache can store is written as bytes and read once for each who waits. Anything else is
+    copied: once now, and from that copy for each.
+    """
+    if type(result) in _PLAIN:
+        return Recipe(lambda: result)
     try:
-        return copy.deepcopy(result)
+        data = encode_item(result)
+        return Recipe(lambda: decode_item(data), len(data) >= LARGE_BYTES)
     except Exception:  # noqa: BLE001 - what a value of the application's may raise is not to be known
-        return result
+        own = _copied(result)
+        return None if own is None or _copied(own) is None else Recipe(lambda: _copied(own))
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of all of a value; None if there is none."""
+    try:
+        copied = copy.deepcopy(value)
+    except Exception:  # noqa: BLE001 - as above
+        return None
+    # Functions, classes and what says that there is only one of it.
+    return None if copied is value or type(copied) is not type(value) else copied
+
+
+def recipe_of_error(error: Exception) -> Recipe | None:
+    """Return how to raise an exception once more; None if it cannot be copied whole.
+
+    A copy has the type, the arguments and the attributes, and no traceback, whose frames hold what
+    one caller passed.
+    """
+    own = _copied_error(error)
+    if own is None or _copied_error(own) is None:
+        return None
+
+    def make() -> None:
+        raise _copied_error(own) or own
+
+    return Recipe(make)
+
+
+def _copied_error(error: Exception) -> Exception | None:
+    try:
+        for attempt in (_copied, _without_init):
+            made = attempt(error)
+            if type(made) is type(error) and made.args == error.args and str(made) == str(error):
+                whole: Exception = made
+                return whole
+    except Exception:  # noqa: BLE001 - as above
+        return None
+    return None
+
+
+def _without_init(error: Exception) -> Exception:
+    """Copy an exception whose own arguments are other ones than those of its class."""
+    kind = type(error)
+    made = kind.__new__(kind, *copy.deepcopy(error.args))
+    made.__dict__.update(copy.deepcopy(error.__dict__))
+    return made
 
 
 @dataclass

@@ -115,7 +115,11 @@ class ScopeIndex:
     def place(self) -> tuple[bytes, bytes, bytes]:
         """What to send with a lookup: generation, place in the log, place in the deletions."""
         with self._lock:
-            return self._generation, self._log, self._gone
+            return self._place
+
+    @property
+    def _place(self) -> tuple[bytes, bytes, bytes]:
+        return self._generation, self._log, self._gone
 
     @property
     def nbytes(self) -> int:
@@ -132,13 +136,19 @@ class ScopeIndex:
         with self._lock:
             return self._view()
 
-    def follow(self, kind: bytes, news: Sequence[Any], now_ms: float) -> View:
+    def follow(
+        self, kind: bytes, news: Sequence[Any], now_ms: float, asked: tuple[bytes, bytes, bytes]
+    ) -> View | None:
         """Take in what a lookup brought, and return what there is now.
+
+        None if the news begin behind the end of what is here, because another thread began anew in
+        between: taken in, they would leave out what is missing for good. Then ask again.
 
         Args:
             kind: ``N``, ``D`` or ``R``.
-            news: the rest of the script's answer after the reported clusters.
+            news: the rest of the script's answer after "more".
             now_ms: Unix milliseconds by the server's clock.
+            asked: the place that was sent.
 
         Raises:
             RedisCommandError: it is not what a writer of ours can have left.
@@ -147,16 +157,24 @@ class ScopeIndex:
             if kind == b"N":
                 self._clear(b"")
             elif kind == b"R":
-                self._replace(*news)
-            else:
+                self._replace(asked, *news)
+            elif self._generation == asked[0] and self._reaches(asked):
                 self._append(news[0])
                 self._forget(news[1])
+            else:
+                return None
             self._tidy(now_ms)
             return self._view()
 
-    def _replace(self, generation: bytes, rows: Any, gone: bytes) -> None:
-        if generation == self._generation and _order(gone) < _order(self._gone):
-            return  # another thread's newer answer was quicker
+    def _reaches(self, asked: tuple[bytes, bytes, bytes]) -> bool:
+        return _order(self._log) >= _order(asked[1]) and _order(self._gone) >= _order(asked[2])
+
+    def _replace(self, asked: tuple[bytes, bytes, bytes], generation: bytes, rows: Any, gone: bytes) -> None:
+        # Another thread may have been quicker, and be further by now. These rows begin at the
+        # beginning, so they can be added to any state; deletions go on from where it is.
+        if generation == self._generation and (asked[0] != generation or self._place != asked):
+            self._append(rows)
+            return
         self._clear(bytes(generation))
         self._append(rows)
         self._gone = bytes(gone)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-__all__ = ["Lookup", "Reason"]
+__all__ = ["Lookup", "Reason", "Report"]
 
 
 class Reason:
@@ -57,7 +57,8 @@ class Lookup:
 
     Attributes:
         is_hit: whether there is a response. A response may be falsy, so ask this.
-        response: what was stored; None for a miss.
+        response: what was stored; None for a miss. Like ``detail``, not part of the repr: that
+            may end in a log.
         similarity: cosine of the nearest wording, -1 to 1; 1.0 for the exact text; 0.0
             where none was looked for or there is none.
         margin: its lead over the nearest wording that answers differently; ``inf`` if
@@ -70,14 +71,32 @@ class Lookup:
     """
 
     is_hit: bool
-    response: Any = None
+    response: Any = field(default=None, repr=False)
     similarity: float = 0.0
     margin: float = float("inf")
     reason: str = Reason.EMPTY
-    detail: str = ""
+    detail: str = field(default="", repr=False)
     age_seconds: float | None = None
     ttl_remaining_seconds: float | None = None
     entry_id: str | None = None
 
     def __bool__(self) -> bool:
         return self.is_hit
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a report; true if it was noted.
+
+    Attributes:
+        noted: the answer will not be given to that wording again. False: there is no such entry
+            in the scope of the report (it has ended, or is another context's), and nothing was
+            written.
+        dropped: an entry paired the two, and was dropped.
+    """
+
+    noted: bool
+    dropped: bool = False
+
+    def __bool__(self) -> bool:
+        return self.noted

@@ -68,7 +68,10 @@ class CachePolicy:
             the context does not say what was said before (``conversation``).
         whole_answers_only: never store errors, empty or truncated answers, or calls of tools.
         history: whether all that was said before belongs to the context that
-            :meth:`extract_query` makes. If not, the number of turns and what tools answered do.
+            :meth:`extract_query` makes. If not, the number of turns and what tools answered do, and
+            an answer that what one user said before has shaped may be given to another.
+        transcripts: whether :meth:`extract_query` takes a text apart that shows several turns
+            ("User: … Assistant: …"). If not, it is one question.
     """
 
     min_query_chars: int = 1
@@ -80,7 +83,8 @@ class CachePolicy:
     builtin_time_words: bool = True
     follow_ups: bool = False
     whole_answers_only: bool = True
-    history: bool = False
+    history: bool = True
+    transcripts: bool = False
 
     def __post_init__(self) -> None:
         _whole("min_query_chars", self.min_query_chars, 0, LONGEST)
@@ -89,7 +93,7 @@ class CachePolicy:
             object.__setattr__(self, name, _texts(name, getattr(self, name)))
         for name in ("exclude", "error_patterns"):
             _patterns(getattr(self, name), f"CachePolicy.{name}")
-        for name in ("builtin_time_words", "follow_ups", "whole_answers_only", "history"):
+        for name in ("builtin_time_words", "follow_ups", "whole_answers_only", "history", "transcripts"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"CachePolicy.{name} must be True or False, got {getattr(self, name)!r}")
         seconds = self.time_sensitive_seconds
@@ -154,14 +158,17 @@ class CachePolicy:
     def extract_query(
         self, messages: str | Sequence[Mapping[str, Any]], *, system: Any = None
     ) -> tuple[str, dict[str, Any]]:
-        """Return the last user turn of a prompt, and what of the rest belongs into the scope.
+        """Return the question in a prompt, and what of the rest belongs into the scope.
 
         See :mod:`lix_cache.semantic.prompts` for the forms it understands.
 
         Raises:
             InvalidInput: no text, no messages, or no user turn.
+            InvalidContext: a message holds something that cannot be compared exactly.
         """
-        prompt: Prompt = read_prompt(messages, history=self.history, system=system)
+        prompt: Prompt = read_prompt(
+            messages, history=self.history, transcripts=self.transcripts, system=system
+        )
         return prompt.query, prompt.context
 
     # -- as data --------------------------------------------------------------------------

@@ -1,14 +1,17 @@
-"""The question in a prompt, and the state of the conversation around it. Pure.
+"""The question in a prompt, and everything around it that the answer may depend on. Pure.
 
-Understood are a plain text; a text with several turns in it ("User: … Assistant: …", or
-``<|im_start|>user``); and lists of messages as OpenAI (chat completions and responses) and
-Anthropic write them, whose content is a text or a list of parts.
+Understood are a plain text, and lists of messages as OpenAI (chat completions and responses) and
+Anthropic write them, whose content is a text or a list of parts. Of messages, the last text of
+the last user turn is the question; all the rest counts exactly as it stands: roles, order, names,
+other parts, attachments, tool calls.
+
+Two conveniences give some of that up for more hits, and must be asked for: that only the number
+of the turns before counts (``history=False``), and that a text with several turns in it ("User: …
+Assistant: …", or ``<|im_start|>user``) is taken apart like messages (``transcripts=True``).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +19,9 @@ from typing import Any, NamedTuple
 
 from lix_cache.errors import InvalidInput
 from lix_cache.semantic.guards import is_elliptical
+from lix_cache.semantic.identity import digest_of
 
-__all__ = ["Prompt", "Turn", "digest_of", "read_prompt"]
+__all__ = ["Prompt", "Turn", "has_turns", "read_prompt"]
 
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 _CALL_PARTS = frozenset({"tool_use", "function_call", "server_tool_use", "mcp_call"})
@@ -45,6 +49,10 @@ _MARKED = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _CHAT_ML = re.compile(r"<\|im_start\|>[ \t]*(\w+)[ \t]*\n?")
+#: A role and a colon anywhere: two of them make a text look like a transcript.
+_SPEAKER = re.compile(
+    r"(?<![^\W_])(?:user|human|customer|client|assistant|agent|ai|bot|system)[*_]{0,2}[ \t]?:", re.IGNORECASE
+)
 _END_OF_TURN = re.compile(r"<\|(?:im_end|eot_id|end)\|>")
 
 
@@ -67,32 +75,30 @@ class Prompt:
     """A prompt, taken apart.
 
     Attributes:
-        query: text of the last user turn.
-        context: what the answer depends on besides, for the scope: ``system_digest`` (of
-            the system prompt), ``attachments_digest`` (of images and files in the last user turn)
-            and ``conversation``: the number of user turns, the digest of all tool calls and
-            results after the last one, and that of everything before it if it counts.
+        query: the question's text.
+        context: what the answer depends on besides, for the scope. ``messages_digest``: of everything
+            but the question; ``conversation``: there, with the number of user turns, where other turns
+            belong to it; ``system_digest``: of a system prompt that was given beside. Empty for a
+            question that stands alone. With a convenience, instead of ``messages_digest``:
+            ``system_digest``, ``attachments_digest`` (of what else is in the last user turn), and in
+            ``conversation`` the digests of what came after it and, where it counts, before it.
     """
 
     query: str
     context: dict[str, Any] = field(default_factory=dict)
 
 
-def digest_of(value: Any) -> str:
-    """Return 22 characters that stand for a JSON-like value, whatever the order of its keys.
-
-    Raises:
-        InvalidInput: it holds itself, or keys that cannot be sorted.
-    """
-    try:
-        text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=repr)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"a message cannot be read: {error}") from None
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=11).hexdigest()
+def has_turns(text: str) -> bool:
+    """Whether a text looks as if several had a say in it."""
+    return "<|" in text or sum(1 for _ in _SPEAKER.finditer(text)) > 1
 
 
 def read_prompt(
-    prompt: str | Sequence[Mapping[str, Any]], *, history: bool = False, system: Any = None
+    prompt: str | Sequence[Mapping[str, Any]],
+    *,
+    history: bool = True,
+    transcripts: bool = False,
+    system: Any = None,
 ) -> Prompt:
     """Take a prompt apart.
 
@@ -101,12 +107,95 @@ def read_prompt(
         history: whether everything said before belongs to the context, and not only the
             number of turns. It always does if the query is a follow-up ("and the second
             one?") that means nothing without.
+        transcripts: whether to look for turns in a text.
         system: a system prompt that is given beside the messages, as with Anthropic.
 
     Raises:
         InvalidInput: neither a text nor messages, or no user turn among them.
+        InvalidContext: a message holds something that cannot be compared exactly.
     """
-    turns = list(_turns(prompt))
+    if isinstance(prompt, str) and not transcripts:
+        if not prompt.strip():
+            raise InvalidInput("the prompt has no text in it")
+        return Prompt(prompt.strip(), {} if system is None else {"system_digest": digest_of([system])})
+    if isinstance(prompt, str):
+        return _in_short(list(_of_text(prompt)), history=history, system=system)
+    messages = _messages(prompt)
+    if history:
+        return _exactly(messages, system)
+    turns = [turn for message in messages for turn in _of_message(message)]
+    return _in_short(turns, history=False, system=system)
+
+
+def _messages(prompt: Any) -> list[Mapping[str, Any]]:
+    if isinstance(prompt, (str, bytes, Mapping)) or not isinstance(prompt, Sequence):
+        raise InvalidInput(f"a prompt must be a str or a list of messages, got {type(prompt).__name__}")
+    for message in prompt:
+        if not isinstance(message, Mapping):
+            raise InvalidInput(f"a message must be a mapping, got {type(message).__name__}")
+    return list(prompt)
+
+
+def _exactly(messages: list[Mapping[str, Any]], system: Any) -> Prompt:
+    """Take the question out; the place where it was, and all the rest, is the context."""
+    found = next(
+        (place for place in map(_question_in, range(len(messages) - 1, -1, -1), reversed(messages)) if place),
+        None,
+    )
+    if found is None:
+        raise InvalidInput("the prompt has no user turn with text in it")
+    text, at, part, hollow = found
+    context: dict[str, Any] = {} if system is None else {"system_digest": digest_of([system])}
+    if len(messages) == 1 and hollow == {"role": "user", "content": None}:
+        return Prompt(text.strip(), context)
+    rest = [*messages[:at], hollow, *messages[at + 1 :]]
+    # With the place of the question, so that nothing that stands in the rest can pass for it.
+    context["messages_digest"] = digest_of([at, part, [dict(message) for message in rest]])
+    roles = [_role(message) for message in messages]
+    if len(messages) - roles.count("system") > 1:
+        context["conversation"] = {"turn": roles[: at + 1].count("user")}
+    return Prompt(text.strip(), context)
+
+
+def _question_in(at: int, message: Mapping[str, Any]) -> tuple[str, int, int | None, dict[str, Any]] | None:
+    """Return the last text of a user's message, where it is, and the message without it."""
+    kind, content = message.get("type"), message.get("content")
+    if _role(message) != "user" or kind in _CALL_PARTS or kind in _RESULT_PARTS or kind == "reasoning":
+        return None
+    if isinstance(content, str):
+        return (content, at, None, {**message, "content": None}) if content.strip() else None
+    _parts(content)  # refuses what is no content
+    parts = [content] if isinstance(content, Mapping) else list(content or ())
+    for i in range(len(parts) - 1, -1, -1):
+        text = _text_of(parts[i])
+        if text is not None and text.strip():
+            hollow = None if isinstance(parts[i], str) else {**parts[i], "text": None}
+            filled = [*parts[:i], hollow, *parts[i + 1 :]]
+            whole: Any = filled[0] if isinstance(content, Mapping) else filled
+            if isinstance(content, tuple):
+                whole = tuple(filled)
+            return text, at, i, {**message, "content": whole}
+    return None
+
+
+def _role(message: Mapping[str, Any]) -> str:
+    return _ROLES.get(str(message.get("role", "user")).lower(), "tool")
+
+
+def _text_of(part: Any) -> str | None:
+    if isinstance(part, str):
+        return part
+    if (
+        isinstance(part, Mapping)
+        and part.get("type", "text") in _TEXT_PARTS
+        and isinstance(part.get("text"), str)
+    ):
+        return str(part["text"])
+    return None
+
+
+def _in_short(turns: list[Turn], *, history: bool, system: Any) -> Prompt:
+    """Keep of what was said before no more than is asked for."""
     last = next(
         (i for i in range(len(turns) - 1, -1, -1) if turns[i].role == "user" and turns[i].text.strip()), None
     )
@@ -125,24 +214,12 @@ def read_prompt(
         context["attachments_digest"] = digest_of(turns[last].rest)
     state: dict[str, Any] = {"turn": sum(turn.role == "user" for turn in turns[: last + 1])}
     if after:
-        state["since"] = digest_of([(turn.role, turn.text, turn.rest) for turn in after])
+        state["since"] = digest_of([tuple(turn) for turn in after])
     if before and (history or is_elliptical(query)):
-        state["history"] = digest_of([(turn.role, turn.text, turn.rest) for turn in before])
+        state["history"] = digest_of([tuple(turn) for turn in before])
     if state != {"turn": 1}:
         context["conversation"] = state
     return Prompt(query, context)
-
-
-def _turns(prompt: str | Sequence[Mapping[str, Any]]) -> Iterator[Turn]:
-    if isinstance(prompt, str):
-        yield from _of_text(prompt)
-        return
-    if isinstance(prompt, Mapping) or not isinstance(prompt, Sequence):
-        raise InvalidInput(f"a prompt must be a str or a list of messages, got {type(prompt).__name__}")
-    for message in prompt:
-        if not isinstance(message, Mapping):
-            raise InvalidInput(f"a message must be a mapping, got {type(message).__name__}")
-        yield from _of_message(message)
 
 
 def _of_message(message: Mapping[str, Any]) -> Iterator[Turn]:
@@ -151,15 +228,12 @@ def _of_message(message: Mapping[str, Any]) -> Iterator[Turn]:
         # OpenAI's responses: calls and results stand beside the messages.
         yield Turn("tool", "", (dict(message),))
         return
-    role = _ROLES.get(str(message.get("role", "user")).lower(), "tool")
+    role = _role(message)
     text, rest = _parts(message.get("content"))
     calls = [message[key] for key in ("tool_calls", "function_call", "tool_call_id") if message.get(key)]
     if role == "user" and not text.strip() and any(_is_result(part) for part in rest):
         role = "tool"  # Anthropic's tool results come in a user's message
-    if role == "user" and not rest:
-        yield from _of_text(text)
-    else:
-        yield Turn(role, text, (*rest, *calls))
+    yield Turn(role, text, (*rest, *calls))
 
 
 def _is_result(part: Any) -> bool:
@@ -181,16 +255,11 @@ def _parts(content: Any) -> tuple[str, tuple[Any, ...]]:
     texts: list[str] = []
     rest: list[Any] = []
     for part in content:
-        if isinstance(part, str):
-            texts.append(part)
-        elif (
-            isinstance(part, Mapping)
-            and part.get("type", "text") in _TEXT_PARTS
-            and isinstance(part.get("text"), str)
-        ):
-            texts.append(part["text"])
-        else:
+        text = _text_of(part)
+        if text is None:
             rest.append(part)
+        else:
+            texts.append(text)
     return "\n".join(texts), tuple(rest)
 
 

@@ -2,7 +2,8 @@
 
 The layout is that of ``SEMANTIC_SET`` in lix_cache/hot/scripts.py: a header of 64 bytes,
 then equal slots of float64 expiry (Unix milliseconds), an 8-byte tag, and float32 numbers
-of unit length. Entry number n is in slot n modulo the number of slots.
+of unit length. Entry number n is in slot n minus the header's first number, modulo the number
+of slots.
 """
 
 from __future__ import annotations
@@ -78,21 +79,21 @@ def make_slot(unit: FloatArray, tag: bytes, expires_ms: float) -> bytes:
 
 
 def _foreign(data: bytes) -> RedisCommandError:
-    return RedisCommandError(f"a semantic cache key holds foreign data that starts with {data[:64]!r}")
+    return RedisCommandError(f"a semantic cache key holds {len(data)} bytes of foreign data")
 
 
 @lru_cache(maxsize=256)
-def _header(head: bytes) -> tuple[int, int, int]:
-    """Return dimension, slots, and the number the next entry will get."""
+def _header(head: bytes) -> tuple[int, int, int, int]:
+    """Return dimension, slots, the number that the next entry will get, and that of the first slot."""
     try:
         if len(head) < HEADER_BYTES or head[:4] != MAGIC:
             raise ValueError
-        dim, slots, following = int(head[4:14]), int(head[14:24]), int(head[24:44])
-        if min(dim, slots, following) < 1:
+        dim, slots, following, first = (int(head[a:b]) for a, b in ((4, 14), (14, 24), (24, 44), (44, 64)))
+        if min(dim, slots, following) < 1 or not 0 <= first < following:
             raise ValueError
     except ValueError:
         raise _foreign(head) from None
-    return dim, slots, following
+    return dim, slots, following, first
 
 
 def best_match(data: bytes, query: FloatArray, now_ms: float, least: float = -2.0) -> Match | None:
@@ -112,7 +113,7 @@ def best_match(data: bytes, query: FloatArray, now_ms: float, least: float = -2.
     """
     import numpy as np
 
-    dim, slots, following = _header(data[:HEADER_BYTES])
+    dim, slots, following, first = _header(data[:HEADER_BYTES])
     check_dimension(query.size, dim, "the semantic cache")
     words = 4 + dim
     count = (len(data) - HEADER_BYTES) // (4 * words)
@@ -142,15 +143,16 @@ def best_match(data: bytes, query: FloatArray, now_ms: float, least: float = -2.
         if largest < max(least, -_FARTHEST):
             return None
     newest = following - 1
+    last = newest - first
     # What was stored last for a query is what it gets, so of several entries that are
     # equally near, up to rounding, the newest counts.
     equal = np.flatnonzero(similarity >= largest - ROUNDING).tolist()
     if len(equal) > 1:
         equal = [one for one in equal if head(one)[0] > now_ms]
-        equal.sort(key=lambda one: (newest - one) % slots)
+        equal.sort(key=lambda one: (last - one) % slots)
     slot = equal[0]
     return Match(
-        number=newest - (newest - slot) % slots,
+        number=newest - (last - slot) % slots,
         tag=head(slot)[1],
         similarity=min(1.0, largest),
     )

@@ -8,11 +8,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from lix_cache.errors import ConfigError
+from lix_cache.checks import check_number, check_text
+from lix_cache.errors import LixCacheError
 from lix_cache.semantic.entry import Tokens
 from lix_cache.semantic.lookup import Lookup
 
-__all__ = ["Latencies", "Prices", "Tally", "about_tokens"]
+__all__ = ["Latencies", "Prices", "Tally", "about_tokens", "told"]
 
 
 def about_tokens(characters: int) -> int:
@@ -40,13 +41,30 @@ class Prices:
 
     def __post_init__(self) -> None:
         for name in ("prompt", "completion"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise ConfigError(f"Prices.{name} must be a finite number, at least 0, got {value!r}")
+            check_number(f"Prices.{name}", getattr(self, name), 0, 1e12)
+        check_text("Prices.currency", self.currency)
 
     def of(self, tokens: Tokens) -> float:
         """Return what so many tokens cost."""
         return (self.prompt * tokens.prompt + self.completion * tokens.completion) / 1e6
+
+
+def told(error: BaseException) -> str:
+    """Return what may be said of an error in a log or in statistics.
+
+    This library's errors hold no content. Those of others may quote what they were given, so only
+    their type is told, and where they come from.
+    """
+    kind = type(error)
+    if isinstance(error, LixCacheError):
+        return f"{kind.__name__}: {error}"
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    where = (
+        "" if last is None else f" at line {last.tb_lineno} of {last.tb_frame.f_globals.get('__name__', '?')}"
+    )
+    return f"{kind.__module__}.{kind.__qualname__}{where}"
 
 
 class Latencies:
@@ -134,7 +152,7 @@ class Tally:
         """Count trouble that did not fail the call it happened in."""
         with self._lock:
             self.counters[what] += 1
-            self.last_error = f"{type(error).__name__}: {error}"
+            self.last_error = told(error)
 
     def as_dict(self, prices: Prices | None) -> dict[str, Any]:
         """Return all of it, for ``get_stats``."""

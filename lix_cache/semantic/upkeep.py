@@ -14,8 +14,10 @@ from lix_cache.semantic import entry
 from lix_cache.semantic.answers import catch_up
 from lix_cache.semantic.core import Core, Spent, Stop, wording_of
 from lix_cache.semantic.entry import EntryId
+from lix_cache.semantic.lookup import Report
 from lix_cache.semantic.ring import unit_vector
 from lix_cache.semantic.scope import embedder_word, item_digests, merged
+from lix_cache.semantic.tally import told
 from lix_cache.semantic.verifier import verified_scores
 from lix_cache.vectors import check_dimension
 
@@ -63,12 +65,13 @@ class Criteria:
         if age is not None and (
             isinstance(age, bool) or not isinstance(age, (int, float)) or not 0 <= age < 1e11
         ):
-            raise InvalidInput(f"older_than_seconds must be a number of seconds, at least 0, got {age!r}")
+            raise InvalidInput("older_than_seconds must be a number of seconds, at least 0")
         epoch = self.epoch
         if epoch is not None and (isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0):
-            raise InvalidInput(f"epoch must be a whole number, at least 0, got {epoch!r}")
-        if not isinstance(self.similarity, (int, float)) or not -1 <= self.similarity <= 1:
-            raise InvalidInput(f"similarity must be from -1 to 1, got {self.similarity!r}")
+            raise InvalidInput("epoch must be a whole number, at least 0")
+        near = self.similarity
+        if isinstance(near, bool) or not isinstance(near, (int, float)) or not -1 <= near <= 1:
+            raise InvalidInput("similarity must be a number from -1 to 1")
         return self
 
     @property
@@ -162,16 +165,20 @@ def scopes_with(core: Core, wanted: frozenset[bytes]) -> Flow[list[str]]:
     return sorted(found)
 
 
-def report_wrong(core: Core, entry_id: str, query: str) -> Flow[bool]:
-    """Remember that an answer is wrong for a wording. One round trip.
-
-    Returns whether an entry that paired the two was dropped.
-    """
+def report_wrong(core: Core, entry_id: str, query: str, context: Mapping[str, Any] | None) -> Flow[Report]:
+    """Remember that an answer is wrong for a wording. One round trip."""
     known, digest = EntryId.parse(entry_id), entry.text_digest(wording_of(query))
-    words = (digest, known.cluster, known.number)
-    dropped = yield RedisCall(core.call(answer_scripts.REPORT, known.scope, *words))
-    core.tally.count("wrong_reports")
-    return bool(dropped)
+    try:
+        scope = yield from core.scope(context)
+    except Stop as stop:
+        raise (stop.__cause__ or stop) from None  # as in _drop_similar
+    if known is None:
+        return Report(noted=False)
+    call = core.call(answer_scripts.REPORT, scope.id, digest, known.number, known.tag)
+    written = int((yield RedisCall(call)))
+    if written:
+        core.tally.count("wrong_reports")
+    return Report(noted=written > 0, dropped=written > 1)
 
 
 def clean_up(core: Core) -> Flow[int]:
@@ -245,5 +252,5 @@ def _try(core: Core, effect: Effect) -> Flow[dict[str, Any]]:
     try:
         yield effect
     except Exception as error:  # noqa: BLE001 - reported, whatever it is
-        return {"status": "down", "detail": f"{type(error).__name__}: {error}"}
+        return {"status": "down", "detail": told(error)}
     return {"status": "ok", "latency_ms": round((core.clock.monotonic() - started) * 1000, 3)}

@@ -96,7 +96,8 @@ def nearest(
     # Read and checked as the news of an index are, whose order is that of the log.
     index = ScopeIndex(scope.dim)
     different = {bytes(number): (number, fields) for number, fields, _ in rows}
-    view = index.follow(b"R", (b"candidates", sorted(different.values(), key=_order), b"0-0"), float(now))
+    news = (b"candidates", sorted(different.values(), key=_order), b"0-0")
+    view = index.follow(b"R", news, float(now), index.place) or index.view()
     core.tally.count("vector_set_lookups")
     return Nearest(
         view,

@@ -768,7 +768,7 @@ def test_an_entry_is_stored_binary_at_four_bytes_a_number(
     name, responses, _ = keys_of(cache)
     data = raw.get(name)
     assert len(data) == 64 + count * (8 + 8 + 4 * dim)
-    assert data[:64] == b"LXS1%010d%010d%020d%20s" % (dim, 50, count, b"")
+    assert data[:64] == b"LXS1%010d%010d%020d%020d" % (dim, 50, count, 0)
     expires, tag, numbers = struct.unpack_from("<d8s1536s", data, 64 + 7 * 1552)
     assert expires == (clock.now + 300) * 1000
     unit = vectors[7] / np.linalg.norm(vectors[7])
@@ -792,8 +792,7 @@ def test_an_entry_is_stored_binary_at_four_bytes_a_number(
         b"LXS1" + b"0" * 60,
         b"LXS1%010d%010d%020d" % (DIM, 50, 1),
         b"LXS0%010d%010d%020d%20s" % (DIM, 50, 1, b"") + bytes(48),
-        b"LXS1%010d%010d%020d%20s" % (DIM, 50, 1, b"")
-        + struct.pack(f"<dQ{DIM}f", 9e99, 1, *[math.nan] * DIM),
+        b"LXS1%010d%010d%020d%020d" % (DIM, 50, 1, 0) + struct.pack(f"<dQ{DIM}f", 9e99, 1, *[math.nan] * DIM),
     ],
     ids=["short", "json", "no numbers", "zeros", "cut header", "other version", "nan"],
 )

@@ -168,14 +168,14 @@ def test_a_number_that_was_given_a_second_time_answers_no_other_wording(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:
     cache = make()
-    number = cache.store(CAPITAL, "Paris").split(".")[1].encode()
+    number = cache.store(CAPITAL, "Paris").split(".")[0].encode()
     cache.store(BREAD, "flour")
     # As when the log alone was lost, and the next entry came in the same millisecond.
     entries = next(raw.scan_iter(f"{redis_config.redis_key_prefix}:*:ans:e:*"))
     raw.hset(entries, number, next(m for n, m in raw.hgetall(entries).items() if n != number))
     assert not cache.lookup(CAPITAL)
     assert cache.lookup(BREAD).response == "flour"
-    assert not cache.report_wrong(f"{'A' * 27}.1-1.{'0' * 16}", CAPITAL)
+    assert not cache.report_wrong(f"1-1.{'0' * 16}", CAPITAL)
     cache.store(CAPITAL, "Paris")
     assert cache.lookup(CAPITAL).response == "Paris"
     assert cache.lookup(BREAD).response == "flour"

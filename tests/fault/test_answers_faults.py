@@ -430,7 +430,7 @@ def test_what_happens_between_the_two_round_trips_is_seen(
         other.report_wrong(entry_id, "like q")
     elif change == "renumber":
         # As after a loss of memory, if a clock went back: the number is another entry's now.
-        number = entry_id.split(".")[1]
+        number = entry_id.split(".")[0]
         with redis_server.client() as client:
             (entries,) = client.scan_iter(f"{redis_config.redis_key_prefix}:*:e:*")
             other.store("far", "F")

@@ -56,6 +56,7 @@ class Entry:
     answer: int
     tags: frozenset[str]
     is_short: bool
+    entry_id: str
 
 
 class AnswersMachine(RuleBasedStateMachine):
@@ -69,7 +70,7 @@ class AnswersMachine(RuleBasedStateMachine):
         self.caches = [self.new() for _ in range(2)]
         self.model: list[dict[str, Entry]] = [{} for _ in CONTEXTS]
         self.wrong: set[tuple[int, str, str]] = set()
-        self.ids: dict[str, tuple[int, str]] = {}
+        self.ids: dict[str, tuple[int, str, str, bool]] = {}
 
     def new(self) -> SemanticCache:
         return SemanticCache(
@@ -105,8 +106,8 @@ class AnswersMachine(RuleBasedStateMachine):
             assert entry_id is None
             return
         assert entry_id is not None
-        self.ids[entry_id] = (scope, text)
-        self.model[scope][wording] = Entry(answer, tags, is_short)
+        self.ids[entry_id] = (scope, wording, text, is_short)
+        self.model[scope][wording] = Entry(answer, tags, is_short, entry_id)
 
     @rule(who=whos, scope=scopes, peek=st.booleans())
     def look_everything_up(self, who: int, scope: int, peek: bool) -> None:
@@ -172,11 +173,18 @@ class AnswersMachine(RuleBasedStateMachine):
         self.caches[who].invalidate(similar_to=f"{topic}0", context=CONTEXTS[scope])
 
     @precondition(lambda self: self.ids)
-    @rule(who=whos, data=st.data(), wording=wordings)
-    def report(self, who: int, data: st.DataObject, wording: str) -> None:
+    @rule(who=whos, data=st.data(), wording=wordings, other=scopes)
+    def report(self, who: int, data: st.DataObject, wording: str, other: int) -> None:
         entry_id = data.draw(st.sampled_from(list(self.ids)))
-        scope, text = self.ids[entry_id]
-        self.caches[who].report_wrong(entry_id, wording)
+        scope, own, text, is_short = self.ids[entry_id]
+        if other != scope:
+            assert not self.caches[who].report_wrong(entry_id, wording, context=CONTEXTS[other])
+        current = self.model[scope].get(own)
+        is_there = current is not None and current.entry_id == entry_id
+        noted = self.caches[who].report_wrong(entry_id, wording, context=CONTEXTS[scope]).noted
+        assert noted == is_there or is_short  # which ends, and is cleaned up, when it likes
+        if not noted:
+            return
         self.wrong.add((scope, wording, text))
         paired = self.model[scope].get(wording)
         if paired is not None and self.text(scope, wording, paired.answer) == text:

@@ -53,6 +53,7 @@ from lix_cache import (
     Reason,
     RedisAuthError,
     RedisUnavailable,
+    Report,
     SemanticCache,
     SemanticCacheRedis,
     SentenceTransformerEmbedder,
@@ -264,7 +265,7 @@ def answers(config: CacheConfig) -> None:
     assert_type(Reason.EXACT in Reason.HITS, bool)
     assert_type(cache.store("q", {"a": 1}, tags=["t"], ttl_seconds=5, tokens=(10, 20)), str | None)
     assert_type(cache.invalidate(tags=("t",), older_than_seconds=3), int)
-    assert_type(cache.report_wrong("id", "q"), bool)
+    assert_type(cache.report_wrong("id", "q"), Report)
     assert_type(cache.cleanup_expired(), int)
     assert_type(cache.check_availability("q"), Lookup)
     assert_type(cache.health_check(), dict[str, Any])

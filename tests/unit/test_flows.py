@@ -457,7 +457,7 @@ def _drive_until(process: Process, running: Flow[Any], at: int) -> tuple[bool, E
     try:
         effect = running.send(None)
         for _ in range(at):
-            effect = running.send(process.drive._perform(effect))
+            effect = process.step(running, effect)
         return False, effect
     except StopIteration:
         return True, None
@@ -485,7 +485,7 @@ def _finish(act: Act, text: str, process: Process, running: Flow[Any], effect: E
         while True:
             try:
                 result = process.drive._perform(effect)
-            except LixCacheError as error:
+            except (LixCacheError, NewConnection) as error:
                 effect = running.throw(error)
             else:
                 effect = running.send(result)

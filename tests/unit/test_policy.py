@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 
+import numpy as np
 import pytest
 
 from lix_cache.errors import ConfigError, InvalidInput, MissingExtra
@@ -345,18 +346,76 @@ def assistant(content: object, **more: object) -> dict[str, object]:
     [
         ("what is entropy", "what is entropy", {}),
         ([user(" what is entropy ")], "what is entropy", {}),
-        (
-            [user([{"type": "text", "text": "what is"}, {"type": "text", "text": "entropy"}])],
-            "what is\nentropy",
-            {},
-        ),
-        ([user([{"type": "input_text", "text": "what is entropy"}])], "what is entropy", {}),
-        ([user(["what is", "entropy"])], "what is\nentropy", {}),
-        (
-            [user("hi there bot"), assistant("hello"), user("what is entropy")],
-            "what is entropy",
-            {"conversation": {"turn": 2}},
-        ),
+        ("User: is a role\nin many systems", "User: is a role\nin many systems", {}),
+        ("User: who?\nAssistant: me\nUser: why?", "User: who?\nAssistant: me\nUser: why?", {}),
+    ],
+)
+def test_a_question_that_stands_alone_has_no_context(
+    prompt: object, query: str, context: dict[str, object]
+) -> None:
+    assert POLICY.extract_query(prompt) == (query, context)  # type: ignore[arg-type]
+
+
+CONVERSATIONS: list[list[dict[str, object]]] = [
+    [user([{"type": "text", "text": "what is entropy"}])],
+    [user([{"type": "input_text", "text": "what is entropy"}])],
+    [user(["what is entropy"])],
+    [user(("what is entropy",))],
+    [user({"type": "text", "text": "what is entropy"})],
+    [user(["in physics", "what is entropy"])],
+    [user(["in", "physics", "what is entropy"])],
+    [user([{"type": "text", "text": "what is entropy"}, {"type": "text", "text": " "}])],
+    [{**user("what is entropy"), "name": "bob"}],
+    [{**user("what is entropy"), "role": "human"}],
+    [{"content": "what is entropy"}],
+    [user("hi"), assistant("hello"), user("what is entropy")],
+    [user("hi"), assistant("hello "), user("what is entropy")],
+    [user("hi"), {"role": "system", "content": "hello"}, user("what is entropy")],
+    [{"role": "system", "content": "hello"}, user("hi"), user("what is entropy")],
+    [{"role": "system", "content": "hello"}, user("what is entropy")],
+    [{"role": "developer", "content": "hello"}, user("what is entropy")],
+    [user("what is entropy"), {"role": "system", "content": "hello"}],
+    [user("what is entropy"), assistant("hello")],
+    [user("what is entropy"), assistant(None)],
+    [user("what is entropy"), assistant(None, tool_calls=[{"id": 1}])],
+    [user("what is entropy"), assistant(None, tool_calls=[{"id": "1"}])],
+    [user("what is entropy"), assistant(None, tool_calls=[{"id": True}])],
+    [user([{"type": "text", "text": "what is entropy"}, {"type": "image", "data": b"A"}])],
+    [user([{"type": "image", "data": b"A"}, {"type": "text", "text": "what is entropy"}])],
+    [user([{"type": "text", "text": "what is entropy"}, {"type": "image", "data": "A"}])],
+    [user([{"type": "text", "text": "what is entropy"}, {"type": "image", "data": "b'A'"}])],
+    [user([{"type": "text", "text": "what is entropy"}, {1: "a"}])],
+    [user([{"type": "text", "text": "what is entropy"}, {"1": "a"}])],
+    [user([{"type": "text", "text": "what is entropy"}, {1.0: "a"}])],
+]
+
+
+@pytest.mark.promise("right-answer")
+def test_all_but_the_question_counts_exactly() -> None:
+    found = [POLICY.extract_query(messages) for messages in CONVERSATIONS]
+    assert {query for query, _ in found} == {"what is entropy"}
+    assert all("messages_digest" in context for _, context in found)
+    assert len({str(context) for _, context in found}) == len(CONVERSATIONS)
+
+
+@pytest.mark.promise("right-answer")
+def test_two_pictures_of_one_shape_are_two() -> None:
+    dark = np.zeros((224, 224, 3), np.uint8)
+    bright = dark.copy()
+    bright[50:170, 50:170] = 255
+    pictures = [dark, bright, dark.astype(np.int8), dark.reshape(3, 224, 224), dark[:1]]
+    contexts = [
+        POLICY.extract_query(
+            [user([{"type": "text", "text": "what is this"}, {"type": "image", "data": p}])]
+        )[1]
+        for p in pictures
+    ]
+    assert len({str(c) for c in contexts}) == len(pictures)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "query", "context"),
+    [
         (
             "User: who was Bach?\nAssistant: a composer.\nUser: what is entropy in physics?",
             "what is entropy in physics?",
@@ -368,15 +427,19 @@ def assistant(content: object, **more: object) -> dict[str, object]:
             {},
         ),
         ("User: is a role\nin many systems", "User: is a role\nin many systems", {}),
+        (
+            [user("hi there bot"), assistant("hello"), user("what is entropy")],
+            "what is entropy",
+            {"conversation": {"turn": 2}},
+        ),
+        ([user(["what is", "entropy"])], "what is\nentropy", {}),
     ],
 )
-def test_the_last_user_turn_is_the_query(prompt: object, query: str, context: dict[str, object]) -> None:
-    assert POLICY.extract_query(prompt) == (query, context)  # type: ignore[arg-type]
-
-
-def test_a_transcript_inside_a_message_is_taken_apart_too() -> None:
-    query, context = POLICY.extract_query([user("Human: hi you\nAI: hello\nHuman: what is entropy")])
-    assert (query, context["conversation"]["turn"]) == ("what is entropy", 2)
+def test_conveniences_are_asked_for(prompt: object, query: str, context: dict[str, object]) -> None:
+    lenient = CachePolicy(history=False, transcripts=True)
+    assert lenient.extract_query(prompt) == (query, context)  # type: ignore[arg-type]
+    strict = POLICY.extract_query(prompt)  # type: ignore[arg-type]
+    assert strict != (query, context) or prompt == query
 
 
 def test_a_follow_up_brings_what_was_said_before() -> None:
@@ -387,12 +450,12 @@ def test_a_follow_up_brings_what_was_said_before() -> None:
     assert POLICY.check_lookup(*POLICY.extract_query(one)) is None
 
 
-def test_history_belongs_to_the_scope_where_the_policy_says_so() -> None:
+def test_history_belongs_to_the_scope_unless_the_policy_says_otherwise() -> None:
     one = [user("who was Bach"), assistant("a composer"), user("what is entropy")]
     other = [user("who was Kant"), assistant("a philosopher"), user("what is entropy")]
-    assert POLICY.extract_query(one) == POLICY.extract_query(other)
-    strict = CachePolicy(history=True)
-    assert strict.extract_query(one) != strict.extract_query(other)
+    assert POLICY.extract_query(one) != POLICY.extract_query(other)
+    lenient = CachePolicy(history=False)
+    assert lenient.extract_query(one) == lenient.extract_query(other)
 
 
 OPENAI_LOOP = [
@@ -434,14 +497,13 @@ def test_system_prompt_and_attachments_belong_to_the_scope() -> None:
     other = POLICY.extract_query(
         [user([{"type": "text", "text": "what is this"}, {"type": "image", "data": "B"}])]
     )[1]
-    assert system == beside != plain
-    assert len({repr(c) for c in (plain, system, image, other)}) == 4
+    assert len({repr(c) for c in (plain, system, beside, image, other)}) == 5
 
 
 def test_a_message_that_holds_itself_is_refused() -> None:
     loop: dict[str, object] = {"type": "image"}
     loop["self"] = loop
-    with pytest.raises(InvalidInput, match="cannot be read"):
+    with pytest.raises(InvalidInput, match="holds itself"):
         POLICY.extract_query([user([{"type": "text", "text": "what is this"}, loop])])
 
 

@@ -81,6 +81,7 @@ NAMES = [
     "RedisError",
     "RedisUnavailable",
     "Replay",
+    "Report",
     "SemanticCache",
     "SemanticCacheRedis",
     "SentenceTransformerEmbedder",

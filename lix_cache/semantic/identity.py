@@ -1,0 +1,152 @@
+"""What a value is, as bytes, and a copy of it that nobody else holds. Pure.
+
+Two values have the same form only if a function that receives one in place of the other cannot
+tell: types are kept apart (``1``, ``1.0``, ``True`` and ``"1"``; a list and a tuple), and so are
+keys by their types. The order of a dict's keys and of a set is no difference. Arrays are compared
+by type, shape and bytes. What has no content that could be compared (a client, a function, an
+object with an address for a repr) is refused, because any form of it would be a guess.
+
+The form is made of the copy, so what is compared is what the copy holds, whatever happens to the
+original meanwhile.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import types
+from collections.abc import Callable
+from typing import Any
+
+from lix_cache.errors import InvalidContext, InvalidInput, LixCacheError
+from lix_cache.semantic.value_items import encode_item
+
+__all__ = ["digest_of", "function_form", "take"]
+
+_DEEPEST = 64
+_DIGEST_BYTES = 20
+
+
+def take(value: Any, where: str) -> tuple[Any, bytes]:
+    """Return a copy of a value, and its form.
+
+    Args:
+        value: None, bool, int, float, complex, str, bytes, bytearray, Decimal, UUID, dates and times,
+            members of an Enum, numpy arrays and scalars; lists, tuples, sets and dicts of these.
+        where: what the value is, for the error.
+
+    Raises:
+        InvalidContext: it is, or holds, something else; or is nested too deeply.
+    """
+    parts: list[bytes] = []
+    copy = _take(value, where, parts, 0)
+    return copy, b"".join(parts)
+
+
+def digest_of(value: Any, where: str = "a message") -> str:
+    """Return 40 characters that stand for a value.
+
+    Raises:
+        InvalidContext: as :func:`take`.
+    """
+    return hashlib.blake2b(take(value, where)[1], digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def _take(value: Any, where: str, parts: list[bytes], depth: int) -> Any:
+    if depth > _DEEPEST:
+        raise InvalidContext(f"{where} is nested more than {_DEEPEST} levels deep, or holds itself")
+    kind = type(value)
+    if kind in (list, tuple):
+        parts.append(b"%c%d:" % (b"l" if kind is list else b"t", len(value)))
+        return kind([_take(item, where, parts, depth + 1) for item in list(value)])
+    if kind is dict:
+        return _of_dict(value, where, parts, depth)
+    if kind in (set, frozenset):
+        return kind(_in_order(list(value), where, parts, depth, b"S" if kind is set else b"Z"))
+    if isinstance(value, enum.Enum):
+        _sized(parts, b"E", f"{kind.__module__}.{kind.__qualname__}".encode("utf-8", "surrogatepass"))
+        _take(value.value, where, parts, depth + 1)
+        return value
+    is_array = kind.__module__ == "numpy" and kind.__name__ == "ndarray"
+    copy = value.copy(order="K") if is_array else bytearray(value) if kind is bytearray else value
+    try:
+        if kind.__module__.partition(".")[0] in ("pandas", "polars"):
+            raise InvalidInput("a table would be compared by the bytes of its columns, not by its content")
+        # Sized, so that no value's bytes can pass for the beginning of the next.
+        _sized(parts, b"v", encode_item(copy))
+    except LixCacheError:
+        raise InvalidContext(
+            f"{where} is, or holds, {_name(kind)}, which cannot be compared exactly"
+        ) from None
+    return copy
+
+
+def _of_dict(value: dict[Any, Any], where: str, parts: list[bytes], depth: int) -> dict[Any, Any]:
+    copies, forms = {}, []
+    for key, item in list(value.items()):
+        form: list[bytes] = []
+        own = _take(key, where, form, depth + 1)
+        copies[own] = _take(item, where, form, depth + 1)
+        forms.append(b"".join(form))
+    parts.append(b"d%d:" % len(forms))
+    for one in sorted(forms):
+        _sized(parts, b"", one)
+    return copies
+
+
+def _in_order(items: list[Any], where: str, parts: list[bytes], depth: int, letter: bytes) -> list[Any]:
+    copies, forms = [], []
+    for item in items:
+        form: list[bytes] = []
+        copies.append(_take(item, where, form, depth + 1))
+        forms.append(b"".join(form))
+    parts.append(b"%c%d:" % (letter, len(forms)))
+    for one in sorted(forms):
+        _sized(parts, b"", one)
+    return copies
+
+
+def _sized(parts: list[bytes], letter: bytes, data: bytes) -> None:
+    parts.append(b"%s%d:" % (letter, len(data)))
+    parts.append(data)
+
+
+def _name(kind: type) -> str:
+    return (
+        f"a {kind.__qualname__}"
+        if kind.__module__ == "builtins"
+        else f"a {kind.__module__}.{kind.__qualname__}"
+    )
+
+
+def function_form(function: types.FunctionType) -> str:
+    """Return a name that tells a function from others, the same in every process.
+
+    The qualified name is enough where it leads to one function. A lambda, a function inside
+    another one, and one of a script share theirs with others, so their code belongs to it, and
+    what they close over: as far as it can be compared, and as it is now, when the cache is put
+    before the function.
+    """
+    name = f"{function.__module__}.{function.__qualname__}"
+    if "<" not in name and function.__module__ != "__main__":
+        return name
+    cells = [
+        _form_or_none(lambda cell=cell: cell.cell_contents)  # type: ignore[misc]
+        for cell in function.__closure__ or ()
+    ]
+    return f"{name} {digest_of([_of_code(function.__code__), cells])}"
+
+
+def _of_code(code: types.CodeType) -> list[Any]:
+    constants = [
+        _of_code(one) if isinstance(one, types.CodeType) else _form_or_none(lambda one=one: one)  # type: ignore[misc]
+        for one in code.co_consts
+    ]
+    return [code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants]
+
+
+def _form_or_none(read: Callable[[], Any]) -> bytes | None:
+    try:
+        return take(read(), "")[1]
+    except (InvalidInput, ValueError):
+        return None  # it cannot be compared, or the cell is empty still
