@@ -55,7 +55,7 @@ def with_setting(name: str) -> Callable[[Any], Any]:
 @pytest.mark.parametrize(
     "name", ["ttl_seconds", "sliding_seconds", "deadline_seconds", "verifier_threshold", "same_answer"]
 )
-@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: type(value).__name__)
 def test_a_number_is_a_number(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=name):
         with_setting(name)(value)
@@ -64,7 +64,7 @@ def test_a_number_is_a_number(name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     "name", ["max_entries", "max_wordings", "epoch", "index_bytes", "vector_sets_from", "redis_db"]
 )
-@pytest.mark.parametrize("value", NO_COUNTS, ids=repr)
+@pytest.mark.parametrize("value", NO_COUNTS, ids=lambda value: type(value).__name__)
 def test_a_count_is_a_whole_number(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=name):
         with_setting(name)(value)
@@ -131,7 +131,7 @@ def test_an_object_is_of_its_kind(kind: Any, settings: dict[str, Any], wanted: s
         lambda v: SemanticCache().start_cleanup(v),
     ],
 )
-@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: type(value).__name__)
 def test_so_are_those_of_other_classes(make: Callable[[Any], Any], value: Any) -> None:
     with pytest.raises(ConfigError):
         make(value)
@@ -156,7 +156,7 @@ def test_so_are_those_of_other_classes(make: Callable[[Any], Any], value: Any) -
         lambda v: URLEmbeddingCache("s", batch_size=v),
     ],
 )
-@pytest.mark.parametrize("value", NO_COUNTS, ids=repr)
+@pytest.mark.parametrize("value", NO_COUNTS, ids=lambda value: type(value).__name__)
 def test_counts_of_other_classes_too(make: Callable[[Any], Any], value: Any) -> None:
     with pytest.raises(ConfigError):
         make(value)
