@@ -103,7 +103,10 @@ def check_path(name: str, value: str | os.PathLike[str]) -> str:
     """
     if isinstance(value, type) or not isinstance(value, (str, os.PathLike)):
         raise ConfigError(f"{name} must be a name or a path, {_given(value)}")
-    return check_text(name, os.fspath(value))
+    path = os.fspath(value)
+    if not isinstance(path, str) or "\0" in path:
+        raise ConfigError(f"{name} must be a name or a path of text without a zero in it")
+    return check_text(name, path)
 
 
 def check_is(name: str, value: Any, kind: type) -> Any:

@@ -15,7 +15,7 @@ from lix_cache.archive.format import MAX_DECODED
 from lix_cache.archive.names import SUFFIX, session_id_of_stem
 from lix_cache.archive.store import ArchiveStore
 from lix_cache.archive.verify import Report, verify_bytes
-from lix_cache.arguments import check_number, path_of
+from lix_cache.checks import check_path, check_seconds
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import check_setting
 from lix_cache.errors import ArchiveCorrupt, ArchiveError, MissingExtra, MissingTable
@@ -78,18 +78,18 @@ class ConversationArchive:
         clock: Clock = SYSTEM_CLOCK,
         files: Files | None = None,
     ) -> None:
-        check_number("session_ttl_days", session_ttl_days)
-        check_number("lock_timeout_seconds", lock_timeout_seconds)
+        check_seconds("session_ttl_days", session_ttl_days)
+        check_seconds("lock_timeout_seconds", lock_timeout_seconds)
         check_setting("archive_trash_days", trash_days, "trash_days")
         check_setting("archive_max_frame_mb", max_frame_mb, "max_frame_mb")
         check_setting("archive_codec", codec, "codec")
-        self.archive_dir = path_of("archive_dir", archive_dir)
+        self.archive_dir = check_path("archive_dir", archive_dir)
         self.session_ttl_days = session_ttl_days
         self.trash_days = trash_days
         self.store = ArchiveStore(
             self.archive_dir,
             codec=codec,
-            table=None if table is None else path_of("table", table),
+            table=None if table is None else check_path("table", table),
             on_damage=on_damage,
             lock_timeout_seconds=lock_timeout_seconds,
             max_frame_bytes=max_frame_mb << 20,

@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 from lix_cache._log import logger
-from lix_cache.arguments import check_number, config_of, path_of
+from lix_cache.arguments import config_of
+from lix_cache.checks import check_path, check_seconds
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.embedded.binary import ServerBinary
@@ -135,14 +136,14 @@ class EmbeddedRedis:
             self._settings = {name: getattr(existing, name) for name in _WHICH_SERVER}
             self._source = f"server at {_address(existing)}"
             return
-        check_number("start_timeout_seconds", start_timeout_seconds)
+        check_seconds("start_timeout_seconds", start_timeout_seconds)
         if binary is not None and not isinstance(binary, ServerBinary):
             raise ConfigError(
                 f"binary must be a ServerBinary, got {binary!r} of type {type(binary).__name__}"
             )
         # The real path: two names of one folder must lead to one server.
         self._data_dir = os.path.realpath(
-            _default_data_dir() if data_dir is None else path_of("data_dir", data_dir)
+            _default_data_dir() if data_dir is None else check_path("data_dir", data_dir)
         )
         home = os.path.realpath(os.path.join(self._data_dir, "redis"))
         self._server = PrivateServer(home, binary, start_timeout_seconds, clock)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lix_cache.arguments import config_of
 from lix_cache.checks import check_has, check_is, check_number, check_seconds, check_text, check_whole
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
@@ -89,7 +90,7 @@ class _Full(Decorating):
         redis_db: int | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        config = CacheConfig() if config is None else check_is("config", config, CacheConfig)
+        config = config_of(config)
         if embedder is not None:
             check_has("embedder", embedder, "HashingEmbedder()", embed=True, id=False, dim=False)
         if verifier is not None:
