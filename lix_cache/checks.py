@@ -91,7 +91,7 @@ def check_text(name: str, value: str, *, may_be_empty: bool = False) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"{name} must be a text, {_given(value)}")
     if not value and not may_be_empty:
-        raise ConfigError(f"{name} must not be empty")
+        raise ConfigError(f"{name} must not be empty, got ''")
     return value
 
 

@@ -10,7 +10,7 @@ from lix_cache.arguments import config_with
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.drive import AsyncDriver, SyncDriver, in_disk_thread
-from lix_cache.errors import ArchiveError, LixCacheError
+from lix_cache.errors import ArchiveError, ConfigError, LixCacheError
 from lix_cache.messages import Message, Turn, check_session_id, from_turn, new_turn
 from lix_cache.session import context, flow
 from lix_cache.session.budget import Budget, estimate_tokens
@@ -55,6 +55,8 @@ class _Hybrid:
         self._store = open_store(
             self._config, host=redis_host, port=redis_port, db=redis_db, clock=clock, files=files
         )
+        if not callable(token_counter):
+            raise ConfigError(f"token_counter must be callable, got a {type(token_counter).__name__}")
         self._budget = Budget(self._config.session_max_tokens, token_counter)
         self.evictor: Evictor = evictor_for(self._store)
         # The memory of an outage belongs to the store, not to one object.

@@ -81,7 +81,7 @@ def test_a_count_is_a_whole_number(name: str, value: Any) -> None:
         ({"embedder": "all-MiniLM-L6-v2"}, "embedder.*type str"),
         ({"embedder": len}, "embedder"),
         ({"embedder": EMBEDDER.embed}, "embedder"),
-        ({"config": "redis://localhost"}, "config must be a CacheConfig, got one of type str"),
+        ({"config": "redis://localhost"}, "config must be a CacheConfig or None, got a str"),
         ({"config": CacheConfig}, "config.*class"),
         ({"config": {}}, "config"),
         ({"limits": 0.9}, "limits must be a Limits, got 0.9"),
