@@ -137,15 +137,24 @@ class CacheCoordinator:
         return self.url_embedding_cache.batch_set(url_embeddings)
 
     def clear_session_cache(self) -> bool:
-        """Empty the session's context and drop its cached responses."""
+        """Empty the session's context and drop its cached responses; every message stays in the history."""
         self.semantic_cache.clear_session()
         if self.answers is not None:
             self.answers.invalidate(context={})
         return self.context_window.clear()
 
     def clear_context(self) -> bool:
-        """Empty the session's context; its archived messages stay history."""
+        """Empty the session's context; every message stays in the history."""
         return self.context_window.clear()
+
+    def delete_session(self) -> bool:
+        """Remove the session for good: its messages in Redis and on disk, and its cached responses.
+
+        Returns:
+            False if there was no message.
+        """
+        self.clear_session_cache()
+        return self.context_window.delete_session()
 
     def get_stats(self) -> dict[str, Any]:
         """Return the numbers of all layers."""
@@ -229,6 +238,11 @@ class AsyncCacheCoordinator:
     async def clear_context(self) -> bool:
         """See :meth:`CacheCoordinator.clear_context`."""
         return await self.context_window.clear()
+
+    async def delete_session(self) -> bool:
+        """See :meth:`CacheCoordinator.delete_session`."""
+        await self.clear_session_cache()
+        return await self.context_window.delete_session()
 
     async def get_stats(self) -> dict[str, Any]:
         """See :meth:`CacheCoordinator.get_stats`."""

@@ -305,13 +305,22 @@ class ArchiveStore:
         # take no room in a frame.
         return [with_id(turn, MessageId(first.ms, first.seq + i)) for i, turn in enumerate(turns)]
 
-    def append_locked(self, session_id: str, turns: Sequence[Turn], *, contested: bool = False) -> int:
+    def append_locked(
+        self,
+        session_id: str,
+        turns: Sequence[Turn],
+        *,
+        contested: bool = False,
+        from_window: bool = False,
+    ) -> int:
         """Append turns under their ids, leaving out those the file has. Synced.
 
         Args:
             session_id: the session.
             turns: in any order.
-            contested: Redis may hold them as well (docs/archive-format.md, "Nonces").
+            contested: Redis may hold them as well (docs/archive-format.md, "What is one message").
+            from_window: they are what a window holds, not what is added now: what was deleted
+                stays so.
 
         Returns:
             How many were new.
@@ -320,7 +329,7 @@ class ArchiveStore:
             ArchiveUnavailable: the disk refused. The file is as it was, or has a torn
                 tail that the next append sets aside.
         """
-        made, count = self._append_locked(session_id, turns, contested=contested)
+        made, count = self._append_locked(session_id, turns, contested=contested, from_window=from_window)
         if made:
             self.sync_names()
         return count
@@ -343,7 +352,9 @@ class ArchiveStore:
         alone: list[str] = []
         for session_id, turns in batch.items():
             try:
-                append = self._ready_append_locked(session_id, turns, contested=session_id in contested)
+                append = self._ready_append_locked(
+                    session_id, turns, contested=session_id in contested, from_window=True
+                )
             except LixCacheError as error:
                 results[session_id] = error
                 continue
@@ -372,7 +383,7 @@ class ArchiveStore:
         for session_id in alone:
             try:
                 results[session_id] = self.append_locked(
-                    session_id, batch[session_id], contested=session_id in contested
+                    session_id, batch[session_id], contested=session_id in contested, from_window=True
                 )
             except LixCacheError as error:
                 results[session_id] = error
@@ -412,10 +423,10 @@ class ArchiveStore:
         self._files.sync_folder(self.folder)
 
     def _append_locked(
-        self, session_id: str, turns: Sequence[Turn], *, contested: bool = False
+        self, session_id: str, turns: Sequence[Turn], *, contested: bool, from_window: bool
     ) -> tuple[bool, int]:
         """Append; return whether the file's name may not be durable yet, and how many were new."""
-        append = self._ready_append_locked(session_id, turns, contested=contested)
+        append = self._ready_append_locked(session_id, turns, contested=contested, from_window=from_window)
         if append is None:
             return False, 0
         write = append.write
@@ -434,15 +445,16 @@ class ArchiveStore:
         return append.unsure
 
     def _ready_append_locked(
-        self, session_id: str, turns: Sequence[Turn], *, contested: bool = False
+        self, session_id: str, turns: Sequence[Turn], *, contested: bool, from_window: bool
     ) -> _Append | None:
         """Make everything ready for an append but the write itself. None if there is nothing to do."""
         if not turns:
             return None
         path = self._ready_path_locked(session_id)
         before, size = self._writable_tail_locked(path, session_id)
+        file = _File(path, before, size)
         fresh = self._newcomers_locked(
-            session_id, _File(path, before, size), once(turns), contested=contested
+            session_id, file, once(turns), contested=contested, from_window=from_window
         )
         # A process that wrote the whole file may have been stopped before its name was durable;
         # what the file holds now, and what comes to it, is to be acknowledged all the same.
@@ -960,7 +972,7 @@ class ArchiveStore:
             self._files.sync_folder(self.folder)
 
     def _newcomers_locked(
-        self, session_id: str, file: _File, turns: list[Turn], *, contested: bool
+        self, session_id: str, file: _File, turns: list[Turn], *, contested: bool, from_window: bool
     ) -> list[Turn]:
         """Leave out turns that the file has already, and number anew those whose id it has given away.
 
@@ -969,15 +981,16 @@ class ArchiveStore:
             file: where they go.
             turns: sorted by id.
             contested: Redis may have them as well, and may have moved them here.
+            from_window: they are what a window holds, not what is added now.
         """
         before = file.index
-        if turns[0].id <= before.newest or file.size == 0:
+        if from_window and (turns[0].id <= before.newest or file.size == 0):
             # An older message than the newest: Redis may have gone back to a state in which
             # the session was not yet deleted. (What is newer came after the deletion.)
             deleted = self.deleted_up_to(session_id)
             turns = [turn for turn in turns if turn.id > deleted]
-            if not turns or file.size == 0:
-                return turns
+        if not turns or file.size == 0:
+            return turns
         if turns[0].id > before.newest and not contested and not before.contested_at:
             return turns
         known = Known()

@@ -94,9 +94,12 @@ def _begin(store: SessionStore, session_id: str) -> _Move:
         cleared = archive.last_index(session_id, locked=True).cleared
     except ArchiveCorrupt:
         # Counted and logged there. Nothing of it can be read, so nothing can be doubled.
-        return _Move()
-    # A message that came after clear() must be in the context.
-    return _Move({_fingerprint(turn) for turn in turns}, cleared)
+        turns, cleared = [], ZERO_ID
+    deleted = archive.deleted_up_to(session_id)
+    after_deletion = MessageId(deleted.ms + 1, 0) if deleted != ZERO_ID else ZERO_ID
+    # A message that came after clear() must be in the context, and one that came after a deletion
+    # must not look as if an older state of Redis had brought it back.
+    return _Move({_fingerprint(turn) for turn in turns}, max(cleared, after_deletion))
 
 
 def _keep(store: SessionStore, session_id: str, found: Sequence[OldMessage], move: _Move) -> list[OldMessage]:

@@ -126,8 +126,12 @@ class SessionContextWindow(_Window[HybridConversationCache]):
         return self._hybrid.flush_to_disk()
 
     def clear(self) -> bool:
-        """Empty the context; what is archived stays history."""
+        """Empty the context; every message stays in the history."""
         return self._hybrid.clear()
+
+    def delete_session(self) -> bool:
+        """Remove the session from Redis and disk; False if there was none."""
+        return self._hybrid.delete_session()
 
     def get_stats(self) -> dict[str, Any]:
         """Return the numbers of the store behind, with ``ttl_seconds`` and ``max_tokens``."""
@@ -172,6 +176,10 @@ class AsyncSessionContextWindow(_Window[AsyncHybridConversationCache]):
     async def clear(self) -> bool:
         """See :meth:`SessionContextWindow.clear`."""
         return await self._hybrid.clear()
+
+    async def delete_session(self) -> bool:
+        """See :meth:`SessionContextWindow.delete_session`."""
+        return await self._hybrid.delete_session()
 
     async def get_stats(self) -> dict[str, Any]:
         """See :meth:`SessionContextWindow.get_stats`."""

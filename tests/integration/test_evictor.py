@@ -374,7 +374,7 @@ def test_a_session_that_cannot_be_moved_does_not_keep_the_others_hot(idle: Cache
     process.drive.client.set(key, "not a stream")
     gone = Process(idle, sessions[2])
     gone.drive.client.delete(gone.store.hot.keys.window(sessions[2]))
-    os.makedirs(idle.archive_dir)
+    os.makedirs(idle.archive_dir, exist_ok=True)
     with open(os.path.join(idle.archive_dir, "session%2002.huff"), "wb") as file:
         file.write(b"CAv2 and nothing that is intact" * 20)
     evictor = HybridConversationCache("mine", idle).evictor

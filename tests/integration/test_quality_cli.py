@@ -69,6 +69,8 @@ class TestEval:
     def test_a_file_is_replayed_through_the_cache_and_beside_it_plain_cosine(
         self, run: Run, asked: Path, redis_server: RedisServer
     ) -> None:
+        # A demo that was killed in the middle leaves its keys until they expire.
+        before = keys_left(redis_server)
         result = run("eval", "--set", str(asked), "--model", "lexical", "--queries", "200", "--json")
         (found,) = json.loads(result.stdout)["sets"]
         assert found["available"] == 512
@@ -79,7 +81,7 @@ class TestEval:
             low, high = cache["wrong_among_hits_95"]
             assert low <= cache["wrong_among_hits"] <= high
         assert caches["lix-cache"]["hits"] > caches["lix-cache, strict"]["hits"] > 0
-        assert keys_left(redis_server) == []
+        assert keys_left(redis_server) == before
 
     def test_people_get_a_table_and_the_mistakes(self, run: Run, tmp_path: Path) -> None:
         path = tmp_path / "same words.jsonl"

@@ -137,7 +137,7 @@ def test_hostile_ids_have_a_file_each_inside_the_folder(tmp_path: Path) -> None:
     assert len(list(folder.glob("*.huff"))) == len(HOSTILE)
     outside = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if folder not in (p, *p.parents)}
     assert outside == {"canary", "deep"}
-    assert {p.name for p in folder.iterdir() if p.is_dir()} == {".locks", ".pending"}
+    assert {p.name for p in folder.iterdir() if p.is_dir()} == {".deleted", ".locks", ".pending"}
     for number, session_id in enumerate(HOSTILE, 1):
         assert archive.delete_session(session_id)
         assert len(list(folder.glob("*.huff"))) == len(HOSTILE) - number
@@ -253,6 +253,7 @@ def contents(archive: ConversationArchive, session_id: str) -> list[str] | None:
 def test_a_version_1_file_is_found_under_the_name_it_had(tmp_path: Path, session_id: str) -> None:
     old = tmp_path / f"{session_id}.huff"
     old.write_bytes(version_1("old"))
+    os.utime(old, (1.5e9, 1.5e9))
     archive = ConversationArchive(tmp_path)
     assert archive.session_exists(session_id)
     assert contents(archive, session_id) == ["old"]
@@ -296,7 +297,9 @@ def test_a_name_that_the_encoding_cannot_have_made_is_known(name: str) -> None:
 
 def test_an_expired_version_1_file_of_any_name_is_removed(tmp_path: Path) -> None:
     for session_id in ("a b", "a%2Fb", "plain"):
-        (tmp_path / f"{session_id}.huff").write_bytes(version_1("old"))
+        path = tmp_path / f"{session_id}.huff"
+        path.write_bytes(version_1("old"))
+        os.utime(path, (1.5e9, 1.5e9))
     archive = ConversationArchive(tmp_path)
     assert archive.cleanup_expired() == 3
     assert list(tmp_path.glob("*.huff")) == []

@@ -252,13 +252,23 @@ def test_what_cannot_be_added_is_refused_with_its_place(change: dict[str, Any], 
         new_turn(**given, embedding=None, nonce=b"nonce!")
 
 
+@pytest.mark.promise("no-loss")
+def test_two_messages_under_one_id_are_two() -> None:
+    at = MessageId(5, 0)
+    first, second = Turn(at, {"content": "x"}, None, b"nonce1"), Turn(at, {"content": "x"}, None, b"nonce2")
+    unmarked, other = Turn(at, {"content": "x"}), Turn(at, {"content": "y"})
+    assert once([first, second]) == [first, second]
+    assert once([first, unmarked]) == [first]
+    assert once([unmarked, second, other, other]) == [unmarked, other]
+
+
 def test_a_message_that_is_there_twice_is_one() -> None:
     first, second, third = (MessageId(5, n) for n in range(3))
     turns = [
         Turn(third, {"content": "its copy"}, None, b"nonce1"),
         Turn(second, {"content": "kept"}),
         Turn(first, {"content": "original"}, None, b"nonce1"),
-        Turn(second, {"content": "the same id again"}),
+        Turn(second, {"content": "kept"}),
         Turn(MessageId(6, 0), {"content": "another"}, None, b"nonce2"),
     ]
     assert [turn.body["content"] for turn in once(turns)] == ["original", "kept", "another"]
