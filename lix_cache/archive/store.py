@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,16 +80,11 @@ class ArchiveStore:
         self.lock_timeout_seconds = lock_timeout_seconds
         #: ``damaged_reads``, ``repairs``, ``upgrades``, ``compactions`` and ``appends`` of this object.
         self.counters: Counter[str] = Counter()
-        self._counting = threading.Lock()
         self._codec = packer(codec, table)
         self._raise_on_damage = on_damage == "raise"
         self._clock = clock
         self._files = files or Files()
         self._have_folders = False
-
-    def renew_locks(self) -> None:
-        """In a forked child: let no lock be held by a thread that was not forked with it."""
-        self._counting = threading.Lock()
 
     # -- locks -------------------------------------------------------------------------
 
@@ -479,8 +473,8 @@ class ArchiveStore:
         return os.path.join(self.folder, *parts)
 
     def _count(self, name: str) -> None:
-        with self._counting:
-            self.counters[name] += 1
+        # In one call into C, which neither threads nor signals can come between.
+        self.counters.update((name,))
 
     def _note_damage(self, text: str) -> None:
         self._count("damaged_reads")

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.archive.store import lock_pauses
-from lix_cache.effects import DiskCall, Flow, RedisBatch, RedisCall, Sleep
+from lix_cache.effects import DiskCall, Flow, LockCall, RedisBatch, RedisCall, Sleep
 from lix_cache.errors import (
     ArchiveCorrupt,
     ArchiveError,
@@ -306,12 +306,11 @@ def get_context(session: Session) -> Flow[list[Turn]]:
         return (yield from _without_redis(session, session.window, error))
     if turns is not None and len(turns) >= session.window:
         return session.saw(once(turns))
-    if not (yield DiskCall(partial(store.archive.store.exists, session.id), quick=True)):
-        return session.saw(turns or [])
     if turns is None:
-        return session.saw((yield from _rehydrate(session)))
+        archived = yield DiskCall(partial(store.archive.store.exists, session.id))
+        return session.saw((yield from _rehydrate(session)) if archived else [])
     # A window begun after the session had moved to disk, or kept by a cache with a
-    # smaller one: the rest is archived.
+    # smaller one: the rest is archived. One disk call also says if there is nothing.
     read = partial(store.archive.store.recent, session.id, session.window, in_context=True)
     older = yield DiskCall(read, waits=True)
     return session.saw(merged(older, turns)[-session.window :])
@@ -442,7 +441,7 @@ def move_to_disk(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
         for session_id, count in keep.items():
             stripe = archive.stripe(session_id)
             if stripe not in locks:
-                lock = yield DiskCall(partial(archive.try_lock, session_id), quick=True)
+                lock = yield LockCall(partial(archive.try_lock, session_id))
                 if lock is None:
                     continue
                 locks[stripe] = lock
@@ -599,7 +598,7 @@ def _locked(session: Session) -> Flow[FileLock]:
     archive = session.store.archive.store
     waited = 0.0
     for pause in lock_pauses():
-        lock: FileLock | None = yield DiskCall(partial(archive.try_lock, session.id), quick=True)
+        lock: FileLock | None = yield LockCall(partial(archive.try_lock, session.id))
         if lock is not None:
             return lock
         if waited > archive.lock_timeout_seconds:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import repeat
 
 from lix_cache.archive.archive import ConversationArchive
 from lix_cache.archive.files import Files
@@ -57,7 +57,6 @@ class SessionStore:
     outage_sessions: set[str] = field(default_factory=set)
     last_error: str | None = None
     new_nonce: Callable[[], bytes] = lambda: os.urandom(NONCE_BYTES)
-    _counting: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def identity(self) -> StoreIdentity:
@@ -65,15 +64,11 @@ class SessionStore:
             self.endpoint, self.config.redis_key_prefix, os.path.abspath(self.archive.archive_dir)
         )
 
-    def renew_locks(self) -> None:
-        """In a forked child: let no lock be held by a thread that was not forked with it."""
-        self._counting = threading.Lock()
-        self.archive.store.renew_locks()
-
     def count(self, name: str, by: int = 1) -> None:
         """Add to a counter; safe between threads."""
-        with self._counting:
-            self.counters[name] += by
+        # Counted in one call into C. A lock could be left held by an exception out of a
+        # signal handler, or by a thread that was not forked.
+        self.counters.update(repeat(name, by))
 
 
 def open_store(
