@@ -114,7 +114,16 @@ class DimensionMismatch(InvalidVector):
 
 
 class RedisError(LixCacheError):
-    """Redis could not do what was asked."""
+    """Redis could not do what was asked.
+
+    Attributes:
+        code: the server's own error code, such as ``OOM``, ``READONLY`` or ``NOPERM``; "" where
+            the trouble is not an answer of the server.
+    """
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        self.code = code
+        super().__init__(message)
 
 
 class RedisUnavailable(RedisError, ConnectionError):
@@ -126,10 +135,12 @@ class RedisUnavailable(RedisError, ConnectionError):
         timed_out: True if the server was reached but did not answer in time.
     """
 
-    def __init__(self, message: str, *, maybe_done: bool = False, timed_out: bool = False) -> None:
+    def __init__(
+        self, message: str, *, maybe_done: bool = False, timed_out: bool = False, code: str = ""
+    ) -> None:
         self.maybe_done = maybe_done
         self.timed_out = timed_out
-        super().__init__(message)
+        super().__init__(message, code=code)
 
 
 class RedisAuthError(RedisError, PermissionError):

