@@ -21,6 +21,9 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 #: Settings whose value is never shown, in an error no more than in a repr.
 _SECRET = frozenset({"redis_password", "redis_url"})
 
+#: Schemes that are taken for Redis's own.
+_OTHER_SCHEMES = frozenset({"http", "https", "tcp", "tls", "ssl", "valkey", "valkeys", "file"})
+
 #: Settings that must be larger than zero; every other number must be at least zero.
 _POSITIVE = frozenset(
     {
@@ -223,8 +226,8 @@ class CacheConfig:
         if self.redis_url is not None:
             scheme, separator, _ = self.redis_url.partition("://")
             if not separator or scheme not in ("redis", "rediss", "unix"):
-                # What stands before a missing "://" may be a password.
-                got = f"got {scheme!r}" if separator and scheme.isalpha() else "got none of them"
+                # What stands there may be a password, but for what is often meant.
+                got = f"got {scheme!r}" if separator and scheme in _OTHER_SCHEMES else "got none of them"
                 raise ConfigError(f"redis_url must start with redis://, rediss:// or unix://, {got}")
 
     @classmethod

@@ -7,14 +7,14 @@ import concurrent.futures
 import contextlib
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.compute import submit
-from lix_cache.effects import Call, Compute, DiskCall, Effect, Flow, RedisBatch, RedisCall, Sleep
+from lix_cache.effects import Call, Compute, DiskCall, Effect, Flow, LockCall, RedisBatch, RedisCall, Sleep
 from lix_cache.errors import ComputeTimeout
 from lix_cache.hot.client import Endpoint, lazy_async_client, lazy_client, translate
 from lix_cache.hot.scripts import Command, ScriptCall
@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     import redis
     import redis.asyncio
 
+    from lix_cache.archive.files import FileLock
     from lix_cache.hot.pools import AsyncPool, Pool
 
 __all__ = ["AsyncDriver", "SyncDriver"]
 
 T = TypeVar("T")
+
+#: So many locks are remembered before those that were let go are forgotten.
+_MANY_LOCKS = 64
 
 
 class SyncDriver:
@@ -53,18 +57,32 @@ class SyncDriver:
 
     def __call__(self, flow: Flow[T]) -> T:
         """Run a flow to its end and return its result."""
+        locks: list[FileLock] = []
+        step: Callable[[Any], Effect] = flow.send
+        result: Any = None
         try:
-            effect = flow.send(None)
             while True:
+                effect = step(result)
                 try:
                     result = self._perform(effect)
+                    if type(effect) is LockCall and result is not None:
+                        locks.append(result)
+                        _forget_released(locks)
+                    step = flow.send
                 except BaseException as error:  # noqa: BLE001 - the flow decides what to do with it
-                    effect = flow.throw(error)
-                else:
-                    effect = flow.send(result)
+                    step, result = flow.throw, error
         except StopIteration as stop:
             value: T = stop.value
             return value
+        finally:
+            # An exception out of a signal handler may come where the flow does not hear of
+            # it. It is closed now, and not when the traceback that refers to it is let go.
+            result = None
+            try:
+                flow.close()
+            finally:
+                for lock in locks:
+                    lock.release()
 
     def _perform(self, effect: Effect) -> Any:
         if isinstance(effect, (DiskCall, Call)):
@@ -84,37 +102,35 @@ class SyncDriver:
             raise ours from error
 
     def _one(self, call: RedisCall) -> Any:
-        command = call.command
-        if not _is_plain(command):
-            return self.client.execute_command(*_words(command))
-        answer = self._pool.ask(_packed(command), opened=call.opened)[0]
-        if isinstance(answer, Exception) and _is_unknown_script(answer):
-            answer = self._pool.ask(_packed(command, whole=True), opened=call.opened)[0]
+        command, opened = call.command, call.opened
+        answers = self._pool.ask(_packed((command,)), opened=opened)
+        if type(command) is ScriptCall and not isinstance(answers[0], Exception):
+            return answers[0]
+        answer = self._completed((command,), answers, opened)[0]
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     def _many(self, batch: RedisBatch) -> list[Any]:
-        results = self._together(batch.commands)
-        unknown = _unknown_scripts(results)
-        if unknown:
-            late = self._together([batch.commands[i] for i in unknown], whole=True)
-            for position, result in zip(unknown, late, strict=True):
-                results[position] = result
-        return _checked(results, batch, self.endpoint)
+        return _checked(self._together(batch.commands), batch, self.endpoint)
 
-    def _together(self, commands: Sequence[Command], *, whole: bool = False) -> list[Any]:
+    def _together(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands in one round trip; an error takes the place of its answer."""
         if not commands:
             return []
-        if all(map(_is_plain, commands)):
-            request = b"".join([_packed(command, whole=whole) for command in commands])
-            return self._pool.ask(request, len(commands))
-        pipe = self.client.pipeline(transaction=False)
-        for command in commands:
-            # Queueing is synchronous in both of redis-py's pipelines.
-            pipe.execute_command(*_words(command, whole=whole))
-        return pipe.execute(raise_on_error=False)
+        return self._completed(commands, self._pool.ask(_packed(commands), len(commands)))
+
+    def _completed(
+        self, commands: Sequence[Command], answers: list[Any], opened: int | None = None
+    ) -> list[Any]:
+        """Send once more, whole, the scripts that the server does not know yet."""
+        unknown = _unknown_scripts(answers)
+        if unknown:
+            whole = [commands[i] for i in unknown]
+            late = self._pool.ask(_packed(whole, whole=True), len(whole), opened=opened)
+            for i, answer in zip(unknown, late, strict=True):
+                answers[i] = answer
+        return _converted(self.client, commands, answers)
 
 
 class AsyncDriver:
@@ -144,23 +160,37 @@ class AsyncDriver:
 
     async def __call__(self, flow: Flow[T]) -> T:
         """Run a flow to its end and return its result."""
+        locks: list[_LoopLock] = []
+        step: Callable[[Any], Effect] = flow.send
+        result: Any = None
         try:
-            effect = flow.send(None)
             while True:
+                effect = step(result)
                 try:
+                    await _let_go([lock for lock in locks if not lock.is_wanted])
                     result = await self._perform(effect)
+                    if type(effect) is LockCall and result is not None:
+                        result = _LoopLock(result)
+                        locks = [lock for lock in locks if lock.held]
+                        locks.append(result)
+                    step = flow.send
                 except BaseException as error:  # noqa: BLE001 - the flow decides what to do with it
-                    effect = flow.throw(error)
-                else:
-                    effect = flow.send(result)
+                    step, result = flow.throw, error
         except StopIteration as stop:
             value: T = stop.value
             return value
+        except GeneratorExit:
+            # The loop has ended, and nothing can be waited for.
+            for lock in locks:
+                lock.let_go()
+            raise
+        finally:
+            result = None
+            flow.close()
+            await _let_go(locks)
 
     async def _perform(self, effect: Effect) -> Any:
         if isinstance(effect, DiskCall):
-            if effect.quick:
-                return effect.call()
             return await in_disk_thread(effect.call, may_wait_for_lock=effect.waits)
         if isinstance(effect, Sleep):
             return await asyncio.sleep(effect.seconds)
@@ -179,37 +209,65 @@ class AsyncDriver:
             raise ours from error
 
     async def _one(self, call: RedisCall) -> Any:
-        command = call.command
-        if not _is_plain(command):
-            return await self.client.execute_command(*_words(command))
-        answer = (await self._pool.ask(_packed(command), opened=call.opened))[0]
-        if isinstance(answer, Exception) and _is_unknown_script(answer):
-            answer = (await self._pool.ask(_packed(command, whole=True), opened=call.opened))[0]
+        command, opened = call.command, call.opened
+        answers = await self._pool.ask(_packed((command,)), opened=opened)
+        if type(command) is ScriptCall and not isinstance(answers[0], Exception):
+            return answers[0]
+        answer = (await self._completed((command,), answers, opened))[0]
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     async def _many(self, batch: RedisBatch) -> list[Any]:
-        results = await self._together(batch.commands)
-        unknown = _unknown_scripts(results)
-        if unknown:
-            late = await self._together([batch.commands[i] for i in unknown], whole=True)
-            for position, result in zip(unknown, late, strict=True):
-                results[position] = result
-        return _checked(results, batch, self.endpoint)
+        return _checked(await self._together(batch.commands), batch, self.endpoint)
 
-    async def _together(self, commands: Sequence[Command], *, whole: bool = False) -> list[Any]:
+    async def _together(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands in one round trip; an error takes the place of its answer."""
         if not commands:
             return []
-        if all(map(_is_plain, commands)):
-            request = b"".join([_packed(command, whole=whole) for command in commands])
-            return await self._pool.ask(request, len(commands))
-        pipe = self.client.pipeline(transaction=False)
-        for command in commands:
-            # Queueing is synchronous in both of redis-py's pipelines.
-            pipe.execute_command(*_words(command, whole=whole))
-        return await pipe.execute(raise_on_error=False)
+        return await self._completed(commands, await self._pool.ask(_packed(commands), len(commands)))
+
+    async def _completed(
+        self, commands: Sequence[Command], answers: list[Any], opened: int | None = None
+    ) -> list[Any]:
+        """Send once more, whole, the scripts that the server does not know yet."""
+        unknown = _unknown_scripts(answers)
+        if unknown:
+            whole = [commands[i] for i in unknown]
+            late = await self._pool.ask(_packed(whole, whole=True), len(whole), opened=opened)
+            for i, answer in zip(unknown, late, strict=True):
+                answers[i] = answer
+        return _converted(self.client, commands, answers)
+
+
+class _LoopLock:
+    """A lock in the hands of a flow on a loop. It is let go as it was taken: in a thread."""
+
+    __slots__ = ("held", "is_wanted")
+
+    def __init__(self, lock: FileLock) -> None:
+        self.held: FileLock | None = lock
+        self.is_wanted = True
+
+    def release(self) -> None:
+        """Have the driver let go before the next effect, or at the flow's end."""
+        self.is_wanted = False
+
+    def let_go(self) -> None:
+        held, self.held = self.held, None
+        if held is not None:
+            held.release()
+
+
+async def _let_go(locks: Sequence[_LoopLock]) -> None:
+    held = [lock for lock in locks if lock.held is not None]
+
+    def let_go() -> None:
+        for lock in held:
+            lock.let_go()
+
+    if held:
+        await in_disk_thread(let_go)
 
 
 def _words(command: Command, *, whole: bool = False) -> tuple[Any, ...]:
@@ -219,31 +277,44 @@ def _words(command: Command, *, whole: bool = False) -> tuple[Any, ...]:
     return (name, text, len(command.keys), *command.keys, *command.args)
 
 
-def _packed(command: Command, *, whole: bool = False) -> bytes:
+def _packed(commands: Iterable[Command], *, whole: bool = False) -> bytes:
     # Imported here for the sake of those who never use Redis.
     from lix_cache.hot.pools import pack
 
-    return pack(_words(command, whole=whole))
+    packed = [pack(_words(command, whole=whole)) for command in commands]
+    return packed[0] if len(packed) == 1 else b"".join(packed)
 
 
-#: Commands whose answers are wanted as the server gives them; redis-py's client changes
-#: those of many others.
+#: Commands whose answers are wanted as the server gives them; those of many others are
+#: given as redis-py's client does.
 _PLAIN = frozenset({"GET", "HGET", "MGET", "SET", "XDEL", "XLEN", "XREVRANGE"})
 
 
-def _is_plain(command: Command) -> bool:
-    """Whether a command can go the short way."""
-    return isinstance(command, ScriptCall) or command[0] in _PLAIN
+def _converted(client: Any, commands: Sequence[Command], answers: list[Any]) -> list[Any]:
+    for i, command in enumerate(commands):
+        if not isinstance(command, ScriptCall) and command[0] not in _PLAIN:
+            convert = client.response_callbacks.get(command[0])
+            if convert is not None and not isinstance(answers[i], Exception):
+                answers[i] = convert(answers[i])
+    return answers
 
 
-def _is_unknown_script(result: object) -> bool:
+def _unknown_scripts(answers: list[Any]) -> list[int]:
+    # Looked at one by one without a generator: it is done for every command.
+    for answer in answers:
+        if isinstance(answer, Exception):
+            break
+    else:
+        return []
     from redis.exceptions import NoScriptError
 
-    return isinstance(result, NoScriptError)
+    return [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
 
 
-def _unknown_scripts(results: list[Any]) -> list[int]:
-    return [i for i, x in enumerate(results) if isinstance(x, Exception) and _is_unknown_script(x)]
+def _forget_released(locks: list[FileLock]) -> None:
+    # A flow that goes through a whole folder takes any number, a few at a time.
+    if len(locks) > _MANY_LOCKS:
+        locks[:] = [lock for lock in locks if lock.is_held]
 
 
 def _checked(results: list[Any], batch: RedisBatch, endpoint: Endpoint) -> list[Any]:

@@ -6,7 +6,8 @@ and a test can stop it at any step.
 
 Two rules keep flows safe to stop: a flow never yields inside ``finally`` (what must be
 let go there is let go without waiting), and an effect is done whole before a stop is
-delivered.
+delivered. (In the sync variant a signal handler may raise inside an effect, and between
+two of them; then the driver closes the flow, so that its ``finally`` runs.)
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from lix_cache.hot.scripts import Command
 
-__all__ = ["Call", "Compute", "DiskCall", "Effect", "Flow", "RedisBatch", "RedisCall", "Sleep"]
+__all__ = ["Call", "Compute", "DiskCall", "Effect", "Flow", "LockCall", "RedisBatch", "RedisCall", "Sleep"]
 
 T = TypeVar("T")
 
@@ -57,16 +58,23 @@ class DiskCall:
 
     Attributes:
         call: takes nothing.
-        quick: a matter of microseconds (one stat, one try at a lock), not worth a
-            thread of its own under asyncio.
         waits: it may wait for a session's lock, which whoever reads without the lock does
             before it believes in damage. It must not use up the threads that the lock's
             holder needs to go on.
     """
 
     call: Callable[[], Any]
-    quick: bool = False
     waits: bool = False
+
+
+class LockCall(DiskCall):
+    """A try at a lock; the result is the lock, or None if it is not to be had now.
+
+    The flow lets it go. Where it cannot, because it was interrupted between taking the lock
+    and its ``try``, the driver does, at the latest when the flow ends.
+    """
+
+    __slots__ = ()
 
 
 @dataclass(slots=True)

@@ -116,7 +116,16 @@ class DimensionMismatch(InvalidVector):
 
 
 class RedisError(LixCacheError):
-    """Redis could not do what was asked."""
+    """Redis could not do what was asked.
+
+    Attributes:
+        code: the server's own error code, such as ``OOM``, ``READONLY`` or ``NOPERM``; "" where
+            the trouble is not an answer of the server.
+    """
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        self.code = code
+        super().__init__(message)
 
 
 class RedisUnavailable(RedisError, ConnectionError):
@@ -130,12 +139,18 @@ class RedisUnavailable(RedisError, ConnectionError):
     """
 
     def __init__(
-        self, message: str, *, maybe_done: bool = False, timed_out: bool = False, was_asked: bool = True
+        self,
+        message: str,
+        *,
+        maybe_done: bool = False,
+        timed_out: bool = False,
+        was_asked: bool = True,
+        code: str = "",
     ) -> None:
         self.maybe_done = maybe_done
         self.timed_out = timed_out
         self.was_asked = was_asked
-        super().__init__(message)
+        super().__init__(message, code=code)
 
 
 class RedisAuthError(RedisError, PermissionError):

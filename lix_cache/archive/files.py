@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NoReturn
+from itertools import tee
+from typing import NoReturn, TypeVar
 
 from lix_cache.archive.together import side_by_side
 from lix_cache.errors import ArchiveUnavailable
@@ -31,6 +34,8 @@ _FLAGS = _NO_FOLLOW | _CLOEXEC | _BINARY
 _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700
 
+_File = TypeVar("_File", bound="OpenFile")
+
 
 @dataclass(frozen=True)
 class Tail:
@@ -45,38 +50,58 @@ class Tail:
     data: bytes
 
 
-class FileLock:
-    """A held lock. A killed process lets go by dying."""
+class OpenFile(io.FileIO):
+    """A file of the interpreter's own, which closes itself when it is dropped.
 
-    __slots__ = ("_fd", "_pid")
+    So that an exception out of a signal handler cannot come between opening a file and owning
+    it, nor between a ``with`` and its end: all of that is C. Made by :func:`_opened`.
+    """
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._pid = os.getpid()
-        _held.add(fd)
+    def __del__(self) -> None:
+        # Not the interpreter's own, which warns: to be dropped is how a file ends that was
+        # interrupted between opening and keeping it.
+        self.close()
+
+
+def _opened(path: str, flags: int) -> OpenFile:
+    return _opened_as(OpenFile, path, flags)
+
+
+def _opened_as(kind: type[_File], path: str, flags: int) -> _File:
+    opened, noted = tee(map(os.open, (path,), (flags,), (_FILE_MODE,)))
+    try:
+        # One call into C: what is opened belongs to the file, or was not opened.
+        return next(map(kind, opened, ("rb+",)))
+    except IsADirectoryError:
+        for fd in noted:
+            os.close(fd)
+        raise
+
+
+class FileLock(OpenFile):
+    """A lock, held while its file is open. A killed process lets go by dying."""
+
+    @property
+    def is_held(self) -> bool:
+        return not self.closed
 
     def release(self) -> None:
         """Let go. Harmless when already done, and in a forked child, whose it never was."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0 and self._pid == os.getpid():
-            _held.discard(fd)
+        if not self.closed:
             # Unlocked, not only closed: a child forked meanwhile may have it open too.
-            _unlock(fd)
-            os.close(fd)
-
-    def __enter__(self) -> FileLock:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def __del__(self) -> None:
-        # For who was interrupted between taking the lock and keeping it.
-        self.release()
+            with self:
+                _unlock(self.fileno())
 
 
-#: Descriptors of the locks that this process holds.
-_held: set[int] = set()
+#: The locks that this process has open. Each takes itself out when it dies.
+_held: set[weakref.ref[FileLock]] = set()
+#: How often this process has forked.
+_forks = 0
+
+
+def _before_fork() -> None:
+    global _forks
+    _forks += 1
 
 
 def _close_inherited() -> None:
@@ -84,14 +109,14 @@ def _close_inherited() -> None:
 
     Otherwise the child would keep them alive after the parent was killed.
     """
-    for fd in _held:
-        with contextlib.suppress(OSError):
-            os.close(fd)
-    _held.clear()
+    for ref in list(_held):
+        lock = ref()
+        if lock is not None:
+            lock.close()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_inherited)
+    os.register_at_fork(before=_before_fork, after_in_child=_close_inherited)
 
 
 def _refused(error: OSError, what: str, path: str) -> NoReturn:
@@ -149,50 +174,49 @@ class Files:
     def read(self, path: str) -> bytes | None:
         """Return a whole file, or None if there is none."""
         try:
-            fd = os.open(path, os.O_RDONLY | _FLAGS)
+            file = _opened(path, os.O_RDONLY | _FLAGS)
         except FileNotFoundError:
             return None
         except OSError as error:
             _refused(error, "open", path)
         try:
-            with os.fdopen(fd, "rb", closefd=False) as file:
-                return file.read()
+            return file.readall()
         except OSError as error:
             _refused(error, "read", path)
         finally:
-            os.close(fd)
+            file.close()
 
     def read_at(self, path: str, offset: int, count: int) -> bytes | None:
         """Return up to ``count`` bytes from ``offset``, or None if there is no file."""
         try:
-            fd = os.open(path, os.O_RDONLY | _FLAGS)
+            file = _opened(path, os.O_RDONLY | _FLAGS)
         except FileNotFoundError:
             return None
         except OSError as error:
             _refused(error, "open", path)
         try:
-            return os.pread(fd, count, offset)
+            return os.pread(file.fileno(), count, offset)
         except OSError as error:
             _refused(error, "read", path)
         finally:
-            os.close(fd)
+            file.close()
 
     def read_tail(self, path: str, count: int) -> Tail | None:
         """Return the size and the last ``count`` bytes at most, or None if there is no file."""
         try:
-            fd = os.open(path, os.O_RDONLY | _FLAGS)
+            file = _opened(path, os.O_RDONLY | _FLAGS)
         except FileNotFoundError:
             return None
         except OSError as error:
             _refused(error, "open", path)
         try:
-            size = os.fstat(fd).st_size
+            size = os.fstat(file.fileno()).st_size
             start = max(0, size - count)
-            return Tail(size, os.pread(fd, size - start, start))
+            return Tail(size, os.pread(file.fileno(), size - start, start))
         except OSError as error:
             _refused(error, "read", path)
         finally:
-            os.close(fd)
+            file.close()
 
     def append(self, path: str, offset: int, data: bytes) -> None:
         """Write ``data`` at the end of the file, which is at ``offset``, and sync it.
@@ -201,37 +225,37 @@ class Files:
         leave any part of ``data``, or a hole: what the format's CRCs are for.
         """
         try:
-            fd = os.open(path, os.O_WRONLY | _FLAGS)
+            file = _opened(path, os.O_WRONLY | _FLAGS)
         except OSError as error:
             _refused(error, "open", path)
         try:
             try:
-                _write_all(fd, data, offset)
-                os.fsync(fd)
+                _write_all(file.fileno(), data, offset)
+                os.fsync(file.fileno())
             except OSError as error:
                 # Cutting back is a courtesy; should it fail too, the next writer
                 # sets the torn tail aside.
                 with contextlib.suppress(OSError):
-                    os.ftruncate(fd, offset)
+                    os.ftruncate(file.fileno(), offset)
                 _refused(error, "write to", path)
         finally:
-            os.close(fd)
+            file.close()
 
     def write_synced(self, path: str, data: bytes) -> None:
         """Create or overwrite a file and sync it. A crash may leave any part of it."""
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, _FILE_MODE)
+            file = _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS)
         except OSError as error:
             _refused(error, "create", path)
         try:
-            _write_all(fd, data, 0)
-            os.fsync(fd)
+            _write_all(file.fileno(), data, 0)
+            os.fsync(file.fileno())
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.unlink(path)
             _refused(error, "write", path)
         finally:
-            os.close(fd)
+            file.close()
 
     def write_many(self, writes: Sequence[Write]) -> list[ArchiveUnavailable | None]:
         """Do several writes and sync them all; for each return None, or why it failed.
@@ -240,27 +264,21 @@ class Files:
         another. Side by side: the file system then has room for all of them ready before
         the first is waited for, and syncs them in far fewer turns of its journal.
         """
-        begun: list[int | ArchiveUnavailable] = []
-        try:
-            # Not made into a new list, of which an interruption would leave nothing.
-            begun.extend(map(_begin, writes))
-        except BaseException:
-            for fd in begun:
-                if isinstance(fd, int):
-                    os.close(fd)
-            raise
-        calls = [partial(_finish, write, fd) for write, fd in zip(writes, begun, strict=True)]
+        begun: list[OpenFile | ArchiveUnavailable] = []
+        # Not made into a new list, of which an interruption would leave nothing.
+        begun.extend(map(_begin, writes))
+        calls = [partial(_finish, write, file) for write, file in zip(writes, begun, strict=True)]
         return side_by_side(calls, _SYNC_HELPERS)
 
     def truncate(self, path: str, size: int) -> None:
         """Cut a file and sync it."""
         try:
-            fd = os.open(path, os.O_WRONLY | _FLAGS)
+            file = _opened(path, os.O_WRONLY | _FLAGS)
             try:
-                os.ftruncate(fd, size)
-                os.fsync(fd)
+                os.ftruncate(file.fileno(), size)
+                os.fsync(file.fileno())
             finally:
-                os.close(fd)
+                file.close()
         except OSError as error:
             _refused(error, "cut", path)
 
@@ -284,7 +302,7 @@ class Files:
     def touch(self, path: str) -> bool:
         """Create an empty file; False if it was there. Not durable before :meth:`sync_folder`."""
         try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, _FILE_MODE))
+            _opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS).close()
         except FileExistsError:
             return False
         except OSError as error:
@@ -362,70 +380,77 @@ class Files:
         keeps threads apart as well as processes, and a forked child does not inherit
         a lock it could think its own for longer than the parent's operation.
         """
+        lock = None
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, _FILE_MODE)
+            while True:
+                forks = _forks
+                lock = _opened_as(FileLock, path, os.O_RDWR | os.O_CREAT | _FLAGS)
+                _held.add(weakref.ref(lock, _held.discard))
+                if forks == _forks:
+                    break
+                # A child that does not know of it may have it open, and would keep it.
+                lock.close()
+            if _lock_now(lock.fileno()):
+                return lock
         except OSError as error:
-            _refused(error, "open the lock", path)
-        try:
-            if _lock_now(fd):
-                return FileLock(fd)
-        except OSError as error:
-            os.close(fd)
-            _refused(error, "lock", path)
-        os.close(fd)
+            if lock is not None:
+                lock.close()
+            _refused(error, "open the lock" if lock is None else "lock", path)
+        except BaseException:
+            if lock is not None:
+                lock.close()
+            raise
+        lock.close()
         return None
 
 
-def _begin(write: Write) -> int | ArchiveUnavailable:
+def _begin(write: Write) -> OpenFile | ArchiveUnavailable:
     """Write, and have the system begin to put it on the disk. Return the open file."""
     made = write.offset is None
     flags = os.O_WRONLY | (os.O_CREAT | os.O_TRUNC if made else 0) | _FLAGS
     try:
         try:
-            fd = os.open(write.path, flags, _FILE_MODE)
+            file = _opened(write.path, flags)
         except OSError as error:
             _refused(error, "create" if made else "open", write.path)
         try:
-            _write_all(fd, write.data, write.offset or 0)
+            _write_all(file.fileno(), write.data, write.offset or 0)
             if hasattr(os, "posix_fadvise"):
                 # It only asks: what matters is the sync.
                 with contextlib.suppress(OSError):
-                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         except OSError as error:
-            _take_back(write, fd)
+            _take_back(write, file)
             _refused(error, "write to", write.path)
-        except BaseException:
-            os.close(fd)
-            raise
     except ArchiveUnavailable as error:
         return error
-    return fd
+    return file
 
 
-def _finish(write: Write, fd: int | ArchiveUnavailable) -> ArchiveUnavailable | None:
+def _finish(write: Write, file: OpenFile | ArchiveUnavailable) -> ArchiveUnavailable | None:
     """Sync and close what :func:`_begin` has opened."""
-    if isinstance(fd, ArchiveUnavailable):
-        return fd
+    if isinstance(file, ArchiveUnavailable):
+        return file
     try:
         try:
-            os.fsync(fd)
+            os.fsync(file.fileno())
         except OSError as error:
-            _take_back(write, fd)
+            _take_back(write, file)
             _refused(error, "write to", write.path)
     except ArchiveUnavailable as error:
         return error
-    os.close(fd)
+    file.close()
     return None
 
 
-def _take_back(write: Write, fd: int) -> None:
+def _take_back(write: Write, file: OpenFile) -> None:
     # A courtesy; should it fail too, the next writer sets the torn tail aside.
     with contextlib.suppress(OSError):
         if write.offset is None:
             os.unlink(write.path)
         else:
-            os.ftruncate(fd, write.offset)
-    os.close(fd)
+            os.ftruncate(file.fileno(), write.offset)
+    file.close()
 
 
 def _write_all(fd: int, data: bytes, offset: int) -> None:

@@ -82,8 +82,12 @@ class OpenAIEmbedder:
         if headers is not None:
             check_is("headers", headers, dict)
         self._model = model
-        self._key = os.environ.get(_KEY_VARIABLE) if api_key is None else api_key
+        key = os.environ.get(_KEY_VARIABLE) if api_key is None else api_key
+        self._key = key.strip() if key else None
         self._headers = dict(headers or {})
+        # Refused here: the error of who would send them repeats them whole.
+        if not all(value.isascii() and value.isprintable() for value in self._secrets):
+            raise ConfigError("api_key and the values of headers must be printable ASCII")
         self._dimensions = dimensions
         self._batch_size = batch_size
         self._retries = retries
@@ -168,11 +172,15 @@ class OpenAIEmbedder:
             self._clock.sleep(pause)
         raise AssertionError  # the last attempt returns or raises
 
+    @property
+    def _secrets(self) -> list[str]:
+        return [value for value in (self._key, *self._headers.values()) if value]
+
     def _shown(self, data: bytes) -> str:
         """Return the beginning of a server's words. Some repeat the key they refuse."""
         text = data.decode("utf-8", "replace")
-        if self._key:
-            text = text.replace(self._key, "***")
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
         return " ".join(text.split())[:_SHOWN]
 
 
@@ -181,11 +189,13 @@ def _checked_url(base_url: object) -> str:
         raise ConfigError(f"base_url must be a str, got {type(base_url).__name__}")
     try:
         parts = urlsplit(base_url)
+        port = parts.port
     except ValueError:
-        raise ConfigError("base_url is no URL") from None
+        # Its words repeat a part of the URL, which may be one of a password.
+        parts, port = urlsplit(""), None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError("base_url must begin with http:// or https:// and name a host")
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+    if port == 0 or "@" in base_url or parts.query or parts.fragment:
         # It is part of the id, of errors and of the log.
         raise ConfigError("base_url must hold no user, password or query; give a key as api_key=")
     return base_url.rstrip("/")

@@ -130,23 +130,64 @@ def endpoint_for(
 def _parse_url(url: str) -> dict[str, Any]:
     from redis.connection import parse_url
 
-    try:
-        parts = dict(parse_url(url))
-    except ValueError as error:
-        raise ConfigError(f"redis_url cannot be understood: {error}") from None
+    problem, parts = _misread(url), {}
+    if not problem:
+        try:
+            parts = dict(parse_url(url))
+        except ValueError:
+            problem = "its host or its port makes no sense"
+    if problem:
+        # Outside the handler, and without a word of the URL: any part of it may be one of
+        # the password, where that holds a character which means something in a URL.
+        raise ConfigError(
+            f"redis_url cannot be understood: {problem}. It is scheme://[user]:[password]@host:port, or "
+            "unix://[user]:[password]@/path; in a user and a password, write / ? # [ ] @ % as %2F %3F %23 "
+            "%5B %5D %40 %25, or set redis_username and redis_password instead"
+        )
     # An option that is dropped in silence is worse than one that is refused: the
     # certificate named in it would not be the one that is trusted.
     unknown = sorted(
         parts.keys() - {"host", "port", "path", "db", "username", "password", "connection_class"}
     )
     if unknown:
+        named = [name for name in unknown if name in _options_of_redis_py()] or ["of an unknown name"]
         raise ConfigError(
-            f"redis_url has options that are not read from it: {', '.join(unknown)}; "
+            f"redis_url has options that are not read from it: {', '.join(named)}; "
             "use the settings of CacheConfig, such as redis_ssl_ca_certs or redis_socket_timeout"
         )
     if url.startswith("unix://") and not parts.get("path"):
         raise ConfigError("redis_url starts with unix:// but names no socket, as in unix:///run/redis.sock")
     return parts
+
+
+def _misread(url: str) -> str:
+    """Say what shows that a piece of the password is taken for another part of the URL; "" for nothing."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "its host or its port makes no sense"
+    if parts.fragment or url.endswith("#"):
+        return "it has a part after #, which has no meaning"
+    if parts.scheme == "unix":
+        if parts.netloc and not parts.netloc.endswith("@"):
+            return "between unix:// and the path is no user and password that end in @"
+        return "it has an @ in its options" if "@" in parts.query else ""
+    if "@" in parts.path or "@" in parts.query:
+        return "it has an @ after the host"
+    return "its port makes no sense" if port == 0 else ""
+
+
+def _options_of_redis_py() -> set[str]:
+    """Return the option names that may be shown: any other may be a piece of a password."""
+    import inspect
+
+    import redis
+
+    kinds = (*redis.SSLConnection.__mro__[:-1], redis.BlockingConnectionPool, redis.ConnectionPool)
+    return {name for kind in kinds for name in inspect.signature(kind).parameters}
 
 
 def _pool_arguments(endpoint: Endpoint) -> dict[str, Any]:
@@ -200,21 +241,15 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _new_sync_pool(endpoint: Endpoint) -> redis.ConnectionPool:
-    import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    from lix_cache.hot.pools import Pool
+    from lix_cache.hot.pools import CONNECTIONS, Pool
 
-    kinds = {
-        "unix": redis.UnixDomainSocketConnection,
-        "rediss": redis.SSLConnection,
-        "redis": redis.Connection,
-    }
     # redis-py repeats a failed command by itself. A repeated "add" is a doubled
     # message, so repetition is decided in the flows, which know what is safe.
     return Pool(
-        connection_class=kinds[endpoint.scheme],
+        connection_class=CONNECTIONS[endpoint.scheme],
         retry=Retry(NoBackoff(), 0),
         **_pool_arguments(endpoint),
     )
@@ -351,6 +386,7 @@ _CODE_OF_CLASS = {
     "AuthorizationError": "NOPERM",
     "NoPermissionError": "NOPERM",
 }
+_A_CODE = re.compile(r"[A-Z]{3,}\Z")
 #: Redis 6 wraps what a command inside a script answered: "Error running script (call
 #: to f_...): @user_script:1: @user_script: 1: -READONLY You can't write ...".
 _CODE_IN_SCRIPT = re.compile(r"\A(?:ERR )?Error running script .*?: -([A-Z]+) ", re.DOTALL)
@@ -362,9 +398,11 @@ def _reply_code(error: BaseException) -> str:
     """Return the code of an error reply, ``READONLY`` for one; "" for anything else."""
     import redis.exceptions as rx
 
+    # The versions of redis-py that keep it: most take it off the text.
+    kept: str = getattr(error, "status_code", None) or ""
     code = _CODE_OF_CLASS.get(type(error).__name__)
     if code is not None:
-        return code
+        return kept if kept in _DENIED else code
     if not isinstance(error, rx.ResponseError):
         return ""
     text = str(error)
@@ -373,7 +411,9 @@ def _reply_code(error: BaseException) -> str:
         return inner.group(1)
     if any(sign in text for sign in _DENIED_IN_SCRIPT):
         return "NOPERM"
-    return text.split(" ", 1)[0]
+    word = text.split(" ", 1)[0]
+    # "DB index is out of range" and its like have lost their ERR.
+    return kept or (word if _A_CODE.match(word) else "ERR")
 
 
 def _never_sent(error: BaseException) -> bool:
@@ -400,23 +440,32 @@ def translate(error: BaseException, endpoint: Endpoint) -> BaseException:
         # The async client wraps what a unix socket's server says during the greeting.
         error = error.__cause__
     text = str(error)
+    if endpoint.password and endpoint.password in text:
+        # Old servers and proxies repeat what they do not understand. The cause of our error
+        # is shown as well.
+        text = text.replace(endpoint.password, "***")
+        error.args = (text,)
     where = endpoint.label
     code = _reply_code(error)
+    if code not in text:
+        text = f"{code} {text}"
     if code in _DENIED:
         who = f"user {endpoint.username!r}" if endpoint.username else "the default user"
         given = "a password was given" if endpoint.password else "no password was given"
         return RedisAuthError(
-            f"{where} refused {who} ({given}): {text}. Check redis_password and redis_username"
+            f"{where} refused {who} ({given}): {text}. Check redis_password and redis_username",
+            code=code,
         )
     if "DB index is out of range" in text or "invalid DB index" in text:
         return RedisDatabaseError(
             f"{where} does not exist: {text}. Raise 'databases' in redis.conf or choose "
-            "another number in session_redis_db, semantic_redis_db or url_cache_redis_db"
+            "another number in session_redis_db, semantic_redis_db or url_cache_redis_db",
+            code=code,
         )
     if code in _FOR_NOW:
-        return RedisUnavailable(f"{where} cannot serve now: {text}")
+        return RedisUnavailable(f"{where} cannot serve now: {text}", code=code)
     if isinstance(error, rx.ResponseError):
-        return RedisCommandError(f"{where} refused a command: {text}")
+        return RedisCommandError(f"{where} refused a command: {text}", code=code)
     maybe_done = not _never_sent(error)
     if isinstance(error, rx.TimeoutError):
         return RedisUnavailable(

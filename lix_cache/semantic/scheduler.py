@@ -8,7 +8,7 @@ import weakref
 
 from lix_cache._log import logger
 from lix_cache.checks import check_seconds
-from lix_cache.daemon import DaemonThread
+from lix_cache.daemon import Bell, DaemonThread
 from lix_cache.drive import SyncDriver
 from lix_cache.errors import ConfigError, LixCacheError
 from lix_cache.semantic import upkeep
@@ -43,7 +43,7 @@ class Cleaner(DaemonThread):
 
     def _make_locks(self) -> None:
         self._lock = threading.Lock()
-        self._stopping = threading.Event()
+        self._stopping = Bell()
         self._thread = None
 
     def start(self, interval_seconds: float = 60.0) -> None:
@@ -59,7 +59,7 @@ class Cleaner(DaemonThread):
             if self.is_alive and not self._stopping.is_set():
                 return
             # A new event: a thread that was asked to end must see its own request.
-            self._stopping = threading.Event()
+            self._stopping = Bell()
             self._thread = threading.Thread(
                 target=self._run, args=(self._stopping,), name="lix-cache-cleaner", daemon=True
             )
@@ -69,7 +69,7 @@ class Cleaner(DaemonThread):
         """Ask the thread to end after the round it is at."""
         self._stopping.set()
 
-    def _run(self, stopping: threading.Event) -> None:
+    def _run(self, stopping: Bell) -> None:
         pause = self.interval
         while not stopping.wait(pause):
             try:

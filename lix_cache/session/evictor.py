@@ -8,7 +8,7 @@ import threading
 import uuid
 
 from lix_cache._log import logger
-from lix_cache.daemon import DaemonThread
+from lix_cache.daemon import Bell, DaemonThread
 from lix_cache.drive import SyncDriver
 from lix_cache.errors import ArchiveUnavailable, LixCacheError, RedisUnavailable
 from lix_cache.session import flow
@@ -48,8 +48,8 @@ class Evictor(DaemonThread):
     def _make_locks(self) -> None:
         self._lock = threading.Lock()
         self._noting = threading.Lock()
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
+        self._wake = Bell()
+        self._stopping = Bell()
         self._thread = None
         self._last_clean_up = self.store.clock.monotonic()
 
@@ -62,7 +62,7 @@ class Evictor(DaemonThread):
                 return
             # New events: a thread that was asked to end and is still at its batch must
             # see its own request, whatever happens to the next one's.
-            self._wake, self._stopping = threading.Event(), threading.Event()
+            self._wake, self._stopping = Bell(), Bell()
             self._thread = threading.Thread(
                 target=self._run, args=(self._wake, self._stopping), name="lix-cache-evictor", daemon=True
             )
@@ -161,7 +161,7 @@ class Evictor(DaemonThread):
     def _driver(self) -> SyncDriver:
         return SyncDriver(self.store.endpoint, self.store.clock)
 
-    def _run(self, wake: threading.Event, stopping: threading.Event) -> None:
+    def _run(self, wake: Bell, stopping: Bell) -> None:
         interval = self.store.config.evictor_interval_seconds
         pause = interval
         while not stopping.is_set():
@@ -204,7 +204,6 @@ class Evictor(DaemonThread):
         """Come alive again in a forked child: threads do not survive a fork, nor do their locks."""
         was_running = self._thread is not None and not self._stopping.is_set()
         self._make_locks()
-        self.store.renew_locks()
         self._name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._used = set()
         if was_running:

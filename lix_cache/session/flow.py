@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache._log import logger
 from lix_cache.archive.store import Extent, lock_pauses
-from lix_cache.effects import DiskCall, Flow, RedisBatch, RedisCall, Sleep
+from lix_cache.effects import DiskCall, Flow, LockCall, RedisBatch, RedisCall, Sleep
 from lix_cache.errors import (
     ArchiveCorrupt,
     ArchiveError,
@@ -65,6 +65,8 @@ BYTES_AT_ONCE = 64 << 20
 BREATH = 8
 BREATH_SECONDS = 0.00002
 EVERYTHING = 2**31
+#: What a server answers that takes no writes for now. It is there, and can be read.
+READS_ONLY = frozenset({"OOM", "MISCONF", "NOREPLICAS", "READONLY"})
 #: An add that has taken longer is not settled by looking for it.
 GIVE_UP_SECONDS = 3600.0
 
@@ -401,7 +403,7 @@ def _ask(
     except RedisUnavailable as error:
         store.count("redis_errors")
         broke = error.maybe_done and not error.timed_out
-        if not broke:
+        if not broke and error.code not in READS_ONLY:
             store.breaker.trip()
         if not (broke and repeat):
             raise
@@ -482,12 +484,11 @@ def get_context(session: Session, count: int = 0) -> Flow[list[Turn]]:
         return found if found is not None else (yield from get_context(session, count))
     if turns is not None and len(turns) >= session.window and not session.seen.goes_beyond(turns[-1].id):
         return session.saw(once(turns))
-    if not (yield DiskCall(partial(store.archive.store.exists, session.id), quick=True)):
-        return session.saw(turns or [])
     if turns is None:
-        return session.saw((yield from _rehydrate(session)))
+        archived = yield DiskCall(partial(store.archive.store.exists, session.id))
+        return session.saw((yield from _rehydrate(session)) if archived else [])
     # A window begun after the session had moved to disk, or kept by a cache with a
-    # smaller one: the rest is archived.
+    # smaller one: the rest is archived. One disk call also says if there is nothing.
     read = partial(store.archive.store.recent, session.id, session.window, in_context=True)
     older = yield DiskCall(read, waits=True)
     return session.saw(merged(older, turns)[-session.window :])
@@ -547,10 +548,11 @@ def _rehydrate(session: Session) -> Flow[list[Turn]]:
                 # What is too large for a command stays where it is, and is read from there.
                 if store.hot.size_of(command) <= BYTES_AT_ONCE:
                     done = yield RedisCall(command)
-            except RedisUnavailable:
+            except RedisUnavailable as error:
                 # What was asked for is in hand; only the next read will be slower.
                 store.count("redis_errors")
-                store.breaker.trip()
+                if error.code not in READS_ONLY:
+                    store.breaker.trip()
     finally:
         lock.release()
     store.count("rehydrations", int(done))
@@ -686,7 +688,7 @@ def move_to_disk(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
             stripe = archive.stripe(session_id)
             if stripe not in locks:
                 try:
-                    lock = yield DiskCall(partial(archive.try_lock, session_id), quick=True)
+                    lock = yield LockCall(partial(archive.try_lock, session_id))
                 except ArchiveError as error:
                     store.archive_state.fails(error)
                     failed[session_id] = error
@@ -886,7 +888,7 @@ def _locked(session: Session) -> Flow[FileLock]:
     archive = session.store.archive.store
     waited = 0.0
     for pause in lock_pauses():
-        lock: FileLock | None = yield DiskCall(partial(archive.try_lock, session.id), quick=True)
+        lock: FileLock | None = yield LockCall(partial(archive.try_lock, session.id))
         if lock is not None:
             return lock
         if waited > archive.lock_timeout_seconds:
@@ -983,7 +985,7 @@ def clean_up(store: SessionStore) -> Flow[int]:
     moved = 0
     for session_id in expired:
         try:
-            lock = yield DiskCall(partial(archive.store.try_lock, session_id), quick=True)
+            lock = yield LockCall(partial(archive.store.try_lock, session_id))
             if lock is None:
                 continue
             try:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import repeat
 
 from lix_cache._log import logger
 from lix_cache.archive.archive import ConversationArchive
@@ -119,7 +119,6 @@ class SessionStore:
     archive_state: ArchiveState = field(default_factory=ArchiveState)
     last_error: str | None = None
     new_nonce: Callable[[], bytes] = lambda: os.urandom(NONCE_BYTES)
-    _counting: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def identity(self) -> StoreIdentity:
@@ -134,11 +133,6 @@ class SessionStore:
         self.seen = other.seen
         self.archive_state = other.archive_state
 
-    def renew_locks(self) -> None:
-        """In a forked child: let no lock be held by a thread that was not forked with it."""
-        self._counting = threading.Lock()
-        self.archive.store.renew_locks()
-
     def note_rollback(self) -> None:
         """Say that Redis went back to an older state of a session."""
         self.count("rolled_back")
@@ -146,8 +140,9 @@ class SessionStore:
 
     def count(self, name: str, by: int = 1) -> None:
         """Add to a counter; safe between threads."""
-        with self._counting:
-            self.counters[name] += by
+        # Counted in one call into C. A lock could be left held by an exception out of a
+        # signal handler, or by a thread that was not forked.
+        self.counters.update(repeat(name, by))
 
 
 def open_store(

@@ -225,7 +225,7 @@ def test_a_fork_while_it_counts_leaves_the_child_no_lock_that_nobody_opens(confi
         store.count("something")
         store.archive.store._count("something")
 
-    with store._counting, store.archive.store._counting, Child(live) as child:
+    with Child(live) as child:
         assert child.wait() == 0
 
 

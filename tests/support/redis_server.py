@@ -70,7 +70,8 @@ class RedisServer:
         databases: how many databases there are.
         appendonly: keep the data over a restart and over a kill.
         maxmemory: limit such as ``"2mb"``; writes beyond it are refused.
-        binary: the program, if it is to be another than the one that is found.
+        binary: the program, if it is to be another than ``LIX_CACHE_TEST_SERVER`` in the
+            environment or the one that is found.
     """
 
     def __init__(

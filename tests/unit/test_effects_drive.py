@@ -16,7 +16,7 @@ import pytest
 
 from lix_cache.config import CacheConfig
 from lix_cache.drive import AsyncDriver, SyncDriver, in_disk_thread
-from lix_cache.effects import DiskCall, Effect, Flow, RedisBatch, RedisCall, Sleep
+from lix_cache.effects import DiskCall, Effect, Flow, LockCall, RedisBatch, RedisCall, Sleep
 from lix_cache.errors import RedisAuthError, RedisCommandError, RedisUnavailable
 from lix_cache.hot.client import endpoint_for
 from lix_cache.hot.scripts import ScriptCall, script
@@ -76,13 +76,12 @@ def test_a_flow_gets_each_result_and_returns_its_own(drive: Drive, redis_config:
             RedisBatch((("INCR", key + "n"), ("INCRBY", key + "n", 41), ("GET", key + "n"))),
             RedisBatch(()),
             DiskCall(lambda: "from disk"),
-            DiskCall(lambda: "quickly", quick=True),
             Sleep(0),
             RedisCall(("DEL", key, key + "n")),
         )
     )
     assert results[0] in (True, b"OK")
-    assert results[1:] == [b"\x00\xff", [1, 42, b"42"], [], "from disk", "quickly", None, 2]
+    assert results[1:] == [b"\x00\xff", [1, 42, b"42"], [], "from disk", None, 2]
 
 
 def test_a_flow_that_asks_for_nothing_just_returns(drive: Drive) -> None:
@@ -245,17 +244,16 @@ class Stop(BaseException):
     """As KeyboardInterrupt, but nothing around the test reacts to it."""
 
 
-@pytest.mark.parametrize("quick", [True, False])
 @pytest.mark.parametrize("kind", [OSError, Stop, KeyError])
 def test_any_failure_is_thrown_into_the_flow_and_what_it_holds_is_let_go(
-    drive: Drive, kind: type[BaseException], quick: bool
+    drive: Drive, kind: type[BaseException]
 ) -> None:
     happened: list[str] = []
 
     def flow() -> Flow[None]:
         happened.append("taken")
         try:
-            yield DiskCall(failing(kind("what happened")), quick=quick)
+            yield DiskCall(failing(kind("what happened")))
             happened.append("not reached")
         finally:
             happened.append("let go")
@@ -265,11 +263,10 @@ def test_any_failure_is_thrown_into_the_flow_and_what_it_holds_is_let_go(
     assert happened == ["taken", "let go"]
 
 
-@pytest.mark.parametrize("quick", [True, False])
-def test_a_flow_may_answer_a_failure_with_another_effect(drive: Drive, quick: bool) -> None:
+def test_a_flow_may_answer_a_failure_with_another_effect(drive: Drive) -> None:
     def flow() -> Flow[str]:
         try:
-            yield DiskCall(failing(OSError("full")), quick=quick)
+            yield DiskCall(failing(OSError("full")))
         except OSError:
             return (yield DiskCall(lambda: "another disk"))
         return "not reached"
@@ -277,10 +274,9 @@ def test_a_flow_may_answer_a_failure_with_another_effect(drive: Drive, quick: bo
     assert drive(flow()) == "another disk"
 
 
-@pytest.mark.parametrize("quick", [True, False])
-def test_a_stop_iteration_out_of_an_effect_does_not_pass_for_the_flows_end(drive: Drive, quick: bool) -> None:
+def test_a_stop_iteration_out_of_an_effect_does_not_pass_for_the_flows_end(drive: Drive) -> None:
     def flow() -> Flow[str]:
-        yield DiskCall(lambda: next(iter(())), quick=quick)
+        yield DiskCall(lambda: next(iter(())))
         return "not reached"
 
     with pytest.raises(RuntimeError, match="StopIteration"):
@@ -320,21 +316,18 @@ def test_the_async_driver_lets_the_loop_go_on_while_it_sleeps(redis_config: Cach
 
 def test_the_sync_driver_stays_in_its_thread(redis_config: CacheConfig) -> None:
     drive = SyncDriver(endpoint_for(redis_config, 0))
-    effects = [DiskCall(threading.get_ident, quick=quick) for quick in (False, True)]
+    effects = [DiskCall(threading.get_ident) for quick in (False, True)]
     assert drive(asks(*effects)) == [threading.get_ident()] * 2
 
 
-def test_the_async_driver_touches_files_in_a_thread_of_its_own_unless_they_are_quick(
-    redis_config: CacheConfig,
-) -> None:
+def test_the_async_driver_touches_files_in_a_thread_of_its_own(redis_config: CacheConfig) -> None:
     drive = AsyncDriver(endpoint_for(redis_config, 0))
 
     def who() -> str:
         return threading.current_thread().name
 
-    slow, quick = asyncio.run(drive(asks(DiskCall(who), DiskCall(who, quick=True))))
-    assert slow.startswith("lix-cache-disk")
-    assert quick == who()
+    for name in asyncio.run(drive(asks(DiskCall(who), DiskCall(who, waits=True), LockCall(lambda: None)))):
+        assert name is None or name.startswith("lix-cache-")
 
 
 def test_an_application_that_fills_the_loops_threads_stops_no_session(redis_config: CacheConfig) -> None:

@@ -1,0 +1,77 @@
+"""Exceptions as a signal handler raises them: between any two lines of a call."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+__all__ = ["Interrupt", "interrupt_at", "lines_of"]
+
+#: Where an interruption counts: our own code and redis-py's. In other people's it is the same
+#: as at the line of ours that called it, and there are thousands of those lines.
+_PLACES = ("/lix_cache/", "/redis/")
+
+
+class Interrupt(Exception):
+    """What a worker's soft time limit raises: an Exception like others."""
+
+
+def interrupt_at(call: Callable[[], Any], step: int) -> Interrupt | None:
+    """Make a call and raise an Interrupt before its so-manieth line; None if it ended before."""
+    left = [step]
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        code = frame.f_code
+        # An exception in __del__ goes nowhere, and so does one out of a signal handler.
+        if code.co_name == "__del__" or not any(place in code.co_filename for place in _PLACES):
+            return None
+        if event == "line":
+            left[0] -= 1
+            if left[0] == 0:
+                sys.settrace(None)
+                raise Interrupt(f"{code.co_filename}:{frame.f_lineno}")
+        return trace
+
+    seen: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            sys.settrace(trace)
+            call()
+        except BaseException as error:
+            seen.append(error)
+        finally:
+            sys.settrace(None)
+
+    # In a thread of its own: an error out of a trace function that comes at the end of an
+    # "except" leaves the thread with the error that was handled there, for ever.
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    error = seen.pop() if seen else None
+    if error is not None and not isinstance(error, Interrupt):
+        raise error
+    return error
+
+
+def lines_of(call: Callable[[], Any]) -> int:
+    """Count the lines of a call at which it can be interrupted."""
+    count = [0]
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        code = frame.f_code
+        if code.co_name == "__del__" or not any(place in code.co_filename for place in _PLACES):
+            return None
+        count[0] += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    try:
+        sys.settrace(trace)
+        call()
+    finally:
+        sys.settrace(before)
+    return count[0]
