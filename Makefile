@@ -68,6 +68,9 @@ bench: $(DEV)  ## measure speed and size
 bench-codec: $(BENCH)  ## measure the codec's sizes and speed beside others
 	$(BIN)/python scripts/bench_codec.py $(ARGS)
 
+bench-against: $(DEV)  ## measure beside another checkout, in turn: ARGS=../before
+	$(BIN)/python scripts/bench_against.py $(ARGS)
+
 dist: $(DEV)  ## build the sdist and the wheel, and check them
 	rm -rf dist
 	$(BIN)/python -m build
