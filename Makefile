@@ -25,10 +25,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 # The installs share one folder.
 .NOTPARALLEL:
-.PHONY: help venv demo test quick promise chaos lint types imports check bench bench-codec dist format clean
+.PHONY: help venv demo test quick promise chaos lint types imports check bench bench-codec bench-against dist format clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-19s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s%s\n", $$1, $$2}'
 
 venv: $(DEV)  ## set up .venv with everything for development
 

@@ -7,9 +7,9 @@ import concurrent.futures
 import contextlib
 import os
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lix_cache.clock import SYSTEM_CLOCK, Clock
@@ -277,12 +277,20 @@ def _words(command: Command, *, whole: bool = False) -> tuple[Any, ...]:
     return (name, text, len(command.keys), *command.keys, *command.args)
 
 
-def _packed(commands: Iterable[Command], *, whole: bool = False) -> bytes:
-    # Imported here for the sake of those who never use Redis.
+def _packed(commands: Sequence[Command], *, whole: bool = False) -> bytes:
+    pack = _packer()
+    if len(commands) == 1:
+        return pack(_words(commands[0], whole=whole))
+    return b"".join([pack(_words(command, whole=whole)) for command in commands])
+
+
+@cache
+def _packer() -> Callable[[Sequence[Any]], bytes]:
+    # Imported here for the sake of those who never use Redis; once, because even an import
+    # that finds its module costs as much as packing some words.
     from lix_cache.hot.pools import pack
 
-    packed = [pack(_words(command, whole=whole)) for command in commands]
-    return packed[0] if len(packed) == 1 else b"".join(packed)
+    return pack
 
 
 #: Commands whose answers are wanted as the server gives them; those of many others are

@@ -63,18 +63,22 @@ def _as_bytes(word: Any) -> bytes:
 def pack(words: Iterable[Any]) -> bytes:
     """Return the words of one command as they are sent."""
     # hiredis gets bytes only: a signal that comes while it turns a number into text, which
-    # may run the handler, crashes the process.
-    parts = []
-    for word in words:
-        kind = type(word)
-        if kind is str:
-            word = word.encode()
-        elif kind is int:
-            word = b"%d" % word
-        elif kind is not bytes:
-            word = _as_bytes(word)
-        parts.append(word)
-    return _pack_bytes(tuple(parts))
+    # may run the handler, crashes the process. Spelt out, because a call for each word costs
+    # as much as all the rest.
+    return _pack_bytes(
+        tuple(
+            [
+                word
+                if type(word) is bytes
+                else word.encode()
+                if type(word) is str
+                else b"%d" % word
+                if type(word) is int
+                else _as_bytes(word)
+                for word in words
+            ]
+        )
+    )
 
 
 class Packer:

@@ -34,7 +34,7 @@ class ScriptCall:
     """A script with its keys and arguments."""
 
     script: Script
-    keys: tuple[str, ...]
+    keys: tuple[str | bytes, ...]
     args: tuple[Value, ...]
 
 

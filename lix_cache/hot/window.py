@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from lix_cache.hot import scripts
 from lix_cache.hot.keys import Keys
@@ -18,6 +18,7 @@ __all__ = ["Added", "Gap", "HotWindow", "Oldest", "Refused"]
 #: Messages looked at in one call.
 FIND_AT_ONCE = 1000
 LARGEST_SEQ = 2**64 - 1
+_MOST_NAMES = 10_000
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,22 @@ class Oldest:
     contested: bool = False
 
 
+class _Names(NamedTuple):
+    """What is the same in every command on a session, as it is sent.
+
+    Attributes:
+        session: the id.
+        keys: window, active, overflow, high water.
+        old: the list that the old package may have left.
+        life: of the window, in milliseconds.
+    """
+
+    session: bytes
+    keys: tuple[bytes, ...]
+    old: bytes
+    life: bytes
+
+
 @dataclass(frozen=True)
 class HotWindow:
     """Commands on session windows.
@@ -91,6 +108,21 @@ class HotWindow:
     life_ms: int
     batch: int
     coded: bool = False
+    _names: dict[str, _Names] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def _names_of(self, session_id: str) -> _Names:
+        """Return the names that an add or a read of the session sends, made once and kept for a while."""
+        names = self._names.get(session_id)
+        if names is None:
+            if len(self._names) >= _MOST_NAMES:
+                self._names.clear()
+            keys, b = self.keys, self.keys.bucket(session_id)
+            own = (keys.window(session_id), keys.active(b), keys.overflow(b), keys.high_water(b))
+            old = old_list_key(keys.prefix, session_id)
+            life = b"%d" % self.life_ms
+            names = _Names(session_id.encode(), tuple(key.encode() for key in own), old.encode(), life)
+            self._names[session_id] = names
+        return names
 
     def add(
         self,
@@ -116,26 +148,21 @@ class HotWindow:
             gap: what to do where the window ends below the floor.
             look_for_old: do nothing where the old package left messages.
         """
-        b = self.keys.bucket(session_id)
+        names = self._names_of(session_id)
         return ScriptCall(
             scripts.ADD,
+            names.keys,
             (
-                self.keys.window(session_id),
-                self.keys.active(b),
-                self.keys.overflow(b),
-                self.keys.high_water(b),
-            ),
-            (
-                session_id,
+                names.session,
                 packed,
-                self.life_ms,
+                names.life,
                 floor.ms,
                 floor.seq,
                 2 if floor_is_certain else int(floor_is_fresh),
                 window,
                 window + self.batch,
                 int(gap),
-                old_list_key(self.keys.prefix, session_id) if look_for_old else "",
+                names.old if look_for_old else b"",
             ),
         )
 
@@ -174,11 +201,8 @@ class HotWindow:
 
     def read(self, session_id: str, count: int) -> Command:
         """Read the newest messages and count it as a use of the session."""
-        return ScriptCall(
-            scripts.READ,
-            (self.keys.window(session_id), self.keys.active(self.keys.bucket(session_id))),
-            (session_id, count, self.life_ms, old_list_key(self.keys.prefix, session_id)),
-        )
+        names = self._names_of(session_id)
+        return ScriptCall(scripts.READ, names.keys[:2], (names.session, count, names.life, names.old))
 
     @staticmethod
     def turns(reply: Any) -> list[Turn] | None:
