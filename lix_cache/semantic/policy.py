@@ -18,12 +18,19 @@ from typing import Any
 from lix_cache.errors import ConfigError
 from lix_cache.semantic.guards import is_elliptical
 from lix_cache.semantic.guards.lexicon.time_words import TIME_SUBSTRINGS, TIME_WORDS
-from lix_cache.semantic.guards.reading import MAX_CHARS, fold, read
-from lix_cache.semantic.patterns import compile_pattern, matches
+from lix_cache.semantic.guards.reading import fold, read
+from lix_cache.semantic.patterns import Patterns
 from lix_cache.semantic.prompts import Prompt, read_prompt
 from lix_cache.semantic.responses import flaw_of
+from lix_cache.semantic.text import LONGEST, normalise
 
 __all__ = ["CachePolicy", "Refusal"]
+
+
+#: How an error begins that was returned in the place of an answer; folded.
+_ERRORS = ("error:", "exception:", "traceback (most recent call last):")
+#: Characters of a response in which its beginning is looked for.
+_BEGINNING = 1_000
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,11 @@ class CachePolicy:
     Attributes:
         min_query_chars: shorter queries are not cached.
         max_query_chars: nor are longer ones; at most 20,000.
-        exclude: regular expressions; a query in which one is found (whatever its case) is
-            neither looked up nor stored. Those that could take for ever are refused.
+        exclude: regular expressions of RE2 (the extra ``patterns``); a query in which one is
+            found, whatever its case, is neither looked up nor stored.
         error_patterns: the same for the beginning of responses that are text: an
-            application's own error messages.
+            application's own error messages, beside "Error:", "Exception:" and Python's
+            tracebacks, which are known.
         time_sensitive_seconds: longest life of the answer to a query about now ("today",
             "latest"), in seconds.
         time_words: more words (or, with spaces in them, phrases) that make a query one about
@@ -69,7 +77,7 @@ class CachePolicy:
     min_query_chars: int = 1
     max_query_chars: int = 8_000
     exclude: tuple[str, ...] = ()
-    error_patterns: tuple[str, ...] = (r"^\s*(?:error|exception|traceback \(most recent call last\)):",)
+    error_patterns: tuple[str, ...] = ()
     time_sensitive_seconds: float = 60.0
     time_words: tuple[str, ...] = ()
     builtin_time_words: bool = True
@@ -79,13 +87,12 @@ class CachePolicy:
     transcripts: bool = False
 
     def __post_init__(self) -> None:
-        _whole("min_query_chars", self.min_query_chars, 0, MAX_CHARS)
-        _whole("max_query_chars", self.max_query_chars, max(1, self.min_query_chars), MAX_CHARS)
+        _whole("min_query_chars", self.min_query_chars, 0, LONGEST)
+        _whole("max_query_chars", self.max_query_chars, max(1, self.min_query_chars), LONGEST)
         for name in ("exclude", "error_patterns", "time_words"):
             object.__setattr__(self, name, _texts(name, getattr(self, name)))
         for name in ("exclude", "error_patterns"):
-            for i, pattern in enumerate(getattr(self, name)):
-                compile_pattern(pattern, f"CachePolicy.{name}[{i}]")
+            _patterns(getattr(self, name), f"CachePolicy.{name}")
         for name in ("builtin_time_words", "follow_ups", "whole_answers_only", "history", "transcripts"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"CachePolicy.{name} must be True or False, got {getattr(self, name)!r}")
@@ -99,14 +106,15 @@ class CachePolicy:
 
     def check_lookup(self, query: str, context: Mapping[str, Any]) -> Refusal | None:
         """Return why a query is not to be answered from a cache, or None."""
+        # Before anything that looks at each character; white space counts, for it takes time too.
+        if len(query) > self.max_query_chars:
+            return Refusal("too_long", f"{len(query)} of at most {self.max_query_chars} characters")
         size = len(query.strip())
         if size < self.min_query_chars:
             return Refusal("too_short", f"{size} of at least {self.min_query_chars} characters")
-        if size > self.max_query_chars:
-            return Refusal("too_long", f"{size} of at most {self.max_query_chars} characters")
-        for pattern in self.exclude:
-            if matches(pattern, query):
-                return Refusal("excluded", f"the pattern {pattern!r} is found in it")
+        found = _patterns(self.exclude, "CachePolicy.exclude").find(normalise(query))
+        if found is not None:
+            return Refusal("excluded", f"the pattern {found!r} is found in it")
         if not self.follow_ups and "conversation" not in context and is_elliptical(query):
             return Refusal("follow_up", "it means nothing without what was said before")
         return None
@@ -120,9 +128,12 @@ class CachePolicy:
         if flaw is not None:
             return Refusal(*flaw)
         if isinstance(response, str):
-            for pattern in self.error_patterns:
-                if matches(pattern, response[:1_000]):
-                    return Refusal("error", f"the pattern {pattern!r} is found in it")
+            beginning = response[:_BEGINNING]
+            if beginning.lstrip().lower().startswith(_ERRORS):
+                return Refusal("error", "it begins as an error does")
+            found = _patterns(self.error_patterns, "CachePolicy.error_patterns").find(beginning)
+            if found is not None:
+                return Refusal("error", f"the pattern {found!r} is found in it")
         return None
 
     def is_time_sensitive(self, query: str) -> bool:
@@ -199,6 +210,11 @@ def _texts(name: str, values: object) -> tuple[str, ...]:
         if not isinstance(value, str) or not value.strip():
             raise ConfigError(f"CachePolicy.{name} must hold texts that are not empty, got {value!r}")
     return tuple(values)
+
+
+@lru_cache(maxsize=64)
+def _patterns(patterns: tuple[str, ...], where: str) -> Patterns:
+    return Patterns(patterns, where)
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,7 @@ import re
 from functools import lru_cache
 
 from lix_cache.semantic.guards.lexicon.classes import CJK_CLASSES, CLASSES
-from lix_cache.semantic.guards.reading import Reading
+from lix_cache.semantic.guards.reading import Memo, Reading
 
 __all__ = ["compare_classes"]
 
@@ -27,6 +27,12 @@ def _spaced() -> _Members:
 
 
 @lru_cache(maxsize=1)
+def _members() -> Memo[tuple[tuple[str, int], ...]]:
+    spaced = _spaced()
+    return Memo(lambda word: spaced.get(word, ()) or spaced.get(word.removesuffix("'s"), ()))
+
+
+@lru_cache(maxsize=1)
 def _unspaced() -> tuple[_Members, re.Pattern[str]]:
     members: _Members = {}
     # Members are not paired with those of the other table, so classes have names of their own.
@@ -40,9 +46,9 @@ def _unspaced() -> tuple[_Members, re.Pattern[str]]:
 def _named(reading: Reading) -> dict[str, dict[int, str]]:
     """Return class -> member -> word of the text."""
     found: dict[str, dict[int, str]] = {}
-    members = _spaced()
+    members = _members()
     for word in reading.counts:
-        for name, number in members.get(word, ()) or members.get(word.removesuffix("'s"), ()):
+        for name, number in members[word]:
             found.setdefault(name, {})[number] = word
     if not reading.text.isascii():
         table, pattern = _unspaced()

@@ -9,11 +9,12 @@ matter for being found: "paypal" names PayPal.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
+from itertools import chain
 
 from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
 from lix_cache.semantic.guards.lexicon.number_words import MONTHS
-from lix_cache.semantic.guards.reading import Reading, fold, stem
+from lix_cache.semantic.guards.reading import Memo, Reading, fold, only_in, stem, stems
 
 __all__ = ["compare_literals", "compare_names"]
 
@@ -26,11 +27,12 @@ _QUOTED = re.compile(
       | (?<![\w'])'(?=\S)([^'\n]{1,60})(?<=\S)'(?![\w'])""",
     re.VERBOSE,
 )
+_QUOTE = re.compile(r"""[`"“„«「『《]|(?<![\w'])'(?=\S)""")
 _DOUBLED = re.compile(r'"{2,}')
 _LITERAL = re.compile(
     r"""
     (?P<url>\b(?:https?|ftp|s3|gs|file)://[^\s<>"'`]+ | \bwww\.[^\s<>"'`]+)
-  | (?P<mail>[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+)
+  | (?P<mail>(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+)
   | (?P<path>(?<![\w.])(?:~|\.{1,2})?/(?:[\w.@+-]+/?)+ | \b[A-Za-z]:\\[^\s"'`]+)
   | (?P<flag>(?<![\w-])--?[A-Za-z][\w-]*)
   | (?P<handle>(?<!\w)[@\#][A-Za-z]\w*)
@@ -38,7 +40,7 @@ _LITERAL = re.compile(
     """,
     re.VERBOSE,
 )
-# A text without any of these has no literal; most have none.
+# What has none of these is no literal.
 _SIGNS = re.compile(r"""[\d_`"“„«「『《@#/\\]|\w[.:]\w|\(\)|[a-z][A-Z]|(?<!\w)['-]\w|::""")
 _INNER_CAPITAL = re.compile(r"[a-z0-9][A-Z]")
 # "os.path.join", "a::b", "main.py"; but not "the end.Then" of somebody who saves a space.
@@ -52,6 +54,11 @@ _SENTENCE_END = frozenset('.!?:;…。！？\n•|>("“«')
 # Letters of the scripts that have capitals; a word of others may follow without a space.
 _CASED = "A-Za-z\u00c0-\u024f\u0370-\u052f\u1e00-\u1fff"
 _WORD = re.compile(rf"(?<![{_CASED}0-9_])[{_CASED}]+(?:['’][{_CASED}]+)*(?![{_CASED}0-9_])")
+# The same, but no small letter of the commonest ones at the beginning.
+_NAME = re.compile(
+    rf"(?<![{_CASED}0-9_])(?<![{_CASED}]['’])(?=[{_CASED}])[^\W\d_a-z\u00df-\u00f6\u00f8-\u00ff\u0430-\u045f]"
+    rf"[{_CASED}]*(?:['’][{_CASED}]+)*(?![{_CASED}0-9_])"
+)
 _UNCASED_TAIL = re.compile("[\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]+$")
 _FAMILY_NAME = re.compile(r"(?:Mc|Mac|De|Di|La|Le|Van|Von|Fitz|O)[A-Z][a-z]+")
 _NOT_NAMES = frozenset({"i", "i'm", "i'd", "i'll", "i've", "ok"})
@@ -63,33 +70,65 @@ def _squeezed(text: str) -> str:
 
 def _pieces(reading: Reading) -> set[str]:
     """Return the words of a text, and its pairs and triples of words written together."""
-    words = [_SQUEEZE.sub("", word) for word in reading.words]
-    pieces = set(words)
-    for size in (2, 3):
-        pieces.update("".join(words[i : i + size]) for i in range(len(words) - size + 1))
-    return pieces
+    words = [_squeezed_word[word] for word in reading.words]
+    twos = map(str.__add__, words, words[1:])
+    threes = [one + two + three for one, two, three in zip(words, words[1:], words[2:], strict=False)]
+    return {*words, *twos, *threes}
+
+
+_squeezed_word = Memo(lambda word: word if word.isalnum() else _SQUEEZE.sub("", word))
+
+
+def _whole(reading: Reading) -> str:
+    return _squeezed(reading.text)
 
 
 def literals(reading: Reading) -> dict[str, str]:
     """Return the literals of a text: squeezed form to what is written."""
-    if not _SIGNS.search(reading.text):
-        return {}
-    found = {_squeezed(shown): shown for shown in _written(reading.text)}
+    return _by_form(chain(reading.once(_quoted), *[_literals_of[chunk] for chunk in reading.chunks]))
+
+
+def _by_form(written: Iterable[str]) -> dict[str, str]:
+    found = {_squeezed(shown): shown for shown in written}
     found.pop("", None)
     return found
 
 
-def _written(text: str) -> Iterator[str]:
-    for match in _QUOTED.finditer(_DOUBLED.sub('"', text)):
-        yield next(group for group in match.groups() if group is not None)
-    for match in _LITERAL.finditer(text):
+def _quoted(reading: Reading) -> tuple[str, ...]:
+    if not _QUOTE.search(reading.text):
+        return ()
+    text = _DOUBLED.sub('"', reading.text)
+    # As finditer would, but looking only where a quote may begin.
+    found = []
+    opening = _QUOTE.search(text)
+    while opening is not None:
+        match = _QUOTED.match(text, opening.start())
+        if match is not None:
+            found.append(next(group for group in match.groups() if group is not None))
+        opening = _QUOTE.search(text, opening.end() if match is None else match.end())
+    return tuple(found)
+
+
+def _in_chunk(chunk: str) -> tuple[str, ...]:
+    """Return the literals in what stands between two white spaces."""
+    core = chunk.strip(".,;:!?")
+    if core.isalpha() and (core[1:].islower() or core.isupper()):
+        return ()
+    if not _SIGNS.search(chunk):
+        return ()
+    found = []
+    for match in _LITERAL.finditer(chunk):
         shown = match.group()
         if match.lastgroup != "word":
-            yield shown.rstrip(".,;:!?)")
+            found.append(shown.rstrip(".,;:!?)"))
             continue
         shown = _UNCASED_TAIL.sub("", shown)
         if _is_identifier(shown):
-            yield shown
+            found.append(shown)
+    return tuple(found)
+
+
+_literals_of = Memo(_in_chunk)
 
 
 def _is_identifier(word: str) -> bool:
@@ -105,16 +144,18 @@ def _is_identifier(word: str) -> bool:
 def compare_literals(a: Reading, b: Reading) -> str | None:
     """Return a literal that only one text has, or None."""
     for here, there in ((a, b), (b, a)):
-        written = here.once(literals)
-        if not written:
-            continue
-        pieces, own = there.once(_pieces), there.once(literals)
-        whole = _squeezed(there.text)
+        # What stands in a chunk that both texts have is no difference.
+        differing = [_literals_of[chunk] for chunk in only_in(here, there)]
+        written = _by_form(chain(here.once(_quoted), *differing))
         for squeezed, shown in written.items():
-            spoken = len(squeezed) >= 8 and " " in shown and squeezed in whole
-            if squeezed not in own and squeezed not in pieces and not spoken:
-                other = next((s for key, s in own.items() if key not in written), "no such literal")
-                return f"{shown} / {other}"
+            own = there.once(literals)
+            if squeezed in own or squeezed in there.once(_pieces):
+                continue
+            if len(squeezed) >= 8 and " " in shown and squeezed in there.once(_whole):
+                continue  # a quotation whose words the other text has without quotes
+            here_too = here.once(literals)
+            other = next((s for key, s in own.items() if key not in here_too), "no such literal")
+            return f"{shown} / {other}"
     return None
 
 
@@ -124,28 +165,49 @@ def names(reading: Reading) -> list[str]:
     if reading.language == "de" or text[1:].islower():
         return []
     glue = FUNCTION_WORDS.get(reading.language, frozenset())
-    found, inside, capitals = [], 0, 0
-    for match in _WORD.finditer(text):
-        word = match.group()
-        before = text[max(0, match.start() - 4) : match.start()].rstrip()[-1:]
-        if not before or before in _SENTENCE_END:
-            continue
-        before_suffix, _, _ = fold(word).partition("'")
-        folded = before_suffix if len(before_suffix) > 2 else fold(word)
-        if folded in glue or folded in _NOT_NAMES or folded in MONTHS:
-            continue
-        inside += 1
-        if word[0].isupper():
-            capitals += 1
-            found.append(folded)
+    found = [
+        name
+        for match in _NAME.finditer(text)
+        if match.group()[0].isupper() and (name := _inside(match, glue))
+    ]
     # In a headline or in shouting every word is a name, so none is.
-    return [] if inside >= 3 and capitals * 10 > inside * 7 and capitals >= 3 else found
+    if len(found) >= 3:
+        most = len(found) * 10 // 7
+        inside = 0
+        for match in _WORD.finditer(text):
+            inside += _inside(match, glue) is not None
+            if inside > most:
+                return found
+        return found if inside * 7 >= len(found) * 10 else []
+    return found
+
+
+def _inside(match: re.Match[str], glue: frozenset[str]) -> str | None:
+    """Return a word folded, if it stands inside a sentence and is neither glue nor a month."""
+    start = match.start()
+    before = match.string[max(0, start - 4) : start].rstrip()[-1:]
+    if not before or before in _SENTENCE_END:
+        return None
+    folded = _folded[match.group()]
+    return None if folded in glue or folded in _NOT_NAMES or folded in MONTHS else folded
+
+
+def _fold_name(word: str) -> str:
+    folded = fold(word)
+    bare = folded.partition("'")[0]
+    return bare if len(bare) > 2 else folded
+
+
+_folded = Memo(_fold_name)
 
 
 def compare_names(a: Reading, b: Reading) -> str | None:
     """Return two names, each of which the other text lacks, or None."""
     if a.language != b.language:
         return None  # names are translated too
+    # A name in a chunk that both texts have is no difference.
+    if not all(any([not chunk.islower() for chunk in only_in(*pair)]) for pair in ((a, b), (b, a))):
+        return None
     first, second = a.once(names), b.once(names)
     if not first or not second:
         return None
@@ -154,18 +216,36 @@ def compare_names(a: Reading, b: Reading) -> str | None:
 
 
 def _lacking(these: list[str], other: Reading) -> str | None:
-    pieces = other.once(_pieces)
-    stems = {stem(word) for word in other.counts}
-    for name in these:
-        squeezed = _SQUEEZE.sub("", name)
-        if squeezed not in pieces and stem(squeezed) not in stems and not _similar(squeezed, other):
+    counts = other.counts
+    for name in dict.fromkeys(these):
+        if name in counts:
+            continue
+        squeezed = _squeezed_word[name]
+        if squeezed in other.once(_pieces) or stem(squeezed) in other.once(_stems):
+            continue
+        if not _similar(squeezed, other):
             return name
     return None
 
 
+def _stems(reading: Reading) -> frozenset[str]:
+    return frozenset([stems[word] for word in reading.counts])
+
+
 def _similar(name: str, other: Reading) -> bool:
     """Whether a word begins as the name does, up to its ending: inflections and slips."""
-    if len(name) < 4:
-        return False
-    start = name[: max(4, len(name) - 2)]
-    return any(word.startswith(start) and abs(len(word) - len(name)) <= 3 for word in other.counts)
+    return len(name) >= 4 and (len(name), name[: _start(len(name))]) in other.once(_beginnings)
+
+
+def _start(length: int) -> int:
+    return max(4, length - 2)
+
+
+def _beginnings(reading: Reading) -> set[tuple[int, str]]:
+    """Return how long a name may be that is similar to one of the words, and how it then begins."""
+    return {
+        (length, word[: _start(length)])
+        for word in reading.counts
+        for length in range(max(4, len(word) - 3), len(word) + 4)
+        if _start(length) <= len(word)
+    }

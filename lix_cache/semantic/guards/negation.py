@@ -19,7 +19,7 @@ from lix_cache.semantic.guards.lexicon.negations import (
     NEGATIVE_SUBSTRINGS,
     NEUTRAL_PHRASES,
 )
-from lix_cache.semantic.guards.reading import Reading, stem
+from lix_cache.semantic.guards.reading import Memo, Reading, stem
 
 __all__ = ["compare_negation", "denied_words"]
 
@@ -56,9 +56,16 @@ def compare_negation(a: Reading, b: Reading) -> str | None:
 def _denies(reading: Reading) -> bool:
     """Whether a text denies anything, with a negation or with a word that holds one."""
     cues = NEGATIONS.get(reading.language, frozenset())
-    if _places(reading.words, cues):
+    return _any(reading, cues) or any([_implicit[word] for word in reading.counts])
+
+
+_implicit = Memo(lambda word: word.startswith(IMPLICIT))
+
+
+def _any(reading: Reading, cues: frozenset[str]) -> bool:
+    if not cues.isdisjoint(reading.counts):
         return True
-    return any(word.startswith(IMPLICIT) for word in reading.counts)
+    return "n't" in reading.folded and any([word.endswith("n't") for word in reading.counts])
 
 
 def _by_substrings(a: Reading, b: Reading) -> str | None:
@@ -88,7 +95,7 @@ def denied_words(reading: Reading) -> frozenset[str]:
     """Return the stems that stand under a negation."""
     language = reading.language
     cues = NEGATIONS.get(language)
-    if cues is None:
+    if cues is None or not _any(reading, cues):
         return frozenset()
     words = reading.words
     places = _places(words, cues)

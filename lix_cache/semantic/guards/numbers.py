@@ -24,7 +24,7 @@ from lix_cache.semantic.guards.lexicon.number_words import (
     SCALES_OF,
     UNITS,
 )
-from lix_cache.semantic.guards.reading import Reading
+from lix_cache.semantic.guards.reading import Memo, Reading
 
 __all__ = ["Quantity", "compare_numbers", "quantities"]
 
@@ -64,7 +64,9 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _AFTER = re.compile(r"[\s-]?([^\W\d_]+(?:\.m\b)?)")
-_FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
+_FOREIGN_DIGIT = re.compile(r"[^\D0-9]")
+#: So many characters before its first digit may a number begin: "us$ -.5".
+_BEFORE_DIGIT = 6
 _GERMAN = re.compile(r"(ein|zwei|drei|vier|funf|sechs|sieben|acht|neun)und(\w+zig|dreissig)$")
 _DUTCH = re.compile(r"(een|twee|drie|vier|vijf|zes|zeven|acht|negen)en(\w+tig)$")
 _CJK_NUMBER = re.compile("第?[〇零两兩一二三四五六七八九十百千万萬亿億]+")
@@ -91,9 +93,12 @@ _VAGUE_MONTHS = {
 def quantities(reading: Reading) -> tuple[Quantity, ...]:
     """Return the numbers of a text, in no particular order, each once."""
     found: dict[tuple[frozenset[str], str], Quantity] = {}
-    folded = _FOREIGN_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit.group())), reading.folded)
-    half = _half_of_day(reading)
-    for quantity in (*_digits(folded), *_in_words(reading), *_in_cjk(folded)):
+    folded = reading.folded
+    if not folded.isascii():
+        folded = _FOREIGN_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit.group())), folded)
+    every = (*_digits(folded), *_in_words(reading), *_in_cjk(folded))
+    half = _half_of_day(reading) if every else ""
+    for quantity in every:
         if half and not quantity.unit:
             quantity = quantity._replace(values=quantity.values | _hours(quantity.values, half))
         found.setdefault((quantity.values, quantity.unit), quantity)
@@ -121,10 +126,19 @@ def _hours(values: frozenset[str], half: str) -> set[str]:
 
 
 def _digits(text: str) -> Iterator[Quantity]:
-    if not _DIGIT.search(text):
-        return
-    for match in _TOKEN.finditer(text):
-        yield from _of_match(match, text)
+    # As finditer would, but looking only where a digit is near.
+    at = 0
+    digit = _DIGIT.search(text)
+    while digit is not None:
+        first = digit.start()
+        match = None
+        for start in range(max(at, first - _BEFORE_DIGIT), first + 1):
+            match = _TOKEN.match(text, start)
+            if match is not None:
+                yield from _of_match(match, text)
+                break
+        at = first + 1 if match is None else match.end()
+        digit = _DIGIT.search(text, at)
 
 
 def _of_match(match: re.Match[str], text: str) -> Iterator[Quantity]:
@@ -283,16 +297,19 @@ def _in_words(reading: Reading) -> Iterator[Quantity]:
     words = reading.words
     table = NUMBER_WORDS.get(reading.language, {})
     scales = _scales(reading.language)
-    i = 0
-    while i < len(words):
-        word = words[i]
+    counting = _counting(reading.language)
+    if not any([counting[word] for word in reading.counts]):
+        return
+    done = 0
+    for i, word in enumerate(words):
+        if i < done or not counting[word]:
+            continue
         if _value(word, table) is not None or (
             word in scales and len(word) > 2 and not _ends_in_digit(words, i - 1)
         ):
-            quantity, i = _run(words, i, table, scales)
+            quantity, done = _run(words, i, table, scales)
             yield quantity
-            continue
-        if word in ORDINAL_WORDS:
+        elif word in ORDINAL_WORDS:
             yield Quantity(frozenset({str(ORDINAL_WORDS[word])}), "", word)
         elif (
             word in {"second", "seconde"}
@@ -303,7 +320,14 @@ def _in_words(reading: Reading) -> Iterator[Quantity]:
             yield Quantity(frozenset({"2"}), "", word)
         elif word in MONTHS:
             yield from _month(words, i, reading.language)
-        i += 1
+
+
+@lru_cache(maxsize=32)
+def _counting(language: str) -> Memo[bool]:
+    """Return what says whether a word may be a number, a part of one, or a month."""
+    table, scales = NUMBER_WORDS.get(language, {}), _scales(language)
+    others = scales.keys() | ORDINAL_WORDS.keys() | MONTHS.keys() | {"second", "seconde"}
+    return Memo(lambda word: word in others or _value(word, table) is not None)
 
 
 @lru_cache(maxsize=32)
@@ -439,12 +463,18 @@ def compare_numbers(a: Reading, b: Reading) -> str | None:
 
 
 def _unmatched(these: tuple[Quantity, ...], others: tuple[Quantity, ...]) -> list[Quantity]:
-    return [q for q in these if not any(q.values & other.values for other in others)]
+    known = frozenset().union(*[other.values for other in others])
+    return [q for q in these if known.isdisjoint(q.values)]
 
 
 def _units_differ(first: tuple[Quantity, ...], second: tuple[Quantity, ...]) -> str | None:
+    by_value: dict[str, list[Quantity]] = {}
+    for other in second:
+        for value in other.values:
+            by_value.setdefault(value, []).append(other)
     for q in first:
-        same = [other for other in second if q.values & other.values]
-        if q.unit and same and all(other.unit and other.unit != q.unit for other in same):
+        # Numbers are told apart by value and unit, so there are few of one value.
+        same = [other for value in sorted(q.values) for other in by_value.get(value, ())] if q.unit else []
+        if same and all(other.unit and other.unit != q.unit for other in same):
             return f"{q.shown} in {q.unit} / {same[0].shown} in {same[0].unit}"
     return None

@@ -8,9 +8,12 @@ from typing import NamedTuple
 
 from lix_cache.semantic.guards.lexicon.opposites import CJK_OPPOSITES, NOT_OPPOSITES, PREFIXES, STRONG, WEAK
 from lix_cache.semantic.guards.negation import denied_words
-from lix_cache.semantic.guards.reading import Reading, stem
+from lix_cache.semantic.guards.reading import Memo, Reading, stem
 
 __all__ = ["compare_directions"]
+
+
+_LONGEST_WORD = 40
 
 
 class _Pole(NamedTuple):
@@ -23,6 +26,7 @@ class _Tables(NamedTuple):
     exact: dict[str, tuple[_Pole, ...]]
     prefixes: dict[str, tuple[_Pole, ...]]
     lengths: tuple[int, ...]
+    starts: frozenset[str]
     unspaced: dict[str, tuple[_Pole, ...]]
     pattern: re.Pattern[str]
 
@@ -47,18 +51,27 @@ def _tables() -> _Tables:
                         exact[word] = (*exact.get(word, ()), pole)
     lengths = tuple(sorted({len(prefix) for prefix in prefixes}))
     longest_first = sorted(unspaced, key=len, reverse=True)
-    return _Tables(exact, prefixes, lengths, unspaced, re.compile("|".join(longest_first)))
+    starts = frozenset(prefix[:3] for prefix in prefixes) | {
+        prefix[:2] for prefix in prefixes if len(prefix) < 3
+    }
+    return _Tables(exact, prefixes, lengths, starts, unspaced, re.compile("|".join(longest_first)))
 
 
-@lru_cache(maxsize=4_096)
-def _poles(word: str) -> tuple[_Pole, ...]:
+def _poles_of(word: str) -> tuple[_Pole, ...]:
     tables = _tables()
+    if len(word) >= _LONGEST_WORD:
+        return ()
     found = tables.exact.get(word, ())
+    if word[:3] not in tables.starts and word[:2] not in tables.starts:
+        return found
     for length in tables.lengths:
         if length > len(word):
             break
         found += tables.prefixes.get(word[:length], ())
     return found
+
+
+_poles = Memo(_poles_of)
 
 
 def _strong_places(reading: Reading) -> dict[int, dict[int, list[int]]]:
@@ -72,8 +85,9 @@ def _weak_places(reading: Reading) -> dict[int, dict[int, list[int]]]:
 def _places(reading: Reading, *, weak: bool) -> dict[int, dict[int, list[int]]]:
     """Return axis -> side -> places of its words in the text (-1 in scripts without spaces)."""
     places: dict[int, dict[int, list[int]]] = {}
-    for i, word in enumerate(reading.words):
-        for pole in _poles(word) if len(word) < 40 else ():
+    polar = {word for word in reading.counts if _poles[word]}
+    for i, word in enumerate(reading.words) if polar else ():
+        for pole in _poles[word] if word in polar else ():
             if pole.weak is weak:
                 places.setdefault(pole.axis, {}).setdefault(pole.side, []).append(i)
     if not weak and not reading.text.isascii():
@@ -145,10 +159,15 @@ def _neighbours(reading: Reading, places: list[int]) -> set[tuple[str, str]]:
 def _prefixed(a: Reading, b: Reading) -> str | None:
     """Find a word of one text that the other has with "un-", "dis-" and the like instead."""
     only_here, only_there = a.content_set - b.content_set, b.content_set - a.content_set
-    for word in only_here:
-        if not 4 <= len(word) <= 30 or word in NOT_OPPOSITES:
-            continue
+    for longer in sorted([word for word in only_there if word.startswith(PREFIXES)]):
         for prefix in PREFIXES:
-            if prefix + word in only_there and _equally_denied(word, a, prefix + word, b):
-                return f"{word} / {prefix}{word}"
+            word = longer[len(prefix) :]
+            if (
+                longer.startswith(prefix)
+                and 4 <= len(word) <= 30
+                and word in only_here
+                and word not in NOT_OPPOSITES
+                and _equally_denied(word, a, longer, b)
+            ):
+                return f"{word} / {longer}"
     return None

@@ -16,9 +16,9 @@ others say the same, or not, in other words. It is linear in the number of words
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
 from lix_cache.semantic.guards.lexicon.order_words import (
@@ -27,7 +27,7 @@ from lix_cache.semantic.guards.lexicon.order_words import (
     JOINING,
     UNSPACED_GLUE,
 )
-from lix_cache.semantic.guards.reading import Reading, stem
+from lix_cache.semantic.guards.reading import Memo, Reading, stem
 
 __all__ = ["compare_order"]
 
@@ -38,6 +38,8 @@ _MANY_BREAKS = 4
 
 def compare_order(a: Reading, b: Reading) -> str | None:
     """Return the words that have changed places, or None."""
+    if a.words == b.words:
+        return None
     here, there = list(a.once(_keys)), list(b.once(_keys))
     glue = _glue(a.language, b.language)
     mine = [key for key in here if key not in glue]
@@ -77,19 +79,23 @@ def _glue_of(language: str) -> frozenset[str]:
     return frozenset(map(_key, words)) | frozenset(HANGUL_PARTICLES)
 
 
-@lru_cache(maxsize=8_192)
 def _key(word: str) -> str:
     return stem(word)[:_LETTERS_OF_A_KEY]
+
+
+_key_of = Memo(_key)
 
 
 def _keys(reading: Reading) -> tuple[str, ...]:
     """Return what stands for each word, in order."""
     articles = ARTICLES.get(reading.language, ())
-    return tuple(_key(word) for word in _tokens(reading) if word not in articles)
+    return tuple([_key_of[word] for word in _tokens(reading) if word not in articles])
 
 
 def _agree_on_lists(here: list[str], there: list[str], shared: set[str]) -> None:
     """Bring what both texts join by "and" or "or" into one order: "a or b" is "b or a"."""
+    if JOINING.isdisjoint(here) or JOINING.isdisjoint(there):
+        return
     joined = {(here[i - 1], here[i + 1]) for i in range(1, len(here) - 1) if here[i] in JOINING}
     for i in range(1, len(there) - 1):
         first, second = there[i - 1], there[i + 1]
@@ -97,12 +103,10 @@ def _agree_on_lists(here: list[str], there: list[str], shared: set[str]) -> None
             there[i - 1], there[i + 1] = second, first
 
 
-def _tokens(reading: Reading) -> Iterator[str]:
-    if reading.language == "ko":
-        for word in reading.words:
-            yield from _without_particle(word)
-    else:
-        yield from reading.words
+def _tokens(reading: Reading) -> Iterable[str]:
+    if reading.language != "ko":
+        return reading.words
+    return chain.from_iterable([_parts[word] for word in reading.words])
 
 
 def _without_particle(word: str) -> tuple[str, ...]:
@@ -110,6 +114,9 @@ def _without_particle(word: str) -> tuple[str, ...]:
         if word.endswith(particle) and len(word) > len(particle):
             return word[: -len(particle)], particle
     return (word,)
+
+
+_parts = Memo(_without_particle)
 
 
 def _breaks(order: Sequence[int]) -> int:

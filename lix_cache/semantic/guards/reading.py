@@ -1,57 +1,113 @@
-"""A text as the guards see it: words, each with its place, and the language's guess. Pure."""
+"""A text as the guards see it: words, each with its place, and the language's guess. Pure.
+
+A comparison may stand between a question and its answer on an event loop, so all that looks at
+each word or each character is one call of something written in C, or a look into a table of
+words seen before.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
+from lix_cache.semantic.text import LONGEST, MOST_MARKS
 
-__all__ = ["MAX_CHARS", "Reading", "fold", "read", "stem"]
+__all__ = ["MAX_CHARS", "Memo", "Reading", "fold", "only_in", "read", "stem", "stems"]
 
 T = TypeVar("T")
 
-#: Longer texts are read up to here: a guard looks at questions, not at documents.
-MAX_CHARS = 20_000
+#: Longer texts are not compared. Embedders read the beginning of such a text at best, so the
+#: vectors say little about it, and a guard looks at questions, not at documents.
+MAX_CHARS = 8_000
+
+_MOST_REMEMBERED = 16_384
+_LONGEST_REMEMBERED = 40
 
 # All but the breve of й and ў, which makes letters of their own.
 _ACCENTS = re.compile("[\u0300-\u0305\u0307-\u036f]|(?<![\u0438\u0443])\u0306")
+_INVISIBLE = "\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
+_TRANSLATED = re.compile(f"[’‘ʼ＇²³¹⁰⁴-⁹₀-₉¼-¾⅐-⅞{_INVISIBLE}]")
+# NFKD would read 5² as 52 and 1½ as 11/2. Of a unit (m², cm³) the power is part of its name.
+_POWER = re.compile("(?<=[0-9)])[²³¹⁰⁴-⁹]|(?<=\\b[a-ln-zA-LN-Z])[²³¹⁰⁴-⁹]")
+_FRACTION = re.compile("[¼-¾⅐-⅞]")
 _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'"})
+_UNSEEN = re.compile(f"[{_INVISIBLE}]+")
+_TOO_MANY_MARKS = re.compile(rf"([^\w\x00-\x7f]{{{MOST_MARKS}}})[^\w\x00-\x7f]+")
+_UNSPACED_CLASS = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
+)
+_UNSPACED = re.compile(f"[{_UNSPACED_CLASS}]")
 _WORD = re.compile(r"\w+(?:'\w+)*")
-# A piece of a script that is written without spaces: a character, or a run of katakana.
-_UNSPACED = re.compile(
-    "[\u30a1-\u30fa\u30fc]+|[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134f]"
+# In scripts that are written without spaces, a character, or a run of katakana, is a word.
+_PIECE = re.compile(
+    rf"[\u30a1-\u30fa\u30fc]+|(?=\w)[{_UNSPACED_CLASS}]|[^\W{_UNSPACED_CLASS}]+(?:'[^\W{_UNSPACED_CLASS}]+)*"
 )
 _KANA = re.compile("[\u3040-\u30ff]")
 _HANGUL = re.compile("[\uac00-\ud7a3\u1100-\u11ff]")
 _CYRILLIC = re.compile("[\u0400-\u04ff]")
 _ARABIC = re.compile("[\u0600-\u06ff]")
 _LATIN = tuple(lang for lang in FUNCTION_WORDS if lang not in {"ru", "kk"})
+_LAST_OF_ENDINGS = frozenset("sdg")
 _ENGLISH_ENDINGS = (("'s", ""), ("ies", "y"), ("ied", "y"), ("ing", ""), ("ed", ""), ("es", ""), ("s", ""))
 
 
+class Memo(dict[str, T]):
+    """What a pure function says of a word, kept for the next time. Bounded; safe between threads.
+
+    ``memo[word]`` costs a look-up where the word was seen before.
+    """
+
+    def __init__(self, make: Callable[[str], T]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, word: str) -> T:
+        made = self._make(word)
+        if len(word) <= _LONGEST_REMEMBERED:
+            if len(self) >= _MOST_REMEMBERED:
+                self.clear()
+            self[word] = made
+        return made
+
+
 def fold(text: str) -> str:
-    """Return the text in lower case, in compatibility form, without accents and curly apostrophes."""
+    """Return the text in lower case, in compatibility form, without accents, curly apostrophes and
+    marks that cannot be seen. Powers and fractions keep apart from the digits before them.
+    """
     if text.isascii():
         return text.lower()
-    decomposed = unicodedata.normalize("NFKD", text.translate(_APOSTROPHES).casefold())
+    if _TRANSLATED.search(text):
+        text = _POWER.sub(r"^\g<0>", text)
+        text = _UNSEEN.sub("", _FRACTION.sub(r" \g<0>", text)).translate(_APOSTROPHES)
+    # Putting n marks of one letter in order takes n² steps.
+    text = _TOO_MANY_MARKS.sub(r"\1", text)
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
     return unicodedata.normalize("NFC", _ACCENTS.sub("", decomposed))
 
 
 def stem(word: str) -> str:
     """Return a folded word without its commonest ending: rough, for comparing two texts."""
-    for ending, instead in _ENGLISH_ENDINGS:
-        if word.endswith(ending) and len(word) >= len(ending) + 3:
-            word = word[: len(word) - len(ending)] + instead
-            break
-    if len(word) > 3 and word[-1] == word[-2]:
-        word = word[:-1]
-    return word[:-1] if len(word) > 3 and word[-1] == "e" else word
+    if word[-1:] in _LAST_OF_ENDINGS:
+        for ending, instead in _ENGLISH_ENDINGS:
+            if word.endswith(ending) and len(word) >= len(ending) + 3:
+                word = word[: len(word) - len(ending)] + instead
+                break
+    if len(word) > 3:
+        if word[-1] == word[-2]:
+            word = word[:-1]
+        if word[-1] == "e" and len(word) > 3:
+            return word[:-1]
+    return word
+
+
+#: The same, of words seen before.
+stems = Memo(stem)
 
 
 @dataclass(frozen=True)
@@ -59,7 +115,7 @@ class Reading:
     """One text, read once.
 
     Attributes:
-        text: as it was given, up to MAX_CHARS.
+        text: as it was given, up to 20,000 characters.
     """
 
     text: str
@@ -83,16 +139,19 @@ class Reading:
     @cached_property
     def words(self) -> tuple[str, ...]:
         """Folded words in order; of scripts without spaces, single characters."""
-        return tuple(self._scan())
-
-    def _scan(self) -> Iterator[str]:
         folded = self.folded
-        for match in _WORD.finditer(folded):
-            word = match.group()
-            if word.isascii() or not _UNSPACED.search(word):
-                yield word
-            else:
-                yield from _split_unspaced(word)
+        if folded.isascii() or not _UNSPACED.search(folded):
+            return tuple(_WORD.findall(folded))
+        return tuple(_PIECE.findall(folded))
+
+    @cached_property
+    def chunks(self) -> tuple[str, ...]:
+        """What white space separates, as it is written."""
+        return tuple(self.text.split())
+
+    @cached_property
+    def chunk_set(self) -> frozenset[str]:
+        return frozenset(self.chunks)
 
     @cached_property
     def counts(self) -> Counter[str]:
@@ -104,30 +163,15 @@ class Reading:
         return _language(self.text, self.counts)
 
     @cached_property
-    def content(self) -> tuple[str, ...]:
-        """Stems of the words that are not glue, in order."""
-        glue = FUNCTION_WORDS.get(self.language, frozenset())
-        return tuple(stem(word) for word in self.words if word not in glue)
-
-    @cached_property
     def content_set(self) -> frozenset[str]:
-        return frozenset(self.content)
+        """Stems of the words that are not glue."""
+        glue = FUNCTION_WORDS.get(self.language, frozenset())
+        return frozenset([stems[word] for word in self.counts if word not in glue])
 
     @cached_property
     def unspaced(self) -> bool:
         """Whether most of it is written without spaces between words."""
         return self.language in {"zh", "ja", "th"}
-
-
-def _split_unspaced(word: str) -> Iterator[str]:
-    start = 0
-    for match in _UNSPACED.finditer(word):
-        if match.start() > start:
-            yield word[start : match.start()]
-        yield match.group()
-        start = match.end()
-    if start < len(word):
-        yield word[start:]
 
 
 def _language(text: str, counts: Counter[str]) -> str:
@@ -144,10 +188,10 @@ def _language(text: str, counts: Counter[str]) -> str:
 def _by_words(counts: Counter[str], languages: Iterable[str]) -> str:
     scores = dict.fromkeys(languages, 0)
     whose = _whose_words()
-    for word, count in counts.items():
-        for language in whose.get(word, ()):
+    for word in counts.keys() & whose.keys():
+        for language in whose[word]:
             if language in scores:
-                scores[language] += count
+                scores[language] += counts[word]
     return max(scores, key=scores.__getitem__)
 
 
@@ -165,6 +209,17 @@ def _read_short(text: str) -> Reading:
     return Reading(text)
 
 
+#: A question is compared with several others, so the last long ones are kept too.
+_read_long = lru_cache(maxsize=8)(Reading)
+
+
 def read(text: str) -> Reading:
-    """Return the reading of a text; those of short ones are kept for the next comparison."""
-    return _read_short(text) if len(text) <= 1_000 else Reading(text[:MAX_CHARS])
+    """Return the reading of a text, from its last time if that is not long ago."""
+    return _read_short(text) if len(text) <= 1_000 else _read_long(text[:LONGEST])
+
+
+@lru_cache(maxsize=8)
+def only_in(here: Reading, there: Reading) -> tuple[str, ...]:
+    """Return the chunks of one text that the other has nowhere, in order, each once."""
+    theirs = there.chunk_set
+    return tuple([chunk for chunk in dict.fromkeys(here.chunks) if chunk not in theirs])
