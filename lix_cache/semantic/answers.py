@@ -18,9 +18,10 @@ from lix_cache.errors import CodecError
 from lix_cache.hot import answer_scripts, vector_set_scripts
 from lix_cache.semantic import entry, vector_sets
 from lix_cache.semantic.core import Core, Scope, Spent, Stop, wording_of
-from lix_cache.semantic.decide import Choice, Decision, Limits, choose
+from lix_cache.semantic.decide import Choice, Decision, choose
 from lix_cache.semantic.entry import LARGE_BYTES, EntryId, Record
 from lix_cache.semantic.guards import Objection
+from lix_cache.semantic.limits import Limits
 from lix_cache.semantic.lookup import Lookup, Reason
 from lix_cache.semantic.scope import merged
 from lix_cache.semantic.values import decode_value, read_head

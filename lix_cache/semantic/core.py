@@ -12,9 +12,9 @@ from lix_cache.effects import Compute, Flow
 from lix_cache.errors import ComputeTimeout, ConfigError, InvalidInput, RedisUnavailable
 from lix_cache.hot.scripts import Script, ScriptCall
 from lix_cache.semantic import entry
-from lix_cache.semantic.decide import Limits
 from lix_cache.semantic.guards import Objection
 from lix_cache.semantic.later import Later
+from lix_cache.semantic.limits import Limits
 from lix_cache.semantic.lookup import Lookup, Reason
 from lix_cache.semantic.ring import unit_vector
 from lix_cache.semantic.scope import canonical, embedder_word, item_digests, merged, scope_of

@@ -16,11 +16,11 @@ from lix_cache.semantic import answers, storing, upkeep
 from lix_cache.semantic.cache import breaker_for
 from lix_cache.semantic.cached import Decorating
 from lix_cache.semantic.core import EVICTIONS, Core
-from lix_cache.semantic.decide import DEFAULT_LIMITS, Limits
 from lix_cache.semantic.entry import TAG_BYTES
 from lix_cache.semantic.flow import check_life, life_ms
 from lix_cache.semantic.guards import GUARDS, Objection, check
 from lix_cache.semantic.index import IndexPool
+from lix_cache.semantic.limits import DEFAULT_LIMITS, Limits
 from lix_cache.semantic.lookup import Lookup, Report
 from lix_cache.semantic.policy import CachePolicy
 from lix_cache.semantic.scheduler import Cleaner

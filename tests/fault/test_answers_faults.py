@@ -18,7 +18,7 @@ from lix_cache.errors import ComputeTimeout, RedisAuthError, RedisUnavailable
 from lix_cache.hot.client import close_async_redis_clients
 from lix_cache.semantic import answers, storing
 from lix_cache.semantic import cache as cache_module
-from lix_cache.semantic.decide import Limits
+from lix_cache.semantic.limits import Limits
 from tests.support import CountingProxy, RedisServer
 from tests.support.forks import Child, Report
 from tests.support.meaning import ANYTHING, Meanings, mix
