@@ -23,8 +23,8 @@ Each has its own minimum (witnesses: one, the best entry itself), and they are a
 It is the linear part of a logistic regression, with the weight of the nearness put to 1. Where
 responses are canonical, witnesses make up for a small lead. Where they are not, there are none; but
 the neighbours' answers are known, and a competitor that is left after comparing them is a weak one,
-which is what the bonus stands for. It is given in proportion to the neighbours, up to two: of an
-entry that stands alone nothing is known.
+which is what the bonus stands for. It is given in proportion to the neighbours, up to two (of an
+entry that stands alone nothing is known), and to the logarithm of the entries, up to 256.
 
 A cache that holds nothing else near the query proves little: the entry that would have answered
 differently may not have arrived yet. So a competitor of nearness ``floor`` is always supposed.
@@ -58,6 +58,8 @@ _COMPARED = 1024
 _FITS = 0.5
 #: Neighbours with known answers that make the neighbourhood known.
 _KNOWN_AT = 2.0
+#: The logarithm of the entries from which on a cache has seen what there is to see.
+_GROWN = math.log(256)
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,8 @@ class _Scene:
         )
         if degrees is not None and self.compared is not None:
             known = int((self.similarities[self.compared] >= limits.floor).sum()) - 1
-            evidence += limits.answer_bonus * min(1.0, known / _KNOWN_AT)
+            grown = math.log(len(nearness)) / _GROWN
+            evidence += limits.answer_bonus * min(1.0, known / _KNOWN_AT) * min(1.0, grown)
         if similarity < limits.threshold:
             reason = "below_threshold"
         elif lead < limits.margin:

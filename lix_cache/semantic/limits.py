@@ -46,8 +46,8 @@ class Limits:
     learn_evidence: float = math.inf
     answer_weight: float = 0.0
     answer_bonus: float = 0.0
-    agree_at: float = 0.65
-    agree_width: float = 0.08
+    agree_at: float = 0.7
+    agree_width: float = 0.06
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -113,7 +113,7 @@ DEFAULT_LIMITS = Limits(
     witness_cap=8,
     learn_evidence=1.6,
     answer_weight=0.15,
-    answer_bonus=0.25,
+    answer_bonus=0.33,
 )
 """For all-MiniLM-L6-v2: at most 2% wrong among the hits; docs/calibration.md says on what.
 
