@@ -10,9 +10,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lix_cache.checks import check_has, check_whole
 from lix_cache.embedders.process import PerProcess
 from lix_cache.embedders.protocol import Embedder, checked_texts
-from lix_cache.errors import ConfigError, EmbedderError
+from lix_cache.errors import EmbedderError
 
 if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray
@@ -64,8 +65,10 @@ class CachedEmbedder:
     def __init__(
         self, embedder: Embedder, cache: EmbeddingStore | None = None, *, memory_items: int = 1024
     ) -> None:
-        if not isinstance(memory_items, int) or memory_items < 0:
-            raise ConfigError(f"memory_items must be a whole number of at least 0, got {memory_items!r}")
+        check_whole("memory_items", memory_items, 0)
+        check_has("embedder", embedder, "HashingEmbedder()", embed=True, id=False, dim=False)
+        if cache is not None:
+            check_has("cache", cache, "URLEmbeddingCache(…)", batch_get=True, batch_set=True)
         self._embedder = embedder
         self._cache = cache
         self._memory_items = memory_items

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from lix_cache.checks import check_whole
 from lix_cache.embedders.protocol import checked_texts
-from lix_cache.errors import ConfigError
 
 if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray
@@ -44,9 +44,7 @@ class HashingEmbedder:
     """
 
     def __init__(self, dim: int = 384) -> None:
-        if not isinstance(dim, int) or not _SMALLEST <= dim <= _LARGEST:
-            raise ConfigError(f"dim must be a whole number from {_SMALLEST} to {_LARGEST}, got {dim!r}")
-        self._dim = dim
+        self._dim = check_whole("dim", dim, _SMALLEST, _LARGEST)
 
     def __repr__(self) -> str:
         return f"HashingEmbedder(dim={self._dim})"

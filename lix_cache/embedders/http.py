@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from lix_cache.checks import check_is, check_seconds, check_text, check_whole
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.embedders.post import Post, Reply
 from lix_cache.embedders.process import PerProcess
@@ -69,17 +70,17 @@ class OpenAIEmbedder:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._url = _checked_url(base_url)
-        if not isinstance(model, str) or not model:
-            raise ConfigError(f"model must be a name, got {model!r}")
-        whole = (("batch_size", batch_size, 1), ("retries", retries, 0), ("dimensions", dimensions or 1, 1))
-        for name, number, least in whole:
-            if not isinstance(number, int) or number < least:
-                raise ConfigError(f"{name} must be a whole number of at least {least}, got {number!r}")
-        if batch_size > _LARGEST_BATCH:
-            raise ConfigError(f"batch_size must be at most {_LARGEST_BATCH}, got {batch_size}")
-        for name, seconds in (("timeout_seconds", timeout_seconds), ("max_wait_seconds", max_wait_seconds)):
-            if not isinstance(seconds, (int, float)) or not 0 < seconds < float("inf"):
-                raise ConfigError(f"{name} must be a finite number larger than 0, got {seconds!r}")
+        check_text("model", model)
+        check_whole("batch_size", batch_size, 1, _LARGEST_BATCH)
+        check_whole("retries", retries, 0)
+        if dimensions is not None:
+            check_whole("dimensions", dimensions, 1)
+        check_seconds("timeout_seconds", timeout_seconds)
+        check_seconds("max_wait_seconds", max_wait_seconds)
+        if api_key is not None:
+            check_text("api_key", api_key, may_be_empty=True)
+        if headers is not None:
+            check_is("headers", headers, dict)
         self._model = model
         self._key = os.environ.get(_KEY_VARIABLE) if api_key is None else api_key
         self._headers = dict(headers or {})
@@ -178,7 +179,10 @@ class OpenAIEmbedder:
 def _checked_url(base_url: object) -> str:
     if not isinstance(base_url, str):
         raise ConfigError(f"base_url must be a str, got {type(base_url).__name__}")
-    parts = urlsplit(base_url)
+    try:
+        parts = urlsplit(base_url)
+    except ValueError:
+        raise ConfigError("base_url is no URL") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError("base_url must begin with http:// or https:// and name a host")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
@@ -208,7 +212,7 @@ def _vectors(data: bytes, count: int, who: OpenAIEmbedder) -> list[Any]:
             rows[item.get("index", position)] = _numbers(item["embedding"])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise EmbedderError(
-            f"{who!r} did not answer as the embeddings API does: {type(error).__name__}: {error}"
+            f"{who!r} did not answer as the embeddings API does ({type(error).__name__})"
         ) from None
     if len(items) != count or any(row is None for row in rows):
         raise EmbedderError(f"{who!r} answered {len(items)} vectors for {count} texts")

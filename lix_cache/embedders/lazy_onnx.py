@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from lix_cache.checks import check_path, check_whole
 from lix_cache.embedders.model_files import ModelFiles, find_model_files
 from lix_cache.embedders.onnx_model import OnnxModel, token_limit
 from lix_cache.embedders.process import PerProcess
-from lix_cache.errors import ConfigError, LixCacheError
+from lix_cache.errors import LixCacheError
 
 __all__ = ["LazyOnnx"]
 
@@ -49,9 +50,9 @@ class LazyOnnx:
         unavailable: type[LixCacheError],
     ) -> None:
         for name, value in (("max_tokens", max_tokens), ("batch_size", batch_size), ("threads", threads)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ConfigError(f"{name} must be a whole number larger than 0, got {value!r}")
-        self.name = os.fspath(model)
+            if value is not None:
+                check_whole(name, value, 1)
+        self.name = check_path("model", model)
         self._where: dict[str, Any] = {
             "model_file": model_file,
             **where,

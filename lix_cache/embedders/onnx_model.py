@@ -125,7 +125,9 @@ class OnnxModel:
         try:
             output = self._session.run([self._output], feed)[0]
         except Exception as cause:  # its errors have no base but Exception
-            raise self._error(f"the model {self._name!r} failed: {cause}") from cause
+            raise self._error(
+                f"the model {self._name!r} failed: {type(cause).__module__}.{type(cause).__qualname__}"
+            ) from cause
         return np.asarray(output, dtype=np.float32), mask
 
 

@@ -77,7 +77,7 @@ def unit_rows(rows: Any, count: int, dim: int | None, who: str) -> FloatArray:
     try:
         array = np.asarray(rows, dtype=np.float64)
     except (ValueError, TypeError) as error:
-        raise EmbedderError(f"{who} did not answer with rows of numbers: {error}") from None
+        raise EmbedderError(f"{who} did not answer with rows of numbers ({type(error).__name__})") from None
     if array.ndim != 2 or array.shape[0] != count or array.shape[1] < 1:
         raise EmbedderError(f"{who} answered {count} texts with an array of shape {array.shape}")
     if dim is not None and array.shape[1] != dim:

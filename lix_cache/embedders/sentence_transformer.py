@@ -7,10 +7,11 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lix_cache.checks import check_path, check_whole
 from lix_cache.embedders.process import PerProcess
 from lix_cache.embedders.protocol import checked_texts, encodable, unit_rows
 from lix_cache.embedders.torch_weights import weights_digest
-from lix_cache.errors import ConfigError, EmbedderError, MissingExtra
+from lix_cache.errors import EmbedderError, MissingExtra
 
 if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray
@@ -46,9 +47,8 @@ class SentenceTransformerEmbedder:
         cache_dir: str | None = None,
         local_files_only: bool = False,
     ) -> None:
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ConfigError(f"batch_size must be a whole number larger than 0, got {batch_size!r}")
-        self._model = os.fspath(model)
+        check_whole("batch_size", batch_size, 1)
+        self._model = check_path("model", model)
         self._batch_size = batch_size
         self._options: dict[str, Any] = {
             "device": device,
@@ -105,7 +105,10 @@ class SentenceTransformerEmbedder:
                 texts, batch_size=self._batch_size, convert_to_numpy=True, show_progress_bar=False
             )
         except Exception as error:  # whatever torch raises; its errors have no base
-            raise EmbedderError(f"{self!r} failed: {error}") from error
+            # Not its text, which may quote what was to be embedded.
+            raise EmbedderError(
+                f"{self!r} failed: {type(error).__module__}.{type(error).__qualname__}"
+            ) from error
 
     def _load(self) -> tuple[Any, threading.Lock, int, str]:
         try:

@@ -24,6 +24,7 @@ from lix_cache.semantic.guards import Objection
 from lix_cache.semantic.limits import Limits
 from lix_cache.semantic.lookup import Lookup, Reason
 from lix_cache.semantic.scope import merged
+from lix_cache.semantic.tally import told
 from lix_cache.semantic.values import decode_value, read_head
 from lix_cache.semantic.verifier import verified_scores
 
@@ -301,7 +302,7 @@ def _verified(
         )
     except Exception as error:
         core.tally.trouble("verifier_errors", error)
-        raise _stop(chosen, Reason.VERIFIER_FAILED, f"{type(error).__name__}: {error}") from error
+        raise _stop(chosen, Reason.VERIFIER_FAILED, told(error)) from error
     finally:
         core.spend("verify", started, spent)
     good = [row for row, s in zip(chosen.rows, scores, strict=True) if s >= core.verifier_threshold]

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lix_cache.checks import check_flag, check_number, check_seconds, check_text
 from lix_cache.errors import ConfigError, InvalidContext, InvalidInput
 from lix_cache.semantic.core import wording_of
 from lix_cache.semantic.entry import tag_words
-from lix_cache.semantic.flow import check_life
 from lix_cache.semantic.identity import digest_of, function_form, take
 from lix_cache.semantic.policy import CachePolicy
 from lix_cache.semantic.prompts import has_turns
@@ -47,10 +47,9 @@ class Rules:
     run_on_error: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.query_param, str):
-            raise ConfigError(f"query_param must be a name, got {type(self.query_param).__name__}")
-        if self.name is not None and (not isinstance(self.name, str) or not self.name):
-            raise ConfigError("name must be a text that is not empty")
+        check_text("query_param", self.query_param)
+        if self.name is not None:
+            check_text("name", self.name)
         if isinstance(self.ignore, str) or not _are_names(self.ignore):
             raise ConfigError("ignore must be a list of names of parameters")
         is_mapping = isinstance(self.identify, Mapping)
@@ -66,13 +65,11 @@ class Rules:
             raise ConfigError("keys of static_context must not begin with 'argument.' or 'cached.'")
         tag_words(self.tags)
         object.__setattr__(self, "tags", tuple(self.tags))
-        check_life(self.lock_seconds, "lock_seconds")
+        check_seconds("lock_seconds", self.lock_seconds)
         if self.ttl_seconds is not None:
-            check_life(self.ttl_seconds)
-        if self.stale_while_revalidate != 0 or isinstance(self.stale_while_revalidate, bool):
-            check_life(self.stale_while_revalidate, "stale_while_revalidate")
-        if not isinstance(self.run_on_error, bool):
-            raise ConfigError("run_on_error must be True or False")
+            check_seconds("ttl_seconds", self.ttl_seconds)
+        check_number("stale_while_revalidate", self.stale_while_revalidate, 0, 1e11)
+        check_flag("run_on_error", self.run_on_error)
 
 
 def _are_names(names: Any) -> bool:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lix_cache.checks import check_is, check_seconds, check_text, check_whole
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.drive import AsyncDriver, SyncDriver
@@ -15,7 +16,7 @@ from lix_cache.hot.breaker import Breaker
 from lix_cache.hot.client import Endpoint, endpoint_for
 from lix_cache.hot.keys import Keys
 from lix_cache.messages import check_session_id
-from lix_cache.semantic.flow import QueryCache, UrlCache, check_life
+from lix_cache.semantic.flow import QueryCache, UrlCache
 from lix_cache.semantic.ring import TAG_BYTES
 
 if TYPE_CHECKING:
@@ -37,6 +38,13 @@ def breaker_for(endpoint: Endpoint, config: CacheConfig, clock: Clock) -> Breake
     return _breakers.setdefault(endpoint, Breaker(config.redis_retry_seconds, clock))
 
 
+def _check_place(host: str | None, port: int | None) -> None:
+    if host is not None:
+        check_text("redis_host", host)
+    if port is not None:
+        check_whole("redis_port", port, 1, 65535)
+
+
 class _Semantic:
     """What both colours of the query cache are made of."""
 
@@ -53,7 +61,7 @@ class _Semantic:
         redis_db: int | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        config = config or CacheConfig()
+        config = CacheConfig() if config is None else check_is("config", config, CacheConfig)
         changes = {
             "semantic_similarity_threshold": similarity_threshold,
             "semantic_max_items_per_url": max_items_per_url,
@@ -62,7 +70,8 @@ class _Semantic:
         config = config.replace(**{k: v for k, v in changes.items() if v is not None})
         self.session_id = check_session_id(session_id)
         self.ttl_seconds: float = config.semantic_ttl_seconds if ttl_seconds is None else ttl_seconds
-        check_life(self.ttl_seconds)
+        check_seconds("ttl_seconds", self.ttl_seconds)
+        _check_place(redis_host, redis_port)
         self.similarity_threshold = config.semantic_similarity_threshold
         self.max_items_per_url = config.semantic_max_items_per_url
         self._endpoint = endpoint_for(config, config.semantic_redis_db, host=redis_host, port=redis_port)
@@ -117,12 +126,13 @@ class _Url:
         redis_db: int | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        config = config or CacheConfig()
+        config = CacheConfig() if config is None else check_is("config", config, CacheConfig)
         changes = {"url_cache_batch_size": batch_size, "url_cache_redis_db": redis_db}
         config = config.replace(**{k: v for k, v in changes.items() if v is not None})
         self.session_id = check_session_id(session_id)
         self.ttl_seconds: float = config.url_cache_ttl_seconds if ttl_seconds is None else ttl_seconds
-        check_life(self.ttl_seconds)
+        check_seconds("ttl_seconds", self.ttl_seconds)
+        _check_place(redis_host, redis_port)
         self.batch_size = config.url_cache_batch_size
         self._endpoint = endpoint_for(config, config.url_cache_redis_db, host=redis_host, port=redis_port)
         self._cache = UrlCache(

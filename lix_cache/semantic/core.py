@@ -18,7 +18,7 @@ from lix_cache.semantic.limits import Limits
 from lix_cache.semantic.lookup import Lookup, Reason
 from lix_cache.semantic.ring import unit_vector
 from lix_cache.semantic.scope import canonical, embedder_word, item_digests, merged, scope_of
-from lix_cache.semantic.tally import Tally
+from lix_cache.semantic.tally import Tally, told
 from lix_cache.semantic.text import normalise
 from lix_cache.vectors import check_dimension
 
@@ -274,7 +274,7 @@ class Core:
             raise Stop(Reason.EMBEDDER_TIMEOUT, str(error)) from error
         except Exception as error:
             self.tally.trouble("embedder_errors", error)
-            raise Stop(Reason.EMBEDDER_FAILED, f"{type(error).__name__}: {error}") from error
+            raise Stop(Reason.EMBEDDER_FAILED, told(error)) from error
         finally:
             self.spend("embed", started, spent)
         return result

@@ -75,12 +75,12 @@ def tag_words(tags: Iterable[str]) -> bytes:
     Raises:
         InvalidInput: one is not a str, or a single str was given for the list.
     """
-    if isinstance(tags, str):
-        raise InvalidInput(f"tags must be a list of str, got the str {tags!r}: write [{tags!r}]")
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise InvalidInput(f"tags must be a list of str, got one {type(tags).__name__}")
     words = []
     for tag in tags:
         if not isinstance(tag, str):
-            raise InvalidInput(f"a tag must be a str, got {tag!r} of type {type(tag).__name__}")
+            raise InvalidInput(f"a tag must be a str, got one of type {type(tag).__name__}")
         data = tag.encode("utf-8", "surrogatepass")
         words.append(hashlib.blake2b(data, digest_size=TAG_BYTES, person=b"tag").digest())
     return b"".join(sorted(set(words)))
@@ -109,7 +109,7 @@ class Tokens:
         if len(numbers) != 2 or not all(
             isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers
         ):
-            raise InvalidInput(f"tokens must be (prompt, completion), two whole numbers, got {pair!r}")
+            raise InvalidInput("tokens must be (prompt, completion), two whole numbers, at least 0")
         return cls(*numbers)
 
 
@@ -187,10 +187,8 @@ class EntryId:
 
 def foreign(what: str, data: object) -> RedisCommandError:
     """Return the error for bytes that this library did not write."""
-    shown = repr(data)
-    return RedisCommandError(
-        f"{what} of the semantic cache holds foreign data: {shown[:80]}{'…' if len(shown) > 80 else ''}"
-    )
+    size = f", {len(data)} bytes" if isinstance(data, bytes) else ""
+    return RedisCommandError(f"{what} of the semantic cache holds foreign data ({type(data).__name__}{size})")
 
 
 def pack_fixed(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lix_cache.checks import check_seconds
 from lix_cache.effects import Flow, RedisBatch, RedisCall
 from lix_cache.errors import (
-    ConfigError,
     DimensionMismatch,
     InvalidMessage,
     RedisCommandError,
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from lix_cache.clock import Clock
     from lix_cache.vectors import FloatArray, VectorLike
 
-__all__ = ["QueryCache", "UrlCache", "check_life", "life_ms"]
+__all__ = ["QueryCache", "UrlCache", "life_ms"]
 
 T = TypeVar("T")
 
@@ -288,19 +287,13 @@ def _scope(session_id: str, url: str, embedder: str) -> str:
     return digest(session_id, url, embedder)
 
 
-def check_life(seconds: float, name: str = "ttl_seconds") -> None:
-    """Raise ConfigError unless so many seconds can be a life."""
-    if not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
-        raise ConfigError(f"{name} must be a finite number larger than 0, got {seconds!r}")
-
-
 def life_ms(ttl_seconds: float) -> int:
     """Return a life in whole milliseconds, at least one.
 
     Raises:
         ConfigError: so many seconds cannot be a life.
     """
-    check_life(ttl_seconds)
+    check_seconds("ttl_seconds", ttl_seconds)
     return max(1, int(min(ttl_seconds * 1000, _LONGEST_LIFE_MS)))
 
 

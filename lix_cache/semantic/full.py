@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lix_cache.checks import check_has, check_is, check_number, check_seconds, check_text, check_whole
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.drive import AsyncDriver, SyncDriver
@@ -17,7 +18,7 @@ from lix_cache.semantic.cache import breaker_for
 from lix_cache.semantic.cached import Decorating
 from lix_cache.semantic.core import EVICTIONS, Core
 from lix_cache.semantic.entry import TAG_BYTES
-from lix_cache.semantic.flow import check_life, life_ms
+from lix_cache.semantic.flow import life_ms
 from lix_cache.semantic.guards import GUARDS, Objection, check
 from lix_cache.semantic.index import IndexPool
 from lix_cache.semantic.limits import DEFAULT_LIMITS, Limits
@@ -25,7 +26,7 @@ from lix_cache.semantic.lookup import Lookup, Report
 from lix_cache.semantic.policy import CachePolicy
 from lix_cache.semantic.scheduler import Cleaner
 from lix_cache.semantic.scope import frozen, merged
-from lix_cache.semantic.tally import Prices
+from lix_cache.semantic.tally import Prices, told
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
@@ -40,33 +41,23 @@ def _guards(enabled: bool | Iterable[str]) -> Callable[[str, str], Objection | N
         return check
     if enabled is False:
         return lambda _query, _cached: None
-    if isinstance(enabled, str):
-        raise ConfigError(f"guards must be True, False or a list of names, got {enabled!r}")
-    names = frozenset(enabled)
+    is_list = isinstance(enabled, Iterable) and not isinstance(enabled, (str, Mapping))
+    names = tuple(enabled) if is_list else ()
+    if not is_list or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"guards must be True, False or a list of names, got a {type(enabled).__name__}")
     # A name that is no guard's would be a guard that never objects.
-    unknown = sorted(map(repr, names - frozenset(GUARDS)))
+    unknown = sorted(map(repr, {*names} - {*GUARDS}))
     if unknown:
         raise ConfigError(f"there is no guard {', '.join(unknown)}; the guards are {', '.join(GUARDS)}")
-    return lambda query, cached: check(query, cached, enabled=names)
+    asked = frozenset(names)
+    return lambda query, cached: check(query, cached, enabled=asked)
 
 
 def _large_from(wanted: int | None, max_entries: int) -> int | None:
     """Return from how many entries on vector sets are asked for, or None if no scope can have so many."""
-    if wanted is None or _whole("vector_sets_from", wanted, 1) > max_entries:
+    if wanted is None or check_whole("vector_sets_from", wanted, 1) > max_entries:
         return None
     return wanted
-
-
-def _whole(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} must be a whole number, at least {least}, got {value!r}")
-    return value
-
-
-def _share(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ConfigError(f"{name} must be from 0 to 1, got {value!r}")
-    return value
 
 
 class _Full(Decorating):
@@ -98,42 +89,47 @@ class _Full(Decorating):
         redis_db: int | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        config = config or CacheConfig()
+        config = CacheConfig() if config is None else check_is("config", config, CacheConfig)
+        if embedder is not None:
+            check_has("embedder", embedder, "HashingEmbedder()", embed=True, id=False, dim=False)
+        if verifier is not None:
+            check_has("verifier", verifier, "OnnxVerifier(…)", scores=True, id=False)
         self.embedder = embedder
         # Frozen: its scope is remembered, and must not be that of another tenant one day.
         self.context: Mapping[str, Any] = frozen(merged({}, context))
         self.ttl_seconds: float = config.semantic_ttl_seconds if ttl_seconds is None else ttl_seconds
-        check_life(self.ttl_seconds)
+        check_seconds("ttl_seconds", self.ttl_seconds)
         if deadline_seconds is not None:
-            check_life(deadline_seconds, "deadline_seconds")
+            check_seconds("deadline_seconds", deadline_seconds)
         if sliding_seconds is not None:
-            check_life(sliding_seconds, "sliding_seconds")
-        if eviction not in EVICTIONS:
+            check_seconds("sliding_seconds", sliding_seconds)
+        if check_text("eviction", eviction) not in EVICTIONS:
             raise ConfigError(f"eviction must be one of {', '.join(EVICTIONS)}, got {eviction!r}")
-        self._prices = prices
-        self._endpoint = endpoint_for(config, config.semantic_redis_db if redis_db is None else redis_db)
+        self._prices = None if prices is None else check_is("prices", prices, Prices)
+        database = config.semantic_redis_db if redis_db is None else check_whole("redis_db", redis_db, 0)
+        self._endpoint = endpoint_for(config, database)
         self._core = Core(
             keys=Keys(config.redis_key_prefix, config.redis_buckets),
-            indexes=IndexPool(_whole("index_bytes", index_bytes, 1)),
+            indexes=IndexPool(check_whole("index_bytes", index_bytes, 1)),
             embedder=embedder,
             context=self.context,
-            limits=limits,
+            limits=check_is("limits", limits, Limits),
             object_to=_guards(guards),
             verifier=verifier,
-            verifier_threshold=_share("verifier_threshold", verifier_threshold),
-            policy=policy or CachePolicy(),
+            verifier_threshold=check_number("verifier_threshold", verifier_threshold, 0, 1),
+            policy=CachePolicy() if policy is None else check_is("policy", policy, CachePolicy),
             ttl_seconds=self.ttl_seconds,
             slide_ms=0 if sliding_seconds is None else life_ms(sliding_seconds),
-            max_entries=_whole("max_entries", max_entries, 1),
+            max_entries=check_whole("max_entries", max_entries, 1),
             eviction=EVICTIONS[eviction],
-            max_wordings=_whole("max_wordings", max_wordings, 1),
-            same_answer=None if same_answer is None else _share("same_answer", same_answer),
-            epoch=_whole("epoch", epoch, 0),
-            version=version,
+            max_wordings=check_whole("max_wordings", max_wordings, 1),
+            same_answer=None if same_answer is None else check_number("same_answer", same_answer, 0, 1),
+            epoch=check_whole("epoch", epoch, 0),
+            version=check_text("version", version, may_be_empty=True),
             deadline=deadline_seconds,
             miss_on_error=config.on_cache_error == "miss",
             breaker=breaker_for(self._endpoint, config, clock),
-            clock=clock,
+            clock=check_has("clock", clock, "SystemClock()", monotonic=True),
             new_tag=lambda: os.urandom(TAG_BYTES),
             embedder_id=config.embedder_id or "",
             dim=config.embedding_dim,
@@ -151,7 +147,6 @@ class _Full(Decorating):
         return self._core.tally.as_dict(self._prices)
 
     def _stats(self, counts: dict[str, int] | LixCacheError) -> dict[str, Any]:
-        failed = isinstance(counts, LixCacheError)
         names = ("scopes", "entries", "reported_wordings", "bytes")
         found: dict[str, int | None] = (
             dict.fromkeys(names) if isinstance(counts, LixCacheError) else {**counts}
@@ -159,7 +154,7 @@ class _Full(Decorating):
         indexes = self._core.indexes
         return {
             "backend": "redis",
-            "redis": f"{type(counts).__name__}: {counts}" if failed else "ok",
+            "redis": told(counts) if isinstance(counts, LixCacheError) else "ok",
             **found,
             "index_scopes": len(indexes),
             "index_bytes": indexes.nbytes,

@@ -105,7 +105,7 @@ def questions_from_pairs(records: Iterable[tuple[str, Mapping[str, Any]]]) -> La
             groups.setdefault(node, group)
         label = record.get("label")
         if label not in (0, 1):
-            raise InvalidInput(f"{where}: 'label' is 1 (the same answer) or 0, not {label!r}")
+            raise InvalidInput(f"{where}: 'label' is 1 (the same answer) or 0")
         if label:
             parents[_root(parents, b)] = _root(parents, a)
         else:

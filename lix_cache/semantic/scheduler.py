@@ -7,11 +7,13 @@ import threading
 import weakref
 
 from lix_cache._log import logger
+from lix_cache.checks import check_seconds
 from lix_cache.daemon import DaemonThread
 from lix_cache.drive import SyncDriver
 from lix_cache.errors import ConfigError, LixCacheError
 from lix_cache.semantic import upkeep
 from lix_cache.semantic.core import Core
+from lix_cache.semantic.tally import told
 
 __all__ = ["Cleaner"]
 
@@ -50,12 +52,8 @@ class Cleaner(DaemonThread):
         Raises:
             ConfigError: not a number of seconds above 0.
         """
-        if (
-            isinstance(interval_seconds, bool)
-            or not isinstance(interval_seconds, (int, float))
-            or not 0 < interval_seconds <= threading.TIMEOUT_MAX
-        ):
-            raise ConfigError(f"interval_seconds must be a number above 0, got {interval_seconds!r}")
+        if check_seconds("interval_seconds", interval_seconds) > threading.TIMEOUT_MAX:
+            raise ConfigError(f"interval_seconds must be at most {threading.TIMEOUT_MAX:g}")
         with self._lock:
             self.interval = float(interval_seconds)
             if self.is_alive and not self._stopping.is_set():
@@ -77,12 +75,11 @@ class Cleaner(DaemonThread):
             try:
                 self._drive(upkeep.clean_up(self._core))
             except Exception as error:  # noqa: BLE001 - a thread that dies in silence cleans nothing up
-                self.last_error = f"{type(error).__name__}: {error}"
+                self.last_error = told(error)
                 self._core.tally.trouble("cleanup_errors", error)
-                if isinstance(error, LixCacheError):
-                    logger.warning("cleaning the semantic cache up: {}", self.last_error)
-                else:
-                    logger.opt(exception=error).error("cleaning the semantic cache up failed unexpectedly")
+                level = "WARNING" if isinstance(error, LixCacheError) else "ERROR"
+                # Without the traceback: a sink may show its variables, and with them a context.
+                logger.log(level, "cleaning the semantic cache up failed: {}", self.last_error)
                 pause = max(self.interval, min(pause * 2, _LONGEST_PAUSE))
             else:
                 self.last_error = None

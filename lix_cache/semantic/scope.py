@@ -65,14 +65,17 @@ def _encode_mapping(value: Mapping[Any, Any], where: str, parts: list[bytes], de
     items = []
     for key, item in value.items():
         if not isinstance(key, str):
-            raise InvalidContext(
-                f"{where} has the key {key!r} of type {type(key).__name__}; keys must be str"
-            )
+            raise InvalidContext(f"{where} has a key of type {type(key).__name__}; keys must be str")
         items.append((_scalar(key, where), key, item))
     parts.append(b"m%d:" % len(items))
     for encoded, key, item in sorted(items, key=lambda triple: triple[0]):
         parts.append(encoded)
-        _encode(item, f"{where}[{key!r}]", parts, depth + 1)
+        _encode(item, f"{where}[{_shown(key)}]", parts, depth + 1)
+
+
+def _shown(key: str) -> str:
+    """Return a key for an error. Names of items are meant to be read; anything longer may be content."""
+    return repr(key) if len(key) <= 40 and key.replace(".", "_").isidentifier() else "…"
 
 
 def _scalar(value: Any, where: str) -> bytes:
@@ -132,8 +135,8 @@ def merged(base: Mapping[str, Any], context: Mapping[str, Any] | None) -> dict[s
     for key in base.keys() & context.keys():
         if canonical(base[key]) != canonical(context[key]):
             raise InvalidContext(
-                f"the context says {context[key]!r} for {key!r}, but the cache was made with {base[key]!r}; "
-                "a call may add to the cache's context, not change it"
+                f"the context says something else for {_shown(key)} than the one that the cache was made "
+                "with; a call may add to the cache's context, not change it"
             )
     return both
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lix_cache.checks import check_seconds
 from lix_cache.effects import Compute, Flow, RedisBatch, RedisCall
 from lix_cache.errors import InvalidContext, InvalidInput
 from lix_cache.hot import answer_scripts, vector_set_scripts
 from lix_cache.semantic import entry
 from lix_cache.semantic.core import Core, Scope, Spent, Stop, wording_of
 from lix_cache.semantic.entry import LARGE_BYTES, EntryId, Tokens
-from lix_cache.semantic.flow import check_life, life_ms
+from lix_cache.semantic.flow import life_ms
 from lix_cache.semantic.lookup import Reason
 from lix_cache.semantic.scope import canonical, merged
 from lix_cache.semantic.tally import about_tokens
@@ -77,7 +78,7 @@ def _store(core: Core, answer: Answer, spent: Spent) -> Flow[str | None]:
         raise InvalidInput("the response must not be None: None is what a miss answers")
     tokens = None if answer.tokens is None else Tokens.of(answer.tokens)
     if answer.ttl_seconds is not None:
-        check_life(answer.ttl_seconds)
+        check_seconds("ttl_seconds", answer.ttl_seconds)
     context = merged(core.context, answer.context)
     refusal = core.policy.check_store(answer.text, answer.response, context)
     if refusal is not None:

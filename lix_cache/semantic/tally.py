@@ -8,7 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from lix_cache.errors import ConfigError, LixCacheError
+from lix_cache.checks import check_number, check_text
+from lix_cache.errors import LixCacheError
 from lix_cache.semantic.entry import Tokens
 from lix_cache.semantic.lookup import Lookup
 
@@ -40,9 +41,8 @@ class Prices:
 
     def __post_init__(self) -> None:
         for name in ("prompt", "completion"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise ConfigError(f"Prices.{name} must be a finite number, at least 0, got {value!r}")
+            check_number(f"Prices.{name}", getattr(self, name), 0, 1e12)
+        check_text("Prices.currency", self.currency)
 
     def of(self, tokens: Tokens) -> float:
         """Return what so many tokens cost."""

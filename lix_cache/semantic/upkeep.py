@@ -17,6 +17,7 @@ from lix_cache.semantic.entry import EntryId
 from lix_cache.semantic.lookup import Report
 from lix_cache.semantic.ring import unit_vector
 from lix_cache.semantic.scope import embedder_word, item_digests, merged
+from lix_cache.semantic.tally import told
 from lix_cache.semantic.verifier import verified_scores
 from lix_cache.vectors import check_dimension
 
@@ -64,12 +65,13 @@ class Criteria:
         if age is not None and (
             isinstance(age, bool) or not isinstance(age, (int, float)) or not 0 <= age < 1e11
         ):
-            raise InvalidInput(f"older_than_seconds must be a number of seconds, at least 0, got {age!r}")
+            raise InvalidInput("older_than_seconds must be a number of seconds, at least 0")
         epoch = self.epoch
         if epoch is not None and (isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0):
-            raise InvalidInput(f"epoch must be a whole number, at least 0, got {epoch!r}")
-        if not isinstance(self.similarity, (int, float)) or not -1 <= self.similarity <= 1:
-            raise InvalidInput(f"similarity must be from -1 to 1, got {self.similarity!r}")
+            raise InvalidInput("epoch must be a whole number, at least 0")
+        near = self.similarity
+        if isinstance(near, bool) or not isinstance(near, (int, float)) or not -1 <= near <= 1:
+            raise InvalidInput("similarity must be a number from -1 to 1")
         return self
 
     @property
@@ -250,5 +252,5 @@ def _try(core: Core, effect: Effect) -> Flow[dict[str, Any]]:
     try:
         yield effect
     except Exception as error:  # noqa: BLE001 - reported, whatever it is
-        return {"status": "down", "detail": f"{type(error).__name__}: {error}"}
+        return {"status": "down", "detail": told(error)}
     return {"status": "ok", "latency_ms": round((core.clock.monotonic() - started) * 1000, 3)}

@@ -154,7 +154,9 @@ def _from_table(letter: bytes, value: Any, where: str, package: str) -> bytes:
         raise
     except Exception as error:
         # Whatever Arrow, pandas or polars raise for what they cannot convert.
-        raise InvalidInput(f"{where} is a {package} table that Arrow cannot hold: {error}") from error
+        # Neither its text nor the error itself: Arrow quotes the cell that it cannot hold.
+        kind = type(error).__name__
+        raise InvalidInput(f"{where} is a {package} table that Arrow cannot hold ({kind})") from None
     if not _SAME[letter](value, back):
         raise InvalidInput(
             f"{where} is a {package} table that would come back from Arrow as another; columns of plain "
@@ -251,7 +253,7 @@ def _converted(convert: Callable[[], Any]) -> Any:
         # Whatever is raised for a schema that makes no sense; polars' panics are no Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise CodecError(f"a table that cannot be read: {type(error).__name__}: {error}") from None
+        raise CodecError(f"a table that cannot be read ({type(error).__name__})") from None
 
 
 def _same_pandas_frame(one: Any, two: Any) -> bool:

@@ -59,7 +59,8 @@ def decode_item(data: bytes) -> Any:
     except (ValueError, TypeError, ArithmeticError, LookupError, struct.error, RecursionError) as error:
         if isinstance(error, CodecError):
             raise
-        raise CodecError(f"not a value: {type(error).__name__}: {error}") from None
+        # Not its text, which may quote a part of the value.
+        raise CodecError(f"not a value: {type(error).__name__}") from None
     if not reader.at_end:
         raise CodecError(f"{reader.remaining} bytes after the end of a value")
     return value
@@ -73,8 +74,8 @@ class _Writer:
 
     def __init__(self) -> None:
         self.out = bytearray()
-        # Formatted only for an error: (how, key or position).
-        self._path: list[tuple[str, Any]] = []
+        # Formatted only for an error: (how, position).
+        self._path: list[tuple[str, int | None]] = []
 
     def put(self, value: Any) -> None:
         put = _PUT.get(type(value))
@@ -93,17 +94,17 @@ class _Writer:
         raise InvalidInput(f"{self.where()} is a {_name(value)}, {_advice(value)}")
 
     def where(self) -> str:
-        return "the response" + "".join(how.format(_shown(key)) for how, key in self._path)
+        return "the response" + "".join(how.format(place) for how, place in self._path)
 
     def _sized(self, letter: bytes, data: bytes | bytearray) -> None:
         self.out += letter
         put_varint(self.out, len(data))
         self.out += data
 
-    def _inside(self, how: str, key: Any, value: Any) -> None:
+    def _inside(self, how: str, place: int | None, value: Any) -> None:
         if len(self._path) >= MAX_DEPTH:
             raise InvalidInput(f"the response is more than {MAX_DEPTH} deep, or contains itself")
-        self._path.append((how, key))
+        self._path.append((how, place))
         self.put(value)
         self._path.pop()
 
@@ -151,9 +152,10 @@ class _Writer:
     def mapping(self, value: dict[Any, Any]) -> None:
         self.out += b"d"
         put_varint(self.out, len(value))
-        for key, item in value.items():
-            self._inside(", key {}", key, key)
-            self._inside("[{}]", key, item)
+        # By position: keys are content.
+        for position, (key, item) in enumerate(value.items()):
+            self._inside(", key {}", position, key)
+            self._inside("[value {}]", position, item)
 
     def moment(self, value: datetime) -> None:
         self.out += b"D" + _DATE.pack(value.year, value.month, value.day)
@@ -181,7 +183,7 @@ class _Writer:
             self.out += name
         else:
             raise InvalidInput(
-                f"{self.where()} has the time zone {zone!r}; zones of datetime.timezone and named ones of "
+                f"{self.where()} has a time zone of {_name(zone)}; zones of datetime.timezone and named ones of "
                 "zoneinfo can be kept: value.astimezone(...)"
             )
 
@@ -216,15 +218,6 @@ _PUT: dict[type, Callable[[_Writer, Any], None]] = {
     Decimal: _Writer.decimal,
     uuid.UUID: _Writer.unique_id,
 }
-
-
-def _shown(key: Any) -> str:
-    """Return a key for an error's text; some have no repr, or a long one."""
-    return f"{key!r:.50}" if isinstance(key, (str, int)) and not _is_long(key) else type(key).__name__
-
-
-def _is_long(key: str | int) -> bool:
-    return len(key) > 1000 if isinstance(key, str) else key.bit_length() > 200
 
 
 def _name(value: Any) -> str:
@@ -314,7 +307,7 @@ def _clock(reader: Reader) -> tuple[tuple[int, int, int, int], int, tzinfo | Non
         try:
             zone = zoneinfo.ZoneInfo(reader.take(length).decode())
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise CodecError(f"a time zone that is not known here: {error}") from None
+            raise CodecError(f"a time zone that is not known here ({type(error).__name__})") from None
     elif kind != _NAIVE:
         raise CodecError(f"a time zone of the unknown kind {kind}")
     return (hour, minute, second, microsecond), fold, zone

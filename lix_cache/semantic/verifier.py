@@ -7,11 +7,13 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from lix_cache.checks import check_path, check_whole
 from lix_cache.embedders.lazy_onnx import LazyOnnx
 from lix_cache.embedders.process import PerProcess
 from lix_cache.embedders.protocol import encodable
 from lix_cache.embedders.torch_weights import weights_digest
 from lix_cache.errors import ConfigError, LixCacheError, VerifierError
+from lix_cache.semantic.tally import told
 
 if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray
@@ -63,11 +65,12 @@ def verified_scores(verifier: Verifier, pairs: Sequence[tuple[str, str]]) -> Flo
         raise
     except Exception as error:
         # Whatever it is: there is no answer.
-        raise VerifierError(f"{verifier!r} failed: {type(error).__name__}: {error}") from error
+        # Not its text, which may quote what it was asked.
+        raise VerifierError(f"{verifier!r} failed: {told(error)}") from error
     try:
         scores: FloatArray = np.asarray(raw, dtype=np.float32)
     except (ValueError, TypeError) as error:
-        raise VerifierError(f"{verifier!r} did not answer with numbers: {error}") from None
+        raise VerifierError(f"{verifier!r} did not answer with numbers ({type(error).__name__})") from None
     if scores.shape != (len(pairs),):
         raise VerifierError(f"{verifier!r} answered {len(pairs)} pairs with an array of shape {scores.shape}")
     # Written so that a NaN fails too.
@@ -259,9 +262,10 @@ class CrossEncoderVerifier:
         revision: str | None = None,
         local_files_only: bool = False,
     ) -> None:
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ConfigError(f"batch_size must be a whole number larger than 0, got {batch_size!r}")
-        self._model = os.fspath(model)
+        check_whole("batch_size", batch_size, 1)
+        if max_tokens is not None:
+            check_whole("max_tokens", max_tokens, 1)
+        self._model = check_path("model", model)
         self._batch_size = batch_size
         self._options: dict[str, Any] = {
             "device": device,

@@ -10,7 +10,7 @@ import pytest
 from lix_cache.effects import Flow, RedisCall, Sleep
 from lix_cache.errors import RedisUnavailable
 from lix_cache.hot.flight_scripts import GIVE_BACK, TAKE
-from lix_cache.semantic.flight import ABANDONED, Flights, Shared, own_copy
+from lix_cache.semantic.flight import ABANDONED, Flights, Shared, recipe_of, recipe_of_error
 from lix_cache.semantic.lookup import Lookup
 from lix_cache.semantic.tally import Tally
 from tests.support.twins import ManualClock
@@ -161,19 +161,88 @@ def test_of_many_threads_one_leads() -> None:
     assert flight.future.result() is ABANDONED
     again, leads = flights.join("key")
     assert leads
-    flights.crash(again, KeyError("x"))
-    with pytest.raises(KeyError):
-        again.future.result()
+    assert not flights.close(again)
+    late, leads = flights.join("key")
+    assert leads
+    assert flights.join("key") == (late, False)
+    assert flights.close(late)
 
 
-def test_who_waits_gets_a_copy_where_there_can_be_one() -> None:
-    class Single:
-        def __deepcopy__(self, memo: object) -> object:
-            raise RuntimeError("there is one of it")
+class Model:
+    def __init__(self, items: list[int]) -> None:
+        self.items = items
 
-    single = Single()
-    assert own_copy(single) is single
-    value = {"a": [1]}
-    assert own_copy(value) == value
-    assert own_copy(value)["a"] is not value["a"]
-    assert own_copy("text") == "text"
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Model) and self.items == other.items
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Single:
+    def __deepcopy__(self, memo: object) -> Single:
+        return self
+
+
+@pytest.mark.promise("isolation")
+@pytest.mark.parametrize(
+    "value", [{"a": [1]}, [1, {2}], bytearray(b"x"), Model([1]), {"nested": Model([1])}, (Model([1]),)]
+)
+def test_who_waits_gets_a_result_of_its_own_that_was_made_before(value: Any) -> None:
+    recipe = recipe_of(value)
+    assert recipe is not None
+    before, other = recipe.make(), recipe.make()
+    assert before == other == value
+    assert before is not other
+    assert value is not other
+    if isinstance(value, dict):
+        value.clear()
+        before.clear()
+    assert recipe.make() == other
+
+
+@pytest.mark.promise("isolation")
+@pytest.mark.parametrize(
+    "value", [Single(), (i for i in "ab"), threading.Lock(), {"a": (i for i in "ab")}, print]
+)
+def test_what_cannot_be_had_twice_is_not_shared(value: Any) -> None:
+    assert recipe_of(value) is None
+
+
+class Failed(Exception):
+    def __init__(self, *, code: int, body: dict[str, Any]) -> None:
+        super().__init__(f"code {code}")
+        self.code, self.body = code, body
+
+
+@pytest.mark.promise("isolation")
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("x", [1]),
+        OSError(2, "No such file", "name"),
+        UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"),
+        RedisUnavailable("gone", maybe_done=True),
+        Failed(code=5, body={"a": [1]}),
+    ],
+)
+def test_who_waits_gets_an_exception_of_its_own(error: Exception) -> None:
+    recipe = recipe_of_error(error)
+    assert recipe is not None
+    raised = []
+    for _ in range(2):
+        with pytest.raises(type(error)) as caught:
+            recipe.make()
+        raised.append(caught.value)
+    one, other = raised
+    assert len({id(error), id(one), id(other)}) == 3
+    assert (one.args, str(one)) == (error.args, str(error))
+    assert {**vars(one), "__notes__": 0} == {**vars(error), "__notes__": 0}
+    if isinstance(error, Failed):
+        one.body["a"].append(2)  # type: ignore[attr-defined]
+        assert other.body == error.body == {"a": [1]}  # type: ignore[attr-defined]
+
+
+def test_an_exception_that_cannot_be_copied_whole_is_not_shared() -> None:
+    error = ValueError("x")
+    error.stream = (i for i in "ab")  # type: ignore[attr-defined]
+    assert recipe_of_error(error) is None

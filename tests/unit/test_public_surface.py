@@ -80,6 +80,7 @@ NAMES = [
     "RedisError",
     "RedisUnavailable",
     "Replay",
+    "Report",
     "SemanticCache",
     "SemanticCacheRedis",
     "SentenceTransformerEmbedder",

@@ -154,7 +154,7 @@ def test_the_error_says_where_it_is_and_what_may_be_there() -> None:
     with pytest.raises(InvalidContext, match=r"\['tools'\]\[1\]\['when'\] holds a set.*mappings") as caught:
         canonical({"tools": [1, {"when": {2}}]})
     assert isinstance(caught.value, InvalidInput)
-    with pytest.raises(InvalidContext, match=r"\['a'\] has the key 3 of type int; keys must be str"):
+    with pytest.raises(InvalidContext, match=r"\['a'\] has a key of type int; keys must be str"):
         canonical({"a": {3: 1}})
 
 

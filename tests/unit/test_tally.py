@@ -56,7 +56,7 @@ def test_a_tally_counts_by_reason_and_remembers_the_last_trouble() -> None:
     stats = tally.as_dict(Prices(1, 1))
     assert (stats["hits"], stats["misses"], stats["hit_ratio"]) == (1, 1, 0.5)
     assert stats["embedder_errors"] == 1
-    assert stats["last_error"] == "ValueError: no model"
+    assert stats["last_error"] == "builtins.ValueError"
     assert Tally().as_dict(None)["hit_ratio"] == 0.0
 
 

@@ -1,0 +1,147 @@
+"""Checks of settings, in one place so that all refuse the same. Pure.
+
+A bool is no number here, although Python says so: ``ttl_seconds=True`` is a mistake and no second.
+An error tells the setting, what it may be and the type of what was given; of what was given only
+numbers are shown, because a text may be a secret at the wrong place.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from inspect import getattr_static
+from typing import Any
+
+from lix_cache.errors import ConfigError
+
+__all__ = [
+    "check_flag",
+    "check_has",
+    "check_is",
+    "check_number",
+    "check_path",
+    "check_seconds",
+    "check_text",
+    "check_whole",
+]
+
+
+def _given(value: object) -> str:
+    if isinstance(value, (bool, float, type(None))):
+        return f"got {value!r}"
+    if isinstance(value, int):
+        return f"got {value}" if value.bit_length() < 200 else "got a larger one"
+    if isinstance(value, type):
+        return f"got the class {value.__qualname__}: make an object of it"
+    return f"got one of type {type(value).__name__}"
+
+
+def check_whole(name: str, value: int, least: int, most: float = math.inf) -> int:
+    """Return a whole number, at least ``least``.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        range_ = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise ConfigError(f"{name} must be a whole number, {range_}, {_given(value)}")
+    return value
+
+
+def check_number(name: str, value: float, least: float, most: float) -> float:
+    """Return a number from ``least`` to ``most``.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+        raise ConfigError(f"{name} must be a number from {least:g} to {most:g}, {_given(value)}")
+    return value
+
+
+def check_seconds(name: str, value: float) -> float:
+    """Return a finite number of seconds above 0.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ConfigError(f"{name} must be a finite number larger than 0, {_given(value)}")
+    return value
+
+
+def check_flag(name: str, value: bool) -> bool:
+    """Return True or False.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be True or False, {_given(value)}")
+    return value
+
+
+def check_text(name: str, value: str, *, may_be_empty: bool = False) -> str:
+    """Return a text.
+
+    Raises:
+        ConfigError: it is something else, or empty.
+    """
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} must be a text, {_given(value)}")
+    if not value and not may_be_empty:
+        raise ConfigError(f"{name} must not be empty")
+    return value
+
+
+def check_path(name: str, value: str | os.PathLike[str]) -> str:
+    """Return a path, or a name, as text.
+
+    Raises:
+        ConfigError: it is something else, or empty.
+    """
+    if isinstance(value, type) or not isinstance(value, (str, os.PathLike)):
+        raise ConfigError(f"{name} must be a name or a path, {_given(value)}")
+    return check_text(name, os.fspath(value))
+
+
+def check_is(name: str, value: Any, kind: type) -> Any:
+    """Return an object of a class.
+
+    Raises:
+        ConfigError: it is something else, such as the class itself.
+    """
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIO" else "a"
+        raise ConfigError(f"{name} must be {article} {kind.__name__}, {_given(value)}")
+    return value
+
+
+def check_has(name: str, value: Any, example: str, **members: bool) -> Any:
+    """Return an object that has what is asked of it. No property is read: that might load a model.
+
+    Args:
+        name: of the setting.
+        value: what was given.
+        example: what would do, for the error.
+        members: what it must have; True: a method.
+
+    Raises:
+        ConfigError: it lacks something, or is a class and no object.
+    """
+    lacks = [member for member, is_method in members.items() if not _has(value, member, is_method)]
+    if isinstance(value, (type, str, Mapping)) or lacks:
+        raise ConfigError(f"{name} must be an object such as {example}, {_given(value)}")
+    return value
+
+
+def _has(value: Any, member: str, is_method: bool) -> bool:
+    if is_method:
+        return callable(getattr(value, member, None))
+    try:
+        getattr_static(value, member)
+    except AttributeError:
+        # Made when it is asked for.
+        return hasattr(type(value), "__getattr__")
+    return True
