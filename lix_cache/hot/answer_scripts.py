@@ -10,7 +10,9 @@ scripts read stands at fixed places:
   the wording (16), cluster (8), tag (8), epoch (15 digits), tokens (2 × 10 digits), digest of
   its *root*, the wording that the application stored (16: its own, unless it was learned),
   then 8 bytes for each tag word;
-* a record of the log: latest expiry and creation as above, then what only clients read.
+* a record of the log: latest expiry and creation as above, then what only clients read;
+* the response of an entry gets its vector later: a row of the log of its own, with field ``a``,
+  which the field ``a:`` and the entry's number of the exact hash lead to, and which goes with it.
 
 While a script runs the server serves nobody else, so no script does work in proportion to a
 scope. Each stops after a number of steps that stands in it, and what is left is done by the
@@ -24,6 +26,7 @@ from lix_cache.hot.scripts import NOW, script
 
 __all__ = [
     "ADMIT",
+    "ATTACH",
     "CLEAN",
     "CLEAR",
     "COMMON",
@@ -103,7 +106,13 @@ local function note_learned(from, also, without)
 end
 function drop(sid, meta)
   meta = meta or call('HGET', E, sid)
-  call('XDEL', L, sid)
+  local meaning = call('HGET', X, 'a:' .. sid)
+  if meaning then
+    call('XDEL', L, sid, meaning)
+    call('HDEL', X, 'a:' .. sid)
+  else
+    call('XDEL', L, sid)
+  end
   call('ZREM', Z, sid)
   call('ZREM', U, sid)
   if not meta then return 0 end
@@ -120,7 +129,7 @@ function drop(sid, meta)
   return 1
 end
 local function trim()
-  local keep = math.max(1024, call('XLEN', L))
+  local keep = math.max(1024, call('HLEN', E))
   local surplus = call('XLEN', D) - keep
   if surplus > keep then
     local rows = call('XRANGE', D, '-', '+', 'COUNT', 1024)
@@ -246,7 +255,7 @@ ADMIT = script(
     + """
 local reported = call('HGET', W, ARGV[1]) or ''
 local function keep(meta)
-  if ARGV[5] == '' or call('XLEN', L) >= tonumber(ARGV[7]) or call('HEXISTS', X, ARGV[1]) == 1 then
+  if ARGV[5] == '' or call('HLEN', E) >= tonumber(ARGV[7]) or call('HEXISTS', X, ARGV[1]) == 1 then
     return nil
   end
   if #learned(root(meta)) >= 64 then return nil end
@@ -326,7 +335,7 @@ local dropped = same and drop(same) or 0
 dropped = dropped + unlearn(ARGV[1], function(other) return other ~= cluster(meta) end)
 dropped = dropped + expire_some(32)
 local evicted = 0
-while evicted < 32 and length >= tonumber(ARGV[7]) and call('XLEN', L) >= tonumber(ARGV[7]) do
+while evicted < 32 and length >= tonumber(ARGV[7]) and call('HLEN', E) >= tonumber(ARGV[7]) do
   local victim = ARGV[8] ~= '0' and call('ZRANGE', U, 0, 0)[1]
   victim = victim or call('XRANGE', L, '-', '+', 'COUNT', 1)[1][1]
   drop(victim)
@@ -358,6 +367,21 @@ end
 call('ZADD', KEYS[11], digits(now + left), ARGV[10])
 if not known then call('HSET', KEYS[12], ARGV[10], ARGV[11]) end
 return {sid, evicted}
+"""
+)
+
+# ARGV: number and tag of an entry, row for the log
+# Adds the vector of an entry's response, if the entry is alive and has none. Returns 1 if it did.
+ATTACH = script(
+    COMMON
+    + """
+local meta = call('HGET', E, ARGV[1])
+if not meta or tag(meta) ~= ARGV[2] or expiry(meta) <= now then return 0 end
+if call('HEXISTS', X, 'a:' .. ARGV[1]) == 1 then return 0 end
+local row = redis.pcall('XADD', L, '*', 'a', ARGV[3])
+if type(row) ~= 'string' then return 0 end
+call('HSET', X, 'a:' .. ARGV[1], row)
+return 1
 """
 )
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lix_cache.semantic.guards import GUARDS, Objection, check, is_elliptical
+from lix_cache.semantic.guards import GUARDS, Objection, check, is_elliptical, reading
+from lix_cache.semantic.guards.reading import MAX_CHARS
 from lix_cache.semantic.text import normalise
 
 _WORDS = """
@@ -77,6 +79,17 @@ _LONG = {
     "yes": "yes ",
     "neutral": "do not know or not ",
     "tags": "don't you ? ",
+    "more mail": "a.b+c-d@",
+    "hyphens": "-",
+    "brackets": "([{",
+    "carriage returns": "\r",
+    "lines": "a\n",
+    "marks": "\u0301\u0323",
+    "powers": "x²½ ",
+    "backticks": "`",
+    "opposites": "on off to from enable disable ",
+    "similar names": "Aaaab Aaaac ",
+    "slashes": "a/",
 }
 
 
@@ -95,4 +108,59 @@ def _seconds(size: int, piece: str) -> float:
 @pytest.mark.parametrize("name", _LONG)
 def test_long_texts_take_time_in_proportion(name: str) -> None:
     # Four times the text takes four times as long; sixteen times, if it grew with the square.
-    assert _seconds(20_000, _LONG[name]) < 10 * _seconds(5_000, _LONG[name]) + 0.1
+    assert _seconds(8_000, _LONG[name]) < 10 * _seconds(2_000, _LONG[name]) + 0.1
+
+
+def _calls(size: int, piece: str) -> int:
+    """Return how many functions are called, of Python and of C, for one comparison."""
+    text = (piece * size)[:size]
+    other = "x" + text[5:] + "z"
+    check(text, other)  # tables are made once
+    called = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal called
+        called += event in {"call", "c_call"}
+
+    reading._read_short.cache_clear()
+    reading._read_long.cache_clear()
+    sys.setprofile(count)
+    try:
+        check(text, other)
+    finally:
+        sys.setprofile(None)
+    return called
+
+
+@pytest.mark.promise("no-stall")
+@pytest.mark.parametrize("name", _LONG)
+def test_the_work_of_a_comparison_is_bounded_by_the_length(name: str) -> None:
+    assert _calls(8_000, _LONG[name]) < 5 * _calls(2_000, _LONG[name]) + 500
+    assert _calls(8_000, _LONG[name]) < 30 * 8_000
+
+
+@pytest.mark.promise("no-stall")
+@pytest.mark.parametrize("size", [MAX_CHARS + 1, 100_000])
+def test_texts_beyond_the_bound_are_objected_to_unread(size: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lix_cache.semantic.guards.read", None)
+        found = check("a" * size, "b" * size)
+    assert found is not None
+    assert found.guard == "length"
+
+
+@pytest.mark.promise("no-stall")
+@given(st.text("\u0301\u0323\u0327", min_size=100, max_size=300))
+def test_marks_are_folded_in_runs_that_a_letter_can_carry(marks: str) -> None:
+    assert len(reading.fold("a" + marks)) <= 1 + 30
+
+
+#: Signs of code around places where white space means something.
+_CODE = st.sampled_from(["x = {}1", "f({})", "`a{}b`", "a[{}1]", "sed s/{}/x/", "<b>{}x</b>", "if a:\n{}b()"])
+
+
+@pytest.mark.promise("right-answer")
+@given(_CODE, st.text(" \t", min_size=1, max_size=4), st.text(" \t", min_size=1, max_size=4))
+def test_white_space_in_code_is_a_difference(code: str, one: str, other: str) -> None:
+    found = check("what does " + code.format(one), "what does " + code.format(other))
+    assert (found is None) == (one == other)

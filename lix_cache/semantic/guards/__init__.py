@@ -21,6 +21,7 @@ from lix_cache.semantic.guards.order import compare_order
 from lix_cache.semantic.guards.reading import MAX_CHARS, Reading, read
 from lix_cache.semantic.guards.remainder import compare_remainders
 from lix_cache.semantic.guards.symbols import compare_symbols
+from lix_cache.semantic.guards.writing import compare_writing
 from lix_cache.semantic.text import normalise
 
 __all__ = ["GUARDS", "Objection", "check", "is_elliptical"]
@@ -35,6 +36,7 @@ _COMPARISONS: dict[str, Callable[[Reading, Reading], str | None]] = {
     "symbol": compare_symbols,
     "remainder": compare_remainders,
     "order": compare_order,
+    "writing": compare_writing,
 }
 
 #: The names of all guards, in the order in which they are asked.

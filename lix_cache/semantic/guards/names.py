@@ -89,7 +89,7 @@ def literals(reading: Reading) -> dict[str, str]:
 
 
 def _by_form(written: Iterable[str]) -> dict[str, str]:
-    found = {_squeezed(shown): shown for shown in written}
+    found = {_squeezed(shown): shown for shown in dict.fromkeys(written)}
     found.pop("", None)
     return found
 
@@ -206,7 +206,7 @@ def compare_names(a: Reading, b: Reading) -> str | None:
     if a.language != b.language:
         return None  # names are translated too
     # A name in a chunk that both texts have is no difference.
-    if not all(any([not chunk.islower() for chunk in only_in(*pair)]) for pair in ((a, b), (b, a))):
+    if not all(any(not chunk.islower() for chunk in only_in(*pair)) for pair in ((a, b), (b, a))):
         return None
     first, second = a.once(names), b.once(names)
     if not first or not second:

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
+from lix_cache.semantic.guards.han_numbers import LARGEST, han_numbers
 from lix_cache.semantic.guards.lexicon.number_words import (
-    CJK_DIGITS,
-    CJK_TENS,
     DAY_HALVES,
     MONTHS,
     NUMBER_WORDS,
@@ -44,6 +43,9 @@ class Quantity(NamedTuple):
 
 
 _DIGIT = re.compile(r"\d")
+_DIGITS = re.compile(r"\d+")
+#: Reading one takes microseconds. A text with more of them is a table, and no two tables are one.
+_MOST_NUMBERS = 500
 _TOKEN = re.compile(
     r"""
     (?P<ymd>(?<![0-9a-z_.])(?P<y>\d{4})([-/.])(?P<mo>\d{1,2})\3(?P<d>\d{1,2})(?![0-9a-z_]))
@@ -65,18 +67,12 @@ _TOKEN = re.compile(
 )
 _AFTER = re.compile(r"[\s-]?([^\W\d_]+(?:\.m\b)?)")
 _FOREIGN_DIGIT = re.compile(r"[^\D0-9]")
-#: So many characters before its first digit may a number begin: "us$ -.5".
+#: So many characters before its first digit may a number begin ("us$ -.5"), and with which.
 _BEFORE_DIGIT = 6
+_BEGINS = frozenset("uv.-−$€£¥₹₽")
+_SEPARATOR = re.compile(r"[.,'_]")
 _GERMAN = re.compile(r"(ein|zwei|drei|vier|funf|sechs|sieben|acht|neun)und(\w+zig|dreissig)$")
 _DUTCH = re.compile(r"(een|twee|drie|vier|vijf|zes|zeven|acht|negen)en(\w+tig)$")
-_CJK_NUMBER = re.compile("第?[〇零两兩一二三四五六七八九十百千万萬亿億]+")
-_CJK_AFTER = re.compile(
-    "英里|公里|公斤|小时|小時|分钟|个月|ヶ月|時間|日間|週間|世纪|世紀"
-    "|[个個位本张張台天日年月号號点點分秒块塊元次件只隻条條人岁歲時円歳名枚匹杯回番週周斤米度倍升间間层層楼樓辆輛家种種届屆颗顆%％]"
-)
-#: Longer numbers in words are nonsense, and Python prints no integer of any length.
-_LARGEST = 10**30
-_MANY = frozenset("一百千万萬亿億")
 _JOINERS = {"and", "et", "y", "e", "und", "en", "og"}
 _ONES = {"one", "a", "un", "uno", "una", "um", "uma", "ein", "eine", "een"}
 _OF = {"of", "de", "di", "del", "van"}
@@ -133,7 +129,7 @@ def _digits(text: str) -> Iterator[Quantity]:
         first = digit.start()
         match = None
         for start in range(max(at, first - _BEFORE_DIGIT), first + 1):
-            match = _TOKEN.match(text, start)
+            match = _TOKEN.match(text, start) if start == first or text[start] in _BEGINS else None
             if match is not None:
                 yield from _of_match(match, text)
                 break
@@ -144,22 +140,23 @@ def _digits(text: str) -> Iterator[Quantity]:
 def _of_match(match: re.Match[str], text: str) -> Iterator[Quantity]:
     shown = match.group().strip()
     get = match.group
-    if get("ymd"):
-        yield from _date({(int(get("mo")), int(get("d")))}, get("y"), shown)
-    elif get("cjkdate"):
-        yield from _date({(int(get("cm")), int(get("cd") or 0))}, get("cy"), shown)
-    elif get("slash"):
-        yield from _slash(match, shown)
-    elif get("clock"):
-        yield Quantity(frozenset(_times(int(get("h")), int(get("min")), get("ap"))), "", shown)
-    elif get("hour"):
-        yield Quantity(frozenset(_times(int(get("hh")), 0, get("hap"))), "", shown)
-    elif get("version"):
-        yield Quantity(frozenset({get("ver")}), "", shown)
-    else:
+    kind = match.lastgroup
+    if kind == "number":
         quantity = _number(match, text)
         if quantity is not None:
             yield quantity
+    elif kind == "slash":
+        yield from _slash(match, shown)
+    elif kind == "clock":
+        yield Quantity(frozenset(_times(int(get("h")), int(get("min")), get("ap"))), "", shown)
+    elif kind == "hour":
+        yield Quantity(frozenset(_times(int(get("hh")), 0, get("hap"))), "", shown)
+    elif kind == "version":
+        yield Quantity(frozenset({get("ver")}), "", shown)
+    elif kind == "ymd":
+        yield from _date({(int(get("mo")), int(get("d")))}, get("y"), shown)
+    else:
+        yield from _date({(int(get("cm")), int(get("cd") or 0))}, get("cy"), shown)
 
 
 def _date(days: set[tuple[int, int]], year: str | None, shown: str) -> Iterator[Quantity]:
@@ -247,10 +244,10 @@ def _values(digits: str, *, exact: bool) -> set[str]:
         digits: such as ``1,000.50``.
         exact: keep zeros at the end of a fraction: without a unit 3.10 may be a version.
     """
-    groups = re.split(r"[.,'_]", digits)
-    signs = [c for c in digits if not c.isdigit()]
-    if len(groups) == 1:
+    if digits.isdigit():
         return {digits if len(digits) > 2 and digits[0] == "0" else _integer(digits)}
+    groups = _SEPARATOR.split(digits)
+    signs = [c for c in digits if not c.isdigit()]
     tail = groups[-1]
     if len(signs) == 1:
         if signs[0] in "'_":
@@ -298,7 +295,7 @@ def _in_words(reading: Reading) -> Iterator[Quantity]:
     table = NUMBER_WORDS.get(reading.language, {})
     scales = _scales(reading.language)
     counting = _counting(reading.language)
-    if not any([counting[word] for word in reading.counts]):
+    if not any(counting[word] for word in reading.counts):
         return
     done = 0
     for i, word in enumerate(words):
@@ -364,7 +361,7 @@ def _run(
         scale = scales.get(word) if len(word) > 1 and word not in UNITS else None
         if scale is not None:
             part, total = (max(part, 1) * scale, total) if scale == 100 else (0, total + max(part, 1) * scale)
-            part, last = min(part, _LARGEST), scale
+            part, last = min(part, LARGEST), scale
         elif value is not None:
             if i > start and not _goes_on(last, value):
                 break
@@ -404,52 +401,22 @@ def _day_number(word: str) -> int:
     return int(digits) if digits.isdecimal() and digits.isascii() and len(digits) in (1, 2, 4) else 0
 
 
-# -- Chinese and Japanese ------------------------------------------------------------------
-
-
 def _in_cjk(text: str) -> Iterator[Quantity]:
-    if text.isascii():
-        return
-    for match in _CJK_NUMBER.finditer(text):
-        run = match.group().removeprefix("第")
-        after = _CJK_AFTER.match(text, match.end() + (text[match.end() : match.end() + 1] == " "))
-        counted = after is not None or match.group() != run
-        # 一 alone is an article or part of a word, and so are most single characters without
-        # a measure word behind them; 百万 alone is "very many".
-        if (
-            run == "一"
-            or (not counted and len(run) < 3 and not set(run) & set("十百千"))
-            or (not counted and set(run) <= _MANY)
-        ):
-            continue
-        unit = UNITS.get(after.group(), "") if after else ""
-        yield Quantity(frozenset({_cjk_value(run)}), unit, run)
-
-
-def _cjk_value(run: str) -> str:
-    if all(c in CJK_DIGITS for c in run):
-        return _integer("".join(str(CJK_DIGITS[c]) for c in run))
-    total = part = digit = 0
-    for c in run:
-        if c in CJK_DIGITS:
-            digit = CJK_DIGITS[c]
-            continue
-        tens = CJK_TENS[c]
-        if tens >= 10_000:
-            section = part + digit
-            total = total + section * tens if total >= tens else (total + section or 1) * tens
-            total = min(total, _LARGEST)
-            part = digit = 0
-        else:
-            part, digit = part + (digit or 1) * tens, 0
-    return str(total + part + digit)
+    for value, counted, shown in han_numbers(text):
+        yield Quantity(frozenset({value}), UNITS.get(counted, ""), shown)
 
 
 # -- the comparison ------------------------------------------------------------------------
 
 
+def _is_table(reading: Reading) -> bool:
+    return len(_DIGITS.findall(reading.folded)) > _MOST_NUMBERS
+
+
 def compare_numbers(a: Reading, b: Reading) -> str | None:
     """Return what differs in number, or None."""
+    if a.once(_is_table) or b.once(_is_table):
+        return f"more than {_MOST_NUMBERS} numbers"
     first, second = a.once(quantities), b.once(quantities)
     if not first and not second:
         return None

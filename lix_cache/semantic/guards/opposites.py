@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lix_cache.semantic.guards.lexicon.opposites import CJK_OPPOSITES, NOT_OPPOSITES, PREFIXES, STRONG, WEAK
 from lix_cache.semantic.guards.negation import denied_words
-from lix_cache.semantic.guards.reading import Memo, Reading, stem
+from lix_cache.semantic.guards.reading import Memo, Reading, stem, stems
 
 __all__ = ["compare_directions"]
 
@@ -74,28 +74,24 @@ def _poles_of(word: str) -> tuple[_Pole, ...]:
 _poles = Memo(_poles_of)
 
 
-def _strong_places(reading: Reading) -> dict[int, dict[int, list[int]]]:
-    return _places(reading, weak=False)
+#: Axis -> side -> words of the text, the earliest first; "" in scripts without spaces.
+_Axes = dict[int, dict[int, list[str]]]
 
 
-def _weak_places(reading: Reading) -> dict[int, dict[int, list[int]]]:
-    return _places(reading, weak=True)
-
-
-def _places(reading: Reading, *, weak: bool) -> dict[int, dict[int, list[int]]]:
-    """Return axis -> side -> places of its words in the text (-1 in scripts without spaces)."""
-    places: dict[int, dict[int, list[int]]] = {}
-    polar = {word for word in reading.counts if _poles[word]}
-    for i, word in enumerate(reading.words) if polar else ():
-        for pole in _poles[word] if word in polar else ():
-            if pole.weak is weak:
-                places.setdefault(pole.axis, {}).setdefault(pole.side, []).append(i)
-    if not weak and not reading.text.isascii():
+def _axes(reading: Reading) -> tuple[_Axes, _Axes]:
+    """Return the strong and the weak axes of which a text has a pole."""
+    strong: _Axes = {}
+    weak: _Axes = {}
+    for word in [word for word in reading.counts if _poles[word]]:
+        for pole in _poles[word]:
+            axes = weak if pole.weak else strong
+            axes.setdefault(pole.axis, {}).setdefault(pole.side, []).append(word)
+    if not reading.text.isascii():
         tables = _tables()
-        for match in tables.pattern.finditer(reading.folded):
-            for pole in tables.unspaced[match.group()]:
-                places.setdefault(pole.axis, {}).setdefault(pole.side, []).append(-1)
-    return places
+        for found in dict.fromkeys(tables.pattern.findall(reading.folded)):
+            for pole in tables.unspaced[found]:
+                strong.setdefault(pole.axis, {}).setdefault(pole.side, []).append("")
+    return strong, weak
 
 
 def compare_directions(a: Reading, b: Reading) -> str | None:
@@ -104,7 +100,7 @@ def compare_directions(a: Reading, b: Reading) -> str | None:
 
 
 def _strong(a: Reading, b: Reading) -> str | None:
-    first, second = a.once(_strong_places), b.once(_strong_places)
+    first, second = a.once(_axes)[0], b.once(_axes)[0]
     for axis in first.keys() & second.keys():
         mine, theirs = first[axis], second[axis]
         if len(mine) == len(theirs) == 1 and mine.keys() != theirs.keys():
@@ -119,10 +115,10 @@ def _equally_denied(here: str, a: Reading, there: str, b: Reading) -> bool:
     return (stem(here) in a.once(denied_words)) == (stem(there) in b.once(denied_words))
 
 
-def _word(reading: Reading, sides: dict[int, list[int]]) -> str:
-    place = next(iter(sides.values()))[0]
-    if place >= 0:
-        return reading.words[place]
+def _word(reading: Reading, sides: dict[int, list[str]]) -> str:
+    word = next(iter(sides.values()))[0]
+    if word:
+        return word
     match = _tables().pattern.search(reading.folded)
     return match.group() if match else ""
 
@@ -130,28 +126,28 @@ def _word(reading: Reading, sides: dict[int, list[int]]) -> str:
 def _weak(a: Reading, b: Reading) -> str | None:
     if a.language != b.language:
         return None
-    first, second = a.once(_weak_places), b.once(_weak_places)
+    first, second = a.once(_axes)[1], b.once(_axes)[1]
     for axis in first.keys() & second.keys():
         mine, theirs = first[axis], second[axis]
         if len(mine) == len(theirs) == 1 and mine.keys() != theirs.keys():
             (here,), (there,) = mine.values(), theirs.values()
-            one, other = a.words[here[0]], b.words[there[0]]
-            if _neighbours(a, here) & _neighbours(b, there) and _equally_denied(one, a, other, b):
-                return f"{one} / {other}"
+            if _neighbours(a, here) & _neighbours(b, there) and _equally_denied(here[0], a, there[0], b):
+                return f"{here[0]} / {there[0]}"
     return None
 
 
-def _neighbours(reading: Reading, places: list[int]) -> set[tuple[str, str]]:
-    """Return the words of content just before and just after the places, and on which side."""
+def _neighbours(reading: Reading, poles: list[str]) -> set[tuple[str, str]]:
+    """Return the words of content just before and just after these words, and on which side."""
     words, content = reading.words, reading.content_set
     near = set()
-    for place in places:
+    wanted = frozenset(poles)
+    for place in [i for i, word in enumerate(words) if word in wanted]:
         for side, step in (("before", -1), ("after", 1)):
             for i in range(place + step, place + 4 * step, step):
                 if not 0 <= i < len(words):
                     break
-                if stem(words[i]) in content:
-                    near.add((side, stem(words[i])))
+                if stems[words[i]] in content:
+                    near.add((side, stems[words[i]]))
                     break
     return near
 

@@ -35,9 +35,6 @@ _INVISIBLE = "\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\uf
 _TRANSLATED = re.compile(f"[’‘ʼ＇²³¹⁰⁴-⁹₀-₉¼-¾⅐-⅞{_INVISIBLE}]")
 # NFKD would read 5² as 52 and 1½ as 11/2. Of a unit (m², cm³) the power is part of its name.
 _POWER = re.compile("(?<=[0-9)])[²³¹⁰⁴-⁹]|(?<=\\b[a-ln-zA-LN-Z])[²³¹⁰⁴-⁹]")
-_FRACTION = re.compile("[¼-¾⅐-⅞]")
-_APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'"})
-_UNSEEN = re.compile(f"[{_INVISIBLE}]+")
 _TOO_MANY_MARKS = re.compile(rf"([^\w\x00-\x7f]{{{MOST_MARKS}}})[^\w\x00-\x7f]+")
 _UNSPACED_CLASS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
@@ -83,12 +80,28 @@ def fold(text: str) -> str:
     if text.isascii():
         return text.lower()
     if _TRANSLATED.search(text):
-        text = _POWER.sub(r"^\g<0>", text)
-        text = _UNSEEN.sub("", _FRACTION.sub(r" \g<0>", text)).translate(_APOSTROPHES)
+        text = _POWER.sub(_raised, text).translate(_translation())
     # Putting n marks of one letter in order takes n² steps.
     text = _TOO_MANY_MARKS.sub(r"\1", text)
     decomposed = unicodedata.normalize("NFKD", text.casefold())
     return unicodedata.normalize("NFC", _ACCENTS.sub("", decomposed))
+
+
+def _raised(match: re.Match[str]) -> str:
+    return "^" + match.group()
+
+
+@lru_cache(maxsize=1)
+def _translation() -> dict[int, str | None]:
+    """Return what becomes of characters that NFKD or a reader would take for something else."""
+    table: dict[int, str | None] = dict.fromkeys(map(ord, "’‘ʼ＇"), "'")
+    for code in range(0x2070):
+        if re.match(f"[{_INVISIBLE}]", chr(code)):
+            table[code] = None
+    table.update(dict.fromkeys((*range(0xFE00, 0xFE10), 0xFEFF)))
+    for code in (*range(0xBC, 0xBF), *range(0x2150, 0x215F)):
+        table[code] = " " + unicodedata.normalize("NFKD", chr(code)).replace("\u2044", "/")
+    return table
 
 
 def stem(word: str) -> str:

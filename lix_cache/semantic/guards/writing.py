@@ -1,0 +1,205 @@
+"""Writing: the same words, written so that they say something else. Pure.
+
+Many embedders see neither case nor white space, and few tell quotes apart: to them "sed s/  / /g"
+is "sed s/ / /g", and "the US" is "the us". Looked at is what differs in its writing alone:
+
+* white space, unless prose stands around it;
+* quotes, marks that cannot be seen and wide forms, where a text may be code;
+* case, in code, in units (mW, MW), and of words that are others with a capital (Polish, US).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import chain, pairwise
+
+from lix_cache.semantic.guards.lexicon.cased import ACRONYMS, BITS, CAPITALISED, MEASURED
+from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
+from lix_cache.semantic.guards.reading import Memo, Reading, fold, only_in
+
+__all__ = ["compare_writing"]
+
+_CODE = re.compile(
+    r"""[{}\[\]<>=\\|^~_\t] | ``` | (?<!`)`[^`\n]+`(?!`) | \w\( | \(\) | :: | ->
+      | \n\ +\S | ;\s*(?:\n|\Z) | \w[*;]\w | (?<!\S)--?[A-Za-z] | [^\s\d]/\S*/ | (?<!\S)[.~]*/\w
+      | [$%&*@\#][{('"] | (?<!\w)[$%&*][A-Za-z]""",
+    re.VERBOSE,
+)
+_SPACE = re.compile(r"\s+")
+_TABULAR = re.compile(r"[^\S \r\n\u00a0\u202f\u2009\u3000]|\n[^\S\n]")
+_REORDERING = re.compile("[\u202a-\u202e\u2066-\u2069]")
+_QUOTES = str.maketrans(dict.fromkeys('"`´“”„‟«»‹›′″', "'") | dict.fromkeys("–—−‐‑", "-"))
+_AROUND = ".,;:!?\"'“”‘’()"
+_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_MEASURE = re.compile(r"[\d.,]*([A-Za-z]{1,4})")
+_AFTER_A_STOP = tuple(".,;:!?…)")
+
+
+def compare_writing(a: Reading, b: Reading) -> str | None:
+    """Return what is written in two ways, or None."""
+    return _spacing(a, b) or _characters(a, b)
+
+
+def _is_code(reading: Reading) -> bool:
+    return _CODE.search(reading.text) is not None
+
+
+# -- white space ---------------------------------------------------------------------------
+
+
+def _spacing(a: Reading, b: Reading) -> str | None:
+    mine, theirs = only_in(a, b), only_in(b, a)
+    joined = "".join(mine)
+    if joined and joined == "".join(theirs) and (a.once(_is_code) or b.once(_is_code)):
+        return f"white space in {joined}"
+    first, second = a.once(_gaps), b.once(_gaps)
+    for pair in (*first, *second):
+        gaps, others = first.get(pair) or _plain(pair, a), second.get(pair) or _plain(pair, b)
+        if gaps and others and gaps != others and _matters(pair, gaps | others, a, b):
+            return f"white space between {pair[0]} and {pair[1]}"
+    return "white space around it" if a.once(_around) != b.once(_around) else None
+
+
+_Pair = tuple[str, str]
+_SINGLE = frozenset(" ")
+
+
+def _gaps(reading: Reading) -> dict[_Pair, frozenset[str]]:
+    """Return what stands between two neighbours, where that is not one space."""
+    chunks = reading.chunks
+    if " ".join(chunks) == reading.text.strip():
+        return {}
+    # No program tells the two ends of lines apart.
+    gaps = _SPACE.findall(reading.text.strip().replace("\r\n", "\n"))
+    found: dict[_Pair, frozenset[str]] = {}
+    for i, gap in enumerate(gaps):
+        if gap != " ":
+            pair = chunks[i], chunks[i + 1]
+            found[pair] = found[pair] | {gap} if pair in found else frozenset((gap,))
+    return found
+
+
+def _plain(pair: _Pair, reading: Reading) -> frozenset[str]:
+    return _SINGLE if pair in reading.once(_pairs) else frozenset()
+
+
+def _pairs(reading: Reading) -> frozenset[_Pair]:
+    return frozenset(pairwise(reading.chunks))
+
+
+def _around(reading: Reading) -> tuple[str, str]:
+    """Return the white space around a text that nobody types there without a reason."""
+    text = reading.text.strip(" \r\n")
+    bare = text.strip()
+    first = reading.text[: reading.text.find(bare)].rpartition("\n")[2] if "\n" in bare else ""
+    # The first line's indentation belongs to the shape of a block.
+    return first + text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
+
+
+def _matters(pair: _Pair, gaps: frozenset[str], a: Reading, b: Reading) -> bool:
+    """Whether the white space between two chunks may be what is asked about.
+
+    In prose a wider gap is a slip after a stop or beside a word of grammar, and wherever words
+    are not parted by spaces. Between two other words it may be a password, a name or a column.
+    """
+    if a.once(_is_code) or b.once(_is_code) or any(map(_TABULAR.search, gaps)):
+        return True
+    before, after = pair
+    if before.endswith(_AFTER_A_STOP) and after[0] not in "\"'“”‘’«»„‹›":
+        return False
+    glue = FUNCTION_WORDS.get(a.language, frozenset())
+    if any(len(word) > 1 and fold(word) in glue for word in pair):
+        return False
+    return not (a.unspaced and b.unspaced)
+
+
+# -- characters ----------------------------------------------------------------------------
+
+
+def _characters(a: Reading, b: Reading) -> str | None:
+    mine = {_form[chunk]: chunk for chunk in only_in(a, b)}
+    for ours, theirs in chain(
+        ((mine.get(_form[chunk]), chunk) for chunk in only_in(b, a)),
+        # The small form of it may stand in both texts.
+        ((chunk, _small(chunk, b)) for chunk in mine.values()),
+        ((_small(chunk, a), chunk) for chunk in only_in(b, a)),
+    ):
+        if ours and theirs and _differ(ours, theirs, a, b):
+            return f"{ours} / {theirs}"
+    return None
+
+
+def _small(chunk: str, other: Reading) -> str | None:
+    small = chunk.lower()
+    return small if small != chunk and small in other.chunk_set else None
+
+
+_form: Memo[str] = Memo(lambda chunk: fold(chunk).translate(_QUOTES))
+
+
+def _differ(one: str, other: str, a: Reading, b: Reading) -> bool:
+    """Whether two chunks that differ in their writing alone may mean two things."""
+    is_code = a.once(_is_code) or b.once(_is_code)
+    if one.lower() != other.lower():
+        if _REORDERING.search(one) or _REORDERING.search(other):
+            return True
+        # An apostrophe, an accent or a ligature in a word of prose is a matter of the keyboard.
+        return is_code and not (_is_word(one) and _is_word(other))
+    here, there = one.strip(_AROUND), other.strip(_AROUND)
+    if _of_units(here, there, is_measure=one in a.once(_measures) and other in b.once(_measures)):
+        return True
+    if _WORD.fullmatch(here) is None:
+        return is_code or _CODE.search(one) is not None
+    return is_code if len(here) == 1 else _are_two_words(here, there, a, b)
+
+
+def _is_word(chunk: str) -> bool:
+    return _WORD.fullmatch(chunk.rstrip(".,;:!?")) is not None
+
+
+def _measures(reading: Reading) -> frozenset[str]:
+    """Return what stands behind a number."""
+    return frozenset([after for before, after in pairwise(reading.chunks) if before[-1].isdigit()])
+
+
+def _of_units(one: str, other: str, *, is_measure: bool) -> bool:
+    """Whether a prefix (milli, mega) or bits and bytes make the difference: mW / MW, Mb / MB."""
+    here, there = _MEASURE.fullmatch(one), _MEASURE.fullmatch(other)
+    if here is None or there is None:
+        return False
+    mine, theirs = here.group(1), there.group(1)
+    if mine[1:] == theirs[1:] and mine[0] + theirs[0] in {"mM", "Mm"} and mine[1:].lower() in MEASURED:
+        # "Me" and "me" are no units.
+        return is_measure or not one[0].isalpha() or (len(mine) > 1 and not mine[1:].islower())
+    return len(mine) > 1 and mine[:-1] == theirs[:-1] and {mine[-1], theirs[-1]} == BITS
+
+
+def _are_two_words(one: str, other: str, a: Reading, b: Reading) -> bool:
+    if a.once(_tells_nothing) or b.once(_tells_nothing):
+        return False
+    word = one.lower()
+    if word in ACRONYMS and one.isupper() != other.isupper():
+        return True
+    return word in CAPITALISED and (word in a.once(_capitalised)) != (word in b.once(_capitalised))
+
+
+def _tells_nothing(reading: Reading) -> bool:
+    """Whether capitals mean nothing in a text: in shouting, and where most words have them."""
+    words = [word for word in reading.chunks if word[0].isalpha()]
+    large = sum([word[0].isupper() for word in words])
+    return reading.text.isupper() or (large >= 3 and large * 10 > len(words) * 7)
+
+
+def _capitalised(reading: Reading) -> frozenset[str]:
+    """Return the words, in small letters, that have a capital and do not begin a sentence."""
+    return frozenset(_inside(reading.chunks))
+
+
+def _inside(chunks: tuple[str, ...]) -> Iterator[str]:
+    begins = True
+    for chunk in chunks:
+        word = chunk.strip(_AROUND)
+        if not begins and word[:1].isupper():
+            yield word.lower()
+        begins = chunk[-1] in ".!?:"
