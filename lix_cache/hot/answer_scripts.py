@@ -33,6 +33,7 @@ __all__ = [
     "COUNT",
     "DROP",
     "EXACT",
+    "LEARN",
     "LOOKUP",
     "NEWS",
     "PRUNE",
@@ -416,6 +417,35 @@ if is_paired then drop(sid, meta) end
 unlearn(ARGV[1], function(other) return other == group end)
 trim()
 return is_paired and 2 or 1
+"""
+)
+
+# ARGV: what to multiply labels by, what to multiply audits of late by, then names and numbers to add
+# Returns all names and numbers of the scope: r, w and s with a bin (labels that were right and wrong,
+# lookups), x and y (audits of late, and those that were wrong), a and b (all that were drawn, and
+# those that were wrong). Kept for 90 days after the last.
+LEARN = script(
+    """
+local C, kept, changed = KEYS[15], {}, #ARGV > 2
+local factors = {a = 1, b = 1, x = tonumber(ARGV[2]), y = tonumber(ARGV[2])}
+-- Some 80 names are ours; what holds many more is not.
+if redis.call('HLEN', C) > 256 then redis.call('UNLINK', C) end
+local all = redis.call('HGETALL', C)
+for i = 1, #all, 2 do
+  kept[all[i]] = (tonumber(all[i + 1]) or 0) * (factors[all[i]] or tonumber(ARGV[1]))
+end
+for i = 3, #ARGV, 2 do kept[ARGV[i]] = (kept[ARGV[i]] or 0) + tonumber(ARGV[i + 1]) end
+local reply, words = {}, {'HSET', C}
+for name, number in pairs(kept) do
+  reply[#reply + 1] = name
+  reply[#reply + 1] = string.format('%.6f', number)
+end
+if changed then
+  for i = 1, #reply do words[i + 2] = reply[i] end
+  redis.call(unpack(words))
+  redis.call('PEXPIRE', C, 7776000000)
+end
+return reply
 """
 )
 

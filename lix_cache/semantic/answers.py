@@ -9,6 +9,7 @@ the second one brings candidates and responses together, before the decision.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from lix_cache.semantic.scope import merged
 from lix_cache.semantic.tally import told
 from lix_cache.semantic.values import decode_value, read_head
 from lix_cache.semantic.verifier import verified_scores
+from lix_cache.semantic.watch import Asked
 
 if TYPE_CHECKING:
     from lix_cache.hot.scripts import ScriptCall
@@ -83,7 +85,6 @@ def _lookup(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
 
 def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     wording = wording_of(query.text)
-    limits = core.limits.with_threshold(query.threshold)
     context = merged(core.context, query.context)
     refusal = core.policy.check_lookup(query.text, context)
     if refusal is not None:
@@ -113,12 +114,14 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
 
     now_ms, reported = float(reply[1]), entry.unpack_clusters(reply[2])
     similarities, view = view.similarities(vector, now_ms)
-    chosen = _choose(core, view, similarities, limits, query.text)
+    chosen = _choose(core, view, similarities, _limits(core, query, scope), query.text, vector)
     if not chosen.rows:
+        _remember(core, query, scope, digest, view, chosen)
         raise _why_not(chosen)
     if int(view.clusters[chosen.rows[0]]) in reported:
         raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this wording")
     rows = yield from _verified(core, query.text, view, chosen, spent)
+    _audit(core, query, scope, digest, view, chosen, rows[0])
     # Whose answer may be as old as its own life allows; other wordings' only as old as this one's.
     timeless = _timeless(core, query, view, rows)
     lesson = (b"", b"") if timeless else _lesson(core, query, view, chosen.decision, rows[0], wording, vector)
@@ -141,6 +144,57 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     if len(reply) == 5:
         core.tally.count("learned")
     return (yield from _hit(core, query, scope, reply, chosen.decision))
+
+
+def _limits(core: Core, query: Query, scope: Scope) -> Limits:
+    """Return what a hit must reach in this scope, by what it has learned."""
+    limits = core.limits.with_threshold(query.threshold)
+    # Where no evidence is asked for, as in plain cosine, there is nothing to calibrate.
+    return limits if math.isinf(limits.evidence) else limits.with_evidence(core.watch.threshold(scope.id))
+
+
+def _audit(
+    core: Core, query: Query, scope: Scope, digest: bytes, view: View, chosen: Choice[Objection], row: int
+) -> None:
+    """Make a miss of some hits, so that their answers are made anew and compared."""
+    audit = "" if query.peek else core.watch.audit(scope.id)
+    if audit:
+        _remember(core, query, scope, digest, view, chosen, row, audit)
+        raise _stop(chosen, Reason.AUDIT, "a hit that is looked at: the answer is made anew and compared")
+
+
+def _remember(
+    core: Core,
+    query: Query,
+    scope: Scope,
+    digest: bytes,
+    view: View,
+    chosen: Choice[Objection],
+    row: int | None = None,
+    audit: str = "",
+) -> None:
+    """Keep a question that is not answered, to compare its fresh answer with the nearest entry's."""
+    decision = chosen.decision
+    is_near = decision.reason in ("accepted", "evidence") and chosen.objection is None
+    if query.peek or not core.watch.is_on or decision.best is None or not (audit or is_near):
+        return
+    row = decision.best if row is None else row
+    answer = None if view.answers is None else view.answers[row].copy()
+    has_answer = answer is not None and bool(answer.any())
+    record = view.records[row]
+    core.watch.ask(
+        scope.id,
+        digest,
+        Asked(
+            query.text,
+            record.text,
+            decision.evidence,
+            int(view.clusters[row]),
+            answer if has_answer and decision.is_compared else None,
+            has_answer and not decision.is_compared,
+            audit,
+        ),
+    )
 
 
 def _admitted(
@@ -174,8 +228,13 @@ def _admitted(
     if known[1] in timeless and age_ms > most_ms:
         return known[0], 0, age_ms
     if lesson[0] or (core.eviction and not query.peek):
-        core.later.add(scope_id, admit(2))
+        core.later.add(scope_id, admit(2), lambda noted: _count_learned(core, noted))
     return known
+
+
+def _count_learned(core: Core, noted: Any) -> None:
+    if len(noted) == 5:
+        core.tally.count("learned")
 
 
 def _ask(
@@ -186,15 +245,13 @@ def _ask(
     What is new comes in pages, of which nearly always one is all. Only after the last one does
     the index know every neighbour, so only then may the lookup go on.
     """
-    notes = core.later.take(scope_id)
+    words = None if peek else core.watch.due(scope_id)
+    if words is not None:
+        core.later.add(scope_id, core.call(answer_scripts.LEARN, scope_id, *words), core.watch.told(scope_id))
     while True:
         place = index.place
         call = _question(core, scope_id, digest, place, peek, may_be_large=may_be_large)
-        if notes:
-            reply = yield from _with_notes(core, notes, call)
-            notes = ()
-        else:
-            reply = yield RedisCall(call)
+        (reply,) = yield from core.with_notes(scope_id, call)
         if reply[0] in (b"X", b"V"):
             return reply, index.view()
         view = yield from _follow(core, scope_id, index, reply, place)
@@ -216,19 +273,6 @@ def _question(
     if core.large_from is None or not may_be_large:
         return core.call(answer_scripts.LOOKUP, scope_id, *words)
     return core.call(vector_set_scripts.LOOKUP_LARGE, scope_id, *words, core.large_from)
-
-
-def _with_notes(core: Core, notes: tuple[ScriptCall, ...], call: ScriptCall) -> Flow[Any]:
-    """Send a call, and before it in the same round trip what waited for one."""
-    *noted, reply = yield RedisBatch((*notes, call), errors_as_values=True)
-    for one in noted:
-        if isinstance(one, Exception):
-            core.tally.trouble("note_errors", one)
-        elif len(one) == 5:
-            core.tally.count("learned")
-    if isinstance(reply, Exception):
-        raise reply
-    return reply
 
 
 def _follow(
@@ -256,7 +300,9 @@ def catch_up(core: Core, scope_id: str, dim: int) -> Flow[tuple[View, float]]:
     return view, float(reply[1])
 
 
-def _choose(core: Core, view: View, similarities: FloatArray, limits: Limits, text: str) -> Choice[Objection]:
+def _choose(
+    core: Core, view: View, similarities: FloatArray, limits: Limits, text: str, vector: FloatArray
+) -> Choice[Objection]:
     """Find the entries that may answer: accepted by their numbers, and no guard objects."""
     return choose(
         similarities,
@@ -264,6 +310,8 @@ def _choose(core: Core, view: View, similarities: FloatArray, limits: Limits, te
         limits,
         lambda row: core.object_to(text, view.records[row].text),
         wanted=1 if core.verifier is None else _WANTED,
+        answers=view.answers,
+        query=vector,
     )
 
 
@@ -341,6 +389,8 @@ def _hit(
     if not query.peek:
         response = yield from _decoded(core, scope, meta.response_key, data)
         core.tally.saved(meta.tokens)
+        if decision is not None:
+            core.watch.seen(scope.id, decision.evidence)
     return Lookup(
         True,
         response,

@@ -99,7 +99,8 @@ def agreement(cosine: FloatArray, limits: Limits) -> FloatArray:
     """Return to what degree responses of these cosines agree, 0 to 1."""
     import numpy as np
 
-    return 1.0 / (1.0 + np.exp((limits.agree_at - cosine) / limits.agree_width))
+    degrees: FloatArray = 1.0 / (1.0 + np.exp((limits.agree_at - cosine) / limits.agree_width))
+    return degrees
 
 
 def decide(

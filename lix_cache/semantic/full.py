@@ -23,10 +23,12 @@ from lix_cache.semantic.guards import GUARDS, Objection, check
 from lix_cache.semantic.index import IndexPool
 from lix_cache.semantic.limits import DEFAULT_LIMITS, Limits
 from lix_cache.semantic.lookup import Lookup, Report
+from lix_cache.semantic.meanings import Meanings
 from lix_cache.semantic.policy import CachePolicy
 from lix_cache.semantic.scheduler import Cleaner
 from lix_cache.semantic.scope import frozen, merged
 from lix_cache.semantic.tally import Prices, told
+from lix_cache.semantic.watch import Watch
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
@@ -79,7 +81,9 @@ class _Full(Decorating):
         max_entries: int = 10_000,
         eviction: str = "fifo",
         max_wordings: int = 8,
-        same_answer: float | None = None,
+        embed_answers: bool = True,
+        audit_rate: float = 0.01,
+        target_false_hit_rate: float | None = 0.02,
         epoch: int = 0,
         version: str = "",
         deadline_seconds: float | None = 5.0,
@@ -123,7 +127,6 @@ class _Full(Decorating):
             max_entries=check_whole("max_entries", max_entries, 1),
             eviction=EVICTIONS[eviction],
             max_wordings=check_whole("max_wordings", max_wordings, 1),
-            same_answer=None if same_answer is None else check_number("same_answer", same_answer, 0, 1),
             epoch=check_whole("epoch", epoch, 0),
             version=check_text("version", version, may_be_empty=True),
             deadline=deadline_seconds,
@@ -134,7 +137,17 @@ class _Full(Decorating):
             embedder_id=config.embedder_id or "",
             dim=config.embedding_dim,
             large_from=_large_from(vector_sets_from, max_entries),
+            watch=Watch(
+                limits.evidence,
+                None
+                if target_false_hit_rate is None
+                else _share("target_false_hit_rate", target_false_hit_rate),
+                _share("audit_rate", audit_rate),
+            ),
         )
+        core = self._core
+        if embed_answers and embedder is not None:
+            core.meanings = Meanings(embedder, lambda error: core.tally.trouble("embedder_errors", error))
         self._cleaner = Cleaner(self._core, SyncDriver(self._endpoint, clock))
         self._connect(clock)
 
@@ -193,8 +206,14 @@ class SemanticCache(_Full):
         eviction: who goes when there are more: ``fifo``, ``lru`` or ``lfu``.
         max_wordings: how many wordings of one answer may stand beside each other. A hit
             adds its own if it was sure enough for ``limits.learn_evidence``.
-        same_answer: count text responses as one answer if the cosine of their vectors is
-            at least this; None: only if they are equal.
+        embed_answers: embed responses that are prose, after ``store`` has returned, so that those
+            that say the same in other words do not count as different. Without it, where a model writes
+            each answer anew, there are few hits.
+        audit_rate: part of the hits by meaning that run the function all the same, to measure how many
+            are wrong (``get_stats``, ``audit``); 0 for none.
+        target_false_hit_rate: part of the hits that may be wrong. Each scope raises its threshold where
+            its own misses and audits say that it must, and closes where audits prove that more are
+            wrong; None: the limits stay as they are.
         epoch: of what the responses were made from; ``invalidate(epoch=…)`` drops earlier ones.
         version: any text; another one leaves all old entries behind.
         deadline_seconds: how long the embedder, and then the verifier, may take before the
