@@ -9,7 +9,6 @@ the second one brings candidates and responses together, before the decision.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -85,6 +84,7 @@ def _lookup(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
 
 def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     wording = wording_of(query.text)
+    limits = core.limits.with_threshold(query.threshold)
     context = merged(core.context, query.context)
     refusal = core.policy.check_lookup(query.text, context)
     if refusal is not None:
@@ -114,7 +114,7 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
 
     now_ms, reported = float(reply[1]), entry.unpack_clusters(reply[2])
     similarities, view = view.similarities(vector, now_ms)
-    chosen = _choose(core, view, similarities, _limits(core, query, scope), query.text, vector)
+    chosen = _choose(core, view, similarities, _learned(core, limits, scope), query.text, vector)
     if not chosen.rows:
         _remember(core, query, scope, digest, view, chosen)
         raise _why_not(chosen)
@@ -146,11 +146,9 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     return (yield from _hit(core, query, scope, reply, chosen.decision))
 
 
-def _limits(core: Core, query: Query, scope: Scope) -> Limits:
+def _learned(core: Core, limits: Limits, scope: Scope) -> Limits:
     """Return what a hit must reach in this scope, by what it has learned."""
-    limits = core.limits.with_threshold(query.threshold)
-    # Where no evidence is asked for, as in plain cosine, there is nothing to calibrate.
-    return limits if math.isinf(limits.evidence) else limits.with_evidence(core.watch.threshold(scope.id))
+    return limits.with_evidence(core.watch.threshold(scope.id))
 
 
 def _audit(

@@ -141,8 +141,8 @@ class _Full(Decorating):
                 limits.evidence,
                 None
                 if target_false_hit_rate is None
-                else _share("target_false_hit_rate", target_false_hit_rate),
-                _share("audit_rate", audit_rate),
+                else check_number("target_false_hit_rate", target_false_hit_rate, 0, 1),
+                check_number("audit_rate", audit_rate, 0, 1),
             ),
         )
         core = self._core

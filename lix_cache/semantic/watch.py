@@ -6,6 +6,7 @@ together and no lookup waits. No I/O; what is decided from the numbers stands in
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections import Counter, OrderedDict
@@ -25,7 +26,7 @@ _QUESTIONS = 1024
 #: Labels that go to Redis together.
 _TOGETHER = 8
 #: The part of the would-be hits that is audited while one of late was wrong.
-_ALARMED = 0.25
+_ALARMED = 0.5
 #: Cosines of two responses: from the first on they agree, below the second they clearly differ. Between
 #: them nothing is learned. Chosen so that of replies to one intent 1 in 100 counts as differing.
 _AGREE = 0.5
@@ -105,7 +106,7 @@ class Watch:
 
     def threshold(self, scope: str) -> float:
         """Return the least evidence of a hit in a scope."""
-        if self.target is None:
+        if self.target is None or math.isinf(self.start):
             return self.start
         with self._lock:
             known = self._known(scope)
@@ -184,7 +185,9 @@ class Watch:
             known = self._known(scope)
             labels = sum(known.unsent[name] for name in known.unsent if name[0] in "rw")
             audits = known.unsent["x"]
-            if known.was_read and labels < _TOGETHER and not audits:
+            # Where no evidence is asked for, the threshold is not learned, and need not be known at once.
+            is_known = known.was_read or self.target is None or math.isinf(self.start)
+            if is_known and labels < _TOGETHER and not audits:
                 return None
             known.was_read = True
             words: list[bytes | str | float] = [

@@ -22,7 +22,7 @@ TABLE = {"q": mix(a=1), "like q": mix(a=1, b=0.1), "far": mix(c=1), "between": m
 def make(twins: Twins, proxy_config: CacheConfig, proxy: CountingProxy) -> Any:
     def build(**options: Any) -> Any:
         """Return a cache with 40 entries, connected, its scripts known to the server."""
-        settings = {"limits": LIMITS, "guards": False, "policy": ANYTHING, **options}
+        settings = {"limits": LIMITS, "guards": False, "policy": ANYTHING, "audit_rate": 0, **options}
         warm = twins.make("SemanticCache", Meanings(TABLE), proxy_config, context={"w": 1}, **settings)
         warm.store("q", "Q", tags=["t"])
         warm.lookup("far")
