@@ -509,7 +509,8 @@ return dropped
 """
 )
 
-# ARGV: none.   Returns {entries that have not expired, wordings with a report, bytes}.
+# ARGV: none.   Returns {entries that have not expired, wordings with a report, bytes}, and of LEARN's
+# numbers x, y, a and b, as text.
 COUNT = script(
     COMMON
     + """
@@ -523,7 +524,9 @@ end
 if call('EXISTS', KEYS[13]) == 1 then
   bytes = bytes + call('VCARD', KEYS[13]) * (800 + call('VDIM', KEYS[13]))
 end
-return {call('ZCOUNT', Z, '(' .. digits(now), '+inf'), call('HLEN', W), bytes}
+local reply = {call('ZCOUNT', Z, '(' .. digits(now), '+inf'), call('HLEN', W), bytes}
+for _, name in ipairs({'x', 'y', 'a', 'b'}) do reply[#reply + 1] = call('HGET', KEYS[15], name) or '0' end
+return reply
 """
 )
 

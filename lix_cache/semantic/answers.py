@@ -114,7 +114,7 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
 
     now_ms, reported = float(reply[1]), entry.unpack_clusters(reply[2])
     similarities, view = view.similarities(vector, now_ms)
-    chosen = _choose(core, view, similarities, _learned(core, limits, scope), query.text, vector)
+    chosen = _choose(core, view, similarities, _learned(core, limits, scope, query.text), query.text, vector)
     if not chosen.rows:
         _remember(core, query, scope, digest, view, chosen)
         raise _why_not(chosen)
@@ -146,9 +146,9 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     return (yield from _hit(core, query, scope, reply, chosen.decision))
 
 
-def _learned(core: Core, limits: Limits, scope: Scope) -> Limits:
+def _learned(core: Core, limits: Limits, scope: Scope, text: str) -> Limits:
     """Return what a hit must reach in this scope, by what it has learned."""
-    return limits.with_evidence(core.watch.threshold(scope.id))
+    return limits.with_evidence(core.watch.threshold(scope.id, is_strange=core.is_strange(text)))
 
 
 def _audit(

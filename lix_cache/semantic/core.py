@@ -13,9 +13,11 @@ from lix_cache.errors import ComputeTimeout, ConfigError, InvalidInput, RedisUna
 from lix_cache.hot.scripts import Script, ScriptCall
 from lix_cache.semantic import entry
 from lix_cache.semantic.guards import Objection
+from lix_cache.semantic.guards.reading import read
 from lix_cache.semantic.later import Later
-from lix_cache.semantic.limits import Limits
+from lix_cache.semantic.limits import DEFAULT_LIMITS, MEASURED_FOR, Limits
 from lix_cache.semantic.lookup import Lookup, Reason
+from lix_cache.semantic.passages import passages
 from lix_cache.semantic.ring import unit_vector
 from lix_cache.semantic.scope import canonical, embedder_word, item_digests, merged, scope_of
 from lix_cache.semantic.tally import Tally, told
@@ -176,6 +178,13 @@ class Core:
                 raise reply
         return asked
 
+    def is_strange(self, text: str) -> bool:
+        """Whether the limits in force were not measured for this embedder or this language."""
+        if self.limits != DEFAULT_LIMITS:
+            return False
+        name = "" if self._identity is None else self._identity[0]
+        return MEASURED_FOR not in name.lower() or read(text).language != "en"
+
     def touch(self) -> tuple[int, int]:
         """How a use is noted: the eviction's order, and the sliding life."""
         return self.eviction, self.slide_ms
@@ -267,7 +276,7 @@ class Core:
             return known
 
         def embed() -> FloatArray:
-            made = unit_vector(embedder.embed([text]), "what the embedder made")
+            made = _mean(embedder.embed(passages(text)))
             check_dimension(made.size, dim, "the semantic cache")
             return made
 
@@ -310,6 +319,14 @@ class Core:
         seconds = self.clock.monotonic() - started
         spent.seconds += seconds
         self.tally.took(what, seconds)
+
+
+def _mean(vectors: Any) -> FloatArray:
+    """Return the mean of the passages of one text."""
+    if len(vectors) <= 1:
+        return unit_vector(vectors, "what the embedder made")
+    parts = [unit_vector(vector, "what the embedder made") for vector in vectors]
+    return unit_vector(sum(parts[1:], parts[0]), "what the embedder made")
 
 
 def wording_of(query: object) -> str:

@@ -159,11 +159,12 @@ class _Full(Decorating):
         """What this object counted, as ``get_stats`` does, without asking Redis."""
         return self._core.tally.as_dict(self._prices)
 
-    def _stats(self, counts: dict[str, int] | LixCacheError) -> dict[str, Any]:
-        names = ("scopes", "entries", "reported_wordings", "bytes")
-        found: dict[str, int | None] = (
-            dict.fromkeys(names) if isinstance(counts, LixCacheError) else {**counts}
+    def _stats(self, counts: dict[str, Any] | LixCacheError) -> dict[str, Any]:
+        names = (
+            *("scopes", "entries", "reported_wordings", "bytes"),
+            *("audits", "audits_wrong", "false_hit_rate_95", "closed_scopes"),
         )
+        found: dict[str, Any] = dict.fromkeys(names) if isinstance(counts, LixCacheError) else {**counts}
         indexes = self._core.indexes
         return {
             "backend": "redis",
@@ -382,7 +383,7 @@ class SemanticCache(_Full):
 
         A trip for 500 scopes and one for each 50 of them: not for every request.
         """
-        counts: dict[str, int] | LixCacheError
+        counts: dict[str, Any] | LixCacheError
         try:
             counts = self._drive(upkeep.count(self._core))
         except LixCacheError as error:
@@ -479,7 +480,7 @@ class AsyncSemanticCache(_Full):
 
     async def get_stats(self) -> dict[str, Any]:
         """See :meth:`SemanticCache.get_stats`."""
-        counts: dict[str, int] | LixCacheError
+        counts: dict[str, Any] | LixCacheError
         try:
             counts = await self._drive(upkeep.count(self._core))
         except LixCacheError as error:

@@ -9,7 +9,10 @@ from typing import Any
 
 from lix_cache.errors import InvalidInput
 
-__all__ = ["DEFAULT_LIMITS", "STRICT_LIMITS", "Limits"]
+__all__ = ["DEFAULT_LIMITS", "MEASURED_FOR", "STRICT_LIMITS", "Limits"]
+
+MEASURED_FOR = "all-minilm-l6-v2"
+"""What the id of the embedder holds that the limits below were measured with, on English texts."""
 
 
 @dataclass(frozen=True)

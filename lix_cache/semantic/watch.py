@@ -27,6 +27,10 @@ _QUESTIONS = 1024
 _TOGETHER = 8
 #: The part of the would-be hits that is audited while one of late was wrong.
 _ALARMED = 0.5
+#: More evidence where the limits were not measured for an embedder or a language, and the labels of
+#: its own after which a scope needs none of it.
+_CAUTION = 0.17
+_TRUSTED = 200.0
 #: Cosines of two responses: from the first on they agree, below the second they clearly differ. Between
 #: them nothing is learned. Chosen so that of replies to one intent 1 in 100 counts as differing.
 _AGREE = 0.5
@@ -104,15 +108,26 @@ class Watch:
         self._scopes.move_to_end(scope)
         return known
 
-    def threshold(self, scope: str) -> float:
-        """Return the least evidence of a hit in a scope."""
-        if self.target is None or math.isinf(self.start):
+    def threshold(self, scope: str, *, is_strange: bool = False) -> float:
+        """Return the least evidence of a hit in a scope.
+
+        Args:
+            scope: its id.
+            is_strange: whether what was set was not measured for such a question. It is then
+                stricter, until the scope has labels enough of its own.
+        """
+        if math.isinf(self.start):
             return self.start
+        if self.target is None:
+            return self.start + (_CAUTION if is_strange else 0.0)
         with self._lock:
             known = self._known(scope)
             if known.threshold is None:
                 known.threshold = threshold_for(known.counts, self.start, self.target)
-            return known.threshold
+            if not is_strange:
+                return known.threshold
+            labels = sum(known.counts.right.values()) + sum(known.counts.wrong.values())
+            return known.threshold + _CAUTION * max(0.0, 1.0 - labels / _TRUSTED)
 
     def audit(self, scope: str) -> str:
         """Say whether a would-be hit is to be audited: ``""``, ``"drawn"`` or ``"more"``.

@@ -2,12 +2,14 @@
 
 A long prompt is one vector, and most of it is the same from one request to the next: a document, an
 instruction, a form. What differs is the question. So where the common beginning and end make most of
-the shorter text, only what lies between is compared: two rests that share less than half of their
-words of content ask for different things.
+the shorter text, only what lies between is compared: two rests that share less than three quarters of
+their words of content ask for different things. The same goes for the sentences that only one of the
+texts has, where they are few.
 """
 
 from __future__ import annotations
 
+import re
 from itertools import takewhile
 from operator import eq
 
@@ -20,6 +22,9 @@ __all__ = ["compare_remainders"]
 _MOSTLY = 0.6
 #: Words in common. In a short question a synonym is all that differs between two wordings.
 _LONG = 25
+#: Of the words of content in the longer rest: two questions about one document have some in common.
+_SHARED = 0.75
+_SENTENCE = re.compile(r"[.!?:;]\s|[\n。！？]")
 
 
 def compare_remainders(a: Reading, b: Reading) -> str | None:
@@ -30,24 +35,36 @@ def compare_remainders(a: Reading, b: Reading) -> str | None:
     start = _common(first, second)
     most = min(len(first), len(second)) - start
     end = min(_common(first[::-1], second[::-1]), most)
+    rests = first[start : len(first) - end], second[start : len(second) - end]
     if start + end < max(_LONG, _MOSTLY * min(len(first), len(second))):
-        return None
+        # Texts that were put together from the same parts may differ in more than one place.
+        rests = _other_sentences(a, b)
+        if min(len(first) - len(rests[0]), len(second) - len(rests[1])) < max(
+            _LONG, _MOSTLY * min(len(first), len(second))
+        ):
+            return None
     glue = FUNCTION_WORDS.get(a.language, frozenset())
-    mine, theirs = (
-        {stems[word] for word in words[start : len(words) - end] if word not in glue}
-        for words in (first, second)
-    )
+    mine, theirs = ({stems[word] for word in rest if word not in glue} for rest in rests)
     if not mine and not theirs:
         return None
-    if 2 * len(mine & theirs) >= max(1, min(len(mine), len(theirs))):
+    if mine and theirs and len(mine & theirs) >= _SHARED * max(len(mine), len(theirs)):
         return None
-    return f"{_shown(first, start, end)} / {_shown(second, start, end)}"
+    return " / ".join(map(_shown, rests))
+
+
+def _other_sentences(a: Reading, b: Reading) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    first, second = (_SENTENCE.split(reading.folded) for reading in (a, b))
+    common = frozenset(map(str.strip, first)).intersection(map(str.strip, second))
+    mine, theirs = (
+        Reading(" ".join(part for part in parts if part.strip() not in common)).words
+        for parts in (first, second)
+    )
+    return mine, theirs
 
 
 def _common(first: tuple[str, ...], second: tuple[str, ...]) -> int:
     return sum(1 for _ in takewhile(bool, map(eq, first, second)))
 
 
-def _shown(words: tuple[str, ...], start: int, end: int) -> str:
-    rest = words[start : len(words) - end]
+def _shown(rest: tuple[str, ...]) -> str:
     return " ".join(rest[:6]) + (" …" if len(rest) > 6 else "")
