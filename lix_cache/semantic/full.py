@@ -154,6 +154,14 @@ class _Full(Decorating):
     def _connect(self, clock: Clock) -> None:
         raise NotImplementedError
 
+    def settle(self, timeout: float | None = None) -> bool:
+        """Wait until the responses stored so far have their vectors; False if that took longer.
+
+        Nothing depends on it: for tests, and for measurements that are to come out the same.
+        """
+        meanings = self._core.meanings
+        return meanings is None or meanings.settle(timeout)
+
     @property
     def local_stats(self) -> dict[str, Any]:
         """What this object counted, as ``get_stats`` does, without asking Redis."""

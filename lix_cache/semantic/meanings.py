@@ -35,7 +35,7 @@ _SOME = 16
 _MOST = 1024
 #: Seconds without work after which the thread ends.
 _IDLE = 5.0
-_SIGN = re.compile(r"[^\w\s.,;:!?'’\"()\-–—…*#`]|_")
+_SIGN = re.compile(r"[^\w\s.,;:!?'’\"()\-–—…*#`$€£¥%]|_")
 _STATEMENT = re.compile(
     r"\s*(?:[{\[<]|(?:select|with|insert|update|delete|create|alter|drop)\b[^.?!]*\b(?:from|as|into|set|table)\b)",
     re.IGNORECASE,

@@ -26,7 +26,7 @@ _OPERATOR = re.compile(
     r"|\+=|-=|\*=|/=|%=|\|=|&=|\^=|[=<>|&^~\\#@*$%]"
     # Plus and minus in front of a word or a number, or between two with or without spaces.
     r"|(?<![\w)\]])[+\-](?=[\w(.])|(?<=[\w)\]])\s?\+\s?(?=[\w(])|(?<=[\w)\]]\s)[-/](?=\s[\w(])|(?<=\w)\+(?!\w)"
-    r"|(?<=\b\w)[-/](?=\w\b)|(?<=\))[-/]|[-/](?=\()|!(?=\w)|(?<=\w)!(?=\s*[=)])"
+    r"|(?<=\b[A-Za-z])[-/](?=[A-Za-z]\b)|(?<=\))[-/]|[-/](?=\()|!(?=\w)|(?<=\w)!(?=\s*[=)])"
 )
 _SAME = {
     "≠": "!=", "<>": "!=", "≤": "<=", "≥": ">=", "×": "*", "·": "*", "⋅": "*", "÷": "/",
@@ -107,9 +107,10 @@ def _shown(signs: Counter[str]) -> str:
 
 def _much_alike(a: Reading, b: Reading) -> bool:
     mine, theirs = a.content_set, b.content_set
-    if not mine or not theirs:
-        return True  # nothing but signs and glue
-    return 2 * len(mine & theirs) >= min(len(mine), len(theirs))
+    if 2 * len(mine & theirs) >= min(len(mine), len(theirs)):
+        return True
+    # In a short question what differs may be all the content there is: "how is MAX used".
+    return 3 * len(a.counts.keys() & b.counts.keys()) >= 2 * max(len(a.counts), len(b.counts))
 
 
 def _signs(reading: Reading) -> dict[str, Counter[str]]:
