@@ -16,6 +16,7 @@ pytestmark = pytest.mark.promise("right-answer")
 
 ONE = "Open the settings and choose a new password there."
 TWO = "You can choose another password under your settings."
+THREE = "Under your settings there is a place for another password."
 OTHER = "Our shops are open from nine to six on all days."
 TABLE: dict[str, Any] = {
     "how do I reset it": mix(a=1.0),
@@ -24,6 +25,7 @@ TABLE: dict[str, Any] = {
     "when are you open": mix(a=0.9, d=0.436),
     ONE: mix(g=1.0),
     TWO: mix(g=0.95, h=0.312),
+    THREE: mix(g=0.95, j=0.312),
     OTHER: mix(i=1.0),
 }
 FIRST, SECOND, ASKED, HOURS = list(TABLE)[:4]
@@ -49,7 +51,7 @@ def fill(cache: Any, second: str) -> None:
     """Many entries that are far from all else, and two near ones."""
     for i in range(260):
         cache.store(f"filler {i}", i)
-    for question, answer in ((FIRST, ONE), (SECOND, second), (HOURS, TWO if second == TWO else OTHER)):
+    for question, answer in ((FIRST, ONE), (SECOND, second), (HOURS, THREE if second == TWO else OTHER)):
         cache.store(question, answer)
         assert cache.settle(30)
     cache.lookup("far from everything")
@@ -74,13 +76,15 @@ def test_without_their_vectors_answers_are_compared_by_equality(make: Any) -> No
     assert not cache.lookup(ASKED).is_hit
 
 
-def test_an_entry_takes_the_vector_of_its_response_along_when_it_goes(make: Any, raw: Any) -> None:
+def test_an_entry_takes_the_vector_of_its_response_along_when_it_goes(
+    make: Any, raw: Any, redis_config: CacheConfig
+) -> None:
     cache = make(max_entries=2)
     for question in (FIRST, SECOND, ASKED, HOURS):
         cache.store(question, ONE)
         assert cache.settle(30)
     cache.lookup("far from everything")
-    (log,) = raw.keys("*:ans:l:*")
+    (log,) = raw.keys(f"{redis_config.redis_key_prefix}:*:ans:l:*")
     assert raw.xlen(log) <= 4
     cache.invalidate(context={})
     assert raw.xlen(log) == 0
