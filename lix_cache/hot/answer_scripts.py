@@ -215,14 +215,14 @@ end
 -- A page ends where it has the records or the bytes for one.
 local function page(from)
   local rows, bytes = {}, 0
-  while #rows < 10240 and bytes < 16777216 do
-    local some = call('XRANGE', L, from, '+', 'COUNT', 512)
+  while #rows < 10240 and bytes < 4194304 do
+    local some = call('XRANGE', L, from, '+', 'COUNT', 64)
     for i = 1, #some do
       rows[#rows + 1] = some[i]
       bytes = bytes + #some[i][2][2]
     end
-    if #some < 512 then return rows, 0 end
-    from = '(' .. some[512][1]
+    if #some < 64 then return rows, 0 end
+    from = '(' .. some[64][1]
   end
   return rows, 1
 end

@@ -152,8 +152,7 @@ def _from_table(letter: bytes, value: Any, where: str, package: str) -> bytes:
         back = _DECODE[letter](data)
     except MissingExtra:
         raise
-    except Exception as error:
-        # Whatever Arrow, pandas or polars raise for what they cannot convert.
+    except Exception as error:  # noqa: BLE001 - whatever Arrow, pandas or polars raise for what they cannot convert
         # Neither its text nor the error itself: Arrow quotes the cell that it cannot hold.
         kind = type(error).__name__
         raise InvalidInput(f"{where} is a {package} table that Arrow cannot hold ({kind})") from None

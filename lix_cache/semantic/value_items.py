@@ -183,8 +183,8 @@ class _Writer:
             self.out += name
         else:
             raise InvalidInput(
-                f"{self.where()} has a time zone of {_name(zone)}; zones of datetime.timezone and named ones of "
-                "zoneinfo can be kept: value.astimezone(...)"
+                f"{self.where()} has a time zone of {_name(zone)}; zones of datetime.timezone and named "
+                "ones of zoneinfo can be kept: value.astimezone(...)"
             )
 
     def span(self, value: timedelta) -> None:

@@ -1026,8 +1026,10 @@ def test_health_says_how_each_part_is(make: Any, embedder: Meanings) -> None:
     verifier.error = ValueError("no scores")
     ill = cache.health_check()
     assert ill["status"] == "degraded"
-    assert ill["components"]["embedder"] == {"status": "down", "detail": "RuntimeError: no model"}
-    assert ill["components"]["verifier"]["detail"].endswith("ValueError: no scores")
+    assert ill["components"]["embedder"]["status"] == "down"
+    # Of foreign errors the type alone: their texts may quote anything.
+    assert ill["components"]["embedder"]["detail"].startswith("builtins.RuntimeError at line ")
+    assert "builtins.ValueError at line " in ill["components"]["verifier"]["detail"]
     assert make(embedder=None).health_check()["components"]["embedder"] == {"status": "off"}
 
 

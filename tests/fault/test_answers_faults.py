@@ -138,7 +138,8 @@ def test_an_embedder_that_cannot_be_loaded_makes_misses_until_it_can(make: Any) 
     embedder = Broken(TABLE)
     cache = make(embedder)
     found = cache.lookup("q")
-    assert (found.reason, found.detail) == (Reason.EMBEDDER_FAILED, "OSError: no such file")
+    assert found.reason == Reason.EMBEDDER_FAILED
+    assert found.detail.startswith("builtins.OSError")  # a foreign error's text may quote anything
     assert cache.store("q", "Q") is None
     assert cache.get_stats()["stores_refused"] == {"embedder_failed": 1}
     assert cache.health_check()["status"] == "degraded"

@@ -55,7 +55,13 @@ def test_a_near_entry_that_answers_differently_blocks() -> None:
 
 def test_where_nothing_else_is_near_a_competitor_is_supposed() -> None:
     limits = Limits(threshold=0.5, margin=0.2, floor=0.6)
-    assert judge(limits, (0.79,), (1,)).reason == "margin"
+    lonely = judge(limits, (0.79,), (1,))
+    # Over the competitor that was supposed: what was not enough is a number.
+    assert (lonely.reason, lonely.margin) == ("margin", pytest.approx(0.19, abs=1e-6))
+    distant = judge(limits, (0.79, 0.1), (1, 2))
+    assert (distant.reason, distant.margin) == ("margin", pytest.approx(0.19, abs=1e-6))
+    weak = judge(Limits(threshold=0.5, evidence=2.0), (0.79,), (1,))
+    assert (weak.reason, weak.margin) == ("evidence", pytest.approx(0.79, abs=1e-6))
     assert judge(limits, (0.81,), (1,)).index == 0
     assert judge(limits, (0.81,), (1,)).margin == math.inf
 

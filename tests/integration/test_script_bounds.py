@@ -1,0 +1,146 @@
+"""No script of the answer caches does work in proportion to what there is; the next calls do the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lix_cache import SemanticCache, SemanticCacheRedis
+from lix_cache.config import CacheConfig
+from lix_cache.hot import answer_scripts
+from lix_cache.semantic.decide import Limits
+from tests.support import CountingProxy, RedisServer
+from tests.support.meaning import ANYTHING, Meanings, mix
+from tests.support.twins import Twins
+
+pytestmark = pytest.mark.promise("no-stall")
+
+LIMITS = Limits(threshold=0.9, margin=0.05, learn_evidence=0.9)
+TABLE = {"q": mix(a=1), "like q": mix(a=1, b=0.1), "far": mix(c=1)}
+OPTIONS: dict[str, Any] = {"limits": LIMITS, "guards": False, "policy": ANYTHING}
+
+
+def cache_of(config: CacheConfig, **options: Any) -> SemanticCache:
+    return SemanticCache(Meanings(TABLE), config, **{**OPTIONS, **options})
+
+
+@pytest.mark.parametrize("eviction", ["fifo", "lru", "lfu"])
+def test_a_smaller_limit_is_reached_a_part_at_a_time(redis_config: CacheConfig, eviction: str) -> None:
+    large = cache_of(redis_config, eviction=eviction)
+    for i in range(150):
+        large.store(f"filler {i}", i)
+    small = cache_of(redis_config, eviction=eviction, max_entries=10)
+    counts = []
+    for i in range(8):
+        small.store(f"later {i}", i)
+        counts.append(small.get_stats()["entries"])
+    assert counts == [119, 88, 57, 26, 10, 10, 10, 10]
+    assert small.get_stats()["evicted"] == 148
+    assert [small.lookup(f"later {i}").response for i in range(8)] == list(range(8))
+
+
+def test_the_deletions_are_trimmed_a_part_at_a_time(
+    redis_config: CacheConfig, redis_server: RedisServer
+) -> None:
+    cache, late = cache_of(redis_config), cache_of(redis_config)
+    cache.store("q", "Q")
+    assert late.lookup("like q").response == "Q"
+    with redis_server.client() as client:
+        (log,) = client.scan_iter(f"{redis_config.redis_key_prefix}:*:ans:l:*")
+        gone = log.replace(b":ans:l:", b":ans:d:")
+        with client.pipeline() as pipe:
+            for _ in range(6_000):
+                pipe.xadd(gone, {"i": "1-1"})
+            pipe.execute()
+        lengths = []
+        for i in range(6):
+            cache.store(f"filler {i}", i)
+            lengths.append(client.xlen(gone))
+        assert lengths == [4_976, 3_952, 2_928, 1_904, 1_904, 1_904]
+    # One that is further behind than that gets everything anew.
+    assert late.lookup("far").reason == "below_threshold"
+    assert late.lookup("like q").response == "Q"
+
+
+def test_what_is_new_comes_in_pages_and_is_complete_before_it_decides(
+    redis_config: CacheConfig, proxy_config: CacheConfig, proxy: CountingProxy
+) -> None:
+    writer = cache_of(redis_config)
+    vectors = np.eye(16, dtype=np.float32)
+    for i in range(1_100):
+        assert writer.store(f"{i} " + "long " * 1_580, i, query_embedding=vectors[3 + i % 13])
+    writer.store("q", "Q")
+    # The newest, on the last page, stands in the way of an answer.
+    writer.store("nearly q", "other", query_embedding=mix(a=1, b=0.05))
+    late = cache_of(proxy_config)
+    late.lookup("far", context={"w": 1})
+    proxy.reset()
+    assert late.lookup("like q").reason == "margin"
+    assert len(proxy.batches) == 2
+    proxy.reset()
+    assert late.lookup("like q").reason == "margin"
+    assert len(proxy.batches) == 1
+    assert max(map(len, late._core.indexes._indexes.values())) == 1_102
+
+
+def test_reports_in_one_scope_are_bounded(redis_config: CacheConfig, redis_server: RedisServer) -> None:
+    cache = cache_of(redis_config)
+    entry_id = cache.store("q", "Q")
+    assert entry_id is not None
+    assert cache.report_wrong(entry_id, "far")
+    with redis_server.client() as client:
+        (key,) = client.scan_iter(f"{redis_config.redis_key_prefix}:*:ans:w:*")
+        client.hset(key, mapping={f"{i:016}": b"x" * 8 for i in range(9_999)})
+        for i in range(5):
+            assert cache.report_wrong(entry_id, f"another {i}")
+            assert client.hlen(key) == 10_000
+    assert cache.lookup("another 4", query_embedding=mix(a=1)).reason == "reported"
+
+
+def test_no_more_wordings_are_learned_from_one_than_a_script_can_drop(
+    redis_config: CacheConfig, redis_server: RedisServer
+) -> None:
+    cache = cache_of(redis_config, max_wordings=1_000)
+    cache.store("q", "Q")
+    for i in range(70):
+        assert cache.lookup(f"like q {i}", query_embedding=mix(a=1, b=0.001 * i)).response == "Q"
+    assert cache.get_stats()["learned"] <= 64
+    cache.store("q", "another")
+    assert cache.get_stats()["entries"] == 1
+
+
+def test_a_ring_of_another_size_keeps_the_newest_of_its_entries(
+    twins: Twins, redis_config: CacheConfig, redis_server: RedisServer
+) -> None:
+    def ring(size: int) -> Any:
+        return twins.make("SemanticCacheRedis", "s", redis_config, max_items_per_url=size)
+
+    angles = np.linspace(0, np.pi / 2, 1_000)
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    ring(1_000_000).batch_set([("u", vector, i) for i, vector in enumerate(vectors)])
+    with redis_server.client() as client:
+        (key,) = client.scan_iter(f"{redis_config.redis_key_prefix}:*:sem:v:*")
+        for size, kept in ((500_000, 257), (100, 100), (2_000_000, 101)):
+            ring(size).set("u", vectors[0], "last")
+            assert client.strlen(key) == 64 + kept * 24
+            assert client.hlen(key.replace(b":sem:v:", b":sem:r:")) == kept
+            assert ring(size).get("u", vectors[0]) == "last"
+            assert ring(size).get("u", vectors[999]) == 999
+
+
+def test_any_number_of_urls_is_cleared(redis_config: CacheConfig, redis_server: RedisServer) -> None:
+    cache = SemanticCacheRedis("s", redis_config)
+    cache.batch_set([(f"url {i}", [1.0, 0.0], i) for i in range(1_234)])
+    assert cache.get_stats()["cached_urls"] == 1_234
+    assert cache.clear_session()
+    with redis_server.client() as client:
+        assert not list(client.scan_iter(f"{redis_config.redis_key_prefix}*"))
+
+
+def test_scripts_give_keys_up_without_freeing_them_at_once() -> None:
+    for name in answer_scripts.__all__:
+        script = getattr(answer_scripts, name)
+        source = script if isinstance(script, str) else script.source
+        assert "'DEL'" not in source
