@@ -261,6 +261,7 @@ ACCEPTED = [
     ("WHAT DOES THE US WANT", "what does the us want"),
     ("a file of 5 mb", "a file of 5 MB"),
     ("elle est née le 15 mai 1978", "elle est née le 15 Mai 1978"),
+    ("What were the sales on May 6?", "what were the sales on may 6"),
     ("Me and my dog walk", "me and my dog walk"),
     ("５ 個のりんご", "5 個のりんご"),
     ("do not delete the old records", "do NOT delete the old records"),

@@ -181,7 +181,14 @@ def _are_two_words(one: str, other: str, a: Reading, b: Reading) -> bool:
     word = one.lower()
     if word in ACRONYMS and one.isupper() != other.isupper():
         return True
+    if word in a.once(_beside_numbers) and word in b.once(_beside_numbers):
+        return False  # a month in both, whatever its case
     return word in CAPITALISED and (word in a.once(_capitalised)) != (word in b.once(_capitalised))
+
+
+def _beside_numbers(reading: Reading) -> frozenset[str]:
+    sides = [*pairwise(reading.words), *pairwise(reading.words[::-1])]
+    return frozenset([word for word, other in sides if other[0].isdigit()])
 
 
 def _tells_nothing(reading: Reading) -> bool:
