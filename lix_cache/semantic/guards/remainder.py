@@ -10,8 +10,6 @@ texts has, where they are few.
 from __future__ import annotations
 
 import re
-from itertools import takewhile
-from operator import eq
 
 from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
 from lix_cache.semantic.guards.reading import Reading, stems
@@ -63,7 +61,15 @@ def _other_sentences(a: Reading, b: Reading) -> tuple[tuple[str, ...], tuple[str
 
 
 def _common(first: tuple[str, ...], second: tuple[str, ...]) -> int:
-    return sum(1 for _ in takewhile(bool, map(eq, first, second)))
+    """Return how many words are the same from the beginning on: slices are compared much faster."""
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _shown(rest: tuple[str, ...]) -> str:

@@ -20,13 +20,16 @@ from lix_cache.semantic.guards.reading import Reading
 
 __all__ = ["compare_symbols"]
 
+# Where an operator can begin: found first, because prose has few of them.
+_BEGINS = re.compile(r"[<>=!&|^~\\#@*$%+/-]|:[:=]")
 # Longest first. What one has and the other has not is a difference, whichever it is.
 _OPERATOR = re.compile(
     r"<=>|===|!==|\*\*=|//=|>>=|<<=|->>|=~|!~|::|:=|<>|<-|->|=>|==|!=|~=|<=|>=|&&|\|\||\+\+|\*\*|<<|>>"
-    r"|\+=|-=|\*=|/=|%=|\|=|&=|\^=|[=<>|&^~\\#@*$%]"
+    r"|\+=|-=|\*=|/=|%=|\|=|&=|\^=|[=<>|&^~\\#@*%]"
     # Plus and minus in front of a word or a number, or between two with or without spaces.
-    r"|(?<![\w)\]])[+\-](?=[\w(.])|(?<=[\w)\]])\s?\+\s?(?=[\w(])|(?<=[\w)\]]\s)[-/](?=\s[\w(])|(?<=\w)\+(?!\w)"
-    r"|(?<=\b[A-Za-z])[-/](?=[A-Za-z]\b)|(?<=\))[-/]|[-/](?=\()|!(?=\w)|(?<=\w)!(?=\s*[=)])"
+    r"|(?<![\w)\]])[+\-](?=[\w(.])|(?<=[\w)\]])\+(?=\s?[\w(])|(?<=[\w)\]]\s)\+(?=\s?[\w(])|(?<=\w)\+(?!\w)"
+    r"|(?<=[\w)\]]\s)[-/](?=\s[\w(])|(?<=\b[A-Za-z])[-/](?=[A-Za-z]\b)|(?<=\))[-/]|[-/](?=\()"
+    r"|!(?=\w)|(?<=\w)!(?=\s*[=)])"
 )
 _SAME = {
     "≠": "!=", "<>": "!=", "≤": "<=", "≥": ">=", "×": "*", "·": "*", "⋅": "*", "÷": "/",
@@ -45,21 +48,18 @@ _CURRENCY_WORDS = {
 }
 # Modifiers of an emoji's look, and the joiner; not what it says.
 _LOOKS = frozenset("\ufe0e\ufe0f\u200d") | {chr(c) for c in range(0x1F3FB, 0x1F400)}
-_CAPITALS = re.compile(r"(?<![\w'])[A-Z][A-Z0-9]+(?:[ -][A-Z][A-Z0-9]+)*(?![\w'])")
+_CURRENCY = re.compile("[$＄€£￡¥￥円₹₩₽]")
+_CAPITALS = re.compile(r"\b[A-Z][A-Z0-9]+(?:[ -][A-Z][A-Z0-9]+)*\b")
 # A letter or a Roman numeral that names one of several things. "a" and "I" are words.
 _LABEL = re.compile(
-    r"""(?<![\w'&.])(?:
-        [B-HJ-Z] | A(?=[\s?.!,;:)]*\Z) | (?<=\w\ )[IVX]{2,5} | (?<=[a-z]\ )[IVX](?=[\s?.!,;:)]*\Z)
-    )(?![\w'&])""",
-    re.VERBOSE,
+    r"[B-HJ-Z](?![\w'&])|A(?=[\s?.!,;:)]*\Z)|[IVX]{2,5}(?![\w'&])|(?<=[a-z]\ )[IVX](?=[\s?.!,;:)]*\Z)"
 )
 _LETTERS = frozenset("bcfghjklpqvwxz")
-_NAMED = re.compile(
-    r"\b(type|hepatitis|vitamin|group|class|grade|phase|stage|part|plan|option|schedule|war|chapter|section"
-    r"|appendix|category|tier|level|form|title|article|model|version|series|mark|step)"
-    r"[ -]([a-z]|[ivx]{1,5}|\d{1,2})\b",
-    re.IGNORECASE,
-)
+_KINDS = frozenset({
+    *("type", "hepatitis", "vitamin", "group", "class", "grade", "phase", "stage", "part", "plan", "option"),
+    *("schedule", "war", "chapter", "section", "appendix", "category", "tier", "level", "form", "title"),
+    *("article", "model", "version", "series", "mark", "step"),
+})  # fmt: skip
 _NUMERALS = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii")
 _ROMAN = {numeral: str(number) for number, numeral in enumerate(_NUMERALS, 1)}
 
@@ -120,7 +120,8 @@ def _signs(reading: Reading) -> dict[str, Counter[str]]:
     operators = Counter(_operators(text))
     if operators:
         found["operator"] = operators
-    money = Counter({_CURRENCY_WORDS[word] for word in (*reading.words, *text) if word in _CURRENCY_WORDS})
+    written = {*_CURRENCY.findall(text), *(_CURRENCY_WORDS.keys() & reading.counts.keys())}
+    money = Counter({_CURRENCY_WORDS[word] for word in written})
     if money:
         found["currency"] = money
     if not text.isascii():
@@ -133,29 +134,48 @@ def _signs(reading: Reading) -> dict[str, Counter[str]]:
         capitals = Counter({" ".join(run.split()) for run in _CAPITALS.findall(text)})
         if capitals:
             found["capitals"] = capitals
-    labels = Counter({match.group().casefold() for match in _LABEL.finditer(text)})
+    labels = Counter(
+        {
+            m.group().casefold()
+            for m in _LABEL.finditer(text)
+            if not _is_inside(text[max(0, m.start() - 1) : m.start()])
+        }
+    )
     labels.update(_LETTERS.intersection(reading.counts))
     if labels:
         found["label"] = labels
-    named = Counter({f"{m.group(1).lower()} {_number(m.group(2))}" for m in _NAMED.finditer(text)})
+    words = reading.words
+    named = Counter(
+        {
+            f"{word} {_number(words[i + 1])}"
+            for i, word in enumerate(words[:-1])
+            if word in _KINDS and (len(words[i + 1]) <= 2 or words[i + 1] in _ROMAN)
+        }
+    )
     if named:
         found["named"] = named
     return found
 
 
+def _is_inside(before: str) -> bool:
+    return before.isalnum() or before in {"'", "&", ".", "_"}
+
+
 def _number(written: str) -> str:
-    written = written.lower()
     return _ROMAN.get(written, written)
 
 
 def _operators(text: str) -> list[str]:
     if not text.isascii():
         text = text.translate(_MATHEMATICAL)
-    return [
-        _SAME.get(m.group().strip(), m.group().strip())
-        for m in _OPERATOR.finditer(text)
-        if m.group() != "$" and not _is_prose(text, m)
-    ]
+    found, end = [], 0
+    for begin in _BEGINS.finditer(text):
+        match = _OPERATOR.match(text, begin.start()) if begin.start() >= end else None
+        if match is not None:
+            end = match.end()
+            if not _is_prose(text, match):
+                found.append(_SAME.get(match.group(), match.group()))
+    return found
 
 
 def _is_prose(text: str, match: re.Match[str]) -> bool:
@@ -170,9 +190,12 @@ def _is_prose(text: str, match: re.Match[str]) -> bool:
         )
     if sign in "-/" and before[-1:].isspace() and after[:1].isspace():
         # "a - b" is arithmetic between single letters and numbers, and a dash between words.
-        left, right = text[: match.start()].split()[-1:], text[match.end() :].split()[:1]
+        left = text[max(0, match.start() - 20) : match.start()].split()[-1:]
+        right = text[match.end() : match.end() + 20].split()[:1]
         return not (left and right and len(left[0]) <= 2 and len(right[0].rstrip("?.!,")) <= 2)
     if sign in ("-", "+"):
         return match.start() == 0 and after[:1].isspace()
     # A mark of emphasis or a bullet; a sign that ends a sentence is a slip of the finger.
-    return (sign == "*" and match.start() == 0) or (sign in "<>=~^|\\" and not text[match.end() :].strip())
+    return (sign == "*" and match.start() == 0) or (
+        sign in "<>=~^|\\" and not text[match.end() : match.end() + 20].strip()
+    )
