@@ -13,19 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lix_cache.effects import Compute, Flow, RedisBatch, RedisCall
-from lix_cache.errors import CodecError
+from lix_cache.effects import Compute, Flow, RedisCall
 from lix_cache.hot import answer_scripts, vector_set_scripts
 from lix_cache.semantic import entry, vector_sets
 from lix_cache.semantic.core import Core, Scope, Spent, Stop, wording_of
 from lix_cache.semantic.decide import Choice, Decision, choose
-from lix_cache.semantic.entry import LARGE_BYTES, EntryId, Record
+from lix_cache.semantic.entry import Record
 from lix_cache.semantic.guards import Objection
 from lix_cache.semantic.limits import Limits
 from lix_cache.semantic.lookup import Lookup, Reason
 from lix_cache.semantic.scope import merged
+from lix_cache.semantic.serving import served
 from lix_cache.semantic.tally import told
-from lix_cache.semantic.values import decode_value, read_head
 from lix_cache.semantic.verifier import verified_scores
 from lix_cache.semantic.watch import Asked
 
@@ -98,7 +97,7 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     reply, seen = yield from _ask(core, scope.id, digest, index, query.peek)
     if reply[0] == b"X":
         now, _, number, meta, data = reply[1:]
-        return (yield from _hit(core, query, scope, (now, number, meta, data)))
+        return (yield from served(core, scope, (now, number, meta, data), peek=query.peek))
     near: vector_sets.Nearest | None = None
     asked = 0.0
     if reply[0] == b"V":
@@ -143,7 +142,7 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
         raise _stop(chosen, Reason.GUARD, detail)
     if len(reply) == 5:
         core.tally.count("learned")
-    return (yield from _hit(core, query, scope, reply, chosen.decision))
+    return (yield from served(core, scope, reply, chosen.decision, peek=query.peek))
 
 
 def _learned(core: Core, limits: Limits, scope: Scope, text: str) -> Limits:
@@ -376,44 +375,3 @@ def _lesson(
     answer = None if view.answers is None else view.answers[row]
     name = view.records[row].cluster
     return tag, entry.pack_record(tag=tag, cluster=name, text=wording, vector=vector, answer=answer)
-
-
-def _hit(
-    core: Core, query: Query, scope: Scope, reply: Any, decision: Decision | None = None
-) -> Flow[Lookup]:
-    """Read an entry as a script answered it: the server's time, number, meta and response."""
-    now_ms, number, meta, data = float(reply[0]), bytes(reply[1]), entry.unpack_meta(reply[2]), reply[3]
-    response = None
-    if not query.peek:
-        response = yield from _decoded(core, scope, meta.response_key, data)
-        core.tally.saved(meta.tokens)
-        if decision is not None:
-            core.watch.seen(scope.id, decision.evidence)
-    return Lookup(
-        True,
-        response,
-        similarity=1.0 if decision is None else decision.similarity,
-        margin=float("inf") if decision is None else decision.margin,
-        reason=Reason.EXACT if decision is None else Reason.SEMANTIC,
-        age_seconds=max(0.0, now_ms - meta.created_ms) / 1000,
-        ttl_remaining_seconds=max(0.0, meta.expires_ms - now_ms) / 1000,
-        entry_id=str(EntryId(number, meta.tag)),
-    )
-
-
-def _decoded(core: Core, scope: Scope, key: bytes, head: bytes) -> Flow[Any]:
-    """Read a response. One of 10 MB or more is in parts, which are another round trip."""
-    try:
-        parts = read_head(head)
-        chunks: Sequence[bytes | None] = ()
-        if parts.chunks:
-            name = core.keys.answers(scope.id).responses
-            wanted = [("HGET", name, entry.part_field(key, i)) for i in range(parts.chunks)]
-            chunks = yield RedisBatch(tuple(wanted))
-            if None in chunks:
-                raise Stop(Reason.GONE, "the response was dropped in between")
-        if not parts.chunks and len(head) < LARGE_BYTES:
-            return decode_value(parts)
-        return (yield Compute(lambda: decode_value(parts, chunks), None, "decoding"))
-    except CodecError as error:
-        raise entry.foreign("a response", head) from error

@@ -15,7 +15,7 @@ from lix_cache.semantic import entry
 from lix_cache.semantic.guards import Objection
 from lix_cache.semantic.guards.reading import read
 from lix_cache.semantic.later import Later
-from lix_cache.semantic.limits import DEFAULT_LIMITS, MEASURED_FOR, Limits
+from lix_cache.semantic.limits import DEFAULT_LIMITS, Limits, is_measured_for
 from lix_cache.semantic.lookup import Lookup, Reason
 from lix_cache.semantic.passages import passages
 from lix_cache.semantic.ring import unit_vector
@@ -183,7 +183,7 @@ class Core:
         if self.limits != DEFAULT_LIMITS:
             return False
         name = "" if self._identity is None else self._identity[0]
-        return MEASURED_FOR not in name.lower() or read(text).language != "en"
+        return not is_measured_for(name) or read(text).language != "en"
 
     def touch(self) -> tuple[int, int]:
         """How a use is noted: the eviction's order, and the sliding life."""

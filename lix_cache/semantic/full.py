@@ -154,14 +154,6 @@ class _Full(Decorating):
     def _connect(self, clock: Clock) -> None:
         raise NotImplementedError
 
-    def settle(self, timeout: float | None = None) -> bool:
-        """Wait until the responses stored so far have their vectors; False if that took longer.
-
-        Nothing depends on it: for tests, and for measurements that are to come out the same.
-        """
-        meanings = self._core.meanings
-        return meanings is None or meanings.settle(timeout)
-
     @property
     def local_stats(self) -> dict[str, Any]:
         """What this object counted, as ``get_stats`` does, without asking Redis."""
@@ -386,6 +378,13 @@ class SemanticCache(_Full):
         """Ask the background thread to end."""
         self._cleaner.stop()
 
+    def settle(self, timeout: float | None = None) -> bool:
+        """Wait until the responses stored so far have their vectors; False if that took longer.
+
+        Nothing depends on it: for tests, and for measurements that are to come out the same.
+        """
+        return self._drive(upkeep.settle(self._core, timeout))
+
     def get_stats(self) -> dict[str, Any]:
         """Return what this object counted, and how much there is in Redis in its context.
 
@@ -485,6 +484,10 @@ class AsyncSemanticCache(_Full):
     async def stop_cleanup(self) -> None:
         """See :meth:`SemanticCache.stop_cleanup`."""
         self._cleaner.stop()
+
+    async def settle(self, timeout: float | None = None) -> bool:
+        """See :meth:`SemanticCache.settle`."""
+        return await self._drive(upkeep.settle(self._core, timeout))
 
     async def get_stats(self) -> dict[str, Any]:
         """See :meth:`SemanticCache.get_stats`."""

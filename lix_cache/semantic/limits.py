@@ -9,10 +9,16 @@ from typing import Any
 
 from lix_cache.errors import InvalidInput
 
-__all__ = ["DEFAULT_LIMITS", "MEASURED_FOR", "STRICT_LIMITS", "Limits"]
+__all__ = ["DEFAULT_LIMITS", "STRICT_LIMITS", "Limits", "is_measured_for"]
 
-MEASURED_FOR = "all-minilm-l6-v2"
-"""What the id of the embedder holds that the limits below were measured with, on English texts."""
+_MEASURED_FOR = ("all-minilm-l6-v2", "lexical-hashing")
+"""What the id of an embedder holds for which the limits below are no guess: the one they were measured with,
+on English texts, and the lexical one, whose near texts have nearly the same words."""
+
+
+def is_measured_for(embedder_id: str) -> bool:
+    """Whether the default limits are meant for an embedder."""
+    return any(name in embedder_id.lower() for name in _MEASURED_FOR)
 
 
 @dataclass(frozen=True)

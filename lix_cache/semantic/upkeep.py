@@ -15,7 +15,7 @@ from lix_cache.semantic.adaptive import Counts
 from lix_cache.semantic.answers import catch_up
 from lix_cache.semantic.core import Core, Spent, Stop, wording_of
 from lix_cache.semantic.entry import EntryId
-from lix_cache.semantic.limits import DEFAULT_LIMITS, MEASURED_FOR
+from lix_cache.semantic.limits import DEFAULT_LIMITS, is_measured_for
 from lix_cache.semantic.lookup import Report
 from lix_cache.semantic.ring import unit_vector
 from lix_cache.semantic.scope import embedder_word, item_digests, merged
@@ -206,6 +206,14 @@ def clean_up(core: Core) -> Flow[int]:
     return dropped
 
 
+def settle(core: Core, timeout: float | None) -> Flow[bool]:
+    """Wait until responses have their vectors."""
+    meanings = core.meanings
+    if meanings is None:
+        return True
+    return bool((yield Compute(lambda: meanings.settle(timeout), None, "the vectors of responses")))
+
+
 def count(core: Core) -> Flow[dict[str, Any]]:
     """Count what there is in the cache's own context, and what audits found there."""
     scopes = yield from scopes_with(core, item_digests(core.context))
@@ -258,7 +266,7 @@ def health(core: Core) -> Flow[dict[str, Any]]:
 
         ask = Compute(score, core.deadline, "the verifier", may_hang=True)
         parts["verifier"] = yield from _try(core, ask)
-    known = MEASURED_FOR in str(parts["embedder"].get("id", "")).lower()
+    known = is_measured_for(str(parts["embedder"].get("id", "")))
     prior = "measured" if known or core.limits != DEFAULT_LIMITS else "cautious"
     down = parts["redis"]["status"] != "ok"
     worse = any(part["status"] == "down" for part in parts.values())
