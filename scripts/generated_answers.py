@@ -4,8 +4,9 @@
     python scripts/generated_answers.py --table streams
 
 Plays streams of questions through the decision in memory, online: a hit serves what is held, a miss
-stores the question with its own answer, and mistakes stay in. The table of labels goes through the real cache, on a Redis at ``--port``. Needs the folder of evaluation data
-(``LIX_CACHE_SHARED``, ``shared`` or ``../shared``). Nothing is trained here.
+stores the question with its own answer, and mistakes stay in. The table of labels goes through the real
+cache, on a Redis at ``--port``. Needs the folder of evaluation data (``LIX_CACHE_SHARED``, ``shared`` or
+``../shared``). Nothing is trained here.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from lix_cache.semantic.offline import play
 from lix_cache.semantic.text import normalise
 
 #: The rule that compared answers by equality alone.
-EQUALITY = replace(DEFAULT_LIMITS, evidence=1.23, answer_weight=0.0, answer_bonus=0.0)
+EQUALITY = replace(
+    DEFAULT_LIMITS, evidence=1.23, answer_weight=0.0, answer_bonus=0.0, learn_evidence=1.6
+)
 LABELLED = ("banking77", "clinc150", "hwu64", "faq", "xsid")
 
 

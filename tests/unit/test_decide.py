@@ -105,7 +105,7 @@ def test_only_what_is_accepted_with_much_evidence_teaches() -> None:
 
 def test_the_default_limits_refuse_a_lone_entry_that_is_not_very_near() -> None:
     assert judge(DEFAULT_LIMITS, (0.86,), (1,)).reason == "evidence"
-    assert judge(DEFAULT_LIMITS, (0.88,), (1,)).index == 0
+    assert judge(DEFAULT_LIMITS, (0.87,), (1,)).index == 0
     assert judge(STRICT_LIMITS, (0.955,), (1,)).index is None
     assert judge(STRICT_LIMITS, (0.965,), (1,)).index == 0
 
