@@ -32,7 +32,13 @@ from lix_cache.semantic.text import normalise
 
 #: The rule that compared answers by equality alone.
 EQUALITY = replace(
-    DEFAULT_LIMITS, evidence=1.23, answer_weight=0.0, answer_bonus=0.0, learn_evidence=1.6
+    DEFAULT_LIMITS,
+    evidence=1.23,
+    answer_weight=0.0,
+    answer_bonus=0.0,
+    agree_at=1.0,
+    agree_width=0.01,
+    learn_evidence=1.6,
 )
 LABELLED = ("banking77", "clinc150", "hwu64", "faq", "xsid")
 

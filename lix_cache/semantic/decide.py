@@ -99,7 +99,9 @@ def agreement(cosine: FloatArray, limits: Limits) -> FloatArray:
     """Return to what degree responses of these cosines agree, 0 to 1."""
     import numpy as np
 
-    degrees: FloatArray = 1.0 / (1.0 + np.exp((limits.agree_at - cosine) / limits.agree_width))
+    # Of a narrow width the power would leave the range of float32.
+    power = np.minimum((limits.agree_at - cosine) / limits.agree_width, 80.0)
+    degrees: FloatArray = 1.0 / (1.0 + np.exp(power))
     return degrees
 
 
