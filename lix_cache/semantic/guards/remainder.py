@@ -19,7 +19,9 @@ __all__ = ["compare_remainders"]
 #: Of the shorter text's words.
 _MOSTLY = 0.6
 #: Words in common. In a short question a synonym is all that differs between two wordings.
-_LONG = 25
+_LONG = 40
+#: In scripts without spaces a character is a word.
+_LONG_UNSPACED = 100
 #: Of the words of content in the longer rest: two questions about one document have some in common.
 _SHARED = 0.75
 _SENTENCE = re.compile(r"[.!?:;]\s|[\n。！？]")
@@ -28,17 +30,18 @@ _SENTENCE = re.compile(r"[.!?:;]\s|[\n。！？]")
 def compare_remainders(a: Reading, b: Reading) -> str | None:
     """Return what differs between two texts that are mostly the same, or None."""
     first, second = a.words, b.words
-    if min(len(first), len(second)) < _LONG or first == second:
+    least = _LONG_UNSPACED if a.unspaced else _LONG
+    if min(len(first), len(second)) < least or first == second:
         return None
     start = _common(first, second)
     most = min(len(first), len(second)) - start
     end = min(_common(first[::-1], second[::-1]), most)
     rests = first[start : len(first) - end], second[start : len(second) - end]
-    if start + end < max(_LONG, _MOSTLY * min(len(first), len(second))):
+    if start + end < max(least, _MOSTLY * min(len(first), len(second))):
         # Texts that were put together from the same parts may differ in more than one place.
         rests = _other_sentences(a, b)
         if min(len(first) - len(rests[0]), len(second) - len(rests[1])) < max(
-            _LONG, _MOSTLY * min(len(first), len(second))
+            least, _MOSTLY * min(len(first), len(second))
         ):
             return None
     glue = FUNCTION_WORDS.get(a.language, frozenset())

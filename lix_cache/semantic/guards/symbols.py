@@ -50,9 +50,10 @@ _CURRENCY_WORDS = {
 _LOOKS = frozenset("\ufe0e\ufe0f\u200d") | {chr(c) for c in range(0x1F3FB, 0x1F400)}
 _CURRENCY = re.compile("[$＄€£￡¥￥円₹₩₽]")
 _CAPITALS = re.compile(r"\b[A-Z][A-Z0-9]+(?:[ -][A-Z][A-Z0-9]+)*\b")
-# A letter or a Roman numeral that names one of several things. "a" and "I" are words.
+# A letter or a Roman numeral that names one of several things. "a" and "I" are words, "J." is a name's.
 _LABEL = re.compile(
-    r"[B-HJ-Z](?![\w'&])|A(?=[\s?.!,;:)]*\Z)|[IVX]{2,5}(?![\w'&])|(?<=[a-z]\ )[IVX](?=[\s?.!,;:)]*\Z)"
+    r"[B-HJ-Z](?![\w'&]|\s?\.\s*\S)|A(?=[\s?.!,;:)]*\Z)|[IVX]{2,5}(?![\w'&])"
+    r"|(?<=[a-z]\ )[IVX](?=[\s?.!,;:)]*\Z)"
 )
 _LETTERS = frozenset("bcfghjklpqvwxz")
 _KINDS = frozenset({
@@ -99,6 +100,8 @@ _LOGIC = frozenset(
 )
 _NONE: Counter[str] = Counter()
 _NEEDED = frozenset({"operator"})
+#: Signs that prose has as well, as bullets, dashes and the like: they count only against each other.
+_MARKS = frozenset({"*", "-", "~", "/"})
 
 
 def _shown(signs: Counter[str]) -> str:
@@ -117,9 +120,13 @@ def _signs(reading: Reading) -> dict[str, Counter[str]]:
     """Return the signs of a text by kind."""
     text = reading.text
     found: dict[str, Counter[str]] = {}
-    operators = Counter(_operators(text))
+    signs = _operators(text)
+    operators = Counter(sign for sign in signs if sign not in _MARKS)
     if operators:
         found["operator"] = operators
+    marks = Counter(sign for sign in signs if sign in _MARKS)
+    if marks:
+        found["mark"] = marks
     written = {*_CURRENCY.findall(text), *(_CURRENCY_WORDS.keys() & reading.counts.keys())}
     money = Counter({_CURRENCY_WORDS[word] for word in written})
     if money:
@@ -193,6 +200,8 @@ def _is_prose(text: str, match: re.Match[str]) -> bool:
         left = text[max(0, match.start() - 20) : match.start()].split()[-1:]
         right = text[match.end() : match.end() + 20].split()[:1]
         return not (left and right and len(left[0]) <= 2 and len(right[0].rstrip("?.!,")) <= 2)
+    if sign == "&":
+        return before[-1:].isspace() and after[:1].isspace()
     if sign in ("-", "+"):
         return match.start() == 0 and after[:1].isspace()
     # A mark of emphasis or a bullet; a sign that ends a sentence is a slip of the finger.
