@@ -176,3 +176,21 @@ def test_what_is_refused_costs_no_round_trip(make: Any, proxy: CountingProxy) ->
         with pytest.raises(ValueError):
             call()
     assert proxy.round_trips == 0
+
+
+def test_vectors_of_responses_and_what_is_learned_cost_no_round_trip(
+    twins: Twins, proxy_config: CacheConfig, proxy: CountingProxy
+) -> None:
+    """They go with the requests that are made anyway."""
+    cache = twins.make("SemanticCache", Meanings(TABLE), proxy_config, policy=ANYTHING, audit_rate=1.0)
+    cache.store("q", "The answer is in the settings, under security.")
+    assert cache.settle(30)
+    proxy.reset()
+    cache.lookup("far")
+    assert len(proxy.batches) == 1
+    assert len(proxy.batches[0]) >= 2
+    proxy.reset()
+    cache.store("t", "Another answer is in the drawer of the desk.")
+    assert cache.settle(30)
+    cache.lookup("far")
+    assert len(proxy.batches) == 2
