@@ -182,7 +182,12 @@ def test_vectors_of_responses_and_what_is_learned_cost_no_round_trip(
     twins: Twins, proxy_config: CacheConfig, proxy: CountingProxy
 ) -> None:
     """They go with the requests that are made anyway."""
-    cache = twins.make("SemanticCache", Meanings(TABLE), proxy_config, policy=ANYTHING, audit_rate=1.0)
+    settings = {"policy": ANYTHING, "audit_rate": 1.0}
+    warm = twins.make("SemanticCache", Meanings(TABLE), proxy_config, context={"w": 1}, **settings)
+    warm.store("q", "The answer is in the settings, under security.")
+    assert warm.settle(30)
+    warm.lookup("far")  # now the server knows the scripts
+    cache = twins.make("SemanticCache", Meanings(TABLE), proxy_config, **settings)
     cache.store("q", "The answer is in the settings, under security.")
     assert cache.settle(30)
     proxy.reset()
