@@ -14,7 +14,7 @@ from lix_cache import AsyncSemanticCache, CachePolicy, Reason
 from lix_cache.config import CacheConfig
 from lix_cache.errors import InvalidContext
 from lix_cache.hot.client import close_async_redis_clients
-from lix_cache.semantic.decide import Limits
+from lix_cache.semantic.limits import Limits
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.twins import Twins
@@ -109,22 +109,6 @@ def test_a_wording_outlives_the_entry_it_was_learned_from_where_that_only_made_r
     cache.store(BREAD, "flour")
     found = cache.lookup(LEARNED)
     assert (found.response, found.reason) == ("Paris", Reason.EXACT)
-
-
-# -- reports -------------------------------------------------------------------------------
-
-
-def test_a_reported_response_is_not_stored_again_as_an_answer_of_its_own(make: Any) -> None:
-    table = {**TABLE, "Lyon": mix(k=1), "It is Lyon": mix(k=1, j=0.1)}
-    cache = make(embedder=Meanings(table), same_answer=0.9)
-    cache.store(BREAD, "Lyon")
-    cache.lookup(CAPITAL)  # brings the index up to date
-    joined = cache.store(CAPITAL, "It is Lyon")
-    cache.report_wrong(joined, CAPITAL)
-    late = make(embedder=Meanings(table), same_answer=0.9)  # knows nothing of the scope yet
-    assert late.store(CAPITAL, "It is Lyon") is None
-    late.store(LEARNED, "It is Lyon")
-    assert not make(embedder=Meanings(table)).lookup(CAPITAL)
 
 
 # -- an index that knows more than the server -----------------------------------------------
