@@ -16,6 +16,7 @@ import pytest
 
 from lix_cache import ConversationArchive
 from lix_cache.config import CacheConfig
+from lix_cache.messages import MessageId
 from lix_cache.session import flow
 from tests.support import RedisServer
 from tests.support.lab import Process, contents
@@ -132,6 +133,18 @@ def test_a_process_that_saw_what_is_lost_does_not_look_for_it_for_ever(
     for _ in range(3):
         assert said(cache.get_context()) == expected
     assert cache.get_stats()["counters"]["rolled_back"] == 1
+
+
+def test_what_is_added_without_redis_comes_after_all_that_the_process_saw(config: CacheConfig) -> None:
+    """Also after hot and cold were brought together while it went on adding: clocks may differ by minutes."""
+    process = Process(config.replace(durability="redis"))
+    process.add("first")
+    seen = MessageId(process.session.seen.newest.ms + 200_000, 0)
+    process.session.seen.saw(seen)
+    process.drive(flow.reunite(process.session))
+    process.store.breaker._open_until = float("inf")
+    process.add("second")
+    assert process.archive.turns("s")[-1].id > seen
 
 
 def test_what_was_cleared_stays_cleared(twins: Twins, config: CacheConfig, server: RedisServer) -> None:
