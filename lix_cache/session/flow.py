@@ -333,7 +333,7 @@ def _took_over(session: Session, *, locked: bool) -> Flow[bool]:
     return True
 
 
-def _look(session: Session, opened: int = 0, *, locked: bool = False) -> Flow[None]:
+def _look(session: Session, opened: int = 0, *, locked: bool = False) -> Flow[Extent]:
     """Ask the archive how far the session has come.
 
     Before the first use over a new connection: behind it may be a server that was restarted
@@ -348,6 +348,7 @@ def _look(session: Session, opened: int = 0, *, locked: bool = False) -> Flow[No
     found: Extent = yield DiskCall(partial(_extent, session.store, session.id, locked), waits=not locked)
     session.seen.note(found)
     session.seen.opened = max(session.seen.opened, opened)
+    return found
 
 
 def _extent(store: SessionStore, session_id: str, locked: bool) -> Extent:
@@ -824,9 +825,10 @@ def _reunite_locked(session: Session) -> Flow[None]:
     # Under the lock: after it another thread may be in the next outage already.
     store.outage_sessions.discard(session.id)
     # All there is is in the archive now. What this process saw besides is lost, and looking
-    # for it at every use would not bring it back.
-    session.seen.expected = ZERO_ID
-    yield from _look(session, locked=True)
+    # for it at every use would not bring it back. In one step: who reads the window as it was
+    # before, in another task, must not find that it ends where it should.
+    extent = yield from _look(session, locked=True)
+    session.seen.expected = extent.newest
     store.count("reunions")
 
 
