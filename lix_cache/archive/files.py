@@ -326,7 +326,7 @@ class Files:
         """Whether there is something of that name. One stat: cheap enough for an event loop."""
         try:
             os.stat(path, follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return False
         except OSError as error:
             _refused(error, "look at", path)

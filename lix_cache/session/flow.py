@@ -111,7 +111,7 @@ class Session:
     def saw(self, turns: Sequence[Turn]) -> list[Turn]:
         """Note what was read, in order of the ids, and return it."""
         if turns:
-            self.seen.newest = max(self.seen.newest, turns[-1].id)
+            self.seen.saw(turns[-1].id)
         return list(turns)
 
 
@@ -156,7 +156,7 @@ def add(session: Session, turn: Turn) -> Flow[AddResult]:
     """Add a message that has no id yet: to Redis, or to the archive if the policy says so."""
     store = session.store
     yield from before_add(store)
-    before = session.seen.newest
+    before = session.seen.expected
     sent = _Moment.now(store.clock)
     gap = Gap.REFUSE
     try:
@@ -199,7 +199,7 @@ def _add_cold(session: Session, turn: Turn, *, contested: bool) -> Flow[int]:
                 after=session.seen.newest,
             )
         )
-        session.seen.newest = max(session.seen.newest, given)
+        session.seen.saw(given)
         index = yield DiskCall(partial(archive.last_index, session.id, locked=True))
     finally:
         lock.release()
@@ -290,7 +290,7 @@ def _append_hot(
             looked = True
             continue
         if isinstance(answer, Added):
-            seen.newest = max(seen.newest, answer.id)
+            seen.saw(answer.id)
             seen.compared = max(seen.compared, opened)
             return answer
         if answer is Refused.OLD:
@@ -333,7 +333,7 @@ def _took_over(session: Session, *, locked: bool) -> Flow[bool]:
     return True
 
 
-def _look(session: Session, opened: int = 0, *, locked: bool = False) -> Flow[None]:
+def _look(session: Session, opened: int = 0, *, locked: bool = False) -> Flow[Extent]:
     """Ask the archive how far the session has come.
 
     Before the first use over a new connection: behind it may be a server that was restarted
@@ -348,6 +348,7 @@ def _look(session: Session, opened: int = 0, *, locked: bool = False) -> Flow[No
     found: Extent = yield DiskCall(partial(_extent, session.store, session.id, locked), waits=not locked)
     session.seen.note(found)
     session.seen.opened = max(session.seen.opened, opened)
+    return found
 
 
 def _extent(store: SessionStore, session_id: str, locked: bool) -> Extent:
@@ -456,7 +457,7 @@ def _persist(session: Session, turn: Turn, before: MessageId) -> Flow[None]:
             unavailable.maybe_done = True
             raise
         # Nor must it look as if the window had lost it.
-        session.seen.newest = min(session.seen.newest, before)
+        session.seen.expected = min(session.seen.expected, before)
         raise
 
 
@@ -542,7 +543,7 @@ def _rehydrate(session: Session) -> Flow[list[Turn]]:
         done = 0
         if turns:
             # Where the archive is damaged its index may promise more than can be read.
-            session.seen.newest = turns[-1].id
+            session.seen.expected = turns[-1].id
             command = store.hot.rehydrate(session.id, turns)
             try:
                 # What is too large for a command stays where it is, and is read from there.
@@ -824,9 +825,10 @@ def _reunite_locked(session: Session) -> Flow[None]:
     # Under the lock: after it another thread may be in the next outage already.
     store.outage_sessions.discard(session.id)
     # All there is is in the archive now. What this process saw besides is lost, and looking
-    # for it at every use would not bring it back.
-    session.seen.newest = ZERO_ID
-    yield from _look(session, locked=True)
+    # for it at every use would not bring it back. In one step: who reads the window as it was
+    # before, in another task, must not find that it ends where it should.
+    extent = yield from _look(session, locked=True)
+    session.seen.expected = extent.newest
     store.count("reunions")
 
 

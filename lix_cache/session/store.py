@@ -39,7 +39,9 @@ class Seen:
 
     Attributes:
         newest: the largest id that it added, read, or found in the archive. What is added
-            comes after that, however the clocks of the machines differ.
+            comes after that, however the clocks of the machines differ. It never gets smaller.
+        expected: where the window must end. Not beyond what there can be: what a dead server
+            alone had is lost, and is not looked for at every read.
         cleared: messages up to here are history, no longer part of the context.
         deleted: messages up to here are gone.
         opened: the newest connection to Redis since which it has looked at the archive.
@@ -47,20 +49,26 @@ class Seen:
     """
 
     newest: MessageId = ZERO_ID
+    expected: MessageId = ZERO_ID
     cleared: MessageId = ZERO_ID
     deleted: MessageId = ZERO_ID
     opened: int = 0
     compared: int = 0
 
+    def saw(self, message_id: MessageId) -> None:
+        """Note that there is a message of this id."""
+        self.newest = max(self.newest, message_id)
+        self.expected = max(self.expected, message_id)
+
     def note(self, extent: Extent) -> None:
         """Take over what the archive knows."""
-        self.newest = max(self.newest, extent.newest)
+        self.saw(extent.newest)
         self.cleared = max(self.cleared, extent.cleared)
         self.deleted = max(self.deleted, extent.deleted)
 
     def goes_beyond(self, last: MessageId) -> bool:
         """Whether a window that ends with this id lacks something, or holds only what was taken out."""
-        return last < self.newest or (self.gone != ZERO_ID and last <= self.gone)
+        return last < self.expected or (self.gone != ZERO_ID and last <= self.gone)
 
     @property
     def gone(self) -> MessageId:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lix_cache import ArchiveUnavailable
+from lix_cache import ArchiveUnavailable, ConversationArchive
 from lix_cache.archive.files import Files
 from tests.fault.files import CountingFiles, Crash, FaultyFiles, ForgetfulFiles, folder_contents
 
@@ -271,3 +271,15 @@ def test_bytes_that_are_read_are_counted(tmp_path: Path) -> None:
     files.read_tail(path, 30)
     files.read_tail(f"{path}-2", 30)
     assert (files.reads, files.bytes_read) == (4, 140)
+
+
+@pytest.mark.promise("no-false-empty")
+def test_a_file_in_the_place_of_the_folder_is_not_an_empty_archive(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        archive = ConversationArchive(folder)
+        for work in (archive.load_all, archive.session_exists, archive.get_metadata):
+            with pytest.raises(ArchiveUnavailable):
+                work("s")
+        with pytest.raises(ArchiveUnavailable):
+            archive.load_recent("s", 3)

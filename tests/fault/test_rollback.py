@@ -16,6 +16,9 @@ import pytest
 
 from lix_cache import ConversationArchive
 from lix_cache.config import CacheConfig
+from lix_cache.effects import RedisCall
+from lix_cache.hot.connections import NewConnection
+from lix_cache.messages import MessageId
 from lix_cache.session import flow
 from tests.support import RedisServer
 from tests.support.lab import Process, contents
@@ -132,6 +135,18 @@ def test_a_process_that_saw_what_is_lost_does_not_look_for_it_for_ever(
     for _ in range(3):
         assert said(cache.get_context()) == expected
     assert cache.get_stats()["counters"]["rolled_back"] == 1
+
+
+def test_what_is_added_without_redis_comes_after_all_that_the_process_saw(config: CacheConfig) -> None:
+    """Also after hot and cold were brought together while it went on adding: clocks may differ by minutes."""
+    process = Process(config.replace(durability="redis"))
+    process.add("first")
+    seen = MessageId(process.session.seen.newest.ms + 200_000, 0)
+    process.session.seen.saw(seen)
+    process.drive(flow.reunite(process.session))
+    process.store.breaker._open_until = float("inf")
+    process.add("second")
+    assert process.archive.turns("s")[-1].id > seen
 
 
 def test_what_was_cleared_stays_cleared(twins: Twins, config: CacheConfig, server: RedisServer) -> None:
@@ -280,3 +295,48 @@ def test_two_messages_under_one_id_are_both_kept_in_order(config: CacheConfig) -
     assert [text for text in found if text[0] == "a"] == ["a1", "a2", "a3"]
     assert [text for text in found if text[0] == "b"] == ["b1", "b2", "b3"]
     assert contents(other.archive.recent("s", 3)) == found[-3:]
+
+
+def test_a_read_that_began_before_both_were_brought_together_does_not_pass_for_the_newest(
+    config: CacheConfig, server: RedisServer
+) -> None:
+    """Two tasks share what they know: one reconciles while the other has read the older window."""
+    process = Process(config)
+    for text in numbered(6):
+        process.add(text)
+    save(server)
+    for text in numbered(14, 6):
+        process.add(text)
+    process.flush()
+    go_back(server)
+    reading = flow.get_context(process.session)
+    step = reading.send(None)
+    window: Any = None
+    while window is None:
+        try:
+            result = process.drive._perform(step)
+        except NewConnection as new:
+            step = reading.throw(new)
+            continue
+        if isinstance(step, RedisCall):
+            window = result
+        else:
+            step = reading.send(result)
+    reuniting = flow.reunite(flow.Session(process.store, "s", 6))
+    other = reuniting.send(None)
+    for _ in range(100):
+        try:
+            other = process.step(reuniting, other)
+        except StopIteration:
+            break
+        assert process.session.seen.goes_beyond(flow.HotWindow.turns(window)[-1].id)  # type: ignore[index]
+    assert said_by(process, reading, window) == numbered(20)[-6:]
+
+
+def said_by(process: Process, running: Any, result: Any) -> list[Any]:
+    try:
+        step = running.send(result)
+        while True:
+            step = process.step(running, step)
+    except StopIteration as stop:
+        return contents(stop.value)
