@@ -276,7 +276,8 @@ class Core:
             return known
 
         def embed() -> FloatArray:
-            made = _mean(embedder.embed(passages(text)))
+            parts = passages(text)
+            made = _mean(embedder.embed(parts), len(parts))
             check_dimension(made.size, dim, "the semantic cache")
             return made
 
@@ -321,10 +322,13 @@ class Core:
         self.tally.took(what, seconds)
 
 
-def _mean(vectors: Any) -> FloatArray:
+def _mean(vectors: Any, wanted: int) -> FloatArray:
     """Return the mean of the passages of one text."""
-    if len(vectors) <= 1:
+    if wanted == 1:
         return unit_vector(vectors, "what the embedder made")
+    # Rows too few or too many would make the mean of some other text, and look like a vector all the same.
+    if len(vectors) != wanted:
+        raise InvalidInput(f"the embedder made {len(vectors)} vectors of {wanted} passages")
     parts = [unit_vector(vector, "what the embedder made") for vector in vectors]
     return unit_vector(sum(parts[1:], parts[0]), "what the embedder made")
 

@@ -119,6 +119,18 @@ def test_an_embedder_that_answers_with_no_vector_makes_a_miss(
     assert cache.get_stats()["embedder_errors"] == 1
 
 
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("surplus", [-1, 1], ids=["one too few", "one too many"])
+def test_an_embedder_that_miscounts_the_passages_of_a_long_text_makes_a_miss(
+    make: Any, embedder: Meanings, surplus: int
+) -> None:
+    cache = make()
+    cache.store("q", "Q")
+    embedder.embed = lambda texts: np.ones((len(texts) + surplus, 16))  # type: ignore[method-assign]
+    found = cache.lookup("some words that go on and on " * 20)
+    assert (found.is_hit, found.reason) == (False, Reason.EMBEDDER_FAILED)
+
+
 class Broken(Meanings):
     """An embedder whose model cannot even be loaded."""
 
