@@ -215,11 +215,11 @@ def test_dropping_by_meaning_drops_the_very_text_even_without_a_vector(make: Any
 def test_a_question_about_now_gets_no_old_answer_to_a_timeless_one(make: Any) -> None:
     plain, now, today = "price of gold", "price of gold now", "price of gold today"
     table = {plain: mix(a=1), now: mix(a=1, b=0.05), today: mix(a=1, b=0.04)}
-    policy = CachePolicy(follow_ups=True, time_sensitive_seconds=0.2)
-    cache = make(embedder=Meanings(table), policy=policy, limits=LEARNING)
+    policy = CachePolicy(follow_ups=True, time_sensitive_seconds=1)
+    cache = make(embedder=Meanings(table), policy=policy, limits=LEARNING, audit_rate=0)
     cache.store(plain, "10")
     assert cache.lookup(now).response == "10"
-    time.sleep(0.25)
+    time.sleep(1.1)
     late = cache.lookup(now)
     assert (late.is_hit, late.reason) == (False, Reason.GUARD)
     assert "about now" in late.detail
@@ -227,6 +227,6 @@ def test_a_question_about_now_gets_no_old_answer_to_a_timeless_one(make: Any) ->
     assert cache.lookup(plain).response == "10"
     # A life that the application gave to a question about now holds for its other wordings.
     cache.store(now, "11", ttl_seconds=60)
-    time.sleep(0.25)
-    cache.invalidate(older_than_seconds=0.45)
+    time.sleep(1.1)
+    cache.invalidate(older_than_seconds=1.9)
     assert cache.lookup(today).response == "11"
