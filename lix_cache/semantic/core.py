@@ -15,7 +15,7 @@ from lix_cache.semantic import entry
 from lix_cache.semantic.guards import Objection
 from lix_cache.semantic.guards.reading import read
 from lix_cache.semantic.later import Later
-from lix_cache.semantic.limits import DEFAULT_LIMITS, Limits, is_measured_for
+from lix_cache.semantic.limits import DEFAULT_LIMITS, Limits, is_lexical, is_measured_for
 from lix_cache.semantic.lookup import Lookup, Reason
 from lix_cache.semantic.passages import passages
 from lix_cache.semantic.ring import unit_vector
@@ -184,6 +184,15 @@ class Core:
             return False
         name = "" if self._identity is None else self._identity[0]
         return not is_measured_for(name) or read(text).language != "en"
+
+    def answer_meanings(self) -> Meanings | None:
+        """Return what embeds responses; None where they are compared by equality.
+
+        An answer need not share words with its question, and two that differ in one word may say the
+        opposite. So lexical vectors of responses would cost right hits, and let wrong ones pass.
+        """
+        is_known_lexical = self._identity is not None and is_lexical(self._identity[0])
+        return None if is_known_lexical else self.meanings
 
     def touch(self) -> tuple[int, int]:
         """How a use is noted: the eviction's order, and the sliding life."""

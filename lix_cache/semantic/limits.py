@@ -9,9 +9,10 @@ from typing import Any
 
 from lix_cache.errors import InvalidInput
 
-__all__ = ["DEFAULT_LIMITS", "STRICT_LIMITS", "Limits", "is_measured_for"]
+__all__ = ["DEFAULT_LIMITS", "STRICT_LIMITS", "Limits", "is_lexical", "is_measured_for"]
 
-_MEASURED_FOR = ("all-minilm-l6-v2", "lexical-hashing")
+_LEXICAL = "lexical-hashing"
+_MEASURED_FOR = ("all-minilm-l6-v2", _LEXICAL)
 """What the id of an embedder holds for which the limits below are no guess: the one they were measured with,
 on English texts, and the lexical one, whose near texts have nearly the same words."""
 
@@ -19,6 +20,11 @@ on English texts, and the lexical one, whose near texts have nearly the same wor
 def is_measured_for(embedder_id: str) -> bool:
     """Whether the default limits are meant for an embedder."""
     return any(name in embedder_id.lower() for name in _MEASURED_FOR)
+
+
+def is_lexical(embedder_id: str) -> bool:
+    """Whether an embedder sees words alone: then a response's vector says nothing about its meaning."""
+    return _LEXICAL in embedder_id.lower()
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,8 @@ def _compare(core: Core, scope: Scope, packed: _Packed, response: Any, stored: E
         asked = None
     label = int.from_bytes(packed.cluster, "little", signed=True)
     text = text_of(response)
-    if core.meanings is None or text is None or stored is None:
+    meanings = core.answer_meanings()
+    if meanings is None or text is None or stored is None:
         if asked is not None:
             # What has no meaning to compare is another answer if it is not equal.
             core.watch.label(scope.id, asked, label == asked.cluster)
@@ -133,7 +134,7 @@ def _compare(core: Core, scope: Scope, packed: _Packed, response: Any, stored: E
         if asked is not None:
             core.watch.label(scope.id, asked, agree(asked, label, vector))
 
-    core.meanings.add(text, embedded)
+    meanings.add(text, embedded)
 
 
 def _put(core: Core, scope: Scope, packed: _Packed, vector: FloatArray | None) -> Flow[EntryId | None]:
