@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lix_cache import DEFAULT_LIMITS, CacheConfig, Reason
+from lix_cache import DEFAULT_LIMITS, CacheConfig, HashingEmbedder, Reason
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.twins import Twins
@@ -68,6 +68,17 @@ def test_an_answer_that_says_something_else_blocks(make: Any) -> None:
     cache = make()
     fill(cache, OTHER)
     assert not cache.lookup(ASKED).is_hit
+
+
+def test_a_lexical_hit_does_not_depend_on_whether_its_answer_was_embedded(
+    twins: Twins, redis_config: CacheConfig
+) -> None:
+    cache = twins.make("SemanticCache", HashingEmbedder(), redis_config, audit_rate=0)
+    cache.store("Where is the billing page?", "small says: it is in the settings")
+    for _ in range(2):
+        assert cache.lookup("where is the billing page please").reason == Reason.SEMANTIC
+        assert cache.settle(30)
+        cache.lookup("far from everything")
 
 
 def test_without_their_vectors_answers_are_compared_by_equality(make: Any) -> None:
