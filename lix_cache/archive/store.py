@@ -552,8 +552,10 @@ class ArchiveStore:
 
     def deleted_up_to(self, session_id: str) -> MessageId:
         """Return the largest id that the session may have had when it was last deleted."""
-        data = self._files.read(self._tombstone(session_id))
-        return parse_id(data) if data else ZERO_ID
+        found = _id_in(self._files.read(self._tombstone(session_id)))
+        if found is None:
+            self._note_damage("the note of a deletion cannot be read")
+        return found or ZERO_ID
 
     def forget_deletions(self, older_than_ms: int) -> int:
         """Drop what is remembered of deletions when Redis can no longer hold anything older.
@@ -567,9 +569,9 @@ class ArchiveStore:
         dropped = 0
         for name in list(self._files.names(self._in_folder(_DELETED))):
             path = self._in_folder(_DELETED, name)
-            data = self._files.read(path)
-            # A temporary file may be one that another process is at.
-            if data and not name.startswith(".") and parse_id(data).ms < older_than_ms:
+            found = _id_in(self._files.read(path))
+            # A temporary file may be one that another process is at; what cannot be read is damage.
+            if found is not None and not name.startswith(".") and found.ms < older_than_ms:
                 dropped += self._files.remove(path)
         return dropped
 
@@ -1000,6 +1002,16 @@ class ArchiveStore:
         except reading.TailUnreadable:
             known.add(self.turns(session_id, locked=True))
         return newcomers(turns, known)
+
+
+def _id_in(data: bytes | None) -> MessageId | None:
+    """Return the id that a note of a deletion holds; None if it cannot be read, ZERO_ID if there is none."""
+    if data is None:
+        return ZERO_ID
+    try:
+        return parse_id(data)
+    except ValueError:
+        return None
 
 
 def _temporary(path: str) -> str:
