@@ -24,6 +24,11 @@ _SECRET = frozenset({"redis_password", "redis_url"})
 #: Schemes that are taken for Redis's own.
 _OTHER_SCHEMES = frozenset({"http", "https", "tcp", "tls", "ssl", "valkey", "valkeys", "file"})
 
+#: Settings that name a file or a folder.
+_PATHS = frozenset(
+    {"archive_dir", "archive_table", "redis_ssl_ca_certs", "redis_ssl_certfile", "redis_ssl_keyfile"}
+)
+
 #: Settings that must be larger than zero; every other number must be at least zero.
 _POSITIVE = frozenset(
     {
@@ -237,7 +242,7 @@ class CacheConfig:
         With prefix ``MYAPP`` the field ``redis_host`` is read from
         ``MYAPP_REDIS_HOST``; with no prefix, from ``REDIS_HOST``. Variables that
         are not set keep the default; an empty one means None where the field may
-        be None.
+        be None. A ``~`` at the start of a path is the home folder, here and nowhere else.
 
         Variables that begin with the prefix and are like no setting are the
         application's own. One that nearly is a setting, such as
@@ -267,7 +272,9 @@ class CacheConfig:
         for variable, name in names.items():
             text = env.get(variable)
             if text is not None:
-                values[name] = _parse(variable, text, hints[name])
+                value = _parse(variable, text, hints[name])
+                # No shell has done it in a file of variables, and "~" would be a folder's name.
+                values[name] = os.path.expanduser(value) if name in _PATHS and value else value
         if start:
             _refuse_near_misses(env, start, names)
         try:

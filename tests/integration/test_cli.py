@@ -810,7 +810,22 @@ def test_verify_reads_version_1_files_under_their_plain_names(offline: CacheConf
     assert (result.code, result.json["files"][0]["version"]) == (0, 1)
 
 
-def test_an_archive_that_is_not_there_has_nothing_damaged(offline: CacheConfig) -> None:
+@pytest.mark.promise("no-false-empty")
+@pytest.mark.parametrize(
+    "command", [["verify"], ["verify", "a"], ["compact"], ["restore"], ["codec", "train", "-o", "table.lixt"]]
+)
+def test_a_folder_that_is_not_there_is_an_error_and_no_empty_archive(
+    offline: CacheConfig, tmp_path: Path, command: list[str]
+) -> None:
+    missing = tmp_path / "no" / "typo"
+    result = run_cli(offline.replace(archive_dir=str(missing)), *command)
+    assert (result.code, result.out) == (1, "")
+    assert f"{str(missing)!r} does not exist" in result.err
+    assert not missing.parent.exists()
+
+
+def test_a_folder_with_nothing_in_it_has_nothing_damaged(offline: CacheConfig) -> None:
+    os.makedirs(offline.archive_dir, exist_ok=True)
     assert run_cli(offline, "verify", "--json").json == {"files": [], "damaged": 0, "set_aside": []}
 
 

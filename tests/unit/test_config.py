@@ -491,6 +491,14 @@ def test_folders_clients_and_private_servers_check_what_they_are_given(tmp_path:
             call()
 
 
+def test_a_tilde_from_the_environment_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/of/someone")
+    read = CacheConfig.from_env("APP", {"APP_ARCHIVE_DIR": "~/chats", "APP_ARCHIVE_TABLE": "~/own.lixt"})
+    assert (read.archive_dir, read.archive_table) == ("/home/of/someone/chats", "/home/of/someone/own.lixt")
+    assert CacheConfig.from_env("APP", {"APP_REDIS_PASSWORD": "~"}).redis_password == "~"
+    assert CacheConfig(archive_dir="~/chats").archive_dir == "~/chats"
+
+
 def test_a_port_as_text_is_still_taken_where_the_old_package_took_it() -> None:
     make: Any = CacheCoordinator
     assert (
