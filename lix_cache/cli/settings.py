@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from lix_cache import ArchiveUnavailable, CacheConfig, ensure_redis
+from lix_cache import ArchiveUnavailable, CacheConfig
+from lix_cache.embedded import configured_or_private
 
 __all__ = ["Settings"]
 
@@ -50,7 +51,7 @@ class Settings:
             **{name: value for name, value in given.items() if value is not None},
         )
         if self.embedded:
-            return ensure_redis(config).config(config)
+            return configured_or_private(config).config(config)
         return config
 
     def config_of_archive(self) -> CacheConfig:

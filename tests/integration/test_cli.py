@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from lix_cache import (
     CacheConfig,
     CacheCoordinator,
     ConversationArchive,
+    EmbeddedRedis,
     HashingEmbedder,
     HybridConversationCache,
     SemanticCache,
@@ -206,6 +208,37 @@ def test_a_folder_that_is_none_is_said_without_numbers(redis_config: CacheConfig
     result = run_cli(redis_config.replace(archive_dir=str(tmp_path / "file")), "verify")
     assert (result.code, result.out) == (1, "")
     assert result.err == f"error: cannot list '{tmp_path}/file': a part of the path is not a folder\n"
+
+
+@pytest.fixture
+def data_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The folder of a private server; that server is stopped at the end."""
+    with tempfile.TemporaryDirectory(prefix="lix-cli-") as path:
+        monkeypatch.setenv("LIX_CACHE_DATA_DIR", path)
+        with EmbeddedRedis(path):
+            yield path
+
+
+def test_embedded_is_the_private_server_where_the_one_of_the_environment_does_not_answer(
+    data_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = EmbeddedRedis(data_dir).start()
+    fill(own.config(CacheConfig(archive_dir=str(tmp_path), evictor_enabled=False)), "mine", 1)
+    monkeypatch.setenv("LIX_CACHE_REDIS_URL", f"redis://127.0.0.1:{free_port()}")
+    arguments = [f"--archive-dir={tmp_path}", "--embedded", "sessions", "--json"]
+    result = CliRunner().invoke(app, arguments, prog_name="lix-cache")
+    assert result.exit_code == 0, result.stderr
+    assert [one["session_id"] for one in json.loads(result.stdout)["sessions"]] == ["mine"]
+    own.stop()
+
+
+def test_with_embedded_too_an_option_wins_over_the_environment(
+    redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(redis_config, "theirs", 1)
+    monkeypatch.setenv("LIX_CACHE_REDIS_URL", f"redis://127.0.0.1:{free_port()}")
+    result = run_cli(redis_config, "--embedded", "sessions", "--json")
+    assert [one["session_id"] for one in result.json["sessions"]] == ["theirs"]
 
 
 # -- sessions ------------------------------------------------------------------------------
