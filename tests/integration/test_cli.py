@@ -802,6 +802,8 @@ def test_a_file_whose_name_is_no_text_breaks_no_command(cli: Cli, redis_config: 
     listed = cli("sessions", "--json").json
     assert [s["session_id"] for s in listed["sessions"]] == ["a"]
     assert listed["unreadable_files"] == ["\udcff.huff"]
+    for command in (["sessions"], ["sessions", "--json"], ["sessions", "--limit", "1"]):
+        assert cli(*command).code == 1
     assert "1 archive files cannot be read" in cli("sessions").err
     assert cli("stats", "--json").json["unreadable_files"] == 1
     result = cli("verify")
