@@ -252,7 +252,8 @@ class CacheConfig:
         With prefix ``MYAPP`` the field ``redis_host`` is read from
         ``MYAPP_REDIS_HOST``; with no prefix, from ``REDIS_HOST``. Variables that
         are not set keep the default; an empty one means None where the field may
-        be None. A ``~`` at the start of a path is the home folder here; ``CacheConfig(...)`` takes it for a name.
+        be None. A ``~`` at the start of a path is the home folder here;
+        ``CacheConfig(...)`` takes it for a name.
 
         Variables that begin with the prefix and are like no setting are the
         application's own. One that nearly is a setting, such as
