@@ -118,6 +118,18 @@ def test_an_answer_is_made_once_and_found_again_by_meaning(lab: Lab) -> None:
     assert ask.__name__ == ask.__wrapped__.__name__
 
 
+def test_the_decorator_needs_no_parentheses(lab: Lab) -> None:
+    cache = lab.cache()
+    function = lab.function()
+    bare, called = cache.cached(function), cache.cached()(function)
+    first = lab.call(bare, "capital of France")
+    assert lab.call(bare, "capital of France") == lab.call(called, "capital of France") == first
+    assert len(lab.runs) == 1
+    assert inspect.iscoroutinefunction(bare) == (lab.colour == "async")
+    with pytest.raises(ConfigError, match=r"is for functions .*got a str"):
+        cache.cached("prompt")
+
+
 def test_all_arguments_must_match_but_those_that_are_ignored(lab: Lab) -> None:
     cache = lab.cache()
     ask = cache.cached(ignore=["trace"])(lab.function())
