@@ -220,7 +220,7 @@ class Asker:
                 raise InvalidContext(f"{error}. It is the question: {_question_advice(name)}") from None
             raise InvalidContext(
                 f"{error}. If the answer does not depend on it, name it in ignore=[{name!r}]; else say what "
-                f"identifies it with identify={{{name!r}: function}}, or pass plain values, bytes or arrays"
+                f"identifies it with identify={{{name!r}: function}}"
             ) from None
         checks.append((name, value, form))
         return value, own

@@ -16,6 +16,7 @@ import enum
 import hashlib
 import types
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 from lix_cache.errors import InvalidContext, InvalidInput, LixCacheError
@@ -36,7 +37,8 @@ def take(value: Any, where: str) -> tuple[Any, bytes]:
         where: what the value is, for the error.
 
     Raises:
-        InvalidContext: it is, or holds, something else; or is nested too deeply.
+        InvalidContext: it is, or holds, something else or NaN; or is nested too deeply. The numbers
+            of an array are its content, so NaN among them is compared by its bytes.
     """
     parts: list[bytes] = []
     copy = _take(value, where, parts, 0)
@@ -67,6 +69,8 @@ def _take(value: Any, where: str, parts: list[bytes], depth: int) -> Any:
         _sized(parts, b"E", f"{kind.__module__}.{kind.__qualname__}".encode("utf-8", "surrogatepass"))
         _take(value.value, where, parts, depth + 1)
         return value
+    if _is_nan(value, kind):
+        raise InvalidContext(f"{where} is, or holds, NaN, which equals nothing; pass None or a text instead")
     is_array = kind.__module__ == "numpy" and kind.__name__ == "ndarray"
     copy = value.copy(order="K") if is_array else bytearray(value) if kind is bytearray else value
     try:
@@ -76,9 +80,27 @@ def _take(value: Any, where: str, parts: list[bytes], depth: int) -> Any:
         _sized(parts, b"v", encode_item(copy))
     except LixCacheError:
         raise InvalidContext(
-            f"{where} is, or holds, {_name(kind)}, which cannot be compared exactly"
+            f"{where} is, or holds, {_name(kind)}, which cannot be compared exactly; "
+            "pass plain values, bytes or arrays"
         ) from None
     return copy
+
+
+def _is_nan(value: Any, kind: type) -> bool:
+    """Whether a single number or time equals nothing, in any of the types that have such a value."""
+    if kind is Decimal:
+        return bool(value.is_nan())  # a signalling one may not even be compared
+    if isinstance(value, (float, complex)):
+        return value != value
+    # Scalars: real and complex numbers, times and spans of time.
+    return (
+        kind.__module__ == "numpy"
+        and kind.__name__ != "ndarray"
+        and (
+            getattr(getattr(value, "dtype", None), "kind", "") in ("f", "c", "M", "m")
+            and bool(value != value)
+        )
+    )
 
 
 def _of_dict(value: dict[Any, Any], where: str, parts: list[bytes], depth: int) -> dict[Any, Any]:

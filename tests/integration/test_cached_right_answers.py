@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,40 @@ def test_no_two_values_are_one(cache: SemanticCache, place: str) -> None:
     assert len(set(first)) == len(VALUES)
     assert [call(value) for value in VALUES] == first
     assert len(runs) == len(VALUES)
+
+
+NANS = [
+    float("nan"),
+    complex(0, float("nan")),
+    Decimal("NaN"),
+    Decimal("sNaN"),
+    np.float64("nan"),
+    np.float32("nan"),
+    np.complex64(complex(float("nan"), 0)),
+    np.datetime64("NaT"),
+    np.timedelta64("NaT"),
+]
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("nan", NANS, ids=repr)
+def test_nan_is_refused_wherever_it_is_by_the_name_of_the_parameter(cache: SemanticCache, nan: Any) -> None:
+    @cache.cached()
+    def ask(prompt: Any, *rest: Any, extra: Any = None, **caught: Any) -> str:
+        pytest.fail("it ran")
+
+    holders = [nan, [nan], (1, nan), {"a": {"b": [nan]}}]
+    if repr(nan) != "Decimal('sNaN')":  # it has no hash
+        holders += [{nan: 1}, {nan}, frozenset({nan})]
+    for held in holders:
+        with pytest.raises(InvalidContext, match=r"'extra' of .*NaN.*ignore=\['extra'\]"):
+            ask("q", extra=held)
+        with pytest.raises(InvalidContext, match=r"'other' of .*NaN.*ignore=\['other'\]"):
+            ask("q", other=held)
+        with pytest.raises(InvalidContext, match=r"'rest' of .*NaN"):
+            ask("q", held)
+        with pytest.raises(InvalidContext, match=r"'prompt' of .*NaN"):
+            ask([{"role": "user", "content": "q", "x": held}])
 
 
 @pytest.mark.promise("right-answer")
