@@ -167,6 +167,7 @@ class Decorating:
                 (at a call) returns something that can be read only once.
             InvalidContext: ``static_context`` or, at a call, an argument holds what
                 cannot be compared exactly.
+            MissingExtra: at a call, the embedder needs a package that is not installed.
         """
         rules = Rules(
             query_param=query_param,
