@@ -174,6 +174,8 @@ def test_an_embedder_whose_package_is_not_installed_is_an_error_and_no_miss(
 
 def test_a_verifier_whose_package_is_not_installed_is_an_error_and_no_miss(make: Any) -> None:
     class Verifier:
+        id = "not installed"
+
         def scores(self, pairs: Any) -> Any:
             raise MissingExtra("x", "onnx", "it")
 
