@@ -43,6 +43,11 @@ class Vector:
 def _checked(value: Any, what: str) -> npt.NDArray[Any]:
     import numpy as np
 
+    if isinstance(value, (str, bytes, bytearray)):
+        # Numpy takes it for one item without a shape.
+        raise InvalidVector(
+            f"{what} must be a flat sequence of numbers, got text or bytes ({type(value).__name__})"
+        )
     try:
         array = np.asarray(value)
     except ValueError as error:

@@ -56,7 +56,9 @@ class Rules:
         if not is_mapping or not _are_names(self.identify) or not all(map(callable, self.identify.values())):
             raise ConfigError("identify must map names of parameters to functions")
         if self.query_param in self.ignore:
-            raise ConfigError(f"the question ({self.query_param!r}) cannot be ignored")
+            raise ConfigError(
+                f"the question ({self.query_param!r}) cannot be ignored; {_question_advice(self.query_param)}"
+            )
         # A copy: what the caller does with the mapping later changes no key.
         object.__setattr__(self, "static_context", frozen(self.static_context))
         if any(
@@ -70,6 +72,13 @@ class Rules:
             check_seconds("ttl_seconds", self.ttl_seconds)
         check_number("stale_while_revalidate", self.stale_while_revalidate, 0, 1e11)
         check_flag("run_on_error", self.run_on_error)
+
+
+def _question_advice(name: str) -> str:
+    return (
+        "pass a text, or messages as dictionaries, such as [m.model_dump() for m in messages]; or let "
+        f"identify={{{name!r}: function}} return these for what the function receives"
+    )
 
 
 def _are_names(names: Any) -> bool:
@@ -207,9 +216,11 @@ class Asker:
             if not given:
                 # The same for all calls that leave it out, and for no other.
                 return value, _LEFT_OUT
+            if name == rules.query_param:
+                raise InvalidContext(f"{error}. It is the question: {_question_advice(name)}") from None
             raise InvalidContext(
                 f"{error}. If the answer does not depend on it, name it in ignore=[{name!r}]; else say what "
-                f"identifies it with identify={{{name!r}: function}}, or pass plain values, bytes or arrays"
+                f"identifies it with identify={{{name!r}: function}}"
             ) from None
         checks.append((name, value, form))
         return value, own

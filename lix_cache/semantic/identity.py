@@ -3,8 +3,9 @@
 Two values have the same form only if a function that receives one in place of the other cannot
 tell: types are kept apart (``1``, ``1.0``, ``True`` and ``"1"``; a list and a tuple), and so are
 keys by their types. The order of a dict's keys and of a set is no difference. Arrays are compared
-by type, shape and bytes. What has no content that could be compared (a client, a function, an
-object with an address for a repr) is refused, because any form of it would be a guess.
+by type, shape and bytes in C order, however they lie in memory. What has no content that could be
+compared (a client, a function, an object with an address for a repr) is refused, because any form
+of it would be a guess.
 
 The form is made of the copy, so what is compared is what the copy holds, whatever happens to the
 original meanwhile.
@@ -16,6 +17,7 @@ import enum
 import hashlib
 import types
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 from lix_cache.errors import InvalidContext, InvalidInput, LixCacheError
@@ -36,7 +38,8 @@ def take(value: Any, where: str) -> tuple[Any, bytes]:
         where: what the value is, for the error.
 
     Raises:
-        InvalidContext: it is, or holds, something else; or is nested too deeply.
+        InvalidContext: it is, or holds, something else or NaN; or is nested too deeply. The numbers
+            of an array are its content, so NaN among them is compared by its bytes.
     """
     parts: list[bytes] = []
     copy = _take(value, where, parts, 0)
@@ -67,18 +70,54 @@ def _take(value: Any, where: str, parts: list[bytes], depth: int) -> Any:
         _sized(parts, b"E", f"{kind.__module__}.{kind.__qualname__}".encode("utf-8", "surrogatepass"))
         _take(value.value, where, parts, depth + 1)
         return value
+    if _is_nan(value, kind):
+        raise InvalidContext(f"{where} is, or holds, NaN, which equals nothing; pass None or a text instead")
     is_array = kind.__module__ == "numpy" and kind.__name__ == "ndarray"
     copy = value.copy(order="K") if is_array else bytearray(value) if kind is bytearray else value
     try:
         if kind.__module__.partition(".")[0] in ("pandas", "polars"):
             raise InvalidInput("a table would be compared by the bytes of its columns, not by its content")
+        # In C order: where an equal array lies in memory is no difference. 0 dimensions stay 0.
+        content = copy.copy(order="C") if is_array and not copy.flags.c_contiguous else copy
         # Sized, so that no value's bytes can pass for the beginning of the next.
-        _sized(parts, b"v", encode_item(copy))
+        _sized(parts, b"v", encode_item(content))
     except LixCacheError:
         raise InvalidContext(
-            f"{where} is, or holds, {_name(kind)}, which cannot be compared exactly"
+            f"{where} is, or holds, {_name(kind)}{_why_not(value)}, which cannot be compared exactly; "
+            f"{_instead(value)}"
         ) from None
     return copy
+
+
+def _why_not(value: Any) -> str:
+    dtype = getattr(value, "dtype", None) if type(value).__module__ == "numpy" else None
+    if getattr(dtype, "names", None) is not None:
+        return " of records"
+    return " of objects" if getattr(dtype, "kind", "") == "O" else ""
+
+
+def _instead(value: Any) -> str:
+    why = _why_not(value)
+    if why == " of records":
+        return "pass an array for each field, as a dict of them"
+    return "pass a list of plain values" if why else "pass plain values, bytes or arrays"
+
+
+def _is_nan(value: Any, kind: type) -> bool:
+    """Whether a single number or time equals nothing, in any of the types that have such a value."""
+    if kind is Decimal:
+        return bool(value.is_nan())  # a signalling one may not even be compared
+    if isinstance(value, (float, complex)):
+        return value != value
+    # Scalars: real and complex numbers, times and spans of time.
+    return (
+        kind.__module__ == "numpy"
+        and kind.__name__ != "ndarray"
+        and (
+            getattr(getattr(value, "dtype", None), "kind", "") in ("f", "c", "M", "m")
+            and bool(value != value)
+        )
+    )
 
 
 def _of_dict(value: dict[Any, Any], where: str, parts: list[bytes], depth: int) -> dict[Any, Any]:

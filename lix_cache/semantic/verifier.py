@@ -12,7 +12,7 @@ from lix_cache.embedders.lazy_onnx import LazyOnnx
 from lix_cache.embedders.process import PerProcess
 from lix_cache.embedders.protocol import encodable
 from lix_cache.embedders.torch_weights import weights_digest
-from lix_cache.errors import ConfigError, LixCacheError, VerifierError
+from lix_cache.errors import ConfigError, LixCacheError, MissingExtra, VerifierError
 from lix_cache.semantic.tally import told
 
 if TYPE_CHECKING:
@@ -56,12 +56,13 @@ def verified_scores(verifier: Verifier, pairs: Sequence[tuple[str, str]]) -> Flo
 
     Raises:
         VerifierError: whatever went wrong in it, or an answer that is no score for each pair.
+        MissingExtra: a package it needs is not installed.
     """
     import numpy as np
 
     try:
         raw = verifier.scores(pairs)
-    except VerifierError:
+    except (VerifierError, MissingExtra):
         raise
     except Exception as error:
         # Whatever it is: there is no answer.

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,76 @@ def test_no_two_values_are_one(cache: SemanticCache, place: str) -> None:
     assert len(set(first)) == len(VALUES)
     assert [call(value) for value in VALUES] == first
     assert len(runs) == len(VALUES)
+
+
+@pytest.mark.promise("right-answer")
+def test_where_an_array_lies_in_memory_is_no_difference_and_its_byte_order_is(cache: SemanticCache) -> None:
+    runs, ask = count(cache)
+    array = np.arange(24, dtype=np.int32).reshape(2, 3, 4)
+    wide = np.zeros((2, 3, 8), np.int32)
+    wide[..., ::2] = array
+    same = [
+        array,
+        np.asfortranarray(array),
+        array.transpose(2, 0, 1).copy().transpose(1, 2, 0),
+        wide[..., ::2],
+        np.flip(np.flip(array).copy()),
+    ]
+    for wrap in (lambda one: one, lambda one: {"of": [one]}):
+        assert len({ask("q", wrap(one)) for one in same}) == 1
+    assert len(runs) == 2
+    assert [np.array_equal(extra, array) for _, extra in runs[:1]] == [True]
+    others = [array.astype(">i4"), np.asfortranarray(array.astype(">i4")), array.T, array.astype(np.int64)]
+    assert [ask("q", one) for one in others] == ["answer 3", "answer 3", "answer 4", "answer 5"]
+    # A scalar's array keeps its shape.
+    assert ask("q", np.array(7)) != ask("q", np.array([7]))
+
+
+@pytest.mark.promise("right-answer")
+def test_an_array_that_cannot_be_compared_is_refused_with_advice_that_fits(cache: SemanticCache) -> None:
+    _, ask = count(cache)
+    records = np.zeros(2, dtype=[("x", "<i4"), ("y", "<f8")])
+    with pytest.raises(InvalidContext, match=r"'extra' of .*array of records.*an array for each field"):
+        ask("q", records)
+    with pytest.raises(InvalidContext, match=r"'extra' of .*numpy\.\w+ of records"):
+        ask("q", [records[0]])
+    assert ask("q", {name: records[name] for name in records.dtype.names}) == "answer 1"
+    with pytest.raises(InvalidContext, match=r"'extra' of .*array of objects.*a list of plain values"):
+        ask("q", np.array([1, "a"], dtype=object))
+
+
+NANS = [
+    float("nan"),
+    complex(0, float("nan")),
+    Decimal("NaN"),
+    Decimal("sNaN"),
+    np.float64("nan"),
+    np.float32("nan"),
+    np.complex64(complex(float("nan"), 0)),
+    np.datetime64("NaT"),
+    np.timedelta64("NaT"),
+]
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("nan", NANS, ids=repr)
+def test_nan_is_refused_wherever_it_is_by_the_name_of_the_parameter(cache: SemanticCache, nan: Any) -> None:
+    @cache.cached()
+    def ask(prompt: Any, *rest: Any, extra: Any = None, **caught: Any) -> str:
+        pytest.fail("it ran")
+
+    holders = [nan, [nan], (1, nan), {"a": {"b": [nan]}}]
+    if repr(nan) != "Decimal('sNaN')":  # it has no hash
+        holders += [{nan: 1}, {nan}, frozenset({nan})]
+    for held in holders:
+        with pytest.raises(InvalidContext, match=r"'extra' of .*NaN.*ignore=\['extra'\]"):
+            ask("q", extra=held)
+        with pytest.raises(InvalidContext, match=r"'other' of .*NaN.*ignore=\['other'\]"):
+            ask("q", other=held)
+        with pytest.raises(InvalidContext, match=r"'rest' of .*NaN"):
+            ask("q", held)
+        with pytest.raises(InvalidContext, match=r"'prompt' of .*NaN"):
+            ask([{"role": "user", "content": "q", "x": held}])
 
 
 @pytest.mark.promise("right-answer")
