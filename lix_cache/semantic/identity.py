@@ -73,7 +73,7 @@ def _take(value: Any, where: str, parts: list[bytes], depth: int) -> Any:
     if _is_nan(value, kind):
         raise InvalidContext(f"{where} is, or holds, NaN, which equals nothing; pass None or a text instead")
     is_array = kind.__module__ == "numpy" and kind.__name__ == "ndarray"
-    copy = value.copy(order="K") if is_array else bytearray(value) if kind is bytearray else value
+    copy: Any = value.copy(order="K") if is_array else bytearray(value) if kind is bytearray else value
     try:
         if kind.__module__.partition(".")[0] in ("pandas", "polars"):
             raise InvalidInput("a table would be compared by the bytes of its columns, not by its content")

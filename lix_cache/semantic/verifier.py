@@ -47,6 +47,7 @@ class Verifier(Protocol):
 
         Raises:
             VerifierError: it cannot answer.
+            MissingExtra: it never will, because a package is not installed.
         """
         ...
 
@@ -159,15 +160,15 @@ class OnnxVerifier:
         """Return a score for each pair, shape (n,), float32, 0 to 1.
 
         Raises:
-            VerifierError: the model cannot be found, loaded or run, a package is missing
-                (the text says what to install), or a pair is none.
+            VerifierError: the model cannot be found, loaded or run, or a pair is none.
+            MissingExtra: onnxruntime or tokenizers is not installed.
         """
         import numpy as np
 
         checked = _checked_pairs(pairs)
         try:
             model = self._onnx.model()
-        except VerifierError:
+        except (VerifierError, MissingExtra):
             raise
         except LixCacheError as error:
             raise VerifierError(str(error)) from error
@@ -286,6 +287,7 @@ class CrossEncoderVerifier:
 
         Raises:
             VerifierError: the model cannot be loaded.
+            MissingExtra: sentence-transformers is not installed.
         """
         return self._loaded()[2]
 
@@ -293,7 +295,8 @@ class CrossEncoderVerifier:
         """Return a score for each pair, shape (n,), float32, 0 to 1.
 
         Raises:
-            VerifierError: the package is missing, or the model cannot be loaded or run.
+            VerifierError: the model cannot be loaded or run.
+            MissingExtra: sentence-transformers is not installed.
         """
         import numpy as np
 
@@ -327,11 +330,8 @@ class CrossEncoderVerifier:
     def _load(self) -> tuple[Any, threading.Lock, str]:
         try:
             from sentence_transformers import CrossEncoder
-        except ImportError as error:
-            raise VerifierError(
-                f"{self!r} needs the package 'sentence-transformers'; "
-                "install it with: pip install 'lix-cache[sentence-transformers]'"
-            ) from error
+        except ImportError:
+            raise MissingExtra("sentence-transformers", "sentence-transformers", repr(self)) from None
         try:
             model = CrossEncoder(self._model, **self._options)
             digest = weights_digest(model.model)
