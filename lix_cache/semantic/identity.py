@@ -162,18 +162,42 @@ def function_form(function: types.FunctionType) -> str:
     """Return a name that tells a function from others, the same in every process.
 
     The qualified name is enough where it leads to one function. A lambda, a function inside
-    another one, and one of a script share theirs with others, so their code belongs to it, and
-    what they close over: as far as it can be compared, and as it is now, when the cache is put
-    before the function.
+    another one, one that a decorator put before another, and one of a script share theirs with
+    others, so their code belongs to it, and what they close over: as far as it can be compared, and
+    as it is now, when the cache is put before the function.
     """
+    return _of_function(function, ())
+
+
+def _of_function(function: types.FunctionType, around: tuple[types.FunctionType, ...]) -> str:
     name = f"{function.__module__}.{function.__qualname__}"
-    if "<" not in name and function.__module__ != "__main__":
+    if _is_its_own_name(function, name):
         return name
-    cells = [
-        _form_or_none(lambda cell=cell: cell.cell_contents)  # type: ignore[misc]
-        for cell in function.__closure__ or ()
-    ]
-    return f"{name} {digest_of([_of_code(function.__code__), cells])}"
+    if function in around:
+        return f"{name} {around.index(function)}"  # it closes over itself
+    inside = (*around, function)
+    code = function.__code__
+    held = [_of_held(lambda cell=cell: cell.cell_contents, inside) for cell in function.__closure__ or ()]  # type: ignore[misc]
+    parts: list[Any] = [_of_code(code), held]
+    if around or hasattr(function, "__wrapped__"):
+        # Elsewhere they are arguments of each call.
+        named = sorted((function.__kwdefaults__ or {}).items())
+        own = [*(function.__defaults__ or ()), *(one for pair in named for one in pair)]
+        parts.append([_of_held(lambda one=one: one, inside) for one in own])  # type: ignore[misc]
+    return f"{name} {digest_of(parts)}"
+
+
+def _is_its_own_name(function: types.FunctionType, name: str) -> bool:
+    """Whether the name leads to this function, and was not taken over from another (functools.wraps)."""
+    code = function.__code__
+    return (
+        "<" not in name
+        and function.__module__ != "__main__"
+        and not hasattr(function, "__wrapped__")
+        and code.co_name == function.__name__
+        # A method that calls super() closes over its class, whose name it has.
+        and not set(code.co_freevars) - {"__class__"}
+    )
 
 
 def _of_code(code: types.CodeType) -> list[Any]:
@@ -182,6 +206,15 @@ def _of_code(code: types.CodeType) -> list[Any]:
         for one in code.co_consts
     ]
     return [code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants]
+
+
+def _of_held(read: Callable[[], Any], inside: tuple[types.FunctionType, ...]) -> bytes | str | None:
+    """Return what stands for something that a function holds; for a function, its own form."""
+    try:
+        value = read()
+    except ValueError:
+        return None  # the cell is empty still
+    return _of_function(value, inside) if isinstance(value, types.FunctionType) else _form_or_none(read)
 
 
 def _form_or_none(read: Callable[[], Any]) -> bytes | None:

@@ -301,9 +301,70 @@ def test_what_a_function_closes_over_tells_it_from_others(cache: SemanticCache) 
     assert [f("what is entropy?") for f in both] == ["what is entropy? a", "what is entropy? b"]
 
 
+@pytest.mark.promise("right-answer")
+def test_a_default_that_cannot_be_compared_is_refused_like_a_value(cache: SemanticCache) -> None:
+    def make(client: Any, **options: Any) -> Callable[..., str]:
+        @cache.cached(**options)
+        def ask(prompt: str, client: Any = client, *, other: Any = client) -> str:
+            return f"{client.name}: {prompt}"
+
+        return ask
+
+    class Client:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+    with pytest.raises(InvalidContext, match=r"the argument 'client' of .*ignore=\['client'\]"):
+        make(Client("a"))("what is entropy?")
+    by_name = {"identify": {"client": lambda client: client.name}, "ignore": ["other"]}
+    for name in ("a", "b"):
+        assert make(Client(name), **by_name)("what is entropy?") == f"{name}: what is entropy?"
+    ignored = {"ignore": ["client", "other"], "name": "ignored"}
+    assert make(Client("c"), **ignored)("what is entropy?") == make(Client("d"), **ignored)(
+        "what is entropy?"
+    )
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("form", ["text", "message", "part", "short", "transcript"])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a:\n  b: 1", "  a:\n  b: 1"),
+        ("\tx = f(1)", "x = f(1)"),
+        ("x == 'a'\u00a0", "x == 'a'"),
+        ("one\ntwo\n\n", "one\ntwo"),
+        ("    y = g(2)", "y = g(2)"),
+        ("what is entropy\t", "what is entropy"),
+        ("\u3000what is entropy", "what is entropy"),
+    ],
+)
+def test_white_space_around_a_prompt_is_dropped_by_the_exact_tier_alone(
+    redis_config: CacheConfig, one: str, other: str, form: str
+) -> None:
+    policy = CachePolicy(history=form != "short", transcripts=form == "transcript")
+    cache = SemanticCache(OneMeaning(), redis_config, guards=False, context={"t": 1}, policy=policy)
+    runs, ask = count(cache)
+
+    def asked(text: str) -> str:
+        if form in ("text", "transcript"):
+            return ask(text)
+        content = [{"type": "text", "text": text}] if form == "part" else text
+        return ask([{"role": "user", "content": content}])
+
+    assert asked(one) != asked(other)
+    assert len(runs) == 2
+
+
+def test_spaces_and_line_ends_around_plain_prose_are_no_difference(cache: SemanticCache) -> None:
+    runs, ask = count(cache)
+    assert len({ask(text) for text in ("what is entropy", " what is entropy\n", "\n\nwhat is entropy ")}) == 1
+    assert len(runs) == 1
+
+
 def test_an_argument_left_out_is_its_default(cache: SemanticCache) -> None:
     runs: list[Any] = []
-    missing = object()
+    missing = "missing"
 
     @cache.cached(ignore=["trace"])
     def ask(prompt: str, a: int = 1, /, b: Any = missing, *more: Any, trace: Any = None, **rest: Any) -> int:
@@ -485,7 +546,7 @@ def test_what_can_be_read_only_once_is_refused(redis_config: CacheConfig) -> Non
         lambda: io.BytesIO(b"x"),
     ]
     for i, make in enumerate(makers):
-        ask = cache.cached(name=f"sync {i}")(lambda prompt, make=make: make())
+        ask = cache.cached(name=f"sync {i}", ignore=["make"])(lambda prompt, make=make: make())
         for _ in range(2):
             with pytest.raises(ConfigError, match="only once"):
                 ask("what is entropy?")
