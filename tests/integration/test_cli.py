@@ -364,7 +364,8 @@ def test_hostile_ids_are_listed_shown_and_moved_without_reaching_the_terminal(
 
 
 @pytest.mark.promise("isolation")
-def test_an_unknown_hostile_id_is_escaped_in_the_error(cli: Cli) -> None:
+def test_an_unknown_hostile_id_is_escaped_in_the_error(cli: Cli, redis_config: CacheConfig) -> None:
+    Path(redis_config.archive_dir).mkdir(parents=True, exist_ok=True)
     for command in ("show", "verify"):
         result = cli(command, "\x1b[2J\u202eboo")
         assert result.code == 1
