@@ -11,11 +11,13 @@ import math
 import os
 from collections.abc import Mapping
 from inspect import getattr_static
+from operator import index
 from typing import Any
 
 from lix_cache.errors import ConfigError
 
 __all__ = [
+    "check_count",
     "check_flag",
     "check_has",
     "check_is",
@@ -47,6 +49,17 @@ def check_whole(name: str, value: int, least: int, most: float = math.inf) -> in
         range_ = f"at least {least}" if most == math.inf else f"from {least} to {most}"
         raise ConfigError(f"{name} must be a whole number, {range_}, {_given(value)}")
     return value
+
+
+def check_count(name: str, value: Any) -> int:
+    """Return how many of something were asked for: any whole number, numpy's too; below 0 it means none.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        raise ConfigError(f"{name} must be a whole number, {_given(value)}")
+    return index(value)
 
 
 def check_number(name: str, value: float, least: float, most: float) -> float:

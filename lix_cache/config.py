@@ -24,6 +24,20 @@ _SECRET = frozenset({"redis_password", "redis_url"})
 #: Schemes that are taken for Redis's own.
 _OTHER_SCHEMES = frozenset({"http", "https", "tcp", "tls", "ssl", "valkey", "valkeys", "file"})
 
+#: The codecs a writer of the archive may be told to use.
+_ARCHIVE_CODECS = ("stored", "huffman", "lz4", "zstd", "deflate", "hcv1")
+
+#: Settings that must not be larger than this.
+_MOST = {
+    "redis_port": 65535,
+    "archive_max_frame_mb": 1024,  # the format's own limit
+}
+
+#: Settings that name a file or a folder.
+_PATHS = frozenset(
+    {"archive_dir", "archive_table", "redis_ssl_ca_certs", "redis_ssl_certfile", "redis_ssl_keyfile"}
+)
+
 #: Settings that must be larger than zero; every other number must be at least zero.
 _POSITIVE = frozenset(
     {
@@ -208,6 +222,7 @@ class CacheConfig:
             value = getattr(self, f.name)
             _check_type(f.name, value, hints[f.name])
             _check_range(f.name, value)
+            _check_text(f.name, value)
         self._check_values()
 
     def _check_values(self) -> None:
@@ -237,7 +252,8 @@ class CacheConfig:
         With prefix ``MYAPP`` the field ``redis_host`` is read from
         ``MYAPP_REDIS_HOST``; with no prefix, from ``REDIS_HOST``. Variables that
         are not set keep the default; an empty one means None where the field may
-        be None.
+        be None. A ``~`` at the start of a path is the home folder here;
+        ``CacheConfig(...)`` takes it for a name.
 
         Variables that begin with the prefix and are like no setting are the
         application's own. One that nearly is a setting, such as
@@ -267,7 +283,9 @@ class CacheConfig:
         for variable, name in names.items():
             text = env.get(variable)
             if text is not None:
-                values[name] = _parse(variable, text, hints[name])
+                value = _parse(variable, text, hints[name])
+                # No shell has done it in a file of variables, and "~" would be a folder's name.
+                values[name] = os.path.expanduser(value) if name in _PATHS and value else value
         if start:
             _refuse_near_misses(env, start, names)
         try:
@@ -317,6 +335,7 @@ def check_setting(name: str, value: Any, given_as: str | None = None) -> None:
     """
     _check_type(name, value, _field_types()[name], given_as)
     _check_range(name, value, given_as)
+    _check_text(name, value, given_as)
 
 
 def _as_path(value: Any) -> Any:
@@ -362,8 +381,17 @@ def _check_range(name: str, value: Any, given_as: str | None = None) -> None:
         raise ConfigError(f"{shown} must be larger than 0, got {value!r}")
     if value < 0 and name != "semantic_similarity_threshold":
         raise ConfigError(f"{shown} must not be negative, got {value!r}")
-    if name == "redis_port" and value > 65535:
-        raise ConfigError(f"{shown} must be from 1 to 65535, got {value!r}")
+    if value > _MOST.get(name, value):
+        raise ConfigError(f"{shown} must be from 1 to {_MOST[name]}, got {value!r}")
+
+
+def _check_text(name: str, value: Any, given_as: str | None = None) -> None:
+    shown = given_as or name
+    if name == "archive_codec" and value not in _ARCHIVE_CODECS:
+        raise ConfigError(f"{shown} must be one of {', '.join(_ARCHIVE_CODECS)}, got {value!r}")
+    if name == "redis_host" and not value.strip():
+        # A socket would take it for this machine.
+        raise ConfigError(f"{shown} must name a server, got {value!r}")
 
 
 def _parse(variable: str, text: str, hint: Any) -> Any:

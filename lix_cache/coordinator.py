@@ -153,7 +153,9 @@ class CacheCoordinator:
         Returns:
             False if there was no message.
         """
-        self.clear_session_cache()
+        self.semantic_cache.clear_session()
+        if self.answers is not None:
+            self.answers.invalidate(context={})
         return self.context_window.delete_session()
 
     def get_stats(self) -> dict[str, Any]:
@@ -241,7 +243,9 @@ class AsyncCacheCoordinator:
 
     async def delete_session(self) -> bool:
         """See :meth:`CacheCoordinator.delete_session`."""
-        await self.clear_session_cache()
+        await self.semantic_cache.clear_session()
+        if self.answers is not None:
+            await self.answers.invalidate(context={})
         return await self.context_window.delete_session()
 
     async def get_stats(self) -> dict[str, Any]:

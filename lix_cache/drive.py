@@ -170,7 +170,6 @@ class AsyncDriver:
                     await _let_go([lock for lock in locks if not lock.is_wanted])
                     result = await self._perform(effect)
                     if type(effect) is LockCall and result is not None:
-                        result = _LoopLock(result)
                         locks = [lock for lock in locks if lock.held]
                         locks.append(result)
                     step = flow.send
@@ -186,10 +185,14 @@ class AsyncDriver:
             raise
         finally:
             result = None
-            flow.close()
-            await _let_go(locks)
+            try:
+                flow.close()
+            finally:
+                await _let_go(locks)
 
     async def _perform(self, effect: Effect) -> Any:
+        if type(effect) is LockCall:
+            return await _take(effect)
         if isinstance(effect, DiskCall):
             return await in_disk_thread(effect.call, may_wait_for_lock=effect.waits)
         if isinstance(effect, Sleep):
@@ -257,6 +260,24 @@ class _LoopLock:
         held, self.held = self.held, None
         if held is not None:
             held.release()
+
+
+async def _take(effect: LockCall) -> _LoopLock | None:
+    taken: list[_LoopLock] = []
+
+    def take() -> None:
+        lock = effect.call()
+        if lock is not None:
+            taken.append(_LoopLock(lock))
+
+    try:
+        await in_disk_thread(take, may_wait_for_lock=effect.waits)
+    except asyncio.CancelledError:
+        # The thread has ended, and the flow never hears of the lock that it took. It is not left
+        # to die with its last reference: a task that is kept keeps all that its error refers to.
+        await _let_go(taken)
+        raise
+    return taken[0] if taken else None
 
 
 async def _let_go(locks: Sequence[_LoopLock]) -> None:

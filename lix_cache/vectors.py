@@ -43,6 +43,11 @@ class Vector:
 def _checked(value: Any, what: str) -> npt.NDArray[Any]:
     import numpy as np
 
+    if isinstance(value, (str, bytes, bytearray)):
+        # Numpy takes it for one item without a shape.
+        raise InvalidVector(
+            f"{what} must be a flat sequence of numbers, got text or bytes ({type(value).__name__})"
+        )
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -50,6 +55,10 @@ def _checked(value: Any, what: str) -> npt.NDArray[Any]:
     if array.ndim == 2 and 1 in array.shape:
         # Embedding models answer one text with shape (1, dim).
         array = array.reshape(-1)
+    if array.ndim == 0:
+        raise InvalidVector(
+            f"{what} must be a flat sequence of numbers, got one of type {type(value).__name__}"
+        )
     if array.ndim != 1 or array.size == 0:
         raise InvalidVector(f"{what} must be flat and not empty, got shape {array.shape}")
     if array.dtype.kind not in "fiu":

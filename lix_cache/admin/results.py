@@ -56,7 +56,7 @@ class Migrated:
 
     Attributes:
         sessions: sessions that were moved whole, or would be.
-        messages: messages of them that the archive did not have yet, or messages that are there.
+        messages: messages of them that the archive did not have yet; of a dry run, how many at most.
         failed: sessions that could not be moved, and why; their messages are where they were.
     """
 

@@ -200,8 +200,9 @@ class StoreAdmin:
         life in Redis ends. May be stopped, repeated, and run beside processes of both packages.
 
         Args:
-            dry_run: change nothing, and count what is there; of messages of one millisecond the
-                old package kept the last, and each of them is counted.
+            dry_run: change nothing, and count what would move at most: the entries of the old
+                lists. Of messages of one millisecond the old package kept the last, some have
+                ended, and some are in the archive already.
             on_progress: called with the sessions done and the sessions in all.
 
         Returns:

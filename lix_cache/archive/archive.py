@@ -15,7 +15,7 @@ from lix_cache.archive.format import MAX_DECODED
 from lix_cache.archive.names import SUFFIX, session_id_of_stem
 from lix_cache.archive.store import ArchiveStore
 from lix_cache.archive.verify import Report, verify_bytes
-from lix_cache.checks import check_path, check_seconds
+from lix_cache.checks import check_count, check_path, check_seconds
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import check_setting
 from lix_cache.errors import ArchiveCorrupt, ArchiveError, MissingExtra, MissingTable
@@ -141,9 +141,12 @@ class ConversationArchive:
     def load_recent(self, session_id: str, n: int) -> list[Message]:
         """Return the last ``n`` turns, oldest first, reading no more than their frames.
 
-        Raises: as :meth:`load_all`.
+        Raises:
+            ConfigError: ``n`` is no whole number.
+            ArchiveCorrupt: as :meth:`load_all`.
         """
-        return [from_turn(turn) for turn in self.store.recent(check_session_id(session_id), n)]
+        count = check_count("n", n)
+        return [from_turn(turn) for turn in self.store.recent(check_session_id(session_id), count)]
 
     def search_by_text(self, session_id: str, query: str, top_k: int = 5) -> list[Message]:
         """Return the turns that share most words with the query, best first.
@@ -151,10 +154,14 @@ class ConversationArchive:
         Turns that share none are left out. Scripts without spaces are compared
         character by character.
 
-        Raises: as :meth:`load_all`.
+        Raises:
+            InvalidInput: the query is no text.
+            ConfigError: ``top_k`` is no whole number.
+            ArchiveCorrupt: as :meth:`load_all`.
         """
+        words, count = search.check_query(query), check_count("top_k", top_k)
         turns = self.store.turns(check_session_id(session_id))
-        return [from_turn(turn) for turn in search.by_text(turns, query, top_k)]
+        return [from_turn(turn) for turn in search.by_text(turns, words, count)]
 
     def search_by_embedding(
         self, session_id: str, query_embedding: VectorLike, top_k: int = 5
@@ -169,10 +176,12 @@ class ConversationArchive:
         Raises:
             InvalidVector: not a usable vector.
             DimensionMismatch: the session has vectors, but none of that dimension.
+            ConfigError: ``top_k`` is no whole number.
             ArchiveCorrupt: as :meth:`load_all`.
         """
+        count = check_count("top_k", top_k)
         turns = self.store.turns(check_session_id(session_id))
-        return [from_turn(turn) for turn in search.by_vector(turns, query_embedding, top_k)]
+        return [from_turn(turn) for turn in search.by_vector(turns, query_embedding, count)]
 
     def delete_session(self, session_id: str) -> bool:
         """Remove a session from disk for good, from the trash as well; False if there was none."""

@@ -171,7 +171,9 @@ def walk_back(files: Files, path: str, most: int = fmt.MAX_DECODED) -> Iterator[
         data = data[: end - start]
 
 
-def contested_turns(files: Files, path: str, size: int, at: int) -> Iterator[list[Turn]]:
+def contested_turns(
+    files: Files, path: str, size: int, at: int, most: int = fmt.MAX_DECODED
+) -> Iterator[list[Turn]]:
     """Yield the turns of the frames whose messages Redis may hold as well, last frame first.
 
     Each of them says where the one before it begins, so it does not matter how long ago, or
@@ -182,6 +184,7 @@ def contested_turns(files: Files, path: str, size: int, at: int) -> Iterator[lis
         path: a version 2 file.
         size: its bytes.
         at: ``contested_at`` of the file's last frame.
+        most: bytes that a frame may decode to.
 
     Raises:
         TailUnreadable: use :func:`parse_contents`.
@@ -194,7 +197,7 @@ def contested_turns(files: Files, path: str, size: int, at: int) -> Iterator[lis
             # A repair has moved it.
             raise TailUnreadable(path)
         try:
-            yield fmt.decode_frame(data, frame)
+            yield fmt.decode_frame(data, frame, most)
         except ArchiveCorrupt:
             raise TailUnreadable(path) from None
         if frame.index.contested_before >= at:

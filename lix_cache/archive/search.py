@@ -6,18 +6,29 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lix_cache.errors import DimensionMismatch
+from lix_cache.errors import DimensionMismatch, InvalidInput
 from lix_cache.messages import Turn, message_text
 from lix_cache.vectors import as_array, as_float32
 
 if TYPE_CHECKING:
     from lix_cache.vectors import VectorLike
 
-__all__ = ["by_text", "by_vector"]
+__all__ = ["by_text", "by_vector", "check_query"]
 
 # Scripts written without spaces (kana, Han, Thai): one character is one token there.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
 _TOKEN = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
+
+
+def check_query(query: object) -> str:
+    """Return what is looked for by words.
+
+    Raises:
+        InvalidInput: it is no text.
+    """
+    if not isinstance(query, str):
+        raise InvalidInput(f"the query must be a str, got {type(query).__name__}")
+    return query
 
 
 def tokens(text: str) -> set[str]:

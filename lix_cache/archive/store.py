@@ -403,7 +403,7 @@ class ArchiveStore:
         if path is None:
             return None
         try:
-            for _, turns in reading.walk_back(self._files, path):
+            for _, turns in reading.walk_back(self._files, path, self._most):
                 for turn in turns:
                     if turn.nonce == nonce:
                         return turn.id
@@ -527,14 +527,16 @@ class ArchiveStore:
         paths = list(self._paths_of(session_id))
         for path in paths:
             self._check_owner(path, session_id)
-        if up_to > self.deleted_up_to(session_id):
+        unnoted = up_to > self.deleted_up_to(session_id)
+        if unnoted:
             # First of all: a deletion that is stopped half-way is asked for again, but what it
             # has removed must not come back from Redis meanwhile.
-            self._make_folders()
-            tombstone = self._tombstone(session_id)
-            self._files.write_synced(_temporary(tombstone), str(up_to).encode())
-            self._files.rename(_temporary(tombstone), tombstone)
-            self._files.sync_folder(self._in_folder(_DELETED))
+            try:
+                self._note_deletion_locked(session_id, up_to)
+                unnoted = False
+            except ArchiveUnavailable:
+                # A full disk. The files that are about to go make room for it.
+                logger.warning("a deletion cannot be noted before its files are gone")
         # What was set aside, what is in the trash, and what a crash left of a whole-file change
         # goes before the file: it holds the session's words as well, and once the file is gone
         # nothing leads there.
@@ -547,13 +549,24 @@ class ArchiveStore:
             removed |= self._files.remove(path)
         if removed or rest:
             self._files.sync_folder(self.folder)
+        if unnoted:
+            self._note_deletion_locked(session_id, up_to)
         self.unmark_pending_locked(session_id)
         return removed
 
+    def _note_deletion_locked(self, session_id: str, up_to: MessageId) -> None:
+        self._make_folders()
+        tombstone = self._tombstone(session_id)
+        self._files.write_synced(_temporary(tombstone), str(up_to).encode())
+        self._files.rename(_temporary(tombstone), tombstone)
+        self._files.sync_folder(self._in_folder(_DELETED))
+
     def deleted_up_to(self, session_id: str) -> MessageId:
         """Return the largest id that the session may have had when it was last deleted."""
-        data = self._files.read(self._tombstone(session_id))
-        return parse_id(data) if data else ZERO_ID
+        found = _id_in(self._files.read(self._tombstone(session_id)))
+        if found is None:
+            self._note_damage("the note of a deletion cannot be read")
+        return found or ZERO_ID
 
     def forget_deletions(self, older_than_ms: int) -> int:
         """Drop what is remembered of deletions when Redis can no longer hold anything older.
@@ -567,9 +580,9 @@ class ArchiveStore:
         dropped = 0
         for name in list(self._files.names(self._in_folder(_DELETED))):
             path = self._in_folder(_DELETED, name)
-            data = self._files.read(path)
-            # A temporary file may be one that another process is at.
-            if data and not name.startswith(".") and parse_id(data).ms < older_than_ms:
+            found = _id_in(self._files.read(path))
+            # A temporary file may be one that another process is at; what cannot be read is damage.
+            if found is not None and not name.startswith(".") and found.ms < older_than_ms:
                 dropped += self._files.remove(path)
         return dropped
 
@@ -989,17 +1002,30 @@ class ArchiveStore:
             return turns
         known = Known()
         try:
-            for frame, found in reading.walk_back(self._files, file.path):
+            for frame, found in reading.walk_back(self._files, file.path, self._most):
                 known.add(found)
                 # The copy of a contested message may be anywhere: a server that hung carries
                 # out an add, and a daemon moves it here, at whatever time.
                 if not contested and reading.largest_before(frame) < turns[0].id:
                     break
-            for found in reading.contested_turns(self._files, file.path, file.size, before.contested_at):
+            chain = reading.contested_turns(
+                self._files, file.path, file.size, before.contested_at, self._most
+            )
+            for found in chain:
                 known.add(found)
         except reading.TailUnreadable:
             known.add(self.turns(session_id, locked=True))
         return newcomers(turns, known)
+
+
+def _id_in(data: bytes | None) -> MessageId | None:
+    """Return the id that a note of a deletion holds; None if it cannot be read, ZERO_ID if there is none."""
+    if data is None:
+        return ZERO_ID
+    try:
+        return parse_id(data)
+    except ValueError:
+        return None
 
 
 def _temporary(path: str) -> str:

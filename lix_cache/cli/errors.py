@@ -97,6 +97,9 @@ class SayingGroup(FlowingGroup):
             if ctx.params.get("traceback"):
                 raise
             advice = next((text for kind, text in _NEXT if isinstance(error, kind)), "")
+            if isinstance(error, RedisUnavailable) and ctx.params.get("embedded"):
+                # A server is there and cannot serve: a private one would look like an empty one.
+                advice = "wait for it, or name another server with --redis-url"
             complain(_words(error), advice)
             wrong = isinstance(error, (ConfigError, InvalidInput))
             raise typer.Exit(WRONG_USE if wrong else PROBLEM) from None

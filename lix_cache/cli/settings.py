@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from lix_cache import CacheConfig, ensure_redis
+from lix_cache import ArchiveUnavailable, CacheConfig
+from lix_cache.embedded import configured_or_private
 
 __all__ = ["Settings"]
 
@@ -50,5 +51,26 @@ class Settings:
             **{name: value for name, value in given.items() if value is not None},
         )
         if self.embedded:
-            return ensure_redis(config).config(config)
+            return configured_or_private(config).config(config)
+        return config
+
+    def config_of_archive(self) -> CacheConfig:
+        """Return the config for work on the archive alone, whose folder must be there.
+
+        The library makes the folder when it first writes. Here one that is not there is a slip in
+        its name, and "all intact" would be an answer about another archive.
+
+        Raises:
+            ConfigError: an option or a variable makes no sense.
+            ArchiveUnavailable: there is no such folder.
+        """
+        config = self.config()
+        try:
+            os.stat(config.archive_dir)
+        except FileNotFoundError:
+            raise ArchiveUnavailable(
+                f"the archive folder {config.archive_dir!r} does not exist; name it with --archive-dir"
+            ) from None
+        except OSError:
+            pass  # said by the first look into it
         return config

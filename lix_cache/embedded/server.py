@@ -19,7 +19,7 @@ from lix_cache.embedded.private import PrivateServer
 from lix_cache.errors import ConfigError, NoRedisServer, RedisUnavailable
 from lix_cache.hot.client import Translating, endpoint_for, lazy_client
 
-__all__ = ["DATA_DIR_VARIABLE", "URL_VARIABLE", "EmbeddedRedis", "ensure_redis"]
+__all__ = ["DATA_DIR_VARIABLE", "URL_VARIABLE", "EmbeddedRedis", "configured_or_private", "ensure_redis"]
 
 #: Environment variable with the address of the server to use, before any setting.
 URL_VARIABLE = "LIX_CACHE_REDIS_URL"
@@ -81,6 +81,20 @@ def ensure_redis(
         config = config.replace(redis_url=url)
         _check_server(config)
         return EmbeddedRedis(existing=config)
+    return configured_or_private(config, data_dir)
+
+
+def configured_or_private(
+    config: CacheConfig, data_dir: str | os.PathLike[str] | None = None
+) -> EmbeddedRedis:
+    """Return the server the config names, if there is one, else a private one.
+
+    What :func:`ensure_redis` does where ``LIX_CACHE_REDIS_URL`` is not set. The command line has
+    read that variable into its config, where an option wins over it; and ``--embedded`` says what
+    is wanted where no server answers.
+
+    Raises: as :func:`ensure_redis`.
+    """
     try:
         _check_server(config)
     except RedisUnavailable as error:

@@ -130,6 +130,10 @@ class OldSessions:
             seen.add(number)
         return found
 
+    def length(self, session_id: str) -> Command:
+        """Count the messages that are left."""
+        return ("LLEN", self.list_key(session_id))
+
     def trim(self, session_id: str, messages: Sequence[OldMessage]) -> Command:
         """Forget messages that were read: those with ``data`` are kept elsewhere now."""
         args: list[bytes | str] = [self._message_start(session_id)]

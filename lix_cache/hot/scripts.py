@@ -97,21 +97,23 @@ elseif ARGV[9] == '1' then
   local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
   if below_floor(last[1][1]) then return 'BEHIND' end
 end
+-- All that may be refused comes before the message: an error after it would have the caller
+-- send it again. A session that is listed without a window is passed over.
+length = length + 1
+redis.call('ZADD', KEYS[2], string.format('%.0f', now), ARGV[1])
+if length >= tonumber(ARGV[8]) then redis.call('HSET', KEYS[3], ARGV[1], ARGV[7]) end
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
 local given = redis.pcall('XADD', KEYS[1], id, 'm', ARGV[2])
 if type(given) ~= 'string' then
   -- The stream was emptied and is beyond the floor: it refuses the smaller id.
   if id == '*' then return given end
   given = redis.call('XADD', KEYS[1], '*', 'm', ARGV[2])
 end
-if below_floor(given) then
-  redis.call('XDEL', KEYS[1], given)
+if below_floor(given) and redis.pcall('XDEL', KEYS[1], given) == 1 then
   if ARGV[9] ~= '2' then return 'BEHIND' end
   given = redis.call('XADD', KEYS[1], above_floor, 'm', ARGV[2])
 end
-redis.call('ZADD', KEYS[2], string.format('%.0f', now), ARGV[1])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-length = length + 1
-if length >= tonumber(ARGV[8]) then redis.call('HSET', KEYS[3], ARGV[1], ARGV[7]) end
+if length == 1 then redis.pcall('PEXPIRE', KEYS[1], ARGV[3]) end
 return {given, length}
 """
 )

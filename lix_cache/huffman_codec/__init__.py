@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lix_cache.errors import CodecError
 from lix_cache.huffman_codec import _backend
+from lix_cache.huffman_codec._native import MAGIC
 from lix_cache.huffman_codec._phrase_table import PhraseTable
 from lix_cache.huffman_codec._v2 import decode_v2, encode_v2
 
@@ -43,11 +44,11 @@ class HuffmanCodec:
                 tenth of the speed. Decoding is as fast.
 
         Raises:
+            TypeError: it is no bytes-like object.
             CodecError: the input is longer than the format can say, or the table is not one.
             ValueError: there is no such format, or format 1 was asked to use a table.
         """
-        if type(data) is not bytes:
-            data = bytes(memoryview(data))
+        data = _octets(data, "; for text there is lix_cache.huffman_codec.encode_str")
         if format == 2:
             return encode_v2(data, None if table is None else PhraseTable.load(table), thorough=thorough)
         if format != 1:
@@ -65,26 +66,61 @@ class HuffmanCodec:
             table: the file of the phrase table it was encoded with, if that is not one that ships.
 
         Raises:
+            TypeError: it is no bytes-like object.
             CodecError: not a stream, a damaged one, or one whose table is not here. No more
                 memory is taken for the result than the stream's bits can produce.
         """
-        if type(data) is not bytes:
-            data = bytes(memoryview(data))
+        data = _octets(data)
         # Half of the values of a first byte are a mode of HCv2, or would be one.
         if data and data[0] & 0x80:
             return decode_v2(data, None if table is None else PhraseTable.load(table))
+        if data and data[: len(MAGIC)] != MAGIC[: len(data)]:
+            raise CodecError(f"neither an HCv1 nor an HCv2 stream: it starts with {data[:4]!r}")
         return _backend.kernel.decode_v1(data)
 
 
+def _octets(data: object, advice: str = "") -> bytes:
+    """Return the bytes of a bytes-like object.
+
+    Raises:
+        TypeError: it is something else, or not in one piece.
+    """
+    if type(data) is bytes:
+        return data
+    try:
+        return bytes(memoryview(data))  # type: ignore[arg-type]
+    except TypeError:
+        hint = advice if isinstance(data, str) else ""
+        raise TypeError(f"a bytes-like object is needed, got {type(data).__name__}{hint}") from None
+
+
 def encode_str(text: str, *, format: int = 2) -> bytes:  # noqa: A002
-    """Return the stream of a text's UTF-8, in the format of that number."""
-    return HuffmanCodec.encode(text.encode("utf-8"), format=format)
+    """Return the stream of a text's UTF-8, in the format of that number.
+
+    Raises:
+        TypeError: it is no str.
+        CodecError: it holds half of a surrogate pair, which has no UTF-8.
+    """
+    if not isinstance(text, str):
+        raise TypeError(
+            f"encode_str needs a str, got {type(text).__name__}; for bytes there is HuffmanCodec.encode"
+        )
+    try:
+        data = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        # Not the error itself, which holds the text.
+        raise CodecError(
+            f"the text has no UTF-8: character {error.start} is half of a surrogate pair; "
+            "encode it with errors='surrogatepass' and give the bytes to HuffmanCodec.encode"
+        ) from None
+    return HuffmanCodec.encode(data, format=format)
 
 
 def decode_bytes(data: bytes) -> str:
     """Return the text that :func:`encode_str` encoded.
 
     Raises:
+        TypeError: it is no bytes-like object.
         CodecError: not a stream, or not of UTF-8.
     """
     try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.effects import Compute, Flow, RedisCall
+from lix_cache.errors import MissingExtra
 from lix_cache.hot import answer_scripts, vector_set_scripts
 from lix_cache.semantic import entry, vector_sets
 from lix_cache.semantic.core import Core, Scope, Spent, Stop, wording_of
@@ -345,6 +346,10 @@ def _verified(
         scores: FloatArray = yield Compute(
             lambda: verified_scores(verifier, pairs), core.deadline, "the verifier", may_hang=True
         )
+    except MissingExtra as error:
+        # As with an embedder: it will never answer, and as a miss nobody would learn of it.
+        core.tally.trouble("verifier_errors", error)
+        raise
     except Exception as error:
         core.tally.trouble("verifier_errors", error)
         raise _stop(chosen, Reason.VERIFIER_FAILED, told(error)) from error

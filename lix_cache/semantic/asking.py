@@ -26,7 +26,7 @@ __all__ = ["Asker", "Question", "Rules"]
 
 #: The longest question that is also looked for by its meaning: what small embedders read.
 _LONGEST_MEANING = 500
-_IGNORED, _LEFT_OUT = object(), object()
+_IGNORED = object()
 #: Types whose values stand in the context themselves, so that ``invalidate`` can name them.
 _PLAIN = (type(None), bool, int, float, str, bytes)
 
@@ -56,7 +56,9 @@ class Rules:
         if not is_mapping or not _are_names(self.identify) or not all(map(callable, self.identify.values())):
             raise ConfigError("identify must map names of parameters to functions")
         if self.query_param in self.ignore:
-            raise ConfigError(f"the question ({self.query_param!r}) cannot be ignored")
+            raise ConfigError(
+                f"the question ({self.query_param!r}) cannot be ignored; {_question_advice(self.query_param)}"
+            )
         # A copy: what the caller does with the mapping later changes no key.
         object.__setattr__(self, "static_context", frozen(self.static_context))
         if any(
@@ -70,6 +72,13 @@ class Rules:
             check_seconds("ttl_seconds", self.ttl_seconds)
         check_number("stale_while_revalidate", self.stale_while_revalidate, 0, 1e11)
         check_flag("run_on_error", self.run_on_error)
+
+
+def _question_advice(name: str) -> str:
+    return (
+        "pass a text, or messages as dictionaries, such as [m.model_dump() for m in messages]; or let "
+        f"identify={{{name!r}: function}} return these for what the function receives"
+    )
 
 
 def _are_names(names: Any) -> bool:
@@ -143,7 +152,6 @@ class Asker:
             InvalidContext: an argument cannot be compared exactly.
         """
         bound = self._signature.bind(*args, **kwargs)
-        given = frozenset(bound.arguments)
         bound.apply_defaults()
         forms: dict[str, Any] = {}
         checks: list[tuple[str, Any, bytes]] = []
@@ -154,7 +162,7 @@ class Asker:
                 # Kept apart from the declared ones: one name may be both.
                 forms.update({f"**{word}": form for word, (_, form) in taken.items()})
             else:
-                bound.arguments[name], forms[name] = self._take(name, value, checks, given=name in given)
+                bound.arguments[name], forms[name] = self._take(name, value, checks)
         query_param = self._rules.query_param
         prompt = forms.pop(
             query_param if query_param in self._signature.parameters else f"**{query_param}", None
@@ -170,14 +178,16 @@ class Asker:
             raise
         except InvalidInput:
             return None
-        context.update(self._around(text, prompt, around))
+        context.update(self._around(wording, prompt, around))
         key = wording, canonical(context, f"a call of {self.name}")
         return Question(text, context, key, (bound.args, bound.kwargs), lambda: self._are_same(checks))
 
     def _around(self, text: str, prompt: Any, around: Mapping[str, Any]) -> dict[str, Any]:
         """Return what of the prompt, beside the question, must match exactly."""
         found = {"cached.prompt": type(prompt).__name__}
-        if len(text) > _LONGEST_MEANING or len(text.splitlines()) > 1 or has_turns(text):
+        # White space around it that the exact tier keeps counts, and vectors do not see it.
+        is_one_line = text == text.strip() and len(text.splitlines()) == 1
+        if len(text) > _LONGEST_MEANING or not is_one_line or has_turns(text):
             found["cached.text"] = digest_of(text)
         # The cache's own context may have such an item, and must stay as it is.
         taken = {*self._own, *self._rules.static_context}
@@ -189,7 +199,6 @@ class Asker:
         value: Any,
         checks: list[tuple[str, Any, bytes]],
         *,
-        given: bool = True,
         caught: bool = False,
     ) -> tuple[Any, Any]:
         """Return an argument as the function is to get it, and as it is compared."""
@@ -204,19 +213,16 @@ class Asker:
                 return own, own
             own, form = take(identify(value), where)
         except InvalidContext as error:
-            if not given:
-                # The same for all calls that leave it out, and for no other.
-                return value, _LEFT_OUT
+            if name == rules.query_param:
+                raise InvalidContext(f"{error}. It is the question: {_question_advice(name)}") from None
             raise InvalidContext(
                 f"{error}. If the answer does not depend on it, name it in ignore=[{name!r}]; else say what "
-                f"identifies it with identify={{{name!r}: function}}, or pass plain values, bytes or arrays"
+                f"identifies it with identify={{{name!r}: function}}"
             ) from None
         checks.append((name, value, form))
         return value, own
 
     def _item(self, name: str, form: Any) -> Any:
-        if form is _LEFT_OUT:
-            return {"default": True}
         return form if type(form) in _PLAIN else {"digest": digest_of(form, name)}
 
     def _are_same(self, checks: list[tuple[str, Any, bytes]]) -> bool:

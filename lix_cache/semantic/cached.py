@@ -19,7 +19,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from lix_cache.drive import AsyncDriver, SyncDriver
 from lix_cache.effects import Flow
@@ -93,8 +93,13 @@ class Decorating:
     _core: Core
     _endpoint: Endpoint
 
+    @overload
+    def cached(self, function: F, /) -> F: ...
+
+    @overload
     def cached(
         self,
+        /,
         *,
         query_param: str = "prompt",
         ignore: Sequence[str] = (),
@@ -106,8 +111,27 @@ class Decorating:
         tags: Sequence[str] = (),
         lock_seconds: float = 30.0,
         run_on_error: bool = True,
-    ) -> Callable[[F], F]:
+    ) -> Callable[[F], F]: ...
+
+    def cached(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        query_param: str = "prompt",
+        ignore: Sequence[str] = (),
+        identify: Mapping[str, Callable[[Any], Any]] | None = None,
+        name: str | None = None,
+        static_context: Mapping[str, Any] | None = None,
+        ttl_seconds: float | None = None,
+        stale_while_revalidate: float = 0.0,
+        tags: Sequence[str] = (),
+        lock_seconds: float = 30.0,
+        run_on_error: bool = True,
+    ) -> Any:
         """Return a decorator that looks a function's answers up before it runs, and stores them.
+
+        Written as ``@cache.cached`` or, with settings, as ``@cache.cached(...)``.
 
         Of equal calls at once one runs, in this process and across processes; the others get
         its answer, or its exception if they are in the same process, each as an object of its
@@ -119,6 +143,7 @@ class Decorating:
         could be changed while it runs.
 
         Args:
+            function: what ``@cache.cached`` without parentheses stands before.
             query_param: the parameter that holds the question: a text, or messages (see
                 ``CachePolicy.extract_query``).
             ignore: parameters that the answer does not depend on: a trace id, a client. For a
@@ -142,6 +167,7 @@ class Decorating:
                 (at a call) returns something that can be read only once.
             InvalidContext: ``static_context`` or, at a call, an argument holds what
                 cannot be compared exactly.
+            MissingExtra: at a call, the embedder needs a package that is not installed.
         """
         rules = Rules(
             query_param=query_param,
@@ -155,7 +181,11 @@ class Decorating:
             lock_seconds=lock_seconds,
             run_on_error=run_on_error,
         )
-        return lambda function: decorate(self._core, self._endpoint, function, rules)
+
+        def put_before(function: F) -> F:
+            return decorate(self._core, self._endpoint, function, rules)
+
+        return put_before if function is None else put_before(function)
 
 
 class _Sync:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lix_cache.effects import Compute, Flow, RedisBatch, RedisCall
-from lix_cache.errors import ComputeTimeout, ConfigError, InvalidInput, RedisUnavailable
+from lix_cache.errors import ComputeTimeout, ConfigError, InvalidInput, MissingExtra, RedisUnavailable
 from lix_cache.hot.scripts import Script, ScriptCall
 from lix_cache.semantic import entry
 from lix_cache.semantic.guards import Objection
@@ -310,6 +310,8 @@ class Core:
 
         Raises:
             Stop: it did not, with the reason.
+            MissingExtra: a package it needs is not installed. No later call would do better, so it
+                is no miss: as a miss nobody would learn of it.
         """
         started = self.clock.monotonic()
         try:
@@ -317,6 +319,9 @@ class Core:
         except ComputeTimeout as error:
             self.tally.trouble("embedder_errors", error)
             raise Stop(Reason.EMBEDDER_TIMEOUT, str(error)) from error
+        except MissingExtra as error:
+            self.tally.trouble("embedder_errors", error)
+            raise
         except Exception as error:
             self.tally.trouble("embedder_errors", error)
             raise Stop(Reason.EMBEDDER_FAILED, told(error)) from error

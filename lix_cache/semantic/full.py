@@ -258,6 +258,7 @@ class SemanticCache(_Full):
             InvalidContext: it holds something that cannot be compared exactly, or says
                 something else than the cache's own.
             InvalidVector, DimensionMismatch: the vector is not usable.
+            MissingExtra: the embedder or the verifier needs a package that is not installed.
         """
         query_ = answers.Query(query, context, query_embedding, similarity_threshold)
         return self._drive(answers.lookup(self._core, query_))
@@ -309,7 +310,7 @@ class SemanticCache(_Full):
 
         Raises:
             InvalidInput: the query, the response, the tags or the tokens are not usable.
-            InvalidContext, InvalidVector, DimensionMismatch: as :meth:`lookup`.
+            InvalidContext, InvalidVector, DimensionMismatch, MissingExtra: as :meth:`lookup`.
         """
         answer = storing.Answer(query, response, context, query_embedding, ttl_seconds, tags, tokens)
         return self._drive(storing.store(self._core, answer))

@@ -3,8 +3,9 @@
 Two values have the same form only if a function that receives one in place of the other cannot
 tell: types are kept apart (``1``, ``1.0``, ``True`` and ``"1"``; a list and a tuple), and so are
 keys by their types. The order of a dict's keys and of a set is no difference. Arrays are compared
-by type, shape and bytes. What has no content that could be compared (a client, a function, an
-object with an address for a repr) is refused, because any form of it would be a guess.
+by type, shape and bytes in C order, however they lie in memory. What has no content that could be
+compared (a client, a function, an object with an address for a repr) is refused, because any form
+of it would be a guess.
 
 The form is made of the copy, so what is compared is what the copy holds, whatever happens to the
 original meanwhile.
@@ -16,6 +17,7 @@ import enum
 import hashlib
 import types
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 from lix_cache.errors import InvalidContext, InvalidInput, LixCacheError
@@ -36,7 +38,8 @@ def take(value: Any, where: str) -> tuple[Any, bytes]:
         where: what the value is, for the error.
 
     Raises:
-        InvalidContext: it is, or holds, something else; or is nested too deeply.
+        InvalidContext: it is, or holds, something else or NaN; or is nested too deeply. The numbers
+            of an array are its content, so NaN among them is compared by its bytes.
     """
     parts: list[bytes] = []
     copy = _take(value, where, parts, 0)
@@ -67,18 +70,54 @@ def _take(value: Any, where: str, parts: list[bytes], depth: int) -> Any:
         _sized(parts, b"E", f"{kind.__module__}.{kind.__qualname__}".encode("utf-8", "surrogatepass"))
         _take(value.value, where, parts, depth + 1)
         return value
+    if _is_nan(value, kind):
+        raise InvalidContext(f"{where} is, or holds, NaN, which equals nothing; pass None or a text instead")
     is_array = kind.__module__ == "numpy" and kind.__name__ == "ndarray"
-    copy = value.copy(order="K") if is_array else bytearray(value) if kind is bytearray else value
+    copy: Any = value.copy(order="K") if is_array else bytearray(value) if kind is bytearray else value
     try:
         if kind.__module__.partition(".")[0] in ("pandas", "polars"):
             raise InvalidInput("a table would be compared by the bytes of its columns, not by its content")
+        # In C order: where an equal array lies in memory is no difference. 0 dimensions stay 0.
+        content = copy.copy(order="C") if is_array and not copy.flags.c_contiguous else copy
         # Sized, so that no value's bytes can pass for the beginning of the next.
-        _sized(parts, b"v", encode_item(copy))
+        _sized(parts, b"v", encode_item(content))
     except LixCacheError:
         raise InvalidContext(
-            f"{where} is, or holds, {_name(kind)}, which cannot be compared exactly"
+            f"{where} is, or holds, {_name(kind)}{_why_not(value)}, which cannot be compared exactly; "
+            f"{_instead(value)}"
         ) from None
     return copy
+
+
+def _why_not(value: Any) -> str:
+    dtype = getattr(value, "dtype", None) if type(value).__module__ == "numpy" else None
+    if getattr(dtype, "names", None) is not None:
+        return " of records"
+    return " of objects" if getattr(dtype, "kind", "") == "O" else ""
+
+
+def _instead(value: Any) -> str:
+    why = _why_not(value)
+    if why == " of records":
+        return "pass an array for each field, as a dict of them"
+    return "pass a list of plain values" if why else "pass plain values, bytes or arrays"
+
+
+def _is_nan(value: Any, kind: type) -> bool:
+    """Whether a single number or time equals nothing, in any of the types that have such a value."""
+    if kind is Decimal:
+        return bool(value.is_nan())  # a signalling one may not even be compared
+    if isinstance(value, (float, complex)):
+        return value != value
+    # Scalars: real and complex numbers, times and spans of time.
+    return (
+        kind.__module__ == "numpy"
+        and kind.__name__ != "ndarray"
+        and (
+            getattr(getattr(value, "dtype", None), "kind", "") in ("f", "c", "M", "m")
+            and bool(value != value)
+        )
+    )
 
 
 def _of_dict(value: dict[Any, Any], where: str, parts: list[bytes], depth: int) -> dict[Any, Any]:
@@ -123,18 +162,42 @@ def function_form(function: types.FunctionType) -> str:
     """Return a name that tells a function from others, the same in every process.
 
     The qualified name is enough where it leads to one function. A lambda, a function inside
-    another one, and one of a script share theirs with others, so their code belongs to it, and
-    what they close over: as far as it can be compared, and as it is now, when the cache is put
-    before the function.
+    another one, one that a decorator put before another, and one of a script share theirs with
+    others, so their code belongs to it, and what they close over: as far as it can be compared, and
+    as it is now, when the cache is put before the function.
     """
+    return _of_function(function, ())
+
+
+def _of_function(function: types.FunctionType, around: tuple[types.FunctionType, ...]) -> str:
     name = f"{function.__module__}.{function.__qualname__}"
-    if "<" not in name and function.__module__ != "__main__":
+    if _is_its_own_name(function, name):
         return name
-    cells = [
-        _form_or_none(lambda cell=cell: cell.cell_contents)  # type: ignore[misc]
-        for cell in function.__closure__ or ()
-    ]
-    return f"{name} {digest_of([_of_code(function.__code__), cells])}"
+    if function in around:
+        return f"{name} {around.index(function)}"  # it closes over itself
+    inside = (*around, function)
+    code = function.__code__
+    held = [_of_held(lambda cell=cell: cell.cell_contents, inside) for cell in function.__closure__ or ()]  # type: ignore[misc]
+    parts: list[Any] = [_of_code(code), held]
+    if around or hasattr(function, "__wrapped__"):
+        # Elsewhere they are arguments of each call.
+        named = sorted((function.__kwdefaults__ or {}).items())
+        own = [*(function.__defaults__ or ()), *(one for pair in named for one in pair)]
+        parts.append([_of_held(lambda one=one: one, inside) for one in own])  # type: ignore[misc]
+    return f"{name} {digest_of(parts)}"
+
+
+def _is_its_own_name(function: types.FunctionType, name: str) -> bool:
+    """Whether the name leads to this function, and was not taken over from another (functools.wraps)."""
+    code = function.__code__
+    return (
+        "<" not in name
+        and function.__module__ != "__main__"
+        and not hasattr(function, "__wrapped__")
+        and code.co_name == function.__name__
+        # A method that calls super() closes over its class, whose name it has.
+        and not set(code.co_freevars) - {"__class__"}
+    )
 
 
 def _of_code(code: types.CodeType) -> list[Any]:
@@ -143,6 +206,15 @@ def _of_code(code: types.CodeType) -> list[Any]:
         for one in code.co_consts
     ]
     return [code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants]
+
+
+def _of_held(read: Callable[[], Any], inside: tuple[types.FunctionType, ...]) -> bytes | str | None:
+    """Return what stands for something that a function holds; for a function, its own form."""
+    try:
+        value = read()
+    except ValueError:
+        return None  # the cell is empty still
+    return _of_function(value, inside) if isinstance(value, types.FunctionType) else _form_or_none(read)
 
 
 def _form_or_none(read: Callable[[], Any]) -> bytes | None:

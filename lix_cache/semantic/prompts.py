@@ -75,7 +75,7 @@ class Prompt:
     """A prompt, taken apart.
 
     Attributes:
-        query: the question's text.
+        query: the question's text, as it stands: what may be dropped around it, the exact tier decides.
         context: what the answer depends on besides, for the scope. ``messages_digest``: of everything
             but the question; ``conversation``: there, with the number of user turns, where other turns
             belong to it; ``system_digest``: of a system prompt that was given beside. Empty for a
@@ -117,7 +117,7 @@ def read_prompt(
     if isinstance(prompt, str) and not transcripts:
         if not prompt.strip():
             raise InvalidInput("the prompt has no text in it")
-        return Prompt(prompt.strip(), {} if system is None else {"system_digest": digest_of([system])})
+        return Prompt(prompt, {} if system is None else {"system_digest": digest_of([system])})
     if isinstance(prompt, str):
         return _in_short(list(_of_text(prompt)), history=history, system=system)
     messages = _messages(prompt)
@@ -147,14 +147,14 @@ def _exactly(messages: list[Mapping[str, Any]], system: Any) -> Prompt:
     text, at, part, hollow = found
     context: dict[str, Any] = {} if system is None else {"system_digest": digest_of([system])}
     if len(messages) == 1 and hollow == {"role": "user", "content": None}:
-        return Prompt(text.strip(), context)
+        return Prompt(text, context)
     rest = [*messages[:at], hollow, *messages[at + 1 :]]
     # With the place of the question, so that nothing that stands in the rest can pass for it.
     context["messages_digest"] = digest_of([at, part, [dict(message) for message in rest]])
     roles = [_role(message) for message in messages]
     if len(messages) - roles.count("system") > 1:
         context["conversation"] = {"turn": roles[: at + 1].count("user")}
-    return Prompt(text.strip(), context)
+    return Prompt(text, context)
 
 
 def _question_in(at: int, message: Mapping[str, Any]) -> tuple[str, int, int | None, dict[str, Any]] | None:
@@ -201,7 +201,7 @@ def _in_short(turns: list[Turn], *, history: bool, system: Any) -> Prompt:
     )
     if last is None:
         raise InvalidInput("the prompt has no user turn with text in it")
-    query = turns[last].text.strip()
+    query = turns[last].text
     before = [turn for turn in turns[:last] if turn.role != "system"]
     after = turns[last + 1 :]
     context: dict[str, Any] = {}
@@ -275,8 +275,9 @@ def _of_text(text: str) -> Iterator[Turn]:
             yield Turn("system", text[: found[0].start()].strip())
         ends = [mark.start() for mark in found[1:]] + [len(text)]
         for role, mark, end in zip(roles, found, ends, strict=True):
-            said = _END_OF_TURN.sub("", text[mark.end() : end]).strip()
-            if said:
+            said = _END_OF_TURN.sub("", text[mark.end() : end])
+            said = said.removeprefix(" ").removesuffix("\n")  # these belong to the mark and to the next one
+            if said.strip():
                 yield Turn(role, said)
         return
     yield Turn("user", text)

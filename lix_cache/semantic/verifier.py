@@ -12,7 +12,7 @@ from lix_cache.embedders.lazy_onnx import LazyOnnx
 from lix_cache.embedders.process import PerProcess
 from lix_cache.embedders.protocol import encodable
 from lix_cache.embedders.torch_weights import weights_digest
-from lix_cache.errors import ConfigError, LixCacheError, VerifierError
+from lix_cache.errors import ConfigError, LixCacheError, MissingExtra, VerifierError
 from lix_cache.semantic.tally import told
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Verifier(Protocol):
 
         Raises:
             VerifierError: it cannot answer.
+            MissingExtra: it never will, because a package is not installed.
         """
         ...
 
@@ -56,12 +57,13 @@ def verified_scores(verifier: Verifier, pairs: Sequence[tuple[str, str]]) -> Flo
 
     Raises:
         VerifierError: whatever went wrong in it, or an answer that is no score for each pair.
+        MissingExtra: a package it needs is not installed.
     """
     import numpy as np
 
     try:
         raw = verifier.scores(pairs)
-    except VerifierError:
+    except (VerifierError, MissingExtra):
         raise
     except Exception as error:
         # Whatever it is: there is no answer.
@@ -158,15 +160,15 @@ class OnnxVerifier:
         """Return a score for each pair, shape (n,), float32, 0 to 1.
 
         Raises:
-            VerifierError: the model cannot be found, loaded or run, a package is missing
-                (the text says what to install), or a pair is none.
+            VerifierError: the model cannot be found, loaded or run, or a pair is none.
+            MissingExtra: onnxruntime or tokenizers is not installed.
         """
         import numpy as np
 
         checked = _checked_pairs(pairs)
         try:
             model = self._onnx.model()
-        except VerifierError:
+        except (VerifierError, MissingExtra):
             raise
         except LixCacheError as error:
             raise VerifierError(str(error)) from error
@@ -285,6 +287,7 @@ class CrossEncoderVerifier:
 
         Raises:
             VerifierError: the model cannot be loaded.
+            MissingExtra: sentence-transformers is not installed.
         """
         return self._loaded()[2]
 
@@ -292,7 +295,8 @@ class CrossEncoderVerifier:
         """Return a score for each pair, shape (n,), float32, 0 to 1.
 
         Raises:
-            VerifierError: the package is missing, or the model cannot be loaded or run.
+            VerifierError: the model cannot be loaded or run.
+            MissingExtra: sentence-transformers is not installed.
         """
         import numpy as np
 
@@ -326,11 +330,8 @@ class CrossEncoderVerifier:
     def _load(self) -> tuple[Any, threading.Lock, str]:
         try:
             from sentence_transformers import CrossEncoder
-        except ImportError as error:
-            raise VerifierError(
-                f"{self!r} needs the package 'sentence-transformers'; "
-                "install it with: pip install 'lix-cache[sentence-transformers]'"
-            ) from error
+        except ImportError:
+            raise MissingExtra("sentence-transformers", "sentence-transformers", repr(self)) from None
         try:
             model = CrossEncoder(self._model, **self._options)
             digest = weights_digest(model.model)

@@ -229,6 +229,8 @@ class HybridConversationCache(_Hybrid):
             ``{"recent": [...], "relevant": [...]}``.
 
         Raises:
+            InvalidInput: the query is no text.
+            ConfigError: ``recent_k`` or ``disk_k`` is no whole number, or ``recent_k`` is negative.
             DimensionMismatch: the vectors of the session have another dimension.
         """
         return self._drive(

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lix_cache.archive import search
+from lix_cache.checks import check_count
 from lix_cache.effects import DiskCall, Flow
 from lix_cache.errors import ConfigError
 from lix_cache.messages import Message, Turn, from_turn, message_text
@@ -55,6 +56,11 @@ def smart_context(
     One read of Redis gives all it holds of the session, so that what has left the window and is
     not on disk yet is looked through too. Redis first, then the disk, as in ``flow.get_full``.
     """
+    search.check_query(query)
+    recent_count, relevant_count = (
+        check_count("recent_k", recent_count),
+        check_count("disk_k", relevant_count),
+    )
     if recent_count < 0:
         raise ConfigError(f"recent_k must not be negative, got {recent_count}")
     hot = yield from flow.get_context(session, flow.EVERYTHING)
@@ -91,7 +97,11 @@ def format_context(messages: list[Message], max_lines: int) -> str:
     """Return the last messages as ``Role: text`` lines of at most 200 characters of text.
 
     Like the context itself they do not begin with a tool result without its call.
+
+    Raises:
+        ConfigError: ``max_lines`` is no whole number.
     """
+    max_lines = check_count("max_lines", max_lines)
     texts = [message_text(message) for message in messages]
     start, lines = len(messages), 0
     while start and (lines < max_lines or not texts[start - 1]):

@@ -271,8 +271,10 @@ def _append_hot(
     looks_for_old = True
     if locked:
         yield from _look(session, locked=True)
+    fenced: int | None = 0
     while True:
         opened = seen.opened
+        fenced = None if fenced is None else opened
         command = store.hot.add(
             session.id,
             packed,
@@ -284,20 +286,25 @@ def _append_hot(
             look_for_old=looks_for_old,
         )
         try:
-            answer = HotWindow.added((yield from _ask(store, command, repeat=False, opened=opened)))
+            answer = HotWindow.added((yield from _ask(store, command, repeat=False, opened=fenced)))
         except NewConnection as new:
-            yield from _look(session, new.number, locked=locked)
+            if (yield from _look(session, new.number, locked=locked)) is None:
+                # A disk that cannot be looked at must not keep the message out.
+                fenced = None
             looked = True
             continue
         if isinstance(answer, Added):
             seen.saw(answer.id)
             seen.compared = max(seen.compared, opened)
+            if gap is Gap.FILL:
+                # The gap cannot be seen any more: it is noted, and closed by a later use.
+                store.outage_sessions.add(session.id)
             return answer
         if answer is Refused.OLD:
             # Nothing was added. What cannot move now is met again by the next add or read.
             looks_for_old = yield from _took_over(session, locked=locked)
         elif answer is Refused.BEHIND:
-            # Once. The message matters more than the gap, which the next read finds as well.
+            # Once. The message matters more than the gap.
             if caught_up or not (yield from _catch_up(session, locked=locked)):
                 gap = Gap.FILL
             caught_up = True
@@ -333,7 +340,7 @@ def _took_over(session: Session, *, locked: bool) -> Flow[bool]:
     return True
 
 
-def _look(session: Session, opened: int = 0, *, locked: bool = False) -> Flow[Extent]:
+def _look(session: Session, opened: int = 0, *, locked: bool = False) -> Flow[Extent | None]:
     """Ask the archive how far the session has come.
 
     Before the first use over a new connection: behind it may be a server that was restarted
@@ -344,20 +351,27 @@ def _look(session: Session, opened: int = 0, *, locked: bool = False) -> Flow[Ex
         session: whose archive.
         opened: the connection that is to be used.
         locked: whether the caller holds the session's lock.
+
+    Returns:
+        None if the archive cannot be looked at now. It does not count as a look: the next use
+        tries again.
     """
-    found: Extent = yield DiskCall(partial(_extent, session.store, session.id, locked), waits=not locked)
-    session.seen.note(found)
-    session.seen.opened = max(session.seen.opened, opened)
+    found: Extent | None = yield DiskCall(
+        partial(_extent, session.store, session.id, locked), waits=not locked
+    )
+    if found is not None:
+        session.seen.note(found)
+        session.seen.opened = max(session.seen.opened, opened)
     return found
 
 
-def _extent(store: SessionStore, session_id: str, locked: bool) -> Extent:
+def _extent(store: SessionStore, session_id: str, locked: bool) -> Extent | None:
     try:
         return store.archive.store.look(session_id, locked=locked)
     except ArchiveError:
         # Counted and logged there. It must not keep new messages out: the next move to disk
         # sets damage aside, or says that the disk refuses.
-        return Extent()
+        return None
 
 
 def _catch_up(session: Session, *, locked: bool) -> Flow[bool]:
@@ -422,12 +436,14 @@ def _ask_known(session: Session, command: Command) -> Flow[Any]:
     After a look at the archive, if the connection is new; and after moving what the old
     package left, if it finds something.
     """
+    opened: int | None = session.seen.opened
     while True:
-        opened = session.seen.opened
         try:
             reply = yield from _ask(session.store, command, opened=opened)
         except NewConnection as new:
-            yield from _look(session, new.number)
+            looked = yield from _look(session, new.number)
+            # What Redis says is better than nothing, where the archive cannot be looked at.
+            opened = None if looked is None else session.seen.opened
             continue
         if not HotWindow.is_old(reply):
             return reply
@@ -452,10 +468,13 @@ def _persist(session: Session, turn: Turn, before: MessageId) -> Flow[None]:
     except Exception:
         # Not acknowledged, so it must not stay: the caller will send it again.
         try:
-            yield RedisCall(session.store.hot.remove(session.id, turn.id))
+            removed = yield RedisCall(session.store.hot.remove(session.id, turn.id))
         except RedisUnavailable as unavailable:
             unavailable.maybe_done = True
             raise
+        if not int(removed):
+            # A daemon has moved it meanwhile: it is on disk after all.
+            return
         # Nor must it look as if the window had lost it.
         session.seen.expected = min(session.seen.expected, before)
         raise
@@ -828,7 +847,7 @@ def _reunite_locked(session: Session) -> Flow[None]:
     # for it at every use would not bring it back. In one step: who reads the window as it was
     # before, in another task, must not find that it ends where it should.
     extent = yield from _look(session, locked=True)
-    session.seen.expected = extent.newest
+    session.seen.expected = ZERO_ID if extent is None else extent.newest
     store.count("reunions")
 
 
@@ -992,7 +1011,8 @@ def clean_up(store: SessionStore) -> Flow[int]:
                 continue
             try:
                 # A session with messages in Redis is alive, however old its archive.
-                if not (yield RedisCall(store.hot.length(session_id))):
+                alive = yield RedisBatch((store.hot.length(session_id), store.hot.old.length(session_id)))
+                if not any(alive):
                     moved += yield DiskCall(partial(archive.expire_locked, session_id, now))
             finally:
                 lock.release()

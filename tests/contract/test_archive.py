@@ -25,6 +25,7 @@ from lix_cache import (
     ConfigError,
     ConversationArchive,
     DimensionMismatch,
+    InvalidInput,
     InvalidMessage,
     InvalidSessionId,
     InvalidVector,
@@ -398,6 +399,21 @@ def test_any_path_like_folder_will_do(twins: Twins, tmp_path: Path) -> None:
 
 
 # -- search --------------------------------------------------------------------------------
+
+
+def test_what_asks_for_nothing_is_refused_by_name(archive: Any) -> None:
+    archive.append_turns("s", [{"role": "user", "content": "x", "embedding": [1.0, 0.5]}] * 3)
+    for query in (None, b"x", 5, ["x"]):
+        with pytest.raises(InvalidInput, match=r"the query must be a str, got"):
+            archive.search_by_text("s", query)
+    for wrong in ("3", None, 3.0, True, [3]):
+        with pytest.raises(ConfigError, match=r"\bn must be a whole number"):
+            archive.load_recent("s", wrong)
+        with pytest.raises(ConfigError, match=r"top_k must be a whole number"):
+            archive.search_by_text("s", "x", wrong)
+        with pytest.raises(ConfigError, match=r"top_k must be a whole number"):
+            archive.search_by_embedding("s", [1.0, 0.5], top_k=wrong)
+    assert len(archive.load_recent("s", np.int64(2))) == 2
 
 
 def test_text_is_found_by_the_words_it_shares(archive: Any) -> None:

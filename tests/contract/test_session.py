@@ -320,6 +320,21 @@ def test_smart_context_compares_words_where_there_are_no_vectors(cache: Any) -> 
     assert said(found["relevant"]) == ["the capital of France is Paris"]
 
 
+def test_what_asks_for_nothing_is_refused_by_name(cache: Any) -> None:
+    say(cache, *numbered(3))
+    for query in (None, b"x", 5, ["x"]):
+        with pytest.raises(InvalidInput, match=r"the query must be a str, got"):
+            cache.smart_context(query)
+    for wrong in ("3", None, 3.0, True, [3]):
+        with pytest.raises(ConfigError, match=r"recent_k must be a whole number"):
+            cache.smart_context("x", recent_k=wrong)
+        with pytest.raises(ConfigError, match=r"disk_k must be a whole number"):
+            cache.smart_context("x", disk_k=wrong)
+        with pytest.raises(ConfigError, match=r"max_lines must be a whole number"):
+            cache.get_formatted_context(wrong)
+    assert len(cache.smart_context("x", recent_k=np.int64(2))["recent"]) == 2
+
+
 def test_no_message_is_both_recent_and_relevant_and_none_is_neither(cache: Any) -> None:
     texts = numbered(9)
     say(cache, *texts[:6])

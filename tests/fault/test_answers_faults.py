@@ -4,17 +4,19 @@ counted and visible, and nothing wrong is served."""
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lix_cache import AsyncSemanticCache, Reason, SemanticCache
+from lix_cache import AsyncSemanticCache, OnnxEmbedder, Reason, SemanticCache
 from lix_cache.config import CacheConfig
 from lix_cache.effects import Compute, RedisCall
-from lix_cache.errors import ComputeTimeout, RedisAuthError, RedisUnavailable
+from lix_cache.errors import ComputeTimeout, MissingExtra, RedisAuthError, RedisUnavailable
 from lix_cache.hot.client import close_async_redis_clients
 from lix_cache.semantic import answers, storing
 from lix_cache.semantic import cache as cache_module
@@ -22,6 +24,7 @@ from lix_cache.semantic.limits import Limits
 from tests.support import CountingProxy, RedisServer
 from tests.support.forks import Child, Report
 from tests.support.meaning import ANYTHING, Meanings, mix
+from tests.support.models import write_token_model
 from tests.support.redis_server import wait_until
 from tests.support.twins import Twins
 
@@ -159,6 +162,41 @@ def test_an_embedder_that_cannot_be_loaded_makes_misses_until_it_can(make: Any) 
     embedder.is_broken = False
     cache.store("q", "Q")
     assert cache.lookup("like q").is_hit
+
+
+def test_an_embedder_whose_package_is_not_installed_is_an_error_and_no_miss(
+    make: Any, embedder: Meanings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_token_model(tmp_path)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    cache = make(OnnxEmbedder(tmp_path), deadline_seconds=5)
+    for call in (lambda: cache.lookup("q"), lambda: cache.store("q", "Q"), lambda: cache.lookup("q")):
+        with pytest.raises(MissingExtra, match=r"onnxruntime.*lix-cache\[onnx\]"):
+            call()
+    assert cache.get_stats()["embedder_errors"] == 3
+    # Its name and dimension may be known before it is asked for a vector.
+    late = make()
+    late.store("q", "Q")
+    embedder.error = MissingExtra("x", "onnx", "it")
+    for late_call in (lambda: late.lookup("like q"), lambda: late.store("far", "F")):
+        with pytest.raises(MissingExtra):
+            late_call()
+    embedder.error = RuntimeError("busy")
+    assert late.lookup("like q").reason == Reason.EMBEDDER_FAILED
+
+
+def test_a_verifier_whose_package_is_not_installed_is_an_error_and_no_miss(make: Any) -> None:
+    class Verifier:
+        id = "not installed"
+
+        def scores(self, pairs: Any) -> Any:
+            raise MissingExtra("x", "onnx", "it")
+
+    cache = make(verifier=Verifier())
+    cache.store("q", "Q")
+    with pytest.raises(MissingExtra):
+        cache.lookup("like q")
+    assert cache.get_stats()["verifier_errors"] == 1
 
 
 @pytest.mark.promise("no-stall")

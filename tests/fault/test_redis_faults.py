@@ -759,3 +759,41 @@ def test_the_lab_reads_what_the_caches_write(direct_config: CacheConfig) -> None
     assert process.full() == process.context() == ["x"]
     assert process.hot() == 1
     assert contents(process.archive.turns("s")) == []
+
+
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize("command", ["zadd", "hset", "pexpire", "xadd"])
+def test_an_add_that_a_missing_permission_stops_has_stored_nothing(command: str, tmp_path: Path) -> None:
+    """Its caller gives the permission and adds the message again: it must not be there twice."""
+    with RedisServer(acl=[f"bob on >pw ~* +@all -{command}"]) as server:
+        config = server.config(
+            archive_dir=tmp_path,
+            redis_username="bob",
+            redis_password="pw",
+            **settings(hot_window_size=1, archive_batch_turns=1),
+        )
+        cache, added = HybridConversationCache("s", config), []
+        for number in range(6):
+            try:
+                cache.add_message("user", f"m{number}")
+            except RedisAuthError:
+                continue
+            added.append(f"m{number}")
+        with server.client(db=2) as admin:
+            assert admin.xlen(cache._store.hot.keys.window("s")) == len(added) < 6
+
+
+@pytest.mark.promise("no-loss")
+def test_a_note_of_a_deletion_that_is_damaged_stops_no_daemon(config: CacheConfig) -> None:
+    cache = HybridConversationCache("s", config)
+    say(cache, "a")
+    cache.delete_session()
+    (note,) = (Path(config.archive_dir) / ".deleted").iterdir()
+    note.write_bytes(b"\xff not an id")
+    process = Process(config)
+    process.drive(flow.clean_up(process.store))
+    say(cache, "b")
+    cache.flush_to_disk()
+    assert said(cache.get_full()) == ["b"]
+    assert cache.delete_session() is True
+    assert process.archive.deleted_up_to("s") > (0, 0)

@@ -6,6 +6,7 @@ and what was deleted stay as they are, whatever the old state says.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 from lix_cache import ConversationArchive
 from lix_cache.config import CacheConfig
 from lix_cache.effects import RedisCall
+from lix_cache.errors import ArchiveUnavailable
 from lix_cache.hot.connections import NewConnection
 from lix_cache.messages import MessageId
 from lix_cache.session import flow
@@ -340,3 +342,51 @@ def said_by(process: Process, running: Any, result: Any) -> list[Any]:
             step = process.step(running, step)
     except StopIteration as stop:
         return contents(stop.value)
+
+
+def test_a_gap_that_an_add_filled_while_the_disk_refused_is_closed_when_it_has_room(
+    config: CacheConfig, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config.replace(durability="redis")
+    process = Process(config)
+    texts = numbered(20)
+    for text in texts[:6]:
+        process.add(text)
+    save(server)
+    for text in texts[6:]:
+        process.add(text)
+    process.flush()
+    go_back(server)
+    with monkeypatch.context() as patched:
+
+        def full(*_: Any) -> None:
+            raise ArchiveUnavailable(28, "the disk is full")
+
+        for name in ("append", "write_synced", "write_many"):
+            patched.setattr(process.archive._files, name, full)
+        process.add("after")
+    assert process.context() == [*texts, "after"][-6:]
+    assert process.full() == [*texts, "after"]
+    assert Process(config).context() == [*texts, "after"][-6:]
+
+
+def test_a_look_at_the_archive_that_failed_is_made_again(
+    config: CacheConfig, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Process(config)
+    for text in numbered(5):
+        process.add(text)
+    save(server)
+    process.drive(flow.clear(process.session))
+    go_back(server)
+    other = Process(config)
+    with monkeypatch.context() as patched:
+
+        def refused(*_: Any, **__: Any) -> Any:
+            raise ArchiveUnavailable(24, "too many open files")
+
+        patched.setattr(other.archive, "look", refused)
+        other.drive(flow.hot_length(other.session))
+        with contextlib.suppress(ArchiveUnavailable):
+            other.context()
+    assert other.context() == []

@@ -118,6 +118,18 @@ def test_an_answer_is_made_once_and_found_again_by_meaning(lab: Lab) -> None:
     assert ask.__name__ == ask.__wrapped__.__name__
 
 
+def test_the_decorator_needs_no_parentheses(lab: Lab) -> None:
+    cache = lab.cache()
+    function = lab.function()
+    bare, called = cache.cached(function), cache.cached()(function)
+    first = lab.call(bare, "capital of France")
+    assert lab.call(bare, "capital of France") == lab.call(called, "capital of France") == first
+    assert len(lab.runs) == 1
+    assert inspect.iscoroutinefunction(bare) == (lab.colour == "async")
+    with pytest.raises(ConfigError, match=r"is for functions .*got a str"):
+        cache.cached("prompt")
+
+
 def test_all_arguments_must_match_but_those_that_are_ignored(lab: Lab) -> None:
     cache = lab.cache()
     ask = cache.cached(ignore=["trace"])(lab.function())
@@ -126,7 +138,7 @@ def test_all_arguments_must_match_but_those_that_are_ignored(lab: Lab) -> None:
     assert len(lab.runs) == 2
     strict = cache.cached()(lab.function())
     assert lab.call(strict, "q two", trace=1) != lab.call(strict, "q two", trace=2)
-    with pytest.raises(InvalidContext, match=r"'trace'.* ignore=.* identify=.* plain values"):
+    with pytest.raises(InvalidContext, match=r"'trace'.* plain values.* ignore=.* identify="):
         lab.call(strict, "q two", trace=object())
 
 
@@ -179,6 +191,53 @@ def test_of_messages_the_last_user_turn_is_asked_and_tool_loops_do_not_hit(lab: 
     assert lab.call(ask, step) == "answer 2"
     assert lab.call(ask, step) == "answer 2"
     assert lab.call(ask, "weather in Rome") == "answer 3"
+
+
+class SdkMessage:
+    """As the SDKs return them: an object, not a dictionary."""
+
+    def __init__(self, role: str, content: str) -> None:
+        self.role, self.content = role, content
+
+    def model_dump(self) -> dict[str, str]:
+        return dict(vars(self))
+
+
+@pytest.mark.parametrize("caught", [False, True])
+def test_messages_that_are_objects_are_refused_with_advice_that_can_be_followed(
+    redis_config: CacheConfig, *, caught: bool
+) -> None:
+    cache = SemanticCache(None, redis_config)
+    runs = []
+
+    def ask(messages: Any) -> str:
+        runs.append(messages)
+        return f"answer {len(runs)}"
+
+    def ask_caught(**caught: Any) -> str:
+        return ask(**caught)
+
+    function = ask_caught if caught else ask
+    messages = [SdkMessage("system", "be brief"), SdkMessage("user", "capital of France")]
+    with pytest.raises(
+        InvalidContext, match=r"'messages'.*\.model_dump\(\).* identify=\{'messages'"
+    ) as error:
+        cache.cached(query_param="messages")(function)(messages=messages)
+    assert "ignore" not in str(error.value)
+    with pytest.raises(ConfigError, match=r"'messages'.*cannot be ignored.*\.model_dump\(\).* identify="):
+        cache.cached(query_param="messages", ignore=["messages"])
+    # Both ways that the error names.
+    plain = cache.cached(query_param="messages")(function)
+    identified = cache.cached(
+        query_param="messages", identify={"messages": lambda all_: [m.model_dump() for m in all_]}
+    )(function)
+    for _ in range(2):
+        assert (
+            plain(messages=[m.model_dump() for m in messages]) == identified(messages=messages) == "answer 1"
+        )
+    assert identified(messages=[messages[0], SdkMessage("user", "capital of Spain")]) == "answer 2"
+    assert len(runs) == 2
+    assert isinstance(runs[1][0], SdkMessage)
 
 
 def test_parameters_named_like_parts_of_the_context_take_no_place_in_it(lab: Lab) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,76 @@ def test_no_two_values_are_one(cache: SemanticCache, place: str) -> None:
 
 
 @pytest.mark.promise("right-answer")
+def test_where_an_array_lies_in_memory_is_no_difference_and_its_byte_order_is(cache: SemanticCache) -> None:
+    runs, ask = count(cache)
+    array = np.arange(24, dtype=np.int32).reshape(2, 3, 4)
+    wide = np.zeros((2, 3, 8), np.int32)
+    wide[..., ::2] = array
+    same = [
+        array,
+        np.asfortranarray(array),
+        array.transpose(2, 0, 1).copy().transpose(1, 2, 0),
+        wide[..., ::2],
+        np.flip(np.flip(array).copy()),
+    ]
+    for wrap in (lambda one: one, lambda one: {"of": [one]}):
+        assert len({ask("q", wrap(one)) for one in same}) == 1
+    assert len(runs) == 2
+    assert [np.array_equal(extra, array) for _, extra in runs[:1]] == [True]
+    others = [array.astype(">i4"), np.asfortranarray(array.astype(">i4")), array.T, array.astype(np.int64)]
+    assert [ask("q", one) for one in others] == ["answer 3", "answer 3", "answer 4", "answer 5"]
+    # A scalar's array keeps its shape.
+    assert ask("q", np.array(7)) != ask("q", np.array([7]))
+
+
+@pytest.mark.promise("right-answer")
+def test_an_array_that_cannot_be_compared_is_refused_with_advice_that_fits(cache: SemanticCache) -> None:
+    _, ask = count(cache)
+    records = np.zeros(2, dtype=[("x", "<i4"), ("y", "<f8")])
+    with pytest.raises(InvalidContext, match=r"'extra' of .*array of records.*an array for each field"):
+        ask("q", records)
+    with pytest.raises(InvalidContext, match=r"'extra' of .*numpy\.\w+ of records"):
+        ask("q", [records[0]])
+    assert ask("q", {name: records[name] for name in records.dtype.names}) == "answer 1"
+    with pytest.raises(InvalidContext, match=r"'extra' of .*array of objects.*a list of plain values"):
+        ask("q", np.array([1, "a"], dtype=object))
+
+
+NANS = [
+    float("nan"),
+    complex(0, float("nan")),
+    Decimal("NaN"),
+    Decimal("sNaN"),
+    np.float64("nan"),
+    np.float32("nan"),
+    np.complex64(complex(float("nan"), 0)),
+    np.datetime64("NaT"),
+    np.timedelta64("NaT"),
+]
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("nan", NANS, ids=repr)
+def test_nan_is_refused_wherever_it_is_by_the_name_of_the_parameter(cache: SemanticCache, nan: Any) -> None:
+    @cache.cached()
+    def ask(prompt: Any, *rest: Any, extra: Any = None, **caught: Any) -> str:
+        pytest.fail("it ran")
+
+    holders = [nan, [nan], (1, nan), {"a": {"b": [nan]}}]
+    if repr(nan) != "Decimal('sNaN')":  # it has no hash
+        holders += [{nan: 1}, {nan}, frozenset({nan})]
+    for held in holders:
+        with pytest.raises(InvalidContext, match=r"'extra' of .*NaN.*ignore=\['extra'\]"):
+            ask("q", extra=held)
+        with pytest.raises(InvalidContext, match=r"'other' of .*NaN.*ignore=\['other'\]"):
+            ask("q", other=held)
+        with pytest.raises(InvalidContext, match=r"'rest' of .*NaN"):
+            ask("q", held)
+        with pytest.raises(InvalidContext, match=r"'prompt' of .*NaN"):
+            ask([{"role": "user", "content": "q", "x": held}])
+
+
+@pytest.mark.promise("right-answer")
 def test_the_order_of_keys_is_no_difference(cache: SemanticCache) -> None:
     runs, ask = count(cache)
     assert ask("what is entropy?", {"a": 1, 2: {3, "b"}}) == ask("what is entropy?", {2: {"b", 3}, "a": 1})
@@ -230,9 +301,70 @@ def test_what_a_function_closes_over_tells_it_from_others(cache: SemanticCache) 
     assert [f("what is entropy?") for f in both] == ["what is entropy? a", "what is entropy? b"]
 
 
+@pytest.mark.promise("right-answer")
+def test_a_default_that_cannot_be_compared_is_refused_like_a_value(cache: SemanticCache) -> None:
+    def make(client: Any, **options: Any) -> Callable[..., str]:
+        @cache.cached(**options)
+        def ask(prompt: str, client: Any = client, *, other: Any = client) -> str:
+            return f"{client.name}: {prompt}"
+
+        return ask
+
+    class Client:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+    with pytest.raises(InvalidContext, match=r"the argument 'client' of .*ignore=\['client'\]"):
+        make(Client("a"))("what is entropy?")
+    by_name = {"identify": {"client": lambda client: client.name}, "ignore": ["other"]}
+    for name in ("a", "b"):
+        assert make(Client(name), **by_name)("what is entropy?") == f"{name}: what is entropy?"
+    ignored = {"ignore": ["client", "other"], "name": "ignored"}
+    assert make(Client("c"), **ignored)("what is entropy?") == make(Client("d"), **ignored)(
+        "what is entropy?"
+    )
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("form", ["text", "message", "part", "short", "transcript"])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a:\n  b: 1", "  a:\n  b: 1"),
+        ("\tx = f(1)", "x = f(1)"),
+        ("x == 'a'\u00a0", "x == 'a'"),
+        ("one\ntwo\n\n", "one\ntwo"),
+        ("    y = g(2)", "y = g(2)"),
+        ("what is entropy\t", "what is entropy"),
+        ("\u3000what is entropy", "what is entropy"),
+    ],
+)
+def test_white_space_around_a_prompt_is_dropped_by_the_exact_tier_alone(
+    redis_config: CacheConfig, one: str, other: str, form: str
+) -> None:
+    policy = CachePolicy(history=form != "short", transcripts=form == "transcript")
+    cache = SemanticCache(OneMeaning(), redis_config, guards=False, context={"t": 1}, policy=policy)
+    runs, ask = count(cache)
+
+    def asked(text: str) -> str:
+        if form in ("text", "transcript"):
+            return ask(text)
+        content = [{"type": "text", "text": text}] if form == "part" else text
+        return ask([{"role": "user", "content": content}])
+
+    assert asked(one) != asked(other)
+    assert len(runs) == 2
+
+
+def test_spaces_and_line_ends_around_plain_prose_are_no_difference(cache: SemanticCache) -> None:
+    runs, ask = count(cache)
+    assert len({ask(text) for text in ("what is entropy", " what is entropy\n", "\n\nwhat is entropy ")}) == 1
+    assert len(runs) == 1
+
+
 def test_an_argument_left_out_is_its_default(cache: SemanticCache) -> None:
     runs: list[Any] = []
-    missing = object()
+    missing = "missing"
 
     @cache.cached(ignore=["trace"])
     def ask(prompt: str, a: int = 1, /, b: Any = missing, *more: Any, trace: Any = None, **rest: Any) -> int:
@@ -414,7 +546,7 @@ def test_what_can_be_read_only_once_is_refused(redis_config: CacheConfig) -> Non
         lambda: io.BytesIO(b"x"),
     ]
     for i, make in enumerate(makers):
-        ask = cache.cached(name=f"sync {i}")(lambda prompt, make=make: make())
+        ask = cache.cached(name=f"sync {i}", ignore=["make"])(lambda prompt, make=make: make())
         for _ in range(2):
             with pytest.raises(ConfigError, match="only once"):
                 ask("what is entropy?")

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from lix_cache import (
     CacheConfig,
     CacheCoordinator,
     ConversationArchive,
+    EmbeddedRedis,
     HashingEmbedder,
     HybridConversationCache,
     SemanticCache,
@@ -208,6 +210,37 @@ def test_a_folder_that_is_none_is_said_without_numbers(redis_config: CacheConfig
     assert result.err == f"error: cannot list '{tmp_path}/file': a part of the path is not a folder\n"
 
 
+@pytest.fixture
+def data_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The folder of a private server; that server is stopped at the end."""
+    with tempfile.TemporaryDirectory(prefix="lix-cli-") as path:
+        monkeypatch.setenv("LIX_CACHE_DATA_DIR", path)
+        with EmbeddedRedis(path):
+            yield path
+
+
+def test_embedded_is_the_private_server_where_the_one_of_the_environment_does_not_answer(
+    data_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = EmbeddedRedis(data_dir).start()
+    fill(own.config(CacheConfig(archive_dir=str(tmp_path), evictor_enabled=False)), "mine", 1)
+    monkeypatch.setenv("LIX_CACHE_REDIS_URL", f"redis://127.0.0.1:{free_port()}")
+    arguments = [f"--archive-dir={tmp_path}", "--embedded", "sessions", "--json"]
+    result = CliRunner().invoke(app, arguments, prog_name="lix-cache")
+    assert result.exit_code == 0, result.stderr
+    assert [one["session_id"] for one in json.loads(result.stdout)["sessions"]] == ["mine"]
+    own.stop()
+
+
+def test_with_embedded_too_an_option_wins_over_the_environment(
+    redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(redis_config, "theirs", 1)
+    monkeypatch.setenv("LIX_CACHE_REDIS_URL", f"redis://127.0.0.1:{free_port()}")
+    result = run_cli(redis_config, "--embedded", "sessions", "--json")
+    assert [one["session_id"] for one in result.json["sessions"]] == ["theirs"]
+
+
 # -- sessions ------------------------------------------------------------------------------
 
 
@@ -331,7 +364,8 @@ def test_hostile_ids_are_listed_shown_and_moved_without_reaching_the_terminal(
 
 
 @pytest.mark.promise("isolation")
-def test_an_unknown_hostile_id_is_escaped_in_the_error(cli: Cli) -> None:
+def test_an_unknown_hostile_id_is_escaped_in_the_error(cli: Cli, redis_config: CacheConfig) -> None:
+    Path(redis_config.archive_dir).mkdir(parents=True, exist_ok=True)
     for command in ("show", "verify"):
         result = cli(command, "\x1b[2J\u202eboo")
         assert result.code == 1
@@ -641,7 +675,7 @@ def test_migrate_moves_what_the_old_package_left(
         HybridConversationCache(name, redis_config).delete_session()
     old_session(redis_config, redis_server, "a", 3)
     old_session(redis_config, redis_server, HOSTILE[3], 4)
-    assert cli("migrate", "--dry-run").out == "2 sessions would be moved, 7 messages\n"
+    assert cli("migrate", "--dry-run").out == "2 sessions would be moved, at most 7 messages\n"
     done = {"sessions": 2, "messages": 7, "failed": {}, "dry_run": False}
     assert cli("migrate", "--json").json == done
     assert cli("migrate").out == "0 sessions moved, 0 messages\n"
@@ -769,6 +803,8 @@ def test_a_file_whose_name_is_no_text_breaks_no_command(cli: Cli, redis_config: 
     listed = cli("sessions", "--json").json
     assert [s["session_id"] for s in listed["sessions"]] == ["a"]
     assert listed["unreadable_files"] == ["\udcff.huff"]
+    for command in (["sessions"], ["sessions", "--json"], ["sessions", "--limit", "1"]):
+        assert cli(*command).code == 1
     assert "1 archive files cannot be read" in cli("sessions").err
     assert cli("stats", "--json").json["unreadable_files"] == 1
     result = cli("verify")
@@ -810,7 +846,22 @@ def test_verify_reads_version_1_files_under_their_plain_names(offline: CacheConf
     assert (result.code, result.json["files"][0]["version"]) == (0, 1)
 
 
-def test_an_archive_that_is_not_there_has_nothing_damaged(offline: CacheConfig) -> None:
+@pytest.mark.promise("no-false-empty")
+@pytest.mark.parametrize(
+    "command", [["verify"], ["verify", "a"], ["compact"], ["restore"], ["codec", "train", "-o", "table.lixt"]]
+)
+def test_a_folder_that_is_not_there_is_an_error_and_no_empty_archive(
+    offline: CacheConfig, tmp_path: Path, command: list[str]
+) -> None:
+    missing = tmp_path / "no" / "typo"
+    result = run_cli(offline.replace(archive_dir=str(missing)), *command)
+    assert (result.code, result.out) == (1, "")
+    assert f"{str(missing)!r} does not exist" in result.err
+    assert not missing.parent.exists()
+
+
+def test_a_folder_with_nothing_in_it_has_nothing_damaged(offline: CacheConfig) -> None:
+    os.makedirs(offline.archive_dir, exist_ok=True)
     assert run_cli(offline, "verify", "--json").json == {"files": [], "damaged": 0, "set_aside": []}
 
 

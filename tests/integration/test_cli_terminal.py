@@ -183,6 +183,7 @@ def test_no_encoding_ends_in_a_traceback(
 def test_without_an_encoding_for_them_marks_of_our_own_are_spelt_in_plain_letters(
     redis_config: CacheConfig,
 ) -> None:
+    Path(redis_config.archive_dir).mkdir(parents=True, exist_ok=True)
     ended = subprocess.run(
         [*COMMAND, "verify"],
         env=environment(redis_config, PYTHONIOENCODING="ascii"),

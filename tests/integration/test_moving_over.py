@@ -249,6 +249,18 @@ def test_messages_of_one_millisecond_come_back_as_far_as_they_are_there(
     assert said(cache.get_context()) == said(cache.get_full()) == ["first", "second"]
 
 
+def test_a_dry_run_says_at_most_how_many_messages_move(
+    open_old: Callable[..., Any], config: CacheConfig, old_clock: Ticking
+) -> None:
+    before = open_old()
+    before.add_message("user", "first")
+    old_clock.time()
+    old_clock.time = lambda: old_clock.now  # type: ignore[method-assign]
+    say(before, "lost", "second")
+    admin = StoreAdmin(config)
+    assert (admin.migrate(dry_run=True).messages, admin.migrate().messages) == (3, 2)
+
+
 def test_the_order_is_that_of_the_old_list_where_a_clock_went_back(
     open_old: Callable[..., Any], open_new: Callable[..., Any], old_clock: Ticking
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lix_cache import ConfigError, LixCacheError, VerifierError
+from lix_cache import ConfigError, LixCacheError, MissingExtra, VerifierError
 from lix_cache.semantic.verifier import (
     VERIFIER_THRESHOLD,
     CrossEncoderVerifier,
@@ -136,12 +136,12 @@ def test_a_model_that_is_missing_damaged_or_of_another_kind_is_an_error(tmp_path
 
 
 @pytest.mark.parametrize("package", ["onnxruntime", "tokenizers"])
-def test_a_missing_package_is_no_answer_and_says_what_to_install(
+def test_a_missing_package_is_named_with_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     write_cross_encoder(tmp_path)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(VerifierError, match=r"lix-cache\[onnx\]"):
+    with pytest.raises(MissingExtra, match=r"lix-cache\[onnx\]"):
         OnnxVerifier(tmp_path).scores(PAIRS)
 
 
@@ -149,7 +149,7 @@ def test_the_cross_encoder_without_its_package_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(VerifierError, match=r"lix-cache\[sentence-transformers\]"):
+    with pytest.raises(MissingExtra, match=r"lix-cache\[sentence-transformers\]"):
         CrossEncoderVerifier(tmp_path).scores(PAIRS)
 
 

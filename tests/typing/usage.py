@@ -269,6 +269,18 @@ def answers(config: CacheConfig) -> None:
     assert_type(cache.cleanup_expired(), int)
     assert_type(cache.check_availability("q"), Lookup)
     assert_type(cache.health_check(), dict[str, Any])
+
+    @cache.cached
+    def ask(prompt: str, size: int = 1) -> str:
+        return prompt * size
+
+    @cache.cached(ignore=["size"])
+    def ask_more(prompt: str, size: int = 1) -> list[str]:
+        return [prompt] * size
+
+    assert_type(ask("q", size=2), str)
+    assert_type(ask_more("q"), list[str])
+    ask(1)  # type: ignore[arg-type]
     SemanticCache("mine")  # type: ignore[arg-type]
     assert_type(CacheCoordinator("s", config, embedder=_Embedder()).answers, SemanticCache | None)
 

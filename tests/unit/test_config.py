@@ -35,6 +35,7 @@ from lix_cache import (
     create_redis_client,
     ensure_redis,
 )
+from lix_cache.archive import codecs
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError
 
@@ -216,7 +217,7 @@ def test_every_field_is_read_from_a_variable_of_its_own() -> None:
         else "disk"
         if name == "durability"
         else "huffman"
-        if name == "hot_codec"
+        if name.endswith("_codec")
         else "unix:///run/r.sock"
         if name == "redis_url"
         else not field.default
@@ -489,6 +490,56 @@ def test_folders_clients_and_private_servers_check_what_they_are_given(tmp_path:
     for name, call in calls:
         with pytest.raises(ConfigError, match=f"^{name} must "):
             call()
+
+
+@pytest.mark.parametrize("make", [CacheConfig.replace, lambda config, **given: CacheConfig(**given)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("archive_max_frame_mb", 1025),
+        ("archive_max_frame_mb", 0),
+        ("archive_codec", "gzip"),
+        ("archive_codec", ""),
+        ("redis_host", ""),
+        ("redis_host", " "),
+        ("redis_port", 65536),
+    ],
+)
+def test_what_no_server_and_no_archive_could_use_is_refused_at_once(make: Any, name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} must "):
+        make(CacheConfig(), **{name: value})
+    with pytest.raises(ConfigError, match=f"APP_{name.upper()}"):
+        CacheConfig.from_env("APP", {f"APP_{name.upper()}": str(value)})
+
+
+@pytest.mark.parametrize("make", [ConversationArchive, AsyncConversationArchive])
+def test_an_archive_refuses_what_its_settings_would(make: Any, tmp_path: Path) -> None:
+    for name, value in (("max_frame_mb", 1025), ("max_frame_mb", 5000), ("codec", "gzip")):
+        with pytest.raises(ConfigError, match=f"^{name} must "):
+            make(tmp_path, **{name: value})
+    make(tmp_path, max_frame_mb=1024, codec="stored")
+
+
+@pytest.mark.parametrize("make", [CacheCoordinator, AsyncCacheCoordinator, HybridConversationCache])
+@pytest.mark.parametrize("port", ["x", "0", "70000", 70000, 6379.0, True])
+def test_a_port_that_is_none_is_refused_at_once(make: Any, port: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^redis_port must "):
+        make("a", CacheConfig(evictor_enabled=False), redis_port=port)
+
+
+def test_a_config_takes_every_codec_of_the_archive() -> None:
+    for name in codecs._BY_NAME:
+        assert CacheConfig(archive_codec=name).archive_codec == name
+    with pytest.raises(ConfigError, match=f"must be one of {', '.join(codecs._BY_NAME)}, got"):
+        CacheConfig(archive_codec="gzip")
+
+
+def test_a_tilde_from_the_environment_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/of/someone")
+    read = CacheConfig.from_env("APP", {"APP_ARCHIVE_DIR": "~/chats", "APP_ARCHIVE_TABLE": "~/own.lixt"})
+    assert (read.archive_dir, read.archive_table) == ("/home/of/someone/chats", "/home/of/someone/own.lixt")
+    assert CacheConfig.from_env("APP", {"APP_REDIS_PASSWORD": "~"}).redis_password == "~"
+    assert CacheConfig(archive_dir="~/chats").archive_dir == "~/chats"
 
 
 def test_a_port_as_text_is_still_taken_where_the_old_package_took_it() -> None:

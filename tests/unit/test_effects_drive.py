@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from lix_cache.archive.files import FileLock, Files
 from lix_cache.config import CacheConfig
 from lix_cache.drive import AsyncDriver, SyncDriver, in_disk_thread
 from lix_cache.effects import DiskCall, Effect, Flow, LockCall, RedisBatch, RedisCall, Sleep
@@ -401,6 +403,64 @@ def test_a_cancelled_disk_call_ends_before_the_flow_hears_of_it(
 
     asyncio.run(main())
     assert happened == ["written", "cancelled", "let go"]
+
+
+@pytest.mark.promise("no-stall")
+@pytest.mark.parametrize("moment", ["while it is taken", "before the flow hears of it"])
+def test_a_lock_that_a_cancelled_flow_never_heard_of_is_free_although_the_task_is_kept(
+    redis_config: CacheConfig, tmp_path: Path, moment: str
+) -> None:
+    files, path = Files(), str(tmp_path / "lock")
+    taken, release = threading.Event(), threading.Event()
+    let_go_in: list[int] = []
+
+    class Watched(FileLock):
+        def release(self) -> None:
+            let_go_in.append(threading.get_ident())
+            super().release()
+
+    def take() -> FileLock | None:
+        lock = files.try_lock(path)
+        assert lock is not None
+        lock.__class__ = Watched
+        taken.set()
+        assert release.wait(LONG)
+        return lock
+
+    def flow() -> Flow[None]:
+        lock = yield LockCall(take)
+        lock.release()
+
+    async def main() -> None:
+        kept = asyncio.create_task(AsyncDriver(endpoint_for(redis_config, 0))(flow()))
+        await asyncio.to_thread(taken.wait)
+        if moment == "while it is taken":
+            kept.cancel()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert not kept.done()
+            release.set()
+        else:
+            release.set()
+            # The loop stands still: the call ends, and the task has not gone on yet.
+            while any(thread_is_in(take, thread) for thread in threading.enumerate()):
+                time.sleep(0.001)
+            kept.cancel()
+        await asyncio.wait([kept])
+        assert kept.cancelled()
+        again = files.try_lock(path)
+        assert again is not None, "still held"
+        again.release()
+        assert let_go_in
+        assert threading.get_ident() not in let_go_in
+        del kept
+
+    asyncio.run(main())
+
+
+def thread_is_in(call: Callable[..., Any], thread: threading.Thread) -> bool:
+    frame = sys._current_frames().get(thread.ident or 0)
+    return any(it.f_code is call.__code__ for it, _ in traceback.walk_stack(frame)) if frame else False
 
 
 def test_a_disk_call_that_was_cancelled_before_it_began_is_done_or_not_done_but_never_later(

@@ -111,10 +111,34 @@ def test_any_bytes_like_object_will_do(kind: Any) -> None:
 
 @pytest.mark.parametrize("value", [5, "text", None, [1, 2]])
 def test_what_is_not_bytes_is_a_type_error(value: Any) -> None:
-    with pytest.raises(TypeError):
+    wanted = rf"^a bytes-like object is needed, got {type(value).__name__}"
+    with pytest.raises(TypeError, match=wanted):
         encode_v1(value)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=wanted + (".*encode_str" if value == "text" else "")):
+        HuffmanCodec.encode(value)
+    with pytest.raises(TypeError, match=wanted):
         HuffmanCodec.decode(value)
+    with pytest.raises(TypeError, match=wanted):
+        decode_bytes(value)
+
+
+@pytest.mark.parametrize("value", [5, b"x", None])
+def test_what_is_no_text_is_a_type_error_that_says_so(value: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^encode_str needs a str, got {type(value).__name__}"):
+        encode_str(value)
+
+
+def test_text_that_has_no_utf_8_is_refused_without_being_shown() -> None:
+    with pytest.raises(CodecError, match="character 6 is half of a surrogate pair") as error:
+        encode_str("secret\ud800")
+    assert "secret" not in str(error.value)
+    assert error.value.__cause__ is None
+
+
+@pytest.mark.parametrize("data", [b"xx", b"x" * 40, b"\0", b"HCx"])
+def test_what_is_of_neither_format_is_said_to_be_of_neither(data: bytes) -> None:
+    with pytest.raises(CodecError, match=r"^neither an HCv1 nor an HCv2 stream: it starts with"):
+        HuffmanCodec.decode(data)
 
 
 def test_text_goes_and_comes_as_utf_8() -> None:

@@ -345,7 +345,7 @@ def assistant(content: object, **more: object) -> dict[str, object]:
     ("prompt", "query", "context"),
     [
         ("what is entropy", "what is entropy", {}),
-        ([user(" what is entropy ")], "what is entropy", {}),
+        ([user(" what is entropy ")], " what is entropy ", {}),
         ("User: is a role\nin many systems", "User: is a role\nin many systems", {}),
         ("User: who?\nAssistant: me\nUser: why?", "User: who?\nAssistant: me\nUser: why?", {}),
     ],

@@ -143,3 +143,12 @@ def test_another_dimension_is_refused_with_both_numbers() -> None:
         DimensionMismatch, match="the cache holds vectors of dimension 384, but got one of dimension 3"
     ):
         check_dimension(3, 384, "the cache")
+
+
+@pytest.mark.parametrize("text", ["text", "", b"text", bytearray(b"x")])
+@pytest.mark.parametrize("check", [as_float32, pack_vector])
+def test_text_is_said_to_be_text(check: Any, text: Any) -> None:
+    with pytest.raises(
+        InvalidVector, match=rf"must be a flat sequence of numbers, got .*{type(text).__name__}"
+    ):
+        check(text)

@@ -34,7 +34,7 @@ def compact(
     Every message stays. Needs no Redis, may be stopped at any moment, and may run beside
     everything else: a session that is in use is left alone.
     """
-    admin = StoreAdmin(settings_of(ctx).config())
+    admin = StoreAdmin(settings_of(ctx).config_of_archive())
     archive = ConversationArchive(admin.config.archive_dir)
     missing = [name for name in session or () if not archive.session_exists(name)]
     if missing:

@@ -17,7 +17,9 @@ __all__ = ["migrate"]
 
 def migrate(
     ctx: typer.Context,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would move.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing; say what would move, at most.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Move the sessions that lix-open-cache left in Redis to disk, every message once.
@@ -37,7 +39,9 @@ def migrate(
         print_json({**asdict(done), "dry_run": dry_run})
     else:
         verb = "would be moved" if dry_run else "moved"
-        text = f"{counted(done.sessions, 'session')} {verb}, {counted(done.messages, 'message')}"
+        # Some may be in the archive already, or have been replaced by another of their millisecond.
+        messages = f"{'at most ' if dry_run else ''}{counted(done.messages, 'message')}"
+        text = f"{counted(done.sessions, 'session')} {verb}, {messages}"
         for_humans().print(text, soft_wrap=True)
     for session_id, why in done.failed.items():
         complain(

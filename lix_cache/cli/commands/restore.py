@@ -30,7 +30,7 @@ def restore(
     """
     if everything and sessions:
         raise typer.BadParameter("use --all or name sessions")
-    admin = StoreAdmin(settings_of(ctx).config())
+    admin = StoreAdmin(settings_of(ctx).config_of_archive())
     trashed = admin.trashed()
     if not everything and not sessions:
         if as_json:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from lix_cache import StoreAdmin
 from lix_cache.admin import SessionInfo
-from lix_cache.cli.errors import complain
+from lix_cache.cli.errors import PROBLEM, complain
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import ago, for_humans, human_bytes, id_text, print_json, to_stderr
 
@@ -24,7 +24,8 @@ def sessions(
 ) -> None:
     """List the sessions, hot and cold together, the last used first.
 
-    A message that was brought back from disk is counted on both sides.
+    A message that was brought back from disk is counted on both sides. Ends with code 1 if an
+    archive file cannot be read: its session is not in the list.
     """
     admin = StoreAdmin(settings_of(ctx).config())
     # One more than asked for tells whether there are more.
@@ -39,15 +40,18 @@ def sessions(
                 "unreadable_files": unreadable,
             }
         )
-        return
-    if shown:
-        _show(shown)
     else:
-        to_stderr().print(f"no sessions under the prefix {admin.config.redis_key_prefix!r}", soft_wrap=True)
-    if len(found) > len(shown):
-        to_stderr().print(f"the last {limit} used; --limit 0 lists all")
+        if shown:
+            _show(shown)
+        else:
+            what = f"no sessions under the prefix {admin.config.redis_key_prefix!r}"
+            to_stderr().print(what, soft_wrap=True)
+        if len(found) > len(shown):
+            to_stderr().print(f"the last {limit} used; --limit 0 lists all")
+        if unreadable:
+            complain(f"{len(unreadable):,} archive files cannot be read", "'lix-cache verify' names them")
     if unreadable:
-        complain(f"{len(unreadable):,} archive files cannot be read", "'lix-cache verify' names them")
+        raise typer.Exit(PROBLEM)
 
 
 def _show(shown: list[SessionInfo]) -> None:

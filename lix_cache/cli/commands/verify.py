@@ -29,7 +29,7 @@ def verify(
 
     Changes nothing and needs no Redis. Ends with code 1 if anything is damaged.
     """
-    admin = StoreAdmin(settings_of(ctx).config())
+    admin = StoreAdmin(settings_of(ctx).config_of_archive())
     total = len(admin.archive_files()) if session is None else 1
     checks: list[FileCheck] = []
     with progress("checking") as tell:
