@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.effects import Compute, Flow, RedisBatch, RedisCall
-from lix_cache.errors import CodecError, MissingExtra
+from lix_cache.errors import CodecError, MissingExtra, told
 from lix_cache.hot import answer_scripts, vector_set_scripts
 from lix_cache.semantic import entry, vector_sets
 from lix_cache.semantic.core import Core, Scope, Spent, Stop, wording_of
@@ -23,7 +23,6 @@ from lix_cache.semantic.entry import LARGE_BYTES, EntryId, Record
 from lix_cache.semantic.guards import Objection
 from lix_cache.semantic.lookup import Lookup, Reason
 from lix_cache.semantic.scope import merged
-from lix_cache.semantic.tally import told
 from lix_cache.semantic.values import decode_value, read_head
 from lix_cache.semantic.verifier import verified_scores
 

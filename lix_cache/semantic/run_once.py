@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache._log import logger
 from lix_cache.effects import Call, Compute, Flow
-from lix_cache.errors import LixCacheError, RedisError
+from lix_cache.errors import LixCacheError, RedisError, told
 from lix_cache.hot.keys import digest
 from lix_cache.semantic import answers, storing
 from lix_cache.semantic.asking import Asker, Question, Rules
@@ -28,7 +28,6 @@ from lix_cache.semantic.flight import (
 )
 from lix_cache.semantic.lookup import Lookup, Reason
 from lix_cache.semantic.scope import canonical, merged
-from lix_cache.semantic.tally import told
 
 if TYPE_CHECKING:
     from lix_cache.semantic.core import Core

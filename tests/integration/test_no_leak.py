@@ -295,3 +295,56 @@ def test_the_commands_print_no_password(ear: Ear, tmp_path: Path, monkeypatch: p
             ear.listen(run)
     assert ear.leaks(LEFT, RIGHT) == []
     assert any("redis" in text for text in ear.heard)
+
+
+# -- what background work logs ---------------------------------------------------------------
+
+
+@pytest.fixture
+def default_log() -> Iterator[io.StringIO]:
+    """What loguru's own sink says, which shows the variables of a traceback."""
+    log = io.StringIO()
+    logger.enable("lix_cache")
+    handler = logger.add(log)
+    try:
+        yield log
+    finally:
+        logger.remove(handler)
+        logger.disable("lix_cache")
+
+
+class Quoting(Exception):
+    """An error of none of our kinds, which quotes what it was given."""
+
+
+@pytest.mark.parametrize("who", ["a late spill", "the evictor"])
+def test_an_unexpected_error_shows_no_message_in_the_log(
+    who: str,
+    default_log: io.StringIO,
+    redis_config: CacheConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = redis_config.replace(
+        hot_window_size=2, archive_batch_turns=1, evictor_enabled=False, evictor_interval_seconds=0.01
+    )
+    cache = HybridConversationCache("s", config)
+    failed = threading.Event()
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        failed.set()
+        raise Quoting(f"{LEFT} {args!r} {kwargs!r}")
+
+    count = 4 if who == "the evictor" else 12
+    monkeypatch.setattr(type(cache._store.archive.store), "append_locked", fail)
+    for number in range(count):
+        cache.add_message("user", f"{LEFT} {number}")
+    if who == "the evictor":
+        cache.evictor.start()
+        assert failed.wait(30)
+        cache.evictor.stop()
+        cache.evictor.join(30)
+    assert failed.is_set()
+    text = default_log.getvalue()
+    assert "Quoting at line" in text
+    assert LEFT not in text
+    assert LEFT not in repr(cache.get_stats())
