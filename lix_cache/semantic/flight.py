@@ -96,8 +96,9 @@ class Flight:
         return self.loop is not None and not self.loop.is_running()
 
     def __del__(self) -> None:
-        if not self.future.done():
-            self.future.set_result(ABANDONED)
+        future = self.__dict__.get("future")  # none, if it was interrupted while it was made
+        if future is not None and not future.done():
+            future.set_result(ABANDONED)
 
 
 class Flights:
