@@ -238,3 +238,21 @@ class MissingExtra(LixCacheError, ImportError):
 
 class NoRedisServer(LixCacheError):
     """No Redis server answers and none could be started."""
+
+
+def told(error: BaseException) -> str:
+    """Return what may be said of an error in a log or in statistics.
+
+    This library's errors hold no content. Those of others may quote what they were given, so only
+    their type is told, and where they come from.
+    """
+    kind = type(error)
+    if isinstance(error, LixCacheError):
+        return f"{kind.__name__}: {error}"
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    where = (
+        "" if last is None else f" at line {last.tb_lineno} of {last.tb_frame.f_globals.get('__name__', '?')}"
+    )
+    return f"{kind.__module__}.{kind.__qualname__}{where}"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.effects import Compute, Flow, RedisCall
-from lix_cache.errors import MissingExtra
+from lix_cache.errors import MissingExtra, told
 from lix_cache.hot import answer_scripts, vector_set_scripts
 from lix_cache.semantic import entry, vector_sets
 from lix_cache.semantic.core import Core, Scope, Spent, Stop, wording_of
@@ -25,7 +25,6 @@ from lix_cache.semantic.limits import Limits
 from lix_cache.semantic.lookup import Lookup, Reason
 from lix_cache.semantic.scope import merged
 from lix_cache.semantic.serving import served
-from lix_cache.semantic.tally import told
 from lix_cache.semantic.verifier import verified_scores
 from lix_cache.semantic.watch import Asked
 

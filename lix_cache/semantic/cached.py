@@ -19,13 +19,15 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as WaitedTooLong
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from lix_cache.drive import AsyncDriver, SyncDriver
 from lix_cache.effects import Flow
 from lix_cache.errors import ConfigError
 from lix_cache.semantic.asking import Asker, Rules
-from lix_cache.semantic.flight import Flight
+from lix_cache.semantic.flight import OVERDUE
 from lix_cache.semantic.run_once import Calls
 
 if TYPE_CHECKING:
@@ -157,7 +159,7 @@ class Decorating:
             stale_while_revalidate: seconds after that life in which an answer is still
                 served, while the function runs beside the call to renew it.
             tags: words to invalidate the answers by.
-            lock_seconds: how long other processes wait for the one that runs.
+            lock_seconds: how long equal calls wait for the one that runs; then they run, too.
             run_on_error: run the function while Redis is in trouble, instead of raising.
 
         An answer that cannot be stored is returned all the same; ``get_stats`` counts it.
@@ -204,7 +206,7 @@ class _Sync:
         question = self._cached.question(args, kwargs)
         if question is None:
             return self._cached.run(*args, **kwargs)
-        return self._drive(self._cached.call(question, lambda flight: flight.future.result(), self._beside))
+        return self._drive(self._cached.call(question, _landed, self._beside))
 
     def _beside(self, flow: Flow[None]) -> None:
         if self._pid != os.getpid():
@@ -240,7 +242,7 @@ class _Async:
         question = self._cached.question(args, kwargs)
         if question is None:
             return await self._cached.run(*args, **kwargs)
-        return await self._drive(self._cached.call(question, _landed, self._beside))
+        return await self._drive(self._cached.call(question, _alanded, self._beside))
 
     def _beside(self, flow: Flow[None]) -> None:
         loop = asyncio.get_running_loop()
@@ -253,6 +255,14 @@ class _Async:
             task.add_done_callback(self._running.discard)
 
 
-def _landed(flight: Flight) -> Awaitable[Any]:
-    # Shielded: one who stops waiting must not stop the flight for the others.
-    return asyncio.shield(asyncio.wrap_future(flight.future))
+def _landed(future: Future[Any], seconds: float) -> Any:
+    try:
+        return future.result(min(seconds, threading.TIMEOUT_MAX))
+    except WaitedTooLong:
+        return OVERDUE
+
+
+async def _alanded(future: Future[Any], seconds: float) -> Any:
+    # Not awaited itself: one who stops waiting must not stop the flight for the others.
+    landed, _ = await asyncio.wait([asyncio.wrap_future(future)], timeout=seconds)
+    return landed.pop().result() if landed else OVERDUE

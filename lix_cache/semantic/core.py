@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lix_cache.effects import Compute, Flow, RedisBatch, RedisCall
-from lix_cache.errors import ComputeTimeout, ConfigError, InvalidInput, MissingExtra, RedisUnavailable
+from lix_cache.errors import ComputeTimeout, ConfigError, InvalidInput, MissingExtra, RedisUnavailable, told
 from lix_cache.hot.scripts import Script, ScriptCall
 from lix_cache.semantic import entry
 from lix_cache.semantic.guards import Objection
@@ -20,7 +20,7 @@ from lix_cache.semantic.lookup import Lookup, Reason
 from lix_cache.semantic.passages import passages
 from lix_cache.semantic.ring import unit_vector
 from lix_cache.semantic.scope import canonical, embedder_word, item_digests, merged, scope_of
-from lix_cache.semantic.tally import Tally, told
+from lix_cache.semantic.tally import Tally
 from lix_cache.semantic.text import normalise
 from lix_cache.vectors import check_dimension
 

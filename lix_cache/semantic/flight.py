@@ -1,9 +1,9 @@
 """Single-flight: of many equal calls at once, one runs and the others get its result.
 
-Within a process the others wait for a future, whichever threads or event loops they are in. What
-it brings is a recipe: each of them makes a result of its own from it. It is written before the
-one who ran the function gets the result, so nothing that any of them does to theirs is seen by
-another.
+Within a process the others wait for a future, whichever threads or event loops they are in, but no
+longer than between processes: two functions that wait for one another end so. What it brings is a
+recipe: each of them makes a result of its own from it. It is written before the one who ran the
+function gets the result, so nothing that any of them does to theirs is seen by another.
 Between processes there is a key in Redis with a deadline (see lix_cache.hot.flight_scripts);
 it saves work and guards nothing: whoever loses it or cannot reach Redis runs the function.
 """
@@ -14,6 +14,7 @@ import asyncio
 import copy
 import os
 import threading
+import weakref
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from contextvars import ContextVar
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ABANDONED",
+    "OVERDUE",
     "UNSHARED",
     "Flight",
     "Flights",
@@ -47,9 +49,12 @@ __all__ = [
 ABANDONED: Final = object()
 #: What it lands with if the result cannot be had twice: each of the others has to.
 UNSHARED: Final = object()
+#: What one who waits gets who has waited long enough: the flight goes on without.
+OVERDUE: Final = object()
 
-#: The flights that the running code is inside of: it must not wait for itself.
-leading: ContextVar[frozenset[Hashable]] = ContextVar("lix_cache_leading", default=frozenset())
+#: The flights that the running code is inside of: it must not wait for itself. Weak, so that one
+#: which stays here (an interrupted call may leave it) is none when it has ended.
+leading: ContextVar[tuple[weakref.ref[Flight], ...]] = ContextVar("lix_cache_leading", default=())
 
 _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 0.1
@@ -68,7 +73,10 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 @dataclass(eq=False)
 class Flight:
-    """One run that others wait for.
+    """One run that others wait for. Only who leads it holds it; the others hold its future.
+
+    So it ends whatever happens: an exception out of a signal handler may come between any two steps
+    of who leads, also where nothing could catch it, but then the flight is dropped, and lands.
 
     Attributes:
         key: what makes calls equal.
@@ -87,6 +95,11 @@ class Flight:
         """Whether its event loop has stopped, so that nobody may ever land it."""
         return self.loop is not None and not self.loop.is_running()
 
+    def __del__(self) -> None:
+        future = self.__dict__.get("future")  # none, if it was interrupted while it was made
+        if future is not None and not future.done():
+            future.set_result(ABANDONED)
+
 
 class Flights:
     """The flights of one function in this process. Safe between threads, empty after a fork."""
@@ -97,10 +110,10 @@ class Flights:
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._open: dict[Hashable, Flight] = {}
+        self._open: weakref.WeakValueDictionary[Hashable, Flight] = weakref.WeakValueDictionary()
 
-    def join(self, key: Hashable) -> tuple[Flight, bool]:
-        """Return the flight for a key, and whether the caller leads it and must end it."""
+    def join(self, key: Hashable) -> Flight | Future[Any]:
+        """Return a flight that the caller leads and must end, or the future of another's."""
         if self._pid != os.getpid():
             # Whoever led a flight or held the lock did not come along.
             self._begin()
@@ -108,9 +121,21 @@ class Flights:
             flight = self._open.get(key)
             if flight is not None and not flight.is_stranded:
                 flight.waiting += 1
-                return flight, False
+                return flight.future
             flight = self._open[key] = Flight(key)
-            return flight, True
+            return flight
+
+    def is_inside(self, key: Hashable) -> bool:
+        """Whether the running code is a part of the flight for a key."""
+        flight = self._open.get(key)
+        return flight is not None and any(one() is flight for one in leading.get())
+
+    def give_up(self, key: Hashable, future: Future[Any]) -> None:
+        """Let no more join the flight that a future belongs to: it takes too long."""
+        with self._lock:
+            flight = self._open.get(key)
+            if flight is not None and flight.future is future:
+                del self._open[key]
 
     def close(self, flight: Flight) -> bool:
         """Let no more join. Returns whether any wait."""

@@ -11,7 +11,7 @@ from lix_cache.checks import check_has, check_is, check_number, check_seconds, c
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.drive import AsyncDriver, SyncDriver
-from lix_cache.errors import ConfigError, LixCacheError
+from lix_cache.errors import ConfigError, LixCacheError, told
 from lix_cache.hot.client import endpoint_for
 from lix_cache.hot.keys import Keys
 from lix_cache.semantic import answers, storing, upkeep
@@ -28,7 +28,7 @@ from lix_cache.semantic.meanings import Meanings
 from lix_cache.semantic.policy import CachePolicy
 from lix_cache.semantic.scheduler import Cleaner
 from lix_cache.semantic.scope import frozen, merged
-from lix_cache.semantic.tally import Prices, told
+from lix_cache.semantic.tally import Prices
 from lix_cache.semantic.watch import Watch
 
 if TYPE_CHECKING:

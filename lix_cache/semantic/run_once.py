@@ -7,17 +7,20 @@ what runs beside them.
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lix_cache._log import logger
 from lix_cache.effects import Call, Compute, Flow
-from lix_cache.errors import LixCacheError, RedisError
+from lix_cache.errors import LixCacheError, RedisError, told
 from lix_cache.hot.keys import digest
 from lix_cache.semantic import answers, storing
 from lix_cache.semantic.asking import Asker, Question, Rules
 from lix_cache.semantic.flight import (
     ABANDONED,
+    OVERDUE,
     UNSHARED,
     Flight,
     Flights,
@@ -28,7 +31,6 @@ from lix_cache.semantic.flight import (
 )
 from lix_cache.semantic.lookup import Lookup, Reason
 from lix_cache.semantic.scope import canonical, merged
-from lix_cache.semantic.tally import told
 
 if TYPE_CHECKING:
     from lix_cache.semantic.core import Core
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Calls"]
 
 _TOKEN_BYTES = 16
+Wait: TypeAlias = Callable[["Future[Any]", float], Any]
 
 
 class Calls:
@@ -68,14 +71,13 @@ class Calls:
 
     # -- a call ---------------------------------------------------------------------------
 
-    def call(
-        self, question: Question, wait: Callable[[Flight], Any], beside: Callable[[Flow[None]], None]
-    ) -> Flow[Any]:
+    def call(self, question: Question, wait: Wait, beside: Callable[[Flow[None]], None]) -> Flow[Any]:
         """Answer a call.
 
         Args:
             question: what is asked.
-            wait: waits for a flight, in the colour of the function.
+            wait: waits for what a flight brings, so many seconds and then OVERDUE, in the colour of the
+                function.
             beside: runs a flow beside the call.
         """
         try:
@@ -101,17 +103,21 @@ class Calls:
         left = found.ttl_remaining_seconds
         return left is not None and left < self._rules.stale_while_revalidate
 
-    def _fly(self, question: Question, wait: Callable[[Flight], Any]) -> Flow[Any]:
+    def _fly(self, question: Question, wait: Wait) -> Flow[Any]:
         """Run the function, unless somebody in this process does: then wait for the result."""
-        key = question.key
-        inside = leading.get()
-        if (self, key) in inside:
+        key, clock = question.key, self.core.clock
+        if self.flights.is_inside(key):
             return (yield self._call(question))  # it calls itself: waiting would be for ever
+        until = clock.monotonic() + self._rules.lock_seconds
         while True:
-            flight, leads = self.flights.join(key)
-            if leads:
-                break
-            landed = yield Call(functools.partial(wait, flight))
+            flight = self.flights.join(key)
+            if isinstance(flight, Flight):
+                return (yield from self._end(flight, question))
+            landed = yield Call(functools.partial(wait, flight, max(0.0, until - clock.monotonic())))
+            if landed is OVERDUE:
+                # Who leads may wait for this very call, through a thread or another function.
+                self.flights.give_up(key, flight)
+                return (yield from self._run(question, self._shared(question)))
             if landed is UNSHARED:
                 return (yield self._call(question))
             if landed is not ABANDONED:
@@ -119,8 +125,12 @@ class Calls:
                 if landed.is_large:
                     return (yield Compute(landed.make, None, "copying"))
                 return landed.make()
-        leading.set(inside | {(self, key)})
+
+    def _end(self, flight: Flight, question: Question) -> Flow[Any]:
+        """Lead a flight to its end."""
+        inside = leading.get()
         try:
+            leading.set((*inside, weakref.ref(flight)))
             result = yield from self._lead(question)
             recipe = yield from self._closed(flight, question, result)
         except Exception as error:
@@ -189,14 +199,13 @@ class Calls:
 
     def _refresh(self, question: Question) -> Flow[None]:
         """Run the function for an answer that was served though it is getting old."""
-        key = question.key
-        flight, leads = self.flights.join(key)
-        if not leads:
+        flight = self.flights.join(question.key)
+        if not isinstance(flight, Flight):
             return
         landed: Any = ABANDONED
         inside = leading.get()
-        leading.set(inside | {(self, key)})
         try:
+            leading.set((*inside, weakref.ref(flight)))
             shared = self._shared(question)
             if (yield from shared.try_once()):
                 result = yield from self._run(question, shared)

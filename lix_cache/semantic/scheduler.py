@@ -10,10 +10,9 @@ from lix_cache._log import logger
 from lix_cache.checks import check_seconds
 from lix_cache.daemon import Bell, DaemonThread
 from lix_cache.drive import SyncDriver
-from lix_cache.errors import ConfigError, LixCacheError
+from lix_cache.errors import ConfigError, LixCacheError, told
 from lix_cache.semantic import upkeep
 from lix_cache.semantic.core import Core
-from lix_cache.semantic.tally import told
 
 __all__ = ["Cleaner"]
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lix_cache.checks import check_number, check_text
-from lix_cache.errors import LixCacheError
+from lix_cache.errors import told
 from lix_cache.semantic.entry import Tokens
 from lix_cache.semantic.lookup import Lookup
 
-__all__ = ["Latencies", "Prices", "Tally", "about_tokens", "told"]
+__all__ = ["Latencies", "Prices", "Tally", "about_tokens"]
 
 
 def about_tokens(characters: int) -> int:
@@ -47,24 +47,6 @@ class Prices:
     def of(self, tokens: Tokens) -> float:
         """Return what so many tokens cost."""
         return (self.prompt * tokens.prompt + self.completion * tokens.completion) / 1e6
-
-
-def told(error: BaseException) -> str:
-    """Return what may be said of an error in a log or in statistics.
-
-    This library's errors hold no content. Those of others may quote what they were given, so only
-    their type is told, and where they come from.
-    """
-    kind = type(error)
-    if isinstance(error, LixCacheError):
-        return f"{kind.__name__}: {error}"
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    where = (
-        "" if last is None else f" at line {last.tb_lineno} of {last.tb_frame.f_globals.get('__name__', '?')}"
-    )
-    return f"{kind.__module__}.{kind.__qualname__}{where}"
 
 
 class Latencies:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lix_cache.effects import Compute, Effect, Flow, RedisBatch, RedisCall
-from lix_cache.errors import ConfigError, InvalidInput
+from lix_cache.errors import ConfigError, InvalidInput, told
 from lix_cache.hot import answer_scripts
 from lix_cache.hot.scripts import ScriptCall
 from lix_cache.semantic import entry
@@ -19,7 +19,6 @@ from lix_cache.semantic.limits import DEFAULT_LIMITS, is_measured_for
 from lix_cache.semantic.lookup import Report
 from lix_cache.semantic.ring import unit_vector
 from lix_cache.semantic.scope import embedder_word, item_digests, merged
-from lix_cache.semantic.tally import told
 from lix_cache.semantic.verifier import verified_scores
 from lix_cache.semantic.watch import read_counts
 from lix_cache.vectors import check_dimension

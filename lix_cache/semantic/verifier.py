@@ -12,8 +12,7 @@ from lix_cache.embedders.lazy_onnx import LazyOnnx
 from lix_cache.embedders.process import PerProcess
 from lix_cache.embedders.protocol import encodable
 from lix_cache.embedders.torch_weights import weights_digest
-from lix_cache.errors import ConfigError, LixCacheError, MissingExtra, VerifierError
-from lix_cache.semantic.tally import told
+from lix_cache.errors import ConfigError, LixCacheError, MissingExtra, VerifierError, told
 
 if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray

@@ -10,7 +10,7 @@ import uuid
 from lix_cache._log import logger
 from lix_cache.daemon import Bell, DaemonThread
 from lix_cache.drive import SyncDriver
-from lix_cache.errors import ArchiveUnavailable, LixCacheError, RedisUnavailable
+from lix_cache.errors import ArchiveUnavailable, LixCacheError, RedisUnavailable, told
 from lix_cache.session import flow
 from lix_cache.session.store import SessionStore, StoreIdentity
 
@@ -177,19 +177,19 @@ class Evictor(DaemonThread):
                 pause = min(pause * 2, max(interval, _LONGEST_PAUSE))
             except Exception as error:  # noqa: BLE001 - a daemon that dies in silence loses messages later
                 self._note(error)
-                if not isinstance(error, LixCacheError):
-                    logger.opt(exception=error).error("the eviction round failed unexpectedly")
                 pause = min(pause * 2, max(interval, _LONGEST_PAUSE))
             else:
                 self.last_error = None
                 pause = interval
 
     def _note(self, error: Exception) -> None:
-        self.last_error = f"{type(error).__name__}: {error}"
+        self.last_error = told(error)
         self.store.count("evictor_errors")
         if isinstance(error, ArchiveUnavailable):
             self.store.archive_state.fails(error)
-        logger.warning("eviction round: {}", self.last_error)
+        level = "WARNING" if isinstance(error, LixCacheError) else "ERROR"
+        # Without the traceback: a sink may show its variables, and with them messages.
+        logger.log(level, "eviction round: {}", self.last_error)
 
     def _flush_at_exit(self) -> None:
         if self._flush_on_exit:

@@ -27,6 +27,7 @@ from lix_cache.errors import (
     LixCacheError,
     RedisCommandError,
     RedisUnavailable,
+    told,
 )
 from lix_cache.hot.connections import NewConnection
 from lix_cache.hot.scripts import Command
@@ -214,9 +215,10 @@ def _spill_late(session: Session) -> Flow[None]:
         yield from move_to_disk(store, {session.id: session.window})
     except Exception as error:  # noqa: BLE001 - a caller that is told of it would add the message again
         store.count("spill_failures")
-        store.last_error = f"{type(error).__name__}: {error}"
+        store.last_error = told(error)
         if not isinstance(error, LixCacheError):
-            logger.opt(exception=error).error("a late spill failed unexpectedly")
+            # Without the traceback: a sink may show its variables, and with them messages.
+            logger.error("a late spill failed unexpectedly: {}", store.last_error)
 
 
 def _add_hot(session: Session, turn: Turn, sent: _Moment, gap: Gap) -> Flow[Added]:
@@ -335,7 +337,7 @@ def _took_over(session: Session, *, locked: bool) -> Flow[bool]:
     except (ArchiveError, InvalidMessage, RedisCommandError) as error:
         # The message matters more.
         store.count("old_session_failures")
-        store.last_error = f"{type(error).__name__}: {error}"
+        store.last_error = told(error)
         return False
     return True
 
@@ -390,7 +392,7 @@ def _catch_up(session: Session, *, locked: bool) -> Flow[bool]:
 
 def _note_failure(store: SessionStore, error: Exception) -> None:
     store.count("reunion_failures")
-    store.last_error = f"{type(error).__name__}: {error}"
+    store.last_error = told(error)
 
 
 def _ask(

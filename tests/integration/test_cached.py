@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import linecache
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -710,3 +712,102 @@ def test_what_makes_no_sense_is_refused_when_it_is_decorated(redis_config: Cache
     for options in ({"tags": "t"}, {"tags": [5]}, {"tags": 5}, {"static_context": 5}):
         with pytest.raises(InvalidInput):
             cache.cached(**options)
+
+
+@pytest.mark.promise("no-stall")
+def test_functions_that_wait_for_one_another_run_when_the_wait_is_over(lab: Lab) -> None:
+    """Each of two calls asks, from within, what the other one is running."""
+    other = {"what is alpha": "what is beta", "what is beta": "what is alpha"}
+    cache, both = lab.cache(embedder=None), 2
+
+    if lab.loop is None:
+        barrier = threading.Barrier(both)
+
+        @cache.cached(ignore=["depth"], lock_seconds=0.2)
+        def ask(prompt: str, depth: int = 0) -> str:
+            if depth:
+                return "leaf"
+            barrier.wait()
+            return f"{prompt}: {ask(other[prompt], depth=1)}"
+    else:
+        started: list[str] = []
+
+        @cache.cached(ignore=["depth"], lock_seconds=0.2)
+        async def ask(prompt: str, depth: int = 0) -> Any:
+            if depth:
+                return "leaf"
+            started.append(prompt)
+            while len(started) < both:
+                await asyncio.sleep(0.001)
+            return f"{prompt}: {await ask(other[prompt], depth=1)}"
+
+    found = lab.together(ask, [(prompt,) for prompt in other])
+    assert all("leaf" in one for one in found)
+
+
+@pytest.mark.promise("no-stall")
+def test_a_function_may_ask_its_own_question_in_another_thread(redis_config: CacheConfig) -> None:
+    cache = SemanticCache(None, redis_config)
+    with ThreadPoolExecutor(1) as pool:
+
+        @cache.cached(ignore=["depth"], lock_seconds=0.2)
+        def ask(prompt: str, depth: int = 0) -> str:
+            return "leaf" if depth else f"got {pool.submit(ask, prompt, depth=1).result()}"
+
+        assert ask("what is gamma") == "got leaf"
+
+
+@pytest.mark.promise("no-stall")
+def test_a_call_that_a_signal_interrupts_anywhere_leaves_no_flight(redis_config: CacheConfig) -> None:
+    """An exception at each line of the two files that open and end flights."""
+    cache = SemanticCache(None, redis_config)
+    runs: list[str] = []
+
+    class Stopped(Exception):
+        pass
+
+    @cache.cached(lock_seconds=1000)
+    def ask(prompt: str) -> str:
+        runs.append(prompt)
+        return "answer"
+
+    def interrupted(prompt: str, step: int) -> bool:
+        left = step
+
+        def trace(frame: Any, event: str, _: Any) -> Any:
+            nonlocal left
+            name = frame.f_code.co_filename
+            if not name.endswith(("run_once.py", "flight.py")) or frame.f_code.co_name == "__del__":
+                return None
+            # Taking and giving back a lock is one step, as with a real signal.
+            is_lock = linecache.getline(name, frame.f_lineno).lstrip().startswith("with ")
+            if event == "line" and not is_lock:
+                left -= 1
+                if left == 0:
+                    sys.settrace(None)
+                    raise Stopped
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            ask(prompt)
+        except Stopped:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+    ask("what is it")
+    step = 1
+    while interrupted(f"what is number {step}", step):
+        with redis.Redis(port=redis_config.redis_port) as raw:
+            for key in raw.keys("*:ans:c:*"):  # that of other processes ends at its deadline
+                raw.delete(key)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(ask, f"what is number {step}").result(20) == "answer"
+        count = len(runs)
+        assert ask(f"what is number {step}") == "answer"
+        assert len(runs) == count
+        step += 1
+    assert step > 40

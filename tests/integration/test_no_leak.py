@@ -223,11 +223,11 @@ def _parrot() -> Iterator[int]:
     listener.close()
 
 
-@pytest.mark.parametrize("value", [b"planted", 7, ["planted"], {"planted": 1}])
+@pytest.mark.parametrize("value", [b"planted", 70_447_744, ["planted"], {"planted": 1}])
 @pytest.mark.parametrize("name", ["redis_password", "redis_url"])
 def test_a_secret_of_a_wrong_type_is_not_shown(ear: Ear, name: str, value: Any) -> None:
     assert isinstance(ear.listen(lambda: CacheConfig(**{name: value})), ConfigError)
-    assert ear.leaks("planted", "7") == []
+    assert ear.leaks("planted", "70447744") == []
 
 
 def test_no_secret_is_shown_where_another_setting_is_wrong(ear: Ear) -> None:
@@ -295,3 +295,56 @@ def test_the_commands_print_no_password(ear: Ear, tmp_path: Path, monkeypatch: p
             ear.listen(run)
     assert ear.leaks(LEFT, RIGHT) == []
     assert any("redis" in text for text in ear.heard)
+
+
+# -- what background work logs ---------------------------------------------------------------
+
+
+@pytest.fixture
+def default_log() -> Iterator[io.StringIO]:
+    """What loguru's own sink says, which shows the variables of a traceback."""
+    log = io.StringIO()
+    logger.enable("lix_cache")
+    handler = logger.add(log)
+    try:
+        yield log
+    finally:
+        logger.remove(handler)
+        logger.disable("lix_cache")
+
+
+class Quoting(Exception):
+    """An error of none of our kinds, which quotes what it was given."""
+
+
+@pytest.mark.parametrize("who", ["a late spill", "the evictor"])
+def test_an_unexpected_error_shows_no_message_in_the_log(
+    who: str,
+    default_log: io.StringIO,
+    redis_config: CacheConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = redis_config.replace(
+        hot_window_size=2, archive_batch_turns=1, evictor_enabled=False, evictor_interval_seconds=0.01
+    )
+    cache = HybridConversationCache("s", config)
+    failed = threading.Event()
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        failed.set()
+        raise Quoting(f"{LEFT} {args!r} {kwargs!r}")
+
+    count = 4 if who == "the evictor" else 12
+    monkeypatch.setattr(type(cache._store.archive.store), "append_locked", fail)
+    for number in range(count):
+        cache.add_message("user", f"{LEFT} {number}")
+    if who == "the evictor":
+        cache.evictor.start()
+        assert failed.wait(30)
+        cache.evictor.stop()
+        cache.evictor.join(30)
+    assert failed.is_set()
+    text = default_log.getvalue()
+    assert "Quoting at line" in text
+    assert LEFT not in text
+    assert LEFT not in repr(cache.get_stats())

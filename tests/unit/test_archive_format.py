@@ -806,7 +806,7 @@ BAD_BODIES = {
     ),
     "damaged HCv1": (
         section(1, ONE) + section(2, b"hi", codec=1, stored=b"HCv9\2\0\0\0xxxx"),
-        "not a valid HCv1",
+        "neither an HCv1",
     ),
     "damaged LZ4": (section(1, ONE) + section(2, b"hi", codec=2, stored=b"\xff\xff"), "not a valid LZ4"),
     "LZ4 of another length": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from lix_cache.effects import Flow, RedisCall, Sleep
 from lix_cache.errors import RedisUnavailable
 from lix_cache.hot.flight_scripts import GIVE_BACK, TAKE
-from lix_cache.semantic.flight import ABANDONED, Flights, Shared, recipe_of, recipe_of_error
+from lix_cache.semantic.flight import ABANDONED, UNSHARED, Flight, Flights, Shared, recipe_of, recipe_of_error
 from lix_cache.semantic.lookup import Lookup
 from lix_cache.semantic.tally import Tally
 from tests.support.twins import ManualClock
@@ -144,28 +145,58 @@ def test_a_flight_that_cannot_be_given_back_ends_by_itself() -> None:
 def test_of_many_threads_one_leads() -> None:
     flights = Flights()
     barrier = threading.Barrier(20)
-    led: list[bool] = []
+    joined: list[Any] = []
 
     def join() -> None:
         barrier.wait()
-        led.append(flights.join("key")[1])
+        joined.append(flights.join("key"))
 
     threads = [threading.Thread(target=join) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(led) == [False] * 19 + [True]
-    flight, _ = flights.join("key")
-    flights.land(flight, ABANDONED)
-    assert flight.future.result() is ABANDONED
-    again, leads = flights.join("key")
-    assert leads
+    led = [one for one in joined if isinstance(one, Flight)]
+    assert len(led) == 1
+    future = flights.join("key")
+    assert [one for one in joined if one is not led[0]] == [future] * 19
+    flights.land(led[0], ABANDONED)
+    assert isinstance(future, Future)
+    assert future.result() is ABANDONED
+    again = flights.join("key")
+    assert isinstance(again, Flight)
     assert not flights.close(again)
-    late, leads = flights.join("key")
-    assert leads
-    assert flights.join("key") == (late, False)
+    late = flights.join("key")
+    assert isinstance(late, Flight)
+    assert flights.join("key") is late.future
     assert flights.close(late)
+
+
+@pytest.mark.promise("no-stall")
+def test_a_flight_that_its_leader_dropped_has_landed() -> None:
+    flights = Flights()
+    led, future = flights.join("key"), flights.join("key")
+    assert isinstance(led, Flight)
+    assert isinstance(future, Future)
+    assert not future.done()
+    del led
+    assert future.result(0) is ABANDONED
+    assert isinstance(flights.join("key"), Flight)
+
+
+def test_a_flight_that_is_given_up_is_joined_no_more_and_still_lands() -> None:
+    flights = Flights()
+    led, future = flights.join("key"), flights.join("key")
+    assert isinstance(led, Flight)
+    assert isinstance(future, Future)
+    flights.give_up("key", future)
+    new = flights.join("key")
+    assert isinstance(new, Flight)
+    flights.give_up("key", future)  # another's stays
+    assert flights.join("key") is new.future
+    flights.land(led, UNSHARED)
+    assert future.result(0) is UNSHARED
+    assert flights.join("key") is new.future
 
 
 class Model:
