@@ -385,6 +385,12 @@ class _NoLock(FileLock):
     def __init__(self) -> None:
         pass
 
+    def __enter__(self) -> _NoLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
     def release(self) -> None:
         pass
 

@@ -251,7 +251,7 @@ class TurnsWithIds(RuleBasedStateMachine):
         """A server that took over gives an id anew: both messages stay, the later one behind."""
         taken = data.draw(st.sampled_from(sorted(self.model)))
         body = self.body()
-        turn = Turn(taken, body, None, b"%06d" % self.serial if with_nonce else None)
+        turn = Turn(taken, body, None, b"x%05d" % self.serial if with_nonce else None)
         with self.store.lock("s"):
             assert self.store.append_locked("s", [turn]) == 1
             assert self.store.append_locked("s", [turn]) == 0
