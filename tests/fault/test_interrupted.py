@@ -60,8 +60,18 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+#: Locks of flows that other tests of this process have stopped half-way, and hold on to.
+_ELSEWHERE: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@pytest.fixture(autouse=True)
+def _locks_of_other_tests() -> None:
+    _ELSEWHERE.update(lock for ref in list(files._held) if (lock := ref()) is not None)
+
+
 def held_locks() -> list[Any]:
-    return [lock for ref in list(files._held) if (lock := ref()) is not None and lock.is_held]
+    found = [lock for ref in list(files._held) if (lock := ref()) is not None and lock.is_held]
+    return [lock for lock in found if not any(lock is other for other in _ELSEWHERE)]
 
 
 class Watched:
