@@ -97,9 +97,14 @@ class SyncDriver:
             return self._many(effect)
         except Exception as error:
             ours = translate(error, self.endpoint)
-            if ours is error:
-                raise
-            raise ours from error
+            try:
+                if ours is error:
+                    raise
+                raise ours from error
+            finally:
+                # It refers to this frame, and through it to the connection: that would be freed
+                # at the next round of the garbage collector, whenever that is.
+                del ours
 
     def _one(self, call: RedisCall) -> Any:
         command, opened = call.command, call.opened
@@ -207,9 +212,14 @@ class AsyncDriver:
             return await self._many(effect)
         except Exception as error:
             ours = translate(error, self.endpoint)
-            if ours is error:
-                raise
-            raise ours from error
+            try:
+                if ours is error:
+                    raise
+                raise ours from error
+            finally:
+                # It refers to this frame, and through it to the connection: that would be freed
+                # at the next round of the garbage collector, whenever that is.
+                del ours
 
     async def _one(self, call: RedisCall) -> Any:
         command, opened = call.command, call.opened

@@ -47,7 +47,6 @@ class Evictor(DaemonThread):
 
     def _make_locks(self) -> None:
         self._lock = threading.Lock()
-        self._noting = threading.Lock()
         self._wake = Bell()
         self._stopping = Bell()
         self._thread = None
@@ -95,8 +94,9 @@ class Evictor(DaemonThread):
 
     def added_to(self, session_id: str) -> None:
         """Note that a session has messages of this process, to be flushed at its end."""
-        with self._noting:
-            self._used.add(session_id)
+        # One step that nothing interrupts. A lock here is taken by every add, and an exception
+        # out of a signal handler can leave it taken for ever.
+        self._used.add(session_id)
 
     # -- work ---------------------------------------------------------------------------
 
@@ -145,15 +145,15 @@ class Evictor(DaemonThread):
 
     def _forget_cold(self) -> set[str]:
         """Forget sessions that whichever daemon has moved to disk; return those still hot."""
-        with self._noting:
-            # What is added to meanwhile is noted in the new set, whatever Redis answers for before.
-            known, self._used = self._used, set()
+        known = self._used.copy()
         hot = known
         try:
+            # Forgotten before Redis is asked: an add is noted after Redis has it, so one that is
+            # forgotten here is among the hot sessions of the answer.
+            self._used -= known
             hot = self._driver()(flow.hot_among(self.store, list(known)))
         finally:
-            with self._noting:
-                self._used |= hot
+            self._used |= hot
         # Not at every round: when there are twice as many.
         self._forget_at = max(_FORGET_FROM, 2 * len(self._used))
         return set(hot)

@@ -182,7 +182,7 @@ def test_a_lock_is_let_go_also_while_the_error_that_interrupted_it_is_kept(watch
         if error is None:
             break
         kept.append(error)
-        assert held_locks() == []
+        assert held_locks() == [], error
     assert len(kept) > 20
     watched.check_all()
 
