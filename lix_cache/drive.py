@@ -95,7 +95,7 @@ class SyncDriver:
             if isinstance(effect, RedisCall):
                 return self._one(effect)
             return self._many(effect)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised again, translated
             ours = translate(error, self.endpoint)
             try:
                 if ours is error:
@@ -210,7 +210,7 @@ class AsyncDriver:
             if isinstance(effect, RedisCall):
                 return await self._one(effect)
             return await self._many(effect)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised again, translated
             ours = translate(error, self.endpoint)
             try:
                 if ours is error:
