@@ -73,8 +73,8 @@ if TYPE_CHECKING:
         URLEmbeddingCache,
     )
     from lix_cache.semantic.calibration import Calibration, CalibrationPoint, calibrate, calibration_curve
-    from lix_cache.semantic.decide import DEFAULT_LIMITS, STRICT_LIMITS, Limits
     from lix_cache.semantic.full import AsyncSemanticCache, SemanticCache
+    from lix_cache.semantic.limits import DEFAULT_LIMITS, STRICT_LIMITS, Limits
     from lix_cache.semantic.limits_file import load_limits, save_limits
     from lix_cache.semantic.lookup import Lookup, Reason, Report
     from lix_cache.semantic.metrics import json_logs, register_metrics
@@ -137,14 +137,14 @@ _HOMES = {
     "CalibrationPoint": "semantic.calibration",
     "ConversationArchive": "archive.archive",
     "CrossEncoderVerifier": "semantic.verifier",
-    "DEFAULT_LIMITS": "semantic.decide",
+    "DEFAULT_LIMITS": "semantic.limits",
     "EmbeddedRedis": "embedded",
     "Embedder": "embedders.protocol",
     "Evictor": "session.evictor",
     "HashingEmbedder": "embedders.hashing",
     "HuffmanCodec": "huffman_codec",
     "HybridConversationCache": "session.cache",
-    "Limits": "semantic.decide",
+    "Limits": "semantic.limits",
     "Lookup": "semantic.lookup",
     "OnnxEmbedder": "embedders.onnx",
     "OnnxVerifier": "semantic.verifier",
@@ -158,7 +158,7 @@ _HOMES = {
     "Reason": "semantic.lookup",
     "Report": "semantic.lookup",
     "Replay": "semantic.replay",
-    "STRICT_LIMITS": "semantic.decide",
+    "STRICT_LIMITS": "semantic.limits",
     "SemanticCache": "semantic.full",
     "SemanticCacheRedis": "semantic.cache",
     "SentenceTransformerEmbedder": "embedders.sentence_transformer",

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import lix_cache
+from lix_cache.cli.commands.audit import audit
 from lix_cache.cli.commands.calibrate_ import calibrate_
 from lix_cache.cli.commands.codec import codec
 from lix_cache.cli.commands.compact import compact
@@ -79,6 +80,7 @@ app.command(epilog="Example: lix-cache doctor --json")(doctor)
 app.command(epilog="Example: lix-cache sessions --limit 10")(sessions)
 app.command(epilog="Example: lix-cache show user-abc --recent 5")(show)
 app.command(epilog="Example: lix-cache stats --json")(stats)
+app.command(epilog="Example: lix-cache audit --json")(audit)
 app.command(epilog="Example: lix-cache evict --idle-minutes 30")(evict)
 app.command(epilog="Example: lix-cache compact --idle-minutes 1440 --dry-run")(compact)
 app.command(epilog="Example: lix-cache --archive-dir ./data/conversations verify")(verify)

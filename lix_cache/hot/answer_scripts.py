@@ -10,7 +10,9 @@ scripts read stands at fixed places:
   the wording (16), cluster (8), tag (8), epoch (15 digits), tokens (2 × 10 digits), digest of
   its *root*, the wording that the application stored (16: its own, unless it was learned),
   then 8 bytes for each tag word;
-* a record of the log: latest expiry and creation as above, then what only clients read.
+* a record of the log: latest expiry and creation as above, then what only clients read;
+* the response of an entry gets its vector later: a row of the log of its own, with field ``a``,
+  which the field ``a:`` and the entry's number of the exact hash lead to, and which goes with it.
 
 While a script runs the server serves nobody else, so no script does work in proportion to a
 scope. Each stops after a number of steps that stands in it, and what is left is done by the
@@ -24,12 +26,14 @@ from lix_cache.hot.scripts import NOW, script
 
 __all__ = [
     "ADMIT",
+    "ATTACH",
     "CLEAN",
     "CLEAR",
     "COMMON",
     "COUNT",
     "DROP",
     "EXACT",
+    "LEARN",
     "LOOKUP",
     "NEWS",
     "PRUNE",
@@ -103,7 +107,13 @@ local function note_learned(from, also, without)
 end
 function drop(sid, meta)
   meta = meta or call('HGET', E, sid)
-  call('XDEL', L, sid)
+  local meaning = call('HGET', X, 'a:' .. sid)
+  if meaning then
+    call('XDEL', L, sid, meaning)
+    call('HDEL', X, 'a:' .. sid)
+  else
+    call('XDEL', L, sid)
+  end
   call('ZREM', Z, sid)
   call('ZREM', U, sid)
   if not meta then return 0 end
@@ -120,7 +130,7 @@ function drop(sid, meta)
   return 1
 end
 local function trim()
-  local keep = math.max(1024, call('XLEN', L))
+  local keep = math.max(1024, call('HLEN', E))
   local surplus = call('XLEN', D) - keep
   if surplus > keep then
     local rows = call('XRANGE', D, '-', '+', 'COUNT', 1024)
@@ -246,7 +256,7 @@ ADMIT = script(
     + """
 local reported = call('HGET', W, ARGV[1]) or ''
 local function keep(meta)
-  if ARGV[5] == '' or call('XLEN', L) >= tonumber(ARGV[7]) or call('HEXISTS', X, ARGV[1]) == 1 then
+  if ARGV[5] == '' or call('HLEN', E) >= tonumber(ARGV[7]) or call('HEXISTS', X, ARGV[1]) == 1 then
     return nil
   end
   if #learned(root(meta)) >= 64 then return nil end
@@ -326,7 +336,7 @@ local dropped = same and drop(same) or 0
 dropped = dropped + unlearn(ARGV[1], function(other) return other ~= cluster(meta) end)
 dropped = dropped + expire_some(32)
 local evicted = 0
-while evicted < 32 and length >= tonumber(ARGV[7]) and call('XLEN', L) >= tonumber(ARGV[7]) do
+while evicted < 32 and length >= tonumber(ARGV[7]) and call('HLEN', E) >= tonumber(ARGV[7]) do
   local victim = ARGV[8] ~= '0' and call('ZRANGE', U, 0, 0)[1]
   victim = victim or call('XRANGE', L, '-', '+', 'COUNT', 1)[1][1]
   drop(victim)
@@ -361,6 +371,21 @@ return {sid, evicted}
 """
 )
 
+# ARGV: number and tag of an entry, row for the log
+# Adds the vector of an entry's response, if the entry is alive and has none. Returns 1 if it did.
+ATTACH = script(
+    COMMON
+    + """
+local meta = call('HGET', E, ARGV[1])
+if not meta or tag(meta) ~= ARGV[2] or expiry(meta) <= now then return 0 end
+if call('HEXISTS', X, 'a:' .. ARGV[1]) == 1 then return 0 end
+local row = redis.pcall('XADD', L, '*', 'a', ARGV[3])
+if type(row) ~= 'string' then return 0 end
+call('HSET', X, 'a:' .. ARGV[1], row)
+return 1
+"""
+)
+
 # ARGV: digest of the wording, number and tag of the entry that answered
 # Remembers that the entry's cluster must not answer the wording, nor its very response under
 # another cluster, and drops the entry that paired them, with the wordings that were learned from
@@ -392,6 +417,35 @@ if is_paired then drop(sid, meta) end
 unlearn(ARGV[1], function(other) return other == group end)
 trim()
 return is_paired and 2 or 1
+"""
+)
+
+# ARGV: what to multiply labels by, what to multiply audits of late by, then names and numbers to add
+# Returns all names and numbers of the scope: r, w and s with a bin (labels that were right and wrong,
+# lookups), x and y (audits of late, and those that were wrong), a and b (all that were drawn, and
+# those that were wrong). Kept for 90 days after the last.
+LEARN = script(
+    """
+local C, kept, changed = KEYS[15], {}, #ARGV > 2
+local factors = {a = 1, b = 1, x = tonumber(ARGV[2]), y = tonumber(ARGV[2])}
+-- Some 80 names are ours; what holds many more is not.
+if redis.call('HLEN', C) > 256 then redis.call('UNLINK', C) end
+local all = redis.call('HGETALL', C)
+for i = 1, #all, 2 do
+  kept[all[i]] = (tonumber(all[i + 1]) or 0) * (factors[all[i]] or tonumber(ARGV[1]))
+end
+for i = 3, #ARGV, 2 do kept[ARGV[i]] = (kept[ARGV[i]] or 0) + tonumber(ARGV[i + 1]) end
+local reply, words = {}, {'HSET', C}
+for name, number in pairs(kept) do
+  reply[#reply + 1] = name
+  reply[#reply + 1] = string.format('%.6f', number)
+end
+if changed then
+  for i = 1, #reply do words[i + 2] = reply[i] end
+  redis.call(unpack(words))
+  redis.call('PEXPIRE', C, 7776000000)
+end
+return reply
 """
 )
 
@@ -455,7 +509,8 @@ return dropped
 """
 )
 
-# ARGV: none.   Returns {entries that have not expired, wordings with a report, bytes}.
+# ARGV: none.   Returns {entries that have not expired, wordings with a report, bytes}, and of LEARN's
+# numbers x, y, a and b, as text.
 COUNT = script(
     COMMON
     + """
@@ -469,7 +524,9 @@ end
 if call('EXISTS', KEYS[13]) == 1 then
   bytes = bytes + call('VCARD', KEYS[13]) * (800 + call('VDIM', KEYS[13]))
 end
-return {call('ZCOUNT', Z, '(' .. digits(now), '+inf'), call('HLEN', W), bytes}
+local reply = {call('ZCOUNT', Z, '(' .. digits(now), '+inf'), call('HLEN', W), bytes}
+for _, name in ipairs({'x', 'y', 'a', 'b'}) do reply[#reply + 1] = call('HGET', KEYS[15], name) or '0' end
+return reply
 """
 )
 

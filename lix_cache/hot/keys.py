@@ -46,6 +46,7 @@ class AnswerKeys(NamedTuple):
         contexts: hash: scope to digests of the items of its context.
         nearest: vector set: the vectors of a large scope, where the server has such sets.
         followed: hash: how far in the log and in the deletions the vector set is.
+        learned: hash: labels by evidence, and audits.
     """
 
     head: str
@@ -62,6 +63,7 @@ class AnswerKeys(NamedTuple):
     contexts: str
     nearest: str
     followed: str
+    learned: str
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Keys:
         bucket = self.bucket(scope)
         start = f"{self.prefix}:{{{bucket}}}:ans:"
         own = [f"{start}{letter}:{scope}" for letter in "hernxlduzw"]
-        large = [f"{start}{letter}:{scope}" for letter in "vf"]
+        large = [f"{start}{letter}:{scope}" for letter in "vfk"]
         return AnswerKeys._make([*own, *self.answer_registry(bucket), *large])
 
     def answer_registry(self, bucket: int) -> tuple[str, str]:

@@ -39,7 +39,8 @@ local function follow(most)
   local rows = call('XRANGE', L, '(' .. l, '+', 'COUNT', most)
   for i = 1, #rows do
     local id, record = rows[i][1], rows[i][2][2]
-    local text, size = struct.unpack('<I4I4', record, 47)
+    local text, size = 0, 0
+    if rows[i][2][1] == 'r' then text, size = struct.unpack('<I4I4', record, 47) end
     if size > 0 then
       local vector = sub(record, 55 + text, 54 + text + 4 * size)
       local life = string.format('{"e":%.0f}', tonumber(sub(record, 1, 15)))
@@ -68,7 +69,7 @@ LOOKUP_LARGE = script(
     + _FOLLOW
     + EXACT
     + """
-local length, from = call('XLEN', L), tonumber(ARGV[8])
+local length, from = call('HLEN', E), tonumber(ARGV[8])
 if 2 * length >= from then
   local place = follow(8)
   if place and length >= from and #call('XRANGE', L, '(' .. place, '+', 'COUNT', 33) <= 32 then
@@ -86,7 +87,7 @@ FOLLOW = script(
     COMMON
     + _FOLLOW
     + """
-if 2 * call('XLEN', L) >= tonumber(ARGV[2]) then follow(tonumber(ARGV[1])) end
+if 2 * call('HLEN', E) >= tonumber(ARGV[2]) then follow(tonumber(ARGV[1])) end
 return call('EXISTS', V) == 1 and call('VCARD', V) or 0
 """
 )
@@ -110,6 +111,9 @@ local function take(row, place)
   local meta = row and call('HGET', E, row[1])
   if not meta or expiry(meta) <= now then return end
   rows[#rows + 1] = {row[1], row[2], meta}
+  local meaning = call('HGET', X, 'a:' .. row[1])
+  local its = meaning and call('XRANGE', L, meaning, meaning)[1]
+  if its then rows[#rows + 1] = {its[1], its[2], meta} end
   local key = response(meta)
   if place > most or seen[key] then return end
   seen[key] = true

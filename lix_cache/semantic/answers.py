@@ -13,18 +13,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lix_cache.effects import Compute, Flow, RedisBatch, RedisCall
-from lix_cache.errors import CodecError, MissingExtra, told
+from lix_cache.effects import Compute, Flow, RedisCall
+from lix_cache.errors import MissingExtra, told
 from lix_cache.hot import answer_scripts, vector_set_scripts
 from lix_cache.semantic import entry, vector_sets
 from lix_cache.semantic.core import Core, Scope, Spent, Stop, wording_of
-from lix_cache.semantic.decide import Choice, Decision, Limits, choose
-from lix_cache.semantic.entry import LARGE_BYTES, EntryId, Record
+from lix_cache.semantic.decide import Choice, Decision, choose
+from lix_cache.semantic.entry import Record
 from lix_cache.semantic.guards import Objection
+from lix_cache.semantic.limits import Limits
 from lix_cache.semantic.lookup import Lookup, Reason
 from lix_cache.semantic.scope import merged
-from lix_cache.semantic.values import decode_value, read_head
+from lix_cache.semantic.serving import served
 from lix_cache.semantic.verifier import verified_scores
+from lix_cache.semantic.watch import Asked
 
 if TYPE_CHECKING:
     from lix_cache.hot.scripts import ScriptCall
@@ -95,7 +97,7 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     reply, seen = yield from _ask(core, scope.id, digest, index, query.peek)
     if reply[0] == b"X":
         now, _, number, meta, data = reply[1:]
-        return (yield from _hit(core, query, scope, (now, number, meta, data)))
+        return (yield from served(core, scope, (now, number, meta, data), peek=query.peek))
     near: vector_sets.Nearest | None = None
     asked = 0.0
     if reply[0] == b"V":
@@ -111,12 +113,14 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
 
     now_ms, reported = float(reply[1]), entry.unpack_clusters(reply[2])
     similarities, view = view.similarities(vector, now_ms)
-    chosen = _choose(core, view, similarities, limits, query.text)
+    chosen = _choose(core, view, similarities, _learned(core, limits, scope, query.text), query.text, vector)
     if not chosen.rows:
+        _remember(core, query, scope, digest, view, chosen)
         raise _why_not(chosen)
     if int(view.clusters[chosen.rows[0]]) in reported:
         raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this wording")
     rows = yield from _verified(core, query.text, view, chosen, spent)
+    _audit(core, query, scope, digest, view, chosen, rows[0])
     # Whose answer may be as old as its own life allows; other wordings' only as old as this one's.
     timeless = _timeless(core, query, view, rows)
     lesson = (b"", b"") if timeless else _lesson(core, query, view, chosen.decision, rows[0], wording, vector)
@@ -138,7 +142,56 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
         raise _stop(chosen, Reason.GUARD, detail)
     if len(reply) == 5:
         core.tally.count("learned")
-    return (yield from _hit(core, query, scope, reply, chosen.decision))
+    return (yield from served(core, scope, reply, chosen.decision, peek=query.peek))
+
+
+def _learned(core: Core, limits: Limits, scope: Scope, text: str) -> Limits:
+    """Return what a hit must reach in this scope, by what it has learned."""
+    return limits.with_evidence(core.watch.threshold(scope.id, is_strange=core.is_strange(text)))
+
+
+def _audit(
+    core: Core, query: Query, scope: Scope, digest: bytes, view: View, chosen: Choice[Objection], row: int
+) -> None:
+    """Make a miss of some hits, so that their answers are made anew and compared."""
+    audit = "" if query.peek else core.watch.audit(scope.id)
+    if audit:
+        _remember(core, query, scope, digest, view, chosen, row, audit)
+        raise _stop(chosen, Reason.AUDIT, "a hit that is looked at: the answer is made anew and compared")
+
+
+def _remember(
+    core: Core,
+    query: Query,
+    scope: Scope,
+    digest: bytes,
+    view: View,
+    chosen: Choice[Objection],
+    row: int | None = None,
+    audit: str = "",
+) -> None:
+    """Keep a question that is not answered, to compare its fresh answer with the nearest entry's."""
+    decision = chosen.decision
+    is_near = decision.reason in ("accepted", "evidence") and chosen.objection is None
+    if query.peek or not core.watch.is_on or decision.best is None or not (audit or is_near):
+        return
+    row = decision.best if row is None else row
+    answer = None if view.answers is None else view.answers[row].copy()
+    has_answer = answer is not None and bool(answer.any())
+    record = view.records[row]
+    core.watch.ask(
+        scope.id,
+        digest,
+        Asked(
+            query.text,
+            record.text,
+            decision.evidence,
+            int(view.clusters[row]),
+            answer if has_answer and decision.is_compared else None,
+            has_answer and not decision.is_compared,
+            audit,
+        ),
+    )
 
 
 def _admitted(
@@ -172,8 +225,13 @@ def _admitted(
     if known[1] in timeless and age_ms > most_ms:
         return known[0], 0, age_ms
     if lesson[0] or (core.eviction and not query.peek):
-        core.later.add(scope_id, admit(2))
+        core.later.add(scope_id, admit(2), lambda noted: _count_learned(core, noted))
     return known
+
+
+def _count_learned(core: Core, noted: Any) -> None:
+    if len(noted) == 5:
+        core.tally.count("learned")
 
 
 def _ask(
@@ -184,15 +242,13 @@ def _ask(
     What is new comes in pages, of which nearly always one is all. Only after the last one does
     the index know every neighbour, so only then may the lookup go on.
     """
-    notes = core.later.take(scope_id)
+    words = None if peek else core.watch.due(scope_id)
+    if words is not None:
+        core.later.add(scope_id, core.call(answer_scripts.LEARN, scope_id, *words), core.watch.told(scope_id))
     while True:
         place = index.place
         call = _question(core, scope_id, digest, place, peek, may_be_large=may_be_large)
-        if notes:
-            reply = yield from _with_notes(core, notes, call)
-            notes = ()
-        else:
-            reply = yield RedisCall(call)
+        (reply,) = yield from core.with_notes(scope_id, call)
         if reply[0] in (b"X", b"V"):
             return reply, index.view()
         view = yield from _follow(core, scope_id, index, reply, place)
@@ -214,19 +270,6 @@ def _question(
     if core.large_from is None or not may_be_large:
         return core.call(answer_scripts.LOOKUP, scope_id, *words)
     return core.call(vector_set_scripts.LOOKUP_LARGE, scope_id, *words, core.large_from)
-
-
-def _with_notes(core: Core, notes: tuple[ScriptCall, ...], call: ScriptCall) -> Flow[Any]:
-    """Send a call, and before it in the same round trip what waited for one."""
-    *noted, reply = yield RedisBatch((*notes, call), errors_as_values=True)
-    for one in noted:
-        if isinstance(one, Exception):
-            core.tally.trouble("note_errors", one)
-        elif len(one) == 5:
-            core.tally.count("learned")
-    if isinstance(reply, Exception):
-        raise reply
-    return reply
 
 
 def _follow(
@@ -254,7 +297,9 @@ def catch_up(core: Core, scope_id: str, dim: int) -> Flow[tuple[View, float]]:
     return view, float(reply[1])
 
 
-def _choose(core: Core, view: View, similarities: FloatArray, limits: Limits, text: str) -> Choice[Objection]:
+def _choose(
+    core: Core, view: View, similarities: FloatArray, limits: Limits, text: str, vector: FloatArray
+) -> Choice[Objection]:
     """Find the entries that may answer: accepted by their numbers, and no guard objects."""
     return choose(
         similarities,
@@ -262,6 +307,8 @@ def _choose(core: Core, view: View, similarities: FloatArray, limits: Limits, te
         limits,
         lambda row: core.object_to(text, view.records[row].text),
         wanted=1 if core.verifier is None else _WANTED,
+        answers=view.answers,
+        query=vector,
     )
 
 
@@ -332,42 +379,3 @@ def _lesson(
     answer = None if view.answers is None else view.answers[row]
     name = view.records[row].cluster
     return tag, entry.pack_record(tag=tag, cluster=name, text=wording, vector=vector, answer=answer)
-
-
-def _hit(
-    core: Core, query: Query, scope: Scope, reply: Any, decision: Decision | None = None
-) -> Flow[Lookup]:
-    """Read an entry as a script answered it: the server's time, number, meta and response."""
-    now_ms, number, meta, data = float(reply[0]), bytes(reply[1]), entry.unpack_meta(reply[2]), reply[3]
-    response = None
-    if not query.peek:
-        response = yield from _decoded(core, scope, meta.response_key, data)
-        core.tally.saved(meta.tokens)
-    return Lookup(
-        True,
-        response,
-        similarity=1.0 if decision is None else decision.similarity,
-        margin=float("inf") if decision is None else decision.margin,
-        reason=Reason.EXACT if decision is None else Reason.SEMANTIC,
-        age_seconds=max(0.0, now_ms - meta.created_ms) / 1000,
-        ttl_remaining_seconds=max(0.0, meta.expires_ms - now_ms) / 1000,
-        entry_id=str(EntryId(number, meta.tag)),
-    )
-
-
-def _decoded(core: Core, scope: Scope, key: bytes, head: bytes) -> Flow[Any]:
-    """Read a response. One of 10 MB or more is in parts, which are another round trip."""
-    try:
-        parts = read_head(head)
-        chunks: Sequence[bytes | None] = ()
-        if parts.chunks:
-            name = core.keys.answers(scope.id).responses
-            wanted = [("HGET", name, entry.part_field(key, i)) for i in range(parts.chunks)]
-            chunks = yield RedisBatch(tuple(wanted))
-            if None in chunks:
-                raise Stop(Reason.GONE, "the response was dropped in between")
-        if not parts.chunks and len(head) < LARGE_BYTES:
-            return decode_value(parts)
-        return (yield Compute(lambda: decode_value(parts, chunks), None, "decoding"))
-    except CodecError as error:
-        raise entry.foreign("a response", head) from error

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 
 from lix_cache.errors import InvalidInput
 from lix_cache.semantic.binomial import hits_needed, upper_limit
-from lix_cache.semantic.decide import DEFAULT_LIMITS, Limits
 from lix_cache.semantic.fitting import Sample, fit_limits
+from lix_cache.semantic.limits import DEFAULT_LIMITS, Limits
 from lix_cache.semantic.offline import ObjectTo, new_wordings, play
 
 if TYPE_CHECKING:

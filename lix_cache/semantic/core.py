@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lix_cache.effects import Compute, Flow
+from lix_cache.effects import Compute, Flow, RedisBatch, RedisCall
 from lix_cache.errors import ComputeTimeout, ConfigError, InvalidInput, MissingExtra, RedisUnavailable, told
 from lix_cache.hot.scripts import Script, ScriptCall
 from lix_cache.semantic import entry
-from lix_cache.semantic.decide import Limits
 from lix_cache.semantic.guards import Objection
+from lix_cache.semantic.guards.reading import read
 from lix_cache.semantic.later import Later
+from lix_cache.semantic.limits import DEFAULT_LIMITS, Limits, is_lexical, is_measured_for
 from lix_cache.semantic.lookup import Lookup, Reason
+from lix_cache.semantic.passages import passages
 from lix_cache.semantic.ring import unit_vector
 from lix_cache.semantic.scope import canonical, embedder_word, item_digests, merged, scope_of
 from lix_cache.semantic.tally import Tally
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
     from lix_cache.hot.breaker import Breaker
     from lix_cache.hot.keys import AnswerKeys, Keys
     from lix_cache.semantic.index import IndexPool
+    from lix_cache.semantic.meanings import Meanings
     from lix_cache.semantic.policy import CachePolicy
     from lix_cache.semantic.verifier import Verifier
+    from lix_cache.semantic.watch import Watch
     from lix_cache.vectors import FloatArray, VectorLike
 
 __all__ = ["EVICTIONS", "Core", "Scope", "Spent", "Stop", "wording_of"]
@@ -95,6 +99,8 @@ class Core:
         large_from: entries in a scope from which a vector set answers; None where there are
             none, or no scope may grow so large.
         later: notes that go with the next request to their scope.
+        meanings: embeds responses behind the callers' backs; None: they are compared by equality.
+        watch: what the cache learns about its own answers.
     """
 
     keys: Keys
@@ -111,7 +117,6 @@ class Core:
     max_entries: int
     eviction: int
     max_wordings: int
-    same_answer: float | None
     epoch: int
     version: str
     deadline: float | None
@@ -121,6 +126,8 @@ class Core:
     new_tag: Callable[[], bytes]
     embedder_id: str
     dim: int | None
+    watch: Watch
+    meanings: Meanings | None = None
     large_from: int | None = None
     tally: Tally = field(default_factory=Tally)
     later: Later = field(default_factory=Later)
@@ -138,6 +145,7 @@ class Core:
         self.later = Later()  # the parent sends its own
         self.indexes.renew_locks()
         self.tally.renew_lock()
+        self.watch.renew_lock()
 
     # -- Redis ----------------------------------------------------------------------------
 
@@ -149,6 +157,42 @@ class Core:
                 self._keys.clear()
             keys = self._keys[scope_id] = self.keys.answers(scope_id)
         return ScriptCall(script, keys, args)
+
+    def with_notes(self, scope_id: str, *calls: ScriptCall) -> Flow[list[Any]]:
+        """Send calls to a scope, and before them in the same round trip what waited for one."""
+        notes = self.later.take(scope_id)
+        if not notes:
+            if len(calls) == 1:
+                return [(yield RedisCall(calls[0]))]
+            return list((yield RedisBatch(calls)))
+        sent = (*(note.call for note in notes), *calls)
+        replies = yield RedisBatch(sent, errors_as_values=True)
+        for note, reply in zip(notes, replies, strict=False):
+            if isinstance(reply, Exception):
+                self.tally.trouble("note_errors", reply)
+            elif note.then is not None:
+                note.then(reply)
+        asked: list[Any] = list(replies[len(notes) :])
+        for reply in asked:
+            if isinstance(reply, Exception):
+                raise reply
+        return asked
+
+    def is_strange(self, text: str) -> bool:
+        """Whether the limits in force were not measured for this embedder or this language."""
+        if self.limits != DEFAULT_LIMITS:
+            return False
+        name = "" if self._identity is None else self._identity[0]
+        return not is_measured_for(name) or read(text).language != "en"
+
+    def answer_meanings(self) -> Meanings | None:
+        """Return what embeds responses; None where they are compared by equality.
+
+        An answer need not share words with its question, and two that differ in one word may say the
+        opposite. So lexical vectors of responses would cost right hits, and let wrong ones pass.
+        """
+        is_known_lexical = self._identity is not None and is_lexical(self._identity[0])
+        return None if is_known_lexical else self.meanings
 
     def touch(self) -> tuple[int, int]:
         """How a use is noted: the eviction's order, and the sliding life."""
@@ -241,7 +285,8 @@ class Core:
             return known
 
         def embed() -> FloatArray:
-            made = unit_vector(embedder.embed([text]), "what the embedder made")
+            parts = passages(text)
+            made = _mean(embedder.embed(parts), len(parts))
             check_dimension(made.size, dim, "the semantic cache")
             return made
 
@@ -289,6 +334,17 @@ class Core:
         seconds = self.clock.monotonic() - started
         spent.seconds += seconds
         self.tally.took(what, seconds)
+
+
+def _mean(vectors: Any, wanted: int) -> FloatArray:
+    """Return the mean of the passages of one text."""
+    if wanted == 1:
+        return unit_vector(vectors, "what the embedder made")
+    # Rows too few or too many would make the mean of some other text, and look like a vector all the same.
+    if len(vectors) != wanted:
+        raise InvalidInput(f"the embedder made {len(vectors)} vectors of {wanted} passages")
+    parts = [unit_vector(vector, "what the embedder made") for vector in vectors]
+    return unit_vector(sum(parts[1:], parts[0]), "what the embedder made")
 
 
 def wording_of(query: object) -> str:

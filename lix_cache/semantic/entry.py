@@ -28,12 +28,14 @@ __all__ = [
     "Tokens",
     "foreign",
     "pack_fixed",
+    "pack_meaning",
     "pack_record",
     "part_field",
     "response_key",
     "tag_words",
     "text_digest",
     "unpack_clusters",
+    "unpack_meaning",
     "unpack_meta",
     "unpack_record",
 ]
@@ -242,6 +244,30 @@ def pack_record(
     data = text.encode("utf-8", "surrogatepass")
     head = _RECORD_FIXED.pack(tag, cluster, len(data), vector.size)
     return head + data + vector.tobytes() + (b"" if answer is None else answer.tobytes())
+
+
+def pack_meaning(number: bytes, tag: bytes, vector: FloatArray) -> bytes:
+    """Return the row of the log that gives an entry's response its vector."""
+    return tag + vector.astype("<f4").tobytes() + number
+
+
+def unpack_meaning(data: Any, dim: int) -> tuple[bytes, bytes, FloatArray]:
+    """Read such a row: number and tag of the entry, and the vector.
+
+    Raises:
+        RedisCommandError: it is something else.
+    """
+    import numpy as np
+
+    try:
+        end = TAG_BYTES + 4 * dim
+        tag, number = bytes(data[:TAG_BYTES]), bytes(data[end:])
+        vector = np.frombuffer(data, "<f4", dim, TAG_BYTES)
+        if not _STREAM_ID.match(number.decode("ascii")):
+            raise ValueError
+        return number, tag, vector
+    except (ValueError, TypeError):
+        raise foreign("the log", data) from None
 
 
 def unpack_record(number: Any, data: Any, dim: int) -> Record:

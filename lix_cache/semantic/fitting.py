@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, TypeAlias
 
-from lix_cache.semantic.decide import Limits
+from lix_cache.semantic.limits import Limits
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,16 +18,18 @@ from lix_cache.semantic import answers, storing, upkeep
 from lix_cache.semantic.cache import breaker_for
 from lix_cache.semantic.cached import Decorating
 from lix_cache.semantic.core import EVICTIONS, Core
-from lix_cache.semantic.decide import DEFAULT_LIMITS, Limits
 from lix_cache.semantic.entry import TAG_BYTES
 from lix_cache.semantic.flow import life_ms
 from lix_cache.semantic.guards import GUARDS, Objection, check
 from lix_cache.semantic.index import IndexPool
+from lix_cache.semantic.limits import DEFAULT_LIMITS, Limits
 from lix_cache.semantic.lookup import Lookup, Report
+from lix_cache.semantic.meanings import Meanings
 from lix_cache.semantic.policy import CachePolicy
 from lix_cache.semantic.scheduler import Cleaner
 from lix_cache.semantic.scope import frozen, merged
 from lix_cache.semantic.tally import Prices
+from lix_cache.semantic.watch import Watch
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
@@ -80,7 +82,9 @@ class _Full(Decorating):
         max_entries: int = 10_000,
         eviction: str = "fifo",
         max_wordings: int = 8,
-        same_answer: float | None = None,
+        embed_answers: bool = True,
+        audit_rate: float = 0.01,
+        target_false_hit_rate: float | None = 0.02,
         epoch: int = 0,
         version: str = "",
         deadline_seconds: float | None = 5.0,
@@ -124,7 +128,6 @@ class _Full(Decorating):
             max_entries=check_whole("max_entries", max_entries, 1),
             eviction=EVICTIONS[eviction],
             max_wordings=check_whole("max_wordings", max_wordings, 1),
-            same_answer=None if same_answer is None else check_number("same_answer", same_answer, 0, 1),
             epoch=check_whole("epoch", epoch, 0),
             version=check_text("version", version, may_be_empty=True),
             deadline=deadline_seconds,
@@ -135,7 +138,17 @@ class _Full(Decorating):
             embedder_id=config.embedder_id or "",
             dim=config.embedding_dim,
             large_from=_large_from(vector_sets_from, max_entries),
+            watch=Watch(
+                limits.evidence,
+                None
+                if target_false_hit_rate is None
+                else check_number("target_false_hit_rate", target_false_hit_rate, 0, 1),
+                check_number("audit_rate", audit_rate, 0, 1),
+            ),
         )
+        core = self._core
+        if embed_answers and embedder is not None:
+            core.meanings = Meanings(embedder, lambda error: core.tally.trouble("embedder_errors", error))
         self._cleaner = Cleaner(self._core, SyncDriver(self._endpoint, clock))
         self._connect(clock)
 
@@ -147,11 +160,12 @@ class _Full(Decorating):
         """What this object counted, as ``get_stats`` does, without asking Redis."""
         return self._core.tally.as_dict(self._prices)
 
-    def _stats(self, counts: dict[str, int] | LixCacheError) -> dict[str, Any]:
-        names = ("scopes", "entries", "reported_wordings", "bytes")
-        found: dict[str, int | None] = (
-            dict.fromkeys(names) if isinstance(counts, LixCacheError) else {**counts}
+    def _stats(self, counts: dict[str, Any] | LixCacheError) -> dict[str, Any]:
+        names = (
+            *("scopes", "entries", "reported_wordings", "bytes"),
+            *("audits", "audits_wrong", "false_hit_rate_95", "closed_scopes"),
         )
+        found: dict[str, Any] = dict.fromkeys(names) if isinstance(counts, LixCacheError) else {**counts}
         indexes = self._core.indexes
         return {
             "backend": "redis",
@@ -194,8 +208,14 @@ class SemanticCache(_Full):
         eviction: who goes when there are more: ``fifo``, ``lru`` or ``lfu``.
         max_wordings: how many wordings of one answer may stand beside each other. A hit
             adds its own if it was sure enough for ``limits.learn_evidence``.
-        same_answer: count text responses as one answer if the cosine of their vectors is
-            at least this; None: only if they are equal.
+        embed_answers: embed responses that are prose, after ``store`` has returned, so that those
+            that say the same in other words do not count as different. Without it, where a model writes
+            each answer anew, there are few hits.
+        audit_rate: part of the hits by meaning that run the function all the same, to measure how many
+            are wrong (``get_stats``, ``audit``); 0 for none.
+        target_false_hit_rate: part of the hits that may be wrong. Each scope raises its threshold where
+            its own misses and audits say that it must, and closes where audits prove that more are
+            wrong; None: the limits stay as they are.
         epoch: of what the responses were made from; ``invalidate(epoch=…)`` drops earlier ones.
         version: any text; another one leaves all old entries behind.
         deadline_seconds: how long the embedder, and then the verifier, may take before the
@@ -360,12 +380,19 @@ class SemanticCache(_Full):
         """Ask the background thread to end."""
         self._cleaner.stop()
 
+    def settle(self, timeout: float | None = None) -> bool:
+        """Wait until the responses stored so far have their vectors; False if that took longer.
+
+        Nothing depends on it: for tests, and for measurements that are to come out the same.
+        """
+        return self._drive(upkeep.settle(self._core, timeout))
+
     def get_stats(self) -> dict[str, Any]:
         """Return what this object counted, and how much there is in Redis in its context.
 
         A trip for 500 scopes and one for each 50 of them: not for every request.
         """
-        counts: dict[str, int] | LixCacheError
+        counts: dict[str, Any] | LixCacheError
         try:
             counts = self._drive(upkeep.count(self._core))
         except LixCacheError as error:
@@ -460,9 +487,13 @@ class AsyncSemanticCache(_Full):
         """See :meth:`SemanticCache.stop_cleanup`."""
         self._cleaner.stop()
 
+    async def settle(self, timeout: float | None = None) -> bool:
+        """See :meth:`SemanticCache.settle`."""
+        return await self._drive(upkeep.settle(self._core, timeout))
+
     async def get_stats(self) -> dict[str, Any]:
         """See :meth:`SemanticCache.get_stats`."""
-        counts: dict[str, int] | LixCacheError
+        counts: dict[str, Any] | LixCacheError
         try:
             counts = await self._drive(upkeep.count(self._core))
         except LixCacheError as error:

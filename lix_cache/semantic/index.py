@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lix_cache.semantic.entry import Record, foreign, unpack_record
+from lix_cache.semantic.entry import Record, foreign, unpack_meaning, unpack_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -181,15 +181,33 @@ class ScopeIndex:
 
     def _append(self, rows: Any) -> None:
         try:
-            fresh = [(n, fields[1]) for n, fields in rows if _order(n) > _order(self._log)]
+            fresh = [(n, bytes(fields[0]), fields[1]) for n, fields in rows if _order(n) > _order(self._log)]
         except (TypeError, ValueError, IndexError):
             raise foreign("the log", rows) from None
         if not fresh:
             return
-        records = [unpack_record(number, data, self.dim) for number, data in fresh]
+        records = [unpack_record(number, data, self.dim) for number, kind, data in fresh if kind == b"r"]
         # Without a vector an entry is found by its exact text alone.
         self._add([record for record in records if record.vector.size])
-        self._log = records[-1].number
+        self._attach([unpack_meaning(data, self.dim) for _, kind, data in fresh if kind == b"a"])
+        self._log = bytes(fresh[-1][0])
+
+    def _attach(self, meanings: list[tuple[bytes, bytes, FloatArray]]) -> None:
+        import numpy as np
+
+        if not meanings:
+            return
+        if not _are_unit(np.stack([vector for _, _, vector in meanings])):
+            raise foreign("the log", meanings)
+        self._reserve(self._size, with_answers=True)
+        if self._answers is None:
+            return
+        # In place, though a lookup may be reading: copying the whole for each store costs far more than
+        # what half a vector can do, which is to make two answers look less alike than they are.
+        for number, tag, vector in meanings:
+            row = self._rows.get(number)
+            if row is not None and self._records[row].tag == tag:
+                self._answers[row] = vector
 
     def _add(self, records: list[Record]) -> None:
         import numpy as np

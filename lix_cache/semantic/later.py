@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from lix_cache.hot.scripts import ScriptCall
 
-__all__ = ["Later"]
+__all__ = ["Later", "Note"]
+
+
+class Note(NamedTuple):
+    """A script call, and what takes in the reply, if anything does."""
+
+    call: ScriptCall
+    then: Callable[[Any], None] | None = None
 
 
 class Later:
@@ -25,20 +33,20 @@ class Later:
         each: how many may wait in one of them.
     """
 
-    def __init__(self, scopes: int = 64, each: int = 16) -> None:
+    def __init__(self, scopes: int = 64, each: int = 64) -> None:
         self._scopes = scopes
         self._each = each
         self._lock = threading.Lock()
-        self._calls: OrderedDict[str, deque[ScriptCall]] = OrderedDict()
+        self._calls: OrderedDict[str, deque[Note]] = OrderedDict()
 
-    def add(self, scope_id: str, call: ScriptCall) -> None:
-        """Keep a call until the scope is asked for something."""
+    def add(self, scope_id: str, call: ScriptCall, then: Callable[[Any], None] | None = None) -> None:
+        """Keep a call until the scope is asked for something; then hand its reply on."""
         with self._lock:
-            self._calls.setdefault(scope_id, deque(maxlen=self._each)).append(call)
+            self._calls.setdefault(scope_id, deque(maxlen=self._each)).append(Note(call, then))
             if len(self._calls) > self._scopes:
                 self._calls.popitem(last=False)
 
-    def take(self, scope_id: str) -> tuple[ScriptCall, ...]:
+    def take(self, scope_id: str) -> tuple[Note, ...]:
         """Return what waits for the scope, in order, and forget it."""
         # Nearly always there is nothing: then without the lock.
         if scope_id not in self._calls:

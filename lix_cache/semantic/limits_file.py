@@ -10,7 +10,7 @@ from typing import Any
 
 from lix_cache.errors import ConfigError, InvalidInput
 from lix_cache.semantic.calibration import Calibration
-from lix_cache.semantic.decide import Limits
+from lix_cache.semantic.limits import Limits
 
 __all__ = ["load_limits", "save_limits"]
 

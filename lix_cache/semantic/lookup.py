@@ -40,6 +40,8 @@ class Reason:
     NO_EMBEDDING: Final = "no_embedding"
     #: The policy says that this query is not to be answered from a cache.
     POLICY: Final = "policy"
+    #: It would have been a hit; the function runs all the same, to measure how many hits are wrong.
+    AUDIT: Final = "audit"
     #: The answer was reported as wrong for this very wording.
     REPORTED: Final = "reported"
     #: What was nearest expired or was dropped in between.

@@ -46,6 +46,9 @@ _GAUGES = {
     "scopes": "Scopes with entries.",
     "bytes": "Memory of the entries in Redis.",
     "index_bytes": "Memory of the vectors in this process.",
+    "audits": "Hits that ran the function all the same, to be compared.",
+    "audits_wrong": "Of these, hits that would have been wrong.",
+    "closed_scopes": "Scopes that answer nothing by meaning, because audits proved too many hits wrong.",
 }
 _QUANTILES = {"p50_ms": "0.5", "p95_ms": "0.95", "p99_ms": "0.99"}
 
@@ -84,6 +87,7 @@ class CacheCollector:
         yield from self._counted(stats)
         yield from self._saved(stats)
         yield from self._gauges(stats)
+        yield from self._false_hits(stats)
         yield from self._latencies(stats)
 
     def _counter(self, name: str, text: str, *labels: str) -> Any:
@@ -143,6 +147,16 @@ class CacheCollector:
                 if found.get(name) is not None:
                     gauge.add_metric([cache], found[name])
             yield gauge
+
+    def _false_hits(self, stats: Mapping[str, dict[str, Any]]) -> Iterator[Metric]:
+        rate = self._gauge(
+            "false_hit_rate", "Exact 95 % interval of the part of hits that are wrong.", "bound"
+        )
+        for cache, found in stats.items():
+            if found.get("audits"):
+                for bound, value in zip(("lower", "upper"), found["false_hit_rate_95"], strict=True):
+                    rate.add_metric([cache, bound], value)
+        yield rate
 
     def _latencies(self, stats: Mapping[str, dict[str, Any]]) -> Iterator[Metric]:
         seconds = self._gauge("latency_seconds", "How long a step takes, by quantile.", "step", "quantile")

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from lix_cache.semantic.decide import Decision, Limits, choose
+from lix_cache.semantic.decide import Decision, choose
+from lix_cache.semantic.limits import Limits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,6 +77,7 @@ def play(
     object_to: ObjectTo | None = None,
     max_wordings: int = 8,
     ask_always: bool = False,
+    replies: FloatArray | None = None,
 ) -> Iterator[Step]:
     """Ask the questions one after another, each in its scope, scope by scope.
 
@@ -86,12 +88,16 @@ def play(
         object_to: the guards; None: nobody objects.
         max_wordings: of one answer, up to which hits add theirs, as in the cache.
         ask_always: ask for objections to the nearest entry even where it is not accepted.
+        replies: vectors of a response that was written for each question alone, shape (n, dim): no two
+            responses are then equal. None: those of one answer are equal, and compared by that.
     """
     scopes: dict[str, list[int]] = {}
     for number, question in enumerate(questions):
         scopes.setdefault(question.scope, []).append(number)
     for numbers in scopes.values():
-        yield from _play_scope(questions, vectors, numbers, limits, object_to, max_wordings, ask_always)
+        yield from _play_scope(
+            questions, vectors, numbers, limits, object_to, max_wordings, ask_always, replies
+        )
 
 
 def _play_scope(
@@ -102,6 +108,7 @@ def _play_scope(
     object_to: ObjectTo | None,
     max_wordings: int,
     ask_always: bool,
+    replies: FloatArray | None,
 ) -> Iterator[Step]:
     import numpy as np
 
@@ -110,20 +117,22 @@ def _play_scope(
     own = vectors[numbers]
     held = np.empty(len(numbers), dtype=np.int64)  # places in `own`
     serves = np.empty(len(numbers), dtype=np.int64)  # labels of what they answer
+    written = np.empty(len(numbers), dtype=np.int64)  # places of the questions their responses were for
     size = 0
     for start in range(0, len(numbers), _BLOCK):
         block = own[start : start + _BLOCK] @ own[: start + _BLOCK].T
         for place in range(start, min(start + _BLOCK, len(numbers))):
             similarities = block[place - start, held[:size]]
-            clusters = serves[:size]
+            clusters = serves[:size] if replies is None else written[:size]
+            said = None if replies is None else replies[[numbers[row] for row in written[:size]]]
             text = questions[numbers[place]].text
 
             def objection(row: int, text: str = text) -> object | None:
                 return object_to and object_to(text, questions[numbers[held[row]]].text)
 
-            choice = choose(similarities, clusters, limits, objection)
+            choice = choose(similarities, clusters, limits, objection, answers=said, query=own[place])
             best = choice.decision.best
-            served = int(clusters[choice.rows[0]]) if choice.rows else None
+            served = int(serves[choice.rows[0]]) if choice.rows else None
             objected = choice.objection is not None
             if ask_always and choice.decision.index is None and best is not None:
                 objected = objection(best) is not None
@@ -138,9 +147,11 @@ def _play_scope(
                 objected,
             )
             keeps = served is None or (
-                choice.decision.is_confident and int((clusters == served).sum()) < max_wordings
+                choice.decision.is_confident
+                and int((clusters == clusters[choice.rows[0]]).sum()) < max_wordings
             )
             if keeps:
+                written[size] = place if served is None else written[choice.rows[0]]
                 held[size] = place
                 serves[size] = answers[place] if served is None else served
                 size += 1

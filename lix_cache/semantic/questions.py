@@ -26,12 +26,15 @@ class Question:
         answer: names the right answer; equal names mean the same answer.
         scope: questions of different scopes never meet, as in the cache.
         group: class of the scope; each class may get limits of its own.
+        reply: a response in its own words, where one was written for this question alone; empty: the
+            answer's name stands for the response.
     """
 
     text: str
     answer: str
     scope: str = ""
     group: str = ""
+    reply: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Labelled:
 def questions_from_log(records: Iterable[tuple[str, Mapping[str, Any]]]) -> Labelled:
     """Read a log of ``{"query", "answer_id", "scope", "group", "hit", "right"}``.
 
-    Only the first two are needed, and go by the names ``text`` and ``intent`` as well.
+    Only the first two are needed, and go by the names ``text`` and ``intent`` as well. A ``reply`` is
+    the response that a model wrote for the question.
 
     A hit tells what was served, not what would have been right, so it counts only with
     ``"right": true``. What is marked ``"right": false`` has an unknown right answer and is left out.
@@ -71,6 +75,7 @@ def questions_from_log(records: Iterable[tuple[str, Mapping[str, Any]]]) -> Labe
             _name(record, where, "answer_id", "intent"),
             _optional(record, where, "scope"),
             _optional(record, where, "group"),
+            _optional(record, where, "reply"),
         )
         if right is False:
             left_out["marked as wrong"] += 1

@@ -27,6 +27,8 @@ class _Found(Protocol):
     def similarity(self) -> float: ...
     @property
     def reason(self) -> str: ...
+    @property
+    def detail(self) -> str: ...
 
 
 class _Cache(Protocol):
@@ -103,6 +105,9 @@ def replay(
 ) -> Replay:
     """Ask one question after another; store the right answer after every miss.
 
+    The answer is the question's own reply, where it has one: then no two responses are equal, as in
+    front of a language model. A hit is right if the reply was written for a question of the same answer.
+
     Args:
         cache: best an empty one. Its entries should outlive the run.
         questions: in the order in which they are to be asked; a question's scope, if it has
@@ -113,21 +118,26 @@ def replay(
     mistakes: list[Mistake] = []
     times: list[float] = []
     hits = 0
+    said = {question.reply: question.answer for question in questions if question.reply}
+    settle = getattr(cache, "settle", None)
     for done, question in enumerate(questions, 1):
         context = {"scope": question.scope} if question.scope else None
         began = time.perf_counter()
         found = cache.lookup(question.text, context=context)
         times.append(time.perf_counter() - began)
-        reasons[found.reason] += 1
+        # Which guard it was stands before the colon.
+        guard = f" {found.detail.partition(':')[0]}" if found.reason == "guard" else ""
+        reasons[found.reason + guard] += 1
         if not found.is_hit:
-            cache.store(question.text, question.answer, context=context)
+            cache.store(question.text, question.reply or question.answer, context=context)
+            if settle is not None:
+                settle()
         else:
             hits += 1
-            if found.response != question.answer:
+            served = said.get(found.response, found.response)
+            if served != question.answer:
                 mistakes.append(
-                    Mistake(
-                        question.text, question.answer, str(found.response), found.similarity, found.reason
-                    )
+                    Mistake(question.text, question.answer, str(served), found.similarity, found.reason)
                 )
         if progress is not None:
             progress(done, len(questions))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.checks import check_seconds
-from lix_cache.effects import Compute, Flow, RedisBatch, RedisCall
+from lix_cache.effects import Compute, Flow
 from lix_cache.errors import InvalidContext, InvalidInput
 from lix_cache.hot import answer_scripts, vector_set_scripts
 from lix_cache.semantic import entry
@@ -15,9 +15,11 @@ from lix_cache.semantic.core import Core, Scope, Spent, Stop, wording_of
 from lix_cache.semantic.entry import LARGE_BYTES, EntryId, Tokens
 from lix_cache.semantic.flow import life_ms
 from lix_cache.semantic.lookup import Reason
+from lix_cache.semantic.meanings import text_of
 from lix_cache.semantic.scope import canonical, merged
 from lix_cache.semantic.tally import about_tokens
 from lix_cache.semantic.values import Encoded, encode_value
+from lix_cache.semantic.watch import agree
 
 if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray, VectorLike
@@ -103,18 +105,39 @@ def _store(core: Core, answer: Answer, spent: Spent) -> Flow[str | None]:
         # Whatever keeps the embedder from answering, the response is not lost: its exact
         # words find it again.
         vector = yield from core.vector_or_none(wording, scope.dim, spent)
-    meaning = None
-    if core.same_answer is not None and vector is not None and isinstance(answer.response, str):
-        meaning = yield from core.vector_or_none(answer.response, scope.dim, spent)
-        if meaning is not None:
-            cluster = _same_as(core, scope, meaning, core.same_answer) or cluster
     packed = _Packed(wording, response, cluster, life_ms(seconds), tags, tokens)
-    return (yield from _put(core, scope, packed, vector, meaning))
+    stored = yield from _put(core, scope, packed, vector)
+    _compare(core, scope, packed, None if vector is None else answer.response, stored)
+    return None if stored is None else str(stored)
 
 
-def _put(
-    core: Core, scope: Scope, packed: _Packed, vector: FloatArray | None, meaning: FloatArray | None
-) -> Flow[str | None]:
+def _compare(core: Core, scope: Scope, packed: _Packed, response: Any, stored: EntryId | None) -> None:
+    """Learn from a fresh answer, and have its text embedded once the store has answered."""
+    asked = core.watch.take(scope.id, entry.text_digest(packed.wording))
+    if asked is not None and core.object_to(asked.text, asked.nearest) is not None:
+        asked = None
+    label = int.from_bytes(packed.cluster, "little", signed=True)
+    text = text_of(response)
+    meanings = core.answer_meanings()
+    if meanings is None or text is None or stored is None:
+        if asked is not None:
+            # What has no meaning to compare is another answer if it is not equal.
+            core.watch.label(scope.id, asked, label == asked.cluster)
+        return
+    number, tag = stored.number, stored.tag
+
+    def embedded(vector: FloatArray) -> None:
+        if vector.size != scope.dim:
+            return
+        row = entry.pack_meaning(number, tag, vector)
+        core.later.add(scope.id, core.call(answer_scripts.ATTACH, scope.id, number, tag, row))
+        if asked is not None:
+            core.watch.label(scope.id, asked, agree(asked, label, vector))
+
+    meanings.add(text, embedded)
+
+
+def _put(core: Core, scope: Scope, packed: _Packed, vector: FloatArray | None) -> Flow[EntryId | None]:
     import numpy as np
 
     digest, tag = entry.text_digest(packed.wording), core.new_tag()
@@ -132,7 +155,6 @@ def _put(
         cluster=packed.cluster,
         text=packed.wording,
         vector=np.empty(0, np.float32) if vector is None else vector,
-        answer=meaning,
     )
     # A sliding life begins with one step, and can grow to the whole.
     first = min(packed.life_ms, core.slide_ms) if core.slide_ms else packed.life_ms
@@ -152,34 +174,16 @@ def _put(
         b"".join(sorted(scope.items)),
         *packed.response.chunks,
     )
-    if core.large_from is None:
-        reply = yield RedisCall(put)
-    else:
-        reply, _ = yield RedisBatch((put, core.call(vector_set_scripts.FOLLOW, scope.id, 8, core.large_from)))
+    calls = [put]
+    if core.large_from is not None:
+        calls.append(core.call(vector_set_scripts.FOLLOW, scope.id, 8, core.large_from))
+    reply = (yield from core.with_notes(scope.id, *calls))[0]
     if reply == b"REPORTED":
         core.tally.refused(Reason.REPORTED)
         return None
     core.tally.count("stored")
     core.tally.count("evicted", int(reply[1]))
-    return str(EntryId(bytes(reply[0]), tag))
-
-
-def _same_as(core: Core, scope: Scope, meaning: FloatArray, least: float) -> bytes | None:
-    """Return the cluster of the nearest response, if it says the same; None if none does.
-
-    Looked for among what this process knows of the scope, which is what its last lookup
-    brought. Two processes that store the same answer at once may give it two clusters:
-    that costs hits, for each is the other's neighbour that answers differently.
-    """
-    import numpy as np
-
-    view = core.indexes.get(scope.id, scope.dim).view()
-    if view.answers is None or not len(view.answers):
-        return None
-    similarities: FloatArray = np.einsum("ij,j->i", view.answers, meaning)
-    similarities[view.expires <= 0] = -2.0
-    best = int(similarities.argmax())
-    return view.records[best].cluster if float(similarities[best]) >= least else None
+    return EntryId(bytes(reply[0]), tag)
 
 
 def _size(response: Encoded) -> int:

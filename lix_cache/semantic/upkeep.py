@@ -11,13 +11,16 @@ from lix_cache.errors import ConfigError, InvalidInput, told
 from lix_cache.hot import answer_scripts
 from lix_cache.hot.scripts import ScriptCall
 from lix_cache.semantic import entry
+from lix_cache.semantic.adaptive import Counts
 from lix_cache.semantic.answers import catch_up
 from lix_cache.semantic.core import Core, Spent, Stop, wording_of
 from lix_cache.semantic.entry import EntryId
+from lix_cache.semantic.limits import DEFAULT_LIMITS, is_measured_for
 from lix_cache.semantic.lookup import Report
 from lix_cache.semantic.ring import unit_vector
 from lix_cache.semantic.scope import embedder_word, item_digests, merged
 from lix_cache.semantic.verifier import verified_scores
+from lix_cache.semantic.watch import read_counts
 from lix_cache.vectors import check_dimension
 
 __all__ = ["Criteria", "clean_up", "count", "health", "invalidate", "report_wrong"]
@@ -25,6 +28,8 @@ __all__ = ["Criteria", "clean_up", "count", "health", "invalidate", "report_wron
 #: Scopes that are worked on in one round trip.
 _SCOPES_AT_ONCE = 50
 _EXPIRED_AT_ONCE = 500
+#: What COUNT says of audits, in its order.
+_AUDITS = (b"x", b"y", b"a", b"b")
 
 
 @dataclass(frozen=True)
@@ -200,16 +205,41 @@ def clean_up(core: Core) -> Flow[int]:
     return dropped
 
 
-def count(core: Core) -> Flow[dict[str, int]]:
-    """Count what there is in the cache's own context."""
+def settle(core: Core, timeout: float | None) -> Flow[bool]:
+    """Wait until responses have their vectors."""
+    meanings = core.meanings
+    if meanings is None:
+        return True
+    return bool((yield Compute(lambda: meanings.settle(timeout), None, "the vectors of responses")))
+
+
+def count(core: Core) -> Flow[dict[str, Any]]:
+    """Count what there is in the cache's own context, and what audits found there."""
     scopes = yield from scopes_with(core, item_digests(core.context))
-    totals = [0, 0, 0]
+    totals, audited = [0, 0, 0], []
     for start in range(0, len(scopes), _SCOPES_AT_ONCE):
         part = scopes[start : start + _SCOPES_AT_ONCE]
         replies = yield RedisBatch(tuple(core.call(answer_scripts.COUNT, scope) for scope in part))
         totals = [total + sum(int(reply[i]) for reply in replies) for i, total in enumerate(totals)]
+        audited += [
+            read_counts([part for pair in zip(_AUDITS, reply[3:], strict=False) for part in pair])
+            for reply in replies
+        ]
     entries, reported, size = totals
-    return {"scopes": len(scopes), "entries": entries, "reported_wordings": reported, "bytes": size}
+    audits = Counts(
+        audits=sum(one.audits for one in audited), audits_wrong=sum(one.audits_wrong for one in audited)
+    )
+    target = core.watch.target
+    return {
+        "scopes": len(scopes),
+        "entries": entries,
+        "reported_wordings": reported,
+        "bytes": size,
+        "audits": audits.audits,
+        "audits_wrong": audits.audits_wrong,
+        "false_hit_rate_95": audits.false_hit_rate(),
+        "closed_scopes": 0 if target is None else sum(one.is_closed(target) for one in audited),
+    }
 
 
 def health(core: Core) -> Flow[dict[str, Any]]:
@@ -235,6 +265,8 @@ def health(core: Core) -> Flow[dict[str, Any]]:
 
         ask = Compute(score, core.deadline, "the verifier", may_hang=True)
         parts["verifier"] = yield from _try(core, ask)
+    known = is_measured_for(str(parts["embedder"].get("id", "")))
+    prior = "measured" if known or core.limits != DEFAULT_LIMITS else "cautious"
     down = parts["redis"]["status"] != "ok"
     worse = any(part["status"] == "down" for part in parts.values())
     index = {
@@ -243,7 +275,11 @@ def health(core: Core) -> Flow[dict[str, Any]]:
         "limit_bytes": core.indexes.limit_bytes,
     }
     status = "down" if down else "degraded" if worse else "ok"
-    return {"status": status, "components": {**parts, "index": {"status": "ok", **index}}}
+    return {
+        "status": status,
+        "thresholds": prior,
+        "components": {**parts, "index": {"status": "ok", **index}},
+    }
 
 
 def _try(core: Core, effect: Effect) -> Flow[dict[str, Any]]:

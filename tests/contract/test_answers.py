@@ -22,8 +22,8 @@ from lix_cache.errors import (
     InvalidVector,
     RedisCommandError,
 )
-from lix_cache.semantic.decide import Limits
 from lix_cache.semantic.guards import Objection
+from lix_cache.semantic.limits import Limits
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.redis_server import wait_until
@@ -56,7 +56,7 @@ def make(twins: Twins, embedder: Meanings, redis_config: CacheConfig) -> Any:
             "SemanticCache",
             embedder_,
             config,
-            **{"limits": LIMITS, "guards": False, "policy": ANYTHING, **options},
+            **{"limits": LIMITS, "guards": False, "policy": ANYTHING, "audit_rate": 0, **options},
         )
 
     return build
@@ -241,7 +241,7 @@ def test_messages_in_place_of_a_question_are_refused_with_what_to_do(make: Any) 
         {"max_wordings": 0},
         {"epoch": -1},
         {"index_bytes": 0},
-        {"same_answer": 1.5},
+        {"audit_rate": 1.5},
         {"verifier_threshold": -0.1},
         {"deadline_seconds": 0},
         {"sliding_seconds": math.inf},
@@ -461,24 +461,6 @@ def test_a_wording_goes_with_the_answer(make: Any) -> None:
     assert cache.lookup(PARAPHRASE).is_hit
     assert cache.invalidate(tags=["cities"]) == 2
     assert cache.lookup(PARAPHRASE).reason == Reason.EMPTY
-
-
-# -- answers that say the same -------------------------------------------------------------
-
-
-def test_responses_that_mean_the_same_are_one_answer_where_that_is_wanted(
-    make: Any, embedder: Meanings
-) -> None:
-    embedder.table |= {"Paris.": mix(g=1), "It is Paris.": mix(g=1, h=0.1), "Lyon.": mix(h=1)}
-    strict, kind = make(context={"c": 1}), make(context={"c": 2}, same_answer=0.95)
-    for cache in (strict, kind):
-        cache.store(CAPITAL, "Paris.")
-        cache.lookup(PARAPHRASE)  # what a process knows of a scope is what its last lookup brought
-        cache.store(OTHER_PARAPHRASE, "It is Paris.")
-    assert strict.lookup(PARAPHRASE).reason == Reason.MARGIN
-    assert kind.lookup(PARAPHRASE).is_hit
-    kind.store(LARGEST, "Lyon.")
-    assert kind.lookup(LARGEST).response == "Lyon."
 
 
 # -- life ----------------------------------------------------------------------------------

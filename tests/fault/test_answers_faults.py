@@ -20,7 +20,7 @@ from lix_cache.errors import ComputeTimeout, MissingExtra, RedisAuthError, Redis
 from lix_cache.hot.client import close_async_redis_clients
 from lix_cache.semantic import answers, storing
 from lix_cache.semantic import cache as cache_module
-from lix_cache.semantic.decide import Limits
+from lix_cache.semantic.limits import Limits
 from tests.support import CountingProxy, RedisServer
 from tests.support.forks import Child, Report
 from tests.support.meaning import ANYTHING, Meanings, mix
@@ -51,6 +51,7 @@ def make(twins: Twins, embedder: Meanings, proxy_config: CacheConfig) -> Any:
             "limits": LIMITS,
             "guards": False,
             "policy": ANYTHING,
+            "audit_rate": 0,
             "deadline_seconds": SECONDS,
             **options,
         }
@@ -119,6 +120,18 @@ def test_an_embedder_that_answers_with_no_vector_makes_a_miss(
     assert (found.is_hit, found.reason) == (False, Reason.EMBEDDER_FAILED)
     assert found.detail
     assert cache.get_stats()["embedder_errors"] == 1
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("surplus", [-1, 1], ids=["one too few", "one too many"])
+def test_an_embedder_that_miscounts_the_passages_of_a_long_text_makes_a_miss(
+    make: Any, embedder: Meanings, surplus: int
+) -> None:
+    cache = make()
+    cache.store("q", "Q")
+    embedder.embed = lambda texts: np.ones((len(texts) + surplus, 16))  # type: ignore[method-assign]
+    found = cache.lookup("some words that go on and on " * 20)
+    assert (found.is_hit, found.reason) == (False, Reason.EMBEDDER_FAILED)
 
 
 class Broken(Meanings):
@@ -232,7 +245,13 @@ def test_the_event_loop_goes_on_while_the_embedder_hangs(
 def test_a_cancelled_lookup_leaves_the_cache_usable(embedder: Meanings, redis_config: CacheConfig) -> None:
     async def main() -> None:
         cache = AsyncSemanticCache(
-            embedder, redis_config, limits=LIMITS, policy=ANYTHING, guards=False, deadline_seconds=30
+            embedder,
+            redis_config,
+            limits=LIMITS,
+            policy=ANYTHING,
+            guards=False,
+            audit_rate=0,
+            deadline_seconds=30,
         )
         await cache.store("q", "Q")
         embedder.gate.clear()
@@ -406,7 +425,9 @@ def test_a_server_that_lost_its_memory_is_an_empty_cache(
 ) -> None:
     with RedisServer() as server:
         config = server.config(archive_dir=tmp_path)
-        cache = twins.make("SemanticCache", embedder, config, limits=LIMITS, policy=ANYTHING, guards=False)
+        cache = twins.make(
+            "SemanticCache", embedder, config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0
+        )
         cache.store("q", "Q")
         assert cache.lookup("like q").is_hit
         with server.client() as client:
@@ -417,7 +438,9 @@ def test_a_server_that_lost_its_memory_is_an_empty_cache(
         with server.client() as client:
             client.flushall()
             client.script_flush()
-        other = twins.make("SemanticCache", embedder, config, limits=LIMITS, policy=ANYTHING, guards=False)
+        other = twins.make(
+            "SemanticCache", embedder, config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0
+        )
         other.store("like q", "new")
         assert cache.lookup("q").response == "new"
 
@@ -445,7 +468,13 @@ def test_what_happens_between_the_two_round_trips_is_seen(
 ) -> None:
     made = [
         SemanticCache(
-            Meanings(TABLE), redis_config, limits=LIMITS, policy=ANYTHING, guards=False, max_entries=2
+            Meanings(TABLE),
+            redis_config,
+            limits=LIMITS,
+            policy=ANYTHING,
+            guards=False,
+            audit_rate=0,
+            max_entries=2,
         )
         for _ in range(2)
     ]
@@ -492,7 +521,7 @@ def test_a_lookup_stopped_at_any_step_leaves_a_cache_that_works(
     redis_config: CacheConfig, step: int, policy: Any
 ) -> None:
     config = redis_config.replace(on_cache_error=policy, redis_retry_seconds=0)
-    cache = SemanticCache(Meanings(TABLE), config, limits=LIMITS, policy=ANYTHING, guards=False)
+    cache = SemanticCache(Meanings(TABLE), config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0)
     cache.store("q", "Q")
     for stop in (RedisUnavailable("gone"), KeyboardInterrupt(), GeneratorExit()):
         flow = answers.lookup(cache._core, answers.Query("like q"))
@@ -508,7 +537,9 @@ def test_a_lookup_stopped_at_any_step_leaves_a_cache_that_works(
 
 
 def test_a_store_stopped_before_it_is_sent_stores_nothing(redis_config: CacheConfig) -> None:
-    cache = SemanticCache(Meanings(TABLE), redis_config, limits=LIMITS, policy=ANYTHING, guards=False)
+    cache = SemanticCache(
+        Meanings(TABLE), redis_config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0
+    )
     flow = storing.store(cache._core, storing.Answer("q", "Q"))
     drive_until(flow, cache, 1)
     with pytest.raises(KeyboardInterrupt):
@@ -523,7 +554,12 @@ def test_many_threads_share_one_cache(redis_config: CacheConfig) -> None:
     table = {f"t{i}": mix(24, **{chr(ord("a") + i): 1.0}) for i in range(8)}
     near = {f"like t{i}": table[f"t{i}"] + 0.01 for i in range(8)}
     cache = SemanticCache(
-        Meanings({**table, **near}, dim=24), redis_config, limits=LIMITS, policy=ANYTHING, guards=False
+        Meanings({**table, **near}, dim=24),
+        redis_config,
+        limits=LIMITS,
+        policy=ANYTHING,
+        guards=False,
+        audit_rate=0,
     )
     failures: list[str] = []
 
@@ -548,7 +584,7 @@ def test_many_threads_share_one_cache(redis_config: CacheConfig) -> None:
 def test_many_tasks_share_one_cache(redis_config: CacheConfig) -> None:
     async def main() -> Any:
         cache = AsyncSemanticCache(
-            Meanings(TABLE), redis_config, limits=LIMITS, policy=ANYTHING, guards=False
+            Meanings(TABLE), redis_config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0
         )
         await cache.store("q", "Q")
         found = await asyncio.gather(*(cache.lookup("like q" if i % 2 else "q") for i in range(100)))
@@ -559,7 +595,9 @@ def test_many_tasks_share_one_cache(redis_config: CacheConfig) -> None:
 
 
 def test_a_forked_child_goes_on_with_the_cache(redis_config: CacheConfig) -> None:
-    cache = SemanticCache(Meanings(TABLE), redis_config, limits=LIMITS, policy=ANYTHING, guards=False)
+    cache = SemanticCache(
+        Meanings(TABLE), redis_config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0
+    )
     cache.store("q", "Q")
     assert cache.lookup("like q").is_hit
     cache.start_cleanup(60)

@@ -75,7 +75,11 @@ class TestEval:
         (found,) = json.loads(result.stdout)["sets"]
         assert found["available"] == 512
         caches = {cache["cache"]: cache for cache in found["caches"]}
-        assert list(caches) == ["lix-cache", "lix-cache, strict", "plain cosine 0.90"]
+        assert list(caches) == [
+            "lix-cache",
+            "lix-cache, strict",
+            *(f"plain cosine 0.{part}" for part in (80, 85, 90, 95)),
+        ]
         for cache in caches.values():
             assert cache["questions"] == 200 == sum(cache["reasons"].values())
             low, high = cache["wrong_among_hits_95"]
@@ -94,7 +98,7 @@ class TestEval:
     def test_the_reasons_of_each_stand_on_a_line(self, run: Run, asked: Path) -> None:
         output = run("eval", "--set", str(asked), "--model", "lexical", "--queries", "200").output
         for name in ("lix-cache", "lix-cache, strict", "plain cosine 0.90"):
-            assert re.search(rf"^{name}: (\w+ [\d,]+, )+\w+ [\d,]+$", output, re.MULTILINE)
+            assert re.search(rf"^{name}: ([\w ]+ [\d,]+, )+[\w ]+ [\d,]+$", output, re.MULTILINE)
 
     def test_pairs_are_judged_as_pairs(self, run: Run, tmp_path: Path) -> None:
         path = tmp_path / "pairs.jsonl"
@@ -139,7 +143,8 @@ class TestEval:
     @pytest.mark.shared
     @pytest.mark.slow
     @pytest.mark.parametrize(
-        ("name", "least_hits", "most_wrong"), [("banking77", 0.40, 0.02), ("clinc150", 0.25, 0.015)]
+        ("name", "least_hits", "most_wrong"),
+        [("answers", 0.27, 0.02), ("banking77", 0.38, 0.02), ("clinc150", 0.25, 0.015)],
     )
     def test_the_promised_quality_is_kept_with_the_real_model(
         self,
@@ -152,11 +157,12 @@ class TestEval:
     ) -> None:
         monkeypatch.setenv("LIX_CACHE_SHARED", str(shared_dir))
         found = json.loads(run("eval", "--set", name, "--json").stdout)["sets"][0]
-        ours, strict, plain = found["caches"]
+        ours, strict = found["caches"][:2]
+        plain = next(cache for cache in found["caches"] if cache["cache"] == "plain cosine 0.90")
         assert ours["hit_ratio"] >= least_hits
         assert ours["wrong_among_hits"] <= most_wrong
         assert strict["wrong_among_hits"] <= 0.01
-        assert strict["hit_ratio"] >= (0.28 if name == "banking77" else 0.18)
+        assert strict["hit_ratio"] >= {"answers": 0.08, "banking77": 0.28, "clinc150": 0.18}[name]
         assert ours["hit_ratio"] > 2 * plain["hit_ratio"]
 
 

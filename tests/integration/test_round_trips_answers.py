@@ -9,7 +9,7 @@ import pytest
 
 from lix_cache import SemanticCache
 from lix_cache.config import CacheConfig
-from lix_cache.semantic.decide import Limits
+from lix_cache.semantic.limits import Limits
 from tests.support import CountingProxy, RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.twins import Twins
@@ -24,7 +24,7 @@ TABLE = {"q": mix(a=1), "like q": mix(a=1, b=0.1), "far": mix(c=1), "between": m
 def make(twins: Twins, proxy_config: CacheConfig, proxy: CountingProxy) -> Any:
     def build(**options: Any) -> Any:
         """Return a cache with 40 entries, connected, its scripts known to the server."""
-        settings = {"limits": LIMITS, "guards": False, "policy": ANYTHING, **options}
+        settings = {"limits": LIMITS, "guards": False, "policy": ANYTHING, "audit_rate": 0, **options}
         warm = twins.make("SemanticCache", Meanings(TABLE), proxy_config, context={"w": 1}, **settings)
         warm.store("q", "Q", tags=["t"])
         warm.lookup("far")
@@ -178,3 +178,26 @@ def test_what_is_refused_costs_no_round_trip(make: Any, proxy: CountingProxy) ->
         with pytest.raises(ValueError):
             call()
     assert proxy.round_trips == 0
+
+
+def test_vectors_of_responses_and_what_is_learned_cost_no_round_trip(
+    twins: Twins, proxy_config: CacheConfig, proxy: CountingProxy
+) -> None:
+    """They go with the requests that are made anyway."""
+    settings = {"policy": ANYTHING, "audit_rate": 1.0}
+    warm = twins.make("SemanticCache", Meanings(TABLE), proxy_config, context={"w": 1}, **settings)
+    warm.store("q", "The answer is in the settings, under security.")
+    assert warm.settle(30)
+    warm.lookup("far")  # now the server knows the scripts
+    cache = twins.make("SemanticCache", Meanings(TABLE), proxy_config, **settings)
+    cache.store("q", "The answer is in the settings, under security.")
+    assert cache.settle(30)
+    proxy.reset()
+    cache.lookup("far")
+    assert len(proxy.batches) == 1
+    assert len(proxy.batches[0]) >= 2
+    proxy.reset()
+    cache.store("t", "Another answer is in the drawer of the desk.")
+    assert cache.settle(30)
+    cache.lookup("far")
+    assert len(proxy.batches) == 2

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pytest
 
 from lix_cache.errors import InvalidInput
-from lix_cache.semantic.decide import DEFAULT_LIMITS, STRICT_LIMITS, Decision, Limits, choose, decide
+from lix_cache.semantic.decide import Decision, choose, decide
+from lix_cache.semantic.limits import DEFAULT_LIMITS, STRICT_LIMITS, Limits
 
 PLAIN = Limits(threshold=0.9)
 
@@ -104,7 +105,7 @@ def test_only_what_is_accepted_with_much_evidence_teaches() -> None:
 
 def test_the_default_limits_refuse_a_lone_entry_that_is_not_very_near() -> None:
     assert judge(DEFAULT_LIMITS, (0.86,), (1,)).reason == "evidence"
-    assert judge(DEFAULT_LIMITS, (0.88,), (1,)).index == 0
+    assert judge(DEFAULT_LIMITS, (0.87,), (1,)).index == 0
     assert judge(STRICT_LIMITS, (0.955,), (1,)).index is None
     assert judge(STRICT_LIMITS, (0.965,), (1,)).index == 0
 
@@ -185,3 +186,87 @@ class TestLimits:
         changed = DEFAULT_LIMITS.with_threshold(0.95)
         assert changed.threshold == 0.95
         assert changed.evidence == DEFAULT_LIMITS.evidence
+
+
+# -- answers that a model wrote --------------------------------------------------------------
+
+ANSWERED = Limits(
+    threshold=0.5, floor=0.5, evidence=1.25, margin_weight=1.0, answer_weight=0.15, answer_bonus=0.32
+)
+
+
+def unit(*values: float) -> npt.NDArray[np.float32]:
+    vector = np.array([*values, 0.0], dtype=np.float32)
+    vector[-1] = math.sqrt(max(0.0, 1.0 - float((vector**2).sum())))
+    return vector
+
+
+QUERY = np.array([0, 0, 1], np.float32)
+HERE, ALIKE, ELSEWHERE, NONE = unit(0.866, 0), unit(0.86, 0.1), unit(0, 0.866), np.zeros(3, np.float32)
+
+
+def compare(
+    similarities: tuple[float, ...], answers: list[Any], clusters: Any = None, **more: Any
+) -> Decision:
+    many = len(similarities)
+    # Entries far away: a cache that has grown.
+    far = numbers(*similarities, *[0.1] * 300)
+    own = labels(*(clusters or range(many)), *range(1000, 1300))
+    vectors = np.stack([*answers, *[NONE] * 300])
+    return decide(far, own, ANSWERED, answers=vectors, query=QUERY, **more)
+
+
+@pytest.mark.promise("right-answer")
+def test_neighbours_whose_answers_agree_are_no_competitors() -> None:
+    assert compare((0.85, 0.84, 0.83), [HERE, ALIKE, ALIKE]).index == 0
+    assert compare((0.85, 0.84, 0.83), [HERE, ELSEWHERE, ELSEWHERE]).index is None
+
+
+@pytest.mark.promise("right-answer")
+def test_an_answer_without_a_vector_disagrees_with_all_that_are_not_equal() -> None:
+    assert compare((0.85, 0.84, 0.83), [HERE, NONE, ALIKE]).index is None
+    assert compare((0.85, 0.84, 0.6), [HERE, NONE, ALIKE], clusters=(1, 1, 2)).index == 0
+
+
+@pytest.mark.promise("right-answer")
+def test_what_differs_from_a_response_that_recurs_disagrees_however_alike() -> None:
+    same = compare((0.9, 0.7, 0.88), [HERE, HERE, ALIKE], clusters=(1, 1, 2))
+    assert not same.is_compared
+    assert same.index is None
+    assert compare((0.9, 0.7, 0.88), [HERE, HERE, ALIKE], clusters=(1, 3, 2)).index == 0
+
+
+def test_an_entry_without_neighbours_gets_no_bonus() -> None:
+    alone = compare((0.85,), [HERE])
+    company = compare((0.85, 0.55, 0.55), [HERE, ALIKE, ALIKE])
+    assert company.evidence == pytest.approx(alone.evidence + 0.32, abs=1e-5)
+
+
+def test_a_response_that_fits_the_query_is_nearer() -> None:
+    fits, does_not = np.array([0, 0, 1], np.float32), np.array([1, 0, 0], np.float32)
+    found = compare((0.8, 0.8, 0.6), [does_not, fits, fits])
+    assert found.best == 1
+    assert found.similarity == pytest.approx(0.8)
+
+
+def test_nothing_is_learned_from_a_hit_on_a_response_that_was_compared() -> None:
+    from dataclasses import replace
+
+    eager = replace(ANSWERED, learn_evidence=0.0)
+    vectors = np.stack([HERE, ALIKE, ALIKE])
+    found = decide(numbers(0.95, 0.6, 0.6), labels(1, 2, 3), eager, answers=vectors, query=QUERY)
+    assert found.index == 0
+    assert not found.is_confident
+    assert decide(numbers(0.95, 0.6, 0.6), labels(1, 1, 1), eager).is_confident
+
+
+@pytest.mark.promise("right-answer")
+def test_an_entry_that_agrees_may_answer_where_a_guard_objects_to_the_first() -> None:
+    vectors = np.stack([HERE, ALIKE, ELSEWHERE, *[NONE] * 300])
+    near = numbers(0.95, 0.94, 0.6, *[0.1] * 300)
+    own = labels(*range(303))
+    chosen = choose(near, own, ANSWERED, lambda row: "no" if row == 0 else None, answers=vectors, query=QUERY)
+    assert chosen.rows == (1,)
+    vectors[1] = ELSEWHERE
+    again = choose(near, own, ANSWERED, lambda row: "no" if row == 0 else None, answers=vectors, query=QUERY)
+    assert again.rows == ()

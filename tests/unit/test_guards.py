@@ -10,6 +10,11 @@ from lix_cache.semantic.guards.reading import read
 
 pytestmark = pytest.mark.promise("right-answer")
 
+_DOCUMENT = (
+    "The tenant may live in the flat from the first of May. The landlord keeps the deposit until the "
+    "flat is empty and looks after the roof, the heating and the garden. Pets are allowed if the "
+    "neighbours agree to it in writing."
+)
 OBJECTED = {
     "numbers": [
         ("top 5 films", "top 50 films"),
@@ -125,6 +130,32 @@ OBJECTED = {
         ("when did Bach live", "when did Vivaldi live"),
         ("¿quién fue Frida Kahlo?", "¿quién fue Gabriela Mistral?"),
         ("когда родился Пушкин", "когда родился Гоголь"),
+    ],
+    "symbol": [
+        ("filter rows where x = 3 AND y", "filter rows where x = 3 OR y"),
+        ("what does a < b mean in python", "what does a > b mean in python"),
+        ("compute a + b", "compute a - b"),
+        ("how to read a file in C++", "how to read a file in C#"),
+        ("learn C", "learn C++"),
+        ("explain JOIN in a query", "explain LEFT JOIN in a query"),
+        ("how is MAX used", "how is MIN used"),
+        ("how much is it in €", "how much is it in $"),
+        ("symptoms of hepatitis A", "symptoms of hepatitis B"),
+        ("what is a type I error", "what is a type II error"),
+        ("the causes of world war I", "the causes of world war II"),
+        ("what does 👍 mean", "what does 👎 mean"),
+        ("is it x ∈ S", "is it x ∉ S"),
+        ("compare with ==", "compare with ==="),
+        ("is p and q true", "is p or q true"),
+        ("Li+ ion", "Li- ion"),
+    ],
+    "remainder": [
+        (f"{_DOCUMENT} Summarise it in three points.", f"{_DOCUMENT} Translate it into French."),
+        (f"Who pays the rent? {_DOCUMENT}", f"Who paints the walls? {_DOCUMENT}"),
+        (
+            f"Be brief. {_DOCUMENT} What happens to the deposit?",
+            f"Be kind. {_DOCUMENT} What happens to the garden?",
+        ),
     ],
     "order": [
         ("flights from Oakland to Fresno", "flights from Fresno to Oakland"),

@@ -52,9 +52,7 @@ def with_setting(name: str) -> Callable[[Any], Any]:
     return lambda value: SemanticCache(EMBEDDER, CacheConfig(), **{name: value})
 
 
-@pytest.mark.parametrize(
-    "name", ["ttl_seconds", "sliding_seconds", "deadline_seconds", "verifier_threshold", "same_answer"]
-)
+@pytest.mark.parametrize("name", ["ttl_seconds", "sliding_seconds", "deadline_seconds", "verifier_threshold"])
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: type(value).__name__)
 def test_a_number_is_a_number(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=name):

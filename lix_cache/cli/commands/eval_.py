@@ -25,14 +25,20 @@ from lix_cache.cli.demo.stage import set_up
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import for_humans, print_json, progress, to_stderr, visible
 from lix_cache.cli.quality.model import Remembering, find_embedder
-from lix_cache.cli.quality.report import pairs_as_dicts, replays_as_dicts, show_pairs, show_replays
+from lix_cache.cli.quality.report import (
+    pairs_as_dicts,
+    replays_as_dicts,
+    show_pairs,
+    show_replays,
+    show_summary,
+)
 from lix_cache.cli.quality.sets import HALVES, SETS, QuestionSet, load_set
 
 __all__ = ["eval_"]
 
 #: Longer than any run: nothing is to expire on the way.
 _LIFE_SECONDS = 7 * 86400
-_PLAIN = "plain cosine 0.90"
+_PLAIN = tuple(f"plain cosine {hundredths / 100:.2f}" for hundredths in (80, 85, 90, 95))
 
 
 def eval_(
@@ -61,21 +67,23 @@ def eval_(
     """Replay labelled questions through the real cache: how many hits, and how many of them wrong?
 
     Online, on a real Redis: a hit serves what the cache holds, a miss stores the right answer, and
-    mistakes stay in. Plain cosine at 0.90, without guards, runs beside it on the same questions. The
-    intervals are exact, at 95%. For pairs, one text is stored and the other asked. A file has lines of
-    {"query", "answer_id"} or {"a", "b", "label"}. Works on keys of its own, and removes them.
+    mistakes stay in. Where the set has replies that a model wrote for each question, they are what is
+    stored; else the answer's name is. Plain cosine, without guards, runs beside it on the same
+    questions. Audits are off. The intervals are exact, at 95%. For pairs, one text is stored and the
+    other asked. A file has lines of {"query", "answer_id"}, with a "reply" if there is one, or of
+    {"a", "b", "label"}. Works on keys of its own, and removes them.
     """
     if half not in HALVES:
         raise InvalidInput(f"--half is one of {', '.join(HALVES)}, not {half!r}")
     loaded = [
         load_set(name, data, half=half, count=queries, seed=seed, languages=lang or [])
-        for name in (sets or ["banking77", "clinc150"])
+        for name in (sets or ["answers", "banking77", "clinc150"])
     ]
     embedder = Remembering(find_embedder(model))
     caches: dict[str, tuple[Limits, bool]] = {
         "lix-cache": (DEFAULT_LIMITS, True),
         "lix-cache, strict": (STRICT_LIMITS, True),
-        _PLAIN: (Limits(threshold=0.90), False),
+        **{name: (Limits(threshold=float(name.split()[-1])), False) for name in _PLAIN},
     }
     if limits is not None:
         caches[limits] = (load_limits(limits, embedder=embedder.id), True)
@@ -90,6 +98,8 @@ def eval_(
         )
         world = _World(stage.config.replace(embedder_id=None, embedding_dim=None), embedder, caches, mistakes)
         results = [(_judge_pairs if chosen.pairs else _judge)(world, chosen, console) for chosen in loaded]
+    if console is not None and len(results) > 1:
+        show_summary(console, results)
     if as_json:
         print_json({"seed": seed, "half": half, "embedder": embedder.id, "sets": results})
 
@@ -123,6 +133,9 @@ class _World:
             context={"set": chosen.name, "run": run},
             limits=limits,
             guards=guards,
+            audit_rate=0,
+            target_false_hit_rate=0.02 if guards else None,
+            embed_answers=guards,
             ttl_seconds=_LIFE_SECONDS,
             max_entries=max(10_000, chosen.available),
         )

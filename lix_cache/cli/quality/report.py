@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -21,7 +21,8 @@ def show_replays(console: Console, chosen: QuestionSet, replays: Mapping[str, Re
     answers = len({question.answer for question in chosen.questions})
     console.print(
         Text(f"\n{visible(chosen.name)}", style="bold").append(
-            f"  {len(chosen.questions):,} of {chosen.available:,} questions, {answers:,} answers",
+            f"  {len(chosen.questions):,} of {chosen.available:,} questions, {answers:,} answers, "
+            + ("a reply written for each" if chosen.questions[0].reply else "equal responses for each"),
             style="not bold",
         )
     )
@@ -41,6 +42,25 @@ def show_replays(console: Console, chosen: QuestionSet, replays: Mapping[str, Re
             text = Text(f"{visible(name)}: {visible(wrong.question)!r} is {visible(wrong.right)!r}, ")
             text.append(f"served {visible(wrong.served)!r} at {wrong.similarity:.3f}")
             print_indented(console, text)
+
+
+def show_summary(console: Console, results: Sequence[Mapping[str, Any]]) -> None:
+    """Print what the sets of questions say together, each with the same weight."""
+    runs: dict[str, list[Mapping[str, Any]]] = {}
+    for result in results:
+        for run in result["caches"]:
+            if "hit_ratio" in run:
+                runs.setdefault(run["cache"], []).append(run)
+    console.print(Text("\nall sets of questions", style="bold"))
+    table = Table(box=None, pad_edge=False)
+    for head in ("", "mean hit ratio", "wrong hits in 1,000 questions", "sets with at most 2% wrong"):
+        table.add_column(head, overflow="fold")
+    for name, own in runs.items():
+        wrong = sum(1000 * run["wrong"] / max(1, run["questions"]) for run in own) / len(own)
+        within = sum(run["wrong_among_hits"] <= 0.02 for run in own)
+        mean = sum(run["hit_ratio"] for run in own) / len(own)
+        table.add_row(Text(visible(name)), f"{mean:.2%}", f"{wrong:.1f}", f"{within} of {len(own)}")
+    console.print(table)
 
 
 def show_pairs(console: Console, chosen: QuestionSet, tallies: Mapping[str, PairTally]) -> None:

@@ -56,13 +56,20 @@ def _intent(record: Mapping[str, Any]) -> Question:
     return Question(text, f"oos: {text.lower()}" if intent == "oos" else intent)
 
 
+def _replied(record: Mapping[str, Any]) -> Question:
+    return Question(record["text"], record["intent"], reply=record["reply"])
+
+
 def _request(record: Mapping[str, Any]) -> Question:
     return Question(record["text"], record["id"])
 
 
 SETS: Mapping[str, _Known] = {
+    "answers": _Known("answers_banking/answers.jsonl", False, _replied),
     "banking77": _Known("intent_banking77/queries.jsonl", True, _intent),
     "clinc150": _Known("intent_clinc150/queries.jsonl", True, _intent),
+    "hwu64": _Known("intent_hwu64/queries.jsonl", False, _intent),
+    "faq": _Known("faq_robo_en/queries.jsonl", False, _intent),
     "xsid": _Known("intent_xsid_multilingual/queries.jsonl", False, _request),
     "pawsx": _Known("pairs_pawsx/pairs.jsonl", False, None),
 }

@@ -19,6 +19,8 @@ from lix_cache.semantic.guards.numbers import compare_numbers
 from lix_cache.semantic.guards.opposites import compare_directions
 from lix_cache.semantic.guards.order import compare_order
 from lix_cache.semantic.guards.reading import MAX_CHARS, Reading, read
+from lix_cache.semantic.guards.remainder import compare_remainders
+from lix_cache.semantic.guards.symbols import compare_symbols
 from lix_cache.semantic.guards.writing import compare_writing
 from lix_cache.semantic.text import normalise
 
@@ -31,6 +33,8 @@ _COMPARISONS: dict[str, Callable[[Reading, Reading], str | None]] = {
     "class": compare_classes,
     "literal": compare_literals,
     "name": compare_names,
+    "symbol": compare_symbols,
+    "remainder": compare_remainders,
     "order": compare_order,
     "writing": compare_writing,
 }

@@ -49,6 +49,9 @@ def compare_negation(a: Reading, b: Reading) -> str | None:
         return None
     if not denied or _denies(says):
         return None
+    # "The app does not work" and "how does the app work" differ in more than a negation.
+    if 3 * len(a.content_set & b.content_set) < 2 * max(len(a.content_set), len(b.content_set)):
+        return None
     word = min(denied & says.content_set, default=None)
     return f"not {word} / {word}" if word else None
 

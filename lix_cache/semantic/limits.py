@@ -1,0 +1,141 @@
+"""What a hit must reach: data, and the values for the model that most people use. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from lix_cache.errors import InvalidInput
+
+__all__ = ["DEFAULT_LIMITS", "STRICT_LIMITS", "Limits", "is_lexical", "is_measured_for"]
+
+_LEXICAL = "lexical-hashing"
+_MEASURED_FOR = ("all-minilm-l6-v2", _LEXICAL)
+"""What the id of an embedder holds for which the limits below are no guess: the one they were measured with,
+on English texts, and the lexical one, whose near texts have nearly the same words."""
+
+
+def is_measured_for(embedder_id: str) -> bool:
+    """Whether the default limits are meant for an embedder."""
+    return any(name in embedder_id.lower() for name in _MEASURED_FOR)
+
+
+def is_lexical(embedder_id: str) -> bool:
+    """Whether an embedder sees words alone: then a response's vector says nothing about its meaning."""
+    return _LEXICAL in embedder_id.lower()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a hit must reach. Similarities are cosines.
+
+    ``Limits(threshold=0.90)`` alone is plain cosine: no margin, no evidence asked for.
+
+    Attributes:
+        threshold: least similarity of the best entry, -1 to 1.
+        margin: least lead over the best entry that answers differently, 0 to 2.
+        floor: the similarity of the competitor that is supposed where no nearer one is known.
+        evidence: least sum of similarity, weighted margin and weighted witnesses.
+        margin_weight: what a margin of 1 counts in the evidence.
+        witness_weight: what each doubling of the witnesses counts in the evidence.
+        witness_cap: more witnesses than this count no more.
+        learn_evidence: evidence from which a hit's wording may be kept beside the entry that answered
+            it; infinite: never. A response that was compared by its meaning learns none: its cluster
+            would look as if it recurred.
+        answer_weight: what the cosine of query and response, above 0.5, counts in the nearness.
+        answer_bonus: what is added to the evidence where the best entry's response was compared with
+            those of its neighbours by meaning.
+        agree_at: cosine of two responses at which they agree by half.
+        agree_width: how much above that they agree by nearly three quarters (a logistic's scale).
+    """
+
+    threshold: float
+    margin: float = 0.0
+    floor: float = 0.0
+    evidence: float = -math.inf
+    margin_weight: float = 0.0
+    witness_weight: float = 0.0
+    witness_cap: int = 8
+    learn_evidence: float = math.inf
+    answer_weight: float = 0.0
+    answer_bonus: float = 0.0
+    agree_at: float = 0.7
+    agree_width: float = 0.06
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("threshold", -1.0, 1.0),
+            ("margin", 0.0, 2.0),
+            ("floor", -1.0, 1.0),
+            ("evidence", -math.inf, math.inf),
+            ("margin_weight", 0.0, 1e6),
+            ("witness_weight", 0.0, 1e6),
+            ("witness_cap", 1, 1_000_000),
+            ("learn_evidence", -math.inf, math.inf),
+            ("answer_weight", 0.0, 1.0),
+            ("answer_bonus", 0.0, 2.0),
+            ("agree_at", -1.0, 1.0),
+            ("agree_width", 1e-6, 1.0),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+                raise InvalidInput(f"Limits.{name} must be a number from {low} to {high}, got {value!r}")
+        if not isinstance(self.witness_cap, int):
+            raise InvalidInput(f"Limits.witness_cap must be a whole number, got {self.witness_cap!r}")
+
+    def with_threshold(self, threshold: float | None) -> Limits:
+        """Return these limits with another least similarity (None: these)."""
+        return self if threshold is None else replace(self, threshold=threshold)
+
+    def with_evidence(self, evidence: float) -> Limits:
+        """Return these limits with another least evidence."""
+        return self if evidence == self.evidence else replace(self, evidence=evidence)
+
+    def as_dict(self) -> dict[str, float | None]:
+        """Return what JSON can carry: an infinite limit, which asks for nothing or all, is None."""
+        return {name: None if math.isinf(value) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Limits:
+        """Read what :meth:`as_dict` returned.
+
+        Raises:
+            InvalidInput: a name is unknown, missing, or its value is not a number in range.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise InvalidInput(f"unknown limits {unknown}; known are {sorted(known)}")
+        if "threshold" not in values:
+            raise InvalidInput("limits without a 'threshold'")
+        infinite = {"evidence": -math.inf, "learn_evidence": math.inf}
+        given: dict[str, Any] = {
+            name: infinite[name] if value is None and name in infinite else value
+            for name, value in values.items()
+        }
+        return cls(**given)
+
+
+DEFAULT_LIMITS = Limits(
+    threshold=0.68,
+    margin=0.05,
+    floor=0.5,
+    evidence=1.23,
+    margin_weight=1.0,
+    witness_weight=0.2,
+    witness_cap=8,
+    answer_weight=0.15,
+    answer_bonus=0.30,
+)
+"""For all-MiniLM-L6-v2: at most 2% wrong among the hits; docs/calibration.md says on what.
+
+An entry with no other near it must reach 0.865. Other embedders need limits of their own.
+"""
+
+STRICT_LIMITS = replace(DEFAULT_LIMITS, evidence=1.42)
+"""The same, at most 1% wrong, for a third fewer hits.
+
+An entry with no other near it must reach 0.96.
+"""

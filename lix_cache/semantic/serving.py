@@ -1,0 +1,68 @@
+"""What a hit answers: an entry's bytes and its response. See lix_cache.effects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lix_cache.effects import Compute, Flow, RedisBatch
+from lix_cache.errors import CodecError
+from lix_cache.semantic import entry
+from lix_cache.semantic.core import Core, Scope, Stop
+from lix_cache.semantic.entry import LARGE_BYTES, EntryId
+from lix_cache.semantic.lookup import Lookup, Reason
+from lix_cache.semantic.values import decode_value, read_head
+
+if TYPE_CHECKING:
+    from lix_cache.semantic.decide import Decision
+
+__all__ = ["served"]
+
+
+def served(
+    core: Core, scope: Scope, reply: Any, decision: Decision | None = None, *, peek: bool
+) -> Flow[Lookup]:
+    """Read an entry as a script answered it: the server's time, number, meta and response.
+
+    Args:
+        core: the cache.
+        scope: of the entry.
+        reply: what the script answered.
+        decision: on what grounds it answers; None: it has the very text.
+        peek: leave the response out, and no trace.
+    """
+    now_ms, number, meta, data = float(reply[0]), bytes(reply[1]), entry.unpack_meta(reply[2]), reply[3]
+    response = None
+    if not peek:
+        response = yield from _decoded(core, scope, meta.response_key, data)
+        core.tally.saved(meta.tokens)
+        if decision is not None:
+            core.watch.seen(scope.id, decision.evidence)
+    return Lookup(
+        True,
+        response,
+        similarity=1.0 if decision is None else decision.similarity,
+        margin=float("inf") if decision is None else decision.margin,
+        reason=Reason.EXACT if decision is None else Reason.SEMANTIC,
+        age_seconds=max(0.0, now_ms - meta.created_ms) / 1000,
+        ttl_remaining_seconds=max(0.0, meta.expires_ms - now_ms) / 1000,
+        entry_id=str(EntryId(number, meta.tag)),
+    )
+
+
+def _decoded(core: Core, scope: Scope, key: bytes, head: bytes) -> Flow[Any]:
+    """Read a response. One of 10 MB or more is in parts, which are another round trip."""
+    try:
+        parts = read_head(head)
+        chunks: Sequence[bytes | None] = ()
+        if parts.chunks:
+            name = core.keys.answers(scope.id).responses
+            wanted = [("HGET", name, entry.part_field(key, i)) for i in range(parts.chunks)]
+            chunks = yield RedisBatch(tuple(wanted))
+            if None in chunks:
+                raise Stop(Reason.GONE, "the response was dropped in between")
+        if not parts.chunks and len(head) < LARGE_BYTES:
+            return decode_value(parts)
+        return (yield Compute(lambda: decode_value(parts, chunks), None, "decoding"))
+    except CodecError as error:
+        raise entry.foreign("a response", head) from error

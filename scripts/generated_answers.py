@@ -1,0 +1,229 @@
+"""What the decision does where a model writes each answer anew, and where answers recur.
+
+    python scripts/generated_answers.py                 # all tables
+    python scripts/generated_answers.py --table streams
+
+Plays streams of questions through the decision in memory, online: a hit serves what is held, a miss
+stores the question with its own answer, and mistakes stay in. The table of labels goes through the real
+cache, on a Redis at ``--port``. Needs the folder of evaluation data (``LIX_CACHE_SHARED``, ``shared`` or
+``../shared``). Nothing is trained here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lix_cache import CacheConfig, OnnxEmbedder, Question, SemanticCache, replay
+from lix_cache.cli.quality.sets import load_set, shared_folder
+from lix_cache.semantic.binomial import clopper_pearson
+from lix_cache.semantic.guards import check
+from lix_cache.semantic.limits import DEFAULT_LIMITS, Limits
+from lix_cache.semantic.offline import play
+from lix_cache.semantic.text import normalise
+
+#: The rule that compared answers by equality alone.
+EQUALITY = replace(
+    DEFAULT_LIMITS,
+    evidence=1.23,
+    answer_weight=0.0,
+    answer_bonus=0.0,
+    agree_at=1.0,
+    agree_width=0.01,
+    learn_evidence=1.6,
+)
+LABELLED = ("banking77", "clinc150", "hwu64", "faq", "xsid")
+
+
+@dataclass
+class Count:
+    """Of one or more streams."""
+
+    asked: int = 0
+    hits: int = 0
+    wrong: int = 0
+
+    def add(self, is_hit: bool, is_wrong: bool) -> None:
+        self.asked += 1
+        self.hits += is_hit
+        self.wrong += is_wrong
+
+    def __str__(self) -> str:
+        if not self.hits:
+            return f"{0:6.1%} {'-':>28}"
+        low, high = clopper_pearson(self.wrong, self.hits)
+        part = f"{self.wrong / self.hits:.2%} ({low:.2%} to {high:.2%})"
+        return f"{self.hits / self.asked:6.1%} {part:>28}"
+
+
+class Data:
+    """Texts and vectors, embedded once."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        folder = shared_folder()
+        if folder is None:
+            raise SystemExit("the folder of evaluation data is not there: set LIX_CACHE_SHARED")
+        self._folder = Path(folder)
+        self._embedder = OnnxEmbedder(self._folder / "models" / "all-MiniLM-L6-v2", threads=1)
+
+    def records(self, path: str) -> list[dict[str, str]]:
+        lines = (self._folder / "data" / path).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        return np.concatenate(
+            [self._embedder.embed(list(texts[i : i + 64])) for i in range(0, len(texts), 64)]
+        )
+
+
+def object_to(query: str, cached: str) -> object | None:
+    return check(query, cached)
+
+
+def generated(data: Data) -> tuple[list[Question], np.ndarray, np.ndarray]:
+    """Return questions with their intents, their vectors, and those of the replies."""
+    records = data.records("answers_banking/answers.jsonl")
+    questions = [Question(record["text"], record["intent"]) for record in records]
+    vectors = data.embed([normalise(record["text"]) for record in records])
+    return questions, vectors, data.embed([record["reply"] for record in records])
+
+
+def orders(many: int, numbers: Sequence[int]) -> Iterator[list[int]]:
+    for seed in range(many):
+        order = list(numbers)
+        random.Random(seed).shuffle(order)
+        yield order
+
+
+def streams(data: Data) -> None:
+    """Six orders of 400 questions, each with a reply of its own."""
+    questions, vectors, replies = generated(data)
+    rules: dict[str, tuple[Limits, bool]] = {
+        "defaults": (DEFAULT_LIMITS, True),
+        "defaults, no guards": (DEFAULT_LIMITS, False),
+        "answers by equality alone": (EQUALITY, True),
+        **{f"cosine {c / 100:.2f}": (Limits(threshold=c / 100), False) for c in (75, 80, 85, 90, 95)},
+    }
+    print("answers_banking: 400 questions, a reply written for each; six orders, from a cold start\n")
+    print(f"{'':27} {'hits':>6} {'wrong among hits':>28}   second half of each order")
+    for name, (limits, guards) in rules.items():
+        whole, late = Count(), Count()
+        for order in orders(6, range(len(questions))):
+            asked = [questions[i] for i in order]
+            steps = play(
+                asked, vectors[order], limits, object_to=object_to if guards else None, replies=replies[order]
+            )
+            for step in steps:
+                whole.add(step.is_hit, step.is_wrong)
+                if step.number >= len(order) // 2:
+                    late.add(step.is_hit, step.is_wrong)
+        print(f"{name:27} {whole}   {late}")
+
+
+def halves(data: Data) -> None:
+    """The bonus chosen on one half of the intents, judged on the other, for three ways to halve them."""
+    questions, vectors, replies = generated(data)
+    intents = sorted({question.answer for question in questions})
+    total = Count()
+    print("\nthe bonus chosen on half of the intents (most hits at 1.5% wrong), judged on the other half")
+    for seed in range(3):
+        shuffled = list(intents)
+        random.Random(100 + seed).shuffle(shuffled)
+        parts = [set(shuffled[:20]), set(shuffled[20:])]
+        for here, there in (parts, parts[::-1]):
+            best, most = 0.0, -1
+            for bonus in np.arange(0.0, 0.5, 0.01):
+                count = _played(questions, vectors, replies, here, float(bonus))
+                if count.wrong <= 0.015 * count.hits and count.hits > most:
+                    best, most = float(bonus), count.hits
+            count = _played(questions, vectors, replies, there, best)
+            total = Count(total.asked + count.asked, total.hits + count.hits, total.wrong + count.wrong)
+            print(f"  halving {seed}: bonus {best:.2f} {count}")
+    print(f"  all                 {total}")
+
+
+def _played(
+    questions: Sequence[Question], vectors: np.ndarray, replies: np.ndarray, intents: set[str], bonus: float
+) -> Count:
+    numbers = [i for i, question in enumerate(questions) if question.answer in intents]
+    count = Count()
+    for order in orders(4, numbers):
+        asked = [questions[i] for i in order]
+        limits = replace(DEFAULT_LIMITS, answer_bonus=bonus)
+        for step in play(asked, vectors[order], limits, object_to=object_to, replies=replies[order]):
+            count.add(step.is_hit, step.is_wrong)
+    return count
+
+
+class _Known:
+    """An embedder that has embedded all there is."""
+
+    id = "all-MiniLM-L6-v2"
+    dim = 384
+
+    def __init__(self, texts: Sequence[str], vectors: np.ndarray) -> None:
+        self._known = dict(zip(texts, vectors, strict=True))
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        return np.stack([self._known[text] for text in texts])
+
+
+def labels(data: Data) -> None:
+    """Sets with labels as answers, through the real cache: the rule before, and the defaults."""
+    print("\nlabels as answers, 3,000 questions, seeds 0 and 1; false hits for each 1,000 questions\n")
+    print(f"{'':10} {'equality, evidence 1.23':>26} {'defaults':>26}")
+    total: dict[str, list[float]] = {"before": [0.0, 0.0], "now": [0.0, 0.0]}
+    rules: dict[str, dict[str, Any]] = {
+        "before": {"limits": EQUALITY, "target_false_hit_rate": None, "embed_answers": False},
+        "now": {},
+    }
+    for name in LABELLED:
+        shown = []
+        chosen = [
+            load_set(name, None, half="all", count=3000, seed=s, languages=[]).questions for s in (0, 1)
+        ]
+        texts = sorted({normalise(question.text) for questions in chosen for question in questions})
+        embedder = _Known(texts, data.embed(texts))
+        for rule, settings in rules.items():
+            hits = wrong = asked = 0
+            for seed, questions in enumerate(chosen):
+                context = {"set": name, "rule": rule, "seed": seed, "run": time.time()}
+                config = CacheConfig(redis_port=data.port)
+                cache = SemanticCache(
+                    embedder, config, context=context, ttl_seconds=3600, audit_rate=0, **settings
+                )
+                run = replay(cache, questions)
+                cache.invalidate(context=context)
+                hits, wrong, asked = hits + run.hits, wrong + run.wrong, asked + run.questions
+            total[rule][0] += hits / asked / len(LABELLED)
+            total[rule][1] += 1000 * wrong / asked / len(LABELLED)
+            shown.append(f"{hits / asked:10.1%} {1000 * wrong / asked:6.1f} ({wrong / max(1, hits):6.2%})")
+        print(f"{name:10} {shown[0]:>26} {shown[1]:>26}", flush=True)
+    both = [f"{hits:10.1%} {wrong:6.1f}         " for hits, wrong in total.values()]
+    print(f"{'all':10} {both[0]:>26} {both[1]:>26}")
+
+
+TABLES = {"streams": streams, "halves": halves, "labels": labels}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", choices=sorted(TABLES), action="append")
+    parser.add_argument("--port", type=int, default=6379, help="of a Redis for the table of labels")
+    arguments = parser.parse_args()
+    data = Data(arguments.port)
+    for name in arguments.table or list(TABLES):
+        TABLES[name](data)
+
+
+if __name__ == "__main__":
+    main()
