@@ -68,7 +68,7 @@ def test_a_planted_fault_is_found_written_down_and_made_small(tmp_path: Path) ->
     path = f"{plant}{os.pathsep}{SCRIPTS.parent}"
     out = tmp_path / "out"
     done = chaos(
-        "--episodes", "1", "--seed", "1", "--seconds", "1", "--events", "cut", "--tries", "1",
+        "--episodes", "1", "--seed", "1", "--seconds", "3", "--events", "cut", "--tries", "1",
         "--out", out, PYTHONPATH=path,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
@@ -164,6 +164,7 @@ def test_after_a_kill_without_files_all_that_was_in_redis_alone_may_be_missing(s
 
 def test_after_a_failover_what_the_replica_had_not_heard_of_may_be_missing(stage: Any) -> None:
     add(stage, "heard")
+    assert stage.master.client().wait(1, 20_000) == 1
     stage.begin_lag()
     add(stage, "not heard")
     stage.happen(schedule.Event(0.0, "failover", {"lag": 0.0, "skew": 0.0, "down": 0.0}))
