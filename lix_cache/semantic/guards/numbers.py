@@ -42,8 +42,7 @@ class Quantity(NamedTuple):
     shown: str
 
 
-_DIGIT = re.compile(r"\d")
-_DIGITS = re.compile(r"\d+")
+_DIGITS = re.compile("[0-9]+")
 #: Reading one takes microseconds. A text with more of them is a table, and no two tables are one.
 _MOST_NUMBERS = 500
 _TOKEN = re.compile(
@@ -66,7 +65,8 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _AFTER = re.compile(r"[\s-]?([^\W\d_]+(?:\.m\b)?)")
-_FOREIGN_DIGIT = re.compile(r"[^\D0-9]")
+# Where scripts have digits of their own: looking at each Han character would take far longer.
+_FOREIGN_DIGIT = re.compile(r"[\u0660-\u1fff\ua620-\uabff\uff10-\uff19\U000104a0-\U0001fbff](?<=\d)")
 #: So many characters before its first digit may a number begin ("us$ -.5"), and with which.
 _BEFORE_DIGIT = 6
 _BEGINS = frozenset("uv.-−$€£¥₹₽")
@@ -75,6 +75,7 @@ _GERMAN = re.compile(r"(ein|zwei|drei|vier|funf|sechs|sieben|acht|neun)und(\w+zi
 _DUTCH = re.compile(r"(een|twee|drie|vier|vijf|zes|zeven|acht|negen)en(\w+tig)$")
 _JOINERS = {"and", "et", "y", "e", "und", "en", "og"}
 _ONES = {"one", "a", "un", "uno", "una", "um", "uma", "ein", "eine", "een"}
+_GO_ON = _JOINERS | _ONES
 _OF = {"of", "de", "di", "del", "van"}
 # Months that are another word more often, unless a day or a year stands beside them.
 _VAGUE_MONTHS = {
@@ -89,10 +90,8 @@ _VAGUE_MONTHS = {
 def quantities(reading: Reading) -> tuple[Quantity, ...]:
     """Return the numbers of a text, in no particular order, each once."""
     found: dict[tuple[frozenset[str], str], Quantity] = {}
-    folded = reading.folded
-    if not folded.isascii():
-        folded = _FOREIGN_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit.group())), folded)
-    every = (*_digits(folded), *_in_words(reading), *_in_cjk(folded))
+    text = reading.once(_with_plain_digits)
+    every = (*_digits(text), *_in_words(reading), *_in_cjk(text))
     half = _half_of_day(reading) if every else ""
     for quantity in every:
         if half and not quantity.unit:
@@ -101,14 +100,29 @@ def quantities(reading: Reading) -> tuple[Quantity, ...]:
     return tuple(found.values())
 
 
+def _with_plain_digits(reading: Reading) -> str:
+    folded = reading.folded
+    if folded.isascii():
+        return folded
+    return _FOREIGN_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit.group())), folded)
+
+
 def _half_of_day(reading: Reading) -> str:
     """Return "a" or "p" where words say which half of the day is meant, "ap" where they say both."""
     text = "" if reading.text.isascii() else reading.folded
     return "".join(
         half
-        for half, words in DAY_HALVES.items()
-        if any(word in reading.counts or (text and not word.isascii() and word in text) for word in words)
+        for half, (words, unspaced) in _halves().items()
+        if not words.isdisjoint(reading.counts) or (text and unspaced.search(text))
     )
+
+
+@lru_cache(maxsize=1)
+def _halves() -> dict[str, tuple[frozenset[str], re.Pattern[str]]]:
+    return {
+        half: (frozenset(words), re.compile("|".join(word for word in words if not word.isascii())))
+        for half, words in DAY_HALVES.items()
+    }
 
 
 def _hours(values: frozenset[str], half: str) -> set[str]:
@@ -124,17 +138,19 @@ def _hours(values: frozenset[str], half: str) -> set[str]:
 def _digits(text: str) -> Iterator[Quantity]:
     # As finditer would, but looking only where a digit is near.
     at = 0
-    digit = _DIGIT.search(text)
+    digit = _DIGITS.search(text)
     while digit is not None:
         first = digit.start()
         match = None
-        for start in range(max(at, first - _BEFORE_DIGIT), first + 1):
-            match = _TOKEN.match(text, start) if start == first or text[start] in _BEGINS else None
+        before = max(at, first - _BEFORE_DIGIT)
+        starts = [i for i, c in enumerate(text[before:first], before) if c in _BEGINS]
+        for start in (*starts, first):
+            match = _TOKEN.match(text, start)
             if match is not None:
                 yield from _of_match(match, text)
                 break
         at = first + 1 if match is None else match.end()
-        digit = _DIGIT.search(text, at)
+        digit = _DIGITS.search(text, at)
 
 
 def _of_match(match: re.Match[str], text: str) -> Iterator[Quantity]:
@@ -295,13 +311,17 @@ def _in_words(reading: Reading) -> Iterator[Quantity]:
     table = NUMBER_WORDS.get(reading.language, {})
     scales = _scales(reading.language)
     counting = _counting(reading.language)
-    if not any(counting[word] for word in reading.counts):
-        return
+    known = {word for word in reading.counts if counting[word]}
     done = 0
-    for i, word in enumerate(words):
-        if i < done or not counting[word]:
+    for i in [i for i, word in enumerate(words) if word in known] if known else ():
+        if i < done:
             continue
-        if _value(word, table) is not None or (
+        word = words[i]
+        after = words[i + 1] if i + 1 < len(words) else ""
+        if word in table and word not in scales and after not in known and after not in _GO_ON:
+            # Most are one word, and say the same each time.
+            yield Quantity(frozenset({str(table[word])}), UNITS.get(after, ""), word)
+        elif _value(word, table) is not None or (
             word in scales and len(word) > 2 and not _ends_in_digit(words, i - 1)
         ):
             quantity, done = _run(words, i, table, scales)
@@ -410,7 +430,10 @@ def _in_cjk(text: str) -> Iterator[Quantity]:
 
 
 def _is_table(reading: Reading) -> bool:
-    return len(_DIGITS.findall(reading.folded)) > _MOST_NUMBERS
+    text = reading.once(_with_plain_digits)
+    if len(text) <= _MOST_NUMBERS or sum(map(text.count, "0123456789")) <= _MOST_NUMBERS:
+        return False
+    return len(_DIGITS.findall(text)) > _MOST_NUMBERS
 
 
 def compare_numbers(a: Reading, b: Reading) -> str | None:
@@ -418,7 +441,7 @@ def compare_numbers(a: Reading, b: Reading) -> str | None:
     if a.once(_is_table) or b.once(_is_table):
         return f"more than {_MOST_NUMBERS} numbers"
     first, second = a.once(quantities), b.once(quantities)
-    if not first and not second:
+    if first == second:
         return None
     left, right = _unmatched(first, second), _unmatched(second, first)
     if left and right:

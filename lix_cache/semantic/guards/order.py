@@ -43,24 +43,22 @@ def compare_order(a: Reading, b: Reading) -> str | None:
     """Return the words that have changed places, or None."""
     if a.words == b.words:
         return None
-    here, there = list(a.once(_keys)), list(b.once(_keys))
-    glue = _glue(a.language, b.language)
-    mine = [key for key in here if key not in glue]
-    theirs = [key for key in there if key not in glue]
-    # No Counter until it is known to matter: most texts share too little, or less than two words.
-    if min(len(mine), len(theirs)) < _LEAST_SHARED * max(len(mine), len(theirs)):
+    counts, others = _contents(a, b), _contents(b, a)
+    most = _LEAST_SHARED * max(counts.total(), others.total())
+    if min(counts.total(), others.total()) < most:
         return None
-    if len(set(mine).intersection(theirs)) < 2:
+    both = counts.keys() & others.keys()
+    if len(both) < 2 or sum([min(counts[key], others[key]) for key in both]) < most:
         return None
-    counts, others = Counter(mine), Counter(theirs)
-    if (counts & others).total() < _LEAST_SHARED * max(len(mine), len(theirs)):
-        return None
-    shared = {key for key, count in counts.items() if count == 1 == others.get(key)}
+    shared = {key for key in both if counts[key] == 1 == others[key]}
     if len(shared) < 2:
         return None
-    _agree_on_lists(here, there, shared)
-    place = {key: i for i, key in enumerate(key for key in there if key in shared)}
+    here, there = list(a.once(_keys)), list(b.once(_keys))
     order = [key for key in here if key in shared]
+    if order == [key for key in there if key in shared]:
+        return None
+    _agree_on_lists(here, there, shared)
+    place = {key: i for i, key in enumerate([key for key in there if key in shared])}
     breaks = _breaks([place[key] for key in order])
     if breaks < _MANY_BREAKS - 1:
         return None
@@ -72,11 +70,22 @@ def compare_order(a: Reading, b: Reading) -> str | None:
     return f"order of {', '.join(order[:4])}"
 
 
-@lru_cache(maxsize=512)
-def _glue(*languages: str) -> frozenset[str]:
-    return frozenset().union(*map(_glue_of, languages))
+def _contents(reading: Reading, other: Reading) -> Counter[str]:
+    """Count the words that are glue in neither text's language."""
+    if reading.language == other.language:
+        return reading.once(_own_contents)
+    return _without(reading.once(_keys), _glue_of(reading.language) | _glue_of(other.language))
 
 
+def _own_contents(reading: Reading) -> Counter[str]:
+    return _without(reading.once(_keys), _glue_of(reading.language))
+
+
+def _without(keys: tuple[str, ...], glue: frozenset[str]) -> Counter[str]:
+    return Counter([key for key in keys if key not in glue])
+
+
+@lru_cache(maxsize=32)
 def _glue_of(language: str) -> frozenset[str]:
     if language in {"zh", "ja"}:
         return UNSPACED_GLUE
