@@ -47,7 +47,7 @@ def _named(reading: Reading) -> dict[str, dict[int, str]]:
     """Return class -> member -> word of the text."""
     found: dict[str, dict[int, str]] = {}
     members = _members()
-    for word in reading.counts:
+    for word in members.known(reading.counts):
         for name, number in members[word]:
             found.setdefault(name, {})[number] = word
     if not reading.text.isascii():

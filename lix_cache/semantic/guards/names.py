@@ -81,7 +81,7 @@ _squeezed_word = Memo(lambda word: word if word.isalnum() else _SQUEEZE.sub("", 
 
 
 def _squeezed_words(reading: Reading) -> list[str]:
-    return [_squeezed_word[word] for word in reading.words]
+    return list(_squeezed_word.of(reading.words))
 
 
 def _is_piece(squeezed: str, reading: Reading) -> bool:
@@ -234,7 +234,7 @@ def compare_names(a: Reading, b: Reading) -> str | None:
 
 def _may_lack(here: Reading, there: Reading) -> bool:
     counts = there.counts
-    return any([_folded[word] not in counts for word in here.once(_capitalised)])
+    return any(_folded[word] not in counts for word in here.once(_capitalised))
 
 
 def _capitalised(reading: Reading) -> frozenset[str]:
@@ -255,7 +255,7 @@ def _lacking(these: list[str], other: Reading) -> str | None:
 
 
 def _stems(reading: Reading) -> frozenset[str]:
-    return frozenset([stems[word] for word in reading.counts])
+    return frozenset(stems.of(reading.counts))
 
 
 def _similar(name: str, other: Reading) -> bool:
@@ -279,5 +279,5 @@ def _by_length(reading: Reading) -> defaultdict[int, list[str]]:
 
 
 def _beginnings(_reading: Reading) -> dict[int, set[str]]:
-    """Return how names begin that are similar to a word, by their length; filled for lengths that are asked for."""
+    """Return how names begin that are similar to a word, by their length: filled as they are asked for."""
     return {}

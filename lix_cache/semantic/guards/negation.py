@@ -56,7 +56,7 @@ def compare_negation(a: Reading, b: Reading) -> str | None:
 def _denies(reading: Reading) -> bool:
     """Whether a text denies anything, with a negation or with a word that holds one."""
     cues = NEGATIONS.get(reading.language, frozenset())
-    return _any(reading, cues) or any([_implicit[word] for word in reading.counts])
+    return _any(reading, cues) or any(_implicit.of(reading.counts))
 
 
 _implicit = Memo(lambda word: word.startswith(IMPLICIT))
@@ -65,7 +65,7 @@ _implicit = Memo(lambda word: word.startswith(IMPLICIT))
 def _any(reading: Reading, cues: frozenset[str]) -> bool:
     if not cues.isdisjoint(reading.counts):
         return True
-    return any([word[-3:] == "n't" for word in reading.counts])
+    return any(word[-3:] == "n't" for word in reading.counts)
 
 
 def _by_substrings(a: Reading, b: Reading) -> str | None:

@@ -42,7 +42,7 @@ class Quantity(NamedTuple):
     shown: str
 
 
-_DIGITS = re.compile("[0-9]+")
+_DIGITS = re.compile("[0-9][0-9]*")
 #: Reading one takes microseconds. A text with more of them is a table, and no two tables are one.
 _MOST_NUMBERS = 500
 _TOKEN = re.compile(
@@ -211,9 +211,9 @@ def _times(hour: int, minute: int, half: str | None) -> set[str]:
 
 
 def _number(match: re.Match[str], text: str) -> Quantity | None:
-    digits, spaced, suffix, currency = match.group("digits", "spaced", "suffix", "cur")
-    suffix = (suffix or "").strip()
+    digits, spaced, suffix, currency, sign = match.group("digits", "spaced", "suffix", "cur", "sign")
     end = match.end()
+    suffix = (suffix or "").strip()
     if suffix in ORDINAL_ENDINGS:
         suffix = ""
     month = MONTHS.get(suffix)
@@ -243,7 +243,7 @@ def _number(match: re.Match[str], text: str) -> Quantity | None:
     values = _values(digits, exact=not unit)
     if scale is not None:
         values = {_scaled(value, scale) for value in values}
-    if match.group("sign"):
+    if sign:
         values = {f"-{value}" for value in values}
     return Quantity(frozenset(values), unit, shown)
 
@@ -311,7 +311,7 @@ def _in_words(reading: Reading) -> Iterator[Quantity]:
     table = NUMBER_WORDS.get(reading.language, {})
     scales = _scales(reading.language)
     counting = _counting(reading.language)
-    known = {word for word in reading.counts if counting[word]}
+    known = frozenset(counting.known(reading.counts))
     done = 0
     for i in [i for i, word in enumerate(words) if word in known] if known else ():
         if i < done:

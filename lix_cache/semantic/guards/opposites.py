@@ -82,7 +82,7 @@ def _axes(reading: Reading) -> tuple[_Axes, _Axes]:
     """Return the strong and the weak axes of which a text has a pole."""
     strong: _Axes = {}
     weak: _Axes = {}
-    for word in [word for word in reading.counts if _poles[word]]:
+    for word in _poles.known(reading.counts):
         for pole in _poles[word]:
             axes = weak if pole.weak else strong
             axes.setdefault(pole.axis, {}).setdefault(pole.side, []).append(word)
@@ -110,7 +110,7 @@ def compare_directions(a: Reading, b: Reading) -> str | None:
 
 
 def _has_pole(words: frozenset[str]) -> bool:
-    return any([_poles[word] for word in words])
+    return any(_poles.of(words))
 
 
 def _strong(a: Reading, b: Reading) -> str | None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import chain, pairwise
+from itertools import chain, filterfalse, pairwise
 
 from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
 from lix_cache.semantic.guards.lexicon.order_words import (
@@ -74,15 +74,12 @@ def _contents(reading: Reading, other: Reading) -> Counter[str]:
     """Count the words that are glue in neither text's language."""
     if reading.language == other.language:
         return reading.once(_own_contents)
-    return _without(reading.once(_keys), _glue_of(reading.language) | _glue_of(other.language))
+    counts = reading.once(_own_contents)
+    return Counter({key: counts[key] for key in counts.keys() - _glue_of(other.language)})
 
 
 def _own_contents(reading: Reading) -> Counter[str]:
-    return _without(reading.once(_keys), _glue_of(reading.language))
-
-
-def _without(keys: tuple[str, ...], glue: frozenset[str]) -> Counter[str]:
-    return Counter([key for key in keys if key not in glue])
+    return Counter(filterfalse(_glue_of(reading.language).__contains__, reading.once(_keys)))
 
 
 @lru_cache(maxsize=32)
@@ -102,8 +99,8 @@ _key_of = Memo(_key)
 
 def _keys(reading: Reading) -> tuple[str, ...]:
     """Return what stands for each word, in order."""
-    articles = ARTICLES.get(reading.language, ())
-    return tuple([_key_of[word] for word in _tokens(reading) if word not in articles])
+    articles = ARTICLES.get(reading.language, frozenset())
+    return tuple(_key_of.of(filterfalse(articles.__contains__, _tokens(reading))))
 
 
 def _agree_on_lists(here: list[str], there: list[str], shared: set[str]) -> None:
@@ -120,7 +117,7 @@ def _agree_on_lists(here: list[str], there: list[str], shared: set[str]) -> None
 def _tokens(reading: Reading) -> Iterable[str]:
     if reading.language != "ko":
         return reading.words
-    return chain.from_iterable([_parts[word] for word in reading.words])
+    return chain.from_iterable(_parts.of(reading.words))
 
 
 def _without_particle(word: str) -> tuple[str, ...]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import chain
+from itertools import chain, compress, filterfalse
 from typing import Any, TypeVar
 
 from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
@@ -30,11 +30,11 @@ MAX_CHARS = 8_000
 _MOST_REMEMBERED = 16_384
 _LONGEST_REMEMBERED = 40
 
-# Every pattern that looks through a whole text begins with one set of characters: the engine then
-# passes over all others several times faster.
+# Every pattern that looks through a whole text begins with one set of characters, not repeated: the
+# engine then passes over all others several times faster.
 # All but the breve of й and ў, which makes letters of their own.
 _ACCENTS = re.compile("[\u0300-\u036f](?:(?<!\u0306)|(?<![\u0438\u0443]\u0306))")
-_NOT_ASCII = re.compile("[^\x00-\x7f]+")
+_NOT_ASCII = re.compile("[^\x00-\x7f][^\x00-\x7f]*")
 #: So many different characters of a text are folded one by one.
 _FEW = 24
 _JAMO = re.compile("[\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff]")
@@ -71,6 +71,15 @@ class Memo(dict[str, T]):
     def __init__(self, make: Callable[[str], T]) -> None:
         super().__init__()
         self._make = make
+
+    def of(self, words: Iterable[str]) -> Iterator[T]:
+        """Return what it says of each word: no loop of Python runs where all were seen before."""
+        return map(self.__getitem__, words)
+
+    def known(self, words: Iterable[str]) -> list[str]:
+        """Return the words of which it says something that is not empty."""
+        words = list(words)
+        return [*compress(words, self.of(words))]
 
     def __missing__(self, word: str) -> T:
         made = self._make(word)
@@ -185,7 +194,7 @@ class Reading:
     def words(self) -> tuple[str, ...]:
         """Folded words in order; of scripts without spaces, single characters."""
         # No word goes over white space, and most chunks were seen before.
-        return tuple(chain.from_iterable([_words_of[chunk] for chunk in self.chunks]))
+        return tuple(chain.from_iterable(_words_of.of(self.chunks)))
 
     @cached_property
     def chunks(self) -> tuple[str, ...]:
@@ -209,7 +218,7 @@ class Reading:
     def content_set(self) -> frozenset[str]:
         """Stems of the words that are not glue."""
         glue = FUNCTION_WORDS.get(self.language, frozenset())
-        return frozenset([stems[word] for word in self.counts if word not in glue])
+        return frozenset(stems.of(filterfalse(glue.__contains__, self.counts)))
 
     @cached_property
     def is_spaced(self) -> bool:

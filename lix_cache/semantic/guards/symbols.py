@@ -56,7 +56,7 @@ _LABEL = re.compile(
     r"[A-Z](?![a-z])(?<![A-Za-z][A-Z])(?:(?<![AI])(?![\w'&]|\s?\.\s*\S)|(?<=A)(?=[\s?.!,;:)]*\Z)|(?<=[IVX])[IVX]{1,4}(?![\w'&])"
     r"|(?<=[a-z]\ [IVX])(?=[\s?.!,;:)]*\Z))"
 )
-#: What may be a symbol by Unicode's categories: all but most of ASCII, and the commonest letters of other scripts.
+#: What may be a symbol by Unicode's categories: not most of ASCII, nor the commonest letters.
 _PICTURE = re.compile(
     "[^\x00-*,-;?-{}\x7f\u0410-\u044f\u3041-\u3096\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3]"
 )
