@@ -276,8 +276,9 @@ def _read_short(text: str) -> Reading:
     return Reading(text)
 
 
-#: A question is compared with several others, so the last long ones are kept too.
-_read_long = lru_cache(maxsize=8)(Reading)
+#: A question is compared with several others, and an entry that answers once often answers again.
+#: A reading takes some 50 bytes for each character.
+_read_long = lru_cache(maxsize=32)(Reading)
 
 
 def read(text: str) -> Reading:
