@@ -139,7 +139,7 @@ def _breaks(order: Sequence[int]) -> int:
 def _exchanged(here: Sequence[str], there: Sequence[str], shared: set[str], step: int) -> list[str]:
     """Return two words, each of which now has the neighbour (before or behind) that the other had."""
     mine, theirs = _neighbours(here, shared, step), _neighbours(there, shared, step)
-    moved = {(mine[word], theirs[word]): word for word in shared if mine[word] != theirs[word]}
+    moved = {(mine[word], theirs[word]): word for word in mine if mine[word] != theirs[word]}
     for (before, after), word in moved.items():
         other = moved.get((after, before))
         if other is not None:
