@@ -43,6 +43,7 @@ _LITERAL = re.compile(
 )
 # What has none of these is no literal.
 _SIGNS = re.compile(r"""[\d_`"“„«「『《@#/\\]|\w[.:]\w|\(\)|[a-z][A-Z]|(?<!\w)['-]\w|::""")
+_LETTER = re.compile(r"[^\W_]")
 _INNER_CAPITAL = re.compile(r"[a-z0-9][A-Z]")
 # "os.path.join", "a::b", "main.py"; but not "the end.Then" of somebody who saves a space.
 _DOTTED = re.compile(
@@ -129,7 +130,8 @@ def _in_chunk(chunk: str) -> tuple[str, ...]:
     core = chunk.strip(".,;:!?")
     if core.isalpha() and (core[1:].islower() or core.isupper()):
         return ()
-    if not _SIGNS.search(chunk):
+    # A literal without a letter or a digit has nothing to be compared by.
+    if not _SIGNS.search(chunk) or not _LETTER.search(chunk):
         return ()
     found = []
     for match in _LITERAL.finditer(chunk):

@@ -21,8 +21,8 @@ from lix_cache.semantic.guards.reading import Memo, Reading
 
 __all__ = ["compare_symbols"]
 
-# Where an operator can begin: found first, because prose has few of them.
-_BEGINS = re.compile(r"[<>=!&|^~\\#@*$%+/:-](?:(?<!:)|(?=[:=]))")
+# Where an operator can begin: found first, because prose has few of them; a rule of hyphens is none.
+_BEGINS = re.compile(r"[<>=!&|^~\\#@*$%+/:-](?:(?<![:-])|(?<=:)(?=[:=])|(?<=-)(?:(?!-)|(?<=\)-)))")
 # Longest first. What one has and the other has not is a difference, whichever it is.
 _OPERATOR = re.compile(
     r"<=>|===|!==|\*\*=|//=|>>=|<<=|->>|=~|!~|::|:=|<>|<-|->|=>|==|!=|~=|<=|>=|&&|\|\||\+\+|\*\*|<<|>>"
@@ -191,7 +191,8 @@ def _operators(text: str) -> list[str]:
         text = text.replace(sign, _SAME[sign])
     found, end = [], 0
     for begin in _BEGINS.finditer(text):
-        match = _OPERATOR.match(text, begin.start()) if begin.start() >= end else None
+        start = begin.start()
+        match = _OPERATOR.match(text, start) if start >= end else None
         if match is not None:
             end = match.end()
             if not _is_prose(text, match):
