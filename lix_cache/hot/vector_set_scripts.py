@@ -10,7 +10,7 @@ Keys and what else the scripts read are as in lix_cache/hot/answer_scripts.py.
 
 from __future__ import annotations
 
-from lix_cache.hot.answer_scripts import COMMON, EXACT, NEWS, TOUCH
+from lix_cache.hot.answer_parts import COMMON, EXACT, NEWS, TOUCH
 from lix_cache.hot.scripts import script
 
 __all__ = ["FOLLOW", "LOOKUP_LARGE", "NEAREST"]

@@ -2,183 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lix_cache.arguments import config_of
-from lix_cache.checks import check_has, check_is, check_number, check_seconds, check_text, check_whole
-from lix_cache.clock import SYSTEM_CLOCK, Clock
-from lix_cache.config import CacheConfig
+from lix_cache.clock import Clock
 from lix_cache.drive import AsyncDriver, SyncDriver
-from lix_cache.errors import ConfigError, LixCacheError, told
-from lix_cache.hot.client import endpoint_for
-from lix_cache.hot.keys import Keys
+from lix_cache.errors import LixCacheError
 from lix_cache.semantic import answers, storing, upkeep
-from lix_cache.semantic.cache import breaker_for
-from lix_cache.semantic.cached import Decorating
-from lix_cache.semantic.core import EVICTIONS, Core
-from lix_cache.semantic.entry import TAG_BYTES
-from lix_cache.semantic.flow import life_ms
-from lix_cache.semantic.guards import GUARDS, Objection, check
-from lix_cache.semantic.index import IndexPool
-from lix_cache.semantic.limits import DEFAULT_LIMITS, Limits
+from lix_cache.semantic.assembled import Assembled
 from lix_cache.semantic.lookup import Lookup, Report
-from lix_cache.semantic.meanings import Meanings
-from lix_cache.semantic.policy import CachePolicy
-from lix_cache.semantic.scheduler import Cleaner
-from lix_cache.semantic.scope import frozen, merged
-from lix_cache.semantic.tally import Prices
-from lix_cache.semantic.watch import Watch
 
 if TYPE_CHECKING:
-    from lix_cache.embedders.protocol import Embedder
-    from lix_cache.semantic.verifier import Verifier
     from lix_cache.vectors import VectorLike
 
 __all__ = ["AsyncSemanticCache", "SemanticCache"]
 
 
-def _guards(enabled: bool | Iterable[str]) -> Callable[[str, str], Objection | None]:
-    if enabled is True:
-        return check
-    if enabled is False:
-        return lambda _query, _cached: None
-    is_list = isinstance(enabled, Iterable) and not isinstance(enabled, (str, Mapping))
-    names = tuple(enabled) if is_list else ()
-    if not is_list or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"guards must be True, False or a list of names, got a {type(enabled).__name__}")
-    # A name that is no guard's would be a guard that never objects.
-    unknown = sorted(map(repr, {*names} - {*GUARDS}))
-    if unknown:
-        raise ConfigError(f"there is no guard {', '.join(unknown)}; the guards are {', '.join(GUARDS)}")
-    asked = frozenset(names)
-    return lambda query, cached: check(query, cached, enabled=asked)
-
-
-def _large_from(wanted: int | None, max_entries: int) -> int | None:
-    """Return from how many entries on vector sets are asked for, or None if no scope can have so many."""
-    if wanted is None or check_whole("vector_sets_from", wanted, 1) > max_entries:
-        return None
-    return wanted
-
-
-class _Full(Decorating):
-    """What both colours are made of."""
-
-    def __init__(
-        self,
-        embedder: Embedder | None = None,
-        config: CacheConfig | None = None,
-        *,
-        context: Mapping[str, Any] | None = None,
-        limits: Limits = DEFAULT_LIMITS,
-        guards: bool | Iterable[str] = True,
-        verifier: Verifier | None = None,
-        verifier_threshold: float = 0.7,
-        policy: CachePolicy | None = None,
-        ttl_seconds: float | None = None,
-        sliding_seconds: float | None = None,
-        max_entries: int = 10_000,
-        eviction: str = "fifo",
-        max_wordings: int = 8,
-        embed_answers: bool = True,
-        audit_rate: float = 0.01,
-        target_false_hit_rate: float | None = 0.02,
-        epoch: int = 0,
-        version: str = "",
-        deadline_seconds: float | None = 5.0,
-        index_bytes: int = 256 * 1024 * 1024,
-        vector_sets_from: int | None = 20_000,
-        prices: Prices | None = None,
-        redis_db: int | None = None,
-        clock: Clock = SYSTEM_CLOCK,
-    ) -> None:
-        config = config_of(config)
-        if embedder is not None:
-            check_has("embedder", embedder, "HashingEmbedder()", embed=True, id=False, dim=False)
-        if verifier is not None:
-            check_has("verifier", verifier, "OnnxVerifier(…)", scores=True, id=False)
-        self.embedder = embedder
-        # Frozen: its scope is remembered, and must not be that of another tenant one day.
-        self.context: Mapping[str, Any] = frozen(merged({}, context))
-        self.ttl_seconds: float = config.semantic_ttl_seconds if ttl_seconds is None else ttl_seconds
-        check_seconds("ttl_seconds", self.ttl_seconds)
-        if deadline_seconds is not None:
-            check_seconds("deadline_seconds", deadline_seconds)
-        if sliding_seconds is not None:
-            check_seconds("sliding_seconds", sliding_seconds)
-        if check_text("eviction", eviction) not in EVICTIONS:
-            raise ConfigError(f"eviction must be one of {', '.join(EVICTIONS)}, got {eviction!r}")
-        self._prices = None if prices is None else check_is("prices", prices, Prices)
-        database = config.semantic_redis_db if redis_db is None else check_whole("redis_db", redis_db, 0)
-        self._endpoint = endpoint_for(config, database)
-        self._core = Core(
-            keys=Keys(config.redis_key_prefix, config.redis_buckets),
-            indexes=IndexPool(check_whole("index_bytes", index_bytes, 1)),
-            embedder=embedder,
-            context=self.context,
-            limits=check_is("limits", limits, Limits),
-            object_to=_guards(guards),
-            verifier=verifier,
-            verifier_threshold=check_number("verifier_threshold", verifier_threshold, 0, 1),
-            policy=CachePolicy() if policy is None else check_is("policy", policy, CachePolicy),
-            ttl_seconds=self.ttl_seconds,
-            slide_ms=0 if sliding_seconds is None else life_ms(sliding_seconds),
-            max_entries=check_whole("max_entries", max_entries, 1),
-            eviction=EVICTIONS[eviction],
-            max_wordings=check_whole("max_wordings", max_wordings, 1),
-            epoch=check_whole("epoch", epoch, 0),
-            version=check_text("version", version, may_be_empty=True),
-            deadline=deadline_seconds,
-            miss_on_error=config.on_cache_error == "miss",
-            breaker=breaker_for(self._endpoint, config, clock),
-            clock=check_has("clock", clock, "SystemClock()", monotonic=True),
-            new_tag=lambda: os.urandom(TAG_BYTES),
-            embedder_id=config.embedder_id or "",
-            dim=config.embedding_dim,
-            large_from=_large_from(vector_sets_from, max_entries),
-            watch=Watch(
-                limits.evidence,
-                None
-                if target_false_hit_rate is None
-                else check_number("target_false_hit_rate", target_false_hit_rate, 0, 1),
-                check_number("audit_rate", audit_rate, 0, 1),
-            ),
-        )
-        core = self._core
-        if embed_answers and embedder is not None:
-            core.meanings = Meanings(embedder, lambda error: core.tally.trouble("embedder_errors", error))
-        self._cleaner = Cleaner(self._core, SyncDriver(self._endpoint, clock))
-        self._connect(clock)
-
-    def _connect(self, clock: Clock) -> None:
-        raise NotImplementedError
-
-    @property
-    def local_stats(self) -> dict[str, Any]:
-        """What this object counted, as ``get_stats`` does, without asking Redis."""
-        return self._core.tally.as_dict(self._prices)
-
-    def _stats(self, counts: dict[str, Any] | LixCacheError) -> dict[str, Any]:
-        names = (
-            *("scopes", "entries", "reported_wordings", "bytes"),
-            *("audits", "audits_wrong", "false_hit_rate_95", "closed_scopes"),
-        )
-        found: dict[str, Any] = dict.fromkeys(names) if isinstance(counts, LixCacheError) else {**counts}
-        indexes = self._core.indexes
-        return {
-            "backend": "redis",
-            "redis": told(counts) if isinstance(counts, LixCacheError) else "ok",
-            **found,
-            "index_scopes": len(indexes),
-            "index_bytes": indexes.nbytes,
-            "cleanup_running": self._cleaner.is_alive,
-            **self._core.tally.as_dict(self._prices),
-        }
-
-
-class SemanticCache(_Full):
+class SemanticCache(Assembled):
     """Responses found again by the meaning of the question; every answer says why.
 
     A lookup is a cascade: the policy, the exact text, the nearest stored wordings and their
@@ -407,7 +247,7 @@ class SemanticCache(_Full):
         return self._drive(upkeep.health(self._core))
 
 
-class AsyncSemanticCache(_Full):
+class AsyncSemanticCache(Assembled):
     """Async twin of :class:`SemanticCache`: same arguments, same meaning.
 
     Embedder and verifier work in threads, so the event loop never waits for them.

@@ -9,7 +9,7 @@ import pytest
 
 from lix_cache import SemanticCache, SemanticCacheRedis
 from lix_cache.config import CacheConfig
-from lix_cache.hot import answer_scripts
+from lix_cache.hot import answer_parts, answer_scripts
 from lix_cache.semantic.decide import Limits
 from tests.support import CountingProxy, RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
@@ -102,7 +102,7 @@ def test_reports_in_one_scope_are_bounded(redis_config: CacheConfig, redis_serve
 def test_no_more_wordings_are_learned_from_one_than_a_script_can_drop(
     redis_config: CacheConfig, redis_server: RedisServer
 ) -> None:
-    cache = cache_of(redis_config, max_wordings=1_000)
+    cache = cache_of(redis_config, max_wordings=1_000, audit_rate=0)
     cache.store("q", "Q")
     for i in range(70):
         assert cache.lookup(f"like q {i}", query_embedding=mix(a=1, b=0.001 * i)).response == "Q"
@@ -140,7 +140,6 @@ def test_any_number_of_urls_is_cleared(redis_config: CacheConfig, redis_server: 
 
 
 def test_scripts_give_keys_up_without_freeing_them_at_once() -> None:
-    for name in answer_scripts.__all__:
-        script = getattr(answer_scripts, name)
-        source = script if isinstance(script, str) else script.source
+    scripts = [getattr(answer_scripts, name).source for name in answer_scripts.__all__]
+    for source in (*scripts, *(getattr(answer_parts, name) for name in answer_parts.__all__)):
         assert "'DEL'" not in source

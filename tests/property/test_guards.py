@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -87,6 +89,13 @@ _LONG = {
     "marks": "\u0301\u0323",
     "powers": "x²½ ",
     "backticks": "`",
+    "punctuation": ".,;:!?'\"()-…—",
+    "zero width": "\u200b\u200d\ufeff",
+    "words with zero width": "a\u200bb ",
+    "gaps": "a  b \n c",
+    "symbols": "≠→👍🏽€",
+    "letters of two languages": "éжß ",
+    "jamo": "\u1112\u1161\u11ab",
     "opposites": "on off to from enable disable ",
     "similar names": "Aaaab Aaaac ",
     "slashes": "a/",
@@ -111,22 +120,36 @@ def test_long_texts_take_time_in_proportion(name: str) -> None:
     assert _seconds(8_000, _LONG[name]) < 10 * _seconds(2_000, _LONG[name]) + 0.1
 
 
-def _calls(size: int, piece: str) -> int:
-    """Return how many functions are called, of Python and of C, for one comparison."""
+def _forget() -> None:
+    for remembered in (reading._read_short, reading._read_long, reading.only_in, reading.words_only_in):
+        remembered.cache_clear()
+
+
+def _ask_all(one: str, other: str) -> None:
+    """Ask each guard, also those behind the first that objects."""
+    for guard in GUARDS:
+        check(one, other, enabled=frozenset({guard}))
+
+
+def _pair(size: int, piece: str) -> tuple[str, str]:
     text = (piece * size)[:size]
-    other = "x" + text[5:] + "z"
-    check(text, other)  # tables are made once
+    return text, "x" + text[5:] + "z"
+
+
+def _calls(size: int, piece: str) -> int:
+    """Return how many functions are called, of Python and of C, for all guards together."""
+    text, other = _pair(size, piece)
+    _ask_all(text, other)  # tables are made once
     called = 0
 
     def count(_frame: object, event: str, _argument: object) -> None:
         nonlocal called
         called += event in {"call", "c_call"}
 
-    reading._read_short.cache_clear()
-    reading._read_long.cache_clear()
+    _forget()
     sys.setprofile(count)
     try:
-        check(text, other)
+        _ask_all(text, other)
     finally:
         sys.setprofile(None)
     return called
@@ -139,6 +162,64 @@ def test_the_work_of_a_comparison_is_bounded_by_the_length(name: str) -> None:
     assert _calls(8_000, _LONG[name]) < 30 * 8_000
 
 
+def _steps(one: str, other: str) -> int:
+    """Return how many instructions of the interpreter all guards take: each token's visit is some."""
+    steps = 0
+
+    def trace(frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal steps
+        frame.f_trace_opcodes = True
+        steps += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        _ask_all(one, other)
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+@pytest.mark.promise("no-stall")
+@pytest.mark.parametrize(
+    "name",
+    ["words", "punctuation", "han", "digits", "zero width", "words with zero width", "brackets", "gaps"],
+)
+def test_the_tokens_visited_are_bounded_by_the_length(name: str) -> None:
+    few, many = _pair(2_000, _LONG[name]), _pair(8_000, _LONG[name])
+    _ask_all(*many)  # tables are made once
+    _forget()
+    short = _steps(*few)
+    assert _steps(*many) < 4.5 * short + 5_000
+
+
+@pytest.mark.promise("no-stall")
+def test_nested_brackets_are_read_as_fast_as_others() -> None:
+    pairs = [("(" * n + ")" * n, "(" * n + "x" + ")" * (n - 1)) for n in (1_000, 3_999)]
+    _ask_all(*pairs[1])  # tables are made once
+    _forget()
+    short, long = (_steps(*pair) for pair in pairs)
+    assert long < 4.5 * short + 5_000
+
+
+@pytest.mark.promise("no-stall")
+def test_a_text_is_looked_through_once_whatever_it_is_compared_with() -> None:
+    text = "Please send 500 euros from Ann to Bob on May 6, don't use `POST /v1/transfers`. " * 25
+    others = [text.replace("500", "5,000", 1), text.replace("Ann", "Eve"), text + " Thanks!"]
+    _forget()
+    _ask_all(text, others[0])
+    # What was found is kept as it is: nothing of it is made a second time.
+    kept = dict(reading.read(text)._found)
+    whole = _steps(text, others[1])
+    for other in others:
+        _ask_all(text, other)
+    found = reading.read(text)._found
+    assert kept
+    assert all(found[look] is result for look, result in kept.items())
+    assert all(_steps(text, other) < whole / 2 for other in others)
+
+
 @pytest.mark.promise("no-stall")
 @pytest.mark.parametrize("size", [MAX_CHARS + 1, 100_000])
 def test_texts_beyond_the_bound_are_objected_to_unread(size: int) -> None:
@@ -147,6 +228,12 @@ def test_texts_beyond_the_bound_are_objected_to_unread(size: int) -> None:
         found = check("a" * size, "b" * size)
     assert found is not None
     assert found.guard == "length"
+
+
+@given(_ANY)
+@settings(max_examples=400)
+def test_characters_folded_one_by_one_are_folded_as_in_the_whole_text(text: str) -> None:
+    assert reading.fold(text) == (text.lower() if text.isascii() else reading._fold(text))
 
 
 @pytest.mark.promise("no-stall")

@@ -9,7 +9,7 @@ import re
 from functools import lru_cache
 
 from lix_cache.semantic.guards.lexicon.classes import CJK_CLASSES, CLASSES
-from lix_cache.semantic.guards.reading import Memo, Reading
+from lix_cache.semantic.guards.reading import Memo, Reading, words_only_in
 
 __all__ = ["compare_classes"]
 
@@ -47,7 +47,7 @@ def _named(reading: Reading) -> dict[str, dict[int, str]]:
     """Return class -> member -> word of the text."""
     found: dict[str, dict[int, str]] = {}
     members = _members()
-    for word in reading.counts:
+    for word in members.known(reading.counts):
         for name, number in members[word]:
             found.setdefault(name, {})[number] = word
     if not reading.text.isascii():
@@ -60,6 +60,13 @@ def _named(reading: Reading) -> dict[str, dict[int, str]]:
 
 def compare_classes(a: Reading, b: Reading) -> str | None:
     """Return the two members, or None."""
+    # What one text names and the other does not, is a word that only one of them has.
+    if (
+        a.is_spaced
+        and b.is_spaced
+        and not all(any(map(_members().__getitem__, words_only_in(*pair))) for pair in ((a, b), (b, a)))
+    ):
+        return None
     first = a.once(_named)
     if not first:
         return None

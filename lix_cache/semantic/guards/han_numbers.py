@@ -9,7 +9,9 @@ from lix_cache.semantic.guards.lexicon.number_words import CJK_DIGITS, CJK_TENS
 
 __all__ = ["LARGEST", "han_numbers"]
 
-_NUMBER = re.compile("第?[〇零两兩一二三四五六七八九十百千万萬亿億]+")
+_NUMBER = re.compile(
+    "[第〇零两兩一二三四五六七八九十百千万萬亿億](?:(?<!第)|(?=[〇零两兩一二三四五六七八九十百千万萬亿億]))[〇零两兩一二三四五六七八九十百千万萬亿億]*"
+)
 _AFTER = re.compile(
     "英里|公里|公斤|小时|小時|分钟|个月|ヶ月|時間|日間|週間|世纪|世紀"
     "|[个個位本张張台天日年月号號点點分秒块塊元次件只隻条條人岁歲時円歳名枚匹杯回番週周斤米度倍升间間层層楼樓辆輛家种種届屆颗顆%％]"

@@ -9,6 +9,7 @@ matter for being found: "paypal" names PayPal.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from itertools import chain
 
@@ -27,7 +28,7 @@ _QUOTED = re.compile(
       | (?<![\w'])'(?=\S)([^'\n]{1,60})(?<=\S)'(?![\w'])""",
     re.VERBOSE,
 )
-_QUOTE = re.compile(r"""[`"“„«「『《]|(?<![\w'])'(?=\S)""")
+_QUOTE = re.compile(r"""[`"“„«「『《'](?:(?<!')|(?<![\w']')(?=\S))""")
 _DOUBLED = re.compile(r'"{2,}')
 _LITERAL = re.compile(
     r"""
@@ -42,6 +43,7 @@ _LITERAL = re.compile(
 )
 # What has none of these is no literal.
 _SIGNS = re.compile(r"""[\d_`"“„«「『《@#/\\]|\w[.:]\w|\(\)|[a-z][A-Z]|(?<!\w)['-]\w|::""")
+_LETTER = re.compile(r"[^\W_]")
 _INNER_CAPITAL = re.compile(r"[a-z0-9][A-Z]")
 # "os.path.join", "a::b", "main.py"; but not "the end.Then" of somebody who saves a space.
 _DOTTED = re.compile(
@@ -56,7 +58,7 @@ _CASED = "A-Za-z\u00c0-\u024f\u0370-\u052f\u1e00-\u1fff"
 _WORD = re.compile(rf"(?<![{_CASED}0-9_])[{_CASED}]+(?:['’][{_CASED}]+)*(?![{_CASED}0-9_])")
 # The same, but no small letter of the commonest ones at the beginning.
 _NAME = re.compile(
-    rf"(?<![{_CASED}0-9_])(?<![{_CASED}]['’])(?=[{_CASED}])[^\W\d_a-z\u00df-\u00f6\u00f8-\u00ff\u0430-\u045f]"
+    rf"[^\W\d_a-z\u00df-\u00f6\u00f8-\u00ff\u0430-\u045f](?<=[{_CASED}])(?<![{_CASED}0-9_].)(?<![{_CASED}]['’].)"
     rf"[{_CASED}]*(?:['’][{_CASED}]+)*(?![{_CASED}0-9_])"
 )
 _UNCASED_TAIL = re.compile("[\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]+$")
@@ -70,7 +72,7 @@ def _squeezed(text: str) -> str:
 
 def _pieces(reading: Reading) -> set[str]:
     """Return the words of a text, and its pairs and triples of words written together."""
-    words = [_squeezed_word[word] for word in reading.words]
+    words = reading.once(_squeezed_words)
     twos = map(str.__add__, words, words[1:])
     threes = [one + two + three for one, two, three in zip(words, words[1:], words[2:], strict=False)]
     return {*words, *twos, *threes}
@@ -79,8 +81,22 @@ def _pieces(reading: Reading) -> set[str]:
 _squeezed_word = Memo(lambda word: word if word.isalnum() else _SQUEEZE.sub("", word))
 
 
+def _squeezed_words(reading: Reading) -> list[str]:
+    return list(_squeezed_word.of(reading.words))
+
+
+def _is_piece(squeezed: str, reading: Reading) -> bool:
+    """Whether words of a text, written together, are what is looked for."""
+    # Most literals are nowhere in the text, and to find that out takes a hundredth of the time.
+    return squeezed in reading.once(_joined) and squeezed in reading.once(_pieces)
+
+
+def _joined(reading: Reading) -> str:
+    return "".join(reading.once(_squeezed_words))
+
+
 def _whole(reading: Reading) -> str:
-    return _squeezed(reading.text)
+    return _SQUEEZE.sub("", reading.folded)
 
 
 def literals(reading: Reading) -> dict[str, str]:
@@ -97,7 +113,7 @@ def _by_form(written: Iterable[str]) -> dict[str, str]:
 def _quoted(reading: Reading) -> tuple[str, ...]:
     if not _QUOTE.search(reading.text):
         return ()
-    text = _DOUBLED.sub('"', reading.text)
+    text = _DOUBLED.sub('"', reading.text) if '""' in reading.text else reading.text
     # As finditer would, but looking only where a quote may begin.
     found = []
     opening = _QUOTE.search(text)
@@ -114,7 +130,8 @@ def _in_chunk(chunk: str) -> tuple[str, ...]:
     core = chunk.strip(".,;:!?")
     if core.isalpha() and (core[1:].islower() or core.isupper()):
         return ()
-    if not _SIGNS.search(chunk):
+    # A literal without a letter or a digit has nothing to be compared by.
+    if not _SIGNS.search(chunk) or not _LETTER.search(chunk):
         return ()
     found = []
     for match in _LITERAL.finditer(chunk):
@@ -149,7 +166,7 @@ def compare_literals(a: Reading, b: Reading) -> str | None:
         written = _by_form(chain(here.once(_quoted), *differing))
         for squeezed, shown in written.items():
             own = there.once(literals)
-            if squeezed in own or squeezed in there.once(_pieces):
+            if squeezed in own or _is_piece(squeezed, there):
                 continue
             if len(squeezed) >= 8 and " " in shown and squeezed in there.once(_whole):
                 continue  # a quotation whose words the other text has without quotes
@@ -208,11 +225,22 @@ def compare_names(a: Reading, b: Reading) -> str | None:
     # A name in a chunk that both texts have is no difference.
     if not all(any(not chunk.islower() for chunk in only_in(*pair)) for pair in ((a, b), (b, a))):
         return None
+    if not (_may_lack(a, b) and _may_lack(b, a)):
+        return None
     first, second = a.once(names), b.once(names)
     if not first or not second:
         return None
     here, there = _lacking(first, b), _lacking(second, a)
     return f"{here} / {there}" if here and there else None
+
+
+def _may_lack(here: Reading, there: Reading) -> bool:
+    counts = there.counts
+    return any(_folded[word] not in counts for word in here.once(_capitalised))
+
+
+def _capitalised(reading: Reading) -> frozenset[str]:
+    return frozenset(_NAME.findall(reading.text))
 
 
 def _lacking(these: list[str], other: Reading) -> str | None:
@@ -221,31 +249,37 @@ def _lacking(these: list[str], other: Reading) -> str | None:
         if name in counts:
             continue
         squeezed = _squeezed_word[name]
-        if squeezed in other.once(_pieces) or stem(squeezed) in other.once(_stems):
+        if stem(squeezed) in other.once(_stems) or _similar(squeezed, other):
             continue
-        if not _similar(squeezed, other):
+        if not _is_piece(squeezed, other):
             return name
     return None
 
 
 def _stems(reading: Reading) -> frozenset[str]:
-    return frozenset([stems[word] for word in reading.counts])
+    return frozenset(stems.of(reading.counts))
 
 
 def _similar(name: str, other: Reading) -> bool:
     """Whether a word begins as the name does, up to its ending: inflections and slips."""
-    return len(name) >= 4 and (len(name), name[: _start(len(name))]) in other.once(_beginnings)
+    length = len(name)
+    if length < 4:
+        return False
+    start = max(4, length - 2)
+    known = other.once(_beginnings)
+    if length not in known:
+        words = other.once(_by_length)
+        known[length] = {word[:start] for n in range(max(start, length - 3), length + 4) for word in words[n]}
+    return name[:start] in known[length]
 
 
-def _start(length: int) -> int:
-    return max(4, length - 2)
+def _by_length(reading: Reading) -> defaultdict[int, list[str]]:
+    found: defaultdict[int, list[str]] = defaultdict(list)
+    for word in reading.counts:
+        found[len(word)].append(word)
+    return found
 
 
-def _beginnings(reading: Reading) -> set[tuple[int, str]]:
-    """Return how long a name may be that is similar to one of the words, and how it then begins."""
-    return {
-        (length, word[: _start(length)])
-        for word in reading.counts
-        for length in range(max(4, len(word) - 3), len(word) + 4)
-        if _start(length) <= len(word)
-    }
+def _beginnings(_reading: Reading) -> dict[int, set[str]]:
+    """Return how names begin that are similar to a word, by their length: filled as they are asked for."""
+    return {}

@@ -42,16 +42,13 @@ def compare_negation(a: Reading, b: Reading) -> str | None:
     """Return what one text denies and the other does not, or None."""
     if a.language in NEGATIVE_SUBSTRINGS or b.language in NEGATIVE_SUBSTRINGS:
         return _by_substrings(a, b) if a.language == b.language else None
-    denied, says = a.once(denied_words), b
-    if not denied:
-        denied, says = b.once(denied_words), a
-    elif _denies(b):
-        return None
-    if not denied or _denies(says):
+    if a.once(_denies) == b.once(_denies):
         return None
     # "The app does not work" and "how does the app work" differ in more than a negation.
     if 3 * len(a.content_set & b.content_set) < 2 * max(len(a.content_set), len(b.content_set)):
         return None
+    one, says = (a, b) if a.once(_denies) else (b, a)
+    denied = one.once(denied_words)
     word = min(denied & says.content_set, default=None)
     return f"not {word} / {word}" if word else None
 
@@ -59,7 +56,7 @@ def compare_negation(a: Reading, b: Reading) -> str | None:
 def _denies(reading: Reading) -> bool:
     """Whether a text denies anything, with a negation or with a word that holds one."""
     cues = NEGATIONS.get(reading.language, frozenset())
-    return _any(reading, cues) or any(_implicit[word] for word in reading.counts)
+    return _any(reading, cues) or any(_implicit.of(reading.counts))
 
 
 _implicit = Memo(lambda word: word.startswith(IMPLICIT))
@@ -68,12 +65,12 @@ _implicit = Memo(lambda word: word.startswith(IMPLICIT))
 def _any(reading: Reading, cues: frozenset[str]) -> bool:
     if not cues.isdisjoint(reading.counts):
         return True
-    return "n't" in reading.folded and any(word.endswith("n't") for word in reading.counts)
+    return any(word[-3:] == "n't" for word in reading.counts)
 
 
 def _by_substrings(a: Reading, b: Reading) -> str | None:
     """Compare texts of one language without spaces, where what a cue denies is not to be told."""
-    first, second = _cue(a), _cue(b)
+    first, second = a.once(_cue), b.once(_cue)
     if bool(first) == bool(second) or not _much_alike(a, b):
         return None
     says = b if first else a

@@ -10,40 +10,22 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
 
-from lix_cache.semantic.guards.han_numbers import LARGEST, han_numbers
+from lix_cache.semantic.guards.han_numbers import han_numbers
 from lix_cache.semantic.guards.lexicon.number_words import (
     DAY_HALVES,
     MONTHS,
-    NUMBER_WORDS,
     ORDINAL_ENDINGS,
-    ORDINAL_WORDS,
     SCALES,
-    SCALES_OF,
     UNITS,
 )
-from lix_cache.semantic.guards.reading import Memo, Reading
+from lix_cache.semantic.guards.reading import Reading
+from lix_cache.semantic.guards.spelt_numbers import Quantity, day_of, in_words
 
 __all__ = ["Quantity", "compare_numbers", "quantities"]
 
 
-class Quantity(NamedTuple):
-    """One number of a text.
-
-    Attributes:
-        values: what it can stand for.
-        unit: canonical unit, or "".
-        shown: as it stands in the text.
-    """
-
-    values: frozenset[str]
-    unit: str
-    shown: str
-
-
-_DIGIT = re.compile(r"\d")
-_DIGITS = re.compile(r"\d+")
+_DIGITS = re.compile("[0-9][0-9]*")
 #: Reading one takes microseconds. A text with more of them is a table, and no two tables are one.
 _MOST_NUMBERS = 500
 _TOKEN = re.compile(
@@ -66,33 +48,19 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _AFTER = re.compile(r"[\s-]?([^\W\d_]+(?:\.m\b)?)")
-_FOREIGN_DIGIT = re.compile(r"[^\D0-9]")
+# Where scripts have digits of their own: looking at each Han character would take far longer.
+_FOREIGN_DIGIT = re.compile(r"[\u0660-\u1fff\ua620-\uabff\uff10-\uff19\U000104a0-\U0001fbff](?<=\d)")
 #: So many characters before its first digit may a number begin ("us$ -.5"), and with which.
 _BEFORE_DIGIT = 6
 _BEGINS = frozenset("uv.-−$€£¥₹₽")
 _SEPARATOR = re.compile(r"[.,'_]")
-_GERMAN = re.compile(r"(ein|zwei|drei|vier|funf|sechs|sieben|acht|neun)und(\w+zig|dreissig)$")
-_DUTCH = re.compile(r"(een|twee|drie|vier|vijf|zes|zeven|acht|negen)en(\w+tig)$")
-_JOINERS = {"and", "et", "y", "e", "und", "en", "og"}
-_ONES = {"one", "a", "un", "uno", "una", "um", "uma", "ein", "eine", "een"}
-_OF = {"of", "de", "di", "del", "van"}
-# Months that are another word more often, unless a day or a year stands beside them.
-_VAGUE_MONTHS = {
-    "en": {"may", "march", "mars"},
-    "it": {"mai"},
-    "fr": {"mars"},
-    "es": {"marco"},
-    "pt": {"marco"},
-}
 
 
 def quantities(reading: Reading) -> tuple[Quantity, ...]:
     """Return the numbers of a text, in no particular order, each once."""
     found: dict[tuple[frozenset[str], str], Quantity] = {}
-    folded = reading.folded
-    if not folded.isascii():
-        folded = _FOREIGN_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit.group())), folded)
-    every = (*_digits(folded), *_in_words(reading), *_in_cjk(folded))
+    text = reading.once(_with_plain_digits)
+    every = (*_digits(text), *in_words(reading), *_in_cjk(text))
     half = _half_of_day(reading) if every else ""
     for quantity in every:
         if half and not quantity.unit:
@@ -101,14 +69,29 @@ def quantities(reading: Reading) -> tuple[Quantity, ...]:
     return tuple(found.values())
 
 
+def _with_plain_digits(reading: Reading) -> str:
+    folded = reading.folded
+    if folded.isascii():
+        return folded
+    return _FOREIGN_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit.group())), folded)
+
+
 def _half_of_day(reading: Reading) -> str:
     """Return "a" or "p" where words say which half of the day is meant, "ap" where they say both."""
     text = "" if reading.text.isascii() else reading.folded
     return "".join(
         half
-        for half, words in DAY_HALVES.items()
-        if any(word in reading.counts or (text and not word.isascii() and word in text) for word in words)
+        for half, (words, unspaced) in _halves().items()
+        if not words.isdisjoint(reading.counts) or (text and unspaced.search(text))
     )
+
+
+@lru_cache(maxsize=1)
+def _halves() -> dict[str, tuple[frozenset[str], re.Pattern[str]]]:
+    return {
+        half: (frozenset(words), re.compile("|".join(word for word in words if not word.isascii())))
+        for half, words in DAY_HALVES.items()
+    }
 
 
 def _hours(values: frozenset[str], half: str) -> set[str]:
@@ -124,17 +107,19 @@ def _hours(values: frozenset[str], half: str) -> set[str]:
 def _digits(text: str) -> Iterator[Quantity]:
     # As finditer would, but looking only where a digit is near.
     at = 0
-    digit = _DIGIT.search(text)
+    digit = _DIGITS.search(text)
     while digit is not None:
         first = digit.start()
         match = None
-        for start in range(max(at, first - _BEFORE_DIGIT), first + 1):
-            match = _TOKEN.match(text, start) if start == first or text[start] in _BEGINS else None
+        before = max(at, first - _BEFORE_DIGIT)
+        starts = [i for i, c in enumerate(text[before:first], before) if c in _BEGINS]
+        for start in (*starts, first):
+            match = _TOKEN.match(text, start)
             if match is not None:
                 yield from _of_match(match, text)
                 break
         at = first + 1 if match is None else match.end()
-        digit = _DIGIT.search(text, at)
+        digit = _DIGITS.search(text, at)
 
 
 def _of_match(match: re.Match[str], text: str) -> Iterator[Quantity]:
@@ -161,15 +146,11 @@ def _of_match(match: re.Match[str], text: str) -> Iterator[Quantity]:
 
 def _date(days: set[tuple[int, int]], year: str | None, shown: str) -> Iterator[Quantity]:
     """Give a date as a date written in words is given: the day of the month, the day, the year."""
-    yield Quantity(frozenset(_day(month, day) for month, day in days), "", shown)
+    yield Quantity(frozenset(day_of(month, day) for month, day in days), "", shown)
     if all(day for _, day in days):
         yield Quantity(frozenset(str(day) for _, day in days), "", shown)
     if year:
         yield Quantity(frozenset({_integer(year)}), "", year)
-
-
-def _day(month: int, day: int) -> str:
-    return f"m{month}d{day}" if day else f"m{month}"
 
 
 def _slash(match: re.Match[str], shown: str) -> Iterator[Quantity]:
@@ -184,7 +165,7 @@ def _slash(match: re.Match[str], shown: str) -> Iterator[Quantity]:
         yield from _date(days, century + year, shown)
     else:
         # A date or a fraction; written the other way round it is neither of the same.
-        yield Quantity(frozenset({f"{a}/{b}", *(_day(m, d) for m, d in days)}), "", shown)
+        yield Quantity(frozenset({f"{a}/{b}", *(day_of(m, d) for m, d in days)}), "", shown)
 
 
 def _times(hour: int, minute: int, half: str | None) -> set[str]:
@@ -195,9 +176,9 @@ def _times(hour: int, minute: int, half: str | None) -> set[str]:
 
 
 def _number(match: re.Match[str], text: str) -> Quantity | None:
-    digits, spaced, suffix, currency = match.group("digits", "spaced", "suffix", "cur")
-    suffix = (suffix or "").strip()
+    digits, spaced, suffix, currency, sign = match.group("digits", "spaced", "suffix", "cur", "sign")
     end = match.end()
+    suffix = (suffix or "").strip()
     if suffix in ORDINAL_ENDINGS:
         suffix = ""
     month = MONTHS.get(suffix)
@@ -227,7 +208,7 @@ def _number(match: re.Match[str], text: str) -> Quantity | None:
     values = _values(digits, exact=not unit)
     if scale is not None:
         values = {_scaled(value, scale) for value in values}
-    if match.group("sign"):
+    if sign:
         values = {f"-{value}" for value in values}
     return Quantity(frozenset(values), unit, shown)
 
@@ -287,120 +268,6 @@ def _scaled(value: str, scale: int) -> str:
     return _integer(whole + fraction.ljust(zeros, "0"))
 
 
-# -- words ---------------------------------------------------------------------------------
-
-
-def _in_words(reading: Reading) -> Iterator[Quantity]:
-    words = reading.words
-    table = NUMBER_WORDS.get(reading.language, {})
-    scales = _scales(reading.language)
-    counting = _counting(reading.language)
-    if not any(counting[word] for word in reading.counts):
-        return
-    done = 0
-    for i, word in enumerate(words):
-        if i < done or not counting[word]:
-            continue
-        if _value(word, table) is not None or (
-            word in scales and len(word) > 2 and not _ends_in_digit(words, i - 1)
-        ):
-            quantity, done = _run(words, i, table, scales)
-            yield quantity
-        elif word in ORDINAL_WORDS:
-            yield Quantity(frozenset({str(ORDINAL_WORDS[word])}), "", word)
-        elif (
-            word in {"second", "seconde"}
-            and reading.language in {"en", "fr"}
-            and i
-            and words[i - 1] not in table
-        ):
-            yield Quantity(frozenset({"2"}), "", word)
-        elif word in MONTHS:
-            yield from _month(words, i, reading.language)
-
-
-@lru_cache(maxsize=32)
-def _counting(language: str) -> Memo[bool]:
-    """Return what says whether a word may be a number, a part of one, or a month."""
-    table, scales = NUMBER_WORDS.get(language, {}), _scales(language)
-    others = scales.keys() | ORDINAL_WORDS.keys() | MONTHS.keys() | {"second", "seconde"}
-    return Memo(lambda word: word in others or _value(word, table) is not None)
-
-
-@lru_cache(maxsize=32)
-def _scales(language: str) -> dict[str, int]:
-    return {**SCALES, **SCALES_OF.get(language, {})}
-
-
-def _ends_in_digit(words: tuple[str, ...], i: int) -> bool:
-    return i >= 0 and words[i][-1:].isdigit()
-
-
-def _value(word: str, table: dict[str, int]) -> int | None:
-    return table.get(word, _compound(word, table) if len(word) > 8 else None)
-
-
-def _compound(word: str, table: dict[str, int]) -> int | None:
-    for pattern in (_GERMAN, _DUTCH):
-        match = pattern.match(word)
-        if match and match.group(2) in table:
-            return table[match.group(2)] + {"ein": 1, "een": 1}.get(
-                match.group(1), table.get(match.group(1), 0)
-            )
-    return None
-
-
-def _run(
-    words: tuple[str, ...], i: int, table: dict[str, int], scales: dict[str, int]
-) -> tuple[Quantity, int]:
-    """Read number words from the i-th on: hundreds, tens and ones, thousands, millions."""
-    start, total, part, last = i, 0, 0, 0
-    while i < len(words):
-        word = words[i]
-        value = 1 if word in _ONES and 20 <= last < 100 else _value(word, table)
-        scale = scales.get(word) if len(word) > 1 and word not in UNITS else None
-        if scale is not None:
-            part, total = (max(part, 1) * scale, total) if scale == 100 else (0, total + max(part, 1) * scale)
-            part, last = min(part, LARGEST), scale
-        elif value is not None:
-            if i > start and not _goes_on(last, value):
-                break
-            # "Quatre-vingt" is four times twenty.
-            part, last = part + (76 if (last, value) == (4, 20) else value), value
-        elif not (word in _JOINERS and start < i < len(words) - 1 and _continues(words[i + 1], table, last)):
-            break
-        i += 1
-    unit = UNITS.get(words[i], "") if i < len(words) else ""
-    return Quantity(frozenset({str(total + part)}), unit, " ".join(words[start:i])), i
-
-
-def _goes_on(last: int, value: int) -> bool:
-    return last >= 100 or (20 <= last < 100 and value < 20) or (last == 4 and value == 20)
-
-
-def _continues(word: str, table: dict[str, int], last: int) -> bool:
-    return (word in table and _goes_on(last, table[word])) or (word in _ONES and last >= 20)
-
-
-def _month(words: tuple[str, ...], i: int, language: str) -> Iterator[Quantity]:
-    month = MONTHS[words[i]]
-    near = [i - 1, i - 2 if words[i - 1] in _OF else -1, i + 2 if words[i + 1 : i + 2] == ("the",) else i + 1]
-    numbers = [_day_number(words[j]) if 0 <= j < len(words) else 0 for j in near]
-    day = next((n for n in numbers if 1 <= n <= 31), 0)
-    is_month = words[i] not in _VAGUE_MONTHS.get(language, ()) and (
-        len(words[i]) > 3 or words[i] in {"mai", "may"}
-    )
-    if is_month or any(numbers):
-        yield Quantity(frozenset({_day(month, day)}), "", words[i])
-
-
-def _day_number(word: str) -> int:
-    if word in ORDINAL_WORDS:
-        return ORDINAL_WORDS[word]
-    digits = word[:-2] if word[-2:] in ORDINAL_ENDINGS else word
-    return int(digits) if digits.isdecimal() and digits.isascii() and len(digits) in (1, 2, 4) else 0
-
-
 def _in_cjk(text: str) -> Iterator[Quantity]:
     for value, counted, shown in han_numbers(text):
         yield Quantity(frozenset({value}), UNITS.get(counted, ""), shown)
@@ -410,7 +277,10 @@ def _in_cjk(text: str) -> Iterator[Quantity]:
 
 
 def _is_table(reading: Reading) -> bool:
-    return len(_DIGITS.findall(reading.folded)) > _MOST_NUMBERS
+    text = reading.once(_with_plain_digits)
+    if len(text) <= _MOST_NUMBERS or sum(map(text.count, "0123456789")) <= _MOST_NUMBERS:
+        return False
+    return len(_DIGITS.findall(text)) > _MOST_NUMBERS
 
 
 def compare_numbers(a: Reading, b: Reading) -> str | None:
@@ -418,7 +288,7 @@ def compare_numbers(a: Reading, b: Reading) -> str | None:
     if a.once(_is_table) or b.once(_is_table):
         return f"more than {_MOST_NUMBERS} numbers"
     first, second = a.once(quantities), b.once(quantities)
-    if not first and not second:
+    if first == second:
         return None
     left, right = _unmatched(first, second), _unmatched(second, first)
     if left and right:

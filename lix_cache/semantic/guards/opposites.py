@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lix_cache.semantic.guards.lexicon.opposites import CJK_OPPOSITES, NOT_OPPOSITES, PREFIXES, STRONG, WEAK
 from lix_cache.semantic.guards.negation import denied_words
-from lix_cache.semantic.guards.reading import Memo, Reading, stem, stems
+from lix_cache.semantic.guards.reading import Memo, Reading, stem, stems, words_only_in
 
 __all__ = ["compare_directions"]
 
@@ -82,7 +82,7 @@ def _axes(reading: Reading) -> tuple[_Axes, _Axes]:
     """Return the strong and the weak axes of which a text has a pole."""
     strong: _Axes = {}
     weak: _Axes = {}
-    for word in [word for word in reading.counts if _poles[word]]:
+    for word in _poles.known(reading.counts):
         for pole in _poles[word]:
             axes = weak if pole.weak else strong
             axes.setdefault(pole.axis, {}).setdefault(pole.side, []).append(word)
@@ -96,7 +96,21 @@ def _axes(reading: Reading) -> tuple[_Axes, _Axes]:
 
 def compare_directions(a: Reading, b: Reading) -> str | None:
     """Return the opposites, or None."""
-    return _strong(a, b) or _weak(a, b) or _prefixed(a, b) or _prefixed(b, a)
+    # A pole whose opposite the other text has is a word that this text alone has.
+    if not (a.is_spaced and b.is_spaced) or (
+        _has_pole(words_only_in(a, b)) and _has_pole(words_only_in(b, a))
+    ):
+        found = _strong(a, b) or _weak(a, b)
+        if found is not None:
+            return found
+    only_here, only_there = a.content_set - b.content_set, b.content_set - a.content_set
+    if not only_here or not only_there:
+        return None
+    return _prefixed(a, only_here, b, only_there) or _prefixed(b, only_there, a, only_here)
+
+
+def _has_pole(words: frozenset[str]) -> bool:
+    return any(_poles.of(words))
 
 
 def _strong(a: Reading, b: Reading) -> str | None:
@@ -152,9 +166,8 @@ def _neighbours(reading: Reading, poles: list[str]) -> set[tuple[str, str]]:
     return near
 
 
-def _prefixed(a: Reading, b: Reading) -> str | None:
+def _prefixed(a: Reading, only_here: frozenset[str], b: Reading, only_there: frozenset[str]) -> str | None:
     """Find a word of one text that the other has with "un-", "dis-" and the like instead."""
-    only_here, only_there = a.content_set - b.content_set, b.content_set - a.content_set
     for longer in sorted([word for word in only_there if word.startswith(PREFIXES)]):
         for prefix in PREFIXES:
             word = longer[len(prefix) :]

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import chain, pairwise
+from itertools import chain, filterfalse, pairwise
 
 from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
 from lix_cache.semantic.guards.lexicon.order_words import (
@@ -43,24 +43,22 @@ def compare_order(a: Reading, b: Reading) -> str | None:
     """Return the words that have changed places, or None."""
     if a.words == b.words:
         return None
-    here, there = list(a.once(_keys)), list(b.once(_keys))
-    glue = _glue(a.language, b.language)
-    mine = [key for key in here if key not in glue]
-    theirs = [key for key in there if key not in glue]
-    # No Counter until it is known to matter: most texts share too little, or less than two words.
-    if min(len(mine), len(theirs)) < _LEAST_SHARED * max(len(mine), len(theirs)):
+    counts, others = _contents(a, b), _contents(b, a)
+    most = _LEAST_SHARED * max(counts.total(), others.total())
+    if min(counts.total(), others.total()) < most:
         return None
-    if len(set(mine).intersection(theirs)) < 2:
+    both = counts.keys() & others.keys()
+    if len(both) < 2 or sum([min(counts[key], others[key]) for key in both]) < most:
         return None
-    counts, others = Counter(mine), Counter(theirs)
-    if (counts & others).total() < _LEAST_SHARED * max(len(mine), len(theirs)):
-        return None
-    shared = {key for key, count in counts.items() if count == 1 == others.get(key)}
+    shared = {key for key in both if counts[key] == 1 == others[key]}
     if len(shared) < 2:
         return None
-    _agree_on_lists(here, there, shared)
-    place = {key: i for i, key in enumerate(key for key in there if key in shared)}
+    here, there = list(a.once(_keys)), list(b.once(_keys))
     order = [key for key in here if key in shared]
+    if order == [key for key in there if key in shared]:
+        return None
+    _agree_on_lists(here, there, shared)
+    place = {key: i for i, key in enumerate([key for key in there if key in shared])}
     breaks = _breaks([place[key] for key in order])
     if breaks < _MANY_BREAKS - 1:
         return None
@@ -72,11 +70,19 @@ def compare_order(a: Reading, b: Reading) -> str | None:
     return f"order of {', '.join(order[:4])}"
 
 
-@lru_cache(maxsize=512)
-def _glue(*languages: str) -> frozenset[str]:
-    return frozenset().union(*map(_glue_of, languages))
+def _contents(reading: Reading, other: Reading) -> Counter[str]:
+    """Count the words that are glue in neither text's language."""
+    if reading.language == other.language:
+        return reading.once(_own_contents)
+    counts = reading.once(_own_contents)
+    return Counter({key: counts[key] for key in counts.keys() - _glue_of(other.language)})
 
 
+def _own_contents(reading: Reading) -> Counter[str]:
+    return Counter(filterfalse(_glue_of(reading.language).__contains__, reading.once(_keys)))
+
+
+@lru_cache(maxsize=32)
 def _glue_of(language: str) -> frozenset[str]:
     if language in {"zh", "ja"}:
         return UNSPACED_GLUE
@@ -93,8 +99,8 @@ _key_of = Memo(_key)
 
 def _keys(reading: Reading) -> tuple[str, ...]:
     """Return what stands for each word, in order."""
-    articles = ARTICLES.get(reading.language, ())
-    return tuple([_key_of[word] for word in _tokens(reading) if word not in articles])
+    articles = ARTICLES.get(reading.language, frozenset())
+    return tuple(_key_of.of(filterfalse(articles.__contains__, _tokens(reading))))
 
 
 def _agree_on_lists(here: list[str], there: list[str], shared: set[str]) -> None:
@@ -111,7 +117,7 @@ def _agree_on_lists(here: list[str], there: list[str], shared: set[str]) -> None
 def _tokens(reading: Reading) -> Iterable[str]:
     if reading.language != "ko":
         return reading.words
-    return chain.from_iterable([_parts[word] for word in reading.words])
+    return chain.from_iterable(_parts.of(reading.words))
 
 
 def _without_particle(word: str) -> tuple[str, ...]:
@@ -133,7 +139,7 @@ def _breaks(order: Sequence[int]) -> int:
 def _exchanged(here: Sequence[str], there: Sequence[str], shared: set[str], step: int) -> list[str]:
     """Return two words, each of which now has the neighbour (before or behind) that the other had."""
     mine, theirs = _neighbours(here, shared, step), _neighbours(there, shared, step)
-    moved = {(mine[word], theirs[word]): word for word in shared if mine[word] != theirs[word]}
+    moved = {(mine[word], theirs[word]): word for word in mine if mine[word] != theirs[word]}
     for (before, after), word in moved.items():
         other = moved.get((after, before))
         if other is not None:

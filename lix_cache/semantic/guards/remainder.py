@@ -10,6 +10,7 @@ texts has, where they are few.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
 from lix_cache.semantic.guards.reading import Reading, stems
@@ -24,7 +25,7 @@ _LONG = 40
 _LONG_UNSPACED = 100
 #: Of the words of content in the longer rest: two questions about one document have some in common.
 _SHARED = 0.75
-_SENTENCE = re.compile(r"[.!?:;]\s|[\n。！？]")
+_SENTENCE = re.compile(r"[.!?:;\n。！？](?:(?<![.!?:;])|\s)")
 
 
 def compare_remainders(a: Reading, b: Reading) -> str | None:
@@ -35,7 +36,7 @@ def compare_remainders(a: Reading, b: Reading) -> str | None:
         return None
     start = _common(first, second)
     most = min(len(first), len(second)) - start
-    end = min(_common(first[::-1], second[::-1]), most)
+    end = min(_common(reversed(first), reversed(second)), most)
     rests = first[start : len(first) - end], second[start : len(second) - end]
     if start + end < max(least, _MOSTLY * min(len(first), len(second))):
         # Texts that were put together from the same parts may differ in more than one place.
@@ -54,25 +55,28 @@ def compare_remainders(a: Reading, b: Reading) -> str | None:
 
 
 def _other_sentences(a: Reading, b: Reading) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    first, second = (_SENTENCE.split(reading.folded) for reading in (a, b))
-    common = frozenset(map(str.strip, first)).intersection(map(str.strip, second))
+    first, second = a.once(_sentences), b.once(_sentences)
+    common = frozenset(first).intersection(second)
+    if not common or common == {""}:
+        return a.words, b.words
     mine, theirs = (
-        Reading(" ".join(part for part in parts if part.strip() not in common)).words
-        for parts in (first, second)
+        Reading(" ".join([part for part in parts if part not in common])).words for parts in (first, second)
     )
     return mine, theirs
 
 
-def _common(first: tuple[str, ...], second: tuple[str, ...]) -> int:
-    """Return how many words are the same from the beginning on: slices are compared much faster."""
-    low, high = 0, min(len(first), len(second))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if first[low:middle] == second[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def _sentences(reading: Reading) -> list[str]:
+    return [part.strip() for part in _SENTENCE.split(reading.folded)]
+
+
+def _common(first: Iterable[str], second: Iterable[str]) -> int:
+    """Return how many words are the same from the beginning on."""
+    same = 0
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        same += 1
+    return same
 
 
 def _shown(rest: tuple[str, ...]) -> str:

@@ -15,13 +15,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from itertools import pairwise
 
-from lix_cache.semantic.guards.reading import Reading
+from lix_cache.semantic.guards.reading import Memo, Reading
 
 __all__ = ["compare_symbols"]
 
-# Where an operator can begin: found first, because prose has few of them.
-_BEGINS = re.compile(r"[<>=!&|^~\\#@*$%+/-]|:[:=]")
+# Where an operator can begin: found first, because prose has few of them; a rule of hyphens is none.
+_BEGINS = re.compile(r"[<>=!&|^~\\#@*$%+/:-](?:(?<![:-])|(?<=:)(?=[:=])|(?<=-)(?:(?!-)|(?<=\)-)))")
 # Longest first. What one has and the other has not is a difference, whichever it is.
 _OPERATOR = re.compile(
     r"<=>|===|!==|\*\*=|//=|>>=|<<=|->>|=~|!~|::|:=|<>|<-|->|=>|==|!=|~=|<=|>=|&&|\|\||\+\+|\*\*|<<|>>"
@@ -35,7 +36,7 @@ _SAME = {
     "≠": "!=", "<>": "!=", "≤": "<=", "≥": ">=", "×": "*", "·": "*", "⋅": "*", "÷": "/",
     "−": "-", "–": "-", "→": "->", "⇒": "=>", "←": "<-", "¬": "!", "∧": "&&", "∨": "||", "＋": "+", "＝": "=",
 }  # fmt: skip
-_MATHEMATICAL = str.maketrans({sign: other for sign, other in _SAME.items() if len(sign) == 1})
+_OTHER_SIGNS = re.compile(f"[{''.join(sign for sign in _SAME if len(sign) == 1)}]")
 _CURRENCY_WORDS = {
     **dict.fromkeys(("dollar", "dollars", "usd", "$", "＄"), "$"),
     **dict.fromkeys(("euro", "euros", "eur", "€"), "€"),
@@ -49,11 +50,15 @@ _CURRENCY_WORDS = {
 # Modifiers of an emoji's look, and the joiner; not what it says.
 _LOOKS = frozenset("\ufe0e\ufe0f\u200d") | {chr(c) for c in range(0x1F3FB, 0x1F400)}
 _CURRENCY = re.compile("[$＄€£￡¥￥円₹₩₽]")
-_CAPITALS = re.compile(r"\b[A-Z][A-Z0-9]+(?:[ -][A-Z][A-Z0-9]+)*\b")
+_CAPITALS = re.compile(r"[A-Z](?<!\w[A-Z])[A-Z0-9]+(?:[ -][A-Z][A-Z0-9]+)*\b")
 # A letter or a Roman numeral that names one of several things. "a" and "I" are words, "J." is a name's.
 _LABEL = re.compile(
-    r"[B-HJ-Z](?![\w'&]|\s?\.\s*\S)|A(?=[\s?.!,;:)]*\Z)|[IVX]{2,5}(?![\w'&])"
-    r"|(?<=[a-z]\ )[IVX](?=[\s?.!,;:)]*\Z)"
+    r"[A-Z](?![a-z])(?<![A-Za-z][A-Z])(?:(?<![AI])(?![\w'&]|\s?\.\s*\S)|(?<=A)(?=[\s?.!,;:)]*\Z)|(?<=[IVX])[IVX]{1,4}(?![\w'&])"
+    r"|(?<=[a-z]\ [IVX])(?=[\s?.!,;:)]*\Z))"
+)
+#: What may be a symbol by Unicode's categories: not most of ASCII, nor the commonest letters.
+_PICTURE = re.compile(
+    "[^\x00-*,-;?-{}\x7f\u0410-\u044f\u3041-\u3096\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3]"
 )
 _LETTERS = frozenset("bcfghjklpqvwxz")
 _KINDS = frozenset({
@@ -121,26 +126,26 @@ def _signs(reading: Reading) -> dict[str, Counter[str]]:
     text = reading.text
     found: dict[str, Counter[str]] = {}
     signs = _operators(text)
-    operators = Counter(sign for sign in signs if sign not in _MARKS)
-    if operators:
-        found["operator"] = operators
-    marks = Counter(sign for sign in signs if sign in _MARKS)
-    if marks:
-        found["mark"] = marks
+    if signs:
+        operators = Counter([sign for sign in signs if sign not in _MARKS])
+        if operators:
+            found["operator"] = operators
+        marks = Counter([sign for sign in signs if sign in _MARKS])
+        if marks:
+            found["mark"] = marks
     written = {*_CURRENCY.findall(text), *(_CURRENCY_WORDS.keys() & reading.counts.keys())}
-    money = Counter({_CURRENCY_WORDS[word] for word in written})
-    if money:
-        found["currency"] = money
+    if written:
+        found["currency"] = Counter({_CURRENCY_WORDS[word] for word in written})
     if not text.isascii():
-        pictures = Counter(
-            c for c in text if c not in _LOOKS and unicodedata.category(c) in ("So", "Sm") and c not in _SAME
-        )
+        pictures = Counter(_PICTURE.findall(text))
+        for sign in [sign for sign in pictures if not _is_picture[sign]]:
+            del pictures[sign]
         if pictures:
             found["picture"] = pictures
     if not text.isupper():
-        capitals = Counter({" ".join(run.split()) for run in _CAPITALS.findall(text)})
+        capitals = {" ".join(run.split()) for run in _CAPITALS.findall(text)}
         if capitals:
-            found["capitals"] = capitals
+            found["capitals"] = Counter(capitals)
     labels = Counter(
         {
             m.group().casefold()
@@ -151,17 +156,26 @@ def _signs(reading: Reading) -> dict[str, Counter[str]]:
     labels.update(_LETTERS.intersection(reading.counts))
     if labels:
         found["label"] = labels
-    words = reading.words
-    named = Counter(
-        {
-            f"{word} {_number(words[i + 1])}"
-            for i, word in enumerate(words[:-1])
-            if word in _KINDS and (len(words[i + 1]) <= 2 or words[i + 1] in _ROMAN)
-        }
-    )
+    named = _named(reading)
     if named:
-        found["named"] = named
+        found["named"] = Counter(named)
     return found
+
+
+def _named(reading: Reading) -> frozenset[str]:
+    """Return what has a letter or a number for a name: "type ii" as "type 2"."""
+    if _KINDS.isdisjoint(reading.counts):
+        return frozenset()
+    return frozenset(
+        f"{word} {_number(name)}"
+        for word, name in pairwise(reading.words)
+        if word in _KINDS and (len(name) <= 2 or name in _ROMAN)
+    )
+
+
+_is_picture = Memo(
+    lambda sign: sign not in _LOOKS and sign not in _SAME and unicodedata.category(sign) in ("So", "Sm")
+)
 
 
 def _is_inside(before: str) -> bool:
@@ -173,11 +187,12 @@ def _number(written: str) -> str:
 
 
 def _operators(text: str) -> list[str]:
-    if not text.isascii():
-        text = text.translate(_MATHEMATICAL)
+    for sign in () if text.isascii() else _OTHER_SIGNS.findall(text):
+        text = text.replace(sign, _SAME[sign])
     found, end = [], 0
     for begin in _BEGINS.finditer(text):
-        match = _OPERATOR.match(text, begin.start()) if begin.start() >= end else None
+        start = begin.start()
+        match = _OPERATOR.match(text, start) if start >= end else None
         if match is not None:
             end = match.end()
             if not _is_prose(text, match):
