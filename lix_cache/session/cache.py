@@ -283,7 +283,8 @@ class HybridConversationCache(_Hybrid):
     def health_check(self) -> dict[str, Any]:
         """Try Redis and the archive once. Returns their states; raises nothing for what it finds.
 
-        ``status`` is ``ok``, ``degraded`` (one of them refuses, and the policies
+        Each is asked whether it takes writes: a replica and a server that is full are not ``ok``. Nothing is
+        left behind. ``status`` is ``ok``, ``degraded`` (one of them refuses, and the policies
         ``on_redis_error`` and ``on_archive_error`` go on without it) or ``down``.
         """
         return self._drive(health(self._store))
