@@ -139,7 +139,9 @@ class Decorating:
         its answer, or its exception if they are in the same process, each as an object of its
         own. The function may be sync or async, whichever this cache is.
 
-        All arguments must match exactly, by type and content. Only the question is also found by
+        All arguments must match exactly, by type and content, and so must what the function reads
+        besides them: what it closes over, and global data. An object there that cannot be compared keeps the
+        answers in this process. Only the question is also found by
         its meaning: a text of one line, up to 500 characters, or such a text at the end of
         messages whose other content matches exactly. The function gets copies of arguments that
         could be changed while it runs.
@@ -149,11 +151,12 @@ class Decorating:
             query_param: the parameter that holds the question: a text, or messages (see
                 ``CachePolicy.extract_query``).
             ignore: parameters that the answer does not depend on: a trace id, a client. For a
-                method, ``self`` if its object changes nothing; else identify it.
-            identify: parameter to a function that returns what stands for its value, in plain
+                method, ``self`` if its object changes nothing; else identify it. Also names that
+                the function closes over or reads.
+            identify: parameter, or such a name, to a function that returns what stands for its value, in plain
                 values: ``{"self": lambda self: (self.model, self.temperature)}``.
             name: what the answers are kept under; by default that of the function. Functions
-                of one name share answers.
+                of one name share answers, whatever they hold.
             static_context: what else must match exactly, the same for all calls.
             ttl_seconds: life of an answer; the policy's by default.
             stale_while_revalidate: seconds after that life in which an answer is still
