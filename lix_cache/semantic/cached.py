@@ -103,34 +103,20 @@ class Decorating:
         self,
         /,
         *,
-        query_param: str = "prompt",
-        ignore: Sequence[str] = (),
-        identify: Mapping[str, Callable[[Any], Any]] | None = None,
-        name: str | None = None,
-        static_context: Mapping[str, Any] | None = None,
-        ttl_seconds: float | None = None,
-        stale_while_revalidate: float = 0.0,
-        tags: Sequence[str] = (),
-        lock_seconds: float = 30.0,
-        run_on_error: bool = True,
+        query_param: str = ...,
+        ignore: Sequence[str] = ...,
+        identify: Mapping[str, Callable[[Any], Any]] | None = ...,
+        name: str | None = ...,
+        static_context: Mapping[str, Any] | None = ...,
+        ttl_seconds: float | None = ...,
+        stale_while_revalidate: float = ...,
+        tags: Sequence[str] = ...,
+        lock_seconds: float = ...,
+        run_on_error: bool = ...,
     ) -> Callable[[F], F]: ...
 
-    def cached(
-        self,
-        function: Callable[..., Any] | None = None,
-        /,
-        *,
-        query_param: str = "prompt",
-        ignore: Sequence[str] = (),
-        identify: Mapping[str, Callable[[Any], Any]] | None = None,
-        name: str | None = None,
-        static_context: Mapping[str, Any] | None = None,
-        ttl_seconds: float | None = None,
-        stale_while_revalidate: float = 0.0,
-        tags: Sequence[str] = (),
-        lock_seconds: float = 30.0,
-        run_on_error: bool = True,
-    ) -> Any:
+    # The signature is written above, for type checkers and readers; the defaults are those of Rules.
+    def cached(self, function: Callable[..., Any] | None = None, /, **settings: Any) -> Any:
         """Return a decorator that looks a function's answers up before it runs, and stores them.
 
         Written as ``@cache.cached`` or, with settings, as ``@cache.cached(...)``.
@@ -159,11 +145,13 @@ class Decorating:
                 of one name share answers, whatever they hold.
             static_context: what else must match exactly, the same for all calls.
             ttl_seconds: life of an answer; the policy's by default.
-            stale_while_revalidate: seconds after that life in which an answer is still
+            stale_while_revalidate: seconds after that life, 0 by default, in which an answer is still
                 served, while the function runs beside the call to renew it.
             tags: words to invalidate the answers by.
-            lock_seconds: how long equal calls wait for the one that runs; then they run, too.
-            run_on_error: run the function while Redis is in trouble, instead of raising.
+            lock_seconds: how long equal calls wait for the one that runs, 30 by default; then they
+                run, too.
+            run_on_error: run the function while Redis is in trouble, as is the default, instead of
+                raising.
 
         An answer that cannot be stored is returned all the same; ``get_stats`` counts it.
 
@@ -174,18 +162,7 @@ class Decorating:
                 cannot be compared exactly.
             MissingExtra: at a call, the embedder needs a package that is not installed.
         """
-        rules = Rules(
-            query_param=query_param,
-            ignore=ignore,
-            identify={} if identify is None else identify,
-            name=name,
-            static_context={} if static_context is None else static_context,
-            ttl_seconds=ttl_seconds,
-            stale_while_revalidate=stale_while_revalidate,
-            tags=tags,
-            lock_seconds=lock_seconds,
-            run_on_error=run_on_error,
-        )
+        rules = Rules(**{name: value for name, value in settings.items() if value is not None})
 
         def put_before(function: F) -> F:
             return decorate(self._core, self._endpoint, function, rules)
