@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from lix_cache._spelling import did_you_mean, is_nearly
+from lix_cache._spelling import did_you_mean, is_nearly, is_short_for
 from lix_cache.checks import given
 from lix_cache.errors import ConfigError
 
@@ -18,6 +18,8 @@ __all__ = ["CacheConfig", "check_setting"]
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
+#: The prefix of the command line.
+_OURS = "LIX_CACHE_"
 _NUMBERS = {int: "a whole number (int)", float: "a number (float)"}
 
 #: Schemes that are taken for Redis's own.
@@ -254,8 +256,9 @@ class CacheConfig:
 
         Variables that begin with the prefix and are like no setting are the
         application's own. One that nearly is a setting, such as
-        ``MYAPP_REDIS_HOTS`` or ``myapp_redis_host``, is an error, unless the setting
-        that is meant has its variable too. Without a prefix there is no telling whose a
+        ``MYAPP_REDIS_HOTS``, ``MYAPP_REDIS_PASS`` or ``myapp_redis_host``, is an error, unless the
+        setting that is meant has its variable too. Under the prefix ``LIX_CACHE`` so is one that
+        leaves out words (``URL`` for ``REDIS_URL``). Without a prefix there is no telling whose a
         variable is, and misspelt ones are not found.
 
         Args:
@@ -417,13 +420,40 @@ def _converted(text: str, kind: Any) -> Any:
 
 
 def _refuse_near_misses(env: Mapping[str, str], start: str, names: Mapping[str, str]) -> None:
-    settings = [name for name in names if name not in env]
     for variable in env:
-        if variable not in names and variable.upper().startswith(start):
-            own = variable[len(start) :]
-            for name in settings:
-                if is_nearly(own, name[len(start) :]):
-                    raise ConfigError(
-                        f"environment variable {variable} is not a setting; did you mean {name}? "
-                        f"Rename it, or, if it is something else, give {name} its value as well"
-                    )
+        if variable in names or not isinstance(variable, str):
+            continue
+        meant = _meant(variable, start, names)
+        # A neighbour of a variable that is there is no slip of it.
+        if meant and meant[0] not in env:
+            which = " or ".join(meant[:3])
+            raise ConfigError(
+                f"environment variable {variable} is not a setting; did you mean {which}? "
+                f"Rename it, or, if it is something else, give {meant[0]} its value as well"
+            )
+
+
+def _meant(variable: str, start: str, names: Mapping[str, str]) -> list[str]:
+    """Return the variables that one may stand for, the likeliest first; none if it is the application's own.
+
+    Under a prefix of the application's, a variable that is one word of a setting (``MYAPP_HOST``) is its own.
+    ``LIX_CACHE`` is ours, so there it is a short form.
+    """
+    is_ours = start == _OURS
+    upper = variable.upper()
+    if not upper.startswith(start):
+        # The prefix itself, written in another way.
+        return [
+            name
+            for name in names
+            if _squashed(upper) == _squashed(name) or (is_ours and upper == f"LIX_{name[len(start) :]}")
+        ]
+    own = variable[len(start) :]
+    near = [name for name in names if is_nearly(own, name[len(start) :])]
+    short = [name for name in names if is_short_for(own, name[len(start) :], whole_words=is_ours)]
+    twice = [name for name in names if is_ours and upper.endswith(f"_{name}")]
+    return near or twice or sorted(short, key=len)
+
+
+def _squashed(name: str) -> str:
+    return "".join(letter for letter in name if letter.isalnum())

@@ -139,8 +139,8 @@ class Decorating:
             ignore: parameters that the answer does not depend on: a trace id, a client. For a
                 method, ``self`` if its object changes nothing; else identify it. Also names that
                 the function closes over or reads.
-            identify: parameter, or such a name, to a function that returns what stands for its value, in plain
-                values: ``{"self": lambda self: (self.model, self.temperature)}``.
+            identify: parameter, or such a name, to a function that returns what stands for its
+                value, in plain values: ``{"self": lambda self: (self.model, self.temperature)}``.
             name: what the answers are kept under; by default that of the function. Functions
                 of one name share answers, whatever they hold.
             static_context: what else must match exactly, the same for all calls.
