@@ -222,7 +222,8 @@ class HybridConversationCache(_Hybrid):
             query: what the relevant ones should be about.
             query_embedding: shape (dim,); used where older messages have embeddings,
                 otherwise words are compared.
-            recent_k: how many of the newest, within ``session_max_tokens`` as in :meth:`get_context`.
+            recent_k: how many of the newest, within ``session_max_tokens`` as in :meth:`get_context`;
+                those beyond the window come from the disk.
             disk_k: how many others, best first, none that is among the newest.
 
         Returns:

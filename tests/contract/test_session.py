@@ -343,7 +343,7 @@ def test_no_message_is_both_recent_and_relevant_and_none_is_neither(cache: Any) 
     for recent_k in range(6):
         found = cache.smart_context("message", recent_k=recent_k, disk_k=50)
         recent, relevant = said(found["recent"]), said(found["relevant"])
-        assert recent == texts[len(texts) - min(recent_k, 4) :]
+        assert recent == texts[len(texts) - min(recent_k, len(texts)) :]
         assert sorted(recent + relevant) == texts
 
 
