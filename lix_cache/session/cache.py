@@ -17,6 +17,7 @@ from lix_cache.session.budget import Budget, estimate_tokens
 from lix_cache.session.evictor import Evictor, evictor_for
 from lix_cache.session.health import health
 from lix_cache.session.store import open_store
+from lix_cache.vectors import check_dimension
 
 if TYPE_CHECKING:
     from lix_cache.archive.files import Files
@@ -84,7 +85,10 @@ class _Hybrid:
         embedding: VectorLike | None,
         timestamp: float | None,
     ) -> Turn:
-        return new_turn(role, content, metadata, embedding, timestamp, self._store.new_nonce())
+        turn = new_turn(role, content, metadata, embedding, timestamp, self._store.new_nonce())
+        if turn.vector is not None:
+            check_dimension(turn.vector.dim, self._config.embedding_dim, "the session (embedding_dim)")
+        return turn
 
     def _after_add(self, result: flow.AddResult) -> int:
         """Wake the daemon if it has work; return the messages now in the window."""
@@ -182,6 +186,7 @@ class HybridConversationCache(_Hybrid):
 
         Raises:
             InvalidMessage, InvalidVector: refused, nothing stored.
+            DimensionMismatch: the embedding is not of ``embedding_dim``; nothing stored.
             ArchiveUnavailable: neither Redis nor the disk could take it, or the disk could
                 not and ``durability="disk"``.
         """
@@ -232,7 +237,8 @@ class HybridConversationCache(_Hybrid):
         Raises:
             InvalidInput: the query is no text.
             ConfigError: ``recent_k`` or ``disk_k`` is no whole number, or ``recent_k`` is negative.
-            DimensionMismatch: the vectors of the session have another dimension.
+            DimensionMismatch: the vectors of the session have another dimension, all of them. Where
+                some have (the model was changed), these messages are compared by words, after the others.
         """
         return self._drive(
             context.smart_context(self._session, self._budget, query, query_embedding, recent_k, disk_k)

@@ -92,7 +92,11 @@ def _relevant(
     history = flow.merged(session.store.archive.store.turns(session.id), hot)
     older = [turn for turn in history if turn.id not in shown]
     if embedding is not None and any(turn.vector is not None for turn in older):
-        return search.by_vector(older, embedding, count)
+        found = search.by_vector(older, embedding, count)
+        dim = found[0].vector.dim if found and found[0].vector is not None else 0
+        # Another model's vectors tell nothing here, and their messages must not go missing for that.
+        others = [turn for turn in older if turn.vector is not None and turn.vector.dim != dim]
+        return [*found, *search.by_text(others, query, count - len(found))]
     return search.by_text(older, query, count)
 
 
