@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-__all__ = ["did_you_mean", "is_nearly"]
+__all__ = ["did_you_mean", "is_nearly", "is_short_for"]
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
@@ -19,6 +19,28 @@ def is_nearly(own: str, known: str) -> bool:
     if abs(len(a) - len(b)) > 3:
         return False
     return _slips(a, b) <= max(1, len(b) // 8) or difflib.SequenceMatcher(None, a, b).ratio() >= 0.9
+
+
+def is_short_for(own: str, known: str, *, whole_words: bool) -> bool:
+    """Tell an abbreviation: words cut short (``ARCH_DIR``), or letters left out (``REDIS_PWD``).
+
+    Args:
+        own: words between underscores.
+        known: what they may stand for.
+        whole_words: also where whole words are left out (``HOST`` for ``REDIS_HOST``).
+    """
+    mine, theirs = own.upper().strip("_").split("_"), known.split("_")
+    if not whole_words and len(mine) != len(theirs):
+        return False
+    rest = iter(theirs)
+    return all(any(_is_cut(word, whole) for whole in rest) for word in mine)
+
+
+def _is_cut(word: str, whole: str) -> bool:
+    if word == whole:
+        return True
+    letters = iter(whole)
+    return len(word) >= 3 and word[0] == whole[0] and all(letter in letters for letter in word)
 
 
 def _slips(a: str, b: str) -> int:

@@ -1,8 +1,8 @@
 """Checks of settings, in one place so that all refuse the same. Pure.
 
 A bool is no number here, although Python says so: ``ttl_seconds=True`` is a mistake and no second.
-An error tells the setting, what it may be and the type of what was given; of what was given only
-numbers are shown, because a text may be a secret at the wrong place.
+An error tells the setting, what it may be and the type of what was given, never what was given: a
+text and a number may be a secret at the wrong place.
 """
 
 from __future__ import annotations
@@ -26,17 +26,22 @@ __all__ = [
     "check_seconds",
     "check_text",
     "check_whole",
+    "given",
 ]
 
 
-def _given(value: object) -> str:
-    if isinstance(value, (bool, float, type(None))):
+def given(value: object) -> str:
+    """Return what may be told of a value that is refused. No part of a secret can be read from it."""
+    if isinstance(value, (bool, type(None))):
         return f"got {value!r}"
-    if isinstance(value, int):
-        return f"got {value}" if value.bit_length() < 200 else "got a larger one"
     if isinstance(value, type):
         return f"got the class {value.__qualname__}: make an object of it"
-    return f"got one of type {type(value).__name__}"
+    kind = type(value).__name__
+    if isinstance(value, (int, float)):
+        if not value or (isinstance(value, float) and not math.isfinite(value)):
+            return f"got {value!r}"
+        return f"got a negative {kind}" if value < 0 else f"got one of type {kind}"
+    return f"got one of type {kind}"
 
 
 def check_whole(name: str, value: int, least: int, most: float = math.inf) -> int:
@@ -47,7 +52,7 @@ def check_whole(name: str, value: int, least: int, most: float = math.inf) -> in
     """
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         range_ = f"at least {least}" if most == math.inf else f"from {least} to {most}"
-        raise ConfigError(f"{name} must be a whole number, {range_}, {_given(value)}")
+        raise ConfigError(f"{name} must be a whole number, {range_}, {given(value)}")
     return value
 
 
@@ -58,7 +63,7 @@ def check_count(name: str, value: Any) -> int:
         ConfigError: it is something else.
     """
     if isinstance(value, bool) or not hasattr(type(value), "__index__"):
-        raise ConfigError(f"{name} must be a whole number, {_given(value)}")
+        raise ConfigError(f"{name} must be a whole number, {given(value)}")
     return index(value)
 
 
@@ -69,7 +74,7 @@ def check_number(name: str, value: float, least: float, most: float) -> float:
         ConfigError: it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-        raise ConfigError(f"{name} must be a number from {least:g} to {most:g}, {_given(value)}")
+        raise ConfigError(f"{name} must be a number from {least:g} to {most:g}, {given(value)}")
     return value
 
 
@@ -80,7 +85,7 @@ def check_seconds(name: str, value: float) -> float:
         ConfigError: it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ConfigError(f"{name} must be a finite number larger than 0, {_given(value)}")
+        raise ConfigError(f"{name} must be a finite number larger than 0, {given(value)}")
     return value
 
 
@@ -91,7 +96,7 @@ def check_flag(name: str, value: bool) -> bool:
         ConfigError: it is something else.
     """
     if not isinstance(value, bool):
-        raise ConfigError(f"{name} must be True or False, {_given(value)}")
+        raise ConfigError(f"{name} must be True or False, {given(value)}")
     return value
 
 
@@ -102,7 +107,7 @@ def check_text(name: str, value: str, *, may_be_empty: bool = False) -> str:
         ConfigError: it is something else, or empty.
     """
     if not isinstance(value, str):
-        raise ConfigError(f"{name} must be a text, {_given(value)}")
+        raise ConfigError(f"{name} must be a text, {given(value)}")
     if not value and not may_be_empty:
         raise ConfigError(f"{name} must not be empty, got ''")
     return value
@@ -115,7 +120,7 @@ def check_path(name: str, value: str | os.PathLike[str]) -> str:
         ConfigError: it is something else, or empty.
     """
     if isinstance(value, type) or not isinstance(value, (str, os.PathLike)):
-        raise ConfigError(f"{name} must be a name or a path, {_given(value)}")
+        raise ConfigError(f"{name} must be a name or a path, {given(value)}")
     path = os.fspath(value)
     if not isinstance(path, str) or "\0" in path:
         raise ConfigError(f"{name} must be a name or a path of text without a zero in it")
@@ -130,7 +135,7 @@ def check_is(name: str, value: Any, kind: type) -> Any:
     """
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIO" else "a"
-        raise ConfigError(f"{name} must be {article} {kind.__name__}, {_given(value)}")
+        raise ConfigError(f"{name} must be {article} {kind.__name__}, {given(value)}")
     return value
 
 
@@ -148,7 +153,7 @@ def check_has(name: str, value: Any, example: str, **members: bool) -> Any:
     """
     lacks = [member for member, is_method in members.items() if not _has(value, member, is_method)]
     if isinstance(value, (type, str, Mapping)) or lacks:
-        raise ConfigError(f"{name} must be an object such as {example}, {_given(value)}")
+        raise ConfigError(f"{name} must be an object such as {example}, {given(value)}")
     return value
 
 

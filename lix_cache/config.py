@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from lix_cache._spelling import did_you_mean, is_nearly
+from lix_cache._spelling import did_you_mean, is_nearly, is_short_for
+from lix_cache.checks import given
 from lix_cache.errors import ConfigError
 
 __all__ = ["CacheConfig", "check_setting"]
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
-
-#: Settings whose value is never shown, in an error no more than in a repr.
-_SECRET = frozenset({"redis_password", "redis_url"})
+#: The prefix of the command line.
+_OURS = "LIX_CACHE_"
+_NUMBERS = {int: "a whole number (int)", float: "a number (float)"}
 
 #: Schemes that are taken for Redis's own.
 _OTHER_SCHEMES = frozenset({"http", "https", "tcp", "tls", "ssl", "valkey", "valkeys", "file"})
@@ -228,16 +229,14 @@ class CacheConfig:
     def _check_values(self) -> None:
         if "{" in self.redis_key_prefix or "}" in self.redis_key_prefix:
             # A brace would move the hash tag that keeps a session's keys together.
-            raise ConfigError(f"redis_key_prefix must not contain braces, got {self.redis_key_prefix!r}")
+            raise ConfigError("redis_key_prefix must not contain braces")
         if not self.redis_key_prefix:
             raise ConfigError("redis_key_prefix must not be empty")
         if not self.archive_dir or "\0" in self.archive_dir:
-            raise ConfigError(f"archive_dir must name a folder, got {self.archive_dir!r}")
+            raise ConfigError("archive_dir must name a folder, and is empty or has a zero in it")
         if not -1.0 <= self.semantic_similarity_threshold <= 1.0:
-            raise ConfigError(
-                "semantic_similarity_threshold must be from -1 to 1, "
-                f"got {self.semantic_similarity_threshold}"
-            )
+            found = given(self.semantic_similarity_threshold)
+            raise ConfigError(f"semantic_similarity_threshold must be from -1 to 1, {found}")
         if self.redis_url is not None:
             scheme, separator, _ = self.redis_url.partition("://")
             if not separator or scheme not in ("redis", "rediss", "unix"):
@@ -257,8 +256,9 @@ class CacheConfig:
 
         Variables that begin with the prefix and are like no setting are the
         application's own. One that nearly is a setting, such as
-        ``MYAPP_REDIS_HOTS`` or ``myapp_redis_host``, is an error, unless the setting
-        that is meant has its variable too. Without a prefix there is no telling whose a
+        ``MYAPP_REDIS_HOTS``, ``MYAPP_REDIS_PASS`` or ``myapp_redis_host``, is an error, unless the
+        setting that is meant has its variable too. Under the prefix ``LIX_CACHE`` so is one that
+        leaves out words (``URL`` for ``REDIS_URL``). Without a prefix there is no telling whose a
         variable is, and misspelt ones are not found.
 
         Args:
@@ -354,7 +354,7 @@ def _check_type(name: str, value: Any, hint: Any, given_as: str | None = None) -
             if isinstance(value, str) and value in get_args(option):
                 return
             allowed = ", ".join(repr(a) for a in get_args(option))
-            raise ConfigError(f"{shown} must be one of {allowed}, got {value!r}")
+            raise ConfigError(f"{shown} must be one of {allowed}, {given(value)}")
         if option is type(None):
             if value is None:
                 return
@@ -367,8 +367,7 @@ def _check_type(name: str, value: Any, hint: Any, given_as: str | None = None) -
         elif isinstance(value, option) and not isinstance(value, bool):
             return
     wanted = " or ".join("None" if o is type(None) else o.__name__ for o in _options(hint))
-    got = "a value" if name in _SECRET else repr(value)
-    raise ConfigError(f"{shown} must be {wanted}, got {got} of type {type(value).__name__}")
+    raise ConfigError(f"{shown} must be {wanted}, {given(value)}")
 
 
 def _check_range(name: str, value: Any, given_as: str | None = None) -> None:
@@ -376,22 +375,22 @@ def _check_range(name: str, value: Any, given_as: str | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
     if not math.isfinite(value):
-        raise ConfigError(f"{shown} must be finite, got {value!r}")
+        raise ConfigError(f"{shown} must be finite, {given(value)}")
     if name in _POSITIVE and value <= 0:
-        raise ConfigError(f"{shown} must be larger than 0, got {value!r}")
+        raise ConfigError(f"{shown} must be larger than 0, {given(value)}")
     if value < 0 and name != "semantic_similarity_threshold":
-        raise ConfigError(f"{shown} must not be negative, got {value!r}")
+        raise ConfigError(f"{shown} must not be negative, {given(value)}")
     if value > _MOST.get(name, value):
-        raise ConfigError(f"{shown} must be from 1 to {_MOST[name]}, got {value!r}")
+        raise ConfigError(f"{shown} must be from 1 to {_MOST[name]}, {given(value)}")
 
 
 def _check_text(name: str, value: Any, given_as: str | None = None) -> None:
     shown = given_as or name
     if name == "archive_codec" and value not in _ARCHIVE_CODECS:
-        raise ConfigError(f"{shown} must be one of {', '.join(_ARCHIVE_CODECS)}, got {value!r}")
+        raise ConfigError(f"{shown} must be one of {', '.join(_ARCHIVE_CODECS)}, {given(value)}")
     if name == "redis_host" and not value.strip():
         # A socket would take it for this machine.
-        raise ConfigError(f"{shown} must name a server, got {value!r}")
+        raise ConfigError(f"{shown} must name a server, and is empty")
 
 
 def _parse(variable: str, text: str, hint: Any) -> Any:
@@ -401,29 +400,60 @@ def _parse(variable: str, text: str, hint: Any) -> Any:
     if text == "" and type(None) in options:
         return None
     kind = next(o for o in options if o is not type(None))
+    value = _converted(text, kind)
+    if value is None:
+        # Raised out here: Python's own error, which the text would hang on, quotes it.
+        wanted = "yes or no, true or false, on or off, 1 or 0" if kind is bool else _NUMBERS[kind]
+        raise ConfigError(f"environment variable {variable} must be {wanted}, and its text is not")
+    return value
+
+
+def _converted(text: str, kind: Any) -> Any:
+    """Return what a text means, None if it is nothing of the kind."""
+    if kind is bool:
+        lowered = text.strip().lower()
+        return lowered in _TRUE if lowered in _TRUE | _FALSE else None
     try:
-        if kind is bool:
-            lowered = text.strip().lower()
-            if lowered in _TRUE or lowered in _FALSE:
-                return lowered in _TRUE
-            raise ValueError("not a yes or no")
-        if kind is int:
-            return int(text)
-        if kind is float:
-            return float(text)
+        return kind(text) if kind in _NUMBERS else text
     except ValueError:
-        raise ConfigError(f"environment variable {variable} must be {kind.__name__}, got {text!r}") from None
-    return text
+        return None
 
 
 def _refuse_near_misses(env: Mapping[str, str], start: str, names: Mapping[str, str]) -> None:
-    settings = [name for name in names if name not in env]
     for variable in env:
-        if variable not in names and variable.upper().startswith(start):
-            own = variable[len(start) :]
-            for name in settings:
-                if is_nearly(own, name[len(start) :]):
-                    raise ConfigError(
-                        f"environment variable {variable} is not a setting; did you mean {name}? "
-                        f"Rename it, or, if it is something else, give {name} its value as well"
-                    )
+        if variable in names or not isinstance(variable, str):
+            continue
+        meant = _meant(variable, start, names)
+        # A neighbour of a variable that is there is no slip of it.
+        if meant and meant[0] not in env:
+            which = " or ".join(meant[:3])
+            raise ConfigError(
+                f"environment variable {variable} is not a setting; did you mean {which}? "
+                f"Rename it, or, if it is something else, give {meant[0]} its value as well"
+            )
+
+
+def _meant(variable: str, start: str, names: Mapping[str, str]) -> list[str]:
+    """Return the variables that one may stand for, the likeliest first; none if it is the application's own.
+
+    Under a prefix of the application's, a variable that is one word of a setting (``MYAPP_HOST``) is its own.
+    ``LIX_CACHE`` is ours, so there it is a short form.
+    """
+    is_ours = start == _OURS
+    upper = variable.upper()
+    if not upper.startswith(start):
+        # The prefix itself, written in another way.
+        return [
+            name
+            for name in names
+            if _squashed(upper) == _squashed(name) or (is_ours and upper == f"LIX_{name[len(start) :]}")
+        ]
+    own = variable[len(start) :]
+    near = [name for name in names if is_nearly(own, name[len(start) :])]
+    short = [name for name in names if is_short_for(own, name[len(start) :], whole_words=is_ours)]
+    twice = [name for name in names if is_ours and upper.endswith(f"_{name}")]
+    return near or twice or sorted(short, key=len)
+
+
+def _squashed(name: str) -> str:
+    return "".join(letter for letter in name if letter.isalnum())

@@ -153,12 +153,18 @@ def check_session_id(session_id: object) -> str:
     try:
         size = len(session_id.encode())
     except UnicodeEncodeError:
-        raise InvalidSessionId(f"a session id must be encodable as UTF-8, got {session_id[:60]!r}") from None
+        size = -1
+    if size < 0:
+        raise InvalidSessionId("a session id must be encodable as UTF-8, and holds half a surrogate pair")
     if size > MAX_SESSION_ID_BYTES:
         raise InvalidSessionId(
             f"a session id must have at most {MAX_SESSION_ID_BYTES} bytes of UTF-8, got {size}"
         )
     return session_id
+
+
+#: Keys that every message has: they are named in errors.
+_OWN_KEYS = frozenset(("role", "content", "timestamp", "metadata", "embedding"))
 
 
 def check_json(value: Any, where: str, error: type[Exception] = InvalidMessage) -> None:
@@ -180,10 +186,13 @@ def check_json(value: Any, where: str, error: type[Exception] = InvalidMessage) 
         elif isinstance(item, (list, tuple)):
             stack.extend((child, f"{path}[{i}]", depth + 1) for i, child in enumerate(item))
         elif isinstance(item, dict):
-            for key, child in item.items():
+            for number, (key, child) in enumerate(item.items(), 1):
                 if not isinstance(key, str):
-                    raise error(f"{path} has the key {key!r} ({type(key).__name__}); JSON keys are text")
-                stack.append((child, f"{path}[{key!r}]", depth + 1))
+                    kind = type(key).__name__
+                    raise error(f"{path} has a key of type {kind}, key number {number}; JSON keys are text")
+                # A key may be content, as its value may.
+                shown = repr(key) if not depth and key in _OWN_KEYS else f"key number {number}"
+                stack.append((child, f"{path}[{shown}]", depth + 1))
         else:
             raise error(
                 f"{path} is a {type(item).__name__}, which JSON cannot carry; "
@@ -199,9 +208,12 @@ def encode_json(value: Any) -> bytes:
     """Encode a checked value compactly. Lone surrogates survive (see docs/archive-format.md)."""
     try:
         return _encoder(value).encode("utf-8", "surrogatepass")
-    except ValueError as error:
-        # Python refuses to print integers of more than some 4,300 digits.
-        raise InvalidMessage(f"a value cannot be written as JSON: {error}") from None
+    except ValueError:
+        pass
+    # Raised out here: Python's own errors may carry the value.
+    raise InvalidMessage(
+        "a value cannot be written as JSON; Python writes no integer of more than some 4,300 digits"
+    )
 
 
 def decode_json(data: bytes) -> Any:
@@ -465,7 +477,9 @@ def unpack_hot(data: bytes, message_id: MessageId) -> Turn:
             return Turn(message_id, _unpack_coded(data, start, message_id), vector, nonce)
         return Turn(message_id, _body_of(decode_json(data[start:]), message_id), vector, nonce)
     except (ValueError, IndexError, TypeError, struct.error) as error:
-        raise InvalidMessage(f"message {message_id} in Redis cannot be read: {error}") from error
+        why = type(error).__name__
+    # Raised out here: Python's own errors may carry the message.
+    raise InvalidMessage(f"message {message_id} in Redis cannot be read ({why})")
 
 
 def _body_of(value: Any, message_id: MessageId) -> Message:

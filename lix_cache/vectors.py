@@ -41,17 +41,16 @@ class Vector:
 
 
 def _checked(value: Any, what: str) -> npt.NDArray[Any]:
-    import numpy as np
 
     if isinstance(value, (str, bytes, bytearray)):
         # Numpy takes it for one item without a shape.
         raise InvalidVector(
             f"{what} must be a flat sequence of numbers, got text or bytes ({type(value).__name__})"
         )
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise InvalidVector(f"{what} must be a flat sequence of numbers: {error}") from None
+    array = _as_array(value)
+    if array is None:
+        # Raised out here: numpy's own error, which the text would hang on, may quote an item.
+        raise InvalidVector(f"{what} must be a flat sequence of numbers, got items that make no array")
     if array.ndim == 2 and 1 in array.shape:
         # Embedding models answer one text with shape (1, dim).
         array = array.reshape(-1)
@@ -64,6 +63,15 @@ def _checked(value: Any, what: str) -> npt.NDArray[Any]:
     if array.dtype.kind not in "fiu":
         raise InvalidVector(f"{what} must hold real numbers, got {array.dtype}")
     return array
+
+
+def _as_array(value: Any) -> npt.NDArray[Any] | None:
+    import numpy as np
+
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError):
+        return None
 
 
 def _refuse_not_finite(array: npt.NDArray[Any], what: str) -> None:

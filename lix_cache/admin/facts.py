@@ -17,6 +17,7 @@ class RedisFacts:
         where: its address, without secrets.
         trouble: what is wrong with each database, by the setting that names it; empty
             where all of them answer.
+        no_writes: why it takes no writes, whoever sends them; None if it does.
         info: the answer to INFO.
         save: the snapshot rule, "" for none; None if the server does not tell.
         appendfsync: when the append-only file is synced; None if the server does not tell.
@@ -29,6 +30,7 @@ class RedisFacts:
 
     where: str
     trouble: dict[str, str] = field(default_factory=dict)
+    no_writes: str | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     save: str | None = None
     appendfsync: str | None = None

@@ -27,7 +27,10 @@ def judge_redis(facts: RedisFacts, config: CacheConfig) -> Iterator[Check]:
         return
     yield Check("server", "ok", f"{facts.where} answers, all three layers")
     yield _version(facts)
-    yield _permissions(facts, config)
+    if facts.no_writes is not None:
+        yield Check("writes", "fail", facts.no_writes, _WRITES)
+    else:
+        yield _permissions(facts, config)
     if facts.info:
         yield _persistence(facts, config)
         yield from _last_writes(facts)
@@ -49,6 +52,10 @@ def _version(facts: RedisFacts) -> Check:
     return Check("version", "ok", name)
 
 
+_WRITES = (
+    "name the primary if this is a replica; make room if it is full (maxmemory, 'lix-cache evict'); else "
+    "look at the server's log and at its disk"
+)
 _REACH = "the settings are redis_url, or redis_host, redis_port, redis_username and redis_password"
 _ALLOW_INFO = "allow it, so that persistence and memory can be looked at: ACL SETUSER <user> +info"
 

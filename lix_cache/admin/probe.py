@@ -18,10 +18,12 @@ from lix_cache.drive import SyncDriver
 from lix_cache.errors import ArchiveError, LixCacheError, RedisAuthError, RedisError, RedisUnavailable
 from lix_cache.hot.client import endpoint_for
 from lix_cache.hot.keys import Keys
+from lix_cache.hot.probe import READS_ONLY
 from lix_cache.hot.scripts import Command
 from lix_cache.hot.window import HotWindow
 from lix_cache.messages import ZERO_ID, MessageId, Turn, pack_hot
 from lix_cache.semantic.cache import SemanticCacheRedis, URLEmbeddingCache
+from lix_cache.session.health import redis_trouble
 from lix_cache.session.store import SessionStore
 
 __all__ = ["look_at_disk", "look_at_redis"]
@@ -40,14 +42,20 @@ def look_at_redis(store: SessionStore) -> RedisFacts:
         try:
             _drive(config, getattr(config, setting))(ask(("PING",)))
         except LixCacheError as error:
+            if isinstance(error, RedisUnavailable) and error.code in READS_ONLY:
+                continue  # it answers; that it takes no writes is looked for below
             facts.trouble[setting] = str(error)
             if isinstance(error, RedisUnavailable):
                 break  # the others are on the same server
     if facts.trouble:
         return facts
     drive = SyncDriver(store.endpoint, store.clock)
-    _try_sessions(drive, config, facts.refused)
-    _try_caches(config, facts.refused)
+    closed = drive(redis_trouble(store))
+    if isinstance(closed, RedisUnavailable):
+        facts.no_writes = str(closed)
+    else:
+        _try_sessions(drive, config, facts.refused)
+        _try_caches(config, facts.refused)
     _ask_about_itself(drive, store, facts)
     _look_for_overdue(drive, store, facts)
     return facts

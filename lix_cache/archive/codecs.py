@@ -7,6 +7,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lix_cache.checks import given
 from lix_cache.errors import CodecError, ConfigError, MissingExtra, MissingTable
 from lix_cache.huffman_codec import HuffmanCodec, _backend
 from lix_cache.huffman_codec._phrase_table import PhraseTable
@@ -259,7 +260,7 @@ def packer(name: str, table: str | os.PathLike[str] | None = None) -> Packer:
     """
     codec = _BY_NAME.get(name)
     if codec is None:
-        raise ConfigError(f"archive_codec must be one of {', '.join(_BY_NAME)}, got {name!r}")
+        raise ConfigError(f"archive_codec must be one of {', '.join(_BY_NAME)}, {given(name)}")
     if codec in (LZ4, ZSTD):
         # Now, and not when the first messages are to move to disk.
         codec.encode(b"")

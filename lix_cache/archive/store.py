@@ -28,6 +28,7 @@ from lix_cache.archive.identity import Known, newcomers
 from lix_cache.archive.names import SUFFIX, file_stem, is_encoded, plain_stem, session_id_of_stem, stripe_of
 from lix_cache.archive.restoring import restored
 from lix_cache.archive.trash import Trash
+from lix_cache.checks import given
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.errors import (
     ArchiveBusy,
@@ -125,7 +126,7 @@ class ArchiveStore:
         files: Files | None = None,
     ) -> None:
         if on_damage not in ("recover", "raise"):
-            raise ConfigError(f"on_damage must be 'recover' or 'raise', got {on_damage!r}")
+            raise ConfigError(f"on_damage must be 'recover' or 'raise', {given(on_damage)}")
         self.folder = folder
         self.lock_timeout_seconds = lock_timeout_seconds
         #: ``damaged_reads``, ``repairs``, ``upgrades``, ``compactions`` and ``appends`` of this object.

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 from rich.text import Text
-from typer.core import TyperGroup
+from typer.core import TyperGroup, TyperOption
 
 from lix_cache import (
     ArchiveBusy,
@@ -21,6 +21,13 @@ from lix_cache import (
     RedisUnavailable,
 )
 from lix_cache.cli.output import to_stderr, visible
+
+#: Newer versions of Typer show the type of every option, that of flags as well: "--json <bool>".
+_show_type: Any = getattr(TyperOption, "display_type_rich", None)
+if _show_type is not None:
+    TyperOption.display_type_rich = lambda self, ctx: (  # type: ignore[method-assign]
+        None if self.is_flag else _show_type(self, ctx)
+    )
 
 __all__ = ["PROBLEM", "WRONG_USE", "FlowingGroup", "SayingGroup", "complain"]
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from lix_cache.cli.terminal import SafeConsole, visible
+from lix_cache.cli.terminal import SafeConsole, in_plain_letters, visible
 
 __all__ = [
     "ago",
@@ -121,6 +121,10 @@ def print_indented(console: Console, text: Text) -> None:
 def id_text(session_id: str, limit: int = 60) -> Text:
     """Return a session id for a table, cut in the middle where it is too long."""
     shown = visible(session_id)
+    try:
+        shown.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        shown = in_plain_letters(shown)  # as it will be written: its width counts
     if len(shown) > limit:
         half = (limit - 1) // 2
         shown = f"{shown[:half]}…{shown[-half:]}"

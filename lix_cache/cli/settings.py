@@ -54,11 +54,11 @@ class Settings:
             return configured_or_private(config).config(config)
         return config
 
-    def config_of_archive(self) -> CacheConfig:
-        """Return the config for work on the archive alone, whose folder must be there.
+    def config_of_store(self) -> CacheConfig:
+        """Return the config for work on what is there: the archive's folder must be.
 
-        The library makes the folder when it first writes. Here one that is not there is a slip in
-        its name, and "all intact" would be an answer about another archive.
+        The library makes the folder at its first add. Here one that is not there is a slip in its name,
+        and what only Redis has would pass for the whole.
 
         Raises:
             ConfigError: an option or a variable makes no sense.
@@ -69,7 +69,8 @@ class Settings:
             os.stat(config.archive_dir)
         except FileNotFoundError:
             raise ArchiveUnavailable(
-                f"the archive folder {config.archive_dir!r} does not exist; name it with --archive-dir"
+                f"the archive folder {config.archive_dir!r} does not exist; name it with --archive-dir or "
+                f"{self.env_prefix.rstrip('_').upper()}_ARCHIVE_DIR (the first add to a session makes it)"
             ) from None
         except OSError:
             pass  # said by the first look into it

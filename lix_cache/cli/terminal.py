@@ -14,7 +14,15 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-__all__ = ["SafeConsole", "has_reader", "is_harmless", "prepare_streams", "show_traceback", "visible"]
+__all__ = [
+    "SafeConsole",
+    "has_reader",
+    "in_plain_letters",
+    "is_harmless",
+    "prepare_streams",
+    "show_traceback",
+    "visible",
+]
 
 #: Invisible, but they join and shape letters: without them emoji and many scripts fall apart.
 _JOINERS = frozenset("\u200c\u200d")
@@ -127,11 +135,16 @@ def _stream(descriptor: int, encoding: str, *, at_once: bool) -> io.TextIOWrappe
     return io.TextIOWrapper(outlet, encoding=encoding, errors=_ERRORS, line_buffering=at_once)
 
 
+def in_plain_letters(text: str) -> str:
+    """Return text as a stream writes it that has ASCII alone."""
+    return "".join(c if c.isascii() else _PLAIN.get(c) or c.encode("unicode_escape").decode() for c in text)
+
+
 def _in_plain_letters(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     part = error.object[error.start : error.end]
-    return "".join(_PLAIN.get(c) or c.encode("unicode_escape").decode() for c in part), error.end
+    return in_plain_letters(part), error.end
 
 
 def show_traceback(error: BaseException) -> None:

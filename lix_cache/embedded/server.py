@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from lix_cache._log import logger
 from lix_cache.arguments import config_of
-from lix_cache.checks import check_path, check_seconds
+from lix_cache.checks import check_path, check_seconds, given
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.embedded.binary import ServerBinary
@@ -152,9 +152,7 @@ class EmbeddedRedis:
             return
         check_seconds("start_timeout_seconds", start_timeout_seconds)
         if binary is not None and not isinstance(binary, ServerBinary):
-            raise ConfigError(
-                f"binary must be a ServerBinary, got {binary!r} of type {type(binary).__name__}"
-            )
+            raise ConfigError(f"binary must be a ServerBinary, {given(binary)}")
         # The real path: two names of one folder must lead to one server.
         self._data_dir = os.path.realpath(
             _default_data_dir() if data_dir is None else check_path("data_dir", data_dir)

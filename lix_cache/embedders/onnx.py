@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lix_cache.checks import check_text
+from lix_cache.checks import check_text, given
 from lix_cache.embedders.lazy_onnx import LazyOnnx
 from lix_cache.embedders.process import PerProcess
 from lix_cache.embedders.protocol import checked_texts, unit_rows
@@ -66,7 +66,7 @@ class OnnxEmbedder:
         endpoint: str | None = None,
     ) -> None:
         if pooling is not None and check_text("pooling", pooling) not in _POOLINGS:
-            raise ConfigError(f"pooling must be one of {', '.join(_POOLINGS)}, got {pooling!r}")
+            raise ConfigError(f"pooling must be one of {', '.join(_POOLINGS)}, {given(pooling)}")
         self._onnx = LazyOnnx(
             model,
             model_file=model_file,

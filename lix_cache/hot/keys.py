@@ -104,6 +104,12 @@ class Keys:
         """String: which eviction thread is looking for idle sessions."""
         return f"{self.prefix}:{{{bucket}}}:lease"
 
+    # -- any database --------------------------------------------------------------------
+
+    def probe(self) -> str:
+        """Stream that is never there: what ``health_check`` would write to."""
+        return f"{self.prefix}:{{0}}:probe"
+
     # -- semantic query cache (database 0) -----------------------------------------------
 
     def semantic_vectors(self, session_id: str, scope: str) -> str:

@@ -153,7 +153,7 @@ def pack_table(phrases: list[bytes], lengths: list[int], *, id: str) -> bytes:  
 
 def _check_id(name: str) -> bytes:
     if not name or len(name) > 255 or not name.isascii() or not name.isprintable():
-        raise ConfigError(f"a table's id is 1 to 255 printable ASCII characters, got {name!r}")
+        raise ConfigError("a table's id is 1 to 255 printable ASCII characters")
     return name.encode("ascii")
 
 

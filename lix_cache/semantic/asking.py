@@ -17,7 +17,8 @@ from lix_cache.checks import check_flag, check_number, check_seconds, check_text
 from lix_cache.errors import ConfigError, InvalidContext, InvalidInput
 from lix_cache.semantic.core import wording_of
 from lix_cache.semantic.entry import tag_words
-from lix_cache.semantic.identity import digest_of, function_form, take
+from lix_cache.semantic.functions import Known
+from lix_cache.semantic.identity import digest_of, take
 from lix_cache.semantic.policy import CachePolicy
 from lix_cache.semantic.prompts import has_turns
 from lix_cache.semantic.scope import canonical, frozen
@@ -130,16 +131,18 @@ class Asker:
                 "what a method, a partial or an object holds besides its arguments would not count"
             )
         self.name = f"{function.__module__}.{function.__qualname__}"
-        self._identity = rules.name or function_form(function)
+        self._known = None if rules.name else Known(function, rules.ignore, rules.identify)
         self._rules = rules
         self._policy = policy
         self._own = own
         self._signature = inspect.signature(function)
         parameters = self._signature.parameters
         kinds = {p.kind: p.name for p in parameters.values()}
+        held = self._known.held if self._known else ()
         self._catches = kinds.get(inspect.Parameter.VAR_KEYWORD)
         for name in (rules.query_param, *rules.ignore, *rules.identify):
-            if name not in parameters and self._catches is None:
+            is_held = name != rules.query_param and name in held
+            if name not in parameters and self._catches is None and not is_held:
                 raise ConfigError(
                     f"{self.name} has no parameter {name!r}; it has {', '.join(parameters) or 'none'}"
                 )
@@ -167,7 +170,8 @@ class Asker:
         prompt = forms.pop(
             query_param if query_param in self._signature.parameters else f"**{query_param}", None
         )
-        context: dict[str, Any] = {**self._rules.static_context, "cached.function": self._identity}
+        identity = self._identity()
+        context: dict[str, Any] = {**self._rules.static_context, "cached.function": identity}
         for name, form in forms.items():
             if form is not _IGNORED:
                 context[f"argument.{name}"] = self._item(name, form)
@@ -180,7 +184,9 @@ class Asker:
             return None
         context.update(self._around(wording, prompt, around))
         key = wording, canonical(context, f"a call of {self.name}")
-        return Question(text, context, key, (bound.args, bound.kwargs), lambda: self._are_same(checks))
+        return Question(
+            text, context, key, (bound.args, bound.kwargs), lambda: self._are_same(identity, checks)
+        )
 
     def _around(self, text: str, prompt: Any, around: Mapping[str, Any]) -> dict[str, Any]:
         """Return what of the prompt, beside the question, must match exactly."""
@@ -225,9 +231,15 @@ class Asker:
     def _item(self, name: str, form: Any) -> Any:
         return form if type(form) in _PLAIN else {"digest": digest_of(form, name)}
 
-    def _are_same(self, checks: list[tuple[str, Any, bytes]]) -> bool:
-        """Whether what was identified by the application's functions still is that."""
+    def _identity(self) -> str:
+        """Return what the function is known by now: what it reads besides its arguments may change."""
+        return self._rules.name or (self.name if self._known is None else self._known.now())
+
+    def _are_same(self, identity: str, checks: list[tuple[str, Any, bytes]]) -> bool:
+        """Whether the function, and what the application's functions identified, still are what they were."""
+        identify = self._rules.identify
         try:
-            return all(take(self._rules.identify[n](value), "")[1] == form for n, value, form in checks)
+            is_same = all(take(identify[n](value), "")[1] == form for n, value, form in checks)
+            return is_same and self._identity() == identity
         except Exception:  # noqa: BLE001 - what the application's functions may raise is not to be known
             return False

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.arguments import config_of
-from lix_cache.checks import check_has, check_is, check_number, check_seconds, check_text, check_whole
+from lix_cache.checks import check_has, check_is, check_number, check_seconds, check_text, check_whole, given
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.drive import SyncDriver
@@ -46,9 +46,9 @@ def _guards(enabled: bool | Iterable[str]) -> Callable[[str, str], Objection | N
     if not is_list or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"guards must be True, False or a list of names, got a {type(enabled).__name__}")
     # A name that is no guard's would be a guard that never objects.
-    unknown = sorted(map(repr, {*names} - {*GUARDS}))
-    if unknown:
-        raise ConfigError(f"there is no guard {', '.join(unknown)}; the guards are {', '.join(GUARDS)}")
+    unknown = next((i for i, name in enumerate(names) if name not in GUARDS), None)
+    if unknown is not None:
+        raise ConfigError(f"guards[{unknown}]: there is no guard of that name; there are {', '.join(GUARDS)}")
     asked = frozenset(names)
     return lambda query, cached: check(query, cached, enabled=asked)
 
@@ -106,7 +106,7 @@ class Assembled(Decorating):
         if sliding_seconds is not None:
             check_seconds("sliding_seconds", sliding_seconds)
         if check_text("eviction", eviction) not in EVICTIONS:
-            raise ConfigError(f"eviction must be one of {', '.join(EVICTIONS)}, got {eviction!r}")
+            raise ConfigError(f"eviction must be one of {', '.join(EVICTIONS)}, {given(eviction)}")
         self._prices = None if prices is None else check_is("prices", prices, Prices)
         database = config.semantic_redis_db if redis_db is None else check_whole("redis_db", redis_db, 0)
         self._endpoint = endpoint_for(config, database)

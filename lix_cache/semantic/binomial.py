@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 
+from lix_cache.checks import given
 from lix_cache.errors import InvalidInput
 
 __all__ = ["clopper_pearson", "hits_needed", "lower_limit", "upper_limit"]
@@ -54,15 +55,17 @@ def clopper_pearson(wrong: int, total: int, confidence: float = 0.95) -> tuple[f
 def hits_needed(bound: float, confidence: float = 0.95) -> int:
     """Return how many hits without a mistake prove that fewer than ``bound`` of them are wrong."""
     if not 0.0 < bound < 1.0 or not 0.0 < confidence < 1.0:
-        raise InvalidInput(f"bound and confidence lie between 0 and 1, got {bound!r} and {confidence!r}")
+        raise InvalidInput(
+            f"bound and confidence lie between 0 and 1, {given(bound)} and {given(confidence)}"
+        )
     return math.ceil(math.log(1.0 - confidence) / math.log1p(-bound))
 
 
 def _check(wrong: int, total: int, confidence: float) -> None:
     if not 0 <= wrong <= total:
-        raise InvalidInput(f"0 <= wrong <= total is needed, got {wrong!r} of {total!r}")
+        raise InvalidInput(f"0 <= wrong <= total is needed, {given(wrong)} of {given(total)}")
     if not 0.0 < confidence < 1.0:
-        raise InvalidInput(f"a confidence lies between 0 and 1, got {confidence!r}")
+        raise InvalidInput(f"a confidence lies between 0 and 1, {given(confidence)}")
 
 
 def _beta_quantile(probability: float, a: float, b: float) -> float:

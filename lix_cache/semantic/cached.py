@@ -103,34 +103,20 @@ class Decorating:
         self,
         /,
         *,
-        query_param: str = "prompt",
-        ignore: Sequence[str] = (),
-        identify: Mapping[str, Callable[[Any], Any]] | None = None,
-        name: str | None = None,
-        static_context: Mapping[str, Any] | None = None,
-        ttl_seconds: float | None = None,
-        stale_while_revalidate: float = 0.0,
-        tags: Sequence[str] = (),
-        lock_seconds: float = 30.0,
-        run_on_error: bool = True,
+        query_param: str = ...,
+        ignore: Sequence[str] = ...,
+        identify: Mapping[str, Callable[[Any], Any]] | None = ...,
+        name: str | None = ...,
+        static_context: Mapping[str, Any] | None = ...,
+        ttl_seconds: float | None = ...,
+        stale_while_revalidate: float = ...,
+        tags: Sequence[str] = ...,
+        lock_seconds: float = ...,
+        run_on_error: bool = ...,
     ) -> Callable[[F], F]: ...
 
-    def cached(
-        self,
-        function: Callable[..., Any] | None = None,
-        /,
-        *,
-        query_param: str = "prompt",
-        ignore: Sequence[str] = (),
-        identify: Mapping[str, Callable[[Any], Any]] | None = None,
-        name: str | None = None,
-        static_context: Mapping[str, Any] | None = None,
-        ttl_seconds: float | None = None,
-        stale_while_revalidate: float = 0.0,
-        tags: Sequence[str] = (),
-        lock_seconds: float = 30.0,
-        run_on_error: bool = True,
-    ) -> Any:
+    # The signature is written above, for type checkers and readers; the defaults are those of Rules.
+    def cached(self, function: Callable[..., Any] | None = None, /, **settings: Any) -> Any:
         """Return a decorator that looks a function's answers up before it runs, and stores them.
 
         Written as ``@cache.cached`` or, with settings, as ``@cache.cached(...)``.
@@ -139,7 +125,9 @@ class Decorating:
         its answer, or its exception if they are in the same process, each as an object of its
         own. The function may be sync or async, whichever this cache is.
 
-        All arguments must match exactly, by type and content. Only the question is also found by
+        All arguments must match exactly, by type and content, and so must what the function reads
+        besides them: what it closes over, and global data. An object there that cannot be compared keeps the
+        answers in this process. Only the question is also found by
         its meaning: a text of one line, up to 500 characters, or such a text at the end of
         messages whose other content matches exactly. The function gets copies of arguments that
         could be changed while it runs.
@@ -149,18 +137,21 @@ class Decorating:
             query_param: the parameter that holds the question: a text, or messages (see
                 ``CachePolicy.extract_query``).
             ignore: parameters that the answer does not depend on: a trace id, a client. For a
-                method, ``self`` if its object changes nothing; else identify it.
-            identify: parameter to a function that returns what stands for its value, in plain
-                values: ``{"self": lambda self: (self.model, self.temperature)}``.
+                method, ``self`` if its object changes nothing; else identify it. Also names that
+                the function closes over or reads.
+            identify: parameter, or such a name, to a function that returns what stands for its
+                value, in plain values: ``{"self": lambda self: (self.model, self.temperature)}``.
             name: what the answers are kept under; by default that of the function. Functions
-                of one name share answers.
+                of one name share answers, whatever they hold.
             static_context: what else must match exactly, the same for all calls.
             ttl_seconds: life of an answer; the policy's by default.
-            stale_while_revalidate: seconds after that life in which an answer is still
+            stale_while_revalidate: seconds after that life, 0 by default, in which an answer is still
                 served, while the function runs beside the call to renew it.
             tags: words to invalidate the answers by.
-            lock_seconds: how long equal calls wait for the one that runs; then they run, too.
-            run_on_error: run the function while Redis is in trouble, instead of raising.
+            lock_seconds: how long equal calls wait for the one that runs, 30 by default; then they
+                run, too.
+            run_on_error: run the function while Redis is in trouble, as is the default, instead of
+                raising.
 
         An answer that cannot be stored is returned all the same; ``get_stats`` counts it.
 
@@ -171,18 +162,7 @@ class Decorating:
                 cannot be compared exactly.
             MissingExtra: at a call, the embedder needs a package that is not installed.
         """
-        rules = Rules(
-            query_param=query_param,
-            ignore=ignore,
-            identify={} if identify is None else identify,
-            name=name,
-            static_context={} if static_context is None else static_context,
-            ttl_seconds=ttl_seconds,
-            stale_while_revalidate=stale_while_revalidate,
-            tags=tags,
-            lock_seconds=lock_seconds,
-            run_on_error=run_on_error,
-        )
+        rules = Rules(**{name: value for name, value in settings.items() if value is not None})
 
         def put_before(function: F) -> F:
             return decorate(self._core, self._endpoint, function, rules)

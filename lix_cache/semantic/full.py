@@ -242,7 +242,8 @@ class SemanticCache(Assembled):
     def health_check(self) -> dict[str, Any]:
         """Try Redis, embedder and verifier once. Returns their states; raises nothing.
 
-        ``status`` is ``ok``, ``degraded`` (answers are fewer) or ``down`` (there are none).
+        ``status`` is ``ok``, ``degraded`` (answers are fewer, or none can be stored) or ``down`` (there are
+        none). Of Redis it asks whether it takes writes, and leaves nothing behind.
         """
         return self._drive(upkeep.health(self._core))
 

@@ -15,15 +15,13 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import types
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 from lix_cache.errors import InvalidContext, InvalidInput, LixCacheError
 from lix_cache.semantic.value_items import encode_item
 
-__all__ = ["digest_of", "function_form", "take"]
+__all__ = ["digest_of", "take"]
 
 _DEEPEST = 64
 _DIGEST_BYTES = 20
@@ -156,69 +154,3 @@ def _name(kind: type) -> str:
         if kind.__module__ == "builtins"
         else f"a {kind.__module__}.{kind.__qualname__}"
     )
-
-
-def function_form(function: types.FunctionType) -> str:
-    """Return a name that tells a function from others, the same in every process.
-
-    The qualified name is enough where it leads to one function. A lambda, a function inside
-    another one, one that a decorator put before another, and one of a script share theirs with
-    others, so their code belongs to it, and what they close over: as far as it can be compared, and
-    as it is now, when the cache is put before the function.
-    """
-    return _of_function(function, ())
-
-
-def _of_function(function: types.FunctionType, around: tuple[types.FunctionType, ...]) -> str:
-    name = f"{function.__module__}.{function.__qualname__}"
-    if _is_its_own_name(function, name):
-        return name
-    if function in around:
-        return f"{name} {around.index(function)}"  # it closes over itself
-    inside = (*around, function)
-    code = function.__code__
-    held = [_of_held(lambda cell=cell: cell.cell_contents, inside) for cell in function.__closure__ or ()]  # type: ignore[misc]
-    parts: list[Any] = [_of_code(code), held]
-    if around or hasattr(function, "__wrapped__"):
-        # Elsewhere they are arguments of each call.
-        named = sorted((function.__kwdefaults__ or {}).items())
-        own = [*(function.__defaults__ or ()), *(one for pair in named for one in pair)]
-        parts.append([_of_held(lambda one=one: one, inside) for one in own])  # type: ignore[misc]
-    return f"{name} {digest_of(parts)}"
-
-
-def _is_its_own_name(function: types.FunctionType, name: str) -> bool:
-    """Whether the name leads to this function, and was not taken over from another (functools.wraps)."""
-    code = function.__code__
-    return (
-        "<" not in name
-        and function.__module__ != "__main__"
-        and not hasattr(function, "__wrapped__")
-        and code.co_name == function.__name__
-        # A method that calls super() closes over its class, whose name it has.
-        and not set(code.co_freevars) - {"__class__"}
-    )
-
-
-def _of_code(code: types.CodeType) -> list[Any]:
-    constants = [
-        _of_code(one) if isinstance(one, types.CodeType) else _form_or_none(lambda one=one: one)  # type: ignore[misc]
-        for one in code.co_consts
-    ]
-    return [code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants]
-
-
-def _of_held(read: Callable[[], Any], inside: tuple[types.FunctionType, ...]) -> bytes | str | None:
-    """Return what stands for something that a function holds; for a function, its own form."""
-    try:
-        value = read()
-    except ValueError:
-        return None  # the cell is empty still
-    return _of_function(value, inside) if isinstance(value, types.FunctionType) else _form_or_none(read)
-
-
-def _form_or_none(read: Callable[[], Any]) -> bytes | None:
-    try:
-        return take(read(), "")[1]
-    except (InvalidInput, ValueError):
-        return None  # it cannot be compared, or the cell is empty still

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from lix_cache.checks import given
 from lix_cache.errors import InvalidInput
 
 __all__ = ["DEFAULT_LIMITS", "STRICT_LIMITS", "Limits", "is_lexical", "is_measured_for"]
@@ -81,9 +82,9 @@ class Limits:
         ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-                raise InvalidInput(f"Limits.{name} must be a number from {low} to {high}, got {value!r}")
+                raise InvalidInput(f"Limits.{name} must be a number from {low} to {high}, {given(value)}")
         if not isinstance(self.witness_cap, int):
-            raise InvalidInput(f"Limits.witness_cap must be a whole number, got {self.witness_cap!r}")
+            raise InvalidInput(f"Limits.witness_cap must be a whole number, {given(self.witness_cap)}")
 
     def with_threshold(self, threshold: float | None) -> Limits:
         """Return these limits with another least similarity (None: these)."""
@@ -111,11 +112,11 @@ class Limits:
         if "threshold" not in values:
             raise InvalidInput("limits without a 'threshold'")
         infinite = {"evidence": -math.inf, "learn_evidence": math.inf}
-        given: dict[str, Any] = {
+        read: dict[str, Any] = {
             name: infinite[name] if value is None and name in infinite else value
             for name, value in values.items()
         }
-        return cls(**given)
+        return cls(**read)
 
 
 DEFAULT_LIMITS = Limits(

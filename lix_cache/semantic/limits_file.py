@@ -87,9 +87,12 @@ def save_limits(
 def _read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     with open(path, encoding="utf-8") as file:
         try:
-            content = json.load(file)
+            content, why = json.load(file), ""
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{os.fspath(path)} is not JSON: {error}") from None
+            why = str(error)
+    if why:
+        # Raised out here: Python's own error carries the whole text.
+        raise ConfigError(f"{os.fspath(path)} is not JSON: {why}")
     entries = content.get("entries") if isinstance(content, dict) else None
     if not isinstance(content, dict) or content.get("format") != _FORMAT or not isinstance(entries, list):
         raise ConfigError(f"{os.fspath(path)} is no file of calibrated limits ('format': {_FORMAT!r})")
@@ -97,9 +100,7 @@ def _read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         if not isinstance(entry, dict) or not all(
             isinstance(entry.get(k), str) for k in ("embedder", "group")
         ):
-            raise ConfigError(
-                f"{os.fspath(path)}: every entry needs 'embedder' and 'group', got {entry!r:.80}"
-            )
+            raise ConfigError(f"{os.fspath(path)}: every entry needs 'embedder' and 'group', both text")
     return entries
 
 

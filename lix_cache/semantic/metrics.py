@@ -7,8 +7,10 @@ is one place that counts.
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from lix_cache.errors import ConfigError, MissingExtra
@@ -200,8 +202,12 @@ def register_metrics(
     return collector
 
 
-def json_logs(sink: TextIO | Callable[[Any], Any] | str | None = None, level: str = "INFO") -> int:
+def json_logs(
+    sink: TextIO | Callable[[Any], Any] | str | os.PathLike[str] | None = None, level: str = "INFO"
+) -> int:
     """Write the library's log as JSON, one object a line, beside the application's own log.
+
+    A file that it makes is its owner's alone (0600), as every file of this library.
 
     Args:
         sink: a stream, a path, or whatever else loguru takes; the standard error by default.
@@ -213,6 +219,8 @@ def json_logs(sink: TextIO | Callable[[Any], Any] | str | None = None, level: st
     from lix_cache._log import logger
 
     logger.enable("lix_cache")
-    return logger.add(
-        sink if sink is not None else sys.stderr, level=level, serialize=True, filter="lix_cache"
-    )
+    # diagnose would print the variables of a traceback, and with them what was asked.
+    settings: dict[str, Any] = {"level": level, "serialize": True, "filter": "lix_cache", "diagnose": False}
+    if isinstance(sink, (str, os.PathLike)):
+        settings["opener"] = partial(os.open, mode=0o600)
+    return logger.add(sink if sink is not None else sys.stderr, **settings)

@@ -74,7 +74,7 @@ def _compiled(pattern: str, where: str) -> Any:
     escapes = set(_ESCAPE.findall(pattern))
     if escapes & {"b", "B"} and (not pattern.isascii() or escapes & {"p", "P", "x"}):
         raise ConfigError(
-            f"{where}: \\b and \\B know ASCII letters alone, so {pattern!r} would not find what it means; "
+            f"{where}: \\b and \\B know ASCII letters alone, so it would not find what it means; "
             "write (^|[^\\pL]) and ([^\\pL]|$) instead"
         )
     try:
@@ -91,8 +91,7 @@ def _compiled(pattern: str, where: str) -> Any:
         return re2.compile(unicodedata.normalize("NFC", pattern), options)
     except re2.error as error:
         reason = error.args[0].decode("utf-8", "replace") if error.args else ""
-        raise ConfigError(
-            f"{where} is no regular expression of RE2: {pattern!r}: {reason}. {_ADVICE}"
-        ) from None
     except UnicodeEncodeError:
-        raise ConfigError(f"{where} holds half a surrogate pair: {pattern!r}") from None
+        reason = "half a surrogate pair"
+    # Raised out here, and without what RE2 quotes: a text at the wrong place may be a secret.
+    raise ConfigError(f"{where} is no regular expression of RE2: {reason.partition(':')[0]}. {_ADVICE}")

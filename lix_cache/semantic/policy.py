@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from lix_cache.checks import check_flag, check_seconds, check_whole, given
 from lix_cache.errors import ConfigError
 from lix_cache.semantic.guards import is_elliptical
 from lix_cache.semantic.guards.lexicon.time_words import TIME_SUBSTRINGS, TIME_WORDS
@@ -87,20 +87,16 @@ class CachePolicy:
     transcripts: bool = False
 
     def __post_init__(self) -> None:
-        _whole("min_query_chars", self.min_query_chars, 0, LONGEST)
-        _whole("max_query_chars", self.max_query_chars, max(1, self.min_query_chars), LONGEST)
+        check_whole("CachePolicy.min_query_chars", self.min_query_chars, 0, LONGEST)
+        least = max(1, self.min_query_chars)
+        check_whole("CachePolicy.max_query_chars", self.max_query_chars, least, LONGEST)
         for name in ("exclude", "error_patterns", "time_words"):
             object.__setattr__(self, name, _texts(name, getattr(self, name)))
         for name in ("exclude", "error_patterns"):
             _patterns(getattr(self, name), f"CachePolicy.{name}")
         for name in ("builtin_time_words", "follow_ups", "whole_answers_only", "history", "transcripts"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"CachePolicy.{name} must be True or False, got {getattr(self, name)!r}")
-        seconds = self.time_sensitive_seconds
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
-            raise ConfigError(
-                f"CachePolicy.time_sensitive_seconds must be a positive number, got {seconds!r}"
-            )
+            check_flag(f"CachePolicy.{name}", getattr(self, name))
+        check_seconds("CachePolicy.time_sensitive_seconds", self.time_sensitive_seconds)
 
     # -- decisions ------------------------------------------------------------------------
 
@@ -188,9 +184,12 @@ class CachePolicy:
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"a policy must be a JSON object: {error}") from None
-        if not isinstance(values, dict):
-            raise ConfigError(f"a policy must be a JSON object, got {type(values).__name__}")
+            values, why = None, str(error)
+        else:
+            why = "" if isinstance(values, dict) else given(values)
+        if why:
+            # Raised out here: Python's own error carries the whole text.
+            raise ConfigError(f"a policy must be a JSON object: {why}")
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(values.keys() - known)
         if unknown:
@@ -198,17 +197,12 @@ class CachePolicy:
         return cls(**values)
 
 
-def _whole(name: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ConfigError(f"CachePolicy.{name} must be a whole number from {least} to {most}, got {value!r}")
-
-
 def _texts(name: str, values: object) -> tuple[str, ...]:
     if isinstance(values, str) or not isinstance(values, (list, tuple)):
-        raise ConfigError(f"CachePolicy.{name} must be a list of texts, got {values!r}")
+        raise ConfigError(f"CachePolicy.{name} must be a list of texts, {given(values)}")
     for value in values:
         if not isinstance(value, str) or not value.strip():
-            raise ConfigError(f"CachePolicy.{name} must hold texts that are not empty, got {value!r}")
+            raise ConfigError(f"CachePolicy.{name} must hold texts that are not empty, {given(value)}")
     return tuple(values)
 
 

@@ -70,7 +70,8 @@ def _encode_mapping(value: Mapping[Any, Any], where: str, parts: list[bytes], de
     parts.append(b"m%d:" % len(items))
     for encoded, key, item in sorted(items, key=lambda triple: triple[0]):
         parts.append(encoded)
-        _encode(item, f"{where}[{_shown(key)}]", parts, depth + 1)
+        # Deeper than the items' own names, a key may be content.
+        _encode(item, f"{where}[{'…' if depth else _shown(key)}]", parts, depth + 1)
 
 
 def _shown(key: str) -> str:

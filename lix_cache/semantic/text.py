@@ -18,7 +18,7 @@ import re
 import string
 import unicodedata
 
-__all__ = ["LONGEST", "MOST_MARKS", "long_runs", "normalise"]
+__all__ = ["LONGEST", "MOST_MARKS", "long_runs", "may_be_code", "normalise"]
 
 #: Longer texts are not looked at: they are their own form. No policy lets them into a cache.
 LONGEST = 20_000
@@ -47,14 +47,17 @@ def normalise(text: str) -> str:
     inner = text.strip(_AROUND)
     if not inner or inner.isspace():
         return ""
-    odd = set(inner) - _PLAIN
-    if odd and not all(map(_is_prose, odd)):
+    if may_be_code(inner):
         return text
-    if _NO_PROSE.search(inner):
-        return text
-    if not odd or inner.isascii():
+    if inner.isascii():
         return inner
     return text if long_runs(inner) else unicodedata.normalize("NFC", inner)
+
+
+def may_be_code(text: str) -> bool:
+    """Whether a text, without white space around it, is anything but one line of plain prose."""
+    odd = set(text) - _PLAIN
+    return not all(map(_is_prose, odd)) or _NO_PROSE.search(text) is not None
 
 
 def _is_prose(char: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from lix_cache.effects import Compute, Effect, Flow, RedisBatch, RedisCall
 from lix_cache.errors import ConfigError, InvalidInput, told
 from lix_cache.hot import answer_scripts
+from lix_cache.hot.probe import probe, verdict
 from lix_cache.hot.scripts import ScriptCall
 from lix_cache.semantic import entry
 from lix_cache.semantic.adaptive import Counts
@@ -244,7 +245,7 @@ def count(core: Core) -> Flow[dict[str, Any]]:
 
 def health(core: Core) -> Flow[dict[str, Any]]:
     """Try each part once. Raises nothing: trouble is what is asked for."""
-    parts: dict[str, dict[str, Any]] = {"redis": (yield from _try(core, RedisCall(("PING",))))}
+    parts: dict[str, dict[str, Any]] = {"redis": (yield from _try_redis(core))}
     embedder, verifier = core.embedder, core.verifier
     if embedder is None:
         parts["embedder"] = {"status": "off"}
@@ -267,8 +268,8 @@ def health(core: Core) -> Flow[dict[str, Any]]:
         parts["verifier"] = yield from _try(core, ask)
     known = is_measured_for(str(parts["embedder"].get("id", "")))
     prior = "measured" if known or core.limits != DEFAULT_LIMITS else "cautious"
-    down = parts["redis"]["status"] != "ok"
-    worse = any(part["status"] == "down" for part in parts.values())
+    down = parts["redis"]["status"] == "down"
+    worse = any(part["status"] in ("down", "degraded") for part in parts.values())
     index = {
         "scopes": len(core.indexes),
         "bytes": core.indexes.nbytes,
@@ -282,10 +283,22 @@ def health(core: Core) -> Flow[dict[str, Any]]:
     }
 
 
+def _try_redis(core: Core) -> Flow[dict[str, Any]]:
+    """Ask whether it answers, and whether it takes writes: answers may be served that cannot be stored."""
+    found = yield from _try(core, RedisBatch(probe(core.keys), errors_as_values=True))
+    if found["status"] != "ok":
+        return found
+    silent, refused = verdict(found.pop("result"))
+    if silent is not None:
+        return {"status": "down", "detail": told(silent)}
+    return found if refused is None else {**found, "status": "degraded", "detail": told(refused)}
+
+
 def _try(core: Core, effect: Effect) -> Flow[dict[str, Any]]:
     started = core.clock.monotonic()
     try:
-        yield effect
+        result = yield effect
     except Exception as error:  # noqa: BLE001 - reported, whatever it is
         return {"status": "down", "detail": told(error)}
-    return {"status": "ok", "latency_ms": round((core.clock.monotonic() - started) * 1000, 3)}
+    found = {"status": "ok", "latency_ms": round((core.clock.monotonic() - started) * 1000, 3)}
+    return found if result is None else {**found, "result": result}

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from lix_cache.checks import check_path, check_whole
+from lix_cache.checks import check_path, check_whole, given
 from lix_cache.embedders.lazy_onnx import LazyOnnx
 from lix_cache.embedders.process import PerProcess
 from lix_cache.embedders.protocol import encodable
@@ -129,7 +129,7 @@ class OnnxVerifier:
         endpoint: str | None = None,
     ) -> None:
         if label is not None and (isinstance(label, bool) or not isinstance(label, (str, int))):
-            raise ConfigError(f"label must be a name or a number, got {label!r}")
+            raise ConfigError(f"label must be a name or a number, {given(label)}")
         self._label = label
         self._both_ways = both_ways
         self._onnx = LazyOnnx(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lix_cache.archive.files import Files
     from lix_cache.vectors import VectorLike
 
-__all__ = ["AsyncConversationArchive"]
+__all__ = ["AsyncConversationArchive", "AsyncReports"]
 
 T = TypeVar("T")
 
@@ -149,6 +149,27 @@ class AsyncConversationArchive:
         """See :meth:`ConversationArchive.verify`."""
         return await self._run(self.sync.verify, session_id)
 
-    async def verify_all(self) -> list[Report]:
-        """See :meth:`ConversationArchive.verify_all`."""
-        return await self._run(lambda: list(self.sync.verify_all()))
+    def verify_all(self) -> AsyncReports:
+        """See :meth:`ConversationArchive.verify_all`: ``async for``, or ``await`` for all in a list."""
+        return AsyncReports(self)
+
+
+class AsyncReports:
+    """The reports of all files: one by one with ``async for``, in a list with ``await``."""
+
+    def __init__(self, archive: AsyncConversationArchive) -> None:
+        self._archive = archive
+
+    async def __aiter__(self) -> AsyncIterator[Report]:
+        reports = self._archive.sync.verify_all()
+        # A file at a time is read, in a thread; the loop goes on between two.
+        while (
+            report := await in_disk_thread(partial(next, reports, None), may_wait_for_lock=True)
+        ) is not None:
+            yield report
+
+    def __await__(self) -> Generator[Any, None, list[Report]]:
+        return self._all().__await__()
+
+    async def _all(self) -> list[Report]:
+        return [report async for report in self]

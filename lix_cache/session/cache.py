@@ -17,6 +17,7 @@ from lix_cache.session.budget import Budget, estimate_tokens
 from lix_cache.session.evictor import Evictor, evictor_for
 from lix_cache.session.health import health
 from lix_cache.session.store import open_store
+from lix_cache.vectors import check_dimension
 
 if TYPE_CHECKING:
     from lix_cache.archive.files import Files
@@ -84,7 +85,10 @@ class _Hybrid:
         embedding: VectorLike | None,
         timestamp: float | None,
     ) -> Turn:
-        return new_turn(role, content, metadata, embedding, timestamp, self._store.new_nonce())
+        turn = new_turn(role, content, metadata, embedding, timestamp, self._store.new_nonce())
+        if turn.vector is not None:
+            check_dimension(turn.vector.dim, self._config.embedding_dim, "the session (embedding_dim)")
+        return turn
 
     def _after_add(self, result: flow.AddResult) -> int:
         """Wake the daemon if it has work; return the messages now in the window."""
@@ -182,6 +186,7 @@ class HybridConversationCache(_Hybrid):
 
         Raises:
             InvalidMessage, InvalidVector: refused, nothing stored.
+            DimensionMismatch: the embedding is not of ``embedding_dim``; nothing stored.
             ArchiveUnavailable: neither Redis nor the disk could take it, or the disk could
                 not and ``durability="disk"``.
         """
@@ -222,7 +227,8 @@ class HybridConversationCache(_Hybrid):
             query: what the relevant ones should be about.
             query_embedding: shape (dim,); used where older messages have embeddings,
                 otherwise words are compared.
-            recent_k: how many of the newest, within ``session_max_tokens`` as in :meth:`get_context`.
+            recent_k: how many of the newest, within ``session_max_tokens`` as in :meth:`get_context`;
+                those beyond the window come from the disk.
             disk_k: how many others, best first, none that is among the newest.
 
         Returns:
@@ -231,7 +237,8 @@ class HybridConversationCache(_Hybrid):
         Raises:
             InvalidInput: the query is no text.
             ConfigError: ``recent_k`` or ``disk_k`` is no whole number, or ``recent_k`` is negative.
-            DimensionMismatch: the vectors of the session have another dimension.
+            DimensionMismatch: the vectors of the session have another dimension, all of them. Where
+                some have (the model was changed), these messages are compared by words, after the others.
         """
         return self._drive(
             context.smart_context(self._session, self._budget, query, query_embedding, recent_k, disk_k)
@@ -283,7 +290,8 @@ class HybridConversationCache(_Hybrid):
     def health_check(self) -> dict[str, Any]:
         """Try Redis and the archive once. Returns their states; raises nothing for what it finds.
 
-        ``status`` is ``ok``, ``degraded`` (one of them refuses, and the policies
+        Each is asked whether it takes writes: a replica and a server that is full are not ``ok``. Nothing is
+        left behind. ``status`` is ``ok``, ``degraded`` (one of them refuses, and the policies
         ``on_redis_error`` and ``on_archive_error`` go on without it) or ``down``.
         """
         return self._drive(health(self._store))

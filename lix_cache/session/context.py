@@ -37,10 +37,15 @@ def _within(session: Session, budget: Budget, turns: list[Turn], count: int) -> 
     # window has room for. It is looked for; and where there is none, what was found is better than
     # a context that looks empty.
     hot = yield from flow.get_context(session, flow.EVERYTHING)
-    read = partial(session.store.archive.store.recent, session.id, flow.EVERYTHING, in_context=True)
-    whole = flow.merged((yield DiskCall(read, waits=True)), hot)
+    whole = yield from _further_back(session, hot, flow.EVERYTHING)
     kept = budget.kept([turn.body for turn in whole], count)
     return [whole[i] for i in kept] or turns[-count:]
+
+
+def _further_back(session: Session, hot: list[Turn], count: int) -> Flow[list[Turn]]:
+    """Return what Redis gave together with the newest ``count`` turns on disk, cleared ones left out."""
+    read = partial(session.store.archive.store.recent, session.id, count, in_context=True)
+    return flow.merged((yield DiskCall(read, waits=True)), hot)
 
 
 def smart_context(
@@ -64,8 +69,10 @@ def smart_context(
     if recent_count < 0:
         raise ConfigError(f"recent_k must not be negative, got {recent_count}")
     hot = yield from flow.get_context(session, flow.EVERYTHING)
-    window = hot[-session.window :]
-    recent = yield from _within(session, budget, window, min(recent_count, session.window))
+    newest = hot[-session.window :]
+    if recent_count > session.window:
+        newest = yield from _further_back(session, hot, recent_count)
+    recent = yield from _within(session, budget, newest, recent_count)
     look = partial(_relevant, session, hot, recent, query, embedding, relevant_count)
     # A thread's work: it reads the archive and compares every message of it.
     relevant: list[Turn] = yield DiskCall(look, waits=True)
@@ -85,7 +92,11 @@ def _relevant(
     history = flow.merged(session.store.archive.store.turns(session.id), hot)
     older = [turn for turn in history if turn.id not in shown]
     if embedding is not None and any(turn.vector is not None for turn in older):
-        return search.by_vector(older, embedding, count)
+        found = search.by_vector(older, embedding, count)
+        dim = found[0].vector.dim if found and found[0].vector is not None else 0
+        # Another model's vectors tell nothing here, and their messages must not go missing for that.
+        others = [turn for turn in older if turn.vector is not None and turn.vector.dim != dim]
+        return [*found, *search.by_text(others, query, count - len(found))]
     return search.by_text(older, query, count)
 
 

@@ -30,6 +30,7 @@ from lix_cache.errors import (
     told,
 )
 from lix_cache.hot.connections import NewConnection
+from lix_cache.hot.probe import READS_ONLY
 from lix_cache.hot.scripts import Command
 from lix_cache.hot.window import Added, Gap, HotWindow, Oldest, Refused
 from lix_cache.messages import ZERO_ID, MessageId, Turn, once, pack_hot, with_id
@@ -66,8 +67,6 @@ BYTES_AT_ONCE = 64 << 20
 BREATH = 8
 BREATH_SECONDS = 0.00002
 EVERYTHING = 2**31
-#: What a server answers that takes no writes for now. It is there, and can be read.
-READS_ONLY = frozenset({"OOM", "MISCONF", "NOREPLICAS", "READONLY"})
 #: An add that has taken longer is not settled by looking for it.
 GIVE_UP_SECONDS = 3600.0
 

@@ -6,13 +6,14 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from lix_cache._log import logger
-from lix_cache.effects import DiskCall, Flow, RedisCall
-from lix_cache.errors import ArchiveError, ArchiveUnavailable, RedisError
+from lix_cache.effects import DiskCall, Flow, RedisBatch
+from lix_cache.errors import ArchiveError, ArchiveUnavailable, RedisError, RedisUnavailable
+from lix_cache.hot.probe import probe, verdict
 
 if TYPE_CHECKING:
     from lix_cache.session.store import SessionStore
 
-__all__ = ["ArchiveState", "before_add", "health"]
+__all__ = ["ArchiveState", "before_add", "health", "redis_trouble"]
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -73,13 +74,21 @@ def _look(store: SessionStore) -> Flow[None]:
     store.archive_state.works()
 
 
-def health(store: SessionStore) -> Flow[dict[str, Any]]:
-    """Try both tiers once. Returns their states; raises nothing for what it finds."""
-    redis = archive = "ok"
+def redis_trouble(store: SessionStore) -> Flow[RedisError | None]:
+    """Return why the server does not answer or takes no writes; None if it does both."""
     try:
-        yield RedisCall(("PING",))
+        silent, refused = verdict((yield RedisBatch(probe(store.hot.keys), errors_as_values=True)))
     except RedisError as error:
-        redis = f"{type(error).__name__}: {error}"
+        return error
+    return silent or refused
+
+
+def health(store: SessionStore) -> Flow[dict[str, Any]]:
+    """Try both tiers once, with a write each. Returns their states; raises nothing for what it finds."""
+    redis = archive = "ok"
+    trouble = yield from redis_trouble(store)
+    if trouble is not None:
+        redis = f"{type(trouble).__name__}: {trouble}"
     try:
         yield from _look(store)
     except ArchiveError as error:
@@ -87,7 +96,10 @@ def health(store: SessionStore) -> Flow[dict[str, Any]]:
     config = store.config
     goes_on = {
         (True, True): "ok",
-        (False, True): "degraded" if config.on_redis_error == "archive" else "down",
+        # The policy is for trouble that passes; a wrong password or a missing right is an error at once.
+        (False, True): "degraded"
+        if config.on_redis_error == "archive" and isinstance(trouble, RedisUnavailable)
+        else "down",
         (True, False): "degraded"
         if config.on_archive_error == "hot" and config.durability == "redis"
         else "down",

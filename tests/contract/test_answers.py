@@ -217,7 +217,9 @@ def test_what_is_refused_is_refused_by_name(make: Any) -> None:
 
 
 def test_a_guard_that_does_not_exist_is_refused_not_left_out(make: Any) -> None:
-    with pytest.raises(ConfigError, match=r"no guard 'numbres'; the guards are .*numbers"):
+    with pytest.raises(
+        ConfigError, match=r"guards\[1\]: there is no guard of that name; there are .*numbers"
+    ):
         make(guards=["numbers", "numbres"])
 
 

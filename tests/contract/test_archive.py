@@ -738,3 +738,17 @@ def test_the_archive_imports_no_redis_and_numpy_only_for_vectors(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == expected
+
+
+def test_reports_come_one_by_one_in_both_variants(tmp_path: Path) -> None:
+    archive = AsyncConversationArchive(tmp_path)
+
+    async def main() -> tuple[list[str], list[str]]:
+        for name in ("a", "b", "c"):
+            await archive.append_turn(name, message(0))
+        one_by_one = [report.session_id async for report in archive.verify_all()]
+        return one_by_one, [report.session_id for report in await archive.verify_all()]
+
+    one_by_one, at_once = asyncio.run(main())
+    assert one_by_one == at_once == [report.session_id for report in archive.sync.verify_all()]
+    assert sorted(one_by_one) == ["a", "b", "c"]

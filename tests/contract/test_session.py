@@ -312,6 +312,48 @@ def test_smart_context_refuses_a_vector_of_another_dimension(cache: Any) -> None
         cache.smart_context("old", vector(0, dim=3), recent_k=0)
 
 
+def test_messages_with_vectors_of_two_models_are_all_found(cache: Any) -> None:
+    for number in range(3):
+        cache.add_message("user", f"the old order {number}", embedding=vector(number, dim=3))
+        cache.add_message("user", f"the new order {number}", embedding=vector(number))
+    found = said(cache.smart_context("which order", vector(1), recent_k=0, disk_k=50)["relevant"])
+    assert found[:1] == ["the new order 1"]
+    assert sorted(found) == sorted(said(cache.get_full()))
+    assert len(cache.smart_context("which order", vector(1), recent_k=0, disk_k=2)["relevant"]) == 2
+    with pytest.raises(DimensionMismatch):
+        cache.smart_context("which order", vector(1, dim=5), recent_k=0)
+
+
+def test_an_embedding_of_another_dimension_than_the_setting_is_refused_and_stores_nothing(
+    config: CacheConfig, twins: Twins
+) -> None:
+    cache = twins.make("HybridConversationCache", "dims", config.replace(embedding_dim=4))
+    cache.add_message("user", "right", embedding=vector(0, dim=4))
+    with pytest.raises(DimensionMismatch, match="dimension 4, but got one of dimension 3"):
+        cache.add_message("user", "wrong", embedding=vector(0, dim=3))
+    assert said(cache.get_full()) == ["right"]
+
+
+@pytest.mark.parametrize("recent_k", [3, 5, 20, 1000])
+def test_smart_context_serves_as_many_recent_messages_as_were_asked_for(cache: Any, recent_k: int) -> None:
+    texts = numbered(30)
+    say(cache, *texts[:25])
+    cache.flush_to_disk()
+    say(cache, *texts[25:])
+    found = cache.smart_context("message", recent_k=recent_k, disk_k=100)
+    assert said(found["recent"]) == texts[-recent_k:]
+    assert sorted(said(found["recent"] + found["relevant"])) == sorted(texts)
+
+
+def test_what_was_cleared_is_not_recent(cache: Any) -> None:
+    say(cache, *numbered(10))
+    cache.clear()
+    say(cache, "after")
+    found = cache.smart_context("message", recent_k=50, disk_k=50)
+    assert said(found["recent"]) == ["after"]
+    assert len(found["relevant"]) == 10
+
+
 def test_smart_context_compares_words_where_there_are_no_vectors(cache: Any) -> None:
     say(cache, "the capital of France is Paris", "bananas are yellow", *numbered(6))
     cache.flush_to_disk()
@@ -343,7 +385,7 @@ def test_no_message_is_both_recent_and_relevant_and_none_is_neither(cache: Any) 
     for recent_k in range(6):
         found = cache.smart_context("message", recent_k=recent_k, disk_k=50)
         recent, relevant = said(found["recent"]), said(found["relevant"])
-        assert recent == texts[len(texts) - min(recent_k, 4) :]
+        assert recent == texts[len(texts) - min(recent_k, len(texts)) :]
         assert sorted(recent + relevant) == texts
 
 

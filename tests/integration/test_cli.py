@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
@@ -87,6 +88,9 @@ def options(config: CacheConfig) -> list[str]:
 
 
 def run_cli(config: CacheConfig, *arguments: str, stdin: bytes | None = None) -> Result:
+    with contextlib.suppress(OSError):
+        if "doctor" not in arguments:
+            os.mkdir(config.archive_dir)  # as the first add does
     result = CliRunner().invoke(app, [*options(config), *arguments], input=stdin, prog_name="lix-cache")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -178,6 +182,7 @@ def test_an_empty_session_id_is_wrong_use(cli: Cli) -> None:
 
 
 def test_a_traceback_is_shown_when_asked_for(redis_config: CacheConfig) -> None:
+    os.mkdir(redis_config.archive_dir)
     gone = redis_config.replace(redis_port=free_port())
     result = CliRunner().invoke(app, [*options(gone), "--traceback", "stats"])
     assert type(result.exception).__name__ == "RedisUnavailable"
@@ -569,7 +574,7 @@ def test_evict_of_a_session_that_is_not_there_is_a_problem_and_moves_nothing(
     fill(redis_config, "a", 2)
     result = cli("evict", "--session", "a", "--session", "nobody")
     assert result.code == 1
-    assert "there is no session 'nobody'; nothing was moved" in result.err
+    assert "there is no session 'nobody'" in result.err
     assert cli("stats", "--json").json["hot_sessions"] == 1
     assert cli("evict", "--session", "a").out == "1 session moved to disk, 2 messages\n"
 
@@ -635,7 +640,7 @@ def test_compact_of_a_session_without_a_file_is_a_problem(cli: Cli, redis_config
     small_frames(redis_config, "a")
     result = cli("compact", "--idle-minutes", "0", "--session", "a", "--session", "nobody")
     assert (result.code, result.out) == (1, "")
-    assert "session 'nobody' has no archive file" in result.err
+    assert "there is no archive file of session 'nobody'" in result.err
 
 
 def test_on_a_terminal_compact_shows_a_bar_on_stderr_alone(
@@ -758,7 +763,7 @@ def test_restore_lists_the_trash_and_takes_back_from_it(
     assert len(archive.load_all("a") or []) == 5
     missing = run_cli(offline, "restore", "c")
     assert missing.code == 1
-    assert "not in the trash" in missing.err
+    assert "no session in the trash" in missing.err
     assert run_cli(offline, "restore", "--all", "--json").json == {"restored": ["b"]}
     assert run_cli(offline, "restore", "--all", "c").code == 2
     assert archive.trashed() == []
@@ -775,7 +780,7 @@ def test_verify_of_one_session_looks_at_its_file_alone(
     assert run_cli(offline, "verify", "b").code == 1
     missing = run_cli(offline, "verify", "c")
     assert (missing.code, missing.out) == (1, "")
-    assert "'c' has no archive file" in missing.err
+    assert "there is no archive file of session 'c'" in missing.err
 
 
 def test_verify_names_bytes_that_were_set_aside_and_files_in_the_wrong_place(
@@ -1321,3 +1326,68 @@ def test_the_caches_are_found_by_the_library_after_the_doctor_was_here(redis_con
     found = vectors.get("url")
     assert found is not None
     assert found.tolist() == [1.0, 2.0, 3.0]
+
+
+# -- what a newcomer does --------------------------------------------------------------------
+
+
+@pytest.mark.promise("no-false-empty")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sessions",
+        "sessions --json",
+        "show a",
+        "stats",
+        "export",
+        "export --session a",
+        "evict --all",
+        "verify",
+    ],
+)
+def test_a_folder_that_is_not_there_is_an_error_and_none_is_made(
+    cli: Cli, redis_config: CacheConfig, tmp_path: Path, command: str
+) -> None:
+    fill(redis_config, "a", 3)
+    folder = tmp_path / "mistyped"
+    result = cli(f"--archive-dir={folder}", *command.split())
+    assert (result.code, result.out) == (1, "")
+    assert f"the archive folder {str(folder)!r} does not exist; name it with --archive-dir" in result.err
+    assert not folder.exists()
+    assert HybridConversationCache("a", redis_config).get_stats()["hot_messages"] == 3
+
+
+def test_an_export_into_a_file_with_a_mistyped_folder_leaves_no_file(cli: Cli, tmp_path: Path) -> None:
+    output = tmp_path / "backup.jsonl"
+    assert cli("--archive-dir=/no/such/folder", "export", "-o", str(output)).code == 1
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    "session_id", ["bad\x1b[31mid", "new\nline", "right\u202eto left", "日本語", "x" * 100]
+)
+def test_an_id_that_was_printed_can_be_pasted(cli: Cli, redis_config: CacheConfig, session_id: str) -> None:
+    fill(redis_config, session_id, 1, cold=True)
+    fill(redis_config, "another", 1)
+    listed = cli("sessions").out.splitlines()
+    printed = next(line.split("   ")[0].rstrip() for line in listed[1:] if not line.startswith("another"))
+    as_json = json.dumps(session_id)[1:-1]
+    for pasted in {printed, as_json, repr(session_id)[1:-1], session_id}:
+        assert cli("show", "--json", "--", pasted).json["session_id"] == session_id
+        assert cli("verify", "--json", "--", pasted).json["files"][0]["session_id"] == session_id
+        assert json.loads(cli("export", "--session", pasted).out)["session_id"] == session_id
+
+
+def test_an_id_that_is_written_as_another_is_printed_is_itself(cli: Cli, redis_config: CacheConfig) -> None:
+    for session_id in ("a\x1bb", r"a\x1bb", "x" * 100, "x" * 101):
+        fill(redis_config, session_id, 1)
+    assert cli("show", "--json", r"a\x1bb").json["session_id"] == r"a\x1bb"
+    both = cli("show", f"{'x' * 29}…{'x' * 29}")
+    assert both.code == 1
+    assert "may be 2 sessions" in both.err
+
+
+def test_a_flag_is_shown_without_a_type() -> None:
+    for command in ("sessions", "evict", "codec train", "import"):
+        shown = CliRunner().invoke(app, [*command.split(), "--help"]).stdout
+        assert "bool" not in shown.lower()

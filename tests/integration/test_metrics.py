@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import sys
+from pathlib import Path
 
 import pytest
 from loguru import logger
@@ -102,3 +104,17 @@ def test_the_log_is_written_as_json(redis_config: CacheConfig) -> None:
     record = json.loads(line)["record"]
     assert record["level"]["name"] == "WARNING"
     assert "RedisUnavailable" in record["message"]
+
+
+@pytest.mark.promise("no-leak")
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_log_file_is_its_owners_alone(kind: type, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    before = os.umask(0)
+    try:
+        handler = json_logs(kind(path))
+        logger.remove(handler)
+    finally:
+        os.umask(before)
+        logger.disable("lix_cache")
+    assert path.stat().st_mode & 0o777 == 0o600

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import inspect
 import io
+import json
 import logging
 import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +21,9 @@ import pytest
 from loguru import logger
 
 import lix_cache
-from lix_cache import CacheConfig, HybridConversationCache, LixCacheError, StoreAdmin
+from lix_cache import CacheConfig, CachePolicy, HybridConversationCache, Limits, LixCacheError, StoreAdmin
 from lix_cache.embedders.http import OpenAIEmbedder
-from lix_cache.errors import ConfigError, RedisError
+from lix_cache.errors import ConfigError, InvalidInput, RedisError
 from lix_cache.hot.client import close_async_redis_clients, create_async_redis_client, create_redis_client
 from tests.support import RedisServer
 from tests.support.redis_server import free_port
@@ -228,6 +232,92 @@ def _parrot() -> Iterator[int]:
 def test_a_secret_of_a_wrong_type_is_not_shown(ear: Ear, name: str, value: Any) -> None:
     assert isinstance(ear.listen(lambda: CacheConfig(**{name: value})), ConfigError)
     assert ear.leaks("planted", "70447744") == []
+
+
+#: A secret at the wrong place, in every type that it may have there.
+MISPLACED = [
+    "planted", "planted{", "planted\0", "7044774470", b"planted", 7_044_774_470, -7_044_774_470, 70447744.5,
+    ["planted"], ("planted",), {"planted": "planted"}, {"planted"}, Path("planted"), "planted(",
+    r"planted\b\u00e9",
+]  # fmt: skip
+SECRET = ("planted", "7044774")
+
+
+def _each_field(settings: Any) -> Iterator[str]:
+    yield from (field.name for field in dataclasses.fields(settings))
+
+
+@pytest.mark.parametrize("value", MISPLACED, ids=repr)
+def test_a_secret_in_the_wrong_setting_is_not_shown(ear: Ear, value: Any) -> None:
+    refused = 0
+    for name in _each_field(CacheConfig):
+        text = str(value)
+        uses: list[Callable[[], Any]] = [
+            lambda name=name: CacheConfig(**{name: value}) and None,
+            lambda name=name: CacheConfig().replace(**{name: value}) and None,
+            lambda name=name: setattr(CacheConfig(), name, value),
+            lambda name=name, text=text: CacheConfig.from_env("P", {f"P_{name.upper()}": text}) and None,
+            lambda name=name: CacheConfig.from_env("P", {f"P_{name.upper()}": value}) and None,
+        ]
+        refused += sum(isinstance(ear.listen(use), ConfigError) for use in uses)
+    assert refused > 60
+    assert ear.leaks(*SECRET) == []
+
+
+@pytest.mark.parametrize("value", MISPLACED, ids=repr)
+def test_a_secret_in_the_wrong_setting_of_a_cache_is_not_shown(ear: Ear, value: Any) -> None:
+    config = CacheConfig(evictor_enabled=False)
+    refused = 0
+    takers: list[tuple[Callable[..., Any], Any]] = [
+        (lambda **given: CachePolicy(**given) and None, CachePolicy),
+        (lambda **given: Limits(**{"threshold": 0.5, **given}) and None, Limits),
+        (lambda **given: CachePolicy.from_json(json.dumps(given, default=repr)) and None, CachePolicy),
+    ]
+    for make, settings in takers:
+        for name in _each_field(settings):
+            refused += isinstance(ear.listen(partial(make, **{name: value})), LixCacheError)
+    for kind in (lix_cache.SemanticCache, lix_cache.AsyncSemanticCache, HybridConversationCache):
+        first: dict[str, Any] = {"session_id": "s"} if kind is HybridConversationCache else {}
+        for name in inspect.signature(kind).parameters:
+            given = {**first, "config": config, name: value}
+            # Some are wanted as they are, such as a host and a context.
+            refused += isinstance(
+                ear.listen(lambda kind=kind, given=given: kind(**given) and None), LixCacheError
+            )
+    for text in ("planted", json.dumps([value], default=repr)):
+        refused += isinstance(ear.listen(partial(CachePolicy.from_json, text)), ConfigError)
+    assert refused > 25
+    assert ear.leaks(*SECRET) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"planted": b""}, {"a": {"planted": {1}}}, [{"planted": float("nan")}], {("planted",): 1},
+        {b"planted": 1}, {7_044_774_470: 1}, {"planted": [{"planted": object()}]}, 7_044_774_470 ** 9_000,
+        {"x": {"planted": {7_044_774_470: 1}}},
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_a_message_that_is_refused_is_not_shown(ear: Ear, redis_config: CacheConfig, content: Any) -> None:
+    config = redis_config.replace(evictor_enabled=False)
+    memory = HybridConversationCache("s", config)
+    answers = lix_cache.SemanticCacheRedis("s", config)
+    context = {"context": {"a": content}}
+    uses: list[Callable[[], Any]] = [
+        lambda: memory.add_message("user", content),
+        lambda: memory.add_message("user", "hello", metadata={"planted": content}),
+        lambda: memory.archive.append_turn("s", {"role": "user", "content": content, "planted": content}),
+        lambda: memory.add_message("user", "hello", timestamp=content),
+        lambda: memory.add_message("user", "hello", embedding=["planted", "7044774"]),
+        lambda: memory.add_message("user", "hello", embedding=[[1.0], "planted"]),
+        lambda: memory.add_message(content, "hello"),
+        lambda: answers.set("u", [1.0], content),
+        lambda: lix_cache.SemanticCache(config=config, **context).lookup("planted"),
+    ]
+    errors = [ear.listen(use) for use in uses]
+    assert sum(isinstance(error, InvalidInput) for error in errors) >= 7, errors
+    assert ear.leaks(*SECRET) == []
 
 
 def test_no_secret_is_shown_where_another_setting_is_wrong(ear: Ear) -> None:

@@ -76,7 +76,7 @@ class _Blocking:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.target, name)
-        if inspect.iscoroutinefunction(value):
+        if inspect.iscoroutinefunction(value) or name == "verify_all":
             return lambda *args, **kwargs: self._twins.run(value(*args, **kwargs))
         if type(value).__module__.startswith("lix_cache.") and type(value).__name__.startswith("Async"):
             return _Blocking(value, self._twins)

@@ -300,6 +300,42 @@ def test_a_variable_that_nearly_is_a_setting_is_an_error_that_says_which(variabl
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("prefix", "variable", "meant"),
+    [
+        ("MYAPP", "MYAPP_REDIS_PASS", "MYAPP_REDIS_PASSWORD"),
+        ("MYAPP", "MYAPP_REDIS_PWD", "MYAPP_REDIS_PASSWORD"),
+        ("MYAPP", "MYAPP_REDIS_USER", "MYAPP_REDIS_USERNAME"),
+        ("MYAPP", "MYAPP_ARCH_DIR", "MYAPP_ARCHIVE_DIR"),
+        ("MYAPP", "myapp_arch_dir", "MYAPP_ARCHIVE_DIR"),
+        ("MYAPP", "MYAPP_HOT_WIN_SIZE", "MYAPP_HOT_WINDOW_SIZE"),
+        ("MYAPP", "MY_APP_REDIS_HOST", "MYAPP_REDIS_HOST"),
+        ("MYAPP", "MYAPP-REDIS-HOST", "MYAPP_REDIS_HOST"),
+        *(
+            ("LIX_CACHE", variable, f"LIX_CACHE_{meant}")
+            for variable, meant in [
+                *((f"LIX_CACHE_{own}", meant) for own, meant in [
+                    ("URL", "REDIS_URL"), ("HOST", "REDIS_HOST"), ("PASSWORD", "REDIS_PASSWORD"),
+                    ("DIR", "ARCHIVE_DIR"), ("ARCHIVE", "ARCHIVE_DIR"), ("ARCH", "ARCHIVE_DIR"),
+                    ("PREFIX", "REDIS_KEY_PREFIX"), ("WINDOW", "HOT_WINDOW_SIZE"), ("dir", "ARCHIVE_DIR"),
+                    ("SEMANTIC_TTL", "SEMANTIC_TTL_SECONDS"), ("SIMILARITY", "SEMANTIC_SIMILARITY_THRESHOLD"),
+                    ("SSL_CA", "REDIS_SSL_CA_CERTS"), ("LIX_CACHE_REDIS_URL", "REDIS_URL"),
+                ]),
+                ("LIXCACHE_REDIS_URL", "REDIS_URL"),
+                ("LIX_REDIS_URL", "REDIS_URL"),
+                ("lixcache_redis_url", "REDIS_URL"),
+                ("lix_cache_url", "REDIS_URL"),
+            ]
+        ),
+    ],
+)  # fmt: skip
+def test_a_short_form_of_a_setting_is_an_error_that_says_which(
+    prefix: str, variable: str, meant: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"{variable} is not a setting; did you mean .*\b{meant}\b"):
+        CacheConfig.from_env(prefix, {variable: SECRET})
+
+
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_slip_in_any_setting_is_found(name: str) -> None:
     upper = name.upper()
@@ -351,7 +387,7 @@ def test_what_from_env_is_given_is_checked() -> None:
 
 def test_a_setting_that_is_changed_later_is_checked_as_well() -> None:
     config: Any = CacheConfig(redis_host="a")
-    with pytest.raises(ConfigError, match=r"^redis_port must be int, got 'x' of type str"):
+    with pytest.raises(ConfigError, match=r"^redis_port must be int, got one of type str$"):
         config.redis_port = "x"
     with pytest.raises(ConfigError, match=r"^redis_key_prefix must not contain braces"):
         config.redis_key_prefix = "a{b"

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
-from lix_cache.semantic.identity import function_form
+from lix_cache.semantic.functions import Known, _uses
+
+
+def function_form(function: Any) -> str:
+    return Known(function).now()
 
 
 def ask(prompt: str) -> str:
@@ -73,6 +77,32 @@ def test_a_function_has_one_form_however_often_it_is_made() -> None:
     assert function_form(with_model("small")(ask)) == function_form(with_model("small")(ask))
     assert function_form(renamed("small")) == function_form(renamed("small"))
     assert function_form(ask) == f"{__name__}.ask"
+
+
+KEY = LOW = 1
+TABLE: dict[Any, Any] = {}
+
+
+def reading(x: Any) -> Any:
+    TABLE[x.key] = TABLE[KEY] = x
+    TABLE[KEY] += 1
+    TABLE[int(KEY)] = 2
+    del TABLE[KEY]
+    return 0 < LOW < x
+
+
+def writing_an_attribute(x: Any) -> Any:
+    x.append(KEY)
+    LOW.append = x  # type: ignore[attr-defined]
+    return KEY[x].append(1)  # type: ignore[index]
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("function", [reading, writing_an_attribute])
+def test_what_a_function_reads_is_not_taken_for_what_it_writes(function: Any) -> None:
+    read, written = _uses(function.__code__)
+    assert {"KEY", "LOW"} <= read
+    assert written == ({"TABLE"} if function is reading else set())
 
 
 def test_a_function_that_closes_over_itself_has_a_form() -> None:

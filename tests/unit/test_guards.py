@@ -420,3 +420,46 @@ def test_numbers_are_read(text: str, values: set[str]) -> None:
 
 def test_every_guard_has_a_case_here() -> None:
     assert set(OBJECTED) == set(GUARDS)
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("\tx", "x"),
+        ("x = 1", "x = 1 "),
+        ("\n\nx = 1", "x = 1"),
+        ("x = 1\n", "x = 1"),
+        ("print 'a'", "print 'a '"),
+        ("`x`", "x"),
+        ("int x;", "int x"),
+        ("  - item", "- item"),
+        ("- a - b", "- a  - b"),
+        ("sed s/  / /g", "sed s/ / /g"),
+        ("class Foo:\n    pass", "class foo:\n    pass"),
+        ("a = [1]\nB", "a = [1]\nb"),
+        ("if x:\n    y()", "if x:\n  y()"),
+        ("x(1, 2)", "x(1,2)"),
+        ("a.b", "a. b"),
+        ("f 'a'  'b'", "f 'a' 'b'"),
+        ("{x: 1}", "{ x: 1}"),
+        ("x\u00a0= 1", "x = 1"),
+    ],
+)
+def test_code_is_answered_by_the_very_same_code_alone(one: str, other: str) -> None:
+    for first, second in ((one, other), (other, one)):
+        assert check(first, second) is not None
+    assert check(one, one.replace("\n", "\r\n")) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("How do I sort a list[int] in Python?", "how do I sort a list[int] in python"),
+        ("What does foo() do?", "what does foo() do"),
+        ("what does it cost\nin Rome", "what does it cost in Rome"),
+        ("Where is Rome?  Show me a map.", "Where is Rome? Show me a map."),
+    ],
+)
+def test_prose_around_code_is_prose(one: str, other: str) -> None:
+    assert check(one, other) is None

@@ -153,7 +153,7 @@ def test_what_identifies_nothing_is_refused(value: Any) -> None:
 
 
 def test_the_error_says_where_it_is_and_what_may_be_there() -> None:
-    with pytest.raises(InvalidContext, match=r"\['tools'\]\[1\]\['when'\] holds a set.*mappings") as caught:
+    with pytest.raises(InvalidContext, match=r"\['tools'\]\[1\]\[…\] holds a set.*mappings") as caught:
         canonical({"tools": [1, {"when": {2}}]})
     assert isinstance(caught.value, InvalidInput)
     with pytest.raises(InvalidContext, match=r"\['a'\] has a key of type int; keys must be str"):

@@ -82,7 +82,7 @@ def test_a_count_is_a_whole_number(name: str, value: Any) -> None:
         ({"config": "redis://localhost"}, "config must be a CacheConfig or None, got a str"),
         ({"config": CacheConfig}, "config.*class"),
         ({"config": {}}, "config"),
-        ({"limits": 0.9}, "limits must be a Limits, got 0.9"),
+        ({"limits": 0.9}, "limits must be a Limits, got one of type float"),
         ({"limits": None}, "limits"),
         ({"limits": Limits}, "limits"),
         ({"limits": {"threshold": 0.9}}, "limits"),

@@ -9,6 +9,7 @@ import typer
 
 from lix_cache import ConversationArchive, StoreAdmin
 from lix_cache.cli.errors import PROBLEM, complain
+from lix_cache.cli.naming import meant
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import for_humans, human_bytes, print_json, progress
 
@@ -34,16 +35,21 @@ def compact(
     Every message stays. Needs no Redis, may be stopped at any moment, and may run beside
     everything else: a session that is in use is left alone.
     """
-    admin = StoreAdmin(settings_of(ctx).config_of_archive())
+    admin = StoreAdmin(settings_of(ctx).config_of_store())
     archive = ConversationArchive(admin.config.archive_dir)
-    missing = [name for name in session or () if not archive.session_exists(name)]
-    if missing:
-        complain(f"session {missing[0]!r} has no archive file", "'lix-cache sessions' lists them")
-        raise typer.Exit(PROBLEM)
+    chosen = [
+        meant(
+            name,
+            archive.session_exists,
+            lambda: [meta["session_id"] for meta in archive.list_sessions()],
+            "there is no archive file of session",
+        )
+        for name in session or ()
+    ]
     with progress("compacting") as tell:
         done = admin.compact(
             None if idle_minutes is None else idle_minutes * 60,
-            session_ids=session or None,
+            session_ids=chosen or None,
             dry_run=dry_run,
             on_progress=tell,
         )

@@ -9,6 +9,7 @@ import typer
 
 from lix_cache import StoreAdmin
 from lix_cache.cli.errors import PROBLEM, complain
+from lix_cache.cli.naming import hot_or_cold
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import counted, for_humans, print_json, progress
 
@@ -32,15 +33,11 @@ def evict(
     """
     if sum((idle_minutes is not None, everything, bool(session))) > 1:
         raise typer.BadParameter("use one of --idle-minutes, --all and --session")
-    admin = StoreAdmin(settings_of(ctx).config())
+    admin = StoreAdmin(settings_of(ctx).config_of_store())
     seconds = 0.0 if everything else None if idle_minutes is None else idle_minutes * 60
-    known = set(admin.session_ids()) if session else set()
-    missing = [name for name in session or () if name not in known]
-    if missing:
-        complain(f"there is no session {missing[0]!r}; nothing was moved", "'lix-cache sessions' lists them")
-        raise typer.Exit(PROBLEM)
+    chosen = [hot_or_cold(admin, name) for name in session or ()]
     with progress("moving to disk") as tell:
-        moved = admin.evict(seconds, session_ids=session or None, on_progress=tell)
+        moved = admin.evict(seconds, session_ids=chosen or None, on_progress=tell)
     if as_json:
         print_json(asdict(moved))
     else:

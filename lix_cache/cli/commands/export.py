@@ -21,6 +21,7 @@ from lix_cache import (
 )
 from lix_cache.cli.errors import PROBLEM, complain
 from lix_cache.cli.jsonl import to_line
+from lix_cache.cli.naming import hot_or_cold
 from lix_cache.cli.options import settings_of
 from lix_cache.cli.output import counted, progress, to_stderr, visible, write_all
 from lix_cache.cli.terminal import has_reader
@@ -44,13 +45,10 @@ def export(
     'lix-cache import' reads it back. Messages added meanwhile may be in it or not. Ends
     with code 1, after writing all others, if a session cannot be read.
     """
-    config = settings_of(ctx).config()
+    config = settings_of(ctx).config_of_store()
     admin = StoreAdmin(config)
-    missing = [sid for sid in session or [] if admin.session(sid) is None]
-    if missing:
-        complain(f"there is no session {missing[0]!r}", "'lix-cache sessions' lists them")
-        raise typer.Exit(PROBLEM)
-    chosen = list(dict.fromkeys(session or admin.session_ids()))
+    named = [hot_or_cold(admin, sid) for sid in session or []]
+    chosen = list(dict.fromkeys(named or admin.session_ids()))
     failed = [] if session else [f"file {name!r} cannot be read" for name in admin.unreadable_files()]
     messages = count = 0
     with _opened(output) as file, progress("exporting") as tell:

@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from lix_cache import StoreAdmin
-from lix_cache.cli.errors import PROBLEM, complain
+from lix_cache.cli.naming import meant
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import ago, counted, for_humans, print_json, visible
 
@@ -30,7 +30,7 @@ def restore(
     """
     if everything and sessions:
         raise typer.BadParameter("use --all or name sessions")
-    admin = StoreAdmin(settings_of(ctx).config_of_archive())
+    admin = StoreAdmin(settings_of(ctx).config_of_store())
     trashed = admin.trashed()
     if not everything and not sessions:
         if as_json:
@@ -41,14 +41,15 @@ def restore(
             for_humans().print(Text(line), soft_wrap=True)
         for_humans().print(Text(f"{counted(len(trashed), 'session')} in the trash"), soft_wrap=True)
         return
-    wanted = list(dict.fromkeys(one["session_id"] for one in trashed)) if everything else list(sessions or ())
+    there = list(dict.fromkeys(one["session_id"] for one in trashed))
+    wanted = there if everything else [_trashed(name, there) for name in sessions or ()]
     back = [session_id for session_id in wanted if admin.restore(session_id)]
     if as_json:
         print_json({"restored": back})
     else:
         for_humans().print(Text(f"{counted(len(back), 'session')} taken back"), soft_wrap=True)
-    for session_id in wanted:
-        if session_id not in back:
-            complain(f"session {session_id!r} is not in the trash", "'lix-cache restore' lists what is there")
-    if len(back) < len(wanted):
-        raise typer.Exit(PROBLEM)
+
+
+def _trashed(given: str, there: list[str]) -> str:
+    advice = "'lix-cache restore' lists what is there"
+    return meant(given, there.__contains__, lambda: there, "there is no session in the trash:", advice)

@@ -27,7 +27,7 @@ def sessions(
     A message that was brought back from disk is counted on both sides. Ends with code 1 if an
     archive file cannot be read: its session is not in the list.
     """
-    admin = StoreAdmin(settings_of(ctx).config())
+    admin = StoreAdmin(settings_of(ctx).config_of_store())
     # One more than asked for tells whether there are more.
     found = admin.sessions(limit + 1 if limit else None)
     shown = found[:limit] if limit else found

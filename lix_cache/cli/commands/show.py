@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lix_cache import HybridConversationCache, StoreAdmin
-from lix_cache.cli.errors import PROBLEM, complain
+from lix_cache.cli.naming import hot_or_cold
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import for_humans, print_indented, print_json, visible
 
@@ -22,7 +22,12 @@ _STYLES = {"user": "bold cyan", "assistant": "bold green", "system": "bold yello
 
 def show(
     ctx: typer.Context,
-    session: Annotated[str, typer.Argument(metavar="SESSION", help="Session id, as 'sessions' lists it.")],
+    session: Annotated[
+        str,
+        typer.Argument(
+            metavar="SESSION", help="Session id, as 'sessions' lists it; after -- if it begins with -."
+        ),
+    ],
     recent: Annotated[int | None, typer.Option(min=1, help="The newest messages alone.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -30,10 +35,8 @@ def show(
 
     Looking is no use of the session: it stays hot or cold as it is.
     """
-    config = settings_of(ctx).config()
-    if StoreAdmin(config).session(session) is None:
-        complain(f"there is no session {session!r}", "'lix-cache sessions' lists them")
-        raise typer.Exit(PROBLEM)
+    config = settings_of(ctx).config_of_store()
+    session = hot_or_cold(StoreAdmin(config), session)
     history = HybridConversationCache(session, config).get_full()
     shown = history[-recent:] if recent else history
     if as_json:

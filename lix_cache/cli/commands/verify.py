@@ -11,7 +11,8 @@ from rich.text import Text
 
 from lix_cache import StoreAdmin
 from lix_cache.admin import FileCheck
-from lix_cache.cli.errors import PROBLEM, complain
+from lix_cache.cli.errors import PROBLEM
+from lix_cache.cli.naming import meant
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import for_humans, print_json, progress, visible
 
@@ -29,16 +30,20 @@ def verify(
 
     Changes nothing and needs no Redis. Ends with code 1 if anything is damaged.
     """
-    admin = StoreAdmin(settings_of(ctx).config_of_archive())
+    admin = StoreAdmin(settings_of(ctx).config_of_store())
+    if session is not None:
+        session = meant(
+            session,
+            lambda sid: any(admin.verify(sid)),
+            lambda: [check.session_id for check in admin.verify()],
+            "there is no archive file of session",
+        )
     total = len(admin.archive_files()) if session is None else 1
     checks: list[FileCheck] = []
     with progress("checking") as tell:
         for check in admin.verify(session):
             checks.append(check)
             tell(len(checks), total)
-    if session is not None and not checks:
-        complain(f"session {session!r} has no archive file", "'lix-cache sessions' lists them")
-        raise typer.Exit(PROBLEM)
     damaged = [check for check in checks if not check.is_intact]
     set_aside = admin.set_aside_files() if session is None else []
     if as_json:

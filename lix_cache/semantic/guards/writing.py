@@ -17,6 +17,7 @@ from itertools import chain, pairwise
 from lix_cache.semantic.guards.lexicon.cased import ACRONYMS, BITS, CAPITALISED, MEASURED
 from lix_cache.semantic.guards.lexicon.function_words import FUNCTION_WORDS
 from lix_cache.semantic.guards.reading import Memo, Reading, fold, only_in
+from lix_cache.semantic.text import may_be_code
 
 __all__ = ["compare_writing"]
 
@@ -35,6 +36,8 @@ _NO_SPACE = re.compile(r"([\t-\r\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029
 _TABULAR = re.compile(r"[^\S \r\n\u00a0\u202f\u2009\u3000]|\n[^\S\n]")
 _REORDERING = re.compile("[\u202a-\u202e\u2066-\u2069]")
 _QUOTES = str.maketrans(dict.fromkeys('"`´“”„‟«»‹›′″', "'") | dict.fromkeys("–—−‐‑", "-"))
+#: What writing adds to code: without it two ways to write one thing are equal.
+_WRITING = str.maketrans(dict.fromkeys(" \t\r\n\f\v;'" + "".join(map(chr, _QUOTES))))
 _AROUND = ".,;:!?\"'“”‘’()"
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _MEASURE = re.compile(r"[\d.,]*([A-Za-z]{1,4})")
@@ -43,11 +46,36 @@ _AFTER_A_STOP = tuple(".,;:!?…)")
 
 def compare_writing(a: Reading, b: Reading) -> str | None:
     """Return what is written in two ways, or None."""
-    return _spacing(a, b) or _characters(a, b)
+    return _code(a, b) or _spacing(a, b) or _characters(a, b)
 
 
 def _is_code(reading: Reading) -> bool:
     return _CODE.search(reading.text) is not None
+
+
+# -- code ----------------------------------------------------------------------------------
+
+
+def _code(a: Reading, b: Reading) -> str | None:
+    """Return what is wrong where one may be code and both are the same but for their writing.
+
+    Such texts are equal or they are not: what a program makes of a space, a quote or a semicolon is not
+    to be known here. Neither is what it makes of a capital, in a block of several lines; in one line
+    there is prose around most code, and _characters looks at the words one by one.
+    """
+    one, other = (reading.text.replace("\r\n", "\n") for reading in (a, b))
+    if one == other:
+        return None
+    if a.once(_is_code) or b.once(_is_code):
+        first, second = one.translate(_WRITING), other.translate(_WRITING)
+        is_block = "\n" in one.strip() or "\n" in other.strip()
+        if first == second or (is_block and first.lower() == second.lower()):
+            return "code that is written in two ways"
+    if "".join(one.split()) == "".join(other.split()) and any(
+        map(may_be_code, (" ".join(one.split()), " ".join(other.split())))
+    ):
+        return "white space in what may be code"
+    return None
 
 
 # -- white space ---------------------------------------------------------------------------
