@@ -23,32 +23,39 @@ MOST_THREADS = 32
 
 
 class _Pool:
-    """Threads of one process."""
+    """Threads of one process. An exception out of a signal handler may end :meth:`submit` anywhere."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._idle = 0
-        self._threads = 0
+        #: Calls that are waiting or under way. A count would be wrong for ever after an interruption.
+        self._open: set[Future[Any]] = set()
+        self._threads: list[threading.Thread] = []
 
     def submit(self, call: Callable[[], Any]) -> Future[Any]:
         future: Future[Any] = Future()
         # A tracer's or a logger's context goes with the call, as with asyncio.to_thread.
         context = contextvars.copy_context()
-        self._jobs.put((future, lambda: context.run(call)))
+        try:
+            self._open.add(future)
+            self._jobs.put((future, lambda: context.run(call)))
+        except BaseException:
+            self._open.discard(future)
+            raise
         with self._lock:
-            if self._idle > 0:
-                # Whoever is idle takes it; counted here, so that two calls in a row do
-                # not both rely on one thread.
-                self._idle -= 1
-                return future
-            if self._threads >= MOST_THREADS:
-                return future
-            self._threads += 1
-            name = f"lix-cache-compute-{self._threads}"
-        threading.Thread(target=self._work, name=name, daemon=True).start()
+            # A thread for each, those that an interrupted call has left without one as well.
+            while len(self._open) > (count := self._alive()) and count < MOST_THREADS:
+                name = f"lix-cache-compute-{count + 1}"
+                thread = threading.Thread(target=self._work, name=name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
         return future
+
+    def _alive(self) -> int:
+        # One whose start was refused or interrupted may never live.
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        return len(self._threads)
 
     def _work(self) -> None:
         while True:
@@ -61,9 +68,8 @@ class _Pool:
                     future.set_exception(error)
                 else:
                     future.set_result(result)
+            self._open.discard(future)
             del future, call
-            with self._lock:
-                self._idle += 1
 
 
 _pools: dict[bool, _Pool] = {}

@@ -78,6 +78,28 @@ def _opened_as(kind: type[_File], path: str, flags: int) -> _File:
         raise
 
 
+class _OpenFolder:
+    """A folder's descriptor, which the interpreter's own files do not take. As :class:`OpenFile`, it
+    closes itself: opening and keeping it, and giving it up and closing it, are one call into C each.
+    """
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+
+    def open(self, path: str) -> None:
+        self._fds.extend(map(os.open, (path,), (os.O_RDONLY | _CLOEXEC,)))
+
+    def fileno(self) -> int:
+        return self._fds[0]
+
+    def close(self) -> None:
+        if self._fds:
+            any(map(os.close, map(self._fds.pop, (0,))))
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class FileLock(OpenFile):
     """A lock, held while its file is open. A killed process lets go by dying."""
 
@@ -265,10 +287,16 @@ class Files:
         the first is waited for, and syncs them in far fewer turns of its journal.
         """
         begun: list[OpenFile | ArchiveUnavailable] = []
-        # Not made into a new list, of which an interruption would leave nothing.
-        begun.extend(map(_begin, writes))
-        calls = [partial(_finish, write, file) for write, file in zip(writes, begun, strict=True)]
-        return side_by_side(calls, _SYNC_HELPERS)
+        try:
+            # Not made into a new list, of which an interruption would leave nothing.
+            begun.extend(map(_begin, writes))
+            calls = [partial(_finish, write, file) for write, file in zip(writes, begun, strict=True)]
+            return side_by_side(calls, _SYNC_HELPERS)
+        finally:
+            # What was interrupted: its error may be kept, and what is in its frames with it.
+            for file in begun:
+                if isinstance(file, OpenFile):
+                    file.close()
 
     def truncate(self, path: str, size: int) -> None:
         """Cut a file and sync it."""
@@ -313,14 +341,14 @@ class Files:
         """Make the names in a folder durable."""
         if os.name == "nt":  # pragma: no cover - a folder cannot be opened there, nor need it be
             return
+        folder = _OpenFolder()
         try:
-            fd = os.open(path, os.O_RDONLY | _CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            folder.open(path)
+            os.fsync(folder.fileno())
         except OSError as error:
             _refused(error, "sync the folder", path)
+        finally:
+            folder.close()
 
     def exists(self, path: str) -> bool:
         """Whether there is something of that name. One stat: cheap enough for an event loop."""

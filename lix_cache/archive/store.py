@@ -880,8 +880,12 @@ class ArchiveStore:
         frame = fmt.index_at_end(tail.data, tail.size)
         header = reading.read_header(self._files, path)
         old = None
-        if header is None and self._is_legacy(path):
-            old = legacy.legacy_metadata(self._files.read_at(path, 0, legacy.HEADER_BYTES) or b"")
+        # Looked at once: the file may be replaced, or renamed, at any moment.
+        head = b"" if header is not None else self._files.read_at(path, 0, legacy.HEADER_BYTES)
+        if head is None:
+            return None
+        if head[:4] == legacy.MAGIC:
+            old = legacy.legacy_metadata(head)
             stem = os.path.basename(path)[: -len(SUFFIX)]
             if session_id is None and self._path_of(stem) != path:
                 # What an upgrade that a crash stopped left beside the session's own file.

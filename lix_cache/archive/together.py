@@ -24,6 +24,7 @@ def side_by_side(calls: Sequence[Callable[[], T]], helpers: int) -> list[T]:
     todo = iter(list(enumerate(calls)))
     results: dict[int, T] = {}
     failures: list[BaseException] = []
+    begun: list[threading.Thread] = []
 
     def work() -> None:
         for number, call in todo:
@@ -34,21 +35,31 @@ def side_by_side(calls: Sequence[Callable[[], T]], helpers: int) -> list[T]:
             except BaseException as error:  # noqa: BLE001 - raised by who waits for all
                 failures.append(error)
 
-    threads = []
-    for _ in range(min(helpers, len(calls) - 1)):
-        thread = threading.Thread(target=work, name="lix-cache-sync", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:
-            # No thread to be had, as when the interpreter is ending: fewer do the work.
-            break
-        threads.append(thread)
-    work()
-    for thread in threads:
-        while thread.is_alive():
+    def help_out() -> None:
+        # It says itself that it is there: who starts it may be interrupted before it could note it.
+        # First of all, so that what is not seen here sees the failure, or that nothing is left to do.
+        begun.append(threading.current_thread())
+        work()
+
+    try:
+        for _ in range(min(helpers, len(calls) - 1)):
             try:
-                thread.join()
-            except BaseException as error:  # noqa: BLE001 - the calls hold files: not before they end
+                threading.Thread(target=help_out, name="lix-cache-sync", daemon=True).start()
+            except RuntimeError:
+                # No thread to be had, as when the interpreter is ending: fewer do the work.
+                break
+        work()
+    except BaseException as error:  # an exception out of a signal handler: it may come between any two lines
+        failures.append(error)
+        raise
+    finally:
+        # The calls hold files: not before they end.
+        while True:
+            try:
+                for thread in begun:
+                    thread.join()
+                break
+            except BaseException as error:  # noqa: BLE001 - as above
                 failures.append(error)
     if failures:
         raise failures[0]
