@@ -17,6 +17,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from lix_cache.daemon import Crew
+
 __all__ = ["submit"]
 
 MOST_THREADS = 32
@@ -28,10 +30,9 @@ class _Pool:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
         #: Calls that are waiting or under way. A count would be wrong for ever after an interruption.
         self._open: set[Future[Any]] = set()
-        self._threads: list[threading.Thread] = []
+        self._crew = Crew(MOST_THREADS)
 
     def submit(self, call: Callable[[], Any]) -> Future[Any]:
         future: Future[Any] = Future()
@@ -43,19 +44,11 @@ class _Pool:
         except BaseException:
             self._open.discard(future)
             raise
-        with self._lock:
-            # A thread for each, those that an interrupted call has left without one as well.
-            while len(self._open) > (count := self._alive()) and count < MOST_THREADS:
-                name = f"lix-cache-compute-{count + 1}"
-                thread = threading.Thread(target=self._work, name=name, daemon=True)
-                self._threads.append(thread)
-                thread.start()
+        # A thread for each, those that an interrupted call has left without one as well.
+        while len(self._open) > len(self._crew):
+            if not self._crew.start(self._work, "lix-cache-compute"):
+                break
         return future
-
-    def _alive(self) -> int:
-        # One whose start was refused or interrupted may never live.
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
-        return len(self._threads)
 
     def _work(self) -> None:
         while True:

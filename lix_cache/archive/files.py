@@ -21,7 +21,7 @@ from typing import NoReturn, TypeVar
 from lix_cache.archive.together import side_by_side
 from lix_cache.errors import ArchiveUnavailable
 
-__all__ = ["FileLock", "Files", "Tail", "Write"]
+__all__ = ["FileLock", "Files", "OpenFile", "Tail", "Write", "opened_as"]
 
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
@@ -54,7 +54,7 @@ class OpenFile(io.FileIO):
     """A file of the interpreter's own, which closes itself when it is dropped.
 
     So that an exception out of a signal handler cannot come between opening a file and owning
-    it, nor between a ``with`` and its end: all of that is C. Made by :func:`_opened`.
+    it, nor between a ``with`` and its end: all of that is C. Made by :func:`opened_as`.
     """
 
     def __del__(self) -> None:
@@ -64,10 +64,11 @@ class OpenFile(io.FileIO):
 
 
 def _opened(path: str, flags: int) -> OpenFile:
-    return _opened_as(OpenFile, path, flags)
+    return opened_as(OpenFile, path, flags)
 
 
-def _opened_as(kind: type[_File], path: str, flags: int) -> _File:
+def opened_as(kind: type[_File], path: str, flags: int) -> _File:
+    """Open a file as one of a kind of :class:`OpenFile`."""
     opened, noted = tee(map(os.open, (path,), (flags,), (_FILE_MODE,)))
     try:
         # One call into C: what is opened belongs to the file, or was not opened.
@@ -412,7 +413,7 @@ class Files:
         try:
             while True:
                 forks = _forks
-                lock = _opened_as(FileLock, path, os.O_RDWR | os.O_CREAT | _FLAGS)
+                lock = opened_as(FileLock, path, os.O_RDWR | os.O_CREAT | _FLAGS)
                 _held.add(weakref.ref(lock, _held.discard))
                 if forks == _forks:
                     break

@@ -599,7 +599,7 @@ class ArchiveStore:
     def _is_outdated(self, tombstone: str, older_than_ms: int) -> bool:
         found = _id_in(self._files.read(tombstone))
         # What cannot be read is damage, and what is gone needs no removal.
-        return found is not None and ZERO_ID < found and found.ms < older_than_ms
+        return found is not None and found > ZERO_ID and found.ms < older_than_ms
 
     def _tombstone(self, session_id: str) -> str:
         # A digest: what was deleted leaves not even its name. Before it the number of the lock, which

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 __all__ = ["side_by_side"]
@@ -43,10 +43,7 @@ def side_by_side(calls: Sequence[Callable[[], T]], helpers: int) -> list[T]:
 
     try:
         for _ in range(min(helpers, len(calls) - 1)):
-            try:
-                threading.Thread(target=help_out, name="lix-cache-sync", daemon=True).start()
-            except RuntimeError:
-                # No thread to be had, as when the interpreter is ending: fewer do the work.
+            if not _started(help_out):
                 break
         work()
     except BaseException as error:  # an exception out of a signal handler: it may come between any two lines
@@ -56,11 +53,24 @@ def side_by_side(calls: Sequence[Callable[[], T]], helpers: int) -> list[T]:
         # The calls hold files: not before they end.
         while True:
             try:
-                for thread in begun:
-                    thread.join()
+                _join(begun)
                 break
             except BaseException as error:  # noqa: BLE001 - as above
                 failures.append(error)
     if failures:
         raise failures[0]
     return [results[number] for number in range(len(calls))]
+
+
+def _join(threads: Iterable[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join()
+
+
+def _started(work: Callable[[], None]) -> bool:
+    """Start a thread; False if none is to be had, as when the interpreter is ending: fewer do the work."""
+    try:
+        threading.Thread(target=work, name="lix-cache-sync", daemon=True).start()
+    except RuntimeError:
+        return False
+    return True
