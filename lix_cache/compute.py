@@ -14,10 +14,9 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
-from lix_cache.daemon import Crew
+from lix_cache.daemon import Crew, Promise
 
 __all__ = ["submit"]
 
@@ -29,13 +28,13 @@ class _Pool:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Promise[Any], Callable[[], Any]]] = queue.SimpleQueue()
         #: Calls that are waiting or under way. A count would be wrong for ever after an interruption.
-        self._open: set[Future[Any]] = set()
+        self._open: set[Promise[Any]] = set()
         self._crew = Crew(MOST_THREADS)
 
-    def submit(self, call: Callable[[], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
+    def submit(self, call: Callable[[], Any]) -> Promise[Any]:
+        future: Promise[Any] = Promise()
         # A tracer's or a logger's context goes with the call, as with asyncio.to_thread.
         context = contextvars.copy_context()
         try:
@@ -69,7 +68,7 @@ _pools: dict[bool, _Pool] = {}
 _pool_lock = threading.Lock()
 
 
-def submit(call: Callable[[], Any], *, may_hang: bool = True) -> Future[Any]:
+def submit(call: Callable[[], Any], *, may_hang: bool = True) -> Promise[Any]:
     """Run a call in a thread. Cancelling the future before it runs takes it back."""
     with _pool_lock:
         pool = _pools.get(may_hang)

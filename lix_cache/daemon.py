@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
-__all__ = ["Bell", "Crew", "DaemonThread"]
+__all__ = ["Bell", "Crew", "DaemonThread", "Promise", "start_thread"]
+
+T = TypeVar("T")
+
+#: Seconds between two looks at what should have told that it ended.
+_LOOK_AGAIN = 0.5
 
 
 class Bell:
@@ -42,10 +51,56 @@ class Bell:
         return True
 
 
+class _Condition(threading.Condition):
+    """One that a ``with`` enters and leaves in C, as it does a lock. Its own ways are lines of Python, and
+    an exception out of a signal handler between two of them leaves the lock taken.
+    """
+
+    __enter__ = property(operator.attrgetter("_lock.__enter__"))  # type: ignore[assignment]
+    __exit__ = property(operator.attrgetter("_lock.__exit__"))  # type: ignore[assignment]
+
+
+class Promise(Future[T]):
+    """A future that an interrupted call leaves usable: another thread that sets or reads it never hangs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._condition = _Condition()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until there is a result or an error; False if it took longer."""
+        until = None if timeout is None else time.monotonic() + timeout
+        ended: SimpleQueue[Any] = SimpleQueue()
+        self.add_done_callback(ended.put)
+        # Looked at again and again: what sets it may be interrupted before it tells.
+        while not self.done():
+            left = _LOOK_AGAIN if until is None else min(_LOOK_AGAIN, until - time.monotonic())
+            if left <= 0:
+                return False
+            with contextlib.suppress(Empty):
+                ended.get(timeout=left)
+        return True
+
+
+def start_thread(work: Callable[[], None], name: str) -> None:
+    """Start a daemon thread.
+
+    Raises:
+        RuntimeError: the system gives no thread.
+    """
+    try:
+        threading.Thread(target=work, name=name, daemon=True).start()
+    except RuntimeError as error:
+        # An exception out of a signal handler, inside "start", may come out as one of CPython's own.
+        if error.__context__ is not None:
+            raise error.__context__ from None
+        raise
+
+
 class Crew:
     """So many daemon threads at most. Safe between threads, empty after a fork.
 
-    They are looked at, not counted: an exception out of a signal handler, anywhere between taking
+    Each says itself that it is there, and that it ends: an exception out of a signal handler, between taking
     a place and giving it back, would leave a count wrong for ever.
 
     Args:
@@ -62,8 +117,7 @@ class Crew:
         self._pid = os.getpid()
 
     def __len__(self) -> int:
-        # One whose start was refused or interrupted may never live.
-        return sum(thread.is_alive() for thread in self._threads.copy())
+        return len(self._threads)
 
     def start(self, work: Callable[[], None], name: str) -> bool:
         """Start a thread; False if as many are at work as may be.
@@ -75,19 +129,22 @@ class Crew:
             # The threads, and what held the lock, did not come along.
             self._begin()
 
+        begun: SimpleQueue[None] = SimpleQueue()
+
         def run() -> None:
+            # It says itself that it is there: what starts it may be interrupted before and after.
+            self._threads.add(threading.current_thread())
+            begun.put(None)
             try:
                 work()
             finally:
                 self.leave()
 
         with self._lock:
-            self._threads -= {thread for thread in self._threads.copy() if not thread.is_alive()}
-            if len(self._threads) >= self.most:
+            if len(self) >= self.most:
                 return False
-            thread = threading.Thread(target=run, name=name, daemon=True)
-            self._threads.add(thread)
-            thread.start()
+            start_thread(run, name)
+            begun.get()
         return True
 
     def leave(self) -> None:

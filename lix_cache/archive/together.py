@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from typing import TypeVar
+
+from lix_cache.daemon import start_thread
 
 __all__ = ["side_by_side"]
 
@@ -24,7 +26,9 @@ def side_by_side(calls: Sequence[Callable[[], T]], helpers: int) -> list[T]:
     todo = iter(list(enumerate(calls)))
     results: dict[int, T] = {}
     failures: list[BaseException] = []
-    begun: list[threading.Thread] = []
+    begun: list[None] = []
+    ended: SimpleQueue[None] = SimpleQueue()
+    seen: list[None] = []
 
     def work() -> None:
         for number, call in todo:
@@ -38,8 +42,11 @@ def side_by_side(calls: Sequence[Callable[[], T]], helpers: int) -> list[T]:
     def help_out() -> None:
         # It says itself that it is there: who starts it may be interrupted before it could note it.
         # First of all, so that what is not seen here sees the failure, or that nothing is left to do.
-        begun.append(threading.current_thread())
-        work()
+        begun.append(None)
+        try:
+            work()
+        finally:
+            ended.put(None)
 
     try:
         for _ in range(min(helpers, len(calls) - 1)):
@@ -53,7 +60,7 @@ def side_by_side(calls: Sequence[Callable[[], T]], helpers: int) -> list[T]:
         # The calls hold files: not before they end.
         while True:
             try:
-                _join(begun)
+                _wait(begun, ended, seen)
                 break
             except BaseException as error:  # noqa: BLE001 - as above
                 failures.append(error)
@@ -62,15 +69,17 @@ def side_by_side(calls: Sequence[Callable[[], T]], helpers: int) -> list[T]:
     return [results[number] for number in range(len(calls))]
 
 
-def _join(threads: Iterable[threading.Thread]) -> None:
-    for thread in threads:
-        thread.join()
+def _wait(begun: Sequence[None], ended: SimpleQueue[None], seen: list[None]) -> None:
+    # Not Thread.join: before CPython 3.13 one that is interrupted takes the thread for ended.
+    while len(seen) < len(begun):
+        # One call into C: nothing that comes out of the queue is lost.
+        seen.extend(map(SimpleQueue.get, (ended,)))
 
 
 def _started(work: Callable[[], None]) -> bool:
     """Start a thread; False if none is to be had, as when the interpreter is ending: fewer do the work."""
     try:
-        threading.Thread(target=work, name="lix-cache-sync", daemon=True).start()
+        start_thread(work, "lix-cache-sync")
     except RuntimeError:
         return False
     return True

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from lix_cache.daemon import Crew
+from lix_cache.daemon import Crew, Promise
 from lix_cache.errors import EmbedderUnavailable, LixCacheError
 
 if TYPE_CHECKING:
@@ -26,13 +24,13 @@ _PLACES = 64
 _crew = Crew(_PLACES)
 
 
-def _start(call: Callable[[], T], who: str, error: type[LixCacheError]) -> Future[T]:
+def _start(call: Callable[[], T], who: str, error: type[LixCacheError]) -> Promise[T]:
     """Run a call in a thread of its own.
 
     Not a pool's thread: one that hangs would stop the interpreter from ending, and every
     other call from starting. Starting one costs some 0.05 ms; a model costs more.
     """
-    future: Future[T] = Future()
+    future: Promise[T] = Promise()
 
     def work() -> None:
         value: T | None = None
@@ -72,13 +70,10 @@ def call_within(call: Callable[[], T], seconds: float | None, who: str, error: t
     if seconds is None:
         return call()
     future = _start(call, who, error)
-    try:
-        return future.result(seconds)
-    except FutureTimeout:
-        if not future.cancel() and future.done():
-            # It ended while we turned away, or the call itself raised a TimeoutError.
-            return future.result()
-        raise _too_late(who, seconds, error) from None
+    # Where it cannot be cancelled it may have ended while we turned away.
+    if future.wait(seconds) or (not future.cancel() and future.done()):
+        return future.result()
+    raise _too_late(who, seconds, error)
 
 
 async def acall_within(

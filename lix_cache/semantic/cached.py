@@ -7,7 +7,6 @@ import contextvars
 import functools
 import inspect
 import io
-import threading
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -18,11 +17,9 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as WaitedTooLong
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
-from lix_cache.daemon import Crew
+from lix_cache.daemon import Crew, Promise
 from lix_cache.drive import AsyncDriver, SyncDriver
 from lix_cache.effects import Flow
 from lix_cache.errors import ConfigError
@@ -238,14 +235,11 @@ class _Async:
             task.add_done_callback(self._running.discard)
 
 
-def _landed(future: Future[Any], seconds: float) -> Any:
-    try:
-        return future.result(min(seconds, threading.TIMEOUT_MAX))
-    except WaitedTooLong:
-        return OVERDUE
+def _landed(future: Promise[Any], seconds: float) -> Any:
+    return future.result() if future.wait(seconds) else OVERDUE
 
 
-async def _alanded(future: Future[Any], seconds: float) -> Any:
+async def _alanded(future: Promise[Any], seconds: float) -> Any:
     # Not awaited itself: one who stops waiting must not stop the flight for the others.
     landed, _ = await asyncio.wait([asyncio.wrap_future(future)], timeout=seconds)
     return landed.pop().result() if landed else OVERDUE

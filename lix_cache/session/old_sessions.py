@@ -17,7 +17,7 @@ from functools import partial
 
 from lix_cache.archive.legacy import milliseconds_of, old_turn
 from lix_cache.effects import DiskCall, Flow, RedisBatch, RedisCall
-from lix_cache.errors import ArchiveCorrupt, LixCacheError, RedisCommandError, RedisUnavailable, told
+from lix_cache.errors import ArchiveCorrupt, LixCacheError, RedisError, RedisUnavailable, told
 from lix_cache.hot.old_keys import OldMessage
 from lix_cache.messages import NONCE_BYTES, ZERO_ID, MessageId, Turn
 from lix_cache.session.store import SessionStore
@@ -108,7 +108,9 @@ def rescue(store: SessionStore, done: Pass, take_over: Callable[[str], Flow[int]
             break
         try:
             following, keys = yield RedisCall(old.scan(cursor))
-        except RedisCommandError:
+        except RedisUnavailable:
+            raise
+        except RedisError:
             # A user who may not scan, or a cluster: nothing to be met here.
             return Pass(None, 0)
         ids = old.session_ids(keys)
