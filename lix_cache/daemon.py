@@ -56,8 +56,8 @@ class _Condition(threading.Condition):
     an exception out of a signal handler between two of them leaves the lock taken.
     """
 
-    __enter__ = property(operator.attrgetter("_lock.__enter__"))  # type: ignore[assignment]
-    __exit__ = property(operator.attrgetter("_lock.__exit__"))  # type: ignore[assignment]
+    __enter__ = property(operator.attrgetter("_lock.__enter__"))
+    __exit__ = property(operator.attrgetter("_lock.__exit__"))
 
 
 class Promise(Future[T]):
