@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +18,14 @@ import pytest
 from lix_cache import ConversationArchive, HuffmanCodec
 from lix_cache.archive.files import FileLock
 from lix_cache.archive.names import file_stem
-from lix_cache.errors import ArchiveBusy
+from lix_cache.errors import ArchiveBusy, ArchiveCorrupt
 from lix_cache.messages import MessageId
 from tests.fault.files import FaultyFiles, Step, copy_folder
 from tests.support.twins import ManualClock
 
 pytestmark = pytest.mark.promise("no-loss")
 
+ROOT = Path(__file__).resolve().parents[2]
 DAY = 86_400.0
 SESSION = "the session 1"
 NOW_MS = int(time.time() * 1000)
@@ -231,3 +234,89 @@ def test_what_two_processes_do_at_once_comes_out_as_one_after_the_other(
             found = results, outcome(folder)
             at = second.__name__, files.steps[number]
             assert found[1] in ends if is_patient else found in allowed, at
+
+
+def test_one_file_in_the_trash_that_makes_no_sense_keeps_no_other_from_coming_back(tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    gone(folder)
+    first, *_ = sorted((folder / ".trash").rglob("*.huff.[0-9]*"), key=lambda path: path.suffix)
+    first.write_bytes(b"nothing intact")
+    say(opened(folder), "new")
+    with pytest.raises(ArchiveCorrupt):
+        opened(folder).restore(SESSION)
+    assert texts(opened(folder)) == ["0", "1", "2", "new"]
+    assert first.read_bytes() == b"nothing intact"
+
+
+def test_what_is_damaged_in_the_live_file_is_set_aside_before_it_is_put_together(tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    gone(folder)
+    say(opened(folder), "new")
+    live = folder / f"{file_stem(SESSION)}.huff"
+    live.write_bytes(live.read_bytes() + b"a torn tail")
+    before = live.read_bytes()
+    assert opened(folder).restore(SESSION)
+    assert texts(opened(folder)) == ["t", "0", "1", "2", "new"]
+    assert before in [path.read_bytes() for path in folder.glob("*.damaged-*")]
+
+
+WORKER = """
+import os, sys, time
+from pathlib import Path
+from lix_cache import ConversationArchive
+from lix_cache.archive.expiry import Now
+from lix_cache.errors import ArchiveBusy, ArchiveCorrupt
+
+folder, role, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+archive = ConversationArchive(folder, 14, lock_timeout_seconds=20)
+store, now, until = archive.store, time.time(), time.monotonic() + float(seconds)
+number = 0
+while time.monotonic() < until:
+    number += 1
+    if role == "append":
+        archive.append_turn("s", {"role": "user", "content": str(number)})
+        print(number, flush=True)
+    elif role == "trash":
+        with store.lock("s"):
+            store.trash_locked("s", Now(now, time.time()))
+    elif role == "restore":
+        archive.restore("s")
+    elif role == "compact":
+        archive.compact(["s"], idle_seconds=0)
+    elif role == "empty":
+        # What is in there for a day; nothing is.
+        store.empty_trash(store.now(), 1)
+        store.forget_deletions(int((now - 86400) * 1000))
+    elif role == "read":
+        store.recent("s", 3), archive.load_all("s"), archive.get_metadata("s")
+"""
+
+
+def test_processes_that_trash_restore_compact_and_die_lose_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+
+    def begin(role: str, seconds: float) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", WORKER, str(folder), role, str(seconds)]
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    said: list[str] = []
+    for _ in range(2):
+        writer = begin("append", 4)
+        others = [begin(role, 4) for role in ("trash", "restore", "compact", "empty", "read")]
+        time.sleep(2.5)
+        for other in others[:3]:
+            other.kill()
+        out, errors = writer.communicate(timeout=60)
+        assert writer.returncode == 0, errors[-2000:]
+        said += out.split()
+        for other in others[3:]:
+            _, errors = other.communicate(timeout=60)
+            assert other.returncode == 0, errors[-2000:]
+        for other in others[:3]:
+            other.communicate(timeout=60)
+            assert other.returncode == -9, "it ended by itself"
+    archive = ConversationArchive(folder, 14, lock_timeout_seconds=20)
+    archive.restore("s")
+    found = [str(message["content"]) for message in archive.load_all("s") or []]
+    assert sorted(found) == sorted(said)
+    assert archive.trashed() == []
