@@ -14,8 +14,9 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
+
+from lix_cache.daemon import Crew, Promise
 
 __all__ = ["submit"]
 
@@ -23,31 +24,29 @@ MOST_THREADS = 32
 
 
 class _Pool:
-    """Threads of one process."""
+    """Threads of one process. An exception out of a signal handler may end :meth:`submit` anywhere."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._idle = 0
-        self._threads = 0
+        self._jobs: queue.SimpleQueue[tuple[Promise[Any], Callable[[], Any]]] = queue.SimpleQueue()
+        #: Calls that are waiting or under way. A count would be wrong for ever after an interruption.
+        self._open: set[Promise[Any]] = set()
+        self._crew = Crew(MOST_THREADS)
 
-    def submit(self, call: Callable[[], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
+    def submit(self, call: Callable[[], Any]) -> Promise[Any]:
+        future: Promise[Any] = Promise()
         # A tracer's or a logger's context goes with the call, as with asyncio.to_thread.
         context = contextvars.copy_context()
-        self._jobs.put((future, lambda: context.run(call)))
-        with self._lock:
-            if self._idle > 0:
-                # Whoever is idle takes it; counted here, so that two calls in a row do
-                # not both rely on one thread.
-                self._idle -= 1
-                return future
-            if self._threads >= MOST_THREADS:
-                return future
-            self._threads += 1
-            name = f"lix-cache-compute-{self._threads}"
-        threading.Thread(target=self._work, name=name, daemon=True).start()
+        try:
+            self._open.add(future)
+            self._jobs.put((future, lambda: context.run(call)))
+        except BaseException:
+            self._open.discard(future)
+            raise
+        # A thread for each, those that an interrupted call has left without one as well.
+        while len(self._open) > len(self._crew):
+            if not self._crew.start(self._work, "lix-cache-compute"):
+                break
         return future
 
     def _work(self) -> None:
@@ -61,16 +60,15 @@ class _Pool:
                     future.set_exception(error)
                 else:
                     future.set_result(result)
+            self._open.discard(future)
             del future, call
-            with self._lock:
-                self._idle += 1
 
 
 _pools: dict[bool, _Pool] = {}
 _pool_lock = threading.Lock()
 
 
-def submit(call: Callable[[], Any], *, may_hang: bool = True) -> Future[Any]:
+def submit(call: Callable[[], Any], *, may_hang: bool = True) -> Promise[Any]:
     """Run a call in a thread. Cancelling the future before it runs takes it back."""
     with _pool_lock:
         pool = _pools.get(may_hang)

@@ -1,12 +1,23 @@
-"""What the daemon threads of this package have in common: how their end is waited for."""
+"""What the daemon threads of this package have in common: how many there are, how they end."""
 
 from __future__ import annotations
 
 import contextlib
+import operator
+import os
 import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
-__all__ = ["Bell", "DaemonThread"]
+__all__ = ["Bell", "Crew", "DaemonThread", "Promise", "start_thread"]
+
+T = TypeVar("T")
+
+#: Seconds between two looks at what should have told that it ended.
+_LOOK_AGAIN = 0.5
 
 
 class Bell:
@@ -38,6 +49,107 @@ class Bell:
             return False
         self._rung.put(None)
         return True
+
+
+class _Condition(threading.Condition):
+    """One that a ``with`` enters and leaves in C, as it does a lock. Its own ways are lines of Python, and
+    an exception out of a signal handler between two of them leaves the lock taken.
+    """
+
+    __enter__ = property(operator.attrgetter("_lock.__enter__"))
+    __exit__ = property(operator.attrgetter("_lock.__exit__"))
+
+
+class Promise(Future[T]):
+    """A future that an interrupted call leaves usable: another thread that sets or reads it never hangs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._condition = _Condition()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until there is a result or an error; False if it took longer."""
+        until = None if timeout is None else time.monotonic() + timeout
+        ended: SimpleQueue[Any] = SimpleQueue()
+        self.add_done_callback(ended.put)
+        # Looked at again and again: what sets it may be interrupted before it tells.
+        while not self.done():
+            left = _LOOK_AGAIN if until is None else min(_LOOK_AGAIN, until - time.monotonic())
+            if left <= 0:
+                return False
+            with contextlib.suppress(Empty):
+                ended.get(timeout=left)
+        return True
+
+
+def start_thread(work: Callable[[], None], name: str) -> None:
+    """Start a daemon thread.
+
+    Raises:
+        RuntimeError: the system gives no thread.
+    """
+    try:
+        threading.Thread(target=work, name=name, daemon=True).start()
+    except RuntimeError as error:
+        # An exception out of a signal handler, inside "start", may come out as one of CPython's own.
+        if error.__context__ is not None:
+            raise error.__context__ from None
+        raise
+
+
+class Crew:
+    """So many daemon threads at most. Safe between threads, empty after a fork.
+
+    Each says itself that it is there, and that it ends: an exception out of a signal handler, between taking
+    a place and giving it back, would leave a count wrong for ever.
+
+    Args:
+        most: how many may work at once.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._threads: set[threading.Thread] = set()
+        self._pid = os.getpid()
+
+    def __len__(self) -> int:
+        return len(self._threads)
+
+    def start(self, work: Callable[[], None], name: str) -> bool:
+        """Start a thread; False if as many are at work as may be.
+
+        Raises:
+            RuntimeError: the system gives no thread.
+        """
+        if self._pid != os.getpid():
+            # The threads, and what held the lock, did not come along.
+            self._begin()
+
+        begun: SimpleQueue[None] = SimpleQueue()
+
+        def run() -> None:
+            # It says itself that it is there: what starts it may be interrupted before and after.
+            self._threads.add(threading.current_thread())
+            begun.put(None)
+            try:
+                work()
+            finally:
+                self.leave()
+
+        with self._lock:
+            if len(self) >= self.most:
+                return False
+            start_thread(run, name)
+            begun.get()
+        return True
+
+    def leave(self) -> None:
+        """Give the place of the running thread to another: it is about to end."""
+        self._threads.discard(threading.current_thread())
 
 
 class DaemonThread:

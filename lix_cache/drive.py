@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import os
 import weakref
@@ -370,8 +369,7 @@ def _compute(effect: Compute) -> Any:
         return effect.call()
     future = submit(lambda: _without_stop_iteration(effect.call), may_hang=effect.may_hang)
     # Not result(timeout=...): on Python 3.10 its error cannot be told from one of the call's own.
-    done, _ = concurrent.futures.wait([future], effect.seconds)
-    if not done:
+    if not future.wait(effect.seconds):
         future.cancel()
         raise _late(effect)
     return future.result()

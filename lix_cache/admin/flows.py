@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
@@ -14,7 +13,6 @@ from lix_cache.session.store import SessionStore
 __all__ = [
     "AT_ONCE",
     "ask",
-    "escape_pattern",
     "find_keys",
     "groups",
     "idle_sessions",
@@ -72,11 +70,6 @@ def find_keys(pattern: str) -> Flow[set[bytes]]:
         found.update(reply[1])
         if cursor == 0:
             return found
-
-
-def escape_pattern(text: str) -> str:
-    """Return the pattern that matches this text alone, whatever is in it."""
-    return re.sub(r"([*?\[\]\\^-])", r"\\\1", text)
 
 
 def groups(items: Iterable[Any], size: int) -> Iterable[list[Any]]:

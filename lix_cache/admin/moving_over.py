@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from lix_cache.admin.flows import AT_ONCE, escape_pattern, find_keys, groups
+from lix_cache.admin.flows import AT_ONCE, find_keys, groups
 from lix_cache.archive.legacy import milliseconds_of
 from lix_cache.effects import Flow, RedisBatch
 from lix_cache.errors import InvalidSessionId
+from lix_cache.hot.old_keys import escape_pattern
 from lix_cache.hot.scripts import Command
 from lix_cache.messages import check_session_id, decode_json
 from lix_cache.session.store import SessionStore

@@ -14,6 +14,7 @@ from lix_cache.config import CacheConfig
 from lix_cache.drive import SyncDriver
 from lix_cache.errors import ArchiveError, InvalidMessage, RedisCommandError
 from lix_cache.hot.client import endpoint_for
+from lix_cache.hot.old_keys import escape_pattern
 from lix_cache.messages import check_session_id
 from lix_cache.session import flow
 from lix_cache.session.store import open_store
@@ -125,7 +126,7 @@ class StoreAdmin:
 
     def _count_keys(self, db: int, before: str, after: str) -> int:
         """Count keys of this store: the prefix, then ``before``, anything, ``after``, anything."""
-        start = flows.escape_pattern(self.config.redis_key_prefix + before)
+        start = escape_pattern(self.config.redis_key_prefix + before)
         pattern = f"{start}*{after}*" if after else f"{start}*"
         return len(SyncDriver(endpoint_for(self.config, db), self._store.clock)(flows.find_keys(pattern)))
 

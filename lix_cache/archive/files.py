@@ -21,7 +21,7 @@ from typing import NoReturn, TypeVar
 from lix_cache.archive.together import side_by_side
 from lix_cache.errors import ArchiveUnavailable
 
-__all__ = ["FileLock", "Files", "Tail", "Write"]
+__all__ = ["FileLock", "Files", "OpenFile", "Tail", "Write", "opened_as"]
 
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
@@ -54,7 +54,7 @@ class OpenFile(io.FileIO):
     """A file of the interpreter's own, which closes itself when it is dropped.
 
     So that an exception out of a signal handler cannot come between opening a file and owning
-    it, nor between a ``with`` and its end: all of that is C. Made by :func:`_opened`.
+    it, nor between a ``with`` and its end: all of that is C. Made by :func:`opened_as`.
     """
 
     def __del__(self) -> None:
@@ -64,10 +64,11 @@ class OpenFile(io.FileIO):
 
 
 def _opened(path: str, flags: int) -> OpenFile:
-    return _opened_as(OpenFile, path, flags)
+    return opened_as(OpenFile, path, flags)
 
 
-def _opened_as(kind: type[_File], path: str, flags: int) -> _File:
+def opened_as(kind: type[_File], path: str, flags: int) -> _File:
+    """Open a file as one of a kind of :class:`OpenFile`."""
     opened, noted = tee(map(os.open, (path,), (flags,), (_FILE_MODE,)))
     try:
         # One call into C: what is opened belongs to the file, or was not opened.
@@ -76,6 +77,28 @@ def _opened_as(kind: type[_File], path: str, flags: int) -> _File:
         for fd in noted:
             os.close(fd)
         raise
+
+
+class _OpenFolder:
+    """A folder's descriptor, which the interpreter's own files do not take. As :class:`OpenFile`, it
+    closes itself: opening and keeping it, and giving it up and closing it, are one call into C each.
+    """
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+
+    def open(self, path: str) -> None:
+        self._fds.extend(map(os.open, (path,), (os.O_RDONLY | _CLOEXEC,)))
+
+    def fileno(self) -> int:
+        return self._fds[0]
+
+    def close(self) -> None:
+        if self._fds:
+            any(map(os.close, map(self._fds.pop, (0,))))
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class FileLock(OpenFile):
@@ -265,10 +288,16 @@ class Files:
         the first is waited for, and syncs them in far fewer turns of its journal.
         """
         begun: list[OpenFile | ArchiveUnavailable] = []
-        # Not made into a new list, of which an interruption would leave nothing.
-        begun.extend(map(_begin, writes))
-        calls = [partial(_finish, write, file) for write, file in zip(writes, begun, strict=True)]
-        return side_by_side(calls, _SYNC_HELPERS)
+        try:
+            # Not made into a new list, of which an interruption would leave nothing.
+            begun.extend(map(_begin, writes))
+            calls = [partial(_finish, write, file) for write, file in zip(writes, begun, strict=True)]
+            return side_by_side(calls, _SYNC_HELPERS)
+        finally:
+            # What was interrupted: its error may be kept, and what is in its frames with it.
+            for file in begun:
+                if isinstance(file, OpenFile):
+                    file.close()
 
     def truncate(self, path: str, size: int) -> None:
         """Cut a file and sync it."""
@@ -313,14 +342,14 @@ class Files:
         """Make the names in a folder durable."""
         if os.name == "nt":  # pragma: no cover - a folder cannot be opened there, nor need it be
             return
+        folder = _OpenFolder()
         try:
-            fd = os.open(path, os.O_RDONLY | _CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            folder.open(path)
+            os.fsync(folder.fileno())
         except OSError as error:
             _refused(error, "sync the folder", path)
+        finally:
+            folder.close()
 
     def exists(self, path: str) -> bool:
         """Whether there is something of that name. One stat: cheap enough for an event loop."""
@@ -384,7 +413,7 @@ class Files:
         try:
             while True:
                 forks = _forks
-                lock = _opened_as(FileLock, path, os.O_RDWR | os.O_CREAT | _FLAGS)
+                lock = opened_as(FileLock, path, os.O_RDWR | os.O_CREAT | _FLAGS)
                 _held.add(weakref.ref(lock, _held.discard))
                 if forks == _forks:
                     break

@@ -146,13 +146,16 @@ def walk_back(files: Files, path: str, most: int = fmt.MAX_DECODED) -> Iterator[
     """
     tail = files.read_tail(path, _READ_AHEAD)
     if tail is None:
-        return
+        raise TailUnreadable(path)
+    later: fmt.FrameIndex | None = None
     data, end = tail.data, tail.size
     start = end - len(data)
     while True:
         frame = fmt.index_at_end(data[max(0, end - start - fmt.TAIL_BYTES) : end - start], end)
-        if frame is None:
+        if frame is None or (later and frame.index.total != later.total - later.count):
+            # Or another process has replaced the file since the later frame was read.
             raise TailUnreadable(path)
+        later = frame.index
         if frame.offset < start or (start and frame.offset - start < fmt.TAIL_BYTES):
             # This frame, and the end of the one before it, are not all in hand.
             wanted = max(0, frame.offset - _READ_AHEAD)

@@ -13,9 +13,9 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from lix_cache._log import logger
 from lix_cache.archive import format as fmt
@@ -47,11 +47,14 @@ _PENDING = ".pending"
 _DELETED = ".deleted"
 _PROBE = "probe"
 _DAMAGED = re.compile(r"\.damaged-[0-9]+\Z")
+_TOMBSTONE = re.compile(r"[0-9a-f]{3}-[0-9a-f]{64}\Z")
 _LOCAL_SEQ = 1 << 46
 #: Beyond what a double holds exactly, in which Redis compares numbers.
 _LARGEST_SEQ = 1 << 52
 #: Compaction keeps the nonces of messages younger than this (docs/archive-format.md).
 KEEP_NONCES_MS = 86_400_000
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -148,8 +151,11 @@ class ArchiveStore:
 
     def try_lock(self, session_id: str) -> FileLock | None:
         """Take the session's lock now, or return None if somebody has it."""
+        return self._try_stripe(f"{stripe_of(session_id):03x}")
+
+    def _try_stripe(self, number: str) -> FileLock | None:
         self._make_folders()
-        path = self._in_folder(_LOCKS, f"{stripe_of(session_id):03x}")
+        path = self._in_folder(_LOCKS, number)
         try:
             return self._files.try_lock(path)
         except ArchiveUnavailable as error:
@@ -207,8 +213,7 @@ class ArchiveStore:
         Raises:
             ArchiveCorrupt: nothing is intact, or anything is not and damage raises.
         """
-        path = self._path_of(session_id)
-        return None if path is None else self._contents_at(path, session_id, locked=locked)
+        return self._of_file(session_id, lambda path: self._contents_at(path, session_id, locked=locked))
 
     def turns(self, session_id: str, *, locked: bool = False) -> list[Turn]:
         """Return every turn, sorted by id."""
@@ -224,31 +229,33 @@ class ArchiveStore:
             in_context: leave out what :meth:`clear_locked` took out of the context.
             locked: whether the caller holds the session's lock.
         """
-        path = self._path_of(session_id)
-        if path is None or count <= 0:
+        if count <= 0:
             return []
-        self._check_owner(path, session_id)
-        try:
-            turns, cleared = reading.last_turns(self._files, path, count, self._most)
-        except reading.TailUnreadable:
-            # The long way, which also decides whether it is damage or a writer at work.
-            found = self._contents_at(path, session_id, locked=locked)
-            if found is None:
-                return []
-            turns, cleared = found.turns[-count:], found.index.cleared
+
+        def read(path: str) -> tuple[list[Turn], MessageId] | None:
+            self._check_owner(path, session_id)
+            try:
+                return reading.last_turns(self._files, path, count, self._most)
+            except reading.TailUnreadable:
+                # The long way, which also decides whether it is damage or a writer at work.
+                found = self._contents_at(path, session_id, locked=locked)
+                return None if found is None else (found.turns[-count:], found.index.cleared)
+
+        turns, cleared = self._of_file(session_id, read) or ([], ZERO_ID)
         return [turn for turn in turns if turn.id > cleared] if in_context else turns
 
     def last_index(self, session_id: str, *, locked: bool = False) -> fmt.FrameIndex:
         """Return the last index entry (totals, largest id, what was cleared): one small read."""
-        path = self._path_of(session_id)
-        if path is None:
-            return fmt.EMPTY
-        tail = self._files.read_tail(path, fmt.TAIL_BYTES)
-        frame = fmt.index_at_end(tail.data, tail.size) if tail else None
-        if frame is not None:
-            return frame.index
-        found = self._contents_at(path, session_id, locked=locked)
-        return fmt.EMPTY if found is None else found.index
+
+        def read(path: str) -> fmt.FrameIndex | None:
+            tail = self._files.read_tail(path, fmt.TAIL_BYTES)
+            frame = fmt.index_at_end(tail.data, tail.size) if tail else None
+            if frame is not None:
+                return frame.index
+            found = self._contents_at(path, session_id, locked=locked)
+            return None if found is None else found.index
+
+        return self._of_file(session_id, read) or fmt.EMPTY
 
     def look(self, session_id: str, *, locked: bool = False) -> Extent:
         """Return how far a session has come, as far as the disk knows. Two small reads."""
@@ -258,8 +265,7 @@ class ArchiveStore:
 
     def metadata(self, session_id: str, *, locked: bool = False) -> dict[str, Any] | None:
         """Return the metadata of a session's file, or None if there is none."""
-        path = self._path_of(session_id)
-        return None if path is None else self._metadata_at(path, session_id, locked=locked)
+        return self._of_file(session_id, lambda path: self._metadata_at(path, session_id, locked=locked))
 
     def all_metadata(self) -> Iterator[dict[str, Any]]:
         """Yield the metadata of every file; unreadable ones are counted and logged."""
@@ -281,8 +287,7 @@ class ArchiveStore:
 
     def raw(self, session_id: str) -> bytes | None:
         """Return the bytes of a session's file."""
-        path = self._path_of(session_id)
-        return None if path is None else self._files.read(path)
+        return self._of_file(session_id, self._files.read)
 
     def raw_file(self, name: str) -> bytes | None:
         """Return the bytes of one of :meth:`session_files`."""
@@ -581,15 +586,27 @@ class ArchiveStore:
         dropped = 0
         for name in list(self._files.names(self._in_folder(_DELETED))):
             path = self._in_folder(_DELETED, name)
-            found = _id_in(self._files.read(path))
-            # A temporary file may be one that another process is at; what cannot be read is damage.
-            if found is not None and not name.startswith(".") and found.ms < older_than_ms:
-                dropped += self._files.remove(path)
+            if not _TOMBSTONE.match(name) or not self._is_outdated(path, older_than_ms):
+                continue
+            lock = self._try_stripe(name[:3])
+            if lock is None:
+                continue
+            with lock:
+                # Looked at again: the session may have been deleted once more since.
+                if self._is_outdated(path, older_than_ms):
+                    dropped += self._files.remove(path)
         return dropped
 
+    def _is_outdated(self, tombstone: str, older_than_ms: int) -> bool:
+        found = _id_in(self._files.read(tombstone))
+        # What cannot be read is damage, and what is gone needs no removal.
+        return found is not None and found > ZERO_ID and found.ms < older_than_ms
+
     def _tombstone(self, session_id: str) -> str:
-        # A digest: what was deleted leaves not even its name.
-        return self._in_folder(_DELETED, hashlib.sha256(session_id.encode()).hexdigest())
+        # A digest: what was deleted leaves not even its name. Before it the number of the lock, which
+        # who drops it takes.
+        digest = hashlib.sha256(session_id.encode()).hexdigest()
+        return self._in_folder(_DELETED, f"{stripe_of(session_id):03x}-{digest}")
 
     # -- sessions past their life ----------------------------------------------------------
 
@@ -640,11 +657,15 @@ class ArchiveStore:
 
         A session that has begun anew meanwhile keeps what it has: both are put together by id.
         Stopped at any step and run again: what is back already is recognised by its ids.
+
+        Raises:
+            ArchiveCorrupt: a file in the trash makes no sense. It stays there; the others are back.
         """
         found = self._trash.of(session_id)
         if not found:
             return False
         self._make_folders()
+        failure: ArchiveCorrupt | None = None
         for one in found:
             # A sign of life, first: what is taken back must not expire again within the hour.
             self._files.stamp(one.path)
@@ -653,16 +674,24 @@ class ArchiveStore:
             elif not self.exists(session_id) and not self._is_legacy(one.path):
                 self._files.rename(one.path, self._own_path(session_id))
             else:
-                self._put_together_locked(one.path, session_id)
+                try:
+                    self._put_together_locked(one.path, session_id)
+                except ArchiveCorrupt as error:
+                    failure = failure or error
         self._files.sync_folder(self.folder)
+        if failure is not None:
+            raise failure
         return True
 
     def _put_together_locked(self, trashed: str, session_id: str) -> None:
         old = reading.parse_contents(self._files.read(trashed) or b"", os.path.basename(trashed), self._most)
         new = self.contents(session_id, locked=True)
         path = self._own_path(session_id)
+        # The new file holds what can be decoded of either. The rest is kept, byte by byte.
         if old.damaged:
             self._set_aside(path, self._files.read(trashed) or b"")
+        if new is not None and new.damaged:
+            self._set_aside(path, self.raw(session_id) or b"")
         self._replace_file(path, restored(session_id, old, new, self._codec))
         for outdated in list(self._paths_of(session_id))[1:]:
             self._files.remove(outdated)
@@ -670,11 +699,19 @@ class ArchiveStore:
         self._files.remove(trashed)
 
     def empty_trash(self, now: Now, days: float) -> int:
-        """Remove for good what has been in the trash for so many days. Returns how many files."""
+        """Remove for good what has been in the trash for so many days. Returns how many files.
+
+        Sessions whose lock somebody holds are left for the next time: one that is being taken back
+        must come back whole.
+        """
+        before_ms = (now.earliest - days * DAY) * 1000
         count = 0
-        for one in self._trash.all():
-            if one.ms / 1000 < now.earliest - days * DAY:
-                count += self._files.remove(one.path)
+        for number in {one.lock for one in self._trash.all() if one.ms < before_ms}:
+            lock = self._try_stripe(number)
+            if lock is None:
+                continue
+            with lock:
+                count += self._trash.empty(number, before_ms)
         return count
 
     def trashed(self) -> Iterator[dict[str, Any]]:
@@ -753,9 +790,29 @@ class ArchiveStore:
         names = self._files.names(self.folder, f"{own}.damaged-")
         return [self._in_folder(name) for name in list(names) if _DAMAGED.sub("", name) == own]
 
+    def _of_file(self, session_id: str, read: Callable[[str], T | None]) -> T | None:
+        """Return what is read of a session's file; None if there is none.
+
+        Args:
+            session_id: the session.
+            read: reads the file of that path; None if it is gone.
+        """
+        # A reader holds no lock: another process may rename the file between the look and the
+        # read. Gone from that path is not yet gone.
+        while (path := self._path_of(session_id)) is not None:
+            found = read(path)
+            if found is not None:
+                return found
+        return None
+
     def _path_of(self, session_id: str) -> str | None:
         """Return the session's file: under its own name, or as the old package named it."""
-        return next(self._paths_of(session_id), None)
+        path = next(self._paths_of(session_id), None)
+        if path is None and plain_stem(session_id) is not None:
+            # An upgrade makes the one name before it removes the other. Between our two looks it
+            # may have done both.
+            path = next(self._paths_of(session_id), None)
+        return path
 
     def _paths_of(self, session_id: str) -> Iterator[str]:
         """Yield the session's files: two only where a crash stopped an upgrade, the one that counts first."""
@@ -824,8 +881,12 @@ class ArchiveStore:
         frame = fmt.index_at_end(tail.data, tail.size)
         header = reading.read_header(self._files, path)
         old = None
-        if header is None and self._is_legacy(path):
-            old = legacy.legacy_metadata(self._files.read_at(path, 0, legacy.HEADER_BYTES) or b"")
+        # Looked at once: the file may be replaced, or renamed, at any moment.
+        head = b"" if header is not None else self._files.read_at(path, 0, legacy.HEADER_BYTES)
+        if head is None:
+            return None
+        if head[:4] == legacy.MAGIC:
+            old = legacy.legacy_metadata(head)
             stem = os.path.basename(path)[: -len(SUFFIX)]
             if session_id is None and self._path_of(stem) != path:
                 # What an upgrade that a crash stopped left beside the session's own file.

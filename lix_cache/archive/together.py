@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from typing import TypeVar
+
+from lix_cache.daemon import start_thread
 
 __all__ = ["side_by_side"]
 
@@ -24,6 +26,9 @@ def side_by_side(calls: Sequence[Callable[[], T]], helpers: int) -> list[T]:
     todo = iter(list(enumerate(calls)))
     results: dict[int, T] = {}
     failures: list[BaseException] = []
+    begun: list[None] = []
+    ended: SimpleQueue[None] = SimpleQueue()
+    seen: list[None] = []
 
     def work() -> None:
         for number, call in todo:
@@ -34,22 +39,47 @@ def side_by_side(calls: Sequence[Callable[[], T]], helpers: int) -> list[T]:
             except BaseException as error:  # noqa: BLE001 - raised by who waits for all
                 failures.append(error)
 
-    threads = []
-    for _ in range(min(helpers, len(calls) - 1)):
-        thread = threading.Thread(target=work, name="lix-cache-sync", daemon=True)
+    def help_out() -> None:
+        # It says itself that it is there: who starts it may be interrupted before it could note it.
+        # First of all, so that what is not seen here sees the failure, or that nothing is left to do.
+        begun.append(None)
         try:
-            thread.start()
-        except RuntimeError:
-            # No thread to be had, as when the interpreter is ending: fewer do the work.
-            break
-        threads.append(thread)
-    work()
-    for thread in threads:
-        while thread.is_alive():
+            work()
+        finally:
+            ended.put(None)
+
+    try:
+        for _ in range(min(helpers, len(calls) - 1)):
+            if not _started(help_out):
+                break
+        work()
+    except BaseException as error:  # an exception out of a signal handler: it may come between any two lines
+        failures.append(error)
+        raise
+    finally:
+        # The calls hold files: not before they end.
+        while True:
             try:
-                thread.join()
-            except BaseException as error:  # noqa: BLE001 - the calls hold files: not before they end
+                _wait(begun, ended, seen)
+                break
+            except BaseException as error:  # noqa: BLE001 - as above
                 failures.append(error)
     if failures:
         raise failures[0]
     return [results[number] for number in range(len(calls))]
+
+
+def _wait(begun: Sequence[None], ended: SimpleQueue[None], seen: list[None]) -> None:
+    # Not Thread.join: before CPython 3.13 one that is interrupted takes the thread for ended.
+    while len(seen) < len(begun):
+        # One call into C: nothing that comes out of the queue is lost.
+        seen.extend(map(SimpleQueue.get, (ended,)))
+
+
+def _started(work: Callable[[], None]) -> bool:
+    """Start a thread; False if none is to be had, as when the interpreter is ending: fewer do the work."""
+    try:
+        start_thread(work, "lix-cache-sync")
+    except RuntimeError:
+        return False
+    return True

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Trash", "Trashed"]
 
 _FOLDER = ".trash"
+_LOCK = re.compile(r"[0-9a-f]{3}\Z")
 _NAME = re.compile(rf"(?P<own>.+{re.escape(SUFFIX)})(?P<damaged>\.damaged-[0-9]+)?\.(?P<ms>[0-9]{{1,20}})\Z")
 
 
@@ -31,12 +32,14 @@ class Trashed(NamedTuple):
         is_damaged: bytes that were set aside, not the session's file itself.
         ms: when it came here, in Unix milliseconds.
         path: where it is.
+        lock: number of the session's lock.
     """
 
     own: str
     is_damaged: bool
     ms: int
     path: str
+    lock: str
 
     @property
     def stem(self) -> str:
@@ -44,7 +47,7 @@ class Trashed(NamedTuple):
 
 
 class Trash:
-    """The trash of one archive folder. Whoever moves or takes back holds the session's lock."""
+    """The trash of one archive folder. What moves, takes back or removes holds the session's lock."""
 
     def __init__(self, files: Files, folder: str) -> None:
         self._files = files
@@ -78,7 +81,8 @@ class Trash:
     def all(self) -> Iterator[Trashed]:
         """Yield every file here."""
         for name in sorted(self._files.names(self._folder, folders=True)):
-            yield from self._in(os.path.join(self._folder, name))
+            if _LOCK.match(name):
+                yield from self._in(os.path.join(self._folder, name))
 
     def remove(self, session_id: str) -> bool:
         """Remove all that a session has here, durably; False if nothing."""
@@ -89,12 +93,22 @@ class Trash:
             self._files.sync_folder(self._folder_of(session_id))
         return bool(found)
 
+    def empty(self, lock: str, before_ms: float) -> int:
+        """Remove what sessions of a lock put here before a time. Returns how many files."""
+        found = [one for one in self._in(os.path.join(self._folder, lock)) if one.ms < before_ms]
+        # Sessions after what was set aside of them, as in a deletion.
+        return sum(self._files.remove(one.path) for one in sorted(found, key=lambda one: not one.is_damaged))
+
     def _in(self, folder: str, start: str = "") -> Iterator[Trashed]:
         for name in list(self._files.names(folder, start)):
             match = _NAME.match(name)
             if match:
                 yield Trashed(
-                    match["own"], match["damaged"] is not None, int(match["ms"]), os.path.join(folder, name)
+                    match["own"],
+                    match["damaged"] is not None,
+                    int(match["ms"]),
+                    os.path.join(folder, name),
+                    os.path.basename(folder),
                 )
 
     def _folder_of(self, session_id: str) -> str:

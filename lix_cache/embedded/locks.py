@@ -6,44 +6,40 @@ import fcntl
 import os
 import weakref
 
-__all__ = ["FileLock"]
+from lix_cache.archive.files import OpenFile, opened_as
+
+__all__ = ["FileLock", "file_lock"]
 
 
-class FileLock:
-    """One ``flock`` on one open file; the kernel gives it up when the process ends."""
-
-    def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        _open_locks.add(self)
+class FileLock(OpenFile):
+    """One ``flock`` on one open file; the kernel gives it up when the process ends. See :func:`file_lock`."""
 
     @property
     def is_open(self) -> bool:
-        return self._fd >= 0
-
-    def fileno(self) -> int:
-        return self._fd
+        return not self.closed
 
     def try_lock(self, kind: int) -> bool:
         try:
-            fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
+            fcntl.flock(self.fileno(), kind | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
 
     def unlock(self) -> None:
         """Give the lock up for everybody who shares the open file, forked children too."""
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        fcntl.flock(self.fileno(), fcntl.LOCK_UN)
 
     def release(self) -> None:
         if self.is_open:
-            self.unlock()
-        self.close()
+            with self:
+                self.unlock()
 
-    def close(self) -> None:
-        """Close the file; the lock stays with those who inherited it."""
-        if self.is_open:
-            os.close(self._fd)
-            self._fd = -1
+
+def file_lock(path: str) -> FileLock:
+    """Return a lock that nobody has taken yet. It closes itself when it is dropped."""
+    lock = opened_as(FileLock, path, os.O_RDWR | os.O_CREAT)
+    _open_locks.add(lock)
+    return lock
 
 
 _open_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()

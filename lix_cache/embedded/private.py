@@ -38,7 +38,7 @@ from lix_cache.embedded.folder import (
     make_private_folder,
     socket_path,
 )
-from lix_cache.embedded.locks import FileLock
+from lix_cache.embedded.locks import FileLock, file_lock
 from lix_cache.errors import NoRedisServer, RedisUnavailable
 
 __all__ = ["PrivateServer", "Record"]
@@ -99,11 +99,11 @@ class PrivateServer:
         """
         make_private_folder(self._home)
         deadline = self._clock.monotonic() + self._timeout
-        users = FileLock(self._path("users.lock"))
+        users = file_lock(self._path("users.lock"))
         try:
             # Before anything else: from here on nobody stops the server we may find.
             self._wait_for(users, fcntl.LOCK_SH, deadline, "another process to stop the server")
-            starting = FileLock(self._path("start.lock"))
+            starting = file_lock(self._path("start.lock"))
             try:
                 self._wait_for(starting, fcntl.LOCK_EX, deadline, "another process to start the server")
                 record = self._join_or_launch(deadline)
@@ -146,7 +146,7 @@ class PrivateServer:
             self._clock.sleep(_PAUSE_SECONDS)
 
     def _join_or_launch(self, deadline: float) -> Record:
-        alive = FileLock(self._path("server.lock"))
+        alive = file_lock(self._path("server.lock"))
         try:
             while True:
                 record = self._read_record()
@@ -225,7 +225,7 @@ class PrivateServer:
     def _is_gone(self) -> bool:
         """Tell whether no server process lives in this folder."""
         # An open file of its own: through one that holds the lock it looks free.
-        probe = FileLock(self._path("server.lock"))
+        probe = file_lock(self._path("server.lock"))
         try:
             return probe.try_lock(fcntl.LOCK_EX)
         finally:

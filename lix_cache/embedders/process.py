@@ -18,7 +18,6 @@ __all__ = ["PerProcess"]
 T = TypeVar("T")
 
 _alive: weakref.WeakSet[PerProcess[Any]] = weakref.WeakSet()
-_hooked = threading.Lock()
 
 
 class PerProcess(Generic[T]):
@@ -35,9 +34,6 @@ class PerProcess(Generic[T]):
         self._lock = threading.Lock()
         self._made: tuple[T] | None = None
         _alive.add(self)
-        # Registered once, and not at import, which does nothing but define.
-        if _hooked.acquire(blocking=False):
-            os.register_at_fork(after_in_child=_forget)
 
     def __call__(self) -> T:
         """Return the value, made now if need be."""
@@ -62,3 +58,7 @@ class PerProcess(Generic[T]):
 def _forget() -> None:
     for value in list(_alive):
         value.forget()
+
+
+# At import: "once" cannot be told by a note that an interruption may come before or after.
+os.register_at_fork(after_in_child=_forget)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
+from lix_cache.daemon import Crew, Promise
 from lix_cache.errors import EmbedderUnavailable, LixCacheError
 
 if TYPE_CHECKING:
@@ -24,20 +21,16 @@ T = TypeVar("T")
 #: Calls under way at once in a process. Ones that hang use up places until they end.
 _PLACES = 64
 
-#: By process: what a fork copied counts threads that are not here.
-_places: dict[int, threading.BoundedSemaphore] = {}
+_crew = Crew(_PLACES)
 
 
-def _start(call: Callable[[], T], who: str, error: type[LixCacheError]) -> Future[T]:
+def _start(call: Callable[[], T], who: str, error: type[LixCacheError]) -> Promise[T]:
     """Run a call in a thread of its own.
 
     Not a pool's thread: one that hangs would stop the interpreter from ending, and every
     other call from starting. Starting one costs some 0.05 ms; a model costs more.
     """
-    places = _places.setdefault(os.getpid(), threading.BoundedSemaphore(_PLACES))
-    if not places.acquire(blocking=False):
-        raise error(f"{who}: {_PLACES} such calls are under way in this process; it hangs or is too slow")
-    future: Future[T] = Future()
+    future: Promise[T] = Promise()
 
     def work() -> None:
         value: T | None = None
@@ -50,7 +43,7 @@ def _start(call: Callable[[], T], who: str, error: type[LixCacheError]) -> Futur
             failure.__cause__ = stop
         except BaseException as caught:  # noqa: BLE001 - raised where the result is waited for
             failure = caught
-        places.release()
+        _crew.leave()
         if not future.set_running_or_notify_cancel():
             return  # nobody waits any more
         if failure is not None:
@@ -58,11 +51,8 @@ def _start(call: Callable[[], T], who: str, error: type[LixCacheError]) -> Futur
         else:
             future.set_result(cast("T", value))
 
-    try:
-        threading.Thread(target=work, name="lix-cache-model", daemon=True).start()
-    except BaseException:
-        places.release()
-        raise
+    if not _crew.start(work, "lix-cache-model"):
+        raise error(f"{who}: {_crew.most} such calls are under way in this process; it hangs or is too slow")
     return future
 
 
@@ -80,13 +70,10 @@ def call_within(call: Callable[[], T], seconds: float | None, who: str, error: t
     if seconds is None:
         return call()
     future = _start(call, who, error)
-    try:
-        return future.result(seconds)
-    except FutureTimeout:
-        if not future.cancel() and future.done():
-            # It ended while we turned away, or the call itself raised a TimeoutError.
-            return future.result()
-        raise _too_late(who, seconds, error) from None
+    # Where it cannot be cancelled it may have ended while we turned away.
+    if future.wait(seconds) or (not future.cancel() and future.done()):
+        return future.result()
+    raise _too_late(who, seconds, error)
 
 
 async def acall_within(

@@ -12,13 +12,17 @@ that is taken for there being none.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lix_cache.hot.scripts import Command, ScriptCall, script
 
-__all__ = ["OLD", "OldMessage", "OldSessions", "old_list_key"]
+__all__ = ["OLD", "OldMessage", "OldSessions", "escape_pattern", "old_list_key"]
+
+#: Keys that one step of a scan looks at: some 0.3 ms of the server's time.
+_SCAN_COUNT = 1000
 
 #: What a script answers instead of doing its work, where the old package has left messages.
 OLD = b"OLD"
@@ -40,6 +44,11 @@ class OldMessage:
 def old_list_key(prefix: str, session_id: str) -> str:
     """Return the key of a session's list."""
     return f"{prefix}:session_order:{session_id}"
+
+
+def escape_pattern(text: str) -> str:
+    """Return the pattern that matches this text alone, whatever is in it."""
+    return re.sub(r"([*?\[\]\\^-])", r"\\\1", text)
 
 
 def _sha1(data: bytes) -> str:
@@ -115,6 +124,19 @@ class OldSessions:
 
     def _message_start(self, session_id: str) -> str:
         return f"{self.prefix}:session_context:{session_id}:"
+
+    def scan(self, cursor: int) -> Command:
+        """Look for lists of sessions among some keys. Answers the next cursor, 0 at the end, and keys."""
+        return ("SCAN", cursor, "MATCH", escape_pattern(self.lists) + "*", "COUNT", _SCAN_COUNT)
+
+    def session_ids(self, keys: Sequence[bytes]) -> list[str]:
+        """Return the sessions of such keys, each once; those that cannot be an id of ours are left out."""
+        names = {key[len(self.lists.encode()) :].decode("utf-8", "replace"): key for key in keys}
+        return [name for name, key in names.items() if name and self.list_key(name).encode() == key]
+
+    def life_left(self, session_id: str) -> Command:
+        """Ask how many milliseconds a session's list will live; negative if without an end, or not there."""
+        return ("PTTL", self.list_key(session_id))
 
     def read(self, session_id: str, limit: int) -> Command:
         """Read the oldest messages."""

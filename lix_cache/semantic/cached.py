@@ -7,8 +7,6 @@ import contextvars
 import functools
 import inspect
 import io
-import os
-import threading
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -19,10 +17,9 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as WaitedTooLong
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
+from lix_cache.daemon import Crew, Promise
 from lix_cache.drive import AsyncDriver, SyncDriver
 from lix_cache.effects import Flow
 from lix_cache.errors import ConfigError
@@ -176,11 +173,7 @@ class _Sync:
     def __init__(self, cached: Calls, endpoint: Endpoint) -> None:
         self._cached = cached
         self._drive = SyncDriver(endpoint, cached.core.clock)
-        self._begin()
-
-    def _begin(self) -> None:
-        self._pid = os.getpid()
-        self._places = threading.BoundedSemaphore(_MOST_REFRESHES)
+        self._refreshing = Crew(_MOST_REFRESHES)
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         question = self._cached.question(args, kwargs)
@@ -189,24 +182,11 @@ class _Sync:
         return self._drive(self._cached.call(question, _landed, self._beside))
 
     def _beside(self, flow: Flow[None]) -> None:
-        if self._pid != os.getpid():
-            self._begin()  # the threads that hold places did not come along
-        places = self._places
-        if not places.acquire(blocking=False):
-            return
         context = contextvars.copy_context()
-
-        def work() -> None:
-            try:
-                context.run(self._drive, flow)
-            finally:
-                places.release()
-
         try:
-            threading.Thread(target=work, name="lix-cache-refresh", daemon=True).start()
+            self._refreshing.start(lambda: context.run(self._drive, flow), "lix-cache-refresh")
         except RuntimeError as error:
             # No more threads, or the interpreter is ending: the answer is there all the same.
-            places.release()
             self._cached.core.tally.trouble("refresh_errors", error)
 
 
@@ -235,14 +215,11 @@ class _Async:
             task.add_done_callback(self._running.discard)
 
 
-def _landed(future: Future[Any], seconds: float) -> Any:
-    try:
-        return future.result(min(seconds, threading.TIMEOUT_MAX))
-    except WaitedTooLong:
-        return OVERDUE
+def _landed(future: Promise[Any], seconds: float) -> Any:
+    return future.result() if future.wait(seconds) else OVERDUE
 
 
-async def _alanded(future: Future[Any], seconds: float) -> Any:
+async def _alanded(future: Promise[Any], seconds: float) -> Any:
     # Not awaited itself: one who stops waiting must not stop the flight for the others.
     landed, _ = await asyncio.wait([asyncio.wrap_future(future)], timeout=seconds)
     return landed.pop().result() if landed else OVERDUE

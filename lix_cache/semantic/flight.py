@@ -16,11 +16,11 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from lix_cache.daemon import Promise
 from lix_cache.effects import Flow, RedisCall, Sleep
 from lix_cache.errors import RedisError
 from lix_cache.hot.flight_scripts import GIVE_BACK, TAKE
@@ -86,7 +86,7 @@ class Flight:
     """
 
     key: Hashable
-    future: Future[Any] = field(default_factory=Future)
+    future: Promise[Any] = field(default_factory=Promise)
     loop: asyncio.AbstractEventLoop | None = field(default_factory=running_loop)
     waiting: int = 0
 
@@ -112,7 +112,7 @@ class Flights:
         self._lock = threading.Lock()
         self._open: weakref.WeakValueDictionary[Hashable, Flight] = weakref.WeakValueDictionary()
 
-    def join(self, key: Hashable) -> Flight | Future[Any]:
+    def join(self, key: Hashable) -> Flight | Promise[Any]:
         """Return a flight that the caller leads and must end, or the future of another's."""
         if self._pid != os.getpid():
             # Whoever led a flight or held the lock did not come along.
@@ -130,7 +130,7 @@ class Flights:
         flight = self._open.get(key)
         return flight is not None and any(one() is flight for one in leading.get())
 
-    def give_up(self, key: Hashable, future: Future[Any]) -> None:
+    def give_up(self, key: Hashable, future: Promise[Any]) -> None:
         """Let no more join the flight that a future belongs to: it takes too long."""
         with self._lock:
             flight = self._open.get(key)

@@ -12,12 +12,14 @@ import atexit
 import os
 import re
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lix_cache.daemon import Bell
 from lix_cache.semantic.ring import unit_vector
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ _SOME = 16
 _MOST = 1024
 #: Seconds without work after which the thread ends.
 _IDLE = 5.0
+#: Seconds between two looks of who waits for all of them.
+_LOOK_AGAIN = 0.002
 _SIGN = re.compile(r"[^\w\s.,;:!?'’\"()\-–—…*#`$€£¥%]|_")
 _STATEMENT = re.compile(
     r"\s*(?:[{\[<]|(?:select|with|insert|update|delete|create|alter|drop)\b[^.?!]*\b(?:from|as|into|set|table)\b)",
@@ -81,7 +85,8 @@ class Meanings:
 
     def renew(self) -> None:
         """Begin anew, as in a forked child: the parent embeds its own."""
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._bell = Bell()
         self._waiting: deque[_Wanted] = deque(maxlen=_MOST)  # those that waited longest are given up
         self._busy = False
         self._ends = False
@@ -89,34 +94,47 @@ class Meanings:
 
     def add(self, text: str, then: Callable[[FloatArray], None]) -> None:
         """Embed a text some time, and hand its vector on, in the thread."""
-        with self._changed:
+        # Not a Condition, which is entered and left in Python: an exception out of a signal handler
+        # in there leaves it taken for ever.
+        with self._lock:
             if self._ends:
                 return
             self._waiting.append(_Wanted(text, then))
-            if self._thread is None:
+            self._bell.set()
+            if not self._is_alive():
                 self._thread = threading.Thread(target=self._run, name="lix-cache-meanings", daemon=True)
                 self._thread.start()
-            self._changed.notify_all()
+
+    def _is_alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
 
     def settle(self, timeout: float | None = None) -> bool:
         """Wait until nothing is waiting; False if it took longer."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting and not self._busy, timeout)
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._lock:
+                if not self._busy and (not self._waiting or not self._is_alive()):
+                    return not self._waiting
+            if until is not None and time.monotonic() > until:
+                return False
+            time.sleep(_LOOK_AGAIN)
 
     def stop(self, timeout: float = 2.0) -> None:
         """Give up what waits, and wait for what is at work."""
-        with self._changed:
+        with self._lock:
             self._ends = True
             self._waiting.clear()
-            self._changed.notify_all()
             thread = self._thread
+        self._bell.set()
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._ends, _IDLE)
+            self._bell.wait(_IDLE)
+            with self._lock:
+                # Before the look: what is added after it rings again.
+                self._bell.clear()
                 if not self._waiting:
                     self._thread = None
                     return
@@ -125,9 +143,9 @@ class Meanings:
             try:
                 self._embed(some)
             finally:
-                with self._changed:
-                    self._busy = False
-                    self._changed.notify_all()
+                self._busy = False
+                if self._waiting:
+                    self._bell.set()
 
     def _embed(self, some: list[_Wanted]) -> None:
         try:

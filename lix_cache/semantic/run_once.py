@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lix_cache._log import logger
@@ -33,12 +32,13 @@ from lix_cache.semantic.lookup import Lookup, Reason
 from lix_cache.semantic.scope import canonical, merged
 
 if TYPE_CHECKING:
+    from lix_cache.daemon import Promise
     from lix_cache.semantic.core import Core
 
 __all__ = ["Calls"]
 
 _TOKEN_BYTES = 16
-Wait: TypeAlias = Callable[["Future[Any]", float], Any]
+Wait: TypeAlias = Callable[["Promise[Any]", float], Any]
 
 
 class Calls:

@@ -12,6 +12,7 @@ from lix_cache.daemon import Bell, DaemonThread
 from lix_cache.drive import SyncDriver
 from lix_cache.errors import ArchiveUnavailable, LixCacheError, RedisUnavailable, told
 from lix_cache.session import flow
+from lix_cache.session.old_sessions import Pass
 from lix_cache.session.store import SessionStore, StoreIdentity
 
 __all__ = ["Evictor", "evictor_for"]
@@ -43,6 +44,7 @@ class Evictor(DaemonThread):
         self._used: set[str] = set()
         self._forget_at = _FORGET_FROM
         self._flush_on_exit = store.config.flush_on_exit
+        self._old = Pass()
         self._make_locks()
 
     def _make_locks(self) -> None:
@@ -110,9 +112,14 @@ class Evictor(DaemonThread):
         moved = drive(flow.spill_overflow(self.store))
         reunited = drive(flow.reunite_pending(self.store))
         evicted = drive(flow.evict_idle(self.store, self._idle_seconds, self._name))
+        if self._old.cursor is not None:
+            self._old = drive(flow.rescue_old(self.store, self._old))
         now = self.store.clock.monotonic()
         if now - self._last_clean_up >= _CLEAN_UP_EVERY:
             self.store.count("expired_archives", drive(flow.clean_up(self.store)))
+            if self._old.cursor is None and self._old.found:
+                # Once more. Where a whole look met none there will be none.
+                self._old = Pass()
             # After it: what trouble kept from being done is not put off for an hour.
             self._last_clean_up = now
         if len(self._used) >= self._forget_at:
@@ -216,20 +223,11 @@ _registry_lock = threading.Lock()
 
 def evictor_for(store: SessionStore) -> Evictor:
     """Return this process's evictor of a store, made on first use. It is not started."""
-    global _hooked
     with _registry_lock:
         evictor = _evictors.get(store.identity)
         if evictor is None:
             evictor = _evictors[store.identity] = Evictor(store)
-        if not _hooked:
-            _hooked = True
-            atexit.register(_at_exit)
-            if hasattr(os, "register_at_fork"):
-                os.register_at_fork(after_in_child=_after_fork)
     return evictor
-
-
-_hooked = False
 
 
 def _after_fork() -> None:
@@ -243,3 +241,9 @@ def _at_exit() -> None:
     for evictor in list(_evictors.values()):
         evictor.stop()
         evictor._flush_at_exit()  # noqa: SLF001 - this module's own class
+
+
+# At import: "once" cannot be told by a note that an interruption may come before or after.
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

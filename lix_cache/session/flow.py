@@ -543,6 +543,14 @@ def _take_over_locked(session: Session) -> Flow[int]:
         moved.raise_failure()
 
     moved = yield from old_sessions.take_over_locked(session.store, session.id, offload)
+    if moved and session.seen.taken_over:
+        session.store.count("old_writers")
+        logger.warning(
+            "a process of lix-open-cache still adds to session {!r}, which has moved. Stop it: it takes "
+            "our archive files for broken and writes over them (docs/moving-over.md)",
+            session.id[:60],
+        )
+    session.seen.taken_over |= moved > 0
     # The archive holds ids now that this process has not seen.
     yield from _look(session, locked=True)
     return moved
@@ -992,6 +1000,15 @@ def reunite_pending(store: SessionStore) -> Flow[Moved]:
         else:
             moved.sessions += 1
     return moved
+
+
+def rescue_old(store: SessionStore, done: old_sessions.Pass) -> Flow[old_sessions.Pass]:
+    """Go on looking for sessions of the old package whose life is about to end, and take them over."""
+
+    def first_use(session_id: str) -> Flow[int]:
+        return take_over(Session(store, session_id, store.config.hot_window_size))
+
+    return (yield from old_sessions.rescue(store, done, first_use))
 
 
 def clean_up(store: SessionStore) -> Flow[int]:

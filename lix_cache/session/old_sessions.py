@@ -16,13 +16,19 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from lix_cache.archive.legacy import milliseconds_of, old_turn
-from lix_cache.effects import DiskCall, Flow, RedisCall
-from lix_cache.errors import ArchiveCorrupt
+from lix_cache.effects import DiskCall, Flow, RedisBatch, RedisCall
+from lix_cache.errors import ArchiveCorrupt, LixCacheError, RedisError, RedisUnavailable, told
 from lix_cache.hot.old_keys import OldMessage
 from lix_cache.messages import NONCE_BYTES, ZERO_ID, MessageId, Turn
 from lix_cache.session.store import SessionStore
 
-__all__ = ["drop_locked", "take_over_locked"]
+__all__ = ["Pass", "drop_locked", "rescue", "take_over_locked"]
+
+#: The daemon moves an old session of which nobody used it so long that its life ends within this time,
+#: in milliseconds. Not before: a process of lix-open-cache that still runs may use it.
+RESCUE_MS = 3 * 3_600_000
+#: Steps of a scan in one round of the daemon.
+_STEPS = 10
 
 #: Messages read from an old session at a time.
 CHUNK = 100
@@ -71,6 +77,59 @@ def take_over_locked(store: SessionStore, session_id: str, offload: Callable[[],
     store.count("old_sessions")
     store.count("old_messages", move.moved)
     return move.moved
+
+
+@dataclass(frozen=True)
+class Pass:
+    """How far a daemon's look for old sessions has come.
+
+    Attributes:
+        cursor: where the scan goes on; None at its end.
+        found: old sessions that it has met.
+    """
+
+    cursor: int | None = 0
+    found: int = 0
+
+
+def rescue(store: SessionStore, done: Pass, take_over: Callable[[str], Flow[int]]) -> Flow[Pass]:
+    """Go on with a look at the keys of the store, and move old sessions whose life is about to end.
+
+    A session that nobody uses would otherwise be lost with the life that the old package gave it.
+
+    Args:
+        store: the tiers.
+        done: how far the look has come.
+        take_over: what a first use does.
+    """
+    old, cursor, found = store.hot.old, done.cursor, done.found
+    for _ in range(_STEPS):
+        if cursor is None:
+            break
+        try:
+            following, keys = yield RedisCall(old.scan(cursor))
+        except RedisUnavailable:
+            raise
+        except RedisError:
+            # A user who may not scan, or a cluster: nothing to be met here.
+            return Pass(None, 0)
+        ids = old.session_ids(keys)
+        found += len(ids)
+        looks = tuple(old.life_left(session_id) for session_id in ids)
+        lives = (yield RedisBatch(looks, errors_as_values=True)) if looks else []
+        for session_id, left in zip(ids, lives, strict=True):
+            if not isinstance(left, int) or not 0 <= left < RESCUE_MS:
+                continue
+            try:
+                yield from take_over(session_id)
+            except RedisUnavailable:
+                raise
+            except LixCacheError as error:
+                # It keeps no other from being moved, and is met again by the next pass.
+                store.count("old_session_failures")
+                store.last_error = told(error)
+        cursor = int(following) or None
+    return Pass(cursor, found)
 
 
 def drop_locked(store: SessionStore, session_id: str) -> Flow[bool]:

@@ -46,6 +46,7 @@ class Seen:
         deleted: messages up to here are gone.
         opened: the newest connection to Redis since which it has looked at the archive.
         compared: the newest connection over which the window was found to go on from there.
+        taken_over: messages of the old package were moved.
     """
 
     newest: MessageId = ZERO_ID
@@ -54,6 +55,7 @@ class Seen:
     deleted: MessageId = ZERO_ID
     opened: int = 0
     compared: int = 0
+    taken_over: bool = False
 
     def saw(self, message_id: MessageId) -> None:
         """Note that there is a message of this id."""

@@ -33,7 +33,7 @@ from lix_cache.embedded import (
     find_server_binary,
     private,
 )
-from lix_cache.embedded.locks import FileLock
+from lix_cache.embedded.locks import file_lock
 from lix_cache.errors import NoRedisServer, RedisAuthError, RedisDatabaseError, RedisUnavailable
 from lix_cache.hot.client import create_redis_client
 from tests.support import CountingProxy, RedisServer
@@ -85,7 +85,7 @@ def no_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def is_running(folder: str) -> bool:
     try:
-        probe = FileLock(os.path.join(folder, "redis", "server.lock"))
+        probe = file_lock(os.path.join(folder, "redis", "server.lock"))
     except FileNotFoundError:
         return False
     try:
@@ -575,7 +575,7 @@ def test_it_is_ready_only_when_its_data_is_loaded(folder: str, tmp_path: Path) -
 
 def test_a_start_waits_for_one_that_is_under_way(folder: str) -> None:
     os.makedirs(os.path.join(folder, "redis"), mode=0o700)
-    busy = FileLock(os.path.join(folder, "redis", "start.lock"))
+    busy = file_lock(os.path.join(folder, "redis", "start.lock"))
     assert busy.try_lock(fcntl.LOCK_EX)
     with pytest.raises(NoRedisServer, match=r"waited 0\.1 s in vain for another process to start"):
         EmbeddedRedis(folder, start_timeout_seconds=0.1).start()

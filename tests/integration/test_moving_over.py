@@ -25,6 +25,7 @@ from lix_cache.effects import Effect, RedisCall
 from lix_cache.errors import ArchiveUnavailable, RedisCommandError
 from lix_cache.hot.connections import NewConnection
 from lix_cache.session import flow, old_sessions
+from lix_cache.session.evictor import Evictor
 from tests.support import CountingProxy, RedisServer
 from tests.support.forks import Child, Report
 from tests.support.lab import Process
@@ -687,3 +688,105 @@ def test_json_of_the_old_package_is_read_as_it_wrote_it(
     before.add_message("user", "x", {"not a number": float("nan"), "deep": json.loads("[" * 60 + "]" * 60)})
     (message,) = open_new().get_full()
     assert (message["content"], message["metadata"]["not a number"]) == ("x", "NaN")
+
+
+# -- sessions that nobody uses ---------------------------------------------------------------
+
+
+def test_the_daemon_moves_an_old_session_before_its_life_ends(
+    open_old: Callable[..., Any], client: Any, config: CacheConfig, old_keys: Callable[[], list[bytes]]
+) -> None:
+    for name in ("ending", "young", "*[a-z]?"):
+        say(open_old(name), "first", "second")
+    for name in ("ending", "*[a-z]?"):
+        client.pexpire(f"{config.redis_key_prefix}:session_order:{name}", 3_600_000)
+    process = Process(config)
+    daemon = Evictor(process.store)
+    daemon.run_once()
+    for name in ("ending", "*[a-z]?"):
+        assert [turn.body["content"] for turn in process.archive.turns(name)] == ["first", "second"]
+        assert said(HybridConversationCache(name, config).get_full()) == ["first", "second"]
+    # A process of the old package that still runs may use this one.
+    assert not process.archive.exists("young")
+    assert any(b":young" in key for key in old_keys())
+    assert daemon._old == old_sessions.Pass(None, 3)
+    # Nothing is left to look for when a whole look met none.
+    client.delete(*old_keys())
+    for _ in range(2):
+        daemon._last_clean_up -= 4000
+        daemon.run_once()
+    assert daemon._old == old_sessions.Pass(None, 0)
+
+
+def test_one_round_of_the_daemon_looks_at_a_bounded_number_of_keys(client: Any, config: CacheConfig) -> None:
+    with client.pipeline() as pipe:
+        for number in range(30_000):
+            pipe.set(f"other:{number}", "")
+        pipe.execute()
+    try:
+        process = Process(config)
+        sent: list[Any] = []
+        done = old_sessions.Pass()
+        rounds = 0
+        while done.cursor is not None:
+            made = flow.rescue_old(process.store, done)
+            step = next(made)
+            sent.clear()
+            try:
+                while True:
+                    sent.append(step)
+                    step = made.send(process.drive(one_effect(step)))
+            except StopIteration as end:
+                done = end.value
+            assert len(sent) <= old_sessions._STEPS
+            rounds += 1
+        assert rounds > 1
+    finally:
+        client.flushdb()
+
+
+def one_effect(effect: Effect) -> Any:
+    return (yield effect)
+
+
+def test_a_user_who_may_not_scan_has_a_daemon_all_the_same(
+    redis_server: RedisServer, client: Any, config: CacheConfig
+) -> None:
+    client.execute_command("ACL", "SETUSER", "narrow", "on", ">pw", "~*", "+@all", "-scan")
+    try:
+        daemon = Evictor(Process(config.replace(redis_username="narrow", redis_password="pw")).store)
+        daemon.run_once()
+        assert daemon._old.cursor is None
+    finally:
+        client.execute_command("ACL", "DELUSER", "narrow")
+
+
+def test_a_disk_that_refuses_leaves_an_old_session_for_the_next_look(
+    open_old: Callable[..., Any], client: Any, config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(open_old("ending"), "first")
+    client.pexpire(f"{config.redis_key_prefix}:session_order:ending", 3_600_000)
+    process = Process(config)
+    with monkeypatch.context() as patch:
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise ArchiveUnavailable(28, "cannot write")
+
+        patch.setattr(process.archive, "append_locked", refuse)
+        process.drive(flow.rescue_old(process.store, old_sessions.Pass()))
+    assert process.store.counters["old_session_failures"] == 1
+    process.drive(flow.rescue_old(process.store, old_sessions.Pass()))
+    assert [turn.body["content"] for turn in process.archive.turns("ending")] == ["first"]
+
+
+def test_an_old_process_that_goes_on_is_said_and_counted(
+    open_old: Callable[..., Any], config: CacheConfig
+) -> None:
+    old = open_old("s")
+    say(old, "first")
+    new = HybridConversationCache("s", config)
+    assert said(new.get_full()) == ["first"]
+    assert "old_writers" not in new._store.counters
+    say(old, "second")
+    assert said(new.get_full()) == ["first", "second"]
+    assert new._store.counters["old_writers"] == 1

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dis
+import re
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType
+from functools import cache
+from types import CodeType, FrameType
 from typing import Any
 
 __all__ = ["Interrupt", "interrupt_at", "lines_of"]
@@ -20,8 +22,31 @@ _PLACES = ("/lix_cache/", "/redis/")
 _NOTHING = dis.opmap["NOP"]
 
 
+#: What CPython 3.10 to 3.13 do at the end of a "with" that no exception has ended: they load three times
+#: None and call "__exit__". No handler of a signal runs between the block and that call.
+_END_OF_WITH = re.compile(
+    r"(?:(?:POP_BLOCK|ROT_TWO|SWAP|NOT_TAKEN|NOP) )*LOAD_CONST (?:LOAD_CONST|DUP_TOP) (?:LOAD_CONST|DUP_TOP) "
+    r"(?:PRECALL )?(?:CALL|CALL_FUNCTION) "
+)
+
+
+@cache
+def _ends_of_with(code: CodeType) -> frozenset[int]:
+    """Return the offsets in a function at which it leaves a "with"."""
+    found = [one for one in dis.get_instructions(code) if one.opname not in ("CACHE", "EXTENDED_ARG")]
+    places = set()
+    for number, one in enumerate(found):
+        rest = found[number : number + 9]
+        match = _END_OF_WITH.match("".join(f"{each.opname} " for each in rest))
+        nothing = [each.argval for each in rest if each.opname == "LOAD_CONST"][:1]
+        if match and nothing == [None]:
+            places.add(one.offset)
+    return frozenset(places)
+
+
 def _is_place(frame: FrameType, event: str) -> bool:
-    return event == "line" and frame.f_code.co_code[frame.f_lasti] != _NOTHING
+    code, at = frame.f_code, frame.f_lasti
+    return event == "line" and code.co_code[at] != _NOTHING and at not in _ends_of_with(code)
 
 
 class Interrupt(Exception):

@@ -9,8 +9,8 @@ import pytest
 
 from lix_cache import CacheConfig
 from lix_cache.admin.facts import DiskFacts, RedisFacts
-from lix_cache.admin.flows import escape_pattern
 from lix_cache.admin.judge import judge_disk, judge_redis
+from lix_cache.hot.old_keys import escape_pattern
 
 GB = 1 << 30
 HEALTHY: dict[str, Any] = {

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from lix_cache import ConfigError, Embedder, EmbedderError, EmbedderUnavailable, HashingEmbedder, InvalidInput
 from lix_cache import aembed as off_the_loop
+from lix_cache.daemon import Crew
 from lix_cache.embedders import running
 from lix_cache.embedders.process import PerProcess
 from lix_cache.embedders.protocol import encodable, unit_rows
@@ -235,8 +236,7 @@ def test_an_embedder_that_hangs_is_given_up_by_the_loop_too() -> None:
 
 
 def test_embedders_that_hang_cannot_fill_the_process_with_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "_PLACES", 2)
-    monkeypatch.setattr(running, "_places", {})
+    monkeypatch.setattr(running, "_crew", Crew(2))
     hung = threading.Event()
     for _ in range(2):
         with pytest.raises(EmbedderUnavailable, match="within"):
@@ -251,8 +251,7 @@ def test_embedders_that_hang_cannot_fill_the_process_with_threads(monkeypatch: p
 
 
 def test_a_place_is_free_again_after_each_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "_PLACES", 1)
-    monkeypatch.setattr(running, "_places", {})
+    monkeypatch.setattr(running, "_crew", Crew(1))
     for _ in range(20):
         embed_within(Scripted(), ["a"], 5)
 

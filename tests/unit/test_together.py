@@ -40,7 +40,10 @@ def test_the_first_failure_is_raised_when_the_calls_that_had_begun_are_done() ->
     with pytest.raises(KeyboardInterrupt):
         side_by_side([slow, failing, *[partial(later.append, i) for i in range(100)]], 1)
     assert ended == ["slow"]
-    assert not [thread for thread in threading.enumerate() if thread.name == "lix-cache-sync"]
+    for thread in threading.enumerate():
+        if thread.name == "lix-cache-sync":
+            thread.join(20)
+            assert not thread.is_alive()
 
 
 def test_where_no_thread_is_to_be_had_the_caller_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
