@@ -201,7 +201,8 @@ OLDEST = script(
 if ARGV[6] ~= '' and redis.pcall('EXISTS', ARGV[6]) == 1 then return 'OLD' end
 local there, limit = redis.call('XLEN', KEYS[1]) - tonumber(ARGV[1]), tonumber(ARGV[2])
 local function read(from, count) return redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', count) end
-take(read, ARGV[5] == '' and '-' or '(' .. ARGV[5], math.min(there, limit), tonumber(ARGV[3]), tonumber(ARGV[4]))
+local from, left = ARGV[5] == '' and '-' or '(' .. ARGV[5], math.min(there, limit)
+take(read, from, left, tonumber(ARGV[3]), tonumber(ARGV[4]))
 if there > limit then out[1] = 1 end
 return out
 """

@@ -55,7 +55,8 @@ def smart_context(
     """Return the newest messages, and of all others those that the query is about.
 
     All that Redis holds of the session is read, so that what has left the window and is not on
-    disk yet is looked through too: one round trip, unless it is more than a page. Redis first, then the disk, as in ``flow.get_full``.
+    disk yet is looked through too: one round trip, unless it is more than a page. Redis first,
+    then the disk, as in ``flow.get_full``.
     """
     search.check_query(query)
     recent_count, relevant_count = (

@@ -130,4 +130,4 @@ def test_a_page_has_a_bound_whatever_is_asked_for(
         for command in (hot.read("s", 3), hot.oldest("s", keep=0, limit=3), hot.oldest("s", keep=MANY - 3)):
             reply = client.eval(command.script.source, len(command.keys), *command.keys, *command.args)
             assert len(reply) == 7
-    assert ZERO_ID < hot.newest(reply).turns[0].id
+    assert hot.newest(reply).turns[0].id > ZERO_ID
