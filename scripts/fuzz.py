@@ -32,6 +32,7 @@ from lix_cache import CodecError, ConversationArchive, HuffmanCodec, InvalidMess
 from lix_cache.archive import format as fmt
 from lix_cache.archive import legacy
 from lix_cache.archive.codecs import packer
+from lix_cache.archive.doubts import Doubts
 from lix_cache.archive.files import FileLock, Files, Tail
 from lix_cache.archive.names import file_stem
 from lix_cache.archive.reading import parse_contents
@@ -129,8 +130,9 @@ def archives() -> list[bytes]:
         parts = [fmt.encode_header(fmt.FileHeader(1.7e9, SESSION))]
         index = fmt.EMPTY
         for batch in (_turns(0), _turns(500, nonces=True), _turns(100, step=0)[:2], _turns(900)[:1]):
-            at = sum(map(len, parts)) if name == "lz4" else 0
-            frame = fmt.encode_turns_frame(batch, index, ID.ms, codec, contested_at=at)
+            at = sum(map(len, parts))
+            doubts = Doubts(frozenset({b"nonce1", b"nonce2"}), at, index.contested_at)
+            frame = fmt.encode_frames(batch, index, ID.ms, codec, doubts=doubts if name == "lz4" else None)
             index = _index(frame)
             parts.append(frame)
             if len(parts) == 3:
@@ -319,7 +321,7 @@ def _legacy(data: bytes) -> None:
     _check(0 <= found.created_at < 1e11 and 0 <= found.updated_at < 1e11, "times that can be")
     # What was read can be written.
     if found.turns:
-        fmt.encode_turns_frame(found.turns, fmt.EMPTY, int(found.updated_at * 1000), packer("stored"))
+        fmt.encode_frames(found.turns, fmt.EMPTY, int(found.updated_at * 1000), packer("stored"))
 
 
 def _legacy_text(data: bytes) -> None:
@@ -433,9 +435,6 @@ class MemoryFiles(Files):
 
     def remove(self, path: str) -> bool:
         return self.contents.pop(path, None) is not None
-
-    def touch(self, path: str) -> bool:
-        return self.contents.setdefault(path, b"") == b""
 
     def exists(self, path: str) -> bool:
         return path in self.contents

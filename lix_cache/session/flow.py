@@ -33,7 +33,7 @@ from lix_cache.errors import (
 from lix_cache.hot.connections import NewConnection
 from lix_cache.hot.scripts import Command
 from lix_cache.hot.window import BYTES_AT_ONCE, Added, Gap, HotWindow, Page, Refused
-from lix_cache.messages import ZERO_ID, MessageId, Turn, once, pack_hot, with_id
+from lix_cache.messages import LARGEST_MS, ZERO_ID, MessageId, Turn, once, pack_hot, with_id
 from lix_cache.session import old_sessions
 from lix_cache.session.health import before_add
 from lix_cache.session.store import Seen, SessionStore
@@ -295,6 +295,14 @@ def _append_hot(
             looked = True
             continue
         if isinstance(answer, Added):
+            if answer.id.ms > LARGEST_MS:
+                # No archive could hold it. It is not acknowledged, so it must not stay.
+                yield RedisCall(store.hot.remove(session.id, answer.id))
+                raise ArchiveCorrupt(
+                    "the session holds an id at the end of time, so that no larger one can be archived: a "
+                    "clock, or a file that lix_cache did not write, gave it. Export the session, delete it, "
+                    "and import it again"
+                )
             seen.saw(answer.id)
             seen.compared = max(seen.compared, opened)
             if gap is Gap.FILL:
