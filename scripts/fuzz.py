@@ -378,6 +378,26 @@ def _file(data: bytes) -> None:
     _check(len(kept) >= len(data), "damage is set aside, not thrown away")
 
 
+def _crafted(data: bytes) -> None:
+    """Whatever frame somebody put into a file: what is acknowledged after it can be read back."""
+    size = min(data[0] if data else 0, len(data) - 1) if data else 0
+    files = MemoryFiles()
+    path = f"/folder/{file_stem(SESSION)}.huff"
+    archive = ConversationArchive("/folder", files=files)
+    archive.append_turn(SESSION, {"content": "first"})
+    files.contents[path] += seal(data[1 : 1 + size], data[1 + size :])
+    expected = archive.load_all(SESSION) or []
+    for number in range(3):
+        mine: Message = {"content": f"after {number}"}
+        archive.append_turn(SESSION, mine)
+        expected.append(mine)
+        found = archive.load_all(SESSION) or []
+        _check(_same(sorted(map(repr, found)), sorted(map(repr, expected))), "an append can be read back")
+    context = archive.store.recent(SESSION, 1 << 31, in_context=True)
+    texts = [turn.body.get("content") for turn in context]
+    _check(texts.count("after 2") == 1, "the newest message is in the context")
+
+
 def _same(found: object, wanted: object) -> bool:
     # By their text, because NaN is not equal to itself.
     return found == wanted or repr(found) == repr(wanted)
@@ -457,6 +477,7 @@ TARGETS: dict[str, Target] = {
     "frame": Target(_sealed, bodies, (ArchiveCorrupt,)),
     "verify": Target(_verify, lambda: [*archives(), *old_archives()], (ArchiveCorrupt,)),
     "file": Target(_file, archives, (ArchiveCorrupt,)),
+    "file-sealed": Target(_crafted, bodies, (ArchiveCorrupt,)),
     "legacy": Target(_legacy, old_archives, (ArchiveCorrupt,)),
     "legacy-text": Target(_legacy_text, texts, (ArchiveCorrupt,)),
     "hot": Target(_hot, hot_messages, (InvalidMessage,)),

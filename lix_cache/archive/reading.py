@@ -90,16 +90,17 @@ def parse_contents(data: bytes, name: str, most: int = fmt.MAX_DECODED) -> Conte
         raise ArchiveCorrupt(f"{name!r}: {len(data)} bytes, and no intact frame among them")
     damaged = sum(end - start for start, end in found.damage) + (found.header is None)
     turns: list[Turn] = []
-    undecoded: list[ArchiveCorrupt] = []
+    undecoded, why = 0, ""
     for frame in found.frames:
         try:
             turns += fmt.decode_frame(data[frame.offset : frame.end], frame, most)
         except ArchiveCorrupt as error:
-            undecoded.append(error)
+            # Not the error itself: with it the bytes of the frame would be kept.
+            undecoded, why = undecoded + 1, why or str(error)
             damaged += frame.length
     if undecoded:
         # Once for the file, which may have very many.
-        logger.warning("archive damage: {!r}: {} frames, the first: {}", name, len(undecoded), undecoded[0])
+        logger.warning("archive damage: {!r}: {} frames, the first: {}", name, undecoded, why)
     if damaged and found.frames and not turns:
         raise ArchiveCorrupt(f"{name!r}: none of its {len(found.frames)} frames can be decoded")
     # Looked at rather than believed: a frame that is in the file twice says it is in order.
