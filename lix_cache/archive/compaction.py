@@ -161,7 +161,7 @@ def _doubts(data: bytes, frames: Sequence[fmt.Frame]) -> frozenset[bytes]:
     carried = (
         fmt.doubts_in(data[frame.offset : frame.end], frame.index) for frame in frames if frame.index.doubts
     )
-    return frozenset[bytes]().union(*(nonces for nonces in carried if nonces is not None))
+    return frozenset[bytes]().union(*(link for link in carried if link is not None))
 
 
 def _kept(data: bytes, frames: Sequence[fmt.Frame], doubts: frozenset[bytes]) -> list[_Kept]:

@@ -13,7 +13,8 @@ later append reads of them is 6 bytes each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -31,12 +32,28 @@ class Link:
     """One frame of the chain.
 
     Attributes:
-        nonces: what it carries.
+        packed: the nonces that it carries, sorted, one after the other. They are searched as they
+            are: to make a set of them for every append would take longer than all the rest.
         before: where the frame before it in the chain begins; 0 if there is none.
     """
 
-    nonces: frozenset[bytes]
+    packed: bytes
     before: int
+
+    def __len__(self) -> int:
+        return len(self.packed) // NONCE_BYTES
+
+    def __contains__(self, nonce: bytes | None) -> bool:
+        if nonce is None:
+            return False
+        place = bisect_left(range(len(self)), nonce, key=self._at)
+        return place < len(self) and self._at(place) == nonce
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(self._at, range(len(self)))
+
+    def _at(self, number: int) -> bytes:
+        return self.packed[number * NONCE_BYTES : (number + 1) * NONCE_BYTES]
 
 
 @dataclass(frozen=True)
@@ -73,9 +90,9 @@ class Doubts:
         if not taken:
             return None
         for link in chain:
-            if len(link.nonces) > _TIMES * len(taken):
+            if len(link) > _TIMES * len(taken):
                 break
-            taken |= link.nonces
+            taken.update(link)
             head = link.before
         return cls(frozenset(taken), at, head)
 
@@ -92,9 +109,9 @@ def doubts_size(count: int) -> int:
     return count * NONCE_BYTES + _CRC_BYTES if count else 0
 
 
-def unpacked(data: bytes) -> frozenset[bytes] | None:
-    """Return the doubts that are packed in these bytes; None if they are damaged."""
-    nonces = data[:-_CRC_BYTES]
-    if crc32(nonces) != int.from_bytes(data[-_CRC_BYTES:], "little"):
+def unpacked(data: bytes, before: int) -> Link | None:
+    """Return the doubts that a frame ends with; None if they are damaged."""
+    packed = data[:-_CRC_BYTES]
+    if crc32(packed) != int.from_bytes(data[-_CRC_BYTES:], "little"):
         return None
-    return frozenset(nonces[i : i + NONCE_BYTES] for i in range(0, len(nonces), NONCE_BYTES))
+    return Link(packed, before)

@@ -11,7 +11,7 @@ from lix_cache.archive.checksums import Checksums
 from lix_cache.archive.codecs import STORED, Packer, codec_by_id
 from lix_cache.archive.columns import check_ids, decode_turns, encode_turns
 from lix_cache.archive.columns1 import decode_turns_1
-from lix_cache.archive.doubts import Doubts, doubts_size, unpacked
+from lix_cache.archive.doubts import Doubts, Link, doubts_size, unpacked
 from lix_cache.archive.varints import Reader, put_varint
 from lix_cache.errors import ArchiveCorrupt, ArchiveTooLarge, CodecError, InvalidMessage
 from lix_cache.messages import LARGEST_MS, NONCE_BYTES, ZERO_ID, MessageId, Turn
@@ -562,7 +562,7 @@ def length_of(head: bytes) -> int:
     return int(length) if sync == SYNC and SMALLEST_FRAME <= length <= MAX_FRAME else 0
 
 
-def doubts_in(tail: bytes, index: FrameIndex) -> frozenset[bytes] | None:
+def doubts_in(tail: bytes, index: FrameIndex) -> Link | None:
     """Return the doubts that a frame carries.
 
     Args:
@@ -574,7 +574,7 @@ def doubts_in(tail: bytes, index: FrameIndex) -> frozenset[bytes] | None:
     """
     end = len(tail) - _FRAME_END.size - tail[-_FRAME_END.size]
     start = end - doubts_size(index.doubts)
-    return unpacked(tail[start:end]) if start >= 0 else None
+    return unpacked(tail[start:end], index.contested_before) if start >= 0 else None
 
 
 def frame_at(data: bytes, offset: int, checksums: Checksums | None = None) -> Frame | None:

@@ -208,11 +208,11 @@ def doubts(files: Files, path: str, size: int, at: int) -> list[Link]:
         wanted = min(length, fmt.TAIL_BYTES + doubts_size(frame.index.doubts))
         if wanted > len(tail):
             tail = files.read_at(path, end - wanted, wanted) or b""
-        nonces = fmt.doubts_in(tail, frame.index) if len(tail) >= wanted else None
-        if nonces is None or frame.index.contested_before >= at:
+        link = fmt.doubts_in(tail, frame.index) if len(tail) >= wanted else None
+        if link is None or link.before >= at:
             raise TailUnreadable(path)
-        chain.append(Link(nonces, frame.index.contested_before))
-        at = frame.index.contested_before
+        chain.append(link)
+        at = link.before
     return chain
 
 

@@ -1026,9 +1026,7 @@ class ArchiveStore:
         # The copy of a contested message may be anywhere: a server that hung carries out an add,
         # and a daemon moves it here, at whatever time. Else the file is read whole only where a
         # nonce is met that is in doubt.
-        everywhere = (
-            contested or chain is None or any(turn.nonce in link.nonces for link in chain for turn in turns)
-        )
+        everywhere = contested or chain is None or any(turn.nonce in link for link in chain for turn in turns)
         if turns[0].id > before.newest and not everywhere:
             return turns
         try:

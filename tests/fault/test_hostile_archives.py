@@ -165,12 +165,14 @@ def test_the_chain_is_short_and_no_doubt_is_written_often() -> None:
         made = Doubts.linked([turn(number)], number + 1, head, [link for _, link in chain])
         assert made is not None
         written += len(made.nonces)
-        chain = [(made.at, Link(made.nonces, made.before)), *(one for one in chain if one[0] <= made.before)]
+        link = Link(made.packed()[:-4], made.before)
+        chain = [(made.at, link), *(one for one in chain if one[0] <= made.before)]
         longest = max(longest, len(chain))
         assert chain[0][1].before == (chain[1][0] if len(chain) > 1 else 0)
-    assert frozenset[bytes]().union(*(link.nonces for _, link in chain)) == {
-        b"%06d" % number for number in range(5000)
-    }
+    nonces = {b"%06d" % number for number in range(5000)}
+    assert frozenset[bytes]().union(*(link for _, link in chain)) == nonces
+    assert all(any(nonce in link for _, link in chain) for nonce in nonces)
+    assert not any(nonce in link for _, link in chain for nonce in (b"", b"000000x", b"zzzzzz", None))
     assert longest <= 8
     assert written / 5000 < 60
 
