@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lix_cache.vectors import VectorLike
 
 __all__ = [
+    "LARGEST_MS",
     "Message",
     "MessageId",
     "Turn",
@@ -50,6 +51,9 @@ __all__ = [
 Message: TypeAlias = dict[str, Any]
 
 NONCE_BYTES = 6
+#: The largest milliseconds of an id, the end of the year 9999: no clock is there, and no datetime goes
+#: further. What says it was later is damage.
+LARGEST_MS = 253_402_300_799_999
 MAX_SESSION_ID_BYTES = 65_536
 MAX_DEPTH = 200
 _HAS_NONCE = 1

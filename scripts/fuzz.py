@@ -32,6 +32,7 @@ from lix_cache import CodecError, ConversationArchive, HuffmanCodec, InvalidMess
 from lix_cache.archive import format as fmt
 from lix_cache.archive import legacy
 from lix_cache.archive.codecs import packer
+from lix_cache.archive.doubts import Doubts
 from lix_cache.archive.files import FileLock, Files, Tail
 from lix_cache.archive.names import file_stem
 from lix_cache.archive.reading import parse_contents
@@ -129,8 +130,9 @@ def archives() -> list[bytes]:
         parts = [fmt.encode_header(fmt.FileHeader(1.7e9, SESSION))]
         index = fmt.EMPTY
         for batch in (_turns(0), _turns(500, nonces=True), _turns(100, step=0)[:2], _turns(900)[:1]):
-            at = sum(map(len, parts)) if name == "lz4" else 0
-            frame = fmt.encode_turns_frame(batch, index, ID.ms, codec, contested_at=at)
+            at = sum(map(len, parts))
+            doubts = Doubts(frozenset({b"nonce1", b"nonce2"}), at, index.contested_at)
+            frame = fmt.encode_frames(batch, index, ID.ms, codec, doubts=doubts if name == "lz4" else None)
             index = _index(frame)
             parts.append(frame)
             if len(parts) == 3:
@@ -319,7 +321,7 @@ def _legacy(data: bytes) -> None:
     _check(0 <= found.created_at < 1e11 and 0 <= found.updated_at < 1e11, "times that can be")
     # What was read can be written.
     if found.turns:
-        fmt.encode_turns_frame(found.turns, fmt.EMPTY, int(found.updated_at * 1000), packer("stored"))
+        fmt.encode_frames(found.turns, fmt.EMPTY, int(found.updated_at * 1000), packer("stored"))
 
 
 def _legacy_text(data: bytes) -> None:
@@ -374,6 +376,26 @@ def _file(data: bytes) -> None:
     _check(_same(archive.load_recent(SESSION, 1), [NEXT]), "the last turn is the last")
     kept = b"".join(files.contents.values())
     _check(len(kept) >= len(data), "damage is set aside, not thrown away")
+
+
+def _crafted(data: bytes) -> None:
+    """Whatever frame somebody put into a file: what is acknowledged after it can be read back."""
+    size = min(data[0] if data else 0, len(data) - 1) if data else 0
+    files = MemoryFiles()
+    path = f"/folder/{file_stem(SESSION)}.huff"
+    archive = ConversationArchive("/folder", files=files)
+    archive.append_turn(SESSION, {"content": "first"})
+    files.contents[path] += seal(data[1 : 1 + size], data[1 + size :])
+    expected = archive.load_all(SESSION) or []
+    for number in range(3):
+        mine: Message = {"content": f"after {number}"}
+        archive.append_turn(SESSION, mine)
+        expected.append(mine)
+        found = archive.load_all(SESSION) or []
+        _check(_same(sorted(map(repr, found)), sorted(map(repr, expected))), "an append can be read back")
+    context = archive.store.recent(SESSION, 1 << 31, in_context=True)
+    texts = [turn.body.get("content") for turn in context]
+    _check(texts.count("after 2") == 1, "the newest message is in the context")
 
 
 def _same(found: object, wanted: object) -> bool:
@@ -434,9 +456,6 @@ class MemoryFiles(Files):
     def remove(self, path: str) -> bool:
         return self.contents.pop(path, None) is not None
 
-    def touch(self, path: str) -> bool:
-        return self.contents.setdefault(path, b"") == b""
-
     def exists(self, path: str) -> bool:
         return path in self.contents
 
@@ -458,6 +477,7 @@ TARGETS: dict[str, Target] = {
     "frame": Target(_sealed, bodies, (ArchiveCorrupt,)),
     "verify": Target(_verify, lambda: [*archives(), *old_archives()], (ArchiveCorrupt,)),
     "file": Target(_file, archives, (ArchiveCorrupt,)),
+    "file-sealed": Target(_crafted, bodies, (ArchiveCorrupt,)),
     "legacy": Target(_legacy, old_archives, (ArchiveCorrupt,)),
     "legacy-text": Target(_legacy_text, texts, (ArchiveCorrupt,)),
     "hot": Target(_hot, hot_messages, (InvalidMessage,)),

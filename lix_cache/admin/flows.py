@@ -43,8 +43,9 @@ def window_sizes(store: SessionStore, session_ids: Iterable[str]) -> Flow[dict[s
         commands: list[Command] = []
         for session_id in group:
             commands.append(store.hot.length(session_id))
-            # Samples 0: every entry is measured, not five of them.
-            commands.append(("MEMORY", "USAGE", store.hot.keys.window(session_id), "SAMPLES", 0))
+            # Of a window that no daemon has looked after for long it is an estimate: to measure all
+            # of it would keep the server.
+            commands.append(("MEMORY", "USAGE", store.hot.keys.window(session_id), "SAMPLES", 1000))
         replies = yield RedisBatch(tuple(commands))
         for position, session_id in enumerate(group):
             sizes[session_id] = int(replies[2 * position]), int(replies[2 * position + 1] or 0)

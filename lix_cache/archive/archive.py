@@ -38,7 +38,8 @@ class ConversationArchive:
     """Conversations in compressed, append-only files, one per session. Needs no Redis.
 
     Safe to use from any number of threads and processes on one folder. An append
-    returns when the turns are on disk; its cost does not depend on what is there.
+    returns when the turns are on disk; its cost does not depend on what is there (but
+    for 6 bytes of each message that Redis may hold as well: docs/archive-format.md).
 
     Args:
         archive_dir: folder of the files; made at the first append.

@@ -10,6 +10,7 @@ from lix_cache.archive import times
 from lix_cache.archive.varints import Reader, put_varint
 from lix_cache.errors import CodecError
 from lix_cache.messages import (
+    LARGEST_MS,
     MAX_DEPTH,
     NONCE_BYTES,
     MessageId,
@@ -34,6 +35,7 @@ __all__ = [
     "Shape",
     "TurnColumns",
     "assemble",
+    "check_ids",
     "decode_turns",
     "encode_turns",
 ]
@@ -323,9 +325,16 @@ def get_any_ids(reader: Reader, before: MessageId, count: int) -> Iterator[Messa
 
 
 def check_ids(ids: Sequence[MessageId]) -> None:
-    """Refuse ids that no message can have."""
-    if ids[-1].ms >= 1 << 64 or max(i.seq for i in ids) >= 1 << 64:
-        raise CodecError("an id of more than 64 bits")
+    """Refuse ids that no message can have.
+
+    Args:
+        ids: at least one, sorted.
+
+    Raises:
+        CodecError: one of them is too large.
+    """
+    if ids[-1].ms > LARGEST_MS or max(i.seq for i in ids) >= 1 << 64:
+        raise CodecError(f"an id beyond {LARGEST_MS}-{(1 << 64) - 1}")
 
 
 def _get_extras(reader: Reader, length: int) -> dict[str, Any]:

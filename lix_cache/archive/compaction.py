@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lix_cache.archive import format as fmt
+from lix_cache.archive.doubts import Doubts
 from lix_cache.messages import MessageId, Turn
 
 if TYPE_CHECKING:
@@ -98,10 +99,11 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Comp
         return None
     last = found.frames[-1].index
     full = _full_frames(found)
-    kept = _kept(data, found.frames[full:])
+    doubts = _doubts(data, found.frames)
+    kept = _kept(data, found.frames[full:], doubts)
     # A nonce tells a message from another one under its id, and from its copy under another id.
     # For the first the contents do as well (same_message). For the second Redis must still hold a
-    # copy, so the nonces of contested frames stay for good; and an add that was sent a day ago
+    # copy, so the nonces that are in doubt stay for good; and an add that was sent a day ago
     # is given up (session/flow.py), so nothing asks for those of older messages.
     drops = last.updated_ms + keep_ms < now_ms
     oldest_ms = now_ms - keep_ms
@@ -125,7 +127,7 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Comp
             # The last one says when the file was last appended to, which this is not.
             updated_ms if group is not groups[-1] else last.updated_ms,
             codec,
-            contested_at=length if any(one.contested for one in group) else 0,
+            doubts=Doubts(doubts, length) if doubts and group is groups[0] else None,
             whole=True,
             most=fmt.WHOLE_FRAME_BYTES,
         )
@@ -154,12 +156,20 @@ def _full_frames(found: fmt.Scan) -> int:
     return len(found.frames)
 
 
-def _kept(data: bytes, frames: Sequence[fmt.Frame]) -> list[_Kept]:
+def _doubts(data: bytes, frames: Sequence[fmt.Frame]) -> frozenset[bytes]:
+    """Return all that is in doubt in a file."""
+    carried = (
+        fmt.doubts_in(data[frame.offset : frame.end], frame.index) for frame in frames if frame.index.doubts
+    )
+    return frozenset[bytes]().union(*(link for link in carried if link is not None))
+
+
+def _kept(data: bytes, frames: Sequence[fmt.Frame], doubts: frozenset[bytes]) -> list[_Kept]:
     """Return the turns of frames, sorted by id, each once."""
     by_id: dict[MessageId, _Kept] = {}
     for frame in frames:
         for turn in fmt.decode_frame(data[frame.offset : frame.end], frame):
-            contested = frame.index.contested_at == frame.offset
+            contested = turn.nonce in doubts
             one = _Kept(turn, frame.index.updated_ms, frame.length / frame.index.count, contested)
             by_id.setdefault(turn.id, one)
     return [by_id[message_id] for message_id in sorted(by_id)]

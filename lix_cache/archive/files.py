@@ -328,16 +328,6 @@ class Files:
             _refused(error, "remove", path)
         return True
 
-    def touch(self, path: str) -> bool:
-        """Create an empty file; False if it was there. Not durable before :meth:`sync_folder`."""
-        try:
-            _opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS).close()
-        except FileExistsError:
-            return False
-        except OSError as error:
-            _refused(error, "create", path)
-        return True
-
     def sync_folder(self, path: str) -> None:
         """Make the names in a folder durable."""
         if os.name == "nt":  # pragma: no cover - a folder cannot be opened there, nor need it be
@@ -352,7 +342,7 @@ class Files:
             folder.close()
 
     def exists(self, path: str) -> bool:
-        """Whether there is something of that name. One stat: cheap enough for an event loop."""
+        """Whether there is something of that name. One stat, which a slow disk can take its time for."""
         try:
             os.stat(path, follow_symlinks=False)
         except FileNotFoundError:

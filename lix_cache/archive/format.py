@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from zlib import crc32
 
+from lix_cache.archive.checksums import Checksums
 from lix_cache.archive.codecs import STORED, Packer, codec_by_id
-from lix_cache.archive.columns import decode_turns, encode_turns
+from lix_cache.archive.columns import check_ids, decode_turns, encode_turns
 from lix_cache.archive.columns1 import decode_turns_1
+from lix_cache.archive.doubts import Doubts, Link, doubts_size, unpacked
 from lix_cache.archive.varints import Reader, put_varint
 from lix_cache.errors import ArchiveCorrupt, ArchiveTooLarge, CodecError, InvalidMessage
-from lix_cache.messages import NONCE_BYTES, ZERO_ID, MessageId, Turn
+from lix_cache.messages import LARGEST_MS, NONCE_BYTES, ZERO_ID, MessageId, Turn
 
 __all__ = [
     "EMPTY",
@@ -26,11 +28,11 @@ __all__ = [
     "UnknownFormat",
     "as_whole",
     "decode_frame",
+    "doubts_in",
     "encode_file",
     "encode_frames",
     "encode_header",
     "encode_mark",
-    "encode_turns_frame",
     "index_at_end",
     "index_of",
     "length_of",
@@ -79,6 +81,10 @@ _FIRST_FORM = frozenset({1, 2, 3, 4})
 _SECOND_FORM = frozenset({4, 5, 6})
 #: Skipped by every reader: what fills up a frame that would decode to more than it may.
 _FILLING = 128
+#: Skipped by every reader of turns.
+_DOUBTS = 129
+#: Far beyond any file, and far below what a varint holds.
+_LARGEST_TOTAL = (1 << 63) - 1
 
 
 class FrameTooLarge(InvalidMessage):
@@ -119,9 +125,11 @@ class FrameIndex:
         in_order: every id in the frame is larger than ``earlier``.
         has_nonces: the frame holds nonces.
         has_vectors: the frame holds vectors.
-        contested_at: where the last frame begins, up to and with this one, that holds messages
-            which Redis may hold as well, under another id and the same nonce; 0 if none does.
-        contested_before: where the one before that begins, if this frame is one; else 0.
+        contested_at: where the last frame begins, up to and with this one, that carries doubts
+            (doubts.py); 0 if none does.
+        contested_before: if this frame does, where the frame begins whose doubts come on top of
+            its own; 0 if there is none.
+        doubts: how many nonces are in doubt in this frame.
         cleared: turns up to this id are no longer part of the context.
         whole: the frame came with a whole file, whose name may not be durable yet.
     """
@@ -138,6 +146,7 @@ class FrameIndex:
     has_vectors: bool = False
     contested_at: int = 0
     contested_before: int = 0
+    doubts: int = 0
     cleared: MessageId = ZERO_ID
     whole: bool = False
 
@@ -240,37 +249,35 @@ def parse_header(data: bytes) -> FileHeader:
         raise UnknownFormat(f"the file header has flags {flags:#x} that this version does not know")
     reader = Reader(data[: length - 4], _HEADER.size)
     session_id = reader.text(reader.varint())
-    return FileHeader(created, session_id, length)
+    # NaN, too: a time that no clock gives is none, and would be in the way of every reader.
+    return FileHeader(created if 0 <= created <= LARGEST_MS / 1000 else 0.0, session_id, length)
 
 
 # -- frames --------------------------------------------------------------------------
 
 
-def encode_turns_frame(
+def _encode_frame(
     turns: Sequence[Turn],
     before: FrameIndex,
     updated_ms: int,
     codec: Packer,
-    *,
-    contested_at: int = 0,
-    whole: bool = False,
-    most: int = MAX_DECODED,
+    doubts: Doubts | None,
+    whole: bool,
+    most: int,
 ) -> bytes:
-    """Return the frame that appends ``turns`` to a file whose last index entry is ``before``.
-
-    Args:
-        turns: at least one, sorted by id, no id twice.
-        before: index entry of the file's last frame, or ``EMPTY``.
-        updated_ms: Unix milliseconds of this append.
-        codec: used for a section where it makes it smaller.
-        contested_at: where the frame will begin, if Redis may hold some of the turns as well,
-            under other ids; else 0.
-        whole: it is part of a file that is written whole.
-        most: bytes that it may decode to.
+    """Return one frame, as :func:`encode_frames` wants it.
 
     Raises:
-        FrameTooLarge: it would decode to more.
+        FrameTooLarge: it would decode to more than ``most``.
+        ArchiveCorrupt: an id is larger than any that can be read back.
     """
+    try:
+        check_ids([turn.id for turn in turns])
+    except CodecError as error:
+        raise ArchiveCorrupt(
+            f"a message would get {error}: a clock, or a file that lix_cache did not write, gave the session "
+            "an id at the end of time. Export the session, delete it, and import it again"
+        ) from None
     columns, words, vectors = encode_turns(turns)
     decoded = len(columns) + len(words) + len(vectors) + TURN_BYTES * len(turns)
     if decoded > most:
@@ -289,20 +296,25 @@ def encode_turns_frame(
     if missing > 0:
         filling = bytes(missing)
         _put_section(body, _FILLING, filling, STORED.id, filling)
+    if doubts is not None:
+        # Last, where it can be read without the rest.
+        packed = doubts.packed()
+        _put_section(body, _DOUBTS, packed, STORED.id, packed)
     earlier = before.newest
     index = FrameIndex(
         kind=KIND_TURNS,
         count=len(turns),
-        total=before.total + len(turns),
-        updated_ms=updated_ms,
+        total=min(before.total + len(turns), _LARGEST_TOTAL),
+        updated_ms=_clamped(updated_ms),
         first=turns[0].id,
         last=turns[-1].id,
         earlier=earlier,
         in_order=turns[0].id > earlier,
         has_nonces=nonces > 0,
         has_vectors=bool(vectors),
-        contested_at=contested_at or before.contested_at,
-        contested_before=before.contested_at if contested_at else 0,
+        contested_at=before.contested_at if doubts is None else doubts.at,
+        contested_before=0 if doubts is None else doubts.before,
+        doubts=0 if doubts is None else len(doubts.nonces),
         cleared=before.cleared,
         whole=whole,
     )
@@ -315,31 +327,36 @@ def encode_frames(
     updated_ms: int,
     codec: Packer,
     *,
-    contested_at: int = 0,
+    doubts: Doubts | None = None,
     whole: bool = False,
     most: int = MAX_DECODED,
 ) -> bytes:
-    """Return turns as one frame, or as several where one would be too large.
+    """Return the frame that appends ``turns``, or several where one would be too large.
 
-    Args: as for :func:`encode_turns_frame`.
+    Args:
+        turns: at least one, sorted by id, no id twice.
+        before: index entry of the file's last frame, or ``EMPTY``.
+        updated_ms: Unix milliseconds of this append.
+        codec: used for a section where it makes it smaller.
+        doubts: for the first frame to carry.
+        whole: they are part of a file that is written whole.
+        most: bytes that a frame of more than one turn may decode to.
 
     Raises:
         FrameTooLarge: a single turn is larger than any frame may be.
+        ArchiveCorrupt: an id is larger than any that can be read back.
     """
     limit = most if len(turns) > 1 else MAX_DECODED
     try:
-        return encode_turns_frame(
-            turns, before, updated_ms, codec, contested_at=contested_at, whole=whole, most=limit
-        )
+        return _encode_frame(turns, before, updated_ms, codec, doubts, whole, limit)
     except FrameTooLarge:
         if len(turns) == 1:
             raise
     frames = b""
     middle = len(turns) // 2
     for half in (turns[:middle], turns[middle:]):
-        at = contested_at + len(frames) if contested_at else 0
-        frames += encode_frames(half, before, updated_ms, codec, contested_at=at, whole=whole, most=most)
-        before = index_of(frames)
+        frames += encode_frames(half, before, updated_ms, codec, doubts=doubts, whole=whole, most=most)
+        before, doubts = index_of(frames), None
     return frames
 
 
@@ -356,23 +373,20 @@ def encode_file(
         contested: Redis may hold some of the turns as well, under other ids.
     """
     parts = [encode_header(header)]
-    length = len(parts[0])
     before = EMPTY
+    doubts = Doubts.of(turns, len(parts[0])) if contested else None
     for start in range(0, len(turns), TURNS_PER_FRAME):
         part = turns[start : start + TURNS_PER_FRAME]
-        frames = encode_frames(
-            part,
-            before,
-            updated_ms,
-            codec,
-            contested_at=length if contested else 0,
-            whole=True,
-            most=WHOLE_FRAME_BYTES,
+        parts.append(
+            encode_frames(part, before, updated_ms, codec, doubts=doubts, whole=True, most=WHOLE_FRAME_BYTES)
         )
-        parts.append(frames)
-        length += len(frames)
-        before = index_of(frames)
+        before, doubts = index_of(parts[-1]), None
     return b"".join(parts)
+
+
+def _clamped(ms: int) -> int:
+    """Return the nearest time that can be read back: a clock may say anything."""
+    return min(max(ms, 0), LARGEST_MS)
 
 
 def encode_mark(before: FrameIndex, updated_ms: int, cleared: MessageId) -> bytes:
@@ -381,12 +395,13 @@ def encode_mark(before: FrameIndex, updated_ms: int, cleared: MessageId) -> byte
         before,
         kind=KIND_MARK,
         count=0,
-        updated_ms=updated_ms,
+        updated_ms=_clamped(updated_ms),
         earlier=before.newest,
         in_order=True,
         has_nonces=False,
         has_vectors=False,
         contested_before=0,
+        doubts=0,
         cleared=cleared,
         whole=False,
     )
@@ -434,7 +449,7 @@ def _seal(body: bytes, index: FrameIndex) -> bytes:
 
 def _encode_index(index: FrameIndex) -> bytes:
     out = bytearray()
-    brief = _BRIEF if index.count and index.first.ms < 1 << 62 else 0
+    brief = _BRIEF if index.count else 0
     flags = (
         (_IN_ORDER if index.in_order else 0)
         | (_NONCES if index.has_nonces else 0)
@@ -461,6 +476,7 @@ def _encode_index(index: FrameIndex) -> bytes:
     if index.contested_at:
         put_varint(out, index.contested_at)
         put_varint(out, index.contested_before)
+        put_varint(out, index.doubts)
     return bytes(out)
 
 
@@ -489,9 +505,11 @@ def _decode_index(entry: bytes) -> FrameIndex:
         earlier = MessageId(reader.varint(), reader.varint())
     if flags & _CLEARED:
         cleared = MessageId(reader.varint(), reader.varint())
-    contested_at = contested_before = 0
+    contested_at = contested_before = doubts = 0
     if flags & _CONTESTED:
-        contested_at, contested_before = reader.varint(), reader.varint()
+        contested_at, contested_before, doubts = (reader.varint() for _ in range(3))
+    if max(updated_ms, first.ms, last.ms, earlier.ms, cleared.ms) > LARGEST_MS:
+        raise CodecError("an id or a time that no clock gives")
     return FrameIndex(
         kind=kind,
         count=count,
@@ -505,6 +523,7 @@ def _decode_index(entry: bytes) -> FrameIndex:
         has_vectors=bool(flags & _VECTORS),
         contested_at=contested_at,
         contested_before=contested_before,
+        doubts=doubts,
         cleared=cleared,
         whole=bool(flags & _WHOLE),
     )
@@ -543,8 +562,29 @@ def length_of(head: bytes) -> int:
     return int(length) if sync == SYNC and SMALLEST_FRAME <= length <= MAX_FRAME else 0
 
 
-def frame_at(data: bytes, offset: int) -> Frame | None:
-    """Return the frame that starts at ``offset`` if all of it is intact."""
+def doubts_in(tail: bytes, index: FrameIndex) -> Link | None:
+    """Return the doubts that a frame carries.
+
+    Args:
+        tail: its last bytes, or all of it.
+        index: its index entry.
+
+    Returns:
+        None if they are not intact, or not all in ``tail``.
+    """
+    end = len(tail) - _FRAME_END.size - tail[-_FRAME_END.size]
+    start = end - doubts_size(index.doubts)
+    return unpacked(tail[start:end], index.contested_before) if start >= 0 else None
+
+
+def frame_at(data: bytes, offset: int, checksums: Checksums | None = None) -> Frame | None:
+    """Return the frame that starts at ``offset`` if all of it is intact.
+
+    Args:
+        data: the bytes of a file.
+        offset: in it.
+        checksums: of the same bytes; else the frame's bytes are all looked at for it.
+    """
     if len(data) - offset < SMALLEST_FRAME:
         return None
     sync, length = _FRAME_HEAD.unpack_from(data, offset)
@@ -555,9 +595,9 @@ def frame_at(data: bytes, offset: int) -> Frame | None:
     if frame is None or frame.length != length:
         return None
     size, body_crc = struct.unpack_from("<BI", data, end - _FRAME_END.size)
-    if crc32(data[offset : end - _FRAME_END.size - size]) != body_crc:
-        return None
-    return frame
+    stop = end - _FRAME_END.size - size
+    found = crc32(data[offset:stop]) if checksums is None else checksums.of(offset, stop)
+    return frame if found == body_crc else None
 
 
 def decode_frame(data: bytes, frame: Frame, most: int = MAX_DECODED) -> list[Turn]:
@@ -580,7 +620,10 @@ def decode_frame(data: bytes, frame: Frame, most: int = MAX_DECODED) -> list[Tur
     try:
         sections = _sections(body, frame.offset, *_room(len(data), checked.index.count, most))
         decode = decode_turns if 5 in sections else decode_turns_1
-        return decode(sections, checked.index.first, checked.index.count)
+        turns = decode(sections, checked.index.first, checked.index.count)
+        if turns and turns[-1].id != checked.index.last:
+            raise CodecError(f"its last id is {turns[-1].id}, not {checked.index.last}")
+        return turns
     except CodecError as error:
         raise ArchiveCorrupt(f"the frame at byte {frame.offset} cannot be decoded: {error}") from error
 
@@ -640,31 +683,28 @@ def scan(data: bytes) -> Scan:
     position = header.length if header else 0
     damage: list[tuple[int, int]] = []
     frames: list[Frame] = []
+    # From the first damage on: where many frames seem to begin, one in another, each has its bytes
+    # looked at once for all of them.
+    checksums: Checksums | None = None
     while position < len(data):
-        frame = frame_at(data, position)
+        frame = frame_at(data, position, checksums)
         if frame is None:
-            resumed = _next_frame(data, position + 1)
-            damage.append((position, resumed))
-            position = resumed
-            continue
+            checksums = checksums or Checksums(data)
+            frame = _next_frame(data, position + 1, checksums)
+            damage.append((position, frame.offset if frame else len(data)))
+            if frame is None:
+                break
         frames.append(frame)
         position = frame.end
     end = frames[-1].end if frames else (header.length if header else 0)
     return Scan(header, tuple(frames), tuple(damage), end)
 
 
-def _next_frame(data: bytes, start: int) -> int:
-    """Return the next offset at which an intact frame starts, or the end."""
-    while True:
-        found = data.find(SYNC, start)
-        if found < 0:
-            return len(data)
-        if frame_at(data, found) is not None:
-            return found
-        start = found + 1
-
-
-def decode_frames(data: bytes, frames: Sequence[Frame]) -> Iterator[list[Turn]]:
-    """Decode frames found by :func:`scan` in the same bytes."""
-    for frame in frames:
-        yield decode_frame(data[frame.offset : frame.end], frame)
+def _next_frame(data: bytes, start: int, checksums: Checksums) -> Frame | None:
+    """Return the next intact frame that starts at ``start`` or later."""
+    while (start := data.find(SYNC, start)) >= 0:
+        frame = frame_at(data, start, checksums)
+        if frame is not None:
+            return frame
+        start += 1
+    return None

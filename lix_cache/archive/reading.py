@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from itertools import pairwise
 
 from lix_cache._log import logger
 from lix_cache.archive import format as fmt
 from lix_cache.archive import legacy
+from lix_cache.archive.doubts import Link, doubts_size
 from lix_cache.archive.files import Files
 from lix_cache.errors import ArchiveCorrupt
 from lix_cache.messages import MessageId, Turn
@@ -16,7 +18,7 @@ from lix_cache.messages import MessageId, Turn
 __all__ = [
     "Contents",
     "TailUnreadable",
-    "contested_turns",
+    "doubts",
     "largest_before",
     "last_turns",
     "parse_contents",
@@ -26,6 +28,10 @@ __all__ = [
 
 _READ_AHEAD = 32 * 1024
 _HEADER_GUESS = 512
+#: Enough for some hundred doubts.
+_DOUBTS_GUESS = 4096
+#: Each is several times as large as the one before: so many would be more doubts than a file can hold.
+_MOST_LINKS = 32
 
 
 class TailUnreadable(Exception):
@@ -84,12 +90,17 @@ def parse_contents(data: bytes, name: str, most: int = fmt.MAX_DECODED) -> Conte
         raise ArchiveCorrupt(f"{name!r}: {len(data)} bytes, and no intact frame among them")
     damaged = sum(end - start for start, end in found.damage) + (found.header is None)
     turns: list[Turn] = []
+    undecoded, why = 0, ""
     for frame in found.frames:
         try:
             turns += fmt.decode_frame(data[frame.offset : frame.end], frame, most)
         except ArchiveCorrupt as error:
-            logger.warning("archive damage: {!r}: {}", name, error)
+            # Not the error itself: with it the bytes of the frame would be kept.
+            undecoded, why = undecoded + 1, why or str(error)
             damaged += frame.length
+    if undecoded:
+        # Once for the file, which may have very many.
+        logger.warning("archive damage: {!r}: {} frames, the first: {}", name, undecoded, why)
     if damaged and found.frames and not turns:
         raise ArchiveCorrupt(f"{name!r}: none of its {len(found.frames)} frames can be decoded")
     # Looked at rather than believed: a frame that is in the file twice says it is in order.
@@ -174,40 +185,38 @@ def walk_back(files: Files, path: str, most: int = fmt.MAX_DECODED) -> Iterator[
         data = data[: end - start]
 
 
-def contested_turns(
-    files: Files, path: str, size: int, at: int, most: int = fmt.MAX_DECODED
-) -> Iterator[list[Turn]]:
-    """Yield the turns of the frames whose messages Redis may hold as well, last frame first.
-
-    Each of them says where the one before it begins, so it does not matter how long ago, or
-    how many frames ago, they were written.
+def doubts(files: Files, path: str, size: int, at: int) -> list[Link]:
+    """Return the chain of the doubts that a file carries (doubts.py), the last ones first.
 
     Args:
         files: the file system.
         path: a version 2 file.
         size: its bytes.
         at: ``contested_at`` of the file's last frame.
-        most: bytes that a frame may decode to.
 
     Raises:
-        TailUnreadable: use :func:`parse_contents`.
+        TailUnreadable: the chain is broken, or longer than any that was written by the rules.
     """
-    while 0 < at < size:
-        head = files.read_at(path, at, 8) or b""
-        data = files.read_at(path, at, min(fmt.length_of(head), size - at)) or b""
-        frame = fmt.frame_at(data, 0)
-        if frame is None or frame.length != len(data) or frame.index.contested_at != at:
-            # A repair has moved it.
+    chain: list[Link] = []
+    while at:
+        length = fmt.length_of(files.read_at(path, at, 8) or b"")
+        end = at + length
+        if not length or end > size or len(chain) >= _MOST_LINKS:
             raise TailUnreadable(path)
-        try:
-            yield fmt.decode_frame(data, frame, most)
-        except ArchiveCorrupt:
-            raise TailUnreadable(path) from None
-        if frame.index.contested_before >= at:
+        tail = files.read_at(path, max(at, end - _DOUBTS_GUESS), min(length, _DOUBTS_GUESS)) or b""
+        frame = fmt.index_at_end(tail, end)
+        # A repair may have moved it.
+        if frame is None or frame.offset != at or frame.index.contested_at != at:
             raise TailUnreadable(path)
-        at = frame.index.contested_before
-    if at:
-        raise TailUnreadable(path)
+        wanted = min(length, fmt.TAIL_BYTES + doubts_size(frame.index.doubts))
+        if wanted > len(tail):
+            tail = files.read_at(path, end - wanted, wanted) or b""
+        link = fmt.doubts_in(tail, frame.index) if len(tail) >= wanted else None
+        if link is None or link.before >= at:
+            raise TailUnreadable(path)
+        chain.append(link)
+        at = link.before
+    return chain
 
 
 def last_turns(
@@ -220,12 +229,23 @@ def last_turns(
     """
     turns: dict[MessageId, Turn] = {}
     cleared = fmt.EMPTY.cleared
+    # Only ids larger than all that is still unread are sure to be the last ones: they are counted as
+    # they become sure, so that a file that says of every frame that it is out of order costs no more.
+    unsure: list[tuple[int, int]] = []
+    sure, bound = 0, None
     for frame, decoded in walk_back(files, path, most):
         if not turns:
             cleared = max(cleared, frame.index.cleared)
+        for turn in decoded:
+            if turn.id not in turns:
+                heappush(unsure, (-turn.id.ms, -turn.id.seq))
         turns.update((turn.id, turn) for turn in decoded)
-        # Only ids larger than all that is still unread are sure to be the last ones.
-        if sum(message_id > largest_before(frame) for message_id in turns) >= count:
+        before = largest_before(frame)
+        bound = before if bound is None else min(bound, before)
+        while unsure and unsure[0] < (-bound.ms, -bound.seq):
+            heappop(unsure)
+            sure += 1
+        if sure >= count:
             break
     return [turns[message_id] for message_id in sorted(turns)[-count:]], cleared
 

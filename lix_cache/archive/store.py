@@ -22,6 +22,7 @@ from lix_cache.archive import format as fmt
 from lix_cache.archive import legacy, reading
 from lix_cache.archive.codecs import packer
 from lix_cache.archive.compaction import Compaction, compaction
+from lix_cache.archive.doubts import Doubts, Link
 from lix_cache.archive.expiry import DAY, Now, is_expired
 from lix_cache.archive.files import FileLock, Files, Write
 from lix_cache.archive.identity import Known, newcomers
@@ -453,8 +454,9 @@ class ArchiveStore:
         path = self._ready_path_locked(session_id)
         before, size = self._writable_tail_locked(path, session_id)
         file = _File(path, before, size)
+        known, chain = Known(), self._doubts_locked(file)
         fresh = self._newcomers_locked(
-            session_id, file, once(turns), contested=contested, from_window=from_window
+            session_id, file, once(turns), known, chain, contested=contested, from_window=from_window
         )
         # A process that wrote the whole file may have been stopped before its name was durable;
         # what the file holds now, and what comes to it, is to be acknowledged all the same.
@@ -469,10 +471,15 @@ class ArchiveStore:
             header = fmt.FileHeader(now_ms / 1000, session_id)
             data = fmt.encode_file(header, fresh, now_ms, self._codec, contested=contested)
         else:
+            doubts: Doubts | None = None
+            if chain is None:
+                # All that there is to be recognised is in hand: it begins a chain that can be read.
+                doubts = Doubts.of(fresh if contested else (), size, known.nonces)
+            elif contested:
+                doubts = Doubts.linked(fresh, size, before.contested_at, chain)
             # One frame, however many turns: after a crash all of them are there, or none. (Only
             # what comes to more than a GiB does not fit into one.)
-            at = size if contested else 0
-            data = fmt.encode_frames(fresh, before, now_ms, self._codec, contested_at=at)
+            data = fmt.encode_frames(fresh, before, now_ms, self._codec, doubts=doubts)
         return _Append(path, size, data, len(fresh), unsure)
 
     def clear_locked(self, session_id: str) -> None:
@@ -920,7 +927,8 @@ class ArchiveStore:
         tail = self._files.read_tail(path, fmt.TAIL_BYTES) if path else None
         frame = fmt.index_at_end(tail.data, tail.size) if tail else None
         if frame is not None:
-            return frame.index.newest
+            # What comes after a clear() is in the context, also where the file claims a strange one.
+            return max(frame.index.newest, frame.index.cleared)
         # Where nothing intact is left there is no last id to ask for, and that must not
         # keep a new turn out.
         return self._writable_tail_locked(self._ready_path_locked(session_id), session_id)[0].newest
@@ -1040,8 +1048,23 @@ class ArchiveStore:
         if sync_name:
             self._files.sync_folder(self.folder)
 
+    def _doubts_locked(self, file: _File) -> list[Link] | None:
+        """Return what the file says is in doubt; None where it cannot be read."""
+        try:
+            return reading.doubts(self._files, file.path, file.size, file.index.contested_at)
+        except reading.TailUnreadable:
+            return None
+
     def _newcomers_locked(
-        self, session_id: str, file: _File, turns: list[Turn], *, contested: bool, from_window: bool
+        self,
+        session_id: str,
+        file: _File,
+        turns: list[Turn],
+        known: Known,
+        chain: list[Link] | None,
+        *,
+        contested: bool,
+        from_window: bool,
     ) -> list[Turn]:
         """Leave out turns that the file has already, and number anew those whose id it has given away.
 
@@ -1049,6 +1072,8 @@ class ArchiveStore:
             session_id: the session.
             file: where they go.
             turns: sorted by id.
+            known: takes what was looked at of the file.
+            chain: what is in doubt; None where that cannot be read.
             contested: Redis may have them as well, and may have moved them here.
             from_window: they are what a window holds, not what is added now.
         """
@@ -1060,21 +1085,17 @@ class ArchiveStore:
             turns = [turn for turn in turns if turn.id > deleted]
         if not turns or file.size == 0:
             return turns
-        if turns[0].id > before.newest and not contested and not before.contested_at:
+        # The copy of a contested message may be anywhere: a server that hung carries out an add,
+        # and a daemon moves it here, at whatever time. Else the file is read whole only where a
+        # nonce is met that is in doubt.
+        everywhere = contested or chain is None or any(turn.nonce in link for link in chain for turn in turns)
+        if turns[0].id > before.newest and not everywhere:
             return turns
-        known = Known()
         try:
             for frame, found in reading.walk_back(self._files, file.path, self._most):
                 known.add(found)
-                # The copy of a contested message may be anywhere: a server that hung carries
-                # out an add, and a daemon moves it here, at whatever time.
-                if not contested and reading.largest_before(frame) < turns[0].id:
+                if not everywhere and reading.largest_before(frame) < turns[0].id:
                     break
-            chain = reading.contested_turns(
-                self._files, file.path, file.size, before.contested_at, self._most
-            )
-            for found in chain:
-                known.add(found)
         except reading.TailUnreadable:
             known.add(self.turns(session_id, locked=True))
         return newcomers(turns, known)

@@ -269,13 +269,14 @@ return dropped
 DROP = script(
     COMMON
     + """
-local age, below, dropped = tonumber(ARGV[2]), tonumber(ARGV[3]), 0
+local age, below, dropped, wanted = tonumber(ARGV[2]), tonumber(ARGV[3]), 0, {}
+for j = 1, #ARGV[4], 8 do wanted[sub(ARGV[4], j, j + 7)] = true end
 local function look(sid, meta)
   expiry(meta)
   if age and tonumber(created(meta)) > now - age then return end
   if below and epoch(meta) >= below then return end
   local fits = ARGV[4] == ''
-  for j = 145, #meta, 8 do fits = fits or holds(ARGV[4], sub(meta, j, j + 7)) end
+  for j = 145, #meta, 8 do fits = fits or wanted[sub(meta, j, j + 7)] end
   if fits then dropped = dropped + drop(sid, meta) end
 end
 local cursor = '0'

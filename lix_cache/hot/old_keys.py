@@ -57,14 +57,17 @@ def _sha1(data: bytes) -> str:
 
 
 # KEYS: list   ARGV: start of a message's key, how many
-# Returns number, message, number, message … of the oldest, oldest first. One that is gone is ''.
+# Returns number, message, number, message … of the oldest, oldest first. One that is gone is ''. It
+# stops early where they come to 64 MiB.
 _READ = script(
     """
 local numbers = redis.call('LRANGE', KEYS[1], -tonumber(ARGV[2]), -1)
-local out = {}
+local out, bytes = {}, 0
 for i = #numbers, 1, -1 do
+  if bytes > 67108864 then break end
   out[#out + 1] = numbers[i]
   out[#out + 1] = redis.call('GET', ARGV[1] .. numbers[i]) or ''
+  bytes = bytes + #out[#out]
 end
 return out
 """
@@ -81,7 +84,7 @@ for i = 2, #ARGV, 2 do
   local held = ARGV[i + 1] ~= '' and redis.call('GET', key)
   if held and redis.sha1hex(held) ~= ARGV[i + 1] then break end
   if redis.call('LINDEX', KEYS[1], -1) == ARGV[i] then redis.call('RPOP', KEYS[1]) end
-  if held then redis.call('DEL', key) end
+  if held then redis.call('UNLINK', key) end
 end
 return 1
 """
@@ -93,7 +96,7 @@ _DROP = script(
     """
 local numbers = redis.call('LRANGE', KEYS[1], -tonumber(ARGV[2]), -1)
 for i = 1, #numbers do
-  redis.call('DEL', ARGV[1] .. numbers[i])
+  redis.call('UNLINK', ARGV[1] .. numbers[i])
   redis.call('RPOP', KEYS[1])
 end
 return #numbers

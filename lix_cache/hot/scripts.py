@@ -2,7 +2,9 @@
 
 Plain Lua for Redis 6.2 and later and Valkey, without modules or functions. Every script
 takes its keys as KEYS, all under one hash tag. A script that writes does its checks first,
-so that it either does all of its work or none.
+so that it either does all of its work or none. While one runs the server serves nobody
+else, so none does work in proportion to what there is: each has a bound that stands in it or in
+what its caller asks for, and what is left is done by the calls that follow.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["NOW", "Command", "Script", "ScriptCall", "script"]
+__all__ = ["NOW", "PAGE", "Command", "Script", "ScriptCall", "script"]
 
 Value: TypeAlias = "bytes | str | int | float"
 
@@ -136,61 +138,72 @@ return rows[#rows][1]
 """
 )
 
-# KEYS: window, active   ARGV: session id, how many, life in ms, key that the old package may have left
-# Returns 'OLD' where there is such a key; else the newest entries, newest first, as id, message, id,
-# message …; nil where there is no window. A server that takes no writes for now (full, not persisting) can
-# still be read: that the use of the session goes unnoted is no reason to refuse.
+# What a page of a window holds at most, whatever is asked for: while a script runs the server serves
+# nobody else. Who wants more asks for the next page.
+PAGE = 2000
+# Takes entries into a page, a few at a time, as many as fit if they are like the largest so far: a
+# window may hold more than any answer. "read" gives so many entries from a place on.
+_PAGES = f"""
+local out, largest = {{0}}, 0
+local function take(read, from, left, room, least)
+  local wanted = left
+  left = math.min(left, {PAGE})
+  while left > 0 do
+    local count = math.min(left, 20)
+    if largest > 0 then count = math.max(1, math.min(left, 100, math.floor(room / largest))) end
+    local rows = read(from, count)
+    for i = 1, #rows do
+      local size = #rows[i][2][2]
+      if size > room and (#out - 1) / 2 >= least then
+        out[1] = 1
+        return
+      end
+      room, largest = room - size, math.max(largest, size)
+      out[#out + 1] = rows[i][1]
+      out[#out + 1] = rows[i][2][2]
+    end
+    if #rows < count then return end
+    left, from = left - #rows, '(' .. rows[#rows][1]
+  end
+  if wanted > {PAGE} then out[1] = 1 end
+end
+"""
+
+# KEYS: window, active
+# ARGV: session id, how many, bytes at most, life in ms, key that the old package may have left,
+#       id to look below ('+': from the newest on)
+# Returns 'OLD' where there is such a key; nil where there is no window; else {1 if there may be more of
+# what was asked for, id, message, id, message …}, newest first. A server that takes no writes for now
+# (full, not persisting) can still be read: that the use of the session goes unnoted is no reason to refuse.
 READ = script(
     NOW
+    + _PAGES
     + """
-if redis.pcall('EXISTS', ARGV[4]) == 1 then return 'OLD' end
-local rows = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', ARGV[2])
-if #rows == 0 and redis.call('EXISTS', KEYS[1]) == 0 then return false end
-redis.pcall('PEXPIRE', KEYS[1], ARGV[3])
+if redis.pcall('EXISTS', ARGV[5]) == 1 then return 'OLD' end
+local function read(from, count) return redis.call('XREVRANGE', KEYS[1], from, '-', 'COUNT', count) end
+take(read, ARGV[6] == '+' and '+' or '(' .. ARGV[6], tonumber(ARGV[2]), tonumber(ARGV[3]), 1)
+if #out == 1 and redis.call('EXISTS', KEYS[1]) == 0 then return false end
+redis.pcall('PEXPIRE', KEYS[1], ARGV[4])
 redis.pcall('ZADD', KEYS[2], string.format('%.0f', now), ARGV[1])
-local out = {}
-for i = 1, #rows do
-  out[2 * i - 1] = rows[i][1]
-  out[2 * i] = rows[i][2][2]
-end
 return out
 """
 )
 
 # KEYS: window
-# ARGV: how many of the newest to leave out, how many at most, bytes at most ('' for any),
+# ARGV: how many of the newest to leave out, how many at most, bytes at most,
 #       how many at least, whatever their size, id after which to begin ('' for the start),
 #       key that the old package may have left ('' to not look for it)
-# Returns 'OLD' where there is such a key; else {1 if there are more, id, message, id, message …},
-# oldest first. Read a few at a time, as many as fit if they are like the largest so far: a window
-# may hold more than any answer.
+# Returns 'OLD' where there is such a key; else {1 if there may be more, id, message, id, message …},
+# oldest first.
 OLDEST = script(
-    """
+    _PAGES
+    + """
 if ARGV[6] ~= '' and redis.pcall('EXISTS', ARGV[6]) == 1 then return 'OLD' end
-local left = math.min(redis.call('XLEN', KEYS[1]) - tonumber(ARGV[1]), tonumber(ARGV[2]))
-local more = redis.call('XLEN', KEYS[1]) - tonumber(ARGV[1]) > left
-local out = {0}
-local room, largest, count = tonumber(ARGV[3]) or math.huge, 0, left
-local from = ARGV[5] == '' and '-' or '(' .. ARGV[5]
-while left > 0 do
-  if ARGV[3] ~= '' then
-    count = largest == 0 and 1 or math.max(1, math.min(left, 16, math.floor(room / largest)))
-  end
-  local rows = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', count)
-  for i = 1, #rows do
-    local size = #rows[i][2][2]
-    if size > room and (#out - 1) / 2 >= tonumber(ARGV[4]) then
-      out[1] = 1
-      return out
-    end
-    room, largest = room - size, math.max(largest, size)
-    out[#out + 1] = rows[i][1]
-    out[#out + 1] = rows[i][2][2]
-  end
-  if #rows < count then return out end
-  left, from = left - #rows, '(' .. rows[#rows][1]
-end
-if more then out[1] = 1 end
+local there, limit = redis.call('XLEN', KEYS[1]) - tonumber(ARGV[1]), tonumber(ARGV[2])
+local function read(from, count) return redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', count) end
+local from, left = ARGV[5] == '' and '-' or '(' .. ARGV[5], math.min(there, limit)
+take(read, from, left, tonumber(ARGV[3]), tonumber(ARGV[4]))
+if there > limit then out[1] = 1 end
 return out
 """
 )
@@ -213,7 +226,7 @@ end
 local left = redis.call('XLEN', KEYS[1])
 if left < tonumber(ARGV[4]) then redis.call('HDEL', KEYS[3], ARGV[1]) end
 if left == 0 then
-  redis.call('DEL', KEYS[1])
+  redis.call('UNLINK', KEYS[1])
   redis.call('ZREM', KEYS[2], ARGV[1])
   local high = math.max(now, tonumber(ARGV[3]), tonumber(redis.call('GET', KEYS[4]) or '0'))
   redis.call('SET', KEYS[4], string.format('%.0f', high))
@@ -244,7 +257,7 @@ local length = redis.call('XLEN', KEYS[1])
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 local high = math.max(now, tonumber(redis.call('GET', KEYS[4]) or '0'))
 if #last == 1 then high = math.max(high, tonumber(string.match(last[1][1], '^%d+'))) end
-redis.call('DEL', KEYS[1])
+redis.call('UNLINK', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('HDEL', KEYS[3], ARGV[1])
 high = string.format('%.0f', high)

@@ -13,10 +13,14 @@ from lix_cache.hot.old_keys import OLD, OldSessions, old_list_key
 from lix_cache.hot.scripts import Command, ScriptCall
 from lix_cache.messages import MessageId, Turn, is_repeated, pack_hot, parse_id, unpack_window
 
-__all__ = ["Added", "Gap", "HotWindow", "Oldest", "Refused"]
+__all__ = ["BYTES_AT_ONCE", "Added", "Gap", "HotWindow", "Page", "Refused"]
 
 #: Messages looked at in one call.
 FIND_AT_ONCE = 1000
+#: Bytes of messages in one answer, or in those that are asked for together.
+BYTES_AT_ONCE = 64 << 20
+#: More messages than there can be.
+EVERYTHING = 2**31
 LARGEST_SEQ = 2**64 - 1
 _MOST_NAMES = 10_000
 
@@ -63,13 +67,13 @@ class Refused(Enum):
 
 
 @dataclass(frozen=True)
-class Oldest:
-    """The answer to a look for what should move to disk.
+class Page:
+    """Some of a window's messages.
 
     Attributes:
         turns: oldest first.
-        has_more: there are more beyond these that the window should not keep.
-        contested: another copy of one of them may still arrive.
+        has_more: there may be more of those that were asked for.
+        contested: another copy of one of them may still arrive; of the oldest alone.
     """
 
     turns: list[Turn]
@@ -199,34 +203,42 @@ class HotWindow:
             return None
         return parse_id(reply) if isinstance(reply, bytes) else Added(parse_id(reply[0]), int(reply[1]))
 
-    def read(self, session_id: str, count: int) -> Command:
-        """Read the newest messages and count it as a use of the session."""
+    def read(self, session_id: str, count: int, below: MessageId | None = None) -> Command:
+        """Read the newest messages, or those below an id, and count it as a use of the session.
+
+        A page of them; :meth:`newest` says whether there may be more.
+        """
         names = self._names_of(session_id)
-        return ScriptCall(scripts.READ, names.keys[:2], (names.session, count, names.life, names.old))
+        start = b"+" if below is None else str(below)
+        return ScriptCall(
+            scripts.READ,
+            names.keys[:2],
+            (names.session, count, BYTES_AT_ONCE, names.life, names.old, start),
+        )
 
     @staticmethod
-    def turns(reply: Any) -> list[Turn] | None:
-        """Return the messages, oldest first; None if there is no window."""
-        return None if reply is None else _turns(reply)[::-1]
+    def newest(reply: Any) -> Page | None:
+        """Return the answer to :meth:`read`; None if there is no window."""
+        return None if reply is None else Page(_turns(reply[1:])[::-1], bool(reply[0]))
 
     def oldest(
         self,
         session_id: str,
         *,
         keep: int,
-        limit: int,
-        max_bytes: int | None = None,
+        limit: int = EVERYTHING,
+        max_bytes: int = BYTES_AT_ONCE,
         at_least: int = 1,
         after: MessageId | None = None,
         look_for_old: bool = False,
     ) -> Command:
-        """Read the oldest messages, all but the newest ``keep``.
+        """Read the oldest messages, all but the newest ``keep``: a page of them.
 
         Args:
             session_id: the session.
             keep: how many of the newest to leave out.
             limit: how many at most.
-            max_bytes: and how many bytes; None for any number.
+            max_bytes: and how many bytes.
             at_least: how many to return whatever their size, if there are so many.
             after: begin after this one; to read a window page by page.
             look_for_old: do nothing where the old package left messages.
@@ -237,7 +249,7 @@ class HotWindow:
             (
                 keep,
                 limit,
-                "" if max_bytes is None else max_bytes,
+                max_bytes,
                 at_least,
                 "" if after is None else str(after),
                 old_list_key(self.keys.prefix, session_id) if look_for_old else "",
@@ -245,9 +257,9 @@ class HotWindow:
         )
 
     @staticmethod
-    def oldest_turns(reply: Any) -> Oldest:
+    def oldest_turns(reply: Any) -> Page:
         """Return the answer to :meth:`oldest`."""
-        return Oldest(_turns(reply[1:]), bool(reply[0]), any(map(is_repeated, reply[2::2])))
+        return Page(_turns(reply[1:]), bool(reply[0]), any(map(is_repeated, reply[2::2])))
 
     def trim(self, session_id: str, turns: Sequence[Turn], archived: MessageId, window: int) -> Command:
         """Forget the window's oldest messages, and the session itself if nothing is left.
@@ -277,9 +289,12 @@ class HotWindow:
         )
 
     def rehydrate(self, session_id: str, turns: Sequence[Turn]) -> Command:
-        """Put archived messages back, unless the session is hot. Answers 1 or 0."""
+        """Put archived messages back, unless the session is hot: a page of the newest. Answers 1 or 0.
+
+        What a larger window lacks is read from the archive, as where it began after a move to disk.
+        """
         args: list[Any] = [session_id, self.life_ms]
-        for turn in turns:
+        for turn in turns[-scripts.PAGE :]:
             args += (str(turn.id), pack_hot(turn, coded=self.coded))
         return ScriptCall(
             scripts.REHYDRATE,

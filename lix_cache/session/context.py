@@ -9,6 +9,7 @@ from lix_cache.archive import search
 from lix_cache.checks import check_count
 from lix_cache.effects import DiskCall, Flow
 from lix_cache.errors import ConfigError
+from lix_cache.hot.window import EVERYTHING
 from lix_cache.messages import Message, Turn, from_turn, message_text
 from lix_cache.session import flow
 from lix_cache.session.budget import Budget
@@ -36,8 +37,8 @@ def _within(session: Session, budget: Budget, turns: list[Turn], count: int) -> 
     # Nothing but results whose call is further back: one call with more results than the
     # window has room for. It is looked for; and where there is none, what was found is better than
     # a context that looks empty.
-    hot = yield from flow.get_context(session, flow.EVERYTHING)
-    whole = yield from _further_back(session, hot, flow.EVERYTHING)
+    hot = yield from flow.get_context(session, EVERYTHING)
+    whole = yield from _further_back(session, hot, EVERYTHING)
     kept = budget.kept([turn.body for turn in whole], count)
     return [whole[i] for i in kept] or turns[-count:]
 
@@ -58,8 +59,9 @@ def smart_context(
 ) -> Flow[dict[str, list[Message]]]:
     """Return the newest messages, and of all others those that the query is about.
 
-    One read of Redis gives all it holds of the session, so that what has left the window and is
-    not on disk yet is looked through too. Redis first, then the disk, as in ``flow.get_full``.
+    All that Redis holds of the session is read, so that what has left the window and is not on
+    disk yet is looked through too: one round trip, unless it is more than a page. Redis first,
+    then the disk, as in ``flow.get_full``.
     """
     search.check_query(query)
     recent_count, relevant_count = (
@@ -68,7 +70,7 @@ def smart_context(
     )
     if recent_count < 0:
         raise ConfigError(f"recent_k must not be negative, got {recent_count}")
-    hot = yield from flow.get_context(session, flow.EVERYTHING)
+    hot = yield from flow.get_context(session, EVERYTHING)
     newest = hot[-session.window :]
     if recent_count > session.window:
         newest = yield from _further_back(session, hot, recent_count)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from lix_cache._log import logger
@@ -32,8 +33,8 @@ from lix_cache.errors import (
 from lix_cache.hot.connections import NewConnection
 from lix_cache.hot.probe import READS_ONLY
 from lix_cache.hot.scripts import Command
-from lix_cache.hot.window import Added, Gap, HotWindow, Oldest, Refused
-from lix_cache.messages import ZERO_ID, MessageId, Turn, once, pack_hot, with_id
+from lix_cache.hot.window import BYTES_AT_ONCE, Added, Gap, HotWindow, Page, Refused
+from lix_cache.messages import LARGEST_MS, ZERO_ID, MessageId, Turn, once, pack_hot, with_id
 from lix_cache.session import old_sessions
 from lix_cache.session.health import before_add
 from lix_cache.session.store import Seen, SessionStore
@@ -58,15 +59,13 @@ __all__ = [
 #: A window this many batches too long is spilled by the add that finds it so: the daemon
 #: is late, and memory must stay bounded.
 LATE_BATCHES = 4
-#: Messages read from a window at a time when it moves to disk, and bytes read from all windows
-#: that move together: neither server nor client nor frame must hold more, whatever they hold.
+#: Messages read from a window at a time when it moves to disk. (And BYTES_AT_ONCE from all windows
+#: that move together: neither server nor client nor frame must hold more, whatever they hold.)
 CHUNK = 500
-BYTES_AT_ONCE = 64 << 20
 #: After so many sessions that were decoded, a daemon lets the other threads of its process
 #: go on: they would wait for all of them otherwise. A sleep of 0 hands nothing over.
 BREATH = 8
 BREATH_SECONDS = 0.00002
-EVERYTHING = 2**31
 #: An add that has taken longer is not settled by looking for it.
 GIVE_UP_SECONDS = 3600.0
 
@@ -295,6 +294,14 @@ def _append_hot(
             looked = True
             continue
         if isinstance(answer, Added):
+            if answer.id.ms > LARGEST_MS:
+                # No archive could hold it. It is not acknowledged, so it must not stay.
+                yield RedisCall(store.hot.remove(session.id, answer.id))
+                raise ArchiveCorrupt(
+                    "the session holds an id at the end of time, so that no larger one can be archived: a "
+                    "clock, or a file that lix_cache did not write, gave it. Export the session, delete it, "
+                    "and import it again"
+                )
             seen.saw(answer.id)
             seen.compared = max(seen.compared, opened)
             if gap is Gap.FILL:
@@ -516,10 +523,25 @@ def get_context(session: Session, count: int = 0) -> Flow[list[Turn]]:
 
 
 def _read(session: Session, count: int) -> Flow[list[Turn] | None]:
-    """Read what Redis holds of the context; None if there is no window."""
-    command = session.store.hot.read(session.id, max(count, session.window))
-    turns = HotWindow.turns((yield from _ask_known(session, command)))
-    return None if turns is None else _in_context(session, turns)
+    """Read what Redis holds of the context; None if there is no window.
+
+    Page by page from the newest on: a message that moves to disk meanwhile is looked for there
+    afterwards, and what is added meanwhile came too late to be seen.
+    """
+    left = max(count, session.window)
+    pages: list[list[Turn]] = []
+    below: MessageId | None = None
+    while True:
+        reply = yield from _ask_known(session, session.store.hot.read(session.id, left, below))
+        page = HotWindow.newest(reply)
+        if page is None and not pages:
+            return None
+        if page is not None and page.turns:
+            pages.append(page.turns)
+            left -= len(page.turns)
+            below = page.turns[0].id
+        if page is None or not (page.has_more and page.turns and left > 0):
+            return _in_context(session, list(chain.from_iterable(reversed(pages))))
 
 
 def _in_context(session: Session, turns: list[Turn]) -> list[Turn]:
@@ -604,19 +626,20 @@ def get_full(session: Session) -> Flow[list[Turn]]:
     deleted = session.seen.deleted
     if hot and hot[0].id <= deleted:
         hot = [turn for turn in hot if turn.id > deleted]
-    cold: list[Turn] = yield DiskCall(partial(store.archive.store.turns, session.id), waits=True)
-    return session.saw(merged(cold, hot))
+    # A thread's work: it reads the archive, and puts any number of messages in order.
+    everything: list[Turn] = yield DiskCall(
+        lambda: merged(store.archive.store.turns(session.id), hot), waits=True
+    )
+    return session.saw(everything)
 
 
 def _all_hot(session: Session) -> Flow[list[Turn]]:
-    """Read all that Redis holds: in one round trip, unless it is more than fits into an answer."""
+    """Read all that Redis holds: in one round trip, unless it is more than a page."""
     turns: list[Turn] = []
     while True:
         command = session.store.hot.oldest(
             session.id,
             keep=0,
-            limit=EVERYTHING,
-            max_bytes=BYTES_AT_ONCE,
             after=turns[-1].id if turns else None,
             look_for_old=not turns,
         )
@@ -792,9 +815,9 @@ def _note_archive(store: SessionStore, written: Iterable[int | LixCacheError]) -
             store.archive_state.works()
 
 
-def _readable(ids: Iterable[str], replies: Iterable[Any], moved: Moved) -> Flow[dict[str, Oldest]]:
+def _readable(ids: Iterable[str], replies: Iterable[Any], moved: Moved) -> Flow[dict[str, Page]]:
     """Decode what windows hold; what cannot be decoded fails its own session only."""
-    found: dict[str, Oldest] = {}
+    found: dict[str, Page] = {}
     for number, (sid, reply) in enumerate(zip(ids, replies, strict=True), 1):
         if number % BREATH == 0:
             yield Sleep(BREATH_SECONDS)

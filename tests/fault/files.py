@@ -136,9 +136,6 @@ class FaultyFiles(Files):
     def remove(self, path: str) -> bool:
         return self._do(Step("remove", path), lambda: self._inner.remove(path))
 
-    def touch(self, path: str) -> bool:
-        return self._do(Step("touch", path), lambda: self._inner.touch(path))
-
     def sync_folder(self, path: str) -> None:
         self._do(Step("sync_folder", path), lambda: self._inner.sync_folder(path))
 
@@ -282,12 +279,6 @@ class ForgetfulFiles(Files):
         removed = super().remove(path)
         self._memory.now.pop(os.path.abspath(path), None)
         return removed
-
-    def touch(self, path: str) -> bool:
-        made = super().touch(path)
-        if made:
-            self._memory.now[os.path.abspath(path)] = _Inode()
-        return made
 
     def try_lock(self, path: str) -> FileLock | None:
         lock = super().try_lock(path)

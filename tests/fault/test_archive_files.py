@@ -75,7 +75,6 @@ CALLS: dict[str, Callable[[Files, str], Any]] = {
     "truncate": lambda files, path: files.truncate(path, 0),
     "rename": lambda files, path: files.rename(path, f"{path}-2"),
     "remove": lambda files, path: files.remove(path),
-    "touch": lambda files, path: files.touch(path),
     "sync_folder": lambda files, path: files.sync_folder(path),
     "exists": lambda files, path: files.exists(path),
     "names": lambda files, path: list(files.names(path)),
@@ -131,8 +130,6 @@ def test_what_is_not_there_is_told_apart_from_what_cannot_be_read(tmp_path: Path
     assert files.remove(path) is False
     assert files.exists(path) is False
     assert list(files.names(path)) == []
-    assert files.touch(path) is True
-    assert files.touch(path) is False
 
 
 @pytest.fixture
@@ -251,7 +248,6 @@ def test_a_power_cut_takes_what_was_not_synced(tmp_path: Path) -> None:
 
 def test_a_power_cut_may_keep_names_and_lose_contents(tmp_path: Path) -> None:
     files = ForgetfulFiles(tmp_path)
-    files.touch(str(tmp_path / "touched"))
     files.write_synced(str(tmp_path / "synced"), b"1")
     faulty = FaultyFiles(files)
     faulty.tear(0, 3)
@@ -259,7 +255,7 @@ def test_a_power_cut_may_keep_names_and_lose_contents(tmp_path: Path) -> None:
         faulty.write_synced(str(tmp_path / "torn"), b"12345")
     assert (tmp_path / "torn").read_bytes() == b"123"
     files.power_cut(keep_names=True)
-    assert folder_contents(tmp_path) == {"touched": b"", "synced": b"1", "torn": b""}
+    assert folder_contents(tmp_path) == {"synced": b"1", "torn": b""}
 
 
 def test_bytes_that_are_read_are_counted(tmp_path: Path) -> None:

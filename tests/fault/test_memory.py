@@ -259,7 +259,7 @@ def test_a_turn_that_no_frame_holds_is_refused_and_nothing_is_written(
 
     archive = ConversationArchive(tmp_path / "a")
     archive.append_turn("s", {"content": "0"})
-    monkeypatch.setattr(fmt, "encode_turns_frame", encode)
+    monkeypatch.setattr(fmt, "_encode_frame", encode)
     with pytest.raises(InvalidMessage):
         archive.append_turns("s", [{"content": "1"}, {"content": "2"}])
     monkeypatch.undo()

@@ -23,6 +23,7 @@ from lix_cache.archive import format as fmt
 from lix_cache.archive.codecs import packer
 from lix_cache.archive.identity import AGAIN
 from lix_cache.messages import (
+    LARGEST_MS,
     Message,
     MessageId,
     Turn,
@@ -63,7 +64,7 @@ usual = st.fixed_dictionaries(
     optional={"embedding": embeddings, "name": values},
 )
 messages = usual | st.dictionaries(texts, values, max_size=5)
-ids = st.builds(MessageId, st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
+ids = st.builds(MessageId, st.integers(0, LARGEST_MS), st.integers(0, 2**64 - 1))
 
 
 def same(found: Any, expected: Any) -> bool:
@@ -118,7 +119,7 @@ def test_any_turns_come_back_from_a_frame(
 ) -> None:
     turns = [to_turn(message, i, nonce) for i, (message, nonce) in sorted(content.items())]
     before = fmt.FrameIndex(total=3, earlier=earlier)
-    data = fmt.encode_turns_frame(turns, before, 1_700_000_000_000, packer(codec))
+    data = fmt.encode_frames(turns, before, 1_700_000_000_000, packer(codec))
     frame = fmt.frame_at(data, 0)
     assert frame is not None
     assert fmt.index_at_end(data[-fmt.TAIL_BYTES :], len(data)) == frame

@@ -194,7 +194,8 @@ def test_nonces_of_contested_messages_stay_for_ever(archive: ConversationArchive
     nonces = {turn.body["content"]: turn.nonce for turn in archive.store.turns("s")}
     assert (nonces["1"], nonces["2.1"], nonces["3"]) == (b"nonce1", None, b"nonce3")
     first, last = frames(archive)
-    assert 0 < first.contested_at == last.contested_before < last.contested_at
+    assert 0 < first.contested_at == last.contested_at
+    assert (first.doubts, last.doubts) == (2, 0)
     # The hot copy of a contested message is recognised however late it comes.
     put(archive, to_turn({"content": "1"}, MessageId(MS + 10**9, 0), b"nonce1"))
     put(archive, to_turn({"content": "3"}, MessageId(MS + 10**9, 1), b"nonce3"))

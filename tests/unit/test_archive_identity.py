@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lix_cache import ConversationArchive
 from lix_cache.archive.identity import AGAIN, Known, newcomers
-from lix_cache.messages import MessageId, Turn, once
+from lix_cache.messages import LARGEST_MS, MessageId, Turn, once
 from tests.support.twins import ManualClock
 
 pytestmark = pytest.mark.promise("no-loss")
@@ -32,7 +32,7 @@ def put(archive: ConversationArchive, *turns: Turn, contested: bool = False) -> 
         return archive.store.append_locked("s", turns, contested=contested)
 
 
-@pytest.mark.parametrize("ms", [5, MS, 2**52])
+@pytest.mark.parametrize("ms", [5, MS, LARGEST_MS])
 @pytest.mark.parametrize("text", ["the same", "another"])
 def test_one_id_and_two_nonces_are_two_messages(tmp_path: Path, ms: int, text: str) -> None:
     archive = ConversationArchive(tmp_path)

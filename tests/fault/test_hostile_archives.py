@@ -1,0 +1,401 @@
+"""What a file holds, or what somebody put into it, does not decide how much work it makes."""
+
+from __future__ import annotations
+
+import random
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lix_cache import ArchiveCorrupt, ConversationArchive, RedisCommandError
+from lix_cache.archive import checksums, reading
+from lix_cache.archive import format as fmt
+from lix_cache.archive.checksums import Checksums
+from lix_cache.archive.codecs import packer
+from lix_cache.archive.doubts import Doubts, Link
+from lix_cache.config import CacheConfig
+from lix_cache.messages import LARGEST_MS, MessageId, Turn, to_turn
+from tests.fault.files import CountingFiles
+from tests.support.twins import ManualClock, Twins
+
+MS = 1_700_000_000_000
+STORED = packer("stored")
+
+
+def turn(number: int, *, seq: int = 0, text: str = "", nonce: bytes | None = None) -> Turn:
+    return to_turn({"content": text or str(number)}, MessageId(MS + number, seq), nonce or b"%06d" % number)
+
+
+def put(archive: ConversationArchive, *turns: Turn, contested: bool = False) -> int:
+    with archive.store.lock("s"):
+        return archive.store.append_locked("s", turns, contested=contested)
+
+
+def texts(archive: ConversationArchive) -> list[str]:
+    return [one.body["content"] for one in archive.store.turns("s")]
+
+
+def cost(archive: ConversationArchive, files: CountingFiles, number: int) -> tuple[int, int]:
+    """Append one message; return how often was read, and how many bytes."""
+    files.reads = files.bytes_read = 0
+    assert put(archive, turn(number)) == 1
+    return files.reads, files.bytes_read
+
+
+# -- messages in doubt ---------------------------------------------------------------------
+
+
+@pytest.mark.promise("no-stall")
+def test_an_append_does_not_read_all_that_was_ever_contested(tmp_path: Path) -> None:
+    files = CountingFiles()
+    archive = ConversationArchive(tmp_path, files=files)
+    put(archive, turn(0, text="first"))
+    plain = cost(archive, files, 1)
+    for number in range(2, 502):
+        put(archive, turn(number, seq=2**46, text="x" * 300), contested=True)
+    reads, count = cost(archive, files, 600)
+    assert reads <= plain[0] + 20
+    assert count <= plain[1] + 40_000
+    put(archive, *(turn(700 + number, text="y" * 1000) for number in range(400)))
+    assert cost(archive, files, 2000)[0] <= reads
+
+
+@pytest.mark.promise("no-stall")
+def test_an_append_does_not_read_the_messages_of_a_large_contested_frame(tmp_path: Path) -> None:
+    files = CountingFiles()
+    archive = ConversationArchive(tmp_path, codec="stored", files=files)
+    put(archive, turn(0))
+    put(archive, *(turn(number, text="x" * 100_000) for number in range(1, 50)), contested=True)
+    assert cost(archive, files, 100)[1] < 10_000
+
+
+@pytest.mark.promise("no-stall")
+def test_compaction_leaves_one_frame_to_be_looked_at(tmp_path: Path) -> None:
+    files = CountingFiles()
+    archive = ConversationArchive(tmp_path, files=files)
+    for number in range(300):
+        put(archive, turn(number, seq=2**46), contested=number % 3 == 0)
+    before = texts(archive)
+    assert archive.compact(idle_seconds=0).compacted == 1
+    assert texts(archive) == before
+    frames = [frame.index for frame in fmt.scan((tmp_path / "s.huff").read_bytes()).frames]
+    assert [index.doubts for index in frames] == [100] + [0] * (len(frames) - 1)
+    assert cost(archive, files, 1000)[0] <= 8
+    copies = [turn(2000 + number, nonce=b"%06d" % number) for number in range(0, 300, 3)]
+    assert put(archive, *copies) == 0
+
+
+@pytest.mark.promise("no-loss")
+def test_every_message_in_doubt_is_recognised_however_many_there_are(tmp_path: Path) -> None:
+    archive = ConversationArchive(tmp_path)
+    for number in range(150):
+        put(archive, turn(number, seq=2**46), contested=number % 2 == 0)
+    expected = texts(archive)
+    for number in range(0, 150, 2):
+        late = turn(10_000 + number, nonce=b"%06d" % number)
+        new = turn(20_000 + number)
+        assert put(archive, late, new) == 1
+    assert texts(archive) == expected + [str(20_000 + number) for number in range(0, 150, 2)]
+
+
+@pytest.mark.promise("no-loss")
+def test_what_is_in_doubt_is_left_out_only_where_the_file_has_it(tmp_path: Path) -> None:
+    archive = ConversationArchive(tmp_path)
+    put(archive, turn(0))
+    path = tmp_path / "s.huff"
+    data = path.read_bytes()
+    before = fmt.scan(data).frames[-1].index
+    doubts = Doubts(frozenset({b"000007"}), len(data))
+    path.write_bytes(data + fmt.encode_frames([turn(1)], before, MS, STORED, doubts=doubts))
+    assert put(archive, turn(7)) == 1
+    assert put(archive, turn(8, nonce=b"000007")) == 0
+    assert texts(archive) == ["0", "1", "7"]
+
+
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize("how", ["header", "doubts", "chain"])
+def test_a_chain_that_is_broken_is_begun_anew(tmp_path: Path, how: str) -> None:
+    files = CountingFiles()
+    archive = ConversationArchive(tmp_path, files=files)
+    for number in range(200):
+        put(archive, turn(number, seq=2**46, text="x" * 200), contested=number % 10 == 0)
+    put(archive, *(turn(300 + number) for number in range(3)))
+    path = tmp_path / "s.huff"
+    data = bytearray(path.read_bytes())
+    frames = fmt.scan(bytes(data)).frames
+    last = next(frame for frame in reversed(frames) if frame.index.doubts)
+    if how == "header":
+        data[20] ^= 1
+    elif how == "doubts":
+        data[last.end - 60] ^= 1
+    else:
+        data[last.offset] ^= 1
+    path.write_bytes(data)
+    put(archive, turn(1000))
+    assert cost(archive, files, 1001)[0] <= 25
+    assert put(archive, turn(2000, nonce=b"%06d" % 50), turn(2001, nonce=b"%06d" % 150)) == 0
+
+
+@pytest.mark.promise("no-stall")
+def test_a_chain_that_nobody_wrote_by_the_rules_is_begun_anew(tmp_path: Path) -> None:
+    parts, index = [fmt.encode_header(fmt.FileHeader(1.0, "s"))], fmt.EMPTY
+    for number in range(3000):
+        at = sum(map(len, parts)) if number < 2 else at + len(parts[-1])  # noqa: F821
+        doubts = Doubts(frozenset({b"%06d" % number}), at, index.contested_at)
+        parts.append(fmt.encode_frames([turn(number)], index, MS, STORED, doubts=doubts))
+        index = fmt.index_of(parts[-1])
+    (tmp_path / "s.huff").write_bytes(b"".join(parts))
+    files = CountingFiles()
+    archive = ConversationArchive(tmp_path, files=files)
+    put(archive, turn(5000))
+    assert cost(archive, files, 5001)[0] <= 8
+    assert put(archive, turn(6000, nonce=b"000017")) == 0
+
+
+def test_the_chain_is_short_and_no_doubt_is_written_often() -> None:
+    chain: list[tuple[int, Link]] = []
+    written = longest = 0
+    for number in range(5000):
+        head = chain[0][0] if chain else 0
+        made = Doubts.linked([turn(number)], number + 1, head, [link for _, link in chain])
+        assert made is not None
+        written += len(made.nonces)
+        link = Link(made.packed()[:-4], made.before)
+        chain = [(made.at, link), *(one for one in chain if one[0] <= made.before)]
+        longest = max(longest, len(chain))
+        assert chain[0][1].before == (chain[1][0] if len(chain) > 1 else 0)
+    nonces = {b"%06d" % number for number in range(5000)}
+    assert frozenset[bytes]().union(*(link for _, link in chain)) == nonces
+    assert all(any(nonce in link for _, link in chain) for nonce in nonces)
+    assert not any(nonce in link for _, link in chain for nonce in (b"", b"000000x", b"zzzzzz", None))
+    assert longest <= 8
+    assert written / 5000 < 60
+
+
+# -- damage ----------------------------------------------------------------------------------
+
+
+def test_the_checksum_of_any_part_is_that_of_zlib() -> None:
+    data = random.Random(5).randbytes(5000)
+    found = Checksums(data)
+    parts = [(0, 0), (0, 5000), (5000, 5000), (511, 512), (512, 1024), (1, 4999)]
+    parts += [tuple(sorted(random.Random(i).choices(range(5001), k=2))) for i in range(500)]
+    assert all(found.of(start, end) == zlib.crc32(data[start:end]) for start, end in parts)
+
+
+def nested(count: int) -> bytes:
+    """Frames that begin one in another: all is right of each but the CRC of the body."""
+    heads, tails, position = [], [], 0
+    body_length = 8 * count
+    entry = fmt._encode_index(fmt.FrameIndex(kind=1, in_order=True, total=1, updated_ms=MS))
+    tail_length = len(entry) + 13
+    for number in range(count):
+        start = 8 * number
+        end = body_length + tail_length * (number + 1)
+        length = end - start
+        heads.append(fmt.SYNC + struct.pack("<I", length))
+        middle = entry + struct.pack("<BI", len(entry), 1)
+        tails.append(middle + struct.pack("<II", zlib.crc32(middle), length))
+        position = end
+    data = b"".join(heads + tails)
+    assert len(data) == position
+    return data
+
+
+class Work:
+    """Counts the bytes that go through CRC-32."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bytes = self.calls = 0
+        for module in (fmt, checksums):
+            monkeypatch.setattr(module, "crc32", self)
+
+    def __call__(self, data: Any, *start: int) -> int:
+        self.bytes += len(data)
+        self.calls += 1
+        return zlib.crc32(data, *start)
+
+
+@pytest.mark.promise("no-stall")
+def test_the_next_good_frame_is_looked_for_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = fmt.encode_frames([turn(1)], fmt.EMPTY, MS, STORED)
+    head = fmt.encode_header(fmt.FileHeader(1.0, "s"))
+    # Good frames between: whoever takes heart after each and looks at all that follows is quadratic too.
+    for files in (
+        lambda n: head + nested(n) + good,
+        lambda n: head + b"".join(nested(n // 20) + good for _ in range(20)),
+        lambda n: head + (fmt.SYNC + struct.pack("<I", 8 * n)) * n + bytes(8 * n) + good,
+        lambda n: head + fmt.SYNC * (2 * n) + good,
+    ):
+        spent = []
+        for count in (2_000, 8_000):
+            data = files(count)
+            with monkeypatch.context() as patched:
+                work = Work(patched)
+                found = fmt.scan(data)
+            assert found.frames[-1].end == len(data)
+            spent.append((work.bytes / len(data), work.calls / count))
+        assert spent[1][0] <= 1.2 * spent[0][0] + 1
+        assert spent[1][1] <= 1.2 * spent[0][1] + 1
+        assert spent[1][0] < 200
+
+
+@pytest.mark.promise("no-stall")
+def test_the_last_messages_of_a_file_that_says_it_is_out_of_order_are_found_in_linear_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, index = [fmt.encode_header(fmt.FileHeader(1.0, "s"))], fmt.EMPTY
+    liar = fmt.FrameIndex(earlier=MessageId(LARGEST_MS, 0))
+    for number in range(3000):
+        lie = fmt.FrameIndex(total=number, earlier=liar.earlier)
+        parts.append(fmt.encode_frames([turn(number)], lie, MS, STORED))
+        index = fmt.index_of(parts[-1])
+    assert not index.in_order
+    (tmp_path / "s.huff").write_bytes(b"".join(parts))
+    steps: Counter[str] = Counter()
+    for name in ("heappush", "heappop", "largest_before"):
+        real = getattr(reading, name)
+        monkeypatch.setattr(
+            reading, name, lambda *args, real=real, name=name: (steps.update([name]), real(*args))[1]
+        )
+    archive = ConversationArchive(tmp_path)
+    assert [message["content"] for message in archive.load_recent("s", 3) or []] == ["2997", "2998", "2999"]
+    assert max(steps.values()) <= 3000
+
+
+# -- numbers near their limits -----------------------------------------------------------------
+
+
+def crafted(tmp_path: Path, turns: Sequence[Turn], index: fmt.FrameIndex = fmt.EMPTY) -> ConversationArchive:
+    head = fmt.encode_header(fmt.FileHeader(1.0, "s"))
+    (tmp_path / "s.huff").write_bytes(head + fmt.encode_frames(turns, index, MS, STORED))
+    return ConversationArchive(tmp_path, clock=ManualClock(MS / 1000))
+
+
+def ids_near_limits() -> list[MessageId]:
+    near = [0, 1, 2**46, 2**52 - 1, 2**52, 2**63, 2**64 - 2, 2**64 - 1]
+    return [MessageId(ms, seq) for ms in (1, MS, LARGEST_MS - 1, LARGEST_MS) for seq in near]
+
+
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize("largest", ids_near_limits())
+@pytest.mark.parametrize("where", ["last", "earlier", "cleared"])
+def test_an_append_is_acknowledged_only_if_it_can_be_read_back(
+    tmp_path: Path, largest: MessageId, where: str
+) -> None:
+    if where == "last":
+        archive = crafted(tmp_path, [Turn(largest, {"content": "crafted"})])
+    else:
+        index = fmt.FrameIndex(**{where: largest})
+        archive = crafted(tmp_path, [Turn(MessageId(1, 1), {"content": "crafted"})], index)
+    done, refused = ["crafted"], False
+    for text in ("a", "b"):
+        try:
+            archive.append_turn("s", {"content": text})
+            done.append(text)
+        except ArchiveCorrupt:
+            refused = True
+        assert sorted(texts(archive)) == sorted(done)
+    assert refused == (largest.ms == LARGEST_MS and largest.seq >= 2**52 - 1)
+    # And what a window moves here, whose ids are those of Redis.
+    for number, one in enumerate((turn(1), turn(1, nonce=b"nonce2"), Turn(largest, {"content": "last"}))):
+        try:
+            if put(archive, one):
+                done.append(one.body["content"])
+        except ArchiveCorrupt:
+            assert number == 2
+        assert sorted(texts(archive)) == sorted(done)
+
+
+@pytest.mark.promise("no-loss")
+def test_a_frame_of_ids_that_no_clock_gives_is_set_aside_as_other_damage(tmp_path: Path) -> None:
+    archive = ConversationArchive(tmp_path)
+    archive.append_turn("s", {"content": "a"})
+    path = tmp_path / "s.huff"
+    data = path.read_bytes()
+    index = fmt.FrameIndex(
+        count=1, total=2, first=MessageId(2**64 - 1, 5), last=MessageId(2**64 - 1, 5), updated_ms=MS
+    )
+    path.write_bytes(data + fmt._seal(b"", index))
+    archive.append_turn("s", {"content": "b"})
+    assert texts(archive) == ["a", "b"]
+    assert (tmp_path / "s.huff.damaged-1").exists()
+
+
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize("total", [2**63 - 1, 2**63, 2**64 - 1])
+def test_a_total_that_is_used_up_keeps_no_message_out(tmp_path: Path, total: int) -> None:
+    archive = crafted(tmp_path, [turn(0)])
+    path = tmp_path / "s.huff"
+    data = path.read_bytes()
+    index = fmt.FrameIndex(kind=1, total=total, updated_ms=MS, earlier=MessageId(MS, 0))
+    path.write_bytes(data + fmt._seal(b"", index))
+    archive.append_turn("s", {"content": "b"})
+    assert texts(archive) == ["0", "b"]
+
+
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize("now", [-5.0, 0.0, 1e12, 1e18])
+def test_no_clock_makes_a_frame_that_cannot_be_read(tmp_path: Path, now: float) -> None:
+    archive = ConversationArchive(tmp_path, clock=ManualClock(now))
+    done = []
+    for number in range(3):
+        try:
+            archive.append_turn("s", {"content": str(number)})
+            done.append(str(number))
+        except ArchiveCorrupt:
+            assert now > 1e11
+        put(archive, turn(number, text=f"moved {number}"))
+        done.append(f"moved {number}")
+    assert sorted(texts(archive)) == sorted(done)
+    assert archive.verify("s").is_intact  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("created", [float("nan"), float("inf"), -1.0, 1e300])
+def test_a_file_made_at_a_time_that_no_clock_gives_has_a_time(tmp_path: Path, created: float) -> None:
+    head = fmt.encode_header(fmt.FileHeader(created, "s"))
+    (tmp_path / "s.huff").write_bytes(head + fmt.encode_frames([turn(0)], fmt.EMPTY, MS, STORED))
+    meta = ConversationArchive(tmp_path).get_metadata("s")
+    assert meta is not None
+    assert meta["created_at"] == 0.0
+
+
+@pytest.mark.promise("no-loss")
+def test_an_add_is_acknowledged_only_if_the_archive_can_hold_it(
+    twins: Twins, redis_config: CacheConfig
+) -> None:
+    folder = Path(redis_config.archive_dir)
+    folder.mkdir(parents=True)
+    crafted(folder, [Turn(MessageId(LARGEST_MS, 2**64 - 1), {"content": "crafted"})])
+    cache = twins.make("HybridConversationCache", "s", redis_config)
+    done = ["crafted"]
+    for number in range(3):
+        try:
+            cache.add_message("user", str(number))
+            done.append(str(number))
+        except (ArchiveCorrupt, RedisCommandError):
+            pass
+    assert sorted(message["content"] for message in cache.get_full()) == sorted(done)
+    cache.flush_to_disk()
+    assert sorted(message["content"] for message in cache.get_full()) == sorted(done)
+
+
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize("seq", [0, 2**46, 2**63])
+def test_a_window_goes_on_after_messages_from_the_end_of_time(
+    twins: Twins, redis_config: CacheConfig, seq: int
+) -> None:
+    folder = Path(redis_config.archive_dir)
+    folder.mkdir(parents=True)
+    crafted(folder, [Turn(MessageId(LARGEST_MS - 1, seq), {"content": "crafted"})])
+    cache = twins.make("HybridConversationCache", "s", redis_config)
+    cache.get_context()
+    for number in range(3):
+        cache.add_message("user", str(number))
+    cache.flush_to_disk()
+    assert [message["content"] for message in cache.get_full()] == ["crafted", "0", "1", "2"]
