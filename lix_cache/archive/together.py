@@ -18,21 +18,23 @@ def side_by_side(calls: Sequence[Callable[[], T]], helpers: int) -> list[T]:
     pool of them would have to be minded when a process forks or ends.
 
     Raises:
-        BaseException: the first that a call raised, or that this thread was interrupted
-            with. No call is begun after it, and those that had begun are waited for.
+        BaseException: the first that came up in this thread, where what interrupts it comes up; or
+            else in another. No call is begun after it, and those that had begun are waited for.
     """
     todo = iter(list(enumerate(calls)))
     results: dict[int, T] = {}
     failures: list[BaseException] = []
+    here: list[BaseException] = []
 
-    def work() -> None:
+    def work(own: bool = False) -> None:
         for number, call in todo:
-            if failures:
+            if failures or here:
                 return
             try:
                 results[number] = call()
             except BaseException as error:  # noqa: BLE001 - raised by who waits for all
-                failures.append(error)
+                (here if own else failures).append(error)
+                return
 
     threads = []
     for _ in range(min(helpers, len(calls) - 1)):
@@ -43,13 +45,13 @@ def side_by_side(calls: Sequence[Callable[[], T]], helpers: int) -> list[T]:
             # No thread to be had, as when the interpreter is ending: fewer do the work.
             break
         threads.append(thread)
-    work()
+    work(own=True)
     for thread in threads:
         while thread.is_alive():
             try:
                 thread.join()
             except BaseException as error:  # noqa: BLE001 - the calls hold files: not before they end
-                failures.append(error)
-    if failures:
-        raise failures[0]
+                here.insert(0, error)
+    for failure in (*here, *failures):
+        raise failure
     return [results[number] for number in range(len(calls))]

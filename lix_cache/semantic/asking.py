@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lix_cache.checks import check_flag, check_number, check_seconds, check_text
+from lix_cache.compute import Failed, settled
 from lix_cache.errors import ConfigError, InvalidContext, InvalidInput
 from lix_cache.semantic.core import wording_of
 from lix_cache.semantic.entry import tag_words
@@ -227,7 +228,8 @@ class Asker:
 
     def _are_same(self, checks: list[tuple[str, Any, bytes]]) -> bool:
         """Whether what was identified by the application's functions still is that."""
+        identify = self._rules.identify
         try:
-            return all(take(self._rules.identify[n](value), "")[1] == form for n, value, form in checks)
-        except Exception:  # noqa: BLE001 - what the application's functions may raise is not to be known
+            return settled(lambda: all(take(identify[n](value), "")[1] == form for n, value, form in checks))
+        except Failed:
             return False

@@ -477,7 +477,7 @@ def _persist(session: Session, turn: Turn, before: MessageId) -> Flow[None]:
             yield DiskCall(partial(append, session.id, [turn]))
         finally:
             lock.release()
-    except Exception:
+    except LixCacheError:
         # Not acknowledged, so it must not stay: the caller will send it again.
         try:
             removed = yield RedisCall(session.store.hot.remove(session.id, turn.id))
