@@ -20,8 +20,27 @@ _PLACES = ("/lix_cache/", "/redis/")
 _NOTHING = dis.opmap["NOP"]
 
 
+_CONSTANT = dis.opmap["LOAD_CONST"]
+_SWAP = dis.opmap.get("SWAP", -1)
+_ENDS_WITH = {dis.opmap[name] for name in ("WITH_EXCEPT_START",) if name in dis.opmap}
+
+
 def _is_place(frame: FrameType, event: str) -> bool:
-    return event == "line" and frame.f_code.co_code[frame.f_lasti] != _NOTHING
+    code, at = frame.f_code.co_code, frame.f_lasti
+    return event == "line" and code[at] != _NOTHING and not _ends_with(frame, code, at)
+
+
+def _ends_with(frame: FrameType, code: bytes, at: int) -> bool:
+    """Whether this is a "with" that is being left: from 3.11 on no handler of a signal runs before it is.
+
+    It is left by __exit__(None, None, None), or where an exception was raised by an instruction of its own.
+    """
+    if code[at + 2 : at + 3] and code[at + 2] in _ENDS_WITH:
+        return True
+    if code[at] == _SWAP:  # what is returned from inside waits below
+        at += 2
+    is_twice = code[at] == _CONSTANT and code[at : at + 2] == code[at + 2 : at + 4]
+    return is_twice and frame.f_code.co_consts[code[at + 1]] is None
 
 
 def _is_dying(frame: FrameType | None) -> bool:
