@@ -33,6 +33,7 @@ from lix_cache.hot.pools import Pool, pack
 from lix_cache.session import flow
 from tests.support import RedisServer
 from tests.support.interrupts import Interrupt, interrupt_at, lines_of
+from tests.support.lab import Process
 
 pytestmark = pytest.mark.promise("no-loss")
 
@@ -235,6 +236,18 @@ def test_a_lock_is_let_go_also_while_the_error_that_interrupted_it_is_kept(watch
         assert held_locks() == [], error
     assert len(kept) > 20
     watched.check_all()
+
+
+def test_an_interruption_comes_out_though_a_daemon_has_put_the_message_on_disk(config: CacheConfig) -> None:
+    process, daemon = Process(config.replace(durability="disk")), Process(config)
+    adding = process.adding("x")
+    step = adding.send(None)
+    while process.hot() == 0 or not isinstance(step, LockCall):
+        step = process.step(adding, step)
+    daemon.flush()
+    with pytest.raises(Interrupt):
+        adding.throw(Interrupt())
+    assert daemon.full() == ["x"]
 
 
 def test_a_flow_that_is_interrupted_between_two_effects_is_closed(config: CacheConfig) -> None:
