@@ -38,18 +38,18 @@ class _Pool:
         future: Future[Any] = Future()
         # A tracer's or a logger's context goes with the call, as with asyncio.to_thread.
         context = contextvars.copy_context()
-        self._jobs.put((future, lambda: context.run(call)))
+        # An exception out of a signal handler may come between any two steps. In this order it
+        # leaves a thread too many, never one that is counted and not there.
         with self._lock:
             if self._idle > 0:
                 # Whoever is idle takes it; counted here, so that two calls in a row do
                 # not both rely on one thread.
                 self._idle -= 1
-                return future
-            if self._threads >= MOST_THREADS:
-                return future
-            self._threads += 1
-            name = f"lix-cache-compute-{self._threads}"
-        threading.Thread(target=self._work, name=name, daemon=True).start()
+            elif self._threads < MOST_THREADS:
+                name = f"lix-cache-compute-{self._threads + 1}"
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+                self._threads += 1
+        self._jobs.put((future, lambda: context.run(call)))
         return future
 
     def _work(self) -> None:

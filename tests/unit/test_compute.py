@@ -22,6 +22,7 @@ from lix_cache.effects import Compute, Flow
 from lix_cache.errors import ComputeTimeout
 from lix_cache.hot.client import endpoint_for
 from tests.support.forks import Child, Report
+from tests.support.interrupts import interrupt_at, lines_of
 
 pytestmark = pytest.mark.promise("no-stall")
 
@@ -246,14 +247,15 @@ def test_an_exception_out_of_a_signal_handler_is_no_error_of_foreign_code(second
 
     before = signal.signal(signal.SIGUSR1, fire)
     main = threading.get_ident()
+
+    def call() -> None:
+        time.sleep(0.3)  # until its caller waits: a signal that comes just before is heard at the end
+        signal.pthread_kill(main, signal.SIGUSR1)
+        gate.wait(60)
+
     try:
         with pytest.raises(_Soft):
-            run(
-                "sync",
-                Compute(
-                    lambda: (signal.pthread_kill(main, signal.SIGUSR1), gate.wait(60)), seconds, may_hang=True
-                ),
-            )
+            run("sync", Compute(call, seconds, may_hang=True))
     finally:
         gate.set()
         signal.signal(signal.SIGUSR1, before)
@@ -287,3 +289,17 @@ def test_an_error_that_comes_twice_is_the_calls_own() -> None:
     with pytest.raises(compute.Failed) as caught:
         compute.settled(call)
     assert isinstance(caught.value.error, KeyError)
+
+
+def test_calls_that_were_interrupted_while_they_began_take_no_thread_from_others() -> None:
+    pool, gate = compute._Pool(), threading.Event()
+    lines = lines_of(lambda: pool.submit(lambda: None))
+    for _ in range(compute.MOST_THREADS + 1):
+        for step in range(1, lines + 1):
+            interrupt_at(lambda: pool.submit(lambda: None), step)
+    try:
+        blocked = [pool.submit(lambda: gate.wait(60)) for _ in range(compute.MOST_THREADS // 2)]
+        assert pool.submit(lambda: 7).result(30) == 7
+    finally:
+        gate.set()
+    assert all(future.result(30) for future in blocked)
