@@ -14,11 +14,13 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from lix_cache.daemon import Crew, Promise
 
-__all__ = ["submit"]
+__all__ = ["Failed", "settled", "submit"]
+
+T = TypeVar("T")
 
 MOST_THREADS = 32
 
@@ -62,6 +64,51 @@ class _Pool:
                     future.set_result(result)
             self._open.discard(future)
             del future, call
+
+
+class Failed(Exception):
+    """A call of code that is not this library's own raised an error: its own, and no interruption.
+
+    Attributes:
+        error: what it raised.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def settled(call: Callable[[], T]) -> T:
+    """Make a call, in this thread, of code whose errors cannot be known beforehand.
+
+    An exception out of a signal handler, such as a worker's soft time limit, may come at any line of
+    it, and must not be taken for its failure: it would vanish. It comes once. So a call that failed
+    is made again, and only what it raises twice is its own.
+
+    Args:
+        call: changes nothing.
+
+    Raises:
+        Failed: holds what the call raises.
+    """
+    failures: list[Exception] = []
+    try:
+        while len(failures) < 3:
+            try:
+                result = call()
+            except Exception as error:  # noqa: BLE001 - raised below, itself or in Failed
+                failures.append(error)
+            else:
+                if not failures:
+                    return result
+                break
+            if len(failures) == 2 and type(failures[0]) is type(failures[1]):
+                raise Failed(failures[1])
+        # Of three the one that is not like the others.
+        raise failures[1] if len(failures) == 3 and type(failures[0]) is type(failures[2]) else failures[0]
+    finally:
+        # They refer to this frame.
+        failures.clear()
 
 
 _pools: dict[bool, _Pool] = {}

@@ -7,12 +7,12 @@ import contextlib
 import os
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lix_cache.clock import SYSTEM_CLOCK, Clock
-from lix_cache.compute import submit
+from lix_cache.compute import Failed, submit
 from lix_cache.effects import Call, Compute, DiskCall, Effect, Flow, LockCall, RedisBatch, RedisCall, Sleep
 from lix_cache.errors import ComputeTimeout
 from lix_cache.hot.client import Endpoint, lazy_async_client, lazy_client, translate
@@ -365,14 +365,14 @@ def _checked(results: list[Any], batch: RedisBatch, endpoint: Endpoint) -> list[
 
 
 def _compute(effect: Compute) -> Any:
-    if effect.seconds is None:
+    if effect.seconds is None and not effect.may_hang:
         return effect.call()
     future = submit(lambda: _without_stop_iteration(effect.call), may_hang=effect.may_hang)
     # Not result(timeout=...): on Python 3.10 its error cannot be told from one of the call's own.
     if not future.wait(effect.seconds):
         future.cancel()
         raise _late(effect)
-    return future.result()
+    return _result(future, effect)
 
 
 async def _compute_async(effect: Compute) -> Any:
@@ -392,7 +392,18 @@ async def _compute_async(effect: Compute) -> Any:
         raise _late(effect) from None
     finally:
         future.cancel()  # of no effect on one that has begun or ended
-    return future.result()
+    return _result(future, effect)
+
+
+def _result(future: Future[Any], effect: Compute) -> Any:
+    """Return what a call that has ended returned. Nothing is caught here that could be of others."""
+    error = future.exception() if effect.may_hang else None
+    try:
+        if isinstance(error, Exception):
+            raise Failed(error)
+        return future.result()
+    finally:
+        del error
 
 
 def _late(effect: Compute) -> ComputeTimeout:

@@ -88,7 +88,7 @@ class Sleep:
 class Compute:
     """A call that computes and changes nothing: an embedder, a verifier.
 
-    In the sync colour it runs in the calling thread, unless it has a deadline; under
+    In the sync colour it runs in the calling thread, unless it has a deadline or may hang; under
     asyncio always in a thread. At its deadline the flow goes on with a
     :class:`~lix_cache.errors.ComputeTimeout`, and a call that has begun goes on by itself
     until it ends. So, unlike a disk call, it need not be done when a stop is delivered.
@@ -98,7 +98,8 @@ class Compute:
         seconds: how long the flow waits; None for as long as it takes.
         what: who computes, for the error.
         may_hang: it is not this library's own. Such calls have threads of their own, so that
-            those that never end take none from the calls that do.
+            those that never end take none from the calls that do. Their errors come as
+            :class:`~lix_cache.compute.Failed`: what else comes interrupted the flow.
     """
 
     call: Callable[[], Any]

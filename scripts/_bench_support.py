@@ -34,6 +34,7 @@ from lix_cache.drive import SyncDriver
 from lix_cache.effects import Flow, RedisBatch
 from lix_cache.embedded import find_server_binary
 from lix_cache.hot.scripts import Command
+from lix_cache.hot.window import Cold
 from lix_cache.messages import MessageId, Turn, new_turn, with_id
 from lix_cache.session.store import open_store
 
@@ -323,7 +324,9 @@ def put_windows(config: CacheConfig, sessions: Iterator[tuple[str, list[Turn]]],
     store = open_store(config)
     drive = SyncDriver(store.endpoint)
     for batch in _batches(sessions, 200):
-        drive(_send([store.hot.rehydrate(session_id, turns) for session_id, turns in batch]))
+        cold = Cold(b"bench")
+        drive(_send([("SET", store.hot.keys.ticket(sid), cold.ticket) for sid, _ in batch]))
+        drive(_send([store.hot.rehydrate(session_id, turns, cold) for session_id, turns in batch]))
         if idle:
             # After the windows, not among them: putting one back counts as a use of it.
             drive(

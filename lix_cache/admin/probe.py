@@ -20,7 +20,7 @@ from lix_cache.hot.client import endpoint_for
 from lix_cache.hot.keys import Keys
 from lix_cache.hot.probe import READS_ONLY
 from lix_cache.hot.scripts import Command
-from lix_cache.hot.window import HotWindow
+from lix_cache.hot.window import Cold, HotWindow
 from lix_cache.messages import ZERO_ID, MessageId, Turn, pack_hot
 from lix_cache.semantic.cache import SemanticCacheRedis, URLEmbeddingCache
 from lix_cache.session.health import redis_trouble
@@ -32,6 +32,7 @@ _LAYERS = ("session_redis_db", "semantic_redis_db", "url_cache_redis_db")
 #: How long a session may be overdue before anybody is told: a few rounds of the daemon.
 _GRACE_SECONDS = 120.0
 _PROBE_LIFE_MS = 60_000
+_NONCE = b"doctor"
 
 
 def look_at_redis(store: SessionStore) -> RedisFacts:
@@ -87,7 +88,7 @@ def _try_sessions(drive: SyncDriver, config: CacheConfig, refused: dict[str, str
     added = hot.add("a", pack_hot(turn), window=20, floor=ZERO_ID, floor_is_fresh=True)
     steps: dict[str, Command] = {
         "add a message": added,
-        "read a window": hot.read("a", 20),
+        "read a window": hot.read("a", 20, _NONCE),
         "read the oldest": hot.oldest("a", keep=0, limit=1),
         "count a window": hot.length("a"),
         "take back a message": hot.remove("a", turn.id),
@@ -95,14 +96,17 @@ def _try_sessions(drive: SyncDriver, config: CacheConfig, refused: dict[str, str
         "find long windows": hot.overflowing(0, 1),
         "list hot sessions": hot.active_page(0, 0, 1),
         "take the lease": hot.lease(0, "doctor", _PROBE_LIFE_MS),
-        "bring a session back": hot.rehydrate("b", [turn]),
+        "bring a session back": hot.rehydrate("b", [turn], Cold(b"none")),
         "trim a window": hot.trim("b", [turn], turn.id, 20),
-        "forget a window": hot.forget("a"),
+        "refuse late copies": hot.refuse("a", {_NONCE: turn.id}),
+        "look where a window ends": hot.ends("a"),
+        "forget a window": hot.forget("a", turn.id),
     }
     for what, command in steps.items():
         _tried(refused, what, partial(drive, ask(command)))
-    left = (keys.window("a"), keys.window("b"), keys.active(0), keys.overflow(0), keys.high_water(0))
-    _tried(refused, "delete a key", lambda: drive(ask(("DEL", *left, keys.lease(0)))))
+    buckets = (keys.active(0), keys.overflow(0), keys.high_water(0), keys.lease(0))
+    left = (keys.window("a"), keys.window("b"), keys.ticket("a"), keys.refused("a"), *buckets)
+    _tried(refused, "delete a key", lambda: drive(ask(("DEL", *left))))
 
 
 def _try_caches(config: CacheConfig, refused: dict[str, str]) -> None:

@@ -8,13 +8,12 @@ leaves either what was, or what should be, or something the next writer complete
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import random
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lix_cache._log import logger
@@ -28,6 +27,8 @@ from lix_cache.archive.files import FileLock, Files, Write
 from lix_cache.archive.identity import Known, newcomers
 from lix_cache.archive.names import SUFFIX, file_stem, is_encoded, plain_stem, session_id_of_stem, stripe_of
 from lix_cache.archive.restoring import restored
+from lix_cache.archive.tombstones import FOLDER as DELETED
+from lix_cache.archive.tombstones import Deletion, Tombstones
 from lix_cache.archive.trash import Trash
 from lix_cache.checks import given
 from lix_cache.clock import SYSTEM_CLOCK, Clock
@@ -39,16 +40,14 @@ from lix_cache.errors import (
     ConfigError,
     LixCacheError,
 )
-from lix_cache.messages import ZERO_ID, MessageId, Turn, once, parse_id, with_id
+from lix_cache.messages import ZERO_ID, MessageId, Turn, once, with_id
 
 __all__ = ["ArchiveStore", "Extent", "lock_pauses"]
 
 _LOCKS = ".locks"
 _PENDING = ".pending"
-_DELETED = ".deleted"
 _PROBE = "probe"
 _DAMAGED = re.compile(r"\.damaged-[0-9]+\Z")
-_TOMBSTONE = re.compile(r"[0-9a-f]{3}-[0-9a-f]{64}\Z")
 _LOCAL_SEQ = 1 << 46
 #: Beyond what a double holds exactly, in which Redis compares numbers.
 _LARGEST_SEQ = 1 << 52
@@ -92,11 +91,14 @@ class Extent:
         newest: the largest id that was ever given to a message of it.
         cleared: messages up to here are history, no longer part of the context.
         deleted: messages up to here are gone.
+        contested: messages of which Redis may hold or get copies under other ids, with their own id
+            in the archive; ZERO_ID where they were deleted. Such copies do not count.
     """
 
     newest: MessageId = ZERO_ID
     cleared: MessageId = ZERO_ID
     deleted: MessageId = ZERO_ID
+    contested: Mapping[bytes, MessageId] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ class ArchiveStore:
         self._clock = clock
         self._files = files or Files()
         self._trash = Trash(self._files, folder)
+        self._tombstones = Tombstones(self._files, folder, self._note_damage)
         self._have_folders = False
 
     # -- locks -------------------------------------------------------------------------
@@ -261,8 +264,44 @@ class ArchiveStore:
     def look(self, session_id: str, *, locked: bool = False) -> Extent:
         """Return how far a session has come, as far as the disk knows. Two small reads."""
         index = self.last_index(session_id, locked=locked)
-        deleted = self.deleted_up_to(session_id)
-        return Extent(max(index.newest, deleted), index.cleared, deleted)
+        gone = self._tombstones.of(session_id)
+        contested = self._contested(session_id, index, gone, locked=locked)
+        # What a damaged index says was cleared counts too: a smaller id would not be in the context.
+        newest = max(index.newest, index.cleared, gone.up_to)
+        return Extent(newest, index.cleared, gone.up_to, contested)
+
+    def contested(self, session_id: str, *, locked: bool = False) -> Mapping[bytes, MessageId]:
+        """Return ``contested`` of :meth:`look`; of a damaged file what can be read."""
+        gone = self._tombstones.of(session_id)
+        try:
+            index = self.last_index(session_id, locked=locked)
+            return self._contested(session_id, index, gone, locked=locked)
+        except ArchiveCorrupt:
+            # Counted and logged there.
+            return dict.fromkeys(gone.nonces, ZERO_ID)
+
+    def _contested(
+        self, session_id: str, index: fmt.FrameIndex, gone: Deletion, *, locked: bool
+    ) -> Mapping[bytes, MessageId]:
+        found = dict.fromkeys(gone.nonces, ZERO_ID)
+        path = self._path_of(session_id)
+        if path is None or not index.contested_at:
+            return found
+        tail = self._files.read_tail(path, 0)
+        size = 0 if tail is None else tail.size
+        try:
+            chain = reading.doubts(self._files, path, size, index.contested_at)
+            wanted = {nonce for link in chain for nonce in link}
+            for _, turns in reading.walk_back(self._files, path, self._most):
+                here = {turn.nonce: turn.id for turn in turns if turn.nonce in wanted}
+                found.update((nonce, given) for nonce, given in here.items() if nonce is not None)
+                wanted.difference_update(here)
+                if not wanted:
+                    break
+        except reading.TailUnreadable:
+            turns = self.turns(session_id, locked=locked)
+            found.update((turn.nonce, turn.id) for turn in turns if turn.nonce is not None)
+        return found
 
     def metadata(self, session_id: str, *, locked: bool = False) -> dict[str, Any] | None:
         """Return the metadata of a session's file, or None if there is none."""
@@ -529,23 +568,30 @@ class ArchiveStore:
             self._count("compactions")
         return found, True, len(data)
 
-    def delete_locked(self, session_id: str, up_to: MessageId = ZERO_ID) -> bool:
+    def delete_locked(
+        self, session_id: str, up_to: MessageId = ZERO_ID, late: Collection[bytes] = ()
+    ) -> bool:
         """Remove all that a session has on disk, damage set aside included; False if nothing.
 
         Args:
             session_id: the session.
             up_to: the largest id that Redis may have given it. It is remembered, so that a
                 Redis that goes back to an older state does not bring the session back.
+            late: nonces of messages whose adds may be carried out later; remembered as well, with
+                those that the file is in doubt about.
         """
         paths = list(self._paths_of(session_id))
         for path in paths:
             self._check_owner(path, session_id)
-        unnoted = up_to > self.deleted_up_to(session_id)
+        before = self._tombstones.of(session_id)
+        nonces = before.nonces.union(late, self.contested(session_id, locked=True))
+        deletion = Deletion(max(up_to, before.up_to), nonces)
+        unnoted = deletion != before
         if unnoted:
             # First of all: a deletion that is stopped half-way is asked for again, but what it
             # has removed must not come back from Redis meanwhile.
             try:
-                self._note_deletion_locked(session_id, up_to)
+                self._note_deletion_locked(session_id, deletion)
                 unnoted = False
             except ArchiveUnavailable:
                 # A full disk. The files that are about to go make room for it.
@@ -563,23 +609,17 @@ class ArchiveStore:
         if removed or rest:
             self._files.sync_folder(self.folder)
         if unnoted:
-            self._note_deletion_locked(session_id, up_to)
+            self._note_deletion_locked(session_id, deletion)
         self.unmark_pending_locked(session_id)
         return removed
 
-    def _note_deletion_locked(self, session_id: str, up_to: MessageId) -> None:
+    def _note_deletion_locked(self, session_id: str, deletion: Deletion) -> None:
         self._make_folders()
-        tombstone = self._tombstone(session_id)
-        self._files.write_synced(_temporary(tombstone), str(up_to).encode())
-        self._files.rename(_temporary(tombstone), tombstone)
-        self._files.sync_folder(self._in_folder(_DELETED))
+        self._tombstones.put(session_id, deletion)
 
     def deleted_up_to(self, session_id: str) -> MessageId:
         """Return the largest id that the session may have had when it was last deleted."""
-        found = _id_in(self._files.read(self._tombstone(session_id)))
-        if found is None:
-            self._note_damage("the note of a deletion cannot be read")
-        return found or ZERO_ID
+        return self._tombstones.of(session_id).up_to
 
     def forget_deletions(self, older_than_ms: int) -> int:
         """Drop what is remembered of deletions when Redis can no longer hold anything older.
@@ -590,30 +630,7 @@ class ArchiveStore:
         Returns:
             How many were dropped.
         """
-        dropped = 0
-        for name in list(self._files.names(self._in_folder(_DELETED))):
-            path = self._in_folder(_DELETED, name)
-            if not _TOMBSTONE.match(name) or not self._is_outdated(path, older_than_ms):
-                continue
-            lock = self._try_stripe(name[:3])
-            if lock is None:
-                continue
-            with lock:
-                # Looked at again: the session may have been deleted once more since.
-                if self._is_outdated(path, older_than_ms):
-                    dropped += self._files.remove(path)
-        return dropped
-
-    def _is_outdated(self, tombstone: str, older_than_ms: int) -> bool:
-        found = _id_in(self._files.read(tombstone))
-        # What cannot be read is damage, and what is gone needs no removal.
-        return found is not None and found > ZERO_ID and found.ms < older_than_ms
-
-    def _tombstone(self, session_id: str) -> str:
-        # A digest: what was deleted leaves not even its name. Before it the number of the lock, which
-        # who drops it takes.
-        digest = hashlib.sha256(session_id.encode()).hexdigest()
-        return self._in_folder(_DELETED, f"{stripe_of(session_id):03x}-{digest}")
+        return self._tombstones.forget(older_than_ms, self._try_stripe)
 
     # -- sessions past their life ----------------------------------------------------------
 
@@ -783,7 +800,7 @@ class ArchiveStore:
 
     def _make_folders(self) -> None:
         if not self._have_folders:
-            for parts in ((), (_LOCKS,), (_PENDING,), (_DELETED,)):
+            for parts in ((), (_LOCKS,), (_PENDING,), (DELETED,)):
                 self._files.make_folder(self._in_folder(*parts))
             self._have_folders = True
 
@@ -1078,11 +1095,11 @@ class ArchiveStore:
             from_window: they are what a window holds, not what is added now.
         """
         before = file.index
-        if from_window and (turns[0].id <= before.newest or file.size == 0):
-            # An older message than the newest: Redis may have gone back to a state in which
-            # the session was not yet deleted. (What is newer came after the deletion.)
-            deleted = self.deleted_up_to(session_id)
-            turns = [turn for turn in turns if turn.id > deleted]
+        if from_window:
+            # Redis may have gone back to a state in which the session was not yet deleted, or may
+            # have carried out an add after the deletion that was sent before it.
+            gone = self._tombstones.of(session_id)
+            turns = [turn for turn in turns if turn.id > gone.up_to and turn.nonce not in gone.nonces]
         if not turns or file.size == 0:
             return turns
         # The copy of a contested message may be anywhere: a server that hung carries out an add,
@@ -1099,16 +1116,6 @@ class ArchiveStore:
         except reading.TailUnreadable:
             known.add(self.turns(session_id, locked=True))
         return newcomers(turns, known)
-
-
-def _id_in(data: bytes | None) -> MessageId | None:
-    """Return the id that a note of a deletion holds; None if it cannot be read, ZERO_ID if there is none."""
-    if data is None:
-        return ZERO_ID
-    try:
-        return parse_id(data)
-    except ValueError:
-        return None
 
 
 def _temporary(path: str) -> str:

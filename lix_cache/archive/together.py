@@ -20,24 +20,27 @@ def side_by_side(calls: Sequence[Callable[[], T]], helpers: int) -> list[T]:
     pool of them would have to be minded when a process forks or ends.
 
     Raises:
-        BaseException: the first that a call raised, or that this thread was interrupted
-            with. No call is begun after it, and those that had begun are waited for.
+        BaseException: the first that came up in this thread, where what interrupts it comes up; or
+            else in another. No call is begun after it, and those that had begun are waited for.
     """
     todo = iter(list(enumerate(calls)))
     results: dict[int, T] = {}
     failures: list[BaseException] = []
+    # What came up in this thread: its own call's, and what interrupts it.
+    here: list[BaseException] = []
     begun: list[None] = []
     ended: SimpleQueue[None] = SimpleQueue()
     seen: list[None] = []
 
-    def work() -> None:
+    def work(own: bool = False) -> None:
         for number, call in todo:
-            if failures:
+            if failures or here:
                 return
             try:
                 results[number] = call()
             except BaseException as error:  # noqa: BLE001 - raised by who waits for all
-                failures.append(error)
+                (here if own else failures).append(error)
+                return
 
     def help_out() -> None:
         # It says itself that it is there: who starts it may be interrupted before it could note it.
@@ -52,10 +55,9 @@ def side_by_side(calls: Sequence[Callable[[], T]], helpers: int) -> list[T]:
         for _ in range(min(helpers, len(calls) - 1)):
             if not _started(help_out):
                 break
-        work()
-    except BaseException as error:  # an exception out of a signal handler: it may come between any two lines
-        failures.append(error)
-        raise
+        work(own=True)
+    except BaseException as error:  # noqa: BLE001 - out of a signal handler: it may come between any two lines
+        here.insert(0, error)
     finally:
         # The calls hold files: not before they end.
         while True:
@@ -63,9 +65,9 @@ def side_by_side(calls: Sequence[Callable[[], T]], helpers: int) -> list[T]:
                 _wait(begun, ended, seen)
                 break
             except BaseException as error:  # noqa: BLE001 - as above
-                failures.append(error)
-    if failures:
-        raise failures[0]
+                here.insert(0, error)
+    for failure in (*here, *failures):
+        raise failure
     return [results[number] for number in range(len(calls))]
 
 

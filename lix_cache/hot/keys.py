@@ -100,6 +100,14 @@ class Keys:
         """String: the latest Unix milliseconds at which a window was emptied, or held an id of."""
         return f"{self.prefix}:{{{bucket}}}:high"
 
+    def ticket(self, session_id: str) -> str:
+        """String: what a read that found no window was told, to be shown when it is put back."""
+        return f"{self.prefix}:{{{self.bucket(session_id)}}}:ticket:{digest(session_id)}"
+
+    def refused(self, session_id: str) -> str:
+        """Set: nonces of messages that are stored, or deleted, and whose late copies are refused."""
+        return f"{self.prefix}:{{{self.bucket(session_id)}}}:refused:{digest(session_id)}"
+
     def lease(self, bucket: int) -> str:
         """String: which eviction thread is looking for idle sessions."""
         return f"{self.prefix}:{{{bucket}}}:lease"

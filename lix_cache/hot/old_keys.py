@@ -90,19 +90,6 @@ return 1
 """
 )
 
-# KEYS: list   ARGV: start of a message's key, how many
-# Drops the oldest messages unread. Returns how many.
-_DROP = script(
-    """
-local numbers = redis.call('LRANGE', KEYS[1], -tonumber(ARGV[2]), -1)
-for i = 1, #numbers do
-  redis.call('UNLINK', ARGV[1] .. numbers[i])
-  redis.call('RPOP', KEYS[1])
-end
-return #numbers
-"""
-)
-
 
 @dataclass(frozen=True)
 class OldSessions:
@@ -165,7 +152,3 @@ class OldSessions:
         for message in messages:
             args += (message.number, "" if message.data is None else _sha1(message.data))
         return ScriptCall(_TRIM, (self.list_key(session_id),), tuple(args))
-
-    def drop(self, session_id: str, limit: int) -> Command:
-        """Drop the oldest messages. Answers how many; fewer than ``limit`` when none is left."""
-        return ScriptCall(_DROP, (self.list_key(session_id),), (self._message_start(session_id), limit))

@@ -55,7 +55,11 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 """
 
-# KEYS: window, active, overflow, high water
+# A command may be carried out at any time after its caller gave up: a server that hung goes on, a
+# proxy lets go of what it held. Meanwhile the session may have been moved, cleared or deleted. So
+# each script that removes or puts back says what it is about, and does nothing where that is gone.
+
+# KEYS: window, active, overflow, high water, refused nonces
 # ARGV: session id, message, life in ms, floor (ms and number of the largest id that the caller
 #       knows the session to have had), how sure the floor is (0: not looked at in the archive,
 #       1: looked at just now, 2: looked at under the session's lock), window size, length that
@@ -64,7 +68,8 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 #       left ('': not looked for)
 # Returns {id, length}; 'COLD' where only the archive can say which id is large enough;
 # 'BEHIND' where the window ends before messages that the caller has seen, or knows archived;
-# 'OLD' where there are messages of the old package (see old_keys.py).
+# 'OLD' where there are messages of the old package (see old_keys.py); 'LATE' where the message is
+# stored already, or deleted (see REFUSE).
 #
 # A window that is there numbers its messages by itself, whatever the clock does. One that
 # is not may have been emptied to disk; then an id is safe if the clock is past the last
@@ -80,6 +85,8 @@ ADD = script(
     NOW
     + """
 if ARGV[10] ~= '' and redis.pcall('EXISTS', ARGV[10]) == 1 then return 'OLD' end
+local nonce = string.sub(ARGV[2], 2, 7)
+if redis.call('SISMEMBER', KEYS[5], nonce) == 1 then return 'LATE' end
 local length = redis.call('XLEN', KEYS[1])
 local ms, seq = tonumber(ARGV[4]), tonumber(ARGV[5])
 local function below_floor(id)
@@ -116,6 +123,11 @@ if below_floor(given) and redis.pcall('XDEL', KEYS[1], given) == 1 then
   given = redis.call('XADD', KEYS[1], above_floor, 'm', ARGV[2])
 end
 if length == 1 then redis.pcall('PEXPIRE', KEYS[1], ARGV[3]) end
+-- Bit 5: it was sent before, and that one may still be on its way.
+if math.floor(string.byte(ARGV[2]) / 32) % 2 == 1 then
+  redis.pcall('SADD', KEYS[5], nonce)
+  redis.pcall('PEXPIRE', KEYS[5], ARGV[3])
+end
 return {given, length}
 """
 )
@@ -169,12 +181,17 @@ local function take(read, from, left, room, least)
 end
 """
 
-# KEYS: window, active
+# How long a session that was not there may take to be put back.
+TICKET_MS = 60_000
+
+# KEYS: window, active, ticket
 # ARGV: session id, how many, bytes at most, life in ms, key that the old package may have left,
-#       id to look below ('+': from the newest on)
-# Returns 'OLD' where there is such a key; nil where there is no window; else {1 if there may be more of
-# what was asked for, id, message, id, message …}, newest first. A server that takes no writes for now
-# (full, not persisting) can still be read: that the use of the session goes unnoted is no reason to refuse.
+#       id to look below ('+': from the newest on), 6 random bytes
+# Returns 'OLD' where there is such a key; {1 if there may be more of what was asked for, id, message, id,
+# message …}, newest first; where there is no window {false, ticket}: what REHYDRATE asks for, '' where it
+# cannot be kept. Readers that come before the session is put back share one. A server that takes no
+# writes for now (full, not persisting) can still be read: that the use of the session goes unnoted is no
+# reason to refuse.
 READ = script(
     NOW
     + _PAGES
@@ -182,7 +199,18 @@ READ = script(
 if redis.pcall('EXISTS', ARGV[5]) == 1 then return 'OLD' end
 local function read(from, count) return redis.call('XREVRANGE', KEYS[1], from, '-', 'COUNT', count) end
 take(read, ARGV[6] == '+' and '+' or '(' .. ARGV[6], tonumber(ARGV[2]), tonumber(ARGV[3]), 1)
-if #out == 1 and redis.call('EXISTS', KEYS[1]) == 0 then return false end
+if #out == 1 and redis.call('EXISTS', KEYS[1]) == 0 then
+  local ticket = redis.call('GET', KEYS[3])
+  if not ticket then
+    -- Made here, so that a read that is carried out twice makes two; and not of the time alone.
+    ticket = t[1] .. '.' .. t[2] .. ':' .. ARGV[7]
+    local kept = redis.pcall('SET', KEYS[3], ticket, 'PX', """
+    + str(TICKET_MS)
+    + """)
+    if not kept.ok then ticket = '' end
+  end
+  return {false, ticket}
+end
 redis.pcall('PEXPIRE', KEYS[1], ARGV[4])
 redis.pcall('ZADD', KEYS[2], string.format('%.0f', now), ARGV[1])
 return out
@@ -208,7 +236,7 @@ return out
 """
 )
 
-# KEYS: window, active, overflow, high water
+# KEYS: window, active, overflow, high water, ticket
 # ARGV: session id, smallest id to keep ('' to keep all), largest ms that is archived,
 #       length that counts as overflow, id of the oldest message that was archived
 # Forgets what the archive has. Returns how many are left. A server that hung may carry this
@@ -226,7 +254,7 @@ end
 local left = redis.call('XLEN', KEYS[1])
 if left < tonumber(ARGV[4]) then redis.call('HDEL', KEYS[3], ARGV[1]) end
 if left == 0 then
-  redis.call('UNLINK', KEYS[1])
+  redis.call('UNLINK', KEYS[1], KEYS[5])
   redis.call('ZREM', KEYS[2], ARGV[1])
   local high = math.max(now, tonumber(ARGV[3]), tonumber(redis.call('GET', KEYS[4]) or '0'))
   redis.call('SET', KEYS[4], string.format('%.0f', high))
@@ -235,34 +263,76 @@ return left
 """
 )
 
-# KEYS: window, active   ARGV: session id, life in ms, id, message, id, message …
-# Puts archived messages back under their own ids, unless the session is hot already.
+# KEYS: window, active, ticket   ARGV: session id, life in ms, ticket, id, message, id, message …
+# Puts archived messages back under their own ids. Returns 1; 0 where the session is hot already; -1
+# where it was moved, cleared or deleted since the ticket was given: what was read may be outdated.
 REHYDRATE = script(
     NOW
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-for i = 3, #ARGV, 2 do redis.call('XADD', KEYS[1], ARGV[i], 'm', ARGV[i + 1]) end
+if redis.call('GET', KEYS[3]) ~= ARGV[3] then return -1 end
+redis.call('DEL', KEYS[3])
+for i = 4, #ARGV, 2 do redis.call('XADD', KEYS[1], ARGV[i], 'm', ARGV[i + 1]) end
 redis.call('ZADD', KEYS[2], string.format('%.0f', now), ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
 )
 
-# KEYS: window, active, overflow, high water   ARGV: session id
-# Returns how many messages were there, and the ms that every later message exceeds.
-FORGET = script(
+# KEYS: window, high water, ticket   ARGV: none
+# Returns how many messages are there, the last one's id or '', and the ms that every later message in
+# a new window exceeds. From here on what was read of the archive is not put back.
+ENDS = script(
     NOW
     + """
-local length = redis.call('XLEN', KEYS[1])
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-local high = math.max(now, tonumber(redis.call('GET', KEYS[4]) or '0'))
+local high = math.max(now, tonumber(redis.call('GET', KEYS[2]) or '0'))
 if #last == 1 then high = math.max(high, tonumber(string.match(last[1][1], '^%d+'))) end
+high = string.format('%.0f', high)
+redis.call('SET', KEYS[2], high)
+redis.call('DEL', KEYS[3])
+return {redis.call('XLEN', KEYS[1]), #last == 1 and last[1][1] or '', high}
+"""
+)
+
+# KEYS: window, active, overflow   ARGV: session id, smallest id to keep
+# Drops what ENDS saw. What was added since stays, however much later this is carried out. Returns the
+# id of the first message that is left, or ''.
+FORGET = script(
+    """
+redis.call('XTRIM', KEYS[1], 'MINID', '=', ARGV[2])
+redis.call('HDEL', KEYS[3], ARGV[1])
+local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
+if #first == 1 then return first[1][1] end
 redis.call('UNLINK', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('HDEL', KEYS[3], ARGV[1])
-high = string.format('%.0f', high)
-redis.call('SET', KEYS[4], high)
-return {length, high}
+return ''
+"""
+)
+
+# How many of the newest messages are looked at for late copies.
+LATE_AMONG = 1000
+
+# KEYS: window, refused nonces   ARGV: life in ms, nonce, id, nonce, id …
+# Each message is stored under that id, or deleted. Adds of it that are still on their way are refused
+# from now on, and the copies that have come are dropped. A server that takes no writes (its memory
+# is full) refuses adds by itself.
+REFUSE = script(
+    """
+local known = {}
+for i = 2, #ARGV, 2 do
+  known[ARGV[i]] = ARGV[i + 1]
+  redis.pcall('SADD', KEYS[2], ARGV[i])
+end
+redis.pcall('PEXPIRE', KEYS[2], ARGV[1])
+local rows = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', """
+    + str(LATE_AMONG)
+    + """)
+for i = 1, #rows do
+  local id = known[string.sub(rows[i][2][2], 2, 7)]
+  if id and id ~= rows[i][1] then redis.call('XDEL', KEYS[1], rows[i][1]) end
+end
+return 1
 """
 )
 
@@ -285,88 +355,5 @@ local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
 redis.pcall('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
-"""
-)
-
-# KEYS: vectors, responses, scopes
-# ARGV: dimension, entries at most, slot (float64 expiry, 8-byte tag, float32 numbers),
-#       tag and response, life in ms, scope, header text without the counter
-# Writes one entry, over the oldest where the ring is full. Returns 1, or {'DIM', dimension}.
-# Where the keys hold something else it fails before it has written anything. A ring of another
-# size is made anew with the newest 256 of its entries, which begin at its first slot: neither
-# what is copied nor what is allocated depends on how large either ring is.
-#
-# vectors is a header of 64 bytes ("LXS1", dimension, entries at most, next number, number of
-# the first slot's first entry) and a ring of equal slots; number n is in slot n minus that first
-# number, mod entries. An entry costs one SETRANGE, however many there are.
-SEMANTIC_SET = script(
-    NOW
-    + """
-local dim, cap = tonumber(ARGV[1]), tonumber(ARGV[2])
-local size = #ARGV[3]
-local head = redis.call('GETRANGE', KEYS[1], 0, 63)
-local number, first = 0, 0
-redis.call('HLEN', KEYS[2])
-redis.call('ZCARD', KEYS[3])
-local life = math.max(tonumber(ARGV[5]), redis.call('PTTL', KEYS[1]))
-if head == '' then
-  redis.call('UNLINK', KEYS[2])
-else
-  local held = tonumber(string.sub(head, 5, 14))
-  local old_cap = tonumber(string.sub(head, 15, 24))
-  number, first = tonumber(string.sub(head, 25, 44)), tonumber(string.sub(head, 45, 64))
-  if #head < 64 or string.sub(head, 1, 4) ~= 'LXS1'
-      or not (held and old_cap and number and first) or held < 1 or old_cap < 1 then
-    return redis.error_reply('FOREIGN a semantic cache key holds foreign data')
-  end
-  if held ~= dim then return {'DIM', held} end
-  if old_cap ~= cap then
-    local kept = math.min(number - first, old_cap, cap, 256)
-    local slots, responses = {}, {}
-    for n = number - kept, number - 1 do
-      local at, name = 64 + ((n - first) % old_cap) * size, string.format('%.0f', n)
-      slots[#slots + 1] = redis.call('GETRANGE', KEYS[1], at, at + size - 1)
-      responses[name] = redis.call('HGET', KEYS[2], name) or nil
-    end
-    redis.call('UNLINK', KEYS[1], KEYS[2])
-    redis.call('SETRANGE', KEYS[1], 64, table.concat(slots))
-    for name, response in pairs(responses) do redis.call('HSET', KEYS[2], name, response) end
-    first = number - kept
-  end
-end
-redis.call('SETRANGE', KEYS[1], 64 + ((number - first) % cap) * size, ARGV[3])
-redis.call('SETRANGE', KEYS[1], 0, string.format('LXS1%010d%010d%020.0f%020.0f', dim, cap, number + 1, first))
-redis.call('HSET', KEYS[2], string.format('%.0f', number), ARGV[4])
-if number >= cap then redis.call('HDEL', KEYS[2], string.format('%.0f', number - cap)) end
-redis.call('PEXPIRE', KEYS[1], life)
-redis.call('PEXPIRE', KEYS[2], life)
-redis.call('ZADD', KEYS[3], string.format('%.0f', now + life), ARGV[6])
--- A scope's first entry always, so that the index grows no longer than it is cleaned.
-if number % 16 == 0 then
-  local late = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now), 'LIMIT', 0, 64)
-  if #late > 0 then redis.call('ZREM', KEYS[3], unpack(late)) end
-end
-redis.call('PEXPIRE', KEYS[3], math.max(life, redis.call('PTTL', KEYS[3])))
-return 1
-"""
-)
-
-# KEYS: scopes   ARGV: none.   Returns how many scopes of the session are alive.
-SEMANTIC_COUNT = script(
-    NOW
-    + """
-return redis.call('ZCOUNT', KEYS[1], string.format('(%.0f', now), '+inf')
-"""
-)
-
-# KEYS: scopes   ARGV: start of a vectors key, start of a responses key, how many at most
-# Drops the entries of some scopes of a session. The keys dropped are not declared; they carry the
-# same hash tag, and only the session's own index names them. Returns how many scopes there were.
-SEMANTIC_CLEAR = script(
-    """
-local scopes = redis.call('ZRANGE', KEYS[1], 0, tonumber(ARGV[3]) - 1)
-for i = 1, #scopes do redis.call('UNLINK', ARGV[1] .. scopes[i], ARGV[2] .. scopes[i]) end
-if #scopes > 0 then redis.call('ZREM', KEYS[1], unpack(scopes)) end
-return #scopes
 """
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from lix_cache.hot.old_keys import OLD, OldSessions, old_list_key
 from lix_cache.hot.scripts import Command, ScriptCall
 from lix_cache.messages import MessageId, Turn, is_repeated, pack_hot, parse_id, unpack_window
 
-__all__ = ["BYTES_AT_ONCE", "Added", "Gap", "HotWindow", "Page", "Refused"]
+__all__ = ["BYTES_AT_ONCE", "Added", "Cold", "End", "Gap", "HotWindow", "Page", "Refused"]
 
 #: Messages looked at in one call.
 FIND_AT_ONCE = 1000
@@ -59,11 +59,38 @@ class Refused(Enum):
         COLD: there is no window, and only the archive can say which id is large enough.
         BEHIND: Redis has gone back to an older state.
         OLD: the old package left messages that come before it.
+        LATE: the message is stored already, or deleted.
     """
 
     COLD = "COLD"
     BEHIND = "BEHIND"
     OLD = "OLD"
+    LATE = "LATE"
+
+
+class Cold(NamedTuple):
+    """The answer to a read where there is no window.
+
+    Attributes:
+        ticket: to be shown when the session is put back; empty where that cannot be.
+    """
+
+    ticket: bytes
+
+
+@dataclass(frozen=True)
+class End:
+    """How far a window goes.
+
+    Attributes:
+        length: its messages.
+        last: the last one's id; None if there is none.
+        up_to: the largest id that the session can have had.
+    """
+
+    length: int
+    last: MessageId | None
+    up_to: MessageId
 
 
 @dataclass(frozen=True)
@@ -86,13 +113,15 @@ class _Names(NamedTuple):
 
     Attributes:
         session: the id.
-        keys: window, active, overflow, high water.
+        add: the keys of an add.
+        read: and of a read.
         old: the list that the old package may have left.
         life: of the window, in milliseconds.
     """
 
     session: bytes
-    keys: tuple[bytes, ...]
+    add: tuple[bytes, ...]
+    read: tuple[bytes, ...]
     old: bytes
     life: bytes
 
@@ -121,10 +150,15 @@ class HotWindow:
             if len(self._names) >= _MOST_NAMES:
                 self._names.clear()
             keys, b = self.keys, self.keys.bucket(session_id)
-            own = (keys.window(session_id), keys.active(b), keys.overflow(b), keys.high_water(b))
-            old = old_list_key(keys.prefix, session_id)
-            life = b"%d" % self.life_ms
-            names = _Names(session_id.encode(), tuple(key.encode() for key in own), old.encode(), life)
+            window, active = keys.window(session_id).encode(), keys.active(b).encode()
+            others = (keys.overflow(b), keys.high_water(b), keys.refused(session_id))
+            names = _Names(
+                session_id.encode(),
+                (window, active, *(key.encode() for key in others)),
+                (window, active, keys.ticket(session_id).encode()),
+                old_list_key(keys.prefix, session_id).encode(),
+                b"%d" % self.life_ms,
+            )
             self._names[session_id] = names
         return names
 
@@ -155,7 +189,7 @@ class HotWindow:
         names = self._names_of(session_id)
         return ScriptCall(
             scripts.ADD,
-            names.keys,
+            names.add,
             (
                 names.session,
                 packed,
@@ -203,23 +237,31 @@ class HotWindow:
             return None
         return parse_id(reply) if isinstance(reply, bytes) else Added(parse_id(reply[0]), int(reply[1]))
 
-    def read(self, session_id: str, count: int, below: MessageId | None = None) -> Command:
+    def read(self, session_id: str, count: int, nonce: bytes, below: MessageId | None = None) -> Command:
         """Read the newest messages, or those below an id, and count it as a use of the session.
 
         A page of them; :meth:`newest` says whether there may be more.
+
+        Args:
+            session_id: the session.
+            count: how many.
+            nonce: random bytes, for a ticket where there is no window.
+            below: begin below this one.
         """
         names = self._names_of(session_id)
         start = b"+" if below is None else str(below)
         return ScriptCall(
             scripts.READ,
-            names.keys[:2],
-            (names.session, count, BYTES_AT_ONCE, names.life, names.old, start),
+            names.read,
+            (names.session, count, BYTES_AT_ONCE, names.life, names.old, start, nonce),
         )
 
     @staticmethod
-    def newest(reply: Any) -> Page | None:
-        """Return the answer to :meth:`read`; None if there is no window."""
-        return None if reply is None else Page(_turns(reply[1:])[::-1], bool(reply[0]))
+    def newest(reply: Any) -> Page | Cold:
+        """Return the answer to :meth:`read`."""
+        if reply[0] is None:
+            return Cold(reply[1])
+        return Page(_turns(reply[1:])[::-1], bool(reply[0]))
 
     def oldest(
         self,
@@ -278,6 +320,7 @@ class HotWindow:
                 self.keys.active(b),
                 self.keys.overflow(b),
                 self.keys.high_water(b),
+                self.keys.ticket(session_id),
             ),
             (
                 session_id,
@@ -288,19 +331,17 @@ class HotWindow:
             ),
         )
 
-    def rehydrate(self, session_id: str, turns: Sequence[Turn]) -> Command:
-        """Put archived messages back, unless the session is hot: a page of the newest. Answers 1 or 0.
+    def rehydrate(self, session_id: str, turns: Sequence[Turn], cold: Cold) -> Command:
+        """Put archived messages back: a page of the newest.
 
         What a larger window lacks is read from the archive, as where it began after a move to disk.
+        Answers 1; 0 where the session is hot; -1 where it was moved, cleared or deleted since it was
+        found cold.
         """
-        args: list[Any] = [session_id, self.life_ms]
+        args: list[Any] = [session_id, self.life_ms, cold.ticket]
         for turn in turns[-scripts.PAGE :]:
             args += (str(turn.id), pack_hot(turn, coded=self.coded))
-        return ScriptCall(
-            scripts.REHYDRATE,
-            (self.keys.window(session_id), self.keys.active(self.keys.bucket(session_id))),
-            tuple(args),
-        )
+        return ScriptCall(scripts.REHYDRATE, self._names_of(session_id).read, tuple(args))
 
     @staticmethod
     def size_of(command: Command) -> int:
@@ -308,24 +349,31 @@ class HotWindow:
         words = command.args if isinstance(command, ScriptCall) else command
         return sum(len(word) for word in words if isinstance(word, (bytes, str)))
 
-    def forget(self, session_id: str) -> Command:
-        """Drop the window. :meth:`forgotten` reads the answer."""
+    def ends(self, session_id: str) -> Command:
+        """Look how far a window goes that is to be forgotten. :meth:`end` reads the answer."""
         b = self.keys.bucket(session_id)
-        return ScriptCall(
-            scripts.FORGET,
-            (
-                self.keys.window(session_id),
-                self.keys.active(b),
-                self.keys.overflow(b),
-                self.keys.high_water(b),
-            ),
-            (session_id,),
-        )
+        keys = (self.keys.window(session_id), self.keys.high_water(b), self.keys.ticket(session_id))
+        return ScriptCall(scripts.ENDS, keys, ())
 
     @staticmethod
-    def forgotten(reply: Any) -> tuple[int, MessageId]:
-        """Return how many messages there were, and the largest id that any of them can have had."""
-        return int(reply[0]), MessageId(int(reply[1]), LARGEST_SEQ)
+    def end(reply: Any) -> End:
+        """Return the answer to :meth:`ends`."""
+        last = parse_id(reply[1]) if reply[1] else None
+        return End(int(reply[0]), last, MessageId(int(reply[2]), LARGEST_SEQ))
+
+    def forget(self, session_id: str, last: MessageId) -> Command:
+        """Drop the messages of a window up to one. Answered with the first id that is left, or nothing."""
+        b = self.keys.bucket(session_id)
+        keys = (self.keys.window(session_id), self.keys.active(b), self.keys.overflow(b))
+        return ScriptCall(scripts.FORGET, keys, (session_id, str(last.successor())))
+
+    def refuse(self, session_id: str, stored: Mapping[bytes, MessageId]) -> Command:
+        """Refuse, and drop, all copies of messages but those under these ids."""
+        args: list[Any] = [self.life_ms]
+        for nonce, message_id in stored.items():
+            args += (nonce, str(message_id))
+        keys = (self.keys.window(session_id), self.keys.refused(session_id))
+        return ScriptCall(scripts.REFUSE, keys, tuple(args))
 
     def remove(self, session_id: str, message_id: MessageId) -> Command:
         """Take back one message."""

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lix_cache.compute import Failed
 from lix_cache.effects import Compute, Flow, RedisCall
-from lix_cache.errors import MissingExtra, told
+from lix_cache.errors import ComputeTimeout, MissingExtra, told
 from lix_cache.hot import answer_scripts, vector_set_scripts
 from lix_cache.semantic import entry, vector_sets
 from lix_cache.semantic.core import Core, Scope, Spent, Stop, wording_of
@@ -345,12 +346,12 @@ def _verified(
         scores: FloatArray = yield Compute(
             lambda: verified_scores(verifier, pairs), core.deadline, "the verifier", may_hang=True
         )
-    except MissingExtra as error:
-        # As with an embedder: it will never answer, and as a miss nobody would learn of it.
+    except (ComputeTimeout, Failed) as caught:
+        error = caught.error if isinstance(caught, Failed) else caught
         core.tally.trouble("verifier_errors", error)
-        raise
-    except Exception as error:
-        core.tally.trouble("verifier_errors", error)
+        if isinstance(error, MissingExtra):
+            # As with an embedder: it will never answer, and as a miss nobody would learn of it.
+            raise error from None
         raise _stop(chosen, Reason.VERIFIER_FAILED, told(error)) from error
     finally:
         core.spend("verify", started, spent)

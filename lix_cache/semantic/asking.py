@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lix_cache.checks import check_flag, check_number, check_seconds, check_text
+from lix_cache.compute import Failed, settled
 from lix_cache.errors import ConfigError, InvalidContext, InvalidInput
 from lix_cache.semantic.core import wording_of
 from lix_cache.semantic.entry import tag_words
@@ -238,8 +239,12 @@ class Asker:
     def _are_same(self, identity: str, checks: list[tuple[str, Any, bytes]]) -> bool:
         """Whether the function, and what the application's functions identified, still are what they were."""
         identify = self._rules.identify
-        try:
+
+        def compare() -> bool:
             is_same = all(take(identify[n](value), "")[1] == form for n, value, form in checks)
             return is_same and self._identity() == identity
-        except Exception:  # noqa: BLE001 - what the application's functions may raise is not to be known
+
+        try:
+            return settled(compare)
+        except Failed:
             return False

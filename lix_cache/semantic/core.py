@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lix_cache.compute import Failed
 from lix_cache.effects import Compute, Flow, RedisBatch, RedisCall
 from lix_cache.errors import ComputeTimeout, ConfigError, InvalidInput, MissingExtra, RedisUnavailable, told
 from lix_cache.hot.scripts import Script, ScriptCall
@@ -319,12 +320,11 @@ class Core:
         except ComputeTimeout as error:
             self.tally.trouble("embedder_errors", error)
             raise Stop(Reason.EMBEDDER_TIMEOUT, str(error)) from error
-        except MissingExtra as error:
-            self.tally.trouble("embedder_errors", error)
-            raise
-        except Exception as error:
-            self.tally.trouble("embedder_errors", error)
-            raise Stop(Reason.EMBEDDER_FAILED, told(error)) from error
+        except Failed as failed:
+            self.tally.trouble("embedder_errors", failed.error)
+            if isinstance(failed.error, MissingExtra):
+                raise failed.error from None
+            raise Stop(Reason.EMBEDDER_FAILED, told(failed.error)) from failed.error
         finally:
             self.spend("embed", started, spent)
         return result

@@ -20,6 +20,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from lix_cache.compute import Failed, settled
 from lix_cache.daemon import Promise
 from lix_cache.effects import Flow, RedisCall, Sleep
 from lix_cache.errors import RedisError
@@ -173,9 +174,9 @@ def recipe_of(result: Any) -> Recipe | None:
     if type(result) in _PLAIN:
         return Recipe(lambda: result)
     try:
-        data = encode_item(result)
+        data = settled(lambda: encode_item(result))
         return Recipe(lambda: decode_item(data), len(data) >= LARGE_BYTES)
-    except Exception:  # noqa: BLE001 - what a value of the application's may raise is not to be known
+    except Failed:
         own = _copied(result)
         return None if own is None or _copied(own) is None else Recipe(lambda: _copied(own))
 
@@ -183,8 +184,8 @@ def recipe_of(result: Any) -> Recipe | None:
 def _copied(value: Any) -> Any:
     """Return a copy of all of a value; None if there is none."""
     try:
-        copied = copy.deepcopy(value)
-    except Exception:  # noqa: BLE001 - as above
+        copied = settled(lambda: copy.deepcopy(value))
+    except Failed:
         return None
     # Functions, classes and what says that there is only one of it.
     return None if copied is value or type(copied) is not type(value) else copied
@@ -207,15 +208,18 @@ def recipe_of_error(error: Exception) -> Recipe | None:
 
 
 def _copied_error(error: Exception) -> Exception | None:
-    try:
+    def copied() -> Exception | None:
         for attempt in (_copied, _without_init):
             made = attempt(error)
             if type(made) is type(error) and made.args == error.args and str(made) == str(error):
                 whole: Exception = made
                 return whole
-    except Exception:  # noqa: BLE001 - as above
         return None
-    return None
+
+    try:
+        return settled(copied)
+    except Failed:
+        return None
 
 
 def _without_init(error: Exception) -> Exception:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lix_cache.compute import Failed
 from lix_cache.effects import Compute, Effect, Flow, RedisBatch, RedisCall
-from lix_cache.errors import ConfigError, InvalidInput, told
+from lix_cache.errors import ConfigError, InvalidInput, LixCacheError, told
 from lix_cache.hot import answer_scripts
 from lix_cache.hot.probe import probe, verdict
 from lix_cache.hot.scripts import ScriptCall
@@ -298,7 +299,7 @@ def _try(core: Core, effect: Effect) -> Flow[dict[str, Any]]:
     started = core.clock.monotonic()
     try:
         result = yield effect
-    except Exception as error:  # noqa: BLE001 - reported, whatever it is
-        return {"status": "down", "detail": told(error)}
+    except (LixCacheError, Failed) as error:
+        return {"status": "down", "detail": told(error.error if isinstance(error, Failed) else error)}
     found = {"status": "ok", "latency_ms": round((core.clock.monotonic() - started) * 1000, 3)}
     return found if result is None else {**found, "result": result}

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.archive.varints import Reader, put_varint
+from lix_cache.compute import Failed, settled
 from lix_cache.errors import CodecError, InvalidInput, MissingExtra
 from lix_cache.semantic.value_arrow import table_from_bytes, table_to_bytes
 from lix_cache.semantic.value_items import decode_item, encode_item
@@ -147,14 +148,19 @@ def _check_numbers(flat: npt.NDArray[Any]) -> None:
 
 def _from_table(letter: bytes, value: Any, where: str, package: str) -> bytes:
     import_arrow(package)
-    try:
+
+    def there_and_back() -> tuple[bytes, Any]:
         data = _ENCODE[letter](value)
-        back = _DECODE[letter](data)
-    except MissingExtra:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever Arrow, pandas or polars raise for what they cannot convert
+        return data, _DECODE[letter](data)
+
+    try:
+        data, back = settled(there_and_back)
+    except Failed as failed:
+        # Whatever Arrow, pandas or polars raise for what they cannot convert.
+        if isinstance(failed.error, MissingExtra):
+            raise failed.error from None
         # Neither its text nor the error itself: Arrow quotes the cell that it cannot hold.
-        kind = type(error).__name__
+        kind = type(failed.error).__name__
         raise InvalidInput(f"{where} is a {package} table that Arrow cannot hold ({kind})") from None
     if not _SAME[letter](value, back):
         raise InvalidInput(
@@ -245,14 +251,18 @@ def _polars_series_from(data: bytes) -> Any:
 
 def _converted(convert: Callable[[], Any]) -> Any:
     try:
-        return convert()
-    except (CodecError, MissingExtra):
-        raise
+        return settled(convert)
+    except Failed as failed:
+        # Whatever is raised for a schema that makes no sense.
+        if isinstance(failed.error, (CodecError, MissingExtra)):
+            raise failed.error from None
+        kind = type(failed.error).__name__
     except BaseException as error:
-        # Whatever is raised for a schema that makes no sense; polars' panics are no Exception.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        # Polars' panics are no Exception.
+        kind = type(error).__name__
+        if kind != "PanicException":
             raise
-        raise CodecError(f"a table that cannot be read ({type(error).__name__})") from None
+    raise CodecError(f"a table that cannot be read ({kind})")
 
 
 def _same_pandas_frame(one: Any, two: Any) -> bool:

@@ -33,9 +33,9 @@ from lix_cache.errors import (
 from lix_cache.hot.connections import NewConnection
 from lix_cache.hot.probe import READS_ONLY
 from lix_cache.hot.scripts import Command
-from lix_cache.hot.window import BYTES_AT_ONCE, Added, Gap, HotWindow, Page, Refused
+from lix_cache.hot.window import BYTES_AT_ONCE, Added, Cold, Gap, HotWindow, Page, Refused
 from lix_cache.messages import LARGEST_MS, ZERO_ID, MessageId, Turn, once, pack_hot, with_id
-from lix_cache.session import old_sessions
+from lix_cache.session import late, old_sessions
 from lix_cache.session.health import before_add
 from lix_cache.session.store import Seen, SessionStore
 
@@ -68,6 +68,8 @@ BREATH = 8
 BREATH_SECONDS = 0.00002
 #: An add that has taken longer is not settled by looking for it.
 GIVE_UP_SECONDS = 3600.0
+#: How often a context is read again that others moved, cleared or deleted while it was read.
+READS_AGAIN = 2
 
 
 @dataclass
@@ -167,6 +169,8 @@ def add(session: Session, turn: Turn) -> Flow[AddResult]:
             gap = Gap.FILL
         added = yield from _add_hot(session, turn, sent, gap)
     except RedisUnavailable as error:
+        if error.maybe_done and turn.nonce is not None:
+            session.seen.leave_unsettled(turn.nonce)
         if store.config.on_redis_error == "raise" or sent.is_long_ago(store.clock):
             raise
         total = yield from _add_cold(session, turn, contested=error.maybe_done)
@@ -206,17 +210,18 @@ def _add_cold(session: Session, turn: Turn, *, contested: bool) -> Flow[int]:
 
 
 def _spill_late(session: Session) -> Flow[None]:
-    """Do the daemon's work, because it is late. The message is stored: nothing here may fail its add."""
+    """Do the daemon's work, because it is late. The message is stored: no trouble here may fail its add.
+
+    A caller that is told of it would add the message again. What is no trouble of ours goes through:
+    a signal's exception, above all.
+    """
     store = session.store
     store.count("late_spills")
     try:
         yield from move_to_disk(store, {session.id: session.window})
-    except Exception as error:  # noqa: BLE001 - a caller that is told of it would add the message again
+    except LixCacheError as error:
         store.count("spill_failures")
         store.last_error = told(error)
-        if not isinstance(error, LixCacheError):
-            # Without the traceback: a sink may show its variables, and with them messages.
-            logger.error("a late spill failed unexpectedly: {}", store.last_error)
 
 
 def _add_hot(session: Session, turn: Turn, sent: _Moment, gap: Gap) -> Flow[Added]:
@@ -274,6 +279,10 @@ def _append_hot(
     fenced: int | None = 0
     while True:
         opened = seen.opened
+        if gap is Gap.FILL:
+            # The gap cannot be seen any more, also where this is carried out without an answer:
+            # it is noted, and closed by a later use.
+            store.outage_sessions.add(session.id)
         fenced = None if fenced is None else opened
         command = store.hot.add(
             session.id,
@@ -294,20 +303,13 @@ def _append_hot(
             looked = True
             continue
         if isinstance(answer, Added):
-            if answer.id.ms > LARGEST_MS:
-                # No archive could hold it. It is not acknowledged, so it must not stay.
-                yield RedisCall(store.hot.remove(session.id, answer.id))
-                raise ArchiveCorrupt(
-                    "the session holds an id at the end of time, so that no larger one can be archived: a "
-                    "clock, or a file that lix_cache did not write, gave it. Export the session, delete it, "
-                    "and import it again"
-                )
+            yield from _archivable(session, answer.id)
             seen.saw(answer.id)
             seen.compared = max(seen.compared, opened)
-            if gap is Gap.FILL:
-                # The gap cannot be seen any more: it is noted, and closed by a later use.
-                store.outage_sessions.add(session.id)
             return answer
+        if answer is Refused.LATE:
+            # It was given up, and stored elsewhere or deleted: only its sender can know.
+            raise RedisUnavailable("the message was sent before", maybe_done=True, timed_out=True)
         if answer is Refused.OLD:
             # Nothing was added. What cannot move now is met again by the next add or read.
             looks_for_old = yield from _took_over(session, locked=locked)
@@ -330,6 +332,17 @@ def _append_hot(
         lock.release()
 
 
+def _archivable(session: Session, given: MessageId) -> Flow[None]:
+    """Take a message back whose id no archive could hold: it is not acknowledged, so it must not stay."""
+    if given.ms > LARGEST_MS:
+        yield RedisCall(session.store.hot.remove(session.id, given))
+        raise ArchiveCorrupt(
+            "the session holds an id at the end of time, so that no larger one can be archived: a "
+            "clock, or a file that lix_cache did not write, gave it. Export the session, delete it, "
+            "and import it again"
+        )
+
+
 def _took_over(session: Session, *, locked: bool) -> Flow[bool]:
     """Take over what the old package left, before an add; return False if it cannot be done now."""
     store = session.store
@@ -339,7 +352,9 @@ def _took_over(session: Session, *, locked: bool) -> Flow[bool]:
         else:
             yield from take_over(session)
             # So that the add counts what is now in the window, and the next read is one trip.
-            yield from _rehydrate(session)
+            found = yield from _read(session, 0)
+            if isinstance(found, Cold):
+                yield from _rehydrate(session, found)
     except (ArchiveError, InvalidMessage, RedisCommandError) as error:
         # The message matters more.
         store.count("old_session_failures")
@@ -473,7 +488,7 @@ def _persist(session: Session, turn: Turn, before: MessageId) -> Flow[None]:
             yield DiskCall(partial(append, session.id, [turn]))
         finally:
             lock.release()
-    except Exception:
+    except LixCacheError:
         # Not acknowledged, so it must not stay: the caller will send it again.
         try:
             removed = yield RedisCall(session.store.hot.remove(session.id, turn.id))
@@ -491,30 +506,37 @@ def _persist(session: Session, turn: Turn, before: MessageId) -> Flow[None]:
 # -- reading ---------------------------------------------------------------------------
 
 
-def get_context(session: Session, count: int = 0) -> Flow[list[Turn]]:
+def get_context(session: Session, count: int = 0, again: int = READS_AGAIN) -> Flow[list[Turn]]:
     """Return the newest messages of the context, oldest first: those of the window, and more.
 
     Args:
         session: the session.
         count: as many of the newest as Redis holds anyway, if that is more than the window.
+        again: how often to read again where others were at the session meanwhile.
     """
     store = session.store
     try:
         yield from _bring_together(session)
         turns = yield from _read(session, count)
-        if turns and session.seen.goes_beyond(turns[-1].id):
+        if not turns or isinstance(turns, Cold):
+            pass
+        elif session.seen.goes_beyond(turns[-1].id):
             if (yield from _catch_up(session, locked=False)):
                 turns = yield from _read(session, count)
-        elif turns:
+        else:
             session.seen.compared = max(session.seen.compared, session.seen.opened)
     except RedisUnavailable as error:
         found = yield from _without_redis(session, session.window, error)
         return found if found is not None else (yield from get_context(session, count))
-    if turns is not None and len(turns) >= session.window and not session.seen.goes_beyond(turns[-1].id):
+    if isinstance(turns, Cold):
+        if not (yield DiskCall(partial(store.archive.store.exists, session.id))):
+            return []
+        archived, is_current = yield from _rehydrate(session, turns)
+        if not is_current and again:
+            return (yield from get_context(session, count, again - 1))
+        return session.saw(archived)
+    if len(turns) >= session.window and not session.seen.goes_beyond(turns[-1].id):
         return session.saw(once(turns))
-    if turns is None:
-        archived = yield DiskCall(partial(store.archive.store.exists, session.id))
-        return session.saw((yield from _rehydrate(session)) if archived else [])
     # A window begun after the session had moved to disk, or kept by a cache with a
     # smaller one: the rest is archived. One disk call also says if there is nothing.
     read = partial(store.archive.store.recent, session.id, session.window, in_context=True)
@@ -522,32 +544,32 @@ def get_context(session: Session, count: int = 0) -> Flow[list[Turn]]:
     return session.saw(merged(older, turns)[-session.window :])
 
 
-def _read(session: Session, count: int) -> Flow[list[Turn] | None]:
-    """Read what Redis holds of the context; None if there is no window.
+def _read(session: Session, count: int) -> Flow[list[Turn] | Cold]:
+    """Read what Redis holds of the context.
 
     Page by page from the newest on: a message that moves to disk meanwhile is looked for there
     afterwards, and what is added meanwhile came too late to be seen.
     """
+    store, seen = session.store, session.seen
     left = max(count, session.window)
     pages: list[list[Turn]] = []
     below: MessageId | None = None
     while True:
-        reply = yield from _ask_known(session, session.store.hot.read(session.id, left, below))
-        page = HotWindow.newest(reply)
-        if page is None and not pages:
-            return None
-        if page is not None and page.turns:
-            pages.append(page.turns)
-            left -= len(page.turns)
-            below = page.turns[0].id
-        if page is None or not (page.has_more and page.turns and left > 0):
-            return _in_context(session, list(chain.from_iterable(reversed(pages))))
-
-
-def _in_context(session: Session, turns: list[Turn]) -> list[Turn]:
-    """Leave out what was cleared or deleted: a Redis that went back still has it."""
-    gone = session.seen.gone
-    return [turn for turn in turns if turn.id > gone] if turns and turns[0].id <= gone else turns
+        command = store.hot.read(session.id, left, store.new_nonce(), below)
+        page = HotWindow.newest((yield from _ask_known(session, command)))
+        if isinstance(page, Cold):
+            if not pages:
+                return page
+            break
+        if not page.turns:
+            break
+        pages.append(page.turns)
+        left -= len(page.turns)
+        below = page.turns[0].id
+        if not page.has_more or left <= 0:
+            break
+    # What was cleared or deleted: a Redis that went back still has it.
+    return late.counted(seen, list(chain.from_iterable(reversed(pages))), seen.gone)
 
 
 def take_over(session: Session) -> Flow[int]:
@@ -578,27 +600,32 @@ def _take_over_locked(session: Session) -> Flow[int]:
     return moved
 
 
-def _rehydrate(session: Session) -> Flow[list[Turn]]:
-    """Bring the end of a cold session back into Redis and return it.
+def _rehydrate(session: Session, cold: Cold) -> Flow[tuple[list[Turn], bool]]:
+    """Bring the end of a cold session back into Redis.
 
-    Under the lock, because a deletion between reading and putting back would be undone
-    by it. Putting back does nothing if somebody else was first.
+    Under the lock, because a deletion between reading and putting back would be undone by it.
+    The lock does not hold back what was sent and is carried out later: for that there is the
+    ticket, which everything under the lock that ends a window takes away. Putting back does
+    nothing if somebody else was first.
+
+    Returns:
+        The messages, and whether nobody has moved, cleared or deleted any since it was found cold.
     """
     store = session.store
     lock = yield from _locked(session)
+    done = 0
     try:
         turns: list[Turn] = yield DiskCall(
             partial(store.archive.store.recent, session.id, session.window, in_context=True, locked=True)
         )
-        done = 0
         if turns:
             # Where the archive is damaged its index may promise more than can be read.
             session.seen.expected = turns[-1].id
-            command = store.hot.rehydrate(session.id, turns)
+            command = store.hot.rehydrate(session.id, turns, cold)
             try:
                 # What is too large for a command stays where it is, and is read from there.
-                if store.hot.size_of(command) <= BYTES_AT_ONCE:
-                    done = yield RedisCall(command)
+                if cold.ticket and store.hot.size_of(command) <= BYTES_AT_ONCE:
+                    done = int((yield RedisCall(command)))
             except RedisUnavailable as error:
                 # What was asked for is in hand; only the next read will be slower.
                 store.count("redis_errors")
@@ -606,8 +633,8 @@ def _rehydrate(session: Session) -> Flow[list[Turn]]:
                     store.breaker.trip()
     finally:
         lock.release()
-    store.count("rehydrations", int(done))
-    return turns
+    store.count("rehydrations", max(0, done))
+    return turns, done >= 0
 
 
 def get_full(session: Session) -> Flow[list[Turn]]:
@@ -623,9 +650,7 @@ def get_full(session: Session) -> Flow[list[Turn]]:
     except RedisUnavailable as error:
         found = yield from _without_redis(session, None, error)
         return found if found is not None else (yield from get_full(session))
-    deleted = session.seen.deleted
-    if hot and hot[0].id <= deleted:
-        hot = [turn for turn in hot if turn.id > deleted]
+    hot = late.counted(session.seen, hot, session.seen.deleted)
     # A thread's work: it reads the archive, and puts any number of messages in order.
     everything: list[Turn] = yield DiskCall(
         lambda: merged(store.archive.store.turns(session.id), hot), waits=True
@@ -868,6 +893,8 @@ def _reunite_locked(session: Session) -> Flow[None]:
     try:
         moved = yield from _move_locked(store, {session.id: 0})
         moved.raise_failure()
+        # What went to the archive may still arrive: from here on it is refused.
+        yield from late.refuse_locked(store, session.id)
         # The mark goes last: until here a crash leaves it for the next daemon.
         yield DiskCall(partial(store.archive.store.unmark_pending_locked, session.id))
     except RedisUnavailable:
@@ -902,6 +929,9 @@ def clear(session: Session) -> Flow[None]:
         yield from _take_over_locked(session)
         moved = yield from _move_locked(store, {session.id: 0})
         moved.raise_failure()
+        # After the move, which may have archived more that can still arrive; before the mark, so
+        # that what has come since is not in the context.
+        yield from late.refuse_locked(store, session.id, session.seen.unsettled)
         yield DiskCall(partial(store.archive.store.clear_locked, session.id))
         # What is added from now on must come after the mark, or it would not be in the context.
         yield from _look(session, locked=True)
@@ -919,9 +949,11 @@ def delete(session: Session) -> Flow[bool]:
     store = session.store
     lock = yield from _locked(session)
     try:
-        hot, last = HotWindow.forgotten((yield RedisCall(store.hot.forget(session.id))))
+        # Before the window goes: what arrives in between would stay.
+        unsettled = yield from late.refuse_locked(store, session.id, session.seen.unsettled)
+        hot, last = yield from late.forget_locked(store, session.id)
         old = yield from old_sessions.drop_locked(store, session.id)
-        cold = yield DiskCall(partial(store.archive.store.delete_locked, session.id, last))
+        cold = yield DiskCall(partial(store.archive.store.delete_locked, session.id, last, unsettled))
         store.outage_sessions.discard(session.id)
         yield from _look(session, locked=True)
     finally:

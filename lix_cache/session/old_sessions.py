@@ -133,13 +133,16 @@ def rescue(store: SessionStore, done: Pass, take_over: Callable[[str], Flow[int]
 
 
 def drop_locked(store: SessionStore, session_id: str) -> Flow[bool]:
-    """Drop what the old package left of a session. Returns whether there was anything."""
-    old, dropped = store.hot.old, 0
-    while True:
-        count = int((yield RedisCall(old.drop(session_id, CHUNK))))
-        dropped += count
-        if count < CHUNK:
-            return dropped > 0
+    """Drop what the old package left of a session. Returns whether there was anything.
+
+    Each message only if it is still what was read: an old process may add others, however much
+    later this is carried out.
+    """
+    old, dropped = store.hot.old, False
+    while found := old.messages((yield RedisCall(old.read(session_id, CHUNK)))):
+        yield RedisCall(old.trim(session_id, found))
+        dropped = True
+    return dropped
 
 
 def _begin(store: SessionStore, session_id: str) -> _Move:

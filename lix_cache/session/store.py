@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
 
@@ -22,6 +22,8 @@ from lix_cache.messages import NONCE_BYTES, ZERO_ID, MessageId
 from lix_cache.session.health import ArchiveState
 
 __all__ = ["Seen", "SeenSessions", "SessionStore", "StoreIdentity", "open_store"]
+
+_MOST_UNSETTLED = 1000
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Seen:
             alone had is lost, and is not looked for at every read.
         cleared: messages up to here are history, no longer part of the context.
         deleted: messages up to here are gone.
+        contested: see Extent.
+        unsettled: nonces of adds that were not answered: they may be carried out at any time.
         opened: the newest connection to Redis since which it has looked at the archive.
         compared: the newest connection over which the window was found to go on from there.
         taken_over: messages of the old package were moved.
@@ -53,6 +57,8 @@ class Seen:
     expected: MessageId = ZERO_ID
     cleared: MessageId = ZERO_ID
     deleted: MessageId = ZERO_ID
+    contested: Mapping[bytes, MessageId] = field(default_factory=dict)
+    unsettled: set[bytes] = field(default_factory=set)
     opened: int = 0
     compared: int = 0
     taken_over: bool = False
@@ -62,11 +68,18 @@ class Seen:
         self.newest = max(self.newest, message_id)
         self.expected = max(self.expected, message_id)
 
+    def leave_unsettled(self, nonce: bytes) -> None:
+        """Note that an add was not answered. Of thousands that were not, some are forgotten."""
+        if len(self.unsettled) >= _MOST_UNSETTLED:
+            self.unsettled.pop()
+        self.unsettled.add(nonce)
+
     def note(self, extent: Extent) -> None:
         """Take over what the archive knows."""
         self.saw(extent.newest)
         self.cleared = max(self.cleared, extent.cleared)
         self.deleted = max(self.deleted, extent.deleted)
+        self.contested = extent.contested
 
     def goes_beyond(self, last: MessageId) -> bool:
         """Whether a window that ends with this id lacks something, or holds only what was taken out."""

@@ -10,21 +10,30 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from lix_cache import CacheConfig, ConversationArchive, HybridConversationCache
+from lix_cache import (
+    CacheConfig,
+    ConversationArchive,
+    HashingEmbedder,
+    HybridConversationCache,
+    SemanticCache,
+)
 from lix_cache.archive import files
 from lix_cache.archive.files import Files
 from lix_cache.drive import SyncDriver
 from lix_cache.effects import DiskCall, Flow, LockCall
 from lix_cache.hot.client import endpoint_for, lazy_client
 from lix_cache.hot.pools import Pool, pack
+from lix_cache.session import flow
 from tests.support import RedisServer
 from tests.support.interrupts import Interrupt, interrupt_at, lines_of
+from tests.support.lab import Process
 
 pytestmark = pytest.mark.promise("no-loss")
 
@@ -91,6 +100,25 @@ class Watched:
         self.cache.add_message("user", text)
         self.acknowledged.append(text)
 
+    @cached_property
+    def answers(self) -> SemanticCache:
+        config = self.config.replace(semantic_redis_db=DB + 1)
+        self.opened += PLACES
+        return SemanticCache(embedder=HashingEmbedder(dim=32), config=config)
+
+    @cached_property
+    def ask(self) -> Callable[..., Any]:
+        """A cached function, what it makes, and what it is asked with, of a kind of their own."""
+
+        @self.answers.cached(ttl_seconds=60, query_param="prompt", identify={"how": lambda how: how.name})
+        def ask(prompt: str, how: Any) -> Any:
+            return [prompt, how]
+
+        return ask
+
+    def question(self) -> str:
+        return f"what is {os.urandom(8).hex()}?"
+
     def reconnect(self) -> None:
         self.pool.disconnect()
 
@@ -129,6 +157,19 @@ def _moved(watched: Watched) -> None:
     watched.cache.flush_to_disk()
 
 
+def _has_much(watched: Watched) -> None:
+    for _ in range(3):
+        watched.add()
+
+
+def _stored(watched: Watched) -> None:
+    watched.answers.store("what is it?", {"text": "it"})
+
+
+class _How:
+    name = "briefly"
+
+
 #: What is interrupted, and what is done before each time, uninterrupted.
 CALLS: dict[str, tuple[Callable[[Watched], Any], Callable[[Watched], Any], int]] = {
     "add": (lambda w: None, lambda w: w.add(), 1),
@@ -137,6 +178,16 @@ CALLS: dict[str, tuple[Callable[[Watched], Any], Callable[[Watched], Any], int]]
     "get_context of a cold session": (_moved, lambda w: w.cache.get_context(), 5),
     "get_full": (lambda w: None, lambda w: w.cache.get_full(), 3),
     "flush_to_disk": (lambda w: w.add(), lambda w: w.cache.flush_to_disk(), 5),
+    "a late spill": (_has_much, lambda w: w.cache._drive(flow._spill_late(w.cache._session)), 4),
+    "smart_context": (lambda w: None, lambda w: w.cache.smart_context("message"), 11),
+    "smart_context of a cold session": (_moved, lambda w: w.cache.smart_context("message"), 11),
+    "clear": (lambda w: w.add(), lambda w: w.cache.clear(), 7),
+    "lookup, a hit": (_stored, lambda w: w.answers.lookup("what is it?"), 3),
+    "lookup, a miss": (_stored, lambda w: w.answers.lookup(w.question()), 5),
+    "store": (lambda w: None, lambda w: w.answers.store(w.question(), {"text": "it"}), 5),
+    "a health check": (_stored, lambda w: w.answers.health_check(), 5),
+    "cached, a hit": (lambda w: w.ask("what is it?", _How()), lambda w: w.ask("what is it?", _How()), 5),
+    "cached, a miss": (lambda w: None, lambda w: w.ask(w.question(), _How()), 9),
     "get_stats": (lambda w: None, lambda w: w.cache.get_stats(), 3),
     "append to the archive": (
         lambda w: None,
@@ -185,6 +236,18 @@ def test_a_lock_is_let_go_also_while_the_error_that_interrupted_it_is_kept(watch
         assert held_locks() == [], error
     assert len(kept) > 20
     watched.check_all()
+
+
+def test_an_interruption_comes_out_though_a_daemon_has_put_the_message_on_disk(config: CacheConfig) -> None:
+    process, daemon = Process(config.replace(durability="disk")), Process(config)
+    adding = process.adding("x")
+    step = adding.send(None)
+    while process.hot() == 0 or not isinstance(step, LockCall):
+        step = process.step(adding, step)
+    daemon.flush()
+    with pytest.raises(Interrupt):
+        adding.throw(Interrupt())
+    assert daemon.full() == ["x"]
 
 
 def test_a_flow_that_is_interrupted_between_two_effects_is_closed(config: CacheConfig) -> None:

@@ -487,8 +487,6 @@ def test_caches_of_different_sizes_bound_the_window_between_them(
         ArchiveUnavailable(28, "the disk is full"),
         InvalidMessage("too large for a frame"),
         MissingExtra("zstandard", "zstd", "archive_codec='zstd'"),
-        MemoryError(),
-        RuntimeError("what nobody thought of"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -512,6 +510,31 @@ def test_a_late_spill_that_fails_does_not_fail_the_add_that_made_it(
     say(cache, "one more", "and another")
     assert hot(config) == 4
     assert said(cache.get_full()) == [*texts, "one more", "and another"]
+
+
+@pytest.mark.promise("no-loss")
+def test_what_interrupts_a_late_spill_comes_out_of_its_add_and_loses_nothing(
+    config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker's soft time limit is an Exception like others."""
+
+    class SoftTimeLimit(Exception):
+        pass
+
+    cache = HybridConversationCache("s", config)
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise SoftTimeLimit
+
+    cache._store.archive_state.works()
+    texts = [f"message {i}" for i in range(20)]
+    with monkeypatch.context() as patched:
+        patched.setattr(cache._store.archive.store._files, "write_synced", interrupted)
+        with pytest.raises(SoftTimeLimit):
+            say(cache, *texts)
+    found = said(cache.get_full())
+    assert found == texts[: len(found)]
+    assert hot(config) == len(found) > 4
 
 
 def test_a_late_spill_that_finds_the_lock_taken_leaves_it_to_its_holder(config: CacheConfig) -> None:

@@ -196,3 +196,12 @@ def test_moving_many_sessions_shares_its_round_trips(
     # Overflow; lease and list; 32 reads in one; 32 trims in one; lease and list again.
     one = ["EVALSHA"]
     assert counted(idle.evictor.run_once) == [["HRANDFIELD"], one, one, one * 32, one * 32, one, one]
+
+
+def test_a_deletion_costs_the_same_however_long_the_session_is(cache: Any, counted: Counted) -> None:
+    cache.delete_session()
+    for _ in range(30):
+        cache.add_message("user", "x")
+    # Look how far the window goes, drop it, look for what the old package left.
+    assert counted(cache.delete_session) == [["EVALSHA"]] * 3
+    assert counted(cache.delete_session) == [["EVALSHA"]] * 2

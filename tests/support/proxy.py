@@ -50,6 +50,8 @@ class CountingProxy:
         self._target = ("127.0.0.1", target_port)
         self._delay = 0.0
         self._cuts: list[str] = []
+        self._holds = b""
+        self._held: list[tuple[socket.socket, bytes]] = []
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
         self._open: set[socket.socket] = set()
@@ -103,6 +105,25 @@ class CountingProxy:
         """
         with self._lock:
             self._cuts.extend([when] * requests)
+
+    def hold(self, mark: str | bytes) -> None:
+        """Keep the next request that holds these bytes, such as a script's name, and answer nothing."""
+        self._holds = mark.encode() if isinstance(mark, str) else mark
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether there is a request that was kept."""
+        return bool(self._held)
+
+    def let_go(self) -> list[bytes]:
+        """Pass on what was held, on the connections it came for, and return the server's answers."""
+        held, self._held = self._held, []
+        answers = []
+        for server, data in held:
+            with server:
+                server.sendall(data)
+                answers.append(server.recv(1 << 16))
+        return answers
 
     def delay(self, seconds: float) -> None:
         """Hold each reply back for so long; 0 for none."""
@@ -239,6 +260,10 @@ class _Link:
         self._proxy._note(names)
         if self._trouble == "before":
             return False
+        if self._proxy._holds and self._proxy._holds in data:
+            self._proxy._holds = b""
+            self._proxy._held.append((self._server.dup(), data))
+            return True
         self._server.sendall(data)
         return True
 

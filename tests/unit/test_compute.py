@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from lix_cache.effects import Compute, Flow
 from lix_cache.errors import ComputeTimeout
 from lix_cache.hot.client import endpoint_for
 from tests.support.forks import Child, Report
+from tests.support.interrupts import interrupt_at, lines_of
 
 pytestmark = pytest.mark.promise("no-stall")
 
@@ -213,3 +215,89 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
     with Child(work) as child:
         assert child.records() == [("r", 2)]
         assert child.wait() == 0
+
+
+# -- whose error it was ---------------------------------------------------------------------
+
+
+class _Soft(Exception):
+    """What a signal handler raises."""
+
+
+@COLOURS
+@DEADLINES
+def test_an_error_of_foreign_code_says_that_it_is_its_own(colour: str, seconds: float | None) -> None:
+    def fail() -> None:
+        raise LookupError("no model")
+
+    with pytest.raises(compute.Failed) as caught:
+        run(colour, Compute(fail, seconds, may_hang=True))
+    assert isinstance(caught.value.error, LookupError)
+
+
+@DEADLINES
+@pytest.mark.promise("no-loss")
+def test_an_exception_out_of_a_signal_handler_is_no_error_of_foreign_code(seconds: float | None) -> None:
+    gate = threading.Event()
+
+    def fire(*_: object) -> None:
+        raise _Soft
+
+    before = signal.signal(signal.SIGUSR1, fire)
+    main = threading.get_ident()
+
+    def call() -> None:
+        time.sleep(0.3)  # until its caller waits: a signal that comes just before is heard at the end
+        signal.pthread_kill(main, signal.SIGUSR1)
+        gate.wait(60)
+
+    try:
+        with pytest.raises(_Soft):
+            run("sync", Compute(call, seconds, may_hang=True))
+    finally:
+        gate.set()
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_exception_that_comes_once_comes_out(at: int, fails: bool) -> None:
+    calls: list[int] = []
+
+    def call() -> str:
+        calls.append(1)
+        if len(calls) == at + 1:
+            raise _Soft
+        if fails:
+            raise KeyError
+        return "done"
+
+    if at == 1 and not fails:
+        assert compute.settled(call) == "done"
+        return
+    with pytest.raises(_Soft):
+        compute.settled(call)
+
+
+def test_an_error_that_comes_twice_is_the_calls_own() -> None:
+    def call() -> None:
+        raise KeyError("x")
+
+    with pytest.raises(compute.Failed) as caught:
+        compute.settled(call)
+    assert isinstance(caught.value.error, KeyError)
+
+
+def test_calls_that_were_interrupted_while_they_began_take_no_thread_from_others() -> None:
+    pool, gate = compute._Pool(), threading.Event()
+    lines = lines_of(lambda: pool.submit(lambda: None))
+    for _ in range(compute.MOST_THREADS + 1):
+        for step in range(1, lines + 1):
+            interrupt_at(lambda: pool.submit(lambda: None), step)
+    try:
+        blocked = [pool.submit(lambda: gate.wait(60)) for _ in range(compute.MOST_THREADS // 2)]
+        assert pool.submit(lambda: 7).result(30) == 7
+    finally:
+        gate.set()
+    assert all(future.result(30) for future in blocked)

@@ -52,3 +52,23 @@ def test_where_no_thread_is_to_be_had_the_caller_does_all(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     assert side_by_side([threading.get_ident] * 5, 3) == [threading.get_ident()] * 5
+
+
+@pytest.mark.promise("no-loss")
+def test_what_interrupts_the_caller_is_raised_though_a_helper_failed_before() -> None:
+    begun, has_helper = threading.Event(), threading.Event()
+    main, helper = threading.current_thread(), []
+
+    def call() -> None:
+        if threading.current_thread() is main:
+            begun.set()
+            assert has_helper.wait(20)
+            helper[0].join(20)
+            raise KeyboardInterrupt
+        helper.append(threading.current_thread())
+        has_helper.set()
+        assert begun.wait(20)
+        raise OSError
+
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side([call, call], 1)

@@ -1,0 +1,441 @@
+"""A command is carried out long after its caller gave up: it undoes nothing, and takes nothing new away."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lix_cache import HybridConversationCache
+from lix_cache.config import CacheConfig
+from lix_cache.effects import Effect, Flow, RedisBatch, RedisCall
+from lix_cache.errors import RedisUnavailable
+from lix_cache.hot import scripts
+from lix_cache.hot.scripts import Script, ScriptCall
+from lix_cache.hot.window import Gap
+from lix_cache.messages import ZERO_ID, MessageId
+from lix_cache.session import flow, old_sessions
+from tests.support import CountingProxy, RedisServer
+from tests.support.lab import Process
+from tests.support.twins import Twins
+
+pytestmark = pytest.mark.promise("no-loss")
+
+
+@pytest.fixture
+def config(redis_server: RedisServer, tmp_path: Path) -> CacheConfig:
+    """The store as processes see it whose commands arrive in time."""
+    return redis_server.config(
+        archive_dir=tmp_path / "archive",
+        redis_key_prefix=f"t{uuid.uuid4().hex}",
+        hot_window_size=4,
+        archive_batch_turns=2,
+        redis_retry_seconds=0,
+        evictor_enabled=False,
+    )
+
+
+@pytest.fixture
+def held_up(config: CacheConfig, proxy: CountingProxy) -> CacheConfig:
+    """And as the one sees it behind the proxy that holds packets."""
+    return config.replace(redis_port=proxy.port, redis_socket_timeout=0.2)
+
+
+def said(messages: list[dict[str, Any]]) -> list[Any]:
+    return [message["content"] for message in messages]
+
+
+def say(cache: Any, *texts: str) -> None:
+    for text in texts:
+        cache.add_message("user", text)
+
+
+def check(config: CacheConfig, full: list[str], context: list[str] | None = None) -> None:
+    """Assert what every process sees: as it is, moved to disk, and brought back."""
+    expected = full[-4:] if context is None else context
+    for _ in range(2):
+        cache = HybridConversationCache("s", config)
+        assert said(cache.get_full()) == full
+        assert said(cache.get_context()) == expected
+        cache.flush_to_disk()
+    assert said(cache.get_full()) == full
+    assert said(cache.get_context()) == expected
+
+
+def run_until(process: Process, running: Flow[Any], script: Script) -> Effect:
+    """Run a flow to the step that sends a script, and return the step, not carried out."""
+    step = running.send(None)
+    while True:
+        commands = step.commands if isinstance(step, RedisBatch) else ()
+        commands = (step.command,) if isinstance(step, RedisCall) else commands
+        if any(isinstance(one, ScriptCall) and one.script is script for one in commands):
+            return step
+        step = process.step(running, step)
+
+
+def give_up(running: Flow[Any]) -> Any:
+    """Let the flow hear that there was no answer in time; return what it returns."""
+    try:
+        running.throw(RedisUnavailable("no answer in time", maybe_done=True, timed_out=True))
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("it goes on")
+
+
+# -- what is put back ------------------------------------------------------------------------
+
+
+def _clears(cache: Any) -> list[str]:
+    cache.clear()
+    return []
+
+
+def _deletes(cache: Any) -> list[str]:
+    cache.delete_session()
+    return []
+
+
+def _deletes_and_begins_anew(cache: Any) -> list[str]:
+    cache.delete_session()
+    say(cache, "new")
+    cache.flush_to_disk()
+    return ["new"]
+
+
+def _adds_and_flushes(cache: Any) -> list[str]:
+    say(cache, "new")
+    cache.flush_to_disk()
+    return ["c", "d", "e", "new"]
+
+
+def _reads_and_clears(cache: Any) -> list[str]:
+    cache.get_context()
+    cache.clear()
+    return []
+
+
+def _reads_adds_and_flushes(cache: Any) -> list[str]:
+    cache.get_context()
+    return _adds_and_flushes(cache)
+
+
+MEANWHILE = [
+    _clears,
+    _deletes,
+    _deletes_and_begins_anew,
+    _adds_and_flushes,
+    _reads_and_clears,
+    _reads_adds_and_flushes,
+]
+
+
+@pytest.mark.parametrize("meanwhile", MEANWHILE)
+@pytest.mark.parametrize("loses_memory", [False, True])
+def test_a_context_that_is_put_back_late_stays_where_it_is(
+    twins: Twins,
+    config: CacheConfig,
+    held_up: CacheConfig,
+    proxy: CountingProxy,
+    redis_server: RedisServer,
+    meanwhile: Callable[[Any], list[str]],
+    loses_memory: bool,
+) -> None:
+    other = HybridConversationCache("s", config)
+    say(other, "a", "b", "c", "d", "e")
+    other.flush_to_disk()
+    cache = twins.make("HybridConversationCache", "s", held_up)
+    proxy.hold(scripts.REHYDRATE.sha)
+    assert said(cache.get_context()) == ["b", "c", "d", "e"]
+    assert proxy.is_holding
+    expected = meanwhile(other)
+    if loses_memory:
+        with redis_server.client(db=config.session_redis_db) as client:
+            client.delete(*client.keys(f"{config.redis_key_prefix}*"))
+    proxy.let_go()
+    assert other._drive.client.xlen(other._store.hot.keys.window("s")) == 0
+    for one in (other, HybridConversationCache("s", config), cache):
+        assert said(one.get_context()) == expected
+
+
+def test_a_ticket_of_a_read_that_is_carried_out_twice_is_not_the_first_ones(config: CacheConfig) -> None:
+    process, other = Process(config), Process(config)
+    for text in "abc":
+        process.add(text)
+    process.flush()
+    reading = flow.get_context(process.session)
+    read = run_until(process, reading, scripts.READ)
+    process.drive._perform(read)
+    step = process.step(reading, read)
+    while not (isinstance(step, RedisCall) and getattr(step.command, "script", None) is scripts.REHYDRATE):
+        step = process.step(reading, step)
+    give_up(reading)
+    other.drive(flow.clear(other.session))
+    # The connection broke, and the request was repeated: its first copy comes now.
+    process.drive._perform(read)
+    assert process.drive._perform(step) == -1
+    assert other.context() == []
+    assert other.full() == ["a", "b", "c"]
+
+
+def test_a_session_that_changed_while_it_was_read_is_read_again(config: CacheConfig) -> None:
+    process, other = Process(config), Process(config)
+    for text in "abc":
+        process.add(text)
+    process.flush()
+    reading = flow.get_context(process.session)
+    read = run_until(process, reading, scripts.READ)
+    step = process.step(reading, read)
+    other.add("d")
+    other.flush()
+    while True:
+        try:
+            step = process.step(reading, step)
+        except StopIteration as stop:
+            found = [turn.body["content"] for turn in stop.value]
+            break
+    assert found == ["a", "b", "c", "d"]
+    # Whoever comes next needs the disk no more.
+    assert process.hot() == 4
+    assert process.store.counters["rehydrations"] == 1
+
+
+def test_readers_of_a_cold_session_put_it_back_once(config: CacheConfig) -> None:
+    one, two = Process(config), Process(config)
+    for text in "abc":
+        one.add(text)
+    one.flush()
+    first, second = flow.get_context(one.session), flow.get_context(two.session)
+    step = one.step(first, run_until(one, first, scripts.READ))
+    assert two.context() == ["a", "b", "c"]
+    with pytest.raises(StopIteration) as stop:
+        while True:
+            step = one.step(first, step)
+    assert [turn.body["content"] for turn in stop.value.value] == ["a", "b", "c"]
+    assert one.hot() == 3
+    second.close()
+
+
+# -- adds ----------------------------------------------------------------------------------
+
+
+# Of an add that failed only the process knows that sent it.
+@pytest.mark.parametrize(("policy", "by_itself"), [("archive", True), ("archive", False), ("raise", True)])
+@pytest.mark.parametrize("end", ["delete", "clear"])
+def test_an_add_that_is_carried_out_after_the_end_of_its_session_is_refused(
+    twins: Twins,
+    config: CacheConfig,
+    held_up: CacheConfig,
+    proxy: CountingProxy,
+    policy: str,
+    by_itself: bool,
+    end: str,
+) -> None:
+    cache = twins.make("HybridConversationCache", "s", held_up.replace(on_redis_error=policy))
+    say(cache, "before")
+    proxy.hold(scripts.ADD.sha)
+    if policy == "archive":
+        say(cache, "late")
+    else:
+        with pytest.raises(RedisUnavailable):
+            say(cache, "late")
+    assert proxy.is_holding
+    ending = cache if by_itself else HybridConversationCache("s", config)
+    if end == "delete":
+        ending.delete_session()
+    else:
+        ending.clear()
+    proxy.let_go()
+    before = [] if end == "delete" else ["before", "late"] if policy == "archive" else ["before"]
+    for one in (cache, ending, HybridConversationCache("s", config)):
+        assert said(one.get_context()) == []
+        assert said(one.get_full()) == before
+    say(cache, "new")
+    check(config, [*before, "new"], ["new"])
+
+
+@pytest.mark.parametrize("end", ["delete", "clear"])
+def test_a_late_add_that_a_server_without_memory_takes_does_not_count(
+    config: CacheConfig, held_up: CacheConfig, proxy: CountingProxy, end: str
+) -> None:
+    cache, other = HybridConversationCache("s", held_up), Process(config)
+    say(cache, "before")
+    proxy.hold(scripts.ADD.sha)
+    say(cache, "late")
+    other.drive(flow.delete(other.session) if end == "delete" else flow.clear(other.session))
+    other.add("new")
+    other.drive.client.delete(other.store.hot.keys.refused("s"))
+    proxy.let_go()
+    assert other.hot() == 2
+    before = [] if end == "delete" else ["before", "late"]
+    for process in (other, Process(config)):
+        assert process.context() == ["new"]
+        assert process.full() == [*before, "new"]
+    check(config, [*before, "new"], ["new"])
+
+
+def test_an_add_that_was_brought_together_with_the_archive_does_not_come_again(
+    config: CacheConfig, held_up: CacheConfig, proxy: CountingProxy
+) -> None:
+    cache, other = HybridConversationCache("s", held_up), Process(config)
+    say(cache, "before")
+    proxy.hold(scripts.ADD.sha)
+    say(cache, "late", "after")
+    other.drive(flow.reunite_pending(other.store))
+    assert other.context() == ["before", "late", "after"]
+    hot = other.hot()
+    proxy.let_go()
+    assert other.hot() == hot
+    check(config, ["before", "late", "after"])
+
+
+@pytest.mark.parametrize("end", ["delete", "clear", "nothing"])
+def test_the_first_of_two_sendings_is_refused_after_the_second(config: CacheConfig, end: str) -> None:
+    process, other = Process(config), Process(config)
+    process.add("before")
+    adding = process.adding("twice")
+    first = run_until(process, adding, scripts.ADD)
+    step = adding.throw(RedisUnavailable("the connection broke", maybe_done=True))
+    with pytest.raises(StopIteration):
+        while True:
+            step = process.step(adding, step)
+    if end == "delete":
+        other.drive(flow.delete(other.session))
+    elif end == "clear":
+        other.drive(flow.clear(other.session))
+    assert process.drive._perform(first) == b"LATE"
+    before = [] if end == "delete" else ["before", "twice"]
+    context = before if end == "nothing" else []
+    for one in (process, other, Process(config)):
+        assert one.full() == before
+        assert one.context() == context
+
+
+def test_what_waits_in_redis_when_it_is_told_is_dropped_and_what_was_put_back_stays(
+    config: CacheConfig, held_up: CacheConfig, proxy: CountingProxy
+) -> None:
+    cache, process = HybridConversationCache("s", held_up), Process(config)
+    say(cache, "before")
+    proxy.hold(scripts.ADD.sha)
+    say(cache, "late")
+    nonces = process.archive.contested("s")
+    process.flush()
+    assert process.context() == ["before", "late"]
+    proxy.let_go()
+    assert process.hot() == 3
+    process.drive(_sent(process.store.hot.refuse("s", nonces)))
+    assert process.hot() == 2
+    assert process.context() == process.full() == ["before", "late"]
+
+
+def _sent(command: Any) -> Flow[Any]:
+    return (yield RedisCall(command))
+
+
+def test_an_add_that_fills_a_gap_is_noted_before_it_is_sent(config: CacheConfig) -> None:
+    process = Process(config)
+    process.add("a")
+    filling = flow._append_hot(process.session, process.turn("b"), Gap.FILL, locked=False)
+    run_until(process, filling, scripts.ADD)
+    with pytest.raises(RedisUnavailable):
+        give_up(filling)
+    assert process.store.outage_sessions == {"s"}
+
+
+# -- what is taken away --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked_again", [True, False])
+@pytest.mark.parametrize("script", [scripts.ENDS, scripts.FORGET], ids=["look", "drop"])
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_deletion_that_is_carried_out_late_takes_no_newer_message_with_it(
+    twins: Twins,
+    config: CacheConfig,
+    held_up: CacheConfig,
+    proxy: CountingProxy,
+    asked_again: bool,
+    script: Script,
+    moved: bool,
+) -> None:
+    cache = twins.make("HybridConversationCache", "s", held_up)
+    other = HybridConversationCache("s", config)
+    say(cache, "old 1", "old 2")
+    proxy.hold(script.sha)
+    with pytest.raises(RedisUnavailable):
+        cache.delete_session()
+    assert proxy.is_holding
+    old = ["old 1", "old 2"]
+    if asked_again:
+        assert other.delete_session()
+        old = []
+    say(other, "new 1", "new 2")
+    if moved:
+        other.flush_to_disk()
+        other.get_context()
+        say(other, "new 3")
+    full = said(other.get_full())
+    proxy.let_go()
+    found = said(HybridConversationCache("s", config).get_full())
+    # The deletion was asked for: what it was about may go.
+    assert found in (full, [text for text in full if text not in old])
+    assert (
+        said(HybridConversationCache("s", config).get_context())[-len(full) + len(old) :] == full[len(old) :]
+    )
+    check(config, found)
+
+
+def test_a_message_that_is_added_in_the_middle_of_a_deletion_is_there_or_not_but_whole(
+    config: CacheConfig,
+) -> None:
+    process, other = Process(config), Process(config)
+    process.add("old")
+    deleting = flow.delete(process.session)
+    step = run_until(process, deleting, scripts.FORGET)
+    other.add("between")
+    with pytest.raises(StopIteration):
+        while True:
+            step = process.step(deleting, step)
+    other.add("after")
+    for _ in range(2):
+        for one in (process, other, Process(config)):
+            assert one.full() == one.context() == ["between", "after"]
+        one.flush()
+
+
+def test_a_late_end_of_what_the_old_package_left_takes_no_newer_message_with_it(config: CacheConfig) -> None:
+    process = Process(config)
+    client, old = process.drive.client, process.store.hot.old
+
+    def add_old(number: bytes, text: str) -> None:
+        client.lpush(old.list_key("s"), number)
+        client.set(old.message_key("s", number), json.dumps({"role": "user", "content": text}))
+
+    add_old(b"1", "first")
+    dropping = old_sessions.drop_locked(process.store, "s")
+    step = dropping.send(None)
+    late = process.step(dropping, step)
+    add_old(b"2", "second")
+    client.set(old.message_key("s", b"1"), json.dumps({"role": "user", "content": "another"}))
+    process.drive._perform(late)
+    assert process.full() == ["another", "second"]
+
+
+def test_what_is_remembered_of_deletions_adds_up_and_is_forgotten_in_the_end(config: CacheConfig) -> None:
+    process = Process(config)
+    archive = process.archive
+    with archive.lock("s"):
+        archive.append_locked("s", [flow.with_id(process.turn("a"), MessageId(1, 1))], contested=True)
+        (nonce,) = archive.contested("s")
+        # By the archive alone, which knows of no Redis.
+        assert archive.delete_locked("s")
+        assert archive.contested("s") == {nonce: ZERO_ID}
+        assert archive.delete_locked("s", up_to := MessageId(1, 1), [b"sixsix"]) is False
+    found = archive.look("s")
+    assert found.deleted == found.newest == up_to
+    assert found.contested == {nonce: ZERO_ID, b"sixsix": ZERO_ID}
+    assert archive.forget_deletions(1) == 0
+    assert archive.forget_deletions(2) == 1
+    assert archive.look("s").contested == {}
