@@ -48,6 +48,12 @@ OBJECTED = {
         ("세 명 예약해 주세요", "네 명 예약해 주세요"),
     ],
     "direction": [
+        ("treatment of hypertension", "treatment of hypotension"),
+        ("increment the counter", "decrement the counter"),
+        ("an endothermic reaction", "an exothermic reaction"),
+        ("turn the socket off", "turn on the plug socket"),
+        ("explain inner joins", "explain outer joins"),
+        ("cancel my alarm for tomorrow", "set an alarm for tomorrow"),
         ("sort ascending", "sort descending"),
         ("sort the list in ascending order", "sort the list in descending order"),
         ("turn the light on", "turn the light off"),
@@ -82,6 +88,7 @@ OBJECTED = {
         ("알림 켜 줘", "알림 꺼 줘"),
     ],
     "negation": [
+        ("if x is None in python", "if x is not None in python"),
         ("do delete the old records", "do n\u200bot delete the old records"),
         ("do delete the old records", "do n\u00adot delete the old records"),
         ("can I withdraw money", "why can't I withdraw money"),
@@ -130,6 +137,19 @@ OBJECTED = {
         ("when did Bach live", "when did Vivaldi live"),
         ("¿quién fue Frida Kahlo?", "¿quién fue Gabriela Mistral?"),
         ("когда родился Пушкин", "когда родился Гоголь"),
+    ],
+    "code": [
+        ("how does ++i work", "how does i++ work"),
+        ("what does the regex a{2} match", "what does the regex a{2,} match"),
+        ("what does ?. do in a chain", "what does ?? do in a chain"),
+        ("what does .* match", "what does .*? match"),
+        ("what does %s print", "what does %d print"),
+        ("what does \\w match", "what does \\s match"),
+        ("what does 2>&1 mean", "what does 1>&2 mean"),
+        ("what does len(x) do", "what does sum(x) do"),
+        ("what does :) mean", "what does :( mean"),
+        ("take 5 qg daily", "take 5 µg daily"),
+        ("a bill of 100kr", "a bill of 100zł"),
     ],
     "symbol": [
         ("filter rows where x = 3 AND y", "filter rows where x = 3 OR y"),
@@ -210,6 +230,13 @@ OBJECTED = {
 }
 
 ACCEPTED = [
+    ("my money is gone, what now", "my money is gone :( what now"),
+    ("no, the export does not work for me", "the export does not work for me"),
+    ("I need $5 now", "I need 5$ now"),
+    ("*urgent* my card is lost", "urgent my card is lost"),
+    ("5 kg of rice", "5 kgs of rice"),
+    ("turn off the light", "turn the light off"),
+    ("I want to pay (with a card)", "I want to pay with a card"),
     ("weather Tokyo", "Tokyo weather forecast"),
     ("send 1,000 euros", "send 1000 euros"),
     ("send 1.000 euros", "send 1,000 euros"),

@@ -6,7 +6,15 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from lix_cache.semantic.guards.lexicon.opposites import CJK_OPPOSITES, NOT_OPPOSITES, PREFIXES, STRONG, WEAK
+from lix_cache.semantic.guards.lexicon.opposites import (
+    CJK_OPPOSITES,
+    CONTRASTS,
+    NOT_OPPOSITES,
+    PREFIXES,
+    STRONG,
+    SWITCHING,
+    WEAK,
+)
 from lix_cache.semantic.guards.negation import denied_words
 from lix_cache.semantic.guards.reading import Memo, Reading, stem, stems
 
@@ -96,7 +104,7 @@ def _axes(reading: Reading) -> tuple[_Axes, _Axes]:
 
 def compare_directions(a: Reading, b: Reading) -> str | None:
     """Return the opposites, or None."""
-    return _strong(a, b) or _weak(a, b) or _prefixed(a, b) or _prefixed(b, a)
+    return _strong(a, b) or _weak(a, b) or _prefixed(a, b) or _prefixed(b, a) or _contrasted(a, b)
 
 
 def _strong(a: Reading, b: Reading) -> str | None:
@@ -149,6 +157,8 @@ def _neighbours(reading: Reading, poles: list[str]) -> set[tuple[str, str]]:
                 if stems[words[i]] in content:
                     near.add((side, stems[words[i]]))
                     break
+    if not SWITCHING.isdisjoint(reading.counts):
+        near.add(("verb", ""))
     return near
 
 
@@ -166,4 +176,16 @@ def _prefixed(a: Reading, b: Reading) -> str | None:
                 and _equally_denied(word, a, longer, b)
             ):
                 return f"{word} / {longer}"
+    return None
+
+
+def _contrasted(a: Reading, b: Reading) -> str | None:
+    """Find two words that begin in contrast and end alike."""
+    only_here, only_there = a.content_set - b.content_set, b.content_set - a.content_set
+    for word in sorted(only_here):
+        for pair in CONTRASTS:
+            for mine, other in (pair, pair[::-1]):
+                rest = word[len(mine) :]
+                if word.startswith(mine) and len(rest) >= 3 and other + rest in only_there:
+                    return f"{word} / {other}{rest}"
     return None
