@@ -50,6 +50,7 @@ OBJECTED = {
     "direction": [
         ("treatment of hypertension", "treatment of hypotension"),
         ("increment the counter", "decrement the counter"),
+        ("argmax in numpy", "argmin in numpy"),
         ("an endothermic reaction", "an exothermic reaction"),
         ("turn the socket off", "turn on the plug socket"),
         ("explain inner joins", "explain outer joins"),

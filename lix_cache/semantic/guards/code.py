@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 
+from lix_cache.semantic.guards.lexicon.number_words import UNITS
 from lix_cache.semantic.guards.reading import Reading, fold
 
 __all__ = ["compare_code"]
@@ -31,7 +32,7 @@ _WORDS = re.compile(r"[^\W_]+")
 _CODE = re.compile(r"[%\\$=<>^|~{}\[\]]|\w\(|\w[@#&*+]|[@#&*+]\w")
 _FACE = re.compile(r"[:;=]-?[()\[\]|/\\]+")
 #: A word so short behind a number is its unit.
-_UNIT = re.compile(r"[^\W\d_]{1,3}")
+_UNIT = re.compile(r"[^\W\d_]{1,4}")
 _AMOUNT = re.compile(r"\W?\d[\d.,]*\W?")
 _NUMBER = re.compile(r"\d[\d.,]*")
 _END = ".,;:!?"
@@ -91,5 +92,7 @@ def _are_units(one: str, here: str, there: str, chunks: tuple[str, ...]) -> bool
         place = chunks.index(one)
         if number or its or not place or _NUMBER.fullmatch(chunks[place - 1]) is None:
             return False
+    if fold(here) in UNITS and fold(there) in UNITS:
+        return False  # names of units that the guard of numbers knows
     are_short = _UNIT.fullmatch(here) is not None and _UNIT.fullmatch(there) is not None
     return are_short and here.rstrip("s") != there.rstrip("s")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from lix_cache.semantic.guards.lexicon.opposites import (
     CJK_OPPOSITES,
     CONTRASTS,
+    ENDINGS,
     NOT_OPPOSITES,
     PREFIXES,
     STRONG,
@@ -180,12 +181,21 @@ def _prefixed(a: Reading, b: Reading) -> str | None:
 
 
 def _contrasted(a: Reading, b: Reading) -> str | None:
-    """Find two words that begin in contrast and end alike."""
+    """Find two words that begin in contrast and end alike, or the other way round."""
     only_here, only_there = a.content_set - b.content_set, b.content_set - a.content_set
+    if not only_there:
+        return None
     for word in sorted(only_here):
-        for pair in CONTRASTS:
-            for mine, other in (pair, pair[::-1]):
-                rest = word[len(mine) :]
-                if word.startswith(mine) and len(rest) >= 3 and other + rest in only_there:
-                    return f"{word} / {other}{rest}"
+        for mine, other in _BEGINNINGS:
+            rest = word[len(mine) :]
+            if word.startswith(mine) and len(rest) >= 3 and other + rest in only_there:
+                return f"{word} / {other}{rest}"
+        for mine, other in _ENDINGS:
+            rest = word[: -len(mine)]
+            if word.endswith(mine) and len(rest) >= 3 and rest + other in only_there:
+                return f"{word} / {rest}{other}"
     return None
+
+
+_BEGINNINGS = (*CONTRASTS, *((other, one) for one, other in CONTRASTS))
+_ENDINGS = (*ENDINGS, *((other, one) for one, other in ENDINGS))

@@ -6,7 +6,16 @@ are made of words with other uses ("on", "up"): there the neighbour must be the 
 
 from __future__ import annotations
 
-__all__ = ["CJK_OPPOSITES", "CONTRASTS", "NOT_OPPOSITES", "PREFIXES", "STRONG", "SWITCHING", "WEAK"]
+__all__ = [
+    "CJK_OPPOSITES",
+    "CONTRASTS",
+    "ENDINGS",
+    "NOT_OPPOSITES",
+    "PREFIXES",
+    "STRONG",
+    "SWITCHING",
+    "WEAK",
+]
 
 STRONG = """
 ascending asc ascend* aufsteigend* croissant* ascendente* oplopend* возраста* | descending desc descend* absteigend* decroissant* descendente* aflopend* убыва*
@@ -220,6 +229,11 @@ CONTRASTS = (
     ("intra", "extra"), ("mono", "poly"), ("uni", "multi"), ("uni", "bi"), ("sub", "super"), ("infra", "ultra"),
     ("anti", "pro"), ("in", "de"), ("in", "ex"), ("im", "ex"), ("en", "de"), ("at", "de"), ("for", "back"),
     ("homo", "hetero"), ("sym", "asym"), ("synchron", "asynchron"), ("inner", "outer"), ("sin", "plu"),
+)  # fmt: skip
+#: The same of ends: argmax, argmin.
+ENDINGS = (
+    ("max", "min"), ("left", "right"), ("in", "out"), ("on", "off"), ("up", "down"), ("first", "last"),
+    ("asc", "desc"), ("before", "after"),
 )  # fmt: skip
 #: Verbs that say nothing without their particle: "turn the light off", "turn off the light".
 SWITCHING = frozenset({
