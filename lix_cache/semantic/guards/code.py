@@ -19,10 +19,10 @@ __all__ = ["compare_code"]
 
 #: What prose has as well, in the places where prose has it.
 _OF_PROSE = re.compile(
-    r"""(?<=[\w)%"'])[.,;:!?]+(?=["')\]]*(?:\s|\Z)) | (?<!\S)([.,;:!?-])\1*(?!\S)
+    r"""(?<=[\w)%"'])[.,;:!?]+(?=["')\]]*(?:\s|\Z)) | (?<!\S)([.,;:!?-])\1*(?=["'”»]*(?:\s|\Z))
       | (?m:^[\ \t]*[*]\s) | \.{2,} | ["`“”„«»‘’]
-      | (?<=\w)['’\-–—/,.:](?=\w) | (?<=\w)'(?=\s|\Z) | (?<=\d)\s?% | (?<!\S)[#@](?=\w)
-      | (?<!\S)/(?!\S) | (?<!\S)\((?=\w) | (?<=\w)\)(?=[\s.,;:!?]|\Z) | _
+      | (?<=\w)['’\-–—/,.:]+(?=\w) | (?<=\w)'(?=\s|\Z) | (?<=\d)\s?% | (?<!\S)[#@](?=\w)
+      | (?<!\S)/(?!\S) | (?<!\S)\((?=\w) | (?<=[\w\s])\)(?=[\s.,;:!?]|\Z) | _
       | \(\) | \$(?=\d) | (?<=\d)\s?\$ | (?<!\S)\*{1,2}(?=\w[^*\n]*\w\*) | (?<=\w)\*{1,2}(?!\S)""",
     re.VERBOSE,
 )
@@ -31,8 +31,8 @@ _WORDS = re.compile(r"[^\W_]+")
 #: A sign that makes a token code: within it, or before a word.
 _CODE = re.compile(r"[%\\$=<>^|~{}\[\]]|\w\(|\w[@#&*+]|[@#&*+]\w")
 _FACE = re.compile(r"[:;=]-?[()\[\]|/\\]+")
-#: A word so short behind a number is its unit.
-_UNIT = re.compile(r"[^\W\d_]{1,4}")
+#: A word so short behind a number is its unit, in scripts that part words by spaces.
+_UNIT = re.compile(r"[a-zA-Z\u00aa-\u052f\u2126\u212a\u212b]{1,4}")
 _AMOUNT = re.compile(r"\W?\d[\d.,]*\W?")
 _NUMBER = re.compile(r"\d[\d.,]*")
 _END = ".,;:!?"
