@@ -170,7 +170,7 @@ class _Scene:
         if limits.answer_weight and self.known:
             fits = np.einsum("ij,j->i", vectors, query) - _FITS
             self.nearness = similarities.copy()
-            self.nearness[rows] += limits.answer_weight * self.known * fits
+            self.nearness[rows] += limits.answer_weight * fits
         # What recurs among the near ones is canonical.
         _, inverse, counts = np.unique(clusters[rows], return_inverse=True, return_counts=True)
         self.recurs = counts[inverse] > 1

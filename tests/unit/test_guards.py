@@ -231,6 +231,10 @@ OBJECTED = {
 }
 
 ACCEPTED = [
+    ("le vol est sorti début 2003 .", "le vol est sorti début 2003."),
+    ("he won the match 6--4, 7-5", "he won the match 6--4, 7--5"),
+    ("1946년 인기곡입니다", "1946년의 인기곡입니다"),
+    ("what is the user datagram protocol (UDP )", "what is the user datagram protocol (UDP)"),
     ("my money is gone, what now", "my money is gone :( what now"),
     ("no, the export does not work for me", "the export does not work for me"),
     ("I need $5 now", "I need 5$ now"),
