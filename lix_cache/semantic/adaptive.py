@@ -37,6 +37,9 @@ _CENTRE = 1.1
 _PRIOR = (2.21, 6.27)
 _SPREAD = (1.5, 1.0)
 _STEPS = 30
+#: What the estimate may be above the target: the part of wrong ones among labels is above that among
+#: hits, because a label comes from below the threshold.
+_SLACK = 1.25
 #: What is seen in no lookup still counts a little, so that empty bins have a mean.
 _FAINT = 1e-3
 
@@ -98,7 +101,7 @@ def threshold_for(counts: Counts, start: float, target: float) -> float:
         seen = counts.seen.get(place, 0.0) + _FAINT
         wrong_above += seen * _sigmoid(-(intercept + slope * _middle(place)))
         seen_above += seen
-        if wrong_above > target * seen_above:
+        if wrong_above > _SLACK * target * seen_above:
             break
         lowest = LOWEST + STEP * place
     return max(start, lowest)

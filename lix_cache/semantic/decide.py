@@ -12,7 +12,8 @@ company answers. Whether two entries agree is a matter of degree:
 Three numbers are looked at:
 
 * **nearness** of the best entry: its cosine, corrected by how well its response fits the query
-  (``answer_weight`` times the cosine of the two above 0.5);
+  (``answer_weight`` times the cosine of the two above 0.5, where neighbours' answers are known as well:
+  an entry that stands alone is judged as if its response had no vector);
 * **margin**: its lead over the competitor, the highest nearness × (1 - agreement with the best entry);
 * **witnesses**: how many entries of its cluster are nearer than that.
 
@@ -149,6 +150,7 @@ class _Scene:
         self.similarities, self.clusters, self.limits, self.unseen = similarities, clusters, limits, unseen
         self.nearness = similarities
         self.compared: npt.NDArray[np.intp] | None = None
+        self.known = 0.0
         if answers is None or query is None or len(similarities) == 0:
             return
         # Who is farther than that cannot rise above the competitor that is always supposed.
@@ -162,9 +164,13 @@ class _Scene:
             return
         rows, vectors = rows[has], vectors[has]
         self.compared, self.vectors = rows, vectors
-        if limits.answer_weight:
+        # Of an entry that stands alone nothing is known, whether its response has a vector or not.
+        near = int((similarities[rows] >= limits.floor).sum())
+        self.known = min(1.0, max(0, near - 1) / _KNOWN_AT)
+        if limits.answer_weight and self.known:
+            fits = np.einsum("ij,j->i", vectors, query) - _FITS
             self.nearness = similarities.copy()
-            self.nearness[rows] += limits.answer_weight * (np.einsum("ij,j->i", vectors, query) - _FITS)
+            self.nearness[rows] += limits.answer_weight * fits
         # What recurs among the near ones is canonical.
         _, inverse, counts = np.unique(clusters[rows], return_inverse=True, return_counts=True)
         self.recurs = counts[inverse] > 1
@@ -222,10 +228,9 @@ class _Scene:
             + limits.margin_weight * lead
             + limits.witness_weight * math.log2(min(witnesses, limits.witness_cap))
         )
-        if degrees is not None and self.compared is not None:
-            known = int((self.similarities[self.compared] >= limits.floor).sum()) - 1
+        if degrees is not None:
             grown = math.log(len(nearness)) / _GROWN
-            evidence += limits.answer_bonus * min(1.0, known / _KNOWN_AT) * min(1.0, grown)
+            evidence += limits.answer_bonus * self.known * min(1.0, grown)
         if similarity < limits.threshold:
             reason = "below_threshold"
         elif lead < limits.margin:

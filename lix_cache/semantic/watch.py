@@ -25,8 +25,12 @@ _SCOPES = 1024
 _QUESTIONS = 1024
 #: Labels that go to Redis together.
 _TOGETHER = 8
-#: The part of the would-be hits that is audited while one of late was wrong.
-_ALARMED = 0.5
+#: The part of the would-be hits that is audited while one of late was wrong, and the weight up to
+#: which it counts as of late: for 23 audits.
+_ALARMED, _OF_LATE = 0.5, 0.85
+#: Audits beside those that are drawn, as multiples of the audit rate: while a scope has fewer than
+#: so many of late, and after. Three audits in 300 hits may all miss what is wrong with most of them.
+_YOUNG, _YOUNG_MORE, _MORE = 5.0, 4.0, 2.0
 #: More evidence where the limits were not measured for an embedder or a language, and the labels of
 #: its own after which a scope needs none of it.
 _CAUTION = 0.17
@@ -143,8 +147,15 @@ class Watch:
                 return ""
             if known.counts.is_closed(self.target):
                 return "more"
-            is_alarmed = known.counts.recent_wrong >= 0.5 and self.audit_rate > 0
-            return "more" if is_alarmed and self._random.random() < _ALARMED else ""
+            return "more" if self._random.random() < self._beside(known.counts) else ""
+
+    def _beside(self, counts: Counts) -> float:
+        """Return the part of the would-be hits that is audited beside those that are drawn."""
+        if self.audit_rate == 0:
+            return 0.0
+        if counts.recent_wrong >= _OF_LATE:
+            return _ALARMED
+        return self.audit_rate * (_YOUNG_MORE if counts.recent < _YOUNG else _MORE)
 
     def _is_drawn(self, known: _Known) -> bool:
         block = max(1, round(1 / self.audit_rate))

@@ -145,7 +145,7 @@ def test_every_hit_has_the_same_chance_of_an_audit() -> None:
     assert all(130 < count < 270 for count in hits)
 
 
-@pytest.mark.parametrize(("before", "rate"), [(0, 1.0), (2000, 1.0), (2000, 0.9)])
+@pytest.mark.parametrize(("before", "rate"), [(0, 1.0), (0, 0.6), (2000, 1.0), (2000, 0.6)])
 def test_a_bad_scope_closes_within_300_hits(before: int, rate: float) -> None:
     late = 0
     for seed in range(50):
@@ -164,7 +164,25 @@ def test_a_bad_scope_closes_within_300_hits(before: int, rate: float) -> None:
             if watch.totals()[2]:
                 break
             late += number == 300
-    assert late <= 2
+    assert late <= 1
+
+
+def test_a_good_scope_stays_open_and_its_hits_are_served() -> None:
+    closed = served = 0
+    for seed in range(40):
+        rng = random.Random(seed)
+        watch, server = Watch(START, 0.02, 0.01, seed), Server()
+        is_closed = False
+        for _ in range(1500):
+            kind = watch.audit("s")
+            served += not kind
+            if kind:
+                watch.label("s", asked(1.4, kind), rng.random() >= 0.01)
+                server.tell(watch)
+            is_closed |= watch.totals()[2] > 0
+        closed += is_closed
+    assert closed <= 2
+    assert served > 0.88 * 40 * 1500
 
 
 def test_a_closed_scope_opens_again_when_its_hits_are_right() -> None:

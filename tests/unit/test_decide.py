@@ -239,7 +239,20 @@ def test_what_differs_from_a_response_that_recurs_disagrees_however_alike() -> N
 def test_an_entry_without_neighbours_gets_no_bonus() -> None:
     alone = compare((0.85,), [HERE])
     company = compare((0.85, 0.55, 0.55), [HERE, ALIKE, ALIKE])
-    assert company.evidence == pytest.approx(alone.evidence + 0.32, abs=1e-5)
+    assert company.evidence == pytest.approx(alone.evidence + 0.32, abs=1e-4)
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("similarity", [0.84, 0.86, 0.87, 0.9])
+@pytest.mark.parametrize("others", [(), (0.4, 0.3)])
+def test_an_entry_that_stands_alone_is_judged_the_same_before_and_after_its_vector(
+    similarity: float, others: tuple[float, ...]
+) -> None:
+    unfit = np.array([1, 0, 0], np.float32)
+    before = compare((similarity, *others), [NONE, *[NONE for _ in others]])
+    after = compare((similarity, *others), [unfit, *[unfit for _ in others]])
+    assert (before.index, before.reason) == (after.index, after.reason)
+    assert before.evidence == pytest.approx(after.evidence)
 
 
 def test_a_response_that_fits_the_query_is_nearer() -> None:

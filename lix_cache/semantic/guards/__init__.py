@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lix_cache.semantic.guards.classes import compare_classes
+from lix_cache.semantic.guards.code import compare_code
 from lix_cache.semantic.guards.elliptical import is_elliptical
 from lix_cache.semantic.guards.names import compare_literals, compare_names
 from lix_cache.semantic.guards.negation import compare_negation
@@ -34,6 +35,7 @@ _COMPARISONS: dict[str, Callable[[Reading, Reading], str | None]] = {
     "literal": compare_literals,
     "name": compare_names,
     "symbol": compare_symbols,
+    "code": compare_code,
     "remainder": compare_remainders,
     "order": compare_order,
     "writing": compare_writing,

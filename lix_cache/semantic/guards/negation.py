@@ -42,6 +42,8 @@ def compare_negation(a: Reading, b: Reading) -> str | None:
     """Return what one text denies and the other does not, or None."""
     if a.language in NEGATIVE_SUBSTRINGS or b.language in NEGATIVE_SUBSTRINGS:
         return _by_substrings(a, b) if a.language == b.language else None
+    if (cue := _added(a, b) or _added(b, a)) is not None:
+        return f"{cue} / the same without it"
     if a.once(_denies) == b.once(_denies):
         return None
     # "The app does not work" and "how does the app work" differ in more than a negation.
@@ -51,6 +53,22 @@ def compare_negation(a: Reading, b: Reading) -> str | None:
     denied = one.once(denied_words)
     word = min(denied & says.content_set, default=None)
     return f"not {word} / {word}" if word else None
+
+
+def _added(a: Reading, b: Reading) -> str | None:
+    """Return the negation that is all that one text has more than the other: "is", "is not"."""
+    if len(a.words) != len(b.words) + 1:
+        return None
+    pairs = enumerate(zip(a.words, b.words, strict=False))
+    place = next((i for i, (mine, other) in pairs if mine != other), len(b.words))
+    word = a.words[place]
+    # What a text begins with answers something: "no, it is broken".
+    if not place or word not in NEGATIONS.get(a.language, frozenset()):
+        return None
+    if a.words[place + 1 :] != b.words[place:]:
+        return None
+    neutral = _neutral(a.language)
+    return None if neutral is not None and neutral.search(a.folded) else word
 
 
 def _denies(reading: Reading) -> bool:

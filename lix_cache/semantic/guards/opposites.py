@@ -6,7 +6,16 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from lix_cache.semantic.guards.lexicon.opposites import CJK_OPPOSITES, NOT_OPPOSITES, PREFIXES, STRONG, WEAK
+from lix_cache.semantic.guards.lexicon.opposites import (
+    CJK_OPPOSITES,
+    CONTRASTS,
+    ENDINGS,
+    NOT_OPPOSITES,
+    PREFIXES,
+    STRONG,
+    SWITCHING,
+    WEAK,
+)
 from lix_cache.semantic.guards.negation import denied_words
 from lix_cache.semantic.guards.reading import Memo, Reading, stem, stems, words_only_in
 
@@ -106,7 +115,11 @@ def compare_directions(a: Reading, b: Reading) -> str | None:
     only_here, only_there = a.content_set - b.content_set, b.content_set - a.content_set
     if not only_here or not only_there:
         return None
-    return _prefixed(a, only_here, b, only_there) or _prefixed(b, only_there, a, only_here)
+    return (
+        _prefixed(a, only_here, b, only_there)
+        or _prefixed(b, only_there, a, only_here)
+        or _contrasted(only_here, only_there)
+    )
 
 
 def _has_pole(words: frozenset[str]) -> bool:
@@ -163,6 +176,8 @@ def _neighbours(reading: Reading, poles: list[str]) -> set[tuple[str, str]]:
                 if stems[words[i]] in content:
                     near.add((side, stems[words[i]]))
                     break
+    if not SWITCHING.isdisjoint(reading.counts):
+        near.add(("verb", ""))
     return near
 
 
@@ -180,3 +195,21 @@ def _prefixed(a: Reading, only_here: frozenset[str], b: Reading, only_there: fro
             ):
                 return f"{word} / {longer}"
     return None
+
+
+def _contrasted(only_here: frozenset[str], only_there: frozenset[str]) -> str | None:
+    """Find two words that begin in contrast and end alike, or the other way round."""
+    for word in sorted(only_here):
+        for mine, other in _BEGINNINGS:
+            rest = word[len(mine) :]
+            if word.startswith(mine) and len(rest) >= 3 and other + rest in only_there:
+                return f"{word} / {other}{rest}"
+        for mine, other in _ENDINGS:
+            rest = word[: -len(mine)]
+            if word.endswith(mine) and len(rest) >= 3 and rest + other in only_there:
+                return f"{word} / {rest}{other}"
+    return None
+
+
+_BEGINNINGS = (*CONTRASTS, *((other, one) for one, other in CONTRASTS))
+_ENDINGS = (*ENDINGS, *((other, one) for one, other in ENDINGS))

@@ -6,7 +6,16 @@ are made of words with other uses ("on", "up"): there the neighbour must be the 
 
 from __future__ import annotations
 
-__all__ = ["CJK_OPPOSITES", "NOT_OPPOSITES", "PREFIXES", "STRONG", "WEAK"]
+__all__ = [
+    "CJK_OPPOSITES",
+    "CONTRASTS",
+    "ENDINGS",
+    "NOT_OPPOSITES",
+    "PREFIXES",
+    "STRONG",
+    "SWITCHING",
+    "WEAK",
+]
 
 STRONG = """
 ascending asc ascend* aufsteigend* croissant* ascendente* oplopend* возраста* | descending desc descend* absteigend* decroissant* descendente* aflopend* убыва*
@@ -132,12 +141,24 @@ singular | plural
 numerator | denominator
 multiply multiplication | divide division
 sunrise* sonnenaufgang* | sunset* sonnenuntergang*
+set sets setting schedule* reserve* | cancel* remov* delet* unset
+inner | outer
+upper | lower
+absolute | relative
+major | minor
+grant* | revoke*
+floor | ceil ceiling
+forward* | backward* reverse*
+concave | convex
+inc | dec
+signed | unsigned
 """
 
 WEAK = """
 on an ein einzuschalten encendid* allum* acceso aan вкл acik | off aus ab ausgeschaltet apagad* eteint* eteind* spento uit выкл kapali
 in into | out
 up hoch rauf | down runter
+up | out
 to | from
 nach zu zum zur | von vom aus
 a al vers | de du del depuis desde
@@ -200,6 +221,25 @@ CJK_OPPOSITES = """
 
 #: What turns a word into its opposite.
 PREFIXES = ("un", "dis", "non", "in", "im", "ir", "mis", "de", "des", "anti")
+
+#: Beginnings of two words that are opposites if the rest is the same: hypotension, hypertension.
+CONTRASTS = (
+    ("hyper", "hypo"), ("endo", "exo"), ("macro", "micro"), ("maxi", "mini"), ("pre", "post"), ("ante", "post"),
+    ("over", "under"), ("up", "down"), ("upper", "lower"), ("inter", "intra"), ("intro", "extro"),
+    ("intra", "extra"), ("mono", "poly"), ("uni", "multi"), ("uni", "bi"), ("sub", "super"), ("infra", "ultra"),
+    ("anti", "pro"), ("in", "de"), ("in", "ex"), ("im", "ex"), ("en", "de"), ("at", "de"), ("for", "back"),
+    ("homo", "hetero"), ("sym", "asym"), ("synchron", "asynchron"), ("inner", "outer"), ("sin", "plu"),
+)  # fmt: skip
+#: The same of ends: argmax, argmin.
+ENDINGS = (
+    ("max", "min"), ("left", "right"), ("in", "out"), ("on", "off"), ("up", "down"), ("first", "last"),
+    ("asc", "desc"), ("before", "after"),
+)  # fmt: skip
+#: Verbs that say nothing without their particle: "turn the light off", "turn off the light".
+SWITCHING = frozenset({
+    *("turn", "turns", "turned", "turning", "switch", "switched", "switching", "shut", "put", "power", "powered"),
+    *("schalte", "schalten", "mach", "mache", "machen", "dreh", "drehe", "drehen", "zet", "doe", "sla"),
+})  # fmt: skip
 
 _NOT_OPPOSITES = """
 cover count play charge miss pose tribute patch appear side come form tend deed land sure vest voice stall stance press
