@@ -271,7 +271,7 @@ REHYDRATE = script(
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 if redis.call('GET', KEYS[3]) ~= ARGV[3] then return -1 end
-redis.call('DEL', KEYS[3])
+redis.call('UNLINK', KEYS[3])
 for i = 4, #ARGV, 2 do redis.call('XADD', KEYS[1], ARGV[i], 'm', ARGV[i + 1]) end
 redis.call('ZADD', KEYS[2], string.format('%.0f', now), ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
@@ -290,7 +290,7 @@ local high = math.max(now, tonumber(redis.call('GET', KEYS[2]) or '0'))
 if #last == 1 then high = math.max(high, tonumber(string.match(last[1][1], '^%d+'))) end
 high = string.format('%.0f', high)
 redis.call('SET', KEYS[2], high)
-redis.call('DEL', KEYS[3])
+redis.call('UNLINK', KEYS[3])
 return {redis.call('XLEN', KEYS[1]), #last == 1 and last[1][1] or '', high}
 """
 )

@@ -18,6 +18,7 @@ import pytest
 from lix_cache import ConversationArchive, HuffmanCodec
 from lix_cache.archive.files import FileLock
 from lix_cache.archive.names import file_stem
+from lix_cache.archive.tombstones import Deletion
 from lix_cache.errors import ArchiveBusy, ArchiveCorrupt
 from lix_cache.messages import MessageId
 from tests.fault.files import FaultyFiles, Step, copy_folder
@@ -153,7 +154,7 @@ def cold(folder: Path) -> None:
     for path in (folder / ".trash").rglob("*.huff.*"):
         os.rename(path, f"{str(path).rpartition('.')[0]}.{int((time.time() - 8 * DAY) * 1000)}")
     with archive.store.lock(SESSION):
-        archive.store._note_deletion_locked(SESSION, LONG_AGO)
+        archive.store._note_deletion_locked(SESSION, Deletion(LONG_AGO))
     say(opened(folder, -20), "0", "1", "2")
     (folder / f"{file_stem(SESSION)}.huff.damaged-1").write_bytes(b"aside")
     age(folder, 20)

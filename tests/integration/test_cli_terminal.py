@@ -240,6 +240,7 @@ def test_damage_that_was_found_stays_found_when_the_reader_leaves(redis_config: 
 
 
 def test_a_stdout_that_is_full_or_closed_is_said_without_a_traceback(redis_config: CacheConfig) -> None:
+    Path(redis_config.archive_dir).mkdir()
     with open("/dev/full", "wb") as full:
         ended = subprocess.run(
             [*COMMAND, "sessions", "--json"],

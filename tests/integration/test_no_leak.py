@@ -407,9 +407,7 @@ class Quoting(Exception):
     """An error of none of our kinds, which quotes what it was given."""
 
 
-@pytest.mark.parametrize("who", ["a late spill", "the evictor"])
 def test_an_unexpected_error_shows_no_message_in_the_log(
-    who: str,
     default_log: io.StringIO,
     redis_config: CacheConfig,
     monkeypatch: pytest.MonkeyPatch,
@@ -424,15 +422,13 @@ def test_an_unexpected_error_shows_no_message_in_the_log(
         failed.set()
         raise Quoting(f"{LEFT} {args!r} {kwargs!r}")
 
-    count = 4 if who == "the evictor" else 12
     monkeypatch.setattr(type(cache._store.archive.store), "append_locked", fail)
-    for number in range(count):
+    for number in range(4):
         cache.add_message("user", f"{LEFT} {number}")
-    if who == "the evictor":
-        cache.evictor.start()
-        assert failed.wait(30)
-        cache.evictor.stop()
-        cache.evictor.join(30)
+    cache.evictor.start()
+    assert failed.wait(30)
+    cache.evictor.stop()
+    cache.evictor.join(30)
     assert failed.is_set()
     text = default_log.getvalue()
     assert "Quoting at line" in text

@@ -124,10 +124,11 @@ def test_a_page_has_a_bound_whatever_is_asked_for(
     fill(redis_server, redis_config, MANY)
     hot = open_store(redis_config).hot
     with redis_server.client(db=redis_config.session_redis_db) as client:
-        for command in (hot.read("s", 2**31), hot.oldest("s", keep=0)):
+        for command in (hot.read("s", 2**31, b"nonce."), hot.oldest("s", keep=0)):
             reply = client.eval(command.script.source, len(command.keys), *command.keys, *command.args)
             assert (reply[0], len(reply)) == (1, 1 + 2 * PAGE)
-        for command in (hot.read("s", 3), hot.oldest("s", keep=0, limit=3), hot.oldest("s", keep=MANY - 3)):
+        newest = hot.read("s", 3, b"nonce.")
+        for command in (newest, hot.oldest("s", keep=0, limit=3), hot.oldest("s", keep=MANY - 3)):
             reply = client.eval(command.script.source, len(command.keys), *command.keys, *command.args)
             assert len(reply) == 7
     assert hot.newest(reply).turns[0].id > ZERO_ID

@@ -39,7 +39,7 @@ _PROBES = {
     "an address": ("Is a.b@example.org my contact?", "Is c.d@example.org my contact?", "literal", "literal"),
     "a name": ("Did I pay it to Anna Kowalska?", "Did I pay it to Piotr Zieba?", "name", "name"),
     "an operator": ("Is a fee charged if x <= y?", "Is a fee charged if x >= y?", "symbol", "symbol"),
-    "a currency": ("Is the fee in € here?", "Is the fee in $ here?", None, "symbol"),
+    "a currency": ("Is the fee in € here?", "Is the fee in $ here?", "code", "symbol"),
     "capitals": ("What is the IBAN for?", "What is the SWIFT for?", "name", "name"),
     "roles": ("Move it from Plus to Gold please?", "Move it from Gold to Plus please?", None, "order"),
     "another question": (
@@ -55,7 +55,7 @@ _PROBES = {
     "an ending": ("Why was my transfer delayed?", "Why were my transfers delayed?", None, None),
     "in Chinese": ("我的卡为什么被冻结了？", "我的卡为什么没有被冻结？", "negation", "negation"),
     "in Korean": ("카드가 왜 정지되었나요?", "카드가 왜 정지되지 않았나요?", "negation", "negation"),
-    "in Russian": ("Почему карта заблокирована?", "Почему карта не заблокирована?", None, "negation"),
+    "in Russian": ("Почему карта заблокирована?", "Почему карта не заблокирована?", "negation", "negation"),
     "in German": ("Kann ich zwanzig Euro abheben?", "Kann ich dreißig Euro abheben?", "remainder", "numbers"),
 }
 
