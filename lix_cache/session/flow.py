@@ -481,26 +481,40 @@ def _persist(session: Session, turn: Turn, before: MessageId) -> Flow[None]:
         turn: the message under its id.
         before: the newest id that was known before it.
     """
-    append = session.store.archive.store.append_locked
+    archive = session.store.archive.store
     try:
         lock = yield from _locked(session)
-        try:
-            yield DiskCall(partial(append, session.id, [turn]))
-        finally:
-            lock.release()
     except LixCacheError:
-        # Not acknowledged, so it must not stay: the caller will send it again.
-        try:
-            removed = yield RedisCall(session.store.hot.remove(session.id, turn.id))
-        except RedisUnavailable as unavailable:
-            unavailable.maybe_done = True
-            raise
-        if not int(removed):
-            # A daemon has moved it meanwhile: it is on disk after all.
-            return
-        # Nor must it look as if the window had lost it.
-        session.seen.expected = min(session.seen.expected, before)
+        # Nor does it stay where only a daemon that holds the lock can tell whether it has moved it.
+        yield from _taken_back(session, turn, before)
         raise
+    try:
+        try:
+            yield DiskCall(partial(archive.append_locked, session.id, [turn]))
+        except LixCacheError:
+            # Not acknowledged, so it must not stay: the caller will send it again. Under the lock: a
+            # daemon that had read it already would put it on disk all the same.
+            if (yield from _taken_back(session, turn, before)):
+                raise
+            # Moved to disk before we had the lock, or lost by Redis since (FLUSHALL): the disk knows.
+            if (yield DiskCall(partial(archive.find_nonce_locked, session.id, turn.nonce or b""))) is None:
+                raise
+    finally:
+        lock.release()
+
+
+def _taken_back(session: Session, turn: Turn, before: MessageId) -> Flow[bool]:
+    """Take a message out of the window; False if it is not there."""
+    try:
+        removed = yield RedisCall(session.store.hot.remove(session.id, turn.id))
+    except RedisUnavailable as unavailable:
+        unavailable.maybe_done = True
+        raise
+    if not int(removed):
+        return False
+    # Nor must it look as if the window had lost it.
+    session.seen.expected = min(session.seen.expected, before)
+    return True
 
 
 # -- reading ---------------------------------------------------------------------------
