@@ -240,6 +240,8 @@ def _add_hot(session: Session, turn: Turn, sent: _Moment, gap: Gap) -> Flow[Adde
         found = yield from _find(session, turn.nonce or b"")
         if found is None:
             found = yield from _append_hot(session, turn, gap, locked=True, repeated=True)
+        # What is added next comes after it, also where that goes to the archive.
+        session.seen.saw(found.id)
     except RedisUnavailable as error:
         error.maybe_done = True
         store.breaker.trip()

@@ -582,3 +582,24 @@ def _check_what_was_read(acts: list[Ended], before: list[str], found: list[str])
             start = found.index(read[0]) if read else 0
             assert read == found[start : start + len(read)], f"get_context: {read} of {found}"
             assert not before or found.index(read[-1]) >= found.index(before[-1]), f"get_context: {read}"
+
+
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize("at", range(4))
+def test_what_an_outage_archives_comes_after_an_add_whose_answer_was_lost(
+    new_world: Callable[..., World], at: int
+) -> None:
+    class Behind(SystemClock):
+        """So that a local id has nothing but what is known of the session to come after."""
+
+        def time(self) -> float:
+            return super().time() - 100
+
+    world = new_world(on_redis_error="archive")
+    process = Process(world.config, clock=Behind())
+    process.add("before")
+    saboteur = Saboteur(process, at, Fault("answer lost", _broken, None, "yes"))
+    assert saboteur.run(process.adding("settled")) is None
+    process.store.breaker.trip()
+    process.add("archived")
+    assert Process(world.config).full() == ["before", "settled", "archived"]
