@@ -597,6 +597,7 @@ def test_what_an_outage_archives_comes_after_an_add_whose_answer_was_lost(
     world = new_world(on_redis_error="archive")
     process = Process(world.config, clock=Behind())
     process.add("before")
+    time.sleep(0.01)  # ids are milliseconds
     lost = Saboteur(process, 0, Fault("answer lost", _broken, None, "yes"))
     assert lost.run(process.adding("settled")) is None
     assert lost.hit
