@@ -32,10 +32,12 @@ class Added:
     Attributes:
         id: the message's id.
         length: messages in the window now.
+        repeated: it was sent before, without an answer, and that may be carried out later.
     """
 
     id: MessageId
     length: int
+    repeated: bool = False
 
 
 class Gap(IntEnum):

@@ -12,7 +12,7 @@ each flow says why its order is what it is. In short:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -176,7 +176,7 @@ def add(session: Session, turn: Turn) -> Flow[AddResult]:
         total = yield from _add_cold(session, turn, contested=error.maybe_done)
         return AddResult(min(total, session.window))
     if store.config.durability == "disk":
-        yield from _persist(session, with_id(turn, added.id), before)
+        yield from _persist(session, with_id(turn, added.id), before, contested=added.repeated)
     batches = session.grown_by(added.length, store.hot.batch)
     if not batches:
         return AddResult(min(added.length, session.window))
@@ -240,6 +240,7 @@ def _add_hot(session: Session, turn: Turn, sent: _Moment, gap: Gap) -> Flow[Adde
         found = yield from _find(session, turn.nonce or b"")
         if found is None:
             found = yield from _append_hot(session, turn, gap, locked=True, repeated=True)
+            found = replace(found, repeated=True)
         # What is added next comes after it, also where that goes to the archive.
         session.seen.saw(found.id)
     except RedisUnavailable as error:
@@ -475,13 +476,14 @@ def _ask_known(session: Session, command: Command) -> Flow[Any]:
         yield from take_over(session)
 
 
-def _persist(session: Session, turn: Turn, before: MessageId) -> Flow[None]:
+def _persist(session: Session, turn: Turn, before: MessageId, *, contested: bool) -> Flow[None]:
     """Put a message on disk before it is acknowledged. If the disk refuses, take it back.
 
     Args:
         session: where it was added.
         turn: the message under its id.
         before: the newest id that was known before it.
+        contested: it was sent twice, and Redis may carry out the first sending later.
     """
     archive = session.store.archive.store
     try:
@@ -492,7 +494,7 @@ def _persist(session: Session, turn: Turn, before: MessageId) -> Flow[None]:
         raise
     try:
         try:
-            yield DiskCall(partial(archive.append_locked, session.id, [turn]))
+            yield DiskCall(partial(archive.append_locked, session.id, [turn], contested=contested))
         except LixCacheError:
             # Not acknowledged, so it must not stay: the caller will send it again. Under the lock: a
             # daemon that had read it already would put it on disk all the same.

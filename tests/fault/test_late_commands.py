@@ -314,6 +314,28 @@ def test_the_first_of_two_sendings_is_refused_after_the_second(config: CacheConf
         assert one.context() == context
 
 
+def test_under_disk_durability_a_message_sent_twice_stays_once_when_redis_lost_its_memory(
+    config: CacheConfig, redis_server: RedisServer
+) -> None:
+    config = config.replace(durability="disk")
+    process, other = Process(config), Process(config)
+    process.add("before")
+    adding = process.adding("twice")
+    first = run_until(process, adding, scripts.ADD)
+    step = adding.throw(RedisUnavailable("the connection broke", maybe_done=True))
+    with pytest.raises(StopIteration):
+        while True:
+            step = process.step(adding, step)
+    with redis_server.client(db=config.session_redis_db) as client:
+        client.delete(*client.keys(f"{config.redis_key_prefix}*"))
+    other.add("after")
+    assert isinstance(first, RedisCall)
+    first.opened = None
+    process.drive._perform(first)
+    other.flush()
+    assert other.archived() == other.full() == Process(config).full() == ["before", "twice", "after"]
+
+
 def test_what_waits_in_redis_when_it_is_told_is_dropped_and_what_was_put_back_stays(
     config: CacheConfig, held_up: CacheConfig, proxy: CountingProxy
 ) -> None:
