@@ -100,12 +100,12 @@ class Page:
     Attributes:
         turns: oldest first.
         has_more: there may be more of those that were asked for.
-        contested: another copy of one of them may still arrive; of the oldest alone.
+        contested: nonces of those of which another copy may still arrive; of the oldest alone.
     """
 
     turns: list[Turn]
     has_more: bool
-    contested: bool = False
+    contested: frozenset[bytes] = frozenset()
 
 
 class _Names(NamedTuple):
@@ -301,7 +301,10 @@ class HotWindow:
     @staticmethod
     def oldest_turns(reply: Any) -> Page:
         """Return the answer to :meth:`oldest`."""
-        return Page(_turns(reply[1:]), bool(reply[0]), any(map(is_repeated, reply[2::2])))
+        turns = _turns(reply[1:])
+        repeated = map(is_repeated, reply[2::2])
+        contested = {turn.nonce for turn, again in zip(turns, repeated, strict=True) if again}
+        return Page(turns, bool(reply[0]), frozenset(nonce for nonce in contested if nonce is not None))
 
     def trim(self, session_id: str, turns: Sequence[Turn], archived: MessageId, window: int) -> Command:
         """Forget the window's oldest messages, and the session itself if nothing is left.

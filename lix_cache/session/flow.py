@@ -807,7 +807,7 @@ def _move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
         large.update({sid: keep[sid] for sid, one in found.items() if one.has_more and not one.turns})
         found = {sid: oldest for sid, oldest in found.items() if sid not in large}
         batch = {sid: oldest.turns for sid, oldest in found.items() if oldest.turns}
-        contested = {sid for sid, oldest in found.items() if oldest.contested}
+        contested = {sid: oldest.contested for sid, oldest in found.items() if oldest.contested}
         written: dict[str, int | LixCacheError] = yield DiskCall(
             partial(store.archive.store.append_many_locked, batch, contested)
         )

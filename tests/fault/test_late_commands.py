@@ -331,6 +331,24 @@ def test_what_waits_in_redis_when_it_is_told_is_dropped_and_what_was_put_back_st
     assert process.context() == process.full() == ["before", "late"]
 
 
+@pytest.mark.promise("no-loss")
+def test_one_add_that_was_repeated_puts_no_other_message_in_doubt(config: CacheConfig) -> None:
+    process = Process(config)
+    for number in range(60):
+        process.add(str(number))
+    twice = process.turn("twice")
+    with process.archive.lock("s"):
+        process.drive(
+            flow._append_hot(process.session, twice, Gap.REFUSE, locked=True, repeated=True),
+        )
+    process.add("last")
+    process.flush()
+    newest = process.archive.turns("s")[-2]
+    assert process.archive.contested("s") == {twice.nonce: newest.id}
+    assert newest.body["content"] == "twice"
+    assert process.full() == [*map(str, range(60)), "twice", "last"]
+
+
 def _sent(command: Any) -> Flow[Any]:
     return (yield RedisCall(command))
 
