@@ -281,7 +281,9 @@ return 1
 
 # KEYS: window, high water, ticket   ARGV: none
 # Returns how many messages are there, the last one's id or '', and the ms that every later message in
-# a new window exceeds. From here on what was read of the archive is not put back.
+# a new window exceeds. From here on what was read of the archive is not put back. A stream whose
+# messages were all taken back goes at once: an add would find it, not ask for the high water, and may
+# get an id of this millisecond, which counts as deleted.
 ENDS = script(
     NOW
     + """
@@ -291,6 +293,7 @@ if #last == 1 then high = math.max(high, tonumber(string.match(last[1][1], '^%d+
 high = string.format('%.0f', high)
 redis.call('SET', KEYS[2], high)
 redis.call('UNLINK', KEYS[3])
+if #last == 0 then redis.call('UNLINK', KEYS[1]) end
 return {redis.call('XLEN', KEYS[1]), #last == 1 and last[1][1] or '', high}
 """
 )

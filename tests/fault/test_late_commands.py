@@ -405,6 +405,29 @@ def test_a_deletion_that_is_carried_out_late_takes_no_newer_message_with_it(
     check(config, found)
 
 
+def test_a_deletion_leaves_no_empty_stream_that_numbers_within_its_millisecond(config: CacheConfig) -> None:
+    process, other = Process(config), Process(config)
+    process.add("refused by the disk")
+    client, keys = process.drive.client, process.store.hot.keys
+    ((taken_back, _),) = client.xrange(keys.window("s"))
+    client.xdel(keys.window("s"), taken_back)
+    deleting = flow.delete(other.session)
+    step = other.step(deleting, run_until(other, deleting, scripts.ENDS))
+    # As if the add came within the millisecond of that look.
+    high = keys.high_water(keys.bucket("s"))
+    client.set(high, int(client.get(high)) + 60_000)
+    adding = process.adding("acknowledged")
+    cold = process.drive._perform(run_until(process, adding, scripts.ADD))
+    assert cold == b"COLD"
+    adding.close()
+    with pytest.raises(StopIteration):
+        while True:
+            step = other.step(deleting, step)
+    process.add("acknowledged")
+    for one in (process, other, Process(config)):
+        assert one.full() == one.context() == ["acknowledged"]
+
+
 def test_a_message_that_is_added_in_the_middle_of_a_deletion_is_there_or_not_but_whole(
     config: CacheConfig,
 ) -> None:
