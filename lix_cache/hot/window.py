@@ -309,6 +309,9 @@ class HotWindow:
     def trim(self, session_id: str, turns: Sequence[Turn], archived: MessageId, window: int) -> Command:
         """Forget the window's oldest messages, and the session itself if nothing is left.
 
+        Answers how many are left; -1 where the window begins with another message by now, and
+        nothing was done.
+
         Args:
             session_id: the session.
             turns: what to forget: the oldest messages there were, in order; may be none.
@@ -351,6 +354,10 @@ class HotWindow:
         """Return about how many bytes a command takes."""
         words = command.args if isinstance(command, ScriptCall) else command
         return sum(len(word) for word in words if isinstance(word, (bytes, str)))
+
+    def take_ticket(self, session_id: str) -> Command:
+        """Have nothing put back that was read of the archive until now."""
+        return ("UNLINK", self.keys.ticket(session_id))
 
     def ends(self, session_id: str) -> Command:
         """Look how far a window goes that is to be forgotten. :meth:`end` reads the answer."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from lix_cache import HybridConversationCache
+from lix_cache import ConversationArchive, HybridConversationCache
 from lix_cache.config import CacheConfig
 from lix_cache.effects import Effect, Flow, RedisBatch, RedisCall
-from lix_cache.errors import RedisUnavailable
+from lix_cache.errors import ArchiveBusy, RedisUnavailable
 from lix_cache.hot import scripts
 from lix_cache.hot.scripts import Script, ScriptCall
 from lix_cache.hot.window import Gap
@@ -21,7 +23,7 @@ from lix_cache.messages import ZERO_ID, MessageId
 from lix_cache.session import flow, old_sessions
 from tests.support import CountingProxy, RedisServer
 from tests.support.lab import Process
-from tests.support.twins import Twins
+from tests.support.twins import ManualClock, Twins
 
 pytestmark = pytest.mark.promise("no-loss")
 
@@ -480,3 +482,83 @@ def test_what_is_remembered_of_deletions_adds_up_and_is_forgotten_in_the_end(con
     assert archive.forget_deletions(1) == 0
     assert archive.forget_deletions(2) == 1
     assert archive.look("s").contested == {}
+
+
+# -- what moves to disk ----------------------------------------------------------------------
+
+
+ENDINGS = {"clear": flow.clear, "flush": flow.flush, "reunite": flow.reunite}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("between", ["trim", "taking back"])
+def test_a_window_that_begins_elsewhere_than_was_read_leaves_all_the_same(
+    config: CacheConfig, ending: str, between: str
+) -> None:
+    daemon, process, other = Process(config), Process(config), Process(config)
+    texts = list("abcdef")
+    for text in texts:
+        daemon.add(text)
+    other.context()
+    moving = flow.move_to_disk(daemon.store, {"s": 4})
+    trim = run_until(daemon, moving, scripts.TRIM)
+    with pytest.raises(RedisUnavailable):
+        give_up(moving)
+    running = ENDINGS[ending](process.session)
+    step = process.step(running, run_until(process, running, scripts.OLDEST))
+    if between == "trim":
+        daemon.drive._perform(trim)
+    else:
+        client, window = process.drive.client, process.store.hot.keys.window("s")
+        client.xdel(window, client.xrange(window)[0][0])
+    with pytest.raises(StopIteration):
+        while True:
+            step = process.step(running, step)
+    assert process.hot() == 0
+    for one in (process, other, Process(config)):
+        assert one.full() == texts
+        assert one.context() == ([] if ending == "clear" else texts[-4:])
+
+
+def test_a_window_that_changes_all_the_time_is_no_success_and_keeps_no_other(config: CacheConfig) -> None:
+    config = config.replace(hot_window_size=100)
+    process, steady = Process(config), Process(config, "steady")
+    for number in range(4 * flow.MOVES_AGAIN):
+        process.add(str(number))
+    steady.add("moves")
+    assert process.archive.stripe("s") != process.archive.stripe("steady")
+    client, window = process.drive.client, process.store.hot.keys.window("s")
+    moving = flow.move_to_disk(process.store, {"s": 0, "steady": 0})
+    step, trims = moving.send(None), 0
+    with pytest.raises(StopIteration) as stop:
+        while True:
+            commands = step.commands if isinstance(step, RedisBatch) else ()
+            if any(isinstance(one, ScriptCall) and one.script is scripts.TRIM for one in commands):
+                trims += 1
+                client.xdel(window, client.xrange(window)[0][0])
+            step = process.step(moving, step)
+    moved = stop.value.value
+    assert (moved.messages, moved.sessions) == (1, 1)
+    assert isinstance(moved.failed["s"], ArchiveBusy)
+    assert trims == flow.MOVES_AGAIN + 1
+    assert steady.hot() == 0
+    assert process.full() == [str(number) for number in range(4 * flow.MOVES_AGAIN)]
+
+
+def test_what_is_put_back_late_stays_in_the_trash_where_its_session_expired(config: CacheConfig) -> None:
+    then = time.time() - 20 * 86_400
+    archive = ConversationArchive(config.archive_dir, clock=ManualClock(then))
+    archive.append_turn("s", {"role": "user", "content": "old"})
+    os.utime(os.path.join(config.archive_dir, "s.huff"), (then, then))
+    reader, daemon = Process(config), Process(config)
+    reading = flow.get_context(reader.session)
+    late = run_until(reader, reading, scripts.REHYDRATE)
+    give_up(reading)
+    assert daemon.drive(flow.clean_up(daemon.store)) == 1
+    assert reader.drive._perform(late) == -1
+    for one in (reader, daemon, Process(config)):
+        assert one.hot() == 0
+        assert one.context() == one.full() == []
+    with daemon.archive.lock("s"):
+        assert daemon.archive.restore_locked("s")
+    assert Process(config).context() == ["old"]
