@@ -21,6 +21,8 @@ from lix_cache.hot.scripts import Script, ScriptCall
 from lix_cache.hot.window import Gap
 from lix_cache.messages import ZERO_ID, MessageId
 from lix_cache.session import flow, old_sessions
+from lix_cache.session.budget import Budget
+from lix_cache.session.context import smart_context
 from tests.support import CountingProxy, RedisServer
 from tests.support.lab import Process
 from tests.support.twins import ManualClock, Twins
@@ -562,3 +564,18 @@ def test_what_is_put_back_late_stays_in_the_trash_where_its_session_expired(conf
     with daemon.archive.lock("s"):
         assert daemon.archive.restore_locked("s")
     assert Process(config).context() == ["old"]
+
+
+def test_a_late_copy_among_the_recent_is_not_shown_as_relevant_again(config: CacheConfig) -> None:
+    process, other = Process(config), Process(config)
+    for text in "abc":
+        process.add(text)
+    late = other.turn("late")
+    with other.archive.lock("s"):
+        given = other.archive.append_outage_locked("s", late, contested=True)
+    # Carried out now; this process looked at the archive before there was anything in doubt.
+    process.drive(flow._append_hot(process.session, late, Gap.IGNORE, locked=False))
+    assert given not in (turn.id for turn in process.drive(flow.get_context(process.session)))
+    found = process.drive(smart_context(process.session, Budget(), "late", None, 4, 5))
+    assert [said(part) for part in found.values()] == [["a", "b", "c", "late"], []]
+    assert process.full() == ["a", "b", "c", "late"]
