@@ -21,12 +21,13 @@ from lix_cache.archive import format as fmt
 from lix_cache.archive import legacy, reading
 from lix_cache.archive.codecs import packer
 from lix_cache.archive.compaction import Compaction, compaction
-from lix_cache.archive.doubts import Doubts, Link
+from lix_cache.archive.doubts import Doubts, Link, doubts_about
 from lix_cache.archive.expiry import DAY, Now, is_expired
 from lix_cache.archive.files import FileLock, Files, Write
 from lix_cache.archive.identity import Known, newcomers
 from lix_cache.archive.names import SUFFIX, file_stem, is_encoded, plain_stem, session_id_of_stem, stripe_of
 from lix_cache.archive.restoring import restored
+from lix_cache.archive.salvage import all_doubts
 from lix_cache.archive.tombstones import FOLDER as DELETED
 from lix_cache.archive.tombstones import Deletion, Tombstones
 from lix_cache.archive.trash import Trash
@@ -265,7 +266,7 @@ class ArchiveStore:
         """Return how far a session has come, as far as the disk knows. Two small reads."""
         index = self.last_index(session_id, locked=locked)
         gone = self._tombstones.of(session_id)
-        contested = self._contested(session_id, index, gone, locked=locked)
+        contested = self._contested(session_id, index, gone)
         # What a damaged index says was cleared counts too: a smaller id would not be in the context.
         newest = max(index.newest, index.cleared, gone.up_to)
         return Extent(newest, index.cleared, gone.up_to, contested)
@@ -275,32 +276,21 @@ class ArchiveStore:
         gone = self._tombstones.of(session_id)
         try:
             index = self.last_index(session_id, locked=locked)
-            return self._contested(session_id, index, gone, locked=locked)
+            return self._contested(session_id, index, gone)
         except ArchiveCorrupt:
             # Counted and logged there.
             return dict.fromkeys(gone.nonces, ZERO_ID)
 
-    def _contested(
-        self, session_id: str, index: fmt.FrameIndex, gone: Deletion, *, locked: bool
-    ) -> Mapping[bytes, MessageId]:
+    def _contested(self, session_id: str, index: fmt.FrameIndex, gone: Deletion) -> Mapping[bytes, MessageId]:
         found = dict.fromkeys(gone.nonces, ZERO_ID)
         path = self._path_of(session_id)
         if path is None or not index.contested_at:
             return found
         tail = self._files.read_tail(path, 0)
-        size = 0 if tail is None else tail.size
-        try:
-            chain = reading.doubts(self._files, path, size, index.contested_at)
-            wanted = {nonce for link in chain for nonce in link}
-            for _, turns in reading.walk_back(self._files, path, self._most):
-                here = {turn.nonce: turn.id for turn in turns if turn.nonce in wanted}
-                found.update((nonce, given) for nonce, given in here.items() if nonce is not None)
-                wanted.difference_update(here)
-                if not wanted:
-                    break
-        except reading.TailUnreadable:
-            turns = self.turns(session_id, locked=locked)
-            found.update((turn.nonce, turn.id) for turn in turns if turn.nonce is not None)
+        chain, _ = self._doubts(_File(path, index, 0 if tail is None else tail.size))
+        # The last link counts, which comes first.
+        for link in reversed(chain):
+            found.update(link.items())
         return found
 
     def metadata(self, session_id: str, *, locked: bool = False) -> dict[str, Any] | None:
@@ -350,7 +340,7 @@ class ArchiveStore:
         session_id: str,
         turns: Sequence[Turn],
         *,
-        contested: bool = False,
+        contested: bool | Collection[bytes] = False,
         from_window: bool = False,
     ) -> int:
         """Append turns under their ids, leaving out those the file has. Synced.
@@ -358,7 +348,8 @@ class ArchiveStore:
         Args:
             session_id: the session.
             turns: in any order.
-            contested: Redis may hold them as well (docs/archive-format.md, "What is one message").
+            contested: Redis may hold them as well, or those with these nonces
+                (docs/archive-format.md, "What is one message").
             from_window: they are what a window holds, not what is added now: what was deleted
                 stays so.
 
@@ -375,13 +366,13 @@ class ArchiveStore:
         return count
 
     def append_many_locked(
-        self, batch: Mapping[str, Sequence[Turn]], contested: Collection[str] = ()
+        self, batch: Mapping[str, Sequence[Turn]], contested: Mapping[str, Collection[bytes]] | None = None
     ) -> dict[str, int | LixCacheError]:
         """Append to several sessions whose locks are held, syncing the folder once.
 
         Args:
             batch: the turns of each session, in any order.
-            contested: sessions of whose turns Redis may get another copy.
+            contested: of sessions the nonces of those turns of which Redis may get another copy.
 
         Returns:
             For each session how many turns were new, or why it failed; the others are
@@ -393,7 +384,7 @@ class ArchiveStore:
         for session_id, turns in batch.items():
             try:
                 append = self._ready_append_locked(
-                    session_id, turns, contested=session_id in contested, from_window=True
+                    session_id, turns, contested=(contested or {}).get(session_id, ()), from_window=True
                 )
             except LixCacheError as error:
                 results[session_id] = error
@@ -423,7 +414,10 @@ class ArchiveStore:
         for session_id in alone:
             try:
                 results[session_id] = self.append_locked(
-                    session_id, batch[session_id], contested=session_id in contested, from_window=True
+                    session_id,
+                    batch[session_id],
+                    contested=(contested or {}).get(session_id, ()),
+                    from_window=True,
                 )
             except LixCacheError as error:
                 results[session_id] = error
@@ -463,7 +457,12 @@ class ArchiveStore:
         self._files.sync_folder(self.folder)
 
     def _append_locked(
-        self, session_id: str, turns: Sequence[Turn], *, contested: bool, from_window: bool
+        self,
+        session_id: str,
+        turns: Sequence[Turn],
+        *,
+        contested: bool | Collection[bytes],
+        from_window: bool,
     ) -> tuple[bool, int]:
         """Append; return whether the file's name may not be durable yet, and how many were new."""
         append = self._ready_append_locked(session_id, turns, contested=contested, from_window=from_window)
@@ -485,7 +484,12 @@ class ArchiveStore:
         return append.unsure
 
     def _ready_append_locked(
-        self, session_id: str, turns: Sequence[Turn], *, contested: bool, from_window: bool
+        self,
+        session_id: str,
+        turns: Sequence[Turn],
+        *,
+        contested: bool | Collection[bytes],
+        from_window: bool,
     ) -> _Append | None:
         """Make everything ready for an append but the write itself. None if there is nothing to do."""
         if not turns:
@@ -493,10 +497,13 @@ class ArchiveStore:
         path = self._ready_path_locked(session_id)
         before, size = self._writable_tail_locked(path, session_id)
         file = _File(path, before, size)
-        known, chain = Known(), self._doubts_locked(file)
+        chain, is_whole = self._doubts(file)
         fresh = self._newcomers_locked(
-            session_id, file, once(turns), known, chain, contested=contested, from_window=from_window
+            session_id, file, once(turns), chain, contested=bool(contested), from_window=from_window
         )
+        # A message that comes again although it is in doubt is one whose frame was damaged.
+        named = () if isinstance(contested, bool) else contested
+        own = doubts_about(fresh) if contested is True else doubts_about(fresh, named, *chain)
         # A process that wrote the whole file may have been stopped before its name was durable;
         # what the file holds now, and what comes to it, is to be acknowledged all the same.
         unsure = size == 0 or before.whole or before == fmt.EMPTY
@@ -508,14 +515,14 @@ class ArchiveStore:
         now_ms = int(self._clock.time() * 1000)
         if size == 0:
             header = fmt.FileHeader(now_ms / 1000, session_id)
-            data = fmt.encode_file(header, fresh, now_ms, self._codec, contested=contested)
+            data = fmt.encode_file(header, fresh, now_ms, self._codec, contested=own)
         else:
             doubts: Doubts | None = None
-            if chain is None:
-                # All that there is to be recognised is in hand: it begins a chain that can be read.
-                doubts = Doubts.of(fresh if contested else (), size, known.nonces)
-            elif contested:
-                doubts = Doubts.linked(fresh, size, before.contested_at, chain)
+            if not is_whole:
+                # All that is in doubt is in hand: it begins a chain that can be read.
+                doubts = Doubts.alone({**dict(chain[0].items()), **own}, size)
+            elif own:
+                doubts = Doubts.linked(own, size, before.contested_at, chain)
             # One frame, however many turns: after a crash all of them are there, or none. (Only
             # what comes to more than a GiB does not fit into one.)
             data = fmt.encode_frames(fresh, before, now_ms, self._codec, doubts=doubts)
@@ -1065,20 +1072,23 @@ class ArchiveStore:
         if sync_name:
             self._files.sync_folder(self.folder)
 
-    def _doubts_locked(self, file: _File) -> list[Link] | None:
-        """Return what the file says is in doubt; None where it cannot be read."""
+    def _doubts(self, file: _File) -> tuple[list[Link], bool]:
+        """Return what is in doubt in a file, and whether its chain says so.
+
+        Where the chain is broken (a repair moved it) the whole file is looked through.
+        """
         try:
-            return reading.doubts(self._files, file.path, file.size, file.index.contested_at)
+            return reading.doubts(self._files, file.path, file.size, file.index.contested_at), True
         except reading.TailUnreadable:
-            return None
+            data = self._files.read(file.path) or b""
+            return [Link.of(all_doubts(data, fmt.scan(data), self._most))], False
 
     def _newcomers_locked(
         self,
         session_id: str,
         file: _File,
         turns: list[Turn],
-        known: Known,
-        chain: list[Link] | None,
+        chain: list[Link],
         *,
         contested: bool,
         from_window: bool,
@@ -1089,9 +1099,8 @@ class ArchiveStore:
             session_id: the session.
             file: where they go.
             turns: sorted by id.
-            known: takes what was looked at of the file.
-            chain: what is in doubt; None where that cannot be read.
-            contested: Redis may have them as well, and may have moved them here.
+            chain: what is in doubt.
+            contested: Redis may have some as well, and may have moved them here.
             from_window: they are what a window holds, not what is added now.
         """
         before = file.index
@@ -1105,9 +1114,10 @@ class ArchiveStore:
         # The copy of a contested message may be anywhere: a server that hung carries out an add,
         # and a daemon moves it here, at whatever time. Else the file is read whole only where a
         # nonce is met that is in doubt.
-        everywhere = contested or chain is None or any(turn.nonce in link for link in chain for turn in turns)
+        everywhere = contested or any(turn.nonce in link for link in chain for turn in turns)
         if turns[0].id > before.newest and not everywhere:
             return turns
+        known = Known()
         try:
             for frame, found in reading.walk_back(self._files, file.path, self._most):
                 known.add(found)

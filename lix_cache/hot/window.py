@@ -102,12 +102,12 @@ class Page:
     Attributes:
         turns: oldest first.
         has_more: there may be more of those that were asked for.
-        contested: another copy of one of them may still arrive; of the oldest alone.
+        contested: nonces of those of which another copy may still arrive; of the oldest alone.
     """
 
     turns: list[Turn]
     has_more: bool
-    contested: bool = False
+    contested: frozenset[bytes] = frozenset()
 
 
 class _Names(NamedTuple):
@@ -303,10 +303,16 @@ class HotWindow:
     @staticmethod
     def oldest_turns(reply: Any) -> Page:
         """Return the answer to :meth:`oldest`."""
-        return Page(_turns(reply[1:]), bool(reply[0]), any(map(is_repeated, reply[2::2])))
+        turns = _turns(reply[1:])
+        repeated = map(is_repeated, reply[2::2])
+        contested = {turn.nonce for turn, again in zip(turns, repeated, strict=True) if again}
+        return Page(turns, bool(reply[0]), frozenset(nonce for nonce in contested if nonce is not None))
 
     def trim(self, session_id: str, turns: Sequence[Turn], archived: MessageId, window: int) -> Command:
         """Forget the window's oldest messages, and the session itself if nothing is left.
+
+        Answers how many are left; -1 where the window begins with another message by now, and
+        nothing was done.
 
         Args:
             session_id: the session.
@@ -350,6 +356,10 @@ class HotWindow:
         """Return about how many bytes a command takes."""
         words = command.args if isinstance(command, ScriptCall) else command
         return sum(len(word) for word in words if isinstance(word, (bytes, str)))
+
+    def take_ticket(self, session_id: str) -> Command:
+        """Have nothing put back that was read of the archive until now."""
+        return ("UNLINK", self.keys.ticket(session_id))
 
     def ends(self, session_id: str) -> Command:
         """Look how far a window goes that is to be forgotten. :meth:`end` reads the answer."""

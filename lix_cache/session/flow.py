@@ -11,6 +11,7 @@ each flow says why its order is what it is. In short:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +22,7 @@ from lix_cache._log import logger
 from lix_cache.archive.store import Extent, lock_pauses
 from lix_cache.effects import DiskCall, Flow, LockCall, RedisBatch, RedisCall, Sleep
 from lix_cache.errors import (
+    ArchiveBusy,
     ArchiveCorrupt,
     ArchiveError,
     ArchiveUnavailable,
@@ -68,6 +70,8 @@ BREATH = 8
 BREATH_SECONDS = 0.00002
 #: An add that has taken longer is not settled by looking for it.
 GIVE_UP_SECONDS = 3600.0
+#: How often a window is read again that others changed while it was moved to disk.
+MOVES_AGAIN = 8
 #: How often a context is read again that others moved, cleared or deleted while it was read.
 READS_AGAIN = 2
 
@@ -806,12 +810,16 @@ def _move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
 
     Stopped after any step and run again: what was read is still there; what was appended is
     recognised by its id and only trimmed. The lock keeps a deletion from happening in the
-    middle and being undone. One session's failure does not keep the others from moving.
+    middle and being undone. It does not keep out what was sent by others and is carried out late,
+    nor the taking back of a message: where the window begins with another message than was read,
+    the trim does nothing, and the window is read again. One session's failure does not keep the
+    others from moving.
     """
     moved = Moved()
     todo = dict(keep)
     # Sessions of which a single message is more than their share: each by itself.
     large: dict[str, int] = {}
+    refused: Counter[str] = Counter()
     while todo or large:
         if not todo:
             todo = dict([large.popitem()])
@@ -825,27 +833,58 @@ def _move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
         large.update({sid: keep[sid] for sid, one in found.items() if one.has_more and not one.turns})
         found = {sid: oldest for sid, oldest in found.items() if sid not in large}
         batch = {sid: oldest.turns for sid, oldest in found.items() if oldest.turns}
-        contested = {sid for sid, oldest in found.items() if oldest.contested}
+        contested = {sid: oldest.contested for sid, oldest in found.items() if oldest.contested}
         written: dict[str, int | LixCacheError] = yield DiskCall(
             partial(store.archive.store.append_many_locked, batch, contested)
         )
         moved.failed.update({sid: r for sid, r in written.items() if isinstance(r, LixCacheError)})
         _note_archive(store, written.values())
         found = {sid: oldest for sid, oldest in found.items() if sid not in moved.failed}
-        newest: dict[str, MessageId] = yield DiskCall(partial(_newest_ids, store, list(found)))
-        trims = tuple(
-            store.hot.trim(sid, oldest.turns, newest[sid], keep[sid]) for sid, oldest in found.items()
-        )
-        if trims:
-            yield RedisBatch(trims)
-        gone = sum(len(oldest.turns) for oldest in found.values())
+        trimmed = yield from _trimmed(store, found, keep, moved)
+        refused.update(found.keys() - trimmed.keys() - moved.failed.keys())
+        moved.failed.update({sid: _keeps_changing(sid) for sid, n in refused.items() if n > MOVES_AGAIN})
+        gone = sum(trimmed.values())
         store.count("spilled_messages", gone)
         moved.messages += gone
-        todo = {sid: keep[sid] for sid, oldest in found.items() if oldest.has_more}
+        todo = {
+            sid: keep[sid]
+            for sid, oldest in found.items()
+            if sid not in moved.failed and (oldest.has_more or sid not in trimmed)
+        }
     moved.sessions = len(keep) - len(moved.failed)
     if moved.failed:
         store.count("spill_failures", len(moved.failed))
     return moved
+
+
+def _trimmed(
+    store: SessionStore, found: Mapping[str, Page], keep: Mapping[str, int], moved: Moved
+) -> Flow[dict[str, int]]:
+    """Forget what the archive has. Returns of how many messages; not those whose window is another by now."""
+    newest: dict[str, MessageId | LixCacheError] = yield DiskCall(partial(_newest_ids, store, list(found)))
+    trims: dict[str, Command] = {}
+    for sid, known in newest.items():
+        if isinstance(known, LixCacheError):
+            moved.failed[sid] = known
+        else:
+            trims[sid] = store.hot.trim(sid, found[sid].turns, known, keep[sid])
+    replies = (yield RedisBatch(tuple(trims.values()), errors_as_values=True)) if trims else ()
+    trimmed = {}
+    for sid, reply in zip(trims, replies, strict=True):
+        if isinstance(reply, RedisUnavailable):
+            raise reply
+        if isinstance(reply, LixCacheError):
+            moved.failed[sid] = reply
+        elif int(reply) >= 0:
+            trimmed[sid] = len(found[sid].turns)
+    return trimmed
+
+
+def _keeps_changing(session_id: str) -> ArchiveBusy:
+    return ArchiveBusy(
+        f"the window of session {session_id[:60]!r} changed each time it was about to leave Redis; what was "
+        "read is archived and still hot. Try again"
+    )
 
 
 def _note_archive(store: SessionStore, written: Iterable[int | LixCacheError]) -> None:
@@ -876,14 +915,16 @@ def _readable(ids: Iterable[str], replies: Iterable[Any], moved: Moved) -> Flow[
     return found
 
 
-def _newest_ids(store: SessionStore, session_ids: Iterable[str]) -> dict[str, MessageId]:
-    found = {}
+def _newest_ids(store: SessionStore, session_ids: Iterable[str]) -> dict[str, MessageId | LixCacheError]:
+    found: dict[str, MessageId | LixCacheError] = {}
     for session_id in session_ids:
         try:
             found[session_id] = store.archive.store.last_index(session_id, locked=True).newest
         except ArchiveCorrupt:
             # Counted and logged there. Nothing of it can be read, so nothing can collide.
             found[session_id] = ZERO_ID
+        except ArchiveError as error:
+            found[session_id] = error
     return found
 
 
@@ -1101,8 +1142,15 @@ def clean_up(store: SessionStore) -> Flow[int]:
             if lock is None:
                 continue
             try:
-                # A session with messages in Redis is alive, however old its archive.
-                alive = yield RedisBatch((store.hot.length(session_id), store.hot.old.length(session_id)))
+                # A session with messages in Redis is alive, however old its archive. The ticket goes
+                # first: what a reader is about to put back would outlive the archive it was read from.
+                _, *alive = yield RedisBatch(
+                    (
+                        store.hot.take_ticket(session_id),
+                        store.hot.length(session_id),
+                        store.hot.old.length(session_id),
+                    )
+                )
                 if not any(alive):
                     moved += yield DiskCall(partial(archive.expire_locked, session_id, now))
             finally:
