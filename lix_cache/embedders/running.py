@@ -51,7 +51,11 @@ def _start(call: Callable[[], T], who: str, error: type[LixCacheError]) -> Promi
         else:
             future.set_result(cast("T", value))
 
-    if not _crew.start(work, "lix-cache-model"):
+    try:
+        is_begun = _crew.start(work, "lix-cache-model")
+    except RuntimeError as refused:
+        raise error(f"{who}: the system gives no thread to ask it in") from refused
+    if not is_begun:
         raise error(f"{who}: {_crew.most} such calls are under way in this process; it hangs or is too slow")
     return future
 
