@@ -82,6 +82,31 @@ class Promise(Future[T]):
                 ended.get(timeout=left)
         return True
 
+    async def wait_async(self, timeout: float | None = None) -> bool:
+        """As :meth:`wait`, while the event loop goes on. One who stops waiting stops nothing."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        until = None if timeout is None else time.monotonic() + timeout
+        ended = loop.create_future()
+
+        def tell() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        def wake(_: object) -> None:
+            # The loop may have ended; then nobody waits for it.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(tell)
+
+        self.add_done_callback(wake)
+        while not self.done():
+            left = _LOOK_AGAIN if until is None else min(_LOOK_AGAIN, until - time.monotonic())
+            if left <= 0:
+                return False
+            await asyncio.wait([ended], timeout=left)
+        return True
+
 
 def start_thread(work: Callable[[], None], name: str) -> None:
     """Start a daemon thread.

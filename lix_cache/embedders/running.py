@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -87,10 +86,9 @@ async def acall_within(
 
     ``seconds=None`` waits for as long as it takes.
     """
-    future = asyncio.wrap_future(_start(call, who, error))
+    future = _start(call, who, error)
     try:
-        await asyncio.wait([future], timeout=seconds)
-        if future.done():
+        if await future.wait_async(seconds):
             return future.result()
     finally:
         future.cancel()
