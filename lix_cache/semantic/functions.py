@@ -37,6 +37,7 @@ from lix_cache.semantic.uses import uses_of
 __all__ = ["Known"]
 
 _DEEPEST = 8
+_MODULES_DEEP = 3
 #: Values that one container may hold, and that one look may read: some 8 us each, on the event loop.
 _MOST, _MOST_IN_ALL = 300, 1000
 #: Things that are remembered for a function, beyond which those that it does not hold now are forgotten.
@@ -72,6 +73,7 @@ class _Look:
     def __init__(self) -> None:
         self.left = _MOST_IN_ALL
         self.tokens = 0
+        self.hearsay = 0  # above 0 at functions that it may not call: what they write, it may read
         self.met: dict[int, _Kept] = {}
 
 
@@ -195,7 +197,7 @@ class Known:
     def _keep(self, thing: Any, is_written: bool, look: _Look) -> _Kept | None:
         """Return what is kept of a thing that the function writes; None if it does not."""
         kept = self._kept.get(id(thing))
-        if kept is None and is_written:
+        if kept is None and is_written and not look.hearsay:
             kept = self._kept[id(thing)] = _Kept(thing)
         if kept is None or kept.thing is not thing:
             return None
@@ -206,9 +208,10 @@ class Known:
         self, function: types.FunctionType, inside: tuple[types.FunctionType, ...], look: _Look
     ) -> Iterator[Any]:
         uses, around = uses_of(function.__code__), function.__globals__
-        self._rebound |= {name for name in uses.rebound if name[0] != "&"}
-        self._changed |= {name for name in uses.changed if name[0] != "&"}
-        self._put |= {one for one in uses.put if one[0][0] != "&"}
+        if not look.hearsay:
+            self._rebound |= {name for name in uses.rebound if name[0] != "&"}
+            self._changed |= {name for name in uses.changed if name[0] != "&"}
+            self._put |= {one for one in uses.put if one[0][0] != "&"}
         for name in sorted(uses.read - self._ignore):
             value = around.get(name, _MISSING)
             if value is _MISSING:
@@ -236,18 +239,22 @@ class Known:
                 and not plain.__closure__
                 and plain not in inside
             ):
+                look.hearsay += name not in uses.loaded
                 inner = self._of_function(plain, inside, look)
+                look.hearsay -= name not in uses.loaded
                 if len(inner) > 1:
                     yield [name, inner]
 
     def _of_module(
-        self, name: str, module: types.ModuleType, read: Collection[str], look: _Look
+        self, name: str, module: types.ModuleType, read: Collection[str], look: _Look, depth: int = 0
     ) -> Iterator[Any]:
         """Yield the data of a module that the function may read: what it reads has one of these names."""
         for attribute in sorted(vars(module).keys() & read):
-            form = self._compared(vars(module).get(attribute), look, f"{name}.{attribute}")
-            if form is not None:
-                yield [f"{name}.{attribute}", form]
+            value, path = vars(module).get(attribute), f"{name}.{attribute}"
+            if isinstance(value, types.ModuleType) and depth < _MODULES_DEEP:
+                yield from self._of_module(path, value, read, look, depth + 1)
+            elif (form := self._compared(value, look, path)) is not None:
+                yield [path, form]
 
     def _of_items(
         self, name: str, value: Any, keys: Collection[str],

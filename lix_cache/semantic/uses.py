@@ -34,6 +34,7 @@ class Uses(NamedTuple):
 
     Attributes:
         read: names that may be read: of globals, and of what is in modules.
+        loaded: names that surely are of globals; others may be of attributes alone.
         rebound: names that get a new value.
         changed: names whose items are set or deleted, or that one of the methods is called of that
             change a list, a dict or a set. What else has such a method is not changed by it.
@@ -42,6 +43,7 @@ class Uses(NamedTuple):
     """
 
     read: frozenset[str]
+    loaded: frozenset[str]
     rebound: frozenset[str]
     changed: frozenset[str]
     got: frozenset[tuple[str, str]]
@@ -65,12 +67,14 @@ _START = _One("", None, True)
 @functools.lru_cache(maxsize=1024)
 def uses_of(code: types.CodeType) -> Uses:
     """Return what code, and the code inside it, reads and writes."""
-    read, rebound = set(code.co_names), set[str]()
+    read, loaded, rebound = set(code.co_names), set[str](), set[str]()
     changed: set[str | None] = set()
     got, put = set[tuple[str, str]](), set[tuple[str, str]]()
     before = [_START] * 4
     for one in _instructions(code):
-        if one.op in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+        if one.op == "LOAD_GLOBAL":
+            loaded.add(str(one.value))
+        elif one.op in ("STORE_GLOBAL", "DELETE_GLOBAL"):
             rebound.add(str(one.value))
         elif one.op in ("STORE_DEREF", "DELETE_DEREF"):
             rebound.add(f"&{one.value}")
@@ -89,6 +93,7 @@ def uses_of(code: types.CodeType) -> Uses:
         if isinstance(inner, types.CodeType):
             more = uses_of(inner)
             read |= more.read
+            loaded |= more.loaded
             rebound |= more.rebound
             changed |= more.changed
             got |= more.got
@@ -97,6 +102,7 @@ def uses_of(code: types.CodeType) -> Uses:
     own = {f"&{name}" for name in code.co_cellvars}
     return Uses(
         frozenset(read),
+        frozenset(loaded),
         frozenset(rebound - own),
         frozenset(name for name in changed if name is not None and name not in own),
         frozenset(one for one in got if one[0] not in own),

@@ -8,6 +8,7 @@ the lines are on which nothing is done (tests/support/interrupts.py).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import subprocess
@@ -21,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from lix_cache import compute, drive
+from lix_cache import SemanticCache, compute, drive
 from lix_cache.archive import together
 from lix_cache.archive.files import Files, Write
 from lix_cache.archive.together import side_by_side
@@ -34,6 +35,7 @@ from lix_cache.errors import EmbedderUnavailable
 from lix_cache.hot.client import endpoint_for
 from lix_cache.semantic.cached import _alanded
 from lix_cache.semantic.flight import ABANDONED, Flight, Flights
+from tests.support.forks import Child, Report
 from tests.support.interrupts import Interrupt, interrupt_at, lines_of
 
 pytestmark = pytest.mark.promise("no-stall")
@@ -197,6 +199,34 @@ def test_a_thread_that_was_refused_takes_no_place(monkeypatch: pytest.MonkeyPatc
             with pytest.raises(RuntimeError):
                 crew.start(lambda: None, "t")
     assert crew.start(lambda: None, "t")
+
+
+def test_a_forked_child_without_a_free_thread_has_usable_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = os.getpid()
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if os.getpid() != parent:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    cleaners = [SemanticCache(None, CacheConfig())._cleaner for _ in range(3)]
+    for cleaner in cleaners:
+        cleaner.start(3600)
+
+    def child(report: Report) -> None:
+        report("f", sum(cleaner._lock.acquire(timeout=1) for cleaner in cleaners))
+        report("e", sum(cleaner.join(1) for cleaner in cleaners))
+
+    with contextlib.ExitStack() as held:
+        for cleaner in cleaners:
+            held.enter_context(cleaner._lock)
+        with Child(child) as process:
+            assert process.wait() == 0
+            assert process.records() == [("f", 3), ("e", 3)]
+    for cleaner in cleaners:
+        cleaner.stop()
 
 
 # -- flights ------------------------------------------------------------------------------------

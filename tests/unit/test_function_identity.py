@@ -223,6 +223,8 @@ def in_module(text: str) -> tuple[types.ModuleType, Known]:
         "data.update(); return data.MODEL",
         "return STATE.setdefault('model', 'x')",
         "global settings; settings = settings; return settings.MODEL",
+        "application.settings.clear(q); return application.settings.MODEL",
+        "q.choose('x'); return MODEL",
     ],
 )
 def test_what_is_global_and_read_counts_whatever_else_is_done_with_it(use: str) -> None:
@@ -232,6 +234,8 @@ def test_what_is_global_and_read_counts_whatever_else_is_done_with_it(use: str) 
         "import dataclasses, types\n"
         "MODEL = 'small'\nSTATE = {'model': 'small', 'calls': 0}\nCALLS = []\n"
         "settings = types.ModuleType('settings')\nsettings.MODEL = 'small'\n"
+        "application = types.ModuleType('application')\napplication.settings = settings\n"
+        "def choose(model):\n    global MODEL\n    MODEL = model\n"
         "class Settings: update = staticmethod(lambda: None)\n"
         "@dataclasses.dataclass\nclass Data:\n    MODEL: str = 'small'\n    def update(self): pass\n"
         f"data = Data()\ndef ask(q):\n    {body}\n"
