@@ -127,7 +127,7 @@ def launch(thread: threading.Thread) -> None:
     handled = sys.exc_info()[1]
     try:
         thread.start()
-    except RuntimeError as error:
+    except (RuntimeError, KeyError) as error:
         # An exception out of a signal handler, inside "start", may come out as one of CPython's own.
         if error.__context__ is not None and error.__context__ is not handled:
             raise error.__context__ from None
