@@ -29,7 +29,7 @@ from lix_cache import CodecError, InvalidInput
 from lix_cache.archive.varints import put_varint
 from lix_cache.semantic import values
 from lix_cache.semantic.value_items import MAX_DEPTH, decode_item, encode_item
-from lix_cache.semantic.values import Encoded, chunk_count, decode_value, encode_value
+from lix_cache.semantic.values import Encoded, decode_value, encode_value, read_head
 
 pytestmark = pytest.mark.promise("bad-bytes")
 
@@ -78,7 +78,7 @@ VALUES = st.recursive(
 
 def back(value: Any, **options: Any) -> Any:
     encoded = encode_value(value, **options)
-    assert chunk_count(encoded.head) == len(encoded.chunks)
+    assert read_head(encoded.head).chunks == len(encoded.chunks)
     return decode_value(encoded.head, encoded.chunks)
 
 
@@ -426,7 +426,7 @@ def test_chunks_that_are_missing_mixed_or_damaged_are_errors() -> None:
     with pytest.raises(CodecError):
         decode_value(small.head, (first,))
     with pytest.raises(CodecError):
-        chunk_count(b"")
+        read_head(b"")
     assert isinstance(one, Encoded)
 
 
