@@ -279,9 +279,13 @@ return 1
 """
 )
 
+# How many of the newest messages are looked at for late copies.
+LATE_AMONG = 1000
+
 # KEYS: window, high water, ticket   ARGV: none
-# Returns how many messages are there, the last one's id or '', and the ms that every later message in
-# a new window exceeds. From here on what was read of the archive is not put back. A stream whose
+# Returns how many messages are there, the last one's id or '', the ms that every later message in
+# a new window exceeds, and the nonces of those that were sent twice. From here on what was read of the
+# archive is not put back. A stream whose
 # messages were all taken back goes at once: an add would find it, not ask for the high water, and may
 # get an id of this millisecond, which counts as deleted.
 ENDS = script(
@@ -294,7 +298,16 @@ high = string.format('%.0f', high)
 redis.call('SET', KEYS[2], high)
 redis.call('UNLINK', KEYS[3])
 if #last == 0 then redis.call('UNLINK', KEYS[1]) end
-return {redis.call('XLEN', KEYS[1]), #last == 1 and last[1][1] or '', high}
+local reply = {redis.call('XLEN', KEYS[1]), #last == 1 and last[1][1] or '', high}
+local rows = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', """
+    + str(LATE_AMONG)
+    + """)
+for i = 1, #rows do
+  local message = rows[i][2][2]
+  local flags = string.byte(message) or 0
+  if math.floor(flags / 32) % 2 == 1 then reply[#reply + 1] = string.sub(message, 2, 7) end
+end
+return reply
 """
 )
 
@@ -312,9 +325,6 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 return ''
 """
 )
-
-# How many of the newest messages are looked at for late copies.
-LATE_AMONG = 1000
 
 # KEYS: window, refused nonces   ARGV: life in ms, nonce, id, nonce, id …
 # Each message is stored under that id, or deleted. Adds of it that are still on their way are refused

@@ -88,11 +88,13 @@ class End:
         length: its messages.
         last: the last one's id; None if there is none.
         up_to: the largest id that the session can have had.
+        repeated: nonces of its messages that were sent twice: the first sending may be carried out later.
     """
 
     length: int
     last: MessageId | None
     up_to: MessageId
+    repeated: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -371,7 +373,7 @@ class HotWindow:
     def end(reply: Any) -> End:
         """Return the answer to :meth:`ends`."""
         last = parse_id(reply[1]) if reply[1] else None
-        return End(int(reply[0]), last, MessageId(int(reply[2]), LARGEST_SEQ))
+        return End(int(reply[0]), last, MessageId(int(reply[2]), LARGEST_SEQ), frozenset(reply[3:]))
 
     def forget(self, session_id: str, last: MessageId) -> Command:
         """Drop the messages of a window up to one. Answered with the first id that is left, or nothing."""

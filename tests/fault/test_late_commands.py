@@ -340,6 +340,28 @@ def test_under_disk_durability_a_message_sent_twice_stays_once_when_redis_lost_i
     assert other.archived() == other.full() == Process(config).full() == ["before", "twice", "after"]
 
 
+def test_a_deletion_remembers_what_was_sent_twice_also_where_redis_lost_its_memory(
+    config: CacheConfig, redis_server: RedisServer
+) -> None:
+    process, other = Process(config), Process(config)
+    adding = process.adding("twice")
+    first = run_until(process, adding, scripts.ADD)
+    step = adding.throw(RedisUnavailable("the connection broke", maybe_done=True))
+    with pytest.raises(StopIteration):
+        while True:
+            step = process.step(adding, step)
+    other.drive(flow.delete(other.session))
+    with redis_server.client(db=config.session_redis_db) as client:
+        client.delete(*client.keys(f"{config.redis_key_prefix}*"))
+    other.add("after")
+    assert isinstance(first, RedisCall)
+    first.opened = None
+    process.drive._perform(first)
+    assert Process(config).full() == ["after"]
+    other.flush()
+    assert other.archived() == other.full() == ["after"]
+
+
 def test_what_waits_in_redis_when_it_is_told_is_dropped_and_what_was_put_back_stays(
     config: CacheConfig, held_up: CacheConfig, proxy: CountingProxy
 ) -> None:
