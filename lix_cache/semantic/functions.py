@@ -75,6 +75,7 @@ class _Look:
         self.tokens = 0
         self.hearsay = 0  # above 0 at functions that it may not call: what they write, it may read
         self.met: dict[int, _Kept] = {}
+        self.own: dict[int, tuple[Any, str]] = {}
 
 
 class Known:
@@ -124,6 +125,8 @@ class Known:
         if len(self._kept) > _MANY_KEPT:
             # One that comes back is known by what it holds then: that costs hits, and no answer.
             self._kept = look.met
+        # Only what is read now is held: a large list that another has replaced must not stay for ever.
+        self._own = look.own
         return self.name if len(parts) == 1 else f"{self.name} {digest_of(parts)}"
 
     def _known_writes(self) -> int:
@@ -226,10 +229,9 @@ class Known:
             if name in self._changed and type(value) in _CONTAINERS:
                 keys = {one for one in uses.got - self._put if one[0] == name}
                 yield from self._of_items(name, value, {key for _, key in keys}, inside, look)
-                form: str | None = None
+                form: Any = self._of_object(name, value, look)
             else:
-                form = self._compared(value, look, name)
-            form = form or self._of_object(name, value, look)
+                form = self._of_global(name, value, inside, look)
             if form:
                 yield [name, form]
             plain = inspect.unwrap(value) if isinstance(value, types.FunctionType) else None
@@ -253,7 +255,7 @@ class Known:
             value, path = vars(module).get(attribute), f"{name}.{attribute}"
             if isinstance(value, types.ModuleType) and depth < _MODULES_DEEP:
                 yield from self._of_module(path, value, read, look, depth + 1)
-            elif (form := self._compared(value, look, path)) is not None:
+            elif form := self._of_global(path, value, (), look):
                 yield [path, form]
 
     def _of_items(
@@ -264,6 +266,47 @@ class Known:
         if type(value) is dict:
             for key in sorted(keys & value.keys()):
                 yield [name, key, self._of_value(value.get(key), inside, look, name)]
+
+    def _of_global(
+        self, path: str, value: Any, inside: tuple[types.FunctionType, ...], look: _Look, depth: int = 0
+    ) -> Any:
+        """Return what stands for global data: what it holds, and of what cannot be compared its place."""
+        form = self._compared(value, look, path)
+        if form is not None:
+            return form
+
+        def part(name: object, one: Any) -> Any:
+            return self._of_global(f"{path}.{name}", one, inside, look, depth + 1)
+
+        look.left -= 1
+        if look.left < 0 or depth > _DEEPEST:
+            return self._of_object(path, value, look)
+        if isinstance(value, functools.partial):
+            return [
+                "partial",
+                part("func", value.func),
+                part("args", value.args),
+                part("keywords", value.keywords),
+            ]
+        if depth and isinstance(value, types.FunctionType):
+            return self._of_function(value, inside, look)
+        if isinstance(value, (re.Pattern, pathlib.PurePath)):
+            return _named_by_itself(value, repr)
+        if isinstance(value, (list, tuple)) and len(value) <= look.left:
+            return ["list", *(part(i, one) for i, one in enumerate(list(value)))]
+        if isinstance(value, dict) and len(value) <= look.left:
+            return [
+                "dict",
+                *([part("key", key), part(i, one)] for i, (key, one) in enumerate(list(value.items()))),
+            ]
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = [field.name for field in dataclasses.fields(value)]
+            return [
+                "data",
+                type(value).__qualname__,
+                *(part(one, getattr(value, one, None)) for one in fields),
+            ]
+        return self._of_object(path, value, look)
 
     def _of_object(self, name: str, value: Any, look: _Look) -> str:
         """Return what stands for a global object: nothing, until it is another than at first."""
@@ -321,15 +364,15 @@ class Known:
         number = id(value)
         for known in (_TOKENS.get(number), self._own.get(number)):
             if known is not None and (known[0]() if isinstance(known[0], weakref.ref) else known[0]) is value:
+                if not isinstance(known[0], weakref.ref):
+                    look.own[number] = known
                 return known[1]
         token = os.urandom(16).hex()
         try:
             # When it is gone, another object may get its number.
             _TOKENS[number] = weakref.ref(value, lambda _: _TOKENS.pop(number, None)), token
         except TypeError:
-            if len(self._own) >= _MOST_IN_ALL:
-                self._own = {}
-            self._own[number] = value, token
+            self._own[number] = look.own[number] = value, token
         return token
 
     def _tell(self, name: str, kind: type, why: str = "cannot be compared") -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
+import pathlib
+import re
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -436,3 +440,83 @@ def test_a_function_that_closes_over_itself_has_a_form() -> None:
 
     assert function_form(make("small")) == function_form(make("small"))
     assert function_form(make("small")) != function_form(make("large"))
+
+
+@dataclasses.dataclass
+class Part:
+    model: str
+
+
+@dataclasses.dataclass
+class Whole:
+    parts: list[Any]
+
+
+HELD: Any = None
+elsewhere = types.ModuleType("elsewhere")
+
+
+def reads_held(prompt: str) -> str:
+    return f"{prompt} {HELD}"
+
+
+def reads_elsewhere(prompt: str) -> str:
+    return f"{prompt} {elsewhere.held}"
+
+
+HOLDERS: dict[str, Callable[[str], Any]] = {
+    "a list of data": lambda model: [Part(model)],
+    "a dict of data": lambda model: {"a": Part(model)},
+    "data in data": lambda model: Whole([Part(model), object]),
+    "an ordered dict": lambda model: collections.OrderedDict(model=model),
+    "a dict with defaults": lambda model: collections.defaultdict(str, model=model),
+    "a partial": lambda model: functools.partial(ask, model),
+    "a path": pathlib.PurePosixPath,
+    "a pattern": re.compile,
+    "a function in a dict": lambda model: {"a": renamed(model)},
+}
+
+
+@pytest.mark.parametrize("kind", HOLDERS)
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_global_data_counts_by_what_it_holds(monkeypatch: pytest.MonkeyPatch, kind: str, where: str) -> None:
+    function = reads_held if where == "here" else reads_elsewhere
+
+    def put(model: str) -> None:
+        held = HOLDERS[kind](model)
+        monkeypatch.setitem(globals(), "HELD", held)
+        monkeypatch.setattr(elsewhere, "held", held, raising=False)
+
+    put("small")
+    known = Known(function)
+    small = known.now()
+    put("small")
+    assert known.now() == small
+    put("large")
+    assert known.now() != small
+
+
+def test_a_client_that_another_takes_the_place_of_counts_in_another_module_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Client:
+        pass
+
+    monkeypatch.setattr(elsewhere, "held", Client(), raising=False)
+    known = Known(reads_elsewhere)
+    before = known.now()
+    assert known.now() == before
+    monkeypatch.setattr(elsewhere, "held", Client())
+    assert known.now() != before
+
+
+def test_a_large_list_that_was_replaced_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = list(range(5000))
+    monkeypatch.setitem(globals(), "HELD", first)
+    known = Known(reads_held)
+    before = known.now()
+    assert known.now() == before
+    counted = sys.getrefcount(first)
+    monkeypatch.setitem(globals(), "HELD", list(range(5000)))
+    assert known.now() != before
+    assert sys.getrefcount(first) < counted
