@@ -32,7 +32,7 @@ from lix_cache.hot.client import endpoint_for, lazy_client
 from lix_cache.hot.pools import Pool, pack
 from lix_cache.session import flow
 from tests.support import RedisServer
-from tests.support.interrupts import Interrupt, interrupt_at, lines_of
+from tests.support.interrupts import Interrupt, interrupt_at, lines_of, unmeasured
 from tests.support.lab import Process
 
 pytestmark = pytest.mark.promise("no-loss")
@@ -461,8 +461,7 @@ def test_signals_at_random_moments_lose_nothing(
     done = subprocess.run(
         [sys.executable, "-c", WORKER, repr(settings), "7", "400"],
         cwd=ROOT,
-        # Not measured: coverage takes a lock that such an exception leaves taken.
-        env={name: value for name, value in os.environ.items() if not name.startswith("COV")},
+        env=unmeasured(),
         capture_output=True,
         text=True,
         timeout=120,
