@@ -20,6 +20,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lix_cache.admin import StoreAdmin
     from lix_cache.archive.archive import ConversationArchive
+    from lix_cache.compat.caches import (
+        AsyncSemanticCacheRedis,
+        AsyncURLEmbeddingCache,
+        SemanticCacheRedis,
+        URLEmbeddingCache,
+    )
     from lix_cache.config import CacheConfig
     from lix_cache.coordinator import AsyncCacheCoordinator, CacheCoordinator
     from lix_cache.embedded import EmbeddedRedis, ensure_redis
@@ -58,7 +64,12 @@ if TYPE_CHECKING:
         RedisUnavailable,
         VerifierError,
     )
-    from lix_cache.hot.client import (
+    from lix_cache.evaluation.calibration import Calibration, CalibrationPoint, calibrate, calibration_curve
+    from lix_cache.evaluation.question_log import QuestionLog
+    from lix_cache.evaluation.questions import Question, questions_from_log, questions_from_pairs
+    from lix_cache.evaluation.replay import Pair, PairTally, Replay, judge_pairs, replay
+    from lix_cache.evaluation.thresholds_file import load_limits, save_limits
+    from lix_cache.hot.clients import (
         close_async_redis_clients,
         create_async_redis_client,
         create_redis_client,
@@ -66,28 +77,17 @@ if TYPE_CHECKING:
     from lix_cache.huffman_codec import HuffmanCodec
     from lix_cache.huffman_codec._phrase_table import PhraseTable
     from lix_cache.huffman_codec.training import train_table
-    from lix_cache.semantic.cache import (
-        AsyncSemanticCacheRedis,
-        AsyncURLEmbeddingCache,
-        SemanticCacheRedis,
-        URLEmbeddingCache,
-    )
-    from lix_cache.semantic.calibration import Calibration, CalibrationPoint, calibrate, calibration_curve
-    from lix_cache.semantic.full import AsyncSemanticCache, SemanticCache
-    from lix_cache.semantic.limits import DEFAULT_LIMITS, STRICT_LIMITS, Limits
-    from lix_cache.semantic.limits_file import load_limits, save_limits
-    from lix_cache.semantic.lookup import Lookup, Reason, Report
-    from lix_cache.semantic.metrics import json_logs, register_metrics
+    from lix_cache.matching.thresholds import DEFAULT_LIMITS, STRICT_LIMITS, Limits
+    from lix_cache.observability.prometheus import json_logs, register_metrics
+    from lix_cache.semantic.cache import AsyncSemanticCache, SemanticCache
     from lix_cache.semantic.policy import CachePolicy
-    from lix_cache.semantic.question_log import QuestionLog
-    from lix_cache.semantic.questions import Question, questions_from_log, questions_from_pairs
-    from lix_cache.semantic.replay import Pair, PairTally, Replay, judge_pairs, replay
-    from lix_cache.semantic.tally import Prices
-    from lix_cache.semantic.verifier import CrossEncoderVerifier, OnnxVerifier, Verifier
+    from lix_cache.semantic.result import Lookup, Reason, Report
+    from lix_cache.semantic.stats import Prices
     from lix_cache.session.archive import AsyncConversationArchive
     from lix_cache.session.cache import AsyncHybridConversationCache, HybridConversationCache
     from lix_cache.session.evictor import Evictor
     from lix_cache.session.window import AsyncSessionContextWindow, SessionContextWindow
+    from lix_cache.verifiers.models import CrossEncoderVerifier, OnnxVerifier, Verifier
 
 __version__ = "1.0.0.dev0"
 
@@ -125,63 +125,63 @@ _HOMES = {
     "AsyncCacheCoordinator": "coordinator",
     "AsyncConversationArchive": "session.archive",
     "AsyncHybridConversationCache": "session.cache",
-    "AsyncSemanticCache": "semantic.full",
-    "AsyncSemanticCacheRedis": "semantic.cache",
+    "AsyncSemanticCache": "semantic.cache",
+    "AsyncSemanticCacheRedis": "compat.caches",
     "AsyncSessionContextWindow": "session.window",
-    "AsyncURLEmbeddingCache": "semantic.cache",
+    "AsyncURLEmbeddingCache": "compat.caches",
     "CacheConfig": "config",
     "CacheCoordinator": "coordinator",
     "CachePolicy": "semantic.policy",
     "CachedEmbedder": "embedders.cached",
-    "Calibration": "semantic.calibration",
-    "CalibrationPoint": "semantic.calibration",
+    "Calibration": "evaluation.calibration",
+    "CalibrationPoint": "evaluation.calibration",
     "ConversationArchive": "archive.archive",
-    "CrossEncoderVerifier": "semantic.verifier",
-    "DEFAULT_LIMITS": "semantic.limits",
+    "CrossEncoderVerifier": "verifiers.models",
+    "DEFAULT_LIMITS": "matching.thresholds",
     "EmbeddedRedis": "embedded",
     "Embedder": "embedders.protocol",
     "Evictor": "session.evictor",
     "HashingEmbedder": "embedders.hashing",
     "HuffmanCodec": "huffman_codec",
     "HybridConversationCache": "session.cache",
-    "Limits": "semantic.limits",
-    "Lookup": "semantic.lookup",
+    "Limits": "matching.thresholds",
+    "Lookup": "semantic.result",
     "OnnxEmbedder": "embedders.onnx",
-    "OnnxVerifier": "semantic.verifier",
+    "OnnxVerifier": "verifiers.models",
     "OpenAIEmbedder": "embedders.http",
-    "Pair": "semantic.replay",
-    "PairTally": "semantic.replay",
+    "Pair": "evaluation.replay",
+    "PairTally": "evaluation.replay",
     "PhraseTable": "huffman_codec._phrase_table",
-    "Prices": "semantic.tally",
-    "Question": "semantic.questions",
-    "QuestionLog": "semantic.question_log",
-    "Reason": "semantic.lookup",
-    "Report": "semantic.lookup",
-    "Replay": "semantic.replay",
-    "STRICT_LIMITS": "semantic.limits",
-    "SemanticCache": "semantic.full",
-    "SemanticCacheRedis": "semantic.cache",
+    "Prices": "semantic.stats",
+    "Question": "evaluation.questions",
+    "QuestionLog": "evaluation.question_log",
+    "Reason": "semantic.result",
+    "Report": "semantic.result",
+    "Replay": "evaluation.replay",
+    "STRICT_LIMITS": "matching.thresholds",
+    "SemanticCache": "semantic.cache",
+    "SemanticCacheRedis": "compat.caches",
     "SentenceTransformerEmbedder": "embedders.sentence_transformer",
     "SessionContextWindow": "session.window",
     "StoreAdmin": "admin",
-    "URLEmbeddingCache": "semantic.cache",
-    "Verifier": "semantic.verifier",
+    "URLEmbeddingCache": "compat.caches",
+    "Verifier": "verifiers.models",
     "aembed": "embedders.running",
-    "calibrate": "semantic.calibration",
-    "calibration_curve": "semantic.calibration",
-    "close_async_redis_clients": "hot.client",
-    "create_async_redis_client": "hot.client",
-    "create_redis_client": "hot.client",
+    "calibrate": "evaluation.calibration",
+    "calibration_curve": "evaluation.calibration",
+    "close_async_redis_clients": "hot.clients",
+    "create_async_redis_client": "hot.clients",
+    "create_redis_client": "hot.clients",
     "embed_within": "embedders.running",
     "ensure_redis": "embedded",
-    "json_logs": "semantic.metrics",
-    "judge_pairs": "semantic.replay",
-    "load_limits": "semantic.limits_file",
-    "questions_from_log": "semantic.questions",
-    "questions_from_pairs": "semantic.questions",
-    "register_metrics": "semantic.metrics",
-    "replay": "semantic.replay",
-    "save_limits": "semantic.limits_file",
+    "json_logs": "observability.prometheus",
+    "judge_pairs": "evaluation.replay",
+    "load_limits": "evaluation.thresholds_file",
+    "questions_from_log": "evaluation.questions",
+    "questions_from_pairs": "evaluation.questions",
+    "register_metrics": "observability.prometheus",
+    "replay": "evaluation.replay",
+    "save_limits": "evaluation.thresholds_file",
     "train_table": "huffman_codec.training",
 }
 

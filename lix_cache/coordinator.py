@@ -8,19 +8,19 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.arguments import config_of
-from lix_cache.config import CacheConfig
-from lix_cache.messages import Message
-from lix_cache.semantic.cache import (
+from lix_cache.compat.caches import (
     AsyncSemanticCacheRedis,
     AsyncURLEmbeddingCache,
     SemanticCacheRedis,
     URLEmbeddingCache,
 )
+from lix_cache.config import CacheConfig
+from lix_cache.messages.message import Message
 from lix_cache.session.window import AsyncSessionContextWindow, SessionContextWindow
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
-    from lix_cache.semantic.full import AsyncSemanticCache, SemanticCache
+    from lix_cache.semantic.cache import AsyncSemanticCache, SemanticCache
     from lix_cache.vectors import FloatArray, VectorLike
 
 __all__ = ["AsyncCacheCoordinator", "CacheCoordinator"]
@@ -100,7 +100,7 @@ class CacheCoordinator:
         self.answers: SemanticCache | None = None
         if embedder is not None:
             # Its guards are word lists of many languages, which not everybody needs.
-            from lix_cache.semantic.full import SemanticCache
+            from lix_cache.semantic.cache import SemanticCache
 
             self.answers = SemanticCache(embedder, config, context={"session": session_id})
 
@@ -192,7 +192,7 @@ class AsyncCacheCoordinator:
         self.answers: AsyncSemanticCache | None = None
         if embedder is not None:
             # Its guards are word lists of many languages, which not everybody needs.
-            from lix_cache.semantic.full import AsyncSemanticCache
+            from lix_cache.semantic.cache import AsyncSemanticCache
 
             self.answers = AsyncSemanticCache(embedder, config, context={"session": session_id})
 

@@ -30,12 +30,12 @@ from _bench_report import OLD, Report, sync_seconds
 
 import lix_cache
 from lix_cache import CacheConfig, create_redis_client
-from lix_cache.drive import SyncDriver
+from lix_cache.drivers.sync import SyncDriver
 from lix_cache.effects import Flow, RedisBatch
 from lix_cache.embedded import find_server_binary
+from lix_cache.hot.replies import Cold
 from lix_cache.hot.scripts import Command
-from lix_cache.hot.window import Cold
-from lix_cache.messages import MessageId, Turn, new_turn, with_id
+from lix_cache.messages.turn import MessageId, Turn, new_turn, with_id
 from lix_cache.session.store import open_store
 
 ROOT = Path(__file__).resolve().parents[1]

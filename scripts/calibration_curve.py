@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure how the built-in limits trade hits for wrong answers, and draw it.
 
-Plays labelled questions through in memory, online, with the guards (lix_cache/semantic/offline.py);
+Plays labelled questions through in memory, online, with the guards (lix_cache/evaluation/offline.py);
 ``lix-cache eval`` does the same with the real cache on a real Redis, for single points of the curve.
 Needs the evaluation sets and the model (LIX_CACHE_SHARED, or ../shared).
 """
@@ -20,7 +20,7 @@ from lix_cache import DEFAULT_LIMITS, STRICT_LIMITS, CalibrationPoint, Limits, Q
 from lix_cache.cli.quality.model import Remembering, find_embedder
 from lix_cache.cli.quality.plot import Curve, draw
 from lix_cache.cli.quality.sets import load_set
-from lix_cache.semantic.binomial import clopper_pearson
+from lix_cache.evaluation.binomial import clopper_pearson
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- begin: measured by scripts/calibration_curve.py -->", "<!-- end -->"

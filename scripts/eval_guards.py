@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from lix_cache.embedders.onnx import OnnxEmbedder
-from lix_cache.semantic.guards import GUARDS, check
+from lix_cache.matching.guards import GUARDS, check
 
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = ("en", "de", "fr", "es", "zh", "ja", "ko")

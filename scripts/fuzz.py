@@ -29,11 +29,10 @@ from functools import cache
 from pathlib import Path
 
 from lix_cache import CodecError, ConversationArchive, HuffmanCodec, InvalidMessage
-from lix_cache.archive import format as fmt
-from lix_cache.archive import legacy
+from lix_cache.archive import decoding, encoding, header, legacy
+from lix_cache.archive import index as index_flow
 from lix_cache.archive.codecs import packer
 from lix_cache.archive.doubts import Doubts
-from lix_cache.archive.files import FileLock, Files, Tail
 from lix_cache.archive.names import file_stem
 from lix_cache.archive.reading import parse_contents
 from lix_cache.archive.verify import verify_bytes
@@ -43,7 +42,10 @@ from lix_cache.huffman_codec._native import decode_prefix_v1
 from lix_cache.huffman_codec._numbers import read_varint
 from lix_cache.huffman_codec._registry import shipped_table
 from lix_cache.huffman_codec._v2 import SHORT_CHECK_UPTO
-from lix_cache.messages import Message, MessageId, Turn, decode_json, from_turn, pack_hot, to_turn, unpack_hot
+from lix_cache.messages.message import Message, decode_json
+from lix_cache.messages.packing import pack_hot, unpack_hot
+from lix_cache.messages.turn import MessageId, Turn, from_turn, to_turn
+from lix_cache.storage.files import FileLock, Files, Tail
 
 __all__ = ["LARGEST", "MEMORY_LIMIT", "TARGETS", "Target", "mutated"]
 
@@ -127,23 +129,25 @@ def archives() -> list[bytes]:
     found = []
     for name in ("stored", "huffman", "hcv1", "lz4", "zstd", "deflate"):
         codec = packer(name)
-        parts = [fmt.encode_header(fmt.FileHeader(1.7e9, SESSION))]
-        index = fmt.EMPTY
+        parts = [header.encode_header(header.FileHeader(1.7e9, SESSION))]
+        index = index_flow.EMPTY
         for batch in (_turns(0), _turns(500, nonces=True), _turns(100, step=0)[:2], _turns(900)[:1]):
             at = sum(map(len, parts))
             doubts = Doubts(frozenset({b"nonce1", b"nonce2"}), at, index.contested_at)
-            frame = fmt.encode_frames(batch, index, ID.ms, codec, doubts=doubts if name == "lz4" else None)
+            frame = encoding.encode_frames(
+                batch, index, ID.ms, codec, doubts=doubts if name == "lz4" else None
+            )
             index = _index(frame)
             parts.append(frame)
             if len(parts) == 3:
-                parts.append(fmt.encode_mark(index, ID.ms + 1, index.newest))
+                parts.append(encoding.encode_mark(index, ID.ms + 1, index.newest))
                 index = _index(parts[-1])
         found.append(b"".join(parts))
     return found
 
 
-def _index(frame: bytes) -> fmt.FrameIndex:
-    found = fmt.index_at_end(frame, len(frame))
+def _index(frame: bytes) -> index_flow.FrameIndex:
+    found = index_flow.index_at_end(frame, len(frame))
     if found is None:
         raise RuntimeError("the encoder wrote a frame without an index entry")
     return found.index
@@ -154,7 +158,7 @@ def bodies() -> list[bytes]:
     """One byte for the length of the index entry, the index entry, the body: a frame without its CRCs."""
     found = []
     for data in archives():
-        for frame in fmt.scan(data).frames:
+        for frame in decoding.scan(data).frames:
             size = data[frame.end - 13]
             index = data[frame.end - 13 - size : frame.end - 13]
             found.append(bytes((size,)) + index + data[frame.offset + 8 : frame.end - 13 - size])
@@ -279,7 +283,7 @@ def _prefix(data: bytes) -> None:
 
 
 def _scan(data: bytes) -> None:
-    found = fmt.scan(data)
+    found = decoding.scan(data)
     position = found.header.length if found.header else 0
     pieces = sorted([*((f.offset, f.end) for f in found.frames), *found.damage])
     for start, end in pieces:
@@ -288,7 +292,7 @@ def _scan(data: bytes) -> None:
     _check(position == len(data), "a scan sees everything")
     for frame in found.frames:
         try:
-            turns = fmt.decode_frame(data[frame.offset : frame.end], frame)
+            turns = decoding.decode_frame(data[frame.offset : frame.end], frame)
         except ArchiveCorrupt:
             continue
         _check(len(turns) == frame.index.count, "a frame has as many turns as it says")
@@ -296,7 +300,7 @@ def _scan(data: bytes) -> None:
 
 def seal(index: bytes, body: bytes) -> bytes:
     """Make a frame of any body and any index entry, with the right lengths and CRCs."""
-    front = fmt.SYNC + struct.pack("<I", 21 + len(body) + len(index)) + body
+    front = index_flow.SYNC + struct.pack("<I", 21 + len(body) + len(index)) + body
     middle = index + struct.pack("<BI", len(index), zlib.crc32(front))
     return front + middle + struct.pack("<I", zlib.crc32(middle)) + front[4:8]
 
@@ -304,11 +308,11 @@ def seal(index: bytes, body: bytes) -> bytes:
 def _sealed(data: bytes) -> None:
     size = min(data[0] if data else 0, len(data) - 1) if data else 0
     sealed = seal(data[1 : 1 + size], data[1 + size :])
-    frame = fmt.frame_at(sealed, 0)
+    frame = decoding.frame_at(sealed, 0)
     if frame is None:
         # The index entry made no sense; then the frame is damage, whatever else is right.
         raise ArchiveCorrupt("no frame")
-    turns = fmt.decode_frame(sealed, frame)
+    turns = decoding.decode_frame(sealed, frame)
     for turn in turns:
         from_turn(turn)
         _check(max(turn.id) < 1 << 64, "an id of more than 64 bits")
@@ -321,7 +325,7 @@ def _legacy(data: bytes) -> None:
     _check(0 <= found.created_at < 1e11 and 0 <= found.updated_at < 1e11, "times that can be")
     # What was read can be written.
     if found.turns:
-        fmt.encode_frames(found.turns, fmt.EMPTY, int(found.updated_at * 1000), packer("stored"))
+        encoding.encode_frames(found.turns, index_flow.EMPTY, int(found.updated_at * 1000), packer("stored"))
 
 
 def _legacy_text(data: bytes) -> None:
@@ -491,8 +495,8 @@ _NUMBERS = [0, 1, 2, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**
 _PIECES = [
     b"\xff" * 9 + b"\x01",
     b"\x80" * 12,
-    fmt.SYNC,
-    fmt.MAGIC,
+    index_flow.SYNC,
+    header.MAGIC,
     legacy.MAGIC,
     b"HCv1",
     b"[" * 300,

@@ -24,11 +24,11 @@ import numpy as np
 
 from lix_cache import CacheConfig, OnnxEmbedder, Question, SemanticCache, replay
 from lix_cache.cli.quality.sets import load_set, shared_folder
-from lix_cache.semantic.binomial import clopper_pearson
-from lix_cache.semantic.guards import check
-from lix_cache.semantic.limits import DEFAULT_LIMITS, Limits
-from lix_cache.semantic.offline import play
-from lix_cache.semantic.text import normalise
+from lix_cache.evaluation.binomial import clopper_pearson
+from lix_cache.evaluation.offline import play
+from lix_cache.matching.guards import check
+from lix_cache.matching.text import normalise
+from lix_cache.matching.thresholds import DEFAULT_LIMITS, Limits
 
 #: The rule that compared answers by equality alone.
 EQUALITY = replace(

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from lix_cache.admin.results import FileCheck
 from lix_cache.archive.archive import ConversationArchive
-from lix_cache.archive.files import Files
 from lix_cache.archive.names import SUFFIX, file_stem, plain_stem, session_id_of_stem
 from lix_cache.archive.verify import Report, verify_bytes
 from lix_cache.errors import ArchiveError
+from lix_cache.storage.files import Files
 
 __all__ = ["check_files", "file_of", "session_files", "set_aside", "unreadable"]
 

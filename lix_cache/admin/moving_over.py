@@ -11,7 +11,7 @@ from lix_cache.effects import Flow, RedisBatch
 from lix_cache.errors import InvalidSessionId
 from lix_cache.hot.old_keys import escape_pattern
 from lix_cache.hot.scripts import Command
-from lix_cache.messages import check_session_id, decode_json
+from lix_cache.messages.message import check_session_id, decode_json
 from lix_cache.session.store import SessionStore
 
 __all__ = ["Left", "names_left", "old_sessions"]

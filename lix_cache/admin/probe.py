@@ -12,19 +12,21 @@ from functools import partial
 from lix_cache.admin import files
 from lix_cache.admin.facts import DiskFacts, RedisFacts
 from lix_cache.admin.flows import ask, server_time
-from lix_cache.archive.files import Files
+from lix_cache.compat.caches import SemanticCacheRedis, URLEmbeddingCache
 from lix_cache.config import CacheConfig
-from lix_cache.drive import SyncDriver
+from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import ArchiveError, LixCacheError, RedisAuthError, RedisError, RedisUnavailable
-from lix_cache.hot.client import endpoint_for
+from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.keys import Keys
 from lix_cache.hot.probe import READS_ONLY
+from lix_cache.hot.replies import Cold
 from lix_cache.hot.scripts import Command
-from lix_cache.hot.window import Cold, HotWindow
-from lix_cache.messages import ZERO_ID, MessageId, Turn, pack_hot
-from lix_cache.semantic.cache import SemanticCacheRedis, URLEmbeddingCache
+from lix_cache.hot.window import HotWindow
+from lix_cache.messages.packing import pack_hot
+from lix_cache.messages.turn import ZERO_ID, MessageId, Turn
 from lix_cache.session.health import redis_trouble
 from lix_cache.session.store import SessionStore
+from lix_cache.storage.files import Files
 
 __all__ = ["look_at_disk", "look_at_redis"]
 

@@ -11,12 +11,13 @@ from lix_cache.admin.results import Check, Evicted, FileCheck, Migrated, Session
 from lix_cache.archive.compaction import Compacted
 from lix_cache.arguments import config_of
 from lix_cache.config import CacheConfig
-from lix_cache.drive import SyncDriver
+from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import ArchiveError, InvalidMessage, RedisCommandError
-from lix_cache.hot.client import endpoint_for
+from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.old_keys import escape_pattern
-from lix_cache.messages import check_session_id
-from lix_cache.session import flow
+from lix_cache.messages.message import check_session_id
+from lix_cache.session import offload, reconcile, rounds, whole
+from lix_cache.session.base import Session
 from lix_cache.session.store import open_store
 
 __all__ = ["StoreAdmin"]
@@ -60,7 +61,7 @@ class StoreAdmin:
         Args:
             limit: how many at most; None for all.
         """
-        hot = self._drive(flow.list_hot(self._store))
+        hot = self._drive(rounds.list_hot(self._store))
         cold = {meta["session_id"]: meta for meta in self._store.archive.list_sessions()}
         old = self._drive(moving_over.old_sessions(self._store, self._names_left()))
         last_use = {sid: meta["updated_at"] for sid, meta in cold.items()} | hot
@@ -89,7 +90,7 @@ class StoreAdmin:
 
     def session_ids(self) -> list[str]:
         """Return the ids of all sessions, hot and cold, sorted."""
-        hot = self._drive(flow.list_hot(self._store))
+        hot = self._drive(rounds.list_hot(self._store))
         cold = {meta["session_id"] for meta in self._store.archive.list_sessions()}
         return sorted(hot.keys() | cold | set(self._names_left()))
 
@@ -100,7 +101,7 @@ class StoreAdmin:
     def stats(self) -> StoreStats:
         """Return the numbers of the whole store."""
         info = dict(self._drive(flows.ask(("INFO",))))
-        hot = self._drive(flow.list_hot(self._store))
+        hot = self._drive(rounds.list_hot(self._store))
         sizes = self._drive(flows.window_sizes(self._store, hot)).values()
         archive = self._store.archive
         names = files.session_files(archive)
@@ -150,19 +151,19 @@ class StoreAdmin:
         Returns:
             What moved. One session's failure does not keep the others from moving.
         """
-        total, reunited = flow.Moved(), 0
+        total, reunited = offload.Moved(), 0
         if session_ids is not None:
             chosen = [check_session_id(sid) for sid in session_ids]
             self._take_over(self._drive(moving_over.old_sessions(self._store, chosen)), total)
         else:
             reunited = self._reunite_pending(total)
             seconds = self.config.idle_seconds if idle_seconds is None else idle_seconds
-            hot = self._drive(flow.list_hot(self._store))
+            hot = self._drive(rounds.list_hot(self._store))
             chosen = self._drive(flows.idle_sessions(hot, seconds))
         on_progress(0, len(chosen))
-        for number, group in enumerate(flows.groups(chosen, flow.SESSIONS_AT_ONCE)):
+        for number, group in enumerate(flows.groups(chosen, rounds.SESSIONS_AT_ONCE)):
             self._move(group, total)
-            on_progress(number * flow.SESSIONS_AT_ONCE + len(group), len(chosen))
+            on_progress(number * rounds.SESSIONS_AT_ONCE + len(group), len(chosen))
         failed = {sid: f"{type(error).__name__}: {error}" for sid, error in total.failed.items()}
         return Evicted(total.sessions, total.messages, reunited, failed)
 
@@ -217,17 +218,17 @@ class StoreAdmin:
         for number, session_id in enumerate(sessions):
             on_progress(number, len(sessions))
             try:
-                messages += self._drive(flow.take_over(self._session(session_id)))
+                messages += self._drive(reconcile.take_over(self._session(session_id)))
                 moved += 1
             except (*_OF_ONE_SESSION, RedisCommandError) as error:
                 failed[session_id] = f"{type(error).__name__}: {error}"
         on_progress(len(sessions), len(sessions))
         return Migrated(moved, messages, failed)
 
-    def _take_over(self, left: Iterable[str], total: flow.Moved) -> None:
+    def _take_over(self, left: Iterable[str], total: offload.Moved) -> None:
         for session_id in left:
             try:
-                total.messages += self._drive(flow.take_over(self._session(session_id)))
+                total.messages += self._drive(reconcile.take_over(self._session(session_id)))
             except _OF_ONE_SESSION as error:
                 total.failed[session_id] = error
 
@@ -241,8 +242,8 @@ class StoreAdmin:
         """Take a session back from the trash, as :meth:`ConversationArchive.restore`. Needs no Redis."""
         return self._store.archive.restore(session_id)
 
-    def _move(self, group: list[str], total: flow.Moved) -> None:
-        moved = self._drive(flow.move_to_disk(self._store, dict.fromkeys(group, 0)))
+    def _move(self, group: list[str], total: offload.Moved) -> None:
+        moved = self._drive(offload.move_to_disk(self._store, dict.fromkeys(group, 0)))
         total.messages += moved.messages
         if not moved.busy:
             total.sessions += moved.sessions
@@ -251,23 +252,23 @@ class StoreAdmin:
         # Somebody held a lock. The daemon would come back to it; we were asked for now.
         for session_id in group:
             try:
-                total.messages += self._drive(flow.flush(self._session(session_id)))
+                total.messages += self._drive(whole.flush(self._session(session_id)))
                 total.sessions += 1
             except _OF_ONE_SESSION as error:
                 total.failed[session_id] = error
 
-    def _reunite_pending(self, total: flow.Moved) -> int:
+    def _reunite_pending(self, total: offload.Moved) -> int:
         reunited = 0
         for session_id in self._store.archive.store.pending_sessions():
             try:
-                self._drive(flow.reunite(self._session(session_id)))
+                self._drive(reconcile.reconcile(self._session(session_id)))
                 reunited += 1
             except _OF_ONE_SESSION as error:
                 total.failed[session_id] = error
         return reunited
 
-    def _session(self, session_id: str) -> flow.Session:
-        return flow.Session(self._store, session_id, self.config.hot_window_size)
+    def _session(self, session_id: str) -> Session:
+        return Session(self._store, session_id, self.config.hot_window_size)
 
     # -- checking ------------------------------------------------------------------------
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache.archive import search
 from lix_cache.archive.compaction import Compacted
+from lix_cache.archive.decoding import MAX_DECODED
 from lix_cache.archive.expiry import DAY, Now
-from lix_cache.archive.files import Files
-from lix_cache.archive.format import MAX_DECODED
 from lix_cache.archive.names import SUFFIX, session_id_of_stem
 from lix_cache.archive.store import ArchiveStore
 from lix_cache.archive.verify import Report, verify_bytes
@@ -19,7 +18,9 @@ from lix_cache.checks import check_count, check_path, check_seconds
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import check_setting
 from lix_cache.errors import ArchiveCorrupt, ArchiveError, MissingExtra, MissingTable
-from lix_cache.messages import ZERO_ID, Message, check_session_id, from_turn, to_turn
+from lix_cache.messages.message import Message, check_session_id
+from lix_cache.messages.turn import ZERO_ID, from_turn, to_turn
+from lix_cache.storage.files import Files
 
 if TYPE_CHECKING:
     from lix_cache.vectors import VectorLike

@@ -7,19 +7,10 @@ from itertools import pairwise
 from typing import Any
 
 from lix_cache.archive import times
-from lix_cache.archive.varints import Reader, put_varint
 from lix_cache.errors import CodecError
-from lix_cache.messages import (
-    LARGEST_MS,
-    MAX_DEPTH,
-    NONCE_BYTES,
-    MessageId,
-    Turn,
-    check_json,
-    decode_json,
-    encode_json,
-    is_id_time,
-)
+from lix_cache.messages.message import MAX_DEPTH, check_json, decode_json, encode_json
+from lix_cache.messages.turn import LARGEST_MS, NONCE_BYTES, MessageId, Turn, is_id_time
+from lix_cache.storage.varints import Reader, put_varint
 from lix_cache.vectors import Vector
 
 __all__ = [

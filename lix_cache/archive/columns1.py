@@ -16,9 +16,9 @@ from lix_cache.archive.columns import (
     check_ids,
     get_any_ids,
 )
-from lix_cache.archive.varints import Reader
 from lix_cache.errors import CodecError
-from lix_cache.messages import MessageId, Turn
+from lix_cache.messages.turn import MessageId, Turn
+from lix_cache.storage.varints import Reader
 
 __all__ = ["decode_turns_1"]
 

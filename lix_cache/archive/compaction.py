@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lix_cache.archive import format as fmt
+from lix_cache.archive import decoding, encoding, header
+from lix_cache.archive import index as index_flow
 from lix_cache.archive.doubts import Doubts
-from lix_cache.messages import MessageId, Turn
+from lix_cache.messages.turn import MessageId, Turn
 
 if TYPE_CHECKING:
     from lix_cache.archive.codecs import Packer
@@ -21,7 +22,7 @@ __all__ = ["Compacted", "Compaction", "compaction"]
 
 #: Turns in a merged frame, and the stored bytes it grows to: the last turns are read by
 #: reading the last frame, and that must stay cheap.
-MAX_TURNS = fmt.TURNS_PER_FRAME
+MAX_TURNS = encoding.TURNS_PER_FRAME
 MAX_BYTES = 64 * 1024
 
 
@@ -94,7 +95,7 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Comp
         ArchiveCorrupt: a frame is intact and cannot be decoded, so it must stay as it is.
         MissingExtra, MissingTable: the same, because something is not installed or named.
     """
-    found = fmt.scan(data)
+    found = decoding.scan(data)
     if not found.frames or found.header is None:
         return None
     last = found.frames[-1].index
@@ -104,12 +105,12 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Comp
     # A nonce tells a message from another one under its id, and from its copy under another id.
     # For the first the contents do as well (same_message). For the second Redis must still hold a
     # copy, so the nonces that are in doubt stay for good; and an add that was sent a day ago
-    # is given up (session/flow.py), so nothing asks for those of older messages.
+    # is given up (session/add.py), so nothing asks for those of older messages.
     drops = last.updated_ms + keep_ms < now_ms
     oldest_ms = now_ms - keep_ms
-    parts = [fmt.encode_header(found.header)]
+    parts = [header.encode_header(found.header)]
     parts += [data[frame.offset : frame.end] for frame in found.frames[:full]]
-    before = found.frames[full - 1].index if full else fmt.FrameIndex(cleared=last.cleared)
+    before = found.frames[full - 1].index if full else index_flow.FrameIndex(cleared=last.cleared)
     groups = _groups(kept)
     updated_ms = before.updated_ms
     length = sum(map(len, parts))
@@ -121,19 +122,19 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Comp
                 _without_nonce(one.turn) if one.turn.id.ms < oldest_ms and not one.contested else one.turn
                 for one in group
             ]
-        frames = fmt.encode_frames(
+        frames = encoding.encode_frames(
             turns,
-            fmt.with_cleared(before, last.cleared),
+            encoding.with_cleared(before, last.cleared),
             # The last one says when the file was last appended to, which this is not.
             updated_ms if group is not groups[-1] else last.updated_ms,
             codec,
             doubts=Doubts(doubts, length) if doubts and group is groups[0] else None,
             whole=True,
-            most=fmt.WHOLE_FRAME_BYTES,
+            most=encoding.WHOLE_FRAME_BYTES,
         )
         parts.append(frames)
         length += len(frames)
-        before = fmt.index_of(frames)
+        before = encoding.index_of(frames)
     made = b"".join(parts)
     frames_after = full + len(groups)
     if not groups or frames_after >= len(found.frames) or len(made) >= len(data):
@@ -141,7 +142,7 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Comp
     return Compaction(made, _damaged(data, found), len(found.frames), frames_after)
 
 
-def _full_frames(found: fmt.Scan) -> int:
+def _full_frames(found: decoding.Scan) -> int:
     """Return how many frames at the start are as large as they may be, and are taken over as they are."""
     if not all(frame.index.in_order for frame in found.frames):
         return 0
@@ -156,19 +157,21 @@ def _full_frames(found: fmt.Scan) -> int:
     return len(found.frames)
 
 
-def _doubts(data: bytes, frames: Sequence[fmt.Frame]) -> frozenset[bytes]:
+def _doubts(data: bytes, frames: Sequence[index_flow.Frame]) -> frozenset[bytes]:
     """Return all that is in doubt in a file."""
     carried = (
-        fmt.doubts_in(data[frame.offset : frame.end], frame.index) for frame in frames if frame.index.doubts
+        decoding.doubts_in(data[frame.offset : frame.end], frame.index)
+        for frame in frames
+        if frame.index.doubts
     )
     return frozenset[bytes]().union(*(link for link in carried if link is not None))
 
 
-def _kept(data: bytes, frames: Sequence[fmt.Frame], doubts: frozenset[bytes]) -> list[_Kept]:
+def _kept(data: bytes, frames: Sequence[index_flow.Frame], doubts: frozenset[bytes]) -> list[_Kept]:
     """Return the turns of frames, sorted by id, each once."""
     by_id: dict[MessageId, _Kept] = {}
     for frame in frames:
-        for turn in fmt.decode_frame(data[frame.offset : frame.end], frame):
+        for turn in decoding.decode_frame(data[frame.offset : frame.end], frame):
             contested = turn.nonce in doubts
             one = _Kept(turn, frame.index.updated_ms, frame.length / frame.index.count, contested)
             by_id.setdefault(turn.id, one)
@@ -191,7 +194,7 @@ def _without_nonce(turn: Turn) -> Turn:
     return turn if turn.nonce is None else Turn(turn.id, turn.body, turn.vector)
 
 
-def _damaged(data: bytes, found: fmt.Scan) -> bytes:
+def _damaged(data: bytes, found: decoding.Scan) -> bytes:
     """Return what must be set aside before the file is replaced."""
     if found.is_clean:
         return b""

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
-from lix_cache.messages import NONCE_BYTES, Turn
+from lix_cache.messages.turn import NONCE_BYTES, Turn
 
 __all__ = ["Doubts", "Link", "doubts_size", "unpacked"]
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from lix_cache.messages import MessageId
+    from lix_cache.messages.turn import MessageId
 
 __all__ = ["DAY", "Now", "is_expired"]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from lix_cache.messages import MessageId, Turn, same_message, with_id
+from lix_cache.messages.turn import MessageId, Turn, same_message, with_id
 
 __all__ = ["AGAIN", "Known", "newcomers"]
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from lix_cache.errors import ArchiveCorrupt, InvalidInput
 from lix_cache.huffman_codec._native import decode_prefix_v1
-from lix_cache.messages import ZERO_ID, MessageId, Turn, check_json, to_turn
+from lix_cache.messages.message import check_json
+from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, to_turn
 
 __all__ = ["MAGIC", "LegacyFile", "legacy_metadata", "milliseconds_of", "old_turn", "parse_legacy"]
 

@@ -8,12 +8,12 @@ from heapq import heappop, heappush
 from itertools import pairwise
 
 from lix_cache._log import logger
-from lix_cache.archive import format as fmt
-from lix_cache.archive import legacy
+from lix_cache.archive import decoding, header, legacy
+from lix_cache.archive import index as index_flow
 from lix_cache.archive.doubts import Link, doubts_size
-from lix_cache.archive.files import Files
 from lix_cache.errors import ArchiveCorrupt
-from lix_cache.messages import MessageId, Turn
+from lix_cache.messages.turn import MessageId, Turn
+from lix_cache.storage.files import Files
 
 __all__ = [
     "Contents",
@@ -54,7 +54,7 @@ class Contents:
     turns: list[Turn]
     created_at: float
     updated_at: float
-    index: fmt.FrameIndex
+    index: index_flow.FrameIndex
     damaged: int
     session_id: str | None
 
@@ -63,7 +63,7 @@ def by_id(turn: Turn) -> MessageId:
     return turn.id
 
 
-def parse_contents(data: bytes, name: str, most: int = fmt.MAX_DECODED) -> Contents:
+def parse_contents(data: bytes, name: str, most: int = decoding.MAX_DECODED) -> Contents:
     """Decode a whole file, leaving out what is damaged.
 
     Args:
@@ -80,12 +80,12 @@ def parse_contents(data: bytes, name: str, most: int = fmt.MAX_DECODED) -> Conte
             return _legacy_contents(data)
         except ArchiveCorrupt as error:
             # Version 2 after all, with a damaged magic, if there are frames.
-            if not fmt.scan(data).frames:
+            if not decoding.scan(data).frames:
                 raise ArchiveCorrupt(f"{name!r}: {error}") from None
     try:
-        found = fmt.scan(data)
-    except fmt.UnknownFormat as error:
-        raise fmt.UnknownFormat(f"{name!r}: {error}") from None
+        found = decoding.scan(data)
+    except header.UnknownFormat as error:
+        raise header.UnknownFormat(f"{name!r}: {error}") from None
     if not found.frames and not found.is_clean:
         raise ArchiveCorrupt(f"{name!r}: {len(data)} bytes, and no intact frame among them")
     damaged = sum(end - start for start, end in found.damage) + (found.header is None)
@@ -93,7 +93,7 @@ def parse_contents(data: bytes, name: str, most: int = fmt.MAX_DECODED) -> Conte
     undecoded, why = 0, ""
     for frame in found.frames:
         try:
-            turns += fmt.decode_frame(data[frame.offset : frame.end], frame, most)
+            turns += decoding.decode_frame(data[frame.offset : frame.end], frame, most)
         except ArchiveCorrupt as error:
             # Not the error itself: with it the bytes of the frame would be kept.
             undecoded, why = undecoded + 1, why or str(error)
@@ -106,7 +106,7 @@ def parse_contents(data: bytes, name: str, most: int = fmt.MAX_DECODED) -> Conte
     # Looked at rather than believed: a frame that is in the file twice says it is in order.
     if any(before.id >= after.id for before, after in pairwise(turns)):
         turns = sorted({turn.id: turn for turn in reversed(turns)}.values(), key=by_id)
-    index = found.frames[-1].index if found.frames else fmt.EMPTY
+    index = found.frames[-1].index if found.frames else index_flow.EMPTY
     created = found.header.created_at if found.header else index.updated_at
     return Contents(
         turns=turns,
@@ -120,15 +120,15 @@ def parse_contents(data: bytes, name: str, most: int = fmt.MAX_DECODED) -> Conte
 
 def _legacy_contents(data: bytes) -> Contents:
     old = legacy.parse_legacy(data)
-    index = fmt.FrameIndex(
+    index = index_flow.FrameIndex(
         total=len(old.turns),
         updated_ms=int(old.updated_at * 1000),
-        earlier=old.turns[-1].id if old.turns else fmt.EMPTY.earlier,
+        earlier=old.turns[-1].id if old.turns else index_flow.EMPTY.earlier,
     )
     return Contents(old.turns, old.created_at, old.updated_at, index, old.missing, None)
 
 
-def read_header(files: Files, path: str) -> fmt.FileHeader | None:
+def read_header(files: Files, path: str) -> header.FileHeader | None:
     """Return a version 2 file's header; None if there is none that is intact.
 
     Raises:
@@ -136,18 +136,20 @@ def read_header(files: Files, path: str) -> fmt.FileHeader | None:
     """
     head = files.read_at(path, 0, _HEADER_GUESS)
     try:
-        if head is not None and fmt.header_length(head) > len(head):
+        if head is not None and header.header_length(head) > len(head):
             # A very long session id. The length is not yet checked: the file's own
             # size bounds what is read.
-            head = files.read_at(path, 0, min(fmt.header_length(head), fmt.MAX_HEADER))
-        return None if head is None else fmt.parse_header(head)
-    except fmt.UnknownFormat:
+            head = files.read_at(path, 0, min(header.header_length(head), header.MAX_HEADER))
+        return None if head is None else header.parse_header(head)
+    except header.UnknownFormat:
         raise
     except (ArchiveCorrupt, ValueError):
         return None
 
 
-def walk_back(files: Files, path: str, most: int = fmt.MAX_DECODED) -> Iterator[tuple[fmt.Frame, list[Turn]]]:
+def walk_back(
+    files: Files, path: str, most: int = decoding.MAX_DECODED
+) -> Iterator[tuple[index_flow.Frame, list[Turn]]]:
     """Yield the frames of a version 2 file with their turns, last frame first.
 
     Reads only as far as it is iterated.
@@ -158,16 +160,16 @@ def walk_back(files: Files, path: str, most: int = fmt.MAX_DECODED) -> Iterator[
     tail = files.read_tail(path, _READ_AHEAD)
     if tail is None:
         raise TailUnreadable(path)
-    later: fmt.FrameIndex | None = None
+    later: index_flow.FrameIndex | None = None
     data, end = tail.data, tail.size
     start = end - len(data)
     while True:
-        frame = fmt.index_at_end(data[max(0, end - start - fmt.TAIL_BYTES) : end - start], end)
+        frame = index_flow.index_at_end(data[max(0, end - start - index_flow.TAIL_BYTES) : end - start], end)
         if frame is None or (later and frame.index.total != later.total - later.count):
             # Or another process has replaced the file since the later frame was read.
             raise TailUnreadable(path)
         later = frame.index
-        if frame.offset < start or (start and frame.offset - start < fmt.TAIL_BYTES):
+        if frame.offset < start or (start and frame.offset - start < index_flow.TAIL_BYTES):
             # This frame, and the end of the one before it, are not all in hand.
             wanted = max(0, frame.offset - _READ_AHEAD)
             more = files.read_at(path, wanted, start - wanted)
@@ -175,7 +177,7 @@ def walk_back(files: Files, path: str, most: int = fmt.MAX_DECODED) -> Iterator[
                 raise TailUnreadable(path)
             data, start = more + data, wanted
         try:
-            turns = fmt.decode_frame(data[frame.offset - start : frame.end - start], frame, most)
+            turns = decoding.decode_frame(data[frame.offset - start : frame.end - start], frame, most)
         except ArchiveCorrupt:
             raise TailUnreadable(path) from None
         yield frame, turns
@@ -199,19 +201,19 @@ def doubts(files: Files, path: str, size: int, at: int) -> list[Link]:
     """
     chain: list[Link] = []
     while at:
-        length = fmt.length_of(files.read_at(path, at, 8) or b"")
+        length = index_flow.length_of(files.read_at(path, at, 8) or b"")
         end = at + length
         if not length or end > size or len(chain) >= _MOST_LINKS:
             raise TailUnreadable(path)
         tail = files.read_at(path, max(at, end - _DOUBTS_GUESS), min(length, _DOUBTS_GUESS)) or b""
-        frame = fmt.index_at_end(tail, end)
+        frame = index_flow.index_at_end(tail, end)
         # A repair may have moved it.
         if frame is None or frame.offset != at or frame.index.contested_at != at:
             raise TailUnreadable(path)
-        wanted = min(length, fmt.TAIL_BYTES + doubts_size(frame.index.doubts))
+        wanted = min(length, index_flow.TAIL_BYTES + doubts_size(frame.index.doubts))
         if wanted > len(tail):
             tail = files.read_at(path, end - wanted, wanted) or b""
-        link = fmt.doubts_in(tail, frame.index) if len(tail) >= wanted else None
+        link = decoding.doubts_in(tail, frame.index) if len(tail) >= wanted else None
         if link is None or link.before >= at:
             raise TailUnreadable(path)
         chain.append(link)
@@ -220,7 +222,7 @@ def doubts(files: Files, path: str, size: int, at: int) -> list[Link]:
 
 
 def last_turns(
-    files: Files, path: str, count: int, most: int = fmt.MAX_DECODED
+    files: Files, path: str, count: int, most: int = decoding.MAX_DECODED
 ) -> tuple[list[Turn], MessageId]:
     """Return the last ``count`` turns sorted by id, and the id up to which the context was cleared.
 
@@ -228,7 +230,7 @@ def last_turns(
         TailUnreadable: use :func:`parse_contents`.
     """
     turns: dict[MessageId, Turn] = {}
-    cleared = fmt.EMPTY.cleared
+    cleared = index_flow.EMPTY.cleared
     # Only ids larger than all that is still unread are sure to be the last ones: they are counted as
     # they become sure, so that a file that says of every frame that it is out of order costs no more.
     unsure: list[tuple[int, int]] = []
@@ -250,7 +252,7 @@ def last_turns(
     return [turns[message_id] for message_id in sorted(turns)[-count:]], cleared
 
 
-def largest_before(frame: fmt.Frame) -> MessageId:
+def largest_before(frame: index_flow.Frame) -> MessageId:
     """Return an id that no turn in an earlier frame exceeds."""
     index = frame.index
     return index.first.predecessor() if index.in_order and index.count else index.earlier

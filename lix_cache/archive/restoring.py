@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lix_cache.archive import format as fmt
+from lix_cache.archive import encoding
+from lix_cache.archive import header as header_flow
 from lix_cache.archive.identity import Known, newcomers
-from lix_cache.messages import ZERO_ID
+from lix_cache.messages.turn import ZERO_ID
 
 if TYPE_CHECKING:
     from lix_cache.archive.codecs import Packer
@@ -29,11 +30,11 @@ def restored(session_id: str, old: Contents, new: Contents | None, codec: Packer
     for found in both:
         known.add(newcomers(found.turns, known))
     turns = [known.turns[message_id] for message_id in sorted(known.turns)]
-    header = fmt.FileHeader(min(found.created_at for found in both), session_id)
+    header = header_flow.FileHeader(min(found.created_at for found in both), session_id)
     updated_ms = int(max(found.updated_at for found in both) * 1000)
     contested = any(found.index.contested_at > 0 for found in both)
-    whole = fmt.encode_file(header, turns, updated_ms, codec, contested=contested)
+    whole = encoding.encode_file(header, turns, updated_ms, codec, contested=contested)
     cleared = max((found.index.cleared for found in both), default=ZERO_ID)
     if turns and cleared != ZERO_ID:
-        whole += fmt.as_whole(fmt.encode_mark(fmt.index_of(whole), updated_ms, cleared))
+        whole += encoding.as_whole(encoding.encode_mark(encoding.index_of(whole), updated_ms, cleared))
     return whole

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from lix_cache.archive.names import stripe_of
-from lix_cache.messages import ZERO_ID, MessageId, parse_id
+from lix_cache.messages.turn import ZERO_ID, MessageId, parse_id
 
 if TYPE_CHECKING:
-    from lix_cache.archive.files import FileLock, Files
+    from lix_cache.storage.files import FileLock, Files
 
 __all__ = ["Deletion", "Tombstones"]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from lix_cache.archive.names import SUFFIX, file_stem, stripe_of
 
 if TYPE_CHECKING:
-    from lix_cache.archive.files import Files
+    from lix_cache.storage.files import Files
 
 __all__ = ["Trash", "Trashed"]
 

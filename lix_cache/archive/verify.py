@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lix_cache.archive import format as fmt
-from lix_cache.archive import legacy
+from lix_cache.archive import decoding, header, legacy
 from lix_cache.errors import ArchiveCorrupt, MissingExtra, MissingTable
-from lix_cache.messages import ZERO_ID, MessageId
+from lix_cache.messages.turn import ZERO_ID, MessageId
 
 __all__ = ["Report", "verify_bytes"]
 
@@ -49,8 +48,8 @@ def verify_bytes(data: bytes, session_id: str, *, check_owner: bool = True) -> R
     if data[:4] == legacy.MAGIC:
         return _verify_legacy(data, session_id)
     try:
-        found = fmt.scan(data)
-    except fmt.UnknownFormat as error:
+        found = decoding.scan(data)
+    except header.UnknownFormat as error:
         return Report(session_id, 2, 0, 0, 0, (str(error),))
     problems: list[str] = []
     if found.header is None:
@@ -81,7 +80,7 @@ def _verify_legacy(data: bytes, session_id: str) -> Report:
     return Report(session_id, 1, 1, len(old.turns), 0, problems)
 
 
-def _verify_frames(data: bytes, found: fmt.Scan, problems: list[str]) -> int:
+def _verify_frames(data: bytes, found: decoding.Scan, problems: list[str]) -> int:
     """Decode every frame, add what is wrong to ``problems``, return the number of turns."""
     turns = 0
     seen: set[MessageId] = set()
@@ -89,7 +88,7 @@ def _verify_frames(data: bytes, found: fmt.Scan, problems: list[str]) -> int:
     for frame in found.frames:
         where = f"the frame at byte {frame.offset}"
         try:
-            ids = [turn.id for turn in fmt.decode_frame(data[frame.offset : frame.end], frame)]
+            ids = [turn.id for turn in decoding.decode_frame(data[frame.offset : frame.end], frame)]
         except (ArchiveCorrupt, MissingExtra, MissingTable) as error:
             problems.append(str(error))
             continue

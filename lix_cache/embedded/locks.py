@@ -6,7 +6,7 @@ import fcntl
 import os
 import weakref
 
-from lix_cache.archive.files import OpenFile, opened_as
+from lix_cache.storage.files import OpenFile, opened_as
 
 __all__ = ["FileLock", "file_lock"]
 

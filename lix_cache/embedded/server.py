@@ -17,7 +17,9 @@ from lix_cache.config import CacheConfig
 from lix_cache.embedded.binary import ServerBinary
 from lix_cache.embedded.private import PrivateServer
 from lix_cache.errors import ConfigError, NoRedisServer, RedisUnavailable
-from lix_cache.hot.client import Translating, endpoint_for, lazy_client
+from lix_cache.hot.clients import lazy_client
+from lix_cache.hot.endpoint import endpoint_for
+from lix_cache.hot.trouble import Translating
 
 __all__ = ["DATA_DIR_VARIABLE", "URL_VARIABLE", "EmbeddedRedis", "configured_or_private", "ensure_redis"]
 

@@ -2,110 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lix_cache.hot import scripts
-from lix_cache.hot.keys import Keys
 from lix_cache.hot.old_keys import OLD, OldSessions, old_list_key
+from lix_cache.hot.replies import LARGEST_SEQ, Added, Cold, End, Gap, Page, Refused
 from lix_cache.hot.scripts import Command, ScriptCall
-from lix_cache.messages import MessageId, Turn, is_repeated, pack_hot, parse_id, unpack_window
+from lix_cache.messages.packing import is_repeated, pack_hot, unpack_window
+from lix_cache.messages.turn import MessageId, Turn, parse_id
 
-__all__ = ["BYTES_AT_ONCE", "Added", "Cold", "End", "Gap", "HotWindow", "Page", "Refused"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lix_cache.hot.keys import Keys
+
+__all__ = ["BYTES_AT_ONCE", "HotWindow"]
+
 
 #: Messages looked at in one call.
 FIND_AT_ONCE = 1000
+
+
 #: Bytes of messages in one answer, or in those that are asked for together.
 BYTES_AT_ONCE = 64 << 20
+
+
 #: More messages than there can be.
 EVERYTHING = 2**31
-LARGEST_SEQ = 2**64 - 1
+
+
 _MOST_NAMES = 10_000
-
-
-@dataclass(frozen=True)
-class Added:
-    """The answer to an add.
-
-    Attributes:
-        id: the message's id.
-        length: messages in the window now.
-    """
-
-    id: MessageId
-    length: int
-
-
-class Gap(IntEnum):
-    """What an add does where the window ends before messages that are known.
-
-    Attributes:
-        IGNORE: it was compared before; only an id that is too small is refused.
-        REFUSE: compare, and refuse.
-        FILL: add all the same, behind what is known.
-    """
-
-    IGNORE = 0
-    REFUSE = 1
-    FILL = 2
-
-
-class Refused(Enum):
-    """Why an add was not carried out.
-
-    Attributes:
-        COLD: there is no window, and only the archive can say which id is large enough.
-        BEHIND: Redis has gone back to an older state.
-        OLD: the old package left messages that come before it.
-        LATE: the message is stored already, or deleted.
-    """
-
-    COLD = "COLD"
-    BEHIND = "BEHIND"
-    OLD = "OLD"
-    LATE = "LATE"
-
-
-class Cold(NamedTuple):
-    """The answer to a read where there is no window.
-
-    Attributes:
-        ticket: to be shown when the session is put back; empty where that cannot be.
-    """
-
-    ticket: bytes
-
-
-@dataclass(frozen=True)
-class End:
-    """How far a window goes.
-
-    Attributes:
-        length: its messages.
-        last: the last one's id; None if there is none.
-        up_to: the largest id that the session can have had.
-    """
-
-    length: int
-    last: MessageId | None
-    up_to: MessageId
-
-
-@dataclass(frozen=True)
-class Page:
-    """Some of a window's messages.
-
-    Attributes:
-        turns: oldest first.
-        has_more: there may be more of those that were asked for.
-        contested: another copy of one of them may still arrive; of the oldest alone.
-    """
-
-    turns: list[Turn]
-    has_more: bool
-    contested: bool = False
 
 
 class _Names(NamedTuple):

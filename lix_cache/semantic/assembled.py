@@ -9,29 +9,29 @@ from typing import TYPE_CHECKING, Any
 from lix_cache.arguments import config_of
 from lix_cache.checks import check_has, check_is, check_number, check_seconds, check_text, check_whole, given
 from lix_cache.clock import SYSTEM_CLOCK, Clock
+from lix_cache.compat.caches import breaker_for
+from lix_cache.compat.flow import life_ms
 from lix_cache.config import CacheConfig
-from lix_cache.drive import SyncDriver
+from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import ConfigError, LixCacheError, told
-from lix_cache.hot.client import endpoint_for
+from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.keys import Keys
-from lix_cache.semantic.cache import breaker_for
-from lix_cache.semantic.cached import Decorating
-from lix_cache.semantic.core import EVICTIONS, Core
+from lix_cache.matching.guards import GUARDS, Objection, check
+from lix_cache.matching.thresholds import DEFAULT_LIMITS, Limits
+from lix_cache.semantic.decorator import Decorating
 from lix_cache.semantic.entry import TAG_BYTES
-from lix_cache.semantic.flow import life_ms
-from lix_cache.semantic.guards import GUARDS, Objection, check
 from lix_cache.semantic.index import IndexPool
-from lix_cache.semantic.limits import DEFAULT_LIMITS, Limits
-from lix_cache.semantic.meanings import Meanings
 from lix_cache.semantic.policy import CachePolicy
+from lix_cache.semantic.response_vectors import Meanings
 from lix_cache.semantic.scheduler import Cleaner
 from lix_cache.semantic.scope import frozen, merged
-from lix_cache.semantic.tally import Prices
+from lix_cache.semantic.stats import Prices
+from lix_cache.semantic.store import EVICTIONS, Core
 from lix_cache.semantic.watch import Watch
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
-    from lix_cache.semantic.verifier import Verifier
+    from lix_cache.verifiers.models import Verifier
 
 __all__ = ["Assembled"]
 

@@ -1,399 +1,347 @@
-"""SemanticCacheRedis and URLEmbeddingCache: shells; see flow.py."""
+"""SemanticCache and its async twin: shells; see answers.py, storing.py and upkeep.py."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from lix_cache.arguments import config_with
-from lix_cache.checks import check_seconds, check_text, check_whole
-from lix_cache.clock import SYSTEM_CLOCK, Clock
-from lix_cache.config import CacheConfig
-from lix_cache.drive import AsyncDriver, SyncDriver
-from lix_cache.effects import Flow, RedisCall
+from lix_cache.clock import Clock
+from lix_cache.drivers.aio import AsyncDriver
+from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import LixCacheError
-from lix_cache.hot.breaker import Breaker
-from lix_cache.hot.client import Endpoint, endpoint_for
-from lix_cache.hot.keys import Keys
-from lix_cache.messages import check_session_id
-from lix_cache.semantic.flow import QueryCache, UrlCache
-from lix_cache.semantic.ring import TAG_BYTES
+from lix_cache.semantic import insert, lookup, maintenance
+from lix_cache.semantic.assembled import Assembled
+from lix_cache.semantic.result import Lookup, Report
 
 if TYPE_CHECKING:
-    from lix_cache.vectors import FloatArray, VectorLike
+    from lix_cache.vectors import VectorLike
 
-__all__ = [
-    "AsyncSemanticCacheRedis",
-    "AsyncURLEmbeddingCache",
-    "SemanticCacheRedis",
-    "URLEmbeddingCache",
-]
-
-T = TypeVar("T")
-_breakers: dict[Endpoint, Breaker] = {}
+__all__ = ["AsyncSemanticCache", "SemanticCache"]
 
 
-def breaker_for(endpoint: Endpoint, config: CacheConfig, clock: Clock) -> Breaker:
-    """Return the breaker that all caches of an endpoint share."""
-    return _breakers.setdefault(endpoint, Breaker(config.redis_retry_seconds, clock))
+class SemanticCache(Assembled):
+    """Responses found again by the meaning of the question; every answer says why.
 
+    A lookup is a cascade: the policy, the exact text, the nearest stored wordings and their
+    lead over whatever answers differently, the guards, the verifier. Only entries of the same
+    *scope* are looked at: everything in the context, the embedder's id and its dimension
+    must match exactly.
 
-def _check_place(host: str | None, port: int | None) -> None:
-    if host is not None:
-        check_text("redis_host", host)
-    if port is not None:
-        check_whole("redis_port", port, 1, 65535)
-
-
-class _Semantic:
-    """What both colours of the query cache are made of."""
-
-    def __init__(
-        self,
-        session_id: str,
-        config: CacheConfig | None = None,
-        *,
-        ttl_seconds: float | None = None,
-        similarity_threshold: float | None = None,
-        max_items_per_url: int | None = None,
-        redis_host: str | None = None,
-        redis_port: int | None = None,
-        redis_db: int | None = None,
-        clock: Clock = SYSTEM_CLOCK,
-    ) -> None:
-        config = config_with(
-            config,
-            similarity_threshold=("semantic_similarity_threshold", similarity_threshold),
-            max_items_per_url=("semantic_max_items_per_url", max_items_per_url),
-            redis_db=("semantic_redis_db", redis_db),
-        )
-        self.session_id = check_session_id(session_id)
-        self.ttl_seconds: float = config.semantic_ttl_seconds if ttl_seconds is None else ttl_seconds
-        check_seconds("ttl_seconds", self.ttl_seconds)
-        _check_place(redis_host, redis_port)
-        self.similarity_threshold = config.semantic_similarity_threshold
-        self.max_items_per_url = config.semantic_max_items_per_url
-        self._endpoint = endpoint_for(config, config.semantic_redis_db, host=redis_host, port=redis_port)
-        self._cache = QueryCache(
-            keys=Keys(config.redis_key_prefix, config.redis_buckets),
-            embedder=config.embedder_id or "",
-            dim=config.embedding_dim,
-            ttl_seconds=self.ttl_seconds,
-            miss_on_error=config.on_cache_error == "miss",
-            breaker=breaker_for(self._endpoint, config, clock),
-            clock=clock,
-            session_id=session_id,
-            threshold=self.similarity_threshold,
-            capacity=self.max_items_per_url,
-            new_tag=lambda: os.urandom(TAG_BYTES),
-        )
-        self._connect(clock)
-
-    def _connect(self, clock: Clock) -> None:
-        raise NotImplementedError
-
-    def _guarded(self, flow: Flow[T], otherwise: T) -> Flow[T]:
-        if not self._cache.miss_on_error:
-            return flow
-        return self._cache.guarded(flow, lambda: otherwise)
-
-    def _stats(self, urls: int | LixCacheError) -> dict[str, Any]:
-        failed = isinstance(urls, LixCacheError)
-        return {
-            "backend": "redis",
-            "session_id": self.session_id,
-            "cached_urls": None if failed else urls,
-            "ttl_seconds": self.ttl_seconds,
-            "similarity_threshold": self.similarity_threshold,
-            "redis": f"{type(urls).__name__}: {urls}" if failed else "ok",
-            **_counts(self._cache.counters),
-        }
-
-
-class _Url:
-    """What both colours of the URL cache are made of."""
-
-    def __init__(
-        self,
-        session_id: str,
-        config: CacheConfig | None = None,
-        *,
-        ttl_seconds: float | None = None,
-        batch_size: int | None = None,
-        redis_host: str | None = None,
-        redis_port: int | None = None,
-        redis_db: int | None = None,
-        clock: Clock = SYSTEM_CLOCK,
-    ) -> None:
-        config = config_with(
-            config,
-            batch_size=("url_cache_batch_size", batch_size),
-            redis_db=("url_cache_redis_db", redis_db),
-        )
-        self.session_id = check_session_id(session_id)
-        self.ttl_seconds: float = config.url_cache_ttl_seconds if ttl_seconds is None else ttl_seconds
-        check_seconds("ttl_seconds", self.ttl_seconds)
-        _check_place(redis_host, redis_port)
-        self.batch_size = config.url_cache_batch_size
-        self._endpoint = endpoint_for(config, config.url_cache_redis_db, host=redis_host, port=redis_port)
-        self._cache = UrlCache(
-            keys=Keys(config.redis_key_prefix, config.redis_buckets),
-            embedder=config.embedder_id or "",
-            dim=config.embedding_dim,
-            ttl_seconds=self.ttl_seconds,
-            miss_on_error=config.on_cache_error == "miss",
-            breaker=breaker_for(self._endpoint, config, clock),
-            clock=clock,
-            batch_size=self.batch_size,
-        )
-        self._connect(clock)
-
-    def _connect(self, clock: Clock) -> None:
-        raise NotImplementedError
-
-    def _guarded(self, flow: Flow[T], otherwise: T) -> Flow[T]:
-        if not self._cache.miss_on_error:
-            return flow
-        return self._cache.guarded(flow, lambda: otherwise)
-
-    def _stats(self, memory: dict[str, Any] | LixCacheError) -> dict[str, Any]:
-        failed = isinstance(memory, LixCacheError)
-        used = "unknown" if isinstance(memory, LixCacheError) else memory.get("used_memory_human", "unknown")
-        return {
-            "backend": "redis",
-            "session_id": self.session_id,
-            "redis_memory_used": used,
-            "ttl_seconds": self.ttl_seconds,
-            "redis": f"{type(memory).__name__}: {memory}" if failed else "ok",
-            **_counts(self._cache.counters),
-        }
-
-
-def _counts(counters: Mapping[str, int]) -> dict[str, int]:
-    return {name: counters.get(name, 0) for name in ("hits", "misses", "sets", "degraded")}
-
-
-def _memory() -> Flow[dict[str, Any]]:
-    reply = yield RedisCall(("INFO", "memory"))
-    return dict(reply)
-
-
-class SemanticCacheRedis(_Semantic):
-    """Responses of one session, found again by URL and by the meaning of the query.
-
-    A hit is the nearest live entry of the same session, URL and embedder, if its cosine
-    similarity reaches the threshold; of several equally near, the newest. No threshold is
-    safe for every kind of question: see the README.
+    Cheap to make: nothing is sent and no model is loaded before the first call. One object
+    serves any number of threads.
 
     Args:
-        session_id: whose responses; no other session sees them.
+        embedder: makes the vectors. Without one, exact texts are found, and vectors that are
+            given to each call (then set ``embedding_dim`` in the configuration).
         config: settings; ``CacheConfig()`` by default.
-        ttl_seconds: life of each entry. A later entry does not prolong an earlier one's.
-        similarity_threshold: least cosine similarity of a hit, -1 to 1.
-        max_items_per_url: entries per URL, first in first out.
-        redis_host: wins over the configuration.
-        redis_port: wins over the configuration.
+        context: what every call is about: tenant, model, system prompt and so on. A call
+            may add to it and not change it.
+        limits: what a semantic hit must reach.
+        guards: False for none, or the names of those to ask.
+        verifier: asked last. If it cannot answer, the lookup is a miss.
+        verifier_threshold: least score that it must give.
+        policy: what is not to be cached at all, and for how long the rest.
+        ttl_seconds: life of an entry; ``semantic_ttl_seconds`` by default. A hit does not
+            prolong it,
+        sliding_seconds: unless this is given: an entry that is not used for so long ends,
+            and each hit prolongs it up to its ``ttl_seconds``.
+        max_entries: of one scope, wordings counted one by one.
+        eviction: who goes when there are more: ``fifo``, ``lru`` or ``lfu``.
+        max_wordings: how many wordings of one answer may stand beside each other. A hit
+            adds its own if it was sure enough for ``limits.learn_evidence``.
+        embed_answers: embed responses that are prose, after ``store`` has returned, so that those
+            that say the same in other words do not count as different. Without it, where a model writes
+            each answer anew, there are few hits.
+        audit_rate: part of the hits by meaning that run the function all the same, to measure how many
+            are wrong (``get_stats``, ``audit``); 0 for none.
+        target_false_hit_rate: part of the hits that may be wrong. Each scope raises its threshold where
+            its own misses and audits say that it must, and closes where audits prove that more are
+            wrong; None: the limits stay as they are.
+        epoch: of what the responses were made from; ``invalidate(epoch=…)`` drops earlier ones.
+        version: any text; another one leaves all old entries behind.
+        deadline_seconds: how long the embedder, and then the verifier, may take before the
+            lookup is a miss; None: as long as they take, in the calling thread.
+        index_bytes: memory for the vectors of the scopes used last, in this process.
+        vector_sets_from: where the server has vector sets (Redis 8), they answer in scopes of so
+            many entries or more, in place of an exact search in this process: one more round
+            trip, and some nearest neighbours are overlooked (docs/benchmarks.md says how many).
+            None: never. Without meaning where ``max_entries`` is less.
+        prices: of the model, to count what was saved.
         redis_db: wins over ``semantic_redis_db``.
-        clock: where the time comes from.
+        clock: where durations come from. Lives go by the clock of Redis.
 
     Every method raises RedisUnavailable, RedisAuthError, RedisDatabaseError or
     RedisCommandError for trouble with Redis. With ``on_cache_error="miss"`` the first of
-    them becomes a counted miss.
+    them becomes a counted miss of :meth:`lookup`, and a None of :meth:`store`.
     """
 
     def _connect(self, clock: Clock) -> None:
         self._drive = SyncDriver(self._endpoint, clock)
 
-    def get(self, url: str, query_embedding: VectorLike) -> Any:
-        """Return the response to the nearest query, or None for a miss.
-
-        One round trip for a miss, two for a hit.
-
-        Args:
-            url: what the query is about.
-            query_embedding: shape (dim,).
-
-        Raises:
-            InvalidVector: not finite, not flat, empty or all zeros.
-            DimensionMismatch: the URL's entries have another dimension.
-        """
-        return self._drive(self._guarded(self._cache.get(url, query_embedding), None))
-
-    def set(
-        self, url: str, query_embedding: VectorLike, response: Any, *, ttl_seconds: float | None = None
-    ) -> None:
-        """Store a response. One round trip.
+    def lookup(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        similarity_threshold: float | None = None,
+    ) -> Lookup:
+        """Look for a response. One round trip for an exact hit and for most misses, else two.
 
         Args:
-            url: what the query is about.
-            query_embedding: shape (dim,).
-            response: any JSON value but None.
-            ttl_seconds: life of this entry, if it is to be another one.
+            query: its text.
+            context: what must match exactly, beside the cache's own context.
+            query_embedding: shape (dim,), if it is known already.
+            similarity_threshold: in place of ``limits.threshold``.
 
         Raises:
-            InvalidMessage: the response is not JSON.
-            InvalidVector, DimensionMismatch: as :meth:`get`.
+            InvalidInput: the query is empty or no str.
+            InvalidContext: it holds something that cannot be compared exactly, or says
+                something else than the cache's own.
+            InvalidVector, DimensionMismatch: the vector is not usable.
+            MissingExtra: the embedder or the verifier needs a package that is not installed.
         """
-        self.batch_set([(url, query_embedding, response)], ttl_seconds=ttl_seconds)
+        query_ = lookup.Query(query, context, query_embedding, similarity_threshold)
+        return self._drive(lookup.lookup(self._core, query_))
 
-    def batch_get(self, queries: Sequence[tuple[str, VectorLike]]) -> list[Any]:
-        """Look up (url, query_embedding) pairs; None for each miss. One round trip, two with hits."""
-        misses = [None] * len(queries)
-        return self._drive(self._guarded(self._cache.get_many(queries), misses))
+    def check_availability(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        similarity_threshold: float | None = None,
+    ) -> Lookup:
+        """Say whether a lookup would hit, without the response, and leave no trace.
 
-    def batch_set(
-        self, entries: Iterable[tuple[str, VectorLike, Any]], *, ttl_seconds: float | None = None
-    ) -> None:
-        """Store (url, query_embedding, response) triples. One round trip.
-
-        All are checked first: if one is refused, none is stored. Only that a dimension is
-        another than that of the entries in Redis is found out there; then the entries of
-        other URLs are stored.
+        Nothing is counted, no life is prolonged and no wording is kept. Arguments, errors
+        and round trips are those of :meth:`lookup`.
         """
-        self._drive(self._guarded(self._cache.set_many(entries, ttl_seconds), None))
+        query_ = lookup.Query(query, context, query_embedding, similarity_threshold, peek=True)
+        return self._drive(lookup.lookup(self._core, query_))
 
-    def clear_session(self) -> bool:
-        """Drop every response of the session. Returns True; every failure is an error."""
-        self._drive(self._cache.clear())
-        return True
+    def store(
+        self,
+        query: str,
+        response: Any,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        ttl_seconds: float | None = None,
+        tags: Sequence[str] = (),
+        tokens: tuple[int, int] | None = None,
+    ) -> str | None:
+        """Store a response, in the place of one for the same text. One round trip.
 
-    def get_stats(self) -> dict[str, Any]:
-        """Return settings, the number of URLs with entries, and this object's hits and misses."""
-        urls: int | LixCacheError
-        try:
-            urls = self._drive(self._cache.count_urls())
-        except LixCacheError as error:
-            urls = error
-        return self._stats(urls)
-
-
-class AsyncSemanticCacheRedis(_Semantic):
-    """Async twin of :class:`SemanticCacheRedis`: same arguments, same meaning."""
-
-    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this colour's time
-        self._drive = AsyncDriver(self._endpoint)
-
-    async def get(self, url: str, query_embedding: VectorLike) -> Any:
-        """See :meth:`SemanticCacheRedis.get`."""
-        return await self._drive(self._guarded(self._cache.get(url, query_embedding), None))
-
-    async def set(
-        self, url: str, query_embedding: VectorLike, response: Any, *, ttl_seconds: float | None = None
-    ) -> None:
-        """See :meth:`SemanticCacheRedis.set`."""
-        await self.batch_set([(url, query_embedding, response)], ttl_seconds=ttl_seconds)
-
-    async def batch_get(self, queries: Sequence[tuple[str, VectorLike]]) -> list[Any]:
-        """See :meth:`SemanticCacheRedis.batch_get`."""
-        misses = [None] * len(queries)
-        return await self._drive(self._guarded(self._cache.get_many(queries), misses))
-
-    async def batch_set(
-        self, entries: Iterable[tuple[str, VectorLike, Any]], *, ttl_seconds: float | None = None
-    ) -> None:
-        """See :meth:`SemanticCacheRedis.batch_set`."""
-        await self._drive(self._guarded(self._cache.set_many(entries, ttl_seconds), None))
-
-    async def clear_session(self) -> bool:
-        """See :meth:`SemanticCacheRedis.clear_session`."""
-        await self._drive(self._cache.clear())
-        return True
-
-    async def get_stats(self) -> dict[str, Any]:
-        """See :meth:`SemanticCacheRedis.get_stats`."""
-        urls: int | LixCacheError
-        try:
-            urls = await self._drive(self._cache.count_urls())
-        except LixCacheError as error:
-            urls = error
-        return self._stats(urls)
-
-
-class URLEmbeddingCache(_Url):
-    """Embeddings of URLs as float32, shared by all sessions, so that each is computed once.
-
-    Args:
-        session_id: named in ``get_stats``; the entries are everybody's.
-        config: settings; ``CacheConfig()`` by default.
-        ttl_seconds: life of an entry.
-        batch_size: URLs per round trip of the batch calls.
-        redis_host: wins over the configuration.
-        redis_port: wins over the configuration.
-        redis_db: wins over ``url_cache_redis_db``.
-        clock: where the time comes from.
-
-    Errors are those of :class:`SemanticCacheRedis`.
-    """
-
-    def _connect(self, clock: Clock) -> None:
-        self._drive = SyncDriver(self._endpoint, clock)
-
-    def get(self, url: str) -> FloatArray | None:
-        """Return the URL's embedding, shape (dim,) float32, or None for a miss. One round trip."""
-        return self._drive(self._guarded(self._cache.get(url), None))
-
-    def set(self, url: str, embedding: VectorLike) -> bool:
-        """Store an embedding of shape (dim,). One round trip.
+        Args:
+            query: its text.
+            response: anything but None that ``values.py`` can carry.
+            context: what must match exactly, beside the cache's own context.
+            query_embedding: shape (dim,), if it is known already. Where none can be made,
+                the response is stored all the same, and found by its exact text.
+            ttl_seconds: life of this entry, instead of the policy's.
+            tags: words to invalidate it by.
+            tokens: of the prompt and of the completion, to count what hits save; estimated
+                from the lengths if not given.
 
         Returns:
-            True; False only under ``on_cache_error="miss"`` while Redis is away.
+            The entry's id; None if it was not stored, which ``get_stats`` counts under
+            ``stores_refused``: the policy is against it, or the answer was reported as
+            wrong for this text.
 
         Raises:
-            InvalidVector: not finite, not flat, or empty.
-            DimensionMismatch: not of the configured ``embedding_dim``.
+            InvalidInput: the query, the response, the tags or the tokens are not usable.
+            InvalidContext, InvalidVector, DimensionMismatch, MissingExtra: as :meth:`lookup`.
         """
-        return self.batch_set({url: embedding})[url]
+        answer = insert.Answer(query, response, context, query_embedding, ttl_seconds, tags, tokens)
+        return self._drive(insert.store(self._core, answer))
 
-    def batch_get(self, urls: Sequence[str]) -> dict[str, FloatArray | None]:
-        """Return the embedding, or None, for each URL. One round trip per ``batch_size``."""
-        misses: dict[str, FloatArray | None] = dict.fromkeys(urls)
-        return self._drive(self._guarded(self._cache.get_many(urls), misses))
+    def invalidate(
+        self,
+        *,
+        context: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        older_than_seconds: float | None = None,
+        similar_to: str | None = None,
+        similarity: float = 0.9,
+        epoch: int | None = None,
+    ) -> int:
+        """Drop whatever fits all that is given. Returns how many entries that were.
 
-    def batch_set(self, url_embeddings: Mapping[str, VectorLike]) -> dict[str, bool]:
-        """Store embeddings. One round trip per ``batch_size``; all are checked first."""
-        failures = dict.fromkeys(url_embeddings, False)
-        return self._drive(self._guarded(self._cache.set_many(url_embeddings), failures))
+        Args:
+            context: items of the context; all scopes that have them are meant, whatever
+                else they have and whichever embedder they are of. The cache's own context
+                always belongs to it; ``{}`` means nothing beside that.
+            tags: words of which an entry has at least one.
+            older_than_seconds: least age.
+            similar_to: a text to whose meaning a wording is near; entries of this embedder.
+            similarity: how near, a cosine.
+            epoch: entries of earlier epochs.
+
+        Raises:
+            InvalidInput: nothing was given, or something that makes no sense.
+            ComputeTimeout: no vector of ``similar_to`` in time; nothing was dropped.
+        """
+        criteria = maintenance.Criteria(context, tags, older_than_seconds, similar_to, similarity, epoch)
+        return self._drive(maintenance.invalidate(self._core, criteria))
+
+    def report_wrong(self, entry_id: str, query: str, *, context: Mapping[str, Any] | None = None) -> Report:
+        """Report that a response does not answer a query. One round trip.
+
+        The wording of the query is never answered with that answer again, nor is it stored
+        for it; this is remembered for a year after the last report or store in the scope.
+
+        Args:
+            entry_id: of the lookup that answered, or of the store.
+            query: what it was a wrong answer to.
+            context: as in that lookup or store. An id of another context is no entry here.
+
+        Returns:
+            Whether it was noted, and whether an entry that paired the two was dropped. An entry
+            that has ended, or is not in this context, is not noted.
+
+        Raises:
+            InvalidInput: not an entry's id, or an empty query.
+            InvalidContext: as :meth:`lookup`.
+        """
+        return self._drive(maintenance.report_wrong(self._core, entry_id, query, context))
+
+    def cleanup_expired(self) -> int:
+        """Drop what has expired, in all scopes under the prefix. Returns how many entries that were.
+
+        What has expired never answers; this gives its memory back.
+        """
+        return self._drive(maintenance.clean_up(self._core))
+
+    def start_cleanup(self, interval_seconds: float = 60.0) -> None:
+        """Clean up in a background thread, so often, until :meth:`stop_cleanup`."""
+        self._cleaner.start(interval_seconds)
+
+    def stop_cleanup(self) -> None:
+        """Ask the background thread to end."""
+        self._cleaner.stop()
+
+    def settle(self, timeout: float | None = None) -> bool:
+        """Wait until the responses stored so far have their vectors; False if that took longer.
+
+        Nothing depends on it: for tests, and for measurements that are to come out the same.
+        """
+        return self._drive(maintenance.settle(self._core, timeout))
 
     def get_stats(self) -> dict[str, Any]:
-        """Return settings, the server's memory, and this object's hits and misses."""
-        memory: dict[str, Any] | LixCacheError
+        """Return what this object counted, and how much there is in Redis in its context.
+
+        A trip for 500 scopes and one for each 50 of them: not for every request.
+        """
+        counts: dict[str, Any] | LixCacheError
         try:
-            memory = self._drive(_memory())
+            counts = self._drive(maintenance.count(self._core))
         except LixCacheError as error:
-            memory = error
-        return self._stats(memory)
+            counts = error
+        return self._stats(counts)
+
+    def health_check(self) -> dict[str, Any]:
+        """Try Redis, embedder and verifier once. Returns their states; raises nothing.
+
+        ``status`` is ``ok``, ``degraded`` (answers are fewer, or none can be stored) or ``down`` (there are
+        none). Of Redis it asks whether it takes writes, and leaves nothing behind.
+        """
+        return self._drive(maintenance.health(self._core))
 
 
-class AsyncURLEmbeddingCache(_Url):
-    """Async twin of :class:`URLEmbeddingCache`: same arguments, same meaning."""
+class AsyncSemanticCache(Assembled):
+    """Async twin of :class:`SemanticCache`: same arguments, same meaning.
+
+    Embedder and verifier work in threads, so the event loop never waits for them.
+    """
 
     def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this colour's time
         self._drive = AsyncDriver(self._endpoint)
 
-    async def get(self, url: str) -> FloatArray | None:
-        """See :meth:`URLEmbeddingCache.get`."""
-        return await self._drive(self._guarded(self._cache.get(url), None))
+    async def lookup(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        similarity_threshold: float | None = None,
+    ) -> Lookup:
+        """See :meth:`SemanticCache.lookup`."""
+        query_ = lookup.Query(query, context, query_embedding, similarity_threshold)
+        return await self._drive(lookup.lookup(self._core, query_))
 
-    async def set(self, url: str, embedding: VectorLike) -> bool:
-        """See :meth:`URLEmbeddingCache.set`."""
-        return (await self.batch_set({url: embedding}))[url]
+    async def check_availability(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        similarity_threshold: float | None = None,
+    ) -> Lookup:
+        """See :meth:`SemanticCache.check_availability`."""
+        query_ = lookup.Query(query, context, query_embedding, similarity_threshold, peek=True)
+        return await self._drive(lookup.lookup(self._core, query_))
 
-    async def batch_get(self, urls: Sequence[str]) -> dict[str, FloatArray | None]:
-        """See :meth:`URLEmbeddingCache.batch_get`."""
-        misses: dict[str, FloatArray | None] = dict.fromkeys(urls)
-        return await self._drive(self._guarded(self._cache.get_many(urls), misses))
+    async def store(
+        self,
+        query: str,
+        response: Any,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        ttl_seconds: float | None = None,
+        tags: Sequence[str] = (),
+        tokens: tuple[int, int] | None = None,
+    ) -> str | None:
+        """See :meth:`SemanticCache.store`."""
+        answer = insert.Answer(query, response, context, query_embedding, ttl_seconds, tags, tokens)
+        return await self._drive(insert.store(self._core, answer))
 
-    async def batch_set(self, url_embeddings: Mapping[str, VectorLike]) -> dict[str, bool]:
-        """See :meth:`URLEmbeddingCache.batch_set`."""
-        failures = dict.fromkeys(url_embeddings, False)
-        return await self._drive(self._guarded(self._cache.set_many(url_embeddings), failures))
+    async def invalidate(
+        self,
+        *,
+        context: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        older_than_seconds: float | None = None,
+        similar_to: str | None = None,
+        similarity: float = 0.9,
+        epoch: int | None = None,
+    ) -> int:
+        """See :meth:`SemanticCache.invalidate`."""
+        criteria = maintenance.Criteria(context, tags, older_than_seconds, similar_to, similarity, epoch)
+        return await self._drive(maintenance.invalidate(self._core, criteria))
+
+    async def report_wrong(
+        self, entry_id: str, query: str, *, context: Mapping[str, Any] | None = None
+    ) -> Report:
+        """See :meth:`SemanticCache.report_wrong`."""
+        return await self._drive(maintenance.report_wrong(self._core, entry_id, query, context))
+
+    async def cleanup_expired(self) -> int:
+        """See :meth:`SemanticCache.cleanup_expired`."""
+        return await self._drive(maintenance.clean_up(self._core))
+
+    async def start_cleanup(self, interval_seconds: float = 60.0) -> None:
+        """See :meth:`SemanticCache.start_cleanup`."""
+        self._cleaner.start(interval_seconds)
+
+    async def stop_cleanup(self) -> None:
+        """See :meth:`SemanticCache.stop_cleanup`."""
+        self._cleaner.stop()
+
+    async def settle(self, timeout: float | None = None) -> bool:
+        """See :meth:`SemanticCache.settle`."""
+        return await self._drive(maintenance.settle(self._core, timeout))
 
     async def get_stats(self) -> dict[str, Any]:
-        """See :meth:`URLEmbeddingCache.get_stats`."""
-        memory: dict[str, Any] | LixCacheError
+        """See :meth:`SemanticCache.get_stats`."""
+        counts: dict[str, Any] | LixCacheError
         try:
-            memory = await self._drive(_memory())
+            counts = await self._drive(maintenance.count(self._core))
         except LixCacheError as error:
-            memory = error
-        return self._stats(memory)
+            counts = error
+        return self._stats(counts)
+
+    async def health_check(self) -> dict[str, Any]:
+        """See :meth:`SemanticCache.health_check`."""
+        return await self._drive(maintenance.health(self._core))

@@ -28,7 +28,7 @@ from typing import Any
 
 from lix_cache._log import logger
 from lix_cache.errors import InvalidInput
-from lix_cache.semantic.identity import digest_of, take
+from lix_cache.values.identity import digest_of, take
 
 __all__ = ["Known"]
 

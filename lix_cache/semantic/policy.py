@@ -15,14 +15,14 @@ from functools import lru_cache
 from typing import Any
 
 from lix_cache.checks import check_flag, check_seconds, check_whole, given
+from lix_cache.dialects.prompts import Prompt, read_prompt
+from lix_cache.dialects.responses import flaw_of
 from lix_cache.errors import ConfigError
-from lix_cache.semantic.guards import is_elliptical
-from lix_cache.semantic.guards.lexicon.time_words import TIME_SUBSTRINGS, TIME_WORDS
-from lix_cache.semantic.guards.reading import fold, read
-from lix_cache.semantic.patterns import Patterns
-from lix_cache.semantic.prompts import Prompt, read_prompt
-from lix_cache.semantic.responses import flaw_of
-from lix_cache.semantic.text import LONGEST, normalise
+from lix_cache.matching.guards import is_elliptical
+from lix_cache.matching.guards.lexicon.time_words import TIME_SUBSTRINGS, TIME_WORDS
+from lix_cache.matching.guards.reading import fold, read
+from lix_cache.matching.patterns import Patterns
+from lix_cache.matching.text import LONGEST, normalise
 
 __all__ = ["CachePolicy", "Refusal"]
 
@@ -156,7 +156,7 @@ class CachePolicy:
     ) -> tuple[str, dict[str, Any]]:
         """Return the question in a prompt, and what of the rest belongs into the scope.
 
-        See :mod:`lix_cache.semantic.prompts` for the forms it understands.
+        See :mod:`lix_cache.dialects.prompts` for the forms it understands.
 
         Raises:
             InvalidInput: no text, no messages, or no user turn.

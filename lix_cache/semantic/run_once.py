@@ -15,9 +15,11 @@ from lix_cache._log import logger
 from lix_cache.effects import Call, Compute, Flow
 from lix_cache.errors import LixCacheError, RedisError, told
 from lix_cache.hot.keys import digest
-from lix_cache.semantic import answers, storing
+from lix_cache.semantic import insert, lookup
 from lix_cache.semantic.asking import Asker, Question, Rules
-from lix_cache.semantic.flight import (
+from lix_cache.semantic.result import Lookup, Reason
+from lix_cache.semantic.scope import canonical, merged
+from lix_cache.semantic.single_flight import (
     ABANDONED,
     OVERDUE,
     UNSHARED,
@@ -28,12 +30,10 @@ from lix_cache.semantic.flight import (
     recipe_of,
     recipe_of_error,
 )
-from lix_cache.semantic.lookup import Lookup, Reason
-from lix_cache.semantic.scope import canonical, merged
 
 if TYPE_CHECKING:
     from lix_cache.daemon import Promise
-    from lix_cache.semantic.core import Core
+    from lix_cache.semantic.store import Core
 
 __all__ = ["Calls"]
 
@@ -97,7 +97,7 @@ class Calls:
         return (yield from self._fly(question, wait))
 
     def _look(self, question: Question) -> Flow[Lookup]:
-        return (yield from answers.lookup(self.core, answers.Query(question.text, question.context)))
+        return (yield from lookup.lookup(self.core, lookup.Query(question.text, question.context)))
 
     def _is_stale(self, found: Lookup) -> bool:
         left = found.ttl_remaining_seconds
@@ -189,9 +189,9 @@ class Calls:
         if base is None:
             base = self.core.policy.ttl_for(question.text, self.core.ttl_seconds)
         life = base + self._rules.stale_while_revalidate
-        answer = storing.Answer(question.text, result, question.context, None, life, self._rules.tags)
+        answer = insert.Answer(question.text, result, question.context, None, life, self._rules.tags)
         try:
-            return (yield from storing.store(self.core, answer)) is not None
+            return (yield from insert.store(self.core, answer)) is not None
         except LixCacheError as error:
             self.core.tally.refused(type(error).__name__)
             logger.warning("an answer of {} was not stored: {}", self.asker.name, told(error))

@@ -9,10 +9,10 @@ import weakref
 from lix_cache._log import logger
 from lix_cache.checks import check_seconds
 from lix_cache.daemon import Bell, DaemonThread
-from lix_cache.drive import SyncDriver
+from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import ConfigError, LixCacheError, told
-from lix_cache.semantic import upkeep
-from lix_cache.semantic.core import Core
+from lix_cache.semantic import maintenance
+from lix_cache.semantic.store import Core
 
 __all__ = ["Cleaner"]
 
@@ -72,7 +72,7 @@ class Cleaner(DaemonThread):
         pause = self.interval
         while not stopping.wait(pause):
             try:
-                self._drive(upkeep.clean_up(self._core))
+                self._drive(maintenance.clean_up(self._core))
             except Exception as error:  # noqa: BLE001 - a thread that dies in silence cleans nothing up
                 self.last_error = told(error)
                 self._core.tally.trouble("cleanup_errors", error)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from lix_cache.effects import Compute, Flow, RedisBatch
 from lix_cache.errors import CodecError
 from lix_cache.semantic import entry
-from lix_cache.semantic.core import Core, Scope, Stop
 from lix_cache.semantic.entry import LARGE_BYTES, EntryId
-from lix_cache.semantic.lookup import Lookup, Reason
-from lix_cache.semantic.values import decode_value, read_head
+from lix_cache.semantic.result import Lookup, Reason
+from lix_cache.semantic.store import Core, Scope, Stop
+from lix_cache.values.codec import decode_value, read_head
 
 if TYPE_CHECKING:
-    from lix_cache.semantic.decide import Decision
+    from lix_cache.matching.decision import Decision
 
 __all__ = ["served"]
 

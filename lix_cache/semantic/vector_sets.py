@@ -23,7 +23,7 @@ from lix_cache.semantic import entry
 from lix_cache.semantic.index import ScopeIndex, View
 
 if TYPE_CHECKING:
-    from lix_cache.semantic.core import Core, Scope
+    from lix_cache.semantic.store import Core, Scope
     from lix_cache.vectors import FloatArray
 
 __all__ = ["Nearest", "nearest"]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lix_cache.semantic.adaptive import AUDIT_HALF_LIFE, HALF_LIFE, Counts, bin_of, threshold_for
+from lix_cache.evaluation.adaptive import AUDIT_HALF_LIFE, HALF_LIFE, Counts, bin_of, threshold_for
 
 if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray

@@ -11,12 +11,12 @@ from lix_cache.archive.archive import IDLE_SECONDS, MAX_FRAME_MB, TRASH_DAYS, Co
 from lix_cache.archive.compaction import Compacted
 from lix_cache.archive.verify import Report
 from lix_cache.clock import SYSTEM_CLOCK, Clock
-from lix_cache.drive import in_disk_thread
-from lix_cache.messages import Message
+from lix_cache.drivers.threads import in_disk_thread
+from lix_cache.messages.message import Message
 
 if TYPE_CHECKING:
     from lix_cache.archive.expiry import Now
-    from lix_cache.archive.files import Files
+    from lix_cache.storage.files import Files
     from lix_cache.vectors import VectorLike
 
 __all__ = ["AsyncConversationArchive", "AsyncReports"]

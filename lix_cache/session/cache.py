@@ -9,10 +9,14 @@ from lix_cache.archive.archive import ConversationArchive
 from lix_cache.arguments import config_with
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
-from lix_cache.drive import AsyncDriver, SyncDriver, in_disk_thread
+from lix_cache.drivers.aio import AsyncDriver
+from lix_cache.drivers.sync import SyncDriver
+from lix_cache.drivers.threads import in_disk_thread
 from lix_cache.errors import ArchiveError, ConfigError, LixCacheError
-from lix_cache.messages import Message, Turn, check_session_id, from_turn, new_turn
-from lix_cache.session import context, flow
+from lix_cache.messages.message import Message, check_session_id
+from lix_cache.messages.turn import Turn, from_turn, new_turn
+from lix_cache.session import add, context, read, whole
+from lix_cache.session.base import Session, hot_length
 from lix_cache.session.budget import Budget, estimate_tokens
 from lix_cache.session.evictor import Evictor, evictor_for
 from lix_cache.session.health import health
@@ -20,7 +24,7 @@ from lix_cache.session.store import open_store
 from lix_cache.vectors import check_dimension
 
 if TYPE_CHECKING:
-    from lix_cache.archive.files import Files
+    from lix_cache.storage.files import Files
     from lix_cache.vectors import VectorLike
 
 __all__ = ["AsyncHybridConversationCache", "HybridConversationCache"]
@@ -62,7 +66,7 @@ class _Hybrid:
         self.evictor: Evictor = evictor_for(self._store)
         # The memory of an outage belongs to the store, not to one object.
         self._store.share(self.evictor.store)
-        self._session = flow.Session(self._store, session_id, self.hot_window_size)
+        self._session = Session(self._store, session_id, self.hot_window_size)
         self._connect()
         self.evictor.use(self._config.idle_seconds, flush_on_exit=self._config.flush_on_exit)
         if self._config.evictor_enabled:
@@ -90,7 +94,7 @@ class _Hybrid:
             check_dimension(turn.vector.dim, self._config.embedding_dim, "the session (embedding_dim)")
         return turn
 
-    def _after_add(self, result: flow.AddResult) -> int:
+    def _after_add(self, result: add.AddResult) -> int:
         """Wake the daemon if it has work; return the messages now in the window."""
         self.evictor.added_to(self.session_id)
         if result.overflows:
@@ -191,7 +195,7 @@ class HybridConversationCache(_Hybrid):
                 not and ``durability="disk"``.
         """
         turn = self._new_turn(role, content, metadata, embedding, timestamp)
-        return self._after_add(self._drive(flow.add(self._session, turn)))
+        return self._after_add(self._drive(add.add(self._session, turn)))
 
     def get_context(self) -> list[Message]:
         """Return the newest messages, ``hot_window_size`` at most, oldest first.
@@ -209,7 +213,7 @@ class HybridConversationCache(_Hybrid):
 
     def get_full(self) -> list[Message]:
         """Return every message of the session once, in order: hot and cold."""
-        return [from_turn(turn) for turn in self._drive(flow.get_full(self._session))]
+        return [from_turn(turn) for turn in self._drive(read.get_full(self._session))]
 
     def smart_context(
         self,
@@ -254,7 +258,7 @@ class HybridConversationCache(_Hybrid):
         Raises:
             RedisUnavailable: the messages cannot be read; they stay where they are.
         """
-        self._drive(flow.flush(self._session))
+        self._drive(whole.flush(self._session))
         return True
 
     def clear(self) -> bool:
@@ -267,12 +271,12 @@ class HybridConversationCache(_Hybrid):
             RedisUnavailable: nothing was done.
             ArchiveUnavailable: nothing was cleared; all messages are where they were.
         """
-        self._drive(flow.clear(self._session))
+        self._drive(whole.clear(self._session))
         return True
 
     def delete_session(self) -> bool:
         """Remove the session from Redis and disk; False if there was none."""
-        return self._drive(flow.delete(self._session))
+        return self._drive(whole.delete(self._session))
 
     def get_stats(self) -> dict[str, Any]:
         """Return numbers about the session, and counters of this object and its daemon.
@@ -282,7 +286,7 @@ class HybridConversationCache(_Hybrid):
         """
         hot: int | LixCacheError
         try:
-            hot = self._drive(flow.hot_length(self._session))
+            hot = self._drive(hot_length(self._session))
         except LixCacheError as error:
             hot = error
         return self._stats(hot)
@@ -318,7 +322,7 @@ class AsyncHybridConversationCache(_Hybrid):
     ) -> int:
         """See :meth:`HybridConversationCache.add_message`."""
         turn = self._new_turn(role, content, metadata, embedding, timestamp)
-        return self._after_add(await self._drive(flow.add(self._session, turn)))
+        return self._after_add(await self._drive(add.add(self._session, turn)))
 
     async def get_context(self) -> list[Message]:
         """See :meth:`HybridConversationCache.get_context`."""
@@ -326,7 +330,7 @@ class AsyncHybridConversationCache(_Hybrid):
 
     async def get_full(self) -> list[Message]:
         """See :meth:`HybridConversationCache.get_full`."""
-        return [from_turn(turn) for turn in await self._drive(flow.get_full(self._session))]
+        return [from_turn(turn) for turn in await self._drive(read.get_full(self._session))]
 
     async def smart_context(
         self,
@@ -346,23 +350,23 @@ class AsyncHybridConversationCache(_Hybrid):
 
     async def flush_to_disk(self) -> bool:
         """See :meth:`HybridConversationCache.flush_to_disk`."""
-        await self._drive(flow.flush(self._session))
+        await self._drive(whole.flush(self._session))
         return True
 
     async def clear(self) -> bool:
         """See :meth:`HybridConversationCache.clear`."""
-        await self._drive(flow.clear(self._session))
+        await self._drive(whole.clear(self._session))
         return True
 
     async def delete_session(self) -> bool:
         """See :meth:`HybridConversationCache.delete_session`."""
-        return await self._drive(flow.delete(self._session))
+        return await self._drive(whole.delete(self._session))
 
     async def get_stats(self) -> dict[str, Any]:
         """See :meth:`HybridConversationCache.get_stats`."""
         hot: int | LixCacheError
         try:
-            hot = await self._drive(flow.hot_length(self._session))
+            hot = await self._drive(hot_length(self._session))
         except LixCacheError as error:
             hot = error
         return await in_disk_thread(lambda: self._stats(hot), may_wait_for_lock=True)

@@ -9,9 +9,10 @@ import uuid
 
 from lix_cache._log import logger
 from lix_cache.daemon import Bell, DaemonThread
-from lix_cache.drive import SyncDriver
+from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import ArchiveUnavailable, LixCacheError, RedisUnavailable, told
-from lix_cache.session import flow
+from lix_cache.session import offload, rounds, whole
+from lix_cache.session.base import Session
 from lix_cache.session.old_sessions import Pass
 from lix_cache.session.store import SessionStore, StoreIdentity
 
@@ -102,21 +103,21 @@ class Evictor(DaemonThread):
 
     # -- work ---------------------------------------------------------------------------
 
-    def run_once(self) -> flow.Moved:
+    def run_once(self) -> offload.Moved:
         """Do one round in the calling thread. Returns what it moved.
 
         Raises:
             RedisError, ArchiveError: what the round met; what was not moved is still hot.
         """
         drive = self._driver()
-        moved = drive(flow.spill_overflow(self.store))
-        reunited = drive(flow.reunite_pending(self.store))
-        evicted = drive(flow.evict_idle(self.store, self._idle_seconds, self._name))
+        moved = drive(rounds.spill_overflow(self.store))
+        reunited = drive(rounds.reconcile_all_pending(self.store))
+        evicted = drive(rounds.evict_idle(self.store, self._idle_seconds, self._name))
         if self._old.cursor is not None:
-            self._old = drive(flow.rescue_old(self.store, self._old))
+            self._old = drive(rounds.rescue_old(self.store, self._old))
         now = self.store.clock.monotonic()
         if now - self._last_clean_up >= _CLEAN_UP_EVERY:
-            self.store.count("expired_archives", drive(flow.clean_up(self.store)))
+            self.store.count("expired_archives", drive(rounds.clean_up(self.store)))
             if self._old.cursor is None and self._old.found:
                 # Once more. Where a whole look met none there will be none.
                 self._old = Pass()
@@ -126,7 +127,7 @@ class Evictor(DaemonThread):
             self._forget_cold()
         for done in (moved, reunited, evicted):
             done.raise_failure()
-        return flow.Moved(moved.messages + evicted.messages, moved.sessions + evicted.sessions)
+        return offload.Moved(moved.messages + evicted.messages, moved.sessions + evicted.sessions)
 
     def flush(self) -> int:
         """Move every session this process added to to disk. Returns how many messages moved.
@@ -139,9 +140,9 @@ class Evictor(DaemonThread):
         moved = 0
         failure: LixCacheError | None = None
         for session_id in sorted(self._forget_cold()):
-            session = flow.Session(self.store, session_id, self.store.config.hot_window_size)
+            session = Session(self.store, session_id, self.store.config.hot_window_size)
             try:
-                moved += drive(flow.flush(session))
+                moved += drive(whole.flush(session))
             except RedisUnavailable:
                 raise
             except LixCacheError as error:
@@ -158,7 +159,7 @@ class Evictor(DaemonThread):
             # Forgotten before Redis is asked: an add is noted after Redis has it, so one that is
             # forgotten here is among the hot sessions of the answer.
             self._used -= known
-            hot = self._driver()(flow.hot_among(self.store, list(known)))
+            hot = self._driver()(rounds.hot_among(self.store, list(known)))
         finally:
             self._used |= hot
         # Not at every round: when there are twice as many.

@@ -15,7 +15,7 @@ from itertools import islice
 
 from lix_cache.effects import DiskCall, Flow, RedisCall
 from lix_cache.hot.window import HotWindow
-from lix_cache.messages import ZERO_ID, MessageId, Turn, parse_id
+from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, parse_id
 from lix_cache.session.store import Seen, SessionStore
 
 __all__ = ["counted", "forget_locked", "refuse_locked"]

@@ -19,7 +19,7 @@ from lix_cache.archive.legacy import milliseconds_of, old_turn
 from lix_cache.effects import DiskCall, Flow, RedisBatch, RedisCall
 from lix_cache.errors import ArchiveCorrupt, LixCacheError, RedisError, RedisUnavailable, told
 from lix_cache.hot.old_keys import OldMessage
-from lix_cache.messages import NONCE_BYTES, ZERO_ID, MessageId, Turn
+from lix_cache.messages.turn import NONCE_BYTES, ZERO_ID, MessageId, Turn
 from lix_cache.session.store import SessionStore
 
 __all__ = ["Pass", "drop_locked", "rescue", "take_over_locked"]

@@ -10,16 +10,16 @@ from itertools import repeat
 
 from lix_cache._log import logger
 from lix_cache.archive.archive import ConversationArchive
-from lix_cache.archive.files import Files
 from lix_cache.archive.store import Extent
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.hot.breaker import Breaker
-from lix_cache.hot.client import Endpoint, endpoint_for
+from lix_cache.hot.endpoint import Endpoint, endpoint_for
 from lix_cache.hot.keys import Keys
 from lix_cache.hot.window import HotWindow
-from lix_cache.messages import NONCE_BYTES, ZERO_ID, MessageId
+from lix_cache.messages.turn import NONCE_BYTES, ZERO_ID, MessageId
 from lix_cache.session.health import ArchiveState
+from lix_cache.storage.files import Files
 
 __all__ = ["Seen", "SeenSessions", "SessionStore", "StoreIdentity", "open_store"]
 

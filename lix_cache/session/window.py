@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from lix_cache.arguments import config_with
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
-from lix_cache.messages import Message
+from lix_cache.messages.message import Message
 from lix_cache.session.budget import estimate_tokens
 from lix_cache.session.cache import AsyncHybridConversationCache, HybridConversationCache
 
 if TYPE_CHECKING:
-    from lix_cache.archive.files import Files
+    from lix_cache.storage.files import Files
     from lix_cache.vectors import VectorLike
 
 __all__ = ["AsyncSessionContextWindow", "SessionContextWindow"]

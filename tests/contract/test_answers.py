@@ -22,8 +22,8 @@ from lix_cache.errors import (
     InvalidVector,
     RedisCommandError,
 )
-from lix_cache.semantic.guards import Objection
-from lix_cache.semantic.limits import Limits
+from lix_cache.matching.guards import Objection
+from lix_cache.matching.thresholds import Limits
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.redis_server import wait_until

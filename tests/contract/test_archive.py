@@ -31,7 +31,7 @@ from lix_cache import (
     InvalidVector,
 )
 from lix_cache.archive.store import ArchiveStore
-from lix_cache.messages import Message
+from lix_cache.messages.message import Message
 from tests.fault.files import ClockedFiles, CountingFiles
 from tests.fault.workers import append_many
 from tests.support.twins import ManualClock, Twins

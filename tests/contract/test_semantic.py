@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from lix_cache import SemanticCacheRedis
+from lix_cache.compat import caches as cache_module
 from lix_cache.config import CacheConfig
-from lix_cache.drive import SyncDriver
+from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import (
     ConfigError,
     DimensionMismatch,
@@ -30,7 +31,6 @@ from lix_cache.errors import (
     RedisUnavailable,
 )
 from lix_cache.hot.keys import Keys
-from lix_cache.semantic import cache as cache_module
 from tests.support import CountingProxy, RedisServer
 from tests.support.redis_server import free_port, wait_until
 from tests.support.twins import ManualClock, Twins

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lix_cache import URLEmbeddingCache
+from lix_cache.compat import caches as cache_module
 from lix_cache.config import CacheConfig
 from lix_cache.errors import (
     ConfigError,
@@ -25,7 +26,6 @@ from lix_cache.errors import (
     RedisCommandError,
     RedisUnavailable,
 )
-from lix_cache.semantic import cache as cache_module
 from tests.support import CountingProxy, RedisServer
 from tests.support.redis_server import free_port, wait_until
 from tests.support.twins import ManualClock, Twins

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from lix_cache.archive.files import FileLock, Files, Tail, Write
 from lix_cache.errors import ArchiveUnavailable
+from lix_cache.storage.files import FileLock, Files, Tail, Write
 
 __all__ = ["ClockedFiles", "CountingFiles", "Crash", "FaultyFiles", "ForgetfulFiles", "Step", "disk_full"]
 

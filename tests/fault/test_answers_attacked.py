@@ -13,8 +13,8 @@ import redis
 from lix_cache import AsyncSemanticCache, CachePolicy, Reason
 from lix_cache.config import CacheConfig
 from lix_cache.errors import InvalidContext
-from lix_cache.hot.client import close_async_redis_clients
-from lix_cache.semantic.limits import Limits
+from lix_cache.hot.clients import close_async_redis_clients
+from lix_cache.matching.thresholds import Limits
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.twins import Twins

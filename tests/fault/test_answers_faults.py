@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from lix_cache import AsyncSemanticCache, OnnxEmbedder, Reason, SemanticCache
+from lix_cache.compat import caches as cache_module
 from lix_cache.config import CacheConfig
 from lix_cache.effects import Compute, RedisCall
 from lix_cache.errors import ComputeTimeout, MissingExtra, RedisAuthError, RedisUnavailable
-from lix_cache.hot.client import close_async_redis_clients
-from lix_cache.semantic import answers, storing
-from lix_cache.semantic import cache as cache_module
-from lix_cache.semantic.limits import Limits
+from lix_cache.hot.clients import close_async_redis_clients
+from lix_cache.matching.thresholds import Limits
+from lix_cache.semantic import insert, lookup
 from tests.support import CountingProxy, RedisServer
 from tests.support.forks import Child, Report
 from tests.support.meaning import ANYTHING, Meanings, mix
@@ -483,7 +483,7 @@ def test_what_happens_between_the_two_round_trips_is_seen(
     assert entry_id is not None
     if change == "expire":
         cache.store("far", "F")  # else the keys would end with the entry
-    flow = answers.lookup(cache._core, answers.Query("like q"))
+    flow = lookup.lookup(cache._core, lookup.Query("like q"))
     effect = drive_until(flow, cache, 2)
     if change == "replace":
         other.store("q", "other")
@@ -524,7 +524,7 @@ def test_a_lookup_stopped_at_any_step_leaves_a_cache_that_works(
     cache = SemanticCache(Meanings(TABLE), config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0)
     cache.store("q", "Q")
     for stop in (RedisUnavailable("gone"), KeyboardInterrupt(), GeneratorExit()):
-        flow = answers.lookup(cache._core, answers.Query("like q"))
+        flow = lookup.lookup(cache._core, lookup.Query("like q"))
         drive_until(flow, cache, step)
         if policy == "miss" and isinstance(stop, RedisUnavailable):
             with pytest.raises(StopIteration) as ended:
@@ -540,7 +540,7 @@ def test_a_store_stopped_before_it_is_sent_stores_nothing(redis_config: CacheCon
     cache = SemanticCache(
         Meanings(TABLE), redis_config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0
     )
-    flow = storing.store(cache._core, storing.Answer("q", "Q"))
+    flow = insert.store(cache._core, insert.Answer("q", "Q"))
     drive_until(flow, cache, 1)
     with pytest.raises(KeyboardInterrupt):
         flow.throw(KeyboardInterrupt())

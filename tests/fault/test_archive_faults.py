@@ -19,10 +19,12 @@ from typing import Any
 import pytest
 
 from lix_cache import ArchiveCorrupt, ArchiveUnavailable, ConversationArchive, HuffmanCodec
-from lix_cache.archive import format as fmt
-from lix_cache.archive.files import Files, Write
+from lix_cache.archive import decoding
+from lix_cache.archive import index as index_flow
 from lix_cache.errors import ArchiveError
-from lix_cache.messages import Message, MessageId, Turn, from_turn, to_turn
+from lix_cache.messages.message import Message
+from lix_cache.messages.turn import MessageId, Turn, from_turn, to_turn
+from lix_cache.storage.files import Files, Write
 from tests.fault.files import (
     Crash,
     FaultyFiles,
@@ -236,7 +238,7 @@ def compact(archive: ConversationArchive) -> None:
 
 
 def third_frame(data: bytes) -> bytes:
-    frame = fmt.scan(data).frames[2]
+    frame = decoding.scan(data).frames[2]
     return flip(data, frame.offset + 20)
 
 
@@ -552,7 +554,7 @@ def sample(tmp_path: Path, _no_waiting: None) -> Sample:
     for messages in FRAMES:
         archive.append_turns("s", messages)
     data = path_of(archive.archive_dir, "s").read_bytes()
-    found = fmt.scan(data)
+    found = decoding.scan(data)
     assert found.header is not None
     return Sample(data, [found.header.length, *(frame.end for frame in found.frames)], tmp_path / "archive")
 
@@ -622,7 +624,7 @@ def test_a_changed_byte_is_detected_and_costs_its_own_frame_alone(sample: Sample
 def test_bytes_between_frames_are_damage_and_hide_nothing(sample: Sample) -> None:
     whole = [message for frame in FRAMES for message in frame]
     for end in sample.ends:
-        archive = sample.open(sample.data[:end] + fmt.SYNC + b"\xff\0garbage" + sample.data[end:])
+        archive = sample.open(sample.data[:end] + index_flow.SYNC + b"\xff\0garbage" + sample.data[end:])
         assert archive.load_all("s") == whole
         report = archive.verify("s")
         assert report is not None

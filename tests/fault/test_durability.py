@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from lix_cache import ConversationArchive
-from lix_cache.archive.files import Files
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ArchiveBusy, ArchiveUnavailable
+from lix_cache.storage.files import Files
 from tests.support import RedisServer
 from tests.support.lab import Process
 from tests.support.twins import Twins

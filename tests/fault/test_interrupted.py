@@ -24,13 +24,15 @@ from lix_cache import (
     HybridConversationCache,
     SemanticCache,
 )
-from lix_cache.archive import files
-from lix_cache.archive.files import Files
-from lix_cache.drive import SyncDriver
+from lix_cache.drivers.sync import SyncDriver
 from lix_cache.effects import DiskCall, Flow, LockCall
-from lix_cache.hot.client import endpoint_for, lazy_client
-from lix_cache.hot.pools import Pool, pack
-from lix_cache.session import flow
+from lix_cache.hot.clients import lazy_client
+from lix_cache.hot.endpoint import endpoint_for
+from lix_cache.hot.pools import Pool
+from lix_cache.hot.wire import pack
+from lix_cache.session import add as add_flow
+from lix_cache.storage import files
+from lix_cache.storage.files import Files
 from tests.support import RedisServer
 from tests.support.interrupts import Interrupt, interrupt_at, lines_of
 from tests.support.lab import Process
@@ -178,7 +180,7 @@ CALLS: dict[str, tuple[Callable[[Watched], Any], Callable[[Watched], Any], int]]
     "get_context of a cold session": (_moved, lambda w: w.cache.get_context(), 5),
     "get_full": (lambda w: None, lambda w: w.cache.get_full(), 3),
     "flush_to_disk": (lambda w: w.add(), lambda w: w.cache.flush_to_disk(), 5),
-    "a late spill": (_has_much, lambda w: w.cache._drive(flow._spill_late(w.cache._session)), 4),
+    "a late spill": (_has_much, lambda w: w.cache._drive(add_flow._spill_late(w.cache._session)), 4),
     "smart_context": (lambda w: None, lambda w: w.cache.smart_context("message"), 11),
     "smart_context of a cold session": (_moved, lambda w: w.cache.smart_context("message"), 11),
     "clear": (lambda w: w.add(), lambda w: w.cache.clear(), 7),

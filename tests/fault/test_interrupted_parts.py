@@ -21,12 +21,12 @@ from typing import Any
 import pytest
 
 from lix_cache import compute
-from lix_cache.archive import together
-from lix_cache.archive.files import Files, Write
-from lix_cache.archive.together import side_by_side
 from lix_cache.daemon import Bell, Crew, Promise
 from lix_cache.embedded.locks import file_lock
-from lix_cache.semantic.flight import ABANDONED, Flight, Flights
+from lix_cache.semantic.single_flight import ABANDONED, Flight, Flights
+from lix_cache.storage import parallel
+from lix_cache.storage.files import Files, Write
+from lix_cache.storage.parallel import side_by_side
 from tests.support.interrupts import Interrupt, interrupt_at, lines_of
 
 pytestmark = pytest.mark.promise("no-stall")
@@ -80,14 +80,14 @@ def test_a_helper_whose_start_is_interrupted_is_waited_for(monkeypatch: pytest.M
         time.sleep(0.05)
         ended.append(1)
 
-    started = together._started
+    started = parallel._started
 
     def interrupted(work: Callable[[], None]) -> bool:
         started(work)
         assert begun.wait(20)
         raise Interrupt
 
-    monkeypatch.setattr(together, "_started", interrupted)
+    monkeypatch.setattr(parallel, "_started", interrupted)
     with pytest.raises(Interrupt):
         side_by_side([sync] * 4, 3)
     assert ended == [1]
@@ -253,10 +253,10 @@ def test_a_bell_rings_after_any_interruption() -> None:
 
 WORKER = """
 import random, signal, sys, threading, time
-from lix_cache.archive.together import side_by_side
+from lix_cache.storage.parallel import side_by_side
 from lix_cache.compute import submit
 from lix_cache.daemon import Crew, Promise
-from lix_cache.semantic.flight import Flight, Flights
+from lix_cache.semantic.single_flight import Flight, Flights
 
 class Soft(Exception):
     pass

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from lix_cache.archive import files as files_module
-from lix_cache.archive.files import Files
 from lix_cache.config import CacheConfig
-from lix_cache.drive import SyncDriver
-from lix_cache.session import flow
+from lix_cache.drivers.sync import SyncDriver
+from lix_cache.session import rounds
 from lix_cache.session.cache import HybridConversationCache
+from lix_cache.storage import files as files_module
+from lix_cache.storage.files import Files
 from tests.support import RedisServer
 from tests.support.forks import Child, Report
 from tests.support.lab import Process, fast_folder, is_free
@@ -68,9 +68,9 @@ def _live(
         number += 1
         what = chance.random()
         if what < 0.15:
-            drive(flow.spill_overflow(cache._store))
+            drive(rounds.spill_overflow(cache._store))
         elif what < 0.25:
-            drive(flow.evict_idle(cache._store, 0))
+            drive(rounds.evict_idle(cache._store, 0))
         elif what < 0.40:
             cache.get_context()
         elif what < 0.45:

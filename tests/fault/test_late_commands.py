@@ -15,10 +15,11 @@ from lix_cache.config import CacheConfig
 from lix_cache.effects import Effect, Flow, RedisBatch, RedisCall
 from lix_cache.errors import RedisUnavailable
 from lix_cache.hot import scripts
+from lix_cache.hot.replies import Gap
 from lix_cache.hot.scripts import Script, ScriptCall
-from lix_cache.hot.window import Gap
-from lix_cache.messages import ZERO_ID, MessageId
-from lix_cache.session import flow, old_sessions
+from lix_cache.messages.turn import ZERO_ID, MessageId, with_id
+from lix_cache.session import add, old_sessions, rounds, whole
+from lix_cache.session import read as read_flow
 from tests.support import CountingProxy, RedisServer
 from tests.support.lab import Process
 from tests.support.twins import Twins
@@ -166,14 +167,14 @@ def test_a_ticket_of_a_read_that_is_carried_out_twice_is_not_the_first_ones(conf
     for text in "abc":
         process.add(text)
     process.flush()
-    reading = flow.get_context(process.session)
+    reading = read_flow.get_context(process.session)
     read = run_until(process, reading, scripts.READ)
     process.drive._perform(read)
     step = process.step(reading, read)
     while not (isinstance(step, RedisCall) and getattr(step.command, "script", None) is scripts.REHYDRATE):
         step = process.step(reading, step)
     give_up(reading)
-    other.drive(flow.clear(other.session))
+    other.drive(whole.clear(other.session))
     # The connection broke, and the request was repeated: its first copy comes now.
     process.drive._perform(read)
     assert process.drive._perform(step) == -1
@@ -186,7 +187,7 @@ def test_a_session_that_changed_while_it_was_read_is_read_again(config: CacheCon
     for text in "abc":
         process.add(text)
     process.flush()
-    reading = flow.get_context(process.session)
+    reading = read_flow.get_context(process.session)
     read = run_until(process, reading, scripts.READ)
     step = process.step(reading, read)
     other.add("d")
@@ -208,7 +209,7 @@ def test_readers_of_a_cold_session_put_it_back_once(config: CacheConfig) -> None
     for text in "abc":
         one.add(text)
     one.flush()
-    first, second = flow.get_context(one.session), flow.get_context(two.session)
+    first, second = read_flow.get_context(one.session), read_flow.get_context(two.session)
     step = one.step(first, run_until(one, first, scripts.READ))
     assert two.context() == ["a", "b", "c"]
     with pytest.raises(StopIteration) as stop:
@@ -265,7 +266,7 @@ def test_a_late_add_that_a_server_without_memory_takes_does_not_count(
     say(cache, "before")
     proxy.hold(scripts.ADD.sha)
     say(cache, "late")
-    other.drive(flow.delete(other.session) if end == "delete" else flow.clear(other.session))
+    other.drive(whole.delete(other.session) if end == "delete" else whole.clear(other.session))
     other.add("new")
     other.drive.client.delete(other.store.hot.keys.refused("s"))
     proxy.let_go()
@@ -284,7 +285,7 @@ def test_an_add_that_was_brought_together_with_the_archive_does_not_come_again(
     say(cache, "before")
     proxy.hold(scripts.ADD.sha)
     say(cache, "late", "after")
-    other.drive(flow.reunite_pending(other.store))
+    other.drive(rounds.reconcile_all_pending(other.store))
     assert other.context() == ["before", "late", "after"]
     hot = other.hot()
     proxy.let_go()
@@ -303,9 +304,9 @@ def test_the_first_of_two_sendings_is_refused_after_the_second(config: CacheConf
         while True:
             step = process.step(adding, step)
     if end == "delete":
-        other.drive(flow.delete(other.session))
+        other.drive(whole.delete(other.session))
     elif end == "clear":
-        other.drive(flow.clear(other.session))
+        other.drive(whole.clear(other.session))
     assert process.drive._perform(first) == b"LATE"
     before = [] if end == "delete" else ["before", "twice"]
     context = before if end == "nothing" else []
@@ -338,7 +339,7 @@ def _sent(command: Any) -> Flow[Any]:
 def test_an_add_that_fills_a_gap_is_noted_before_it_is_sent(config: CacheConfig) -> None:
     process = Process(config)
     process.add("a")
-    filling = flow._append_hot(process.session, process.turn("b"), Gap.FILL, locked=False)
+    filling = add._append_hot(process.session, process.turn("b"), Gap.FILL, locked=False)
     run_until(process, filling, scripts.ADD)
     with pytest.raises(RedisUnavailable):
         give_up(filling)
@@ -392,7 +393,7 @@ def test_a_message_that_is_added_in_the_middle_of_a_deletion_is_there_or_not_but
 ) -> None:
     process, other = Process(config), Process(config)
     process.add("old")
-    deleting = flow.delete(process.session)
+    deleting = whole.delete(process.session)
     step = run_until(process, deleting, scripts.FORGET)
     other.add("between")
     with pytest.raises(StopIteration):
@@ -427,7 +428,7 @@ def test_what_is_remembered_of_deletions_adds_up_and_is_forgotten_in_the_end(con
     process = Process(config)
     archive = process.archive
     with archive.lock("s"):
-        archive.append_locked("s", [flow.with_id(process.turn("a"), MessageId(1, 1))], contested=True)
+        archive.append_locked("s", [with_id(process.turn("a"), MessageId(1, 1))], contested=True)
         (nonce,) = archive.contested("s")
         # By the archive alone, which knows of no Redis.
         assert archive.delete_locked("s")

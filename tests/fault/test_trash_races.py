@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from lix_cache import ConversationArchive, HuffmanCodec
-from lix_cache.archive.files import FileLock
 from lix_cache.archive.names import file_stem
 from lix_cache.archive.tombstones import Deletion
 from lix_cache.errors import ArchiveBusy, ArchiveCorrupt
-from lix_cache.messages import MessageId
+from lix_cache.messages.turn import MessageId
+from lix_cache.storage.files import FileLock
 from tests.fault.files import FaultyFiles, Step, copy_folder
 from tests.support.twins import ManualClock
 

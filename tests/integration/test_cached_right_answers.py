@@ -20,7 +20,7 @@ from lix_cache import AsyncSemanticCache, SemanticCache
 from lix_cache._log import logger
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, InvalidContext
-from lix_cache.hot.client import close_async_redis_clients
+from lix_cache.hot.clients import close_async_redis_clients
 from lix_cache.semantic.policy import CachePolicy
 from tests.support.redis_server import wait_until
 

@@ -33,11 +33,11 @@ from lix_cache import (
     StoreAdmin,
     URLEmbeddingCache,
 )
-from lix_cache.archive.files import Files
 from lix_cache.cli.app import app
 from lix_cache.cli.output import write_all
-from lix_cache.session import flow
+from lix_cache.session import rounds
 from lix_cache.session.store import open_store
+from lix_cache.storage.files import Files
 from tests.support import RedisServer
 from tests.support.redis_server import free_port
 
@@ -315,7 +315,7 @@ def test_no_session_is_missing_because_others_were_used_meanwhile(redis_config: 
         fill(redis_config, name, 1)
     store = open_store(redis_config)
     drive = StoreAdmin(redis_config)._drive
-    listing = flow.list_hot(store, page=50)
+    listing = rounds.list_hot(store, page=50)
     effect = next(listing)
     pages = 0
     while True:

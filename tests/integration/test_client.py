@@ -25,14 +25,10 @@ from lix_cache.errors import (
     RedisError,
     RedisUnavailable,
 )
-from lix_cache.hot import client as client_module
-from lix_cache.hot.client import (
-    create_async_redis_client,
-    create_redis_client,
-    endpoint_for,
-    lazy_client,
-    translate,
-)
+from lix_cache.hot import clients as clients_flow
+from lix_cache.hot.clients import create_async_redis_client, create_redis_client, lazy_client
+from lix_cache.hot.endpoint import endpoint_for
+from lix_cache.hot.trouble import translate
 from tests.support import CountingProxy, RedisServer
 from tests.support.redis_server import free_port
 
@@ -504,7 +500,7 @@ def test_event_loops_that_ended_leave_no_pools_behind(redis_config: CacheConfig)
     for _ in range(10):
         asyncio.run(use())
     gc.collect()
-    assert len(client_module._async_pools) <= 1
+    assert len(clients_flow._async_pools) <= 1
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -512,7 +508,7 @@ def test_a_forked_child_gets_connections_of_its_own(redis_config: CacheConfig) -
     client = create_redis_client(config=redis_config)
     mine = client.client_id()
     # As if another thread were making a pool at the moment of the fork.
-    with client_module._pools_lock:
+    with clients_flow._pools_lock:
         child = os.fork()
         if child == 0:
             try:

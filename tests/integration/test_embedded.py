@@ -35,7 +35,7 @@ from lix_cache.embedded import (
 )
 from lix_cache.embedded.locks import file_lock
 from lix_cache.errors import NoRedisServer, RedisAuthError, RedisDatabaseError, RedisUnavailable
-from lix_cache.hot.client import create_redis_client
+from lix_cache.hot.clients import create_redis_client
 from tests.support import CountingProxy, RedisServer
 from tests.support.redis_server import free_port, wait_until
 

@@ -21,7 +21,8 @@ from lix_cache.clock import SystemClock
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ArchiveUnavailable, InvalidMessage, LixCacheError, MissingExtra, RedisUnavailable
 from lix_cache.session import evictor as evictor_module
-from lix_cache.session import flow
+from lix_cache.session import offload
+from lix_cache.session import rounds as rounds_flow
 from lix_cache.session.evictor import Evictor, evictor_for
 from tests.support import CountingProxy, RedisServer
 from tests.support.forks import Child, Report
@@ -118,7 +119,7 @@ def test_a_start_that_comes_while_it_still_stops_is_not_forgotten(idle: CacheCon
     working, go_on = threading.Event(), threading.Event()
     real = evictor.run_once
 
-    def slowly() -> flow.Moved:
+    def slowly() -> offload.Moved:
         working.set()
         assert go_on.wait(30)
         return real()
@@ -430,7 +431,7 @@ def test_no_error_kills_the_thread(idle: CacheConfig, error: Exception) -> None:
     real = cache.evictor.run_once
     rounds: list[int] = []
 
-    def fail_twice() -> flow.Moved:
+    def fail_twice() -> offload.Moved:
         rounds.append(1)
         if len(rounds) < 3:
             raise error
@@ -572,7 +573,7 @@ def make_old(config: CacheConfig, session: str, days: float = 15) -> None:
 
 def clean_up(config: CacheConfig, clock: SystemClock | None = None) -> int:
     process = Process(config, "s", clock or SystemClock())
-    return process.drive(flow.clean_up(process.store))
+    return process.drive(rounds_flow.clean_up(process.store))
 
 
 def test_archives_past_their_life_are_removed_and_those_of_hot_sessions_spared(config: CacheConfig) -> None:
@@ -628,7 +629,7 @@ def test_one_session_that_cannot_expire_keeps_no_other(config: CacheConfig) -> N
 
     archive.expire_locked = refuse  # type: ignore[method-assign]
     with archive.store.lock("busy"):
-        assert process.drive(flow.clean_up(process.store)) == 1
+        assert process.drive(rounds_flow.clean_up(process.store)) == 1
     assert archive.store.counters["expiry_failures"] == 1
     assert [archive.session_exists(session) for session in ("busy", "refused", "cold")] == [True, True, False]
     assert clean_up(config) == 2

@@ -18,7 +18,7 @@ import pytest
 
 from lix_cache import AsyncHybridConversationCache, ConversationArchive, HybridConversationCache
 from lix_cache.config import CacheConfig
-from lix_cache.session import flow
+from lix_cache.session import offload
 from tests.support import RedisServer
 from tests.support.forks import Child, Report
 from tests.support.lab import Process, fast_folder
@@ -163,7 +163,7 @@ def test_a_deletion_at_any_step_of_a_spill_is_not_undone_by_it(config: CacheConf
         process = Process(config, f"session {steps}")
         for i in range(8):
             process.add(f"message {i}")
-        running = flow.move_to_disk(process.store, {process.session.id: 2})
+        running = offload.move_to_disk(process.store, {process.session.id: 2})
         deleting = threading.Thread(target=_delete, args=(config, process.session.id))
         try:
             effect = running.send(None)

@@ -24,7 +24,9 @@ from lix_cache.config import CacheConfig
 from lix_cache.effects import Effect, RedisCall
 from lix_cache.errors import ArchiveUnavailable, RedisCommandError
 from lix_cache.hot.connections import NewConnection
-from lix_cache.session import flow, old_sessions
+from lix_cache.session import old_sessions, reconcile
+from lix_cache.session import read as read_flow
+from lix_cache.session import rounds as rounds_flow
 from lix_cache.session.evictor import Evictor
 from tests.support import CountingProxy, RedisServer
 from tests.support.forks import Child, Report
@@ -356,7 +358,7 @@ def test_a_message_put_into_the_place_of_one_that_was_read_is_not_forgotten_with
     before = open_old()
     say(before, "one", "two")
     process = Process(config)
-    running = flow.take_over(process.session)
+    running = reconcile.take_over(process.session)
     step: Effect = running.send(None)
     while not is_trim(step):
         step = process.step(running, step)
@@ -428,8 +430,8 @@ def test_a_move_that_is_stopped_at_any_step_loses_and_doubles_nothing(
 def stopped(process: Process, touch: str, stop: int, after: bool) -> bool:
     running: Any = {
         "add": lambda: process.adding("new"),
-        "context": lambda: flow.get_context(process.session),
-        "full": lambda: flow.get_full(process.session),
+        "context": lambda: read_flow.get_context(process.session),
+        "full": lambda: read_flow.get_full(process.session),
     }[touch]()
     step = running.send(None)
     try:
@@ -729,7 +731,7 @@ def test_one_round_of_the_daemon_looks_at_a_bounded_number_of_keys(client: Any, 
         done = old_sessions.Pass()
         rounds = 0
         while done.cursor is not None:
-            made = flow.rescue_old(process.store, done)
+            made = rounds_flow.rescue_old(process.store, done)
             step = next(made)
             sent.clear()
             try:
@@ -773,9 +775,9 @@ def test_a_disk_that_refuses_leaves_an_old_session_for_the_next_look(
             raise ArchiveUnavailable(28, "cannot write")
 
         patch.setattr(process.archive, "append_locked", refuse)
-        process.drive(flow.rescue_old(process.store, old_sessions.Pass()))
+        process.drive(rounds_flow.rescue_old(process.store, old_sessions.Pass()))
     assert process.store.counters["old_session_failures"] == 1
-    process.drive(flow.rescue_old(process.store, old_sessions.Pass()))
+    process.drive(rounds_flow.rescue_old(process.store, old_sessions.Pass()))
     assert [turn.body["content"] for turn in process.archive.turns("ending")] == ["first"]
 
 

@@ -24,7 +24,7 @@ import lix_cache
 from lix_cache import CacheConfig, CachePolicy, HybridConversationCache, Limits, LixCacheError, StoreAdmin
 from lix_cache.embedders.http import OpenAIEmbedder
 from lix_cache.errors import ConfigError, InvalidInput, RedisError
-from lix_cache.hot.client import close_async_redis_clients, create_async_redis_client, create_redis_client
+from lix_cache.hot.clients import close_async_redis_clients, create_async_redis_client, create_redis_client
 from tests.support import RedisServer
 from tests.support.redis_server import free_port
 

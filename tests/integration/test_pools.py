@@ -13,8 +13,10 @@ import pytest
 import redis
 
 from lix_cache.config import CacheConfig
-from lix_cache.hot.client import endpoint_for, lazy_async_client, lazy_client
-from lix_cache.hot.pools import AsyncPool, Pool, pack
+from lix_cache.hot.clients import lazy_async_client, lazy_client
+from lix_cache.hot.endpoint import endpoint_for
+from lix_cache.hot.pools import AsyncPool, Pool
+from lix_cache.hot.wire import pack
 from tests.support import RedisServer
 from tests.support.twins import Twins
 

@@ -9,7 +9,7 @@ import pytest
 
 from lix_cache import SemanticCache
 from lix_cache.config import CacheConfig
-from lix_cache.semantic.limits import Limits
+from lix_cache.matching.thresholds import Limits
 from tests.support import CountingProxy, RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.twins import Twins

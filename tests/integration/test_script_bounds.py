@@ -10,7 +10,7 @@ import pytest
 from lix_cache import SemanticCache, SemanticCacheRedis
 from lix_cache.config import CacheConfig
 from lix_cache.hot import answer_parts, answer_scripts
-from lix_cache.semantic.decide import Limits
+from lix_cache.matching.decision import Limits
 from tests.support import CountingProxy, RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.twins import Twins

@@ -21,8 +21,8 @@ from lix_cache.errors import ConfigError, RedisCommandError
 from lix_cache.hot.answer_scripts import ADMIT
 from lix_cache.hot.scripts import ScriptCall
 from lix_cache.hot.vector_set_scripts import FOLLOW
-from lix_cache.semantic.later import Later
-from lix_cache.semantic.limits import Limits
+from lix_cache.matching.thresholds import Limits
+from lix_cache.semantic.deferred import Later
 from tests.support import CountingProxy, RedisServer
 from tests.support.meaning import Meanings
 from tests.support.twins import Twins

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lix_cache import ConfigError, LixCacheError, MissingExtra, VerifierError
-from lix_cache.semantic.verifier import (
+from lix_cache.verifiers.models import (
     VERIFIER_THRESHOLD,
     CrossEncoderVerifier,
     OnnxVerifier,

@@ -11,7 +11,8 @@ import pytest
 from lix_cache.config import CacheConfig
 from lix_cache.hot import old_keys, scripts
 from lix_cache.hot.keys import Keys
-from lix_cache.messages import ZERO_ID, new_turn, pack_hot
+from lix_cache.messages.packing import pack_hot
+from lix_cache.messages.turn import ZERO_ID, new_turn
 from lix_cache.session.store import open_store
 from tests.support import CountingProxy, RedisServer
 from tests.support.twins import Twins

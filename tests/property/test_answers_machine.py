@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from lix_cache import Reason, SemanticCache
 from lix_cache.config import CacheConfig
 from lix_cache.errors import InvalidContext
-from lix_cache.semantic.limits import Limits
+from lix_cache.matching.thresholds import Limits
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix, spelled
 

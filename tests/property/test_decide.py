@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lix_cache.semantic.decide import decide
-from lix_cache.semantic.limits import DEFAULT_LIMITS, Limits
+from lix_cache.matching.decision import decide
+from lix_cache.matching.thresholds import DEFAULT_LIMITS, Limits
 
 pytestmark = pytest.mark.promise("right-answer")
 

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 from lix_cache.config import CacheConfig
 from lix_cache.errors import RedisUnavailable
-from lix_cache.session import flow
+from lix_cache.session import rounds, whole
 from tests.support import CountingProxy, RedisServer
 from tests.support.lab import Process, fast_folder
 
@@ -126,7 +126,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     def _bring_together(self) -> None:
         direct = self.processes["direct"]
-        direct.drive(flow.reunite_pending(direct.store))
+        direct.drive(rounds.reconcile_all_pending(direct.store))
 
     @rule(who=WHO)
     def flush(self, who: str) -> None:
@@ -141,9 +141,9 @@ class SessionMachine(RuleBasedStateMachine):
     def daemon(self, who: str, step: str) -> None:
         process = self.processes[who]
         running = {
-            "spill": lambda: flow.spill_overflow(process.store),
-            "evict": lambda: flow.evict_idle(process.store, 0),
-            "reunite": lambda: flow.reunite_pending(process.store),
+            "spill": lambda: rounds.spill_overflow(process.store),
+            "evict": lambda: rounds.evict_idle(process.store, 0),
+            "reunite": lambda: rounds.reconcile_all_pending(process.store),
         }[step]
         try:
             process.drive(running())
@@ -157,7 +157,7 @@ class SessionMachine(RuleBasedStateMachine):
     def clear(self, who: str) -> None:
         process = self.processes[who]
         try:
-            process.drive(flow.clear(process.session))
+            process.drive(whole.clear(process.session))
         except RedisUnavailable:
             assert not self._reaches(who)
             return
@@ -170,7 +170,7 @@ class SessionMachine(RuleBasedStateMachine):
     def delete(self, who: str) -> None:
         process = self.processes[who]
         try:
-            there = process.drive(flow.delete(process.session))
+            there = process.drive(whole.delete(process.session))
         except RedisUnavailable:
             assert not self._reaches(who)
             return

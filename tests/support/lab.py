@@ -12,11 +12,13 @@ from typing import Any, TypeVar
 from lix_cache.archive.store import ArchiveStore
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
-from lix_cache.drive import SyncDriver
+from lix_cache.drivers.sync import SyncDriver
 from lix_cache.effects import Effect, Flow, Sleep
 from lix_cache.hot.connections import NewConnection
-from lix_cache.messages import Turn, new_turn
-from lix_cache.session import flow
+from lix_cache.messages.turn import Turn, new_turn
+from lix_cache.session import add as add_flow
+from lix_cache.session import read, rounds, whole
+from lix_cache.session.base import Session
 from lix_cache.session.store import open_store
 
 __all__ = ["Process", "World", "contents", "fast_folder", "is_free"]
@@ -65,7 +67,7 @@ class Process:
     def __init__(self, config: CacheConfig, session_id: str = "s", clock: Clock = SYSTEM_CLOCK) -> None:
         self.store = open_store(config, clock=clock)
         self.drive: SyncDriver = _Driver(self.store.endpoint, clock)
-        self.session = flow.Session(self.store, session_id, config.hot_window_size)
+        self.session = Session(self.store, session_id, config.hot_window_size)
 
     @property
     def archive(self) -> ArchiveStore:
@@ -74,10 +76,10 @@ class Process:
     def turn(self, text: Any) -> Turn:
         return new_turn("user", text, None, None, None, self.store.new_nonce())
 
-    def adding(self, text: Any) -> Flow[flow.AddResult]:
-        return flow.add(self.session, self.turn(text))
+    def adding(self, text: Any) -> Flow[add_flow.AddResult]:
+        return add_flow.add(self.session, self.turn(text))
 
-    def add(self, text: Any) -> flow.AddResult:
+    def add(self, text: Any) -> add_flow.AddResult:
         return self.drive(self.adding(text))
 
     def step(self, running: Flow[Any], effect: Effect) -> Effect:
@@ -89,10 +91,10 @@ class Process:
         return running.send(result)
 
     def full(self) -> list[Any]:
-        return contents(self.drive(flow.get_full(self.session)))
+        return contents(self.drive(read.get_full(self.session)))
 
     def context(self) -> list[Any]:
-        return contents(self.drive(flow.get_context(self.session)))
+        return contents(self.drive(read.get_context(self.session)))
 
     def archived(self) -> list[Any]:
         return contents(self.archive.turns(self.session.id))
@@ -101,7 +103,7 @@ class Process:
         return int(self.drive.client.xlen(self.store.hot.keys.window(self.session.id)))
 
     def flush(self) -> int:
-        return self.drive(flow.flush(self.session))
+        return self.drive(whole.flush(self.session))
 
 
 @dataclass
@@ -156,7 +158,7 @@ class World:
         """Look at the session as a later process finds it: as it is, moved to disk, brought back."""
         late = self.process(on_redis_error="raise")
         assert is_free(late.archive, "s"), "a lock is still held"
-        late.drive(flow.reunite_pending(late.store))
+        late.drive(rounds.reconcile_all_pending(late.store))
         first = late.full()
         self.check(first, in_order=in_order)
         self._check_context(late, first)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from lix_cache.semantic.questions import Question
+from lix_cache.evaluation.questions import Question
 
 
 def sphere(

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 import lix_cache
-from lix_cache.hot.client import close_async_redis_clients as close_connections
+from lix_cache.hot.clients import close_async_redis_clients as close_connections
 
 __all__ = ["ManualClock", "Twins", "close_connections"]
 

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from lix_cache.semantic.adaptive import BINS, LOWEST, Counts, bin_of, threshold_for
+from lix_cache.evaluation.adaptive import BINS, LOWEST, Counts, bin_of, threshold_for
 from lix_cache.semantic.watch import Asked, Watch, agree, read_counts
 
 pytestmark = pytest.mark.promise("right-answer")

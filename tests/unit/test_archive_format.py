@@ -35,15 +35,17 @@ from lix_cache import (
     HybridConversationCache,
     MissingExtra,
 )
-from lix_cache.archive import format as fmt
-from lix_cache.archive import legacy
+from lix_cache.archive import decoding, encoding, legacy
+from lix_cache.archive import header as header_flow
+from lix_cache.archive import index as index_flow
 from lix_cache.archive.codecs import codec_by_id, packer
 from lix_cache.archive.reading import parse_contents
-from lix_cache.archive.varints import Reader, put_varint
 from lix_cache.archive.verify import verify_bytes
 from lix_cache.huffman_codec import _backend
 from lix_cache.huffman_codec._backend import Kernel
-from lix_cache.messages import LARGEST_MS, ZERO_ID, Message, MessageId, Turn, from_turn, to_turn
+from lix_cache.messages.message import Message
+from lix_cache.messages.turn import LARGEST_MS, ZERO_ID, MessageId, Turn, from_turn, to_turn
+from lix_cache.storage.varints import Reader, put_varint
 from lix_cache.vectors import Vector
 from tests.support.kernels import kernel, native_or_skip  # noqa: F401 - a fixture
 
@@ -348,8 +350,13 @@ def test_frames_of_the_second_form_written_by_hand_are_read(tmp_path: Path) -> N
     assert archive.load_all("käse/1") == NEW_TURNS
     assert [turn.id for turn in archive.store.turns("käse/1")] == NEW_IDS
     assert archive.load_recent("käse/1", 4) == NEW_TURNS[-4:]
-    assert [frame.index.whole for frame in fmt.scan(NEW_FORM).frames] == [False, True, False, False]
-    assert [frame.index.updated_ms - MS for frame in fmt.scan(NEW_FORM).frames] == [5000, 9000, 2999, 4001]
+    assert [frame.index.whole for frame in decoding.scan(NEW_FORM).frames] == [False, True, False, False]
+    assert [frame.index.updated_ms - MS for frame in decoding.scan(NEW_FORM).frames] == [
+        5000,
+        9000,
+        2999,
+        4001,
+    ]
     report = archive.verify("käse/1")
     assert report is not None
     assert report.problems == ()
@@ -358,7 +365,7 @@ def test_frames_of_the_second_form_written_by_hand_are_read(tmp_path: Path) -> N
 def test_the_encoder_writes_the_same_bytes_as_the_hand() -> None:
     nonces = [None] * 6 + [b"nonce!"] + [None] * 11
     turns = [to_turn(m, i, n) for m, i, n in zip(NEW_TURNS, NEW_IDS, nonces, strict=True)]
-    before, position = fmt.EMPTY, 0
+    before, position = index_flow.EMPTY, 0
     for frame_by_hand, count, updated in (
         (AGAIN_1, 3, 5000),
         (AGAIN_2, 4, 9000),
@@ -366,15 +373,19 @@ def test_the_encoder_writes_the_same_bytes_as_the_hand() -> None:
         (AGAIN_3, 3, 4001),
     ):
         part = turns[position : position + count]
-        made = fmt.encode_frames(part, before, MS + updated, packer("stored"), whole=frame_by_hand is AGAIN_2)
+        made = encoding.encode_frames(
+            part, before, MS + updated, packer("stored"), whole=frame_by_hand is AGAIN_2
+        )
         assert made == frame_by_hand
-        found = fmt.frame_at(made, 0)
+        found = decoding.frame_at(made, 0)
         assert found is not None
         before, position = found.index, position + count
-    third = fmt.encode_mark(fmt.scan(BY_HAND).frames[1].index, MS + 9500, MessageId(MS + 2007, 2**46))
+    third = encoding.encode_mark(
+        decoding.scan(BY_HAND).frames[1].index, MS + 9500, MessageId(MS + 2007, 2**46)
+    )
     assert third == FRAME_3
     assert (
-        fmt.encode_header(fmt.FileHeader(1_699_999_999.5, "käse/1"))
+        header_flow.encode_header(header_flow.FileHeader(1_699_999_999.5, "käse/1"))
         == BY_HAND[: len(BY_HAND) - len(FRAME_1 + FRAME_2 + FRAME_3 + FRAME_4)]
     )
 
@@ -671,9 +682,9 @@ def test_local_ids_are_never_those_that_redis_gives(tmp_path: Path) -> None:
 
 def test_a_later_minor_version_is_read_and_its_fields_are_skipped() -> None:
     data = header(b"s", 5.0, minor=7, more=b"fields of the future") + FRAME_1
-    found = fmt.scan(data)
+    found = decoding.scan(data)
     assert found.is_clean
-    assert found.header == fmt.FileHeader(5.0, "s", len(data) - len(FRAME_1))
+    assert found.header == header_flow.FileHeader(5.0, "s", len(data) - len(FRAME_1))
 
 
 @pytest.mark.parametrize(
@@ -719,15 +730,15 @@ def test_a_file_with_a_flag_of_the_future_is_refused_and_left_as_it_is(
 )
 def test_a_damaged_header_is_refused_with_its_reason(data: bytes, reason: str) -> None:
     with pytest.raises(ArchiveCorrupt, match=reason):
-        fmt.parse_header(data)
-    assert fmt.scan(data).header is None
+        header_flow.parse_header(data)
+    assert decoding.scan(data).header is None
 
 
 def test_a_session_id_that_is_not_text_is_damage() -> None:
     data = header(b"\xff\xfe", 5.0)
     with pytest.raises(CodecError):
-        fmt.parse_header(data)
-    assert fmt.scan(data).header is None
+        header_flow.parse_header(data)
+    assert decoding.scan(data).header is None
 
 
 # -- frames ------------------------------------------------------------------------------
@@ -736,9 +747,9 @@ def test_a_session_id_that_is_not_text_is_damage() -> None:
 def decoded(body: bytes, *, count: int = 1) -> list[Turn]:
     """Decode a frame with this body and a right index entry and right CRCs."""
     data = frame(body, varints(0, 1, count, count, MS) + varints(MS, 0) + varints(count - 1, 0))
-    found = fmt.frame_at(data, 0)
+    found = decoding.frame_at(data, 0)
     assert found is not None
-    return fmt.decode_frame(data, found)
+    return decoding.decode_frame(data, found)
 
 
 ONE = varint(0) + varint(0) + bytes((1, 0b00000011)) + varint(2)
@@ -929,8 +940,8 @@ BAD_INDEXES = {
 @pytest.mark.parametrize("name", BAD_INDEXES)
 def test_an_index_entry_that_makes_no_sense_makes_its_frame_damage(name: str) -> None:
     bad = frame(b"", BAD_INDEXES[name])
-    assert fmt.index_at_end(bad, len(bad)) is None
-    found = fmt.scan(header(b"s", 5.0) + bad + FRAME_1)
+    assert index_flow.index_at_end(bad, len(bad)) is None
+    found = decoding.scan(header(b"s", 5.0) + bad + FRAME_1)
     start = len(header(b"s", 5.0))
     assert found.damage == ((start, start + len(bad)),)
     assert len(found.frames) == 1
@@ -939,28 +950,28 @@ def test_an_index_entry_that_makes_no_sense_makes_its_frame_damage(name: str) ->
 def test_a_frame_is_no_frame_where_its_lengths_disagree() -> None:
     data = bytearray(FRAME_1)
     struct.pack_into("<I", data, 4, len(data) - 1)
-    assert fmt.frame_at(bytes(data), 0) is None
+    assert decoding.frame_at(bytes(data), 0) is None
     data = bytearray(FRAME_1 + bytes(100))
     struct.pack_into("<I", data, 4, len(data))
-    assert fmt.frame_at(bytes(data), 0) is None
+    assert decoding.frame_at(bytes(data), 0) is None
 
 
 def test_a_frame_is_checked_again_before_it_is_decoded() -> None:
-    found = fmt.scan(BY_HAND)
+    found = decoding.scan(BY_HAND)
     first = found.frames[0]
     data = BY_HAND[first.offset : first.end]
     damaged = data[:20] + bytes((data[20] ^ 1,)) + data[21:]
     for wrong in (damaged, data[:-1], data + b"x", b""):
         with pytest.raises(ArchiveCorrupt, match=f"the frame at byte {first.offset} is damaged"):
-            fmt.decode_frame(wrong, first)
-    assert [turn.body for turn in fmt.decode_frame(data, first)] == TURNS_1
+            decoding.decode_frame(wrong, first)
+    assert [turn.body for turn in decoding.decode_frame(data, first)] == TURNS_1
 
 
 def test_a_frame_larger_than_the_format_allows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fmt, "MAX_FRAME", 1000)
+    monkeypatch.setattr(encoding, "MAX_FRAME", 1000)
     turn = to_turn({"content": random.Random(1).randbytes(1000).hex()}, MessageId(1, 0))
     with pytest.raises(ArchiveCorrupt, match="more than the format allows"):
-        fmt.encode_frames([turn], fmt.EMPTY, 0, packer("stored"))
+        encoding.encode_frames([turn], index_flow.EMPTY, 0, packer("stored"))
 
 
 def test_text_that_looks_like_a_frame_is_text(tmp_path: Path) -> None:
@@ -971,7 +982,7 @@ def test_text_that_looks_like_a_frame_is_text(tmp_path: Path) -> None:
     archive.append_turn("s", {"content": "after"})
     assert [m["content"] for m in archive.load_all("s") or []] == [text, "after"]
     # F5 never occurs in UTF-8, so not even a scan that lost its way can take text for a frame.
-    assert fmt.SYNC not in text.encode("utf-8", "surrogatepass")
+    assert index_flow.SYNC not in text.encode("utf-8", "surrogatepass")
 
 
 # -- verify ------------------------------------------------------------------------------
@@ -1051,7 +1062,7 @@ def test_a_codec_that_does_not_help_is_not_used() -> None:
     noise = base64.b85encode(random.Random(1).randbytes(2000)).decode()[:64]
     turn = to_turn({"content": noise}, MessageId(MS, 0))
     for name in ("huffman", "hcv1", "lz4"):
-        assert noise.encode() in fmt.encode_frames([turn], fmt.EMPTY, MS, packer(name))
+        assert noise.encode() in encoding.encode_frames([turn], index_flow.EMPTY, MS, packer(name))
 
 
 def test_codecs_make_text_smaller_and_may_be_mixed_in_one_file(tmp_path: Path) -> None:
@@ -1237,18 +1248,20 @@ def test_vectors_of_a_frame_cost_four_bytes_a_number() -> None:
     vector = Vector(0, struct.pack("<384f", *(math.sin(n) for n in range(384))))
     with_vectors = [Turn(turn.id, turn.body, vector) for turn in plain]
     codec = packer("huffman")
-    sizes = [len(fmt.encode_frames(turns, fmt.EMPTY, MS, codec)) for turns in (plain, with_vectors)]
+    sizes = [
+        len(encoding.encode_frames(turns, index_flow.EMPTY, MS, codec)) for turns in (plain, with_vectors)
+    ]
     assert sizes[1] - sizes[0] < 10 * 384 * 4 + 100
 
 
 def test_a_file_written_whole_can_still_be_read_from_its_end_alone() -> None:
     turns = [Turn(MessageId(MS + i, 0), {"role": "user", "content": f"message {i}"}) for i in range(300)]
-    data = fmt.encode_file(fmt.FileHeader(1.0, "s"), turns, MS, packer("stored"))
-    found = fmt.scan(data)
+    data = encoding.encode_file(header_flow.FileHeader(1.0, "s"), turns, MS, packer("stored"))
+    found = decoding.scan(data)
     assert found.is_clean
     assert [frame.index.total for frame in found.frames] == [64, 128, 192, 256, 300]
     assert all(frame.index.in_order for frame in found.frames)
-    decoded = [t for f in found.frames for t in fmt.decode_frame(data[f.offset : f.end], f)]
+    decoded = [t for f in found.frames for t in decoding.decode_frame(data[f.offset : f.end], f)]
     assert decoded == turns
 
 

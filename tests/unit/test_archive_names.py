@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lix_cache import ArchiveCorrupt, ConversationArchive, HuffmanCodec
-from lix_cache.archive.files import Files
 from lix_cache.archive.names import file_stem, is_encoded, plain_stem, session_id_of_stem, stripe_of
 from lix_cache.archive.reading import read_header
-from lix_cache.messages import Message
+from lix_cache.messages.message import Message
+from lix_cache.storage.files import Files
 
 pytestmark = pytest.mark.promise("isolation")
 

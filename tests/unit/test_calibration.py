@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from lix_cache.errors import ConfigError, InvalidInput
-from lix_cache.semantic.binomial import upper_limit
-from lix_cache.semantic.calibration import Calibration, calibrate, calibration_curve, halves
-from lix_cache.semantic.decide import decide
-from lix_cache.semantic.fitting import Sample, fit_limits
-from lix_cache.semantic.limits import DEFAULT_LIMITS, Limits
-from lix_cache.semantic.limits_file import load_limits, save_limits
-from lix_cache.semantic.offline import new_wordings, play
-from lix_cache.semantic.questions import Question
+from lix_cache.evaluation.binomial import upper_limit
+from lix_cache.evaluation.calibration import Calibration, calibrate, calibration_curve, halves
+from lix_cache.evaluation.fitting import Sample, fit_limits
+from lix_cache.evaluation.offline import new_wordings, play
+from lix_cache.evaluation.questions import Question
+from lix_cache.evaluation.thresholds_file import load_limits, save_limits
+from lix_cache.matching.decision import decide
+from lix_cache.matching.thresholds import DEFAULT_LIMITS, Limits
 from tests.support.sphere import sphere
 
 

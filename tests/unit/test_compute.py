@@ -17,10 +17,11 @@ import pytest
 
 from lix_cache import compute
 from lix_cache.config import CacheConfig
-from lix_cache.drive import AsyncDriver, SyncDriver
+from lix_cache.drivers.aio import AsyncDriver
+from lix_cache.drivers.sync import SyncDriver
 from lix_cache.effects import Compute, Flow
 from lix_cache.errors import ComputeTimeout
-from lix_cache.hot.client import endpoint_for
+from lix_cache.hot.endpoint import endpoint_for
 from tests.support.forks import Child, Report
 from tests.support.interrupts import interrupt_at, lines_of
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 
 from lix_cache.errors import InvalidInput
-from lix_cache.semantic.decide import Decision, choose, decide
-from lix_cache.semantic.limits import DEFAULT_LIMITS, STRICT_LIMITS, Limits
+from lix_cache.matching.decision import Decision, choose, decide
+from lix_cache.matching.thresholds import DEFAULT_LIMITS, STRICT_LIMITS, Limits
 
 PLAIN = Limits(threshold=0.9)
 

@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 
-from lix_cache.archive.files import FileLock, Files
 from lix_cache.config import CacheConfig
-from lix_cache.drive import AsyncDriver, SyncDriver, in_disk_thread
+from lix_cache.drivers.aio import AsyncDriver
+from lix_cache.drivers.sync import SyncDriver
+from lix_cache.drivers.threads import in_disk_thread
 from lix_cache.effects import DiskCall, Effect, Flow, LockCall, RedisBatch, RedisCall, Sleep
 from lix_cache.errors import RedisAuthError, RedisCommandError, RedisUnavailable
-from lix_cache.hot.client import endpoint_for
+from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.scripts import ScriptCall, script
+from lix_cache.storage.files import FileLock, Files
 from tests.support import CountingProxy, RedisServer
 from tests.support.redis_server import free_port
 from tests.support.twins import ManualClock, Twins, close_connections
@@ -550,7 +552,7 @@ def test_one_driver_serves_one_loop_after_the_other(redis_config: CacheConfig) -
 FORK = """
 import asyncio, os, sys, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
-from lix_cache.drive import in_disk_thread
+from lix_cache.drivers.threads import in_disk_thread
 assert asyncio.run(in_disk_thread(lambda: 1)) == 1
 child = os.fork()
 if child == 0:

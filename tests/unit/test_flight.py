@@ -11,9 +11,17 @@ import pytest
 from lix_cache.effects import Flow, RedisCall, Sleep
 from lix_cache.errors import RedisUnavailable
 from lix_cache.hot.flight_scripts import GIVE_BACK, TAKE
-from lix_cache.semantic.flight import ABANDONED, UNSHARED, Flight, Flights, Shared, recipe_of, recipe_of_error
-from lix_cache.semantic.lookup import Lookup
-from lix_cache.semantic.tally import Tally
+from lix_cache.semantic.result import Lookup
+from lix_cache.semantic.single_flight import (
+    ABANDONED,
+    UNSHARED,
+    Flight,
+    Flights,
+    Shared,
+    recipe_of,
+    recipe_of_error,
+)
+from lix_cache.semantic.stats import Tally
 from tests.support.twins import ManualClock
 
 

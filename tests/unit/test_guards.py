@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lix_cache.semantic.guards import GUARDS, check, is_elliptical
-from lix_cache.semantic.guards.numbers import quantities
-from lix_cache.semantic.guards.reading import read
+from lix_cache.matching.guards import GUARDS, check, is_elliptical
+from lix_cache.matching.guards.numbers import quantities
+from lix_cache.matching.guards.reading import read
 
 pytestmark = pytest.mark.promise("right-answer")
 

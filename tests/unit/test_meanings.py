@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lix_cache.semantic.meanings import Meanings, text_of
-from lix_cache.semantic.passages import passages
+from lix_cache.embedders.passages import passages
+from lix_cache.semantic.response_vectors import Meanings, text_of
 from tests.support.meaning import Meanings as Embedder
 
 PROSE = "Open the settings and choose a new password there."

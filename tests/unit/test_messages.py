@@ -15,24 +15,18 @@ import pytest
 from lix_cache import InvalidMessage, InvalidSessionId, InvalidVector
 from lix_cache.huffman_codec import _backend
 from lix_cache.huffman_codec._backend import native_kernel
-from lix_cache.messages import (
+from lix_cache.messages.message import check_json, check_session_id, decode_json, encode_json, message_text
+from lix_cache.messages.packing import pack_hot, unpack_hot, unpack_window
+from lix_cache.messages.turn import (
     FROM_ID,
     ZERO_ID,
     MessageId,
     Turn,
-    check_json,
-    check_session_id,
-    decode_json,
-    encode_json,
     from_turn,
-    message_text,
     new_turn,
     once,
-    pack_hot,
     parse_id,
     to_turn,
-    unpack_hot,
-    unpack_window,
     with_id,
 )
 from lix_cache.vectors import Vector

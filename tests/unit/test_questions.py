@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from lix_cache.errors import InvalidInput
-from lix_cache.semantic.question_log import QuestionLog
-from lix_cache.semantic.questions import Question, questions_from_log, questions_from_pairs
+from lix_cache.evaluation.question_log import QuestionLog
+from lix_cache.evaluation.questions import Question, questions_from_log, questions_from_pairs
 
 
 def placed(*records: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

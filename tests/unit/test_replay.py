@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lix_cache.semantic.binomial import clopper_pearson
-from lix_cache.semantic.questions import Question
-from lix_cache.semantic.replay import Pair, judge_pairs, replay
+from lix_cache.evaluation.binomial import clopper_pearson
+from lix_cache.evaluation.questions import Question
+from lix_cache.evaluation.replay import Pair, judge_pairs, replay
 
 
 class Found:

@@ -12,8 +12,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from lix_cache.compat.ring import HEADER_BYTES, Match, best_match, make_slot, unit_vector
 from lix_cache.errors import DimensionMismatch, InvalidVector, RedisCommandError
-from lix_cache.semantic.ring import HEADER_BYTES, Match, best_match, make_slot, unit_vector
 
 NOW_MS = 1_700_000_000_000.0
 

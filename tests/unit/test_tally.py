@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from lix_cache.errors import ConfigError
 from lix_cache.semantic.entry import Tokens
-from lix_cache.semantic.lookup import Lookup, Reason
-from lix_cache.semantic.tally import Latencies, Prices, Tally, about_tokens
+from lix_cache.semantic.result import Lookup, Reason
+from lix_cache.semantic.stats import Latencies, Prices, Tally, about_tokens
 
 
 @given(st.lists(st.floats(2e-6, 800.0), min_size=1, max_size=200), st.sampled_from([0.5, 0.95, 0.99, 1.0]))

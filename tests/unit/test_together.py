@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lix_cache.archive.together import side_by_side
+from lix_cache.storage.parallel import side_by_side
 
 
 @pytest.mark.parametrize("helpers", [0, 1, 3, 20])

@@ -1,0 +1,253 @@
+"""Turns to frames, without touching a file. The specification is docs/archive-format.md"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+from lix_cache.archive.codecs import STORED, Packer
+from lix_cache.archive.columns import check_ids, encode_turns
+from lix_cache.archive.decoding import MAX_DECODED, RATIO, TURN_BYTES
+from lix_cache.archive.doubts import Doubts
+from lix_cache.archive.header import FileHeader, encode_header
+from lix_cache.archive.index import (
+    DOUBTS,
+    EMPTY,
+    FILLING,
+    FRAME_END,
+    FRAME_HEAD,
+    KIND_MARK,
+    KIND_TURNS,
+    LARGEST_TOTAL,
+    MAX_FRAME,
+    SMALLEST_FRAME,
+    SYNC,
+    FrameIndex,
+    clamped,
+    encode_index,
+    index_at_end,
+)
+from lix_cache.errors import ArchiveCorrupt, CodecError, InvalidMessage
+from lix_cache.messages.turn import NONCE_BYTES, MessageId, Turn
+from lix_cache.storage.varints import put_varint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "FREE_BYTES",
+    "WHOLE_FRAME_BYTES",
+    "FrameTooLarge",
+    "as_whole",
+    "encode_file",
+    "encode_frames",
+    "encode_mark",
+    "index_of",
+    "with_cleared",
+]
+
+
+#: What a frame may come to when it is decoded: so many bytes, and so many times its own length.
+#: A turn counts as some bytes, because very few can stand for one. So what a file can take is a
+#: small multiple of its size, whatever is in it. A writer fills a frame up that would be more.
+FREE_BYTES = 16 * 1024
+
+
+#: A frame of a file that is written whole comes to at most this, where it has more than one turn.
+WHOLE_FRAME_BYTES = 64 << 20
+
+
+#: Turns in each frame of a file that is written whole.
+TURNS_PER_FRAME = 64
+
+
+class FrameTooLarge(InvalidMessage):
+    """Turns are more than a frame can hold."""
+
+
+def _encode_frame(
+    turns: Sequence[Turn],
+    before: FrameIndex,
+    updated_ms: int,
+    codec: Packer,
+    doubts: Doubts | None,
+    whole: bool,
+    most: int,
+) -> bytes:
+    """Return one frame, as :func:`encode_frames` wants it.
+
+    Raises:
+        FrameTooLarge: it would decode to more than ``most``.
+        ArchiveCorrupt: an id is larger than any that can be read back.
+    """
+    try:
+        check_ids([turn.id for turn in turns])
+    except CodecError as error:
+        raise ArchiveCorrupt(
+            f"a message would get {error}: a clock, or a file that lix_cache did not write, gave the session "
+            "an id at the end of time. Export the session, delete it, and import it again"
+        ) from None
+    columns, words, vectors = encode_turns(turns)
+    decoded = len(columns) + len(words) + len(vectors) + TURN_BYTES * len(turns)
+    if decoded > most:
+        raise FrameTooLarge(
+            f"{len(turns)} messages of {decoded} bytes are more than an archive frame holds ({most})"
+        )
+    nonces = sum(turn.nonce is not None for turn in turns)
+    body = bytearray()
+    # Nonces are random: where they are most of the columns, nothing is smaller than what is there,
+    # and an eviction daemon has a thousand of these to write in a second.
+    is_random = 2 * NONCE_BYTES * nonces > len(columns)
+    _put_section(body, 5, columns, *((STORED.id, columns) if is_random else codec.pack(columns)))
+    _put_section(body, 6, words, *codec.pack(words))
+    _put_section(body, 4, vectors, STORED.id, vectors)
+    missing = -(-(decoded - FREE_BYTES) // RATIO) - SMALLEST_FRAME - len(body)
+    if missing > 0:
+        filling = bytes(missing)
+        _put_section(body, FILLING, filling, STORED.id, filling)
+    if doubts is not None:
+        # Last, where it can be read without the rest.
+        packed = doubts.packed()
+        _put_section(body, DOUBTS, packed, STORED.id, packed)
+    earlier = before.newest
+    index = FrameIndex(
+        kind=KIND_TURNS,
+        count=len(turns),
+        total=min(before.total + len(turns), LARGEST_TOTAL),
+        updated_ms=clamped(updated_ms),
+        first=turns[0].id,
+        last=turns[-1].id,
+        earlier=earlier,
+        in_order=turns[0].id > earlier,
+        has_nonces=nonces > 0,
+        has_vectors=bool(vectors),
+        contested_at=before.contested_at if doubts is None else doubts.at,
+        contested_before=0 if doubts is None else doubts.before,
+        doubts=0 if doubts is None else len(doubts.nonces),
+        cleared=before.cleared,
+        whole=whole,
+    )
+    return _seal(bytes(body), index)
+
+
+def encode_frames(
+    turns: Sequence[Turn],
+    before: FrameIndex,
+    updated_ms: int,
+    codec: Packer,
+    *,
+    doubts: Doubts | None = None,
+    whole: bool = False,
+    most: int = MAX_DECODED,
+) -> bytes:
+    """Return the frame that appends ``turns``, or several where one would be too large.
+
+    Args:
+        turns: at least one, sorted by id, no id twice.
+        before: index entry of the file's last frame, or ``EMPTY``.
+        updated_ms: Unix milliseconds of this append.
+        codec: used for a section where it makes it smaller.
+        doubts: for the first frame to carry.
+        whole: they are part of a file that is written whole.
+        most: bytes that a frame of more than one turn may decode to.
+
+    Raises:
+        FrameTooLarge: a single turn is larger than any frame may be.
+        ArchiveCorrupt: an id is larger than any that can be read back.
+    """
+    limit = most if len(turns) > 1 else MAX_DECODED
+    try:
+        return _encode_frame(turns, before, updated_ms, codec, doubts, whole, limit)
+    except FrameTooLarge:
+        if len(turns) == 1:
+            raise
+    frames = b""
+    middle = len(turns) // 2
+    for half in (turns[:middle], turns[middle:]):
+        frames += encode_frames(half, before, updated_ms, codec, doubts=doubts, whole=whole, most=most)
+        before, doubts = index_of(frames), None
+    return frames
+
+
+def encode_file(
+    header: FileHeader, turns: Sequence[Turn], updated_ms: int, codec: Packer, *, contested: bool = False
+) -> bytes:
+    """Return a whole file. Many turns go into many frames, so that the last ones can be read alone.
+
+    Args:
+        header: whose file it is.
+        turns: sorted by id, no id twice; may be none.
+        updated_ms: Unix milliseconds of this append.
+        codec: used for a section where it makes it smaller.
+        contested: Redis may hold some of the turns as well, under other ids.
+    """
+    parts = [encode_header(header)]
+    before = EMPTY
+    doubts = Doubts.of(turns, len(parts[0])) if contested else None
+    for start in range(0, len(turns), TURNS_PER_FRAME):
+        part = turns[start : start + TURNS_PER_FRAME]
+        parts.append(
+            encode_frames(part, before, updated_ms, codec, doubts=doubts, whole=True, most=WHOLE_FRAME_BYTES)
+        )
+        before, doubts = index_of(parts[-1]), None
+    return b"".join(parts)
+
+
+def encode_mark(before: FrameIndex, updated_ms: int, cleared: MessageId) -> bytes:
+    """Return a frame without turns that takes everything up to ``cleared`` out of the context."""
+    index = replace(
+        before,
+        kind=KIND_MARK,
+        count=0,
+        updated_ms=clamped(updated_ms),
+        earlier=before.newest,
+        in_order=True,
+        has_nonces=False,
+        has_vectors=False,
+        contested_before=0,
+        doubts=0,
+        cleared=cleared,
+        whole=False,
+    )
+    return _seal(b"", index)
+
+
+def as_whole(frame: bytes) -> bytes:
+    """Return an intact frame as part of a file that is written whole: only its index entry changes."""
+    size = frame[-FRAME_END.size]
+    body = frame[FRAME_HEAD.size : len(frame) - FRAME_END.size - size]
+    return _seal(body, replace(index_of(frame), whole=True))
+
+
+def index_of(frame: bytes) -> FrameIndex:
+    """Return the index entry of a frame that is known to be intact, or of the last of several."""
+    found = index_at_end(frame, len(frame))
+    if found is None:
+        raise AssertionError("a frame that is known to be intact has an index entry")
+    return found.index
+
+
+def with_cleared(index: FrameIndex, cleared: MessageId) -> FrameIndex:
+    """Return the entry of a file whose turns up to ``cleared`` are no longer part of the context."""
+    return replace(index, cleared=cleared)
+
+
+def _put_section(body: bytearray, kind: int, raw: bytes, codec_id: int, stored: bytes) -> None:
+    if not raw:
+        return
+    body += bytes((kind, codec_id))
+    put_varint(body, len(raw))
+    put_varint(body, len(stored))
+    body += stored
+
+
+def _seal(body: bytes, index: FrameIndex) -> bytes:
+    entry = encode_index(index)
+    length = SMALLEST_FRAME + len(body) + len(entry)
+    if length > MAX_FRAME:
+        raise ArchiveCorrupt(f"a frame of {length} bytes is more than the format allows ({MAX_FRAME})")
+    front = FRAME_HEAD.pack(SYNC, length) + body
+    middle = entry + struct.pack("<BI", len(entry), crc32(front))
+    return front + middle + struct.pack("<II", crc32(middle), length)

@@ -1,0 +1,251 @@
+"""Reading a session's file: all of it, its end, or what it says of itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lix_cache.archive import index as index_flow
+from lix_cache.archive import legacy, reading
+from lix_cache.archive.folder import ArchiveFolder, foreign
+from lix_cache.archive.names import SUFFIX, session_id_of_stem
+from lix_cache.archive.tombstones import Deletion
+from lix_cache.errors import (
+    ArchiveCorrupt,
+    ArchiveUnavailable,
+)
+from lix_cache.messages.turn import ZERO_ID, MessageId, Turn
+
+__all__ = ["ArchiveReader", "Extent"]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How far a session has come.
+
+    Attributes:
+        newest: the largest id that was ever given to a message of it.
+        cleared: messages up to here are history, no longer part of the context.
+        deleted: messages up to here are gone.
+        contested: messages of which Redis may hold or get copies under other ids, with their own id
+            in the archive; ZERO_ID where they were deleted. Such copies do not count.
+    """
+
+    newest: MessageId = ZERO_ID
+    cleared: MessageId = ZERO_ID
+    deleted: MessageId = ZERO_ID
+    contested: Mapping[bytes, MessageId] = field(default_factory=dict)
+
+
+class ArchiveReader(ArchiveFolder):
+    """What can be learnt of sessions without changing anything."""
+
+    def contents(self, session_id: str, *, locked: bool = False) -> reading.Contents | None:
+        """Read a session's whole file; None if there is none.
+
+        Raises:
+            ArchiveCorrupt: nothing is intact, or anything is not and damage raises.
+        """
+        return self._of_file(session_id, lambda path: self._contents_at(path, session_id, locked=locked))
+
+    def turns(self, session_id: str, *, locked: bool = False) -> list[Turn]:
+        """Return every turn, sorted by id."""
+        found = self.contents(session_id, locked=locked)
+        return [] if found is None else found.turns
+
+    def recent(
+        self, session_id: str, count: int, *, in_context: bool = False, locked: bool = False
+    ) -> list[Turn]:
+        """Return the last ``count`` turns, oldest first, reading no more than their frames.
+
+        Args:
+            in_context: leave out what :meth:`clear_locked` took out of the context.
+            locked: whether the caller holds the session's lock.
+        """
+        if count <= 0:
+            return []
+
+        def read(path: str) -> tuple[list[Turn], MessageId] | None:
+            self._check_owner(path, session_id)
+            try:
+                return reading.last_turns(self._files, path, count, self._most)
+            except reading.TailUnreadable:
+                # The long way, which also decides whether it is damage or a writer at work.
+                found = self._contents_at(path, session_id, locked=locked)
+                return None if found is None else (found.turns[-count:], found.index.cleared)
+
+        turns, cleared = self._of_file(session_id, read) or ([], ZERO_ID)
+        return [turn for turn in turns if turn.id > cleared] if in_context else turns
+
+    def last_index(self, session_id: str, *, locked: bool = False) -> index_flow.FrameIndex:
+        """Return the last index entry (totals, largest id, what was cleared): one small read."""
+
+        def read(path: str) -> index_flow.FrameIndex | None:
+            tail = self._files.read_tail(path, index_flow.TAIL_BYTES)
+            frame = index_flow.index_at_end(tail.data, tail.size) if tail else None
+            if frame is not None:
+                return frame.index
+            found = self._contents_at(path, session_id, locked=locked)
+            return None if found is None else found.index
+
+        return self._of_file(session_id, read) or index_flow.EMPTY
+
+    def look(self, session_id: str, *, locked: bool = False) -> Extent:
+        """Return how far a session has come, as far as the disk knows. Two small reads."""
+        index = self.last_index(session_id, locked=locked)
+        gone = self._tombstones.of(session_id)
+        contested = self._contested(session_id, index, gone, locked=locked)
+        # What a damaged index says was cleared counts too: a smaller id would not be in the context.
+        newest = max(index.newest, index.cleared, gone.up_to)
+        return Extent(newest, index.cleared, gone.up_to, contested)
+
+    def contested(self, session_id: str, *, locked: bool = False) -> Mapping[bytes, MessageId]:
+        """Return ``contested`` of :meth:`look`; of a damaged file what can be read."""
+        gone = self._tombstones.of(session_id)
+        try:
+            index = self.last_index(session_id, locked=locked)
+            return self._contested(session_id, index, gone, locked=locked)
+        except ArchiveCorrupt:
+            # Counted and logged there.
+            return dict.fromkeys(gone.nonces, ZERO_ID)
+
+    def _contested(
+        self, session_id: str, index: index_flow.FrameIndex, gone: Deletion, *, locked: bool
+    ) -> Mapping[bytes, MessageId]:
+        found = dict.fromkeys(gone.nonces, ZERO_ID)
+        path = self._path_of(session_id)
+        if path is None or not index.contested_at:
+            return found
+        tail = self._files.read_tail(path, 0)
+        size = 0 if tail is None else tail.size
+        try:
+            chain = reading.doubts(self._files, path, size, index.contested_at)
+            wanted = {nonce for link in chain for nonce in link}
+            for _, turns in reading.walk_back(self._files, path, self._most):
+                here = {turn.nonce: turn.id for turn in turns if turn.nonce in wanted}
+                found.update((nonce, given) for nonce, given in here.items() if nonce is not None)
+                wanted.difference_update(here)
+                if not wanted:
+                    break
+        except reading.TailUnreadable:
+            turns = self.turns(session_id, locked=locked)
+            found.update((turn.nonce, turn.id) for turn in turns if turn.nonce is not None)
+        return found
+
+    def metadata(self, session_id: str, *, locked: bool = False) -> dict[str, Any] | None:
+        """Return the metadata of a session's file, or None if there is none."""
+        return self._of_file(session_id, lambda path: self._metadata_at(path, session_id, locked=locked))
+
+    def all_metadata(self) -> Iterator[dict[str, Any]]:
+        """Yield the metadata of every file; unreadable ones are counted and logged."""
+        for name in list(self.session_files()):
+            try:
+                meta = self._metadata_at(self._in_folder(name), None)
+            except (ArchiveCorrupt, UnicodeEncodeError) as error:
+                # The latter: a name that is no UTF-8 stands for no session at all.
+                self._note_damage(f"{name!r}: {error}" if isinstance(error, UnicodeError) else str(error))
+                continue
+            if meta is not None:
+                yield meta
+
+    def find_nonce_locked(self, session_id: str, nonce: bytes) -> MessageId | None:
+        """Return the id under which a message was archived, if it was. Reads the whole file if need be."""
+        path = self._path_of(session_id)
+        if path is None:
+            return None
+        try:
+            for _, turns in reading.walk_back(self._files, path, self._most):
+                for turn in turns:
+                    if turn.nonce == nonce:
+                        return turn.id
+        except reading.TailUnreadable:
+            found = self.turns(session_id, locked=True)
+            return next((turn.id for turn in found if turn.nonce == nonce), None)
+        return None
+
+    def deleted_up_to(self, session_id: str) -> MessageId:
+        """Return the largest id that the session may have had when it was last deleted."""
+        return self._tombstones.of(session_id).up_to
+
+    def _contents_at(self, path: str, session_id: str, *, locked: bool) -> reading.Contents | None:
+        """Read a whole file. Damage is believed only of a file that nobody is writing to."""
+        name = os.path.basename(path)
+        try:
+            data = self._files.read(path)
+            found = None if data is None else reading.parse_contents(data, name, self._most)
+            if found is None or not found.damaged:
+                return self._checked_owner(found, session_id, name)
+        except ArchiveCorrupt as error:
+            if locked:
+                self._note_damage(str(error))
+                raise
+        if not locked:
+            try:
+                lock = self.lock(session_id)
+            except ArchiveUnavailable:
+                # A folder that cannot be written to has no writers to wait for.
+                return self._contents_at(path, session_id, locked=True)
+            with lock:
+                return self._contents_at(path, session_id, locked=True)
+        assert found is not None  # noqa: S101 - without damage or an error it was returned above
+        text = f"{name!r} is damaged; {len(found.turns)} turns in it are intact"
+        self._note_damage(text)
+        if self._raise_on_damage:
+            raise ArchiveCorrupt(
+                f"{text}. 'lix-cache verify' says more; on_archive_damage='recover' reads on"
+            )
+        return self._checked_owner(found, session_id, name)
+
+    @staticmethod
+    def _checked_owner(found: reading.Contents | None, session_id: str, name: str) -> reading.Contents | None:
+        # A file system that ignores case gives two sessions one name.
+        if found is not None and found.session_id not in (None, session_id):
+            raise ArchiveCorrupt(
+                f"{name!r} belongs to session {str(found.session_id)[:60]!r}, not {session_id[:60]!r}"
+            )
+        return found
+
+    def _metadata_at(
+        self, path: str, session_id: str | None, *, locked: bool = False
+    ) -> dict[str, Any] | None:
+        """Return a file's metadata; with None for the id, whoever's file it is."""
+        tail = self._files.read_tail(path, index_flow.TAIL_BYTES)
+        if tail is None:
+            return None
+        frame = index_flow.index_at_end(tail.data, tail.size)
+        header = reading.read_header(self._files, path)
+        old = None
+        # Looked at once: the file may be replaced, or renamed, at any moment.
+        head = b"" if header is not None else self._files.read_at(path, 0, legacy.HEADER_BYTES)
+        if head is None:
+            return None
+        if head[:4] == legacy.MAGIC:
+            old = legacy.legacy_metadata(head)
+            stem = os.path.basename(path)[: -len(SUFFIX)]
+            if session_id is None and self._path_of(stem) != path:
+                # What an upgrade that a crash stopped left beside the session's own file.
+                return None
+            session_id = stem
+        elif session_id is None:
+            stem = os.path.basename(path)[: -len(SUFFIX)]
+            session_id = session_id_of_stem(stem) if header is None else header.session_id
+        elif header is not None and header.session_id != session_id:
+            raise foreign(os.path.basename(path), header.session_id, session_id)
+        if frame is not None and header is not None:
+            created, updated, count = header.created_at, frame.index.updated_at, frame.index.total
+        elif old is not None:
+            created, updated, count = old
+        else:
+            found = self._contents_at(path, session_id, locked=locked)
+            if found is None:
+                return None
+            created, updated, count = found.created_at, found.updated_at, len(found.turns)
+        return {
+            "session_id": session_id,
+            "created_at": created,
+            "updated_at": updated,
+            "num_turns": count,
+            "size_bytes": tail.size,
+        }

@@ -1,0 +1,312 @@
+"""Appending to a session's file: ids, and which turns are new."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from lix_cache.archive import encoding, reading
+from lix_cache.archive import header as header_flow
+from lix_cache.archive import index as index_flow
+from lix_cache.archive.doubts import Doubts, Link
+from lix_cache.archive.folder import temporary_path
+from lix_cache.archive.identity import Known, newcomers
+from lix_cache.archive.mending import ArchiveMending
+from lix_cache.errors import (
+    LixCacheError,
+)
+from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, with_id
+from lix_cache.storage.files import Write
+
+__all__ = ["ArchiveWriter"]
+
+_LOCAL_SEQ = 1 << 46
+#: Beyond what a double holds exactly, in which Redis compares numbers.
+_LARGEST_SEQ = 1 << 52
+
+
+@dataclass(frozen=True)
+class _Append:
+    """What is to be written to a session's file.
+
+    Attributes:
+        path: the file.
+        offset: its end; 0 where it is to be made.
+        data: the bytes.
+        count: turns in them.
+        unsure: the file's name may not be durable yet.
+    """
+
+    path: str
+    offset: int
+    data: bytes
+    count: int
+    unsure: bool
+
+    @property
+    def write(self) -> Write:
+        """The write to do; a file is made under another name first (see ``_replace_file``)."""
+        if self.offset:
+            return Write(self.path, self.offset, self.data)
+        return Write(temporary_path(self.path), None, self.data)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A session's file as a writer found it.
+
+    Attributes:
+        path: the file.
+        index: its last index entry.
+        size: its bytes up to the end of the last frame; 0 where it is to be made.
+    """
+
+    path: str
+    index: index_flow.FrameIndex
+    size: int
+
+
+class ArchiveWriter(ArchiveMending):
+    """Every way that turns come into a file."""
+
+    def number_locked(
+        self, session_id: str, turns: Sequence[Turn], *, after: MessageId = ZERO_ID
+    ) -> list[Turn]:
+        """Return the turns with local ids, larger than any in the file, any deleted, and ``after``."""
+        taken = max(after, self._newest_locked(session_id), self.deleted_up_to(session_id))
+        first = _local_id(taken, self._clock.time())
+        # One after the other: the first is where no other writer is, and ids that only count
+        # take no room in a frame.
+        return [with_id(turn, MessageId(first.ms, first.seq + i)) for i, turn in enumerate(turns)]
+
+    def append_locked(
+        self,
+        session_id: str,
+        turns: Sequence[Turn],
+        *,
+        contested: bool = False,
+        from_window: bool = False,
+    ) -> int:
+        """Append turns under their ids, leaving out those the file has. Synced.
+
+        Args:
+            session_id: the session.
+            turns: in any order.
+            contested: Redis may hold them as well (docs/archive-format.md, "What is one message").
+            from_window: they are what a window holds, not what is added now: what was deleted
+                stays so.
+
+        Returns:
+            How many were new.
+
+        Raises:
+            ArchiveUnavailable: the disk refused. The file is as it was, or has a torn
+                tail that the next append sets aside.
+        """
+        made, count = self._append_locked(session_id, turns, contested=contested, from_window=from_window)
+        if made:
+            self.sync_names()
+        return count
+
+    def append_many_locked(
+        self, batch: Mapping[str, Sequence[Turn]], contested: Collection[str] = ()
+    ) -> dict[str, int | LixCacheError]:
+        """Append to several sessions whose locks are held, syncing the folder once.
+
+        Args:
+            batch: the turns of each session, in any order.
+            contested: sessions of whose turns Redis may get another copy.
+
+        Returns:
+            For each session how many turns were new, or why it failed; the others are
+            not affected. What is counted is durable.
+        """
+        results: dict[str, int | LixCacheError] = {}
+        ready: dict[str, tuple[str, _Append]] = {}
+        alone: list[str] = []
+        for session_id, turns in batch.items():
+            try:
+                append = self._ready_append_locked(
+                    session_id, turns, contested=session_id in contested, from_window=True
+                )
+            except LixCacheError as error:
+                results[session_id] = error
+                continue
+            if append is None:
+                results[session_id] = 0
+            elif append.path.lower() in ready:
+                # A file system that ignores case may have one file for both.
+                alone.append(session_id)
+            else:
+                ready[append.path.lower()] = session_id, append
+        if len(ready) == 1:
+            alone += [session_id for session_id, _ in ready.values()]
+            ready.clear()
+        refusals = self._files.write_many([append.write for _, append in ready.values()])
+        unsure = False
+        for (session_id, append), refusal in zip(ready.values(), refusals, strict=True):
+            try:
+                if refusal is not None:
+                    raise refusal
+                unsure |= self._after_write(append)
+                results[session_id] = append.count
+            except LixCacheError as error:
+                results[session_id] = error
+        if unsure:
+            self.sync_names()
+        for session_id in alone:
+            try:
+                results[session_id] = self.append_locked(
+                    session_id, batch[session_id], contested=session_id in contested, from_window=True
+                )
+            except LixCacheError as error:
+                results[session_id] = error
+        return results
+
+    def append_outage_locked(
+        self, session_id: str, turn: Turn, *, contested: bool, after: MessageId = ZERO_ID
+    ) -> MessageId:
+        """Keep a message that Redis could not take; return the id it was given.
+
+        The mark comes first: a message on disk that nobody knows must be brought
+        together with the hot ones would be missing from the context; a mark without a
+        message costs one look.
+        """
+        self.mark_pending_locked(session_id)
+        numbered = self.number_locked(session_id, [turn], after=after)
+        self.append_locked(session_id, numbered, contested=contested)
+        return numbered[0].id
+
+    def _append_locked(
+        self, session_id: str, turns: Sequence[Turn], *, contested: bool, from_window: bool
+    ) -> tuple[bool, int]:
+        """Append; return whether the file's name may not be durable yet, and how many were new."""
+        append = self._ready_append_locked(session_id, turns, contested=contested, from_window=from_window)
+        if append is None:
+            return False, 0
+        write = append.write
+        if write.offset is None:
+            self._files.write_synced(write.path, write.data)
+        else:
+            self._files.append(write.path, write.offset, write.data)
+        return self._after_write(append), append.count
+
+    def _after_write(self, append: _Append) -> bool:
+        """Finish an append whose bytes are synced; return whether the file's name may not be durable yet."""
+        if append.offset == 0:
+            self._files.rename(append.write.path, append.path)
+        if append.count:
+            self._count("appends")
+        return append.unsure
+
+    def _ready_append_locked(
+        self, session_id: str, turns: Sequence[Turn], *, contested: bool, from_window: bool
+    ) -> _Append | None:
+        """Make everything ready for an append but the write itself. None if there is nothing to do."""
+        if not turns:
+            return None
+        path = self._ready_path_locked(session_id)
+        before, size = self._writable_tail_locked(path, session_id)
+        file = _File(path, before, size)
+        known, chain = Known(), self._doubts_locked(file)
+        fresh = self._newcomers_locked(
+            session_id, file, once(turns), known, chain, contested=contested, from_window=from_window
+        )
+        # A process that wrote the whole file may have been stopped before its name was durable;
+        # what the file holds now, and what comes to it, is to be acknowledged all the same.
+        unsure = size == 0 or before.whole or before == index_flow.EMPTY
+        if not fresh and not size:
+            return None
+        if not fresh:
+            # What was found may be in the file by a writer that died before its sync.
+            return _Append(path, size, b"", 0, unsure)
+        now_ms = int(self._clock.time() * 1000)
+        if size == 0:
+            header = header_flow.FileHeader(now_ms / 1000, session_id)
+            data = encoding.encode_file(header, fresh, now_ms, self._codec, contested=contested)
+        else:
+            doubts: Doubts | None = None
+            if chain is None:
+                # All that there is to be recognised is in hand: it begins a chain that can be read.
+                doubts = Doubts.of(fresh if contested else (), size, known.nonces)
+            elif contested:
+                doubts = Doubts.linked(fresh, size, before.contested_at, chain)
+            # One frame, however many turns: after a crash all of them are there, or none. (Only
+            # what comes to more than a GiB does not fit into one.)
+            data = encoding.encode_frames(fresh, before, now_ms, self._codec, doubts=doubts)
+        return _Append(path, size, data, len(fresh), unsure)
+
+    def clear_locked(self, session_id: str) -> None:
+        """Take everything archived so far out of the context; it stays in the history."""
+        if not self.exists(session_id):
+            return
+        path = self._ready_path_locked(session_id)
+        before, size = self._writable_tail_locked(path, session_id)
+        if size and before.cleared < before.newest:
+            now_ms = int(self._clock.time() * 1000)
+            self._files.append(path, size, encoding.encode_mark(before, now_ms, before.newest))
+            if before.whole or before == index_flow.EMPTY:
+                self.sync_names()
+
+    def _doubts_locked(self, file: _File) -> list[Link] | None:
+        """Return what the file says is in doubt; None where it cannot be read."""
+        try:
+            return reading.doubts(self._files, file.path, file.size, file.index.contested_at)
+        except reading.TailUnreadable:
+            return None
+
+    def _newcomers_locked(
+        self,
+        session_id: str,
+        file: _File,
+        turns: list[Turn],
+        known: Known,
+        chain: list[Link] | None,
+        *,
+        contested: bool,
+        from_window: bool,
+    ) -> list[Turn]:
+        """Leave out turns that the file has already, and number anew those whose id it has given away.
+
+        Args:
+            session_id: the session.
+            file: where they go.
+            turns: sorted by id.
+            known: takes what was looked at of the file.
+            chain: what is in doubt; None where that cannot be read.
+            contested: Redis may have them as well, and may have moved them here.
+            from_window: they are what a window holds, not what is added now.
+        """
+        before = file.index
+        if from_window:
+            # Redis may have gone back to a state in which the session was not yet deleted, or may
+            # have carried out an add after the deletion that was sent before it.
+            gone = self._tombstones.of(session_id)
+            turns = [turn for turn in turns if turn.id > gone.up_to and turn.nonce not in gone.nonces]
+        if not turns or file.size == 0:
+            return turns
+        # The copy of a contested message may be anywhere: a server that hung carries out an add,
+        # and a daemon moves it here, at whatever time. Else the file is read whole only where a
+        # nonce is met that is in doubt.
+        everywhere = contested or chain is None or any(turn.nonce in link for link in chain for turn in turns)
+        if turns[0].id > before.newest and not everywhere:
+            return turns
+        try:
+            for frame, found in reading.walk_back(self._files, file.path, self._most):
+                known.add(found)
+                if not everywhere and reading.largest_before(frame) < turns[0].id:
+                    break
+        except reading.TailUnreadable:
+            known.add(self.turns(session_id, locked=True))
+        return newcomers(turns, known)
+
+
+def _local_id(last: MessageId, now: float) -> MessageId:
+    """Return an id larger than ``last`` that Redis will never give (docs/archive-format.md)."""
+    ms = int(now * 1000)
+    if last.ms < ms or last.seq > _LARGEST_SEQ:
+        return MessageId(max(ms, last.ms + 1), _LOCAL_SEQ | random.getrandbits(46))
+    if last.seq >= _LOCAL_SEQ:
+        return MessageId(last.ms, last.seq + 1 + random.getrandbits(16))
+    return MessageId(last.ms, _LOCAL_SEQ | random.getrandbits(46))

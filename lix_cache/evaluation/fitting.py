@@ -1,0 +1,180 @@
+"""Limits from samples, by search over a small grid. Pure numpy.
+
+A logistic regression of "it is right" on similarity, lead and witnesses gives about the same weights
+where it looks at the near neighbours only, and worse ones where it looks at all: what parts right
+from wrong among the far ones is of no use to a cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING, TypeAlias
+
+from lix_cache.matching.thresholds import Limits
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Numbers: TypeAlias = npt.NDArray[np.float64]
+    Truths: TypeAlias = npt.NDArray[np.bool_]
+
+__all__ = ["Sample", "fit_limits"]
+
+_PARTS = (0.5, 1.0, 1.5)
+_AS_GOOD = 0.99
+#: Of the wrong ones that are allowed among hits, the part that is among those that teach.
+_TO_LEARN = 0.25
+_MARGIN_WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0)
+_WITNESS_WEIGHTS = (0.0, 0.1, 0.2, 0.3)
+_MARGINS = (0.0, 0.02, 0.05, 0.08)
+#: Quantiles of what was seen: a similarity means something else with every embedder.
+_FLOORS = (0.25, 0.5)
+_THRESHOLDS = (0.0, 0.15, 0.3, 0.45)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The nearest entry at the moment a question was asked.
+
+    Attributes:
+        similarity: its cosine.
+        other: that of the nearest entry that answers differently; -inf: there was none.
+        own: cosines of the entries that answer the same, nearest first, as many as may be witnesses.
+        is_right: it had the right answer.
+        is_allowed: no guard objected to it.
+    """
+
+    similarity: float
+    other: float
+    own: tuple[float, ...]
+    is_right: bool
+    is_allowed: bool = True
+
+
+def fit_limits(
+    samples: Sequence[Sample], share: float, start: Limits, *, like: Limits | None = None
+) -> Limits:
+    """Return the limits with the most hits of which at most ``share`` are wrong, on these samples.
+
+    Weights, floor, threshold and margin are those that do best at half, once and one and a half
+    times the share together: at one of them alone, a mistake more or less would decide. Of those
+    that do as well, but for a hundredth, the most careful are taken.
+
+    Args:
+        samples: what was seen.
+        share: of the hits, 0 to 1.
+        start: what is not looked for is taken from it, and whether hits teach.
+        like: limits of which all is kept but the evidence.
+    """
+    if not samples:
+        return start if like is None else like
+    table = _Table(samples, start.witness_cap)
+    if like is None:
+        like = _best(table, start, share)
+    evidence = table.evidence_for(like, share)[0]
+    gap = start.learn_evidence - start.evidence
+    # A wording learned from a mistake is a mistake that repeats itself.
+    learn = max(evidence + gap, table.evidence_for(like, share * _TO_LEARN)[0])
+    return replace(like, evidence=evidence, learn_evidence=round(learn, 3))
+
+
+def _best(table: _Table, start: Limits, share: float) -> Limits:
+    tried = list(_candidates(table, start))
+    hits = [sum(table.evidence_for(limits, share * part)[1] for part in _PARTS) for limits in tried]
+    enough = _AS_GOOD * max(hits)
+    good = [limits for limits, count in zip(tried, hits, strict=True) if count >= enough]
+    return max(good, key=lambda limits: (limits.threshold, limits.margin, limits.floor))
+
+
+def _candidates(table: _Table, start: Limits) -> Iterator[Limits]:
+    import numpy as np
+
+    seen = table.other[np.isfinite(table.other)]
+    # Where a different answer is found, mostly: a lone entry should not have it easier than that.
+    floors = np.quantile(seen, _FLOORS) if len(seen) else [start.floor]
+    ahead = table.similarity[table.is_allowed & (table.similarity > table.other)]
+    thresholds = np.quantile(ahead, _THRESHOLDS) if len(ahead) else [start.threshold]
+    for floor, by_margin, by_witness, threshold, margin in product(
+        sorted({round(float(f), 3) for f in floors}),
+        _MARGIN_WEIGHTS,
+        _WITNESS_WEIGHTS,
+        sorted({_down(float(t)) for t in thresholds}),
+        _MARGINS,
+    ):
+        yield replace(
+            start,
+            threshold=max(-1.0, min(1.0, threshold)),
+            margin=margin,
+            floor=max(-1.0, min(1.0, floor)),
+            margin_weight=by_margin,
+            witness_weight=by_witness,
+        )
+
+
+def _down(value: float) -> float:
+    return math.floor(value * 1000) / 1000
+
+
+class _Table:
+    """The samples as columns."""
+
+    def __init__(self, samples: Sequence[Sample], cap: int) -> None:
+        import numpy as np
+
+        self.similarity: Numbers = np.array([s.similarity for s in samples])
+        self.other: Numbers = np.array([s.other for s in samples])
+        self.is_right: Truths = np.array([s.is_right for s in samples], dtype=bool)
+        self.is_allowed: Truths = np.array([s.is_allowed for s in samples], dtype=bool)
+        self._own = np.full((len(samples), cap), -math.inf)
+        for row, sample in enumerate(samples):
+            own = sample.own[:cap]
+            self._own[row, : len(own)] = own
+        self._ranked: dict[tuple[float, float, float], _Ranked] = {}
+
+    def evidence_for(self, limits: Limits, share: float) -> tuple[float, int]:
+        """Return the least evidence that keeps the wrong ones to their share, and the hits it allows.
+
+        If no evidence does, more is asked for than there can be.
+        """
+        import numpy as np
+
+        rank = self._rank(limits)
+        passes = (rank.similarity >= limits.threshold) & (rank.lead >= limits.margin)
+        evidence, wrong = rank.evidence[passes], np.cumsum(rank.is_wrong[passes])
+        good = np.flatnonzero(wrong <= share * np.arange(1, len(wrong) + 1))
+        if not len(good):
+            most = 1.0 + limits.margin_weight * (1.0 - limits.floor)
+            return _down(most + limits.witness_weight * math.log2(limits.witness_cap)) + 0.01, 0
+        last = int(good[-1])
+        return _down(float(evidence[last])), last + 1
+
+    def _rank(self, limits: Limits) -> _Ranked:
+        """Sort by evidence, the strongest first; once for all thresholds and margins."""
+        import numpy as np
+
+        key = (limits.floor, limits.margin_weight, limits.witness_weight)
+        if key not in self._ranked:
+            competitor = np.maximum(self.other, limits.floor)
+            witnesses = np.maximum(1, (self._own > competitor[:, None]).sum(axis=1))
+            lead = self.similarity - competitor
+            evidence = (
+                self.similarity + limits.margin_weight * lead + limits.witness_weight * np.log2(witnesses)
+            )
+            use = np.flatnonzero(self.is_allowed & (lead >= 0))
+            order = use[np.argsort(-evidence[use], kind="stable")]
+            self._ranked[key] = _Ranked(
+                evidence[order], self.similarity[order], lead[order], ~self.is_right[order]
+            )
+        return self._ranked[key]
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    evidence: Numbers
+    similarity: Numbers
+    lead: Numbers
+    is_wrong: Truths

@@ -1,0 +1,157 @@
+"""A cache played through in memory: what would these limits have done? Pure.
+
+The game is that of the real cache, online: a hit serves what the cache holds, whether right or
+wrong, a miss stores the right answer under the question's words, and mistakes stay in. Only
+clock and capacity are left out: nothing expires and nothing is evicted. ``lix-cache eval``
+plays the same with the real cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from lix_cache.matching.decision import Decision, choose
+from lix_cache.matching.thresholds import Limits
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from lix_cache.evaluation.questions import Question
+    from lix_cache.vectors import FloatArray
+
+    IntArray: TypeAlias = npt.NDArray[np.int64]
+
+__all__ = ["ObjectTo", "Step", "new_wordings", "play"]
+
+#: What there is against answering the first text with the answer to the second; None: nothing.
+ObjectTo: TypeAlias = Callable[[str, str], object | None]
+
+#: Rows of the similarity matrix that are worked out at a time.
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happened to one question.
+
+    Attributes:
+        number: which one, counted from 0.
+        decision: on the numbers.
+        similarities: to what the cache held at that moment, shape (n,); valid until the next step.
+        clusters: the answer of each of them, shape (n,); valid until the next step.
+        answer: the right answer's label.
+        is_hit: the cache answered.
+        is_wrong: it did, with another answer than the right one.
+        is_objected: the nearest entry would not have been allowed to answer.
+    """
+
+    number: int
+    decision: Decision
+    similarities: FloatArray
+    clusters: IntArray
+    answer: int
+    is_hit: bool
+    is_wrong: bool
+    is_objected: bool
+
+
+def new_wordings(questions: Sequence[Question]) -> list[int]:
+    """Return the places of the questions that were not asked before in the same words and scope.
+
+    The others are answered by their text, whatever the limits.
+    """
+    first: dict[tuple[str, str], int] = {}
+    for number, question in enumerate(questions):
+        first.setdefault((question.scope, " ".join(question.text.split())), number)
+    return sorted(first.values())
+
+
+def play(
+    questions: Sequence[Question],
+    vectors: FloatArray,
+    limits: Limits,
+    *,
+    object_to: ObjectTo | None = None,
+    max_wordings: int = 8,
+    ask_always: bool = False,
+    replies: FloatArray | None = None,
+) -> Iterator[Step]:
+    """Ask the questions one after another, each in its scope, scope by scope.
+
+    Args:
+        questions: in the order in which they were asked.
+        vectors: theirs, shape (n, dim), of length 1.
+        limits: of the cache.
+        object_to: the guards; None: nobody objects.
+        max_wordings: of one answer, up to which hits add theirs, as in the cache.
+        ask_always: ask for objections to the nearest entry even where it is not accepted.
+        replies: vectors of a response that was written for each question alone, shape (n, dim): no two
+            responses are then equal. None: those of one answer are equal, and compared by that.
+    """
+    scopes: dict[str, list[int]] = {}
+    for number, question in enumerate(questions):
+        scopes.setdefault(question.scope, []).append(number)
+    for numbers in scopes.values():
+        yield from _play_scope(
+            questions, vectors, numbers, limits, object_to, max_wordings, ask_always, replies
+        )
+
+
+def _play_scope(
+    questions: Sequence[Question],
+    vectors: FloatArray,
+    numbers: list[int],
+    limits: Limits,
+    object_to: ObjectTo | None,
+    max_wordings: int,
+    ask_always: bool,
+    replies: FloatArray | None,
+) -> Iterator[Step]:
+    import numpy as np
+
+    labels: dict[str, int] = {}
+    answers = [labels.setdefault(questions[number].answer, len(labels)) for number in numbers]
+    own = vectors[numbers]
+    held = np.empty(len(numbers), dtype=np.int64)  # places in `own`
+    serves = np.empty(len(numbers), dtype=np.int64)  # labels of what they answer
+    written = np.empty(len(numbers), dtype=np.int64)  # places of the questions their responses were for
+    size = 0
+    for start in range(0, len(numbers), _BLOCK):
+        block = own[start : start + _BLOCK] @ own[: start + _BLOCK].T
+        for place in range(start, min(start + _BLOCK, len(numbers))):
+            similarities = block[place - start, held[:size]]
+            clusters = serves[:size] if replies is None else written[:size]
+            said = None if replies is None else replies[[numbers[row] for row in written[:size]]]
+            text = questions[numbers[place]].text
+
+            def objection(row: int, text: str = text) -> object | None:
+                return object_to and object_to(text, questions[numbers[held[row]]].text)
+
+            choice = choose(similarities, clusters, limits, objection, answers=said, query=own[place])
+            best = choice.decision.best
+            served = int(serves[choice.rows[0]]) if choice.rows else None
+            objected = choice.objection is not None
+            if ask_always and choice.decision.index is None and best is not None:
+                objected = objection(best) is not None
+            yield Step(
+                numbers[place],
+                choice.decision,
+                similarities,
+                clusters,
+                answers[place],
+                served is not None,
+                served is not None and served != answers[place],
+                objected,
+            )
+            keeps = served is None or (
+                choice.decision.is_confident
+                and int((clusters == clusters[choice.rows[0]]).sum()) < max_wordings
+            )
+            if keeps:
+                written[size] = place if served is None else written[choice.rows[0]]
+                held[size] = place
+                serves[size] = answers[place] if served is None else served
+                size += 1

@@ -1,0 +1,209 @@
+"""Storing, step by step. See lix_cache.effects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lix_cache.checks import check_seconds
+from lix_cache.compat.flow import life_ms
+from lix_cache.effects import Compute, Flow
+from lix_cache.errors import InvalidContext, InvalidInput
+from lix_cache.hot import answer_scripts, vector_set_scripts
+from lix_cache.semantic import entry
+from lix_cache.semantic.entry import LARGE_BYTES, EntryId, Tokens
+from lix_cache.semantic.response_vectors import text_of
+from lix_cache.semantic.result import Reason
+from lix_cache.semantic.scope import canonical, merged
+from lix_cache.semantic.stats import about_tokens
+from lix_cache.semantic.store import Core, Scope, Spent, Stop, wording_of
+from lix_cache.semantic.watch import agree
+from lix_cache.values.codec import Encoded, encode_value
+
+if TYPE_CHECKING:
+    from lix_cache.vectors import FloatArray, VectorLike
+
+__all__ = ["Answer", "store"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is to be stored.
+
+    Attributes:
+        text: the query.
+        response: anything but None.
+        context: what must match exactly, beside the cache's own.
+        embedding: of the query, shape (dim,), if it is known already.
+        ttl_seconds: life, if it is to be another one than the policy's.
+        tags: words to invalidate it by.
+        tokens: of the prompt and of the completion, where they are known.
+    """
+
+    text: str
+    response: Any
+    context: Mapping[str, Any] | None = None
+    embedding: VectorLike | None = None
+    ttl_seconds: float | None = None
+    tags: Sequence[str] = ()
+    tokens: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """An answer as bytes."""
+
+    wording: str
+    response: Encoded
+    cluster: bytes
+    life_ms: int
+    tags: bytes
+    tokens: Tokens
+
+
+def store(core: Core, answer: Answer) -> Flow[str | None]:
+    """Store a response: one round trip. Returns the entry's id; None if it was not to be stored."""
+    started, spent = core.clock.monotonic(), Spent()
+
+    def unavailable(_: str) -> None:
+        core.tally.refused(Reason.REDIS)
+
+    stored = yield from core.guarded(_store(core, answer, spent), unavailable)
+    core.tally.took("store", core.clock.monotonic() - started - spent.seconds)
+    return stored
+
+
+def _store(core: Core, answer: Answer, spent: Spent) -> Flow[str | None]:
+    wording, tags = wording_of(answer.text), entry.tag_words(answer.tags)
+    if answer.response is None:
+        raise InvalidInput("the response must not be None: None is what a miss answers")
+    tokens = None if answer.tokens is None else Tokens.of(answer.tokens)
+    if answer.ttl_seconds is not None:
+        check_seconds("ttl_seconds", answer.ttl_seconds)
+    context = merged(core.context, answer.context)
+    refusal = core.policy.check_store(answer.text, answer.response, context)
+    if refusal is not None:
+        core.tally.refused(refusal.rule)
+        return None
+    seconds = answer.ttl_seconds
+    if seconds is None:
+        seconds = core.policy.ttl_for(answer.text, core.ttl_seconds)
+    response, cluster = yield from _encoded(answer.response)
+    try:
+        scope = yield from core.scope(answer.context)
+    except Stop as stop:
+        core.tally.refused(stop.found.reason)
+        return None
+    given = None if answer.embedding is None else core.given(answer.embedding, scope)
+    core.check_breaker()
+    if tokens is None:
+        length = len(answer.response) if isinstance(answer.response, str) else _size(response)
+        tokens = Tokens(about_tokens(len(answer.text)), about_tokens(length))
+    vector = given
+    if vector is None and core.embedder is not None:
+        # Whatever keeps the embedder from answering, the response is not lost: its exact
+        # words find it again.
+        vector = yield from core.vector_or_none(wording, scope.dim, spent)
+    packed = _Packed(wording, response, cluster, life_ms(seconds), tags, tokens)
+    stored = yield from _put(core, scope, packed, vector)
+    _compare(core, scope, packed, None if vector is None else answer.response, stored)
+    return None if stored is None else str(stored)
+
+
+def _compare(core: Core, scope: Scope, packed: _Packed, response: Any, stored: EntryId | None) -> None:
+    """Learn from a fresh answer, and have its text embedded once the store has answered."""
+    asked = core.watch.take(scope.id, entry.text_digest(packed.wording))
+    if asked is not None and core.object_to(asked.text, asked.nearest) is not None:
+        asked = None
+    label = int.from_bytes(packed.cluster, "little", signed=True)
+    text = text_of(response)
+    meanings = core.answer_meanings()
+    if meanings is None or text is None or stored is None:
+        if asked is not None:
+            # What has no meaning to compare is another answer if it is not equal.
+            core.watch.label(scope.id, asked, label == asked.cluster)
+        return
+    number, tag = stored.number, stored.tag
+
+    def embedded(vector: FloatArray) -> None:
+        if vector.size != scope.dim:
+            return
+        row = entry.pack_meaning(number, tag, vector)
+        core.later.add(scope.id, core.call(answer_scripts.ATTACH, scope.id, number, tag, row))
+        if asked is not None:
+            core.watch.label(scope.id, asked, agree(asked, label, vector))
+
+    meanings.add(text, embedded)
+
+
+def _put(core: Core, scope: Scope, packed: _Packed, vector: FloatArray | None) -> Flow[EntryId | None]:
+    import numpy as np
+
+    digest, tag = entry.text_digest(packed.wording), core.new_tag()
+    fixed = entry.pack_fixed(
+        response_key=entry.response_key(packed.response.head, *packed.response.chunks),
+        wording=digest,
+        cluster=packed.cluster,
+        tag=tag,
+        epoch=core.epoch,
+        tokens=packed.tokens,
+        tags=packed.tags,
+    )
+    record = entry.pack_record(
+        tag=tag,
+        cluster=packed.cluster,
+        text=packed.wording,
+        vector=np.empty(0, np.float32) if vector is None else vector,
+    )
+    # A sliding life begins with one step, and can grow to the whole.
+    first = min(packed.life_ms, core.slide_ms) if core.slide_ms else packed.life_ms
+    put = core.call(
+        answer_scripts.STORE,
+        scope.id,
+        digest,
+        first,
+        packed.life_ms,
+        fixed,
+        record,
+        packed.response.head,
+        core.max_entries,
+        core.eviction,
+        core.new_tag(),
+        scope.id,
+        b"".join(sorted(scope.items)),
+        *packed.response.chunks,
+    )
+    calls = [put]
+    if core.large_from is not None:
+        calls.append(core.call(vector_set_scripts.FOLLOW, scope.id, 8, core.large_from))
+    reply = (yield from core.with_notes(scope.id, *calls))[0]
+    if reply == b"REPORTED":
+        core.tally.refused(Reason.REPORTED)
+        return None
+    core.tally.count("stored")
+    core.tally.count("evicted", int(reply[1]))
+    return EntryId(bytes(reply[0]), tag)
+
+
+def _size(response: Encoded) -> int:
+    return len(response.head) + sum(map(len, response.chunks))
+
+
+def _encoded(response: Any) -> Flow[tuple[Encoded, bytes]]:
+    """Return a response's bytes and its cluster: equal responses answer the same."""
+
+    def encode() -> tuple[Encoded, bytes]:
+        encoded = encode_value(response)
+        try:
+            # The order of a mapping's keys is no difference.
+            key = entry.response_key(canonical(response))
+        except InvalidContext:
+            key = entry.response_key(encoded.head, *encoded.chunks)
+        return encoded, key[: entry.CLUSTER_BYTES]
+
+    is_small = isinstance(response, (bool, int, float)) or (
+        isinstance(response, (str, bytes)) and len(response) < LARGE_BYTES
+    )
+    result: tuple[Encoded, bytes] = encode() if is_small else (yield Compute(encode, None, "encoding"))
+    return result
