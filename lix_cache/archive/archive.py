@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache.archive import search
 from lix_cache.archive.compaction import Compacted
-from lix_cache.archive.decoding import MAX_DECODED
 from lix_cache.archive.expiry import DAY, Now
+from lix_cache.archive.index import MAX_DECODED
 from lix_cache.archive.names import SUFFIX, session_id_of_stem
 from lix_cache.archive.store import ArchiveStore
 from lix_cache.archive.verify import Report, verify_bytes

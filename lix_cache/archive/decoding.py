@@ -12,16 +12,19 @@ from lix_cache.archive.codecs import codec_by_id
 from lix_cache.archive.columns import decode_turns
 from lix_cache.archive.columns1 import decode_turns_1
 from lix_cache.archive.doubts import Link, doubts_size, unpacked
-from lix_cache.archive.encoding import FREE_BYTES
 from lix_cache.archive.header import FileHeader, UnknownFormat, parse_header
 from lix_cache.archive.index import (
     FIRST_FORM,
     FRAME_END,
     FRAME_HEAD,
+    FREE_BYTES,
+    MAX_DECODED,
+    RATIO,
     SECOND_FORM,
     SMALLEST_FRAME,
     SYNC,
     TAIL_BYTES,
+    TURN_BYTES,
     Frame,
     FrameIndex,
     index_at_end,
@@ -32,17 +35,7 @@ from lix_cache.storage.varints import Reader
 if TYPE_CHECKING:
     from lix_cache.messages.turn import Turn
 
-__all__ = ["MAX_DECODED", "RATIO", "TURN_BYTES", "Scan", "decode_frame", "doubts_in", "scan"]
-
-
-RATIO = 100
-
-
-TURN_BYTES = 256
-
-
-#: And at most this, however long it is.
-MAX_DECODED = 1 << 30
+__all__ = ["Scan", "decode_frame", "doubts_in", "scan"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from zlib import crc32
 
 from lix_cache.archive.codecs import STORED, Packer
 from lix_cache.archive.columns import check_ids, encode_turns
-from lix_cache.archive.decoding import MAX_DECODED, RATIO, TURN_BYTES
 from lix_cache.archive.doubts import Doubts
 from lix_cache.archive.header import FileHeader, encode_header
 from lix_cache.archive.index import (
@@ -18,12 +17,16 @@ from lix_cache.archive.index import (
     FILLING,
     FRAME_END,
     FRAME_HEAD,
+    FREE_BYTES,
     KIND_MARK,
     KIND_TURNS,
     LARGEST_TOTAL,
+    MAX_DECODED,
     MAX_FRAME,
+    RATIO,
     SMALLEST_FRAME,
     SYNC,
+    TURN_BYTES,
     FrameIndex,
     clamped,
     encode_index,
@@ -37,7 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
-    "FREE_BYTES",
     "WHOLE_FRAME_BYTES",
     "FrameTooLarge",
     "as_whole",
@@ -47,12 +49,6 @@ __all__ = [
     "index_of",
     "with_cleared",
 ]
-
-
-#: What a frame may come to when it is decoded: so many bytes, and so many times its own length.
-#: A turn counts as some bytes, because very few can stand for one. So what a file can take is a
-#: small multiple of its size, whatever is in it. A writer fills a frame up that would be more.
-FREE_BYTES = 16 * 1024
 
 
 #: A frame of a file that is written whole comes to at most this, where it has more than one turn.

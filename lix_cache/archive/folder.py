@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from lix_cache._log import logger
-from lix_cache.archive import decoding, legacy, reading
+from lix_cache.archive import index, legacy, reading
 from lix_cache.archive.codecs import packer
 from lix_cache.archive.names import SUFFIX, file_stem, is_encoded, plain_stem, stripe_of
 from lix_cache.archive.tombstones import FOLDER as DELETED
@@ -48,7 +48,7 @@ class ArchiveFolder:
         table: str | os.PathLike[str] | None = None,
         on_damage: str = "recover",
         lock_timeout_seconds: float = 30,
-        max_frame_bytes: int = decoding.MAX_DECODED,
+        max_frame_bytes: int = index.MAX_DECODED,
         clock: Clock = SYSTEM_CLOCK,
         files: Files | None = None,
     ) -> None:

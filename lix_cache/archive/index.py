@@ -20,17 +20,21 @@ __all__ = [
     "FIRST_FORM",
     "FRAME_END",
     "FRAME_HEAD",
+    "FREE_BYTES",
     "IN_ORDER",
     "KIND_MARK",
     "KIND_TURNS",
     "KNOWN_FLAGS",
     "LARGEST_TOTAL",
+    "MAX_DECODED",
     "MAX_FRAME",
     "NONCES",
+    "RATIO",
     "SECOND_FORM",
     "SMALLEST_FRAME",
     "SYNC",
     "TAIL_BYTES",
+    "TURN_BYTES",
     "VECTORS",
     "WHOLE",
     "Frame",
@@ -46,6 +50,22 @@ SYNC = b"\xf5LXf"
 
 
 MAX_FRAME = 1 << 30
+
+
+#: What a frame may come to when it is decoded: so many bytes, and so many times its own length.
+#: A turn counts as some bytes, because very few can stand for one. So what a file can take is a
+#: small multiple of its size, whatever is in it. A writer fills a frame up that would be more.
+FREE_BYTES = 16 * 1024
+
+
+RATIO = 100
+
+
+TURN_BYTES = 256
+
+
+#: And at most this, however long it is.
+MAX_DECODED = 1 << 30
 
 
 MAX_INDEX = 255

@@ -63,7 +63,7 @@ def by_id(turn: Turn) -> MessageId:
     return turn.id
 
 
-def parse_contents(data: bytes, name: str, most: int = decoding.MAX_DECODED) -> Contents:
+def parse_contents(data: bytes, name: str, most: int = index_flow.MAX_DECODED) -> Contents:
     """Decode a whole file, leaving out what is damaged.
 
     Args:
@@ -148,7 +148,7 @@ def read_header(files: Files, path: str) -> header.FileHeader | None:
 
 
 def walk_back(
-    files: Files, path: str, most: int = decoding.MAX_DECODED
+    files: Files, path: str, most: int = index_flow.MAX_DECODED
 ) -> Iterator[tuple[index_flow.Frame, list[Turn]]]:
     """Yield the frames of a version 2 file with their turns, last frame first.
 
@@ -222,7 +222,7 @@ def doubts(files: Files, path: str, size: int, at: int) -> list[Link]:
 
 
 def last_turns(
-    files: Files, path: str, count: int, most: int = decoding.MAX_DECODED
+    files: Files, path: str, count: int, most: int = index_flow.MAX_DECODED
 ) -> tuple[list[Turn], MessageId]:
     """Return the last ``count`` turns sorted by id, and the id up to which the context was cleared.
 

@@ -21,7 +21,7 @@ from lix_cache.hot.replies import Added, Cold, Gap, Refused
 from lix_cache.hot.window import HotWindow
 from lix_cache.messages.packing import pack_hot
 from lix_cache.messages.turn import LARGEST_MS, MessageId, Turn, with_id
-from lix_cache.session.base import Session, ask, look, note_failure, session_lock
+from lix_cache.session.base import LATE_BATCHES, Session, ask, look, note_failure, session_lock
 from lix_cache.session.health import before_add
 from lix_cache.session.offload import move_to_disk
 from lix_cache.session.read import read_window, rehydrate
@@ -30,12 +30,7 @@ from lix_cache.session.reconcile import catch_up, reconcile_pending, take_over, 
 if TYPE_CHECKING:
     from lix_cache.clock import Clock
 
-__all__ = ["LATE_BATCHES", "_persist", "add"]
-
-
-#: A window this many batches too long is spilled by the add that finds it so: the daemon
-#: is late, and memory must stay bounded.
-LATE_BATCHES = 4
+__all__ = ["_persist", "add"]
 
 
 #: An add that has taken longer is not settled by looking for it.

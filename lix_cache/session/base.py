@@ -26,7 +26,6 @@ from lix_cache.errors import (
 )
 from lix_cache.hot.probe import READS_ONLY
 from lix_cache.messages.turn import Turn, once
-from lix_cache.session.add import LATE_BATCHES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,7 +34,22 @@ if TYPE_CHECKING:
     from lix_cache.session.store import Seen, SessionStore
     from lix_cache.storage.files import FileLock
 
-__all__ = ["Session", "ask", "hot_length", "look", "merged", "note_archive", "note_failure", "session_lock"]
+__all__ = [
+    "LATE_BATCHES",
+    "Session",
+    "ask",
+    "hot_length",
+    "look",
+    "merged",
+    "note_archive",
+    "note_failure",
+    "session_lock",
+]
+
+
+#: A window this many batches too long is spilled by the add that finds it so: the daemon
+#: is late, and memory must stay bounded.
+LATE_BATCHES = 4
 
 
 @dataclass

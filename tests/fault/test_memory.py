@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lix_cache import ArchiveTooLarge, CodecError, ConversationArchive, HuffmanCodec, InvalidMessage
-from lix_cache.archive import decoding, encoding
+from lix_cache.archive import encoding
 from lix_cache.archive import header as header_flow
 from lix_cache.archive import index as index_flow
 from lix_cache.archive.columns import encode_turns
@@ -117,9 +117,9 @@ def test_a_section_takes_a_small_multiple_of_its_frame(tmp_path: Path, name: str
         except ArchiveCorrupt:
             return
         # Codecs that cannot shrink that much may hold it.
-        assert size <= encoding.FREE_BYTES + decoding.RATIO * len(stored) + 1000
+        assert size <= index_flow.FREE_BYTES + index_flow.RATIO * len(stored) + 1000
 
-    allowed = encoding.FREE_BYTES + decoding.RATIO * len(stored) + 4 * len(stored)
+    allowed = index_flow.FREE_BYTES + index_flow.RATIO * len(stored) + 4 * len(stored)
     assert peak_of(load) < 4 * min(allowed, 2 * size) + 4 * MB
 
 
@@ -157,7 +157,7 @@ def test_turns_of_no_bytes_are_refused_before_they_are_made(tmp_path: Path) -> N
 
 @pytest.mark.promise("bad-bytes")
 def test_many_small_frames_take_a_small_multiple_of_their_file(tmp_path: Path) -> None:
-    size = encoding.FREE_BYTES
+    size = index_flow.FREE_BYTES
     one = frame(columns_of_one() + section(6, 5, size, zlib.compress(bytes(size), 9)[2:-4]))
     archive = write(tmp_path / "a", *[one] * 300)
 
