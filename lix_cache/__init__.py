@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         InvalidMessage,
         InvalidSessionId,
         InvalidVector,
+        KeyReused,
         LixCacheError,
         MissingExtra,
         MissingTable,
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from lix_cache.session.archive import AsyncConversationArchive
     from lix_cache.session.cache import AsyncHybridConversationCache, HybridConversationCache
     from lix_cache.session.evictor import Evictor
+    from lix_cache.session.results import AddedMessages, StoredMessage
     from lix_cache.session.window import AsyncSessionContextWindow, SessionContextWindow
     from lix_cache.verifiers.models import CrossEncoderVerifier, OnnxVerifier, Verifier
 
@@ -108,6 +110,7 @@ _ERRORS = (
     "InvalidMessage",
     "InvalidSessionId",
     "InvalidVector",
+    "KeyReused",
     "LixCacheError",
     "MissingExtra",
     "MissingTable",
@@ -122,6 +125,7 @@ _ERRORS = (
 
 _HOMES = {
     **dict.fromkeys(_ERRORS, "errors"),
+    "AddedMessages": "session.results",
     "AsyncCacheCoordinator": "coordinator",
     "AsyncConversationArchive": "session.archive",
     "AsyncHybridConversationCache": "session.cache",
@@ -164,6 +168,7 @@ _HOMES = {
     "SentenceTransformerEmbedder": "embedders.sentence_transformer",
     "SessionContextWindow": "session.window",
     "StoreAdmin": "admin",
+    "StoredMessage": "session.results",
     "URLEmbeddingCache": "compat.caches",
     "Verifier": "verifiers.models",
     "aembed": "embedders.running",
@@ -188,6 +193,7 @@ _HOMES = {
 __all__ = [
     "DEFAULT_LIMITS",
     "STRICT_LIMITS",
+    "AddedMessages",
     "ArchiveBusy",
     "ArchiveCorrupt",
     "ArchiveError",
@@ -225,6 +231,7 @@ __all__ = [
     "InvalidMessage",
     "InvalidSessionId",
     "InvalidVector",
+    "KeyReused",
     "Limits",
     "LixCacheError",
     "Lookup",
@@ -253,6 +260,7 @@ __all__ = [
     "SentenceTransformerEmbedder",
     "SessionContextWindow",
     "StoreAdmin",
+    "StoredMessage",
     "URLEmbeddingCache",
     "Verifier",
     "VerifierError",

@@ -8,6 +8,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar
 
 from lix_cache._log import logger
@@ -33,6 +34,7 @@ __all__ = ["LOCKS", "PROBE", "ArchiveFolder", "foreign", "lock_pauses", "tempora
 LOCKS = ".locks"
 _PENDING = ".pending"
 PROBE = "probe"
+_SALT, _SALT_BYTES = ".salt", 32
 _DAMAGED = re.compile(r"\.damaged-[0-9]+\Z")
 T = TypeVar("T")
 
@@ -66,6 +68,7 @@ class ArchiveFolder:
         self._trash = Trash(self._files, folder)
         self._tombstones = Tombstones(self._files, folder, self._note_damage)
         self._have_folders = False
+        self._salt = b""
 
     @staticmethod
     def stripe(session_id: str) -> int:
@@ -95,19 +98,25 @@ class ArchiveFolder:
         Raises:
             ArchiveBusy: not to be had within ``lock_timeout_seconds``.
         """
+        return self._wait_for(partial(self.try_lock, session_id), f"session {session_id[:60]!r}")
+
+    def _wait_for(self, try_lock: Callable[[], FileLock | None], whose: str) -> FileLock:
         deadline = self._clock.monotonic() + self.lock_timeout_seconds
         for pause in lock_pauses():
-            lock = self.try_lock(session_id)
+            lock = try_lock()
             if lock is not None:
                 return lock
             if self._clock.monotonic() > deadline:
                 break
             self._clock.sleep(pause)
-        raise self.busy_error(session_id)
+        raise self._busy(whose)
 
     def busy_error(self, session_id: str) -> ArchiveBusy:
+        return self._busy(f"session {session_id[:60]!r}")
+
+    def _busy(self, whose: str) -> ArchiveBusy:
         return ArchiveBusy(
-            f"the archive of session {session_id[:60]!r} was locked by another writer for more than "
+            f"the archive of {whose} was locked by another writer for more than "
             f"{self.lock_timeout_seconds} s; raise archive_lock_timeout_seconds or look for a stuck process"
         )
 
@@ -173,6 +182,22 @@ class ArchiveFolder:
             if session_id and file_stem(session_id) == name:
                 found.append(session_id)
         return found
+
+    def salt(self) -> bytes:
+        """Return 32 random bytes that all processes of this folder share, made once.
+
+        What is derived from a caller's own words with them, nobody outside can foresee.
+        """
+        if not self._salt:
+            self._make_folders()
+            path = self._in_folder(_SALT)
+            with self._wait_for(partial(self._files.try_lock, self._in_folder(LOCKS, "salt")), "the folder"):
+                found = self._files.read(path) or b""
+                if len(found) != _SALT_BYTES:
+                    found = os.urandom(_SALT_BYTES)
+                    self._replace_file(path, found)
+            self._salt = found
+        return self._salt
 
     def _in_folder(self, *parts: str) -> str:
         return os.path.join(self.folder, *parts)

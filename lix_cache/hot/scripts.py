@@ -13,7 +13,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["NOW", "PAGE", "Command", "Script", "ScriptCall", "script"]
+__all__ = ["NOW", "PAGE", "Command", "Script", "ScriptCall", "Value", "script"]
 
 Value: TypeAlias = "bytes | str | int | float"
 
@@ -58,97 +58,6 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 # A command may be carried out at any time after its caller gave up: a server that hung goes on, a
 # proxy lets go of what it held. Meanwhile the session may have been moved, cleared or deleted. So
 # each script that removes or puts back says what it is about, and does nothing where that is gone.
-
-# KEYS: window, active, overflow, high water, refused nonces
-# ARGV: session id, message, life in ms, floor (ms and number of the largest id that the caller
-#       knows the session to have had), how sure the floor is (0: not looked at in the archive,
-#       1: looked at just now, 2: looked at under the session's lock), window size, length that
-#       counts as overflow, what to do where the window ends below the floor (0: nothing, it was
-#       compared before; 1: compare; 2: add all the same), key that the old package may have
-#       left ('': not looked for)
-# Returns {id, length}; 'COLD' where only the archive can say which id is large enough;
-# 'BEHIND' where the window ends before messages that the caller has seen, or knows archived;
-# 'OLD' where there are messages of the old package (see old_keys.py); 'LATE' where the message is
-# stored already, or deleted (see REFUSE).
-#
-# A window that is there numbers its messages by itself, whatever the clock does. One that
-# is not may have been emptied to disk; then an id is safe if the clock is past the last
-# emptying (high water). If it is not, somebody may have added and archived messages since
-# the caller looked: only under the lock the floor is the last word. Without a high water
-# mark Redis has emptied nothing since it lost its memory, so a look is enough.
-#
-# A window that ends below the floor is one to which Redis went back: it was restarted from an
-# older snapshot, or a replica took over that had not yet heard of the rest. A message that is
-# added there would hide the gap. Comparing reads the last message, so it is done only on the
-# first use after a new connection; an id below the floor is noticed for nothing.
-ADD = script(
-    NOW
-    + """
-if ARGV[10] ~= '' and redis.pcall('EXISTS', ARGV[10]) == 1 then return 'OLD' end
-local nonce = string.sub(ARGV[2], 2, 7)
-if redis.call('SISMEMBER', KEYS[5], nonce) == 1 then return 'LATE' end
-local length = redis.call('XLEN', KEYS[1])
-local ms, seq = tonumber(ARGV[4]), tonumber(ARGV[5])
-local function below_floor(id)
-  local its_ms, its_seq = string.match(id, '^(%d+)-(%d+)$')
-  its_ms = tonumber(its_ms)
-  return its_ms < ms or (its_ms == ms and tonumber(its_seq) < seq)
-end
-local above_floor = string.format('%.0f-0', ms + 1)
-local id = '*'
-if length == 0 then
-  if ARGV[6] ~= '2' and redis.call('EXISTS', KEYS[1]) == 0 then
-    local high = tonumber(redis.call('GET', KEYS[4]) or '-1')
-    if now <= high or (high < 0 and ARGV[6] == '0') then return 'COLD' end
-  end
-  if ms >= now then id = above_floor end
-elseif ARGV[9] == '1' then
-  local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-  if below_floor(last[1][1]) then return 'BEHIND' end
-end
--- All that may be refused comes before the message: an error after it would have the caller
--- send it again. A session that is listed without a window is passed over.
-length = length + 1
-redis.call('ZADD', KEYS[2], string.format('%.0f', now), ARGV[1])
-if length >= tonumber(ARGV[8]) then redis.call('HSET', KEYS[3], ARGV[1], ARGV[7]) end
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-local given = redis.pcall('XADD', KEYS[1], id, 'm', ARGV[2])
-if type(given) ~= 'string' then
-  -- The stream was emptied and is beyond the floor: it refuses the smaller id.
-  if id == '*' then return given end
-  given = redis.call('XADD', KEYS[1], '*', 'm', ARGV[2])
-end
-if below_floor(given) and redis.pcall('XDEL', KEYS[1], given) == 1 then
-  if ARGV[9] ~= '2' then return 'BEHIND' end
-  given = redis.call('XADD', KEYS[1], above_floor, 'm', ARGV[2])
-end
-if length == 1 then redis.pcall('PEXPIRE', KEYS[1], ARGV[3]) end
--- Bit 5: it was sent before, and that one may still be on its way.
-if math.floor(string.byte(ARGV[2]) / 32) % 2 == 1 then
-  redis.pcall('SADD', KEYS[5], nonce)
-  redis.pcall('PEXPIRE', KEYS[5], ARGV[3])
-end
-return {given, length}
-"""
-)
-
-# KEYS: window   ARGV: nonce, id to look below ('+': from the newest on), how many to look at
-# Returns {id, length} of the message that has the nonce; the id to go on from; or nil where
-# there are no more.
-FIND = script(
-    """
-local start = ARGV[2]
-if start ~= '+' then start = '(' .. start end
-local rows = redis.call('XREVRANGE', KEYS[1], start, '-', 'COUNT', ARGV[3])
-for i = 1, #rows do
-  if string.sub(rows[i][2][2], 2, 7) == ARGV[1] then
-    return {rows[i][1], redis.call('XLEN', KEYS[1])}
-  end
-end
-if #rows < tonumber(ARGV[3]) then return false end
-return rows[#rows][1]
-"""
-)
 
 # What a page of a window holds at most, whatever is asked for: while a script runs the server serves
 # nobody else. Who wants more asks for the next page.
@@ -295,13 +204,14 @@ return {redis.call('XLEN', KEYS[1]), #last == 1 and last[1][1] or '', high}
 """
 )
 
-# KEYS: window, active, overflow   ARGV: session id, smallest id to keep
-# Drops what ENDS saw. What was added since stays, however much later this is carried out. Returns the
-# id of the first message that is left, or ''.
+# KEYS: window, active, overflow, known keys, known keys of before   ARGV: session id, smallest id to keep
+# Drops what ENDS saw, and by which keys it was added. What was added since stays, however much later
+# this is carried out. Returns the id of the first message that is left, or ''.
 FORGET = script(
     """
 redis.call('XTRIM', KEYS[1], 'MINID', '=', ARGV[2])
 redis.call('HDEL', KEYS[3], ARGV[1])
+redis.call('UNLINK', KEYS[4], KEYS[5])
 local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
 if #first == 1 then return first[1][1] end
 redis.call('UNLINK', KEYS[1])

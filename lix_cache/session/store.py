@@ -125,6 +125,7 @@ class SessionStore:
         counters: what happened, for ``get_stats``.
         outage_sessions: sessions this process wrote to while Redis was away.
         seen: what it knows of its sessions.
+        salt: see ArchiveStore.salt; empty until it was needed.
         last_error: the last trouble that did not fail the call it happened in.
         clock: time.
         new_nonce: makes 6 random bytes.
@@ -140,6 +141,7 @@ class SessionStore:
     outage_sessions: set[str] = field(default_factory=set)
     seen: SeenSessions = field(default_factory=SeenSessions)
     archive_state: ArchiveState = field(default_factory=ArchiveState)
+    salt: bytes = b""
     last_error: str | None = None
     new_nonce: Callable[[], bytes] = lambda: os.urandom(NONCE_BYTES)
 

@@ -14,12 +14,13 @@ from lix_cache import HybridConversationCache
 from lix_cache.config import CacheConfig
 from lix_cache.effects import Effect, Flow, RedisBatch, RedisCall
 from lix_cache.errors import RedisUnavailable
-from lix_cache.hot import scripts
+from lix_cache.hot import add_scripts, scripts
 from lix_cache.hot.replies import Gap
 from lix_cache.hot.scripts import Script, ScriptCall
 from lix_cache.messages.turn import ZERO_ID, MessageId, with_id
-from lix_cache.session import add, old_sessions, rounds, whole
+from lix_cache.session import append, old_sessions, rounds, whole
 from lix_cache.session import read as read_flow
+from lix_cache.session.batch import Batch
 from tests.support import CountingProxy, RedisServer
 from tests.support.lab import Process
 from tests.support.twins import Twins
@@ -237,7 +238,7 @@ def test_an_add_that_is_carried_out_after_the_end_of_its_session_is_refused(
 ) -> None:
     cache = twins.make("HybridConversationCache", "s", held_up.replace(on_redis_error=policy))
     say(cache, "before")
-    proxy.hold(scripts.ADD.sha)
+    proxy.hold(add_scripts.ADD.sha)
     if policy == "archive":
         say(cache, "late")
     else:
@@ -264,7 +265,7 @@ def test_a_late_add_that_a_server_without_memory_takes_does_not_count(
 ) -> None:
     cache, other = HybridConversationCache("s", held_up), Process(config)
     say(cache, "before")
-    proxy.hold(scripts.ADD.sha)
+    proxy.hold(add_scripts.ADD.sha)
     say(cache, "late")
     other.drive(whole.delete(other.session) if end == "delete" else whole.clear(other.session))
     other.add("new")
@@ -283,7 +284,7 @@ def test_an_add_that_was_brought_together_with_the_archive_does_not_come_again(
 ) -> None:
     cache, other = HybridConversationCache("s", held_up), Process(config)
     say(cache, "before")
-    proxy.hold(scripts.ADD.sha)
+    proxy.hold(add_scripts.ADD.sha)
     say(cache, "late", "after")
     other.drive(rounds.reconcile_all_pending(other.store))
     assert other.context() == ["before", "late", "after"]
@@ -298,7 +299,7 @@ def test_the_first_of_two_sendings_is_refused_after_the_second(config: CacheConf
     process, other = Process(config), Process(config)
     process.add("before")
     adding = process.adding("twice")
-    first = run_until(process, adding, scripts.ADD)
+    first = run_until(process, adding, add_scripts.ADD)
     step = adding.throw(RedisUnavailable("the connection broke", maybe_done=True))
     with pytest.raises(StopIteration):
         while True:
@@ -320,7 +321,7 @@ def test_what_waits_in_redis_when_it_is_told_is_dropped_and_what_was_put_back_st
 ) -> None:
     cache, process = HybridConversationCache("s", held_up), Process(config)
     say(cache, "before")
-    proxy.hold(scripts.ADD.sha)
+    proxy.hold(add_scripts.ADD.sha)
     say(cache, "late")
     nonces = process.archive.contested("s")
     process.flush()
@@ -339,8 +340,8 @@ def _sent(command: Any) -> Flow[Any]:
 def test_an_add_that_fills_a_gap_is_noted_before_it_is_sent(config: CacheConfig) -> None:
     process = Process(config)
     process.add("a")
-    filling = add._append_hot(process.session, process.turn("b"), Gap.FILL, locked=False)
-    run_until(process, filling, scripts.ADD)
+    filling = append._append_hot(process.session, Batch((process.turn("b"),)), Gap.FILL, locked=False)
+    run_until(process, filling, add_scripts.ADD)
     with pytest.raises(RedisUnavailable):
         give_up(filling)
     assert process.store.outage_sessions == {"s"}

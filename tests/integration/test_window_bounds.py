@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lix_cache.config import CacheConfig
-from lix_cache.hot import old_keys, scripts
+from lix_cache.hot import add_scripts, old_keys, scripts
 from lix_cache.hot.keys import Keys
 from lix_cache.messages.packing import pack_hot
 from lix_cache.messages.turn import ZERO_ID, new_turn
@@ -108,7 +108,7 @@ def test_no_more_than_a_page_is_put_back(
 
 
 def every_script() -> Iterator[tuple[str, str]]:
-    for module in (scripts, old_keys):
+    for module in (scripts, add_scripts, old_keys):
         for name, value in inspect.getmembers(module):
             if isinstance(value, scripts.Script):
                 yield name, value.source

@@ -22,6 +22,7 @@ PACKAGE = Path(lix_cache.__file__).parent
 NAMES = [
     "DEFAULT_LIMITS",
     "STRICT_LIMITS",
+    "AddedMessages",
     "ArchiveBusy",
     "ArchiveCorrupt",
     "ArchiveError",
@@ -59,6 +60,7 @@ NAMES = [
     "InvalidMessage",
     "InvalidSessionId",
     "InvalidVector",
+    "KeyReused",
     "Limits",
     "LixCacheError",
     "Lookup",
@@ -87,6 +89,7 @@ NAMES = [
     "SentenceTransformerEmbedder",
     "SessionContextWindow",
     "StoreAdmin",
+    "StoredMessage",
     "URLEmbeddingCache",
     "Verifier",
     "VerifierError",
