@@ -51,29 +51,36 @@ ADD = script(
 if ARGV[9] ~= '' and redis.pcall('EXISTS', ARGV[9]) == 1 then return 'OLD' end
 local ms, seq = tonumber(ARGV[3]), tonumber(ARGV[4])
 local count, keyed = tonumber(ARGV[10]), #KEYS > 5
-local function is_below(id, its_ms, its_seq)
-  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  ms = tonumber(ms)
-  return ms < its_ms or (ms == its_ms and tonumber(seq) < its_seq)
+local function below_floor(id)
+  local its_ms, its_seq = string.match(id, '^(%d+)-(%d+)$')
+  its_ms = tonumber(its_ms)
+  return its_ms < ms or (its_ms == ms and tonumber(its_seq) < seq)
 end
-local function below_floor(id) return is_below(id, ms, seq) end
-local known, new, tags = {{}}, {{}}, {{}}
-for i = 1, count do
-  local found
-  if keyed then
+local new, known, tags = {{ARGV[11]}}
+if keyed then
+  new, known, tags = {{}}, {{}}, {{}}
+  local gone_ms, gone_seq = tonumber(ARGV[#ARGV - 1]), tonumber(ARGV[#ARGV])
+  for i = 1, count do
     local tag = ARGV[10 + count + i]
     local key = string.sub(tag, 1, 16)
-    found = redis.call('HGET', KEYS[6], key) or redis.call('HGET', KEYS[7], key)
-    -- A Redis that went back knows keys of what was deleted since.
-    local gone_ms, gone_seq = tonumber(ARGV[#ARGV - 1]), tonumber(ARGV[#ARGV])
-    if found and is_below(string.sub(found, 17), gone_ms, gone_seq + 1) then found = false end
+    local found = redis.call('HGET', KEYS[6], key) or redis.call('HGET', KEYS[7], key)
+    if found then
+      -- A Redis that went back knows keys of what was deleted since.
+      local its_ms, its_seq = string.match(found, '^(%d+)-(%d+)$', 17)
+      its_ms = tonumber(its_ms)
+      if its_ms < gone_ms or (its_ms == gone_ms and tonumber(its_seq) <= gone_seq) then found = false end
+    end
     if found and string.sub(found, 1, 16) ~= string.sub(tag, 17) then
       return {{'REUSED', tostring(i - 1)}}
     end
     known[i] = found and string.sub(found, 17) or ''
-    if not found then tags[#tags + 1] = tag end
+    if not found then
+      tags[#tags + 1] = tag
+      new[#new + 1] = ARGV[10 + i]
+    end
   end
-  if not found then new[#new + 1] = ARGV[10 + i] end
+else
+  for i = 2, count do new[i] = ARGV[10 + i] end
 end
 local length = redis.call('XLEN', KEYS[1])
 if #new == 0 then return {{'', length, unpack(known)}} end
@@ -126,8 +133,11 @@ if below_floor(given) and redis.pcall('XDEL', KEYS[1], given) == 1 then
   if ARGV[8] ~= '2' then return 'BEHIND' end
   given = redis.call('XADD', KEYS[1], above_floor, 'm', new[1])
 end
-local its_ms, its_seq = string.match(given, '^(%d+)-(%d+)$')
-its_seq = tonumber(its_seq)
+local its_ms, its_seq = '', 0
+if keyed or #new > 1 then
+  its_ms, its_seq = string.match(given, '^(%d+)-(%d+)$')
+  its_seq = tonumber(its_seq)
+end
 if #new > 1 and its_seq > 2 ^ 52 and redis.pcall('XDEL', KEYS[1], given) == 1 then
   -- Numbers beyond that are not exact here, and the others must follow this one.
   its_ms, its_seq = string.format('%.0f', tonumber(its_ms) + 1), 0
@@ -142,6 +152,7 @@ if math.floor(string.byte(new[1]) / 32) % 2 == 1 then
   for i = 1, #new do redis.pcall('SADD', KEYS[5], string.sub(new[i], 2, 7)) end
   redis.pcall('PEXPIRE', KEYS[5], ARGV[2])
 end
+if not keyed then return {{given, length}} end
 for i = 1, #tags do
   local its_id = string.format('%s-%.0f', its_ms, its_seq + i - 1)
   redis.pcall('HSET', KEYS[6], string.sub(tags[i], 1, 16), string.sub(tags[i], 17) .. its_id)

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from lix_cache.messages.turn import MessageId, Turn
 
-__all__ = ["LARGEST_SEQ", "Added", "Cold", "End", "Found", "Gap", "Looked", "Page", "Refused", "Reused"]
+__all__ = ["LARGEST_SEQ", "Added", "Cold", "End", "Found", "Gap", "Looked", "Page", "Refused"]
 
 
 LARGEST_SEQ = 2**64 - 1
 
 
-@dataclass(frozen=True)
-class Added:
+class Added(NamedTuple):
     """The answer to an add.
 
     Attributes:
@@ -32,18 +31,9 @@ class Added:
     @property
     def new(self) -> tuple[MessageId, ...]:
         """The ids that were given just now."""
+        if not self.known:
+            return self.ids
         return tuple(given for i, given in enumerate(self.ids) if i not in self.known)
-
-
-@dataclass(frozen=True)
-class Reused:
-    """The answer to an add one of whose keys has another content.
-
-    Attributes:
-        position: of the message among those that were given.
-    """
-
-    position: int
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lix_cache.errors import KeyReused
 from lix_cache.hot import add_scripts, scripts
 from lix_cache.hot.old_keys import OLD, OldSessions, old_list_key
-from lix_cache.hot.replies import LARGEST_SEQ, Added, Cold, End, Found, Gap, Looked, Page, Refused, Reused
+from lix_cache.hot.replies import LARGEST_SEQ, Added, Cold, End, Found, Gap, Looked, Page, Refused
 from lix_cache.hot.scripts import Command, ScriptCall, Value
 from lix_cache.messages.packing import is_repeated, pack_hot, unpack_window
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, parse_id
@@ -158,13 +159,17 @@ class HotWindow:
         return bool(reply == OLD)
 
     @staticmethod
-    def added(reply: Any, count: int = 1) -> Added | Refused | Reused:
-        """Return the answer to an add of so many messages."""
+    def added(reply: Any, count: int = 1) -> Added | Refused:
+        """Return the answer to an add of so many messages.
+
+        Raises:
+            KeyReused: a key stands for another message; nothing was added.
+        """
         if isinstance(reply, bytes):
             return Refused(reply.decode())
         first, length, *before = reply
         if first == b"REUSED":
-            return Reused(int(length))
+            raise KeyReused(int(length))
         if not any(before):
             ms, seq = parse_id(first)
             return Added(tuple([MessageId(ms, seq + i) for i in range(count)]), int(length))

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from lix_cache.effects import DiskCall, Flow, RedisCall
 from lix_cache.errors import (
     ArchiveCorrupt,
     ArchiveError,
     InvalidMessage,
-    KeyReused,
     RedisCommandError,
     RedisUnavailable,
     told,
 )
 from lix_cache.hot.add_scripts import KEYS_MS
 from lix_cache.hot.connections import NewConnection
-from lix_cache.hot.replies import Added, Cold, Gap, Looked, Refused, Reused
+from lix_cache.hot.replies import Added, Cold, Gap, Looked, Refused
 from lix_cache.hot.window import HotWindow
 from lix_cache.messages.packing import pack_hot
 from lix_cache.messages.turn import LARGEST_MS, MessageId
@@ -194,13 +193,13 @@ def _append_hot(
             fresh = True
             continue
         answer = HotWindow.added(reply, len(packed))
-        if isinstance(answer, (Added, Reused)):
-            return (yield from _acknowledged(session, batch, answer, opened))
+        if isinstance(answer, Added):
+            if not _acknowledged(session, answer, opened):
+                yield from _take_back(session, batch, answer)
+            return answer
         if answer is Refused.LOOK or answer is Refused.LATE:
-            if batch.tags and looked is Looked.NO:
-                return (yield from _look_for_keys(session, batch, gap, locked=locked, repeated=repeated))
-            # It was given up, and stored elsewhere or deleted: only its sender can know.
-            raise RedisUnavailable("the message was sent before", maybe_done=True, timed_out=True)
+            _settles_by_keys(batch, looked)
+            return (yield from _look_for_keys(session, batch, gap, locked=locked, repeated=repeated))
         if answer is Refused.OLD:
             # Nothing was added. What cannot move now is met again by the next add or read.
             looks_for_old = yield from _took_over(session, locked=locked)
@@ -223,6 +222,13 @@ def _append_hot(
         lock.release()
 
 
+def _settles_by_keys(batch: Batch, looked: Looked) -> None:
+    """Raise unless what was refused can be settled by looking for the messages by their keys."""
+    if not batch.tags or looked is not Looked.NO:
+        # It was given up, and stored elsewhere or deleted: only its sender can know.
+        raise RedisUnavailable("the message was sent before", maybe_done=True, timed_out=True)
+
+
 def _what_of_gaps(session: Session, gap: Gap) -> Gap:
     if gap is Gap.FILL:
         # The gap cannot be seen any more, also where this is carried out without an answer:
@@ -238,26 +244,25 @@ def _packed(session: Session, batch: Batch, *, repeated: bool) -> list[bytes]:
     return packed
 
 
-def _acknowledged(session: Session, batch: Batch, added: Added | Reused, opened: int) -> Flow[Added]:
-    if isinstance(added, Reused):
-        raise KeyReused(added.position)
+def _acknowledged(session: Session, added: Added, opened: int) -> bool:
+    """Note what was added. False if it must not stay: no archive could hold its ids."""
     if added.new:
-        yield from _archivable(session, batch, added)
-        session.seen.saw(added.new[-1])
+        newest = added.new[-1]
+        if newest.ms > LARGEST_MS:
+            return False
+        session.seen.saw(newest)
         session.seen.compared = max(session.seen.compared, opened)
-    return added
+    return True
 
 
-def _archivable(session: Session, batch: Batch, added: Added) -> Flow[None]:
-    """Take messages back whose ids no archive could hold: they are not acknowledged, and must not stay."""
-    if added.new[-1].ms > LARGEST_MS:
-        tags = [tag for i, tag in enumerate(batch.tags) if i not in added.known]
-        yield RedisCall(session.store.hot.take_back(session.id, added.new, tags))
-        raise ArchiveCorrupt(
-            "the session holds an id at the end of time, so that no larger one can be archived: a "
-            "clock, or a file that lix_cache did not write, gave it. Export the session, delete it, "
-            "and import it again"
-        )
+def _take_back(session: Session, batch: Batch, added: Added) -> Flow[NoReturn]:
+    tags = [tag for i, tag in enumerate(batch.tags) if i not in added.known]
+    yield RedisCall(session.store.hot.take_back(session.id, added.new, tags))
+    raise ArchiveCorrupt(
+        "the session holds an id at the end of time, so that no larger one can be archived: a "
+        "clock, or a file that lix_cache did not write, gave it. Export the session, delete it, "
+        "and import it again"
+    )
 
 
 def _took_over(session: Session, *, locked: bool) -> Flow[bool]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lix_cache.errors import InvalidInput
 from lix_cache.hot.window import BYTES_AT_ONCE
@@ -19,8 +18,7 @@ __all__ = ["MOST_AT_ONCE", "AddResult", "Batch", "check_keys", "check_size"]
 MOST_AT_ONCE = 1000
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Messages that are added together: all of them, or none.
 
     Attributes:
@@ -37,8 +35,7 @@ class Batch:
         return {turn.nonce: i for i, turn in enumerate(self.turns) if turn.nonce is not None}
 
 
-@dataclass(frozen=True)
-class AddResult:
+class AddResult(NamedTuple):
     """What became of an add.
 
     Attributes:
