@@ -100,7 +100,7 @@ class HybridConversationCache(Hybrid):
                 repeated with the same keys. They are known for a day, or for the next 10,000
                 keys of the session; after that, and where Redis lost them, a message of the last day
                 is still recognised by its key on disk. The first call of a session with keys
-                takes one round trip more.
+                takes two round trips more.
 
         Returns:
             The ids in the order given, those of messages that were there already included.

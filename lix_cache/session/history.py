@@ -79,7 +79,8 @@ def _newest_hot(session: Session, count: int, before: MessageId | None) -> Flow[
     below, found = before, list[Turn]()
     while len(found) < count:
         # What is left out of a page, because it is gone or there twice, is asked for anew.
-        command = store.hot.read(session.id, count - len(found), store.new_nonce(), below)
+        left = count - len(found)
+        command = store.hot.read(session.id, left, store.new_nonce(), below)
         page = HotWindow.newest((yield from ask_known(session, command)))
         if isinstance(page, Cold) or not page.turns:
             return found, False
@@ -89,8 +90,10 @@ def _newest_hot(session: Session, count: int, before: MessageId | None) -> Flow[
         below = page.turns[0].id
         everything = list(chain.from_iterable(reversed(pages)))
         found = once(late.counted(seen, everything, seen.deleted))
+        if len(page.turns) < left and not page.has_more:
+            break
     # A Redis that went back has a window that ends too early: then the disk has what comes after.
-    return found[-count:], seen.compared >= seen.opened
+    return found[-count:], len(found) >= count and seen.compared >= seen.opened
 
 
 def _oldest_hot(session: Session, count: int, before: MessageId | None, after: MessageId) -> Flow[list[Turn]]:
