@@ -28,12 +28,14 @@ from lix_cache.errors import (
 )
 from lix_cache.storage.files import FileLock, Files
 
-__all__ = ["LOCKS", "PROBE", "ArchiveFolder", "foreign", "lock_pauses", "temporary_path"]
+__all__ = ["LOCKS", "PROBE", "ArchiveFolder", "foreign", "temporary_path"]
 
 LOCKS = ".locks"
 _PENDING = ".pending"
 PROBE = "probe"
 _DAMAGED = re.compile(r"\.damaged-[0-9]+\Z")
+#: Seconds between two tries at a lock: they grow from the one to the other.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02
 T = TypeVar("T")
 
 
@@ -67,8 +69,12 @@ class ArchiveFolder:
         self._tombstones = Tombstones(self._files, folder, self._note_damage)
         self._have_folders = False
 
+    @property
+    def location(self) -> str:
+        return os.path.abspath(self.folder)
+
     @staticmethod
-    def stripe(session_id: str) -> int:
+    def lock_key(session_id: str) -> int:
         """Return which of the locks guards a session; several sessions may share one."""
         return stripe_of(session_id)
 
@@ -95,15 +101,23 @@ class ArchiveFolder:
         Raises:
             ArchiveBusy: not to be had within ``lock_timeout_seconds``.
         """
-        deadline = self._clock.monotonic() + self.lock_timeout_seconds
-        for pause in lock_pauses():
+        for pause in self.lock_pauses():
+            if pause:
+                self._clock.sleep(pause)
             lock = self.try_lock(session_id)
             if lock is not None:
                 return lock
-            if self._clock.monotonic() > deadline:
-                break
-            self._clock.sleep(pause)
         raise self.busy_error(session_id)
+
+    def lock_pauses(self) -> Iterator[float]:
+        """Yield how many seconds to wait before each try: none before the first one."""
+        yield 0.0
+        middle, waited = _FIRST_PAUSE, 0.0
+        while waited <= self.lock_timeout_seconds:
+            pause = middle * (0.5 + random.random())
+            yield pause
+            waited += pause
+            middle = min(middle * 1.5, _LONGEST_PAUSE)
 
     def busy_error(self, session_id: str) -> ArchiveBusy:
         return ArchiveBusy(
@@ -282,11 +296,3 @@ def temporary_path(path: str) -> str:
 
 def foreign(name: str, owner: str, session_id: str) -> ArchiveCorrupt:
     return ArchiveCorrupt(f"{name!r} belongs to session {owner[:60]!r}, not {session_id[:60]!r}")
-
-
-def lock_pauses() -> Iterator[float]:
-    """Yield, without end, how many seconds to wait before trying a lock again."""
-    pause = 0.0005
-    while True:
-        yield pause * (0.5 + random.random())
-        pause = min(pause * 1.5, 0.02)

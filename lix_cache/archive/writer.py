@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from lix_cache.archive import header as header_flow
 from lix_cache.archive import index as index_flow
 from lix_cache.archive.doubts import Doubts, Link
 from lix_cache.archive.folder import temporary_path
-from lix_cache.archive.identity import Known, newcomers
+from lix_cache.archive.identity import Known, local_id, newcomers
 from lix_cache.archive.mending import ArchiveMending
 from lix_cache.errors import (
     LixCacheError,
@@ -20,10 +19,6 @@ from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, with_id
 from lix_cache.storage.files import Write
 
 __all__ = ["ArchiveWriter"]
-
-_LOCAL_SEQ = 1 << 46
-#: Beyond what a double holds exactly, in which Redis compares numbers.
-_LARGEST_SEQ = 1 << 52
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ class ArchiveWriter(ArchiveMending):
     ) -> list[Turn]:
         """Return the turns with local ids, larger than any in the file, any deleted, and ``after``."""
         taken = max(after, self._newest_locked(session_id), self.deleted_up_to(session_id))
-        first = _local_id(taken, self._clock.time())
+        first = local_id(taken, self._clock.time())
         # One after the other: the first is where no other writer is, and ids that only count
         # take no room in a frame.
         return [with_id(turn, MessageId(first.ms, first.seq + i)) for i, turn in enumerate(turns)]
@@ -300,13 +295,3 @@ class ArchiveWriter(ArchiveMending):
         except reading.TailUnreadable:
             known.add(self.turns(session_id, locked=True))
         return newcomers(turns, known)
-
-
-def _local_id(last: MessageId, now: float) -> MessageId:
-    """Return an id larger than ``last`` that Redis will never give (docs/archive-format.md)."""
-    ms = int(now * 1000)
-    if last.ms < ms or last.seq > _LARGEST_SEQ:
-        return MessageId(max(ms, last.ms + 1), _LOCAL_SEQ | random.getrandbits(46))
-    if last.seq >= _LOCAL_SEQ:
-        return MessageId(last.ms, last.seq + 1 + random.getrandbits(16))
-    return MessageId(last.ms, _LOCAL_SEQ | random.getrandbits(46))

@@ -24,6 +24,7 @@ from lix_cache.session.store import open_store
 from lix_cache.vectors import check_dimension
 
 if TYPE_CHECKING:
+    from lix_cache.archive.cold_tier import SessionMetadata
     from lix_cache.storage.files import Files
     from lix_cache.vectors import VectorLike
 
@@ -103,13 +104,13 @@ class _Hybrid:
 
     def _stats(self, hot: int | LixCacheError) -> dict[str, Any]:
         archive = self._store.archive_state.trouble or "ok"
-        meta: dict[str, Any] = {}
+        meta: SessionMetadata | None = None
         try:
-            meta = self._store.archive.store.metadata(self.session_id) or {}
+            meta = self._store.cold.metadata(self.session_id)
         except ArchiveError as error:
             archive = f"{type(error).__name__}: {error}"
         failed = isinstance(hot, LixCacheError)
-        counters = {**self._store.archive.store.counters, **self._store.counters}
+        counters = {**self._store.cold.counters, **self._store.counters}
         return {
             "session_id": self.session_id,
             "hot_messages": None if isinstance(hot, LixCacheError) else min(hot, self.hot_window_size),
@@ -117,8 +118,8 @@ class _Hybrid:
             "waiting_for_disk": None
             if isinstance(hot, LixCacheError)
             else max(0, hot - self.hot_window_size),
-            "disk_turns": meta.get("num_turns", 0),
-            "disk_size_bytes": meta.get("size_bytes", 0),
+            "disk_turns": 0 if meta is None else meta.num_turns,
+            "disk_size_bytes": 0 if meta is None else meta.size_bytes,
             "redis": f"{type(hot).__name__}: {hot}" if failed else "ok",
             "archive": archive,
             "evictor": {

@@ -67,7 +67,7 @@ def before_add(store: SessionStore) -> Flow[None]:
 
 def _look(store: SessionStore) -> Flow[None]:
     try:
-        yield DiskCall(store.archive.store.check_writable)
+        yield DiskCall(store.cold.check_writable)
     except ArchiveError as error:
         store.archive_state.fails(error)
         raise

@@ -10,7 +10,7 @@ from itertools import repeat
 
 from lix_cache._log import logger
 from lix_cache.archive.archive import ConversationArchive
-from lix_cache.archive.store import Extent
+from lix_cache.archive.cold_tier import ColdTier, Extent
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.hot.breaker import Breaker
@@ -32,7 +32,7 @@ class StoreIdentity:
 
     endpoint: Endpoint
     prefix: str
-    archive_dir: str
+    archive: str
 
 
 @dataclass
@@ -119,7 +119,8 @@ class SessionStore:
         config: settings.
         endpoint: the Redis of the session windows.
         hot: commands on windows.
-        archive: the cold tier.
+        cold: the archive, as flows see it.
+        archive: the same archive, as applications see it.
         breaker: whether Redis was gone a moment ago.
         archive_state: whether the archive takes what is written.
         counters: what happened, for ``get_stats``.
@@ -133,6 +134,7 @@ class SessionStore:
     config: CacheConfig
     endpoint: Endpoint
     hot: HotWindow
+    cold: ColdTier
     archive: ConversationArchive
     breaker: Breaker
     clock: Clock = SYSTEM_CLOCK
@@ -145,9 +147,7 @@ class SessionStore:
 
     @property
     def identity(self) -> StoreIdentity:
-        return StoreIdentity(
-            self.endpoint, self.config.redis_key_prefix, os.path.abspath(self.archive.archive_dir)
-        )
+        return StoreIdentity(self.endpoint, self.config.redis_key_prefix, self.cold.location)
 
     def share(self, other: SessionStore) -> None:
         """Know what another description of the same store in this process knows."""
@@ -188,6 +188,18 @@ def open_store(
         files: the file system.
     """
     endpoint = endpoint_for(config, config.session_redis_db if db is None else db, host=host, port=port)
+    archive = ConversationArchive(
+        config.archive_dir,
+        config.disk_ttl_days,
+        codec=config.archive_codec,
+        table=config.archive_table,
+        on_damage=config.on_archive_damage,
+        lock_timeout_seconds=config.archive_lock_timeout_seconds,
+        trash_days=config.archive_trash_days,
+        max_frame_mb=config.archive_max_frame_mb,
+        clock=clock,
+        files=files,
+    )
     return SessionStore(
         config=config,
         endpoint=endpoint,
@@ -197,18 +209,8 @@ def open_store(
             batch=config.archive_batch_turns,
             coded=config.hot_codec == "huffman",
         ),
-        archive=ConversationArchive(
-            config.archive_dir,
-            config.disk_ttl_days,
-            codec=config.archive_codec,
-            table=config.archive_table,
-            on_damage=config.on_archive_damage,
-            lock_timeout_seconds=config.archive_lock_timeout_seconds,
-            trash_days=config.archive_trash_days,
-            max_frame_mb=config.archive_max_frame_mb,
-            clock=clock,
-            files=files,
-        ),
+        cold=archive.store,
+        archive=archive,
         breaker=Breaker(config.redis_retry_seconds, clock),
         clock=clock,
     )

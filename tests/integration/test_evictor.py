@@ -620,14 +620,14 @@ def test_one_session_that_cannot_expire_keeps_no_other(config: CacheConfig) -> N
         make_old(config, session)
     process = Process(config, "s")
     archive = process.store.archive
-    expire = archive.expire_locked
+    expire = archive.store.expire_locked
 
-    def refuse(session_id: str, now: Any) -> bool:
+    def refuse(session_id: str, *args: Any, **options: Any) -> bool:
         if session_id == "refused":
             raise ArchiveUnavailable(13, "permission denied")
-        return expire(session_id, now)
+        return expire(session_id, *args, **options)
 
-    archive.expire_locked = refuse  # type: ignore[method-assign]
+    archive.store.expire_locked = refuse  # type: ignore[method-assign]
     with archive.store.lock("busy"):
         assert process.drive(rounds_flow.clean_up(process.store)) == 1
     assert archive.store.counters["expiry_failures"] == 1
