@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from lix_cache.admin import files, flows, moving_over
+from lix_cache.admin import buckets, files, flows, moving_over
 from lix_cache.admin.doctor import examine
 from lix_cache.admin.results import Check, Evicted, FileCheck, Migrated, SessionInfo, StoreStats
 from lix_cache.archive.compaction import Compacted
@@ -18,6 +18,7 @@ from lix_cache.hot.old_keys import escape_pattern
 from lix_cache.messages.message import check_session_id
 from lix_cache.session import offload, reconcile, rounds, whole
 from lix_cache.session.base import Session
+from lix_cache.session.layout import StoreDriver, note_anew
 from lix_cache.session.store import open_store
 
 __all__ = ["StoreAdmin"]
@@ -51,7 +52,7 @@ class StoreAdmin:
     def __init__(self, config: CacheConfig | None = None) -> None:
         self.config = config_of(config)
         self._store = open_store(self.config)
-        self._drive = SyncDriver(self._store.endpoint, self._store.clock)
+        self._drive = StoreDriver(self._store, notes=False)
 
     # -- looking -------------------------------------------------------------------------
 
@@ -196,10 +197,15 @@ class StoreAdmin:
     # -- moving over ---------------------------------------------------------------------
 
     def migrate(self, *, dry_run: bool = False, on_progress: OnProgress = _silent) -> Migrated:
-        """Move the live sessions of lix-open-cache 0.1.0 to disk: every one under this prefix.
+        """Move to disk what is in Redis under other names than ours: every session under this prefix.
 
-        Each is moved by its first use anyway; this is for those that nobody uses before their
-        life in Redis ends. May be stopped, repeated, and run beside processes of both packages.
+        The live sessions of lix-open-cache 0.1.0: each is moved by its first use anyway; this is for
+        those that nobody uses before their life in Redis ends. May be stopped, repeated, and run
+        beside processes of both packages.
+
+        The windows of another ``redis_buckets``: then our number is noted in the place of the other. Stop
+        the processes that use the other one before: those that run on stop with a LayoutMismatch
+        at the next round of their daemon, and what they added until then waits for the next call.
 
         Args:
             dry_run: change nothing, and count what would move at most: the entries of the old
@@ -210,20 +216,43 @@ class StoreAdmin:
         Returns:
             What moved. One session's failure does not keep the others from moving.
         """
-        sessions, failed = self._drive(moving_over.names_left(self._store))
+        drive = self._drive.unchecked
+        sessions, failed = drive(moving_over.names_left(self._store))
         if dry_run:
-            left = self._drive(moving_over.old_sessions(self._store, sessions))
-            return Migrated(len(left), sum(one.messages for one in left.values()), failed)
-        moved = messages = 0
+            left = drive(moving_over.old_sessions(self._store, sessions))
+            stray = [drive(buckets.size(self._store, one)) for one in drive(buckets.strays(self._store))]
+            total = sum(one.messages for one in left.values()) + sum(stray)
+            return Migrated(len(left) + len(stray), total, failed)
+        moved, messages = self._gather_strays(failed)
         for number, session_id in enumerate(sessions):
             on_progress(number, len(sessions))
             try:
-                messages += self._drive(reconcile.take_over(self._session(session_id)))
+                messages += drive(reconcile.take_over(self._session(session_id)))
                 moved += 1
             except (*_OF_ONE_SESSION, RedisCommandError) as error:
                 failed[session_id] = f"{type(error).__name__}: {error}"
         on_progress(len(sessions), len(sessions))
         return Migrated(moved, messages, failed)
+
+    def _gather_strays(self, failed: dict[str, str]) -> tuple[int, int]:
+        """Move the windows of other buckets to disk and note our number; return sessions and messages."""
+        drive = self._drive.unchecked
+        moved = messages = 0
+        stuck: dict[str, str] = {}
+        # Looked for again after the note: a process that had not heard of it may have added more.
+        for is_noted in (False, True):
+            for stray in drive(buckets.strays(self._store)):
+                try:
+                    messages += drive(buckets.move(self._store, stray))
+                    moved += 1
+                except (*_OF_ONE_SESSION, RedisCommandError) as error:
+                    stuck[stray.session_id] = f"{type(error).__name__}: {error}"
+            if stuck or is_noted:
+                # Under our number no process would find what could not be moved.
+                break
+            drive(note_anew(self._store))
+        failed.update(stuck)
+        return moved, messages
 
     def _take_over(self, left: Iterable[str], total: offload.Moved) -> None:
         for session_id in left:

@@ -165,6 +165,21 @@ class ColdTier(Protocol):
     def check_writable(self) -> None:
         """Try a write and a lease, of no session. Raises ArchiveUnavailable where one is refused."""
 
+    def setting(self, name: str) -> str | None:
+        """Return what is noted under a name; None where there is no note."""
+
+    def note_setting(self, name: str, value: str, *, anew: bool = False) -> str:
+        """Note a value that all processes must agree on. Durable on return.
+
+        Args:
+            name: any text.
+            value: not empty.
+            anew: replace what is noted; else the first note stays.
+
+        Returns:
+            What is noted now.
+        """
+
     # -- leases ---------------------------------------------------------------------------
 
     def lock_key(self, session_id: str) -> Hashable:

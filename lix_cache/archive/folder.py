@@ -32,6 +32,7 @@ __all__ = ["LOCKS", "PROBE", "ArchiveFolder", "foreign", "temporary_path"]
 
 LOCKS = ".locks"
 _PENDING = ".pending"
+_SETTINGS = ".settings"
 PROBE = "probe"
 _DAMAGED = re.compile(r"\.damaged-[0-9]+\Z")
 #: Seconds between two tries at a lock: they grow from the one to the other.
@@ -187,6 +188,25 @@ class ArchiveFolder:
             if session_id and file_stem(session_id) == name:
                 found.append(session_id)
         return found
+
+    def setting(self, name: str) -> str | None:
+        """Return what is noted under a name."""
+        data = self._files.read(self._setting_path(name))
+        return None if data is None else data.decode("utf-8", "replace")
+
+    def note_setting(self, name: str, value: str, *, anew: bool = False) -> str:
+        """Note a value that all processes must agree on; the first note stays unless it is made anew."""
+        # Under a lock of a session that nobody has: two processes may be the first at once.
+        with self.lock(f"\0setting {name}"):
+            noted = None if anew else self.setting(name)
+            if noted is None:
+                self._files.make_folder(self._in_folder(_SETTINGS))
+                self._replace_file(self._setting_path(name), value.encode(), sync_name=False)
+                self._files.sync_folder(self._in_folder(_SETTINGS))
+        return value if noted is None else noted
+
+    def _setting_path(self, name: str) -> str:
+        return self._in_folder(_SETTINGS, file_stem(name))
 
     def _in_folder(self, *parts: str) -> str:
         return os.path.join(self.folder, *parts)

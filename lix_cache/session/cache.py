@@ -9,8 +9,6 @@ from lix_cache.archive.archive import ConversationArchive
 from lix_cache.arguments import config_with
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
-from lix_cache.drivers.aio import AsyncDriver
-from lix_cache.drivers.sync import SyncDriver
 from lix_cache.drivers.threads import in_disk_thread
 from lix_cache.errors import ArchiveError, ConfigError, LixCacheError
 from lix_cache.messages.message import Message, check_session_id
@@ -20,6 +18,7 @@ from lix_cache.session.base import Session, hot_length
 from lix_cache.session.budget import Budget, estimate_tokens
 from lix_cache.session.evictor import Evictor, evictor_for
 from lix_cache.session.health import health
+from lix_cache.session.layout import AsyncStoreDriver, StoreDriver
 from lix_cache.session.store import open_store
 from lix_cache.vectors import check_dimension
 
@@ -166,7 +165,7 @@ class HybridConversationCache(_Hybrid):
     """
 
     def _connect(self) -> None:
-        self._drive = SyncDriver(self._store.endpoint, self._store.clock)
+        self._drive = StoreDriver(self._store)
 
     def add_message(
         self,
@@ -299,7 +298,7 @@ class HybridConversationCache(_Hybrid):
         left behind. ``status`` is ``ok``, ``degraded`` (one of them refuses, and the policies
         ``on_redis_error`` and ``on_archive_error`` go on without it) or ``down``.
         """
-        return self._drive(health(self._store))
+        return self._drive.unchecked(health(self._store))
 
 
 class AsyncHybridConversationCache(_Hybrid):
@@ -310,7 +309,7 @@ class AsyncHybridConversationCache(_Hybrid):
     """
 
     def _connect(self) -> None:
-        self._drive = AsyncDriver(self._store.endpoint)
+        self._drive = AsyncStoreDriver(self._store)
 
     async def add_message(
         self,
@@ -374,4 +373,4 @@ class AsyncHybridConversationCache(_Hybrid):
 
     async def health_check(self) -> dict[str, Any]:
         """See :meth:`HybridConversationCache.health_check`."""
-        return await self._drive(health(self._store))
+        return await self._drive.unchecked(health(self._store))

@@ -19,6 +19,7 @@ from lix_cache.hot.keys import Keys
 from lix_cache.hot.window import HotWindow
 from lix_cache.messages.turn import NONCE_BYTES, ZERO_ID, MessageId
 from lix_cache.session.health import ArchiveState
+from lix_cache.session.layout import Layout
 from lix_cache.storage.files import Files
 
 __all__ = ["Seen", "SeenSessions", "SessionStore", "StoreIdentity", "open_store"]
@@ -33,6 +34,7 @@ class StoreIdentity:
     endpoint: Endpoint
     prefix: str
     archive: str
+    buckets: int
 
 
 @dataclass
@@ -126,6 +128,7 @@ class SessionStore:
         counters: what happened, for ``get_stats``.
         outage_sessions: sessions this process wrote to while Redis was away.
         seen: what it knows of its sessions.
+        layout: whether its layout is known to be ours.
         last_error: the last trouble that did not fail the call it happened in.
         clock: time.
         new_nonce: makes 6 random bytes.
@@ -142,12 +145,14 @@ class SessionStore:
     outage_sessions: set[str] = field(default_factory=set)
     seen: SeenSessions = field(default_factory=SeenSessions)
     archive_state: ArchiveState = field(default_factory=ArchiveState)
+    layout: Layout = field(default_factory=Layout)
     last_error: str | None = None
     new_nonce: Callable[[], bytes] = lambda: os.urandom(NONCE_BYTES)
 
     @property
     def identity(self) -> StoreIdentity:
-        return StoreIdentity(self.endpoint, self.config.redis_key_prefix, self.cold.location)
+        keys = self.hot.keys
+        return StoreIdentity(self.endpoint, keys.prefix, self.cold.location, keys.buckets)
 
     def share(self, other: SessionStore) -> None:
         """Know what another description of the same store in this process knows."""
@@ -155,6 +160,7 @@ class SessionStore:
         self.outage_sessions = other.outage_sessions
         self.seen = other.seen
         self.archive_state = other.archive_state
+        self.layout = other.layout
 
     def note_rollback(self) -> None:
         """Say that Redis went back to an older state of a session."""

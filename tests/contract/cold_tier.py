@@ -258,6 +258,17 @@ class ColdTierContract:
         assert isinstance(tier.busy_error("s"), ArchiveBusy)
         assert len(list(make(lock_timeout_seconds=0).lock_pauses())) == 2
 
+    # -- what all processes agree on -----------------------------------------------------------
+
+    @pytest.mark.promise("no-loss")
+    def test_the_first_note_stays(self, make: Make) -> None:
+        assert make().setting("a") is None
+        assert make().note_setting("a", "1") == "1"
+        assert make().note_setting("a", "2") == make().setting("a") == "1"
+        assert make().setting("A") is make().setting("../a") is None
+        assert make().note_setting("a", "3", anew=True) == make().setting("a") == "3"
+        assert list(make().all_metadata()) == make().pending_sessions() == []
+
     # -- outages ------------------------------------------------------------------------------
 
     @pytest.mark.promise("no-loss")

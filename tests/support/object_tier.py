@@ -120,6 +120,15 @@ class ObjectTier:
     def check_writable(self) -> None:
         self.bucket.put(b"", None, "probe")
 
+    def setting(self, name: str) -> str | None:
+        found: str | None = self.bucket.get("setting", name)[1]
+        return found
+
+    def note_setting(self, name: str, value: str, *, anew: bool = False) -> str:
+        if not self.bucket.put(value, None if anew else 0, "setting", name):
+            return self.setting(name) or value
+        return value
+
     # -- leases ----------------------------------------------------------------------------
 
     def lock_key(self, session_id: str) -> str:
