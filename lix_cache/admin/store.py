@@ -197,15 +197,10 @@ class StoreAdmin:
     # -- moving over ---------------------------------------------------------------------
 
     def migrate(self, *, dry_run: bool = False, on_progress: OnProgress = _silent) -> Migrated:
-        """Move to disk what is in Redis under other names than ours: every session under this prefix.
+        """Move the live sessions of lix-open-cache 0.1.0 to disk: every one under this prefix.
 
-        The live sessions of lix-open-cache 0.1.0: each is moved by its first use anyway; this is for
-        those that nobody uses before their life in Redis ends. May be stopped, repeated, and run
-        beside processes of both packages.
-
-        The windows of another ``redis_buckets``: then our number is noted in the place of the other. Stop
-        the processes that use the other one before: those that run on stop with a LayoutMismatch
-        at the next round of their daemon, and what they added until then waits for the next call.
+        Each is moved by its first use anyway; this is for those that nobody uses before their
+        life in Redis ends. May be stopped, repeated, and run beside processes of both packages.
 
         Args:
             dry_run: change nothing, and count what would move at most: the entries of the old
@@ -216,43 +211,53 @@ class StoreAdmin:
         Returns:
             What moved. One session's failure does not keep the others from moving.
         """
-        drive = self._drive.unchecked
-        sessions, failed = drive(moving_over.names_left(self._store))
+        sessions, failed = self._drive(moving_over.names_left(self._store))
         if dry_run:
-            left = drive(moving_over.old_sessions(self._store, sessions))
-            stray = [drive(buckets.size(self._store, one)) for one in drive(buckets.strays(self._store))]
-            total = sum(one.messages for one in left.values()) + sum(stray)
-            return Migrated(len(left) + len(stray), total, failed)
-        moved, messages = self._gather_strays(failed)
+            left = self._drive(moving_over.old_sessions(self._store, sessions))
+            return Migrated(len(left), sum(one.messages for one in left.values()), failed)
+        moved = messages = 0
         for number, session_id in enumerate(sessions):
             on_progress(number, len(sessions))
             try:
-                messages += drive(reconcile.take_over(self._session(session_id)))
+                messages += self._drive(reconcile.take_over(self._session(session_id)))
                 moved += 1
             except (*_OF_ONE_SESSION, RedisCommandError) as error:
                 failed[session_id] = f"{type(error).__name__}: {error}"
         on_progress(len(sessions), len(sessions))
         return Migrated(moved, messages, failed)
 
-    def _gather_strays(self, failed: dict[str, str]) -> tuple[int, int]:
-        """Move the windows of other buckets to disk and note our number; return sessions and messages."""
-        drive = self._drive.unchecked
+    def migrate_buckets(self, *, dry_run: bool = False) -> Migrated:
+        """Go over to ``redis_buckets``: move the windows of all other buckets to disk, and note the number.
+
+        Stop the processes of the other number before. Those that run on stop with a LayoutMismatch at the
+        next round of their daemon, and what they added until then waits for the next call. May be
+        stopped and repeated.
+
+        Args:
+            dry_run: change nothing, and count what would move.
+
+        Returns:
+            What moved. Where a session could not be moved, the old number stays noted.
+        """
+        drive, store = self._drive.unchecked, self._store
+        if dry_run:
+            sizes = [drive(buckets.size(store, one)) for one in drive(buckets.strays(store))]
+            return Migrated(len(sizes), sum(sizes))
         moved = messages = 0
-        stuck: dict[str, str] = {}
+        failed: dict[str, str] = {}
         # Looked for again after the note: a process that had not heard of it may have added more.
         for is_noted in (False, True):
-            for stray in drive(buckets.strays(self._store)):
+            for stray in drive(buckets.strays(store)):
                 try:
-                    messages += drive(buckets.move(self._store, stray))
+                    messages += drive(buckets.move(store, stray))
                     moved += 1
                 except (*_OF_ONE_SESSION, RedisCommandError) as error:
-                    stuck[stray.session_id] = f"{type(error).__name__}: {error}"
-            if stuck or is_noted:
+                    failed[stray.session_id] = f"{type(error).__name__}: {error}"
+            if failed or is_noted:
                 # Under our number no process would find what could not be moved.
                 break
-            drive(note_anew(self._store))
-        failed.update(stuck)
-        return moved, messages
+            drive(note_anew(store))
+        return Migrated(moved, messages, failed)
 
     def _take_over(self, left: Iterable[str], total: offload.Moved) -> None:
         for session_id in left:

@@ -147,6 +147,6 @@ def _is_ours(store: SessionStore, found: bytes | str | None, where: str) -> bool
     raise LayoutMismatch(
         f"redis_buckets is {keys.buckets}, but {where} notes {noted[:20]!r} for the sessions under prefix "
         f"{keys.prefix!r}: under another number their messages in Redis would not be found. Set "
-        f"redis_buckets to that number; or stop all processes of the store and run 'lix-cache migrate' "
-        f"under redis_buckets={keys.buckets} (--help of it says how)"
+        "redis_buckets to that number; or stop all processes of the store and run 'lix-cache migrate "
+        f"--new-buckets' under redis_buckets={keys.buckets}"
     )

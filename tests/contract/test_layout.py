@@ -53,10 +53,13 @@ def test_another_number_of_buckets_is_an_error_at_the_first_use(
         Evictor(open_store(new)).run_once,
         StoreAdmin(new).sessions,
         StoreAdmin(new).evict,
+        StoreAdmin(new).migrate,
         lambda: StoreAdmin(new).session("s"),
     ]
     for use in uses * 2:
-        with pytest.raises(LayoutMismatch, match=rf"redis_buckets is {now}.*'{before}'.*migrate"):
+        with pytest.raises(
+            LayoutMismatch, match=rf"redis_buckets is {now}.*'{before}'.*migrate --new-buckets"
+        ):
             use()
     health = wrong.health_check()
     assert health["status"] == "down"
@@ -135,11 +138,11 @@ def test_migrate_moves_to_another_number_of_buckets(redis_config: CacheConfig, b
         for n in range(5):
             process.add(f"{session_id}: {n}")
     opened(old).get_context()
-    dry = StoreAdmin(new).migrate(dry_run=True)
+    dry = StoreAdmin(new).migrate_buckets(dry_run=True)
     assert 0 < dry.sessions <= len(sessions)
-    done = StoreAdmin(new).migrate()
+    done = StoreAdmin(new).migrate_buckets()
     assert (done.sessions, done.failed) == (dry.sessions, {})
-    assert StoreAdmin(new).migrate().sessions == 0
+    assert StoreAdmin(new).migrate_buckets().sessions == 0
     assert {info.session_id for info in StoreAdmin(new).sessions()} == set(sessions)
     for session_id in sessions:
         process = Process(new, session_id)
@@ -155,14 +158,14 @@ def test_a_process_of_the_old_number_stops_at_the_next_round_of_its_daemon(redis
     left = opened(redis_config)
     left.add_message("user", "before")
     new = redis_config.replace(redis_buckets=4)
-    StoreAdmin(new).migrate()
+    StoreAdmin(new).migrate_buckets()
     # It has not heard of it.
     left.add_message("user", "stray")
     with pytest.raises(LayoutMismatch):
         Evictor(left._store).run_once()
     with pytest.raises(LayoutMismatch):
         left.add_message("user", "refused")
-    StoreAdmin(new).migrate()
+    StoreAdmin(new).migrate_buckets()
     assert said(opened(new).get_full()) == ["before", "stray"]
 
 
@@ -173,10 +176,10 @@ def test_a_session_that_cannot_be_moved_keeps_the_old_number(redis_config: Cache
     in_the_way = Path(redis_config.archive_dir, "t.huff")
     in_the_way.mkdir()
     new = redis_config.replace(redis_buckets=64)
-    assert list(StoreAdmin(new).migrate().failed) == ["t"]
+    assert list(StoreAdmin(new).migrate_buckets().failed) == ["t"]
     with pytest.raises(LayoutMismatch):
         opened(new).get_context()
     in_the_way.rmdir()
-    assert StoreAdmin(new).migrate().failed == {}
+    assert StoreAdmin(new).migrate_buckets().failed == {}
     assert said(opened(new).get_full()) == ["there"]
     assert Process(new, "t").full() == ["there"]
