@@ -502,6 +502,7 @@ def test_a_late_spill_that_fails_does_not_fail_the_add_that_made_it(
 
     # The archive works when it is looked at, and not when it is needed.
     cache._store.archive_state.works()
+    cache.get_context()
     with monkeypatch.context() as patched:
         patched.setattr(cache._store.archive.store._files, "write_synced", refuse)
         say(cache, *texts)
@@ -528,6 +529,7 @@ def test_what_interrupts_a_late_spill_comes_out_of_its_add_and_loses_nothing(
         raise SoftTimeLimit
 
     cache._store.archive_state.works()
+    cache.get_context()
     texts = [f"message {i}" for i in range(20)]
     with monkeypatch.context() as patched:
         patched.setattr(cache._store.archive.store._files, "write_synced", interrupted)

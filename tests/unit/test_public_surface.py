@@ -59,6 +59,7 @@ NAMES = [
     "InvalidMessage",
     "InvalidSessionId",
     "InvalidVector",
+    "LayoutMismatch",
     "Limits",
     "LixCacheError",
     "Lookup",
