@@ -24,6 +24,7 @@ from lix_cache.messages.turn import ZERO_ID, from_turn, to_turn
 from lix_cache.storage.files import Files
 
 if TYPE_CHECKING:
+    from lix_cache.archive.changes import ChangeHook
     from lix_cache.vectors import VectorLike
 
 __all__ = ["ConversationArchive"]
@@ -325,6 +326,34 @@ class ConversationArchive:
             "bytes_before": done.bytes_before,
             "bytes_after": done.bytes_after,
         }
+
+    def on_change(self, hook: ChangeHook) -> Callable[[], None]:
+        """Have a hook told of the sessions that this process changes in the archive.
+
+        For what follows the archive, a search index for one. The hook is called in a thread of its own,
+        after what it hears of is durable; its errors are counted (``store.changes.counters``), logged, and
+        lose nothing. It hears of its own process alone, and of nothing after a crash: compare
+        :meth:`stamps` at the start and from time to time.
+
+        Args:
+            hook: called with a frozenset of session ids; with an empty one where there were too
+                many to remember, so that it is time to compare the stamps.
+
+        Returns:
+            A function that ends it.
+
+        .. versionadded:: 1.0.0
+        """
+        return self.store.changes.follow(hook)
+
+    def stamps(self) -> dict[str, str]:
+        """Return for each session a stamp that is another after each change of it. One listing.
+
+        Keep the stamp beside what you made of a session; take it before you read the session.
+
+        .. versionadded:: 1.0.0
+        """
+        return dict(self.store.stamps())
 
     @property
     def _life(self) -> float:

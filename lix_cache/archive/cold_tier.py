@@ -34,6 +34,7 @@ from lix_cache.messages.turn import ZERO_ID, MessageId
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from lix_cache.archive.changes import Changes, SessionStamp
     from lix_cache.archive.expiry import Now
     from lix_cache.errors import ArchiveBusy, ArchiveError, LixCacheError
     from lix_cache.messages.turn import Turn
@@ -154,9 +155,12 @@ class ColdTier(Protocol):
 
     Attributes:
         counters: what happened, for ``get_stats``: ``damaged_reads``, ``repairs``, ``appends`` …
+        changes: is told of each session that an append, a clear, a compaction, a deletion, an expiry or a
+            restore has changed, after that is durable; shared by all tiers of one location.
     """
 
     counters: Counter[str]
+    changes: Changes
 
     @property
     def location(self) -> str:
@@ -295,6 +299,12 @@ class ColdTier(Protocol):
 
         A session that was there before and is there after is among them. One that cannot be
         read is counted, logged and left out.
+        """
+
+    def stamps(self) -> Iterator[SessionStamp]:
+        """Yield the stamp of every session, in no particular order. One listing, no session is read.
+
+        A stamp that is equal to an earlier one says that nothing of the session has changed.
         """
 
     # -- marks of an outage -----------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from lix_cache._log import logger
 from lix_cache.archive import index, legacy, reading
+from lix_cache.archive.changes import changes_of
 from lix_cache.archive.codecs import packer
 from lix_cache.archive.names import SUFFIX, file_stem, is_encoded, plain_stem, stripe_of
 from lix_cache.archive.tombstones import FOLDER as DELETED
@@ -64,6 +65,7 @@ class ArchiveFolder:
         self._codec = packer(codec, table)
         self._raise_on_damage = on_damage == "raise"
         self._most = max_frame_bytes
+        self.changes = changes_of(self.location)
         self._clock = clock
         self._files = files or Files()
         self._trash = Trash(self._files, folder)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from lix_cache.archive import index as index_flow
 from lix_cache.archive import legacy, reading
+from lix_cache.archive.changes import SessionStamp
 from lix_cache.archive.cold_tier import Extent, SessionMetadata, Summary
 from lix_cache.archive.folder import ArchiveFolder, foreign
 from lix_cache.archive.names import SUFFIX, session_id_of_stem
@@ -135,6 +136,32 @@ class ArchiveReader(ArchiveFolder):
                 continue
             if meta is not None:
                 yield meta
+
+    def stamps(self) -> Iterator[SessionStamp]:
+        """Yield what tells whether a session's file is the same: its inode, size and time of writing."""
+        for name in list(self.session_files()):
+            stamp = self._files.version(self._in_folder(name))
+            session_id = None if stamp is None else self._owner_by_name(name)
+            if stamp is not None and session_id is not None:
+                yield SessionStamp(session_id, stamp)
+
+    def _owner_by_name(self, name: str) -> str | None:
+        """Return whose file it is, from its name where that says it; None where it is of no session."""
+        stem = name[: -len(SUFFIX)]
+        try:
+            stem.encode()
+        except UnicodeEncodeError:
+            return None
+        if "%" not in stem and not stem.startswith("~"):
+            return stem
+        path = self._in_folder(name)
+        header = reading.read_header(self._files, path)
+        if header is not None:
+            return header.session_id
+        if not self._is_legacy(path):
+            return session_id_of_stem(stem)
+        # What an upgrade that a crash stopped left beside the session's own file does not count.
+        return stem if self._path_of(stem) == path else None
 
     def find_nonce_locked(self, session_id: str, nonce: bytes) -> MessageId | None:
         """Return the id under which a message was archived, if it was. Reads the whole file if need be."""

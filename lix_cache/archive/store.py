@@ -63,6 +63,7 @@ class ArchiveStore(ArchiveWriter):
                 self._count("repairs")
             self._replace_file(path, found.data)
             self._count("compactions")
+            self.changes.note(session_id)
         return CompactedSession(
             is_changed=True,
             frames_before=found.frames_before,
@@ -114,6 +115,8 @@ class ArchiveStore(ArchiveWriter):
         if unnoted:
             self._note_deletion_locked(session_id, deletion)
         self.unmark_pending_locked(session_id)
+        # Also where nothing was left: what a stopped deletion removed, it may have told to nobody.
+        self.changes.note(session_id)
         return removed
 
     def _note_deletion_locked(self, session_id: str, deletion: Deletion) -> None:
@@ -186,6 +189,8 @@ class ArchiveStore(ArchiveWriter):
         if paths:
             self._files.sync_folder(self.folder)
         self.unmark_pending_locked(session_id)
+        if paths:
+            self.changes.note(session_id)
         return bool(paths)
 
     def restore_locked(self, session_id: str) -> bool:
@@ -215,6 +220,7 @@ class ArchiveStore(ArchiveWriter):
                 except ArchiveCorrupt as error:
                     failure = failure or error
         self._files.sync_folder(self.folder)
+        self.changes.note(session_id)
         if failure is not None:
             raise failure
         return True

@@ -102,6 +102,9 @@ class ArchiveWriter(ArchiveMending):
         made, count = self._append_locked(session_id, turns, contested=contested, from_window=from_window)
         if made:
             self.sync_names()
+        if turns:
+            # Also where none was new: a writer that died may have told nobody.
+            self.changes.note(session_id)
         return count
 
     def append_many_locked(
@@ -150,6 +153,7 @@ class ArchiveWriter(ArchiveMending):
                 results[session_id] = error
         if unsure:
             self.sync_names()
+        self._note_written(results)
         for session_id in alone:
             try:
                 results[session_id] = self.append_locked(
@@ -158,6 +162,11 @@ class ArchiveWriter(ArchiveMending):
             except LixCacheError as error:
                 results[session_id] = error
         return results
+
+    def _note_written(self, results: Mapping[str, int | LixCacheError]) -> None:
+        for session_id, result in results.items():
+            if not isinstance(result, LixCacheError):
+                self.changes.note(session_id)
 
     def append_outage_locked(
         self, session_id: str, turn: Turn, *, contested: bool, after: MessageId = ZERO_ID
@@ -243,6 +252,7 @@ class ArchiveWriter(ArchiveMending):
             self._files.append(path, size, encoding.encode_mark(before, now_ms, before.newest))
             if before.whole or before == index_flow.EMPTY:
                 self.sync_names()
+            self.changes.note(session_id)
 
     def _doubts_locked(self, file: _File) -> list[Link] | None:
         """Return what the file says is in doubt; None where it cannot be read."""

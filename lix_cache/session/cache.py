@@ -109,7 +109,8 @@ class _Hybrid:
         except ArchiveError as error:
             archive = f"{type(error).__name__}: {error}"
         failed = isinstance(hot, LixCacheError)
-        counters = {**self._store.cold.counters, **self._store.counters}
+        cold = self._store.cold
+        counters = {**cold.counters, **cold.changes.counters, **self._store.counters}
         return {
             "session_id": self.session_id,
             "hot_messages": None if isinstance(hot, LixCacheError) else min(hot, self.hot_window_size),

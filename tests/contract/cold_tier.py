@@ -405,6 +405,122 @@ class ColdTierContract:
             assert tier.delete_locked("s")
             assert not tier.restore_locked("s")
 
+    # -- what follows the archive -----------------------------------------------------------
+
+    @pytest.fixture
+    def changing(self, make: Make) -> list[tuple[str, Callable[[], object]]]:
+        """Everything that changes a session, in an order in which each does."""
+        tier = make()
+
+        def locked(work: Callable[[], object]) -> object:
+            with holding(tier):
+                return work()
+
+        return [
+            ("append", lambda: append(tier, turn(1), turn(2))),
+            ("append of a window", lambda: locked(lambda: tier.append_many_locked({"s": [turn(3)]}))),
+            ("outage", lambda: locked(lambda: tier.append_outage_locked("s", turn(4), contested=False))),
+            ("clear", lambda: locked(lambda: tier.clear_locked("s"))),
+            ("compact", lambda: locked(lambda: tier.compact_locked("s", idle_seconds=0))),
+            (
+                "expire",
+                lambda: locked(lambda: tier.expire_locked("s", DAY, long_after(60 * 365), to_trash=True)),
+            ),
+            ("restore", lambda: locked(lambda: tier.restore_locked("s"))),
+            ("delete", lambda: delete(tier)),
+        ]
+
+    def test_a_hook_hears_of_every_change_when_it_is_durable(
+        self, make: Make, changing: list[tuple[str, Callable[[], object]]]
+    ) -> None:
+        heard: list[tuple[frozenset[str], list[Any]]] = []
+        changes = make().changes
+        unfollow = changes.follow(lambda ids: heard.append((ids, said(make().turns("s")))))
+        expected = ["message 1", "message 2"]
+        for number, (what, change) in enumerate(changing):
+            expected += {1: ["message 3"], 2: ["message 4"]}.get(number, [])
+            change()
+            assert changes.wait(30)
+            there = [] if what in ("expire", "delete") else expected
+            assert (frozenset({"s"}), there) in heard, what
+            heard.clear()
+        unfollow()
+        append(make(), turn(1))
+        assert changes.wait(30)
+        assert heard == []
+
+    def test_several_sessions_of_one_append_are_all_heard_of(self, make: Make) -> None:
+        tier, heard = make(), set[str]()
+        unfollow = tier.changes.follow(heard.update)
+        batch = {f"session {n}": [turn(n)] for n in range(5)}
+        leases = [holding(tier, s) for s in {tier.lock_key(s): s for s in batch}.values()]
+        tier.append_many_locked(batch)
+        for lease in leases:
+            lease.release()
+        assert tier.changes.wait(30)
+        unfollow()
+        assert heard == set(batch)
+
+    @pytest.mark.promise("no-loss")
+    @pytest.mark.promise("no-stall")
+    def test_a_hook_that_fails_or_hangs_keeps_nothing(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("lix_cache.archive.changes.MOST_WAITING", 4)
+        tier, changes = make(), make().changes
+        heard: list[frozenset[str]] = []
+        began, go_on = threading.Event(), threading.Event()
+
+        def hangs(_: frozenset[str]) -> None:
+            began.set()
+            assert go_on.wait(30)
+            raise ValueError("secret of a hook")
+
+        def ends(_: frozenset[str]) -> None:
+            raise SystemExit
+
+        stops = [changes.follow(hook) for hook in (hangs, ends, heard.append)]
+        append(tier, turn(0), session_id="first")
+        assert began.wait(30)
+        for n in range(10):
+            append(tier, turn(n), session_id=f"session {n}")
+            with holding(tier, f"session {n}"):
+                assert tier.delete_locked(f"session {n}")
+        assert not changes.wait(0.01)
+        go_on.set()
+        assert changes.wait(30)
+        for stop in stops:
+            stop()
+        assert heard[0] == {"first"}
+        assert frozenset() in heard, "more than could be remembered: compare the stamps"
+        assert changes.counters["hook_failures"] == 2 * len(heard)
+        assert changes.counters["hook_overflows"] >= 1
+        assert "secret" not in str(changes.last_error)
+        assert said(make().turns("first")) == ["message 0"]
+
+    @pytest.mark.promise("no-loss")
+    def test_what_a_hook_missed_is_found_by_the_stamps(
+        self, make: Make, changing: list[tuple[str, Callable[[], object]]]
+    ) -> None:
+        append(make(), turn(1), session_id="other")
+        known = dict(make().stamps())
+        assert list(known) == ["other"]
+        for what, change in changing:
+            change()
+            now = dict(make().stamps())
+            assert now.get("s") != known.get("s") or what == "delete", what
+            assert ("s" in now) == (what not in ("expire", "delete"))
+            assert now["other"] == known["other"]
+            assert dict(make().stamps()) == now, "reading changes no stamp"
+            known = now
+
+    @pytest.mark.promise("isolation")
+    def test_each_session_has_a_stamp_of_its_own(self, tier: ColdTier) -> None:
+        named = [session_id for session_id in SESSIONS if session_id]
+        for session_id in named:
+            append(tier, turn(1), session_id=session_id)
+        assert sorted(one.session_id for one in tier.stamps()) == sorted(named)
+
     # -- trouble --------------------------------------------------------------------------------
 
     @pytest.mark.promise("no-false-empty")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lix_cache.archive.changes import SessionStamp, changes_of
 from lix_cache.archive.cold_tier import CompactedSession, Extent, SessionMetadata, Summary, TrashedSession
 from lix_cache.archive.expiry import DAY, Now, is_expired
 from lix_cache.archive.identity import Known, local_id, newcomers
@@ -109,6 +110,7 @@ class ObjectTier:
     ) -> None:
         self.bucket = bucket
         self.counters: Counter[str] = Counter()
+        self.changes = changes_of(self.location)
         self._timeout = lock_timeout_seconds
         self._lease_seconds = lease_seconds
         self._leases: dict[str, _Lease] = {}
@@ -165,6 +167,7 @@ class ObjectTier:
         # The version keeps a holder out whose lease another has taken over and used since.
         if lease is None or not lease.is_held or not self.bucket.put(after, version, "session", session_id):
             raise self.busy_error(session_id)
+        self.changes.note(session_id)
         return True
 
     # -- appending -------------------------------------------------------------------------
@@ -286,6 +289,10 @@ class ObjectTier:
             meta = self.metadata(session_id)
             if meta is not None:
                 yield meta
+
+    def stamps(self) -> Iterator[SessionStamp]:
+        for name in self.bucket.names("session"):
+            yield SessionStamp(name[1], str(self.bucket.get(*name)[0]))
 
     # -- marks -----------------------------------------------------------------------------
 
