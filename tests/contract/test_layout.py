@@ -65,6 +65,9 @@ def test_another_number_of_buckets_is_an_error_at_the_first_use(
     assert health["status"] == "down"
     assert "LayoutMismatch" in health["redis"]
     assert "LayoutMismatch" in wrong.get_stats()["redis"]
+    (found,) = [check for check in StoreAdmin(new).doctor() if check.name == "buckets"]
+    assert (found.status, f"redis_buckets is {now}" in found.found) == ("fail", True)
+    assert "buckets" not in [check.name for check in StoreAdmin(old).doctor()]
     assert said(cache.get_full()) == ["there"]
 
 
