@@ -118,7 +118,8 @@ def agree(store: SessionStore, *, notes: bool = True, again: bool = False) -> Fl
         # disk that refuses keeps nothing out: Redis is where the windows are.
         layout.in_archive = True
         with suppress(ArchiveError):
-            found = yield DiskCall(partial(cold.note_setting, name, str(keys.buckets)))
+            call = partial(cold.note_setting, name, str(keys.buckets))
+            found = yield DiskCall(call, waits=True)
             _is_ours(store, found, "the archive")
 
 
@@ -126,7 +127,7 @@ def note_anew(store: SessionStore) -> Flow[None]:
     """Note our number of buckets in place of another. No window may be under another number."""
     # Redis last: it is what a process asks for windows, and a stop in between is repeated.
     call = partial(store.cold.note_setting, _name(store), str(store.hot.keys.buckets), anew=True)
-    yield DiskCall(call)
+    yield DiskCall(call, waits=True)
     yield RedisCall(put_buckets(store.hot.keys))
 
 
