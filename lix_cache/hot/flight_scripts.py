@@ -2,7 +2,8 @@
 
 A flight's key holds the token of whoever runs the function, for as long as its deadline lets
 it; and for a moment afterwards ``+token`` if the answer was stored, so that others look for
-it, or ``-token`` if it was not, so that they do not wait for one another in vain.
+it, or ``-token`` if it was not, so that they do not wait for one another in vain. A flight that was
+abandoned leaves nothing: the first of those who wait takes it over.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ return ARGV[1]
 """
 )
 
-# KEYS: flight   ARGV: token, '+' or '-', how long that is to be seen in ms
+# KEYS: flight   ARGV: token, '+', '-' or '' (abandoned), how long that is to be seen in ms
 # Ends a flight. Returns 1; 0 if it was no longer the caller's, and somebody else's stays.
 GIVE_BACK = script(
     """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2] .. ARGV[1], 'PX', ARGV[3])
+if ARGV[2] == '' then redis.call('DEL', KEYS[1])
+else redis.call('SET', KEYS[1], ARGV[2] .. ARGV[1], 'PX', ARGV[3]) end
 return 1
 """
 )

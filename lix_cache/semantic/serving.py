@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache.effects import Compute, Flow, RedisBatch
 from lix_cache.errors import CodecError
+from lix_cache.matching.reasons import Reason
 from lix_cache.semantic import entry
 from lix_cache.semantic.entry import LARGE_BYTES, EntryId
-from lix_cache.semantic.result import Lookup, Reason
+from lix_cache.semantic.result import Lookup
 from lix_cache.semantic.store import Core, Scope, Stop
 from lix_cache.values.codec import decode_value, read_head
 
