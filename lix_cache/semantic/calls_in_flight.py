@@ -89,7 +89,7 @@ class InFlightCall(_InFlight):
     after ``lock_seconds``. False as a truth value, as a miss is.
     """
 
-    def __init__(self, lead: Lead, drive: SyncDriver) -> None:
+    def __init__(self, lead: Lead, drive: Any) -> None:
         super().__init__(lead)
         self._drive = drive
 
@@ -116,7 +116,8 @@ class InFlightCall(_InFlight):
             InvalidInput: the call has ended before, or an argument is not usable.
         """
         keep = self._keep(ttl_seconds, tags, tokens)
-        return self._drive(self._lead.complete(value, keep))
+        stored: Stored = self._drive(self._lead.complete(value, keep))
+        return stored
 
     def fail(self, error: Exception | None = None) -> None:
         """End the call without an answer; nothing happens if it has ended.
@@ -161,7 +162,7 @@ class InFlightCall(_InFlight):
 class AsyncInFlightCall(_InFlight):
     """Async twin of :class:`InFlightCall`."""
 
-    def __init__(self, lead: Lead, drive: AsyncDriver) -> None:
+    def __init__(self, lead: Lead, drive: Any) -> None:
         super().__init__(lead)
         self._drive = drive
 
@@ -175,7 +176,8 @@ class AsyncInFlightCall(_InFlight):
     ) -> Stored:
         """See :meth:`InFlightCall.complete`."""
         keep = self._keep(ttl_seconds, tags, tokens)
-        return await self._drive(self._lead.complete(value, keep))
+        stored: Stored = await self._drive(self._lead.complete(value, keep))
+        return stored
 
     async def fail(self, error: Exception | None = None) -> None:
         """See :meth:`InFlightCall.fail`."""

@@ -109,8 +109,8 @@ def _whole(result: Any, name: str) -> Any:
         kind = type(result)
         raise ConfigError(
             f"{name} returned a {kind.__module__}.{kind.__qualname__}, which can be read only once; only "
-            "whole answers and generators can be cached: yield or join the pieces, or await the result, inside "
-            "the function"
+            "whole answers can be cached, and functions that yield: yield or join the pieces, or await the "
+            "result, inside the function"
         )
     return result
 
