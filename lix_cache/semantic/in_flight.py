@@ -252,12 +252,12 @@ def join(
         if isinstance(landed, Recipe):
             core.tally.count("shared_runs")
             answer = (yield Compute(landed.make, None, "copying")) if landed.is_large else landed.make()
-            return Lookup(True, answer, reason=Reason.SHARED)
+            return Lookup(True, answer, similarity=1.0, reason=Reason.SHARED)
         if landed is not ABANDONED:
             reader = yield from landed(max(0.0, until - clock.monotonic()))
             if reader is not None:
                 core.tally.count("shared_runs")
-                return Lookup(True, reader, reason=Reason.SHARED)
+                return Lookup(True, reader, similarity=1.0, reason=Reason.SHARED)
             # Unless it is gone already, no more join what cannot be joined.
             flights.give_up(key, flight)
             if clock.monotonic() >= until:

@@ -197,8 +197,10 @@ class Stream:
             StreamInterrupted: the run was stopped, or cannot be read by more than one.
             Exception: what the source raised; a copy for those who did not pull.
         """
-        # Who began the stream waits as long as it would without a cache.
-        got = yield from self._ready(reader, None if self._leads(reader) else self.lead.asking.lock_seconds)
+        # Who began the stream waits as long as it would without a cache. The others may be on another
+        # loop than its source, which may stop without a word.
+        is_first = self._leader is not None and self._leader() is reader
+        got = yield from self._ready(reader, None if is_first else self.lead.asking.lock_seconds)
         if isinstance(got, _Item):
             number, fresh = reader.at, reader.fresh
             reader.at += 1
