@@ -271,7 +271,6 @@ class Shared:
             if held.startswith(b"+"):
                 found = yield from look()
                 if found.is_hit:
-                    self.core.tally.count("shared_runs")
                     return found
                 seen = held
                 continue

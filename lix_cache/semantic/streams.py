@@ -14,17 +14,15 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from lix_cache.compute import Failed, settled
 from lix_cache.daemon import Promise
 from lix_cache.effects import Call, Compute, Flow
 from lix_cache.errors import StreamInterrupted
 from lix_cache.semantic.in_flight import Keep, Lead, leading_of
 from lix_cache.semantic.single_flight import UNSHARED, Recipe, leading, recipe_of_error
-from lix_cache.values.plain import decode_item, encode_item
+from lix_cache.semantic.stream_window import LOST, Item, Window
 from lix_cache.values.streamed import Streamed
 
 if TYPE_CHECKING:
@@ -99,39 +97,13 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class _Item:
-    """An event: bytes for all; or, if it is no plain value, the original for one."""
-
-    data: bytes | None
-    original: Any = None
-    owner: Reader | None = None
-
-
-@dataclass(frozen=True)
 class _Whole:
-    final: _Item
+    final: Item
 
 
 @dataclass(frozen=True)
 class _Raised:
     recipe: Recipe | None
-
-
-@dataclass
-class _Window:
-    """The events that are kept: all of them, until there are too many."""
-
-    items: deque[_Item] = field(default_factory=deque)
-    first: int = 0
-    size: int = 0
-
-    def add(self, item: _Item) -> None:
-        self.items.append(item)
-        self.size += len(item.data or b"")
-
-    def drop_first(self) -> None:
-        self.size -= len(self.items.popleft().data or b"")
-        self.first += 1
 
 
 class Stream:
@@ -147,9 +119,8 @@ class Stream:
         self.lead, self.ways = lead, ways
         self.is_broken = False
         self._keep = keep
-        self._policy = lead.core.policy
         self._lock = threading.Lock()
-        self._window = _Window()
+        self._window = Window(lead.core.policy)
         self._refused = ""
         self._end: _Whole | _Raised | None = None
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
@@ -201,15 +172,15 @@ class Stream:
         # loop than its source, which may stop without a word.
         is_first = self._leader is not None and self._leader() is reader
         got = yield from self._ready(reader, None if is_first else self.lead.asking.lock_seconds)
-        if isinstance(got, _Item):
+        if isinstance(got, Item):
             number, fresh = reader.at, reader.fresh
             reader.at += 1
             if fresh is not None and fresh[0] == number:
                 reader.fresh = None
                 return fresh[1]
-            return _own(got)
+            return got.own()
         if isinstance(got, _Whole):
-            reader.final = _own(got.final)
+            reader.final = got.final.own()
             return END
         error, reader.error = reader.error, None
         try:
@@ -257,16 +228,13 @@ class Stream:
     def _step(self, reader: Reader) -> Any:
         """Return what there is for a reader: an event, an end, a turn to pull, or what to wait for."""
         with self._lock:
-            window = self._window
-            place = reader.at - window.first
-            if place < 0:
-                return _BROKEN  # it fell behind what is kept
-            if place < len(window.items):
-                item = window.items[place]
-                return _BROKEN if item.owner is not None and item.owner is not reader else item
+            item = self._window.at(reader.at)
+            if item is LOST:
+                return _BROKEN
+            if item is not None:
+                return item if item.is_for(reader) else _BROKEN
             if isinstance(self._end, _Whole):
-                owner = self._end.final.owner
-                return _BROKEN if owner is not None and owner is not reader else self._end
+                return self._end if self._end.final.is_for(reader) else _BROKEN
             if self._end is not None:
                 return self._end
             if self.is_broken:
@@ -326,15 +294,13 @@ class Stream:
 
     def _take(self, reader: Reader, event: Any) -> Flow[None]:
         """Keep an event: its bytes before a reader has it, so that nothing done to it is seen."""
-        item = self._item(reader, event)
-        policy, rule = self._policy, ""
+        item, rule = self._item(reader, event), ""
         with self._lock:
             window = self._window
             if item.owner is None:
-                reader.fresh = window.first + len(window.items), event
+                reader.fresh = window.end, event
             window.add(item)
-            is_large = window.size > policy.max_stream_bytes or len(window.items) > policy.max_stream_events
-            if not self._refused and (is_large or item.owner is not None):
+            if not self._refused and (window.is_full or item.owner is not None):
                 self._refused = rule = "not_plain" if item.owner is not None else "too_large"
             if self._refused:
                 self._trim()
@@ -344,22 +310,11 @@ class Stream:
     def _trim(self) -> None:
         """Forget what is too much, but nothing that the reader who began has not had."""
         leader = None if self._leader is None else self._leader()
-        had = None if leader is None or leader.has_left else leader.at
-        window, policy = self._window, self._policy
-        while len(window.items) > 1 and (
-            window.size > policy.max_stream_bytes or len(window.items) > policy.max_stream_events
-        ):
-            if had is not None and window.first >= had:
-                break
-            window.drop_first()
+        self._window.trim(None if leader is None or leader.has_left else leader.at)
 
-    def _item(self, reader: Reader, value: Any) -> _Item:
-        try:
-            return _Item(settled(lambda: encode_item(value)))
-        except Failed:
-            leader = None if self._leader is None else self._leader()
-            is_there = leader is not None and not leader.has_left
-            return _Item(None, value, leader if is_there else reader)
+    def _item(self, reader: Reader, value: Any) -> Item:
+        leader = None if self._leader is None else self._leader()
+        return Item.of(value, reader if leader is None or leader.has_left else leader)
 
     def _finish(self, reader: Reader, final: Any) -> Flow[None]:
         """Store what ended whole, and then let the readers know."""
@@ -371,7 +326,7 @@ class Stream:
             self.lead.land(UNSHARED)
         else:
             items = tuple(self._window.items)
-            whole: Callable[[], Streamed] = lambda: Streamed(tuple(map(_own, items)), _own(item))  # noqa: E731
+            whole: Callable[[], Streamed] = lambda: Streamed(tuple(one.own() for one in items), item.own())  # noqa: E731
             value = yield Compute(whole, None, "copying")
             yield from self.lead.complete(value, self._keep)
         with self._lock:
@@ -406,7 +361,3 @@ def drained(stream: Stream, reader: Reader) -> Flow[None]:
 def _follow(stream: weakref.ref[Stream], seconds: float) -> Flow[Any]:
     found = stream()
     return None if found is None else (yield from found.follow(seconds))
-
-
-def _own(item: _Item) -> Any:
-    return item.original if item.data is None else decode_item(item.data)
