@@ -155,6 +155,8 @@ class InFlightCall(_InFlight):
             InvalidInput: the call has ended before, or an argument is not usable.
         """
         keep = self._keep(ttl_seconds, tags, tokens)
+        if not isinstance(source, Iterable):
+            raise InvalidInput(f"the source must be iterable, got a {type(source).__name__}")
         ways = SyncSource(source, self._drive)
         return ways.events(*streams.opened(self._lead, keep, ways))
 
@@ -196,6 +198,8 @@ class AsyncInFlightCall(_InFlight):
         cancellation does not end it for the others.
         """
         keep = self._keep(ttl_seconds, tags, tokens)
+        if not isinstance(source, AsyncIterable):
+            raise InvalidInput(f"the source must be an async iterable, got a {type(source).__name__}")
         ways = AsyncSource(source, self._drive)
         return ways.events(*streams.opened(self._lead, keep, ways))
 

@@ -24,6 +24,7 @@ from lix_cache.values.codec import Encoded, encode_value
 from lix_cache.values.streamed import Streamed
 
 if TYPE_CHECKING:
+    from lix_cache.semantic.policy import Refusal
     from lix_cache.vectors import FloatArray, VectorLike
 
 __all__ = ["Answer", "store"]
@@ -83,7 +84,13 @@ def _store(core: Core, answer: Answer, spent: Spent) -> Flow[Stored]:
     if answer.ttl_seconds is not None:
         check_seconds("ttl_seconds", answer.ttl_seconds)
     context = merged(core.context, answer.context)
-    refusal = core.policy.check_store(answer.text, answer.response, context)
+    is_stream = isinstance(answer.response, Streamed)
+
+    def check() -> Refusal | None:
+        return core.policy.check_store(answer.text, answer.response, context)
+
+    # Of a stream each event is read, and there may be thousands.
+    refusal = (yield Compute(check, None, "the policy")) if is_stream else check()
     if refusal is not None:
         return Stored(refused=refusal.rule)
     seconds = answer.ttl_seconds
@@ -97,7 +104,8 @@ def _store(core: Core, answer: Answer, spent: Spent) -> Flow[Stored]:
     given = None if answer.embedding is None else core.given(answer.embedding, scope)
     core.check_breaker()
     if tokens is None:
-        length = len(answer.response) if isinstance(answer.response, str) else _size(response)
+        said = answer.response.body if is_stream else answer.response
+        length = len(said) if isinstance(said, str) else _size(response)
         tokens = Tokens(about_tokens(len(answer.text)), about_tokens(length))
     vector = given
     if vector is None and core.embedder is not None:

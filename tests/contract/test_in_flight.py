@@ -20,6 +20,7 @@ from lix_cache import (
     CachePolicy,
     InvalidInput,
     Reason,
+    RedisUnavailable,
     SemanticCache,
     Streamed,
     StreamInterrupted,
@@ -286,6 +287,28 @@ async def test_a_call_is_two_trips_to_begin_and_two_to_end(lab: Lab) -> None:
             ended = proxy.round_trips - before
         assert (begun, ended) == (2, 2)
         assert (await trips(cache.begin, Q))[0] == 1
+
+
+@contract
+async def test_without_redis_a_call_begins_where_that_is_a_miss(lab: Lab) -> None:
+    away = lab.config.replace(redis_port=1)
+    with pytest.raises(RedisUnavailable):
+        await lab.do(lab.cache(config=away).begin, Q)
+    cache = lab.cache(config=away.replace(on_cache_error="miss"))
+    call = await lab.do(cache.begin, Q)
+    assert call.missed.reason == Reason.REDIS
+    task = await lab.follower(cache)
+    assert not (await lab.do(call.complete, "Paris"))
+    assert (await task).response == "Paris"
+
+
+@contract
+async def test_only_what_gives_events_is_recorded(lab: Lab) -> None:
+    call = await lab.do(lab.cache().begin, Q)
+    for wrong in (7, None, [1] if lab.is_async else lab.source):
+        with pytest.raises(InvalidInput, match="iterable"):
+            call.record(wrong)
+    assert await lab.all(call.record(lab.source())) == EVENTS
 
 
 # -- streams -------------------------------------------------------------------------------
