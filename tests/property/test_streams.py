@@ -78,6 +78,17 @@ class Lead:
         pass
 
 
+class Source(SyncSource):
+    """One whose readers wait in a time of their own."""
+
+    def __init__(self, source: Iterator[Any], clock: ManualClock) -> None:
+        super().__init__(source, drive)  # type: ignore[arg-type]
+        self.clock = clock
+
+    def wait(self, promise: Any, seconds: float) -> Any:
+        self.clock.advance(seconds)
+
+
 class Machine(RuleBasedStateMachine):
     readers = Bundle("readers")
 
@@ -91,7 +102,7 @@ class Machine(RuleBasedStateMachine):
         self.events, self.fails, self.most = events, fails, most
         self.pulled, self.is_closed, self.is_done = 0, False, False
         self.lead = Lead(CachePolicy(max_stream_events=most))
-        ways = SyncSource(self.source(), drive)  # type: ignore[arg-type]
+        ways = Source(self.source(), self.lead.core.clock)
         self.stream, reader = opened(self.lead, Keep(), ways)  # type: ignore[arg-type]
         self.got: dict[Any, list[Any]] = {reader: []}
         self.first = reader
