@@ -94,9 +94,9 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(
         target=readers,
-        events=st.lists(EVENT, max_size=12),
+        events=st.lists(EVENT, max_size=8),
         fails=st.booleans(),
-        most=st.integers(1, 15),
+        most=st.sampled_from([1, 2, 3, 99]),
     )
     def begin(self, events: list[Any], fails: bool, most: int) -> Any:
         self.events, self.fails, self.most = events, fails, most
@@ -158,6 +158,11 @@ class Machine(RuleBasedStateMachine):
                 got.append(event)
                 assert type(event) is type(self.events[len(got) - 1])
 
+    @rule(reader=readers, times=st.integers(2, 5))
+    def read_on(self, reader: Any, times: int) -> None:
+        for _ in range(times):
+            self.read(reader)
+
     @rule(reader=consumes(readers))
     def leave(self, reader: Any) -> None:
         if reader in self.live:
@@ -171,6 +176,7 @@ class Machine(RuleBasedStateMachine):
         for got in self.got.values():
             assert got == self.events[: len(got)]
         assert self.pulled == max(map(len, self.got.values()))
+        assert len(self.stream._window.items) <= self.most + 1
 
     @invariant()
     def it_is_stored_once_and_whole(self) -> None:
