@@ -157,9 +157,8 @@ def calibrate(
 
     limits, samples = start, list[Sample]()
     for _ in range(_ROUNDS):
-        # Without learning, and with fewer mistakes than are allowed: one mistake that taught
-        # others would be counted many times.
-        samples = list(_samples(*part(fit_on), replace(limits, learn_evidence=math.inf), object_to))
+        # With fewer mistakes than are allowed.
+        samples = list(_samples(*part(fit_on), limits, object_to))
         limits = fit_limits(samples, bound * _CAREFUL, start)
         tell()
     points: dict[Limits, CalibrationPoint] = {}

@@ -18,7 +18,7 @@ local D, U, Z, W = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local sub, call = string.sub, redis.call
 local function digits(x) return string.format('%015.0f', x) end
 local function expiry(meta)
-  local at = #meta >= 144 and tonumber(sub(meta, 1, 15))
+  local at = #meta >= 113 and tonumber(sub(meta, 1, 15))
   if not at then error('FOREIGN a semantic cache entry holds foreign data') end
   return at
 end
@@ -28,8 +28,6 @@ local function response(meta) return sub(meta, 46, 61) end
 local function wording(meta) return sub(meta, 62, 77) end
 local function cluster(meta) return sub(meta, 78, 85) end
 local function tag(meta) return sub(meta, 86, 93) end
-local function epoch(meta) return tonumber(sub(meta, 94, 108)) end
-local function root(meta) return sub(meta, 129, 144) end
 local function holds(list, word)
   for i = 1, #list, 8 do if sub(list, i, i + 7) == word then return true end end
   return false
@@ -45,30 +43,7 @@ local function exact(digest)
   local meta = sid and call('HGET', E, sid)
   if meta and wording(meta) == digest then return sid, meta end
 end
-local drop
--- The learned wordings of a root stand in field 'l' and the root's digest of the exact hash.
-local function learned(from, also, without)
-  local list, kept = call('HGET', X, 'l' .. from) or '', {}
-  for sid in string.gmatch(list, '[^ ]+') do
-    if sid ~= without then kept[#kept + 1] = sid end
-  end
-  kept[#kept + 1] = also
-  return kept
-end
-local function unlearn(from, fits)
-  local list, dropped = learned(from), 0
-  for i = 1, #list do
-    local meta = call('HGET', E, list[i])
-    if meta and root(meta) == from and fits(cluster(meta)) then dropped = dropped + drop(list[i], meta) end
-  end
-  return dropped
-end
-local function note_learned(from, also, without)
-  local list = learned(from, also, without)
-  if #list == 0 then return call('HDEL', X, 'l' .. from) end
-  call('HSET', X, 'l' .. from, table.concat(list, ' '))
-end
-function drop(sid, meta)
+local function drop(sid, meta)
   meta = meta or call('HGET', E, sid)
   local meaning = call('HGET', X, 'a:' .. sid)
   if meaning then
@@ -82,7 +57,6 @@ function drop(sid, meta)
   if not meta then return 0 end
   call('HDEL', E, sid)
   if call('HGET', X, wording(meta)) == sid then call('HDEL', X, wording(meta)) end
-  if root(meta) ~= wording(meta) then note_learned(root(meta), nil, sid) end
   if call('HINCRBY', N, response(meta), -1) <= 0 then
     call('HDEL', N, response(meta))
     call('HDEL', R, response(meta))

@@ -7,9 +7,7 @@ scripts read stands at fixed places:
 
 * what an entry is (its *meta*): expiry, creation, and the latest that the expiry can get to
   (15 decimal digits each, Unix milliseconds), digest of the response (16 bytes), digest of
-  the wording (16), cluster (8), tag (8), epoch (15 digits), tokens (2 × 10 digits), digest of
-  its *root*, the wording that the application stored (16: its own, unless it was learned),
-  then 8 bytes for each tag word;
+  the wording (16), cluster (8), tag (8), tokens (2 × 10 digits), then 8 bytes for each tag word;
 * a record of the log: latest expiry and creation as above, then what only clients read;
 * the response of an entry gets its vector later: a row of the log of its own, with field ``a``,
   which the field ``a:`` and the entry's number of the exact hash lead to, and which goes with it.
@@ -43,41 +41,19 @@ __all__ = [
 LOOKUP = script(COMMON + TOUCH + EXACT + NEWS)
 
 # ARGV: digest of the wording, how to touch, sliding ms or 0, 1 to fetch (0: only say whether
-#       one is alive; 2: the client has the response), tag and record without times of the
-#       wording to keep beside the entry ('' for none), entries at most, then number, tag and
-#       greatest age in ms ('' for any) of each candidate, best first
+#       one is alive; 2: the client has the response), then number, tag and greatest age in ms
+#       ('' for any) of each candidate, best first
 # Returns {now, number, meta, response} of the first candidate that is alive, not too old and not
-# reported for this wording, with 1 at the end if the wording was kept; or {now, 1} if one is
-# alive and was reported, {now, 0, age in ms} if one is too old, {now} if none is alive. Only
-# the one that is returned with its response has been used.
-#
-# The wording gets the life and the response of its entry, and ends with it at the latest. It
-# is kept only where nothing must be evicted for it, and for a root that has not 64 already.
+# reported for this wording; or {now, 1} if one is alive and was reported, {now, 0, age in ms} if
+# one is too old, {now} if none is alive. Only the one that is returned with its response has been
+# used.
 ADMIT = script(
     COMMON
     + TOUCH
     + """
 local reported = call('HGET', W, ARGV[1]) or ''
-local function keep(meta)
-  if ARGV[5] == '' or call('HLEN', E) >= tonumber(ARGV[7]) or call('HEXISTS', X, ARGV[1]) == 1 then
-    return nil
-  end
-  if #learned(root(meta)) >= 64 then return nil end
-  local sid = redis.pcall('XADD', L, '*', 'r', latest(meta) .. created(meta) .. ARGV[6])
-  if type(sid) ~= 'string' then return nil end
-  call('HSET', E, sid, sub(meta, 1, 61) .. ARGV[1] .. cluster(meta) .. ARGV[5] .. sub(meta, 94))
-  call('HSET', X, ARGV[1], sid)
-  if root(meta) ~= ARGV[1] then note_learned(root(meta), sid) end
-  call('HINCRBY', N, response(meta), 1)
-  call('ZADD', Z, sub(meta, 1, 15), sid)
-  if ARGV[2] ~= '0' then
-    call('ZADD', U, ARGV[2] == '1' and digits(now) or 1, sid)
-    call('PEXPIRE', U, math.max(1, call('PTTL', H)))
-  end
-  return 1
-end
 local wrong, old = nil, nil
-for i = 8, #ARGV, 3 do
+for i = 5, #ARGV, 3 do
   local sid, most = ARGV[i], tonumber(ARGV[i + 2])
   local meta = call('HGET', E, sid)
   local is_alive = meta and expiry(meta) > now and tag(meta) == ARGV[i + 1]
@@ -95,7 +71,7 @@ for i = 8, #ARGV, 3 do
     if data then
       if ARGV[4] == '0' then return {digits(now), sid, meta, data} end
       meta = touch(sid, meta, ARGV[2], ARGV[3])
-      return {digits(now), sid, meta, data, keep(meta)}
+      return {digits(now), sid, meta, data}
     end
   end
 end
@@ -135,8 +111,6 @@ if begins then
 end
 local same = exact(ARGV[1])
 local dropped = same and drop(same) or 0
--- Another answer to this text is one to all that only ever meant the same as it.
-dropped = dropped + unlearn(ARGV[1], function(other) return other ~= cluster(meta) end)
 dropped = dropped + expire_some(32)
 local evicted = 0
 while evicted < 32 and length >= tonumber(ARGV[7]) and call('HLEN', E) >= tonumber(ARGV[7]) do
@@ -191,9 +165,9 @@ return 1
 
 # ARGV: digest of the wording, number and tag of the entry that answered
 # Remembers that the entry's cluster must not answer the wording, nor its very response under
-# another cluster, and drops the entry that paired them, with the wordings that were learned from
-# it. Returns 2 if there was one, else 1; and 0, with nothing written, if the scope has no such
-# entry: who does not know the random tag has never been answered here.
+# another cluster, and drops the entry that paired them. Returns 2 if there was one, else 1; and 0,
+# with nothing written, if the scope has no such entry: who does not know the random tag has never
+# been answered here.
 #
 # It is remembered for a year after the last report or store in the scope; of one wording, the
 # last 64 clusters and responses; and some 10,000 wordings, of which an arbitrary one goes for
@@ -217,7 +191,6 @@ call('PEXPIRE', W, math.max(31622400000, call('PTTL', W)))
 local sid, meta = exact(ARGV[1])
 local is_paired = meta and cluster(meta) == group
 if is_paired then drop(sid, meta) end
-unlearn(ARGV[1], function(other) return other == group end)
 trim()
 return is_paired and 2 or 1
 """
@@ -262,26 +235,25 @@ return dropped
 """
 )
 
-# ARGV: cursor, older than so many ms ('' for any age), epoch below ('' for any), tag words
-#       (8 bytes each, '' for any; one must fit), then number and tag of each entry to look
-#       at, or '=' and the digest of its wording; none: some of all entries, from the cursor on
+# ARGV: cursor, older than so many ms ('' for any age), tag words (8 bytes each, '' for any; one
+#       must fit), then number and tag of each entry to look at, or '=' and the digest of its
+#       wording; none: some of all entries, from the cursor on
 # Drops those that fit, and returns {next cursor (0: done), dropped}.
 DROP = script(
     COMMON
     + """
-local age, below, dropped, wanted = tonumber(ARGV[2]), tonumber(ARGV[3]), 0, {}
-for j = 1, #ARGV[4], 8 do wanted[sub(ARGV[4], j, j + 7)] = true end
+local age, dropped, wanted = tonumber(ARGV[2]), 0, {}
+for j = 1, #ARGV[3], 8 do wanted[sub(ARGV[3], j, j + 7)] = true end
 local function look(sid, meta)
   expiry(meta)
   if age and tonumber(created(meta)) > now - age then return end
-  if below and epoch(meta) >= below then return end
-  local fits = ARGV[4] == ''
-  for j = 145, #meta, 8 do fits = fits or wanted[sub(meta, j, j + 7)] end
+  local fits = ARGV[3] == ''
+  for j = 114, #meta, 8 do fits = fits or wanted[sub(meta, j, j + 7)] end
   if fits then dropped = dropped + drop(sid, meta) end
 end
 local cursor = '0'
-if #ARGV > 4 then
-  for i = 5, #ARGV, 2 do
+if #ARGV > 3 then
+  for i = 4, #ARGV, 2 do
     local sid, meta = ARGV[i], call('HGET', E, ARGV[i])
     if sid == '=' then
       sid, meta = exact(ARGV[i + 1])

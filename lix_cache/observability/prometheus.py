@@ -33,7 +33,6 @@ class _Cache(Protocol):
 _COUNTERS = {
     "stored": ("stores", "Responses stored."),
     "evicted": ("evictions", "Entries that had to go for others."),
-    "learned": ("wordings_learned", "Wordings kept beside an entry they hit."),
     "wrong_reports": ("wrong_reports", "Hits that were reported as wrong."),
     "invalidated": ("invalidations", "Entries that were invalidated."),
     "expired": ("expirations", "Expired entries that were cleaned up."),

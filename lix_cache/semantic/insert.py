@@ -146,7 +146,6 @@ def _put(core: Core, scope: Scope, packed: _Packed, vector: FloatArray | None) -
         wording=digest,
         cluster=packed.cluster,
         tag=tag,
-        epoch=core.epoch,
         tokens=packed.tokens,
         tags=packed.tags,
     )

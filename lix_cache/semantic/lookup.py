@@ -17,7 +17,7 @@ from lix_cache.compute import Failed
 from lix_cache.effects import Compute, Flow, RedisCall
 from lix_cache.errors import ComputeTimeout, MissingExtra, told
 from lix_cache.hot import answer_scripts, vector_set_scripts
-from lix_cache.matching.decision import Choice, Decision, choose
+from lix_cache.matching.decision import Choice, choose
 from lix_cache.matching.guards import Objection
 from lix_cache.matching.thresholds import Limits
 from lix_cache.semantic import entry, vector_sets
@@ -124,12 +124,11 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     _audit(core, query, scope, digest, view, chosen, rows[0])
     # Whose answer may be as old as its own life allows; other wordings' only as old as this one's.
     timeless = _timeless(core, query, view, rows)
-    lesson = (b"", b"") if timeless else _lesson(core, query, view, chosen.decision, rows[0], wording, vector)
     records = [view.records[row] for row in rows]
     known = None
     if near is not None:
         known = near.answer(records[0].number, (core.clock.monotonic() - asked) * 1000)
-    reply = yield from _admitted(core, query, scope.id, digest, records, timeless, lesson, known)
+    reply = yield from _admitted(core, query, scope.id, digest, records, timeless, known)
     # Of a vector set, the answer is known without asking whether its very response was reported.
     is_known = near is not None and len(reply) > 3
     if len(reply) == 2 or (is_known and entry.unpack_meta(reply[2]).response_label in reported):
@@ -141,8 +140,6 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
         age = float(reply[2]) / 1000
         detail = f"time: the question is about now, and the answer to another one is {age:.0f} s old"
         raise _stop(chosen, Reason.GUARD, detail)
-    if len(reply) == 5:
-        core.tally.count("learned")
     return (yield from served(core, scope, reply, chosen.decision, peek=query.peek))
 
 
@@ -202,20 +199,19 @@ def _admitted(
     digest: bytes,
     records: Sequence[Record],
     timeless: frozenset[bytes],
-    lesson: tuple[bytes, bytes],
     known: Any,
 ) -> Flow[Any]:
     """Return the first of these entries that may answer, as ``ADMIT`` does.
 
-    One round trip, or none if the best of them is known with its response; then its use and its
-    new wording are noted with the next request to the scope. What is too old for the question is
+    One round trip, or none if the best of them is known with its response; then its use is noted
+    with the next request to the scope. What is too old for the question is
     turned down there, so that only an entry that answers counts as used.
     """
     most_ms = int(core.policy.time_sensitive_seconds * 1000)
 
     def admit(how: int) -> ScriptCall:
         touch = (0, 0) if query.peek else core.touch()
-        words: list[bytes | int | str] = [digest, *touch, how, *lesson, core.max_entries]
+        words: list[bytes | int | str] = [digest, *touch, how]
         for record in records:
             words += [record.number, record.tag, most_ms if record.number in timeless else ""]
         return core.call(answer_scripts.ADMIT, scope_id, *words)
@@ -225,14 +221,9 @@ def _admitted(
     age_ms = float(known[0]) - entry.unpack_meta(known[2]).created_ms
     if known[1] in timeless and age_ms > most_ms:
         return known[0], 0, age_ms
-    if lesson[0] or (core.eviction and not query.peek):
-        core.later.add(scope_id, admit(2), lambda noted: _count_learned(core, noted))
+    if core.eviction and not query.peek:
+        core.later.add(scope_id, admit(2))
     return known
-
-
-def _count_learned(core: Core, noted: Any) -> None:
-    if len(noted) == 5:
-        core.tally.count("learned")
 
 
 def _ask(
@@ -360,23 +351,3 @@ def _verified(
         detail = f"score {float(scores.max()):.3f} is below {core.verifier_threshold:g}"
         raise _stop(chosen, Reason.VERIFIER, detail)
     return good
-
-
-def _lesson(
-    core: Core,
-    query: Query,
-    view: View,
-    decision: Decision,
-    row: int,
-    wording: str,
-    vector: FloatArray,
-) -> tuple[bytes, bytes]:
-    """Return what makes the wording of a sure hit stand beside the entry, if there is room for it."""
-    if query.peek or not decision.is_confident:
-        return b"", b""
-    if int((view.clusters == view.clusters[row]).sum()) >= core.max_wordings:
-        return b"", b""
-    tag = core.new_tag()
-    answer = None if view.answers is None else view.answers[row]
-    name = view.records[row].cluster
-    return tag, entry.pack_record(tag=tag, cluster=name, text=wording, vector=vector, answer=answer)

@@ -44,7 +44,6 @@ class Criteria:
         older_than_seconds: least age.
         similar_to: a text whose meaning it is near to.
         similarity: how near, a cosine.
-        epoch: it is of an earlier one.
     """
 
     context: Mapping[str, Any] | None = None
@@ -52,7 +51,6 @@ class Criteria:
     older_than_seconds: float | None = None
     similar_to: str | None = None
     similarity: float = 0.9
-    epoch: int | None = None
 
     def checked(self) -> Criteria:
         """Return itself.
@@ -61,10 +59,10 @@ class Criteria:
             InvalidInput: nothing is given, which would be everything, or what is given
                 makes no sense.
         """
-        given = (self.context, self.older_than_seconds, self.similar_to, self.epoch)
+        given = (self.context, self.older_than_seconds, self.similar_to)
         if all(value is None for value in given) and not self.tags:
             raise InvalidInput(
-                "say what is to be invalidated: context, tags, older_than_seconds, similar_to or epoch; "
+                "say what is to be invalidated: context, tags, older_than_seconds or similar_to; "
                 "context={} means everything in the cache's own context"
             )
         age = self.older_than_seconds
@@ -72,9 +70,6 @@ class Criteria:
             isinstance(age, bool) or not isinstance(age, (int, float)) or not 0 <= age < 1e11
         ):
             raise InvalidInput("older_than_seconds must be a number of seconds, at least 0")
-        epoch = self.epoch
-        if epoch is not None and (isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0):
-            raise InvalidInput("epoch must be a whole number, at least 0")
         near = self.similarity
         if isinstance(near, bool) or not isinstance(near, (int, float)) or not -1 <= near <= 1:
             raise InvalidInput("similarity must be a number from -1 to 1")
@@ -82,13 +77,12 @@ class Criteria:
 
     @property
     def is_about_contexts_alone(self) -> bool:
-        others = (self.older_than_seconds, self.similar_to, self.epoch)
-        return not self.tags and all(value is None for value in others)
+        return not self.tags and self.older_than_seconds is None and self.similar_to is None
 
-    def words(self) -> tuple[str | int, str | int, bytes]:
-        """Age, epoch and tags as ``DROP`` takes them."""
+    def words(self) -> tuple[str | int, bytes]:
+        """Age and tags as ``DROP`` takes them."""
         age = "" if self.older_than_seconds is None else int(self.older_than_seconds * 1000)
-        return age, "" if self.epoch is None else self.epoch, entry.tag_words(self.tags)
+        return age, entry.tag_words(self.tags)
 
 
 def invalidate(core: Core, criteria: Criteria) -> Flow[int]:

@@ -149,7 +149,7 @@ class Tally:
                 saved["money"] = prices.of(Tokens(self.saved_prompt, self.saved_completion))
                 saved["currency"] = prices.currency
             names = (
-                *("stored", "evicted", "learned", "wrong_reports", "invalidated", "expired", "degraded"),
+                *("stored", "evicted", "wrong_reports", "invalidated", "expired", "degraded"),
                 *("shared_runs", "refreshed", "uncacheable", "vector_set_lookups"),
             )
             troubles = (

@@ -117,8 +117,6 @@ class Core:
     slide_ms: int
     max_entries: int
     eviction: int
-    max_wordings: int
-    epoch: int
     version: str
     deadline: float | None
     miss_on_error: bool

@@ -400,12 +400,11 @@ def test_a_wrong_password_is_an_error_under_every_policy(
 def test_a_full_server_still_answers(twins: Twins, embedder: Meanings, tmp_path: Any) -> None:
     with RedisServer(maxmemory="4mb") as server, server.client() as client:
         config = server.config(archive_dir=tmp_path)
-        learning = Limits(threshold=0.9, learn_evidence=0.0)
         cache = twins.make(
             "SemanticCache",
             embedder,
             config,
-            limits=learning,
+            limits=Limits(threshold=0.9),
             guards=False,
             eviction="lru",
             sliding_seconds=50,

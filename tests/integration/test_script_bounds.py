@@ -17,7 +17,7 @@ from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("no-stall")
 
-LIMITS = Limits(threshold=0.9, margin=0.05, learn_evidence=0.9)
+LIMITS = Limits(threshold=0.9, margin=0.05)
 TABLE = {"q": mix(a=1), "like q": mix(a=1, b=0.1), "far": mix(c=1)}
 OPTIONS: dict[str, Any] = {"limits": LIMITS, "guards": False, "policy": ANYTHING}
 
@@ -97,18 +97,6 @@ def test_reports_in_one_scope_are_bounded(redis_config: CacheConfig, redis_serve
             assert cache.report_wrong(entry_id, f"another {i}")
             assert client.hlen(key) == 10_000
     assert cache.lookup("another 4", query_embedding=mix(a=1)).reason == "reported"
-
-
-def test_no_more_wordings_are_learned_from_one_than_a_script_can_drop(
-    redis_config: CacheConfig, redis_server: RedisServer
-) -> None:
-    cache = cache_of(redis_config, max_wordings=1_000, audit_rate=0)
-    cache.store("q", "Q")
-    for i in range(70):
-        assert cache.lookup(f"like q {i}", query_embedding=mix(a=1, b=0.001 * i)).response == "Q"
-    assert cache.get_stats()["learned"] <= 64
-    cache.store("q", "another")
-    assert cache.get_stats()["entries"] == 1
 
 
 def test_a_ring_of_another_size_keeps_the_newest_of_its_entries(

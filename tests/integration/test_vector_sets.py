@@ -345,21 +345,6 @@ def test_the_first_lookup_of_a_process_costs_no_more(behind: Any) -> None:
         assert used(cache) == trips - 1
 
 
-def test_a_wording_is_learned_with_the_next_request(behind: Any) -> None:
-    build, proxy = behind
-    cache = build(limits=Limits(threshold=0.8, margin=0.05, learn_evidence=0.8))
-    cache.lookup("far")  # what was learned before is sent
-    learned = cache.get_stats()["learned"]
-    proxy.reset()
-    assert cache.lookup("near 3").reason == "semantic"
-    assert len(proxy.batches) == 2
-    # The note goes first, so even the next lookup knows the wording.
-    found = cache.lookup("near 3")
-    assert (found.reason, found.response) == ("exact", 3)
-    assert proxy.batches[2:] == [["EVALSHA", "EVALSHA"]]
-    assert cache.get_stats()["learned"] == learned + 1
-
-
 @pytest.mark.parametrize(("eviction", "gone"), [("fifo", 3), ("lru", 4), ("lfu", 4)])
 def test_a_use_is_noted_for_the_eviction_without_a_round_trip(behind: Any, eviction: str, gone: int) -> None:
     build, proxy = behind
