@@ -14,12 +14,13 @@ from lix_cache.compat.flow import life_ms
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import ConfigError, LixCacheError, told
+from lix_cache.hot.answers import Answers
 from lix_cache.hot.endpoint import endpoint_for
+from lix_cache.hot.entries import TAG_BYTES
 from lix_cache.hot.keys import Keys
 from lix_cache.matching.guards import GUARDS, Objection, check
 from lix_cache.matching.thresholds import DEFAULT_LIMITS, Limits
 from lix_cache.semantic.decorator import Decorating
-from lix_cache.semantic.entry import TAG_BYTES
 from lix_cache.semantic.index import IndexPool
 from lix_cache.semantic.policy import CachePolicy
 from lix_cache.semantic.response_vectors import Meanings
@@ -108,8 +109,10 @@ class Assembled(Decorating):
         self._prices = None if prices is None else check_is("prices", prices, Prices)
         database = config.semantic_redis_db if redis_db is None else check_whole("redis_db", redis_db, 0)
         self._endpoint = endpoint_for(config, database)
+        keys = Keys(config.redis_key_prefix, config.redis_buckets)
         self._core = Core(
-            keys=Keys(config.redis_key_prefix, config.redis_buckets),
+            keys=keys,
+            answers=Answers(keys, _large_from(vector_sets_from, max_entries)),
             indexes=IndexPool(check_whole("index_bytes", index_bytes, 1)),
             embedder=embedder,
             context=self.context,
@@ -130,7 +133,6 @@ class Assembled(Decorating):
             new_tag=lambda: os.urandom(TAG_BYTES),
             embedder_id=config.embedder_id or "",
             dim=config.embedding_dim,
-            large_from=_large_from(vector_sets_from, max_entries),
             watch=Watch(
                 limits.evidence,
                 None

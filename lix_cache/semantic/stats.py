@@ -10,7 +10,7 @@ from typing import Any
 
 from lix_cache.checks import check_number, check_text
 from lix_cache.errors import told
-from lix_cache.semantic.entry import Tokens
+from lix_cache.hot.entries import Tokens
 from lix_cache.semantic.result import Lookup
 
 __all__ = ["Latencies", "Prices", "Tally", "about_tokens"]

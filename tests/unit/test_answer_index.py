@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lix_cache.errors import RedisCommandError
-from lix_cache.semantic import entry
+from lix_cache.hot import entries
 from lix_cache.semantic.index import IndexPool, ScopeIndex
 
 DIM = 4
@@ -18,7 +18,7 @@ NOW = 1000.0
 
 def record(n: int, *, expires: int = 9_000, axis: int = 0, answer: int | None = None) -> list[Any]:
     """Return a record of the log, as a script answers it."""
-    packed = entry.pack_record(
+    packed = entries.pack_record(
         tag=b"%08d" % n,
         cluster=b"%08d" % n,
         text=f"text {n}",
@@ -159,7 +159,7 @@ def test_a_vector_that_is_not_of_length_one_is_refused(number: float) -> None:
     index = ScopeIndex(DIM)
     index.follow(b"R", [b"g", [record(1)], b"0-0"], NOW, index.place)
     vector = np.array([number, 0, 0, 0], np.float32)
-    packed = entry.pack_record(tag=b"t" * 8, cluster=b"c" * 8, text="x", vector=vector)
+    packed = entries.pack_record(tag=b"t" * 8, cluster=b"c" * 8, text="x", vector=vector)
     wrong = [b"2-0", [b"r", b"%015d%015d" % (9_000, 0) + packed]]
     for _ in range(2):  # and stays refused
         with pytest.raises(RedisCommandError, match="foreign data"):
@@ -169,7 +169,7 @@ def test_a_vector_that_is_not_of_length_one_is_refused(number: float) -> None:
 
 def test_an_entry_without_a_vector_is_passed_over() -> None:
     index = ScopeIndex(DIM)
-    packed = entry.pack_record(tag=b"t" * 8, cluster=b"c" * 8, text="x", vector=np.empty(0, np.float32))
+    packed = entries.pack_record(tag=b"t" * 8, cluster=b"c" * 8, text="x", vector=np.empty(0, np.float32))
     index.follow(
         b"R", [b"g", [[b"1-0", [b"r", b"%015d%015d" % (9_000, 0) + packed]]], b"0-0"], NOW, index.place
     )

@@ -1,7 +1,7 @@
 """Entries of the semantic cache: bytes to meaning and back. Pure.
 
-Where a byte stands is said in lix_cache/hot/answer_scripts.py: the scripts read some of
-them. What comes from Redis is checked before it is believed.
+Where a byte stands is said in lua/answers/scope.lua: the scripts read some of them. What comes
+from Redis is checked before it is believed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "Record",
     "Tokens",
     "foreign",
+    "order_of",
     "pack_fixed",
     "pack_meaning",
     "pack_record",
@@ -184,6 +185,12 @@ class EntryId:
         if isinstance(text, str) and _TOKEN.match(text):
             return None
         raise InvalidInput("this is not the id of an entry; use entry_id of a Lookup, or what store returned")
+
+
+def order_of(number: bytes) -> tuple[int, int]:
+    """Return what a stream id is compared by."""
+    ms, _, n = bytes(number).partition(b"-")
+    return int(ms), int(n)
 
 
 def foreign(what: str, data: object) -> RedisCommandError:
