@@ -22,6 +22,7 @@ from lix_cache.errors import (
     InvalidVector,
     RedisCommandError,
 )
+from lix_cache.hot.keys import AnswerKeys
 from lix_cache.matching.guards import Objection
 from lix_cache.matching.thresholds import Limits
 from tests.support import RedisServer
@@ -69,8 +70,12 @@ def raw(redis_server: RedisServer) -> Iterator[redis.Redis]:
     client.close()
 
 
-def keys_of(raw: redis.Redis, config: CacheConfig, letter: str) -> list[bytes]:
-    return sorted(raw.scan_iter(f"{config.redis_key_prefix}:{{0}}:ans:{letter}:*"))
+#: Of one scope, as AnswerKeys names them; what was reported last.
+SCOPE_KEYS = AnswerKeys._fields[:10]
+
+
+def keys_of(raw: redis.Redis, config: CacheConfig, name: str) -> list[bytes]:
+    return sorted(raw.scan_iter(f"{config.redis_key_prefix}:{{0}}:ans:{name}:*"))
 
 
 # -- hit, miss, and why --------------------------------------------------------------------
@@ -470,10 +475,10 @@ def test_keys_end_with_what_they_hold(make: Any, raw: redis.Redis, redis_config:
     cache = make(ttl_seconds=0.2, eviction="lru")
     cache.store(CAPITAL, "Paris")
     cache.store(BREAD, "oven", ttl_seconds=0.1)
-    assert keys_of(raw, redis_config, "?")
+    assert keys_of(raw, redis_config, "*")
     time.sleep(0.12)
     cache.cleanup_expired()  # makes a key for deletions
-    wait_until(lambda: not keys_of(raw, redis_config, "?"), what="the end of every key")
+    wait_until(lambda: not keys_of(raw, redis_config, "*"), what="the end of every key")
     assert cache.cleanup_expired() == 0
     assert list(raw.scan_iter(f"{redis_config.redis_key_prefix}:*")) == []
 
@@ -482,7 +487,7 @@ def test_no_key_is_without_an_end_whatever_was_done(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:
     def check() -> None:
-        lives = {key: raw.pttl(key) for key in keys_of(raw, redis_config, "?")}
+        lives = {key: raw.pttl(key) for key in keys_of(raw, redis_config, "*")}
         assert lives
         assert min(lives.values()) > 0, lives
 
@@ -635,7 +640,7 @@ def test_equal_responses_are_kept_once_and_as_long_as_one_needs_them(
     cache = make(max_entries=2)
     for text in ("q1", "q2"):
         cache.store(text, "the same")
-    (responses,) = keys_of(raw, redis_config, "r")
+    (responses,) = keys_of(raw, redis_config, "responses")
     assert raw.hlen(responses) == 1
     cache.store("q3", "other")
     assert raw.hlen(responses) == 2
@@ -975,20 +980,20 @@ def test_health_says_how_each_part_is(make: Any, embedder: Meanings) -> None:
 # -- foreign data --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("letter", list("hernxlduzw"))
+@pytest.mark.parametrize("name", SCOPE_KEYS)
 @pytest.mark.promise("no-false-empty")
 def test_a_key_of_another_kind_is_an_error_and_nothing_is_written(
-    make: Any, raw: redis.Redis, redis_config: CacheConfig, letter: str
+    make: Any, raw: redis.Redis, redis_config: CacheConfig, name: str
 ) -> None:
     cache = make(eviction="lru")
     cache.store(CAPITAL, 1)
-    key = keys_of(raw, redis_config, "e")[0].replace(b":e:", f":{letter}:".encode())
+    key = keys_of(raw, redis_config, "entries")[0].replace(b":entries:", f":{name}:".encode())
     raw.delete(key)
     raw.set(key, "foreign")
-    before = {k: raw.dump(k) for k in keys_of(raw, redis_config, "?")}
+    before = {k: raw.dump(k) for k in keys_of(raw, redis_config, "*")}
     with pytest.raises(RedisCommandError):
         cache.store(BREAD, 2)
-    assert {k: raw.dump(k) for k in keys_of(raw, redis_config, "?")} == before
+    assert {k: raw.dump(k) for k in keys_of(raw, redis_config, "*")} == before
 
 
 @pytest.mark.promise("no-false-empty")
@@ -997,7 +1002,7 @@ def test_an_entry_that_nobody_of_ours_wrote_is_an_error(
 ) -> None:
     cache = make()
     cache.store(CAPITAL, 1)
-    (entries,) = keys_of(raw, redis_config, "e")
+    (entries,) = keys_of(raw, redis_config, "entries")
     (number,) = raw.hkeys(entries)
     raw.hset(entries, number, "foreign")
     for call in (
@@ -1015,8 +1020,8 @@ def test_a_record_that_nobody_of_ours_wrote_is_an_error(
 ) -> None:
     cache = make()
     cache.store(CAPITAL, 1)
-    (log,) = keys_of(raw, redis_config, "l")
-    raw.xadd(log, {"r": "foreign"})
+    (log,) = keys_of(raw, redis_config, "log")
+    raw.xadd(log, {"record": "foreign"})
     with pytest.raises(RedisCommandError, match="foreign data"):
         cache.lookup(PARAPHRASE)
     assert cache.lookup(CAPITAL).is_hit
@@ -1028,7 +1033,7 @@ def test_a_response_that_nobody_of_ours_wrote_is_an_error(
 ) -> None:
     cache = make()
     cache.store(CAPITAL, 1)
-    (responses,) = keys_of(raw, redis_config, "r")
+    (responses,) = keys_of(raw, redis_config, "responses")
     (name,) = raw.hkeys(responses)
     raw.hset(responses, name, b"\xff\xfe no response")
     for query in (CAPITAL, PARAPHRASE):
@@ -1036,15 +1041,15 @@ def test_a_response_that_nobody_of_ours_wrote_is_an_error(
             cache.lookup(query)
 
 
-@pytest.mark.parametrize("letter", list("hernxlduz"))
+@pytest.mark.parametrize("name", SCOPE_KEYS[:-1])
 def test_a_key_that_a_full_server_evicted_makes_misses_and_no_wrong_answer(
-    make: Any, raw: redis.Redis, redis_config: CacheConfig, letter: str
+    make: Any, raw: redis.Redis, redis_config: CacheConfig, name: str
 ) -> None:
     cache = make(eviction="lru", max_entries=3)
     for text in (CAPITAL, BREAD, "third"):
         cache.store(text, text)
     assert cache.lookup(PARAPHRASE).is_hit
-    for key in keys_of(raw, redis_config, letter):
+    for key in keys_of(raw, redis_config, name):
         raw.delete(key)
     for query, answer in ((CAPITAL, CAPITAL), (PARAPHRASE, CAPITAL), (BAKED, BREAD), ("third", "third")):
         for one in (cache, make()):

@@ -86,7 +86,7 @@ def test_what_the_server_forgot_does_not_hide_what_it_was_told_since(
     cache.store(CAPITAL, "lost")
     assert cache.lookup(SECOND).response == "lost"
     # A replica that is a little behind, in time too, takes over.
-    log = next(key for key in keys if b":ans:l:" in key)
+    log = next(key for key in keys if b":ans:log:" in key)
     ahead = raw.xrevrange(log, count=1)[0]
     raw.delete(*raw.scan_iter(f"{redis_config.redis_key_prefix}:*"))
     for key, dump in before.items():
@@ -103,7 +103,7 @@ def test_an_entry_that_is_gone_unannounced_stands_in_the_way_of_nobody(
     cache = make()
     cache.store(CAPITAL, "lost")
     cache.lookup(THIRD)
-    entries = next(raw.scan_iter(f"{redis_config.redis_key_prefix}:*:ans:e:*"))
+    entries = next(raw.scan_iter(f"{redis_config.redis_key_prefix}:*:ans:entries:*"))
     for number in raw.hkeys(entries):
         raw.hdel(entries, number)
     assert cache.lookup(SECOND).reason == Reason.GONE
@@ -117,7 +117,7 @@ def test_a_number_that_was_given_a_second_time_answers_no_other_wording(
     number = cache.store(CAPITAL, "Paris").split(".")[0].encode()
     cache.store(BREAD, "flour")
     # As when the log alone was lost, and the next entry came in the same millisecond.
-    entries = next(raw.scan_iter(f"{redis_config.redis_key_prefix}:*:ans:e:*"))
+    entries = next(raw.scan_iter(f"{redis_config.redis_key_prefix}:*:ans:entries:*"))
     raw.hset(entries, number, next(m for n, m in raw.hgetall(entries).items() if n != number))
     assert not cache.lookup(CAPITAL)
     assert cache.lookup(BREAD).response == "flour"

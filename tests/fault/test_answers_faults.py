@@ -499,7 +499,7 @@ def test_what_happens_between_the_two_round_trips_is_seen(
         # As after a loss of memory, if a clock went back: the number is another entry's now.
         number = entry_id.split(".")[0]
         with redis_server.client() as client:
-            (entries,) = client.scan_iter(f"{redis_config.redis_key_prefix}:*:e:*")
+            (entries,) = client.scan_iter(f"{redis_config.redis_key_prefix}:*:ans:entries:*")
             other.store("far", "F")
             meta = next(meta for n, meta in client.hgetall(entries).items() if n.decode() != number)
             client.hset(entries, number, meta)
