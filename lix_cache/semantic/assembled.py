@@ -32,7 +32,7 @@ from lix_cache.semantic.watch import Watch
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
-    from lix_cache.verifiers.models import Verifier
+    from lix_cache.verifiers.protocol import Verifier
 
 __all__ = ["Assembled"]
 

@@ -29,7 +29,7 @@ from lix_cache.semantic.scope import merged
 from lix_cache.semantic.serving import served
 from lix_cache.semantic.store import Core, Scope, Spent, Stop, wording_of
 from lix_cache.semantic.watch import Asked
-from lix_cache.verifiers.models import verified_scores
+from lix_cache.verifiers.protocol import verified_scores
 
 if TYPE_CHECKING:
     from lix_cache.hot.scripts import ScriptCall

@@ -20,7 +20,7 @@ from lix_cache.semantic.result import Report
 from lix_cache.semantic.scope import embedder_word, item_digests, merged
 from lix_cache.semantic.store import Core, Spent, Stop, wording_of
 from lix_cache.vectors import check_dimension
-from lix_cache.verifiers.models import verified_scores
+from lix_cache.verifiers.protocol import verified_scores
 
 __all__ = ["Criteria", "clean_up", "count", "health", "invalidate", "report_wrong"]
 

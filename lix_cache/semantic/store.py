@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lix_cache.semantic.response_vectors import Meanings
     from lix_cache.semantic.watch import Watch
     from lix_cache.vectors import FloatArray, VectorLike
-    from lix_cache.verifiers.models import Verifier
+    from lix_cache.verifiers.protocol import Verifier
 
 __all__ = ["EVICTIONS", "Core", "Scope", "Spent", "Stop", "wording_of"]
 
