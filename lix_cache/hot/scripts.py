@@ -4,7 +4,7 @@ The scripts are files beside this one, ``lua/NAME.lua``, each with what it takes
 top. ``--#include FILE`` stands for what scripts share. Plain Lua for Redis 6.2 and later and Valkey,
 without modules or functions. Every script takes its keys as KEYS, all under one hash tag. A script
 that writes does its checks first, so that it either does all of its work or none. While one runs the
-server serves nobody else, so none does work in proportion to what there is: each has a bound that
+server serves no other client, so none does work in proportion to what there is: each has a bound that
 stands in it or in what its caller asks for, and what is left is done by the calls that follow.
 
 A command may be carried out at any time after its caller gave up: a server that hung goes on, a proxy

@@ -9,7 +9,7 @@
 -- "answer", which the field "answer:" and the entry's number of the exact hash lead to, and which
 -- goes with it.
 --
--- While a script runs the server serves nobody else, so no script does work in proportion to a
+-- While a script runs the server serves no other client, so no script does work in proportion to a
 -- scope. Each stops after a number of steps that stands in it, and what is left is done by the
 -- calls that follow. Keys are given up with UNLINK, which frees them beside the server's work.
 --#include clock.lua

@@ -1,6 +1,6 @@
 -- Takes entries into a page, a few at a time, as many as fit if they are like the largest so far: a
 -- window may hold more than any answer. "read" gives so many entries from a place on. A page holds at
--- most so many, whatever is asked for: while a script runs the server serves nobody else. A caller that
+-- most so many, whatever is asked for: while a script runs the server serves no other client. A caller that
 -- wants more asks for the next page (PAGE in scripts.py).
 local PAGE = 2000
 local out, largest = {0}, 0
