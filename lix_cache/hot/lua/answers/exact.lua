@@ -14,7 +14,9 @@ local number, meta = entry_of(wording)
 if meta and expires(meta) > now and not is_wrong(wrong, meta) then
   local response = response_of(meta)
   if ARGV[7] == '0' then
-    if call('HEXISTS', responses, response) == 1 then return {'exact', digits(now), wrong, number, meta, ''} end
+    if call('HEXISTS', responses, response) == 1 then
+      return {'exact', digits(now), wrong, number, meta, ''}
+    end
   else
     local data = call('HGET', responses, response)
     if data then
