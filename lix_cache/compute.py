@@ -9,6 +9,7 @@ models hang, a response can still be encoded.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import os
 import queue
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from lix_cache.daemon import Crew, Promise
+from lix_cache.errors import ComputeTimeout
 
 __all__ = ["Failed", "settled", "submit"]
 
@@ -47,9 +49,26 @@ class _Pool:
             raise
         # A thread for each, those that an interrupted call has left without one as well.
         while len(self._open) > len(self._crew):
-            if not self._crew.start(self._work, "lix-cache-compute"):
-                break
+            try:
+                if not self._crew.start(self._work, "lix-cache-compute"):
+                    break
+            except RuntimeError as error:
+                if len(self._crew):
+                    break  # it waits for one of these
+                self._give_up(future)
+                raise ComputeTimeout("the system gives no thread to compute in; try again later") from error
         return future
+
+    def _give_up(self, future: Promise[Any]) -> None:
+        future.cancel()
+        self._open.discard(future)
+        with contextlib.suppress(queue.Empty):
+            # Nothing looks at the queue: jobs that are given up would be kept until a thread does.
+            while not len(self._crew):
+                job = self._jobs.get_nowait()
+                if not job[0].cancelled():
+                    self._jobs.put(job)
+                    break
 
     def _work(self) -> None:
         while True:
@@ -116,7 +135,11 @@ _pool_lock = threading.Lock()
 
 
 def submit(call: Callable[[], Any], *, may_hang: bool = True) -> Promise[Any]:
-    """Run a call in a thread. Cancelling the future before it runs takes it back."""
+    """Run a call in a thread. Cancelling the future before it runs takes it back.
+
+    Raises:
+        ComputeTimeout: there is no thread, and none to be had.
+    """
     with _pool_lock:
         pool = _pools.get(may_hang)
         # Threads do not survive a fork.

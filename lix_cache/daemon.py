@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import operator
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-__all__ = ["Bell", "Crew", "DaemonThread", "Promise", "start_thread"]
+__all__ = ["Bell", "Crew", "DaemonThread", "Promise", "launch", "start_thread"]
 
 T = TypeVar("T")
 
@@ -81,6 +82,31 @@ class Promise(Future[T]):
                 ended.get(timeout=left)
         return True
 
+    async def wait_async(self, timeout: float | None = None) -> bool:
+        """As :meth:`wait`, while the event loop goes on. One who stops waiting stops nothing."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        until = None if timeout is None else time.monotonic() + timeout
+        ended = loop.create_future()
+
+        def tell() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        def wake(_: object) -> None:
+            # The loop may have ended; then nobody waits for it.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(tell)
+
+        self.add_done_callback(wake)
+        while not self.done():
+            left = _LOOK_AGAIN if until is None else min(_LOOK_AGAIN, until - time.monotonic())
+            if left <= 0:
+                return False
+            await asyncio.wait([ended], timeout=left)
+        return True
+
 
 def start_thread(work: Callable[[], None], name: str) -> None:
     """Start a daemon thread.
@@ -88,11 +114,22 @@ def start_thread(work: Callable[[], None], name: str) -> None:
     Raises:
         RuntimeError: the system gives no thread.
     """
+    launch(threading.Thread(target=work, name=name, daemon=True))
+
+
+def launch(thread: threading.Thread) -> None:
+    """Start a thread that was made.
+
+    Raises:
+        RuntimeError: the system gives none.
+    """
+    # What the caller is handling is the context of whatever is raised here.
+    handled = sys.exc_info()[1]
     try:
-        threading.Thread(target=work, name=name, daemon=True).start()
-    except RuntimeError as error:
+        thread.start()
+    except (RuntimeError, KeyError) as error:
         # An exception out of a signal handler, inside "start", may come out as one of CPython's own.
-        if error.__context__ is not None:
+        if error.__context__ is not None and error.__context__ is not handled:
             raise error.__context__ from None
         raise
 
@@ -160,7 +197,8 @@ class DaemonThread:
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the thread's end after :meth:`stop`; False if it did not end in time."""
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        # One that the system refused has no number.
+        if thread is not None and thread.ident is not None and thread is not threading.current_thread():
             thread.join(timeout)
             return not thread.is_alive()
         return True

@@ -208,7 +208,7 @@ class CodecError(LixCacheError, ValueError):
 
 
 class ComputeTimeout(LixCacheError, TimeoutError):
-    """An embedder or a verifier did not answer within its deadline."""
+    """An embedder or a verifier did not answer within its deadline, or there was no thread to ask it in."""
 
 
 class EmbedderError(LixCacheError):

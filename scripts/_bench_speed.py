@@ -101,7 +101,9 @@ def _make_scopes(bench: Bench) -> None:
     answers = _answers(bench.texts)
     for count in bench.size.scopes:
         progress(f"storing {count:,} entries in one scope")
-        cache = SemanticCache(None, _with_vectors(bench.config()), context=_scope(count), ttl_seconds=86_400)
+        cache = SemanticCache(
+            None, _with_vectors(bench.config()), context=_scope(count), ttl_seconds=86_400, audit_rate=0
+        )
         for i, vector in enumerate(_scope_vectors(count)):
             query = f"question {i}" if i + 1 < count else f"{NEAR}, please"
             cache.store(query, next(answers), query_embedding=vector)
@@ -169,7 +171,7 @@ def _operations(
     for count in bench.size.scopes:
         own = _with_vectors(config)
         # A wording that is kept beside its entry would be an exact hit the next time.
-        cache = full(None, own, context=_scope(count), ttl_seconds=86_400, max_wordings=1)
+        cache = full(None, own, context=_scope(count), ttl_seconds=86_400, max_wordings=1, audit_rate=0)
         yield from _on_scope(bench.texts, cache, count)
     urls = getattr(lix_cache, f"{colour}URLEmbeddingCache")(name, config)
     yield from _on_urls(urls)

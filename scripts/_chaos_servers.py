@@ -175,7 +175,16 @@ class Node:
 
     def snapshot(self) -> None:
         """SAVE, and keep a copy of the file."""
-        self.client().save()
+        # A replica that has just come makes its master save in the background, and SAVE is refused meanwhile.
+        give_up = time.monotonic() + 30
+        while True:
+            try:
+                self.client().save()
+                break
+            except redis.ResponseError as error:
+                if "in progress" not in str(error) or time.monotonic() > give_up:
+                    raise
+                time.sleep(0.05)
         shutil.copyfile(self._folder / "dump.rdb", self._folder / "kept.rdb")
 
     def put_back(self) -> None:

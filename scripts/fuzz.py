@@ -133,7 +133,7 @@ def archives() -> list[bytes]:
         index = index_flow.EMPTY
         for batch in (_turns(0), _turns(500, nonces=True), _turns(100, step=0)[:2], _turns(900)[:1]):
             at = sum(map(len, parts))
-            doubts = Doubts(frozenset({b"nonce1", b"nonce2"}), at, index.contested_at)
+            doubts = Doubts(dict.fromkeys((b"nonce1", b"nonce2"), ID), at, index.contested_at)
             frame = encoding.encode_frames(
                 batch, index, ID.ms, codec, doubts=doubts if name == "lz4" else None
             )

@@ -6,13 +6,14 @@ found by the codec. A session whose daemon spilled ten turns at a time has many 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lix_cache.archive import decoding, encoding, header
 from lix_cache.archive import index as index_flow
 from lix_cache.archive.doubts import Doubts
+from lix_cache.archive.salvage import all_doubts
 from lix_cache.messages.turn import MessageId, Turn
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Comp
         return None
     last = found.frames[-1].index
     full = _full_frames(found)
-    doubts = _doubts(data, found.frames)
+    doubts = all_doubts(data, found)
     kept = _kept(data, found.frames[full:], doubts)
     # A nonce tells a message from another one under its id, and from its copy under another id.
     # For the first the contents do as well (same_message). For the second Redis must still hold a
@@ -157,17 +158,7 @@ def _full_frames(found: decoding.Scan) -> int:
     return len(found.frames)
 
 
-def _doubts(data: bytes, frames: Sequence[index_flow.Frame]) -> frozenset[bytes]:
-    """Return all that is in doubt in a file."""
-    carried = (
-        decoding.doubts_in(data[frame.offset : frame.end], frame.index)
-        for frame in frames
-        if frame.index.doubts
-    )
-    return frozenset[bytes]().union(*(link for link in carried if link is not None))
-
-
-def _kept(data: bytes, frames: Sequence[index_flow.Frame], doubts: frozenset[bytes]) -> list[_Kept]:
+def _kept(data: bytes, frames: Sequence[index_flow.Frame], doubts: Container[bytes | None]) -> list[_Kept]:
     """Return the turns of frames, sorted by id, each once."""
     by_id: dict[MessageId, _Kept] = {}
     for frame in frames:

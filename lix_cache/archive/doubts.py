@@ -1,30 +1,34 @@
-"""The nonces of messages that Redis may hold as well, under another id. Touches no file.
+"""The messages that Redis may hold as well, under another id: nonce and id of each. Touches no file.
 
-A frame that carries doubts holds them at its end, so that a writer reads them without the rest.
-They only say where to look closer: a message whose nonce is in doubt is looked for in the whole
-file before it is left out, so a doubt too many does no harm, and one that is missing may double
-a message.
+A frame that carries doubts holds them at its end, so that they are read without the rest. To a
+writer they say where to look closer: a message whose nonce is in doubt is looked for in the whole
+file before it is left out. To a reader they say which copy counts. One that is missing may double a
+message. One too many does no harm to a message, but each is sent to Redis by every ``clear`` and kept
+by the note of a deletion: so only messages are in doubt of which a copy may come.
 
 Frames with doubts form a chain, the last one first. One that is added takes over those before it
 that are not much larger than itself. So each is a few times as large as the one after it, the
 chain of n doubts has about log n frames, and no doubt is written more often than that. What a
-later append reads of them is 6 bytes each.
+later append reads of them is 22 bytes each.
 """
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
-from lix_cache.messages.turn import NONCE_BYTES, Turn
+from lix_cache.messages.turn import NONCE_BYTES, MessageId, Turn
 
-__all__ = ["Doubts", "Link", "doubts_size", "unpacked"]
+__all__ = ["Doubts", "Link", "doubts_about", "doubts_size", "unpacked"]
 
 #: A frame's doubts are taken over by one of which they are not more than so many times the number.
 _TIMES = 4
 _CRC_BYTES = 4
+#: Nonce, ms and seq.
+_DOUBT = struct.Struct(f"<{NONCE_BYTES}sQQ")
 
 
 @dataclass(frozen=True)
@@ -32,19 +36,24 @@ class Link:
     """One frame of the chain.
 
     Attributes:
-        packed: the nonces that it carries, sorted, one after the other. They are searched as they
-            are: to make a set of them for every append would take longer than all the rest.
+        packed: what it carries, sorted by nonce, one after the other. It is searched as it is: to
+            make a set of it for every append would take longer than all the rest.
         before: where the frame before it in the chain begins; 0 if there is none.
     """
 
     packed: bytes
-    before: int
+    before: int = 0
+
+    @classmethod
+    def of(cls, ids: Mapping[bytes, MessageId]) -> Link:
+        """Return a chain of one that says this."""
+        return cls(_packed(ids))
 
     def __len__(self) -> int:
-        return len(self.packed) // NONCE_BYTES
+        return len(self.packed) // _DOUBT.size
 
-    def __contains__(self, nonce: bytes | None) -> bool:
-        if nonce is None:
+    def __contains__(self, nonce: object) -> bool:
+        if not isinstance(nonce, bytes):
             return False
         place = bisect_left(range(len(self)), nonce, key=self._at)
         return place < len(self) and self._at(place) == nonce
@@ -53,7 +62,13 @@ class Link:
         return map(self._at, range(len(self)))
 
     def _at(self, number: int) -> bytes:
-        return self.packed[number * NONCE_BYTES : (number + 1) * NONCE_BYTES]
+        start = number * _DOUBT.size
+        return self.packed[start : start + NONCE_BYTES]
+
+    def items(self) -> Iterator[tuple[bytes, MessageId]]:
+        """Yield the nonces with the ids under which the file has the messages."""
+        for nonce, ms, seq in _DOUBT.iter_unpack(self.packed):
+            yield nonce, MessageId(ms, seq)
 
 
 @dataclass(frozen=True)
@@ -61,52 +76,66 @@ class Doubts:
     """What a frame that is about to be written carries.
 
     Attributes:
-        nonces: at least one; none, and ``at`` 0, where a chain that is broken ends here.
+        ids: by nonce, at least one; none, and ``at`` 0, where a chain that is broken ends here.
         at: where the frame will begin.
         before: where the frame before it in the chain begins; 0 if there is none.
     """
 
-    nonces: frozenset[bytes]
+    ids: Mapping[bytes, MessageId]
     at: int
     before: int = 0
 
     @classmethod
-    def of(cls, turns: Iterable[Turn], at: int, also: Iterable[bytes] = (), before: int = 0) -> Doubts:
-        """Return the doubts about these turns, and others. What has no nonce cannot be recognised."""
-        nonces = frozenset(turn.nonce for turn in turns if turn.nonce is not None).union(also)
-        return cls(nonces, at if nonces else before, before)
+    def alone(cls, ids: Mapping[bytes, MessageId], at: int) -> Doubts:
+        """Return doubts that are all there are: with them a chain begins."""
+        return cls(ids, at if ids else 0)
 
     @classmethod
-    def linked(cls, turns: Iterable[Turn], at: int, head: int, chain: Sequence[Link]) -> Doubts | None:
-        """Return the doubts about these turns and what they take over; None if there is nothing to say.
+    def linked(cls, ids: Mapping[bytes, MessageId], at: int, head: int, chain: Sequence[Link]) -> Doubts:
+        """Return these doubts and what they take over.
 
         Args:
-            turns: that the frame holds.
+            ids: of messages that the frame holds, at least one.
             at: where it will begin.
             head: where the last frame of the chain begins.
             chain: its frames, the last one first.
         """
-        taken = {turn.nonce for turn in turns if turn.nonce is not None}
-        if not taken:
-            return None
+        taken = dict(ids)
         for link in chain:
             if len(link) > _TIMES * len(taken):
                 break
-            taken.update(link)
+            # The later one counts: a message whose frame was damaged may have come again.
+            taken = {**dict(link.items()), **taken}
             head = link.before
-        return cls(frozenset(taken), at, head)
+        return cls(taken, at, head)
 
     def packed(self) -> bytes:
         """Return the bytes that a frame ends with."""
-        if not self.nonces:
+        if not self.ids:
             return b""
-        data = b"".join(sorted(self.nonces))
+        data = _packed(self.ids)
         return data + crc32(data).to_bytes(_CRC_BYTES, "little")
+
+
+def _packed(ids: Mapping[bytes, MessageId]) -> bytes:
+    return b"".join(_DOUBT.pack(nonce, *ids[nonce]) for nonce in sorted(ids))
+
+
+def doubts_about(turns: Iterable[Turn], *among: Container[bytes]) -> dict[bytes, MessageId]:
+    """Return the ids of the turns whose nonces are among some; of all if none are named.
+
+    What has no nonce cannot be recognised.
+    """
+    return {
+        turn.nonce: turn.id
+        for turn in turns
+        if turn.nonce is not None and (not among or any(turn.nonce in some for some in among))
+    }
 
 
 def doubts_size(count: int) -> int:
     """Return how many bytes so many doubts take."""
-    return count * NONCE_BYTES + _CRC_BYTES if count else 0
+    return count * _DOUBT.size + _CRC_BYTES if count else 0
 
 
 def unpacked(data: bytes, before: int) -> Link | None:

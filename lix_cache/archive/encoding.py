@@ -37,7 +37,7 @@ from lix_cache.messages.turn import NONCE_BYTES, MessageId, Turn
 from lix_cache.storage.varints import put_varint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "WHOLE_FRAME_BYTES",
@@ -121,7 +121,7 @@ def _encode_frame(
         has_vectors=bool(vectors),
         contested_at=before.contested_at if doubts is None else doubts.at,
         contested_before=0 if doubts is None else doubts.before,
-        doubts=0 if doubts is None else len(doubts.nonces),
+        doubts=0 if doubts is None else len(doubts.ids),
         cleared=before.cleared,
         whole=whole,
     )
@@ -168,7 +168,12 @@ def encode_frames(
 
 
 def encode_file(
-    header: FileHeader, turns: Sequence[Turn], updated_ms: int, codec: Packer, *, contested: bool = False
+    header: FileHeader,
+    turns: Sequence[Turn],
+    updated_ms: int,
+    codec: Packer,
+    *,
+    contested: Mapping[bytes, MessageId] | None = None,
 ) -> bytes:
     """Return a whole file. Many turns go into many frames, so that the last ones can be read alone.
 
@@ -177,11 +182,11 @@ def encode_file(
         turns: sorted by id, no id twice; may be none.
         updated_ms: Unix milliseconds of this append.
         codec: used for a section where it makes it smaller.
-        contested: Redis may hold some of the turns as well, under other ids.
+        contested: nonces and ids of those turns that Redis may hold as well, under other ids.
     """
     parts = [encode_header(header)]
     before = EMPTY
-    doubts = Doubts.of(turns, len(parts[0])) if contested else None
+    doubts = Doubts.alone(contested, len(parts[0])) if contested else None
     for start in range(0, len(turns), TURNS_PER_FRAME):
         part = turns[start : start + TURNS_PER_FRAME]
         parts.append(

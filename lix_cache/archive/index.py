@@ -152,7 +152,7 @@ class FrameIndex:
             (doubts.py); 0 if none does.
         contested_before: if this frame does, where the frame begins whose doubts come on top of
             its own; 0 if there is none.
-        doubts: how many nonces are in doubt in this frame.
+        doubts: how many doubts this frame carries.
         cleared: turns up to this id are no longer part of the context.
         whole: the frame came with a whole file, whose name may not be durable yet.
     """

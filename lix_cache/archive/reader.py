@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lix_cache.archive import decoding, legacy, reading
 from lix_cache.archive import index as index_flow
-from lix_cache.archive import legacy, reading
+from lix_cache.archive.doubts import Link
 from lix_cache.archive.folder import ArchiveFolder, foreign
 from lix_cache.archive.names import SUFFIX, session_id_of_stem
+from lix_cache.archive.salvage import all_doubts
 from lix_cache.archive.tombstones import Deletion
 from lix_cache.errors import (
     ArchiveCorrupt,
@@ -18,7 +20,7 @@ from lix_cache.errors import (
 )
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn
 
-__all__ = ["ArchiveReader", "Extent"]
+__all__ = ["ArchiveReader", "Extent", "SessionFile"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,21 @@ class Extent:
     cleared: MessageId = ZERO_ID
     deleted: MessageId = ZERO_ID
     contested: Mapping[bytes, MessageId] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SessionFile:
+    """A session's file as a writer found it.
+
+    Attributes:
+        path: the file.
+        index: its last index entry.
+        size: its bytes up to the end of the last frame; 0 where it is to be made.
+    """
+
+    path: str
+    index: index_flow.FrameIndex
+    size: int
 
 
 class ArchiveReader(ArchiveFolder):
@@ -96,7 +113,7 @@ class ArchiveReader(ArchiveFolder):
         """Return how far a session has come, as far as the disk knows. Two small reads."""
         index = self.last_index(session_id, locked=locked)
         gone = self._tombstones.of(session_id)
-        contested = self._contested(session_id, index, gone, locked=locked)
+        contested = self._contested(session_id, index, gone)
         # What a damaged index says was cleared counts too: a smaller id would not be in the context.
         newest = max(index.newest, index.cleared, gone.up_to)
         return Extent(newest, index.cleared, gone.up_to, contested)
@@ -106,32 +123,23 @@ class ArchiveReader(ArchiveFolder):
         gone = self._tombstones.of(session_id)
         try:
             index = self.last_index(session_id, locked=locked)
-            return self._contested(session_id, index, gone, locked=locked)
+            return self._contested(session_id, index, gone)
         except ArchiveCorrupt:
             # Counted and logged there.
             return dict.fromkeys(gone.nonces, ZERO_ID)
 
     def _contested(
-        self, session_id: str, index: index_flow.FrameIndex, gone: Deletion, *, locked: bool
+        self, session_id: str, index: index_flow.FrameIndex, gone: Deletion
     ) -> Mapping[bytes, MessageId]:
         found = dict.fromkeys(gone.nonces, ZERO_ID)
         path = self._path_of(session_id)
         if path is None or not index.contested_at:
             return found
         tail = self._files.read_tail(path, 0)
-        size = 0 if tail is None else tail.size
-        try:
-            chain = reading.doubts(self._files, path, size, index.contested_at)
-            wanted = {nonce for link in chain for nonce in link}
-            for _, turns in reading.walk_back(self._files, path, self._most):
-                here = {turn.nonce: turn.id for turn in turns if turn.nonce in wanted}
-                found.update((nonce, given) for nonce, given in here.items() if nonce is not None)
-                wanted.difference_update(here)
-                if not wanted:
-                    break
-        except reading.TailUnreadable:
-            turns = self.turns(session_id, locked=locked)
-            found.update((turn.nonce, turn.id) for turn in turns if turn.nonce is not None)
+        chain, _ = self._doubts(SessionFile(path, index, 0 if tail is None else tail.size))
+        # The last link counts, which comes first.
+        for link in reversed(chain):
+            found.update(link.items())
         return found
 
     def metadata(self, session_id: str, *, locked: bool = False) -> dict[str, Any] | None:
@@ -249,3 +257,14 @@ class ArchiveReader(ArchiveFolder):
             "num_turns": count,
             "size_bytes": tail.size,
         }
+
+    def _doubts(self, file: SessionFile) -> tuple[list[Link], bool]:
+        """Return what is in doubt in a file, and whether its chain says so.
+
+        Where the chain is broken (a repair moved it) the whole file is looked through.
+        """
+        try:
+            return reading.doubts(self._files, file.path, file.size, file.index.contested_at), True
+        except reading.TailUnreadable:
+            data = self._files.read(file.path) or b""
+            return [Link.of(all_doubts(data, decoding.scan(data), self._most))], False

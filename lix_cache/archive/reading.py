@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import pairwise
 
@@ -11,6 +11,7 @@ from lix_cache._log import logger
 from lix_cache.archive import decoding, header, legacy
 from lix_cache.archive import index as index_flow
 from lix_cache.archive.doubts import Link, doubts_size
+from lix_cache.archive.salvage import all_doubts
 from lix_cache.errors import ArchiveCorrupt
 from lix_cache.messages.turn import MessageId, Turn
 from lix_cache.storage.files import Files
@@ -49,6 +50,7 @@ class Contents:
         index: index entry of the last frame: totals, largest id, what was cleared.
         damaged: bytes (version 2) or turns (version 1) that could not be recovered.
         session_id: whose file it says it is; None if it does not say.
+        doubts: nonces and ids of those turns of which Redis may hold other copies.
     """
 
     turns: list[Turn]
@@ -57,6 +59,7 @@ class Contents:
     index: index_flow.FrameIndex
     damaged: int
     session_id: str | None
+    doubts: Mapping[bytes, MessageId] = field(default_factory=dict)
 
 
 def by_id(turn: Turn) -> MessageId:
@@ -115,6 +118,7 @@ def parse_contents(data: bytes, name: str, most: int = index_flow.MAX_DECODED) -
         index=index,
         damaged=damaged,
         session_id=found.header.session_id if found.header else None,
+        doubts=all_doubts(data, found, most),
     )
 
 
@@ -201,6 +205,9 @@ def doubts(files: Files, path: str, size: int, at: int) -> list[Link]:
     """
     chain: list[Link] = []
     while at:
+        # A number that the file gives: it may be beyond any offset that can be asked for.
+        if at >= size:
+            raise TailUnreadable(path)
         length = index_flow.length_of(files.read_at(path, at, 8) or b"")
         end = at + length
         if not length or end > size or len(chain) >= _MOST_LINKS:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lix_cache.archive import encoding
 from lix_cache.archive import header as header_flow
+from lix_cache.archive.doubts import doubts_about
 from lix_cache.archive.identity import Known, newcomers
 from lix_cache.messages.turn import ZERO_ID
 
@@ -32,7 +33,8 @@ def restored(session_id: str, old: Contents, new: Contents | None, codec: Packer
     turns = [known.turns[message_id] for message_id in sorted(known.turns)]
     header = header_flow.FileHeader(min(found.created_at for found in both), session_id)
     updated_ms = int(max(found.updated_at for found in both) * 1000)
-    contested = any(found.index.contested_at > 0 for found in both)
+    # What was in doubt still is, and no more: under the ids that the messages have by now.
+    contested = doubts_about(turns, set[bytes]().union(*(found.doubts for found in both)))
     whole = encoding.encode_file(header, turns, updated_ms, codec, contested=contested)
     cleared = max((found.index.cleared for found in both), default=ZERO_ID)
     if turns and cleared != ZERO_ID:

@@ -6,13 +6,13 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from lix_cache.archive import encoding, reading
+from lix_cache.archive import encoding, index, reading
 from lix_cache.archive import header as header_flow
-from lix_cache.archive import index as index_flow
-from lix_cache.archive.doubts import Doubts, Link
+from lix_cache.archive.doubts import Doubts, Link, doubts_about
 from lix_cache.archive.folder import temporary_path
 from lix_cache.archive.identity import Known, newcomers
 from lix_cache.archive.mending import ArchiveMending
+from lix_cache.archive.reader import SessionFile
 from lix_cache.errors import (
     LixCacheError,
 )
@@ -52,21 +52,6 @@ class _Append:
         return Write(temporary_path(self.path), None, self.data)
 
 
-@dataclass(frozen=True)
-class _File:
-    """A session's file as a writer found it.
-
-    Attributes:
-        path: the file.
-        index: its last index entry.
-        size: its bytes up to the end of the last frame; 0 where it is to be made.
-    """
-
-    path: str
-    index: index_flow.FrameIndex
-    size: int
-
-
 class ArchiveWriter(ArchiveMending):
     """Every way that turns come into a file."""
 
@@ -85,7 +70,7 @@ class ArchiveWriter(ArchiveMending):
         session_id: str,
         turns: Sequence[Turn],
         *,
-        contested: bool = False,
+        contested: bool | Collection[bytes] = False,
         from_window: bool = False,
     ) -> int:
         """Append turns under their ids, leaving out those the file has. Synced.
@@ -93,7 +78,8 @@ class ArchiveWriter(ArchiveMending):
         Args:
             session_id: the session.
             turns: in any order.
-            contested: Redis may hold them as well (docs/archive-format.md, "What is one message").
+            contested: Redis may hold them as well, or those with these nonces
+                (docs/archive-format.md, "What is one message").
             from_window: they are what a window holds, not what is added now: what was deleted
                 stays so.
 
@@ -110,13 +96,13 @@ class ArchiveWriter(ArchiveMending):
         return count
 
     def append_many_locked(
-        self, batch: Mapping[str, Sequence[Turn]], contested: Collection[str] = ()
+        self, batch: Mapping[str, Sequence[Turn]], contested: Mapping[str, Collection[bytes]] | None = None
     ) -> dict[str, int | LixCacheError]:
         """Append to several sessions whose locks are held, syncing the folder once.
 
         Args:
             batch: the turns of each session, in any order.
-            contested: sessions of whose turns Redis may get another copy.
+            contested: of sessions the nonces of those turns of which Redis may get another copy.
 
         Returns:
             For each session how many turns were new, or why it failed; the others are
@@ -128,7 +114,7 @@ class ArchiveWriter(ArchiveMending):
         for session_id, turns in batch.items():
             try:
                 append = self._ready_append_locked(
-                    session_id, turns, contested=session_id in contested, from_window=True
+                    session_id, turns, contested=(contested or {}).get(session_id, ()), from_window=True
                 )
             except LixCacheError as error:
                 results[session_id] = error
@@ -158,7 +144,10 @@ class ArchiveWriter(ArchiveMending):
         for session_id in alone:
             try:
                 results[session_id] = self.append_locked(
-                    session_id, batch[session_id], contested=session_id in contested, from_window=True
+                    session_id,
+                    batch[session_id],
+                    contested=(contested or {}).get(session_id, ()),
+                    from_window=True,
                 )
             except LixCacheError as error:
                 results[session_id] = error
@@ -179,7 +168,12 @@ class ArchiveWriter(ArchiveMending):
         return numbered[0].id
 
     def _append_locked(
-        self, session_id: str, turns: Sequence[Turn], *, contested: bool, from_window: bool
+        self,
+        session_id: str,
+        turns: Sequence[Turn],
+        *,
+        contested: bool | Collection[bytes],
+        from_window: bool,
     ) -> tuple[bool, int]:
         """Append; return whether the file's name may not be durable yet, and how many were new."""
         append = self._ready_append_locked(session_id, turns, contested=contested, from_window=from_window)
@@ -201,21 +195,29 @@ class ArchiveWriter(ArchiveMending):
         return append.unsure
 
     def _ready_append_locked(
-        self, session_id: str, turns: Sequence[Turn], *, contested: bool, from_window: bool
+        self,
+        session_id: str,
+        turns: Sequence[Turn],
+        *,
+        contested: bool | Collection[bytes],
+        from_window: bool,
     ) -> _Append | None:
         """Make everything ready for an append but the write itself. None if there is nothing to do."""
         if not turns:
             return None
         path = self._ready_path_locked(session_id)
         before, size = self._writable_tail_locked(path, session_id)
-        file = _File(path, before, size)
-        known, chain = Known(), self._doubts_locked(file)
+        file = SessionFile(path, before, size)
+        chain, is_whole = self._doubts(file)
         fresh = self._newcomers_locked(
-            session_id, file, once(turns), known, chain, contested=contested, from_window=from_window
+            session_id, file, once(turns), chain, contested=bool(contested), from_window=from_window
         )
+        # A message that comes again although it is in doubt is one whose frame was damaged.
+        named = () if isinstance(contested, bool) else contested
+        own = doubts_about(fresh) if contested is True else doubts_about(fresh, named, *chain)
         # A process that wrote the whole file may have been stopped before its name was durable;
         # what the file holds now, and what comes to it, is to be acknowledged all the same.
-        unsure = size == 0 or before.whole or before == index_flow.EMPTY
+        unsure = size == 0 or before.whole or before == index.EMPTY
         if not fresh and not size:
             return None
         if not fresh:
@@ -224,14 +226,14 @@ class ArchiveWriter(ArchiveMending):
         now_ms = int(self._clock.time() * 1000)
         if size == 0:
             header = header_flow.FileHeader(now_ms / 1000, session_id)
-            data = encoding.encode_file(header, fresh, now_ms, self._codec, contested=contested)
+            data = encoding.encode_file(header, fresh, now_ms, self._codec, contested=own)
         else:
             doubts: Doubts | None = None
-            if chain is None:
-                # All that there is to be recognised is in hand: it begins a chain that can be read.
-                doubts = Doubts.of(fresh if contested else (), size, known.nonces)
-            elif contested:
-                doubts = Doubts.linked(fresh, size, before.contested_at, chain)
+            if not is_whole:
+                # All that is in doubt is in hand: it begins a chain that can be read.
+                doubts = Doubts.alone({**dict(chain[0].items()), **own}, size)
+            elif own:
+                doubts = Doubts.linked(own, size, before.contested_at, chain)
             # One frame, however many turns: after a crash all of them are there, or none. (Only
             # what comes to more than a GiB does not fit into one.)
             data = encoding.encode_frames(fresh, before, now_ms, self._codec, doubts=doubts)
@@ -246,23 +248,15 @@ class ArchiveWriter(ArchiveMending):
         if size and before.cleared < before.newest:
             now_ms = int(self._clock.time() * 1000)
             self._files.append(path, size, encoding.encode_mark(before, now_ms, before.newest))
-            if before.whole or before == index_flow.EMPTY:
+            if before.whole or before == index.EMPTY:
                 self.sync_names()
-
-    def _doubts_locked(self, file: _File) -> list[Link] | None:
-        """Return what the file says is in doubt; None where it cannot be read."""
-        try:
-            return reading.doubts(self._files, file.path, file.size, file.index.contested_at)
-        except reading.TailUnreadable:
-            return None
 
     def _newcomers_locked(
         self,
         session_id: str,
-        file: _File,
+        file: SessionFile,
         turns: list[Turn],
-        known: Known,
-        chain: list[Link] | None,
+        chain: list[Link],
         *,
         contested: bool,
         from_window: bool,
@@ -273,9 +267,8 @@ class ArchiveWriter(ArchiveMending):
             session_id: the session.
             file: where they go.
             turns: sorted by id.
-            known: takes what was looked at of the file.
-            chain: what is in doubt; None where that cannot be read.
-            contested: Redis may have them as well, and may have moved them here.
+            chain: what is in doubt.
+            contested: Redis may have some as well, and may have moved them here.
             from_window: they are what a window holds, not what is added now.
         """
         before = file.index
@@ -289,9 +282,10 @@ class ArchiveWriter(ArchiveMending):
         # The copy of a contested message may be anywhere: a server that hung carries out an add,
         # and a daemon moves it here, at whatever time. Else the file is read whole only where a
         # nonce is met that is in doubt.
-        everywhere = contested or chain is None or any(turn.nonce in link for link in chain for turn in turns)
+        everywhere = contested or any(turn.nonce in link for link in chain for turn in turns)
         if turns[0].id > before.newest and not everywhere:
             return turns
+        known = Known()
         try:
             for frame, found in reading.walk_back(self._files, file.path, self._most):
                 known.add(found)

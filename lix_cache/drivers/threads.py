@@ -33,19 +33,9 @@ def compute_within(effect: Compute) -> Any:
 
 async def acompute_within(effect: Compute) -> Any:
     future = submit(lambda: without_stop_iteration(effect.call), may_hang=effect.may_hang)
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-
-    def wake(_: object) -> None:
-        # The loop may have ended while the call went on; then nobody waits for it.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(ended.set)
-
-    future.add_done_callback(wake)
     try:
-        await asyncio.wait_for(ended.wait(), effect.seconds)
-    except asyncio.TimeoutError:
-        raise _late(effect) from None
+        if not await future.wait_async(effect.seconds):
+            raise _late(effect)
     finally:
         future.cancel()  # of no effect on one that has begun or ended
     return _result(future, effect)

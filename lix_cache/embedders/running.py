@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -51,7 +50,11 @@ def _start(call: Callable[[], T], who: str, error: type[LixCacheError]) -> Promi
         else:
             future.set_result(cast("T", value))
 
-    if not _crew.start(work, "lix-cache-model"):
+    try:
+        is_begun = _crew.start(work, "lix-cache-model")
+    except RuntimeError as refused:
+        raise error(f"{who}: the system gives no thread to ask it in") from refused
+    if not is_begun:
         raise error(f"{who}: {_crew.most} such calls are under way in this process; it hangs or is too slow")
     return future
 
@@ -83,10 +86,9 @@ async def acall_within(
 
     ``seconds=None`` waits for as long as it takes.
     """
-    future = asyncio.wrap_future(_start(call, who, error))
+    future = _start(call, who, error)
     try:
-        await asyncio.wait([future], timeout=seconds)
-        if future.done():
+        if await future.wait_async(seconds):
             return future.result()
     finally:
         future.cancel()

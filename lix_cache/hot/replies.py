@@ -22,10 +22,12 @@ class Added:
     Attributes:
         id: the message's id.
         length: messages in the window now.
+        repeated: it was sent before, without an answer, and that may be carried out later.
     """
 
     id: MessageId
     length: int
+    repeated: bool = False
 
 
 class Gap(IntEnum):
@@ -76,11 +78,13 @@ class End:
         length: its messages.
         last: the last one's id; None if there is none.
         up_to: the largest id that the session can have had.
+        repeated: nonces of its messages that were sent twice: the first sending may be carried out later.
     """
 
     length: int
     last: MessageId | None
     up_to: MessageId
+    repeated: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -90,9 +94,9 @@ class Page:
     Attributes:
         turns: oldest first.
         has_more: there may be more of those that were asked for.
-        contested: another copy of one of them may still arrive; of the oldest alone.
+        contested: nonces of those of which another copy may still arrive; of the oldest alone.
     """
 
     turns: list[Turn]
     has_more: bool
-    contested: bool = False
+    contested: frozenset[bytes] = frozenset()

@@ -239,17 +239,17 @@ return out
 # KEYS: window, active, overflow, high water, ticket
 # ARGV: session id, smallest id to keep ('' to keep all), largest ms that is archived,
 #       length that counts as overflow, id of the oldest message that was archived
-# Forgets what the archive has. Returns how many are left. A server that hung may carry this
-# out long after the caller gave up, when the window is another one: then its oldest message
-# is not the one that was archived, and nothing is forgotten.
+# Forgets what the archive has. Returns how many are left; -1 where it did nothing. A server that hung
+# may carry this out long after the caller gave up, when the window is another one: then its oldest
+# message is not the one that was archived. Nor is it where another mover's trim, or the taking back
+# of a message, came between: so the answer sends the caller to look again.
 TRIM = script(
     NOW
     + """
 if ARGV[2] ~= '' then
   local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
-  if #oldest == 1 and oldest[1][1] == ARGV[5] then
-    redis.call('XTRIM', KEYS[1], 'MINID', '=', ARGV[2])
-  end
+  if #oldest == 1 and oldest[1][1] ~= ARGV[5] then return -1 end
+  redis.call('XTRIM', KEYS[1], 'MINID', '=', ARGV[2])
 end
 local left = redis.call('XLEN', KEYS[1])
 if left < tonumber(ARGV[4]) then redis.call('HDEL', KEYS[3], ARGV[1]) end
@@ -279,9 +279,15 @@ return 1
 """
 )
 
+# How many of the newest messages are looked at for late copies.
+LATE_AMONG = 1000
+
 # KEYS: window, high water, ticket   ARGV: none
-# Returns how many messages are there, the last one's id or '', and the ms that every later message in
-# a new window exceeds. From here on what was read of the archive is not put back.
+# Returns how many messages are there, the last one's id or '', the ms that every later message in
+# a new window exceeds, and the nonces of those that were sent twice. From here on what was read of the
+# archive is not put back. A stream whose
+# messages were all taken back goes at once: an add would find it, not ask for the high water, and may
+# get an id of this millisecond, which counts as deleted.
 ENDS = script(
     NOW
     + """
@@ -291,7 +297,17 @@ if #last == 1 then high = math.max(high, tonumber(string.match(last[1][1], '^%d+
 high = string.format('%.0f', high)
 redis.call('SET', KEYS[2], high)
 redis.call('UNLINK', KEYS[3])
-return {redis.call('XLEN', KEYS[1]), #last == 1 and last[1][1] or '', high}
+if #last == 0 then redis.call('UNLINK', KEYS[1]) end
+local reply = {redis.call('XLEN', KEYS[1]), #last == 1 and last[1][1] or '', high}
+local rows = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', """
+    + str(LATE_AMONG)
+    + """)
+for i = 1, #rows do
+  local message = rows[i][2][2]
+  local flags = string.byte(message) or 0
+  if math.floor(flags / 32) % 2 == 1 then reply[#reply + 1] = string.sub(message, 2, 7) end
+end
+return reply
 """
 )
 
@@ -309,9 +325,6 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 return ''
 """
 )
-
-# How many of the newest messages are looked at for late copies.
-LATE_AMONG = 1000
 
 # KEYS: window, refused nonces   ARGV: life in ms, nonce, id, nonce, id …
 # Each message is stored under that id, or deleted. Adds of it that are still on their way are refused

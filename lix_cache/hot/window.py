@@ -228,10 +228,16 @@ class HotWindow:
     @staticmethod
     def oldest_turns(reply: Any) -> Page:
         """Return the answer to :meth:`oldest`."""
-        return Page(_turns(reply[1:]), bool(reply[0]), any(map(is_repeated, reply[2::2])))
+        turns = _turns(reply[1:])
+        repeated = map(is_repeated, reply[2::2])
+        contested = {turn.nonce for turn, again in zip(turns, repeated, strict=True) if again}
+        return Page(turns, bool(reply[0]), frozenset(nonce for nonce in contested if nonce is not None))
 
     def trim(self, session_id: str, turns: Sequence[Turn], archived: MessageId, window: int) -> Command:
         """Forget the window's oldest messages, and the session itself if nothing is left.
+
+        Answers how many are left; -1 where the window begins with another message by now, and
+        nothing was done.
 
         Args:
             session_id: the session.
@@ -276,6 +282,10 @@ class HotWindow:
         words = command.args if isinstance(command, ScriptCall) else command
         return sum(len(word) for word in words if isinstance(word, (bytes, str)))
 
+    def take_ticket(self, session_id: str) -> Command:
+        """Have nothing put back that was read of the archive until now."""
+        return ("UNLINK", self.keys.ticket(session_id))
+
     def ends(self, session_id: str) -> Command:
         """Look how far a window goes that is to be forgotten. :meth:`end` reads the answer."""
         b = self.keys.bucket(session_id)
@@ -286,7 +296,7 @@ class HotWindow:
     def end(reply: Any) -> End:
         """Return the answer to :meth:`ends`."""
         last = parse_id(reply[1]) if reply[1] else None
-        return End(int(reply[0]), last, MessageId(int(reply[2]), LARGEST_SEQ))
+        return End(int(reply[0]), last, MessageId(int(reply[2]), LARGEST_SEQ), frozenset(reply[3:]))
 
     def forget(self, session_id: str, last: MessageId) -> Command:
         """Drop the messages of a window up to one. Answered with the first id that is left, or nothing."""

@@ -193,8 +193,14 @@ def register_metrics(
         The collector, to unregister it.
 
     Raises:
+        ConfigError: one of them is no :class:`SemanticCache` or :class:`AsyncSemanticCache`.
         MissingExtra: ``prometheus-client`` is not installed.
     """
+    for name, cache in caches.items():
+        # At once: at the first scrape it would take all other metrics of the page with it.
+        if "hits_by_reason" not in getattr(cache, "local_stats", ()):
+            kind = type(cache).__name__
+            raise ConfigError(f"{name} must be a SemanticCache or an AsyncSemanticCache, got a {kind}")
     collector = CacheCollector(caches, namespace)
     from prometheus_client import REGISTRY
 

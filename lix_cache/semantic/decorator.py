@@ -221,6 +221,4 @@ def _landed(future: Promise[Any], seconds: float) -> Any:
 
 
 async def _alanded(future: Promise[Any], seconds: float) -> Any:
-    # Not awaited itself: one who stops waiting must not stop the flight for the others.
-    landed, _ = await asyncio.wait([asyncio.wrap_future(future)], timeout=seconds)
-    return landed.pop().result() if landed else OVERDUE
+    return future.result() if await future.wait_async(seconds) else OVERDUE

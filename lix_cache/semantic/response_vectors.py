@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.compat.ring import unit_vector
-from lix_cache.daemon import Bell
+from lix_cache.daemon import Bell, launch
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
@@ -93,7 +93,11 @@ class Meanings:
         self._thread: threading.Thread | None = None
 
     def add(self, text: str, then: Callable[[FloatArray], None]) -> None:
-        """Embed a text some time, and hand its vector on, in the thread."""
+        """Embed a text some time, and hand its vector on, in the thread.
+
+        Without a thread it waits for the next one: the response is stored, whatever comes of its vector.
+        """
+        refused: RuntimeError | None = None
         # Not a Condition, which is entered and left in Python: an exception out of a signal handler
         # in there leaves it taken for ever.
         with self._lock:
@@ -103,7 +107,12 @@ class Meanings:
             self._bell.set()
             if not self._is_alive():
                 self._thread = threading.Thread(target=self._run, name="lix-cache-meanings", daemon=True)
-                self._thread.start()
+                try:
+                    launch(self._thread)
+                except RuntimeError as error:
+                    self._thread, refused = None, error
+        if refused is not None:
+            self._trouble(refused)
 
     def _is_alive(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
@@ -126,7 +135,8 @@ class Meanings:
             self._waiting.clear()
             thread = self._thread
         self._bell.set()
-        if thread is not None and thread is not threading.current_thread():
+        # One whose start was interrupted has no number.
+        if thread is not None and thread.ident is not None and thread is not threading.current_thread():
             thread.join(timeout)
 
     def _run(self) -> None:

@@ -112,7 +112,7 @@ class Calls:
         while True:
             flight = self.flights.join(key)
             if isinstance(flight, Flight):
-                return (yield from self._end(flight, question))
+                return (yield from self._end(flight, question, until))
             landed = yield Call(functools.partial(wait, flight, max(0.0, until - clock.monotonic())))
             if landed is OVERDUE:
                 # Who leads may wait for this very call, through a thread or another function.
@@ -126,12 +126,12 @@ class Calls:
                     return (yield Compute(landed.make, None, "copying"))
                 return landed.make()
 
-    def _end(self, flight: Flight, question: Question) -> Flow[Any]:
+    def _end(self, flight: Flight, question: Question, until: float) -> Flow[Any]:
         """Lead a flight to its end."""
         inside = leading.get()
         try:
             leading.set((*inside, weakref.ref(flight)))
-            result = yield from self._lead(question)
+            result = yield from self._lead(question, until)
             recipe = yield from self._closed(flight, question, result)
         except Exception as error:
             is_awaited = self.flights.close(flight)
@@ -156,10 +156,10 @@ class Calls:
         )
         return UNSHARED if recipe is None else recipe
 
-    def _lead(self, question: Question) -> Flow[Any]:
+    def _lead(self, question: Question, until: float) -> Flow[Any]:
         """Run the function, unless another process does: then wait for what it stores."""
         shared = self._shared(question)
-        found = yield from shared.take(lambda: self._look(question))
+        found = yield from shared.take(lambda: self._look(question), until)
         if found is not None:
             return found.response
         return (yield from self._run(question, shared))

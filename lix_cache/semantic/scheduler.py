@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
@@ -90,7 +91,9 @@ class Cleaner(DaemonThread):
         self._make_locks()
         self._core.renew_locks()
         if was_running:
-            self.start(self.interval)
+            # Where no thread is to be had, the others are made anew all the same.
+            with contextlib.suppress(RuntimeError):
+                self.start(self.interval)
 
 
 _cleaners: weakref.WeakSet[Cleaner] = weakref.WeakSet()

@@ -247,17 +247,17 @@ class Shared:
     deadline_seconds: float
     is_mine: bool = False
 
-    def take(self, look: Callable[[], Flow[Lookup]]) -> Flow[Lookup | None]:
-        """Wait for an answer or for the turn to make one, each within the deadline.
+    def take(self, look: Callable[[], Flow[Lookup]], until: float) -> Flow[Lookup | None]:
+        """Wait for an answer or for the turn to make one.
 
         Args:
             look: looks the answer up.
+            until: and no longer, by the cache's monotonic clock: the caller may have waited before.
 
         Returns:
             The answer; None if the caller is to run the function (``is_mine``: for all).
         """
         clock = self.core.clock
-        until = clock.monotonic() + self.deadline_seconds
         seen, pause = b"", _FIRST_PAUSE
         while True:
             held = yield from self._try(seen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -94,7 +94,7 @@ def add(session: Session, turn: Turn) -> Flow[AddResult]:
         total = yield from _add_cold(session, turn, contested=error.maybe_done)
         return AddResult(min(total, session.window))
     if store.config.durability == "disk":
-        yield from _persist(session, with_id(turn, added.id), before)
+        yield from _persist(session, with_id(turn, added.id), before, contested=added.repeated)
     batches = session.grown_by(added.length, store.hot.batch)
     if not batches:
         return AddResult(min(added.length, session.window))
@@ -158,6 +158,9 @@ def _add_hot(session: Session, turn: Turn, sent: _Moment, gap: Gap) -> Flow[Adde
         found = yield from _find(session, turn.nonce or b"")
         if found is None:
             found = yield from _append_hot(session, turn, gap, locked=True, repeated=True)
+            found = replace(found, repeated=True)
+        # What is added next comes after it, also where that goes to the archive.
+        session.seen.saw(found.id)
     except RedisUnavailable as error:
         error.maybe_done = True
         store.breaker.trip()
@@ -281,31 +284,46 @@ def _took_over(session: Session, *, locked: bool) -> Flow[bool]:
     return True
 
 
-def _persist(session: Session, turn: Turn, before: MessageId) -> Flow[None]:
+def _persist(session: Session, turn: Turn, before: MessageId, *, contested: bool) -> Flow[None]:
     """Put a message on disk before it is acknowledged. If the disk refuses, take it back.
 
     Args:
         session: where it was added.
         turn: the message under its id.
         before: the newest id that was known before it.
+        contested: it was sent twice, and Redis may carry out the first sending later.
     """
-    append = session.store.archive.store.append_locked
+    archive = session.store.archive.store
     try:
         lock = yield from session_lock(session)
-        try:
-            yield DiskCall(partial(append, session.id, [turn]))
-        finally:
-            lock.release()
     except LixCacheError:
-        # Not acknowledged, so it must not stay: the caller will send it again.
-        try:
-            removed = yield RedisCall(session.store.hot.remove(session.id, turn.id))
-        except RedisUnavailable as unavailable:
-            unavailable.maybe_done = True
-            raise
-        if not int(removed):
-            # A daemon has moved it meanwhile: it is on disk after all.
-            return
-        # Nor must it look as if the window had lost it.
-        session.seen.expected = min(session.seen.expected, before)
+        # Nor does it stay where only a daemon that holds the lock can tell whether it has moved it.
+        yield from _taken_back(session, turn, before)
         raise
+    try:
+        try:
+            yield DiskCall(partial(archive.append_locked, session.id, [turn], contested=contested))
+        except LixCacheError:
+            # Not acknowledged, so it must not stay: the caller will send it again. Under the lock: a
+            # daemon that had read it already would put it on disk all the same.
+            if (yield from _taken_back(session, turn, before)):
+                raise
+            # Moved to disk before we had the lock, or lost by Redis since (FLUSHALL): the disk knows.
+            if (yield DiskCall(partial(archive.find_nonce_locked, session.id, turn.nonce or b""))) is None:
+                raise
+    finally:
+        lock.release()
+
+
+def _taken_back(session: Session, turn: Turn, before: MessageId) -> Flow[bool]:
+    """Take a message out of the window; False if it is not there."""
+    try:
+        removed = yield RedisCall(session.store.hot.remove(session.id, turn.id))
+    except RedisUnavailable as unavailable:
+        unavailable.maybe_done = True
+        raise
+    if not int(removed):
+        return False
+    # Nor must it look as if the window had lost it.
+    session.seen.expected = min(session.seen.expected, before)
+    return True

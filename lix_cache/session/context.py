@@ -91,9 +91,11 @@ def _relevant(
     count: int,
 ) -> list[Turn]:
     """Search all but the recent ones: by vector where there are vectors, else by words."""
+    # By their nonces too: of a message that reached Redis twice the history has the other copy.
     shown = {turn.id for turn in recent}
+    nonces = {turn.nonce for turn in recent if turn.nonce is not None}
     history = merged(session.store.archive.store.turns(session.id), hot)
-    older = [turn for turn in history if turn.id not in shown]
+    older = [turn for turn in history if turn.id not in shown and turn.nonce not in nonces]
     if embedding is not None and any(turn.vector is not None for turn in older):
         found = search.by_vector(older, embedding, count)
         dim = found[0].vector.dim if found and found[0].vector is not None else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import uuid
@@ -215,7 +216,9 @@ class Evictor(DaemonThread):
         self._name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._used = set()
         if was_running:
-            self.start()
+            # Where no thread is to be had, the others are made anew all the same.
+            with contextlib.suppress(RuntimeError):
+                self.start()
 
 
 _evictors: dict[StoreIdentity, Evictor] = {}

@@ -10,10 +10,12 @@ already, or gone: it refuses their adds, and drops the copies that have come.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
 from lix_cache.effects import DiskCall, Flow, RedisCall
+from lix_cache.hot.replies import End
 from lix_cache.hot.window import HotWindow
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, parse_id
 from lix_cache.session.store import Seen, SessionStore
@@ -42,8 +44,8 @@ def refuse_locked(store: SessionStore, session_id: str, unsettled: Iterable[byte
     return set(known)
 
 
-def forget_locked(store: SessionStore, session_id: str) -> Flow[tuple[int, MessageId]]:
-    """Drop a window. Returns how many messages it had, and the largest id that is gone with it.
+def forget_locked(store: SessionStore, session_id: str) -> Flow[End]:
+    """Drop a window. Returns how far it went; ``up_to`` is the largest id that is gone with it.
 
     In two steps: what was added after the first one is no part of the deletion, also where the
     second is carried out when its caller has long given up and others use the session again.
@@ -55,7 +57,7 @@ def forget_locked(store: SessionStore, session_id: str) -> Flow[tuple[int, Messa
         if left:
             # Added since, perhaps within the same millisecond: it and all that follow it stay.
             up_to = min(up_to, parse_id(left).predecessor())
-    return end.length, up_to
+    return replace(end, up_to=up_to)
 
 
 def counted(seen: Seen, turns: list[Turn], up_to: MessageId) -> list[Turn]:

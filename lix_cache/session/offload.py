@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.effects import DiskCall, Flow, LockCall, RedisBatch, Sleep
 from lix_cache.errors import (
+    ArchiveBusy,
     ArchiveCorrupt,
     ArchiveError,
     InvalidMessage,
@@ -22,6 +24,7 @@ from lix_cache.session.base import note_archive
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from lix_cache.hot.scripts import Command
     from lix_cache.session.store import SessionStore
     from lix_cache.storage.files import FileLock
 
@@ -39,6 +42,10 @@ BREATH = 8
 
 
 BREATH_SECONDS = 0.00002
+
+
+#: How often a window is read again that others changed while it was moved to disk.
+MOVES_AGAIN = 8
 
 
 @dataclass
@@ -104,12 +111,16 @@ def move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
 
     Stopped after any step and run again: what was read is still there; what was appended is
     recognised by its id and only trimmed. The lock keeps a deletion from happening in the
-    middle and being undone. One session's failure does not keep the others from moving.
+    middle and being undone. It does not keep out what was sent by others and is carried out late,
+    nor the taking back of a message: where the window begins with another message than was read,
+    the trim does nothing, and the window is read again. One session's failure does not keep the
+    others from moving.
     """
     moved = Moved()
     todo = dict(keep)
     # Sessions of which a single message is more than their share: each by itself.
     large: dict[str, int] = {}
+    refused: Counter[str] = Counter()
     while todo or large:
         if not todo:
             todo = dict([large.popitem()])
@@ -123,27 +134,58 @@ def move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
         large.update({sid: keep[sid] for sid, one in found.items() if one.has_more and not one.turns})
         found = {sid: oldest for sid, oldest in found.items() if sid not in large}
         batch = {sid: oldest.turns for sid, oldest in found.items() if oldest.turns}
-        contested = {sid for sid, oldest in found.items() if oldest.contested}
+        contested = {sid: oldest.contested for sid, oldest in found.items() if oldest.contested}
         written: dict[str, int | LixCacheError] = yield DiskCall(
             partial(store.archive.store.append_many_locked, batch, contested)
         )
         moved.failed.update({sid: r for sid, r in written.items() if isinstance(r, LixCacheError)})
         note_archive(store, written.values())
         found = {sid: oldest for sid, oldest in found.items() if sid not in moved.failed}
-        newest: dict[str, MessageId] = yield DiskCall(partial(_newest_ids, store, list(found)))
-        trims = tuple(
-            store.hot.trim(sid, oldest.turns, newest[sid], keep[sid]) for sid, oldest in found.items()
-        )
-        if trims:
-            yield RedisBatch(trims)
-        gone = sum(len(oldest.turns) for oldest in found.values())
+        trimmed = yield from _trimmed(store, found, keep, moved)
+        refused.update(found.keys() - trimmed.keys() - moved.failed.keys())
+        moved.failed.update({sid: _keeps_changing(sid) for sid, n in refused.items() if n > MOVES_AGAIN})
+        gone = sum(trimmed.values())
         store.count("spilled_messages", gone)
         moved.messages += gone
-        todo = {sid: keep[sid] for sid, oldest in found.items() if oldest.has_more}
+        todo = {
+            sid: keep[sid]
+            for sid, oldest in found.items()
+            if sid not in moved.failed and (oldest.has_more or sid not in trimmed)
+        }
     moved.sessions = len(keep) - len(moved.failed)
     if moved.failed:
         store.count("spill_failures", len(moved.failed))
     return moved
+
+
+def _trimmed(
+    store: SessionStore, found: Mapping[str, Page], keep: Mapping[str, int], moved: Moved
+) -> Flow[dict[str, int]]:
+    """Forget what the archive has. Returns of how many messages; not those whose window is another by now."""
+    newest: dict[str, MessageId | LixCacheError] = yield DiskCall(partial(_newest_ids, store, list(found)))
+    trims: dict[str, Command] = {}
+    for sid, known in newest.items():
+        if isinstance(known, LixCacheError):
+            moved.failed[sid] = known
+        else:
+            trims[sid] = store.hot.trim(sid, found[sid].turns, known, keep[sid])
+    replies = (yield RedisBatch(tuple(trims.values()), errors_as_values=True)) if trims else ()
+    trimmed = {}
+    for sid, reply in zip(trims, replies, strict=True):
+        if isinstance(reply, RedisUnavailable):
+            raise reply
+        if isinstance(reply, LixCacheError):
+            moved.failed[sid] = reply
+        elif int(reply) >= 0:
+            trimmed[sid] = len(found[sid].turns)
+    return trimmed
+
+
+def _keeps_changing(session_id: str) -> ArchiveBusy:
+    return ArchiveBusy(
+        f"the window of session {session_id[:60]!r} changed each time it was about to leave Redis; what was "
+        "read is archived and still hot. Try again"
+    )
 
 
 def _readable(ids: Iterable[str], replies: Iterable[Any], moved: Moved) -> Flow[dict[str, Page]]:
@@ -164,12 +206,14 @@ def _readable(ids: Iterable[str], replies: Iterable[Any], moved: Moved) -> Flow[
     return found
 
 
-def _newest_ids(store: SessionStore, session_ids: Iterable[str]) -> dict[str, MessageId]:
-    found = {}
+def _newest_ids(store: SessionStore, session_ids: Iterable[str]) -> dict[str, MessageId | LixCacheError]:
+    found: dict[str, MessageId | LixCacheError] = {}
     for session_id in session_ids:
         try:
             found[session_id] = store.archive.store.last_index(session_id, locked=True).newest
         except ArchiveCorrupt:
             # Counted and logged there. Nothing of it can be read, so nothing can collide.
             found[session_id] = ZERO_ID
+        except ArchiveError as error:
+            found[session_id] = error
     return found

@@ -124,8 +124,15 @@ def clean_up(store: SessionStore) -> Flow[int]:
             if lock is None:
                 continue
             try:
-                # A session with messages in Redis is alive, however old its archive.
-                alive = yield RedisBatch((store.hot.length(session_id), store.hot.old.length(session_id)))
+                # A session with messages in Redis is alive, however old its archive. The ticket goes
+                # first: what a reader is about to put back would outlive the archive it was read from.
+                _, *alive = yield RedisBatch(
+                    (
+                        store.hot.take_ticket(session_id),
+                        store.hot.length(session_id),
+                        store.hot.old.length(session_id),
+                    )
+                )
                 if not any(alive):
                     moved += yield DiskCall(partial(archive.expire_locked, session_id, now))
             finally:

@@ -63,11 +63,12 @@ def delete(session: Session) -> Flow[bool]:
     try:
         # Before the window goes: what arrives in between would stay.
         unsettled = yield from late.refuse_locked(store, session.id, session.seen.unsettled)
-        hot, last = yield from late.forget_locked(store, session.id)
+        end = yield from late.forget_locked(store, session.id)
         old = yield from old_sessions.drop_locked(store, session.id)
-        cold = yield DiskCall(partial(store.archive.store.delete_locked, session.id, last, unsettled))
+        arriving = unsettled | end.repeated
+        cold = yield DiskCall(partial(store.archive.store.delete_locked, session.id, end.up_to, arriving))
         store.outage_sessions.discard(session.id)
         yield from look(session, locked=True)
     finally:
         lock.release()
-    return bool(hot) or old or bool(cold)
+    return bool(end.length) or old or bool(cold)

@@ -21,7 +21,7 @@ from lix_cache.errors import CodecError, InvalidInput
 from lix_cache.storage.varints import Reader, put_varint
 from lix_cache.values.plain import decode_item, encode_item
 
-__all__ = ["Encoded", "Head", "chunk_count", "decode_value", "encode_value", "read_head"]
+__all__ = ["Encoded", "Head", "decode_value", "encode_value", "read_head"]
 
 _VERSION = 1
 _STORED, _ZLIB = 0, 1
@@ -129,15 +129,6 @@ def read_head(head: bytes) -> Head:
     return Head(
         compression, raw_length, stored_length, chunks, crc, before_crc, reader.take(reader.remaining)
     )
-
-
-def chunk_count(head: bytes) -> int:
-    """Return how many chunks belong to a head; 0 for a value that is whole in it.
-
-    Raises:
-        CodecError: it is no head.
-    """
-    return read_head(head).chunks
 
 
 def decode_value(

@@ -68,9 +68,8 @@ def test_a_hung_embedder_makes_a_miss_within_the_deadline(make: Any, embedder: M
     cache = make()
     cache.store("q", "Q")
     embedder.gate.clear()
-    started = time.monotonic()
     found = cache.lookup("like q")
-    assert time.monotonic() - started < 10
+    assert not embedder.gate.is_set()  # it still hangs
     assert (found.is_hit, found.reason) == (False, Reason.EMBEDDER_TIMEOUT)
     assert "the embedder did not answer within 0.15 s" in found.detail
     # The exact tier needs no embedder.
@@ -286,9 +285,8 @@ def test_a_hung_verifier_makes_a_miss_within_the_deadline(make: Any) -> None:
     verifier = Verifies()
     cache = make(verifier=verifier)
     cache.store("q", "Q")
-    started = time.monotonic()
     found = cache.lookup("like q")
-    assert time.monotonic() - started < 10
+    assert not verifier.gate.is_set()  # it still hangs
     assert (found.is_hit, found.reason) == (False, Reason.VERIFIER_FAILED)
     assert cache.get_stats()["verifier_errors"] == 1
     verifier.gate.set()

@@ -143,6 +143,28 @@ def test_a_message_that_the_disk_refuses_is_not_kept_and_the_caller_is_told(
     assert on_disk(config) == full
 
 
+def test_a_message_that_redis_lost_while_the_disk_refused_it_is_not_taken_for_moved(
+    twins: Twins, config: CacheConfig, redis_server: RedisServer
+) -> None:
+    class Losing(Watched):
+        def append(self, path: str, offset: int, data: bytes) -> None:
+            if self.refusing:
+                # As a FLUSHALL does, or a restart without files, just before.
+                with redis_server.client(db=config.session_redis_db) as client:
+                    client.delete(*client.keys(f"{config.redis_key_prefix}*"))
+            super().append(path, offset, data)
+
+    files = Losing()
+    cache = twins.make("HybridConversationCache", "s", config, files=files)
+    cache.add_message("user", "before")
+    files.refusing = {"append"}
+    with pytest.raises(ArchiveUnavailable, match="the disk is full"):
+        cache.add_message("user", "refused")
+    files.refusing = set()
+    cache.add_message("user", "after")
+    assert said(cache.get_full()) == on_disk(config) == ["before", "after"]
+
+
 def test_a_session_whose_archive_is_locked_for_too_long_does_not_take_a_message(
     twins: Twins, config: CacheConfig
 ) -> None:

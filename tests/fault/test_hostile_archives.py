@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from lix_cache.archive import checksums, decoding, encoding, header, index, read
 from lix_cache.archive import index as index_flow
 from lix_cache.archive.checksums import Checksums
 from lix_cache.archive.codecs import packer
-from lix_cache.archive.doubts import Doubts, Link
+from lix_cache.archive.doubts import Doubts, Link, doubts_about
 from lix_cache.config import CacheConfig
 from lix_cache.messages.turn import LARGEST_MS, MessageId, Turn, to_turn
+from lix_cache.session import offload
+from lix_cache.session import whole as whole_flow
 from tests.fault.files import CountingFiles
+from tests.support.lab import Process
 from tests.support.twins import ManualClock, Twins
 
 MS = 1_700_000_000_000
@@ -110,7 +114,7 @@ def test_what_is_in_doubt_is_left_out_only_where_the_file_has_it(tmp_path: Path)
     path = tmp_path / "s.huff"
     data = path.read_bytes()
     before = decoding.scan(data).frames[-1].index
-    doubts = Doubts(frozenset({b"000007"}), len(data))
+    doubts = Doubts({b"000007": turn(7).id}, len(data))
     path.write_bytes(data + encoding.encode_frames([turn(1)], before, MS, STORED, doubts=doubts))
     assert put(archive, turn(7)) == 1
     assert put(archive, turn(8, nonce=b"000007")) == 0
@@ -146,7 +150,7 @@ def test_a_chain_that_nobody_wrote_by_the_rules_is_begun_anew(tmp_path: Path) ->
     parts, index = [header.encode_header(header.FileHeader(1.0, "s"))], index_flow.EMPTY
     for number in range(3000):
         at = sum(map(len, parts)) if number < 2 else at + len(parts[-1])  # noqa: F821
-        doubts = Doubts(frozenset({b"%06d" % number}), at, index.contested_at)
+        doubts = Doubts({b"%06d" % number: turn(number).id}, at, index.contested_at)
         parts.append(encoding.encode_frames([turn(number)], index, MS, STORED, doubts=doubts))
         index = encoding.index_of(parts[-1])
     (tmp_path / "s.huff").write_bytes(b"".join(parts))
@@ -157,14 +161,127 @@ def test_a_chain_that_nobody_wrote_by_the_rules_is_begun_anew(tmp_path: Path) ->
     assert put(archive, turn(6000, nonce=b"000017")) == 0
 
 
+@pytest.mark.promise("bad-bytes")
+@pytest.mark.parametrize("at", [2**62, 2**63 - 1, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("before", [0, 2**63, 2**64 - 1])
+def test_a_file_that_points_beyond_any_offset_stops_no_session(
+    redis_config: CacheConfig, at: int, before: int
+) -> None:
+    config = redis_config
+    crafted, good = Process(config, "crafted"), Process(config, "good")
+    crafted.add("x")
+    crafted.flush()
+    path = Path(config.archive_dir) / "crafted.huff"
+    data = path.read_bytes()
+    frame = decoding.scan(data).frames[-1]
+    body = data[frame.offset + 8 : frame.end - 13 - data[-13]]
+    index = replace(frame.index, contested_at=at, contested_before=before, doubts=1)
+    path.write_bytes(data[: frame.offset] + encoding._seal(body, index))
+    for process in (crafted, good):
+        for number in range(5):
+            process.add(str(number))
+    other = Process(config, "crafted")
+    other.add("6")
+    moved = other.drive(offload.move_to_disk(other.store, {"crafted": 0, "good": 0}))
+    assert (moved.failed, moved.sessions, good.hot()) == ({}, 2, 0)
+    assert Process(config, "crafted").full() == ["x", "0", "1", "2", "3", "4", "6"]
+    assert len(other.archive.look("crafted").contested) <= 1
+    assert other.drive(whole_flow.delete(other.session))
+
+
+@pytest.mark.promise("no-stall")
+def test_a_look_reads_what_is_in_doubt_and_not_the_messages(tmp_path: Path) -> None:
+    files = CountingFiles()
+    store = ConversationArchive(tmp_path, files=files).store
+    with store.lock("s"):
+        store.append_locked("s", [turn(0, text="in doubt")], contested=True)
+        for start in range(1, 2001, 100):
+            store.append_locked("s", [turn(number, text="x" * 500) for number in range(start, start + 100)])
+    files.reads = files.bytes_read = 0
+    assert store.look("s").contested == {b"000000": turn(0).id}
+    assert files.reads <= 6
+    assert files.bytes_read < 2000
+
+
+@pytest.mark.promise("no-stall")
+def test_what_comes_back_from_the_trash_is_no_more_in_doubt_than_it_was(tmp_path: Path) -> None:
+    store = ConversationArchive(tmp_path).store
+    with store.lock("s"):
+        store.append_locked("s", [turn(0, text="in doubt")], contested=True)
+        store.append_locked("s", [turn(number) for number in range(1, 300)])
+        assert store.trash_locked("s", store.now())
+        store.append_locked("s", [turn(1000)])
+        store.append_locked("s", [turn(1001, text="in doubt, too")], contested=True)
+        assert store.restore_locked("s")
+        doubts = {b"000000": turn(0).id, b"001001": turn(1001).id}
+        assert store.look("s").contested == doubts
+        # Where its copy comes, it is recognised all the same.
+        assert store.append_locked("s", [turn(2000, nonce=b"000000"), turn(2001, nonce=b"001001")]) == 0
+        store.delete_locked("s")
+        assert store.look("s").contested.keys() == doubts.keys()
+
+
+@pytest.mark.promise("no-stall")
+@pytest.mark.parametrize("how", ["chain", "middle", "first"])
+def test_a_chain_that_is_broken_puts_no_message_in_doubt_that_was_not(tmp_path: Path, how: str) -> None:
+    archive = ConversationArchive(tmp_path)
+    for number in range(100):
+        put(archive, turn(number, text="x" * 50), contested=number in (30, 60, 61))
+    path = tmp_path / "s.huff"
+    data = bytearray(path.read_bytes())
+    frames = decoding.scan(bytes(data)).frames
+    if how == "chain":
+        at = frames[-1]
+        body = bytes(data[at.offset + 8 : at.end - 13 - data[-13]])
+        data[at.offset :] = encoding._seal(body, replace(at.index, contested_at=at.offset - 1))
+    else:
+        data[frames[61 if how == "middle" else 0].offset + 20] ^= 1
+        data[frames[61].offset] ^= how == "first"
+    path.write_bytes(data)
+    store = archive.store
+    in_doubt = {b"%06d" % number for number in (30, 60, 61)}
+    assert store.look("s").contested.keys() <= in_doubt
+    put(archive, turn(500), contested=True)
+    put(archive, turn(501))
+    assert {b"000030", b"000060", b"000500"} <= store.look("s").contested.keys() <= in_doubt | {b"000500"}
+    assert put(archive, turn(600, nonce=b"000030"), turn(601, nonce=b"000060")) == 0
+
+
+@pytest.mark.promise("no-loss")
+def test_of_a_file_that_was_written_whole_nothing_in_doubt_is_forgotten(tmp_path: Path) -> None:
+    """Its first frame says for all of it what is in doubt: where it is gone, that is not known."""
+    archive = ConversationArchive(tmp_path)
+    turns = [turn(number) for number in range(300)]
+    doubts = {b"000250": turn(250).id}
+    whole = encoding.encode_file(header.FileHeader(1.0, "s"), turns, MS, STORED, contested=doubts)
+    data = bytearray(whole)
+    data[decoding.scan(whole).frames[0].offset + 20] ^= 1
+    (tmp_path / "s.huff").write_bytes(data)
+    assert put(archive, turn(500, nonce=b"000250"), turn(501)) == 1
+
+
+@pytest.mark.promise("no-loss")
+def test_a_message_whose_frame_was_damaged_counts_where_it_came_again(tmp_path: Path) -> None:
+    archive = ConversationArchive(tmp_path)
+    put(archive, turn(0))
+    put(archive, turn(1, text="in doubt"), contested=True)
+    put(archive, turn(2), contested=True)
+    data = bytearray((tmp_path / "s.huff").read_bytes())
+    data[decoding.scan(bytes(data)).frames[1].offset + 20] ^= 1
+    (tmp_path / "s.huff").write_bytes(data)
+    again = turn(7, text="in doubt", nonce=b"000001")
+    assert put(archive, again) == 1
+    assert archive.store.look("s").contested[b"000001"] == again.id
+
+
 def test_the_chain_is_short_and_no_doubt_is_written_often() -> None:
     chain: list[tuple[int, Link]] = []
     written = longest = 0
     for number in range(5000):
         head = chain[0][0] if chain else 0
-        made = Doubts.linked([turn(number)], number + 1, head, [link for _, link in chain])
-        assert made is not None
-        written += len(made.nonces)
+        own = doubts_about([turn(number)])
+        made = Doubts.linked(own, number + 1, head, [link for _, link in chain])
+        written += len(made.ids)
         link = Link(made.packed()[:-4], made.before)
         chain = [(made.at, link), *(one for one in chain if one[0] <= made.before)]
         longest = max(longest, len(chain))

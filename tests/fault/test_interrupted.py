@@ -34,7 +34,7 @@ from lix_cache.session import add as add_flow
 from lix_cache.storage import files
 from lix_cache.storage.files import Files
 from tests.support import RedisServer
-from tests.support.interrupts import Interrupt, interrupt_at, lines_of
+from tests.support.interrupts import Interrupt, interrupt_at, lines_of, unmeasured
 from tests.support.lab import Process
 
 pytestmark = pytest.mark.promise("no-loss")
@@ -378,7 +378,7 @@ def test_a_pool_never_opens_more_than_its_places(config: CacheConfig, guarded: R
 
 
 def test_no_number_reaches_the_packer_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
-    import lix_cache.hot.pools as pools
+    from lix_cache.hot import wire
 
     seen: list[Any] = []
 
@@ -386,9 +386,9 @@ def test_no_number_reaches_the_packer_in_c(monkeypatch: pytest.MonkeyPatch) -> N
         seen.extend(words)
         return b""
 
-    monkeypatch.setattr(pools, "_pack_bytes", packer)
-    pools.pack(("EVALSHA", "a" * 40, 2, 1.5, b"x", bytearray(b"y"), memoryview(b"z"), "ü"))
-    pools.Packer.pack("CONFIG GET", "a", 3)
+    monkeypatch.setattr(wire, "_pack_bytes", packer)
+    wire.pack(("EVALSHA", "a" * 40, 2, 1.5, b"x", bytearray(b"y"), memoryview(b"z"), "ü"))
+    wire.Packer.pack("CONFIG GET", "a", 3)
     assert {type(word) for word in seen} == {bytes}
     assert seen[-4:] == [b"CONFIG", b"GET", b"a", b"3"]
     assert isinstance(_packer_of_a_connection(), type)
@@ -441,7 +441,7 @@ while tries < int(sys.argv[3]):
             signal.setitimer(signal.ITIMER_REAL, 0)
     except Soft:
         pass
-from lix_cache.archive import files
+from lix_cache.storage import files
 held = [ref for ref in files._held if ref() is not None and ref().is_held]
 assert held == [], held
 caches["A"].flush_to_disk()
@@ -463,8 +463,7 @@ def test_signals_at_random_moments_lose_nothing(
     done = subprocess.run(
         [sys.executable, "-c", WORKER, repr(settings), "7", "400"],
         cwd=ROOT,
-        # Not measured: coverage takes a lock that such an exception leaves taken.
-        env={name: value for name, value in os.environ.items() if not name.startswith("COV")},
+        env=unmeasured(),
         capture_output=True,
         text=True,
         timeout=120,

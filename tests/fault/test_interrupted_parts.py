@@ -7,6 +7,8 @@ the lines are on which nothing is done (tests/support/interrupts.py).
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
 import os
 import subprocess
@@ -20,14 +22,22 @@ from typing import Any
 
 import pytest
 
-from lix_cache import compute
+from lix_cache import SemanticCache, compute
+from lix_cache.config import CacheConfig
 from lix_cache.daemon import Bell, Crew, Promise
+from lix_cache.drivers import aio, threads
+from lix_cache.effects import Compute, Flow
 from lix_cache.embedded.locks import file_lock
+from lix_cache.embedders import running
+from lix_cache.errors import EmbedderUnavailable
+from lix_cache.hot.endpoint import endpoint_for
+from lix_cache.semantic.decorator import _alanded
 from lix_cache.semantic.single_flight import ABANDONED, Flight, Flights
 from lix_cache.storage import parallel
 from lix_cache.storage.files import Files, Write
 from lix_cache.storage.parallel import side_by_side
-from tests.support.interrupts import Interrupt, interrupt_at, lines_of
+from tests.support.forks import Child, Report
+from tests.support.interrupts import Interrupt, interrupt_at, lines_of, unmeasured
 
 pytestmark = pytest.mark.promise("no-stall")
 
@@ -192,6 +202,34 @@ def test_a_thread_that_was_refused_takes_no_place(monkeypatch: pytest.MonkeyPatc
     assert crew.start(lambda: None, "t")
 
 
+def test_a_forked_child_without_a_free_thread_has_usable_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = os.getpid()
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if os.getpid() != parent:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    cleaners = [SemanticCache(None, CacheConfig())._cleaner for _ in range(3)]
+    for cleaner in cleaners:
+        cleaner.start(3600)
+
+    def child(report: Report) -> None:
+        report("f", sum(cleaner._lock.acquire(timeout=1) for cleaner in cleaners))
+        report("e", sum(cleaner.join(1) for cleaner in cleaners))
+
+    with contextlib.ExitStack() as held:
+        for cleaner in cleaners:
+            held.enter_context(cleaner._lock)
+        with Child(child) as process:
+            assert process.wait() == 0
+            assert process.records() == [("f", 3), ("e", 3)]
+    for cleaner in cleaners:
+        cleaner.stop()
+
+
 # -- flights ------------------------------------------------------------------------------------
 
 
@@ -231,6 +269,36 @@ def test_one_who_waits_looks_again_where_it_was_not_told(monkeypatch: pytest.Mon
     assert promise.wait(20)
     assert promise.result(0) == 7
     assert not Promise[int]().wait(0.01)
+
+
+def test_one_who_awaits_looks_again_where_it_was_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    flown, computed, asked = Promise[int](), Promise[int](), Promise[int]()
+
+    def tell_nobody() -> None:
+        for promise in (flown, computed, asked):
+            promise.set_result(7)
+
+    for promise in (flown, computed, asked):
+        monkeypatch.setattr(promise, "_invoke_callbacks", lambda: None)
+    monkeypatch.setattr(threads, "submit", lambda *_, **__: computed)
+    monkeypatch.setattr(running, "_start", lambda *_: asked)
+
+    def computing() -> Flow[int]:
+        return (yield Compute(lambda: 0, 20, "it"))
+
+    async def main() -> list[Any]:
+        endpoint = endpoint_for(CacheConfig(), 0)
+        waits = asyncio.gather(
+            _alanded(flown, 20),
+            aio.AsyncDriver(endpoint)(computing()),
+            running.acall_within(lambda: 0, 20, "it", EmbedderUnavailable),
+        )
+        await asyncio.sleep(0.01)
+        tell_nobody()
+        assert not await Promise[int]().wait_async(0.01)
+        return await waits
+
+    assert asyncio.run(main()) == [7, 7, 7]
 
 
 def test_a_bell_rings_after_any_interruption() -> None:
@@ -330,7 +398,12 @@ print(interrupted)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_real_signals_leave_no_thread_waiting(seed: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", WORKER, str(seed), "4"], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", WORKER, str(seed), "4"],
+        cwd=ROOT,
+        env=unmeasured(),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout) > 100

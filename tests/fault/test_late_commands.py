@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -10,19 +12,21 @@ from typing import Any
 
 import pytest
 
-from lix_cache import HybridConversationCache
+from lix_cache import ConversationArchive, HybridConversationCache
 from lix_cache.config import CacheConfig
 from lix_cache.effects import Effect, Flow, RedisBatch, RedisCall
-from lix_cache.errors import RedisUnavailable
+from lix_cache.errors import ArchiveBusy, RedisUnavailable
 from lix_cache.hot import scripts
 from lix_cache.hot.replies import Gap
 from lix_cache.hot.scripts import Script, ScriptCall
 from lix_cache.messages.turn import ZERO_ID, MessageId, with_id
-from lix_cache.session import add, old_sessions, rounds, whole
+from lix_cache.session import add, offload, old_sessions, reconcile, rounds, whole
 from lix_cache.session import read as read_flow
+from lix_cache.session.budget import Budget
+from lix_cache.session.context import smart_context
 from tests.support import CountingProxy, RedisServer
 from tests.support.lab import Process
-from tests.support.twins import Twins
+from tests.support.twins import ManualClock, Twins
 
 pytestmark = pytest.mark.promise("no-loss")
 
@@ -315,6 +319,50 @@ def test_the_first_of_two_sendings_is_refused_after_the_second(config: CacheConf
         assert one.context() == context
 
 
+def test_under_disk_durability_a_message_sent_twice_stays_once_when_redis_lost_its_memory(
+    config: CacheConfig, redis_server: RedisServer
+) -> None:
+    config = config.replace(durability="disk")
+    process, other = Process(config), Process(config)
+    process.add("before")
+    adding = process.adding("twice")
+    first = run_until(process, adding, scripts.ADD)
+    step = adding.throw(RedisUnavailable("the connection broke", maybe_done=True))
+    with pytest.raises(StopIteration):
+        while True:
+            step = process.step(adding, step)
+    with redis_server.client(db=config.session_redis_db) as client:
+        client.delete(*client.keys(f"{config.redis_key_prefix}*"))
+    other.add("after")
+    assert isinstance(first, RedisCall)
+    first.opened = None
+    process.drive._perform(first)
+    other.flush()
+    assert other.archived() == other.full() == Process(config).full() == ["before", "twice", "after"]
+
+
+def test_a_deletion_remembers_what_was_sent_twice_also_where_redis_lost_its_memory(
+    config: CacheConfig, redis_server: RedisServer
+) -> None:
+    process, other = Process(config), Process(config)
+    adding = process.adding("twice")
+    first = run_until(process, adding, scripts.ADD)
+    step = adding.throw(RedisUnavailable("the connection broke", maybe_done=True))
+    with pytest.raises(StopIteration):
+        while True:
+            step = process.step(adding, step)
+    other.drive(whole.delete(other.session))
+    with redis_server.client(db=config.session_redis_db) as client:
+        client.delete(*client.keys(f"{config.redis_key_prefix}*"))
+    other.add("after")
+    assert isinstance(first, RedisCall)
+    first.opened = None
+    process.drive._perform(first)
+    assert Process(config).full() == ["after"]
+    other.flush()
+    assert other.archived() == other.full() == ["after"]
+
+
 def test_what_waits_in_redis_when_it_is_told_is_dropped_and_what_was_put_back_stays(
     config: CacheConfig, held_up: CacheConfig, proxy: CountingProxy
 ) -> None:
@@ -330,6 +378,24 @@ def test_what_waits_in_redis_when_it_is_told_is_dropped_and_what_was_put_back_st
     process.drive(_sent(process.store.hot.refuse("s", nonces)))
     assert process.hot() == 2
     assert process.context() == process.full() == ["before", "late"]
+
+
+@pytest.mark.promise("no-loss")
+def test_one_add_that_was_repeated_puts_no_other_message_in_doubt(config: CacheConfig) -> None:
+    process = Process(config)
+    for number in range(60):
+        process.add(str(number))
+    twice = process.turn("twice")
+    with process.archive.lock("s"):
+        process.drive(
+            add._append_hot(process.session, twice, Gap.REFUSE, locked=True, repeated=True),
+        )
+    process.add("last")
+    process.flush()
+    newest = process.archive.turns("s")[-2]
+    assert process.archive.contested("s") == {twice.nonce: newest.id}
+    assert newest.body["content"] == "twice"
+    assert process.full() == [*map(str, range(60)), "twice", "last"]
 
 
 def _sent(command: Any) -> Flow[Any]:
@@ -388,6 +454,29 @@ def test_a_deletion_that_is_carried_out_late_takes_no_newer_message_with_it(
     check(config, found)
 
 
+def test_a_deletion_leaves_no_empty_stream_that_numbers_within_its_millisecond(config: CacheConfig) -> None:
+    process, other = Process(config), Process(config)
+    process.add("refused by the disk")
+    client, keys = process.drive.client, process.store.hot.keys
+    ((taken_back, _),) = client.xrange(keys.window("s"))
+    client.xdel(keys.window("s"), taken_back)
+    deleting = whole.delete(other.session)
+    step = other.step(deleting, run_until(other, deleting, scripts.ENDS))
+    # As if the add came within the millisecond of that look.
+    high = keys.high_water(keys.bucket("s"))
+    client.set(high, int(client.get(high)) + 60_000)
+    adding = process.adding("acknowledged")
+    cold = process.drive._perform(run_until(process, adding, scripts.ADD))
+    assert cold == b"COLD"
+    adding.close()
+    with pytest.raises(StopIteration):
+        while True:
+            step = other.step(deleting, step)
+    process.add("acknowledged")
+    for one in (process, other, Process(config)):
+        assert one.full() == one.context() == ["acknowledged"]
+
+
 def test_a_message_that_is_added_in_the_middle_of_a_deletion_is_there_or_not_but_whole(
     config: CacheConfig,
 ) -> None:
@@ -440,3 +529,98 @@ def test_what_is_remembered_of_deletions_adds_up_and_is_forgotten_in_the_end(con
     assert archive.forget_deletions(1) == 0
     assert archive.forget_deletions(2) == 1
     assert archive.look("s").contested == {}
+
+
+# -- what moves to disk ----------------------------------------------------------------------
+
+
+ENDINGS = {"clear": whole.clear, "flush": whole.flush, "reunite": reconcile.reconcile}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("between", ["trim", "taking back"])
+def test_a_window_that_begins_elsewhere_than_was_read_leaves_all_the_same(
+    config: CacheConfig, ending: str, between: str
+) -> None:
+    daemon, process, other = Process(config), Process(config), Process(config)
+    texts = list("abcdef")
+    for text in texts:
+        daemon.add(text)
+    other.context()
+    moving = offload.move_to_disk(daemon.store, {"s": 4})
+    trim = run_until(daemon, moving, scripts.TRIM)
+    with pytest.raises(RedisUnavailable):
+        give_up(moving)
+    running = ENDINGS[ending](process.session)
+    step = process.step(running, run_until(process, running, scripts.OLDEST))
+    if between == "trim":
+        daemon.drive._perform(trim)
+    else:
+        client, window = process.drive.client, process.store.hot.keys.window("s")
+        client.xdel(window, client.xrange(window)[0][0])
+    with pytest.raises(StopIteration):
+        while True:
+            step = process.step(running, step)
+    assert process.hot() == 0
+    for one in (process, other, Process(config)):
+        assert one.full() == texts
+        assert one.context() == ([] if ending == "clear" else texts[-4:])
+
+
+def test_a_window_that_changes_all_the_time_is_no_success_and_keeps_no_other(config: CacheConfig) -> None:
+    config = config.replace(hot_window_size=100)
+    process, steady = Process(config), Process(config, "steady")
+    for number in range(4 * offload.MOVES_AGAIN):
+        process.add(str(number))
+    steady.add("moves")
+    assert process.archive.stripe("s") != process.archive.stripe("steady")
+    client, window = process.drive.client, process.store.hot.keys.window("s")
+    moving = offload.move_to_disk(process.store, {"s": 0, "steady": 0})
+    step, trims = moving.send(None), 0
+    with pytest.raises(StopIteration) as stop:
+        while True:
+            commands = step.commands if isinstance(step, RedisBatch) else ()
+            if any(isinstance(one, ScriptCall) and one.script is scripts.TRIM for one in commands):
+                trims += 1
+                client.xdel(window, client.xrange(window)[0][0])
+            step = process.step(moving, step)
+    moved = stop.value.value
+    assert (moved.messages, moved.sessions) == (1, 1)
+    assert isinstance(moved.failed["s"], ArchiveBusy)
+    assert trims == offload.MOVES_AGAIN + 1
+    assert steady.hot() == 0
+    assert process.full() == [str(number) for number in range(4 * offload.MOVES_AGAIN)]
+
+
+def test_what_is_put_back_late_stays_in_the_trash_where_its_session_expired(config: CacheConfig) -> None:
+    then = time.time() - 20 * 86_400
+    archive = ConversationArchive(config.archive_dir, clock=ManualClock(then))
+    archive.append_turn("s", {"role": "user", "content": "old"})
+    os.utime(os.path.join(config.archive_dir, "s.huff"), (then, then))
+    reader, daemon = Process(config), Process(config)
+    reading = read_flow.get_context(reader.session)
+    late = run_until(reader, reading, scripts.REHYDRATE)
+    give_up(reading)
+    assert daemon.drive(rounds.clean_up(daemon.store)) == 1
+    assert reader.drive._perform(late) == -1
+    for one in (reader, daemon, Process(config)):
+        assert one.hot() == 0
+        assert one.context() == one.full() == []
+    with daemon.archive.lock("s"):
+        assert daemon.archive.restore_locked("s")
+    assert Process(config).context() == ["old"]
+
+
+def test_a_late_copy_among_the_recent_is_not_shown_as_relevant_again(config: CacheConfig) -> None:
+    process, other = Process(config), Process(config)
+    for text in "abc":
+        process.add(text)
+    late = other.turn("late")
+    with other.archive.lock("s"):
+        given = other.archive.append_outage_locked("s", late, contested=True)
+    # Carried out now; this process looked at the archive before there was anything in doubt.
+    process.drive(add._append_hot(process.session, late, Gap.IGNORE, locked=False))
+    assert given not in (turn.id for turn in process.drive(read_flow.get_context(process.session)))
+    found = process.drive(smart_context(process.session, Budget(), "late", None, 4, 5))
+    assert [said(part) for part in found.values()] == [["a", "b", "c", "late"], []]
+    assert process.full() == ["a", "b", "c", "late"]

@@ -33,12 +33,14 @@ from lix_cache import (
     StoreAdmin,
     URLEmbeddingCache,
 )
+from lix_cache.admin import files
 from lix_cache.cli.app import app
 from lix_cache.cli.output import write_all
 from lix_cache.session import rounds
 from lix_cache.session.store import open_store
 from lix_cache.storage.files import Files
 from tests.support import RedisServer
+from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.redis_server import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -781,6 +783,44 @@ def test_verify_of_one_session_looks_at_its_file_alone(
     missing = run_cli(offline, "verify", "c")
     assert (missing.code, missing.out) == (1, "")
     assert "there is no archive file of session 'c'" in missing.err
+
+
+def test_verify_reads_no_other_file_to_find_the_one_that_is_meant(
+    redis_config: CacheConfig, offline: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c\x07"):
+        fill(redis_config, name, 5, cold=True)
+    checked: list[str] = []
+    check = files._read
+    monkeypatch.setattr(files, "_read", lambda archive, name: checked.append(name) or check(archive, name))
+    assert run_cli(offline, "verify", "a").code == 0
+    assert len(checked) == 1
+    assert run_cli(offline, "verify", "d").code == 1
+    assert len(checked) == 1
+    assert run_cli(offline, "verify", "c\\x07").code == 0
+    assert len(checked) == 2
+
+
+@pytest.mark.promise("right-answer")
+def test_audit_counts_the_scopes_that_are_closed_at_the_target_of_the_caches(
+    redis_config: CacheConfig,
+) -> None:
+    embedder = Meanings({"one": mix(a=1.0), "two": mix(a=0.9, b=0.436), "three": mix(a=0.95, c=0.31)})
+    cache = SemanticCache(embedder, redis_config, guards=False, policy=ANYTHING, audit_rate=1.0)
+    cache.store("one", 1)
+    cache.store("two", 1)
+    for answer in (2, 3, 4):
+        assert not cache.lookup("three").is_hit
+        cache.store("three", answer)
+        cache.lookup("far from everything")
+        cache.invalidate(similar_to="three", similarity=0.999)
+    by_default, lenient = run_cli(redis_config, "audit"), run_cli(redis_config, "audit", "--target", "0.9")
+    assert "3 hits audited, 3 of them wrong" in by_default.out
+    assert "1 of 1 scopes are closed where the target is 2.00%" in by_default.out
+    assert "closed" not in lenient.out
+    found = run_cli(redis_config, "audit", "--json", "--target", "0.9").json
+    assert (found["audits"], found["closed_scopes"], found["target"]) == (3, 0, 0.9)
+    assert run_cli(redis_config, "audit", "--target", "2").code == 2
 
 
 def test_verify_names_bytes_that_were_set_aside_and_files_in_the_wrong_place(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
-from lix_cache import AsyncSemanticCache, Prices, SemanticCache
+from lix_cache import AsyncSemanticCache, HybridConversationCache, Prices, SemanticCache
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, MissingExtra
 from lix_cache.hot.clients import close_async_redis_clients
@@ -118,3 +118,12 @@ def test_a_log_file_is_its_owners_alone(kind: type, tmp_path: Path) -> None:
         os.umask(before)
         logger.disable("lix_cache")
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_no_semantic_cache_is_refused_before_a_scrape_fails(redis_config: CacheConfig) -> None:
+    registry = prometheus_client.CollectorRegistry()
+    with pytest.raises(
+        ConfigError, match="chat must be a SemanticCache or an AsyncSemanticCache, got a Hybrid"
+    ):
+        register_metrics(registry, chat=HybridConversationCache("s", redis_config))  # type: ignore[arg-type]
+    register_metrics(registry, chat=SemanticCache(config=redis_config))

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from lix_cache import CodecError, InvalidInput
 from lix_cache.storage.varints import put_varint
 from lix_cache.values import codec
-from lix_cache.values.codec import Encoded, chunk_count, decode_value, encode_value
+from lix_cache.values.codec import Encoded, decode_value, encode_value, read_head
 from lix_cache.values.plain import MAX_DEPTH, decode_item, encode_item
 
 pytestmark = pytest.mark.promise("bad-bytes")
@@ -78,7 +78,7 @@ VALUES = st.recursive(
 
 def back(value: Any, **options: Any) -> Any:
     encoded = encode_value(value, **options)
-    assert chunk_count(encoded.head) == len(encoded.chunks)
+    assert read_head(encoded.head).chunks == len(encoded.chunks)
     return decode_value(encoded.head, encoded.chunks)
 
 
@@ -426,7 +426,7 @@ def test_chunks_that_are_missing_mixed_or_damaged_are_errors() -> None:
     with pytest.raises(CodecError):
         decode_value(small.head, (first,))
     with pytest.raises(CodecError):
-        chunk_count(b"")
+        read_head(b"")
     assert isinstance(one, Encoded)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import os
 import re
 import sys
 import threading
@@ -11,7 +12,7 @@ from functools import cache
 from types import CodeType, FrameType
 from typing import Any
 
-__all__ = ["Interrupt", "interrupt_at", "lines_of"]
+__all__ = ["Interrupt", "interrupt_at", "lines_of", "unmeasured"]
 
 #: Where an interruption counts: our own code and redis-py's. In other people's it is the same
 #: as at the line of ours that called it, and there are thousands of those lines.
@@ -60,6 +61,11 @@ def _is_dying(frame: FrameType | None) -> bool:
     while frame is not None and frame.f_code.co_name != "__del__":
         frame = frame.f_back
     return frame is not None
+
+
+def unmeasured() -> dict[str, str]:
+    """Return the environment for a process under signals: coverage has a lock that they leave taken."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COV")}
 
 
 class Interrupt(Exception):

@@ -142,6 +142,7 @@ COLUMNS_2 = (
     + (b"\1" + varint(1))  # float64, one
     + b"nonce!"
 )
+DOUBT = b"nonce!" + struct.pack("<QQ", MS + 2007, 2**46)
 AT_2 = len(header("käse/1".encode(), 0.0) + FRAME_1)
 FRAME_2 = frame(
     section(1, COLUMNS_2)
@@ -149,7 +150,7 @@ FRAME_2 = frame(
     + section(3, b"".join(EXTRAS_2))
     + section(200, b"from the future", codec=99)
     + section(4, struct.pack("<2f", 0.5, -1.5) + struct.pack("<d", 0.1))
-    + section(129, b"nonce!" + crc(b"nonce!")),
+    + section(129, DOUBT + crc(DOUBT)),
     # in order, nonces, vectors, contested: this frame, none before it, one nonce in doubt
     varints(0, 0b10111, 4, 7, MS + 9000) + varints(MS + 2000, 1) + varints(7, 2**46) + varints(AT_2, 0, 1),
 )
@@ -459,8 +460,9 @@ class Page:
         assert self.position == end - 13, "the index entry is as long as it says"
         self.position = end
         packed = sections.pop(129, b"")
-        doubts = [packed[n : n + 6] for n in range(0, 6 * index.get("doubts", 0), 6)]
-        assert doubts == sorted(set(doubts))
+        doubts = [packed[n : n + 22] for n in range(0, 22 * index.get("doubts", 0), 22)]
+        nonces = [doubt[:6] for doubt in doubts]
+        assert nonces == sorted(set(nonces))
         assert packed == (b"".join(doubts) + crc(b"".join(doubts)) if doubts else b"")
         if index["kind"] == 0:
             self.columns(sections, index)

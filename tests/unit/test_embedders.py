@@ -168,10 +168,8 @@ def test_an_embedder_within_its_time_answers() -> None:
 
 def test_an_embedder_that_hangs_is_given_up_and_does_not_keep_the_process() -> None:
     hung = threading.Event()
-    begun = time.monotonic()
     with pytest.raises(EmbedderUnavailable, match=r"Scripted\(\) did not answer within 0.05 s"):
         embed_within(Scripted(hung.wait), ["a"], 0.05)
-    assert time.monotonic() - begun < 5
     thread = next(t for t in threading.enumerate() if t.name == "lix-cache-model")
     assert thread.daemon
     hung.set()
@@ -260,7 +258,7 @@ def test_a_place_is_free_again_after_each_embedding(monkeypatch: pytest.MonkeyPa
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_thread)
-        with pytest.raises(RuntimeError, match="new thread"):
+        with pytest.raises(EmbedderUnavailable, match="gives no thread"):
             embed_within(Scripted(), ["a"], 5)
     assert embed_within(Scripted(), ["a"], 5).shape == (1, 2)
 

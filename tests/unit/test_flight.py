@@ -66,7 +66,7 @@ def look(*found: Lookup) -> Any:
 
 def test_who_is_first_runs() -> None:
     core, flight = Core(), shared(Core())
-    assert run(flight.take(look()), core, [b"=mine"])[0] is None
+    assert run(flight.take(look(), 2.0), core, [b"=mine"])[0] is None
     assert flight.is_mine
 
 
@@ -74,7 +74,7 @@ def test_who_comes_later_waits_and_finds_what_was_stored() -> None:
     core = Core()
     flight = shared(core)
     hit = Lookup(True, "answer")
-    found, effects = run(flight.take(look(hit)), core, [b"=other", b"=other", b"+=other"])
+    found, effects = run(flight.take(look(hit), 2.0), core, [b"=other", b"=other", b"+=other"])
     assert found is hit
     assert not flight.is_mine
     assert [type(e) for e in effects] == [RedisCall, Sleep, RedisCall, Sleep, RedisCall]
@@ -83,7 +83,7 @@ def test_who_comes_later_waits_and_finds_what_was_stored() -> None:
 def test_an_answer_that_is_gone_again_is_made_anew() -> None:
     core = Core()
     flight = shared(core)
-    found, effects = run(flight.take(look(Lookup(False))), core, [b"+=other", b"=mine"])
+    found, effects = run(flight.take(look(Lookup(False)), 2.0), core, [b"+=other", b"=mine"])
     assert found is None
     assert flight.is_mine
     assert [e.command.args[2] for e in effects] == [b"", b"+=other"]
@@ -92,14 +92,14 @@ def test_an_answer_that_is_gone_again_is_made_anew() -> None:
 def test_nobody_waits_for_one_another_where_nothing_is_stored() -> None:
     core = Core()
     flight = shared(core)
-    assert run(flight.take(look()), core, [b"-=other"])[0] is None
+    assert run(flight.take(look(), 2.0), core, [b"-=other"])[0] is None
     assert not flight.is_mine
 
 
 def test_waiting_ends_at_the_deadline_and_pauses_grow() -> None:
     core = Core()
     flight = shared(core, seconds=2.0)
-    found, effects = run(flight.take(look()), core, [b"=other"] * 100)
+    found, effects = run(flight.take(look(), 2.0), core, [b"=other"] * 100)
     pauses = [e.seconds for e in effects if isinstance(e, Sleep)]
     assert found is None
     assert not flight.is_mine
@@ -108,10 +108,17 @@ def test_waiting_ends_at_the_deadline_and_pauses_grow() -> None:
     assert pauses[-1] == 0.1
 
 
+def test_who_has_waited_before_waits_for_what_is_left_alone() -> None:
+    core = Core()
+    flight = shared(core, seconds=2.0)
+    _, effects = run(flight.take(look(), core.clock.monotonic() + 0.5), core, [b"=other"] * 100)
+    assert 0.5 <= sum(e.seconds for e in effects if isinstance(e, Sleep)) < 0.7
+
+
 def test_without_redis_everybody_runs_and_it_is_counted() -> None:
     core = Core()
     flight = shared(core)
-    assert run(flight.take(look()), core, [RedisUnavailable("gone")])[0] is None
+    assert run(flight.take(look(), 2.0), core, [RedisUnavailable("gone")])[0] is None
     assert not flight.is_mine
     assert core.tally.counters["flight_errors"] == 1
     assert run(flight.give_back(stored=True), core, []) == (None, [])
@@ -133,7 +140,7 @@ def test_a_refresh_does_not_wait(answers: list[Any], mine: bool) -> None:
 def test_a_flight_is_given_back_once(stored: bool) -> None:
     core = Core()
     flight = shared(core)
-    run(flight.take(look()), core, [b"=mine"])
+    run(flight.take(look(), 2.0), core, [b"=mine"])
     _, effects = run(flight.give_back(stored=stored), core, [1])
     assert effects[0].command.script is GIVE_BACK
     assert effects[0].command.args[:2] == (b"=mine", b"+" if stored else b"-")
@@ -143,7 +150,7 @@ def test_a_flight_is_given_back_once(stored: bool) -> None:
 def test_a_flight_that_cannot_be_given_back_ends_by_itself() -> None:
     core = Core()
     flight = shared(core)
-    _, effects = run(flight.take(look()), core, [b"=mine"])
+    _, effects = run(flight.take(look(), 2.0), core, [b"=mine"])
     assert effects[0].command.script is TAKE
     assert effects[0].command.args[1] == 1_000
     run(flight.give_back(stored=True), core, [RedisUnavailable("gone")])

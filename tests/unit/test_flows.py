@@ -584,3 +584,26 @@ def _check_what_was_read(acts: list[Ended], before: list[str], found: list[str])
             start = found.index(read[0]) if read else 0
             assert read == found[start : start + len(read)], f"get_context: {read} of {found}"
             assert not before or found.index(read[-1]) >= found.index(before[-1]), f"get_context: {read}"
+
+
+@pytest.mark.promise("no-loss")
+def test_what_an_outage_archives_comes_after_an_add_whose_answer_was_lost(
+    new_world: Callable[..., World],
+) -> None:
+    class Behind(SystemClock):
+        """So that a local id has nothing but what is known of the session to come after."""
+
+        def time(self) -> float:
+            return super().time() - 100
+
+    world = new_world(on_redis_error="archive")
+    process = Process(world.config, clock=Behind())
+    process.add("before")
+    time.sleep(0.01)  # ids are milliseconds
+    lost = Saboteur(process, 0, Fault("answer lost", _broken, None, "yes"))
+    assert lost.run(process.adding("settled")) is None
+    assert lost.hit
+    outage = Saboteur(process, 0, Fault("refused from now on", _refused, None, stays=True))
+    assert outage.run(process.adding("archived")) is None
+    assert process.archived() == ["archived"]
+    assert Process(world.config).full() == ["before", "settled", "archived"]

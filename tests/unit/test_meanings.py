@@ -89,6 +89,30 @@ def test_a_hung_embedder_holds_nobody_and_bounded_memory() -> None:
     assert meanings.settle(1)
 
 
+@pytest.mark.promise("no-loss")
+def test_without_a_thread_the_text_waits_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    troubles: list[BaseException] = []
+    made: list[Any] = []
+    meanings = Meanings(Embedder(), troubles.append)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        meanings.add("one", made.append)
+        assert not meanings.settle(0)
+    assert [str(trouble) for trouble in troubles] == ["can't start new thread"]
+    meanings.add("two", made.append)
+    assert meanings.settle(30)
+    assert len(made) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        other = Meanings(Embedder(), troubles.append)
+        other.add("three", made.append)
+        other.stop()
+
+
 def test_passages_hold_the_whole_text_in_order() -> None:
     rng = np.random.default_rng(1)
     for size in (1, 50, 400, 4000):

@@ -72,3 +72,26 @@ def test_what_interrupts_the_caller_is_raised_though_a_helper_failed_before() ->
 
     with pytest.raises(KeyboardInterrupt):
         side_by_side([call, call], 1)
+
+
+@pytest.mark.parametrize("handled", [None, KeyError("the application's own")])
+def test_without_a_free_thread_the_work_is_done_here(
+    handled: BaseException | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading, "_start_new_thread", refuse)
+    monkeypatch.setattr(threading, "_start_joinable_thread", refuse, raising=False)
+
+    def both() -> list[int]:
+        return side_by_side([lambda: 1, lambda: 2], 3)
+
+    if handled is None:
+        assert both() == [1, 2]
+        return
+    try:
+        raise handled
+    except KeyError:
+        # What is handled around it is no interruption of it.
+        assert both() == [1, 2]

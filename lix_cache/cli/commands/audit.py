@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 from rich.text import Text
 
@@ -14,17 +16,24 @@ __all__ = ["audit"]
 _NAMES = ("scopes", "audits", "audits_wrong", "false_hit_rate_95", "closed_scopes")
 
 
-def audit(ctx: typer.Context, as_json: AsJson = False) -> None:
+def audit(
+    ctx: typer.Context,
+    target: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="The target_false_hit_rate of the caches: which scopes are closed."),
+    ] = 0.02,
+    as_json: AsJson = False,
+) -> None:
     """Show how many hits by meaning are wrong, as measured by the caches at work.
 
     A part of the hits (``audit_rate``) runs the function all the same, and the two answers are compared.
     The interval is exact, at 95 %, over all caches under the prefix since their first audit.
     """
-    found = SemanticCache(None, settings_of(ctx).config()).get_stats()
+    found = SemanticCache(None, settings_of(ctx).config(), target_false_hit_rate=target).get_stats()
     if found["redis"] != "ok":
         raise RedisUnavailable(found["redis"])
     if as_json:
-        print_json({name: found[name] for name in _NAMES})
+        print_json({**{name: found[name] for name in _NAMES}, "target": target})
         return
     console = for_humans()
     low, high = found["false_hit_rate_95"]
@@ -39,6 +48,7 @@ def audit(ctx: typer.Context, as_json: AsJson = False) -> None:
         )
     if found["closed_scopes"]:
         words = (
-            f"{found['closed_scopes']:,} of {found['scopes']:,} scopes are closed: too many hits were wrong"
+            f"{found['closed_scopes']:,} of {found['scopes']:,} scopes are closed where the target is "
+            f"{target:.2%}: too many hits were wrong"
         )
         console.print(Text(words, style="yellow"), soft_wrap=True)

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from lix_cache import StoreAdmin
+from lix_cache import ConversationArchive, StoreAdmin
 from lix_cache.admin import FileCheck
 from lix_cache.cli.errors import PROBLEM
 from lix_cache.cli.naming import meant
@@ -32,10 +32,11 @@ def verify(
     """
     admin = StoreAdmin(settings_of(ctx).config_of_store())
     if session is not None:
+        archive = ConversationArchive(admin.config.archive_dir)
         session = meant(
             session,
-            lambda sid: any(admin.verify(sid)),
-            lambda: [check.session_id for check in admin.verify()],
+            archive.session_exists,
+            lambda: [meta["session_id"] for meta in archive.list_sessions()],
             "there is no archive file of session",
         )
     total = len(admin.archive_files()) if session is None else 1
