@@ -78,7 +78,8 @@ if TYPE_CHECKING:
     from lix_cache.huffman_codec._phrase_table import PhraseTable
     from lix_cache.huffman_codec.training import train_table
     from lix_cache.matching.thresholds import DEFAULT_LIMITS, STRICT_LIMITS, Limits
-    from lix_cache.observability.prometheus import json_logs, register_metrics
+    from lix_cache.observability.json_logs import json_logs
+    from lix_cache.observability.prometheus import register_metrics
     from lix_cache.semantic.cache import AsyncSemanticCache, SemanticCache
     from lix_cache.semantic.policy import CachePolicy
     from lix_cache.semantic.result import Lookup, Reason, Report
@@ -87,7 +88,9 @@ if TYPE_CHECKING:
     from lix_cache.session.cache import AsyncHybridConversationCache, HybridConversationCache
     from lix_cache.session.evictor import Evictor
     from lix_cache.session.window import AsyncSessionContextWindow, SessionContextWindow
-    from lix_cache.verifiers.models import CrossEncoderVerifier, OnnxVerifier, Verifier
+    from lix_cache.verifiers.cross_encoder import CrossEncoderVerifier
+    from lix_cache.verifiers.onnx import OnnxVerifier
+    from lix_cache.verifiers.protocol import Verifier
 
 __version__ = "1.0.0.dev0"
 
@@ -136,7 +139,7 @@ _HOMES = {
     "Calibration": "evaluation.calibration",
     "CalibrationPoint": "evaluation.calibration",
     "ConversationArchive": "archive.archive",
-    "CrossEncoderVerifier": "verifiers.models",
+    "CrossEncoderVerifier": "verifiers.cross_encoder",
     "DEFAULT_LIMITS": "matching.thresholds",
     "EmbeddedRedis": "embedded",
     "Embedder": "embedders.protocol",
@@ -147,7 +150,7 @@ _HOMES = {
     "Limits": "matching.thresholds",
     "Lookup": "semantic.result",
     "OnnxEmbedder": "embedders.onnx",
-    "OnnxVerifier": "verifiers.models",
+    "OnnxVerifier": "verifiers.onnx",
     "OpenAIEmbedder": "embedders.http",
     "Pair": "evaluation.replay",
     "PairTally": "evaluation.replay",
@@ -165,7 +168,7 @@ _HOMES = {
     "SessionContextWindow": "session.window",
     "StoreAdmin": "admin",
     "URLEmbeddingCache": "compat.caches",
-    "Verifier": "verifiers.models",
+    "Verifier": "verifiers.protocol",
     "aembed": "embedders.running",
     "calibrate": "evaluation.calibration",
     "calibration_curve": "evaluation.calibration",
@@ -174,7 +177,7 @@ _HOMES = {
     "create_redis_client": "hot.clients",
     "embed_within": "embedders.running",
     "ensure_redis": "embedded",
-    "json_logs": "observability.prometheus",
+    "json_logs": "observability.json_logs",
     "judge_pairs": "evaluation.replay",
     "load_limits": "evaluation.thresholds_file",
     "questions_from_log": "evaluation.questions",

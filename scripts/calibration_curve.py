@@ -73,11 +73,10 @@ def main() -> None:
 
 
 def _with(evidence: float) -> Limits:
-    """Return the default limits with another evidence; what teaches moves with it."""
+    """Return the default limits with another evidence."""
     if evidence == STRICT_LIMITS.evidence:
         return STRICT_LIMITS
-    gap = DEFAULT_LIMITS.learn_evidence - DEFAULT_LIMITS.evidence
-    return replace(DEFAULT_LIMITS, evidence=evidence, learn_evidence=evidence + gap)
+    return replace(DEFAULT_LIMITS, evidence=evidence)
 
 
 def _measure(

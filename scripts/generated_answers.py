@@ -38,7 +38,6 @@ EQUALITY = replace(
     answer_bonus=0.0,
     agree_at=1.0,
     agree_width=0.01,
-    learn_evidence=1.6,
 )
 LABELLED = ("banking77", "clinc150", "hwu64", "faq", "xsid")
 

@@ -107,8 +107,7 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Comp
     # For the first the contents do as well (same_message). For the second Redis must still hold a
     # copy, so the nonces that are in doubt stay for good; and an add that was sent a day ago
     # is given up (session/add.py), so nothing asks for those of older messages.
-    drops = last.updated_ms + keep_ms < now_ms
-    oldest_ms = now_ms - keep_ms
+    oldest_ms = now_ms - keep_ms if last.updated_ms + keep_ms < now_ms else 0
     parts = [header.encode_header(found.header)]
     parts += [data[frame.offset : frame.end] for frame in found.frames[:full]]
     before = found.frames[full - 1].index if full else index_flow.FrameIndex(cleared=last.cleared)
@@ -117,12 +116,10 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Comp
     length = sum(map(len, parts))
     for group in groups:
         updated_ms = max(updated_ms, *(one.updated_ms for one in group))
-        turns = [one.turn for one in group]
-        if drops:
-            turns = [
-                _without_nonce(one.turn) if one.turn.id.ms < oldest_ms and not one.contested else one.turn
-                for one in group
-            ]
+        turns = [
+            _without_nonce(one.turn) if one.turn.id.ms < oldest_ms and not one.contested else one.turn
+            for one in group
+        ]
         frames = encoding.encode_frames(
             turns,
             encoding.with_cleared(before, last.cleared),

@@ -85,28 +85,14 @@ def _encode_frame(
             f"a message would get {error}: a clock, or a file that lix_cache did not write, gave the session "
             "an id at the end of time. Export the session, delete it, and import it again"
         ) from None
-    columns, words, vectors = encode_turns(turns)
+    columns, words, vectors = sections = encode_turns(turns)
     decoded = len(columns) + len(words) + len(vectors) + TURN_BYTES * len(turns)
     if decoded > most:
         raise FrameTooLarge(
             f"{len(turns)} messages of {decoded} bytes are more than an archive frame holds ({most})"
         )
     nonces = sum(turn.nonce is not None for turn in turns)
-    body = bytearray()
-    # Nonces are random: where they are most of the columns, nothing is smaller than what is there,
-    # and an eviction daemon has a thousand of these to write in a second.
-    is_random = 2 * NONCE_BYTES * nonces > len(columns)
-    _put_section(body, 5, columns, *((STORED.id, columns) if is_random else codec.pack(columns)))
-    _put_section(body, 6, words, *codec.pack(words))
-    _put_section(body, 4, vectors, STORED.id, vectors)
-    missing = -(-(decoded - FREE_BYTES) // RATIO) - SMALLEST_FRAME - len(body)
-    if missing > 0:
-        filling = bytes(missing)
-        _put_section(body, FILLING, filling, STORED.id, filling)
-    if doubts is not None:
-        # Last, where it can be read without the rest.
-        packed = doubts.packed()
-        _put_section(body, DOUBTS, packed, STORED.id, packed)
+    body = _body(sections, decoded, nonces, codec, doubts)
     earlier = before.newest
     index = FrameIndex(
         kind=KIND_TURNS,
@@ -125,7 +111,30 @@ def _encode_frame(
         cleared=before.cleared,
         whole=whole,
     )
-    return _seal(bytes(body), index)
+    return _seal(body, index)
+
+
+def _body(
+    sections: tuple[bytes, bytes, bytes], decoded: int, nonces: int, codec: Packer, doubts: Doubts | None
+) -> bytes:
+    """Return the sections of a frame: of turns that come to ``decoded`` bytes, with so many nonces."""
+    columns, words, vectors = sections
+    body = bytearray()
+    # Nonces are random: where they are most of the columns, nothing is smaller than what is there,
+    # and an eviction daemon has a thousand of these to write in a second.
+    is_random = 2 * NONCE_BYTES * nonces > len(columns)
+    _put_section(body, 5, columns, *((STORED.id, columns) if is_random else codec.pack(columns)))
+    _put_section(body, 6, words, *codec.pack(words))
+    _put_section(body, 4, vectors, STORED.id, vectors)
+    missing = -(-(decoded - FREE_BYTES) // RATIO) - SMALLEST_FRAME - len(body)
+    if missing > 0:
+        filling = bytes(missing)
+        _put_section(body, FILLING, filling, STORED.id, filling)
+    if doubts is not None:
+        # Last, where it can be read without the rest.
+        packed = doubts.packed()
+        _put_section(body, DOUBTS, packed, STORED.id, packed)
+    return bytes(body)
 
 
 def encode_frames(

@@ -18,10 +18,9 @@ from lix_cache.errors import (
     RedisCommandError,
     RedisUnavailable,
 )
-from lix_cache.hot import ring_scripts
 from lix_cache.hot.breaker import Breaker
 from lix_cache.hot.keys import Keys, digest
-from lix_cache.hot.scripts import Command, ScriptCall
+from lix_cache.hot.scripts import RING_CLEAR, RING_COUNT, RING_SET, Command, ScriptCall
 from lix_cache.messages.message import check_json, decode_json, encode_json
 from lix_cache.vectors import as_float32, check_dimension
 
@@ -166,7 +165,7 @@ class QueryCache(_Cache):
         scope, tag = self._scope(url), self.new_tag()
         life = life_ms(self.ttl_seconds if ttl_seconds is None else ttl_seconds)
         return ScriptCall(
-            ring_scripts.SEMANTIC_SET,
+            RING_SET,
             (self._vectors(scope), self._responses(scope), self.keys.semantic_scopes(self.session_id)),
             (
                 unit.size,
@@ -184,7 +183,7 @@ class QueryCache(_Cache):
         index = self.keys.semantic_scopes(self.session_id)
         cleared, found = 0, _SCOPES_AT_ONCE
         while found >= _SCOPES_AT_ONCE:
-            call = ScriptCall(ring_scripts.SEMANTIC_CLEAR, (index,), (*starts, _SCOPES_AT_ONCE))
+            call = ScriptCall(RING_CLEAR, (index,), (*starts, _SCOPES_AT_ONCE))
             found = int((yield RedisCall(call)))
             cleared += found
         return cleared
@@ -192,7 +191,7 @@ class QueryCache(_Cache):
     def count_urls(self) -> Flow[int]:
         """Count the URLs that have entries."""
         index = self.keys.semantic_scopes(self.session_id)
-        return int((yield RedisCall(ScriptCall(ring_scripts.SEMANTIC_COUNT, (index,), ()))))
+        return int((yield RedisCall(ScriptCall(RING_COUNT, (index,), ()))))
 
     def _query(self, embedding: VectorLike) -> FloatArray:
         unit = unit_vector(embedding)

@@ -1,6 +1,6 @@
 """The packed vectors of one scope: bytes to decision, without I/O.
 
-The layout is that of ``SEMANTIC_SET`` in lix_cache/hot/ring_scripts.py: a header of 64 bytes,
+The layout is that of lix_cache/hot/lua/ring/set.lua: a header of 64 bytes,
 then equal slots of float64 expiry (Unix milliseconds), an 8-byte tag, and float32 numbers
 of unit length. Entry number n is in slot n minus the header's first number, modulo the number
 of slots.

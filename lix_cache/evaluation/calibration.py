@@ -140,53 +140,56 @@ def calibrate(
     if len(questions) != len(vectors):
         raise InvalidInput(f"{len(questions)} questions, but {len(vectors)} vectors")
     object_to = _guards() if guards else None
-    needed = hits_needed(bound, 1.0 - (1.0 - confidence) / len(_TRIED))
+    strict = 1.0 - (1.0 - confidence) / len(_TRIED)
     fresh = new_wordings(questions)
-    asked = [questions[number] for number in fresh]
-    fit_on, try_on = halves(asked)
-    total, done = _ROUNDS + len(_TRIED) + len(_SHOWN), 0
+    fit_on, try_on = halves(asked := [questions[number] for number in fresh])
+    total = _ROUNDS + len(_TRIED) + len(_SHOWN)
+    steps = iter(range(total))
 
     def tell() -> None:
-        nonlocal done
-        done += 1
         if progress is not None:
-            progress(done, total)
+            progress(1 + next(steps), total)
 
     def part(numbers: list[int]) -> tuple[list[Question], FloatArray]:
         return [asked[n] for n in numbers], vectors[[fresh[n] for n in numbers]]
 
-    limits, samples = start, list[Sample]()
-    for _ in range(_ROUNDS):
-        # Without learning, and with fewer mistakes than are allowed: one mistake that taught
-        # others would be counted many times.
-        samples = list(_samples(*part(fit_on), replace(limits, learn_evidence=math.inf), object_to))
-        limits = fit_limits(samples, bound * _CAREFUL, start)
-        tell()
+    limits, samples = _fitted(*part(fit_on), bound, start, object_to, tell)
     points: dict[Limits, CalibrationPoint] = {}
-    strict = 1.0 - (1.0 - confidence) / len(_TRIED)
     for share in (*_TRIED, *_SHOWN):
         tried = share in _TRIED
         fitted = fit_limits(samples, bound * share, start, like=limits)
         if fitted not in points:
-            questions_there, vectors_there = part(try_on)
-            point = _measure(
-                questions_there,
-                vectors_there,
-                fitted,
-                confidence=strict if tried else confidence,
-                object_to=object_to,
-            )
+            sure = strict if tried else confidence
+            point = _measure(*part(try_on), fitted, confidence=sure, object_to=object_to)
             points[fitted] = replace(point, is_tried=tried, is_proven=tried and point.upper < bound)
         tell()
-    proven = [point for point in points.values() if point.is_proven]
+    proven = (point for point in points.values() if point.is_proven)
     return Calibration(
         best=max(proven, key=lambda point: point.hits, default=None),
         points=tuple(sorted(points.values(), key=lambda point: -point.limits.evidence)),
         bound=bound,
         confidence=confidence,
         questions=len(questions),
-        needed=needed,
+        needed=hits_needed(bound, strict),
     )
+
+
+def _fitted(
+    questions: Sequence[Question],
+    vectors: FloatArray,
+    bound: float,
+    start: Limits,
+    object_to: ObjectTo | None,
+    tell: Callable[[], None],
+) -> tuple[Limits, list[Sample]]:
+    """Return limits that fit, and what was seen under the last but one of them."""
+    limits, samples = start, list[Sample]()
+    for _ in range(_ROUNDS):
+        # With fewer mistakes than are allowed.
+        samples = list(_samples(questions, vectors, limits, object_to))
+        limits = fit_limits(samples, bound * _CAREFUL, start)
+        tell()
+    return limits, samples
 
 
 def _measure(

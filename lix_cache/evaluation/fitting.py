@@ -27,7 +27,7 @@ __all__ = ["Sample", "fit_limits"]
 _PARTS = (0.5, 1.0, 1.5)
 _AS_GOOD = 0.99
 #: Of the wrong ones that are allowed among hits, the part that is among those that teach.
-_TO_LEARN = 0.25
+
 _MARGIN_WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0)
 _WITNESS_WEIGHTS = (0.0, 0.1, 0.2, 0.3)
 _MARGINS = (0.0, 0.02, 0.05, 0.08)
@@ -67,7 +67,7 @@ def fit_limits(
     Args:
         samples: what was seen.
         share: of the hits, 0 to 1.
-        start: what is not looked for is taken from it, and whether hits teach.
+        start: what is not looked for is taken from it.
         like: limits of which all is kept but the evidence.
     """
     if not samples:
@@ -75,11 +75,7 @@ def fit_limits(
     table = _Table(samples, start.witness_cap)
     if like is None:
         like = _best(table, start, share)
-    evidence = table.evidence_for(like, share)[0]
-    gap = start.learn_evidence - start.evidence
-    # A wording learned from a mistake is a mistake that repeats itself.
-    learn = max(evidence + gap, table.evidence_for(like, share * _TO_LEARN)[0])
-    return replace(like, evidence=evidence, learn_evidence=round(learn, 3))
+    return replace(like, evidence=table.evidence_for(like, share)[0])
 
 
 def _best(table: _Table, start: Limits, share: float) -> Limits:

@@ -75,7 +75,6 @@ def play(
     limits: Limits,
     *,
     object_to: ObjectTo | None = None,
-    max_wordings: int = 8,
     ask_always: bool = False,
     replies: FloatArray | None = None,
 ) -> Iterator[Step]:
@@ -86,7 +85,6 @@ def play(
         vectors: theirs, shape (n, dim), of length 1.
         limits: of the cache.
         object_to: the guards; None: nobody objects.
-        max_wordings: of one answer, up to which hits add theirs, as in the cache.
         ask_always: ask for objections to the nearest entry even where it is not accepted.
         replies: vectors of a response that was written for each question alone, shape (n, dim): no two
             responses are then equal. None: those of one answer are equal, and compared by that.
@@ -95,9 +93,7 @@ def play(
     for number, question in enumerate(questions):
         scopes.setdefault(question.scope, []).append(number)
     for numbers in scopes.values():
-        yield from _play_scope(
-            questions, vectors, numbers, limits, object_to, max_wordings, ask_always, replies
-        )
+        yield from _play_scope(questions, vectors, numbers, limits, object_to, ask_always, replies)
 
 
 def _play_scope(
@@ -106,7 +102,6 @@ def _play_scope(
     numbers: list[int],
     limits: Limits,
     object_to: ObjectTo | None,
-    max_wordings: int,
     ask_always: bool,
     replies: FloatArray | None,
 ) -> Iterator[Step]:
@@ -117,14 +112,13 @@ def _play_scope(
     own = vectors[numbers]
     held = np.empty(len(numbers), dtype=np.int64)  # places in `own`
     serves = np.empty(len(numbers), dtype=np.int64)  # labels of what they answer
-    written = np.empty(len(numbers), dtype=np.int64)  # places of the questions their responses were for
     size = 0
     for start in range(0, len(numbers), _BLOCK):
         block = own[start : start + _BLOCK] @ own[: start + _BLOCK].T
         for place in range(start, min(start + _BLOCK, len(numbers))):
             similarities = block[place - start, held[:size]]
-            clusters = serves[:size] if replies is None else written[:size]
-            said = None if replies is None else replies[[numbers[row] for row in written[:size]]]
+            clusters = (serves if replies is None else held)[:size]
+            said = None if replies is None else replies[[numbers[row] for row in held[:size]]]
             text = questions[numbers[place]].text
 
             def objection(row: int, text: str = text) -> object | None:
@@ -146,12 +140,7 @@ def _play_scope(
                 served is not None and served != answers[place],
                 objected,
             )
-            keeps = served is None or (
-                choice.decision.is_confident
-                and int((clusters == clusters[choice.rows[0]]).sum()) < max_wordings
-            )
-            if keeps:
-                written[size] = place if served is None else written[choice.rows[0]]
+            if served is None:
                 held[size] = place
-                serves[size] = answers[place] if served is None else served
+                serves[size] = answers[place]
                 size += 1

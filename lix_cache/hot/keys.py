@@ -35,35 +35,35 @@ class AnswerKeys(NamedTuple):
         entries: hash: entry number to what is known of it, without text and response.
         responses: hash: digest to response, and to its parts if it is large; entries with
             equal responses share one.
-        uses: hash: digest to the number of entries that share the response.
+        shares: hash: digest to the number of entries that share the response.
         exact: hash: digest of a wording to its entry.
         log: stream: one record for each live entry; the stream id is the entry's number.
-        gone: stream: numbers of entries that were dropped.
+        dropped: stream: numbers of entries that were dropped.
         used: sorted set: entries by last use or number of uses, where the eviction asks for it.
         expiry: sorted set: entries by the Unix milliseconds of their expiry.
-        wrong: hash: digest of a wording to the clusters that were reported as wrong for it.
+        reported: hash: digest of a wording to the clusters that were reported as wrong for it.
         scopes: sorted set: scopes of the bucket by the Unix milliseconds of their expiry.
         contexts: hash: scope to digests of the items of its context.
-        nearest: vector set: the vectors of a large scope, where the server has such sets.
+        vectors: vector set: the vectors of a large scope, where the server has such sets.
         followed: hash: how far in the log and in the deletions the vector set is.
-        learned: hash: labels by evidence, and audits.
+        labels: hash: labels by evidence, and audits.
     """
 
     head: str
     entries: str
     responses: str
-    uses: str
+    shares: str
     exact: str
     log: str
-    gone: str
+    dropped: str
     used: str
     expiry: str
-    wrong: str
+    reported: str
     scopes: str
     contexts: str
-    nearest: str
+    vectors: str
     followed: str
-    learned: str
+    labels: str
 
 
 @dataclass(frozen=True)
@@ -122,15 +122,15 @@ class Keys:
 
     def semantic_vectors(self, session_id: str, scope: str) -> str:
         """String: header and ring of packed vectors of one scope."""
-        return f"{self.prefix}:{{{self.bucket(session_id)}}}:sem:v:{scope}"
+        return f"{self.prefix}:{{{self.bucket(session_id)}}}:sem:vectors:{scope}"
 
     def semantic_responses(self, session_id: str, scope: str) -> str:
         """Hash: entry number to response."""
-        return f"{self.prefix}:{{{self.bucket(session_id)}}}:sem:r:{scope}"
+        return f"{self.prefix}:{{{self.bucket(session_id)}}}:sem:responses:{scope}"
 
     def semantic_scopes(self, session_id: str) -> str:
         """Sorted set: the scopes of a session by the Unix milliseconds of their expiry."""
-        return f"{self.prefix}:{{{self.bucket(session_id)}}}:sem:s:{digest(session_id)}"
+        return f"{self.prefix}:{{{self.bucket(session_id)}}}:sem:scopes:{digest(session_id)}"
 
     # -- semantic cache with reasons (database 0) ----------------------------------------
 
@@ -138,9 +138,9 @@ class Keys:
         """All keys that one scope's scripts touch; ``scopes`` and ``contexts`` are its bucket's."""
         bucket = self.bucket(scope)
         start = f"{self.prefix}:{{{bucket}}}:ans:"
-        own = [f"{start}{letter}:{scope}" for letter in "hernxlduzw"]
-        large = [f"{start}{letter}:{scope}" for letter in "vfk"]
-        return AnswerKeys._make([*own, *self.answer_registry(bucket), *large])
+        scopes, contexts = self.answer_registry(bucket)
+        own = AnswerKeys._make(f"{start}{name}:{scope}" for name in AnswerKeys._fields)
+        return own._replace(scopes=scopes, contexts=contexts)
 
     def answer_registry(self, bucket: int) -> tuple[str, str]:
         """Sorted set and hash: the scopes of a bucket by expiry, and what they are about."""
@@ -149,7 +149,7 @@ class Keys:
 
     def flight(self, name: str) -> str:
         """String: who runs the function for a query right now, or how that ended."""
-        return f"{self.prefix}:{{{self.bucket(name)}}}:ans:c:{name}"
+        return f"{self.prefix}:{{{self.bucket(name)}}}:ans:flight:{name}"
 
     # -- URL embeddings (database 1) -----------------------------------------------------
 

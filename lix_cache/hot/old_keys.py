@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lix_cache.hot.scripts import Command, ScriptCall, script
+from lix_cache.hot.scripts import Command, Script, ScriptCall
 
 __all__ = ["OLD", "OldMessage", "OldSessions", "escape_pattern", "old_list_key"]
 
@@ -56,39 +56,8 @@ def _sha1(data: bytes) -> str:
     return hashlib.sha1(data, usedforsecurity=False).hexdigest()
 
 
-# KEYS: list   ARGV: start of a message's key, how many
-# Returns number, message, number, message … of the oldest, oldest first. One that is gone is ''. It
-# stops early where they come to 64 MiB.
-_READ = script(
-    """
-local numbers = redis.call('LRANGE', KEYS[1], -tonumber(ARGV[2]), -1)
-local out, bytes = {}, 0
-for i = #numbers, 1, -1 do
-  if bytes > 67108864 then break end
-  out[#out + 1] = numbers[i]
-  out[#out + 1] = redis.call('GET', ARGV[1] .. numbers[i]) or ''
-  bytes = bytes + #out[#out]
-end
-return out
-"""
-)
-
-# KEYS: list   ARGV: start of a message's key, number, SHA-1 of the message, number, SHA-1 …
-# Forgets the oldest messages, each if it is still what was read: an old process may have put
-# another one of the same millisecond into its place, or have taken it off the list itself.
-# Without a SHA-1 only the number goes, and the bytes stay for what is left of their life.
-_TRIM = script(
-    """
-for i = 2, #ARGV, 2 do
-  local key = ARGV[1] .. ARGV[i]
-  local held = ARGV[i + 1] ~= '' and redis.call('GET', key)
-  if held and redis.sha1hex(held) ~= ARGV[i + 1] then break end
-  if redis.call('LINDEX', KEYS[1], -1) == ARGV[i] then redis.call('RPOP', KEYS[1]) end
-  if held then redis.call('UNLINK', key) end
-end
-return 1
-"""
-)
+_READ = Script("old/read")
+_TRIM = Script("old/trim")
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,6 @@ class Decision:
             limit that was not reached.
         witnesses: candidates of the same answer nearer than any other answer.
         evidence: the weighted sum; 0.0 if there was no candidate.
-        is_confident: accepted with so much evidence that the query's wording may be learned.
         is_compared: the best candidate's response was compared by its meaning, not by equality.
     """
 
@@ -89,7 +88,6 @@ class Decision:
     reason: str
     witnesses: int = 0
     evidence: float = 0.0
-    is_confident: bool = False
     is_compared: bool = False
 
 
@@ -251,7 +249,6 @@ class _Scene:
             reason=reason,
             witnesses=witnesses,
             evidence=evidence,
-            is_confident=accepted and degrees is None and evidence >= limits.learn_evidence,
             is_compared=degrees is not None,
         )
 

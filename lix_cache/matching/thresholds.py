@@ -42,9 +42,6 @@ class Limits:
         margin_weight: what a margin of 1 counts in the evidence.
         witness_weight: what each doubling of the witnesses counts in the evidence.
         witness_cap: more witnesses than this count no more.
-        learn_evidence: evidence from which a hit's wording may be kept beside the entry that answered
-            it; infinite: never. A response that was compared by its meaning learns none: its cluster
-            would look as if it recurred.
         answer_weight: what the cosine of query and response, above 0.5, counts in the nearness.
         answer_bonus: what is added to the evidence where the best entry's response was compared with
             those of its neighbours by meaning.
@@ -59,7 +56,6 @@ class Limits:
     margin_weight: float = 0.0
     witness_weight: float = 0.0
     witness_cap: int = 8
-    learn_evidence: float = math.inf
     answer_weight: float = 0.0
     answer_bonus: float = 0.0
     agree_at: float = 0.7
@@ -74,7 +70,6 @@ class Limits:
             ("margin_weight", 0.0, 1e6),
             ("witness_weight", 0.0, 1e6),
             ("witness_cap", 1, 1_000_000),
-            ("learn_evidence", -math.inf, math.inf),
             ("answer_weight", 0.0, 1.0),
             ("answer_bonus", 0.0, 2.0),
             ("agree_at", -1.0, 1.0),
@@ -111,11 +106,9 @@ class Limits:
             raise InvalidInput(f"unknown limits {unknown}; known are {sorted(known)}")
         if "threshold" not in values:
             raise InvalidInput("limits without a 'threshold'")
-        infinite = {"evidence": -math.inf, "learn_evidence": math.inf}
-        read: dict[str, Any] = {
-            name: infinite[name] if value is None and name in infinite else value
-            for name, value in values.items()
-        }
+        read = dict(values)
+        if "evidence" in read and read["evidence"] is None:
+            read["evidence"] = -math.inf
         return cls(**read)
 
 

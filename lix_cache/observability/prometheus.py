@@ -1,4 +1,4 @@
-"""Semantic caches for Prometheus, and the library's log as JSON.
+"""Semantic caches for Prometheus.
 
 The collector reads ``get_stats()`` when it is scraped and keeps nothing of its own, so there
 is one place that counts.
@@ -7,11 +7,8 @@ is one place that counts.
 from __future__ import annotations
 
 import inspect
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lix_cache.errors import ConfigError, MissingExtra
 
@@ -19,7 +16,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
     from prometheus_client.registry import CollectorRegistry
 
-__all__ = ["CacheCollector", "json_logs", "register_metrics"]
+__all__ = ["CacheCollector", "register_metrics"]
 
 
 class _Cache(Protocol):
@@ -33,7 +30,6 @@ class _Cache(Protocol):
 _COUNTERS = {
     "stored": ("stores", "Responses stored."),
     "evicted": ("evictions", "Entries that had to go for others."),
-    "learned": ("wordings_learned", "Wordings kept beside an entry they hit."),
     "wrong_reports": ("wrong_reports", "Hits that were reported as wrong."),
     "invalidated": ("invalidations", "Entries that were invalidated."),
     "expired": ("expirations", "Expired entries that were cleaned up."),
@@ -44,7 +40,7 @@ _COUNTERS = {
 }
 _TROUBLES = ("embedder", "verifier", "redis", "cleanup", "flight", "refresh")
 _GAUGES = {
-    "entries": "Entries alive, wordings counted one by one.",
+    "entries": "Entries alive.",
     "scopes": "Scopes with entries.",
     "bytes": "Memory of the entries in Redis.",
     "index_bytes": "Memory of the vectors in this process.",
@@ -206,27 +202,3 @@ def register_metrics(
 
     (REGISTRY if registry is None else registry).register(collector)
     return collector
-
-
-def json_logs(
-    sink: TextIO | Callable[[Any], Any] | str | os.PathLike[str] | None = None, level: str = "INFO"
-) -> int:
-    """Write the library's log as JSON, one object a line, beside the application's own log.
-
-    A file that it makes is its owner's alone (0600), as every file of this library.
-
-    Args:
-        sink: a stream, a path, or whatever else loguru takes; the standard error by default.
-        level: least level.
-
-    Returns:
-        The handler's number, for ``loguru.logger.remove``.
-    """
-    from lix_cache._log import logger
-
-    logger.enable("lix_cache")
-    # diagnose would print the variables of a traceback, and with them what was asked.
-    settings: dict[str, Any] = {"level": level, "serialize": True, "filter": "lix_cache", "diagnose": False}
-    if isinstance(sink, (str, os.PathLike)):
-        settings["opener"] = partial(os.open, mode=0o600)
-    return logger.add(sink if sink is not None else sys.stderr, **settings)

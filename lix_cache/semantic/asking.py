@@ -17,7 +17,7 @@ from lix_cache.checks import check_flag, check_number, check_seconds, check_text
 from lix_cache.compute import Failed, settled
 from lix_cache.dialects.prompts import has_turns
 from lix_cache.errors import ConfigError, InvalidContext, InvalidInput
-from lix_cache.semantic.entry import tag_words
+from lix_cache.hot.entries import tag_words
 from lix_cache.semantic.functions import Known
 from lix_cache.semantic.policy import CachePolicy
 from lix_cache.semantic.scope import canonical, frozen

@@ -14,12 +14,13 @@ from lix_cache.compat.flow import life_ms
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import ConfigError, LixCacheError, told
+from lix_cache.hot.answers import Answers
 from lix_cache.hot.endpoint import endpoint_for
+from lix_cache.hot.entries import TAG_BYTES
 from lix_cache.hot.keys import Keys
 from lix_cache.matching.guards import GUARDS, Objection, check
 from lix_cache.matching.thresholds import DEFAULT_LIMITS, Limits
 from lix_cache.semantic.decorator import Decorating
-from lix_cache.semantic.entry import TAG_BYTES
 from lix_cache.semantic.index import IndexPool
 from lix_cache.semantic.policy import CachePolicy
 from lix_cache.semantic.response_vectors import Meanings
@@ -31,7 +32,7 @@ from lix_cache.semantic.watch import Watch
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
-    from lix_cache.verifiers.models import Verifier
+    from lix_cache.verifiers.protocol import Verifier
 
 __all__ = ["Assembled"]
 
@@ -78,11 +79,9 @@ class Assembled(Decorating):
         sliding_seconds: float | None = None,
         max_entries: int = 10_000,
         eviction: str = "fifo",
-        max_wordings: int = 8,
         embed_answers: bool = True,
         audit_rate: float = 0.01,
         target_false_hit_rate: float | None = 0.02,
-        epoch: int = 0,
         version: str = "",
         deadline_seconds: float | None = 5.0,
         index_bytes: int = 256 * 1024 * 1024,
@@ -110,8 +109,10 @@ class Assembled(Decorating):
         self._prices = None if prices is None else check_is("prices", prices, Prices)
         database = config.semantic_redis_db if redis_db is None else check_whole("redis_db", redis_db, 0)
         self._endpoint = endpoint_for(config, database)
+        keys = Keys(config.redis_key_prefix, config.redis_buckets)
         self._core = Core(
-            keys=Keys(config.redis_key_prefix, config.redis_buckets),
+            keys=keys,
+            answers=Answers(keys, _large_from(vector_sets_from, max_entries)),
             indexes=IndexPool(check_whole("index_bytes", index_bytes, 1)),
             embedder=embedder,
             context=self.context,
@@ -124,8 +125,6 @@ class Assembled(Decorating):
             slide_ms=0 if sliding_seconds is None else life_ms(sliding_seconds),
             max_entries=check_whole("max_entries", max_entries, 1),
             eviction=EVICTIONS[eviction],
-            max_wordings=check_whole("max_wordings", max_wordings, 1),
-            epoch=check_whole("epoch", epoch, 0),
             version=check_text("version", version, may_be_empty=True),
             deadline=deadline_seconds,
             miss_on_error=config.on_cache_error == "miss",
@@ -134,7 +133,6 @@ class Assembled(Decorating):
             new_tag=lambda: os.urandom(TAG_BYTES),
             embedder_id=config.embedder_id or "",
             dim=config.embedding_dim,
-            large_from=_large_from(vector_sets_from, max_entries),
             watch=Watch(
                 limits.evidence,
                 None

@@ -45,10 +45,8 @@ class SemanticCache(Assembled):
             prolong it,
         sliding_seconds: unless this is given: an entry that is not used for so long ends,
             and each hit prolongs it up to its ``ttl_seconds``.
-        max_entries: of one scope, wordings counted one by one.
+        max_entries: of one scope.
         eviction: who goes when there are more: ``fifo``, ``lru`` or ``lfu``.
-        max_wordings: how many wordings of one answer may stand beside each other. A hit
-            adds its own if it was sure enough for ``limits.learn_evidence``.
         embed_answers: embed responses that are prose, after ``store`` has returned, so that those
             that say the same in other words do not count as different. Without it, where a model writes
             each answer anew, there are few hits.
@@ -57,7 +55,6 @@ class SemanticCache(Assembled):
         target_false_hit_rate: part of the hits that may be wrong. Each scope raises its threshold where
             its own misses and audits say that it must, and closes where audits prove that more are
             wrong; None: the limits stay as they are.
-        epoch: of what the responses were made from; ``invalidate(epoch=…)`` drops earlier ones.
         version: any text; another one leaves all old entries behind.
         deadline_seconds: how long the embedder, and then the verifier, may take before the
             lookup is a miss; None: as long as they take, in the calling thread.
@@ -164,7 +161,6 @@ class SemanticCache(Assembled):
         older_than_seconds: float | None = None,
         similar_to: str | None = None,
         similarity: float = 0.9,
-        epoch: int | None = None,
     ) -> int:
         """Drop whatever fits all that is given. Returns how many entries that were.
 
@@ -176,13 +172,12 @@ class SemanticCache(Assembled):
             older_than_seconds: least age.
             similar_to: a text to whose meaning a wording is near; entries of this embedder.
             similarity: how near, a cosine.
-            epoch: entries of earlier epochs.
 
         Raises:
             InvalidInput: nothing was given, or something that makes no sense.
             ComputeTimeout: no vector of ``similar_to`` in time; nothing was dropped.
         """
-        criteria = maintenance.Criteria(context, tags, older_than_seconds, similar_to, similarity, epoch)
+        criteria = maintenance.Criteria(context, tags, older_than_seconds, similar_to, similarity)
         return self._drive(maintenance.invalidate(self._core, criteria))
 
     def report_wrong(self, entry_id: str, query: str, *, context: Mapping[str, Any] | None = None) -> Report:
@@ -305,10 +300,9 @@ class AsyncSemanticCache(Assembled):
         older_than_seconds: float | None = None,
         similar_to: str | None = None,
         similarity: float = 0.9,
-        epoch: int | None = None,
     ) -> int:
         """See :meth:`SemanticCache.invalidate`."""
-        criteria = maintenance.Criteria(context, tags, older_than_seconds, similar_to, similarity, epoch)
+        criteria = maintenance.Criteria(context, tags, older_than_seconds, similar_to, similarity)
         return await self._drive(maintenance.invalidate(self._core, criteria))
 
     async def report_wrong(

@@ -1,8 +1,8 @@
-"""Notes that nobody waits for: they go with the next request to their scope. No I/O.
+"""Notes that no call waits for: they go with the next request to their scope. No I/O.
 
-A hit in a vector set has its response before Redis hears that it was one. What is to be noted
-then, a use for the eviction or a wording to learn, is no reason for another round trip. A note
-that never gets its request is lost, and with it a hit or an order of eviction, no answer.
+A hit in a vector set has its response before Redis hears that it was one. That use, which the eviction
+wants to know of, is no reason for another round trip, nor are labels and the vectors of responses. A
+note that never gets its request is lost, and with it a hit or an order of eviction, no answer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The packed vectors of a scope in this process, kept in step with Redis. No I/O.
 
-Each lookup brings what is new in the scope's log (see ``LOOKUP`` in
-lix_cache/hot/answer_scripts.py), so the index is always as new as the lookup that uses it.
+Each lookup brings what is new in the scope's log (lix_cache/hot/lua/answers/news.lua), so the index
+is always as new as the lookup that uses it.
 Search is exact: one product of a matrix and a vector, which costs half a millisecond for
 10,000 vectors of 384 numbers, and needs no tuning and no training. It is ``einsum`` and not
 ``@``: that would go to a BLAS with threads of its own, which take half the time on an idle
@@ -24,7 +24,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lix_cache.semantic.entry import Record, foreign, unpack_meaning, unpack_record
+from lix_cache.hot.entries import Record, foreign, order_of, unpack_meaning, unpack_record
+from lix_cache.hot.found import Empty, Everything, Following, Place, Row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,14 +113,14 @@ class ScopeIndex:
         self._soonest = float("inf")
 
     @property
-    def place(self) -> tuple[bytes, bytes, bytes]:
+    def place(self) -> Place:
         """What to send with a lookup: generation, place in the log, place in the deletions."""
         with self._lock:
             return self._place
 
     @property
-    def _place(self) -> tuple[bytes, bytes, bytes]:
-        return self._generation, self._log, self._gone
+    def _place(self) -> Place:
+        return Place(self._generation, self._log, self._gone)
 
     @property
     def nbytes(self) -> int:
@@ -136,61 +137,56 @@ class ScopeIndex:
         with self._lock:
             return self._view()
 
-    def follow(
-        self, kind: bytes, news: Sequence[Any], now_ms: float, asked: tuple[bytes, bytes, bytes]
-    ) -> View | None:
+    def follow(self, found: Following, asked: Place) -> View | None:
         """Take in what a lookup brought, and return what there is now.
 
         None if the news begin behind the end of what is here, because another thread began anew in
         between: taken in, they would leave out what is missing for good. Then ask again.
 
         Args:
-            kind: ``N``, ``D`` or ``R``.
-            news: the rest of the script's answer after "more".
-            now_ms: Unix milliseconds by the server's clock.
+            found: what the lookup brought.
             asked: the place that was sent.
 
         Raises:
             RedisCommandError: it is not what a writer of ours can have left.
         """
         with self._lock:
-            if kind == b"N":
+            if isinstance(found, Empty):
                 self._clear(b"")
-            elif kind == b"R":
-                self._replace(asked, *news)
-            elif self._generation == asked[0] and self._reaches(asked):
-                self._append(news[0])
-                self._forget(news[1])
+            elif isinstance(found, Everything):
+                self._replace(asked, found)
+            elif self._generation == asked.generation and self._reaches(asked):
+                self._append(found.rows)
+                self._forget(found.dropped)
             else:
                 return None
-            self._tidy(now_ms)
+            self._tidy(found.now_ms)
             return self._view()
 
-    def _reaches(self, asked: tuple[bytes, bytes, bytes]) -> bool:
-        return _order(self._log) >= _order(asked[1]) and _order(self._gone) >= _order(asked[2])
+    def _reaches(self, asked: Place) -> bool:
+        ends, begins = (self._log, self._gone), (asked.log, asked.dropped)
+        return all(order_of(end) >= order_of(begin) for end, begin in zip(ends, begins, strict=True))
 
-    def _replace(self, asked: tuple[bytes, bytes, bytes], generation: bytes, rows: Any, gone: bytes) -> None:
+    def _replace(self, asked: Place, found: Everything) -> None:
         # Another thread may have been quicker, and be further by now. These rows begin at the
         # beginning, so they can be added to any state; deletions go on from where it is.
-        if generation == self._generation and (asked[0] != generation or self._place != asked):
-            self._append(rows)
+        generation = found.generation
+        if generation == self._generation and (asked.generation != generation or self._place != asked):
+            self._append(found.rows)
             return
-        self._clear(bytes(generation))
-        self._append(rows)
-        self._gone = bytes(gone)
+        self._clear(generation)
+        self._append(found.rows)
+        self._gone = found.dropped_place
 
     def _append(self, rows: Any) -> None:
-        try:
-            fresh = [(n, bytes(fields[0]), fields[1]) for n, fields in rows if _order(n) > _order(self._log)]
-        except (TypeError, ValueError, IndexError):
-            raise foreign("the log", rows) from None
+        fresh = Row.read(rows, self._log)
         if not fresh:
             return
-        records = [unpack_record(number, data, self.dim) for number, kind, data in fresh if kind == b"r"]
+        records = [unpack_record(row.number, row.data, self.dim) for row in fresh if not row.is_answer]
         # Without a vector an entry is found by its exact text alone.
         self._add([record for record in records if record.vector.size])
-        self._attach([unpack_meaning(data, self.dim) for _, kind, data in fresh if kind == b"a"])
-        self._log = bytes(fresh[-1][0])
+        self._attach([unpack_meaning(row.data, self.dim) for row in fresh if row.is_answer])
+        self._log = fresh[-1].number
 
     def _attach(self, meanings: list[tuple[bytes, bytes, FloatArray]]) -> None:
         import numpy as np
@@ -255,12 +251,8 @@ class ScopeIndex:
             self._answers = _grown(self._answers, capacity)
 
     def _forget(self, rows: Any) -> None:
-        try:
-            fresh = [(n, bytes(fields[1])) for n, fields in rows if _order(n) > _order(self._gone)]
-        except (TypeError, ValueError, IndexError):
-            raise foreign("the list of dropped entries", rows) from None
-        for place, number in fresh:
-            self._gone = bytes(place)
+        for place, number in Row.dropped(rows, self._gone):
+            self._gone = place
             row = self._rows.pop(number, None)
             if row is not None:
                 self._expires[row] = self._soonest = float("-inf")
@@ -326,11 +318,6 @@ def _grown(array: Any, capacity: int) -> Any:
     grown = np.zeros((capacity, *array.shape[1:]), array.dtype)
     grown[: len(array)] = array
     return grown
-
-
-def _order(number: bytes) -> tuple[int, int]:
-    ms, _, n = bytes(number).partition(b"-")
-    return int(ms), int(n)
 
 
 class IndexPool:

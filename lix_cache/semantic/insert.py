@@ -10,9 +10,9 @@ from lix_cache.checks import check_seconds
 from lix_cache.compat.flow import life_ms
 from lix_cache.effects import Compute, Flow
 from lix_cache.errors import InvalidContext, InvalidInput
-from lix_cache.hot import answer_scripts, vector_set_scripts
-from lix_cache.semantic import entry
-from lix_cache.semantic.entry import LARGE_BYTES, EntryId, Tokens
+from lix_cache.hot import entries
+from lix_cache.hot.answers import NewEntry
+from lix_cache.hot.entries import LARGE_BYTES, EntryId, Tokens
 from lix_cache.semantic.response_vectors import text_of
 from lix_cache.semantic.result import Reason
 from lix_cache.semantic.scope import canonical, merged
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray, VectorLike
 
 __all__ = ["Answer", "store"]
+
+#: Entries that a vector set takes over with each store.
+_FILLED_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def store(core: Core, answer: Answer) -> Flow[str | None]:
 
 
 def _store(core: Core, answer: Answer, spent: Spent) -> Flow[str | None]:
-    wording, tags = wording_of(answer.text), entry.tag_words(answer.tags)
+    wording, tags = wording_of(answer.text), entries.tag_words(answer.tags)
     if answer.response is None:
         raise InvalidInput("the response must not be None: None is what a miss answers")
     tokens = None if answer.tokens is None else Tokens.of(answer.tokens)
@@ -113,7 +116,7 @@ def _store(core: Core, answer: Answer, spent: Spent) -> Flow[str | None]:
 
 def _compare(core: Core, scope: Scope, packed: _Packed, response: Any, stored: EntryId | None) -> None:
     """Learn from a fresh answer, and have its text embedded once the store has answered."""
-    asked = core.watch.take(scope.id, entry.text_digest(packed.wording))
+    asked = core.watch.take(scope.id, entries.text_digest(packed.wording))
     if asked is not None and core.object_to(asked.text, asked.nearest) is not None:
         asked = None
     label = int.from_bytes(packed.cluster, "little", signed=True)
@@ -129,8 +132,8 @@ def _compare(core: Core, scope: Scope, packed: _Packed, response: Any, stored: E
     def embedded(vector: FloatArray) -> None:
         if vector.size != scope.dim:
             return
-        row = entry.pack_meaning(number, tag, vector)
-        core.later.add(scope.id, core.call(answer_scripts.ATTACH, scope.id, number, tag, row))
+        row = entries.pack_meaning(number, tag, vector)
+        core.later.add(scope.id, core.answers.attach(scope.id, number, tag, row))
         if asked is not None:
             core.watch.label(scope.id, asked, agree(asked, label, vector))
 
@@ -140,50 +143,51 @@ def _compare(core: Core, scope: Scope, packed: _Packed, response: Any, stored: E
 def _put(core: Core, scope: Scope, packed: _Packed, vector: FloatArray | None) -> Flow[EntryId | None]:
     import numpy as np
 
-    digest, tag = entry.text_digest(packed.wording), core.new_tag()
-    fixed = entry.pack_fixed(
-        response_key=entry.response_key(packed.response.head, *packed.response.chunks),
-        wording=digest,
-        cluster=packed.cluster,
-        tag=tag,
-        epoch=core.epoch,
-        tokens=packed.tokens,
-        tags=packed.tags,
-    )
-    record = entry.pack_record(
-        tag=tag,
-        cluster=packed.cluster,
-        text=packed.wording,
-        vector=np.empty(0, np.float32) if vector is None else vector,
-    )
+    digest, tag = entries.text_digest(packed.wording), core.new_tag()
     # A sliding life begins with one step, and can grow to the whole.
     first = min(packed.life_ms, core.slide_ms) if core.slide_ms else packed.life_ms
-    put = core.call(
-        answer_scripts.STORE,
-        scope.id,
-        digest,
-        first,
-        packed.life_ms,
-        fixed,
-        record,
-        packed.response.head,
-        core.max_entries,
-        core.eviction,
-        core.new_tag(),
-        scope.id,
-        b"".join(sorted(scope.items)),
-        *packed.response.chunks,
+    response = packed.response
+    new = NewEntry(
+        wording=digest,
+        meta=entries.pack_fixed(
+            response_key=entries.response_key(response.head, *response.chunks),
+            wording=digest,
+            cluster=packed.cluster,
+            tag=tag,
+            tokens=packed.tokens,
+            tags=packed.tags,
+        ),
+        record=entries.pack_record(
+            tag=tag,
+            cluster=packed.cluster,
+            text=packed.wording,
+            vector=np.empty(0, np.float32) if vector is None else vector,
+        ),
+        response=response.head,
+        chunks=response.chunks,
+        life_ms=first,
+        longest_ms=packed.life_ms,
     )
-    calls = [put]
-    if core.large_from is not None:
-        calls.append(core.call(vector_set_scripts.FOLLOW, scope.id, 8, core.large_from))
-    reply = (yield from core.with_notes(scope.id, *calls))[0]
-    if reply == b"REPORTED":
+    answers = core.answers
+    calls = [
+        answers.store(
+            scope.id,
+            new,
+            scope.items,
+            most=core.max_entries,
+            eviction=core.eviction,
+            generation=core.new_tag(),
+        )
+    ]
+    if answers.large_from is not None:
+        calls.append(answers.fill(scope.id, _FILLED_AT_ONCE))
+    put = answers.stored((yield from core.with_notes(scope.id, *calls))[0])
+    if put is None:
         core.tally.refused(Reason.REPORTED)
         return None
     core.tally.count("stored")
-    core.tally.count("evicted", int(reply[1]))
-    return EntryId(bytes(reply[0]), tag)
+    core.tally.count("evicted", put.evicted)
+    return EntryId(put.number, tag)
 
 
 def _size(response: Encoded) -> int:
@@ -197,10 +201,10 @@ def _encoded(response: Any) -> Flow[tuple[Encoded, bytes]]:
         encoded = encode_value(response)
         try:
             # The order of a mapping's keys is no difference.
-            key = entry.response_key(canonical(response))
+            key = entries.response_key(canonical(response))
         except InvalidContext:
-            key = entry.response_key(encoded.head, *encoded.chunks)
-        return encoded, key[: entry.CLUSTER_BYTES]
+            key = entries.response_key(encoded.head, *encoded.chunks)
+        return encoded, key[: entries.CLUSTER_BYTES]
 
     is_small = isinstance(response, (bool, int, float)) or (
         isinstance(response, (str, bytes)) and len(response) < LARGE_BYTES

@@ -9,25 +9,27 @@ the second one brings candidates and responses together, before the decision.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.compute import Failed
 from lix_cache.effects import Compute, Flow, RedisCall
 from lix_cache.errors import ComputeTimeout, MissingExtra, told
-from lix_cache.hot import answer_scripts, vector_set_scripts
-from lix_cache.matching.decision import Choice, Decision, choose
+from lix_cache.hot import entries
+from lix_cache.hot.answers import NO_USE, Candidate, Fetch
+from lix_cache.hot.entries import Record
+from lix_cache.hot.found import Exact, Following, Found, Gone, Place, Reported, Search, Served, TooOld
+from lix_cache.matching.decision import Choice, choose
 from lix_cache.matching.guards import Objection
 from lix_cache.matching.thresholds import Limits
-from lix_cache.semantic import entry, vector_sets
-from lix_cache.semantic.entry import Record
+from lix_cache.semantic import vector_sets
 from lix_cache.semantic.result import Lookup, Reason
 from lix_cache.semantic.scope import merged
 from lix_cache.semantic.serving import served
 from lix_cache.semantic.store import Core, Scope, Spent, Stop, wording_of
 from lix_cache.semantic.watch import Asked
-from lix_cache.verifiers.models import verified_scores
+from lix_cache.verifiers.protocol import verified_scores
 
 if TYPE_CHECKING:
     from lix_cache.hot.scripts import ScriptCall
@@ -93,27 +95,27 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     given = None if query.embedding is None else core.given(query.embedding, scope)
     core.check_breaker()
 
-    digest = entry.text_digest(wording)
+    digest = entries.text_digest(wording)
     index = core.indexes.get(scope.id, scope.dim)
-    reply, seen = yield from _ask(core, scope.id, digest, index, query.peek)
-    if reply[0] == b"X":
-        now, _, number, meta, data = reply[1:]
-        return (yield from served(core, scope, (now, number, meta, data), peek=query.peek))
+    first, seen = yield from _ask(core, scope.id, digest, index, query.peek)
+    if isinstance(first, Exact):
+        return (yield from served(core, scope, first.served, peek=query.peek))
     near: vector_sets.Nearest | None = None
     asked = 0.0
-    if reply[0] == b"V":
+    following: Following
+    if isinstance(first, Search):
         vector = given if given is not None else (yield from core.vector(wording, scope.dim, spent))
         asked = core.clock.monotonic()
         near = yield from vector_sets.nearest(core, scope, digest, vector, peek=query.peek)
-        view, reply = near.view, (b"V", near.now, near.reported)
+        view, following = near.view, near.brought.found
     else:
-        view = seen
+        view, following = seen, first
         if not len(view.expires):
             raise Stop(Reason.EMPTY)
         vector = given if given is not None else (yield from core.vector(wording, scope.dim, spent))
 
-    now_ms, reported = float(reply[1]), entry.unpack_clusters(reply[2])
-    similarities, view = view.similarities(vector, now_ms)
+    reported = following.reported
+    similarities, view = view.similarities(vector, following.now_ms)
     chosen = _choose(core, view, similarities, _learned(core, limits, scope, query.text), query.text, vector)
     if not chosen.rows:
         _remember(core, query, scope, digest, view, chosen)
@@ -124,26 +126,23 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     _audit(core, query, scope, digest, view, chosen, rows[0])
     # Whose answer may be as old as its own life allows; other wordings' only as old as this one's.
     timeless = _timeless(core, query, view, rows)
-    lesson = (b"", b"") if timeless else _lesson(core, query, view, chosen.decision, rows[0], wording, vector)
     records = [view.records[row] for row in rows]
-    known = None
+    known: Served | None = None
     if near is not None:
         known = near.answer(records[0].number, (core.clock.monotonic() - asked) * 1000)
-    reply = yield from _admitted(core, query, scope.id, digest, records, timeless, lesson, known)
+    found = yield from _admitted(core, query, scope.id, digest, records, timeless, known)
     # Of a vector set, the answer is known without asking whether its very response was reported.
-    is_known = near is not None and len(reply) > 3
-    if len(reply) == 2 or (is_known and entry.unpack_meta(reply[2]).response_label in reported):
+    is_reported = near is not None and isinstance(found, Served) and found.meta.response_label in reported
+    if is_reported or isinstance(found, Reported):
         raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this wording")
-    if len(reply) == 1:
+    if isinstance(found, Gone):
         index.lose([view.records[row] for row in rows])
         raise _stop(chosen, Reason.GONE, "the entry expired or was dropped in between")
-    if len(reply) == 3:
-        age = float(reply[2]) / 1000
+    if isinstance(found, TooOld):
+        age = found.age_ms / 1000
         detail = f"time: the question is about now, and the answer to another one is {age:.0f} s old"
         raise _stop(chosen, Reason.GUARD, detail)
-    if len(reply) == 5:
-        core.tally.count("learned")
-    return (yield from served(core, scope, reply, chosen.decision, peek=query.peek))
+    return (yield from served(core, scope, found, chosen.decision, peek=query.peek))
 
 
 def _learned(core: Core, limits: Limits, scope: Scope, text: str) -> Limits:
@@ -202,100 +201,86 @@ def _admitted(
     digest: bytes,
     records: Sequence[Record],
     timeless: frozenset[bytes],
-    lesson: tuple[bytes, bytes],
-    known: Any,
-) -> Flow[Any]:
-    """Return the first of these entries that may answer, as ``ADMIT`` does.
+    known: Served | None,
+) -> Flow[Served | Reported | TooOld | Gone]:
+    """Return the first of these entries that may answer.
 
-    One round trip, or none if the best of them is known with its response; then its use and its
-    new wording are noted with the next request to the scope. What is too old for the question is
+    One round trip, or none if the best of them is known with its response; then its use is noted
+    with the next request to the scope. What is too old for the question is
     turned down there, so that only an entry that answers counts as used.
     """
     most_ms = int(core.policy.time_sensitive_seconds * 1000)
 
-    def admit(how: int) -> ScriptCall:
-        touch = (0, 0) if query.peek else core.touch()
-        words: list[bytes | int | str] = [digest, *touch, how, *lesson, core.max_entries]
-        for record in records:
-            words += [record.number, record.tag, most_ms if record.number in timeless else ""]
-        return core.call(answer_scripts.ADMIT, scope_id, *words)
+    def admit(fetch: Fetch) -> ScriptCall:
+        candidates = [Candidate(r.number, r.tag, most_ms if r.number in timeless else None) for r in records]
+        return core.answers.admit(scope_id, digest, candidates, NO_USE if query.peek else core.use, fetch)
 
     if known is None:
-        return (yield RedisCall(admit(int(not query.peek))))
-    age_ms = float(known[0]) - entry.unpack_meta(known[2]).created_ms
-    if known[1] in timeless and age_ms > most_ms:
-        return known[0], 0, age_ms
-    if lesson[0] or (core.eviction and not query.peek):
-        core.later.add(scope_id, admit(2), lambda noted: _count_learned(core, noted))
+        fetch = Fetch.LOOK if query.peek else Fetch.RESPONSE
+        return core.answers.admitted((yield RedisCall(admit(fetch))))
+    age_ms = known.now_ms - known.meta.created_ms
+    if known.number in timeless and age_ms > most_ms:
+        return TooOld(age_ms)
+    if core.eviction and not query.peek:
+        core.later.add(scope_id, admit(Fetch.NOTE))
     return known
 
 
-def _count_learned(core: Core, noted: Any) -> None:
-    if len(noted) == 5:
-        core.tally.count("learned")
+def _ask(core: Core, scope_id: str, digest: bytes, index: ScopeIndex, peek: bool) -> Flow[tuple[Found, View]]:
+    """The first round trip: the exact answer, or what is new, or that a vector set has it."""
+    due = None if peek else core.watch.due(scope_id)
+    if due is not None:
+        core.later.add(scope_id, core.answers.learn(scope_id, *due), core.watch.told(scope_id))
+    use = NO_USE if peek else core.use
+
+    def ask(place: Place) -> ScriptCall:
+        return core.answers.lookup(scope_id, digest, place, use, fetch=not peek)
+
+    return (yield from _news(core, scope_id, index, ask))
 
 
-def _ask(
-    core: Core, scope_id: str, digest: bytes, index: ScopeIndex, peek: bool, *, may_be_large: bool = True
-) -> Flow[tuple[Any, View]]:
-    """The first round trip: the exact answer, or what is new, or that a vector set has it.
+def _news(
+    core: Core, scope_id: str, index: ScopeIndex, ask: Callable[[Place], ScriptCall]
+) -> Flow[tuple[Found, View]]:
+    """Ask until the index is up to date.
 
     What is new comes in pages, of which nearly always one is all. Only after the last one does
     the index know every neighbour, so only then may the lookup go on.
     """
-    words = None if peek else core.watch.due(scope_id)
-    if words is not None:
-        core.later.add(scope_id, core.call(answer_scripts.LEARN, scope_id, *words), core.watch.told(scope_id))
     while True:
         place = index.place
-        call = _question(core, scope_id, digest, place, peek, may_be_large=may_be_large)
-        (reply,) = yield from core.with_notes(scope_id, call)
-        if reply[0] in (b"X", b"V"):
-            return reply, index.view()
-        view = yield from _follow(core, scope_id, index, reply, place)
-        if view is not None and (reply[0] == b"N" or not reply[3]):
-            return reply, view
-
-
-def _question(
-    core: Core,
-    scope_id: str,
-    digest: bytes,
-    place: tuple[bytes, bytes, bytes],
-    peek: bool,
-    *,
-    may_be_large: bool,
-) -> ScriptCall:
-    touch = (0, 0) if peek else core.touch()
-    words = (digest, *place, *touch, int(not peek))
-    if core.large_from is None or not may_be_large:
-        return core.call(answer_scripts.LOOKUP, scope_id, *words)
-    return core.call(vector_set_scripts.LOOKUP_LARGE, scope_id, *words, core.large_from)
+        (reply,) = yield from core.with_notes(scope_id, ask(place))
+        found = core.answers.found(reply)
+        if isinstance(found, (Exact, Search)):
+            return found, index.view()
+        view = yield from _follow(core, scope_id, index, found, place)
+        if view is not None and not found.more:
+            return found, view
 
 
 def _follow(
-    core: Core, scope_id: str, index: ScopeIndex, reply: Any, asked: tuple[bytes, bytes, bytes]
+    core: Core, scope_id: str, index: ScopeIndex, found: Following, asked: Place
 ) -> Flow[View | None]:
     """Bring the index up to date with what a round trip brought."""
-    kind, now, _, *news = reply
-    news = news[1:]
-    rows = news[1] if kind == b"R" else news[0] if kind == b"D" else ()
 
     def follow() -> View | None:
-        view = index.follow(kind, news, float(now), asked)
+        view = index.follow(found, asked)
         core.indexes.settle(scope_id)
         return view
 
-    return follow() if len(rows) < _MANY else (yield Compute(follow, None, "the index"))
+    return follow() if len(found.rows) < _MANY else (yield Compute(follow, None, "the index"))
 
 
 def catch_up(core: Core, scope_id: str, dim: int) -> Flow[tuple[View, float]]:
     """Return what a scope holds, and the server's time in Unix milliseconds. One round trip a page."""
-    index = core.indexes.get(scope_id, dim)
     # No wording is empty, so no entry is exactly this one.
-    digest = entry.text_digest("")
-    reply, view = yield from _ask(core, scope_id, digest, index, peek=True, may_be_large=False)
-    return view, float(reply[1])
+    digest = entries.text_digest("")
+
+    def ask(place: Place) -> ScriptCall:
+        return core.answers.lookup(scope_id, digest, place, NO_USE, fetch=False, may_search=False)
+
+    found, view = yield from _news(core, scope_id, core.indexes.get(scope_id, dim), ask)
+    return view, found.served.now_ms if isinstance(found, Exact) else found.now_ms
 
 
 def _choose(
@@ -360,23 +345,3 @@ def _verified(
         detail = f"score {float(scores.max()):.3f} is below {core.verifier_threshold:g}"
         raise _stop(chosen, Reason.VERIFIER, detail)
     return good
-
-
-def _lesson(
-    core: Core,
-    query: Query,
-    view: View,
-    decision: Decision,
-    row: int,
-    wording: str,
-    vector: FloatArray,
-) -> tuple[bytes, bytes]:
-    """Return what makes the wording of a sure hit stand beside the entry, if there is room for it."""
-    if query.peek or not decision.is_confident:
-        return b"", b""
-    if int((view.clusters == view.clusters[row]).sum()) >= core.max_wordings:
-        return b"", b""
-    tag = core.new_tag()
-    answer = None if view.answers is None else view.answers[row]
-    name = view.records[row].cluster
-    return tag, entry.pack_record(tag=tag, cluster=name, text=wording, vector=vector, answer=answer)

@@ -11,27 +11,22 @@ from lix_cache.compute import Failed
 from lix_cache.effects import Compute, Effect, Flow, RedisBatch, RedisCall
 from lix_cache.errors import ConfigError, InvalidInput, LixCacheError, told
 from lix_cache.evaluation.adaptive import Counts
-from lix_cache.hot import answer_scripts
+from lix_cache.hot import entries
+from lix_cache.hot.entries import EntryId
 from lix_cache.hot.probe import probe, verdict
-from lix_cache.hot.scripts import ScriptCall
 from lix_cache.matching.thresholds import DEFAULT_LIMITS, is_measured_for
-from lix_cache.semantic import entry
-from lix_cache.semantic.entry import EntryId
 from lix_cache.semantic.lookup import catch_up
 from lix_cache.semantic.result import Report
 from lix_cache.semantic.scope import embedder_word, item_digests, merged
 from lix_cache.semantic.store import Core, Spent, Stop, wording_of
-from lix_cache.semantic.watch import read_counts
 from lix_cache.vectors import check_dimension
-from lix_cache.verifiers.models import verified_scores
+from lix_cache.verifiers.protocol import verified_scores
 
 __all__ = ["Criteria", "clean_up", "count", "health", "invalidate", "report_wrong"]
 
 #: Scopes that are worked on in one round trip.
 _SCOPES_AT_ONCE = 50
 _EXPIRED_AT_ONCE = 500
-#: What COUNT says of audits, in its order.
-_AUDITS = (b"x", b"y", b"a", b"b")
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,6 @@ class Criteria:
         older_than_seconds: least age.
         similar_to: a text whose meaning it is near to.
         similarity: how near, a cosine.
-        epoch: it is of an earlier one.
     """
 
     context: Mapping[str, Any] | None = None
@@ -52,7 +46,6 @@ class Criteria:
     older_than_seconds: float | None = None
     similar_to: str | None = None
     similarity: float = 0.9
-    epoch: int | None = None
 
     def checked(self) -> Criteria:
         """Return itself.
@@ -61,10 +54,10 @@ class Criteria:
             InvalidInput: nothing is given, which would be everything, or what is given
                 makes no sense.
         """
-        given = (self.context, self.older_than_seconds, self.similar_to, self.epoch)
+        given = (self.context, self.older_than_seconds, self.similar_to)
         if all(value is None for value in given) and not self.tags:
             raise InvalidInput(
-                "say what is to be invalidated: context, tags, older_than_seconds, similar_to or epoch; "
+                "say what is to be invalidated: context, tags, older_than_seconds or similar_to; "
                 "context={} means everything in the cache's own context"
             )
         age = self.older_than_seconds
@@ -72,9 +65,6 @@ class Criteria:
             isinstance(age, bool) or not isinstance(age, (int, float)) or not 0 <= age < 1e11
         ):
             raise InvalidInput("older_than_seconds must be a number of seconds, at least 0")
-        epoch = self.epoch
-        if epoch is not None and (isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0):
-            raise InvalidInput("epoch must be a whole number, at least 0")
         near = self.similarity
         if isinstance(near, bool) or not isinstance(near, (int, float)) or not -1 <= near <= 1:
             raise InvalidInput("similarity must be a number from -1 to 1")
@@ -82,13 +72,12 @@ class Criteria:
 
     @property
     def is_about_contexts_alone(self) -> bool:
-        others = (self.older_than_seconds, self.similar_to, self.epoch)
-        return not self.tags and all(value is None for value in others)
+        return not self.tags and self.older_than_seconds is None and self.similar_to is None
 
-    def words(self) -> tuple[str | int, str | int, bytes]:
-        """Age, epoch and tags as ``DROP`` takes them."""
-        age = "" if self.older_than_seconds is None else int(self.older_than_seconds * 1000)
-        return age, "" if self.epoch is None else self.epoch, entry.tag_words(self.tags)
+    def words(self) -> tuple[int | None, bytes]:
+        """Least age in milliseconds, and the tags as bytes."""
+        age = None if self.older_than_seconds is None else int(self.older_than_seconds * 1000)
+        return age, entries.tag_words(self.tags)
 
 
 def invalidate(core: Core, criteria: Criteria) -> Flow[int]:
@@ -109,7 +98,7 @@ def invalidate(core: Core, criteria: Criteria) -> Flow[int]:
         for start in range(0, len(scopes), _SCOPES_AT_ONCE):
             part = scopes[start : start + _SCOPES_AT_ONCE]
             if criteria.is_about_contexts_alone:
-                calls = tuple(core.call(answer_scripts.CLEAR, scope, scope) for scope in part)
+                calls = tuple(core.answers.clear(scope) for scope in part)
                 dropped += sum((yield RedisBatch(calls)))
             else:
                 dropped += yield from _drop_pages(core, criteria, part)
@@ -123,11 +112,11 @@ def _drop_pages(core: Core, criteria: Criteria, scopes: Sequence[str]) -> Flow[i
     cursors: dict[str, bytes] = dict.fromkeys(scopes, b"0")
     while cursors:
         words = criteria.words()
-        calls = tuple(core.call(answer_scripts.DROP, s, cursor, *words) for s, cursor in cursors.items())
-        replies = yield RedisBatch(calls)
-        dropped += sum(int(reply[1]) for reply in replies)
-        following = zip(cursors, (bytes(reply[0]) for reply in replies), strict=True)
-        cursors = {scope: cursor for scope, cursor in following if cursor != b"0"}
+        calls = tuple(core.answers.drop(s, *words, cursor=cursor) for s, cursor in cursors.items())
+        pages = [core.answers.dropped(reply) for reply in (yield RedisBatch(calls))]
+        dropped += sum(page.entries for page in pages)
+        following = zip(cursors, pages, strict=True)
+        cursors = {scope: page.cursor for scope, page in following if page.cursor is not None}
     return dropped
 
 
@@ -145,15 +134,15 @@ def _drop_similar(core: Core, criteria: Criteria, text: str, wanted: frozenset[b
     for scope in (yield from scopes_with(core, wanted | {embedder_word(name, dim)})):
         view, now_ms = yield from catch_up(core, scope, dim)
         # Its very wording is near, whether or not there was a vector when it was stored.
-        call = core.call(answer_scripts.DROP, scope, 0, *criteria.words(), "=", entry.text_digest(wording))
-        dropped += int((yield RedisCall(call))[1])
+        call = core.answers.drop(scope, *criteria.words(), wording=entries.text_digest(wording))
+        dropped += core.answers.dropped((yield RedisCall(call))).entries
         similarities, view = view.similarities(vector, now_ms)
         rows = (similarities >= criteria.similarity).nonzero()[0].tolist()
         for start in range(0, len(rows), _EXPIRED_AT_ONCE):
             records = [view.records[row] for row in rows[start : start + _EXPIRED_AT_ONCE]]
-            named = [part for record in records for part in (record.number, record.tag)]
-            reply = yield RedisCall(core.call(answer_scripts.DROP, scope, 0, *criteria.words(), *named))
-            dropped += int(reply[1])
+            named = [(record.number, record.tag) for record in records]
+            call = core.answers.drop(scope, *criteria.words(), named=named)
+            dropped += core.answers.dropped((yield RedisCall(call))).entries
     return dropped
 
 
@@ -161,26 +150,24 @@ def scopes_with(core: Core, wanted: frozenset[bytes]) -> Flow[list[str]]:
     """Return the scopes whose context has all of these items. One round trip for some hundreds."""
     found: set[str] = set()
     for bucket in range(core.keys.buckets):
-        cursor: bytes | int = 0
-        while cursor != b"0":
-            call = ScriptCall(answer_scripts.SCOPES, core.keys.answer_registry(bucket), (cursor,))
-            cursor, flat = yield RedisCall(call)
-            for scope, packed in zip(flat[0::2], flat[1::2], strict=True):
-                if wanted <= {packed[i : i + 8] for i in range(0, len(packed), 8)}:
-                    found.add(scope.decode())
+        cursor: bytes | None = b"0"
+        while cursor is not None:
+            reply = yield RedisCall(core.answers.scopes(bucket, cursor))
+            cursor, listed = core.answers.listed(reply)
+            found.update(scope for scope, items in listed if wanted <= items)
     return sorted(found)
 
 
 def report_wrong(core: Core, entry_id: str, query: str, context: Mapping[str, Any] | None) -> Flow[Report]:
     """Remember that an answer is wrong for a wording. One round trip."""
-    known, digest = EntryId.parse(entry_id), entry.text_digest(wording_of(query))
+    known, digest = EntryId.parse(entry_id), entries.text_digest(wording_of(query))
     try:
         scope = yield from core.scope(context)
     except Stop as stop:
         raise (stop.__cause__ or stop) from None  # as in _drop_similar
     if known is None:
         return Report(noted=False)
-    call = core.call(answer_scripts.REPORT, scope.id, digest, known.number, known.tag)
+    call = core.answers.report(scope.id, digest, known.number, known.tag)
     written = int((yield RedisCall(call)))
     if written:
         core.tally.count("wrong_reports")
@@ -192,14 +179,13 @@ def clean_up(core: Core) -> Flow[int]:
     for bucket in range(core.keys.buckets):
         ended = _EXPIRED_AT_ONCE
         while ended >= _EXPIRED_AT_ONCE:
-            call = ScriptCall(answer_scripts.PRUNE, core.keys.answer_registry(bucket), ())
-            ended = int((yield RedisCall(call)))
+            ended = int((yield RedisCall(core.answers.prune(bucket))))
     dropped = 0
     scopes = yield from scopes_with(core, frozenset())
     for start in range(0, len(scopes), _SCOPES_AT_ONCE):
         part: Sequence[str] = scopes[start : start + _SCOPES_AT_ONCE]
         while part:
-            calls = tuple(core.call(answer_scripts.CLEAN, scope, _EXPIRED_AT_ONCE) for scope in part)
+            calls = tuple(core.answers.clean(scope, _EXPIRED_AT_ONCE) for scope in part)
             counts = yield RedisBatch(calls)
             dropped += sum(counts)
             part = [scope for scope, n in zip(part, counts, strict=True) if n >= _EXPIRED_AT_ONCE]
@@ -218,25 +204,21 @@ def settle(core: Core, timeout: float | None) -> Flow[bool]:
 def count(core: Core) -> Flow[dict[str, Any]]:
     """Count what there is in the cache's own context, and what audits found there."""
     scopes = yield from scopes_with(core, item_digests(core.context))
-    totals, audited = [0, 0, 0], []
+    counted = []
     for start in range(0, len(scopes), _SCOPES_AT_ONCE):
         part = scopes[start : start + _SCOPES_AT_ONCE]
-        replies = yield RedisBatch(tuple(core.call(answer_scripts.COUNT, scope) for scope in part))
-        totals = [total + sum(int(reply[i]) for reply in replies) for i, total in enumerate(totals)]
-        audited += [
-            read_counts([part for pair in zip(_AUDITS, reply[3:], strict=False) for part in pair])
-            for reply in replies
-        ]
-    entries, reported, size = totals
+        replies = yield RedisBatch(tuple(core.answers.count(scope) for scope in part))
+        counted += [core.answers.counted(reply) for reply in replies]
+    audited = [Counts(*one.labels) for one in counted]
     audits = Counts(
         audits=sum(one.audits for one in audited), audits_wrong=sum(one.audits_wrong for one in audited)
     )
     target = core.watch.target
     return {
         "scopes": len(scopes),
-        "entries": entries,
-        "reported_wordings": reported,
-        "bytes": size,
+        "entries": sum(one.entries for one in counted),
+        "reported_wordings": sum(one.reported for one in counted),
+        "bytes": sum(one.size for one in counted),
         "audits": audits.audits,
         "audits_wrong": audits.audits_wrong,
         "false_hit_rate_95": audits.false_hit_rate(),

@@ -24,9 +24,9 @@ from lix_cache.compute import Failed, settled
 from lix_cache.daemon import Promise
 from lix_cache.effects import Flow, RedisCall, Sleep
 from lix_cache.errors import RedisError
+from lix_cache.hot.entries import LARGE_BYTES
 from lix_cache.hot.flight_scripts import GIVE_BACK, TAKE
 from lix_cache.hot.scripts import ScriptCall
-from lix_cache.semantic.entry import LARGE_BYTES
 from lix_cache.values.plain import decode_item, encode_item
 
 if TYPE_CHECKING:

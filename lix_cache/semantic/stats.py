@@ -10,7 +10,7 @@ from typing import Any
 
 from lix_cache.checks import check_number, check_text
 from lix_cache.errors import told
-from lix_cache.semantic.entry import Tokens
+from lix_cache.hot.entries import Tokens
 from lix_cache.semantic.result import Lookup
 
 __all__ = ["Latencies", "Prices", "Tally", "about_tokens"]
@@ -149,7 +149,7 @@ class Tally:
                 saved["money"] = prices.of(Tokens(self.saved_prompt, self.saved_completion))
                 saved["currency"] = prices.currency
             names = (
-                *("stored", "evicted", "learned", "wrong_reports", "invalidated", "expired", "degraded"),
+                *("stored", "evicted", "wrong_reports", "invalidated", "expired", "degraded"),
                 *("shared_runs", "refreshed", "uncacheable", "vector_set_lookups"),
             )
             troubles = (

@@ -13,12 +13,12 @@ from lix_cache.compute import Failed
 from lix_cache.effects import Compute, Flow, RedisBatch, RedisCall
 from lix_cache.embedders.passages import passages
 from lix_cache.errors import ComputeTimeout, ConfigError, InvalidInput, MissingExtra, RedisUnavailable, told
-from lix_cache.hot.scripts import Script, ScriptCall
+from lix_cache.hot import entries
+from lix_cache.hot.answers import Use
 from lix_cache.matching.guards import Objection
 from lix_cache.matching.guards.reading import read
 from lix_cache.matching.text import normalise
 from lix_cache.matching.thresholds import DEFAULT_LIMITS, Limits, is_lexical, is_measured_for
-from lix_cache.semantic import entry
 from lix_cache.semantic.deferred import Later
 from lix_cache.semantic.result import Lookup, Reason
 from lix_cache.semantic.scope import canonical, embedder_word, item_digests, merged, scope_of
@@ -28,14 +28,16 @@ from lix_cache.vectors import check_dimension
 if TYPE_CHECKING:
     from lix_cache.clock import Clock
     from lix_cache.embedders.protocol import Embedder
+    from lix_cache.hot.answers import Answers
     from lix_cache.hot.breaker import Breaker
-    from lix_cache.hot.keys import AnswerKeys, Keys
+    from lix_cache.hot.keys import Keys
+    from lix_cache.hot.scripts import ScriptCall
     from lix_cache.semantic.index import IndexPool
     from lix_cache.semantic.policy import CachePolicy
     from lix_cache.semantic.response_vectors import Meanings
     from lix_cache.semantic.watch import Watch
     from lix_cache.vectors import FloatArray, VectorLike
-    from lix_cache.verifiers.models import Verifier
+    from lix_cache.verifiers.protocol import Verifier
 
 __all__ = ["EVICTIONS", "Core", "Scope", "Spent", "Stop", "wording_of"]
 
@@ -45,7 +47,6 @@ T = TypeVar("T")
 EVICTIONS = {"fifo": 0, "lru": 1, "lfu": 2}
 
 _REMEMBERED_VECTORS = 512
-_REMEMBERED_KEYS = 4096
 _REMEMBERED_SCOPES = 1024
 #: Bytes of a context (a long system prompt, say) up to which its scope is remembered.
 _LARGEST_REMEMBERED = 16 * 1024
@@ -97,14 +98,13 @@ class Core:
         slide_ms: how much a hit prolongs an entry; 0 for not at all.
         deadline: seconds that embedder and verifier have for one call; None for no limit.
         new_tag: makes 8 random bytes.
-        large_from: entries in a scope from which a vector set answers; None where there are
-            none, or no scope may grow so large.
         later: notes that go with the next request to their scope.
         meanings: embeds responses behind the callers' backs; None: they are compared by equality.
         watch: what the cache learns about its own answers.
     """
 
     keys: Keys
+    answers: Answers
     indexes: IndexPool
     embedder: Embedder | None
     context: Mapping[str, Any]
@@ -117,8 +117,6 @@ class Core:
     slide_ms: int
     max_entries: int
     eviction: int
-    max_wordings: int
-    epoch: int
     version: str
     deadline: float | None
     miss_on_error: bool
@@ -129,12 +127,10 @@ class Core:
     dim: int | None
     watch: Watch
     meanings: Meanings | None = None
-    large_from: int | None = None
     tally: Tally = field(default_factory=Tally)
     later: Later = field(default_factory=Later)
     _identity: tuple[str, int] | None = None
     _vectors: OrderedDict[bytes, FloatArray] = field(default_factory=OrderedDict)
-    _keys: dict[str, AnswerKeys] = field(default_factory=dict)
     _own: Scope | None = None
     _scopes: dict[bytes, Scope] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -149,15 +145,6 @@ class Core:
         self.watch.renew_lock()
 
     # -- Redis ----------------------------------------------------------------------------
-
-    def call(self, script: Script, scope_id: str, *args: bytes | str | float) -> ScriptCall:
-        """Return a script with the keys of a scope."""
-        keys = self._keys.get(scope_id)
-        if keys is None:
-            if len(self._keys) >= _REMEMBERED_KEYS:
-                self._keys.clear()
-            keys = self._keys[scope_id] = self.keys.answers(scope_id)
-        return ScriptCall(script, keys, args)
 
     def with_notes(self, scope_id: str, *calls: ScriptCall) -> Flow[list[Any]]:
         """Send calls to a scope, and before them in the same round trip what waited for one."""
@@ -195,9 +182,10 @@ class Core:
         is_known_lexical = self._identity is not None and is_lexical(self._identity[0])
         return None if is_known_lexical else self.meanings
 
-    def touch(self) -> tuple[int, int]:
+    @property
+    def use(self) -> Use:
         """How a use is noted: the eviction's order, and the sliding life."""
-        return self.eviction, self.slide_ms
+        return Use(self.eviction, self.slide_ms)
 
     def guarded(self, flow: Flow[T], otherwise: Callable[[str], T]) -> Flow[T]:
         """Run a flow under the policy for trouble with Redis.
@@ -279,7 +267,7 @@ class Core:
         embedder = self.embedder
         if embedder is None:
             raise Stop(Reason.NO_EMBEDDING, "there is no embedder, and no query_embedding was given")
-        key = entry.text_digest(text)
+        key = entries.text_digest(text)
         with self._lock:
             known = self._vectors.get(key)
         if known is not None:

@@ -10,16 +10,18 @@ import math
 import random
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lix_cache.evaluation.adaptive import AUDIT_HALF_LIFE, HALF_LIFE, Counts, bin_of, threshold_for
+from lix_cache.hot.answers import Answers
+from lix_cache.hot.found import Labels
 
 if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray
 
-__all__ = ["Asked", "Watch", "agree", "read_counts"]
+__all__ = ["Asked", "Due", "Watch", "agree"]
 
 _SCOPES = 1024
 _QUESTIONS = 1024
@@ -39,6 +41,8 @@ _TRUSTED = 200.0
 #: them nothing is learned. Chosen so that of replies to one intent 1 in 100 counts as differing.
 _AGREE = 0.5
 _DIFFER = 0.25
+#: Labels of answers, beside which there are those of lookups and audits.
+_JUDGED = ("right", "wrong")
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,14 @@ class Asked:
     answer: FloatArray | None
     recurs: bool
     audit: str = ""
+
+
+class Due(NamedTuple):
+    """What goes to Redis: how what is there fades, and what is added by name."""
+
+    fade: float
+    fade_audits: float
+    added: Mapping[str, float]
 
 
 @dataclass
@@ -187,43 +199,37 @@ class Watch:
         with self._lock:
             known = self._known(scope)
             if place is not None:
-                known.unsent[f"{'r' if is_right else 'w'}{place}"] += 1
-                known.unsent[f"s{place}"] += 1
+                known.unsent[Answers.label("right" if is_right else "wrong", place)] += 1
+                known.unsent[Answers.label("seen", place)] += 1
             if asked.audit:
-                known.unsent["x"] += 1
-                known.unsent["y"] += not is_right
+                known.unsent["late"] += 1
+                known.unsent["late_wrong"] += not is_right
             if asked.audit == "drawn":
-                known.unsent["a"] += 1
-                known.unsent["b"] += not is_right
+                known.unsent["audits"] += 1
+                known.unsent["audits_wrong"] += not is_right
 
     def seen(self, scope: str, evidence: float) -> None:
         """Count a hit by its evidence."""
         place = bin_of(evidence)
         if place is not None and self.target is not None:
             with self._lock:
-                self._known(scope).unsent[f"s{place}"] += 1
+                self._known(scope).unsent[Answers.label("seen", place)] += 1
 
-    def due(self, scope: str) -> Sequence[bytes | str | float] | None:
+    def due(self, scope: str) -> Due | None:
         """Return what to tell Redis about a scope now; None if it can wait."""
         if not self.is_on:
             return None
         with self._lock:
             known = self._known(scope)
-            labels = sum(known.unsent[name] for name in known.unsent if name[0] in "rw")
-            audits = known.unsent["x"]
+            labels = sum(known.unsent[name] for name in known.unsent if name.startswith(_JUDGED))
+            audits = known.unsent["late"]
             # Where no evidence is asked for, the threshold is not learned, and need not be known at once.
             is_known = known.was_read or self.target is None or math.isinf(self.start)
             if is_known and labels < _TOGETHER and not audits:
                 return None
             known.was_read = True
-            words: list[bytes | str | float] = [
-                0.5 ** (labels / HALF_LIFE),
-                0.5 ** (audits / AUDIT_HALF_LIFE),
-            ]
-            for name, value in known.unsent.items():
-                words += [name, value]
-            known.unsent = Counter()
-            return words
+            added, known.unsent = known.unsent, Counter()
+            return Due(0.5 ** (labels / HALF_LIFE), 0.5 ** (audits / AUDIT_HALF_LIFE), added)
 
     def told(self, scope: str) -> Callable[[Any], None]:
         """Return what takes in the answer to :meth:`due`."""
@@ -231,7 +237,7 @@ class Watch:
         def take(reply: Any) -> None:
             with self._lock:
                 known = self._known(scope)
-                known.counts, known.threshold = read_counts(reply), None
+                known.counts, known.threshold = Counts(*Labels.read(reply)), None
 
         return take
 
@@ -253,23 +259,3 @@ def agree(asked: Asked, cluster: int, vector: FloatArray | None) -> bool | None:
         return None
     cosine = float((asked.answer * vector).sum())
     return True if cosine >= _AGREE else False if cosine < _DIFFER else None
-
-
-def read_counts(reply: Any) -> Counts:
-    """Read what Redis keeps of a scope: names and numbers in turn. What it is not is passed over."""
-    bins: dict[str, dict[int, float]] = {"r": {}, "w": {}, "s": {}}
-    ones = dict.fromkeys("xyab", 0.0)
-    for name, value in zip(reply[::2], reply[1::2], strict=False):
-        try:
-            word, number = bytes(name).decode("ascii"), float(value)
-        except (ValueError, TypeError):
-            continue
-        if not 0 <= number < 1e15:
-            continue
-        if word in ones:
-            ones[word] = number
-        elif word[:1] in bins and word[1:].isdigit():
-            bins[word[0]][int(word[1:])] = number
-    audits = int(ones["a"])
-    wrong = min(audits, int(ones["b"]))
-    return Counts(bins["r"], bins["w"], bins["s"], ones["x"], min(ones["x"], ones["y"]), audits, wrong)

@@ -22,6 +22,7 @@ from lix_cache.errors import (
     InvalidVector,
     RedisCommandError,
 )
+from lix_cache.hot.keys import AnswerKeys
 from lix_cache.matching.guards import Objection
 from lix_cache.matching.thresholds import Limits
 from tests.support import RedisServer
@@ -69,8 +70,12 @@ def raw(redis_server: RedisServer) -> Iterator[redis.Redis]:
     client.close()
 
 
-def keys_of(raw: redis.Redis, config: CacheConfig, letter: str) -> list[bytes]:
-    return sorted(raw.scan_iter(f"{config.redis_key_prefix}:{{0}}:ans:{letter}:*"))
+#: Of one scope, as AnswerKeys names them; what was reported last.
+SCOPE_KEYS = AnswerKeys._fields[:10]
+
+
+def keys_of(raw: redis.Redis, config: CacheConfig, name: str) -> list[bytes]:
+    return sorted(raw.scan_iter(f"{config.redis_key_prefix}:{{0}}:ans:{name}:*"))
 
 
 # -- hit, miss, and why --------------------------------------------------------------------
@@ -240,8 +245,6 @@ def test_messages_in_place_of_a_question_are_refused_with_what_to_do(make: Any) 
         {"eviction": "random"},
         {"max_entries": 0},
         {"max_entries": 2.5},
-        {"max_wordings": 0},
-        {"epoch": -1},
         {"index_bytes": 0},
         {"audit_rate": 1.5},
         {"verifier_threshold": -0.1},
@@ -416,55 +419,6 @@ def test_the_guards_of_the_library_are_asked_unless_one_says_otherwise(make: Any
         assert cache.lookup("turn the lights off").reason == reason, options
 
 
-# -- learning ------------------------------------------------------------------------------
-
-LEARNING = Limits(threshold=0.92, learn_evidence=0.9)
-
-
-def test_a_sure_hits_wording_stands_beside_the_entry(make: Any, embedder: Meanings) -> None:
-    cache = make(limits=LEARNING)
-    cache.store(CAPITAL, "Paris", ttl_seconds=50)
-    assert cache.lookup(PARAPHRASE).reason == Reason.SEMANTIC
-    embedder.asked.clear()
-    found = cache.lookup(PARAPHRASE)
-    assert (found.reason, found.response) == (Reason.EXACT, "Paris")
-    assert found.ttl_remaining_seconds <= 50
-    assert embedder.asked == []
-    stats = cache.get_stats()
-    assert (stats["learned"], stats["entries"]) == (1, 2)
-
-
-def test_an_unsure_hits_wording_does_not(make: Any) -> None:
-    cache = make(limits=Limits(threshold=0.92, learn_evidence=0.99))
-    cache.store(CAPITAL, "Paris")
-    assert [cache.lookup(PARAPHRASE).reason for _ in range(2)] == [Reason.SEMANTIC] * 2
-
-
-def test_so_many_wordings_are_kept_and_no_more(make: Any) -> None:
-    cache = make(limits=LEARNING, max_wordings=3)
-    cache.store(CAPITAL, "Paris")
-    for i in range(6):
-        assert cache.lookup(f"w{i}", query_embedding=mix(a=1, b=0.01 * i)).is_hit
-    assert cache.get_stats()["entries"] == 3
-
-
-def test_no_entry_is_evicted_for_a_wording(make: Any) -> None:
-    cache = make(limits=LEARNING, max_entries=2)
-    cache.store(CAPITAL, "Paris")
-    cache.store(BREAD, "oven")
-    assert cache.lookup(PARAPHRASE).is_hit
-    assert (cache.lookup(CAPITAL).is_hit, cache.lookup(BREAD).is_hit) == (True, True)
-    assert cache.get_stats()["learned"] == 0
-
-
-def test_a_wording_goes_with_the_answer(make: Any) -> None:
-    cache = make(limits=LEARNING)
-    cache.store(CAPITAL, "Paris", tags=["cities"])
-    assert cache.lookup(PARAPHRASE).is_hit
-    assert cache.invalidate(tags=["cities"]) == 2
-    assert cache.lookup(PARAPHRASE).reason == Reason.EMPTY
-
-
 # -- life ----------------------------------------------------------------------------------
 
 
@@ -517,10 +471,10 @@ def test_keys_end_with_what_they_hold(make: Any, raw: redis.Redis, redis_config:
     cache = make(ttl_seconds=0.2, eviction="lru")
     cache.store(CAPITAL, "Paris")
     cache.store(BREAD, "oven", ttl_seconds=0.1)
-    assert keys_of(raw, redis_config, "?")
+    assert keys_of(raw, redis_config, "*")
     time.sleep(0.12)
     cache.cleanup_expired()  # makes a key for deletions
-    wait_until(lambda: not keys_of(raw, redis_config, "?"), what="the end of every key")
+    wait_until(lambda: not keys_of(raw, redis_config, "*"), what="the end of every key")
     assert cache.cleanup_expired() == 0
     assert list(raw.scan_iter(f"{redis_config.redis_key_prefix}:*")) == []
 
@@ -529,12 +483,12 @@ def test_no_key_is_without_an_end_whatever_was_done(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:
     def check() -> None:
-        lives = {key: raw.pttl(key) for key in keys_of(raw, redis_config, "?")}
+        lives = {key: raw.pttl(key) for key in keys_of(raw, redis_config, "*")}
         assert lives
         assert min(lives.values()) > 0, lives
 
-    cache = make(max_entries=4, limits=LEARNING)
-    used = make(max_entries=4, limits=LEARNING, eviction="lru")
+    cache = make(max_entries=4)
+    used = make(max_entries=4, eviction="lru")
     only = cache.store(CAPITAL, 1)
     check()
     cache.store(CAPITAL, 2)
@@ -682,7 +636,7 @@ def test_equal_responses_are_kept_once_and_as_long_as_one_needs_them(
     cache = make(max_entries=2)
     for text in ("q1", "q2"):
         cache.store(text, "the same")
-    (responses,) = keys_of(raw, redis_config, "r")
+    (responses,) = keys_of(raw, redis_config, "responses")
     assert raw.hlen(responses) == 1
     cache.store("q3", "other")
     assert raw.hlen(responses) == 2
@@ -739,16 +693,6 @@ def test_entries_are_dropped_by_age(make: Any) -> None:
     assert cache.lookup(BREAD).is_hit
 
 
-def test_entries_of_earlier_epochs_are_dropped(make: Any) -> None:
-    make(epoch=1).store(CAPITAL, 1)
-    cache = make(epoch=2)
-    assert cache.lookup(CAPITAL).is_hit
-    cache.store(BREAD, 2)
-    assert cache.invalidate(epoch=1) == 0
-    assert cache.invalidate(epoch=2) == 1
-    assert (cache.lookup(CAPITAL).is_hit, cache.lookup(BREAD).is_hit) == (False, True)
-
-
 def test_entries_are_dropped_by_meaning(make: Any) -> None:
     cache = make()
     for session in (1, 2):
@@ -766,7 +710,7 @@ def test_all_that_is_given_must_fit(make: Any) -> None:
     cache.store(CAPITAL, 1, tags=["a"])
     cache.store(BREAD, 2, tags=["b"])
     assert cache.invalidate(tags=["a"], older_than_seconds=60) == 0
-    assert cache.invalidate(tags=["a"], older_than_seconds=0, epoch=1, context={}) == 1
+    assert cache.invalidate(tags=["a"], older_than_seconds=0, context={}) == 1
 
 
 def test_many_are_dropped_page_by_page(make: Any) -> None:
@@ -787,7 +731,6 @@ def test_dropping_everything_by_accident_is_refused(make: Any) -> None:
     for wrong in (
         {"older_than_seconds": -1},
         {"older_than_seconds": "1"},
-        {"epoch": 1.5},
         {"similar_to": "x", "similarity": 2},
         {"similar_to": ""},
         {"tags": "tag"},
@@ -846,14 +789,6 @@ def test_a_report_about_the_entrys_own_wording_drops_it(make: Any) -> None:
     assert cache.lookup(CAPITAL).reason == Reason.EMPTY
     assert cache.get_stats()["entries"] == 0
     assert cache.report_wrong(entry_id, CAPITAL) == Report(noted=False)
-
-
-def test_a_report_drops_a_learned_wording_and_keeps_it_from_being_learned_again(make: Any) -> None:
-    cache = make(limits=LEARNING)
-    cache.store(CAPITAL, "Lyon")
-    entry_id = cache.lookup(PARAPHRASE).entry_id
-    assert cache.report_wrong(entry_id, PARAPHRASE) == Report(noted=True, dropped=True)
-    assert [cache.lookup(PARAPHRASE).reason for _ in range(2)] == [Reason.REPORTED] * 2
 
 
 def test_a_report_is_remembered_when_everything_is_dropped(make: Any) -> None:
@@ -942,7 +877,7 @@ def test_a_hit_that_is_refused_for_its_age_has_not_been_used(make: Any, eviction
 
 
 def test_availability_leaves_no_trace(make: Any) -> None:
-    cache = make(limits=LEARNING, eviction="lru", max_entries=2, sliding_seconds=100, ttl_seconds=300)
+    cache = make(eviction="lru", max_entries=2, sliding_seconds=100, ttl_seconds=300)
     cache.store("a", "A", query_embedding=mix(a=1))
     time.sleep(0.002)
     cache.store("b", "B", query_embedding=mix(b=1))
@@ -957,7 +892,7 @@ def test_availability_leaves_no_trace(make: Any) -> None:
     assert exact.entry_id == near.entry_id
     assert near.ttl_remaining_seconds < 100
     after = cache.get_stats()
-    for name in ("hits", "misses", "learned", "entries", "saved"):
+    for name in ("hits", "misses", "entries", "saved"):
         assert after[name] == before[name]
     cache.store("c", "C", query_embedding=mix(c=1))
     assert not cache.check_availability("a")
@@ -1041,20 +976,20 @@ def test_health_says_how_each_part_is(make: Any, embedder: Meanings) -> None:
 # -- foreign data --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("letter", list("hernxlduzw"))
+@pytest.mark.parametrize("name", SCOPE_KEYS)
 @pytest.mark.promise("no-false-empty")
 def test_a_key_of_another_kind_is_an_error_and_nothing_is_written(
-    make: Any, raw: redis.Redis, redis_config: CacheConfig, letter: str
+    make: Any, raw: redis.Redis, redis_config: CacheConfig, name: str
 ) -> None:
     cache = make(eviction="lru")
     cache.store(CAPITAL, 1)
-    key = keys_of(raw, redis_config, "e")[0].replace(b":e:", f":{letter}:".encode())
+    key = keys_of(raw, redis_config, "entries")[0].replace(b":entries:", f":{name}:".encode())
     raw.delete(key)
     raw.set(key, "foreign")
-    before = {k: raw.dump(k) for k in keys_of(raw, redis_config, "?")}
+    before = {k: raw.dump(k) for k in keys_of(raw, redis_config, "*")}
     with pytest.raises(RedisCommandError):
         cache.store(BREAD, 2)
-    assert {k: raw.dump(k) for k in keys_of(raw, redis_config, "?")} == before
+    assert {k: raw.dump(k) for k in keys_of(raw, redis_config, "*")} == before
 
 
 @pytest.mark.promise("no-false-empty")
@@ -1063,7 +998,7 @@ def test_an_entry_that_nobody_of_ours_wrote_is_an_error(
 ) -> None:
     cache = make()
     cache.store(CAPITAL, 1)
-    (entries,) = keys_of(raw, redis_config, "e")
+    (entries,) = keys_of(raw, redis_config, "entries")
     (number,) = raw.hkeys(entries)
     raw.hset(entries, number, "foreign")
     for call in (
@@ -1081,8 +1016,8 @@ def test_a_record_that_nobody_of_ours_wrote_is_an_error(
 ) -> None:
     cache = make()
     cache.store(CAPITAL, 1)
-    (log,) = keys_of(raw, redis_config, "l")
-    raw.xadd(log, {"r": "foreign"})
+    (log,) = keys_of(raw, redis_config, "log")
+    raw.xadd(log, {"record": "foreign"})
     with pytest.raises(RedisCommandError, match="foreign data"):
         cache.lookup(PARAPHRASE)
     assert cache.lookup(CAPITAL).is_hit
@@ -1094,7 +1029,7 @@ def test_a_response_that_nobody_of_ours_wrote_is_an_error(
 ) -> None:
     cache = make()
     cache.store(CAPITAL, 1)
-    (responses,) = keys_of(raw, redis_config, "r")
+    (responses,) = keys_of(raw, redis_config, "responses")
     (name,) = raw.hkeys(responses)
     raw.hset(responses, name, b"\xff\xfe no response")
     for query in (CAPITAL, PARAPHRASE):
@@ -1102,15 +1037,15 @@ def test_a_response_that_nobody_of_ours_wrote_is_an_error(
             cache.lookup(query)
 
 
-@pytest.mark.parametrize("letter", list("hernxlduz"))
+@pytest.mark.parametrize("name", SCOPE_KEYS[:-1])
 def test_a_key_that_a_full_server_evicted_makes_misses_and_no_wrong_answer(
-    make: Any, raw: redis.Redis, redis_config: CacheConfig, letter: str
+    make: Any, raw: redis.Redis, redis_config: CacheConfig, name: str
 ) -> None:
     cache = make(eviction="lru", max_entries=3)
     for text in (CAPITAL, BREAD, "third"):
         cache.store(text, text)
     assert cache.lookup(PARAPHRASE).is_hit
-    for key in keys_of(raw, redis_config, letter):
+    for key in keys_of(raw, redis_config, name):
         raw.delete(key)
     for query, answer in ((CAPITAL, CAPITAL), (PARAPHRASE, CAPITAL), (BAKED, BREAD), ("third", "third")):
         for one in (cache, make()):
@@ -1124,7 +1059,7 @@ def test_a_key_that_a_full_server_evicted_makes_misses_and_no_wrong_answer(
 
 def test_no_command_looks_for_keys_by_a_pattern(make: Any, redis_server: RedisServer) -> None:
     redis_server.reset_stats()
-    cache = make(eviction="lfu", limits=LEARNING)
+    cache = make(eviction="lfu")
     cache.store(CAPITAL, 1, tags=["a"])
     cache.lookup(CAPITAL)
     cache.lookup(PARAPHRASE)

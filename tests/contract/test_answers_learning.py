@@ -95,7 +95,7 @@ def test_an_entry_takes_the_vector_of_its_response_along_when_it_goes(
         cache.store(question, ONE)
         assert cache.settle(30)
     cache.lookup("far from everything")
-    (log,) = raw.keys(f"{redis_config.redis_key_prefix}:*:ans:l:*")
+    (log,) = raw.keys(f"{redis_config.redis_key_prefix}:*:ans:log:*")
     assert raw.xlen(log) <= 4
     cache.invalidate(context={})
     assert raw.xlen(log) == 0

@@ -398,12 +398,11 @@ def test_a_wrong_password_is_an_error_under_every_policy(
 def test_a_full_server_still_answers(twins: Twins, embedder: Meanings, tmp_path: Any) -> None:
     with RedisServer(maxmemory="4mb") as server, server.client() as client:
         config = server.config(archive_dir=tmp_path)
-        learning = Limits(threshold=0.9, learn_evidence=0.0)
         cache = twins.make(
             "SemanticCache",
             embedder,
             config,
-            limits=learning,
+            limits=Limits(threshold=0.9),
             guards=False,
             eviction="lru",
             sliding_seconds=50,
@@ -498,7 +497,7 @@ def test_what_happens_between_the_two_round_trips_is_seen(
         # As after a loss of memory, if a clock went back: the number is another entry's now.
         number = entry_id.split(".")[0]
         with redis_server.client() as client:
-            (entries,) = client.scan_iter(f"{redis_config.redis_key_prefix}:*:e:*")
+            (entries,) = client.scan_iter(f"{redis_config.redis_key_prefix}:*:ans:entries:*")
             other.store("far", "F")
             meta = next(meta for n, meta in client.hgetall(entries).items() if n.decode() != number)
             client.hset(entries, number, meta)

@@ -522,13 +522,13 @@ def test_a_lost_lock_is_not_given_back_for_somebody_else(lab: Lab) -> None:
     with redis.Redis(port=lab.config.redis_port) as raw:
 
         def body(prompt: str) -> str:
-            (key,) = raw.scan_iter(f"{lab.config.redis_key_prefix}:*:ans:c:*")
+            (key,) = raw.scan_iter(f"{lab.config.redis_key_prefix}:*:ans:flight:*")
             raw.set(key, "=somebody", px=60_000)
             return prompt
 
         ask = lab.cache().cached(static_context=context)(lab.function(body))
         assert lab.call(ask, "q one") == "q one"
-        (key,) = raw.scan_iter(f"{lab.config.redis_key_prefix}:*:ans:c:*")
+        (key,) = raw.scan_iter(f"{lab.config.redis_key_prefix}:*:ans:flight:*")
         assert raw.get(key) == b"=somebody"
 
 
@@ -802,7 +802,7 @@ def test_a_call_that_a_signal_interrupts_anywhere_leaves_no_flight(redis_config:
     step = 1
     while interrupted(f"what is number {step}", step):
         with redis.Redis(port=redis_config.redis_port) as raw:
-            for key in raw.keys("*:ans:c:*"):  # that of other processes ends at its deadline
+            for key in raw.keys("*:ans:flight:*"):  # that of other processes ends at its deadline
                 raw.delete(key)
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(ask, f"what is number {step}").result(20) == "answer"

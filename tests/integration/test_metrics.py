@@ -16,7 +16,8 @@ from lix_cache import AsyncSemanticCache, HybridConversationCache, Prices, Seman
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, MissingExtra
 from lix_cache.hot.clients import close_async_redis_clients
-from lix_cache.observability.prometheus import CacheCollector, json_logs, register_metrics
+from lix_cache.observability.json_logs import json_logs
+from lix_cache.observability.prometheus import CacheCollector, register_metrics
 from tests.support.meaning import Meanings
 
 prometheus_client = pytest.importorskip("prometheus_client")

@@ -16,7 +16,7 @@ from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("one-trip")
 
-LIMITS = Limits(threshold=0.9, margin=0.05, learn_evidence=0.9)
+LIMITS = Limits(threshold=0.9, margin=0.05)
 TABLE = {"q": mix(a=1), "like q": mix(a=1, b=0.1), "far": mix(c=1), "between": mix(a=1, d=0.1)}
 
 
@@ -65,13 +65,10 @@ def test_a_miss_by_margin_is_one_round_trip(make: Any, proxy: CountingProxy) -> 
     assert proxy.batches == [["EVALSHA"]]
 
 
-def test_a_semantic_hit_is_two_round_trips_and_so_is_one_that_is_learned_from(
-    make: Any, proxy: CountingProxy
-) -> None:
+def test_a_semantic_hit_is_two_round_trips(make: Any, proxy: CountingProxy) -> None:
     cache = make()
     assert cache.lookup("like q").reason == "semantic"
     assert proxy.batches == [["EVALSHA"]] * 2
-    assert cache.get_stats()["learned"] == 1
 
 
 @pytest.mark.parametrize("eviction", ["fifo", "lru", "lfu"])

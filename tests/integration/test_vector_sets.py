@@ -18,9 +18,7 @@ import redis
 
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, RedisCommandError
-from lix_cache.hot.answer_scripts import ADMIT
-from lix_cache.hot.scripts import ScriptCall
-from lix_cache.hot.vector_set_scripts import FOLLOW
+from lix_cache.hot.scripts import Script, ScriptCall
 from lix_cache.matching.thresholds import Limits
 from lix_cache.semantic.deferred import Later
 from tests.support import CountingProxy, RedisServer
@@ -85,12 +83,12 @@ def fill(cache: Any, rows: Any, start: int = 0, **options: Any) -> None:
         cache.store(f"question {i}", f"answer {i}", query_embedding=row, **options)
 
 
-def keys_of(raw: redis.Redis, config: CacheConfig, letter: str) -> list[bytes]:
-    return sorted(raw.scan_iter(f"{config.redis_key_prefix}:{{0}}:ans:{letter}:*"))
+def keys_of(raw: redis.Redis, config: CacheConfig, name: str) -> list[bytes]:
+    return sorted(raw.scan_iter(f"{config.redis_key_prefix}:{{0}}:ans:{name}:*"))
 
 
 def size_of(raw: redis.Redis, config: CacheConfig) -> int:
-    return sum(int(raw.execute_command("VCARD", key)) for key in keys_of(raw, config, "v"))
+    return sum(int(raw.execute_command("VCARD", key)) for key in keys_of(raw, config, "vectors"))
 
 
 def used(cache: Any) -> int:
@@ -129,7 +127,7 @@ def test_small_scopes_are_searched_in_the_process(make: Any, raw: redis.Redis, c
     assert 0 < size_of(raw, config) < FROM
     small = make(context={"other": 1})
     fill(small, rows[:40])
-    assert len(keys_of(raw, config, "v")) == 1
+    assert len(keys_of(raw, config, "vectors")) == 1
 
 
 def test_where_no_scope_can_be_large_the_server_is_not_even_asked(
@@ -141,7 +139,7 @@ def test_where_no_scope_can_be_large_the_server_is_not_even_asked(
         fill(cache, vectors(60))
         cache.lookup("x", query_embedding=vectors(1)[0])
         assert not {"vcard", "vadd", "vsim"} & set(redis8.command_stats())
-    assert keys_of(raw, config, "v") == []
+    assert keys_of(raw, config, "vectors") == []
     with pytest.raises(ConfigError, match="vector_sets_from"):
         make(vector_sets_from=0)
 
@@ -159,7 +157,7 @@ def test_a_vector_set_takes_over_a_scope_that_is_large_already(
 ) -> None:
     rows = vectors(300)
     fill(make(vector_sets_from=None), rows)
-    assert keys_of(raw, config, "v") == []
+    assert keys_of(raw, config, "vectors") == []
     cache = make()
     for _ in range(60):
         # Until it has nearly all, the process searches by itself: no answer is missed.
@@ -207,22 +205,22 @@ def test_a_scope_that_is_cleared_leaves_nothing_and_begins_anew(
     fill(cache, rows)
     assert cache.lookup("w", query_embedding=near(rows[3])).is_hit
     assert cache.invalidate(context={}) == 150
-    assert keys_of(raw, config, "v") + keys_of(raw, config, "f") == []
+    assert keys_of(raw, config, "vectors") + keys_of(raw, config, "followed") == []
     assert cache.lookup("w", query_embedding=near(rows[3])).reason == "empty"
     fill(cache, vectors(150, seed=1))
     assert not cache.lookup("w", query_embedding=near(rows[3])).is_hit
     assert cache.lookup("w", query_embedding=near(vectors(150, seed=1)[3])).response == "answer 3"
 
 
-@pytest.mark.parametrize("letter", ["v", "f"])
+@pytest.mark.parametrize("name", ["vectors", "followed"])
 def test_a_vector_set_that_is_lost_is_filled_anew(
-    make: Any, raw: redis.Redis, config: CacheConfig, letter: str
+    make: Any, raw: redis.Redis, config: CacheConfig, name: str
 ) -> None:
     cache = make()
     rows = vectors(150)
     fill(cache, rows)
     assert cache.lookup("w", query_embedding=near(rows[3])).is_hit
-    raw.delete(*keys_of(raw, config, letter))
+    raw.delete(*keys_of(raw, config, name))
     for _ in range(30):
         assert cache.lookup("w", query_embedding=near(rows[3])).response == "answer 3"
     assert size_of(raw, config) == 150
@@ -242,8 +240,8 @@ def test_the_newest_entries_are_found_before_the_vector_set_has_them(make: Any, 
 def test_the_keys_live_as_long_as_the_scope(make: Any, raw: redis.Redis, config: CacheConfig) -> None:
     cache = make(ttl_seconds=1000)
     fill(cache, vectors(120))
-    for letter in "vf":
-        (key,) = keys_of(raw, config, letter)
+    for name in ("vectors", "followed"):
+        (key,) = keys_of(raw, config, name)
         assert 900_000 < raw.pttl(key) <= 1_250_000  # a quarter more than the entries
 
 
@@ -287,7 +285,7 @@ def behind(redis8: RedisServer, config: CacheConfig, raw: redis.Redis, twins: Tw
     table = {f"question {i}": row for i, row in enumerate(rows)}
     table |= {f"near {i}": near(row, share=0.1) for i, row in enumerate(rows)}
     table |= {"far": vectors(1, seed=9)[0], "question 149": near(rows[149])}
-    raw.script_load(ADMIT.source)
+    raw.script_load(Script("answers/admit").source)
     with CountingProxy(redis8.port) as proxy:
         way = config.replace(redis_port=proxy.port, embedder_id=None)
 
@@ -343,21 +341,6 @@ def test_the_first_lookup_of_a_process_costs_no_more(behind: Any) -> None:
         assert bool(found) == (query != "far")
         assert len(proxy.batches) == trips
         assert used(cache) == trips - 1
-
-
-def test_a_wording_is_learned_with_the_next_request(behind: Any) -> None:
-    build, proxy = behind
-    cache = build(limits=Limits(threshold=0.8, margin=0.05, learn_evidence=0.8))
-    cache.lookup("far")  # what was learned before is sent
-    learned = cache.get_stats()["learned"]
-    proxy.reset()
-    assert cache.lookup("near 3").reason == "semantic"
-    assert len(proxy.batches) == 2
-    # The note goes first, so even the next lookup knows the wording.
-    found = cache.lookup("near 3")
-    assert (found.reason, found.response) == ("exact", 3)
-    assert proxy.batches[2:] == [["EVALSHA", "EVALSHA"]]
-    assert cache.get_stats()["learned"] == learned + 1
 
 
 @pytest.mark.parametrize(("eviction", "gone"), [("fifo", 3), ("lru", 4), ("lfu", 4)])
@@ -419,7 +402,7 @@ def test_a_life_that_ends_while_the_client_thinks_ends_the_lookup(make: Any) -> 
 
 def test_notes_that_nobody_can_send_are_bounded() -> None:
     later = Later(scopes=2, each=3)
-    calls = [ScriptCall(FOLLOW, (str(i),), ()) for i in range(5)]
+    calls = [ScriptCall(Script("answers/fill"), (str(i),), ()) for i in range(5)]
     for call in calls:
         later.add("a", call)
     assert [note.call for note in later.take("a")] == calls[2:]
@@ -433,8 +416,8 @@ def test_a_note_that_is_refused_fails_no_lookup(behind: Any, raw: redis.Redis, c
     build, _ = behind
     cache = build(eviction="lru")
     assert cache.lookup("near 3").response == 3
-    (entries,) = keys_of(raw, config, "e")
-    (log,) = keys_of(raw, config, "l")
+    (entries,) = keys_of(raw, config, "entries")
+    (log,) = keys_of(raw, config, "log")
     number = raw.xrange(log, count=4)[3][0]
     meta = raw.hget(entries, number)
     raw.hset(entries, number, b"foreign")
@@ -445,7 +428,7 @@ def test_a_note_that_is_refused_fails_no_lookup(behind: Any, raw: redis.Redis, c
     raw.hset(entries, number, meta)
     # Nor does a note hide what the lookup itself runs into.
     assert cache.lookup("near 7").response == 7
-    (head,) = keys_of(raw, config, "h")
+    (head,) = keys_of(raw, config, "head")
     raw.delete(head)
     raw.set(head, b"foreign")
     with pytest.raises(RedisCommandError):

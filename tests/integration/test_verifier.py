@@ -11,13 +11,9 @@ import numpy as np
 import pytest
 
 from lix_cache import ConfigError, LixCacheError, MissingExtra, VerifierError
-from lix_cache.verifiers.models import (
-    VERIFIER_THRESHOLD,
-    CrossEncoderVerifier,
-    OnnxVerifier,
-    Verifier,
-    verified_scores,
-)
+from lix_cache.verifiers.cross_encoder import CrossEncoderVerifier
+from lix_cache.verifiers.onnx import OnnxVerifier
+from lix_cache.verifiers.protocol import VERIFIER_THRESHOLD, Verifier, verified_scores
 from tests.support.models import WORDS, write_cross_encoder, write_token_model
 
 PAIRS = [("red", "green"), ("green", "red"), ("one two three", "blue"), ("", "two"), ("red blue", "unknown")]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from lix_cache.config import CacheConfig
-from lix_cache.hot import old_keys, scripts
+from lix_cache.hot import scripts
 from lix_cache.hot.keys import Keys
 from lix_cache.messages.packing import pack_hot
 from lix_cache.messages.turn import ZERO_ID, new_turn
@@ -105,18 +103,6 @@ def test_no_more_than_a_page_is_put_back(
         assert [message["content"] for message in cache.get_context()] == expected
         assert cache.get_stats()["hot_messages"] <= PAGE
     assert [message["content"] for message in cache.get_full()] == expected
-
-
-def every_script() -> Iterator[tuple[str, str]]:
-    for module in (scripts, old_keys):
-        for name, value in inspect.getmembers(module):
-            if isinstance(value, scripts.Script):
-                yield name, value.source
-
-
-@pytest.mark.parametrize(("name", "source"), list(every_script()))
-def test_scripts_give_keys_up_without_freeing_them_at_once(name: str, source: str) -> None:
-    assert "'DEL'" not in source
 
 
 def test_a_page_has_a_bound_whatever_is_asked_for(

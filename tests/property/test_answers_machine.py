@@ -79,7 +79,6 @@ class AnswersMachine(RuleBasedStateMachine):
             limits=LIMITS,
             guards=False,
             policy=ANYTHING,
-            max_wordings=1,
             ttl_seconds=300,
         )
 

@@ -23,7 +23,6 @@ LIMITS = st.builds(
     margin_weight=st.floats(0, 4),
     witness_weight=st.floats(0, 1),
     witness_cap=st.integers(1, 12),
-    learn_evidence=st.floats(0, 3),
 ) | st.just(DEFAULT_LIMITS)
 # A hundredth apart, so that no rounding decides.
 CANDIDATES = st.lists(st.tuples(st.integers(-100, 100), st.integers(0, 4)), min_size=1, max_size=30)
@@ -86,13 +85,11 @@ def test_what_is_accepted_reaches_every_limit(candidates, limits) -> None:
     found = judge(candidates, limits)
     if found.index is None:
         assert found.reason in ("below_threshold", "margin", "evidence")
-        assert not found.is_confident
         return
     assert found.index == found.best
     assert found.similarity >= limits.threshold
     assert found.margin >= limits.margin
     assert found.evidence >= limits.evidence
-    assert found.is_confident == (found.evidence >= limits.learn_evidence)
 
 
 @given(CANDIDATES, LIMITS, st.floats(0, 1))

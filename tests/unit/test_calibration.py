@@ -56,21 +56,6 @@ class TestPlay:
             "wrong",
         ]
 
-    def test_a_mistake_that_teaches_reaches_further(self) -> None:
-        asked = [Question("a", "1"), Question("b", "2"), Question("c", "2")]
-        vectors = [[1, 0], [1, 0.4], [1, 0.8]]
-        teaches = Limits(threshold=0.92, learn_evidence=0.0)
-        assert self.outcomes(asked, vectors, Limits(threshold=0.92)) == ["miss", "wrong", "miss"]
-        assert self.outcomes(asked, vectors, teaches) == ["miss", "wrong", "wrong"]
-
-    def test_an_answer_learns_so_many_wordings_and_no_more(self) -> None:
-        asked = [Question(f"q{n}", "1") for n in range(6)]
-        vectors = np.eye(6, dtype=np.float32) * 0.01 + np.array([1, 0, 0, 0, 0, 0], dtype=np.float32)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        limits = Limits(threshold=0.5, learn_evidence=0.0)
-        sizes = [len(step.clusters) for step in play(asked, vectors, limits, max_wordings=3)]
-        assert sizes == [0, 1, 2, 3, 3, 3]
-
     def test_scopes_never_meet(self) -> None:
         asked = [Question("a", "1", "s"), Question("b", "1", "t"), Question("c", "1", "s")]
         assert self.outcomes(asked, [[1, 0]] * 3, Limits(threshold=0.9)) == ["miss", "right", "miss"]
@@ -146,10 +131,6 @@ class TestFit:
 
     def test_without_samples_nothing_is_changed(self) -> None:
         assert fit_limits([], 0.02, DEFAULT_LIMITS) == DEFAULT_LIMITS
-
-    def test_what_never_learned_does_not_begin_to(self) -> None:
-        start = replace(DEFAULT_LIMITS, learn_evidence=math.inf)
-        assert fit_limits(self.samples(), 0.05, start).learn_evidence == math.inf
 
 
 class TestCalibrate:

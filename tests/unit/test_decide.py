@@ -95,14 +95,6 @@ def test_more_witnesses_than_the_cap_count_no_more() -> None:
     assert many.witnesses == 50
 
 
-def test_only_what_is_accepted_with_much_evidence_teaches() -> None:
-    limits = Limits(threshold=0.9, learn_evidence=0.95)
-    assert judge(limits, (0.96,), (1,)).is_confident
-    assert not judge(limits, (0.94,), (1,)).is_confident
-    assert not judge(Limits(threshold=0.97, learn_evidence=0.95), (0.96,), (1,)).is_confident
-    assert not judge(Limits(threshold=0.9), (1.0,), (1,)).is_confident
-
-
 def test_the_default_limits_refuse_a_lone_entry_that_is_not_very_near() -> None:
     assert judge(DEFAULT_LIMITS, (0.86,), (1,)).reason == "evidence"
     assert judge(DEFAULT_LIMITS, (0.87,), (1,)).index == 0
@@ -260,17 +252,6 @@ def test_a_response_that_fits_the_query_is_nearer() -> None:
     found = compare((0.8, 0.8, 0.6), [does_not, fits, fits])
     assert found.best == 1
     assert found.similarity == pytest.approx(0.8)
-
-
-def test_nothing_is_learned_from_a_hit_on_a_response_that_was_compared() -> None:
-    from dataclasses import replace
-
-    eager = replace(ANSWERED, learn_evidence=0.0)
-    vectors = np.stack([HERE, ALIKE, ALIKE])
-    found = decide(numbers(0.95, 0.6, 0.6), labels(1, 2, 3), eager, answers=vectors, query=QUERY)
-    assert found.index == 0
-    assert not found.is_confident
-    assert decide(numbers(0.95, 0.6, 0.6), labels(1, 1, 1), eager).is_confident
 
 
 @pytest.mark.promise("right-answer")

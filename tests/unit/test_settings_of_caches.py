@@ -59,9 +59,7 @@ def test_a_number_is_a_number(name: str, value: Any) -> None:
         with_setting(name)(value)
 
 
-@pytest.mark.parametrize(
-    "name", ["max_entries", "max_wordings", "epoch", "index_bytes", "vector_sets_from", "redis_db"]
-)
+@pytest.mark.parametrize("name", ["max_entries", "index_bytes", "vector_sets_from", "redis_db"])
 @pytest.mark.parametrize("value", NO_COUNTS, ids=lambda value: type(value).__name__)
 def test_a_count_is_a_whole_number(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=name):

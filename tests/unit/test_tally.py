@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lix_cache.errors import ConfigError
-from lix_cache.semantic.entry import Tokens
+from lix_cache.hot.entries import Tokens
 from lix_cache.semantic.result import Lookup, Reason
 from lix_cache.semantic.stats import Latencies, Prices, Tally, about_tokens
 

@@ -1,7 +1,7 @@
 """Entries of the semantic cache: bytes to meaning and back. Pure.
 
-Where a byte stands is said in lix_cache/hot/answer_scripts.py: the scripts read some of
-them. What comes from Redis is checked before it is believed.
+Where a byte stands is said in lua/answers/scope.lua: the scripts read some of them. What comes
+from Redis is checked before it is believed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "Record",
     "Tokens",
     "foreign",
+    "order_of",
     "pack_fixed",
     "pack_meaning",
     "pack_record",
@@ -45,7 +46,7 @@ CLUSTER_BYTES = 8
 LARGE_BYTES = 64 * 1024
 TAG_BYTES = 8
 KEY_BYTES = 16
-_META = struct.Struct("<15s15s15s16s16s8s8s15s10s10s16s")
+_META = struct.Struct("<15s15s15s16s16s8s8s10s10s")
 _RECORD = struct.Struct("<15s15s8s8sII")
 _RECORD_FIXED = struct.Struct("<8s8sII")
 _TOKEN = re.compile(r"\A[A-Za-z0-9._-]{1,200}\Z")
@@ -124,7 +125,6 @@ class Meta:
     response_key: bytes
     cluster: bytes
     tag: bytes
-    epoch: int
     tokens: Tokens
 
     @property
@@ -187,6 +187,12 @@ class EntryId:
         raise InvalidInput("this is not the id of an entry; use entry_id of a Lookup, or what store returned")
 
 
+def order_of(number: bytes) -> tuple[int, int]:
+    """Return what a stream id is compared by."""
+    ms, _, n = bytes(number).partition(b"-")
+    return int(ms), int(n)
+
+
 def foreign(what: str, data: object) -> RedisCommandError:
     """Return the error for bytes that this library did not write."""
     size = f", {len(data)} bytes" if isinstance(data, bytes) else ""
@@ -199,13 +205,12 @@ def pack_fixed(
     wording: bytes,
     cluster: bytes,
     tag: bytes,
-    epoch: int,
     tokens: Tokens,
     tags: bytes,
 ) -> bytes:
     """Return an entry's meta without its times, which the server's clock gives."""
     counts = b"%010d%010d" % (min(tokens.prompt, _MOST), min(tokens.completion, _MOST))
-    return response_key + wording + cluster + tag + b"%015d" % epoch + counts + wording + tags
+    return response_key + wording + cluster + tag + counts + tags
 
 
 def unpack_clusters(packed: Any) -> frozenset[int]:
@@ -223,14 +228,13 @@ def unpack_meta(data: Any) -> Meta:
         RedisCommandError: it is something else.
     """
     try:
-        expires, created, _, key, _, cluster, tag, epoch, prompt, completion, _ = _META.unpack_from(data)
+        expires, created, _, key, _, cluster, tag, prompt, completion = _META.unpack_from(data)
         return Meta(
             expires_ms=float(int(expires)),
             created_ms=float(int(created)),
             response_key=key,
             cluster=cluster,
             tag=tag,
-            epoch=int(epoch),
             tokens=Tokens(int(prompt), int(completion)),
         )
     except (struct.error, ValueError, TypeError):
