@@ -92,6 +92,7 @@ class CacheConfig:
         redis_retry_seconds: after a failed connection, how long the next operations go
             straight to the archive before Redis is tried again.
         redis_buckets: hash tags that sessions are spread over; one is right for a single server.
+            A store keeps its number: another one is a LayoutMismatch, which says how to migrate.
         session_redis_db: database of the session windows.
         session_ttl_seconds: a session idle for longer is moved to disk, whatever
             ``evict_after_minutes`` says.

@@ -4,6 +4,7 @@
 
     LixCacheError
     ├── ConfigError                  (also ValueError)  a setting is unknown, mistyped or out of range
+    │   └── LayoutMismatch                              a store was made with another redis_buckets
     ├── InvalidInput                 (also ValueError)  an argument was refused; nothing was stored
     │   ├── InvalidContext                              a context holds something that identifies nothing
     │   ├── InvalidSessionId                            not a string, empty, or not encodable
@@ -51,6 +52,7 @@ __all__ = [
     "InvalidMessage",
     "InvalidSessionId",
     "InvalidVector",
+    "LayoutMismatch",
     "LixCacheError",
     "MissingExtra",
     "MissingTable",
@@ -70,6 +72,10 @@ class LixCacheError(Exception):
 
 class ConfigError(LixCacheError, ValueError):
     """A setting is unknown, of the wrong type, or out of range."""
+
+
+class LayoutMismatch(ConfigError):
+    """The sessions of a store are spread over another number of buckets than ``redis_buckets`` says."""
 
 
 class InvalidInput(LixCacheError, ValueError):

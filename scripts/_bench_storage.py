@@ -374,9 +374,7 @@ def _evict(bench: Bench, how: str, daemon: Any) -> None:
     if not all_gone():
         raise AssertionError("idle sessions are left in Redis")
     moved = sum(
-        meta["num_turns"]
-        for meta in store.archive.store.all_metadata()
-        if meta["session_id"].startswith("user-")
+        meta.num_turns for meta in store.archive.store.all_metadata() if meta.session_id.startswith("user-")
     )
     if moved != 20 * size.sessions:
         raise AssertionError(f"{moved} of {20 * size.sessions} messages are on disk")

@@ -31,6 +31,8 @@ def judge_redis(facts: RedisFacts, config: CacheConfig) -> Iterator[Check]:
         yield Check("writes", "fail", facts.no_writes, _WRITES)
     else:
         yield _permissions(facts, config)
+    if facts.buckets is not None:
+        yield Check("buckets", "fail", facts.buckets, "'lix-cache migrate --help' says how to go over")
     if facts.info:
         yield _persistence(facts, config)
         yield from _last_writes(facts)

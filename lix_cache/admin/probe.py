@@ -15,9 +15,17 @@ from lix_cache.admin.flows import ask, server_time
 from lix_cache.compat.caches import SemanticCacheRedis, URLEmbeddingCache
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.sync import SyncDriver
-from lix_cache.errors import ArchiveError, LixCacheError, RedisAuthError, RedisError, RedisUnavailable
+from lix_cache.errors import (
+    ArchiveError,
+    LayoutMismatch,
+    LixCacheError,
+    RedisAuthError,
+    RedisError,
+    RedisUnavailable,
+)
 from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.keys import Keys
+from lix_cache.hot.layout import claim_buckets, noted_buckets
 from lix_cache.hot.probe import READS_ONLY
 from lix_cache.hot.replies import Cold
 from lix_cache.hot.scripts import Command
@@ -25,6 +33,7 @@ from lix_cache.hot.window import HotWindow
 from lix_cache.messages.packing import pack_hot
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn
 from lix_cache.session.health import redis_trouble
+from lix_cache.session.layout import agree
 from lix_cache.session.store import SessionStore
 from lix_cache.storage.files import Files
 
@@ -59,6 +68,10 @@ def look_at_redis(store: SessionStore) -> RedisFacts:
     else:
         _try_sessions(drive, config, facts.refused)
         _try_caches(config, facts.refused)
+    try:
+        drive(agree(store, notes=False))
+    except LayoutMismatch as error:
+        facts.buckets = str(error)
     _ask_about_itself(drive, store, facts)
     _look_for_overdue(drive, store, facts)
     return facts
@@ -89,6 +102,8 @@ def _try_sessions(drive: SyncDriver, config: CacheConfig, refused: dict[str, str
     turn = Turn(MessageId(1, 0), {"role": "user", "content": "a probe", "timestamp": 0.001, "metadata": {}})
     added = hot.add("a", pack_hot(turn), window=20, floor=ZERO_ID, floor_is_fresh=True)
     steps: dict[str, Command] = {
+        "note the buckets": claim_buckets(keys)[0],
+        "look at the buckets": noted_buckets(keys),
         "add a message": added,
         "read a window": hot.read("a", 20, _NONCE),
         "read the oldest": hot.oldest("a", keep=0, limit=1),
@@ -106,7 +121,7 @@ def _try_sessions(drive: SyncDriver, config: CacheConfig, refused: dict[str, str
     }
     for what, command in steps.items():
         _tried(refused, what, partial(drive, ask(command)))
-    buckets = (keys.active(0), keys.overflow(0), keys.high_water(0), keys.lease(0))
+    buckets = (keys.layout(), keys.active(0), keys.overflow(0), keys.high_water(0), keys.lease(0))
     left = (keys.window("a"), keys.window("b"), keys.ticket("a"), keys.refused("a"), *buckets)
     _tried(refused, "delete a key", lambda: drive(ask(("DEL", *left))))
 

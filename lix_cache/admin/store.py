@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from lix_cache.admin import files, flows, moving_over
+from lix_cache.admin import buckets, files, flows, moving_over
 from lix_cache.admin.doctor import examine
 from lix_cache.admin.results import Check, Evicted, FileCheck, Migrated, SessionInfo, StoreStats
 from lix_cache.archive.compaction import Compacted
@@ -18,6 +18,7 @@ from lix_cache.hot.old_keys import escape_pattern
 from lix_cache.messages.message import check_session_id
 from lix_cache.session import offload, reconcile, rounds, whole
 from lix_cache.session.base import Session
+from lix_cache.session.layout import StoreDriver, note_anew
 from lix_cache.session.store import open_store
 
 __all__ = ["StoreAdmin"]
@@ -51,7 +52,7 @@ class StoreAdmin:
     def __init__(self, config: CacheConfig | None = None) -> None:
         self.config = config_of(config)
         self._store = open_store(self.config)
-        self._drive = SyncDriver(self._store.endpoint, self._store.clock)
+        self._drive = StoreDriver(self._store, notes=False)
 
     # -- looking -------------------------------------------------------------------------
 
@@ -223,6 +224,39 @@ class StoreAdmin:
             except (*_OF_ONE_SESSION, RedisCommandError) as error:
                 failed[session_id] = f"{type(error).__name__}: {error}"
         on_progress(len(sessions), len(sessions))
+        return Migrated(moved, messages, failed)
+
+    def migrate_buckets(self, *, dry_run: bool = False) -> Migrated:
+        """Go over to ``redis_buckets``: move the windows of all other buckets to disk, and note the number.
+
+        Stop the processes of the other number before. Those that run on stop with a LayoutMismatch at the
+        next round of their daemon, and what they added until then waits for the next call. May be
+        stopped and repeated.
+
+        Args:
+            dry_run: change nothing, and count what would move.
+
+        Returns:
+            What moved. Where a session could not be moved, the old number stays noted.
+        """
+        drive, store = self._drive.unchecked, self._store
+        if dry_run:
+            sizes = [drive(buckets.size(store, one)) for one in drive(buckets.strays(store))]
+            return Migrated(len(sizes), sum(sizes))
+        moved = messages = 0
+        failed: dict[str, str] = {}
+        # Looked for again after the note: a process that had not heard of it may have added more.
+        for is_noted in (False, True):
+            for stray in drive(buckets.strays(store)):
+                try:
+                    messages += drive(buckets.move(store, stray))
+                    moved += 1
+                except (*_OF_ONE_SESSION, RedisCommandError) as error:
+                    failed[stray.session_id] = f"{type(error).__name__}: {error}"
+            if failed or is_noted:
+                # Under our number no process would find what could not be moved.
+                break
+            drive(note_anew(store))
         return Migrated(moved, messages, failed)
 
     def _take_over(self, left: Iterable[str], total: offload.Moved) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.archive import search
@@ -23,6 +24,7 @@ from lix_cache.messages.turn import ZERO_ID, from_turn, to_turn
 from lix_cache.storage.files import Files
 
 if TYPE_CHECKING:
+    from lix_cache.archive.changes import ChangeHook
     from lix_cache.vectors import VectorLike
 
 __all__ = ["ConversationArchive"]
@@ -205,7 +207,8 @@ class ConversationArchive:
         Raises:
             ArchiveCorrupt: nothing in the file makes sense.
         """
-        return self.store.metadata(check_session_id(session_id))
+        found = self.store.metadata(check_session_id(session_id))
+        return None if found is None else asdict(found)
 
     def cleanup_expired(self, keep: Callable[[str], bool] | None = None) -> int:
         """Move every session without a sign of life for ``session_ttl_days`` to the trash.
@@ -232,7 +235,9 @@ class ConversationArchive:
                     continue
                 with lock:
                     if not (keep and keep(session_id)):
-                        moved += self.expire_locked(session_id, now)
+                        moved += self.store.expire_locked(
+                            session_id, self._life, now, to_trash=self.trash_days > 0
+                        )
             except ArchiveError as error:
                 self.store.note_not_expired(session_id, error)
         self.store.empty_trash(now, self.trash_days)
@@ -240,25 +245,7 @@ class ConversationArchive:
 
     def expired_sessions(self, now: Now | None = None) -> list[str]:
         """Return the sessions that have given no sign of life for ``session_ttl_days``."""
-        now = now or self.store.now()
-        cutoff = now.earliest - self._life
-        old = [meta["session_id"] for meta in self.store.all_metadata() if meta["updated_at"] < cutoff]
-        return [session_id for session_id in old if self._is_expired(session_id, now, locked=False)]
-
-    def _is_expired(self, session_id: str, now: Now, *, locked: bool) -> bool:
-        try:
-            return self.store.is_expired(session_id, self._life, now, locked=locked)
-        except ArchiveError as error:
-            self.store.note_not_expired(session_id, error)
-            return False
-
-    def expire_locked(self, session_id: str, now: Now) -> bool:
-        """Move a session to the trash if, looked at under its lock, it is still expired."""
-        if not self._is_expired(session_id, now, locked=True):
-            return False
-        if self.trash_days:
-            return self.store.trash_locked(session_id, now)
-        return self.store.delete_locked(session_id)
+        return self.store.expired_sessions(self._life, now or self.store.now())
 
     def trashed(self) -> list[dict[str, Any]]:
         """Return what is in the trash, the latest first.
@@ -266,7 +253,7 @@ class ConversationArchive:
         Returns:
             ``session_id``, ``trashed_at`` (Unix seconds) and ``size_bytes`` of each.
         """
-        return sorted(self.store.trashed(), key=lambda one: -one["trashed_at"])
+        return [asdict(one) for one in sorted(self.store.trashed(), key=lambda one: -one.trashed_at)]
 
     def restore(self, session_id: str) -> bool:
         """Take a session back from the trash; False if it is not there.
@@ -309,7 +296,7 @@ class ConversationArchive:
         .. versionadded:: 1.0.0
         """
         if session_ids is None:
-            chosen = [meta["session_id"] for meta in self.store.all_metadata()]
+            chosen = [meta.session_id for meta in self.store.all_metadata()]
         else:
             chosen = [check_session_id(session_id) for session_id in session_ids]
         total = Counter[str]()
@@ -330,18 +317,43 @@ class ConversationArchive:
         if lock is None:
             return {"active": 1}
         with lock:
-            found, idle, size = self.store.compact_locked(
-                session_id, idle_seconds=idle_seconds, dry_run=dry_run
-            )
-        if found is None:
-            return {} if idle else {"active": 1}
+            done = self.store.compact_locked(session_id, idle_seconds=idle_seconds, dry_run=dry_run)
         return {
-            "compacted": 1,
-            "frames_before": found.frames_before,
-            "frames_after": found.frames_after,
-            "bytes_before": size,
-            "bytes_after": len(found.data),
+            "active": done.is_active,
+            "compacted": done.is_changed,
+            "frames_before": done.frames_before,
+            "frames_after": done.frames_after,
+            "bytes_before": done.bytes_before,
+            "bytes_after": done.bytes_after,
         }
+
+    def on_change(self, hook: ChangeHook) -> Callable[[], None]:
+        """Have a hook told of the sessions that this process changes in the archive.
+
+        For what follows the archive, a search index for one. The hook is called in a thread of its own,
+        after what it hears of is durable; its errors are counted (``store.changes.counters``), logged, and
+        lose nothing. It hears of its own process alone, and of nothing after a crash: compare
+        :meth:`stamps` at the start and from time to time.
+
+        Args:
+            hook: called with a frozenset of session ids; with an empty one where there were too
+                many to remember, so that it is time to compare the stamps.
+
+        Returns:
+            A function that ends it.
+
+        .. versionadded:: 1.0.0
+        """
+        return self.store.changes.follow(hook)
+
+    def stamps(self) -> dict[str, str]:
+        """Return for each session a stamp that is another after each change of it. One listing.
+
+        Keep the stamp beside what you made of a session; take it before you read the session.
+
+        .. versionadded:: 1.0.0
+        """
+        return dict(self.store.stamps())
 
     @property
     def _life(self) -> float:
@@ -353,7 +365,7 @@ class ConversationArchive:
         A file of which nothing can be read is logged, counted and left out;
         :meth:`verify_all` says more.
         """
-        return list(self.store.all_metadata())
+        return [asdict(meta) for meta in self.store.all_metadata()]
 
     def verify(self, session_id: str) -> Report | None:
         """Check every byte of a session's file; None if there is no such session.

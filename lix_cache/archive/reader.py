@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from lix_cache.archive import decoding, legacy, reading
 from lix_cache.archive import index as index_flow
+from lix_cache.archive.changes import SessionStamp
+from lix_cache.archive.cold_tier import Extent, SessionMetadata, Summary
 from lix_cache.archive.doubts import Link
 from lix_cache.archive.folder import ArchiveFolder, foreign
 from lix_cache.archive.names import SUFFIX, session_id_of_stem
@@ -20,25 +21,7 @@ from lix_cache.errors import (
 )
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn
 
-__all__ = ["ArchiveReader", "Extent", "SessionFile"]
-
-
-@dataclass(frozen=True)
-class Extent:
-    """How far a session has come.
-
-    Attributes:
-        newest: the largest id that was ever given to a message of it.
-        cleared: messages up to here are history, no longer part of the context.
-        deleted: messages up to here are gone.
-        contested: messages of which Redis may hold or get copies under other ids, with their own id
-            in the archive; ZERO_ID where they were deleted. Such copies do not count.
-    """
-
-    newest: MessageId = ZERO_ID
-    cleared: MessageId = ZERO_ID
-    deleted: MessageId = ZERO_ID
-    contested: Mapping[bytes, MessageId] = field(default_factory=dict)
+__all__ = ["ArchiveReader", "SessionFile"]
 
 
 @dataclass(frozen=True)
@@ -109,6 +92,11 @@ class ArchiveReader(ArchiveFolder):
 
         return self._of_file(session_id, read) or index_flow.EMPTY
 
+    def summary(self, session_id: str, *, locked: bool = False) -> Summary:
+        """Return what the last index entry says, for those who know nothing of frames."""
+        index = self.last_index(session_id, locked=locked)
+        return Summary(index.total, index.newest, index.cleared)
+
     def look(self, session_id: str, *, locked: bool = False) -> Extent:
         """Return how far a session has come, as far as the disk knows. Two small reads."""
         index = self.last_index(session_id, locked=locked)
@@ -142,11 +130,11 @@ class ArchiveReader(ArchiveFolder):
             found.update(link.items())
         return found
 
-    def metadata(self, session_id: str, *, locked: bool = False) -> dict[str, Any] | None:
+    def metadata(self, session_id: str, *, locked: bool = False) -> SessionMetadata | None:
         """Return the metadata of a session's file, or None if there is none."""
         return self._of_file(session_id, lambda path: self._metadata_at(path, session_id, locked=locked))
 
-    def all_metadata(self) -> Iterator[dict[str, Any]]:
+    def all_metadata(self) -> Iterator[SessionMetadata]:
         """Yield the metadata of every file; unreadable ones are counted and logged."""
         for name in list(self.session_files()):
             try:
@@ -157,6 +145,32 @@ class ArchiveReader(ArchiveFolder):
                 continue
             if meta is not None:
                 yield meta
+
+    def stamps(self) -> Iterator[SessionStamp]:
+        """Yield what tells whether a session's file is the same: its inode, size and time of writing."""
+        for name in list(self.session_files()):
+            stamp = self._files.version(self._in_folder(name))
+            session_id = None if stamp is None else self._owner_by_name(name)
+            if stamp is not None and session_id is not None:
+                yield SessionStamp(session_id, stamp)
+
+    def _owner_by_name(self, name: str) -> str | None:
+        """Return whose file it is, from its name where that says it; None where it is of no session."""
+        stem = name[: -len(SUFFIX)]
+        try:
+            stem.encode()
+        except UnicodeEncodeError:
+            return None
+        if "%" not in stem and not stem.startswith("~"):
+            return stem
+        path = self._in_folder(name)
+        header = reading.read_header(self._files, path)
+        if header is not None:
+            return header.session_id
+        if not self._is_legacy(path):
+            return session_id_of_stem(stem)
+        # What an upgrade that a crash stopped left beside the session's own file does not count.
+        return stem if self._path_of(stem) == path else None
 
     def find_nonce_locked(self, session_id: str, nonce: bytes) -> MessageId | None:
         """Return the id under which a message was archived, if it was. Reads the whole file if need be."""
@@ -217,7 +231,7 @@ class ArchiveReader(ArchiveFolder):
 
     def _metadata_at(
         self, path: str, session_id: str | None, *, locked: bool = False
-    ) -> dict[str, Any] | None:
+    ) -> SessionMetadata | None:
         """Return a file's metadata; with None for the id, whoever's file it is."""
         tail = self._files.read_tail(path, index_flow.TAIL_BYTES)
         if tail is None:
@@ -250,13 +264,7 @@ class ArchiveReader(ArchiveFolder):
             if found is None:
                 return None
             created, updated, count = found.created_at, found.updated_at, len(found.turns)
-        return {
-            "session_id": session_id,
-            "created_at": created,
-            "updated_at": updated,
-            "num_turns": count,
-            "size_bytes": tail.size,
-        }
+        return SessionMetadata(session_id, created, updated, count, tail.size)
 
     def _doubts(self, file: SessionFile) -> tuple[list[Link], bool]:
         """Return what is in doubt in a file, and whether its chain says so.

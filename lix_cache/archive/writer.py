@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from lix_cache.archive import encoding, index, reading
 from lix_cache.archive import header as header_flow
 from lix_cache.archive.doubts import Doubts, Link, doubts_about
 from lix_cache.archive.folder import temporary_path
-from lix_cache.archive.identity import Known, newcomers
+from lix_cache.archive.identity import Known, local_id, newcomers
 from lix_cache.archive.mending import ArchiveMending
 from lix_cache.archive.reader import SessionFile
 from lix_cache.errors import (
@@ -20,10 +19,6 @@ from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, with_id
 from lix_cache.storage.files import Write
 
 __all__ = ["ArchiveWriter"]
-
-_LOCAL_SEQ = 1 << 46
-#: Beyond what a double holds exactly, in which Redis compares numbers.
-_LARGEST_SEQ = 1 << 52
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ class ArchiveWriter(ArchiveMending):
     ) -> list[Turn]:
         """Return the turns with local ids, larger than any in the file, any deleted, and ``after``."""
         taken = max(after, self._newest_locked(session_id), self.deleted_up_to(session_id))
-        first = _local_id(taken, self._clock.time())
+        first = local_id(taken, self._clock.time())
         # One after the other: the first is where no other writer is, and ids that only count
         # take no room in a frame.
         return [with_id(turn, MessageId(first.ms, first.seq + i)) for i, turn in enumerate(turns)]
@@ -93,6 +88,9 @@ class ArchiveWriter(ArchiveMending):
         made, count = self._append_locked(session_id, turns, contested=contested, from_window=from_window)
         if made:
             self.sync_names()
+        if turns:
+            # Also where none was new: a writer that died may have told nobody.
+            self.changes.note(session_id)
         return count
 
     def append_many_locked(
@@ -141,6 +139,7 @@ class ArchiveWriter(ArchiveMending):
                 results[session_id] = error
         if unsure:
             self.sync_names()
+        self._note_written(results)
         for session_id in alone:
             try:
                 results[session_id] = self.append_locked(
@@ -152,6 +151,11 @@ class ArchiveWriter(ArchiveMending):
             except LixCacheError as error:
                 results[session_id] = error
         return results
+
+    def _note_written(self, results: Mapping[str, int | LixCacheError]) -> None:
+        for session_id, result in results.items():
+            if not isinstance(result, LixCacheError):
+                self.changes.note(session_id)
 
     def append_outage_locked(
         self, session_id: str, turn: Turn, *, contested: bool, after: MessageId = ZERO_ID
@@ -250,6 +254,7 @@ class ArchiveWriter(ArchiveMending):
             self._files.append(path, size, encoding.encode_mark(before, now_ms, before.newest))
             if before.whole or before == index.EMPTY:
                 self.sync_names()
+            self.changes.note(session_id)
 
     def _newcomers_locked(
         self,
@@ -294,13 +299,3 @@ class ArchiveWriter(ArchiveMending):
         except reading.TailUnreadable:
             known.add(self.turns(session_id, locked=True))
         return newcomers(turns, known)
-
-
-def _local_id(last: MessageId, now: float) -> MessageId:
-    """Return an id larger than ``last`` that Redis will never give (docs/archive-format.md)."""
-    ms = int(now * 1000)
-    if last.ms < ms or last.seq > _LARGEST_SEQ:
-        return MessageId(max(ms, last.ms + 1), _LOCAL_SEQ | random.getrandbits(46))
-    if last.seq >= _LOCAL_SEQ:
-        return MessageId(last.ms, last.seq + 1 + random.getrandbits(16))
-    return MessageId(last.ms, _LOCAL_SEQ | random.getrandbits(46))

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     import redis
     import redis.asyncio
 
+    from lix_cache.archive.cold_tier import Lease
     from lix_cache.drivers.sync import T
     from lix_cache.hot.endpoint import Endpoint
     from lix_cache.hot.pools import AsyncPool
-    from lix_cache.storage.files import FileLock
 
 __all__ = ["AsyncDriver"]
 
@@ -147,8 +147,8 @@ class _LoopLock:
 
     __slots__ = ("held", "is_wanted")
 
-    def __init__(self, lock: FileLock) -> None:
-        self.held: FileLock | None = lock
+    def __init__(self, lock: Lease) -> None:
+        self.held: Lease | None = lock
         self.is_wanted = True
 
     def release(self) -> None:

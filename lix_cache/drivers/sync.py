@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import redis
     import redis.asyncio
 
+    from lix_cache.archive.cold_tier import Lease
     from lix_cache.hot.endpoint import Endpoint
     from lix_cache.hot.pools import Pool
-    from lix_cache.storage.files import FileLock
 
 __all__ = ["SyncDriver", "T"]
 
@@ -56,7 +56,7 @@ class SyncDriver:
 
     def __call__(self, flow: Flow[T]) -> T:
         """Run a flow to its end and return its result."""
-        locks: list[FileLock] = []
+        locks: list[Lease] = []
         step: Callable[[Any], Effect] = flow.send
         result: Any = None
         try:
@@ -137,7 +137,7 @@ class SyncDriver:
         return converted(self.client, commands, answers)
 
 
-def _forget_released(locks: list[FileLock]) -> None:
+def _forget_released(locks: list[Lease]) -> None:
     # A flow that goes through a whole folder takes any number, a few at a time.
     if len(locks) > _MANY_LOCKS:
         locks[:] = [lock for lock in locks if lock.is_held]

@@ -112,6 +112,10 @@ class Keys:
         """String: which eviction thread is looking for idle sessions."""
         return f"{self.prefix}:{{{bucket}}}:lease"
 
+    def layout(self) -> str:
+        """String: the number of buckets; always in the first one, which every number has."""
+        return f"{self.prefix}:{{0}}:buckets"
+
     # -- any database --------------------------------------------------------------------
 
     def probe(self) -> str:

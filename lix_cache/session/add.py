@@ -105,7 +105,7 @@ def add(session: Session, turn: Turn) -> Flow[AddResult]:
 
 def _add_cold(session: Session, turn: Turn, *, contested: bool) -> Flow[int]:
     """Keep a message that Redis could not take. Returns how many turns the archive has."""
-    store, archive = session.store, session.store.archive.store
+    store, cold = session.store, session.store.cold
     store.count("archived_adds")
     lock = yield from session_lock(session)
     try:
@@ -113,7 +113,7 @@ def _add_cold(session: Session, turn: Turn, *, contested: bool) -> Flow[int]:
         store.outage_sessions.add(session.id)
         given: MessageId = yield DiskCall(
             partial(
-                archive.append_outage_locked,
+                cold.append_outage_locked,
                 session.id,
                 turn,
                 contested=contested,
@@ -121,10 +121,10 @@ def _add_cold(session: Session, turn: Turn, *, contested: bool) -> Flow[int]:
             )
         )
         session.seen.saw(given)
-        index = yield DiskCall(partial(archive.last_index, session.id, locked=True))
+        archived = yield DiskCall(partial(cold.summary, session.id, locked=True))
     finally:
         lock.release()
-    return int(index.total)
+    return int(archived.total)
 
 
 def _spill_late(session: Session) -> Flow[None]:
@@ -181,7 +181,7 @@ def _find(session: Session, nonce: bytes) -> Flow[Added | None]:
         if found is None:
             break
         below = found
-    archived = yield DiskCall(partial(store.archive.store.find_nonce_locked, session.id, nonce))
+    archived = yield DiskCall(partial(store.cold.find_nonce_locked, session.id, nonce))
     if archived is None:
         return None
     length = yield RedisCall(store.hot.length(session.id))
@@ -293,7 +293,7 @@ def _persist(session: Session, turn: Turn, before: MessageId, *, contested: bool
         before: the newest id that was known before it.
         contested: it was sent twice, and Redis may carry out the first sending later.
     """
-    archive = session.store.archive.store
+    cold = session.store.cold
     try:
         lock = yield from session_lock(session)
     except LixCacheError:
@@ -302,14 +302,14 @@ def _persist(session: Session, turn: Turn, before: MessageId, *, contested: bool
         raise
     try:
         try:
-            yield DiskCall(partial(archive.append_locked, session.id, [turn], contested=contested))
+            yield DiskCall(partial(cold.append_locked, session.id, [turn], contested=contested))
         except LixCacheError:
             # Not acknowledged, so it must not stay: the caller will send it again. Under the lock: a
             # daemon that had read it already would put it on disk all the same.
             if (yield from _taken_back(session, turn, before)):
                 raise
             # Moved to disk before we had the lock, or lost by Redis since (FLUSHALL): the disk knows.
-            if (yield DiskCall(partial(archive.find_nonce_locked, session.id, turn.nonce or b""))) is None:
+            if (yield DiskCall(partial(cold.find_nonce_locked, session.id, turn.nonce or b""))) is None:
                 raise
     finally:
         lock.release()

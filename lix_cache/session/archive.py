@@ -15,6 +15,7 @@ from lix_cache.drivers.threads import in_disk_thread
 from lix_cache.messages.message import Message
 
 if TYPE_CHECKING:
+    from lix_cache.archive.changes import ChangeHook
     from lix_cache.archive.expiry import Now
     from lix_cache.storage.files import Files
     from lix_cache.vectors import VectorLike
@@ -148,6 +149,14 @@ class AsyncConversationArchive:
     async def verify(self, session_id: str) -> Report | None:
         """See :meth:`ConversationArchive.verify`."""
         return await self._run(self.sync.verify, session_id)
+
+    def on_change(self, hook: ChangeHook) -> Callable[[], None]:
+        """See :meth:`ConversationArchive.on_change`: the hook is called in a thread, never on the loop."""
+        return self.sync.on_change(hook)
+
+    async def stamps(self) -> dict[str, str]:
+        """See :meth:`ConversationArchive.stamps`."""
+        return await self._run(self.sync.stamps)
 
     def verify_all(self) -> AsyncReports:
         """See :meth:`ConversationArchive.verify_all`: ``async for``, or ``await`` for all in a list."""

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lix_cache.archive.store import Extent, lock_pauses
 from lix_cache.effects import DiskCall, Flow, LockCall, RedisCall, Sleep
 from lix_cache.errors import (
     ArchiveError,
@@ -30,9 +29,9 @@ from lix_cache.messages.turn import Turn, once
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from lix_cache.archive.cold_tier import Extent, Lease
     from lix_cache.hot.scripts import Command
     from lix_cache.session.store import Seen, SessionStore
-    from lix_cache.storage.files import FileLock
 
 __all__ = [
     "LATE_BATCHES",
@@ -123,7 +122,7 @@ def look(session: Session, opened: int = 0, *, locked: bool = False) -> Flow[Ext
 
 def _extent(store: SessionStore, session_id: str, locked: bool) -> Extent | None:
     try:
-        return store.archive.store.look(session_id, locked=locked)
+        return store.cold.look(session_id, locked=locked)
     except ArchiveError:
         # Counted and logged there. It must not keep new messages out: the next move to disk
         # sets damage aside, or says that the disk refuses.
@@ -193,20 +192,17 @@ def note_archive(store: SessionStore, written: Iterable[int | LixCacheError]) ->
             store.archive_state.works()
 
 
-def session_lock(session: Session) -> Flow[FileLock]:
+def session_lock(session: Session) -> Flow[Lease]:
     """Wait for the session's lock without holding a thread.
 
     Raises:
         ArchiveBusy: not to be had in time.
     """
-    archive = session.store.archive.store
-    waited = 0.0
-    for pause in lock_pauses():
-        lock: FileLock | None = yield LockCall(partial(archive.try_lock, session.id))
+    cold = session.store.cold
+    for pause in cold.lock_pauses():
+        if pause:
+            yield Sleep(pause)
+        lock: Lease | None = yield LockCall(partial(cold.try_lock, session.id))
         if lock is not None:
             return lock
-        if waited > archive.lock_timeout_seconds:
-            break
-        yield Sleep(pause)
-        waited += pause
-    raise archive.busy_error(session.id)
+    raise cold.busy_error(session.id)

@@ -9,8 +9,6 @@ from lix_cache.archive.archive import ConversationArchive
 from lix_cache.arguments import config_with
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
-from lix_cache.drivers.aio import AsyncDriver
-from lix_cache.drivers.sync import SyncDriver
 from lix_cache.drivers.threads import in_disk_thread
 from lix_cache.errors import ArchiveError, ConfigError, LixCacheError
 from lix_cache.messages.message import Message, check_session_id
@@ -20,10 +18,12 @@ from lix_cache.session.base import Session, hot_length
 from lix_cache.session.budget import Budget, estimate_tokens
 from lix_cache.session.evictor import Evictor, evictor_for
 from lix_cache.session.health import health
+from lix_cache.session.layout import AsyncStoreDriver, StoreDriver
 from lix_cache.session.store import open_store
 from lix_cache.vectors import check_dimension
 
 if TYPE_CHECKING:
+    from lix_cache.archive.cold_tier import SessionMetadata
     from lix_cache.storage.files import Files
     from lix_cache.vectors import VectorLike
 
@@ -103,13 +103,14 @@ class _Hybrid:
 
     def _stats(self, hot: int | LixCacheError) -> dict[str, Any]:
         archive = self._store.archive_state.trouble or "ok"
-        meta: dict[str, Any] = {}
+        meta: SessionMetadata | None = None
         try:
-            meta = self._store.archive.store.metadata(self.session_id) or {}
+            meta = self._store.cold.metadata(self.session_id)
         except ArchiveError as error:
             archive = f"{type(error).__name__}: {error}"
         failed = isinstance(hot, LixCacheError)
-        counters = {**self._store.archive.store.counters, **self._store.counters}
+        cold = self._store.cold
+        counters = {**cold.counters, **cold.changes.counters, **self._store.counters}
         return {
             "session_id": self.session_id,
             "hot_messages": None if isinstance(hot, LixCacheError) else min(hot, self.hot_window_size),
@@ -117,8 +118,8 @@ class _Hybrid:
             "waiting_for_disk": None
             if isinstance(hot, LixCacheError)
             else max(0, hot - self.hot_window_size),
-            "disk_turns": meta.get("num_turns", 0),
-            "disk_size_bytes": meta.get("size_bytes", 0),
+            "disk_turns": 0 if meta is None else meta.num_turns,
+            "disk_size_bytes": 0 if meta is None else meta.size_bytes,
             "redis": f"{type(hot).__name__}: {hot}" if failed else "ok",
             "archive": archive,
             "evictor": {
@@ -165,7 +166,7 @@ class HybridConversationCache(_Hybrid):
     """
 
     def _connect(self) -> None:
-        self._drive = SyncDriver(self._store.endpoint, self._store.clock)
+        self._drive = StoreDriver(self._store)
 
     def add_message(
         self,
@@ -298,7 +299,7 @@ class HybridConversationCache(_Hybrid):
         left behind. ``status`` is ``ok``, ``degraded`` (one of them refuses, and the policies
         ``on_redis_error`` and ``on_archive_error`` go on without it) or ``down``.
         """
-        return self._drive(health(self._store))
+        return self._drive.unchecked(health(self._store))
 
 
 class AsyncHybridConversationCache(_Hybrid):
@@ -309,7 +310,7 @@ class AsyncHybridConversationCache(_Hybrid):
     """
 
     def _connect(self) -> None:
-        self._drive = AsyncDriver(self._store.endpoint)
+        self._drive = AsyncStoreDriver(self._store)
 
     async def add_message(
         self,
@@ -373,4 +374,4 @@ class AsyncHybridConversationCache(_Hybrid):
 
     async def health_check(self) -> dict[str, Any]:
         """See :meth:`HybridConversationCache.health_check`."""
-        return await self._drive(health(self._store))
+        return await self._drive.unchecked(health(self._store))

@@ -46,7 +46,7 @@ def _within(session: Session, budget: Budget, turns: list[Turn], count: int) -> 
 
 def _further_back(session: Session, hot: list[Turn], count: int) -> Flow[list[Turn]]:
     """Return what Redis gave together with the newest ``count`` turns on disk, cleared ones left out."""
-    read = partial(session.store.archive.store.recent, session.id, count, in_context=True)
+    read = partial(session.store.cold.recent, session.id, count, in_context=True)
     return merged((yield DiskCall(read, waits=True)), hot)
 
 
@@ -94,7 +94,7 @@ def _relevant(
     # By their nonces too: of a message that reached Redis twice the history has the other copy.
     shown = {turn.id for turn in recent}
     nonces = {turn.nonce for turn in recent if turn.nonce is not None}
-    history = merged(session.store.archive.store.turns(session.id), hot)
+    history = merged(session.store.cold.turns(session.id), hot)
     older = [turn for turn in history if turn.id not in shown and turn.nonce not in nonces]
     if embedding is not None and any(turn.vector is not None for turn in older):
         found = search.by_vector(older, embedding, count)

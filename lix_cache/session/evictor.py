@@ -10,10 +10,10 @@ import uuid
 
 from lix_cache._log import logger
 from lix_cache.daemon import Bell, DaemonThread
-from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import ArchiveUnavailable, LixCacheError, RedisUnavailable, told
 from lix_cache.session import offload, rounds, whole
 from lix_cache.session.base import Session
+from lix_cache.session.layout import StoreDriver, agree
 from lix_cache.session.old_sessions import Pass
 from lix_cache.session.store import SessionStore, StoreIdentity
 
@@ -111,6 +111,9 @@ class Evictor(DaemonThread):
             RedisError, ArchiveError: what the round met; what was not moved is still hot.
         """
         drive = self._driver()
+        # Compared at each round: what this process adds where the others have gone over to another
+        # number of buckets, nobody would find.
+        drive.unchecked(agree(self.store, again=True))
         moved = drive(rounds.spill_overflow(self.store))
         reunited = drive(rounds.reconcile_all_pending(self.store))
         evicted = drive(rounds.evict_idle(self.store, self._idle_seconds, self._name))
@@ -167,8 +170,8 @@ class Evictor(DaemonThread):
         self._forget_at = max(_FORGET_FROM, 2 * len(self._used))
         return set(hot)
 
-    def _driver(self) -> SyncDriver:
-        return SyncDriver(self.store.endpoint, self.store.clock)
+    def _driver(self) -> StoreDriver:
+        return StoreDriver(self.store)
 
     def _run(self, wake: Bell, stopping: Bell) -> None:
         interval = self.store.config.evictor_interval_seconds

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache._log import logger
 from lix_cache.effects import DiskCall, Flow, RedisBatch
-from lix_cache.errors import ArchiveError, ArchiveUnavailable, RedisError, RedisUnavailable
+from lix_cache.errors import ArchiveError, ArchiveUnavailable, LayoutMismatch, RedisError, RedisUnavailable
 from lix_cache.hot.probe import probe, verdict
+from lix_cache.session.layout import agree
 
 if TYPE_CHECKING:
     from lix_cache.session.store import SessionStore
@@ -67,7 +68,7 @@ def before_add(store: SessionStore) -> Flow[None]:
 
 def _look(store: SessionStore) -> Flow[None]:
     try:
-        yield DiskCall(store.archive.store.check_writable)
+        yield DiskCall(store.cold.check_writable)
     except ArchiveError as error:
         store.archive_state.fails(error)
         raise
@@ -93,6 +94,10 @@ def health(store: SessionStore) -> Flow[dict[str, Any]]:
         yield from _look(store)
     except ArchiveError as error:
         archive = f"{type(error).__name__}: {error}"
+    try:
+        yield from agree(store, notes=False)
+    except LayoutMismatch as error:
+        return {"status": "down", "redis": f"{type(error).__name__}: {error}", "archive": archive}
     config = store.config
     goes_on = {
         (True, True): "ok",

@@ -37,7 +37,7 @@ def refuse_locked(store: SessionStore, session_id: str, unsettled: Iterable[byte
         unsettled: nonces of adds that this process knows to be neither done nor refused.
     """
     known = dict.fromkeys(unsettled, ZERO_ID)
-    known.update((yield DiskCall(partial(store.archive.store.contested, session_id, locked=True))))
+    known.update((yield DiskCall(partial(store.cold.contested, session_id, locked=True))))
     left = iter(known.items())
     while group := dict(islice(left, AT_ONCE)):
         yield RedisCall(store.hot.refuse(session_id, group))

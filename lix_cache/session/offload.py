@@ -22,11 +22,11 @@ from lix_cache.messages.turn import ZERO_ID, MessageId
 from lix_cache.session.base import note_archive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping
 
+    from lix_cache.archive.cold_tier import Lease
     from lix_cache.hot.scripts import Command
     from lix_cache.session.store import SessionStore
-    from lix_cache.storage.files import FileLock
 
 __all__ = ["Moved", "move_locked", "move_to_disk"]
 
@@ -79,23 +79,23 @@ def move_to_disk(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
         store: the tiers.
         keep: for each session how many messages stay hot; 0 moves the session.
     """
-    archive = store.archive.store
-    locks: dict[int, FileLock] = {}
+    cold = store.cold
+    locks: dict[Hashable, Lease] = {}
     mine: dict[str, int] = {}
     failed: dict[str, LixCacheError] = {}
     try:
         for session_id, count in keep.items():
-            stripe = archive.stripe(session_id)
-            if stripe not in locks:
+            key = cold.lock_key(session_id)
+            if key not in locks:
                 try:
-                    lock = yield LockCall(partial(archive.try_lock, session_id))
+                    lock = yield LockCall(partial(cold.try_lock, session_id))
                 except ArchiveError as error:
                     store.archive_state.fails(error)
                     failed[session_id] = error
                     continue
                 if lock is None:
                     continue
-                locks[stripe] = lock
+                locks[key] = lock
             mine[session_id] = count
         moved = yield from move_locked(store, mine)
     finally:
@@ -136,7 +136,7 @@ def move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
         batch = {sid: oldest.turns for sid, oldest in found.items() if oldest.turns}
         contested = {sid: oldest.contested for sid, oldest in found.items() if oldest.contested}
         written: dict[str, int | LixCacheError] = yield DiskCall(
-            partial(store.archive.store.append_many_locked, batch, contested)
+            partial(store.cold.append_many_locked, batch, contested)
         )
         moved.failed.update({sid: r for sid, r in written.items() if isinstance(r, LixCacheError)})
         note_archive(store, written.values())
@@ -210,7 +210,7 @@ def _newest_ids(store: SessionStore, session_ids: Iterable[str]) -> dict[str, Me
     found: dict[str, MessageId | LixCacheError] = {}
     for session_id in session_ids:
         try:
-            found[session_id] = store.archive.store.last_index(session_id, locked=True).newest
+            found[session_id] = store.cold.summary(session_id, locked=True).newest
         except ArchiveCorrupt:
             # Counted and logged there. Nothing of it can be read, so nothing can collide.
             found[session_id] = ZERO_ID

@@ -150,14 +150,14 @@ def _begin(store: SessionStore, session_id: str) -> _Move:
 
     The old package had many messages in both places, and so has a move that was stopped.
     """
-    archive = store.archive.store
+    cold = store.cold
     try:
-        turns = archive.turns(session_id, locked=True)
-        cleared = archive.last_index(session_id, locked=True).cleared
+        turns = cold.turns(session_id, locked=True)
+        cleared = cold.summary(session_id, locked=True).cleared
     except ArchiveCorrupt:
         # Counted and logged there. Nothing of it can be read, so nothing can be doubled.
         turns, cleared = [], ZERO_ID
-    deleted = archive.deleted_up_to(session_id)
+    deleted = cold.deleted_up_to(session_id)
     after_deletion = MessageId(deleted.ms + 1, 0) if deleted != ZERO_ID else ZERO_ID
     # A message that came after clear() must be in the context, and one that came after a deletion
     # must not look as if an older state of Redis had brought it back.
@@ -184,7 +184,7 @@ def _keep(store: SessionStore, session_id: str, found: Sequence[OldMessage], mov
         if fingerprint not in move.known:
             move.known.add(fingerprint)
             turns.append(turn)
-    store.archive.store.append_locked(session_id, turns)
+    store.cold.append_locked(session_id, turns)
     move.moved += len(turns)
     return kept
 

@@ -47,7 +47,7 @@ def get_context(session: Session, count: int = 0, again: int = READS_AGAIN) -> F
         found = yield from without_redis(session, session.window, error)
         return found if found is not None else (yield from get_context(session, count))
     if isinstance(turns, Cold):
-        if not (yield DiskCall(partial(store.archive.store.exists, session.id))):
+        if not (yield DiskCall(partial(store.cold.exists, session.id))):
             return []
         archived, is_current = yield from rehydrate(session, turns)
         if not is_current and again:
@@ -57,7 +57,7 @@ def get_context(session: Session, count: int = 0, again: int = READS_AGAIN) -> F
         return session.saw(once(turns))
     # A window begun after the session had moved to disk, or kept by a cache with a
     # smaller one: the rest is archived. One disk call also says if there is nothing.
-    read = partial(store.archive.store.recent, session.id, session.window, in_context=True)
+    read = partial(store.cold.recent, session.id, session.window, in_context=True)
     older = yield DiskCall(read, waits=True)
     return session.saw(merged(older, turns)[-session.window :])
 
@@ -106,7 +106,7 @@ def rehydrate(session: Session, cold: Cold) -> Flow[tuple[list[Turn], bool]]:
     done = 0
     try:
         turns: list[Turn] = yield DiskCall(
-            partial(store.archive.store.recent, session.id, session.window, in_context=True, locked=True)
+            partial(store.cold.recent, session.id, session.window, in_context=True, locked=True)
         )
         if turns:
             # Where the archive is damaged its index may promise more than can be read.
@@ -142,9 +142,7 @@ def get_full(session: Session) -> Flow[list[Turn]]:
         return found if found is not None else (yield from get_full(session))
     hot = late.counted(session.seen, hot, session.seen.deleted)
     # A thread's work: it reads the archive, and puts any number of messages in order.
-    everything: list[Turn] = yield DiskCall(
-        lambda: merged(store.archive.store.turns(session.id), hot), waits=True
-    )
+    everything: list[Turn] = yield DiskCall(lambda: merged(store.cold.turns(session.id), hot), waits=True)
     return session.saw(everything)
 
 

@@ -39,7 +39,7 @@ def catch_up(session: Session, *, locked: bool) -> Flow[bool]:
     store = session.store
     try:
         # Where another process wrote to the archive while Redis was away, all is as it should be.
-        if not (yield DiskCall(partial(store.archive.store.is_pending, session.id))):
+        if not (yield DiskCall(partial(store.cold.is_pending, session.id))):
             store.note_rollback()
         yield from _reconcile_locked(session) if locked else reconcile(session)
     except (ArchiveError, InvalidMessage) as error:
@@ -106,11 +106,11 @@ def without_redis(session: Session, count: int | None, error: RedisUnavailable) 
     if store.config.on_redis_error == "raise":
         raise error
     store.count("degraded_reads")
-    archive = store.archive.store
+    cold = store.cold
     turns: list[Turn] = yield DiskCall(
-        partial(archive.turns, session.id)
+        partial(cold.turns, session.id)
         if count is None
-        else partial(archive.recent, session.id, count, in_context=True),
+        else partial(cold.recent, session.id, count, in_context=True),
         waits=True,
     )
     if turns:
@@ -148,7 +148,7 @@ def _reconcile_locked(session: Session) -> Flow[None]:
         # What went to the archive may still arrive: from here on it is refused.
         yield from late.refuse_locked(store, session.id)
         # The mark goes last: until here a crash leaves it for the next daemon.
-        yield DiskCall(partial(store.archive.store.unmark_pending_locked, session.id))
+        yield DiskCall(partial(store.cold.unmark_pending_locked, session.id))
     except RedisUnavailable:
         store.breaker.trip()
         raise

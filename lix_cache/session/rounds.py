@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from lix_cache.archive.expiry import DAY
 from lix_cache.effects import DiskCall, Flow, LockCall, RedisBatch, RedisCall
 from lix_cache.errors import (
     ArchiveError,
@@ -83,7 +84,7 @@ def _add_up(total: Moved, moved: Moved) -> None:
 
 def reconcile_all_pending(store: SessionStore) -> Flow[Moved]:
     """Bring together every session that any process wrote to during an outage."""
-    ids: list[str] = yield DiskCall(store.archive.store.pending_sessions)
+    ids: list[str] = yield DiskCall(store.cold.pending_sessions)
     moved = Moved()
     for session_id in ids:
         try:
@@ -113,14 +114,16 @@ def clean_up(store: SessionStore) -> Flow[int]:
     One that cannot be looked at or moved, or whose lock somebody holds, is left for the next
     time, and does not keep the others.
     """
-    archive = store.archive
+    cold, config = store.cold, store.config
+    life_seconds, trash_days = config.disk_ttl_days * DAY, config.archive_trash_days
     seconds, microseconds = yield RedisCall(("TIME",))
-    now = yield DiskCall(partial(archive.store.now, int(seconds) + int(microseconds) / 1e6))
-    expired: list[str] = yield DiskCall(partial(archive.expired_sessions, now), waits=True)
+    now = yield DiskCall(partial(cold.now, int(seconds) + int(microseconds) / 1e6))
+    expired: list[str] = yield DiskCall(partial(cold.expired_sessions, life_seconds, now), waits=True)
+    expire = partial(cold.expire_locked, life_seconds=life_seconds, now=now, to_trash=trash_days > 0)
     moved = 0
     for session_id in expired:
         try:
-            lock = yield LockCall(partial(archive.store.try_lock, session_id))
+            lock = yield LockCall(partial(cold.try_lock, session_id))
             if lock is None:
                 continue
             try:
@@ -134,14 +137,14 @@ def clean_up(store: SessionStore) -> Flow[int]:
                     )
                 )
                 if not any(alive):
-                    moved += yield DiskCall(partial(archive.expire_locked, session_id, now))
+                    moved += yield DiskCall(partial(expire, session_id))
             finally:
                 lock.release()
         except ArchiveError as error:
-            archive.store.note_not_expired(session_id, error)
-    yield DiskCall(partial(archive.store.empty_trash, now, archive.trash_days))
+            cold.note_not_expired(session_id, error)
+    yield DiskCall(partial(cold.empty_trash, now, trash_days))
     # No window lives longer, so nothing older can come back.
-    yield DiskCall(partial(archive.store.forget_deletions, int(now.earliest * 1000) - store.hot.life_ms))
+    yield DiskCall(partial(cold.forget_deletions, int(now.earliest * 1000) - store.hot.life_ms))
     return moved
 
 

@@ -10,7 +10,7 @@ from itertools import repeat
 
 from lix_cache._log import logger
 from lix_cache.archive.archive import ConversationArchive
-from lix_cache.archive.store import Extent
+from lix_cache.archive.cold_tier import ColdTier, Extent
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.hot.breaker import Breaker
@@ -19,6 +19,7 @@ from lix_cache.hot.keys import Keys
 from lix_cache.hot.window import HotWindow
 from lix_cache.messages.turn import NONCE_BYTES, ZERO_ID, MessageId
 from lix_cache.session.health import ArchiveState
+from lix_cache.session.layout import Layout
 from lix_cache.storage.files import Files
 
 __all__ = ["Seen", "SeenSessions", "SessionStore", "StoreIdentity", "open_store"]
@@ -32,7 +33,8 @@ class StoreIdentity:
 
     endpoint: Endpoint
     prefix: str
-    archive_dir: str
+    archive: str
+    buckets: int
 
 
 @dataclass
@@ -119,12 +121,14 @@ class SessionStore:
         config: settings.
         endpoint: the Redis of the session windows.
         hot: commands on windows.
-        archive: the cold tier.
+        cold: the archive, as flows see it.
+        archive: the same archive, as applications see it.
         breaker: whether Redis was gone a moment ago.
         archive_state: whether the archive takes what is written.
         counters: what happened, for ``get_stats``.
         outage_sessions: sessions this process wrote to while Redis was away.
         seen: what it knows of its sessions.
+        layout: whether its layout is known to be ours.
         last_error: the last trouble that did not fail the call it happened in.
         clock: time.
         new_nonce: makes 6 random bytes.
@@ -133,6 +137,7 @@ class SessionStore:
     config: CacheConfig
     endpoint: Endpoint
     hot: HotWindow
+    cold: ColdTier
     archive: ConversationArchive
     breaker: Breaker
     clock: Clock = SYSTEM_CLOCK
@@ -140,14 +145,14 @@ class SessionStore:
     outage_sessions: set[str] = field(default_factory=set)
     seen: SeenSessions = field(default_factory=SeenSessions)
     archive_state: ArchiveState = field(default_factory=ArchiveState)
+    layout: Layout = field(default_factory=Layout)
     last_error: str | None = None
     new_nonce: Callable[[], bytes] = lambda: os.urandom(NONCE_BYTES)
 
     @property
     def identity(self) -> StoreIdentity:
-        return StoreIdentity(
-            self.endpoint, self.config.redis_key_prefix, os.path.abspath(self.archive.archive_dir)
-        )
+        keys = self.hot.keys
+        return StoreIdentity(self.endpoint, keys.prefix, self.cold.location, keys.buckets)
 
     def share(self, other: SessionStore) -> None:
         """Know what another description of the same store in this process knows."""
@@ -155,6 +160,7 @@ class SessionStore:
         self.outage_sessions = other.outage_sessions
         self.seen = other.seen
         self.archive_state = other.archive_state
+        self.layout = other.layout
 
     def note_rollback(self) -> None:
         """Say that Redis went back to an older state of a session."""
@@ -188,6 +194,18 @@ def open_store(
         files: the file system.
     """
     endpoint = endpoint_for(config, config.session_redis_db if db is None else db, host=host, port=port)
+    archive = ConversationArchive(
+        config.archive_dir,
+        config.disk_ttl_days,
+        codec=config.archive_codec,
+        table=config.archive_table,
+        on_damage=config.on_archive_damage,
+        lock_timeout_seconds=config.archive_lock_timeout_seconds,
+        trash_days=config.archive_trash_days,
+        max_frame_mb=config.archive_max_frame_mb,
+        clock=clock,
+        files=files,
+    )
     return SessionStore(
         config=config,
         endpoint=endpoint,
@@ -197,18 +215,8 @@ def open_store(
             batch=config.archive_batch_turns,
             coded=config.hot_codec == "huffman",
         ),
-        archive=ConversationArchive(
-            config.archive_dir,
-            config.disk_ttl_days,
-            codec=config.archive_codec,
-            table=config.archive_table,
-            on_damage=config.on_archive_damage,
-            lock_timeout_seconds=config.archive_lock_timeout_seconds,
-            trash_days=config.archive_trash_days,
-            max_frame_mb=config.archive_max_frame_mb,
-            clock=clock,
-            files=files,
-        ),
+        cold=archive.store,
+        archive=archive,
         breaker=Breaker(config.redis_retry_seconds, clock),
         clock=clock,
     )

@@ -360,6 +360,16 @@ class Files:
         except OSError as error:
             _refused(error, "look at", path)
 
+    def version(self, path: str) -> str | None:
+        """Return what is another after each change of a file; None if it is gone."""
+        try:
+            found = os.stat(path, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _refused(error, "look at", path)
+        return f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"
+
     def stamp(self, path: str) -> None:
         """Let a file look as if it were written to now."""
         try:

@@ -689,6 +689,23 @@ def test_migrate_moves_what_the_old_package_left(
     assert len(HybridConversationCache(HOSTILE[3], redis_config).get_full()) == 4
 
 
+@pytest.mark.promise("no-loss")
+def test_migrate_goes_over_to_another_number_of_buckets(cli: Cli, redis_config: CacheConfig) -> None:
+    cache = HybridConversationCache("a", redis_config.replace(redis_buckets=7))
+    for text in ("one", "two"):
+        cache.add_message("user", text)
+    refused = cli("migrate")
+    assert (refused.code, refused.out) == (2, "")
+    assert "redis_buckets is 1" in refused.err
+    assert "migrate --new-buckets" in refused.err
+    assert (
+        cli("migrate", "--new-buckets", "--dry-run").out == "1 session would be moved, at most 2 messages\n"
+    )
+    assert cli("migrate", "--new-buckets").out == "1 session moved, 2 messages\n"
+    assert len(HybridConversationCache("a", redis_config).get_full()) == 2
+    assert cli("show", "a").code == 0
+
+
 def test_migrate_says_which_session_stays_where_it_is(
     cli: Cli, redis_config: CacheConfig, redis_server: RedisServer
 ) -> None:

@@ -502,6 +502,7 @@ def test_a_late_spill_that_fails_does_not_fail_the_add_that_made_it(
 
     # The archive works when it is looked at, and not when it is needed.
     cache._store.archive_state.works()
+    cache.get_context()
     with monkeypatch.context() as patched:
         patched.setattr(cache._store.archive.store._files, "write_synced", refuse)
         say(cache, *texts)
@@ -528,6 +529,7 @@ def test_what_interrupts_a_late_spill_comes_out_of_its_add_and_loses_nothing(
         raise SoftTimeLimit
 
     cache._store.archive_state.works()
+    cache.get_context()
     texts = [f"message {i}" for i in range(20)]
     with monkeypatch.context() as patched:
         patched.setattr(cache._store.archive.store._files, "write_synced", interrupted)
@@ -620,14 +622,14 @@ def test_one_session_that_cannot_expire_keeps_no_other(config: CacheConfig) -> N
         make_old(config, session)
     process = Process(config, "s")
     archive = process.store.archive
-    expire = archive.expire_locked
+    expire = archive.store.expire_locked
 
-    def refuse(session_id: str, now: Any) -> bool:
+    def refuse(session_id: str, *args: Any, **options: Any) -> bool:
         if session_id == "refused":
             raise ArchiveUnavailable(13, "permission denied")
-        return expire(session_id, now)
+        return expire(session_id, *args, **options)
 
-    archive.expire_locked = refuse  # type: ignore[method-assign]
+    archive.store.expire_locked = refuse  # type: ignore[method-assign]
     with archive.store.lock("busy"):
         assert process.drive(rounds_flow.clean_up(process.store)) == 1
     assert archive.store.counters["expiry_failures"] == 1

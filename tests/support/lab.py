@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from lix_cache.archive.store import ArchiveStore
+from lix_cache.archive.cold_tier import ColdTier
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.sync import SyncDriver
@@ -39,7 +39,7 @@ def contents(turns: Iterable[Turn]) -> list[Any]:
     return [turn.body["content"] for turn in turns]
 
 
-def is_free(archive: ArchiveStore, session_id: str) -> bool:
+def is_free(archive: ColdTier, session_id: str) -> bool:
     """Whether nobody holds the session's lock."""
     lock = archive.try_lock(session_id)
     if lock is None:
@@ -70,8 +70,8 @@ class Process:
         self.session = Session(self.store, session_id, config.hot_window_size)
 
     @property
-    def archive(self) -> ArchiveStore:
-        return self.store.archive.store
+    def archive(self) -> ColdTier:
+        return self.store.cold
 
     def turn(self, text: Any) -> Turn:
         return new_turn("user", text, None, None, None, self.store.new_nonce())

@@ -20,6 +20,12 @@ def migrate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Change nothing; say what would move, at most.")
     ] = False,
+    new_buckets: Annotated[
+        bool,
+        typer.Option(
+            "--new-buckets", help="Instead: go over to the number of buckets in LIX_CACHE_REDIS_BUCKETS."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Move the sessions that lix-open-cache left in Redis to disk, every message once.
@@ -31,10 +37,16 @@ def migrate(
 
     It may be stopped at any moment, repeated, and run while the application is in use. The old
     .huff files need no step: they are read as they are.
+
+    With --new-buckets it moves the sessions of every other redis_buckets, and notes the new number. Stop all
+    processes of the store before, and start them with the new number afterwards.
     """
     admin = StoreAdmin(settings_of(ctx).config())
     with progress("moving over") as tell:
-        done = admin.migrate(dry_run=dry_run, on_progress=tell)
+        if new_buckets:
+            done = admin.migrate_buckets(dry_run=dry_run)
+        else:
+            done = admin.migrate(dry_run=dry_run, on_progress=tell)
     if as_json:
         print_json({**asdict(done), "dry_run": dry_run})
     else:
