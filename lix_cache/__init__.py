@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         RedisDatabaseError,
         RedisError,
         RedisUnavailable,
+        StreamInterrupted,
         VerifierError,
     )
     from lix_cache.evaluation.calibration import Calibration, CalibrationPoint, calibrate, calibration_curve
@@ -78,17 +79,20 @@ if TYPE_CHECKING:
     from lix_cache.huffman_codec import HuffmanCodec
     from lix_cache.huffman_codec._phrase_table import PhraseTable
     from lix_cache.huffman_codec.training import train_table
+    from lix_cache.matching.reasons import Reason
     from lix_cache.matching.thresholds import DEFAULT_LIMITS, STRICT_LIMITS, Limits
     from lix_cache.observability.json_logs import json_logs
     from lix_cache.observability.prometheus import register_metrics
     from lix_cache.semantic.cache import AsyncSemanticCache, SemanticCache
+    from lix_cache.semantic.calls_in_flight import AsyncInFlightCall, InFlightCall
     from lix_cache.semantic.policy import CachePolicy
-    from lix_cache.semantic.result import Lookup, Reason, Report
+    from lix_cache.semantic.result import Lookup, Report, Stored
     from lix_cache.semantic.stats import Prices
     from lix_cache.session.archive import AsyncConversationArchive
     from lix_cache.session.cache import AsyncHybridConversationCache, HybridConversationCache
     from lix_cache.session.evictor import Evictor
     from lix_cache.session.window import AsyncSessionContextWindow, SessionContextWindow
+    from lix_cache.values.streamed import Streamed
     from lix_cache.verifiers.cross_encoder import CrossEncoderVerifier
     from lix_cache.verifiers.onnx import OnnxVerifier
     from lix_cache.verifiers.protocol import Verifier
@@ -122,6 +126,7 @@ _ERRORS = (
     "RedisDatabaseError",
     "RedisError",
     "RedisUnavailable",
+    "StreamInterrupted",
     "VerifierError",
 )
 
@@ -130,6 +135,7 @@ _HOMES = {
     "AsyncCacheCoordinator": "coordinator",
     "AsyncConversationArchive": "session.archive",
     "AsyncHybridConversationCache": "session.cache",
+    "AsyncInFlightCall": "semantic.calls_in_flight",
     "AsyncSemanticCache": "semantic.cache",
     "AsyncSemanticCacheRedis": "compat.caches",
     "AsyncSessionContextWindow": "session.window",
@@ -149,6 +155,7 @@ _HOMES = {
     "HashingEmbedder": "embedders.hashing",
     "HuffmanCodec": "huffman_codec",
     "HybridConversationCache": "session.cache",
+    "InFlightCall": "semantic.calls_in_flight",
     "Limits": "matching.thresholds",
     "Lookup": "semantic.result",
     "OnnxEmbedder": "embedders.onnx",
@@ -160,7 +167,7 @@ _HOMES = {
     "Prices": "semantic.stats",
     "Question": "evaluation.questions",
     "QuestionLog": "evaluation.question_log",
-    "Reason": "semantic.result",
+    "Reason": "matching.reasons",
     "Report": "semantic.result",
     "Replay": "evaluation.replay",
     "STRICT_LIMITS": "matching.thresholds",
@@ -169,6 +176,8 @@ _HOMES = {
     "SentenceTransformerEmbedder": "embedders.sentence_transformer",
     "SessionContextWindow": "session.window",
     "StoreAdmin": "admin",
+    "Stored": "semantic.result",
+    "Streamed": "values.streamed",
     "URLEmbeddingCache": "compat.caches",
     "Verifier": "verifiers.protocol",
     "aembed": "embedders.running",
@@ -201,6 +210,7 @@ __all__ = [
     "AsyncCacheCoordinator",
     "AsyncConversationArchive",
     "AsyncHybridConversationCache",
+    "AsyncInFlightCall",
     "AsyncSemanticCache",
     "AsyncSemanticCacheRedis",
     "AsyncSessionContextWindow",
@@ -225,6 +235,7 @@ __all__ = [
     "HashingEmbedder",
     "HuffmanCodec",
     "HybridConversationCache",
+    "InFlightCall",
     "InvalidContext",
     "InvalidInput",
     "InvalidMessage",
@@ -259,6 +270,9 @@ __all__ = [
     "SentenceTransformerEmbedder",
     "SessionContextWindow",
     "StoreAdmin",
+    "Stored",
+    "StreamInterrupted",
+    "Streamed",
     "URLEmbeddingCache",
     "Verifier",
     "VerifierError",

@@ -28,6 +28,7 @@
     │   └── EmbedderUnavailable      (also ConnectionError)  no answer in time, or refused for now
     ├── VerifierError                                   a verifier is configured and cannot answer
     ├── MissingExtra                 (also ImportError) an optional package is needed; the text names it
+    ├── StreamInterrupted                               a stream that is shared was stopped before its end
     └── NoRedisServer                                   no server answers and none could be started
 
 The second base lets code that already catches the built-in error go on working.
@@ -62,6 +63,7 @@ __all__ = [
     "RedisDatabaseError",
     "RedisError",
     "RedisUnavailable",
+    "StreamInterrupted",
     "VerifierError",
 ]
 
@@ -240,6 +242,24 @@ class MissingExtra(LixCacheError, ImportError):
 
     def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str, str]]:
         return type(self), self._arguments
+
+
+class StreamInterrupted(LixCacheError):
+    """A stream was read along with an equal call, whose run stopped before the end. Call again.
+
+    Nothing of it was stored. Its source was stopped, or gave something that only one reader can have, or
+    this reader fell behind what is kept, or nothing came for ``lock_seconds``.
+
+    Attributes:
+        events: how many the reader has had.
+    """
+
+    def __init__(self, events: int) -> None:
+        self.events = events
+        super().__init__(f"the stream that this call shared stopped after {events} events; call again")
+
+    def __reduce__(self) -> tuple[type[StreamInterrupted], tuple[int]]:
+        return type(self), (self.events,)
 
 
 class NoRedisServer(LixCacheError):

@@ -39,6 +39,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from lix_cache.matching.reasons import Reason
 from lix_cache.matching.thresholds import Limits
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
     from lix_cache.vectors import FloatArray
 
-__all__ = ["Choice", "Decision", "agreement", "choose", "decide"]
+__all__ = ["ACCEPTED", "Choice", "Decision", "agreement", "choose", "decide"]
 
 _Objection = TypeVar("_Objection")
 
@@ -57,6 +58,8 @@ _TRIES = 3
 _COMPARED = 1024
 #: The cosine of a query and a response that says nothing about whether the response fits.
 _FITS = 0.5
+#: The reason of a decision that accepts; those of one that does not are a lookup's.
+ACCEPTED = "accepted"
 #: Neighbours with known answers that make the neighbourhood known.
 _KNOWN_AT = 2.0
 #: The logarithm of the entries from which on a cache has seen what there is to see.
@@ -74,7 +77,7 @@ class Decision:
         margin: its lead over the nearest one that answers differently; infinite if there is none.
             Where the lead was not enough, the one that was counted, over the supposed competitor if
             no nearer one is known.
-        reason: ``accepted``, ``empty``, ``below_threshold``, ``margin`` or ``evidence``: the first
+        reason: ``accepted``, or of :class:`~lix_cache.matching.reasons.Reason` that of the first
             limit that was not reached.
         witnesses: candidates of the same answer nearer than any other answer.
         evidence: the weighted sum; 0.0 if there was no candidate.
@@ -91,7 +94,7 @@ class Decision:
     is_compared: bool = False
 
 
-_EMPTY = Decision(None, None, 0.0, math.inf, "empty")
+_EMPTY = Decision(None, None, 0.0, math.inf, Reason.EMPTY)
 
 
 def agreement(cosine: FloatArray, limits: Limits) -> FloatArray:
@@ -230,16 +233,16 @@ class _Scene:
             grown = math.log(len(nearness)) / _GROWN
             evidence += limits.answer_bonus * self.known * min(1.0, grown)
         if similarity < limits.threshold:
-            reason = "below_threshold"
+            reason = Reason.BELOW_THRESHOLD
         elif lead < limits.margin:
-            reason = "margin"
+            reason = Reason.MARGIN
         elif evidence < limits.evidence:
-            reason = "evidence"
+            reason = Reason.EVIDENCE
         else:
-            reason = "accepted"
-        accepted = reason == "accepted"
+            reason = ACCEPTED
+        accepted = reason == ACCEPTED
         margin = near - max(nearest_other, self.unseen) if has_others or self.unseen > -1.0 else math.inf
-        if reason in ("margin", "evidence"):
+        if reason in (Reason.MARGIN, Reason.EVIDENCE):
             margin = lead
         return Decision(
             index=best if accepted else None,

@@ -136,6 +136,8 @@ class Asker:
         self._rules = rules
         self._policy = policy
         self._own = own
+        #: Streams are no answers to who wants a whole one, nor the other way round.
+        self._streams = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
         self._signature = inspect.signature(function)
         parameters = self._signature.parameters
         kinds = {p.kind: p.name for p in parameters.values()}
@@ -173,6 +175,8 @@ class Asker:
         )
         identity = self._identity()
         context: dict[str, Any] = {**self._rules.static_context, "cached.function": identity}
+        if self._streams:
+            context["cached.stream"] = True
         for name, form in forms.items():
             if form is not _IGNORED:
                 context[f"argument.{name}"] = self._item(name, form)

@@ -26,6 +26,7 @@ from lix_cache.semantic.policy import CachePolicy
 from lix_cache.semantic.response_vectors import Meanings
 from lix_cache.semantic.scheduler import Cleaner
 from lix_cache.semantic.scope import frozen, merged
+from lix_cache.semantic.single_flight import Flights
 from lix_cache.semantic.stats import Prices
 from lix_cache.semantic.store import EVICTIONS, Core
 from lix_cache.semantic.watch import Watch
@@ -144,6 +145,7 @@ class Assembled(Decorating):
         core = self._core
         if embed_answers and embedder is not None:
             core.meanings = Meanings(embedder, lambda error: core.tally.trouble("embedder_errors", error))
+        self._flights = Flights()
         self._cleaner = Cleaner(self._core, SyncDriver(self._endpoint, clock))
         self._connect(clock)
 

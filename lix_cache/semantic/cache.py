@@ -9,8 +9,9 @@ from lix_cache.clock import Clock
 from lix_cache.drivers.aio import AsyncDriver
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import LixCacheError
-from lix_cache.semantic import insert, lookup, maintenance
+from lix_cache.semantic import calls_in_flight, insert, lookup, maintenance
 from lix_cache.semantic.assembled import Assembled
+from lix_cache.semantic.calls_in_flight import AsyncInFlightCall, InFlightCall, alanded, landed
 from lix_cache.semantic.result import Lookup, Report
 
 if TYPE_CHECKING:
@@ -101,6 +102,41 @@ class SemanticCache(Assembled):
         query_ = lookup.Query(query, context, query_embedding, similarity_threshold)
         return self._drive(lookup.lookup(self._core, query_))
 
+    def begin(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        lock_seconds: float = 30.0,
+    ) -> Lookup | InFlightCall:
+        """Look an answer up; if there is none, begin the call that makes it. For those who stream.
+
+        Of equal calls (the same text and context) one begins; the others wait for it, in this process and
+        in others, and get its answer. If it is recorded (:meth:`InFlightCall.record`), those of this
+        process get its events as they come. If it fails without an error, is dropped or takes longer
+        than ``lock_seconds``, one of them begins anew. For a call that waits for itself, that is the way
+        out too: do not begin a call inside an equal one.
+
+        Args:
+            query: its text.
+            context: what must match exactly, beside the cache's own context.
+            query_embedding: shape (dim,), if it is known already.
+            lock_seconds: how long equal calls wait for one another.
+
+        Returns:
+            A hit: a lookup with a response. That of a stream is an iterable of its events: ``Streamed``,
+            or an iterator if the stream is still under way. Or a call in flight, for a miss.
+
+        Raises:
+            Exception: a copy of what the equal call failed with.
+            InvalidInput, InvalidContext, InvalidVector, DimensionMismatch, MissingExtra: as
+                :meth:`lookup`.
+        """
+        asked = (query, context, query_embedding, lock_seconds)
+        begun = self._drive(calls_in_flight.begin(self._core, self._flights, asked, landed))
+        return begun if isinstance(begun, Lookup) else InFlightCall(begun, self._drive)
+
     def check_availability(
         self,
         query: str,
@@ -151,7 +187,7 @@ class SemanticCache(Assembled):
             InvalidContext, InvalidVector, DimensionMismatch, MissingExtra: as :meth:`lookup`.
         """
         answer = insert.Answer(query, response, context, query_embedding, ttl_seconds, tags, tokens)
-        return self._drive(insert.store(self._core, answer))
+        return self._drive(insert.store(self._core, answer)).entry_id
 
     def invalidate(
         self,
@@ -265,6 +301,19 @@ class AsyncSemanticCache(Assembled):
         query_ = lookup.Query(query, context, query_embedding, similarity_threshold)
         return await self._drive(lookup.lookup(self._core, query_))
 
+    async def begin(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        lock_seconds: float = 30.0,
+    ) -> Lookup | AsyncInFlightCall:
+        """See :meth:`SemanticCache.begin`."""
+        asked = (query, context, query_embedding, lock_seconds)
+        begun = await self._drive(calls_in_flight.begin(self._core, self._flights, asked, alanded))
+        return begun if isinstance(begun, Lookup) else AsyncInFlightCall(begun, self._drive)
+
     async def check_availability(
         self,
         query: str,
@@ -290,7 +339,7 @@ class AsyncSemanticCache(Assembled):
     ) -> str | None:
         """See :meth:`SemanticCache.store`."""
         answer = insert.Answer(query, response, context, query_embedding, ttl_seconds, tags, tokens)
-        return await self._drive(insert.store(self._core, answer))
+        return (await self._drive(insert.store(self._core, answer))).entry_id
 
     async def invalidate(
         self,

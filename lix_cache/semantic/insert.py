@@ -13,15 +13,18 @@ from lix_cache.errors import InvalidContext, InvalidInput
 from lix_cache.hot import entries
 from lix_cache.hot.answers import NewEntry
 from lix_cache.hot.entries import LARGE_BYTES, EntryId, Tokens
+from lix_cache.matching.reasons import Reason
 from lix_cache.semantic.response_vectors import text_of
-from lix_cache.semantic.result import Reason
+from lix_cache.semantic.result import Stored
 from lix_cache.semantic.scope import canonical, merged
 from lix_cache.semantic.stats import about_tokens
 from lix_cache.semantic.store import Core, Scope, Spent, Stop, wording_of
 from lix_cache.semantic.watch import agree
 from lix_cache.values.codec import Encoded, encode_value
+from lix_cache.values.streamed import Streamed
 
 if TYPE_CHECKING:
+    from lix_cache.semantic.policy import Refusal
     from lix_cache.vectors import FloatArray, VectorLike
 
 __all__ = ["Answer", "store"]
@@ -65,19 +68,18 @@ class _Packed:
     tokens: Tokens
 
 
-def store(core: Core, answer: Answer) -> Flow[str | None]:
-    """Store a response: one round trip. Returns the entry's id; None if it was not to be stored."""
+def store(core: Core, answer: Answer) -> Flow[Stored]:
+    """Store a response: one round trip."""
     started, spent = core.clock.monotonic(), Spent()
-
-    def unavailable(_: str) -> None:
-        core.tally.refused(Reason.REDIS)
-
-    stored = yield from core.guarded(_store(core, answer, spent), unavailable)
+    flow = _store(core, answer, spent)
+    stored = yield from core.guarded(flow, lambda _: Stored(refused=Reason.REDIS))
+    if stored.refused:
+        core.tally.refused(stored.refused)
     core.tally.took("store", core.clock.monotonic() - started - spent.seconds)
     return stored
 
 
-def _store(core: Core, answer: Answer, spent: Spent) -> Flow[str | None]:
+def _store(core: Core, answer: Answer, spent: Spent) -> Flow[Stored]:
     wording, tags = wording_of(answer.text), entries.tag_words(answer.tags)
     if answer.response is None:
         raise InvalidInput("the response must not be None: None is what a miss answers")
@@ -85,10 +87,15 @@ def _store(core: Core, answer: Answer, spent: Spent) -> Flow[str | None]:
     if answer.ttl_seconds is not None:
         check_seconds("ttl_seconds", answer.ttl_seconds)
     context = merged(core.context, answer.context)
-    refusal = core.policy.check_store(answer.text, answer.response, context)
+    is_stream = isinstance(answer.response, Streamed)
+
+    def check() -> Refusal | None:
+        return core.policy.check_store(answer.text, answer.response, context)
+
+    # Of a stream each event is read, and there may be thousands.
+    refusal = (yield Compute(check, None, "the policy")) if is_stream else check()
     if refusal is not None:
-        core.tally.refused(refusal.rule)
-        return None
+        return Stored(refused=refusal.rule)
     seconds = answer.ttl_seconds
     if seconds is None:
         seconds = core.policy.ttl_for(answer.text, core.ttl_seconds)
@@ -96,12 +103,12 @@ def _store(core: Core, answer: Answer, spent: Spent) -> Flow[str | None]:
     try:
         scope = yield from core.scope(answer.context)
     except Stop as stop:
-        core.tally.refused(stop.found.reason)
-        return None
+        return Stored(refused=stop.found.reason)
     given = None if answer.embedding is None else core.given(answer.embedding, scope)
     core.check_breaker()
     if tokens is None:
-        length = len(answer.response) if isinstance(answer.response, str) else _size(response)
+        said = answer.response.body if is_stream else answer.response
+        length = len(said) if isinstance(said, str) else _size(response)
         tokens = Tokens(about_tokens(len(answer.text)), about_tokens(length))
     vector = given
     if vector is None and core.embedder is not None:
@@ -111,7 +118,7 @@ def _store(core: Core, answer: Answer, spent: Spent) -> Flow[str | None]:
     packed = _Packed(wording, response, cluster, life_ms(seconds), tags, tokens)
     stored = yield from _put(core, scope, packed, vector)
     _compare(core, scope, packed, None if vector is None else answer.response, stored)
-    return None if stored is None else str(stored)
+    return Stored(refused=Reason.REPORTED) if stored is None else Stored(str(stored))
 
 
 def _compare(core: Core, scope: Scope, packed: _Packed, response: Any, stored: EntryId | None) -> None:
@@ -183,7 +190,6 @@ def _put(core: Core, scope: Scope, packed: _Packed, vector: FloatArray | None) -
         calls.append(answers.fill(scope.id, _FILLED_AT_ONCE))
     put = answers.stored((yield from core.with_notes(scope.id, *calls))[0])
     if put is None:
-        core.tally.refused(Reason.REPORTED)
         return None
     core.tally.count("stored")
     core.tally.count("evicted", put.evicted)
@@ -201,7 +207,9 @@ def _encoded(response: Any) -> Flow[tuple[Encoded, bytes]]:
         encoded = encode_value(response)
         try:
             # The order of a mapping's keys is no difference.
-            key = entries.response_key(canonical(response))
+            # Nor is it how a stream was cut into events.
+            body = response.body if isinstance(response, Streamed) else response
+            key = entries.response_key(canonical(body))
         except InvalidContext:
             key = entries.response_key(encoded.head, *encoded.chunks)
         return encoded, key[: entries.CLUSTER_BYTES]

@@ -20,11 +20,12 @@ from lix_cache.hot import entries
 from lix_cache.hot.answers import NO_USE, Candidate, Fetch
 from lix_cache.hot.entries import Record
 from lix_cache.hot.found import Exact, Following, Found, Gone, Place, Reported, Search, Served, TooOld
-from lix_cache.matching.decision import Choice, choose
+from lix_cache.matching.decision import ACCEPTED, Choice, choose
 from lix_cache.matching.guards import Objection
+from lix_cache.matching.reasons import Reason
 from lix_cache.matching.thresholds import Limits
 from lix_cache.semantic import vector_sets
-from lix_cache.semantic.result import Lookup, Reason
+from lix_cache.semantic.result import Lookup
 from lix_cache.semantic.scope import merged
 from lix_cache.semantic.serving import served
 from lix_cache.semantic.store import Core, Scope, Spent, Stop, wording_of
@@ -172,7 +173,7 @@ def _remember(
 ) -> None:
     """Keep a question that is not answered, to compare its fresh answer with the nearest entry's."""
     decision = chosen.decision
-    is_near = decision.reason in ("accepted", "evidence") and chosen.objection is None
+    is_near = decision.reason in (ACCEPTED, Reason.EVIDENCE) and chosen.objection is None
     if query.peek or not core.watch.is_on or decision.best is None or not (audit or is_near):
         return
     row = decision.best if row is None else row

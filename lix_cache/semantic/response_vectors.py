@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache.compat.ring import unit_vector
 from lix_cache.daemon import Bell, launch
+from lix_cache.values.streamed import Streamed
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
@@ -53,6 +54,8 @@ def text_of(response: Any) -> str | None:
     Prose can say one thing in many ways. What is short, or is code or data, says another thing when
     it differs.
     """
+    if isinstance(response, Streamed):
+        response = response.body
     if not isinstance(response, str):
         return None
     text = response[:_READ]

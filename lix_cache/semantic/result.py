@@ -3,54 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
-__all__ = ["Lookup", "Reason", "Report"]
+from lix_cache.matching.reasons import Reason
 
-
-class Reason:
-    """The reasons of :class:`Lookup`, as plain text that can be counted and logged.
-
-    Hits: ``exact`` and ``semantic``. Misses say which step of the cascade ended it.
-    """
-
-    #: The same wording, normalised, was stored.
-    EXACT: Final = "exact"
-    #: Near enough, ahead of everything that answers differently, and nobody objected.
-    SEMANTIC: Final = "semantic"
-    #: Nothing is stored in this scope.
-    EMPTY: Final = "empty"
-    #: Nothing is near enough.
-    BELOW_THRESHOLD: Final = "below_threshold"
-    #: Something that answers differently is nearly as near.
-    MARGIN: Final = "margin"
-    #: Near and ahead, but similarity, lead and witnesses together are not enough.
-    EVIDENCE: Final = "evidence"
-    #: A guard found that the two wordings differ in what matters.
-    GUARD: Final = "guard"
-    #: The verifier says that they do not ask the same.
-    VERIFIER: Final = "verifier"
-    #: The verifier could not answer, so nobody vouches for the hit.
-    VERIFIER_FAILED: Final = "verifier_failed"
-    #: The embedder raised, or made something that is no vector.
-    EMBEDDER_FAILED: Final = "embedder_failed"
-    #: The embedder did not answer within the deadline.
-    EMBEDDER_TIMEOUT: Final = "embedder_timeout"
-    #: There is no embedder and no vector was given; the exact text is not stored.
-    NO_EMBEDDING: Final = "no_embedding"
-    #: The policy says that this query is not to be answered from a cache.
-    POLICY: Final = "policy"
-    #: It would have been a hit; the function runs all the same, to measure how many hits are wrong.
-    AUDIT: Final = "audit"
-    #: The answer was reported as wrong for this very wording.
-    REPORTED: Final = "reported"
-    #: What was nearest expired or was dropped in between.
-    GONE: Final = "gone"
-    #: Redis is away, and ``on_cache_error`` is ``"miss"``.
-    REDIS: Final = "redis"
-
-    #: The reasons of a hit.
-    HITS: Final = frozenset({EXACT, SEMANTIC})
+__all__ = ["Lookup", "Reason", "Report", "Stored"]
 
 
 @dataclass(frozen=True)
@@ -102,3 +59,21 @@ class Report:
 
     def __bool__(self) -> bool:
         return self.noted
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What became of an answer that was to be stored; true if it was.
+
+    Attributes:
+        entry_id: for :meth:`SemanticCache.report_wrong`; None if nothing was stored.
+        refused: why not, as ``get_stats`` counts it under ``stores_refused``: a rule of the policy,
+            ``too_large`` or ``not_plain`` of a stream, ``changed``, ``reported``, ``redis``, or the
+            name of an error.
+    """
+
+    entry_id: str | None = None
+    refused: str = ""
+
+    def __bool__(self) -> bool:
+        return self.entry_id is not None

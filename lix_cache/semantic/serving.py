@@ -9,7 +9,8 @@ from lix_cache.effects import Compute, Flow, RedisBatch
 from lix_cache.errors import CodecError
 from lix_cache.hot import entries
 from lix_cache.hot.entries import LARGE_BYTES, EntryId
-from lix_cache.semantic.result import Lookup, Reason
+from lix_cache.matching.reasons import Reason
+from lix_cache.semantic.result import Lookup
 from lix_cache.semantic.store import Core, Scope, Stop
 from lix_cache.values.codec import decode_value, read_head
 

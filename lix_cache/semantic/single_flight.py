@@ -15,6 +15,7 @@ import copy
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Hashable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -57,6 +58,7 @@ OVERDUE: Final = object()
 #: which stays here (an interrupted call may leave it) is none when it has ended.
 leading: ContextVar[tuple[weakref.ref[Flight], ...]] = ContextVar("lix_cache_leading", default=())
 
+_MOST_DROPPED = 1024
 _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 0.1
 #: How long the end of a flight is to be seen: longer than from a lookup to the next step.
@@ -112,6 +114,8 @@ class Flights:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._open: weakref.WeakValueDictionary[Hashable, Flight] = weakref.WeakValueDictionary()
+        #: What is still to be said in Redis of those whose leader dropped them.
+        self.dropped: deque[Shared] = deque(maxlen=_MOST_DROPPED)
 
     def join(self, key: Hashable) -> Flight | Promise[Any]:
         """Return a flight that the caller leads and must end, or the future of another's."""
@@ -267,7 +271,6 @@ class Shared:
             if held.startswith(b"+"):
                 found = yield from look()
                 if found.is_hit:
-                    self.core.tally.count("shared_runs")
                     return found
                 seen = held
                 continue
@@ -293,12 +296,16 @@ class Shared:
             self.core.tally.trouble("flight_errors", error)
             return None
 
-    def give_back(self, *, stored: bool) -> Flow[None]:
-        """End the flight, if it is still the caller's."""
+    def give_back(self, *, stored: bool | None) -> Flow[None]:
+        """End the flight, if it is still the caller's.
+
+        Args:
+            stored: whether there is an answer; None: there was no run, and another has to.
+        """
         if not self.is_mine:
             return
         self.is_mine = False
-        end = b"+" if stored else b"-"
+        end = b"" if stored is None else b"+" if stored else b"-"
         try:
             yield RedisCall(ScriptCall(GIVE_BACK, (self.key,), (self.token, end, _SEEN_MS)))
         except RedisError as error:

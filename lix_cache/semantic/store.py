@@ -17,10 +17,11 @@ from lix_cache.hot import entries
 from lix_cache.hot.answers import Use
 from lix_cache.matching.guards import Objection
 from lix_cache.matching.guards.reading import read
+from lix_cache.matching.reasons import Reason
 from lix_cache.matching.text import normalise
 from lix_cache.matching.thresholds import DEFAULT_LIMITS, Limits, is_lexical, is_measured_for
 from lix_cache.semantic.deferred import Later
-from lix_cache.semantic.result import Lookup, Reason
+from lix_cache.semantic.result import Lookup
 from lix_cache.semantic.scope import canonical, embedder_word, item_digests, merged, scope_of
 from lix_cache.semantic.stats import Tally
 from lix_cache.vectors import check_dimension

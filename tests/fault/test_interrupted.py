@@ -118,6 +118,15 @@ class Watched:
 
         return ask
 
+    @cached_property
+    def stream(self) -> Callable[..., Any]:
+        @self.answers.cached(ttl_seconds=60)
+        def stream(prompt: str) -> Any:
+            yield [prompt]
+            yield "end"
+
+        return stream
+
     def question(self) -> str:
         return f"what is {os.urandom(8).hex()}?"
 
@@ -190,6 +199,13 @@ CALLS: dict[str, tuple[Callable[[Watched], Any], Callable[[Watched], Any], int]]
     "a health check": (_stored, lambda w: w.answers.health_check(), 5),
     "cached, a hit": (lambda w: w.ask("what is it?", _How()), lambda w: w.ask("what is it?", _How()), 5),
     "cached, a miss": (lambda w: None, lambda w: w.ask(w.question(), _How()), 9),
+    "cached, a stream": (lambda w: None, lambda w: list(w.stream(w.question())), 17),
+    "cached, a stream again": (
+        lambda w: list(w.stream("what is it?")),
+        lambda w: list(w.stream("what is it?")),
+        7,
+    ),
+    "a call in flight": (lambda w: None, lambda w: w.answers.begin(w.question()).complete({"text": "it"}), 9),
     "get_stats": (lambda w: None, lambda w: w.cache.get_stats(), 3),
     "append to the archive": (
         lambda w: None,

@@ -656,12 +656,6 @@ def test_what_is_not_stored_makes_processes_run_beside_each_other(redis_config: 
 def test_what_makes_no_sense_is_refused_when_it_is_decorated(redis_config: CacheConfig) -> None:
     cache = SemanticCache(config=redis_config)
 
-    def stream(prompt: str) -> Iterator[str]:
-        yield prompt
-
-    async def async_stream(prompt: str) -> Any:
-        yield prompt
-
     def plain(question: str) -> str:
         return question
 
@@ -672,8 +666,6 @@ def test_what_makes_no_sense_is_refused_when_it_is_decorated(redis_config: Cache
         __call__ = ask
 
     for options, function in [
-        ({}, stream),
-        ({}, async_stream),
         ({}, plain),
         ({"query_param": "question", "ignore": ["model"]}, plain),
         ({"query_param": "question", "identify": {"model": str}}, plain),

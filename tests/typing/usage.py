@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from lix_cache import (
     AsyncCacheCoordinator,
     AsyncConversationArchive,
     AsyncHybridConversationCache,
+    AsyncInFlightCall,
     AsyncSemanticCache,
     AsyncSemanticCacheRedis,
     AsyncSessionContextWindow,
@@ -42,6 +43,7 @@ from lix_cache import (
     HashingEmbedder,
     HuffmanCodec,
     HybridConversationCache,
+    InFlightCall,
     InvalidVector,
     Limits,
     LixCacheError,
@@ -58,6 +60,8 @@ from lix_cache import (
     SemanticCacheRedis,
     SentenceTransformerEmbedder,
     SessionContextWindow,
+    Stored,
+    Streamed,
     URLEmbeddingCache,
     aembed,
     create_async_redis_client,
@@ -270,6 +274,24 @@ def answers(config: CacheConfig) -> None:
     assert_type(cache.check_availability("q"), Lookup)
     assert_type(cache.health_check(), dict[str, Any])
 
+    begun = cache.begin("q", context={"url": "u"}, lock_seconds=5)
+    if isinstance(begun, Lookup):
+        assert_type(begun.response, Any)
+    else:
+        assert_type(begun, InFlightCall)
+        assert_type(begun.missed, Lookup)
+        assert_type(begun.stored, Stored | None)
+        assert_type(begun.complete({"a": 1}, tags=["t"]), Stored)
+        assert_type(begun.fail(ValueError()), None)
+        assert_type(list(begun.record(["a"])), list[Any])
+    assert_type(Streamed(("a",), final="a").events, tuple[Any, ...])
+
+    @cache.cached
+    def stream(prompt: str) -> Iterator[str]:
+        yield prompt
+
+    assert_type(stream("q"), Iterator[str])
+
     @cache.cached
     def ask(prompt: str, size: int = 1) -> str:
         return prompt * size
@@ -289,6 +311,10 @@ async def async_answers(config: CacheConfig) -> None:
     cache = AsyncSemanticCache(None, config)
     assert_type(await cache.lookup("q"), Lookup)
     assert_type(await cache.store("q", 1), str | None)
+    begun = await cache.begin("q")
+    if isinstance(begun, AsyncInFlightCall):
+        assert_type(await begun.complete(1), Stored)
+        assert_type(await begun.fail(), None)
 
 
 def urls(config: CacheConfig) -> None:

@@ -63,4 +63,4 @@ def test_a_tally_counts_by_reason_and_remembers_the_last_trouble() -> None:
 def test_a_lookup_is_true_exactly_if_it_is_a_hit() -> None:
     assert Lookup(True, response=0)
     assert not Lookup(False, response=None)
-    assert sorted(Reason.HITS) == ["exact", "semantic"]
+    assert sorted(Reason.HITS) == ["exact", "semantic", "shared"]
