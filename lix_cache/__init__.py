@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         InvalidMessage,
         InvalidSessionId,
         InvalidVector,
+        KeyReused,
         LayoutMismatch,
         LixCacheError,
         MissingExtra,
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from lix_cache.session.archive import AsyncConversationArchive
     from lix_cache.session.cache import AsyncHybridConversationCache, HybridConversationCache
     from lix_cache.session.evictor import Evictor
+    from lix_cache.session.results import AddedMessages, StoredMessage
     from lix_cache.session.window import AsyncSessionContextWindow, SessionContextWindow
     from lix_cache.values.streamed import Streamed
     from lix_cache.verifiers.cross_encoder import CrossEncoderVerifier
@@ -116,6 +118,7 @@ _ERRORS = (
     "InvalidMessage",
     "InvalidSessionId",
     "InvalidVector",
+    "KeyReused",
     "LayoutMismatch",
     "LixCacheError",
     "MissingExtra",
@@ -132,6 +135,7 @@ _ERRORS = (
 
 _HOMES = {
     **dict.fromkeys(_ERRORS, "errors"),
+    "AddedMessages": "session.results",
     "AsyncCacheCoordinator": "coordinator",
     "AsyncConversationArchive": "session.archive",
     "AsyncHybridConversationCache": "session.cache",
@@ -177,6 +181,7 @@ _HOMES = {
     "SessionContextWindow": "session.window",
     "StoreAdmin": "admin",
     "Stored": "semantic.result",
+    "StoredMessage": "session.results",
     "Streamed": "values.streamed",
     "URLEmbeddingCache": "compat.caches",
     "Verifier": "verifiers.protocol",
@@ -202,6 +207,7 @@ _HOMES = {
 __all__ = [
     "DEFAULT_LIMITS",
     "STRICT_LIMITS",
+    "AddedMessages",
     "ArchiveBusy",
     "ArchiveCorrupt",
     "ArchiveError",
@@ -241,6 +247,7 @@ __all__ = [
     "InvalidMessage",
     "InvalidSessionId",
     "InvalidVector",
+    "KeyReused",
     "LayoutMismatch",
     "Limits",
     "LixCacheError",
@@ -271,6 +278,7 @@ __all__ = [
     "SessionContextWindow",
     "StoreAdmin",
     "Stored",
+    "StoredMessage",
     "StreamInterrupted",
     "Streamed",
     "URLEmbeddingCache",

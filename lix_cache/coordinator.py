@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from lix_cache.compat.caches import (
 )
 from lix_cache.config import CacheConfig
 from lix_cache.messages.message import Message
+from lix_cache.session.results import AddedMessages
 from lix_cache.session.window import AsyncSessionContextWindow, SessionContextWindow
 
 if TYPE_CHECKING:
@@ -107,6 +108,12 @@ class CacheCoordinator:
     def add_message_to_context(self, role: str, content: Any, metadata: dict[str, Any] | None = None) -> int:
         """Add a message; return the messages now in the window. One round trip."""
         return self.context_window.add_message(role, content, metadata)
+
+    def add_messages_to_context(
+        self, messages: Sequence[Message], keys: Sequence[str] | None = None
+    ) -> AddedMessages:
+        """Add messages together. See :meth:`HybridConversationCache.add_messages`."""
+        return self.context_window.add_messages(messages, keys)
 
     def get_context_messages(self) -> list[Message]:
         """Return the newest messages, oldest first. One round trip."""
@@ -201,6 +208,12 @@ class AsyncCacheCoordinator:
     ) -> int:
         """See :meth:`CacheCoordinator.add_message_to_context`."""
         return await self.context_window.add_message(role, content, metadata)
+
+    async def add_messages_to_context(
+        self, messages: Sequence[Message], keys: Sequence[str] | None = None
+    ) -> AddedMessages:
+        """Add messages together. See :meth:`HybridConversationCache.add_messages`."""
+        return await self.context_window.add_messages(messages, keys)
 
     async def get_context_messages(self) -> list[Message]:
         """See :meth:`CacheCoordinator.get_context_messages`."""

@@ -8,6 +8,7 @@
     ├── InvalidInput                 (also ValueError)  an argument was refused; nothing was stored
     │   ├── InvalidContext                              a context holds something that identifies nothing
     │   ├── InvalidSessionId                            not a string, empty, or not encodable
+    │   ├── KeyReused                                   a message's key stands for another message
     │   ├── InvalidMessage                              not representable as JSON without loss
     │   └── InvalidVector                               not a finite, flat, non-empty vector of numbers
     │       └── DimensionMismatch                       a vector of another length than the ones stored
@@ -53,6 +54,7 @@ __all__ = [
     "InvalidMessage",
     "InvalidSessionId",
     "InvalidVector",
+    "KeyReused",
     "LayoutMismatch",
     "LixCacheError",
     "MissingExtra",
@@ -94,6 +96,24 @@ class InvalidSessionId(InvalidInput):
 
 class InvalidMessage(InvalidInput):
     """A message or response cannot be kept as JSON without changing it."""
+
+
+class KeyReused(InvalidInput):
+    """A key was used for another message of the session; nothing was stored.
+
+    Attributes:
+        position: of the message among those that were given, from 0.
+    """
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        super().__init__(
+            f"the key of message {position} (from 0) was used for a message with other content; a key names "
+            "one message of its session: repeat that message, or use a new key"
+        )
+
+    def __reduce__(self) -> tuple[type[KeyReused], tuple[int]]:
+        return type(self), (self.position,)
 
 
 class InvalidVector(InvalidInput):

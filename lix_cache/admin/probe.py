@@ -100,7 +100,7 @@ def _try_sessions(drive: SyncDriver, config: CacheConfig, refused: dict[str, str
     keys = Keys(f"{config.redis_key_prefix}:doctor-{uuid.uuid4().hex[:8]}")
     hot = HotWindow(keys, _PROBE_LIFE_MS, config.archive_batch_turns)
     turn = Turn(MessageId(1, 0), {"role": "user", "content": "a probe", "timestamp": 0.001, "metadata": {}})
-    added = hot.add("a", pack_hot(turn), window=20, floor=ZERO_ID, floor_is_fresh=True)
+    added = hot.add("a", [pack_hot(turn)], window=20, floor=ZERO_ID, floor_is_fresh=True, tags=[bytes(32)])
     steps: dict[str, Command] = {
         "note the buckets": claim_buckets(keys)[0],
         "look at the buckets": noted_buckets(keys),
@@ -108,7 +108,7 @@ def _try_sessions(drive: SyncDriver, config: CacheConfig, refused: dict[str, str
         "read a window": hot.read("a", 20, _NONCE),
         "read the oldest": hot.oldest("a", keep=0, limit=1),
         "count a window": hot.length("a"),
-        "take back a message": hot.remove("a", turn.id),
+        "take back a message": hot.take_back("a", [turn.id]),
         "find idle sessions": hot.idle(0, 0, 0, 1),
         "find long windows": hot.overflowing(0, 1),
         "list hot sessions": hot.active_page(0, 0, 1),
@@ -122,7 +122,14 @@ def _try_sessions(drive: SyncDriver, config: CacheConfig, refused: dict[str, str
     for what, command in steps.items():
         _tried(refused, what, partial(drive, ask(command)))
     buckets = (keys.layout(), keys.active(0), keys.overflow(0), keys.high_water(0), keys.lease(0))
-    left = (keys.window("a"), keys.window("b"), keys.ticket("a"), keys.refused("a"), *buckets)
+    left = (
+        keys.window("a"),
+        keys.window("b"),
+        keys.ticket("a"),
+        keys.refused("a"),
+        *keys.known("a"),
+        *buckets,
+    )
     _tried(refused, "delete a key", lambda: drive(ask(("DEL", *left))))
 
 

@@ -245,16 +245,23 @@ class ColdTier(Protocol):
         """
 
     def append_outage_locked(
-        self, session_id: str, turn: Turn, *, contested: bool, after: MessageId = ZERO_ID
-    ) -> MessageId:
-        """Keep a message that Redis could not take. Durable on return.
+        self, session_id: str, turns: Sequence[Turn], *, contested: bool, after: MessageId = ZERO_ID
+    ) -> tuple[list[MessageId], int]:
+        """Keep messages that Redis could not take, all or none. Durable on return.
 
-        The session is marked as pending before the message is there: a message that no mark leads
+        The session is marked as pending before the messages are there: a message that no mark leads
         to would be missing from the context.
 
+        Args:
+            session_id: the session.
+            turns: in the order in which they were added.
+            contested: some may be there already; each is looked for by its nonce, and kept once.
+            after: the largest id that is known otherwise.
+
         Returns:
-            The id it was given: larger than any in the archive, any deleted, and ``after``; and
-            one that Redis never gives (``identity.local_id``).
+            The ids, in the order given, and how many messages are new. A new id is larger than any
+            in the archive, any deleted, and ``after``; and one that Redis never gives
+            (``identity.local_id``).
         """
 
     def clear_locked(self, session_id: str) -> None:
@@ -282,6 +289,25 @@ class ColdTier(Protocol):
             locked: see above.
         """
 
+    def between(
+        self,
+        session_id: str,
+        count: int,
+        *,
+        after: MessageId = ZERO_ID,
+        before: MessageId | None = None,
+        newest: bool,
+    ) -> list[Turn]:
+        """Return turns between two ids, sorted, decoding little beside them.
+
+        Args:
+            session_id: the session.
+            count: how many at most.
+            after: only larger ids.
+            before: only smaller ids.
+            newest: the last of them; else the first.
+        """
+
     def summary(self, session_id: str, *, locked: bool = False) -> Summary:
         """Return the totals, the largest id and what was cleared. One small read."""
 
@@ -291,8 +317,16 @@ class ColdTier(Protocol):
     def contested(self, session_id: str, *, locked: bool = False) -> Mapping[bytes, MessageId]:
         """Return ``contested`` of :meth:`look`; of what is damaged what can be read."""
 
-    def find_nonce_locked(self, session_id: str, nonce: bytes) -> MessageId | None:
-        """Return the id under which a message is archived, if it is."""
+    def find_nonces_locked(
+        self, session_id: str, nonces: Collection[bytes], *, since_ms: int = 0
+    ) -> dict[bytes, MessageId]:
+        """Return the ids of those messages that are archived.
+
+        Args:
+            session_id: the session.
+            nonces: of the messages.
+            since_ms: what was archived before this time need not be looked at.
+        """
 
     def deleted_up_to(self, session_id: str) -> MessageId:
         """Return the largest id that the session may have had when it was last deleted."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from lix_cache.archive import decoding, legacy, reading
@@ -19,7 +19,7 @@ from lix_cache.errors import (
     ArchiveCorrupt,
     ArchiveUnavailable,
 )
-from lix_cache.messages.turn import ZERO_ID, MessageId, Turn
+from lix_cache.messages.turn import LARGEST_MS, ZERO_ID, MessageId, Turn
 
 __all__ = ["ArchiveReader", "SessionFile"]
 
@@ -78,6 +78,42 @@ class ArchiveReader(ArchiveFolder):
 
         turns, cleared = self._of_file(session_id, read) or ([], ZERO_ID)
         return [turn for turn in turns if turn.id > cleared] if in_context else turns
+
+    def between(
+        self,
+        session_id: str,
+        count: int,
+        *,
+        after: MessageId = ZERO_ID,
+        before: MessageId | None = None,
+        newest: bool,
+    ) -> list[Turn]:
+        """Return turns between two ids, oldest first, decoding no more than their frames.
+
+        Args:
+            session_id: the session.
+            count: how many at most.
+            after: only larger ids.
+            before: only smaller ids.
+            newest: the last of them; else the first.
+        """
+        if not count:
+            return []
+        end = before or MessageId(LARGEST_MS + 1, 0)
+
+        def read(path: str) -> list[Turn] | None:
+            self._check_owner(path, session_id)
+            find = reading.newest_between if newest else reading.oldest_between
+            try:
+                return find(self._files, path, count, after, end, self._most)
+            except reading.TailUnreadable:
+                found = self._contents_at(path, session_id, locked=False)
+            if found is None:
+                return None
+            turns = [turn for turn in found.turns if after < turn.id < end]
+            return turns[-count:] if newest else turns[:count]
+
+        return self._of_file(session_id, read) or []
 
     def last_index(self, session_id: str, *, locked: bool = False) -> index_flow.FrameIndex:
         """Return the last index entry (totals, largest id, what was cleared): one small read."""
@@ -172,20 +208,31 @@ class ArchiveReader(ArchiveFolder):
         # What an upgrade that a crash stopped left beside the session's own file does not count.
         return stem if self._path_of(stem) == path else None
 
-    def find_nonce_locked(self, session_id: str, nonce: bytes) -> MessageId | None:
-        """Return the id under which a message was archived, if it was. Reads the whole file if need be."""
+    def find_nonces_locked(
+        self, session_id: str, nonces: Collection[bytes], *, since_ms: int = 0
+    ) -> dict[bytes, MessageId]:
+        """Return the ids of those messages that are archived. Reads the whole file if need be.
+
+        Args:
+            session_id: the session.
+            nonces: of the messages.
+            since_ms: what was archived before this time need not be looked at.
+        """
         path = self._path_of(session_id)
+        found: dict[bytes, MessageId] = {}
         if path is None:
-            return None
+            return found
         try:
-            for _, turns in reading.walk_back(self._files, path, self._most):
-                for turn in turns:
-                    if turn.nonce == nonce:
-                        return turn.id
+            for frame, turns in reading.walk_back(self._files, path, self._most):
+                if frame.index.updated_ms < since_ms:
+                    break
+                found.update((turn.nonce, turn.id) for turn in turns if turn.nonce in nonces)  # type: ignore[misc]
+                if len(found) == len(nonces):
+                    break
         except reading.TailUnreadable:
-            found = self.turns(session_id, locked=True)
-            return next((turn.id for turn in found if turn.nonce == nonce), None)
-        return None
+            turns = self.turns(session_id, locked=True)
+            found = {turn.nonce: turn.id for turn in turns if turn.nonce in nonces}  # type: ignore[misc]
+        return found
 
     def deleted_up_to(self, session_id: str) -> MessageId:
         """Return the largest id that the session may have had when it was last deleted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import pairwise
@@ -22,6 +22,8 @@ __all__ = [
     "doubts",
     "largest_before",
     "last_turns",
+    "newest_between",
+    "oldest_between",
     "parse_contents",
     "read_header",
     "walk_back",
@@ -152,11 +154,20 @@ def read_header(files: Files, path: str) -> header.FileHeader | None:
 
 
 def walk_back(
-    files: Files, path: str, most: int = index_flow.MAX_DECODED
+    files: Files,
+    path: str,
+    most: int = index_flow.MAX_DECODED,
+    wanted: Callable[[index_flow.Frame], bool] | None = None,
 ) -> Iterator[tuple[index_flow.Frame, list[Turn]]]:
     """Yield the frames of a version 2 file with their turns, last frame first.
 
     Reads only as far as it is iterated.
+
+    Args:
+        files: the file system.
+        path: the file.
+        most: bytes that a frame may decode to.
+        wanted: whether a frame's turns are; None for all. Others are passed over by their index entry.
 
     Raises:
         TailUnreadable: use :func:`parse_contents`.
@@ -173,22 +184,101 @@ def walk_back(
             # Or another process has replaced the file since the later frame was read.
             raise TailUnreadable(path)
         later = frame.index
+        is_wanted = wanted is None or wanted(frame)
+        if not is_wanted and frame.offset < start:
+            # Its bytes are not: what comes is what stands before it.
+            data, start = b"", frame.offset
         if frame.offset < start or (start and frame.offset - start < index_flow.TAIL_BYTES):
             # This frame, and the end of the one before it, are not all in hand.
-            wanted = max(0, frame.offset - _READ_AHEAD)
-            more = files.read_at(path, wanted, start - wanted)
-            if more is None or len(more) != start - wanted:
+            begin = max(0, frame.offset - _READ_AHEAD)
+            more = files.read_at(path, begin, start - begin)
+            if more is None or len(more) != start - begin:
                 raise TailUnreadable(path)
-            data, start = more + data, wanted
-        try:
-            turns = decoding.decode_frame(data[frame.offset - start : frame.end - start], frame, most)
-        except ArchiveCorrupt:
-            raise TailUnreadable(path) from None
-        yield frame, turns
+            data, start = more + data, begin
+        body = data[frame.offset - start : frame.end - start]
+        yield frame, _decoded(body, frame, path, most) if is_wanted else []
         if frame.index.total == frame.index.count:
             return
         end = frame.offset
         data = data[: end - start]
+
+
+def _nothing(_: index_flow.Frame) -> bool:
+    """Want no frame's turns."""
+    return False
+
+
+def _decoded(body: bytes, frame: index_flow.Frame, path: str, most: int) -> list[Turn]:
+    try:
+        return decoding.decode_frame(body, frame, most)
+    except ArchiveCorrupt:
+        raise TailUnreadable(path) from None
+
+
+def newest_between(
+    files: Files, path: str, count: int, after: MessageId, before: MessageId, most: int
+) -> list[Turn]:
+    """Return the last ``count`` turns between two ids, sorted, decoding no frame that has none of them.
+
+    Raises:
+        TailUnreadable: use :func:`parse_contents`.
+    """
+    found: dict[MessageId, Turn] = {}
+    # As in last_turns: only ids larger than all that is still unread are sure to be the last ones.
+    unsure: list[tuple[int, int]] = []
+    sure, bound = 0, before
+
+    def wanted(frame: index_flow.Frame) -> bool:
+        return frame.index.count > 0 and frame.index.first < before and frame.index.last > after
+
+    for frame, decoded in walk_back(files, path, most, wanted):
+        for turn in decoded:
+            if after < turn.id < before:
+                if turn.id not in found:
+                    heappush(unsure, (-turn.id.ms, -turn.id.seq))
+                found[turn.id] = turn
+        bound = min(bound, largest_before(frame))
+        while unsure and unsure[0] < (-bound.ms, -bound.seq):
+            heappop(unsure)
+            sure += 1
+        if sure >= count or bound <= after:
+            break
+    return [found[message_id] for message_id in sorted(found)[-count:]]
+
+
+def oldest_between(
+    files: Files, path: str, count: int, after: MessageId, before: MessageId, most: int
+) -> list[Turn]:
+    """Return the first ``count`` turns between two ids, sorted: index entries alone say where they are.
+
+    Raises:
+        TailUnreadable: use :func:`parse_contents`.
+    """
+    frames = []
+    for frame, _ in walk_back(files, path, most, _nothing):
+        index = frame.index
+        if index.count and index.first < before and index.last > after:
+            frames.append(frame)
+        if largest_before(frame) <= after:
+            break
+    found: dict[MessageId, Turn] = {}
+    unsure: list[MessageId] = []
+    sure = 0
+    for frame in sorted(frames, key=lambda frame: frame.index.first):
+        while unsure and unsure[0] < frame.index.first:
+            heappop(unsure)
+            sure += 1
+        if sure >= count:
+            break
+        body = files.read_at(path, frame.offset, frame.length) or b""
+        if index_flow.index_at_end(body, frame.end) != frame:
+            # Another process has replaced the file meanwhile.
+            raise TailUnreadable(path)
+        for turn in _decoded(body, frame, path, most):
+            if after < turn.id < before and turn.id not in found:
+                heappush(unsure, turn.id)
+                found[turn.id] = turn
+    return [found[message_id] for message_id in sorted(found)[:count]]
 
 
 def doubts(files: Files, path: str, size: int, at: int) -> list[Link]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from lix_cache.archive import encoding, index, reading
@@ -13,6 +14,7 @@ from lix_cache.archive.identity import Known, local_id, newcomers
 from lix_cache.archive.mending import ArchiveMending
 from lix_cache.archive.reader import SessionFile
 from lix_cache.errors import (
+    ArchiveCorrupt,
     LixCacheError,
 )
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, with_id
@@ -158,18 +160,27 @@ class ArchiveWriter(ArchiveMending):
                 self.changes.note(session_id)
 
     def append_outage_locked(
-        self, session_id: str, turn: Turn, *, contested: bool, after: MessageId = ZERO_ID
-    ) -> MessageId:
-        """Keep a message that Redis could not take; return the id it was given.
+        self, session_id: str, turns: Sequence[Turn], *, contested: bool, after: MessageId = ZERO_ID
+    ) -> tuple[list[MessageId], int]:
+        """Keep messages that Redis could not take, all or none; return their ids and how many are new.
 
         The mark comes first: a message on disk that nobody knows must be brought
         together with the hot ones would be missing from the context; a mark without a
         message costs one look.
         """
         self.mark_pending_locked(session_id)
-        numbered = self.number_locked(session_id, [turn], after=after)
+        nonces = {turn.nonce for turn in turns if turn.nonce is not None}
+        known: dict[bytes, MessageId] = {}
+        if contested:
+            # A file that nothing can be read of is mended by the append.
+            with suppress(ArchiveCorrupt):
+                known = self.find_nonces_locked(session_id, nonces)
+        new = [turn for turn in turns if turn.nonce not in known]
+        numbered = self.number_locked(session_id, new, after=after)
         self.append_locked(session_id, numbered, contested=contested)
-        return numbered[0].id
+        given = iter(numbered)
+        ids = [known[turn.nonce] if turn.nonce in known else next(given).id for turn in turns]
+        return ids, len(new)
 
     def _append_locked(
         self,

@@ -108,6 +108,11 @@ class Keys:
         """Set: nonces of messages that are stored, or deleted, and whose late copies are refused."""
         return f"{self.prefix}:{{{self.bucket(session_id)}}}:refused:{digest(session_id)}"
 
+    def known(self, session_id: str) -> tuple[str, str]:
+        """Hashes: digest of a message's key to that of its content and its id; of late, and of before."""
+        start, name = f"{self.prefix}:{{{self.bucket(session_id)}}}", digest(session_id)
+        return f"{start}:known:{name}", f"{start}:known-before:{name}"
+
     def lease(self, bucket: int) -> str:
         """String: which eviction thread is looking for idle sessions."""
         return f"{self.prefix}:{{{bucket}}}:lease"

@@ -72,7 +72,7 @@ class Session:
     def __post_init__(self) -> None:
         self.seen = self.store.seen.of(self.id)
 
-    def grown_by(self, length: int, batch: int) -> int:
+    def grown_by(self, length: int, batch: int, added: int = 1) -> int:
         """Return how many batches too long the window is, if that is news; else 0.
 
         Once for each batch, not for every add until the daemon has been there: each would
@@ -81,11 +81,16 @@ class Session:
         others, whose windows may have another size. One that is new goes by the length
         at which the last batch was full, which one add in so many sees, and does not
         rely on that where the window is much too long.
+
+        Args:
+            length: messages in the window now.
+            batch: how many too long make it overflow.
+            added: how many of them have just been added.
         """
         batches, rest = divmod(max(0, length - self.window), batch)
         before, self.batches = self.batches, batches
         if before is None:
-            return batches if rest == 0 or batches >= 2 * LATE_BATCHES else 0
+            return batches if rest < added or batches >= 2 * LATE_BATCHES else 0
         return batches if batches > before else 0
 
     def saw(self, turns: Sequence[Turn]) -> list[Turn]:

@@ -44,7 +44,8 @@ def get_context(session: Session, count: int = 0, again: int = READS_AGAIN) -> F
         else:
             session.seen.compared = max(session.seen.compared, session.seen.opened)
     except RedisUnavailable as error:
-        found = yield from without_redis(session, session.window, error)
+        context = partial(store.cold.recent, session.id, session.window, in_context=True)
+        found = yield from without_redis(session, context, error)
         return found if found is not None else (yield from get_context(session, count))
     if isinstance(turns, Cold):
         if not (yield DiskCall(partial(store.cold.exists, session.id))):
@@ -138,7 +139,7 @@ def get_full(session: Session) -> Flow[list[Turn]]:
         yield from reconcile_pending(session)
         hot = yield from _all_hot(session)
     except RedisUnavailable as error:
-        found = yield from without_redis(session, None, error)
+        found = yield from without_redis(session, partial(store.cold.turns, session.id), error)
         return found if found is not None else (yield from get_full(session))
     hot = late.counted(session.seen, hot, session.seen.deleted)
     # A thread's work: it reads the archive, and puts any number of messages in order.

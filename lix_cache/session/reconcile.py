@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lix_cache._log import logger
-from lix_cache.effects import DiskCall, Flow
+from lix_cache.effects import DiskCall, Flow, RedisCall
 from lix_cache.errors import (
     ArchiveError,
     InvalidMessage,
@@ -20,6 +20,8 @@ from lix_cache.session.base import Session, ask, look, note_failure, session_loc
 from lix_cache.session.offload import move_locked
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lix_cache.hot.scripts import Command
 
 __all__ = [
@@ -96,8 +98,15 @@ def take_over_locked(session: Session) -> Flow[int]:
     return moved
 
 
-def without_redis(session: Session, count: int | None, error: RedisUnavailable) -> Flow[list[Turn] | None]:
+def without_redis(
+    session: Session, read: Callable[[], list[Turn]], error: RedisUnavailable
+) -> Flow[list[Turn] | None]:
     """Answer from the disk alone, if the policy allows, and never as if there were nothing.
+
+    Args:
+        session: the session.
+        read: reads the disk.
+        error: what Redis said.
 
     Returns:
         None where there is nothing on disk and Redis was not asked: it is to be asked now.
@@ -106,13 +115,7 @@ def without_redis(session: Session, count: int | None, error: RedisUnavailable) 
     if store.config.on_redis_error == "raise":
         raise error
     store.count("degraded_reads")
-    cold = store.cold
-    turns: list[Turn] = yield DiskCall(
-        partial(cold.turns, session.id)
-        if count is None
-        else partial(cold.recent, session.id, count, in_context=True),
-        waits=True,
-    )
+    turns: list[Turn] = yield DiskCall(read, waits=True)
     if turns:
         return turns
     if error.was_asked:
@@ -147,6 +150,7 @@ def _reconcile_locked(session: Session) -> Flow[None]:
         moved.raise_failure()
         # What went to the archive may still arrive: from here on it is refused.
         yield from late.refuse_locked(store, session.id)
+        yield RedisCall(store.hot.doubt_keys(session.id))
         # The mark goes last: until here a crash leaves it for the next daemon.
         yield DiskCall(partial(store.cold.unmark_pending_locked, session.id))
     except RedisUnavailable:

@@ -129,6 +129,7 @@ class SessionStore:
         outage_sessions: sessions this process wrote to while Redis was away.
         seen: what it knows of its sessions.
         layout: whether its layout is known to be ours.
+        salt: shared by all processes of the store; empty until it was needed.
         last_error: the last trouble that did not fail the call it happened in.
         clock: time.
         new_nonce: makes 6 random bytes.
@@ -146,6 +147,7 @@ class SessionStore:
     seen: SeenSessions = field(default_factory=SeenSessions)
     archive_state: ArchiveState = field(default_factory=ArchiveState)
     layout: Layout = field(default_factory=Layout)
+    salt: bytes = b""
     last_error: str | None = None
     new_nonce: Callable[[], bytes] = lambda: os.urandom(NONCE_BYTES)
 

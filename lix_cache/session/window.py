@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lix_cache.arguments import config_with
@@ -11,6 +11,7 @@ from lix_cache.config import CacheConfig
 from lix_cache.messages.message import Message
 from lix_cache.session.budget import estimate_tokens
 from lix_cache.session.cache import AsyncHybridConversationCache, HybridConversationCache
+from lix_cache.session.results import AddedMessages, StoredMessage
 
 if TYPE_CHECKING:
     from lix_cache.storage.files import Files
@@ -96,6 +97,20 @@ class SessionContextWindow(_Window[HybridConversationCache]):
         """Add a message; return the messages now in the window."""
         return self._hybrid.add_message(role, content, metadata)
 
+    def add_messages(self, messages: Sequence[Message], keys: Sequence[str] | None = None) -> AddedMessages:
+        """Add messages together. See :meth:`HybridConversationCache.add_messages`."""
+        return self._hybrid.add_messages(messages, keys)
+
+    def get_last(self, n: int) -> list[StoredMessage]:
+        """Return the newest messages of the history. See :meth:`HybridConversationCache.get_last`."""
+        return self._hybrid.get_last(n)
+
+    def get_messages(
+        self, limit: int | None = 100, before: str | None = None, after: str | None = None
+    ) -> list[StoredMessage]:
+        """Return a page of the history. See :meth:`HybridConversationCache.get_messages`."""
+        return self._hybrid.get_messages(limit, before, after)
+
     def get_context(self) -> list[Message]:
         """Return the newest messages within ``window_size`` and ``max_tokens``, oldest first.
 
@@ -146,6 +161,22 @@ class AsyncSessionContextWindow(_Window[AsyncHybridConversationCache]):
     async def add_message(self, role: str, content: Any, metadata: dict[str, Any] | None = None) -> int:
         """See :meth:`SessionContextWindow.add_message`."""
         return await self._hybrid.add_message(role, content, metadata)
+
+    async def add_messages(
+        self, messages: Sequence[Message], keys: Sequence[str] | None = None
+    ) -> AddedMessages:
+        """Add messages together. See :meth:`HybridConversationCache.add_messages`."""
+        return await self._hybrid.add_messages(messages, keys)
+
+    async def get_last(self, n: int) -> list[StoredMessage]:
+        """Return the newest messages of the history. See :meth:`HybridConversationCache.get_last`."""
+        return await self._hybrid.get_last(n)
+
+    async def get_messages(
+        self, limit: int | None = 100, before: str | None = None, after: str | None = None
+    ) -> list[StoredMessage]:
+        """Return a page of the history. See :meth:`HybridConversationCache.get_messages`."""
+        return await self._hybrid.get_messages(limit, before, after)
 
     async def get_context(self) -> list[Message]:
         """See :meth:`SessionContextWindow.get_context`."""

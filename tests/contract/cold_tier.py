@@ -96,7 +96,7 @@ class ColdTierContract:
         assert tier.pending_sessions() == list(tier.all_metadata()) == list(tier.trashed()) == []
         assert tier.deleted_up_to("s") == ZERO_ID
         with holding(tier):
-            assert tier.find_nonce_locked("s", b"nobody") is None
+            assert tier.find_nonces_locked("s", [b"absent"]) == {}
             tier.clear_locked("s")
             tier.unmark_pending_locked("s")
             assert not tier.restore_locked("s")
@@ -162,13 +162,43 @@ class ColdTierContract:
         # Sessions with one key share a lease.
         leases = {tier.lock_key(session_id): session_id for session_id in batch}
         held = [holding(tier, session_id) for session_id in leases.values()]
-        assert tier.append_many_locked(batch, {"new"}) == {"old": 1, "new": 1, "same": 1, "none": 0}
+        assert tier.append_many_locked(batch, {"new": {turn(3).nonce or b""}}) == {
+            "old": 1,
+            "new": 1,
+            "same": 1,
+            "none": 0,
+        }
         assert tier.append_many_locked(batch) == dict.fromkeys(batch, 0)
         for lease in held:
             lease.release()
         later = make()
         assert {s: said(later.turns(s)) for s in batch} == {s: said(batch[s]) for s in batch}
         assert turn(3).nonce in later.contested("new")
+
+    def test_a_part_of_a_session_is_what_lies_between_two_ids(self, make: Make) -> None:
+        tier = make()
+        for n in range(0, 30, 3):
+            append(tier, turn(n + 1), turn(n + 2), turn(n + 3))
+        every = make().turns("s")
+        for count in (0, 1, 4, 100):
+            for first, last in ((0, 30), (4, 9), (10, 11), (29, 30), (12, 12)):
+                after, before = turn(first).id, turn(last).id
+                there = [one for one in every if after < one.id < before]
+                newest = tier.between("s", count, after=after, before=before, newest=True)
+                oldest = tier.between("s", count, after=after, before=before, newest=False)
+                assert said(newest) == said(there[-count:] if count else [])
+                assert said(oldest) == said(there[:count])
+        assert tier.between("other", 5, newest=True) == []
+
+    @pytest.mark.promise("no-loss")
+    def test_what_an_outage_added_twice_is_there_once(self, make: Make) -> None:
+        tier = make()
+        with holding(tier, "s"):
+            first, new = tier.append_outage_locked("s", [turn(1), turn(2)], contested=True)
+            again, added = tier.append_outage_locked("s", [turn(2), turn(3)], contested=True)
+        assert (new, added) == (2, 1)
+        assert again[0] == first[1] < again[1]
+        assert len(make().turns("s")) == 3
 
     @pytest.mark.promise("no-loss")
     def test_threads_that_append_to_one_session_lose_nothing(self, make: Make) -> None:
@@ -200,8 +230,9 @@ class ColdTierContract:
         assert meta.created_at <= meta.updated_at
         assert [one.session_id for one in tier.all_metadata()] == ["s"]
         with holding(tier):
-            assert tier.find_nonce_locked("s", turn(2).nonce or b"") == turn(2).id
-            assert tier.find_nonce_locked("s", b"absent") is None
+            wanted = turn(2).nonce or b""
+            assert tier.find_nonces_locked("s", [wanted, b"absent"]) == {wanted: turn(2).id}
+            assert tier.find_nonces_locked("s", [b"absent"]) == {}
             # The holder reads as everybody does.
             assert tier.turns("s", locked=True) == tier.turns("s")
             assert tier.recent("s", 2, locked=True) == tier.turns("s")[-2:]
@@ -277,9 +308,9 @@ class ColdTierContract:
         far = MessageId(BASE_MS * 2, 3)
         append(tier, with_id(turn(1), far))
         with holding(tier):
-            first = tier.append_outage_locked("s", turn(2), contested=False)
+            [first], _ = tier.append_outage_locked("s", [turn(2)], contested=False)
             beyond = MessageId(first.ms + 10, 0)
-            second = tier.append_outage_locked("s", turn(3), contested=True, after=beyond)
+            [second], _ = tier.append_outage_locked("s", [turn(3)], contested=True, after=beyond)
         assert far < first < beyond < second
         assert said(make().turns("s")) == ["message 1", "message 2", "message 3"]
         assert make().is_pending("s")
@@ -295,7 +326,7 @@ class ColdTierContract:
         gone = MessageId(BASE_MS * 2, 0)
         delete(tier, gone)
         with holding(tier):
-            assert tier.append_outage_locked("s", turn(2), contested=False) > gone
+            assert tier.append_outage_locked("s", [turn(2)], contested=False)[0][0] > gone
         assert said(tier.turns("s")) == ["message 2"]
 
     # -- clearing and deleting ------------------------------------------------------------------
@@ -419,7 +450,7 @@ class ColdTierContract:
         return [
             ("append", lambda: append(tier, turn(1), turn(2))),
             ("append of a window", lambda: locked(lambda: tier.append_many_locked({"s": [turn(3)]}))),
-            ("outage", lambda: locked(lambda: tier.append_outage_locked("s", turn(4), contested=False))),
+            ("outage", lambda: locked(lambda: tier.append_outage_locked("s", [turn(4)], contested=False))),
             ("clear", lambda: locked(lambda: tier.clear_locked("s"))),
             ("compact", lambda: locked(lambda: tier.compact_locked("s", idle_seconds=0))),
             (
@@ -537,7 +568,7 @@ class ColdTierContract:
                 tier.check_writable()
             for change in (
                 lambda: tier.append_locked("s", [turn(3)]),
-                lambda: tier.append_outage_locked("s", turn(3), contested=False),
+                lambda: tier.append_outage_locked("s", [turn(3)], contested=False),
                 lambda: tier.clear_locked("s"),
             ):
                 with pytest.raises(ArchiveUnavailable):

@@ -166,7 +166,7 @@ def prepare_late(archive: ConversationArchive) -> None:
 
 def outage(archive: ConversationArchive) -> None:
     turn = to_turn(MESSAGES[4], MessageId(0, 0), b"nonce!")
-    locked(archive, "s", lambda: archive.store.append_outage_locked("s", turn, contested=True))
+    locked(archive, "s", lambda: archive.store.append_outage_locked("s", [turn], contested=True))
 
 
 def clear(archive: ConversationArchive) -> None:
@@ -1022,21 +1022,21 @@ def test_a_message_is_found_by_its_nonce_however_long_ago_it_was_archived(tmp_pa
     clock = ManualClock(SOON)
     archive = ConversationArchive(tmp_path, clock=clock)
     store = archive.store
-    assert store.find_nonce_locked("s", b"nonce0") is None
+    assert store.find_nonces_locked("s", [b"nonce0"]) == {}
     for number in (0, 1, 2):
         with store.lock("s"):
             assert store.append_locked("s", []) == 0
             assert store.append_locked("s", [redis_turn(number, b"nonce%d" % number)]) == 1
-    assert store.find_nonce_locked("s", b"nonce1") == redis_turn(1).id
-    assert store.find_nonce_locked("s", b"nonce9") is None
+    assert store.find_nonces_locked("s", [b"nonce1"]) == {b"nonce1": redis_turn(1).id}
+    assert store.find_nonces_locked("s", [b"nonce9"]) == {}
     with open(path_of(tmp_path, "s"), "ab") as file:
         file.write(b"torn")
-    assert store.find_nonce_locked("s", b"nonce1") == redis_turn(1).id
-    assert store.find_nonce_locked("s", b"nonce9") is None
+    assert store.find_nonces_locked("s", [b"nonce1"]) == {b"nonce1": redis_turn(1).id}
+    assert store.find_nonces_locked("s", [b"nonce9"]) == {}
     archive.append_turn("s", NEXT)
     clock.advance(200_000)
     archive.append_turn("s", NEXT)
-    assert store.find_nonce_locked("s", b"nonce1") == redis_turn(1).id
+    assert store.find_nonces_locked("s", [b"nonce1"]) == {b"nonce1": redis_turn(1).id}
 
 
 @pytest.mark.parametrize("first", range(7))

@@ -20,8 +20,9 @@ from lix_cache.hot import scripts
 from lix_cache.hot.replies import Gap
 from lix_cache.hot.scripts import Script, ScriptCall
 from lix_cache.messages.turn import ZERO_ID, MessageId, with_id
-from lix_cache.session import add, offload, old_sessions, reconcile, rounds, whole
+from lix_cache.session import append, offload, old_sessions, reconcile, rounds, whole
 from lix_cache.session import read as read_flow
+from lix_cache.session.batch import Batch
 from lix_cache.session.budget import Budget
 from lix_cache.session.context import smart_context
 from tests.support import CountingProxy, RedisServer
@@ -388,7 +389,7 @@ def test_one_add_that_was_repeated_puts_no_other_message_in_doubt(config: CacheC
     twice = process.turn("twice")
     with process.archive.lock("s"):
         process.drive(
-            add._append_hot(process.session, twice, Gap.REFUSE, locked=True, repeated=True),
+            append._append_hot(process.session, Batch((twice,)), Gap.REFUSE, locked=True, repeated=True),
         )
     process.add("last")
     process.flush()
@@ -405,7 +406,7 @@ def _sent(command: Any) -> Flow[Any]:
 def test_an_add_that_fills_a_gap_is_noted_before_it_is_sent(config: CacheConfig) -> None:
     process = Process(config)
     process.add("a")
-    filling = add._append_hot(process.session, process.turn("b"), Gap.FILL, locked=False)
+    filling = append._append_hot(process.session, Batch((process.turn("b"),)), Gap.FILL, locked=False)
     run_until(process, filling, scripts.ADD)
     with pytest.raises(RedisUnavailable):
         give_up(filling)
@@ -573,7 +574,7 @@ def test_a_window_that_changes_all_the_time_is_no_success_and_keeps_no_other(con
     for number in range(4 * offload.MOVES_AGAIN):
         process.add(str(number))
     steady.add("moves")
-    assert process.archive.stripe("s") != process.archive.stripe("steady")
+    assert process.archive.lock_key("s") != process.archive.lock_key("steady")
     client, window = process.drive.client, process.store.hot.keys.window("s")
     moving = offload.move_to_disk(process.store, {"s": 0, "steady": 0})
     step, trims = moving.send(None), 0
@@ -617,9 +618,9 @@ def test_a_late_copy_among_the_recent_is_not_shown_as_relevant_again(config: Cac
         process.add(text)
     late = other.turn("late")
     with other.archive.lock("s"):
-        given = other.archive.append_outage_locked("s", late, contested=True)
+        [given], _ = other.archive.append_outage_locked("s", [late], contested=True)
     # Carried out now; this process looked at the archive before there was anything in doubt.
-    process.drive(add._append_hot(process.session, late, Gap.IGNORE, locked=False))
+    process.drive(append._append_hot(process.session, Batch((late,)), Gap.IGNORE, locked=False))
     assert given not in (turn.id for turn in process.drive(read_flow.get_context(process.session)))
     found = process.drive(smart_context(process.session, Budget(), "late", None, 4, 5))
     assert [said(part) for part in found.values()] == [["a", "b", "c", "late"], []]

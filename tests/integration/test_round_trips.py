@@ -49,6 +49,35 @@ def test_an_add_is_one_round_trip(cache: Any, counted: Counted) -> None:
         assert counted(lambda text=text: cache.add_message("user", text)) == [["EVALSHA"]]  # type: ignore[misc]
 
 
+def test_a_batch_is_one_round_trip_with_keys_and_without(cache: Any, counted: Counted) -> None:
+    texts = [{"role": "user", "content": f"m{i}"} for i in range(12)]
+    keys = [f"k{i}" for i in range(12)]
+    assert counted(lambda: cache.add_messages(texts)) == [["EVALSHA"]]
+    # Nothing is known of keys yet: it is refused, looked for in both tiers, and added.
+    cache.add_messages(texts[:1], keys=["first"])
+    assert counted(lambda: cache.add_messages(texts, keys=keys)) == [["EVALSHA"]]
+    assert counted(lambda: cache.add_messages(texts, keys=keys)) == [["EVALSHA"]]
+
+
+def test_the_first_keys_of_a_session_cost_two_more(cache: Any, counted: Counted) -> None:
+    # So that the server knows the scripts.
+    cache.add_messages([{"role": "user", "content": "a"}], keys=["a"])
+    cache.delete_session()
+    trips = counted(lambda: cache.add_messages([{"role": "user", "content": "b"}], keys=["b"]))
+    assert trips == [["EVALSHA"]] * 3
+
+
+def test_pages_of_the_history_are_one_round_trip(cache: Any, counted: Counted) -> None:
+    added = cache.add_messages([{"role": "user", "content": f"m{i}"} for i in range(30)])
+    for action in (
+        lambda: cache.get_last(3),
+        lambda: cache.get_last(300),
+        lambda: cache.get_messages(5, before=added.ids[20]),
+        lambda: cache.get_messages(5, after=added.ids[20]),
+    ):
+        assert counted(action) == [["EVALSHA"]]
+
+
 def test_a_look_at_the_context_is_one_round_trip(cache: Any, counted: Counted) -> None:
     for _ in range(30):
         cache.add_message("user", "x")

@@ -224,13 +224,20 @@ class ObjectTier:
         return results
 
     def append_outage_locked(
-        self, session_id: str, turn: Turn, *, contested: bool, after: MessageId = ZERO_ID
-    ) -> MessageId:
+        self, session_id: str, turns: Sequence[Turn], *, contested: bool, after: MessageId = ZERO_ID
+    ) -> tuple[list[MessageId], int]:
         self.mark_pending_locked(session_id)
+        nonces = [turn.nonce for turn in turns if turn.nonce is not None]
+        known = self.find_nonces_locked(session_id, nonces) if contested else {}
         taken = max(after, self.look(session_id).newest)
-        given = local_id(taken, time.time())
-        self.append_locked(session_id, [with_id(turn, given)], contested=contested)
-        return given
+        ids, new = [], []
+        for turn in turns:
+            if turn.nonce not in known:
+                taken = local_id(taken, time.time())
+                new.append(with_id(turn, taken))
+            ids.append(known.get(turn.nonce or b"", taken))
+        self.append_locked(session_id, new, contested=contested)
+        return ids, len(new)
 
     def clear_locked(self, session_id: str) -> None:
         def change(before: _Session | None) -> _Session | None:
@@ -265,6 +272,19 @@ class ObjectTier:
             return []
         return [turn for turn in found.turns[-count:] if not in_context or turn.id > found.cleared]
 
+    def between(
+        self,
+        session_id: str,
+        count: int,
+        *,
+        after: MessageId = ZERO_ID,
+        before: MessageId | None = None,
+        newest: bool,
+    ) -> list[Turn]:
+        turns = [turn for turn in self.turns(session_id) if after < turn.id]
+        turns = [turn for turn in turns if before is None or turn.id < before]
+        return (turns[-count:] if count else []) if newest else turns[:count]
+
     def summary(self, session_id: str, *, locked: bool = False) -> Summary:
         found = self._session(session_id)
         return Summary(len(found.turns), found.newest, found.cleared) if found else Summary()
@@ -280,8 +300,11 @@ class ObjectTier:
             known.update((t.nonce, t.id) for t in found.turns if t.nonce and t.nonce in found.contested)
         return known
 
-    def find_nonce_locked(self, session_id: str, nonce: bytes) -> MessageId | None:
-        return next((turn.id for turn in self.turns(session_id) if turn.nonce == nonce), None)
+    def find_nonces_locked(
+        self, session_id: str, nonces: Collection[bytes], *, since_ms: int = 0
+    ) -> dict[bytes, MessageId]:
+        del since_ms
+        return {turn.nonce: turn.id for turn in self.turns(session_id) if turn.nonce in nonces}
 
     def deleted_up_to(self, session_id: str) -> MessageId:
         return self._deletion(session_id).up_to

@@ -22,6 +22,7 @@ PACKAGE = Path(lix_cache.__file__).parent
 NAMES = [
     "DEFAULT_LIMITS",
     "STRICT_LIMITS",
+    "AddedMessages",
     "ArchiveBusy",
     "ArchiveCorrupt",
     "ArchiveError",
@@ -61,6 +62,7 @@ NAMES = [
     "InvalidMessage",
     "InvalidSessionId",
     "InvalidVector",
+    "KeyReused",
     "LayoutMismatch",
     "Limits",
     "LixCacheError",
@@ -91,6 +93,7 @@ NAMES = [
     "SessionContextWindow",
     "StoreAdmin",
     "Stored",
+    "StoredMessage",
     "StreamInterrupted",
     "Streamed",
     "URLEmbeddingCache",
