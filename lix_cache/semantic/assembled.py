@@ -113,7 +113,7 @@ class Assembled(Decorating):
         keys = Keys(config.redis_key_prefix, config.redis_buckets)
         self._core = Core(
             keys=keys,
-            answers=Answers(keys, _large_from(vector_sets_from, max_entries)),
+            answers=Answers(keys, _large_from(vector_sets_from, check_whole("max_entries", max_entries, 1))),
             indexes=IndexPool(check_whole("index_bytes", index_bytes, 1)),
             embedder=embedder,
             context=self.context,
@@ -124,7 +124,7 @@ class Assembled(Decorating):
             policy=CachePolicy() if policy is None else check_is("policy", policy, CachePolicy),
             ttl_seconds=self.ttl_seconds,
             slide_ms=0 if sliding_seconds is None else life_ms(sliding_seconds),
-            max_entries=check_whole("max_entries", max_entries, 1),
+            max_entries=max_entries,
             eviction=EVICTIONS[eviction],
             version=check_text("version", version, may_be_empty=True),
             deadline=deadline_seconds,
