@@ -167,6 +167,8 @@ class HotWindow:
         """
         if isinstance(reply, bytes):
             return Refused(reply.decode())
+        if len(reply) == 2 and count == 1 and reply[0] != b"REUSED":
+            return Added((parse_id(reply[0]),), int(reply[1]))  # nearly always
         first, length, *before = reply
         if first == b"REUSED":
             raise KeyReused(int(length))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from lix_cache.effects import DiskCall, Flow, RedisCall
 from lix_cache.errors import (
@@ -36,8 +35,7 @@ __all__ = ["Moment", "add_hot"]
 GIVE_UP_SECONDS = 3600.0
 
 
-@dataclass(frozen=True)
-class Moment:
+class Moment(NamedTuple):
     """When an add began, by both clocks: one may be set back, the other stops while a machine sleeps."""
 
     time: float
@@ -249,12 +247,12 @@ def _packed(session: Session, batch: Batch, *, repeated: bool) -> list[bytes]:
 
 def _acknowledged(session: Session, added: Added, opened: int) -> bool:
     """Note what was added. False if it must not stay: no archive could hold its ids."""
-    if added.new:
-        newest = added.new[-1]
-        if newest.ms > LARGEST_MS:
+    new, seen = added.new, session.seen
+    if new:
+        if new[-1].ms > LARGEST_MS:
             return False
-        session.seen.saw(newest)
-        session.seen.compared = max(session.seen.compared, opened)
+        seen.saw(new[-1])
+        seen.compared = max(seen.compared, opened)
     return True
 
 

@@ -67,8 +67,10 @@ class Seen:
 
     def saw(self, message_id: MessageId) -> None:
         """Note that there is a message of this id."""
-        self.newest = max(self.newest, message_id)
-        self.expected = max(self.expected, message_id)
+        if message_id > self.newest:
+            self.newest = message_id
+        if message_id > self.expected:
+            self.expected = message_id
 
     def leave_unsettled(self, nonce: bytes) -> None:
         """Note that an add was not answered. Of thousands that were not, some are forgotten."""

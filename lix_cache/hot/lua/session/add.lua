@@ -38,18 +38,20 @@ local KEYS_MS, MOST_KEYS = 86400000, 10000
 local window, active, overflow, high_water, refused, known_keys, known_before = unpack(KEYS)
 local session, life, sure, gap, old = ARGV[1], ARGV[2], ARGV[5], ARGV[8], ARGV[9]
 local count = tonumber(ARGV[10])
-if old ~= '' and redis.pcall('EXISTS', old) == 1 then return 'OLD' end
+-- Both are rare: one call where there is neither. (On a cluster they may be in two slots.)
+local is_clear = old ~= '' and redis.pcall('EXISTS', old, refused) == 0
+if not is_clear and old ~= '' and redis.pcall('EXISTS', old) == 1 then return 'OLD' end
 local floor_ms, floor_seq = tonumber(ARGV[3]), tonumber(ARGV[4])
 local function below_floor(id)
-  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  ms = tonumber(ms)
-  return ms < floor_ms or (ms == floor_ms and tonumber(seq) < floor_seq)
+  local dash = string.find(id, '-', 1, true)
+  local ms = tonumber(string.sub(id, 1, dash - 1))
+  return ms < floor_ms or (ms == floor_ms and tonumber(string.sub(id, dash + 1)) < floor_seq)
 end
 
 -- The messages that are not known, with their tags; and the ids of those that are.
-local new, known, tags = {ARGV[11]}, {}, {}
+local new, known, tags = {ARGV[11]}
 if known_keys then
-  new = {}
+  new, known, tags = {}, {}, {}
   local gone_ms, gone_seq = tonumber(ARGV[#ARGV - 1]), tonumber(ARGV[#ARGV])
   for i = 1, count do
     local tag = ARGV[10 + count + i]
@@ -77,8 +79,10 @@ local doubt = known_keys and redis.call('HGET', known_keys, 's')
 if known_keys and ARGV[#ARGV - 2] == '0' then
   if redis.call('EXISTS', known_keys) == 0 or now < tonumber(doubt or 0) then return 'LOOK' end
 end
-for i = 1, #new do
-  if redis.call('SISMEMBER', refused, string.sub(new[i], 2, 7)) == 1 then return 'LATE' end
+if not is_clear then
+  for i = 1, #new do
+    if redis.call('SISMEMBER', refused, string.sub(new[i], 2, 7)) == 1 then return 'LATE' end
+  end
 end
 
 local above_floor = string.format('%.0f-0', floor_ms + 1)
@@ -97,9 +101,9 @@ end
 -- All that may be refused comes before the first message: an error after it would have the caller
 -- send it again. A session that is listed without a window is passed over.
 length = length + #new
-redis.call('ZADD', active, string.format('%.0f', now), session)
+redis.call('ZADD', active, now, session)
 if length >= tonumber(ARGV[6]) then redis.call('HSET', overflow, session, ARGV[7]) end
-redis.call('PEXPIRE', window, life)
+if length > #new then redis.call('PEXPIRE', window, life) end
 if known_keys then
   if ARGV[#ARGV - 2] == '1' and redis.call('EXISTS', known_keys) == 0 then
     doubt = string.format('%.0f', now + KEYS_MS)
