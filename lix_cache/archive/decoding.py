@@ -10,21 +10,21 @@ from zlib import crc32
 from lix_cache.archive.checksums import Checksums
 from lix_cache.archive.codecs import codec_by_id
 from lix_cache.archive.columns import decode_turns
-from lix_cache.archive.columns1 import decode_turns_1
 from lix_cache.archive.doubts import Link, doubts_size, unpacked
 from lix_cache.archive.header import FileHeader, UnknownFormat, parse_header
 from lix_cache.archive.index import (
-    FIRST_FORM,
+    COLUMN_SECTION,
     FRAME_END,
     FRAME_HEAD,
     FREE_BYTES,
     MAX_DECODED,
     RATIO,
-    SECOND_FORM,
     SMALLEST_FRAME,
     SYNC,
     TAIL_BYTES,
     TURN_BYTES,
+    VECTOR_SECTION,
+    WORD_SECTION,
     Frame,
     FrameIndex,
     index_at_end,
@@ -116,8 +116,7 @@ def decode_frame(data: bytes, frame: Frame, most: int = MAX_DECODED) -> list[Tur
     body = data[FRAME_HEAD.size : len(data) - FRAME_END.size - size]
     try:
         sections = _sections(body, frame.offset, *_room(len(data), checked.index.count, most))
-        decode = decode_turns if 5 in sections else decode_turns_1
-        turns = decode(sections, checked.index.first, checked.index.count)
+        turns = decode_turns(sections, checked.index.first, checked.index.count)
         if turns and turns[-1].id != checked.index.last:
             raise CodecError(f"its last id is {turns[-1].id}, not {checked.index.last}")
         return turns
@@ -144,7 +143,7 @@ def _sections(body: bytes, offset: int, room: int, most: int) -> dict[int, bytes
         stored = reader.take(stored_length)
         if kind >= 128:
             continue
-        if kind > 6 or kind == 0 or kind in sections:
+        if kind not in (VECTOR_SECTION, COLUMN_SECTION, WORD_SECTION) or kind in sections:
             raise CodecError(f"section {kind} is not known to this version, or is there twice")
         codec = codec_by_id(codec_id)
         declared += raw_length
@@ -157,8 +156,6 @@ def _sections(body: bytes, offset: int, room: int, most: int) -> dict[int, bytes
                 "raise that setting (ConversationArchive: max_frame_mb) if the file is to be trusted"
             )
         sections[kind] = codec.decode(stored, raw_length)
-    if not (sections.keys() <= FIRST_FORM or sections.keys() <= SECOND_FORM):
-        raise CodecError(f"sections {sorted(sections)} do not go together")
     return sections
 
 

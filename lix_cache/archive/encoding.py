@@ -12,6 +12,7 @@ from lix_cache.archive.columns import check_ids, encode_turns
 from lix_cache.archive.doubts import Doubts
 from lix_cache.archive.header import FileHeader, encode_header
 from lix_cache.archive.index import (
+    COLUMN_SECTION,
     DOUBTS,
     EMPTY,
     FILLING,
@@ -27,6 +28,8 @@ from lix_cache.archive.index import (
     SMALLEST_FRAME,
     SYNC,
     TURN_BYTES,
+    VECTOR_SECTION,
+    WORD_SECTION,
     FrameIndex,
     clamped,
     encode_index,
@@ -123,9 +126,9 @@ def _body(
     # Nonces are random: where they are most of the columns, nothing is smaller than what is there,
     # and an eviction daemon has a thousand of these to write in a second.
     is_random = 2 * NONCE_BYTES * nonces > len(columns)
-    _put_section(body, 5, columns, *((STORED.id, columns) if is_random else codec.pack(columns)))
-    _put_section(body, 6, words, *codec.pack(words))
-    _put_section(body, 4, vectors, STORED.id, vectors)
+    _put_section(body, COLUMN_SECTION, columns, *((STORED.id, columns) if is_random else codec.pack(columns)))
+    _put_section(body, WORD_SECTION, words, *codec.pack(words))
+    _put_section(body, VECTOR_SECTION, vectors, STORED.id, vectors)
     missing = -(-(decoded - FREE_BYTES) // RATIO) - SMALLEST_FRAME - len(body)
     if missing > 0:
         filling = bytes(missing)

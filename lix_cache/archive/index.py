@@ -13,11 +13,11 @@ from lix_cache.storage.varints import Reader, put_varint
 __all__ = [
     "BRIEF",
     "CLEARED",
+    "COLUMN_SECTION",
     "CONTESTED",
     "DOUBTS",
     "EMPTY",
     "FILLING",
-    "FIRST_FORM",
     "FRAME_END",
     "FRAME_HEAD",
     "FREE_BYTES",
@@ -30,13 +30,14 @@ __all__ = [
     "MAX_FRAME",
     "NONCES",
     "RATIO",
-    "SECOND_FORM",
     "SMALLEST_FRAME",
     "SYNC",
     "TAIL_BYTES",
     "TURN_BYTES",
     "VECTORS",
+    "VECTOR_SECTION",
     "WHOLE",
+    "WORD_SECTION",
     "Frame",
     "FrameIndex",
     "clamped",
@@ -45,89 +46,44 @@ __all__ = [
     "length_of",
 ]
 
-
 SYNC = b"\xf5LXf"
-
-
 MAX_FRAME = 1 << 30
-
 
 #: What a frame may come to when it is decoded: so many bytes, and so many times its own length.
 #: A turn counts as some bytes, because very few can stand for one. So what a file can take is a
 #: small multiple of its size, whatever is in it. A writer fills a frame up that would be more.
 FREE_BYTES = 16 * 1024
-
-
 RATIO = 100
-
-
 TURN_BYTES = 256
-
-
 #: And at most this, however long it is.
 MAX_DECODED = 1 << 30
 
-
 MAX_INDEX = 255
 
-
 FRAME_HEAD = struct.Struct("<4sI")
-
-
 FRAME_END = struct.Struct("<BIII")
-
-
 SMALLEST_FRAME = FRAME_HEAD.size + FRAME_END.size
-
-
 #: How many bytes at the end of a file are sure to hold the last index entry.
 TAIL_BYTES = MAX_INDEX + FRAME_END.size
 
-
 KIND_TURNS = 0
-
-
 KIND_MARK = 1
 
-
 IN_ORDER = 1
-
-
 NONCES = 2
-
-
 VECTORS = 4
-
-
 CLEARED = 8
-
-
 CONTESTED = 16
-
-
 BRIEF = 64
-
-
 WHOLE = 128
-
-
 KNOWN_FLAGS = IN_ORDER | NONCES | VECTORS | CLEARED | CONTESTED | BRIEF | WHOLE
 
-
-#: Sections of the two forms of a frame.
-FIRST_FORM = frozenset({1, 2, 3, 4})
-
-
-SECOND_FORM = frozenset({4, 5, 6})
-
-
+#: Sections of a frame's body.
+VECTOR_SECTION, COLUMN_SECTION, WORD_SECTION = 4, 5, 6
 #: Skipped by every reader: what fills up a frame that would decode to more than it may.
 FILLING = 128
-
-
 #: Skipped by every reader of turns.
 DOUBTS = 129
-
 
 #: Far beyond any file, and far below what a varint holds.
 LARGEST_TOTAL = (1 << 63) - 1

@@ -19,7 +19,7 @@ from lix_cache.embedded.private import PrivateServer
 from lix_cache.errors import ConfigError, NoRedisServer, RedisUnavailable
 from lix_cache.hot.clients import lazy_client
 from lix_cache.hot.endpoint import endpoint_for
-from lix_cache.hot.trouble import Translating
+from lix_cache.hot.trouble import raise_translated
 
 __all__ = ["DATA_DIR_VARIABLE", "URL_VARIABLE", "EmbeddedRedis", "configured_or_private", "ensure_redis"]
 
@@ -266,10 +266,12 @@ def _check_server(config: CacheConfig) -> None:
     """Send a PING to each configured database."""
     for db in sorted({config.session_redis_db, config.semantic_redis_db, config.url_cache_redis_db}):
         endpoint = endpoint_for(config, db)
-        with Translating(endpoint):
+        try:
             # Not create_redis_client: it asks once per process, and the server may
             # have gone since.
             lazy_client(endpoint).ping()
+        except Exception as error:  # noqa: BLE001 - raised again, translated
+            raise_translated(error, endpoint)
 
 
 def _nobody_there(error: RedisUnavailable) -> bool:

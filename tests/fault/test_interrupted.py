@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import subprocess
-import sys
 import threading
 import weakref
 from collections import Counter
@@ -34,12 +32,11 @@ from lix_cache.session import add as add_flow
 from lix_cache.storage import files
 from lix_cache.storage.files import Files
 from tests.support import RedisServer
-from tests.support.interrupts import Interrupt, interrupt_at, lines_of, unmeasured
+from tests.support.interrupts import Interrupt, interrupt_at, lines_of, under_signals
 from tests.support.lab import Process
 
 pytestmark = pytest.mark.promise("no-loss")
 
-ROOT = Path(__file__).resolve().parents[2]
 DB = 5
 PLACES = 2
 
@@ -476,16 +473,7 @@ def test_signals_at_random_moments_lose_nothing(
     settings |= {"session_redis_db": DB, "redis_pool_size": PLACES, "durability": durability}
     settings |= {"hot_window_size": 5, "archive_batch_turns": 5, "evictor_enabled": False}
     settings |= {"redis_socket_timeout": 10, "archive_lock_timeout_seconds": 10}
-    done = subprocess.run(
-        [sys.executable, "-c", WORKER, repr(settings), "7", "400"],
-        cwd=ROOT,
-        env=unmeasured(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    *said, end = done.stdout.split()
+    *said, end = under_signals(WORKER, repr(settings), "7", "400").split()
     assert end == "ended"
     assert len(said) > 20
     for name in "AB":

@@ -11,8 +11,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -31,17 +29,15 @@ from lix_cache.embedded.locks import file_lock
 from lix_cache.embedders import running
 from lix_cache.errors import EmbedderUnavailable
 from lix_cache.hot.endpoint import endpoint_for
-from lix_cache.semantic.decorator import _alanded
+from lix_cache.semantic.calls_in_flight import alanded
 from lix_cache.semantic.single_flight import ABANDONED, Flight, Flights
 from lix_cache.storage import parallel
 from lix_cache.storage.files import Files, Write
 from lix_cache.storage.parallel import side_by_side
 from tests.support.forks import Child, Report
-from tests.support.interrupts import Interrupt, interrupt_at, lines_of, unmeasured
+from tests.support.interrupts import Interrupt, interrupt_at, lines_of, under_signals
 
 pytestmark = pytest.mark.promise("no-stall")
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def descriptors() -> int:
@@ -289,7 +285,7 @@ def test_one_who_awaits_looks_again_where_it_was_not_told(monkeypatch: pytest.Mo
     async def main() -> list[Any]:
         endpoint = endpoint_for(CacheConfig(), 0)
         waits = asyncio.gather(
-            _alanded(flown, 20),
+            alanded(flown, 20),
             aio.AsyncDriver(endpoint)(computing()),
             running.acall_within(lambda: 0, 20, "it", EmbedderUnavailable),
         )
@@ -397,13 +393,4 @@ print(interrupted)
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_real_signals_leave_no_thread_waiting(seed: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WORKER, str(seed), "4"],
-        cwd=ROOT,
-        env=unmeasured(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) > 100
+    assert int(under_signals(WORKER, str(seed), "4")) > 100

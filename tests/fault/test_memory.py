@@ -141,7 +141,7 @@ def test_a_huffman_stream_that_holds_more_than_its_section_says_is_refused_befor
 
 @pytest.mark.promise("bad-bytes")
 def test_turns_of_no_bytes_are_refused_before_they_are_made(tmp_path: Path) -> None:
-    # One role for all, ids that count: in the second form eight turns take a byte.
+    # One role for all, ids that count: eight turns take a byte.
     count = 4_000_000
     raw = varints(3) + bytes((1, 0)) + bytes(count // 8) + b"\0"
     made = zlib.compressobj(9, zlib.DEFLATED, -15)

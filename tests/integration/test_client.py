@@ -8,6 +8,7 @@ import gc
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from lix_cache.errors import (
 from lix_cache.hot import clients as clients_flow
 from lix_cache.hot.clients import create_async_redis_client, create_redis_client, lazy_client
 from lix_cache.hot.endpoint import endpoint_for
-from lix_cache.hot.trouble import translate
+from lix_cache.hot.trouble import raise_translated, translate
 from tests.support import CountingProxy, RedisServer
 from tests.support.redis_server import free_port
 
@@ -222,6 +223,31 @@ def test_an_error_that_has_nothing_to_do_with_redis_is_left_alone(redis_config: 
     for error in (ValueError("no"), KeyboardInterrupt(), RedisUnavailable("already ours")):
         assert translate(error, endpoint) is error
     assert type(translate(redis.exceptions.DataError("odd"), endpoint)) is RedisCommandError
+
+
+@pytest.mark.parametrize("kind", [redis.exceptions.DataError, ZeroDivisionError], ids=["ours", "another's"])
+def test_an_error_that_is_let_go_lets_go_of_the_connection(
+    redis_config: CacheConfig, kind: type[Exception]
+) -> None:
+    class Connection:
+        pass
+
+    def use(connection: Connection) -> None:
+        try:
+            raise kind(f"trouble on {type(connection).__name__}")
+        except Exception as error:
+            raise_translated(error, endpoint_for(redis_config, 0))
+
+    gc.disable()
+    try:
+        connection = Connection()
+        gone = weakref.ref(connection)
+        with contextlib.suppress(Exception):
+            use(connection)
+        del connection
+        assert gone() is None, "an error keeps itself alive, and the connection with it"
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(("when", "times"), [("before", 0), ("after", 1)])

@@ -238,14 +238,19 @@ def test_a_session_that_the_old_package_brought_back_from_disk_comes_back_once(
     assert said(cache.get_full()) == [*numbered(25), "new"]
 
 
+def lose_one(before: Any, old_clock: Ticking) -> None:
+    """Say three things, the last two in one millisecond: the old package keeps the later one."""
+    say(before, "first")
+    old_clock.time()
+    old_clock.time = lambda: old_clock.now  # type: ignore[method-assign]
+    say(before, "lost", "second")
+
+
 def test_messages_of_one_millisecond_come_back_as_far_as_they_are_there(
     open_old: Callable[..., Any], open_new: Callable[..., Any], old_clock: Ticking, old: Any
 ) -> None:
     before = open_old()
-    before.add_message("user", "first")
-    old_clock.time()
-    old_clock.time = lambda: old_clock.now  # type: ignore[method-assign]
-    say(before, "lost", "second")
+    lose_one(before, old_clock)
     # The old package itself shows the survivor twice.
     assert said(before.get_context()) == ["first", "second", "second"]
     cache = open_new()
@@ -255,11 +260,7 @@ def test_messages_of_one_millisecond_come_back_as_far_as_they_are_there(
 def test_a_dry_run_says_at_most_how_many_messages_move(
     open_old: Callable[..., Any], config: CacheConfig, old_clock: Ticking
 ) -> None:
-    before = open_old()
-    before.add_message("user", "first")
-    old_clock.time()
-    old_clock.time = lambda: old_clock.now  # type: ignore[method-assign]
-    say(before, "lost", "second")
+    lose_one(open_old(), old_clock)
     admin = StoreAdmin(config)
     assert (admin.migrate(dry_run=True).messages, admin.migrate().messages) == (3, 2)
 

@@ -22,7 +22,7 @@ from lix_cache.drivers.threads import in_disk_thread
 from lix_cache.effects import DiskCall, Effect, Flow, LockCall, RedisBatch, RedisCall, Sleep
 from lix_cache.errors import RedisAuthError, RedisCommandError, RedisUnavailable
 from lix_cache.hot.endpoint import endpoint_for
-from lix_cache.hot.scripts import ScriptCall, script
+from lix_cache.hot.scripts import Script, ScriptCall
 from lix_cache.storage.files import FileLock, Files
 from tests.support import CountingProxy, RedisServer
 from tests.support.redis_server import free_port
@@ -32,6 +32,14 @@ ROOT = Path(__file__).resolve().parents[2]
 Drive = Callable[..., Any]
 #: Seconds after which a call that nobody lets go ends by itself, so that a failure has an end too.
 LONG = 30
+
+
+def script(source: str) -> Script:
+    """Return a script that has no file."""
+    made = Script("of a test")
+    vars(made)["source"] = source
+    return made
+
 
 #: Scripts that no other test uses, so that only these tests decide whether the server knows them.
 APPEND = script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
