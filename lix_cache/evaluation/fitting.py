@@ -1,4 +1,4 @@
-"""Limits from samples, by search over a small grid. Pure numpy.
+"""Thresholds from samples, by search over a small grid. Pure numpy.
 
 A logistic regression of "it is right" on similarity, lead and witnesses gives about the same weights
 where it looks at the near neighbours only, and worse ones where it looks at all: what parts right
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, TypeAlias
 
-from lix_cache.matching.thresholds import Limits
+from lix_cache.matching.thresholds import Thresholds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Numbers: TypeAlias = npt.NDArray[np.float64]
     Truths: TypeAlias = npt.NDArray[np.bool_]
 
-__all__ = ["Sample", "fit_limits"]
+__all__ = ["Sample", "fit_thresholds"]
 
 _PARTS = (0.5, 1.0, 1.5)
 _AS_GOOD = 0.99
@@ -55,10 +55,10 @@ class Sample:
     is_allowed: bool = True
 
 
-def fit_limits(
-    samples: Sequence[Sample], share: float, start: Limits, *, like: Limits | None = None
-) -> Limits:
-    """Return the limits with the most hits of which at most ``share`` are wrong, on these samples.
+def fit_thresholds(
+    samples: Sequence[Sample], share: float, start: Thresholds, *, like: Thresholds | None = None
+) -> Thresholds:
+    """Return the thresholds with the most hits of which at most ``share`` are wrong, on these samples.
 
     Weights, floor, threshold and margin are those that do best at half, once and one and a half
     times the share together: at one of them alone, a mistake more or less would decide. Of those
@@ -68,7 +68,7 @@ def fit_limits(
         samples: what was seen.
         share: of the hits, 0 to 1.
         start: what is not looked for is taken from it.
-        like: limits of which all is kept but the evidence.
+        like: thresholds of which all is kept but the evidence.
     """
     if not samples:
         return start if like is None else like
@@ -78,15 +78,15 @@ def fit_limits(
     return replace(like, evidence=table.evidence_for(like, share)[0])
 
 
-def _best(table: _Table, start: Limits, share: float) -> Limits:
+def _best(table: _Table, start: Thresholds, share: float) -> Thresholds:
     tried = list(_candidates(table, start))
-    hits = [sum(table.evidence_for(limits, share * part)[1] for part in _PARTS) for limits in tried]
+    hits = [sum(table.evidence_for(thresholds, share * part)[1] for part in _PARTS) for thresholds in tried]
     enough = _AS_GOOD * max(hits)
-    good = [limits for limits, count in zip(tried, hits, strict=True) if count >= enough]
-    return max(good, key=lambda limits: (limits.threshold, limits.margin, limits.floor))
+    good = [thresholds for thresholds, count in zip(tried, hits, strict=True) if count >= enough]
+    return max(good, key=lambda thresholds: (thresholds.threshold, thresholds.margin, thresholds.floor))
 
 
-def _candidates(table: _Table, start: Limits) -> Iterator[Limits]:
+def _candidates(table: _Table, start: Thresholds) -> Iterator[Thresholds]:
     import numpy as np
 
     seen = table.other[np.isfinite(table.other)]
@@ -131,34 +131,36 @@ class _Table:
             self._own[row, : len(own)] = own
         self._ranked: dict[tuple[float, float, float], _Ranked] = {}
 
-    def evidence_for(self, limits: Limits, share: float) -> tuple[float, int]:
+    def evidence_for(self, thresholds: Thresholds, share: float) -> tuple[float, int]:
         """Return the least evidence that keeps the wrong ones to their share, and the hits it allows.
 
         If no evidence does, more is asked for than there can be.
         """
         import numpy as np
 
-        rank = self._rank(limits)
-        passes = (rank.similarity >= limits.threshold) & (rank.lead >= limits.margin)
+        rank = self._rank(thresholds)
+        passes = (rank.similarity >= thresholds.threshold) & (rank.lead >= thresholds.margin)
         evidence, wrong = rank.evidence[passes], np.cumsum(rank.is_wrong[passes])
         good = np.flatnonzero(wrong <= share * np.arange(1, len(wrong) + 1))
         if not len(good):
-            most = 1.0 + limits.margin_weight * (1.0 - limits.floor)
-            return _down(most + limits.witness_weight * math.log2(limits.witness_cap)) + 0.01, 0
+            most = 1.0 + thresholds.margin_weight * (1.0 - thresholds.floor)
+            return _down(most + thresholds.witness_weight * math.log2(thresholds.witness_cap)) + 0.01, 0
         last = int(good[-1])
         return _down(float(evidence[last])), last + 1
 
-    def _rank(self, limits: Limits) -> _Ranked:
+    def _rank(self, thresholds: Thresholds) -> _Ranked:
         """Sort by evidence, the strongest first; once for all thresholds and margins."""
         import numpy as np
 
-        key = (limits.floor, limits.margin_weight, limits.witness_weight)
+        key = (thresholds.floor, thresholds.margin_weight, thresholds.witness_weight)
         if key not in self._ranked:
-            competitor = np.maximum(self.other, limits.floor)
+            competitor = np.maximum(self.other, thresholds.floor)
             witnesses = np.maximum(1, (self._own > competitor[:, None]).sum(axis=1))
             lead = self.similarity - competitor
             evidence = (
-                self.similarity + limits.margin_weight * lead + limits.witness_weight * np.log2(witnesses)
+                self.similarity
+                + thresholds.margin_weight * lead
+                + thresholds.witness_weight * np.log2(witnesses)
             )
             use = np.flatnonzero(self.is_allowed & (lead >= 0))
             order = use[np.argsort(-evidence[use], kind="stable")]

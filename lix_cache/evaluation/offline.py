@@ -1,4 +1,4 @@
-"""A cache played through in memory: what would these limits have done? Pure.
+"""A cache played through in memory: what would these thresholds have done? Pure.
 
 The game is that of the real cache, online: a hit serves what the cache holds, whether right or
 wrong, a miss stores the right answer under the question's words, and mistakes stay in. Only
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from lix_cache.matching.decision import Decision, choose
-from lix_cache.matching.thresholds import Limits
+from lix_cache.matching.thresholds import Thresholds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,7 @@ class Step:
 def new_wordings(questions: Sequence[Question]) -> list[int]:
     """Return the places of the questions that were not asked before in the same words and scope.
 
-    The others are answered by their text, whatever the limits.
+    The others are answered by their text, whatever the thresholds.
     """
     first: dict[tuple[str, str], int] = {}
     for number, question in enumerate(questions):
@@ -72,7 +72,7 @@ def new_wordings(questions: Sequence[Question]) -> list[int]:
 def play(
     questions: Sequence[Question],
     vectors: FloatArray,
-    limits: Limits,
+    thresholds: Thresholds,
     *,
     object_to: ObjectTo | None = None,
     ask_always: bool = False,
@@ -83,7 +83,7 @@ def play(
     Args:
         questions: in the order in which they were asked.
         vectors: theirs, shape (n, dim), of length 1.
-        limits: of the cache.
+        thresholds: of the cache.
         object_to: the guards; None: nobody objects.
         ask_always: ask for objections to the nearest entry even where it is not accepted.
         replies: vectors of a response that was written for each question alone, shape (n, dim): no two
@@ -93,14 +93,14 @@ def play(
     for number, question in enumerate(questions):
         scopes.setdefault(question.scope, []).append(number)
     for numbers in scopes.values():
-        yield from _play_scope(questions, vectors, numbers, limits, object_to, ask_always, replies)
+        yield from _play_scope(questions, vectors, numbers, thresholds, object_to, ask_always, replies)
 
 
 def _play_scope(
     questions: Sequence[Question],
     vectors: FloatArray,
     numbers: list[int],
-    limits: Limits,
+    thresholds: Thresholds,
     object_to: ObjectTo | None,
     ask_always: bool,
     replies: FloatArray | None,
@@ -124,7 +124,7 @@ def _play_scope(
             def objection(row: int, text: str = text) -> object | None:
                 return object_to and object_to(text, questions[numbers[held[row]]].text)
 
-            choice = choose(similarities, clusters, limits, objection, answers=said, query=own[place])
+            choice = choose(similarities, clusters, thresholds, objection, answers=said, query=own[place])
             best = choice.decision.best
             served = int(serves[choice.rows[0]]) if choice.rows else None
             objected = choice.objection is not None

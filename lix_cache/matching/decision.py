@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lix_cache.matching.reasons import Reason
-from lix_cache.matching.thresholds import Limits
+from lix_cache.matching.thresholds import Thresholds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,12 +97,12 @@ class Decision:
 _EMPTY = Decision(None, None, 0.0, math.inf, Reason.EMPTY)
 
 
-def agreement(cosine: FloatArray, limits: Limits) -> FloatArray:
+def agreement(cosine: FloatArray, thresholds: Thresholds) -> FloatArray:
     """Return to what degree responses of these cosines agree, 0 to 1."""
     import numpy as np
 
     # Of a narrow width the power would leave the range of float32.
-    power = np.minimum((limits.agree_at - cosine) / limits.agree_width, 80.0)
+    power = np.minimum((thresholds.agree_at - cosine) / thresholds.agree_width, 80.0)
     degrees: FloatArray = 1.0 / (1.0 + np.exp(power))
     return degrees
 
@@ -110,7 +110,7 @@ def agreement(cosine: FloatArray, limits: Limits) -> FloatArray:
 def decide(
     similarities: FloatArray,
     clusters: npt.NDArray[np.integer[Any]],
-    limits: Limits,
+    thresholds: Thresholds,
     *,
     unseen: float = -1.0,
     answers: FloatArray | None = None,
@@ -123,7 +123,7 @@ def decide(
     Args:
         similarities: cosines of the query and each candidate, shape (n,).
         clusters: a label for each candidate, shape (n,); equal labels answer the same.
-        limits: what a hit must reach.
+        thresholds: what a hit must reach.
         unseen: where only the nearest candidates are given, the similarity of the last of them: one
             that answers differently may stand right behind it.
         answers: vectors of the candidates' responses, shape (n, dim), all zeros where there is none.
@@ -131,7 +131,7 @@ def decide(
 
     The order of the candidates does not matter, but that of equal ones decides which of them is named.
     """
-    return _Scene(similarities, clusters, limits, unseen, answers, query).judge()
+    return _Scene(similarities, clusters, thresholds, unseen, answers, query).judge()
 
 
 class _Scene:
@@ -141,21 +141,26 @@ class _Scene:
         self,
         similarities: FloatArray,
         clusters: npt.NDArray[np.integer[Any]],
-        limits: Limits,
+        thresholds: Thresholds,
         unseen: float,
         answers: FloatArray | None,
         query: FloatArray | None,
     ) -> None:
         import numpy as np
 
-        self.similarities, self.clusters, self.limits, self.unseen = similarities, clusters, limits, unseen
+        self.similarities, self.clusters, self.thresholds, self.unseen = (
+            similarities,
+            clusters,
+            thresholds,
+            unseen,
+        )
         self.nearness = similarities
         self.compared: npt.NDArray[np.intp] | None = None
         self.known = 0.0
         if answers is None or query is None or len(similarities) == 0:
             return
         # Who is farther than that cannot rise above the competitor that is always supposed.
-        least = limits.floor - limits.answer_weight
+        least = thresholds.floor - thresholds.answer_weight
         rows = (similarities > least).nonzero()[0]
         if len(rows) > _COMPARED:
             rows = rows[np.argpartition(-similarities[rows], _COMPARED)[:_COMPARED]]
@@ -166,12 +171,12 @@ class _Scene:
         rows, vectors = rows[has], vectors[has]
         self.compared, self.vectors = rows, vectors
         # Of an entry that stands alone nothing is known, whether its response has a vector or not.
-        near = int((similarities[rows] >= limits.floor).sum())
+        near = int((similarities[rows] >= thresholds.floor).sum())
         self.known = min(1.0, max(0, near - 1) / _KNOWN_AT)
-        if limits.answer_weight and self.known:
+        if thresholds.answer_weight and self.known:
             fits = np.einsum("ij,j->i", vectors, query) - _FITS
             self.nearness = similarities.copy()
-            self.nearness[rows] += limits.answer_weight * fits
+            self.nearness[rows] += thresholds.answer_weight * fits
         # What recurs among the near ones is canonical.
         _, inverse, counts = np.unique(clusters[rows], return_inverse=True, return_counts=True)
         self.recurs = counts[inverse] > 1
@@ -185,7 +190,7 @@ class _Scene:
             return None
         import numpy as np
 
-        degrees = agreement(np.einsum("ij,j->i", self.vectors, self.vectors[at[0]]), self.limits)
+        degrees = agreement(np.einsum("ij,j->i", self.vectors, self.vectors[at[0]]), self.thresholds)
         degrees[self.recurs] = 0.0
         return degrees
 
@@ -198,7 +203,7 @@ class _Scene:
 
     def judge(self, without: Sequence[int] = ()) -> Decision:
         """Decide, as if some candidates were not there."""
-        limits, nearness = self.limits, self.nearness
+        thresholds, nearness = self.thresholds, self.nearness
         if len(nearness) == 0:
             return _EMPTY
         if without:
@@ -220,23 +225,23 @@ class _Scene:
             others[same] = -math.inf
             nearest_other = float(others[others.argmax()])
         has_others = not math.isinf(nearest_other)
-        competitor = max(nearest_other, limits.floor, self.unseen)
+        competitor = max(nearest_other, thresholds.floor, self.unseen)
         # Of equal nearness is not nearer; but the best one itself always counts.
         witnesses = 1 if len(same) == 1 else max(1, int((nearness[same] > competitor).sum()))
         lead = near - competitor
         evidence = (
             near
-            + limits.margin_weight * lead
-            + limits.witness_weight * math.log2(min(witnesses, limits.witness_cap))
+            + thresholds.margin_weight * lead
+            + thresholds.witness_weight * math.log2(min(witnesses, thresholds.witness_cap))
         )
         if degrees is not None:
             grown = math.log(len(nearness)) / _GROWN
-            evidence += limits.answer_bonus * self.known * min(1.0, grown)
-        if similarity < limits.threshold:
+            evidence += thresholds.answer_bonus * self.known * min(1.0, grown)
+        if similarity < thresholds.threshold:
             reason = Reason.BELOW_THRESHOLD
-        elif lead < limits.margin:
+        elif lead < thresholds.margin:
             reason = Reason.MARGIN
-        elif evidence < limits.evidence:
+        elif evidence < thresholds.evidence:
             reason = Reason.EVIDENCE
         else:
             reason = ACCEPTED
@@ -274,7 +279,7 @@ class Choice(Generic[_Objection]):
 def choose(
     similarities: FloatArray,
     clusters: npt.NDArray[np.integer[Any]],
-    limits: Limits,
+    thresholds: Thresholds,
     object_to: Callable[[int], _Objection | None],
     *,
     wanted: int = 1,
@@ -290,14 +295,14 @@ def choose(
     Args:
         similarities: as in :func:`decide`; not changed.
         clusters: as in :func:`decide`.
-        limits: what a hit must reach.
+        thresholds: what a hit must reach.
         object_to: returns what there is against a candidate, or None. Asked for three at most.
         wanted: candidates to return, at most.
         unseen: as in :func:`decide`.
         answers: as in :func:`decide`.
         query: as in :func:`decide`.
     """
-    scene = _Scene(similarities, clusters, limits, unseen, answers, query)
+    scene = _Scene(similarities, clusters, thresholds, unseen, answers, query)
     first = decision = scene.judge()
     if first.index is None:
         return Choice(first, (), None)

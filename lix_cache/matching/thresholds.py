@@ -10,16 +10,16 @@ from typing import Any
 from lix_cache.checks import given
 from lix_cache.errors import InvalidInput
 
-__all__ = ["DEFAULT_LIMITS", "STRICT_LIMITS", "Limits", "is_lexical", "is_measured_for"]
+__all__ = ["DEFAULT_THRESHOLDS", "STRICT_THRESHOLDS", "Thresholds", "is_lexical", "is_measured_for"]
 
 _LEXICAL = "lexical-hashing"
 _MEASURED_FOR = ("all-minilm-l6-v2", _LEXICAL)
-"""What the id of an embedder holds for which the limits below are no guess: the one they were measured with,
-on English texts, and the lexical one, whose near texts have nearly the same words."""
+"""Parts of the ids of the embedders that the thresholds below fit: the one they were measured with, on
+English texts, and the lexical one, whose near texts share nearly all words."""
 
 
 def is_measured_for(embedder_id: str) -> bool:
-    """Whether the default limits are meant for an embedder."""
+    """Whether the default thresholds are meant for an embedder."""
     return any(name in embedder_id.lower() for name in _MEASURED_FOR)
 
 
@@ -29,10 +29,10 @@ def is_lexical(embedder_id: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Limits:
+class Thresholds:
     """What a hit must reach. Similarities are cosines.
 
-    ``Limits(threshold=0.90)`` alone is plain cosine: no margin, no evidence asked for.
+    ``Thresholds(threshold=0.90)`` alone is plain cosine: no margin, no evidence asked for.
 
     Attributes:
         threshold: least similarity of the best entry, -1 to 1.
@@ -77,16 +77,16 @@ class Limits:
         ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-                raise InvalidInput(f"Limits.{name} must be a number from {low} to {high}, {given(value)}")
+                raise InvalidInput(f"Thresholds.{name} must be a number from {low} to {high}, {given(value)}")
         if not isinstance(self.witness_cap, int):
-            raise InvalidInput(f"Limits.witness_cap must be a whole number, {given(self.witness_cap)}")
+            raise InvalidInput(f"Thresholds.witness_cap must be a whole number, {given(self.witness_cap)}")
 
-    def with_threshold(self, threshold: float | None) -> Limits:
-        """Return these limits with another least similarity (None: these)."""
+    def with_threshold(self, threshold: float | None) -> Thresholds:
+        """Return these thresholds with another least similarity (None: these)."""
         return self if threshold is None else replace(self, threshold=threshold)
 
-    def with_evidence(self, evidence: float) -> Limits:
-        """Return these limits with another least evidence."""
+    def with_score(self, evidence: float) -> Thresholds:
+        """Return these thresholds with another least evidence."""
         return self if evidence == self.evidence else replace(self, evidence=evidence)
 
     def as_dict(self) -> dict[str, float | None]:
@@ -94,7 +94,7 @@ class Limits:
         return {name: None if math.isinf(value) else value for name, value in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Limits:
+    def from_dict(cls, values: Mapping[str, Any]) -> Thresholds:
         """Read what :meth:`as_dict` returned.
 
         Raises:
@@ -103,16 +103,16 @@ class Limits:
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise InvalidInput(f"unknown limits {unknown}; known are {sorted(known)}")
+            raise InvalidInput(f"unknown thresholds {unknown}; known are {sorted(known)}")
         if "threshold" not in values:
-            raise InvalidInput("limits without a 'threshold'")
+            raise InvalidInput("thresholds without a 'threshold'")
         read = dict(values)
         if "evidence" in read and read["evidence"] is None:
             read["evidence"] = -math.inf
         return cls(**read)
 
 
-DEFAULT_LIMITS = Limits(
+DEFAULT_THRESHOLDS = Thresholds(
     threshold=0.68,
     margin=0.05,
     floor=0.5,
@@ -125,10 +125,10 @@ DEFAULT_LIMITS = Limits(
 )
 """For all-MiniLM-L6-v2: at most 2% wrong among the hits; docs/calibration.md says on what.
 
-An entry with no other near it must reach 0.865. Other embedders need limits of their own.
+An entry with no other near it must reach 0.865. Other embedders need thresholds of their own.
 """
 
-STRICT_LIMITS = replace(DEFAULT_LIMITS, evidence=1.42)
+STRICT_THRESHOLDS = replace(DEFAULT_THRESHOLDS, evidence=1.42)
 """The same, at most 1% wrong, for a third fewer hits.
 
 An entry with no other near it must reach 0.96.

@@ -19,7 +19,7 @@ from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.entries import TAG_BYTES
 from lix_cache.hot.keys import Keys
 from lix_cache.matching.guards import GUARDS, Objection, check
-from lix_cache.matching.thresholds import DEFAULT_LIMITS, Limits
+from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, Thresholds
 from lix_cache.semantic.decorator import Decorating
 from lix_cache.semantic.index import IndexPool
 from lix_cache.semantic.policy import CachePolicy
@@ -71,7 +71,7 @@ class Assembled(Decorating):
         config: CacheConfig | None = None,
         *,
         context: Mapping[str, Any] | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        thresholds: Thresholds = DEFAULT_THRESHOLDS,
         guards: bool | Iterable[str] = True,
         verifier: Verifier | None = None,
         verifier_threshold: float = 0.7,
@@ -117,7 +117,7 @@ class Assembled(Decorating):
             indexes=IndexPool(check_whole("index_bytes", index_bytes, 1)),
             embedder=embedder,
             context=self.context,
-            limits=check_is("limits", limits, Limits),
+            thresholds=check_is("thresholds", thresholds, Thresholds),
             object_to=_guards(guards),
             verifier=verifier,
             verifier_threshold=check_number("verifier_threshold", verifier_threshold, 0, 1),
@@ -135,7 +135,7 @@ class Assembled(Decorating):
             embedder_id=config.embedder_id or "",
             dim=config.embedding_dim,
             watch=Watch(
-                limits.evidence,
+                thresholds.evidence,
                 None
                 if target_false_hit_rate is None
                 else check_number("target_false_hit_rate", target_false_hit_rate, 0, 1),

@@ -37,7 +37,7 @@ class SemanticCache(Assembled):
         config: settings; ``CacheConfig()`` by default.
         context: what every call is about: tenant, model, system prompt and so on. A call
             may add to it and not change it.
-        limits: what a semantic hit must reach.
+        thresholds: what a semantic hit must reach.
         guards: False for none, or the names of those to ask.
         verifier: asked last. If it cannot answer, the lookup is a miss.
         verifier_threshold: least score that it must give.
@@ -55,7 +55,7 @@ class SemanticCache(Assembled):
             are wrong (``get_stats``, ``audit``); 0 for none.
         target_false_hit_rate: part of the hits that may be wrong. Each scope raises its threshold where
             its own misses and audits say that it must, and closes where audits prove that more are
-            wrong; None: the limits stay as they are.
+            wrong; None: the thresholds stay as they are.
         version: any text; another one leaves all old entries behind.
         deadline_seconds: how long the embedder, and then the verifier, may take before the
             lookup is a miss; None: as long as they take, in the calling thread.
@@ -90,7 +90,7 @@ class SemanticCache(Assembled):
             query: its text.
             context: what must match exactly, beside the cache's own context.
             query_embedding: shape (dim,), if it is known already.
-            similarity_threshold: in place of ``limits.threshold``.
+            similarity_threshold: in place of ``thresholds.threshold``.
 
         Raises:
             InvalidInput: the query is empty or no str.

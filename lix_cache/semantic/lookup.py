@@ -23,7 +23,7 @@ from lix_cache.hot.found import Exact, Following, Found, Gone, Place, Reported, 
 from lix_cache.matching.decision import ACCEPTED, Choice, choose
 from lix_cache.matching.guards import Objection
 from lix_cache.matching.reasons import Reason
-from lix_cache.matching.thresholds import Limits
+from lix_cache.matching.thresholds import Thresholds
 from lix_cache.semantic import vector_sets
 from lix_cache.semantic.result import Lookup
 from lix_cache.semantic.scope import merged
@@ -53,7 +53,7 @@ class Query:
         text: the query.
         context: what must match exactly, beside the cache's own.
         embedding: shape (dim,), if it is known already.
-        threshold: in place of that of the limits.
+        threshold: in place of that of the thresholds.
         peek: only say whether there is an answer, and leave no trace in it.
     """
 
@@ -87,7 +87,7 @@ def _lookup(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
 
 def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     wording = wording_of(query.text)
-    limits = core.limits.with_threshold(query.threshold)
+    thresholds = core.thresholds.with_threshold(query.threshold)
     context = merged(core.context, query.context)
     refusal = core.policy.check_lookup(query.text, context)
     if refusal is not None:
@@ -117,7 +117,9 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
 
     reported = following.reported
     similarities, view = view.similarities(vector, following.now_ms)
-    chosen = _choose(core, view, similarities, _learned(core, limits, scope, query.text), query.text, vector)
+    chosen = _choose(
+        core, view, similarities, _learned(core, thresholds, scope, query.text), query.text, vector
+    )
     if not chosen.rows:
         _remember(core, query, scope, digest, view, chosen)
         raise _why_not(chosen)
@@ -146,9 +148,9 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     return (yield from served(core, scope, found, chosen.decision, peek=query.peek))
 
 
-def _learned(core: Core, limits: Limits, scope: Scope, text: str) -> Limits:
+def _learned(core: Core, thresholds: Thresholds, scope: Scope, text: str) -> Thresholds:
     """Return what a hit must reach in this scope, by what it has learned."""
-    return limits.with_evidence(core.watch.threshold(scope.id, is_strange=core.is_strange(text)))
+    return thresholds.with_score(core.watch.threshold(scope.id, is_strange=core.is_strange(text)))
 
 
 def _audit(
@@ -285,13 +287,13 @@ def catch_up(core: Core, scope_id: str, dim: int) -> Flow[tuple[View, float]]:
 
 
 def _choose(
-    core: Core, view: View, similarities: FloatArray, limits: Limits, text: str, vector: FloatArray
+    core: Core, view: View, similarities: FloatArray, thresholds: Thresholds, text: str, vector: FloatArray
 ) -> Choice[Objection]:
     """Find the entries that may answer: accepted by their numbers, and no guard objects."""
     return choose(
         similarities,
         view.clusters,
-        limits,
+        thresholds,
         lambda row: core.object_to(text, view.records[row].text),
         wanted=1 if core.verifier is None else _WANTED,
         answers=view.answers,

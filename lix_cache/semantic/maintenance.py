@@ -14,7 +14,7 @@ from lix_cache.evaluation.adaptive import Counts
 from lix_cache.hot import entries
 from lix_cache.hot.entries import EntryId
 from lix_cache.hot.probe import probe, verdict
-from lix_cache.matching.thresholds import DEFAULT_LIMITS, is_measured_for
+from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, is_measured_for
 from lix_cache.semantic.lookup import catch_up
 from lix_cache.semantic.result import Report
 from lix_cache.semantic.scope import embedder_word, item_digests, merged
@@ -250,7 +250,7 @@ def health(core: Core) -> Flow[dict[str, Any]]:
         ask = Compute(score, core.deadline, "the verifier", may_hang=True)
         parts["verifier"] = yield from _try(core, ask)
     known = is_measured_for(str(parts["embedder"].get("id", "")))
-    prior = "measured" if known or core.limits != DEFAULT_LIMITS else "cautious"
+    prior = "measured" if known or core.thresholds != DEFAULT_THRESHOLDS else "cautious"
     down = parts["redis"]["status"] == "down"
     worse = any(part["status"] in ("down", "degraded") for part in parts.values())
     index = {

@@ -19,7 +19,7 @@ from lix_cache.matching.guards import Objection
 from lix_cache.matching.guards.reading import read
 from lix_cache.matching.reasons import Reason
 from lix_cache.matching.text import normalise
-from lix_cache.matching.thresholds import DEFAULT_LIMITS, Limits, is_lexical, is_measured_for
+from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, Thresholds, is_lexical, is_measured_for
 from lix_cache.semantic.deferred import Later
 from lix_cache.semantic.result import Lookup
 from lix_cache.semantic.scope import canonical, embedder_word, item_digests, merged, scope_of
@@ -109,7 +109,7 @@ class Core:
     indexes: IndexPool
     embedder: Embedder | None
     context: Mapping[str, Any]
-    limits: Limits
+    thresholds: Thresholds
     object_to: Callable[[str, str], Objection | None]
     verifier: Verifier | None
     verifier_threshold: float
@@ -168,8 +168,8 @@ class Core:
         return asked
 
     def is_strange(self, text: str) -> bool:
-        """Whether the limits in force were not measured for this embedder or this language."""
-        if self.limits != DEFAULT_LIMITS:
+        """Whether the thresholds in force were not measured for this embedder or this language."""
+        if self.thresholds != DEFAULT_THRESHOLDS:
             return False
         name = "" if self._identity is None else self._identity[0]
         return not is_measured_for(name) or read(text).language != "en"

@@ -33,7 +33,7 @@ _ALARMED, _OF_LATE = 0.5, 0.85
 #: Audits beside those that are drawn, as multiples of the audit rate: while a scope has fewer than
 #: so many of late, and after. Three audits in 300 hits may all miss what is wrong with most of them.
 _YOUNG, _YOUNG_MORE, _MORE = 5.0, 4.0, 2.0
-#: More evidence where the limits were not measured for an embedder or a language, and the labels of
+#: More evidence where the thresholds were not measured for an embedder or a language, and the labels of
 #: its own after which a scope needs none of it.
 _CAUTION = 0.17
 _TRUSTED = 200.0

@@ -24,7 +24,7 @@ from lix_cache.errors import (
 )
 from lix_cache.hot.keys import AnswerKeys
 from lix_cache.matching.guards import Objection
-from lix_cache.matching.thresholds import Limits
+from lix_cache.matching.thresholds import Thresholds
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.redis_server import wait_until
@@ -40,7 +40,7 @@ TABLE = {
     "bread, how is it baked": mix(e=0.95, f=0.312),
 }
 CAPITAL, PARAPHRASE, OTHER_PARAPHRASE, LARGEST, BREAD, BAKED = TABLE
-LIMITS = Limits(threshold=0.92, margin=0.05)
+THRESHOLDS = Thresholds(threshold=0.92, margin=0.05)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def make(twins: Twins, embedder: Meanings, redis_config: CacheConfig) -> Any:
             "SemanticCache",
             embedder_,
             config,
-            **{"limits": LIMITS, "guards": False, "policy": ANYTHING, "audit_rate": 0, **options},
+            **{"thresholds": THRESHOLDS, "guards": False, "policy": ANYTHING, "audit_rate": 0, **options},
         )
 
     return build
@@ -321,7 +321,7 @@ def test_another_wording_of_the_same_answer_may_pass_the_guard(make: Any) -> Non
 
 
 def test_another_answer_never_takes_the_place_of_one_that_a_guard_objects_to(make: Any) -> None:
-    cache = make(limits=Limits(threshold=0.85))
+    cache = make(thresholds=Thresholds(threshold=0.85))
     cache.store(CAPITAL, "Paris")
     cache.store(LARGEST, "Marseille")
     cache._core.object_to = objecting(CAPITAL)
@@ -458,7 +458,7 @@ def test_a_sliding_life_is_prolonged_by_hits_up_to_its_limit(make: Any) -> None:
     assert not cache.lookup(BREAD).is_hit
 
 
-def test_an_entrys_own_life_limits_its_sliding(make: Any) -> None:
+def test_an_entrys_own_life_thresholds_its_sliding(make: Any) -> None:
     cache = make(sliding_seconds=0.2, ttl_seconds=60)
     cache.store(CAPITAL, "Paris", ttl_seconds=0.3)
     started = time.monotonic()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lix_cache import DEFAULT_LIMITS, CacheConfig, HashingEmbedder, Reason
+from lix_cache import DEFAULT_THRESHOLDS, CacheConfig, HashingEmbedder, Reason
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.twins import Twins
@@ -34,7 +34,13 @@ FIRST, SECOND, ASKED, HOURS = list(TABLE)[:4]
 @pytest.fixture
 def make(twins: Twins, redis_config: CacheConfig) -> Any:
     def build(**options: Any) -> Any:
-        settings = {"guards": False, "policy": ANYTHING, "audit_rate": 0, "limits": DEFAULT_LIMITS, **options}
+        settings = {
+            "guards": False,
+            "policy": ANYTHING,
+            "audit_rate": 0,
+            "thresholds": DEFAULT_THRESHOLDS,
+            **options,
+        }
         return twins.make("SemanticCache", Meanings(TABLE, name="all-MiniLM-L6-v2"), redis_config, **settings)
 
     return build

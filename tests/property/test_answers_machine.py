@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from lix_cache import Reason, SemanticCache
 from lix_cache.config import CacheConfig
 from lix_cache.errors import InvalidContext
-from lix_cache.matching.thresholds import Limits
+from lix_cache.matching.thresholds import Thresholds
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix, spelled
 
@@ -35,7 +35,7 @@ TABLE = {
     for topic in "ab"
     for number in range(3)
 }
-LIMITS = Limits(threshold=0.9, margin=0.05)
+THRESHOLDS = Thresholds(threshold=0.9, margin=0.05)
 CONTEXTS: list[dict[str, Any]] = [
     {"tenant": "x"},
     {"tenant": "y"},
@@ -76,7 +76,7 @@ class AnswersMachine(RuleBasedStateMachine):
         return SemanticCache(
             Meanings(TABLE, dim=24),
             self.config,
-            limits=LIMITS,
+            thresholds=THRESHOLDS,
             guards=False,
             policy=ANYTHING,
             ttl_seconds=300,
@@ -228,7 +228,7 @@ def cache(redis_config: CacheConfig) -> SemanticCache:
     return SemanticCache(
         Meanings(TABLE, dim=24),
         redis_config,
-        limits=Limits(threshold=-1.0),
+        thresholds=Thresholds(threshold=-1.0),
         guards=False,
         policy=ANYTHING,
         ttl_seconds=300,

@@ -20,8 +20,8 @@ PACKAGE = Path(lix_cache.__file__).parent
 
 #: The public names. One that is added, renamed or lost is a decision: it is made here too.
 NAMES = [
-    "DEFAULT_LIMITS",
-    "STRICT_LIMITS",
+    "DEFAULT_THRESHOLDS",
+    "STRICT_THRESHOLDS",
     "ArchiveBusy",
     "ArchiveCorrupt",
     "ArchiveError",
@@ -62,7 +62,7 @@ NAMES = [
     "InvalidSessionId",
     "InvalidVector",
     "LayoutMismatch",
-    "Limits",
+    "Thresholds",
     "LixCacheError",
     "Lookup",
     "MissingExtra",
@@ -107,12 +107,12 @@ NAMES = [
     "ensure_redis",
     "json_logs",
     "judge_pairs",
-    "load_limits",
+    "load_thresholds",
     "questions_from_log",
     "questions_from_pairs",
     "register_metrics",
     "replay",
-    "save_limits",
+    "save_thresholds",
     "train_table",
 ]
 
