@@ -32,7 +32,7 @@ from lix_cache.evaluation.binomial import clopper_pearson
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- begin: measured by scripts/calibration_curve.py -->", "<!-- end -->"
 SETS = ("banking77", "clinc150")
-EVIDENCE = (1.06, 1.1, 1.14, 1.18, 1.23, 1.3, 1.35, 1.42, 1.5, 1.6, 1.7)
+SCORES = (1.06, 1.1, 1.14, 1.18, 1.23, 1.3, 1.35, 1.42, 1.5, 1.6, 1.7)
 COSINES = (0.80, 0.83, 0.85, 0.87, 0.90, 0.92, 0.94, 0.96)
 
 
@@ -79,17 +79,17 @@ def main() -> None:
         _write_between_marks(Path(arguments.write_docs), table)
 
 
-def _with(evidence: float) -> Thresholds:
-    """Return the default thresholds with another evidence."""
-    if evidence == STRICT_THRESHOLDS.evidence:
+def _with(score: float) -> Thresholds:
+    """Return the default thresholds with another score."""
+    if score == STRICT_THRESHOLDS.score:
         return STRICT_THRESHOLDS
-    return replace(DEFAULT_THRESHOLDS, evidence=evidence)
+    return replace(DEFAULT_THRESHOLDS, score=score)
 
 
 def _measure(
     embedder: Remembering, samples: Sequence[Sequence[Question]]
 ) -> dict[str, list[CalibrationPoint]]:
-    ours = [DEFAULT_THRESHOLDS if e == DEFAULT_THRESHOLDS.evidence else _with(e) for e in EVIDENCE]
+    ours = [DEFAULT_THRESHOLDS if e == DEFAULT_THRESHOLDS.score else _with(e) for e in SCORES]
     plain = [Thresholds(threshold=cosine) for cosine in COSINES]
     runs: dict[str, list[list[CalibrationPoint]]] = {"lix-cache": [], "plain cosine": []}
     for questions in samples:
@@ -150,7 +150,7 @@ def _name(kind: str, thresholds: Thresholds) -> str:
     if kind != "lix-cache":
         return f"plain cosine {thresholds.threshold:.2f}"
     word = {DEFAULT_THRESHOLDS: " (default)", STRICT_THRESHOLDS: " (strict)"}.get(thresholds, "")
-    return f"evidence {thresholds.evidence:.2f}{word}"
+    return f"score {thresholds.score:.2f}{word}"
 
 
 def _cells(point: CalibrationPoint) -> tuple[str, str]:

@@ -33,7 +33,7 @@ from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, Thresholds
 #: The rule that compared answers by equality alone.
 EQUALITY = replace(
     DEFAULT_THRESHOLDS,
-    evidence=1.23,
+    score=1.23,
     answer_weight=0.0,
     answer_bonus=0.0,
     agree_at=1.0,
@@ -183,7 +183,7 @@ class _Known:
 def labels(data: Data) -> None:
     """Sets with labels as answers, through the real cache: the rule before, and the defaults."""
     print("\nlabels as answers, 3,000 questions, seeds 0 and 1; false hits for each 1,000 questions\n")
-    print(f"{'':10} {'equality, evidence 1.23':>26} {'defaults':>26}")
+    print(f"{'':10} {'equality, score 1.23':>26} {'defaults':>26}")
     total: dict[str, list[float]] = {"before": [0.0, 0.0], "now": [0.0, 0.0]}
     rules: dict[str, dict[str, Any]] = {
         "before": {"thresholds": EQUALITY, "target_false_hit_rate": None, "embed_answers": False},

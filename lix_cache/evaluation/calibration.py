@@ -166,7 +166,7 @@ def calibrate(
     proven = (point for point in points.values() if point.is_proven)
     return Calibration(
         best=max(proven, key=lambda point: point.hits, default=None),
-        points=tuple(sorted(points.values(), key=lambda point: -point.thresholds.evidence)),
+        points=tuple(sorted(points.values(), key=lambda point: -point.thresholds.score)),
         bound=bound,
         confidence=confidence,
         questions=len(questions),
@@ -240,7 +240,7 @@ def _samples(
             continue
         same = step.clusters == step.clusters[best]
         others = step.similarities[~same]
-        own = np.sort(step.similarities[same])[::-1][: thresholds.witness_cap]
+        own = np.sort(step.similarities[same])[::-1][: thresholds.vote_cap]
         yield Sample(
             similarity=step.decision.similarity,
             other=float(others.max()) if len(others) else -math.inf,

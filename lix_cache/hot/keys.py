@@ -46,7 +46,7 @@ class AnswerKeys(NamedTuple):
         contexts: hash: scope to digests of the items of its context.
         vectors: vector set: the vectors of a large scope, where the server has such sets.
         followed: hash: how far in the log and in the deletions the vector set is.
-        labels: hash: labels by evidence, and audits.
+        labels: hash: labels by score, and audits.
     """
 
     head: str

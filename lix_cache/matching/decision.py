@@ -14,15 +14,16 @@ Three numbers are looked at:
 * **nearness** of the best entry: its cosine, corrected by how well its response fits the query
   (``answer_weight`` times the cosine of the two above 0.5, where neighbours' answers are known as well:
   an entry that stands alone is judged as if its response had no vector);
-* **margin**: its lead over the competitor, the highest nearness × (1 - agreement with the best entry);
-* **witnesses**: how many entries of its cluster are nearer than that.
+* **margin**: how much nearer it is than its competitor, the highest nearness × (1 - agreement with the
+  best entry);
+* **votes**: how many entries of its answer group are nearer than that competitor.
 
-Each has its own minimum (witnesses: one, the best entry itself), and they are also weighed together::
+Each has its own minimum (votes: one, the best entry itself), and they are also weighed together::
 
-    evidence = nearness + margin_weight * margin + witness_weight * log2(witnesses) + bonus
+    score = nearness + margin_weight * margin + vote_weight * log2(votes) + bonus
 
 It is the linear part of a logistic regression, with the weight of the nearness put to 1. Where
-responses are canonical, witnesses make up for a small lead. Where they are not, there are none; but
+responses are canonical, votes make up for a small margin. Where they are not, there are none; but
 the neighbours' answers are known, and a competitor that is left after comparing them is a weak one,
 which is what the bonus stands for. It is given in proportion to the neighbours, up to two (of an
 entry that stands alone nothing is known), and to the logarithm of the entries, up to 256.
@@ -74,13 +75,13 @@ class Decision:
         index: the candidate that is accepted; None: none is.
         best: the nearest candidate, accepted or not; None if there was none.
         similarity: of the nearest candidate; 0.0 if there was none.
-        margin: its lead over the nearest one that answers differently; infinite if there is none.
-            Where the lead was not enough, the one that was counted, over the supposed competitor if
-            no nearer one is known.
-        reason: ``accepted``, or of :class:`~lix_cache.matching.reasons.Reason` that of the first
-            limit that was not reached.
-        witnesses: candidates of the same answer nearer than any other answer.
-        evidence: the weighted sum; 0.0 if there was no candidate.
+        margin: how much nearer it is than the nearest candidate that answers differently; infinite if
+            there is none. Where the margin or the score was too low, it is the margin that was
+            compared, if need be with the supposed competitor.
+        reason: ``accepted``, or the :class:`~lix_cache.matching.reasons.Reason` of the first
+            threshold that was not reached.
+        votes: candidates of the same answer nearer than any other answer.
+        score: the weighted sum; 0.0 if there was no candidate.
         is_compared: the best candidate's response was compared by its meaning, not by equality.
     """
 
@@ -89,8 +90,8 @@ class Decision:
     similarity: float
     margin: float
     reason: str
-    witnesses: int = 0
-    evidence: float = 0.0
+    votes: int = 0
+    score: float = 0.0
     is_compared: bool = False
 
 
@@ -227,36 +228,36 @@ class _Scene:
         has_others = not math.isinf(nearest_other)
         competitor = max(nearest_other, thresholds.floor, self.unseen)
         # Of equal nearness is not nearer; but the best one itself always counts.
-        witnesses = 1 if len(same) == 1 else max(1, int((nearness[same] > competitor).sum()))
-        lead = near - competitor
-        evidence = (
+        votes = 1 if len(same) == 1 else max(1, int((nearness[same] > competitor).sum()))
+        margin = near - competitor
+        score = (
             near
-            + thresholds.margin_weight * lead
-            + thresholds.witness_weight * math.log2(min(witnesses, thresholds.witness_cap))
+            + thresholds.margin_weight * margin
+            + thresholds.vote_weight * math.log2(min(votes, thresholds.vote_cap))
         )
         if degrees is not None:
             grown = math.log(len(nearness)) / _GROWN
-            evidence += thresholds.answer_bonus * self.known * min(1.0, grown)
+            score += thresholds.answer_bonus * self.known * min(1.0, grown)
         if similarity < thresholds.threshold:
             reason = Reason.BELOW_THRESHOLD
-        elif lead < thresholds.margin:
+        elif margin < thresholds.margin:
             reason = Reason.MARGIN
-        elif evidence < thresholds.evidence:
-            reason = Reason.EVIDENCE
+        elif score < thresholds.score:
+            reason = Reason.SCORE
         else:
             reason = ACCEPTED
         accepted = reason == ACCEPTED
-        margin = near - max(nearest_other, self.unseen) if has_others or self.unseen > -1.0 else math.inf
-        if reason in (Reason.MARGIN, Reason.EVIDENCE):
-            margin = lead
+        if reason not in (Reason.MARGIN, Reason.SCORE):
+            # The supposed competitor decided nothing, so it is not reported.
+            margin = near - max(nearest_other, self.unseen) if has_others or self.unseen > -1.0 else math.inf
         return Decision(
             index=best if accepted else None,
             best=best,
             similarity=similarity,
             margin=margin,
             reason=reason,
-            witnesses=witnesses,
-            evidence=evidence,
+            votes=votes,
+            score=score,
             is_compared=degrees is not None,
         )
 

@@ -25,8 +25,8 @@ class Reason:
     BELOW_THRESHOLD: Final = "below_threshold"
     #: Something that answers differently is nearly as near.
     MARGIN: Final = "margin"
-    #: Near and ahead, but similarity, lead and witnesses together are not enough.
-    EVIDENCE: Final = "evidence"
+    #: Near and ahead, but similarity, margin and votes add up to too low a score.
+    SCORE: Final = "score"
     #: A guard found that the two wordings differ in what matters.
     GUARD: Final = "guard"
     #: The verifier says that they do not ask the same.

@@ -32,18 +32,18 @@ def is_lexical(embedder_id: str) -> bool:
 class Thresholds:
     """What a hit must reach. Similarities are cosines.
 
-    ``Thresholds(threshold=0.90)`` alone is plain cosine: no margin, no evidence asked for.
+    ``Thresholds(threshold=0.90)`` alone is plain cosine: no margin, no score asked for.
 
     Attributes:
         threshold: least similarity of the best entry, -1 to 1.
-        margin: least lead over the best entry that answers differently, 0 to 2.
+        margin: least margin over the best entry that answers differently, 0 to 2.
         floor: the similarity of the competitor that is supposed where no nearer one is known.
-        evidence: least sum of similarity, weighted margin and weighted witnesses.
-        margin_weight: what a margin of 1 counts in the evidence.
-        witness_weight: what each doubling of the witnesses counts in the evidence.
-        witness_cap: more witnesses than this count no more.
+        score: least sum of similarity, weighted margin and weighted votes.
+        margin_weight: what a margin of 1 counts in the score.
+        vote_weight: what each doubling of the votes counts in the score.
+        vote_cap: more votes than this count no more.
         answer_weight: what the cosine of query and response, above 0.5, counts in the nearness.
-        answer_bonus: what is added to the evidence where the best entry's response was compared with
+        answer_bonus: what is added to the score where the best entry's response was compared with
             those of its neighbours by meaning.
         agree_at: cosine of two responses at which they agree by half.
         agree_width: how much above that they agree by nearly three quarters (a logistic's scale).
@@ -52,10 +52,10 @@ class Thresholds:
     threshold: float
     margin: float = 0.0
     floor: float = 0.0
-    evidence: float = -math.inf
+    score: float = -math.inf
     margin_weight: float = 0.0
-    witness_weight: float = 0.0
-    witness_cap: int = 8
+    vote_weight: float = 0.0
+    vote_cap: int = 8
     answer_weight: float = 0.0
     answer_bonus: float = 0.0
     agree_at: float = 0.7
@@ -66,10 +66,10 @@ class Thresholds:
             ("threshold", -1.0, 1.0),
             ("margin", 0.0, 2.0),
             ("floor", -1.0, 1.0),
-            ("evidence", -math.inf, math.inf),
+            ("score", -math.inf, math.inf),
             ("margin_weight", 0.0, 1e6),
-            ("witness_weight", 0.0, 1e6),
-            ("witness_cap", 1, 1_000_000),
+            ("vote_weight", 0.0, 1e6),
+            ("vote_cap", 1, 1_000_000),
             ("answer_weight", 0.0, 1.0),
             ("answer_bonus", 0.0, 2.0),
             ("agree_at", -1.0, 1.0),
@@ -78,16 +78,16 @@ class Thresholds:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
                 raise InvalidInput(f"Thresholds.{name} must be a number from {low} to {high}, {given(value)}")
-        if not isinstance(self.witness_cap, int):
-            raise InvalidInput(f"Thresholds.witness_cap must be a whole number, {given(self.witness_cap)}")
+        if not isinstance(self.vote_cap, int):
+            raise InvalidInput(f"Thresholds.vote_cap must be a whole number, {given(self.vote_cap)}")
 
     def with_threshold(self, threshold: float | None) -> Thresholds:
         """Return these thresholds with another least similarity (None: these)."""
         return self if threshold is None else replace(self, threshold=threshold)
 
-    def with_score(self, evidence: float) -> Thresholds:
-        """Return these thresholds with another least evidence."""
-        return self if evidence == self.evidence else replace(self, evidence=evidence)
+    def with_score(self, score: float) -> Thresholds:
+        """Return these thresholds with another least score."""
+        return self if score == self.score else replace(self, score=score)
 
     def as_dict(self) -> dict[str, float | None]:
         """Return what JSON can carry: an infinite limit, which asks for nothing or all, is None."""
@@ -107,8 +107,8 @@ class Thresholds:
         if "threshold" not in values:
             raise InvalidInput("thresholds without a 'threshold'")
         read = dict(values)
-        if "evidence" in read and read["evidence"] is None:
-            read["evidence"] = -math.inf
+        if "score" in read and read["score"] is None:
+            read["score"] = -math.inf
         return cls(**read)
 
 
@@ -116,10 +116,10 @@ DEFAULT_THRESHOLDS = Thresholds(
     threshold=0.68,
     margin=0.05,
     floor=0.5,
-    evidence=1.23,
+    score=1.23,
     margin_weight=1.0,
-    witness_weight=0.2,
-    witness_cap=8,
+    vote_weight=0.2,
+    vote_cap=8,
     answer_weight=0.15,
     answer_bonus=0.30,
 )
@@ -128,7 +128,7 @@ DEFAULT_THRESHOLDS = Thresholds(
 An entry with no other near it must reach 0.865. Other embedders need thresholds of their own.
 """
 
-STRICT_THRESHOLDS = replace(DEFAULT_THRESHOLDS, evidence=1.42)
+STRICT_THRESHOLDS = replace(DEFAULT_THRESHOLDS, score=1.42)
 """The same, at most 1% wrong, for a third fewer hits.
 
 An entry with no other near it must reach 0.96.

@@ -135,7 +135,7 @@ class Assembled(Decorating):
             embedder_id=config.embedder_id or "",
             dim=config.embedding_dim,
             watch=Watch(
-                thresholds.evidence,
+                thresholds.score,
                 None
                 if target_false_hit_rate is None
                 else check_number("target_false_hit_rate", target_false_hit_rate, 0, 1),

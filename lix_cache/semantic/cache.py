@@ -24,7 +24,7 @@ class SemanticCache(Assembled):
     """Responses found again by the meaning of the question; every answer says why.
 
     A lookup is a cascade: the policy, the exact text, the nearest stored wordings and their
-    lead over whatever answers differently, the guards, the verifier. Only entries of the same
+    margin over entries that answer differently, the guards, the verifier. Only entries of the same
     *scope* are looked at: everything in the context, the embedder's id and its dimension
     must match exactly.
 

@@ -1,7 +1,7 @@
 """Looking up, step by step. See lix_cache.effects.
 
-A lookup is a cascade, and whoever ends it gives the reason: policy, exact text, nearest
-entries and their lead, guards, verifier. The first round trip asks for the exact text and
+A lookup is a cascade. The step that ends it gives the reason: policy, exact text, nearest
+entries and their margin, guards, verifier. The first round trip asks for the exact text and
 for what is new in the scope; everything up to the decision then happens in this process;
 the second fetches the response, if its entry is still alive. Where a vector set is searched,
 the second one brings candidates and responses together, before the decision.
@@ -175,7 +175,7 @@ def _remember(
 ) -> None:
     """Keep a question that is not answered, to compare its fresh answer with the nearest entry's."""
     decision = chosen.decision
-    is_near = decision.reason in (ACCEPTED, Reason.EVIDENCE) and chosen.objection is None
+    is_near = decision.reason in (ACCEPTED, Reason.SCORE) and chosen.objection is None
     if query.peek or not core.watch.is_on or decision.best is None or not (audit or is_near):
         return
     row = decision.best if row is None else row
@@ -188,7 +188,7 @@ def _remember(
         Asked(
             query.text,
             record.text,
-            decision.evidence,
+            decision.score,
             int(view.clusters[row]),
             answer if has_answer and decision.is_compared else None,
             has_answer and not decision.is_compared,

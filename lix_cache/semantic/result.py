@@ -20,7 +20,7 @@ class Lookup:
             may end in a log.
         similarity: cosine of the nearest wording, -1 to 1; 1.0 for the exact text; 0.0
             where none was looked for or there is none.
-        margin: its lead over the nearest wording that answers differently; ``inf`` if
+        margin: how much nearer it is than the nearest entry that answers differently; ``inf`` if
             there is none.
         reason: one of :class:`Reason`.
         detail: the reason in words, such as what a guard objected to.

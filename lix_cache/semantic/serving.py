@@ -39,7 +39,7 @@ def served(
         response = yield from _decoded(core, scope, meta.response_key, data)
         core.tally.saved(meta.tokens)
         if decision is not None:
-            core.watch.seen(scope.id, decision.evidence)
+            core.watch.seen(scope.id, decision.score)
     return Lookup(
         True,
         response,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Nearest", "nearest"]
 
-#: Candidates for a decision: enough that some disagree with the best, for the lead over them.
+#: Candidates for a decision: enough that some disagree with the best, to measure its margin.
 _WANTED = 64
 #: Paths that a search keeps open. scripts/bench_scale.py measures what it finds and costs.
 _EFFORT = 200

@@ -147,17 +147,17 @@ def test_a_scope_whose_misses_disagree_asks_for_more(twins: Twins, redis_config:
     def ask(cache: Any, agree: bool) -> Any:
         for i in range(59):
             cache.store(f"question {i}", i)
-            assert cache.lookup(f"near {i}").reason == Reason.EVIDENCE
+            assert cache.lookup(f"near {i}").reason == Reason.SCORE
             cache.store(f"near {i}", i if agree else -i - 1)
         cache.store("question 59", 59)
         cache.lookup("far from everything")
         return cache.lookup("nearer 59")
 
     assert ask(make(context={"world": "friendly"}), agree=True).is_hit
-    assert ask(make(context={"world": "hostile"}), agree=False).reason == Reason.EVIDENCE
+    assert ask(make(context={"world": "hostile"}), agree=False).reason == Reason.SCORE
     # Another process knows it as well, and one that does not calibrate answers.
     hostile = {"context": {"world": "hostile"}}
     other = make(**hostile)
     other.lookup("far from everything")
-    assert other.lookup("nearer 59").reason == Reason.EVIDENCE
+    assert other.lookup("nearer 59").reason == Reason.SCORE
     assert make(**hostile, target_false_hit_rate=None).lookup("nearer 59").is_hit

@@ -19,10 +19,10 @@ THRESHOLDS = st.builds(
     threshold=st.floats(0, 1),
     margin=st.floats(0.001, 0.5),
     floor=st.floats(-1, 1),
-    evidence=st.floats(0, 3),
+    score=st.floats(0, 3),
     margin_weight=st.floats(0, 4),
-    witness_weight=st.floats(0, 1),
-    witness_cap=st.integers(1, 12),
+    vote_weight=st.floats(0, 1),
+    vote_cap=st.integers(1, 12),
 ) | st.just(DEFAULT_THRESHOLDS)
 # A hundredth apart, so that no rounding decides.
 CANDIDATES = st.lists(st.tuples(st.integers(-100, 100), st.integers(0, 4)), min_size=1, max_size=30)
@@ -54,7 +54,7 @@ def test_a_nearer_best_match_never_turns_a_hit_into_a_miss(candidates, threshold
     changed[before.index] = (nearer, cluster)
     after = judge(changed, thresholds)
     assert after.index == before.index
-    assert after.evidence >= before.evidence
+    assert after.score >= before.score
 
 
 @given(CANDIDATES, THRESHOLDS, st.integers(-100, 100))
@@ -84,17 +84,17 @@ def test_the_nearest_alone_are_never_more_generous_than_all(candidates, threshol
 def test_what_is_accepted_reaches_every_limit(candidates, thresholds) -> None:
     found = judge(candidates, thresholds)
     if found.index is None:
-        assert found.reason in ("below_threshold", "margin", "evidence")
+        assert found.reason in ("below_threshold", "margin", "score")
         return
     assert found.index == found.best
     assert found.similarity >= thresholds.threshold
     assert found.margin >= thresholds.margin
-    assert found.evidence >= thresholds.evidence
+    assert found.score >= thresholds.score
 
 
 @given(CANDIDATES, THRESHOLDS, st.floats(0, 1))
 def test_stricter_thresholds_never_accept_more(candidates, thresholds, more) -> None:
-    strict = replace(thresholds, evidence=thresholds.evidence + more)
+    strict = replace(thresholds, score=thresholds.score + more)
     if judge(candidates, strict).index is not None:
         assert judge(candidates, thresholds).index is not None
 

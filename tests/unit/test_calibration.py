@@ -73,7 +73,7 @@ class TestPlay:
 
     def test_many_blocks_are_as_one(self) -> None:
         questions, vectors = sphere(700, seed=3)
-        thresholds = replace(DEFAULT_THRESHOLDS, evidence=1.1)
+        thresholds = replace(DEFAULT_THRESHOLDS, score=1.1)
         hits = [step.is_hit for step in play(questions, vectors, thresholds)]
         held: list[int] = []
         for number, hit in enumerate(hits):
@@ -94,10 +94,10 @@ class TestFit:
         random = np.random.default_rng(seed)
         found = []
         for _ in range(2000):
-            lead = random.uniform(0, 0.4)
+            margin = random.uniform(0, 0.4)
             similarity = random.uniform(0.5, 1.0)
-            chance = 1 / (1 + math.exp(-40 * (lead - 0.1)))
-            found.append(Sample(similarity, similarity - lead, (similarity,), random.random() < chance))
+            chance = 1 / (1 + math.exp(-40 * (margin - 0.1)))
+            found.append(Sample(similarity, similarity - margin, (similarity,), random.random() < chance))
         return found
 
     @pytest.mark.parametrize("share", [0.01, 0.03, 0.1])
@@ -107,25 +107,24 @@ class TestFit:
         hits = [s for s in samples if self.passes(s, thresholds)]
         wrong = sum(not s.is_right for s in hits)
         assert len(hits) > 100
-        # Evidence is rounded down to a thousandth, which may let one more in.
+        # Score is rounded down to a thousandth, which may let one more in.
         assert wrong <= share * len(hits) + 2
 
     def passes(self, sample: Sample, thresholds: Thresholds) -> bool:
         competitor = max(sample.other, thresholds.floor)
-        lead = sample.similarity - competitor
-        evidence = sample.similarity + thresholds.margin_weight * lead
+        margin = sample.similarity - competitor
+        score = sample.similarity + thresholds.margin_weight * margin
         return (
             sample.similarity >= thresholds.threshold
-            and lead >= thresholds.margin
-            and evidence >= thresholds.evidence
+            and margin >= thresholds.margin
+            and score >= thresholds.score
         )
 
-    def test_a_smaller_share_asks_for_more_evidence(self) -> None:
+    def test_a_smaller_share_asks_for_a_higher_score(self) -> None:
         samples = self.samples()
         like = fit_thresholds(samples, 0.05, DEFAULT_THRESHOLDS)
         asked = [
-            fit_thresholds(samples, share, DEFAULT_THRESHOLDS, like=like).evidence
-            for share in (0.1, 0.05, 0.02)
+            fit_thresholds(samples, share, DEFAULT_THRESHOLDS, like=like).score for share in (0.1, 0.05, 0.02)
         ]
         assert asked == sorted(asked)
         assert asked[0] < asked[-1]
@@ -133,10 +132,8 @@ class TestFit:
     def test_what_a_guard_refuses_is_no_hit(self) -> None:
         samples = [replace(sample, is_allowed=False) for sample in self.samples()]
         thresholds = fit_thresholds(samples, 0.5, DEFAULT_THRESHOLDS)
-        perfect = np.ones(thresholds.witness_cap, dtype=np.float32)
-        assert (
-            decide(perfect, np.zeros(thresholds.witness_cap, dtype=np.int64), thresholds).reason == "evidence"
-        )
+        perfect = np.ones(thresholds.vote_cap, dtype=np.float32)
+        assert decide(perfect, np.zeros(thresholds.vote_cap, dtype=np.int64), thresholds).reason == "score"
 
     def test_without_samples_nothing_is_changed(self) -> None:
         assert fit_thresholds([], 0.02, DEFAULT_THRESHOLDS) == DEFAULT_THRESHOLDS
@@ -163,8 +160,8 @@ class TestCalibrate:
 
     def test_the_curve_goes_from_few_sure_hits_to_many_doubtful_ones(self, calibration: Calibration) -> None:
         points = calibration.points
-        assert [p.thresholds.evidence for p in points] == sorted(
-            (p.thresholds.evidence for p in points), reverse=True
+        assert [p.thresholds.score for p in points] == sorted(
+            (p.thresholds.score for p in points), reverse=True
         )
         assert points[0].hits < points[-1].hits
         assert points[0].wrong_ratio <= points[-1].wrong_ratio
@@ -217,7 +214,7 @@ class TestFile:
         path = tmp_path / "thresholds.json"
         assert calibration.best is not None
         other = replace(
-            calibration, best=replace(calibration.best, thresholds=replace(DEFAULT_THRESHOLDS, evidence=9.0))
+            calibration, best=replace(calibration.best, thresholds=replace(DEFAULT_THRESHOLDS, score=9.0))
         )
         save_thresholds(path, calibration, embedder="one")
         save_thresholds(path, other, embedder="one", group="faq")
@@ -273,8 +270,10 @@ class TestFile:
             '{"format": "lix-cache thresholds 1", "entries": [3]}',
             '{"format": "lix-cache thresholds 1", "entries": [{"embedder": "one"}]}',
             '{"format": "lix-cache thresholds 1", "entries": [{"embedder": "one", "group": ""}]}',
-            '{"format": "lix-cache thresholds 1",'
-            ' "entries": [{"embedder": "one", "group": "", "thresholds": {}}]}',
+            (
+                '{"format": "lix-cache thresholds 1",'
+                ' "entries": [{"embedder": "one", "group": "", "thresholds": {}}]}'
+            ),
         ],
     )
     def test_a_file_of_another_kind_is_named(self, content: str, tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def test_where_nothing_else_is_near_a_competitor_is_supposed() -> None:
     assert (lonely.reason, lonely.margin) == ("margin", pytest.approx(0.19, abs=1e-6))
     distant = judge(thresholds, (0.79, 0.1), (1, 2))
     assert (distant.reason, distant.margin) == ("margin", pytest.approx(0.19, abs=1e-6))
-    weak = judge(Thresholds(threshold=0.5, evidence=2.0), (0.79,), (1,))
-    assert (weak.reason, weak.margin) == ("evidence", pytest.approx(0.79, abs=1e-6))
+    weak = judge(Thresholds(threshold=0.5, score=2.0), (0.79,), (1,))
+    assert (weak.reason, weak.margin) == ("score", pytest.approx(0.79, abs=1e-6))
     assert judge(thresholds, (0.81,), (1,)).index == 0
     assert judge(thresholds, (0.81,), (1,)).margin == math.inf
 
@@ -74,29 +74,29 @@ def test_what_was_not_looked_at_may_stand_right_behind_the_last_one() -> None:
     assert blocked.margin == pytest.approx(0.05, abs=1e-6)
 
 
-def test_witnesses_are_those_nearer_than_any_other_answer() -> None:
+def test_votes_are_those_nearer_than_any_other_answer() -> None:
     found = judge(PLAIN, (0.95, 0.93, 0.80, 0.85, 0.70), (1, 1, 1, 2, 1))
-    assert found.witnesses == 2
-    assert judge(PLAIN, (0.95, 0.95), (1, 2)).witnesses == 1
+    assert found.votes == 2
+    assert judge(PLAIN, (0.95, 0.95), (1, 2)).votes == 1
 
 
-def test_evidence_is_the_weighted_sum() -> None:
-    thresholds = Thresholds(threshold=0.5, evidence=1.29, margin_weight=2.0, witness_weight=0.1)
+def test_the_score_is_the_weighted_sum() -> None:
+    thresholds = Thresholds(threshold=0.5, score=1.29, margin_weight=2.0, vote_weight=0.1)
     found = judge(thresholds, (0.8, 0.75, 0.6), (1, 1, 2))
-    assert found.evidence == pytest.approx(0.8 + 2 * 0.2 + 0.1 * 1, abs=1e-6)
+    assert found.score == pytest.approx(0.8 + 2 * 0.2 + 0.1 * 1, abs=1e-6)
     assert found.index == 0
-    assert judge(thresholds, (0.8, 0.55, 0.6), (1, 1, 2)).reason == "evidence"
+    assert judge(thresholds, (0.8, 0.55, 0.6), (1, 1, 2)).reason == "score"
 
 
-def test_more_witnesses_than_the_cap_count_no_more() -> None:
-    thresholds = Thresholds(threshold=0.0, witness_weight=1.0, witness_cap=4)
+def test_more_votes_than_the_cap_count_no_more() -> None:
+    thresholds = Thresholds(threshold=0.0, vote_weight=1.0, vote_cap=4)
     many = judge(thresholds, (0.9,) * 50, (1,) * 50)
-    assert many.evidence == pytest.approx(0.9 + 2.0)
-    assert many.witnesses == 50
+    assert many.score == pytest.approx(0.9 + 2.0)
+    assert many.votes == 50
 
 
 def test_the_default_thresholds_refuse_a_lone_entry_that_is_not_very_near() -> None:
-    assert judge(DEFAULT_THRESHOLDS, (0.86,), (1,)).reason == "evidence"
+    assert judge(DEFAULT_THRESHOLDS, (0.86,), (1,)).reason == "score"
     assert judge(DEFAULT_THRESHOLDS, (0.87,), (1,)).index == 0
     assert judge(STRICT_THRESHOLDS, (0.955,), (1,)).index is None
     assert judge(STRICT_THRESHOLDS, (0.965,), (1,)).index == 0
@@ -162,8 +162,8 @@ class TestThresholds:
             ({"threshold": "0.9"}, "threshold"),
             ({"threshold": True}, "threshold"),
             ({"threshold": 0.9, "margin": -0.1}, "margin"),
-            ({"threshold": 0.9, "witness_cap": 0}, "witness_cap"),
-            ({"threshold": 0.9, "witness_cap": 2.5}, "witness_cap"),
+            ({"threshold": 0.9, "vote_cap": 0}, "vote_cap"),
+            ({"threshold": 0.9, "vote_cap": 2.5}, "vote_cap"),
             ({"threshold": 0.9, "margin": None}, "margin"),
             ({"threshold": 0.9, "margni": 0.1}, "margni"),
             ({"margin": 0.1}, "threshold"),
@@ -177,13 +177,13 @@ class TestThresholds:
         assert DEFAULT_THRESHOLDS.with_threshold(None) is DEFAULT_THRESHOLDS
         changed = DEFAULT_THRESHOLDS.with_threshold(0.95)
         assert changed.threshold == 0.95
-        assert changed.evidence == DEFAULT_THRESHOLDS.evidence
+        assert changed.score == DEFAULT_THRESHOLDS.score
 
 
 # -- answers that a model wrote --------------------------------------------------------------
 
 ANSWERED = Thresholds(
-    threshold=0.5, floor=0.5, evidence=1.25, margin_weight=1.0, answer_weight=0.15, answer_bonus=0.32
+    threshold=0.5, floor=0.5, score=1.25, margin_weight=1.0, answer_weight=0.15, answer_bonus=0.32
 )
 
 
@@ -231,7 +231,7 @@ def test_what_differs_from_a_response_that_recurs_disagrees_however_alike() -> N
 def test_an_entry_without_neighbours_gets_no_bonus() -> None:
     alone = compare((0.85,), [HERE])
     company = compare((0.85, 0.55, 0.55), [HERE, ALIKE, ALIKE])
-    assert company.evidence == pytest.approx(alone.evidence + 0.32, abs=1e-4)
+    assert company.score == pytest.approx(alone.score + 0.32, abs=1e-4)
 
 
 @pytest.mark.promise("right-answer")
@@ -244,7 +244,7 @@ def test_an_entry_that_stands_alone_is_judged_the_same_before_and_after_its_vect
     before = compare((similarity, *others), [NONE, *[NONE for _ in others]])
     after = compare((similarity, *others), [unfit, *[unfit for _ in others]])
     assert (before.index, before.reason) == (after.index, after.reason)
-    assert before.evidence == pytest.approx(after.evidence)
+    assert before.score == pytest.approx(after.score)
 
 
 def test_a_response_that_fits_the_query_is_nearer() -> None:

@@ -171,11 +171,11 @@ def _show(console: Console, group: str, result: Calibration, output: str | None)
         )
     )
     table = Table(box=None, pad_edge=False)
-    for head in ("evidence", "hit ratio", "wrong among hits", "at most", ""):
+    for head in ("score", "hit ratio", "wrong among hits", "at most", ""):
         table.add_column(head, justify="left" if not head else "right")
     for point in result.points:
         table.add_row(
-            f"{point.thresholds.evidence:.3f}",
+            f"{point.thresholds.score:.3f}",
             f"{point.hit_ratio:.2%}",
             f"{point.wrong_ratio:.2%}  {point.wrong:,} of {point.hits:,}",
             f"{point.upper:.2%}",
