@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from lix_cache.errors import InvalidInput
 from lix_cache.evaluation.binomial import hits_needed, upper_limit
 from lix_cache.evaluation.fitting import Sample, fit_thresholds
-from lix_cache.evaluation.offline import ObjectTo, new_wordings, play
+from lix_cache.evaluation.offline import ObjectTo, new_texts, play
 from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, Thresholds
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Calibration:
         points: all that was measured, strictest first.
         bound: the proportion of wrong hits that was allowed.
         confidence: of the statement about ``best``.
-        questions: how many there were, repeated wordings included.
+        questions: how many there were, repeated texts included.
         needed: hits without any mistake that it would take to prove the bound at all.
     """
 
@@ -141,7 +141,7 @@ def calibrate(
         raise InvalidInput(f"{len(questions)} questions, but {len(vectors)} vectors")
     object_to = _guards() if guards else None
     strict = 1.0 - (1.0 - confidence) / len(_TRIED)
-    fresh = new_wordings(questions)
+    fresh = new_texts(questions)
     fit_on, try_on = halves(asked := [questions[number] for number in fresh])
     total = _ROUNDS + len(_TRIED) + len(_SHOWN)
     steps = iter(range(total))
@@ -215,8 +215,8 @@ def calibration_curve(
     *,
     guards: bool = True,
 ) -> list[CalibrationPoint]:
-    """Measure several sets of thresholds on the same questions; wordings used before are left out."""
-    fresh = new_wordings(questions)
+    """Measure several sets of thresholds on the same questions; texts used before are left out."""
+    fresh = new_texts(questions)
     asked, theirs = [questions[number] for number in fresh], vectors[fresh]
     object_to = _guards() if guards else None
     return [_measure(asked, theirs, thresholds, object_to=object_to) for thresholds in many]
@@ -238,13 +238,13 @@ def _samples(
         best = step.decision.best
         if best is None:
             continue
-        same = step.clusters == step.clusters[best]
+        same = step.groups == step.groups[best]
         others = step.similarities[~same]
         own = np.sort(step.similarities[same])[::-1][: thresholds.vote_cap]
         yield Sample(
             similarity=step.decision.similarity,
             other=float(others.max()) if len(others) else -math.inf,
             own=tuple(map(float, own)),
-            is_right=int(step.clusters[best]) == step.answer,
+            is_right=int(step.groups[best]) == step.answer,
             is_allowed=not step.is_objected,
         )

@@ -4,7 +4,7 @@ No similarity is safe by itself: "sort ascending" and "sort descending" are clos
 paraphrases. What tells a right neighbour from a wrong one is the company it keeps, and what that
 company answers. Whether two entries agree is a matter of degree:
 
-* equal responses form one *cluster* and agree wholly;
+* equal responses form one *answer group* and agree wholly;
 * a response that recurs is canonical (a label, an FAQ text, a row): whatever differs from it disagrees;
 * responses that a model wrote anew for each question agree as far as their vectors say, by a logistic
   of their cosine. Where a response has no vector, it disagrees with all that are not equal.
@@ -110,7 +110,7 @@ def agreement(cosine: FloatArray, thresholds: Thresholds) -> FloatArray:
 
 def decide(
     similarities: FloatArray,
-    clusters: npt.NDArray[np.integer[Any]],
+    groups: npt.NDArray[np.integer[Any]],
     thresholds: Thresholds,
     *,
     unseen: float = -1.0,
@@ -123,7 +123,7 @@ def decide(
 
     Args:
         similarities: cosines of the query and each candidate, shape (n,).
-        clusters: a label for each candidate, shape (n,); equal labels answer the same.
+        groups: a label for each candidate, shape (n,); equal labels answer the same.
         thresholds: what a hit must reach.
         unseen: where only the nearest candidates are given, the similarity of the last of them: one
             that answers differently may stand right behind it.
@@ -132,7 +132,7 @@ def decide(
 
     The order of the candidates does not matter, but that of equal ones decides which of them is named.
     """
-    return _Scene(similarities, clusters, thresholds, unseen, answers, query).judge()
+    return _Scene(similarities, groups, thresholds, unseen, answers, query).judge()
 
 
 class _Scene:
@@ -141,7 +141,7 @@ class _Scene:
     def __init__(
         self,
         similarities: FloatArray,
-        clusters: npt.NDArray[np.integer[Any]],
+        groups: npt.NDArray[np.integer[Any]],
         thresholds: Thresholds,
         unseen: float,
         answers: FloatArray | None,
@@ -149,9 +149,9 @@ class _Scene:
     ) -> None:
         import numpy as np
 
-        self.similarities, self.clusters, self.thresholds, self.unseen = (
+        self.similarities, self.groups, self.thresholds, self.unseen = (
             similarities,
-            clusters,
+            groups,
             thresholds,
             unseen,
         )
@@ -179,7 +179,7 @@ class _Scene:
             self.nearness = similarities.copy()
             self.nearness[rows] += thresholds.answer_weight * fits
         # What recurs among the near ones is canonical.
-        _, inverse, counts = np.unique(clusters[rows], return_inverse=True, return_counts=True)
+        _, inverse, counts = np.unique(groups[rows], return_inverse=True, return_counts=True)
         self.recurs = counts[inverse] > 1
 
     def agreement(self, best: int) -> FloatArray | None:
@@ -197,7 +197,7 @@ class _Scene:
 
     def agrees(self, row: int, other: int) -> bool:
         """Whether one may answer in place of the other."""
-        if self.clusters[row] == self.clusters[other]:
+        if self.groups[row] == self.groups[other]:
             return True
         degrees = self.agreement(other)
         return degrees is not None and bool((degrees[self.compared == row] >= 0.5).any())
@@ -214,7 +214,7 @@ class _Scene:
         near, similarity = float(nearness[best]), float(self.similarities[best])
         if math.isinf(near):
             return _EMPTY
-        same = (self.clusters == self.clusters[best]).nonzero()[0]
+        same = (self.groups == self.groups[best]).nonzero()[0]
         degrees = self.agreement(best)
         nearest_other = -math.inf
         if len(same) < len(nearness):
@@ -279,7 +279,7 @@ class Choice(Generic[_Objection]):
 
 def choose(
     similarities: FloatArray,
-    clusters: npt.NDArray[np.integer[Any]],
+    groups: npt.NDArray[np.integer[Any]],
     thresholds: Thresholds,
     object_to: Callable[[int], _Objection | None],
     *,
@@ -288,14 +288,14 @@ def choose(
     answers: FloatArray | None = None,
     query: FloatArray | None = None,
 ) -> Choice[_Objection]:
-    """Decide, and ask for objections to the wording that would answer.
+    """Decide, and ask for objections to the entry that would answer.
 
     Where there is one, another entry that agrees may do, if it passes by its own numbers without
     those that were objected to.
 
     Args:
         similarities: as in :func:`decide`; not changed.
-        clusters: as in :func:`decide`.
+        groups: as in :func:`decide`.
         thresholds: what a hit must reach.
         object_to: returns what there is against a candidate, or None. Asked for three at most.
         wanted: candidates to return, at most.
@@ -303,7 +303,7 @@ def choose(
         answers: as in :func:`decide`.
         query: as in :func:`decide`.
     """
-    scene = _Scene(similarities, clusters, thresholds, unseen, answers, query)
+    scene = _Scene(similarities, groups, thresholds, unseen, answers, query)
     first = decision = scene.judge()
     if first.index is None:
         return Choice(first, (), None)

@@ -16,7 +16,7 @@ from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import ConfigError, LixCacheError, told
 from lix_cache.hot.answers import Answers
 from lix_cache.hot.endpoint import endpoint_for
-from lix_cache.hot.entries import TAG_BYTES
+from lix_cache.hot.entries import NONCE_BYTES
 from lix_cache.hot.keys import Keys
 from lix_cache.matching.guards import GUARDS, Objection, check
 from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, Thresholds
@@ -131,7 +131,7 @@ class Assembled(Decorating):
             miss_on_error=config.on_cache_error == "miss",
             breaker=breaker_for(self._endpoint, config, clock),
             clock=check_has("clock", clock, "SystemClock()", monotonic=True),
-            new_tag=lambda: os.urandom(TAG_BYTES),
+            new_nonce=lambda: os.urandom(NONCE_BYTES),
             embedder_id=config.embedder_id or "",
             dim=config.embedding_dim,
             watch=Watch(
@@ -159,7 +159,7 @@ class Assembled(Decorating):
 
     def _stats(self, counts: dict[str, Any] | LixCacheError) -> dict[str, Any]:
         names = (
-            *("scopes", "entries", "reported_wordings", "bytes"),
+            *("scopes", "entries", "reported_queries", "bytes"),
             *("audits", "audits_wrong", "false_hit_rate_95", "closed_scopes"),
         )
         found: dict[str, Any] = dict.fromkeys(names) if isinstance(counts, LixCacheError) else {**counts}

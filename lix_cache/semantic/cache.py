@@ -23,7 +23,7 @@ __all__ = ["AsyncSemanticCache", "SemanticCache"]
 class SemanticCache(Assembled):
     """Responses found again by the meaning of the question; every answer says why.
 
-    A lookup is a cascade: the policy, the exact text, the nearest stored wordings and their
+    A lookup is a cascade: the policy, the exact text, the nearest stored queries and their
     margin over entries that answer differently, the guards, the verifier. Only entries of the same
     *scope* are looked at: everything in the context, the embedder's id and its dimension
     must match exactly.
@@ -147,7 +147,7 @@ class SemanticCache(Assembled):
     ) -> Lookup:
         """Say whether a lookup would hit, without the response, and leave no trace.
 
-        Nothing is counted, no life is prolonged and no wording is kept. Arguments, errors
+        Nothing is counted, no time to live is prolonged and no query text is kept. Arguments, errors
         and round trips are those of :meth:`lookup`.
         """
         query_ = lookup.Query(query, context, query_embedding, similarity_threshold, peek=True)
@@ -206,7 +206,7 @@ class SemanticCache(Assembled):
                 always belongs to it; ``{}`` means nothing beside that.
             tags: words of which an entry has at least one.
             older_than_seconds: least age.
-            similar_to: a text to whose meaning a wording is near; entries of this embedder.
+            similar_to: drop entries near this text; entries of this embedder.
             similarity: how near, a cosine.
 
         Raises:
@@ -219,7 +219,7 @@ class SemanticCache(Assembled):
     def report_wrong(self, entry_id: str, query: str, *, context: Mapping[str, Any] | None = None) -> Report:
         """Report that a response does not answer a query. One round trip.
 
-        The wording of the query is never answered with that answer again, nor is it stored
+        The query is never answered with that answer again, nor is it stored
         for it; this is remembered for a year after the last report or store in the scope.
 
         Args:

@@ -28,7 +28,7 @@ from lix_cache.semantic import vector_sets
 from lix_cache.semantic.result import Lookup
 from lix_cache.semantic.scope import merged
 from lix_cache.semantic.serving import served
-from lix_cache.semantic.store import Core, Scope, Spent, Stop, wording_of
+from lix_cache.semantic.store import Core, Scope, Spent, Stop, query_text
 from lix_cache.semantic.watch import Asked
 from lix_cache.verifiers.protocol import verified_scores
 
@@ -86,7 +86,7 @@ def _lookup(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
 
 
 def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
-    wording = wording_of(query.text)
+    text = query_text(query.text)
     thresholds = core.thresholds.with_threshold(query.threshold)
     context = merged(core.context, query.context)
     refusal = core.policy.check_lookup(query.text, context)
@@ -96,7 +96,7 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     given = None if query.embedding is None else core.given(query.embedding, scope)
     core.check_breaker()
 
-    digest = entries.text_digest(wording)
+    digest = entries.text_digest(text)
     index = core.indexes.get(scope.id, scope.dim)
     first, seen = yield from _ask(core, scope.id, digest, index, query.peek)
     if isinstance(first, Exact):
@@ -105,7 +105,7 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     asked = 0.0
     following: Following
     if isinstance(first, Search):
-        vector = given if given is not None else (yield from core.vector(wording, scope.dim, spent))
+        vector = given if given is not None else (yield from core.vector(text, scope.dim, spent))
         asked = core.clock.monotonic()
         near = yield from vector_sets.nearest(core, scope, digest, vector, peek=query.peek)
         view, following = near.view, near.brought.found
@@ -113,7 +113,7 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
         view, following = seen, first
         if not len(view.expires):
             raise Stop(Reason.EMPTY)
-        vector = given if given is not None else (yield from core.vector(wording, scope.dim, spent))
+        vector = given if given is not None else (yield from core.vector(text, scope.dim, spent))
 
     reported = following.reported
     similarities, view = view.similarities(vector, following.now_ms)
@@ -123,11 +123,11 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     if not chosen.rows:
         _remember(core, query, scope, digest, view, chosen)
         raise _why_not(chosen)
-    if int(view.clusters[chosen.rows[0]]) in reported:
-        raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this wording")
+    if int(view.groups[chosen.rows[0]]) in reported:
+        raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this query")
     rows = yield from _verified(core, query.text, view, chosen, spent)
     _audit(core, query, scope, digest, view, chosen, rows[0])
-    # Whose answer may be as old as its own life allows; other wordings' only as old as this one's.
+    # Whose answer may be as old as its own life allows; other paraphrases' only as old as this one's.
     timeless = _timeless(core, query, view, rows)
     records = [view.records[row] for row in rows]
     known: Served | None = None
@@ -137,7 +137,7 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     # Of a vector set, the answer is known without asking whether its very response was reported.
     is_reported = near is not None and isinstance(found, Served) and found.meta.response_label in reported
     if is_reported or isinstance(found, Reported):
-        raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this wording")
+        raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this query")
     if isinstance(found, Gone):
         index.lose([view.records[row] for row in rows])
         raise _stop(chosen, Reason.GONE, "the entry expired or was dropped in between")
@@ -189,7 +189,7 @@ def _remember(
             query.text,
             record.text,
             decision.score,
-            int(view.clusters[row]),
+            int(view.groups[row]),
             answer if has_answer and decision.is_compared else None,
             has_answer and not decision.is_compared,
             audit,
@@ -215,7 +215,9 @@ def _admitted(
     most_ms = int(core.policy.time_sensitive_seconds * 1000)
 
     def admit(fetch: Fetch) -> ScriptCall:
-        candidates = [Candidate(r.number, r.tag, most_ms if r.number in timeless else None) for r in records]
+        candidates = [
+            Candidate(r.number, r.nonce, most_ms if r.number in timeless else None) for r in records
+        ]
         return core.answers.admit(scope_id, digest, candidates, NO_USE if query.peek else core.use, fetch)
 
     if known is None:
@@ -276,7 +278,7 @@ def _follow(
 
 def catch_up(core: Core, scope_id: str, dim: int) -> Flow[tuple[View, float]]:
     """Return what a scope holds, and the server's time in Unix milliseconds. One round trip a page."""
-    # No wording is empty, so no entry is exactly this one.
+    # No text is empty, so no entry is exactly this one.
     digest = entries.text_digest("")
 
     def ask(place: Place) -> ScriptCall:
@@ -292,7 +294,7 @@ def _choose(
     """Find the entries that may answer: accepted by their numbers, and no guard objects."""
     return choose(
         similarities,
-        view.clusters,
+        view.groups,
         thresholds,
         lambda row: core.object_to(text, view.records[row].text),
         wanted=1 if core.verifier is None else _WANTED,
@@ -313,7 +315,7 @@ def _why_not(choice: Choice[Objection]) -> Stop:
 
 
 def _timeless(core: Core, query: Query, view: View, rows: Sequence[int]) -> frozenset[bytes]:
-    """Return the entries whose wordings are not about now, if the query is."""
+    """Return the entries whose queries are not about now, if the query is."""
     if not core.policy.is_time_sensitive(query.text):
         return frozenset()
     records = [view.records[row] for row in rows]

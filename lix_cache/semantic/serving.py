@@ -48,7 +48,7 @@ def served(
         reason=Reason.EXACT if decision is None else Reason.SEMANTIC,
         age_seconds=max(0.0, now_ms - meta.created_ms) / 1000,
         ttl_remaining_seconds=max(0.0, meta.expires_ms - now_ms) / 1000,
-        entry_id=str(EntryId(number, meta.tag)),
+        entry_id=str(EntryId(number, meta.nonce)),
     )
 
 

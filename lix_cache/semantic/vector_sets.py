@@ -73,7 +73,7 @@ def nearest(
     Args:
         core: the cache.
         scope: where to look.
-        digest: of the wording.
+        digest: of the query text.
         vector: shape (dim,), unit length.
         peek: instead of responses, only say which are there.
     """

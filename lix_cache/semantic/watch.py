@@ -51,9 +51,9 @@ class Asked:
 
     Attributes:
         text: of the question.
-        nearest: the wording of the nearest entry.
+        nearest: the query text of the nearest entry.
         score: what the decision found.
-        cluster: label of the nearest entry's response.
+        group: label of the nearest entry's response.
         answer: vector of the nearest entry's response; None if there is none, or if it recurs.
         recurs: whether responses of the nearest entry's kind are compared by equality.
         audit: ``""`` for a miss, ``"drawn"`` for a hit that the audit rate took, ``"more"`` for one
@@ -63,7 +63,7 @@ class Asked:
     text: str
     nearest: str
     score: float
-    cluster: int
+    group: int
     answer: FloatArray | None
     recurs: bool
     audit: str = ""
@@ -249,9 +249,9 @@ class Watch:
         return sum(one.audits for one in counts), sum(one.audits_wrong for one in counts), closed
 
 
-def agree(asked: Asked, cluster: int, vector: FloatArray | None) -> bool | None:
+def agree(asked: Asked, group: int, vector: FloatArray | None) -> bool | None:
     """Say whether a fresh answer agrees with the nearest entry's; None if it cannot be told."""
-    if cluster == asked.cluster:
+    if group == asked.group:
         return True
     if asked.recurs:
         return False

@@ -115,7 +115,7 @@ def test_an_entry_that_is_gone_unannounced_stands_in_the_way_of_nobody(
     assert cache.lookup(SECOND).reason != Reason.GONE
 
 
-def test_a_number_that_was_given_a_second_time_answers_no_other_wording(
+def test_a_number_that_was_given_a_second_time_answers_no_other_query(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:
     cache = make()
@@ -191,7 +191,7 @@ def test_a_question_about_now_gets_no_old_answer_to_a_timeless_one(make: Any) ->
     assert (late.is_hit, late.reason) == (False, Reason.GUARD)
     assert "about now" in late.detail
     assert cache.lookup(plain).response == "10"
-    # A life that the application gave to a question about now holds for its other wordings.
+    # A life that the application gave to a question about now holds for its paraphrases.
     cache.store(now, "11", ttl_seconds=60)
     time.sleep(1.1)
     cache.invalidate(older_than_seconds=1.9)

@@ -30,7 +30,7 @@ CANDIDATES = st.lists(st.tuples(st.integers(-100, 100), st.integers(0, 4)), min_
 
 def judge(candidates, thresholds, **more):
     similarities = np.array([similarity / 100 for similarity, _ in candidates], dtype=np.float64)
-    return decide(similarities, np.array([cluster for _, cluster in candidates]), thresholds, **more)
+    return decide(similarities, np.array([group for _, group in candidates]), thresholds, **more)
 
 
 @given(CANDIDATES, THRESHOLDS, st.randoms(use_true_random=False))
@@ -48,10 +48,10 @@ def test_the_order_of_the_candidates_does_not_matter(candidates, thresholds, ran
 def test_a_nearer_best_match_never_turns_a_hit_into_a_miss(candidates, thresholds, data) -> None:
     before = judge(candidates, thresholds)
     assume(before.index is not None)
-    similarity, cluster = candidates[before.index]
+    similarity, group = candidates[before.index]
     nearer = data.draw(st.integers(similarity, 100))
     changed = [*candidates]
-    changed[before.index] = (nearer, cluster)
+    changed[before.index] = (nearer, group)
     after = judge(changed, thresholds)
     assert after.index == before.index
     assert after.score >= before.score

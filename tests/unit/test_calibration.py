@@ -16,7 +16,7 @@ from lix_cache.errors import ConfigError, InvalidInput
 from lix_cache.evaluation.binomial import upper_limit
 from lix_cache.evaluation.calibration import Calibration, calibrate, calibration_curve, halves
 from lix_cache.evaluation.fitting import Sample, fit_thresholds
-from lix_cache.evaluation.offline import new_wordings, play
+from lix_cache.evaluation.offline import new_texts, play
 from lix_cache.evaluation.questions import Question
 from lix_cache.evaluation.thresholds_file import load_thresholds, save_thresholds
 from lix_cache.matching.decision import decide
@@ -86,7 +86,7 @@ class TestPlay:
 
     def test_repeated_words_are_asked_once(self) -> None:
         asked = [Question("a  b", "1"), Question("a b", "1"), Question("a b", "1", "t"), Question("c", "1")]
-        assert new_wordings(asked) == [0, 2, 3]
+        assert new_texts(asked) == [0, 2, 3]
 
 
 class TestFit:
@@ -144,7 +144,7 @@ class TestCalibrate:
         assert calibration.thresholds is not None
         hits = wrong = 0
         for seed in range(1, 5):
-            # Other wordings, other answers.
+            # Other texts, other answers.
             (point,) = calibration_curve(*sphere(1200, seed=seed), [calibration.thresholds], guards=False)
             hits, wrong = hits + point.hits, wrong + point.wrong
         assert hits > 500
@@ -189,7 +189,7 @@ class TestCalibrate:
         assert [done for done, _ in told] == list(range(1, len(told) + 1))
         assert told[-1][0] == told[-1][1]
 
-    def test_no_wording_is_in_both_halves(self) -> None:
+    def test_no_text_is_in_both_halves(self) -> None:
         asked = [Question(f"Question {n % 50}" if n % 2 else f"question  {n % 50}", "1") for n in range(100)]
         fit, tried = halves(asked)
         assert sorted(fit + tried) == list(range(100))

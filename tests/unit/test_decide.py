@@ -26,9 +26,9 @@ def labels(*values: int) -> npt.NDArray[np.int64]:
 
 
 def judge(
-    thresholds: Thresholds, similarities: tuple[float, ...], clusters: tuple[int, ...], **more: Any
+    thresholds: Thresholds, similarities: tuple[float, ...], groups: tuple[int, ...], **more: Any
 ) -> Decision:
-    return decide(numbers(*similarities), labels(*clusters), thresholds, **more)
+    return decide(numbers(*similarities), labels(*groups), thresholds, **more)
 
 
 def test_nothing_to_choose_from_is_no_hit() -> None:
@@ -109,7 +109,7 @@ def test_the_similarities_are_not_changed() -> None:
 
 
 class TestObjections:
-    def test_another_wording_of_the_answer_may_do(self) -> None:
+    def test_another_paraphrase_of_the_answer_may_do(self) -> None:
         found = choose(
             numbers(0.99, 0.98, 0.2), labels(1, 1, 2), PLAIN, lambda row: "not" if row == 0 else None
         )
@@ -197,13 +197,11 @@ QUERY = np.array([0, 0, 1], np.float32)
 HERE, ALIKE, ELSEWHERE, NONE = unit(0.866, 0), unit(0.86, 0.1), unit(0, 0.866), np.zeros(3, np.float32)
 
 
-def compare(
-    similarities: tuple[float, ...], answers: list[Any], clusters: Any = None, **more: Any
-) -> Decision:
+def compare(similarities: tuple[float, ...], answers: list[Any], groups: Any = None, **more: Any) -> Decision:
     many = len(similarities)
     # Entries far away: a cache that has grown.
     far = numbers(*similarities, *[0.1] * 300)
-    own = labels(*(clusters or range(many)), *range(1000, 1300))
+    own = labels(*(groups or range(many)), *range(1000, 1300))
     vectors = np.stack([*answers, *[NONE] * 300])
     return decide(far, own, ANSWERED, answers=vectors, query=QUERY, **more)
 
@@ -217,15 +215,15 @@ def test_neighbours_whose_answers_agree_are_no_competitors() -> None:
 @pytest.mark.promise("right-answer")
 def test_an_answer_without_a_vector_disagrees_with_all_that_are_not_equal() -> None:
     assert compare((0.85, 0.84, 0.83), [HERE, NONE, ALIKE]).index is None
-    assert compare((0.85, 0.84, 0.6), [HERE, NONE, ALIKE], clusters=(1, 1, 2)).index == 0
+    assert compare((0.85, 0.84, 0.6), [HERE, NONE, ALIKE], groups=(1, 1, 2)).index == 0
 
 
 @pytest.mark.promise("right-answer")
 def test_what_differs_from_a_response_that_recurs_disagrees_however_alike() -> None:
-    same = compare((0.9, 0.7, 0.88), [HERE, HERE, ALIKE], clusters=(1, 1, 2))
+    same = compare((0.9, 0.7, 0.88), [HERE, HERE, ALIKE], groups=(1, 1, 2))
     assert not same.is_compared
     assert same.index is None
-    assert compare((0.9, 0.7, 0.88), [HERE, HERE, ALIKE], clusters=(1, 3, 2)).index == 0
+    assert compare((0.9, 0.7, 0.88), [HERE, HERE, ALIKE], groups=(1, 3, 2)).index == 0
 
 
 def test_an_entry_without_neighbours_gets_no_bonus() -> None:
