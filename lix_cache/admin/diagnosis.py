@@ -135,7 +135,7 @@ def _policy(facts: RedisFacts) -> Check:
     if policy == "noeviction":
         return Check(name, "ok", "noeviction: the server refuses writes rather than forget sessions")
     fix = "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"
-    # Windows have a life, so the volatile-* policies take them as well.
+    # Windows have a time to live, so the volatile-* policies take them as well.
     if int(facts.info.get("maxmemory", 0)):
         return Check(name, "fail", f"{policy}: when memory is full the server drops sessions", fix)
     return Check(name, "warn", f"{policy}: as soon as a maxmemory is set, the server may drop sessions", fix)
@@ -216,10 +216,10 @@ def diagnose_disk(facts: DiskFacts) -> Iterator[Check]:
             "outages",
             "warn",
             f"{facts.pending} sessions were written to while Redis was away",
-            "the eviction thread puts them together; or call: lix-cache evict",
+            "the evictor reconciles them; or call: lix-cache offload",
         )
     else:
-        yield Check("outages", "ok", "no session waits to be put together")
+        yield Check("outages", "ok", "no session waits to be reconciled")
     if facts.set_aside:
         yield Check(
             "repairs",

@@ -73,7 +73,7 @@ class StoreAdmin:
             _info(sid, sizes.get(sid, (0, 0)), cold.get(sid, {}), last_use[sid], old.get(sid))
             for sid in newest_first
         )
-        # A window whose life ended leaves its name in the index until the next round.
+        # An expired window leaves its name in the index until the next round.
         return [info for info in infos if info.hot_messages or info.session_id in cold]
 
     def session(self, session_id: str) -> SessionInfo | None:
@@ -200,7 +200,7 @@ class StoreAdmin:
         """Move the live sessions of lix-open-cache 0.1.0 to disk: every one under this prefix.
 
         Each is moved by its first use anyway; this is for those that nobody uses before their
-        life in Redis ends. May be stopped, repeated, and run beside processes of both packages.
+        copy in Redis expires. May be stopped, repeated, and run beside processes of both packages.
 
         Args:
             dry_run: change nothing, and count what would move at most: the entries of the old

@@ -1,4 +1,4 @@
-"""Every key and every life in Redis. docs/redis-layout.md is the map.
+"""Every key and every time to live in Redis. docs/redis-layout.md is the map.
 
 All keys of a session carry the same hash tag, ``{0}`` for the first bucket, so that a
 script may touch them together on a cluster. The tag is the first pair of braces in the

@@ -1,4 +1,4 @@
-"""What the sync and the async variant of the semantic cache are put together from."""
+"""What the sync and the async variant of the semantic cache are built from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lix_cache.arguments import config_of
 from lix_cache.checks import check_has, check_is, check_number, check_seconds, check_text, check_whole, given
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.compat.caches import breaker_for
-from lix_cache.compat.flow import life_ms
+from lix_cache.compat.flow import ttl_ms
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import ConfigError, LixCacheError, told
@@ -63,7 +63,7 @@ def _large_from(wanted: int | None, max_entries: int) -> int | None:
 
 
 class Assembled(Decorating):
-    """Settings checked and put together; see SemanticCache for what they mean."""
+    """Settings, checked and assembled; see SemanticCache for what they mean."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class Assembled(Decorating):
             verifier_threshold=check_number("verifier_threshold", verifier_threshold, 0, 1),
             policy=CachePolicy() if policy is None else check_is("policy", policy, CachePolicy),
             ttl_seconds=self.ttl_seconds,
-            slide_ms=0 if sliding_seconds is None else life_ms(sliding_seconds),
+            slide_ms=0 if sliding_seconds is None else ttl_ms(sliding_seconds),
             max_entries=check_whole("max_entries", max_entries, 1),
             eviction=EVICTIONS[eviction],
             version=check_text("version", version, may_be_empty=True),

@@ -42,7 +42,7 @@ class SemanticCache(Assembled):
         verifier: asked last. If it cannot answer, the lookup is a miss.
         verifier_threshold: least score that it must give.
         policy: what is not to be cached at all, and for how long the rest.
-        ttl_seconds: life of an entry; ``semantic_ttl_seconds`` by default. A hit does not
+        ttl_seconds: time to live of an entry; ``semantic_ttl_seconds`` by default. A hit does not
             prolong it,
         sliding_seconds: unless this is given: an entry that is not used for so long ends,
             and each hit prolongs it up to its ``ttl_seconds``.
@@ -66,7 +66,7 @@ class SemanticCache(Assembled):
             None: never. Without meaning where ``max_entries`` is less.
         prices: of the model, to count what was saved.
         redis_db: wins over ``semantic_redis_db``.
-        clock: where durations come from. Lives go by the clock of Redis.
+        clock: where durations come from. Times to live go by the clock of Redis.
 
     Every method raises RedisUnavailable, RedisAuthError, RedisDatabaseError or
     RedisCommandError for trouble with Redis. With ``on_cache_error="miss"`` the first of
@@ -172,7 +172,7 @@ class SemanticCache(Assembled):
             context: what must match exactly, beside the cache's own context.
             query_embedding: shape (dim,), if it is known already. Where none can be made,
                 the response is stored all the same, and found by its exact text.
-            ttl_seconds: life of this entry, instead of the policy's.
+            ttl_seconds: time to live of this entry, instead of the policy's.
             tags: words to invalidate it by.
             tokens: of the prompt and of the completion, to count what hits save; estimated
                 from the lengths if not given.
@@ -286,7 +286,7 @@ class AsyncSemanticCache(Assembled):
     Embedder and verifier work in threads, so the event loop never waits for them.
     """
 
-    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this colour's time
+    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this variant's time
         self._drive = AsyncDriver(self._endpoint)
 
     async def lookup(

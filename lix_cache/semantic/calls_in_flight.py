@@ -108,7 +108,7 @@ class InFlightCall(_InFlight):
 
         Args:
             value: the answer; a stream that was read already as ``Streamed(events, final)``.
-            ttl_seconds: life of the entry, instead of the policy's.
+            ttl_seconds: time to live of the entry, instead of the policy's.
             tags: words to invalidate it by.
             tokens: of the prompt and of the completion.
 
@@ -147,7 +147,7 @@ class InFlightCall(_InFlight):
             source: gives plain values. If it has events of another kind, or too many for the policy
                 (``max_stream_bytes``, ``max_stream_events``), it goes on and is not stored: see
                 :attr:`stored`.
-            ttl_seconds: life of the entry, instead of the policy's.
+            ttl_seconds: time to live of the entry, instead of the policy's.
             tags: words to invalidate it by.
             tokens: of the prompt and of the completion.
 

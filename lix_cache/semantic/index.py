@@ -260,7 +260,7 @@ class ScopeIndex:
     def lose(self, records: Sequence[Record]) -> None:
         """Take entries out that are not alive, as whoever asked for them was told.
 
-        The list of dropped entries does not name those whose sliding life has ended, nor
+        The list of dropped entries does not name those whose sliding time to live has ended, nor
         those that a server lost.
         """
         with self._lock:

@@ -68,7 +68,7 @@ def lookup(core: Core, query: Query) -> Flow[Lookup]:
     """Look a query up: one round trip for an exact hit and for most misses, else two.
 
     Where a vector set is searched, two for whatever is no exact hit, and a third for a hit on a
-    response of 64 kB or more, or on an entry whose life it prolongs.
+    response of 64 kB or more, or on an entry whose time to live it prolongs.
     """
     started, spent = core.clock.monotonic(), Spent()
     flow = _lookup(core, query, spent)
@@ -127,7 +127,7 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
         raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this query")
     rows = yield from _verified(core, query.text, view, chosen, spent)
     _audit(core, query, scope, digest, view, chosen, rows[0])
-    # Whose answer may be as old as its own life allows; other paraphrases' only as old as this one's.
+    # Whose answer may be as old as its own time to live allows; other paraphrases' only as old as this one's.
     timeless = _timeless(core, query, view, rows)
     records = [view.records[row] for row in rows]
     known: Served | None = None
@@ -227,7 +227,7 @@ def _admitted(
     if known.number in timeless and age_ms > most_ms:
         return TooOld(age_ms)
     if core.eviction and not query.peek:
-        core.later.add(scope_id, admit(Fetch.NOTE))
+        core.deferred.add(scope_id, admit(Fetch.NOTE))
     return known
 
 
@@ -235,7 +235,7 @@ def _ask(core: Core, scope_id: str, digest: bytes, index: ScopeIndex, peek: bool
     """The first round trip: the exact answer, or what is new, or that a vector set has it."""
     due = None if peek else core.watch.due(scope_id)
     if due is not None:
-        core.later.add(scope_id, core.answers.learn(scope_id, *due), core.watch.told(scope_id))
+        core.deferred.add(scope_id, core.answers.learn(scope_id, *due), core.watch.told(scope_id))
     use = NO_USE if peek else core.use
 
     def ask(place: Place) -> ScriptCall:

@@ -20,7 +20,7 @@ from lix_cache.matching.guards.reading import read
 from lix_cache.matching.reasons import Reason
 from lix_cache.matching.text import normalise
 from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, Thresholds, is_lexical, is_measured_for
-from lix_cache.semantic.deferred import Later
+from lix_cache.semantic.deferred import Deferred
 from lix_cache.semantic.result import Lookup
 from lix_cache.semantic.scope import canonical, embedder_word, item_digests, merged, scope_of
 from lix_cache.semantic.stats import Stats
@@ -99,7 +99,7 @@ class Core:
         slide_ms: how much a hit prolongs an entry; 0 for not at all.
         deadline: seconds that embedder and verifier have for one call; None for no limit.
         new_nonce: makes 8 random bytes.
-        later: notes that go with the next request to their scope.
+        deferred: notes that go with the next request to their scope.
         meanings: embeds responses behind the callers' backs; None: they are compared by equality.
         watch: what the cache learns about its own answers.
     """
@@ -129,7 +129,7 @@ class Core:
     watch: Watch
     meanings: Meanings | None = None
     stats: Stats = field(default_factory=Stats)
-    later: Later = field(default_factory=Later)
+    deferred: Deferred = field(default_factory=Deferred)
     _identity: tuple[str, int] | None = None
     _vectors: OrderedDict[bytes, FloatArray] = field(default_factory=OrderedDict)
     _own: Scope | None = None
@@ -140,7 +140,7 @@ class Core:
         """In a forked child: let no lock be held by a thread that was not forked with it."""
         self._lock = threading.Lock()
         self._vectors = OrderedDict()
-        self.later = Later()  # the parent sends its own
+        self.deferred = Deferred()  # the parent sends its own
         self.indexes.renew_locks()
         self.stats.renew_lock()
         self.watch.renew_lock()
@@ -149,7 +149,7 @@ class Core:
 
     def with_notes(self, scope_id: str, *calls: ScriptCall) -> Flow[list[Any]]:
         """Send calls to a scope, and before them in the same round trip what waited for one."""
-        notes = self.later.take(scope_id)
+        notes = self.deferred.take(scope_id)
         if not notes:
             if len(calls) == 1:
                 return [(yield RedisCall(calls[0]))]
@@ -185,7 +185,7 @@ class Core:
 
     @property
     def use(self) -> Use:
-        """How a use is noted: the eviction's order, and the sliding life."""
+        """How a use is noted: the eviction's order, and the sliding time to live."""
         return Use(self.eviction, self.slide_ms)
 
     def guarded(self, flow: Flow[T], otherwise: Callable[[str], T]) -> Flow[T]:

@@ -1,4 +1,4 @@
-"""The semantic cache that gives reasons, in both colours: one suite."""
+"""The semantic cache that gives reasons, in both variants: one suite."""
 
 from __future__ import annotations
 
@@ -483,9 +483,9 @@ def test_no_key_is_without_an_end_whatever_was_done(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:
     def check() -> None:
-        lives = {key: raw.pttl(key) for key in keys_of(raw, redis_config, "*")}
-        assert lives
-        assert min(lives.values()) > 0, lives
+        ttls = {key: raw.pttl(key) for key in keys_of(raw, redis_config, "*")}
+        assert ttls
+        assert min(ttls.values()) > 0, ttls
 
     cache = make(max_entries=4)
     used = make(max_entries=4, eviction="lru")

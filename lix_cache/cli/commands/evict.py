@@ -27,7 +27,7 @@ def evict(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Move sessions from Redis to disk now, and put together what an outage left in two parts.
+    """Move sessions from Redis to disk now, and reconcile what an outage left in two parts.
 
     Nothing is lost by it: a session that is used again comes back.
     """
