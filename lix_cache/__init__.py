@@ -68,10 +68,10 @@ if TYPE_CHECKING:
         VerifierError,
     )
     from lix_cache.evaluation.calibration import Calibration, CalibrationPoint, calibrate, calibration_curve
+    from lix_cache.evaluation.evaluate import Evaluation, Pair, PairEvaluation, evaluate, evaluate_pairs
     from lix_cache.evaluation.question_log import QuestionLog
     from lix_cache.evaluation.questions import Question, questions_from_log, questions_from_pairs
-    from lix_cache.evaluation.replay import Pair, PairTally, Replay, judge_pairs, replay
-    from lix_cache.evaluation.thresholds_file import load_limits, save_limits
+    from lix_cache.evaluation.thresholds_file import load_thresholds, save_thresholds
     from lix_cache.hot.clients import (
         close_async_redis_clients,
         create_async_redis_client,
@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from lix_cache.huffman_codec._phrase_table import PhraseTable
     from lix_cache.huffman_codec.training import train_table
     from lix_cache.matching.reasons import Reason
-    from lix_cache.matching.thresholds import DEFAULT_LIMITS, STRICT_LIMITS, Limits
+    from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, STRICT_THRESHOLDS, Thresholds
     from lix_cache.observability.json_logs import json_logs
     from lix_cache.observability.prometheus import register_metrics
     from lix_cache.semantic.cache import AsyncSemanticCache, SemanticCache
@@ -152,7 +152,7 @@ _HOMES = {
     "CalibrationPoint": "evaluation.calibration",
     "ConversationArchive": "archive.archive",
     "CrossEncoderVerifier": "verifiers.cross_encoder",
-    "DEFAULT_LIMITS": "matching.thresholds",
+    "DEFAULT_THRESHOLDS": "matching.thresholds",
     "EmbeddedRedis": "embedded",
     "Embedder": "embedders.protocol",
     "Evictor": "session.evictor",
@@ -160,21 +160,21 @@ _HOMES = {
     "HuffmanCodec": "huffman_codec",
     "HybridConversationCache": "session.cache",
     "InFlightCall": "semantic.calls_in_flight",
-    "Limits": "matching.thresholds",
+    "Thresholds": "matching.thresholds",
     "Lookup": "semantic.result",
     "OnnxEmbedder": "embedders.onnx",
     "OnnxVerifier": "verifiers.onnx",
     "OpenAIEmbedder": "embedders.http",
-    "Pair": "evaluation.replay",
-    "PairTally": "evaluation.replay",
+    "Pair": "evaluation.evaluate",
+    "PairEvaluation": "evaluation.evaluate",
     "PhraseTable": "huffman_codec._phrase_table",
     "Prices": "semantic.stats",
     "Question": "evaluation.questions",
     "QuestionLog": "evaluation.question_log",
     "Reason": "matching.reasons",
     "Report": "semantic.result",
-    "Replay": "evaluation.replay",
-    "STRICT_LIMITS": "matching.thresholds",
+    "Evaluation": "evaluation.evaluate",
+    "STRICT_THRESHOLDS": "matching.thresholds",
     "SemanticCache": "semantic.cache",
     "SemanticCacheRedis": "compat.caches",
     "SentenceTransformerEmbedder": "embedders.sentence_transformer",
@@ -194,19 +194,19 @@ _HOMES = {
     "embed_within": "embedders.running",
     "ensure_redis": "embedded",
     "json_logs": "observability.json_logs",
-    "judge_pairs": "evaluation.replay",
-    "load_limits": "evaluation.thresholds_file",
+    "evaluate_pairs": "evaluation.evaluate",
+    "load_thresholds": "evaluation.thresholds_file",
     "questions_from_log": "evaluation.questions",
     "questions_from_pairs": "evaluation.questions",
     "register_metrics": "observability.prometheus",
-    "replay": "evaluation.replay",
-    "save_limits": "evaluation.thresholds_file",
+    "evaluate": "evaluation.evaluate",
+    "save_thresholds": "evaluation.thresholds_file",
     "train_table": "huffman_codec.training",
 }
 
 __all__ = [
-    "DEFAULT_LIMITS",
-    "STRICT_LIMITS",
+    "DEFAULT_THRESHOLDS",
+    "STRICT_THRESHOLDS",
     "AddedMessages",
     "ArchiveBusy",
     "ArchiveCorrupt",
@@ -237,6 +237,7 @@ __all__ = [
     "Embedder",
     "EmbedderError",
     "EmbedderUnavailable",
+    "Evaluation",
     "Evictor",
     "HashingEmbedder",
     "HuffmanCodec",
@@ -249,7 +250,6 @@ __all__ = [
     "InvalidVector",
     "KeyReused",
     "LayoutMismatch",
-    "Limits",
     "LixCacheError",
     "Lookup",
     "MissingExtra",
@@ -259,7 +259,7 @@ __all__ = [
     "OnnxVerifier",
     "OpenAIEmbedder",
     "Pair",
-    "PairTally",
+    "PairEvaluation",
     "PhraseTable",
     "Prices",
     "Question",
@@ -270,7 +270,6 @@ __all__ = [
     "RedisDatabaseError",
     "RedisError",
     "RedisUnavailable",
-    "Replay",
     "Report",
     "SemanticCache",
     "SemanticCacheRedis",
@@ -281,6 +280,7 @@ __all__ = [
     "StoredMessage",
     "StreamInterrupted",
     "Streamed",
+    "Thresholds",
     "URLEmbeddingCache",
     "Verifier",
     "VerifierError",
@@ -293,14 +293,14 @@ __all__ = [
     "create_redis_client",
     "embed_within",
     "ensure_redis",
+    "evaluate",
+    "evaluate_pairs",
     "json_logs",
-    "judge_pairs",
-    "load_limits",
+    "load_thresholds",
     "questions_from_log",
     "questions_from_pairs",
     "register_metrics",
-    "replay",
-    "save_limits",
+    "save_thresholds",
     "train_table",
 ]
 

@@ -103,11 +103,11 @@ class CacheConfig:
         session_max_tokens: the context leaves out its oldest messages until about this many tokens
             remain; system messages and the newest one always stay. None for no limit.
         semantic_redis_db: database of the semantic query cache.
-        semantic_ttl_seconds: life of a cached response.
+        semantic_ttl_seconds: time to live of a cached response.
         semantic_similarity_threshold: least cosine similarity of a hit, from -1 to 1.
         semantic_max_items_per_url: responses kept per session and URL, first in first out.
         url_cache_redis_db: database of the URL embeddings.
-        url_cache_ttl_seconds: life of a URL's embedding.
+        url_cache_ttl_seconds: time to live of a URL's embedding.
         url_cache_batch_size: URLs sent to Redis in one round trip by the batch calls.
         archive_dir: folder of the ``.huff`` files.
         disk_ttl_days: days after its last sign of life that an archived session goes to the trash.
@@ -310,7 +310,7 @@ class CacheConfig:
 
     @property
     def hot_life_seconds(self) -> int:
-        """Life of a session's keys in Redis: the archive's, never shorter.
+        """Time to live of a session's keys in Redis: the archive's, never shorter.
 
         Redis must not forget what the disk would have kept; moving a session to
         disk is the eviction thread's task, not an expiry's.

@@ -42,7 +42,7 @@ __all__ = ["look_at_disk", "look_at_redis"]
 _LAYERS = ("session_redis_db", "semantic_redis_db", "url_cache_redis_db")
 #: How long a session may be overdue before anybody is told: a few rounds of the daemon.
 _GRACE_SECONDS = 120.0
-_PROBE_LIFE_MS = 60_000
+_PROBE_TTL_MS = 60_000
 _NONCE = b"doctor"
 
 
@@ -98,7 +98,7 @@ def _short(error: RedisError) -> str:
 
 def _try_sessions(drive: SyncDriver, config: CacheConfig, refused: dict[str, str]) -> None:
     keys = Keys(f"{config.redis_key_prefix}:doctor-{uuid.uuid4().hex[:8]}")
-    hot = HotWindow(keys, _PROBE_LIFE_MS, config.archive_batch_turns)
+    hot = HotWindow(keys, _PROBE_TTL_MS, config.archive_batch_turns)
     turn = Turn(MessageId(1, 0), {"role": "user", "content": "a probe", "timestamp": 0.001, "metadata": {}})
     added = hot.add("a", [pack_hot(turn)], window=20, floor=ZERO_ID, floor_is_fresh=True, tags=[bytes(32)])
     steps: dict[str, Command] = {
@@ -112,7 +112,7 @@ def _try_sessions(drive: SyncDriver, config: CacheConfig, refused: dict[str, str
         "find idle sessions": hot.idle(0, 0, 0, 1),
         "find long windows": hot.overflowing(0, 1),
         "list hot sessions": hot.active_page(0, 0, 1),
-        "take the lease": hot.lease(0, "doctor", _PROBE_LIFE_MS),
+        "take the lease": hot.lease(0, "doctor", _PROBE_TTL_MS),
         "bring a session back": hot.rehydrate("b", [turn], Cold(b"none")),
         "trim a window": hot.trim("b", [turn], turn.id, 20),
         "refuse late copies": hot.refuse("a", {_NONCE: turn.id}),

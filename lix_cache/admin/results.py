@@ -40,13 +40,13 @@ class Evicted:
     Attributes:
         sessions: sessions that were moved whole.
         messages: messages that left Redis.
-        reunited: sessions put together after an outage.
+        reconciled: sessions reconciled after an outage.
         failed: sessions that could not be moved, and why; their messages are still hot.
     """
 
     sessions: int = 0
     messages: int = 0
-    reunited: int = 0
+    reconciled: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -81,7 +81,7 @@ class StoreStats:
         archive_bytes: their size.
         unreadable_files: files that do not even tell how many messages they hold.
         set_aside_files: damaged bytes that a repair put into files of their own.
-        pending_sessions: sessions written to while Redis was away and not yet put together.
+        pending_sessions: sessions written to while Redis was away and not yet reconciled.
         semantic_scopes: session and URL pairs with cached responses, of SemanticCacheRedis.
         answer_scopes: contexts with cached responses, of SemanticCache.
         url_embeddings: cached URL vectors.

@@ -258,7 +258,7 @@ class ConversationArchive:
     def restore(self, session_id: str) -> bool:
         """Take a session back from the trash; False if it is not there.
 
-        Its life begins anew. If it has been written to since, both are put together by id.
+        Its time to live begins anew. If it has been written to since, both are merged by id.
 
         Raises:
             ArchiveCorrupt: nothing in it is intact; it stays in the trash.

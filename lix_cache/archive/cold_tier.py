@@ -407,7 +407,7 @@ class ColdTier(Protocol):
 
         Args:
             session_id: the session.
-            life_seconds: its life.
+            life_seconds: its time to live.
             now: what time it is.
             to_trash: keep it in the trash; else it is deleted for good.
 

@@ -196,7 +196,7 @@ class ArchiveStore(ArchiveWriter):
     def restore_locked(self, session_id: str) -> bool:
         """Take a session back from the trash; False if it is not there.
 
-        A session that has begun anew meanwhile keeps what it has: both are put together by id.
+        A session that has begun anew meanwhile keeps what it has: both are merged by id.
         Stopped at any step and run again: what is back already is recognised by its ids.
 
         Raises:
@@ -216,7 +216,7 @@ class ArchiveStore(ArchiveWriter):
                 self._files.rename(one.path, self._own_path(session_id))
             else:
                 try:
-                    self._put_together_locked(one.path, session_id)
+                    self._merge_locked(one.path, session_id)
                 except ArchiveCorrupt as error:
                     failure = failure or error
         self._files.sync_folder(self.folder)
@@ -225,7 +225,7 @@ class ArchiveStore(ArchiveWriter):
             raise failure
         return True
 
-    def _put_together_locked(self, trashed: str, session_id: str) -> None:
+    def _merge_locked(self, trashed: str, session_id: str) -> None:
         old = reading.parse_contents(self._files.read(trashed) or b"", os.path.basename(trashed), self._most)
         new = self.contents(session_id, locked=True)
         path = self._own_path(session_id)

@@ -10,7 +10,7 @@ from lix_cache.arguments import config_with
 from lix_cache.checks import check_seconds, check_text, check_whole
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.compat.flow import QueryCache, UrlCache
-from lix_cache.compat.ring import TAG_BYTES
+from lix_cache.compat.ring import NONCE_BYTES
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.aio import AsyncDriver
 from lix_cache.drivers.sync import SyncDriver
@@ -48,7 +48,7 @@ def _check_place(host: str | None, port: int | None) -> None:
 
 
 class _Semantic:
-    """What both colours of the query cache are made of."""
+    """What both variants of the query cache are made of."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class _Semantic:
             session_id=session_id,
             threshold=self.similarity_threshold,
             capacity=self.max_items_per_url,
-            new_tag=lambda: os.urandom(TAG_BYTES),
+            new_nonce=lambda: os.urandom(NONCE_BYTES),
         )
         self._connect(clock)
 
@@ -113,7 +113,7 @@ class _Semantic:
 
 
 class _Url:
-    """What both colours of the URL cache are made of."""
+    """What both variants of the URL cache are made of."""
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ class SemanticCacheRedis(_Semantic):
     Args:
         session_id: whose responses; no other session sees them.
         config: settings; ``CacheConfig()`` by default.
-        ttl_seconds: life of each entry. A later entry does not prolong an earlier one's.
+        ttl_seconds: time to live of each entry. A later entry does not prolong an earlier one's.
         similarity_threshold: least cosine similarity of a hit, -1 to 1.
         max_items_per_url: entries per URL, first in first out.
         redis_host: wins over the configuration.
@@ -230,7 +230,7 @@ class SemanticCacheRedis(_Semantic):
             url: what the query is about.
             query_embedding: shape (dim,).
             response: any JSON value but None.
-            ttl_seconds: life of this entry, if it is to be another one.
+            ttl_seconds: time to live of this entry, if it is to be another one.
 
         Raises:
             InvalidMessage: the response is not JSON.
@@ -272,7 +272,7 @@ class SemanticCacheRedis(_Semantic):
 class AsyncSemanticCacheRedis(_Semantic):
     """Async twin of :class:`SemanticCacheRedis`: same arguments, same meaning."""
 
-    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this colour's time
+    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this variant's time
         self._drive = AsyncDriver(self._endpoint)
 
     async def get(self, url: str, query_embedding: VectorLike) -> Any:
@@ -317,7 +317,7 @@ class URLEmbeddingCache(_Url):
     Args:
         session_id: named in ``get_stats``; the entries are everybody's.
         config: settings; ``CacheConfig()`` by default.
-        ttl_seconds: life of an entry.
+        ttl_seconds: time to live of an entry.
         batch_size: URLs per round trip of the batch calls.
         redis_host: wins over the configuration.
         redis_port: wins over the configuration.
@@ -369,7 +369,7 @@ class URLEmbeddingCache(_Url):
 class AsyncURLEmbeddingCache(_Url):
     """Async twin of :class:`URLEmbeddingCache`: same arguments, same meaning."""
 
-    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this colour's time
+    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this variant's time
         self._drive = AsyncDriver(self._endpoint)
 
     async def get(self, url: str) -> FloatArray | None:

@@ -60,7 +60,7 @@ class PhraseTable:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PhraseTable:
-        """Return the table in a file. It is read once in the life of a process.
+        """Return the table in a file. It is read once in a process.
 
         Raises:
             OSError: it cannot be read.

@@ -194,13 +194,13 @@ def unpack_window(rows: Sequence[tuple[MessageId, bytes]]) -> list[Turn]:
         InvalidMessage: one was not written by this library.
     """
     try:
-        return _unpack_together(rows)
+        return _unpack_batch(rows)
     except (ValueError, IndexError, TypeError):
         # One by one, with vectors and all, or to find the one that is to blame.
         return [unpack_hot(data, message_id) for message_id, data in rows]
 
 
-def _unpack_together(rows: Sequence[tuple[MessageId, bytes]]) -> list[Turn]:
+def _unpack_batch(rows: Sequence[tuple[MessageId, bytes]]) -> list[Turn]:
     nonces: list[bytes | None] = []
     bodies = []
     # The messages that were coded; None where one is among the bodies.

@@ -1,4 +1,4 @@
-"""What the sync and the async variant of the semantic cache are put together from."""
+"""What the sync and the async variant of the semantic cache are built from."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from lix_cache.arguments import config_of
 from lix_cache.checks import check_has, check_is, check_number, check_seconds, check_text, check_whole, given
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.compat.caches import breaker_for
-from lix_cache.compat.flow import life_ms
+from lix_cache.compat.flow import ttl_ms
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import ConfigError, LixCacheError, told
 from lix_cache.hot.answers import Answers
 from lix_cache.hot.endpoint import endpoint_for
-from lix_cache.hot.entries import TAG_BYTES
+from lix_cache.hot.entries import NONCE_BYTES
 from lix_cache.hot.keys import Keys
 from lix_cache.matching.guards import GUARDS, Objection, check
-from lix_cache.matching.thresholds import DEFAULT_LIMITS, Limits
+from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, Thresholds
 from lix_cache.semantic.decorator import Decorating
 from lix_cache.semantic.index import IndexPool
 from lix_cache.semantic.policy import CachePolicy
@@ -63,7 +63,7 @@ def _large_from(wanted: int | None, max_entries: int) -> int | None:
 
 
 class Assembled(Decorating):
-    """Settings checked and put together; see SemanticCache for what they mean."""
+    """Settings, checked and assembled; see SemanticCache for what they mean."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Assembled(Decorating):
         config: CacheConfig | None = None,
         *,
         context: Mapping[str, Any] | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        thresholds: Thresholds = DEFAULT_THRESHOLDS,
         guards: bool | Iterable[str] = True,
         verifier: Verifier | None = None,
         verifier_threshold: float = 0.7,
@@ -117,13 +117,13 @@ class Assembled(Decorating):
             indexes=IndexPool(check_whole("index_bytes", index_bytes, 1)),
             embedder=embedder,
             context=self.context,
-            limits=check_is("limits", limits, Limits),
+            thresholds=check_is("thresholds", thresholds, Thresholds),
             object_to=_guards(guards),
             verifier=verifier,
             verifier_threshold=check_number("verifier_threshold", verifier_threshold, 0, 1),
             policy=CachePolicy() if policy is None else check_is("policy", policy, CachePolicy),
             ttl_seconds=self.ttl_seconds,
-            slide_ms=0 if sliding_seconds is None else life_ms(sliding_seconds),
+            slide_ms=0 if sliding_seconds is None else ttl_ms(sliding_seconds),
             max_entries=max_entries,
             eviction=EVICTIONS[eviction],
             version=check_text("version", version, may_be_empty=True),
@@ -131,11 +131,11 @@ class Assembled(Decorating):
             miss_on_error=config.on_cache_error == "miss",
             breaker=breaker_for(self._endpoint, config, clock),
             clock=check_has("clock", clock, "SystemClock()", monotonic=True),
-            new_tag=lambda: os.urandom(TAG_BYTES),
+            new_nonce=lambda: os.urandom(NONCE_BYTES),
             embedder_id=config.embedder_id or "",
             dim=config.embedding_dim,
             watch=Watch(
-                limits.evidence,
+                thresholds.score,
                 None
                 if target_false_hit_rate is None
                 else check_number("target_false_hit_rate", target_false_hit_rate, 0, 1),
@@ -144,7 +144,7 @@ class Assembled(Decorating):
         )
         core = self._core
         if embed_answers and embedder is not None:
-            core.meanings = Meanings(embedder, lambda error: core.tally.trouble("embedder_errors", error))
+            core.meanings = Meanings(embedder, lambda error: core.stats.trouble("embedder_errors", error))
         self._flights = Flights()
         self._cleaner = Cleaner(self._core, SyncDriver(self._endpoint, clock))
         self._connect(clock)
@@ -155,11 +155,11 @@ class Assembled(Decorating):
     @property
     def local_stats(self) -> dict[str, Any]:
         """What this object counted, as ``get_stats`` does, without asking Redis."""
-        return self._core.tally.as_dict(self._prices)
+        return self._core.stats.as_dict(self._prices)
 
     def _stats(self, counts: dict[str, Any] | LixCacheError) -> dict[str, Any]:
         names = (
-            *("scopes", "entries", "reported_wordings", "bytes"),
+            *("scopes", "entries", "reported_queries", "bytes"),
             *("audits", "audits_wrong", "false_hit_rate_95", "closed_scopes"),
         )
         found: dict[str, Any] = dict.fromkeys(names) if isinstance(counts, LixCacheError) else {**counts}
@@ -171,5 +171,5 @@ class Assembled(Decorating):
             "index_scopes": len(indexes),
             "index_bytes": indexes.nbytes,
             "cleanup_running": self._cleaner.is_alive,
-            **self._core.tally.as_dict(self._prices),
+            **self._core.stats.as_dict(self._prices),
         }

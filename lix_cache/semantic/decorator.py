@@ -116,7 +116,7 @@ def _whole(result: Any, name: str) -> Any:
 
 
 class Decorating:
-    """The decorator, for both colours of the cache: what it wraps has a colour of its own."""
+    """The decorator, for both variants of the cache: what it wraps has a variant of its own."""
 
     _core: Core
     _endpoint: Endpoint
@@ -172,8 +172,8 @@ class Decorating:
             name: what the answers are kept under; by default that of the function. Functions
                 of one name share answers, whatever they hold.
             static_context: what else must match exactly, the same for all calls.
-            ttl_seconds: life of an answer; the policy's by default.
-            stale_while_revalidate: seconds after that life, 0 by default, in which an answer is still
+            ttl_seconds: time to live of an answer; the policy's by default.
+            stale_while_revalidate: seconds after that time, 0 by default, in which an answer is still
                 served, while the function runs beside the call to renew it.
             tags: words to invalidate the answers by.
             lock_seconds: how long equal calls wait for the one that runs, 30 by default; then they
@@ -228,7 +228,7 @@ class _Sync:
             self._refreshing.start(lambda: context.run(self._drive, flow), "lix-cache-refresh")
         except RuntimeError as error:
             # No more threads, or the interpreter is ending: the answer is there all the same.
-            self._cached.core.tally.trouble("refresh_errors", error)
+            self._cached.core.stats.trouble("refresh_errors", error)
 
 
 class _Async:

@@ -289,11 +289,11 @@ class Shared:
 
     def _try(self, seen: bytes) -> Flow[bytes | None]:
         """Return what the key holds then; None if Redis cannot say."""
-        life = max(1, int(self.deadline_seconds * 1000))
+        ttl = max(1, int(self.deadline_seconds * 1000))
         try:
-            return bytes((yield RedisCall(ScriptCall(TAKE, (self.key,), (self.token, life, seen)))))
+            return bytes((yield RedisCall(ScriptCall(TAKE, (self.key,), (self.token, ttl, seen)))))
         except RedisError as error:
-            self.core.tally.trouble("flight_errors", error)
+            self.core.stats.trouble("single_flight_errors", error)
             return None
 
     def give_back(self, *, stored: bool | None) -> Flow[None]:
@@ -310,4 +310,4 @@ class Shared:
             yield RedisCall(ScriptCall(GIVE_BACK, (self.key,), (self.token, end, _SEEN_MS)))
         except RedisError as error:
             # It ends by itself at its deadline.
-            self.core.tally.trouble("flight_errors", error)
+            self.core.stats.trouble("single_flight_errors", error)

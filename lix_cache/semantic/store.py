@@ -19,11 +19,11 @@ from lix_cache.matching.guards import Objection
 from lix_cache.matching.guards.reading import read
 from lix_cache.matching.reasons import Reason
 from lix_cache.matching.text import normalise
-from lix_cache.matching.thresholds import DEFAULT_LIMITS, Limits, is_lexical, is_measured_for
-from lix_cache.semantic.deferred import Later
+from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, Thresholds, is_lexical, is_measured_for
+from lix_cache.semantic.deferred import Deferred
 from lix_cache.semantic.result import Lookup
 from lix_cache.semantic.scope import canonical, embedder_word, item_digests, merged, scope_of
-from lix_cache.semantic.stats import Tally
+from lix_cache.semantic.stats import Stats
 from lix_cache.vectors import check_dimension
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray, VectorLike
     from lix_cache.verifiers.protocol import Verifier
 
-__all__ = ["EVICTIONS", "Core", "Scope", "Spent", "Stop", "wording_of"]
+__all__ = ["EVICTIONS", "Core", "Scope", "Spent", "Stop", "query_text"]
 
 T = TypeVar("T")
 
@@ -94,12 +94,12 @@ class Core:
     """Settings and helpers; see :class:`~lix_cache.semantic.cache.SemanticCache` for what they mean.
 
     Attributes:
-        object_to: the guards: query and cached wording to an objection or None.
+        object_to: the guards: query and cached normalised to an objection or None.
         eviction: one of the numbers in ``EVICTIONS``.
         slide_ms: how much a hit prolongs an entry; 0 for not at all.
         deadline: seconds that embedder and verifier have for one call; None for no limit.
-        new_tag: makes 8 random bytes.
-        later: notes that go with the next request to their scope.
+        new_nonce: makes 8 random bytes.
+        deferred: notes that go with the next request to their scope.
         meanings: embeds responses behind the callers' backs; None: they are compared by equality.
         watch: what the cache learns about its own answers.
     """
@@ -109,7 +109,7 @@ class Core:
     indexes: IndexPool
     embedder: Embedder | None
     context: Mapping[str, Any]
-    limits: Limits
+    thresholds: Thresholds
     object_to: Callable[[str, str], Objection | None]
     verifier: Verifier | None
     verifier_threshold: float
@@ -123,13 +123,13 @@ class Core:
     miss_on_error: bool
     breaker: Breaker
     clock: Clock
-    new_tag: Callable[[], bytes]
+    new_nonce: Callable[[], bytes]
     embedder_id: str
     dim: int | None
     watch: Watch
     meanings: Meanings | None = None
-    tally: Tally = field(default_factory=Tally)
-    later: Later = field(default_factory=Later)
+    stats: Stats = field(default_factory=Stats)
+    deferred: Deferred = field(default_factory=Deferred)
     _identity: tuple[str, int] | None = None
     _vectors: OrderedDict[bytes, FloatArray] = field(default_factory=OrderedDict)
     _own: Scope | None = None
@@ -140,16 +140,16 @@ class Core:
         """In a forked child: let no lock be held by a thread that was not forked with it."""
         self._lock = threading.Lock()
         self._vectors = OrderedDict()
-        self.later = Later()  # the parent sends its own
+        self.deferred = Deferred()  # the parent sends its own
         self.indexes.renew_locks()
-        self.tally.renew_lock()
+        self.stats.renew_lock()
         self.watch.renew_lock()
 
     # -- Redis ----------------------------------------------------------------------------
 
     def with_notes(self, scope_id: str, *calls: ScriptCall) -> Flow[list[Any]]:
         """Send calls to a scope, and before them in the same round trip what waited for one."""
-        notes = self.later.take(scope_id)
+        notes = self.deferred.take(scope_id)
         if not notes:
             if len(calls) == 1:
                 return [(yield RedisCall(calls[0]))]
@@ -158,7 +158,7 @@ class Core:
         replies = yield RedisBatch(sent, errors_as_values=True)
         for note, reply in zip(notes, replies, strict=False):
             if isinstance(reply, Exception):
-                self.tally.trouble("note_errors", reply)
+                self.stats.trouble("note_errors", reply)
             elif note.then is not None:
                 note.then(reply)
         asked: list[Any] = list(replies[len(notes) :])
@@ -168,8 +168,8 @@ class Core:
         return asked
 
     def is_strange(self, text: str) -> bool:
-        """Whether the limits in force were not measured for this embedder or this language."""
-        if self.limits != DEFAULT_LIMITS:
+        """Whether the thresholds in force were not measured for this embedder or this language."""
+        if self.thresholds != DEFAULT_THRESHOLDS:
             return False
         name = "" if self._identity is None else self._identity[0]
         return not is_measured_for(name) or read(text).language != "en"
@@ -185,7 +185,7 @@ class Core:
 
     @property
     def use(self) -> Use:
-        """How a use is noted: the eviction's order, and the sliding life."""
+        """How a use is noted: the eviction's order, and the sliding time to live."""
         return Use(self.eviction, self.slide_ms)
 
     def guarded(self, flow: Flow[T], otherwise: Callable[[str], T]) -> Flow[T]:
@@ -202,9 +202,9 @@ class Core:
             if not self.miss_on_error:
                 raise
             if not self.breaker.is_open:
-                self.tally.trouble("redis_errors", error)
+                self.stats.trouble("redis_errors", error)
                 self.breaker.trip()
-            self.tally.count("degraded")
+            self.stats.count("degraded")
             return otherwise(str(error))
 
     def check_breaker(self) -> None:
@@ -307,10 +307,10 @@ class Core:
         try:
             result: T = yield Compute(call, self.deadline, "the embedder", may_hang=True)
         except ComputeTimeout as error:
-            self.tally.trouble("embedder_errors", error)
+            self.stats.trouble("embedder_errors", error)
             raise Stop(Reason.EMBEDDER_TIMEOUT, str(error)) from error
         except Failed as failed:
-            self.tally.trouble("embedder_errors", failed.error)
+            self.stats.trouble("embedder_errors", failed.error)
             if isinstance(failed.error, MissingExtra):
                 raise failed.error from None
             raise Stop(Reason.EMBEDDER_FAILED, told(failed.error)) from failed.error
@@ -322,7 +322,7 @@ class Core:
         """Note how long somebody else took."""
         seconds = self.clock.monotonic() - started
         spent.seconds += seconds
-        self.tally.took(what, seconds)
+        self.stats.took(what, seconds)
 
 
 def _mean(vectors: Any, wanted: int) -> FloatArray:
@@ -336,7 +336,7 @@ def _mean(vectors: Any, wanted: int) -> FloatArray:
     return unit_vector(sum(parts[1:], parts[0]), "what the embedder made")
 
 
-def wording_of(query: object) -> str:
+def query_text(query: object) -> str:
     """Return a query in the form that the exact tier compares and the embedder sees.
 
     Raises:
@@ -345,7 +345,7 @@ def wording_of(query: object) -> str:
     if not isinstance(query, str):
         advice = "; CachePolicy.extract_query takes it out of messages" if isinstance(query, list) else ""
         raise InvalidInput(f"the query must be a str, got {type(query).__name__}{advice}")
-    wording = normalise(query)
-    if not wording:
+    normalised = normalise(query)
+    if not normalised:
         raise InvalidInput("the query is empty")
-    return wording
+    return normalised

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Nearest", "nearest"]
 
-#: Candidates for a decision: enough that some disagree with the best, for the lead over them.
+#: Candidates for a decision: enough that some disagree with the best, to measure its margin.
 _WANTED = 64
 #: Paths that a search keeps open. scripts/bench_scale.py measures what it finds and costs.
 _EFFORT = 200
@@ -52,7 +52,7 @@ class Nearest:
     def answer(self, number: bytes, waited_ms: float) -> Served | None:
         """Return a candidate as if it had been admitted; None if its response did not come along.
 
-        None also if its life has ended while the client made up its mind: the server has to say.
+        None also if it has expired while the client made up its mind: the server has to say.
 
         Args:
             number: of the candidate.
@@ -67,13 +67,13 @@ def nearest(
 ) -> Flow[Nearest]:
     """Return the entries that may be nearest. One round trip.
 
-    Where a use prolongs the life of an entry no response comes along, for that must be noted at
+    Where a use prolongs the time to live of an entry no response comes along, for that must be noted at
     once: until the next request the entry might have ended.
 
     Args:
         core: the cache.
         scope: where to look.
-        digest: of the wording.
+        digest: of the query text.
         vector: shape (dim,), unit length.
         peek: instead of responses, only say which are there.
     """
@@ -85,5 +85,5 @@ def nearest(
     # Read and checked as the news of an index are.
     index = ScopeIndex(scope.dim)
     view = index.follow(brought.found, index.place) or index.view()
-    core.tally.count("vector_set_lookups")
+    core.stats.count("vector_set_lookups")
     return Nearest(view, brought)

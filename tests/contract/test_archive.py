@@ -55,7 +55,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def make(twins: Twins, tmp_path: Path, clock: ManualClock) -> Callable[..., Any]:
-    """A function that opens the archive of this test, in one colour or the other."""
+    """A function that opens the archive of this test, in one variant or the other."""
 
     def open_archive(**options: Any) -> Any:
         return twins.make(
@@ -73,7 +73,7 @@ def archive(make: Callable[..., Any]) -> Any:
 
 
 def store_of(archive: Any) -> ArchiveStore:
-    """The store behind an archive of either colour."""
+    """The store behind an archive of either variant."""
     target = getattr(archive, "target", archive)
     store: ArchiveStore = getattr(target, "sync", target).store
     return store

@@ -1,4 +1,4 @@
-"""Session memory, in both colours: one suite."""
+"""Session memory, in both variants: one suite."""
 
 from __future__ import annotations
 

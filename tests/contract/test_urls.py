@@ -1,4 +1,4 @@
-"""The cache of URL embeddings, in both colours: one suite."""
+"""The cache of URL embeddings, in both variants: one suite."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def seen_by_another(config: CacheConfig) -> list[Any]:
 
 
 def everywhere(config: CacheConfig, texts: list[str]) -> None:
-    """Check a session as it is, brought together by a daemon, on disk, and brought back."""
+    """Check a session as it is, reconciled by a daemon, on disk, and brought back."""
     other = Process(config.replace(on_redis_error="raise"))
     assert other.full() == texts
     other.drive(rounds.reconcile_all_pending(other.store))

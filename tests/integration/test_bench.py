@@ -1,4 +1,4 @@
-"""The benchmark runs, and its report holds every figure that was promised. No timing is judged here."""
+"""The benchmark runs, and its report holds every figure that was promised. No timing is checked here."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_every_figure_is_a_finite_positive_number_with_a_place_in_a_table(run: d
         ("URL get", 1.5),
     ],
 )
-def test_speed_is_measured_in_both_colours_on_both_transports_beside_its_target(
+def test_speed_is_measured_in_both_variants_on_both_transports_beside_its_target(
     run: dict[str, Any], name: str, at_most: float | None
 ) -> None:
     ours = [

@@ -1,4 +1,4 @@
-"""The decorator on a real Redis: one run for many calls, in both colours and across processes."""
+"""The decorator on a real Redis: one run for many calls, in both variants and across processes."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ TABLE = {"capital of France": mix(a=1.0), "France's capital": mix(a=0.995, b=0.0
 
 
 class Lab:
-    """Decorates functions of one colour; their calls are waited for."""
+    """Decorates functions of one variant; their calls are waited for."""
 
-    def __init__(self, colour: str, config: CacheConfig) -> None:
-        self.colour = colour
+    def __init__(self, variant: str, config: CacheConfig) -> None:
+        self.variant = variant
         self.config = config
-        self.loop = asyncio.new_event_loop() if colour == "async" else None
+        self.loop = asyncio.new_event_loop() if variant == "async" else None
         self.runs: list[Any] = []
 
     def cache(self, **options: Any) -> Any:
@@ -45,7 +45,7 @@ class Lab:
         return kind(config=options.pop("config", self.config), **options)
 
     def function(self, body: Callable[..., Any] | None = None, seconds: float = 0.0) -> Callable[..., Any]:
-        """Return a function of the colour that notes its calls."""
+        """Return a function of the variant that notes its calls."""
 
         def work(prompt: Any, model: str) -> Any:
             self.runs.append((prompt, model))
@@ -127,7 +127,7 @@ def test_the_decorator_needs_no_parentheses(lab: Lab) -> None:
     first = lab.call(bare, "capital of France")
     assert lab.call(bare, "capital of France") == lab.call(called, "capital of France") == first
     assert len(lab.runs) == 1
-    assert inspect.iscoroutinefunction(bare) == (lab.colour == "async")
+    assert inspect.iscoroutinefunction(bare) == (lab.variant == "async")
     with pytest.raises(ConfigError, match=r"is for functions .*got a str"):
         cache.cached("prompt")
 
@@ -352,7 +352,7 @@ def test_an_old_answer_is_served_while_one_call_renews_it(lab: Lab) -> None:
     assert lab.call(ask, "q one") == "q one! (1)"
     time.sleep(0.4)
     assert lab.call(ask, "q one") == "q one! (1)"
-    lab.settle(lambda: cache._core.tally.counters["refreshed"] == 1)
+    lab.settle(lambda: cache._core.stats.counters["refreshed"] == 1)
     assert len(lab.runs) == 2
     assert lab.call(ask, "q one") == "q one! (2)"
 
@@ -369,7 +369,7 @@ def test_a_refresh_that_fails_is_counted_and_the_old_answer_served(lab: Lab) -> 
     time.sleep(0.2)
     for _ in range(2):
         assert lab.call(ask, "q one") == "q one"
-        lab.settle(lambda: cache._core.tally.counters["refresh_errors"] >= 1)
+        lab.settle(lambda: cache._core.stats.counters["refresh_errors"] >= 1)
     assert lab.stats(cache)["last_error"].startswith("builtins.ValueError at line ")
 
 
@@ -458,7 +458,7 @@ def test_nobody_waits_for_a_call_whose_loop_has_stopped(redis_config: CacheConfi
         loop.close()
 
 
-def test_the_answer_to_a_question_about_now_lives_shortly(lab: Lab) -> None:
+def test_the_answer_to_a_question_about_now_expires_soon(lab: Lab) -> None:
     cache = lab.cache(policy=CachePolicy(time_sensitive_seconds=1.0))
     ask = cache.cached()(lab.function())
     assert lab.call(ask, "latest news") == lab.call(ask, "latest news")
@@ -491,7 +491,7 @@ def test_redis_lost_while_the_function_runs_loses_no_answer(lab: Lab, redis_serv
         ask = cache.cached()(lab.function(body))
         assert lab.call(ask, "q one") == "q one"
         stats = lab.stats(cache)
-        assert stats["flight_errors"] == 1
+        assert stats["single_flight_errors"] == 1
         assert sum(stats["stores_refused"].values()) == 1
 
 

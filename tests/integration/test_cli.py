@@ -499,7 +499,7 @@ def test_evict_moves_idle_sessions_alone_unless_told_otherwise(cli: Cli, redis_c
     assert cli("evict", "--session", "b", "--json").json == {
         "sessions": 1,
         "messages": 4,
-        "reunited": 0,
+        "reconciled": 0,
         "failed": {},
     }
     result = cli("evict", "--all")
@@ -544,17 +544,17 @@ def test_evict_waits_for_a_session_that_is_busy_and_says_which_stays_hot(
     assert len(HybridConversationCache("busy", redis_config).get_full()) == 3
 
 
-def test_evict_puts_together_what_an_outage_left(cli: Cli, redis_config: CacheConfig) -> None:
+def test_offload_reconciles_what_an_outage_left(cli: Cli, redis_config: CacheConfig) -> None:
     cache = fill(redis_config, "a", 3)
     away = redis_config.replace(redis_port=free_port(), redis_retry_seconds=0)
     HybridConversationCache("a", away).add_message("user", "said while Redis was away")
     result = cli("evict")
-    assert result.out == "0 sessions moved to disk, 0 messages; 1 put together after an outage\n"
+    assert result.out == "0 sessions moved to disk, 0 messages; 1 reconciled after an outage\n"
     assert len(cache.get_full()) == 4
     assert cli("stats", "--json").json["pending_sessions"] == 0
 
 
-def test_a_session_that_cannot_be_put_together_does_not_keep_the_others_hot(
+def test_a_session_that_cannot_be_reconciled_does_not_keep_the_others_hot(
     cli: Cli, redis_config: CacheConfig, redis_server: RedisServer
 ) -> None:
     fill(redis_config, "bad", 1)
@@ -1151,7 +1151,7 @@ def test_the_doctor_finds_a_good_store_good_and_leaves_nothing_behind(tmp_path: 
         assert os.listdir(config.archive_dir) == []
         assert server.client(db=2).keys() == []
         assert server.client(db=0).keys() == []
-        # A URL's vector has no command that removes it; it lives for a second.
+        # A URL's vector has no command that removes it; it expires in a second.
         assert all(server.client(db=1).pttl(key) <= 1000 for key in server.client(db=1).scan_iter())
         for_people = run_cli(config, "doctor")
         assert for_people.code == 0

@@ -17,7 +17,7 @@ from lix_cache import SessionContextWindow, StoreAdmin
 from lix_cache.admin import Evicted
 from lix_cache.cli.app import app
 from lix_cache.cli.conversations import Conversation, Message, load
-from lix_cache.cli.demo.replay import Tally
+from lix_cache.cli.demo.replay import Totals
 from lix_cache.cli.output import ago, human_bytes
 from tests.support import RedisServer
 from tests.support.redis_server import free_port
@@ -335,14 +335,14 @@ def test_visits_are_all_of_the_conversation_and_begin_with_the_user() -> None:
 def test_the_check_counts_what_is_lost_doubled_and_moved_apart() -> None:
     sent = [Message("user", "a"), Message("user", "a"), Message("assistant", "b", {"x": 1})]
     back = [{"role": m.role, "content": m.content, "metadata": m.metadata} for m in sent]
-    tally = Tally()
-    tally.compare("fine", sent, back)
-    assert tally.passed
-    tally.compare("lost", sent, back[1:])
-    tally.compare("moved", sent, back[::-1])
-    tally.compare("metadata", sent, [*back[:2], {**back[2], "metadata": {}}])
-    assert (tally.lost, tally.doubled, tally.out_of_order) == (2, 1, 1)
-    assert tally.examples == [
+    totals = Totals()
+    totals.compare("fine", sent, back)
+    assert totals.passed
+    totals.compare("lost", sent, back[1:])
+    totals.compare("moved", sent, back[::-1])
+    totals.compare("metadata", sent, [*back[:2], {**back[2], "metadata": {}}])
+    assert (totals.lost, totals.doubled, totals.out_of_order) == (2, 1, 1)
+    assert totals.examples == [
         "lost: 1 lost, 0 too many",
         "moved: out of order",
         "metadata: 1 lost, 1 too many",

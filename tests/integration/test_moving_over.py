@@ -472,7 +472,7 @@ def test_processes_that_meet_an_old_session_at_once_move_it_once(
 def test_threads_that_add_to_an_old_session_at_once_lose_nothing(
     open_old: Callable[..., Any], open_new: Callable[..., Any], twins: Twins, config: CacheConfig
 ) -> None:
-    if twins.colour == "async":
+    if twins.variant == "async":
         pytest.skip("one loop belongs to one thread")
     say(open_old(), *numbered(20))
     caches = [open_new() for _ in range(4)]

@@ -19,13 +19,13 @@ import redis
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, RedisCommandError
 from lix_cache.hot.scripts import Script, ScriptCall
-from lix_cache.matching.thresholds import Limits
-from lix_cache.semantic.deferred import Later
+from lix_cache.matching.thresholds import Thresholds
+from lix_cache.semantic.deferred import Deferred
 from tests.support import CountingProxy, RedisServer
 from tests.support.meaning import Meanings
 from tests.support.twins import Twins
 
-LIMITS = Limits(threshold=0.8, margin=0.05)
+THRESHOLDS = Thresholds(threshold=0.8, margin=0.05)
 DIM = 32
 FROM = 100
 
@@ -50,7 +50,7 @@ def make(twins: Twins, config: CacheConfig) -> Any:
     def build(**options: Any) -> Any:
         settings = {
             "config": config,
-            "limits": LIMITS,
+            "thresholds": THRESHOLDS,
             "guards": False,
             "vector_sets_from": FROM,
             "audit_rate": 0,
@@ -291,7 +291,7 @@ def behind(redis8: RedisServer, config: CacheConfig, raw: redis.Redis, twins: Tw
 
         def build(responses: Any = None, *, store: bool = True, **options: Any) -> Any:
             settings = {
-                "limits": LIMITS,
+                "thresholds": THRESHOLDS,
                 "guards": False,
                 "vector_sets_from": FROM,
                 "audit_rate": 0,
@@ -401,15 +401,15 @@ def test_a_life_that_ends_while_the_client_thinks_ends_the_lookup(make: Any) -> 
 
 
 def test_notes_that_nobody_can_send_are_bounded() -> None:
-    later = Later(scopes=2, each=3)
+    deferred = Deferred(scopes=2, each=3)
     calls = [ScriptCall(Script("answers/fill"), (str(i),), ()) for i in range(5)]
     for call in calls:
-        later.add("a", call)
-    assert [note.call for note in later.take("a")] == calls[2:]
-    assert later.take("a") == ()
+        deferred.add("a", call)
+    assert [note.call for note in deferred.take("a")] == calls[2:]
+    assert deferred.take("a") == ()
     for scope in "abc":
-        later.add(scope, calls[0])
-    assert [len(later.take(scope)) for scope in "abc"] == [0, 1, 1]
+        deferred.add(scope, calls[0])
+    assert [len(deferred.take(scope)) for scope in "abc"] == [0, 1, 1]
 
 
 def test_a_note_that_is_refused_fails_no_lookup(behind: Any, raw: redis.Redis, config: CacheConfig) -> None:
@@ -442,12 +442,24 @@ def test_a_full_server_still_finds_what_it_has(twins: Twins, tmp_path: Path) -> 
     with RedisServer(binary=binary) as server:
         config = server.config(archive_dir=tmp_path, embedder_id="test", embedding_dim=DIM)
         writer = twins.make(
-            "SemanticCache", None, config, limits=LIMITS, guards=False, vector_sets_from=None, audit_rate=0
+            "SemanticCache",
+            None,
+            config,
+            thresholds=THRESHOLDS,
+            guards=False,
+            vector_sets_from=None,
+            audit_rate=0,
         )
         rows = vectors(150)
         fill(writer, rows)
         cache = twins.make(
-            "SemanticCache", None, config, limits=LIMITS, guards=False, vector_sets_from=FROM, audit_rate=0
+            "SemanticCache",
+            None,
+            config,
+            thresholds=THRESHOLDS,
+            guards=False,
+            vector_sets_from=FROM,
+            audit_rate=0,
         )
         for _ in range(5):
             assert cache.lookup("w", query_embedding=near(rows[3])).response == "answer 3"

@@ -48,13 +48,13 @@ LENGTH = script("return redis.call('LLEN', KEYS[1]) + 0")
 
 @pytest.fixture
 def drive(twins: Twins, redis_config: CacheConfig) -> Drive:
-    """Run a flow in either colour."""
+    """Run a flow in either variant."""
     return driver_of(twins, redis_config)
 
 
 def driver_of(twins: Twins, config: CacheConfig) -> Drive:
     endpoint = endpoint_for(config, 3)
-    driver: Any = SyncDriver(endpoint) if twins.colour == "sync" else AsyncDriver(endpoint)
+    driver: Any = SyncDriver(endpoint) if twins.variant == "sync" else AsyncDriver(endpoint)
     return lambda flow: twins.run(driver(flow))
 
 

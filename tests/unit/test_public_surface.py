@@ -1,4 +1,4 @@
-"""What the package exports, exactly, and that the two colours offer the same."""
+"""What the package exports, exactly, and that the two variants offer the same."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ PACKAGE = Path(lix_cache.__file__).parent
 
 #: The public names. One that is added, renamed or lost is a decision: it is made here too.
 NAMES = [
-    "DEFAULT_LIMITS",
-    "STRICT_LIMITS",
+    "DEFAULT_THRESHOLDS",
+    "STRICT_THRESHOLDS",
     "AddedMessages",
     "ArchiveBusy",
     "ArchiveCorrupt",
@@ -52,6 +52,7 @@ NAMES = [
     "Embedder",
     "EmbedderError",
     "EmbedderUnavailable",
+    "Evaluation",
     "Evictor",
     "HashingEmbedder",
     "HuffmanCodec",
@@ -64,7 +65,6 @@ NAMES = [
     "InvalidVector",
     "KeyReused",
     "LayoutMismatch",
-    "Limits",
     "LixCacheError",
     "Lookup",
     "MissingExtra",
@@ -74,7 +74,7 @@ NAMES = [
     "OnnxVerifier",
     "OpenAIEmbedder",
     "Pair",
-    "PairTally",
+    "PairEvaluation",
     "PhraseTable",
     "Prices",
     "Question",
@@ -85,7 +85,6 @@ NAMES = [
     "RedisDatabaseError",
     "RedisError",
     "RedisUnavailable",
-    "Replay",
     "Report",
     "SemanticCache",
     "SemanticCacheRedis",
@@ -96,6 +95,7 @@ NAMES = [
     "StoredMessage",
     "StreamInterrupted",
     "Streamed",
+    "Thresholds",
     "URLEmbeddingCache",
     "Verifier",
     "VerifierError",
@@ -108,14 +108,14 @@ NAMES = [
     "create_redis_client",
     "embed_within",
     "ensure_redis",
+    "evaluate",
+    "evaluate_pairs",
     "json_logs",
-    "judge_pairs",
-    "load_limits",
+    "load_thresholds",
     "questions_from_log",
     "questions_from_pairs",
     "register_metrics",
-    "replay",
-    "save_limits",
+    "save_thresholds",
     "train_table",
 ]
 
@@ -245,7 +245,7 @@ def test_every_setting_is_documented_and_no_other() -> None:
     assert sorted(documented) == sorted(f.name for f in dataclasses.fields(lix_cache.CacheConfig))
 
 
-# -- the two colours -----------------------------------------------------------------------
+# -- the two variants -----------------------------------------------------------------------
 
 
 #: Called under a lock that only the library takes; not for an event loop.
@@ -301,7 +301,7 @@ def test_async_twins_have_the_same_methods_with_the_same_parameters(name: str) -
 @pytest.mark.parametrize("name", TWINS)
 def test_every_method_of_an_async_twin_is_awaited(name: str) -> None:
     members = public_members(getattr(lix_cache, f"Async{name}"))
-    # A decorator waits for nothing; what it makes has the colour of what it is given.
+    # A decorator waits for nothing; what it makes has the variant of what it is given.
     methods = {
         n: m for n, m in members.items() if not isinstance(m, property) and n not in ("cached", "record")
     }

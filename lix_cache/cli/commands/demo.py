@@ -49,17 +49,17 @@ def demo(
     ):
         what = f"{len(conversations):,} conversations, {total:,} messages"
         to_stderr().print(Text(f"{what}\nRedis: {visible(stage.server)}", style="dim"), soft_wrap=True)
-        replay = Replay(conversations, stage.config, lambda: tell(replay.tally.messages, total))
+        replay = Replay(conversations, stage.config, lambda: tell(replay.totals.messages, total))
         try:
             replay.run()
         finally:
             replay.stop()
     kept = stage.how_to_return if keep else None
     if as_json:
-        print_json({**as_dict(replay.tally), "server": stage.server, "kept": kept})
+        print_json({**as_dict(replay.totals), "server": stage.server, "kept": kept})
     else:
-        show(for_humans(), replay.tally)
+        show(for_humans(), replay.totals)
         if kept:
             for_humans().print(Text(f"kept: {visible(kept)} sessions", style="dim"), soft_wrap=True)
-    if not replay.tally.passed:
+    if not replay.totals.passed:
         raise typer.Exit(PROBLEM)

@@ -27,7 +27,7 @@ def evict(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Move sessions from Redis to disk now, and put together what an outage left in two parts.
+    """Move sessions from Redis to disk now, and reconcile what an outage left in two parts.
 
     Nothing is lost by it: a session that is used again comes back.
     """
@@ -42,8 +42,8 @@ def evict(
         print_json(asdict(moved))
     else:
         text = f"{counted(moved.sessions, 'session')} moved to disk, {counted(moved.messages, 'message')}"
-        if moved.reunited:
-            text += f"; {moved.reunited:,} put together after an outage"
+        if moved.reconciled:
+            text += f"; {moved.reconciled:,} reconciled after an outage"
         for_humans().print(text, soft_wrap=True)
     for session_id, why in moved.failed.items():
         complain(f"session {session_id!r} stays hot: {why}", "'lix-cache verify' looks at its archive")

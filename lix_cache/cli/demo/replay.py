@@ -13,7 +13,7 @@ from lix_cache import ArchiveError, CacheConfig, CacheCoordinator, InvalidInput,
 from lix_cache.cli.conversations import Conversation, Message
 from lix_cache.cli.demo.stage import EMBEDDER
 
-__all__ = ["Replay", "Tally"]
+__all__ = ["Replay", "Totals"]
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ _NO_PAGE = "no page"
 
 
 @dataclass
-class Tally:
+class Totals:
     """What happened in a replay.
 
     Attributes:
@@ -110,13 +110,13 @@ class Replay:
         added: called after each message.
 
     Attributes:
-        tally: what happened so far.
+        totals: what happened so far.
     """
 
     def __init__(
         self, conversations: Sequence[Conversation], config: CacheConfig, added: Callable[[], None]
     ) -> None:
-        self.tally = Tally(conversations=len(conversations))
+        self.totals = Totals(conversations=len(conversations))
         self._config = config
         self._added = added
         self._visits = [(conversation, conversation.by_visit()) for conversation in conversations]
@@ -142,10 +142,10 @@ class Replay:
         self._measure()
         for conversation, _ in self._visits:
             window = CacheCoordinator(conversation.id, self._config).context_window
-            self.tally.compare(conversation.title, conversation.messages, window.get_full_history())
+            self.totals.compare(conversation.title, conversation.messages, window.get_full_history())
         self._all_idle()
         self.stop()
-        self.tally.disk_bytes = self._admin.stats().archive_bytes
+        self.totals.disk_bytes = self._admin.stats().archive_bytes
 
     def stop(self) -> None:
         """End the eviction thread; the store is not touched after this."""
@@ -156,9 +156,9 @@ class Replay:
     def _visit(self, conversation: Conversation, messages: list[Message], *, is_return: bool) -> None:
         # A new object each time, as a new process would make one.
         session = CacheCoordinator(conversation.id, self._config)
-        self.tally.visits += 1
+        self.totals.visits += 1
         if is_return:
-            self.tally.timed("get_context, cold", session.get_context_messages)
+            self.totals.timed("get_context, cold", session.get_context_messages)
         is_opening = not is_return
         for position, message in enumerate(messages):
             try:
@@ -166,7 +166,7 @@ class Replay:
             except InvalidInput as error:
                 raise InvalidInput(f"{conversation.where}: {error}") from None
             if message.role == "user":
-                self.tally.timed("get_context", session.get_context_messages)
+                self.totals.timed("get_context", session.get_context_messages)
                 answer = _recorded_answer(messages[position + 1 :])
                 # Any other question means what it means because of what was said before.
                 if answer is not None and (message.url or is_opening):
@@ -174,22 +174,22 @@ class Replay:
                 is_opening = False
             self._added()
         counters = session.context_window.get_stats()["counters"]
-        self.tally.rehydrations += counters.get("rehydrations", 0)
+        self.totals.rehydrations += counters.get("rehydrations", 0)
 
     def _add(self, session: CacheCoordinator, message: Message) -> None:
-        self.tally.timed(
+        self.totals.timed(
             "add",
             lambda: session.add_message_to_context(
                 message.role, message.content, metadata=message.metadata or None
             ),
         )
-        self.tally.messages += 1
-        self.tally.raw_bytes += message.size
+        self.totals.messages += 1
+        self.totals.raw_bytes += message.size
         url = message.url
         if message.role == "user" and url is not None:
-            self.tally.url_lookups += 1
-            if self.tally.timed("URL get", lambda: session.get_url_embedding(url)) is not None:
-                self.tally.url_reused += 1
+            self.totals.url_lookups += 1
+            if self.totals.timed("URL get", lambda: session.get_url_embedding(url)) is not None:
+                self.totals.url_reused += 1
             else:
                 session.cache_url_embedding(url, EMBEDDER.embed([url])[0])
 
@@ -197,10 +197,10 @@ class Replay:
         if not isinstance(question.content, str):
             return
         page, vector = question.url or _NO_PAGE, EMBEDDER.embed([question.content])[0]
-        self.tally.lookups += 1
+        self.totals.lookups += 1
         ask = self._shared.get_semantic_response
-        if self.tally.timed("semantic get", lambda: ask(page, vector)) is not None:
-            self.tally.hits += 1
+        if self.totals.timed("semantic get", lambda: ask(page, vector)) is not None:
+            self.totals.hits += 1
         else:
             # Here an application calls its model.
             self._shared.cache_semantic_response(page, vector, {"answer": recorded})
@@ -209,17 +209,17 @@ class Replay:
         moved = self._admin.evict(0)
         for session_id, why in moved.failed.items():
             raise ArchiveError(f"session {session_id!r} could not be moved to disk: {why}")
-        self.tally.evicted_sessions += moved.sessions
+        self.totals.evicted_sessions += moved.sessions
 
     def _measure(self) -> None:
         sent = {conversation.id: conversation.messages for conversation, _ in self._visits}
         for info in self._admin.sessions():
-            self.tally.cold_messages += info.cold_messages
-            self.tally.hot_messages += info.hot_messages
-            self.tally.redis_bytes += info.redis_bytes
+            self.totals.cold_messages += info.cold_messages
+            self.totals.hot_messages += info.hot_messages
+            self.totals.redis_bytes += info.redis_bytes
             # A window holds the newest.
             newest = sent[info.session_id][-info.hot_messages :] if info.hot_messages else []
-            self.tally.hot_raw_bytes += sum(message.size for message in newest)
+            self.totals.hot_raw_bytes += sum(message.size for message in newest)
 
 
 def _recorded_answer(rest: Sequence[Message]) -> str | None:

@@ -10,22 +10,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lix_cache.cli.demo.replay import Tally
+from lix_cache.cli.demo.replay import Totals
 from lix_cache.cli.output import visible
 
 __all__ = ["as_dict", "show"]
 
 
-def as_dict(tally: Tally) -> dict[str, Any]:
+def as_dict(totals: Totals) -> dict[str, Any]:
     """Return everything, in units that the names say."""
-    found = asdict(tally)
+    found = asdict(totals)
     del found["seconds"]
-    return {**found, "passed": tally.passed, "median_ms": _medians(tally)}
+    return {**found, "passed": totals.passed, "median_ms": _medians(totals)}
 
 
-def show(console: Console, tally: Tally) -> None:
+def show(console: Console, totals: Totals) -> None:
     """Print the table and, last, what the check found."""
-    t = tally
+    t = totals
     rows = [
         ("messages", f"{t.messages:,}", f"{t.conversations:,} conversations, {t.visits:,} visits"),
         ("hot in Redis", f"{t.hot_messages:,}", f"{_times(t.redis_bytes, t.hot_raw_bytes)} their text"),
@@ -64,8 +64,8 @@ def show(console: Console, tally: Tally) -> None:
         console.print(Text(f"  {visible(example)}", style="red"))
 
 
-def _medians(tally: Tally) -> dict[str, float]:
-    return {name: statistics.median(seconds) * 1000 for name, seconds in tally.seconds.items()}
+def _medians(totals: Totals) -> dict[str, float]:
+    return {name: statistics.median(seconds) * 1000 for name, seconds in totals.seconds.items()}
 
 
 def _times(part: int, whole: int) -> str:

@@ -8,7 +8,7 @@ from lix_cache.admin.facts import DiskFacts, RedisFacts
 from lix_cache.admin.results import Check
 from lix_cache.config import CacheConfig
 
-__all__ = ["judge_disk", "judge_redis"]
+__all__ = ["diagnose_disk", "diagnose_redis"]
 
 _OLDEST = (6, 2)
 _MB = 1 << 20
@@ -19,7 +19,7 @@ _CLOCK_WARN_SECONDS = 2.0
 _CLOCK_FAIL_SECONDS = 60.0
 
 
-def judge_redis(facts: RedisFacts, config: CacheConfig) -> Iterator[Check]:
+def diagnose_redis(facts: RedisFacts, config: CacheConfig) -> Iterator[Check]:
     """Yield what there is to say about the server; only that it is unreachable if it is."""
     if facts.trouble:
         for setting, text in facts.trouble.items():
@@ -135,7 +135,7 @@ def _policy(facts: RedisFacts) -> Check:
     if policy == "noeviction":
         return Check(name, "ok", "noeviction: the server refuses writes rather than forget sessions")
     fix = "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"
-    # Windows have a life, so the volatile-* policies take them as well.
+    # Windows have a time to live, so the volatile-* policies take them as well.
     if int(facts.info.get("maxmemory", 0)):
         return Check(name, "fail", f"{policy}: when memory is full the server drops sessions", fix)
     return Check(name, "warn", f"{policy}: as soon as a maxmemory is set, the server may drop sessions", fix)
@@ -190,7 +190,7 @@ def _eviction(facts: RedisFacts, config: CacheConfig) -> Check:
     )
 
 
-def judge_disk(facts: DiskFacts) -> Iterator[Check]:
+def diagnose_disk(facts: DiskFacts) -> Iterator[Check]:
     """Yield what there is to say about the archive folder."""
     if facts.trouble is not None:
         yield Check(
@@ -216,10 +216,10 @@ def judge_disk(facts: DiskFacts) -> Iterator[Check]:
             "outages",
             "warn",
             f"{facts.pending} sessions were written to while Redis was away",
-            "the eviction thread puts them together; or call: lix-cache evict",
+            "the evictor reconciles them; or call: lix-cache offload",
         )
     else:
-        yield Check("outages", "ok", "no session waits to be put together")
+        yield Check("outages", "ok", "no session waits to be reconciled")
     if facts.set_aside:
         yield Check(
             "repairs",
