@@ -45,7 +45,8 @@ from lix_cache.huffman_codec._v2 import SHORT_CHECK_UPTO
 from lix_cache.messages.message import Message, decode_json
 from lix_cache.messages.packing import pack_hot, unpack_hot
 from lix_cache.messages.turn import MessageId, Turn, from_turn, to_turn
-from lix_cache.storage.files import FileLock, Files, Tail
+from lix_cache.storage.files import Files, Tail
+from lix_cache.storage.locks import FileLock
 
 __all__ = ["LARGEST", "MEMORY_LIMIT", "TARGETS", "Target", "mutated"]
 

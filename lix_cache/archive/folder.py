@@ -27,7 +27,8 @@ from lix_cache.errors import (
     ArchiveUnavailable,
     ConfigError,
 )
-from lix_cache.storage.files import FileLock, Files
+from lix_cache.storage.files import Files
+from lix_cache.storage.locks import FileLock
 
 __all__ = ["LOCKS", "PROBE", "ArchiveFolder", "foreign", "temporary_path"]
 

@@ -18,7 +18,8 @@ from lix_cache.archive.names import stripe_of
 from lix_cache.messages.turn import ZERO_ID, MessageId, parse_id
 
 if TYPE_CHECKING:
-    from lix_cache.storage.files import FileLock, Files
+    from lix_cache.storage.files import Files
+from lix_cache.storage.locks import FileLock
 
 __all__ = ["Deletion", "Tombstones"]
 

@@ -38,8 +38,8 @@ from lix_cache.embedded.folder import (
     make_private_folder,
     socket_path,
 )
-from lix_cache.embedded.locks import FileLock, file_lock
 from lix_cache.errors import NoRedisServer, RedisUnavailable
+from lix_cache.storage.locks import FileLock, file_lock
 
 __all__ = ["PrivateServer", "Record"]
 
@@ -88,7 +88,7 @@ class PrivateServer:
     @property
     def is_used(self) -> bool:
         """True from enter to leave; False in a forked child, which has not entered."""
-        return self._users is not None and self._users.is_open
+        return self._users is not None and self._users.is_held
 
     def enter(self) -> Record:
         """Join the server of the folder, or start it.
@@ -122,7 +122,7 @@ class PrivateServer:
             RedisUnavailable: it did not shut down, and goes on running with its data.
         """
         users, self._users = self._users, None
-        if users is None or not users.is_open:
+        if users is None or not users.is_held:
             return
         # Killed before this line or after it, we leave a server without users: it keeps
         # the data, and whoever comes next finds it, joins it and stops it when leaving.

@@ -252,5 +252,4 @@ def _at_exit() -> None:
 
 # At import: "once" cannot be told by a note that an interruption may come before or after.
 atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=_after_fork)

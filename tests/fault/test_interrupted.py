@@ -29,7 +29,7 @@ from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.pools import Pool
 from lix_cache.hot.wire import pack
 from lix_cache.session import add as add_flow
-from lix_cache.storage import files
+from lix_cache.storage import locks
 from lix_cache.storage.files import Files
 from tests.support import RedisServer
 from tests.support.interrupts import Interrupt, interrupt_at, lines_of, under_signals
@@ -74,11 +74,11 @@ _ELSEWHERE: weakref.WeakSet[Any] = weakref.WeakSet()
 
 @pytest.fixture(autouse=True)
 def _locks_of_other_tests() -> None:
-    _ELSEWHERE.update(lock for ref in list(files._held) if (lock := ref()) is not None)
+    _ELSEWHERE.update(lock for ref in list(locks._open) if (lock := ref()) is not None)
 
 
 def held_locks() -> list[Any]:
-    found = [lock for ref in list(files._held) if (lock := ref()) is not None and lock.is_held]
+    found = [lock for ref in list(locks._open) if (lock := ref()) is not None and lock.is_held]
     return [lock for lock in found if not any(lock is other for other in _ELSEWHERE)]
 
 
@@ -454,8 +454,8 @@ while tries < int(sys.argv[3]):
             signal.setitimer(signal.ITIMER_REAL, 0)
     except Soft:
         pass
-from lix_cache.storage import files
-held = [ref for ref in files._held if ref() is not None and ref().is_held]
+from lix_cache.storage import locks
+held = [ref for ref in locks._open if ref() is not None and ref().is_held]
 assert held == [], held
 caches["A"].flush_to_disk()
 print(*said, "ended", sep="\\n")

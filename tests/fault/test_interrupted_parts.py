@@ -25,7 +25,6 @@ from lix_cache.config import CacheConfig
 from lix_cache.daemon import Bell, Crew, Promise
 from lix_cache.drivers import aio, threads
 from lix_cache.effects import Compute, Flow
-from lix_cache.embedded.locks import file_lock
 from lix_cache.embedders import running
 from lix_cache.errors import EmbedderUnavailable
 from lix_cache.hot.endpoint import endpoint_for
@@ -33,6 +32,7 @@ from lix_cache.semantic.calls_in_flight import alanded
 from lix_cache.semantic.single_flight import ABANDONED, Flight, Flights
 from lix_cache.storage import parallel
 from lix_cache.storage.files import Files, Write
+from lix_cache.storage.locks import file_lock
 from lix_cache.storage.parallel import side_by_side
 from tests.support.forks import Child, Report
 from tests.support.interrupts import Interrupt, interrupt_at, lines_of, under_signals

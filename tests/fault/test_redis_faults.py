@@ -20,7 +20,7 @@ from lix_cache.effects import RedisBatch
 from lix_cache.errors import ArchiveUnavailable, LixCacheError, RedisAuthError, RedisUnavailable
 from lix_cache.hot.scripts import TRIM, ScriptCall
 from lix_cache.session import reconcile, rounds, whole
-from lix_cache.storage.files import FileLock
+from lix_cache.storage.locks import FileLock
 from tests.support import CountingProxy, RedisServer
 from tests.support.forks import Child, Report
 from tests.support.lab import Process, contents

@@ -20,7 +20,7 @@ from lix_cache.archive.names import file_stem
 from lix_cache.archive.tombstones import Deletion
 from lix_cache.errors import ArchiveBusy, ArchiveCorrupt
 from lix_cache.messages.turn import MessageId
-from lix_cache.storage.files import FileLock
+from lix_cache.storage.locks import FileLock
 from tests.fault.files import FaultyFiles, Step, copy_folder
 from tests.support.twins import ManualClock
 

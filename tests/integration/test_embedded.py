@@ -33,9 +33,9 @@ from lix_cache.embedded import (
     find_server_binary,
     private,
 )
-from lix_cache.embedded.locks import file_lock
 from lix_cache.errors import NoRedisServer, RedisAuthError, RedisDatabaseError, RedisUnavailable
 from lix_cache.hot.clients import create_redis_client
+from lix_cache.storage.locks import file_lock
 from tests.support import CountingProxy, RedisServer
 from tests.support.redis_server import free_port, wait_until
 

@@ -23,7 +23,8 @@ from lix_cache.effects import DiskCall, Effect, Flow, LockCall, RedisBatch, Redi
 from lix_cache.errors import RedisAuthError, RedisCommandError, RedisUnavailable
 from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.scripts import Script, ScriptCall
-from lix_cache.storage.files import FileLock, Files
+from lix_cache.storage.files import Files
+from lix_cache.storage.locks import FileLock
 from tests.support import CountingProxy, RedisServer
 from tests.support.redis_server import free_port
 from tests.support.twins import ManualClock, Twins, close_connections
