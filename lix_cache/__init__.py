@@ -55,8 +55,8 @@ if TYPE_CHECKING:
         InvalidVector,
         LayoutMismatch,
         LixCacheError,
+        MissingDictionary,
         MissingExtra,
-        MissingTable,
         NoRedisServer,
         RedisAuthError,
         RedisCommandError,
@@ -77,8 +77,8 @@ if TYPE_CHECKING:
         create_redis_client,
     )
     from lix_cache.huffman_codec import HuffmanCodec
-    from lix_cache.huffman_codec._phrase_table import PhraseTable
-    from lix_cache.huffman_codec.training import train_table
+    from lix_cache.huffman_codec._dictionary import Dictionary
+    from lix_cache.huffman_codec.training import train_dictionary
     from lix_cache.matching.reasons import Reason
     from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, STRICT_THRESHOLDS, Thresholds
     from lix_cache.observability.json_logs import json_logs
@@ -119,7 +119,7 @@ _ERRORS = (
     "LayoutMismatch",
     "LixCacheError",
     "MissingExtra",
-    "MissingTable",
+    "MissingDictionary",
     "NoRedisServer",
     "RedisAuthError",
     "RedisCommandError",
@@ -163,7 +163,7 @@ _HOMES = {
     "OpenAIEmbedder": "embedders.http",
     "Pair": "evaluation.evaluate",
     "PairEvaluation": "evaluation.evaluate",
-    "PhraseTable": "huffman_codec._phrase_table",
+    "Dictionary": "huffman_codec._dictionary",
     "Prices": "semantic.stats",
     "Question": "evaluation.questions",
     "QuestionLog": "evaluation.question_log",
@@ -196,7 +196,7 @@ _HOMES = {
     "register_metrics": "observability.prometheus",
     "evaluate": "evaluation.evaluate",
     "save_thresholds": "evaluation.thresholds_file",
-    "train_table": "huffman_codec.training",
+    "train_dictionary": "huffman_codec.training",
 }
 
 __all__ = [
@@ -226,6 +226,7 @@ __all__ = [
     "ConfigError",
     "ConversationArchive",
     "CrossEncoderVerifier",
+    "Dictionary",
     "DimensionMismatch",
     "EmbeddedRedis",
     "Embedder",
@@ -245,15 +246,14 @@ __all__ = [
     "LayoutMismatch",
     "LixCacheError",
     "Lookup",
+    "MissingDictionary",
     "MissingExtra",
-    "MissingTable",
     "NoRedisServer",
     "OnnxEmbedder",
     "OnnxVerifier",
     "OpenAIEmbedder",
     "Pair",
     "PairEvaluation",
-    "PhraseTable",
     "Prices",
     "Question",
     "QuestionLog",
@@ -293,7 +293,7 @@ __all__ = [
     "questions_from_pairs",
     "register_metrics",
     "save_thresholds",
-    "train_table",
+    "train_dictionary",
 ]
 
 

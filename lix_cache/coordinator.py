@@ -60,7 +60,7 @@ class CacheCoordinator:
     """The memory and the caches of one chat session.
 
     Cheap to make: nothing is sent before the first call, and connections, archive and
-    eviction thread are shared by the whole process.
+    evictor are shared by the whole process.
 
     Args:
         session_id: any non-empty text.

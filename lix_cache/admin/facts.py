@@ -26,7 +26,7 @@ class RedisFacts:
         refused: what the library does that the server refused, and its words.
         refused_admin: the same for what only the administration does.
         overdue: sessions that should have been moved to disk a while ago.
-        eviction_runs: whether some process's eviction thread has been at work just now.
+        evictor_runs: whether some process's evictor has been at work just now.
     """
 
     where: str
@@ -40,7 +40,7 @@ class RedisFacts:
     refused: dict[str, str] = field(default_factory=dict)
     refused_admin: dict[str, str] = field(default_factory=dict)
     overdue: int = 0
-    eviction_runs: bool = False
+    evictor_runs: bool = False
 
 
 @dataclass(frozen=True)

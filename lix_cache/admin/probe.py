@@ -176,7 +176,7 @@ def _look_for_overdue(drive: SyncDriver, store: SessionStore, facts: RedisFacts)
         late = _tried(facts.refused_admin, "ZCOUNT", partial(drive, ask(count)))
         facts.overdue += int(late) if isinstance(late, int) else 0
         held = _tried(facts.refused_admin, "EXISTS", partial(drive, ask(("EXISTS", keys.lease(bucket)))))
-        facts.eviction_runs |= bool(held)
+        facts.evictor_runs |= bool(held)
 
 
 def look_at_disk(store: SessionStore) -> DiskFacts:

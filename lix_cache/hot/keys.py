@@ -109,7 +109,7 @@ class Keys:
         return f"{self.prefix}:{{{self.bucket(session_id)}}}:refused:{digest(session_id)}"
 
     def lease(self, bucket: int) -> str:
-        """String: which eviction thread is looking for idle sessions."""
+        """String: which evictor is looking for idle sessions."""
         return f"{self.prefix}:{{{bucket}}}:lease"
 
     def layout(self) -> str:

@@ -105,7 +105,7 @@ COMMANDS: dict[str, Callable[[str, Path], list[str]]] = {
     "export one": lambda sid, file: ["export", "--session", sid],
     "export to": lambda sid, file: ["export", "-o", f"{file}.{EVIL}"],
     "doctor": lambda sid, file: ["doctor"],
-    "evict": lambda sid, file: ["evict", "--all"],
+    "offload": lambda sid, file: ["offload", "--all"],
     "compact": lambda sid, file: ["compact", "--session", sid],
     "import twice": lambda sid, file: ["import", str(file)],
     "import nothing": lambda sid, file: ["import", f"/nope/{EVIL}"],

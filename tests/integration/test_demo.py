@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lix_cache import SessionContextWindow, StoreAdmin
-from lix_cache.admin import Evicted
+from lix_cache.admin import Offloaded
 from lix_cache.cli.app import app
 from lix_cache.cli.conversations import Conversation, Message, load
 from lix_cache.cli.demo.check import Verdict, compare
@@ -86,12 +86,12 @@ def test_the_demo_brings_every_message_of_its_own_set_back_and_leaves_nothing(
     assert found["visits"] == sum(visits)
     assert found["hot_sessions"] == OWN_CONVERSATIONS
     # Everybody is idle after every visit but comes back after all but the last.
-    assert found["evicted_sessions"] == sum(visits)
+    assert found["offloaded_sessions"] == sum(visits)
     assert found["rehydrations"] == sum(visits) - OWN_CONVERSATIONS
     assert found["spilled_messages"] > 0
     assert found["hot_messages"] + found["cold_messages"] >= OWN_MESSAGES
     # What leaves Redis is what was added and what was brought back, 20 at most each time.
-    left = found["spilled_messages"] + found["evicted_messages"]
+    left = found["spilled_messages"] + found["offloaded_messages"]
     assert OWN_MESSAGES < left <= OWN_MESSAGES + 20 * found["rehydrations"]
     assert 0 < found["hits"] < found["lookups"]
     assert found["hit_ratio"] == found["hits"] / found["lookups"]
@@ -160,8 +160,8 @@ def test_a_session_that_cannot_be_moved_is_an_error_of_the_demo(
     demo: Demo, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = everything(redis_server)
-    failed = Evicted(failed={"travel-bike-alps": "ArchiveUnavailable: the disk is full"})
-    monkeypatch.setattr(StoreAdmin, "evict", lambda self, idle: failed)
+    failed = Offloaded(failed={"travel-bike-alps": "ArchiveUnavailable: the disk is full"})
+    monkeypatch.setattr(StoreAdmin, "offload", lambda self, idle: failed)
     result = demo("--limit", "1", code=1)
     assert (
         "'travel-bike-alps' could not be moved to disk: ArchiveUnavailable: the disk is full" in result.stderr

@@ -99,7 +99,7 @@ class Replay:
         return verdict
 
     def stop(self) -> None:
-        """End the eviction thread; the store is not touched after this."""
+        """End the evictor; the store is not touched after this."""
         self._evictor.stop()
         self._evictor.join()
 
@@ -121,7 +121,7 @@ class Replay:
             self._watcher.added()
         stats = coordinator.context_window.get_stats()
         self.totals.rehydrations += stats["counters"].get("rehydrations", 0)
-        # Where the eviction thread is late, an add has done its work.
+        # Where the evictor is late, an add has done its work.
         self._late_spills += stats["counters"].get("spilled_messages", 0)
         self._count_spills(stats["evictor"])
 
@@ -179,11 +179,11 @@ class Replay:
 
     def _everybody_idle(self) -> None:
         self._watcher.say("everybody is idle: moving sessions to disk")
-        moved = self._admin.evict(0)
+        moved = self._admin.offload(0)
         for session_id, why in moved.failed.items():
             raise ArchiveError(f"session {session_id!r} could not be moved to disk: {why}")
-        self.totals.evicted_sessions += moved.sessions
-        self.totals.evicted_messages += moved.messages
+        self.totals.offloaded_sessions += moved.sessions
+        self.totals.offloaded_messages += moved.messages
 
     def _measure(self) -> None:
         """Measure while hot."""
