@@ -99,7 +99,7 @@ class CacheCoordinator:
         self.context_window = SessionContextWindow(session_id, config)
         self.answers: SemanticCache | None = None
         if embedder is not None:
-            # Its guards are word lists of many languages, which not everybody needs.
+            # Its guards are word lists of many languages, which not every application needs.
             from lix_cache.semantic.cache import SemanticCache
 
             self.answers = SemanticCache(embedder, config, context={"session": session_id})
@@ -191,7 +191,7 @@ class AsyncCacheCoordinator:
         self.context_window = AsyncSessionContextWindow(session_id, config)
         self.answers: AsyncSemanticCache | None = None
         if embedder is not None:
-            # Its guards are word lists of many languages, which not everybody needs.
+            # Its guards are word lists of many languages, which not every application needs.
             from lix_cache.semantic.cache import AsyncSemanticCache
 
             self.answers = AsyncSemanticCache(embedder, config, context={"session": session_id})

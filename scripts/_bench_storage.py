@@ -163,7 +163,7 @@ def _session_id(i: int) -> str:
 
 
 def fill_idle(bench: Bench, config: CacheConfig) -> None:
-    """Put sessions of 20 messages into Redis that nobody has used for some hours."""
+    """Put sessions of 20 messages into Redis that have been idle for some hours."""
     ended_ms = int((time.time() - support.IDLE_HOURS * 3600) * 1000)
     support.put_windows(
         config,

@@ -217,7 +217,7 @@ class Server:
             time.sleep(0.02)
 
     def config(self, transport: str, part: str = "", **settings: Any) -> CacheConfig:
-        """Return settings for this server, with keys that nobody else has, nor another part of the run."""
+        """Return settings for this server, with keys of its own, also within the run."""
         prefix = f"{self.prefix}{part}"
         return CacheConfig(redis_url=self.urls[transport], redis_key_prefix=prefix, **settings)
 

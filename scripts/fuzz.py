@@ -383,7 +383,7 @@ def _file(data: bytes) -> None:
 
 
 def _crafted(data: bytes) -> None:
-    """Whatever frame somebody put into a file: what is acknowledged after it can be read back."""
+    """Whatever frame a file was given: what is acknowledged after it can be read back."""
     size = min(data[0] if data else 0, len(data) - 1) if data else 0
     files = MemoryFiles()
     path = f"/folder/{file_stem(SESSION)}.huff"

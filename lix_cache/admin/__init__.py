@@ -1,4 +1,4 @@
-"""The whole store as somebody sees it who looks after it: every session, every file, the server."""
+"""The whole store, for its operator: every session, every file, the server."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class RedisFacts:
         where: its address, without secrets.
         trouble: what is wrong with each database, by the setting that names it; empty
             where all of them answer.
-        no_writes: why it takes no writes, whoever sends them; None if it does.
+        no_writes: why it takes no writes from any client; None if it does.
         buckets: why ``redis_buckets`` is not that of the store; None if it is.
         info: the answer to INFO.
         save: the snapshot rule, "" for none; None if the server does not tell.

@@ -40,7 +40,7 @@ from lix_cache.storage.files import Files
 __all__ = ["look_at_disk", "look_at_redis"]
 
 _LAYERS = ("session_redis_db", "semantic_redis_db", "url_cache_redis_db")
-#: How long a session may be overdue before anybody is told: a few rounds of the daemon.
+#: How long a session may be overdue before the doctor reports it: a few rounds of the daemon.
 _GRACE_SECONDS = 120.0
 _PROBE_TTL_MS = 60_000
 _NONCE = b"doctor"

@@ -72,7 +72,7 @@ class StoreStats:
     Attributes:
         server: ``redis`` or ``valkey``.
         server_version: its version.
-        server_memory_bytes: all the memory the server uses, for whomever.
+        server_memory_bytes: all the memory the server uses, for all clients.
         hot_sessions: sessions in Redis.
         hot_messages: messages in Redis.
         window_bytes: memory of the session windows.

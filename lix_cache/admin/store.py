@@ -24,14 +24,14 @@ from lix_cache.session.store import open_store
 
 __all__ = ["StoreAdmin"]
 
-#: Trouble that is one session's own; trouble with Redis is everybody's.
+#: Trouble that is one session's own; trouble with Redis concerns all sessions.
 _OF_ONE_SESSION = (ArchiveError, InvalidMessage)
 
 OnProgress = Callable[[int, int], None]
 
 
 def _silent(done: int, total: int) -> None:
-    """Report progress to nobody."""
+    """Report no progress."""
 
 
 class StoreAdmin:
@@ -97,7 +97,7 @@ class StoreAdmin:
         return sorted(hot.keys() | cold | set(self._names_left()))
 
     def _names_left(self) -> list[str]:
-        """Return the sessions that lix-open-cache left and that nobody has used since."""
+        """Return the sessions that lix-open-cache left and that have not been used since."""
         return self._drive(moving_over.names_left(self._store))[0]
 
     def stats(self) -> StoreStats:
@@ -200,7 +200,7 @@ class StoreAdmin:
     def migrate(self, *, dry_run: bool = False, on_progress: OnProgress = _silent) -> Migrated:
         """Move the live sessions of lix-open-cache 0.1.0 to disk: every one under this prefix.
 
-        Each is moved by its first use anyway; this is for those that nobody uses before their
+        Each is moved by its first use anyway; this is for those not used before their
         copy in Redis expires. May be stopped, repeated, and run beside processes of both packages.
 
         Args:
@@ -284,7 +284,7 @@ class StoreAdmin:
             total.sessions += moved.sessions
             total.failed.update(moved.failed)
             return
-        # Somebody held a lock. The daemon would come back to it; we were asked for now.
+        # Another process held a lock. The daemon would come back to it; we were asked for now.
         for session_id in group:
             try:
                 total.messages += self._drive(whole.flush(self._session(session_id)))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConversationArchive"]
 
-#: A session nobody has appended to for so long has gone cold.
+#: A session without an append for so long has gone cold.
 IDLE_SECONDS = 7200.0
 #: How long what has expired can be taken back: time to notice a clock that was wrong.
 TRASH_DAYS = 7.0
@@ -282,7 +282,7 @@ class ConversationArchive:
 
         Args:
             session_ids: these sessions; all by default.
-            idle_seconds: sessions last appended to less long ago, and those that somebody is
+            idle_seconds: sessions last appended to less long ago, and those that a process is
                 writing to, are left alone.
             dry_run: change nothing, and say what would be.
             on_progress: called with the files done and the files in all.

@@ -56,7 +56,7 @@ def _encode_hcv1(data: bytes) -> bytes:
 
 
 #: Files of dictionaries that do not ship, by the number that streams carry. A dictionary is known by
-#: its contents, so whoever made it known, a stream that names it means this one.
+#: its contents: whatever code made it known, a stream that names it means this one.
 _dictionaries: dict[bytes, str] = {}
 
 
@@ -204,7 +204,7 @@ _SHORTEST = 16
 #: says so. Ordinary talk has 3 to 9% to win, and compact() wins it.
 _COPIES_UPTO = 512
 _REPEATS_BELOW = 0.35
-#: And nobody looks for copies in what is larger.
+#: And copies are not looked for in what is larger.
 _COPIES_AT_MOST = 1 << 20
 
 
@@ -224,7 +224,7 @@ class Packer:
         self._patient = patient
 
     def patient(self) -> Packer:
-        """Return the packer for whoever has time: it looks for copies everywhere."""
+        """Return the packer for callers with time: it looks for copies everywhere."""
         return Packer(self._codec, self._dictionary, patient=True)
 
     def pack(self, raw: bytes) -> tuple[int, bytes]:

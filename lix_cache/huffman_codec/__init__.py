@@ -20,7 +20,7 @@ class HuffmanCodec:
     """Compress bytes with canonical Huffman codes.
 
     Format 2 (HCv2) codes phrases of a dictionary that ships with the package, or bytes, or
-    stores them, whichever is shortest. Format 1 (HCv1) codes bytes with a code of their
+    stores them, the shortest of the three. Format 1 (HCv1) codes bytes with a code of their
     own frequencies, and is what ``lix-open-cache`` reads. Both are in
     ``docs/huffman-format.md``.
     """

@@ -54,7 +54,7 @@ def decode_short(data: bytes, start: int, dictionary: int) -> bytes:
         # Two bytes are enough for the longest.
         start += 1
         size = size & 127 | data[start] << 7
-        # Nobody writes more; and no allocation is larger than this.
+        # No caller writes more; and no allocation is larger than this.
         if size > LONGEST:
             raise CodecError(f"a short text of {size} bytes")
     return _backend.kernel.decode_phrases(shipped_dictionary(dictionary), data[start + 1 :], size)

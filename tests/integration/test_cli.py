@@ -888,7 +888,7 @@ def test_verify_does_not_take_an_append_under_way_for_damage(
     assert next(answers, None) is None
 
 
-def test_verify_believes_in_damage_where_nobody_can_be_waited_for(
+def test_verify_believes_in_damage_where_no_writer_can_be_waited_for(
     redis_config: CacheConfig, offline: CacheConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIX_CACHE_ARCHIVE_LOCK_TIMEOUT_SECONDS", "0.05")
@@ -1258,7 +1258,7 @@ def test_the_doctor_looks_at_the_archive_folder(redis_config: CacheConfig, tmp_p
         "archive folder"
     ]
     assert (status, "is a file, not a folder" in text) == ("fail", True)
-    # A name that leads nowhere cannot be written to, whoever asks.
+    # A name that leads nowhere cannot be written to by any user.
     loop = tmp_path / "loop"
     os.makedirs(redis_config.archive_dir)
     loop.symlink_to("/proc/self/fdinfo" if os.path.isdir("/proc/self/fdinfo") else "/dev/null")

@@ -85,7 +85,7 @@ def test_the_demo_brings_every_message_of_its_own_set_back_and_leaves_nothing(
     visits = [len(c.by_visit()) for c in conversations]
     assert found["visits"] == sum(visits)
     assert found["hot_sessions"] == OWN_CONVERSATIONS
-    # Everybody is idle after every visit but comes back after all but the last.
+    # Every session is idle after every visit but comes back after all but the last.
     assert found["offloaded_sessions"] == sum(visits)
     assert found["rehydrations"] == sum(visits) - OWN_CONVERSATIONS
     assert found["spilled_messages"] > 0
@@ -235,7 +235,7 @@ def test_real_conversations_come_back_whole(demo: Demo, shared_dir: Path, name: 
     assert found["check"]["passed"] is True
     assert found["check"]["messages"] == found["messages"] == sum(expected)
     assert found["conversations"] == len(expected)
-    # Every opening question is looked up; each is somebody's first.
+    # Every opening question is looked up; each is a user's first.
     assert found["lookups"] <= len(expected)
     assert found["rehydrations"] == found["visits"] - len(expected)
 

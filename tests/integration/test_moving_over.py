@@ -692,7 +692,7 @@ def test_json_of_the_old_package_is_read_as_it_wrote_it(
     assert (message["content"], message["metadata"]["not a number"]) == ("x", "NaN")
 
 
-# -- sessions that nobody uses ---------------------------------------------------------------
+# -- sessions that are not used ---------------------------------------------------------------
 
 
 def test_the_daemon_moves_an_old_session_before_its_life_ends(

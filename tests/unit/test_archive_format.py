@@ -1373,7 +1373,7 @@ def test_the_smaller_of_phrases_and_deflate_is_kept(kernel: Kernel) -> None:  # 
     assert len(stored) <= min(len(HuffmanCodec.encode(digits)), len(codec_by_id(5).encode(digits)))
 
 
-def test_whoever_has_time_finds_what_an_append_does_not_look_for() -> None:
+def test_a_patient_packer_finds_what_an_append_does_not_look_for() -> None:
     native_or_skip()
     if _backend.kernel.name != "c":
         pytest.skip("LIX_CACHE_PURE is set")

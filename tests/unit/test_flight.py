@@ -89,7 +89,7 @@ def test_an_answer_that_is_gone_again_is_made_anew() -> None:
     assert [e.command.args[2] for e in effects] == [b"", b"+=other"]
 
 
-def test_nobody_waits_for_one_another_where_nothing_is_stored() -> None:
+def test_no_call_waits_for_one_another_where_nothing_is_stored() -> None:
     core = Core()
     flight = shared(core)
     assert run(flight.take(look(), 2.0), core, [b"-=other"])[0] is None

@@ -598,7 +598,7 @@ def test_a_table_may_share_less_than_it_could(kernel: Kernel) -> None:  # noqa: 
 def test_threads_share_a_table(table: Path) -> None:
     # Large enough for C to let the others run meanwhile.
     data = [(TEXT * 100)[start : start + 40_000] for start in range(8)]
-    loaded = Dictionary.parse(table.read_bytes())  # built by whoever comes first
+    loaded = Dictionary.parse(table.read_bytes())  # built by the first caller
 
     def there_and_back(one: bytes) -> bool:
         bits, _ = _backend.kernel.encode_phrases(loaded, one)

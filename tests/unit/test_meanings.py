@@ -53,7 +53,7 @@ def test_texts_are_embedded_together_in_one_thread_of_their_own() -> None:
     embedder.gate.clear()
     for i in range(30):
         meanings.add(f"text {i}", made.append)
-    assert made == []  # nobody waited
+    assert made == []  # no caller waited
     embedder.gate.set()
     assert meanings.settle(30)
     assert len(made) == 30

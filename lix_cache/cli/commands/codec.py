@@ -59,7 +59,7 @@ def train(
     It takes a few MB of text; of more than 12 MB a sample. The same files give the same dictionary,
     byte for byte.
 
-    Whoever reads what was written with a dictionary needs its file: keep it as long as the archives.
+    Reading what was written with a dictionary needs its file: keep it as long as the archives.
     """
     if os.path.exists(output) and not force:
         raise InvalidInput(
@@ -149,9 +149,9 @@ def _paragraphs(path: str) -> list[bytes]:
 
 
 def _write(path: str, dictionary: bytes) -> None:
-    # Whole or not at all: a dictionary that was cut is of no use to anyone.
+    # Whole or not at all: a dictionary that was cut is of no use.
     unfinished = f"{path}.tmp"
-    # It holds phrases that people used: for nobody else to read.
+    # It holds phrases that people used: readable by the owner alone.
     with open(unfinished, "wb", opener=partial(os.open, mode=0o600)) as file:
         file.write(dictionary)
         file.flush()
