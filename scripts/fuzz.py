@@ -467,7 +467,7 @@ class MemoryFiles(Files):
         begin = f"{folder}/{start}"
         return iter([path[len(folder) + 1 :] for path in self.contents if path.startswith(begin)])
 
-    def try_lock(self, path: str) -> FileLock | None:  # noqa: ARG002 - there is nobody else
+    def try_lock(self, path: str) -> FileLock | None:  # noqa: ARG002 - there is no other process
         return _NoLock()
 
 

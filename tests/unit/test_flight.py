@@ -115,7 +115,7 @@ def test_who_has_waited_before_waits_for_what_is_left_alone() -> None:
     assert 0.5 <= sum(e.seconds for e in effects if isinstance(e, Sleep)) < 0.7
 
 
-def test_without_redis_everybody_runs_and_it_is_counted() -> None:
+def test_without_redis_all_callers_run_and_it_is_counted() -> None:
     core = Core()
     flight = shared(core)
     assert run(flight.take(look(), 2.0), core, [RedisUnavailable("gone")])[0] is None

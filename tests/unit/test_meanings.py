@@ -75,7 +75,7 @@ def test_trouble_is_told_and_the_next_text_is_embedded() -> None:
     assert (len(made), len(troubles)) == (1, 1)
 
 
-def test_a_hung_embedder_holds_nobody_and_bounded_memory() -> None:
+def test_a_hung_embedder_holds_no_caller_and_bounded_memory() -> None:
     embedder = Embedder()
     meanings = Meanings(embedder, lambda error: None)
     embedder.gate.clear()

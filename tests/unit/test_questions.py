@@ -40,7 +40,7 @@ class TestLog:
         )
         assert found.left_out == {}
 
-    def test_a_hit_counts_only_if_somebody_confirmed_it(self) -> None:
+    def test_a_hit_counts_only_if_it_was_confirmed(self) -> None:
         found = questions_from_log(
             placed(
                 {"query": "a", "answer_id": "1", "hit": True},
