@@ -36,7 +36,7 @@ _MOST = {
 
 #: Settings that name a file or a folder.
 _PATHS = frozenset(
-    {"archive_dir", "archive_table", "redis_ssl_ca_certs", "redis_ssl_certfile", "redis_ssl_keyfile"}
+    {"archive_dir", "archive_dictionary", "redis_ssl_ca_certs", "redis_ssl_certfile", "redis_ssl_keyfile"}
 )
 
 #: Settings that must be larger than zero; every other number must be at least zero.
@@ -113,7 +113,7 @@ class CacheConfig:
         disk_ttl_days: days after its last sign of life that an archived session goes to the trash.
         evict_after_minutes: a session idle for longer is moved to disk.
         archive_codec: codec of the archive: ``huffman``, ``deflate``, ``lz4``, ``zstd`` or ``stored``.
-        archive_table: file of a phrase table of your own for ``huffman``, instead of the one that
+        archive_dictionary: file of a dictionary of your own for ``huffman``, instead of the one that
             ships; every process that reads the archive needs it.
         archive_batch_turns: turns a window may grow beyond its size before the surplus is
             moved to disk, and so the usual number of turns in a frame.
@@ -133,7 +133,7 @@ class CacheConfig:
             add is an error under both.
         on_cache_error: what the semantic and the URL cache do while Redis is away: ``raise``
             raises; ``miss`` answers None and counts it under ``degraded`` in ``get_stats``.
-        evictor_enabled: start the eviction thread with the first session cache.
+        evictor_enabled: start the evictor with the first session cache.
         evictor_interval_seconds: pause between two looks for idle sessions.
         flush_on_exit: move this process's sessions to disk when the interpreter exits.
         embedder_id: name and version of the model that makes the vectors; vectors of
@@ -182,7 +182,7 @@ class CacheConfig:
 
     hot_codec: Literal["stored", "huffman"] = "stored"
     archive_codec: str = "huffman"
-    archive_table: str | None = None
+    archive_dictionary: str | None = None
     archive_batch_turns: int = 10
     archive_lock_timeout_seconds: float = 30
     archive_trash_days: float = 7
@@ -313,7 +313,7 @@ class CacheConfig:
         """Time to live of a session's keys in Redis: the archive's, never shorter.
 
         Redis must not forget what the disk would have kept; moving a session to
-        disk is the eviction thread's task, not an expiry's.
+        disk is the evictor's task, not an expiry's.
         """
         return max(self.disk_ttl_days * 86400, self.session_ttl_seconds)
 

@@ -1,4 +1,4 @@
-"""What a flow may ask for. A flow decides; somebody else does.
+"""What a flow may ask for. A flow decides; a driver acts.
 
 A flow is a generator: it yields an effect, and receives its result or has its failure
 thrown in. It touches no client, no file and no clock, so one flow serves both variants,
@@ -58,7 +58,7 @@ class DiskCall:
 
     Attributes:
         call: takes nothing.
-        waits: it may wait for a session's lock, which whoever reads without the lock does
+        waits: it may wait for a session's lock, which a reader without the lock does
             before it believes in damage. It must not use up the threads that the lock's
             holder needs to go on.
     """

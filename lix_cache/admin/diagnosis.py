@@ -39,7 +39,7 @@ def diagnose_redis(facts: RedisFacts, config: CacheConfig) -> Iterator[Check]:
         yield _policy(facts)
         yield _memory(facts)
     yield _clock(facts)
-    yield _eviction(facts, config)
+    yield _evictor(facts, config)
 
 
 def _version(facts: RedisFacts) -> Check:
@@ -55,7 +55,7 @@ def _version(facts: RedisFacts) -> Check:
 
 
 _WRITES = (
-    "name the primary if this is a replica; make room if it is full (maxmemory, 'lix-cache evict'); else "
+    "name the primary if this is a replica; make room if it is full (maxmemory, 'lix-cache offload'); else "
     "look at the server's log and at its disk"
 )
 _REACH = "the settings are redis_url, or redis_host, redis_port, redis_username and redis_password"
@@ -171,16 +171,16 @@ def _clock(facts: RedisFacts) -> Check:
     return Check(name, "fail" if apart >= _CLOCK_FAIL_SECONDS else "warn", found, advice)
 
 
-def _eviction(facts: RedisFacts, config: CacheConfig) -> Check:
-    name = "eviction"
+def _evictor(facts: RedisFacts, config: CacheConfig) -> Check:
+    name = "evictor"
     if facts.overdue:
         return Check(
             name,
             "warn",
             f"{facts.overdue} sessions have been idle for too long and are still hot",
-            "run an application with evictor_enabled, or call: lix-cache evict",
+            "run an application with evictor_enabled, or call: lix-cache offload",
         )
-    if facts.eviction_runs:
+    if facts.evictor_runs:
         return Check(name, "ok", "a process moves idle sessions to disk")
     minutes = config.idle_seconds / 60
     return Check(

@@ -40,7 +40,7 @@ from lix_cache.storage.files import Files
 __all__ = ["look_at_disk", "look_at_redis"]
 
 _LAYERS = ("session_redis_db", "semantic_redis_db", "url_cache_redis_db")
-#: How long a session may be overdue before anybody is told: a few rounds of the daemon.
+#: How long a session may be overdue before the doctor reports it: a few rounds of the daemon.
 _GRACE_SECONDS = 120.0
 _PROBE_TTL_MS = 60_000
 _NONCE = b"doctor"
@@ -183,7 +183,7 @@ def _look_for_overdue(drive: SyncDriver, store: SessionStore, facts: RedisFacts)
         late = _tried(facts.refused_admin, "ZCOUNT", partial(drive, ask(count)))
         facts.overdue += int(late) if isinstance(late, int) else 0
         held = _tried(facts.refused_admin, "EXISTS", partial(drive, ask(("EXISTS", keys.lease(bucket)))))
-        facts.eviction_runs |= bool(held)
+        facts.evictor_runs |= bool(held)
 
 
 def look_at_disk(store: SessionStore) -> DiskFacts:

@@ -115,7 +115,7 @@ class ArchiveStore(ArchiveWriter):
         if unnoted:
             self._note_deletion_locked(session_id, deletion)
         self.unmark_pending_locked(session_id)
-        # Also where nothing was left: what a stopped deletion removed, it may have told to nobody.
+        # Also where nothing was left: what a stopped deletion removed, it may have reported to no caller.
         self.changes.note(session_id)
         return removed
 
@@ -243,7 +243,7 @@ class ArchiveStore(ArchiveWriter):
     def empty_trash(self, now: Now, days: float) -> int:
         """Remove for good what has been in the trash for so many days. Returns how many files.
 
-        Sessions whose lock somebody holds are left for the next time: one that is being taken back
+        Sessions whose lock is held are left for the next time: one that is being taken back
         must come back whole.
         """
         before_ms = (now.earliest - days * DAY) * 1000

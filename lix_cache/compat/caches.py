@@ -315,7 +315,7 @@ class URLEmbeddingCache(_Url):
     """Embeddings of URLs as float32, shared by all sessions, so that each is computed once.
 
     Args:
-        session_id: named in ``get_stats``; the entries are everybody's.
+        session_id: named in ``get_stats``; the entries are shared by all sessions.
         config: settings; ``CacheConfig()`` by default.
         ttl_seconds: time to live of an entry.
         batch_size: URLs per round trip of the batch calls.

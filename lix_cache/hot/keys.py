@@ -114,7 +114,7 @@ class Keys:
         return f"{start}:known:{name}", f"{start}:known-before:{name}"
 
     def lease(self, bucket: int) -> str:
-        """String: which eviction thread is looking for idle sessions."""
+        """String: which evictor is looking for idle sessions."""
         return f"{self.prefix}:{{{bucket}}}:lease"
 
     def layout(self) -> str:

@@ -72,7 +72,7 @@ def pack_hot(turn: Turn, *, coded: bool = False, repeated: bool = False) -> byte
 _CODED_ROLES = ("user", "assistant", "system", "tool", "function", "developer")
 
 
-#: The byte before the code words: the table's index, and in the upper four bits what they are:
+#: The byte before the code words: the dictionary's index, and in the upper four bits what they are:
 #: 0, the JSON of any message; from 1 on, the content of one with that role and nothing unusual.
 _CODED_KINDS = {role: bytes((number << 4 | TABLE,)) for number, role in enumerate(_CODED_ROLES, 1)}
 

@@ -202,7 +202,7 @@ class SemanticCache(Assembled):
 
         Args:
             context: items of the context; all scopes that have them are meant, whatever
-                else they have and whichever embedder they are of. The cache's own context
+                else they have and any embedder they are of. The cache's own context
                 always belongs to it; ``{}`` means nothing beside that.
             tags: words of which an entry has at least one.
             older_than_seconds: least age.

@@ -124,7 +124,7 @@ class InFlightCall(_InFlight):
 
         Args:
             error: what those who wait in this process get, each a copy. None: one of them begins
-                anew, in whichever process.
+                anew, in any process.
         """
         if not self._lead.is_ending:
             self._drive(self._lead.fail(error))
@@ -215,7 +215,7 @@ async def alanded(future: Promise[Any], seconds: float) -> Any:
 
 
 class SyncSource:
-    """A source that blocks: whoever reads pulls it, in its own thread."""
+    """A source that blocks: the reader pulls it, in its own thread."""
 
     wait = staticmethod(landed)
 

@@ -105,7 +105,7 @@ def _whole(result: Any, name: str) -> Any:
     """
     if isinstance(result, (Iterator, AsyncIterator, Awaitable, io.IOBase)):
         if isinstance(result, (Generator, Coroutine)):
-            result.close()  # nobody will run it
+            result.close()  # it will not be run
         kind = type(result)
         raise ConfigError(
             f"{name} returned a {kind.__module__}.{kind.__qualname__}, which can be read only once; only "
@@ -149,7 +149,7 @@ class Decorating:
 
         Of equal calls at once one runs, in this process and across processes; the others get
         its answer, or its exception if they are in the same process, each as an object of its
-        own. The function may be sync or async, whichever this cache is, and it may yield its answer in
+        own. The function may be sync or async, as this cache is, and it may yield its answer in
         pieces: its events are recorded while they are passed on, shared with equal calls of this process
         as they come, stored when it ends whole, and replayed on a hit (docs/cached-functions.md).
 

@@ -340,7 +340,7 @@ def _verified(
         error = caught.error if isinstance(caught, Failed) else caught
         core.stats.trouble("verifier_errors", error)
         if isinstance(error, MissingExtra):
-            # As with an embedder: it will never answer, and as a miss nobody would learn of it.
+            # As with an embedder: it will never answer, and as a miss it would stay unnoticed.
             raise error from None
         raise _stop(chosen, Reason.VERIFIER_FAILED, told(error)) from error
     finally:

@@ -208,7 +208,7 @@ class Core:
             return otherwise(str(error))
 
     def check_breaker(self) -> None:
-        """Raise at once while Redis was away a moment ago, so that not everybody waits to find out."""
+        """Raise at once while Redis was away a moment ago, so that not every caller waits to find out."""
         if self.miss_on_error and self.breaker.is_open:
             raise RedisUnavailable("Redis was away a moment ago")
 
@@ -301,7 +301,7 @@ class Core:
         Raises:
             Stop: it did not, with the reason.
             MissingExtra: a package it needs is not installed. No later call would do better, so it
-                is no miss: as a miss nobody would learn of it.
+                is no miss: as a miss it would stay unnoticed.
         """
         started = self.clock.monotonic()
         try:
@@ -319,7 +319,7 @@ class Core:
         return result
 
     def spend(self, what: str, started: float, spent: Spent) -> None:
-        """Note how long somebody else took."""
+        """Note how long the embedder or verifier took."""
         seconds = self.clock.monotonic() - started
         spent.seconds += seconds
         self.stats.took(what, seconds)

@@ -202,7 +202,7 @@ def open_store(
         config.archive_dir,
         config.disk_ttl_days,
         codec=config.archive_codec,
-        table=config.archive_table,
+        dictionary=config.archive_dictionary,
         on_damage=config.on_archive_damage,
         lock_timeout_seconds=config.archive_lock_timeout_seconds,
         trash_days=config.archive_trash_days,

@@ -234,7 +234,7 @@ class Files:
             refused(error, "list", folder)
 
     def try_lock(self, path: str) -> FileLock | None:
-        """Take the lock of that file now, or return None if it is taken.
+        """Take the lock of that file now, or return None if it is held.
 
         The lock belongs to the opening: a forked child does not inherit a lock it could think
         its own for longer than the parent's operation.

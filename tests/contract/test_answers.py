@@ -993,7 +993,7 @@ def test_a_key_of_another_kind_is_an_error_and_nothing_is_written(
 
 
 @pytest.mark.promise("no-false-empty")
-def test_an_entry_that_nobody_of_ours_wrote_is_an_error(
+def test_an_entry_that_is_not_ours_is_an_error(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:
     cache = make()
@@ -1011,7 +1011,7 @@ def test_an_entry_that_nobody_of_ours_wrote_is_an_error(
 
 
 @pytest.mark.promise("no-false-empty")
-def test_a_record_that_nobody_of_ours_wrote_is_an_error(
+def test_a_record_that_is_not_ours_is_an_error(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:
     cache = make()
@@ -1024,7 +1024,7 @@ def test_a_record_that_nobody_of_ours_wrote_is_an_error(
 
 
 @pytest.mark.promise("no-false-empty")
-def test_a_response_that_nobody_of_ours_wrote_is_an_error(
+def test_a_response_that_is_not_ours_is_an_error(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:
     cache = make()

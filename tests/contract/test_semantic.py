@@ -437,7 +437,7 @@ def test_vectors_of_different_embedders_never_meet(twins: Twins, redis_config: C
         assert cache.get(URL, axis(0, dim)) == f"by {name}"
 
 
-# -- nobody reaches what is not theirs -----------------------------------------------------
+# -- no caller reaches another's data -----------------------------------------------------
 
 HOSTILE = [
     "a",

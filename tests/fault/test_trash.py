@@ -306,7 +306,7 @@ def test_a_crash_at_any_step_loses_nothing(
 
 
 @pytest.mark.promise("isolation")
-def test_nobody_else_may_read_what_is_written(tmp_path: Path) -> None:
+def test_only_the_owner_may_read_what_is_written(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "archive"
     before = os.umask(0)
     try:

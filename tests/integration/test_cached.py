@@ -435,7 +435,7 @@ def test_refreshes_that_a_loop_left_undone_leave_room_for_others(redis_config: C
         loop.close()
 
 
-def test_nobody_waits_for_a_call_whose_loop_has_stopped(redis_config: CacheConfig) -> None:
+def test_no_call_waits_for_a_call_whose_loop_has_stopped(redis_config: CacheConfig) -> None:
     cache = AsyncSemanticCache(Meanings(TABLE), redis_config)
     runs: list[str] = []
 
@@ -517,19 +517,19 @@ def test_another_process_is_waited_for_no_longer_than_the_deadline(lab: Lab) -> 
         assert late.result(10) == "late"
 
 
-def test_a_lost_lock_is_not_given_back_for_somebody_else(lab: Lab) -> None:
+def test_a_lost_lock_is_not_given_back_for_another(lab: Lab) -> None:
     context = {"function": "shared"}
     with redis.Redis(port=lab.config.redis_port) as raw:
 
         def body(prompt: str) -> str:
             (key,) = raw.scan_iter(f"{lab.config.redis_key_prefix}:*:ans:flight:*")
-            raw.set(key, "=somebody", px=60_000)
+            raw.set(key, "=another", px=60_000)
             return prompt
 
         ask = lab.cache().cached(static_context=context)(lab.function(body))
         assert lab.call(ask, "q one") == "q one"
         (key,) = raw.scan_iter(f"{lab.config.redis_key_prefix}:*:ans:flight:*")
-        assert raw.get(key) == b"=somebody"
+        assert raw.get(key) == b"=another"
 
 
 def test_a_caller_that_is_cancelled_leaves_the_flight_to_another(redis_config: CacheConfig) -> None:

@@ -400,7 +400,7 @@ def test_a_life_that_ends_while_the_client_thinks_ends_the_lookup(make: Any) -> 
     assert cache.lookup("w", query_embedding=near(rows[5])).response == "answer 5"
 
 
-def test_notes_that_nobody_can_send_are_bounded() -> None:
+def test_notes_that_cannot_be_sent_are_bounded() -> None:
     deferred = Deferred(scopes=2, each=3)
     calls = [ScriptCall(Script("answers/fill"), (str(i),), ()) for i in range(5)]
     for call in calls:

@@ -146,7 +146,7 @@ def test_a_cancelled_wait_does_not_wait_for_the_call() -> None:
     gate.set()
 
 
-def test_a_call_that_ends_after_its_loop_harms_nobody() -> None:
+def test_a_call_that_ends_after_its_loop_harms_none() -> None:
     gate, ended = threading.Event(), threading.Event()
 
     def call() -> None:

@@ -31,7 +31,7 @@ from tests.support.twins import ManualClock, Twins, close_connections
 
 ROOT = Path(__file__).resolve().parents[2]
 Drive = Callable[..., Any]
-#: Seconds after which a call that nobody lets go ends by itself, so that a failure has an end too.
+#: Seconds after which a call that is not released ends by itself, so that a failure has an end too.
 LONG = 30
 
 

@@ -47,6 +47,7 @@ NAMES = [
     "ConfigError",
     "ConversationArchive",
     "CrossEncoderVerifier",
+    "Dictionary",
     "DimensionMismatch",
     "EmbeddedRedis",
     "Embedder",
@@ -67,15 +68,14 @@ NAMES = [
     "LayoutMismatch",
     "LixCacheError",
     "Lookup",
+    "MissingDictionary",
     "MissingExtra",
-    "MissingTable",
     "NoRedisServer",
     "OnnxEmbedder",
     "OnnxVerifier",
     "OpenAIEmbedder",
     "Pair",
     "PairEvaluation",
-    "PhraseTable",
     "Prices",
     "Question",
     "QuestionLog",
@@ -116,7 +116,7 @@ NAMES = [
     "questions_from_pairs",
     "register_metrics",
     "save_thresholds",
-    "train_table",
+    "train_dictionary",
 ]
 
 TWINS = [name for name in NAMES if f"Async{name}" in NAMES]

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 #: Answers about a page, or to an opening question, depend on no history: all conversations share them,
 #: under a session id of their own.
-_SHARED = "answers for everybody"
+_SHARED = "shared answers"
 _NO_PAGE = "no page"
 
 
@@ -37,7 +37,7 @@ class Totals:
         redis_bytes: memory of their windows.
         cold_messages: messages on disk then; those brought back from there are in both.
         disk_bytes: size of the files, once everything is on disk.
-        evicted_sessions: idle sessions moved to disk.
+        offloaded_sessions: idle sessions moved to disk.
         rehydrations: cold sessions brought back by their user's return.
         lookups: questions looked up in the semantic cache.
         hits: answers found there.
@@ -59,7 +59,7 @@ class Totals:
     redis_bytes: int = 0
     cold_messages: int = 0
     disk_bytes: int = 0
-    evicted_sessions: int = 0
+    offloaded_sessions: int = 0
     rehydrations: int = 0
     lookups: int = 0
     hits: int = 0
@@ -102,7 +102,7 @@ def _key(role: Any, content: Any, metadata: Any) -> str:
 
 
 class Replay:
-    """Replays conversations, all of them visit by visit, with everyone idle in between.
+    """Replays conversations, all of them visit by visit, with all sessions idle in between.
 
     Args:
         conversations: what to replay.
@@ -148,7 +148,7 @@ class Replay:
         self.totals.disk_bytes = self._admin.stats().archive_bytes
 
     def stop(self) -> None:
-        """End the eviction thread; the store is not touched after this."""
+        """End the evictor; the store is not touched after this."""
         evictor = self._shared.context_window.hybrid.evictor
         evictor.stop()
         evictor.join()
@@ -206,10 +206,10 @@ class Replay:
             self._shared.cache_semantic_response(page, vector, {"answer": recorded})
 
     def _all_idle(self) -> None:
-        moved = self._admin.evict(0)
+        moved = self._admin.offload(0)
         for session_id, why in moved.failed.items():
             raise ArchiveError(f"session {session_id!r} could not be moved to disk: {why}")
-        self.totals.evicted_sessions += moved.sessions
+        self.totals.offloaded_sessions += moved.sessions
 
     def _measure(self) -> None:
         sent = {conversation.id: conversation.messages for conversation, _ in self._visits}

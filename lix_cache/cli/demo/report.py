@@ -34,7 +34,11 @@ def show(console: Console, totals: Totals) -> None:
             f"{t.cold_messages:,}",
             f"in the end all, {_times(t.disk_bytes, t.raw_bytes)} their text",
         ),
-        ("moved to disk", f"{t.evicted_sessions:,}", "idle sessions, besides what overflowed their windows"),
+        (
+            "moved to disk",
+            f"{t.offloaded_sessions:,}",
+            "idle sessions, beside what overflowed",
+        ),
         ("brought back", f"{t.rehydrations:,}", "when their users returned"),
         (
             "answers reused",

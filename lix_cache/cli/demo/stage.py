@@ -26,7 +26,7 @@ class Stage:
     """A place for one run.
 
     Attributes:
-        config: the store: an empty one, whoever else uses the server.
+        config: the store: an empty one, even on a server with other users.
         folder: holds the archive.
         server: the server, in words.
         how_to_return: the options that lead to what a run with ``--keep`` left.
