@@ -91,6 +91,7 @@ NAMES = [
     "SemanticCacheRedis",
     "SentenceTransformerEmbedder",
     "SessionContextWindow",
+    "SessionKey",
     "StoreAdmin",
     "Stored",
     "StoredMessage",

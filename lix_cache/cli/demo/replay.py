@@ -190,7 +190,7 @@ class Replay:
         tally = self.tally
         tally.hot_sessions = tally.hot_messages = tally.cold_messages = 0
         for info in self._admin.sessions():
-            sent = self._sent[info.session_id]
+            sent = self._sent[str(info.session_id)]  # the demo has no namespaces
             tally.cold_messages += info.cold_messages
             if info.hot_messages:
                 tally.hot_sessions += 1
