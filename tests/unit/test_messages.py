@@ -16,8 +16,8 @@ from lix_cache import InvalidMessage, InvalidSessionId, InvalidVector
 from lix_cache.huffman_codec import _backend
 from lix_cache.huffman_codec._backend import native_kernel
 from lix_cache.messages.message import check_json, decode_json, encode_json, message_text
-from lix_cache.messages.session_key import stored_id
 from lix_cache.messages.packing import pack_hot, unpack_hot, unpack_window
+from lix_cache.messages.session_key import stored_id
 from lix_cache.messages.turn import (
     FROM_ID,
     ZERO_ID,

@@ -53,9 +53,7 @@ def export(
     admin = StoreAdmin(config)
     named = [hot_or_cold(admin, sid, namespace) for sid in session or []]
     chosen = list(dict.fromkeys(named or admin.session_ids(namespace=namespace)))
-    failed = (
-        [] if session else [f"file {name!r} cannot be read" for name in admin.unreadable_files()]
-    )
+    failed = [] if session else [f"file {name!r} cannot be read" for name in admin.unreadable_files()]
     messages = count = 0
     with _opened(output) as file, progress("exporting") as tell:
         for number, session_id in enumerate(chosen, 1):
