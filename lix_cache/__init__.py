@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from lix_cache.huffman_codec.training import train_dictionary
     from lix_cache.matching.reasons import Reason
     from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, STRICT_THRESHOLDS, Thresholds
+    from lix_cache.messages.session_key import SessionKey
     from lix_cache.observability.json_logs import json_logs
     from lix_cache.observability.prometheus import register_metrics
     from lix_cache.semantic.cache import AsyncSemanticCache, SemanticCache
@@ -179,6 +180,7 @@ _HOMES = {
     "SemanticCacheRedis": "compat.caches",
     "SentenceTransformerEmbedder": "embedders.sentence_transformer",
     "SessionContextWindow": "session.window",
+    "SessionKey": "messages.session_key",
     "StoreAdmin": "admin",
     "Stored": "semantic.result",
     "StoredMessage": "session.results",
@@ -275,6 +277,7 @@ __all__ = [
     "SemanticCacheRedis",
     "SentenceTransformerEmbedder",
     "SessionContextWindow",
+    "SessionKey",
     "StoreAdmin",
     "Stored",
     "StoredMessage",

@@ -16,6 +16,7 @@ from lix_cache.compat.caches import (
 )
 from lix_cache.config import CacheConfig
 from lix_cache.messages.message import Message
+from lix_cache.messages.session_key import SessionName, name_fields, shown, stored_id
 from lix_cache.session.results import AddedMessages
 from lix_cache.session.window import AsyncSessionContextWindow, SessionContextWindow
 
@@ -46,15 +47,23 @@ def _settings(
     return config.replace(**changes) if changes else config
 
 
-def _combined(session_id: str, url: Any, semantic: Any, window: Any, answers: Any) -> dict[str, Any]:
+def _combined(session_id: SessionName, url: Any, semantic: Any, window: Any, answers: Any) -> dict[str, Any]:
     return {
-        "session_id": session_id,
+        **name_fields(session_id),
         "url_embedding_cache": url,
         "semantic_cache": semantic,
         "context_window": window,
         **({} if answers is None else {"answers": answers}),
         "timestamp": datetime.now(timezone.utc).isoformat(),
     }
+
+
+def _scope_of(session: SessionName) -> dict[str, Any]:
+    """Return what answers must have been stored for: no item of it is one of another namespace's."""
+    if isinstance(session, str):
+        return {"session": session}
+    # Not the bare id: what drops all that one session has must not drop what its namesake has.
+    return {"namespace": session.namespace, "session": [session.namespace, session.id]}
 
 
 class CacheCoordinator:
@@ -64,7 +73,7 @@ class CacheCoordinator:
     evictor are shared by the whole process.
 
     Args:
-        session_id: any non-empty text.
+        session_id: any non-empty text, or a :class:`~lix_cache.SessionKey`.
         config: settings; ``CacheConfig()`` by default.
         redis_host: wins over the configuration (and over its ``redis_url``).
         redis_port: wins over the configuration (and over its ``redis_url``).
@@ -85,7 +94,7 @@ class CacheCoordinator:
 
     def __init__(
         self,
-        session_id: str,
+        session_id: SessionName,
         config: CacheConfig | None = None,
         *,
         redis_host: str | None = None,
@@ -94,7 +103,7 @@ class CacheCoordinator:
         embedder: Embedder | None = None,
     ) -> None:
         config = _settings(config, redis_host, redis_port, redis_password)
-        self.session_id = session_id
+        self.session_id = shown(stored_id(session_id))
         self.url_embedding_cache = URLEmbeddingCache(session_id, config)
         self.semantic_cache = SemanticCacheRedis(session_id, config)
         self.context_window = SessionContextWindow(session_id, config)
@@ -103,7 +112,7 @@ class CacheCoordinator:
             # Its guards are word lists of many languages, which not every application needs.
             from lix_cache.semantic.cache import SemanticCache
 
-            self.answers = SemanticCache(embedder, config, context={"session": session_id})
+            self.answers = SemanticCache(embedder, config, context=_scope_of(self.session_id))
 
     def add_message_to_context(self, role: str, content: Any, metadata: dict[str, Any] | None = None) -> int:
         """Add a message; return the messages now in the window. One round trip."""
@@ -183,7 +192,7 @@ class AsyncCacheCoordinator:
 
     def __init__(
         self,
-        session_id: str,
+        session_id: SessionName,
         config: CacheConfig | None = None,
         *,
         redis_host: str | None = None,
@@ -192,7 +201,7 @@ class AsyncCacheCoordinator:
         embedder: Embedder | None = None,
     ) -> None:
         config = _settings(config, redis_host, redis_port, redis_password)
-        self.session_id = session_id
+        self.session_id = shown(stored_id(session_id))
         self.url_embedding_cache = AsyncURLEmbeddingCache(session_id, config)
         self.semantic_cache = AsyncSemanticCacheRedis(session_id, config)
         self.context_window = AsyncSessionContextWindow(session_id, config)
@@ -201,7 +210,7 @@ class AsyncCacheCoordinator:
             # Its guards are word lists of many languages, which not every application needs.
             from lix_cache.semantic.cache import AsyncSemanticCache
 
-            self.answers = AsyncSemanticCache(embedder, config, context={"session": session_id})
+            self.answers = AsyncSemanticCache(embedder, config, context=_scope_of(self.session_id))
 
     async def add_message_to_context(
         self, role: str, content: Any, metadata: dict[str, Any] | None = None

@@ -91,7 +91,7 @@ class InvalidContext(InvalidInput):
 
 
 class InvalidSessionId(InvalidInput):
-    """A session id is not a string, is empty, or cannot be encoded as UTF-8."""
+    """A session id or a namespace is not a string, is empty, too long, or cannot be encoded as UTF-8."""
 
 
 class InvalidMessage(InvalidInput):

@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 from lix_cache.admin.flows import find_keys, window_sizes
 from lix_cache.effects import Flow
-from lix_cache.errors import InvalidSessionId
 from lix_cache.hot.keys import Keys
 from lix_cache.hot.old_keys import escape_pattern
-from lix_cache.messages.message import check_session_id
+from lix_cache.messages.session_key import is_stored
 from lix_cache.session import offload
 from lix_cache.session.base import Session, session_lock
 from lix_cache.session.store import SeenSessions, SessionStore
@@ -45,9 +44,8 @@ def strays(store: SessionStore) -> Flow[list[Stray]]:
         number, _, name = key[len(start.encode()) :].partition(b"}:win:")
         if not number.isdigit():
             continue
-        try:
-            stray = Stray(check_session_id(name.decode()), int(number))
-        except (InvalidSessionId, UnicodeDecodeError):
+        stray = Stray(name.decode("utf-8", "replace"), int(number))
+        if stray.session_id.encode() != name or not is_stored(stray.session_id):
             continue  # no window of ours
         if keys.bucket(stray.session_id) != stray.bucket:
             found.append(stray)

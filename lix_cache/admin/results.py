@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-__all__ = ["Check", "FileCheck", "Migrated", "Offloaded", "SessionInfo", "Status", "StoreStats"]
+if TYPE_CHECKING:
+    from lix_cache.messages.session_key import SessionName
+
+__all__ = ["Check", "Deleted", "FileCheck", "Migrated", "Offloaded", "SessionInfo", "Status", "StoreStats"]
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -17,7 +20,7 @@ class SessionInfo:
     A message that was brought back from disk is counted on both sides.
 
     Attributes:
-        session_id: its id.
+        session_id: its id; a key where it has a namespace.
         hot_messages: messages in Redis, those that lix-open-cache left there included.
         cold_messages: messages in the archive.
         last_use: Unix seconds of its last use, or of its last append where it is cold.
@@ -25,7 +28,7 @@ class SessionInfo:
         disk_bytes: size of its archive file.
     """
 
-    session_id: str
+    session_id: SessionName
     hot_messages: int
     cold_messages: int
     last_use: float
@@ -47,7 +50,22 @@ class Offloaded:
     sessions: int = 0
     messages: int = 0
     reconciled: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[SessionName, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """What the deletion of a namespace did.
+
+    Attributes:
+        sessions: sessions that were there, and are gone, in Redis, on disk and from the trash.
+        answers: cached answers that are gone.
+        failed: sessions that could not be deleted, and why.
+    """
+
+    sessions: int = 0
+    answers: int = 0
+    failed: dict[SessionName, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,7 +80,7 @@ class Migrated:
 
     sessions: int = 0
     messages: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[SessionName, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,7 +128,7 @@ class FileCheck:
 
     Attributes:
         file: its name in the archive folder.
-        session_id: whose it is.
+        session_id: whose it is; a key where the session has a namespace.
         version: 1 or 2; 0 if it is neither.
         frames: intact frames.
         turns: messages in them.
@@ -119,7 +137,7 @@ class FileCheck:
     """
 
     file: str
-    session_id: str
+    session_id: SessionName
     version: int
     frames: int
     turns: int

@@ -18,6 +18,7 @@ from lix_cache.messages.turn import MessageId, Turn
 
 if TYPE_CHECKING:
     from lix_cache.archive.codecs import Packer
+    from lix_cache.messages.session_key import SessionName
 
 __all__ = ["Compacted", "Compaction", "compaction"]
 
@@ -50,7 +51,7 @@ class Compacted:
     frames_after: int = 0
     bytes_before: int = 0
     bytes_after: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[SessionName, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

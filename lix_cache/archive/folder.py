@@ -27,6 +27,7 @@ from lix_cache.errors import (
     ArchiveUnavailable,
     ConfigError,
 )
+from lix_cache.messages.session_key import named
 from lix_cache.storage.files import Files
 from lix_cache.storage.locks import FileLock
 
@@ -125,7 +126,7 @@ class ArchiveFolder:
 
     def busy_error(self, session_id: str) -> ArchiveBusy:
         return ArchiveBusy(
-            f"the archive of session {session_id[:60]!r} was locked by another writer for more than "
+            f"the archive of session {named(session_id)} was locked by another writer for more than "
             f"{self.lock_timeout_seconds} s; raise archive_lock_timeout_seconds or look for a stuck process"
         )
 
@@ -221,7 +222,7 @@ class ArchiveFolder:
     def note_not_expired(self, session_id: str, error: ArchiveError) -> None:
         """Count and log that a session could not be looked at or moved, which keeps no other."""
         self._count("expiry_failures")
-        logger.warning("session {!r} is not expired: {}", session_id[:60], error)
+        logger.warning("session {} is not expired: {}", named(session_id), error)
 
     def _note_damage(self, text: str) -> None:
         self._count("damaged_reads")
@@ -318,4 +319,4 @@ def temporary_path(path: str) -> str:
 
 
 def foreign(name: str, owner: str, session_id: str) -> ArchiveCorrupt:
-    return ArchiveCorrupt(f"{name!r} belongs to session {owner[:60]!r}, not {session_id[:60]!r}")
+    return ArchiveCorrupt(f"{name!r} belongs to session {named(owner)}, not {named(session_id)}")

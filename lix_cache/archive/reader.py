@@ -12,7 +12,7 @@ from lix_cache.archive.changes import SessionStamp
 from lix_cache.archive.cold_tier import Extent, SessionMetadata, Summary
 from lix_cache.archive.doubts import Link
 from lix_cache.archive.folder import ArchiveFolder, foreign
-from lix_cache.archive.names import SUFFIX, session_id_of_stem
+from lix_cache.archive.names import SUFFIX, legacy_session_id, session_id_of_stem
 from lix_cache.archive.salvage import all_doubts
 from lix_cache.archive.tombstones import Deletion
 from lix_cache.errors import (
@@ -198,7 +198,7 @@ class ArchiveReader(ArchiveFolder):
         except UnicodeEncodeError:
             return None
         if "%" not in stem and not stem.startswith("~"):
-            return stem
+            return legacy_session_id(stem)
         path = self._in_folder(name)
         header = reading.read_header(self._files, path)
         if header is not None:
@@ -206,7 +206,8 @@ class ArchiveReader(ArchiveFolder):
         if not self._is_legacy(path):
             return session_id_of_stem(stem)
         # What an upgrade that a crash stopped left beside the session's own file does not count.
-        return stem if self._path_of(stem) == path else None
+        session_id = legacy_session_id(stem)
+        return session_id if self._path_of(session_id) == path else None
 
     def find_nonces_locked(
         self, session_id: str, nonces: Collection[bytes], *, since_ms: int = 0
@@ -271,9 +272,7 @@ class ArchiveReader(ArchiveFolder):
     def _checked_owner(found: reading.Contents | None, session_id: str, name: str) -> reading.Contents | None:
         # A file system that ignores case gives two sessions one name.
         if found is not None and found.session_id not in (None, session_id):
-            raise ArchiveCorrupt(
-                f"{name!r} belongs to session {str(found.session_id)[:60]!r}, not {session_id[:60]!r}"
-            )
+            raise foreign(name, str(found.session_id), session_id)
         return found
 
     def _metadata_at(
@@ -292,11 +291,11 @@ class ArchiveReader(ArchiveFolder):
             return None
         if head[:4] == legacy.MAGIC:
             old = legacy.legacy_metadata(head)
-            stem = os.path.basename(path)[: -len(SUFFIX)]
-            if session_id is None and self._path_of(stem) != path:
+            owner = legacy_session_id(os.path.basename(path)[: -len(SUFFIX)])
+            if session_id is None and self._path_of(owner) != path:
                 # What an upgrade that a crash stopped left beside the session's own file.
                 return None
-            session_id = stem
+            session_id = owner
         elif session_id is None:
             stem = os.path.basename(path)[: -len(SUFFIX)]
             session_id = session_id_of_stem(stem) if header is None else header.session_id

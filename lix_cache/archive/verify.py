@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lix_cache.archive import decoding, header, legacy
+from lix_cache.archive.names import legacy_session_id, session_id_of_stem
 from lix_cache.errors import ArchiveCorrupt, MissingDictionary, MissingExtra
+from lix_cache.messages.session_key import SessionName, named, shown
 from lix_cache.messages.turn import ZERO_ID, MessageId
 
-__all__ = ["Report", "verify_bytes"]
+__all__ = ["Report", "verify_bytes", "verify_file"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Report:
     """What was found in one file.
 
     Attributes:
-        session_id: whose file it is.
+        session_id: whose file it is; a key where the session has a namespace.
         version: 1 or 2; 0 if it is neither.
         frames: intact frames.
         turns: turns in them.
@@ -24,7 +26,7 @@ class Report:
         problems: what is wrong, in words; empty if nothing is.
     """
 
-    session_id: str
+    session_id: SessionName
     version: int
     frames: int
     turns: int
@@ -36,33 +38,37 @@ class Report:
         return not self.problems
 
 
-def verify_bytes(data: bytes, session_id: str, *, check_owner: bool = True) -> Report:
-    """Check header, frames, CRCs, contents, counts and order of a file.
+def verify_bytes(data: bytes, session_id: str) -> Report:
+    """Check header, frames, CRCs, contents, counts and order of a session's whole file."""
+    return _verify(data, session_id, check_owner=True)[1]
 
-    Args:
-        data: the whole file.
-        session_id: whose file it should be.
-        check_owner: whether another id in the header is a problem (it is not where
-            ``session_id`` was only guessed from the file's name).
-    """
+
+def verify_file(data: bytes, name: str) -> tuple[str, Report]:
+    """Check a file by its name, without the suffix. Returns whose it says it is, and what was found."""
+    guess = legacy_session_id(name) if data[:4] == legacy.MAGIC else session_id_of_stem(name)
+    return _verify(data, guess, check_owner=False)
+
+
+def _verify(data: bytes, session_id: str, *, check_owner: bool) -> tuple[str, Report]:
+    # Another id in the header is no problem where the one given was only guessed.
     if data[:4] == legacy.MAGIC:
-        return _verify_legacy(data, session_id)
+        return session_id, _verify_legacy(data, shown(session_id))
     try:
         found = decoding.scan(data)
     except header.UnknownFormat as error:
-        return Report(session_id, 2, 0, 0, 0, (str(error),))
+        return session_id, Report(shown(session_id), 2, 0, 0, 0, (str(error),))
     problems: list[str] = []
     if found.header is None:
         problems.append("the file header is damaged")
     elif not check_owner:
         session_id = found.header.session_id
     elif found.header.session_id != session_id:
-        problems.append(f"the file is of session {found.header.session_id[:60]!r}")
+        problems.append(f"the file is of session {named(found.header.session_id)}")
     problems += [f"bytes {start} to {end} are no intact frame" for start, end in found.damage]
     turns = _verify_frames(data, found, problems)
     is_ours = found.header is not None or bool(found.frames)
-    return Report(
-        session_id=session_id,
+    return session_id, Report(
+        session_id=shown(session_id),
         version=2 if is_ours else 0,
         frames=len(found.frames),
         turns=turns,
@@ -71,7 +77,7 @@ def verify_bytes(data: bytes, session_id: str, *, check_owner: bool = True) -> R
     )
 
 
-def _verify_legacy(data: bytes, session_id: str) -> Report:
+def _verify_legacy(data: bytes, session_id: SessionName) -> Report:
     try:
         old = legacy.parse_legacy(data)
     except ArchiveCorrupt as error:

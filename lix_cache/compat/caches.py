@@ -19,7 +19,7 @@ from lix_cache.errors import LixCacheError
 from lix_cache.hot.breaker import Breaker
 from lix_cache.hot.endpoint import Endpoint, endpoint_for
 from lix_cache.hot.keys import Keys
-from lix_cache.messages.message import check_session_id
+from lix_cache.messages.session_key import SessionName, name_fields, shown, stored_id
 
 if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray, VectorLike
@@ -52,7 +52,7 @@ class _Semantic:
 
     def __init__(
         self,
-        session_id: str,
+        session_id: SessionName,
         config: CacheConfig | None = None,
         *,
         ttl_seconds: float | None = None,
@@ -69,7 +69,8 @@ class _Semantic:
             max_items_per_url=("semantic_max_items_per_url", max_items_per_url),
             redis_db=("semantic_redis_db", redis_db),
         )
-        self.session_id = check_session_id(session_id)
+        stored = stored_id(session_id)
+        self.session_id = shown(stored)
         self.ttl_seconds: float = config.semantic_ttl_seconds if ttl_seconds is None else ttl_seconds
         check_seconds("ttl_seconds", self.ttl_seconds)
         _check_place(redis_host, redis_port)
@@ -84,7 +85,7 @@ class _Semantic:
             miss_on_error=config.on_cache_error == "miss",
             breaker=breaker_for(self._endpoint, config, clock),
             clock=clock,
-            session_id=session_id,
+            session_id=stored,
             threshold=self.similarity_threshold,
             capacity=self.max_items_per_url,
             new_nonce=lambda: os.urandom(NONCE_BYTES),
@@ -103,7 +104,7 @@ class _Semantic:
         failed = isinstance(urls, LixCacheError)
         return {
             "backend": "redis",
-            "session_id": self.session_id,
+            **name_fields(self.session_id),
             "cached_urls": None if failed else urls,
             "ttl_seconds": self.ttl_seconds,
             "similarity_threshold": self.similarity_threshold,
@@ -117,7 +118,7 @@ class _Url:
 
     def __init__(
         self,
-        session_id: str,
+        session_id: SessionName,
         config: CacheConfig | None = None,
         *,
         ttl_seconds: float | None = None,
@@ -132,7 +133,7 @@ class _Url:
             batch_size=("url_cache_batch_size", batch_size),
             redis_db=("url_cache_redis_db", redis_db),
         )
-        self.session_id = check_session_id(session_id)
+        self.session_id = shown(stored_id(session_id))
         self.ttl_seconds: float = config.url_cache_ttl_seconds if ttl_seconds is None else ttl_seconds
         check_seconds("ttl_seconds", self.ttl_seconds)
         _check_place(redis_host, redis_port)
@@ -163,7 +164,7 @@ class _Url:
         used = "unknown" if isinstance(memory, LixCacheError) else memory.get("used_memory_human", "unknown")
         return {
             "backend": "redis",
-            "session_id": self.session_id,
+            **name_fields(self.session_id),
             "redis_memory_used": used,
             "ttl_seconds": self.ttl_seconds,
             "redis": f"{type(memory).__name__}: {memory}" if failed else "ok",

@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lix_cache.hot.keys import Keys
 from lix_cache.hot.scripts import Command, Script, ScriptCall
+from lix_cache.messages.session_key import plain_of, stored_plain
 
 __all__ = ["OLD", "OldMessage", "OldSessions", "escape_pattern", "old_list_key"]
 
@@ -42,8 +44,14 @@ class OldMessage:
 
 
 def old_list_key(prefix: str, session_id: str) -> str:
-    """Return the key of a session's list."""
-    return f"{prefix}:session_order:{session_id}"
+    """Return the key of a session's list; "" where it has a namespace: the old package knew none."""
+    text = plain_of(session_id)
+    # Whatever text stood here, the old package may have a session of that id.
+    return "" if text is None else _list_key(prefix, text)
+
+
+def _list_key(prefix: str, text: str) -> str:
+    return f"{prefix}:session_order:{text}"
 
 
 def escape_pattern(text: str) -> str:
@@ -73,16 +81,17 @@ class OldSessions:
     @property
     def lists(self) -> str:
         """What the key of every session's list begins with."""
-        return old_list_key(self.prefix, "")
+        return _list_key(self.prefix, "")
 
     def list_key(self, session_id: str) -> str:
-        return old_list_key(self.prefix, session_id)
+        # A key that is never there stands for none.
+        return old_list_key(self.prefix, session_id) or Keys(self.prefix).probe()
 
     def message_key(self, session_id: str, number: bytes) -> bytes:
         return self._message_start(session_id).encode() + number
 
     def _message_start(self, session_id: str) -> str:
-        return f"{self.prefix}:session_context:{session_id}:"
+        return f"{self.prefix}:session_context:{plain_of(session_id) or ''}:"
 
     def scan(self, cursor: int) -> Command:
         """Look for lists of sessions among some keys. Answers the next cursor, 0 at the end, and keys."""
@@ -91,7 +100,9 @@ class OldSessions:
     def session_ids(self, keys: Sequence[bytes]) -> list[str]:
         """Return the sessions of such keys, each once; those that cannot be an id of ours are left out."""
         names = {key[len(self.lists.encode()) :].decode("utf-8", "replace"): key for key in keys}
-        return [name for name, key in names.items() if name and self.list_key(name).encode() == key]
+        return [
+            stored_plain(name) for name, key in names.items() if name and (self.lists + name).encode() == key
+        ]
 
     def life_left(self, session_id: str) -> Command:
         """Ask how many milliseconds a session's list will live; negative if without an end, or not there."""

@@ -29,7 +29,7 @@ class HybridConversationCache(Hybrid):
     the process, and nothing is sent before the first call. Safe between threads.
 
     Args:
-        session_id: any non-empty text.
+        session_id: any non-empty text, or a :class:`~lix_cache.SessionKey`.
         config: settings; ``CacheConfig()`` by default.
         hot_window_size: messages that :meth:`get_context` returns at most.
         redis_ttl: seconds of idleness after which the session is moved to disk.

@@ -12,7 +12,8 @@ from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ArchiveError, ConfigError, InvalidMessage, LixCacheError
 from lix_cache.hot.window import EVERYTHING
-from lix_cache.messages.message import Message, check_session_id
+from lix_cache.messages.message import Message
+from lix_cache.messages.session_key import SessionName, name_fields, shown, stored_id
 from lix_cache.messages.turn import Turn, new_turn
 from lix_cache.session import add, history
 from lix_cache.session.base import Session
@@ -39,7 +40,7 @@ class Hybrid:
 
     def __init__(
         self,
-        session_id: str,
+        session_id: SessionName,
         config: CacheConfig | None = None,
         *,
         hot_window_size: int | None = None,
@@ -58,7 +59,9 @@ class Hybrid:
             redis_ttl=("session_ttl_seconds", redis_ttl),
             evict_after_minutes=("evict_after_minutes", evict_after_minutes),
         )
-        self.session_id = check_session_id(session_id)
+        stored = stored_id(session_id)
+        #: As :func:`shown` tells it: whatever takes it back means the same session.
+        self.session_id = shown(stored)
         self.hot_window_size = self._config.hot_window_size
         self.redis_ttl = self._config.session_ttl_seconds
         self._store = open_store(
@@ -70,7 +73,7 @@ class Hybrid:
         self.evictor: Evictor = evictor_for(self._store)
         # The memory of an outage belongs to the store, not to one object.
         self._store.share(self.evictor.store)
-        self._session = Session(self._store, session_id, self.hot_window_size)
+        self._session = Session(self._store, stored, self.hot_window_size)
         self._connect()
         self.evictor.use(self._config.idle_seconds, flush_on_exit=self._config.flush_on_exit)
         if self._config.evictor_enabled:
@@ -134,7 +137,7 @@ class Hybrid:
 
     def _after_add(self, result: AddResult) -> int:
         """Wake the daemon if it has work; return the messages now in the window."""
-        self.evictor.added_to(self.session_id)
+        self.evictor.added_to(self._session.id)
         if result.overflows:
             self.evictor.wake()
         return result.in_window
@@ -144,13 +147,13 @@ class Hybrid:
         cold = self._store.cold
         meta: SessionMetadata | None = None
         try:
-            meta = cold.metadata(self.session_id)
+            meta = cold.metadata(self._session.id)
         except ArchiveError as error:
             archive = f"{type(error).__name__}: {error}"
         failed = isinstance(hot, LixCacheError)
         counters = {**cold.counters, **cold.changes.counters, **self._store.counters}
         return {
-            "session_id": self.session_id,
+            **name_fields(self.session_id),
             "hot_messages": None if isinstance(hot, LixCacheError) else min(hot, self.hot_window_size),
             "hot_window_size": self.hot_window_size,
             "waiting_for_disk": None

@@ -18,6 +18,7 @@ from lix_cache.errors import (
 )
 from lix_cache.hot.replies import Page
 from lix_cache.hot.window import BYTES_AT_ONCE, HotWindow
+from lix_cache.messages.session_key import named
 from lix_cache.messages.turn import ZERO_ID, MessageId
 from lix_cache.session.base import note_archive
 
@@ -183,7 +184,7 @@ def _trimmed(
 
 def _keeps_changing(session_id: str) -> ArchiveBusy:
     return ArchiveBusy(
-        f"the window of session {session_id[:60]!r} changed each time it was about to leave Redis; what was "
+        f"the window of session {named(session_id)} changed each time it was about to leave Redis; what was "
         "read is archived and still hot. Try again"
     )
 

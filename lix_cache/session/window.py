@@ -9,6 +9,7 @@ from lix_cache.arguments import config_with
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.messages.message import Message
+from lix_cache.messages.session_key import SessionName
 from lix_cache.session.budget import estimate_tokens
 from lix_cache.session.cache import AsyncHybridConversationCache, HybridConversationCache
 from lix_cache.session.results import AddedMessages, StoredMessage
@@ -29,7 +30,7 @@ class _Window(Generic[H]):
 
     def __init__(
         self,
-        session_id: str,
+        session_id: SessionName,
         config: CacheConfig | None = None,
         *,
         window_size: int | None = None,
@@ -58,7 +59,7 @@ class _Window(Generic[H]):
             clock=clock,
             files=files,
         )
-        self.session_id = session_id
+        self.session_id = self._hybrid.session_id
         self.window_size = self._hybrid.hot_window_size
         self.ttl_seconds = self._hybrid.redis_ttl
         self.max_tokens = config.session_max_tokens
@@ -76,7 +77,7 @@ class SessionContextWindow(_Window[HybridConversationCache]):
     """The last messages of a chat session, as the next model call should see them.
 
     Args:
-        session_id: any non-empty text.
+        session_id: any non-empty text, or a :class:`~lix_cache.SessionKey`.
         config: settings; ``CacheConfig()`` by default.
         window_size: messages at most.
         ttl_seconds: seconds of idleness after which the session is moved to disk.

@@ -90,6 +90,7 @@ NAMES = [
     "SemanticCacheRedis",
     "SentenceTransformerEmbedder",
     "SessionContextWindow",
+    "SessionKey",
     "StoreAdmin",
     "Stored",
     "StoredMessage",

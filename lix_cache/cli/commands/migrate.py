@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
 
 from lix_cache import StoreAdmin
 from lix_cache.cli.errors import PROBLEM, complain
+from lix_cache.cli.naming import listed_failures, spoken
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import counted, for_humans, print_json, progress
 
@@ -48,7 +49,7 @@ def migrate(
         else:
             done = admin.migrate(dry_run=dry_run, on_progress=tell)
     if as_json:
-        print_json({**asdict(done), "dry_run": dry_run})
+        print_json({**asdict(replace(done, failed={})), **listed_failures(done.failed), "dry_run": dry_run})
     else:
         verb = "would be moved" if dry_run else "moved"
         # Some may be in the archive already, or have been replaced by another of their millisecond.
@@ -57,7 +58,8 @@ def migrate(
         for_humans().print(text, soft_wrap=True)
     for session_id, why in done.failed.items():
         complain(
-            f"session {session_id!r} stays where it is: {why}", "'lix-cache doctor' looks at server and disk"
+            f"session {spoken(session_id)} stays where it is: {why}",
+            "'lix-cache doctor' looks at server and disk",
         )
     if done.failed:
         raise typer.Exit(PROBLEM)

@@ -218,7 +218,7 @@ class Replay:
             self.totals.hot_messages += info.hot_messages
             self.totals.redis_bytes += info.redis_bytes
             # A window holds the newest.
-            newest = sent[info.session_id][-info.hot_messages :] if info.hot_messages else []
+            newest = sent[str(info.session_id)][-info.hot_messages :] if info.hot_messages else []
             self.totals.hot_raw_bytes += sum(message.size for message in newest)
 
 
