@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from lix_cache.admin.flows import find_keys, window_sizes
 from lix_cache.effects import Flow
-from lix_cache.hot.keys import Keys
-from lix_cache.hot.old_keys import escape_pattern
+from lix_cache.hot.keys import Keys, escape_pattern
 from lix_cache.messages.session_key import is_stored
 from lix_cache.session import offload
 from lix_cache.session.base import Session, session_lock

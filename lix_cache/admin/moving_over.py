@@ -9,7 +9,7 @@ from lix_cache.admin.flows import AT_ONCE, find_keys, groups
 from lix_cache.archive.legacy import milliseconds_of
 from lix_cache.effects import Flow, RedisBatch
 from lix_cache.errors import InvalidSessionId
-from lix_cache.hot.old_keys import escape_pattern
+from lix_cache.hot.keys import escape_pattern
 from lix_cache.hot.scripts import Command
 from lix_cache.messages.message import decode_json
 from lix_cache.messages.session_key import SessionName, stored_id

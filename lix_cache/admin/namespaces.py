@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lix_cache.admin.flows import find_keys
 from lix_cache.effects import DiskCall, Flow
-from lix_cache.hot.old_keys import escape_pattern
+from lix_cache.hot.keys import escape_pattern
 from lix_cache.messages.session_key import in_namespace
 from lix_cache.session import rounds
 

@@ -16,7 +16,6 @@ from lix_cache.config import CacheConfig
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import ArchiveError, InvalidMessage, LixCacheError, RedisCommandError
 from lix_cache.hot.endpoint import endpoint_for
-from lix_cache.hot.old_keys import escape_pattern
 from lix_cache.messages.session_key import SessionName, in_namespace, shown, stored_id, stored_start
 from lix_cache.session import reconcile, rounds, whole
 from lix_cache.session.base import Session
@@ -119,6 +118,7 @@ class StoreAdmin:
         archive = self._store.archive
         names = files.session_files(archive)
         metas = list(archive.store.all_metadata())
+        keys = self._store.hot.keys
         is_valkey = "valkey_version" in info
         return StoreStats(
             server="valkey" if is_valkey else "redis",
@@ -133,15 +133,12 @@ class StoreAdmin:
             unreadable_files=len(files.unreadable(archive)),
             set_aside_files=len(files.set_aside(archive)),
             pending_sessions=len(archive.store.pending_sessions()),
-            semantic_scopes=self._count_keys(self.config.semantic_redis_db, ":{", "}:sem:v:"),
-            answer_scopes=self._count_keys(self.config.semantic_redis_db, ":{", "}:ans:h:"),
-            url_embeddings=self._count_keys(self.config.url_cache_redis_db, ":url:", ""),
+            semantic_scopes=self._count_keys(self.config.semantic_redis_db, keys.semantic_scope_pattern()),
+            answer_scopes=self._count_keys(self.config.semantic_redis_db, keys.answer_scope_pattern()),
+            url_embeddings=self._count_keys(self.config.url_cache_redis_db, keys.url_pattern()),
         )
 
-    def _count_keys(self, db: int, before: str, after: str) -> int:
-        """Count keys of this store: the prefix, then ``before``, anything, ``after``, anything."""
-        start = escape_pattern(self.config.redis_key_prefix + before)
-        pattern = f"{start}*{after}*" if after else f"{start}*"
+    def _count_keys(self, db: int, pattern: str) -> int:
         return len(SyncDriver(endpoint_for(self.config, db), self._store.clock)(flows.find_keys(pattern)))
 
     # -- moving to disk ------------------------------------------------------------------

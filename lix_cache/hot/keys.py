@@ -10,11 +10,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 from zlib import crc32
 
-__all__ = ["AnswerKeys", "Keys", "digest"]
+__all__ = ["AnswerKeys", "Keys", "digest", "escape_pattern"]
+
+
+def escape_pattern(text: str) -> str:
+    """Return the pattern that matches this text alone, whatever is in it."""
+    return re.sub(r"([*?\[\]\\^-])", r"\\\1", text)
 
 
 def digest(*parts: str) -> str:
@@ -126,6 +132,20 @@ class Keys:
     def probe(self) -> str:
         """Stream that is never there: what ``health_check`` would write to."""
         return f"{self.prefix}:{{0}}:probe"
+
+    # -- what StoreAdmin counts: patterns for SCAN, the prefix as it is ---------------------
+
+    def semantic_scope_pattern(self) -> str:
+        """One key for each scope of the drop-in semantic cache."""
+        return f"{escape_pattern(self.prefix)}:{{*}}:sem:vectors:*"
+
+    def answer_scope_pattern(self) -> str:
+        """One key for each scope of the semantic cache with reasons."""
+        return f"{escape_pattern(self.prefix)}:{{*}}:ans:head:*"
+
+    def url_pattern(self) -> str:
+        """The key of every URL embedding."""
+        return f"{escape_pattern(self.prefix)}:url:*"
 
     # -- semantic query cache (database 0) -----------------------------------------------
 

@@ -12,16 +12,15 @@ that is taken for there being none.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lix_cache.hot.keys import Keys
+from lix_cache.hot.keys import Keys, escape_pattern
 from lix_cache.hot.scripts import Command, Script, ScriptCall
 from lix_cache.messages.session_key import plain_of, stored_plain
 
-__all__ = ["OLD", "OldMessage", "OldSessions", "escape_pattern", "old_list_key"]
+__all__ = ["OLD", "OldMessage", "OldSessions", "old_list_key"]
 
 #: Keys that one step of a scan looks at: some 0.3 ms of the server's time.
 _SCAN_COUNT = 1000
@@ -52,11 +51,6 @@ def old_list_key(prefix: str, session_id: str) -> str:
 
 def _list_key(prefix: str, text: str) -> str:
     return f"{prefix}:session_order:{text}"
-
-
-def escape_pattern(text: str) -> str:
-    """Return the pattern that matches this text alone, whatever is in it."""
-    return re.sub(r"([*?\[\]\\^-])", r"\\\1", text)
 
 
 def _sha1(data: bytes) -> str:

@@ -10,7 +10,7 @@ import pytest
 from lix_cache import CacheConfig
 from lix_cache.admin.diagnosis import diagnose_disk, diagnose_redis
 from lix_cache.admin.facts import DiskFacts, RedisFacts
-from lix_cache.hot.old_keys import escape_pattern
+from lix_cache.hot.keys import escape_pattern
 
 GB = 1 << 30
 HEALTHY: dict[str, Any] = {
