@@ -323,7 +323,8 @@ class StoreAdmin:
     def delete_namespace(self, namespace: str, *, on_progress: OnProgress = _silent) -> Deleted:
         """Delete all sessions of a namespace, from Redis, disk and trash, and what was cached for them.
 
-        Stop what uses the namespace before: a session that is used meanwhile may begin anew. May be stopped
+        Dropped are the answers of every SemanticCache whose context says this ``namespace``. Stop what uses
+        the namespace before: a session that is used meanwhile may begin anew. May be stopped
         and repeated. Responses that SemanticCacheRedis holds for sessions without a message end with
         their own life. A damaged file whose name is a digest says nothing of its owner: it stays, and
         :meth:`unreadable_files` names it.

@@ -19,6 +19,7 @@ from lix_cache import (
     HuffmanCodec,
     HybridConversationCache,
     InvalidSessionId,
+    SemanticCache,
     SessionKey,
     StoreAdmin,
 )
@@ -395,8 +396,11 @@ def test_answers_are_not_shared_for_the_very_same_question(twins: Twins, config:
     for cache in caches[1:]:
         assert not cache.lookup("the weather in Tokyo?").is_hit
         assert not cache.lookup("Tokyo weather", similarity_threshold=0.0).is_hit
-    for number, cache in enumerate(caches):
-        cache.store("the weather in Tokyo?", f"answer {number}")
+    # Each begins a call of its own: none waits for another's.
+    calls = [cache.begin("the weather in Tokyo?", lock_seconds=60) for cache in caches[1:]]
+    for number, call in enumerate(calls, start=1):
+        twins.run(call.complete(f"answer {number}"))
+    caches[0].store("the weather in Tokyo?", "answer 0")
     for number, cache in enumerate(caches):
         assert cache.lookup("the weather in Tokyo?").response == f"answer {number}"
         assert cache.lookup("Tokyo weather", similarity_threshold=0.5).response == f"answer {number}"
@@ -498,7 +502,10 @@ def test_a_namespace_is_deleted_wherever_its_sessions_are_and_nothing_else(
         assert said(caches[session].context_window.get_full_history()) == ["hello"]
         assert caches[session].get_semantic_response("http://u", np.ones(4)) == "a response"
         assert caches[session].answers.lookup("the weather in Tokyo?").is_hit
-    assert StoreAdmin(config).delete_namespace(namespace).sessions == 0
+    own = SemanticCache(config=config, context={"namespace": namespace})
+    own.store("the weather in Tokyo?", "an answer")
+    done = StoreAdmin(config).delete_namespace(namespace)
+    assert (done.sessions, done.answers) == (0, 1)
 
 
 @pytest.mark.parametrize("namespace", ["", None, "a\x1fb", "\x1f", 5, "a\ud800", "x" * 256])
