@@ -8,19 +8,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from lix_cache._spelling import did_you_mean, is_nearly, is_short_for
+from lix_cache._spelling import did_you_mean
 from lix_cache.checks import given
+from lix_cache.environment import options_of, parse, refuse_near_misses
 from lix_cache.errors import ConfigError
 
 __all__ = ["CacheConfig", "check_setting"]
-
-_TRUE = frozenset({"1", "true", "yes", "on"})
-_FALSE = frozenset({"0", "false", "no", "off"})
-#: The prefix of the command line.
-_OURS = "LIX_CACHE_"
-_NUMBERS = {int: "a whole number (int)", float: "a number (float)"}
 
 #: Schemes that are taken for Redis's own.
 _OTHER_SCHEMES = frozenset({"http", "https", "tcp", "tls", "ssl", "valkey", "valkeys", "file"})
@@ -284,11 +279,11 @@ class CacheConfig:
         for variable, name in names.items():
             text = env.get(variable)
             if text is not None:
-                value = _parse(variable, text, hints[name])
+                value = parse(variable, text, hints[name])
                 # No shell has done it in a file of variables, and "~" would be a folder's name.
                 values[name] = os.path.expanduser(value) if name in _PATHS and value else value
         if start:
-            _refuse_near_misses(env, start, names)
+            refuse_near_misses(env, start, names)
         try:
             return cls(**values)
         except ConfigError as error:
@@ -343,14 +338,9 @@ def _as_path(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def _options(hint: Any) -> tuple[Any, ...]:
-    """Split ``int | None`` into its members; any other type into itself."""
-    return get_args(hint) if get_origin(hint) is Union or type(hint).__name__ == "UnionType" else (hint,)
-
-
 def _check_type(name: str, value: Any, hint: Any, given_as: str | None = None) -> None:
     shown = given_as or name
-    for option in _options(hint):
+    for option in options_of(hint):
         if get_origin(option) is Literal:
             if isinstance(value, str) and value in get_args(option):
                 return
@@ -367,7 +357,7 @@ def _check_type(name: str, value: Any, hint: Any, given_as: str | None = None) -
                 return
         elif isinstance(value, option) and not isinstance(value, bool):
             return
-    wanted = " or ".join("None" if o is type(None) else o.__name__ for o in _options(hint))
+    wanted = " or ".join("None" if o is type(None) else o.__name__ for o in options_of(hint))
     raise ConfigError(f"{shown} must be {wanted}, {given(value)}")
 
 
@@ -392,69 +382,3 @@ def _check_text(name: str, value: Any, given_as: str | None = None) -> None:
     if name == "redis_host" and not value.strip():
         # A socket would take it for this machine.
         raise ConfigError(f"{shown} must name a server, and is empty")
-
-
-def _parse(variable: str, text: str, hint: Any) -> Any:
-    if not isinstance(text, str):
-        raise ConfigError(f"environment variable {variable} must be str, got {type(text).__name__}")
-    options = _options(hint)
-    if text == "" and type(None) in options:
-        return None
-    kind = next(o for o in options if o is not type(None))
-    value = _converted(text, kind)
-    if value is None:
-        # Raised out here: Python's own error, which the text would hang on, quotes it.
-        wanted = "yes or no, true or false, on or off, 1 or 0" if kind is bool else _NUMBERS[kind]
-        raise ConfigError(f"environment variable {variable} must be {wanted}, and its text is not")
-    return value
-
-
-def _converted(text: str, kind: Any) -> Any:
-    """Return what a text means, None if it is nothing of the kind."""
-    if kind is bool:
-        lowered = text.strip().lower()
-        return lowered in _TRUE if lowered in _TRUE | _FALSE else None
-    try:
-        return kind(text) if kind in _NUMBERS else text
-    except ValueError:
-        return None
-
-
-def _refuse_near_misses(env: Mapping[str, str], start: str, names: Mapping[str, str]) -> None:
-    for variable in env:
-        if variable in names or not isinstance(variable, str):
-            continue
-        meant = _meant(variable, start, names)
-        # A neighbour of a variable that is there is no slip of it.
-        if meant and meant[0] not in env:
-            which = " or ".join(meant[:3])
-            raise ConfigError(
-                f"environment variable {variable} is not a setting; did you mean {which}? "
-                f"Rename it, or, if it is something else, give {meant[0]} its value as well"
-            )
-
-
-def _meant(variable: str, start: str, names: Mapping[str, str]) -> list[str]:
-    """Return the variables that one may stand for, the likeliest first; none if it is the application's own.
-
-    Under a prefix of the application's, a variable that is one word of a setting (``MYAPP_HOST``) is its own.
-    ``LIX_CACHE`` is ours, so there it is a short form.
-    """
-    is_ours = start == _OURS
-    upper = variable.upper()
-    if not upper.startswith(start):
-        # The prefix itself, written in another way.
-        return [
-            name
-            for name in names
-            if _squashed(upper) == _squashed(name) or (is_ours and upper == f"LIX_{name[len(start) :]}")
-        ]
-    own = variable[len(start) :]
-    near = [name for name in names if is_nearly(own, name[len(start) :])]
-    short = [name for name in names if is_short_for(own, name[len(start) :], whole_words=is_ours)]
-    twice = [name for name in names if is_ours and upper.endswith(f"_{name}")]
-    return near or twice or sorted(short, key=len)
-
-
-def _squashed(name: str) -> str:
-    return "".join(letter for letter in name if letter.isalnum())

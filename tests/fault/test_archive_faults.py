@@ -33,6 +33,7 @@ from tests.fault.files import (
     copy_folder,
     folder_contents,
 )
+from tests.support.sampling import Part, in_parts
 from tests.support.twins import ManualClock
 
 pytestmark = pytest.mark.promise("no-loss")
@@ -431,39 +432,46 @@ def all_crashes(steps: list[Step]) -> Iterator[tuple[str, Callable[[FaultyFiles]
                 yield f"{kept} bytes into {where}", lambda files, n=number, k=kept: files.tear(n, k)
 
 
-def test_a_crash_at_any_step_loses_nothing_that_was_acknowledged(stage: Stage) -> None:
+@in_parts(3)
+def test_a_crash_at_any_step_loses_nothing_that_was_acknowledged(stage: Stage, part: Part) -> None:
     allowed = [stage.scenario.before, *stage.scenario.between, stage.scenario.after]
     files, _, error = stage.run(lambda files: None)
     assert error is None
     stage.check([stage.scenario.after], "no crash")
-    for where, arm in all_crashes(files.steps):
+    for where, arm in part.of(all_crashes(files.steps)):
         _, _, error = stage.run(arm)
         assert isinstance(error, Crash), where
         stage.check(allowed, where)
 
 
+@in_parts(3)
 @pytest.mark.parametrize("keep_names", [False, True], ids=["nothing-unsynced", "names-only"])
-def test_a_power_cut_at_any_step_loses_nothing_that_was_acknowledged(stage: Stage, keep_names: bool) -> None:
+def test_a_power_cut_at_any_step_loses_nothing_that_was_acknowledged(
+    stage: Stage, keep_names: bool, part: Part
+) -> None:
     allowed = [stage.scenario.before, *stage.scenario.between, stage.scenario.after]
     files, disk, error = stage.run(lambda files: None)
     assert error is None
     disk.power_cut(keep_names=keep_names)
     stage.check([stage.scenario.after], "a power cut after the acknowledgement")
-    for where, arm in all_crashes(files.steps):
+    for where, arm in part.of(all_crashes(files.steps), keep_names):
         _, disk, error = stage.run(arm)
         assert isinstance(error, Crash), where
         disk.power_cut(keep_names=keep_names)
         stage.check(allowed, where)
 
 
-def test_what_another_process_acknowledges_after_a_crash_survives_a_power_cut(stage: Stage) -> None:
+@in_parts(3)
+def test_what_another_process_acknowledges_after_a_crash_survives_a_power_cut(
+    stage: Stage, part: Part
+) -> None:
     """A file may have got its name from a process that died before it synced the folder."""
     scenario = stage.scenario
     allowed = [scenario.before, *scenario.between, scenario.after]
     texts = [found for found in allowed if isinstance(found, list)] + [
         [] for found in allowed if found in (None, ArchiveCorrupt)
     ]
-    for where, arm in all_crashes(stage.run(lambda files: None)[0].steps):
+    for where, arm in part.of(all_crashes(stage.run(lambda files: None)[0].steps)):
         _, disk, error = stage.run(arm)
         assert isinstance(error, Crash), where
         ConversationArchive(stage.folder, files=disk, clock=ManualClock(SOON)).append_turn(
@@ -593,9 +601,12 @@ def test_a_file_cut_anywhere_gives_back_every_whole_frame(sample: Sample) -> Non
         assert archive.store.counters["repairs"] == len(sample.set_aside())
 
 
+@in_parts(7)
 @pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF, 0x03])
-def test_a_changed_byte_is_detected_and_costs_its_own_frame_alone(sample: Sample, mask: int) -> None:
-    for position in range(len(sample.data)):
+def test_a_changed_byte_is_detected_and_costs_its_own_frame_alone(
+    sample: Sample, mask: int, part: Part
+) -> None:
+    for position in part.of(range(len(sample.data)), mask):
         archive = sample.open(flip(sample.data, position, mask))
         number = sum(end <= position for end in sample.ends)
         intact = [m for i, frame in enumerate(FRAMES, 1) if i != number for m in frame]

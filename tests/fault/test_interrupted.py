@@ -34,6 +34,7 @@ from lix_cache.storage.files import Files
 from tests.support import RedisServer
 from tests.support.interrupts import Interrupt, interrupt_at, lines_of, under_signals
 from tests.support.lab import Process
+from tests.support.sampling import Part, in_parts
 
 pytestmark = pytest.mark.promise("no-loss")
 
@@ -223,19 +224,22 @@ CALLS: dict[str, tuple[Callable[[Watched], Any], Callable[[Watched], Any], int]]
 }
 
 
+@in_parts(5)
 @pytest.mark.parametrize("name", CALLS)
-def test_a_call_that_is_interrupted_at_any_line_leaves_nothing_half_done(watched: Watched, name: str) -> None:
+def test_a_call_that_is_interrupted_at_any_line_leaves_nothing_half_done(
+    watched: Watched, name: str, part: Part
+) -> None:
     before, call, stride = CALLS[name]
     before(watched)
     call(watched)  # imports and first folders are no part of it
     before(watched)
     interrupted = 0
-    for step in range(1, lines_of(lambda: call(watched)) + 1, stride):
+    for step in part.of(range(1, lines_of(lambda: call(watched)) + 1, stride), len(name)):
         before(watched)
         if interrupt_at(lambda: call(watched), step) is not None:
             interrupted += 1
             watched.check_idle()
-    assert interrupted * stride > 40
+    assert interrupted * stride * (part.every if part.is_sample else 1) > 40
     watched.check_all()
 
 

@@ -201,6 +201,7 @@ def test_a_cached_value_takes_a_small_multiple_of_its_bytes() -> None:
 
 
 @pytest.mark.promise("no-loss")
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("codec", ["huffman", "deflate", "lz4", "zstd", "stored", "hcv1"])
 def test_what_shrinks_to_almost_nothing_is_written_so_that_it_can_be_read(tmp_path: Path, codec: str) -> None:
     archive = ConversationArchive(tmp_path / "a", codec=codec)

@@ -22,6 +22,7 @@ from lix_cache.errors import ArchiveBusy, ArchiveCorrupt
 from lix_cache.messages.turn import MessageId
 from lix_cache.storage.locks import FileLock
 from tests.fault.files import FaultyFiles, Step, copy_folder
+from tests.support.sampling import Part, in_parts
 from tests.support.twins import ManualClock
 
 pytestmark = pytest.mark.promise("no-loss")
@@ -193,10 +194,11 @@ def run(folder: Path, act: Callable[[ConversationArchive], object], files: Any =
     return act(opened(folder, files=files, trash_days=365))
 
 
+@in_parts(7)
 @pytest.mark.parametrize("begun", [cold, gone, old_format])
 @pytest.mark.parametrize("first", WRITERS + READERS, ids=lambda act: act.__name__)
 def test_what_two_processes_do_at_once_comes_out_as_one_after_the_other(
-    tmp_path: Path, begun: Begun, first: Callable[[ConversationArchive], object]
+    tmp_path: Path, begun: Begun, first: Callable[[ConversationArchive], object], part: Part
 ) -> None:
     saved, folder = tmp_path / "saved", tmp_path / "archive"
     begun(saved)
@@ -212,7 +214,7 @@ def test_what_two_processes_do_at_once_comes_out_as_one_after_the_other(
     # Under the lock the other one has to wait, whatever the step.
     steps = files.unlocked
     assert steps
-    for second in WRITERS:
+    for place, second in enumerate(WRITERS):
         if second is first:
             continue
         allowed = [sequence(first, second), sequence(second, first)]
@@ -221,7 +223,7 @@ def test_what_two_processes_do_at_once_comes_out_as_one_after_the_other(
         if is_patient:
             # It left the session alone, and comes again.
             ends += [sequence(first)[1], sequence(second)[1]]
-        for number in steps:
+        for number in part.of(steps, place):
             copy_folder(saved, folder)
             results: dict[Any, object] = {}
 

@@ -14,6 +14,8 @@ import pytest
 
 from tests.support import RedisServer
 
+pytestmark = pytest.mark.exhaustive
+
 ROOT = Path(__file__).resolve().parents[2]
 MARKED = "before\n<!-- bench:begin -->\nold table\n<!-- bench:end -->\nafter\n"
 

@@ -140,7 +140,7 @@ def test_many_processes_on_many_sessions_while_all_of_them_are_offloaded(config:
         check(said(HybridConversationCache(session, config).get_full()), 6, 30)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_what_is_deleted_stays_deleted_whatever_the_daemons_are_doing(config: CacheConfig) -> None:
     cache = HybridConversationCache("s", config.replace(hot_window_size=2, archive_batch_turns=1))
     with Child(partial(move, config)), Child(partial(move, config)):

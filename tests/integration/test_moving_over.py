@@ -393,6 +393,7 @@ class Crash(BaseException):
     """The process is stopped here."""
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("touch", ["add", "context", "full"])
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("situation", ["hot", "with archive", "with a window"])

@@ -141,7 +141,7 @@ class TestEval:
         assert "--model" in run("eval", "--set", str(asked), code=2).output
 
     @pytest.mark.shared
-    @pytest.mark.slow
+    @pytest.mark.exhaustive
     @pytest.mark.parametrize(
         ("name", "least_hits", "most_wrong"),
         [("answers", 0.27, 0.02), ("banking77", 0.38, 0.02), ("clinc150", 0.25, 0.015)],

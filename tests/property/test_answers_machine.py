@@ -206,12 +206,16 @@ def machine_config(redis_server: RedisServer, tmp_path_factory: pytest.TempPathF
     return redis_server.config(archive_dir=tmp_path_factory.mktemp("archive"), evictor_enabled=False)
 
 
-def test_any_sequence_of_calls_agrees_with_the_model(machine_config: CacheConfig) -> None:
+@pytest.mark.parametrize("examples", [10, pytest.param(60, marks=[pytest.mark.exhaustive])])
+def test_any_sequence_of_calls_agrees_with_the_model(machine_config: CacheConfig, examples: int) -> None:
     kind = type("Machine", (AnswersMachine,), {"config": machine_config})
     run_state_machine_as_test(
         kind,
         settings=settings(
-            max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )
 

@@ -240,13 +240,13 @@ class SessionMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-@pytest.mark.slow
 @pytest.mark.promise("no-loss")
+@pytest.mark.parametrize("examples", [10, pytest.param(60, marks=[pytest.mark.exhaustive])])
 @pytest.mark.parametrize(
     ("policy", "durability"), [("archive", "redis"), ("raise", "redis"), ("archive", "disk")]
 )
 def test_whatever_happens_the_history_is_what_was_acknowledged(
-    redis_server: RedisServer, proxy: CountingProxy, policy: str, durability: str
+    redis_server: RedisServer, proxy: CountingProxy, policy: str, durability: str, examples: int
 ) -> None:
     machine = type(
         "Machine",
@@ -256,7 +256,7 @@ def test_whatever_happens_the_history_is_what_was_acknowledged(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
+            max_examples=examples,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -131,6 +131,7 @@ def test_what_was_encoded_comes_back(kernel: Kernel, name: str) -> None:  # noqa
     assert len(stream) <= len(HuffmanCodec.encode(data))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", COPIED)
 def test_both_kernels_write_the_same(name: str) -> None:
     native = native_or_skip()
