@@ -80,7 +80,7 @@ class CacheConfig:
         redis_socket_connect_timeout: seconds to wait for a connection.
         redis_socket_keepalive: TCP keep-alive on every connection.
         redis_pool_size: connections per process, server and database.
-        redis_url: ``redis://``, ``rediss://`` or ``unix://`` address; it wins over host and
+        redis_url: ``redis://``, ``rediss://`` or ``unix://`` address; it overrides host and
             port. A database number in it is ignored: each layer has a setting of its own.
         redis_username: ACL user name (Redis 6 and later).
         redis_socket_timeout: seconds to wait for an answer.

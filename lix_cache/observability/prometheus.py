@@ -44,7 +44,7 @@ _GAUGES = {
     "scopes": "Scopes with entries.",
     "bytes": "Memory of the entries in Redis.",
     "index_bytes": "Memory of the vectors in this process.",
-    "audits": "Hits that ran the function all the same, to be compared.",
+    "audits": "Hits that ran the function anyway, to be compared.",
     "audits_wrong": "Of these, hits that would have been wrong.",
     "closed_scopes": "Scopes that answer nothing by meaning, because audits proved too many hits wrong.",
 }

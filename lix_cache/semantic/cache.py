@@ -1,4 +1,4 @@
-"""SemanticCache and its async twin: shells; see answers.py, storing.py and upkeep.py."""
+"""SemanticCache and its async variant: thin shells. See lookup.py, insert.py and maintenance.py."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class SemanticCache(Assembled):
         Of equal calls (the same text and context) one begins. The others wait for it, in this process
         and in others, and get its answer. If the call is recorded (:meth:`InFlightCall.record`),
         waiting calls of this process get its events as they come. If it fails without an error, is
-        dropped or takes longer than ``lock_seconds``, one of the others begins anew. Do not begin a call
+        dropped or takes longer than ``lock_seconds``, one of the others starts over. Do not begin a call
         inside an equal one: it waits for itself until then.
 
         Args:

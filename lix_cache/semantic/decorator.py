@@ -225,7 +225,7 @@ class _Sync:
         try:
             self._refreshing.start(lambda: context.run(self._drive, flow), "lix-cache-refresh")
         except RuntimeError as error:
-            # No more threads, or the interpreter is ending: the answer is there all the same.
+            # No more threads, or the interpreter is ending: the answer is still there.
             self._cached.core.stats.trouble("refresh_errors", error)
 
 

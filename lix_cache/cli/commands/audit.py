@@ -26,7 +26,7 @@ def audit(
 ) -> None:
     """Show how many hits by meaning are wrong, as measured by the caches at work.
 
-    A part of the hits (``audit_rate``) runs the function all the same, and the two answers are compared.
+    A part of the hits (``audit_rate``) runs the function anyway, and the two answers are compared.
     The interval is exact, at 95 %, over all caches under the prefix since their first audit.
     """
     found = SemanticCache(None, settings_of(ctx).config(), target_false_hit_rate=target).get_stats()

@@ -56,7 +56,7 @@ def export(
             try:
                 history = _history(session_id, config)
             except (ArchiveError, InvalidMessage) as error:
-                # Its own trouble: the others are to be saved all the same.
+                # Its own trouble: the others are still to be saved.
                 failed.append(f"session {session_id!r} is not in it: {error}")
                 continue
             # One that was deleted since it was listed is no session any more.
