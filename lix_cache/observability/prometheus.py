@@ -38,7 +38,7 @@ _COUNTERS = {
     "refreshed": ("refreshes", "Answers renewed while old ones were served."),
     "uncacheable": ("uncacheable", "Calls of cached functions without a question in them."),
 }
-_TROUBLES = ("embedder", "verifier", "redis", "cleanup", "flight", "refresh")
+_TROUBLES = ("embedder", "verifier", "redis", "cleanup", "single_flight", "refresh")
 _GAUGES = {
     "entries": "Entries alive.",
     "scopes": "Scopes with entries.",
