@@ -37,7 +37,7 @@ def export(
         list[str] | None, typer.Option(metavar="SESSION", help="This session. Repeatable; all by default.")
     ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; stdout by default.")
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Output file; stdout by default.")
     ] = None,
 ) -> None:
     """Write sessions as JSONL, hot and cold together: {"session_id": …, "messages": […]} per line.
