@@ -69,15 +69,15 @@ def _scope_of(session: SessionName) -> dict[str, Any]:
 class CacheCoordinator:
     """The memory and the caches of one chat session.
 
-    Cheap to make: nothing is sent before the first call, and connections, archive and
+    Creating one is cheap: it sends nothing before the first call. Connections, archive and
     evictor are shared by the whole process.
 
     Args:
         session_id: any non-empty text, or a :class:`~lix_cache.SessionKey`.
         config: settings; ``CacheConfig()`` by default.
-        redis_host: wins over the configuration (and over its ``redis_url``).
-        redis_port: wins over the configuration (and over its ``redis_url``).
-        redis_password: wins over the configuration.
+        redis_host: overrides the configuration (and its ``redis_url``).
+        redis_port: overrides the configuration (and its ``redis_url``).
+        redis_password: overrides the configuration.
         embedder: makes the vectors of ``answers``.
 
     Attributes:
@@ -89,7 +89,7 @@ class CacheCoordinator:
 
     Raises:
         InvalidSessionId: not usable as an id.
-        ConfigError: a setting makes no sense.
+        ConfigError: a setting is invalid.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class CacheCoordinator:
 
 
 class AsyncCacheCoordinator:
-    """Async twin of :class:`CacheCoordinator`: same arguments, same meaning."""
+    """Async variant of :class:`CacheCoordinator`: same arguments, same meaning."""
 
     def __init__(
         self,

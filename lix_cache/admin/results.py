@@ -70,7 +70,7 @@ class Deleted:
 
 @dataclass(frozen=True)
 class Migrated:
-    """What became of the sessions of lix-open-cache 0.1.0 and of another ``redis_buckets``.
+    """What happened to the sessions of lix-open-cache 0.1.0 and of another ``redis_buckets``.
 
     Attributes:
         sessions: sessions that were moved whole, or would be.

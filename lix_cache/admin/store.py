@@ -82,7 +82,7 @@ class StoreAdmin:
         return [info for sid, info in infos if info.hot_messages or sid in cold]
 
     def session(self, session_id: SessionName) -> SessionInfo | None:
-        """Return one session, None if there is none of that name."""
+        """Return one session, or None if there is none."""
         stored = stored_id(session_id)
         size = self._drive(flows.window_sizes(self._store, [stored]))[stored]
         meta = self._store.cold.metadata(stored)
@@ -111,7 +111,7 @@ class StoreAdmin:
         return self._drive(moving_over.names_left(self._store))[0]
 
     def stats(self) -> StoreStats:
-        """Return the numbers of the whole store."""
+        """Return the totals of the store."""
         info = dict(self._drive(flows.ask(("INFO",))))
         hot = self._drive(rounds.list_hot(self._store))
         sizes = self._drive(flows.window_sizes(self._store, hot)).values()
@@ -156,9 +156,9 @@ class StoreAdmin:
         Args:
             idle_seconds: sessions idle for so long; 0 for all that are hot, the
                 configured time by default.
-            session_ids: these sessions instead, however busy they are.
+            session_ids: these sessions instead, even busy ones.
             namespace: of the idle sessions those of this namespace alone.
-            on_progress: called with the sessions done and the sessions in all.
+            on_progress: called with the number of sessions done and of all sessions.
 
         Returns:
             What moved. One session's failure does not keep the others from moving.
@@ -194,8 +194,8 @@ class StoreAdmin:
             idle_seconds: sessions last moved to disk so long ago; the time after which an idle
                 session is moved, by default.
             session_ids: these sessions alone.
-            dry_run: change nothing, and say what would be.
-            on_progress: called with the files done and the files in all.
+            dry_run: change nothing, and report what would change.
+            on_progress: called with the number of files done and of all files.
 
         Raises: as :meth:`ConversationArchive.compact`.
         """
@@ -218,7 +218,7 @@ class StoreAdmin:
             dry_run: change nothing, and count what would move at most: the entries of the old
                 lists. Of messages of one millisecond the old package kept the last, some have
                 ended, and some are in the archive already.
-            on_progress: called with the sessions done and the sessions in all.
+            on_progress: called with the number of sessions done and of all sessions.
 
         Returns:
             What moved. One session's failure does not keep the others from moving.

@@ -28,7 +28,7 @@ def demo(
             help='Conversations to replay: JSONL of {"messages": …}, ShareGPT or {"turns": …}. Repeatable.',
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many conversations.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most conversations to replay.")] = None,
     data_dir: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder of the private server and the demo's archive.")
     ] = None,
