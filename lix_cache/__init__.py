@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from lix_cache.evaluation.question_log import QuestionLog
     from lix_cache.evaluation.questions import Question, questions_from_log, questions_from_pairs
     from lix_cache.evaluation.replay import Pair, PairTally, Replay, judge_pairs, replay
-    from lix_cache.evaluation.thresholds_file import load_limits, save_limits
+    from lix_cache.evaluation.thresholds_file import load_thresholds, save_thresholds
     from lix_cache.hot.clients import (
         close_async_redis_clients,
         create_async_redis_client,
@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from lix_cache.huffman_codec._phrase_table import PhraseTable
     from lix_cache.huffman_codec.training import train_table
     from lix_cache.matching.reasons import Reason
-    from lix_cache.matching.thresholds import DEFAULT_LIMITS, STRICT_LIMITS, Limits
+    from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, STRICT_THRESHOLDS, Thresholds
     from lix_cache.observability.json_logs import json_logs
     from lix_cache.observability.prometheus import register_metrics
     from lix_cache.semantic.cache import AsyncSemanticCache, SemanticCache
@@ -152,7 +152,7 @@ _HOMES = {
     "CalibrationPoint": "evaluation.calibration",
     "ConversationArchive": "archive.archive",
     "CrossEncoderVerifier": "verifiers.cross_encoder",
-    "DEFAULT_LIMITS": "matching.thresholds",
+    "DEFAULT_THRESHOLDS": "matching.thresholds",
     "EmbeddedRedis": "embedded",
     "Embedder": "embedders.protocol",
     "Evictor": "session.evictor",
@@ -160,7 +160,7 @@ _HOMES = {
     "HuffmanCodec": "huffman_codec",
     "HybridConversationCache": "session.cache",
     "InFlightCall": "semantic.calls_in_flight",
-    "Limits": "matching.thresholds",
+    "Thresholds": "matching.thresholds",
     "Lookup": "semantic.result",
     "OnnxEmbedder": "embedders.onnx",
     "OnnxVerifier": "verifiers.onnx",
@@ -174,7 +174,7 @@ _HOMES = {
     "Reason": "matching.reasons",
     "Report": "semantic.result",
     "Replay": "evaluation.replay",
-    "STRICT_LIMITS": "matching.thresholds",
+    "STRICT_THRESHOLDS": "matching.thresholds",
     "SemanticCache": "semantic.cache",
     "SemanticCacheRedis": "compat.caches",
     "SentenceTransformerEmbedder": "embedders.sentence_transformer",
@@ -195,19 +195,24 @@ _HOMES = {
     "ensure_redis": "embedded",
     "json_logs": "observability.json_logs",
     "judge_pairs": "evaluation.replay",
-    "load_limits": "evaluation.thresholds_file",
+    "load_thresholds": "evaluation.thresholds_file",
     "questions_from_log": "evaluation.questions",
     "questions_from_pairs": "evaluation.questions",
     "register_metrics": "observability.prometheus",
     "replay": "evaluation.replay",
-    "save_limits": "evaluation.thresholds_file",
+    "save_thresholds": "evaluation.thresholds_file",
     "train_table": "huffman_codec.training",
 }
 
 __all__ = [
+<<<<<<< HEAD
     "DEFAULT_LIMITS",
     "STRICT_LIMITS",
     "AddedMessages",
+=======
+    "DEFAULT_THRESHOLDS",
+    "STRICT_THRESHOLDS",
+>>>>>>> w-wrd
     "ArchiveBusy",
     "ArchiveCorrupt",
     "ArchiveError",
@@ -249,7 +254,6 @@ __all__ = [
     "InvalidVector",
     "KeyReused",
     "LayoutMismatch",
-    "Limits",
     "LixCacheError",
     "Lookup",
     "MissingExtra",
@@ -281,6 +285,7 @@ __all__ = [
     "StoredMessage",
     "StreamInterrupted",
     "Streamed",
+    "Thresholds",
     "URLEmbeddingCache",
     "Verifier",
     "VerifierError",
@@ -295,12 +300,12 @@ __all__ = [
     "ensure_redis",
     "json_logs",
     "judge_pairs",
-    "load_limits",
+    "load_thresholds",
     "questions_from_log",
     "questions_from_pairs",
     "register_metrics",
     "replay",
-    "save_limits",
+    "save_thresholds",
     "train_table",
 ]
 

@@ -170,7 +170,7 @@ def _operations(
     full = getattr(lix_cache, f"{colour}SemanticCache")
     for count in bench.size.scopes:
         own = _with_vectors(config)
-        # A wording that is kept beside its entry would be an exact hit the next time.
+        # A query text that is kept beside its entry would be an exact hit the next time.
         cache = full(None, own, context=_scope(count), ttl_seconds=86_400, audit_rate=0)
         yield from _on_scope(bench.texts, cache, count)
     urls = getattr(lix_cache, f"{colour}URLEmbeddingCache")(name, config)

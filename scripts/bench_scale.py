@@ -35,7 +35,7 @@ from lix_cache import OnnxEmbedder
 T = TypeVar("T")
 Floats = npt.NDArray[np.float32]
 ROOT = Path(__file__).resolve().parents[1]
-#: Cosine of a text and its wording by somebody else, about: 1 / sqrt(1 + NOISE²).
+#: Cosine of a text and a paraphrase by another writer, about: 1 / sqrt(1 + NOISE²).
 NOISE = 0.35
 EFFORTS = (0, 50, 100, 200, 400)
 PIPELINE = 200

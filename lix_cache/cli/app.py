@@ -91,5 +91,7 @@ app.command(epilog="Example: lix-cache migrate --dry-run")(migrate)
 app.command(
     "eval", epilog="Example: lix-cache eval --set asked.jsonl --model sentence-transformers/all-MiniLM-L6-v2"
 )(eval_)
-app.command("calibrate", epilog="Example: lix-cache calibrate --log asked.jsonl -o limits.json")(calibrate_)
+app.command("calibrate", epilog="Example: lix-cache calibrate --log asked.jsonl -o thresholds.json")(
+    calibrate_
+)
 app.add_typer(codec, name="codec", no_args_is_help=True)

@@ -10,7 +10,7 @@ from lix_cache.arguments import config_with
 from lix_cache.checks import check_seconds, check_text, check_whole
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.compat.flow import QueryCache, UrlCache
-from lix_cache.compat.ring import TAG_BYTES
+from lix_cache.compat.ring import NONCE_BYTES
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.aio import AsyncDriver
 from lix_cache.drivers.sync import SyncDriver
@@ -87,7 +87,7 @@ class _Semantic:
             session_id=session_id,
             threshold=self.similarity_threshold,
             capacity=self.max_items_per_url,
-            new_tag=lambda: os.urandom(TAG_BYTES),
+            new_nonce=lambda: os.urandom(NONCE_BYTES),
         )
         self._connect(clock)
 

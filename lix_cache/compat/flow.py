@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lix_cache.checks import check_seconds
-from lix_cache.compat.ring import ROUNDING, TAG_BYTES, Match, best_match, make_slot, unit_vector
+from lix_cache.compat.ring import NONCE_BYTES, ROUNDING, Match, best_match, make_slot, unit_vector
 from lix_cache.effects import Flow, RedisBatch, RedisCall
 from lix_cache.errors import (
     DimensionMismatch,
@@ -94,13 +94,13 @@ class QueryCache(_Cache):
         session_id: whose responses; no other session sees them.
         threshold: least cosine similarity of a hit.
         capacity: entries per URL, first in first out.
-        new_tag: makes 8 random bytes.
+        new_nonce: makes 8 random bytes.
     """
 
     session_id: str = ""
     threshold: float = 0.9
     capacity: int = 50
-    new_tag: Callable[[], bytes] = lambda: bytes(TAG_BYTES)
+    new_nonce: Callable[[], bytes] = lambda: bytes(NONCE_BYTES)
 
     def _scope(self, url: str) -> str:
         return _scope(self.session_id, _checked_url(url), self.embedder)
@@ -162,7 +162,7 @@ class QueryCache(_Cache):
             raise InvalidMessage("the response must not be None: None is what a miss answers")
         check_json(value, "the response")
         unit = self._query(vector)
-        scope, tag = self._scope(url), self.new_tag()
+        scope, nonce = self._scope(url), self.new_nonce()
         life = life_ms(self.ttl_seconds if ttl_seconds is None else ttl_seconds)
         return ScriptCall(
             RING_SET,
@@ -170,8 +170,8 @@ class QueryCache(_Cache):
             (
                 unit.size,
                 self.capacity,
-                make_slot(unit, tag, self.now_ms + life),
-                tag + encode_json(value),
+                make_slot(unit, nonce, self.now_ms + life),
+                nonce + encode_json(value),
                 life,
                 scope,
             ),
@@ -208,12 +208,12 @@ class QueryCache(_Cache):
 
     def _response(self, stored: bytes | None, match: Match) -> Any:
         # Between the two round trips the entry may have been replaced by another
-        # answer under the same number; its tag tells.
-        if stored is None or stored[:TAG_BYTES] != match.tag:
+        # answer under the same number; its nonce tells.
+        if stored is None or stored[:NONCE_BYTES] != match.nonce:
             self.counters["misses"] += 1
             return None
         try:
-            response = decode_json(stored[TAG_BYTES:])
+            response = decode_json(stored[NONCE_BYTES:])
         except ValueError as error:
             raise RedisCommandError(f"a cached response holds foreign data: {error}") from None
         self.counters["hits"] += 1

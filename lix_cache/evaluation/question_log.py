@@ -46,7 +46,7 @@ class QuestionLog:
             query: the question.
             answer_id: names the answer, such as a hash of the response; equal means the same.
             scope: what had to match exactly; questions of different scopes never meet.
-            group: class of the scope, if classes are to have limits of their own.
+            group: class of the scope, if classes are to have thresholds of their own.
             hit: whether the answer came from the cache.
             right: what is known about a hit: True, False, or None for nothing. Calibration
                 takes a hit into account only if it is True.

@@ -25,7 +25,7 @@ class Question:
         text: the question.
         answer: names the right answer; equal names mean the same answer.
         scope: questions of different scopes never meet, as in the cache.
-        group: class of the scope; each class may get limits of its own.
+        group: class of the scope; each class may get thresholds of its own.
         reply: a response in its own words, where one was written for this question alone; empty: the
             answer's name stands for the response.
     """

@@ -88,12 +88,12 @@ class Replay:
         """Wrong among the hits, 0 to 1."""
         return self.wrong / self.hits if self.hits else 0.0
 
-    def hit_limits(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Return exact limits of the true hit ratio."""
+    def hit_interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Return the exact confidence interval of the true hit ratio."""
         return clopper_pearson(self.hits, self.questions, confidence)
 
-    def wrong_limits(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Return exact limits of the true proportion of wrong answers among the hits."""
+    def wrong_interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Return the exact confidence interval of the true proportion of wrong answers among the hits."""
         return clopper_pearson(self.wrong, self.hits, confidence)
 
 
@@ -171,12 +171,12 @@ class PairTally:
     false_accepts: int
     reasons: Mapping[str, int]
 
-    def true_limits(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Return exact limits of the proportion of true accepts."""
+    def true_accepts_interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Return the exact confidence interval of the proportion of true accepts."""
         return clopper_pearson(self.true_accepts, self.same, confidence)
 
-    def false_limits(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Return exact limits of the proportion of false accepts."""
+    def false_accepts_interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Return the exact confidence interval of the proportion of false accepts."""
         return clopper_pearson(self.false_accepts, self.different, confidence)
 
 

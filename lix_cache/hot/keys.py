@@ -36,17 +36,17 @@ class AnswerKeys(NamedTuple):
         responses: hash: digest to response, and to its parts if it is large; entries with
             equal responses share one.
         shares: hash: digest to the number of entries that share the response.
-        exact: hash: digest of a wording to its entry.
+        exact: hash: digest of a query text to its entry.
         log: stream: one record for each live entry; the stream id is the entry's number.
         dropped: stream: numbers of entries that were dropped.
         used: sorted set: entries by last use or number of uses, where the eviction asks for it.
         expiry: sorted set: entries by the Unix milliseconds of their expiry.
-        reported: hash: digest of a wording to the clusters that were reported as wrong for it.
+        reported: hash: digest of a query text to the answer groups that were reported as wrong for it.
         scopes: sorted set: scopes of the bucket by the Unix milliseconds of their expiry.
         contexts: hash: scope to digests of the items of its context.
         vectors: vector set: the vectors of a large scope, where the server has such sets.
         followed: hash: how far in the log and in the deletions the vector set is.
-        labels: hash: labels by evidence, and audits.
+        labels: hash: labels by score, and audits.
     """
 
     head: str

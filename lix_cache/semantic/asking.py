@@ -21,7 +21,7 @@ from lix_cache.hot.entries import tag_words
 from lix_cache.semantic.functions import Known
 from lix_cache.semantic.policy import CachePolicy
 from lix_cache.semantic.scope import canonical, frozen
-from lix_cache.semantic.store import wording_of
+from lix_cache.semantic.store import query_text
 from lix_cache.values.identity import digest_of, take
 
 __all__ = ["Asker", "Question", "Rules"]
@@ -182,13 +182,13 @@ class Asker:
                 context[f"argument.{name}"] = self._item(name, form)
         try:
             text, around = self._policy.extract_query("" if prompt is None else prompt)
-            wording = wording_of(text)
+            normalised = query_text(text)
         except InvalidContext:
             raise
         except InvalidInput:
             return None
-        context.update(self._around(wording, prompt, around))
-        key = wording, canonical(context, f"a call of {self.name}")
+        context.update(self._around(normalised, prompt, around))
+        key = normalised, canonical(context, f"a call of {self.name}")
         return Question(
             text, context, key, (bound.args, bound.kwargs), lambda: self._are_same(identity, checks)
         )

@@ -16,10 +16,10 @@ from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import ConfigError, LixCacheError, told
 from lix_cache.hot.answers import Answers
 from lix_cache.hot.endpoint import endpoint_for
-from lix_cache.hot.entries import TAG_BYTES
+from lix_cache.hot.entries import NONCE_BYTES
 from lix_cache.hot.keys import Keys
 from lix_cache.matching.guards import GUARDS, Objection, check
-from lix_cache.matching.thresholds import DEFAULT_LIMITS, Limits
+from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, Thresholds
 from lix_cache.semantic.decorator import Decorating
 from lix_cache.semantic.index import IndexPool
 from lix_cache.semantic.policy import CachePolicy
@@ -71,7 +71,7 @@ class Assembled(Decorating):
         config: CacheConfig | None = None,
         *,
         context: Mapping[str, Any] | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        thresholds: Thresholds = DEFAULT_THRESHOLDS,
         guards: bool | Iterable[str] = True,
         verifier: Verifier | None = None,
         verifier_threshold: float = 0.7,
@@ -117,7 +117,7 @@ class Assembled(Decorating):
             indexes=IndexPool(check_whole("index_bytes", index_bytes, 1)),
             embedder=embedder,
             context=self.context,
-            limits=check_is("limits", limits, Limits),
+            thresholds=check_is("thresholds", thresholds, Thresholds),
             object_to=_guards(guards),
             verifier=verifier,
             verifier_threshold=check_number("verifier_threshold", verifier_threshold, 0, 1),
@@ -131,11 +131,11 @@ class Assembled(Decorating):
             miss_on_error=config.on_cache_error == "miss",
             breaker=breaker_for(self._endpoint, config, clock),
             clock=check_has("clock", clock, "SystemClock()", monotonic=True),
-            new_tag=lambda: os.urandom(TAG_BYTES),
+            new_nonce=lambda: os.urandom(NONCE_BYTES),
             embedder_id=config.embedder_id or "",
             dim=config.embedding_dim,
             watch=Watch(
-                limits.evidence,
+                thresholds.score,
                 None
                 if target_false_hit_rate is None
                 else check_number("target_false_hit_rate", target_false_hit_rate, 0, 1),
@@ -159,7 +159,7 @@ class Assembled(Decorating):
 
     def _stats(self, counts: dict[str, Any] | LixCacheError) -> dict[str, Any]:
         names = (
-            *("scopes", "entries", "reported_wordings", "bytes"),
+            *("scopes", "entries", "reported_queries", "bytes"),
             *("audits", "audits_wrong", "false_hit_rate_95", "closed_scopes"),
         )
         found: dict[str, Any] = dict.fromkeys(names) if isinstance(counts, LixCacheError) else {**counts}

@@ -23,8 +23,8 @@ __all__ = ["AsyncSemanticCache", "SemanticCache"]
 class SemanticCache(Assembled):
     """Responses found again by the meaning of the question; every answer says why.
 
-    A lookup is a cascade: the policy, the exact text, the nearest stored wordings and their
-    lead over whatever answers differently, the guards, the verifier. Only entries of the same
+    A lookup is a cascade: the policy, the exact text, the nearest stored queries and their
+    margin over entries that answer differently, the guards, the verifier. Only entries of the same
     *scope* are looked at: everything in the context, the embedder's id and its dimension
     must match exactly.
 
@@ -37,7 +37,7 @@ class SemanticCache(Assembled):
         config: settings; ``CacheConfig()`` by default.
         context: what every call is about: tenant, model, system prompt and so on. A call
             may add to it and not change it.
-        limits: what a semantic hit must reach.
+        thresholds: what a semantic hit must reach.
         guards: False for none, or the names of those to ask.
         verifier: asked last. If it cannot answer, the lookup is a miss.
         verifier_threshold: least score that it must give.
@@ -55,7 +55,7 @@ class SemanticCache(Assembled):
             are wrong (``get_stats``, ``audit``); 0 for none.
         target_false_hit_rate: part of the hits that may be wrong. Each scope raises its threshold where
             its own misses and audits say that it must, and closes where audits prove that more are
-            wrong; None: the limits stay as they are.
+            wrong; None: the thresholds stay as they are.
         version: any text; another one leaves all old entries behind.
         deadline_seconds: how long the embedder, and then the verifier, may take before the
             lookup is a miss; None: as long as they take, in the calling thread.
@@ -90,7 +90,7 @@ class SemanticCache(Assembled):
             query: its text.
             context: what must match exactly, beside the cache's own context.
             query_embedding: shape (dim,), if it is known already.
-            similarity_threshold: in place of ``limits.threshold``.
+            similarity_threshold: in place of ``thresholds.threshold``.
 
         Raises:
             InvalidInput: the query is empty or no str.
@@ -147,7 +147,7 @@ class SemanticCache(Assembled):
     ) -> Lookup:
         """Say whether a lookup would hit, without the response, and leave no trace.
 
-        Nothing is counted, no life is prolonged and no wording is kept. Arguments, errors
+        Nothing is counted, no time to live is prolonged and no query text is kept. Arguments, errors
         and round trips are those of :meth:`lookup`.
         """
         query_ = lookup.Query(query, context, query_embedding, similarity_threshold, peek=True)
@@ -206,7 +206,7 @@ class SemanticCache(Assembled):
                 always belongs to it; ``{}`` means nothing beside that.
             tags: words of which an entry has at least one.
             older_than_seconds: least age.
-            similar_to: a text to whose meaning a wording is near; entries of this embedder.
+            similar_to: drop entries near this text; entries of this embedder.
             similarity: how near, a cosine.
 
         Raises:
@@ -219,7 +219,7 @@ class SemanticCache(Assembled):
     def report_wrong(self, entry_id: str, query: str, *, context: Mapping[str, Any] | None = None) -> Report:
         """Report that a response does not answer a query. One round trip.
 
-        The wording of the query is never answered with that answer again, nor is it stored
+        The query is never answered with that answer again, nor is it stored
         for it; this is remembered for a year after the last report or store in the scope.
 
         Args:

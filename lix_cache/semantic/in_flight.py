@@ -59,7 +59,7 @@ class Asking:
     Attributes:
         text: the question.
         context: what must match exactly, beside the cache's own.
-        key: what makes calls equal in this process: the wording, and all that must match.
+        key: what makes calls equal in this process: the query text, and all that must match.
         name: who asks, for the log.
         lock_seconds: how long equal calls wait for one another.
         embedding: of the question, if it is known already.
@@ -320,6 +320,6 @@ def _tell_dropped(flights: Flights) -> Flow[None]:
 def _shared(core: Core, asking: Asking) -> Shared:
     whole = canonical(merged(core.context, asking.context)).decode("latin-1")
     name = digest("flight", whole, asking.key[0], core.version)
-    token = core.new_tag() + core.new_tag()
+    token = core.new_nonce() + core.new_nonce()
     # Not one of the two signs that an ended flight begins with.
     return Shared(core, core.keys.flight(name), b"=" + token[:_TOKEN_BYTES], asking.lock_seconds)

@@ -46,7 +46,7 @@ class View:
 
     Attributes:
         vectors: shape (n, dim), unit length. In a view of the living alone, not theirs.
-        clusters: shape (n,); equal labels answer the same.
+        groups: shape (n,); equal labels answer the same.
         expires: Unix milliseconds, shape (n,); minus infinity for an entry that is gone.
         records: n of them or more; those beyond are not part of the view.
         answers: vectors of the responses, shape (n, dim), or None where answers are
@@ -54,7 +54,7 @@ class View:
     """
 
     vectors: FloatArray
-    clusters: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.int64]
     expires: npt.NDArray[np.float64]
     records: Sequence[Record]
     answers: FloatArray | None = None
@@ -77,7 +77,7 @@ class View:
         rows = alive.nonzero()[0]
         return similarities[rows], View(
             self.vectors,
-            self.clusters[rows],
+            self.groups[rows],
             self.expires[rows],
             [self.records[row] for row in rows.tolist()],
             None if self.answers is None else self.answers[rows],
@@ -104,7 +104,7 @@ class ScopeIndex:
         self._size = 0
         self._vectors: FloatArray = np.empty((0, self.dim), np.float32)
         self._answers: FloatArray | None = None
-        self._clusters: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._groups: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._expires: npt.NDArray[np.float64] = np.empty(0, np.float64)
         self._records: list[Record] = []
         self._rows: dict[bytes, int] = {}
@@ -200,9 +200,9 @@ class ScopeIndex:
             return
         # In place, though a lookup may be reading: copying the whole for each store costs far more than
         # what half a vector can do, which is to make two answers look less alike than they are.
-        for number, tag, vector in meanings:
+        for number, nonce, vector in meanings:
             row = self._rows.get(number)
-            if row is not None and self._records[row].tag == tag:
+            if row is not None and self._records[row].nonce == nonce:
                 self._answers[row] = vector
 
     def _add(self, records: list[Record]) -> None:
@@ -223,7 +223,7 @@ class ScopeIndex:
         if self._answers is not None:
             self._answers[start:end] = 0.0 if answers is None else answers
         for row, record in enumerate(records, start):
-            self._clusters[row] = int.from_bytes(record.cluster, "little", signed=True)
+            self._groups[row] = int.from_bytes(record.group, "little", signed=True)
             self._expires[row] = record.expires_ms
             self._soonest = min(self._soonest, record.expires_ms)
             self._rows[record.number] = row
@@ -231,7 +231,7 @@ class ScopeIndex:
         empty = np.empty(0, np.float32)
         # The vectors are in the matrix; the record would hold them, and the reply, a second time.
         self._records += [
-            Record(r.number, r.expires_ms, r.tag, r.cluster, r.text, empty, None) for r in records
+            Record(r.number, r.expires_ms, r.nonce, r.group, r.text, empty, None) for r in records
         ]
         self._size = end
 
@@ -245,7 +245,7 @@ class ScopeIndex:
             return
         capacity = max(size, capacity + capacity // 2, 16)
         self._vectors = _grown(self._vectors, capacity)
-        self._clusters = _grown(self._clusters, capacity)
+        self._groups = _grown(self._groups, capacity)
         self._expires = _grown(self._expires, capacity)
         if self._answers is not None:
             self._answers = _grown(self._answers, capacity)
@@ -267,7 +267,7 @@ class ScopeIndex:
             for record in records:
                 row = self._rows.get(record.number)
                 # By now it may be another entry with the same number.
-                if row is not None and self._records[row].tag == record.tag:
+                if row is not None and self._records[row].nonce == record.nonce:
                     del self._rows[record.number]
                     self._expires[row] = float("-inf")
 
@@ -282,7 +282,7 @@ class ScopeIndex:
             return
         kept = np.flatnonzero(self._expires[: self._size] > now_ms)
         self._vectors = self._vectors[kept]
-        self._clusters = self._clusters[kept]
+        self._groups = self._groups[kept]
         self._expires = self._expires[kept]
         if self._answers is not None:
             self._answers = self._answers[kept]
@@ -296,7 +296,7 @@ class ScopeIndex:
         end = self._size
         return View(
             self._vectors[:end],
-            self._clusters[:end],
+            self._groups[:end],
             self._expires[:end],
             self._records,
             None if self._answers is None else self._answers[:end],

@@ -18,7 +18,7 @@ from lix_cache.semantic.response_vectors import text_of
 from lix_cache.semantic.result import Stored
 from lix_cache.semantic.scope import canonical, merged
 from lix_cache.semantic.stats import about_tokens
-from lix_cache.semantic.store import Core, Scope, Spent, Stop, wording_of
+from lix_cache.semantic.store import Core, Scope, Spent, Stop, query_text
 from lix_cache.semantic.watch import agree
 from lix_cache.values.codec import Encoded, encode_value
 from lix_cache.values.streamed import Streamed
@@ -60,9 +60,9 @@ class Answer:
 class _Packed:
     """An answer as bytes."""
 
-    wording: str
+    text: str
     response: Encoded
-    cluster: bytes
+    group: bytes
     life_ms: int
     tags: bytes
     tokens: Tokens
@@ -80,7 +80,7 @@ def store(core: Core, answer: Answer) -> Flow[Stored]:
 
 
 def _store(core: Core, answer: Answer, spent: Spent) -> Flow[Stored]:
-    wording, tags = wording_of(answer.text), entries.tag_words(answer.tags)
+    text, tags = query_text(answer.text), entries.tag_words(answer.tags)
     if answer.response is None:
         raise InvalidInput("the response must not be None: None is what a miss answers")
     tokens = None if answer.tokens is None else Tokens.of(answer.tokens)
@@ -99,7 +99,7 @@ def _store(core: Core, answer: Answer, spent: Spent) -> Flow[Stored]:
     seconds = answer.ttl_seconds
     if seconds is None:
         seconds = core.policy.ttl_for(answer.text, core.ttl_seconds)
-    response, cluster = yield from _encoded(answer.response)
+    response, group = yield from _encoded(answer.response)
     try:
         scope = yield from core.scope(answer.context)
     except Stop as stop:
@@ -114,8 +114,8 @@ def _store(core: Core, answer: Answer, spent: Spent) -> Flow[Stored]:
     if vector is None and core.embedder is not None:
         # Whatever keeps the embedder from answering, the response is not lost: its exact
         # words find it again.
-        vector = yield from core.vector_or_none(wording, scope.dim, spent)
-    packed = _Packed(wording, response, cluster, life_ms(seconds), tags, tokens)
+        vector = yield from core.vector_or_none(text, scope.dim, spent)
+    packed = _Packed(text, response, group, life_ms(seconds), tags, tokens)
     stored = yield from _put(core, scope, packed, vector)
     _compare(core, scope, packed, None if vector is None else answer.response, stored)
     return Stored(refused=Reason.REPORTED) if stored is None else Stored(str(stored))
@@ -123,24 +123,24 @@ def _store(core: Core, answer: Answer, spent: Spent) -> Flow[Stored]:
 
 def _compare(core: Core, scope: Scope, packed: _Packed, response: Any, stored: EntryId | None) -> None:
     """Learn from a fresh answer, and have its text embedded once the store has answered."""
-    asked = core.watch.take(scope.id, entries.text_digest(packed.wording))
+    asked = core.watch.take(scope.id, entries.text_digest(packed.text))
     if asked is not None and core.object_to(asked.text, asked.nearest) is not None:
         asked = None
-    label = int.from_bytes(packed.cluster, "little", signed=True)
+    label = int.from_bytes(packed.group, "little", signed=True)
     text = text_of(response)
     meanings = core.answer_meanings()
     if meanings is None or text is None or stored is None:
         if asked is not None:
             # What has no meaning to compare is another answer if it is not equal.
-            core.watch.label(scope.id, asked, label == asked.cluster)
+            core.watch.label(scope.id, asked, label == asked.group)
         return
-    number, tag = stored.number, stored.tag
+    number, nonce = stored.number, stored.nonce
 
     def embedded(vector: FloatArray) -> None:
         if vector.size != scope.dim:
             return
-        row = entries.pack_meaning(number, tag, vector)
-        core.later.add(scope.id, core.answers.attach(scope.id, number, tag, row))
+        row = entries.pack_meaning(number, nonce, vector)
+        core.later.add(scope.id, core.answers.attach(scope.id, number, nonce, row))
         if asked is not None:
             core.watch.label(scope.id, asked, agree(asked, label, vector))
 
@@ -150,24 +150,24 @@ def _compare(core: Core, scope: Scope, packed: _Packed, response: Any, stored: E
 def _put(core: Core, scope: Scope, packed: _Packed, vector: FloatArray | None) -> Flow[EntryId | None]:
     import numpy as np
 
-    digest, tag = entries.text_digest(packed.wording), core.new_tag()
+    digest, nonce = entries.text_digest(packed.text), core.new_nonce()
     # A sliding life begins with one step, and can grow to the whole.
     first = min(packed.life_ms, core.slide_ms) if core.slide_ms else packed.life_ms
     response = packed.response
     new = NewEntry(
-        wording=digest,
+        text_digest=digest,
         meta=entries.pack_fixed(
             response_key=entries.response_key(response.head, *response.chunks),
-            wording=digest,
-            cluster=packed.cluster,
-            tag=tag,
+            text_digest=digest,
+            group=packed.group,
+            nonce=nonce,
             tokens=packed.tokens,
             tags=packed.tags,
         ),
         record=entries.pack_record(
-            tag=tag,
-            cluster=packed.cluster,
-            text=packed.wording,
+            nonce=nonce,
+            group=packed.group,
+            text=packed.text,
             vector=np.empty(0, np.float32) if vector is None else vector,
         ),
         response=response.head,
@@ -183,7 +183,7 @@ def _put(core: Core, scope: Scope, packed: _Packed, vector: FloatArray | None) -
             scope.items,
             most=core.max_entries,
             eviction=core.eviction,
-            generation=core.new_tag(),
+            generation=core.new_nonce(),
         )
     ]
     if answers.large_from is not None:
@@ -193,7 +193,7 @@ def _put(core: Core, scope: Scope, packed: _Packed, vector: FloatArray | None) -
         return None
     core.tally.count("stored")
     core.tally.count("evicted", put.evicted)
-    return EntryId(put.number, tag)
+    return EntryId(put.number, nonce)
 
 
 def _size(response: Encoded) -> int:
@@ -201,7 +201,7 @@ def _size(response: Encoded) -> int:
 
 
 def _encoded(response: Any) -> Flow[tuple[Encoded, bytes]]:
-    """Return a response's bytes and its cluster: equal responses answer the same."""
+    """Return a response's bytes and its answer group: equal responses answer the same."""
 
     def encode() -> tuple[Encoded, bytes]:
         encoded = encode_value(response)
@@ -212,7 +212,7 @@ def _encoded(response: Any) -> Flow[tuple[Encoded, bytes]]:
             key = entries.response_key(canonical(body))
         except InvalidContext:
             key = entries.response_key(encoded.head, *encoded.chunks)
-        return encoded, key[: entries.CLUSTER_BYTES]
+        return encoded, key[: entries.GROUP_BYTES]
 
     is_small = isinstance(response, (bool, int, float)) or (
         isinstance(response, (str, bytes)) and len(response) < LARGE_BYTES

@@ -1,7 +1,7 @@
 """Looking up, step by step. See lix_cache.effects.
 
-A lookup is a cascade, and whoever ends it gives the reason: policy, exact text, nearest
-entries and their lead, guards, verifier. The first round trip asks for the exact text and
+A lookup is a cascade. The step that ends it gives the reason: policy, exact text, nearest
+entries and their margin, guards, verifier. The first round trip asks for the exact text and
 for what is new in the scope; everything up to the decision then happens in this process;
 the second fetches the response, if its entry is still alive. Where a vector set is searched,
 the second one brings candidates and responses together, before the decision.
@@ -23,12 +23,12 @@ from lix_cache.hot.found import Exact, Following, Found, Gone, Place, Reported, 
 from lix_cache.matching.decision import ACCEPTED, Choice, choose
 from lix_cache.matching.guards import Objection
 from lix_cache.matching.reasons import Reason
-from lix_cache.matching.thresholds import Limits
+from lix_cache.matching.thresholds import Thresholds
 from lix_cache.semantic import vector_sets
 from lix_cache.semantic.result import Lookup
 from lix_cache.semantic.scope import merged
 from lix_cache.semantic.serving import served
-from lix_cache.semantic.store import Core, Scope, Spent, Stop, wording_of
+from lix_cache.semantic.store import Core, Scope, Spent, Stop, query_text
 from lix_cache.semantic.watch import Asked
 from lix_cache.verifiers.protocol import verified_scores
 
@@ -53,7 +53,7 @@ class Query:
         text: the query.
         context: what must match exactly, beside the cache's own.
         embedding: shape (dim,), if it is known already.
-        threshold: in place of that of the limits.
+        threshold: in place of that of the thresholds.
         peek: only say whether there is an answer, and leave no trace in it.
     """
 
@@ -86,8 +86,8 @@ def _lookup(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
 
 
 def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
-    wording = wording_of(query.text)
-    limits = core.limits.with_threshold(query.threshold)
+    text = query_text(query.text)
+    thresholds = core.thresholds.with_threshold(query.threshold)
     context = merged(core.context, query.context)
     refusal = core.policy.check_lookup(query.text, context)
     if refusal is not None:
@@ -96,7 +96,7 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     given = None if query.embedding is None else core.given(query.embedding, scope)
     core.check_breaker()
 
-    digest = entries.text_digest(wording)
+    digest = entries.text_digest(text)
     index = core.indexes.get(scope.id, scope.dim)
     first, seen = yield from _ask(core, scope.id, digest, index, query.peek)
     if isinstance(first, Exact):
@@ -105,7 +105,7 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     asked = 0.0
     following: Following
     if isinstance(first, Search):
-        vector = given if given is not None else (yield from core.vector(wording, scope.dim, spent))
+        vector = given if given is not None else (yield from core.vector(text, scope.dim, spent))
         asked = core.clock.monotonic()
         near = yield from vector_sets.nearest(core, scope, digest, vector, peek=query.peek)
         view, following = near.view, near.brought.found
@@ -113,19 +113,21 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
         view, following = seen, first
         if not len(view.expires):
             raise Stop(Reason.EMPTY)
-        vector = given if given is not None else (yield from core.vector(wording, scope.dim, spent))
+        vector = given if given is not None else (yield from core.vector(text, scope.dim, spent))
 
     reported = following.reported
     similarities, view = view.similarities(vector, following.now_ms)
-    chosen = _choose(core, view, similarities, _learned(core, limits, scope, query.text), query.text, vector)
+    chosen = _choose(
+        core, view, similarities, _learned(core, thresholds, scope, query.text), query.text, vector
+    )
     if not chosen.rows:
         _remember(core, query, scope, digest, view, chosen)
         raise _why_not(chosen)
-    if int(view.clusters[chosen.rows[0]]) in reported:
-        raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this wording")
+    if int(view.groups[chosen.rows[0]]) in reported:
+        raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this query")
     rows = yield from _verified(core, query.text, view, chosen, spent)
     _audit(core, query, scope, digest, view, chosen, rows[0])
-    # Whose answer may be as old as its own life allows; other wordings' only as old as this one's.
+    # Whose answer may be as old as its own life allows; other paraphrases' only as old as this one's.
     timeless = _timeless(core, query, view, rows)
     records = [view.records[row] for row in rows]
     known: Served | None = None
@@ -135,7 +137,7 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     # Of a vector set, the answer is known without asking whether its very response was reported.
     is_reported = near is not None and isinstance(found, Served) and found.meta.response_label in reported
     if is_reported or isinstance(found, Reported):
-        raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this wording")
+        raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this query")
     if isinstance(found, Gone):
         index.lose([view.records[row] for row in rows])
         raise _stop(chosen, Reason.GONE, "the entry expired or was dropped in between")
@@ -146,9 +148,9 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     return (yield from served(core, scope, found, chosen.decision, peek=query.peek))
 
 
-def _learned(core: Core, limits: Limits, scope: Scope, text: str) -> Limits:
+def _learned(core: Core, thresholds: Thresholds, scope: Scope, text: str) -> Thresholds:
     """Return what a hit must reach in this scope, by what it has learned."""
-    return limits.with_evidence(core.watch.threshold(scope.id, is_strange=core.is_strange(text)))
+    return thresholds.with_score(core.watch.threshold(scope.id, is_strange=core.is_strange(text)))
 
 
 def _audit(
@@ -173,7 +175,7 @@ def _remember(
 ) -> None:
     """Keep a question that is not answered, to compare its fresh answer with the nearest entry's."""
     decision = chosen.decision
-    is_near = decision.reason in (ACCEPTED, Reason.EVIDENCE) and chosen.objection is None
+    is_near = decision.reason in (ACCEPTED, Reason.SCORE) and chosen.objection is None
     if query.peek or not core.watch.is_on or decision.best is None or not (audit or is_near):
         return
     row = decision.best if row is None else row
@@ -186,8 +188,8 @@ def _remember(
         Asked(
             query.text,
             record.text,
-            decision.evidence,
-            int(view.clusters[row]),
+            decision.score,
+            int(view.groups[row]),
             answer if has_answer and decision.is_compared else None,
             has_answer and not decision.is_compared,
             audit,
@@ -213,7 +215,9 @@ def _admitted(
     most_ms = int(core.policy.time_sensitive_seconds * 1000)
 
     def admit(fetch: Fetch) -> ScriptCall:
-        candidates = [Candidate(r.number, r.tag, most_ms if r.number in timeless else None) for r in records]
+        candidates = [
+            Candidate(r.number, r.nonce, most_ms if r.number in timeless else None) for r in records
+        ]
         return core.answers.admit(scope_id, digest, candidates, NO_USE if query.peek else core.use, fetch)
 
     if known is None:
@@ -274,7 +278,7 @@ def _follow(
 
 def catch_up(core: Core, scope_id: str, dim: int) -> Flow[tuple[View, float]]:
     """Return what a scope holds, and the server's time in Unix milliseconds. One round trip a page."""
-    # No wording is empty, so no entry is exactly this one.
+    # No text is empty, so no entry is exactly this one.
     digest = entries.text_digest("")
 
     def ask(place: Place) -> ScriptCall:
@@ -285,13 +289,13 @@ def catch_up(core: Core, scope_id: str, dim: int) -> Flow[tuple[View, float]]:
 
 
 def _choose(
-    core: Core, view: View, similarities: FloatArray, limits: Limits, text: str, vector: FloatArray
+    core: Core, view: View, similarities: FloatArray, thresholds: Thresholds, text: str, vector: FloatArray
 ) -> Choice[Objection]:
     """Find the entries that may answer: accepted by their numbers, and no guard objects."""
     return choose(
         similarities,
-        view.clusters,
-        limits,
+        view.groups,
+        thresholds,
         lambda row: core.object_to(text, view.records[row].text),
         wanted=1 if core.verifier is None else _WANTED,
         answers=view.answers,
@@ -311,7 +315,7 @@ def _why_not(choice: Choice[Objection]) -> Stop:
 
 
 def _timeless(core: Core, query: Query, view: View, rows: Sequence[int]) -> frozenset[bytes]:
-    """Return the entries whose wordings are not about now, if the query is."""
+    """Return the entries whose queries are not about now, if the query is."""
     if not core.policy.is_time_sensitive(query.text):
         return frozenset()
     records = [view.records[row] for row in rows]

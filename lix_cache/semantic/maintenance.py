@@ -14,11 +14,11 @@ from lix_cache.evaluation.adaptive import Counts
 from lix_cache.hot import entries
 from lix_cache.hot.entries import EntryId
 from lix_cache.hot.probe import probe, verdict
-from lix_cache.matching.thresholds import DEFAULT_LIMITS, is_measured_for
+from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, is_measured_for
 from lix_cache.semantic.lookup import catch_up
 from lix_cache.semantic.result import Report
 from lix_cache.semantic.scope import embedder_word, item_digests, merged
-from lix_cache.semantic.store import Core, Spent, Stop, wording_of
+from lix_cache.semantic.store import Core, Spent, Stop, query_text
 from lix_cache.vectors import check_dimension
 from lix_cache.verifiers.protocol import verified_scores
 
@@ -123,24 +123,24 @@ def _drop_pages(core: Core, criteria: Criteria, scopes: Sequence[str]) -> Flow[i
 def _drop_similar(core: Core, criteria: Criteria, text: str, wanted: frozenset[bytes]) -> Flow[int]:
     if core.embedder is None:
         raise ConfigError("similar_to needs an embedder; this cache was made without one")
-    wording = wording_of(text)
+    normalised = query_text(text)
     try:
         name, dim = yield from core.identity()
-        vector = yield from core.vector(wording, dim, Spent())
+        vector = yield from core.vector(normalised, dim, Spent())
     except Stop as stop:
         # Not a miss: what should be gone is still there, and the caller must know.
         raise (stop.__cause__ or stop) from None  # it always has one
     dropped = 0
     for scope in (yield from scopes_with(core, wanted | {embedder_word(name, dim)})):
         view, now_ms = yield from catch_up(core, scope, dim)
-        # Its very wording is near, whether or not there was a vector when it was stored.
-        call = core.answers.drop(scope, *criteria.words(), wording=entries.text_digest(wording))
+        # Its own text is near, whether or not there was a vector when it was stored.
+        call = core.answers.drop(scope, *criteria.words(), text_digest=entries.text_digest(normalised))
         dropped += core.answers.dropped((yield RedisCall(call))).entries
         similarities, view = view.similarities(vector, now_ms)
         rows = (similarities >= criteria.similarity).nonzero()[0].tolist()
         for start in range(0, len(rows), _EXPIRED_AT_ONCE):
             records = [view.records[row] for row in rows[start : start + _EXPIRED_AT_ONCE]]
-            named = [(record.number, record.tag) for record in records]
+            named = [(record.number, record.nonce) for record in records]
             call = core.answers.drop(scope, *criteria.words(), named=named)
             dropped += core.answers.dropped((yield RedisCall(call))).entries
     return dropped
@@ -159,15 +159,15 @@ def scopes_with(core: Core, wanted: frozenset[bytes]) -> Flow[list[str]]:
 
 
 def report_wrong(core: Core, entry_id: str, query: str, context: Mapping[str, Any] | None) -> Flow[Report]:
-    """Remember that an answer is wrong for a wording. One round trip."""
-    known, digest = EntryId.parse(entry_id), entries.text_digest(wording_of(query))
+    """Remember that an answer is wrong for a query. One round trip."""
+    known, digest = EntryId.parse(entry_id), entries.text_digest(query_text(query))
     try:
         scope = yield from core.scope(context)
     except Stop as stop:
         raise (stop.__cause__ or stop) from None  # as in _drop_similar
     if known is None:
         return Report(noted=False)
-    call = core.answers.report(scope.id, digest, known.number, known.tag)
+    call = core.answers.report(scope.id, digest, known.number, known.nonce)
     written = int((yield RedisCall(call)))
     if written:
         core.tally.count("wrong_reports")
@@ -217,7 +217,7 @@ def count(core: Core) -> Flow[dict[str, Any]]:
     return {
         "scopes": len(scopes),
         "entries": sum(one.entries for one in counted),
-        "reported_wordings": sum(one.reported for one in counted),
+        "reported_queries": sum(one.reported for one in counted),
         "bytes": sum(one.size for one in counted),
         "audits": audits.audits,
         "audits_wrong": audits.audits_wrong,
@@ -250,7 +250,7 @@ def health(core: Core) -> Flow[dict[str, Any]]:
         ask = Compute(score, core.deadline, "the verifier", may_hang=True)
         parts["verifier"] = yield from _try(core, ask)
     known = is_measured_for(str(parts["embedder"].get("id", "")))
-    prior = "measured" if known or core.limits != DEFAULT_LIMITS else "cautious"
+    prior = "measured" if known or core.thresholds != DEFAULT_THRESHOLDS else "cautious"
     down = parts["redis"]["status"] == "down"
     worse = any(part["status"] in ("down", "degraded") for part in parts.values())
     index = {

@@ -31,7 +31,7 @@ __all__ = ["Meanings", "text_of"]
 
 #: Characters of a response that are embedded. Models read less than that.
 _READ = 2_000
-#: Words from which on a text may be a wording of an answer. A label, a number or a name is the answer.
+#: Words from which on a text may be a paraphrase of an answer. A label, a number or a name is the answer.
 _LEAST_WORDS = 4
 _LEAST_LETTERS = 12
 _SOME = 16

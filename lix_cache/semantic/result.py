@@ -18,9 +18,9 @@ class Lookup:
         is_hit: whether there is a response. A response may be falsy, so ask this.
         response: what was stored; None for a miss. Like ``detail``, not part of the repr: that
             may end in a log.
-        similarity: cosine of the nearest wording, -1 to 1; 1.0 for the exact text; 0.0
+        similarity: cosine of the nearest entry, -1 to 1; 1.0 for the exact text; 0.0
             where none was looked for or there is none.
-        margin: its lead over the nearest wording that answers differently; ``inf`` if
+        margin: how much nearer it is than the nearest entry that answers differently; ``inf`` if
             there is none.
         reason: one of :class:`Reason`.
         detail: the reason in words, such as what a guard objected to.
@@ -48,7 +48,7 @@ class Report:
     """What became of a report; true if it was noted.
 
     Attributes:
-        noted: the answer will not be given to that wording again. False: there is no such entry
+        noted: the answer will not be given to that query again. False: there is no such entry
             in the scope of the report (it has ended, or is another context's), and nothing was
             written.
         dropped: an entry paired the two, and was dropped.

@@ -39,7 +39,7 @@ def served(
         response = yield from _decoded(core, scope, meta.response_key, data)
         core.tally.saved(meta.tokens)
         if decision is not None:
-            core.watch.seen(scope.id, decision.evidence)
+            core.watch.seen(scope.id, decision.score)
     return Lookup(
         True,
         response,
@@ -48,7 +48,7 @@ def served(
         reason=Reason.EXACT if decision is None else Reason.SEMANTIC,
         age_seconds=max(0.0, now_ms - meta.created_ms) / 1000,
         ttl_remaining_seconds=max(0.0, meta.expires_ms - now_ms) / 1000,
-        entry_id=str(EntryId(number, meta.tag)),
+        entry_id=str(EntryId(number, meta.nonce)),
     )
 
 

@@ -19,7 +19,7 @@ from lix_cache.matching.guards import Objection
 from lix_cache.matching.guards.reading import read
 from lix_cache.matching.reasons import Reason
 from lix_cache.matching.text import normalise
-from lix_cache.matching.thresholds import DEFAULT_LIMITS, Limits, is_lexical, is_measured_for
+from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, Thresholds, is_lexical, is_measured_for
 from lix_cache.semantic.deferred import Later
 from lix_cache.semantic.result import Lookup
 from lix_cache.semantic.scope import canonical, embedder_word, item_digests, merged, scope_of
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray, VectorLike
     from lix_cache.verifiers.protocol import Verifier
 
-__all__ = ["EVICTIONS", "Core", "Scope", "Spent", "Stop", "wording_of"]
+__all__ = ["EVICTIONS", "Core", "Scope", "Spent", "Stop", "query_text"]
 
 T = TypeVar("T")
 
@@ -94,11 +94,11 @@ class Core:
     """Settings and helpers; see :class:`~lix_cache.semantic.cache.SemanticCache` for what they mean.
 
     Attributes:
-        object_to: the guards: query and cached wording to an objection or None.
+        object_to: the guards: query and cached normalised to an objection or None.
         eviction: one of the numbers in ``EVICTIONS``.
         slide_ms: how much a hit prolongs an entry; 0 for not at all.
         deadline: seconds that embedder and verifier have for one call; None for no limit.
-        new_tag: makes 8 random bytes.
+        new_nonce: makes 8 random bytes.
         later: notes that go with the next request to their scope.
         meanings: embeds responses behind the callers' backs; None: they are compared by equality.
         watch: what the cache learns about its own answers.
@@ -109,7 +109,7 @@ class Core:
     indexes: IndexPool
     embedder: Embedder | None
     context: Mapping[str, Any]
-    limits: Limits
+    thresholds: Thresholds
     object_to: Callable[[str, str], Objection | None]
     verifier: Verifier | None
     verifier_threshold: float
@@ -123,7 +123,7 @@ class Core:
     miss_on_error: bool
     breaker: Breaker
     clock: Clock
-    new_tag: Callable[[], bytes]
+    new_nonce: Callable[[], bytes]
     embedder_id: str
     dim: int | None
     watch: Watch
@@ -168,8 +168,8 @@ class Core:
         return asked
 
     def is_strange(self, text: str) -> bool:
-        """Whether the limits in force were not measured for this embedder or this language."""
-        if self.limits != DEFAULT_LIMITS:
+        """Whether the thresholds in force were not measured for this embedder or this language."""
+        if self.thresholds != DEFAULT_THRESHOLDS:
             return False
         name = "" if self._identity is None else self._identity[0]
         return not is_measured_for(name) or read(text).language != "en"
@@ -336,7 +336,7 @@ def _mean(vectors: Any, wanted: int) -> FloatArray:
     return unit_vector(sum(parts[1:], parts[0]), "what the embedder made")
 
 
-def wording_of(query: object) -> str:
+def query_text(query: object) -> str:
     """Return a query in the form that the exact tier compares and the embedder sees.
 
     Raises:
@@ -345,7 +345,7 @@ def wording_of(query: object) -> str:
     if not isinstance(query, str):
         advice = "; CachePolicy.extract_query takes it out of messages" if isinstance(query, list) else ""
         raise InvalidInput(f"the query must be a str, got {type(query).__name__}{advice}")
-    wording = normalise(query)
-    if not wording:
+    normalised = normalise(query)
+    if not normalised:
         raise InvalidInput("the query is empty")
-    return wording
+    return normalised

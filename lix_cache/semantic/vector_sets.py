@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Nearest", "nearest"]
 
-#: Candidates for a decision: enough that some disagree with the best, for the lead over them.
+#: Candidates for a decision: enough that some disagree with the best, to measure its margin.
 _WANTED = 64
 #: Paths that a search keeps open. scripts/bench_scale.py measures what it finds and costs.
 _EFFORT = 200
@@ -73,7 +73,7 @@ def nearest(
     Args:
         core: the cache.
         scope: where to look.
-        digest: of the wording.
+        digest: of the query text.
         vector: shape (dim,), unit length.
         peek: instead of responses, only say which are there.
     """

@@ -24,7 +24,7 @@ from lix_cache.errors import (
 )
 from lix_cache.hot.keys import AnswerKeys
 from lix_cache.matching.guards import Objection
-from lix_cache.matching.thresholds import Limits
+from lix_cache.matching.thresholds import Thresholds
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.redis_server import wait_until
@@ -40,7 +40,7 @@ TABLE = {
     "bread, how is it baked": mix(e=0.95, f=0.312),
 }
 CAPITAL, PARAPHRASE, OTHER_PARAPHRASE, LARGEST, BREAD, BAKED = TABLE
-LIMITS = Limits(threshold=0.92, margin=0.05)
+THRESHOLDS = Thresholds(threshold=0.92, margin=0.05)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def make(twins: Twins, embedder: Meanings, redis_config: CacheConfig) -> Any:
             "SemanticCache",
             embedder_,
             config,
-            **{"limits": LIMITS, "guards": False, "policy": ANYTHING, "audit_rate": 0, **options},
+            **{"thresholds": THRESHOLDS, "guards": False, "policy": ANYTHING, "audit_rate": 0, **options},
         )
 
     return build
@@ -103,7 +103,7 @@ def test_the_exact_text_is_found_without_the_embedder(make: Any, embedder: Meani
     assert embedder.asked == []
 
 
-def test_another_wording_is_found_by_its_meaning(make: Any) -> None:
+def test_another_paraphrase_is_found_by_its_meaning(make: Any) -> None:
     cache = make()
     entry_id = cache.store(CAPITAL, "Paris")
     found = cache.lookup(PARAPHRASE)
@@ -311,7 +311,7 @@ def test_a_guard_that_objects_makes_a_miss(make: Any) -> None:
     assert cache.lookup(CAPITAL).is_hit
 
 
-def test_another_wording_of_the_same_answer_may_pass_the_guard(make: Any) -> None:
+def test_another_paraphrase_of_the_same_answer_may_pass_the_guard(make: Any) -> None:
     cache = make()
     cache.store(CAPITAL, "Paris")
     entry_id = cache.store(OTHER_PARAPHRASE, "Paris")
@@ -321,7 +321,7 @@ def test_another_wording_of_the_same_answer_may_pass_the_guard(make: Any) -> Non
 
 
 def test_another_answer_never_takes_the_place_of_one_that_a_guard_objects_to(make: Any) -> None:
-    cache = make(limits=Limits(threshold=0.85))
+    cache = make(thresholds=Thresholds(threshold=0.85))
     cache.store(CAPITAL, "Paris")
     cache.store(LARGEST, "Marseille")
     cache._core.object_to = objecting(CAPITAL)
@@ -361,7 +361,7 @@ def test_the_verifier_has_the_last_word(make: Any, score: float, is_hit: bool) -
     assert len(verifier.asked) == 1
 
 
-def test_the_verifier_may_choose_another_wording_of_the_same_answer(make: Any) -> None:
+def test_the_verifier_may_choose_another_paraphrase_of_the_same_answer(make: Any) -> None:
     cache = make(verifier=Scores(**{CAPITAL: 0.2, OTHER_PARAPHRASE: 0.9}))
     cache.store(CAPITAL, "Paris")
     entry_id = cache.store(OTHER_PARAPHRASE, "Paris")
@@ -458,7 +458,7 @@ def test_a_sliding_life_is_prolonged_by_hits_up_to_its_limit(make: Any) -> None:
     assert not cache.lookup(BREAD).is_hit
 
 
-def test_an_entrys_own_life_limits_its_sliding(make: Any) -> None:
+def test_an_entrys_own_life_thresholds_its_sliding(make: Any) -> None:
     cache = make(sliding_seconds=0.2, ttl_seconds=60)
     cache.store(CAPITAL, "Paris", ttl_seconds=0.3)
     started = time.monotonic()
@@ -755,7 +755,7 @@ def test_a_process_that_missed_many_deletions_gets_everything_anew(make: Any) ->
 # -- wrong answers -------------------------------------------------------------------------
 
 
-def test_a_reported_answer_never_answers_that_wording_again(make: Any) -> None:
+def test_a_reported_answer_never_answers_that_query_again(make: Any) -> None:
     cache, other = make(), make()
     cache.store(CAPITAL, "Lyon")
     found = cache.lookup(PARAPHRASE)
@@ -764,13 +764,13 @@ def test_a_reported_answer_never_answers_that_wording_again(make: Any) -> None:
         assert one.lookup(PARAPHRASE).reason == Reason.REPORTED
         assert one.lookup(CAPITAL).response == "Lyon"
         assert one.lookup(OTHER_PARAPHRASE).response == "Lyon"
-    # Not even if it is stored for another wording, or for this one.
+    # Not even if it is stored for another query, or for this one.
     cache.store(OTHER_PARAPHRASE, "Lyon")
     assert cache.lookup(PARAPHRASE).reason == Reason.REPORTED
     assert cache.store(PARAPHRASE, "Lyon") is None
     assert cache.lookup(PARAPHRASE).reason == Reason.REPORTED
     stats = cache.get_stats()
-    assert (stats["wrong_reports"], stats["reported_wordings"]) == (1, 1)
+    assert (stats["wrong_reports"], stats["reported_queries"]) == (1, 1)
     assert stats["stores_refused"] == {"reported": 1}
 
 
@@ -782,7 +782,7 @@ def test_the_right_answer_can_be_stored_after_a_report(make: Any) -> None:
     assert cache.lookup(PARAPHRASE).response == "Paris"
 
 
-def test_a_report_about_the_entrys_own_wording_drops_it(make: Any) -> None:
+def test_a_report_about_the_entrys_own_query_drops_it(make: Any) -> None:
     cache = make()
     entry_id = cache.store(CAPITAL, "Lyon")
     assert cache.report_wrong(entry_id, f" {CAPITAL}") == Report(noted=True, dropped=True)
@@ -801,7 +801,7 @@ def test_a_report_is_remembered_when_everything_is_dropped(make: Any) -> None:
     assert cache.store(CAPITAL, "Paris") is not None
 
 
-def test_several_answers_can_be_reported_for_one_wording(make: Any) -> None:
+def test_several_answers_can_be_reported_for_one_query(make: Any) -> None:
     cache = make()
     for answer in ("Lyon", "Nice", "Metz"):
         cache.report_wrong(cache.store(CAPITAL, answer), CAPITAL)
@@ -812,22 +812,22 @@ def test_several_answers_can_be_reported_for_one_wording(make: Any) -> None:
 
 
 @pytest.mark.promise("isolation")
-@pytest.mark.parametrize("forged", ["another context", "another tag", "another number"])
+@pytest.mark.parametrize("forged", ["another context", "another nonce", "another number"])
 def test_a_report_on_what_is_no_entry_of_the_callers_writes_nothing(
     make: Any, redis_server: RedisServer, redis_config: CacheConfig, forged: str
 ) -> None:
     acme, evil = make(context={"tenant": "acme"}), make(context={"tenant": "evil"})
     entry_id = acme.store(CAPITAL, "Paris", context={"user": 1})
     evil.store(CAPITAL, "Paris")
-    number, tag = entry_id.split(".")
+    number, nonce = entry_id.split(".")
     reports = {
         "another context": [
             (evil, entry_id, None),
             (evil, entry_id, {"user": 1}),
             (acme, entry_id, {"user": 2}),
         ],
-        "another tag": [(acme, f"{number}.{'0' * 16}", {"user": 1})],
-        "another number": [(acme, f"1-1.{tag}", {"user": 1})],
+        "another nonce": [(acme, f"{number}.{'0' * 16}", {"user": 1})],
+        "another number": [(acme, f"1-1.{nonce}", {"user": 1})],
     }
     with redis_server.client() as client:
         before = {key: client.dump(key) for key in client.scan_iter(f"{redis_config.redis_key_prefix}*")}

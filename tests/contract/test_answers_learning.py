@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lix_cache import DEFAULT_LIMITS, CacheConfig, HashingEmbedder, Reason
+from lix_cache import DEFAULT_THRESHOLDS, CacheConfig, HashingEmbedder, Reason
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.twins import Twins
@@ -34,7 +34,13 @@ FIRST, SECOND, ASKED, HOURS = list(TABLE)[:4]
 @pytest.fixture
 def make(twins: Twins, redis_config: CacheConfig) -> Any:
     def build(**options: Any) -> Any:
-        settings = {"guards": False, "policy": ANYTHING, "audit_rate": 0, "limits": DEFAULT_LIMITS, **options}
+        settings = {
+            "guards": False,
+            "policy": ANYTHING,
+            "audit_rate": 0,
+            "thresholds": DEFAULT_THRESHOLDS,
+            **options,
+        }
         return twins.make("SemanticCache", Meanings(TABLE, name="all-MiniLM-L6-v2"), redis_config, **settings)
 
     return build
@@ -141,17 +147,17 @@ def test_a_scope_whose_misses_disagree_asks_for_more(twins: Twins, redis_config:
     def ask(cache: Any, agree: bool) -> Any:
         for i in range(59):
             cache.store(f"question {i}", i)
-            assert cache.lookup(f"near {i}").reason == Reason.EVIDENCE
+            assert cache.lookup(f"near {i}").reason == Reason.SCORE
             cache.store(f"near {i}", i if agree else -i - 1)
         cache.store("question 59", 59)
         cache.lookup("far from everything")
         return cache.lookup("nearer 59")
 
     assert ask(make(context={"world": "friendly"}), agree=True).is_hit
-    assert ask(make(context={"world": "hostile"}), agree=False).reason == Reason.EVIDENCE
+    assert ask(make(context={"world": "hostile"}), agree=False).reason == Reason.SCORE
     # Another process knows it as well, and one that does not calibrate answers.
     hostile = {"context": {"world": "hostile"}}
     other = make(**hostile)
     other.lookup("far from everything")
-    assert other.lookup("nearer 59").reason == Reason.EVIDENCE
+    assert other.lookup("nearer 59").reason == Reason.SCORE
     assert make(**hostile, target_false_hit_rate=None).lookup("nearer 59").is_hit

@@ -667,17 +667,17 @@ def test_an_entry_that_stays_is_served_though_others_come_in_between(redis_confi
     assert done.value.value == "the answer"
 
 
-@pytest.mark.parametrize("tag", [b"\xff" * 8, b"\x00" * 8, b"\x00" * 7 + b"\x80", b"\r\n\r\n\r\n\r\n"])
-def test_all_64_bits_of_a_tag_count(twins: Twins, redis_config: CacheConfig, tag: bytes) -> None:
+@pytest.mark.parametrize("nonce", [b"\xff" * 8, b"\x00" * 8, b"\x00" * 7 + b"\x80", b"\r\n\r\n\r\n\r\n"])
+def test_all_64_bits_of_a_nonce_count(twins: Twins, redis_config: CacheConfig, nonce: bytes) -> None:
     cache = twins.make("SemanticCacheRedis", "s", redis_config)
-    cache._cache.new_tag = lambda: tag
+    cache._cache.new_nonce = lambda: nonce
     cache.set(URL, axis(0), "found")
     assert cache.get(URL, axis(0)) == "found"
 
 
 @pytest.mark.parametrize("bit", [0, 31, 32, 52, 53, 62, 63])
 @pytest.mark.promise("isolation")
-def test_a_tag_that_differs_in_one_bit_is_another_entry(
+def test_a_nonce_that_differs_in_one_bit_is_another_entry(
     twins: Twins, redis_config: CacheConfig, raw: redis.Redis, bit: int
 ) -> None:
     cache = twins.make("SemanticCacheRedis", "s", redis_config)
@@ -689,11 +689,11 @@ def test_a_tag_that_differs_in_one_bit_is_another_entry(
     assert cache.get(URL, axis(0)) is None
 
 
-def test_tags_are_new_for_every_entry(redis_config: CacheConfig) -> None:
+def test_nonces_are_new_for_every_entry(redis_config: CacheConfig) -> None:
     cache = SemanticCacheRedis("s", redis_config)
-    tags = {cache._cache.new_tag() for _ in range(1000)}
-    assert len(tags) == 1000
-    assert {len(tag) for tag in tags} == {8}
+    nonces = {cache._cache.new_nonce() for _ in range(1000)}
+    assert len(nonces) == 1000
+    assert {len(nonce) for nonce in nonces} == {8}
 
 
 # -- responses -----------------------------------------------------------------------------
@@ -769,11 +769,11 @@ def test_an_entry_is_stored_binary_at_four_bytes_a_number(
     data = raw.get(name)
     assert len(data) == 64 + count * (8 + 8 + 4 * dim)
     assert data[:64] == b"LXS1%010d%010d%020d%020d" % (dim, 50, count, 0)
-    expires, tag, numbers = struct.unpack_from("<d8s1536s", data, 64 + 7 * 1552)
+    expires, nonce, numbers = struct.unpack_from("<d8s1536s", data, 64 + 7 * 1552)
     assert expires == (clock.now + 300) * 1000
     unit = vectors[7] / np.linalg.norm(vectors[7])
     assert np.frombuffer(numbers, "<f4") == pytest.approx(unit, abs=1e-7)
-    assert raw.hget(responses, "7") == tag + json.dumps(response, separators=(",", ":")).encode()
+    assert raw.hget(responses, "7") == nonce + json.dumps(response, separators=(",", ":")).encode()
     # The server keeps a string that grows in a block of up to twice its size; as text
     # the same numbers would take some 7,500 bytes an entry.
     assert raw.memory_usage(name) < 2 * len(data) + 1000

@@ -19,7 +19,7 @@ from lix_cache.config import CacheConfig
 from lix_cache.effects import Compute, RedisCall
 from lix_cache.errors import ComputeTimeout, MissingExtra, RedisAuthError, RedisUnavailable
 from lix_cache.hot.clients import close_async_redis_clients
-from lix_cache.matching.thresholds import Limits
+from lix_cache.matching.thresholds import Thresholds
 from lix_cache.semantic import insert, lookup
 from tests.support import CountingProxy, RedisServer
 from tests.support.forks import Child, Report
@@ -29,7 +29,7 @@ from tests.support.redis_server import wait_until
 from tests.support.twins import Twins
 
 TABLE = {"q": mix(a=1), "like q": mix(a=1, b=0.1), "far": mix(c=1)}
-LIMITS = Limits(threshold=0.9, margin=0.05)
+THRESHOLDS = Thresholds(threshold=0.9, margin=0.05)
 SECONDS = 0.15
 
 
@@ -48,7 +48,7 @@ def embedder() -> Meanings:
 def make(twins: Twins, embedder: Meanings, proxy_config: CacheConfig) -> Any:
     def build(embedder: Any = embedder, config: CacheConfig = proxy_config, **options: Any) -> Any:
         settings = {
-            "limits": LIMITS,
+            "thresholds": THRESHOLDS,
             "guards": False,
             "policy": ANYTHING,
             "audit_rate": 0,
@@ -225,7 +225,7 @@ def test_the_event_loop_goes_on_while_the_embedder_hangs(
     embedder: Meanings, redis_config: CacheConfig
 ) -> None:
     async def main() -> int:
-        cache = AsyncSemanticCache(embedder, redis_config, limits=LIMITS, deadline_seconds=0.5)
+        cache = AsyncSemanticCache(embedder, redis_config, thresholds=THRESHOLDS, deadline_seconds=0.5)
         await cache.store("q", "Q")
         embedder.gate.clear()
         lookup = asyncio.create_task(cache.lookup("like q"))
@@ -246,7 +246,7 @@ def test_a_cancelled_lookup_leaves_the_cache_usable(embedder: Meanings, redis_co
         cache = AsyncSemanticCache(
             embedder,
             redis_config,
-            limits=LIMITS,
+            thresholds=THRESHOLDS,
             policy=ANYTHING,
             guards=False,
             audit_rate=0,
@@ -402,7 +402,7 @@ def test_a_full_server_still_answers(twins: Twins, embedder: Meanings, tmp_path:
             "SemanticCache",
             embedder,
             config,
-            limits=Limits(threshold=0.9),
+            thresholds=Thresholds(threshold=0.9),
             guards=False,
             eviction="lru",
             sliding_seconds=50,
@@ -423,7 +423,13 @@ def test_a_server_that_lost_its_memory_is_an_empty_cache(
     with RedisServer() as server:
         config = server.config(archive_dir=tmp_path)
         cache = twins.make(
-            "SemanticCache", embedder, config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0
+            "SemanticCache",
+            embedder,
+            config,
+            thresholds=THRESHOLDS,
+            policy=ANYTHING,
+            guards=False,
+            audit_rate=0,
         )
         cache.store("q", "Q")
         assert cache.lookup("like q").is_hit
@@ -436,7 +442,13 @@ def test_a_server_that_lost_its_memory_is_an_empty_cache(
             client.flushall()
             client.script_flush()
         other = twins.make(
-            "SemanticCache", embedder, config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0
+            "SemanticCache",
+            embedder,
+            config,
+            thresholds=THRESHOLDS,
+            policy=ANYTHING,
+            guards=False,
+            audit_rate=0,
         )
         other.store("like q", "new")
         assert cache.lookup("q").response == "new"
@@ -467,7 +479,7 @@ def test_what_happens_between_the_two_round_trips_is_seen(
         SemanticCache(
             Meanings(TABLE),
             redis_config,
-            limits=LIMITS,
+            thresholds=THRESHOLDS,
             policy=ANYTHING,
             guards=False,
             audit_rate=0,
@@ -518,7 +530,9 @@ def test_a_lookup_stopped_at_any_step_leaves_a_cache_that_works(
     redis_config: CacheConfig, step: int, policy: Any
 ) -> None:
     config = redis_config.replace(on_cache_error=policy, redis_retry_seconds=0)
-    cache = SemanticCache(Meanings(TABLE), config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0)
+    cache = SemanticCache(
+        Meanings(TABLE), config, thresholds=THRESHOLDS, policy=ANYTHING, guards=False, audit_rate=0
+    )
     cache.store("q", "Q")
     for stop in (RedisUnavailable("gone"), KeyboardInterrupt(), GeneratorExit()):
         flow = lookup.lookup(cache._core, lookup.Query("like q"))
@@ -535,7 +549,7 @@ def test_a_lookup_stopped_at_any_step_leaves_a_cache_that_works(
 
 def test_a_store_stopped_before_it_is_sent_stores_nothing(redis_config: CacheConfig) -> None:
     cache = SemanticCache(
-        Meanings(TABLE), redis_config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0
+        Meanings(TABLE), redis_config, thresholds=THRESHOLDS, policy=ANYTHING, guards=False, audit_rate=0
     )
     flow = insert.store(cache._core, insert.Answer("q", "Q"))
     drive_until(flow, cache, 1)
@@ -553,7 +567,7 @@ def test_many_threads_share_one_cache(redis_config: CacheConfig) -> None:
     cache = SemanticCache(
         Meanings({**table, **near}, dim=24),
         redis_config,
-        limits=LIMITS,
+        thresholds=THRESHOLDS,
         policy=ANYTHING,
         guards=False,
         audit_rate=0,
@@ -581,7 +595,7 @@ def test_many_threads_share_one_cache(redis_config: CacheConfig) -> None:
 def test_many_tasks_share_one_cache(redis_config: CacheConfig) -> None:
     async def main() -> Any:
         cache = AsyncSemanticCache(
-            Meanings(TABLE), redis_config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0
+            Meanings(TABLE), redis_config, thresholds=THRESHOLDS, policy=ANYTHING, guards=False, audit_rate=0
         )
         await cache.store("q", "Q")
         found = await asyncio.gather(*(cache.lookup("like q" if i % 2 else "q") for i in range(100)))
@@ -593,7 +607,7 @@ def test_many_tasks_share_one_cache(redis_config: CacheConfig) -> None:
 
 def test_a_forked_child_goes_on_with_the_cache(redis_config: CacheConfig) -> None:
     cache = SemanticCache(
-        Meanings(TABLE), redis_config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0
+        Meanings(TABLE), redis_config, thresholds=THRESHOLDS, policy=ANYTHING, guards=False, audit_rate=0
     )
     cache.store("q", "Q")
     assert cache.lookup("like q").is_hit

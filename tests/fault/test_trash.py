@@ -1,4 +1,4 @@
-"""What expires does so by two witnesses, and can be taken back from the trash."""
+"""What expires does so by two signs, and can be taken back from the trash."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def embedder(shared_dir: Path) -> OnnxEmbedder:
     return OnnxEmbedder(str(folder))
 
 
-def test_another_wording_hits_and_its_opposite_does_not(
+def test_another_paraphrase_hits_and_its_opposite_does_not(
     twins: Twins, embedder: OnnxEmbedder, redis_config: CacheConfig
 ) -> None:
     cache = twins.make("SemanticCache", embedder, redis_config, context={"tenant": "a"})

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lix_cache import DEFAULT_LIMITS, CacheConfig, HashingEmbedder, SemanticCache, load_limits
+from lix_cache import DEFAULT_THRESHOLDS, CacheConfig, HashingEmbedder, SemanticCache, load_thresholds
 from lix_cache.cli.app import app
 from lix_cache.cli.quality.plot import Curve, draw, text_plot
 from lix_cache.cli.quality.sets import load_set, some
@@ -189,19 +189,19 @@ class TestSets:
 
 
 class TestCalibrate:
-    def test_a_log_gives_limits_that_the_cache_takes(
+    def test_a_log_gives_thresholds_that_the_cache_takes(
         self, run: Run, asked: Path, tmp_path: Path, redis_config: CacheConfig
     ) -> None:
-        limits, plot = tmp_path / "limits.json", tmp_path / "curve.svg"
+        thresholds, plot = tmp_path / "thresholds.json", tmp_path / "curve.svg"
         arguments = ["--log", str(asked), "--model", "lexical", "--bound", "0.1"]
-        result = run("calibrate", *arguments, "-o", str(limits), "--plot", str(plot))
+        result = run("calibrate", *arguments, "-o", str(thresholds), "--plot", str(plot))
         assert "proven, and taken" in result.output
         assert "wrong among hits" in result.output
         assert plot.read_text().startswith("<?xml")
         embedder = HashingEmbedder()
-        found = load_limits(limits, embedder=embedder.id)
-        assert found != DEFAULT_LIMITS
-        cache = SemanticCache(embedder, redis_config, limits=found)
+        found = load_thresholds(thresholds, embedder=embedder.id)
+        assert found != DEFAULT_THRESHOLDS
+        cache = SemanticCache(embedder, redis_config, thresholds=found)
         cache.store("please pay my invoice", "done")
         assert cache.lookup("please pay my invoice").is_hit
 
@@ -216,20 +216,20 @@ class TestCalibrate:
     def test_too_little_ends_with_a_problem_and_saves_nothing(self, run: Run, tmp_path: Path) -> None:
         pairs = tmp_path / "pairs.jsonl"
         pairs.write_text('{"a": "pay it", "b": "pay that", "label": 1}\n{"a": "x", "b": "y", "label": 0}\n')
-        limits = tmp_path / "limits.json"
-        result = run("calibrate", "--pairs", str(pairs), "--model", "lexical", "-o", str(limits), code=1)
+        thresholds = tmp_path / "thresholds.json"
+        result = run("calibrate", "--pairs", str(pairs), "--model", "lexical", "-o", str(thresholds), code=1)
         assert "nothing is proven" in result.output
-        assert not limits.exists()
+        assert not thresholds.exists()
 
     def test_a_plot_that_cannot_be_drawn_is_said_before_the_work(
         self, run: Run, asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "matplotlib", None)
-        limits = tmp_path / "limits.json"
+        thresholds = tmp_path / "thresholds.json"
         plot = str(tmp_path / "x.svg")
-        arguments = ("--log", str(asked), "--model", "lexical", "-o", str(limits), "--plot", plot)
+        arguments = ("--log", str(asked), "--model", "lexical", "-o", str(thresholds), "--plot", plot)
         assert "lix-cache[calibrate]" in run("calibrate", *arguments, code=1).output
-        assert not limits.exists()
+        assert not thresholds.exists()
 
     def test_what_was_left_out_is_said(self, run: Run, tmp_path: Path) -> None:
         log = tmp_path / "log.jsonl"

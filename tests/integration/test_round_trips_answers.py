@@ -9,14 +9,14 @@ import pytest
 
 from lix_cache import SemanticCache
 from lix_cache.config import CacheConfig
-from lix_cache.matching.thresholds import Limits
+from lix_cache.matching.thresholds import Thresholds
 from tests.support import CountingProxy, RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("one-trip")
 
-LIMITS = Limits(threshold=0.9, margin=0.05)
+THRESHOLDS = Thresholds(threshold=0.9, margin=0.05)
 TABLE = {"q": mix(a=1), "like q": mix(a=1, b=0.1), "far": mix(c=1), "between": mix(a=1, d=0.1)}
 
 
@@ -24,7 +24,7 @@ TABLE = {"q": mix(a=1), "like q": mix(a=1, b=0.1), "far": mix(c=1), "between": m
 def make(twins: Twins, proxy_config: CacheConfig, proxy: CountingProxy) -> Any:
     def build(**options: Any) -> Any:
         """Return a cache with 40 entries, connected, its scripts known to the server."""
-        settings = {"limits": LIMITS, "guards": False, "policy": ANYTHING, "audit_rate": 0, **options}
+        settings = {"thresholds": THRESHOLDS, "guards": False, "policy": ANYTHING, "audit_rate": 0, **options}
         warm = twins.make("SemanticCache", Meanings(TABLE), proxy_config, context={"w": 1}, **settings)
         warm.store("q", "Q", tags=["t"])
         warm.lookup("far")
@@ -101,7 +101,12 @@ def test_availability_costs_what_a_lookup_costs(make: Any, proxy: CountingProxy)
 def test_ten_thousand_entries_cost_no_more_even_the_first_time(
     redis_config: CacheConfig, proxy_config: CacheConfig, proxy: CountingProxy
 ) -> None:
-    settings: dict[str, Any] = {"limits": LIMITS, "guards": False, "policy": ANYTHING, "max_entries": 10_001}
+    settings: dict[str, Any] = {
+        "thresholds": THRESHOLDS,
+        "guards": False,
+        "policy": ANYTHING,
+        "max_entries": 10_001,
+    }
     writer = SemanticCache(Meanings(TABLE), redis_config, **settings)
     for i in range(10_000):
         writer.store(f"filler {i}", i)

@@ -9,16 +9,16 @@ import pytest
 
 from lix_cache import SemanticCache, SemanticCacheRedis
 from lix_cache.config import CacheConfig
-from lix_cache.matching.decision import Limits
+from lix_cache.matching.decision import Thresholds
 from tests.support import CountingProxy, RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("no-stall")
 
-LIMITS = Limits(threshold=0.9, margin=0.05)
+THRESHOLDS = Thresholds(threshold=0.9, margin=0.05)
 TABLE = {"q": mix(a=1), "like q": mix(a=1, b=0.1), "far": mix(c=1)}
-OPTIONS: dict[str, Any] = {"limits": LIMITS, "guards": False, "policy": ANYTHING}
+OPTIONS: dict[str, Any] = {"thresholds": THRESHOLDS, "guards": False, "policy": ANYTHING}
 
 
 def cache_of(config: CacheConfig, **options: Any) -> SemanticCache:

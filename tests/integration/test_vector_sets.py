@@ -19,13 +19,13 @@ import redis
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, RedisCommandError
 from lix_cache.hot.scripts import Script, ScriptCall
-from lix_cache.matching.thresholds import Limits
+from lix_cache.matching.thresholds import Thresholds
 from lix_cache.semantic.deferred import Later
 from tests.support import CountingProxy, RedisServer
 from tests.support.meaning import Meanings
 from tests.support.twins import Twins
 
-LIMITS = Limits(threshold=0.8, margin=0.05)
+THRESHOLDS = Thresholds(threshold=0.8, margin=0.05)
 DIM = 32
 FROM = 100
 
@@ -50,7 +50,7 @@ def make(twins: Twins, config: CacheConfig) -> Any:
     def build(**options: Any) -> Any:
         settings = {
             "config": config,
-            "limits": LIMITS,
+            "thresholds": THRESHOLDS,
             "guards": False,
             "vector_sets_from": FROM,
             "audit_rate": 0,
@@ -291,7 +291,7 @@ def behind(redis8: RedisServer, config: CacheConfig, raw: redis.Redis, twins: Tw
 
         def build(responses: Any = None, *, store: bool = True, **options: Any) -> Any:
             settings = {
-                "limits": LIMITS,
+                "thresholds": THRESHOLDS,
                 "guards": False,
                 "vector_sets_from": FROM,
                 "audit_rate": 0,
@@ -442,12 +442,24 @@ def test_a_full_server_still_finds_what_it_has(twins: Twins, tmp_path: Path) -> 
     with RedisServer(binary=binary) as server:
         config = server.config(archive_dir=tmp_path, embedder_id="test", embedding_dim=DIM)
         writer = twins.make(
-            "SemanticCache", None, config, limits=LIMITS, guards=False, vector_sets_from=None, audit_rate=0
+            "SemanticCache",
+            None,
+            config,
+            thresholds=THRESHOLDS,
+            guards=False,
+            vector_sets_from=None,
+            audit_rate=0,
         )
         rows = vectors(150)
         fill(writer, rows)
         cache = twins.make(
-            "SemanticCache", None, config, limits=LIMITS, guards=False, vector_sets_from=FROM, audit_rate=0
+            "SemanticCache",
+            None,
+            config,
+            thresholds=THRESHOLDS,
+            guards=False,
+            vector_sets_from=FROM,
+            audit_rate=0,
         )
         for _ in range(5):
             assert cache.lookup("w", query_embedding=near(rows[3])).response == "answer 3"

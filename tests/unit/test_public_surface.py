@@ -20,8 +20,8 @@ PACKAGE = Path(lix_cache.__file__).parent
 
 #: The public names. One that is added, renamed or lost is a decision: it is made here too.
 NAMES = [
-    "DEFAULT_LIMITS",
-    "STRICT_LIMITS",
+    "DEFAULT_THRESHOLDS",
+    "STRICT_THRESHOLDS",
     "AddedMessages",
     "ArchiveBusy",
     "ArchiveCorrupt",
@@ -64,7 +64,7 @@ NAMES = [
     "InvalidVector",
     "KeyReused",
     "LayoutMismatch",
-    "Limits",
+    "Thresholds",
     "LixCacheError",
     "Lookup",
     "MissingExtra",
@@ -110,12 +110,12 @@ NAMES = [
     "ensure_redis",
     "json_logs",
     "judge_pairs",
-    "load_limits",
+    "load_thresholds",
     "questions_from_log",
     "questions_from_pairs",
     "register_metrics",
     "replay",
-    "save_limits",
+    "save_thresholds",
     "train_table",
 ]
 

@@ -44,10 +44,10 @@ def test_a_miss_stores_the_right_answer_and_mistakes_stay_in() -> None:
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_the_limits_are_the_exact_ones() -> None:
+def test_the_thresholds_are_the_exact_ones() -> None:
     run = replay(FirstLetterCache(), [Question(f"a{n}", "1") for n in range(30)])
-    assert run.hit_limits() == clopper_pearson(29, 30)
-    assert run.wrong_limits(0.9) == clopper_pearson(0, 29, 0.9)
+    assert run.hit_interval() == clopper_pearson(29, 30)
+    assert run.wrong_interval(0.9) == clopper_pearson(0, 29, 0.9)
 
 
 def test_questions_of_different_scopes_never_meet() -> None:
@@ -69,5 +69,5 @@ def test_pairs_are_judged_each_by_itself() -> None:
     ]
     tally = judge_pairs(FirstLetterCache(), pairs)
     assert (tally.same, tally.true_accepts, tally.different, tally.false_accepts) == (2, 1, 2, 1)
-    assert tally.true_limits() == tally.false_limits() == clopper_pearson(1, 2)
+    assert tally.true_accepts_interval() == tally.false_accepts_interval() == clopper_pearson(1, 2)
     assert tally.reasons == {"semantic": 2, "empty": 2}

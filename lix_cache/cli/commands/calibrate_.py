@@ -20,7 +20,7 @@ from lix_cache import (
     calibrate,
     questions_from_log,
     questions_from_pairs,
-    save_limits,
+    save_thresholds,
 )
 from lix_cache.cli.errors import PROBLEM
 from lix_cache.cli.options import AsJson
@@ -54,17 +54,18 @@ def calibrate_(
     ] = None,
     guards: Annotated[bool, typer.Option(help="Whether the cache will have guards.")] = True,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="FILE", help="Save the limits, for SemanticCache.")
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Save the thresholds, for SemanticCache."),
     ] = None,
     plot: Annotated[
         str | None, typer.Option(metavar="FILE", help="Draw precision against hits: .svg, .png or .pdf.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the limits of a hit on your own questions, and prove how often a hit is wrong.
+    """Find the thresholds of a hit on your own questions, and prove how often a hit is wrong.
 
     Fits on one half of the questions, proves on the other with an exact (Clopper-Pearson) limit. Each
-    "group" in the records gets limits of its own where there is enough to prove them, beside those for
+    "group" in the records gets thresholds of its own where there is enough to prove them, beside those for
     all. Ends with code 1 if nothing can be proven for all of them. docs/calibration.md explains.
     """
     if not log and not pairs:
@@ -91,7 +92,7 @@ def calibrate_(
     if output is not None:
         for group, result in results.items():
             if result.best is not None:
-                save_limits(output, result, embedder=embedder.id, group=group)
+                save_thresholds(output, result, embedder=embedder.id, group=group)
     if plot is not None:
         draw(
             {name or "all": _curve(result) for name, result in results.items()},
@@ -142,13 +143,13 @@ def _curve(result: Calibration) -> Curve:
 def _as_dict(result: Calibration) -> dict[str, Any]:
     return {
         "questions": result.questions,
-        "limits": None if result.limits is None else result.limits.as_dict(),
+        "thresholds": None if result.thresholds is None else result.thresholds.as_dict(),
         "points": [
             {
-                **{name: value for name, value in asdict(point).items() if name != "limits"},
+                **{name: value for name, value in asdict(point).items() if name != "thresholds"},
                 "hit_ratio": point.hit_ratio,
                 "wrong_ratio": point.wrong_ratio,
-                "limits": point.limits.as_dict(),
+                "thresholds": point.thresholds.as_dict(),
             }
             for point in result.points
         ],
@@ -170,11 +171,11 @@ def _show(console: Console, group: str, result: Calibration, output: str | None)
         )
     )
     table = Table(box=None, pad_edge=False)
-    for head in ("evidence", "hit ratio", "wrong among hits", "at most", ""):
+    for head in ("score", "hit ratio", "wrong among hits", "at most", ""):
         table.add_column(head, justify="left" if not head else "right")
     for point in result.points:
         table.add_row(
-            f"{point.limits.evidence:.3f}",
+            f"{point.thresholds.score:.3f}",
             f"{point.hit_ratio:.2%}",
             f"{point.wrong_ratio:.2%}  {point.wrong:,} of {point.hits:,}",
             f"{point.upper:.2%}",
@@ -194,7 +195,7 @@ def _show(console: Console, group: str, result: Calibration, output: str | None)
         )
         return
     numbers = ", ".join(
-        f"{name} {value:g}" for name, value in best.limits.as_dict().items() if value is not None
+        f"{name} {value:g}" for name, value in best.thresholds.as_dict().items() if value is not None
     )
     console.print(Text(f"✓ {numbers}", style="green"), soft_wrap=True)
     if output is not None:

@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.text import Text
 
 from lix_cache import (
-    DEFAULT_LIMITS,
-    STRICT_LIMITS,
+    DEFAULT_THRESHOLDS,
+    STRICT_THRESHOLDS,
     CacheConfig,
     InvalidInput,
-    Limits,
     SemanticCache,
+    Thresholds,
     judge_pairs,
-    load_limits,
+    load_thresholds,
     replay,
 )
 from lix_cache.cli.demo.stage import set_up
@@ -56,8 +56,9 @@ def eval_(
     model: Annotated[
         str | None, typer.Option(metavar="DIR|NAME", help="ONNX model; 'lexical' needs none.")
     ] = None,
-    limits: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Limits from 'calibrate', beside the built-in ones.")
+    thresholds: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Thresholds from 'calibrate', beside the built-in ones."),
     ] = None,
     data: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the evaluation sets.")] = None,
     data_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the private server.")] = None,
@@ -80,13 +81,13 @@ def eval_(
         for name in (sets or ["answers", "banking77", "clinc150"])
     ]
     embedder = Remembering(find_embedder(model))
-    caches: dict[str, tuple[Limits, bool]] = {
-        "lix-cache": (DEFAULT_LIMITS, True),
-        "lix-cache, strict": (STRICT_LIMITS, True),
-        **{name: (Limits(threshold=float(name.split()[-1])), False) for name in _PLAIN},
+    caches: dict[str, tuple[Thresholds, bool]] = {
+        "lix-cache": (DEFAULT_THRESHOLDS, True),
+        "lix-cache, strict": (STRICT_THRESHOLDS, True),
+        **{name: (Thresholds(threshold=float(name.split()[-1])), False) for name in _PLAIN},
     }
-    if limits is not None:
-        caches[limits] = (load_limits(limits, embedder=embedder.id), True)
+    if thresholds is not None:
+        caches[thresholds] = (load_thresholds(thresholds, embedder=embedder.id), True)
     settings = settings_of(ctx)
     console = None if as_json else for_humans()
     with set_up(
@@ -111,13 +112,13 @@ class _World:
     Attributes:
         config: of a store of its own.
         embedder: remembers what it embedded.
-        caches: the limits to compare, and whether guards help them.
+        caches: the thresholds to compare, and whether guards help them.
         mistakes: to show, of each.
     """
 
     config: CacheConfig
     embedder: Remembering
-    caches: Mapping[str, tuple[Limits, bool]]
+    caches: Mapping[str, tuple[Thresholds, bool]]
     mistakes: int
 
     def prepare(self, name: str, texts: Sequence[str]) -> None:
@@ -126,12 +127,12 @@ class _World:
 
     def empty(self, chosen: QuestionSet, run: str) -> SemanticCache:
         """Return a cache that nothing is in."""
-        limits, guards = self.caches[run]
+        thresholds, guards = self.caches[run]
         return SemanticCache(
             self.embedder,
             self.config,
             context={"set": chosen.name, "run": run},
-            limits=limits,
+            thresholds=thresholds,
             guards=guards,
             audit_rate=0,
             target_false_hit_rate=0.02 if guards else None,

@@ -30,8 +30,8 @@ def show_replays(console: Console, chosen: QuestionSet, replays: Mapping[str, Re
     for name, run in replays.items():
         table.add_row(
             Text(visible(name)),
-            _share(run.hit_ratio, run.hit_limits()),
-            _share(run.wrong_ratio, run.wrong_limits()),
+            _share(run.hit_ratio, run.hit_interval()),
+            _share(run.wrong_ratio, run.wrong_interval()),
             f"{run.wrong:,} of {run.hits:,}",
             f"{run.lookup_ms[0]:.2f}",
         )
@@ -76,8 +76,8 @@ def show_pairs(console: Console, chosen: QuestionSet, tallies: Mapping[str, Pair
     for name, tally in tallies.items():
         table.add_row(
             Text(visible(name)),
-            _share(tally.true_accepts / max(1, tally.same), tally.true_limits()),
-            _share(tally.false_accepts / max(1, tally.different), tally.false_limits()),
+            _share(tally.true_accepts / max(1, tally.same), tally.true_accepts_interval()),
+            _share(tally.false_accepts / max(1, tally.different), tally.false_accepts_interval()),
         )
     console.print(table)
     _show_reasons(console, {name: tally.reasons for name, tally in tallies.items()})
@@ -90,8 +90,8 @@ def _table(*shares: str) -> Table:
     return table
 
 
-def _share(value: float, limits: tuple[float, float]) -> str:
-    return f"{value:.2%} ({limits[0]:.2%} to {limits[1]:.2%})"
+def _share(value: float, interval: tuple[float, float]) -> str:
+    return f"{value:.2%} ({interval[0]:.2%} to {interval[1]:.2%})"
 
 
 def _show_reasons(console: Console, reasons: Mapping[str, Mapping[str, int]]) -> None:
@@ -111,9 +111,9 @@ def replays_as_dicts(replays: Mapping[str, Replay], mistakes: int) -> list[dict[
             "hits": run.hits,
             "wrong": run.wrong,
             "hit_ratio": run.hit_ratio,
-            "hit_ratio_95": run.hit_limits(),
+            "hit_ratio_95": run.hit_interval(),
             "wrong_among_hits": run.wrong_ratio,
-            "wrong_among_hits_95": run.wrong_limits(),
+            "wrong_among_hits_95": run.wrong_interval(),
             "reasons": dict(run.reasons),
             "lookup_ms_p50_p95_p99": run.lookup_ms,
             "mistakes": [
@@ -138,10 +138,10 @@ def pairs_as_dicts(tallies: Mapping[str, PairTally]) -> list[dict[str, Any]]:
             "cache": name,
             "same": tally.same,
             "true_accepts": tally.true_accepts,
-            "true_accepts_95": tally.true_limits(),
+            "true_accepts_95": tally.true_accepts_interval(),
             "different": tally.different,
             "false_accepts": tally.false_accepts,
-            "false_accepts_95": tally.false_limits(),
+            "false_accepts_95": tally.false_accepts_interval(),
             "reasons": dict(tally.reasons),
         }
         for name, tally in tallies.items()

@@ -1,6 +1,6 @@
 -- KEYS: vectors, responses, scopes
--- ARGV: dimension, entries at most, slot (float64 expiry, 8-byte tag, float32 numbers),
---       tag and response, life in ms, scope
+-- ARGV: dimension, entries at most, slot (float64 expiry, 8-byte nonce, float32 numbers),
+--       nonce and response, life in ms, scope
 -- Writes one entry, over the oldest where the ring is full. Returns 1, or {'DIM', dimension}.
 -- Where the keys hold something else it fails before it has written anything. A ring of another
 -- size is made anew with the newest 256 of its entries, which begin at its first slot: neither
