@@ -68,9 +68,9 @@ if TYPE_CHECKING:
         VerifierError,
     )
     from lix_cache.evaluation.calibration import Calibration, CalibrationPoint, calibrate, calibration_curve
+    from lix_cache.evaluation.evaluate import Evaluation, Pair, PairEvaluation, evaluate, evaluate_pairs
     from lix_cache.evaluation.question_log import QuestionLog
     from lix_cache.evaluation.questions import Question, questions_from_log, questions_from_pairs
-    from lix_cache.evaluation.replay import Pair, PairTally, Replay, judge_pairs, replay
     from lix_cache.evaluation.thresholds_file import load_thresholds, save_thresholds
     from lix_cache.hot.clients import (
         close_async_redis_clients,
@@ -165,15 +165,15 @@ _HOMES = {
     "OnnxEmbedder": "embedders.onnx",
     "OnnxVerifier": "verifiers.onnx",
     "OpenAIEmbedder": "embedders.http",
-    "Pair": "evaluation.replay",
-    "PairTally": "evaluation.replay",
+    "Pair": "evaluation.evaluate",
+    "PairEvaluation": "evaluation.evaluate",
     "PhraseTable": "huffman_codec._phrase_table",
     "Prices": "semantic.stats",
     "Question": "evaluation.questions",
     "QuestionLog": "evaluation.question_log",
     "Reason": "matching.reasons",
     "Report": "semantic.result",
-    "Replay": "evaluation.replay",
+    "Evaluation": "evaluation.evaluate",
     "STRICT_THRESHOLDS": "matching.thresholds",
     "SemanticCache": "semantic.cache",
     "SemanticCacheRedis": "compat.caches",
@@ -194,12 +194,12 @@ _HOMES = {
     "embed_within": "embedders.running",
     "ensure_redis": "embedded",
     "json_logs": "observability.json_logs",
-    "judge_pairs": "evaluation.replay",
+    "evaluate_pairs": "evaluation.evaluate",
     "load_thresholds": "evaluation.thresholds_file",
     "questions_from_log": "evaluation.questions",
     "questions_from_pairs": "evaluation.questions",
     "register_metrics": "observability.prometheus",
-    "replay": "evaluation.replay",
+    "evaluate": "evaluation.evaluate",
     "save_thresholds": "evaluation.thresholds_file",
     "train_table": "huffman_codec.training",
 }
@@ -242,6 +242,7 @@ __all__ = [
     "Embedder",
     "EmbedderError",
     "EmbedderUnavailable",
+    "Evaluation",
     "Evictor",
     "HashingEmbedder",
     "HuffmanCodec",
@@ -263,7 +264,7 @@ __all__ = [
     "OnnxVerifier",
     "OpenAIEmbedder",
     "Pair",
-    "PairTally",
+    "PairEvaluation",
     "PhraseTable",
     "Prices",
     "Question",
@@ -274,7 +275,6 @@ __all__ = [
     "RedisDatabaseError",
     "RedisError",
     "RedisUnavailable",
-    "Replay",
     "Report",
     "SemanticCache",
     "SemanticCacheRedis",
@@ -298,13 +298,13 @@ __all__ = [
     "create_redis_client",
     "embed_within",
     "ensure_redis",
+    "evaluate",
+    "evaluate_pairs",
     "json_logs",
-    "judge_pairs",
     "load_thresholds",
     "questions_from_log",
     "questions_from_pairs",
     "register_metrics",
-    "replay",
     "save_thresholds",
     "train_table",
 ]

@@ -1,4 +1,4 @@
-"""The texts that the phrase table is trained on and judged by, and the licence of each."""
+"""The texts that the dictionary is trained and evaluated on, and the licence of each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TextSet:
         files: its files, below the folder with the data.
         licence: the licence its text is under.
         trained: whether the shipped table may be trained on it; see NOTICE.
-        origin: sets of one origin are left out together when one of them is judged.
+        origin: sets of one origin are left out together when one of them is evaluated.
         keep: the records to take.
     """
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure what lix_cache costs in time and memory, and the package it replaces beside it.
 
-It measures and does not judge: the targets are printed beside the figures, and the exit
+It measures and does not pass or fail: the targets are printed beside the figures, and the exit
 code is 0 whatever they are. docs/benchmarks.md says what each figure means.
 """
 

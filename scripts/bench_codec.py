@@ -1,7 +1,7 @@
 """Measure the phrase code's size beside other codecs, on text it was not trained on.
 
-Every set that the shipped table is trained on is judged with a table of its own, trained
-on all the others; the remaining sets are judged with a table that no judged set had a
+Every set that the shipped table is trained on is evaluated with a table of its own, trained
+on all the others; the remaining sets are evaluated with a table that no evaluated set had a
 part in. zstd's dictionary is trained on the same texts. Prints tables; --output names the JSON.
 """
 
@@ -59,7 +59,7 @@ THOROUGH_SHIPPED = "thorough, shipped"
 #: In place of the two above where the texts are frames: all bytes of the frame in an archive.
 ARCHIVE = "archive, left out"
 ARCHIVE_SHIPPED = "archive, shipped"
-NOT_JUDGED = ("raw", "order-0 entropy", SHIPPED_NAME, THOROUGH_SHIPPED, ARCHIVE_SHIPPED)
+NOT_COMPARED = ("raw", "order-0 entropy", SHIPPED_NAME, THOROUGH_SHIPPED, ARCHIVE_SHIPPED)
 FRAMES = "10-turn frames"
 
 Size = Callable[[bytes], float]
@@ -316,7 +316,7 @@ def print_sizes(results: dict[str, Any], kind: str) -> None:
 
 
 def print_row(name: str, count: int, sizes: dict[str, int], names: Sequence[str]) -> None:
-    best = min((key for key in names if key not in NOT_JUDGED), key=lambda key: sizes[key])
+    best = min((key for key in names if key not in NOT_COMPARED), key=lambda key: sizes[key])
     cells = [f"{sizes[key] / sizes['raw']:.3f}" for key in names]
     marked = [f"**{cell}**" if key == best else cell for key, cell in zip(names, cells, strict=True)]
     print(f"| {name} | {count} | {sizes['raw'] / count:.0f} | " + " | ".join(marked) + " |")

@@ -119,12 +119,12 @@ def _curves(measured: dict[str, dict[str, list[CalibrationPoint]]]) -> dict[str,
                     DEFAULT_THRESHOLDS: "default",
                     STRICT_THRESHOLDS: "strict",
                     Thresholds(threshold=0.90): "0.90",
-                }[point.thresholds]: (point.hit_ratio, point.wrong_ratio)
+                }[point.thresholds]: (point.hit_ratio, point.false_hit_rate)
                 for point in points
                 if point.thresholds in (DEFAULT_THRESHOLDS, STRICT_THRESHOLDS, Thresholds(threshold=0.90))
             }
             curves[f"{name}, {kind}"] = Curve(
-                [(p.hit_ratio, p.wrong_ratio) for p in points if p.hits], marks, kind != "lix-cache"
+                [(p.hit_ratio, p.false_hit_rate) for p in points if p.hits], marks, kind != "lix-cache"
             )
     return curves
 
@@ -137,7 +137,7 @@ def _table(
         f"(half: {arguments.half}), all-MiniLM-L6-v2 int8; in brackets the exact 95% interval."
     )
     yield ""
-    yield "| thresholds | " + " | ".join(f"{name}: hits | wrong among hits" for name in measured) + " |"
+    yield "| thresholds | " + " | ".join(f"{name}: hits | false-hit rate" for name in measured) + " |"
     yield "|---|" + "---|" * 2 * len(measured)
     first = next(iter(measured.values()))
     for kind, points in first.items():
@@ -155,7 +155,7 @@ def _name(kind: str, thresholds: Thresholds) -> str:
 
 def _cells(point: CalibrationPoint) -> tuple[str, str]:
     low, high = clopper_pearson(point.wrong, point.hits) if point.hits else (0.0, 1.0)
-    return f"{point.hit_ratio:.1%}", f"{point.wrong_ratio:.2%} ({low:.2%} to {high:.2%})"
+    return f"{point.hit_ratio:.1%}", f"{point.false_hit_rate:.2%} ({low:.2%} to {high:.2%})"
 
 
 def _as_dict(measured: dict[str, dict[str, list[CalibrationPoint]]]) -> dict[str, Any]:

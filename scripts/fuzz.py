@@ -541,7 +541,7 @@ def _damage(rng: random.Random, data: bytearray, seeds: Sequence[bytes]) -> None
 
 
 @dataclass
-class Tally:
+class Totals:
     """What became of the inputs of one target."""
 
     outcomes: Counter[str]
@@ -562,7 +562,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--save-to", default="fuzz-failures", help="folder for inputs that failed")
     options = parser.parse_args(arguments)
     names = options.target or list(TARGETS)
-    tallies = {name: Tally(Counter(), []) for name in names}
+    totals = {name: Totals(Counter(), []) for name in names}
     began = time.monotonic()
     for name, done in _progress(names, options.examples // len(names), began + options.seconds):
         rng = random.Random(f"{options.seed}/{name}/{done}")
@@ -570,30 +570,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if number >= options.examples // len(names):
                 break
             watched = options.memory_every > 0 and number % options.memory_every == 0
-            _one(name, mutated(rng, TARGETS[name].seeds()), tallies[name], watched, Path(options.save_to))
-    return _summary(tallies, options.seed, time.monotonic() - began)
+            _one(name, mutated(rng, TARGETS[name].seeds()), totals[name], watched, Path(options.save_to))
+    return _summary(totals, options.seed, time.monotonic() - began)
 
 
 _BATCH = 500
 
 
-def _one(name: str, data: bytes, tally: Tally, watched: bool, folder: Path) -> None:
+def _one(name: str, data: bytes, totals: Totals, watched: bool, folder: Path) -> None:
     if watched:
         tracemalloc.start()
     try:
-        tally.outcomes[TARGETS[name](data)] += 1
+        totals.outcomes[TARGETS[name](data)] += 1
         if watched:
-            tally.peak = max(tally.peak, tracemalloc.get_traced_memory()[1])
-            _check(tally.peak < MEMORY_LIMIT, f"{tally.peak} bytes of memory for {len(data)} of input")
+            totals.peak = max(totals.peak, tracemalloc.get_traced_memory()[1])
+            _check(totals.peak < MEMORY_LIMIT, f"{totals.peak} bytes of memory for {len(data)} of input")
     except Exception as error:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}-{hashlib.sha256(data).hexdigest()[:12]}.bin"
         path.write_bytes(data)
-        tally.outcomes["FAILED"] += 1
+        totals.outcomes["FAILED"] += 1
         kind = f"{type(error).__name__}: {str(error)[:80]}"
-        if not any(kind in failure for failure in tally.failures):
+        if not any(kind in failure for failure in totals.failures):
             traceback.print_exc()
-            tally.failures.append(f"{path}: {kind}")
+            totals.failures.append(f"{path}: {kind}")
     finally:
         if watched:
             tracemalloc.stop()
@@ -620,14 +620,14 @@ def _progress(names: list[str], each: int, deadline: float) -> Iterator[tuple[st
             return
 
 
-def _summary(tallies: dict[str, Tally], seed: int, seconds: float) -> int:
-    total = sum(sum(tally.outcomes.values()) for tally in tallies.values())
+def _summary(totals: dict[str, Totals], seed: int, seconds: float) -> int:
+    total = sum(sum(one.outcomes.values()) for one in totals.values())
     print(f"{total} inputs in {seconds:.0f} s, seed {seed}")
-    for name, tally in tallies.items():
-        outcomes = ", ".join(f"{kind} {count}" for kind, count in sorted(tally.outcomes.items()))
-        print(f"  {name:12} {outcomes}; at most {tally.peak / 1e6:.1f} MB traced")
+    for name, one in totals.items():
+        outcomes = ", ".join(f"{kind} {count}" for kind, count in sorted(one.outcomes.items()))
+        print(f"  {name:12} {outcomes}; at most {one.peak / 1e6:.1f} MB traced")
     print(f"largest size of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
-    failures = [failure for tally in tallies.values() for failure in tally.failures]
+    failures = [failure for one in totals.values() for failure in one.failures]
     for failure in failures:
         print(f"FAILED {failure}")
     print("failed" if failures else "every input ended in a result or in its documented error")

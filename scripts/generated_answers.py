@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from lix_cache import CacheConfig, OnnxEmbedder, Question, SemanticCache, replay
+from lix_cache import CacheConfig, OnnxEmbedder, Question, SemanticCache, evaluate
 from lix_cache.cli.quality.sets import load_set, shared_folder
 from lix_cache.evaluation.binomial import clopper_pearson
 from lix_cache.evaluation.offline import play
@@ -113,7 +113,7 @@ def streams(data: Data) -> None:
         **{f"cosine {c / 100:.2f}": (Thresholds(threshold=c / 100), False) for c in (75, 80, 85, 90, 95)},
     }
     print("answers_banking: 400 questions, a reply written for each; six orders, from a cold start\n")
-    print(f"{'':27} {'hits':>6} {'wrong among hits':>28}   second half of each order")
+    print(f"{'':27} {'hits':>6} {'false-hit rate':>28}   second half of each order")
     for name, (thresholds, guards) in rules.items():
         whole, late = Count(), Count()
         for order in orders(6, range(len(questions))):
@@ -133,11 +133,11 @@ def streams(data: Data) -> None:
 
 
 def halves(data: Data) -> None:
-    """The bonus chosen on one half of the intents, judged on the other, for three ways to halve them."""
+    """The bonus chosen on one half of the intents, evaluated on the other, for three ways to halve them."""
     questions, vectors, replies = generated(data)
     intents = sorted({question.answer for question in questions})
     total = Count()
-    print("\nthe bonus chosen on half of the intents (most hits at 1.5% wrong), judged on the other half")
+    print("\nthe bonus chosen on half of the intents (most hits at 1.5% wrong), evaluated on the other half")
     for seed in range(3):
         shuffled = list(intents)
         random.Random(100 + seed).shuffle(shuffled)
@@ -204,7 +204,7 @@ def labels(data: Data) -> None:
                 cache = SemanticCache(
                     embedder, config, context=context, ttl_seconds=3600, audit_rate=0, **settings
                 )
-                run = replay(cache, questions)
+                run = evaluate(cache, questions)
                 cache.invalidate(context=context)
                 hits, wrong, asked = hits + run.hits, wrong + run.wrong, asked + run.questions
             total[rule][0] += hits / asked / len(LABELLED)

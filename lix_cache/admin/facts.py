@@ -1,4 +1,4 @@
-"""What the doctor finds out before anything is judged."""
+"""What the doctor finds out before the diagnosis."""
 
 from __future__ import annotations
 

@@ -40,13 +40,13 @@ class Evicted:
     Attributes:
         sessions: sessions that were moved whole.
         messages: messages that left Redis.
-        reunited: sessions put together after an outage.
+        reconciled: sessions reconciled after an outage.
         failed: sessions that could not be moved, and why; their messages are still hot.
     """
 
     sessions: int = 0
     messages: int = 0
-    reunited: int = 0
+    reconciled: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
 

@@ -152,12 +152,12 @@ class StoreAdmin:
         Returns:
             What moved. One session's failure does not keep the others from moving.
         """
-        total, reunited = offload.Moved(), 0
+        total, reconciled = offload.Moved(), 0
         if session_ids is not None:
             chosen = [check_session_id(sid) for sid in session_ids]
             self._take_over(self._drive(moving_over.old_sessions(self._store, chosen)), total)
         else:
-            reunited = self._reunite_pending(total)
+            reconciled = self._reconcile_pending(total)
             seconds = self.config.idle_seconds if idle_seconds is None else idle_seconds
             hot = self._drive(rounds.list_hot(self._store))
             chosen = self._drive(flows.idle_sessions(hot, seconds))
@@ -166,7 +166,7 @@ class StoreAdmin:
             self._move(group, total)
             on_progress(number * rounds.SESSIONS_AT_ONCE + len(group), len(chosen))
         failed = {sid: f"{type(error).__name__}: {error}" for sid, error in total.failed.items()}
-        return Evicted(total.sessions, total.messages, reunited, failed)
+        return Evicted(total.sessions, total.messages, reconciled, failed)
 
     def compact(
         self,
@@ -291,15 +291,15 @@ class StoreAdmin:
             except _OF_ONE_SESSION as error:
                 total.failed[session_id] = error
 
-    def _reunite_pending(self, total: offload.Moved) -> int:
-        reunited = 0
+    def _reconcile_pending(self, total: offload.Moved) -> int:
+        reconciled = 0
         for session_id in self._store.archive.store.pending_sessions():
             try:
                 self._drive(reconcile.reconcile(self._session(session_id)))
-                reunited += 1
+                reconciled += 1
             except _OF_ONE_SESSION as error:
                 total.failed[session_id] = error
-        return reunited
+        return reconciled
 
     def _session(self, session_id: str) -> Session:
         return Session(self._store, session_id, self.config.hot_window_size)

@@ -7,7 +7,7 @@ found, and decay, so that a scope whose meaning changes is learned anew.
 
 The chance that a hit is right is a logistic of the score, fitted to these labels under a prior:
 without labels the prior stands, and a few labels move it a little. The threshold is the lowest edge of
-the histogram above which the estimated part of wrong hits is small enough, and never lower than the
+the histogram above which the estimated false-hit rate is small enough, and never lower than the
 one that was set: labels come from below it, and what lies above is known from audits alone.
 
 The prior and the bounds were chosen offline; docs/calibration.md says on what.

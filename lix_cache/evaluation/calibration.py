@@ -3,7 +3,7 @@
 The questions are split in two by a hash of their words. On one half the thresholds are *fitted*: those
 with the most hits of which at most a given part is wrong. On the other half, which the fit has not
 seen, a few sets of thresholds that were chosen beforehand are *tried*: each is played through online,
-and an exact upper limit of the true proportion of wrong hits is worked out (Clopper and Pearson).
+and an exact upper limit of the true false-hit rate is worked out (Clopper and Pearson).
 Those whose limit lies below the bound are proven; the one with the most hits is returned. As several
 are tried, each is held to a stricter confidence, so that all statements together hold at the one that
 was asked for (Bonferroni).
@@ -52,7 +52,7 @@ class CalibrationPoint:
         questions: asked, each in words that had not been used before.
         hits: answered from the cache.
         wrong: of these, with another answer than the right one.
-        upper: exact upper limit of the true proportion of wrong hits, at the confidence
+        upper: exact upper limit of the true false-hit rate, at the confidence
             asked for; for a set that was tried, at the stricter one.
         is_tried: chosen beforehand to be proven; the others are there to be looked at.
         is_proven: tried, and ``upper`` is below the bound.
@@ -72,7 +72,7 @@ class CalibrationPoint:
         return self.hits / self.questions if self.questions else 0.0
 
     @property
-    def wrong_ratio(self) -> float:
+    def false_hit_rate(self) -> float:
         """Wrong among the hits, 0 to 1."""
         return self.wrong / self.hits if self.hits else 0.0
 
@@ -84,7 +84,7 @@ class Calibration:
     Attributes:
         best: the proven set of thresholds with the most hits; None: there is no proof for any.
         points: all that was measured, strictest first.
-        bound: the proportion of wrong hits that was allowed.
+        bound: the false-hit rate that was allowed.
         confidence: of the statement about ``best``.
         questions: how many there were, repeated texts included.
         needed: hits without any mistake that it would take to prove the bound at all.

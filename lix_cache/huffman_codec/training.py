@@ -1,6 +1,6 @@
 """Train a phrase table: which byte strings get a code word, and how long it is.
 
-A table is judged by text it has not seen, so it is trained that way. The text is
+A table is evaluated on text it has not seen, so it is trained that way. The text is
 parsed with costs estimated from *other* text only, in two manners: costs for each set
 from the other sets, and costs for each quarter of the texts from the other quarters. What
 a phrase is used in those parses, not how often it occurs, is its count: phrases of one

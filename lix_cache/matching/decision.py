@@ -13,7 +13,7 @@ Three numbers are looked at:
 
 * **nearness** of the best entry: its cosine, corrected by how well its response fits the query
   (``answer_weight`` times the cosine of the two above 0.5, where neighbours' answers are known as well:
-  an entry that stands alone is judged as if its response had no vector);
+  an entry that stands alone counts as if its response had no vector);
 * **margin**: how much nearer it is than its competitor, the highest nearness × (1 - agreement with the
   best entry);
 * **votes**: how many entries of its answer group are nearer than that competitor.
@@ -132,7 +132,7 @@ def decide(
 
     The order of the candidates does not matter, but that of equal ones decides which of them is named.
     """
-    return _Scene(similarities, groups, thresholds, unseen, answers, query).judge()
+    return _Scene(similarities, groups, thresholds, unseen, answers, query).decide()
 
 
 class _Scene:
@@ -202,7 +202,7 @@ class _Scene:
         degrees = self.agreement(other)
         return degrees is not None and bool((degrees[self.compared == row] >= 0.5).any())
 
-    def judge(self, without: Sequence[int] = ()) -> Decision:
+    def decide(self, without: Sequence[int] = ()) -> Decision:
         """Decide, as if some candidates were not there."""
         thresholds, nearness = self.thresholds, self.nearness
         if len(nearness) == 0:
@@ -304,7 +304,7 @@ def choose(
         query: as in :func:`decide`.
     """
     scene = _Scene(similarities, groups, thresholds, unseen, answers, query)
-    first = decision = scene.judge()
+    first = decision = scene.decide()
     if first.index is None:
         return Choice(first, (), None)
     rows: list[int] = []
@@ -319,5 +319,5 @@ def choose(
         tried.append(row)
         if len(rows) == wanted or len(tried) == _TRIES:
             break
-        decision = scene.judge(tried)
+        decision = scene.decide(tried)
     return Choice(first, tuple(rows), objection)

@@ -144,7 +144,7 @@ class Assembled(Decorating):
         )
         core = self._core
         if embed_answers and embedder is not None:
-            core.meanings = Meanings(embedder, lambda error: core.tally.trouble("embedder_errors", error))
+            core.meanings = Meanings(embedder, lambda error: core.stats.trouble("embedder_errors", error))
         self._flights = Flights()
         self._cleaner = Cleaner(self._core, SyncDriver(self._endpoint, clock))
         self._connect(clock)
@@ -155,7 +155,7 @@ class Assembled(Decorating):
     @property
     def local_stats(self) -> dict[str, Any]:
         """What this object counted, as ``get_stats`` does, without asking Redis."""
-        return self._core.tally.as_dict(self._prices)
+        return self._core.stats.as_dict(self._prices)
 
     def _stats(self, counts: dict[str, Any] | LixCacheError) -> dict[str, Any]:
         names = (
@@ -171,5 +171,5 @@ class Assembled(Decorating):
             "index_scopes": len(indexes),
             "index_bytes": indexes.nbytes,
             "cleanup_running": self._cleaner.is_alive,
-            **self._core.tally.as_dict(self._prices),
+            **self._core.stats.as_dict(self._prices),
         }

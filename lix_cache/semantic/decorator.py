@@ -228,7 +228,7 @@ class _Sync:
             self._refreshing.start(lambda: context.run(self._drive, flow), "lix-cache-refresh")
         except RuntimeError as error:
             # No more threads, or the interpreter is ending: the answer is there all the same.
-            self._cached.core.tally.trouble("refresh_errors", error)
+            self._cached.core.stats.trouble("refresh_errors", error)
 
 
 class _Async:

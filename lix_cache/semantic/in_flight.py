@@ -155,7 +155,7 @@ class Lead:
     def refuse(self, rule: str) -> Flow[None]:
         """Let others wait no longer: the call goes on, and its answer will not be stored."""
         self.stored = Stored(refused=rule)
-        self.core.tally.refused(rule)
+        self.core.stats.refused(rule)
         if self.flight is not None:
             self.flights.close(self.flight)
         if self.shared is not None:
@@ -207,7 +207,7 @@ class Lead:
             return self._refused(type(error).__name__)
 
     def _refused(self, rule: str) -> Stored:
-        self.core.tally.refused(rule)
+        self.core.stats.refused(rule)
         return Stored(refused=rule)
 
 
@@ -251,13 +251,13 @@ def join(
         if landed is UNSHARED:
             return Lead(core, flights, asking, missed=Lookup(False, reason=Reason.POLICY))
         if isinstance(landed, Recipe):
-            core.tally.count("shared_runs")
+            core.stats.count("shared_runs")
             answer = (yield Compute(landed.make, None, "copying")) if landed.is_large else landed.make()
             return Lookup(True, answer, similarity=1.0, reason=Reason.SHARED)
         if landed is not ABANDONED:
             reader = yield from landed(max(0.0, until - clock.monotonic()))
             if reader is not None:
-                core.tally.count("shared_runs")
+                core.stats.count("shared_runs")
                 return Lookup(True, reader, similarity=1.0, reason=Reason.SHARED)
             # Unless it is gone already, no more join what cannot be joined.
             flights.give_up(key, flight)

@@ -74,8 +74,8 @@ def store(core: Core, answer: Answer) -> Flow[Stored]:
     flow = _store(core, answer, spent)
     stored = yield from core.guarded(flow, lambda _: Stored(refused=Reason.REDIS))
     if stored.refused:
-        core.tally.refused(stored.refused)
-    core.tally.took("store", core.clock.monotonic() - started - spent.seconds)
+        core.stats.refused(stored.refused)
+    core.stats.took("store", core.clock.monotonic() - started - spent.seconds)
     return stored
 
 
@@ -191,8 +191,8 @@ def _put(core: Core, scope: Scope, packed: _Packed, vector: FloatArray | None) -
     put = answers.stored((yield from core.with_notes(scope.id, *calls))[0])
     if put is None:
         return None
-    core.tally.count("stored")
-    core.tally.count("evicted", put.evicted)
+    core.stats.count("stored")
+    core.stats.count("evicted", put.evicted)
     return EntryId(put.number, nonce)
 
 

@@ -74,7 +74,7 @@ def lookup(core: Core, query: Query) -> Flow[Lookup]:
     flow = _lookup(core, query, spent)
     found = yield from core.guarded(flow, lambda text: Lookup(False, reason=Reason.REDIS, detail=text))
     if not query.peek:
-        core.tally.looked_up(found, core.clock.monotonic() - started - spent.seconds)
+        core.stats.looked_up(found, core.clock.monotonic() - started - spent.seconds)
     return found
 
 
@@ -338,7 +338,7 @@ def _verified(
         )
     except (ComputeTimeout, Failed) as caught:
         error = caught.error if isinstance(caught, Failed) else caught
-        core.tally.trouble("verifier_errors", error)
+        core.stats.trouble("verifier_errors", error)
         if isinstance(error, MissingExtra):
             # As with an embedder: it will never answer, and as a miss nobody would learn of it.
             raise error from None

@@ -102,7 +102,7 @@ def invalidate(core: Core, criteria: Criteria) -> Flow[int]:
                 dropped += sum((yield RedisBatch(calls)))
             else:
                 dropped += yield from _drop_pages(core, criteria, part)
-    core.tally.count("invalidated", dropped)
+    core.stats.count("invalidated", dropped)
     return dropped
 
 
@@ -170,7 +170,7 @@ def report_wrong(core: Core, entry_id: str, query: str, context: Mapping[str, An
     call = core.answers.report(scope.id, digest, known.number, known.nonce)
     written = int((yield RedisCall(call)))
     if written:
-        core.tally.count("wrong_reports")
+        core.stats.count("wrong_reports")
     return Report(noted=written > 0, dropped=written > 1)
 
 
@@ -189,7 +189,7 @@ def clean_up(core: Core) -> Flow[int]:
             counts = yield RedisBatch(calls)
             dropped += sum(counts)
             part = [scope for scope, n in zip(part, counts, strict=True) if n >= _EXPIRED_AT_ONCE]
-    core.tally.count("expired", dropped)
+    core.stats.count("expired", dropped)
     return dropped
 
 

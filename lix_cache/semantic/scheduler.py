@@ -76,7 +76,7 @@ class Cleaner(DaemonThread):
                 self._drive(maintenance.clean_up(self._core))
             except Exception as error:  # noqa: BLE001 - a thread that dies in silence cleans nothing up
                 self.last_error = told(error)
-                self._core.tally.trouble("cleanup_errors", error)
+                self._core.stats.trouble("cleanup_errors", error)
                 level = "WARNING" if isinstance(error, LixCacheError) else "ERROR"
                 # Without the traceback: a sink may show its variables, and with them a context.
                 logger.log(level, "cleaning the semantic cache up failed: {}", self.last_error)

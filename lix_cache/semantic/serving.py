@@ -37,7 +37,7 @@ def served(
     response = None
     if not peek:
         response = yield from _decoded(core, scope, meta.response_key, data)
-        core.tally.saved(meta.tokens)
+        core.stats.saved(meta.tokens)
         if decision is not None:
             core.watch.seen(scope.id, decision.score)
     return Lookup(

@@ -293,7 +293,7 @@ class Shared:
         try:
             return bytes((yield RedisCall(ScriptCall(TAKE, (self.key,), (self.token, life, seen)))))
         except RedisError as error:
-            self.core.tally.trouble("flight_errors", error)
+            self.core.stats.trouble("flight_errors", error)
             return None
 
     def give_back(self, *, stored: bool | None) -> Flow[None]:
@@ -310,4 +310,4 @@ class Shared:
             yield RedisCall(ScriptCall(GIVE_BACK, (self.key,), (self.token, end, _SEEN_MS)))
         except RedisError as error:
             # It ends by itself at its deadline.
-            self.core.tally.trouble("flight_errors", error)
+            self.core.stats.trouble("flight_errors", error)

@@ -13,7 +13,7 @@ from lix_cache.errors import told
 from lix_cache.hot.entries import Tokens
 from lix_cache.semantic.result import Lookup
 
-__all__ = ["Latencies", "Prices", "Tally", "about_tokens"]
+__all__ = ["Latencies", "Prices", "Stats", "about_tokens"]
 
 
 def about_tokens(characters: int) -> int:
@@ -84,7 +84,7 @@ class Latencies:
         return {"count": self.count, **{n: round(self.quantile(q) * 1000, 4) for n, q in names.items()}}
 
 
-class Tally:
+class Stats:
     """The counters of one cache object. Safe between threads."""
 
     def __init__(self) -> None:

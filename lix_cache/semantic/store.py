@@ -23,7 +23,7 @@ from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, Thresholds, is_lex
 from lix_cache.semantic.deferred import Later
 from lix_cache.semantic.result import Lookup
 from lix_cache.semantic.scope import canonical, embedder_word, item_digests, merged, scope_of
-from lix_cache.semantic.stats import Tally
+from lix_cache.semantic.stats import Stats
 from lix_cache.vectors import check_dimension
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Core:
     dim: int | None
     watch: Watch
     meanings: Meanings | None = None
-    tally: Tally = field(default_factory=Tally)
+    stats: Stats = field(default_factory=Stats)
     later: Later = field(default_factory=Later)
     _identity: tuple[str, int] | None = None
     _vectors: OrderedDict[bytes, FloatArray] = field(default_factory=OrderedDict)
@@ -142,7 +142,7 @@ class Core:
         self._vectors = OrderedDict()
         self.later = Later()  # the parent sends its own
         self.indexes.renew_locks()
-        self.tally.renew_lock()
+        self.stats.renew_lock()
         self.watch.renew_lock()
 
     # -- Redis ----------------------------------------------------------------------------
@@ -158,7 +158,7 @@ class Core:
         replies = yield RedisBatch(sent, errors_as_values=True)
         for note, reply in zip(notes, replies, strict=False):
             if isinstance(reply, Exception):
-                self.tally.trouble("note_errors", reply)
+                self.stats.trouble("note_errors", reply)
             elif note.then is not None:
                 note.then(reply)
         asked: list[Any] = list(replies[len(notes) :])
@@ -202,9 +202,9 @@ class Core:
             if not self.miss_on_error:
                 raise
             if not self.breaker.is_open:
-                self.tally.trouble("redis_errors", error)
+                self.stats.trouble("redis_errors", error)
                 self.breaker.trip()
-            self.tally.count("degraded")
+            self.stats.count("degraded")
             return otherwise(str(error))
 
     def check_breaker(self) -> None:
@@ -307,10 +307,10 @@ class Core:
         try:
             result: T = yield Compute(call, self.deadline, "the embedder", may_hang=True)
         except ComputeTimeout as error:
-            self.tally.trouble("embedder_errors", error)
+            self.stats.trouble("embedder_errors", error)
             raise Stop(Reason.EMBEDDER_TIMEOUT, str(error)) from error
         except Failed as failed:
-            self.tally.trouble("embedder_errors", failed.error)
+            self.stats.trouble("embedder_errors", failed.error)
             if isinstance(failed.error, MissingExtra):
                 raise failed.error from None
             raise Stop(Reason.EMBEDDER_FAILED, told(failed.error)) from failed.error
@@ -322,7 +322,7 @@ class Core:
         """Note how long somebody else took."""
         seconds = self.clock.monotonic() - started
         spent.seconds += seconds
-        self.tally.took(what, seconds)
+        self.stats.took(what, seconds)
 
 
 def _mean(vectors: Any, wanted: int) -> FloatArray:

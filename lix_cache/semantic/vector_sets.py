@@ -85,5 +85,5 @@ def nearest(
     # Read and checked as the news of an index are.
     index = ScopeIndex(scope.dim)
     view = index.follow(brought.found, index.place) or index.view()
-    core.tally.count("vector_set_lookups")
+    core.stats.count("vector_set_lookups")
     return Nearest(view, brought)

@@ -42,7 +42,7 @@ _TRUSTED = 200.0
 _AGREE = 0.5
 _DIFFER = 0.25
 #: Labels of answers, beside which there are those of lookups and audits.
-_JUDGED = ("right", "wrong")
+_LABELLED = ("right", "wrong")
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class Watch:
             return None
         with self._lock:
             known = self._known(scope)
-            labels = sum(known.unsent[name] for name in known.unsent if name.startswith(_JUDGED))
+            labels = sum(known.unsent[name] for name in known.unsent if name.startswith(_LABELLED))
             audits = known.unsent["late"]
             # Where no score is asked for, the threshold is not learned, and need not be known at once.
             is_known = known.was_read or self.target is None or math.isinf(self.start)

@@ -25,7 +25,7 @@ class Verifier(Protocol):
 
     @property
     def id(self) -> str:
-        """Name and version of what judges."""
+        """Name and version of what scores."""
         ...
 
     def scores(self, pairs: Sequence[tuple[str, str]]) -> FloatArray:

@@ -613,7 +613,7 @@ def test_a_forked_child_goes_on_with_the_cache(redis_config: CacheConfig) -> Non
     assert cache.lookup("like q").is_hit
     cache.start_cleanup(60)
     # Held by a thread that the child does not have.
-    with cache._core._lock, cache._core.indexes._lock, cache._core.tally._lock, cache._cleaner._lock:
+    with cache._core._lock, cache._core.indexes._lock, cache._core.stats._lock, cache._cleaner._lock:
 
         def work(report: Report) -> None:
             report("h", int(cache.lookup("like q").is_hit))
@@ -657,7 +657,7 @@ def test_the_background_thread_survives_trouble_and_tells_of_it(make: Any, proxy
     cache.store("far", "F")
     proxy.refuse()
     cache.start_cleanup(0.01)
-    wait_until(lambda: cache._core.tally.counters["cleanup_errors"] > 0, what="the trouble")
+    wait_until(lambda: cache._core.stats.counters["cleanup_errors"] > 0, what="the trouble")
     wait_until(lambda: cache._cleaner.last_error is not None)
     assert "RedisUnavailable" in cache._cleaner.last_error
     proxy.allow()
@@ -683,5 +683,5 @@ def test_the_background_thread_survives_what_nobody_expected(make: Any, monkeypa
     monkeypatch.setattr(cache._cleaner, "_drive", drive)
     cache.start_cleanup(0.01)
     wait_until(lambda: len(calls) > 2)
-    assert cache._core.tally.counters["cleanup_errors"] == 1
+    assert cache._core.stats.counters["cleanup_errors"] == 1
     cache.stop_cleanup()

@@ -535,7 +535,7 @@ def test_what_is_remembered_of_deletions_adds_up_and_is_forgotten_in_the_end(con
 # -- what moves to disk ----------------------------------------------------------------------
 
 
-ENDINGS = {"clear": whole.clear, "flush": whole.flush, "reunite": reconcile.reconcile}
+ENDINGS = {"clear": whole.clear, "flush": whole.flush, "reconcile": reconcile.reconcile}
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

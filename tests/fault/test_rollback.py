@@ -327,11 +327,11 @@ def test_a_read_that_began_before_both_were_brought_together_does_not_pass_for_t
             window = result
         else:
             step = reading.send(result)
-    reuniting = reconcile.reconcile(Session(process.store, "s", 6))
-    other = reuniting.send(None)
+    reconciling = reconcile.reconcile(Session(process.store, "s", 6))
+    other = reconciling.send(None)
     for _ in range(100):
         try:
-            other = process.step(reuniting, other)
+            other = process.step(reconciling, other)
         except StopIteration:
             break
         assert process.session.seen.goes_beyond(HotWindow.newest(window).turns[-1].id)  # type: ignore[union-attr]

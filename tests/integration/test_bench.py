@@ -1,4 +1,4 @@
-"""The benchmark runs, and its report holds every figure that was promised. No timing is judged here."""
+"""The benchmark runs, and its report holds every figure that was promised. No timing is checked here."""
 
 from __future__ import annotations
 

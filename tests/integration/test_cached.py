@@ -352,7 +352,7 @@ def test_an_old_answer_is_served_while_one_call_renews_it(lab: Lab) -> None:
     assert lab.call(ask, "q one") == "q one! (1)"
     time.sleep(0.4)
     assert lab.call(ask, "q one") == "q one! (1)"
-    lab.settle(lambda: cache._core.tally.counters["refreshed"] == 1)
+    lab.settle(lambda: cache._core.stats.counters["refreshed"] == 1)
     assert len(lab.runs) == 2
     assert lab.call(ask, "q one") == "q one! (2)"
 
@@ -369,7 +369,7 @@ def test_a_refresh_that_fails_is_counted_and_the_old_answer_served(lab: Lab) -> 
     time.sleep(0.2)
     for _ in range(2):
         assert lab.call(ask, "q one") == "q one"
-        lab.settle(lambda: cache._core.tally.counters["refresh_errors"] >= 1)
+        lab.settle(lambda: cache._core.stats.counters["refresh_errors"] >= 1)
     assert lab.stats(cache)["last_error"].startswith("builtins.ValueError at line ")
 
 

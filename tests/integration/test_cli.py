@@ -499,7 +499,7 @@ def test_evict_moves_idle_sessions_alone_unless_told_otherwise(cli: Cli, redis_c
     assert cli("evict", "--session", "b", "--json").json == {
         "sessions": 1,
         "messages": 4,
-        "reunited": 0,
+        "reconciled": 0,
         "failed": {},
     }
     result = cli("evict", "--all")
@@ -549,7 +549,7 @@ def test_evict_puts_together_what_an_outage_left(cli: Cli, redis_config: CacheCo
     away = redis_config.replace(redis_port=free_port(), redis_retry_seconds=0)
     HybridConversationCache("a", away).add_message("user", "said while Redis was away")
     result = cli("evict")
-    assert result.out == "0 sessions moved to disk, 0 messages; 1 put together after an outage\n"
+    assert result.out == "0 sessions moved to disk, 0 messages; 1 reconciled after an outage\n"
     assert len(cache.get_full()) == 4
     assert cli("stats", "--json").json["pending_sessions"] == 0
 

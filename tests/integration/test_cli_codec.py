@@ -34,7 +34,7 @@ def chats(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_table_of_ones_own_is_written_and_judged_by_texts_it_has_not_seen(
+def test_a_table_of_ones_own_is_written_and_evaluated_on_texts_it_has_not_seen(
     chats: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "orders.lixt"
@@ -120,7 +120,7 @@ def test_what_cannot_be_trained_on_is_said(tmp_path: Path) -> None:
     assert not (tmp_path / "t.lixt").exists()
 
 
-def test_a_table_that_nothing_judged_says_so(tmp_path: Path) -> None:
+def test_a_table_that_nothing_evaluated_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("some text\n\nand some more")
     code, _, err = run("train", str(tmp_path / "a.txt"), "-o", str(tmp_path / "t.lixt"))
     assert code == 0

@@ -82,8 +82,8 @@ class TestEval:
         ]
         for cache in caches.values():
             assert cache["questions"] == 200 == sum(cache["reasons"].values())
-            low, high = cache["wrong_among_hits_95"]
-            assert low <= cache["wrong_among_hits"] <= high
+            low, high = cache["false_hit_rate_95"]
+            assert low <= cache["false_hit_rate"] <= high
         assert caches["lix-cache"]["hits"] > caches["lix-cache, strict"]["hits"] > 0
         assert keys_left(redis_server) == before
 
@@ -91,7 +91,7 @@ class TestEval:
         path = tmp_path / "same words.jsonl"
         path.write_text('{"query": "pay it", "answer_id": "1"}\n{"query": "pay it", "answer_id": "2"}\n')
         result = run("eval", "--set", str(path), "--model", "lexical", "--mistakes", "1")
-        assert "wrong among hits" in result.output
+        assert "false-hit rate" in result.output
         assert "1 of 1" in result.output
         assert "served" in result.output
 
@@ -100,7 +100,7 @@ class TestEval:
         for name in ("lix-cache", "lix-cache, strict", "plain cosine 0.90"):
             assert re.search(rf"^{name}: ([\w ]+ [\d,]+, )+[\w ]+ [\d,]+$", output, re.MULTILINE)
 
-    def test_pairs_are_judged_as_pairs(self, run: Run, tmp_path: Path) -> None:
+    def test_pairs_are_evaluated_as_pairs(self, run: Run, tmp_path: Path) -> None:
         path = tmp_path / "pairs.jsonl"
         path.write_text(
             '{"a": "turn the light on", "b": "turn the light on please", "label": 1}\n'
@@ -160,8 +160,8 @@ class TestEval:
         ours, strict = found["caches"][:2]
         plain = next(cache for cache in found["caches"] if cache["cache"] == "plain cosine 0.90")
         assert ours["hit_ratio"] >= least_hits
-        assert ours["wrong_among_hits"] <= most_wrong
-        assert strict["wrong_among_hits"] <= 0.01
+        assert ours["false_hit_rate"] <= most_wrong
+        assert strict["false_hit_rate"] <= 0.01
         assert strict["hit_ratio"] >= {"answers": 0.08, "banking77": 0.28, "clinc150": 0.18}[name]
         assert ours["hit_ratio"] > 2 * plain["hit_ratio"]
 
@@ -196,7 +196,7 @@ class TestCalibrate:
         arguments = ["--log", str(asked), "--model", "lexical", "--bound", "0.1"]
         result = run("calibrate", *arguments, "-o", str(thresholds), "--plot", str(plot))
         assert "proven, and taken" in result.output
-        assert "wrong among hits" in result.output
+        assert "false-hit rate" in result.output
         assert plot.read_text().startswith("<?xml")
         embedder = HashingEmbedder()
         found = load_thresholds(thresholds, embedder=embedder.id)

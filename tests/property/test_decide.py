@@ -28,7 +28,7 @@ THRESHOLDS = st.builds(
 CANDIDATES = st.lists(st.tuples(st.integers(-100, 100), st.integers(0, 4)), min_size=1, max_size=30)
 
 
-def judge(candidates, thresholds, **more):
+def decided(candidates, thresholds, **more):
     similarities = np.array([similarity / 100 for similarity, _ in candidates], dtype=np.float64)
     return decide(similarities, np.array([group for _, group in candidates]), thresholds, **more)
 
@@ -37,7 +37,7 @@ def judge(candidates, thresholds, **more):
 def test_the_order_of_the_candidates_does_not_matter(candidates, thresholds, random) -> None:
     mixed = list(candidates)
     random.shuffle(mixed)
-    one, other = judge(candidates, thresholds), judge(mixed, thresholds)
+    one, other = decided(candidates, thresholds), decided(mixed, thresholds)
     assert replace(one, index=None, best=None) == replace(other, index=None, best=None)
     assert (one.index is None) == (other.index is None)
     if one.index is not None:
@@ -46,21 +46,21 @@ def test_the_order_of_the_candidates_does_not_matter(candidates, thresholds, ran
 
 @given(CANDIDATES, THRESHOLDS, st.data())
 def test_a_nearer_best_match_never_turns_a_hit_into_a_miss(candidates, thresholds, data) -> None:
-    before = judge(candidates, thresholds)
+    before = decided(candidates, thresholds)
     assume(before.index is not None)
     similarity, group = candidates[before.index]
     nearer = data.draw(st.integers(similarity, 100))
     changed = [*candidates]
     changed[before.index] = (nearer, group)
-    after = judge(changed, thresholds)
+    after = decided(changed, thresholds)
     assert after.index == before.index
     assert after.score >= before.score
 
 
 @given(CANDIDATES, THRESHOLDS, st.integers(-100, 100))
 def test_another_answer_never_turns_a_miss_into_its_rivals_hit(candidates, thresholds, similarity) -> None:
-    before = judge(candidates, thresholds)
-    after = judge([*candidates, (similarity, 99)], thresholds)
+    before = decided(candidates, thresholds)
+    after = decided([*candidates, (similarity, 99)], thresholds)
     if after.index is not None and after.index < len(candidates):
         assert before.index is not None
 
@@ -68,7 +68,7 @@ def test_another_answer_never_turns_a_miss_into_its_rivals_hit(candidates, thres
 @given(CANDIDATES, THRESHOLDS)
 def test_a_disagreeing_entry_as_near_as_the_best_always_blocks(candidates, thresholds) -> None:
     nearest = max(similarity for similarity, _ in candidates)
-    assert judge([*candidates, (nearest, 99)], thresholds).index is None
+    assert decided([*candidates, (nearest, 99)], thresholds).index is None
 
 
 @given(CANDIDATES, THRESHOLDS, st.integers(0, 30))
@@ -76,13 +76,13 @@ def test_the_nearest_alone_are_never_more_generous_than_all(candidates, threshol
     ordered = sorted(candidates, key=lambda item: -item[0])
     kept = ordered[: max(1, count)]
     unseen = kept[-1][0] / 100 if len(kept) < len(ordered) else -1.0
-    if judge(kept, thresholds, unseen=unseen).index is not None:
-        assert judge(ordered, thresholds).index is not None
+    if decided(kept, thresholds, unseen=unseen).index is not None:
+        assert decided(ordered, thresholds).index is not None
 
 
 @given(CANDIDATES, THRESHOLDS)
 def test_what_is_accepted_reaches_every_limit(candidates, thresholds) -> None:
-    found = judge(candidates, thresholds)
+    found = decided(candidates, thresholds)
     if found.index is None:
         assert found.reason in ("below_threshold", "margin", "score")
         return
@@ -95,8 +95,8 @@ def test_what_is_accepted_reaches_every_limit(candidates, thresholds) -> None:
 @given(CANDIDATES, THRESHOLDS, st.floats(0, 1))
 def test_stricter_thresholds_never_accept_more(candidates, thresholds, more) -> None:
     strict = replace(thresholds, score=thresholds.score + more)
-    if judge(candidates, strict).index is not None:
-        assert judge(candidates, thresholds).index is not None
+    if decided(candidates, strict).index is not None:
+        assert decided(candidates, thresholds).index is not None
 
 
 def test_plain_cosine_is_a_special_case() -> None:

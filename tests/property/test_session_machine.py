@@ -137,13 +137,13 @@ class SessionMachine(RuleBasedStateMachine):
             with pytest.raises(RedisUnavailable):
                 self.processes[who].flush()
 
-    @rule(who=WHO, step=st.sampled_from(["spill", "evict", "reunite"]))
+    @rule(who=WHO, step=st.sampled_from(["spill", "evict", "reconcile"]))
     def daemon(self, who: str, step: str) -> None:
         process = self.processes[who]
         running = {
             "spill": lambda: rounds.spill_overflow(process.store),
             "evict": lambda: rounds.evict_idle(process.store, 0),
-            "reunite": lambda: rounds.reconcile_all_pending(process.store),
+            "reconcile": lambda: rounds.reconcile_all_pending(process.store),
         }[step]
         try:
             process.drive(running())

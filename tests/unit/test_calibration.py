@@ -164,14 +164,14 @@ class TestCalibrate:
             (p.thresholds.score for p in points), reverse=True
         )
         assert points[0].hits < points[-1].hits
-        assert points[0].wrong_ratio <= points[-1].wrong_ratio
+        assert points[0].false_hit_rate <= points[-1].false_hit_rate
 
     def test_it_beats_plain_cosine(self, calibration: Calibration) -> None:
         assert calibration.best is not None
         cosines = [Thresholds(threshold=threshold / 100) for threshold in range(50, 100, 2)]
         plain = calibration_curve(*sphere(1200, seed=9), cosines, guards=False)
         (ours,) = calibration_curve(*sphere(1200, seed=9), [calibration.best.thresholds], guards=False)
-        as_good = [point.hits for point in plain if point.wrong_ratio <= max(ours.wrong_ratio, 0.02)]
+        as_good = [point.hits for point in plain if point.false_hit_rate <= max(ours.false_hit_rate, 0.02)]
         assert ours.hits > max(as_good, default=0)
 
     def test_too_few_questions_prove_nothing_and_say_how_many_it_takes(self) -> None:

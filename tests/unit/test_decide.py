@@ -25,81 +25,81 @@ def labels(*values: int) -> npt.NDArray[np.int64]:
     return np.array(values, dtype=np.int64)
 
 
-def judge(
+def decided(
     thresholds: Thresholds, similarities: tuple[float, ...], groups: tuple[int, ...], **more: Any
 ) -> Decision:
     return decide(numbers(*similarities), labels(*groups), thresholds, **more)
 
 
 def test_nothing_to_choose_from_is_no_hit() -> None:
-    found = judge(PLAIN, (), ())
+    found = decided(PLAIN, (), ())
     assert (found.index, found.best, found.similarity, found.reason) == (None, None, 0.0, "empty")
     assert found.margin == math.inf
 
 
 def test_a_threshold_alone_is_plain_cosine() -> None:
-    assert judge(PLAIN, (0.3, 0.91, 0.909), (1, 2, 3)).index == 1
-    assert judge(PLAIN, (0.3, 0.89), (1, 2)).reason == "below_threshold"
-    assert judge(PLAIN, (0.3, 0.89), (1, 2)).index is None
-    assert judge(PLAIN, (0.3, 0.89), (1, 2)).best == 1
+    assert decided(PLAIN, (0.3, 0.91, 0.909), (1, 2, 3)).index == 1
+    assert decided(PLAIN, (0.3, 0.89), (1, 2)).reason == "below_threshold"
+    assert decided(PLAIN, (0.3, 0.89), (1, 2)).index is None
+    assert decided(PLAIN, (0.3, 0.89), (1, 2)).best == 1
 
 
 def test_a_near_entry_that_answers_differently_blocks() -> None:
     thresholds = Thresholds(threshold=0.8, margin=0.05)
-    found = judge(thresholds, (0.95, 0.92), (1, 2))
+    found = decided(thresholds, (0.95, 0.92), (1, 2))
     assert found.reason == "margin"
     assert found.margin == pytest.approx(0.03, abs=1e-6)
-    assert judge(thresholds, (0.95, 0.92), (1, 1)).index == 0
-    assert judge(thresholds, (0.95, 0.89), (1, 2)).index == 0
+    assert decided(thresholds, (0.95, 0.92), (1, 1)).index == 0
+    assert decided(thresholds, (0.95, 0.89), (1, 2)).index == 0
 
 
 def test_where_nothing_else_is_near_a_competitor_is_supposed() -> None:
     thresholds = Thresholds(threshold=0.5, margin=0.2, floor=0.6)
-    lonely = judge(thresholds, (0.79,), (1,))
+    lonely = decided(thresholds, (0.79,), (1,))
     # Over the competitor that was supposed: what was not enough is a number.
     assert (lonely.reason, lonely.margin) == ("margin", pytest.approx(0.19, abs=1e-6))
-    distant = judge(thresholds, (0.79, 0.1), (1, 2))
+    distant = decided(thresholds, (0.79, 0.1), (1, 2))
     assert (distant.reason, distant.margin) == ("margin", pytest.approx(0.19, abs=1e-6))
-    weak = judge(Thresholds(threshold=0.5, score=2.0), (0.79,), (1,))
+    weak = decided(Thresholds(threshold=0.5, score=2.0), (0.79,), (1,))
     assert (weak.reason, weak.margin) == ("score", pytest.approx(0.79, abs=1e-6))
-    assert judge(thresholds, (0.81,), (1,)).index == 0
-    assert judge(thresholds, (0.81,), (1,)).margin == math.inf
+    assert decided(thresholds, (0.81,), (1,)).index == 0
+    assert decided(thresholds, (0.81,), (1,)).margin == math.inf
 
 
 def test_what_was_not_looked_at_may_stand_right_behind_the_last_one() -> None:
     thresholds = Thresholds(threshold=0.5, margin=0.1)
-    assert judge(thresholds, (0.9, 0.85), (1, 1)).index == 0
-    blocked = judge(thresholds, (0.9, 0.85), (1, 1), unseen=0.85)
+    assert decided(thresholds, (0.9, 0.85), (1, 1)).index == 0
+    blocked = decided(thresholds, (0.9, 0.85), (1, 1), unseen=0.85)
     assert blocked.reason == "margin"
     assert blocked.margin == pytest.approx(0.05, abs=1e-6)
 
 
 def test_votes_are_those_nearer_than_any_other_answer() -> None:
-    found = judge(PLAIN, (0.95, 0.93, 0.80, 0.85, 0.70), (1, 1, 1, 2, 1))
+    found = decided(PLAIN, (0.95, 0.93, 0.80, 0.85, 0.70), (1, 1, 1, 2, 1))
     assert found.votes == 2
-    assert judge(PLAIN, (0.95, 0.95), (1, 2)).votes == 1
+    assert decided(PLAIN, (0.95, 0.95), (1, 2)).votes == 1
 
 
 def test_the_score_is_the_weighted_sum() -> None:
     thresholds = Thresholds(threshold=0.5, score=1.29, margin_weight=2.0, vote_weight=0.1)
-    found = judge(thresholds, (0.8, 0.75, 0.6), (1, 1, 2))
+    found = decided(thresholds, (0.8, 0.75, 0.6), (1, 1, 2))
     assert found.score == pytest.approx(0.8 + 2 * 0.2 + 0.1 * 1, abs=1e-6)
     assert found.index == 0
-    assert judge(thresholds, (0.8, 0.55, 0.6), (1, 1, 2)).reason == "score"
+    assert decided(thresholds, (0.8, 0.55, 0.6), (1, 1, 2)).reason == "score"
 
 
 def test_more_votes_than_the_cap_count_no_more() -> None:
     thresholds = Thresholds(threshold=0.0, vote_weight=1.0, vote_cap=4)
-    many = judge(thresholds, (0.9,) * 50, (1,) * 50)
+    many = decided(thresholds, (0.9,) * 50, (1,) * 50)
     assert many.score == pytest.approx(0.9 + 2.0)
     assert many.votes == 50
 
 
 def test_the_default_thresholds_refuse_a_lone_entry_that_is_not_very_near() -> None:
-    assert judge(DEFAULT_THRESHOLDS, (0.86,), (1,)).reason == "score"
-    assert judge(DEFAULT_THRESHOLDS, (0.87,), (1,)).index == 0
-    assert judge(STRICT_THRESHOLDS, (0.955,), (1,)).index is None
-    assert judge(STRICT_THRESHOLDS, (0.965,), (1,)).index == 0
+    assert decided(DEFAULT_THRESHOLDS, (0.86,), (1,)).reason == "score"
+    assert decided(DEFAULT_THRESHOLDS, (0.87,), (1,)).index == 0
+    assert decided(STRICT_THRESHOLDS, (0.955,), (1,)).index is None
+    assert decided(STRICT_THRESHOLDS, (0.965,), (1,)).index == 0
 
 
 def test_the_similarities_are_not_changed() -> None:
@@ -235,7 +235,7 @@ def test_an_entry_without_neighbours_gets_no_bonus() -> None:
 @pytest.mark.promise("right-answer")
 @pytest.mark.parametrize("similarity", [0.84, 0.86, 0.87, 0.9])
 @pytest.mark.parametrize("others", [(), (0.4, 0.3)])
-def test_an_entry_that_stands_alone_is_judged_the_same_before_and_after_its_vector(
+def test_an_entry_that_stands_alone_is_decided_the_same_before_and_after_its_vector(
     similarity: float, others: tuple[float, ...]
 ) -> None:
     unfit = np.array([1, 0, 0], np.float32)

@@ -21,7 +21,7 @@ from lix_cache.semantic.single_flight import (
     recipe_of,
     recipe_of_error,
 )
-from lix_cache.semantic.stats import Tally
+from lix_cache.semantic.stats import Stats
 from tests.support.twins import ManualClock
 
 
@@ -30,7 +30,7 @@ class Core:
 
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.tally = Tally()
+        self.stats = Stats()
 
 
 def shared(core: Core, seconds: float = 1.0) -> Shared:
@@ -120,7 +120,7 @@ def test_without_redis_everybody_runs_and_it_is_counted() -> None:
     flight = shared(core)
     assert run(flight.take(look(), 2.0), core, [RedisUnavailable("gone")])[0] is None
     assert not flight.is_mine
-    assert core.tally.counters["flight_errors"] == 1
+    assert core.stats.counters["flight_errors"] == 1
     assert run(flight.give_back(stored=True), core, []) == (None, [])
 
 
@@ -154,7 +154,7 @@ def test_a_flight_that_cannot_be_given_back_ends_by_itself() -> None:
     assert effects[0].command.script is TAKE
     assert effects[0].command.args[1] == 1_000
     run(flight.give_back(stored=True), core, [RedisUnavailable("gone")])
-    assert core.tally.counters["flight_errors"] == 1
+    assert core.stats.counters["flight_errors"] == 1
 
 
 def test_of_many_threads_one_leads() -> None:

@@ -217,14 +217,14 @@ FLUSH = Act("flush", lambda p, _: whole.flush(p.session))
 IN_AND_OUT = Act("flush, get_context, flush", lambda p, _: _flushed(p))
 SPILL = Act("spill_overflow", lambda p, _: rounds.spill_overflow(p.store))
 EVICT = Act("evict_idle", lambda p, _: rounds.evict_idle(p.store, 0, "somebody"))
-REUNITE = Act("reunite_pending", lambda p, _: rounds.reconcile_all_pending(p.store))
+RECONCILE = Act("reconcile_pending", lambda p, _: rounds.reconcile_all_pending(p.store))
 CLEAN = Act("clean_up", lambda p, _: rounds.clean_up(p.store))
 LIST = Act("list_hot", lambda p, _: rounds.list_hot(p.store))
 LENGTH = Act("hot_length", lambda p, _: hot_length(p.session))
 CLEAR = Act("clear", lambda p, _: whole.clear(p.session))
 DELETE = Act("delete", lambda p, _: whole.delete(p.session))
 READS = [CONTEXT, CONTEXT_BACK, FULL, FULL_BACK, LIST, LENGTH]
-MOVES = [FLUSH, IN_AND_OUT, SPILL, EVICT, REUNITE, CLEAN]
+MOVES = [FLUSH, IN_AND_OUT, SPILL, EVICT, RECONCILE, CLEAN]
 ACTS = [*ADDS, *READS, *MOVES, ADD_FLUSH, CLEAR, DELETE]
 ADDING = {act.name for act in (*ADDS, ADD_FLUSH)}
 
@@ -380,7 +380,7 @@ def _situations_of(act: Act) -> list[Callable[[World], None]]:
         return [both]
     if act is SPILL:
         return [overflowing, both]
-    if act is REUNITE:
+    if act is RECONCILE:
         return [outage, cold]
     return SITUATIONS
 
@@ -507,8 +507,8 @@ def _whole(act: Act, text: str, process: Process) -> Ended:
 
 
 # What only reads disturbs nobody, unless it brings a session back.
-SECOND = [ADD, ADD_AWAY, ADD_FLUSH, CONTEXT, IN_AND_OUT, EVICT, REUNITE, CLEAR, DELETE]
-FIRST = [*ADDS, CONTEXT, CONTEXT_BACK, FULL, FLUSH, SPILL, EVICT, REUNITE, CLEAR, DELETE]
+SECOND = [ADD, ADD_AWAY, ADD_FLUSH, CONTEXT, IN_AND_OUT, EVICT, RECONCILE, CLEAR, DELETE]
+FIRST = [*ADDS, CONTEXT, CONTEXT_BACK, FULL, FLUSH, SPILL, EVICT, RECONCILE, CLEAR, DELETE]
 
 
 @pytest.mark.slow

@@ -135,9 +135,9 @@ def _read(logs: Sequence[str], pairs: Sequence[str]) -> tuple[list[Question], di
 
 
 def _curve(result: Calibration) -> Curve:
-    points = [(point.hit_ratio, point.wrong_ratio) for point in result.points if point.hits]
+    points = [(point.hit_ratio, point.false_hit_rate) for point in result.points if point.hits]
     best = result.best
-    return Curve(points, {} if best is None else {"proven": (best.hit_ratio, best.wrong_ratio)})
+    return Curve(points, {} if best is None else {"proven": (best.hit_ratio, best.false_hit_rate)})
 
 
 def _as_dict(result: Calibration) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def _as_dict(result: Calibration) -> dict[str, Any]:
             {
                 **{name: value for name, value in asdict(point).items() if name != "thresholds"},
                 "hit_ratio": point.hit_ratio,
-                "wrong_ratio": point.wrong_ratio,
+                "false_hit_rate": point.false_hit_rate,
                 "thresholds": point.thresholds.as_dict(),
             }
             for point in result.points
@@ -171,13 +171,13 @@ def _show(console: Console, group: str, result: Calibration, output: str | None)
         )
     )
     table = Table(box=None, pad_edge=False)
-    for head in ("score", "hit ratio", "wrong among hits", "at most", ""):
+    for head in ("score", "hit ratio", "false-hit rate", "at most", ""):
         table.add_column(head, justify="left" if not head else "right")
     for point in result.points:
         table.add_row(
             f"{point.thresholds.score:.3f}",
             f"{point.hit_ratio:.2%}",
-            f"{point.wrong_ratio:.2%}  {point.wrong:,} of {point.hits:,}",
+            f"{point.false_hit_rate:.2%}  {point.wrong:,} of {point.hits:,}",
             f"{point.upper:.2%}",
             _verdict(point, result),
         )

@@ -46,7 +46,7 @@ def train(
         int, typer.Option(min=256, max=_MOST_PHRASES, help="The most phrases it may have.")
     ] = _MOST_PHRASES,
     hold_out: Annotated[
-        int, typer.Option(min=0, max=50, help="Percent of the texts to judge it by, not train it on.")
+        int, typer.Option(min=0, max=50, help="Percent of the texts to evaluate it on, not train it on.")
     ] = 5,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     as_json: AsJson = False,
@@ -106,7 +106,7 @@ def train(
     console.print(f"{visible(output)}: {what}", soft_wrap=True)
     if not raw:
         to_stderr().print(
-            "nothing was held out to judge it by: whether it saves anything is not known. Give it more text",
+            "nothing was held out to evaluate it on, so what it saves is not known. Give it more text",
             style="yellow",
             soft_wrap=True,
         )

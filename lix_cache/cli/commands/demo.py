@@ -54,14 +54,14 @@ def demo(
     ):
         to_stderr().print(_opening(stage, len(conversations), total), soft_wrap=True)
         replay = Replay(conversations, stage.config, screen)
-        screen.watch(replay.tally)
+        screen.watch(replay.totals)
         began = time.monotonic()
         try:
             verdict = replay.run()
         finally:
             replay.stop()
         report = Report(
-            tally=replay.tally,
+            totals=replay.totals,
             verdict=verdict,
             latencies=replay.latencies.summary(),
             seconds=time.monotonic() - began,

@@ -17,19 +17,19 @@ from lix_cache import (
     InvalidInput,
     SemanticCache,
     Thresholds,
-    judge_pairs,
+    evaluate,
+    evaluate_pairs,
     load_thresholds,
-    replay,
 )
 from lix_cache.cli.demo.stage import set_up
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import for_humans, print_json, progress, to_stderr, visible
 from lix_cache.cli.quality.model import Remembering, find_embedder
 from lix_cache.cli.quality.report import (
+    evaluations_as_dicts,
     pairs_as_dicts,
-    replays_as_dicts,
+    show_evaluations,
     show_pairs,
-    show_replays,
     show_summary,
 )
 from lix_cache.cli.quality.sets import HALVES, SETS, QuestionSet, load_set
@@ -65,7 +65,7 @@ def eval_(
     mistakes: Annotated[int, typer.Option(min=0, help="Show so many wrong hits of each.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Replay labelled questions through the real cache: how many hits, and how many of them wrong?
+    """Run labelled questions through the real cache: how many hits, and how many of them wrong?
 
     Online, on a real Redis: a hit serves what the cache holds, a miss stores the right answer, and
     mistakes stay in. Where the set has replies that a model wrote for each question, they are what is
@@ -98,7 +98,9 @@ def eval_(
             soft_wrap=True,
         )
         world = _World(stage.config.replace(embedder_id=None, embedding_dim=None), embedder, caches, mistakes)
-        results = [(_judge_pairs if chosen.pairs else _judge)(world, chosen, console) for chosen in loaded]
+        results = [
+            (_evaluate_pairs if chosen.pairs else _evaluate)(world, chosen, console) for chosen in loaded
+        ]
     if console is not None and len(results) > 1:
         show_summary(console, results)
     if as_json:
@@ -142,27 +144,27 @@ class _World:
         )
 
 
-def _judge(world: _World, chosen: QuestionSet, console: Console | None) -> dict[str, Any]:
+def _evaluate(world: _World, chosen: QuestionSet, console: Console | None) -> dict[str, Any]:
     world.prepare(chosen.name, [question.text for question in chosen.questions])
     runs = {}
     for name in world.caches:
         with progress(f"{chosen.name}: {name}") as tell:
-            runs[name] = replay(world.empty(chosen, name), chosen.questions, progress=tell)
+            runs[name] = evaluate(world.empty(chosen, name), chosen.questions, progress=tell)
     if console is not None:
-        show_replays(console, chosen, runs, world.mistakes)
+        show_evaluations(console, chosen, runs, world.mistakes)
     return {
         "set": chosen.name,
         "available": chosen.available,
-        "caches": replays_as_dicts(runs, world.mistakes),
+        "caches": evaluations_as_dicts(runs, world.mistakes),
     }
 
 
-def _judge_pairs(world: _World, chosen: QuestionSet, console: Console | None) -> dict[str, Any]:
+def _evaluate_pairs(world: _World, chosen: QuestionSet, console: Console | None) -> dict[str, Any]:
     world.prepare(chosen.name, [text for pair in chosen.pairs for text in (pair.a, pair.b)])
     runs = {}
     for name in world.caches:
         with progress(f"{chosen.name}: {name}") as tell:
-            runs[name] = judge_pairs(world.empty(chosen, name), chosen.pairs, progress=tell)
+            runs[name] = evaluate_pairs(world.empty(chosen, name), chosen.pairs, progress=tell)
     if console is not None:
         show_pairs(console, chosen, runs)
     return {"set": chosen.name, "available": chosen.available, "caches": pairs_as_dicts(runs)}

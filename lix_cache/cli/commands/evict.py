@@ -42,8 +42,8 @@ def evict(
         print_json(asdict(moved))
     else:
         text = f"{counted(moved.sessions, 'session')} moved to disk, {counted(moved.messages, 'message')}"
-        if moved.reunited:
-            text += f"; {moved.reunited:,} put together after an outage"
+        if moved.reconciled:
+            text += f"; {moved.reconciled:,} reconciled after an outage"
         for_humans().print(text, soft_wrap=True)
     for session_id, why in moved.failed.items():
         complain(f"session {session_id!r} stays hot: {why}", "'lix-cache verify' looks at its archive")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-__all__ = ["Latencies", "Tally"]
+__all__ = ["Latencies", "Totals"]
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class Latencies:
 
 
 @dataclass
-class Tally:
+class Totals:
     """What happened in a replay.
 
     Attributes:

@@ -15,7 +15,7 @@ from lix_cache import (
 )
 from lix_cache.cli.conversations import Conversation, Message
 from lix_cache.cli.demo.check import Verdict, compare
-from lix_cache.cli.demo.measure import Latencies, Tally
+from lix_cache.cli.demo.measure import Latencies, Totals
 from lix_cache.cli.demo.stage import EMBEDDER
 
 __all__ = ["Replay", "Watcher"]
@@ -35,7 +35,7 @@ class Watcher(Protocol):
         ...
 
     def added(self, count: int = 1) -> None:
-        """Messages were added, and the tally has changed."""
+        """Messages were added, and the totals has changed."""
         ...
 
 
@@ -48,12 +48,12 @@ class Replay:
         watcher: who is told.
 
     Attributes:
-        tally: what happened so far.
+        totals: what happened so far.
         latencies: how long it took.
     """
 
     def __init__(self, conversations: Sequence[Conversation], config: CacheConfig, watcher: Watcher) -> None:
-        self.tally = Tally(
+        self.totals = Totals(
             conversations=len(conversations),
             raw_bytes=sum(m.size for conversation in conversations for m in conversation.messages),
         )
@@ -94,8 +94,8 @@ class Replay:
         self._everybody_idle()
         self.stop()
         self._count_spills(self._shared.context_window.get_stats()["evictor"])
-        self.tally.disk_bytes = self._admin.stats().archive_bytes
-        self.tally.disk_raw_bytes = self.tally.raw_bytes
+        self.totals.disk_bytes = self._admin.stats().archive_bytes
+        self.totals.disk_raw_bytes = self.totals.raw_bytes
         return verdict
 
     def stop(self) -> None:
@@ -108,7 +108,7 @@ class Replay:
     def _visit(self, conversation: Conversation, messages: list[Message], *, is_return: bool) -> None:
         # A new object each time, as a new process would make one.
         coordinator = CacheCoordinator(conversation.id, self._config)
-        self.tally.visits += 1
+        self.totals.visits += 1
         if is_return:
             self._timed("get_context, cold", coordinator.get_context_messages)
         for position, message in enumerate(messages):
@@ -116,17 +116,17 @@ class Replay:
             if message.role == "user":
                 self._timed("get_context", coordinator.get_context_messages)
                 self._use_caches(coordinator, conversation, message, messages[position + 1 :])
-            if self.tally.messages % _PING_EVERY == 0:
+            if self.totals.messages % _PING_EVERY == 0:
                 self._timed("PING", self._ping)
             self._watcher.added()
         stats = coordinator.context_window.get_stats()
-        self.tally.rehydrations += stats["counters"].get("rehydrations", 0)
+        self.totals.rehydrations += stats["counters"].get("rehydrations", 0)
         # Where the eviction thread is late, an add has done its work.
         self._late_spills += stats["counters"].get("spilled_messages", 0)
         self._count_spills(stats["evictor"])
 
     def _count_spills(self, evictor: dict[str, Any]) -> None:
-        self.tally.spilled_messages = self._late_spills + evictor.get("spilled_messages", 0)
+        self.totals.spilled_messages = self._late_spills + evictor.get("spilled_messages", 0)
 
     def _add(self, coordinator: CacheCoordinator, conversation: Conversation, message: Message) -> None:
         try:
@@ -139,7 +139,7 @@ class Replay:
         except InvalidInput as error:
             raise InvalidInput(f"{conversation.where}: {error}") from None
         self._sent[conversation.id].append(message)
-        self.tally.messages += 1
+        self.totals.messages += 1
 
     def _use_caches(
         self,
@@ -149,11 +149,11 @@ class Replay:
         rest: Sequence[Message],
     ) -> None:
         if question.url is not None:
-            self.tally.url_lookups += 1
+            self.totals.url_lookups += 1
             if self._timed("URL get", lambda: coordinator.get_url_embedding(str(question.url))) is None:
                 coordinator.cache_url_embedding(question.url, EMBEDDER.embed([question.url])[0])
             else:
-                self.tally.url_reused += 1
+                self.totals.url_reused += 1
         answer = _recorded_answer(rest)
         if answer is not None and isinstance(question.content, str):
             is_opening = all(m.role != "user" for m in self._sent[conversation.id][:-1])
@@ -163,14 +163,14 @@ class Replay:
 
     def _ask(self, url: str, question: str, recorded: str) -> None:
         vector = EMBEDDER.embed([question])[0]
-        self.tally.lookups += 1
+        self.totals.lookups += 1
         found = self._timed("semantic get", lambda: self._shared.get_semantic_response(url, vector))
         if found is None:
             # Here an application calls its model.
             self._shared.cache_semantic_response(url, vector, {"answer": recorded})
             return
-        self.tally.hits += 1
-        self.tally.other_answers += found["answer"] != recorded
+        self.totals.hits += 1
+        self.totals.other_answers += found["answer"] != recorded
 
     def _timed(self, name: str, call: Any) -> Any:
         return self.latencies.timed(name, call)
@@ -182,22 +182,22 @@ class Replay:
         moved = self._admin.evict(0)
         for session_id, why in moved.failed.items():
             raise ArchiveError(f"session {session_id!r} could not be moved to disk: {why}")
-        self.tally.evicted_sessions += moved.sessions
-        self.tally.evicted_messages += moved.messages
+        self.totals.evicted_sessions += moved.sessions
+        self.totals.evicted_messages += moved.messages
 
     def _measure(self) -> None:
         """Measure while hot."""
-        tally = self.tally
-        tally.hot_sessions = tally.hot_messages = tally.cold_messages = 0
+        totals = self.totals
+        totals.hot_sessions = totals.hot_messages = totals.cold_messages = 0
         for info in self._admin.sessions():
             sent = self._sent[info.session_id]
-            tally.cold_messages += info.cold_messages
+            totals.cold_messages += info.cold_messages
             if info.hot_messages:
-                tally.hot_sessions += 1
-                tally.hot_messages += info.hot_messages
+                totals.hot_sessions += 1
+                totals.hot_messages += info.hot_messages
                 # A window holds the newest.
-                tally.redis_raw_bytes += sum(m.size for m in sent[-info.hot_messages :])
-                tally.redis_bytes += info.redis_bytes
+                totals.redis_raw_bytes += sum(m.size for m in sent[-info.hot_messages :])
+                totals.redis_bytes += info.redis_bytes
 
 
 def _recorded_answer(rest: Sequence[Message]) -> str | None:

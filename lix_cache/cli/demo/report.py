@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lix_cache.cli.demo.check import Verdict
-from lix_cache.cli.demo.measure import Tally
+from lix_cache.cli.demo.measure import Totals
 from lix_cache.cli.output import human_bytes, visible
 
 __all__ = ["Report"]
@@ -24,7 +24,7 @@ class Report:
     """What a replay came to.
 
     Attributes:
-        tally: what happened.
+        totals: what happened.
         verdict: whether everything came back.
         latencies: how long the operations took, by name.
         seconds: how long the replay took.
@@ -35,7 +35,7 @@ class Report:
         kept: how to look at what was left; None where nothing was.
     """
 
-    tally: Tally
+    totals: Totals
     verdict: Verdict
     latencies: dict[str, dict[str, float]]
     seconds: float
@@ -47,7 +47,7 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything, in units that the names say."""
-        t, v = self.tally, self.verdict
+        t, v = self.totals, self.verdict
         return {
             **t.as_dict(),
             "redis_bytes_per_raw_byte": _ratio(t.redis_bytes, t.redis_raw_bytes),
@@ -99,7 +99,7 @@ class Report:
         return table
 
     def _memory(self) -> list[Row]:
-        t = self.tally
+        t = self.totals
         both = max(0, t.hot_messages + t.cold_messages - t.messages)
         return [
             ("messages in", f"{t.messages:,}", f"{t.conversations:,} conversations, {t.visits:,} visits"),
@@ -111,7 +111,7 @@ class Report:
         ]
 
     def _bytes(self) -> list[Row]:
-        t = self.tally
+        t = self.totals
         in_redis = f"{human_bytes(t.redis_bytes)} for the {human_bytes(t.redis_raw_bytes)} that were hot"
         on_disk = f"{human_bytes(t.disk_bytes)} for all of it"
         return [
@@ -121,7 +121,7 @@ class Report:
         ]
 
     def _caches(self) -> list[Row]:
-        t = self.tally
+        t = self.totals
         lexical = f"of these hits; lexical embedder, cosine ≥ {self.threshold:g}"
         saved = f"assuming a model needs {self.model_seconds:g} s per answer"
         return [

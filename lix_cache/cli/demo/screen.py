@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
-from lix_cache.cli.demo.measure import Tally
+from lix_cache.cli.demo.measure import Totals
 from lix_cache.cli.output import to_stderr, visible
 
 __all__ = ["Screen"]
@@ -35,7 +35,7 @@ class Screen:
         )
         self._task = self._bar.add_task("", total=total)
         self._what = ""
-        self._tally = Tally()
+        self._totals = Totals()
         self._live = (
             Live(get_renderable=self._render, console=console, transient=True, refresh_per_second=10)
             if console.is_terminal
@@ -56,9 +56,9 @@ class Screen:
         if self._live is not None:
             self._live.stop()
 
-    def watch(self, tally: Tally) -> None:
+    def watch(self, totals: Totals) -> None:
         """Show these numbers from now on."""
-        self._tally = tally
+        self._totals = totals
 
     def say(self, what: str) -> None:
         """Show what goes on now."""
@@ -69,13 +69,13 @@ class Screen:
         self._bar.advance(self._task, count)
 
     def _render(self) -> Group:
-        tally = self._tally
+        totals = self._totals
         numbers = {
-            "overflowed": tally.spilled_messages,
-            "evicted": tally.evicted_sessions,
-            "rehydrated": tally.rehydrations,
-            "cache hits": tally.hits,
-            "URLs reused": tally.url_reused,
+            "overflowed": totals.spilled_messages,
+            "evicted": totals.evicted_sessions,
+            "rehydrated": totals.rehydrations,
+            "cache hits": totals.hits,
+            "URLs reused": totals.url_reused,
         }
         line = Text("  ")
         for name, value in numbers.items():

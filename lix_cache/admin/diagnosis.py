@@ -8,7 +8,7 @@ from lix_cache.admin.facts import DiskFacts, RedisFacts
 from lix_cache.admin.results import Check
 from lix_cache.config import CacheConfig
 
-__all__ = ["judge_disk", "judge_redis"]
+__all__ = ["diagnose_disk", "diagnose_redis"]
 
 _OLDEST = (6, 2)
 _MB = 1 << 20
@@ -19,7 +19,7 @@ _CLOCK_WARN_SECONDS = 2.0
 _CLOCK_FAIL_SECONDS = 60.0
 
 
-def judge_redis(facts: RedisFacts, config: CacheConfig) -> Iterator[Check]:
+def diagnose_redis(facts: RedisFacts, config: CacheConfig) -> Iterator[Check]:
     """Yield what there is to say about the server; only that it is unreachable if it is."""
     if facts.trouble:
         for setting, text in facts.trouble.items():
@@ -190,7 +190,7 @@ def _eviction(facts: RedisFacts, config: CacheConfig) -> Check:
     )
 
 
-def judge_disk(facts: DiskFacts) -> Iterator[Check]:
+def diagnose_disk(facts: DiskFacts) -> Iterator[Check]:
     """Yield what there is to say about the archive folder."""
     if facts.trouble is not None:
         yield Check(
