@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         SemanticCacheRedis,
         URLEmbeddingCache,
     )
-    from lix_cache.config import CacheConfig
+    from lix_cache.config import CacheConfig, Prices, SemanticSettings
     from lix_cache.coordinator import AsyncCacheCoordinator, CacheCoordinator
     from lix_cache.embedded import EmbeddedRedis, ensure_redis
     from lix_cache.embedders.cached import CachedEmbedder
@@ -88,7 +88,6 @@ if TYPE_CHECKING:
     from lix_cache.semantic.calls_in_flight import AsyncInFlightCall, InFlightCall
     from lix_cache.semantic.policy import CachePolicy
     from lix_cache.semantic.result import Lookup, Report, Stored
-    from lix_cache.semantic.stats import Prices
     from lix_cache.session.archive import AsyncConversationArchive
     from lix_cache.session.cache import AsyncHybridConversationCache, HybridConversationCache
     from lix_cache.session.evictor import Evictor
@@ -168,7 +167,7 @@ _HOMES = {
     "Pair": "evaluation.evaluate",
     "PairEvaluation": "evaluation.evaluate",
     "PhraseTable": "huffman_codec._phrase_table",
-    "Prices": "semantic.stats",
+    "Prices": "config",
     "Question": "evaluation.questions",
     "QuestionLog": "evaluation.question_log",
     "Reason": "matching.reasons",
@@ -177,6 +176,7 @@ _HOMES = {
     "STRICT_THRESHOLDS": "matching.thresholds",
     "SemanticCache": "semantic.cache",
     "SemanticCacheRedis": "compat.caches",
+    "SemanticSettings": "config",
     "SentenceTransformerEmbedder": "embedders.sentence_transformer",
     "SessionContextWindow": "session.window",
     "StoreAdmin": "admin",
@@ -205,14 +205,9 @@ _HOMES = {
 }
 
 __all__ = [
-<<<<<<< HEAD
-    "DEFAULT_LIMITS",
-    "STRICT_LIMITS",
-    "AddedMessages",
-=======
     "DEFAULT_THRESHOLDS",
     "STRICT_THRESHOLDS",
->>>>>>> w-wrd
+    "AddedMessages",
     "ArchiveBusy",
     "ArchiveCorrupt",
     "ArchiveError",
@@ -278,6 +273,7 @@ __all__ = [
     "Report",
     "SemanticCache",
     "SemanticCacheRedis",
+    "SemanticSettings",
     "SentenceTransformerEmbedder",
     "SessionContextWindow",
     "StoreAdmin",

@@ -130,7 +130,9 @@ class StoreAdmin:
         """Count keys of this store: the prefix, then ``before``, anything, ``after``, anything."""
         start = escape_pattern(self.config.redis_key_prefix + before)
         pattern = f"{start}*{after}*" if after else f"{start}*"
-        return len(SyncDriver(endpoint_for(self.config, db), self._store.clock)(flows.find_keys(pattern)))
+        return len(
+            SyncDriver(endpoint_for(self.config.redis, db), self._store.clock)(flows.find_keys(pattern))
+        )
 
     # -- moving to disk ------------------------------------------------------------------
 
@@ -331,7 +333,7 @@ class StoreAdmin:
 
     def doctor(self) -> list[Check]:
         """Look at everything that could lose or refuse a message. Raises nothing for what it finds."""
-        return examine(self._store)
+        return examine(self._store, self.config)
 
 
 def _info(

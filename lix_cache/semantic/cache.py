@@ -1,4 +1,4 @@
-"""SemanticCache and its async twin: shells; see answers.py, storing.py and upkeep.py."""
+"""SemanticCache and its async twin: shells; see lookup.py, insert.py and maintenance.py."""
 
 from __future__ import annotations
 
@@ -40,32 +40,9 @@ class SemanticCache(Assembled):
         thresholds: what a semantic hit must reach.
         guards: False for none, or the names of those to ask.
         verifier: asked last. If it cannot answer, the lookup is a miss.
-        verifier_threshold: least score that it must give.
         policy: what is not to be cached at all, and for how long the rest.
-        ttl_seconds: life of an entry; ``semantic_ttl_seconds`` by default. A hit does not
-            prolong it,
-        sliding_seconds: unless this is given: an entry that is not used for so long ends,
-            and each hit prolongs it up to its ``ttl_seconds``.
-        max_entries: of one scope.
-        eviction: who goes when there are more: ``fifo``, ``lru`` or ``lfu``.
-        embed_answers: embed responses that are prose, after ``store`` has returned, so that those
-            that say the same in other words do not count as different. Without it, where a model writes
-            each answer anew, there are few hits.
-        audit_rate: part of the hits by meaning that run the function all the same, to measure how many
-            are wrong (``get_stats``, ``audit``); 0 for none.
-        target_false_hit_rate: part of the hits that may be wrong. Each scope raises its threshold where
-            its own misses and audits say that it must, and closes where audits prove that more are
-            wrong; None: the thresholds stay as they are.
-        version: any text; another one leaves all old entries behind.
-        deadline_seconds: how long the embedder, and then the verifier, may take before the
-            lookup is a miss; None: as long as they take, in the calling thread.
-        index_bytes: memory for the vectors of the scopes used last, in this process.
-        vector_sets_from: where the server has vector sets (Redis 8), they answer in scopes of so
-            many entries or more, in place of an exact search in this process: one more round
-            trip, and some nearest neighbours are overlooked (docs/benchmarks.md says how many).
-            None: never. Without meaning where ``max_entries`` is less.
-        prices: of the model, to count what was saved.
-        redis_db: wins over ``semantic_redis_db``.
+        settings: how entries are kept and what is learned, and what may be spent on it; by default
+            what the configuration says.
         clock: where durations come from. Lives go by the clock of Redis.
 
     Every method raises RedisUnavailable, RedisAuthError, RedisDatabaseError or

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import redis
 
+from lix_cache import SemanticSettings
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, RedisCommandError
 from lix_cache.hot.scripts import Script, ScriptCall
@@ -23,6 +24,7 @@ from lix_cache.matching.thresholds import Thresholds
 from lix_cache.semantic.deferred import Later
 from tests.support import CountingProxy, RedisServer
 from tests.support.meaning import Meanings
+from tests.support.semantic import with_settings
 from tests.support.twins import Twins
 
 THRESHOLDS = Thresholds(threshold=0.8, margin=0.05)
@@ -56,7 +58,12 @@ def make(twins: Twins, config: CacheConfig) -> Any:
             "audit_rate": 0,
             **options,
         }
-        return twins.make("SemanticCache", settings.pop("embedder", None), settings.pop("config"), **settings)
+        return twins.make(
+            "SemanticCache",
+            settings.pop("embedder", None),
+            settings.pop("config"),
+            **with_settings(**settings),
+        )
 
     return build
 
@@ -297,7 +304,7 @@ def behind(redis8: RedisServer, config: CacheConfig, raw: redis.Redis, twins: Tw
                 "audit_rate": 0,
                 **options,
             }
-            cache = twins.make("SemanticCache", Meanings(table, dim=DIM), way, **settings)
+            cache = twins.make("SemanticCache", Meanings(table, dim=DIM), way, **with_settings(**settings))
             for i in range(150 if store else 0):
                 cache.store(f"question {i}", (responses or {}).get(i, i))
             for query in ("near 149", "near 148") if store else ():
@@ -447,8 +454,7 @@ def test_a_full_server_still_finds_what_it_has(twins: Twins, tmp_path: Path) -> 
             config,
             thresholds=THRESHOLDS,
             guards=False,
-            vector_sets_from=None,
-            audit_rate=0,
+            settings=SemanticSettings(vector_sets_from=None, audit_rate=0),
         )
         rows = vectors(150)
         fill(writer, rows)
@@ -458,8 +464,7 @@ def test_a_full_server_still_finds_what_it_has(twins: Twins, tmp_path: Path) -> 
             config,
             thresholds=THRESHOLDS,
             guards=False,
-            vector_sets_from=FROM,
-            audit_rate=0,
+            settings=SemanticSettings(vector_sets_from=FROM, audit_rate=0),
         )
         for _ in range(5):
             assert cache.lookup("w", query_embedding=near(rows[3])).response == "answer 3"
