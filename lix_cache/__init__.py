@@ -56,8 +56,8 @@ if TYPE_CHECKING:
         KeyReused,
         LayoutMismatch,
         LixCacheError,
+        MissingDictionary,
         MissingExtra,
-        MissingTable,
         NoRedisServer,
         RedisAuthError,
         RedisCommandError,
@@ -78,8 +78,8 @@ if TYPE_CHECKING:
         create_redis_client,
     )
     from lix_cache.huffman_codec import HuffmanCodec
-    from lix_cache.huffman_codec._phrase_table import PhraseTable
-    from lix_cache.huffman_codec.training import train_table
+    from lix_cache.huffman_codec._dictionary import Dictionary
+    from lix_cache.huffman_codec.training import train_dictionary
     from lix_cache.matching.reasons import Reason
     from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, STRICT_THRESHOLDS, Thresholds
     from lix_cache.observability.json_logs import json_logs
@@ -121,7 +121,7 @@ _ERRORS = (
     "LayoutMismatch",
     "LixCacheError",
     "MissingExtra",
-    "MissingTable",
+    "MissingDictionary",
     "NoRedisServer",
     "RedisAuthError",
     "RedisCommandError",
@@ -166,7 +166,7 @@ _HOMES = {
     "OpenAIEmbedder": "embedders.http",
     "Pair": "evaluation.evaluate",
     "PairEvaluation": "evaluation.evaluate",
-    "PhraseTable": "huffman_codec._phrase_table",
+    "Dictionary": "huffman_codec._dictionary",
     "Prices": "config",
     "Question": "evaluation.questions",
     "QuestionLog": "evaluation.question_log",
@@ -201,7 +201,7 @@ _HOMES = {
     "register_metrics": "observability.prometheus",
     "evaluate": "evaluation.evaluate",
     "save_thresholds": "evaluation.thresholds_file",
-    "train_table": "huffman_codec.training",
+    "train_dictionary": "huffman_codec.training",
 }
 
 __all__ = [
@@ -232,6 +232,7 @@ __all__ = [
     "ConfigError",
     "ConversationArchive",
     "CrossEncoderVerifier",
+    "Dictionary",
     "DimensionMismatch",
     "EmbeddedRedis",
     "Embedder",
@@ -252,15 +253,14 @@ __all__ = [
     "LayoutMismatch",
     "LixCacheError",
     "Lookup",
+    "MissingDictionary",
     "MissingExtra",
-    "MissingTable",
     "NoRedisServer",
     "OnnxEmbedder",
     "OnnxVerifier",
     "OpenAIEmbedder",
     "Pair",
     "PairEvaluation",
-    "PhraseTable",
     "Prices",
     "Question",
     "QuestionLog",
@@ -302,7 +302,7 @@ __all__ = [
     "questions_from_pairs",
     "register_metrics",
     "save_thresholds",
-    "train_table",
+    "train_dictionary",
 ]
 
 

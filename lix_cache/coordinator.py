@@ -61,7 +61,7 @@ class CacheCoordinator:
     """The memory and the caches of one chat session.
 
     Cheap to make: nothing is sent before the first call, and connections, archive and
-    eviction thread are shared by the whole process.
+    evictor are shared by the whole process.
 
     Args:
         session_id: any non-empty text.
@@ -100,7 +100,7 @@ class CacheCoordinator:
         self.context_window = SessionContextWindow(session_id, config)
         self.answers: SemanticCache | None = None
         if embedder is not None:
-            # Its guards are word lists of many languages, which not everybody needs.
+            # Its guards are word lists of many languages, which not every application needs.
             from lix_cache.semantic.cache import SemanticCache
 
             self.answers = SemanticCache(embedder, config, context={"session": session_id})
@@ -198,7 +198,7 @@ class AsyncCacheCoordinator:
         self.context_window = AsyncSessionContextWindow(session_id, config)
         self.answers: AsyncSemanticCache | None = None
         if embedder is not None:
-            # Its guards are word lists of many languages, which not everybody needs.
+            # Its guards are word lists of many languages, which not every application needs.
             from lix_cache.semantic.cache import AsyncSemanticCache
 
             self.answers = AsyncSemanticCache(embedder, config, context={"session": session_id})

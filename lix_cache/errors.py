@@ -22,7 +22,7 @@
     │   ├── ArchiveTooLarge                             a frame decodes to more than a setting allows
     │   ├── ArchiveBusy              (also TimeoutError)    another process kept the session's lock too long
     │   ├── ArchiveUnavailable       (also OSError)         disk full, no permission, not a directory
-    │   └── MissingTable             (also LookupError)     a phrase table is needed that is not here
+    │   └── MissingDictionary        (also LookupError)     a dictionary is needed that is not here
     ├── ComputeTimeout               (also TimeoutError)    an embedder or verifier did not answer in time
     ├── CodecError                   (also ValueError)  bytes are not what the codec wrote
     ├── EmbedderError                                   texts could not be turned into vectors
@@ -57,8 +57,8 @@ __all__ = [
     "KeyReused",
     "LayoutMismatch",
     "LixCacheError",
+    "MissingDictionary",
     "MissingExtra",
-    "MissingTable",
     "NoRedisServer",
     "RedisAuthError",
     "RedisCommandError",
@@ -213,21 +213,21 @@ class ArchiveUnavailable(ArchiveError, OSError):
     """The operating system refused: disk full, no permission, not a directory."""
 
 
-class MissingTable(ArchiveError, LookupError):
-    """An archive was written with a phrase table of somebody's own, which is not here.
+class MissingDictionary(ArchiveError, LookupError):
+    """An archive was written with a dictionary of your own, which is not here.
 
     Attributes:
-        number: of the table, in hexadecimal.
+        number: of the dictionary, in hexadecimal.
     """
 
     def __init__(self, number: str) -> None:
         self.number = number
         super().__init__(
-            f"the archive was written with phrase table number {number}, which is not here; "
-            "name its file with archive_table (ConversationArchive: table)"
+            f"the archive was written with dictionary number {number}, which is not here; "
+            "name its file with archive_dictionary (ConversationArchive: dictionary)"
         )
 
-    def __reduce__(self) -> tuple[type[MissingTable], tuple[str]]:
+    def __reduce__(self) -> tuple[type[MissingDictionary], tuple[str]]:
         return type(self), (self.number,)
 
 

@@ -217,7 +217,7 @@ class Server:
             time.sleep(0.02)
 
     def config(self, transport: str, part: str = "", **settings: Any) -> CacheConfig:
-        """Return settings for this server, with keys that nobody else has, nor another part of the run."""
+        """Return settings for this server, with keys of its own, also within the run."""
         prefix = f"{self.prefix}{part}"
         return CacheConfig(redis_url=self.urls[transport], redis_key_prefix=prefix, **settings)
 
@@ -455,11 +455,11 @@ class Size:
         appends: appends timed for each archive.
         entries: of the semantic cache.
         scopes: entries in each of the scopes that are searched by meaning.
-        sessions: idle sessions that are measured in memory, and evicted.
+        sessions: idle sessions that are measured in memory, and offloaded.
         old_sessions: the same for the old package.
         old_turns: messages of the old package's long session, and of its long archive.
         slow: samples of what takes the old package a second each.
-        seconds: how long additions are watched before an eviction.
+        seconds: how long additions are watched before an offload.
         codec_bytes: text for the codec.
     """
 
@@ -511,7 +511,7 @@ class Bench:
         return "tcp" if "tcp" in self.server.urls else "unix"
 
     def config(self, transport: str | None = None) -> CacheConfig:
-        """Return settings with the eviction daemon on."""
+        """Return settings with the evictor on."""
         return self.server.config(
             transport or self.transport, archive_dir=os.path.join(self.folder, "archive")
         )

@@ -24,7 +24,7 @@ class TextSet:
         name: its name in the reports.
         files: its files, below the folder with the data.
         licence: the licence its text is under.
-        trained: whether the shipped table may be trained on it; see NOTICE.
+        trained: whether the shipped dictionary may be trained on it; see NOTICE.
         origin: sets of one origin are left out together when one of them is evaluated.
         keep: the records to take.
     """

@@ -176,7 +176,7 @@ def _moved(config: Any, note_ping: float) -> float:
         for _ in range(20):
             cache.add_message("user", _TEXT)
     began = time.perf_counter()
-    StoreAdmin(mine).evict(0)
+    StoreAdmin(mine).offload(0)
     return (time.perf_counter() - began) / sessions * 1e6 / note_ping
 
 

@@ -40,7 +40,7 @@ from lix_cache.errors import ArchiveCorrupt
 from lix_cache.huffman_codec import _backend
 from lix_cache.huffman_codec._native import decode_prefix_v1
 from lix_cache.huffman_codec._numbers import read_varint
-from lix_cache.huffman_codec._registry import shipped_table
+from lix_cache.huffman_codec._registry import shipped_dictionary
 from lix_cache.huffman_codec._v2 import SHORT_CHECK_UPTO
 from lix_cache.messages.message import Message, decode_json
 from lix_cache.messages.packing import pack_hot, unpack_hot
@@ -86,7 +86,7 @@ def _turns(first: int, *, step: int = 7, nonces: bool = False) -> list[Turn]:
 def streams() -> list[bytes]:
     """HCv1 streams, and HCv2 streams of every mode."""
     plain = [HuffmanCodec.encode(text, format=1) for text in raw_texts()]
-    return [*plain, *(HuffmanCodec.encode(text, thorough=True) for text in raw_texts())]
+    return [*plain, *(HuffmanCodec.encode(text, level=2) for text in raw_texts())]
 
 
 @cache
@@ -108,7 +108,7 @@ def raw_texts() -> list[bytes]:
 @cache
 def payloads() -> list[bytes]:
     """What the kernels decode: which of it (a byte), the declared length (two bytes), the bytes."""
-    kernel, table = _backend.PURE, shipped_table(0)
+    kernel, table = _backend.PURE, shipped_dictionary(0)
     found = []
     for text in raw_texts():
         bodies = (
@@ -235,7 +235,7 @@ def _resealed(data: bytes) -> None:
     if not data or not data[0] & 0x80:
         return
     size, _ = read_varint(data, 1)
-    number = shipped_table(0).number if data[0] & 3 >= 2 else b""
+    number = shipped_dictionary(0).number if data[0] & 3 >= 2 else b""
     if size <= SHORT_CHECK_UPTO:
         _decode(data[:-2] + crc_hqx(number + data[:-2], 0xFFFF).to_bytes(2, "little"))
     else:
@@ -249,7 +249,7 @@ def _outcome(kernel: _backend.Kernel, data: bytes) -> bytes | str:
             return kernel.decode_v1(body)
         if which == 1:
             return kernel.decode_bytecode(body, size)
-        return (kernel.decode_phrases, kernel.decode_copies)[which - 2](shipped_table(0), body, size)
+        return (kernel.decode_phrases, kernel.decode_copies)[which - 2](shipped_dictionary(0), body, size)
     except CodecError as error:
         return str(error)
 
@@ -261,7 +261,7 @@ def _kernels_decode(data: bytes) -> None:
 
 
 def _kernels_encode(data: bytes) -> None:
-    native, pure, table = _backend.native_kernel(), _backend.PURE, shipped_table(0)
+    native, pure, table = _backend.native_kernel(), _backend.PURE, shipped_dictionary(0)
     copies = pure.encode_copies(table, data)
     _check(pure.decode_copies(table, copies, len(data)) == data, "copies do not come back")
     if native:
@@ -383,7 +383,7 @@ def _file(data: bytes) -> None:
 
 
 def _crafted(data: bytes) -> None:
-    """Whatever frame somebody put into a file: what is acknowledged after it can be read back."""
+    """Whatever frame a file was given: what is acknowledged after it can be read back."""
     size = min(data[0] if data else 0, len(data) - 1) if data else 0
     files = MemoryFiles()
     path = f"/folder/{file_stem(SESSION)}.huff"
@@ -467,7 +467,7 @@ class MemoryFiles(Files):
         begin = f"{folder}/{start}"
         return iter([path[len(folder) + 1 :] for path in self.contents if path.startswith(begin)])
 
-    def try_lock(self, path: str) -> FileLock | None:  # noqa: ARG002 - there is nobody else
+    def try_lock(self, path: str) -> FileLock | None:  # noqa: ARG002 - there is no other process
         return _NoLock()
 
 

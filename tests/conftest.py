@@ -45,7 +45,7 @@ def redis_config(redis_server: RedisServer, tmp_path: Path) -> CacheConfig:
 
 @pytest.fixture(params=["sync", "async"])
 def twins(request: pytest.FixtureRequest) -> Iterator[Twins]:
-    """Both colours of every class: a test that asks for it runs once with each."""
+    """Both variants of every class: a test that asks for it runs once with each."""
     made = Twins(request.param)
     yield made
     made.close()

@@ -39,7 +39,7 @@ def diagnose_redis(facts: RedisFacts, config: CacheConfig) -> Iterator[Check]:
         yield _policy(facts)
         yield _memory(facts)
     yield _clock(facts)
-    yield _eviction(facts, config)
+    yield _evictor(facts, config)
 
 
 def _version(facts: RedisFacts) -> Check:
@@ -55,7 +55,7 @@ def _version(facts: RedisFacts) -> Check:
 
 
 _WRITES = (
-    "name the primary if this is a replica; make room if it is full (maxmemory, 'lix-cache evict'); else "
+    "name the primary if this is a replica; make room if it is full (maxmemory, 'lix-cache offload'); else "
     "look at the server's log and at its disk"
 )
 _REACH = "the settings are redis_url, or redis_host, redis_port, redis_username and redis_password"
@@ -135,7 +135,7 @@ def _policy(facts: RedisFacts) -> Check:
     if policy == "noeviction":
         return Check(name, "ok", "noeviction: the server refuses writes rather than forget sessions")
     fix = "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"
-    # Windows have a life, so the volatile-* policies take them as well.
+    # Windows have a time to live, so the volatile-* policies take them as well.
     if int(facts.info.get("maxmemory", 0)):
         return Check(name, "fail", f"{policy}: when memory is full the server drops sessions", fix)
     return Check(name, "warn", f"{policy}: as soon as a maxmemory is set, the server may drop sessions", fix)
@@ -171,16 +171,16 @@ def _clock(facts: RedisFacts) -> Check:
     return Check(name, "fail" if apart >= _CLOCK_FAIL_SECONDS else "warn", found, advice)
 
 
-def _eviction(facts: RedisFacts, config: CacheConfig) -> Check:
-    name = "eviction"
+def _evictor(facts: RedisFacts, config: CacheConfig) -> Check:
+    name = "evictor"
     if facts.overdue:
         return Check(
             name,
             "warn",
             f"{facts.overdue} sessions have been idle for too long and are still hot",
-            "run an application with evictor_enabled, or call: lix-cache evict",
+            "run an application with evictor_enabled, or call: lix-cache offload",
         )
-    if facts.eviction_runs:
+    if facts.evictor_runs:
         return Check(name, "ok", "a process moves idle sessions to disk")
     minutes = config.idle_seconds / 60
     return Check(
@@ -216,10 +216,10 @@ def diagnose_disk(facts: DiskFacts) -> Iterator[Check]:
             "outages",
             "warn",
             f"{facts.pending} sessions were written to while Redis was away",
-            "the eviction thread puts them together; or call: lix-cache evict",
+            "the evictor reconciles them; or call: lix-cache offload",
         )
     else:
-        yield Check("outages", "ok", "no session waits to be put together")
+        yield Check("outages", "ok", "no session waits to be reconciled")
     if facts.set_aside:
         yield Check(
             "repairs",

@@ -62,7 +62,7 @@ def _read(archive: ConversationArchive, name: str) -> Report | None:
 
 
 def _read_alone(archive: ConversationArchive, name: str, report: Report) -> Report | None:
-    """Look again while nobody writes: half an append looks like damage."""
+    """Look again without a writer: half an append looks like damage."""
     try:
         lock = archive.store.lock(report.session_id)
     except (ArchiveError, UnicodeEncodeError):

@@ -40,9 +40,9 @@ from lix_cache.storage.files import Files
 __all__ = ["look_at_disk", "look_at_redis"]
 
 _LAYERS = ("session_redis_db", "semantic_redis_db", "url_cache_redis_db")
-#: How long a session may be overdue before anybody is told: a few rounds of the daemon.
+#: How long a session may be overdue before the doctor reports it: a few rounds of the daemon.
 _GRACE_SECONDS = 120.0
-_PROBE_LIFE_MS = 60_000
+_PROBE_TTL_MS = 60_000
 _NONCE = b"doctor"
 
 
@@ -97,7 +97,7 @@ def _short(error: RedisError) -> str:
 
 def _try_sessions(drive: SyncDriver, config: CacheConfig, refused: dict[str, str]) -> None:
     keys = Keys(f"{config.redis_key_prefix}:doctor-{uuid.uuid4().hex[:8]}")
-    hot = HotWindow(keys, _PROBE_LIFE_MS, config.archive_batch_turns)
+    hot = HotWindow(keys, _PROBE_TTL_MS, config.archive_batch_turns)
     turn = Turn(MessageId(1, 0), {"role": "user", "content": "a probe", "timestamp": 0.001, "metadata": {}})
     added = hot.add("a", [pack_hot(turn)], window=20, floor=ZERO_ID, floor_is_fresh=True, tags=[bytes(32)])
     steps: dict[str, Command] = {
@@ -111,7 +111,7 @@ def _try_sessions(drive: SyncDriver, config: CacheConfig, refused: dict[str, str
         "find idle sessions": hot.idle(0, 0, 0, 1),
         "find long windows": hot.overflowing(0, 1),
         "list hot sessions": hot.active_page(0, 0, 1),
-        "take the lease": hot.lease(0, "doctor", _PROBE_LIFE_MS),
+        "take the lease": hot.lease(0, "doctor", _PROBE_TTL_MS),
         "bring a session back": hot.rehydrate("b", [turn], Cold(b"none")),
         "trim a window": hot.trim("b", [turn], turn.id, 20),
         "refuse late copies": hot.refuse("a", {_NONCE: turn.id}),
@@ -182,7 +182,7 @@ def _look_for_overdue(drive: SyncDriver, store: SessionStore, facts: RedisFacts)
         late = _tried(facts.refused_admin, "ZCOUNT", partial(drive, ask(count)))
         facts.overdue += int(late) if isinstance(late, int) else 0
         held = _tried(facts.refused_admin, "EXISTS", partial(drive, ask(("EXISTS", keys.lease(bucket)))))
-        facts.eviction_runs |= bool(held)
+        facts.evictor_runs |= bool(held)
 
 
 def look_at_disk(store: SessionStore) -> DiskFacts:

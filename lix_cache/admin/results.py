@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Check", "Evicted", "FileCheck", "Migrated", "SessionInfo", "Status", "StoreStats"]
+__all__ = ["Check", "FileCheck", "Migrated", "Offloaded", "SessionInfo", "Status", "StoreStats"]
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -34,7 +34,7 @@ class SessionInfo:
 
 
 @dataclass(frozen=True)
-class Evicted:
+class Offloaded:
     """What a move to disk did.
 
     Attributes:
@@ -72,7 +72,7 @@ class StoreStats:
     Attributes:
         server: ``redis`` or ``valkey``.
         server_version: its version.
-        server_memory_bytes: all the memory the server uses, for whomever.
+        server_memory_bytes: all the memory the server uses, for all clients.
         hot_sessions: sessions in Redis.
         hot_messages: messages in Redis.
         window_bytes: memory of the session windows.
@@ -81,7 +81,7 @@ class StoreStats:
         archive_bytes: their size.
         unreadable_files: files that do not even tell how many messages they hold.
         set_aside_files: damaged bytes that a repair put into files of their own.
-        pending_sessions: sessions written to while Redis was away and not yet put together.
+        pending_sessions: sessions written to while Redis was away and not yet reconciled.
         semantic_scopes: session and URL pairs with cached responses, of SemanticCacheRedis.
         answer_scopes: contexts with cached responses, of SemanticCache.
         url_embeddings: cached URL vectors.

@@ -7,7 +7,7 @@ from typing import Any
 
 from lix_cache.admin import buckets, files, flows, moving_over
 from lix_cache.admin.doctor import examine
-from lix_cache.admin.results import Check, Evicted, FileCheck, Migrated, SessionInfo, StoreStats
+from lix_cache.admin.results import Check, FileCheck, Migrated, Offloaded, SessionInfo, StoreStats
 from lix_cache.archive.compaction import Compacted
 from lix_cache.arguments import config_of
 from lix_cache.config import CacheConfig
@@ -16,21 +16,22 @@ from lix_cache.errors import ArchiveError, InvalidMessage, RedisCommandError
 from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.old_keys import escape_pattern
 from lix_cache.messages.message import check_session_id
-from lix_cache.session import offload, reconcile, rounds, whole
+from lix_cache.session import reconcile, rounds, whole
 from lix_cache.session.base import Session
 from lix_cache.session.layout import StoreDriver, note_anew
+from lix_cache.session.offload import Moved, move_to_disk
 from lix_cache.session.store import open_store
 
 __all__ = ["StoreAdmin"]
 
-#: Trouble that is one session's own; trouble with Redis is everybody's.
+#: Trouble that is one session's own; trouble with Redis concerns all sessions.
 _OF_ONE_SESSION = (ArchiveError, InvalidMessage)
 
 OnProgress = Callable[[int, int], None]
 
 
 def _silent(done: int, total: int) -> None:
-    """Report progress to nobody."""
+    """Report no progress."""
 
 
 class StoreAdmin:
@@ -73,7 +74,7 @@ class StoreAdmin:
             _info(sid, sizes.get(sid, (0, 0)), cold.get(sid, {}), last_use[sid], old.get(sid))
             for sid in newest_first
         )
-        # A window whose life ended leaves its name in the index until the next round.
+        # An expired window leaves its name in the index until the next round.
         return [info for info in infos if info.hot_messages or info.session_id in cold]
 
     def session(self, session_id: str) -> SessionInfo | None:
@@ -96,7 +97,7 @@ class StoreAdmin:
         return sorted(hot.keys() | cold | set(self._names_left()))
 
     def _names_left(self) -> list[str]:
-        """Return the sessions that lix-open-cache left and that nobody has used since."""
+        """Return the sessions that lix-open-cache left and that have not been used since."""
         return self._drive(moving_over.names_left(self._store))[0]
 
     def stats(self) -> StoreStats:
@@ -136,14 +137,14 @@ class StoreAdmin:
 
     # -- moving to disk ------------------------------------------------------------------
 
-    def evict(
+    def offload(
         self,
         idle_seconds: float | None = None,
         *,
         session_ids: Iterable[str] | None = None,
         on_progress: OnProgress = _silent,
-    ) -> Evicted:
-        """Move sessions to disk now, as the eviction thread would in time.
+    ) -> Offloaded:
+        """Move sessions to disk now, as the evictor would in time.
 
         Args:
             idle_seconds: sessions idle for so long; 0 for all that are hot, the
@@ -154,7 +155,7 @@ class StoreAdmin:
         Returns:
             What moved. One session's failure does not keep the others from moving.
         """
-        total, reconciled = offload.Moved(), 0
+        total, reconciled = Moved(), 0
         if session_ids is not None:
             chosen = [check_session_id(sid) for sid in session_ids]
             self._take_over(self._drive(moving_over.old_sessions(self._store, chosen)), total)
@@ -168,7 +169,7 @@ class StoreAdmin:
             self._move(group, total)
             on_progress(number * rounds.SESSIONS_AT_ONCE + len(group), len(chosen))
         failed = {sid: f"{type(error).__name__}: {error}" for sid, error in total.failed.items()}
-        return Evicted(total.sessions, total.messages, reconciled, failed)
+        return Offloaded(total.sessions, total.messages, reconciled, failed)
 
     def compact(
         self,
@@ -201,8 +202,8 @@ class StoreAdmin:
     def migrate(self, *, dry_run: bool = False, on_progress: OnProgress = _silent) -> Migrated:
         """Move the live sessions of lix-open-cache 0.1.0 to disk: every one under this prefix.
 
-        Each is moved by its first use anyway; this is for those that nobody uses before their
-        life in Redis ends. May be stopped, repeated, and run beside processes of both packages.
+        Each is moved by its first use anyway; this is for those not used before their
+        copy in Redis expires. May be stopped, repeated, and run beside processes of both packages.
 
         Args:
             dry_run: change nothing, and count what would move at most: the entries of the old
@@ -261,7 +262,7 @@ class StoreAdmin:
             drive(note_anew(store))
         return Migrated(moved, messages, failed)
 
-    def _take_over(self, left: Iterable[str], total: offload.Moved) -> None:
+    def _take_over(self, left: Iterable[str], total: Moved) -> None:
         for session_id in left:
             try:
                 total.messages += self._drive(reconcile.take_over(self._session(session_id)))
@@ -278,14 +279,14 @@ class StoreAdmin:
         """Take a session back from the trash, as :meth:`ConversationArchive.restore`. Needs no Redis."""
         return self._store.archive.restore(session_id)
 
-    def _move(self, group: list[str], total: offload.Moved) -> None:
-        moved = self._drive(offload.move_to_disk(self._store, dict.fromkeys(group, 0)))
+    def _move(self, group: list[str], total: Moved) -> None:
+        moved = self._drive(move_to_disk(self._store, dict.fromkeys(group, 0)))
         total.messages += moved.messages
         if not moved.busy:
             total.sessions += moved.sessions
             total.failed.update(moved.failed)
             return
-        # Somebody held a lock. The daemon would come back to it; we were asked for now.
+        # Another process held a lock. The daemon would come back to it; we were asked for now.
         for session_id in group:
             try:
                 total.messages += self._drive(whole.flush(self._session(session_id)))
@@ -293,7 +294,7 @@ class StoreAdmin:
             except _OF_ONE_SESSION as error:
                 total.failed[session_id] = error
 
-    def _reconcile_pending(self, total: offload.Moved) -> int:
+    def _reconcile_pending(self, total: Moved) -> int:
         reconciled = 0
         for session_id in self._store.archive.store.pending_sessions():
             try:

@@ -18,7 +18,7 @@ from lix_cache.archive.verify import Report, verify_bytes
 from lix_cache.checks import check_count, check_path, check_seconds
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import check_setting
-from lix_cache.errors import ArchiveCorrupt, ArchiveError, MissingExtra, MissingTable
+from lix_cache.errors import ArchiveCorrupt, ArchiveError, MissingDictionary, MissingExtra
 from lix_cache.messages.message import Message, check_session_id
 from lix_cache.messages.turn import ZERO_ID, from_turn, to_turn
 from lix_cache.storage.files import Files
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConversationArchive"]
 
-#: A session nobody has appended to for so long has gone cold.
+#: A session without an append for so long has gone cold.
 IDLE_SECONDS = 7200.0
 #: How long what has expired can be taken back: time to notice a clock that was wrong.
 TRASH_DAYS = 7.0
@@ -49,7 +49,7 @@ class ConversationArchive:
         session_ttl_days: age, counted from a session's last sign of life, after which
             :meth:`cleanup_expired` moves it to the trash.
         codec: ``huffman``, ``deflate``, ``lz4`` (extra), ``zstd`` (extra) or ``stored``.
-        table: a phrase table of your own for ``huffman`` (``lix-cache codec train`` makes one).
+        dictionary: a dictionary of your own for ``huffman`` (``lix-cache codec train`` makes one).
             Files written with it are read only where it is known.
         on_damage: ``recover`` returns what is intact, counts the rest in
             ``store.counters`` and logs it; ``raise`` raises ArchiveCorrupt.
@@ -74,7 +74,7 @@ class ConversationArchive:
         session_ttl_days: float = 30,
         *,
         codec: str = "huffman",
-        table: str | os.PathLike[str] | None = None,
+        dictionary: str | os.PathLike[str] | None = None,
         on_damage: str = "recover",
         lock_timeout_seconds: float = 30,
         trash_days: float = TRASH_DAYS,
@@ -93,7 +93,7 @@ class ConversationArchive:
         self.store = ArchiveStore(
             self.archive_dir,
             codec=codec,
-            table=None if table is None else check_path("table", table),
+            dictionary=None if dictionary is None else check_path("dictionary", dictionary),
             on_damage=on_damage,
             lock_timeout_seconds=lock_timeout_seconds,
             max_frame_bytes=max_frame_mb << 20,
@@ -258,7 +258,7 @@ class ConversationArchive:
     def restore(self, session_id: str) -> bool:
         """Take a session back from the trash; False if it is not there.
 
-        Its life begins anew. If it has been written to since, both are put together by id.
+        Its time to live begins anew. If it has been written to since, both are merged by id.
 
         Raises:
             ArchiveCorrupt: nothing in it is intact; it stays in the trash.
@@ -282,7 +282,7 @@ class ConversationArchive:
 
         Args:
             session_ids: these sessions; all by default.
-            idle_seconds: sessions last appended to less long ago, and those that somebody is
+            idle_seconds: sessions last appended to less long ago, and those that a process is
                 writing to, are left alone.
             dry_run: change nothing, and say what would be.
             on_progress: called with the files done and the files in all.
@@ -306,7 +306,7 @@ class ConversationArchive:
                 on_progress(number, len(chosen))
             try:
                 total.update(self._compact(session_id, idle_seconds, dry_run))
-            except (ArchiveCorrupt, MissingExtra, MissingTable) as error:
+            except (ArchiveCorrupt, MissingExtra, MissingDictionary) as error:
                 failed[session_id] = f"{type(error).__name__}: {error}"
         if on_progress:
             on_progress(len(chosen), len(chosen))

@@ -10,7 +10,7 @@ replaces whole objects by conditional writes can keep all of these promises:
 * *Durable on return.* What a method was asked to store or remove outlives the process and the machine
   when it returns. An error says that it may not.
 * *All or nothing.* A change of one session is seen whole or not at all, by readers and after a crash.
-  What a crash may leave (an object that nothing refers to) is nobody's message, and the next writer
+  What a crash may leave (an object that nothing refers to) is no message, and the next writer
   clears it away.
 * *Once.* A message is its id and its nonce (``archive/identity.py``). An append that is repeated, by
   whatever process, adds nothing.
@@ -407,7 +407,7 @@ class ColdTier(Protocol):
 
         Args:
             session_id: the session.
-            life_seconds: its life.
+            life_seconds: its time to live.
             now: what time it is.
             to_trash: keep it in the trash; else it is deleted for good.
 

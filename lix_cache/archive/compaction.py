@@ -94,7 +94,7 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Comp
 
     Raises:
         ArchiveCorrupt: a frame is intact and cannot be decoded, so it must stay as it is.
-        MissingExtra, MissingTable: the same, because something is not installed or named.
+        MissingExtra, MissingDictionary: the same, because something is not installed or named.
     """
     found = decoding.scan(data)
     if not found.frames or found.header is None:

@@ -121,7 +121,7 @@ def _body(
     columns, words, vectors = sections
     body = bytearray()
     # Nonces are random: where they are most of the columns, nothing is smaller than what is there,
-    # and an eviction daemon has a thousand of these to write in a second.
+    # and an evictor has a thousand of these to write in a second.
     is_random = 2 * NONCE_BYTES * nonces > len(columns)
     _put_section(body, 5, columns, *((STORED.id, columns) if is_random else codec.pack(columns)))
     _put_section(body, 6, words, *codec.pack(words))

@@ -49,7 +49,7 @@ class ArchiveFolder:
         folder: str,
         *,
         codec: str = "huffman",
-        table: str | os.PathLike[str] | None = None,
+        dictionary: str | os.PathLike[str] | None = None,
         on_damage: str = "recover",
         lock_timeout_seconds: float = 30,
         max_frame_bytes: int = index.MAX_DECODED,
@@ -62,7 +62,7 @@ class ArchiveFolder:
         self.lock_timeout_seconds = lock_timeout_seconds
         #: ``damaged_reads``, ``repairs``, ``upgrades``, ``compactions`` and ``appends`` of this object.
         self.counters: Counter[str] = Counter()
-        self._codec = packer(codec, table)
+        self._codec = packer(codec, dictionary)
         self._raise_on_damage = on_damage == "raise"
         self._most = max_frame_bytes
         self.changes = changes_of(self.location)

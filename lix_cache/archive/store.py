@@ -115,7 +115,7 @@ class ArchiveStore(ArchiveWriter):
         if unnoted:
             self._note_deletion_locked(session_id, deletion)
         self.unmark_pending_locked(session_id)
-        # Also where nothing was left: what a stopped deletion removed, it may have told to nobody.
+        # Also where nothing was left: what a stopped deletion removed, it may have reported to no caller.
         self.changes.note(session_id)
         return removed
 
@@ -196,7 +196,7 @@ class ArchiveStore(ArchiveWriter):
     def restore_locked(self, session_id: str) -> bool:
         """Take a session back from the trash; False if it is not there.
 
-        A session that has begun anew meanwhile keeps what it has: both are put together by id.
+        A session that has begun anew meanwhile keeps what it has: both are merged by id.
         Stopped at any step and run again: what is back already is recognised by its ids.
 
         Raises:
@@ -216,7 +216,7 @@ class ArchiveStore(ArchiveWriter):
                 self._files.rename(one.path, self._own_path(session_id))
             else:
                 try:
-                    self._put_together_locked(one.path, session_id)
+                    self._merge_locked(one.path, session_id)
                 except ArchiveCorrupt as error:
                     failure = failure or error
         self._files.sync_folder(self.folder)
@@ -225,7 +225,7 @@ class ArchiveStore(ArchiveWriter):
             raise failure
         return True
 
-    def _put_together_locked(self, trashed: str, session_id: str) -> None:
+    def _merge_locked(self, trashed: str, session_id: str) -> None:
         old = reading.parse_contents(self._files.read(trashed) or b"", os.path.basename(trashed), self._most)
         new = self.contents(session_id, locked=True)
         path = self._own_path(session_id)
@@ -243,7 +243,7 @@ class ArchiveStore(ArchiveWriter):
     def empty_trash(self, now: Now, days: float) -> int:
         """Remove for good what has been in the trash for so many days. Returns how many files.
 
-        Sessions whose lock somebody holds are left for the next time: one that is being taken back
+        Sessions whose lock is held are left for the next time: one that is being taken back
         must come back whole.
         """
         before_ms = (now.earliest - days * DAY) * 1000

@@ -39,7 +39,7 @@ class Deletion(NamedTuple):
 
 
 class Tombstones:
-    """The notes of one archive folder. Whoever writes one holds the session's lock.
+    """The notes of one archive folder. A writer of one holds the session's lock.
 
     Args:
         files: the file system.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lix_cache.archive import decoding, header, legacy
-from lix_cache.errors import ArchiveCorrupt, MissingExtra, MissingTable
+from lix_cache.errors import ArchiveCorrupt, MissingDictionary, MissingExtra
 from lix_cache.messages.turn import ZERO_ID, MessageId
 
 __all__ = ["Report", "verify_bytes"]
@@ -89,7 +89,7 @@ def _verify_frames(data: bytes, found: decoding.Scan, problems: list[str]) -> in
         where = f"the frame at byte {frame.offset}"
         try:
             ids = [turn.id for turn in decoding.decode_frame(data[frame.offset : frame.end], frame)]
-        except (ArchiveCorrupt, MissingExtra, MissingTable) as error:
+        except (ArchiveCorrupt, MissingExtra, MissingDictionary) as error:
             problems.append(str(error))
             continue
         index = frame.index

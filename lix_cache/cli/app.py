@@ -14,10 +14,10 @@ from lix_cache.cli.commands.compact import compact
 from lix_cache.cli.commands.demo import demo
 from lix_cache.cli.commands.doctor import doctor
 from lix_cache.cli.commands.eval_ import eval_
-from lix_cache.cli.commands.evict import evict
 from lix_cache.cli.commands.export import export
 from lix_cache.cli.commands.import_ import import_
 from lix_cache.cli.commands.migrate import migrate
+from lix_cache.cli.commands.offload import offload
 from lix_cache.cli.commands.restore import restore
 from lix_cache.cli.commands.sessions import sessions
 from lix_cache.cli.commands.show import show
@@ -81,7 +81,7 @@ app.command(epilog="Example: lix-cache sessions --limit 10")(sessions)
 app.command(epilog="Example: lix-cache show user-abc --recent 5")(show)
 app.command(epilog="Example: lix-cache stats --json")(stats)
 app.command(epilog="Example: lix-cache audit --json")(audit)
-app.command(epilog="Example: lix-cache evict --idle-minutes 30")(evict)
+app.command(epilog="Example: lix-cache offload --idle-minutes 30")(offload)
 app.command(epilog="Example: lix-cache compact --idle-minutes 1440 --dry-run")(compact)
 app.command(epilog="Example: lix-cache --archive-dir ./data/conversations verify")(verify)
 app.command(epilog="Example: lix-cache restore user-abc")(restore)

@@ -32,7 +32,7 @@ class Settings:
     def config(self) -> CacheConfig:
         """Return the config to work with.
 
-        The command line looks after a store: it starts no eviction thread of its own, and
+        The command line looks after a store: it starts no evictor of its own, and
         it never takes the archive alone for the whole because Redis is away.
 
         Raises:

@@ -42,7 +42,7 @@ def _check_place(host: str | None, port: int | None) -> None:
 
 
 class _Semantic:
-    """What both colours of the query cache are made of."""
+    """What both variants of the query cache are made of."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class _Semantic:
 
 
 class _Url:
-    """What both colours of the URL cache are made of."""
+    """What both variants of the URL cache are made of."""
 
     def __init__(
         self,
@@ -186,7 +186,7 @@ class SemanticCacheRedis(_Semantic):
     Args:
         session_id: whose responses; no other session sees them.
         config: settings; ``CacheConfig()`` by default.
-        ttl_seconds: life of each entry. A later entry does not prolong an earlier one's.
+        ttl_seconds: time to live of each entry. A later entry does not prolong an earlier one's.
         similarity_threshold: least cosine similarity of a hit, -1 to 1.
         max_items_per_url: entries per URL, first in first out.
         redis_host: wins over the configuration.
@@ -226,7 +226,7 @@ class SemanticCacheRedis(_Semantic):
             url: what the query is about.
             query_embedding: shape (dim,).
             response: any JSON value but None.
-            ttl_seconds: life of this entry, if it is to be another one.
+            ttl_seconds: time to live of this entry, if it is to be another one.
 
         Raises:
             InvalidMessage: the response is not JSON.
@@ -268,7 +268,7 @@ class SemanticCacheRedis(_Semantic):
 class AsyncSemanticCacheRedis(_Semantic):
     """Async twin of :class:`SemanticCacheRedis`: same arguments, same meaning."""
 
-    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this colour's time
+    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this variant's time
         self._drive = AsyncDriver(self._endpoint)
 
     async def get(self, url: str, query_embedding: VectorLike) -> Any:
@@ -311,9 +311,9 @@ class URLEmbeddingCache(_Url):
     """Embeddings of URLs as float32, shared by all sessions, so that each is computed once.
 
     Args:
-        session_id: named in ``get_stats``; the entries are everybody's.
+        session_id: named in ``get_stats``; the entries are shared by all sessions.
         config: settings; ``CacheConfig()`` by default.
-        ttl_seconds: life of an entry.
+        ttl_seconds: time to live of an entry.
         batch_size: URLs per round trip of the batch calls.
         redis_host: wins over the configuration.
         redis_port: wins over the configuration.
@@ -365,7 +365,7 @@ class URLEmbeddingCache(_Url):
 class AsyncURLEmbeddingCache(_Url):
     """Async twin of :class:`URLEmbeddingCache`: same arguments, same meaning."""
 
-    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this colour's time
+    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this variant's time
         self._drive = AsyncDriver(self._endpoint)
 
     async def get(self, url: str) -> FloatArray | None:

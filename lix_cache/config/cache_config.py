@@ -68,17 +68,17 @@ class CacheConfig:
         session_max_tokens: the context leaves out its oldest messages until about this many tokens
             remain; system messages and the newest one always stay. None for no limit.
         semantic_redis_db: database of the semantic query cache.
-        semantic_ttl_seconds: life of a cached response.
+        semantic_ttl_seconds: time to live of a cached response.
         semantic_similarity_threshold: least cosine similarity of a hit, from -1 to 1.
         semantic_max_items_per_url: responses kept per session and URL, first in first out.
         url_cache_redis_db: database of the URL embeddings.
-        url_cache_ttl_seconds: life of a URL's embedding.
+        url_cache_ttl_seconds: time to live of a URL's embedding.
         url_cache_batch_size: URLs sent to Redis in one round trip by the batch calls.
         archive_dir: folder of the ``.huff`` files.
         disk_ttl_days: days after its last sign of life that an archived session goes to the trash.
         evict_after_minutes: a session idle for longer is moved to disk.
         archive_codec: codec of the archive: ``huffman``, ``deflate``, ``lz4``, ``zstd`` or ``stored``.
-        archive_table: file of a phrase table of your own for ``huffman``, instead of the one that
+        archive_dictionary: file of a dictionary of your own for ``huffman``, instead of the one that
             ships; every process that reads the archive needs it.
         archive_batch_turns: turns a window may grow beyond its size before the surplus is
             moved to disk, and so the usual number of turns in a frame.
@@ -98,7 +98,7 @@ class CacheConfig:
             add is an error under both.
         on_cache_error: what the semantic and the URL cache do while Redis is away: ``raise``
             raises; ``miss`` answers None and counts it under ``degraded`` in ``get_stats``.
-        evictor_enabled: start the eviction thread with the first session cache.
+        evictor_enabled: start the evictor with the first session cache.
         evictor_interval_seconds: pause between two looks for idle sessions.
         flush_on_exit: move this process's sessions to disk when the interpreter exits.
         embedder_id: name and version of the model that makes the vectors; vectors of
@@ -147,7 +147,7 @@ class CacheConfig:
 
     hot_codec: Literal["stored", "huffman"] = "stored"
     archive_codec: str = "huffman"
-    archive_table: str | None = None
+    archive_dictionary: str | None = None
     archive_batch_turns: int = 10
     archive_lock_timeout_seconds: float = 30
     archive_trash_days: float = 7
@@ -251,10 +251,10 @@ class CacheConfig:
 
     @property
     def hot_life_seconds(self) -> int:
-        """Life of a session's keys in Redis: the archive's, never shorter.
+        """Time to live of a session's keys in Redis: the archive's, never shorter.
 
         Redis must not forget what the disk would have kept; moving a session to
-        disk is the eviction thread's task, not an expiry's.
+        disk is the evictor's task, not an expiry's.
         """
         return max(self.disk_ttl_days * 86400, self.session_ttl_seconds)
 
@@ -289,7 +289,7 @@ class CacheConfig:
         return SessionSettings(
             redis_db=self.session_redis_db,
             window_size=self.hot_window_size,
-            life_seconds=self.hot_life_seconds,
+            ttl_seconds=self.hot_life_seconds,
             batch=self.archive_batch_turns,
             is_coded=self.hot_codec == "huffman",
             durability=self.durability,
@@ -308,7 +308,7 @@ class CacheConfig:
             ttl_days=self.disk_ttl_days,
             trash_days=self.archive_trash_days,
             codec=self.archive_codec,
-            table=self.archive_table,
+            dictionary=self.archive_dictionary,
             on_damage=self.on_archive_damage,
             lock_timeout_seconds=self.archive_lock_timeout_seconds,
             max_frame_mb=self.archive_max_frame_mb,

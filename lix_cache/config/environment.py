@@ -20,7 +20,7 @@ _NUMBERS = {int: "a whole number (int)", float: "a number (float)"}
 
 #: Settings that name a file or a folder.
 _PATHS = frozenset(
-    {"archive_dir", "archive_table", "redis_ssl_ca_certs", "redis_ssl_certfile", "redis_ssl_keyfile"}
+    {"archive_dir", "archive_dictionary", "redis_ssl_ca_certs", "redis_ssl_certfile", "redis_ssl_keyfile"}
 )
 
 

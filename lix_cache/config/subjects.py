@@ -47,7 +47,7 @@ class SessionSettings:
     """The windows of sessions, when they move to disk, and what their flows do in trouble.
 
     Attributes:
-        life_seconds: time to live of a session's keys in Redis.
+        ttl_seconds: time to live of a session's keys in Redis.
         batch: turns that a window may grow beyond its size.
         is_coded: whether messages in Redis are code words.
         idle_seconds: of idleness after which a session moves to disk.
@@ -55,7 +55,7 @@ class SessionSettings:
 
     redis_db: int
     window_size: int
-    life_seconds: int
+    ttl_seconds: int
     batch: int
     is_coded: bool
     durability: Literal["redis", "disk"]
@@ -74,7 +74,7 @@ class ArchiveSettings:
     ttl_days: float
     trash_days: float
     codec: str
-    table: str | None
+    dictionary: str | None
     on_damage: Literal["recover", "raise"]
     lock_timeout_seconds: float
     max_frame_mb: int

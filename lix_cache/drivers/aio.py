@@ -121,9 +121,9 @@ class AsyncDriver:
         return answer
 
     async def _many(self, batch: RedisBatch) -> list[Any]:
-        return checked(await self._together(batch.commands), batch, self.endpoint)
+        return checked(await self._pipeline(batch.commands), batch, self.endpoint)
 
-    async def _together(self, commands: Sequence[Command]) -> list[Any]:
+    async def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands in one round trip; an error takes the place of its answer."""
         if not commands:
             return []

@@ -116,9 +116,9 @@ class SyncDriver:
         return answer
 
     def _many(self, batch: RedisBatch) -> list[Any]:
-        return checked(self._together(batch.commands), batch, self.endpoint)
+        return checked(self._pipeline(batch.commands), batch, self.endpoint)
 
-    def _together(self, commands: Sequence[Command]) -> list[Any]:
+    def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands in one round trip; an error takes the place of its answer."""
         if not commands:
             return []

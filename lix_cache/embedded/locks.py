@@ -26,7 +26,7 @@ class FileLock(OpenFile):
         return True
 
     def unlock(self) -> None:
-        """Give the lock up for everybody who shares the open file, forked children too."""
+        """Give the lock up for all who share the open file, forked children too."""
         fcntl.flock(self.fileno(), fcntl.LOCK_UN)
 
     def release(self) -> None:
@@ -36,7 +36,7 @@ class FileLock(OpenFile):
 
 
 def file_lock(path: str) -> FileLock:
-    """Return a lock that nobody has taken yet. It closes itself when it is dropped."""
+    """Return a lock that is not taken yet. It closes itself when it is dropped."""
     lock = opened_as(FileLock, path, os.O_RDWR | os.O_CREAT)
     _open_locks.add(lock)
     return lock

@@ -78,7 +78,7 @@ def ensure_redis(
     config = config_of(config)
     url = os.environ.get(URL_VARIABLE)
     if url:
-        # Somebody asked for this server by name: another one instead would look like
+        # The caller asked for this server by name: another one instead would look like
         # an empty one, so there is no falling back.
         config = config.replace(redis_url=url)
         _check_server(config)
@@ -100,7 +100,7 @@ def configured_or_private(
     try:
         _check_server(config)
     except RedisUnavailable as error:
-        if not _nobody_there(error):
+        if not _is_absent(error):
             raise
         logger.info("no Redis server at the configured address, using a private one: {}", error)
         return EmbeddedRedis(data_dir).start()
@@ -167,7 +167,7 @@ class EmbeddedRedis:
 
     @property
     def is_ours(self) -> bool:
-        """True for a private server, False for one that somebody else runs."""
+        """True for a private server, False for one run by another."""
         return self._server is not None
 
     @property
@@ -272,7 +272,7 @@ def _check_server(config: CacheConfig) -> None:
             lazy_client(endpoint).ping()
 
 
-def _nobody_there(error: RedisUnavailable) -> bool:
+def _is_absent(error: RedisUnavailable) -> bool:
     """Tell an address where nothing listens from a server that is there but busy or hung."""
     import redis.exceptions as rx
 

@@ -84,7 +84,7 @@ def play(
         questions: in the order in which they were asked.
         vectors: theirs, shape (n, dim), of length 1.
         thresholds: of the cache.
-        object_to: the guards; None: nobody objects.
+        object_to: the guards; None: no objections.
         ask_always: ask for objections to the nearest entry even where it is not accepted.
         replies: vectors of a response that was written for each question alone, shape (n, dim): no two
             responses are then equal. None: those of one answer are equal, and compared by that.

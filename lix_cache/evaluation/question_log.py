@@ -14,7 +14,7 @@ class QuestionLog:
     """Appends what ``lix-cache calibrate --log`` reads.
 
     Write a line wherever the right answer of a question is known: the model was asked (the
-    question missed), or somebody confirmed a hit, or reported it as wrong. Threads and processes
+    question missed), or a hit was confirmed, or reported it as wrong. Threads and processes
     may share a file: a line is one write to the end of it.
 
     The log holds the questions themselves. It is made readable by its owner alone.

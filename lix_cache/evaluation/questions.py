@@ -80,7 +80,7 @@ def questions_from_log(records: Iterable[tuple[str, Mapping[str, Any]]]) -> Labe
         if right is False:
             left_out["marked as wrong"] += 1
         elif hit and right is None:
-            left_out["hits that nobody confirmed"] += 1
+            left_out["unconfirmed hits"] += 1
         else:
             questions.append(question)
     return Labelled(tuple(questions), dict(left_out))

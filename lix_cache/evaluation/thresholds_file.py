@@ -122,7 +122,7 @@ def _replace(path: str | os.PathLike[str], text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp lets nobody else read; thresholds are no secret, and are read by the application.
+        # mkstemp makes the file private; thresholds are no secret, and the application may be another user.
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
     except BaseException:

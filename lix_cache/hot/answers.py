@@ -47,7 +47,7 @@ class Use(NamedTuple):
 
     Attributes:
         eviction: 0: not at all, 1: the last use, 2: the number of uses.
-        slide_ms: how much it prolongs the entry's life; 0 for not at all.
+        slide_ms: how much it prolongs the entry's time to live; 0 for not at all.
     """
 
     eviction: int
@@ -84,8 +84,8 @@ class NewEntry(NamedTuple):
         record: from ``pack_record``.
         response: or the head of a large one.
         chunks: the parts of a large one.
-        life_ms: at first.
-        longest_ms: the longest that its life can get.
+        ttl_ms: at first.
+        longest_ms: the longest that its time to live can get.
     """
 
     text_digest: bytes
@@ -93,7 +93,7 @@ class NewEntry(NamedTuple):
     record: bytes
     response: bytes
     chunks: Sequence[bytes]
-    life_ms: int
+    ttl_ms: int
     longest_ms: int
 
 
@@ -260,7 +260,7 @@ class Answers:
             generation: of the scope if it is new.
         """
         digests = b"".join(sorted(items))
-        fixed = (entry.text_digest, entry.life_ms, entry.longest_ms, entry.meta, entry.record, entry.response)
+        fixed = (entry.text_digest, entry.ttl_ms, entry.longest_ms, entry.meta, entry.record, entry.response)
         own = (most, eviction, generation, scope, digests)
         return self._call(_STORE, scope, *fixed, *own, *entry.chunks)
 

@@ -16,7 +16,7 @@ __all__ = ["Breaker", "breaker_for"]
 
 
 class Breaker:
-    """Remembers for a moment that Redis did not answer, so that not everybody waits to find out.
+    """Remembers for a moment that Redis did not answer, so that not every caller waits to find out.
 
     Args:
         seconds: how long it stays open after a failure.

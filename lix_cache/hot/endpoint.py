@@ -17,7 +17,7 @@ class Endpoint:
 
     Two caches share a pool only if all of this is equal, the password included: a
     pool keyed by host and port alone would hand an authenticated connection to
-    somebody who gave no password, or the wrong one.
+    a caller that gave no password, or the wrong one.
     """
 
     scheme: str

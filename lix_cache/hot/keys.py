@@ -1,4 +1,4 @@
-"""Every key and every life in Redis. docs/redis-layout.md is the map.
+"""Every key and every time to live in Redis. docs/redis-layout.md is the map.
 
 All keys of a session carry the same hash tag, ``{0}`` for the first bucket, so that a
 script may touch them together on a cluster. The tag is the first pair of braces in the
@@ -114,7 +114,7 @@ class Keys:
         return f"{start}:known:{name}", f"{start}:known-before:{name}"
 
     def lease(self, bucket: int) -> str:
-        """String: which eviction thread is looking for idle sessions."""
+        """String: which evictor is looking for idle sessions."""
         return f"{self.prefix}:{{{bucket}}}:lease"
 
     def layout(self) -> str:

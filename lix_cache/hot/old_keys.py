@@ -3,7 +3,7 @@
 ``P:session_order:SESSION`` is a list of numbers, the newest at its head, and
 ``P:session_context:SESSION:NUMBER`` the JSON of one message. A number is the message's Unix
 milliseconds modulo 2**31, so of two messages of one millisecond only the second has survived,
-and its number stands in the list twice. All keys have a life of their own, 24 hours by default.
+and its number stands in the list twice. All keys have a time to live of their own, 24 hours by default.
 
 None of them has a hash tag: the old package knew no clusters. There, asking for them fails, and
 that is taken for there being none.
@@ -34,7 +34,7 @@ class OldMessage:
 
     Attributes:
         number: as the list has it.
-        data: the message; None where its life has ended, or it stood in the list before.
+        data: the message; None where it has expired, or it stood in the list before.
     """
 
     number: bytes

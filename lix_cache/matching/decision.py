@@ -264,7 +264,7 @@ class _Scene:
 
 @dataclass(frozen=True)
 class Choice(Generic[_Objection]):
-    """A decision, and the candidates that may answer after somebody was asked for objections.
+    """A decision, and the candidates that may answer after the guards were asked for objections.
 
     Attributes:
         decision: on the numbers alone.

@@ -15,7 +15,7 @@ class Reason:
 
     #: The same text, normalised, was stored.
     EXACT: Final = "exact"
-    #: Near enough, ahead of everything that answers differently, and nobody objected.
+    #: Near enough, ahead of everything that answers differently, and no guard objected.
     SEMANTIC: Final = "semantic"
     #: An equal call was under way, and this is its answer.
     SHARED: Final = "shared"
@@ -31,7 +31,7 @@ class Reason:
     GUARD: Final = "guard"
     #: The verifier says that they do not ask the same.
     VERIFIER: Final = "verifier"
-    #: The verifier could not answer, so nobody vouches for the hit.
+    #: The verifier could not answer, so nothing vouches for the hit.
     VERIFIER_FAILED: Final = "verifier_failed"
     #: The embedder raised, or made something that is no vector.
     EMBEDDER_FAILED: Final = "embedder_failed"

@@ -1,4 +1,4 @@
-"""What the sync and the async variant of the semantic cache are put together from."""
+"""What the sync and the async variant of the semantic cache are built from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lix_cache.arguments import config_of
 from lix_cache.checks import check_has, check_is
 from lix_cache.clock import SYSTEM_CLOCK, Clock
-from lix_cache.compat.flow import life_ms
+from lix_cache.compat.flow import ttl_ms
 from lix_cache.config import CacheConfig, SemanticSettings
 from lix_cache.config.semantic import EVICTIONS
 from lix_cache.drivers.sync import SyncDriver
@@ -56,7 +56,7 @@ def _guards(enabled: bool | Iterable[str]) -> Callable[[str, str], Objection | N
 
 
 class Assembled(Decorating):
-    """Settings checked and put together; see SemanticCache for what they mean."""
+    """Settings, checked and assembled; see SemanticCache for what they mean."""
 
     def __init__(
         self,
@@ -164,5 +164,5 @@ def _entry_rules(settings: SemanticSettings) -> EntryRules:
     return EntryRules(
         ttl_seconds=settings.ttl_seconds or 0,
         max_entries=settings.max_entries,
-        use=Use(EVICTIONS.index(settings.eviction), 0 if slide is None else life_ms(slide)),
+        use=Use(EVICTIONS.index(settings.eviction), 0 if slide is None else ttl_ms(slide)),
     )

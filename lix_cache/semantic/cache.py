@@ -149,7 +149,7 @@ class SemanticCache(Assembled):
             context: what must match exactly, beside the cache's own context.
             query_embedding: shape (dim,), if it is known already. Where none can be made,
                 the response is stored all the same, and found by its exact text.
-            ttl_seconds: life of this entry, instead of the policy's.
+            ttl_seconds: time to live of this entry, instead of the policy's.
             tags: words to invalidate it by.
             tokens: of the prompt and of the completion, to count what hits save; estimated
                 from the lengths if not given.
@@ -179,7 +179,7 @@ class SemanticCache(Assembled):
 
         Args:
             context: items of the context; all scopes that have them are meant, whatever
-                else they have and whichever embedder they are of. The cache's own context
+                else they have and any embedder they are of. The cache's own context
                 always belongs to it; ``{}`` means nothing beside that.
             tags: words of which an entry has at least one.
             older_than_seconds: least age.
@@ -263,7 +263,7 @@ class AsyncSemanticCache(Assembled):
     Embedder and verifier work in threads, so the event loop never waits for them.
     """
 
-    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this colour's time
+    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this variant's time
         self._drive = AsyncDriver(self._endpoint)
 
     async def lookup(

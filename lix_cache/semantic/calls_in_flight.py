@@ -108,7 +108,7 @@ class InFlightCall(_InFlight):
 
         Args:
             value: the answer; a stream that was read already as ``Streamed(events, final)``.
-            ttl_seconds: life of the entry, instead of the policy's.
+            ttl_seconds: time to live of the entry, instead of the policy's.
             tags: words to invalidate it by.
             tokens: of the prompt and of the completion.
 
@@ -124,7 +124,7 @@ class InFlightCall(_InFlight):
 
         Args:
             error: what those who wait in this process get, each a copy. None: one of them begins
-                anew, in whichever process.
+                anew, in any process.
         """
         if not self._lead.is_ending:
             self._drive(self._lead.fail(error))
@@ -147,7 +147,7 @@ class InFlightCall(_InFlight):
             source: gives plain values. If it has events of another kind, or too many for the policy
                 (``max_stream_bytes``, ``max_stream_events``), it goes on and is not stored: see
                 :attr:`stored`.
-            ttl_seconds: life of the entry, instead of the policy's.
+            ttl_seconds: time to live of the entry, instead of the policy's.
             tags: words to invalidate it by.
             tokens: of the prompt and of the completion.
 
@@ -215,7 +215,7 @@ async def alanded(future: Promise[Any], seconds: float) -> Any:
 
 
 class SyncSource:
-    """A source that blocks: whoever reads pulls it, in its own thread."""
+    """A source that blocks: the reader pulls it, in its own thread."""
 
     wait = staticmethod(landed)
 

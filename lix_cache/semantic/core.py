@@ -137,7 +137,7 @@ class Core:
         redis: where they are kept.
         watch: what the cache learns about its own answers.
         stats: what it counts.
-        clock: for durations. Lives go by the clock of Redis.
+        clock: for durations. Times to live go by the clock of Redis.
     """
 
     scopes: Scopes

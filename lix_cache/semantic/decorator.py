@@ -105,7 +105,7 @@ def _whole(result: Any, name: str) -> Any:
     """
     if isinstance(result, (Iterator, AsyncIterator, Awaitable, io.IOBase)):
         if isinstance(result, (Generator, Coroutine)):
-            result.close()  # nobody will run it
+            result.close()  # it will not be run
         kind = type(result)
         raise ConfigError(
             f"{name} returned a {kind.__module__}.{kind.__qualname__}, which can be read only once; only "
@@ -116,7 +116,7 @@ def _whole(result: Any, name: str) -> Any:
 
 
 class Decorating:
-    """The decorator, for both colours of the cache: what it wraps has a colour of its own."""
+    """The decorator, for both variants of the cache: what it wraps has a variant of its own."""
 
     _core: Core
     _endpoint: Endpoint
@@ -149,7 +149,7 @@ class Decorating:
 
         Of equal calls at once one runs, in this process and across processes; the others get
         its answer, or its exception if they are in the same process, each as an object of its
-        own. The function may be sync or async, whichever this cache is, and it may yield its answer in
+        own. The function may be sync or async, as this cache is, and it may yield its answer in
         pieces: its events are recorded while they are passed on, shared with equal calls of this process
         as they come, stored when it ends whole, and replayed on a hit (docs/cached-functions.md).
 
@@ -172,8 +172,8 @@ class Decorating:
             name: what the answers are kept under; by default that of the function. Functions
                 of one name share answers, whatever they hold.
             static_context: what else must match exactly, the same for all calls.
-            ttl_seconds: life of an answer; the policy's by default.
-            stale_while_revalidate: seconds after that life, 0 by default, in which an answer is still
+            ttl_seconds: time to live of an answer; the policy's by default.
+            stale_while_revalidate: seconds after that time, 0 by default, in which an answer is still
                 served, while the function runs beside the call to renew it.
             tags: words to invalidate the answers by.
             lock_seconds: how long equal calls wait for the one that runs, 30 by default; then they

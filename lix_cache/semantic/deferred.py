@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from lix_cache.hot.scripts import ScriptCall
 
-__all__ = ["Later", "Note"]
+__all__ = ["Deferred", "Note"]
 
 
 class Note(NamedTuple):
@@ -25,7 +25,7 @@ class Note(NamedTuple):
     then: Callable[[Any], None] | None = None
 
 
-class Later:
+class Deferred:
     """Script calls to send with the next request to their scope. Safe between threads.
 
     Args:

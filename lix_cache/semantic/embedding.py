@@ -57,7 +57,7 @@ class EmbedderMemory:
     """What all caches of one embedder share in this process. Safe between threads.
 
     Args:
-        embedder: held as long as this is, so that its number is nobody else's.
+        embedder: held as long as this is, so that no other object gets its number.
 
     Attributes:
         meanings: embeds responses behind the callers' backs, in one thread.
@@ -223,7 +223,7 @@ class Embedding:
         Raises:
             Stop: it did not, with the reason.
             MissingExtra: a package it needs is not installed. No later call would do better, so it
-                is no miss: as a miss nobody would learn of it.
+                is no miss: as a miss it would stay unnoticed.
         """
         started = self._clock.monotonic()
         try:

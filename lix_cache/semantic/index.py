@@ -259,9 +259,9 @@ class ScopeIndex:
                 self._expires[row] = self._soonest = float("-inf")
 
     def lose(self, records: Sequence[Record]) -> None:
-        """Take entries out that are not alive, as whoever asked for them was told.
+        """Take entries out that are not alive, as Redis told the caller.
 
-        The list of dropped entries does not name those whose sliding life has ended, nor
+        The list of dropped entries does not name those whose sliding time to live has ended, nor
         those that a server lost.
         """
         with self._lock:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.checks import check_seconds
-from lix_cache.compat.flow import life_ms
+from lix_cache.compat.flow import ttl_ms
 from lix_cache.effects import Compute, Flow
 from lix_cache.errors import InvalidContext, InvalidInput
 from lix_cache.hot import entries
@@ -43,7 +43,7 @@ class Answer:
         response: anything but None.
         context: what must match exactly, beside the cache's own.
         embedding: of the query, shape (dim,), if it is known already.
-        ttl_seconds: life, if it is to be another one than the policy's.
+        ttl_seconds: time to live, if it is to be another one than the policy's.
         tags: words to invalidate it by.
         tokens: of the prompt and of the completion, where they are known.
     """
@@ -64,7 +64,7 @@ class _Packed:
     text: str
     response: Encoded
     group: bytes
-    life_ms: int
+    ttl_ms: int
     tags: bytes
     tokens: Tokens
 
@@ -116,7 +116,7 @@ def _store(core: Core, answer: Answer, spent: Spent) -> Flow[Stored]:
         # Whatever keeps the embedder from answering, the response is not lost: its exact
         # words find it again.
         vector = yield from core.embedding.vector_or_none(text, scope.dim, spent)
-    packed = _Packed(text, response, group, life_ms(seconds), tags, tokens)
+    packed = _Packed(text, response, group, ttl_ms(seconds), tags, tokens)
     stored = yield from _put(core, scope, packed, vector)
     _compare(core, scope, packed, None if vector is None else answer.response, stored)
     return Stored(refused=Reason.REPORTED) if stored is None else Stored(str(stored))
@@ -141,7 +141,7 @@ def _compare(core: Core, scope: Scope, packed: _Packed, response: Any, stored: E
         if vector.size != scope.dim:
             return
         row = entries.pack_meaning(number, nonce, vector)
-        core.redis.store.later.add(scope.id, core.redis.answers.attach(scope.id, number, nonce, row))
+        core.redis.store.deferred.add(scope.id, core.redis.answers.attach(scope.id, number, nonce, row))
         if asked is not None:
             core.watch.label(scope.id, asked, agree(asked, label, vector))
 
@@ -152,8 +152,8 @@ def _put(core: Core, scope: Scope, packed: _Packed, vector: FloatArray | None) -
     import numpy as np
 
     digest, nonce = entries.text_digest(packed.text), new_nonce()
-    # A sliding life begins with one step, and can grow to the whole.
-    first = min(packed.life_ms, core.entries.use.slide_ms) if core.entries.use.slide_ms else packed.life_ms
+    # A sliding time to live begins with one step, and can grow to the whole.
+    first = min(packed.ttl_ms, core.entries.use.slide_ms) if core.entries.use.slide_ms else packed.ttl_ms
     response = packed.response
     new = NewEntry(
         text_digest=digest,
@@ -173,8 +173,8 @@ def _put(core: Core, scope: Scope, packed: _Packed, vector: FloatArray | None) -
         ),
         response=response.head,
         chunks=response.chunks,
-        life_ms=first,
-        longest_ms=packed.life_ms,
+        ttl_ms=first,
+        longest_ms=packed.ttl_ms,
     )
     answers = core.redis.answers
     calls = [

@@ -69,7 +69,7 @@ def lookup(core: Core, query: Query) -> Flow[Lookup]:
     """Look a query up: one round trip for an exact hit and for most misses, else two.
 
     Where a vector set is searched, two for whatever is no exact hit, and a third for a hit on a
-    response of 64 kB or more, or on an entry whose life it prolongs.
+    response of 64 kB or more, or on an entry whose time to live it prolongs.
     """
     started, spent = core.clock.monotonic(), Spent()
     flow = _lookup(core, query, spent)
@@ -128,7 +128,7 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
         raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this query")
     rows = yield from _verified(core, query.text, view, chosen, spent)
     _audit(core, query, scope, digest, view, chosen, rows[0])
-    # Whose answer may be as old as its own life allows; other paraphrases' only as old as this one's.
+    # Whose answer may be as old as its own time to live allows; other paraphrases' only as old as this one's.
     timeless = _timeless(core, query, view, rows)
     records = [view.records[row] for row in rows]
     known: Served | None = None
@@ -230,7 +230,7 @@ def _admitted(
     if known.number in timeless and age_ms > most_ms:
         return TooOld(age_ms)
     if core.entries.use.eviction and not query.peek:
-        core.redis.store.later.add(scope_id, admit(Fetch.NOTE))
+        core.redis.store.deferred.add(scope_id, admit(Fetch.NOTE))
     return known
 
 
@@ -239,7 +239,7 @@ def _ask(core: Core, scope_id: str, digest: bytes, index: ScopeIndex, peek: bool
     due = None if peek else core.watch.due(scope_id)
     if due is not None:
         learn = core.redis.answers.learn(scope_id, *due)
-        core.redis.store.later.add(scope_id, learn, core.watch.told(scope_id))
+        core.redis.store.deferred.add(scope_id, learn, core.watch.told(scope_id))
     use = NO_USE if peek else core.entries.use
 
     def ask(place: Place) -> ScriptCall:
@@ -344,7 +344,7 @@ def _verified(
         error = caught.error if isinstance(caught, Failed) else caught
         core.stats.trouble("verifier_errors", error)
         if isinstance(error, MissingExtra):
-            # As with an embedder: it will never answer, and as a miss nobody would learn of it.
+            # As with an embedder: it will never answer, and as a miss it would stay unnoticed.
             raise error from None
         raise _stop(chosen, Reason.VERIFIER_FAILED, told(error)) from error
     finally:

@@ -25,7 +25,7 @@ class Lookup:
         reason: one of :class:`Reason`.
         detail: the reason in words, such as what a guard objected to.
         age_seconds: since the response was stored; None for a miss.
-        ttl_remaining_seconds: life that the entry has left; None for a miss.
+        ttl_remaining_seconds: time to live that the entry has left; None for a miss.
         entry_id: for :meth:`SemanticCache.report_wrong`; None for a miss.
     """
 

@@ -157,7 +157,7 @@ class Calls:
                 ways = variant.ways(self._source(question))
                 yield from streams.drained(*streams.opened(lead, self._keep(question), ways))
             self.core.stats.count("refreshed")
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody waits for it
+        except Exception as error:  # noqa: BLE001 - whatever it is, no caller waits for it
             # The caller has had its answer; the next one tries again.
             self.core.stats.trouble("refresh_errors", error)
             # Neither its text nor its traceback: they show what was asked.

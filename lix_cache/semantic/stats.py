@@ -129,7 +129,7 @@ class Stats:
             )
             troubles = (
                 *("embedder_errors", "verifier_errors", "redis_errors", "cleanup_errors"),
-                *("flight_errors", "refresh_errors", "note_errors"),
+                *("single_flight_errors", "refresh_errors", "note_errors"),
             )
             return {
                 "hits": hits,

@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 from lix_cache.effects import Flow, RedisBatch, RedisCall
 from lix_cache.errors import RedisUnavailable
-from lix_cache.semantic.deferred import Later
+from lix_cache.semantic.deferred import Deferred
 from lix_cache.semantic.index_pool import IndexPool
 
 if TYPE_CHECKING:
@@ -39,15 +39,15 @@ class AnswerStore:
 
     Attributes:
         indexes: the vectors of the scopes used last.
-        later: notes that go with the next request to their scope, whichever cache sends it.
+        deferred: notes that go with the next request to their scope, whichever cache sends it.
     """
 
     indexes: IndexPool = field(default_factory=IndexPool)
-    later: Later = field(default_factory=Later)
+    deferred: Deferred = field(default_factory=Deferred)
 
     def renew(self) -> None:
         """In a forked child: begin anew. The parent sends its own notes."""
-        self.later = Later()
+        self.deferred = Deferred()
 
 
 _stores: WeakValueDictionary[tuple[Endpoint, Keys], AnswerStore] = WeakValueDictionary()
@@ -102,7 +102,7 @@ class Backend:
 
     def with_notes(self, scope_id: str, *calls: ScriptCall) -> Flow[list[Any]]:
         """Send calls to a scope, and before them in the same round trip what waited for one."""
-        notes = self.store.later.take(scope_id)
+        notes = self.store.deferred.take(scope_id)
         if not notes:
             if len(calls) == 1:
                 return [(yield RedisCall(calls[0]))]

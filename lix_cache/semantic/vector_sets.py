@@ -52,7 +52,7 @@ class Nearest:
     def answer(self, number: bytes, waited_ms: float) -> Served | None:
         """Return a candidate as if it had been admitted; None if its response did not come along.
 
-        None also if its life has ended while the client made up its mind: the server has to say.
+        None also if it has expired while the client made up its mind: the server has to say.
 
         Args:
             number: of the candidate.
@@ -67,7 +67,7 @@ def nearest(
 ) -> Flow[Nearest]:
     """Return the entries that may be nearest. One round trip.
 
-    Where a use prolongs the life of an entry no response comes along, for that must be noted at
+    Where a use prolongs the time to live of an entry no response comes along, for that must be noted at
     once: until the next request the entry might have ended.
 
     Args:

@@ -26,7 +26,7 @@ __all__ = ["Asked", "Due", "Watch", "agree"]
 _SCOPES = 1024
 _QUESTIONS = 1024
 #: Labels that go to Redis together.
-_TOGETHER = 8
+_SENT_AT_ONCE = 8
 #: The part of the would-be hits that is audited while one of late was wrong, and the weight up to
 #: which it counts as of late: for 23 audits.
 _ALARMED, _OF_LATE = 0.5, 0.85
@@ -225,7 +225,7 @@ class Watch:
             audits = known.unsent["late"]
             # Where no score is asked for, the threshold is not learned, and need not be known at once.
             is_known = known.was_read or self.target is None or math.isinf(self.start)
-            if is_known and labels < _TOGETHER and not audits:
+            if is_known and labels < _SENT_AT_ONCE and not audits:
                 return None
             known.was_read = True
             added, known.unsent = known.unsent, Counter()

@@ -201,7 +201,7 @@ def open_store(
         archived.dir,
         archived.ttl_days,
         codec=archived.codec,
-        table=archived.table,
+        dictionary=archived.dictionary,
         on_damage=archived.on_damage,
         lock_timeout_seconds=archived.lock_timeout_seconds,
         trash_days=archived.trash_days,
@@ -214,7 +214,7 @@ def open_store(
         endpoint=endpoint,
         hot=HotWindow(
             keys=Keys(redis.key_prefix, redis.buckets),
-            life_ms=session.life_seconds * 1000,
+            life_ms=session.ttl_seconds * 1000,
             batch=session.batch,
             coded=session.is_coded,
         ),

@@ -403,7 +403,7 @@ class Files:
             _refused(error, "list", folder)
 
     def try_lock(self, path: str) -> FileLock | None:
-        """Take the lock of that file now, or return None if somebody has it.
+        """Take the lock of that file now, or return None if it is held.
 
         A file that is opened anew each time: the lock belongs to the opening, so it
         keeps threads apart as well as processes, and a forked child does not inherit

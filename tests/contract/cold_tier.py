@@ -44,7 +44,7 @@ def said(turns: Iterable[Turn]) -> list[Any]:
 
 def holding(tier: ColdTier, session_id: str = "s") -> Lease:
     lease = tier.try_lock(session_id)
-    assert lease is not None, "somebody holds the lease"
+    assert lease is not None, "another process holds the lease"
     return lease
 
 
@@ -86,7 +86,7 @@ class ColdTierContract:
     # -- appending and reading ------------------------------------------------------------
 
     @pytest.mark.promise("no-false-empty")
-    def test_a_session_that_nobody_used_is_empty(self, tier: ColdTier) -> None:
+    def test_a_unused_session_is_empty(self, tier: ColdTier) -> None:
         assert not tier.exists("s")
         assert tier.turns("s") == tier.recent("s", 5) == []
         assert tier.summary("s") == Summary()
@@ -233,7 +233,7 @@ class ColdTierContract:
             wanted = turn(2).nonce or b""
             assert tier.find_nonces_locked("s", [wanted, b"absent"]) == {wanted: turn(2).id}
             assert tier.find_nonces_locked("s", [b"absent"]) == {}
-            # The holder reads as everybody does.
+            # The holder reads as all do.
             assert tier.turns("s", locked=True) == tier.turns("s")
             assert tier.recent("s", 2, locked=True) == tier.turns("s")[-2:]
             assert tier.summary("s", locked=True) == tier.summary("s")

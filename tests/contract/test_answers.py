@@ -1,4 +1,4 @@
-"""The semantic cache that gives reasons, in both colours: one suite."""
+"""The semantic cache that gives reasons, in both variants: one suite."""
 
 from __future__ import annotations
 
@@ -487,9 +487,9 @@ def test_no_key_is_without_an_end_whatever_was_done(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:
     def check() -> None:
-        lives = {key: raw.pttl(key) for key in keys_of(raw, redis_config, "*")}
-        assert lives
-        assert min(lives.values()) > 0, lives
+        ttls = {key: raw.pttl(key) for key in keys_of(raw, redis_config, "*")}
+        assert ttls
+        assert min(ttls.values()) > 0, ttls
 
     cache = make(max_entries=4)
     used = make(max_entries=4, eviction="lru")
@@ -998,7 +998,7 @@ def test_a_key_of_another_kind_is_an_error_and_nothing_is_written(
 
 
 @pytest.mark.promise("no-false-empty")
-def test_an_entry_that_nobody_of_ours_wrote_is_an_error(
+def test_an_entry_that_is_not_ours_is_an_error(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:
     cache = make()
@@ -1016,7 +1016,7 @@ def test_an_entry_that_nobody_of_ours_wrote_is_an_error(
 
 
 @pytest.mark.promise("no-false-empty")
-def test_a_record_that_nobody_of_ours_wrote_is_an_error(
+def test_a_record_that_is_not_ours_is_an_error(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:
     cache = make()
@@ -1029,7 +1029,7 @@ def test_a_record_that_nobody_of_ours_wrote_is_an_error(
 
 
 @pytest.mark.promise("no-false-empty")
-def test_a_response_that_nobody_of_ours_wrote_is_an_error(
+def test_a_response_that_is_not_ours_is_an_error(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:
     cache = make()

@@ -1,4 +1,4 @@
-"""Answers that a model wrote, audits, and thresholds that follow what a scope shows: both colours."""
+"""Answers that a model wrote, audits, and thresholds that follow what a scope shows: both variants."""
 
 from __future__ import annotations
 

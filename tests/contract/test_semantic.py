@@ -1,4 +1,4 @@
-"""The semantic query cache, in both colours: one suite."""
+"""The semantic query cache, in both variants: one suite."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_each_entry_of_a_batch_can_be_given_a_life(
     assert cache.batch_get([("a", axis(0)), ("b", axis(0)), ("c", axis(0))]) == [None, None, "c"]
 
 
-def lives(raw: redis.Redis, cache: Any) -> list[int]:
+def ttls(raw: redis.Redis, cache: Any) -> list[int]:
     """Return how many milliseconds each of the cache's keys has left."""
     return [raw.pttl(key) for key in keys_of(cache)]
 
@@ -239,11 +239,11 @@ def test_the_keys_live_as_long_as_the_longest_lived_entry(
 ) -> None:
     cache = twins.make("SemanticCacheRedis", "s", redis_config, ttl_seconds=1000)
     cache.set(URL, axis(0), 1)
-    assert all(900_000 < life <= 1_000_000 for life in lives(raw, cache))
+    assert all(900_000 < ttl <= 1_000_000 for ttl in ttls(raw, cache))
     cache.set(URL, axis(1), 2, ttl_seconds=100)
-    assert all(900_000 < life <= 1_000_000 for life in lives(raw, cache))
+    assert all(900_000 < ttl <= 1_000_000 for ttl in ttls(raw, cache))
     cache.set(URL, axis(2), 3, ttl_seconds=2000)
-    assert all(1_900_000 < life <= 2_000_000 for life in lives(raw, cache))
+    assert all(1_900_000 < ttl <= 2_000_000 for ttl in ttls(raw, cache))
 
 
 @pytest.mark.parametrize("size", [2, 40])
@@ -254,7 +254,7 @@ def test_another_number_of_items_does_not_shorten_the_life_of_those_kept(
     twins.make("SemanticCacheRedis", "s", redis_config).set(URL, axis(0), 1, ttl_seconds=1000)
     cache = twins.make("SemanticCacheRedis", "s", redis_config, max_items_per_url=size)
     cache.set(URL, axis(1), 2, ttl_seconds=10)
-    assert all(900_000 < life <= 1_000_000 for life in lives(raw, cache))
+    assert all(900_000 < ttl <= 1_000_000 for ttl in ttls(raw, cache))
 
 
 def test_redis_forgets_what_has_expired(twins: Twins, redis_config: CacheConfig, raw: redis.Redis) -> None:
@@ -437,7 +437,7 @@ def test_vectors_of_different_embedders_never_meet(twins: Twins, redis_config: C
         assert cache.get(URL, axis(0, dim)) == f"by {name}"
 
 
-# -- nobody reaches what is not theirs -----------------------------------------------------
+# -- no caller reaches another's data -----------------------------------------------------
 
 HOSTILE = [
     "a",

@@ -1,4 +1,4 @@
-"""The cache of URL embeddings, in both colours: one suite."""
+"""The cache of URL embeddings, in both variants: one suite."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_vector_may_come_in_any_usual_form(twins: Twins, redis_config: CacheCo
     assert cache.get(URL).tolist() == [1.0, 2.0, 3.0]
 
 
-def test_entries_are_everybodys(twins: Twins, redis_config: CacheConfig) -> None:
+def test_entries_are_shared(twins: Twins, redis_config: CacheConfig) -> None:
     twins.make("URLEmbeddingCache", "one", redis_config).set(URL, VECTOR)
     for session in ("two", "*", "one:" + URL):
         assert twins.make("URLEmbeddingCache", session, redis_config).get(URL).tolist() == VECTOR.tolist()

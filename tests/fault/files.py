@@ -175,7 +175,7 @@ class FaultyFiles(Files):
         elif fault.when == "after":
             result = call()
             if isinstance(result, FileLock):
-                # Whoever dies lets go of what it holds.
+                # A process that dies lets go of what it holds.
                 result.release()
         raise fault.error
 

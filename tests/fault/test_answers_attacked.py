@@ -103,7 +103,7 @@ def test_what_the_server_forgot_does_not_hide_what_it_was_told_since(
     assert cache.lookup(SECOND).response == "Paris"
 
 
-def test_an_entry_that_is_gone_unannounced_stands_in_the_way_of_nobody(
+def test_an_entry_that_is_gone_unannounced_is_in_no_way(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:
     cache = make()

@@ -347,7 +347,7 @@ def test_without_redis_a_lookup_is_a_counted_miss_where_that_is_the_policy(
     assert cache.lookup("q").response == "Q"
 
 
-def test_while_redis_was_away_a_moment_ago_nobody_waits_for_it(
+def test_while_redis_was_away_a_moment_ago_no_call_waits_for_it(
     make: Any, proxy: CountingProxy, proxy_config: CacheConfig
 ) -> None:
     cache = make(config=proxy_config.replace(on_cache_error="miss", redis_retry_seconds=60))
@@ -644,7 +644,7 @@ def test_a_forked_child_goes_on_with_the_cache(redis_config: CacheConfig) -> Non
     assert cache.embedder is not None
     memory = memory_of(cache.embedder)
     locks = [store_module._lock, embedding_module._memories_lock, breaker_module._lock]
-    locks += [store.indexes.budget.lock, store.later._lock, memory._lock, memory.meanings._lock]
+    locks += [store.indexes.budget.lock, store.deferred._lock, memory._lock, memory.meanings._lock]
     with contextlib.ExitStack() as held:
         for lock in (*locks, core.stats._lock, core.watch._lock, cache._cleaner._lock):
             held.enter_context(lock)
@@ -701,7 +701,7 @@ def test_the_background_thread_survives_trouble_and_tells_of_it(make: Any, proxy
     cache.stop_cleanup()
 
 
-def test_the_background_thread_survives_what_nobody_expected(make: Any, monkeypatch: Any) -> None:
+def test_the_background_thread_survives_the_unexpected(make: Any, monkeypatch: Any) -> None:
     cache = make()
     cache.store("far", "F")
     calls: list[int] = []

@@ -280,7 +280,7 @@ SCENARIOS = [
         append("s", NEW),
         [],
         [NEW],
-        # A header and half a frame: nobody can say that there was nothing more.
+        # A header and half a frame: nothing says that there was no more.
         between=(ArchiveCorrupt,),
     ),
     Scenario(
@@ -937,7 +937,7 @@ def test_a_reader_waits_for_a_writer_rather_than_call_its_half_written_frame_dam
     assert reader.store.counters["damaged_reads"] == 0
 
 
-def test_damage_in_a_folder_that_nobody_can_write_to_is_read_without_a_lock(tmp_path: Path) -> None:
+def test_damage_in_a_read_only_folder_is_read_without_a_lock(tmp_path: Path) -> None:
     archive = ConversationArchive(tmp_path)
     archive.append_turns("s", FOUR)
     with open(path_of(tmp_path, "s"), "ab") as file:
@@ -955,7 +955,7 @@ def test_damage_in_a_folder_that_nobody_can_write_to_is_read_without_a_lock(tmp_
 @pytest.mark.parametrize("seen", range(6))
 @pytest.mark.parametrize("torn", [False, True])
 def test_a_file_that_goes_while_it_is_read_is_no_session(tmp_path: Path, seen: int, torn: bool) -> None:
-    """Somebody deletes the session after so many of our operations on its file."""
+    """Another process deletes the session after so many of our operations on its file."""
 
     class Vanishing(Files):
         def __init__(self) -> None:

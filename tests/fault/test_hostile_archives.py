@@ -1,4 +1,4 @@
-"""What a file holds, or what somebody put into it, does not decide how much work it makes."""
+"""What a file holds, or what was put into it, does not decide how much work it makes."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_chain_that_is_broken_is_begun_anew(tmp_path: Path, how: str) -> None:
 
 
 @pytest.mark.promise("no-stall")
-def test_a_chain_that_nobody_wrote_by_the_rules_is_begun_anew(tmp_path: Path) -> None:
+def test_a_chain_against_the_rules_is_begun_anew(tmp_path: Path) -> None:
     parts, index = [header.encode_header(header.FileHeader(1.0, "s"))], index_flow.EMPTY
     for number in range(3000):
         at = sum(map(len, parts)) if number < 2 else at + len(parts[-1])  # noqa: F821
@@ -342,7 +342,7 @@ class Work:
 def test_the_next_good_frame_is_looked_for_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
     good = encoding.encode_frames([turn(1)], index_flow.EMPTY, MS, STORED)
     head = header.encode_header(header.FileHeader(1.0, "s"))
-    # Good frames between: whoever takes heart after each and looks at all that follows is quadratic too.
+    # Good frames between: a reader that restarts after each of them is quadratic too.
     for files in (
         lambda n: head + nested(n) + good,
         lambda n: head + b"".join(nested(n // 20) + good for _ in range(20)),

@@ -274,7 +274,7 @@ def test_one_who_waits_looks_again_where_it_was_not_told(monkeypatch: pytest.Mon
 def test_one_who_awaits_looks_again_where_it_was_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     flown, computed, asked = Promise[int](), Promise[int](), Promise[int]()
 
-    def tell_nobody() -> None:
+    def tell_no_one() -> None:
         for promise in (flown, computed, asked):
             promise.set_result(7)
 
@@ -294,7 +294,7 @@ def test_one_who_awaits_looks_again_where_it_was_not_told(monkeypatch: pytest.Mo
             running.acall_within(lambda: 0, 20, "it", EmbedderUnavailable),
         )
         await asyncio.sleep(0.01)
-        tell_nobody()
+        tell_no_one()
         assert not await Promise[int]().wait_async(0.01)
         return await waits
 

@@ -121,7 +121,7 @@ class _Countdown:
         return random.Random(size).randrange(size)
 
 
-# Each prepares the child to end in its way. They change classes, which nobody but the child sees.
+# Each prepares the child to end in its way. They change classes, which only the child sees.
 
 
 def _when_told(chance: random.Random) -> None:

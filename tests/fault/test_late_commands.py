@@ -204,7 +204,7 @@ def test_a_session_that_changed_while_it_was_read_is_read_again(config: CacheCon
             found = [turn.body["content"] for turn in stop.value]
             break
     assert found == ["a", "b", "c", "d"]
-    # Whoever comes next needs the disk no more.
+    # The next process needs the disk no more.
     assert process.hot() == 4
     assert process.store.counters["rehydrations"] == 1
 

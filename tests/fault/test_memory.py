@@ -98,7 +98,7 @@ BOMBS: dict[str, tuple[int, Callable[[int], bytes]]] = {
     "zstd with a size": (4, zstd_that_says_so),
     "deflate": (5, deflate),
     "lz4": (2, lz4),
-    "huffman": (3, lambda size: HuffmanCodec.encode(bytes(size), thorough=True)),
+    "huffman": (3, lambda size: HuffmanCodec.encode(bytes(size), level=2)),
     "hcv1": (1, lambda size: HuffmanCodec.encode(bytes(size), format=1)),
 }
 

@@ -33,7 +33,7 @@ When = Literal["before", "after"]
 
 
 def settings(**changes: Any) -> dict[str, Any]:
-    """Small windows; and whoever finds Redis away asks again at once."""
+    """Small windows; and a caller that finds Redis away asks again at once."""
     return {
         "redis_key_prefix": f"t{uuid.uuid4().hex}",
         "hot_window_size": 4,
@@ -70,7 +70,7 @@ def seen_by_another(config: CacheConfig) -> list[Any]:
 
 
 def everywhere(config: CacheConfig, texts: list[str]) -> None:
-    """Check a session as it is, brought together by a daemon, on disk, and brought back."""
+    """Check a session as it is, reconciled by a daemon, on disk, and brought back."""
     other = Process(config.replace(on_redis_error="raise"))
     assert other.full() == texts
     other.drive(rounds.reconcile_all_pending(other.store))
@@ -402,7 +402,7 @@ def test_an_add_finds_its_message_however_many_were_added_since(
     with pytest.raises(RedisUnavailable) as caught:
         process.drive._perform(step)
     texts = [f"message {i}" for i in range(1_100)]
-    # Nobody moves them, because the lock is held: by a slow disk, say.
+    # They are not moved, because the lock is held: by a slow disk, say.
     with other.archive.lock("s"):
         for text in texts:
             other.add(text)

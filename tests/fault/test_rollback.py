@@ -143,7 +143,7 @@ def test_a_process_that_saw_what_is_lost_does_not_look_for_it_for_ever(
 
 
 def test_what_is_added_without_redis_comes_after_all_that_the_process_saw(config: CacheConfig) -> None:
-    """Also after hot and cold were brought together while it went on adding: clocks may differ by minutes."""
+    """Also after hot and cold were reconciled while it went on adding: clocks may differ by minutes."""
     process = Process(config.replace(durability="redis"))
     process.add("first")
     seen = MessageId(process.session.seen.newest.ms + 200_000, 0)

@@ -146,7 +146,7 @@ Begun = Callable[[Path], None]
 
 
 def cold(folder: Path) -> None:
-    """A session past its life, one piece of it in the trash for long, and deleted long ago."""
+    """A session expired, one piece of it in the trash for long, and deleted long ago."""
     say(opened(folder, -40), "t")
     age(folder, 40)
     archive = opened(folder, trash_days=365)
@@ -249,7 +249,7 @@ def test_one_file_in_the_trash_that_makes_no_sense_keeps_no_other_from_coming_ba
     assert first.read_bytes() == b"nothing intact"
 
 
-def test_what_is_damaged_in_the_live_file_is_set_aside_before_it_is_put_together(tmp_path: Path) -> None:
+def test_what_is_damaged_in_the_live_file_is_set_aside_before_it_is_merged(tmp_path: Path) -> None:
     folder = tmp_path / "archive"
     gone(folder)
     say(opened(folder), "new")

@@ -1,4 +1,4 @@
-"""The decorator on a real Redis: one run for many calls, in both colours and across processes."""
+"""The decorator on a real Redis: one run for many calls, in both variants and across processes."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ TABLE = {"capital of France": mix(a=1.0), "France's capital": mix(a=0.995, b=0.0
 
 
 class Lab:
-    """Decorates functions of one colour; their calls are waited for."""
+    """Decorates functions of one variant; their calls are waited for."""
 
-    def __init__(self, colour: str, config: CacheConfig) -> None:
-        self.colour = colour
+    def __init__(self, variant: str, config: CacheConfig) -> None:
+        self.variant = variant
         self.config = config
-        self.loop = asyncio.new_event_loop() if colour == "async" else None
+        self.loop = asyncio.new_event_loop() if variant == "async" else None
         self.runs: list[Any] = []
 
     def cache(self, **options: Any) -> Any:
@@ -45,7 +45,7 @@ class Lab:
         return kind(config=options.pop("config", self.config), **options)
 
     def function(self, body: Callable[..., Any] | None = None, seconds: float = 0.0) -> Callable[..., Any]:
-        """Return a function of the colour that notes its calls."""
+        """Return a function of the variant that notes its calls."""
 
         def work(prompt: Any, model: str) -> Any:
             self.runs.append((prompt, model))
@@ -127,7 +127,7 @@ def test_the_decorator_needs_no_parentheses(lab: Lab) -> None:
     first = lab.call(bare, "capital of France")
     assert lab.call(bare, "capital of France") == lab.call(called, "capital of France") == first
     assert len(lab.runs) == 1
-    assert inspect.iscoroutinefunction(bare) == (lab.colour == "async")
+    assert inspect.iscoroutinefunction(bare) == (lab.variant == "async")
     with pytest.raises(ConfigError, match=r"is for functions .*got a str"):
         cache.cached("prompt")
 
@@ -435,7 +435,7 @@ def test_refreshes_that_a_loop_left_undone_leave_room_for_others(redis_config: C
         loop.close()
 
 
-def test_nobody_waits_for_a_call_whose_loop_has_stopped(redis_config: CacheConfig) -> None:
+def test_no_call_waits_for_a_call_whose_loop_has_stopped(redis_config: CacheConfig) -> None:
     cache = AsyncSemanticCache(Meanings(TABLE), redis_config)
     runs: list[str] = []
 
@@ -458,7 +458,7 @@ def test_nobody_waits_for_a_call_whose_loop_has_stopped(redis_config: CacheConfi
         loop.close()
 
 
-def test_the_answer_to_a_question_about_now_lives_shortly(lab: Lab) -> None:
+def test_the_answer_to_a_question_about_now_expires_soon(lab: Lab) -> None:
     cache = lab.cache(policy=CachePolicy(time_sensitive_seconds=1.0))
     ask = cache.cached()(lab.function())
     assert lab.call(ask, "latest news") == lab.call(ask, "latest news")
@@ -491,7 +491,7 @@ def test_redis_lost_while_the_function_runs_loses_no_answer(lab: Lab, redis_serv
         ask = cache.cached()(lab.function(body))
         assert lab.call(ask, "q one") == "q one"
         stats = lab.stats(cache)
-        assert stats["flight_errors"] == 1
+        assert stats["single_flight_errors"] == 1
         assert sum(stats["stores_refused"].values()) == 1
 
 
@@ -517,19 +517,19 @@ def test_another_process_is_waited_for_no_longer_than_the_deadline(lab: Lab) -> 
         assert late.result(10) == "late"
 
 
-def test_a_lost_lock_is_not_given_back_for_somebody_else(lab: Lab) -> None:
+def test_a_lost_lock_is_not_given_back_for_another(lab: Lab) -> None:
     context = {"function": "shared"}
     with redis.Redis(port=lab.config.redis_port) as raw:
 
         def body(prompt: str) -> str:
             (key,) = raw.scan_iter(f"{lab.config.redis_key_prefix}:*:ans:flight:*")
-            raw.set(key, "=somebody", px=60_000)
+            raw.set(key, "=another", px=60_000)
             return prompt
 
         ask = lab.cache().cached(static_context=context)(lab.function(body))
         assert lab.call(ask, "q one") == "q one"
         (key,) = raw.scan_iter(f"{lab.config.redis_key_prefix}:*:ans:flight:*")
-        assert raw.get(key) == b"=somebody"
+        assert raw.get(key) == b"=another"
 
 
 def test_a_caller_that_is_cancelled_leaves_the_flight_to_another(redis_config: CacheConfig) -> None:

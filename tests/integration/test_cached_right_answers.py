@@ -459,8 +459,8 @@ def _use(i: int, result: Any) -> tuple[int, list[float]]:
 
 @pytest.mark.promise("isolation")
 @pytest.mark.parametrize("kind", ["dict", "array", "model", "error"])
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_callers_of_one_run_share_no_object(redis_config: CacheConfig, kind: str, colour: str) -> None:
+@pytest.mark.parametrize("variant", ["sync", "async"])
+def test_callers_of_one_run_share_no_object(redis_config: CacheConfig, kind: str, variant: str) -> None:
     runs: list[int] = []
 
     def make() -> Any:
@@ -469,7 +469,7 @@ def test_callers_of_one_run_share_no_object(redis_config: CacheConfig, kind: str
             raise Failed(items=[1])
         return {"dict": {"items": [1]}, "array": np.ones(3), "model": Model()}[kind]
 
-    if colour == "sync":
+    if variant == "sync":
         cache = SemanticCache(None, redis_config)
 
         @cache.cached()

@@ -25,7 +25,7 @@ UNSEEN = "".join(
 )
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 EVIL = f"\x1b]0;pwned\x07\x1b[2J\x9b31m{BIDI}\r\nFAKE LINE\x08\x7f\u2028\u2029\xad\ufeff\U000e0041"
-#: What no command may send to a terminal, whoever chose it.
+#: What no command may send to a terminal.
 FORBIDDEN = set(EVIL) - set(" -~\r\n") - {c for c in EVIL if c.isascii() and c.isprintable()}
 
 
@@ -105,7 +105,7 @@ COMMANDS: dict[str, Callable[[str, Path], list[str]]] = {
     "export one": lambda sid, file: ["export", "--session", sid],
     "export to": lambda sid, file: ["export", "-o", f"{file}.{EVIL}"],
     "doctor": lambda sid, file: ["doctor"],
-    "evict": lambda sid, file: ["evict", "--all"],
+    "offload": lambda sid, file: ["offload", "--all"],
     "compact": lambda sid, file: ["compact", "--session", sid],
     "import twice": lambda sid, file: ["import", str(file)],
     "import nothing": lambda sid, file: ["import", f"/nope/{EVIL}"],

@@ -1,4 +1,4 @@
-"""Connections: each trouble has its own error, and nobody gets another's connection."""
+"""Connections: each trouble has its own error, and no caller gets another's connection."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def test_a_command_whose_reply_was_lost_is_not_sent_twice(
     proxy.cut(when=when)
     error = translated(lambda: client.rpush(key, "once"), proxy_config)
     assert isinstance(error, RedisUnavailable)
-    assert error.maybe_done, "nobody can know, so it must not be called undone"
+    assert error.maybe_done, "it cannot be known, so it must not be called undone"
     assert client.llen(key) == times
 
 

@@ -1,4 +1,4 @@
-"""The coordinator, in both colours: every method of the old surface, under the old argument names."""
+"""The coordinator, in both variants: every method of the old surface, under the old argument names."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_clearing_the_session_drops_context_and_responses_of_this_session_alone(
 
 
 def test_the_three_layers_are_there_under_their_old_names(cache: Any, twins: Twins) -> None:
-    start = "Async" if twins.colour == "async" else ""
+    start = "Async" if twins.variant == "async" else ""
     for attribute, kind in (
         ("context_window", "SessionContextWindow"),
         ("semantic_cache", "SemanticCacheRedis"),

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lix_cache import SessionContextWindow, StoreAdmin
-from lix_cache.admin import Evicted
+from lix_cache.admin import Offloaded
 from lix_cache.cli.app import app
 from lix_cache.cli.conversations import Conversation, Message, load
 from lix_cache.cli.demo.check import Verdict, compare
@@ -85,13 +85,13 @@ def test_the_demo_brings_every_message_of_its_own_set_back_and_leaves_nothing(
     visits = [len(c.by_visit()) for c in conversations]
     assert found["visits"] == sum(visits)
     assert found["hot_sessions"] == OWN_CONVERSATIONS
-    # Everybody is idle after every visit but comes back after all but the last.
-    assert found["evicted_sessions"] == sum(visits)
+    # Every session is idle after every visit but comes back after all but the last.
+    assert found["offloaded_sessions"] == sum(visits)
     assert found["rehydrations"] == sum(visits) - OWN_CONVERSATIONS
     assert found["spilled_messages"] > 0
     assert found["hot_messages"] + found["cold_messages"] >= OWN_MESSAGES
     # What leaves Redis is what was added and what was brought back, 20 at most each time.
-    left = found["spilled_messages"] + found["evicted_messages"]
+    left = found["spilled_messages"] + found["offloaded_messages"]
     assert OWN_MESSAGES < left <= OWN_MESSAGES + 20 * found["rehydrations"]
     assert 0 < found["hits"] < found["lookups"]
     assert found["hit_ratio"] == found["hits"] / found["lookups"]
@@ -160,8 +160,8 @@ def test_a_session_that_cannot_be_moved_is_an_error_of_the_demo(
     demo: Demo, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = everything(redis_server)
-    failed = Evicted(failed={"travel-bike-alps": "ArchiveUnavailable: the disk is full"})
-    monkeypatch.setattr(StoreAdmin, "evict", lambda self, idle: failed)
+    failed = Offloaded(failed={"travel-bike-alps": "ArchiveUnavailable: the disk is full"})
+    monkeypatch.setattr(StoreAdmin, "offload", lambda self, idle: failed)
     result = demo("--limit", "1", code=1)
     assert (
         "'travel-bike-alps' could not be moved to disk: ArchiveUnavailable: the disk is full" in result.stderr
@@ -235,7 +235,7 @@ def test_real_conversations_come_back_whole(demo: Demo, shared_dir: Path, name: 
     assert found["check"]["passed"] is True
     assert found["check"]["messages"] == found["messages"] == sum(expected)
     assert found["conversations"] == len(expected)
-    # Every opening question is looked up; each is somebody's first.
+    # Every opening question is looked up; each is a user's first.
     assert found["lookups"] <= len(expected)
     assert found["rehydrations"] == found["visits"] - len(expected)
 

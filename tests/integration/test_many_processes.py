@@ -120,7 +120,7 @@ def _has_ended(child: Child) -> bool:
 
 
 @pytest.mark.slow
-def test_many_processes_on_many_sessions_while_all_of_them_are_evicted(config: CacheConfig) -> None:
+def test_many_processes_on_many_sessions_while_all_of_them_are_offloaded(config: CacheConfig) -> None:
     sessions = [f"session {i}" for i in range(12)]
 
     def live(writer: int, report: Report) -> None:
@@ -188,7 +188,7 @@ def _delete(config: CacheConfig, session: str) -> None:
     HybridConversationCache(session, config).delete_session()
 
 
-def test_a_hundred_evictions_and_rehydrations_change_nothing(config: CacheConfig) -> None:
+def test_a_hundred_offloads_and_rehydrations_change_nothing(config: CacheConfig) -> None:
     config = config.replace(evict_after_minutes=0.0, hot_window_size=5)
     cache = HybridConversationCache("s", config)
     texts = [f"message {i}" for i in range(17)]
@@ -207,7 +207,7 @@ def test_a_hundred_evictions_and_rehydrations_change_nothing(config: CacheConfig
         assert os.path.getsize(os.path.join(config.archive_dir, "s.huff")) == size
 
 
-def test_a_hundred_evictions_and_rehydrations_with_a_message_between_each(config: CacheConfig) -> None:
+def test_a_hundred_offloads_and_rehydrations_with_a_message_between_each(config: CacheConfig) -> None:
     config = config.replace(evict_after_minutes=0.0, hot_window_size=5)
     cache = HybridConversationCache("s", config)
     texts: list[str] = []

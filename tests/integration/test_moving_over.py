@@ -471,7 +471,7 @@ def test_processes_that_meet_an_old_session_at_once_move_it_once(
 def test_threads_that_add_to_an_old_session_at_once_lose_nothing(
     open_old: Callable[..., Any], open_new: Callable[..., Any], twins: Twins, config: CacheConfig
 ) -> None:
-    if twins.colour == "async":
+    if twins.variant == "async":
         pytest.skip("one loop belongs to one thread")
     say(open_old(), *numbered(20))
     caches = [open_new() for _ in range(4)]
@@ -565,7 +565,7 @@ def test_a_user_who_may_not_read_the_old_keys_works_without_them(
         client.acl_deluser(name)
 
 
-def test_a_flush_and_an_eviction_by_name_reach_it_too(
+def test_a_flush_and_an_offload_by_name_reach_it_too(
     open_old: Callable[..., Any],
     open_new: Callable[..., Any],
     config: CacheConfig,
@@ -576,7 +576,7 @@ def test_a_flush_and_an_eviction_by_name_reach_it_too(
     cache = open_new("a")
     assert cache.flush_to_disk() is True
     assert cache.get_stats()["disk_turns"] == 4
-    assert StoreAdmin(config).evict(session_ids=["b"]).messages == 4
+    assert StoreAdmin(config).offload(session_ids=["b"]).messages == 4
     assert old_keys() == []
     assert said(cache.get_context()) == said(open_new("b").get_full()) == numbered(4)
 
@@ -692,7 +692,7 @@ def test_json_of_the_old_package_is_read_as_it_wrote_it(
     assert (message["content"], message["metadata"]["not a number"]) == ("x", "NaN")
 
 
-# -- sessions that nobody uses ---------------------------------------------------------------
+# -- sessions that are not used ---------------------------------------------------------------
 
 
 def test_the_daemon_moves_an_old_session_before_its_life_ends(

@@ -24,13 +24,13 @@ DB = 3
 
 
 class Both:
-    """A pool of either colour and a redis-py client on it, called without ``await``."""
+    """A pool of either variant and a redis-py client on it, called without ``await``."""
 
     def __init__(self, twins: Twins, config: CacheConfig) -> None:
         self._run = twins.run
         endpoint = endpoint_for(config.redis, DB)
         self.client: Any = (
-            lazy_client(endpoint) if twins.colour == "sync" else twins.run(_lazy_async(endpoint))
+            lazy_client(endpoint) if twins.variant == "sync" else twins.run(_lazy_async(endpoint))
         )
         self.pool: Any = self.client.connection_pool
 
@@ -146,7 +146,7 @@ def test_a_connection_that_the_server_closed_is_opened_anew(
     with redis_server.client() as admin:
         admin.client_kill_filter(_id=str(mine))
     time.sleep(0.02)
-    if twins.colour == "async":
+    if twins.variant == "async":
         twins.run(asyncio.sleep(0.02))  # the loop has to hear of it
     (other,) = both.ask(("CLIENT", "ID"))
     assert other != mine

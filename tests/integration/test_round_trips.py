@@ -110,7 +110,7 @@ def test_the_stats_are_one_round_trip(cache: Any, counted: Counted) -> None:
 def test_message_20000_costs_what_message_20_did(
     twins: Twins, proxy_config: CacheConfig, redis_config: CacheConfig, counted: Counted
 ) -> None:
-    """Most of a long session is on disk: its length is nobody's price."""
+    """Most of a long session is on disk: its length adds no cost."""
     config = proxy_config.replace(archive_codec="stored")
     direct = HybridConversationCache("s", redis_config.replace(archive_codec="stored"))
     for start in range(0, 20_000, 1000):
@@ -124,7 +124,7 @@ def test_message_20000_costs_what_message_20_did(
     assert counted(cache.get_full) == [["EVALSHA"]]
 
 
-def test_a_long_window_that_nobody_moves_costs_no_more(cache: Any, counted: Counted) -> None:
+def test_a_long_window_that_is_not_moved_costs_no_more(cache: Any, counted: Counted) -> None:
     """Without a daemon the add that finds its window four batches too long moves it, and only that one."""
     size, batch = cache.hot_window_size, 10
     trips = [len(counted(lambda: cache.add_message("user", "x"))) for _ in range(2 * size + 4 * batch)]

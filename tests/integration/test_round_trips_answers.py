@@ -86,7 +86,7 @@ def test_a_store_is_one_round_trip_whatever_must_go_for_it(
     assert cache.lookup("q").response == "replaced"
 
 
-def test_uses_and_sliding_lives_cost_no_round_trip(make: Any, proxy: CountingProxy) -> None:
+def test_uses_and_sliding_ttl_cost_no_round_trip(make: Any, proxy: CountingProxy) -> None:
     cache = make(eviction="lru", sliding_seconds=60)
     assert cache.lookup("q").is_hit
     assert cache.lookup("like q").is_hit

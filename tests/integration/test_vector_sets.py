@@ -21,7 +21,7 @@ from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, RedisCommandError
 from lix_cache.hot.scripts import Script, ScriptCall
 from lix_cache.matching.thresholds import Thresholds
-from lix_cache.semantic.deferred import Later
+from lix_cache.semantic.deferred import Deferred
 from tests.support import CountingProxy, RedisServer
 from tests.support.meaning import Meanings
 from tests.support.semantic import with_settings
@@ -407,16 +407,16 @@ def test_a_life_that_ends_while_the_client_thinks_ends_the_lookup(make: Any) -> 
     assert cache.lookup("w", query_embedding=near(rows[5])).response == "answer 5"
 
 
-def test_notes_that_nobody_can_send_are_bounded() -> None:
-    later = Later(scopes=2, each=3)
+def test_notes_that_cannot_be_sent_are_bounded() -> None:
+    deferred = Deferred(scopes=2, each=3)
     calls = [ScriptCall(Script("answers/fill"), (str(i),), ()) for i in range(5)]
     for call in calls:
-        later.add("a", call)
-    assert [note.call for note in later.take("a")] == calls[2:]
-    assert later.take("a") == ()
+        deferred.add("a", call)
+    assert [note.call for note in deferred.take("a")] == calls[2:]
+    assert deferred.take("a") == ()
     for scope in "abc":
-        later.add(scope, calls[0])
-    assert [len(later.take(scope)) for scope in "abc"] == [0, 1, 1]
+        deferred.add(scope, calls[0])
+    assert [len(deferred.take(scope)) for scope in "abc"] == [0, 1, 1]
 
 
 def test_a_note_that_is_refused_fails_no_lookup(behind: Any, raw: redis.Redis, config: CacheConfig) -> None:

@@ -99,9 +99,9 @@ class AnswersMachine(RuleBasedStateMachine):
         self, who: int, scope: int, query: str, answer: int, tags: frozenset[str], is_short: bool
     ) -> None:
         text = self.text(scope, query, answer)
-        life = _SHORT if is_short else None
+        ttl = _SHORT if is_short else None
         entry_id = self.caches[who].store(
-            query, text, context=CONTEXTS[scope], tags=sorted(tags), ttl_seconds=life
+            query, text, context=CONTEXTS[scope], tags=sorted(tags), ttl_seconds=ttl
         )
         if (scope, query, text) in self.wrong:
             assert entry_id is None

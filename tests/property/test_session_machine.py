@@ -109,8 +109,8 @@ class SessionMachine(RuleBasedStateMachine):
         if not self._reaches(who):
             self._partial(self.processes[who].context)
             return
-        # What another has archived without Redis is in the context once it is brought together.
-        self._bring_together()
+        # What another has archived without Redis is in the context once it is reconciled.
+        self._reconcile()
         expected = self.model[len(self.model) - min(3, self.since_clear) :]
         assert self.processes[who].context() == expected
 
@@ -124,7 +124,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert found
         assert found == [text for text in self.model if text in set(found)]
 
-    def _bring_together(self) -> None:
+    def _reconcile(self) -> None:
         direct = self.processes["direct"]
         direct.drive(rounds.reconcile_all_pending(direct.store))
 
@@ -192,8 +192,8 @@ class SessionMachine(RuleBasedStateMachine):
         with self.server.client(db=2) as client:
             for key in client.scan_iter(f"{self.config.redis_key_prefix}*", count=1000):
                 client.delete(key)
-            for key, (value, life) in (self.saved or {}).items():
-                client.restore(key, life, value)
+            for key, (value, ttl) in (self.saved or {}).items():
+                client.restore(key, ttl, value)
             client.client_kill_filter(_type="normal", skipme=True)
 
     @rule(who=WHO)

@@ -41,7 +41,7 @@ def contents(turns: Iterable[Turn]) -> list[Any]:
 
 
 def is_free(archive: ColdTier, session_id: str) -> bool:
-    """Whether nobody holds the session's lock."""
+    """Whether the session's lock is free."""
     lock = archive.try_lock(session_id)
     if lock is None:
         return False

@@ -1,4 +1,4 @@
-"""Entries of the semantic cache as bytes: back as they were, and refused if nobody of ours wrote them."""
+"""Entries of the semantic cache as bytes: back as they were, and refused if not ours."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def test_what_has_expired_is_not_seen() -> None:
     assert texts(index, 2_000.0) == ["text 2"]
 
 
-def test_a_search_gives_the_cosines_of_the_living_and_of_nobody_else() -> None:
+def test_a_search_gives_the_cosines_of_the_living_and_of_no_other() -> None:
     index = ScopeIndex(DIM)
     rows = [record(i, axis=i % 4, expires=500 if i % 3 == 0 else 9_000) for i in range(1, 13)]
     view = follow(index, "all", [b"g", rows, b"0-0"], NOW, index.place)
@@ -160,7 +160,7 @@ def test_the_vectors_of_answers_stand_beside_those_of_queries() -> None:
         ("all", [b"g", [[b"1-0", [b"record", b"\xff" * 90]]], b"0-0"]),
     ],
 )
-def test_news_that_nobody_of_ours_wrote_are_refused(kind: str, news: list[Any]) -> None:
+def test_news_that_is_not_ours_are_refused(kind: str, news: list[Any]) -> None:
     with pytest.raises(RedisCommandError, match="foreign data"):
         follow(ScopeIndex(DIM), kind, news, NOW, EMPTY)
 

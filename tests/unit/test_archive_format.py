@@ -1272,11 +1272,11 @@ def test_a_file_written_whole_can_still_be_read_from_its_end_alone() -> None:
 
 @pytest.fixture(scope="module")
 def own_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from lix_cache.huffman_codec.training import train_table
+    from lix_cache.huffman_codec.training import train_dictionary
 
     path = tmp_path_factory.mktemp("tables") / "own.lixt"
     texts = [f"the quokka number {n} hops over the wallaby".encode() for n in range(50)]
-    path.write_bytes(train_table({"own": texts}, id="own", size=400, vocabulary=[]))
+    path.write_bytes(train_dictionary({"own": texts}, id="own", size=400, vocabulary=[]))
     return path
 
 
@@ -1287,12 +1287,12 @@ QUOKKA: Message = {
 
 READ_ELSEWHERE = """
 import sys
-from lix_cache import ConversationArchive, MissingTable
+from lix_cache import ConversationArchive, MissingDictionary
 folder, table = sys.argv[1], sys.argv[2] or None
-archive = ConversationArchive(folder, table=table)
+archive = ConversationArchive(folder, dictionary=table)
 try:
     print([turn["content"] for turn in archive.load_all("s")])
-except MissingTable as error:
+except MissingDictionary as error:
     archive.append_turn("s", {"content": "the next"})
     print("missing", error.number, archive.store.counters["damaged_reads"], error)
 """
@@ -1314,10 +1314,10 @@ def read_elsewhere(folder: Path, table: Path | str = "") -> str:
 def test_a_table_of_ones_own_is_carried_by_its_number_and_asked_for_by_it(
     tmp_path: Path, own_table: Path
 ) -> None:
-    from lix_cache.huffman_codec._phrase_table import PhraseTable
+    from lix_cache.huffman_codec._dictionary import Dictionary
 
-    number = PhraseTable.load(own_table).number
-    archive = ConversationArchive(tmp_path / "archive", table=own_table)
+    number = Dictionary.load(own_table).number
+    archive = ConversationArchive(tmp_path / "archive", dictionary=own_table)
     archive.append_turn("s", QUOKKA)
     data = archive.store.raw("s") or b""
     assert number in data
@@ -1326,16 +1326,16 @@ def test_a_table_of_ones_own_is_carried_by_its_number_and_asked_for_by_it(
     shown = read_elsewhere(tmp_path / "archive")
     # Not damage: nothing is left out, set aside or counted, and a new turn is taken.
     assert shown.startswith(f"missing {number.hex()} 0 ")
-    assert "archive_table" in shown
+    assert "archive_dictionary" in shown
     assert not list((tmp_path / "archive").glob("*.damaged-*"))
     assert read_elsewhere(tmp_path / "archive", own_table) == str([QUOKKA["content"], "the next"]) + "\n"
 
 
-def test_a_table_that_cannot_be_used_is_said_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"archive_table .*no\.lixt.* cannot be read"):
-        ConversationArchive(tmp_path, table=tmp_path / "no.lixt")
+def test_a_dictionary_that_cannot_be_used_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"archive_dictionary .*no\.lixt.* cannot be read"):
+        ConversationArchive(tmp_path, dictionary=tmp_path / "no.lixt")
     (tmp_path / "bad.lixt").write_bytes(b"no table")
-    with pytest.raises(ConfigError, match="is not a phrase table"):
+    with pytest.raises(ConfigError, match="is not a dictionary"):
         packer("huffman", tmp_path / "bad.lixt")
 
 
@@ -1373,7 +1373,7 @@ def test_the_smaller_of_phrases_and_deflate_is_kept(kernel: Kernel) -> None:  # 
     assert len(stored) <= min(len(HuffmanCodec.encode(digits)), len(codec_by_id(5).encode(digits)))
 
 
-def test_whoever_has_time_finds_what_an_append_does_not_look_for() -> None:
+def test_a_patient_packer_finds_what_an_append_does_not_look_for() -> None:
     native_or_skip()
     if _backend.kernel.name != "c":
         pytest.skip("LIX_CACHE_PURE is set")

@@ -187,7 +187,7 @@ def test_a_session_has_one_lock_in_every_process() -> None:
 
 
 def test_a_file_of_another_session_is_neither_read_nor_written_nor_removed(tmp_path: Path) -> None:
-    """What a file system that ignores case, or somebody who renames files, does to us."""
+    """What a file system that ignores case, or a user who renames files, does to us."""
     archive = ConversationArchive(tmp_path)
     archive.append_turn("alice", {"content": "hers"})
     (tmp_path / "alice.huff").rename(tmp_path / "Alice.huff")

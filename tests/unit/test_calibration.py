@@ -1,4 +1,4 @@
-"""Calibration: what is proven holds for questions that nobody has seen."""
+"""Calibration: what is proven holds for unseen questions."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class TestFit:
 
 
 class TestCalibrate:
-    def test_what_is_proven_holds_for_questions_that_nobody_has_seen(self, calibration: Calibration) -> None:
+    def test_what_is_proven_holds_for_unseen_questions(self, calibration: Calibration) -> None:
         assert calibration.thresholds is not None
         hits = wrong = 0
         for seed in range(1, 5):

@@ -136,7 +136,7 @@ class TestObjections:
         assert choose(numbers(*[0.99] * 9), labels(*[1] * 9), PLAIN, no).rows == ()
         assert len(asked) == 3
 
-    def test_nobody_is_asked_where_the_numbers_say_no(self) -> None:
+    def test_no_guard_is_asked_where_the_numbers_say_no(self) -> None:
         def never(row: int) -> str:
             raise AssertionError("asked")
 

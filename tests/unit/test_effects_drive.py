@@ -30,7 +30,7 @@ from tests.support.twins import ManualClock, Twins, close_connections
 
 ROOT = Path(__file__).resolve().parents[2]
 Drive = Callable[..., Any]
-#: Seconds after which a call that nobody lets go ends by itself, so that a failure has an end too.
+#: Seconds after which a call that is not released ends by itself, so that a failure has an end too.
 LONG = 30
 
 #: Scripts that no other test uses, so that only these tests decide whether the server knows them.
@@ -40,13 +40,13 @@ LENGTH = script("return redis.call('LLEN', KEYS[1]) + 0")
 
 @pytest.fixture
 def drive(twins: Twins, redis_config: CacheConfig) -> Drive:
-    """Run a flow in either colour."""
+    """Run a flow in either variant."""
     return driver_of(twins, redis_config)
 
 
 def driver_of(twins: Twins, config: CacheConfig) -> Drive:
     endpoint = endpoint_for(config.redis, 3)
-    driver: Any = SyncDriver(endpoint) if twins.colour == "sync" else AsyncDriver(endpoint)
+    driver: Any = SyncDriver(endpoint) if twins.variant == "sync" else AsyncDriver(endpoint)
     return lambda flow: twins.run(driver(flow))
 
 

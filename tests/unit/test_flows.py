@@ -40,7 +40,7 @@ class Crash(BaseException):
 
 @pytest.fixture
 def new_world(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..., World]]:
-    """Makes worlds: a store each that nobody else has."""
+    """Makes worlds: a store of its own for each."""
     folder = fast_folder(tmp_path)
 
     def make(**changes: Any) -> World:
@@ -216,7 +216,7 @@ FULL_BACK = Act("get_full after being away", lambda p, _: read_flow.get_full(p.s
 FLUSH = Act("flush", lambda p, _: whole.flush(p.session))
 IN_AND_OUT = Act("flush, get_context, flush", lambda p, _: _flushed(p))
 SPILL = Act("spill_overflow", lambda p, _: rounds.spill_overflow(p.store))
-EVICT = Act("evict_idle", lambda p, _: rounds.evict_idle(p.store, 0, "somebody"))
+EVICT = Act("evict_idle", lambda p, _: rounds.evict_idle(p.store, 0, "other"))
 RECONCILE = Act("reconcile_pending", lambda p, _: rounds.reconcile_all_pending(p.store))
 CLEAN = Act("clean_up", lambda p, _: rounds.clean_up(p.store))
 LIST = Act("list_hot", lambda p, _: rounds.list_hot(p.store))
@@ -506,7 +506,7 @@ def _whole(act: Act, text: str, process: Process) -> Ended:
     return _finish(act, text, process, running, effect)
 
 
-# What only reads disturbs nobody, unless it brings a session back.
+# What only reads disturbs no other, unless it brings a session back.
 SECOND = [ADD, ADD_AWAY, ADD_FLUSH, CONTEXT, IN_AND_OUT, EVICT, RECONCILE, CLEAR, DELETE]
 FIRST = [*ADDS, CONTEXT, CONTEXT_BACK, FULL, FLUSH, SPILL, EVICT, RECONCILE, CLEAR, DELETE]
 

@@ -53,7 +53,7 @@ def test_texts_are_embedded_together_in_one_thread_of_their_own() -> None:
     embedder.gate.clear()
     for i in range(30):
         meanings.add(f"text {i}", made.append, troubles.append)
-    assert made == []  # nobody waited
+    assert made == []  # no caller waited
     embedder.gate.set()
     assert meanings.settle(30)
     assert len(made) == 30
@@ -75,7 +75,7 @@ def test_trouble_is_told_and_the_next_text_is_embedded() -> None:
     assert (len(made), len(troubles)) == (1, 1)
 
 
-def test_a_hung_embedder_holds_nobody_and_bounded_memory() -> None:
+def test_a_hung_embedder_holds_no_caller_and_bounded_memory() -> None:
     embedder = Embedder()
     meanings = Meanings(embedder)
     embedder.gate.clear()

@@ -439,7 +439,7 @@ def test_a_window_may_hold_both() -> None:
         lambda data: data[:7] + bytes((data[7] & 0x0F | 0x90,)) + data[8:],  # a role beyond
         lambda data: data[:7] + bytes((data[7] & 0x0F,)) + data[8:],  # JSON that is none
         lambda data: data[:8] + b"\x7f" + data[9:],  # more than the words say
-        lambda data: data[:8] + b"\xff\xff" + data[9:],  # more than anybody writes
+        lambda data: data[:8] + b"\xff\xff" + data[9:],  # more than any caller writes
         lambda data: data[:8] + b"\xff",  # cut within the length
         lambda data: data[:8],
         lambda data: data[:7],

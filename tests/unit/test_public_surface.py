@@ -1,4 +1,4 @@
-"""What the package exports, exactly, and that the two colours offer the same."""
+"""What the package exports, exactly, and that the two variants offer the same."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ NAMES = [
     "ConfigError",
     "ConversationArchive",
     "CrossEncoderVerifier",
+    "Dictionary",
     "DimensionMismatch",
     "EmbeddedRedis",
     "Embedder",
@@ -67,15 +68,14 @@ NAMES = [
     "LayoutMismatch",
     "LixCacheError",
     "Lookup",
+    "MissingDictionary",
     "MissingExtra",
-    "MissingTable",
     "NoRedisServer",
     "OnnxEmbedder",
     "OnnxVerifier",
     "OpenAIEmbedder",
     "Pair",
     "PairEvaluation",
-    "PhraseTable",
     "Prices",
     "Question",
     "QuestionLog",
@@ -117,7 +117,7 @@ NAMES = [
     "questions_from_pairs",
     "register_metrics",
     "save_thresholds",
-    "train_table",
+    "train_dictionary",
 ]
 
 TWINS = [name for name in NAMES if f"Async{name}" in NAMES]
@@ -246,7 +246,7 @@ def test_every_setting_is_documented_and_no_other() -> None:
     assert sorted(documented) == sorted(f.name for f in dataclasses.fields(lix_cache.CacheConfig))
 
 
-# -- the two colours -----------------------------------------------------------------------
+# -- the two variants -----------------------------------------------------------------------
 
 
 #: Called under a lock that only the library takes; not for an event loop.
@@ -302,7 +302,7 @@ def test_async_twins_have_the_same_methods_with_the_same_parameters(name: str) -
 @pytest.mark.parametrize("name", TWINS)
 def test_every_method_of_an_async_twin_is_awaited(name: str) -> None:
     members = public_members(getattr(lix_cache, f"Async{name}"))
-    # A decorator waits for nothing; what it makes has the colour of what it is given.
+    # A decorator waits for nothing; what it makes has the variant of what it is given.
     methods = {
         n: m for n, m in members.items() if not isinstance(m, property) and n not in ("cached", "record")
     }

@@ -56,9 +56,9 @@ def rings(draw: st.DrawFn) -> tuple[int, int, list[Entry], list[float]]:
     dim = draw(st.integers(1, 9))
     capacity = draw(st.integers(1, 7))
     following = draw(st.one_of(st.integers(1, 20), st.integers(10**15, 10**15 + 20)))
-    lives = st.sampled_from([-1e12, -1.0, 0.0, 1.0, 1e9])
+    ttls = st.sampled_from([-1e12, -1.0, 0.0, 1.0, 1e9])
     entries = [
-        Entry(n, draw(directions(dim)), draw(st.binary(min_size=8, max_size=8)), NOW_MS + draw(lives))
+        Entry(n, draw(directions(dim)), draw(st.binary(min_size=8, max_size=8)), NOW_MS + draw(ttls))
         for n in range(max(0, following - capacity), following)
     ]
     return capacity, following, entries, draw(directions(dim))

@@ -38,7 +38,7 @@ from lix_cache.cli.quality.sets import HALVES, SETS, QuestionSet, load_set
 __all__ = ["eval_"]
 
 #: Longer than any run: nothing is to expire on the way.
-_LIFE_SECONDS = 7 * 86400
+_TTL_SECONDS = 7 * 86400
 _PLAIN = tuple(f"plain cosine {hundredths / 100:.2f}" for hundredths in (80, 85, 90, 95))
 
 
@@ -141,7 +141,7 @@ class _World:
                 audit_rate=0,
                 target_false_hit_rate=0.02 if guards else None,
                 embed_answers=guards,
-                ttl_seconds=_LIFE_SECONDS,
+                ttl_seconds=_TTL_SECONDS,
                 max_entries=max(10_000, chosen.available),
             ),
         )

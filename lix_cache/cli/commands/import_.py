@@ -60,7 +60,7 @@ def import_(
         config.archive_dir,
         config.disk_ttl_days,
         codec=config.archive_codec,
-        table=config.archive_table,
+        dictionary=config.archive_dictionary,
         on_damage=config.on_archive_damage,
         lock_timeout_seconds=config.archive_lock_timeout_seconds,
     )

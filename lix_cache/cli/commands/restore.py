@@ -23,9 +23,9 @@ def restore(
     everything: Annotated[bool, typer.Option("--all", help="Take back everything in the trash.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take sessions back from the trash, where they stay for some days when their life is over.
+    """Take sessions back from the trash, where they stay for some days when they expire.
 
-    One that has been written to since is put together with what is in the trash. Without a
+    One that has been written to since is merged with what is in the trash. Without a
     session, lists what is there. Needs no Redis.
     """
     if everything and sessions:

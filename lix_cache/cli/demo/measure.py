@@ -65,8 +65,8 @@ class Totals:
         disk_raw_bytes: UTF-8 of all that was on disk at the end.
         disk_bytes: size of its files.
         spilled_messages: messages that left a window because it overflowed.
-        evicted_sessions: idle sessions moved to disk.
-        evicted_messages: messages that left Redis with them.
+        offloaded_sessions: idle sessions moved to disk.
+        offloaded_messages: messages that left Redis with them.
         rehydrations: cold sessions brought back by their user's return.
         lookups: questions looked up in the semantic cache.
         hits: answers found there.
@@ -87,8 +87,8 @@ class Totals:
     disk_raw_bytes: int = 0
     disk_bytes: int = 0
     spilled_messages: int = 0
-    evicted_sessions: int = 0
-    evicted_messages: int = 0
+    offloaded_sessions: int = 0
+    offloaded_messages: int = 0
     rehydrations: int = 0
     lookups: int = 0
     hits: int = 0

@@ -20,9 +20,9 @@ from lix_cache.cli.demo.stage import EMBEDDER
 
 __all__ = ["Replay", "Watcher"]
 
-#: Answers about a page, or to an opening question, depend on nobody's history: all
+#: Answers about a page, or to an opening question, depend on no history: all
 #: conversations share them, under a session id of their own.
-_SHARED = "answers for everybody"
+_SHARED = "shared answers"
 _NO_PAGE = "no page"
 _PING_EVERY = 4
 
@@ -40,7 +40,7 @@ class Watcher(Protocol):
 
 
 class Replay:
-    """Replays conversations, all of them visit by visit, with everybody idle in between.
+    """Replays conversations, all of them visit by visit, with all sessions idle in between.
 
     Args:
         conversations: what to replay.
@@ -78,9 +78,9 @@ class Replay:
         rounds = max(len(visits) for _, visits in self._visits)
         for number in range(rounds):
             if number:
-                self._everybody_idle()
+                self._all_idle()
             for conversation, visits in self._visits:
-                # Whoever comes less often begins later, so that all are there at the end.
+                # A user with fewer visits begins later, so that all are there at the end.
                 visit = number - rounds + len(visits)
                 if visit >= 0:
                     self._watcher.say(conversation.title)
@@ -91,7 +91,7 @@ class Replay:
         for conversation, _ in self._visits:
             window = CacheCoordinator(conversation.id, self._config).context_window
             compare(verdict, conversation.title, conversation.messages, window.get_full_history())
-        self._everybody_idle()
+        self._all_idle()
         self.stop()
         self._count_spills(self._shared.context_window.get_stats()["evictor"])
         self.totals.disk_bytes = self._admin.stats().archive_bytes
@@ -99,7 +99,7 @@ class Replay:
         return verdict
 
     def stop(self) -> None:
-        """End the eviction thread; the store is not touched after this."""
+        """End the evictor; the store is not touched after this."""
         self._evictor.stop()
         self._evictor.join()
 
@@ -121,7 +121,7 @@ class Replay:
             self._watcher.added()
         stats = coordinator.context_window.get_stats()
         self.totals.rehydrations += stats["counters"].get("rehydrations", 0)
-        # Where the eviction thread is late, an add has done its work.
+        # Where the evictor is late, an add has done its work.
         self._late_spills += stats["counters"].get("spilled_messages", 0)
         self._count_spills(stats["evictor"])
 
@@ -177,13 +177,13 @@ class Replay:
 
     # -- between the visits --------------------------------------------------------------
 
-    def _everybody_idle(self) -> None:
-        self._watcher.say("everybody is idle: moving sessions to disk")
-        moved = self._admin.evict(0)
+    def _all_idle(self) -> None:
+        self._watcher.say("all sessions are idle: moving sessions to disk")
+        moved = self._admin.offload(0)
         for session_id, why in moved.failed.items():
             raise ArchiveError(f"session {session_id!r} could not be moved to disk: {why}")
-        self.totals.evicted_sessions += moved.sessions
-        self.totals.evicted_messages += moved.messages
+        self.totals.offloaded_sessions += moved.sessions
+        self.totals.offloaded_messages += moved.messages
 
     def _measure(self) -> None:
         """Measure while hot."""

@@ -106,7 +106,11 @@ class Report:
             ("hot in Redis", f"{t.hot_messages:,}", f"{t.hot_sessions:,} sessions, when the last visit ends"),
             ("cold on disk", f"{t.cold_messages:,}", f"{both:,} of them hot as well"),
             ("overflowed", f"{t.spilled_messages:,}", f"messages beyond the window of {self.window} → .huff"),
-            ("evicted", f"{t.evicted_sessions:,}", f"idle sessions, {t.evicted_messages:,} messages → .huff"),
+            (
+                "offloaded",
+                f"{t.offloaded_sessions:,}",
+                f"idle sessions, {t.offloaded_messages:,} messages → .huff",
+            ),
             ("rehydrated", f"{t.rehydrations:,}", "cold sessions, when their user comes back"),
         ]
 

@@ -72,7 +72,7 @@ class Screen:
         totals = self._totals
         numbers = {
             "overflowed": totals.spilled_messages,
-            "evicted": totals.evicted_sessions,
+            "offloaded": totals.offloaded_sessions,
             "rehydrated": totals.rehydrations,
             "cache hits": totals.hits,
             "URLs reused": totals.url_reused,

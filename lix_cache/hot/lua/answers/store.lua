@@ -1,4 +1,4 @@
--- ARGV: digest of the query text, life in ms, the longest that it can get, meta without its
+-- ARGV: digest of the query text, time to live in ms, the longest that it can get, meta without its
 --       times, record without its times, response, entries at most, which to evict (0: the
 --       oldest, 1: the least recently used, 2: the least often used), new generation, scope,
 --       digests of the items of its context, then the parts of a large response
@@ -7,10 +7,10 @@
 -- Where there are many entries too many (the limit became smaller) some go with each store.
 --
 -- The keys live a quarter longer than the entry, so that not every store must prolong them;
--- but whenever one of them may be new, all get their lives. A drop takes one item from each
+-- but whenever one of them may be new, all get their expiry. A drop takes one item from each
 -- key, and from the responses all parts of one; it may begin the list of deletions.
 --#include answers/scope.lua
-local digest, life, longest = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local digest, ttl, longest = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local most, eviction, scope = tonumber(ARGV[7]), ARGV[8], ARGV[10]
 local begins = call('HEXISTS', head, 'generation') == 0
 local length, gone, uses = call('XLEN', log), call('XLEN', dropped), call('ZCARD', used)
@@ -19,7 +19,7 @@ for _, hash in ipairs({entries, responses, shares, exact}) do least = math.min(l
 local fresh = begins or least == 0
 local ended = call('ZRANGEBYSCORE', scopes, '-inf', digits(now), 'LIMIT', 0, 8)
 local is_listed = call('HEXISTS', contexts, scope) == 1
-local meta = digits(now + life) .. digits(now) .. digits(now + longest) .. ARGV[4]
+local meta = digits(now + ttl) .. digits(now) .. digits(now + longest) .. ARGV[4]
 if is_wrong(call('HGET', reported, digest) or '', meta) then return {'reported'} end
 if begins then
   call('UNLINK', unpack(KEYS, 1, OWN_KEYS))

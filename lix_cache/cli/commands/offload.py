@@ -1,4 +1,4 @@
-"""``lix-cache evict``."""
+"""``lix-cache offload``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lix_cache.cli.naming import hot_or_cold
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import counted, for_humans, print_json, progress
 
-__all__ = ["evict"]
+__all__ = ["offload"]
 
 
-def evict(
+def offload(
     ctx: typer.Context,
     idle_minutes: Annotated[
         float | None, typer.Option(min=0, help="Sessions idle for so long; the configured time by default.")
@@ -27,7 +27,7 @@ def evict(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Move sessions from Redis to disk now, and put together what an outage left in two parts.
+    """Move sessions from Redis to disk now, and reconcile what an outage left in two parts.
 
     Nothing is lost by it: a session that is used again comes back.
     """
@@ -37,7 +37,7 @@ def evict(
     seconds = 0.0 if everything else None if idle_minutes is None else idle_minutes * 60
     chosen = [hot_or_cold(admin, name) for name in session or ()]
     with progress("moving to disk") as tell:
-        moved = admin.evict(seconds, session_ids=chosen or None, on_progress=tell)
+        moved = admin.offload(seconds, session_ids=chosen or None, on_progress=tell)
     if as_json:
         print_json(asdict(moved))
     else:
