@@ -408,15 +408,27 @@ def test_a_life_that_ends_while_the_client_thinks_ends_the_lookup(make: Any) -> 
 
 
 def test_notes_that_cannot_be_sent_are_bounded() -> None:
-    deferred = Deferred(scopes=2, each=3)
+    deferred = Deferred(limit_bytes=2_500, each=3)
     calls = [ScriptCall(Script("answers/fill"), (str(i),), ()) for i in range(5)]
     for call in calls:
         deferred.add("a", call)
     assert [note.call for note in deferred.take("a")] == calls[2:]
-    assert deferred.take("a") == ()
+    assert (deferred.take("a"), deferred.nbytes) == ((), 0)
     for scope in "abc":
         deferred.add(scope, calls[0])
     assert [len(deferred.take(scope)) for scope in "abc"] == [0, 1, 1]
+    assert deferred.nbytes == 0
+
+
+def test_notes_of_a_thousand_scopes_wait_for_theirs_within_a_limit() -> None:
+    deferred = Deferred()
+    for i in range(1_000):
+        deferred.add(str(i), ScriptCall(Script("answers/attach"), (), (bytes(2_000),)))
+    assert all(len(deferred.take(str(i))) == 1 for i in range(1_000))
+    for i in range(50_000):
+        deferred.add(str(i), ScriptCall(Script("answers/attach"), (), (bytes(2_000),)))
+    assert deferred.nbytes <= 16 * 1024 * 1024
+    assert deferred.take("49999")
 
 
 def test_a_note_that_is_refused_fails_no_lookup(behind: Any, raw: redis.Redis, config: CacheConfig) -> None:
