@@ -60,15 +60,15 @@ def _combined(session_id: str, url: Any, semantic: Any, window: Any, answers: An
 class CacheCoordinator:
     """The memory and the caches of one chat session.
 
-    Cheap to make: nothing is sent before the first call, and connections, archive and
+    Creating one is cheap: it sends nothing before the first call. Connections, archive and
     evictor are shared by the whole process.
 
     Args:
         session_id: any non-empty text.
         config: settings; ``CacheConfig()`` by default.
-        redis_host: wins over the configuration (and over its ``redis_url``).
-        redis_port: wins over the configuration (and over its ``redis_url``).
-        redis_password: wins over the configuration.
+        redis_host: overrides the configuration (and its ``redis_url``).
+        redis_port: overrides the configuration (and its ``redis_url``).
+        redis_password: overrides the configuration.
         embedder: makes the vectors of ``answers``.
 
     Attributes:
@@ -80,7 +80,7 @@ class CacheCoordinator:
 
     Raises:
         InvalidSessionId: not usable as an id.
-        ConfigError: a setting makes no sense.
+        ConfigError: a setting is invalid.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class CacheCoordinator:
 
 
 class AsyncCacheCoordinator:
-    """Async twin of :class:`CacheCoordinator`: same arguments, same meaning."""
+    """Async variant of :class:`CacheCoordinator`: same arguments, same meaning."""
 
     def __init__(
         self,

@@ -63,7 +63,7 @@ class Texts:
     files: list[dict[str, Any]]
 
     def session(self, number: int, count: int = 20) -> list[tuple[str, str]]:
-        """Return the messages of the n-th session; the list begins anew where it ends."""
+        """Return the messages of the n-th session; the list starts over where it ends."""
         start = number * count
         return [self.messages[(start + i) % len(self.messages)] for i in range(count)]
 

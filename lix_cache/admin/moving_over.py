@@ -44,7 +44,7 @@ def names_left(store: SessionStore) -> Flow[tuple[list[str], dict[str, str]]]:
 
 
 def old_sessions(store: SessionStore, session_ids: Iterable[str]) -> Flow[dict[str, Left]]:
-    """Return what is left of some sessions; those of which nothing is are left out."""
+    """Return what is left of some sessions; those without anything left are omitted."""
     old, found = store.hot.old, {}
     for group in groups(session_ids, AT_ONCE):
         looks: list[Command] = []

@@ -52,7 +52,7 @@ class Offloaded:
 
 @dataclass(frozen=True)
 class Migrated:
-    """What became of the sessions of lix-open-cache 0.1.0 and of another ``redis_buckets``.
+    """What happened to the sessions of lix-open-cache 0.1.0 and of another ``redis_buckets``.
 
     Attributes:
         sessions: sessions that were moved whole, or would be.

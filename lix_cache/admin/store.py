@@ -78,7 +78,7 @@ class StoreAdmin:
         return [info for info in infos if info.hot_messages or info.session_id in cold]
 
     def session(self, session_id: str) -> SessionInfo | None:
-        """Return one session, None if there is none of that name."""
+        """Return one session, or None if there is none."""
         check_session_id(session_id)
         size = self._drive(flows.window_sizes(self._store, [session_id]))[session_id]
         meta = self._store.archive.get_metadata(session_id)
@@ -101,7 +101,7 @@ class StoreAdmin:
         return self._drive(moving_over.names_left(self._store))[0]
 
     def stats(self) -> StoreStats:
-        """Return the numbers of the whole store."""
+        """Return the totals of the store."""
         info = dict(self._drive(flows.ask(("INFO",))))
         hot = self._drive(rounds.list_hot(self._store))
         sizes = self._drive(flows.window_sizes(self._store, hot)).values()
@@ -149,8 +149,8 @@ class StoreAdmin:
         Args:
             idle_seconds: sessions idle for so long; 0 for all that are hot, the
                 configured time by default.
-            session_ids: these sessions instead, however busy they are.
-            on_progress: called with the sessions done and the sessions in all.
+            session_ids: these sessions instead, even busy ones.
+            on_progress: called with the number of sessions done and of all sessions.
 
         Returns:
             What moved. One session's failure does not keep the others from moving.
@@ -185,8 +185,8 @@ class StoreAdmin:
             idle_seconds: sessions last moved to disk so long ago; the time after which an idle
                 session is moved, by default.
             session_ids: these sessions alone.
-            dry_run: change nothing, and say what would be.
-            on_progress: called with the files done and the files in all.
+            dry_run: change nothing, and report what would change.
+            on_progress: called with the number of files done and of all files.
 
         Raises: as :meth:`ConversationArchive.compact`.
         """
@@ -209,7 +209,7 @@ class StoreAdmin:
             dry_run: change nothing, and count what would move at most: the entries of the old
                 lists. Of messages of one millisecond the old package kept the last, some have
                 ended, and some are in the archive already.
-            on_progress: called with the sessions done and the sessions in all.
+            on_progress: called with the number of sessions done and of all sessions.
 
         Returns:
             What moved. One session's failure does not keep the others from moving.

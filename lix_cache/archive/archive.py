@@ -31,7 +31,7 @@ __all__ = ["ConversationArchive"]
 
 #: A session without an append for so long has gone cold.
 IDLE_SECONDS = 7200.0
-#: How long what has expired can be taken back: time to notice a clock that was wrong.
+#: How long expired sessions can be restored: time to notice a wrong clock.
 TRASH_DAYS = 7.0
 #: What a frame may decode to, by the format.
 MAX_FRAME_MB = MAX_DECODED >> 20
@@ -41,12 +41,12 @@ class ConversationArchive:
     """Conversations in compressed, append-only files, one per session. Needs no Redis.
 
     Safe to use from any number of threads and processes on one folder. An append
-    returns when the turns are on disk; its cost does not depend on what is there (but
+    returns when the turns are on disk; its cost does not depend on the length of the file (but
     for 6 bytes of each message that Redis may hold as well: docs/archive-format.md).
 
     Args:
         archive_dir: folder of the files; made at the first append.
-        session_ttl_days: age, counted from a session's last sign of life, after which
+        session_ttl_days: age since a session's last sign of life, after which
             :meth:`cleanup_expired` moves it to the trash.
         codec: ``huffman``, ``deflate``, ``lz4`` (extra), ``zstd`` (extra) or ``stored``.
         dictionary: a dictionary of your own for ``huffman`` (``lix-cache codec train`` makes one).
@@ -54,10 +54,10 @@ class ConversationArchive:
         on_damage: ``recover`` returns what is intact, counts the rest in
             ``store.counters`` and logs it; ``raise`` raises ArchiveCorrupt.
         lock_timeout_seconds: how long to wait for another writer of the session.
-        trash_days: how long what has expired stays in the trash, from where :meth:`restore`
-            takes it back; 0 removes it at once.
+        trash_days: how long expired sessions stay in the trash, from which :meth:`restore`
+            brings them back; 0 removes them at once.
         max_frame_mb: a frame that decodes to more is not read (ArchiveTooLarge): lower it for
-            files from strangers.
+            files from untrusted sources.
         clock: where the time comes from.
         files: the file system.
 
@@ -65,7 +65,7 @@ class ConversationArchive:
         store: the files behind it; not part of the stable surface.
 
     Raises:
-        ConfigError: an argument makes no sense.
+        ConfigError: an argument is invalid.
     """
 
     def __init__(
@@ -198,14 +198,14 @@ class ConversationArchive:
         return self.store.exists(check_session_id(session_id))
 
     def get_metadata(self, session_id: str) -> dict[str, Any] | None:
-        """Return what two small reads can tell, or None if there is no such session.
+        """Return the metadata, in two small reads; None if there is no such session.
 
         Returns:
             ``session_id``, ``created_at`` and ``updated_at`` (Unix seconds), ``num_turns``,
             ``size_bytes``.
 
         Raises:
-            ArchiveCorrupt: nothing in the file makes sense.
+            ArchiveCorrupt: nothing in the file is intact.
         """
         found = self.store.metadata(check_session_id(session_id))
         return None if found is None else asdict(found)
@@ -256,9 +256,9 @@ class ConversationArchive:
         return [asdict(one) for one in sorted(self.store.trashed(), key=lambda one: -one.trashed_at)]
 
     def restore(self, session_id: str) -> bool:
-        """Take a session back from the trash; False if it is not there.
+        """Restore a session from the trash; False if it is not there.
 
-        Its time to live begins anew. If it has been written to since, both are merged by id.
+        Its time to live starts over. If it has been written to since, both are merged by id.
 
         Raises:
             ArchiveCorrupt: nothing in it is intact; it stays in the trash.
@@ -275,7 +275,7 @@ class ConversationArchive:
         dry_run: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Compacted:
-        """Merge the small frames of sessions that have gone cold into larger ones.
+        """Merge the small frames of sessions that are idle into larger ones.
 
         Every message stays, under its id; a stop at any moment leaves a file as it was
         or as it should be. Damaged bytes are set aside, as the next append would do.
@@ -284,8 +284,8 @@ class ConversationArchive:
             session_ids: these sessions; all by default.
             idle_seconds: sessions last appended to less long ago, and those that a process is
                 writing to, are left alone.
-            dry_run: change nothing, and say what would be.
-            on_progress: called with the files done and the files in all.
+            dry_run: change nothing, and report what would change.
+            on_progress: called with the number of files done and of all files.
 
         Returns:
             How many files, frames and bytes there were, and are.

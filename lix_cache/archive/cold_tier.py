@@ -111,7 +111,7 @@ class TrashedSession:
 
 @dataclass(frozen=True)
 class CompactedSession:
-    """What became of a session that was compacted, or would become of it in a dry run.
+    """What happened to a session that was compacted, or would happen in a dry run.
 
     Attributes:
         is_active: it was left alone, because it was appended to not long enough ago.
@@ -151,7 +151,7 @@ class ColdTier(Protocol):
     """The archive of many sessions.
 
     Every method raises ArchiveUnavailable where the storage refuses or does not answer, and
-    ArchiveCorrupt where what is stored makes no sense. A failed read is never an empty session.
+    ArchiveCorrupt where what is stored is invalid. A failed read is never an empty session.
 
     Attributes:
         counters: what happened, for ``get_stats``: ``damaged_reads``, ``repairs``, ``appends`` …

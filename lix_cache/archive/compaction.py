@@ -29,7 +29,7 @@ MAX_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Compacted:
-    """What became of the files of an archive.
+    """What happened to the files of an archive.
 
     Attributes:
         files: files that were looked at.

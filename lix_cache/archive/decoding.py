@@ -154,7 +154,7 @@ def _sections(body: bytes, offset: int, room: int, most: int) -> dict[int, bytes
         if declared > most:
             raise ArchiveTooLarge(
                 f"the frame at byte {offset} comes to more than archive_max_frame_mb allows; "
-                "raise that setting (ConversationArchive: max_frame_mb) if the file is to be trusted"
+                "raise that setting (ConversationArchive: max_frame_mb) if you trust the file"
             )
         sections[kind] = codec.decode(stored, raw_length)
     if not (sections.keys() <= FIRST_FORM or sections.keys() <= SECOND_FORM):

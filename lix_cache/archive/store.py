@@ -194,13 +194,13 @@ class ArchiveStore(ArchiveWriter):
         return bool(paths)
 
     def restore_locked(self, session_id: str) -> bool:
-        """Take a session back from the trash; False if it is not there.
+        """Restore a session from the trash; False if it is not there.
 
         A session that has begun anew meanwhile keeps what it has: both are merged by id.
         Stopped at any step and run again: what is back already is recognised by its ids.
 
         Raises:
-            ArchiveCorrupt: a file in the trash makes no sense. It stays there; the others are back.
+            ArchiveCorrupt: a file in the trash is invalid. It stays there; the others are back.
         """
         found = self._trash.of(session_id)
         if not found:

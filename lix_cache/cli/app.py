@@ -53,10 +53,10 @@ def _global_options(
     prefix: Annotated[str | None, typer.Option(help="First part of every key.")] = None,
     archive_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the .huff files.")] = None,
     env_prefix: Annotated[
-        str, typer.Option(help="Settings are read from variables that begin with this: X_REDIS_HOST, …")
+        str, typer.Option(help="Prefix of the environment variables with settings: X_REDIS_HOST, …")
     ] = "LIX_CACHE",
     embedded: Annotated[
-        bool, typer.Option("--embedded", help="Use the private server where no other one answers.")
+        bool, typer.Option("--embedded", help="Use the private server if no other answers.")
     ] = False,
     traceback: Annotated[  # noqa: ARG001 - read by SayingGroup
         bool, typer.Option("--traceback", help="Show where an error comes from.")

@@ -36,7 +36,7 @@ class Settings:
         it never takes the archive alone for the whole because Redis is away.
 
         Raises:
-            ConfigError: an option or a variable makes no sense.
+            ConfigError: an option or a variable is invalid.
         """
         given = {
             "redis_url": self.redis_url,
@@ -61,7 +61,7 @@ class Settings:
         and what only Redis has would pass for the whole.
 
         Raises:
-            ConfigError: an option or a variable makes no sense.
+            ConfigError: an option or a variable is invalid.
             ArchiveUnavailable: there is no such folder.
         """
         config = self.config()

@@ -189,9 +189,9 @@ class SemanticCacheRedis(_Semantic):
         ttl_seconds: time to live of each entry. A later entry does not prolong an earlier one's.
         similarity_threshold: least cosine similarity of a hit, -1 to 1.
         max_items_per_url: entries per URL, first in first out.
-        redis_host: wins over the configuration.
-        redis_port: wins over the configuration.
-        redis_db: wins over ``semantic_redis_db``.
+        redis_host: overrides the configuration.
+        redis_port: overrides the configuration.
+        redis_db: overrides ``semantic_redis_db``.
         clock: where the time comes from.
 
     Every method raises RedisUnavailable, RedisAuthError, RedisDatabaseError or
@@ -226,7 +226,7 @@ class SemanticCacheRedis(_Semantic):
             url: what the query is about.
             query_embedding: shape (dim,).
             response: any JSON value but None.
-            ttl_seconds: time to live of this entry, if it is to be another one.
+            ttl_seconds: time to live of this entry, instead of the default.
 
         Raises:
             InvalidMessage: the response is not JSON.
@@ -266,7 +266,7 @@ class SemanticCacheRedis(_Semantic):
 
 
 class AsyncSemanticCacheRedis(_Semantic):
-    """Async twin of :class:`SemanticCacheRedis`: same arguments, same meaning."""
+    """Async variant of :class:`SemanticCacheRedis`: same arguments, same meaning."""
 
     def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this variant's time
         self._drive = AsyncDriver(self._endpoint)
@@ -315,9 +315,9 @@ class URLEmbeddingCache(_Url):
         config: settings; ``CacheConfig()`` by default.
         ttl_seconds: time to live of an entry.
         batch_size: URLs per round trip of the batch calls.
-        redis_host: wins over the configuration.
-        redis_port: wins over the configuration.
-        redis_db: wins over ``url_cache_redis_db``.
+        redis_host: overrides the configuration.
+        redis_port: overrides the configuration.
+        redis_db: overrides ``url_cache_redis_db``.
         clock: where the time comes from.
 
     Errors are those of :class:`SemanticCacheRedis`.
@@ -363,7 +363,7 @@ class URLEmbeddingCache(_Url):
 
 
 class AsyncURLEmbeddingCache(_Url):
-    """Async twin of :class:`URLEmbeddingCache`: same arguments, same meaning."""
+    """Async variant of :class:`URLEmbeddingCache`: same arguments, same meaning."""
 
     def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this variant's time
         self._drive = AsyncDriver(self._endpoint)

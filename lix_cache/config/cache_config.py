@@ -31,7 +31,7 @@ _OTHER_SCHEMES = frozenset({"http", "https", "tcp", "tls", "ssl", "valkey", "val
 
 @dataclass
 class CacheConfig:
-    """All tunables of the library.
+    """All settings of the library.
 
     Every field can be given by keyword, or from the environment with
     :meth:`from_env`. Unknown names, wrong types and values out of range raise
@@ -45,7 +45,7 @@ class CacheConfig:
         redis_socket_connect_timeout: seconds to wait for a connection.
         redis_socket_keepalive: TCP keep-alive on every connection.
         redis_pool_size: connections per process, server and database.
-        redis_url: ``redis://``, ``rediss://`` or ``unix://`` address; it wins over host and
+        redis_url: ``redis://``, ``rediss://`` or ``unix://`` address; it overrides host and
             port. A database number in it is ignored: each layer has a setting of its own.
         redis_username: ACL user name (Redis 6 and later).
         redis_socket_timeout: seconds to wait for an answer.
@@ -59,12 +59,12 @@ class CacheConfig:
         redis_buckets: hash tags that sessions are spread over; one is right for a single server.
             A store keeps its number: another one is a LayoutMismatch, which says how to migrate.
         session_redis_db: database of the session windows.
-        session_ttl_seconds: a session idle for longer is moved to disk, whatever
-            ``evict_after_minutes`` says.
+        session_ttl_seconds: a session idle for longer is moved to disk, also if
+            ``evict_after_minutes`` is longer.
         hot_window_size: messages of a session that ``get_context`` returns.
-        hot_codec: ``stored`` keeps messages in Redis as JSON; ``huffman`` those of up to 16 kB as
-            code words, where the C extension is there: less memory for a slower add. Both are
-            read, whatever the setting.
+        hot_codec: ``stored`` keeps messages in Redis as JSON; ``huffman`` compresses
+            those of up to 16 kB if the C extension is there: less memory for a slower add. Both are
+            read under either setting.
         session_max_tokens: the context leaves out its oldest messages until about this many tokens
             remain; system messages and the newest one always stay. None for no limit.
         semantic_redis_db: database of the semantic query cache.
@@ -75,7 +75,7 @@ class CacheConfig:
         url_cache_ttl_seconds: time to live of a URL's embedding.
         url_cache_batch_size: URLs sent to Redis in one round trip by the batch calls.
         archive_dir: folder of the ``.huff`` files.
-        disk_ttl_days: days after its last sign of life that an archived session goes to the trash.
+        disk_ttl_days: days after its last use that an archived session goes to the trash.
         evict_after_minutes: a session idle for longer is moved to disk.
         archive_codec: codec of the archive: ``huffman``, ``deflate``, ``lz4``, ``zstd`` or ``stored``.
         archive_dictionary: file of a dictionary of your own for ``huffman``, instead of the one that
@@ -84,7 +84,7 @@ class CacheConfig:
             moved to disk, and so the usual number of turns in a frame.
         archive_lock_timeout_seconds: how long to wait for another process that holds a
             session's archive.
-        archive_trash_days: days for which what has expired can be taken back; 0 removes it at once.
+        archive_trash_days: days for which expired sessions can be restored; 0 removes them at once.
         archive_max_frame_mb: an archive frame that decodes to more is not read, from 1 to 1024.
         on_archive_damage: ``recover`` returns what is intact, counts and logs the rest;
             ``raise`` raises :class:`~lix_cache.errors.ArchiveCorrupt`.

@@ -55,30 +55,30 @@ class SemanticSettings:
 
     Attributes:
         ttl_seconds: time to live of an entry; ``semantic_ttl_seconds`` of the configuration by default. A
-            hit does not prolong it,
-        sliding_seconds: unless this is given: an entry that is not used for so long ends,
-            and each hit prolongs it up to its ``ttl_seconds``.
-        max_entries: of one scope.
-        eviction: what leaves when there are more: ``fifo``, ``lru`` or ``lfu``.
-        version: any text; another one leaves all old entries behind.
+            hit does not prolong it unless ``sliding_seconds`` is set.
+        sliding_seconds: an entry expires if it is not used for so long. Each hit prolongs it, up to
+            its ``ttl_seconds``.
+        max_entries: bound of one scope.
+        eviction: which entries go beyond the bound: ``fifo``, ``lru`` or ``lfu``.
+        version: any text; a new one leaves all old entries behind.
         verifier_threshold: least score that the verifier must give.
-        embed_answers: embed responses that are prose, after ``store`` has returned, so that those
-            that say the same in other words do not count as different. Without it, where a model writes
-            each answer anew, there are few hits.
-        audit_rate: part of the hits by meaning that run the function all the same, to measure how many
-            are wrong (``get_stats``, ``audit``); 0 for none.
-        target_false_hit_rate: part of the hits that may be wrong. Each scope raises its threshold where
-            its own misses and audits say that it must, and closes where audits prove that more are
-            wrong; None: the thresholds stay as they are.
+        embed_answers: embed responses that are prose, after ``store`` has returned, so that
+            paraphrased answers agree. Without it there are few hits where a model writes each answer
+            anew.
+        audit_rate: part of the semantic hits that run the function anyway, to measure the false-hit
+            rate (``get_stats``, ``audit``); 0 for none.
+        target_false_hit_rate: part of the hits that may be wrong. A scope raises its threshold as its
+            own misses and audits require, and closes if audits prove a higher rate. None: fixed
+            thresholds.
         deadline_seconds: how long the embedder, and then the verifier, may take before the
-            lookup is a miss; None: as long as they take, in the calling thread.
+            lookup is a miss; None: no limit, in the calling thread.
         index_bytes: memory for the vectors of the scopes used last. All caches of the process share
-            it; of several limits the largest counts.
-        vector_sets_from: where the server has vector sets (Redis 8), they answer in scopes of so
-            many entries or more, in place of an exact search in this process: one more round
-            trip, and some nearest neighbours are overlooked (docs/benchmarks.md says how many).
-            None: never. Without meaning where ``max_entries`` is less.
-        prices: of the model, to count what was saved.
+            it, and the largest limit counts.
+        vector_sets_from: scopes of at least so many entries are searched by a vector set of the
+            server (Redis 8) instead of exactly in this process. That costs one more round trip and
+            misses some nearest neighbours (docs/benchmarks.md says how many). None: never. It has no
+            effect if ``max_entries`` is smaller.
+        prices: of the model, to count savings.
         redis_db: the database; ``semantic_redis_db`` of the configuration by default.
 
     Raises:

@@ -92,7 +92,7 @@ def configured_or_private(
     """Return the server the config names, if there is one, else a private one.
 
     What :func:`ensure_redis` does where ``LIX_CACHE_REDIS_URL`` is not set. The command line has
-    read that variable into its config, where an option wins over it; and ``--embedded`` says what
+    read that variable into its config, where an option overrides it; and ``--embedded`` says what
     is wanted where no server answers.
 
     Raises: as :func:`ensure_redis`.

@@ -105,12 +105,12 @@ def evaluate(
 ) -> Evaluation:
     """Ask one question after another; store the right answer after every miss.
 
-    The answer is the question's own reply, where it has one: then no two responses are equal, as in
+    The stored answer is the question's own reply, if it has one. Then no two responses are equal, as in
     front of a language model. A hit is right if the reply was written for a question of the same answer.
 
     Args:
-        cache: best an empty one. Its entries should outlive the run.
-        questions: in the order in which they are to be asked; a question's scope, if it has
+        cache: preferably an empty one, whose entries outlive the run.
+        questions: in the order to ask them; a question's scope, if it has
             one, is passed on as ``context={"scope": ...}``.
         progress: told how many of how many are done.
     """

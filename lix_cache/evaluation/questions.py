@@ -90,7 +90,7 @@ def questions_from_pairs(records: Iterable[tuple[str, Mapping[str, Any]]]) -> La
     """Read pairs: ``{"a", "b", "label", "scope", "group"}``; label 1: one answer fits both, 0: it does not.
 
     Texts that are joined by pairs of label 1, over any number of steps, have one answer; all
-    others answer differently. A pair of label 0 whose texts are joined all the same contradicts
+    others answer differently. A pair of label 0 whose texts are still joined contradicts
     the others: it is left out and counted.
 
     Args:

@@ -76,7 +76,7 @@ class Candidate(NamedTuple):
 
 
 class NewEntry(NamedTuple):
-    """What is to be stored.
+    """What to store.
 
     Attributes:
         text_digest: digest of the text.

@@ -207,7 +207,7 @@ async def create_async_redis_client(
     *,
     decode_responses: bool = False,
 ) -> redis.asyncio.Redis:
-    """Async twin of :func:`create_redis_client`, for the running event loop."""
+    """Async variant of :func:`create_redis_client`, for the running event loop."""
     endpoint = endpoint_for(
         config_of(config).redis, db, host=host, port=port, decode_responses=decode_responses
     )

@@ -55,7 +55,7 @@ def endpoint_for(
     port: int | None = None,
     decode_responses: bool = False,
 ) -> Endpoint:
-    """Work out where to connect. An explicit host or port wins over ``redis_url``.
+    """Work out where to connect. An explicit host or port overrides ``redis_url``.
 
     Raises:
         ConfigError: ``redis_url`` cannot be understood, or an argument has the wrong type.
@@ -107,7 +107,7 @@ def _parse_url(url: str) -> dict[str, Any]:
         try:
             parts = dict(parse_url(url))
         except ValueError:
-            problem = "its host or its port makes no sense"
+            problem = "its host or its port is invalid"
     if problem:
         # Outside the handler, and without a word of the URL: any part of it may be one of
         # the password, where that holds a character which means something in a URL.
@@ -140,7 +140,7 @@ def _misread(url: str) -> str:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        return "its host or its port makes no sense"
+        return "its host or its port is invalid"
     if parts.fragment or url.endswith("#"):
         return "it has a part after #, which has no meaning"
     if parts.scheme == "unix":
@@ -149,7 +149,7 @@ def _misread(url: str) -> str:
         return "it has an @ in its options" if "@" in parts.query else ""
     if "@" in parts.path or "@" in parts.query:
         return "it has an @ after the host"
-    return "its port makes no sense" if port == 0 else ""
+    return "its port is invalid" if port == 0 else ""
 
 
 def _options_of_redis_py() -> set[str]:

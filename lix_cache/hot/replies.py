@@ -59,7 +59,7 @@ class Gap(IntEnum):
     Attributes:
         IGNORE: it was compared before; only an id that is too small is refused.
         REFUSE: compare, and refuse.
-        FILL: add all the same, behind what is known.
+        FILL: add anyway, behind what is known.
     """
 
     IGNORE = 0

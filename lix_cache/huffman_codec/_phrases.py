@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Dictionary", "decode_phrases", "encode_phrases"]
 
-#: The parse begins anew here, so that it needs no memory for each byte of a large input.
+#: The parse starts over here, so that it needs no memory for each byte of a large input.
 BLOCK = 16384
 #: Codes up to this long are found in one look-up.
 LOOKUP_BITS = 12

@@ -10,7 +10,7 @@
 #define PHRASE_LONGEST 64
 #define PHRASE_CODE 24          /* longest code word */
 #define PHRASE_LOOKUP 11
-#define PHRASE_BLOCK 16384      /* the parse begins anew; part of the format's encoder */
+#define PHRASE_BLOCK 16384      /* the parse starts over; part of the format's encoder */
 #define LANES 4                 /* positions parsed at the same time */
 #define PAD 4                   /* what they look at after the block's end */
 #define TEXT_SLACK 64           /* a phrase is copied 64 bytes at a time */

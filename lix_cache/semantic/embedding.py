@@ -245,7 +245,7 @@ def _mean(vectors: Any, wanted: int) -> FloatArray:
     """Return the mean of the passages of one text."""
     if wanted == 1:
         return unit_vector(vectors, "what the embedder made")
-    # Rows too few or too many would make the mean of some other text, and look like a vector all the same.
+    # Rows too few or too many would make the mean of some other text, and still look like a vector.
     if len(vectors) != wanted:
         raise InvalidInput(f"the embedder made {len(vectors)} vectors of {wanted} passages")
     parts = [unit_vector(vector, "what the embedder made") for vector in vectors]

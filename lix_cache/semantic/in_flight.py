@@ -92,7 +92,7 @@ class Lead:
         flight: in this process; None: others do not wait for this one.
         shared: across processes; None: nor do they.
         missed: the lookup that found nothing.
-        stored: what became of the answer; None until the call has ended.
+        stored: what happened to the answer; None until the call has ended.
     """
 
     def __init__(

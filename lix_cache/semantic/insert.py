@@ -36,14 +36,14 @@ _FILLED_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Answer:
-    """What is to be stored.
+    """What to store.
 
     Attributes:
         text: the query.
         response: anything but None.
         context: what must match exactly, beside the cache's own.
         embedding: of the query, shape (dim,), if it is known already.
-        ttl_seconds: time to live, if it is to be another one than the policy's.
+        ttl_seconds: time to live, instead of the policy's.
         tags: words to invalidate it by.
         tokens: of the prompt and of the completion, where they are known.
     """

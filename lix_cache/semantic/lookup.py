@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Query", "catch_up", "lookup"]
 
-#: Wordings of one answer that the verifier is asked about.
+#: Entries of one answer that the verifier is asked about.
 _WANTED = 3
 #: News from which an index is brought up to date in a thread under asyncio.
 _MANY = 500

@@ -32,7 +32,7 @@ _EXPIRED_AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Criteria:
-    """What is to be dropped: whatever fits all that are given.
+    """What to drop: entries that match all given criteria.
 
     Attributes:
         context: items that an entry's context has.
@@ -58,7 +58,7 @@ class Criteria:
         given = (self.context, self.older_than_seconds, self.similar_to)
         if all(value is None for value in given) and not self.tags:
             raise InvalidInput(
-                "say what is to be invalidated: context, tags, older_than_seconds or similar_to; "
+                "say what to invalidate: context, tags, older_than_seconds or similar_to; "
                 "context={} means everything in the cache's own context"
             )
         age = self.older_than_seconds

@@ -45,7 +45,7 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a report; true if it was noted.
+    """What happened to a report; true if it was noted.
 
     Attributes:
         noted: the answer will not be given to that query again. False: there is no such entry
@@ -63,7 +63,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Stored:
-    """What became of an answer that was to be stored; true if it was.
+    """What happened to an answer to store; true if it was.
 
     Attributes:
         entry_id: for :meth:`SemanticCache.report_wrong`; None if nothing was stored.

@@ -91,7 +91,7 @@ class Cleaner(DaemonThread):
         self._make_locks()
         self._core.renew_locks()
         if was_running:
-            # Where no thread is to be had, the others are made anew all the same.
+            # Where no thread is to be had, the others are still made anew.
             with contextlib.suppress(RuntimeError):
                 self.start(self.interval)
 

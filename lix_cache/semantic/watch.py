@@ -146,7 +146,7 @@ class Watch:
             return known.threshold + _CAUTION * max(0.0, 1.0 - labels / _TRUSTED)
 
     def audit(self, scope: str) -> str:
-        """Say whether a would-be hit is to be audited: ``""``, ``"drawn"`` or ``"more"``.
+        """Say whether to audit a would-be hit: ``""``, ``"drawn"`` or ``"more"``.
 
         One in each block of 1 / rate is drawn, so every would-be hit has the same chance and a block
         is never passed over; only those that are drawn measure the false-hit rate.

@@ -63,7 +63,7 @@ def words_on_disk(folder: Path) -> list[str]:
     ]
 
 
-# -- two witnesses -------------------------------------------------------------------------
+# -- two signs of age ----------------------------------------------------------------
 
 
 @pytest.mark.promise("no-loss")

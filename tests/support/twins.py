@@ -1,4 +1,4 @@
-"""One suite for both variants: an async cache that is called like its sync twin."""
+"""One suite for both variants: an async cache that is called like its sync variant."""
 
 from __future__ import annotations
 

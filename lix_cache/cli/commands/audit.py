@@ -20,13 +20,17 @@ def audit(
     ctx: typer.Context,
     target: Annotated[
         float,
-        typer.Option(min=0, max=1, help="The target_false_hit_rate of the caches: which scopes are closed."),
+        typer.Option(
+            min=0,
+            max=1,
+            help="The target_false_hit_rate of the caches; it decides which scopes count as closed.",
+        ),
     ] = 0.02,
     as_json: AsJson = False,
 ) -> None:
-    """Show how many hits by meaning are wrong, as measured by the caches at work.
+    """Show the false-hit rate that running caches measured.
 
-    A part of the hits (``audit_rate``) runs the function all the same, and the two answers are compared.
+    A part of the hits (``audit_rate``) runs the function anyway, and the two answers are compared.
     The interval is exact, at 95 %, over all caches under the prefix since their first audit.
     """
     found = SemanticCache(

@@ -44,11 +44,9 @@ def calibrate_(
         typer.Option(metavar="FILE", help='JSONL of {"a", "b", "label"}. Repeatable.'),
     ] = None,
     bound: Annotated[
-        float, typer.Option(min=0.0001, max=0.5, help="Allowed part of wrong answers among the hits.")
+        float, typer.Option(min=0.0001, max=0.5, help="The highest false-hit rate allowed.")
     ] = 0.02,
-    confidence: Annotated[
-        float, typer.Option(min=0.5, max=0.9999, help="Of the statement that it is kept to.")
-    ] = 0.95,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Confidence of the proof.")] = 0.95,
     model: Annotated[
         str | None, typer.Option(metavar="DIR|NAME", help="ONNX model; 'lexical' needs none.")
     ] = None,
@@ -58,15 +56,15 @@ def calibrate_(
         typer.Option("--output", "-o", metavar="FILE", help="Save the thresholds, for SemanticCache."),
     ] = None,
     plot: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Draw precision against hits: .svg, .png or .pdf.")
+        str | None, typer.Option(metavar="FILE", help="Plot precision against hit ratio: .svg, .png or .pdf.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the thresholds of a hit on your own questions, and prove how often a hit is wrong.
+    """Find thresholds on your own questions, and prove their false-hit rate.
 
     Fits on one half of the questions, proves on the other with an exact (Clopper-Pearson) limit. Each
-    "group" in the records gets thresholds of its own where there is enough to prove them, beside those for
-    all. Ends with code 1 if nothing can be proven for all of them. docs/calibration.md explains.
+    "group" in the records gets its own thresholds if they can be proven, beside those for
+    all. Exits with 1 if nothing can be proven for all of them. docs/calibration.md explains.
     """
     if not log and not pairs:
         raise InvalidInput("calibrate from what? Name a file with --log or --pairs")

@@ -40,18 +40,16 @@ def train(
         str, typer.Option("--output", "-o", metavar="FILE", help="The dictionary.")
     ] = "phrases.lixt",
     dictionary_id: Annotated[
-        str | None, typer.Option("--id", help="Its name, for people; by default the file's.")
+        str | None, typer.Option("--id", help="Its name; by default that of the file.")
     ] = None,
-    size: Annotated[
-        int, typer.Option(min=256, max=_MOST_PHRASES, help="The most phrases it may have.")
-    ] = _MOST_PHRASES,
+    size: Annotated[int, typer.Option(min=256, max=_MOST_PHRASES, help="Most phrases.")] = _MOST_PHRASES,
     hold_out: Annotated[
         int, typer.Option(min=0, max=50, help="Percent of the texts to evaluate it on, not train it on.")
     ] = 5,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a dictionary on your own text, and say what it saves.
+    """Train a dictionary on your own text, and measure what it saves.
 
     The dictionary that ships was trained on public conversations, most of them in English. Text of
     another kind (a domain, a language, tool output) may take less with a dictionary of its own, and
@@ -162,10 +160,12 @@ def _write(path: str, dictionary: bytes) -> None:
 @codec.command(epilog="Example: lix-cache codec show support.lixt")
 def show(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A dictionary.")],
-    count: Annotated[int, typer.Option("--phrases", min=0, help="Show so many, the commonest first.")] = 20,
+    count: Annotated[
+        int, typer.Option("--phrases", min=0, help="How many to show, the commonest first.")
+    ] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Say which dictionary a file is: its id, its number, its commonest phrases.
+    """Show a dictionary: its id, its number, its commonest phrases.
 
     Archives name the dictionary they need by its number.
     """

@@ -20,17 +20,15 @@ def compact(
     ctx: typer.Context,
     idle_minutes: Annotated[
         float | None,
-        typer.Option(min=0, help="Sessions not written to for so long; the configured time by default."),
+        typer.Option(min=0, help="Idle time of the sessions to compact; the configured one by default."),
     ] = None,
     session: Annotated[
         list[str] | None, typer.Option(metavar="SESSION", help="This session. Repeatable.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Change nothing; say what would be won.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; report the savings.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Merge the small frames of archived sessions into larger ones, which take less room.
+    """Merge the small frames of archived sessions into larger ones, which take less space.
 
     Every message stays. Needs no Redis, may be stopped at any moment, and may run beside
     everything else: a session that is in use is left alone.

@@ -30,7 +30,7 @@ def demo(
             help='Conversations to replay: JSONL of {"messages": …}, ShareGPT or {"turns": …}. Repeatable.',
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many conversations.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most conversations to replay.")] = None,
     model_seconds: Annotated[
         float, typer.Option(min=0, help="Assumed seconds of a model call, for the time saved.")
     ] = 1.5,

@@ -48,8 +48,8 @@ def eval_(
         list[str] | None,
         typer.Option("--set", metavar="SET|FILE", help=f"One of {', '.join(SETS)}, or a file. Repeatable."),
     ] = None,
-    queries: Annotated[int, typer.Option(min=0, help="At most so many of each set; 0: all.")] = 3000,
-    seed: Annotated[int, typer.Option(help="Says which, and in which order.")] = 0,
+    queries: Annotated[int, typer.Option(min=0, help="Most questions of each set; 0 for all.")] = 3000,
+    seed: Annotated[int, typer.Option(help="Seed of sample and order.")] = 0,
     half: Annotated[str, typer.Option(help="Of the set: dev, heldout or all.")] = "all",
     lang: Annotated[
         list[str] | None, typer.Option(metavar="CODE", help="Of a set in several languages. Repeatable.")
@@ -63,14 +63,14 @@ def eval_(
     ] = None,
     data: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the evaluation sets.")] = None,
     data_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the private server.")] = None,
-    mistakes: Annotated[int, typer.Option(min=0, help="Show so many wrong hits of each.")] = 0,
+    mistakes: Annotated[int, typer.Option(min=0, help="How many wrong hits of each set to show.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Run labelled questions through the real cache: how many hits, and how many of them wrong?
+    """Run labelled questions through the real cache: hit ratio and false-hit rate.
 
     Online, on a real Redis: a hit serves what the cache holds, a miss stores the right answer, and
-    mistakes stay in. Where the set has replies that a model wrote for each question, they are what is
-    stored; else the answer's name is. Plain cosine, without guards, runs beside it on the same
+    mistakes stay in. If the set has a reply for each question, the cache stores that; else it stores the
+    name of the answer. Plain cosine, without guards, runs beside it on the same
     questions. Audits are off. The intervals are exact, at 95%. For pairs, one text is stored and the
     other asked. A file has lines of {"query", "answer_id"}, with a "reply" if there is one, or of
     {"a", "b", "label"}. Works on keys of its own, and removes them.

@@ -37,7 +37,7 @@ def export(
         list[str] | None, typer.Option(metavar="SESSION", help="This session. Repeatable; all by default.")
     ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; stdout by default.")
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Output file; stdout by default.")
     ] = None,
 ) -> None:
     """Write sessions as JSONL, hot and cold together: {"session_id": …, "messages": […]} per line.
@@ -56,7 +56,7 @@ def export(
             try:
                 history = _history(session_id, config)
             except (ArchiveError, InvalidMessage) as error:
-                # Its own trouble: the others are to be saved all the same.
+                # Its own trouble: the others are still to be saved.
                 failed.append(f"session {session_id!r} is not in it: {error}")
                 continue
             # One that was deleted since it was listed is no session any more.

@@ -18,12 +18,12 @@ __all__ = ["migrate"]
 def migrate(
     ctx: typer.Context,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Change nothing; say what would move, at most.")
+        bool, typer.Option("--dry-run", help="Change nothing; report what would move, at most.")
     ] = False,
     new_buckets: Annotated[
         bool,
         typer.Option(
-            "--new-buckets", help="Instead: go over to the number of buckets in LIX_CACHE_REDIS_BUCKETS."
+            "--new-buckets", help="Instead: change to the number of buckets in LIX_CACHE_REDIS_BUCKETS."
         ),
     ] = False,
     as_json: AsJson = False,

@@ -19,7 +19,8 @@ __all__ = ["offload"]
 def offload(
     ctx: typer.Context,
     idle_minutes: Annotated[
-        float | None, typer.Option(min=0, help="Sessions idle for so long; the configured time by default.")
+        float | None,
+        typer.Option(min=0, help="Idle time of the sessions to move; the configured one by default."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every hot session, idle or not.")] = False,
     session: Annotated[
@@ -29,7 +30,7 @@ def offload(
 ) -> None:
     """Move sessions from Redis to disk now, and reconcile what an outage left in two parts.
 
-    Nothing is lost by it: a session that is used again comes back.
+    Nothing is lost: the next use brings a session back.
     """
     if sum((idle_minutes is not None, everything, bool(session))) > 1:
         raise typer.BadParameter("use one of --idle-minutes, --all and --session")

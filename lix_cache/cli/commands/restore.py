@@ -18,14 +18,15 @@ __all__ = ["restore"]
 def restore(
     ctx: typer.Context,
     sessions: Annotated[
-        list[str] | None, typer.Argument(metavar="[SESSION]...", help="Take these back; list all if none.")
+        list[str] | None,
+        typer.Argument(metavar="[SESSION]...", help="Sessions to restore; without any, list the trash."),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Take back everything in the trash.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Restore everything in the trash.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take sessions back from the trash, where they stay for some days when they expire.
+    """Restore sessions from the trash, where they stay for some days when they expire.
 
-    One that has been written to since is merged with what is in the trash. Without a
+    A session that was written to since is merged with the copy in the trash. Without a
     session, lists what is there. Needs no Redis.
     """
     if everything and sessions:

@@ -19,12 +19,12 @@ __all__ = ["sessions"]
 
 def sessions(
     ctx: typer.Context,
-    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0 for all.")] = 50,
+    limit: Annotated[int, typer.Option(min=0, help="Most sessions to list; 0 for all.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List the sessions, hot and cold together, the last used first.
 
-    A message that was brought back from disk is counted on both sides. Ends with code 1 if an
+    A message that was brought back from disk is counted on both sides. Exits with 1 if an
     archive file cannot be read: its session is not in the list.
     """
     admin = StoreAdmin(settings_of(ctx).config_of_store())

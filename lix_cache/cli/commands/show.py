@@ -28,12 +28,12 @@ def show(
             metavar="SESSION", help="Session id, as 'sessions' lists it; after -- if it begins with -."
         ),
     ],
-    recent: Annotated[int | None, typer.Option(min=1, help="The newest messages alone.")] = None,
+    recent: Annotated[int | None, typer.Option(min=1, help="Only the newest messages.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the history of a session, hot and cold together.
 
-    Looking is no use of the session: it stays hot or cold as it is.
+    Showing a session does not count as a use: it stays hot or cold.
     """
     config = settings_of(ctx).config_of_store()
     session = hot_or_cold(StoreAdmin(config), session)

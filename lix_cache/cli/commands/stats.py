@@ -16,7 +16,7 @@ __all__ = ["stats"]
 
 
 def stats(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Show the numbers of the whole store: sessions, memory, archive, caches.
+    """Show the totals of the store: sessions, memory, archive, caches.
 
     Keys are counted in small steps, so a busy server is not held up.
     """

@@ -22,13 +22,13 @@ __all__ = ["verify"]
 def verify(
     ctx: typer.Context,
     session: Annotated[
-        str | None, typer.Argument(metavar="SESSION", help="This session's file alone.")
+        str | None, typer.Argument(metavar="SESSION", help="Only this session's file.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check every byte of the archive: frames, CRCs, contents, counts and order.
 
-    Changes nothing and needs no Redis. Ends with code 1 if anything is damaged.
+    Changes nothing and needs no Redis. Exits with 1 if anything is damaged.
     """
     admin = StoreAdmin(settings_of(ctx).config_of_store())
     if session is not None:

@@ -40,7 +40,7 @@ class Stage:
 
 @contextmanager
 def set_up(base: CacheConfig, data_dir: str | None, *, url_was_given: bool, keep: bool) -> Iterator[Stage]:
-    """Prepare a stage, and clear it away at the end unless it is to be kept.
+    """Prepare a stage, and clear it away at the end unless it should be kept.
 
     Args:
         base: the user's settings.
