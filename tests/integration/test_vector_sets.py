@@ -24,7 +24,7 @@ from lix_cache.matching.thresholds import Thresholds
 from lix_cache.semantic.deferred import Deferred
 from tests.support import CountingProxy, RedisServer
 from tests.support.meaning import Meanings
-from tests.support.semantic import with_settings
+from tests.support.semantic import apart, with_settings
 from tests.support.twins import Twins
 
 THRESHOLDS = Thresholds(threshold=0.8, margin=0.05)
@@ -58,12 +58,8 @@ def make(twins: Twins, config: CacheConfig) -> Any:
             "audit_rate": 0,
             **options,
         }
-        return twins.make(
-            "SemanticCache",
-            settings.pop("embedder", None),
-            settings.pop("config"),
-            **with_settings(**settings),
-        )
+        embedder, config_ = settings.pop("embedder", None), settings.pop("config")
+        return apart(twins.make("SemanticCache", embedder, config_, **with_settings(**settings)))
 
     return build
 
