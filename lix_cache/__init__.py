@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         SemanticCacheRedis,
         URLEmbeddingCache,
     )
-    from lix_cache.config import CacheConfig
+    from lix_cache.config import CacheConfig, Prices, SemanticSettings
     from lix_cache.coordinator import AsyncCacheCoordinator, CacheCoordinator
     from lix_cache.embedded import EmbeddedRedis, ensure_redis
     from lix_cache.embedders.cached import CachedEmbedder
@@ -89,7 +89,6 @@ if TYPE_CHECKING:
     from lix_cache.semantic.calls_in_flight import AsyncInFlightCall, InFlightCall
     from lix_cache.semantic.policy import CachePolicy
     from lix_cache.semantic.result import Lookup, Report, Stored
-    from lix_cache.semantic.stats import Prices
     from lix_cache.session.archive import AsyncConversationArchive
     from lix_cache.session.cache import AsyncHybridConversationCache, HybridConversationCache
     from lix_cache.session.evictor import Evictor
@@ -169,7 +168,7 @@ _HOMES = {
     "Pair": "evaluation.evaluate",
     "PairEvaluation": "evaluation.evaluate",
     "Dictionary": "huffman_codec._dictionary",
-    "Prices": "semantic.stats",
+    "Prices": "config",
     "Question": "evaluation.questions",
     "QuestionLog": "evaluation.question_log",
     "Reason": "matching.reasons",
@@ -178,6 +177,7 @@ _HOMES = {
     "STRICT_THRESHOLDS": "matching.thresholds",
     "SemanticCache": "semantic.cache",
     "SemanticCacheRedis": "compat.caches",
+    "SemanticSettings": "config",
     "SentenceTransformerEmbedder": "embedders.sentence_transformer",
     "SessionContextWindow": "session.window",
     "SessionKey": "messages.session_key",
@@ -275,6 +275,7 @@ __all__ = [
     "Report",
     "SemanticCache",
     "SemanticCacheRedis",
+    "SemanticSettings",
     "SentenceTransformerEmbedder",
     "SessionContextWindow",
     "SessionKey",

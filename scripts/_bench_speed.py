@@ -22,6 +22,7 @@ from lix_cache import (
     CacheConfig,
     HybridConversationCache,
     SemanticCache,
+    SemanticSettings,
     create_async_redis_client,
     create_redis_client,
 )
@@ -102,7 +103,10 @@ def _make_scopes(bench: Bench) -> None:
     for count in bench.size.scopes:
         progress(f"storing {count:,} entries in one scope")
         cache = SemanticCache(
-            None, _with_vectors(bench.config()), context=_scope(count), ttl_seconds=86_400, audit_rate=0
+            None,
+            _with_vectors(bench.config()),
+            context=_scope(count),
+            settings=SemanticSettings(ttl_seconds=86_400, audit_rate=0),
         )
         for i, vector in enumerate(_scope_vectors(count)):
             query = f"question {i}" if i + 1 < count else f"{NEAR}, please"
@@ -171,7 +175,9 @@ def _operations(
     for count in bench.size.scopes:
         own = _with_vectors(config)
         # A query text that is kept beside its entry would be an exact hit the next time.
-        cache = full(None, own, context=_scope(count), ttl_seconds=86_400, audit_rate=0)
+        cache = full(
+            None, own, context=_scope(count), settings=SemanticSettings(ttl_seconds=86_400, audit_rate=0)
+        )
         yield from _on_scope(bench.texts, cache, count)
     urls = getattr(lix_cache, f"{variant}URLEmbeddingCache")(name, config)
     yield from _on_urls(urls)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from lix_cache import CacheConfig, OnnxEmbedder, Question, SemanticCache, evaluate
+from lix_cache import CacheConfig, OnnxEmbedder, Question, SemanticCache, SemanticSettings, evaluate
 from lix_cache.cli.quality.sets import load_set, shared_folder
 from lix_cache.evaluation.binomial import clopper_pearson
 from lix_cache.evaluation.offline import play
@@ -186,7 +186,7 @@ def labels(data: Data) -> None:
     print(f"{'':10} {'equality, score 1.23':>26} {'defaults':>26}")
     total: dict[str, list[float]] = {"before": [0.0, 0.0], "now": [0.0, 0.0]}
     rules: dict[str, dict[str, Any]] = {
-        "before": {"thresholds": EQUALITY, "target_false_hit_rate": None, "embed_answers": False},
+        "before": {"target_false_hit_rate": None, "embed_answers": False},
         "now": {},
     }
     for name in LABELLED:
@@ -202,7 +202,11 @@ def labels(data: Data) -> None:
                 context = {"set": name, "rule": rule, "seed": seed, "run": time.time()}
                 config = CacheConfig(redis_port=data.port)
                 cache = SemanticCache(
-                    embedder, config, context=context, ttl_seconds=3600, audit_rate=0, **settings
+                    embedder,
+                    config,
+                    context=context,
+                    thresholds=EQUALITY if rule == "before" else DEFAULT_THRESHOLDS,
+                    settings=SemanticSettings(ttl_seconds=3600, audit_rate=0, **settings),
                 )
                 run = evaluate(cache, questions)
                 cache.invalidate(context=context)

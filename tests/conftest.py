@@ -82,7 +82,6 @@ def shared_dir() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def no_audit_by_chance() -> None:
     """Let no hit be a miss because it was drawn for an audit, where a test does not ask for audits."""
-    for kind in (lix_cache.SemanticCache, lix_cache.AsyncSemanticCache):
-        defaults = kind.__init__.__kwdefaults__
-        assert defaults is not None
-        defaults["audit_rate"] = 0
+    defaults = lix_cache.SemanticSettings.__init__.__kwdefaults__
+    assert defaults is not None
+    defaults["audit_rate"] = 0

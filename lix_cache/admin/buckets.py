@@ -66,7 +66,7 @@ def size(store: SessionStore, stray: Stray) -> Flow[int]:
 def move(store: SessionStore, stray: Stray) -> Flow[int]:
     """Move the window to disk, as its own processes would. Returns how many messages moved."""
     there = _as_it_was(store, stray)
-    lock = yield from session_lock(Session(there, stray.session_id, there.config.hot_window_size))
+    lock = yield from session_lock(Session(there, stray.session_id, there.settings.window_size))
     try:
         moved = yield from offload.move_locked(there, {stray.session_id: 0})
     finally:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from lix_cache.admin.facts import DiskFacts, RedisFacts
 from lix_cache.admin.results import Check
-from lix_cache.config import CacheConfig
+from lix_cache.config import CacheConfig, RedisSettings, SessionSettings
 
 __all__ = ["diagnose_disk", "diagnose_redis"]
 
@@ -30,16 +30,16 @@ def diagnose_redis(facts: RedisFacts, config: CacheConfig) -> Iterator[Check]:
     if facts.no_writes is not None:
         yield Check("writes", "fail", facts.no_writes, _WRITES)
     else:
-        yield _permissions(facts, config)
+        yield _permissions(facts, config.redis)
     if facts.buckets is not None:
         yield Check("buckets", "fail", facts.buckets, "'lix-cache migrate --help' says how to go over")
     if facts.info:
-        yield _persistence(facts, config)
+        yield _persistence(facts, config.session)
         yield from _last_writes(facts)
         yield _policy(facts)
         yield _memory(facts)
     yield _clock(facts)
-    yield _evictor(facts, config)
+    yield _evictor(facts, config.session)
 
 
 def _version(facts: RedisFacts) -> Check:
@@ -62,8 +62,8 @@ _REACH = "the settings are redis_url, or redis_host, redis_port, redis_username 
 _ALLOW_INFO = "allow it, so that persistence and memory can be looked at: ACL SETUSER <user> +info"
 
 
-def _permissions(facts: RedisFacts, config: CacheConfig) -> Check:
-    user = config.redis_username or "default"
+def _permissions(facts: RedisFacts, redis: RedisSettings) -> Check:
+    user = redis.username or "default"
     if facts.refused:
         what, text = next(iter(facts.refused.items()))
         more = f" and {len(facts.refused) - 1} more" if len(facts.refused) > 1 else ""
@@ -71,7 +71,7 @@ def _permissions(facts: RedisFacts, config: CacheConfig) -> Check:
             "permissions",
             "fail",
             f"refused: {what}{more} ({text})",
-            f"ACL SETUSER {user} ~{config.redis_key_prefix}:* +@all -@dangerous +info",
+            f"ACL SETUSER {user} ~{redis.key_prefix}:* +@all -@dangerous +info",
         )
     if facts.refused_admin:
         return Check(
@@ -83,7 +83,7 @@ def _permissions(facts: RedisFacts, config: CacheConfig) -> Check:
     return Check("permissions", "ok", "everything the library sends was tried, and is allowed")
 
 
-def _persistence(facts: RedisFacts, config: CacheConfig) -> Check:
+def _persistence(facts: RedisFacts, session: SessionSettings) -> Check:
     name = "persistence"
     if facts.info.get("aof_enabled"):
         if facts.appendfsync == "no":
@@ -95,7 +95,7 @@ def _persistence(facts: RedisFacts, config: CacheConfig) -> Check:
             )
         return Check(name, "ok", f"append-only file, synced {facts.appendfsync or 'as configured'}")
     on = "turn on the append-only file: CONFIG SET appendonly yes, and appendonly yes in redis.conf"
-    if config.durability == "disk":
+    if session.durability == "disk":
         return Check(name, "ok", "no append-only file; durability=disk has every message on disk anyway")
     if facts.save:
         return Check(
@@ -171,7 +171,7 @@ def _clock(facts: RedisFacts) -> Check:
     return Check(name, "fail" if apart >= _CLOCK_FAIL_SECONDS else "warn", found, advice)
 
 
-def _evictor(facts: RedisFacts, config: CacheConfig) -> Check:
+def _evictor(facts: RedisFacts, session: SessionSettings) -> Check:
     name = "evictor"
     if facts.overdue:
         return Check(
@@ -182,7 +182,7 @@ def _evictor(facts: RedisFacts, config: CacheConfig) -> Check:
         )
     if facts.evictor_runs:
         return Check(name, "ok", "a process moves idle sessions to disk")
-    minutes = config.idle_seconds / 60
+    minutes = session.idle_seconds / 60
     return Check(
         name,
         "ok",

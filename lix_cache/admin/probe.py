@@ -46,9 +46,8 @@ _PROBE_TTL_MS = 60_000
 _NONCE = b"doctor"
 
 
-def look_at_redis(store: SessionStore) -> RedisFacts:
+def look_at_redis(store: SessionStore, config: CacheConfig) -> RedisFacts:
     """Ask the server about itself, and try everything the library does on keys of its own."""
-    config = store.config
     facts = RedisFacts(where=store.endpoint.label.rsplit(" db ", 1)[0])
     for setting in _LAYERS:
         try:
@@ -78,7 +77,7 @@ def look_at_redis(store: SessionStore) -> RedisFacts:
 
 
 def _drive(config: CacheConfig, db: int) -> SyncDriver:
-    return SyncDriver(endpoint_for(config, db))
+    return SyncDriver(endpoint_for(config.redis, db))
 
 
 def _tried(refused: dict[str, str], what: str, call: Callable[[], object]) -> object:
@@ -177,7 +176,7 @@ def _look_for_overdue(drive: SyncDriver, store: SessionStore, facts: RedisFacts)
     if facts.refused or facts.clock_ahead is None:
         return
     keys = store.hot.keys
-    latest = store.clock.time() + facts.clock_ahead - store.config.idle_seconds - _GRACE_SECONDS
+    latest = store.clock.time() + facts.clock_ahead - store.settings.idle_seconds - _GRACE_SECONDS
     for bucket in range(keys.buckets):
         count = ("ZCOUNT", keys.active(bucket), "-inf", int(latest * 1000))
         late = _tried(facts.refused_admin, "ZCOUNT", partial(drive, ask(count)))

@@ -139,7 +139,8 @@ class StoreAdmin:
         )
 
     def _count_keys(self, db: int, pattern: str) -> int:
-        return len(SyncDriver(endpoint_for(self.config, db), self._store.clock)(flows.find_keys(pattern)))
+        drive = SyncDriver(endpoint_for(self.config.redis, db), self._store.clock)
+        return len(drive(flows.find_keys(pattern)))
 
     # -- moving to disk ------------------------------------------------------------------
 
@@ -382,4 +383,4 @@ class StoreAdmin:
 
     def doctor(self) -> list[Check]:
         """Look at everything that could lose or refuse a message. Raises nothing for what it finds."""
-        return examine(self._store)
+        return examine(self._store, self.config)

@@ -16,8 +16,8 @@ from lix_cache.drivers.aio import AsyncDriver
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.effects import Flow, RedisCall
 from lix_cache.errors import LixCacheError
-from lix_cache.hot.breaker import Breaker
-from lix_cache.hot.endpoint import Endpoint, endpoint_for
+from lix_cache.hot.breaker import breaker_for
+from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.keys import Keys
 from lix_cache.messages.session_key import SessionName, name_fields, shown, stored_id
 
@@ -32,12 +32,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-_breakers: dict[Endpoint, Breaker] = {}
-
-
-def breaker_for(endpoint: Endpoint, config: CacheConfig, clock: Clock) -> Breaker:
-    """Return the breaker that all caches of an endpoint share."""
-    return _breakers.setdefault(endpoint, Breaker(config.redis_retry_seconds, clock))
 
 
 def _check_place(host: str | None, port: int | None) -> None:
@@ -71,19 +65,20 @@ class _Semantic:
         )
         stored = stored_id(session_id)
         self.session_id = shown(stored)
-        self.ttl_seconds: float = config.semantic_ttl_seconds if ttl_seconds is None else ttl_seconds
+        settings = config.query_cache
+        self.ttl_seconds: float = settings.ttl_seconds if ttl_seconds is None else ttl_seconds
         check_seconds("ttl_seconds", self.ttl_seconds)
         _check_place(redis_host, redis_port)
-        self.similarity_threshold = config.semantic_similarity_threshold
-        self.max_items_per_url = config.semantic_max_items_per_url
-        self._endpoint = endpoint_for(config, config.semantic_redis_db, host=redis_host, port=redis_port)
+        self.similarity_threshold = settings.similarity_threshold
+        self.max_items_per_url = settings.max_items_per_url
+        self._endpoint = endpoint_for(config.redis, settings.redis_db, host=redis_host, port=redis_port)
         self._cache = QueryCache(
             keys=Keys(config.redis_key_prefix, config.redis_buckets),
-            embedder=config.embedder_id or "",
-            dim=config.embedding_dim,
+            embedder=config.embedder.id,
+            dim=config.embedder.dim,
             ttl_seconds=self.ttl_seconds,
             miss_on_error=config.on_cache_error == "miss",
-            breaker=breaker_for(self._endpoint, config, clock),
+            breaker=breaker_for(self._endpoint, config.redis_retry_seconds, clock),
             clock=clock,
             session_id=stored,
             threshold=self.similarity_threshold,
@@ -134,18 +129,19 @@ class _Url:
             redis_db=("url_cache_redis_db", redis_db),
         )
         self.session_id = shown(stored_id(session_id))
-        self.ttl_seconds: float = config.url_cache_ttl_seconds if ttl_seconds is None else ttl_seconds
+        settings = config.url_cache
+        self.ttl_seconds: float = settings.ttl_seconds if ttl_seconds is None else ttl_seconds
         check_seconds("ttl_seconds", self.ttl_seconds)
         _check_place(redis_host, redis_port)
-        self.batch_size = config.url_cache_batch_size
-        self._endpoint = endpoint_for(config, config.url_cache_redis_db, host=redis_host, port=redis_port)
+        self.batch_size = settings.batch_size
+        self._endpoint = endpoint_for(config.redis, settings.redis_db, host=redis_host, port=redis_port)
         self._cache = UrlCache(
             keys=Keys(config.redis_key_prefix, config.redis_buckets),
-            embedder=config.embedder_id or "",
-            dim=config.embedding_dim,
+            embedder=config.embedder.id,
+            dim=config.embedder.dim,
             ttl_seconds=self.ttl_seconds,
             miss_on_error=config.on_cache_error == "miss",
-            breaker=breaker_for(self._endpoint, config, clock),
+            breaker=breaker_for(self._endpoint, config.redis_retry_seconds, clock),
             clock=clock,
             batch_size=self.batch_size,
         )

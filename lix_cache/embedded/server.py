@@ -265,7 +265,7 @@ class EmbeddedRedis:
 def _check_server(config: CacheConfig) -> None:
     """Send a PING to each configured database."""
     for db in sorted({config.session_redis_db, config.semantic_redis_db, config.url_cache_redis_db}):
-        endpoint = endpoint_for(config, db)
+        endpoint = endpoint_for(config.redis, db)
         try:
             # Not create_redis_client: it asks once per process, and the server may
             # have gone since.
@@ -284,7 +284,7 @@ def _is_absent(error: RedisUnavailable) -> bool:
 
 def _address(config: CacheConfig) -> str:
     """Return a server's URL without user and password."""
-    endpoint = endpoint_for(config, 0)
+    endpoint = endpoint_for(config.redis, 0)
     if endpoint.scheme == "unix":
         return f"unix://{quote(endpoint.path)}"
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host

@@ -188,7 +188,9 @@ def create_redis_client(
             try without a password.
         RedisDatabaseError: the server has no database of that number.
     """
-    endpoint = endpoint_for(config_of(config), db, host=host, port=port, decode_responses=decode_responses)
+    endpoint = endpoint_for(
+        config_of(config).redis, db, host=host, port=port, decode_responses=decode_responses
+    )
     client = lazy_client(endpoint)
     if endpoint not in _checked:
         try:
@@ -208,7 +210,9 @@ async def create_async_redis_client(
     decode_responses: bool = False,
 ) -> redis.asyncio.Redis:
     """Async variant of :func:`create_redis_client`, for the running event loop."""
-    endpoint = endpoint_for(config_of(config), db, host=host, port=port, decode_responses=decode_responses)
+    endpoint = endpoint_for(
+        config_of(config).redis, db, host=host, port=port, decode_responses=decode_responses
+    )
     client = lazy_async_client(endpoint)
     try:
         await client.ping()

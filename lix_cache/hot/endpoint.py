@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lix_cache.config import CacheConfig, check_setting
-from lix_cache.errors import (
-    ConfigError,
-)
+from lix_cache.config import RedisSettings, check_setting
+from lix_cache.errors import ConfigError
 
 __all__ = ["Endpoint", "endpoint_for"]
 
@@ -50,7 +48,7 @@ class Endpoint:
 
 
 def endpoint_for(
-    config: CacheConfig,
+    redis: RedisSettings,
     db: int,
     *,
     host: str | None = None,
@@ -69,14 +67,14 @@ def endpoint_for(
     ):
         if value is not None:
             check_setting(setting, value, argument)
-    scheme = "rediss" if config.redis_ssl else "redis"
+    scheme = "rediss" if redis.ssl else "redis"
     path = ""
-    username, password = config.redis_username, config.redis_password
-    use_host, use_port = host or config.redis_host, port or config.redis_port
-    if config.redis_url is not None and host is None and port is None:
-        parts = _parse_url(config.redis_url)
+    username, password = redis.username, redis.password
+    use_host, use_port = host or redis.host, port or redis.port
+    if redis.url is not None and host is None and port is None:
+        parts = _parse_url(redis.url)
         path = str(parts.get("path", ""))
-        scheme = "unix" if path else config.redis_url.split("://", 1)[0]
+        scheme = "unix" if path else redis.url.split("://", 1)[0]
         use_host = str(parts.get("host", "localhost"))
         use_port = int(parts.get("port", 6379))
         username = parts.get("username", username)
@@ -89,14 +87,14 @@ def endpoint_for(
         db=db,
         username=username,
         password=password,
-        connect_timeout=config.redis_socket_connect_timeout,
-        timeout=config.redis_socket_timeout,
-        keepalive=config.redis_socket_keepalive,
-        pool_size=config.redis_pool_size,
-        ca_certs=config.redis_ssl_ca_certs,
-        certfile=config.redis_ssl_certfile,
-        keyfile=config.redis_ssl_keyfile,
-        check_hostname=config.redis_ssl_check_hostname,
+        connect_timeout=redis.connect_timeout,
+        timeout=redis.timeout,
+        keepalive=redis.keepalive,
+        pool_size=redis.pool_size,
+        ca_certs=redis.ssl_ca_certs,
+        certfile=redis.ssl_certfile,
+        keyfile=redis.ssl_keyfile,
+        check_hostname=redis.ssl_check_hostname,
         decode_responses=decode_responses,
     )
 

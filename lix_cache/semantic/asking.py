@@ -18,10 +18,10 @@ from lix_cache.compute import Failed, settled
 from lix_cache.dialects.prompts import has_turns
 from lix_cache.errors import ConfigError, InvalidContext, InvalidInput
 from lix_cache.hot.entries import tag_words
+from lix_cache.semantic.core import query_text
 from lix_cache.semantic.functions import Known
 from lix_cache.semantic.policy import CachePolicy
 from lix_cache.semantic.scope import canonical, frozen
-from lix_cache.semantic.store import query_text
 from lix_cache.values.identity import digest_of, take
 
 __all__ = ["Asker", "Question", "Rules"]

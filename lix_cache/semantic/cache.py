@@ -40,32 +40,9 @@ class SemanticCache(Assembled):
         thresholds: what a semantic hit must reach.
         guards: False for none, or the names of the guards to ask.
         verifier: asked last. If it cannot answer, the lookup is a miss.
-        verifier_threshold: least score that it must give.
         policy: what is not cached, and how long everything else lives.
-        ttl_seconds: time to live of an entry; ``semantic_ttl_seconds`` by default. A hit does not
-            prolong it unless ``sliding_seconds`` is set.
-        sliding_seconds: an entry expires if it is not used for so long. Each hit prolongs it, up to
-            its ``ttl_seconds``.
-        max_entries: bound of one scope.
-        eviction: which entries go beyond the bound: ``fifo``, ``lru`` or ``lfu``.
-        embed_answers: embed responses that are prose, after ``store`` has returned, so that
-            paraphrased answers agree. Without it there are few hits where a model writes each answer
-            anew.
-        audit_rate: part of the semantic hits that run the function anyway, to measure the false-hit
-            rate (``get_stats``, ``audit``); 0 for none.
-        target_false_hit_rate: part of the hits that may be wrong. A scope raises its threshold as its
-            own misses and audits require, and closes if audits prove a higher rate. None: fixed
-            thresholds.
-        version: any text; a new one leaves all old entries behind.
-        deadline_seconds: how long the embedder, and then the verifier, may take before the
-            lookup is a miss; None: no limit, in the calling thread.
-        index_bytes: memory for the vectors of the scopes used last, in this process.
-        vector_sets_from: scopes of at least so many entries are searched by a vector set of the
-            server (Redis 8) instead of exactly in this process. That costs one more round trip and
-            misses some nearest neighbours (docs/benchmarks.md says how many). None: never. It has no
-            effect if ``max_entries`` is smaller.
-        prices: of the model, to count savings.
-        redis_db: overrides ``semantic_redis_db``.
+        settings: how the cache keeps entries, learns, and spends memory and time; by default what the
+            configuration says.
         clock: source of durations. Times to live follow the clock of Redis.
 
     Every method raises RedisUnavailable, RedisAuthError, RedisDatabaseError or

@@ -13,11 +13,11 @@ from lix_cache.checks import check_seconds
 from lix_cache.errors import InvalidInput
 from lix_cache.hot.entries import tag_words
 from lix_cache.semantic import in_flight, streams
+from lix_cache.semantic.core import Core, query_text
 from lix_cache.semantic.in_flight import Asking, Keep, Lead
 from lix_cache.semantic.result import Lookup, Stored
 from lix_cache.semantic.scope import canonical, frozen, merged
 from lix_cache.semantic.single_flight import OVERDUE, Flights
-from lix_cache.semantic.store import Core, query_text
 from lix_cache.semantic.streams import END, Reader, Stream, Turn
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def begin(
     check_seconds("lock_seconds", lock_seconds)
     # A copy: what the caller does with the context later changes nothing that is compared or stored.
     own = None if context is None else frozen(context)
-    key = query_text(query), canonical(merged(core.context, own))
+    key = query_text(query), canonical(merged(core.scopes.context, own))
     asking = Asking(query, own, key, "begin()", lock_seconds, embedding)
     found = yield from in_flight.look(core, asking)
     if found.is_hit:

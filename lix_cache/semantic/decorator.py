@@ -33,7 +33,7 @@ from lix_cache.values.streamed import Streamed
 
 if TYPE_CHECKING:
     from lix_cache.hot.endpoint import Endpoint
-    from lix_cache.semantic.store import Core
+    from lix_cache.semantic.core import Core
 
 __all__ = ["Decorating", "decorate"]
 
@@ -45,7 +45,7 @@ _MOST_REFRESHES = 8
 
 def decorate(core: Core, endpoint: Endpoint, function: F, rules: Rules) -> F:
     """Return the function with the cache before it, of the same kind."""
-    asker = Asker(function, rules, core.policy, core.context)
+    asker = Asker(function, rules, core.hits.policy, core.scopes.context)
     if inspect.isgeneratorfunction(function):
         wrapper = _wrapped_generator(_Sync(Calls(core, asker, function, rules), endpoint, streams=True))
     elif inspect.isasyncgenfunction(function):

@@ -26,6 +26,7 @@ from lix_cache.errors import LixCacheError, told
 from lix_cache.hot.keys import digest
 from lix_cache.matching.reasons import Reason
 from lix_cache.semantic import insert, lookup
+from lix_cache.semantic.core import new_nonce
 from lix_cache.semantic.result import Lookup, Stored
 from lix_cache.semantic.scope import canonical, merged
 from lix_cache.semantic.single_flight import (
@@ -42,7 +43,7 @@ from lix_cache.semantic.single_flight import (
 
 if TYPE_CHECKING:
     from lix_cache.daemon import Promise
-    from lix_cache.semantic.store import Core
+    from lix_cache.semantic.core import Core
     from lix_cache.vectors import VectorLike
 
 __all__ = ["Asking", "Keep", "Lead", "Wait", "join", "lead_if_free", "leading_of", "look"]
@@ -318,8 +319,9 @@ def _tell_dropped(flights: Flights) -> Flow[None]:
 
 
 def _shared(core: Core, asking: Asking) -> Shared:
-    whole = canonical(merged(core.context, asking.context)).decode("latin-1")
-    name = digest("flight", whole, asking.key[0], core.version)
-    token = core.new_nonce() + core.new_nonce()
+    whole = canonical(merged(core.scopes.context, asking.context)).decode("latin-1")
+    name = digest("flight", whole, asking.key[0], core.scopes.version)
+    token = new_nonce() + new_nonce()
     # Not one of the two signs that an ended flight begins with.
-    return Shared(core, core.keys.flight(name), b"=" + token[:_TOKEN_BYTES], asking.lock_seconds)
+    key = core.redis.answers.keys.flight(name)
+    return Shared(core, key, b"=" + token[:_TOKEN_BYTES], asking.lock_seconds)

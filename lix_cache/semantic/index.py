@@ -19,7 +19,6 @@ in it at once.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,10 +32,11 @@ if TYPE_CHECKING:
 
     from lix_cache.vectors import FloatArray
 
-__all__ = ["IndexPool", "ScopeIndex", "View"]
+__all__ = ["ScopeIndex", "View"]
 
-#: What a record costs beside its vectors and its text, about.
+#: What a record costs beside its vectors and its text, about; and an index without any.
 _OVERHEAD = 400
+_EMPTY_BYTES = 2048
 _START = b"0-0"
 
 
@@ -126,7 +126,8 @@ class ScopeIndex:
     def nbytes(self) -> int:
         """Memory it takes, about."""
         answers = 0 if self._answers is None else self._answers.nbytes
-        return self._vectors.nbytes + answers + self._text_bytes + len(self._records) * _OVERHEAD
+        records = self._text_bytes + len(self._records) * _OVERHEAD
+        return _EMPTY_BYTES + self._vectors.nbytes + answers + records
 
     def __len__(self) -> int:
         """Entries that a view has: those that are gone, or have expired, stay for a while."""
@@ -318,54 +319,3 @@ def _grown(array: Any, capacity: int) -> Any:
     grown = np.zeros((capacity, *array.shape[1:]), array.dtype)
     grown[: len(array)] = array
     return grown
-
-
-class IndexPool:
-    """The indexes of the scopes that were used last, within a limit of memory.
-
-    Args:
-        limit_bytes: how much they may take together. The one in use may be larger: it
-            is then the only one.
-    """
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self._lock = threading.Lock()
-        self._indexes: OrderedDict[str, ScopeIndex] = OrderedDict()
-        self._sizes: dict[str, int] = {}
-        self._total = 0
-
-    def get(self, scope: str, dim: int) -> ScopeIndex:
-        """Return the scope's index, empty if it is new here."""
-        with self._lock:
-            index = self._indexes.get(scope)
-            if index is None:
-                index = self._indexes[scope] = ScopeIndex(dim)
-            self._indexes.move_to_end(scope)
-            return index
-
-    def settle(self, scope: str) -> None:
-        """Note the size of an index that has changed, and let the longest unused ones go."""
-        with self._lock:
-            index = self._indexes.get(scope)
-            if index is None:
-                return
-            self._total += index.nbytes - self._sizes.get(scope, 0)
-            self._sizes[scope] = index.nbytes
-            while self._total > self.limit_bytes and len(self._indexes) > 1:
-                oldest, _ = self._indexes.popitem(last=False)
-                self._total -= self._sizes.pop(oldest, 0)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that all of them take, about."""
-        return self._total
-
-    def __len__(self) -> int:
-        return len(self._indexes)
-
-    def renew_locks(self) -> None:
-        """In a forked child: let no lock be held by a thread that was not forked with it."""
-        self._lock = threading.Lock()
-        # An index may have been forked in the middle of a change.
-        self._indexes, self._sizes, self._total = OrderedDict(), {}, 0

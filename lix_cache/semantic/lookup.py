@@ -25,10 +25,11 @@ from lix_cache.matching.guards import Objection
 from lix_cache.matching.reasons import Reason
 from lix_cache.matching.thresholds import Thresholds
 from lix_cache.semantic import vector_sets
-from lix_cache.semantic.result import Lookup
+from lix_cache.semantic.core import Core, Scope, query_text
+from lix_cache.semantic.embedding import Spent
+from lix_cache.semantic.result import Lookup, Stop
 from lix_cache.semantic.scope import merged
 from lix_cache.semantic.serving import served
-from lix_cache.semantic.store import Core, Scope, Spent, Stop, query_text
 from lix_cache.semantic.watch import Asked
 from lix_cache.verifiers.protocol import verified_scores
 
@@ -72,7 +73,7 @@ def lookup(core: Core, query: Query) -> Flow[Lookup]:
     """
     started, spent = core.clock.monotonic(), Spent()
     flow = _lookup(core, query, spent)
-    found = yield from core.guarded(flow, lambda text: Lookup(False, reason=Reason.REDIS, detail=text))
+    found = yield from core.redis.guarded(flow, lambda text: Lookup(False, reason=Reason.REDIS, detail=text))
     if not query.peek:
         core.stats.looked_up(found, core.clock.monotonic() - started - spent.seconds)
     return found
@@ -87,17 +88,17 @@ def _lookup(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
 
 def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     text = query_text(query.text)
-    thresholds = core.thresholds.with_threshold(query.threshold)
-    context = merged(core.context, query.context)
-    refusal = core.policy.check_lookup(query.text, context)
+    thresholds = core.hits.thresholds.with_threshold(query.threshold)
+    context = merged(core.scopes.context, query.context)
+    refusal = core.hits.policy.check_lookup(query.text, context)
     if refusal is not None:
         raise Stop(Reason.POLICY, f"{refusal.rule}: {refusal.detail}")
     scope = yield from core.scope(query.context)
-    given = None if query.embedding is None else core.given(query.embedding, scope)
-    core.check_breaker()
+    given = None if query.embedding is None else core.embedding.given(query.embedding, scope.dim)
+    core.redis.check_breaker()
 
     digest = entries.text_digest(text)
-    index = core.indexes.get(scope.id, scope.dim)
+    index = core.redis.store.indexes.get(scope.id, scope.dim)
     first, seen = yield from _ask(core, scope.id, digest, index, query.peek)
     if isinstance(first, Exact):
         return (yield from served(core, scope, first.served, peek=query.peek))
@@ -105,7 +106,7 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     asked = 0.0
     following: Following
     if isinstance(first, Search):
-        vector = given if given is not None else (yield from core.vector(text, scope.dim, spent))
+        vector = given if given is not None else (yield from core.embedding.vector(text, scope.dim, spent))
         asked = core.clock.monotonic()
         near = yield from vector_sets.nearest(core, scope, digest, vector, peek=query.peek)
         view, following = near.view, near.brought.found
@@ -113,7 +114,7 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
         view, following = seen, first
         if not len(view.expires):
             raise Stop(Reason.EMPTY)
-        vector = given if given is not None else (yield from core.vector(text, scope.dim, spent))
+        vector = given if given is not None else (yield from core.embedding.vector(text, scope.dim, spent))
 
     reported = following.reported
     similarities, view = view.similarities(vector, following.now_ms)
@@ -150,7 +151,8 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
 
 def _learned(core: Core, thresholds: Thresholds, scope: Scope, text: str) -> Thresholds:
     """Return what a hit must reach in this scope, by what it has learned."""
-    return thresholds.with_score(core.watch.threshold(scope.id, is_strange=core.is_strange(text)))
+    is_strange = core.hits.is_strange(core.embedding.name, text)
+    return thresholds.with_score(core.watch.threshold(scope.id, is_strange=is_strange))
 
 
 def _audit(
@@ -212,22 +214,23 @@ def _admitted(
     with the next request to the scope. What is too old for the question is
     turned down there, so that only an entry that answers counts as used.
     """
-    most_ms = int(core.policy.time_sensitive_seconds * 1000)
+    most_ms = int(core.hits.policy.time_sensitive_seconds * 1000)
 
     def admit(fetch: Fetch) -> ScriptCall:
         candidates = [
             Candidate(r.number, r.nonce, most_ms if r.number in timeless else None) for r in records
         ]
-        return core.answers.admit(scope_id, digest, candidates, NO_USE if query.peek else core.use, fetch)
+        use = NO_USE if query.peek else core.entries.use
+        return core.redis.answers.admit(scope_id, digest, candidates, use, fetch)
 
     if known is None:
         fetch = Fetch.LOOK if query.peek else Fetch.RESPONSE
-        return core.answers.admitted((yield RedisCall(admit(fetch))))
+        return core.redis.answers.admitted((yield RedisCall(admit(fetch))))
     age_ms = known.now_ms - known.meta.created_ms
     if known.number in timeless and age_ms > most_ms:
         return TooOld(age_ms)
-    if core.eviction and not query.peek:
-        core.deferred.add(scope_id, admit(Fetch.NOTE))
+    if core.entries.use.eviction and not query.peek:
+        core.redis.store.deferred.add(scope_id, admit(Fetch.NOTE))
     return known
 
 
@@ -235,11 +238,12 @@ def _ask(core: Core, scope_id: str, digest: bytes, index: ScopeIndex, peek: bool
     """The first round trip: the exact answer, or what is new, or that a vector set has it."""
     due = None if peek else core.watch.due(scope_id)
     if due is not None:
-        core.deferred.add(scope_id, core.answers.learn(scope_id, *due), core.watch.told(scope_id))
-    use = NO_USE if peek else core.use
+        learn = core.redis.answers.learn(scope_id, *due)
+        core.redis.store.deferred.add(scope_id, learn, core.watch.told(scope_id))
+    use = NO_USE if peek else core.entries.use
 
     def ask(place: Place) -> ScriptCall:
-        return core.answers.lookup(scope_id, digest, place, use, fetch=not peek)
+        return core.redis.answers.lookup(scope_id, digest, place, use, fetch=not peek)
 
     return (yield from _news(core, scope_id, index, ask))
 
@@ -254,8 +258,8 @@ def _news(
     """
     while True:
         place = index.place
-        (reply,) = yield from core.with_notes(scope_id, ask(place))
-        found = core.answers.found(reply)
+        (reply,) = yield from core.redis.with_notes(scope_id, ask(place))
+        found = core.redis.answers.found(reply)
         if isinstance(found, (Exact, Search)):
             return found, index.view()
         view = yield from _follow(core, scope_id, index, found, place)
@@ -270,7 +274,7 @@ def _follow(
 
     def follow() -> View | None:
         view = index.follow(found, asked)
-        core.indexes.settle(scope_id)
+        core.redis.store.indexes.settle(scope_id)
         return view
 
     return follow() if len(found.rows) < _MANY else (yield Compute(follow, None, "the index"))
@@ -282,9 +286,9 @@ def catch_up(core: Core, scope_id: str, dim: int) -> Flow[tuple[View, float]]:
     digest = entries.text_digest("")
 
     def ask(place: Place) -> ScriptCall:
-        return core.answers.lookup(scope_id, digest, place, NO_USE, fetch=False, may_search=False)
+        return core.redis.answers.lookup(scope_id, digest, place, NO_USE, fetch=False, may_search=False)
 
-    found, view = yield from _news(core, scope_id, core.indexes.get(scope_id, dim), ask)
+    found, view = yield from _news(core, scope_id, core.redis.store.indexes.get(scope_id, dim), ask)
     return view, found.served.now_ms if isinstance(found, Exact) else found.now_ms
 
 
@@ -296,8 +300,8 @@ def _choose(
         similarities,
         view.groups,
         thresholds,
-        lambda row: core.object_to(text, view.records[row].text),
-        wanted=1 if core.verifier is None else _WANTED,
+        lambda row: core.hits.object_to(text, view.records[row].text),
+        wanted=1 if core.hits.verifier is None else _WANTED,
         answers=view.answers,
         query=vector,
     )
@@ -316,17 +320,17 @@ def _why_not(choice: Choice[Objection]) -> Stop:
 
 def _timeless(core: Core, query: Query, view: View, rows: Sequence[int]) -> frozenset[bytes]:
     """Return the entries whose queries are not about now, if the query is."""
-    if not core.policy.is_time_sensitive(query.text):
+    if not core.hits.policy.is_time_sensitive(query.text):
         return frozenset()
     records = [view.records[row] for row in rows]
-    return frozenset(r.number for r in records if not core.policy.is_time_sensitive(r.text))
+    return frozenset(r.number for r in records if not core.hits.policy.is_time_sensitive(r.text))
 
 
 def _verified(
     core: Core, text: str, view: View, chosen: Choice[Objection], spent: Spent
 ) -> Flow[Sequence[int]]:
     """Ask the verifier, if there is one; who cannot answer vouches for nothing."""
-    verifier = core.verifier
+    verifier = core.hits.verifier
     if verifier is None:
         return chosen.rows
     pairs = [(text, view.records[row].text) for row in chosen.rows]
@@ -334,7 +338,7 @@ def _verified(
     started = core.clock.monotonic()
     try:
         scores: FloatArray = yield Compute(
-            lambda: verified_scores(verifier, pairs), core.deadline, "the verifier", may_hang=True
+            lambda: verified_scores(verifier, pairs), core.hits.deadline, "the verifier", may_hang=True
         )
     except (ComputeTimeout, Failed) as caught:
         error = caught.error if isinstance(caught, Failed) else caught
@@ -344,9 +348,9 @@ def _verified(
             raise error from None
         raise _stop(chosen, Reason.VERIFIER_FAILED, told(error)) from error
     finally:
-        core.spend("verify", started, spent)
-    good = [row for row, s in zip(chosen.rows, scores, strict=True) if s >= core.verifier_threshold]
+        spent.add(core.stats, "verify", core.clock.monotonic() - started)
+    good = [row for row, s in zip(chosen.rows, scores, strict=True) if s >= core.hits.verifier_threshold]
     if not good:
-        detail = f"score {float(scores.max()):.3f} is below {core.verifier_threshold:g}"
+        detail = f"score {float(scores.max()):.3f} is below {core.hits.verifier_threshold:g}"
         raise _stop(chosen, Reason.VERIFIER, detail)
     return good

@@ -7,7 +7,7 @@ from typing import Any
 
 from lix_cache.matching.reasons import Reason
 
-__all__ = ["Lookup", "Reason", "Report", "Stored"]
+__all__ = ["Lookup", "Reason", "Report", "Stop", "Stored"]
 
 
 @dataclass(frozen=True)
@@ -77,3 +77,17 @@ class Stored:
 
     def __bool__(self) -> bool:
         return self.entry_id is not None
+
+
+class Stop(Exception):
+    """Ends a lookup with a miss.
+
+    Attributes:
+        found: what the lookup answers.
+    """
+
+    def __init__(
+        self, reason: str, detail: str = "", similarity: float = 0.0, margin: float = float("inf")
+    ) -> None:
+        super().__init__(reason)
+        self.found = Lookup(False, reason=reason, detail=detail, similarity=similarity, margin=margin)

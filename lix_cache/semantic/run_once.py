@@ -21,7 +21,7 @@ from lix_cache.semantic.single_flight import Flights, leading
 
 if TYPE_CHECKING:
     from lix_cache.semantic.asking import Asker, Question, Rules
-    from lix_cache.semantic.store import Core
+    from lix_cache.semantic.core import Core
 
 __all__ = ["Calls", "Variant"]
 
@@ -107,7 +107,7 @@ class Calls:
     def _keep(self, question: Question) -> Keep:
         base = self._rules.ttl_seconds
         if base is None:
-            base = self.core.policy.ttl_for(question.text, self.core.ttl_seconds)
+            base = self.core.hits.policy.ttl_for(question.text, self.core.entries.ttl_seconds)
         return Keep(base + self._rules.stale_while_revalidate, self._rules.tags)
 
     def _is_stale(self, found: Lookup) -> bool:

@@ -13,7 +13,7 @@ from lix_cache.daemon import Bell, DaemonThread
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import ConfigError, LixCacheError, told
 from lix_cache.semantic import maintenance
-from lix_cache.semantic.store import Core
+from lix_cache.semantic.core import Core
 
 __all__ = ["Cleaner"]
 

@@ -31,8 +31,8 @@ from lix_cache.hot.scripts import ScriptCall
 from lix_cache.values.plain import decode_item, encode_item
 
 if TYPE_CHECKING:
+    from lix_cache.semantic.core import Core
     from lix_cache.semantic.result import Lookup
-    from lix_cache.semantic.store import Core
 
 __all__ = [
     "ABANDONED",

@@ -21,7 +21,7 @@ from lix_cache.semantic.index import ScopeIndex, View
 
 if TYPE_CHECKING:
     from lix_cache.hot.found import Neighbours, Served
-    from lix_cache.semantic.store import Core, Scope
+    from lix_cache.semantic.core import Core, Scope
     from lix_cache.vectors import FloatArray
 
 __all__ = ["Nearest", "nearest"]
@@ -77,11 +77,11 @@ def nearest(
         vector: shape (dim,), unit length.
         peek: instead of responses, only say which are there.
     """
-    room = -1 if peek else 0 if core.slide_ms else _ROOM
-    call = core.answers.nearest(
+    room = -1 if peek else 0 if core.entries.use.slide_ms else _ROOM
+    call = core.redis.answers.nearest(
         scope.id, digest, vector, wanted=_WANTED, effort=_EFFORT, first=_ANSWERED, room=room
     )
-    brought = core.answers.neighbours((yield RedisCall(call)))
+    brought = core.redis.answers.neighbours((yield RedisCall(call)))
     # Read and checked as the news of an index are.
     index = ScopeIndex(scope.dim)
     view = index.follow(brought.found, index.place) or index.view()

@@ -84,10 +84,10 @@ def add(session: Session, *turns: Turn, tags: tuple[bytes, ...] = ()) -> Flow[Ad
         if error.maybe_done:
             for nonce in batch.nonces:
                 session.seen.leave_unsettled(nonce)
-        if store.config.on_redis_error == "raise" or sent.is_long_ago(store.clock):
+        if store.settings.on_redis_error == "raise" or sent.is_long_ago(store.clock):
             raise
         return (yield from _add_cold(session, batch, contested=error.maybe_done))
-    if store.config.durability == "disk":
+    if store.settings.durability == "disk":
         yield from _persist(session, batch, added, before)
     count = len(added.new)
     batches = session.grown_by(added.length, store.hot.batch, count)

@@ -153,7 +153,7 @@ def ask(
     Raises:
         NewConnection: there is a newer one; nothing was sent.
     """
-    if store.breaker.is_open and store.config.on_redis_error == "archive":
+    if store.breaker.is_open and store.settings.on_redis_error == "archive":
         raise RedisUnavailable(
             f"{store.endpoint.label} did not answer a moment ago; it is asked again in "
             f"{store.breaker.seconds_left:.1f} s (redis_retry_seconds)",

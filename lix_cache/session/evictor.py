@@ -40,12 +40,12 @@ class Evictor(DaemonThread):
         self.store = store
         #: The last trouble a round met, in words; None after a good one.
         self.last_error: str | None = None
-        self._idle_seconds = store.config.idle_seconds
+        self._idle_seconds = store.settings.idle_seconds
         self._name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         # Sessions that this process added to and that may still be hot.
         self._used: set[str] = set()
         self._forget_at = _FORGET_FROM
-        self._flush_on_exit = store.config.flush_on_exit
+        self._flush_on_exit = store.settings.flush_on_exit
         self._old = Pass()
         self._make_locks()
 
@@ -144,7 +144,7 @@ class Evictor(DaemonThread):
         moved = 0
         failure: LixCacheError | None = None
         for session_id in sorted(self._forget_cold()):
-            session = Session(self.store, session_id, self.store.config.hot_window_size)
+            session = Session(self.store, session_id, self.store.settings.window_size)
             try:
                 moved += drive(whole.flush(session))
             except RedisUnavailable:
@@ -174,7 +174,7 @@ class Evictor(DaemonThread):
         return StoreDriver(self.store)
 
     def _run(self, wake: Bell, stopping: Bell) -> None:
-        interval = self.store.config.evictor_interval_seconds
+        interval = self.store.settings.evictor_interval_seconds
         pause = interval
         while not stopping.is_set():
             wake.wait(pause)

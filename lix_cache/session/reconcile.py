@@ -112,7 +112,7 @@ def without_redis(
         None where there is nothing on disk and Redis was not asked: it is to be asked now.
     """
     store = session.store
-    if store.config.on_redis_error == "raise":
+    if store.settings.on_redis_error == "raise":
         raise error
     store.count("degraded_reads")
     turns: list[Turn] = yield DiskCall(read, waits=True)

@@ -88,7 +88,7 @@ def reconcile_all_pending(store: SessionStore) -> Flow[Moved]:
     moved = Moved()
     for session_id in ids:
         try:
-            yield from reconcile(Session(store, session_id, store.config.hot_window_size))
+            yield from reconcile(Session(store, session_id, store.settings.window_size))
         except RedisUnavailable:
             raise
         except LixCacheError as error:
@@ -103,7 +103,7 @@ def rescue_old(store: SessionStore, done: old_sessions.Pass) -> Flow[old_session
     """Go on looking for sessions of the old package whose life is about to end, and take them over."""
 
     def first_use(session_id: str) -> Flow[int]:
-        return take_over(Session(store, session_id, store.config.hot_window_size))
+        return take_over(Session(store, session_id, store.settings.window_size))
 
     return (yield from old_sessions.rescue(store, done, first_use))
 
@@ -114,8 +114,8 @@ def clean_up(store: SessionStore) -> Flow[int]:
     One that cannot be looked at or moved, or whose lock somebody holds, is left for the next
     time, and does not keep the others.
     """
-    cold, config = store.cold, store.config
-    life_seconds, trash_days = config.disk_ttl_days * DAY, config.archive_trash_days
+    cold, trash_days = store.cold, store.archive.trash_days
+    life_seconds = store.archive.session_ttl_days * DAY
     seconds, microseconds = yield RedisCall(("TIME",))
     now = yield DiskCall(partial(cold.now, int(seconds) + int(microseconds) / 1e6))
     expired: list[str] = yield DiskCall(partial(cold.expired_sessions, life_seconds, now), waits=True)

@@ -12,7 +12,7 @@ from lix_cache._log import logger
 from lix_cache.archive.archive import ConversationArchive
 from lix_cache.archive.cold_tier import ColdTier, Extent
 from lix_cache.clock import SYSTEM_CLOCK, Clock
-from lix_cache.config import CacheConfig
+from lix_cache.config import CacheConfig, SessionSettings
 from lix_cache.hot.breaker import Breaker
 from lix_cache.hot.endpoint import Endpoint, endpoint_for
 from lix_cache.hot.keys import Keys
@@ -120,7 +120,7 @@ class SessionStore:
     """The hot and the cold tier of many sessions.
 
     Attributes:
-        config: settings.
+        settings: of its sessions.
         endpoint: the Redis of the session windows.
         hot: commands on windows.
         cold: the archive, as flows see it.
@@ -137,7 +137,7 @@ class SessionStore:
         new_nonce: makes 6 random bytes.
     """
 
-    config: CacheConfig
+    settings: SessionSettings
     endpoint: Endpoint
     hot: HotWindow
     cold: ColdTier
@@ -197,30 +197,31 @@ def open_store(
         clock: time.
         files: the file system.
     """
-    endpoint = endpoint_for(config, config.session_redis_db if db is None else db, host=host, port=port)
+    redis, session, archived = config.redis, config.session, config.archive
+    endpoint = endpoint_for(redis, session.redis_db if db is None else db, host=host, port=port)
     archive = ConversationArchive(
-        config.archive_dir,
-        config.disk_ttl_days,
-        codec=config.archive_codec,
-        dictionary=config.archive_dictionary,
-        on_damage=config.on_archive_damage,
-        lock_timeout_seconds=config.archive_lock_timeout_seconds,
-        trash_days=config.archive_trash_days,
-        max_frame_mb=config.archive_max_frame_mb,
+        archived.dir,
+        archived.ttl_days,
+        codec=archived.codec,
+        dictionary=archived.dictionary,
+        on_damage=archived.on_damage,
+        lock_timeout_seconds=archived.lock_timeout_seconds,
+        trash_days=archived.trash_days,
+        max_frame_mb=archived.max_frame_mb,
         clock=clock,
         files=files,
     )
     return SessionStore(
-        config=config,
+        settings=session,
         endpoint=endpoint,
         hot=HotWindow(
-            keys=Keys(config.redis_key_prefix, config.redis_buckets),
-            life_ms=config.hot_life_seconds * 1000,
-            batch=config.archive_batch_turns,
-            coded=config.hot_codec == "huffman",
+            keys=Keys(redis.key_prefix, redis.buckets),
+            life_ms=session.ttl_seconds * 1000,
+            batch=session.batch,
+            coded=session.is_coded,
         ),
         cold=archive.store,
         archive=archive,
-        breaker=Breaker(config.redis_retry_seconds, clock),
+        breaker=Breaker(redis.retry_seconds, clock),
         clock=clock,
     )

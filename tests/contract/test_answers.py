@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -28,6 +29,7 @@ from lix_cache.matching.thresholds import Thresholds
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.redis_server import wait_until
+from tests.support.semantic import apart, with_settings
 from tests.support.twins import Twins
 
 #: Cosines: "capital" and its paraphrase 0.98; "largest" is at 0.9 to both or less.
@@ -57,7 +59,9 @@ def make(twins: Twins, embedder: Meanings, redis_config: CacheConfig) -> Any:
             "SemanticCache",
             embedder_,
             config,
-            **{"thresholds": THRESHOLDS, "guards": False, "policy": ANYTHING, "audit_rate": 0, **options},
+            **with_settings(
+                **{"thresholds": THRESHOLDS, "guards": False, "policy": ANYTHING, "audit_rate": 0, **options}
+            ),
         )
 
     return build
@@ -304,7 +308,7 @@ def objecting(*texts: str) -> Any:
 def test_a_guard_that_objects_makes_a_miss(make: Any) -> None:
     cache = make()
     cache.store(CAPITAL, "Paris")
-    cache._core.object_to = objecting(CAPITAL)
+    cache._core.hits = replace(cache._core.hits, object_to=objecting(CAPITAL))
     found = cache.lookup(PARAPHRASE)
     assert (found.is_hit, found.reason, found.detail) == (False, Reason.GUARD, f"test: not {CAPITAL}")
     assert found.similarity > 0.9
@@ -315,7 +319,7 @@ def test_another_paraphrase_of_the_same_answer_may_pass_the_guard(make: Any) -> 
     cache = make()
     cache.store(CAPITAL, "Paris")
     entry_id = cache.store(OTHER_PARAPHRASE, "Paris")
-    cache._core.object_to = objecting(CAPITAL)
+    cache._core.hits = replace(cache._core.hits, object_to=objecting(CAPITAL))
     found = cache.lookup(PARAPHRASE)
     assert (found.response, found.entry_id) == ("Paris", entry_id)
 
@@ -324,7 +328,7 @@ def test_another_answer_never_takes_the_place_of_one_that_a_guard_objects_to(mak
     cache = make(thresholds=Thresholds(threshold=0.85))
     cache.store(CAPITAL, "Paris")
     cache.store(LARGEST, "Marseille")
-    cache._core.object_to = objecting(CAPITAL)
+    cache._core.hits = replace(cache._core.hits, object_to=objecting(CAPITAL))
     assert cache.lookup(PARAPHRASE).reason == Reason.GUARD
 
 
@@ -742,13 +746,14 @@ def test_dropping_everything_by_accident_is_refused(make: Any) -> None:
 
 
 def test_a_process_that_missed_many_deletions_gets_everything_anew(make: Any) -> None:
-    late, busy = make(max_entries=20), make(max_entries=20)
+    late, busy = apart(make(max_entries=20)), make(max_entries=20)
     busy.store("first", 0, query_embedding=mix(a=1))
     assert late.lookup("x", query_embedding=mix(a=1)).is_hit
     for i in range(2100):
         busy.store(f"q{i}", i, query_embedding=mix(b=1, c=i / 1000))
     assert late.lookup("x", query_embedding=mix(a=1)).reason == Reason.BELOW_THRESHOLD
-    assert len(late._core.indexes.get(next(iter(late._core.indexes._indexes)), 16)) == 20
+    (kept,) = late._core.redis.store.indexes._indexes.values()
+    assert len(kept.index) == 20
     assert late.lookup("q2099").response == 2099
 
 

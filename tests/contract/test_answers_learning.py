@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lix_cache import DEFAULT_THRESHOLDS, CacheConfig, HashingEmbedder, Reason
+from lix_cache import DEFAULT_THRESHOLDS, CacheConfig, HashingEmbedder, Reason, SemanticSettings
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
+from tests.support.semantic import with_settings
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("right-answer")
@@ -41,7 +42,12 @@ def make(twins: Twins, redis_config: CacheConfig) -> Any:
             "thresholds": DEFAULT_THRESHOLDS,
             **options,
         }
-        return twins.make("SemanticCache", Meanings(TABLE, name="all-MiniLM-L6-v2"), redis_config, **settings)
+        return twins.make(
+            "SemanticCache",
+            Meanings(TABLE, name="all-MiniLM-L6-v2"),
+            redis_config,
+            **with_settings(**settings),
+        )
 
     return build
 
@@ -79,7 +85,9 @@ def test_an_answer_that_says_something_else_blocks(make: Any) -> None:
 def test_a_lexical_hit_does_not_depend_on_whether_its_answer_was_embedded(
     twins: Twins, redis_config: CacheConfig
 ) -> None:
-    cache = twins.make("SemanticCache", HashingEmbedder(), redis_config, audit_rate=0)
+    cache = twins.make(
+        "SemanticCache", HashingEmbedder(), redis_config, settings=SemanticSettings(audit_rate=0)
+    )
     cache.store("Where is the billing page?", "small says: it is in the settings")
     for _ in range(2):
         assert cache.lookup("where is the billing page please").reason == Reason.SEMANTIC
@@ -142,7 +150,7 @@ def test_a_scope_whose_misses_disagree_asks_for_more(twins: Twins, redis_config:
     settings = {"guards": False, "policy": ANYTHING, "audit_rate": 0}
 
     def make(**more: Any) -> Any:
-        return twins.make("SemanticCache", embedder, redis_config, **settings, **more)
+        return twins.make("SemanticCache", embedder, redis_config, **with_settings(**settings, **more))
 
     def ask(cache: Any, agree: bool) -> Any:
         for i in range(59):

@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from lix_cache import SemanticCacheRedis
-from lix_cache.compat import caches as cache_module
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import (
@@ -30,6 +29,7 @@ from lix_cache.errors import (
     RedisCommandError,
     RedisUnavailable,
 )
+from lix_cache.hot import breaker as breaker_module
 from lix_cache.hot.keys import Keys
 from tests.support import CountingProxy, RedisServer
 from tests.support.redis_server import free_port, wait_until
@@ -52,7 +52,7 @@ def at_cosine(cosine: float, dim: int = DIM) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def _own_breakers(monkeypatch: pytest.MonkeyPatch) -> None:
     # They are shared by the whole process, and a port may be used by two tests.
-    monkeypatch.setattr(cache_module, "_breakers", {})
+    monkeypatch.setattr(breaker_module, "_breakers", {})
 
 
 @pytest.fixture

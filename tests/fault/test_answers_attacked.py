@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import redis
 
-from lix_cache import AsyncSemanticCache, CachePolicy, Reason
+from lix_cache import AsyncSemanticCache, CachePolicy, Reason, SemanticSettings
 from lix_cache.config import CacheConfig
 from lix_cache.errors import InvalidContext
 from lix_cache.hot.clients import close_async_redis_clients
 from lix_cache.matching.thresholds import Thresholds
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
+from tests.support.semantic import with_settings
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("right-answer")
@@ -36,7 +37,7 @@ def make(twins: Twins, redis_config: CacheConfig) -> Any:
     def build(**options: Any) -> Any:
         embedder = options.pop("embedder", None) or Meanings(TABLE)
         settings = {"thresholds": THRESHOLDS, "guards": False, "policy": ANYTHING, **options}
-        return twins.make("SemanticCache", embedder, redis_config, **settings)
+        return twins.make("SemanticCache", embedder, redis_config, **with_settings(**settings))
 
     return build
 
@@ -61,7 +62,7 @@ def test_embedders_that_hang_for_ever_leave_threads_for_everything_else(redis_co
             thresholds=THRESHOLDS,
             guards=False,
             policy=ANYTHING,
-            deadline_seconds=0.05,
+            settings=SemanticSettings(deadline_seconds=0.05),
         )
         await cache.store(BREAD, "flour")
         embedder.gate.clear()

@@ -4,6 +4,7 @@ counted and visible, and nothing wrong is served."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import threading
 import time
@@ -13,19 +14,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lix_cache import AsyncSemanticCache, OnnxEmbedder, Reason, SemanticCache
-from lix_cache.compat import caches as cache_module
+from lix_cache import AsyncSemanticCache, OnnxEmbedder, Reason, SemanticCache, SemanticSettings
 from lix_cache.config import CacheConfig
 from lix_cache.effects import Compute, RedisCall
 from lix_cache.errors import ComputeTimeout, MissingExtra, RedisAuthError, RedisUnavailable
+from lix_cache.hot import breaker as breaker_module
 from lix_cache.hot.clients import close_async_redis_clients
 from lix_cache.matching.thresholds import Thresholds
+from lix_cache.semantic import embedding as embedding_module
 from lix_cache.semantic import insert, lookup
+from lix_cache.semantic import store as store_module
+from lix_cache.semantic.embedding import memory_of
 from tests.support import CountingProxy, RedisServer
 from tests.support.forks import Child, Report
 from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.models import write_token_model
 from tests.support.redis_server import wait_until
+from tests.support.semantic import apart, with_settings
 from tests.support.twins import Twins
 
 TABLE = {"q": mix(a=1), "like q": mix(a=1, b=0.1), "far": mix(c=1)}
@@ -36,7 +41,7 @@ SECONDS = 0.15
 @pytest.fixture(autouse=True)
 def _own_breakers(monkeypatch: pytest.MonkeyPatch) -> None:
     # They are shared by the whole process, and a port may be used by two tests.
-    monkeypatch.setattr(cache_module, "_breakers", {})
+    monkeypatch.setattr(breaker_module, "_breakers", {})
 
 
 @pytest.fixture
@@ -55,7 +60,7 @@ def make(twins: Twins, embedder: Meanings, proxy_config: CacheConfig) -> Any:
             "deadline_seconds": SECONDS,
             **options,
         }
-        return twins.make("SemanticCache", embedder, config, **settings)
+        return twins.make("SemanticCache", embedder, config, **with_settings(**settings))
 
     return build
 
@@ -225,7 +230,9 @@ def test_the_event_loop_goes_on_while_the_embedder_hangs(
     embedder: Meanings, redis_config: CacheConfig
 ) -> None:
     async def main() -> int:
-        cache = AsyncSemanticCache(embedder, redis_config, thresholds=THRESHOLDS, deadline_seconds=0.5)
+        cache = AsyncSemanticCache(
+            embedder, redis_config, thresholds=THRESHOLDS, settings=SemanticSettings(deadline_seconds=0.5)
+        )
         await cache.store("q", "Q")
         embedder.gate.clear()
         lookup = asyncio.create_task(cache.lookup("like q"))
@@ -249,8 +256,7 @@ def test_a_cancelled_lookup_leaves_the_cache_usable(embedder: Meanings, redis_co
             thresholds=THRESHOLDS,
             policy=ANYTHING,
             guards=False,
-            audit_rate=0,
-            deadline_seconds=30,
+            settings=SemanticSettings(audit_rate=0, deadline_seconds=30),
         )
         await cache.store("q", "Q")
         embedder.gate.clear()
@@ -404,8 +410,7 @@ def test_a_full_server_still_answers(twins: Twins, embedder: Meanings, tmp_path:
             config,
             thresholds=Thresholds(threshold=0.9),
             guards=False,
-            eviction="lru",
-            sliding_seconds=50,
+            settings=SemanticSettings(eviction="lru", sliding_seconds=50),
         )
         cache.store("q", "Q")
         client.config_set("maxmemory", "1")
@@ -429,7 +434,7 @@ def test_a_server_that_lost_its_memory_is_an_empty_cache(
             thresholds=THRESHOLDS,
             policy=ANYTHING,
             guards=False,
-            audit_rate=0,
+            settings=SemanticSettings(audit_rate=0),
         )
         cache.store("q", "Q")
         assert cache.lookup("like q").is_hit
@@ -448,7 +453,7 @@ def test_a_server_that_lost_its_memory_is_an_empty_cache(
             thresholds=THRESHOLDS,
             policy=ANYTHING,
             guards=False,
-            audit_rate=0,
+            settings=SemanticSettings(audit_rate=0),
         )
         other.store("like q", "new")
         assert cache.lookup("q").response == "new"
@@ -476,14 +481,15 @@ def test_what_happens_between_the_two_round_trips_is_seen(
     redis_config: CacheConfig, redis_server: RedisServer, change: str
 ) -> None:
     made = [
-        SemanticCache(
-            Meanings(TABLE),
-            redis_config,
-            thresholds=THRESHOLDS,
-            policy=ANYTHING,
-            guards=False,
-            audit_rate=0,
-            max_entries=2,
+        apart(
+            SemanticCache(
+                Meanings(TABLE),
+                redis_config,
+                thresholds=THRESHOLDS,
+                policy=ANYTHING,
+                guards=False,
+                settings=SemanticSettings(audit_rate=0, max_entries=2),
+            )
         )
         for _ in range(2)
     ]
@@ -531,7 +537,12 @@ def test_a_lookup_stopped_at_any_step_leaves_a_cache_that_works(
 ) -> None:
     config = redis_config.replace(on_cache_error=policy, redis_retry_seconds=0)
     cache = SemanticCache(
-        Meanings(TABLE), config, thresholds=THRESHOLDS, policy=ANYTHING, guards=False, audit_rate=0
+        Meanings(TABLE),
+        config,
+        thresholds=THRESHOLDS,
+        policy=ANYTHING,
+        guards=False,
+        settings=SemanticSettings(audit_rate=0),
     )
     cache.store("q", "Q")
     for stop in (RedisUnavailable("gone"), KeyboardInterrupt(), GeneratorExit()):
@@ -549,7 +560,12 @@ def test_a_lookup_stopped_at_any_step_leaves_a_cache_that_works(
 
 def test_a_store_stopped_before_it_is_sent_stores_nothing(redis_config: CacheConfig) -> None:
     cache = SemanticCache(
-        Meanings(TABLE), redis_config, thresholds=THRESHOLDS, policy=ANYTHING, guards=False, audit_rate=0
+        Meanings(TABLE),
+        redis_config,
+        thresholds=THRESHOLDS,
+        policy=ANYTHING,
+        guards=False,
+        settings=SemanticSettings(audit_rate=0),
     )
     flow = insert.store(cache._core, insert.Answer("q", "Q"))
     drive_until(flow, cache, 1)
@@ -570,7 +586,7 @@ def test_many_threads_share_one_cache(redis_config: CacheConfig) -> None:
         thresholds=THRESHOLDS,
         policy=ANYTHING,
         guards=False,
-        audit_rate=0,
+        settings=SemanticSettings(audit_rate=0),
     )
     failures: list[str] = []
 
@@ -595,7 +611,12 @@ def test_many_threads_share_one_cache(redis_config: CacheConfig) -> None:
 def test_many_tasks_share_one_cache(redis_config: CacheConfig) -> None:
     async def main() -> Any:
         cache = AsyncSemanticCache(
-            Meanings(TABLE), redis_config, thresholds=THRESHOLDS, policy=ANYTHING, guards=False, audit_rate=0
+            Meanings(TABLE),
+            redis_config,
+            thresholds=THRESHOLDS,
+            policy=ANYTHING,
+            guards=False,
+            settings=SemanticSettings(audit_rate=0),
         )
         await cache.store("q", "Q")
         found = await asyncio.gather(*(cache.lookup("like q" if i % 2 else "q") for i in range(100)))
@@ -607,13 +628,26 @@ def test_many_tasks_share_one_cache(redis_config: CacheConfig) -> None:
 
 def test_a_forked_child_goes_on_with_the_cache(redis_config: CacheConfig) -> None:
     cache = SemanticCache(
-        Meanings(TABLE), redis_config, thresholds=THRESHOLDS, policy=ANYTHING, guards=False, audit_rate=0
+        Meanings(TABLE),
+        redis_config,
+        thresholds=THRESHOLDS,
+        policy=ANYTHING,
+        guards=False,
+        settings=SemanticSettings(audit_rate=0),
     )
     cache.store("q", "Q")
     assert cache.lookup("like q").is_hit
     cache.start_cleanup(60)
     # Held by a thread that the child does not have.
-    with cache._core._lock, cache._core.indexes._lock, cache._core.stats._lock, cache._cleaner._lock:
+    core = cache._core
+    store = core.redis.store
+    assert cache.embedder is not None
+    memory = memory_of(cache.embedder)
+    locks = [store_module._lock, embedding_module._memories_lock, breaker_module._lock]
+    locks += [store.indexes.budget.lock, store.deferred._lock, memory._lock, memory.meanings._lock]
+    with contextlib.ExitStack() as held:
+        for lock in (*locks, core.stats._lock, core.watch._lock, cache._cleaner._lock):
+            held.enter_context(lock)
 
         def work(report: Report) -> None:
             report("h", int(cache.lookup("like q").is_hit))

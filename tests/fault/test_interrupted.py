@@ -90,7 +90,7 @@ class Watched:
         self.config = config
         self.server = server
         self.cache = HybridConversationCache("s", config)
-        self.pool: Any = lazy_client(endpoint_for(config, DB)).connection_pool
+        self.pool: Any = lazy_client(endpoint_for(config.redis, DB)).connection_pool
         self.acknowledged: list[str] = []
         self.add()
         self.opened = descriptors()
@@ -270,7 +270,7 @@ def test_an_interruption_comes_out_though_a_daemon_has_put_the_message_on_disk(c
 
 
 def test_a_flow_that_is_interrupted_between_two_effects_is_closed(config: CacheConfig) -> None:
-    driver = SyncDriver(endpoint_for(config, DB))
+    driver = SyncDriver(endpoint_for(config.redis, DB))
 
     def flow(happened: list[str]) -> Flow[str]:
         try:
@@ -301,7 +301,7 @@ def test_a_lock_that_its_flow_did_not_keep_is_let_go_at_the_flows_end(
         raise Interrupt
 
     with pytest.raises(Interrupt):
-        SyncDriver(endpoint_for(config, DB))(flow())
+        SyncDriver(endpoint_for(config.redis, DB))(flow())
     assert not kept[0].is_held
     assert Files().try_lock(path) is not None
 
@@ -323,7 +323,7 @@ def test_an_archive_alone_lets_its_locks_go(tmp_path: Path) -> None:
 
 
 def test_a_connection_that_is_dropped_frees_its_place_at_once(config: CacheConfig) -> None:
-    pool: Any = lazy_client(endpoint_for(config, DB)).connection_pool
+    pool: Any = lazy_client(endpoint_for(config.redis, DB)).connection_pool
     gc.collect()
     gc.disable()
     try:
@@ -338,7 +338,7 @@ def test_a_connection_that_is_dropped_frees_its_place_at_once(config: CacheConfi
 
 
 def test_what_was_given_back_twice_is_lent_once(config: CacheConfig) -> None:
-    pool: Any = lazy_client(endpoint_for(config, DB)).connection_pool
+    pool: Any = lazy_client(endpoint_for(config.redis, DB)).connection_pool
     first = pool.get_connection()
     pool.release(first)
     second = pool.get_connection()
@@ -354,7 +354,7 @@ def test_what_was_given_back_twice_is_lent_once(config: CacheConfig) -> None:
 
 
 def test_a_connection_that_is_owed_an_answer_is_not_lent_again(config: CacheConfig) -> None:
-    pool: Any = lazy_client(endpoint_for(config, DB)).connection_pool
+    pool: Any = lazy_client(endpoint_for(config.redis, DB)).connection_pool
     for send in (
         lambda loan: loan.send_command("ECHO", "lost"),
         lambda loan: loan.send_packed_command(loan.pack_commands([("ECHO", "lost"), ("ECHO", "lost")])),
@@ -367,7 +367,7 @@ def test_a_connection_that_is_owed_an_answer_is_not_lent_again(config: CacheConf
 
 
 def test_a_pool_never_opens_more_than_its_places(config: CacheConfig, guarded: RedisServer) -> None:
-    pool: Any = lazy_client(endpoint_for(config.replace(redis_socket_timeout=30), DB)).connection_pool
+    pool: Any = lazy_client(endpoint_for(config.replace(redis_socket_timeout=30).redis, DB)).connection_pool
     most: list[int] = []
     failures: list[BaseException] = []
 

@@ -283,7 +283,7 @@ def test_one_who_awaits_looks_again_where_it_was_not_told(monkeypatch: pytest.Mo
         return (yield Compute(lambda: 0, 20, "it"))
 
     async def main() -> list[Any]:
-        endpoint = endpoint_for(CacheConfig(), 0)
+        endpoint = endpoint_for(CacheConfig().redis, 0)
         waits = asyncio.gather(
             alanded(flown, 20),
             aio.AsyncDriver(endpoint)(computing()),

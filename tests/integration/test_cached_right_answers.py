@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lix_cache import AsyncSemanticCache, SemanticCache
+from lix_cache import AsyncSemanticCache, SemanticCache, SemanticSettings
 from lix_cache._log import logger
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, InvalidContext
@@ -637,7 +637,7 @@ def test_no_error_quotes_what_it_was_given(redis_config: CacheConfig) -> None:
         lambda: ask([{"role": "user", "content": ["x", {secret: object()}]}]),
         lambda: SemanticCache(secret, redis_config),  # type: ignore[arg-type]
         lambda: SemanticCache(None, secret),  # type: ignore[arg-type]
-        lambda: SemanticCache(None, redis_config, ttl_seconds=secret),  # type: ignore[arg-type]
+        lambda: SemanticCache(None, redis_config, settings=SemanticSettings(ttl_seconds=secret)),  # type: ignore[arg-type]
     ]
     for call in calls:
         with pytest.raises(ValueError) as caught:

@@ -30,6 +30,7 @@ from lix_cache import (
     HybridConversationCache,
     SemanticCache,
     SemanticCacheRedis,
+    SemanticSettings,
     StoreAdmin,
     URLEmbeddingCache,
 )
@@ -823,7 +824,9 @@ def test_audit_counts_the_scopes_that_are_closed_at_the_target_of_the_caches(
     redis_config: CacheConfig,
 ) -> None:
     embedder = Meanings({"one": mix(a=1.0), "two": mix(a=0.9, b=0.436), "three": mix(a=0.95, c=0.31)})
-    cache = SemanticCache(embedder, redis_config, guards=False, policy=ANYTHING, audit_rate=1.0)
+    cache = SemanticCache(
+        embedder, redis_config, guards=False, policy=ANYTHING, settings=SemanticSettings(audit_rate=1.0)
+    )
     cache.store("one", 1)
     cache.store("two", 1)
     for answer in (2, 3, 4):

@@ -20,12 +20,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from lix_cache import Reason, SemanticCache
+from lix_cache import Reason, SemanticCache, SemanticSettings
 from lix_cache.config import CacheConfig
 from lix_cache.errors import InvalidContext
 from lix_cache.matching.thresholds import Thresholds
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix, spelled
+from tests.support.semantic import apart
 
 pytestmark = pytest.mark.promise("right-answer")
 
@@ -73,14 +74,15 @@ class AnswersMachine(RuleBasedStateMachine):
         self.ids: dict[str, tuple[int, str, str, bool]] = {}
 
     def new(self) -> SemanticCache:
-        return SemanticCache(
+        cache = SemanticCache(
             Meanings(TABLE, dim=24),
             self.config,
             thresholds=THRESHOLDS,
             guards=False,
             policy=ANYTHING,
-            ttl_seconds=300,
+            settings=SemanticSettings(ttl_seconds=300),
         )
+        return apart(cache)  # as of two processes
 
     def text(self, scope: int, query: str, answer: int) -> str:
         return f"{scope} {query[0]} {answer}"
@@ -235,7 +237,7 @@ def cache(redis_config: CacheConfig) -> SemanticCache:
         thresholds=Thresholds(threshold=-1.0),
         guards=False,
         policy=ANYTHING,
-        ttl_seconds=300,
+        settings=SemanticSettings(ttl_seconds=300),
     )
 
 

@@ -57,6 +57,7 @@ from lix_cache import (
     Report,
     SemanticCache,
     SemanticCacheRedis,
+    SemanticSettings,
     SentenceTransformerEmbedder,
     SessionContextWindow,
     Stored,
@@ -256,8 +257,7 @@ def answers(config: CacheConfig) -> None:
         thresholds=Thresholds(threshold=0.9, margin=0.1),
         guards=["numbers"],
         policy=CachePolicy(),
-        eviction="lru",
-        prices=Prices(prompt=1, completion=2),
+        settings=SemanticSettings(eviction="lru", prices=Prices(prompt=1, completion=2)),
     )
     found = cache.lookup("q", context={"url": "u"}, query_embedding=[0.1], similarity_threshold=0.5)
     assert_type(found, Lookup)

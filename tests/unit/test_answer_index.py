@@ -10,7 +10,8 @@ import pytest
 from lix_cache.errors import RedisCommandError
 from lix_cache.hot import entries
 from lix_cache.hot.found import Empty, Everything, News, Place
-from lix_cache.semantic.index import IndexPool, ScopeIndex, View
+from lix_cache.semantic.index import ScopeIndex, View
+from lix_cache.semantic.index_pool import IndexBudget, IndexPool
 
 DIM = 4
 EMPTY = Place(b"", b"0-0", b"0-0")
@@ -192,7 +193,7 @@ def test_an_entry_without_a_vector_is_passed_over() -> None:
 
 
 def test_the_pool_keeps_the_scopes_used_last_within_its_limit() -> None:
-    pool = IndexPool(limit_bytes=40_000)
+    pool = IndexPool(40_000, IndexBudget())
     for scope in "abcdefgh":
         index = pool.get(scope, DIM)
         follow(index, "all", [b"g", [record(n) for n in range(1, 21)], b"0-0"], NOW, index.place)
@@ -205,7 +206,7 @@ def test_the_pool_keeps_the_scopes_used_last_within_its_limit() -> None:
 
 
 def test_the_index_in_use_is_kept_even_if_it_is_too_large() -> None:
-    pool = IndexPool(limit_bytes=10)
+    pool = IndexPool(10, IndexBudget())
     follow(pool.get("a", DIM), "all", [b"g", [record(1)], b"0-0"], NOW, EMPTY)
     pool.settle("a")
     assert len(pool.get("a", DIM)) == 1
@@ -213,5 +214,5 @@ def test_the_index_in_use_is_kept_even_if_it_is_too_large() -> None:
     pool.settle("b")
     assert len(pool) == 1
     pool.settle("gone")
-    pool.renew_locks()
+    pool.budget.renew_locks()
     assert (len(pool), pool.nbytes) == (0, 0)

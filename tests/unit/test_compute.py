@@ -28,7 +28,7 @@ from tests.support.interrupts import interrupt_at, lines_of
 pytestmark = pytest.mark.promise("no-stall")
 
 ROOT = Path(__file__).resolve().parents[2]
-ENDPOINT = endpoint_for(CacheConfig(), 0)
+ENDPOINT = endpoint_for(CacheConfig().redis, 0)
 
 
 def one(effect: Compute) -> Flow[Any]:

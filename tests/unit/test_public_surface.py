@@ -88,6 +88,7 @@ NAMES = [
     "Report",
     "SemanticCache",
     "SemanticCacheRedis",
+    "SemanticSettings",
     "SentenceTransformerEmbedder",
     "SessionContextWindow",
     "SessionKey",

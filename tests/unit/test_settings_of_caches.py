@@ -27,6 +27,7 @@ from lix_cache import (
 )
 from lix_cache.errors import ConfigError
 from lix_cache.semantic.policy import CachePolicy
+from tests.support.semantic import with_settings
 
 NO_NUMBERS: list[Any] = [
     True,
@@ -49,7 +50,7 @@ EMBEDDER = HashingEmbedder()
 
 
 def with_setting(name: str) -> Callable[[Any], Any]:
-    return lambda value: SemanticCache(EMBEDDER, CacheConfig(), **{name: value})
+    return lambda value: SemanticCache(EMBEDDER, CacheConfig(), **with_settings(**{name: value}))
 
 
 @pytest.mark.parametrize("name", ["ttl_seconds", "sliding_seconds", "deadline_seconds", "verifier_threshold"])
@@ -109,7 +110,7 @@ def test_a_count_is_a_whole_number(name: str, value: Any) -> None:
 )
 def test_an_object_is_of_its_kind(kind: Any, settings: dict[str, Any], wanted: str) -> None:
     with pytest.raises(ConfigError, match=wanted):
-        kind(**settings)
+        kind(**with_settings(**settings))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lix_cache.errors import ConfigError
-from lix_cache.hot.entries import Tokens
 from lix_cache.semantic.result import Lookup, Reason
 from lix_cache.semantic.stats import Latencies, Prices, Stats, about_tokens
 
@@ -37,7 +36,7 @@ def test_any_duration_is_counted() -> None:
 
 def test_prices_are_for_a_million_tokens() -> None:
     prices = Prices(prompt=2.5, completion=10.0)
-    assert prices.of(Tokens(1_000_000, 500_000)) == pytest.approx(7.5)
+    assert prices.of(1_000_000, 500_000) == pytest.approx(7.5)
     for wrong in (-1, math.inf, math.nan, "1", True):
         with pytest.raises(ConfigError):
             Prices(prompt=wrong, completion=1)  # type: ignore[arg-type]

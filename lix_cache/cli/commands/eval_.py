@@ -16,6 +16,7 @@ from lix_cache import (
     CacheConfig,
     InvalidInput,
     SemanticCache,
+    SemanticSettings,
     Thresholds,
     evaluate,
     evaluate_pairs,
@@ -136,11 +137,13 @@ class _World:
             context={"set": chosen.name, "run": run},
             thresholds=thresholds,
             guards=guards,
-            audit_rate=0,
-            target_false_hit_rate=0.02 if guards else None,
-            embed_answers=guards,
-            ttl_seconds=_TTL_SECONDS,
-            max_entries=max(10_000, chosen.available),
+            settings=SemanticSettings(
+                audit_rate=0,
+                target_false_hit_rate=0.02 if guards else None,
+                embed_answers=guards,
+                ttl_seconds=_TTL_SECONDS,
+                max_entries=max(10_000, chosen.available),
+            ),
         )
 
 

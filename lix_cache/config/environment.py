@@ -1,14 +1,16 @@
-"""What an environment variable says of a setting, and which setting a misspelt one means."""
+"""Settings read from environment variables, and what nearly is one. Pure but for the environment."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 from lix_cache._spelling import is_nearly, is_short_for
+from lix_cache.config.fields import options
 from lix_cache.errors import ConfigError
 
-__all__ = ["options_of", "parse", "refuse_near_misses"]
+__all__ = ["read_environment"]
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
@@ -16,20 +18,53 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 _OURS = "LIX_CACHE_"
 _NUMBERS = {int: "a whole number (int)", float: "a number (float)"}
 
+#: Settings that name a file or a folder.
+_PATHS = frozenset(
+    {"archive_dir", "archive_dictionary", "redis_ssl_ca_certs", "redis_ssl_certfile", "redis_ssl_keyfile"}
+)
 
-def options_of(hint: Any) -> tuple[Any, ...]:
-    """Split ``int | None`` into its members; any other type into itself."""
-    return get_args(hint) if get_origin(hint) is Union or type(hint).__name__ == "UnionType" else (hint,)
+
+def read_environment(
+    prefix: str, environ: Mapping[str, str] | None, hints: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Return what the variables of all settings begin with, and the values of those that are set.
+
+    Args:
+        prefix: first part of the variables' names, in any case.
+        environ: where to read; None for ``os.environ``.
+        hints: type of each setting by its name.
+
+    Raises:
+        ConfigError: a variable is of the wrong type, or its name is nearly that of a setting.
+    """
+    env = os.environ if environ is None else environ
+    if not isinstance(prefix, str) or not isinstance(env, Mapping):
+        raise ConfigError(
+            f"from_env takes a prefix of type str and a mapping, got {type(prefix).__name__} "
+            f"and {type(env).__name__}"
+        )
+    # An underscore at the end is how many write a prefix.
+    start = f"{stem.upper()}_" if (stem := prefix.rstrip("_")) else ""
+    names = {start + name.upper(): name for name in hints}
+    values: dict[str, Any] = {}
+    for variable, name in names.items():
+        text = env.get(variable)
+        if text is not None:
+            value = _parse(variable, text, hints[name])
+            # No shell has done it in a file of variables, and "~" would be a folder's name.
+            values[name] = os.path.expanduser(value) if name in _PATHS and value else value
+    if start:
+        _refuse_near_misses(env, start, names)
+    return start, values
 
 
-def parse(variable: str, text: str, hint: Any) -> Any:
-    """Return the value that a variable's text stands for, of the type that its setting has."""
+def _parse(variable: str, text: str, hint: Any) -> Any:
     if not isinstance(text, str):
         raise ConfigError(f"environment variable {variable} must be str, got {type(text).__name__}")
-    options = options_of(hint)
-    if text == "" and type(None) in options:
+    allowed = options(hint)
+    if text == "" and type(None) in allowed:
         return None
-    kind = next(o for o in options if o is not type(None))
+    kind = next(o for o in allowed if o is not type(None))
     value = _converted(text, kind)
     if value is None:
         # Raised out here: Python's own error, which the text would hang on, quotes it.
@@ -49,17 +84,7 @@ def _converted(text: str, kind: Any) -> Any:
         return None
 
 
-def refuse_near_misses(env: Mapping[str, str], start: str, names: Mapping[str, str]) -> None:
-    """Refuse a variable that nearly is a setting.
-
-    Args:
-        env: where to look.
-        start: the prefix that ours have.
-        names: our variables, and the setting of each.
-
-    Raises:
-        ConfigError: there is one; the text names it and what may be meant.
-    """
+def _refuse_near_misses(env: Mapping[str, str], start: str, names: Mapping[str, str]) -> None:
     for variable in env:
         if variable in names or not isinstance(variable, str):
             continue

@@ -1,62 +1,32 @@
-"""Every setting in one place."""
+"""CacheConfig: every setting in one place, checked where it is given."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
-from lix_cache._spelling import did_you_mean
 from lix_cache.checks import given
-from lix_cache.environment import options_of, parse, refuse_near_misses
+from lix_cache.config.environment import read_environment
+from lix_cache.config.fields import check_field, refuse_unknown
+from lix_cache.config.semantic import SemanticSettings
+from lix_cache.config.subjects import (
+    ArchiveSettings,
+    EmbedderSettings,
+    QueryCacheSettings,
+    RedisSettings,
+    SessionSettings,
+    UrlCacheSettings,
+)
 from lix_cache.errors import ConfigError
 
 __all__ = ["CacheConfig", "check_setting"]
 
 #: Schemes that are taken for Redis's own.
 _OTHER_SCHEMES = frozenset({"http", "https", "tcp", "tls", "ssl", "valkey", "valkeys", "file"})
-
-#: The codecs a writer of the archive may be told to use.
-_ARCHIVE_CODECS = ("stored", "huffman", "lz4", "zstd", "deflate", "hcv1")
-
-#: Settings that must not be larger than this.
-_MOST = {
-    "redis_port": 65535,
-    "archive_max_frame_mb": 1024,  # the format's own limit
-}
-
-#: Settings that name a file or a folder.
-_PATHS = frozenset(
-    {"archive_dir", "archive_dictionary", "redis_ssl_ca_certs", "redis_ssl_certfile", "redis_ssl_keyfile"}
-)
-
-#: Settings that must be larger than zero; every other number must be at least zero.
-_POSITIVE = frozenset(
-    {
-        "redis_port",
-        "redis_socket_connect_timeout",
-        "redis_socket_timeout",
-        "redis_pool_size",
-        "redis_buckets",
-        "session_ttl_seconds",
-        "session_max_tokens",
-        "hot_window_size",
-        "semantic_ttl_seconds",
-        "semantic_max_items_per_url",
-        "url_cache_ttl_seconds",
-        "url_cache_batch_size",
-        "disk_ttl_days",
-        "archive_batch_turns",
-        "archive_lock_timeout_seconds",
-        "archive_max_frame_mb",
-        "evictor_interval_seconds",
-        "embedding_dim",
-    }
-)
 
 
 @dataclass
@@ -196,12 +166,8 @@ class CacheConfig:
     embedding_dim: int | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> CacheConfig:
-        # The generated __init__ would answer an unknown name with a TypeError
-        # that does not say which name was meant.
         known = [f.name for f in dataclasses.fields(cls)]
-        for name in kwargs:
-            if name not in known:
-                raise ConfigError(f"unknown setting {name!r}{did_you_mean(name, known)}")
+        refuse_unknown(kwargs, known)
         if len(args) > len(known):
             raise ConfigError(f"CacheConfig takes at most {len(known)} values, got {len(args)}")
         return super().__new__(cls)
@@ -213,13 +179,11 @@ class CacheConfig:
         super().__setattr__(name, value)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "archive_dir", _as_path(self.archive_dir))
+        if isinstance(self.archive_dir, os.PathLike):
+            object.__setattr__(self, "archive_dir", os.fspath(self.archive_dir))
         hints = _field_types()
         for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            _check_type(f.name, value, hints[f.name])
-            _check_range(f.name, value)
-            _check_text(f.name, value)
+            check_field(f.name, getattr(self, f.name), hints[f.name])
         self._check_values()
 
     def _check_values(self) -> None:
@@ -265,25 +229,7 @@ class CacheConfig:
             ConfigError: a variable's value has the wrong type or is out of range, or its
                 name is nearly that of a setting; the text names the variable.
         """
-        env = os.environ if environ is None else environ
-        if not isinstance(prefix, str) or not isinstance(env, Mapping):
-            raise ConfigError(
-                f"from_env takes a prefix of type str and a mapping, got {type(prefix).__name__} "
-                f"and {type(env).__name__}"
-            )
-        # An underscore at the end is how many write a prefix.
-        start = f"{stem.upper()}_" if (stem := prefix.rstrip("_")) else ""
-        hints = _field_types()
-        names = {start + f.name.upper(): f.name for f in dataclasses.fields(cls)}
-        values: dict[str, Any] = {}
-        for variable, name in names.items():
-            text = env.get(variable)
-            if text is not None:
-                value = parse(variable, text, hints[name])
-                # No shell has done it in a file of variables, and "~" would be a folder's name.
-                values[name] = os.path.expanduser(value) if name in _PATHS and value else value
-        if start:
-            refuse_near_misses(env, start, names)
+        start, values = read_environment(prefix, environ, _field_types())
         try:
             return cls(**values)
         except ConfigError as error:
@@ -312,10 +258,95 @@ class CacheConfig:
         """
         return max(self.disk_ttl_days * 86400, self.session_ttl_seconds)
 
+    # -- by subject ---------------------------------------------------------------------------
+
+    @property
+    def redis(self) -> RedisSettings:
+        """Where Redis is, and how it is reached."""
+        return RedisSettings(
+            host=self.redis_host,
+            port=self.redis_port,
+            password=self.redis_password,
+            url=self.redis_url,
+            username=self.redis_username,
+            key_prefix=self.redis_key_prefix,
+            buckets=self.redis_buckets,
+            pool_size=self.redis_pool_size,
+            connect_timeout=self.redis_socket_connect_timeout,
+            timeout=self.redis_socket_timeout,
+            keepalive=self.redis_socket_keepalive,
+            retry_seconds=self.redis_retry_seconds,
+            ssl=self.redis_ssl,
+            ssl_ca_certs=self.redis_ssl_ca_certs,
+            ssl_certfile=self.redis_ssl_certfile,
+            ssl_keyfile=self.redis_ssl_keyfile,
+            ssl_check_hostname=self.redis_ssl_check_hostname,
+        )
+
+    @property
+    def session(self) -> SessionSettings:
+        """The windows of sessions, when they move to disk, and what their flows do in trouble."""
+        return SessionSettings(
+            redis_db=self.session_redis_db,
+            window_size=self.hot_window_size,
+            ttl_seconds=self.hot_life_seconds,
+            batch=self.archive_batch_turns,
+            is_coded=self.hot_codec == "huffman",
+            durability=self.durability,
+            on_redis_error=self.on_redis_error,
+            on_archive_error=self.on_archive_error,
+            idle_seconds=self.idle_seconds,
+            evictor_interval_seconds=self.evictor_interval_seconds,
+            flush_on_exit=self.flush_on_exit,
+        )
+
+    @property
+    def archive(self) -> ArchiveSettings:
+        """Where sessions are archived, how, and for how long."""
+        return ArchiveSettings(
+            dir=self.archive_dir,
+            ttl_days=self.disk_ttl_days,
+            trash_days=self.archive_trash_days,
+            codec=self.archive_codec,
+            dictionary=self.archive_dictionary,
+            on_damage=self.on_archive_damage,
+            lock_timeout_seconds=self.archive_lock_timeout_seconds,
+            max_frame_mb=self.archive_max_frame_mb,
+        )
+
+    @property
+    def semantic(self) -> SemanticSettings:
+        """What a SemanticCache takes if it is given no settings of its own."""
+        return SemanticSettings(ttl_seconds=self.semantic_ttl_seconds, redis_db=self.semantic_redis_db)
+
+    @property
+    def query_cache(self) -> QueryCacheSettings:
+        """The semantic query cache by URL."""
+        return QueryCacheSettings(
+            redis_db=self.semantic_redis_db,
+            ttl_seconds=self.semantic_ttl_seconds,
+            similarity_threshold=self.semantic_similarity_threshold,
+            max_items_per_url=self.semantic_max_items_per_url,
+        )
+
+    @property
+    def url_cache(self) -> UrlCacheSettings:
+        """The cache of URL embeddings."""
+        return UrlCacheSettings(
+            redis_db=self.url_cache_redis_db,
+            ttl_seconds=self.url_cache_ttl_seconds,
+            batch_size=self.url_cache_batch_size,
+        )
+
+    @property
+    def embedder(self) -> EmbedderSettings:
+        """Which vectors may meet."""
+        return EmbedderSettings(id=self.embedder_id or "", dim=self.embedding_dim)
+
 
 @lru_cache(maxsize=1)
 def _field_types() -> dict[str, Any]:
-    return get_type_hints(CacheConfig)
+    return get_type_hints(CacheConfig)  # its fields, in their order
 
 
 def check_setting(name: str, value: Any, given_as: str | None = None) -> None:
@@ -329,56 +360,4 @@ def check_setting(name: str, value: Any, given_as: str | None = None) -> None:
     Raises:
         ConfigError: wrong type, or out of range; the text begins with the argument's name.
     """
-    _check_type(name, value, _field_types()[name], given_as)
-    _check_range(name, value, given_as)
-    _check_text(name, value, given_as)
-
-
-def _as_path(value: Any) -> Any:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-def _check_type(name: str, value: Any, hint: Any, given_as: str | None = None) -> None:
-    shown = given_as or name
-    for option in options_of(hint):
-        if get_origin(option) is Literal:
-            if isinstance(value, str) and value in get_args(option):
-                return
-            allowed = ", ".join(repr(a) for a in get_args(option))
-            raise ConfigError(f"{shown} must be one of {allowed}, {given(value)}")
-        if option is type(None):
-            if value is None:
-                return
-        elif option is bool:
-            if isinstance(value, bool):
-                return
-        elif option is float:
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                return
-        elif isinstance(value, option) and not isinstance(value, bool):
-            return
-    wanted = " or ".join("None" if o is type(None) else o.__name__ for o in options_of(hint))
-    raise ConfigError(f"{shown} must be {wanted}, {given(value)}")
-
-
-def _check_range(name: str, value: Any, given_as: str | None = None) -> None:
-    shown = given_as or name
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return
-    if not math.isfinite(value):
-        raise ConfigError(f"{shown} must be finite, {given(value)}")
-    if name in _POSITIVE and value <= 0:
-        raise ConfigError(f"{shown} must be larger than 0, {given(value)}")
-    if value < 0 and name != "semantic_similarity_threshold":
-        raise ConfigError(f"{shown} must not be negative, {given(value)}")
-    if value > _MOST.get(name, value):
-        raise ConfigError(f"{shown} must be from 1 to {_MOST[name]}, {given(value)}")
-
-
-def _check_text(name: str, value: Any, given_as: str | None = None) -> None:
-    shown = given_as or name
-    if name == "archive_codec" and value not in _ARCHIVE_CODECS:
-        raise ConfigError(f"{shown} must be one of {', '.join(_ARCHIVE_CODECS)}, {given(value)}")
-    if name == "redis_host" and not value.strip():
-        # A socket would take it for this machine.
-        raise ConfigError(f"{shown} must name a server, and is empty")
+    check_field(name, value, _field_types()[name], given_as)
