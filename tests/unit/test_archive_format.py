@@ -809,7 +809,11 @@ BAD_BODIES = {
     "no columns": (b"", "1 turns cannot be in columns of 0 bytes"),
     "a cut section": (section(1, ONE)[:-1], "bytes wanted"),
     "half a section head": (b"\x01", "bytes wanted"),
-    "an unknown section": (section(1, ONE) + section(2, b"hi") + section(7, b"x"), "section 7 is not known"),
+    "an unknown section": (section(1, ONE) + section(2, b"hi") + section(8, b"x"), "section 8 is not known"),
+    "ids taken out that the index does not count": (
+        section(1, ONE) + section(2, b"hi") + section(7, b"\x01\x00"),
+        "does not take out 0 turns",
+    ),
     "a section twice": (section(1, ONE) + section(2, b"hi") + section(2, b"hi"), "there twice"),
     "an unknown codec": (section(1, ONE, codec=9), "codec 9 is not known"),
     "more than HCv1 can say": (
