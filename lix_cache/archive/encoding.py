@@ -150,7 +150,11 @@ def _encode_frame(
 
 
 def _body(
-    sections: tuple[bytes, bytes, bytes, bytes], decoded: int, nonces: int, codec: Packer, doubts: Doubts | None
+    sections: tuple[bytes, bytes, bytes, bytes],
+    decoded: int,
+    nonces: int,
+    codec: Packer,
+    doubts: Doubts | None,
 ) -> bytes:
     """Return the sections of a frame: of turns that come to ``decoded`` bytes, with so many nonces."""
     columns, words, vectors, removed = sections

@@ -199,7 +199,7 @@ def same_message(one: Turn, other: Turn) -> bool:
 
 
 def sign_of(turn: Turn) -> bytes:
-    """Return the 6 bytes by which a message is recognised: its nonce, or a digest of its id if it has none."""
+    """Return the 6 bytes by which a message is recognised: its nonce, or a digest of its id without one."""
     return turn.nonce or blake2b(str(turn.id).encode(), digest_size=NONCE_BYTES).digest()
 
 
