@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lix_cache.admin import StoreAdmin
+    from lix_cache.admin import AsyncStoreAdmin, SessionPage, StoreAdmin
     from lix_cache.archive.archive import ConversationArchive
     from lix_cache.compat.caches import (
         AsyncSemanticCacheRedis,
@@ -147,6 +147,7 @@ _HOMES = {
     "AsyncSemanticCache": "semantic.cache",
     "AsyncSemanticCacheRedis": "compat.caches",
     "AsyncSessionContextWindow": "session.window",
+    "AsyncStoreAdmin": "admin",
     "AsyncURLEmbeddingCache": "compat.caches",
     "CacheConfig": "config",
     "CacheCoordinator": "coordinator",
@@ -183,6 +184,7 @@ _HOMES = {
     "SemanticCacheRedis": "compat.caches",
     "SentenceTransformerEmbedder": "embedders.sentence_transformer",
     "SessionContextWindow": "session.window",
+    "SessionPage": "admin",
     "StoreAdmin": "admin",
     "Stored": "semantic.result",
     "StoredMessage": "session.results",
@@ -224,6 +226,7 @@ __all__ = [
     "AsyncSemanticCache",
     "AsyncSemanticCacheRedis",
     "AsyncSessionContextWindow",
+    "AsyncStoreAdmin",
     "AsyncURLEmbeddingCache",
     "CacheConfig",
     "CacheCoordinator",
@@ -282,6 +285,7 @@ __all__ = [
     "SemanticCacheRedis",
     "SentenceTransformerEmbedder",
     "SessionContextWindow",
+    "SessionPage",
     "StoreAdmin",
     "Stored",
     "StoredMessage",

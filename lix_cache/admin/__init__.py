@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from lix_cache.admin.results import Check, Evicted, FileCheck, Migrated, SessionInfo, StoreStats
+from lix_cache.admin.async_store import AsyncStoreAdmin
+from lix_cache.admin.results import Check, Evicted, FileCheck, Migrated, SessionInfo, SessionPage, StoreStats
 from lix_cache.admin.store import StoreAdmin
 
-__all__ = ["Check", "Evicted", "FileCheck", "Migrated", "SessionInfo", "StoreAdmin", "StoreStats"]
+__all__ = [
+    "AsyncStoreAdmin",
+    "Check",
+    "Evicted",
+    "FileCheck",
+    "Migrated",
+    "SessionInfo",
+    "SessionPage",
+    "StoreAdmin",
+    "StoreStats",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Check", "Evicted", "FileCheck", "Migrated", "SessionInfo", "Status", "StoreStats"]
+__all__ = ["Check", "Evicted", "FileCheck", "Migrated", "SessionInfo", "SessionPage", "Status", "StoreStats"]
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -31,6 +31,19 @@ class SessionInfo:
     last_use: float
     redis_bytes: int
     disk_bytes: int
+
+
+@dataclass(frozen=True)
+class SessionPage:
+    """Some sessions of a store, the last used first.
+
+    Attributes:
+        sessions: at most as many as were asked for. May be fewer, also where more follow.
+        cursor: for the next page; None where this is the last one.
+    """
+
+    sessions: tuple[SessionInfo, ...]
+    cursor: str | None
 
 
 @dataclass(frozen=True)

@@ -272,7 +272,7 @@ class ColdTier(Protocol):
     # -- changing --------------------------------------------------------------------------
 
     def take_out_locked(self, session_id: str, turns: Sequence[Turn], instead: Turn | None = None) -> None:
-        """Take turns out of the session, all or none; one may come in the place of another. Durable on return.
+        """Take turns out of the session, all or none; one may come in their place. Durable on return.
 
         Nothing that is archived is rewritten: what was taken out is remembered. No reader returns it, and no
         copy of it is appended or counts from now on, whatever window or command brings it.

@@ -309,7 +309,7 @@ def index_of(frame: bytes) -> FrameIndex:
 
 
 def with_history(index: FrameIndex, of: FrameIndex) -> FrameIndex:
-    """Return the entry of a file that was cleared and changed as another was, with the turns that are left."""
+    """Return the entry of a file that was cleared and changed as another was, and has what is left of it."""
     return replace(index, cleared=of.cleared, changes=of.changes, dropped=of.dropped)
 
 

@@ -95,6 +95,7 @@ ENDS = Script("session/ends")
 FORGET = Script("session/forget")
 REFUSE = Script("session/refuse")
 IDLE = Script("session/idle")
+LAST_USED = Script("session/last_used")
 LEASE = Script("session/lease")
 
 RING_SET = Script("ring/set")

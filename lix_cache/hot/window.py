@@ -354,7 +354,7 @@ class HotWindow:
         return ScriptCall(scripts.TAKE_BACK, keys, words)
 
     def take_out(self, session_id: str, turns: Iterable[Turn]) -> Command:
-        """Take out messages that the archive knows to be gone, and have nothing put back that was read before."""
+        """Take out what the archive knows to be gone; have nothing put back that was read before."""
         words: list[Value] = []
         for turn in turns:
             words += (str(turn.id), turn.nonce or b"")

@@ -288,7 +288,7 @@ def test_what_is_taken_out_late_has_its_nonce(new_config: Callable[..., CacheCon
     step = run_until(process, running, scripts.TAKE_OUT)
     running.close()
     client, window = process.drive.client, process.store.hot.keys.window("s")
-    (last, fields), = client.xrevrange(window, count=1)
+    ((last, fields),) = client.xrevrange(window, count=1)
     client.delete(window)
     # A server that took over gives the id to another message.
     other = bytes(fields[b"m"][:1]) + b"\0other" + bytes(fields[b"m"][7:])
