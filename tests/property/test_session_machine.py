@@ -336,7 +336,7 @@ def test_whatever_happens_the_history_is_what_was_acknowledged(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=int(__import__("os").environ.get("FCT_EX", "60")),
+            max_examples=60,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
