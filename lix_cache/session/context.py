@@ -47,7 +47,8 @@ def _within(session: Session, budget: Budget, turns: list[Turn], count: int) -> 
 def _further_back(session: Session, hot: list[Turn], count: int) -> Flow[list[Turn]]:
     """Return what Redis gave together with the newest ``count`` turns on disk, cleared ones left out."""
     read = partial(session.store.cold.recent, session.id, count, in_context=True)
-    return (yield DiskCall(lambda: beside(session, read(), hot), waits=True))
+    both: list[Turn] = yield DiskCall(lambda: beside(session, read(), hot), waits=True)
+    return both
 
 
 def smart_context(

@@ -18,7 +18,7 @@ from lix_cache.errors import ArchiveUnavailable, RedisUnavailable
 from lix_cache.hot import scripts
 from lix_cache.hot.connections import NewConnection
 from lix_cache.hot.scripts import Script, ScriptCall
-from lix_cache.messages.turn import Turn
+from lix_cache.messages.turn import MessageId, Turn
 from lix_cache.session import changes, read, rounds
 from lix_cache.session.batch import AddResult
 from tests.support import RedisServer
@@ -345,7 +345,7 @@ def test_without_redis_changes_go_to_the_archive(new_config: Callable[..., Cache
     assert away.drive(changes.delete_message(away.session, ids[1]))
     away.drive(changes.edit(away.session, ids[0], lambda t: Turn(t.id, {**t.body, "content": "A"})))
     with pytest.raises(RedisUnavailable):
-        away.drive(changes.delete_message(away.session, ids[1].successor()))
+        away.drive(changes.delete_message(away.session, MessageId(ids[-1].ms + 9, 0)))
     with pytest.raises(RedisUnavailable):
         away.drive(replace_all(away))
     assert away.full() == ["A", "c", "d"]
