@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lix_cache.admin import StoreAdmin
+    from lix_cache.admin import AsyncStoreAdmin, SessionPage, StoreAdmin
     from lix_cache.archive.archive import ConversationArchive
     from lix_cache.compat.caches import (
         AsyncSemanticCacheRedis,
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         KeyReused,
         LayoutMismatch,
         LixCacheError,
+        MessageNotFound,
         MissingDictionary,
         MissingExtra,
         NoRedisServer,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         RedisDatabaseError,
         RedisError,
         RedisUnavailable,
+        RevisionMismatch,
         StreamInterrupted,
         VerifierError,
     )
@@ -121,6 +123,7 @@ _ERRORS = (
     "KeyReused",
     "LayoutMismatch",
     "LixCacheError",
+    "MessageNotFound",
     "MissingExtra",
     "MissingDictionary",
     "NoRedisServer",
@@ -129,6 +132,7 @@ _ERRORS = (
     "RedisDatabaseError",
     "RedisError",
     "RedisUnavailable",
+    "RevisionMismatch",
     "StreamInterrupted",
     "VerifierError",
 )
@@ -143,6 +147,7 @@ _HOMES = {
     "AsyncSemanticCache": "semantic.cache",
     "AsyncSemanticCacheRedis": "compat.caches",
     "AsyncSessionContextWindow": "session.window",
+    "AsyncStoreAdmin": "admin",
     "AsyncURLEmbeddingCache": "compat.caches",
     "CacheConfig": "config",
     "CacheCoordinator": "coordinator",
@@ -181,6 +186,7 @@ _HOMES = {
     "SentenceTransformerEmbedder": "embedders.sentence_transformer",
     "SessionContextWindow": "session.window",
     "SessionKey": "messages.session_key",
+    "SessionPage": "admin",
     "StoreAdmin": "admin",
     "Stored": "semantic.result",
     "StoredMessage": "session.results",
@@ -222,6 +228,7 @@ __all__ = [
     "AsyncSemanticCache",
     "AsyncSemanticCacheRedis",
     "AsyncSessionContextWindow",
+    "AsyncStoreAdmin",
     "AsyncURLEmbeddingCache",
     "CacheConfig",
     "CacheCoordinator",
@@ -255,6 +262,7 @@ __all__ = [
     "LayoutMismatch",
     "LixCacheError",
     "Lookup",
+    "MessageNotFound",
     "MissingDictionary",
     "MissingExtra",
     "NoRedisServer",
@@ -273,12 +281,14 @@ __all__ = [
     "RedisError",
     "RedisUnavailable",
     "Report",
+    "RevisionMismatch",
     "SemanticCache",
     "SemanticCacheRedis",
     "SemanticSettings",
     "SentenceTransformerEmbedder",
     "SessionContextWindow",
     "SessionKey",
+    "SessionPage",
     "StoreAdmin",
     "Stored",
     "StoredMessage",

@@ -17,7 +17,7 @@ from lix_cache.compat.caches import (
 from lix_cache.config import CacheConfig
 from lix_cache.messages.message import Message
 from lix_cache.messages.session_key import SessionName, name_fields, shown, stored_id
-from lix_cache.session.results import AddedMessages
+from lix_cache.session.results import AddedMessages, StoredMessage
 from lix_cache.session.window import AsyncSessionContextWindow, SessionContextWindow
 
 if TYPE_CHECKING:
@@ -124,6 +124,36 @@ class CacheCoordinator:
         """Add messages together. See :meth:`HybridConversationCache.add_messages`."""
         return self.context_window.add_messages(messages, keys)
 
+    def get_context_revision(self) -> str:
+        """See :meth:`HybridConversationCache.get_revision`."""
+        return self.context_window.get_revision()
+
+    def pop_last_message(self) -> StoredMessage | None:
+        """See :meth:`HybridConversationCache.pop_last`."""
+        return self.context_window.pop_last()
+
+    def delete_message(self, message_id: str) -> bool:
+        """See :meth:`HybridConversationCache.delete_message`."""
+        return self.context_window.delete_message(message_id)
+
+    def edit_message(
+        self,
+        message_id: str,
+        content: Any,
+        *,
+        role: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        embedding: VectorLike | None = None,
+    ) -> StoredMessage:
+        """See :meth:`HybridConversationCache.edit`."""
+        return self.context_window.edit(
+            message_id, content, role=role, metadata=metadata, embedding=embedding
+        )
+
+    def replace_all_messages(self, messages: Sequence[Message], expected: str | None = None) -> AddedMessages:
+        """See :meth:`HybridConversationCache.replace_all`."""
+        return self.context_window.replace_all(messages, expected)
+
     def get_context_messages(self) -> list[Message]:
         """Return the newest messages, oldest first. One round trip."""
         return self.context_window.get_context()
@@ -223,6 +253,38 @@ class AsyncCacheCoordinator:
     ) -> AddedMessages:
         """Add messages together. See :meth:`HybridConversationCache.add_messages`."""
         return await self.context_window.add_messages(messages, keys)
+
+    async def get_context_revision(self) -> str:
+        """See :meth:`CacheCoordinator.get_context_revision`."""
+        return await self.context_window.get_revision()
+
+    async def pop_last_message(self) -> StoredMessage | None:
+        """See :meth:`CacheCoordinator.pop_last_message`."""
+        return await self.context_window.pop_last()
+
+    async def delete_message(self, message_id: str) -> bool:
+        """See :meth:`CacheCoordinator.delete_message`."""
+        return await self.context_window.delete_message(message_id)
+
+    async def edit_message(
+        self,
+        message_id: str,
+        content: Any,
+        *,
+        role: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        embedding: VectorLike | None = None,
+    ) -> StoredMessage:
+        """See :meth:`CacheCoordinator.edit_message`."""
+        return await self.context_window.edit(
+            message_id, content, role=role, metadata=metadata, embedding=embedding
+        )
+
+    async def replace_all_messages(
+        self, messages: Sequence[Message], expected: str | None = None
+    ) -> AddedMessages:
+        """See :meth:`CacheCoordinator.replace_all_messages`."""
+        return await self.context_window.replace_all(messages, expected)
 
     async def get_context_messages(self) -> list[Message]:
         """See :meth:`CacheCoordinator.get_context_messages`."""

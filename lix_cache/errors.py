@@ -9,9 +9,11 @@
     │   ├── InvalidContext                              a context holds something that identifies nothing
     │   ├── InvalidSessionId                            not a string, empty, or not encodable
     │   ├── KeyReused                                   a message's key stands for another message
+    │   ├── MessageNotFound          (also LookupError) the session has no message of that id
     │   ├── InvalidMessage                              not representable as JSON without loss
     │   └── InvalidVector                               not a finite, flat, non-empty vector of numbers
     │       └── DimensionMismatch                       a vector of another length than the ones stored
+    ├── RevisionMismatch                                a session was changed since it was read
     ├── RedisError
     │   ├── RedisUnavailable         (also ConnectionError)  unreachable, timed out, loading, read-only, full
     │   ├── RedisAuthError           (also PermissionError)  wrong password, unknown user, missing permission
@@ -57,6 +59,7 @@ __all__ = [
     "KeyReused",
     "LayoutMismatch",
     "LixCacheError",
+    "MessageNotFound",
     "MissingDictionary",
     "MissingExtra",
     "NoRedisServer",
@@ -65,6 +68,7 @@ __all__ = [
     "RedisDatabaseError",
     "RedisError",
     "RedisUnavailable",
+    "RevisionMismatch",
     "StreamInterrupted",
     "VerifierError",
 ]
@@ -116,6 +120,10 @@ class KeyReused(InvalidInput):
         return type(self), (self.position,)
 
 
+class MessageNotFound(InvalidInput, LookupError):
+    """The session has no message of that id: there never was one, or it was deleted; nothing was changed."""
+
+
 class InvalidVector(InvalidInput):
     """An embedding is not a flat, non-empty sequence of finite numbers."""
 
@@ -141,6 +149,26 @@ class DimensionMismatch(InvalidVector):
         # An exception is pickled with its text as the only argument, which is not what
         # this one takes: it would not come back from a worker process.
         return type(self), (self.expected, self.got, self._where)
+
+
+class RevisionMismatch(LixCacheError):
+    """The session was changed since its revision was read; nothing was replaced. Read it again.
+
+    Attributes:
+        expected: the revision that was named.
+        found: the session's.
+    """
+
+    def __init__(self, expected: str, found: str) -> None:
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            f"the session is at revision {found}, not {expected}: messages were added or changed since; "
+            "read it and its revision again, and decide anew"
+        )
+
+    def __reduce__(self) -> tuple[type[RevisionMismatch], tuple[str, str]]:
+        return type(self), (self.expected, self.found)
 
 
 class RedisError(LixCacheError):

@@ -326,7 +326,7 @@ def put_windows(config: CacheConfig, sessions: Iterator[tuple[str, list[Turn]]],
     for batch in _batches(sessions, 200):
         cold = Cold(b"bench")
         drive(_send([("SET", store.hot.keys.ticket(sid), cold.ticket) for sid, _ in batch]))
-        drive(_send([store.hot.rehydrate(session_id, turns, cold) for session_id, turns in batch]))
+        drive(_send([store.hot.rehydrate(sid, turns, cold, turns[-1].id) for sid, turns in batch]))
         if idle:
             # After the windows, not among them: putting one back counts as a use of it.
             drive(

@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-from lix_cache.admin.results import Check, FileCheck, Migrated, Offloaded, SessionInfo, StoreStats
+from lix_cache.admin.async_store import AsyncStoreAdmin
+from lix_cache.admin.results import (
+    Check,
+    FileCheck,
+    Migrated,
+    Offloaded,
+    SessionInfo,
+    SessionPage,
+    StoreStats,
+)
 from lix_cache.admin.store import StoreAdmin
 
-__all__ = ["Check", "FileCheck", "Migrated", "Offloaded", "SessionInfo", "StoreAdmin", "StoreStats"]
+__all__ = [
+    "AsyncStoreAdmin",
+    "Check",
+    "FileCheck",
+    "Migrated",
+    "Offloaded",
+    "SessionInfo",
+    "SessionPage",
+    "StoreAdmin",
+    "StoreStats",
+]

@@ -23,6 +23,7 @@ from lix_cache.errors import (
     RedisError,
     RedisUnavailable,
 )
+from lix_cache.hot.activity import last_used
 from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.keys import Keys
 from lix_cache.hot.layout import claim_buckets, noted_buckets
@@ -108,11 +109,14 @@ def _try_sessions(drive: SyncDriver, config: CacheConfig, refused: dict[str, str
         "read the oldest": hot.oldest("a", keep=0, limit=1),
         "count a window": hot.length("a"),
         "take back a message": hot.take_back("a", [turn.id]),
+        "take out what is deleted": hot.take_out("a", [turn]),
+        "look what a window gave": hot.given("a"),
         "find idle sessions": hot.idle(0, 0, 0, 1),
+        "list sessions by last use": last_used(keys, 0, None, 0, 1),
         "find long windows": hot.overflowing(0, 1),
         "list hot sessions": hot.active_page(0, 0, 1),
         "take the lease": hot.lease(0, "doctor", _PROBE_TTL_MS),
-        "bring a session back": hot.rehydrate("b", [turn], Cold(b"none")),
+        "bring a session back": hot.rehydrate("b", [turn], Cold(b"none"), turn.id),
         "trim a window": hot.trim("b", [turn], turn.id, 20),
         "refuse late copies": hot.refuse("a", {_NONCE: turn.id}),
         "look where a window ends": hot.ends("a"),

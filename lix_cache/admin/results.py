@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from lix_cache.messages.session_key import SessionName
 
-__all__ = ["Check", "Deleted", "FileCheck", "Migrated", "Offloaded", "SessionInfo", "Status", "StoreStats"]
+__all__ = [
+    "Check",
+    "Deleted",
+    "FileCheck",
+    "Migrated",
+    "Offloaded",
+    "SessionInfo",
+    "SessionPage",
+    "Status",
+    "StoreStats",
+]
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -34,6 +44,19 @@ class SessionInfo:
     last_use: float
     redis_bytes: int
     disk_bytes: int
+
+
+@dataclass(frozen=True)
+class SessionPage:
+    """Some sessions of a store, the last used first.
+
+    Attributes:
+        sessions: at most as many as were asked for. May be fewer, also where more follow.
+        cursor: for the next page; None where this is the last one.
+    """
+
+    sessions: tuple[SessionInfo, ...]
+    cursor: str | None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,17 @@ from typing import Any
 from lix_cache.admin import buckets, files, flows, moving_over, namespaces
 from lix_cache.admin.doctor import examine
 from lix_cache.admin.infos import by_namespace, info_of, told_of
-from lix_cache.admin.results import Check, Deleted, FileCheck, Migrated, Offloaded, SessionInfo, StoreStats
+from lix_cache.admin.listing import session_page
+from lix_cache.admin.results import (
+    Check,
+    Deleted,
+    FileCheck,
+    Migrated,
+    Offloaded,
+    SessionInfo,
+    SessionPage,
+    StoreStats,
+)
 from lix_cache.archive.compaction import Compacted
 from lix_cache.arguments import config_of
 from lix_cache.compat.caches import SemanticCacheRedis
@@ -80,6 +90,26 @@ class StoreAdmin:
         )
         # An expired window leaves its name in the index until the next round.
         return [info for sid, info in infos if info.hot_messages or sid in cold]
+
+    def session_page(
+        self, limit: int = 100, cursor: str | None = None, *, namespace: str | None = None
+    ) -> SessionPage:
+        """Return a page of the sessions, hot and cold together, the last used first.
+
+        A session that is used while you go from page to page moves to the front: it is on the first page
+        then, and on no later one. Sessions that lix-open-cache left are not listed here. Costs one round trip
+        for each bucket and two for what is on the page, and one listing of the archive.
+
+        Args:
+            limit: how many at most, 1,000 at most.
+            cursor: of the page before; None for the first.
+            namespace: those of this namespace alone.
+
+        Raises:
+            ConfigError: the limit makes no sense.
+            InvalidInput: that is no cursor.
+        """
+        return self._drive(session_page(self._store, limit, cursor, namespace))
 
     def session(self, session_id: SessionName) -> SessionInfo | None:
         """Return one session, or None if there is none."""

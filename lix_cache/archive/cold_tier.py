@@ -50,11 +50,13 @@ class Summary:
         total: turns in it.
         newest: the largest id in it.
         cleared: messages up to here are history, no longer part of the context.
+        changes: how often messages were taken out or replaced.
     """
 
     total: int = 0
     newest: MessageId = ZERO_ID
     cleared: MessageId = ZERO_ID
+    changes: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Extent:
         cleared: messages up to here are history, no longer part of the context.
         deleted: messages up to here are gone.
         contested: messages of which Redis may hold or get copies under other ids, with their own id
-            in the archive; ZERO_ID where they were deleted. Such copies do not count.
+            in the archive; ZERO_ID where they were deleted or edited. Such copies do not count.
     """
 
     newest: MessageId = ZERO_ID
@@ -267,6 +269,35 @@ class ColdTier(Protocol):
     def clear_locked(self, session_id: str) -> None:
         """Take all that is archived out of the context; it stays in the history. Durable on return."""
 
+    # -- changing --------------------------------------------------------------------------
+
+    def take_out_locked(self, session_id: str, turns: Sequence[Turn], instead: Turn | None = None) -> None:
+        """Take turns out of the session, all or none; one may come in their place. Durable on return.
+
+        Nothing that is archived is rewritten: what was taken out is remembered. No reader returns it, and no
+        copy of it is appended or counts from now on, whatever window or command brings it.
+
+        Args:
+            session_id: the session.
+            turns: as they were read, each with its id and nonce. Those that are in Redis alone too.
+            instead: what comes in the place of the only one, which is archived: under its id, with
+                another nonce.
+        """
+
+    def replace_locked(self, session_id: str, turns: Sequence[Turn]) -> list[MessageId]:
+        """Put turns in the place of all that is archived, in one change. Durable on return.
+
+        All that a window holds up to the largest id there was is gone, where it comes back as well.
+
+        Args:
+            session_id: the session; all of it is in the archive.
+            turns: in their order, without ids; may be none.
+
+        Returns:
+            Their ids: larger than all there were, and smaller than any that Redis gives in a window
+            begun since.
+        """
+
     # -- reading --------------------------------------------------------------------------
     # ``locked`` says that the caller holds the session's lease: a tier that waits for writers
     # before it believes in damage must not wait for its caller.
@@ -297,6 +328,7 @@ class ColdTier(Protocol):
         after: MessageId = ZERO_ID,
         before: MessageId | None = None,
         newest: bool,
+        locked: bool = False,
     ) -> list[Turn]:
         """Return turns between two ids, sorted, decoding little beside them.
 
@@ -306,6 +338,7 @@ class ColdTier(Protocol):
             after: only larger ids.
             before: only smaller ids.
             newest: the last of them; else the first.
+            locked: see above.
         """
 
     def summary(self, session_id: str, *, locked: bool = False) -> Summary:
@@ -320,7 +353,7 @@ class ColdTier(Protocol):
     def find_nonces_locked(
         self, session_id: str, nonces: Collection[bytes], *, since_ms: int = 0
     ) -> dict[bytes, MessageId]:
-        """Return the ids of those messages that are archived.
+        """Return the ids of those messages that are archived, or were before they were taken out.
 
         Args:
             session_id: the session.

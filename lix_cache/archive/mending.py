@@ -28,7 +28,7 @@ class ArchiveMending(ArchiveReader):
         frame = index.index_at_end(tail.data, tail.size) if tail else None
         if frame is not None:
             # What comes after a clear() is in the context, also where the file claims a strange one.
-            return max(frame.index.newest, frame.index.cleared)
+            return max(frame.index.newest, frame.index.cleared, frame.index.dropped)
         # Where nothing intact is left there is no last id to ask for, and that must not
         # keep a new turn out.
         return self._writable_tail_locked(self._ready_path_locked(session_id), session_id)[0].newest

@@ -10,7 +10,7 @@ from lix_cache.archive import decoding, legacy, reading
 from lix_cache.archive import index as index_flow
 from lix_cache.archive.changes import SessionStamp
 from lix_cache.archive.cold_tier import Extent, SessionMetadata, Summary
-from lix_cache.archive.doubts import Link
+from lix_cache.archive.doubts import Link, found_in, id_before, is_gone
 from lix_cache.archive.folder import ArchiveFolder, foreign
 from lix_cache.archive.names import SUFFIX, legacy_session_id, session_id_of_stem
 from lix_cache.archive.salvage import all_doubts
@@ -87,6 +87,7 @@ class ArchiveReader(ArchiveFolder):
         after: MessageId = ZERO_ID,
         before: MessageId | None = None,
         newest: bool,
+        locked: bool = False,
     ) -> list[Turn]:
         """Return turns between two ids, oldest first, decoding no more than their frames.
 
@@ -96,6 +97,7 @@ class ArchiveReader(ArchiveFolder):
             after: only larger ids.
             before: only smaller ids.
             newest: the last of them; else the first.
+            locked: whether the caller holds the session's lock.
         """
         if not count:
             return []
@@ -107,7 +109,7 @@ class ArchiveReader(ArchiveFolder):
             try:
                 return find(self._files, path, count, after, end, self._most)
             except reading.TailUnreadable:
-                found = self._contents_at(path, session_id, locked=False)
+                found = self._contents_at(path, session_id, locked=locked)
             if found is None:
                 return None
             turns = [turn for turn in found.turns if after < turn.id < end]
@@ -131,7 +133,7 @@ class ArchiveReader(ArchiveFolder):
     def summary(self, session_id: str, *, locked: bool = False) -> Summary:
         """Return what the last index entry says, for those who know nothing of frames."""
         index = self.last_index(session_id, locked=locked)
-        return Summary(index.total, index.newest, index.cleared)
+        return Summary(index.visible, index.newest, index.cleared, index.changes)
 
     def look(self, session_id: str, *, locked: bool = False) -> Extent:
         """Return how far a session has come, as far as the disk knows. Two small reads."""
@@ -139,8 +141,8 @@ class ArchiveReader(ArchiveFolder):
         gone = self._tombstones.of(session_id)
         contested = self._contested(session_id, index, gone)
         # What a damaged index says was cleared counts too: a smaller id would not be in the context.
-        newest = max(index.newest, index.cleared, gone.up_to)
-        return Extent(newest, index.cleared, gone.up_to, contested)
+        newest = max(index.newest, index.cleared, index.dropped, gone.up_to)
+        return Extent(newest, index.cleared, max(gone.up_to, index.dropped), contested)
 
     def contested(self, session_id: str, *, locked: bool = False) -> Mapping[bytes, MessageId]:
         """Return ``contested`` of :meth:`look`; of a damaged file what can be read."""
@@ -163,7 +165,7 @@ class ArchiveReader(ArchiveFolder):
         chain, _ = self._doubts(SessionFile(path, index, 0 if tail is None else tail.size))
         # The last link counts, which comes first.
         for link in reversed(chain):
-            found.update(link.items())
+            found.update((nonce, ZERO_ID if is_gone(said) else said) for nonce, said in link.items())
         return found
 
     def metadata(self, session_id: str, *, locked: bool = False) -> SessionMetadata | None:
@@ -212,7 +214,7 @@ class ArchiveReader(ArchiveFolder):
     def find_nonces_locked(
         self, session_id: str, nonces: Collection[bytes], *, since_ms: int = 0
     ) -> dict[bytes, MessageId]:
-        """Return the ids of those messages that are archived. Reads the whole file if need be.
+        """Return the ids of those messages that are archived, or were. Reads the whole file if need be.
 
         Args:
             session_id: the session.
@@ -224,15 +226,25 @@ class ArchiveReader(ArchiveFolder):
         if path is None:
             return found
         try:
-            for frame, turns in reading.walk_back(self._files, path, self._most):
+            for frame, decoded in reading.walk_back(self._files, path, self._most):
                 if frame.index.updated_ms < since_ms:
                     break
-                found.update((turn.nonce, turn.id) for turn in turns if turn.nonce in nonces)  # type: ignore[misc]
+                found.update((turn.nonce, turn.id) for turn in decoded.turns if turn.nonce in nonces)  # type: ignore[misc]
                 if len(found) == len(nonces):
                     break
         except reading.TailUnreadable:
             turns = self.turns(session_id, locked=True)
             found = {turn.nonce: turn.id for turn in turns if turn.nonce in nonces}  # type: ignore[misc]
+        missing = [nonce for nonce in nonces if nonce not in found]
+        index = self.last_index(session_id, locked=True) if missing else index_flow.EMPTY
+        if index.contested_at:
+            # Deleted before it came here, or merged away since.
+            tail = self._files.read_tail(path, 0)
+            chain, _ = self._doubts(SessionFile(path, index, 0 if tail is None else tail.size))
+            for nonce in missing:
+                said = found_in(chain, nonce)
+                if said is not None and is_gone(said):
+                    found[nonce] = id_before(said)
         return found
 
     def deleted_up_to(self, session_id: str) -> MessageId:
@@ -302,7 +314,7 @@ class ArchiveReader(ArchiveFolder):
         elif header is not None and header.session_id != session_id:
             raise foreign(os.path.basename(path), header.session_id, session_id)
         if frame is not None and header is not None:
-            created, updated, count = header.created_at, frame.index.updated_at, frame.index.total
+            created, updated, count = header.created_at, frame.index.updated_at, frame.index.visible
         elif old is not None:
             created, updated, count = old
         else:

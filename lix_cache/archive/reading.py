@@ -26,6 +26,7 @@ __all__ = [
     "oldest_between",
     "parse_contents",
     "read_header",
+    "visible_back",
     "walk_back",
 ]
 
@@ -98,7 +99,11 @@ def parse_contents(data: bytes, name: str, most: int = index_flow.MAX_DECODED) -
     undecoded, why = 0, ""
     for frame in found.frames:
         try:
-            turns += decoding.decode_frame(data[frame.offset : frame.end], frame, most)
+            decoded = decoding.decode(data[frame.offset : frame.end], frame, most)
+            if decoded.removed:
+                removed = set(decoded.removed)
+                turns = [turn for turn in turns if turn.id not in removed]
+            turns += decoded.turns
         except ArchiveCorrupt as error:
             # Not the error itself: with it the bytes of the frame would be kept.
             undecoded, why = undecoded + 1, why or str(error)
@@ -106,7 +111,7 @@ def parse_contents(data: bytes, name: str, most: int = index_flow.MAX_DECODED) -
     if undecoded:
         # Once for the file, which may have very many.
         logger.warning("archive damage: {!r}: {} frames, the first: {}", name, undecoded, why)
-    if damaged and found.frames and not turns:
+    if damaged and found.frames and not turns and (undecoded or not found.frames[-1].index.removed):
         raise ArchiveCorrupt(f"{name!r}: none of its {len(found.frames)} frames can be decoded")
     # Looked at rather than believed: a frame that is in the file twice says it is in order.
     if any(before.id >= after.id for before, after in pairwise(turns)):
@@ -158,10 +163,10 @@ def walk_back(
     path: str,
     most: int = index_flow.MAX_DECODED,
     wanted: Callable[[index_flow.Frame], bool] | None = None,
-) -> Iterator[tuple[index_flow.Frame, list[Turn]]]:
-    """Yield the frames of a version 2 file with their turns, last frame first.
+) -> Iterator[tuple[index_flow.Frame, decoding.Decoded]]:
+    """Yield the frames of a version 2 file with what they say, last frame first.
 
-    Reads only as far as it is iterated.
+    Reads only as far as it is iterated. What a frame takes out is still among the turns of those before it.
 
     Args:
         files: the file system.
@@ -196,21 +201,37 @@ def walk_back(
                 raise TailUnreadable(path)
             data, start = more + data, begin
         body = data[frame.offset - start : frame.end - start]
-        yield frame, _decoded(body, frame, path, most) if is_wanted else []
+        yield frame, _decoded(body, frame, path, most) if is_wanted else decoding.Decoded([], [])
         if frame.index.total == frame.index.count:
             return
         end = frame.offset
         data = data[: end - start]
 
 
-def _nothing(_: index_flow.Frame) -> bool:
-    """Want no frame's turns."""
-    return False
+def visible_back(
+    files: Files,
+    path: str,
+    most: int = index_flow.MAX_DECODED,
+    wanted: Callable[[index_flow.Frame], bool] | None = None,
+) -> Iterator[tuple[index_flow.Frame, list[Turn]]]:
+    """Yield the frames of a version 2 file with those of their turns that no later frame takes out.
+
+    Args, and raises: as :func:`walk_back`.
+    """
+
+    def needed(frame: index_flow.Frame) -> bool:
+        return wanted is None or frame.index.taken > 0 or wanted(frame)
+
+    removed: set[MessageId] = set()
+    for frame, decoded in walk_back(files, path, most, needed):
+        turns = decoded.turns
+        yield frame, [turn for turn in turns if turn.id not in removed] if removed else turns
+        removed.update(decoded.removed)
 
 
-def _decoded(body: bytes, frame: index_flow.Frame, path: str, most: int) -> list[Turn]:
+def _decoded(body: bytes, frame: index_flow.Frame, path: str, most: int) -> decoding.Decoded:
     try:
-        return decoding.decode_frame(body, frame, most)
+        return decoding.decode(body, frame, most)
     except ArchiveCorrupt:
         raise TailUnreadable(path) from None
 
@@ -231,7 +252,7 @@ def newest_between(
     def wanted(frame: index_flow.Frame) -> bool:
         return frame.index.count > 0 and frame.index.first < before and frame.index.last > after
 
-    for frame, decoded in walk_back(files, path, most, wanted):
+    for frame, decoded in visible_back(files, path, most, wanted):
         for turn in decoded:
             if after < turn.id < before:
                 if turn.id not in found:
@@ -254,17 +275,21 @@ def oldest_between(
     Raises:
         TailUnreadable: use :func:`parse_contents`.
     """
-    frames = []
-    for frame, _ in walk_back(files, path, most, _nothing):
+    frames: list[tuple[index_flow.Frame, frozenset[MessageId]]] = []
+    # What the frames behind one take out of it.
+    removed: frozenset[MessageId] = frozenset()
+    for frame, decoded in walk_back(files, path, most, lambda frame: frame.index.taken > 0):
         index = frame.index
         if index.count and index.first < before and index.last > after:
-            frames.append(frame)
+            frames.append((frame, removed))
+        if decoded.removed:
+            removed = removed.union(decoded.removed)
         if largest_before(frame) <= after:
             break
     found: dict[MessageId, Turn] = {}
     unsure: list[MessageId] = []
     sure = 0
-    for frame in sorted(frames, key=lambda frame: frame.index.first):
+    for frame, gone in sorted(frames, key=lambda one: one[0].index.first):
         while unsure and unsure[0] < frame.index.first:
             heappop(unsure)
             sure += 1
@@ -274,8 +299,8 @@ def oldest_between(
         if index_flow.index_at_end(body, frame.end) != frame:
             # Another process has replaced the file meanwhile.
             raise TailUnreadable(path)
-        for turn in _decoded(body, frame, path, most):
-            if after < turn.id < before and turn.id not in found:
+        for turn in _decoded(body, frame, path, most).turns:
+            if after < turn.id < before and turn.id not in found and turn.id not in gone:
                 heappush(unsure, turn.id)
                 found[turn.id] = turn
     return [found[message_id] for message_id in sorted(found)[:count]]
@@ -332,7 +357,7 @@ def last_turns(
     # they become sure, so that a file that says of every frame that it is out of order costs no more.
     unsure: list[tuple[int, int]] = []
     sure, bound = 0, None
-    for frame, decoded in walk_back(files, path, most):
+    for frame, decoded in visible_back(files, path, most):
         if not turns:
             cleared = max(cleared, frame.index.cleared)
         for turn in decoded:

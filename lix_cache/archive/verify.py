@@ -21,7 +21,7 @@ class Report:
         session_id: whose file it is; a key where the session has a namespace.
         version: 1 or 2; 0 if it is neither.
         frames: intact frames.
-        turns: turns in them.
+        turns: turns that they have for a reader.
         damaged_bytes: bytes that belong to no intact frame.
         problems: what is wrong, in words; empty if nothing is.
     """
@@ -88,17 +88,23 @@ def _verify_legacy(data: bytes, session_id: SessionName) -> Report:
 
 def _verify_frames(data: bytes, found: decoding.Scan, problems: list[str]) -> int:
     """Decode every frame, add what is wrong to ``problems``, return the number of turns."""
-    turns = 0
+    turns = removed = 0
     seen: set[MessageId] = set()
     newest = ZERO_ID
     for frame in found.frames:
         where = f"the frame at byte {frame.offset}"
         try:
-            ids = [turn.id for turn in decoding.decode_frame(data[frame.offset : frame.end], frame)]
+            decoded = decoding.decode(data[frame.offset : frame.end], frame)
         except (ArchiveCorrupt, MissingExtra, MissingDictionary) as error:
             problems.append(str(error))
             continue
         index = frame.index
+        ids = [turn.id for turn in decoded.turns]
+        missing = len(set(decoded.removed) - seen)
+        if missing and not found.damage:
+            problems.append(f"{where} takes out {missing} ids that are not there")
+        seen.difference_update(decoded.removed)
+        removed += len(decoded.removed)
         repeated = sum(1 for message_id in ids if message_id in seen)
         if repeated:
             problems.append(f"{where} repeats {repeated} ids")
@@ -107,6 +113,8 @@ def _verify_frames(data: bytes, found: decoding.Scan, problems: list[str]) -> in
         turns += len(ids)
         if index.total != turns and not found.damage and not problems:
             problems.append(f"{where} counts {index.total} turns so far, not {turns}")
+        if index.removed != removed and not found.damage and not problems:
+            problems.append(f"{where} counts {index.removed} turns taken out so far, not {removed}")
         seen.update(ids)
         newest = max([newest, *ids])
-    return turns
+    return len(seen) if removed else turns

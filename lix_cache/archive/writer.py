@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lix_cache.archive import encoding, index, reading
 from lix_cache.archive import header as header_flow
-from lix_cache.archive.doubts import Doubts, Link, doubts_about
+from lix_cache.archive.doubts import Doubts, Link, as_gone, doubts_about, found_in, is_gone
 from lix_cache.archive.folder import temporary_path
 from lix_cache.archive.identity import Known, local_id, newcomers
 from lix_cache.archive.mending import ArchiveMending
@@ -17,7 +17,7 @@ from lix_cache.errors import (
     ArchiveCorrupt,
     LixCacheError,
 )
-from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, with_id
+from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, sign_of, with_id
 from lix_cache.storage.files import Write
 
 __all__ = ["ArchiveWriter"]
@@ -243,16 +243,77 @@ class ArchiveWriter(ArchiveMending):
             header = header_flow.FileHeader(now_ms / 1000, session_id)
             data = encoding.encode_file(header, fresh, now_ms, self._codec, contested=own)
         else:
-            doubts: Doubts | None = None
-            if not is_whole:
-                # All that is in doubt is in hand: it begins a chain that can be read.
-                doubts = Doubts.alone({**dict(chain[0].items()), **own}, size)
-            elif own:
-                doubts = Doubts.linked(own, size, before.contested_at, chain)
+            doubts = _doubts_to_carry(own, file, chain, is_whole=is_whole)
             # One frame, however many turns: after a crash all of them are there, or none. (Only
             # what comes to more than a GiB does not fit into one.)
             data = encoding.encode_frames(fresh, before, now_ms, self._codec, doubts=doubts)
         return _Append(path, size, data, len(fresh), unsure)
+
+    def take_out_locked(self, session_id: str, turns: Sequence[Turn], instead: Turn | None = None) -> None:
+        """Take turns out by one frame; the frames that hold them stay as they are. Synced.
+
+        Raises:
+            ArchiveUnavailable: the disk refused; nothing is taken out.
+        """
+        own = {sign_of(turn): as_gone(turn.id) for turn in turns}
+        here = self._ids_here_locked(session_id, [turn.id for turn in turns])
+        fresh = [] if instead is None else [instead]
+        self._change_locked(session_id, fresh, encoding.Change(here), own)
+
+    def replace_locked(self, session_id: str, turns: Sequence[Turn]) -> list[MessageId]:
+        """Take out all that the file holds and append turns, by one frame. Synced; return their ids.
+
+        Raises:
+            ArchiveUnavailable: the disk refused; nothing has changed.
+        """
+        newest = max(self._newest_locked(session_id), self.deleted_up_to(session_id))
+        # Of the last message's millisecond: what others add from now on comes after them, however our
+        # clock and that of Redis differ.
+        first = local_id(newest, 0 if newest.ms else self._clock.time())
+        fresh = [with_id(turn, MessageId(first.ms, first.seq + i)) for i, turn in enumerate(turns)]
+        here = sorted({turn.id for turn in self.turns(session_id, locked=True)})
+        self._change_locked(session_id, fresh, encoding.Change(here, newest), {})
+        return [turn.id for turn in fresh]
+
+    def _ids_here_locked(self, session_id: str, ids: Sequence[MessageId]) -> list[MessageId]:
+        """Return those of the ids that the file has turns under, sorted."""
+        path, wanted = self._path_of(session_id), set(ids)
+        if path is None:
+            return []
+        here: set[MessageId] = set()
+        try:
+            for frame, turns in reading.visible_back(self._files, path, self._most):
+                here.update(turn.id for turn in turns if turn.id in wanted)
+                if here == wanted or reading.largest_before(frame) < min(wanted):
+                    break
+        except reading.TailUnreadable:
+            here = {turn.id for turn in self.turns(session_id, locked=True)} & wanted
+        return sorted(here)
+
+    def _change_locked(
+        self, session_id: str, fresh: Sequence[Turn], change: encoding.Change, own: Mapping[bytes, MessageId]
+    ) -> None:
+        path = self._ready_path_locked(session_id)
+        before, size = self._writable_tail_locked(path, session_id)
+        file = SessionFile(path, before, size)
+        now_ms = int(self._clock.time() * 1000)
+        if size:
+            chain, is_whole = self._doubts(file)
+            doubts = _doubts_to_carry(own, file, chain, is_whole=is_whole)
+            data = encoding.encode_change(fresh, before, now_ms, self._codec, change, doubts=doubts)
+            self._files.append(path, size, data)
+            if before.whole or before == index.EMPTY:
+                self.sync_names()
+        else:
+            # Nothing of the session has come here yet.
+            head = header_flow.encode_header(header_flow.FileHeader(now_ms / 1000, session_id))
+            alone = Doubts.alone(own, len(head)) if own else None
+            frame = encoding.encode_change(
+                fresh, before, now_ms, self._codec, change, doubts=alone, whole=True
+            )
+            self._replace_file(path, head + frame)
+        self._count("changes")
+        self.changes.note(session_id)
 
     def clear_locked(self, session_id: str) -> None:
         """Take everything archived so far out of the context; it stays in the history."""
@@ -292,7 +353,11 @@ class ArchiveWriter(ArchiveMending):
             # Redis may have gone back to a state in which the session was not yet deleted, or may
             # have carried out an add after the deletion that was sent before it.
             gone = self._tombstones.of(session_id)
-            turns = [turn for turn in turns if turn.id > gone.up_to and turn.nonce not in gone.nonces]
+            up_to = max(gone.up_to, before.dropped)
+            turns = [turn for turn in turns if turn.id > up_to and turn.nonce not in gone.nonces]
+        if chain:
+            # By whatever way it comes: it was added, and taken out before it came here.
+            turns = [turn for turn in turns if not _is_gone(chain, turn)]
         if not turns or file.size == 0:
             return turns
         # The copy of a contested message may be anywhere: a server that hung carries out an add,
@@ -304,9 +369,31 @@ class ArchiveWriter(ArchiveMending):
         known = Known()
         try:
             for frame, found in reading.walk_back(self._files, file.path, self._most):
-                known.add(found)
+                known.add(found.turns)
                 if not everywhere and reading.largest_before(frame) < turns[0].id:
                     break
         except reading.TailUnreadable:
             known.add(self.turns(session_id, locked=True))
         return newcomers(turns, known)
+
+
+def _is_gone(chain: list[Link], turn: Turn) -> bool:
+    said = found_in(chain, sign_of(turn))
+    return said is not None and is_gone(said)
+
+
+def _doubts_to_carry(
+    own: Mapping[bytes, MessageId], file: SessionFile, chain: list[Link], *, is_whole: bool
+) -> Doubts | None:
+    """Return the doubts that the next frame carries.
+
+    Args:
+        own: those that come with it.
+        file: where it goes.
+        chain: what is in doubt.
+        is_whole: whether the file's chain says so.
+    """
+    if not is_whole:
+        # All that is in doubt is in hand: it begins a chain that can be read.
+        return Doubts.alone({**dict(chain[0].items()), **own}, file.size)
+    return Doubts.linked(own, file.size, file.index.contested_at, chain) if own else None

@@ -21,21 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["BYTES_AT_ONCE", "HotWindow"]
 
-
 #: Messages looked at in one call.
 FIND_AT_ONCE = 1000
-
 
 #: Bytes of messages in one answer, or in those that are asked for together.
 BYTES_AT_ONCE = 64 << 20
 
-
 #: More messages than there can be.
 EVERYTHING = 2**31
 
-
 _MOST_NAMES = 10_000
-
 
 #: Of a tag: so many bytes stand for the key, the others for the content.
 KEY_BYTES = 16
@@ -295,14 +290,20 @@ class HotWindow:
             ),
         )
 
-    def rehydrate(self, session_id: str, turns: Sequence[Turn], cold: Cold) -> Command:
+    def rehydrate(self, session_id: str, turns: Sequence[Turn], cold: Cold, newest: MessageId) -> Command:
         """Put archived messages back: a page of the newest.
 
         What a larger window lacks is read from the archive, as where it began after a move to disk.
         Answers 1; 0 where the session is hot; -1 where it was moved, cleared or deleted since it was
         found cold.
+
+        Args:
+            session_id: the session.
+            turns: at least one.
+            cold: the answer to the read that found no window.
+            newest: the largest id of the session; the window goes on from there.
         """
-        args: list[Any] = [session_id, self.life_ms, cold.ticket]
+        args: list[Any] = [session_id, self.life_ms, cold.ticket, str(max(newest, turns[-1].id))]
         for turn in turns[-scripts.PAGE :]:
             args += (str(turn.id), pack_hot(turn, coded=self.coded))
         return ScriptCall(scripts.REHYDRATE, self._names_of(session_id).read, tuple(args))
@@ -353,6 +354,23 @@ class HotWindow:
         keys = (self.keys.window(session_id), self.keys.known(session_id)[0])
         words: tuple[Value, ...] = (len(ids), *map(str, ids), *(tag[:KEY_BYTES] for tag in tags))
         return ScriptCall(scripts.TAKE_BACK, keys, words)
+
+    def take_out(self, session_id: str, turns: Iterable[Turn]) -> Command:
+        """Take out what the archive knows to be gone; have nothing put back that was read before."""
+        words: list[Value] = []
+        for turn in turns:
+            words += (str(turn.id), turn.nonce or b"")
+        keys = (self.keys.window(session_id), self.keys.ticket(session_id))
+        return ScriptCall(scripts.TAKE_OUT, keys, tuple(words))
+
+    def given(self, session_id: str) -> Command:
+        """Ask for the largest id that the window ever gave. :meth:`given_id` reads the answer."""
+        return ScriptCall(scripts.GIVEN, (self.keys.window(session_id),), ())
+
+    @staticmethod
+    def given_id(reply: Any) -> MessageId:
+        """Return the answer to :meth:`given`; ZERO_ID where there is no window."""
+        return parse_id(reply) if reply else ZERO_ID
 
     def length(self, session_id: str) -> Command:
         """Count the messages in the window."""

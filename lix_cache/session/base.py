@@ -24,7 +24,7 @@ from lix_cache.errors import (
     told,
 )
 from lix_cache.hot.probe import READS_ONLY
-from lix_cache.messages.turn import Turn, once
+from lix_cache.messages.turn import Turn, once, sign_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -37,6 +37,7 @@ __all__ = [
     "LATE_BATCHES",
     "Session",
     "ask",
+    "beside",
     "hot_length",
     "look",
     "merged",
@@ -179,6 +180,19 @@ def ask(
 def merged(cold: Iterable[Turn], hot: Iterable[Turn]) -> list[Turn]:
     """Return both, each message once, in order of their ids."""
     return once([*cold, *hot])
+
+
+def beside(session: Session, archived: list[Turn], hot: list[Turn]) -> list[Turn]:
+    """Return what the archive gave and what Redis gave before it, merged. For threads: it may read.
+
+    A message that was edited in between is in both, under one id. Redis may also have given an id anew; only
+    the archive can say which it is.
+    """
+    nonces = {turn.id: turn.nonce for turn in archived}
+    if any(nonces.get(turn.id, turn.nonce) != turn.nonce for turn in hot):
+        known = session.store.cold.contested(session.id)
+        hot = [turn for turn in hot if known.get(sign_of(turn), turn.id) == turn.id]
+    return merged(archived, hot)
 
 
 def hot_length(session: Session) -> Flow[int]:

@@ -11,8 +11,8 @@ from lix_cache.messages.message import Message
 from lix_cache.messages.turn import from_turn
 from lix_cache.session import add, context, read, whole
 from lix_cache.session.base import hot_length
+from lix_cache.session.changing import AsyncChanging, Changing
 from lix_cache.session.health import health
-from lix_cache.session.hybrid import Hybrid
 from lix_cache.session.layout import AsyncStoreDriver, StoreDriver
 from lix_cache.session.results import AddedMessages, StoredMessage, stored
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncHybridConversationCache", "HybridConversationCache"]
 
 
-class HybridConversationCache(Hybrid):
+class HybridConversationCache(Changing):
     """The memory of one session: the newest messages in Redis, all of it on disk in time.
 
     Cheap to make: connections, archive and eviction thread are shared by all caches of
@@ -242,7 +242,7 @@ class HybridConversationCache(Hybrid):
         return self._drive.unchecked(health(self._store))
 
 
-class AsyncHybridConversationCache(Hybrid):
+class AsyncHybridConversationCache(AsyncChanging):
     """Async twin of :class:`HybridConversationCache`: same arguments, same meaning.
 
     May be made outside a running loop and used from any; connections belong to the loop

@@ -12,13 +12,13 @@ from lix_cache.hot.replies import Cold
 from lix_cache.hot.window import HotWindow
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once
 from lix_cache.session import late
-from lix_cache.session.base import Session, merged
+from lix_cache.session.base import Session, beside
 from lix_cache.session.reconcile import ask_known, reconcile_pending, without_redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["between", "last"]
+__all__ = ["between", "last", "newest_hot"]
 
 
 def last(session: Session, count: int) -> Flow[list[Turn]]:
@@ -42,7 +42,7 @@ def between(
             hot = yield from _oldest_hot(session, count, before, after)
             enough = False
         else:
-            hot, enough = yield from _newest_hot(session, count, before)
+            hot, enough = yield from newest_hot(session, count, before)
     except RedisUnavailable as error:
         found = yield from without_redis(session, _archived(session, count, before, after), error)
         return found if found is not None else (yield from between(session, count, before, after))
@@ -50,12 +50,19 @@ def between(
         return hot
     asked = count
     while True:
-        cold: list[Turn] = yield DiskCall(_archived(session, asked, before, after), waits=True)
-        both = merged(cold, hot)
+        look = partial(_beside, session, _archived(session, asked, before, after), hot)
+        both: list[Turn]
+        both, found_cold = yield DiskCall(look, waits=True)
         # Copies of what Redis holds under other ids: then the disk has more to give.
-        if len(both) >= count or len(cold) < asked:
+        if len(both) >= count or found_cold < asked:
             return both[:count] if after is not None else both[-count:]
         asked *= 2
+
+
+def _beside(session: Session, read: Callable[[], list[Turn]], hot: list[Turn]) -> tuple[list[Turn], int]:
+    """Return both, merged, and how many the archive has."""
+    cold = read()
+    return beside(session, cold, hot), len(cold)
 
 
 def _archived(
@@ -72,7 +79,9 @@ def _archived(
     )
 
 
-def _newest_hot(session: Session, count: int, before: MessageId | None) -> Flow[tuple[list[Turn], bool]]:
+def newest_hot(
+    session: Session, count: int, before: MessageId | None, *, locked: bool = False
+) -> Flow[tuple[list[Turn], bool]]:
     """Return the newest messages that Redis holds, and whether they are all that is asked for."""
     store, seen = session.store, session.seen
     pages: list[list[Turn]] = []
@@ -81,7 +90,7 @@ def _newest_hot(session: Session, count: int, before: MessageId | None) -> Flow[
         # What is left out of a page, because it is gone or there twice, is asked for anew.
         left = count - len(found)
         command = store.hot.read(session.id, left, store.new_nonce(), below)
-        page = HotWindow.newest((yield from ask_known(session, command)))
+        page = HotWindow.newest((yield from ask_known(session, command, locked=locked)))
         if isinstance(page, Cold) or not page.turns:
             return found, False
         if below is None and page.turns[-1].id >= seen.expected:

@@ -10,17 +10,17 @@ from lix_cache.arguments import config_with
 from lix_cache.checks import check_count
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
-from lix_cache.errors import ArchiveError, ConfigError, InvalidMessage, LixCacheError
+from lix_cache.errors import ArchiveError, ConfigError, InvalidInput, InvalidMessage, LixCacheError
 from lix_cache.hot.window import EVERYTHING
 from lix_cache.messages.message import Message
 from lix_cache.messages.session_key import SessionName, name_fields, shown, stored_id
 from lix_cache.messages.turn import Turn, new_turn
-from lix_cache.session import add, history
+from lix_cache.session import add, changes, history
 from lix_cache.session.base import Session
 from lix_cache.session.batch import AddResult, check_keys, check_size
 from lix_cache.session.budget import Budget, estimate_tokens
 from lix_cache.session.evictor import Evictor, evictor_for
-from lix_cache.session.results import AddedMessages, given_id
+from lix_cache.session.results import AddedMessages, existing_id, given_id
 from lix_cache.session.store import open_store
 from lix_cache.vectors import check_dimension
 
@@ -127,6 +127,31 @@ class Hybrid:
     def _added(self, result: AddResult) -> AddedMessages:
         in_window = self._after_add(result)
         return AddedMessages(tuple(map(str, result.ids)), result.added, in_window)
+
+    def _editing(
+        self,
+        message_id: str,
+        content: Any,
+        role: str | None,
+        metadata: dict[str, Any] | None,
+        embedding: VectorLike | None,
+    ) -> Flow[Turn]:
+        given = self._new_turn("" if role is None else role, content, metadata, embedding, None)
+
+        def edited(turn: Turn) -> Turn:
+            body = {**turn.body, "content": content}
+            if role is not None:
+                body["role"] = role
+            if metadata is not None:
+                body["metadata"] = metadata
+            return Turn(turn.id, body, given.vector)
+
+        return changes.edit(self._session, existing_id(message_id), edited)
+
+    def _replacing(self, messages: Sequence[Message], expected: str | None) -> Flow[AddResult]:
+        if expected is not None and not isinstance(expected, str):
+            raise InvalidInput("expected must be what get_revision() returned, or None")
+        return changes.replace_all(self._session, self._new_turns(messages), expected)
 
     def _last(self, n: int) -> Flow[list[Turn]]:
         return history.last(self._session, _at_least_0("n", n))

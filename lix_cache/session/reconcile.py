@@ -50,24 +50,29 @@ def catch_up(session: Session, *, locked: bool) -> Flow[bool]:
     return True
 
 
-def ask_known(session: Session, command: Command) -> Flow[Any]:
+def ask_known(session: Session, command: Command, *, locked: bool = False) -> Flow[Any]:
     """Send a command that reads.
 
     After a look at the archive, if the connection is new; and after moving what the old
     package left, if it finds something.
+
+    Args:
+        session: the session.
+        command: what to send.
+        locked: whether the caller holds the session's lock.
     """
     opened: int | None = session.seen.opened
     while True:
         try:
             reply = yield from ask(session.store, command, opened=opened)
         except NewConnection as new:
-            looked = yield from look(session, new.number)
+            looked = yield from look(session, new.number, locked=locked)
             # What Redis says is better than nothing, where the archive cannot be looked at.
             opened = None if looked is None else session.seen.opened
             continue
         if not HotWindow.is_old(reply):
             return reply
-        yield from take_over(session)
+        yield from take_over_locked(session) if locked else take_over(session)
 
 
 def take_over(session: Session) -> Flow[int]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lix_cache.messages.message import Message
     from lix_cache.messages.turn import Turn
 
-__all__ = ["AddedMessages", "StoredMessage", "given_id", "stored"]
+__all__ = ["AddedMessages", "StoredMessage", "existing_id", "given_id", "stored"]
 
 _ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}", re.ASCII)
 _BELOW = 1 << 64
@@ -67,3 +67,15 @@ def given_id(name: str, text: str | None) -> MessageId | None:
         if max(found) < _BELOW:
             return found
     raise InvalidInput(f"{name} must be a message's id, such as '1700000000000-0'")
+
+
+def existing_id(text: str) -> MessageId:
+    """Return the id of the message that a caller means.
+
+    Raises:
+        InvalidInput: it is no id of a message.
+    """
+    found = given_id("message_id", text)
+    if found is None:
+        raise InvalidInput("message_id must be a message's id, got None")
+    return found

@@ -53,6 +53,7 @@ class Seen:
         opened: the newest connection to Redis since which it has looked at the archive.
         compared: the newest connection over which the window was found to go on from there.
         taken_over: messages of the old package were moved.
+        is_stale: the window held what was deleted or edited, when it was last read.
     """
 
     newest: MessageId = ZERO_ID
@@ -64,6 +65,7 @@ class Seen:
     opened: int = 0
     compared: int = 0
     taken_over: bool = False
+    is_stale: bool = False
 
     def saw(self, message_id: MessageId) -> None:
         """Note that there is a message of this id."""

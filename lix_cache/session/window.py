@@ -112,6 +112,34 @@ class SessionContextWindow(_Window[HybridConversationCache]):
         """Return a page of the history. See :meth:`HybridConversationCache.get_messages`."""
         return self._hybrid.get_messages(limit, before, after)
 
+    def get_revision(self) -> str:
+        """See :meth:`HybridConversationCache.get_revision`."""
+        return self._hybrid.get_revision()
+
+    def pop_last(self) -> StoredMessage | None:
+        """See :meth:`HybridConversationCache.pop_last`."""
+        return self._hybrid.pop_last()
+
+    def delete_message(self, message_id: str) -> bool:
+        """See :meth:`HybridConversationCache.delete_message`."""
+        return self._hybrid.delete_message(message_id)
+
+    def edit(
+        self,
+        message_id: str,
+        content: Any,
+        *,
+        role: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        embedding: VectorLike | None = None,
+    ) -> StoredMessage:
+        """See :meth:`HybridConversationCache.edit`."""
+        return self._hybrid.edit(message_id, content, role=role, metadata=metadata, embedding=embedding)
+
+    def replace_all(self, messages: Sequence[Message], expected: str | None = None) -> AddedMessages:
+        """See :meth:`HybridConversationCache.replace_all`."""
+        return self._hybrid.replace_all(messages, expected)
+
     def get_context(self) -> list[Message]:
         """Return the newest messages within ``window_size`` and ``max_tokens``, oldest first.
 
@@ -178,6 +206,34 @@ class AsyncSessionContextWindow(_Window[AsyncHybridConversationCache]):
     ) -> list[StoredMessage]:
         """Return a page of the history. See :meth:`HybridConversationCache.get_messages`."""
         return await self._hybrid.get_messages(limit, before, after)
+
+    async def get_revision(self) -> str:
+        """See :meth:`SessionContextWindow.get_revision`."""
+        return await self._hybrid.get_revision()
+
+    async def pop_last(self) -> StoredMessage | None:
+        """See :meth:`SessionContextWindow.pop_last`."""
+        return await self._hybrid.pop_last()
+
+    async def delete_message(self, message_id: str) -> bool:
+        """See :meth:`SessionContextWindow.delete_message`."""
+        return await self._hybrid.delete_message(message_id)
+
+    async def edit(
+        self,
+        message_id: str,
+        content: Any,
+        *,
+        role: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        embedding: VectorLike | None = None,
+    ) -> StoredMessage:
+        """See :meth:`SessionContextWindow.edit`."""
+        return await self._hybrid.edit(message_id, content, role=role, metadata=metadata, embedding=embedding)
+
+    async def replace_all(self, messages: Sequence[Message], expected: str | None = None) -> AddedMessages:
+        """See :meth:`SessionContextWindow.replace_all`."""
+        return await self._hybrid.replace_all(messages, expected)
 
     async def get_context(self) -> list[Message]:
         """See :meth:`SessionContextWindow.get_context`."""

@@ -158,13 +158,13 @@ def test_a_page_decodes_only_the_frames_it_needs(
         process.flush()
     turns = process.archive.turns("s")
     decoded: list[int] = []
-    decode = decoding.decode_frame
+    decode = decoding.decode
 
     def counted(data: bytes, frame: Any, most: int) -> Any:
         decoded.append(frame.offset)
         return decode(data, frame, most)
 
-    monkeypatch.setattr(reading.decoding, "decode_frame", counted)
+    monkeypatch.setattr(reading.decoding, "decode", counted)
     for before, after in ((turns[20].id, None), (None, turns[20].id)):
         decoded.clear()
         found = process.drive(history.between(process.session, 3, before, after))

@@ -115,6 +115,32 @@ def test_sixteen_processes_and_two_daemons_on_one_session(config: CacheConfig) -
     assert report.is_intact
 
 
+def pop(config: CacheConfig, report: Report) -> None:
+    cache = HybridConversationCache("s", config)
+    while (popped := cache.pop_last()) is not None:
+        report("p", int(popped.message["content"]))
+
+
+@pytest.mark.parametrize("hot", [0, 10, 40])
+def test_processes_that_take_off_the_last_message_get_each_one_once(config: CacheConfig, hot: int) -> None:
+    cache = HybridConversationCache("s", config)
+    for number in range(40):
+        if number == 40 - hot:
+            cache.flush_to_disk()
+        cache.add_message("user", f"{number}")
+    if not hot:
+        cache.flush_to_disk()
+    children = [Child(partial(pop, config)) for _ in range(2)]
+    assert [child.wait() for child in children] == [0, 0]
+    popped = [[value for _, value in child.records()] for child in children]
+    for child in children:
+        child.close()
+    # Each process saw them go from the last to the first.
+    assert all(one == sorted(one, reverse=True) for one in popped)
+    assert sorted(popped[0] + popped[1]) == list(range(40))
+    assert cache.get_full() == []
+
+
 def _has_ended(child: Child) -> bool:
     return child.poll() is not None
 

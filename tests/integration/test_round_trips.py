@@ -9,7 +9,9 @@ import pytest
 
 from lix_cache import HybridConversationCache
 from lix_cache.config import CacheConfig
+from lix_cache.session import changes
 from tests.support import CountingProxy, RedisServer
+from tests.support.lab import Process
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("one-trip")
@@ -65,6 +67,34 @@ def test_the_first_keys_of_a_session_cost_two_more(cache: Any, counted: Counted)
     cache.delete_session()
     trips = counted(lambda: cache.add_messages([{"role": "user", "content": "b"}], keys=["b"]))
     assert trips == [["EVALSHA"]] * 3
+
+
+def test_a_change_of_a_message_in_redis_is_two_round_trips(cache: Any, counted: Counted) -> None:
+    added = cache.add_messages([{"role": "user", "content": f"m{i}"} for i in range(8)])
+    cache.pop_last()
+    assert counted(cache.pop_last) == [["EVALSHA"], ["EVALSHA"]]
+    assert counted(lambda: cache.delete_message(added.ids[2])) == [["EVALSHA"], ["EVALSHA"]]
+    assert counted(cache.get_context) == [["EVALSHA"]]
+    assert counted(lambda: cache.add_message("user", "next")) == [["EVALSHA"]]
+    assert counted(cache.get_revision) == [["EVALSHA"]]
+
+
+def test_others_see_that_the_last_message_was_taken_off_in_one_round_trip(
+    cache: Any, counted: Counted, proxy_config: CacheConfig
+) -> None:
+    # Another process, whose memory of the session is its own.
+    other = Process(proxy_config)
+    for text in ("one", "two", "three"):
+        cache.add_message("user", text)
+    cache.get_context()
+    other.drive(changes.pop_last(other.session))
+    # The server learns the script.
+    cache.get_context()
+    other.drive(changes.pop_last(other.session))
+    # Once it asks whether Redis went back; from then on it knows.
+    assert counted(cache.get_context) == [["EVALSHA"], ["EVALSHA"]]
+    assert counted(cache.get_context) == [["EVALSHA"]]
+    assert cache.get_stats()["counters"].get("rolled_back", 0) == 0
 
 
 def test_pages_of_the_history_are_one_round_trip(cache: Any, counted: Counted) -> None:

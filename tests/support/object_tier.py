@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lix_cache.archive.changes import SessionStamp, changes_of
@@ -20,7 +20,7 @@ from lix_cache.archive.expiry import DAY, Now, is_expired
 from lix_cache.archive.identity import Known, local_id, newcomers
 from lix_cache.archive.tombstones import Deletion
 from lix_cache.errors import ArchiveBusy, ArchiveError, ArchiveUnavailable, LixCacheError
-from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, with_id
+from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, sign_of, with_id
 
 __all__ = ["Bucket", "ObjectTier"]
 
@@ -67,10 +67,14 @@ class _Session:
     cleared: MessageId = ZERO_ID
     contested: frozenset[bytes] = frozenset()
     frames: int = 0
+    gone: Mapping[bytes, MessageId] = field(default_factory=dict)
+    changes: int = 0
+    dropped: MessageId = ZERO_ID
+    largest: MessageId = ZERO_ID
 
     @property
     def newest(self) -> MessageId:
-        return self.turns[-1].id if self.turns else ZERO_ID
+        return max(self.largest, self.turns[-1].id) if self.turns else self.largest
 
 
 @dataclass
@@ -189,7 +193,11 @@ class ObjectTier:
         def change(before: _Session | None) -> _Session | None:
             known, now = Known(), time.time()
             known.add(before.turns if before else ())
-            fresh[:] = newcomers(wanted, known)
+            left = wanted
+            if before is not None:
+                up_to = before.dropped if from_window else ZERO_ID
+                left = [turn for turn in wanted if turn.id > up_to and sign_of(turn) not in before.gone]
+            fresh[:] = newcomers(left, known)
             if not fresh:
                 return before
             old = before or _Session(now, now, now)
@@ -239,6 +247,48 @@ class ObjectTier:
         self.append_locked(session_id, new, contested=contested)
         return ids, len(new)
 
+    def take_out_locked(self, session_id: str, turns: Sequence[Turn], instead: Turn | None = None) -> None:
+        ids = {turn.id for turn in turns}
+
+        def change(before: _Session | None) -> _Session:
+            now = time.time()
+            old = before or _Session(now, now, now)
+            left = [turn for turn in old.turns if turn.id not in ids]
+            return replace(
+                old,
+                updated_at=now,
+                stamped_at=now,
+                turns=tuple(once([*left, *(() if instead is None else (instead,))])),
+                gone={**old.gone, **{sign_of(turn): turn.id for turn in turns}},
+                changes=old.changes + 1,
+                largest=old.newest,
+                frames=old.frames + 1,
+            )
+
+        self._change(session_id, change)
+
+    def replace_locked(self, session_id: str, turns: Sequence[Turn]) -> list[MessageId]:
+        newest = self.look(session_id).newest
+        first = local_id(newest, 0 if newest.ms else time.time())
+        fresh = tuple(with_id(turn, MessageId(first.ms, first.seq + i)) for i, turn in enumerate(turns))
+
+        def change(before: _Session | None) -> _Session:
+            now = time.time()
+            old = before or _Session(now, now, now)
+            return replace(
+                old,
+                updated_at=now,
+                stamped_at=now,
+                turns=fresh,
+                changes=old.changes + 1,
+                dropped=newest,
+                largest=old.newest,
+                frames=old.frames + 1,
+            )
+
+        self._change(session_id, change)
+        return [turn.id for turn in fresh]
+
     def clear_locked(self, session_id: str) -> None:
         def change(before: _Session | None) -> _Session | None:
             if before is None or before.cleared >= before.newest:
@@ -280,6 +330,7 @@ class ObjectTier:
         after: MessageId = ZERO_ID,
         before: MessageId | None = None,
         newest: bool,
+        locked: bool = False,
     ) -> list[Turn]:
         turns = [turn for turn in self.turns(session_id) if after < turn.id]
         turns = [turn for turn in turns if before is None or turn.id < before]
@@ -287,24 +338,29 @@ class ObjectTier:
 
     def summary(self, session_id: str, *, locked: bool = False) -> Summary:
         found = self._session(session_id)
-        return Summary(len(found.turns), found.newest, found.cleared) if found else Summary()
+        return Summary(len(found.turns), found.newest, found.cleared, found.changes) if found else Summary()
 
     def look(self, session_id: str, *, locked: bool = False) -> Extent:
-        own, gone = self.summary(session_id), self._deletion(session_id)
-        return Extent(max(own.newest, gone.up_to), own.cleared, gone.up_to, self.contested(session_id))
+        own, gone, found = self.summary(session_id), self._deletion(session_id), self._session(session_id)
+        up_to = max(gone.up_to, found.dropped if found else ZERO_ID)
+        return Extent(max(own.newest, up_to), own.cleared, up_to, self.contested(session_id))
 
     def contested(self, session_id: str, *, locked: bool = False) -> Mapping[bytes, MessageId]:
         found = self._session(session_id)
         known = dict.fromkeys(self._deletion(session_id).nonces, ZERO_ID)
         if found is not None:
             known.update((t.nonce, t.id) for t in found.turns if t.nonce and t.nonce in found.contested)
+            known.update(dict.fromkeys(found.gone, ZERO_ID))
         return known
 
     def find_nonces_locked(
         self, session_id: str, nonces: Collection[bytes], *, since_ms: int = 0
     ) -> dict[bytes, MessageId]:
         del since_ms
-        return {turn.nonce: turn.id for turn in self.turns(session_id) if turn.nonce in nonces}
+        found = self._session(session_id)
+        there = {turn.nonce: turn.id for turn in self.turns(session_id) if turn.nonce}
+        known = {**(found.gone if found else {}), **there}
+        return {nonce: known[nonce] for nonce in nonces if nonce in known}
 
     def deleted_up_to(self, session_id: str) -> MessageId:
         return self._deletion(session_id).up_to

@@ -40,7 +40,7 @@ from lix_cache.archive import header as header_flow
 from lix_cache.archive import index as index_flow
 from lix_cache.archive.codecs import codec_by_id, packer
 from lix_cache.archive.reading import parse_contents
-from lix_cache.archive.verify import verify_bytes
+from lix_cache.archive.verify import verify_bytes, verify_file
 from lix_cache.huffman_codec import _backend
 from lix_cache.huffman_codec._backend import Kernel
 from lix_cache.messages.message import Message
@@ -786,7 +786,11 @@ BAD_BODIES = {
     "no columns": (b"", "1 turns cannot be in columns of 0 bytes"),
     "a cut section": (body(ONE)[:-1], "bytes wanted"),
     "half a section head": (b"\x05", "bytes wanted"),
-    "an unknown section": (body(ONE, b"hi") + section(7, b"x"), "section 7 is not known"),
+    "an unknown section": (body(ONE, b"hi") + section(8, b"x"), "section 8 is not known"),
+    "ids taken out that the index does not count": (
+        body(ONE, b"hi") + section(7, b"\x01\x00"),
+        "does not take out 0 turns",
+    ),
     "a section below those of turns": (section(3, b"x") + body(ONE, b"hi"), "section 3 is not known"),
     "a section twice": (body(ONE, b"hi") + section(6, b"hi"), "there twice"),
     "an unknown codec": (section(5, ONE, codec=9), "codec 9 is not known"),
@@ -934,15 +938,15 @@ def test_text_that_looks_like_a_frame_is_text(tmp_path: Path) -> None:
 # -- verify ------------------------------------------------------------------------------
 
 
-def problems(data: bytes, session_id: str = "s", **options: bool) -> str:
-    return "; ".join(verify_bytes(data, session_id, **options).problems)
+def problems(data: bytes, session_id: str = "s") -> str:
+    return "; ".join(verify_bytes(data, session_id).problems)
 
 
 def test_verify_says_what_is_wrong() -> None:
     good = header(b"s", 5.0) + FRAME_1
     assert problems(good) == ""
     assert "the file is of session 's'" in problems(good, "t")
-    assert problems(good, "t", check_owner=False) == ""
+    assert verify_file(good, "t") == ("s", verify_bytes(good, "s"))
     assert "header is damaged" in problems(b"X" + good)
     assert verify_bytes(b"something else", "s").version == 0
     assert "bytes 0 to 14 are no intact frame" in problems(b"something else")

@@ -34,6 +34,7 @@
 -- Keys are kept in two hashes. When the one is a day old, or holds so many, it becomes the one of
 -- before, which is dropped: nothing is ever looked through.
 --#include clock.lua
+--#include session/last_given.lua
 local KEYS_MS, MOST_KEYS = 86400000, 10000
 local window, active, overflow, high_water, refused, known_keys, known_before = unpack(KEYS)
 local session, life, sure, gap, old = ARGV[1], ARGV[2], ARGV[5], ARGV[8], ARGV[9]
@@ -95,7 +96,8 @@ if length == 0 then
   if floor_ms >= now then id = above_floor end
 elseif gap == '1' then
   local last = redis.call('XREVRANGE', window, '+', '-', 'COUNT', 1)
-  if below_floor(last[1][1]) then return 'BEHIND' end
+  -- Where the last ones were taken out the window ends earlier, and Redis has not gone back.
+  if below_floor(last[1][1]) and below_floor(last_given(window)) then return 'BEHIND' end
 end
 
 -- All that may be refused comes before the first message: an error after it would have the caller
