@@ -30,7 +30,7 @@ _OF_ONE_SESSION = (ArchiveError, InvalidMessage)
 OnProgress = Callable[[int, int], None]
 
 
-def _silent(done: int, total: int) -> None:
+def silent(done: int, total: int) -> None:
     """Report progress to nobody."""
 
 
@@ -157,7 +157,7 @@ class StoreAdmin:
         idle_seconds: float | None = None,
         *,
         session_ids: Iterable[str] | None = None,
-        on_progress: OnProgress = _silent,
+        on_progress: OnProgress = silent,
     ) -> Evicted:
         """Move sessions to disk now, as the eviction thread would in time.
 
@@ -192,7 +192,7 @@ class StoreAdmin:
         *,
         session_ids: Iterable[str] | None = None,
         dry_run: bool = False,
-        on_progress: OnProgress = _silent,
+        on_progress: OnProgress = silent,
     ) -> Compacted:
         """Merge the small frames of archived sessions into larger ones. Needs no Redis.
 
@@ -214,7 +214,7 @@ class StoreAdmin:
 
     # -- moving over ---------------------------------------------------------------------
 
-    def migrate(self, *, dry_run: bool = False, on_progress: OnProgress = _silent) -> Migrated:
+    def migrate(self, *, dry_run: bool = False, on_progress: OnProgress = silent) -> Migrated:
         """Move the live sessions of lix-open-cache 0.1.0 to disk: every one under this prefix.
 
         Each is moved by its first use anyway; this is for those that nobody uses before their
