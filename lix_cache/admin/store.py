@@ -41,7 +41,7 @@ _OF_ONE_SESSION = (ArchiveError, InvalidMessage)
 OnProgress = Callable[[int, int], None]
 
 
-def _silent(done: int, total: int) -> None:
+def silent(done: int, total: int) -> None:
     """Report no progress."""
 
 
@@ -180,7 +180,7 @@ class StoreAdmin:
         *,
         session_ids: Iterable[SessionName] | None = None,
         namespace: str | None = None,
-        on_progress: OnProgress = _silent,
+        on_progress: OnProgress = silent,
     ) -> Offloaded:
         """Move sessions to disk now, as the evictor would in time.
 
@@ -217,7 +217,7 @@ class StoreAdmin:
         *,
         session_ids: Iterable[SessionName] | None = None,
         dry_run: bool = False,
-        on_progress: OnProgress = _silent,
+        on_progress: OnProgress = silent,
     ) -> Compacted:
         """Merge the small frames of archived sessions into larger ones. Needs no Redis.
 
@@ -239,7 +239,7 @@ class StoreAdmin:
 
     # -- moving over ---------------------------------------------------------------------
 
-    def migrate(self, *, dry_run: bool = False, on_progress: OnProgress = _silent) -> Migrated:
+    def migrate(self, *, dry_run: bool = False, on_progress: OnProgress = silent) -> Migrated:
         """Move the live sessions of lix-open-cache 0.1.0 to disk: every one under this prefix.
 
         Each is moved by its first use anyway; this is for those not used before their
@@ -351,7 +351,7 @@ class StoreAdmin:
 
     # -- deleting ------------------------------------------------------------------------
 
-    def delete_namespace(self, namespace: str, *, on_progress: OnProgress = _silent) -> Deleted:
+    def delete_namespace(self, namespace: str, *, on_progress: OnProgress = silent) -> Deleted:
         """Delete all sessions of a namespace, from Redis, disk and trash, and what was cached for them.
 
         Dropped are the answers of every SemanticCache whose context says this ``namespace``. Stop what uses

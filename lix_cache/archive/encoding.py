@@ -168,7 +168,8 @@ def _body(
     _put_section(body, COLUMN_SECTION, columns, *((STORED.id, columns) if is_random else codec.pack(columns)))
     _put_section(body, WORD_SECTION, words, *codec.pack(words))
     _put_section(body, VECTOR_SECTION, vectors, STORED.id, vectors)
-    _put_section(body, REMOVED, removed, *codec.pack(removed))
+    if removed:
+        _put_section(body, REMOVED, removed, *codec.pack(removed))
     missing = -(-(decoded - FREE_BYTES) // RATIO) - SMALLEST_FRAME - len(body)
     if missing > 0:
         filling = bytes(missing)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import pairwise
@@ -95,22 +95,11 @@ def parse_contents(data: bytes, name: str, most: int = index_flow.MAX_DECODED) -
     if not found.frames and not found.is_clean:
         raise ArchiveCorrupt(f"{name!r}: {len(data)} bytes, and no intact frame among them")
     damaged = sum(end - start for start, end in found.damage) + (found.header is None)
-    turns: list[Turn] = []
-    undecoded, why = 0, ""
-    for frame in found.frames:
-        try:
-            decoded = decoding.decode(data[frame.offset : frame.end], frame, most)
-            if decoded.removed:
-                removed = set(decoded.removed)
-                turns = [turn for turn in turns if turn.id not in removed]
-            turns += decoded.turns
-        except ArchiveCorrupt as error:
-            # Not the error itself: with it the bytes of the frame would be kept.
-            undecoded, why = undecoded + 1, why or str(error)
-            damaged += frame.length
+    turns, undecoded, why = _turns_of(data, found.frames, most)
+    damaged += sum(frame.length for frame in undecoded)
     if undecoded:
         # Once for the file, which may have very many.
-        logger.warning("archive damage: {!r}: {} frames, the first: {}", name, undecoded, why)
+        logger.warning("archive damage: {!r}: {} frames, the first: {}", name, len(undecoded), why)
     if damaged and found.frames and not turns and (undecoded or not found.frames[-1].index.removed):
         raise ArchiveCorrupt(f"{name!r}: none of its {len(found.frames)} frames can be decoded")
     # Looked at rather than believed: a frame that is in the file twice says it is in order.
@@ -127,6 +116,35 @@ def parse_contents(data: bytes, name: str, most: int = index_flow.MAX_DECODED) -
         session_id=found.header.session_id if found.header else None,
         doubts=all_doubts(data, found, most),
     )
+
+
+def _turns_of(
+    data: bytes, frames: Sequence[index_flow.Frame], most: int
+) -> tuple[list[Turn], list[index_flow.Frame], str]:
+    """Return the turns that frames leave, the frames that cannot be decoded, and why the first cannot."""
+    turns: list[Turn] = []
+    # From the first frame on that takes turns out: found by their ids, however many frames do.
+    left: dict[MessageId, Turn] | None = None
+    undecoded: list[index_flow.Frame] = []
+    why = ""
+    for frame in frames:
+        try:
+            decoded = decoding.decode(data[frame.offset : frame.end], frame, most)
+        except ArchiveCorrupt as error:
+            # Not the error itself: with it the bytes of the frame would be kept.
+            undecoded.append(frame)
+            why = why or str(error)
+            continue
+        if decoded.removed and left is None:
+            left = {turn.id: turn for turn in reversed(turns)}
+        if left is None:
+            turns += decoded.turns
+            continue
+        for message_id in decoded.removed:
+            left.pop(message_id, None)
+        for turn in decoded.turns:
+            left.setdefault(turn.id, turn)
+    return turns if left is None else list(left.values()), undecoded, why
 
 
 def _legacy_contents(data: bytes) -> Contents:
@@ -275,21 +293,21 @@ def oldest_between(
     Raises:
         TailUnreadable: use :func:`parse_contents`.
     """
-    frames: list[tuple[index_flow.Frame, frozenset[MessageId]]] = []
-    # What the frames behind one take out of it.
-    removed: frozenset[MessageId] = frozenset()
+    frames = []
+    # Where the last frame begins that takes a turn out: out of those before it.
+    removed_at: dict[MessageId, int] = {}
     for frame, decoded in walk_back(files, path, most, lambda frame: frame.index.taken > 0):
         index = frame.index
         if index.count and index.first < before and index.last > after:
-            frames.append((frame, removed))
-        if decoded.removed:
-            removed = removed.union(decoded.removed)
+            frames.append(frame)
+        for message_id in decoded.removed:
+            removed_at.setdefault(message_id, frame.offset)
         if largest_before(frame) <= after:
             break
     found: dict[MessageId, Turn] = {}
     unsure: list[MessageId] = []
     sure = 0
-    for frame, gone in sorted(frames, key=lambda one: one[0].index.first):
+    for frame in sorted(frames, key=lambda frame: frame.index.first):
         while unsure and unsure[0] < frame.index.first:
             heappop(unsure)
             sure += 1
@@ -300,7 +318,8 @@ def oldest_between(
             # Another process has replaced the file meanwhile.
             raise TailUnreadable(path)
         for turn in _decoded(body, frame, path, most).turns:
-            if after < turn.id < before and turn.id not in found and turn.id not in gone:
+            is_gone = removed_at and removed_at.get(turn.id, 0) > frame.offset
+            if after < turn.id < before and turn.id not in found and not is_gone:
                 heappush(unsure, turn.id)
                 found[turn.id] = turn
     return [found[message_id] for message_id in sorted(found)[:count]]

@@ -18,9 +18,9 @@ import pytest
 from lix_cache.archive.cold_tier import ColdTier, Extent, Lease, SessionMetadata, Summary
 from lix_cache.archive.expiry import DAY, Now
 from lix_cache.config import CacheConfig
-from lix_cache.errors import ArchiveBusy, ArchiveUnavailable
+from lix_cache.errors import ArchiveBusy, ArchiveUnavailable, RevisionMismatch
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, new_turn, with_id
-from lix_cache.session import rounds, whole
+from lix_cache.session import changes, read, rounds, whole
 from tests.support import CountingProxy
 from tests.support.lab import Process, World
 
@@ -345,6 +345,64 @@ class ColdTierContract:
         assert said(make().recent("s", 5, in_context=True)) == ["message 3"]
         assert make().summary("s").cleared == turn(2).id
 
+    # -- taking out ------------------------------------------------------------------------
+
+    @pytest.mark.promise("no-loss")
+    @pytest.mark.parametrize("compacted", [False, True])
+    def test_what_was_taken_out_is_gone_for_readers_and_does_not_come_back(
+        self, make: Make, compacted: bool
+    ) -> None:
+        tier = make()
+        append(tier, *(turn(n) for n in range(1, 7)))
+        new = with_id(turn(5, "edited", nonce=500), turn(5).id)
+        with holding(tier):
+            # One of them is in Redis alone.
+            tier.take_out_locked("s", [turn(2), turn(9)])
+            tier.take_out_locked("s", [turn(5)], new)
+            if compacted:
+                tier.compact_locked("s", idle_seconds=0)
+        expected = ["message 1", "message 3", "message 4", "edited", "message 6"]
+        late = make()
+        assert said(late.turns("s")) == expected
+        assert said(late.recent("s", 3)) == expected[-3:]
+        assert said(late.between("s", 2, after=turn(1).id, newest=False)) == expected[1:3]
+        assert said(late.between("s", 2, before=turn(6).id, newest=True)) == expected[2:4]
+        assert late.summary("s").total == 5
+        assert late.summary("s").changes == 2
+        meta = late.metadata("s")
+        assert meta is not None
+        assert meta.num_turns == 5
+        contested = late.look("s").contested
+        assert [contested[one.nonce or b""] for one in (turn(2), turn(5), turn(9))] == [ZERO_ID] * 3
+        with holding(late):
+            found = late.find_nonces_locked("s", [turn(2).nonce or b"", turn(9).nonce or b""])
+        assert sorted(found.values()) == [turn(2).id, turn(9).id]
+        # Whatever brings them: a window, an add that was late, an outage.
+        copies = [turn(2), turn(5), turn(9), new, turn(6)]
+        assert append(late, *copies, from_window=True) == 0
+        assert append(late, *copies) == 0
+        assert said(make().turns("s")) == expected
+
+    @pytest.mark.promise("no-loss")
+    @pytest.mark.parametrize("compacted", [False, True])
+    def test_what_was_replaced_does_not_come_back_from_a_window(self, make: Make, compacted: bool) -> None:
+        tier = make()
+        append(tier, *(turn(n) for n in range(1, 5)))
+        with holding(tier):
+            ids = tier.replace_locked("s", [turn(90, "new"), turn(91, "newer")])
+            if compacted:
+                tier.compact_locked("s", idle_seconds=0)
+        assert turn(4).id < ids[0] < ids[1] < turn(5).id
+        assert tier.look("s").deleted == turn(4).id
+        assert append(tier, turn(2), turn(4), from_window=True) == 0
+        assert append(tier, turn(5), from_window=True) == 1
+        assert said(make().turns("s")) == ["new", "newer", "message 5"]
+        with holding(tier):
+            assert tier.replace_locked("s", []) == []
+        assert make().turns("s") == []
+        assert make().summary("s").total == 0
+        assert make().look("s").newest >= turn(5).id
+
     @pytest.mark.promise("no-loss")
     def test_what_was_deleted_does_not_come_back_from_a_window(self, make: Make) -> None:
         tier = make()
@@ -452,6 +510,7 @@ class ColdTierContract:
             ("append of a window", lambda: locked(lambda: tier.append_many_locked({"s": [turn(3)]}))),
             ("outage", lambda: locked(lambda: tier.append_outage_locked("s", [turn(4)], contested=False))),
             ("clear", lambda: locked(lambda: tier.clear_locked("s"))),
+            ("take out", lambda: locked(lambda: tier.take_out_locked("s", [turn(9)]))),
             ("compact", lambda: locked(lambda: tier.compact_locked("s", idle_seconds=0))),
             (
                 "expire",
@@ -635,6 +694,37 @@ class ColdTierContract:
         proxy.allow()
         world.check_all()
         assert process().store.cold.pending_sessions() == []
+
+    @pytest.mark.promise("no-loss")
+    @pytest.mark.parametrize("moved", [False, True])
+    def test_flows_change_what_it_holds(self, process: Callable[..., Process], moved: bool) -> None:
+        one, two = process(), process()
+        for text in "abcdef":
+            one.add(text)
+        if moved:
+            one.flush()
+        ids = [turn.id for turn in one.drive(read.get_full(one.session))]
+        popped = two.drive(changes.pop_last(two.session))
+        assert popped is not None
+        assert said([popped]) == ["f"]
+        assert one.drive(changes.delete_message(one.session, ids[1]))
+
+        def edited(old: Turn) -> Turn:
+            return Turn(old.id, {**old.body, "content": "C"}, old.vector)
+
+        two.drive(changes.edit(two.session, ids[2], edited))
+        for _ in range(2):
+            for each in (one, two, process()):
+                assert each.full() == ["a", "C", "d", "e"]
+                assert each.context() == ["a", "C", "d", "e"]
+            one.flush()
+        revision = one.drive(changes.revision(one.session))
+        two.add("g")
+        with pytest.raises(RevisionMismatch):
+            one.drive(changes.replace_all(one.session, [one.turn("x")], revision))
+        one.drive(changes.replace_all(one.session, [one.turn("x")], None))
+        two.add("y")
+        assert one.full() == two.full() == process().context() == ["x", "y"]
 
     @pytest.mark.promise("no-loss")
     def test_whole_sessions_are_cleared_deleted_and_expire(

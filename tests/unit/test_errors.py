@@ -15,6 +15,8 @@ ALL = [getattr(errors, name) for name in errors.__all__]
 def made(kind: type[errors.LixCacheError]) -> errors.LixCacheError:
     if kind is errors.DimensionMismatch:
         return errors.DimensionMismatch(3, 4, "the cache")
+    if kind is errors.RevisionMismatch:
+        return errors.RevisionMismatch("1.5-0", "2.5-0")
     if kind is errors.MissingDictionary:
         return errors.MissingDictionary("12345678")
     if kind is errors.MissingExtra:

@@ -273,6 +273,7 @@ def test_everything_that_waits_has_an_async_twin() -> None:
         "SemanticCache",
         "SemanticCacheRedis",
         "SessionContextWindow",
+        "StoreAdmin",
         "URLEmbeddingCache",
     ]
     assert parameters(lix_cache.create_async_redis_client) == parameters(lix_cache.create_redis_client)
@@ -299,7 +300,7 @@ def test_async_twins_have_the_same_methods_with_the_same_parameters(name: str) -
             assert isinstance(sync[method], property)
             continue
         assert parameters(member) == parameters(sync[method]), method
-        if method in ("verify_all", "begin", "record"):
+        if method in ("verify_all", "begin", "record") or (name, method) == ("StoreAdmin", "verify"):
             continue  # they return, or take, what has a variant itself
         assert annotations(member) == annotations(sync[method]), method
 
