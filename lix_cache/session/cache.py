@@ -42,6 +42,7 @@ class HybridConversationCache(Changing):
         files: the file system.
 
     Attributes:
+        session_id: names the session: a str, or a SessionKey where it has a namespace.
         archive: the cold tier.
         evictor: the eviction daemon.
 

@@ -60,7 +60,7 @@ class Hybrid:
             evict_after_minutes=("evict_after_minutes", evict_after_minutes),
         )
         stored = stored_id(session_id)
-        #: As :func:`shown` tells it: whatever takes it back means the same session.
+        # Not the bare id of a key: a cache that is made of it would be of another session.
         self.session_id = shown(stored)
         self.hot_window_size = self._config.hot_window_size
         self.redis_ttl = self._config.session_ttl_seconds

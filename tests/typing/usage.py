@@ -60,6 +60,8 @@ from lix_cache import (
     SemanticSettings,
     SentenceTransformerEmbedder,
     SessionContextWindow,
+    SessionKey,
+    StoreAdmin,
     Stored,
     Streamed,
     Thresholds,
@@ -189,6 +191,25 @@ async def async_window(config: CacheConfig) -> None:
     cache = AsyncSessionContextWindow("s", config)
     assert_type(await cache.get_context(), list[Message])
     assert_type(cache.hybrid, AsyncHybridConversationCache)
+
+
+def namespaces(config: CacheConfig, folder: Path) -> None:
+    key = SessionKey("acme", "s")
+    assert_type(key.namespace, str | None)
+    assert_type(key.id, str)
+    CacheCoordinator(key, config)
+    cache = HybridConversationCache(key)
+    assert_type(cache.session_id, str | SessionKey)
+    HybridConversationCache(cache.session_id)
+    store = ConversationArchive(folder)
+    assert_type(store.load_all(key), list[Message] | None)
+    assert_type(store.expired_sessions(), list[str | SessionKey])
+    assert_type(store.list_sessions("acme"), list[dict[str, Any]])
+    admin = StoreAdmin(config)
+    assert_type(admin.session_ids(namespace="acme"), list[str | SessionKey])
+    assert_type(admin.delete_namespace("acme").failed, dict[str | SessionKey, str])
+    HybridConversationCache(("acme", "s"))  # type: ignore[arg-type]
+    SessionKey("acme")  # type: ignore[call-arg]
 
 
 def archive(folder: Path) -> None:
