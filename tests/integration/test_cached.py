@@ -70,7 +70,7 @@ class Lab:
             return function(*args, **kwargs)
         return self.loop.run_until_complete(function(*args, **kwargs))
 
-    def together(self, function: Callable[..., Any], calls: list[tuple[Any, ...]]) -> list[Any]:
+    def at_once(self, function: Callable[..., Any], calls: list[tuple[Any, ...]]) -> list[Any]:
         """Make all calls at once; an error stands in the place of a result."""
         if self.loop is None:
             with ThreadPoolExecutor(len(calls)) as pool:
@@ -278,7 +278,7 @@ def test_parameters_named_like_parts_of_the_context_take_no_place_in_it(lab: Lab
 def test_a_hundred_equal_calls_run_the_function_once(lab: Lab) -> None:
     cache = lab.cache()
     ask = cache.cached()(lab.function(lambda p: {"answer": [p]}, seconds=0.2))
-    results = lab.together(ask, [("q one",)] * 100)
+    results = lab.at_once(ask, [("q one",)] * 100)
     assert results == [{"answer": ["q one"]}] * 100
     assert len(lab.runs) == 1
     results[0]["answer"].append("changed by one caller")
@@ -293,7 +293,7 @@ def test_an_exception_goes_to_all_who_wait_and_is_not_kept(lab: Lab) -> None:
         raise KeyError(f"run {len(lab.runs)}")
 
     ask = lab.cache().cached()(lab.function(fail, seconds=0.2))
-    results = lab.together(ask, [("q one",)] * 10)
+    results = lab.at_once(ask, [("q one",)] * 10)
     assert [str(r) for r in results] == ["'run 1'"] * 10
     with pytest.raises(KeyError, match="run 2"):
         lab.call(ask, "q one")
@@ -733,7 +733,7 @@ def test_functions_that_wait_for_one_another_run_when_the_wait_is_over(lab: Lab)
                 await asyncio.sleep(0.001)
             return f"{prompt}: {await ask(other[prompt], depth=1)}"
 
-    found = lab.together(ask, [(prompt,) for prompt in other])
+    found = lab.at_once(ask, [(prompt,) for prompt in other])
     assert all("leaf" in one for one in found)
 
 

@@ -412,7 +412,7 @@ class ObjectTier:
         for name in names:
             old: _Session = self.bucket.get(*name)[1]
 
-            def together(now: _Session | None, old: _Session = old) -> _Session:
+            def merged(now: _Session | None, old: _Session = old) -> _Session:
                 if now is None:
                     return replace(old, stamped_at=time.time())
                 known = Known()
@@ -420,7 +420,7 @@ class ObjectTier:
                 turns = tuple(once([*now.turns, *newcomers(list(old.turns), known)]))
                 return replace(now, turns=turns, contested=now.contested | old.contested)
 
-            self._change(session_id, together)
+            self._change(session_id, merged)
             self.bucket.put(None, None, *name)
         return bool(names)
 
