@@ -99,39 +99,8 @@ if TYPE_CHECKING:
 
 __version__ = "1.0.0.dev0"
 
-_ERRORS = (
-    "ArchiveBusy",
-    "ArchiveCorrupt",
-    "ArchiveError",
-    "ArchiveTooLarge",
-    "ArchiveUnavailable",
-    "CodecError",
-    "ComputeTimeout",
-    "ConfigError",
-    "DimensionMismatch",
-    "EmbedderError",
-    "EmbedderUnavailable",
-    "InvalidContext",
-    "InvalidInput",
-    "InvalidMessage",
-    "InvalidSessionId",
-    "InvalidVector",
-    "LayoutMismatch",
-    "LixCacheError",
-    "MissingExtra",
-    "MissingTable",
-    "NoRedisServer",
-    "RedisAuthError",
-    "RedisCommandError",
-    "RedisDatabaseError",
-    "RedisError",
-    "RedisUnavailable",
-    "StreamInterrupted",
-    "VerifierError",
-)
-
+#: Where the public names are made; the others are errors.
 _HOMES = {
-    **dict.fromkeys(_ERRORS, "errors"),
     "AsyncCacheCoordinator": "coordinator",
     "AsyncConversationArchive": "session.archive",
     "AsyncHybridConversationCache": "session.cache",
@@ -298,10 +267,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
+    if name not in __all__:
         raise AttributeError(f"module 'lix_cache' has no attribute {name!r}")
-    value = getattr(import_module(f"lix_cache.{home}"), name)
+    value = getattr(import_module(f"lix_cache.{_HOMES.get(name, 'errors')}"), name)
     globals()[name] = value
     return value
 

@@ -56,7 +56,27 @@ def _combined(session_id: str, url: Any, semantic: Any, window: Any, answers: An
     }
 
 
-class CacheCoordinator:
+class _Coordinator:
+    """What both variants are made with."""
+
+    def __init__(
+        self,
+        session_id: str,
+        config: CacheConfig | None = None,
+        *,
+        redis_host: str | None = None,
+        redis_port: int | None = None,
+        redis_password: str | None = None,
+        embedder: Embedder | None = None,
+    ) -> None:
+        self.session_id = session_id
+        self._compose(_settings(config, redis_host, redis_port, redis_password), embedder)
+
+    def _compose(self, config: CacheConfig, embedder: Embedder | None) -> None:
+        raise NotImplementedError
+
+
+class CacheCoordinator(_Coordinator):
     """The memory and the caches of one chat session.
 
     Cheap to make: nothing is sent before the first call, and connections, archive and
@@ -82,27 +102,16 @@ class CacheCoordinator:
         ConfigError: a setting makes no sense.
     """
 
-    def __init__(
-        self,
-        session_id: str,
-        config: CacheConfig | None = None,
-        *,
-        redis_host: str | None = None,
-        redis_port: int | None = None,
-        redis_password: str | None = None,
-        embedder: Embedder | None = None,
-    ) -> None:
-        config = _settings(config, redis_host, redis_port, redis_password)
-        self.session_id = session_id
-        self.url_embedding_cache = URLEmbeddingCache(session_id, config)
-        self.semantic_cache = SemanticCacheRedis(session_id, config)
-        self.context_window = SessionContextWindow(session_id, config)
+    def _compose(self, config: CacheConfig, embedder: Embedder | None) -> None:
+        self.url_embedding_cache = URLEmbeddingCache(self.session_id, config)
+        self.semantic_cache = SemanticCacheRedis(self.session_id, config)
+        self.context_window = SessionContextWindow(self.session_id, config)
         self.answers: SemanticCache | None = None
         if embedder is not None:
             # Its guards are word lists of many languages, which not everybody needs.
             from lix_cache.semantic.cache import SemanticCache
 
-            self.answers = SemanticCache(embedder, config, context={"session": session_id})
+            self.answers = SemanticCache(embedder, config, context={"session": self.session_id})
 
     def add_message_to_context(self, role: str, content: Any, metadata: dict[str, Any] | None = None) -> int:
         """Add a message; return the messages now in the window. One round trip."""
@@ -171,30 +180,19 @@ class CacheCoordinator:
     get_cache_stats = get_stats
 
 
-class AsyncCacheCoordinator:
+class AsyncCacheCoordinator(_Coordinator):
     """Async twin of :class:`CacheCoordinator`: same arguments, same meaning."""
 
-    def __init__(
-        self,
-        session_id: str,
-        config: CacheConfig | None = None,
-        *,
-        redis_host: str | None = None,
-        redis_port: int | None = None,
-        redis_password: str | None = None,
-        embedder: Embedder | None = None,
-    ) -> None:
-        config = _settings(config, redis_host, redis_port, redis_password)
-        self.session_id = session_id
-        self.url_embedding_cache = AsyncURLEmbeddingCache(session_id, config)
-        self.semantic_cache = AsyncSemanticCacheRedis(session_id, config)
-        self.context_window = AsyncSessionContextWindow(session_id, config)
+    def _compose(self, config: CacheConfig, embedder: Embedder | None) -> None:
+        self.url_embedding_cache = AsyncURLEmbeddingCache(self.session_id, config)
+        self.semantic_cache = AsyncSemanticCacheRedis(self.session_id, config)
+        self.context_window = AsyncSessionContextWindow(self.session_id, config)
         self.answers: AsyncSemanticCache | None = None
         if embedder is not None:
             # Its guards are word lists of many languages, which not everybody needs.
             from lix_cache.semantic.cache import AsyncSemanticCache
 
-            self.answers = AsyncSemanticCache(embedder, config, context={"session": session_id})
+            self.answers = AsyncSemanticCache(embedder, config, context={"session": self.session_id})
 
     async def add_message_to_context(
         self, role: str, content: Any, metadata: dict[str, Any] | None = None

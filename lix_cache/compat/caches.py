@@ -24,12 +24,7 @@ from lix_cache.messages.message import check_session_id
 if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray, VectorLike
 
-__all__ = [
-    "AsyncSemanticCacheRedis",
-    "AsyncURLEmbeddingCache",
-    "SemanticCacheRedis",
-    "URLEmbeddingCache",
-]
+__all__ = ["AsyncSemanticCacheRedis", "AsyncURLEmbeddingCache", "SemanticCacheRedis", "URLEmbeddingCache"]
 
 T = TypeVar("T")
 _breakers: dict[Endpoint, Breaker] = {}
@@ -40,14 +35,48 @@ def breaker_for(endpoint: Endpoint, config: CacheConfig, clock: Clock) -> Breake
     return _breakers.setdefault(endpoint, Breaker(config.redis_retry_seconds, clock))
 
 
-def _check_place(host: str | None, port: int | None) -> None:
-    if host is not None:
-        check_text("redis_host", host)
-    if port is not None:
-        check_whole("redis_port", port, 1, 65535)
+class _Shell:
+    """What both caches and both variants have in common."""
+
+    _cache: QueryCache | UrlCache
+
+    def _begin(
+        self,
+        session_id: str,
+        config: CacheConfig,
+        db: int,
+        ttl_seconds: float,
+        host: str | None,
+        port: int | None,
+        clock: Clock,
+    ) -> dict[str, Any]:
+        """Check and keep what every cache is given; return what its flows need of it."""
+        self.session_id = check_session_id(session_id)
+        self.ttl_seconds = ttl_seconds
+        check_seconds("ttl_seconds", ttl_seconds)
+        if host is not None:
+            check_text("redis_host", host)
+        if port is not None:
+            check_whole("redis_port", port, 1, 65535)
+        self._endpoint = endpoint_for(config, db, host=host, port=port)
+        return {
+            "keys": Keys(config.redis_key_prefix, config.redis_buckets),
+            "embedder": config.embedder_id or "",
+            "dim": config.embedding_dim,
+            "ttl_seconds": ttl_seconds,
+            "miss_on_error": config.on_cache_error == "miss",
+            "breaker": breaker_for(self._endpoint, config, clock),
+            "clock": clock,
+        }
+
+    def _connect(self, clock: Clock) -> None:
+        raise NotImplementedError
+
+    def _guarded(self, flow: Flow[T], otherwise: T) -> Flow[T]:
+        return self._cache.guarded(flow, lambda: otherwise)
 
 
-class _Semantic:
+class _Semantic(_Shell):
     """What both colours of the query cache are made of."""
 
     def __init__(
@@ -69,35 +98,20 @@ class _Semantic:
             max_items_per_url=("semantic_max_items_per_url", max_items_per_url),
             redis_db=("semantic_redis_db", redis_db),
         )
-        self.session_id = check_session_id(session_id)
-        self.ttl_seconds: float = config.semantic_ttl_seconds if ttl_seconds is None else ttl_seconds
-        check_seconds("ttl_seconds", self.ttl_seconds)
-        _check_place(redis_host, redis_port)
         self.similarity_threshold = config.semantic_similarity_threshold
         self.max_items_per_url = config.semantic_max_items_per_url
-        self._endpoint = endpoint_for(config, config.semantic_redis_db, host=redis_host, port=redis_port)
-        self._cache = QueryCache(
-            keys=Keys(config.redis_key_prefix, config.redis_buckets),
-            embedder=config.embedder_id or "",
-            dim=config.embedding_dim,
-            ttl_seconds=self.ttl_seconds,
-            miss_on_error=config.on_cache_error == "miss",
-            breaker=breaker_for(self._endpoint, config, clock),
-            clock=clock,
+        life = config.semantic_ttl_seconds if ttl_seconds is None else ttl_seconds
+        shared = self._begin(
+            session_id, config, config.semantic_redis_db, life, redis_host, redis_port, clock
+        )
+        self._cache: QueryCache = QueryCache(
+            **shared,
             session_id=session_id,
             threshold=self.similarity_threshold,
             capacity=self.max_items_per_url,
             new_tag=lambda: os.urandom(TAG_BYTES),
         )
         self._connect(clock)
-
-    def _connect(self, clock: Clock) -> None:
-        raise NotImplementedError
-
-    def _guarded(self, flow: Flow[T], otherwise: T) -> Flow[T]:
-        if not self._cache.miss_on_error:
-            return flow
-        return self._cache.guarded(flow, lambda: otherwise)
 
     def _stats(self, urls: int | LixCacheError) -> dict[str, Any]:
         failed = isinstance(urls, LixCacheError)
@@ -112,7 +126,7 @@ class _Semantic:
         }
 
 
-class _Url:
+class _Url(_Shell):
     """What both colours of the URL cache are made of."""
 
     def __init__(
@@ -132,31 +146,16 @@ class _Url:
             batch_size=("url_cache_batch_size", batch_size),
             redis_db=("url_cache_redis_db", redis_db),
         )
-        self.session_id = check_session_id(session_id)
-        self.ttl_seconds: float = config.url_cache_ttl_seconds if ttl_seconds is None else ttl_seconds
-        check_seconds("ttl_seconds", self.ttl_seconds)
-        _check_place(redis_host, redis_port)
         self.batch_size = config.url_cache_batch_size
-        self._endpoint = endpoint_for(config, config.url_cache_redis_db, host=redis_host, port=redis_port)
-        self._cache = UrlCache(
-            keys=Keys(config.redis_key_prefix, config.redis_buckets),
-            embedder=config.embedder_id or "",
-            dim=config.embedding_dim,
-            ttl_seconds=self.ttl_seconds,
-            miss_on_error=config.on_cache_error == "miss",
-            breaker=breaker_for(self._endpoint, config, clock),
-            clock=clock,
+        life = config.url_cache_ttl_seconds if ttl_seconds is None else ttl_seconds
+        shared = self._begin(
+            session_id, config, config.url_cache_redis_db, life, redis_host, redis_port, clock
+        )
+        self._cache: UrlCache = UrlCache(
+            **shared,
             batch_size=self.batch_size,
         )
         self._connect(clock)
-
-    def _connect(self, clock: Clock) -> None:
-        raise NotImplementedError
-
-    def _guarded(self, flow: Flow[T], otherwise: T) -> Flow[T]:
-        if not self._cache.miss_on_error:
-            return flow
-        return self._cache.guarded(flow, lambda: otherwise)
 
     def _stats(self, memory: dict[str, Any] | LixCacheError) -> dict[str, Any]:
         failed = isinstance(memory, LixCacheError)
