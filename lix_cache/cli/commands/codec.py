@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -73,6 +73,16 @@ def train(
     unseen = texts[step - 1 :: step]
     seen = [text for number, text in enumerate(texts, 1) if number % step]
     name = table_id if table_id is not None else os.path.splitext(os.path.basename(output))[0]
+    table = _trained(seen, name, size)
+    _write(output, table)
+    result = _judged(output, seen, unseen)
+    if as_json:
+        print_json(result)
+    else:
+        _show(result)
+
+
+def _trained(texts: list[bytes], name: str, size: int) -> bytes:
     with progress("training") as tell:
         share = dict.fromkeys(("counting substrings", "choosing phrases", "fitting the code"), 0.0)
 
@@ -80,46 +90,47 @@ def train(
             share[what] = done
             tell(round(100 * sum(share.values()) / len(share)), 100)
 
-        table = train_table(seen, id=name, size=size, progress=report)
-    _write(output, table)
+        return train_table(texts, id=name, size=size, progress=report)
+
+
+def _judged(output: str, seen: list[bytes], unseen: list[bytes]) -> dict[str, Any]:
+    """Return what there is to say of a table: what it is, and what it saves of texts that it has not seen."""
     loaded = PhraseTable.load(output)
-    raw = sum(map(len, unseen))
-    result = {
+    return {
         "file": output,
         "id": loaded.id,
         "number": loaded.number.hex(),
         "phrases": loaded.count,
-        "bytes": len(table),
+        "bytes": os.path.getsize(output),
         "trained_on": {"texts": len(seen), "bytes": sum(map(len, seen))},
         "held_out": {
             "texts": len(unseen),
-            "bytes": raw,
+            "bytes": sum(map(len, unseen)),
             "encoded": sum(len(HuffmanCodec.encode(text, table=output)) for text in unseen),
             "encoded_with_the_shipped_table": sum(len(HuffmanCodec.encode(text)) for text in unseen),
         },
     }
-    if as_json:
-        print_json(result)
-        return
+
+
+def _show(result: dict[str, Any]) -> None:
     console = for_humans()
-    what = f"{loaded.count:,} phrases, {human_bytes(len(table))}, number {loaded.number.hex()}"
-    console.print(f"{visible(output)}: {what}", soft_wrap=True)
+    what = f"{result['phrases']:,} phrases, {human_bytes(result['bytes'])}, number {result['number']}"
+    console.print(f"{visible(result['file'])}: {what}", soft_wrap=True)
+    judged = result["held_out"]
+    raw = judged["bytes"]
     if not raw:
         to_stderr().print(
             "nothing was held out to judge it by: whether it saves anything is not known. Give it more text",
             style="yellow",
             soft_wrap=True,
         )
-    else:
-        own, shipped = (
-            f"{result['held_out'][key] / raw:.1%}"  # type: ignore[index]
-            for key in ("encoded", "encoded_with_the_shipped_table")
-        )
-        console.print(
-            f"{len(unseen):,} texts that it has not seen: {own} of their {human_bytes(raw)}; "
-            f"with the table that ships {shipped}",
-            soft_wrap=True,
-        )
+        return
+    own, shipped = (f"{judged[key] / raw:.1%}" for key in ("encoded", "encoded_with_the_shipped_table"))
+    console.print(
+        f"{judged['texts']:,} texts that it has not seen: {own} of their {human_bytes(raw)}; "
+        f"with the table that ships {shipped}",
+        soft_wrap=True,
+    )
 
 
 def _texts(paths: list[str], ctx: typer.Context) -> Iterator[bytes]:
