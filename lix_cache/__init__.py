@@ -103,42 +103,8 @@ if TYPE_CHECKING:
 
 __version__ = "1.0.0.dev0"
 
-_ERRORS = (
-    "ArchiveBusy",
-    "ArchiveCorrupt",
-    "ArchiveError",
-    "ArchiveTooLarge",
-    "ArchiveUnavailable",
-    "CodecError",
-    "ComputeTimeout",
-    "ConfigError",
-    "DimensionMismatch",
-    "EmbedderError",
-    "EmbedderUnavailable",
-    "InvalidContext",
-    "InvalidInput",
-    "InvalidMessage",
-    "InvalidSessionId",
-    "InvalidVector",
-    "KeyReused",
-    "LayoutMismatch",
-    "LixCacheError",
-    "MessageNotFound",
-    "MissingExtra",
-    "MissingDictionary",
-    "NoRedisServer",
-    "RedisAuthError",
-    "RedisCommandError",
-    "RedisDatabaseError",
-    "RedisError",
-    "RedisUnavailable",
-    "RevisionMismatch",
-    "StreamInterrupted",
-    "VerifierError",
-)
-
+#: Where the public names are made; the others are errors.
 _HOMES = {
-    **dict.fromkeys(_ERRORS, "errors"),
     "AddedMessages": "session.results",
     "AsyncCacheCoordinator": "coordinator",
     "AsyncConversationArchive": "session.archive",
@@ -320,10 +286,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
+    if name not in __all__:
         raise AttributeError(f"module 'lix_cache' has no attribute {name!r}")
-    value = getattr(import_module(f"lix_cache.{home}"), name)
+    value = getattr(import_module(f"lix_cache.{_HOMES.get(name, 'errors')}"), name)
     globals()[name] = value
     return value
 

@@ -66,7 +66,27 @@ def _scope_of(session: SessionName) -> dict[str, Any]:
     return {"namespace": session.namespace, "session": [session.namespace, session.id]}
 
 
-class CacheCoordinator:
+class _Coordinator:
+    """What both variants are made with."""
+
+    def __init__(
+        self,
+        session_id: SessionName,
+        config: CacheConfig | None = None,
+        *,
+        redis_host: str | None = None,
+        redis_port: int | None = None,
+        redis_password: str | None = None,
+        embedder: Embedder | None = None,
+    ) -> None:
+        self.session_id = shown(stored_id(session_id))
+        self._compose(_settings(config, redis_host, redis_port, redis_password), embedder)
+
+    def _compose(self, config: CacheConfig, embedder: Embedder | None) -> None:
+        raise NotImplementedError
+
+
+class CacheCoordinator(_Coordinator):
     """The memory and the caches of one chat session.
 
     Creating one is cheap: it sends nothing before the first call. Connections, archive and
@@ -92,21 +112,10 @@ class CacheCoordinator:
         ConfigError: a setting is invalid.
     """
 
-    def __init__(
-        self,
-        session_id: SessionName,
-        config: CacheConfig | None = None,
-        *,
-        redis_host: str | None = None,
-        redis_port: int | None = None,
-        redis_password: str | None = None,
-        embedder: Embedder | None = None,
-    ) -> None:
-        config = _settings(config, redis_host, redis_port, redis_password)
-        self.session_id = shown(stored_id(session_id))
-        self.url_embedding_cache = URLEmbeddingCache(session_id, config)
-        self.semantic_cache = SemanticCacheRedis(session_id, config)
-        self.context_window = SessionContextWindow(session_id, config)
+    def _compose(self, config: CacheConfig, embedder: Embedder | None) -> None:
+        self.url_embedding_cache = URLEmbeddingCache(self.session_id, config)
+        self.semantic_cache = SemanticCacheRedis(self.session_id, config)
+        self.context_window = SessionContextWindow(self.session_id, config)
         self.answers: SemanticCache | None = None
         if embedder is not None:
             # Its guards are word lists of many languages, which not every application needs.
@@ -217,24 +226,13 @@ class CacheCoordinator:
     get_cache_stats = get_stats
 
 
-class AsyncCacheCoordinator:
+class AsyncCacheCoordinator(_Coordinator):
     """Async variant of :class:`CacheCoordinator`: same arguments, same meaning."""
 
-    def __init__(
-        self,
-        session_id: SessionName,
-        config: CacheConfig | None = None,
-        *,
-        redis_host: str | None = None,
-        redis_port: int | None = None,
-        redis_password: str | None = None,
-        embedder: Embedder | None = None,
-    ) -> None:
-        config = _settings(config, redis_host, redis_port, redis_password)
-        self.session_id = shown(stored_id(session_id))
-        self.url_embedding_cache = AsyncURLEmbeddingCache(session_id, config)
-        self.semantic_cache = AsyncSemanticCacheRedis(session_id, config)
-        self.context_window = AsyncSessionContextWindow(session_id, config)
+    def _compose(self, config: CacheConfig, embedder: Embedder | None) -> None:
+        self.url_embedding_cache = AsyncURLEmbeddingCache(self.session_id, config)
+        self.semantic_cache = AsyncSemanticCacheRedis(self.session_id, config)
+        self.context_window = AsyncSessionContextWindow(self.session_id, config)
         self.answers: AsyncSemanticCache | None = None
         if embedder is not None:
             # Its guards are word lists of many languages, which not every application needs.

@@ -24,24 +24,53 @@ from lix_cache.messages.session_key import SessionName, name_fields, shown, stor
 if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray, VectorLike
 
-__all__ = [
-    "AsyncSemanticCacheRedis",
-    "AsyncURLEmbeddingCache",
-    "SemanticCacheRedis",
-    "URLEmbeddingCache",
-]
+__all__ = ["AsyncSemanticCacheRedis", "AsyncURLEmbeddingCache", "SemanticCacheRedis", "URLEmbeddingCache"]
 
 T = TypeVar("T")
 
 
-def _check_place(host: str | None, port: int | None) -> None:
-    if host is not None:
-        check_text("redis_host", host)
-    if port is not None:
-        check_whole("redis_port", port, 1, 65535)
+class _Shell:
+    """What both caches and both variants have in common."""
+
+    _cache: QueryCache | UrlCache
+
+    def _begin(
+        self,
+        session_id: SessionName,
+        config: CacheConfig,
+        db: int,
+        ttl_seconds: float,
+        host: str | None,
+        port: int | None,
+        clock: Clock,
+    ) -> dict[str, Any]:
+        """Check and keep what every cache is given; return what its flows need of it."""
+        self.session_id = shown(stored_id(session_id))
+        self.ttl_seconds = ttl_seconds
+        check_seconds("ttl_seconds", ttl_seconds)
+        if host is not None:
+            check_text("redis_host", host)
+        if port is not None:
+            check_whole("redis_port", port, 1, 65535)
+        self._endpoint = endpoint_for(config.redis, db, host=host, port=port)
+        return {
+            "keys": Keys(config.redis_key_prefix, config.redis_buckets),
+            "embedder": config.embedder.id,
+            "dim": config.embedder.dim,
+            "ttl_seconds": ttl_seconds,
+            "miss_on_error": config.on_cache_error == "miss",
+            "breaker": breaker_for(self._endpoint, config.redis_retry_seconds, clock),
+            "clock": clock,
+        }
+
+    def _connect(self, clock: Clock) -> None:
+        raise NotImplementedError
+
+    def _guarded(self, flow: Flow[T], otherwise: T) -> Flow[T]:
+        return self._cache.guarded(flow, lambda: otherwise)
 
 
-class _Semantic:
+class _Semantic(_Shell):
     """What both variants of the query cache are made of."""
 
     def __init__(
@@ -63,37 +92,19 @@ class _Semantic:
             max_items_per_url=("semantic_max_items_per_url", max_items_per_url),
             redis_db=("semantic_redis_db", redis_db),
         )
-        stored = stored_id(session_id)
-        self.session_id = shown(stored)
         settings = config.query_cache
-        self.ttl_seconds: float = settings.ttl_seconds if ttl_seconds is None else ttl_seconds
-        check_seconds("ttl_seconds", self.ttl_seconds)
-        _check_place(redis_host, redis_port)
         self.similarity_threshold = settings.similarity_threshold
         self.max_items_per_url = settings.max_items_per_url
-        self._endpoint = endpoint_for(config.redis, settings.redis_db, host=redis_host, port=redis_port)
-        self._cache = QueryCache(
-            keys=Keys(config.redis_key_prefix, config.redis_buckets),
-            embedder=config.embedder.id,
-            dim=config.embedder.dim,
-            ttl_seconds=self.ttl_seconds,
-            miss_on_error=config.on_cache_error == "miss",
-            breaker=breaker_for(self._endpoint, config.redis_retry_seconds, clock),
-            clock=clock,
-            session_id=stored,
+        ttl = settings.ttl_seconds if ttl_seconds is None else ttl_seconds
+        shared = self._begin(session_id, config, settings.redis_db, ttl, redis_host, redis_port, clock)
+        self._cache: QueryCache = QueryCache(
+            **shared,
+            session_id=stored_id(session_id),
             threshold=self.similarity_threshold,
             capacity=self.max_items_per_url,
             new_nonce=lambda: os.urandom(NONCE_BYTES),
         )
         self._connect(clock)
-
-    def _connect(self, clock: Clock) -> None:
-        raise NotImplementedError
-
-    def _guarded(self, flow: Flow[T], otherwise: T) -> Flow[T]:
-        if not self._cache.miss_on_error:
-            return flow
-        return self._cache.guarded(flow, lambda: otherwise)
 
     def _stats(self, urls: int | LixCacheError) -> dict[str, Any]:
         failed = isinstance(urls, LixCacheError)
@@ -108,7 +119,7 @@ class _Semantic:
         }
 
 
-class _Url:
+class _Url(_Shell):
     """What both variants of the URL cache are made of."""
 
     def __init__(
@@ -128,32 +139,15 @@ class _Url:
             batch_size=("url_cache_batch_size", batch_size),
             redis_db=("url_cache_redis_db", redis_db),
         )
-        self.session_id = shown(stored_id(session_id))
         settings = config.url_cache
-        self.ttl_seconds: float = settings.ttl_seconds if ttl_seconds is None else ttl_seconds
-        check_seconds("ttl_seconds", self.ttl_seconds)
-        _check_place(redis_host, redis_port)
         self.batch_size = settings.batch_size
-        self._endpoint = endpoint_for(config.redis, settings.redis_db, host=redis_host, port=redis_port)
-        self._cache = UrlCache(
-            keys=Keys(config.redis_key_prefix, config.redis_buckets),
-            embedder=config.embedder.id,
-            dim=config.embedder.dim,
-            ttl_seconds=self.ttl_seconds,
-            miss_on_error=config.on_cache_error == "miss",
-            breaker=breaker_for(self._endpoint, config.redis_retry_seconds, clock),
-            clock=clock,
+        ttl = settings.ttl_seconds if ttl_seconds is None else ttl_seconds
+        shared = self._begin(session_id, config, settings.redis_db, ttl, redis_host, redis_port, clock)
+        self._cache: UrlCache = UrlCache(
+            **shared,
             batch_size=self.batch_size,
         )
         self._connect(clock)
-
-    def _connect(self, clock: Clock) -> None:
-        raise NotImplementedError
-
-    def _guarded(self, flow: Flow[T], otherwise: T) -> Flow[T]:
-        if not self._cache.miss_on_error:
-            return flow
-        return self._cache.guarded(flow, lambda: otherwise)
 
     def _stats(self, memory: dict[str, Any] | LixCacheError) -> dict[str, Any]:
         failed = isinstance(memory, LixCacheError)

@@ -53,14 +53,21 @@ def file_lock(path: str) -> FileLock:
     Raises:
         OSError: the file cannot be opened.
     """
-    while True:
-        forks = _forks
-        lock = opened_as(FileLock, path, os.O_RDWR | os.O_CREAT | FLAGS)
-        _open.add(weakref.ref(lock, _open.discard))
-        if forks == _forks:
-            return lock
-        # A child that does not know of it may have it open, and would keep it.
-        lock.close()
+    lock = None
+    try:
+        while True:
+            forks = _forks
+            lock = opened_as(FileLock, path, os.O_RDWR | os.O_CREAT | FLAGS)
+            _open.add(weakref.ref(lock, _open.discard))
+            if forks == _forks:
+                return lock
+            # A child that does not know of it may have it open, and would keep it.
+            lock.close()
+    except BaseException:
+        # An error that interrupted this may be kept, and this frame with it.
+        if lock is not None:
+            lock.close()
+        raise
 
 
 def _before_fork() -> None:

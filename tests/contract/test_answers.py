@@ -428,10 +428,10 @@ def test_the_guards_of_the_library_are_asked_unless_one_says_otherwise(make: Any
 
 def test_what_has_expired_never_answers(make: Any) -> None:
     cache, other = make(), make()
-    cache.store(CAPITAL, "Paris", ttl_seconds=0.15)
+    cache.store(CAPITAL, "Paris", ttl_seconds=1.5)
     cache.store(BREAD, "oven")
     assert other.lookup(PARAPHRASE).is_hit
-    time.sleep(0.2)
+    time.sleep(1.6)
     for one in (cache, other):
         assert one.lookup(CAPITAL).reason == Reason.BELOW_THRESHOLD
         assert one.lookup(PARAPHRASE).reason == Reason.BELOW_THRESHOLD
@@ -449,16 +449,16 @@ def test_a_hit_does_not_prolong_a_life(make: Any) -> None:
 
 
 def test_a_sliding_life_is_prolonged_by_hits_up_to_its_limit(make: Any) -> None:
-    cache = make(sliding_seconds=0.4, ttl_seconds=1.2)
+    cache = make(sliding_seconds=1, ttl_seconds=3)
     cache.store(CAPITAL, "Paris")
     cache.store(BREAD, "oven")
-    assert cache.lookup(CAPITAL).ttl_remaining_seconds <= 0.4
+    assert cache.lookup(CAPITAL).ttl_remaining_seconds <= 1
     ends = []
     while (found := cache.lookup(PARAPHRASE)).is_hit:
         ends.append(found.age_seconds + found.ttl_remaining_seconds)
         time.sleep(0.1)
-    assert max(ends) > 0.45  # longer than a step
-    assert max(ends) < 1.25  # and no longer than the whole
+    assert max(ends) > 1.05  # longer than a step
+    assert max(ends) < 3.05  # and no longer than the whole
     assert not cache.lookup(BREAD).is_hit
 
 
@@ -467,12 +467,12 @@ def test_an_entrys_own_life_thresholds_its_sliding(make: Any) -> None:
     cache.store(CAPITAL, "Paris", ttl_seconds=0.3)
     started = time.monotonic()
     while cache.lookup(CAPITAL).is_hit:
-        assert time.monotonic() < started + 5
+        assert time.monotonic() < started + 30
         time.sleep(0.05)
 
 
 def test_keys_end_with_what_they_hold(make: Any, raw: redis.Redis, redis_config: CacheConfig) -> None:
-    cache = make(ttl_seconds=0.2, eviction="lru")
+    cache = make(ttl_seconds=1.5, eviction="lru")
     cache.store(CAPITAL, "Paris")
     cache.store(BREAD, "oven", ttl_seconds=0.1)
     assert keys_of(raw, redis_config, "*")
@@ -546,12 +546,12 @@ def test_a_context_that_changed_since_the_last_call_is_another_scope(make: Any) 
 
 def test_cleaning_up_drops_what_has_expired_and_counts_it(make: Any) -> None:
     cache = make()
-    cache.store(CAPITAL, "Paris", ttl_seconds=0.1)
-    cache.store(CAPITAL, "Paris", context={"s": 1}, ttl_seconds=0.1)
+    cache.store(CAPITAL, "Paris", ttl_seconds=1.5)
+    cache.store(CAPITAL, "Paris", context={"s": 1}, ttl_seconds=1.5)
     cache.store(BREAD, "oven")
     cache.store(BREAD, "oven", context={"s": 1})
     assert cache.cleanup_expired() == 0
-    time.sleep(0.12)
+    time.sleep(1.6)
     assert cache.cleanup_expired() == 2
     assert cache.cleanup_expired() == 0
     assert cache.get_stats()["expired"] == 2

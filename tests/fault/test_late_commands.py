@@ -92,6 +92,23 @@ def give_up(running: Flow[Any]) -> Any:
     raise AssertionError("it goes on")
 
 
+def sent_twice(process: Process) -> Effect:
+    """Add "twice" over a connection that breaks; return the first sending, not carried out."""
+    adding = process.adding("twice")
+    first = run_until(process, adding, scripts.ADD)
+    step = adding.throw(RedisUnavailable("the connection broke", maybe_done=True))
+    with pytest.raises(StopIteration):
+        while True:
+            step = process.step(adding, step)
+    return first
+
+
+def lose_memory(redis_server: RedisServer, config: CacheConfig) -> None:
+    """Let Redis forget the whole store."""
+    with redis_server.client(db=config.session_redis_db) as client:
+        client.delete(*client.keys(f"{config.redis_key_prefix}*"))
+
+
 # -- what is put back ------------------------------------------------------------------------
 
 
@@ -159,8 +176,7 @@ def test_a_context_that_is_put_back_late_stays_where_it_is(
     assert proxy.is_holding
     expected = meanwhile(other)
     if loses_memory:
-        with redis_server.client(db=config.session_redis_db) as client:
-            client.delete(*client.keys(f"{config.redis_key_prefix}*"))
+        lose_memory(redis_server, config)
     proxy.let_go()
     assert other._drive.client.xlen(other._store.hot.keys.window("s")) == 0
     for one in (other, HybridConversationCache("s", config), cache):
@@ -302,12 +318,7 @@ def test_an_add_that_was_brought_together_with_the_archive_does_not_come_again(
 def test_the_first_of_two_sendings_is_refused_after_the_second(config: CacheConfig, end: str) -> None:
     process, other = Process(config), Process(config)
     process.add("before")
-    adding = process.adding("twice")
-    first = run_until(process, adding, scripts.ADD)
-    step = adding.throw(RedisUnavailable("the connection broke", maybe_done=True))
-    with pytest.raises(StopIteration):
-        while True:
-            step = process.step(adding, step)
+    first = sent_twice(process)
     if end == "delete":
         other.drive(whole.delete(other.session))
     elif end == "clear":
@@ -326,14 +337,8 @@ def test_under_disk_durability_a_message_sent_twice_stays_once_when_redis_lost_i
     config = config.replace(durability="disk")
     process, other = Process(config), Process(config)
     process.add("before")
-    adding = process.adding("twice")
-    first = run_until(process, adding, scripts.ADD)
-    step = adding.throw(RedisUnavailable("the connection broke", maybe_done=True))
-    with pytest.raises(StopIteration):
-        while True:
-            step = process.step(adding, step)
-    with redis_server.client(db=config.session_redis_db) as client:
-        client.delete(*client.keys(f"{config.redis_key_prefix}*"))
+    first = sent_twice(process)
+    lose_memory(redis_server, config)
     other.add("after")
     assert isinstance(first, RedisCall)
     first.opened = None
@@ -346,15 +351,9 @@ def test_a_deletion_remembers_what_was_sent_twice_also_where_redis_lost_its_memo
     config: CacheConfig, redis_server: RedisServer
 ) -> None:
     process, other = Process(config), Process(config)
-    adding = process.adding("twice")
-    first = run_until(process, adding, scripts.ADD)
-    step = adding.throw(RedisUnavailable("the connection broke", maybe_done=True))
-    with pytest.raises(StopIteration):
-        while True:
-            step = process.step(adding, step)
+    first = sent_twice(process)
     other.drive(whole.delete(other.session))
-    with redis_server.client(db=config.session_redis_db) as client:
-        client.delete(*client.keys(f"{config.redis_key_prefix}*"))
+    lose_memory(redis_server, config)
     other.add("after")
     assert isinstance(first, RedisCall)
     first.opened = None

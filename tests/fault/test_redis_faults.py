@@ -460,8 +460,11 @@ def test_an_add_that_was_cancelled_is_there_once_or_not_at_all(
     tried = asyncio.run(live())
     assert cancelled
     found = seen_by_another(direct_config)
-    assert found == [text for text in tried if text in found]
-    assert {text for text in tried if text not in found} <= cancelled
+    assert len(found) == len(set(found))
+    assert set(found) <= set(tried)
+    # What was cancelled may have come late, or not at all; the others are there, in their order.
+    sure = [text for text in tried if text not in cancelled]
+    assert [text for text in found if text not in cancelled] == sure
     everywhere(direct_config, found)
 
 

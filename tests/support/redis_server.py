@@ -50,7 +50,7 @@ def server_program() -> str:
     return found.path
 
 
-def wait_until(condition: Any, seconds: float = 10.0, what: str = "the condition") -> None:
+def wait_until(condition: Any, seconds: float = 60.0, what: str = "the condition") -> None:
     """Wait until a function returns something true; fail the test after so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():

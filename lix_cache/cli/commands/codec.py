@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -71,6 +71,16 @@ def train(
     unseen = texts[step - 1 :: step]
     seen = [text for number, text in enumerate(texts, 1) if number % step]
     name = dictionary_id if dictionary_id is not None else os.path.splitext(os.path.basename(output))[0]
+    dictionary = _trained(seen, name, size)
+    _write(output, dictionary)
+    result = _evaluated(output, seen, unseen)
+    if as_json:
+        print_json(result)
+    else:
+        _show(result)
+
+
+def _trained(texts: list[bytes], name: str, size: int) -> bytes:
     with progress("training") as tell:
         share = dict.fromkeys(("counting substrings", "choosing phrases", "fitting the code"), 0.0)
 
@@ -78,46 +88,49 @@ def train(
             share[what] = done
             tell(round(100 * sum(share.values()) / len(share)), 100)
 
-        dictionary = train_dictionary(seen, id=name, size=size, progress=report)
-    _write(output, dictionary)
+        return train_dictionary(texts, id=name, size=size, progress=report)
+
+
+def _evaluated(output: str, seen: list[bytes], unseen: list[bytes]) -> dict[str, Any]:
+    """Return what a dictionary is, and what it saves of texts that it has not seen."""
     loaded = Dictionary.load(output)
-    raw = sum(map(len, unseen))
-    result = {
+    return {
         "file": output,
         "id": loaded.id,
         "number": loaded.number.hex(),
         "phrases": loaded.count,
-        "bytes": len(dictionary),
+        "bytes": os.path.getsize(output),
         "trained_on": {"texts": len(seen), "bytes": sum(map(len, seen))},
         "held_out": {
             "texts": len(unseen),
-            "bytes": raw,
+            "bytes": sum(map(len, unseen)),
             "encoded": sum(len(HuffmanCodec.encode(text, dictionary=output)) for text in unseen),
             "encoded_with_the_shipped_dictionary": sum(len(HuffmanCodec.encode(text)) for text in unseen),
         },
     }
-    if as_json:
-        print_json(result)
-        return
+
+
+def _show(result: dict[str, Any]) -> None:
     console = for_humans()
-    what = f"{loaded.count:,} phrases, {human_bytes(len(dictionary))}, number {loaded.number.hex()}"
-    console.print(f"{visible(output)}: {what}", soft_wrap=True)
+    what = f"{result['phrases']:,} phrases, {human_bytes(result['bytes'])}, number {result['number']}"
+    console.print(f"{visible(result['file'])}: {what}", soft_wrap=True)
+    held_out = result["held_out"]
+    raw = held_out["bytes"]
     if not raw:
         to_stderr().print(
             "nothing was held out to evaluate it on, so what it saves is not known. Give it more text",
             style="yellow",
             soft_wrap=True,
         )
-    else:
-        own, shipped = (
-            f"{result['held_out'][key] / raw:.1%}"  # type: ignore[index]
-            for key in ("encoded", "encoded_with_the_shipped_dictionary")
-        )
-        console.print(
-            f"{len(unseen):,} texts that it has not seen: {own} of their {human_bytes(raw)}; "
-            f"with the dictionary that ships {shipped}",
-            soft_wrap=True,
-        )
+        return
+    own, shipped = (
+        f"{held_out[key] / raw:.1%}" for key in ("encoded", "encoded_with_the_shipped_dictionary")
+    )
+    console.print(
+        f"{held_out['texts']:,} texts that it has not seen: {own} of their {human_bytes(raw)}; "
+        f"with the dictionary that ships {shipped}",
+        soft_wrap=True,
+    )
 
 
 def _texts(paths: list[str], ctx: typer.Context) -> Iterator[bytes]:
