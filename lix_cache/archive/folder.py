@@ -84,7 +84,7 @@ class ArchiveFolder:
         return stripe_of(session_id)
 
     def try_lock(self, session_id: str) -> FileLock | None:
-        """Take the session's lock now, or return None if somebody has it."""
+        """Take the session's lock now, or return None if it is held."""
         return self._try_stripe(f"{stripe_of(session_id):03x}")
 
     def _try_stripe(self, number: str) -> FileLock | None:
@@ -95,7 +95,7 @@ class ArchiveFolder:
         except ArchiveUnavailable as error:
             if error.errno != errno.ENOENT:
                 raise
-        # The folder was removed since we made it. Whoever did that wants it empty, not us to fail.
+        # The folder was removed since we made it. The intent was an empty folder, not a failure here.
         self._have_folders = False
         self._make_folders()
         return self._files.try_lock(path)
@@ -200,7 +200,7 @@ class ArchiveFolder:
 
     def note_setting(self, name: str, value: str, *, anew: bool = False) -> str:
         """Note a value that all processes must agree on; the first note stays unless it is made anew."""
-        # Under a lock of a session that nobody has: two processes may be the first at once.
+        # Under the lock of a name that no session has: two processes may be the first at once.
         with self.lock(f"\0setting {name}"):
             noted = None if anew else self.setting(name)
             if noted is None:

@@ -252,7 +252,7 @@ class ArchiveReader(ArchiveFolder):
         return self._tombstones.of(session_id).up_to
 
     def _contents_at(self, path: str, session_id: str, *, locked: bool) -> reading.Contents | None:
-        """Read a whole file. Damage is believed only of a file that nobody is writing to."""
+        """Read a whole file. Damage is believed only of a file without a writer."""
         name = os.path.basename(path)
         try:
             data = self._files.read(path)
@@ -290,7 +290,7 @@ class ArchiveReader(ArchiveFolder):
     def _metadata_at(
         self, path: str, session_id: str | None, *, locked: bool = False
     ) -> SessionMetadata | None:
-        """Return a file's metadata; with None for the id, whoever's file it is."""
+        """Return a file's metadata; with None for the id, of any owner."""
         tail = self._files.read_tail(path, index_flow.TAIL_BYTES)
         if tail is None:
             return None

@@ -91,7 +91,7 @@ class ArchiveWriter(ArchiveMending):
         if made:
             self.sync_names()
         if turns:
-            # Also where none was new: a writer that died may have told nobody.
+            # Also where none was new: a writer that died may not have told of it.
             self.changes.note(session_id)
         return count
 
@@ -164,7 +164,7 @@ class ArchiveWriter(ArchiveMending):
     ) -> tuple[list[MessageId], int]:
         """Keep messages that Redis could not take, all or none; return their ids and how many are new.
 
-        The mark comes first: a message on disk that nobody knows must be brought
+        The mark comes first: a message on disk that is not known to need to be brought
         together with the hot ones would be missing from the context; a mark without a
         message costs one look.
         """

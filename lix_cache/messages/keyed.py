@@ -37,7 +37,7 @@ def nonce_of(tag: bytes, session_id: str, salt: bytes) -> bytes:
     """Return the nonce by which both tiers know the message that a tag stands for.
 
     With the content in it a key that is used again after it was forgotten names another message. With a
-    secret in it nobody who may choose keys can make two messages that pass for one.
+    secret in it a caller who may choose keys cannot make two messages that pass for one.
     """
     made = blake2b(session_id.encode(), key=salt, digest_size=NONCE_BYTES)
     made.update(tag)

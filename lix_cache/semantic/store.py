@@ -39,7 +39,7 @@ class AnswerStore:
 
     Attributes:
         indexes: the vectors of the scopes used last.
-        deferred: notes that go with the next request to their scope, whichever cache sends it.
+        deferred: notes that go with the next request to their scope, of any cache.
     """
 
     indexes: IndexPool = field(default_factory=IndexPool)

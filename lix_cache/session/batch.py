@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_AT_ONCE", "AddResult", "Batch", "check_keys", "check_size"]
 
-#: Messages in one call: while they are added the server serves nobody else.
+#: Messages in one call: while they are added the server serves no other client.
 MOST_AT_ONCE = 1000
 
 

@@ -90,7 +90,7 @@ class Evictor(DaemonThread):
     def use(self, idle_seconds: float, *, flush_on_exit: bool = False) -> None:
         """Note how long a cache of this process lets its session be idle.
 
-        The shortest time anybody asked for holds for the whole store, and so does the
+        The shortest time asked for holds for the whole store, and so does the
         wish to have it on disk at the end.
         """
         self._idle_seconds = min(self._idle_seconds, idle_seconds)
@@ -112,7 +112,7 @@ class Evictor(DaemonThread):
         """
         drive = self._driver()
         # Compared at each round: what this process adds where the others have gone over to another
-        # number of buckets, nobody would find.
+        # number of buckets, could not be found.
         drive.unchecked(agree(self.store, again=True))
         moved = drive(rounds.spill_overflow(self.store))
         reunited = drive(rounds.reconcile_all_pending(self.store))
@@ -156,7 +156,7 @@ class Evictor(DaemonThread):
         return moved
 
     def _forget_cold(self) -> set[str]:
-        """Forget sessions that whichever daemon has moved to disk; return those still hot."""
+        """Forget sessions that a daemon has moved to disk; return those still hot."""
         known = self._used.copy()
         hot = known
         try:
@@ -209,7 +209,7 @@ class Evictor(DaemonThread):
             try:
                 self.flush()
             except LixCacheError as error:
-                # Nobody is left to raise it to. What did not move is still in Redis.
+                # No caller is left to raise it to. What did not move is still in Redis.
                 self._note(error)
 
     def _after_fork(self) -> None:

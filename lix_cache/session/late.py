@@ -3,7 +3,7 @@
 A server that hung goes on, or a proxy lets go of what it held, while other processes have moved,
 cleared or deleted the session. What removes and what puts back says what it is about
 (``hot/scripts.py``) and does nothing where that is gone. An add has nothing to say: it is a message
-of its own. So whoever clears, deletes or brings together tells Redis which messages are stored
+of its own. So a flow that clears, deletes or reconciles tells Redis which messages are stored
 already, or gone: it refuses their adds, and drops the copies that have come.
 """
 

@@ -56,7 +56,7 @@ class Moved:
     Attributes:
         messages: how many left Redis.
         sessions: sessions of which all that should have left did.
-        busy: sessions that somebody else held the lock of.
+        busy: sessions whose lock was held elsewhere.
         failed: sessions that could not be moved, and why; their messages are still hot.
     """
 
@@ -74,7 +74,7 @@ class Moved:
 def move_to_disk(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
     """Move the oldest messages of several sessions to disk, all but the newest so many.
 
-    Sessions whose lock somebody holds are left for the next time.
+    Sessions whose lock is held are left for the next time.
 
     Args:
         store: the tiers.

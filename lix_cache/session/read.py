@@ -117,10 +117,10 @@ def rehydrate(session: Session, cold: Cold) -> Flow[tuple[list[Turn], bool]]:
     Under the lock, because a deletion between reading and putting back would be undone by it.
     The lock does not hold back what was sent and is carried out later: for that there is the
     ticket, which everything under the lock that ends a window takes away. Putting back does
-    nothing if somebody else was first.
+    nothing if another reader was first.
 
     Returns:
-        The messages, and whether nobody has moved, cleared or deleted any since it was found cold.
+        The messages, and whether none was moved, cleared or deleted since it was found cold.
     """
     store = session.store
     lock = yield from session_lock(session)

@@ -111,7 +111,7 @@ def rescue_old(store: SessionStore, done: old_sessions.Pass) -> Flow[old_session
 def clean_up(store: SessionStore) -> Flow[int]:
     """Move archives past their life to the trash, except those of sessions that are hot.
 
-    One that cannot be looked at or moved, or whose lock somebody holds, is left for the next
+    One that cannot be looked at or moved, or whose lock is held, is left for the next
     time, and does not keep the others.
     """
     cold, trash_days = store.cold, store.archive.trash_days
