@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class AsyncStoreAdmin:
-    """Async twin of :class:`~lix_cache.StoreAdmin`: same arguments, same meaning.
+    """Async variant of :class:`~lix_cache.StoreAdmin`: same arguments, same meaning.
 
     :meth:`session_page`, which an application may show to its users, waits on the loop. What a keeper does
     now and then runs in a thread, with connections of its own; ``on_progress`` is called there.

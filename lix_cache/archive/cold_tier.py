@@ -432,15 +432,15 @@ class ColdTier(Protocol):
     def now(self, *others: float) -> Now:
         """Return what time it is by our clock, by the storage's, and by those given (Unix seconds)."""
 
-    def expired_sessions(self, life_seconds: float, now: Now) -> list[str]:
+    def expired_sessions(self, ttl_seconds: float, now: Now) -> list[str]:
         """Return the sessions that have given no sign of life for so long (``archive/expiry.py``)."""
 
-    def expire_locked(self, session_id: str, life_seconds: float, now: Now, *, to_trash: bool) -> bool:
+    def expire_locked(self, session_id: str, ttl_seconds: float, now: Now, *, to_trash: bool) -> bool:
         """Take a session away if, looked at under its lease, it is still expired.
 
         Args:
             session_id: the session.
-            life_seconds: its time to live.
+            ttl_seconds: its time to live.
             now: what time it is.
             to_trash: keep it in the trash; else it is deleted for good.
 

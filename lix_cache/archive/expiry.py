@@ -41,6 +41,6 @@ class Now(NamedTuple):
         return self.latest - self.earliest > DAY
 
 
-def is_expired(now: Now, life_seconds: float, updated_at: float, newest: MessageId, modified: float) -> bool:
-    """Return whether every sign of life is older than ``life_seconds`` by every clock."""
-    return max(updated_at, newest.timestamp, modified) < now.earliest - life_seconds
+def is_expired(now: Now, ttl_seconds: float, updated_at: float, newest: MessageId, modified: float) -> bool:
+    """Return whether every sign of life is older than ``ttl_seconds`` by every clock."""
+    return max(updated_at, newest.timestamp, modified) < now.earliest - ttl_seconds

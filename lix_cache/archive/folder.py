@@ -166,7 +166,7 @@ class ArchiveFolder:
         self._files.sync_folder(self.folder)
 
     def mark_pending_locked(self, session_id: str) -> None:
-        """Note durably that hot and cold of this session must be brought together."""
+        """Note durably that hot and cold of this session must be reconciled."""
         self._files.make_folder(self._in_folder(_PENDING))
         path = self._in_folder(_PENDING, file_stem(session_id))
         # Its contents are looked at, because a crash may have left the name without them.

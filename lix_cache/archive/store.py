@@ -149,30 +149,30 @@ class ArchiveStore(ArchiveWriter):
             )
         return found
 
-    def expired_sessions(self, life_seconds: float, now: Now) -> list[str]:
+    def expired_sessions(self, ttl_seconds: float, now: Now) -> list[str]:
         """Return the sessions that have given no sign of life for so long."""
-        cutoff = now.earliest - life_seconds
+        cutoff = now.earliest - ttl_seconds
         old = [meta.session_id for meta in self.all_metadata() if meta.updated_at < cutoff]
-        return [session_id for session_id in old if self._is_expired(session_id, life_seconds, now)]
+        return [session_id for session_id in old if self._is_expired(session_id, ttl_seconds, now)]
 
-    def expire_locked(self, session_id: str, life_seconds: float, now: Now, *, to_trash: bool) -> bool:
+    def expire_locked(self, session_id: str, ttl_seconds: float, now: Now, *, to_trash: bool) -> bool:
         """Take a session away if, looked at under its lock, it is still expired."""
-        if not self._is_expired(session_id, life_seconds, now, locked=True):
+        if not self._is_expired(session_id, ttl_seconds, now, locked=True):
             return False
         return self.trash_locked(session_id, now) if to_trash else self.delete_locked(session_id)
 
-    def _is_expired(self, session_id: str, life_seconds: float, now: Now, *, locked: bool = False) -> bool:
+    def _is_expired(self, session_id: str, ttl_seconds: float, now: Now, *, locked: bool = False) -> bool:
         try:
             meta = self.metadata(session_id, locked=locked)
             path = self._path_of(session_id)
-            if meta is None or path is None or meta.updated_at >= now.earliest - life_seconds:
+            if meta is None or path is None or meta.updated_at >= now.earliest - ttl_seconds:
                 return False
             modified = self._files.modified(path)
             newest = self.last_index(session_id, locked=locked).newest
         except ArchiveError as error:
             self.note_not_expired(session_id, error)
             return False
-        return modified is not None and is_expired(now, life_seconds, meta.updated_at, newest, modified)
+        return modified is not None and is_expired(now, ttl_seconds, meta.updated_at, newest, modified)
 
     def trash_locked(self, session_id: str, now: Now) -> bool:
         """Move all that a session has on disk to the trash; False if there is nothing."""

@@ -250,7 +250,7 @@ class CacheConfig:
         return min(self.evict_after_minutes * 60, float(self.session_ttl_seconds))
 
     @property
-    def hot_life_seconds(self) -> int:
+    def hot_ttl_seconds(self) -> int:
         """Time to live of a session's keys in Redis: the archive's, never shorter.
 
         Redis must not forget what the disk would have kept; moving a session to
@@ -289,7 +289,7 @@ class CacheConfig:
         return SessionSettings(
             redis_db=self.session_redis_db,
             window_size=self.hot_window_size,
-            ttl_seconds=self.hot_life_seconds,
+            ttl_seconds=self.hot_ttl_seconds,
             batch=self.archive_batch_turns,
             is_coded=self.hot_codec == "huffman",
             durability=self.durability,

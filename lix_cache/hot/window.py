@@ -45,7 +45,7 @@ class _Names(NamedTuple):
         known: and, where the messages have keys of their own, these.
         read: and of a read.
         old: the list that the old package may have left.
-        life: of the window, in milliseconds.
+        ttl: of the window, in milliseconds.
     """
 
     session: bytes
@@ -53,7 +53,7 @@ class _Names(NamedTuple):
     known: tuple[bytes, ...]
     read: tuple[bytes, ...]
     old: bytes
-    life: bytes
+    ttl: bytes
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class HotWindow:
 
     Attributes:
         keys: names.
-        life_ms: life of a window without any use.
+        ttl_ms: time to live of a window without any use.
         batch: messages beyond a window's size that make it overflow.
         coded: whether messages are stored as code words where that is shorter.
     """
 
     keys: Keys
-    life_ms: int
+    ttl_ms: int
     batch: int
     coded: bool = False
     _names: dict[str, _Names] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -88,7 +88,7 @@ class HotWindow:
                 tuple(key.encode() for key in keys.known(session_id)),
                 (window, active, keys.ticket(session_id).encode()),
                 old_list_key(keys.prefix, session_id).encode(),
-                b"%d" % self.life_ms,
+                b"%d" % self.ttl_ms,
             )
             self._names[session_id] = names
         return names
@@ -127,7 +127,7 @@ class HotWindow:
         names = self._names_of(session_id)
         args: tuple[Value, ...] = (
             names.session,
-            names.life,
+            names.ttl,
             floor.ms,
             floor.seq,
             2 if floor_is_certain else int(floor_is_fresh),
@@ -206,7 +206,7 @@ class HotWindow:
         return ScriptCall(
             scripts.READ,
             names.read,
-            (names.session, count, BYTES_AT_ONCE, names.life, names.old, start, nonce),
+            (names.session, count, BYTES_AT_ONCE, names.ttl, names.old, start, nonce),
         )
 
     @staticmethod
@@ -303,7 +303,7 @@ class HotWindow:
             cold: the answer to the read that found no window.
             newest: the largest id of the session; the window goes on from there.
         """
-        args: list[Any] = [session_id, self.life_ms, cold.ticket, str(max(newest, turns[-1].id))]
+        args: list[Any] = [session_id, self.ttl_ms, cold.ticket, str(max(newest, turns[-1].id))]
         for turn in turns[-scripts.PAGE :]:
             args += (str(turn.id), pack_hot(turn, coded=self.coded))
         return ScriptCall(scripts.REHYDRATE, self._names_of(session_id).read, tuple(args))
@@ -339,7 +339,7 @@ class HotWindow:
 
     def refuse(self, session_id: str, stored: Mapping[bytes, MessageId]) -> Command:
         """Refuse, and drop, all copies of messages but those under these ids."""
-        args: list[Any] = [self.life_ms]
+        args: list[Any] = [self.ttl_ms]
         for nonce, message_id in stored.items():
             args += (nonce, str(message_id))
         keys = (self.keys.window(session_id), self.keys.refused(session_id))
@@ -388,9 +388,9 @@ class HotWindow:
         """Read some hot sessions with their last use, and the cursor of the next ones (0: no more)."""
         return ("ZSCAN", self.keys.active(bucket), cursor, "COUNT", count)
 
-    def lease(self, bucket: int, who: str, life_ms: int) -> Command:
+    def lease(self, bucket: int, who: str, ttl_ms: int) -> Command:
         """Take or keep the lease on looking for idle sessions. Answers 1 or 0."""
-        return ScriptCall(scripts.LEASE, (self.keys.lease(bucket),), (who, life_ms))
+        return ScriptCall(scripts.LEASE, (self.keys.lease(bucket),), (who, ttl_ms))
 
 
 def _following(first: MessageId) -> Iterator[MessageId]:

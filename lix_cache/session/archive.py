@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class AsyncConversationArchive:
-    """Async twin of :class:`~lix_cache.ConversationArchive`: same arguments, same meaning.
+    """Async variant of :class:`~lix_cache.ConversationArchive`: same arguments, same meaning.
 
     Files are touched in threads, never on the loop. A cancelled call ends before the
     cancellation is delivered, so that no write goes on behind your back.

@@ -244,7 +244,7 @@ class HybridConversationCache(Changing):
 
 
 class AsyncHybridConversationCache(AsyncChanging):
-    """Async twin of :class:`HybridConversationCache`: same arguments, same meaning.
+    """Async variant of :class:`HybridConversationCache`: same arguments, same meaning.
 
     May be made outside a running loop and used from any; connections belong to the loop
     they were opened on. Files are touched in threads, never on the loop.

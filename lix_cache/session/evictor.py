@@ -56,7 +56,7 @@ class Evictor(DaemonThread):
         self._thread = None
         self._last_clean_up = self.store.clock.monotonic()
 
-    # -- life ---------------------------------------------------------------------------
+    # -- lifecycle ----------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the thread; harmless if it runs."""
@@ -115,8 +115,8 @@ class Evictor(DaemonThread):
         # number of buckets, could not be found.
         drive.unchecked(agree(self.store, again=True))
         moved = drive(rounds.spill_overflow(self.store))
-        reunited = drive(rounds.reconcile_all_pending(self.store))
-        evicted = drive(rounds.evict_idle(self.store, self._idle_seconds, self._name))
+        reconciled = drive(rounds.reconcile_all_pending(self.store))
+        evicted = drive(rounds.offload_idle(self.store, self._idle_seconds, self._name))
         if self._old.cursor is not None:
             self._old = drive(rounds.rescue_old(self.store, self._old))
         now = self.store.clock.monotonic()
@@ -129,7 +129,7 @@ class Evictor(DaemonThread):
             self._last_clean_up = now
         if len(self._used) >= self._forget_at:
             self._forget_cold()
-        for done in (moved, reunited, evicted):
+        for done in (moved, reconciled, evicted):
             done.raise_failure()
         return offload.Moved(moved.messages + evicted.messages, moved.sessions + evicted.sessions)
 

@@ -93,7 +93,7 @@ class Pass:
 
 
 def rescue(store: SessionStore, done: Pass, take_over: Callable[[str], Flow[int]]) -> Flow[Pass]:
-    """Go on with a look at the keys of the store, and move old sessions whose life is about to end.
+    """Go on with a look at the keys of the store, and move old sessions that are about to expire.
 
     A session that is not used would otherwise be lost when the old package's time to live ends.
 

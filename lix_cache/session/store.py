@@ -218,7 +218,7 @@ def open_store(
         endpoint=endpoint,
         hot=HotWindow(
             keys=Keys(redis.key_prefix, redis.buckets),
-            life_ms=session.ttl_seconds * 1000,
+            ttl_ms=session.ttl_seconds * 1000,
             batch=session.batch,
             coded=session.is_coded,
         ),

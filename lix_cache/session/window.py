@@ -24,7 +24,7 @@ H = TypeVar("H", HybridConversationCache, AsyncHybridConversationCache)
 
 
 class _Window(Generic[H]):
-    """What both colours are made of."""
+    """What both variants are made of."""
 
     _hybrid_type: type[H]
 
@@ -183,7 +183,7 @@ class SessionContextWindow(_Window[HybridConversationCache]):
 
 
 class AsyncSessionContextWindow(_Window[AsyncHybridConversationCache]):
-    """Async twin of :class:`SessionContextWindow`: same arguments, same meaning."""
+    """Async variant of :class:`SessionContextWindow`: same arguments, same meaning."""
 
     _hybrid_type = AsyncHybridConversationCache
 

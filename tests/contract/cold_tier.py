@@ -673,7 +673,7 @@ class ColdTierContract:
         world.add(two, "of another process")
         world.check(two.full())
         assert two.context() == two.full()[-4:]
-        two.drive(rounds.evict_idle(two.store, 0))
+        two.drive(rounds.offload_idle(two.store, 0))
         assert one.hot() == 0
         assert one.context() == one.full()[-4:]
         assert one.hot() == 4, "the end of a cold session is brought back"

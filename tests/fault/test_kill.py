@@ -70,7 +70,7 @@ def _live(
         if what < 0.15:
             drive(rounds.spill_overflow(cache._store))
         elif what < 0.25:
-            drive(rounds.evict_idle(cache._store, 0))
+            drive(rounds.offload_idle(cache._store, 0))
         elif what < 0.40:
             cache.get_context()
         elif what < 0.45:

@@ -182,7 +182,7 @@ def test_what_was_cleared_stays_cleared_when_only_a_daemon_has_been_there(
     go_back(server)
     daemon = Process(config)
     daemon.drive(rounds.spill_overflow(daemon.store))
-    daemon.drive(rounds.evict_idle(daemon.store, 0))
+    daemon.drive(rounds.offload_idle(daemon.store, 0))
     assert daemon.archived() == texts
     assert Process(config).context() == []
 
@@ -199,7 +199,7 @@ def test_what_was_deleted_stays_deleted(
     process = Process(config)
     if first == "daemon":
         process.drive(rounds.spill_overflow(process.store))
-        process.drive(rounds.evict_idle(process.store, 0))
+        process.drive(rounds.offload_idle(process.store, 0))
     elif first == "add":
         process.add("new")
         assert (process.context(), process.full()) == (["new"], ["new"])

@@ -143,7 +143,7 @@ class SessionMachine(RuleBasedStateMachine):
         process = self.processes[who]
         running = {
             "spill": lambda: rounds.spill_overflow(process.store),
-            "evict": lambda: rounds.evict_idle(process.store, 0),
+            "evict": lambda: rounds.offload_idle(process.store, 0),
             "reconcile": lambda: rounds.reconcile_all_pending(process.store),
         }[step]
         try:

@@ -440,18 +440,18 @@ class ObjectTier:
         clocks = [time.time(), *others]
         return Now(min(clocks), max(clocks))
 
-    def _is_expired(self, session_id: str, life_seconds: float, now: Now) -> bool:
+    def _is_expired(self, session_id: str, ttl_seconds: float, now: Now) -> bool:
         found = self._session(session_id)
         return found is not None and is_expired(
-            now, life_seconds, found.updated_at, found.newest, found.stamped_at
+            now, ttl_seconds, found.updated_at, found.newest, found.stamped_at
         )
 
-    def expired_sessions(self, life_seconds: float, now: Now) -> list[str]:
+    def expired_sessions(self, ttl_seconds: float, now: Now) -> list[str]:
         every = [session_id for _, session_id in self.bucket.names("session")]
-        return [session_id for session_id in every if self._is_expired(session_id, life_seconds, now)]
+        return [session_id for session_id in every if self._is_expired(session_id, ttl_seconds, now)]
 
-    def expire_locked(self, session_id: str, life_seconds: float, now: Now, *, to_trash: bool) -> bool:
-        if not self._is_expired(session_id, life_seconds, now):
+    def expire_locked(self, session_id: str, ttl_seconds: float, now: Now, *, to_trash: bool) -> bool:
+        if not self._is_expired(session_id, ttl_seconds, now):
             return False
         if not to_trash:
             return self.delete_locked(session_id)

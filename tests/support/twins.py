@@ -47,7 +47,7 @@ class Twins:
         self._loop = asyncio.new_event_loop() if variant == "async" else None
 
     def make(self, kind: str, *args: Any, **kwargs: Any) -> Any:
-        """Return an object of the public class ``kind``, or of its async twin."""
+        """Return an object of the public class ``kind``, or of its async variant."""
         if self._loop is None:
             return getattr(lix_cache, kind)(*args, **kwargs)
         return _Blocking(getattr(lix_cache, f"Async{kind}")(*args, **kwargs), self)

@@ -608,8 +608,8 @@ def test_a_config_survives_copying_and_pickling() -> None:
 @given(st.integers(1, 10_000), st.integers(1, 10**8))
 def test_redis_never_forgets_before_the_archive_would(days: int, seconds: int) -> None:
     config = CacheConfig(disk_ttl_days=days, session_ttl_seconds=seconds)
-    assert config.hot_life_seconds >= days * 86400
-    assert config.hot_life_seconds >= seconds
+    assert config.hot_ttl_seconds >= days * 86400
+    assert config.hot_ttl_seconds >= seconds
 
 
 @given(st.floats(0, 10**6), st.integers(1, 10**8))

@@ -1,6 +1,6 @@
 -- KEYS: window, active, overflow, high water, refused nonces; where messages have keys: known keys,
 --       known keys of before
--- ARGV: session id, life in ms, floor (ms and number of the largest id that the caller knows the
+-- ARGV: session id, TTL in ms, floor (ms and number of the largest id that the caller knows the
 --       session to have had), how sure the floor is (0: not looked at in the archive, 1: looked at just
 --       now, 2: looked at under the session's lock), length that counts as overflow, window size, what
 --       to do where the window ends below the floor (0: nothing, it was compared before; 1: compare;
@@ -37,7 +37,7 @@
 --#include session/last_given.lua
 local KEYS_MS, MOST_KEYS = 86400000, 10000
 local window, active, overflow, high_water, refused, known_keys, known_before = unpack(KEYS)
-local session, life, sure, gap, old = ARGV[1], ARGV[2], ARGV[5], ARGV[8], ARGV[9]
+local session, ttl, sure, gap, old = ARGV[1], ARGV[2], ARGV[5], ARGV[8], ARGV[9]
 local count = tonumber(ARGV[10])
 -- Both are rare: one call where there is neither. (On a cluster they may be in two slots.)
 local is_clear = old ~= '' and redis.pcall('EXISTS', old, refused) == 0
@@ -105,7 +105,7 @@ end
 length = length + #new
 redis.call('ZADD', active, now, session)
 if length >= tonumber(ARGV[6]) then redis.call('HSET', overflow, session, ARGV[7]) end
-if length > #new then redis.call('PEXPIRE', window, life) end
+if length > #new then redis.call('PEXPIRE', window, ttl) end
 if known_keys then
   if ARGV[#ARGV - 2] == '1' and redis.call('EXISTS', known_keys) == 0 then
     doubt = string.format('%.0f', now + KEYS_MS)
@@ -144,11 +144,11 @@ end
 for i = 2, #new do
   redis.call('XADD', window, string.format('%s-%.0f', ms, seq + i - 1), 'm', new[i])
 end
-if length == #new then redis.pcall('PEXPIRE', window, life) end
+if length == #new then redis.pcall('PEXPIRE', window, ttl) end
 -- Bit 5: it was sent before, and that one may still be on its way.
 if math.floor(string.byte(new[1]) / 32) % 2 == 1 then
   for i = 1, #new do redis.pcall('SADD', refused, string.sub(new[i], 2, 7)) end
-  redis.pcall('PEXPIRE', refused, life)
+  redis.pcall('PEXPIRE', refused, ttl)
 end
 if not known_keys then return {given, length} end
 for i = 1, #tags do

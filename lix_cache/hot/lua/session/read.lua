@@ -1,5 +1,5 @@
 -- KEYS: window, active, ticket
--- ARGV: session id, how many, bytes at most, life in ms, key that the old package may have left
+-- ARGV: session id, how many, bytes at most, TTL in ms, key that the old package may have left
 --       ('': not looked for), id to look below ('+': from the newest on), 6 random bytes
 -- Returns 'OLD' where there is such a key; {1 if there may be more of what was asked for, id, message, id,
 -- message ...}, newest first; where there is no window {false, ticket}: what rehydrate asks for, '' where

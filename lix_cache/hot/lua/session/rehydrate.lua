@@ -1,5 +1,5 @@
 -- KEYS: window, active, ticket
--- ARGV: session id, life in ms, ticket, the largest id of the session, id, message, id, message ...
+-- ARGV: session id, TTL in ms, ticket, the largest id of the session, id, message, id, message ...
 -- Puts archived messages back under their own ids. Returns 1; 0 where the session is hot already; -1
 -- where it was moved, cleared or deleted since the ticket was given: what was read may be outdated.
 --#include clock.lua
