@@ -54,10 +54,10 @@ def test_a_command_looks_in_the_namespace_it_was_told(cli: Cli, redis_config: Ca
         assert "there is no session" in missing.err
     for bad in ("", "a\x1fb", "x" * 256):
         assert cli("show", "x", "--namespace", bad).code == 2
-    assert cli("evict", "--session", "x", "--namespace", "acme", "--json").json["messages"] == 2
-    assert cli("evict", "--all", "--namespace", "acme", "--json").json["messages"] == 3
-    assert cli("evict", "--idle-minutes", "0", "--namespace", "nobody", "--json").json["messages"] == 0
-    assert cli("evict", "--all", "--json").json["messages"] == 5
+    assert cli("offload", "--session", "x", "--namespace", "acme", "--json").json["messages"] == 2
+    assert cli("offload", "--all", "--namespace", "acme", "--json").json["messages"] == 3
+    assert cli("offload", "--idle-minutes", "0", "--namespace", "nobody", "--json").json["messages"] == 0
+    assert cli("offload", "--all", "--json").json["messages"] == 5
     checked = cli("verify", "x", "--namespace", "b", "--json").json["files"]
     assert [(one["namespace"], one["session_id"], one["turns"]) for one in checked] == [("b", "x", 4)]
     assert cli("verify", "--namespace", "b").code == 2
@@ -117,7 +117,7 @@ def test_import_puts_sessions_into_a_namespace_and_moves_none_from_one_to_anothe
 
 def test_restore_takes_back_the_session_of_the_namespace_alone(cli: Cli, redis_config: CacheConfig) -> None:
     fill_namespaces(redis_config)
-    cli("evict", "--all")
+    cli("offload", "--all")
     time.sleep(0.01)
     assert ConversationArchive(redis_config.archive_dir, 1e-9).cleanup_expired() == 4
     listed = cli("restore", "--json").json["trashed"]
@@ -131,14 +131,14 @@ def test_restore_takes_back_the_session_of_the_namespace_alone(cli: Cli, redis_c
     back = cli("restore", "x", "--namespace", "acme", "--json").json["restored"]
     assert back == [{"session_id": "x", "namespace": "acme"}]
     assert cli("restore", "y").code == 1
-    assert cli("restore", "--all", "--namespace", "acme").out == "1 session taken back\n"
+    assert cli("restore", "--all", "--namespace", "acme").out == "1 session restored\n"
     assert cli("restore", "x", "--json").json["restored"] == ["x"]
     assert [one["namespace"] for one in cli("restore", "--json").json["trashed"]] == ["b"]
 
 
 def test_failures_in_a_namespace_are_told_by_namespace_and_id(cli: Cli, redis_config: CacheConfig) -> None:
     fill_namespaces(redis_config)
-    cli("evict", "--all")
+    cli("offload", "--all")
     for path in Path(redis_config.archive_dir).glob("%1Facme*.huff"):
         path.write_bytes(path.read_bytes()[:40] + bytes(30))
     result = cli("export")
@@ -160,7 +160,7 @@ def test_a_namespace_cannot_speak_to_the_terminal(cli: Cli, redis_config: CacheC
         ("sessions",),
         ("show", "y", "--namespace", str(evil.namespace)),
         ("show", evil.id, "--namespace", str(evil.namespace)),
-        ("evict", "--all"),
+        ("offload", "--all"),
         ("verify",),
         ("export",),
         ("sessions", "--namespace", "\x1b[31m"),

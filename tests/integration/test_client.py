@@ -236,7 +236,7 @@ def test_an_error_that_is_let_go_lets_go_of_the_connection(
         try:
             raise kind(f"trouble on {type(connection).__name__}")
         except Exception as error:
-            raise_translated(error, endpoint_for(redis_config, 0))
+            raise_translated(error, endpoint_for(redis_config.redis, 0))
 
     gc.disable()
     try:
@@ -398,7 +398,7 @@ def test_a_url_that_would_be_misread_is_a_config_error(url: str, message: str) -
 
 
 def test_nothing_is_sent_before_a_lazy_client_is_used() -> None:
-    lazy_client(endpoint_for(CacheConfig(redis_port=free_port()), 0))
+    lazy_client(endpoint_for(CacheConfig(redis_port=free_port()).redis, 0))
 
 
 def test_a_pool_is_shared_only_when_everything_is_equal(redis_server: RedisServer, tmp_path: Path) -> None:

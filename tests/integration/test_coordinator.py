@@ -177,7 +177,7 @@ def test_each_layer_has_a_database_of_its_own(
         with redis_server.client(db=db) as client:
             keys = client.keys(f"{config.redis_key_prefix}:*")
             found[db] = {key.decode().removeprefix(config.redis_key_prefix).split(":")[-2] for key in keys}
-    assert found[7] == {"v", "r", "s"}
+    assert found[7] == {"vectors", "responses", "scopes"}
     assert len(found[8]) == 1
     assert {"win"} < found[9] <= {"win", "{0}"}
     assert not any(keys for db, keys in found.items() if db not in (7, 8, 9))

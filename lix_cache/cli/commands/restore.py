@@ -53,7 +53,7 @@ def restore(
     if as_json:
         print_json({"restored": [one if isinstance(one, str) else name_fields(one) for one in back]})
     else:
-        for_humans().print(Text(f"{counted(len(back), 'session')} taken back"), soft_wrap=True)
+        for_humans().print(Text(f"{counted(len(back), 'session')} restored"), soft_wrap=True)
 
 
 def _trashed(given: str, namespace: str | None, there: list[Session]) -> Session:
