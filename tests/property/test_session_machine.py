@@ -185,7 +185,7 @@ class SessionMachine(RuleBasedStateMachine):
         if not self._reaches(who):
             assert self.policy == "archive"
             # Redis hears of it when it is there.
-            self._bring_together()
+            self._reconcile()
         return done
 
     def _take_out(self, text: str, *instead: str) -> None:
