@@ -6,7 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lix_cache.admin.listing import session_page
-from lix_cache.admin.store import OnProgress, StoreAdmin, silent
+from lix_cache.admin.progress import OnProgress, silent
+from lix_cache.admin.store import StoreAdmin
 from lix_cache.drivers.threads import in_disk_thread
 from lix_cache.session.layout import AsyncStoreDriver
 from lix_cache.session.store import open_store

@@ -6,14 +6,17 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from lix_cache.admin.flows import find_keys, window_sizes
+from lix_cache.admin.results import Migrated
 from lix_cache.effects import Flow
+from lix_cache.errors import ArchiveError, InvalidMessage, RedisCommandError
 from lix_cache.hot.keys import Keys, escape_pattern
-from lix_cache.messages.session_key import is_stored
+from lix_cache.messages.session_key import SessionName, is_stored, shown
 from lix_cache.session import offload
 from lix_cache.session.base import Session, session_lock
+from lix_cache.session.layout import note_anew
 from lix_cache.session.store import SeenSessions, SessionStore
 
-__all__ = ["Stray", "move", "size", "strays"]
+__all__ = ["Stray", "migrate", "move", "size", "strays"]
 
 
 class Stray(NamedTuple):
@@ -61,6 +64,25 @@ def size(store: SessionStore, stray: Stray) -> Flow[int]:
     """Return how many messages the window holds."""
     sizes = yield from window_sizes(_as_it_was(store, stray), [stray.session_id])
     return sizes[stray.session_id][0]
+
+
+def migrate(store: SessionStore) -> Flow[Migrated]:
+    """Move all windows of other numbers of buckets to disk, and note ours. See StoreAdmin.migrate_buckets."""
+    moved = messages = 0
+    failed: dict[SessionName, str] = {}
+    # Looked for again after the note: a process that had not heard of it may have added more.
+    for is_noted in (False, True):
+        for stray in (yield from strays(store)):
+            try:
+                messages += yield from move(store, stray)
+                moved += 1
+            except (ArchiveError, InvalidMessage, RedisCommandError) as error:
+                failed[shown(stray.session_id)] = f"{type(error).__name__}: {error}"
+        if failed or is_noted:
+            # Under our number no process would find what could not be moved.
+            break
+        yield from note_anew(store)
+    return Migrated(moved, messages, failed)
 
 
 def move(store: SessionStore, stray: Stray) -> Flow[int]:

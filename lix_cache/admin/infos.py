@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lix_cache.admin.moving_over import Left
-    from lix_cache.archive.cold_tier import SessionMetadata
+    from lix_cache.archive.facts import SessionMetadata
     from lix_cache.errors import LixCacheError
     from lix_cache.messages.session_key import SessionName
 

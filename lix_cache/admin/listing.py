@@ -24,7 +24,7 @@ from lix_cache.messages.session_key import in_namespace, stored_start
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lix_cache.archive.cold_tier import SessionMetadata
+    from lix_cache.archive.facts import SessionMetadata
     from lix_cache.hot.scripts import Command
     from lix_cache.session.store import SessionStore
 

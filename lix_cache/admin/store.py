@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lix_cache.admin import buckets, files, flows, moving_over, namespaces
 from lix_cache.admin.doctor import examine
 from lix_cache.admin.infos import by_namespace, info_of, told_of
 from lix_cache.admin.listing import session_page
+from lix_cache.admin.progress import OnProgress, silent
 from lix_cache.admin.results import (
     Check,
     Deleted,
@@ -29,7 +30,7 @@ from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.messages.session_key import SessionName, in_namespace, shown, stored_id, stored_start
 from lix_cache.session import reconcile, rounds, whole
 from lix_cache.session.base import Session
-from lix_cache.session.layout import StoreDriver, note_anew
+from lix_cache.session.layout import StoreDriver
 from lix_cache.session.offload import Moved, move_to_disk
 from lix_cache.session.store import open_store
 
@@ -37,12 +38,6 @@ __all__ = ["StoreAdmin"]
 
 #: Trouble that is one session's own; trouble with Redis concerns all sessions.
 _OF_ONE_SESSION = (ArchiveError, InvalidMessage)
-
-OnProgress = Callable[[int, int], None]
-
-
-def silent(done: int, total: int) -> None:
-    """Report no progress."""
 
 
 class StoreAdmin:
@@ -286,21 +281,7 @@ class StoreAdmin:
         if dry_run:
             sizes = [drive(buckets.size(store, one)) for one in drive(buckets.strays(store))]
             return Migrated(len(sizes), sum(sizes))
-        moved = messages = 0
-        failed: dict[SessionName, str] = {}
-        # Looked for again after the note: a process that had not heard of it may have added more.
-        for is_noted in (False, True):
-            for stray in drive(buckets.strays(store)):
-                try:
-                    messages += drive(buckets.move(store, stray))
-                    moved += 1
-                except (*_OF_ONE_SESSION, RedisCommandError) as error:
-                    failed[shown(stray.session_id)] = f"{type(error).__name__}: {error}"
-            if failed or is_noted:
-                # Under our number no process would find what could not be moved.
-                break
-            drive(note_anew(store))
-        return Migrated(moved, messages, failed)
+        return drive(buckets.migrate(store))
 
     def _take_over(self, left: Iterable[str], total: Moved) -> None:
         for session_id in left:

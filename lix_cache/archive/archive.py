@@ -25,7 +25,7 @@ from lix_cache.messages.turn import ZERO_ID, from_turn, to_turn
 from lix_cache.storage.files import Files
 
 if TYPE_CHECKING:
-    from lix_cache.archive.cold_tier import SessionMetadata, TrashedSession
+    from lix_cache.archive.facts import SessionMetadata, TrashedSession
     from lix_cache.vectors import VectorLike
 
 __all__ = ["ConversationArchive"]

@@ -80,6 +80,11 @@ class _Kept:
     stored: float
     contested: bool
 
+    def settled(self, oldest_ms: int) -> Turn:
+        """Return the turn, without a nonce that nothing asks for any more."""
+        is_old = self.turn.id.ms < oldest_ms and not self.contested
+        return _without_nonce(self.turn) if is_old else self.turn
+
 
 def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Compaction | None:
     """Return what a file becomes, or None if there is nothing to win.
@@ -118,12 +123,8 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Comp
     length = sum(map(len, parts))
     for group in groups:
         updated_ms = max(updated_ms, *(one.updated_ms for one in group))
-        turns = [
-            _without_nonce(one.turn) if one.turn.id.ms < oldest_ms and not one.contested else one.turn
-            for one in group
-        ]
         frames = encoding.encode_frames(
-            turns,
+            [one.settled(oldest_ms) for one in group],
             encoding.with_history(before, last),
             # The last one says when the file was last appended to, which this is not.
             updated_ms if group is not groups[-1] else last.updated_ms,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from lix_cache.archive import decoding, legacy, reading
 from lix_cache.archive import index as index_flow
 from lix_cache.archive.changes import SessionStamp
-from lix_cache.archive.cold_tier import Extent, SessionMetadata, Summary
 from lix_cache.archive.doubts import Link, found_in, id_before, is_gone
+from lix_cache.archive.facts import Extent, SessionMetadata, Summary
 from lix_cache.archive.folder import ArchiveFolder, foreign
 from lix_cache.archive.names import SUFFIX, legacy_session_id, session_id_of_stem
 from lix_cache.archive.salvage import all_doubts

@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterator
 
 from lix_cache._log import logger
 from lix_cache.archive import index, reading
-from lix_cache.archive.cold_tier import CompactedSession, TrashedSession
 from lix_cache.archive.compaction import compaction
 from lix_cache.archive.expiry import DAY, Now, is_expired
+from lix_cache.archive.facts import CompactedSession, TrashedSession
 from lix_cache.archive.folder import LOCKS, PROBE, temporary_path
 from lix_cache.archive.names import session_id_of_stem
 from lix_cache.archive.restoring import restored

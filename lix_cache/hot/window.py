@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lix_cache.errors import KeyReused
@@ -15,7 +14,7 @@ from lix_cache.messages.packing import is_repeated, pack_hot, unpack_window
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, parse_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from lix_cache.hot.keys import Keys
 
@@ -170,7 +169,8 @@ class HotWindow:
         if not any(before):
             ms, seq = parse_id(first)
             return Added(tuple([MessageId(ms, seq + i) for i in range(count)]), int(length))
-        given = iter(()) if not first else _following(parse_id(first))
+        ms, seq = parse_id(first) if first else ZERO_ID
+        given = (MessageId(ms, seq + i) for i in range(len(before)))
         ids = tuple([parse_id(one) if one else next(given) for one in before])
         return Added(ids, int(length), frozenset(i for i, one in enumerate(before) if one))
 
@@ -391,10 +391,6 @@ class HotWindow:
     def lease(self, bucket: int, who: str, ttl_ms: int) -> Command:
         """Take or keep the lease on looking for idle sessions. Answers 1 or 0."""
         return ScriptCall(scripts.LEASE, (self.keys.lease(bucket),), (who, ttl_ms))
-
-
-def _following(first: MessageId) -> Iterator[MessageId]:
-    return (MessageId(first.ms, seq) for seq in count(first.seq))
 
 
 def _turns(flat: Sequence[bytes]) -> list[Turn]:

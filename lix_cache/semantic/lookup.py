@@ -136,17 +136,24 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
         known = near.answer(records[0].number, (core.clock.monotonic() - asked) * 1000)
     found = yield from _admitted(core, query, scope.id, digest, records, timeless, known)
     # Of a vector set, the answer is known without asking whether its very response was reported.
-    is_reported = near is not None and isinstance(found, Served) and found.meta.response_label in reported
-    if is_reported or isinstance(found, Reported):
+    if near is not None and isinstance(found, Served) and found.meta.response_label in reported:
+        found = Reported()
+    if isinstance(found, Gone):
+        index.lose(records)
+    return (yield from served(core, scope, _still_there(chosen, found), chosen.decision, peek=query.peek))
+
+
+def _still_there(chosen: Choice[Objection], found: Served | Gone | Reported | TooOld) -> Served:
+    """Return the answer that was chosen; a Stop if it must not be served after all."""
+    if isinstance(found, Reported):
         raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this query")
     if isinstance(found, Gone):
-        index.lose([view.records[row] for row in rows])
         raise _stop(chosen, Reason.GONE, "the entry expired or was dropped in between")
     if isinstance(found, TooOld):
         age = found.age_ms / 1000
         detail = f"time: the question is about now, and the answer to another one is {age:.0f} s old"
         raise _stop(chosen, Reason.GUARD, detail)
-    return (yield from served(core, scope, found, chosen.decision, peek=query.peek))
+    return found
 
 
 def _learned(core: Core, thresholds: Thresholds, scope: Scope, text: str) -> Thresholds:

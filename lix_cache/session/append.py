@@ -188,9 +188,8 @@ def _append_hot(
         try:
             reply = yield from ask(store, command, repeat=False, opened=fenced)
         except NewConnection as new:
-            if (yield from look(session, new.number, locked=locked)) is None:
-                # A disk that cannot be looked at must not keep the message out.
-                fenced = None
+            # A disk that cannot be looked at must not keep the message out.
+            fenced = 0 if (yield from look(session, new.number, locked=locked)) is not None else None
             fresh = True
             continue
         answer = HotWindow.added(reply, len(packed))
@@ -205,17 +204,25 @@ def _append_hot(
             # Nothing was added. What cannot move now is met again by the next add or read.
             looks_for_old = yield from _took_over(session, locked=locked)
         elif answer is Refused.BEHIND:
-            # Once. The message matters more than the gap.
             if caught_up or not (yield from catch_up(session, locked=locked)):
-                gap = Gap.FILL
+                gap = Gap.FILL  # once: the message matters more than the gap
             caught_up = True
         # The window is gone and the server cannot tell which id is large enough.
         elif fresh:
             break
         yield from look(session, locked=locked)
         fresh = True
-    # Nor can we without keeping others from adding and archiving a message of the same
-    # id between our look and our add: only the lock makes what we see last.
+    return (yield from _append_locked(session, batch, gap, repeated=repeated, looked=looked))
+
+
+def _append_locked(
+    session: Session, batch: Batch, gap: Gap, *, repeated: bool, looked: Looked
+) -> Flow[Added]:
+    """Append where nothing else tells which id is large enough.
+
+    Others must be kept from adding and archiving a message of the same id between our look and our add:
+    only the lock makes what we see last.
+    """
     lock = yield from session_lock(session)
     try:
         return (yield from _append_hot(session, batch, gap, locked=True, repeated=repeated, looked=looked))

@@ -37,7 +37,7 @@ from lix_cache.session.reconcile import ask_known, take_over_locked
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from lix_cache.archive.cold_tier import Extent, Summary
+    from lix_cache.archive.facts import Extent, Summary
 
 __all__ = ["delete_message", "edit", "pop_last", "replace_all", "revision"]
 

@@ -25,7 +25,7 @@ from lix_cache.session.store import open_store
 from lix_cache.vectors import check_dimension
 
 if TYPE_CHECKING:
-    from lix_cache.archive.cold_tier import SessionMetadata
+    from lix_cache.archive.facts import SessionMetadata
     from lix_cache.effects import Flow
     from lix_cache.storage.files import Files
     from lix_cache.vectors import VectorLike

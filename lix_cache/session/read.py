@@ -19,7 +19,7 @@ from lix_cache.session.base import Session, ask, beside, session_lock
 from lix_cache.session.reconcile import ask_known, catch_up, reconcile_pending, without_redis
 
 if TYPE_CHECKING:
-    from lix_cache.archive.cold_tier import Summary
+    from lix_cache.archive.facts import Summary
 
 __all__ = ["get_context", "get_full", "read_window", "rehydrate"]
 

@@ -10,7 +10,8 @@ from itertools import repeat
 
 from lix_cache._log import logger
 from lix_cache.archive.archive import ConversationArchive
-from lix_cache.archive.cold_tier import ColdTier, Extent
+from lix_cache.archive.cold_tier import ColdTier
+from lix_cache.archive.facts import Extent
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig, SessionSettings
 from lix_cache.hot.breaker import Breaker

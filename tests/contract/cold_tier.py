@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lix_cache.archive.cold_tier import ColdTier, Extent, Lease, SessionMetadata, Summary
+from lix_cache.archive.cold_tier import ColdTier, Lease
 from lix_cache.archive.expiry import DAY, Now
+from lix_cache.archive.facts import Extent, SessionMetadata, Summary
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ArchiveBusy, ArchiveUnavailable, RevisionMismatch
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, new_turn, with_id

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lix_cache.archive.changes import SessionStamp, changes_of
-from lix_cache.archive.cold_tier import CompactedSession, Extent, SessionMetadata, Summary, TrashedSession
 from lix_cache.archive.expiry import DAY, Now, is_expired
+from lix_cache.archive.facts import CompactedSession, Extent, SessionMetadata, Summary, TrashedSession
 from lix_cache.archive.identity import Known, local_id, newcomers
 from lix_cache.archive.tombstones import Deletion
 from lix_cache.errors import ArchiveBusy, ArchiveError, ArchiveUnavailable, LixCacheError

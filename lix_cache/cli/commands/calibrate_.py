@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -74,46 +75,36 @@ def calibrate_(
     embedder = Remembering(find_embedder(model))
     with progress("embedding") as tell:
         vectors = embedder.prepare([question.text for question in questions], tell)
-    groups = sorted({question.group for question in questions} - {_ALL})
-    results: dict[str, Calibration] = {}
-    for group in [_ALL, *groups]:
-        numbers = [n for n, question in enumerate(questions) if group in (_ALL, question.group)]
-        with progress(f"calibrating {group}".rstrip()) as tell:
-            results[group] = calibrate(
-                [questions[n] for n in numbers],
-                vectors[numbers],
-                bound=bound,
-                confidence=confidence,
-                guards=guards,
-                progress=tell,
-            )
+    rules: dict[str, Any] = {"bound": bound, "confidence": confidence}
+    results = _by_group(questions, vectors, partial(calibrate, **rules, guards=guards))
     if output is not None:
         for group, result in results.items():
             if result.best is not None:
                 save_thresholds(output, result, embedder=embedder.id, group=group)
     if plot is not None:
-        draw(
-            {name or "all": _curve(result) for name, result in results.items()},
-            plot,
-            bound=bound,
-            title=f"{embedder.id}: {len(questions):,} questions",
-        )
+        curves = {name or "all": _curve(result) for name, result in results.items()}
+        draw(curves, plot, bound=bound, title=f"{embedder.id}: {len(questions):,} questions")
     if as_json:
-        print_json(
-            {
-                "embedder": embedder.id,
-                "bound": bound,
-                "confidence": confidence,
-                "left_out": dict(left_out),
-                "groups": [{"group": group, **_as_dict(result)} for group, result in results.items()],
-            }
-        )
+        found = [{"group": group, **_as_dict(result)} for group, result in results.items()]
+        print_json({"embedder": embedder.id, **rules, "left_out": dict(left_out), "groups": found})
     else:
         _tell_left_out(left_out)
         for group, result in results.items():
             _show(for_humans(), group, result, output)
     if results[_ALL].best is None:
         raise typer.Exit(PROBLEM)
+
+
+def _by_group(
+    questions: list[Question], vectors: Any, run: Callable[..., Calibration]
+) -> dict[str, Calibration]:
+    """Calibrate for all questions, and for each group of them."""
+    results: dict[str, Calibration] = {}
+    for group in [_ALL, *sorted({question.group for question in questions} - {_ALL})]:
+        numbers = [n for n, question in enumerate(questions) if group in (_ALL, question.group)]
+        with progress(f"calibrating {group}".rstrip()) as tell:
+            results[group] = run([questions[n] for n in numbers], vectors[numbers], progress=tell)
+    return results
 
 
 def _read(logs: Sequence[str], pairs: Sequence[str]) -> tuple[list[Question], dict[str, int]]:

@@ -39,7 +39,15 @@ __all__ = ["eval_"]
 
 #: Longer than any run: nothing is to expire on the way.
 _TTL_SECONDS = 7 * 86400
-_PLAIN = tuple(f"plain cosine {hundredths / 100:.2f}" for hundredths in (80, 85, 90, 95))
+#: The thresholds that are compared, and whether guards help them.
+_CACHES = {
+    "lix-cache": (DEFAULT_THRESHOLDS, True),
+    "lix-cache, strict": (STRICT_THRESHOLDS, True),
+    **{
+        f"plain cosine {least:.2f}": (Thresholds(threshold=least), False)
+        for least in (0.80, 0.85, 0.90, 0.95)
+    },
+}
 
 
 def eval_(
@@ -82,11 +90,7 @@ def eval_(
         for name in (sets or ["answers", "banking77", "clinc150"])
     ]
     embedder = Remembering(find_embedder(model))
-    caches: dict[str, tuple[Thresholds, bool]] = {
-        "lix-cache": (DEFAULT_THRESHOLDS, True),
-        "lix-cache, strict": (STRICT_THRESHOLDS, True),
-        **{name: (Thresholds(threshold=float(name.split()[-1])), False) for name in _PLAIN},
-    }
+    caches = dict(_CACHES)
     if thresholds is not None:
         caches[thresholds] = (load_thresholds(thresholds, embedder=embedder.id), True)
     settings = settings_of(ctx)
