@@ -35,6 +35,7 @@ class Extent:
         newest: the largest id that was ever given to a message of it.
         cleared: messages up to here are history, no longer part of the context.
         deleted: messages up to here are gone.
+        forgotten: messages up to here went with the whole session, and their keys with them.
         contested: messages of which Redis may hold or get copies under other ids, with their own id
             in the archive; ZERO_ID where they were deleted or edited. Such copies do not count.
     """
@@ -42,6 +43,7 @@ class Extent:
     newest: MessageId = ZERO_ID
     cleared: MessageId = ZERO_ID
     deleted: MessageId = ZERO_ID
+    forgotten: MessageId = ZERO_ID
     contested: Mapping[bytes, MessageId] = field(default_factory=dict)
 
 

@@ -142,7 +142,7 @@ class ArchiveReader(ArchiveFolder):
         contested = self._contested(session_id, index, gone)
         # What a damaged index says was cleared counts too: a smaller id would not be in the context.
         newest = max(index.newest, index.cleared, index.dropped, gone.up_to)
-        return Extent(newest, index.cleared, max(gone.up_to, index.dropped), contested)
+        return Extent(newest, index.cleared, max(gone.up_to, index.dropped), gone.up_to, contested)
 
     def contested(self, session_id: str, *, locked: bool = False) -> Mapping[bytes, MessageId]:
         """Return ``contested`` of :meth:`look`; of a damaged file what can be read."""

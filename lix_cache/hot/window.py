@@ -104,7 +104,7 @@ class HotWindow:
         gap: Gap = Gap.IGNORE,
         look_for_old: bool = True,
         tags: Sequence[bytes] = (),
-        deleted: MessageId = ZERO_ID,
+        forgotten: MessageId = ZERO_ID,
         keys_looked_for: Looked = Looked.NO,
     ) -> Command:
         """Append messages, all or none. :meth:`added` reads the answer.
@@ -120,7 +120,7 @@ class HotWindow:
             look_for_old: do nothing where the old package left messages.
             tags: where the messages have keys, for each the digests of its key and of its content: what
                 is known by its key is not added again.
-            deleted: messages up to here are gone, and so is what is known of their keys.
+            forgotten: messages up to here went with a deleted session, and their keys with them.
             keys_looked_for: whether the archive was asked for those that are not known.
         """
         names = self._names_of(session_id)
@@ -139,7 +139,7 @@ class HotWindow:
         )
         if not tags:
             return ScriptCall(scripts.ADD, names.add, args)
-        args += (*tags, int(keys_looked_for), deleted.ms, deleted.seq)
+        args += (*tags, int(keys_looked_for), forgotten.ms, forgotten.seq)
         return ScriptCall(scripts.ADD, names.add + names.known, args)
 
     @property

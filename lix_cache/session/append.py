@@ -182,7 +182,7 @@ def _append_hot(
             gap=_what_of_gaps(session, gap),
             look_for_old=looks_for_old,
             tags=batch.tags,
-            deleted=seen.deleted,
+            forgotten=seen.forgotten,
             keys_looked_for=looked,
         )
         try:

@@ -49,7 +49,7 @@ class Seen:
             alone had is lost, and is not looked for at every read.
         cleared: messages up to here are history, no longer part of the context.
         deleted: messages up to here are gone.
-        contested: see Extent.
+        forgotten, contested: see Extent.
         unsettled: nonces of adds that were not answered: they may be carried out at any time.
         opened: the newest connection to Redis since which it has looked at the archive.
         compared: the newest connection over which the window was found to go on from there.
@@ -61,6 +61,7 @@ class Seen:
     expected: MessageId = ZERO_ID
     cleared: MessageId = ZERO_ID
     deleted: MessageId = ZERO_ID
+    forgotten: MessageId = ZERO_ID
     contested: Mapping[bytes, MessageId] = field(default_factory=dict)
     unsettled: set[bytes] = field(default_factory=set)
     opened: int = 0
@@ -86,6 +87,7 @@ class Seen:
         self.saw(extent.newest)
         self.cleared = max(self.cleared, extent.cleared)
         self.deleted = max(self.deleted, extent.deleted)
+        self.forgotten = max(self.forgotten, extent.forgotten)
         self.contested = extent.contested
 
     def goes_beyond(self, last: MessageId) -> bool:

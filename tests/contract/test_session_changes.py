@@ -209,6 +209,22 @@ def test_a_message_that_was_deleted_is_not_added_again_by_its_key(
     assert said(cache.get_full()) == ["a"]
 
 
+@pytest.mark.parametrize("left", [[], ["in short"]])
+@pytest.mark.parametrize("where", ["here", "in another process"])
+def test_a_message_that_was_replaced_is_not_added_again_by_its_key(
+    open_cache: Callable[..., Any], left: list[str], where: str
+) -> None:
+    cache = open_cache()
+    added = cache.add_messages(batch("a", "b"), keys=["k1", "k2"])
+    cache.replace_all(batch(*left))
+    retrying = cache if where == "here" else open_cache()
+    again = retrying.add_messages(batch("a", "b"), keys=["k1", "k2"])
+    assert (again.added, again.ids) == (0, added.ids)
+    new = retrying.add_messages(batch("b", "c"), keys=["k2", "k3"])
+    assert new.added == 1
+    assert said(cache.get_full()) == [*left, "c"]
+
+
 def test_changes_outlive_a_redis_that_lost_its_memory(
     cache: Any, open_cache: Callable[..., Any], redis_server: RedisServer, config: CacheConfig
 ) -> None:

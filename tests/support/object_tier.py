@@ -343,7 +343,7 @@ class ObjectTier:
     def look(self, session_id: str, *, locked: bool = False) -> Extent:
         own, gone, found = self.summary(session_id), self._deletion(session_id), self._session(session_id)
         up_to = max(gone.up_to, found.dropped if found else ZERO_ID)
-        return Extent(max(own.newest, up_to), own.cleared, up_to, self.contested(session_id))
+        return Extent(max(own.newest, up_to), own.cleared, up_to, gone.up_to, self.contested(session_id))
 
     def contested(self, session_id: str, *, locked: bool = False) -> Mapping[bytes, MessageId]:
         found = self._session(session_id)

@@ -7,7 +7,8 @@
 --       2: add all the same), key that the old package may have left ('': not looked for), how many
 --       messages, the messages; where they have keys: for each the digests of its key and of its
 --       content, 16 bytes each, then whether the archive was looked at for them (0: no, 1: yes, 2: yes,
---       and there is none), and ms and number of the largest id that was deleted
+--       and there is none), and ms and number of the largest id of the session when it
+--       was last deleted as a whole
 -- Returns {id of the first new message or '', length}, and where there are keys the id of each message
 -- that was added before, '' for the new ones. The new ones have the ids that follow the first.
 -- 'COLD' where only the archive can say which id is large enough;
