@@ -64,8 +64,12 @@ def session_page(
     after = None if cursor is None else _parsed(cursor)
     hot = yield from _hot_after(store, count + 1, after, start)
     metas: dict[str, SessionMetadata] = yield DiskCall(partial(_archived, store, start), waits=True)
-    cold = yield from _cold_after(store, metas, count + 1, after)
-    places = sorted({*hot, *cold}, reverse=True)
+    # Places of hot sessions that no page can reach any more need no look at the cold ones beside them.
+    last = sorted(hot, reverse=True)[count] if len(hot) > count else None
+    cold = yield from _cold_after(store, metas, count + 1, after, last)
+    names = {one.name for one in hot}
+    # One that was moved to disk meanwhile has two places, and is listed once.
+    places = sorted([*hot, *(one for one in cold if one.name not in names)], reverse=True)
     page = places[:count]
     sizes = yield from flows.window_sizes(store, (one.session_id for one in page if one in hot))
     infos = (
@@ -99,9 +103,11 @@ def _hot_after(store: SessionStore, count: int, after: _Place | None, start: str
     """Return the first hot sessions after a place; of each bucket as many as are asked for."""
     found: set[_Place] = set()
     for bucket in range(store.hot.keys.buckets):
+        # Of a namespace there may be few among many.
+        step = count if start is None else max(count, MOST)
         passed, taken = 0, 0
         while taken < count:
-            command = last_used(store.hot.keys, bucket, None if after is None else after.ms, passed, count)
+            command = last_used(store.hot.keys, bucket, None if after is None else after.ms, passed, step)
             flat = yield RedisCall(command)
             pairs = zip(flat[0::2], flat[1::2], strict=True)
             places = [_Place(int(float(score)), bytes(name)) for name, score in pairs]
@@ -110,18 +116,25 @@ def _hot_after(store: SessionStore, count: int, after: _Place | None, start: str
             left = [one for one in left if in_namespace(one.session_id, start)]
             found.update(left)
             passed, taken = passed + len(places), taken + len(left)
-            if len(places) < count:
+            if len(places) < step:
                 break
     return found
 
 
 def _cold_after(
-    store: SessionStore, metas: dict[str, SessionMetadata], count: int, after: _Place | None
+    store: SessionStore,
+    metas: dict[str, SessionMetadata],
+    count: int,
+    after: _Place | None,
+    last: _Place | None,
 ) -> Flow[list[_Place]]:
-    """Return the first cold sessions after a place: those that Redis does not list."""
+    """Return the first cold sessions after a place and before another: those that Redis does not list."""
     every = (_Place(int(meta.updated_at * 1000), name.encode()) for name, meta in metas.items())
     rest: Iterator[_Place] = iter(
-        sorted((one for one in every if after is None or one < after), reverse=True)
+        sorted(
+            (one for one in every if (after is None or one < after) and (last is None or one > last)),
+            reverse=True,
+        )
     )
     found: list[_Place] = []
     while len(found) < count and (group := list(islice(rest, flows.AT_ONCE))):

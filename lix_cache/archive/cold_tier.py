@@ -194,7 +194,7 @@ class ColdTier(Protocol):
                 another nonce.
         """
 
-    def replace_locked(self, session_id: str, turns: Sequence[Turn]) -> list[MessageId]:
+    def replace_locked(self, session_id: str, turns: Sequence[Turn], at_ms: int) -> list[MessageId]:
         """Put turns in the place of all that is archived, in one change. Durable on return.
 
         All that a window holds up to the largest id there was is gone, where it comes back as well.
@@ -202,6 +202,7 @@ class ColdTier(Protocol):
         Args:
             session_id: the session; all of it is in the archive.
             turns: in their order, without ids; may be none.
+            at_ms: every message that Redis gives an id from now on exceeds this millisecond.
 
         Returns:
             Their ids: larger than all there were, and smaller than any that Redis gives in a window

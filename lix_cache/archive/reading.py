@@ -244,6 +244,9 @@ def visible_back(
     for frame, decoded in walk_back(files, path, most, needed):
         turns = decoded.turns
         yield frame, [turn for turn in turns if turn.id not in removed] if removed else turns
+        index = frame.index
+        if index.taken and index.removed >= index.total - index.count:
+            return  # all that stands before it is gone
         removed.update(decoded.removed)
 
 

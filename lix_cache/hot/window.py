@@ -357,10 +357,10 @@ class HotWindow:
 
     def take_out(self, session_id: str, turns: Iterable[Turn]) -> Command:
         """Take out what the archive knows to be gone; have nothing put back that was read before."""
-        words: list[Value] = []
+        words: list[Value] = [self.ttl_ms]
         for turn in turns:
             words += (str(turn.id), turn.nonce or b"")
-        keys = (self.keys.window(session_id), self.keys.ticket(session_id))
+        keys = (self.keys.window(session_id), self.keys.ticket(session_id), self.keys.refused(session_id))
         return ScriptCall(scripts.TAKE_OUT, keys, tuple(words))
 
     def given(self, session_id: str) -> Command:

@@ -10,6 +10,7 @@ from lix_cache.errors import (
     ArchiveCorrupt,
     ArchiveError,
     InvalidMessage,
+    KeyReused,
     RedisCommandError,
     RedisUnavailable,
     told,
@@ -19,7 +20,7 @@ from lix_cache.hot.replies import Added, Cold, Gap, Looked, Refused
 from lix_cache.hot.scripts import KEYS_MS
 from lix_cache.hot.window import HotWindow
 from lix_cache.messages.packing import pack_hot
-from lix_cache.messages.turn import LARGEST_MS, MessageId
+from lix_cache.messages.turn import LARGEST_MS, ZERO_ID, MessageId, Turn
 from lix_cache.session.base import Session, ask, look, session_lock
 from lix_cache.session.batch import Batch, check_size
 from lix_cache.session.read import read_window, rehydrate
@@ -137,20 +138,43 @@ def _look_for_keys(session: Session, batch: Batch, gap: Gap, *, locked: bool, re
     since = int(store.clock.time() * 1000) - 2 * KEYS_MS
     ids: dict[int, MessageId] = {}
     length = 0
+    yield from look(session, locked=True)
     try:
         ids, length = yield from _places(session, batch, since)
     except ArchiveError as error:
         store.last_error = told(error)
+    dead = _dead(session, batch)
+    # What was deleted is not added again by its key, for as long as a key is known.
+    ids = {i: given for i, given in ids.items() if i not in dead or given.ms >= since}
     left = [i for i in range(len(batch.turns)) if i not in ids]
     if not left:
         return Added(tuple(ids[i] for i in range(len(ids))), length, frozenset(ids))
     there = yield DiskCall(partial(store.cold.exists, session.id))
-    rest = Batch(tuple(batch.turns[i] for i in left), tuple(batch.tags[i] for i in left))
+    # And then it is another message, or every reader would leave it out.
+    turns = [_anew(session, batch.turns[i]) if i in dead else batch.turns[i] for i in left]
+    rest = Batch(tuple(turns), tuple(batch.tags[i] for i in left))
     looked = Looked.YES if there else Looked.NONE
-    added = yield from _append_hot(session, rest, gap, locked=True, repeated=repeated, looked=looked)
+    try:
+        added = yield from _append_hot(session, rest, gap, locked=True, repeated=repeated, looked=looked)
+    except KeyReused as error:
+        raise KeyReused(left[error.position]) from None
     known = {*ids, *(left[i] for i in added.known)}
     ids.update(zip(left, added.ids, strict=True))
     return Added(tuple(ids[i] for i in range(len(ids))), added.length, frozenset(known))
+
+
+def _dead(session: Session, batch: Batch) -> set[int]:
+    """Return the positions of those messages whose nonces stand for what was deleted."""
+    known = session.seen.contested
+    return (
+        {i for i, turn in enumerate(batch.turns) if known.get(turn.nonce or b"") == ZERO_ID}
+        if known
+        else set()
+    )
+
+
+def _anew(session: Session, turn: Turn) -> Turn:
+    return Turn(turn.id, turn.body, turn.vector, session.store.new_nonce())
 
 
 def _append_hot(
@@ -163,6 +187,8 @@ def _append_hot(
     looked: Looked = Looked.NO,
 ) -> Flow[Added]:
     store, seen = session.store, session.seen
+    if batch.tags and looked is Looked.NO and _dead(session, batch):
+        return (yield from _look_for_keys(session, batch, gap, locked=locked, repeated=repeated))
     packed = _packed(session, batch, repeated=repeated)
     fresh = caught_up = False
     looks_for_old = True

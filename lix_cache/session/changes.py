@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lix_cache.effects import DiskCall, Flow
+from lix_cache.effects import DiskCall, Flow, RedisCall, Sleep
 from lix_cache.errors import (
     ArchiveBusy,
     ArchiveError,
@@ -29,7 +29,7 @@ from lix_cache.errors import (
 from lix_cache.hot.window import HotWindow
 from lix_cache.messages.turn import FROM_ID, ZERO_ID, MessageId, Turn, same_message, sign_of
 from lix_cache.session import history, late
-from lix_cache.session.base import Session, ask, beside, hot_length, session_lock
+from lix_cache.session.base import Session, ask, beside, session_lock
 from lix_cache.session.batch import AddResult
 from lix_cache.session.offload import MOVES_AGAIN, move_locked
 from lix_cache.session.reconcile import ask_known, take_over_locked
@@ -163,22 +163,39 @@ def replace_all(session: Session, turns: Sequence[Turn], expected: str | None) -
     timed = [_timed(turn, now) for turn in turns]
     lock = yield from session_lock(session)
     try:
-        for _ in range(MOVES_AGAIN):
-            yield from _move_all(session)
-            if not (yield from hot_length(session)):
-                break
-        else:
-            raise ArchiveBusy("messages are being added to the session all the time; nothing was replaced")
+        at_ms = yield from _emptied(session)
         found, archived = yield DiskCall(partial(_state, session, locked=True))
         if expected is not None and expected != found:
             raise RevisionMismatch(expected, found)
-        ids = yield DiskCall(partial(store.cold.replace_locked, session.id, timed))
+        ids = yield DiskCall(partial(store.cold.replace_locked, session.id, timed, at_ms))
         store.count("replaced_messages", archived.total)
         extent = yield from _look(session)
         session.seen.expected = extent.newest
+        try:
+            yield from late.refuse_locked(store, session.id, session.seen.unsettled)
+        except LixCacheError as error:
+            # It is done. What arrives late is left out by its nonce wherever the archive is looked at.
+            store.last_error = told(error)
     finally:
         lock.release()
     return AddResult(min(len(ids), session.window), ids=tuple(ids), added=len(ids))
+
+
+def _emptied(session: Session) -> Flow[int]:
+    """Move all of the window to disk; return a millisecond that every later message of it exceeds."""
+    store = session.store
+    gone: MessageId = yield DiskCall(partial(store.cold.deleted_up_to, session.id))
+    for _ in range(MOVES_AGAIN):
+        yield from _move_all(session)
+        end = HotWindow.end((yield RedisCall(store.hot.ends(session.id))))
+        if not end.length:
+            if end.up_to.ms > gone.ms:
+                return end.up_to.ms
+            # It was deleted within this millisecond.
+            yield Sleep(0.002)
+    if end.length:
+        raise ArchiveBusy("messages are being added to the session all the time; nothing was replaced")
+    return end.up_to.ms  # the clock of Redis went back behind the deletion
 
 
 def _timed(turn: Turn, now: float) -> Turn:

@@ -390,7 +390,7 @@ class ColdTierContract:
         tier = make()
         append(tier, *(turn(n) for n in range(1, 5)))
         with holding(tier):
-            ids = tier.replace_locked("s", [turn(90, "new"), turn(91, "newer")])
+            ids = tier.replace_locked("s", [turn(90, "new"), turn(91, "newer")], 50)
             if compacted:
                 tier.compact_locked("s", idle_seconds=0)
         assert turn(4).id < ids[0] < ids[1] < turn(5).id
@@ -399,7 +399,7 @@ class ColdTierContract:
         assert append(tier, turn(5), from_window=True) == 1
         assert said(make().turns("s")) == ["new", "newer", "message 5"]
         with holding(tier):
-            assert tier.replace_locked("s", []) == []
+            assert tier.replace_locked("s", [], 50) == []
         assert make().turns("s") == []
         assert make().summary("s").total == 0
         assert make().look("s").newest >= turn(5).id

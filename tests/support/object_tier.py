@@ -267,9 +267,10 @@ class ObjectTier:
 
         self._change(session_id, change)
 
-    def replace_locked(self, session_id: str, turns: Sequence[Turn]) -> list[MessageId]:
-        newest = self.look(session_id).newest
-        first = local_id(newest, 0 if newest.ms else time.time())
+    def replace_locked(self, session_id: str, turns: Sequence[Turn], at_ms: int) -> list[MessageId]:
+        newest, archived = self.look(session_id).newest, self.summary(session_id).newest
+        first = local_id(newest, 0 if archived and archived == newest else at_ms / 1000)
+        doubted = {nonce: its_id for nonce, its_id in self.contested(session_id).items() if its_id != ZERO_ID}
         fresh = tuple(with_id(turn, MessageId(first.ms, first.seq + i)) for i, turn in enumerate(turns))
 
         def change(before: _Session | None) -> _Session:
@@ -282,6 +283,7 @@ class ObjectTier:
                 turns=fresh,
                 changes=old.changes + 1,
                 dropped=newest,
+                gone={**old.gone, **doubted},
                 largest=old.newest,
                 frames=old.frames + 1,
             )
