@@ -6,16 +6,18 @@ In both variants: one suite.
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from lix_cache import MessageNotFound, RevisionMismatch
+from lix_cache.archive import decoding
 from lix_cache.config import CacheConfig
 from lix_cache.errors import InvalidInput, InvalidMessage
 from tests.support import RedisServer
-from tests.support.twins import Twins
+from tests.support.twins import ManualClock, Twins
 
 pytestmark = pytest.mark.promise("no-loss")
 
@@ -223,6 +225,77 @@ def test_a_message_that_was_replaced_is_not_added_again_by_its_key(
     new = retrying.add_messages(batch("b", "c"), keys=["k2", "k3"])
     assert new.added == 1
     assert said(cache.get_full()) == [*left, "c"]
+
+
+@pytest.mark.parametrize("how", ["pop", "delete", "edit", "delete session"])
+def test_a_message_that_comes_again_when_its_key_is_forgotten_is_a_new_one(
+    twins: Twins, config: CacheConfig, redis_server: RedisServer, how: str
+) -> None:
+    clock = ManualClock(time.time())
+    cache = twins.make("HybridConversationCache", "s", config, clock=clock)
+    added = cache.add_messages(batch("first", "ok"), keys=["k1", "k2"])
+    changed = {
+        "pop": cache.pop_last,
+        "delete": lambda: cache.delete_message(added.ids[1]),
+        "edit": lambda: cache.edit(added.ids[1], "edited"),
+        "delete session": cache.delete_session,
+    }
+    changed[how]()
+    # Days later, and after so many other keys, Redis knows none of them.
+    clock.advance(3 * 86_400)
+    client = redis_server.client(db=config.session_redis_db)
+    for key in client.scan_iter(f"{config.redis_key_prefix}:*known*"):
+        client.delete(key)
+    again = cache.add_messages(batch("ok"), keys=["k2"])
+    assert again.added == 1
+    for reader in (cache, twins.make("HybridConversationCache", "s", config)):
+        assert said(reader.get_full())[-1] == "ok"
+        assert said(reader.get_context())[-1] == "ok"
+    cache.flush_to_disk()
+    assert said(twins.make("HybridConversationCache", "s", config).get_full())[-1] == "ok"
+
+
+def test_a_deleted_sessions_keys_may_be_used_again(cache: Any) -> None:
+    added = cache.add_messages(batch("a", "b"), keys=["k1", "k2"])
+    cache.delete_message(added.ids[1])
+    cache.delete_session()
+    again = cache.add_messages(batch("a", "b"), keys=["k1", "k2"])
+    assert again.added == 2
+    assert said(cache.get_full()) == ["a", "b"]
+
+
+def test_what_is_added_after_a_replacement_comes_after_it_however_clocks_differ(
+    twins: Twins, config: CacheConfig
+) -> None:
+    ahead = twins.make("HybridConversationCache", "s", config, clock=ManualClock(time.time() + 3600))
+    other = twins.make("HybridConversationCache", "s", config)
+    assert other.get_context() == []
+    ahead.replace_all(batch("summary"))
+    other.add_message("user", "next")
+    for reader in (ahead, other):
+        assert said(reader.get_full()) == said(reader.get_context()) == ["summary", "next"]
+    assert other.get_stats()["counters"].get("rolled_back", 0) == 0
+
+
+def test_reading_what_came_in_the_place_of_all_does_not_read_what_was_replaced(
+    open_cache: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = open_cache()
+    for number in range(12):
+        cache.add_messages(batch(*(f"{number}-{i}" for i in range(8))))
+        cache.flush_to_disk()
+    cache.replace_all(batch("summary"))
+    decoded: list[int] = []
+    decode = decoding.decode
+
+    def counting(data: bytes, *args: Any) -> Any:
+        decoded.append(len(data))
+        return decode(data, *args)
+
+    monkeypatch.setattr(decoding, "decode", counting)
+    assert said(open_cache().get_context()) == ["summary"]
+    assert said(cache.get_last(4)) == ["summary"]
+    assert len(decoded) <= 4
 
 
 def test_changes_outlive_a_redis_that_lost_its_memory(
