@@ -163,6 +163,16 @@ class CacheCoordinator(_Coordinator):
         """See :meth:`HybridConversationCache.replace_all`."""
         return self.context_window.replace_all(messages, expected)
 
+    def get_last_messages(self, n: int) -> list[StoredMessage]:
+        """Return the newest messages of the history. See :meth:`HybridConversationCache.get_last`."""
+        return self.context_window.get_last(n)
+
+    def get_messages(
+        self, limit: int | None = 100, before: str | None = None, after: str | None = None
+    ) -> list[StoredMessage]:
+        """Return a page of the history, with ids. See :meth:`HybridConversationCache.get_messages`."""
+        return self.context_window.get_messages(limit, before, after)
+
     def get_context_messages(self) -> list[Message]:
         """Return the newest messages, oldest first. One round trip."""
         return self.context_window.get_context()
@@ -283,6 +293,16 @@ class AsyncCacheCoordinator(_Coordinator):
     ) -> AddedMessages:
         """See :meth:`CacheCoordinator.replace_all_messages`."""
         return await self.context_window.replace_all(messages, expected)
+
+    async def get_last_messages(self, n: int) -> list[StoredMessage]:
+        """See :meth:`CacheCoordinator.get_last_messages`."""
+        return await self.context_window.get_last(n)
+
+    async def get_messages(
+        self, limit: int | None = 100, before: str | None = None, after: str | None = None
+    ) -> list[StoredMessage]:
+        """See :meth:`CacheCoordinator.get_messages`."""
+        return await self.context_window.get_messages(limit, before, after)
 
     async def get_context_messages(self) -> list[Message]:
         """See :meth:`CacheCoordinator.get_context_messages`."""

@@ -77,7 +77,7 @@ SessionName: TypeAlias = str | SessionKey
 
 def _check(what: str, text: object, most: int) -> str:
     if not isinstance(text, str):
-        raise InvalidSessionId(f"{what} must be a str, got {type(text).__name__}")
+        raise InvalidSessionId(f"{what} must be a str, got {type(text).__name__}: turn it into text")
     if not text:
         raise InvalidSessionId(f"{what} must not be empty")
     try:

@@ -146,8 +146,10 @@ class Asker:
         for name in (rules.query_param, *rules.ignore, *rules.identify):
             is_held = name != rules.query_param and name in held
             if name not in parameters and self._catches is None and not is_held:
+                what = "query_param" if name == rules.query_param else "ignore or identify"
                 raise ConfigError(
-                    f"{self.name} has no parameter {name!r}; it has {', '.join(parameters) or 'none'}"
+                    f"{self.name} has no parameter {name!r}; it has {', '.join(parameters) or 'none'}: "
+                    f"name one of them in {what}"
                 )
 
     def question(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Question | None:

@@ -145,7 +145,7 @@ class SemanticCache(Assembled):
 
         Args:
             query: its text.
-            response: anything but None that ``values.py`` can carry.
+            response: anything but None that ``lix_cache.values`` can carry.
             context: what must match exactly, beside the cache's own context.
             query_embedding: shape (dim,), if you have it already. If none can be made, the
                 response is still stored, and found by its exact text.

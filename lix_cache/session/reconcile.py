@@ -14,6 +14,7 @@ from lix_cache.errors import (
 )
 from lix_cache.hot.connections import NewConnection
 from lix_cache.hot.window import HotWindow
+from lix_cache.messages.session_key import named
 from lix_cache.messages.turn import ZERO_ID, Turn
 from lix_cache.session import late, old_sessions
 from lix_cache.session.base import Session, ask, look, note_failure, session_lock
@@ -93,9 +94,9 @@ def take_over_locked(session: Session) -> Flow[int]:
     if moved and session.seen.taken_over:
         session.store.count("old_writers")
         logger.warning(
-            "a process of lix-open-cache still adds to session {!r}, which has moved. Stop it: it takes "
+            "a process of lix-open-cache still adds to {}, which has moved. Stop it: it takes "
             "our archive files for broken and writes over them (docs/moving-over.md)",
-            session.id[:60],
+            named(session.id),
         )
     session.seen.taken_over |= moved > 0
     # The archive holds ids now that this process has not seen.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, replace
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from lix_cache import StoreAdmin
 from lix_cache.cli.errors import PROBLEM, complain
 from lix_cache.cli.naming import listed_failures, spoken
 from lix_cache.cli.options import AsJson, settings_of
-from lix_cache.cli.output import counted, for_humans, print_json, progress
+from lix_cache.cli.output import counted, for_humans, print_json, progress, to_stderr, visible
 
 __all__ = ["migrate"]
 
@@ -42,7 +43,16 @@ def migrate(
     With --new-buckets it moves the sessions of every other redis_buckets, and notes the new number. Stop all
     processes of the store before, and start them with the new number afterwards.
     """
-    admin = StoreAdmin(settings_of(ctx).config())
+    config = settings_of(ctx).config()
+    if not dry_run and not os.path.isdir(config.archive_dir):
+        # Made here it may be another one than the application's, which would not find its messages.
+        to_stderr().print(
+            f"the archive folder is new: {visible(os.path.abspath(config.archive_dir))}. The application "
+            "must use the same (--archive-dir)",
+            style="yellow",
+            soft_wrap=True,
+        )
+    admin = StoreAdmin(config)
     with progress("moving over") as tell:
         if new_buckets:
             done = admin.migrate_buckets(dry_run=dry_run)
