@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from lix_cache.archive import decoding, legacy, reading
+from lix_cache.archive import decoding, legacy, parts, reading
 from lix_cache.archive import index as index_flow
 from lix_cache.archive.changes import SessionStamp
 from lix_cache.archive.doubts import Link, found_in, id_before, is_gone
@@ -70,7 +70,7 @@ class ArchiveReader(ArchiveFolder):
         def read(path: str) -> tuple[list[Turn], MessageId] | None:
             self._check_owner(path, session_id)
             try:
-                return reading.last_turns(self._files, path, count, self._most)
+                return parts.last_turns(self._files, path, count, self._most)
             except reading.TailUnreadable:
                 # The long way, which also decides whether it is damage or a writer at work.
                 found = self._contents_at(path, session_id, locked=locked)
@@ -105,7 +105,7 @@ class ArchiveReader(ArchiveFolder):
 
         def read(path: str) -> list[Turn] | None:
             self._check_owner(path, session_id)
-            find = reading.newest_between if newest else reading.oldest_between
+            find = parts.newest_between if newest else parts.oldest_between
             try:
                 return find(self._files, path, count, after, end, self._most)
             except reading.TailUnreadable:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 
 from lix_cache._log import logger
 from lix_cache.archive import index, reading
+from lix_cache.archive.changing import ArchiveChanger
 from lix_cache.archive.compaction import compaction
 from lix_cache.archive.expiry import DAY, Now, is_expired
 from lix_cache.archive.facts import CompactedSession, TrashedSession
@@ -19,7 +20,6 @@ from lix_cache.archive.folder import LOCKS, PROBE, temporary_path
 from lix_cache.archive.names import session_id_of_stem
 from lix_cache.archive.restoring import restored
 from lix_cache.archive.tombstones import Deletion
-from lix_cache.archive.writer import ArchiveWriter
 from lix_cache.errors import ArchiveCorrupt, ArchiveError, ArchiveUnavailable
 from lix_cache.messages.turn import ZERO_ID, MessageId
 
@@ -29,7 +29,7 @@ __all__ = ["KEEP_NONCES_MS", "ArchiveStore"]
 KEEP_NONCES_MS = 86_400_000
 
 
-class ArchiveStore(ArchiveWriter):
+class ArchiveStore(ArchiveChanger):
     """What :class:`~lix_cache.archive.archive.ConversationArchive` and the hybrid store share."""
 
     def compact_locked(

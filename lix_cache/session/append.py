@@ -190,8 +190,7 @@ def _append_hot(
     if batch.tags and looked is Looked.NO and _dead(session, batch):
         return (yield from _look_for_keys(session, batch, gap, locked=locked, repeated=repeated))
     packed = _packed(session, batch, repeated=repeated)
-    fresh = caught_up = False
-    looks_for_old = True
+    fresh, caught_up, looks_for_old = False, False, True
     if locked:
         yield from look(session, locked=True)
     fenced: int | None = 0
@@ -233,9 +232,8 @@ def _append_hot(
             if caught_up or not (yield from catch_up(session, locked=locked)):
                 gap = Gap.FILL  # once: the message matters more than the gap
             caught_up = True
-        # The window is gone and the server cannot tell which id is large enough.
         elif fresh:
-            break
+            break  # the window is gone, and the server cannot tell which id is large enough
         yield from look(session, locked=locked)
         fresh = True
     return (yield from _append_locked(session, batch, gap, repeated=repeated, looked=looked))
