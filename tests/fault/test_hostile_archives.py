@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from lix_cache import ArchiveCorrupt, ConversationArchive, RedisCommandError
-from lix_cache.archive import checksums, decoding, encoding, header, index, reading
+from lix_cache.archive import checksums, decoding, encoding, header, index
 from lix_cache.archive import index as index_flow
+from lix_cache.archive import parts as parts_flow
 from lix_cache.archive.checksums import Checksums
 from lix_cache.archive.codecs import packer
 from lix_cache.archive.doubts import Doubts, Link, doubts_about
@@ -376,9 +377,9 @@ def test_the_last_messages_of_a_file_that_says_it_is_out_of_order_are_found_in_l
     (tmp_path / "s.huff").write_bytes(b"".join(parts))
     steps: Counter[str] = Counter()
     for name in ("heappush", "heappop", "largest_before"):
-        real = getattr(reading, name)
+        real = getattr(parts_flow, name)
         monkeypatch.setattr(
-            reading, name, lambda *args, real=real, name=name: (steps.update([name]), real(*args))[1]
+            parts_flow, name, lambda *args, real=real, name=name: (steps.update([name]), real(*args))[1]
         )
     archive = ConversationArchive(tmp_path)
     assert [message["content"] for message in archive.load_recent("s", 3) or []] == ["2997", "2998", "2999"]
