@@ -33,8 +33,8 @@ from lix_cache import (
     LixCacheError,
     close_async_redis_clients,
 )
-from lix_cache.archive.files import Files, Write
 from lix_cache.errors import ArchiveUnavailable
+from lix_cache.storage.files import Files, Write
 
 
 class OffsetClock:

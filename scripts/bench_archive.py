@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from lix_cache import ConversationArchive
-from lix_cache.archive import format as fmt
-from lix_cache.messages import MessageId
+from lix_cache.archive import decoding, encoding
+from lix_cache.archive import header as header_flow
+from lix_cache.messages.turn import MessageId
 
 #: Messages in a frame of the long session before it is compacted: what a busy daemon moves at once.
 BATCH = 100
@@ -50,7 +51,7 @@ def fill(folder: str, messages: int) -> int:
         archive.append_turns("long", texts(start, BATCH))
     path = Path(folder) / "long.huff"
     whole = path.read_bytes()
-    templates = fmt.scan(whole).frames
+    templates = decoding.scan(whole).frames
     index = templates[-1].index
     with open(path, "ab") as file:
         for number in range(messages // BATCH - TEMPLATES):
@@ -66,7 +67,7 @@ def fill(folder: str, messages: int) -> int:
             )
             frame = whole[template.offset : template.end]
             body = frame[8 : len(frame) - 13 - frame[-13]]
-            file.write(fmt._seal(body, index))
+            file.write(encoding._seal(body, index))
     return path.stat().st_size
 
 
@@ -74,9 +75,9 @@ def make_sessions(folder: str, sessions: int) -> int:
     """Make small sessions by writing their files: the library syncs each, which is not the question."""
     ConversationArchive(folder).append_turns("0", texts(0, 4))
     whole = (Path(folder) / "0.huff").read_bytes()
-    header = fmt.parse_header(whole)
+    header = header_flow.parse_header(whole)
     for number in range(1, sessions):
-        own = fmt.encode_header(fmt.FileHeader(header.created_at, str(number)))
+        own = header_flow.encode_header(header_flow.FileHeader(header.created_at, str(number)))
         (Path(folder) / f"{number}.huff").write_bytes(own + whole[header.length :])
     return sessions
 
@@ -141,7 +142,7 @@ def main() -> None:
         one, many = os.path.join(folder, "one"), os.path.join(folder, "many")
         size = fill(one, given.messages)
         print(f"{given.messages:,} messages in frames of {BATCH}: {size / 1e6:.1f} MB", flush=True)
-        # The codec's table is read once in the life of a process: not part of any step.
+        # The codec's table is read once in a process: not part of any step.
         ConversationArchive(one).load_recent("long", 1)
         report(f"A session of {given.messages:,} messages", of_one_session(ConversationArchive(one)))
         make_sessions(many, given.sessions)

@@ -24,10 +24,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lix_cache.semantic.guards import check, reading
-from lix_cache.semantic.guards.reading import Memo
+from lix_cache.matching.guards import check, reading
+from lix_cache.matching.guards.reading import Memo
+from lix_cache.matching.text import normalise
 from lix_cache.semantic.policy import CachePolicy
-from lix_cache.semantic.text import normalise
 
 ROOT = Path(__file__).resolve().parents[1]
 LENGTHS = (100, 500, 1_000, 2_000, 8_000, 20_000, 100_000)

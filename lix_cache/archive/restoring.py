@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lix_cache.archive import format as fmt
-from lix_cache.archive.doubts import doubts_about
+from lix_cache.archive import encoding
+from lix_cache.archive import header as header_flow
+from lix_cache.archive.doubts import doubts_about, is_gone
 from lix_cache.archive.identity import Known, newcomers
-from lix_cache.messages import ZERO_ID
+from lix_cache.messages.turn import ZERO_ID
 
 if TYPE_CHECKING:
     from lix_cache.archive.codecs import Packer
@@ -30,12 +32,19 @@ def restored(session_id: str, old: Contents, new: Contents | None, codec: Packer
     for found in both:
         known.add(newcomers(found.turns, known))
     turns = [known.turns[message_id] for message_id in sorted(known.turns)]
-    header = fmt.FileHeader(min(found.created_at for found in both), session_id)
+    header = header_flow.FileHeader(min(found.created_at for found in both), session_id)
     updated_ms = int(max(found.updated_at for found in both) * 1000)
     # What was in doubt still is, and no more: under the ids that the messages have by now.
     contested = doubts_about(turns, set[bytes]().union(*(found.doubts for found in both)))
-    whole = fmt.encode_file(header, turns, updated_ms, codec, contested=contested)
+    gone = {nonce: said for found in both for nonce, said in found.doubts.items() if is_gone(said)}
+    contested = {**gone, **contested}
+    whole = encoding.encode_file(header, turns, updated_ms, codec, contested=contested)
     cleared = max((found.index.cleared for found in both), default=ZERO_ID)
-    if turns and cleared != ZERO_ID:
-        whole += fmt.as_whole(fmt.encode_mark(fmt.index_of(whole), updated_ms, cleared))
+    changes = sum(found.index.changes for found in both)
+    if turns and (cleared != ZERO_ID or changes):
+        dropped = max(found.index.dropped for found in both)
+        # A window may hold again what is taken back.
+        dropped = dropped if dropped < turns[0].id else ZERO_ID
+        last = replace(encoding.index_of(whole), changes=changes, dropped=dropped)
+        whole += encoding.as_whole(encoding.encode_mark(last, updated_ms, cleared))
     return whole

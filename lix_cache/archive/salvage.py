@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from lix_cache.archive import format as fmt
+from lix_cache.archive import decoding, index
 from lix_cache.archive.doubts import doubts_about
 from lix_cache.errors import LixCacheError
-from lix_cache.messages import MessageId
+from lix_cache.messages.turn import MessageId
 
 __all__ = ["all_doubts"]
 
 
-def all_doubts(data: bytes, found: fmt.Scan, most: int = fmt.MAX_DECODED) -> dict[bytes, MessageId]:
+def all_doubts(data: bytes, found: decoding.Scan, most: int = index.MAX_DECODED) -> dict[bytes, MessageId]:
     """Return what is in doubt, by nonce.
 
     An appended frame says itself what is in doubt of its messages, so with a frame that is damaged
@@ -29,14 +29,14 @@ def all_doubts(data: bytes, found: fmt.Scan, most: int = fmt.MAX_DECODED) -> dic
     for frame in found.frames:
         if not frame.index.doubts:
             continue
-        link = fmt.doubts_in(data[frame.offset : frame.end], frame.index)
+        link = decoding.doubts_in(data[frame.offset : frame.end], frame.index)
         if link is not None:
             doubts.update(link.items())
         else:
             lost |= frame.index.whole
     for frame in whole if lost else ():
         try:
-            turns = fmt.decode_frame(data[frame.offset : frame.end], frame, most)
+            turns = decoding.decode_frame(data[frame.offset : frame.end], frame, most)
         except LixCacheError:
             # Nothing in it can be read, so nothing of it can be recognised.
             continue

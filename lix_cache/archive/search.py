@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lix_cache.errors import DimensionMismatch, InvalidInput
-from lix_cache.messages import Turn, message_text
+from lix_cache.messages.message import message_text
+from lix_cache.messages.turn import Turn
 from lix_cache.vectors import as_array, as_float32
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import struct
 from collections.abc import Sequence
 from math import ldexp
 
-from lix_cache.archive.varints import Reader, put_varint
 from lix_cache.errors import CodecError
+from lix_cache.storage.varints import Reader, put_varint
 
 __all__ = ["get", "put"]
 

@@ -1,4 +1,4 @@
-"""Every key and every life in Redis. docs/redis-layout.md is the map.
+"""Every key and every time to live in Redis. docs/redis-layout.md is the map.
 
 All keys of a session carry the same hash tag, ``{0}`` for the first bucket, so that a
 script may touch them together on a cluster. The tag is the first pair of braces in the
@@ -10,11 +10,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 from zlib import crc32
 
-__all__ = ["AnswerKeys", "Keys", "digest"]
+__all__ = ["AnswerKeys", "Keys", "digest", "escape_pattern"]
+
+
+def escape_pattern(text: str) -> str:
+    """Return the pattern that matches this text alone, whatever is in it."""
+    return re.sub(r"([*?\[\]\\^-])", r"\\\1", text)
 
 
 def digest(*parts: str) -> str:
@@ -35,35 +41,35 @@ class AnswerKeys(NamedTuple):
         entries: hash: entry number to what is known of it, without text and response.
         responses: hash: digest to response, and to its parts if it is large; entries with
             equal responses share one.
-        uses: hash: digest to the number of entries that share the response.
-        exact: hash: digest of a wording to its entry.
+        shares: hash: digest to the number of entries that share the response.
+        exact: hash: digest of a query text to its entry.
         log: stream: one record for each live entry; the stream id is the entry's number.
-        gone: stream: numbers of entries that were dropped.
+        dropped: stream: numbers of entries that were dropped.
         used: sorted set: entries by last use or number of uses, where the eviction asks for it.
         expiry: sorted set: entries by the Unix milliseconds of their expiry.
-        wrong: hash: digest of a wording to the clusters that were reported as wrong for it.
+        reported: hash: digest of a query text to the answer groups that were reported as wrong for it.
         scopes: sorted set: scopes of the bucket by the Unix milliseconds of their expiry.
         contexts: hash: scope to digests of the items of its context.
-        nearest: vector set: the vectors of a large scope, where the server has such sets.
+        vectors: vector set: the vectors of a large scope, where the server has such sets.
         followed: hash: how far in the log and in the deletions the vector set is.
-        learned: hash: labels by evidence, and audits.
+        labels: hash: labels by score, and audits.
     """
 
     head: str
     entries: str
     responses: str
-    uses: str
+    shares: str
     exact: str
     log: str
-    gone: str
+    dropped: str
     used: str
     expiry: str
-    wrong: str
+    reported: str
     scopes: str
     contexts: str
-    nearest: str
+    vectors: str
     followed: str
-    learned: str
+    labels: str
 
 
 @dataclass(frozen=True)
@@ -108,9 +114,18 @@ class Keys:
         """Set: nonces of messages that are stored, or deleted, and whose late copies are refused."""
         return f"{self.prefix}:{{{self.bucket(session_id)}}}:refused:{digest(session_id)}"
 
+    def known(self, session_id: str) -> tuple[str, str]:
+        """Hashes: digest of a message's key to that of its content and its id; of late, and of before."""
+        start, name = f"{self.prefix}:{{{self.bucket(session_id)}}}", digest(session_id)
+        return f"{start}:known:{name}", f"{start}:known-before:{name}"
+
     def lease(self, bucket: int) -> str:
-        """String: which eviction thread is looking for idle sessions."""
+        """String: which evictor is looking for idle sessions."""
         return f"{self.prefix}:{{{bucket}}}:lease"
+
+    def layout(self) -> str:
+        """String: the number of buckets; always in the first one, which every number has."""
+        return f"{self.prefix}:{{0}}:buckets"
 
     # -- any database --------------------------------------------------------------------
 
@@ -118,19 +133,33 @@ class Keys:
         """Stream that is never there: what ``health_check`` would write to."""
         return f"{self.prefix}:{{0}}:probe"
 
+    # -- what StoreAdmin counts: patterns for SCAN, the prefix as it is ---------------------
+
+    def semantic_scope_pattern(self) -> str:
+        """One key for each scope of the drop-in semantic cache."""
+        return f"{escape_pattern(self.prefix)}:{{*}}:sem:vectors:*"
+
+    def answer_scope_pattern(self) -> str:
+        """One key for each scope of the semantic cache with reasons."""
+        return f"{escape_pattern(self.prefix)}:{{*}}:ans:head:*"
+
+    def url_pattern(self) -> str:
+        """The key of every URL embedding."""
+        return f"{escape_pattern(self.prefix)}:url:*"
+
     # -- semantic query cache (database 0) -----------------------------------------------
 
     def semantic_vectors(self, session_id: str, scope: str) -> str:
         """String: header and ring of packed vectors of one scope."""
-        return f"{self.prefix}:{{{self.bucket(session_id)}}}:sem:v:{scope}"
+        return f"{self.prefix}:{{{self.bucket(session_id)}}}:sem:vectors:{scope}"
 
     def semantic_responses(self, session_id: str, scope: str) -> str:
         """Hash: entry number to response."""
-        return f"{self.prefix}:{{{self.bucket(session_id)}}}:sem:r:{scope}"
+        return f"{self.prefix}:{{{self.bucket(session_id)}}}:sem:responses:{scope}"
 
     def semantic_scopes(self, session_id: str) -> str:
         """Sorted set: the scopes of a session by the Unix milliseconds of their expiry."""
-        return f"{self.prefix}:{{{self.bucket(session_id)}}}:sem:s:{digest(session_id)}"
+        return f"{self.prefix}:{{{self.bucket(session_id)}}}:sem:scopes:{digest(session_id)}"
 
     # -- semantic cache with reasons (database 0) ----------------------------------------
 
@@ -138,9 +167,9 @@ class Keys:
         """All keys that one scope's scripts touch; ``scopes`` and ``contexts`` are its bucket's."""
         bucket = self.bucket(scope)
         start = f"{self.prefix}:{{{bucket}}}:ans:"
-        own = [f"{start}{letter}:{scope}" for letter in "hernxlduzw"]
-        large = [f"{start}{letter}:{scope}" for letter in "vfk"]
-        return AnswerKeys._make([*own, *self.answer_registry(bucket), *large])
+        scopes, contexts = self.answer_registry(bucket)
+        own = AnswerKeys._make(f"{start}{name}:{scope}" for name in AnswerKeys._fields)
+        return own._replace(scopes=scopes, contexts=contexts)
 
     def answer_registry(self, bucket: int) -> tuple[str, str]:
         """Sorted set and hash: the scopes of a bucket by expiry, and what they are about."""
@@ -149,7 +178,7 @@ class Keys:
 
     def flight(self, name: str) -> str:
         """String: who runs the function for a query right now, or how that ended."""
-        return f"{self.prefix}:{{{self.bucket(name)}}}:ans:c:{name}"
+        return f"{self.prefix}:{{{self.bucket(name)}}}:ans:flight:{name}"
 
     # -- URL embeddings (database 1) -----------------------------------------------------
 

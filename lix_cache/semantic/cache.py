@@ -1,399 +1,366 @@
-"""SemanticCacheRedis and URLEmbeddingCache: shells; see flow.py."""
+"""SemanticCache and its async variant: thin shells. See lookup.py, insert.py and maintenance.py."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from lix_cache.arguments import config_with
-from lix_cache.checks import check_seconds, check_text, check_whole
-from lix_cache.clock import SYSTEM_CLOCK, Clock
-from lix_cache.config import CacheConfig
-from lix_cache.drive import AsyncDriver, SyncDriver
-from lix_cache.effects import Flow, RedisCall
+from lix_cache.clock import Clock
+from lix_cache.drivers.aio import AsyncDriver
+from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import LixCacheError
-from lix_cache.hot.breaker import Breaker
-from lix_cache.hot.client import Endpoint, endpoint_for
-from lix_cache.hot.keys import Keys
-from lix_cache.messages import check_session_id
-from lix_cache.semantic.flow import QueryCache, UrlCache
-from lix_cache.semantic.ring import TAG_BYTES
+from lix_cache.semantic import calls_in_flight, insert, lookup, maintenance
+from lix_cache.semantic.assembled import Assembled
+from lix_cache.semantic.calls_in_flight import AsyncInFlightCall, InFlightCall, alanded, landed
+from lix_cache.semantic.result import Lookup, Report
 
 if TYPE_CHECKING:
-    from lix_cache.vectors import FloatArray, VectorLike
+    from lix_cache.vectors import VectorLike
 
-__all__ = [
-    "AsyncSemanticCacheRedis",
-    "AsyncURLEmbeddingCache",
-    "SemanticCacheRedis",
-    "URLEmbeddingCache",
-]
-
-T = TypeVar("T")
-_breakers: dict[Endpoint, Breaker] = {}
+__all__ = ["AsyncSemanticCache", "SemanticCache"]
 
 
-def breaker_for(endpoint: Endpoint, config: CacheConfig, clock: Clock) -> Breaker:
-    """Return the breaker that all caches of an endpoint share."""
-    return _breakers.setdefault(endpoint, Breaker(config.redis_retry_seconds, clock))
+class SemanticCache(Assembled):
+    """A cache that finds responses by the meaning of the question. Every lookup gives its reason.
 
+    A lookup is a cascade: the policy, the exact text, the nearest stored queries and their
+    margin over entries that answer differently, the guards, the verifier. It sees only entries of
+    the same *scope*: everything in the context, the embedder's id and its dimension must match
+    exactly.
 
-def _check_place(host: str | None, port: int | None) -> None:
-    if host is not None:
-        check_text("redis_host", host)
-    if port is not None:
-        check_whole("redis_port", port, 1, 65535)
-
-
-class _Semantic:
-    """What both colours of the query cache are made of."""
-
-    def __init__(
-        self,
-        session_id: str,
-        config: CacheConfig | None = None,
-        *,
-        ttl_seconds: float | None = None,
-        similarity_threshold: float | None = None,
-        max_items_per_url: int | None = None,
-        redis_host: str | None = None,
-        redis_port: int | None = None,
-        redis_db: int | None = None,
-        clock: Clock = SYSTEM_CLOCK,
-    ) -> None:
-        config = config_with(
-            config,
-            similarity_threshold=("semantic_similarity_threshold", similarity_threshold),
-            max_items_per_url=("semantic_max_items_per_url", max_items_per_url),
-            redis_db=("semantic_redis_db", redis_db),
-        )
-        self.session_id = check_session_id(session_id)
-        self.ttl_seconds: float = config.semantic_ttl_seconds if ttl_seconds is None else ttl_seconds
-        check_seconds("ttl_seconds", self.ttl_seconds)
-        _check_place(redis_host, redis_port)
-        self.similarity_threshold = config.semantic_similarity_threshold
-        self.max_items_per_url = config.semantic_max_items_per_url
-        self._endpoint = endpoint_for(config, config.semantic_redis_db, host=redis_host, port=redis_port)
-        self._cache = QueryCache(
-            keys=Keys(config.redis_key_prefix, config.redis_buckets),
-            embedder=config.embedder_id or "",
-            dim=config.embedding_dim,
-            ttl_seconds=self.ttl_seconds,
-            miss_on_error=config.on_cache_error == "miss",
-            breaker=breaker_for(self._endpoint, config, clock),
-            clock=clock,
-            session_id=session_id,
-            threshold=self.similarity_threshold,
-            capacity=self.max_items_per_url,
-            new_tag=lambda: os.urandom(TAG_BYTES),
-        )
-        self._connect(clock)
-
-    def _connect(self, clock: Clock) -> None:
-        raise NotImplementedError
-
-    def _guarded(self, flow: Flow[T], otherwise: T) -> Flow[T]:
-        if not self._cache.miss_on_error:
-            return flow
-        return self._cache.guarded(flow, lambda: otherwise)
-
-    def _stats(self, urls: int | LixCacheError) -> dict[str, Any]:
-        failed = isinstance(urls, LixCacheError)
-        return {
-            "backend": "redis",
-            "session_id": self.session_id,
-            "cached_urls": None if failed else urls,
-            "ttl_seconds": self.ttl_seconds,
-            "similarity_threshold": self.similarity_threshold,
-            "redis": f"{type(urls).__name__}: {urls}" if failed else "ok",
-            **_counts(self._cache.counters),
-        }
-
-
-class _Url:
-    """What both colours of the URL cache are made of."""
-
-    def __init__(
-        self,
-        session_id: str,
-        config: CacheConfig | None = None,
-        *,
-        ttl_seconds: float | None = None,
-        batch_size: int | None = None,
-        redis_host: str | None = None,
-        redis_port: int | None = None,
-        redis_db: int | None = None,
-        clock: Clock = SYSTEM_CLOCK,
-    ) -> None:
-        config = config_with(
-            config,
-            batch_size=("url_cache_batch_size", batch_size),
-            redis_db=("url_cache_redis_db", redis_db),
-        )
-        self.session_id = check_session_id(session_id)
-        self.ttl_seconds: float = config.url_cache_ttl_seconds if ttl_seconds is None else ttl_seconds
-        check_seconds("ttl_seconds", self.ttl_seconds)
-        _check_place(redis_host, redis_port)
-        self.batch_size = config.url_cache_batch_size
-        self._endpoint = endpoint_for(config, config.url_cache_redis_db, host=redis_host, port=redis_port)
-        self._cache = UrlCache(
-            keys=Keys(config.redis_key_prefix, config.redis_buckets),
-            embedder=config.embedder_id or "",
-            dim=config.embedding_dim,
-            ttl_seconds=self.ttl_seconds,
-            miss_on_error=config.on_cache_error == "miss",
-            breaker=breaker_for(self._endpoint, config, clock),
-            clock=clock,
-            batch_size=self.batch_size,
-        )
-        self._connect(clock)
-
-    def _connect(self, clock: Clock) -> None:
-        raise NotImplementedError
-
-    def _guarded(self, flow: Flow[T], otherwise: T) -> Flow[T]:
-        if not self._cache.miss_on_error:
-            return flow
-        return self._cache.guarded(flow, lambda: otherwise)
-
-    def _stats(self, memory: dict[str, Any] | LixCacheError) -> dict[str, Any]:
-        failed = isinstance(memory, LixCacheError)
-        used = "unknown" if isinstance(memory, LixCacheError) else memory.get("used_memory_human", "unknown")
-        return {
-            "backend": "redis",
-            "session_id": self.session_id,
-            "redis_memory_used": used,
-            "ttl_seconds": self.ttl_seconds,
-            "redis": f"{type(memory).__name__}: {memory}" if failed else "ok",
-            **_counts(self._cache.counters),
-        }
-
-
-def _counts(counters: Mapping[str, int]) -> dict[str, int]:
-    return {name: counters.get(name, 0) for name in ("hits", "misses", "sets", "degraded")}
-
-
-def _memory() -> Flow[dict[str, Any]]:
-    reply = yield RedisCall(("INFO", "memory"))
-    return dict(reply)
-
-
-class SemanticCacheRedis(_Semantic):
-    """Responses of one session, found again by URL and by the meaning of the query.
-
-    A hit is the nearest live entry of the same session, URL and embedder, if its cosine
-    similarity reaches the threshold; of several equally near, the newest. No threshold is
-    safe for every kind of question: see the README.
+    Creating one is cheap: it sends nothing and loads no model before the first call. One object
+    serves any number of threads.
 
     Args:
-        session_id: whose responses; no other session sees them.
+        embedder: makes the vectors. Without one, the cache finds exact texts, and vectors passed to
+            each call (then set ``embedding_dim`` in the configuration).
         config: settings; ``CacheConfig()`` by default.
-        ttl_seconds: life of each entry. A later entry does not prolong an earlier one's.
-        similarity_threshold: least cosine similarity of a hit, -1 to 1.
-        max_items_per_url: entries per URL, first in first out.
-        redis_host: wins over the configuration.
-        redis_port: wins over the configuration.
-        redis_db: wins over ``semantic_redis_db``.
-        clock: where the time comes from.
+        context: what all calls have in common: tenant, model, system prompt and so on. A call
+            may add to it but not change it.
+        thresholds: what a semantic hit must reach.
+        guards: False for none, or the names of the guards to ask.
+        verifier: asked last. If it cannot answer, the lookup is a miss.
+        policy: what is not cached, and how long everything else lives.
+        settings: how the cache keeps entries, learns, and spends memory and time; by default what the
+            configuration says.
+        clock: source of durations. Times to live follow the clock of Redis.
 
     Every method raises RedisUnavailable, RedisAuthError, RedisDatabaseError or
-    RedisCommandError for trouble with Redis. With ``on_cache_error="miss"`` the first of
-    them becomes a counted miss.
+    RedisCommandError if Redis fails. With ``on_cache_error="miss"``, RedisUnavailable becomes a
+    counted miss of :meth:`lookup`, and a None of :meth:`store`.
     """
 
     def _connect(self, clock: Clock) -> None:
         self._drive = SyncDriver(self._endpoint, clock)
 
-    def get(self, url: str, query_embedding: VectorLike) -> Any:
-        """Return the response to the nearest query, or None for a miss.
-
-        One round trip for a miss, two for a hit.
-
-        Args:
-            url: what the query is about.
-            query_embedding: shape (dim,).
-
-        Raises:
-            InvalidVector: not finite, not flat, empty or all zeros.
-            DimensionMismatch: the URL's entries have another dimension.
-        """
-        return self._drive(self._guarded(self._cache.get(url, query_embedding), None))
-
-    def set(
-        self, url: str, query_embedding: VectorLike, response: Any, *, ttl_seconds: float | None = None
-    ) -> None:
-        """Store a response. One round trip.
+    def lookup(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        similarity_threshold: float | None = None,
+    ) -> Lookup:
+        """Look for a response. One round trip for an exact hit and for most misses, else two.
 
         Args:
-            url: what the query is about.
-            query_embedding: shape (dim,).
-            response: any JSON value but None.
-            ttl_seconds: life of this entry, if it is to be another one.
+            query: its text.
+            context: what must match exactly, beside the cache's own context.
+            query_embedding: shape (dim,), if you have it already.
+            similarity_threshold: overrides ``thresholds.threshold``.
 
         Raises:
-            InvalidMessage: the response is not JSON.
-            InvalidVector, DimensionMismatch: as :meth:`get`.
+            InvalidInput: the query is empty or no str.
+            InvalidContext: it holds a value that cannot be compared exactly, or contradicts the
+                cache's own context.
+            InvalidVector, DimensionMismatch: the vector is not usable.
+            MissingExtra: the embedder or the verifier needs a package that is not installed.
         """
-        self.batch_set([(url, query_embedding, response)], ttl_seconds=ttl_seconds)
+        query_ = lookup.Query(query, context, query_embedding, similarity_threshold)
+        return self._drive(lookup.lookup(self._core, query_))
 
-    def batch_get(self, queries: Sequence[tuple[str, VectorLike]]) -> list[Any]:
-        """Look up (url, query_embedding) pairs; None for each miss. One round trip, two with hits."""
-        misses = [None] * len(queries)
-        return self._drive(self._guarded(self._cache.get_many(queries), misses))
+    def begin(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        lock_seconds: float = 30.0,
+    ) -> Lookup | InFlightCall:
+        """Look up an answer; on a miss, begin the call that makes it. For callers that stream.
 
-    def batch_set(
-        self, entries: Iterable[tuple[str, VectorLike, Any]], *, ttl_seconds: float | None = None
-    ) -> None:
-        """Store (url, query_embedding, response) triples. One round trip.
+        Of equal calls (the same text and context) one begins. The others wait for it, in this process
+        and in others, and get its answer. If the call is recorded (:meth:`InFlightCall.record`),
+        waiting calls of this process get its events as they come. If it fails without an error, is
+        dropped or takes longer than ``lock_seconds``, one of the others starts over. Do not begin a call
+        inside an equal one: it waits for itself until then.
 
-        All are checked first: if one is refused, none is stored. Only that a dimension is
-        another than that of the entries in Redis is found out there; then the entries of
-        other URLs are stored.
-        """
-        self._drive(self._guarded(self._cache.set_many(entries, ttl_seconds), None))
-
-    def clear_session(self) -> bool:
-        """Drop every response of the session. Returns True; every failure is an error."""
-        self._drive(self._cache.clear())
-        return True
-
-    def get_stats(self) -> dict[str, Any]:
-        """Return settings, the number of URLs with entries, and this object's hits and misses."""
-        urls: int | LixCacheError
-        try:
-            urls = self._drive(self._cache.count_urls())
-        except LixCacheError as error:
-            urls = error
-        return self._stats(urls)
-
-
-class AsyncSemanticCacheRedis(_Semantic):
-    """Async twin of :class:`SemanticCacheRedis`: same arguments, same meaning."""
-
-    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this colour's time
-        self._drive = AsyncDriver(self._endpoint)
-
-    async def get(self, url: str, query_embedding: VectorLike) -> Any:
-        """See :meth:`SemanticCacheRedis.get`."""
-        return await self._drive(self._guarded(self._cache.get(url, query_embedding), None))
-
-    async def set(
-        self, url: str, query_embedding: VectorLike, response: Any, *, ttl_seconds: float | None = None
-    ) -> None:
-        """See :meth:`SemanticCacheRedis.set`."""
-        await self.batch_set([(url, query_embedding, response)], ttl_seconds=ttl_seconds)
-
-    async def batch_get(self, queries: Sequence[tuple[str, VectorLike]]) -> list[Any]:
-        """See :meth:`SemanticCacheRedis.batch_get`."""
-        misses = [None] * len(queries)
-        return await self._drive(self._guarded(self._cache.get_many(queries), misses))
-
-    async def batch_set(
-        self, entries: Iterable[tuple[str, VectorLike, Any]], *, ttl_seconds: float | None = None
-    ) -> None:
-        """See :meth:`SemanticCacheRedis.batch_set`."""
-        await self._drive(self._guarded(self._cache.set_many(entries, ttl_seconds), None))
-
-    async def clear_session(self) -> bool:
-        """See :meth:`SemanticCacheRedis.clear_session`."""
-        await self._drive(self._cache.clear())
-        return True
-
-    async def get_stats(self) -> dict[str, Any]:
-        """See :meth:`SemanticCacheRedis.get_stats`."""
-        urls: int | LixCacheError
-        try:
-            urls = await self._drive(self._cache.count_urls())
-        except LixCacheError as error:
-            urls = error
-        return self._stats(urls)
-
-
-class URLEmbeddingCache(_Url):
-    """Embeddings of URLs as float32, shared by all sessions, so that each is computed once.
-
-    Args:
-        session_id: named in ``get_stats``; the entries are everybody's.
-        config: settings; ``CacheConfig()`` by default.
-        ttl_seconds: life of an entry.
-        batch_size: URLs per round trip of the batch calls.
-        redis_host: wins over the configuration.
-        redis_port: wins over the configuration.
-        redis_db: wins over ``url_cache_redis_db``.
-        clock: where the time comes from.
-
-    Errors are those of :class:`SemanticCacheRedis`.
-    """
-
-    def _connect(self, clock: Clock) -> None:
-        self._drive = SyncDriver(self._endpoint, clock)
-
-    def get(self, url: str) -> FloatArray | None:
-        """Return the URL's embedding, shape (dim,) float32, or None for a miss. One round trip."""
-        return self._drive(self._guarded(self._cache.get(url), None))
-
-    def set(self, url: str, embedding: VectorLike) -> bool:
-        """Store an embedding of shape (dim,). One round trip.
+        Args:
+            query: its text.
+            context: what must match exactly, beside the cache's own context.
+            query_embedding: shape (dim,), if you have it already.
+            lock_seconds: how long equal calls wait for one another.
 
         Returns:
-            True; False only under ``on_cache_error="miss"`` while Redis is away.
+            For a hit a lookup with a response. The response of a stream is an iterable of its events:
+            ``Streamed``, or an iterator if the stream still runs. For a miss an in-flight call.
 
         Raises:
-            InvalidVector: not finite, not flat, or empty.
-            DimensionMismatch: not of the configured ``embedding_dim``.
+            Exception: a copy of the equal call's error.
+            InvalidInput, InvalidContext, InvalidVector, DimensionMismatch, MissingExtra: as
+                :meth:`lookup`.
         """
-        return self.batch_set({url: embedding})[url]
+        asked = (query, context, query_embedding, lock_seconds)
+        begun = self._drive(calls_in_flight.begin(self._core, self._flights, asked, landed))
+        return begun if isinstance(begun, Lookup) else InFlightCall(begun, self._drive)
 
-    def batch_get(self, urls: Sequence[str]) -> dict[str, FloatArray | None]:
-        """Return the embedding, or None, for each URL. One round trip per ``batch_size``."""
-        misses: dict[str, FloatArray | None] = dict.fromkeys(urls)
-        return self._drive(self._guarded(self._cache.get_many(urls), misses))
+    def check_availability(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        similarity_threshold: float | None = None,
+    ) -> Lookup:
+        """Say whether a lookup would hit, without the response and without a trace.
 
-    def batch_set(self, url_embeddings: Mapping[str, VectorLike]) -> dict[str, bool]:
-        """Store embeddings. One round trip per ``batch_size``; all are checked first."""
-        failures = dict.fromkeys(url_embeddings, False)
-        return self._drive(self._guarded(self._cache.set_many(url_embeddings), failures))
+        It counts nothing, prolongs no time to live and keeps no query text. Arguments, errors and
+        round trips are those of :meth:`lookup`.
+        """
+        query_ = lookup.Query(query, context, query_embedding, similarity_threshold, peek=True)
+        return self._drive(lookup.lookup(self._core, query_))
+
+    def store(
+        self,
+        query: str,
+        response: Any,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        ttl_seconds: float | None = None,
+        tags: Sequence[str] = (),
+        tokens: tuple[int, int] | None = None,
+    ) -> str | None:
+        """Store a response. It replaces one for the same text. One round trip.
+
+        Args:
+            query: its text.
+            response: anything but None that ``lix_cache.values`` can carry.
+            context: what must match exactly, beside the cache's own context.
+            query_embedding: shape (dim,), if you have it already. If none can be made, the
+                response is still stored, and found by its exact text.
+            ttl_seconds: time to live of this entry, instead of the policy's.
+            tags: words to invalidate it by.
+            tokens: of the prompt and of the completion, to count savings; estimated from the
+                lengths by default.
+
+        Returns:
+            The entry's id. None if it was not stored, because the policy excludes it or the answer was
+            reported as wrong for this text; ``get_stats`` counts that under ``stores_refused``.
+
+        Raises:
+            InvalidInput: the query, the response, the tags or the tokens are not usable.
+            InvalidContext, InvalidVector, DimensionMismatch, MissingExtra: as :meth:`lookup`.
+        """
+        answer = insert.Answer(query, response, context, query_embedding, ttl_seconds, tags, tokens)
+        return self._drive(insert.store(self._core, answer)).entry_id
+
+    def invalidate(
+        self,
+        *,
+        context: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        older_than_seconds: float | None = None,
+        similar_to: str | None = None,
+        similarity: float = 0.9,
+    ) -> int:
+        """Drop the entries that match all given criteria. Returns their number.
+
+        Args:
+            context: items of the context. Matches all scopes that have them, with any other items
+                and any embedder. The cache's own context is always included; ``{}`` adds nothing
+                to it.
+            tags: entries with at least one of these words match.
+            older_than_seconds: least age.
+            similar_to: entries of this embedder near this text match.
+            similarity: how near, a cosine.
+
+        Raises:
+            InvalidInput: no criterion, or an invalid one.
+            ComputeTimeout: no vector of ``similar_to`` in time; nothing was dropped.
+        """
+        criteria = maintenance.Criteria(context, tags, older_than_seconds, similar_to, similarity)
+        return self._drive(maintenance.invalidate(self._core, criteria))
+
+    def report_wrong(self, entry_id: str, query: str, *, context: Mapping[str, Any] | None = None) -> Report:
+        """Report that a response does not answer a query. One round trip.
+
+        The cache never again answers that query with that answer, nor stores it for it. It remembers
+        this for a year after the last report or store in the scope.
+
+        Args:
+            entry_id: of the lookup that answered, or of the store.
+            query: the question that got the wrong answer.
+            context: as in that lookup or store. An id of another context is no entry here.
+
+        Returns:
+            Whether the report was noted, and whether an entry that paired the two was dropped. A report
+            about an entry that has expired, or is not in this context, is not noted.
+
+        Raises:
+            InvalidInput: not an entry's id, or an empty query.
+            InvalidContext: as :meth:`lookup`.
+        """
+        return self._drive(maintenance.report_wrong(self._core, entry_id, query, context))
+
+    def cleanup_expired(self) -> int:
+        """Drop expired entries, in all scopes under the prefix. Returns their number.
+
+        Expired entries never answer; this frees their memory.
+        """
+        return self._drive(maintenance.clean_up(self._core))
+
+    def start_cleanup(self, interval_seconds: float = 60.0) -> None:
+        """Clean up in a background thread at this interval, until :meth:`stop_cleanup`."""
+        self._cleaner.start(interval_seconds)
+
+    def stop_cleanup(self) -> None:
+        """Ask the background thread to end."""
+        self._cleaner.stop()
+
+    def settle(self, timeout: float | None = None) -> bool:
+        """Wait until the responses stored so far have their vectors; False if that took longer.
+
+        No other method needs it: it is for tests and repeatable measurements.
+        """
+        return self._drive(maintenance.settle(self._core, timeout))
 
     def get_stats(self) -> dict[str, Any]:
-        """Return settings, the server's memory, and this object's hits and misses."""
-        memory: dict[str, Any] | LixCacheError
+        """Return the counts of this object, and what Redis holds in its context.
+
+        Costs one round trip for 500 scopes and one for each 50 of them: do not call it per request.
+        """
+        counts: dict[str, Any] | LixCacheError
         try:
-            memory = self._drive(_memory())
+            counts = self._drive(maintenance.count(self._core))
         except LixCacheError as error:
-            memory = error
-        return self._stats(memory)
+            counts = error
+        return self._stats(counts)
+
+    def health_check(self) -> dict[str, Any]:
+        """Try Redis, embedder and verifier once. Returns their states; raises nothing.
+
+        ``status`` is ``ok``, ``degraded`` (fewer answers, or none can be stored) or ``down`` (no answers).
+        It also asks whether Redis takes writes, and leaves nothing behind.
+        """
+        return self._drive(maintenance.health(self._core))
 
 
-class AsyncURLEmbeddingCache(_Url):
-    """Async twin of :class:`URLEmbeddingCache`: same arguments, same meaning."""
+class AsyncSemanticCache(Assembled):
+    """Async variant of :class:`SemanticCache`: same arguments, same meaning.
 
-    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this colour's time
+    Embedder and verifier work in threads, so the event loop never waits for them.
+    """
+
+    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this variant's time
         self._drive = AsyncDriver(self._endpoint)
 
-    async def get(self, url: str) -> FloatArray | None:
-        """See :meth:`URLEmbeddingCache.get`."""
-        return await self._drive(self._guarded(self._cache.get(url), None))
+    async def lookup(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        similarity_threshold: float | None = None,
+    ) -> Lookup:
+        """See :meth:`SemanticCache.lookup`."""
+        query_ = lookup.Query(query, context, query_embedding, similarity_threshold)
+        return await self._drive(lookup.lookup(self._core, query_))
 
-    async def set(self, url: str, embedding: VectorLike) -> bool:
-        """See :meth:`URLEmbeddingCache.set`."""
-        return (await self.batch_set({url: embedding}))[url]
+    async def begin(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        lock_seconds: float = 30.0,
+    ) -> Lookup | AsyncInFlightCall:
+        """See :meth:`SemanticCache.begin`."""
+        asked = (query, context, query_embedding, lock_seconds)
+        begun = await self._drive(calls_in_flight.begin(self._core, self._flights, asked, alanded))
+        return begun if isinstance(begun, Lookup) else AsyncInFlightCall(begun, self._drive)
 
-    async def batch_get(self, urls: Sequence[str]) -> dict[str, FloatArray | None]:
-        """See :meth:`URLEmbeddingCache.batch_get`."""
-        misses: dict[str, FloatArray | None] = dict.fromkeys(urls)
-        return await self._drive(self._guarded(self._cache.get_many(urls), misses))
+    async def check_availability(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        similarity_threshold: float | None = None,
+    ) -> Lookup:
+        """See :meth:`SemanticCache.check_availability`."""
+        query_ = lookup.Query(query, context, query_embedding, similarity_threshold, peek=True)
+        return await self._drive(lookup.lookup(self._core, query_))
 
-    async def batch_set(self, url_embeddings: Mapping[str, VectorLike]) -> dict[str, bool]:
-        """See :meth:`URLEmbeddingCache.batch_set`."""
-        failures = dict.fromkeys(url_embeddings, False)
-        return await self._drive(self._guarded(self._cache.set_many(url_embeddings), failures))
+    async def store(
+        self,
+        query: str,
+        response: Any,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        ttl_seconds: float | None = None,
+        tags: Sequence[str] = (),
+        tokens: tuple[int, int] | None = None,
+    ) -> str | None:
+        """See :meth:`SemanticCache.store`."""
+        answer = insert.Answer(query, response, context, query_embedding, ttl_seconds, tags, tokens)
+        return (await self._drive(insert.store(self._core, answer))).entry_id
+
+    async def invalidate(
+        self,
+        *,
+        context: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        older_than_seconds: float | None = None,
+        similar_to: str | None = None,
+        similarity: float = 0.9,
+    ) -> int:
+        """See :meth:`SemanticCache.invalidate`."""
+        criteria = maintenance.Criteria(context, tags, older_than_seconds, similar_to, similarity)
+        return await self._drive(maintenance.invalidate(self._core, criteria))
+
+    async def report_wrong(
+        self, entry_id: str, query: str, *, context: Mapping[str, Any] | None = None
+    ) -> Report:
+        """See :meth:`SemanticCache.report_wrong`."""
+        return await self._drive(maintenance.report_wrong(self._core, entry_id, query, context))
+
+    async def cleanup_expired(self) -> int:
+        """See :meth:`SemanticCache.cleanup_expired`."""
+        return await self._drive(maintenance.clean_up(self._core))
+
+    async def start_cleanup(self, interval_seconds: float = 60.0) -> None:
+        """See :meth:`SemanticCache.start_cleanup`."""
+        self._cleaner.start(interval_seconds)
+
+    async def stop_cleanup(self) -> None:
+        """See :meth:`SemanticCache.stop_cleanup`."""
+        self._cleaner.stop()
+
+    async def settle(self, timeout: float | None = None) -> bool:
+        """See :meth:`SemanticCache.settle`."""
+        return await self._drive(maintenance.settle(self._core, timeout))
 
     async def get_stats(self) -> dict[str, Any]:
-        """See :meth:`URLEmbeddingCache.get_stats`."""
-        memory: dict[str, Any] | LixCacheError
+        """See :meth:`SemanticCache.get_stats`."""
+        counts: dict[str, Any] | LixCacheError
         try:
-            memory = await self._drive(_memory())
+            counts = await self._drive(maintenance.count(self._core))
         except LixCacheError as error:
-            memory = error
-        return self._stats(memory)
+            counts = error
+        return self._stats(counts)
+
+    async def health_check(self) -> dict[str, Any]:
+        """See :meth:`SemanticCache.health_check`."""
+        return await self._drive(maintenance.health(self._core))

@@ -12,7 +12,7 @@ import uuid
 from typing import Any
 
 from lix_cache.errors import InvalidInput
-from lix_cache.semantic.identity import digest_of
+from lix_cache.values.identity import digest_of
 
 __all__ = ["content", "cost_of"]
 

@@ -10,9 +10,9 @@ import weakref
 from lix_cache._log import logger
 from lix_cache.checks import check_seconds
 from lix_cache.daemon import Bell, DaemonThread
-from lix_cache.drive import SyncDriver
+from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import ConfigError, LixCacheError, told
-from lix_cache.semantic import upkeep
+from lix_cache.semantic import maintenance
 from lix_cache.semantic.core import Core
 
 __all__ = ["Cleaner"]
@@ -73,10 +73,10 @@ class Cleaner(DaemonThread):
         pause = self.interval
         while not stopping.wait(pause):
             try:
-                self._drive(upkeep.clean_up(self._core))
+                self._drive(maintenance.clean_up(self._core))
             except Exception as error:  # noqa: BLE001 - a thread that dies in silence cleans nothing up
                 self.last_error = told(error)
-                self._core.tally.trouble("cleanup_errors", error)
+                self._core.stats.trouble("cleanup_errors", error)
                 level = "WARNING" if isinstance(error, LixCacheError) else "ERROR"
                 # Without the traceback: a sink may show its variables, and with them a context.
                 logger.log(level, "cleaning the semantic cache up failed: {}", self.last_error)
@@ -91,7 +91,7 @@ class Cleaner(DaemonThread):
         self._make_locks()
         self._core.renew_locks()
         if was_running:
-            # Where no thread is to be had, the others are made anew all the same.
+            # Where no thread is to be had, the others are still made anew.
             with contextlib.suppress(RuntimeError):
                 self.start(self.interval)
 

@@ -7,37 +7,39 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache.effects import Compute, Flow, RedisBatch
 from lix_cache.errors import CodecError
-from lix_cache.semantic import entry
-from lix_cache.semantic.core import Core, Scope, Stop
-from lix_cache.semantic.entry import LARGE_BYTES, EntryId
-from lix_cache.semantic.lookup import Lookup, Reason
-from lix_cache.semantic.values import decode_value, read_head
+from lix_cache.hot import entries
+from lix_cache.hot.entries import LARGE_BYTES, EntryId
+from lix_cache.matching.reasons import Reason
+from lix_cache.semantic.core import Core, Scope
+from lix_cache.semantic.result import Lookup, Stop
+from lix_cache.values.codec import decode_value, read_head
 
 if TYPE_CHECKING:
-    from lix_cache.semantic.decide import Decision
+    from lix_cache.hot.found import Served
+    from lix_cache.matching.decision import Decision
 
 __all__ = ["served"]
 
 
 def served(
-    core: Core, scope: Scope, reply: Any, decision: Decision | None = None, *, peek: bool
+    core: Core, scope: Scope, found: Served, decision: Decision | None = None, *, peek: bool
 ) -> Flow[Lookup]:
-    """Read an entry as a script answered it: the server's time, number, meta and response.
+    """Answer with an entry.
 
     Args:
         core: the cache.
         scope: of the entry.
-        reply: what the script answered.
+        found: the entry.
         decision: on what grounds it answers; None: it has the very text.
         peek: leave the response out, and no trace.
     """
-    now_ms, number, meta, data = float(reply[0]), bytes(reply[1]), entry.unpack_meta(reply[2]), reply[3]
+    now_ms, number, meta, data = found
     response = None
     if not peek:
         response = yield from _decoded(core, scope, meta.response_key, data)
-        core.tally.saved(meta.tokens)
+        core.stats.saved(meta.tokens)
         if decision is not None:
-            core.watch.seen(scope.id, decision.evidence)
+            core.watch.seen(scope.id, decision.score)
     return Lookup(
         True,
         response,
@@ -46,7 +48,7 @@ def served(
         reason=Reason.EXACT if decision is None else Reason.SEMANTIC,
         age_seconds=max(0.0, now_ms - meta.created_ms) / 1000,
         ttl_remaining_seconds=max(0.0, meta.expires_ms - now_ms) / 1000,
-        entry_id=str(EntryId(number, meta.tag)),
+        entry_id=str(EntryId(number, meta.nonce)),
     )
 
 
@@ -56,13 +58,11 @@ def _decoded(core: Core, scope: Scope, key: bytes, head: bytes) -> Flow[Any]:
         parts = read_head(head)
         chunks: Sequence[bytes | None] = ()
         if parts.chunks:
-            name = core.keys.answers(scope.id).responses
-            wanted = [("HGET", name, entry.part_field(key, i)) for i in range(parts.chunks)]
-            chunks = yield RedisBatch(tuple(wanted))
+            chunks = yield RedisBatch(core.redis.answers.parts(scope.id, key, parts.chunks))
             if None in chunks:
                 raise Stop(Reason.GONE, "the response was dropped in between")
         if not parts.chunks and len(head) < LARGE_BYTES:
             return decode_value(parts)
         return (yield Compute(lambda: decode_value(parts, chunks), None, "decoding"))
     except CodecError as error:
-        raise entry.foreign("a response", head) from error
+        raise entries.foreign("a response", head) from error

@@ -2,7 +2,7 @@
 
 A vector set (``VADD``, ``VSIM``) is an approximate index, a graph of small worlds (Malkov and
 Yashunin 2016) over vectors of 8 bits a number. It follows the scope's log inside the server
-(see ``FOLLOW`` in lix_cache/hot/vector_set_scripts.py), so writers need not know of it. What it
+(lix_cache/hot/lua/answers/follow.lua), so writers need not know of it. What it
 finds is only where to look: the decision is made from the exact vectors in the log, and an
 entry must be alive in the hash of entries to answer. So it can overlook an entry, which costs
 a hit or, rarely, the neighbour that would have disagreed; it cannot make up an answer.
@@ -13,22 +13,20 @@ a hit needs no further round trip, unless its response is large.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lix_cache.effects import Flow, RedisCall
-from lix_cache.hot import vector_set_scripts
-from lix_cache.semantic import entry
 from lix_cache.semantic.index import ScopeIndex, View
 
 if TYPE_CHECKING:
+    from lix_cache.hot.found import Neighbours, Served
     from lix_cache.semantic.core import Core, Scope
     from lix_cache.vectors import FloatArray
 
 __all__ = ["Nearest", "nearest"]
 
-#: Candidates for a decision: enough that some disagree with the best, for the lead over them.
+#: Candidates for a decision: enough that some disagree with the best, to measure its margin.
 _WANTED = 64
 #: Paths that a search keeps open. scripts/bench_scale.py measures what it finds and costs.
 _EFFORT = 200
@@ -45,33 +43,23 @@ class Nearest:
 
     Attributes:
         view: the candidates.
-        now: the server's time then, as its scripts say it, Unix milliseconds.
-        reported: clusters that must not answer this wording, packed.
-        metas: number of a candidate to what is known of it.
-        responses: digest to response, of some of the candidates.
+        brought: the reply.
     """
 
     view: View
-    now: bytes
-    reported: bytes
-    metas: Mapping[bytes, bytes]
-    responses: Mapping[bytes, bytes]
+    brought: Neighbours
 
-    def answer(self, number: bytes, waited_ms: float) -> tuple[bytes, bytes, bytes, bytes] | None:
-        """Return a candidate as ``ADMIT`` would; None if its response did not come along.
+    def answer(self, number: bytes, waited_ms: float) -> Served | None:
+        """Return a candidate as if it had been admitted; None if its response did not come along.
 
-        None also if its life has ended while the client made up its mind: the server has to say.
+        None also if it has expired while the client made up its mind: the server has to say.
 
         Args:
             number: of the candidate.
             waited_ms: since the search was sent.
         """
-        data = self.metas[number]
-        meta = entry.unpack_meta(data)
-        response = self.responses.get(meta.response_key)
-        if response is None or meta.expires_ms <= float(self.now) + waited_ms:
-            return None
-        return self.now, number, data, response
+        found = self.brought.served(number)
+        return None if found is None or found.meta.expires_ms <= found.now_ms + waited_ms else found
 
 
 def nearest(
@@ -79,35 +67,23 @@ def nearest(
 ) -> Flow[Nearest]:
     """Return the entries that may be nearest. One round trip.
 
-    Where a use prolongs the life of an entry no response comes along, for that must be noted at
+    Where a use prolongs the time to live of an entry no response comes along, for that must be noted at
     once: until the next request the entry might have ended.
 
     Args:
         core: the cache.
         scope: where to look.
-        digest: of the wording.
+        digest: of the query text.
         vector: shape (dim,), unit length.
         peek: instead of responses, only say which are there.
     """
-    room = -1 if peek else 0 if core.slide_ms else _ROOM
-    words = (digest, vector.tobytes(), _WANTED, _EFFORT, _ANSWERED, room)
-    reply = yield RedisCall(core.call(vector_set_scripts.NEAREST, scope.id, *words))
-    now, reported, rows, responses = reply
-    # Read and checked as the news of an index are, whose order is that of the log.
-    index = ScopeIndex(scope.dim)
-    different = {bytes(number): (number, fields) for number, fields, _ in rows}
-    news = (b"candidates", sorted(different.values(), key=_order), b"0-0")
-    view = index.follow(b"R", news, float(now), index.place) or index.view()
-    core.tally.count("vector_set_lookups")
-    return Nearest(
-        view,
-        now,
-        reported,
-        {bytes(number): meta for number, _, meta in rows},
-        dict(zip(responses[::2], responses[1::2], strict=True)),
+    room = -1 if peek else 0 if core.entries.use.slide_ms else _ROOM
+    call = core.redis.answers.nearest(
+        scope.id, digest, vector, wanted=_WANTED, effort=_EFFORT, first=_ANSWERED, room=room
     )
-
-
-def _order(row: Any) -> tuple[int, int]:
-    ms, _, n = bytes(row[0]).partition(b"-")
-    return int(ms), int(n)
+    brought = core.redis.answers.neighbours((yield RedisCall(call)))
+    # Read and checked as the news of an index are.
+    index = ScopeIndex(scope.dim)
+    view = index.follow(brought.found, index.place) or index.view()
+    core.stats.count("vector_set_lookups")
+    return Nearest(view, brought)

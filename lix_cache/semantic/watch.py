@@ -10,28 +10,30 @@ import math
 import random
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lix_cache.semantic.adaptive import AUDIT_HALF_LIFE, HALF_LIFE, Counts, bin_of, threshold_for
+from lix_cache.evaluation.adaptive import AUDIT_HALF_LIFE, HALF_LIFE, Counts, bin_of, threshold_for
+from lix_cache.hot.answers import Answers
+from lix_cache.hot.found import Labels
 
 if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray
 
-__all__ = ["Asked", "Watch", "agree", "read_counts"]
+__all__ = ["Asked", "Due", "Watch", "agree"]
 
 _SCOPES = 1024
 _QUESTIONS = 1024
 #: Labels that go to Redis together.
-_TOGETHER = 8
+_SENT_AT_ONCE = 8
 #: The part of the would-be hits that is audited while one of late was wrong, and the weight up to
 #: which it counts as of late: for 23 audits.
 _ALARMED, _OF_LATE = 0.5, 0.85
 #: Audits beside those that are drawn, as multiples of the audit rate: while a scope has fewer than
 #: so many of late, and after. Three audits in 300 hits may all miss what is wrong with most of them.
 _YOUNG, _YOUNG_MORE, _MORE = 5.0, 4.0, 2.0
-#: More evidence where the limits were not measured for an embedder or a language, and the labels of
+#: More score where the thresholds were not measured for an embedder or a language, and the labels of
 #: its own after which a scope needs none of it.
 _CAUTION = 0.17
 _TRUSTED = 200.0
@@ -39,6 +41,8 @@ _TRUSTED = 200.0
 #: them nothing is learned. Chosen so that of replies to one intent 1 in 100 counts as differing.
 _AGREE = 0.5
 _DIFFER = 0.25
+#: Labels of answers, beside which there are those of lookups and audits.
+_LABELLED = ("right", "wrong")
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,9 @@ class Asked:
 
     Attributes:
         text: of the question.
-        nearest: the wording of the nearest entry.
-        evidence: what the decision found.
-        cluster: label of the nearest entry's response.
+        nearest: the query text of the nearest entry.
+        score: what the decision found.
+        group: label of the nearest entry's response.
         answer: vector of the nearest entry's response; None if there is none, or if it recurs.
         recurs: whether responses of the nearest entry's kind are compared by equality.
         audit: ``""`` for a miss, ``"drawn"`` for a hit that the audit rate took, ``"more"`` for one
@@ -58,11 +62,19 @@ class Asked:
 
     text: str
     nearest: str
-    evidence: float
-    cluster: int
+    score: float
+    group: int
     answer: FloatArray | None
     recurs: bool
     audit: str = ""
+
+
+class Due(NamedTuple):
+    """What goes to Redis: how what is there fades, and what is added by name."""
+
+    fade: float
+    fade_audits: float
+    added: Mapping[str, float]
 
 
 @dataclass
@@ -113,7 +125,7 @@ class Watch:
         return known
 
     def threshold(self, scope: str, *, is_strange: bool = False) -> float:
-        """Return the least evidence of a hit in a scope.
+        """Return the least score of a hit in a scope.
 
         Args:
             scope: its id.
@@ -134,7 +146,7 @@ class Watch:
             return known.threshold + _CAUTION * max(0.0, 1.0 - labels / _TRUSTED)
 
     def audit(self, scope: str) -> str:
-        """Say whether a would-be hit is to be audited: ``""``, ``"drawn"`` or ``"more"``.
+        """Say whether to audit a would-be hit: ``""``, ``"drawn"`` or ``"more"``.
 
         One in each block of 1 / rate is drawn, so every would-be hit has the same chance and a block
         is never passed over; only those that are drawn measure the false-hit rate.
@@ -183,47 +195,41 @@ class Watch:
         """Take in whether the fresh answer agreed; None: it cannot be told."""
         if is_right is None:
             return
-        place = bin_of(asked.evidence)
+        place = bin_of(asked.score)
         with self._lock:
             known = self._known(scope)
             if place is not None:
-                known.unsent[f"{'r' if is_right else 'w'}{place}"] += 1
-                known.unsent[f"s{place}"] += 1
+                known.unsent[Answers.label("right" if is_right else "wrong", place)] += 1
+                known.unsent[Answers.label("seen", place)] += 1
             if asked.audit:
-                known.unsent["x"] += 1
-                known.unsent["y"] += not is_right
+                known.unsent["late"] += 1
+                known.unsent["late_wrong"] += not is_right
             if asked.audit == "drawn":
-                known.unsent["a"] += 1
-                known.unsent["b"] += not is_right
+                known.unsent["audits"] += 1
+                known.unsent["audits_wrong"] += not is_right
 
-    def seen(self, scope: str, evidence: float) -> None:
-        """Count a hit by its evidence."""
-        place = bin_of(evidence)
+    def seen(self, scope: str, score: float) -> None:
+        """Count a hit by its score."""
+        place = bin_of(score)
         if place is not None and self.target is not None:
             with self._lock:
-                self._known(scope).unsent[f"s{place}"] += 1
+                self._known(scope).unsent[Answers.label("seen", place)] += 1
 
-    def due(self, scope: str) -> Sequence[bytes | str | float] | None:
+    def due(self, scope: str) -> Due | None:
         """Return what to tell Redis about a scope now; None if it can wait."""
         if not self.is_on:
             return None
         with self._lock:
             known = self._known(scope)
-            labels = sum(known.unsent[name] for name in known.unsent if name[0] in "rw")
-            audits = known.unsent["x"]
-            # Where no evidence is asked for, the threshold is not learned, and need not be known at once.
+            labels = sum(known.unsent[name] for name in known.unsent if name.startswith(_LABELLED))
+            audits = known.unsent["late"]
+            # Where no score is asked for, the threshold is not learned, and need not be known at once.
             is_known = known.was_read or self.target is None or math.isinf(self.start)
-            if is_known and labels < _TOGETHER and not audits:
+            if is_known and labels < _SENT_AT_ONCE and not audits:
                 return None
             known.was_read = True
-            words: list[bytes | str | float] = [
-                0.5 ** (labels / HALF_LIFE),
-                0.5 ** (audits / AUDIT_HALF_LIFE),
-            ]
-            for name, value in known.unsent.items():
-                words += [name, value]
-            known.unsent = Counter()
-            return words
+            added, known.unsent = known.unsent, Counter()
+            return Due(0.5 ** (labels / HALF_LIFE), 0.5 ** (audits / AUDIT_HALF_LIFE), added)
 
     def told(self, scope: str) -> Callable[[Any], None]:
         """Return what takes in the answer to :meth:`due`."""
@@ -231,7 +237,7 @@ class Watch:
         def take(reply: Any) -> None:
             with self._lock:
                 known = self._known(scope)
-                known.counts, known.threshold = read_counts(reply), None
+                known.counts, known.threshold = Counts(*Labels.read(reply)), None
 
         return take
 
@@ -243,9 +249,9 @@ class Watch:
         return sum(one.audits for one in counts), sum(one.audits_wrong for one in counts), closed
 
 
-def agree(asked: Asked, cluster: int, vector: FloatArray | None) -> bool | None:
+def agree(asked: Asked, group: int, vector: FloatArray | None) -> bool | None:
     """Say whether a fresh answer agrees with the nearest entry's; None if it cannot be told."""
-    if cluster == asked.cluster:
+    if group == asked.group:
         return True
     if asked.recurs:
         return False
@@ -253,23 +259,3 @@ def agree(asked: Asked, cluster: int, vector: FloatArray | None) -> bool | None:
         return None
     cosine = float((asked.answer * vector).sum())
     return True if cosine >= _AGREE else False if cosine < _DIFFER else None
-
-
-def read_counts(reply: Any) -> Counts:
-    """Read what Redis keeps of a scope: names and numbers in turn. What it is not is passed over."""
-    bins: dict[str, dict[int, float]] = {"r": {}, "w": {}, "s": {}}
-    ones = dict.fromkeys("xyab", 0.0)
-    for name, value in zip(reply[::2], reply[1::2], strict=False):
-        try:
-            word, number = bytes(name).decode("ascii"), float(value)
-        except (ValueError, TypeError):
-            continue
-        if not 0 <= number < 1e15:
-            continue
-        if word in ones:
-            ones[word] = number
-        elif word[:1] in bins and word[1:].isdigit():
-            bins[word[0]][int(word[1:])] = number
-    audits = int(ones["a"])
-    wrong = min(audits, int(ones["b"]))
-    return Counts(bins["r"], bins["w"], bins["s"], ones["x"], min(ones["x"], ones["y"]), audits, wrong)

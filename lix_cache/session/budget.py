@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lix_cache.messages import Message
+from lix_cache.messages.message import Message
 
 __all__ = ["Budget", "estimate_tokens"]
 

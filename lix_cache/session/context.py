@@ -10,10 +10,11 @@ from lix_cache.checks import check_count
 from lix_cache.effects import DiskCall, Flow
 from lix_cache.errors import ConfigError
 from lix_cache.hot.window import EVERYTHING
-from lix_cache.messages import Message, Turn, from_turn, message_text
-from lix_cache.session import flow
+from lix_cache.messages.message import Message, message_text
+from lix_cache.messages.turn import Turn, from_turn
+from lix_cache.session import read as read_flow
+from lix_cache.session.base import Session, beside
 from lix_cache.session.budget import Budget
-from lix_cache.session.flow import Session
 
 if TYPE_CHECKING:
     from lix_cache.vectors import VectorLike
@@ -25,7 +26,7 @@ _LINE_CHARACTERS = 200
 
 def get_context(session: Session, budget: Budget) -> Flow[list[Message]]:
     """Return the newest messages, within the window and the budget, oldest first."""
-    turns = yield from flow.get_context(session)
+    turns = yield from read_flow.get_context(session)
     return _messages((yield from _within(session, budget, turns, session.window)))
 
 
@@ -37,7 +38,7 @@ def _within(session: Session, budget: Budget, turns: list[Turn], count: int) -> 
     # Nothing but results whose call is further back: one call with more results than the
     # window has room for. It is looked for; and where there is none, what was found is better than
     # a context that looks empty.
-    hot = yield from flow.get_context(session, EVERYTHING)
+    hot = yield from read_flow.get_context(session, EVERYTHING)
     whole = yield from _further_back(session, hot, EVERYTHING)
     kept = budget.kept([turn.body for turn in whole], count)
     return [whole[i] for i in kept] or turns[-count:]
@@ -45,8 +46,9 @@ def _within(session: Session, budget: Budget, turns: list[Turn], count: int) -> 
 
 def _further_back(session: Session, hot: list[Turn], count: int) -> Flow[list[Turn]]:
     """Return what Redis gave together with the newest ``count`` turns on disk, cleared ones left out."""
-    read = partial(session.store.archive.store.recent, session.id, count, in_context=True)
-    return flow.merged((yield DiskCall(read, waits=True)), hot)
+    read = partial(session.store.cold.recent, session.id, count, in_context=True)
+    both: list[Turn] = yield DiskCall(lambda: beside(session, read(), hot), waits=True)
+    return both
 
 
 def smart_context(
@@ -70,7 +72,7 @@ def smart_context(
     )
     if recent_count < 0:
         raise ConfigError(f"recent_k must not be negative, got {recent_count}")
-    hot = yield from flow.get_context(session, EVERYTHING)
+    hot = yield from read_flow.get_context(session, EVERYTHING)
     newest = hot[-session.window :]
     if recent_count > session.window:
         newest = yield from _further_back(session, hot, recent_count)
@@ -93,7 +95,7 @@ def _relevant(
     # By their nonces too: of a message that reached Redis twice the history has the other copy.
     shown = {turn.id for turn in recent}
     nonces = {turn.nonce for turn in recent if turn.nonce is not None}
-    history = flow.merged(session.store.archive.store.turns(session.id), hot)
+    history = beside(session, session.store.cold.turns(session.id), hot)
     older = [turn for turn in history if turn.id not in shown and turn.nonce not in nonces]
     if embedding is not None and any(turn.vector is not None for turn in older):
         found = search.by_vector(older, embedding, count)

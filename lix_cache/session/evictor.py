@@ -10,9 +10,10 @@ import uuid
 
 from lix_cache._log import logger
 from lix_cache.daemon import Bell, DaemonThread
-from lix_cache.drive import SyncDriver
 from lix_cache.errors import ArchiveUnavailable, LixCacheError, RedisUnavailable, told
-from lix_cache.session import flow
+from lix_cache.session import offload, rounds, whole
+from lix_cache.session.base import Session
+from lix_cache.session.layout import StoreDriver, agree
 from lix_cache.session.old_sessions import Pass
 from lix_cache.session.store import SessionStore, StoreIdentity
 
@@ -39,12 +40,12 @@ class Evictor(DaemonThread):
         self.store = store
         #: The last trouble a round met, in words; None after a good one.
         self.last_error: str | None = None
-        self._idle_seconds = store.config.idle_seconds
+        self._idle_seconds = store.settings.idle_seconds
         self._name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         # Sessions that this process added to and that may still be hot.
         self._used: set[str] = set()
         self._forget_at = _FORGET_FROM
-        self._flush_on_exit = store.config.flush_on_exit
+        self._flush_on_exit = store.settings.flush_on_exit
         self._old = Pass()
         self._make_locks()
 
@@ -55,7 +56,7 @@ class Evictor(DaemonThread):
         self._thread = None
         self._last_clean_up = self.store.clock.monotonic()
 
-    # -- life ---------------------------------------------------------------------------
+    # -- lifecycle ----------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the thread; harmless if it runs."""
@@ -89,7 +90,7 @@ class Evictor(DaemonThread):
     def use(self, idle_seconds: float, *, flush_on_exit: bool = False) -> None:
         """Note how long a cache of this process lets its session be idle.
 
-        The shortest time anybody asked for holds for the whole store, and so does the
+        The shortest time asked for holds for the whole store, and so does the
         wish to have it on disk at the end.
         """
         self._idle_seconds = min(self._idle_seconds, idle_seconds)
@@ -103,21 +104,24 @@ class Evictor(DaemonThread):
 
     # -- work ---------------------------------------------------------------------------
 
-    def run_once(self) -> flow.Moved:
+    def run_once(self) -> offload.Moved:
         """Do one round in the calling thread. Returns what it moved.
 
         Raises:
             RedisError, ArchiveError: what the round met; what was not moved is still hot.
         """
         drive = self._driver()
-        moved = drive(flow.spill_overflow(self.store))
-        reunited = drive(flow.reunite_pending(self.store))
-        evicted = drive(flow.evict_idle(self.store, self._idle_seconds, self._name))
+        # Compared at each round: what this process adds where the others have gone over to another
+        # number of buckets, could not be found.
+        drive.unchecked(agree(self.store, again=True))
+        moved = drive(rounds.spill_overflow(self.store))
+        reconciled = drive(rounds.reconcile_all_pending(self.store))
+        evicted = drive(rounds.offload_idle(self.store, self._idle_seconds, self._name))
         if self._old.cursor is not None:
-            self._old = drive(flow.rescue_old(self.store, self._old))
+            self._old = drive(rounds.rescue_old(self.store, self._old))
         now = self.store.clock.monotonic()
         if now - self._last_clean_up >= _CLEAN_UP_EVERY:
-            self.store.count("expired_archives", drive(flow.clean_up(self.store)))
+            self.store.count("expired_archives", drive(rounds.clean_up(self.store)))
             if self._old.cursor is None and self._old.found:
                 # Once more. Where a whole look met none there will be none.
                 self._old = Pass()
@@ -125,9 +129,9 @@ class Evictor(DaemonThread):
             self._last_clean_up = now
         if len(self._used) >= self._forget_at:
             self._forget_cold()
-        for done in (moved, reunited, evicted):
+        for done in (moved, reconciled, evicted):
             done.raise_failure()
-        return flow.Moved(moved.messages + evicted.messages, moved.sessions + evicted.sessions)
+        return offload.Moved(moved.messages + evicted.messages, moved.sessions + evicted.sessions)
 
     def flush(self) -> int:
         """Move every session this process added to to disk. Returns how many messages moved.
@@ -140,9 +144,9 @@ class Evictor(DaemonThread):
         moved = 0
         failure: LixCacheError | None = None
         for session_id in sorted(self._forget_cold()):
-            session = flow.Session(self.store, session_id, self.store.config.hot_window_size)
+            session = Session(self.store, session_id, self.store.settings.window_size)
             try:
-                moved += drive(flow.flush(session))
+                moved += drive(whole.flush(session))
             except RedisUnavailable:
                 raise
             except LixCacheError as error:
@@ -152,25 +156,25 @@ class Evictor(DaemonThread):
         return moved
 
     def _forget_cold(self) -> set[str]:
-        """Forget sessions that whichever daemon has moved to disk; return those still hot."""
+        """Forget sessions that a daemon has moved to disk; return those still hot."""
         known = self._used.copy()
         hot = known
         try:
             # Forgotten before Redis is asked: an add is noted after Redis has it, so one that is
             # forgotten here is among the hot sessions of the answer.
             self._used -= known
-            hot = self._driver()(flow.hot_among(self.store, list(known)))
+            hot = self._driver()(rounds.hot_among(self.store, list(known)))
         finally:
             self._used |= hot
         # Not at every round: when there are twice as many.
         self._forget_at = max(_FORGET_FROM, 2 * len(self._used))
         return set(hot)
 
-    def _driver(self) -> SyncDriver:
-        return SyncDriver(self.store.endpoint, self.store.clock)
+    def _driver(self) -> StoreDriver:
+        return StoreDriver(self.store)
 
     def _run(self, wake: Bell, stopping: Bell) -> None:
-        interval = self.store.config.evictor_interval_seconds
+        interval = self.store.settings.evictor_interval_seconds
         pause = interval
         while not stopping.is_set():
             wake.wait(pause)
@@ -205,7 +209,7 @@ class Evictor(DaemonThread):
             try:
                 self.flush()
             except LixCacheError as error:
-                # Nobody is left to raise it to. What did not move is still in Redis.
+                # No caller is left to raise it to. What did not move is still in Redis.
                 self._note(error)
 
     def _after_fork(self) -> None:
@@ -248,5 +252,4 @@ def _at_exit() -> None:
 
 # At import: "once" cannot be told by a note that an interruption may come before or after.
 atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=_after_fork)

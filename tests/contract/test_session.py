@@ -1,4 +1,4 @@
-"""Session memory, in both colours: one suite."""
+"""Session memory, in both variants: one suite."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from lix_cache.errors import (
     InvalidVector,
     RedisCommandError,
 )
-from lix_cache.messages import MessageId, pack_hot, with_id
-from lix_cache.session import flow
+from lix_cache.messages.packing import pack_hot
+from lix_cache.messages.turn import MessageId, with_id
+from lix_cache.session import add, whole
+from lix_cache.session.base import Session
 from tests.support import RedisServer
 from tests.support.lab import Process
 from tests.support.twins import Twins
@@ -100,7 +102,7 @@ def waiting_in_redis(cache: Any) -> int:
 # -- adding and reading --------------------------------------------------------------------
 
 
-def test_a_session_that_nobody_used_is_empty(cache: Any) -> None:
+def test_a_unused_session_is_empty(cache: Any) -> None:
     assert cache.get_context() == []
     assert cache.get_full() == []
     assert cache.get_formatted_context() == ""
@@ -481,7 +483,7 @@ def test_a_cold_session_is_brought_back_by_the_first_look(cache: Any) -> None:
     assert said(cache.get_full()) == [*texts, "new"]
 
 
-def test_an_add_to_a_cold_session_that_nobody_read_goes_on_where_it_ended(
+def test_an_add_to_a_unread_cold_session_goes_on_where_it_ended(
     open_cache: Callable[..., Any],
 ) -> None:
     texts = numbered(9)
@@ -886,8 +888,8 @@ def test_an_add_that_failed_at_first_still_looks_where_the_archive_ends(
     archive_from_the_future(config, ["f1", "f2"])
     process = Process(config.replace(on_redis_error="raise"))
     # Redis remembers an emptying, so a window that is missing looks harmless to it.
-    process.drive(flow.delete(flow.Session(process.store, "another", 4)))
-    running = flow.add(process.session, process.turn("first try"))
+    process.drive(whole.delete(Session(process.store, "another", 4)))
+    running = add.add(process.session, process.turn("first try"))
     step = running.send(None)
     while not type(step).__name__.startswith("Redis"):
         step = process.step(running, step)

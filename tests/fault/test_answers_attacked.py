@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import redis
 
-from lix_cache import AsyncSemanticCache, CachePolicy, Reason
+from lix_cache import AsyncSemanticCache, CachePolicy, Reason, SemanticSettings
 from lix_cache.config import CacheConfig
 from lix_cache.errors import InvalidContext
-from lix_cache.hot.client import close_async_redis_clients
-from lix_cache.semantic.limits import Limits
+from lix_cache.hot.clients import close_async_redis_clients
+from lix_cache.matching.thresholds import Thresholds
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
+from tests.support.semantic import with_settings
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("right-answer")
@@ -27,17 +28,16 @@ TABLE = {
     "the capital France has": mix(a=0.995, b=-0.0999),
     "bread": mix(e=1),
 }
-CAPITAL, LEARNED, THIRD, BREAD = TABLE
-LIMITS = Limits(threshold=0.9, margin=0.05)
-LEARNING = Limits(threshold=0.9, margin=0.05, learn_evidence=0.9)
+CAPITAL, SECOND, THIRD, BREAD = TABLE
+THRESHOLDS = Thresholds(threshold=0.9, margin=0.05)
 
 
 @pytest.fixture
 def make(twins: Twins, redis_config: CacheConfig) -> Any:
     def build(**options: Any) -> Any:
         embedder = options.pop("embedder", None) or Meanings(TABLE)
-        settings = {"limits": LIMITS, "guards": False, "policy": ANYTHING, **options}
-        return twins.make("SemanticCache", embedder, redis_config, **settings)
+        settings = {"thresholds": THRESHOLDS, "guards": False, "policy": ANYTHING, **options}
+        return twins.make("SemanticCache", embedder, redis_config, **with_settings(**settings))
 
     return build
 
@@ -57,7 +57,12 @@ def test_embedders_that_hang_for_ever_leave_threads_for_everything_else(redis_co
 
     async def main() -> Any:
         cache = AsyncSemanticCache(
-            embedder, redis_config, limits=LIMITS, guards=False, policy=ANYTHING, deadline_seconds=0.05
+            embedder,
+            redis_config,
+            thresholds=THRESHOLDS,
+            guards=False,
+            policy=ANYTHING,
+            settings=SemanticSettings(deadline_seconds=0.05),
         )
         await cache.store(BREAD, "flour")
         embedder.gate.clear()
@@ -74,43 +79,6 @@ def test_embedders_that_hang_for_ever_leave_threads_for_everything_else(redis_co
     asyncio.run(main())
 
 
-# -- learned wordings ----------------------------------------------------------------------
-
-
-def test_a_corrected_answer_corrects_the_wordings_that_were_learned_from_it(make: Any) -> None:
-    cache, other = make(limits=LEARNING), make()
-    cache.store(CAPITAL, "Lyon")
-    assert cache.lookup(LEARNED).response == "Lyon"
-    assert cache.get_stats()["learned"] == 1
-    assert other.lookup(THIRD).response == "Lyon"
-    cache.store(CAPITAL, "Paris")
-    for reader in (other, cache):
-        assert reader.check_availability(LEARNED).reason == Reason.SEMANTIC
-        assert reader.lookup(THIRD).response == "Paris"
-        assert reader.lookup(LEARNED).response == "Paris"
-
-
-def test_a_reported_answer_ends_with_the_wordings_that_were_learned_from_it(make: Any) -> None:
-    cache, other = make(limits=LEARNING), make()
-    wrong = cache.store(CAPITAL, "Lyon")
-    assert cache.lookup(LEARNED).response == "Lyon"
-    assert other.lookup(THIRD).response == "Lyon"
-    assert cache.report_wrong(wrong, CAPITAL)
-    for reader in (other, cache):
-        assert not reader.check_availability(LEARNED)
-        assert not reader.lookup(LEARNED)
-        assert not reader.lookup(THIRD)
-
-
-def test_a_wording_outlives_the_entry_it_was_learned_from_where_that_only_made_room(make: Any) -> None:
-    cache = make(limits=LEARNING, max_entries=2)
-    cache.store(CAPITAL, "Paris")
-    assert cache.lookup(LEARNED).response == "Paris"
-    cache.store(BREAD, "flour")
-    found = cache.lookup(LEARNED)
-    assert (found.response, found.reason) == ("Paris", Reason.EXACT)
-
-
 # -- an index that knows more than the server -----------------------------------------------
 
 
@@ -122,40 +90,40 @@ def test_what_the_server_forgot_does_not_hide_what_it_was_told_since(
     keys = list(raw.scan_iter(f"{redis_config.redis_key_prefix}:*"))
     before = {key: raw.dump(key) for key in keys}
     cache.store(CAPITAL, "lost")
-    assert cache.lookup(LEARNED).response == "lost"
+    assert cache.lookup(SECOND).response == "lost"
     # A replica that is a little behind, in time too, takes over.
-    log = next(key for key in keys if b":ans:l:" in key)
+    log = next(key for key in keys if b":ans:log:" in key)
     ahead = raw.xrevrange(log, count=1)[0]
     raw.delete(*raw.scan_iter(f"{redis_config.redis_key_prefix}:*"))
     for key, dump in before.items():
         raw.restore(key, 300_000, dump)
-    assert not cache.lookup(LEARNED)
+    assert not cache.lookup(SECOND)
     writer.store(CAPITAL, "Paris")
     assert raw.xrevrange(log, count=1)[0][0] > ahead[0]
-    assert cache.lookup(LEARNED).response == "Paris"
+    assert cache.lookup(SECOND).response == "Paris"
 
 
-def test_an_entry_that_is_gone_unannounced_stands_in_the_way_of_nobody(
+def test_an_entry_that_is_gone_unannounced_is_in_no_way(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:
     cache = make()
     cache.store(CAPITAL, "lost")
     cache.lookup(THIRD)
-    entries = next(raw.scan_iter(f"{redis_config.redis_key_prefix}:*:ans:e:*"))
+    entries = next(raw.scan_iter(f"{redis_config.redis_key_prefix}:*:ans:entries:*"))
     for number in raw.hkeys(entries):
         raw.hdel(entries, number)
-    assert cache.lookup(LEARNED).reason == Reason.GONE
-    assert cache.lookup(LEARNED).reason != Reason.GONE
+    assert cache.lookup(SECOND).reason == Reason.GONE
+    assert cache.lookup(SECOND).reason != Reason.GONE
 
 
-def test_a_number_that_was_given_a_second_time_answers_no_other_wording(
+def test_a_number_that_was_given_a_second_time_answers_no_other_query(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:
     cache = make()
     number = cache.store(CAPITAL, "Paris").split(".")[0].encode()
     cache.store(BREAD, "flour")
     # As when the log alone was lost, and the next entry came in the same millisecond.
-    entries = next(raw.scan_iter(f"{redis_config.redis_key_prefix}:*:ans:e:*"))
+    entries = next(raw.scan_iter(f"{redis_config.redis_key_prefix}:*:ans:entries:*"))
     raw.hset(entries, number, next(m for n, m in raw.hgetall(entries).items() if n != number))
     assert not cache.lookup(CAPITAL)
     assert cache.lookup(BREAD).response == "flour"
@@ -216,16 +184,15 @@ def test_a_question_about_now_gets_no_old_answer_to_a_timeless_one(make: Any) ->
     plain, now, today = "price of gold", "price of gold now", "price of gold today"
     table = {plain: mix(a=1), now: mix(a=1, b=0.05), today: mix(a=1, b=0.04)}
     policy = CachePolicy(follow_ups=True, time_sensitive_seconds=1)
-    cache = make(embedder=Meanings(table), policy=policy, limits=LEARNING, audit_rate=0)
+    cache = make(embedder=Meanings(table), policy=policy, audit_rate=0)
     cache.store(plain, "10")
     assert cache.lookup(now).response == "10"
     time.sleep(1.1)
     late = cache.lookup(now)
     assert (late.is_hit, late.reason) == (False, Reason.GUARD)
     assert "about now" in late.detail
-    assert cache.get_stats()["learned"] == 0
     assert cache.lookup(plain).response == "10"
-    # A life that the application gave to a question about now holds for its other wordings.
+    # A life that the application gave to a question about now holds for its paraphrases.
     cache.store(now, "11", ttl_seconds=60)
     time.sleep(1.1)
     cache.invalidate(older_than_seconds=1.9)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lix_cache import ArchiveUnavailable, ConversationArchive
-from lix_cache.archive.files import Files
+from lix_cache.storage.files import Files
 from tests.fault.files import CountingFiles, Crash, FaultyFiles, ForgetfulFiles, folder_contents
 
 

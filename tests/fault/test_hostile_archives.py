@@ -1,4 +1,4 @@
-"""What a file holds, or what somebody put into it, does not decide how much work it makes."""
+"""What a file holds, or what was put into it, does not decide how much work it makes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 
 from lix_cache import ArchiveCorrupt, ConversationArchive, RedisCommandError
-from lix_cache.archive import checksums, reading
-from lix_cache.archive import format as fmt
+from lix_cache.archive import checksums, decoding, encoding, header, index
+from lix_cache.archive import index as index_flow
+from lix_cache.archive import parts as parts_flow
 from lix_cache.archive.checksums import Checksums
 from lix_cache.archive.codecs import packer
 from lix_cache.archive.doubts import Doubts, Link, doubts_about
 from lix_cache.config import CacheConfig
-from lix_cache.messages import LARGEST_MS, MessageId, Turn, to_turn
-from lix_cache.session import flow
+from lix_cache.messages.turn import LARGEST_MS, MessageId, Turn, to_turn
+from lix_cache.session import offload
+from lix_cache.session import whole as whole_flow
 from tests.fault.files import CountingFiles
 from tests.support.lab import Process
 from tests.support.twins import ManualClock, Twins
@@ -86,7 +88,7 @@ def test_compaction_leaves_one_frame_to_be_looked_at(tmp_path: Path) -> None:
     before = texts(archive)
     assert archive.compact(idle_seconds=0).compacted == 1
     assert texts(archive) == before
-    frames = [frame.index for frame in fmt.scan((tmp_path / "s.huff").read_bytes()).frames]
+    frames = [frame.index for frame in decoding.scan((tmp_path / "s.huff").read_bytes()).frames]
     assert [index.doubts for index in frames] == [100] + [0] * (len(frames) - 1)
     assert cost(archive, files, 1000)[0] <= 8
     copies = [turn(2000 + number, nonce=b"%06d" % number) for number in range(0, 300, 3)]
@@ -112,9 +114,9 @@ def test_what_is_in_doubt_is_left_out_only_where_the_file_has_it(tmp_path: Path)
     put(archive, turn(0))
     path = tmp_path / "s.huff"
     data = path.read_bytes()
-    before = fmt.scan(data).frames[-1].index
+    before = decoding.scan(data).frames[-1].index
     doubts = Doubts({b"000007": turn(7).id}, len(data))
-    path.write_bytes(data + fmt.encode_frames([turn(1)], before, MS, STORED, doubts=doubts))
+    path.write_bytes(data + encoding.encode_frames([turn(1)], before, MS, STORED, doubts=doubts))
     assert put(archive, turn(7)) == 1
     assert put(archive, turn(8, nonce=b"000007")) == 0
     assert texts(archive) == ["0", "1", "7"]
@@ -130,7 +132,7 @@ def test_a_chain_that_is_broken_is_begun_anew(tmp_path: Path, how: str) -> None:
     put(archive, *(turn(300 + number) for number in range(3)))
     path = tmp_path / "s.huff"
     data = bytearray(path.read_bytes())
-    frames = fmt.scan(bytes(data)).frames
+    frames = decoding.scan(bytes(data)).frames
     last = next(frame for frame in reversed(frames) if frame.index.doubts)
     if how == "header":
         data[20] ^= 1
@@ -145,13 +147,13 @@ def test_a_chain_that_is_broken_is_begun_anew(tmp_path: Path, how: str) -> None:
 
 
 @pytest.mark.promise("no-stall")
-def test_a_chain_that_nobody_wrote_by_the_rules_is_begun_anew(tmp_path: Path) -> None:
-    parts, index = [fmt.encode_header(fmt.FileHeader(1.0, "s"))], fmt.EMPTY
+def test_a_chain_against_the_rules_is_begun_anew(tmp_path: Path) -> None:
+    parts, index = [header.encode_header(header.FileHeader(1.0, "s"))], index_flow.EMPTY
     for number in range(3000):
         at = sum(map(len, parts)) if number < 2 else at + len(parts[-1])  # noqa: F821
         doubts = Doubts({b"%06d" % number: turn(number).id}, at, index.contested_at)
-        parts.append(fmt.encode_frames([turn(number)], index, MS, STORED, doubts=doubts))
-        index = fmt.index_of(parts[-1])
+        parts.append(encoding.encode_frames([turn(number)], index, MS, STORED, doubts=doubts))
+        index = encoding.index_of(parts[-1])
     (tmp_path / "s.huff").write_bytes(b"".join(parts))
     files = CountingFiles()
     archive = ConversationArchive(tmp_path, files=files)
@@ -172,20 +174,20 @@ def test_a_file_that_points_beyond_any_offset_stops_no_session(
     crafted.flush()
     path = Path(config.archive_dir) / "crafted.huff"
     data = path.read_bytes()
-    frame = fmt.scan(data).frames[-1]
+    frame = decoding.scan(data).frames[-1]
     body = data[frame.offset + 8 : frame.end - 13 - data[-13]]
     index = replace(frame.index, contested_at=at, contested_before=before, doubts=1)
-    path.write_bytes(data[: frame.offset] + fmt._seal(body, index))
+    path.write_bytes(data[: frame.offset] + encoding._seal(body, index))
     for process in (crafted, good):
         for number in range(5):
             process.add(str(number))
     other = Process(config, "crafted")
     other.add("6")
-    moved = other.drive(flow.move_to_disk(other.store, {"crafted": 0, "good": 0}))
+    moved = other.drive(offload.move_to_disk(other.store, {"crafted": 0, "good": 0}))
     assert (moved.failed, moved.sessions, good.hot()) == ({}, 2, 0)
     assert Process(config, "crafted").full() == ["x", "0", "1", "2", "3", "4", "6"]
     assert len(other.archive.look("crafted").contested) <= 1
-    assert other.drive(flow.delete(other.session))
+    assert other.drive(whole_flow.delete(other.session))
 
 
 @pytest.mark.promise("no-stall")
@@ -228,11 +230,11 @@ def test_a_chain_that_is_broken_puts_no_message_in_doubt_that_was_not(tmp_path: 
         put(archive, turn(number, text="x" * 50), contested=number in (30, 60, 61))
     path = tmp_path / "s.huff"
     data = bytearray(path.read_bytes())
-    frames = fmt.scan(bytes(data)).frames
+    frames = decoding.scan(bytes(data)).frames
     if how == "chain":
         at = frames[-1]
         body = bytes(data[at.offset + 8 : at.end - 13 - data[-13]])
-        data[at.offset :] = fmt._seal(body, replace(at.index, contested_at=at.offset - 1))
+        data[at.offset :] = encoding._seal(body, replace(at.index, contested_at=at.offset - 1))
     else:
         data[frames[61 if how == "middle" else 0].offset + 20] ^= 1
         data[frames[61].offset] ^= how == "first"
@@ -252,9 +254,9 @@ def test_of_a_file_that_was_written_whole_nothing_in_doubt_is_forgotten(tmp_path
     archive = ConversationArchive(tmp_path)
     turns = [turn(number) for number in range(300)]
     doubts = {b"000250": turn(250).id}
-    whole = fmt.encode_file(fmt.FileHeader(1.0, "s"), turns, MS, STORED, contested=doubts)
+    whole = encoding.encode_file(header.FileHeader(1.0, "s"), turns, MS, STORED, contested=doubts)
     data = bytearray(whole)
-    data[fmt.scan(whole).frames[0].offset + 20] ^= 1
+    data[decoding.scan(whole).frames[0].offset + 20] ^= 1
     (tmp_path / "s.huff").write_bytes(data)
     assert put(archive, turn(500, nonce=b"000250"), turn(501)) == 1
 
@@ -266,7 +268,7 @@ def test_a_message_whose_frame_was_damaged_counts_where_it_came_again(tmp_path: 
     put(archive, turn(1, text="in doubt"), contested=True)
     put(archive, turn(2), contested=True)
     data = bytearray((tmp_path / "s.huff").read_bytes())
-    data[fmt.scan(bytes(data)).frames[1].offset + 20] ^= 1
+    data[decoding.scan(bytes(data)).frames[1].offset + 20] ^= 1
     (tmp_path / "s.huff").write_bytes(data)
     again = turn(7, text="in doubt", nonce=b"000001")
     assert put(archive, again) == 1
@@ -308,13 +310,13 @@ def nested(count: int) -> bytes:
     """Frames that begin one in another: all is right of each but the CRC of the body."""
     heads, tails, position = [], [], 0
     body_length = 8 * count
-    entry = fmt._encode_index(fmt.FrameIndex(kind=1, in_order=True, total=1, updated_ms=MS))
+    entry = index_flow.encode_index(index_flow.FrameIndex(kind=1, in_order=True, total=1, updated_ms=MS))
     tail_length = len(entry) + 13
     for number in range(count):
         start = 8 * number
         end = body_length + tail_length * (number + 1)
         length = end - start
-        heads.append(fmt.SYNC + struct.pack("<I", length))
+        heads.append(index_flow.SYNC + struct.pack("<I", length))
         middle = entry + struct.pack("<BI", len(entry), 1)
         tails.append(middle + struct.pack("<II", zlib.crc32(middle), length))
         position = end
@@ -328,7 +330,7 @@ class Work:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bytes = self.calls = 0
-        for module in (fmt, checksums):
+        for module in (index, decoding, checksums):
             monkeypatch.setattr(module, "crc32", self)
 
     def __call__(self, data: Any, *start: int) -> int:
@@ -339,21 +341,21 @@ class Work:
 
 @pytest.mark.promise("no-stall")
 def test_the_next_good_frame_is_looked_for_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    good = fmt.encode_frames([turn(1)], fmt.EMPTY, MS, STORED)
-    head = fmt.encode_header(fmt.FileHeader(1.0, "s"))
-    # Good frames between: whoever takes heart after each and looks at all that follows is quadratic too.
+    good = encoding.encode_frames([turn(1)], index_flow.EMPTY, MS, STORED)
+    head = header.encode_header(header.FileHeader(1.0, "s"))
+    # Good frames between: a reader that restarts after each of them is quadratic too.
     for files in (
         lambda n: head + nested(n) + good,
         lambda n: head + b"".join(nested(n // 20) + good for _ in range(20)),
-        lambda n: head + (fmt.SYNC + struct.pack("<I", 8 * n)) * n + bytes(8 * n) + good,
-        lambda n: head + fmt.SYNC * (2 * n) + good,
+        lambda n: head + (index_flow.SYNC + struct.pack("<I", 8 * n)) * n + bytes(8 * n) + good,
+        lambda n: head + index_flow.SYNC * (2 * n) + good,
     ):
         spent = []
         for count in (2_000, 8_000):
             data = files(count)
             with monkeypatch.context() as patched:
                 work = Work(patched)
-                found = fmt.scan(data)
+                found = decoding.scan(data)
             assert found.frames[-1].end == len(data)
             spent.append((work.bytes / len(data), work.calls / count))
         assert spent[1][0] <= 1.2 * spent[0][0] + 1
@@ -365,19 +367,19 @@ def test_the_next_good_frame_is_looked_for_in_linear_time(monkeypatch: pytest.Mo
 def test_the_last_messages_of_a_file_that_says_it_is_out_of_order_are_found_in_linear_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts, index = [fmt.encode_header(fmt.FileHeader(1.0, "s"))], fmt.EMPTY
-    liar = fmt.FrameIndex(earlier=MessageId(LARGEST_MS, 0))
+    parts, index = [header.encode_header(header.FileHeader(1.0, "s"))], index_flow.EMPTY
+    liar = index_flow.FrameIndex(earlier=MessageId(LARGEST_MS, 0))
     for number in range(3000):
-        lie = fmt.FrameIndex(total=number, earlier=liar.earlier)
-        parts.append(fmt.encode_frames([turn(number)], lie, MS, STORED))
-        index = fmt.index_of(parts[-1])
+        lie = index_flow.FrameIndex(total=number, earlier=liar.earlier)
+        parts.append(encoding.encode_frames([turn(number)], lie, MS, STORED))
+        index = encoding.index_of(parts[-1])
     assert not index.in_order
     (tmp_path / "s.huff").write_bytes(b"".join(parts))
     steps: Counter[str] = Counter()
     for name in ("heappush", "heappop", "largest_before"):
-        real = getattr(reading, name)
+        real = getattr(parts_flow, name)
         monkeypatch.setattr(
-            reading, name, lambda *args, real=real, name=name: (steps.update([name]), real(*args))[1]
+            parts_flow, name, lambda *args, real=real, name=name: (steps.update([name]), real(*args))[1]
         )
     archive = ConversationArchive(tmp_path)
     assert [message["content"] for message in archive.load_recent("s", 3) or []] == ["2997", "2998", "2999"]
@@ -387,9 +389,11 @@ def test_the_last_messages_of_a_file_that_says_it_is_out_of_order_are_found_in_l
 # -- numbers near their limits -----------------------------------------------------------------
 
 
-def crafted(tmp_path: Path, turns: Sequence[Turn], index: fmt.FrameIndex = fmt.EMPTY) -> ConversationArchive:
-    head = fmt.encode_header(fmt.FileHeader(1.0, "s"))
-    (tmp_path / "s.huff").write_bytes(head + fmt.encode_frames(turns, index, MS, STORED))
+def crafted(
+    tmp_path: Path, turns: Sequence[Turn], index: index_flow.FrameIndex = index_flow.EMPTY
+) -> ConversationArchive:
+    head = header.encode_header(header.FileHeader(1.0, "s"))
+    (tmp_path / "s.huff").write_bytes(head + encoding.encode_frames(turns, index, MS, STORED))
     return ConversationArchive(tmp_path, clock=ManualClock(MS / 1000))
 
 
@@ -407,7 +411,7 @@ def test_an_append_is_acknowledged_only_if_it_can_be_read_back(
     if where == "last":
         archive = crafted(tmp_path, [Turn(largest, {"content": "crafted"})])
     else:
-        index = fmt.FrameIndex(**{where: largest})
+        index = index_flow.FrameIndex(**{where: largest})
         archive = crafted(tmp_path, [Turn(MessageId(1, 1), {"content": "crafted"})], index)
     done, refused = ["crafted"], False
     for text in ("a", "b"):
@@ -434,10 +438,10 @@ def test_a_frame_of_ids_that_no_clock_gives_is_set_aside_as_other_damage(tmp_pat
     archive.append_turn("s", {"content": "a"})
     path = tmp_path / "s.huff"
     data = path.read_bytes()
-    index = fmt.FrameIndex(
+    index = index_flow.FrameIndex(
         count=1, total=2, first=MessageId(2**64 - 1, 5), last=MessageId(2**64 - 1, 5), updated_ms=MS
     )
-    path.write_bytes(data + fmt._seal(b"", index))
+    path.write_bytes(data + encoding._seal(b"", index))
     archive.append_turn("s", {"content": "b"})
     assert texts(archive) == ["a", "b"]
     assert (tmp_path / "s.huff.damaged-1").exists()
@@ -449,8 +453,8 @@ def test_a_total_that_is_used_up_keeps_no_message_out(tmp_path: Path, total: int
     archive = crafted(tmp_path, [turn(0)])
     path = tmp_path / "s.huff"
     data = path.read_bytes()
-    index = fmt.FrameIndex(kind=1, total=total, updated_ms=MS, earlier=MessageId(MS, 0))
-    path.write_bytes(data + fmt._seal(b"", index))
+    index = index_flow.FrameIndex(kind=1, total=total, updated_ms=MS, earlier=MessageId(MS, 0))
+    path.write_bytes(data + encoding._seal(b"", index))
     archive.append_turn("s", {"content": "b"})
     assert texts(archive) == ["0", "b"]
 
@@ -474,8 +478,8 @@ def test_no_clock_makes_a_frame_that_cannot_be_read(tmp_path: Path, now: float) 
 
 @pytest.mark.parametrize("created", [float("nan"), float("inf"), -1.0, 1e300])
 def test_a_file_made_at_a_time_that_no_clock_gives_has_a_time(tmp_path: Path, created: float) -> None:
-    head = fmt.encode_header(fmt.FileHeader(created, "s"))
-    (tmp_path / "s.huff").write_bytes(head + fmt.encode_frames([turn(0)], fmt.EMPTY, MS, STORED))
+    head = header.encode_header(header.FileHeader(created, "s"))
+    (tmp_path / "s.huff").write_bytes(head + encoding.encode_frames([turn(0)], index_flow.EMPTY, MS, STORED))
     meta = ConversationArchive(tmp_path).get_metadata("s")
     assert meta is not None
     assert meta["created_at"] == 0.0
@@ -515,3 +519,60 @@ def test_a_window_goes_on_after_messages_from_the_end_of_time(
         cache.add_message("user", str(number))
     cache.flush_to_disk()
     assert [message["content"] for message in cache.get_full()] == ["crafted", "0", "1", "2"]
+
+
+@pytest.mark.promise("no-stall")
+def test_a_file_whose_every_frame_takes_something_out_is_read_in_linear_time(tmp_path: Path) -> None:
+    parts = [header.encode_header(header.FileHeader(1.0, "s"))]
+    index = index_flow.EMPTY
+    count = 3000
+    for number in range(count):
+        parts.append(encoding.encode_frames([turn(number)], index, MS, STORED))
+        index = encoding.index_of(parts[-1])
+    for number in range(0, count, 2):
+        change = encoding.Change([turn(number).id])
+        parts.append(encoding.encode_change([], index, MS, STORED, change))
+        index = encoding.index_of(parts[-1])
+    (tmp_path / "s.huff").write_bytes(b"".join(parts))
+    archive = ConversationArchive(tmp_path)
+    expected = [str(number) for number in range(1, count, 2)]
+    looked = 0
+
+    class Counting(MessageId):
+        def __hash__(self) -> int:
+            nonlocal looked
+            looked += 1
+            return tuple.__hash__(self)
+
+    real = decoding.decode
+
+    def counting(*args: Any) -> Any:
+        found = real(*args)
+        for one in found.turns:
+            one.__dict__["id"] = Counting(*one.id)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "decode", counting)
+        for read in (
+            lambda: archive.load_all("s") or [],
+            lambda: archive.load_recent("s", count),
+            lambda: [t.body for t in archive.store.between("s", count, newest=False)],
+        ):
+            looked = 0
+            assert [message["content"] for message in read()] == expected
+            assert looked <= 8 * count
+
+
+@pytest.mark.promise("bad-bytes")
+@pytest.mark.parametrize("taken", [1, 2, 2**40])
+def test_a_frame_that_says_that_it_takes_out_more_than_it_does_is_damage(taken: int) -> None:
+    frame = encoding.encode_change([], index_flow.EMPTY, MS, STORED, encoding.Change([]))
+    size = frame[-index_flow.FRAME_END.size]
+    body = frame[index_flow.FRAME_HEAD.size : len(frame) - index_flow.FRAME_END.size - size]
+    liar = replace(encoding.index_of(frame), taken=taken, removed=taken)
+    crafted = encoding._seal(body, liar)
+    found = index_flow.index_at_end(crafted, len(crafted))
+    assert found is not None
+    with pytest.raises(ArchiveCorrupt):
+        decoding.decode(crafted, found)

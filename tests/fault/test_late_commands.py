@@ -17,10 +17,12 @@ from lix_cache.config import CacheConfig
 from lix_cache.effects import Effect, Flow, RedisBatch, RedisCall
 from lix_cache.errors import ArchiveBusy, RedisUnavailable
 from lix_cache.hot import scripts
+from lix_cache.hot.replies import Gap
 from lix_cache.hot.scripts import Script, ScriptCall
-from lix_cache.hot.window import Gap
-from lix_cache.messages import ZERO_ID, MessageId
-from lix_cache.session import flow, old_sessions
+from lix_cache.messages.turn import ZERO_ID, MessageId, with_id
+from lix_cache.session import append, offload, old_sessions, reconcile, rounds, whole
+from lix_cache.session import read as read_flow
+from lix_cache.session.batch import Batch
 from lix_cache.session.budget import Budget
 from lix_cache.session.context import smart_context
 from tests.support import CountingProxy, RedisServer
@@ -90,6 +92,23 @@ def give_up(running: Flow[Any]) -> Any:
     raise AssertionError("it goes on")
 
 
+def sent_twice(process: Process) -> Effect:
+    """Add "twice" over a connection that breaks; return the first sending, not carried out."""
+    adding = process.adding("twice")
+    first = run_until(process, adding, scripts.ADD)
+    step = adding.throw(RedisUnavailable("the connection broke", maybe_done=True))
+    with pytest.raises(StopIteration):
+        while True:
+            step = process.step(adding, step)
+    return first
+
+
+def lose_memory(redis_server: RedisServer, config: CacheConfig) -> None:
+    """Let Redis forget the whole store."""
+    with redis_server.client(db=config.session_redis_db) as client:
+        client.delete(*client.keys(f"{config.redis_key_prefix}*"))
+
+
 # -- what is put back ------------------------------------------------------------------------
 
 
@@ -157,8 +176,7 @@ def test_a_context_that_is_put_back_late_stays_where_it_is(
     assert proxy.is_holding
     expected = meanwhile(other)
     if loses_memory:
-        with redis_server.client(db=config.session_redis_db) as client:
-            client.delete(*client.keys(f"{config.redis_key_prefix}*"))
+        lose_memory(redis_server, config)
     proxy.let_go()
     assert other._drive.client.xlen(other._store.hot.keys.window("s")) == 0
     for one in (other, HybridConversationCache("s", config), cache):
@@ -170,14 +188,14 @@ def test_a_ticket_of_a_read_that_is_carried_out_twice_is_not_the_first_ones(conf
     for text in "abc":
         process.add(text)
     process.flush()
-    reading = flow.get_context(process.session)
+    reading = read_flow.get_context(process.session)
     read = run_until(process, reading, scripts.READ)
     process.drive._perform(read)
     step = process.step(reading, read)
     while not (isinstance(step, RedisCall) and getattr(step.command, "script", None) is scripts.REHYDRATE):
         step = process.step(reading, step)
     give_up(reading)
-    other.drive(flow.clear(other.session))
+    other.drive(whole.clear(other.session))
     # The connection broke, and the request was repeated: its first copy comes now.
     process.drive._perform(read)
     assert process.drive._perform(step) == -1
@@ -190,7 +208,7 @@ def test_a_session_that_changed_while_it_was_read_is_read_again(config: CacheCon
     for text in "abc":
         process.add(text)
     process.flush()
-    reading = flow.get_context(process.session)
+    reading = read_flow.get_context(process.session)
     read = run_until(process, reading, scripts.READ)
     step = process.step(reading, read)
     other.add("d")
@@ -202,7 +220,7 @@ def test_a_session_that_changed_while_it_was_read_is_read_again(config: CacheCon
             found = [turn.body["content"] for turn in stop.value]
             break
     assert found == ["a", "b", "c", "d"]
-    # Whoever comes next needs the disk no more.
+    # The next process needs the disk no more.
     assert process.hot() == 4
     assert process.store.counters["rehydrations"] == 1
 
@@ -212,7 +230,7 @@ def test_readers_of_a_cold_session_put_it_back_once(config: CacheConfig) -> None
     for text in "abc":
         one.add(text)
     one.flush()
-    first, second = flow.get_context(one.session), flow.get_context(two.session)
+    first, second = read_flow.get_context(one.session), read_flow.get_context(two.session)
     step = one.step(first, run_until(one, first, scripts.READ))
     assert two.context() == ["a", "b", "c"]
     with pytest.raises(StopIteration) as stop:
@@ -269,7 +287,7 @@ def test_a_late_add_that_a_server_without_memory_takes_does_not_count(
     say(cache, "before")
     proxy.hold(scripts.ADD.sha)
     say(cache, "late")
-    other.drive(flow.delete(other.session) if end == "delete" else flow.clear(other.session))
+    other.drive(whole.delete(other.session) if end == "delete" else whole.clear(other.session))
     other.add("new")
     other.drive.client.delete(other.store.hot.keys.refused("s"))
     proxy.let_go()
@@ -288,7 +306,7 @@ def test_an_add_that_was_brought_together_with_the_archive_does_not_come_again(
     say(cache, "before")
     proxy.hold(scripts.ADD.sha)
     say(cache, "late", "after")
-    other.drive(flow.reunite_pending(other.store))
+    other.drive(rounds.reconcile_all_pending(other.store))
     assert other.context() == ["before", "late", "after"]
     hot = other.hot()
     proxy.let_go()
@@ -300,16 +318,11 @@ def test_an_add_that_was_brought_together_with_the_archive_does_not_come_again(
 def test_the_first_of_two_sendings_is_refused_after_the_second(config: CacheConfig, end: str) -> None:
     process, other = Process(config), Process(config)
     process.add("before")
-    adding = process.adding("twice")
-    first = run_until(process, adding, scripts.ADD)
-    step = adding.throw(RedisUnavailable("the connection broke", maybe_done=True))
-    with pytest.raises(StopIteration):
-        while True:
-            step = process.step(adding, step)
+    first = sent_twice(process)
     if end == "delete":
-        other.drive(flow.delete(other.session))
+        other.drive(whole.delete(other.session))
     elif end == "clear":
-        other.drive(flow.clear(other.session))
+        other.drive(whole.clear(other.session))
     assert process.drive._perform(first) == b"LATE"
     before = [] if end == "delete" else ["before", "twice"]
     context = before if end == "nothing" else []
@@ -324,14 +337,8 @@ def test_under_disk_durability_a_message_sent_twice_stays_once_when_redis_lost_i
     config = config.replace(durability="disk")
     process, other = Process(config), Process(config)
     process.add("before")
-    adding = process.adding("twice")
-    first = run_until(process, adding, scripts.ADD)
-    step = adding.throw(RedisUnavailable("the connection broke", maybe_done=True))
-    with pytest.raises(StopIteration):
-        while True:
-            step = process.step(adding, step)
-    with redis_server.client(db=config.session_redis_db) as client:
-        client.delete(*client.keys(f"{config.redis_key_prefix}*"))
+    first = sent_twice(process)
+    lose_memory(redis_server, config)
     other.add("after")
     assert isinstance(first, RedisCall)
     first.opened = None
@@ -344,15 +351,9 @@ def test_a_deletion_remembers_what_was_sent_twice_also_where_redis_lost_its_memo
     config: CacheConfig, redis_server: RedisServer
 ) -> None:
     process, other = Process(config), Process(config)
-    adding = process.adding("twice")
-    first = run_until(process, adding, scripts.ADD)
-    step = adding.throw(RedisUnavailable("the connection broke", maybe_done=True))
-    with pytest.raises(StopIteration):
-        while True:
-            step = process.step(adding, step)
-    other.drive(flow.delete(other.session))
-    with redis_server.client(db=config.session_redis_db) as client:
-        client.delete(*client.keys(f"{config.redis_key_prefix}*"))
+    first = sent_twice(process)
+    other.drive(whole.delete(other.session))
+    lose_memory(redis_server, config)
     other.add("after")
     assert isinstance(first, RedisCall)
     first.opened = None
@@ -387,7 +388,7 @@ def test_one_add_that_was_repeated_puts_no_other_message_in_doubt(config: CacheC
     twice = process.turn("twice")
     with process.archive.lock("s"):
         process.drive(
-            flow._append_hot(process.session, twice, Gap.REFUSE, locked=True, repeated=True),
+            append._append_hot(process.session, Batch((twice,)), Gap.REFUSE, locked=True, repeated=True),
         )
     process.add("last")
     process.flush()
@@ -404,7 +405,7 @@ def _sent(command: Any) -> Flow[Any]:
 def test_an_add_that_fills_a_gap_is_noted_before_it_is_sent(config: CacheConfig) -> None:
     process = Process(config)
     process.add("a")
-    filling = flow._append_hot(process.session, process.turn("b"), Gap.FILL, locked=False)
+    filling = append._append_hot(process.session, Batch((process.turn("b"),)), Gap.FILL, locked=False)
     run_until(process, filling, scripts.ADD)
     with pytest.raises(RedisUnavailable):
         give_up(filling)
@@ -459,7 +460,7 @@ def test_a_deletion_leaves_no_empty_stream_that_numbers_within_its_millisecond(c
     client, keys = process.drive.client, process.store.hot.keys
     ((taken_back, _),) = client.xrange(keys.window("s"))
     client.xdel(keys.window("s"), taken_back)
-    deleting = flow.delete(other.session)
+    deleting = whole.delete(other.session)
     step = other.step(deleting, run_until(other, deleting, scripts.ENDS))
     # As if the add came within the millisecond of that look.
     high = keys.high_water(keys.bucket("s"))
@@ -481,7 +482,7 @@ def test_a_message_that_is_added_in_the_middle_of_a_deletion_is_there_or_not_but
 ) -> None:
     process, other = Process(config), Process(config)
     process.add("old")
-    deleting = flow.delete(process.session)
+    deleting = whole.delete(process.session)
     step = run_until(process, deleting, scripts.FORGET)
     other.add("between")
     with pytest.raises(StopIteration):
@@ -516,7 +517,7 @@ def test_what_is_remembered_of_deletions_adds_up_and_is_forgotten_in_the_end(con
     process = Process(config)
     archive = process.archive
     with archive.lock("s"):
-        archive.append_locked("s", [flow.with_id(process.turn("a"), MessageId(1, 1))], contested=True)
+        archive.append_locked("s", [with_id(process.turn("a"), MessageId(1, 1))], contested=True)
         (nonce,) = archive.contested("s")
         # By the archive alone, which knows of no Redis.
         assert archive.delete_locked("s")
@@ -533,7 +534,7 @@ def test_what_is_remembered_of_deletions_adds_up_and_is_forgotten_in_the_end(con
 # -- what moves to disk ----------------------------------------------------------------------
 
 
-ENDINGS = {"clear": flow.clear, "flush": flow.flush, "reunite": flow.reunite}
+ENDINGS = {"clear": whole.clear, "flush": whole.flush, "reconcile": reconcile.reconcile}
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -546,7 +547,7 @@ def test_a_window_that_begins_elsewhere_than_was_read_leaves_all_the_same(
     for text in texts:
         daemon.add(text)
     other.context()
-    moving = flow.move_to_disk(daemon.store, {"s": 4})
+    moving = offload.move_to_disk(daemon.store, {"s": 4})
     trim = run_until(daemon, moving, scripts.TRIM)
     with pytest.raises(RedisUnavailable):
         give_up(moving)
@@ -569,12 +570,12 @@ def test_a_window_that_begins_elsewhere_than_was_read_leaves_all_the_same(
 def test_a_window_that_changes_all_the_time_is_no_success_and_keeps_no_other(config: CacheConfig) -> None:
     config = config.replace(hot_window_size=100)
     process, steady = Process(config), Process(config, "steady")
-    for number in range(4 * flow.MOVES_AGAIN):
+    for number in range(4 * offload.MOVES_AGAIN):
         process.add(str(number))
     steady.add("moves")
-    assert process.archive.stripe("s") != process.archive.stripe("steady")
+    assert process.archive.lock_key("s") != process.archive.lock_key("steady")
     client, window = process.drive.client, process.store.hot.keys.window("s")
-    moving = flow.move_to_disk(process.store, {"s": 0, "steady": 0})
+    moving = offload.move_to_disk(process.store, {"s": 0, "steady": 0})
     step, trims = moving.send(None), 0
     with pytest.raises(StopIteration) as stop:
         while True:
@@ -586,9 +587,9 @@ def test_a_window_that_changes_all_the_time_is_no_success_and_keeps_no_other(con
     moved = stop.value.value
     assert (moved.messages, moved.sessions) == (1, 1)
     assert isinstance(moved.failed["s"], ArchiveBusy)
-    assert trims == flow.MOVES_AGAIN + 1
+    assert trims == offload.MOVES_AGAIN + 1
     assert steady.hot() == 0
-    assert process.full() == [str(number) for number in range(4 * flow.MOVES_AGAIN)]
+    assert process.full() == [str(number) for number in range(4 * offload.MOVES_AGAIN)]
 
 
 def test_what_is_put_back_late_stays_in_the_trash_where_its_session_expired(config: CacheConfig) -> None:
@@ -597,10 +598,10 @@ def test_what_is_put_back_late_stays_in_the_trash_where_its_session_expired(conf
     archive.append_turn("s", {"role": "user", "content": "old"})
     os.utime(os.path.join(config.archive_dir, "s.huff"), (then, then))
     reader, daemon = Process(config), Process(config)
-    reading = flow.get_context(reader.session)
+    reading = read_flow.get_context(reader.session)
     late = run_until(reader, reading, scripts.REHYDRATE)
     give_up(reading)
-    assert daemon.drive(flow.clean_up(daemon.store)) == 1
+    assert daemon.drive(rounds.clean_up(daemon.store)) == 1
     assert reader.drive._perform(late) == -1
     for one in (reader, daemon, Process(config)):
         assert one.hot() == 0
@@ -616,10 +617,10 @@ def test_a_late_copy_among_the_recent_is_not_shown_as_relevant_again(config: Cac
         process.add(text)
     late = other.turn("late")
     with other.archive.lock("s"):
-        given = other.archive.append_outage_locked("s", late, contested=True)
+        [given], _ = other.archive.append_outage_locked("s", [late], contested=True)
     # Carried out now; this process looked at the archive before there was anything in doubt.
-    process.drive(flow._append_hot(process.session, late, Gap.IGNORE, locked=False))
-    assert given not in (turn.id for turn in process.drive(flow.get_context(process.session)))
+    process.drive(append._append_hot(process.session, Batch((late,)), Gap.IGNORE, locked=False))
+    assert given not in (turn.id for turn in process.drive(read_flow.get_context(process.session)))
     found = process.drive(smart_context(process.session, Budget(), "late", None, 4, 5))
     assert [said(part) for part in found.values()] == [["a", "b", "c", "late"], []]
     assert process.full() == ["a", "b", "c", "late"]

@@ -20,8 +20,11 @@ from lix_cache.config import CacheConfig
 from lix_cache.effects import RedisCall
 from lix_cache.errors import ArchiveUnavailable
 from lix_cache.hot.connections import NewConnection
-from lix_cache.messages import MessageId
-from lix_cache.session import flow
+from lix_cache.hot.window import HotWindow
+from lix_cache.messages.packing import pack_hot
+from lix_cache.messages.turn import MessageId
+from lix_cache.session import read, reconcile, rounds, whole
+from lix_cache.session.base import Session, hot_length
 from tests.support import RedisServer
 from tests.support.lab import Process, contents
 from tests.support.redis_server import wait_until
@@ -140,12 +143,12 @@ def test_a_process_that_saw_what_is_lost_does_not_look_for_it_for_ever(
 
 
 def test_what_is_added_without_redis_comes_after_all_that_the_process_saw(config: CacheConfig) -> None:
-    """Also after hot and cold were brought together while it went on adding: clocks may differ by minutes."""
+    """Also after hot and cold were reconciled while it went on adding: clocks may differ by minutes."""
     process = Process(config.replace(durability="redis"))
     process.add("first")
     seen = MessageId(process.session.seen.newest.ms + 200_000, 0)
     process.session.seen.saw(seen)
-    process.drive(flow.reunite(process.session))
+    process.drive(reconcile.reconcile(process.session))
     process.store.breaker._open_until = float("inf")
     process.add("second")
     assert process.archive.turns("s")[-1].id > seen
@@ -175,11 +178,11 @@ def test_what_was_cleared_stays_cleared_when_only_a_daemon_has_been_there(
     save(server)
     for text in texts[10:]:
         process.add(text)
-    process.drive(flow.clear(process.session))
+    process.drive(whole.clear(process.session))
     go_back(server)
     daemon = Process(config)
-    daemon.drive(flow.spill_overflow(daemon.store))
-    daemon.drive(flow.evict_idle(daemon.store, 0))
+    daemon.drive(rounds.spill_overflow(daemon.store))
+    daemon.drive(rounds.offload_idle(daemon.store, 0))
     assert daemon.archived() == texts
     assert Process(config).context() == []
 
@@ -195,8 +198,8 @@ def test_what_was_deleted_stays_deleted(
     go_back(server)
     process = Process(config)
     if first == "daemon":
-        process.drive(flow.spill_overflow(process.store))
-        process.drive(flow.evict_idle(process.store, 0))
+        process.drive(rounds.spill_overflow(process.store))
+        process.drive(rounds.offload_idle(process.store, 0))
     elif first == "add":
         process.add("new")
         assert (process.context(), process.full()) == (["new"], ["new"])
@@ -214,7 +217,7 @@ def test_a_session_that_begins_anew_after_its_deletion_keeps_its_messages(
     process = Process(config)
     for text in numbered(9):
         process.add(text)
-    process.drive(flow.delete(process.session))
+    process.drive(whole.delete(process.session))
     process.add("new 1")
     save(server)
     process.add("new 2")
@@ -229,7 +232,7 @@ def test_a_deletion_leaves_nothing_readable_behind(config: CacheConfig) -> None:
     process = Process(config)
     process.add("a secret")
     process.flush()
-    process.drive(flow.delete(process.session))
+    process.drive(whole.delete(process.session))
     left = [Path(folder, name) for folder, _, names in os.walk(config.archive_dir) for name in names]
     assert not [path for path in left if b"secret" in path.read_bytes() or path.name.startswith("s.")]
     assert process.archive.forget_deletions(2**63) == 1
@@ -257,7 +260,7 @@ def test_a_replica_that_lagged_gives_no_message_the_id_of_another(
             admin.execute_command("REPLICAOF", "127.0.0.1", 1)
         for text in texts[10:40]:
             users[0].add(text)
-        users[0].drive(flow.spill_overflow(users[0].store))
+        users[0].drive(rounds.spill_overflow(users[0].store))
         expected = kept(config, texts[:40], 10)
         admin.execute_command("REPLICAOF", "NO", "ONE")
         moved = config.replace(redis_port=replica.port)
@@ -286,7 +289,7 @@ def test_two_messages_under_one_id_are_both_kept_in_order(config: CacheConfig) -
     client.flushdb()
     for number, (name, _) in enumerate(rows):
         turn = one.turn(f"b{number + 1}")
-        command = ("XADD", window, name, "m", flow.pack_hot(turn))
+        command = ("XADD", window, name, "m", pack_hot(turn))
         client.execute_command(*command)
     client.zadd(one.store.hot.keys.active(0), {"s": 1})
     other = Process(config)
@@ -311,7 +314,7 @@ def test_a_read_that_began_before_both_were_brought_together_does_not_pass_for_t
         process.add(text)
     process.flush()
     go_back(server)
-    reading = flow.get_context(process.session)
+    reading = read.get_context(process.session)
     step = reading.send(None)
     window: Any = None
     while window is None:
@@ -324,14 +327,14 @@ def test_a_read_that_began_before_both_were_brought_together_does_not_pass_for_t
             window = result
         else:
             step = reading.send(result)
-    reuniting = flow.reunite(flow.Session(process.store, "s", 6))
-    other = reuniting.send(None)
+    reconciling = reconcile.reconcile(Session(process.store, "s", 6))
+    other = reconciling.send(None)
     for _ in range(100):
         try:
-            other = process.step(reuniting, other)
+            other = process.step(reconciling, other)
         except StopIteration:
             break
-        assert process.session.seen.goes_beyond(flow.HotWindow.newest(window).turns[-1].id)  # type: ignore[union-attr]
+        assert process.session.seen.goes_beyond(HotWindow.newest(window).turns[-1].id)  # type: ignore[union-attr]
     assert said_by(process, reading, window) == numbered(20)[-6:]
 
 
@@ -377,7 +380,7 @@ def test_a_look_at_the_archive_that_failed_is_made_again(
     for text in numbered(5):
         process.add(text)
     save(server)
-    process.drive(flow.clear(process.session))
+    process.drive(whole.clear(process.session))
     go_back(server)
     other = Process(config)
     with monkeypatch.context() as patched:
@@ -386,7 +389,7 @@ def test_a_look_at_the_archive_that_failed_is_made_again(
             raise ArchiveUnavailable(24, "too many open files")
 
         patched.setattr(other.archive, "look", refused)
-        other.drive(flow.hot_length(other.session))
+        other.drive(hot_length(other.session))
         with contextlib.suppress(ArchiveUnavailable):
             other.context()
     assert other.context() == []

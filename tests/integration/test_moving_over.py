@@ -24,7 +24,9 @@ from lix_cache.config import CacheConfig
 from lix_cache.effects import Effect, RedisCall
 from lix_cache.errors import ArchiveUnavailable, RedisCommandError
 from lix_cache.hot.connections import NewConnection
-from lix_cache.session import flow, old_sessions
+from lix_cache.session import old_sessions, reconcile
+from lix_cache.session import read as read_flow
+from lix_cache.session import rounds as rounds_flow
 from lix_cache.session.evictor import Evictor
 from tests.support import CountingProxy, RedisServer
 from tests.support.forks import Child, Report
@@ -236,14 +238,19 @@ def test_a_session_that_the_old_package_brought_back_from_disk_comes_back_once(
     assert said(cache.get_full()) == [*numbered(25), "new"]
 
 
+def lose_one(before: Any, old_clock: Ticking) -> None:
+    """Say three things, the last two in one millisecond: the old package keeps the later one."""
+    say(before, "first")
+    old_clock.time()
+    old_clock.time = lambda: old_clock.now  # type: ignore[method-assign]
+    say(before, "lost", "second")
+
+
 def test_messages_of_one_millisecond_come_back_as_far_as_they_are_there(
     open_old: Callable[..., Any], open_new: Callable[..., Any], old_clock: Ticking, old: Any
 ) -> None:
     before = open_old()
-    before.add_message("user", "first")
-    old_clock.time()
-    old_clock.time = lambda: old_clock.now  # type: ignore[method-assign]
-    say(before, "lost", "second")
+    lose_one(before, old_clock)
     # The old package itself shows the survivor twice.
     assert said(before.get_context()) == ["first", "second", "second"]
     cache = open_new()
@@ -253,11 +260,7 @@ def test_messages_of_one_millisecond_come_back_as_far_as_they_are_there(
 def test_a_dry_run_says_at_most_how_many_messages_move(
     open_old: Callable[..., Any], config: CacheConfig, old_clock: Ticking
 ) -> None:
-    before = open_old()
-    before.add_message("user", "first")
-    old_clock.time()
-    old_clock.time = lambda: old_clock.now  # type: ignore[method-assign]
-    say(before, "lost", "second")
+    lose_one(open_old(), old_clock)
     admin = StoreAdmin(config)
     assert (admin.migrate(dry_run=True).messages, admin.migrate().messages) == (3, 2)
 
@@ -356,7 +359,7 @@ def test_a_message_put_into_the_place_of_one_that_was_read_is_not_forgotten_with
     before = open_old()
     say(before, "one", "two")
     process = Process(config)
-    running = flow.take_over(process.session)
+    running = reconcile.take_over(process.session)
     step: Effect = running.send(None)
     while not is_trim(step):
         step = process.step(running, step)
@@ -390,6 +393,7 @@ class Crash(BaseException):
     """The process is stopped here."""
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("touch", ["add", "context", "full"])
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("situation", ["hot", "with archive", "with a window"])
@@ -428,8 +432,8 @@ def test_a_move_that_is_stopped_at_any_step_loses_and_doubles_nothing(
 def stopped(process: Process, touch: str, stop: int, after: bool) -> bool:
     running: Any = {
         "add": lambda: process.adding("new"),
-        "context": lambda: flow.get_context(process.session),
-        "full": lambda: flow.get_full(process.session),
+        "context": lambda: read_flow.get_context(process.session),
+        "full": lambda: read_flow.get_full(process.session),
     }[touch]()
     step = running.send(None)
     try:
@@ -469,7 +473,7 @@ def test_processes_that_meet_an_old_session_at_once_move_it_once(
 def test_threads_that_add_to_an_old_session_at_once_lose_nothing(
     open_old: Callable[..., Any], open_new: Callable[..., Any], twins: Twins, config: CacheConfig
 ) -> None:
-    if twins.colour == "async":
+    if twins.variant == "async":
         pytest.skip("one loop belongs to one thread")
     say(open_old(), *numbered(20))
     caches = [open_new() for _ in range(4)]
@@ -563,7 +567,7 @@ def test_a_user_who_may_not_read_the_old_keys_works_without_them(
         client.acl_deluser(name)
 
 
-def test_a_flush_and_an_eviction_by_name_reach_it_too(
+def test_a_flush_and_an_offload_by_name_reach_it_too(
     open_old: Callable[..., Any],
     open_new: Callable[..., Any],
     config: CacheConfig,
@@ -574,7 +578,7 @@ def test_a_flush_and_an_eviction_by_name_reach_it_too(
     cache = open_new("a")
     assert cache.flush_to_disk() is True
     assert cache.get_stats()["disk_turns"] == 4
-    assert StoreAdmin(config).evict(session_ids=["b"]).messages == 4
+    assert StoreAdmin(config).offload(session_ids=["b"]).messages == 4
     assert old_keys() == []
     assert said(cache.get_context()) == said(open_new("b").get_full()) == numbered(4)
 
@@ -690,7 +694,7 @@ def test_json_of_the_old_package_is_read_as_it_wrote_it(
     assert (message["content"], message["metadata"]["not a number"]) == ("x", "NaN")
 
 
-# -- sessions that nobody uses ---------------------------------------------------------------
+# -- sessions that are not used ---------------------------------------------------------------
 
 
 def test_the_daemon_moves_an_old_session_before_its_life_ends(
@@ -729,7 +733,7 @@ def test_one_round_of_the_daemon_looks_at_a_bounded_number_of_keys(client: Any, 
         done = old_sessions.Pass()
         rounds = 0
         while done.cursor is not None:
-            made = flow.rescue_old(process.store, done)
+            made = rounds_flow.rescue_old(process.store, done)
             step = next(made)
             sent.clear()
             try:
@@ -773,9 +777,9 @@ def test_a_disk_that_refuses_leaves_an_old_session_for_the_next_look(
             raise ArchiveUnavailable(28, "cannot write")
 
         patch.setattr(process.archive, "append_locked", refuse)
-        process.drive(flow.rescue_old(process.store, old_sessions.Pass()))
+        process.drive(rounds_flow.rescue_old(process.store, old_sessions.Pass()))
     assert process.store.counters["old_session_failures"] == 1
-    process.drive(flow.rescue_old(process.store, old_sessions.Pass()))
+    process.drive(rounds_flow.rescue_old(process.store, old_sessions.Pass()))
     assert [turn.body["content"] for turn in process.archive.turns("ending")] == ["first"]
 
 

@@ -9,21 +9,21 @@ import pytest
 
 from lix_cache import SemanticCache, SemanticCacheRedis
 from lix_cache.config import CacheConfig
-from lix_cache.hot import answer_parts, answer_scripts
-from lix_cache.semantic.decide import Limits
+from lix_cache.matching.decision import Thresholds
 from tests.support import CountingProxy, RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
+from tests.support.semantic import apart, with_settings
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("no-stall")
 
-LIMITS = Limits(threshold=0.9, margin=0.05, learn_evidence=0.9)
+THRESHOLDS = Thresholds(threshold=0.9, margin=0.05)
 TABLE = {"q": mix(a=1), "like q": mix(a=1, b=0.1), "far": mix(c=1)}
-OPTIONS: dict[str, Any] = {"limits": LIMITS, "guards": False, "policy": ANYTHING}
+OPTIONS: dict[str, Any] = {"thresholds": THRESHOLDS, "guards": False, "policy": ANYTHING}
 
 
 def cache_of(config: CacheConfig, **options: Any) -> SemanticCache:
-    return SemanticCache(Meanings(TABLE), config, **{**OPTIONS, **options})
+    return apart(SemanticCache(Meanings(TABLE), config, **with_settings(**{**OPTIONS, **options})))
 
 
 @pytest.mark.parametrize("eviction", ["fifo", "lru", "lfu"])
@@ -48,11 +48,11 @@ def test_the_deletions_are_trimmed_a_part_at_a_time(
     cache.store("q", "Q")
     assert late.lookup("like q").response == "Q"
     with redis_server.client() as client:
-        (log,) = client.scan_iter(f"{redis_config.redis_key_prefix}:*:ans:l:*")
-        gone = log.replace(b":ans:l:", b":ans:d:")
+        (log,) = client.scan_iter(f"{redis_config.redis_key_prefix}:*:ans:log:*")
+        gone = log.replace(b":ans:log:", b":ans:dropped:")
         with client.pipeline() as pipe:
             for _ in range(6_000):
-                pipe.xadd(gone, {"i": "1-1"})
+                pipe.xadd(gone, {"entry": "1-1"})
             pipe.execute()
         lengths = []
         for i in range(6):
@@ -82,7 +82,8 @@ def test_what_is_new_comes_in_pages_and_is_complete_before_it_decides(
     proxy.reset()
     assert late.lookup("like q").reason == "margin"
     assert len(proxy.batches) == 1
-    assert max(map(len, late._core.indexes._indexes.values())) == 1_102
+    kept = late._core.redis.store.indexes._indexes.values()
+    assert max(len(one.index) for one in kept) == 1_102
 
 
 def test_reports_in_one_scope_are_bounded(redis_config: CacheConfig, redis_server: RedisServer) -> None:
@@ -91,24 +92,12 @@ def test_reports_in_one_scope_are_bounded(redis_config: CacheConfig, redis_serve
     assert entry_id is not None
     assert cache.report_wrong(entry_id, "far")
     with redis_server.client() as client:
-        (key,) = client.scan_iter(f"{redis_config.redis_key_prefix}:*:ans:w:*")
+        (key,) = client.scan_iter(f"{redis_config.redis_key_prefix}:*:ans:reported:*")
         client.hset(key, mapping={f"{i:016}": b"x" * 8 for i in range(9_999)})
         for i in range(5):
             assert cache.report_wrong(entry_id, f"another {i}")
             assert client.hlen(key) == 10_000
     assert cache.lookup("another 4", query_embedding=mix(a=1)).reason == "reported"
-
-
-def test_no_more_wordings_are_learned_from_one_than_a_script_can_drop(
-    redis_config: CacheConfig, redis_server: RedisServer
-) -> None:
-    cache = cache_of(redis_config, max_wordings=1_000, audit_rate=0)
-    cache.store("q", "Q")
-    for i in range(70):
-        assert cache.lookup(f"like q {i}", query_embedding=mix(a=1, b=0.001 * i)).response == "Q"
-    assert cache.get_stats()["learned"] <= 64
-    cache.store("q", "another")
-    assert cache.get_stats()["entries"] == 1
 
 
 def test_a_ring_of_another_size_keeps_the_newest_of_its_entries(
@@ -121,11 +110,11 @@ def test_a_ring_of_another_size_keeps_the_newest_of_its_entries(
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     ring(1_000_000).batch_set([("u", vector, i) for i, vector in enumerate(vectors)])
     with redis_server.client() as client:
-        (key,) = client.scan_iter(f"{redis_config.redis_key_prefix}:*:sem:v:*")
+        (key,) = client.scan_iter(f"{redis_config.redis_key_prefix}:*:sem:vectors:*")
         for size, kept in ((500_000, 257), (100, 100), (2_000_000, 101)):
             ring(size).set("u", vectors[0], "last")
             assert client.strlen(key) == 64 + kept * 24
-            assert client.hlen(key.replace(b":sem:v:", b":sem:r:")) == kept
+            assert client.hlen(key.replace(b":sem:vectors:", b":sem:responses:")) == kept
             assert ring(size).get("u", vectors[0]) == "last"
             assert ring(size).get("u", vectors[999]) == 999
 
@@ -137,9 +126,3 @@ def test_any_number_of_urls_is_cleared(redis_config: CacheConfig, redis_server: 
     assert cache.clear_session()
     with redis_server.client() as client:
         assert not list(client.scan_iter(f"{redis_config.redis_key_prefix}*"))
-
-
-def test_scripts_give_keys_up_without_freeing_them_at_once() -> None:
-    scripts = [getattr(answer_scripts, name).source for name in answer_scripts.__all__]
-    for source in (*scripts, *(getattr(answer_parts, name) for name in answer_parts.__all__)):
-        assert "'DEL'" not in source

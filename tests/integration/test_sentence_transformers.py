@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from lix_cache import ConfigError, EmbedderError, InvalidInput, SentenceTransformerEmbedder, VerifierError
-from lix_cache.semantic.verifier import CrossEncoderVerifier, verified_scores
+from lix_cache.verifiers.cross_encoder import CrossEncoderVerifier
+from lix_cache.verifiers.protocol import verified_scores
 from tests.support.models import WORDS
 
 pytestmark = pytest.mark.filterwarnings("ignore")

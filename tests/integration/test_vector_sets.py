@@ -16,18 +16,18 @@ import numpy as np
 import pytest
 import redis
 
+from lix_cache import SemanticSettings
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, RedisCommandError
-from lix_cache.hot.answer_scripts import ADMIT
-from lix_cache.hot.scripts import ScriptCall
-from lix_cache.hot.vector_set_scripts import FOLLOW
-from lix_cache.semantic.later import Later
-from lix_cache.semantic.limits import Limits
+from lix_cache.hot.scripts import Script, ScriptCall
+from lix_cache.matching.thresholds import Thresholds
+from lix_cache.semantic.deferred import Deferred
 from tests.support import CountingProxy, RedisServer
 from tests.support.meaning import Meanings
+from tests.support.semantic import apart, with_settings
 from tests.support.twins import Twins
 
-LIMITS = Limits(threshold=0.8, margin=0.05)
+THRESHOLDS = Thresholds(threshold=0.8, margin=0.05)
 DIM = 32
 FROM = 100
 
@@ -52,13 +52,14 @@ def make(twins: Twins, config: CacheConfig) -> Any:
     def build(**options: Any) -> Any:
         settings = {
             "config": config,
-            "limits": LIMITS,
+            "thresholds": THRESHOLDS,
             "guards": False,
             "vector_sets_from": FROM,
             "audit_rate": 0,
             **options,
         }
-        return twins.make("SemanticCache", settings.pop("embedder", None), settings.pop("config"), **settings)
+        embedder, config_ = settings.pop("embedder", None), settings.pop("config")
+        return apart(twins.make("SemanticCache", embedder, config_, **with_settings(**settings)))
 
     return build
 
@@ -85,12 +86,12 @@ def fill(cache: Any, rows: Any, start: int = 0, **options: Any) -> None:
         cache.store(f"question {i}", f"answer {i}", query_embedding=row, **options)
 
 
-def keys_of(raw: redis.Redis, config: CacheConfig, letter: str) -> list[bytes]:
-    return sorted(raw.scan_iter(f"{config.redis_key_prefix}:{{0}}:ans:{letter}:*"))
+def keys_of(raw: redis.Redis, config: CacheConfig, name: str) -> list[bytes]:
+    return sorted(raw.scan_iter(f"{config.redis_key_prefix}:{{0}}:ans:{name}:*"))
 
 
 def size_of(raw: redis.Redis, config: CacheConfig) -> int:
-    return sum(int(raw.execute_command("VCARD", key)) for key in keys_of(raw, config, "v"))
+    return sum(int(raw.execute_command("VCARD", key)) for key in keys_of(raw, config, "vectors"))
 
 
 def used(cache: Any) -> int:
@@ -129,7 +130,7 @@ def test_small_scopes_are_searched_in_the_process(make: Any, raw: redis.Redis, c
     assert 0 < size_of(raw, config) < FROM
     small = make(context={"other": 1})
     fill(small, rows[:40])
-    assert len(keys_of(raw, config, "v")) == 1
+    assert len(keys_of(raw, config, "vectors")) == 1
 
 
 def test_where_no_scope_can_be_large_the_server_is_not_even_asked(
@@ -141,7 +142,7 @@ def test_where_no_scope_can_be_large_the_server_is_not_even_asked(
         fill(cache, vectors(60))
         cache.lookup("x", query_embedding=vectors(1)[0])
         assert not {"vcard", "vadd", "vsim"} & set(redis8.command_stats())
-    assert keys_of(raw, config, "v") == []
+    assert keys_of(raw, config, "vectors") == []
     with pytest.raises(ConfigError, match="vector_sets_from"):
         make(vector_sets_from=0)
 
@@ -159,7 +160,7 @@ def test_a_vector_set_takes_over_a_scope_that_is_large_already(
 ) -> None:
     rows = vectors(300)
     fill(make(vector_sets_from=None), rows)
-    assert keys_of(raw, config, "v") == []
+    assert keys_of(raw, config, "vectors") == []
     cache = make()
     for _ in range(60):
         # Until it has nearly all, the process searches by itself: no answer is missed.
@@ -207,22 +208,22 @@ def test_a_scope_that_is_cleared_leaves_nothing_and_begins_anew(
     fill(cache, rows)
     assert cache.lookup("w", query_embedding=near(rows[3])).is_hit
     assert cache.invalidate(context={}) == 150
-    assert keys_of(raw, config, "v") + keys_of(raw, config, "f") == []
+    assert keys_of(raw, config, "vectors") + keys_of(raw, config, "followed") == []
     assert cache.lookup("w", query_embedding=near(rows[3])).reason == "empty"
     fill(cache, vectors(150, seed=1))
     assert not cache.lookup("w", query_embedding=near(rows[3])).is_hit
     assert cache.lookup("w", query_embedding=near(vectors(150, seed=1)[3])).response == "answer 3"
 
 
-@pytest.mark.parametrize("letter", ["v", "f"])
+@pytest.mark.parametrize("name", ["vectors", "followed"])
 def test_a_vector_set_that_is_lost_is_filled_anew(
-    make: Any, raw: redis.Redis, config: CacheConfig, letter: str
+    make: Any, raw: redis.Redis, config: CacheConfig, name: str
 ) -> None:
     cache = make()
     rows = vectors(150)
     fill(cache, rows)
     assert cache.lookup("w", query_embedding=near(rows[3])).is_hit
-    raw.delete(*keys_of(raw, config, letter))
+    raw.delete(*keys_of(raw, config, name))
     for _ in range(30):
         assert cache.lookup("w", query_embedding=near(rows[3])).response == "answer 3"
     assert size_of(raw, config) == 150
@@ -242,8 +243,8 @@ def test_the_newest_entries_are_found_before_the_vector_set_has_them(make: Any, 
 def test_the_keys_live_as_long_as_the_scope(make: Any, raw: redis.Redis, config: CacheConfig) -> None:
     cache = make(ttl_seconds=1000)
     fill(cache, vectors(120))
-    for letter in "vf":
-        (key,) = keys_of(raw, config, letter)
+    for name in ("vectors", "followed"):
+        (key,) = keys_of(raw, config, name)
         assert 900_000 < raw.pttl(key) <= 1_250_000  # a quarter more than the entries
 
 
@@ -287,19 +288,19 @@ def behind(redis8: RedisServer, config: CacheConfig, raw: redis.Redis, twins: Tw
     table = {f"question {i}": row for i, row in enumerate(rows)}
     table |= {f"near {i}": near(row, share=0.1) for i, row in enumerate(rows)}
     table |= {"far": vectors(1, seed=9)[0], "question 149": near(rows[149])}
-    raw.script_load(ADMIT.source)
+    raw.script_load(Script("answers/admit").source)
     with CountingProxy(redis8.port) as proxy:
         way = config.replace(redis_port=proxy.port, embedder_id=None)
 
         def build(responses: Any = None, *, store: bool = True, **options: Any) -> Any:
             settings = {
-                "limits": LIMITS,
+                "thresholds": THRESHOLDS,
                 "guards": False,
                 "vector_sets_from": FROM,
                 "audit_rate": 0,
                 **options,
             }
-            cache = twins.make("SemanticCache", Meanings(table, dim=DIM), way, **settings)
+            cache = twins.make("SemanticCache", Meanings(table, dim=DIM), way, **with_settings(**settings))
             for i in range(150 if store else 0):
                 cache.store(f"question {i}", (responses or {}).get(i, i))
             for query in ("near 149", "near 148") if store else ():
@@ -343,21 +344,6 @@ def test_the_first_lookup_of_a_process_costs_no_more(behind: Any) -> None:
         assert bool(found) == (query != "far")
         assert len(proxy.batches) == trips
         assert used(cache) == trips - 1
-
-
-def test_a_wording_is_learned_with_the_next_request(behind: Any) -> None:
-    build, proxy = behind
-    cache = build(limits=Limits(threshold=0.8, margin=0.05, learn_evidence=0.8))
-    cache.lookup("far")  # what was learned before is sent
-    learned = cache.get_stats()["learned"]
-    proxy.reset()
-    assert cache.lookup("near 3").reason == "semantic"
-    assert len(proxy.batches) == 2
-    # The note goes first, so even the next lookup knows the wording.
-    found = cache.lookup("near 3")
-    assert (found.reason, found.response) == ("exact", 3)
-    assert proxy.batches[2:] == [["EVALSHA", "EVALSHA"]]
-    assert cache.get_stats()["learned"] == learned + 1
 
 
 @pytest.mark.parametrize(("eviction", "gone"), [("fifo", 3), ("lru", 4), ("lfu", 4)])
@@ -417,24 +403,36 @@ def test_a_life_that_ends_while_the_client_thinks_ends_the_lookup(make: Any) -> 
     assert cache.lookup("w", query_embedding=near(rows[5])).response == "answer 5"
 
 
-def test_notes_that_nobody_can_send_are_bounded() -> None:
-    later = Later(scopes=2, each=3)
-    calls = [ScriptCall(FOLLOW, (str(i),), ()) for i in range(5)]
+def test_notes_that_cannot_be_sent_are_bounded() -> None:
+    deferred = Deferred(limit_bytes=2_500, each=3)
+    calls = [ScriptCall(Script("answers/fill"), (str(i),), ()) for i in range(5)]
     for call in calls:
-        later.add("a", call)
-    assert [note.call for note in later.take("a")] == calls[2:]
-    assert later.take("a") == ()
+        deferred.add("a", call)
+    assert [note.call for note in deferred.take("a")] == calls[2:]
+    assert (deferred.take("a"), deferred.nbytes) == ((), 0)
     for scope in "abc":
-        later.add(scope, calls[0])
-    assert [len(later.take(scope)) for scope in "abc"] == [0, 1, 1]
+        deferred.add(scope, calls[0])
+    assert [len(deferred.take(scope)) for scope in "abc"] == [0, 1, 1]
+    assert deferred.nbytes == 0
+
+
+def test_notes_of_a_thousand_scopes_wait_for_theirs_within_a_limit() -> None:
+    deferred = Deferred()
+    for i in range(1_000):
+        deferred.add(str(i), ScriptCall(Script("answers/attach"), (), (bytes(2_000),)))
+    assert all(len(deferred.take(str(i))) == 1 for i in range(1_000))
+    for i in range(50_000):
+        deferred.add(str(i), ScriptCall(Script("answers/attach"), (), (bytes(2_000),)))
+    assert deferred.nbytes <= 16 * 1024 * 1024
+    assert deferred.take("49999")
 
 
 def test_a_note_that_is_refused_fails_no_lookup(behind: Any, raw: redis.Redis, config: CacheConfig) -> None:
     build, _ = behind
     cache = build(eviction="lru")
     assert cache.lookup("near 3").response == 3
-    (entries,) = keys_of(raw, config, "e")
-    (log,) = keys_of(raw, config, "l")
+    (entries,) = keys_of(raw, config, "entries")
+    (log,) = keys_of(raw, config, "log")
     number = raw.xrange(log, count=4)[3][0]
     meta = raw.hget(entries, number)
     raw.hset(entries, number, b"foreign")
@@ -445,7 +443,7 @@ def test_a_note_that_is_refused_fails_no_lookup(behind: Any, raw: redis.Redis, c
     raw.hset(entries, number, meta)
     # Nor does a note hide what the lookup itself runs into.
     assert cache.lookup("near 7").response == 7
-    (head,) = keys_of(raw, config, "h")
+    (head,) = keys_of(raw, config, "head")
     raw.delete(head)
     raw.set(head, b"foreign")
     with pytest.raises(RedisCommandError):
@@ -459,12 +457,22 @@ def test_a_full_server_still_finds_what_it_has(twins: Twins, tmp_path: Path) -> 
     with RedisServer(binary=binary) as server:
         config = server.config(archive_dir=tmp_path, embedder_id="test", embedding_dim=DIM)
         writer = twins.make(
-            "SemanticCache", None, config, limits=LIMITS, guards=False, vector_sets_from=None, audit_rate=0
+            "SemanticCache",
+            None,
+            config,
+            thresholds=THRESHOLDS,
+            guards=False,
+            settings=SemanticSettings(vector_sets_from=None, audit_rate=0),
         )
         rows = vectors(150)
         fill(writer, rows)
         cache = twins.make(
-            "SemanticCache", None, config, limits=LIMITS, guards=False, vector_sets_from=FROM, audit_rate=0
+            "SemanticCache",
+            None,
+            config,
+            thresholds=THRESHOLDS,
+            guards=False,
+            settings=SemanticSettings(vector_sets_from=FROM, audit_rate=0),
         )
         for _ in range(5):
             assert cache.lookup("w", query_embedding=near(rows[3])).response == "answer 3"

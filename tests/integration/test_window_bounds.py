@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from lix_cache.config import CacheConfig
-from lix_cache.hot import old_keys, scripts
+from lix_cache.hot import scripts
 from lix_cache.hot.keys import Keys
-from lix_cache.messages import ZERO_ID, new_turn, pack_hot
+from lix_cache.messages.packing import pack_hot
+from lix_cache.messages.turn import ZERO_ID, new_turn
 from lix_cache.session.store import open_store
 from tests.support import CountingProxy, RedisServer
 from tests.support.twins import Twins
@@ -47,6 +46,7 @@ def answers(proxy: CountingProxy) -> int:
     return len(proxy.batches)
 
 
+@pytest.mark.sampled(2)
 def test_the_whole_history_comes_a_page_at_a_time(
     cache: Any, proxy: CountingProxy, redis_server: RedisServer, proxy_config: CacheConfig
 ) -> None:
@@ -57,6 +57,7 @@ def test_the_whole_history_comes_a_page_at_a_time(
     assert answers(proxy) == 3
 
 
+@pytest.mark.sampled(2, 1)
 def test_smart_context_reads_all_of_a_window_a_page_at_a_time(
     cache: Any, proxy: CountingProxy, redis_server: RedisServer, proxy_config: CacheConfig
 ) -> None:
@@ -71,6 +72,7 @@ def test_smart_context_reads_all_of_a_window_a_page_at_a_time(
     assert answers(proxy) == 3
 
 
+@pytest.mark.sampled(2)
 def test_a_window_of_a_page_is_read_in_one_round_trip(
     cache: Any, proxy: CountingProxy, redis_server: RedisServer, proxy_config: CacheConfig
 ) -> None:
@@ -81,6 +83,7 @@ def test_a_window_of_a_page_is_read_in_one_round_trip(
         assert answers(proxy) == 1
 
 
+@pytest.mark.sampled(2, 1)
 def test_a_window_that_may_hold_very_many_is_read_a_page_at_a_time(
     twins: Twins, proxy: CountingProxy, redis_server: RedisServer, proxy_config: CacheConfig
 ) -> None:
@@ -93,6 +96,7 @@ def test_a_window_that_may_hold_very_many_is_read_a_page_at_a_time(
     assert answers(proxy) == 3
 
 
+@pytest.mark.sampled(2)
 def test_no_more_than_a_page_is_put_back(
     twins: Twins, redis_server: RedisServer, redis_config: CacheConfig
 ) -> None:
@@ -104,18 +108,6 @@ def test_no_more_than_a_page_is_put_back(
         assert [message["content"] for message in cache.get_context()] == expected
         assert cache.get_stats()["hot_messages"] <= PAGE
     assert [message["content"] for message in cache.get_full()] == expected
-
-
-def every_script() -> Iterator[tuple[str, str]]:
-    for module in (scripts, old_keys):
-        for name, value in inspect.getmembers(module):
-            if isinstance(value, scripts.Script):
-                yield name, value.source
-
-
-@pytest.mark.parametrize(("name", "source"), list(every_script()))
-def test_scripts_give_keys_up_without_freeing_them_at_once(name: str, source: str) -> None:
-    assert "'DEL'" not in source
 
 
 def test_a_page_has_a_bound_whatever_is_asked_for(

@@ -19,21 +19,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from lix_cache import ConversationArchive
-from lix_cache.archive import format as fmt
+from lix_cache.archive import decoding, encoding
+from lix_cache.archive import index as index_flow
 from lix_cache.archive.codecs import packer
 from lix_cache.archive.identity import AGAIN
-from lix_cache.messages import (
-    LARGEST_MS,
-    Message,
-    MessageId,
-    Turn,
-    decode_json,
-    encode_json,
-    from_turn,
-    pack_hot,
-    to_turn,
-    unpack_hot,
-)
+from lix_cache.messages.message import Message, decode_json, encode_json
+from lix_cache.messages.packing import pack_hot, unpack_hot
+from lix_cache.messages.turn import LARGEST_MS, MessageId, Turn, from_turn, to_turn
 from scripts.fuzz import LARGEST, MEMORY_LIMIT, TARGETS, mutated
 from tests.support.twins import ManualClock
 
@@ -118,11 +110,11 @@ def test_any_turns_come_back_from_a_frame(
     content: dict[MessageId, tuple[Message, bytes | None]], codec: str, earlier: MessageId
 ) -> None:
     turns = [to_turn(message, i, nonce) for i, (message, nonce) in sorted(content.items())]
-    before = fmt.FrameIndex(total=3, earlier=earlier)
-    data = fmt.encode_frames(turns, before, 1_700_000_000_000, packer(codec))
-    frame = fmt.frame_at(data, 0)
+    before = index_flow.FrameIndex(total=3, earlier=earlier)
+    data = encoding.encode_frames(turns, before, 1_700_000_000_000, packer(codec))
+    frame = decoding.frame_at(data, 0)
     assert frame is not None
-    assert fmt.index_at_end(data[-fmt.TAIL_BYTES :], len(data)) == frame
+    assert index_flow.index_at_end(data[-index_flow.TAIL_BYTES :], len(data)) == frame
     index = frame.index
     assert (index.count, index.total, index.first, index.last) == (
         len(turns),
@@ -132,7 +124,7 @@ def test_any_turns_come_back_from_a_frame(
     )
     assert index.in_order == (turns[0].id > earlier)
     assert index.newest == (max(earlier, turns[-1].id) if not index.in_order else turns[-1].id)
-    back = fmt.decode_frame(data, frame)
+    back = decoding.decode_frame(data, frame)
     assert [(t.id, t.nonce, t.vector) for t in back] == [(t.id, t.nonce, t.vector) for t in turns]
     for found, turn in zip(back, turns, strict=True):
         assert same(found.body, turn.body)
@@ -277,7 +269,7 @@ class TurnsWithIds(RuleBasedStateMachine):
         turn = to_turn(self.body(), MessageId(0, 0), nonce)
         copy = Turn(MessageId(int(self.clock.now * 1000), self.serial), turn.body, None, nonce)
         with self.store.lock("s"):
-            self.store.append_outage_locked("s", turn, contested=True)
+            self.store.append_outage_locked("s", [turn], contested=True)
             (kept,) = [t for t in self.store.turns("s", locked=True) if t.nonce == nonce]
             self.model[kept.id] = turn.body
             if again:

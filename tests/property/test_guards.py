@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lix_cache.semantic.guards import GUARDS, Objection, check, is_elliptical, reading
-from lix_cache.semantic.guards.reading import MAX_CHARS
-from lix_cache.semantic.text import normalise
+from lix_cache.matching.guards import GUARDS, Objection, check, is_elliptical, reading
+from lix_cache.matching.guards.reading import MAX_CHARS
+from lix_cache.matching.text import normalise
 
 _WORDS = """
 the a an this not no never don't from to on off 5 50 1,000 1.000,5 3:30 5pm 2024-05-06 1/2 v1.2.3 $5 %
@@ -206,7 +206,7 @@ def test_a_text_is_looked_through_once_whatever_it_is_compared_with() -> None:
 @pytest.mark.parametrize("size", [MAX_CHARS + 1, 100_000])
 def test_texts_beyond_the_bound_are_objected_to_unread(size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lix_cache.semantic.guards.read", None)
+        patch.setattr("lix_cache.matching.guards.read", None)
         found = check("a" * size, "b" * size)
     assert found is not None
     assert found.guard == "length"

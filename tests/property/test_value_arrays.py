@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lix_cache import CodecError, InvalidInput, MissingExtra
-from lix_cache.archive.varints import put_varint
-from lix_cache.semantic.value_items import decode_item, encode_item
-from lix_cache.semantic.values import decode_value, encode_value
+from lix_cache.storage.varints import put_varint
+from lix_cache.values.codec import decode_value, encode_value
+from lix_cache.values.plain import decode_item, encode_item
 
 pytestmark = pytest.mark.promise("bad-bytes")
 

@@ -26,10 +26,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lix_cache import CodecError, InvalidInput
-from lix_cache.archive.varints import put_varint
-from lix_cache.semantic import values
-from lix_cache.semantic.value_items import MAX_DEPTH, decode_item, encode_item
-from lix_cache.semantic.values import Encoded, decode_value, encode_value, read_head
+from lix_cache.storage.varints import put_varint
+from lix_cache.values import codec
+from lix_cache.values.codec import Encoded, decode_value, encode_value, read_head
+from lix_cache.values.plain import MAX_DEPTH, decode_item, encode_item
 
 pytestmark = pytest.mark.promise("bad-bytes")
 
@@ -147,7 +147,7 @@ def test_what_is_special_about_a_value_is_kept(value: Any) -> None:
 
 def test_the_bytes_are_the_same_in_every_process() -> None:
     code = (
-        "from lix_cache.semantic.values import encode_value\n"
+        "from lix_cache.values.codec import encode_value\n"
         "print(encode_value({'tags': {'a', 'b', 'c', 4, None, ('x', 'y')}}).head.hex())"
     )
     printed = {
@@ -267,7 +267,7 @@ def test_depth_is_bounded_both_ways() -> None:
 
 
 def test_a_value_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(values, "_LARGEST_VALUE", 1000)
+    monkeypatch.setattr(codec, "_LARGEST_VALUE", 1000)
     with pytest.raises(InvalidInput, match="1000 is the most"):
         encode_value("x" * 1001)
 

@@ -9,14 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from lix_cache.archive.store import ArchiveStore
+from lix_cache.archive.cold_tier import ColdTier
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
-from lix_cache.drive import SyncDriver
+from lix_cache.drivers.sync import SyncDriver
 from lix_cache.effects import Effect, Flow, Sleep
 from lix_cache.hot.connections import NewConnection
-from lix_cache.messages import Turn, new_turn
-from lix_cache.session import flow
+from lix_cache.messages.turn import Turn, new_turn
+from lix_cache.session import add as add_flow
+from lix_cache.session import read, rounds, whole
+from lix_cache.session.base import Session
+from lix_cache.session.batch import AddResult
 from lix_cache.session.store import open_store
 
 __all__ = ["Process", "World", "contents", "fast_folder", "is_free"]
@@ -37,8 +40,8 @@ def contents(turns: Iterable[Turn]) -> list[Any]:
     return [turn.body["content"] for turn in turns]
 
 
-def is_free(archive: ArchiveStore, session_id: str) -> bool:
-    """Whether nobody holds the session's lock."""
+def is_free(archive: ColdTier, session_id: str) -> bool:
+    """Whether the session's lock is free."""
     lock = archive.try_lock(session_id)
     if lock is None:
         return False
@@ -65,19 +68,19 @@ class Process:
     def __init__(self, config: CacheConfig, session_id: str = "s", clock: Clock = SYSTEM_CLOCK) -> None:
         self.store = open_store(config, clock=clock)
         self.drive: SyncDriver = _Driver(self.store.endpoint, clock)
-        self.session = flow.Session(self.store, session_id, config.hot_window_size)
+        self.session = Session(self.store, session_id, config.hot_window_size)
 
     @property
-    def archive(self) -> ArchiveStore:
-        return self.store.archive.store
+    def archive(self) -> ColdTier:
+        return self.store.cold
 
     def turn(self, text: Any) -> Turn:
         return new_turn("user", text, None, None, None, self.store.new_nonce())
 
-    def adding(self, text: Any) -> Flow[flow.AddResult]:
-        return flow.add(self.session, self.turn(text))
+    def adding(self, text: Any) -> Flow[AddResult]:
+        return add_flow.add(self.session, self.turn(text))
 
-    def add(self, text: Any) -> flow.AddResult:
+    def add(self, text: Any) -> AddResult:
         return self.drive(self.adding(text))
 
     def step(self, running: Flow[Any], effect: Effect) -> Effect:
@@ -89,10 +92,10 @@ class Process:
         return running.send(result)
 
     def full(self) -> list[Any]:
-        return contents(self.drive(flow.get_full(self.session)))
+        return contents(self.drive(read.get_full(self.session)))
 
     def context(self) -> list[Any]:
-        return contents(self.drive(flow.get_context(self.session)))
+        return contents(self.drive(read.get_context(self.session)))
 
     def archived(self) -> list[Any]:
         return contents(self.archive.turns(self.session.id))
@@ -101,7 +104,7 @@ class Process:
         return int(self.drive.client.xlen(self.store.hot.keys.window(self.session.id)))
 
     def flush(self) -> int:
-        return self.drive(flow.flush(self.session))
+        return self.drive(whole.flush(self.session))
 
 
 @dataclass
@@ -156,7 +159,7 @@ class World:
         """Look at the session as a later process finds it: as it is, moved to disk, brought back."""
         late = self.process(on_redis_error="raise")
         assert is_free(late.archive, "s"), "a lock is still held"
-        late.drive(flow.reunite_pending(late.store))
+        late.drive(rounds.reconcile_all_pending(late.store))
         first = late.full()
         self.check(first, in_order=in_order)
         self._check_context(late, first)

@@ -8,8 +8,9 @@ import random
 import numpy as np
 import pytest
 
-from lix_cache.semantic.adaptive import BINS, LOWEST, Counts, bin_of, threshold_for
-from lix_cache.semantic.watch import Asked, Watch, agree, read_counts
+from lix_cache.evaluation.adaptive import BINS, LOWEST, Counts, bin_of, threshold_for
+from lix_cache.hot.found import Labels
+from lix_cache.semantic.watch import Asked, Watch, agree
 
 pytestmark = pytest.mark.promise("right-answer")
 
@@ -47,7 +48,7 @@ def test_the_fit_ends_for_any_counts(scale: float) -> None:
         assert found >= START
 
 
-def test_evidence_falls_into_bins() -> None:
+def test_scores_fall_into_bins() -> None:
     assert bin_of(LOWEST - 0.001) is None
     assert bin_of(LOWEST) == 0
     assert bin_of(9.0) == BINS - 1
@@ -62,29 +63,29 @@ def test_a_scope_closes_when_audits_prove_that_too_many_hits_are_wrong() -> None
 
 def test_what_redis_holds_is_believed_only_as_numbers() -> None:
     reply = [
-        b"r3",
+        b"right:3",
         b"2.5",
-        b"w3",
+        b"wrong:3",
         b"nan",
-        b"x",
+        b"late",
         b"-4",
-        b"a",
+        b"audits",
         b"9",
-        b"b",
+        b"audits_wrong",
         b"90",
         b"\xff",
         b"1",
         b"zz",
         b"oops",
-        b"s",
+        b"seen",
     ]
-    found = read_counts(reply)
+    found = Counts(*Labels.read(reply))
     assert found.right == {3: 2.5}
     assert (found.wrong, found.recent, found.audits, found.audits_wrong) == ({}, 0.0, 9, 9)
 
 
-def asked(evidence: float = 1.1, audit: str = "", answer: object = None, *, recurs: bool = False) -> Asked:
-    return Asked("q", "n", evidence, 7, answer, recurs, audit)  # type: ignore[arg-type]
+def asked(score: float = 1.1, audit: str = "", answer: object = None, *, recurs: bool = False) -> Asked:
+    return Asked("q", "n", score, 7, answer, recurs, audit)  # type: ignore[arg-type]
 
 
 def test_answers_agree_if_equal_or_alike_and_differ_if_clearly_different() -> None:
@@ -108,11 +109,12 @@ class Server:
         words = watch.due("s")
         if words is None:
             return
-        labels, audits, *added = words
+        labels, audits, added = words
+        factors = {"audits": 1, "audits_wrong": 1, "late": audits, "late_wrong": audits}
         for name in self.kept:
-            self.kept[name] *= {"a": 1, "b": 1, "x": audits, "y": audits}.get(name, labels)  # type: ignore[operator]
-        for name, value in zip(added[::2], added[1::2], strict=True):
-            self.kept[name] = self.kept.get(name, 0.0) + float(value)  # type: ignore[index]
+            self.kept[name] *= factors.get(name, labels)
+        for name, value in added.items():
+            self.kept[name] = self.kept.get(name, 0.0) + value
         flat = [part for name, value in self.kept.items() for part in (name.encode(), b"%f" % value)]
         watch.told("s")(flat)
 
@@ -128,9 +130,8 @@ def test_the_reported_interval_covers_the_true_rate_of_a_stream_that_drifts() ->
             if kind:
                 watch.label("s", asked(1.3, kind), rng.random() >= rate)
                 server.tell(watch)
-        low, high = read_counts(
-            [p for n, v in server.kept.items() for p in (n.encode(), b"%f" % v)]
-        ).false_hit_rate()
+        reply = [p for n, v in server.kept.items() for p in (n.encode(), b"%f" % v)]
+        low, high = Counts(*Labels.read(reply)).false_hit_rate()
         covered += low <= sum(rates) / len(rates) <= high
     assert covered >= 190
 

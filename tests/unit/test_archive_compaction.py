@@ -10,9 +10,10 @@ import pytest
 
 from lix_cache import ConversationArchive, StoreAdmin
 from lix_cache.archive import compaction as compaction_module
-from lix_cache.archive import format as fmt
+from lix_cache.archive import decoding, encoding
+from lix_cache.archive import index as index_flow
 from lix_cache.config import CacheConfig
-from lix_cache.messages import MessageId, Turn, to_turn
+from lix_cache.messages.turn import MessageId, Turn, to_turn
 from tests.support.twins import ManualClock, Twins
 
 MS = 1_700_000_000_000
@@ -46,10 +47,10 @@ def fill(
     return messages
 
 
-def frames(archive: ConversationArchive, session: str = "s") -> list[fmt.FrameIndex]:
+def frames(archive: ConversationArchive, session: str = "s") -> list[index_flow.FrameIndex]:
     data = archive.store.raw(session)
     assert data is not None
-    found = fmt.scan(data)
+    found = decoding.scan(data)
     assert found.is_clean
     return [frame.index for frame in found.frames]
 
@@ -99,7 +100,7 @@ def test_full_frames_are_taken_over_as_they_are(archive: ConversationArchive, cl
     clock.advance(7200)
     archive.compact()
     first = archive.store.raw("s") or b""
-    end = fmt.scan(first).frames[1].end
+    end = decoding.scan(first).frames[1].end
     messages += fill(archive, 20)
     clock.advance(7200)
     assert archive.compact().frames_after == 3
@@ -115,7 +116,7 @@ def test_frames_stay_small_enough_to_read_the_last_turns_cheaply(
     clock.advance(7200)
     done = archive.compact()
     data = archive.store.raw("s") or b""
-    assert all(frame.length <= 2_100 for frame in fmt.scan(data).frames)
+    assert all(frame.length <= 2_100 for frame in decoding.scan(data).frames)
     assert 1 < done.frames_after < done.frames_before
     assert archive.load_recent("s", 30) == messages[-30:]
 
@@ -209,10 +210,10 @@ def test_a_frame_that_is_intact_and_cannot_be_decoded_is_never_dropped(archive: 
     fill(archive, 30)
     path = Path(archive.archive_dir, "s.huff")
     data = path.read_bytes()
-    frame = fmt.scan(data).frames[1]
+    frame = decoding.scan(data).frames[1]
     # A section of a codec of the future, under right CRCs.
     body = data[frame.offset + 8 : frame.end - 13 - data[frame.end - 13]]
-    strange = fmt._seal(body[:1] + b"\x63" + body[2:], frame.index)
+    strange = encoding._seal(body[:1] + b"\x63" + body[2:], frame.index)
     path.write_bytes(data[: frame.offset] + strange + data[frame.end :])
     before = path.read_bytes()
     done = archive.compact(idle_seconds=0)
@@ -252,9 +253,9 @@ def test_an_empty_archive_is_compact(tmp_path: Path) -> None:
 # -- who may call it -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_both_colours_tell_how_far_they_are(colour: str, tmp_path: Path) -> None:
-    twins = Twins(colour)
+@pytest.mark.parametrize("variant", ["sync", "async"])
+def test_both_variants_tell_how_far_they_are(variant: str, tmp_path: Path) -> None:
+    twins = Twins(variant)
     told: list[tuple[int, int]] = []
     archive = twins.make("ConversationArchive", tmp_path)
     for session in ("a", "b"):

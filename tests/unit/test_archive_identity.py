@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lix_cache import ConversationArchive
 from lix_cache.archive.identity import AGAIN, Known, newcomers
-from lix_cache.messages import LARGEST_MS, MessageId, Turn, once
+from lix_cache.messages.turn import LARGEST_MS, MessageId, Turn, once
 from tests.support.twins import ManualClock
 
 pytestmark = pytest.mark.promise("no-loss")

@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 
 from lix_cache.errors import InvalidInput
-from lix_cache.semantic.binomial import clopper_pearson, hits_needed, lower_limit, upper_limit
+from lix_cache.evaluation.binomial import clopper_pearson, hits_needed, lower_limit, upper_limit
 
 
 @pytest.mark.parametrize(

@@ -13,20 +13,24 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lix_cache.clock import SystemClock
+from lix_cache.compat import flow as semantic_flow
 from lix_cache.effects import DiskCall, Effect, Flow, RedisBatch, RedisCall, Sleep
 from lix_cache.errors import ArchiveBusy, ArchiveUnavailable, LixCacheError, RedisUnavailable
 from lix_cache.hot.connections import NewConnection
-from lix_cache.messages import MessageId
-from lix_cache.semantic import flow as semantic_flow
-from lix_cache.session import flow
+from lix_cache.messages.turn import MessageId, with_id
+from lix_cache.session import add, base, offload, read, reconcile, rounds, whole
+from lix_cache.session import read as read_flow
+from lix_cache.session.base import hot_length
 from tests.support import RedisServer
 from tests.support.lab import Process, World, contents, fast_folder, is_free
+from tests.support.sampling import Part, in_parts
 
 #: Far enough for the archive to hold ids that the clock will not reach during the test.
 AN_HOUR_MS = 3_600_000
@@ -38,7 +42,7 @@ class Crash(BaseException):
 
 @pytest.fixture
 def new_world(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..., World]]:
-    """Makes worlds: a store each that nobody else has."""
+    """Makes worlds: a store of its own for each."""
     folder = fast_folder(tmp_path)
 
     def make(**changes: Any) -> World:
@@ -61,8 +65,8 @@ def new_world(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     # So that a move of a few messages takes several rounds.
-    monkeypatch.setattr(flow, "CHUNK", 3)
-    monkeypatch.setattr(flow, "SESSIONS_AT_ONCE", 2)
+    monkeypatch.setattr(offload, "CHUNK", 3)
+    monkeypatch.setattr(rounds, "SESSIONS_AT_ONCE", 2)
 
 
 # -- situations ----------------------------------------------------------------------------
@@ -110,7 +114,7 @@ def ahead(world: World) -> None:
     for i in range(3):
         future = future.successor()
         turns.append(process.turn(f"f{i}"))
-        turns[-1] = flow.with_id(turns[-1], future)
+        turns[-1] = with_id(turns[-1], future)
         world.tried.append(f"f{i}")
         world.must.append(f"f{i}")
     process.drive(_call(lambda: process.archive.append_locked("s", turns)))
@@ -189,14 +193,14 @@ def _was_away(world: World, process: Process) -> None:
 
 
 def _flushed(process: Process) -> Flow[Any]:
-    yield from flow.flush(process.session)
-    yield from flow.get_context(process.session)
-    yield from flow.flush(process.session)
+    yield from whole.flush(process.session)
+    yield from read_flow.get_context(process.session)
+    yield from whole.flush(process.session)
 
 
 def _add_and_flush(process: Process, text: str) -> Flow[Any]:
     yield from process.adding(text)
-    yield from flow.flush(process.session)
+    yield from whole.flush(process.session)
 
 
 ADD = Act("add", _adding)
@@ -207,22 +211,22 @@ ADD_BACK = Act("add after being away", _adding, _was_away)
 ADD_RAISE = Act("add or raise", _adding, config=(("on_redis_error", "raise"),))
 ADDS = [ADD, ADD_AGAIN, ADD_SYNCED, ADD_AWAY, ADD_BACK, ADD_RAISE]
 ADD_FLUSH = Act("add and flush", _add_and_flush)
-CONTEXT = Act("get_context", lambda p, _: flow.get_context(p.session))
-CONTEXT_BACK = Act("get_context after being away", lambda p, _: flow.get_context(p.session), _was_away)
-FULL = Act("get_full", lambda p, _: flow.get_full(p.session))
-FULL_BACK = Act("get_full after being away", lambda p, _: flow.get_full(p.session), _was_away)
-FLUSH = Act("flush", lambda p, _: flow.flush(p.session))
+CONTEXT = Act("get_context", lambda p, _: read_flow.get_context(p.session))
+CONTEXT_BACK = Act("get_context after being away", lambda p, _: read_flow.get_context(p.session), _was_away)
+FULL = Act("get_full", lambda p, _: read_flow.get_full(p.session))
+FULL_BACK = Act("get_full after being away", lambda p, _: read_flow.get_full(p.session), _was_away)
+FLUSH = Act("flush", lambda p, _: whole.flush(p.session))
 IN_AND_OUT = Act("flush, get_context, flush", lambda p, _: _flushed(p))
-SPILL = Act("spill_overflow", lambda p, _: flow.spill_overflow(p.store))
-EVICT = Act("evict_idle", lambda p, _: flow.evict_idle(p.store, 0, "somebody"))
-REUNITE = Act("reunite_pending", lambda p, _: flow.reunite_pending(p.store))
-CLEAN = Act("clean_up", lambda p, _: flow.clean_up(p.store))
-LIST = Act("list_hot", lambda p, _: flow.list_hot(p.store))
-LENGTH = Act("hot_length", lambda p, _: flow.hot_length(p.session))
-CLEAR = Act("clear", lambda p, _: flow.clear(p.session))
-DELETE = Act("delete", lambda p, _: flow.delete(p.session))
+SPILL = Act("spill_overflow", lambda p, _: rounds.spill_overflow(p.store))
+EVICT = Act("offload_idle", lambda p, _: rounds.offload_idle(p.store, 0, "other"))
+RECONCILE = Act("reconcile_pending", lambda p, _: rounds.reconcile_all_pending(p.store))
+CLEAN = Act("clean_up", lambda p, _: rounds.clean_up(p.store))
+LIST = Act("list_hot", lambda p, _: rounds.list_hot(p.store))
+LENGTH = Act("hot_length", lambda p, _: hot_length(p.session))
+CLEAR = Act("clear", lambda p, _: whole.clear(p.session))
+DELETE = Act("delete", lambda p, _: whole.delete(p.session))
 READS = [CONTEXT, CONTEXT_BACK, FULL, FULL_BACK, LIST, LENGTH]
-MOVES = [FLUSH, IN_AND_OUT, SPILL, EVICT, REUNITE, CLEAN]
+MOVES = [FLUSH, IN_AND_OUT, SPILL, EVICT, RECONCILE, CLEAN]
 ACTS = [*ADDS, *READS, *MOVES, ADD_FLUSH, CLEAR, DELETE]
 ADDING = {act.name for act in (*ADDS, ADD_FLUSH)}
 
@@ -378,7 +382,7 @@ def _situations_of(act: Act) -> list[Callable[[World], None]]:
         return [both]
     if act is SPILL:
         return [overflowing, both]
-    if act is REUNITE:
+    if act is RECONCILE:
         return [outage, cold]
     return SITUATIONS
 
@@ -386,16 +390,18 @@ def _situations_of(act: Act) -> list[Callable[[World], None]]:
 CASES = [pytest.param(a, s, id=f"{a.name}-{s.__name__}") for a in ACTS for s in _situations_of(a)]
 
 
+@pytest.mark.promise("no-loss")
+@in_parts(7)
 @pytest.mark.parametrize(("act", "situation"), CASES)
 def test_whatever_step_goes_wrong_nothing_is_lost_or_doubled(
-    act: Act, situation: Callable[[World], None], new_world: Callable[..., World]
+    act: Act, situation: Callable[[World], None], part: Part, new_world: Callable[..., World]
 ) -> None:
     counting = new_world()
     situation(counting)
     steps = _steps(act, counting)
     tested = 0
-    for fault in FAULTS:
-        for at in range(steps):
+    for number, fault in enumerate(FAULTS):
+        for at in part.of(range(steps), number):
             world = new_world()
             situation(world)
             process = act.begin(world)
@@ -419,7 +425,7 @@ def test_whatever_step_goes_wrong_nothing_is_lost_or_doubled(
                     world.check_all()
             except AssertionError as failed:
                 raise AssertionError(f"step {at}, {fault.name}: {error!r}: {failed}") from failed
-    assert tested
+    assert tested or part.is_sample
 
 
 @pytest.mark.parametrize(("act", "situation"), CASES)
@@ -440,7 +446,7 @@ def test_a_flow_that_is_dropped_at_any_step_lets_go_of_its_locks(
 
 
 def test_no_flow_yields_in_finally() -> None:
-    for module in (flow, semantic_flow):
+    for module in (base, add, read, offload, reconcile, whole, rounds, semantic_flow):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Try):
                 inside = [part for statement in node.finalbody for part in ast.walk(statement)]
@@ -504,21 +510,21 @@ def _whole(act: Act, text: str, process: Process) -> Ended:
     return _finish(act, text, process, running, effect)
 
 
-# What only reads disturbs nobody, unless it brings a session back.
-SECOND = [ADD, ADD_AWAY, ADD_FLUSH, CONTEXT, IN_AND_OUT, EVICT, REUNITE, CLEAR, DELETE]
-FIRST = [*ADDS, CONTEXT, CONTEXT_BACK, FULL, FLUSH, SPILL, EVICT, REUNITE, CLEAR, DELETE]
+# What only reads disturbs no other, unless it brings a session back.
+SECOND = [ADD, ADD_AWAY, ADD_FLUSH, CONTEXT, IN_AND_OUT, EVICT, RECONCILE, CLEAR, DELETE]
+FIRST = [*ADDS, CONTEXT, CONTEXT_BACK, FULL, FLUSH, SPILL, EVICT, RECONCILE, CLEAR, DELETE]
 
 
-@pytest.mark.slow
+@pytest.mark.promise("no-loss")
+@in_parts(7)
 @pytest.mark.parametrize("situation", [hot, cold, both, ahead, outage])
 @pytest.mark.parametrize("first", FIRST, ids=lambda act: act.name)
 def test_what_happens_between_two_steps_of_a_flow_loses_and_doubles_nothing(
-    first: Act, situation: Callable[[World], None], new_world: Callable[..., World]
+    first: Act, situation: Callable[[World], None], part: Part, new_world: Callable[..., World]
 ) -> None:
     """Another process runs a whole flow while this one is between two of its steps."""
-    for second in SECOND:
-        at = 0
-        while True:
+    for number, second in enumerate(SECOND):
+        for at in part.of(count(), number):
             world = new_world()
             situation(world)
             one = first.begin(world)
@@ -536,7 +542,6 @@ def test_what_happens_between_two_steps_of_a_flow_loses_and_doubles_nothing(
                 _check_pair(world, [between, around], archived, before)
             except AssertionError as failed:
                 raise AssertionError(f"{second.name} before step {at}: {failed}") from failed
-            at += 1
 
 
 def _check_pair(world: World, acts: list[Ended], archived: list[str], before: list[str]) -> None:

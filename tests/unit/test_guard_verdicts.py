@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lix_cache.semantic.guards import check
+from lix_cache.matching.guards import check
 
 _BEFORE = """\
 You are the assistant of a bank. Answer in two or three sentences, and say so if you do not know.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lix_cache.semantic.guards import GUARDS, check, is_elliptical
-from lix_cache.semantic.guards.numbers import quantities
-from lix_cache.semantic.guards.reading import read
+from lix_cache.matching.guards import GUARDS, check, is_elliptical
+from lix_cache.matching.guards.numbers import quantities
+from lix_cache.matching.guards.reading import read
 
 pytestmark = pytest.mark.promise("right-answer")
 
@@ -315,7 +315,7 @@ def test_a_guard_objects(guard: str, one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize(("one", "other"), ACCEPTED)
-def test_wordings_of_one_question_pass(one: str, other: str) -> None:
+def test_paraphrases_of_one_question_pass(one: str, other: str) -> None:
     assert check(one, other) is None
 
 

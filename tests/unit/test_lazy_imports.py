@@ -179,7 +179,7 @@ def test_a_coordinator_without_an_embedder_loads_no_guards(tmp_path: Path) -> No
 import sys
 from lix_cache import CacheConfig, CacheCoordinator
 CacheCoordinator("s", CacheConfig(evictor_enabled=False))
-assert not [name for name in sys.modules if name.startswith("lix_cache.semantic.guards")]
+assert not [name for name in sys.modules if name.startswith("lix_cache.matching.guards")]
 """,
         tmp_path,
     )

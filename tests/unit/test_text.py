@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lix_cache.semantic.text import LONGEST, normalise
+from lix_cache.matching.text import LONGEST, normalise
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_marks_beyond_what_a_letter_carries_are_not_put_in_order(monkeypatch: py
         seen.append(len(text))
         return real(form, text)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("lix_cache.semantic.text.unicodedata.normalize", normalize)
+    monkeypatch.setattr("lix_cache.matching.text.unicodedata.normalize", normalize)
     text = "a" + "\u0301\u0323" * 9_000
     assert normalise(text) == text
     assert max(seen, default=0) <= 1

@@ -1,0 +1,239 @@
+"""What the facts mean and what to do about them. Touches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lix_cache.admin.facts import DiskFacts, RedisFacts
+from lix_cache.admin.results import Check
+from lix_cache.config import CacheConfig, RedisSettings, SessionSettings
+
+__all__ = ["diagnose_disk", "diagnose_redis"]
+
+_OLDEST = (6, 2)
+_MB = 1 << 20
+_GB = 1 << 30
+#: Messages that go to the archive while Redis is away get ids by this machine's clock, and are put in
+#: order by them; so are those that come after it.
+_CLOCK_WARN_SECONDS = 2.0
+_CLOCK_FAIL_SECONDS = 60.0
+
+
+def diagnose_redis(facts: RedisFacts, config: CacheConfig) -> Iterator[Check]:
+    """Yield what there is to say about the server; only that it is unreachable if it is."""
+    if facts.trouble:
+        for setting, text in facts.trouble.items():
+            yield Check("server", "fail", f"{setting}: {text}", _REACH)
+        return
+    yield Check("server", "ok", f"{facts.where} answers, all three layers")
+    yield _version(facts)
+    if facts.no_writes is not None:
+        yield Check("writes", "fail", facts.no_writes, _WRITES)
+    else:
+        yield _permissions(facts, config.redis)
+    if facts.buckets is not None:
+        yield Check("buckets", "fail", facts.buckets, "'lix-cache migrate --help' says how to go over")
+    if facts.info:
+        yield _persistence(facts, config.session)
+        yield from _last_writes(facts)
+        yield _policy(facts)
+        yield _memory(facts)
+    yield _clock(facts)
+    yield _evictor(facts, config.session)
+
+
+def _version(facts: RedisFacts) -> Check:
+    if not facts.info:
+        return Check("version", "warn", "the server does not tell (INFO is not allowed)", _ALLOW_INFO)
+    valkey = facts.info.get("valkey_version")
+    text = str(valkey or facts.info.get("redis_version", "unknown"))
+    name = f"{'Valkey' if valkey else 'Redis'} {text}"
+    numbers = tuple(int(part) if part.isdigit() else 0 for part in text.split("."))[:2]
+    if not valkey and numbers < _OLDEST:
+        return Check("version", "fail", f"{name} is too old", "install Redis 6.2 or later, or Valkey")
+    return Check("version", "ok", name)
+
+
+_WRITES = (
+    "name the primary if this is a replica; make room if it is full (maxmemory, 'lix-cache offload'); else "
+    "look at the server's log and at its disk"
+)
+_REACH = "the settings are redis_url, or redis_host, redis_port, redis_username and redis_password"
+_ALLOW_INFO = "allow it, so that persistence and memory can be looked at: ACL SETUSER <user> +info"
+
+
+def _permissions(facts: RedisFacts, redis: RedisSettings) -> Check:
+    user = redis.username or "default"
+    if facts.refused:
+        what, text = next(iter(facts.refused.items()))
+        more = f" and {len(facts.refused) - 1} more" if len(facts.refused) > 1 else ""
+        return Check(
+            "permissions",
+            "fail",
+            f"refused: {what}{more} ({text})",
+            f"ACL SETUSER {user} ~{redis.key_prefix}:* +@all -@dangerous +info",
+        )
+    if facts.refused_admin:
+        return Check(
+            "permissions",
+            "warn",
+            f"sessions and caches work; refused: {', '.join(facts.refused_admin)}",
+            f"for stats and this command: ACL SETUSER {user} +info +scan +memory|usage +config|get",
+        )
+    return Check("permissions", "ok", "everything the library sends was tried, and is allowed")
+
+
+def _persistence(facts: RedisFacts, session: SessionSettings) -> Check:
+    name = "persistence"
+    if facts.info.get("aof_enabled"):
+        if facts.appendfsync == "no":
+            return Check(
+                name,
+                "warn",
+                "append-only file, but the server never syncs it itself",
+                "CONFIG SET appendfsync everysec",
+            )
+        return Check(name, "ok", f"append-only file, synced {facts.appendfsync or 'as configured'}")
+    on = "turn on the append-only file: CONFIG SET appendonly yes, and appendonly yes in redis.conf"
+    if session.durability == "disk":
+        return Check(name, "ok", "no append-only file; durability=disk has every message on disk anyway")
+    if facts.save:
+        return Check(
+            name,
+            "warn",
+            f"snapshots only (save {facts.save}): a crash loses what came after the last one",
+            on,
+        )
+    if facts.save is None:
+        return Check(name, "warn", "no append-only file; whether there are snapshots is not told", on)
+    return Check(
+        name,
+        "fail",
+        "off: a restart of the server loses every message that is not on disk yet",
+        f"{on}; or set durability=disk",
+    )
+
+
+def _last_writes(facts: RedisFacts) -> Iterator[Check]:
+    status = {
+        name: str(facts.info.get(name, "ok"))
+        for name in ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
+    }
+    bad = [name for name, value in status.items() if value != "ok"]
+    if bad:
+        yield Check(
+            "persistence works",
+            "fail",
+            f"the server's last write failed: {', '.join(bad)}",
+            "look at the server's log and at the room on its disk; it may refuse writes until then",
+        )
+
+
+def _policy(facts: RedisFacts) -> Check:
+    name = "maxmemory-policy"
+    policy = str(facts.info.get("maxmemory_policy", "unknown"))
+    if policy == "noeviction":
+        return Check(name, "ok", "noeviction: the server refuses writes rather than forget sessions")
+    fix = "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"
+    # Windows have a time to live, so the volatile-* policies take them as well.
+    if int(facts.info.get("maxmemory", 0)):
+        return Check(name, "fail", f"{policy}: when memory is full the server drops sessions", fix)
+    return Check(name, "warn", f"{policy}: as soon as a maxmemory is set, the server may drop sessions", fix)
+
+
+def _memory(facts: RedisFacts) -> Check:
+    name = "memory"
+    used = int(facts.info.get("used_memory", 0))
+    limit = int(facts.info.get("maxmemory", 0))
+    of_what = "maxmemory"
+    if not limit:
+        limit, of_what = int(facts.info.get("total_system_memory", 0)), "the machine's memory"
+    if not limit:
+        return Check(name, "ok", f"{used / _MB:.1f} MB used")
+    share = used / limit
+    found = f"{used / _MB:.1f} MB used, {share:.0%} of {of_what} ({limit / _MB:.0f} MB)"
+    fix = "raise maxmemory, or move sessions to disk earlier (evict_after_minutes)"
+    if share >= 0.97:
+        return Check(name, "fail", f"{found}: writes are refused when it is full", fix)
+    return Check(name, "warn" if share >= 0.8 else "ok", found, fix if share >= 0.8 else "")
+
+
+def _clock(facts: RedisFacts) -> Check:
+    name = "clock"
+    if facts.clock_ahead is None:
+        return Check(name, "warn", "the server's time is not told", "allow the command TIME")
+    apart = abs(facts.clock_ahead)
+    direction = "ahead of" if facts.clock_ahead > 0 else "behind"
+    found = f"the server is {apart:.1f} s {direction} this machine"
+    if apart < _CLOCK_WARN_SECONDS:
+        return Check(name, "ok", f"the server and this machine agree within {max(apart, 0.1):.1f} s")
+    advice = "synchronise both with NTP: messages are ordered by these clocks during an outage"
+    return Check(name, "fail" if apart >= _CLOCK_FAIL_SECONDS else "warn", found, advice)
+
+
+def _evictor(facts: RedisFacts, session: SessionSettings) -> Check:
+    name = "evictor"
+    if facts.overdue:
+        return Check(
+            name,
+            "warn",
+            f"{facts.overdue} sessions have been idle for too long and are still hot",
+            "run an application with evictor_enabled, or call: lix-cache offload",
+        )
+    if facts.evictor_runs:
+        return Check(name, "ok", "a process moves idle sessions to disk")
+    minutes = session.idle_seconds / 60
+    return Check(
+        name,
+        "ok",
+        f"nothing is overdue; sessions go to disk after {minutes:g} idle minutes while an application runs",
+    )
+
+
+def diagnose_disk(facts: DiskFacts) -> Iterator[Check]:
+    """Yield what there is to say about the archive folder."""
+    if facts.trouble is not None:
+        yield Check(
+            "archive folder",
+            "fail",
+            facts.trouble,
+            "make the folder writable for this user, or name another in archive_dir",
+        )
+    elif not facts.exists:
+        yield Check("archive folder", "ok", f"{facts.folder} is made at the first message that moves there")
+    else:
+        yield Check("archive folder", "ok", f"{facts.folder}: written, synced and removed a file")
+    if not facts.locks_work:
+        yield Check(
+            "archive locks",
+            "fail",
+            "a lock does not keep a second writer out",
+            "put archive_dir on a local disk, or on a network disk with working flock",
+        )
+    yield _room(facts)
+    if facts.pending:
+        yield Check(
+            "outages",
+            "warn",
+            f"{facts.pending} sessions were written to while Redis was away",
+            "the evictor reconciles them; or call: lix-cache offload",
+        )
+    else:
+        yield Check("outages", "ok", "no session waits to be reconciled")
+    if facts.set_aside:
+        yield Check(
+            "repairs",
+            "warn",
+            f"{facts.set_aside} files hold damaged bytes that were set aside",
+            "lix-cache verify names them; keep them until you know what was lost",
+        )
+
+
+def _room(facts: DiskFacts) -> Check:
+    found = f"{facts.free_bytes / _GB:.1f} GB free of {facts.total_bytes / _GB:.0f} GB"
+    fix = "make room: a full disk stops messages from leaving Redis"
+    if facts.free_bytes < 100 * _MB:
+        return Check("disk", "fail", found, fix)
+    if facts.free_bytes < _GB:
+        return Check("disk", "warn", found, fix)
+    return Check("disk", "ok", found)

@@ -1,0 +1,1 @@
+"""What providers' prompts and responses mean to a cache."""

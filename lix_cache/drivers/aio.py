@@ -1,0 +1,182 @@
+"""The async driver: runs flows on an event loop. With sync.py the only place where the variants differ."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from typing import TYPE_CHECKING, Any, cast
+
+from lix_cache.drivers.commands import checked, converted, packed, unknown_scripts
+from lix_cache.drivers.threads import acompute_within, in_disk_thread
+from lix_cache.effects import Call, Compute, DiskCall, Effect, Flow, LockCall, RedisBatch, RedisCall, Sleep
+from lix_cache.hot.clients import lazy_async_client
+from lix_cache.hot.scripts import Command, ScriptCall
+from lix_cache.hot.trouble import raise_translated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import redis
+    import redis.asyncio
+
+    from lix_cache.archive.cold_tier import Lease
+    from lix_cache.drivers.sync import T
+    from lix_cache.hot.endpoint import Endpoint
+    from lix_cache.hot.pools import AsyncPool
+
+__all__ = ["AsyncDriver"]
+
+
+class AsyncDriver:
+    """Runs flows on the running event loop; files are touched in threads of its own.
+
+    Args:
+        endpoint: the Redis that the flows' commands go to.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._kept: tuple[weakref.ref[asyncio.AbstractEventLoop], redis.asyncio.Redis] | None = None
+
+    @property
+    def client(self) -> redis.asyncio.Redis:
+        # Kept while the loop stays the same, because making one costs as much as a command.
+        # Loop and client are read and written as one: two threads may each run a loop.
+        loop, kept = asyncio.get_running_loop(), self._kept
+        if kept is None or kept[0]() is not loop:
+            kept = self._kept = (weakref.ref(loop), lazy_async_client(self.endpoint))
+        return kept[1]
+
+    @property
+    def _pool(self) -> AsyncPool:
+        pool: Any = self.client.connection_pool
+        return cast("AsyncPool", pool)
+
+    async def __call__(self, flow: Flow[T]) -> T:
+        """Run a flow to its end and return its result."""
+        locks: list[_LoopLock] = []
+        step: Callable[[Any], Effect] = flow.send
+        result: Any = None
+        try:
+            while True:
+                effect = step(result)
+                try:
+                    await _let_go([lock for lock in locks if not lock.is_wanted])
+                    result = await self._perform(effect)
+                    if type(effect) is LockCall and result is not None:
+                        locks = [lock for lock in locks if lock.held]
+                        locks.append(result)
+                    step = flow.send
+                except BaseException as error:  # noqa: BLE001 - the flow decides what to do with it
+                    step, result = flow.throw, error
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+        except GeneratorExit:
+            # The loop has ended, and nothing can be waited for.
+            for lock in locks:
+                lock.let_go()
+            raise
+        finally:
+            result = None
+            try:
+                flow.close()
+            finally:
+                await _let_go(locks)
+
+    async def _perform(self, effect: Effect) -> Any:
+        if type(effect) is LockCall:
+            return await _take(effect)
+        if isinstance(effect, DiskCall):
+            return await in_disk_thread(effect.call, may_wait_for_lock=effect.waits)
+        if isinstance(effect, Sleep):
+            return await asyncio.sleep(effect.seconds)
+        if isinstance(effect, Compute):
+            return await acompute_within(effect)
+        if isinstance(effect, Call):
+            return await effect.call()
+        try:
+            if isinstance(effect, RedisCall):
+                return await self._one(effect)
+            return await self._many(effect)
+        except Exception as error:  # noqa: BLE001 - raised again, translated
+            raise_translated(error, self.endpoint)
+
+    async def _one(self, call: RedisCall) -> Any:
+        command, opened = call.command, call.opened
+        answers = await self._pool.ask(packed((command,)), opened=opened)
+        if type(command) is ScriptCall and not isinstance(answers[0], Exception):
+            return answers[0]
+        answer = (await self._completed((command,), answers, opened))[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def _many(self, batch: RedisBatch) -> list[Any]:
+        return checked(await self._pipeline(batch.commands), batch, self.endpoint)
+
+    async def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands in one round trip; an error takes the place of its answer."""
+        if not commands:
+            return []
+        return await self._completed(commands, await self._pool.ask(packed(commands), len(commands)))
+
+    async def _completed(
+        self, commands: Sequence[Command], answers: list[Any], opened: int | None = None
+    ) -> list[Any]:
+        """Send once more, whole, the scripts that the server does not know yet."""
+        unknown = unknown_scripts(answers)
+        if unknown:
+            whole = [commands[i] for i in unknown]
+            late = await self._pool.ask(packed(whole, whole=True), len(whole), opened=opened)
+            for i, answer in zip(unknown, late, strict=True):
+                answers[i] = answer
+        return converted(self.client, commands, answers)
+
+
+class _LoopLock:
+    """A lock in the hands of a flow on a loop. It is let go as it was taken: in a thread."""
+
+    __slots__ = ("held", "is_wanted")
+
+    def __init__(self, lock: Lease) -> None:
+        self.held: Lease | None = lock
+        self.is_wanted = True
+
+    def release(self) -> None:
+        """Have the driver let go before the next effect, or at the flow's end."""
+        self.is_wanted = False
+
+    def let_go(self) -> None:
+        held, self.held = self.held, None
+        if held is not None:
+            held.release()
+
+
+async def _take(effect: LockCall) -> _LoopLock | None:
+    taken: list[_LoopLock] = []
+
+    def take() -> None:
+        lock = effect.call()
+        if lock is not None:
+            taken.append(_LoopLock(lock))
+
+    try:
+        await in_disk_thread(take, may_wait_for_lock=effect.waits)
+    except asyncio.CancelledError:
+        # The thread has ended, and the flow never hears of the lock that it took. It is not left
+        # to die with its last reference: a task that is kept keeps all that its error refers to.
+        await _let_go(taken)
+        raise
+    return taken[0] if taken else None
+
+
+async def _let_go(locks: Sequence[_LoopLock]) -> None:
+    held = [lock for lock in locks if lock.held is not None]
+
+    def let_go() -> None:
+        for lock in held:
+            lock.let_go()
+
+    if held:
+        await in_disk_thread(let_go)

@@ -1,0 +1,75 @@
+"""Commands as they are sent, and answers as redis-py's client gives them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from lix_cache.hot.scripts import Command, ScriptCall
+from lix_cache.hot.trouble import translate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lix_cache.effects import RedisBatch
+    from lix_cache.hot.endpoint import Endpoint
+
+__all__ = ["checked", "converted", "packed", "unknown_scripts"]
+
+
+def _words(command: Command, *, whole: bool = False) -> tuple[Any, ...]:
+    if not isinstance(command, ScriptCall):
+        return command
+    name, text = ("EVAL", command.script.source) if whole else ("EVALSHA", command.script.sha)
+    return (name, text, len(command.keys), *command.keys, *command.args)
+
+
+def packed(commands: Sequence[Command], *, whole: bool = False) -> bytes:
+    pack = _packer()
+    if len(commands) == 1:
+        return pack(_words(commands[0], whole=whole))
+    return b"".join([pack(_words(command, whole=whole)) for command in commands])
+
+
+@cache
+def _packer() -> Callable[[Sequence[Any]], bytes]:
+    # Imported here for the sake of those who never use Redis; once, because even an import
+    # that finds its module costs as much as packing some words.
+    from lix_cache.hot.wire import pack
+
+    return pack
+
+
+#: Commands whose answers are wanted as the server gives them; those of many others are
+#: given as redis-py's client does.
+_PLAIN = frozenset({"GET", "HGET", "MGET", "SET", "XDEL", "XLEN", "XREVRANGE"})
+
+
+def converted(client: Any, commands: Sequence[Command], answers: list[Any]) -> list[Any]:
+    for i, command in enumerate(commands):
+        if not isinstance(command, ScriptCall) and command[0] not in _PLAIN:
+            convert = client.response_callbacks.get(command[0])
+            if convert is not None and not isinstance(answers[i], Exception):
+                answers[i] = convert(answers[i])
+    return answers
+
+
+def unknown_scripts(answers: list[Any]) -> list[int]:
+    # Looked at one by one without a generator: it is done for every command.
+    for answer in answers:
+        if isinstance(answer, Exception):
+            break
+    else:
+        return []
+    from redis.exceptions import NoScriptError
+
+    return [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+
+
+def checked(results: list[Any], batch: RedisBatch, endpoint: Endpoint) -> list[Any]:
+    for i, result in enumerate(results):
+        if isinstance(result, Exception):
+            if not batch.errors_as_values:
+                raise result
+            results[i] = translate(result, endpoint)
+    return results

@@ -1,0 +1,103 @@
+"""Threads that wait for disks and models on behalf of a flow."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from lix_cache.compute import Failed, submit
+from lix_cache.errors import ComputeTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lix_cache.drivers.sync import T
+    from lix_cache.effects import Compute
+
+__all__ = ["acompute_within", "compute_within", "in_disk_thread", "without_stop_iteration"]
+
+
+def compute_within(effect: Compute) -> Any:
+    if effect.seconds is None and not effect.may_hang:
+        return effect.call()
+    future = submit(lambda: without_stop_iteration(effect.call), may_hang=effect.may_hang)
+    # Not result(timeout=...): on Python 3.10 its error cannot be told from one of the call's own.
+    if not future.wait(effect.seconds):
+        future.cancel()
+        raise _late(effect)
+    return _result(future, effect)
+
+
+async def acompute_within(effect: Compute) -> Any:
+    future = submit(lambda: without_stop_iteration(effect.call), may_hang=effect.may_hang)
+    try:
+        if not await future.wait_async(effect.seconds):
+            raise _late(effect)
+    finally:
+        future.cancel()  # of no effect on one that has begun or ended
+    return _result(future, effect)
+
+
+def _result(future: Future[Any], effect: Compute) -> Any:
+    """Return what a call that has ended returned. Nothing is caught here that could be of others."""
+    error = future.exception() if effect.may_hang else None
+    try:
+        if isinstance(error, Exception):
+            raise Failed(error)
+        return future.result()
+    finally:
+        del error
+
+
+def _late(effect: Compute) -> ComputeTimeout:
+    return ComputeTimeout(f"{effect.what} did not answer within {effect.seconds:g} s")
+
+
+_disk_threads: dict[str, tuple[int, ThreadPoolExecutor]] = {}
+
+
+def _disk_executor(name: str) -> ThreadPoolExecutor:
+    """Return the threads that wait for disks, made anew after a fork.
+
+    Not the loop's own executor: an application that fills that one would make every
+    session wait for it, with a lock held.
+    """
+    found = _disk_threads.get(name)
+    if found is None or found[0] != os.getpid():
+        found = (os.getpid(), ThreadPoolExecutor(16, thread_name_prefix=f"lix-cache-{name}"))
+        _disk_threads[name] = found
+    return found[1]
+
+
+def without_stop_iteration(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except StopIteration as error:
+        # A future cannot carry it, and who awaits the future would wait for ever.
+        raise RuntimeError("a call in a thread raised StopIteration") from error
+
+
+async def in_disk_thread(call: Callable[[], T], *, may_wait_for_lock: bool = False) -> T:
+    """Run a call in a disk thread. If cancelled, wait for its end first.
+
+    A write that goes on after its flow was told to stop could meet the next one.
+
+    Args:
+        call: takes nothing.
+        may_wait_for_lock: use other threads, so that calls waiting for a session's lock
+            cannot use up those that its holder needs to go on.
+    """
+    executor = _disk_executor("lock" if may_wait_for_lock else "disk")
+    future = asyncio.get_running_loop().run_in_executor(executor, without_stop_iteration, call)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()  # seen: the cancellation is what the caller hears of
+        raise

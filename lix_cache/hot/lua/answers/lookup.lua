@@ -1,0 +1,4 @@
+--#include answers/scope.lua
+--#include answers/touch.lua
+--#include answers/exact.lua
+--#include answers/news.lua

@@ -1,0 +1,9 @@
+-- KEYS: scopes, contexts   ARGV: none.   Forgets some scopes that have expired; returns how many.
+--#include clock.lua
+local scopes, contexts = KEYS[1], KEYS[2]
+local late = redis.call('ZRANGEBYSCORE', scopes, '-inf', string.format('%.0f', now), 'LIMIT', 0, 500)
+for i = 1, #late do
+  redis.call('ZREM', scopes, late[i])
+  redis.call('HDEL', contexts, late[i])
+end
+return #late

@@ -1,0 +1,3 @@
+-- Unix milliseconds by the server's clock. Every process sees the same one.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,0 +1,1 @@
+"""A message, its id, and its bytes in the hot tier."""

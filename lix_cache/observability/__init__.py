@@ -1,0 +1,1 @@
+"""What a cache tells of itself: metrics and logs."""

@@ -1,0 +1,288 @@
+"""Looking after what is stored, step by step: invalidate, report, clean up, count. See lix_cache.effects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lix_cache.compat.ring import unit_vector
+from lix_cache.compute import Failed
+from lix_cache.effects import Compute, Effect, Flow, RedisBatch, RedisCall
+from lix_cache.errors import ConfigError, InvalidInput, LixCacheError, told
+from lix_cache.evaluation.adaptive import Counts
+from lix_cache.hot import entries
+from lix_cache.hot.entries import EntryId
+from lix_cache.hot.probe import probe, verdict
+from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, is_measured_for
+from lix_cache.semantic.core import Core, query_text
+from lix_cache.semantic.embedding import Spent
+from lix_cache.semantic.lookup import catch_up
+from lix_cache.semantic.result import Report, Stop
+from lix_cache.semantic.scope import embedder_word, item_digests, merged
+from lix_cache.vectors import check_dimension
+from lix_cache.verifiers.protocol import verified_scores
+
+__all__ = ["Criteria", "clean_up", "count", "health", "invalidate", "report_wrong"]
+
+#: Scopes that are worked on in one round trip.
+_SCOPES_AT_ONCE = 50
+_EXPIRED_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What to drop: entries that match all given criteria.
+
+    Attributes:
+        context: items that an entry's context has.
+        tags: words of which it has at least one.
+        older_than_seconds: least age.
+        similar_to: a text whose meaning it is near to.
+        similarity: how near, a cosine.
+    """
+
+    context: Mapping[str, Any] | None = None
+    tags: Sequence[str] = ()
+    older_than_seconds: float | None = None
+    similar_to: str | None = None
+    similarity: float = 0.9
+
+    def checked(self) -> Criteria:
+        """Return itself.
+
+        Raises:
+            InvalidInput: nothing is given, which would be everything, or what is given
+                makes no sense.
+        """
+        given = (self.context, self.older_than_seconds, self.similar_to)
+        if all(value is None for value in given) and not self.tags:
+            raise InvalidInput(
+                "say what to invalidate: context, tags, older_than_seconds or similar_to; "
+                "context={} means everything in the cache's own context"
+            )
+        age = self.older_than_seconds
+        if age is not None and (
+            isinstance(age, bool) or not isinstance(age, (int, float)) or not 0 <= age < 1e11
+        ):
+            raise InvalidInput("older_than_seconds must be a number of seconds, at least 0")
+        near = self.similarity
+        if isinstance(near, bool) or not isinstance(near, (int, float)) or not -1 <= near <= 1:
+            raise InvalidInput("similarity must be a number from -1 to 1")
+        return self
+
+    @property
+    def is_about_contexts_alone(self) -> bool:
+        return not self.tags and self.older_than_seconds is None and self.similar_to is None
+
+    def words(self) -> tuple[int | None, bytes]:
+        """Least age in milliseconds, and the tags as bytes."""
+        age = None if self.older_than_seconds is None else int(self.older_than_seconds * 1000)
+        return age, entries.tag_words(self.tags)
+
+
+def invalidate(core: Core, criteria: Criteria) -> Flow[int]:
+    """Drop what fits. Returns how many entries that were.
+
+    One round trip for 500 scopes that there are, and one for 50 scopes and 500 entries that
+    are looked at; with ``similar_to`` three for each scope.
+    """
+    criteria.checked()
+    criteria.words()
+    context = merged(core.scopes.context, criteria.context)
+    wanted = item_digests(context)
+    if criteria.similar_to is not None:
+        dropped = yield from _drop_similar(core, criteria, criteria.similar_to, wanted)
+    else:
+        scopes = yield from scopes_with(core, wanted)
+        dropped = 0
+        for start in range(0, len(scopes), _SCOPES_AT_ONCE):
+            part = scopes[start : start + _SCOPES_AT_ONCE]
+            if criteria.is_about_contexts_alone:
+                calls = tuple(core.redis.answers.clear(scope) for scope in part)
+                dropped += sum((yield RedisBatch(calls)))
+            else:
+                dropped += yield from _drop_pages(core, criteria, part)
+    core.stats.count("invalidated", dropped)
+    return dropped
+
+
+def _drop_pages(core: Core, criteria: Criteria, scopes: Sequence[str]) -> Flow[int]:
+    """Look at all entries of some scopes, a page of each at a time."""
+    dropped = 0
+    cursors: dict[str, bytes] = dict.fromkeys(scopes, b"0")
+    while cursors:
+        words = criteria.words()
+        calls = tuple(core.redis.answers.drop(s, *words, cursor=cursor) for s, cursor in cursors.items())
+        pages = [core.redis.answers.dropped(reply) for reply in (yield RedisBatch(calls))]
+        dropped += sum(page.entries for page in pages)
+        following = zip(cursors, pages, strict=True)
+        cursors = {scope: page.cursor for scope, page in following if page.cursor is not None}
+    return dropped
+
+
+def _drop_similar(core: Core, criteria: Criteria, text: str, wanted: frozenset[bytes]) -> Flow[int]:
+    if core.embedding.embedder is None:
+        raise ConfigError("similar_to needs an embedder; this cache was made without one")
+    normalised = query_text(text)
+    try:
+        name, dim = yield from core.embedding.identity()
+        vector = yield from core.embedding.vector(normalised, dim, Spent())
+    except Stop as stop:
+        # Not a miss: what should be gone is still there, and the caller must know.
+        raise (stop.__cause__ or stop) from None  # it always has one
+    dropped = 0
+    for scope in (yield from scopes_with(core, wanted | {embedder_word(name, dim)})):
+        view, now_ms = yield from catch_up(core, scope, dim)
+        # Its own text is near, whether or not there was a vector when it was stored.
+        call = core.redis.answers.drop(scope, *criteria.words(), text_digest=entries.text_digest(normalised))
+        dropped += core.redis.answers.dropped((yield RedisCall(call))).entries
+        similarities, view = view.similarities(vector, now_ms)
+        rows = (similarities >= criteria.similarity).nonzero()[0].tolist()
+        for start in range(0, len(rows), _EXPIRED_AT_ONCE):
+            records = [view.records[row] for row in rows[start : start + _EXPIRED_AT_ONCE]]
+            named = [(record.number, record.nonce) for record in records]
+            call = core.redis.answers.drop(scope, *criteria.words(), named=named)
+            dropped += core.redis.answers.dropped((yield RedisCall(call))).entries
+    return dropped
+
+
+def scopes_with(core: Core, wanted: frozenset[bytes]) -> Flow[list[str]]:
+    """Return the scopes whose context has all of these items. One round trip for some hundreds."""
+    found: set[str] = set()
+    for bucket in range(core.redis.answers.keys.buckets):
+        cursor: bytes | None = b"0"
+        while cursor is not None:
+            reply = yield RedisCall(core.redis.answers.scopes(bucket, cursor))
+            cursor, listed = core.redis.answers.listed(reply)
+            found.update(scope for scope, items in listed if wanted <= items)
+    return sorted(found)
+
+
+def report_wrong(core: Core, entry_id: str, query: str, context: Mapping[str, Any] | None) -> Flow[Report]:
+    """Remember that an answer is wrong for a query. One round trip."""
+    known, digest = EntryId.parse(entry_id), entries.text_digest(query_text(query))
+    try:
+        scope = yield from core.scope(context)
+    except Stop as stop:
+        raise (stop.__cause__ or stop) from None  # as in _drop_similar
+    if known is None:
+        return Report(noted=False)
+    call = core.redis.answers.report(scope.id, digest, known.number, known.nonce)
+    written = int((yield RedisCall(call)))
+    if written:
+        core.stats.count("wrong_reports")
+    return Report(noted=written > 0, dropped=written > 1)
+
+
+def clean_up(core: Core) -> Flow[int]:
+    """Drop what has expired. Returns how many entries that were."""
+    for bucket in range(core.redis.answers.keys.buckets):
+        ended = _EXPIRED_AT_ONCE
+        while ended >= _EXPIRED_AT_ONCE:
+            ended = int((yield RedisCall(core.redis.answers.prune(bucket))))
+    dropped = 0
+    scopes = yield from scopes_with(core, frozenset())
+    for start in range(0, len(scopes), _SCOPES_AT_ONCE):
+        part: Sequence[str] = scopes[start : start + _SCOPES_AT_ONCE]
+        while part:
+            calls = tuple(core.redis.answers.clean(scope, _EXPIRED_AT_ONCE) for scope in part)
+            counts = yield RedisBatch(calls)
+            dropped += sum(counts)
+            part = [scope for scope, n in zip(part, counts, strict=True) if n >= _EXPIRED_AT_ONCE]
+    core.stats.count("expired", dropped)
+    return dropped
+
+
+def settle(core: Core, timeout: float | None) -> Flow[bool]:
+    """Wait until responses have their vectors."""
+    meanings = core.embedding.meanings
+    if meanings is None:
+        return True
+    return bool((yield Compute(lambda: meanings.settle(timeout), None, "the vectors of responses")))
+
+
+def count(core: Core) -> Flow[dict[str, Any]]:
+    """Count what there is in the cache's own context, and what audits found there."""
+    scopes = yield from scopes_with(core, item_digests(core.scopes.context))
+    counted = []
+    for start in range(0, len(scopes), _SCOPES_AT_ONCE):
+        part = scopes[start : start + _SCOPES_AT_ONCE]
+        replies = yield RedisBatch(tuple(core.redis.answers.count(scope) for scope in part))
+        counted += [core.redis.answers.counted(reply) for reply in replies]
+    audited = [Counts(*one.labels) for one in counted]
+    audits = Counts(
+        audits=sum(one.audits for one in audited), audits_wrong=sum(one.audits_wrong for one in audited)
+    )
+    target = core.watch.target
+    return {
+        "scopes": len(scopes),
+        "entries": sum(one.entries for one in counted),
+        "reported_queries": sum(one.reported for one in counted),
+        "bytes": sum(one.size for one in counted),
+        "audits": audits.audits,
+        "audits_wrong": audits.audits_wrong,
+        "false_hit_rate_95": audits.false_hit_rate(),
+        "closed_scopes": 0 if target is None else sum(one.is_closed(target) for one in audited),
+    }
+
+
+def health(core: Core) -> Flow[dict[str, Any]]:
+    """Try each part once. Raises nothing: trouble is what is asked for."""
+    parts: dict[str, dict[str, Any]] = {"redis": (yield from _try_redis(core))}
+    embedder, verifier = core.embedding.embedder, core.hits.verifier
+    if embedder is None:
+        parts["embedder"] = {"status": "off"}
+    else:
+
+        def embed() -> None:
+            vector = unit_vector(embedder.embed(["health check"]), "what the embedder made")
+            check_dimension(vector.size, int(embedder.dim), "the semantic cache")
+
+        found = yield from _try(core, Compute(embed, core.hits.deadline, "the embedder", may_hang=True))
+        parts["embedder"] = found if found["status"] != "ok" else {**found, "id": embedder.id}
+    if verifier is None:
+        parts["verifier"] = {"status": "off"}
+    else:
+
+        def score() -> None:
+            verified_scores(verifier, [("health check", "health check")])
+
+        ask = Compute(score, core.hits.deadline, "the verifier", may_hang=True)
+        parts["verifier"] = yield from _try(core, ask)
+    known = is_measured_for(str(parts["embedder"].get("id", "")))
+    prior = "measured" if known or core.hits.thresholds != DEFAULT_THRESHOLDS else "cautious"
+    down = parts["redis"]["status"] == "down"
+    worse = any(part["status"] in ("down", "degraded") for part in parts.values())
+    index = {
+        "scopes": len(core.redis.store.indexes),
+        "bytes": core.redis.store.indexes.nbytes,
+        "limit_bytes": core.redis.store.indexes.budget.limit_bytes,
+    }
+    status = "down" if down else "degraded" if worse else "ok"
+    return {
+        "status": status,
+        "thresholds": prior,
+        "components": {**parts, "index": {"status": "ok", **index}},
+    }
+
+
+def _try_redis(core: Core) -> Flow[dict[str, Any]]:
+    """Ask whether it answers, and whether it takes writes: answers may be served that cannot be stored."""
+    found = yield from _try(core, RedisBatch(probe(core.redis.answers.keys), errors_as_values=True))
+    if found["status"] != "ok":
+        return found
+    silent, refused = verdict(found.pop("result"))
+    if silent is not None:
+        return {"status": "down", "detail": told(silent)}
+    return found if refused is None else {**found, "status": "degraded", "detail": told(refused)}
+
+
+def _try(core: Core, effect: Effect) -> Flow[dict[str, Any]]:
+    started = core.clock.monotonic()
+    try:
+        result = yield effect
+    except (LixCacheError, Failed) as error:
+        return {"status": "down", "detail": told(error.error if isinstance(error, Failed) else error)}
+    found = {"status": "ok", "latency_ms": round((core.clock.monotonic() - started) * 1000, 3)}
+    return found if result is None else {**found, "result": result}

@@ -1,0 +1,1 @@
+"""Files, locks, whole-file replacement and parallel syncs: what every store on disk needs."""

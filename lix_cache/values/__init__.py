@@ -1,0 +1,1 @@
+"""Cached responses and their bytes. Never pickle."""

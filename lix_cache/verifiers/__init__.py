@@ -1,0 +1,1 @@
+"""A second opinion on whether a cached answer answers a query."""
