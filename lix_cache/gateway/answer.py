@@ -157,7 +157,9 @@ def _is_template(one: Any) -> bool:
     return isinstance(one, bytes) and (b"\0" not in one or _SLOTS.issuperset(_SLOT.findall(one)))
 
 
-def fill(template: bytes, *, identity: str, created: int, envelope: bytes = b"", asked: bool = False) -> bytes:
+def fill(
+    template: bytes, *, identity: str, created: int, envelope: bytes = b"", asked: bool = False
+) -> bytes:
     """Fill the slots of a template.
 
     Args:

@@ -16,6 +16,8 @@ from typing import Any
 from lix_cache._spelling import did_you_mean
 from lix_cache.errors import ConfigError
 
+# ruff: noqa: E501 - samples and patterns are rows of a table
+
 __all__ = ["RULES", "Rule", "normaliser"]
 
 _MONTHS = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*"

@@ -155,6 +155,12 @@ class Keys:
         """String: who runs the function for a query right now, or how that ended."""
         return f"{self.prefix}:{{{self.bucket(name)}}}:ans:flight:{name}"
 
+    # -- the gateway's answers (database 0) ----------------------------------------------
+
+    def gateway(self, kind: str, tenant: str, name: str) -> str:
+        """String: what the gateway keeps of a tenant under a name: an answer, or which answer an id is of."""
+        return f"{self.prefix}:{{{self.bucket(name)}}}:gw:{kind}:{digest(tenant)}:{name}"
+
     # -- URL embeddings (database 1) -----------------------------------------------------
 
     def url_embedding(self, url: str, embedder: str) -> bytes:

@@ -1,0 +1,197 @@
+"""What all requests of a process share: settings, tiers, providers, counts."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lix_cache.clock import SYSTEM_CLOCK, Clock
+from lix_cache.config import CacheConfig
+from lix_cache.gateway.access_log import AccessLog
+from lix_cache.gateway.answer import Answer
+from lix_cache.gateway.asgi import Scope
+from lix_cache.gateway.by_meaning import ByMeaning, Meant, Place
+from lix_cache.gateway.headers import Control, forwarded
+from lix_cache.gateway.metrics import Metrics
+from lix_cache.gateway.prepared import Prepared, Preparer
+from lix_cache.gateway.protocols import Protocol
+from lix_cache.gateway.relay import Flight
+from lix_cache.gateway.settings import GatewaySettings
+from lix_cache.gateway.tenants import Tenant, TenantBook
+from lix_cache.gateway.tiers import Entry, Memory, RedisTier
+from lix_cache.gateway.upstream import Route, Routes
+from lix_cache.gateway.volatile import normaliser
+
+if TYPE_CHECKING:
+    from lix_cache.embedders.protocol import Embedder
+    from lix_cache.verifiers.protocol import Verifier
+
+__all__ = ["Core"]
+
+_CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key"})
+
+
+class Core:
+    """All that requests share.
+
+    Args:
+        settings: of the gateway.
+        config: of the library: where Redis is.
+        embedder: for answers by meaning; None for exact ones alone.
+        verifier: asked last.
+        log: the access log.
+        clock: time.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        config: CacheConfig | None = None,
+        *,
+        embedder: Embedder | None = None,
+        verifier: Verifier | None = None,
+        log: AccessLog | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        env = os.environ if environ is None else environ
+        # A request waits for Redis no longer than the gateway's own setting says.
+        seconds = settings.redis_seconds
+        self.config = (config or CacheConfig()).replace(
+            redis_socket_timeout=seconds, redis_socket_connect_timeout=seconds, on_cache_error="miss"
+        )
+        self.settings = settings
+        self.clock = clock
+        self.log = AccessLog(is_on=settings.access_log) if log is None else log
+        self.metrics = Metrics()
+        self.tenants = TenantBook(settings, clock, env)
+        self.routes = Routes(settings, clock, lambda name: env.get(name, ""))
+        self.memory = Memory(settings.memory_bytes)
+        self.redis = RedisTier(self.config, clock) if settings.redis else None
+        self.embedder = embedder
+        self.meaning: ByMeaning | None = None
+        if embedder is not None and settings.redis:
+            self.meaning = ByMeaning(
+                embedder,
+                self.config,
+                clock,
+                seconds=settings.embedder_seconds,
+                threshold=settings.threshold,
+                verifier=verifier,
+            )
+        self.normalise = normaliser(settings.volatile)
+        self.preparer = Preparer(self._provider, self.normalise, settings.volatile)
+        self.flights: dict[bytes, Flight] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def _provider(self, tenant: str, model: Any) -> tuple[str, str]:
+        """Return who answers for a model, and a digest of the gateway's own account there."""
+        routes = self.routes.choose(model)
+        if not routes:
+            return "", ""
+        # The first by the settings, whatever breakers say: the key must not depend on them.
+        first = min(routes, key=self.routes.routes.index)
+        own = self._own_key(first, self.tenants.tenants.get(tenant))
+        return first.name, hashlib.sha256(b"own\0" + own.encode()).hexdigest()[:32] if own else ""
+
+    @staticmethod
+    def _own_key(route: Route, tenant: Tenant | None) -> str:
+        return (tenant.provider_keys.get(route.name, "") if tenant is not None else "") or route.api_key
+
+    def outgoing_headers(
+        self, scope: Scope, headers: Mapping[str, str], route: Route, tenant: Tenant, *, decodes: bool
+    ) -> list[tuple[str, str]]:
+        """Return a request's headers as a provider gets them: with its key, never with the gateway's."""
+        pairs = forwarded(scope["headers"], decodes=decodes)
+        own = self._own_key(route, tenant)
+        if own or not (tenant.is_local or "x-lix-key" in headers):
+            pairs = [pair for pair in pairs if pair[0] not in _CREDENTIALS]
+        if own:
+            is_anthropic = "anthropic-version" in headers or scope["path"].startswith("/v1/messages")
+            pairs.append(("x-api-key", own) if is_anthropic else ("authorization", f"Bearer {own}"))
+        return pairs
+
+    def new_flight(self, key: bytes | None) -> Flight:
+        """Return a flight; with a key, equal requests find it until it ends."""
+
+        def ended(flight: Flight) -> None:
+            if key is not None and self.flights.get(key) is flight:
+                del self.flights[key]
+
+        flight = Flight(self.settings.largest_answer_bytes, ended, goes_on=self.settings.finish_abandoned)
+        if key is not None:
+            self.flights[key] = flight
+        return flight
+
+    def spent(self, tenant: Tenant, prompt: int, answer: int) -> None:
+        """Count what a call of the provider cost."""
+        tenant.spend(prompt + answer, self.clock.time())
+        self.metrics.tokens(tenant.name, (prompt, answer), are_saved=False)
+
+    def store(
+        self,
+        protocol: Protocol,
+        tenant: Tenant,
+        asked: Prepared,
+        control: Control,
+        answer: Answer,
+        place: Place | None,
+        meant: Meant | None,
+    ) -> bool:
+        """Store an answer: in memory at once, elsewhere behind the client's back.
+
+        Returns:
+            Whether its meaning is being stored, and those who wait for that will be told.
+        """
+        if answer.size > self.settings.largest_answer_bytes:
+            self.metrics.not_stored["too_large"] += 1
+            return False
+        now = self.clock.time()
+        seconds = self.settings.ttl_seconds if control.ttl is None else control.ttl
+        if place is not None and self.meaning is not None:
+            seconds = self.meaning.policy.ttl_for(place.question.text, seconds)
+        entry = Entry(tenant.name, answer, now, now + seconds)
+        self.memory.put(asked.key, entry)
+        self.metrics.stored += 1
+        if self.redis is not None:
+            self.spawn(self._to_redis(self.redis, asked, entry, is_named=protocol.name == "responses"))
+        if place is None or self.meaning is None or answer.has_tool_calls:
+            return False
+        self.spawn(self.meaning.store(place, meant, answer, protocol.text(answer), seconds))
+        return True
+
+    async def _to_redis(self, redis: RedisTier, asked: Prepared, entry: Entry, *, is_named: bool) -> None:
+        await redis.put(asked.key, entry)
+        if is_named and asked.slim.get("store") is not False:
+            seconds = entry.expires - self.clock.time()
+            await redis.name_answer(entry.tenant, asked.account, entry.answer.id, asked.key, seconds)
+
+    async def forget_response(self, tenant: Tenant, account: str, identity: str) -> None:
+        """Drop an answer that its provider was told to delete."""
+        self.memory.purge(lambda entry: entry.tenant == tenant.name and entry.answer.id == identity)
+        if self.redis is not None:
+            key = await self.redis.forget_named(tenant.name, account, identity)
+            if key is not None:
+                self.memory.drop(key)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do something behind the client's back."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop itself holds its tasks only weakly
+        task.add_done_callback(self._tasks.discard)
+
+    async def settle(self, seconds: float = 10.0) -> None:
+        """Wait until what goes on behind the clients' backs is done."""
+        while self._tasks:
+            done, _ = await asyncio.wait(set(self._tasks), timeout=seconds)
+            if not done:
+                return
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        await self.settle()
+        await self.routes.close()
+        self.log.flush()

@@ -1,0 +1,189 @@
+"""Where answers are kept: in this process, then in Redis, then by meaning.
+
+No tier is needed for an answer: whatever goes wrong in one of them is a miss there, is counted, and costs
+at most its deadline. A key holds the tenant and everything else that may change an answer
+(:mod:`lix_cache.gateway.request`), so the first two tiers need no scope of their own.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lix_cache._log import logger
+from lix_cache.clock import Clock
+from lix_cache.config import CacheConfig
+from lix_cache.errors import CodecError, LixCacheError, told
+from lix_cache.gateway.answer import Answer
+from lix_cache.hot.breaker import Breaker
+from lix_cache.hot.clients import lazy_async_client
+from lix_cache.hot.endpoint import endpoint_for
+from lix_cache.hot.keys import Keys
+from lix_cache.hot.trouble import Translating
+from lix_cache.hot.wire import pack
+
+if TYPE_CHECKING:
+    import redis.asyncio
+
+__all__ = ["Entry", "Memory", "RedisTier"]
+
+_MAGIC = b"LXG1"
+_HEAD = struct.Struct("<4sdd")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An answer as it is kept.
+
+    Attributes:
+        tenant: whose it is.
+        answer: what was said.
+        created: when, in Unix seconds.
+        expires: until when it may be served.
+    """
+
+    tenant: str
+    answer: Answer
+    created: float
+    expires: float
+
+    def is_fresh(self, now: float, max_age: float | None) -> bool:
+        """Whether it may be served."""
+        return now < self.expires and (max_age is None or now - self.created <= max_age)
+
+
+class Memory:
+    """Answers of this process, those used last, bounded by their bytes."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self._entries: OrderedDict[bytes, Entry] = OrderedDict()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: bytes, now: float, max_age: float | None = None) -> Entry | None:
+        """Return an entry that may be served."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        if now >= entry.expires:
+            self.drop(key)
+            return None
+        if not entry.is_fresh(now, max_age):
+            return None
+        self._entries.move_to_end(key)
+        return entry
+
+    def put(self, key: bytes, entry: Entry) -> None:
+        """Keep an entry, in the place of an older one."""
+        self.drop(key)
+        if entry.answer.size > self._most:
+            return
+        self._entries[key] = entry
+        self.bytes += entry.answer.size
+        while self.bytes > self._most:
+            _, old = self._entries.popitem(last=False)
+            self.bytes -= old.answer.size
+
+    def drop(self, key: bytes) -> bool:
+        """Forget an entry."""
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self.bytes -= entry.answer.size
+        return entry is not None
+
+    def purge(self, fits: Callable[[Entry], bool]) -> int:
+        """Forget all entries that fit. Returns how many."""
+        found = [key for key, entry in self._entries.items() if fits(entry)]
+        return sum(map(self.drop, found))
+
+
+class RedisTier:
+    """Answers in Redis. Raises nothing: what goes wrong is counted and is a miss."""
+
+    def __init__(self, config: CacheConfig, clock: Clock) -> None:
+        self._endpoint = endpoint_for(config, config.semantic_redis_db)
+        self._keys = Keys(config.redis_key_prefix, config.redis_buckets)
+        self._clock = clock
+        self.breaker = Breaker(config.redis_retry_seconds, clock)
+        #: Requests that went without Redis, and why last.
+        self.troubles = 0
+        self.last_trouble = ""
+
+    def _name(self, tenant: str, key: bytes) -> str:
+        return self._keys.gateway("answer", tenant, key.hex())
+
+    async def get(self, tenant: str, key: bytes) -> Entry | None:
+        """Return what is kept under a key, however old."""
+        data = (await self._ask(pack(("GET", self._name(tenant, key)))) or (None,))[0]
+        return None if not isinstance(data, bytes) else self._read(tenant, data)
+
+    def _read(self, tenant: str, data: bytes) -> Entry | None:
+        try:
+            magic, created, expires = _HEAD.unpack_from(data)
+            if magic != _MAGIC:
+                raise CodecError("not an entry of the gateway")
+            return Entry(tenant, Answer.decode(data[_HEAD.size :]), created, expires)
+        except (CodecError, struct.error) as error:
+            # Of another version, or not ours: the next store takes its place.
+            self._note(error)
+            return None
+
+    async def put(self, key: bytes, entry: Entry) -> bool:
+        """Keep an entry for as long as it may be served."""
+        milliseconds = int((entry.expires - self._clock.time()) * 1000)
+        if milliseconds <= 0:
+            return False
+        data = _HEAD.pack(_MAGIC, entry.created, entry.expires) + entry.answer.encode()
+        name = self._name(entry.tenant, key)
+        return bool(await self._ask(pack(("SET", name, data, "PX", milliseconds))))
+
+    async def name_answer(self, tenant: str, account: str, identity: str, key: bytes, seconds: float) -> None:
+        """Remember which answer the provider's id is of, so that it goes when the provider deletes it."""
+        name = self._keys.gateway("id", tenant, f"{account}:{identity}")
+        await self._ask(pack(("SET", name, key, "PX", max(1, int(seconds * 1000)))))
+
+    async def forget_named(self, tenant: str, account: str, identity: str) -> bytes | None:
+        """Drop the answer of an id; return its key."""
+        name = self._keys.gateway("id", tenant, f"{account}:{identity}")
+        key = (await self._ask(pack(("GET", name))) or (None,))[0]
+        if not isinstance(key, bytes):
+            return None
+        await self._ask(pack(("UNLINK", self._name(tenant, key))))
+        await self._ask(pack(("UNLINK", name)))
+        return key
+
+    async def ping(self) -> bool:
+        """Whether it answers."""
+        return bool(await self._ask(pack(("PING",))))
+
+    async def _ask(self, request: bytes) -> list[Any] | None:
+        if self.breaker.is_open:
+            return None
+        try:
+            with Translating(self._endpoint):
+                pool: Any = self._client().connection_pool
+                answers: list[Any] = await pool.ask(request)
+                for answer in answers:
+                    if isinstance(answer, Exception):
+                        raise answer
+            return answers
+        except (LixCacheError, OSError) as error:
+            self.breaker.trip()
+            self._note(error)
+            return None
+
+    def _client(self) -> redis.asyncio.Redis:
+        return lazy_async_client(self._endpoint)
+
+    def _note(self, error: BaseException) -> None:
+        self.troubles += 1
+        said = told(error)
+        if said != self.last_trouble:
+            logger.warning("the gateway goes without an answer of Redis: {}", said)
+        self.last_trouble = said
