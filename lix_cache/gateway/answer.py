@@ -4,24 +4,23 @@ An answer keeps the provider's own JSON, unstreamed and, if it came so, as event
 bytes with slots for what each replay fills in anew. A slot is NUL and a letter. JSON never has a NUL
 byte, so nothing that a model says can look like a slot, and a replay costs a few ``bytes.replace``.
 
-==========  ==============================================================================
-``NUL i``   the id, as a JSON string
-``NUL t``   the time, in Unix seconds
-``NUL e``   what all events begin with (``envelope``): stored once, not in each event
-``NUL u``   ``,"usage":null`` where the request asked for usage, else nothing
-``NUL [``   … ``NUL ]``: only where the request asked for usage
-``NUL {``   … ``NUL }``: only where it did not
-==========  ==============================================================================
+=====================  ===================================================================
+``NUL i``              the id, as a JSON string
+``NUL t``              the time, in Unix seconds
+``NUL e``              what all events begin with (``envelope``): stored once, not in each event
+``NUL u``              ``,"usage":null`` where the request asked for usage, else nothing
+``NUL [``              … ``NUL ]``: only where the request asked for usage
+``NUL {``              … ``NUL }``: only where it did not
+``NUL m n k s o``      what the provider repeats of the request: see protocols/responses.py
+=====================  ===================================================================
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
-
-import orjson
 
 from lix_cache.errors import CodecError
 from lix_cache.values.codec import decode_value, encode_value
@@ -33,7 +32,7 @@ _FORM = 1
 LARGEST_ANSWER: Final = 8_000_000
 _MOST_FINISHES = 1_000
 _SLOT = re.compile(rb"\x00(.?)", re.DOTALL)
-_SLOTS: Final = frozenset({b"i", b"t", b"e", b"u", b"[", b"]", b"{", b"}"})
+_SLOTS: Final = frozenset(bytes((letter,)) for letter in b"iteu[]{}mnkso")
 _ASKED = re.compile(rb"\x00\[(.*?)\x00\]", re.DOTALL)
 _UNASKED = re.compile(rb"\x00\{(.*?)\x00\}", re.DOTALL)
 
@@ -85,6 +84,7 @@ class Answer:
         finish: how it ended, one word for each choice, in the protocol's own words.
         usage: the tokens; None if the provider did not tell.
         has_tool_calls: whether it calls tools: such an answer is only for the exact same request.
+        lacks_usage: whether the provider was not asked for the tokens, so that it could not tell them.
         body: the template of the unstreamed form.
         envelope: the template of what ``NUL e`` stands for.
         events: the template of the events as they came; None if the answer came unstreamed.
@@ -96,6 +96,7 @@ class Answer:
     finish: tuple[str, ...]
     usage: Usage | None
     has_tool_calls: bool
+    lacks_usage: bool
     body: bytes = field(repr=False)
     envelope: bytes = field(default=b"", repr=False)
     events: bytes | None = field(default=None, repr=False)
@@ -109,7 +110,7 @@ class Answer:
         """Return its stored form."""
         usage = None if self.usage is None else list(self.usage)
         head = [_FORM, self.protocol, self.id, self.model, list(self.finish), usage, self.has_tool_calls]
-        return encode_value([*head, self.body, self.envelope, self.events]).head
+        return encode_value([*head, self.lacks_usage, self.body, self.envelope, self.events]).head
 
     @classmethod
     def decode(cls, data: bytes) -> Answer:
@@ -126,20 +127,24 @@ def _answer_of(fields: Any) -> Answer:
         raise CodecError(f"not an answer of form {_FORM}")
     kinds: tuple[Callable[[Any], bool], ...] = (
         *(_is_text, _is_text, _is_text, _are_finishes, _is_usage),
-        *(lambda one: isinstance(one, bool), _is_template, _is_template),
+        *(_is_flag, _is_flag, _is_template, _is_template),
         lambda one: one is None or _is_template(one),
     )
     if len(fields) != 1 + len(kinds) or not all(
         fits(one) for fits, one in zip(kinds, fields[1:], strict=True)
     ):
         raise CodecError("the fields of an answer have the wrong types")
-    _, protocol, identity, model, finish, usage, calls, body, envelope, events = fields
+    _, protocol, identity, model, finish, usage, calls, lacks, body, envelope, events = fields
     told = None if usage is None else Usage(*usage)
-    return Answer(protocol, identity, model, tuple(finish), told, calls, body, envelope, events)
+    return Answer(protocol, identity, model, tuple(finish), told, calls, lacks, body, envelope, events)
 
 
 def _is_text(one: Any) -> bool:
     return isinstance(one, str) and len(one) <= 4_096
+
+
+def _is_flag(one: Any) -> bool:
+    return isinstance(one, bool)
 
 
 def _are_finishes(one: Any) -> bool:
@@ -157,25 +162,20 @@ def _is_template(one: Any) -> bool:
     return isinstance(one, bytes) and (b"\0" not in one or _SLOTS.issuperset(_SLOT.findall(one)))
 
 
-def fill(
-    template: bytes, *, identity: str, created: int, envelope: bytes = b"", asked: bool = False
-) -> bytes:
+def fill(template: bytes, values: Mapping[bytes, bytes], *, asked: bool = False) -> bytes:
     """Fill the slots of a template.
 
     Args:
         template: with slots.
-        identity: the id.
-        created: the time.
-        envelope: what events begin with, itself a template.
+        values: by letter, ``e`` first, as it may have slots of its own. None of the others has a NUL in it.
         asked: whether the request asked for usage in the stream.
     """
     if b"\0[" in template or b"\0{" in template:
         template = _ASKED.sub(_kept if asked else b"", template)
         template = _UNASKED.sub(b"" if asked else _kept, template)
-    if envelope:
-        template = template.replace(b"\0e", envelope)
-    template = template.replace(b"\0u", b',"usage":null' if asked else b"")
-    return template.replace(b"\0i", orjson.dumps(identity)).replace(b"\0t", b"%d" % created)
+    for letter, value in values.items():
+        template = template.replace(b"\0" + letter, value)
+    return template.replace(b"\0u", b',"usage":null' if asked else b"")
 
 
 def _kept(found: re.Match[bytes]) -> bytes:
