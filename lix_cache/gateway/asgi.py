@@ -106,7 +106,7 @@ async def respond(send: Send, status: int, headers: Pairs, body: bytes) -> None:
 
 
 def watch(receive: Receive, gone: Callable[[object], None]) -> asyncio.Task[Any]:
-    """Call a function when the client has left. Cancel what is returned when there is nothing more to send."""
+    """Call a function when the client has left. Cancel what is returned when all is sent."""
 
     async def until() -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -313,7 +313,7 @@ class Exchange:
                     await flight.put(chunk)
             finally:
                 incoming.close()
-            is_kept = self._keep(flight, incoming, route, routes[0], keep)
+            is_kept = self._keep(flight, incoming, route is routes[0], asked, keep)
         except UpstreamFailed as error:
             flight.fail(error)
         finally:
@@ -327,7 +327,7 @@ class Exchange:
         return Outgoing("POST", target, pairs, data)
 
     def _keep(
-        self, flight: Flight, incoming: Incoming, route: Route, first: Route, keep: _Keep | None
+        self, flight: Flight, incoming: Incoming, is_first: bool, asked: Prepared, keep: _Keep | None
     ) -> bool:
         """Store the answer where it may be stored; say whether its meaning is being stored too."""
         core, head = self.core, flight.head
@@ -342,26 +342,25 @@ class Exchange:
         elif encoding.strip().lower() not in (b"", b"identity"):
             answer = Incomplete("encoded", "the provider sent an encoding that was not asked for")
         else:
-            answer = self._read(flight, head, keep)
+            answer = self._read(flight, head, asked.slim)
         if isinstance(answer, Incomplete):
             core.metrics.not_stored[answer.rule] += 1
             return False
         if answer.usage is not None:
             core.spent(self.tenant, answer.usage.input, answer.usage.output)
         flight.answer = answer
-        if keep is None or not keep.is_storable or route is not first:
+        if keep is None or not keep.is_storable or not is_first:
             # An answer of another provider than the key says is not under that key.
-            core.metrics.not_stored["not_asked_for" if route is first else "failover"] += 1
+            core.metrics.not_stored["not_asked_for" if is_first else "failover"] += 1
             return False
         return core.store(
             self.protocol, self.tenant, keep.asked, keep.control, answer, keep.place, keep.meant
         )
 
-    def _read(self, flight: Flight, head: Head, keep: _Keep | None) -> Answer | Incomplete:
-        slim = keep.asked.slim if keep is not None else {}
+    def _read(self, flight: Flight, head: Head, slim: Mapping[str, Any]) -> Answer | Incomplete:
         try:
             if not head.is_stream:
-                return self.protocol.read_body(b"".join(flight.chunks))
+                return self.protocol.read_body(b"".join(flight.chunks), slim)
             reader = self.protocol.reader(slim)
             for chunk in flight.chunks:
                 reader.feed(chunk)

@@ -17,13 +17,15 @@ from lix_cache.gateway.request import Asked, Body, Unkeyable, account_of, answer
 
 __all__ = ["Prepared", "Preparer", "Source", "source_of"]
 
-#: Fields of a body that may be long; rendering an answer needs none of them.
+#: Fields of a body that may be long; saying an answer again needs none of them.
 _LONG = frozenset(
     {
-        *("messages", "input", "system", "instructions", "tools", "functions", "response_format"),
-        *("text", "metadata", "client_metadata", "prediction", "thinking", "logit_bias", "stop"),
+        *("messages", "input", "system", "tools", "functions", "response_format", "text"),
+        *("client_metadata", "prediction", "thinking", "logit_bias", "stop"),
     }
 )
+#: What the provider repeats of a request in its answer, though it is no part of the key, or not all of it.
+_REPEATED = ("metadata", "user", "prompt_cache_key", "safety_identifier", "instructions")
 _MOST_REMEMBERED = 4096
 _LONGEST_SLIM = 2_000
 
@@ -72,10 +74,11 @@ class Prepared:
     body: Body | None = field(default=None, repr=False)
 
     @property
-    def form(self) -> tuple[bool, bool]:
-        """What makes two streams of one answer different: the form, and whether usage is asked for."""
+    def form(self) -> tuple[Any, ...]:
+        """What makes two streams of one answer different, beside their ids."""
         options = self.slim.get("stream_options")
-        return self.is_stream, bool(isinstance(options, Mapping) and options.get("include_usage"))
+        asks = bool(isinstance(options, Mapping) and options.get("include_usage"))
+        return self.is_stream, asks, *(self.slim.get(name) for name in _REPEATED)
 
 
 class Preparer:

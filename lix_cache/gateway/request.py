@@ -246,7 +246,7 @@ def _without(item: Any, name: str) -> Any:
 
 
 def _unmarked(item: Any) -> Any:
-    """Take ``cache_control`` off a message, a tool or a block, and off its blocks: nowhere else is it a mark."""
+    """Take ``cache_control`` off a message, a tool or a block, and off its blocks."""
     if not isinstance(item, dict):
         return item
     content = item.get("content")
