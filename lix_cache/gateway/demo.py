@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -367,3 +369,19 @@ class DemoProvider:
             await response.write(event)
         await response.write_eof()
         return response
+
+
+def in_thread(seconds: float = 1.0) -> str:
+    """Serve scripted answers in a thread of this process, and return the address."""
+    from lix_cache.daemon import launch
+
+    started: Future[str] = Future()
+
+    async def serve() -> None:
+        provider = DemoProvider(seconds)
+        await provider.start()
+        started.set_result(provider.url)
+        await asyncio.Event().wait()
+
+    launch(threading.Thread(target=lambda: asyncio.run(serve()), name="lix-cache-demo", daemon=True))
+    return started.result(30)

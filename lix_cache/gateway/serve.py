@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
+import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, MissingExtra
 from lix_cache.gateway.settings import GatewaySettings
+from lix_cache.hot.clients import close_async_redis_clients
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
     from lix_cache.gateway.app import Gateway
 
-__all__ = ["embedder_for", "gateway_for", "run"]
+__all__ = ["checked", "embedder_for", "gateway_for", "run", "run_workers", "server_for"]
 
 
 def embedder_for(settings: GatewaySettings) -> Embedder | None:
@@ -104,3 +109,100 @@ async def _watch(gateway: Gateway, server: Any) -> None:
         quiet = gateway.core.clock.monotonic() - gateway.last_request
         if idle and not gateway.core.metrics.open and quiet >= idle:
             server.should_exit = True
+
+
+def run_workers(gateway: Gateway, workers: int) -> None:
+    """Serve one port by several processes; one that dies is replaced until a signal says to stop.
+
+    Forked before any connection or thread exists, so each has its own.
+    """
+    settings = gateway.core.settings
+    listener = socket.create_server((settings.host, settings.port), backlog=2048)
+    listener.set_inheritable(True)
+    children: set[int] = set()
+    stopping: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        stopping.append(number)
+        for child in list(children):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGTERM)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        while not stopping:
+            while len(children) < workers and not stopping:
+                children.add(_forked(gateway, listener.fileno(), before))
+            # A child that cannot even start must not be forked as fast as the machine can.
+            _reap(children, pause=0.5)
+        while children:
+            _reap(children, pause=0.0)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        listener.close()
+
+
+def _forked(gateway: Gateway, fd: int, handlers: dict[signal.Signals, Any]) -> int:
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        run(gateway, fd=fd)
+        code = 0
+    except KeyboardInterrupt:
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _reap(children: set[int], pause: float) -> None:
+    try:
+        child, status = os.wait()
+    except ChildProcessError:
+        children.clear()
+        return
+    children.discard(child)
+    if status:
+        time.sleep(pause)
+
+
+def checked(settings: GatewaySettings, config: CacheConfig) -> dict[str, Any]:
+    """Try every part once: Redis, embedder, each provider.
+
+    Returns:
+        ``ok``, and ``parts``: name -> ``ok`` or what is wrong.
+    """
+    gateway = gateway_for(settings, config)
+
+    async def look() -> dict[str, str]:
+        core = gateway.core
+        parts = {"settings": "ok"}
+        if core.redis is not None:
+            parts["redis"] = "ok" if await core.redis.ping() else core.redis.last_trouble
+        if core.embedder is not None:
+            await gateway.health.warm_up()
+            parts["embedder"] = gateway.health.embedder
+        for route in core.routes.routes:
+            parts[f"upstream {route.name}"] = await _reached(route)
+        await core.close()
+        await close_async_redis_clients()
+        return parts
+
+    parts = asyncio.run(look())
+    return {"ok": all(state == "ok" for state in parts.values()), "parts": parts}
+
+
+async def _reached(route: Any) -> str:
+    from lix_cache.gateway.upstream import Outgoing, UpstreamFailed
+
+    try:
+        incoming = await route.upstream.send(Outgoing("HEAD", "/v1/models", []))
+    except UpstreamFailed as error:
+        return str(error)
+    # Any answer will do: without a key it is a refusal.
+    incoming.close()
+    return "ok"
