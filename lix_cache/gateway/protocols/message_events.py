@@ -147,14 +147,18 @@ def _events(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for delta in _deltas(block):
             yield {"type": "content_block_delta", "index": index, "delta": delta}
         yield {"type": "content_block_stop", "index": index}
-    stop = {"stop_reason": message["stop_reason"], "stop_sequence": message.get("stop_sequence"), **ending}
+    stop: dict[str, Any] = {
+        "stop_reason": message["stop_reason"],
+        "stop_sequence": message.get("stop_sequence"),
+        **ending,
+    }
     told = {k: v for k, v in usage.items() if k.endswith("_tokens") or k == "output_tokens_details"}
     yield {"type": "message_delta", "delta": stop, "usage": told, **beside}
     yield {"type": "message_stop"}
 
 
 def _begun(block: dict[str, Any]) -> dict[str, Any]:
-    begun = dict(block)
+    begun: dict[str, Any] = dict(block)
     if block["type"] == "text":
         begun["text"] = ""
         if block.get("citations"):
