@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -41,7 +40,7 @@ class Embeddings:
     path = "/v1/embeddings"
 
     def inputs(self, request: Mapping[str, Any]) -> list[Any] | None:
-        """Return the texts of a request, each a str or a list of tokens; None if they cannot be told apart."""
+        """Return the texts of a request, each a str or a list of tokens; None if there are none."""
         given = request.get("input")
         if request.get("encoding_format") not in _ENCODINGS:
             return None
@@ -170,9 +169,14 @@ def _kept(embedding: Any) -> bytes:
         return b'"' + base64.b64encode(raw) + b'"'
     if not isinstance(embedding, list) or not 0 < len(embedding) <= _MOST_DIMENSIONS:
         raise Unfit("malformed", "a vector that is no list of numbers")
-    if not all(type(one) in (int, float) and math.isfinite(one) for one in embedding):
+    if not all(type(one) is float or type(one) is int for one in embedding):
         raise Unfit("malformed", "a vector that is no list of numbers")
-    exact = np.array(embedding, dtype=np.float64)
+    try:
+        exact = np.array(embedding, dtype=np.float64)
+    except OverflowError:
+        exact = np.array(np.inf)
+    if not np.isfinite(exact).all():
+        raise Unfit("malformed", "a vector that is not finite")
     with np.errstate(over="ignore"):
         short = exact.astype(_FLOAT32)
     if (short == exact).all():

@@ -187,7 +187,8 @@ def judged(read: Callable[[], _Read]) -> _Read | Incomplete:
         return unfit.incomplete
     except CodecError as error:
         return Incomplete("malformed", str(error))
-    for answer in found if isinstance(found, list) else [found]:
+    answers: list[Answer] = found if isinstance(found, list) else [found]
+    for answer in answers:
         if max(map(len, (answer.id, answer.model, *answer.finish))) > _LONGEST_WORD:
             return Incomplete("malformed", f"a name of more than {_LONGEST_WORD} characters")
         if answer.size > LARGEST_ANSWER:
