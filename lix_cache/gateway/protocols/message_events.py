@@ -152,11 +152,7 @@ def _events(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for delta in _deltas(block):
             yield {"type": "content_block_delta", "index": index, "delta": delta}
         yield {"type": "content_block_stop", "index": index}
-    stop: dict[str, Any] = {
-        "stop_reason": message["stop_reason"],
-        "stop_sequence": message.get("stop_sequence"),
-        **ending,
-    }
+    ending.update(stop_reason=message["stop_reason"], stop_sequence=message.get("stop_sequence"))
     told = {k: v for k, v in usage.items() if k.endswith("_tokens") or k == "output_tokens_details"}
     yield {"type": "message_delta", "delta": ending, "usage": told, **beside}
     yield {"type": "message_stop"}

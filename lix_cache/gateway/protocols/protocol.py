@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from lix_cache.dialects.responses import flaw_of, flaw_of_end
 from lix_cache.errors import CodecError
@@ -100,7 +100,7 @@ class Protocol(ABC):
         """
         if len(body) > LARGEST_ANSWER:
             return Incomplete("too_large", f"a body of {len(body)} bytes; {LARGEST_ANSWER} is the most")
-        return judged(lambda: self._of_body(parse_object(body), request))
+        return _only(judged(lambda: [self._of_body(parse_object(body), request)]))
 
     def reader(self, request: Mapping[str, Any], *, max_bytes: int = LARGEST_ANSWER) -> EventReader:
         """Return what records a streamed response with status 200.
@@ -111,7 +111,7 @@ class Protocol(ABC):
         """
 
         def assemble(data: bytes) -> Answer | Incomplete:
-            return judged(lambda: self._of_events(read_events(data, last=self.last), request))
+            return _only(judged(lambda: [self._of_events(read_events(data, last=self.last), request)]))
 
         return EventReader(assemble, min(max_bytes, LARGEST_ANSWER))
 
@@ -162,6 +162,10 @@ class Protocol(ABC):
     def _of_events(self, events: Iterator[Event], request: Mapping[str, Any]) -> Answer: ...
 
 
+def _only(found: list[Answer] | Incomplete) -> Answer | Incomplete:
+    return found if isinstance(found, Incomplete) else found[0]
+
+
 def openai_kind(status: int) -> str:
     """Return OpenAI's word for an error."""
     if status >= 500:
@@ -176,10 +180,7 @@ def openai_error(status: int, message: str, kind: str | None = None) -> bytes:
     return dump({"error": error})
 
 
-_Read = TypeVar("_Read", Answer, list[Answer])
-
-
-def judged(read: Callable[[], _Read]) -> _Read | Incomplete:
+def judged(read: Callable[[], list[Answer]]) -> list[Answer] | Incomplete:
     """Return what was read, or why it is not to be kept."""
     try:
         found = read()
@@ -187,8 +188,7 @@ def judged(read: Callable[[], _Read]) -> _Read | Incomplete:
         return unfit.incomplete
     except CodecError as error:
         return Incomplete("malformed", str(error))
-    answers: list[Answer] = found if isinstance(found, list) else [found]
-    for answer in answers:
+    for answer in found:
         if max(map(len, (answer.id, answer.model, *answer.finish))) > _LONGEST_WORD:
             return Incomplete("malformed", f"a name of more than {_LONGEST_WORD} characters")
         if answer.size > LARGEST_ANSWER:
