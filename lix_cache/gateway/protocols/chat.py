@@ -20,7 +20,8 @@ from lix_cache.gateway.protocols.protocol import (
     check_whole,
     count,
     members,
-    openai_kind,
+    openai_error,
+    slotted,
 )
 from lix_cache.gateway.sse import Event, frame
 
@@ -60,8 +61,7 @@ class Chat(Protocol):
         return "\n\n".join(content for content in contents if isinstance(content, str))
 
     def error_event(self, status: int, message: str, kind: str | None = None) -> bytes:
-        error = {"message": message, "type": kind or openai_kind(status), "param": None, "code": None}
-        return frame(dump({"error": error}))
+        return frame(openai_error(status, message, kind))
 
     def _of_body(self, body: dict[str, Any], request: Mapping[str, Any]) -> Answer:  # noqa: ARG002
         return _answer_of(body)
@@ -96,7 +96,7 @@ def _answer_of(
         usage=_usage_of(usage),
         has_tool_calls=bool(calls),
         lacks_usage=usage is None and not asked,
-        body=b"{" + _slotted(body) + b"}",
+        body=b"{" + slotted(body) + b"}",
         envelope=envelope,
         events=events,
     )
@@ -110,17 +110,8 @@ def _usage_of(usage: Any) -> Usage | None:
     return Usage(count(usage.get("prompt_tokens")), count(usage.get("completion_tokens")), cached)
 
 
-def _slotted(part: Mapping[str, Any]) -> bytes:
-    """Return the members of a JSON object, with slots for id and time."""
-    # Those that say nothing (Azure begins with such a chunk) stay as they are.
-    slots = b',"id":\0i' if part.get("id") else b""
-    slots += b',"created":\0t' if part.get("created") else b""
-    rest = {key: value for key, value in part.items() if key not in ("id", "created") or not value}
-    return b",".join(filter(None, (slots[1:], dump(rest)[1:-1])))
-
-
 def _begun(chunk: Mapping[str, Any]) -> bytes:
-    members_of = _slotted(chunk)
+    members_of = slotted(chunk)
     return b"{" + members_of + b"," if members_of else b"{"
 
 

@@ -128,6 +128,11 @@ class _Block:
         return block
 
 
+#: What is told with the stop reason, and what beside it.
+_ENDING = ("stop_details", "container")
+_BESIDE = ("context_management",)
+
+
 def events_of(message: dict[str, Any]) -> Iterator[bytes]:
     """Say in events what was said at once."""
     for event in _events(message):
@@ -137,8 +142,8 @@ def events_of(message: dict[str, Any]) -> Iterator[bytes]:
 def _events(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
     usage: dict[str, Any] = message.get("usage") or {}
     begun: dict[str, Any] = {**message, "content": [], "stop_reason": None, "stop_sequence": None}
-    ending = {key: begun.pop(key) for key in ("stop_details", "container") if key in begun}
-    beside = {key: begun.pop(key) for key in ("context_management",) if key in begun}
+    ending: dict[str, Any] = {key: begun.pop(key) for key in _ENDING if key in begun}
+    beside: dict[str, Any] = {key: begun.pop(key) for key in _BESIDE if key in begun}
     if usage:
         begun["usage"] = {**usage, "output_tokens": 0}
     yield {"type": "message_start", "message": begun}
@@ -147,14 +152,14 @@ def _events(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for delta in _deltas(block):
             yield {"type": "content_block_delta", "index": index, "delta": delta}
         yield {"type": "content_block_stop", "index": index}
-    stop = {"stop_reason": message["stop_reason"], "stop_sequence": message.get("stop_sequence"), **ending}
+    ending.update(stop_reason=message["stop_reason"], stop_sequence=message.get("stop_sequence"))
     told = {k: v for k, v in usage.items() if k.endswith("_tokens") or k == "output_tokens_details"}
-    yield {"type": "message_delta", "delta": stop, "usage": told, **beside}
+    yield {"type": "message_delta", "delta": ending, "usage": told, **beside}
     yield {"type": "message_stop"}
 
 
 def _begun(block: dict[str, Any]) -> dict[str, Any]:
-    begun = dict(block)
+    begun: dict[str, Any] = dict(block)
     if block["type"] == "text":
         begun["text"] = ""
         if block.get("citations"):
