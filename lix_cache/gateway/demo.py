@@ -45,7 +45,8 @@ def _said(request: Mapping[str, Any]) -> str:
 
 
 def _tokens(request: Mapping[str, Any]) -> int:
-    return max(1, len(orjson.dumps(request)) // 4)
+    asked = [request.get(name) for name in ("system", "instructions", "messages", "input", "tools")]
+    return max(1, len(orjson.dumps(asked)) // 4)
 
 
 def _tool(request: Mapping[str, Any]) -> str | None:
@@ -84,7 +85,7 @@ def _chat_usage(request: Mapping[str, Any], text: str) -> dict[str, Any]:
 
 def _chat(request: Mapping[str, Any]) -> dict[str, Any]:
     text, tool = _said(request), _tool(request)
-    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
     if tool is not None:
         call = {
             "id": "call_1",
@@ -196,7 +197,7 @@ def _message_events(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     yield {
         "type": "message_delta",
         "delta": {"stop_reason": whole["stop_reason"], "stop_sequence": None},
-        "usage": {"output_tokens": whole["usage"]["output_tokens"]},
+        "usage": whole["usage"],
     }
     yield {"type": "message_stop"}
 

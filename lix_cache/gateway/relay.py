@@ -144,6 +144,9 @@ class Flight:
         self._readers.discard(reader)
         self.moved()
         if not self._readers and not self.is_over and self._task is not None and not self._goes_on:
+            # Ended here and not by the task, so that nobody joins what is about to break off.
+            self.is_broken = True
+            self.end()
             self._task.cancel()
 
     def moved(self) -> None:
