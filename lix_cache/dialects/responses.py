@@ -147,12 +147,17 @@ def _of_body(response: Mapping[Any, Any], steps: bool) -> tuple[str, str] | None
 
 
 def _is_step(part: Any) -> bool:
-    return isinstance(part, Mapping) and (part.get("type") in _STEP_PARTS or "functionCall" in part)
+    return isinstance(part, Mapping) and (_kind(part) in _STEP_PARTS or "functionCall" in part)
+
+
+def _kind(part: Mapping[Any, Any]) -> str:
+    kind = part.get("type")
+    return kind if isinstance(kind, str) else ""
 
 
 def _says(part: Any) -> bool:
     if isinstance(part, Mapping):
-        if part.get("type") in _THOUGHTS or part.get("thought") is True:
+        if _kind(part) in _THOUGHTS or part.get("thought") is True:
             return False
         # A part that is no text (an image, a citation) says something too.
         return bool(str(part.get("text", part.get("refusal", "?"))).strip())

@@ -97,7 +97,7 @@ def _of_event(event: Mapping[Any, Any]) -> tuple[str, str] | None:
 
 
 #: Events whose response is under way: its status says so, and is no flaw.
-_BEGUN = frozenset({"response.created", "response.queued", "response.in_progress"})
+_BEGUN = ("response.created", "response.queued", "response.in_progress")
 
 
 def _lacks_its_end(events: list[Mapping[Any, Any]]) -> bool:

@@ -101,7 +101,7 @@ class Assembly:
 
 def _set(there: dict[str, Any], key: str, value: Any) -> None:
     before = there.get(key)
-    if before is None or before == "" or key in _LATEST:
+    if not before or key in _LATEST:
         if value is not None or key not in there:
             there[key] = value
     elif value is not None and value not in ("", before):

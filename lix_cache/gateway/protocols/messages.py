@@ -16,6 +16,7 @@ from lix_cache.gateway.protocols.protocol import (
     count,
     members,
     told_name,
+    word,
 )
 from lix_cache.gateway.sse import Event, frame
 
@@ -102,11 +103,11 @@ def _slotted(message: Mapping[str, Any]) -> bytes:
 
 def _answer_of(body: dict[str, Any], *, events: bytes | None = None) -> Answer:
     check_whole(body)
-    if body.get("type") != "message" or body.get("stop_reason") not in _KEPT:
+    if body.get("type") != "message" or word(body.get("stop_reason")) not in _KEPT:
         raise Unfit("truncated", "the message has no stop reason of a complete answer")
     calls = False
     for block in members(body.get("content"), "content"):
-        kind = block.get("type")
+        kind = word(block.get("type"))
         if kind not in _BLOCKS:
             raise Unfit("unknown", f"a block {told_name(kind)}")
         if kind == "text" and not isinstance(block.get("text"), str):

@@ -25,6 +25,7 @@ __all__ = [
     "openai_kind",
     "slotted",
     "told_name",
+    "word",
 ]
 
 _LONGEST_WORD = 4_096
@@ -236,6 +237,11 @@ def slotted(part: Mapping[str, Any]) -> bytes:
     slots += b',"created":\0t' if part.get("created") else b""
     rest = {key: value for key, value in part.items() if key not in ("id", "created") or not value}
     return b",".join(filter(None, (slots[1:], dump(rest)[1:-1])))
+
+
+def word(value: Any) -> str:
+    """Return a word that a provider chose; empty if it is none."""
+    return value if isinstance(value, str) else ""
 
 
 def told_name(name: Any) -> str:

@@ -27,6 +27,7 @@ from lix_cache.gateway.protocols.protocol import (
     members,
     openai_kind,
     told_name,
+    word,
 )
 from lix_cache.gateway.protocols.response_events import events_of
 from lix_cache.gateway.sse import Event, frame
@@ -48,7 +49,11 @@ _ITEMS = _CALLS | {"message", "reasoning"}
 _BEGUN = frozenset({"response.created", "response.queued", "response.in_progress"})
 _END = "response.completed"
 _FAILED = {"response.failed": "error", "error": "error", "response.incomplete": "truncated"}
-_PARTS = {"output_text": "text", "refusal": "refusal"}
+#: The parts of an item, and where their text is.
+_PARTS = {
+    "message": {"output_text": "text", "refusal": "refusal"},
+    "reasoning": {"summary_text": "text", "reasoning_text": "text"},
+}
 _KNOWN = frozenset(
     f"response.{name}"
     for name in [
@@ -129,30 +134,39 @@ def _answer_of(
     check_whole(body)
     if body.get("status") != "completed" or body.get("incomplete_details"):
         raise Unfit("truncated", "the response is not completed")
-    calls = False
-    for item in members(body.get("output"), "output"):
-        kind = item.get("type")
-        if kind not in _ITEMS:
-            raise Unfit("unknown", f"an item {told_name(kind)}")
-        if item.get("status") not in (None, "completed"):
-            raise Unfit("truncated", "an item is not completed")
-        for part in members(item.get("content") or [], "content") if kind == "message" else ():
-            text = _PARTS.get(str(part.get("type")))
-            if text is None or not isinstance(part.get(text), str):
-                raise Unfit("unknown", f"a part {told_name(part.get('type'))}")
-        calls = calls or kind in _CALLS
+    items = members(body.get("output"), "output")
+    for item in items:
+        _check_item(item)
     return Answer(
         protocol=Responses.name,
         id=str(body.get("id") or ""),
         model=str(body.get("model") or ""),
         finish=("completed",),
         usage=_usage_of(body.get("usage")),
-        has_tool_calls=calls,
+        has_tool_calls=any(item["type"] in _CALLS for item in items),
         lacks_usage=False,
         body=template,
         envelope=envelope,
         events=events,
     )
+
+
+def _check_item(item: dict[str, Any]) -> None:
+    kind = word(item.get("type"))
+    if kind not in _ITEMS:
+        raise Unfit("unknown", f"an item {told_name(kind)}")
+    if item.get("status") not in (None, "completed"):
+        raise Unfit("truncated", "an item is not completed")
+    if kind in _CALLS:
+        return
+    for part in (
+        *members(item.get("content") or [], "content"),
+        *members(item.get("summary") or [], "summary"),
+    ):
+        text = _PARTS[kind].get(word(part.get("type")))
+        if text is None or not isinstance(part.get(text), str):
+            raise Unfit("unknown", f"a part {told_name(part.get('type'))}")
+        members(part.get("annotations") or [], "annotations")
 
 
 def _usage_of(usage: Any) -> Usage | None:
@@ -202,13 +216,13 @@ class _Recorded:
             raise Unfit("malformed", "an event after the last one")
         said = parse_object(event.data)
         check_end(said)
-        kind = said.get("type")
+        kind = word(said.get("type"))
         if kind in _FAILED or event.name == b"error":
-            raise Unfit(_FAILED.get(str(kind), "error"), "an event says that it failed")
+            raise Unfit(_FAILED.get(kind, "error"), "an event says that it failed")
         if kind == _END or kind in _BEGUN:
             self._take_response(said, event.name, is_end=kind == _END)
         elif kind in _KNOWN:
-            self._take_piece(said, str(kind))
+            self._take_piece(said, kind)
             has_padding = said.pop("obfuscation", None) is not None
             self._frames.append(
                 frame(dump(said) if has_padding or b"\n" in event.data else event.data, event.name)
@@ -228,7 +242,7 @@ class _Recorded:
             item, at = said.get("item"), said.get("output_index")
             if not isinstance(item, dict) or type(at) is not int:
                 raise Unfit("malformed", "an item without its place")
-            if item.get("type") not in _ITEMS:
+            if word(item.get("type")) not in _ITEMS:
                 raise Unfit("unknown", f"an item {told_name(item.get('type'))}")
             if kind.endswith("done"):
                 self._items[at] = item
