@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from time import perf_counter
+from typing import Any
 
 from lix_cache._log import logger
 from lix_cache.errors import told as said
@@ -16,8 +17,13 @@ from lix_cache.gateway.health import Health
 from lix_cache.gateway.plain_path import pass_through
 from lix_cache.gateway.protocols import Protocol, protocol_of
 from lix_cache.gateway.relay import Broken
+from lix_cache.gateway.vectors_path import EMBEDDINGS, VectorExchange
 
 __all__ = ["Gateway"]
+
+
+def _spoken(path: str) -> Any:
+    return EMBEDDINGS if path == EMBEDDINGS.path else protocol_of(path)
 
 
 class Gateway:
@@ -58,7 +64,7 @@ class Gateway:
         if await self.health.answers(scope, send):
             return
         self.last_request = core.clock.monotonic()
-        protocol = protocol_of(path) if scope["method"] == "POST" else None
+        protocol = _spoken(path) if scope["method"] == "POST" else None
         call: Exchange | None = None
         core.metrics.open += 1
         status, tenant_name, verdict = 0, "", Verdict("bypass", "path")
@@ -71,7 +77,8 @@ class Gateway:
             if protocol is None:
                 status = await pass_through(core, scope, receive, send, tenant, headers, target, started)
             else:
-                call = Exchange(core, scope, receive, send, protocol, tenant, headers, started)
+                kind = VectorExchange if protocol is EMBEDDINGS else Exchange
+                call = kind(core, scope, receive, send, protocol, tenant, headers, started)
                 await call.run()
                 status, verdict = call.status, call.verdict
         except Refused as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from lix_cache.gateway.upstream import Incoming, Outgoing, Route, UpstreamFailed
 if TYPE_CHECKING:
     from lix_cache.gateway.core import Core
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "not_cached", "unanswered"]
 
 #: Until it is known how a request is answered.
 _UNKNOWN = Verdict("bypass")
@@ -79,7 +78,7 @@ class Exchange:
         if asked.bypass or control.mode == "off":
             reason = asked.bypass or "mode"
             if control.only_if_cached:
-                raise _not_cached(reason)
+                raise not_cached(reason)
             await self._alone(asked, data, Verdict("bypass", reason))
             return
         if not control.no_cache:
@@ -124,7 +123,7 @@ class Exchange:
         if control.only_if_cached:
             found, _ = await self._find(asked, control, None)
             if found is None:
-                raise _not_cached("miss")
+                raise not_cached("miss")
             await self._say(found, asked)
             return
         flight = None if control.no_cache or control.no_store else core.flights.get(asked.key)
@@ -277,7 +276,7 @@ class Exchange:
                 return
             self.waited += perf_counter() - began
             if flight.head is None:
-                raise _unanswered(flight.error)
+                raise unanswered(flight.error)
             await self._pass_on(reader, flight.head, renamed)
         finally:
             watcher.cancel()
@@ -333,13 +332,10 @@ class Exchange:
         core, head = self.core, flight.head
         if head is None or head.status != 200:
             return False
-        encoding = next(
-            (v for name, v in incoming.headers if name.lower() == b"content-encoding"), b"identity"
-        )
         answer: Answer | Incomplete
         if not flight.is_whole:
             answer = Incomplete("too_large", "the answer is larger than what is kept")
-        elif encoding.strip().lower() not in (b"", b"identity"):
+        elif self._is_encoded(incoming):
             answer = Incomplete("encoded", "the provider sent an encoding that was not asked for")
         else:
             answer = self._read(flight, head, asked.slim)
@@ -356,6 +352,13 @@ class Exchange:
         return core.store(
             self.protocol, self.tenant, keep.asked, keep.control, answer, keep.place, keep.meant
         )
+
+    @staticmethod
+    def _is_encoded(incoming: Incoming) -> bool:
+        encoding = next(
+            (value for name, value in incoming.headers if name.lower() == b"content-encoding"), b""
+        )
+        return encoding.strip().lower() not in (b"", b"identity")
 
     def _read(self, flight: Flight, head: Head, slim: Mapping[str, Any]) -> Answer | Incomplete:
         try:
@@ -386,19 +389,15 @@ async def _let_go(meant: Meant | None) -> None:
         await meant.lead.fail(None)
 
 
-def _not_cached(reason: str) -> Refused:
+def not_cached(reason: str) -> Refused:
+    """Return what a client gets that wants an answer of the cache or none."""
     return Refused(504, "not_cached", f"only-if-cached was asked for, and the cache has no answer ({reason})")
 
 
-def _unanswered(error: Exception | None) -> Exception:
+def unanswered(error: Exception | None) -> Exception:
+    """Return what a client gets where the provider did not answer."""
     if isinstance(error, Refused):
         return error
     if isinstance(error, UpstreamFailed):
         return Refused(504 if error.was_late else 502, "upstream_unavailable", str(error))
     return Broken()
-
-
-async def settled(tasks: set[asyncio.Task[Any]], seconds: float) -> None:
-    """Wait for what still goes on behind the answers."""
-    if tasks:
-        await asyncio.wait(tasks, timeout=seconds)

@@ -83,11 +83,11 @@ class Core:
                 verifier=verifier,
             )
         self.normalise = normaliser(settings.volatile)
-        self.preparer = Preparer(self._provider, self.normalise, settings.volatile)
+        self.preparer = Preparer(self.provider, self.normalise, settings.volatile)
         self.flights: dict[bytes, Flight] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def _provider(self, tenant: str, model: Any) -> tuple[str, str]:
+    def provider(self, tenant: str, model: Any) -> tuple[str, str]:
         """Return who answers for a model, and a digest of the gateway's own account there."""
         routes = self.routes.choose(model)
         if not routes:
@@ -162,6 +162,13 @@ class Core:
             return False
         self.spawn(self.meaning.store(place, meant, answer, protocol.text(answer), seconds))
         return True
+
+    def keep(self, key: bytes, entry: Entry) -> None:
+        """Store an entry that is found by its key alone."""
+        self.memory.put(key, entry)
+        self.metrics.stored += 1
+        if self.redis is not None:
+            self.spawn(self.redis.put(key, entry))
 
     async def _to_redis(self, redis: RedisTier, asked: Prepared, entry: Entry, *, is_named: bool) -> None:
         await redis.put(asked.key, entry)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +123,12 @@ class RedisTier:
         data = (await self._ask(pack(("GET", self._name(tenant, key)))) or (None,))[0]
         return None if not isinstance(data, bytes) else self._read(tenant, data)
 
+    async def get_many(self, tenant: str, keys: Sequence[bytes]) -> list[Entry | None]:
+        """Return what is kept under each key, in one round trip."""
+        request = b"".join(pack(("GET", self._name(tenant, key))) for key in keys)
+        answers = await self._ask(request, len(keys)) or [None] * len(keys)
+        return [None if not isinstance(data, bytes) else self._read(tenant, data) for data in answers]
+
     def _read(self, tenant: str, data: bytes) -> Entry | None:
         try:
             magic, created, expires = _HEAD.unpack_from(data)
@@ -162,13 +168,13 @@ class RedisTier:
         """Whether it answers."""
         return bool(await self._ask(pack(("PING",))))
 
-    async def _ask(self, request: bytes) -> list[Any] | None:
+    async def _ask(self, request: bytes, count: int = 1) -> list[Any] | None:
         if self.breaker.is_open:
             return None
         try:
             with Translating(self._endpoint):
                 pool: Any = self._client().connection_pool
-                answers: list[Any] = await pool.ask(request)
+                answers: list[Any] = await pool.ask(request, count)
                 for answer in answers:
                     if isinstance(answer, Exception):
                         raise answer

@@ -110,7 +110,7 @@ def test_a_client_that_leaves_ends_the_call_and_nothing_is_stored(
             until=b"data:" if stream else b"",
             when=lambda calls=calls: wait_until(lambda: len(provider.calls) > calls),
         )
-        wait_until(lambda: provider.cancelled > before, what="the provider's call to end")
+        wait_until(lambda before=before: provider.cancelled > before, what="the provider's call to end")
         provider.gate.set()
         wait_until(lambda: not gateway.core.flights and not gateway.core.metrics.open)
         gateway.settle()
@@ -230,8 +230,10 @@ def test_equal_requests_behind_one_that_fails_get_an_answer_too(
         provider.seconds = 0.2
         got: list[Any] = []
         threads = [
-            threading.Thread(target=lambda: got.append(post(gateway.url, chat_body(act, stream=True))))
-            for act in [act] * 4
+            threading.Thread(
+                target=lambda got=got, act=act: got.append(post(gateway.url, chat_body(act, stream=True)))
+            )
+            for _ in range(4)
         ]
         for thread in threads:
             thread.start()

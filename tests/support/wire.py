@@ -78,7 +78,7 @@ def half_read(
     """Send a request, read until some bytes have come, wait for what a function waits for, and leave."""
     data = json.dumps(body).encode()
     with socket.create_connection(("127.0.0.1", port), 10) as connection:
-        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n"
         connection.sendall(head.encode() + data)
         seen = b""
         while until and until not in seen:
