@@ -92,6 +92,8 @@ def question_of(protocol: str, body: Mapping[str, Any]) -> Question | str:
     turns = "input" if protocol == "responses" else "messages"
     asked = body.get(turns)
     before: list[Any] = []
+    if isinstance(asked, str) and protocol != "responses":
+        return "turns"
     if isinstance(asked, list):
         before = [m for m in asked if isinstance(m, Mapping) and m.get("role") in ("system", "developer")]
         rest = [m for m in asked if not (isinstance(m, Mapping) and m.get("role") in ("system", "developer"))]

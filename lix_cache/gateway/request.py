@@ -59,6 +59,7 @@ _ACCOUNT_HEADERS = (
 _BILLING = re.compile(r"x-anthropic-billing-header:[ -~]{0,400}\s*\Z")
 #: What an item of ``input`` has if its id only names it.
 _SPEAKING = frozenset({"content", "call_id", "encrypted_content"})
+_TOO_DEEP = "the request's body is nested too deep"
 #: Queries that change nothing: how the SDKs say that they use a beta, which the header names.
 _PLAIN_QUERIES = frozenset({"", "beta=true"})
 
@@ -113,23 +114,21 @@ def parse(data: bytes) -> Body:
     Raises:
         Refused: no JSON object, invalid UTF-8, a name twice in one object, or nested too deep.
     """
+    value = _quickly(data)
+    return _slowly(data) if value is None else Body(data, value)
+
+
+def _quickly(data: bytes) -> dict[str, Any] | None:
+    """Read what is written as most clients write it; None: it takes a closer look."""
     try:
         value = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return _slowly(data)
-    if not isinstance(value, dict):
-        raise Refused(400, "invalid_body", "the request's body must be a JSON object")
-    try:
         # Equal bytes prove that nothing got lost: no name twice, no number rounded, no escape misread.
-        if orjson.dumps(value) == data:
-            return Body(data, value)
-    except orjson.JSONEncodeError:
-        pass  # nested deeper than it writes
-    return _slowly(data)
+        return value if isinstance(value, dict) and orjson.dumps(value) == data else None
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return None
 
 
 def _slowly(data: bytes) -> Body:
-    flaw = ""
     try:
         value = json.loads(
             data.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_no_constant, parse_int=_whole
@@ -137,7 +136,7 @@ def _slowly(data: bytes) -> Body:
     except UnicodeDecodeError:
         problem = "the request's body is not valid UTF-8"
     except RecursionError:
-        problem = "the request's body is nested too deep"
+        problem = _TOO_DEEP
     except _Twice:
         problem = "the request's body has a name twice in one object"
     except ValueError:
@@ -145,15 +144,20 @@ def _slowly(data: bytes) -> Body:
     else:
         if not isinstance(value, dict):
             raise Refused(400, "invalid_body", "the request's body must be a JSON object")
-        try:
-            orjson.dumps(value)
-        except orjson.JSONEncodeError as error:
-            if "recursion" in str(error).lower():
-                raise Refused(400, "invalid_body", "the request's body is nested too deep") from None
-            flaw = "a lone surrogate or a number that is too large"
-        return Body(data, value, flaw)
+        flaw = _flaw_of(value)
+        if flaw != _TOO_DEEP:
+            return Body(data, value, flaw)
+        problem = _TOO_DEEP
     # Raised out here: Python's own errors quote the body.
     raise Refused(400, "invalid_body", problem)
+
+
+def _flaw_of(value: Any) -> str:
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError as error:
+        return _TOO_DEEP if "recursion" in str(error).lower() else "a surrogate or a number too large"
+    return ""
 
 
 class _Twice(ValueError):
