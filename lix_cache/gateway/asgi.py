@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.headers import Pairs
 
-__all__ = ["Receive", "Scope", "Send", "headers_of", "read_body", "respond", "target_of", "watch"]
+__all__ = ["Gone", "Receive", "Scope", "Send", "headers_of", "read_body", "respond", "target_of", "watch"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -21,6 +21,8 @@ _ONCE = frozenset(
     {"authorization", "x-api-key", "api-key", "x-lix-key", "content-length", "host", "x-session-id"}
 )
 _MOST_HEADERS = 200
+#: How many times the most that is read before an answer.
+_DRAINED = 4
 
 
 class Gone(Exception):
@@ -63,35 +65,35 @@ def target_of(scope: Scope) -> str:
     return (raw + b"?" + query if query else raw).decode("latin-1")
 
 
-async def read_body(receive: Receive, headers: dict[str, str], most: int) -> bytes:
+async def read_body(receive: Receive, headers: Mapping[str, str], most: int) -> bytes:
     """Read a request's body.
 
     Raises:
-        Refused: it is larger than ``most``; nothing more of it is read.
+        Refused: it is larger than ``most``. What is a little too large is read all the same, and dropped:
+            many clients look for an answer only when they have sent all.
         Gone: the client left.
     """
     length = headers.get("content-length", "")
-    if length.isdecimal() and (len(length) > 15 or int(length) > most):
+    if length.isdecimal() and (len(length) > 15 or int(length) > _DRAINED * most):
         raise _too_large(most)
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message["type"] == "http.disconnect":
-        raise Gone
-    if not message.get("more_body"):
-        if len(body) > most:
-            raise _too_large(most)
-        return body
-    parts, size = [body], len(body)
-    while message.get("more_body"):
+    parts: list[bytes] = []
+    size, is_more = 0, True
+    while is_more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Gone
         part = message.get("body", b"")
+        is_more = message.get("more_body", False)
         size += len(part)
-        if size > most:
-            raise _too_large(most)
-        parts.append(part)
-    return b"".join(parts)
+        if size > _DRAINED * most:
+            break
+        if size <= most:
+            parts.append(part)
+        else:
+            parts.clear()
+    if size > most:
+        raise _too_large(most)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _too_large(most: int) -> Refused:

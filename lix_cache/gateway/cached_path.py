@@ -69,7 +69,7 @@ class Exchange:
         """
         core = self.core
         control = read_control(self.headers)
-        data = await read_body(self.receive, dict(self.headers), core.settings.largest_body_bytes)
+        data = await read_body(self.receive, self.headers, core.settings.largest_body_bytes)
         query = self.scope["query_string"].decode("latin-1")
         source = source_of(self.tenant.name, self.protocol.name, control.namespace, self.headers, query)
         asked = core.preparer.prepare(source, data)

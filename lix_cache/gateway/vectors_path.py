@@ -39,7 +39,7 @@ class VectorExchange(Exchange):
         """See :meth:`Exchange.run`."""
         core = self.core
         control = self.control = read_control(self.headers)
-        data = await read_body(self.receive, dict(self.headers), core.settings.largest_body_bytes)
+        data = await read_body(self.receive, self.headers, core.settings.largest_body_bytes)
         query = self.scope["query_string"].decode("latin-1")
         source = source_of(self.tenant.name, EMBEDDINGS.name, control.namespace, self.headers, query)
         asked = core.preparer.prepare(source, data)
