@@ -11,7 +11,7 @@ from lix_cache.gateway.protocols.message_events import Assembly, events_of
 from lix_cache.gateway.protocols.protocol import (
     Protocol,
     Unfit,
-    check_end,
+    check_error,
     check_whole,
     count,
     members,
@@ -79,7 +79,7 @@ class Messages(Protocol):
         assembly, frames = Assembly(), []
         for event in events:
             said = parse_object(event.data)
-            check_end(said)
+            check_error(said)
             if event.name == b"error":
                 raise Unfit("error", "an error event")
             if said.get("type") == "ping":

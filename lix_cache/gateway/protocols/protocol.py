@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from lix_cache.dialects.responses import flaw_of, flaw_of_end
+from lix_cache.dialects.responses import error_in, flaw_of
 from lix_cache.errors import CodecError
 from lix_cache.gateway.answer import LARGEST_ANSWER, Answer, Incomplete
 from lix_cache.gateway.plain_json import dump, parse_object
@@ -16,7 +16,7 @@ __all__ = [
     "EventReader",
     "Protocol",
     "Unfit",
-    "check_end",
+    "check_error",
     "check_whole",
     "count",
     "judged",
@@ -200,11 +200,11 @@ def judged(read: Callable[[], list[Answer]]) -> list[Answer] | Incomplete:
 # -- what the protocols share --------------------------------------------------------------
 
 
-def check_end(part: Mapping[str, Any]) -> None:
-    """Refuse what is an error, or says that it ended early."""
-    flaw = flaw_of_end(part, steps=True)
-    if flaw is not None:
-        raise Unfit(flaw[0], flaw[1][:200])
+def check_error(part: Mapping[str, Any]) -> None:
+    """Refuse what is an error."""
+    error = error_in(part)
+    if error is not None:
+        raise Unfit("error", error)
 
 
 def check_whole(body: Mapping[str, Any]) -> None:
