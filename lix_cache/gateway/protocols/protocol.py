@@ -18,6 +18,8 @@ __all__ = [
     "Unfit",
     "check_error",
     "check_whole",
+    "checked_object",
+    "checked_text",
     "count",
     "judged",
     "members",
@@ -223,6 +225,28 @@ def members(value: Any, what: str) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         raise Unfit("malformed", f"{what} is not a list of objects")
     return value
+
+
+def checked_object(value: Any, what: str) -> dict[str, Any]:
+    """Return an object, an empty one for null.
+
+    Raises:
+        Unfit: it is none.
+    """
+    if value is not None and not isinstance(value, dict):
+        raise Unfit("malformed", f"{what} is no object")
+    return value or {}
+
+
+def checked_text(value: Any, what: str) -> str:
+    """Return a text, an empty one for null.
+
+    Raises:
+        Unfit: it is none.
+    """
+    if value is not None and not isinstance(value, str):
+        raise Unfit("malformed", f"{what} is no text")
+    return value or ""
 
 
 def count(number: Any) -> int:
