@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["flaw_of", "flaw_of_end"]
+__all__ = ["error_in", "flaw_of", "flaw_of_end"]
 
 _CUT = frozenset(
     [
@@ -86,11 +86,9 @@ def _of_mapping(response: Mapping[Any, Any], steps: bool) -> tuple[str, str] | N
 
 def flaw_of_end(response: Mapping[Any, Any], *, steps: bool = False) -> tuple[str, str] | None:
     """Return why a mapping is an error, or says that it ended early; None if it does not."""
-    for key in ("error", "errors", "exception"):
-        if response.get(key):
-            return "error", f"it has an item {key!r}"
-    if response.get("type") == "error":
-        return "error", "its type is 'error'"
+    error = error_in(response)
+    if error is not None:
+        return "error", error
     for reason in _reasons(response):
         word = reason.lower()
         if word in _FAILED:
@@ -100,6 +98,14 @@ def flaw_of_end(response: Mapping[Any, Any], *, steps: bool = False) -> tuple[st
         if word in _STEPS and not steps:
             return "tool_call", f"it ended with {reason!r}"
     return None
+
+
+def error_in(response: Mapping[Any, Any]) -> str | None:
+    """Return what tells that a mapping is an error; None if nothing does."""
+    for key in ("error", "errors", "exception"):
+        if response.get(key):
+            return f"it has an item {key!r}"
+    return "its type is 'error'" if response.get("type") == "error" else None
 
 
 def _reasons(response: Mapping[Any, Any]) -> Iterator[str]:

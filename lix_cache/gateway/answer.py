@@ -2,7 +2,7 @@
 
 An answer keeps the provider's own JSON, unstreamed and, if it came so, as events. Both are *templates*:
 bytes with slots for what each replay fills in anew. A slot is NUL and a letter. JSON never has a NUL
-byte, so nothing that a model says can look like a slot, and a replay costs a few ``bytes.replace``.
+byte, so nothing that a model says can look like a slot, and a replay parses nothing.
 
 =====================  ===================================================================
 ``NUL i``              the id, as a JSON string
@@ -33,8 +33,8 @@ LARGEST_ANSWER: Final = 8_000_000
 _MOST_FINISHES = 1_000
 _SLOT = re.compile(rb"\x00(.?)", re.DOTALL)
 _SLOTS: Final = frozenset(bytes((letter,)) for letter in b"iteu[]{}mnkso")
-_ASKED = re.compile(rb"\x00\[(.*?)\x00\]", re.DOTALL)
-_UNASKED = re.compile(rb"\x00\{(.*?)\x00\}", re.DOTALL)
+_OPENING = (b"[", b"{")
+_CLOSING = (b"]", b"}")
 
 
 @dataclass(frozen=True)
@@ -167,16 +167,20 @@ def fill(template: bytes, values: Mapping[bytes, bytes], *, asked: bool = False)
 
     Args:
         template: with slots.
-        values: by letter, ``e`` first, as it may have slots of its own. None of the others has a NUL in it.
+        values: by letter; a slot without one stays empty.
         asked: whether the request asked for usage in the stream.
     """
-    if b"\0[" in template or b"\0{" in template:
-        template = _ASKED.sub(_kept if asked else b"", template)
-        template = _UNASKED.sub(b"" if asked else _kept, template)
-    for letter, value in values.items():
-        template = template.replace(b"\0" + letter, value)
-    return template.replace(b"\0u", b',"usage":null' if asked else b"")
-
-
-def _kept(found: re.Match[bytes]) -> bytes:
-    return found[1]
+    first, *parts = template.split(b"\0")
+    filled = [first]
+    is_shown = True
+    for part in parts:
+        letter = part[:1]
+        if letter in _OPENING:
+            is_shown = asked is (letter == b"[")
+        elif letter in _CLOSING:
+            is_shown = True
+        elif is_shown:
+            filled.append(values.get(letter, b""))
+        if is_shown:
+            filled.append(part[1:])
+    return b"".join(filled)

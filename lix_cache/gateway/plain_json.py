@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any, NoReturn
 
 import orjson
@@ -12,8 +11,10 @@ from lix_cache.errors import CodecError
 
 __all__ = ["dump", "parse", "parse_object"]
 
-#: orjson reads an integer of more than 64 bits as a float, which is another number.
-_LONG = re.compile(rb"\d{19}")
+#: orjson reads an integer of more than 64 bits as a float, which is another number. All digits made one
+#: digit, so that nineteen of them are found at the speed of memory.
+_DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
+_LONG = b"0" * 19
 
 
 def parse(data: bytes) -> Any:
@@ -23,7 +24,7 @@ def parse(data: bytes) -> Any:
         CodecError: it is none, is nested too deeply, or holds a number that JSON has not.
     """
     try:
-        if _LONG.search(data) is None:
+        if _LONG not in data.translate(_DIGITS):
             return orjson.loads(data)
         return json.loads(data.decode(), parse_constant=_refuse)
     except (ValueError, RecursionError):

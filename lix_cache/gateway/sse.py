@@ -7,7 +7,7 @@ them, when it needs them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 from lix_cache.errors import CodecError
 
@@ -71,7 +71,9 @@ class SseReader:
         lines = chunk.split(b"\n")
         last = lines.pop()
         for line in lines:
-            self._count(line)
+            self._size += len(line)
+            if self._size > self._max:
+                self._refuse()
             if self._pieces:
                 line = b"".join((*self._pieces, line))
                 self._pieces.clear()
@@ -79,7 +81,9 @@ class SseReader:
             if event is not None:
                 yield event
         if last:
-            self._count(last)
+            self._size += len(last)
+            if self._size > self._max:
+                self._refuse()
             self._pieces.append(last)
 
     def finish(self) -> Event | None:
@@ -89,10 +93,8 @@ class SseReader:
             self._pieces.clear()
         return Event(self._name, b"\n".join(self._data)) if self._data else None
 
-    def _count(self, piece: bytes) -> None:
-        self._size += len(piece)
-        if self._size > self._max:
-            raise CodecError(f"a server-sent event of more than {self._max} bytes")
+    def _refuse(self) -> NoReturn:
+        raise CodecError(f"a server-sent event of more than {self._max} bytes")
 
     def _take(self, line: bytes) -> Event | None:
         if self._is_first:

@@ -16,7 +16,7 @@ from lix_cache.gateway.protocols.chat_deltas import Assembly, check_message
 from lix_cache.gateway.protocols.protocol import (
     Protocol,
     Unfit,
-    check_end,
+    check_error,
     check_whole,
     count,
     members,
@@ -48,12 +48,15 @@ class Chat(Protocol):
     ) -> bytes:
         # One that the provider stores can be asked for by its id.
         identity = answer.id if request.get("store") is True else f"chatcmpl-{new_id}"
-        values = {b"e": answer.envelope, b"i": dump(identity), b"t": b"%d" % created}
+        values = {b"i": dump(identity), b"t": b"%d" % created}
         if not stream:
             return fill(answer.body, values)
-        if answer.events is not None:
-            return fill(answer.events, values, asked=_asks(request))
-        return b"".join(_events_of(parse_object(fill(answer.body, values)), _asks(request)))
+        asked = _asks(request)
+        if answer.events is None:
+            return b"".join(_events_of(parse_object(fill(answer.body, values)), asked))
+        values[b"e"] = fill(answer.envelope, values)
+        values[b"u"] = b',"usage":null' if asked else b""
+        return fill(answer.events, values, asked=asked)
 
     def text(self, answer: Answer) -> str:
         body = parse_object(fill(answer.body, {b"i": b'""', b"t": b"0"}))
@@ -121,6 +124,7 @@ class _Recorded:
     def __init__(self, *, asked: bool) -> None:
         self._asked = asked
         self._frames: list[bytes] = []
+        self._first: dict[str, Any] | None = None
         self._repeated: dict[str, Any] | None = None
         self._envelope = b""
         self._assembly = Assembly()
@@ -135,37 +139,36 @@ class _Recorded:
         if event.name == b"error":
             raise Unfit("error", "an error event")
         chunk = parse_object(event.data)
-        check_end(chunk)
+        check_error(chunk)
         chunk.pop("obfuscation", None)  # padding, of as many bytes as one stream needed
         usage = chunk.pop("usage", None)
         choices = members(chunk.pop("choices", None), "choices")
-        self._assembly.take(chunk, choices, usage)
-        self._keep(chunk, choices, usage)
-
-    def _keep(self, chunk: dict[str, Any], choices: list[dict[str, Any]], usage: Any) -> None:
-        if usage is not None and self._asked and not any(map(_says, choices)):
-            return  # what was asked for is written anew, without choices, at the end
-        head = self._head(chunk, choices)
-        said = head + b'"choices":' + dump(choices)
-        if usage is not None and not self._asked:
-            self._frames.append(
-                b"\0{"
-                + frame(said + b',"usage":' + dump(usage) + b"}")
-                + b"\0}"
-                # Those who ask get the usage at the end, and once.
-                + (b"\0[" + frame(said + b"\0u}") + b"\0]" if choices else b"")
-            )
-            return
-        self._frames.append(frame(said + b"\0u}"))
+        # Nearly all chunks begin as the first one did, and then there is nothing new in it.
+        is_repeated = chunk == self._first
+        self._assembly.take({} if is_repeated else chunk, choices, usage)
+        self._keep(b"\0e" if is_repeated else self._head(chunk, choices), choices, usage)
 
     def _head(self, chunk: dict[str, Any], choices: list[dict[str, Any]]) -> bytes:
         """Return what the chunk begins with: what all repeat is stored once."""
+        # The id and the time, which some servers change, are filled in anew.
         marks = bool(chunk.get("id")), bool(chunk.get("created"))
         repeated = {**chunk, "id": marks[0], "created": marks[1]}
         if self._repeated is None and choices:
-            self._repeated = repeated
+            self._first, self._repeated = chunk, repeated
             self._envelope = _begun(chunk)
         return b"\0e" if repeated == self._repeated else _begun(chunk)
+
+    def _keep(self, head: bytes, choices: list[dict[str, Any]], usage: Any) -> None:
+        if usage is not None and self._asked and not any(map(_says, choices)):
+            return  # what was asked for is written anew, without choices, at the end
+        said = head + b'"choices":' + dump(choices)
+        if usage is None or self._asked:
+            self._frames.append(frame(said + b"\0u}"))
+            return
+        self._frames.append(b"\0{" + frame(said + b',"usage":' + dump(usage) + b"}") + b"\0}")
+        if choices:
+            # Those who ask get the usage at the end, and once.
+            self._frames.append(b"\0[" + frame(said + b"\0u}") + b"\0]")
 
     def answer(self) -> Answer:
         if not self._is_done:

@@ -18,7 +18,7 @@ from lix_cache.gateway.answer import LARGEST_ANSWER, Answer, Incomplete, Usage, 
 from lix_cache.gateway.plain_json import dump, parse, parse_object
 from lix_cache.gateway.protocols.protocol import (
     Unfit,
-    check_end,
+    check_error,
     count,
     judged,
     members,
@@ -113,7 +113,7 @@ def _are_tokens(given: Any) -> bool:
 
 
 def _answers_of(body: dict[str, Any], inputs: Sequence[Any]) -> list[Answer]:
-    check_end(body)
+    check_error(body)
     data = members(body.get("data"), "data")
     if not inputs or len(data) != len(inputs):
         raise Unfit("inconsistent", f"{len(data)} vectors for {len(inputs)} texts")

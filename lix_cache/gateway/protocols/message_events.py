@@ -6,7 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from lix_cache.gateway.plain_json import dump, parse_object
-from lix_cache.gateway.protocols.protocol import Unfit, told_name
+from lix_cache.gateway.protocols.protocol import (
+    Unfit,
+    checked_object,
+    checked_text,
+    members,
+    told_name,
+)
 from lix_cache.gateway.sse import frame
 
 __all__ = ["Assembly", "events_of"]
@@ -73,17 +79,17 @@ class Assembly:
         self._open = None
 
     def _end(self, said: Mapping[str, Any]) -> None:
-        message, delta, usage = self._message, said.get("delta"), said.get("usage")
+        message, delta = self._message, said.get("delta")
+        usage = checked_object(said.get("usage"), "usage")
         if message is None or self._open is not None or not isinstance(delta, dict):
             raise Unfit("malformed", "message_delta at a wrong place")
         self._is_ending = True
         for key, value in delta.items():
             if value is not None or key not in message:
                 message[key] = value
-        if isinstance(usage, dict):
-            # Totals, not increments; one that is not told keeps its value from the start.
-            told = {key: value for key, value in usage.items() if value is not None}
-            message["usage"] = {**(message.get("usage") or {}), **told}
+        # Totals, not increments; one that is not told keeps its value from the start.
+        told = {key: value for key, value in usage.items() if value is not None}
+        message["usage"] = {**checked_object(message.get("usage"), "usage"), **told}
         for key, value in said.items():
             if key not in ("type", "delta", "usage"):
                 message[key] = value
@@ -120,9 +126,9 @@ class _Block:
         block = dict(self._begun)
         for field, pieces in self._pieces.items():
             if field == "citation":
-                block["citations"] = [*(block.get("citations") or ()), *pieces]
+                block["citations"] = [*members(block.get("citations") or [], "citations"), *pieces]
             elif field != "partial_json":
-                block[field] = (block.get(field) or "") + "".join(pieces)
+                block[field] = checked_text(block.get(field), field) + "".join(pieces)
             elif any(pieces):
                 block["input"] = parse_object("".join(pieces).encode())
         return block

@@ -11,8 +11,10 @@ from lix_cache.gateway.protocols.message_events import Assembly, events_of
 from lix_cache.gateway.protocols.protocol import (
     Protocol,
     Unfit,
-    check_end,
+    check_error,
     check_whole,
+    checked_object,
+    checked_text,
     count,
     members,
     told_name,
@@ -79,7 +81,7 @@ class Messages(Protocol):
         assembly, frames = Assembly(), []
         for event in events:
             said = parse_object(event.data)
-            check_end(said)
+            check_error(said)
             if event.name == b"error":
                 raise Unfit("error", "an error event")
             if said.get("type") == "ping":
@@ -105,33 +107,37 @@ def _answer_of(body: dict[str, Any], *, events: bytes | None = None) -> Answer:
     check_whole(body)
     if body.get("type") != "message" or word(body.get("stop_reason")) not in _KEPT:
         raise Unfit("truncated", "the message has no stop reason of a complete answer")
-    calls = False
-    for block in members(body.get("content"), "content"):
-        kind = word(block.get("type"))
-        if kind not in _BLOCKS:
-            raise Unfit("unknown", f"a block {told_name(kind)}")
-        if kind == "text" and not isinstance(block.get("text"), str):
-            raise Unfit("malformed", "a text block without text")
-        if kind == "tool_use":
-            calls = True
-            if not isinstance(block.get("input"), dict) or not block.get("name"):
-                raise Unfit("malformed", "a call of a tool without its input")
+    blocks = members(body.get("content"), "content")
+    for block in blocks:
+        _check_block(block)
+    usage = checked_object(body.get("usage"), "usage")
     return Answer(
         protocol=Messages.name,
         id=str(body.get("id") or ""),
         model=str(body.get("model") or ""),
         finish=(str(body["stop_reason"]),),
-        usage=_usage_of(body.get("usage")),
-        has_tool_calls=calls,
+        usage=_usage_of(usage) if usage else None,
+        has_tool_calls=any(block["type"] == "tool_use" for block in blocks),
         lacks_usage=False,
         body=_slotted(body),
         events=events,
     )
 
 
-def _usage_of(usage: Any) -> Usage | None:
-    if not isinstance(usage, dict):
-        return None
+def _check_block(block: dict[str, Any]) -> None:
+    kind = word(block.get("type"))
+    if kind not in _BLOCKS:
+        raise Unfit("unknown", f"a block {told_name(kind)}")
+    if kind == "text" and not isinstance(block.get("text"), str):
+        raise Unfit("malformed", "a text block without text")
+    if kind == "tool_use" and not (isinstance(block.get("input"), dict) and block.get("name")):
+        raise Unfit("malformed", "a call of a tool without its input")
+    for key in ("thinking", "signature"):
+        checked_text(block.get(key), key)
+    members(block.get("citations") or [], "citations")
+
+
+def _usage_of(usage: Mapping[str, Any]) -> Usage:
     read = count(usage.get("cache_read_input_tokens"))
     made = count(usage.get("cache_creation_input_tokens"))
     return Usage(count(usage.get("input_tokens")) + made + read, count(usage.get("output_tokens")), read)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from lix_cache.dialects.responses import flaw_of, flaw_of_end
+from lix_cache.dialects.responses import error_in, flaw_of
 from lix_cache.errors import CodecError
 from lix_cache.gateway.answer import LARGEST_ANSWER, Answer, Incomplete
 from lix_cache.gateway.plain_json import dump, parse_object
@@ -16,8 +16,10 @@ __all__ = [
     "EventReader",
     "Protocol",
     "Unfit",
-    "check_end",
+    "check_error",
     "check_whole",
+    "checked_object",
+    "checked_text",
     "count",
     "judged",
     "members",
@@ -200,11 +202,11 @@ def judged(read: Callable[[], list[Answer]]) -> list[Answer] | Incomplete:
 # -- what the protocols share --------------------------------------------------------------
 
 
-def check_end(part: Mapping[str, Any]) -> None:
-    """Refuse what is an error, or says that it ended early."""
-    flaw = flaw_of_end(part, steps=True)
-    if flaw is not None:
-        raise Unfit(flaw[0], flaw[1][:200])
+def check_error(part: Mapping[str, Any]) -> None:
+    """Refuse what is an error."""
+    error = error_in(part)
+    if error is not None:
+        raise Unfit("error", error)
 
 
 def check_whole(body: Mapping[str, Any]) -> None:
@@ -223,6 +225,28 @@ def members(value: Any, what: str) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         raise Unfit("malformed", f"{what} is not a list of objects")
     return value
+
+
+def checked_object(value: Any, what: str) -> dict[str, Any]:
+    """Return an object, an empty one for null.
+
+    Raises:
+        Unfit: it is none.
+    """
+    if value is not None and not isinstance(value, dict):
+        raise Unfit("malformed", f"{what} is no object")
+    return value or {}
+
+
+def checked_text(value: Any, what: str) -> str:
+    """Return a text, an empty one for null.
+
+    Raises:
+        Unfit: it is none.
+    """
+    if value is not None and not isinstance(value, str):
+        raise Unfit("malformed", f"{what} is no text")
+    return value or ""
 
 
 def count(number: Any) -> int:

@@ -21,7 +21,7 @@ from lix_cache.gateway.plain_json import dump, parse_object
 from lix_cache.gateway.protocols.protocol import (
     Protocol,
     Unfit,
-    check_end,
+    check_error,
     check_whole,
     count,
     members,
@@ -215,7 +215,7 @@ class _Recorded:
         if self._end is not None:
             raise Unfit("malformed", "an event after the last one")
         said = parse_object(event.data)
-        check_end(said)
+        check_error(said)
         kind = word(said.get("type"))
         if kind in _FAILED or event.name == b"error":
             raise Unfit(_FAILED.get(kind, "error"), "an event says that it failed")

@@ -96,10 +96,10 @@ def test_its_repr_tells_nothing_that_was_said() -> None:
 
 
 def test_slots_are_filled_with_what_the_request_asked_for() -> None:
-    template = b"\0e\0u}\0[asked\0]\0{unasked\0}"
-    values = {b"e": b'{"id":\0i,"at":\0t', b"i": b'"x"', b"t": b"7"}
-    assert fill(template, values) == b'{"id":"x","at":7}unasked'
-    assert fill(template, values, asked=True) == b'{"id":"x","at":7,"usage":null}asked'
+    template = b"\0e,\0i\0u}\0[asked \0t\0]\0{unasked\0}."
+    values = {b"e": b"{", b"i": b'"x"', b"t": b"7"}
+    assert fill(template, values) == b'{,"x"}unasked.'
+    assert fill(template, {**values, b"u": b"!"}, asked=True) == b'{,"x"!}asked 7.'
 
 
 def test_size_counts_all_that_it_holds() -> None:
