@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from time import perf_counter
@@ -28,7 +28,7 @@ from lix_cache.gateway.upstream import Incoming, Outgoing, Route, UpstreamFailed
 if TYPE_CHECKING:
     from lix_cache.gateway.core import Core
 
-__all__ = ["Exchange", "not_cached", "unanswered"]
+__all__ = ["Exchange", "new_id", "not_cached", "unanswered"]
 
 #: Until it is known how a request is answered.
 _UNKNOWN = Verdict("bypass")
@@ -105,7 +105,7 @@ class Exchange:
             answer,
             stream=asked.is_stream,
             request=asked.slim,
-            new_id=secrets.token_hex(12),
+            new_id=new_id(),
             created=int(self.core.clock.time()),
         )
         pairs = [_STREAM, _NO_CACHE] if asked.is_stream else [_JSON]
@@ -244,7 +244,7 @@ class Exchange:
             self.verdict = Verdict("hit-l1-exact", "shared", 0.0)
             if head is not None and head.status == 200 and head.is_stream and flight.form == asked.form:
                 keeps_id = self.protocol.name == "responses" and asked.slim.get("store") is not False
-                await self._pass_on(reader, head, None if keeps_id else Renamed(secrets.token_hex(12)))
+                await self._pass_on(reader, head, None if keeps_id else Renamed(new_id()))
                 return
             began = perf_counter()
             if not await reader.until_over():
@@ -387,6 +387,11 @@ class _Keep:
 async def _let_go(meant: Meant | None) -> None:
     if meant is not None and meant.lead is not None:
         await meant.lead.fail(None)
+
+
+def new_id() -> str:
+    """Return letters and digits that no answer had before. They guard nothing: chance will do."""
+    return f"{random.getrandbits(96):024x}"
 
 
 def not_cached(reason: str) -> Refused:

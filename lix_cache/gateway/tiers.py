@@ -7,11 +7,12 @@ at most its deadline. A key holds the tenant and everything else that may change
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lix_cache._log import logger
 from lix_cache.clock import Clock
@@ -24,9 +25,6 @@ from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.keys import Keys
 from lix_cache.hot.trouble import Translating
 from lix_cache.hot.wire import pack
-
-if TYPE_CHECKING:
-    import redis.asyncio
 
 __all__ = ["Entry", "Memory", "RedisTier"]
 
@@ -111,6 +109,7 @@ class RedisTier:
         self._keys = Keys(config.redis_key_prefix, config.redis_buckets)
         self._clock = clock
         self.breaker = Breaker(config.redis_retry_seconds, clock)
+        self._opened: tuple[asyncio.AbstractEventLoop, Any] | None = None
         #: Requests that went without Redis, and why last.
         self.troubles = 0
         self.last_trouble = ""
@@ -173,8 +172,7 @@ class RedisTier:
             return None
         try:
             with Translating(self._endpoint):
-                pool: Any = self._client().connection_pool
-                answers: list[Any] = await pool.ask(request, count)
+                answers: list[Any] = await self._pool().ask(request, count)
                 for answer in answers:
                     if isinstance(answer, Exception):
                         raise answer
@@ -184,8 +182,12 @@ class RedisTier:
             self._note(error)
             return None
 
-    def _client(self) -> redis.asyncio.Redis:
-        return lazy_async_client(self._endpoint)
+    def _pool(self) -> Any:
+        loop = asyncio.get_running_loop()
+        if self._opened is None or self._opened[0] is not loop:
+            # Kept: a client of redis-py costs more to make than the whole trip.
+            self._opened = (loop, lazy_async_client(self._endpoint).connection_pool)
+        return self._opened[1]
 
     def _note(self, error: BaseException) -> None:
         self.troubles += 1

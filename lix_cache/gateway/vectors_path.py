@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from lix_cache.gateway import headers as words
 from lix_cache.gateway.answer import Answer, Incomplete
 from lix_cache.gateway.asgi import read_body, respond, watch
-from lix_cache.gateway.cached_path import Exchange, not_cached, unanswered
+from lix_cache.gateway.cached_path import Exchange, new_id, not_cached, unanswered
 from lix_cache.gateway.headers import Control, Verdict, read_control
 from lix_cache.gateway.plain_json import dump
 from lix_cache.gateway.prepared import Prepared, Source, source_of
@@ -106,7 +105,7 @@ class VectorExchange(Exchange):
         body = EMBEDDINGS.render(
             [self.answers[i] for i in range(len(self.keys))],
             request=self.request,
-            new_id=secrets.token_hex(12),
+            new_id=new_id(),
             created=int(self.core.clock.time()),
         )
         self.status = 200
