@@ -201,11 +201,15 @@ async def _measure(ports: tuple[int, int], pid: int, rounds: int, count: int) ->
         "hit in memory, streamed": lambda: _body(700, stream=True, fresh=False),
     }
     for name, bodies in hits.items():
-        fixed = bodies()
-        times = [await _p50(through, lambda fixed=fixed: fixed, count) for _ in range(rounds)]
-        loads = [await _load(through, lambda fixed=fixed: fixed, count * 20, 32, pid) for _ in range(rounds)]
+        same = _always(bodies())
+        times = [await _p50(through, same, count) for _ in range(rounds)]
+        loads = [await _load(through, same, count * 20, 32, pid) for _ in range(rounds)]
         found[name] = {"p50_ms": min(times), "median_p50_ms": statistics.median(times), **_best(loads)}
     return found
+
+
+def _always(body: bytes) -> Callable[[], bytes]:
+    return lambda: body
 
 
 def _best(loads: list[dict[str, float]]) -> dict[str, float]:

@@ -221,7 +221,7 @@ class RunningGateway:
     ) -> None:
         url = provider if isinstance(provider, str) else provider.url
         self.port = free_port()
-        settings.setdefault("upstreams", (UpstreamSettings("default", url),))
+        settings["upstreams"] = settings.get("upstreams") or (UpstreamSettings("default", url),)
         settings.setdefault("redis", config is not None)
         self.settings = GatewaySettings(port=self.port, **settings)
         self.core = Core(
