@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from lix_cache.gateway.upstream import Incoming, Outgoing, Route, UpstreamFailed
 
 if TYPE_CHECKING:
     from lix_cache.gateway.core import Core
+    from lix_cache.gateway.sessions import Session
 
 __all__ = ["Exchange", "new_id", "not_cached", "unanswered"]
 
@@ -59,6 +60,7 @@ class Exchange:
     status: int = 0
     waited: float = 0.0
     model: str = ""
+    answer: Answer | None = field(default=None, repr=False)
 
     async def run(self) -> None:
         """Answer the request.
@@ -70,6 +72,20 @@ class Exchange:
         core = self.core
         control = read_control(self.headers)
         data = await read_body(self.receive, self.headers, core.settings.largest_body_bytes)
+        session = None if core.sessions is None else self._session()
+        if session is None:
+            await self._run(control, data)
+            return
+        await self._run(control, await session.with_window(self.protocol.name, data))
+        if self.answer is not None and not self.answer.has_tool_calls:
+            core.spawn(session.add(self.protocol.text(self.answer)))
+
+    def _session(self) -> Session | None:
+        sessions = self.core.sessions
+        return None if sessions is None else sessions.find(self.tenant, self.headers, self.protocol.name)
+
+    async def _run(self, control: Control, data: bytes) -> None:
+        core = self.core
         query = self.scope["query_string"].decode("latin-1")
         source = source_of(self.tenant.name, self.protocol.name, control.namespace, self.headers, query)
         asked = core.preparer.prepare(source, data)
@@ -101,6 +117,7 @@ class Exchange:
         self.verdict = Verdict("hit-l1-exact", reason, now - entry.created, None, saved)
 
     async def _say(self, answer: Answer, asked: Prepared) -> None:
+        self.answer = answer
         body = self.protocol.render(
             answer,
             stream=asked.is_stream,
@@ -166,8 +183,7 @@ class Exchange:
         except BaseException:
             await _let_go(meant)
             raise
-        pump = self._pump(flight, asked, data, keep)
-        await self._relay(flight, pump, None)
+        await self._relay(flight, self._pump(flight, asked, self.core.encoded(self.protocol, data), keep))
 
     async def _find(
         self, asked: Prepared, control: Control, place: Place | None
@@ -229,7 +245,7 @@ class Exchange:
         self.verdict = verdict
         self.tenant.check_budget(self.core.clock.time())
         flight = self.core.new_flight(None)
-        await self._relay(flight, self._pump(flight, asked, data, None), None)
+        await self._relay(flight, self._pump(flight, asked, data, None))
 
     async def _follow(self, flight: Flight, asked: Prepared, data: bytes) -> None:
         """Answer with what an equal request that is under way brings."""
@@ -245,6 +261,7 @@ class Exchange:
             if head is not None and head.status == 200 and head.is_stream and flight.form == asked.form:
                 keeps_id = self.protocol.name == "responses" and asked.slim.get("store") is not False
                 await self._pass_on(reader, head, None if keeps_id else Renamed(new_id()))
+                self.answer = flight.answer
                 return
             began = perf_counter()
             if not await reader.until_over():
@@ -265,10 +282,9 @@ class Exchange:
         # What it brought is not for this one, such as half an answer.
         await self._alone(asked, data, Verdict("miss", "unshared"))
 
-    async def _relay(self, flight: Flight, pump: Coroutine[Any, Any, None], renamed: Renamed | None) -> None:
+    async def _relay(self, flight: Flight, pump: Coroutine[Any, Any, None]) -> None:
         reader = Reader(flight)
         watcher = watch(self.receive, reader.gone)
-        self.added = self._added_ms()
         began = perf_counter()
         flight.start(pump)
         try:
@@ -277,7 +293,8 @@ class Exchange:
             self.waited += perf_counter() - began
             if flight.head is None:
                 raise unanswered(flight.error)
-            await self._pass_on(reader, flight.head, renamed)
+            await self._pass_on(reader, flight.head, None)
+            self.answer = flight.answer
         finally:
             watcher.cancel()
             reader.leave()

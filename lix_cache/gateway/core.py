@@ -14,11 +14,14 @@ from lix_cache.gateway.access_log import AccessLog
 from lix_cache.gateway.answer import Answer
 from lix_cache.gateway.asgi import Scope
 from lix_cache.gateway.by_meaning import ByMeaning, Meant, Place
+from lix_cache.gateway.encoders import Encoding
 from lix_cache.gateway.headers import Control, forwarded
 from lix_cache.gateway.metrics import Metrics
+from lix_cache.gateway.plain_json import dump
 from lix_cache.gateway.prepared import Prepared, Preparer
 from lix_cache.gateway.protocols import Protocol
 from lix_cache.gateway.relay import Flight
+from lix_cache.gateway.request import parse
 from lix_cache.gateway.settings import GatewaySettings
 from lix_cache.gateway.tenants import Tenant, TenantBook
 from lix_cache.gateway.tiers import Entry, Memory, RedisTier
@@ -27,6 +30,7 @@ from lix_cache.gateway.volatile import normaliser
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
+    from lix_cache.gateway.sessions import Sessions
     from lix_cache.verifiers.protocol import Verifier
 
 __all__ = ["Core"]
@@ -83,7 +87,16 @@ class Core:
                 verifier=verifier,
             )
         self.normalise = normaliser(settings.volatile)
-        self.preparer = Preparer(self.provider, self.normalise, settings.volatile)
+        self.encoding = Encoding(settings.encoders) if settings.encoders else None
+        rules = (
+            settings.volatile if self.encoding is None else (*settings.volatile, self.encoding.part_of_key)
+        )
+        self.preparer = Preparer(self.provider, self.normalise, rules)
+        self.sessions: Sessions | None = None
+        if settings.redis and (settings.sessions or any(one.sessions for one in settings.tenants)):
+            from lix_cache.gateway.sessions import Sessions
+
+            self.sessions = Sessions(config or CacheConfig())
         self.flights: dict[bytes, Flight] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -113,6 +126,14 @@ class Core:
             is_anthropic = "anthropic-version" in headers or scope["path"].startswith("/v1/messages")
             pairs.append(("x-api-key", own) if is_anthropic else ("authorization", f"Bearer {own}"))
         return pairs
+
+    def encoded(self, protocol: Protocol, data: bytes) -> bytes:
+        """Return a body with its records in fewer tokens, where a setting says so."""
+        if self.encoding is None:
+            return data
+        found = self.encoding.of_request(protocol.name, parse(data).value)
+        self.metrics.encoded_tokens += found.saved_tokens
+        return dump(found.request) if found.texts else data
 
     def new_flight(self, key: bytes | None) -> Flight:
         """Return a flight; with a key, equal requests find it until it ends."""

@@ -24,6 +24,8 @@ class Metrics:
         self._added: dict[str, list[int]] = {}
         self._added_sum: dict[str, float] = defaultdict(float)
         self.stored = 0
+        #: Tokens that were not sent because records were written in another way.
+        self.encoded_tokens = 0
         self.open = 0
 
     def answered(self, tenant: str, protocol: str, state: str, reason: str, added: float) -> None:
@@ -65,6 +67,8 @@ class Metrics:
                 yield f'{start}_tokens_{name}_total{{tenant="{tenant}",kind="answer"}} {answer}'
         yield f"# TYPE {start}_stored_total counter"
         yield f"{start}_stored_total {self.stored}"
+        yield f"# TYPE {start}_tokens_encoded_away_total counter"
+        yield f"{start}_tokens_encoded_away_total {self.encoded_tokens}"
         yield f"# TYPE {start}_not_stored_total counter"
         for reason, count in self.not_stored.items():
             yield f'{start}_not_stored_total{{reason="{_safe(reason)}"}} {count}'

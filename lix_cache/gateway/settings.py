@@ -121,6 +121,7 @@ class GatewaySettings:
         zero_temperature_only: store only what was asked with temperature 0.
         finish_abandoned: let the provider finish, and store, when all clients have left.
         volatile: names of the rules for volatile parts of prompts.
+        encoders: ``columns``, ``toon``: send records in tool results in fewer tokens; none by default.
         sessions: keep conversations named by ``X-Session-ID``, of the local tenant.
         retries: how often a failed request is sent again before its first byte.
         retry_after_seconds: longest wait that a provider may ask for before a retry.
@@ -149,6 +150,7 @@ class GatewaySettings:
     zero_temperature_only: bool = False
     finish_abandoned: bool = False
     volatile: tuple[str, ...] = ()
+    encoders: tuple[str, ...] = ()
     sessions: bool = False
     retries: int = 1
     retry_after_seconds: float = 2.0

@@ -128,7 +128,7 @@ class VectorExchange(Exchange):
         if self.control.no_store:
             self.answers.clear()
         if not self.answers:
-            await self._relay(flight, self._pump(flight, asked, data, None), None)
+            await self._relay(flight, self._pump(flight, asked, data, None))
             return
         missing = [i for i in range(len(inputs)) if i not in self.answers]
         fewer = dump(EMBEDDINGS.request_for(self.request, [inputs[i] for i in missing]))
