@@ -36,6 +36,11 @@ class Gateway:
     def __init__(self, core: Core) -> None:
         self.core = core
         self.health = Health(core)
+        self._admin: Any = None
+        if core.settings.admin_key:
+            from lix_cache.gateway.admin import admin_app  # a framework that the hot path does without
+
+            self._admin = admin_app(core)
         self.last_request = core.clock.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,6 +67,9 @@ class Gateway:
         started = perf_counter()
         core, path = self.core, scope["path"]
         if await self.health.answers(scope, send):
+            return
+        if self._admin is not None and path.startswith("/admin/"):
+            await self._admin(scope, receive, send)
             return
         self.last_request = core.clock.monotonic()
         protocol = _spoken(path) if scope["method"] == "POST" else None

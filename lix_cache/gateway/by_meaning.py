@@ -137,6 +137,27 @@ class ByMeaning:
             return Meant(reason="too_old")
         return Meant(answer, self._verdict(found), reason=found.reason)
 
+    async def explain(self, place: Place) -> dict[str, Any]:
+        """Say what a lookup would find, and leave no trace."""
+        found = await self.cache(place.tenant).check_availability(place.question.text, context=place.context)
+        margin = found.margin if found.margin != float("inf") else None
+        return {
+            "cache": self._verdict(found).state if found.is_hit else "miss",
+            "reason": found.reason,
+            "detail": found.detail,
+            "similarity": round(found.similarity, 4),
+            "margin": margin,
+        }
+
+    async def purge(self, tenant: str, model: str | None, older_than_seconds: float | None) -> int:
+        """Drop a tenant's answers."""
+        context = {"tenant": tenant, **({} if model is None else {"model": model})}
+        return await self.cache(tenant).invalidate(context=context, older_than_seconds=older_than_seconds)
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the caches counted, by tenant."""
+        return {tenant: cache.local_stats for tenant, cache in self._caches.items()}
+
     def _verdict(self, found: Lookup) -> Verdict:
         is_verified = found.reason == Reason.SEMANTIC and self._verifier is not None
         state = "hit-l3-verified" if is_verified else "hit-l2-semantic"

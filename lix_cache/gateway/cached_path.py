@@ -221,17 +221,7 @@ class Exchange:
         question = question_of(self.protocol.name, value)
         if not isinstance(question, Question):
             return None
-        routes = core.routes.choose(asked.model)
-        context = {
-            "namespace": control.namespace,
-            "protocol": self.protocol.name,
-            "provider": routes[0].name if routes else "",
-            "account": asked.account,
-            "model": asked.model,
-            "headers": "\n".join(source_of("", "", "", self.headers, "").headers),
-            "body": question.scope,
-        }
-        return Place(self.tenant.name, context, question)
+        return core.place_of(self.tenant.name, self.protocol.name, control, self.headers, asked, question)
 
     def _is_storable(self, asked: Prepared, data: bytes) -> bool:
         if not self.core.settings.zero_temperature_only:

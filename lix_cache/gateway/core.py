@@ -14,6 +14,7 @@ from lix_cache.gateway.access_log import AccessLog
 from lix_cache.gateway.answer import Answer
 from lix_cache.gateway.asgi import Scope
 from lix_cache.gateway.by_meaning import ByMeaning, Meant, Place
+from lix_cache.gateway.eligibility import Question
 from lix_cache.gateway.encoders import Encoding
 from lix_cache.gateway.headers import Control, forwarded
 from lix_cache.gateway.metrics import Metrics
@@ -21,7 +22,7 @@ from lix_cache.gateway.plain_json import dump
 from lix_cache.gateway.prepared import Prepared, Preparer
 from lix_cache.gateway.protocols import Protocol
 from lix_cache.gateway.relay import Flight
-from lix_cache.gateway.request import parse
+from lix_cache.gateway.request import answering_headers, parse
 from lix_cache.gateway.settings import GatewaySettings
 from lix_cache.gateway.tenants import Tenant, TenantBook
 from lix_cache.gateway.tiers import Entry, Memory, RedisTier
@@ -135,6 +136,27 @@ class Core:
         self.metrics.encoded_tokens += found.saved_tokens
         return dump(found.request) if found.texts else data
 
+    def place_of(
+        self,
+        tenant: str,
+        protocol: str,
+        control: Control,
+        headers: Mapping[str, str],
+        asked: Prepared,
+        question: Question,
+    ) -> Place:
+        """Return where a question belongs: all that must match exactly."""
+        context = {
+            "namespace": control.namespace,
+            "protocol": protocol,
+            "provider": self.provider(tenant, asked.model)[0],
+            "account": asked.account,
+            "model": asked.model,
+            "headers": "\n".join(answering_headers(headers)),
+            "body": question.scope,
+        }
+        return Place(tenant, context, question)
+
     def new_flight(self, key: bytes | None) -> Flight:
         """Return a flight; with a key, equal requests find it until it ends."""
 
@@ -174,7 +196,7 @@ class Core:
         seconds = self.settings.ttl_seconds if control.ttl is None else control.ttl
         if place is not None and self.meaning is not None:
             seconds = self.meaning.policy.ttl_for(place.question.text, seconds)
-        entry = Entry(tenant.name, answer, now, now + seconds)
+        entry = Entry(tenant.name, answer, now, now + seconds, asked.model)
         self.memory.put(asked.key, entry)
         self.metrics.stored += 1
         if self.redis is not None:
@@ -204,6 +226,22 @@ class Core:
             key = await self.redis.forget_named(tenant.name, account, identity)
             if key is not None:
                 self.memory.drop(key)
+
+    async def purge(self, tenant: str, model: str | None, older_than: float | None) -> dict[str, Any]:
+        """Drop answers of a tenant from all tiers. Returns how many of each."""
+        newest = self.clock.time() - (older_than or 0.0)
+
+        def fits(entry: Entry) -> bool:
+            # The name that was asked for is in the key alone; providers answer with a longer one.
+            is_model = model is None or entry.model == model
+            return entry.tenant == tenant and is_model and entry.created <= newest
+
+        found = {"memory": self.memory.purge(fits), "redis": 0, "by_meaning": 0}
+        if self.redis is not None:
+            found["redis"] = await self.redis.purge(tenant, fits)
+        if self.meaning is not None:
+            found["by_meaning"] = await self.meaning.purge(tenant, model, older_than)
+        return found
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Do something behind the client's back."""

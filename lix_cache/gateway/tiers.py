@@ -8,6 +8,7 @@ at most its deadline. A key holds the tenant and everything else that may change
 from __future__ import annotations
 
 import asyncio
+import re
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 from lix_cache._log import logger
 from lix_cache.clock import Clock
 from lix_cache.config import CacheConfig
-from lix_cache.errors import CodecError, LixCacheError, told
+from lix_cache.errors import CodecError, LixCacheError, RedisUnavailable, told
 from lix_cache.gateway.answer import Answer
 from lix_cache.hot.breaker import Breaker
 from lix_cache.hot.clients import lazy_async_client
@@ -29,7 +30,7 @@ from lix_cache.hot.wire import pack
 __all__ = ["Entry", "Memory", "RedisTier"]
 
 _MAGIC = b"LXG1"
-_HEAD = struct.Struct("<4sdd")
+_HEAD = struct.Struct("<4sddH")
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,14 @@ class Entry:
         answer: what was said.
         created: when, in Unix seconds.
         expires: until when it may be served.
+        model: that was asked for.
     """
 
     tenant: str
     answer: Answer
     created: float
     expires: float
+    model: str = ""
 
     def is_fresh(self, now: float, max_age: float | None) -> bool:
         """Whether it may be served."""
@@ -130,11 +133,13 @@ class RedisTier:
 
     def _read(self, tenant: str, data: bytes) -> Entry | None:
         try:
-            magic, created, expires = _HEAD.unpack_from(data)
+            magic, created, expires, length = _HEAD.unpack_from(data)
             if magic != _MAGIC:
                 raise CodecError("not an entry of the gateway")
-            return Entry(tenant, Answer.decode(data[_HEAD.size :]), created, expires)
-        except (CodecError, struct.error) as error:
+            start = _HEAD.size + length
+            model = data[_HEAD.size : start].decode()
+            return Entry(tenant, Answer.decode(data[start:]), created, expires, model)
+        except (CodecError, struct.error, UnicodeDecodeError) as error:
             # Of another version, or not ours: the next store takes its place.
             self._note(error)
             return None
@@ -144,7 +149,8 @@ class RedisTier:
         milliseconds = int((entry.expires - self._clock.time()) * 1000)
         if milliseconds <= 0:
             return False
-        data = _HEAD.pack(_MAGIC, entry.created, entry.expires) + entry.answer.encode()
+        model = entry.model.encode()[:1000]
+        data = _HEAD.pack(_MAGIC, entry.created, entry.expires, len(model)) + model + entry.answer.encode()
         name = self._name(entry.tenant, key)
         return bool(await self._ask(pack(("SET", name, data, "PX", milliseconds))))
 
@@ -162,6 +168,24 @@ class RedisTier:
         await self._ask(pack(("UNLINK", self._name(tenant, key))))
         await self._ask(pack(("UNLINK", name)))
         return key
+
+    async def purge(self, tenant: str, fits: Callable[[Entry], bool]) -> int:
+        """Drop what fits of a tenant's answers. Looks at all keys of the database, some at a time."""
+        cursor, dropped = b"0", 0
+        start = re.sub(r"[*?\[\]\\]", r"\\\g<0>", self._keys.gateway("answer", tenant, ""))
+        pattern = re.sub(r"\{\d+\}", "{*}", start, count=1) + "*"
+        while True:
+            answers = await self._ask(pack(("SCAN", cursor, "MATCH", pattern, "COUNT", 500)))
+            if answers is None:
+                raise RedisUnavailable(f"the purge has not seen all of Redis: {self.last_trouble}")
+            cursor, names = answers[0]
+            for name in names:
+                data = (await self._ask(pack(("GET", name))) or (None,))[0]
+                entry = self._read(tenant, data) if isinstance(data, bytes) else None
+                if entry is not None and fits(entry):
+                    dropped += int((await self._ask(pack(("UNLINK", name))) or (0,))[0])
+            if cursor in (b"0", 0, "0"):
+                return dropped
 
     async def ping(self) -> bool:
         """Whether it answers."""

@@ -161,7 +161,7 @@ class VectorExchange(Exchange):
         flight: Flight,
         incoming: Incoming,
         is_first: bool,
-        asked: Prepared,  # noqa: ARG002
+        asked: Prepared,
         keep: Any,  # noqa: ARG002
     ) -> bool:
         """Keep each vector by itself."""
@@ -187,5 +187,5 @@ class VectorExchange(Exchange):
         now = core.clock.time()
         seconds = core.settings.ttl_seconds if self.control.ttl is None else self.control.ttl
         for key, answer in zip(self.keys, read, strict=True):
-            core.keep(key, Entry(self.tenant.name, answer, now, now + seconds))
+            core.keep(key, Entry(self.tenant.name, answer, now, now + seconds, asked.model))
         return False
