@@ -25,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 # The installs share one folder.
 .NOTPARALLEL:
-.PHONY: help venv demo test quick promise chaos lint types imports check bench bench-codec bench-against dist format clean
+.PHONY: help venv demo test quick promise chaos lint types imports check bench bench-codec bench-gateway bench-against dist format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s%s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ bench: $(DEV)  ## measure speed and size
 
 bench-codec: $(BENCH)  ## measure the codec's sizes and speed beside others
 	$(BIN)/python scripts/bench_codec.py $(ARGS)
+
+bench-gateway: $(DEV)  ## measure the gateway beside its provider, in paired rounds
+	$(BIN)/python scripts/bench_gateway.py $(ARGS)
 
 bench-against: $(DEV)  ## measure beside another checkout, in turn: ARGS=../before
 	$(BIN)/python scripts/bench_against.py $(ARGS)
