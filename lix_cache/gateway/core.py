@@ -260,4 +260,6 @@ class Core:
         """Let go of all connections."""
         await self.settle()
         await self.routes.close()
+        if self.redis is not None:
+            self.redis.close()
         self.log.flush()

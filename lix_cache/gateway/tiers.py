@@ -24,6 +24,7 @@ from lix_cache.hot.breaker import Breaker
 from lix_cache.hot.clients import lazy_async_client
 from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.keys import Keys
+from lix_cache.hot.pipeline import Pipeline
 from lix_cache.hot.trouble import Translating
 from lix_cache.hot.wire import pack
 
@@ -196,7 +197,7 @@ class RedisTier:
             return None
         try:
             with Translating(self._endpoint):
-                answers: list[Any] = await self._pool().ask(request, count)
+                answers: list[Any] = await self._line().ask(request, count)
                 for answer in answers:
                     if isinstance(answer, Exception):
                         raise answer
@@ -206,12 +207,19 @@ class RedisTier:
             self._note(error)
             return None
 
-    def _pool(self) -> Any:
+    def _line(self) -> Any:
         loop = asyncio.get_running_loop()
         if self._opened is None or self._opened[0] is not loop:
-            # Kept: a client of redis-py costs more to make than the whole trip.
-            self._opened = (loop, lazy_async_client(self._endpoint).connection_pool)
+            fits = Pipeline.fits(self._endpoint)
+            line = Pipeline(self._endpoint) if fits else lazy_async_client(self._endpoint).connection_pool
+            self._opened = (loop, line)
         return self._opened[1]
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._opened is not None and isinstance(self._opened[1], Pipeline):
+            self._opened[1].close()
+        self._opened = None
 
     def _note(self, error: BaseException) -> None:
         self.troubles += 1
