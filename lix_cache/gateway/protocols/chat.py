@@ -22,6 +22,7 @@ from lix_cache.gateway.protocols.protocol import (
     members,
     openai_error,
     slotted,
+    word,
 )
 from lix_cache.gateway.sse import Event, frame
 
@@ -93,8 +94,8 @@ def _answer_of(
     usage = body.get("usage")
     return Answer(
         protocol=Chat.name,
-        id=str(body.get("id") or ""),
-        model=str(body.get("model") or ""),
+        id=word(body.get("id")),
+        model=word(body.get("model")),
         finish=finish,
         usage=_usage_of(usage),
         has_tool_calls=bool(calls),

@@ -12,6 +12,7 @@ from lix_cache.gateway.protocols.protocol import (
     Protocol,
     Unfit,
     check_error,
+    check_name,
     check_whole,
     checked_object,
     checked_text,
@@ -84,6 +85,7 @@ class Messages(Protocol):
             check_error(said)
             if event.name == b"error":
                 raise Unfit("error", "an error event")
+            check_name(event, word(said.get("type")))
             if said.get("type") == "ping":
                 continue
             assembly.take(said)
@@ -113,8 +115,8 @@ def _answer_of(body: dict[str, Any], *, events: bytes | None = None) -> Answer:
     usage = checked_object(body.get("usage"), "usage")
     return Answer(
         protocol=Messages.name,
-        id=str(body.get("id") or ""),
-        model=str(body.get("model") or ""),
+        id=word(body.get("id")),
+        model=word(body.get("model")),
         finish=(str(body["stop_reason"]),),
         usage=_usage_of(usage) if usage else None,
         has_tool_calls=any(block["type"] == "tool_use" for block in blocks),

@@ -17,6 +17,7 @@ __all__ = [
     "Protocol",
     "Unfit",
     "check_error",
+    "check_name",
     "check_whole",
     "checked_object",
     "checked_text",
@@ -261,6 +262,12 @@ def slotted(part: Mapping[str, Any]) -> bytes:
     slots += b',"created":\0t' if part.get("created") else b""
     rest = {key: value for key, value in part.items() if key not in ("id", "created") or not value}
     return b",".join(filter(None, (slots[1:], dump(rest)[1:-1])))
+
+
+def check_name(event: Event, kind: str) -> None:
+    """Refuse an event whose name is not its type: it may be any bytes, and would be said again."""
+    if event.name and event.name != kind.encode():
+        raise Unfit("malformed", "an event whose name is not its type")
 
 
 def word(value: Any) -> str:

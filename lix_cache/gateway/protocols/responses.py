@@ -22,6 +22,7 @@ from lix_cache.gateway.protocols.protocol import (
     Protocol,
     Unfit,
     check_error,
+    check_name,
     check_whole,
     count,
     members,
@@ -99,7 +100,8 @@ class Responses(Protocol):
         for name, (letter, default) in _ECHOED.items():
             given = request.get(name)
             values[letter] = dump(default if given is None else given)
-        values[b"o"] = dump(request.get("instructions"))
+        if b"\0o" in answer.body:
+            values[b"o"] = dump(request.get("instructions"))
         if stream and answer.events is not None:
             return fill(answer.events, values)
         body = fill(answer.body, values)
@@ -139,8 +141,8 @@ def _answer_of(
         _check_item(item)
     return Answer(
         protocol=Responses.name,
-        id=str(body.get("id") or ""),
-        model=str(body.get("model") or ""),
+        id=word(body.get("id")),
+        model=word(body.get("model")),
         finish=("completed",),
         usage=_usage_of(body.get("usage")),
         has_tool_calls=any(item["type"] in _CALLS for item in items),
@@ -219,6 +221,7 @@ class _Recorded:
         kind = word(said.get("type"))
         if kind in _FAILED or event.name == b"error":
             raise Unfit(_FAILED.get(kind, "error"), "an event says that it failed")
+        check_name(event, kind)
         if kind == _END or kind in _BEGUN:
             self._take_response(said, event.name, is_end=kind == _END)
         elif kind in _KNOWN:
