@@ -9,6 +9,7 @@ from lix_cache.gateway.answer import Answer, Usage, fill
 from lix_cache.gateway.plain_json import dump, parse_object
 from lix_cache.gateway.protocols.message_events import Assembly, events_of
 from lix_cache.gateway.protocols.protocol import (
+    Parse,
     Protocol,
     Unfit,
     check_error,
@@ -77,11 +78,12 @@ class Messages(Protocol):
     def _of_events(
         self,
         events: Iterator[Event],
+        parse: Parse,
         request: Mapping[str, Any],  # noqa: ARG002
     ) -> Answer:
         assembly, frames = Assembly(), []
         for event in events:
-            said = parse_object(event.data)
+            said = parse(event.data)
             check_error(said)
             if event.name == b"error":
                 raise Unfit("error", "an error event")

@@ -19,6 +19,7 @@ from typing import Any, Final
 from lix_cache.gateway.answer import Answer, Usage, fill
 from lix_cache.gateway.plain_json import dump, parse_object
 from lix_cache.gateway.protocols.protocol import (
+    Parse,
     Protocol,
     Unfit,
     check_error,
@@ -120,10 +121,10 @@ class Responses(Protocol):
     def _of_body(self, body: dict[str, Any], request: Mapping[str, Any]) -> Answer:
         return _answer_of(body, b"{" + _slotted(body, request) + b"}")
 
-    def _of_events(self, events: Iterator[Event], request: Mapping[str, Any]) -> Answer:
+    def _of_events(self, events: Iterator[Event], parse: Parse, request: Mapping[str, Any]) -> Answer:
         recorded = _Recorded(request)
         for event in events:
-            recorded.take(event)
+            recorded.take(event, parse)
         return recorded.answer()
 
 
@@ -211,12 +212,12 @@ class _Recorded:
         self._items: dict[int, dict[str, Any]] = {}
         self._pieces: dict[tuple[int, int, str], list[str]] = {}
 
-    def take(self, event: Event) -> None:
+    def take(self, event: Event, parse: Parse) -> None:
         if event.data == b"[DONE]":  # some servers end all their streams so
             return
         if self._end is not None:
             raise Unfit("malformed", "an event after the last one")
-        said = parse_object(event.data)
+        said = parse(event.data)
         check_error(said)
         kind = word(said.get("type"))
         if kind in _FAILED or event.name == b"error":
