@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import orjson
 
 from lix_cache.errors import CodecError
 
-__all__ = ["dump", "parse", "parse_object"]
+__all__ = ["dump", "parse", "parse_object", "parser_of"]
 
 #: orjson reads an integer of more than 64 bits as a float, which is another number. All digits made one
 #: digit, so that nineteen of them are found at the speed of memory.
@@ -24,7 +25,7 @@ def parse(data: bytes) -> Any:
         CodecError: it is none, is nested too deeply, or holds a number that JSON has not.
     """
     try:
-        if _LONG not in data.translate(_DIGITS):
+        if not _has_long_numbers(data):
             return orjson.loads(data)
         return json.loads(data.decode(), parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -38,10 +39,29 @@ def parse_object(data: bytes) -> dict[str, Any]:
     Raises:
         CodecError: it is not one.
     """
-    value = parse(data)
-    if not isinstance(value, dict):
+    return _object(parse(data))
+
+
+def parser_of(whole: bytes) -> Callable[[bytes], dict[str, Any]]:
+    """Return :func:`parse_object` for the parts of something, looked through for long numbers once."""
+    return parse_object if _has_long_numbers(whole) else _parse_short
+
+
+def _parse_short(data: bytes) -> dict[str, Any]:
+    try:
+        return _object(orjson.loads(data))
+    except ValueError as error:
+        raise (error if isinstance(error, CodecError) else CodecError("not valid JSON")) from None
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if type(value) is not dict:
         raise CodecError("not a JSON object")
     return value
+
+
+def _has_long_numbers(data: bytes) -> bool:
+    return _LONG in data.translate(_DIGITS)
 
 
 def dump(value: Any) -> bytes:

@@ -14,6 +14,7 @@ from lix_cache.gateway.answer import Answer, Usage, fill
 from lix_cache.gateway.plain_json import dump, parse_object
 from lix_cache.gateway.protocols.chat_deltas import Assembly, check_message
 from lix_cache.gateway.protocols.protocol import (
+    Parse,
     Protocol,
     Unfit,
     check_error,
@@ -22,6 +23,7 @@ from lix_cache.gateway.protocols.protocol import (
     members,
     openai_error,
     slotted,
+    word,
 )
 from lix_cache.gateway.sse import Event, frame
 
@@ -69,10 +71,10 @@ class Chat(Protocol):
     def _of_body(self, body: dict[str, Any], request: Mapping[str, Any]) -> Answer:  # noqa: ARG002
         return _answer_of(body)
 
-    def _of_events(self, events: Iterator[Event], request: Mapping[str, Any]) -> Answer:
+    def _of_events(self, events: Iterator[Event], parse: Parse, request: Mapping[str, Any]) -> Answer:
         recorded = _Recorded(asked=_asks(request))
         for event in events:
-            recorded.take(event)
+            recorded.take(event, parse)
         return recorded.answer()
 
 
@@ -93,8 +95,8 @@ def _answer_of(
     usage = body.get("usage")
     return Answer(
         protocol=Chat.name,
-        id=str(body.get("id") or ""),
-        model=str(body.get("model") or ""),
+        id=word(body.get("id")),
+        model=word(body.get("model")),
         finish=finish,
         usage=_usage_of(usage),
         has_tool_calls=bool(calls),
@@ -130,7 +132,7 @@ class _Recorded:
         self._assembly = Assembly()
         self._is_done = False
 
-    def take(self, event: Event) -> None:
+    def take(self, event: Event, parse: Parse) -> None:
         if self._is_done:
             raise Unfit("malformed", "an event after the last one")
         if event.data == b"[DONE]":
@@ -138,7 +140,7 @@ class _Recorded:
             return
         if event.name == b"error":
             raise Unfit("error", "an error event")
-        chunk = parse_object(event.data)
+        chunk = parse(event.data)
         check_error(chunk)
         chunk.pop("obfuscation", None)  # padding, of as many bytes as one stream needed
         usage = chunk.pop("usage", None)

@@ -16,6 +16,8 @@ __all__ = ["Assembly", "check_message"]
 
 #: Texts that come in pieces. Servers name what a model thought in three ways.
 _TEXTS = frozenset({"content", "refusal", "reasoning_content", "reasoning", "reasoning_text"})
+#: What a chunk's choice has that says nothing but its delta, if the others are null.
+_BARE = frozenset({"index", "delta", "finish_reason", "logprobs"})
 _LISTS = frozenset({"annotations"})
 #: What a message may have besides, whole: unstreamed only, as nobody says how its pieces fit together.
 _WHOLE = frozenset({"reasoning_details"})
@@ -120,6 +122,8 @@ class _Choice:
 
     def take(self, choice: Mapping[str, Any]) -> None:
         delta = choice.get("delta")
+        if self._is_more_text(choice, delta):
+            return
         if delta is not None and not isinstance(delta, dict):
             raise Unfit("malformed", "a delta is no object")
         for key, value in (delta or {}).items():
@@ -134,6 +138,19 @@ class _Choice:
             if self._finish not in (None, finish):
                 raise Unfit("inconsistent", "a choice ends in two ways")
             self._finish = finish
+
+    def _is_more_text(self, choice: Mapping[str, Any], delta: Any) -> bool:
+        """Take the next piece of a text that has begun, as nearly all chunks are: the short way for it."""
+        if type(delta) is not dict or len(delta) != 1 or self._finish is not None:
+            return False
+        ((key, value),) = delta.items()
+        pieces = self._texts.get(key)
+        if pieces is None or type(value) is not str or not choice.keys() <= _BARE:
+            return False
+        if choice.get("finish_reason") is not None or choice.get("logprobs") is not None:
+            return False
+        pieces.append(value)
+        return True
 
     def _add(self, key: str, value: Any) -> None:
         if value and self._finish is not None and key != "role":

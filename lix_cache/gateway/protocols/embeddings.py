@@ -24,6 +24,7 @@ from lix_cache.gateway.protocols.protocol import (
     members,
     openai_error,
     slotted,
+    word,
 )
 
 __all__ = ["Embeddings"]
@@ -132,8 +133,8 @@ def _answers_of(body: dict[str, Any], inputs: Sequence[Any]) -> list[Answer]:
     return [
         Answer(
             protocol=Embeddings.name,
-            id=str(body.get("id") or ""),
-            model=str(body.get("model") or ""),
+            id=word(body.get("id")),
+            model=word(body.get("model")),
             finish=(),
             usage=None if share is None else Usage(input=share),
             has_tool_calls=False,

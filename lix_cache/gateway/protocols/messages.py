@@ -9,9 +9,11 @@ from lix_cache.gateway.answer import Answer, Usage, fill
 from lix_cache.gateway.plain_json import dump, parse_object
 from lix_cache.gateway.protocols.message_events import Assembly, events_of
 from lix_cache.gateway.protocols.protocol import (
+    Parse,
     Protocol,
     Unfit,
     check_error,
+    check_name,
     check_whole,
     checked_object,
     checked_text,
@@ -76,14 +78,16 @@ class Messages(Protocol):
     def _of_events(
         self,
         events: Iterator[Event],
+        parse: Parse,
         request: Mapping[str, Any],  # noqa: ARG002
     ) -> Answer:
         assembly, frames = Assembly(), []
         for event in events:
-            said = parse_object(event.data)
+            said = parse(event.data)
             check_error(said)
             if event.name == b"error":
                 raise Unfit("error", "an error event")
+            check_name(event, word(said.get("type")))
             if said.get("type") == "ping":
                 continue
             assembly.take(said)
@@ -113,8 +117,8 @@ def _answer_of(body: dict[str, Any], *, events: bytes | None = None) -> Answer:
     usage = checked_object(body.get("usage"), "usage")
     return Answer(
         protocol=Messages.name,
-        id=str(body.get("id") or ""),
-        model=str(body.get("model") or ""),
+        id=word(body.get("id")),
+        model=word(body.get("model")),
         finish=(str(body["stop_reason"]),),
         usage=_usage_of(usage) if usage else None,
         has_tool_calls=any(block["type"] == "tool_use" for block in blocks),

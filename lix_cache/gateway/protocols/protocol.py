@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from lix_cache.dialects.responses import error_in, flaw_of
 from lix_cache.errors import CodecError
 from lix_cache.gateway.answer import LARGEST_ANSWER, Answer, Incomplete
-from lix_cache.gateway.plain_json import dump, parse_object
+from lix_cache.gateway.plain_json import dump, parse_object, parser_of
 from lix_cache.gateway.sse import Event, read_events
 
 __all__ = [
     "EventReader",
+    "Parse",
     "Protocol",
     "Unfit",
     "check_error",
+    "check_name",
     "check_whole",
     "checked_object",
     "checked_text",
@@ -31,6 +33,8 @@ __all__ = [
 ]
 
 _LONGEST_WORD = 4_096
+#: Reads an event's data.
+Parse: TypeAlias = Callable[[bytes], dict[str, Any]]
 
 
 class Unfit(Exception):
@@ -114,7 +118,8 @@ class Protocol(ABC):
         """
 
         def assemble(data: bytes) -> Answer | Incomplete:
-            return _only(judged(lambda: [self._of_events(read_events(data, last=self.last), request)]))
+            events = read_events(data, last=self.last)
+            return _only(judged(lambda: [self._of_events(events, parser_of(data), request)]))
 
         return EventReader(assemble, min(max_bytes, LARGEST_ANSWER))
 
@@ -162,7 +167,7 @@ class Protocol(ABC):
     def _of_body(self, body: dict[str, Any], request: Mapping[str, Any]) -> Answer: ...
 
     @abstractmethod
-    def _of_events(self, events: Iterator[Event], request: Mapping[str, Any]) -> Answer: ...
+    def _of_events(self, events: Iterator[Event], parse: Parse, request: Mapping[str, Any]) -> Answer: ...
 
 
 def _only(found: list[Answer] | Incomplete) -> Answer | Incomplete:
@@ -222,8 +227,11 @@ def members(value: Any, what: str) -> list[dict[str, Any]]:
     Raises:
         Unfit: it is none.
     """
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+    if not isinstance(value, list):
         raise Unfit("malformed", f"{what} is not a list of objects")
+    for one in value:
+        if not isinstance(one, dict):
+            raise Unfit("malformed", f"{what} is not a list of objects")
     return value
 
 
@@ -261,6 +269,12 @@ def slotted(part: Mapping[str, Any]) -> bytes:
     slots += b',"created":\0t' if part.get("created") else b""
     rest = {key: value for key, value in part.items() if key not in ("id", "created") or not value}
     return b",".join(filter(None, (slots[1:], dump(rest)[1:-1])))
+
+
+def check_name(event: Event, kind: str) -> None:
+    """Refuse an event whose name is not its type: it may be any bytes, and would be said again."""
+    if event.name and event.name != kind.encode():
+        raise Unfit("malformed", "an event whose name is not its type")
 
 
 def word(value: Any) -> str:

@@ -19,9 +19,11 @@ from typing import Any, Final
 from lix_cache.gateway.answer import Answer, Usage, fill
 from lix_cache.gateway.plain_json import dump, parse_object
 from lix_cache.gateway.protocols.protocol import (
+    Parse,
     Protocol,
     Unfit,
     check_error,
+    check_name,
     check_whole,
     count,
     members,
@@ -99,7 +101,8 @@ class Responses(Protocol):
         for name, (letter, default) in _ECHOED.items():
             given = request.get(name)
             values[letter] = dump(default if given is None else given)
-        values[b"o"] = dump(request.get("instructions"))
+        if b"\0o" in answer.body:
+            values[b"o"] = dump(request.get("instructions"))
         if stream and answer.events is not None:
             return fill(answer.events, values)
         body = fill(answer.body, values)
@@ -118,10 +121,10 @@ class Responses(Protocol):
     def _of_body(self, body: dict[str, Any], request: Mapping[str, Any]) -> Answer:
         return _answer_of(body, b"{" + _slotted(body, request) + b"}")
 
-    def _of_events(self, events: Iterator[Event], request: Mapping[str, Any]) -> Answer:
+    def _of_events(self, events: Iterator[Event], parse: Parse, request: Mapping[str, Any]) -> Answer:
         recorded = _Recorded(request)
         for event in events:
-            recorded.take(event)
+            recorded.take(event, parse)
         return recorded.answer()
 
 
@@ -139,8 +142,8 @@ def _answer_of(
         _check_item(item)
     return Answer(
         protocol=Responses.name,
-        id=str(body.get("id") or ""),
-        model=str(body.get("model") or ""),
+        id=word(body.get("id")),
+        model=word(body.get("model")),
         finish=("completed",),
         usage=_usage_of(body.get("usage")),
         has_tool_calls=any(item["type"] in _CALLS for item in items),
@@ -209,16 +212,17 @@ class _Recorded:
         self._items: dict[int, dict[str, Any]] = {}
         self._pieces: dict[tuple[int, int, str], list[str]] = {}
 
-    def take(self, event: Event) -> None:
+    def take(self, event: Event, parse: Parse) -> None:
         if event.data == b"[DONE]":  # some servers end all their streams so
             return
         if self._end is not None:
             raise Unfit("malformed", "an event after the last one")
-        said = parse_object(event.data)
+        said = parse(event.data)
         check_error(said)
         kind = word(said.get("type"))
         if kind in _FAILED or event.name == b"error":
             raise Unfit(_FAILED.get(kind, "error"), "an event says that it failed")
+        check_name(event, kind)
         if kind == _END or kind in _BEGUN:
             self._take_response(said, event.name, is_end=kind == _END)
         elif kind in _KNOWN:

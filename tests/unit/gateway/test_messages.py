@@ -246,6 +246,15 @@ def test_errors_have_anthropics_form() -> None:
     assert MESSAGES.error_event(529, "x").startswith(b"event: error\ndata: ")
 
 
+@pytest.mark.promise("bad-bytes")
+@pytest.mark.parametrize("name", [b"\0i", b"\0[", b"\xff", b"other"])
+def test_the_name_of_an_event_is_its_type(name: bytes) -> None:
+    """It would be said again: a name may hold bytes that look like a slot."""
+    said = stream("text")
+    place = said.index(b"event: ") + len(b"event: ")
+    assert rule(recorded(MESSAGES, said[:place] + name + said[said.index(b"\n", place) :])) == "malformed"
+
+
 def test_the_words_of_an_answer() -> None:
     assert MESSAGES.text(kept(recorded(MESSAGES, stream("thinking")))) == "Yes."
     assert CITATION["cited_text"] == "see"

@@ -250,6 +250,15 @@ def test_events_without_their_parts(event: Any) -> None:
     assert rule(recorded(RESPONSES, sse(events))) in ("malformed", "inconsistent", "unknown")
 
 
+@pytest.mark.promise("bad-bytes")
+@pytest.mark.parametrize("name", [b"\0i", b"\0[", b"\xff", b"other"])
+def test_the_name_of_an_event_is_its_type(name: bytes) -> None:
+    """It would be said again: a name may hold bytes that look like a slot."""
+    said = stream(OUTPUTS["text"])
+    place = said.index(b"event: ") + len(b"event: ")
+    assert rule(recorded(RESPONSES, said[:place] + name + said[said.index(b"\n", place) :])) == "malformed"
+
+
 def test_the_words_of_an_answer() -> None:
     assert (
         RESPONSES.text(kept(recorded(RESPONSES, stream(OUTPUTS["annotations"])))) == "see there\n\nand here"
