@@ -57,6 +57,7 @@ class Gateway:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 await self.health.warm_up()
+                self.core.start()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await self.core.close()
@@ -136,8 +137,8 @@ class Gateway:
             time=round(self.core.clock.time(), 3),
             tenant=tenant,
             method=scope["method"],
-            # Below /v1/x/ there may be names of the application's; they are no one else's business.
-            path="/".join(scope["path"].split("/")[:4])[:100],
+            # What follows may be a name of the application's, such as a session's or a file's.
+            path="/".join(scope["path"].split("/")[:3])[:100],
             protocol=name,
             model=(call.model if call is not None else "")[:100],
             status=status,

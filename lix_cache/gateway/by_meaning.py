@@ -6,6 +6,7 @@ call. So what a client can write never reaches the tenant's part of a scope.
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -154,6 +155,13 @@ class ByMeaning:
         context = {"tenant": tenant, **({} if model is None else {"model": model})}
         return await self.cache(tenant).invalidate(context=context, older_than_seconds=older_than_seconds)
 
+    async def forget(self, tenant: str, identity: str) -> None:
+        """Drop the answer that a provider gave this id to."""
+        try:
+            await self.cache(tenant).invalidate(context={}, tags=[_tag_of(identity)])
+        except LixCacheError as error:
+            logger.warning("an answer that was deleted upstream is still there: {}", told(error))
+
     def stats(self) -> dict[str, Any]:
         """Return what the caches counted, by tenant."""
         return {tenant: cache.local_stats for tenant, cache in self._caches.items()}
@@ -169,7 +177,7 @@ class ByMeaning:
         """Store an answer, and hand it to those who wait for it."""
         tokens = None if answer.usage is None else (answer.usage.input, answer.usage.output)
         value = Streamed(({"answer": answer.encode()},), text)
-        keep: dict[str, Any] = {"ttl_seconds": ttl_seconds, "tokens": tokens, "tags": ()}
+        keep: dict[str, Any] = {"ttl_seconds": ttl_seconds, "tokens": tokens, "tags": [_tag_of(answer.id)]}
         try:
             if meant is not None and meant.lead is not None:
                 await meant.lead.complete(value, **keep)
@@ -178,6 +186,10 @@ class ByMeaning:
                 await cache.store(place.question.text, value, context=place.context, **keep)
         except LixCacheError as error:
             logger.warning("an answer was not stored by meaning: {}", told(error))
+
+
+def _tag_of(identity: str) -> str:
+    return "id-" + hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _read(response: Any) -> Answer | None:

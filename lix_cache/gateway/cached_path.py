@@ -250,7 +250,7 @@ class Exchange:
             self.verdict = Verdict("hit-l1-exact", "shared", 0.0)
             if head is not None and head.status == 200 and head.is_stream and flight.form == asked.form:
                 keeps_id = self.protocol.name == "responses" and asked.slim.get("store") is not False
-                await self._pass_on(reader, head, None if keeps_id else Renamed(new_id()))
+                await self._pass_on(reader, head.shared(), None if keeps_id else Renamed(new_id()))
                 self.answer = flight.answer
                 return
             began = perf_counter()
@@ -264,7 +264,7 @@ class Exchange:
                 await self._say(flight.answer, asked)
                 return
             if head is not None and head.status != 200 and flight.is_whole and not flight.is_broken:
-                await self._pass_on(reader, head, None)
+                await self._pass_on(reader, head.shared(), None)
                 return
         finally:
             watcher.cancel()

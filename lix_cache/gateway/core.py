@@ -22,7 +22,7 @@ from lix_cache.gateway.plain_json import dump
 from lix_cache.gateway.prepared import Prepared, Preparer
 from lix_cache.gateway.protocols import Protocol
 from lix_cache.gateway.relay import Flight
-from lix_cache.gateway.request import answering_headers, parse
+from lix_cache.gateway.request import account_of, answering_headers, parse
 from lix_cache.gateway.settings import GatewaySettings
 from lix_cache.gateway.tenants import Tenant, TenantBook
 from lix_cache.gateway.tiers import Entry, Memory, RedisTier
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Core"]
 
+#: How long another process may serve what this one has dropped.
+_LOOK_SECONDS = 1.0
 _CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key"})
 
 
@@ -99,6 +101,7 @@ class Core:
 
             self.sessions = Sessions(config or CacheConfig())
         self.flights: dict[bytes, Flight] = {}
+        self._following: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def provider(self, tenant: str, model: Any) -> tuple[str, str]:
@@ -219,13 +222,30 @@ class Core:
             seconds = entry.expires - self.clock.time()
             await redis.name_answer(entry.tenant, asked.account, entry.answer.id, asked.key, seconds)
 
-    async def forget_response(self, tenant: Tenant, account: str, identity: str) -> None:
-        """Drop an answer that its provider was told to delete."""
+    async def forget_response(self, tenant: Tenant, headers: Mapping[str, str], identity: str) -> None:
+        """Drop an answer that its provider was told to delete, from all tiers."""
         self.memory.purge(lambda entry: entry.tenant == tenant.name and entry.answer.id == identity)
         if self.redis is not None:
-            key = await self.redis.forget_named(tenant.name, account, identity)
-            if key is not None:
-                self.memory.drop(key)
+            account = self.provider(tenant.name, None)[1] or account_of(headers)
+            await self.redis.forget_named(tenant.name, account, identity)
+            await self.redis.count_purge()
+        if self.meaning is not None:
+            await self.meaning.forget(tenant.name, identity)
+
+    def start(self) -> None:
+        """Begin what goes on beside the requests."""
+        if self.redis is not None:
+            self._following = asyncio.get_running_loop().create_task(self._follow_purges(self.redis))
+
+    async def _follow_purges(self, redis: RedisTier) -> None:
+        """Forget what is in memory when another process has dropped answers."""
+        known: int | None = None
+        while True:
+            count = await redis.purges()
+            if count is not None and known is not None and count != known:
+                self.memory.purge(lambda _: True)
+            known = known if count is None else count
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def purge(self, tenant: str, model: str | None, older_than: float | None) -> dict[str, Any]:
         """Drop answers of a tenant from all tiers. Returns how many of each."""
@@ -239,6 +259,7 @@ class Core:
         found = {"memory": self.memory.purge(fits), "redis": 0, "by_meaning": 0}
         if self.redis is not None:
             found["redis"] = await self.redis.purge(tenant, fits)
+            await self.redis.count_purge()
         if self.meaning is not None:
             found["by_meaning"] = await self.meaning.purge(tenant, model, older_than)
         return found
@@ -259,6 +280,8 @@ class Core:
     async def close(self) -> None:
         """Let go of all connections."""
         await self.settle()
+        if self._following is not None:
+            self._following.cancel()
         await self.routes.close()
         if self.redis is not None:
             self.redis.close()

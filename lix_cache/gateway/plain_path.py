@@ -11,7 +11,6 @@ from lix_cache.gateway.core import Core
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.headers import Verdict
 from lix_cache.gateway.relay import Flight, Head, Reader
-from lix_cache.gateway.request import account_of
 from lix_cache.gateway.tenants import Tenant
 from lix_cache.gateway.upstream import Outgoing, UpstreamFailed
 
@@ -49,7 +48,7 @@ async def pass_through(
     except UpstreamFailed as error:
         raise Refused(504 if error.was_late else 502, "upstream_unavailable", str(error)) from None
     if scope["method"] == "DELETE" and scope["path"].startswith(_RESPONSES) and incoming.status < 300:
-        await core.forget_response(tenant, account_of(headers), scope["path"][len(_RESPONSES) :])
+        await core.forget_response(tenant, headers, scope["path"][len(_RESPONSES) :])
     head = Head(incoming.status, words.returned(incoming.headers))
     flight = Flight(1 << 16, lambda _: None, goes_on=False)
 

@@ -21,6 +21,9 @@ __all__ = ["Broken", "Flight", "Head", "Reader", "Renamed"]
 
 #: How far the slowest reader may be behind where an answer is too large to be kept whole.
 _LAG_BYTES = 1 << 20
+_SHARED = frozenset(
+    {b"content-type", b"content-encoding", b"cache-control", b"retry-after", b"retry-after-ms"}
+)
 
 
 class Broken(Exception):
@@ -37,6 +40,10 @@ class Head:
         self.headers = headers
         kind = next((value for name, value in headers if name == b"content-type"), b"")
         self.is_stream = kind.lower().startswith(b"text/event-stream")
+
+    def shared(self) -> Head:
+        """Return what another client may see of it: cookies, limits and ids are of the one who asked."""
+        return Head(self.status, [pair for pair in self.headers if pair[0] in _SHARED])
 
 
 class Flight:

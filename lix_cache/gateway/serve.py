@@ -60,12 +60,16 @@ def server_for(gateway: Gateway, **changes: Any) -> Any:
     """Return uvicorn's server for the application."""
     import uvicorn
 
+    from lix_cache.gateway.guarded_http import GuardedHttp
+
     settings = gateway.core.settings
     options: dict[str, Any] = {
         "host": settings.host,
         "port": settings.port,
         "loop": "uvloop",
-        "http": "httptools",
+        "http": GuardedHttp,
+        # Longer than clients keep theirs: who closes first must be the one that would send.
+        "timeout_keep_alive": 75,
         "ws": "none",
         "lifespan": "on",
         "interface": "asgi3",

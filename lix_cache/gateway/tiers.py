@@ -113,6 +113,7 @@ class RedisTier:
         self._keys = Keys(config.redis_key_prefix, config.redis_buckets)
         self._clock = clock
         self.breaker = Breaker(config.redis_retry_seconds, clock)
+        self._purges = self._keys.gateway("purges", "", "")
         self._opened: tuple[asyncio.AbstractEventLoop, Any] | None = None
         #: Requests that went without Redis, and why last.
         self.troubles = 0
@@ -187,6 +188,15 @@ class RedisTier:
                     dropped += int((await self._ask(pack(("UNLINK", name))) or (0,))[0])
             if cursor in (b"0", 0, "0"):
                 return dropped
+
+    async def count_purge(self) -> None:
+        """Let the other processes know that something was dropped."""
+        await self._ask(pack(("INCR", self._purges)))
+
+    async def purges(self) -> int | None:
+        """Return how often something was dropped; None if Redis does not tell."""
+        answers = await self._ask(pack(("GET", self._purges)))
+        return None if answers is None else int(answers[0] or 0)
 
     async def ping(self) -> bool:
         """Whether it answers."""

@@ -153,6 +153,7 @@ def test_followers_of_a_stream_in_another_form_get_their_own(
     assert len({reply.text for reply in got.values()}) == 1
     assert [b'"usage":{' in got[i].body for i in range(4)] == [True, False, True, True]
     assert {got[i].reason for i in (1, 2, 3)} == {"shared"}
+    assert ["set-cookie" in got[i].headers for i in range(4)] == [True, False, False, False]
 
 
 def test_tool_calls_are_never_served_by_meaning(provider: Provider, two_tenants: RunningGateway) -> None:
@@ -338,6 +339,32 @@ def test_hostile_requests_are_refused_and_nothing_is_stored(
     assert ask(gateway.url, "GET", "/v1/../secret").status == 400
     assert provider.calls == []
     assert len(gateway.core.memory) == 0
+
+
+def test_a_purge_reaches_the_memory_of_other_processes(provider: Provider, redis_config: CacheConfig) -> None:
+    with RunningGateway(provider, redis_config) as one, RunningGateway(provider, redis_config) as other:
+        for gateway in (one, other):
+            post(gateway.url, chat_body())
+            gateway.settle()
+        assert post(other.url, chat_body()).reason == "memory"
+        one.do(one.core.purge("local", None, None))
+        assert post(one.url, chat_body(), cache_control="only-if-cached").status == 504
+        wait_until(
+            lambda: post(other.url, chat_body(), cache_control="only-if-cached").status == 504,
+            what="the other process to forget",
+        )
+
+
+@pytest.mark.promise("bad-bytes")
+def test_a_slow_or_endless_head_ends_the_connection(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lix_cache.gateway.guarded_http.HEAD_SECONDS", 0.3)
+    assert raw(gateway.port, b"") == b""
+    assert raw(gateway.port, b"POST /v1/chat/completions HTTP/1.1\r\nHost: ") == b""
+    assert raw(gateway.port, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /h").count(b"HTTP/1.1") == 1
+    endless = b"GET /healthz HTTP/1.1\r\n" + b"X-A: " + b"a" * 400_000
+    assert raw(gateway.port, endless).startswith(b"HTTP/1.1 400")
 
 
 @pytest.mark.promise("bad-bytes")
