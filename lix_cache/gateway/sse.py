@@ -142,10 +142,11 @@ def _events_of(data: bytes, reader: SseReader) -> Iterator[Event]:
         while (end := data.find(b"\n\n", start)) >= 0:
             block = data[start:end]
             start = end + 2
+            if block.startswith(b"data: ") and b"\n" not in block:
+                yield Event(b"", block[6:])
+                continue
             first, _, second = block.partition(b"\n")
-            if first.startswith(b"data: ") and not second:
-                yield Event(b"", first[6:])
-            elif first.startswith(b"event: ") and second.startswith(b"data: ") and b"\n" not in second:
+            if first.startswith(b"event: ") and second.startswith(b"data: ") and b"\n" not in second:
                 yield Event(first[7:], second[6:])
             else:
                 yield from reader.feed(block + b"\n\n")

@@ -29,11 +29,13 @@ from tests.support.provider_wire import (
     chat_body,
     chat_stream,
     chunk,
+    data_of,
     kept,
     message,
     message_events,
     message_item,
     output_text,
+    piece,
     recorded,
     response,
     response_events,
@@ -80,8 +82,8 @@ def again(protocol: Any, answer: Answer, *, stream: bool, request: Any = ASKS_US
 def test_a_stream_may_be_cut_anywhere(one: tuple[Any, bytes], places: list[int]) -> None:
     protocol, stream = one
     reader = protocol.reader(ASKS_USAGE)
-    for piece in cut(stream, places):
-        reader.feed(piece)
+    for part in cut(stream, places):
+        reader.feed(part)
     assert reader.finish() == kept(recorded(protocol, stream, ASKS_USAGE))
 
 
@@ -101,7 +103,7 @@ def test_events_do_not_depend_on_where_the_bytes_are_cut(
     whole = SseReader()
     expected = list(whole.feed(data))
     pieces = SseReader()
-    assert [event for piece in cut(data, places) for event in pieces.feed(piece)] == expected
+    assert [event for part in cut(data, places) for event in pieces.feed(part)] == expected
     rest = whole.finish()
     assert pieces.finish() == rest
     if rest is None:
@@ -201,6 +203,81 @@ def test_any_message_and_response_in_both_forms(text: str, thought: str, calls: 
         assert {key: direct[key] for key in body} == body
         streamed = kept(recorded(protocol, again(protocol, answer, stream=True)))
         assert json.loads(again(protocol, streamed, stream=False)) == direct
+
+
+# -- most events differ in one text alone, and are told by their bytes -----------------------
+
+NASTY = st.sampled_from(
+    [
+        *('"content":', '{"content": "x"}', '"text":"y"', "content", "probe", "x", "", " "),
+        *('"', "\\", '\\"', "\n", "é🌍", "\0i"),
+    ]
+)
+KEYS = st.sampled_from(["content", "reasoning_content"])
+BLOCKS = st.tuples(st.sampled_from(["text", "thinking"]), st.lists(NASTY, max_size=8))
+SPELLINGS = st.sampled_from([{}, {"separators": (",", ":")}, {"ensure_ascii": False}, {"indent": 1}])
+
+
+def spelt(events: list[Any], spellings: list[dict[str, Any]], *, named: bool) -> bytes:
+    """Return events as servers write them: JSON has many spellings."""
+    frames = []
+    for i, event in enumerate(events):
+        name = f"event: {event['type']}\n" if named else ""
+        lines = json.dumps(event, **spellings[i % len(spellings)]).split("\n")
+        frames.append(name + "".join(f"data: {line}\n" for line in lines) + "\n")
+    return "".join(frames).encode()
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["content", "reasoning_content"]), st.integers(0, 1), NASTY), max_size=30
+    ),
+    st.lists(SPELLINGS, min_size=1, max_size=3),
+    st.booleans(),
+)
+def test_chunks_told_by_their_bytes_are_what_they_say(
+    said: list[tuple[str, int, str]], spellings: list[dict[str, Any]], has_usage: bool
+) -> None:
+    usage = {"usage": None} if has_usage else {}
+    pieces = [piece({"role": "assistant", "content": "a"}, index=index) for index in (0, 1)]
+    pieces += [piece({key: text}, index=index) for key, index, text in said]
+    pieces += [piece({}, "stop", index=index) for index in (0, 1)]
+    stream = spelt([chunk([one], **usage) for one in pieces], spellings, named=False) + b"data: [DONE]\n\n"
+    answer = kept(recorded(CHAT, stream, ASKS_USAGE))
+    shown = data_of(again(CHAT, answer, stream=True))
+    assert [one["choices"][0] for one in shown[:-1]] == pieces
+    assert {one["id"] for one in shown[:-1]} == {"chatcmpl-new"}
+    for choice in json.loads(again(CHAT, answer, stream=False))["choices"]:
+        texts = {"content": "a", "reasoning_content": None}
+        for key, index, text in said:
+            if index == choice["index"]:
+                texts[key] = (texts[key] or "") + text
+        assert {key: choice["message"].get(key) for key in texts} == texts
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["text", "thinking"]), st.lists(NASTY, max_size=8)), min_size=1, max_size=4
+    ),
+    st.lists(SPELLINGS, min_size=1, max_size=3),
+)
+def test_deltas_told_by_their_bytes_are_what_they_say(
+    blocks: list[tuple[str, list[str]]], spellings: list[dict[str, Any]]
+) -> None:
+    blocks = [*blocks, ("text", ["end"])]
+    events = message_events([])[:1]
+    for index, (kind, pieces) in enumerate(blocks):
+        place = {"index": index}
+        events.append({"type": "content_block_start", **place, "content_block": {"type": kind, kind: ""}})
+        deltas = [{"type": f"{kind}_delta", kind: one} for one in pieces]
+        events.extend({"type": "content_block_delta", **place, "delta": one} for one in deltas)
+        events.append({"type": "content_block_stop", **place})
+    events += message_events([])[-2:]
+    answer = kept(recorded(MESSAGES, spelt(events, spellings, named=True)))
+    shown = data_of(again(MESSAGES, answer, stream=True))
+    assert shown[1:] == events[1:]
+    found = json.loads(again(MESSAGES, answer, stream=False))["content"]
+    assert found == [{"type": kind, kind: "".join(pieces)} for kind, pieces in blocks]
 
 
 # -- providers that send something else ----------------------------------------------------

@@ -25,6 +25,7 @@ from lix_cache.gateway.protocols.protocol import (
     slotted,
     word,
 )
+from lix_cache.gateway.protocols.repeating import Repeating, around
 from lix_cache.gateway.sse import Event, frame
 
 __all__ = ["Chat"]
@@ -120,6 +121,10 @@ def _begun(chunk: Mapping[str, Any]) -> bytes:
     return b"{" + members_of + b"," if members_of else b"{"
 
 
+def _delta_of(chunk: dict[str, Any]) -> Any:
+    return chunk["choices"][0]["delta"]
+
+
 class _Recorded:
     """A stream as it was recorded: its template, and what it comes to."""
 
@@ -131,8 +136,17 @@ class _Recorded:
         self._envelope = b""
         self._assembly = Assembly()
         self._is_done = False
+        self._repeating = Repeating()
+        self._pieces: list[str] = []
+        self._around = b"", b""
 
     def take(self, event: Event, parse: Parse) -> None:
+        more = self._repeating.text(event)
+        if more is not None:
+            self._pieces.append(more[0])
+            self._frames.append(more[1].join(self._around))
+            return
+        self._repeating.forget()
         if self._is_done:
             raise Unfit("malformed", "an event after the last one")
         if event.data == b"[DONE]":
@@ -142,13 +156,28 @@ class _Recorded:
             raise Unfit("error", "an error event")
         chunk = parse(event.data)
         check_error(chunk)
-        chunk.pop("obfuscation", None)  # padding, of as many bytes as one stream needed
+        # Padding, of as many bytes as one stream needed.
+        is_padded = chunk.pop("obfuscation", None) is not None
         usage = chunk.pop("usage", None)
         choices = members(chunk.pop("choices", None), "choices")
         # Nearly all chunks begin as the first one did, and then there is nothing new in it.
         is_repeated = chunk == self._first
         self._assembly.take({} if is_repeated else chunk, choices, usage)
         self._keep(b"\0e" if is_repeated else self._head(chunk, choices), choices, usage)
+        if usage is None and not is_padded and len(choices) == 1:
+            self._learn(event, choices[0])
+
+    def _learn(self, event: Event, choice: dict[str, Any]) -> None:
+        """Look whether the next chunks may be as this one but for their text."""
+        found = self._assembly.growing(choice)
+        if found is None:
+            return
+        key, self._pieces = found
+        parts = around(self._frames[-1], key, self._pieces[-1])
+        if parts is not None and self._repeating.learn(event, _delta_of, key):
+            self._around = parts
+        else:
+            self._repeating.forget()
 
     def _head(self, chunk: dict[str, Any], choices: list[dict[str, Any]]) -> bytes:
         """Return what the chunk begins with: what all repeat is stored once."""

@@ -95,6 +95,10 @@ class Assembly:
                 raise Unfit("malformed", "a choice without an index")
             self._choices.setdefault(index, _Choice(index)).take(choice)
 
+    def growing(self, choice: Mapping[str, Any]) -> tuple[str, list[str]] | None:
+        """Return key and pieces of the text that a choice has just extended, if it did nothing else."""
+        return self._choices[choice["index"]].growing(choice)
+
     def body(self) -> dict[str, Any]:
         choices = [self._choices[index].whole() for index in sorted(self._choices)]
         body = {**self._top, "object": "chat.completion", "choices": choices}
@@ -122,8 +126,6 @@ class _Choice:
 
     def take(self, choice: Mapping[str, Any]) -> None:
         delta = choice.get("delta")
-        if self._is_more_text(choice, delta):
-            return
         if delta is not None and not isinstance(delta, dict):
             raise Unfit("malformed", "a delta is no object")
         for key, value in (delta or {}).items():
@@ -139,18 +141,15 @@ class _Choice:
                 raise Unfit("inconsistent", "a choice ends in two ways")
             self._finish = finish
 
-    def _is_more_text(self, choice: Mapping[str, Any], delta: Any) -> bool:
-        """Take the next piece of a text that has begun, as nearly all chunks are: the short way for it."""
+    def growing(self, choice: Mapping[str, Any]) -> tuple[str, list[str]] | None:
+        """Return the text that a piece of this choice has just extended, if it did nothing else."""
+        delta = choice.get("delta")
         if type(delta) is not dict or len(delta) != 1 or self._finish is not None:
-            return False
-        ((key, value),) = delta.items()
-        pieces = self._texts.get(key)
-        if pieces is None or type(value) is not str or not choice.keys() <= _BARE:
-            return False
-        if choice.get("finish_reason") is not None or choice.get("logprobs") is not None:
-            return False
-        pieces.append(value)
-        return True
+            return None
+        (key,) = delta
+        if not delta[key] or key not in self._texts or not choice.keys() <= _BARE:
+            return None
+        return None if choice.get("logprobs") is not None else (key, self._texts[key])
 
     def _add(self, key: str, value: Any) -> None:
         if value and self._finish is not None and key != "role":

@@ -99,6 +99,13 @@ class Assembly:
             raise Unfit("truncated", "message_stop without a stop reason")
         self._is_whole = True
 
+    def growing(self, said: Mapping[str, Any]) -> tuple[str, list[str]] | None:
+        """Return key and pieces of the text that an event has just extended, if it did nothing else."""
+        delta = said.get("delta")
+        if self._open is None or said["type"] != "content_block_delta" or not isinstance(delta, dict):
+            return None
+        return self._open.growing(delta)
+
     def body(self) -> dict[str, Any]:
         if self._message is None or not self._is_whole:
             raise Unfit("truncated", "the stream has no message_stop")
@@ -121,6 +128,11 @@ class _Block:
         if field == "signature" and (self._begun.get(field) or field in self._pieces):
             raise Unfit("inconsistent", "two signatures of one block")
         self._pieces.setdefault(field, []).append(piece)
+
+    def growing(self, delta: Mapping[str, Any]) -> tuple[str, list[str]] | None:
+        _, field = _DELTAS[delta["type"]]
+        is_more = field in ("text", "thinking", "partial_json") and delta.keys() == {"type", field}
+        return (field, self._pieces[field]) if is_more else None
 
     def whole(self) -> dict[str, Any]:
         block = dict(self._begun)

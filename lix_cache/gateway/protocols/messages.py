@@ -22,6 +22,7 @@ from lix_cache.gateway.protocols.protocol import (
     told_name,
     word,
 )
+from lix_cache.gateway.protocols.repeating import Repeating
 from lix_cache.gateway.sse import Event, frame
 
 __all__ = ["Messages"]
@@ -81,8 +82,15 @@ class Messages(Protocol):
         parse: Parse,
         request: Mapping[str, Any],  # noqa: ARG002
     ) -> Answer:
-        assembly, frames = Assembly(), []
+        assembly, frames, repeating = Assembly(), [], Repeating()
+        pieces: list[str] = []
         for event in events:
+            more = repeating.text(event)
+            if more is not None:
+                pieces.append(more[0])
+                frames.append(frame(event.data, event.name))
+                continue
+            repeating.forget()
             said = parse(event.data)
             check_error(said)
             if event.name == b"error":
@@ -95,7 +103,14 @@ class Messages(Protocol):
             if said["type"] == "message_start":
                 data = b'{"type":"message_start","message":' + _slotted(said["message"]) + b"}"
             frames.append(frame(dump(said) if b"\n" in data else data, event.name))
+            growing = assembly.growing(said)
+            if growing is not None and b"\n" not in data and repeating.learn(event, _delta_of, growing[0]):
+                pieces = growing[1]
         return _answer_of(assembly.body(), events=b"".join(frames))
+
+
+def _delta_of(event: dict[str, Any]) -> Any:
+    return event["delta"]
 
 
 def _kind_of(status: int) -> str:
