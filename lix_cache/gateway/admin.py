@@ -56,6 +56,12 @@ class _Admin:
             raise Refused(400, "invalid_body", "say whose answers: tenant")
         return await self._core.purge(tenant, asked.get("model"), asked.get("older_than_seconds"))
 
+    async def snapshot(self, _: Request) -> dict[str, Any]:
+        """Write the snapshot now."""
+        if not self._core.settings.snapshot:
+            raise Refused(404, "no_snapshot", "no folder for a snapshot is configured")
+        return {"answers": await self._core.save()}
+
     async def explain(self, request: Request) -> dict[str, Any]:
         """Say what would become of a request, without sending it anywhere or counting it."""
         asked = await _asked(request, {"tenant": str, "path": str, "headers": dict, "body": dict})
@@ -136,6 +142,7 @@ def admin_app(core: Core) -> Starlette:
         routes=[
             Route("/admin/stats", guarded(admin.stats), methods=["GET"]),
             Route("/admin/purge", guarded(admin.purge), methods=["POST"]),
+            Route("/admin/snapshot", guarded(admin.snapshot), methods=["POST"]),
             Route("/admin/explain", guarded(admin.explain), methods=["POST"]),
         ]
     )

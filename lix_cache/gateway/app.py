@@ -57,7 +57,7 @@ class Gateway:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 await self.health.warm_up()
-                self.core.start()
+                await self.core.start()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await self.core.close()

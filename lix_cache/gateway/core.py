@@ -8,8 +8,10 @@ import os
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
+from lix_cache._log import logger
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
+from lix_cache.errors import LixCacheError, told
 from lix_cache.gateway.access_log import AccessLog
 from lix_cache.gateway.answer import Answer
 from lix_cache.gateway.asgi import Scope
@@ -24,6 +26,7 @@ from lix_cache.gateway.protocols import Protocol
 from lix_cache.gateway.relay import Flight
 from lix_cache.gateway.request import account_of, answering_headers, parse
 from lix_cache.gateway.settings import GatewaySettings
+from lix_cache.gateway.snapshot import load_snapshot, save_snapshot
 from lix_cache.gateway.tenants import Tenant, TenantBook
 from lix_cache.gateway.tiers import Entry, Memory, RedisTier
 from lix_cache.gateway.upstream import Route, Routes
@@ -101,6 +104,9 @@ class Core:
 
             self.sessions = Sessions(config or CacheConfig())
         self.flights: dict[bytes, Flight] = {}
+        self._snapshot = os.path.expanduser(settings.snapshot)
+        #: Answers that came out of the snapshot.
+        self.hydrated = 0
         self._following: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -232,9 +238,11 @@ class Core:
         if self.meaning is not None:
             await self.meaning.forget(tenant.name, identity)
 
-    def start(self) -> None:
-        """Begin what goes on beside the requests."""
+    async def start(self) -> None:
+        """Read the snapshot, and begin what goes on beside the requests."""
         if self.redis is not None:
+            if self._snapshot:
+                self.hydrated = await load_snapshot(self.redis, self._snapshot)
             self._following = asyncio.get_running_loop().create_task(self._follow_purges(self.redis))
 
     async def _follow_purges(self, redis: RedisTier) -> None:
@@ -277,11 +285,22 @@ class Core:
             if not done:
                 return
 
+    async def save(self) -> int:
+        """Write a snapshot. Returns how many answers are in it."""
+        if self.redis is None or not self._snapshot:
+            return 0
+        return await save_snapshot(self.redis, self._snapshot, self.clock)
+
     async def close(self) -> None:
         """Let go of all connections."""
         await self.settle()
         if self._following is not None:
             self._following.cancel()
+        if self.settings.snapshot:
+            try:
+                await self.save()
+            except LixCacheError as error:
+                logger.error("no snapshot was written: {}", told(error))
         await self.routes.close()
         if self.redis is not None:
             self.redis.close()

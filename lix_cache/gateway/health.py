@@ -65,6 +65,7 @@ class Health:
             "redis": redis,
             "embedder": self.embedder,
             "upstreams": {r.name: "failing" if r.name in tripped else "ok" for r in core.routes.routes},
+            "hydrated": core.hydrated,
             "draining": self.is_draining,
         }
 

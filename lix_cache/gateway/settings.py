@@ -123,6 +123,7 @@ class GatewaySettings:
         volatile: names of the rules for volatile parts of prompts.
         encoders: ``columns``, ``toon``: send records in tool results in fewer tokens; none by default.
         sessions: keep conversations named by ``X-Session-ID``, of the local tenant.
+        snapshot: folder that exact answers are read from at the start and written to at the end; "" for none.
         retries: how often a failed request is sent again before its first byte.
         retry_after_seconds: longest wait that a provider may ask for before a retry.
         connect_seconds: how long a connection to a provider may take.
@@ -152,6 +153,7 @@ class GatewaySettings:
     volatile: tuple[str, ...] = ()
     encoders: tuple[str, ...] = ()
     sessions: bool = False
+    snapshot: str = ""
     retries: int = 1
     retry_after_seconds: float = 2.0
     connect_seconds: float = 10.0

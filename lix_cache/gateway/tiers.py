@@ -11,7 +11,7 @@ import asyncio
 import re
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,8 +174,7 @@ class RedisTier:
     async def purge(self, tenant: str, fits: Callable[[Entry], bool]) -> int:
         """Drop what fits of a tenant's answers. Looks at all keys of the database, some at a time."""
         cursor, dropped = b"0", 0
-        start = re.sub(r"[*?\[\]\\]", r"\\\g<0>", self._keys.gateway("answer", tenant, ""))
-        pattern = re.sub(r"\{\d+\}", "{*}", start, count=1) + "*"
+        pattern = _globbed(self._keys.gateway("answer", tenant, ""))
         while True:
             answers = await self._ask(pack(("SCAN", cursor, "MATCH", pattern, "COUNT", 500)))
             if answers is None:
@@ -188,6 +187,36 @@ class RedisTier:
                     dropped += int((await self._ask(pack(("UNLINK", name))) or (0,))[0])
             if cursor in (b"0", 0, "0"):
                 return dropped
+
+    async def records(self) -> AsyncIterator[tuple[bytes, bytes]]:
+        """Give all answers of all tenants, each with its name: tenant and key.
+
+        Raises:
+            RedisUnavailable: these were not all.
+        """
+        cursor: Any = b"0"
+        pattern = _globbed(self._keys.gateway("answer", "", "")).removesuffix("*").rpartition("answer:")[0]
+        while True:
+            answers = await self._ask(pack(("SCAN", cursor, "MATCH", f"{pattern}answer:*", "COUNT", 500)))
+            if answers is None:
+                raise RedisUnavailable(f"not all of Redis was seen: {self.last_trouble}")
+            cursor, names = answers[0]
+            for name in names:
+                data = (await self._ask(pack(("GET", name))) or (None,))[0]
+                if isinstance(data, bytes):
+                    yield name.rpartition(b":gw:answer:")[2], data
+            if cursor == b"0":
+                return
+
+    async def restore(self, name: bytes, data: bytes) -> bool:
+        """Put an answer back that may still be served and is not there."""
+        tenant, _, key = name.decode("latin-1").partition(":")
+        entry = self._read("", data)
+        milliseconds = 0 if entry is None else int((entry.expires - self._clock.time()) * 1000)
+        if milliseconds <= 0 or not re.fullmatch(r"[\w-]{27}:[0-9a-f]{64}", f"{tenant}:{key}"):
+            return False
+        place = self._keys.gateway_place("answer", tenant, key)
+        return bool((await self._ask(pack(("SET", place, data, "NX", "PX", milliseconds))) or (None,))[0])
 
     async def count_purge(self) -> None:
         """Let the other processes know that something was dropped."""
@@ -237,3 +266,9 @@ class RedisTier:
         if said != self.last_trouble:
             logger.warning("the gateway goes without an answer of Redis: {}", said)
         self.last_trouble = said
+
+
+def _globbed(start: str) -> str:
+    """Return the pattern of all keys that begin so, in any bucket."""
+    literal = re.sub(r"[*?\[\]\\]", r"\\\g<0>", start)
+    return re.sub(r"\{\d+\}", "{*}", literal, count=1) + "*"

@@ -159,7 +159,11 @@ class Keys:
 
     def gateway(self, kind: str, tenant: str, name: str) -> str:
         """String: what the gateway keeps of a tenant under a name: an answer, or which answer an id is of."""
-        return f"{self.prefix}:{{{self.bucket(name)}}}:gw:{kind}:{digest(tenant)}:{name}"
+        return self.gateway_place(kind, digest(tenant), name)
+
+    def gateway_place(self, kind: str, tenant_digest: str, name: str) -> str:
+        """The same, of a tenant of which only the digest is known."""
+        return f"{self.prefix}:{{{self.bucket(name)}}}:gw:{kind}:{tenant_digest}:{name}"
 
     # -- URL embeddings (database 1) -----------------------------------------------------
 
