@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lix_cache.errors import CodecError
 from lix_cache.gateway.answer import Answer, Incomplete
+from lix_cache.gateway.protocols.embeddings import Embeddings
 from lix_cache.gateway.sse import SseReader, read_events
 from tests.support.provider_wire import (
     ASKS_USAGE,
@@ -43,6 +44,7 @@ from tests.support.provider_wire import (
     stop_of,
 )
 
+EMBEDDINGS = Embeddings()
 pytestmark = pytest.mark.promise("right-answer")
 
 STREAMS: list[tuple[Any, bytes]] = [
@@ -333,3 +335,19 @@ def test_a_changed_event_is_a_reason_or_can_be_said(one: tuple[Any, list[Any]], 
 def test_a_changed_body_is_a_reason_or_can_be_said(one: tuple[Any, Any], data: Any) -> None:
     protocol, body = one
     check_any(protocol, protocol.read_body(as_json(changed(body, data)), {}))
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_changed_embeddings_are_a_reason_or_can_be_said(data: Any) -> None:
+    kinds = [[0.5, 0.1], "AAAAPw=="]
+    vectors = [{"object": "embedding", "index": i, "embedding": one} for i, one in enumerate(kinds)]
+    body = {"object": "list", "data": vectors, "model": "m", "usage": {"prompt_tokens": 5, "total_tokens": 5}}
+    found = EMBEDDINGS.read_body(as_json(changed(body, data)), {"model": "m", "input": ["a", "bc"]})
+    if isinstance(found, Incomplete):
+        assert found.reason
+        return
+    answers = [kept(one) for one in found]
+    for encoding in ("float", "base64"):
+        said = EMBEDDINGS.render(answers, request={"encoding_format": encoding}, new_id="new", created=5)
+        assert len(json.loads(said)["data"]) == 2
