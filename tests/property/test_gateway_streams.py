@@ -212,7 +212,7 @@ def test_any_message_and_response_in_both_forms(text: str, thought: str, calls: 
 NASTY = st.sampled_from(
     [
         *('"content":', '{"content": "x"}', '"text":"y"', "content", "probe", "x", "", " "),
-        *('"', "\\", '\\"', "\n", "é🌍", "\0i"),
+        *('"', "\\", '\\"', "\n", "é🌍", "\0i", ',"obfuscation":"x"}', '"obfuscation"'),
     ]
 )
 KEYS = st.sampled_from(["content", "reasoning_content"])
@@ -236,15 +236,19 @@ def spelt(events: list[Any], spellings: list[dict[str, Any]], *, named: bool) ->
     ),
     st.lists(SPELLINGS, min_size=1, max_size=3),
     st.booleans(),
+    st.booleans(),
 )
 def test_chunks_told_by_their_bytes_are_what_they_say(
-    said: list[tuple[str, int, str]], spellings: list[dict[str, Any]], has_usage: bool
+    said: list[tuple[str, int, str]], spellings: list[dict[str, Any]], has_usage: bool, is_padded: bool
 ) -> None:
     usage = {"usage": None} if has_usage else {}
     pieces = [piece({"role": "assistant", "content": "a"}, index=index) for index in (0, 1)]
     pieces += [piece({key: text}, index=index) for key, index, text in said]
     pieces += [piece({}, "stop", index=index) for index in (0, 1)]
-    stream = spelt([chunk([one], **usage) for one in pieces], spellings, named=False) + b"data: [DONE]\n\n"
+    chunks = [chunk([one], **usage) for one in pieces]
+    if is_padded:
+        chunks = [{**one, "obfuscation": "aB3" * (i % 4)} for i, one in enumerate(chunks)]
+    stream = spelt(chunks, spellings, named=False) + b"data: [DONE]\n\n"
     answer = kept(recorded(CHAT, stream, ASKS_USAGE))
     shown = data_of(again(CHAT, answer, stream=True))
     assert [one["choices"][0] for one in shown[:-1]] == pieces
