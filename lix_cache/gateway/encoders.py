@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 from lix_cache.errors import ConfigError, MissingExtra
 
 __all__ = ["ENCODERS", "Columns", "Encoded", "Encoder", "Encoding", "Toon", "estimate_tokens"]
 
-#: Characters below which nothing is worth the work, and above which the work takes too long for a request.
-_SHORTEST, _LONGEST = 200, 100_000
+#: Characters below which nothing is worth the work.
+_SHORTEST: Final = 200
 #: Characters of texts whose encoding is remembered: an agent sends all its tool results again at each turn.
 _REMEMBERED = 4_000_000
 _ENOUGH: Final = 0.15
@@ -35,19 +35,18 @@ def estimate_tokens(text: str) -> int:
     Beside four tokenizers (cl100k, o200k, Claude's of 2023, DeepSeek's) on seven sets of records: JSON within
     11 %; what rows and TOON are of it within 0.06, but once 0.77 for 0.88.
     """
-    tokens = 0
-    for found in _PIECES.finditer(text):
-        piece = found[0]
-        length, last = len(piece), piece[-1]
-        if last.isalpha():
-            tokens += -(-length // 9) if piece.isascii() else -(-length // 2)
-        elif piece[0] == "\n":
-            tokens += 1 + (length > 2)
-        elif last in " _" or last.isdigit():
-            tokens += 1
-        else:
-            tokens += 1 if length <= 3 else 2 if length <= 6 else -(-length // 2)
-    return tokens
+    return sum(_tokens_of(piece) * times for piece, times in Counter(_PIECES.findall(text)).items())
+
+
+def _tokens_of(piece: str) -> int:
+    length, last = len(piece), piece[-1]
+    if last.isalpha():
+        return -(-length // 9) if piece.isascii() else -(-length // 2)
+    if piece[0] == "\n":
+        return 1 + (length > 2)
+    if last in " _" or last.isdigit():
+        return 1
+    return 1 if length <= 3 else 2 if length <= 6 else -(-length // 2)
 
 
 class Encoder(Protocol):
@@ -55,9 +54,11 @@ class Encoder(Protocol):
 
     Attributes:
         name: with the version of what it writes: it belongs to keys.
+        longest: characters of the longest text that it is fast enough for.
     """
 
-    name: ClassVar[str]
+    name: str
+    longest: int
 
     def encode(self, value: Any) -> str | None:
         """Write a value; None if this encoder has nothing to gain on it."""
@@ -67,9 +68,9 @@ class Encoder(Protocol):
 
 
 class Toon:
-    """TOON, by the package toon-format."""
+    """TOON, by the package toon-format. It is pure Python, and takes five times as long as JSON."""
 
-    name: ClassVar[str] = "toon-4"
+    longest = 20_000
 
     def __init__(self) -> None:
         try:
@@ -77,6 +78,7 @@ class Toon:
         except ImportError:
             raise MissingExtra("toon-format", "gateway", "the encoder 'toon'") from None
         self._toon = toon_format
+        self.name = f"toon-{toon_format.__toon_spec__}"
 
     def encode(self, value: Any) -> str | None:
         return self._toon.dumps(value)
@@ -91,7 +93,8 @@ class Columns:
     A row ends where its record has no more columns. A gap inside is what ``absent`` says.
     """
 
-    name: ClassVar[str] = "columns-1"
+    name = "columns-1"
+    longest = 50_000
 
     def encode(self, value: Any) -> str | None:
         return json.dumps(_columns(value), ensure_ascii=False, separators=(",", ":"))
@@ -180,6 +183,7 @@ class Encoding:
             if name not in ENCODERS:
                 raise ConfigError(f"there is no encoder of that name; there are {', '.join(ENCODERS)}")
         self._encoders = [ENCODERS[name]() for name in dict.fromkeys(names)]
+        self._longest = max((one.longest for one in self._encoders), default=0)
         self._count = count
         self._most = 1 - least_saving
         self._seen: OrderedDict[str, tuple[str, int] | None] = OrderedDict()
@@ -210,7 +214,7 @@ class Encoding:
 
     def of_text(self, text: str) -> tuple[str, int] | None:
         """Return a shorter text and the tokens that it saves; None if there is none that is worth it."""
-        if not _SHORTEST <= len(text) <= _LONGEST or text.lstrip()[:1] not in ("[", "{"):
+        if not _SHORTEST <= len(text) <= self._longest or text.lstrip()[:1] not in ("[", "{"):
             return None
         if text in self._seen:
             self._seen.move_to_end(text)
@@ -229,7 +233,7 @@ class Encoding:
         before = self._count(text)
         best: tuple[str, int] | None = None
         for encoder in self._encoders:
-            encoded = _written(encoder, value)
+            encoded = _written(encoder, value) if len(text) <= encoder.longest else None
             if encoded is None:
                 continue
             tokens = self._count(encoded)

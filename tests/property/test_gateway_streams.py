@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lix_cache.errors import CodecError
 from lix_cache.gateway.answer import Answer, Incomplete
+from lix_cache.gateway.protocols.embeddings import Embeddings
 from lix_cache.gateway.sse import SseReader, read_events
 from tests.support.provider_wire import (
     ASKS_USAGE,
@@ -43,6 +44,7 @@ from tests.support.provider_wire import (
     stop_of,
 )
 
+EMBEDDINGS = Embeddings()
 pytestmark = pytest.mark.promise("right-answer")
 
 STREAMS: list[tuple[Any, bytes]] = [
@@ -210,7 +212,7 @@ def test_any_message_and_response_in_both_forms(text: str, thought: str, calls: 
 NASTY = st.sampled_from(
     [
         *('"content":', '{"content": "x"}', '"text":"y"', "content", "probe", "x", "", " "),
-        *('"', "\\", '\\"', "\n", "é🌍", "\0i"),
+        *('"', "\\", '\\"', "\n", "é🌍", "\0i", ',"obfuscation":"x"}', '"obfuscation"'),
     ]
 )
 KEYS = st.sampled_from(["content", "reasoning_content"])
@@ -234,15 +236,19 @@ def spelt(events: list[Any], spellings: list[dict[str, Any]], *, named: bool) ->
     ),
     st.lists(SPELLINGS, min_size=1, max_size=3),
     st.booleans(),
+    st.booleans(),
 )
 def test_chunks_told_by_their_bytes_are_what_they_say(
-    said: list[tuple[str, int, str]], spellings: list[dict[str, Any]], has_usage: bool
+    said: list[tuple[str, int, str]], spellings: list[dict[str, Any]], has_usage: bool, is_padded: bool
 ) -> None:
     usage = {"usage": None} if has_usage else {}
     pieces = [piece({"role": "assistant", "content": "a"}, index=index) for index in (0, 1)]
     pieces += [piece({key: text}, index=index) for key, index, text in said]
     pieces += [piece({}, "stop", index=index) for index in (0, 1)]
-    stream = spelt([chunk([one], **usage) for one in pieces], spellings, named=False) + b"data: [DONE]\n\n"
+    chunks = [chunk([one], **usage) for one in pieces]
+    if is_padded:
+        chunks = [{**one, "obfuscation": "aB3" * (i % 4)} for i, one in enumerate(chunks)]
+    stream = spelt(chunks, spellings, named=False) + b"data: [DONE]\n\n"
     answer = kept(recorded(CHAT, stream, ASKS_USAGE))
     shown = data_of(again(CHAT, answer, stream=True))
     assert [one["choices"][0] for one in shown[:-1]] == pieces
@@ -333,3 +339,19 @@ def test_a_changed_event_is_a_reason_or_can_be_said(one: tuple[Any, list[Any]], 
 def test_a_changed_body_is_a_reason_or_can_be_said(one: tuple[Any, Any], data: Any) -> None:
     protocol, body = one
     check_any(protocol, protocol.read_body(as_json(changed(body, data)), {}))
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_changed_embeddings_are_a_reason_or_can_be_said(data: Any) -> None:
+    kinds = [[0.5, 0.1], "AAAAPw=="]
+    vectors = [{"object": "embedding", "index": i, "embedding": one} for i, one in enumerate(kinds)]
+    body = {"object": "list", "data": vectors, "model": "m", "usage": {"prompt_tokens": 5, "total_tokens": 5}}
+    found = EMBEDDINGS.read_body(as_json(changed(body, data)), {"model": "m", "input": ["a", "bc"]})
+    if isinstance(found, Incomplete):
+        assert found.reason
+        return
+    answers = [kept(one) for one in found]
+    for encoding in ("float", "base64"):
+        said = EMBEDDINGS.render(answers, request={"encoding_format": encoding}, new_id="new", created=5)
+        assert len(json.loads(said)["data"]) == 2

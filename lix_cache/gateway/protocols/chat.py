@@ -7,6 +7,7 @@ without them. Where a provider tells them unasked, they stay where it told them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -34,6 +35,9 @@ _KEPT = frozenset({"stop", "tool_calls"})
 #: Of the unstreamed form, what every chunk repeats.
 _REPEATED = frozenset({"model", "system_fingerprint", "service_tier"})
 _DONE = frame(b"[DONE]")
+#: OpenAI's padding, of as many bytes as one stream needed: the last member of a chunk. A quote inside a text
+#: would have a backslash before it, so this is no text.
+_PADDING = re.compile(rb',\s?"obfuscation":\s?"[^"\\]*"\}\Z')
 
 
 class Chat(Protocol):
@@ -121,6 +125,15 @@ def _begun(chunk: Mapping[str, Any]) -> bytes:
     return b"{" + members_of + b"," if members_of else b"{"
 
 
+def _without_padding(event: Event) -> Event:
+    data = event.data
+    at = data.rfind(b'"obfuscation"')
+    start = data.rfind(b",", 0, at) if at > 0 else -1
+    if start < 0 or _PADDING.match(data, start) is None:
+        return event
+    return Event(event.name, data[:start] + b"}")
+
+
 def _delta_of(chunk: dict[str, Any]) -> Any:
     return chunk["choices"][0]["delta"]
 
@@ -141,6 +154,7 @@ class _Recorded:
         self._around = b"", b""
 
     def take(self, event: Event, parse: Parse) -> None:
+        event = _without_padding(event)
         more = self._repeating.text(event)
         if more is not None:
             self._pieces.append(more[0])
@@ -156,8 +170,7 @@ class _Recorded:
             raise Unfit("error", "an error event")
         chunk = parse(event.data)
         check_error(chunk)
-        # Padding, of as many bytes as one stream needed.
-        is_padded = chunk.pop("obfuscation", None) is not None
+        is_padded = chunk.pop("obfuscation", None) is not None  # at another place than OpenAI's
         usage = chunk.pop("usage", None)
         choices = members(chunk.pop("choices", None), "choices")
         # Nearly all chunks begin as the first one did, and then there is nothing new in it.

@@ -176,10 +176,10 @@ def _kept(embedding: Any) -> bytes:
         exact = np.array(embedding, dtype=np.float64)
     except OverflowError:
         exact = np.array(np.inf)
-    if not np.isfinite(exact).all():
-        raise Unfit("malformed", "a vector that is not finite")
     with np.errstate(over="ignore"):
         short = exact.astype(_FLOAT32)
+    if not np.isfinite(short).all():
+        raise Unfit("malformed", "a vector that is not one of 32-bit numbers")
     if (short == exact).all():
         return b'"' + base64.b64encode(short.tobytes()) + b'"'
     return dump(embedding)

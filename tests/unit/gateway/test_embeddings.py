@@ -126,6 +126,7 @@ def test_a_key_has_everything_but_the_other_texts_and_the_encoding() -> None:
         ([[1.0], ["x"]], "malformed"),
         ([[1.0], [True]], "malformed"),
         ([[1.0], [10**400]], "malformed"),
+        ([[1.0], [1e300]], "malformed"),
         ([[1.0], "AAA"], "malformed"),
         ([[1.0], "AAA="], "malformed"),
         ([[1.0], "ü" * 4], "malformed"),

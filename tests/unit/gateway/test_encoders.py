@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from typing import Any
 
 import pytest
@@ -232,8 +233,22 @@ def test_any_request(value: Any, protocol: str) -> None:
 
 
 def test_the_key_names_what_was_written_and_in_which_version() -> None:
-    assert both().part_of_key == "encoding:toon-4+columns-1"
+    assert both().part_of_key == f"encoding:{Toon().name}+columns-1"
+    assert re.fullmatch(r"toon-\d+\.\d+", Toon().name), "of the specification"
     assert Encoding(("columns",)).part_of_key == "encoding:columns-1"
+
+
+@pytest.mark.promise("no-stall")
+def test_a_text_that_would_take_long_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    encoding = both()
+    for encoder in encoding._encoders:
+        monkeypatch.setattr(
+            encoder, "encode", lambda value, limit=encoder.longest: tried.append(limit), raising=False
+        )
+    for characters in (10_000, 40_000, 150_000):
+        encoding.of_text(AS_JSON.ljust(characters))
+    assert tried == [20_000, 50_000, 50_000]
 
 
 def test_there_is_no_such_encoder() -> None:
