@@ -27,6 +27,11 @@ class AccessLog:
         self._timer: asyncio.TimerHandle | None = None
         self.dropped = 0
 
+    @property
+    def is_on(self) -> bool:
+        """Whether anybody reads it."""
+        return self._sink is not None
+
     def write(self, **fields: Any) -> None:
         """Note one request."""
         if self._sink is None:

@@ -133,6 +133,8 @@ class Gateway:
         metrics.statuses[status] += 1
         if verdict.saved is not None:
             metrics.tokens(tenant, verdict.saved, are_saved=True)
+        if not self.core.log.is_on:
+            return
         self.core.log.write(
             time=round(self.core.clock.time(), 3),
             tenant=tenant,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -17,9 +16,10 @@ from lix_cache.gateway.by_meaning import Meant, Place
 from lix_cache.gateway.eligibility import Question, question_of, wants_zero_temperature
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.headers import Control, Verdict, read_control
+from lix_cache.gateway.outcomes import new_id, not_cached, unanswered
 from lix_cache.gateway.prepared import Prepared, source_of
 from lix_cache.gateway.protocols import Protocol
-from lix_cache.gateway.relay import Broken, Flight, Head, Reader, Renamed
+from lix_cache.gateway.relay import Flight, Head, Reader, Renamed
 from lix_cache.gateway.request import parse, stripped
 from lix_cache.gateway.tenants import Tenant
 from lix_cache.gateway.tiers import Entry
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lix_cache.gateway.core import Core
     from lix_cache.gateway.sessions import Session
 
-__all__ = ["Exchange", "new_id", "not_cached", "unanswered"]
+__all__ = ["Exchange"]
 
 #: Until it is known how a request is answered.
 _UNKNOWN = Verdict("bypass")
@@ -394,22 +394,3 @@ class _Keep:
 async def _let_go(meant: Meant | None) -> None:
     if meant is not None and meant.lead is not None:
         await meant.lead.fail(None)
-
-
-def new_id() -> str:
-    """Return letters and digits that no answer had before. They guard nothing: chance will do."""
-    return f"{random.getrandbits(96):024x}"
-
-
-def not_cached(reason: str) -> Refused:
-    """Return what a client gets that wants an answer of the cache or none."""
-    return Refused(504, "not_cached", f"only-if-cached was asked for, and the cache has no answer ({reason})")
-
-
-def unanswered(error: Exception | None) -> Exception:
-    """Return what a client gets where the provider did not answer."""
-    if isinstance(error, Refused):
-        return error
-    if isinstance(error, UpstreamFailed):
-        return Refused(504 if error.was_late else 502, "upstream_unavailable", str(error))
-    return Broken()

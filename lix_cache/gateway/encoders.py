@@ -81,7 +81,8 @@ class Toon:
         self.name = f"toon-{toon_format.__toon_spec__}"
 
     def encode(self, value: Any) -> str | None:
-        return self._toon.dumps(value)
+        text: str = self._toon.dumps(value)
+        return text
 
     def decode(self, text: str) -> Any:
         return self._toon.loads(text)

@@ -9,8 +9,9 @@ from typing import Any
 from lix_cache.gateway import headers as words
 from lix_cache.gateway.answer import Answer, Incomplete
 from lix_cache.gateway.asgi import read_body, respond, watch
-from lix_cache.gateway.cached_path import Exchange, new_id, not_cached, unanswered
+from lix_cache.gateway.cached_path import Exchange
 from lix_cache.gateway.headers import Control, Verdict, read_control
+from lix_cache.gateway.outcomes import new_id, not_cached, unanswered
 from lix_cache.gateway.plain_json import dump
 from lix_cache.gateway.prepared import Prepared, Source, source_of
 from lix_cache.gateway.protocols.embeddings import Embeddings
