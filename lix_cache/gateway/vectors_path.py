@@ -144,6 +144,11 @@ class VectorExchange(Exchange):
             self.verdict = Verdict("miss", "partial")
             await self._say_vectors()
             return
+        if flight.head.status != 200 and flight.is_whole and not flight.is_broken:
+            reader = Reader(flight)
+            await self._pass_on(reader, flight.head, None)
+            reader.leave()
+            return
         # What came is not for putting together: the provider is to answer all of it.
         await self._alone(asked, data, Verdict("miss", "whole"))
 

@@ -200,7 +200,7 @@ def _spoiled(act: str, value: dict[str, Any]) -> dict[str, Any]:
         value.update({"stop_reason": "max_tokens"} if "stop_reason" in value else {})
         value.update({"status": "incomplete"} if "status" in value else {})
     if act == "empty":
-        value.update({name: [] for name in ("choices", "content", "output") if name in value})
+        value.update({name: [] for name in ("choices", "content", "output", "data") if name in value})
     if act == "error_event":
         return {"error": {"message": "x", "type": "server_error"}}
     return value
