@@ -80,12 +80,7 @@ class VectorExchange(Exchange):
     async def _look(self, reason: str = "") -> bool:
         """Find what is there; say whether that is all."""
         core, now = self.core, self.core.clock.time()
-        oldest = now
-        for i, key in enumerate(self.keys):
-            entry = core.memory.get(key, now, self.control.max_age)
-            if entry is not None:
-                self.answers[i] = entry.answer
-                oldest = min(oldest, entry.created)
+        oldest = self._remembered(now)
         missing = [i for i in range(len(self.keys)) if i not in self.answers]
         if missing and core.redis is not None:
             found = await core.redis.get_many(self.tenant.name, [self.keys[i] for i in missing])
@@ -101,6 +96,16 @@ class VectorExchange(Exchange):
             "hit-l1-exact", reason or ("redis" if missing else "memory"), now - oldest, None, (saved, 0)
         )
         return True
+
+    def _remembered(self, now: float) -> float:
+        """Take what is in memory; return when the oldest of it was made."""
+        oldest = now
+        for i, key in enumerate(self.keys):
+            entry = self.core.memory.get(key, now, self.control.max_age)
+            if entry is not None:
+                self.answers[i] = entry.answer
+                oldest = min(oldest, entry.created)
+        return oldest
 
     async def _say_vectors(self) -> None:
         body = EMBEDDINGS.render(
@@ -121,6 +126,14 @@ class VectorExchange(Exchange):
             if not await self._wait(running):
                 return
             if await self._look("shared"):
+                await self._say_vectors()
+                return
+        elif is_shared:
+            # An equal request may have ended while this one asked Redis.
+            now = core.clock.time()
+            oldest = self._remembered(now)
+            if len(self.answers) == len(self.keys):
+                self.verdict = Verdict("hit-l1-exact", "shared", now - oldest)
                 await self._say_vectors()
                 return
         self.tenant.check_budget(core.clock.time())
