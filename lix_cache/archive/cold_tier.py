@@ -10,7 +10,7 @@ replaces whole objects by conditional writes can keep all of these promises:
 * *Durable on return.* What a method was asked to store or remove outlives the process and the machine
   when it returns. An error says that it may not.
 * *All or nothing.* A change of one session is seen whole or not at all, by readers and after a crash.
-  What a crash may leave (an object that nothing refers to) is nobody's message, and the next writer
+  What a crash may leave (an object that nothing refers to) is no message, and the next writer
   clears it away.
 * *Once.* A message is its id and its nonce (``archive/identity.py``). An append that is repeated, by
   whatever process, adds nothing.
@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from lix_cache.messages.turn import ZERO_ID, MessageId
@@ -36,98 +35,11 @@ if TYPE_CHECKING:
 
     from lix_cache.archive.changes import Changes, SessionStamp
     from lix_cache.archive.expiry import Now
+    from lix_cache.archive.facts import CompactedSession, Extent, SessionMetadata, Summary, TrashedSession
     from lix_cache.errors import ArchiveBusy, ArchiveError, LixCacheError
     from lix_cache.messages.turn import Turn
 
-__all__ = ["ColdTier", "CompactedSession", "Extent", "Lease", "SessionMetadata", "Summary", "TrashedSession"]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a session's archive says of itself.
-
-    Attributes:
-        total: turns in it.
-        newest: the largest id in it.
-        cleared: messages up to here are history, no longer part of the context.
-    """
-
-    total: int = 0
-    newest: MessageId = ZERO_ID
-    cleared: MessageId = ZERO_ID
-
-
-@dataclass(frozen=True)
-class Extent:
-    """How far a session has come.
-
-    Attributes:
-        newest: the largest id that was ever given to a message of it.
-        cleared: messages up to here are history, no longer part of the context.
-        deleted: messages up to here are gone.
-        contested: messages of which Redis may hold or get copies under other ids, with their own id
-            in the archive; ZERO_ID where they were deleted. Such copies do not count.
-    """
-
-    newest: MessageId = ZERO_ID
-    cleared: MessageId = ZERO_ID
-    deleted: MessageId = ZERO_ID
-    contested: Mapping[bytes, MessageId] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SessionMetadata:
-    """What can be told of an archived session without reading its messages.
-
-    Attributes:
-        session_id: the session.
-        created_at: Unix seconds of its first append.
-        updated_at: Unix seconds of its last append.
-        num_turns: turns in the archive.
-        size_bytes: bytes they take.
-    """
-
-    session_id: str
-    created_at: float
-    updated_at: float
-    num_turns: int
-    size_bytes: int
-
-
-@dataclass(frozen=True)
-class TrashedSession:
-    """A session in the trash.
-
-    Attributes:
-        session_id: the session.
-        trashed_at: when it came there, in Unix seconds.
-        size_bytes: bytes it takes.
-    """
-
-    session_id: str
-    trashed_at: float
-    size_bytes: int
-
-
-@dataclass(frozen=True)
-class CompactedSession:
-    """What became of a session that was compacted, or would become of it in a dry run.
-
-    Attributes:
-        is_active: it was left alone, because it was appended to not long enough ago.
-        is_changed: there was something to win.
-        frames_before: parts that are read one by one, before.
-        frames_after: and after.
-        bytes_before: bytes it took, before.
-        bytes_after: and after.
-    """
-
-    is_active: bool = False
-    is_changed: bool = False
-    frames_before: int = 0
-    frames_after: int = 0
-    bytes_before: int = 0
-    bytes_after: int = 0
+__all__ = ["ColdTier", "Lease"]
 
 
 class Lease(Protocol):
@@ -151,7 +63,7 @@ class ColdTier(Protocol):
     """The archive of many sessions.
 
     Every method raises ArchiveUnavailable where the storage refuses or does not answer, and
-    ArchiveCorrupt where what is stored makes no sense. A failed read is never an empty session.
+    ArchiveCorrupt where what is stored is invalid. A failed read is never an empty session.
 
     Attributes:
         counters: what happened, for ``get_stats``: ``damaged_reads``, ``repairs``, ``appends`` …
@@ -245,20 +157,57 @@ class ColdTier(Protocol):
         """
 
     def append_outage_locked(
-        self, session_id: str, turn: Turn, *, contested: bool, after: MessageId = ZERO_ID
-    ) -> MessageId:
-        """Keep a message that Redis could not take. Durable on return.
+        self, session_id: str, turns: Sequence[Turn], *, contested: bool, after: MessageId = ZERO_ID
+    ) -> tuple[list[MessageId], int]:
+        """Keep messages that Redis could not take, all or none. Durable on return.
 
-        The session is marked as pending before the message is there: a message that no mark leads
+        The session is marked as pending before the messages are there: a message that no mark leads
         to would be missing from the context.
 
+        Args:
+            session_id: the session.
+            turns: in the order in which they were added.
+            contested: some may be there already; each is looked for by its nonce, and kept once.
+            after: the largest id that is known otherwise.
+
         Returns:
-            The id it was given: larger than any in the archive, any deleted, and ``after``; and
-            one that Redis never gives (``identity.local_id``).
+            The ids, in the order given, and how many messages are new. A new id is larger than any
+            in the archive, any deleted, and ``after``; and one that Redis never gives
+            (``identity.local_id``).
         """
 
     def clear_locked(self, session_id: str) -> None:
         """Take all that is archived out of the context; it stays in the history. Durable on return."""
+
+    # -- changing --------------------------------------------------------------------------
+
+    def take_out_locked(self, session_id: str, turns: Sequence[Turn], instead: Turn | None = None) -> None:
+        """Take turns out of the session, all or none; one may come in their place. Durable on return.
+
+        Nothing that is archived is rewritten: what was taken out is remembered. No reader returns it, and no
+        copy of it is appended or counts from now on, whatever window or command brings it.
+
+        Args:
+            session_id: the session.
+            turns: as they were read, each with its id and nonce. Those that are in Redis alone too.
+            instead: what comes in the place of the only one, which is archived: under its id, with
+                another nonce.
+        """
+
+    def replace_locked(self, session_id: str, turns: Sequence[Turn], at_ms: int) -> list[MessageId]:
+        """Put turns in the place of all that is archived, in one change. Durable on return.
+
+        All that a window holds up to the largest id there was is gone, where it comes back as well.
+
+        Args:
+            session_id: the session; all of it is in the archive.
+            turns: in their order, without ids; may be none.
+            at_ms: every message that Redis gives an id from now on exceeds this millisecond.
+
+        Returns:
+            Their ids: larger than all there were, and smaller than any that Redis gives in a window
+            begun since.
+        """
 
     # -- reading --------------------------------------------------------------------------
     # ``locked`` says that the caller holds the session's lease: a tier that waits for writers
@@ -282,6 +231,27 @@ class ColdTier(Protocol):
             locked: see above.
         """
 
+    def between(
+        self,
+        session_id: str,
+        count: int,
+        *,
+        after: MessageId = ZERO_ID,
+        before: MessageId | None = None,
+        newest: bool,
+        locked: bool = False,
+    ) -> list[Turn]:
+        """Return turns between two ids, sorted, decoding little beside them.
+
+        Args:
+            session_id: the session.
+            count: how many at most.
+            after: only larger ids.
+            before: only smaller ids.
+            newest: the last of them; else the first.
+            locked: see above.
+        """
+
     def summary(self, session_id: str, *, locked: bool = False) -> Summary:
         """Return the totals, the largest id and what was cleared. One small read."""
 
@@ -291,8 +261,16 @@ class ColdTier(Protocol):
     def contested(self, session_id: str, *, locked: bool = False) -> Mapping[bytes, MessageId]:
         """Return ``contested`` of :meth:`look`; of what is damaged what can be read."""
 
-    def find_nonce_locked(self, session_id: str, nonce: bytes) -> MessageId | None:
-        """Return the id under which a message is archived, if it is."""
+    def find_nonces_locked(
+        self, session_id: str, nonces: Collection[bytes], *, since_ms: int = 0
+    ) -> dict[bytes, MessageId]:
+        """Return the ids of those messages that are archived, or were before they were taken out.
+
+        Args:
+            session_id: the session.
+            nonces: of the messages.
+            since_ms: what was archived before this time need not be looked at.
+        """
 
     def deleted_up_to(self, session_id: str) -> MessageId:
         """Return the largest id that the session may have had when it was last deleted."""
@@ -365,15 +343,15 @@ class ColdTier(Protocol):
     def now(self, *others: float) -> Now:
         """Return what time it is by our clock, by the storage's, and by those given (Unix seconds)."""
 
-    def expired_sessions(self, life_seconds: float, now: Now) -> list[str]:
+    def expired_sessions(self, ttl_seconds: float, now: Now) -> list[str]:
         """Return the sessions that have given no sign of life for so long (``archive/expiry.py``)."""
 
-    def expire_locked(self, session_id: str, life_seconds: float, now: Now, *, to_trash: bool) -> bool:
+    def expire_locked(self, session_id: str, ttl_seconds: float, now: Now, *, to_trash: bool) -> bool:
         """Take a session away if, looked at under its lease, it is still expired.
 
         Args:
             session_id: the session.
-            life_seconds: its life.
+            ttl_seconds: its time to live.
             now: what time it is.
             to_trash: keep it in the trash; else it is deleted for good.
 

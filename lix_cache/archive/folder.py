@@ -27,7 +27,9 @@ from lix_cache.errors import (
     ArchiveUnavailable,
     ConfigError,
 )
-from lix_cache.storage.files import FileLock, Files
+from lix_cache.messages.session_key import named
+from lix_cache.storage.files import Files
+from lix_cache.storage.locks import FileLock
 
 __all__ = ["LOCKS", "PROBE", "ArchiveFolder", "foreign", "temporary_path"]
 
@@ -49,7 +51,7 @@ class ArchiveFolder:
         folder: str,
         *,
         codec: str = "huffman",
-        table: str | os.PathLike[str] | None = None,
+        dictionary: str | os.PathLike[str] | None = None,
         on_damage: str = "recover",
         lock_timeout_seconds: float = 30,
         max_frame_bytes: int = index.MAX_DECODED,
@@ -62,7 +64,7 @@ class ArchiveFolder:
         self.lock_timeout_seconds = lock_timeout_seconds
         #: ``damaged_reads``, ``repairs``, ``upgrades``, ``compactions`` and ``appends`` of this object.
         self.counters: Counter[str] = Counter()
-        self._codec = packer(codec, table)
+        self._codec = packer(codec, dictionary)
         self._raise_on_damage = on_damage == "raise"
         self._most = max_frame_bytes
         self.changes = changes_of(self.location)
@@ -82,7 +84,7 @@ class ArchiveFolder:
         return stripe_of(session_id)
 
     def try_lock(self, session_id: str) -> FileLock | None:
-        """Take the session's lock now, or return None if somebody has it."""
+        """Take the session's lock now, or return None if it is held."""
         return self._try_stripe(f"{stripe_of(session_id):03x}")
 
     def _try_stripe(self, number: str) -> FileLock | None:
@@ -93,7 +95,7 @@ class ArchiveFolder:
         except ArchiveUnavailable as error:
             if error.errno != errno.ENOENT:
                 raise
-        # The folder was removed since we made it. Whoever did that wants it empty, not us to fail.
+        # The folder was removed since we made it. The intent was an empty folder, not a failure here.
         self._have_folders = False
         self._make_folders()
         return self._files.try_lock(path)
@@ -124,7 +126,7 @@ class ArchiveFolder:
 
     def busy_error(self, session_id: str) -> ArchiveBusy:
         return ArchiveBusy(
-            f"the archive of session {session_id[:60]!r} was locked by another writer for more than "
+            f"the archive of session {named(session_id)} was locked by another writer for more than "
             f"{self.lock_timeout_seconds} s; raise archive_lock_timeout_seconds or look for a stuck process"
         )
 
@@ -164,7 +166,7 @@ class ArchiveFolder:
         self._files.sync_folder(self.folder)
 
     def mark_pending_locked(self, session_id: str) -> None:
-        """Note durably that hot and cold of this session must be brought together."""
+        """Note durably that hot and cold of this session must be reconciled."""
         self._files.make_folder(self._in_folder(_PENDING))
         path = self._in_folder(_PENDING, file_stem(session_id))
         # Its contents are looked at, because a crash may have left the name without them.
@@ -198,7 +200,7 @@ class ArchiveFolder:
 
     def note_setting(self, name: str, value: str, *, anew: bool = False) -> str:
         """Note a value that all processes must agree on; the first note stays unless it is made anew."""
-        # Under a lock of a session that nobody has: two processes may be the first at once.
+        # Under the lock of a name that no session has: two processes may be the first at once.
         with self.lock(f"\0setting {name}"):
             noted = None if anew else self.setting(name)
             if noted is None:
@@ -220,7 +222,7 @@ class ArchiveFolder:
     def note_not_expired(self, session_id: str, error: ArchiveError) -> None:
         """Count and log that a session could not be looked at or moved, which keeps no other."""
         self._count("expiry_failures")
-        logger.warning("session {!r} is not expired: {}", session_id[:60], error)
+        logger.warning("session {} is not expired: {}", named(session_id), error)
 
     def _note_damage(self, text: str) -> None:
         self._count("damaged_reads")
@@ -317,4 +319,4 @@ def temporary_path(path: str) -> str:
 
 
 def foreign(name: str, owner: str, session_id: str) -> ArchiveCorrupt:
-    return ArchiveCorrupt(f"{name!r} belongs to session {owner[:60]!r}, not {session_id[:60]!r}")
+    return ArchiveCorrupt(f"{name!r} belongs to session {named(owner)}, not {named(session_id)}")

@@ -4,7 +4,7 @@ A message is its id *and* its nonce. Under one id two messages can meet: a serve
 over from a dead one, or whose clock went back, numbers from where it stands, and the archive
 may hold messages of its predecessor there. Both were acknowledged, so both stay, and the
 later one gets another id. Under two ids one message can meet itself: an add that was not
-answered went to the archive, and the server carried it out all the same, at whatever time.
+answered went to the archive, and the server still carried it out, at whatever time.
 """
 
 from __future__ import annotations

@@ -12,14 +12,14 @@ from collections.abc import Collection, Iterator
 
 from lix_cache._log import logger
 from lix_cache.archive import index, reading
-from lix_cache.archive.cold_tier import CompactedSession, TrashedSession
+from lix_cache.archive.changing import ArchiveChanger
 from lix_cache.archive.compaction import compaction
 from lix_cache.archive.expiry import DAY, Now, is_expired
+from lix_cache.archive.facts import CompactedSession, TrashedSession
 from lix_cache.archive.folder import LOCKS, PROBE, temporary_path
 from lix_cache.archive.names import session_id_of_stem
 from lix_cache.archive.restoring import restored
 from lix_cache.archive.tombstones import Deletion
-from lix_cache.archive.writer import ArchiveWriter
 from lix_cache.errors import ArchiveCorrupt, ArchiveError, ArchiveUnavailable
 from lix_cache.messages.turn import ZERO_ID, MessageId
 
@@ -29,7 +29,7 @@ __all__ = ["KEEP_NONCES_MS", "ArchiveStore"]
 KEEP_NONCES_MS = 86_400_000
 
 
-class ArchiveStore(ArchiveWriter):
+class ArchiveStore(ArchiveChanger):
     """What :class:`~lix_cache.archive.archive.ConversationArchive` and the hybrid store share."""
 
     def compact_locked(
@@ -115,7 +115,7 @@ class ArchiveStore(ArchiveWriter):
         if unnoted:
             self._note_deletion_locked(session_id, deletion)
         self.unmark_pending_locked(session_id)
-        # Also where nothing was left: what a stopped deletion removed, it may have told to nobody.
+        # Also where nothing was left: what a stopped deletion removed, it may have reported to no caller.
         self.changes.note(session_id)
         return removed
 
@@ -149,30 +149,30 @@ class ArchiveStore(ArchiveWriter):
             )
         return found
 
-    def expired_sessions(self, life_seconds: float, now: Now) -> list[str]:
+    def expired_sessions(self, ttl_seconds: float, now: Now) -> list[str]:
         """Return the sessions that have given no sign of life for so long."""
-        cutoff = now.earliest - life_seconds
+        cutoff = now.earliest - ttl_seconds
         old = [meta.session_id for meta in self.all_metadata() if meta.updated_at < cutoff]
-        return [session_id for session_id in old if self._is_expired(session_id, life_seconds, now)]
+        return [session_id for session_id in old if self._is_expired(session_id, ttl_seconds, now)]
 
-    def expire_locked(self, session_id: str, life_seconds: float, now: Now, *, to_trash: bool) -> bool:
+    def expire_locked(self, session_id: str, ttl_seconds: float, now: Now, *, to_trash: bool) -> bool:
         """Take a session away if, looked at under its lock, it is still expired."""
-        if not self._is_expired(session_id, life_seconds, now, locked=True):
+        if not self._is_expired(session_id, ttl_seconds, now, locked=True):
             return False
         return self.trash_locked(session_id, now) if to_trash else self.delete_locked(session_id)
 
-    def _is_expired(self, session_id: str, life_seconds: float, now: Now, *, locked: bool = False) -> bool:
+    def _is_expired(self, session_id: str, ttl_seconds: float, now: Now, *, locked: bool = False) -> bool:
         try:
             meta = self.metadata(session_id, locked=locked)
             path = self._path_of(session_id)
-            if meta is None or path is None or meta.updated_at >= now.earliest - life_seconds:
+            if meta is None or path is None or meta.updated_at >= now.earliest - ttl_seconds:
                 return False
             modified = self._files.modified(path)
             newest = self.last_index(session_id, locked=locked).newest
         except ArchiveError as error:
             self.note_not_expired(session_id, error)
             return False
-        return modified is not None and is_expired(now, life_seconds, meta.updated_at, newest, modified)
+        return modified is not None and is_expired(now, ttl_seconds, meta.updated_at, newest, modified)
 
     def trash_locked(self, session_id: str, now: Now) -> bool:
         """Move all that a session has on disk to the trash; False if there is nothing."""
@@ -194,13 +194,13 @@ class ArchiveStore(ArchiveWriter):
         return bool(paths)
 
     def restore_locked(self, session_id: str) -> bool:
-        """Take a session back from the trash; False if it is not there.
+        """Restore a session from the trash; False if it is not there.
 
-        A session that has begun anew meanwhile keeps what it has: both are put together by id.
+        A session that has begun anew meanwhile keeps what it has: both are merged by id.
         Stopped at any step and run again: what is back already is recognised by its ids.
 
         Raises:
-            ArchiveCorrupt: a file in the trash makes no sense. It stays there; the others are back.
+            ArchiveCorrupt: a file in the trash is invalid. It stays there; the others are back.
         """
         found = self._trash.of(session_id)
         if not found:
@@ -216,7 +216,7 @@ class ArchiveStore(ArchiveWriter):
                 self._files.rename(one.path, self._own_path(session_id))
             else:
                 try:
-                    self._put_together_locked(one.path, session_id)
+                    self._merge_locked(one.path, session_id)
                 except ArchiveCorrupt as error:
                     failure = failure or error
         self._files.sync_folder(self.folder)
@@ -225,7 +225,7 @@ class ArchiveStore(ArchiveWriter):
             raise failure
         return True
 
-    def _put_together_locked(self, trashed: str, session_id: str) -> None:
+    def _merge_locked(self, trashed: str, session_id: str) -> None:
         old = reading.parse_contents(self._files.read(trashed) or b"", os.path.basename(trashed), self._most)
         new = self.contents(session_id, locked=True)
         path = self._own_path(session_id)
@@ -243,7 +243,7 @@ class ArchiveStore(ArchiveWriter):
     def empty_trash(self, now: Now, days: float) -> int:
         """Remove for good what has been in the trash for so many days. Returns how many files.
 
-        Sessions whose lock somebody holds are left for the next time: one that is being taken back
+        Sessions whose lock is held are left for the next time: one that is being taken back
         must come back whole.
         """
         before_ms = (now.earliest - days * DAY) * 1000

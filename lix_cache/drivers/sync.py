@@ -11,7 +11,7 @@ from lix_cache.drivers.threads import compute_within
 from lix_cache.effects import Call, Compute, DiskCall, Effect, Flow, LockCall, RedisBatch, RedisCall, Sleep
 from lix_cache.hot.clients import lazy_client
 from lix_cache.hot.scripts import Command, ScriptCall
-from lix_cache.hot.trouble import translate
+from lix_cache.hot.trouble import raise_translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -95,15 +95,7 @@ class SyncDriver:
                 return self._one(effect)
             return self._many(effect)
         except Exception as error:  # noqa: BLE001 - raised again, translated
-            ours = translate(error, self.endpoint)
-            try:
-                if ours is error:
-                    raise
-                raise ours from error
-            finally:
-                # It refers to this frame, and through it to the connection: that would be freed
-                # at the next round of the garbage collector, whenever that is.
-                del ours
+            raise_translated(error, self.endpoint)
 
     def _one(self, call: RedisCall) -> Any:
         command, opened = call.command, call.opened
@@ -116,9 +108,9 @@ class SyncDriver:
         return answer
 
     def _many(self, batch: RedisBatch) -> list[Any]:
-        return checked(self._together(batch.commands), batch, self.endpoint)
+        return checked(self._pipeline(batch.commands), batch, self.endpoint)
 
-    def _together(self, commands: Sequence[Command]) -> list[Any]:
+    def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands in one round trip; an error takes the place of its answer."""
         if not commands:
             return []

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache._log import logger
 from lix_cache.clock import Clock
-from lix_cache.config import CacheConfig
+from lix_cache.config import CacheConfig, SemanticSettings
 from lix_cache.errors import CodecError, LixCacheError, told
 from lix_cache.gateway.answer import Answer
 from lix_cache.gateway.eligibility import Question
 from lix_cache.gateway.headers import Control, Verdict
 from lix_cache.hot.breaker import Breaker
 from lix_cache.matching.reasons import Reason
-from lix_cache.matching.thresholds import DEFAULT_LIMITS
+from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS
 from lix_cache.semantic.cache import AsyncSemanticCache
 from lix_cache.semantic.calls_in_flight import AsyncInFlightCall
 from lix_cache.semantic.policy import CachePolicy
@@ -84,7 +84,7 @@ class ByMeaning:
         self._config = config.replace(on_cache_error="miss")
         self._clock = clock
         self._seconds = seconds
-        self._limits = DEFAULT_LIMITS.with_threshold(threshold or None)
+        self._thresholds = DEFAULT_THRESHOLDS.with_threshold(threshold or None)
         self._verifier = verifier
         self._caches: OrderedDict[str, AsyncSemanticCache] = OrderedDict()
         self.policy = CachePolicy()
@@ -98,11 +98,10 @@ class ByMeaning:
                 self._embedder,
                 self._config,
                 context={"tenant": tenant},
-                limits=self._limits,
+                thresholds=self._thresholds,
                 verifier=self._verifier,
                 policy=self.policy,
-                deadline_seconds=self._seconds,
-                version="gateway-1",
+                settings=SemanticSettings(deadline_seconds=self._seconds, version="gateway-1"),
             )
             if len(self._caches) > _MOST_TENANTS:
                 self._caches.popitem(last=False)

@@ -159,7 +159,7 @@ class Sessions:
         def look() -> list[str]:
             found = []
             for one in StoreAdmin(config).sessions():
-                if one.session_id.startswith(start):
+                if isinstance(one.session_id, str) and one.session_id.startswith(start):
                     found.append(one.session_id[len(start) :])
                 if len(found) >= _MOST_LISTED:
                     break

@@ -25,7 +25,7 @@ from lix_cache.hot.clients import lazy_async_client
 from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.keys import Keys
 from lix_cache.hot.pipeline import Pipeline
-from lix_cache.hot.trouble import Translating
+from lix_cache.hot.trouble import raise_translated
 from lix_cache.hot.wire import pack
 
 __all__ = ["Entry", "Memory", "RedisTier"]
@@ -109,7 +109,7 @@ class RedisTier:
     """Answers in Redis. Raises nothing: what goes wrong is counted and is a miss."""
 
     def __init__(self, config: CacheConfig, clock: Clock) -> None:
-        self._endpoint = endpoint_for(config, config.semantic_redis_db)
+        self._endpoint = endpoint_for(config.redis, config.semantic_redis_db)
         self._keys = Keys(config.redis_key_prefix, config.redis_buckets)
         self._clock = clock
         self.breaker = Breaker(config.redis_retry_seconds, clock)
@@ -235,11 +235,13 @@ class RedisTier:
         if self.breaker.is_open:
             return None
         try:
-            with Translating(self._endpoint):
+            try:
                 answers: list[Any] = await self._line().ask(request, count)
                 for answer in answers:
                     if isinstance(answer, Exception):
                         raise answer
+            except Exception as error:  # noqa: BLE001 - raised again, translated
+                raise_translated(error, self._endpoint)
             return answers
         except (LixCacheError, OSError) as error:
             self.breaker.trip()

@@ -13,9 +13,9 @@ class Reason:
     Hits: ``exact``, ``semantic`` and ``shared``. Misses say which step of the cascade ended it.
     """
 
-    #: The same wording, normalised, was stored.
+    #: The same text, normalised, was stored.
     EXACT: Final = "exact"
-    #: Near enough, ahead of everything that answers differently, and nobody objected.
+    #: Near enough, ahead of everything that answers differently, and no guard objected.
     SEMANTIC: Final = "semantic"
     #: An equal call was under way, and this is its answer.
     SHARED: Final = "shared"
@@ -25,13 +25,13 @@ class Reason:
     BELOW_THRESHOLD: Final = "below_threshold"
     #: Something that answers differently is nearly as near.
     MARGIN: Final = "margin"
-    #: Near and ahead, but similarity, lead and witnesses together are not enough.
-    EVIDENCE: Final = "evidence"
-    #: A guard found that the two wordings differ in what matters.
+    #: Near and ahead, but similarity, margin and votes add up to too low a score.
+    SCORE: Final = "score"
+    #: A guard found that the two queries differ in what matters.
     GUARD: Final = "guard"
     #: The verifier says that they do not ask the same.
     VERIFIER: Final = "verifier"
-    #: The verifier could not answer, so nobody vouches for the hit.
+    #: The verifier could not answer, so nothing vouches for the hit.
     VERIFIER_FAILED: Final = "verifier_failed"
     #: The embedder raised, or made something that is no vector.
     EMBEDDER_FAILED: Final = "embedder_failed"
@@ -43,7 +43,7 @@ class Reason:
     POLICY: Final = "policy"
     #: It would have been a hit; the function runs all the same, to measure how many hits are wrong.
     AUDIT: Final = "audit"
-    #: The answer was reported as wrong for this very wording.
+    #: The answer was reported as wrong for this very query.
     REPORTED: Final = "reported"
     #: What was nearest expired or was dropped in between.
     GONE: Final = "gone"

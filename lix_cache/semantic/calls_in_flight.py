@@ -13,11 +13,11 @@ from lix_cache.checks import check_seconds
 from lix_cache.errors import InvalidInput
 from lix_cache.hot.entries import tag_words
 from lix_cache.semantic import in_flight, streams
+from lix_cache.semantic.core import Core, query_text
 from lix_cache.semantic.in_flight import Asking, Keep, Lead
 from lix_cache.semantic.result import Lookup, Stored
 from lix_cache.semantic.scope import canonical, frozen, merged
 from lix_cache.semantic.single_flight import OVERDUE, Flights
-from lix_cache.semantic.store import Core, wording_of
 from lix_cache.semantic.streams import END, Reader, Stream, Turn
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def begin(
     check_seconds("lock_seconds", lock_seconds)
     # A copy: what the caller does with the context later changes nothing that is compared or stored.
     own = None if context is None else frozen(context)
-    key = wording_of(query), canonical(merged(core.context, own))
+    key = query_text(query), canonical(merged(core.scopes.context, own))
     asking = Asking(query, own, key, "begin()", lock_seconds, embedding)
     found = yield from in_flight.look(core, asking)
     if found.is_hit:
@@ -56,7 +56,7 @@ class _InFlight:
     def __init__(self, lead: Lead) -> None:
         self._lead = lead
 
-    #: So that what ``begin`` returned can be asked, whatever it is.
+    #: Both results of ``begin`` have it.
     is_hit = False
 
     def __bool__(self) -> bool:
@@ -69,7 +69,7 @@ class _InFlight:
 
     @property
     def stored(self) -> Stored | None:
-        """What became of the answer; None while it is not known."""
+        """What happened to the answer; None until it is known."""
         return self._lead.stored
 
     def _keep(self, ttl_seconds: float | None, tags: Sequence[str], tokens: tuple[int, int] | None) -> Keep:
@@ -82,11 +82,11 @@ class _InFlight:
 
 
 class InFlightCall(_InFlight):
-    """A call that :meth:`SemanticCache.begin` found no answer for: the caller is to make it.
+    """A call that :meth:`SemanticCache.begin` found no answer for. The caller makes the answer.
 
-    Equal calls wait for it, in this process and in others. End it: with :meth:`complete`,
-    :meth:`record` or :meth:`fail`. One that is dropped has failed; one whose process dies ends for the others
-    after ``lock_seconds``. False as a truth value, as a miss is.
+    Equal calls wait for it, in this process and in others. End it with :meth:`complete`,
+    :meth:`record` or :meth:`fail`. A dropped call has failed. If its process dies, it ends for the others
+    after ``lock_seconds``. Its truth value is False, like that of a miss.
     """
 
     def __init__(self, lead: Lead, drive: Any) -> None:
@@ -101,14 +101,14 @@ class InFlightCall(_InFlight):
         tags: Sequence[str] = (),
         tokens: tuple[int, int] | None = None,
     ) -> Stored:
-        """Store the answer, and give it to the equal calls that wait.
+        """Store the answer, and give it to the waiting equal calls.
 
-        Trouble with storing is no error: the result says what kept it from being stored, and those who
-        wait get the answer all the same.
+        A failure to store is no error: the result gives the reason, and waiting calls still get the
+        answer.
 
         Args:
-            value: the answer; a stream that was read already as ``Streamed(events, final)``.
-            ttl_seconds: life of the entry, instead of the policy's.
+            value: the answer; for a stream that you have already read, ``Streamed(events, final)``.
+            ttl_seconds: time to live of the entry, instead of the policy's.
             tags: words to invalidate it by.
             tokens: of the prompt and of the completion.
 
@@ -120,11 +120,11 @@ class InFlightCall(_InFlight):
         return stored
 
     def fail(self, error: Exception | None = None) -> None:
-        """End the call without an answer; nothing happens if it has ended.
+        """End the call without an answer. Does nothing if it has ended.
 
         Args:
-            error: what those who wait in this process get, each a copy. None: one of them begins
-                anew, in whichever process.
+            error: waiting calls in this process each get a copy. None: one waiting call starts over,
+                in any process.
         """
         if not self._lead.is_ending:
             self._drive(self._lead.fail(error))
@@ -139,15 +139,15 @@ class InFlightCall(_InFlight):
     ) -> Generator[Any, None, Any]:
         """Pass a stream on, record it, and store it when it ends whole.
 
-        Equal calls of this process get its events as they come, from the first on; those of other
-        processes wait for its end. It is not stored if the source raises, or if all who read it stop
-        before its end; then the source is closed. One that stops early does not end it for the others.
+        Equal calls of this process get its events as they come, from the first on. Those of other
+        processes wait for its end. It is not stored if the source raises, or if all readers stop before
+        its end; then the source is closed. A reader that stops early does not end it for the others.
 
         Args:
-            source: gives plain values. If it has events of another kind, or too many for the policy
-                (``max_stream_bytes``, ``max_stream_events``), it goes on and is not stored: see
+            source: yields plain values. With other events, or more than the policy allows
+                (``max_stream_bytes``, ``max_stream_events``), the stream goes on but is not stored: see
                 :attr:`stored`.
-            ttl_seconds: life of the entry, instead of the policy's.
+            ttl_seconds: time to live of the entry, instead of the policy's.
             tags: words to invalidate it by.
             tokens: of the prompt and of the completion.
 
@@ -162,7 +162,7 @@ class InFlightCall(_InFlight):
 
 
 class AsyncInFlightCall(_InFlight):
-    """Async twin of :class:`InFlightCall`."""
+    """Async variant of :class:`InFlightCall`."""
 
     def __init__(self, lead: Lead, drive: Any) -> None:
         super().__init__(lead)
@@ -205,17 +205,17 @@ class AsyncInFlightCall(_InFlight):
 
 
 def landed(future: Promise[Any], seconds: float) -> Any:
-    """Wait for what a flight brings, in a thread."""
+    """Wait for the result of an in-flight call, in a thread."""
     return future.result() if future.wait(seconds) else OVERDUE
 
 
 async def alanded(future: Promise[Any], seconds: float) -> Any:
-    """Wait for what a flight brings, on an event loop."""
+    """Wait for the result of an in-flight call, on an event loop."""
     return future.result() if await future.wait_async(seconds) else OVERDUE
 
 
 class SyncSource:
-    """A source that blocks: whoever reads pulls it, in its own thread."""
+    """A source that blocks: the reader pulls it, in its own thread."""
 
     wait = staticmethod(landed)
 

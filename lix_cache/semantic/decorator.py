@@ -33,7 +33,7 @@ from lix_cache.values.streamed import Streamed
 
 if TYPE_CHECKING:
     from lix_cache.hot.endpoint import Endpoint
-    from lix_cache.semantic.store import Core
+    from lix_cache.semantic.core import Core
 
 __all__ = ["Decorating", "decorate"]
 
@@ -45,7 +45,7 @@ _MOST_REFRESHES = 8
 
 def decorate(core: Core, endpoint: Endpoint, function: F, rules: Rules) -> F:
     """Return the function with the cache before it, of the same kind."""
-    asker = Asker(function, rules, core.policy, core.context)
+    asker = Asker(function, rules, core.hits.policy, core.scopes.context)
     if inspect.isgeneratorfunction(function):
         wrapper = _wrapped_generator(_Sync(Calls(core, asker, function, rules), endpoint, streams=True))
     elif inspect.isasyncgenfunction(function):
@@ -105,7 +105,7 @@ def _whole(result: Any, name: str) -> Any:
     """
     if isinstance(result, (Iterator, AsyncIterator, Awaitable, io.IOBase)):
         if isinstance(result, (Generator, Coroutine)):
-            result.close()  # nobody will run it
+            result.close()  # it will not be run
         kind = type(result)
         raise ConfigError(
             f"{name} returned a {kind.__module__}.{kind.__qualname__}, which can be read only once; only "
@@ -116,7 +116,7 @@ def _whole(result: Any, name: str) -> Any:
 
 
 class Decorating:
-    """The decorator, for both colours of the cache: what it wraps has a colour of its own."""
+    """The decorator, for both variants of the cache: what it wraps has a variant of its own."""
 
     _core: Core
     _endpoint: Endpoint
@@ -147,41 +147,39 @@ class Decorating:
 
         Written as ``@cache.cached`` or, with settings, as ``@cache.cached(...)``.
 
-        Of equal calls at once one runs, in this process and across processes; the others get
-        its answer, or its exception if they are in the same process, each as an object of its
-        own. The function may be sync or async, whichever this cache is, and it may yield its answer in
-        pieces: its events are recorded while they are passed on, shared with equal calls of this process
-        as they come, stored when it ends whole, and replayed on a hit (docs/cached-functions.md).
+        Of equal calls at the same time one runs, in this process and across processes. The others get
+        its answer, or its exception if they are in the same process, each as an object of its own.
+        The function may be sync or async, as this cache is. It may also yield its answer in pieces: the
+        cache records the events while it passes them on, shares them with equal calls of this process,
+        stores them when the stream ends whole, and replays them on a hit (docs/cached-functions.md).
 
-        All arguments must match exactly, by type and content, and so must what the function reads
-        besides them: what it closes over, and global data. An object there that cannot be compared keeps the
-        answers in this process. Only the question is also found by
-        its meaning: a text of one line, up to 500 characters, or such a text at the end of
-        messages whose other content matches exactly. The function gets copies of arguments that
-        could be changed while it runs.
+        All arguments must match exactly, by type and content. So must what the function reads besides
+        them: variables it closes over, and global data. An object there that cannot be compared keeps the
+        answers in this process. Only the question is also found by its meaning: a text of one line, up to
+        500 characters, or such a text at the end of messages whose other content matches exactly. The
+        function gets copies of arguments that could change while it runs.
 
         Args:
-            function: what ``@cache.cached`` without parentheses stands before.
+            function: the decorated function, if ``@cache.cached`` has no parentheses.
             query_param: the parameter that holds the question: a text, or messages (see
                 ``CachePolicy.extract_query``).
             ignore: parameters that the answer does not depend on: a trace id, a client. For a
                 method, ``self`` if its object changes nothing; else identify it. Also names that
                 the function closes over or reads.
-            identify: parameter, or such a name, to a function that returns what stands for its
-                value, in plain values: ``{"self": lambda self: (self.model, self.temperature)}``.
-            name: what the answers are kept under; by default that of the function. Functions
-                of one name share answers, whatever they hold.
+            identify: parameter, or such a name, to a function that describes its value in plain
+                values: ``{"self": lambda self: (self.model, self.temperature)}``.
+            name: the name that answers are stored under; by default that of the function. Functions
+                with one name share answers.
             static_context: what else must match exactly, the same for all calls.
-            ttl_seconds: life of an answer; the policy's by default.
-            stale_while_revalidate: seconds after that life, 0 by default, in which an answer is still
-                served, while the function runs beside the call to renew it.
+            ttl_seconds: time to live of an answer; the policy's by default.
+            stale_while_revalidate: seconds after that time, 0 by default, in which an answer is still
+                served while the function runs in the background to renew it.
             tags: words to invalidate the answers by.
             lock_seconds: how long equal calls wait for the one that runs, 30 by default; then they
                 run, too.
-            run_on_error: run the function while Redis is in trouble, as is the default, instead of
-                raising.
+            run_on_error: run the function while Redis fails (the default), instead of raising.
 
-        An answer that cannot be stored is returned all the same; ``get_stats`` counts it.
+        An answer that cannot be stored is still returned; ``get_stats`` counts it.
 
         Raises:
             ConfigError: the function has no such parameter, or (at a call) returns something
@@ -227,8 +225,8 @@ class _Sync:
         try:
             self._refreshing.start(lambda: context.run(self._drive, flow), "lix-cache-refresh")
         except RuntimeError as error:
-            # No more threads, or the interpreter is ending: the answer is there all the same.
-            self._cached.core.tally.trouble("refresh_errors", error)
+            # No more threads, or the interpreter is ending: the answer is still there.
+            self._cached.core.stats.trouble("refresh_errors", error)
 
 
 class _Async:

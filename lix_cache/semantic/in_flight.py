@@ -26,6 +26,7 @@ from lix_cache.errors import LixCacheError, told
 from lix_cache.hot.keys import digest
 from lix_cache.matching.reasons import Reason
 from lix_cache.semantic import insert, lookup
+from lix_cache.semantic.core import new_nonce
 from lix_cache.semantic.result import Lookup, Stored
 from lix_cache.semantic.scope import canonical, merged
 from lix_cache.semantic.single_flight import (
@@ -42,7 +43,7 @@ from lix_cache.semantic.single_flight import (
 
 if TYPE_CHECKING:
     from lix_cache.daemon import Promise
-    from lix_cache.semantic.store import Core
+    from lix_cache.semantic.core import Core
     from lix_cache.vectors import VectorLike
 
 __all__ = ["Asking", "Keep", "Lead", "Wait", "join", "lead_if_free", "leading_of", "look"]
@@ -59,7 +60,7 @@ class Asking:
     Attributes:
         text: the question.
         context: what must match exactly, beside the cache's own.
-        key: what makes calls equal in this process: the wording, and all that must match.
+        key: what makes calls equal in this process: the query text, and all that must match.
         name: who asks, for the log.
         lock_seconds: how long equal calls wait for one another.
         embedding: of the question, if it is known already.
@@ -91,7 +92,7 @@ class Lead:
         flight: in this process; None: others do not wait for this one.
         shared: across processes; None: nor do they.
         missed: the lookup that found nothing.
-        stored: what became of the answer; None until the call has ended.
+        stored: what happened to the answer; None until the call has ended.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class Lead:
     def refuse(self, rule: str) -> Flow[None]:
         """Let others wait no longer: the call goes on, and its answer will not be stored."""
         self.stored = Stored(refused=rule)
-        self.core.tally.refused(rule)
+        self.core.stats.refused(rule)
         if self.flight is not None:
             self.flights.close(self.flight)
         if self.shared is not None:
@@ -207,7 +208,7 @@ class Lead:
             return self._refused(type(error).__name__)
 
     def _refused(self, rule: str) -> Stored:
-        self.core.tally.refused(rule)
+        self.core.stats.refused(rule)
         return Stored(refused=rule)
 
 
@@ -251,13 +252,13 @@ def join(
         if landed is UNSHARED:
             return Lead(core, flights, asking, missed=Lookup(False, reason=Reason.POLICY))
         if isinstance(landed, Recipe):
-            core.tally.count("shared_runs")
+            core.stats.count("shared_runs")
             answer = (yield Compute(landed.make, None, "copying")) if landed.is_large else landed.make()
             return Lookup(True, answer, similarity=1.0, reason=Reason.SHARED)
         if landed is not ABANDONED:
             reader = yield from landed(max(0.0, until - clock.monotonic()))
             if reader is not None:
-                core.tally.count("shared_runs")
+                core.stats.count("shared_runs")
                 return Lookup(True, reader, similarity=1.0, reason=Reason.SHARED)
             # Unless it is gone already, no more join what cannot be joined.
             flights.give_up(key, flight)
@@ -318,8 +319,9 @@ def _tell_dropped(flights: Flights) -> Flow[None]:
 
 
 def _shared(core: Core, asking: Asking) -> Shared:
-    whole = canonical(merged(core.context, asking.context)).decode("latin-1")
-    name = digest("flight", whole, asking.key[0], core.version)
-    token = core.new_tag() + core.new_tag()
+    whole = canonical(merged(core.scopes.context, asking.context)).decode("latin-1")
+    name = digest("flight", whole, asking.key[0], core.scopes.version)
+    token = new_nonce() + new_nonce()
     # Not one of the two signs that an ended flight begins with.
-    return Shared(core, core.keys.flight(name), b"=" + token[:_TOKEN_BYTES], asking.lock_seconds)
+    key = core.redis.answers.keys.flight(name)
+    return Shared(core, key, b"=" + token[:_TOKEN_BYTES], asking.lock_seconds)

@@ -61,7 +61,7 @@ class CachePolicy:
         error_patterns: the same for the beginning of responses that are text: an
             application's own error messages, beside "Error:", "Exception:" and Python's
             tracebacks, which are known.
-        time_sensitive_seconds: longest life of the answer to a query about now ("today",
+        time_sensitive_seconds: longest time to live of the answer to a query about now ("today",
             "latest"), in seconds.
         time_words: more words (or, with spaces in them, phrases) that make a query one about
             now, besides those built in for the languages of the guards.
@@ -153,7 +153,7 @@ class CachePolicy:
         return own is not None and own.search(reading.folded) is not None
 
     def ttl_for(self, query: str, default_seconds: float) -> float:
-        """Return the life of the answer to a query, in seconds."""
+        """Return the time to live of the answer to a query, in seconds."""
         return (
             min(default_seconds, self.time_sensitive_seconds)
             if self.is_time_sensitive(query)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lix_cache.matching.reasons import Reason
 
-__all__ = ["Lookup", "Reason", "Report", "Stored"]
+__all__ = ["Lookup", "Reason", "Report", "Stop", "Stored"]
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,14 @@ class Lookup:
         is_hit: whether there is a response. A response may be falsy, so ask this.
         response: what was stored; None for a miss. Like ``detail``, not part of the repr: that
             may end in a log.
-        similarity: cosine of the nearest wording, -1 to 1; 1.0 for the exact text; 0.0
+        similarity: cosine of the nearest entry, -1 to 1; 1.0 for the exact text; 0.0
             where none was looked for or there is none.
-        margin: its lead over the nearest wording that answers differently; ``inf`` if
+        margin: how much nearer it is than the nearest entry that answers differently; ``inf`` if
             there is none.
         reason: one of :class:`Reason`.
         detail: the reason in words, such as what a guard objected to.
         age_seconds: since the response was stored; None for a miss.
-        ttl_remaining_seconds: life that the entry has left; None for a miss.
+        ttl_remaining_seconds: time to live that the entry has left; None for a miss.
         entry_id: for :meth:`SemanticCache.report_wrong`; None for a miss.
     """
 
@@ -45,10 +45,10 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a report; true if it was noted.
+    """What happened to a report; true if it was noted.
 
     Attributes:
-        noted: the answer will not be given to that wording again. False: there is no such entry
+        noted: the answer will not be given to that query again. False: there is no such entry
             in the scope of the report (it has ended, or is another context's), and nothing was
             written.
         dropped: an entry paired the two, and was dropped.
@@ -63,7 +63,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Stored:
-    """What became of an answer that was to be stored; true if it was.
+    """What happened to an answer to store; true if it was.
 
     Attributes:
         entry_id: for :meth:`SemanticCache.report_wrong`; None if nothing was stored.
@@ -77,3 +77,17 @@ class Stored:
 
     def __bool__(self) -> bool:
         return self.entry_id is not None
+
+
+class Stop(Exception):
+    """Ends a lookup with a miss.
+
+    Attributes:
+        found: what the lookup answers.
+    """
+
+    def __init__(
+        self, reason: str, detail: str = "", similarity: float = 0.0, margin: float = float("inf")
+    ) -> None:
+        super().__init__(reason)
+        self.found = Lookup(False, reason=reason, detail=detail, similarity=similarity, margin=margin)

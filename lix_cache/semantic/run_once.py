@@ -21,7 +21,7 @@ from lix_cache.semantic.single_flight import Flights, leading
 
 if TYPE_CHECKING:
     from lix_cache.semantic.asking import Asker, Question, Rules
-    from lix_cache.semantic.store import Core
+    from lix_cache.semantic.core import Core
 
 __all__ = ["Calls", "Variant"]
 
@@ -66,7 +66,7 @@ class Calls:
         """Read a call; None, and counted, if it asks nothing that could be cached."""
         question = self.asker.question(args, kwargs)
         if question is None:
-            self.core.tally.count("uncacheable")
+            self.core.stats.count("uncacheable")
         return question
 
     def call(self, question: Question, variant: Variant) -> Flow[Any]:
@@ -77,7 +77,7 @@ class Calls:
         except RedisError as error:
             if not self._rules.run_on_error:
                 raise
-            self.core.tally.trouble("redis_errors", error)
+            self.core.stats.trouble("redis_errors", error)
             logger.warning("{} runs without its cache: {}", self.asker.name, told(error))
             return (yield from self._without(question, variant))
         if found.is_hit:
@@ -107,7 +107,7 @@ class Calls:
     def _keep(self, question: Question) -> Keep:
         base = self._rules.ttl_seconds
         if base is None:
-            base = self.core.policy.ttl_for(question.text, self.core.ttl_seconds)
+            base = self.core.hits.policy.ttl_for(question.text, self.core.entries.ttl_seconds)
         return Keep(base + self._rules.stale_while_revalidate, self._rules.tags)
 
     def _is_stale(self, found: Lookup) -> bool:
@@ -156,10 +156,10 @@ class Calls:
             else:
                 ways = variant.ways(self._source(question))
                 yield from streams.drained(*streams.opened(lead, self._keep(question), ways))
-            self.core.tally.count("refreshed")
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody waits for it
+            self.core.stats.count("refreshed")
+        except Exception as error:  # noqa: BLE001 - whatever it is, no caller waits for it
             # The caller has had its answer; the next one tries again.
-            self.core.tally.trouble("refresh_errors", error)
+            self.core.stats.trouble("refresh_errors", error)
             # Neither its text nor its traceback: they show what was asked.
             logger.warning("refreshing an answer of {} failed: {}", self.asker.name, told(error))
         finally:

@@ -40,7 +40,7 @@ class Item:
         return self.owner is None or self.owner is reader
 
     def own(self) -> Any:
-        """Return the event as an object that nobody else holds, if it has bytes."""
+        """Return the event as an object that no other caller holds, if it has bytes."""
         return self.original if self.data is None else decode_item(self.data)
 
 

@@ -120,7 +120,7 @@ class Stream:
         self.is_broken = False
         self._keep = keep
         self._lock = threading.Lock()
-        self._window = Window(lead.core.policy)
+        self._window = Window(lead.core.hits.policy)
         self._refused = ""
         self._end: _Whole | _Raised | None = None
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()

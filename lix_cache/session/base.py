@@ -24,12 +24,13 @@ from lix_cache.errors import (
     told,
 )
 from lix_cache.hot.probe import READS_ONLY
-from lix_cache.messages.turn import Turn, once
+from lix_cache.messages.turn import Turn, once, sign_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from lix_cache.archive.cold_tier import Extent, Lease
+    from lix_cache.archive.cold_tier import Lease
+    from lix_cache.archive.facts import Extent
     from lix_cache.hot.scripts import Command
     from lix_cache.session.store import Seen, SessionStore
 
@@ -37,6 +38,7 @@ __all__ = [
     "LATE_BATCHES",
     "Session",
     "ask",
+    "beside",
     "hot_length",
     "look",
     "merged",
@@ -72,7 +74,7 @@ class Session:
     def __post_init__(self) -> None:
         self.seen = self.store.seen.of(self.id)
 
-    def grown_by(self, length: int, batch: int) -> int:
+    def grown_by(self, length: int, batch: int, added: int = 1) -> int:
         """Return how many batches too long the window is, if that is news; else 0.
 
         Once for each batch, not for every add until the daemon has been there: each would
@@ -81,11 +83,16 @@ class Session:
         others, whose windows may have another size. One that is new goes by the length
         at which the last batch was full, which one add in so many sees, and does not
         rely on that where the window is much too long.
+
+        Args:
+            length: messages in the window now.
+            batch: how many too long make it overflow.
+            added: how many of them have just been added.
         """
         batches, rest = divmod(max(0, length - self.window), batch)
         before, self.batches = self.batches, batches
         if before is None:
-            return batches if rest == 0 or batches >= 2 * LATE_BATCHES else 0
+            return batches if rest < added or batches >= 2 * LATE_BATCHES else 0
         return batches if batches > before else 0
 
     def saw(self, turns: Sequence[Turn]) -> list[Turn]:
@@ -148,7 +155,7 @@ def ask(
     Raises:
         NewConnection: there is a newer one; nothing was sent.
     """
-    if store.breaker.is_open and store.config.on_redis_error == "archive":
+    if store.breaker.is_open and store.settings.on_redis_error == "archive":
         raise RedisUnavailable(
             f"{store.endpoint.label} did not answer a moment ago; it is asked again in "
             f"{store.breaker.seconds_left:.1f} s (redis_retry_seconds)",
@@ -174,6 +181,19 @@ def ask(
 def merged(cold: Iterable[Turn], hot: Iterable[Turn]) -> list[Turn]:
     """Return both, each message once, in order of their ids."""
     return once([*cold, *hot])
+
+
+def beside(session: Session, archived: list[Turn], hot: list[Turn]) -> list[Turn]:
+    """Return what the archive gave and what Redis gave before it, merged. For threads: it may read.
+
+    A message that was edited in between is in both, under one id. Redis may also have given an id anew; only
+    the archive can say which it is.
+    """
+    nonces = {turn.id: turn.nonce for turn in archived}
+    if any(nonces.get(turn.id, turn.nonce) != turn.nonce for turn in hot):
+        known = session.store.cold.contested(session.id)
+        hot = [turn for turn in hot if known.get(sign_of(turn), turn.id) == turn.id]
+    return merged(archived, hot)
 
 
 def hot_length(session: Session) -> Flow[int]:

@@ -56,12 +56,12 @@ def before_add(store: SessionStore) -> Flow[None]:
         ArchiveUnavailable: it cannot; nothing was stored.
     """
     state = store.archive_state
-    if state.is_known and (state.trouble is None or store.config.on_archive_error == "hot"):
+    if state.is_known and (state.trouble is None or store.settings.on_archive_error == "hot"):
         return
     try:
         yield from _look(store)
     except ArchiveUnavailable as error:
-        if error.errno not in _FULL or store.config.on_archive_error == "raise":
+        if error.errno not in _FULL or store.settings.on_archive_error == "raise":
             raise
         state.is_known = True
 
@@ -98,15 +98,15 @@ def health(store: SessionStore) -> Flow[dict[str, Any]]:
         yield from agree(store, notes=False)
     except LayoutMismatch as error:
         return {"status": "down", "redis": f"{type(error).__name__}: {error}", "archive": archive}
-    config = store.config
+    settings = store.settings
     goes_on = {
         (True, True): "ok",
         # The policy is for trouble that passes; a wrong password or a missing right is an error at once.
         (False, True): "degraded"
-        if config.on_redis_error == "archive" and isinstance(trouble, RedisUnavailable)
+        if settings.on_redis_error == "archive" and isinstance(trouble, RedisUnavailable)
         else "down",
         (True, False): "degraded"
-        if config.on_archive_error == "hot" and config.durability == "redis"
+        if settings.on_archive_error == "hot" and settings.durability == "redis"
         else "down",
         (False, False): "down",
     }

@@ -60,12 +60,12 @@ class StoreDriver(SyncDriver):
 class AsyncStoreDriver(AsyncDriver):
     """The async variant of :class:`StoreDriver`."""
 
-    def __init__(self, store: SessionStore) -> None:
+    def __init__(self, store: SessionStore, *, notes: bool = True) -> None:
         super().__init__(store.endpoint)
-        self._store = store
+        self._store, self._notes = store, notes
 
     def __call__(self, flow: Flow[T]) -> Coroutine[Any, Any, T]:
-        return super().__call__(_agreed(self._store, flow, True))
+        return super().__call__(_agreed(self._store, flow, self._notes))
 
     def unchecked(self, flow: Flow[T]) -> Coroutine[Any, Any, T]:
         """Run a flow whatever the layout is."""

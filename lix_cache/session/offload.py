@@ -18,6 +18,7 @@ from lix_cache.errors import (
 )
 from lix_cache.hot.replies import Page
 from lix_cache.hot.window import BYTES_AT_ONCE, HotWindow
+from lix_cache.messages.session_key import named
 from lix_cache.messages.turn import ZERO_ID, MessageId
 from lix_cache.session.base import note_archive
 
@@ -55,7 +56,7 @@ class Moved:
     Attributes:
         messages: how many left Redis.
         sessions: sessions of which all that should have left did.
-        busy: sessions that somebody else held the lock of.
+        busy: sessions whose lock was held elsewhere.
         failed: sessions that could not be moved, and why; their messages are still hot.
     """
 
@@ -73,7 +74,7 @@ class Moved:
 def move_to_disk(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
     """Move the oldest messages of several sessions to disk, all but the newest so many.
 
-    Sessions whose lock somebody holds are left for the next time.
+    Sessions whose lock is held are left for the next time.
 
     Args:
         store: the tiers.
@@ -183,7 +184,7 @@ def _trimmed(
 
 def _keeps_changing(session_id: str) -> ArchiveBusy:
     return ArchiveBusy(
-        f"the window of session {session_id[:60]!r} changed each time it was about to leave Redis; what was "
+        f"the window of session {named(session_id)} changed each time it was about to leave Redis; what was "
         "read is archived and still hot. Try again"
     )
 

@@ -24,7 +24,7 @@ from lix_cache.session.store import SessionStore
 
 __all__ = ["Pass", "drop_locked", "rescue", "take_over_locked"]
 
-#: The daemon moves an old session of which nobody used it so long that its life ends within this time,
+#: The daemon moves an old session that has gone unused so long that it expires within this time,
 #: in milliseconds. Not before: a process of lix-open-cache that still runs may use it.
 RESCUE_MS = 3 * 3_600_000
 #: Steps of a scan in one round of the daemon.
@@ -93,9 +93,9 @@ class Pass:
 
 
 def rescue(store: SessionStore, done: Pass, take_over: Callable[[str], Flow[int]]) -> Flow[Pass]:
-    """Go on with a look at the keys of the store, and move old sessions whose life is about to end.
+    """Go on with a look at the keys of the store, and move old sessions that are about to expire.
 
-    A session that nobody uses would otherwise be lost with the life that the old package gave it.
+    A session that is not used would otherwise be lost when the old package's time to live ends.
 
     Args:
         store: the tiers.

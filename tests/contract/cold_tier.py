@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lix_cache.archive.cold_tier import ColdTier, Extent, Lease, SessionMetadata, Summary
+from lix_cache.archive.cold_tier import ColdTier, Lease
 from lix_cache.archive.expiry import DAY, Now
+from lix_cache.archive.facts import Extent, SessionMetadata, Summary
 from lix_cache.config import CacheConfig
-from lix_cache.errors import ArchiveBusy, ArchiveUnavailable
+from lix_cache.errors import ArchiveBusy, ArchiveUnavailable, RevisionMismatch
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, new_turn, with_id
-from lix_cache.session import rounds, whole
+from lix_cache.session import changes, read, rounds, whole
 from tests.support import CountingProxy
 from tests.support.lab import Process, World
 
@@ -44,7 +45,7 @@ def said(turns: Iterable[Turn]) -> list[Any]:
 
 def holding(tier: ColdTier, session_id: str = "s") -> Lease:
     lease = tier.try_lock(session_id)
-    assert lease is not None, "somebody holds the lease"
+    assert lease is not None, "another process holds the lease"
     return lease
 
 
@@ -86,7 +87,7 @@ class ColdTierContract:
     # -- appending and reading ------------------------------------------------------------
 
     @pytest.mark.promise("no-false-empty")
-    def test_a_session_that_nobody_used_is_empty(self, tier: ColdTier) -> None:
+    def test_a_unused_session_is_empty(self, tier: ColdTier) -> None:
         assert not tier.exists("s")
         assert tier.turns("s") == tier.recent("s", 5) == []
         assert tier.summary("s") == Summary()
@@ -96,7 +97,7 @@ class ColdTierContract:
         assert tier.pending_sessions() == list(tier.all_metadata()) == list(tier.trashed()) == []
         assert tier.deleted_up_to("s") == ZERO_ID
         with holding(tier):
-            assert tier.find_nonce_locked("s", b"nobody") is None
+            assert tier.find_nonces_locked("s", [b"absent"]) == {}
             tier.clear_locked("s")
             tier.unmark_pending_locked("s")
             assert not tier.restore_locked("s")
@@ -162,13 +163,43 @@ class ColdTierContract:
         # Sessions with one key share a lease.
         leases = {tier.lock_key(session_id): session_id for session_id in batch}
         held = [holding(tier, session_id) for session_id in leases.values()]
-        assert tier.append_many_locked(batch, {"new"}) == {"old": 1, "new": 1, "same": 1, "none": 0}
+        assert tier.append_many_locked(batch, {"new": {turn(3).nonce or b""}}) == {
+            "old": 1,
+            "new": 1,
+            "same": 1,
+            "none": 0,
+        }
         assert tier.append_many_locked(batch) == dict.fromkeys(batch, 0)
         for lease in held:
             lease.release()
         later = make()
         assert {s: said(later.turns(s)) for s in batch} == {s: said(batch[s]) for s in batch}
         assert turn(3).nonce in later.contested("new")
+
+    def test_a_part_of_a_session_is_what_lies_between_two_ids(self, make: Make) -> None:
+        tier = make()
+        for n in range(0, 30, 3):
+            append(tier, turn(n + 1), turn(n + 2), turn(n + 3))
+        every = make().turns("s")
+        for count in (0, 1, 4, 100):
+            for first, last in ((0, 30), (4, 9), (10, 11), (29, 30), (12, 12)):
+                after, before = turn(first).id, turn(last).id
+                there = [one for one in every if after < one.id < before]
+                newest = tier.between("s", count, after=after, before=before, newest=True)
+                oldest = tier.between("s", count, after=after, before=before, newest=False)
+                assert said(newest) == said(there[-count:] if count else [])
+                assert said(oldest) == said(there[:count])
+        assert tier.between("other", 5, newest=True) == []
+
+    @pytest.mark.promise("no-loss")
+    def test_what_an_outage_added_twice_is_there_once(self, make: Make) -> None:
+        tier = make()
+        with holding(tier, "s"):
+            first, new = tier.append_outage_locked("s", [turn(1), turn(2)], contested=True)
+            again, added = tier.append_outage_locked("s", [turn(2), turn(3)], contested=True)
+        assert (new, added) == (2, 1)
+        assert again[0] == first[1] < again[1]
+        assert len(make().turns("s")) == 3
 
     @pytest.mark.promise("no-loss")
     def test_threads_that_append_to_one_session_lose_nothing(self, make: Make) -> None:
@@ -200,9 +231,10 @@ class ColdTierContract:
         assert meta.created_at <= meta.updated_at
         assert [one.session_id for one in tier.all_metadata()] == ["s"]
         with holding(tier):
-            assert tier.find_nonce_locked("s", turn(2).nonce or b"") == turn(2).id
-            assert tier.find_nonce_locked("s", b"absent") is None
-            # The holder reads as everybody does.
+            wanted = turn(2).nonce or b""
+            assert tier.find_nonces_locked("s", [wanted, b"absent"]) == {wanted: turn(2).id}
+            assert tier.find_nonces_locked("s", [b"absent"]) == {}
+            # The holder reads as all do.
             assert tier.turns("s", locked=True) == tier.turns("s")
             assert tier.recent("s", 2, locked=True) == tier.turns("s")[-2:]
             assert tier.summary("s", locked=True) == tier.summary("s")
@@ -277,9 +309,9 @@ class ColdTierContract:
         far = MessageId(BASE_MS * 2, 3)
         append(tier, with_id(turn(1), far))
         with holding(tier):
-            first = tier.append_outage_locked("s", turn(2), contested=False)
+            [first], _ = tier.append_outage_locked("s", [turn(2)], contested=False)
             beyond = MessageId(first.ms + 10, 0)
-            second = tier.append_outage_locked("s", turn(3), contested=True, after=beyond)
+            [second], _ = tier.append_outage_locked("s", [turn(3)], contested=True, after=beyond)
         assert far < first < beyond < second
         assert said(make().turns("s")) == ["message 1", "message 2", "message 3"]
         assert make().is_pending("s")
@@ -295,7 +327,7 @@ class ColdTierContract:
         gone = MessageId(BASE_MS * 2, 0)
         delete(tier, gone)
         with holding(tier):
-            assert tier.append_outage_locked("s", turn(2), contested=False) > gone
+            assert tier.append_outage_locked("s", [turn(2)], contested=False)[0][0] > gone
         assert said(tier.turns("s")) == ["message 2"]
 
     # -- clearing and deleting ------------------------------------------------------------------
@@ -313,6 +345,64 @@ class ColdTierContract:
         append(tier, turn(3))
         assert said(make().recent("s", 5, in_context=True)) == ["message 3"]
         assert make().summary("s").cleared == turn(2).id
+
+    # -- taking out ------------------------------------------------------------------------
+
+    @pytest.mark.promise("no-loss")
+    @pytest.mark.parametrize("compacted", [False, True])
+    def test_what_was_taken_out_is_gone_for_readers_and_does_not_come_back(
+        self, make: Make, compacted: bool
+    ) -> None:
+        tier = make()
+        append(tier, *(turn(n) for n in range(1, 7)))
+        new = with_id(turn(5, "edited", nonce=500), turn(5).id)
+        with holding(tier):
+            # One of them is in Redis alone.
+            tier.take_out_locked("s", [turn(2), turn(9)])
+            tier.take_out_locked("s", [turn(5)], new)
+            if compacted:
+                tier.compact_locked("s", idle_seconds=0)
+        expected = ["message 1", "message 3", "message 4", "edited", "message 6"]
+        late = make()
+        assert said(late.turns("s")) == expected
+        assert said(late.recent("s", 3)) == expected[-3:]
+        assert said(late.between("s", 2, after=turn(1).id, newest=False)) == expected[1:3]
+        assert said(late.between("s", 2, before=turn(6).id, newest=True)) == expected[2:4]
+        assert late.summary("s").total == 5
+        assert late.summary("s").changes == 2
+        meta = late.metadata("s")
+        assert meta is not None
+        assert meta.num_turns == 5
+        contested = late.look("s").contested
+        assert [contested[one.nonce or b""] for one in (turn(2), turn(5), turn(9))] == [ZERO_ID] * 3
+        with holding(late):
+            found = late.find_nonces_locked("s", [turn(2).nonce or b"", turn(9).nonce or b""])
+        assert sorted(found.values()) == [turn(2).id, turn(9).id]
+        # Whatever brings them: a window, an add that was late, an outage.
+        copies = [turn(2), turn(5), turn(9), new, turn(6)]
+        assert append(late, *copies, from_window=True) == 0
+        assert append(late, *copies) == 0
+        assert said(make().turns("s")) == expected
+
+    @pytest.mark.promise("no-loss")
+    @pytest.mark.parametrize("compacted", [False, True])
+    def test_what_was_replaced_does_not_come_back_from_a_window(self, make: Make, compacted: bool) -> None:
+        tier = make()
+        append(tier, *(turn(n) for n in range(1, 5)))
+        with holding(tier):
+            ids = tier.replace_locked("s", [turn(90, "new"), turn(91, "newer")], 50)
+            if compacted:
+                tier.compact_locked("s", idle_seconds=0)
+        assert turn(4).id < ids[0] < ids[1] < turn(5).id
+        assert tier.look("s").deleted == turn(4).id
+        assert append(tier, turn(2), turn(4), from_window=True) == 0
+        assert append(tier, turn(5), from_window=True) == 1
+        assert said(make().turns("s")) == ["new", "newer", "message 5"]
+        with holding(tier):
+            assert tier.replace_locked("s", [], 50) == []
+        assert make().turns("s") == []
+        assert make().summary("s").total == 0
+        assert make().look("s").newest >= turn(5).id
 
     @pytest.mark.promise("no-loss")
     def test_what_was_deleted_does_not_come_back_from_a_window(self, make: Make) -> None:
@@ -419,8 +509,9 @@ class ColdTierContract:
         return [
             ("append", lambda: append(tier, turn(1), turn(2))),
             ("append of a window", lambda: locked(lambda: tier.append_many_locked({"s": [turn(3)]}))),
-            ("outage", lambda: locked(lambda: tier.append_outage_locked("s", turn(4), contested=False))),
+            ("outage", lambda: locked(lambda: tier.append_outage_locked("s", [turn(4)], contested=False))),
             ("clear", lambda: locked(lambda: tier.clear_locked("s"))),
+            ("take out", lambda: locked(lambda: tier.take_out_locked("s", [turn(9)]))),
             ("compact", lambda: locked(lambda: tier.compact_locked("s", idle_seconds=0))),
             (
                 "expire",
@@ -537,7 +628,7 @@ class ColdTierContract:
                 tier.check_writable()
             for change in (
                 lambda: tier.append_locked("s", [turn(3)]),
-                lambda: tier.append_outage_locked("s", turn(3), contested=False),
+                lambda: tier.append_outage_locked("s", [turn(3)], contested=False),
                 lambda: tier.clear_locked("s"),
             ):
                 with pytest.raises(ArchiveUnavailable):
@@ -583,7 +674,7 @@ class ColdTierContract:
         world.add(two, "of another process")
         world.check(two.full())
         assert two.context() == two.full()[-4:]
-        two.drive(rounds.evict_idle(two.store, 0))
+        two.drive(rounds.offload_idle(two.store, 0))
         assert one.hot() == 0
         assert one.context() == one.full()[-4:]
         assert one.hot() == 4, "the end of a cold session is brought back"
@@ -604,6 +695,37 @@ class ColdTierContract:
         proxy.allow()
         world.check_all()
         assert process().store.cold.pending_sessions() == []
+
+    @pytest.mark.promise("no-loss")
+    @pytest.mark.parametrize("moved", [False, True])
+    def test_flows_change_what_it_holds(self, process: Callable[..., Process], moved: bool) -> None:
+        one, two = process(), process()
+        for text in "abcdef":
+            one.add(text)
+        if moved:
+            one.flush()
+        ids = [turn.id for turn in one.drive(read.get_full(one.session))]
+        popped = two.drive(changes.pop_last(two.session))
+        assert popped is not None
+        assert said([popped]) == ["f"]
+        assert one.drive(changes.delete_message(one.session, ids[1]))
+
+        def edited(old: Turn) -> Turn:
+            return Turn(old.id, {**old.body, "content": "C"}, old.vector)
+
+        two.drive(changes.edit(two.session, ids[2], edited))
+        for _ in range(2):
+            for each in (one, two, process()):
+                assert each.full() == ["a", "C", "d", "e"]
+                assert each.context() == ["a", "C", "d", "e"]
+            one.flush()
+        revision = one.drive(changes.revision(one.session))
+        two.add("g")
+        with pytest.raises(RevisionMismatch):
+            one.drive(changes.replace_all(one.session, [one.turn("x")], revision))
+        one.drive(changes.replace_all(one.session, [one.turn("x")], None))
+        two.add("y")
+        assert one.full() == two.full() == process().context() == ["x", "y"]
 
     @pytest.mark.promise("no-loss")
     def test_whole_sessions_are_cleared_deleted_and_expire(

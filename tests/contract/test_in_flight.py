@@ -399,7 +399,7 @@ def test_a_reader_that_stops_early_ends_the_stream_for_itself_alone(lab: Any, wa
 
 @pytest.mark.promise("no-stall")
 @pytest.mark.parametrize("way", ["close", "unread"])
-def test_a_stream_that_nobody_reads_any_more_is_closed_and_not_stored(lab: Any, way: str) -> None:
+def test_a_stream_without_a_reader_is_closed_and_not_stored(lab: Any, way: str) -> None:
     async def test(lab: Lab) -> None:
         cache = lab.cache()
         stream = (await lab.do(cache.begin, Q)).record(lab.source())
@@ -466,7 +466,7 @@ def test_a_stream_that_cannot_be_stored_goes_on(lab: Any, policy: CachePolicy, r
         got += [await lab.next(stream) for _ in range(30)]
         assert call.stored is not None
         assert (bool(call.stored), call.stored.refused) == (False, rule)
-        # Nobody waits for it any more, here or in another process.
+        # No caller waits for it any more, here or in another process.
         for other in (cache, lab.cache()):
             assert not await lab.do((again := await lab.do(other.begin, Q)).fail)
             assert not again.is_hit

@@ -52,7 +52,7 @@ def test_another_number_of_buckets_is_an_error_at_the_first_use(
         wrong.delete_session,
         Evictor(open_store(new)).run_once,
         StoreAdmin(new).sessions,
-        StoreAdmin(new).evict,
+        StoreAdmin(new).offload,
         StoreAdmin(new).migrate,
         lambda: StoreAdmin(new).session("s"),
     ]

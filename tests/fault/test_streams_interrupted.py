@@ -41,7 +41,7 @@ def read(stream: Any) -> tuple[list[Any], BaseException | None]:
     return got, None
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.promise("right-answer")
 def test_a_stream_interrupted_at_any_line_loses_no_event_for_the_others(redis_config: CacheConfig) -> None:
     cache = SemanticCache(config=redis_config)

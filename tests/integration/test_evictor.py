@@ -39,7 +39,7 @@ def config(redis_config: CacheConfig) -> Iterator[CacheConfig]:
     yield redis_config.replace(
         hot_window_size=4,
         archive_batch_turns=2,
-        # A round only when somebody asks for one.
+        # A round only when the test asks for one.
         evictor_interval_seconds=3600,
     )
     for identity in set(evictor_module._evictors) - before:
@@ -112,7 +112,7 @@ def test_it_ends_when_asked_and_can_be_started_again(config: CacheConfig) -> Non
 
 
 def test_a_start_that_comes_while_it_still_stops_is_not_forgotten(idle: CacheConfig) -> None:
-    """The thread is at its batch when it is asked to stop, and then somebody needs it again."""
+    """The thread is at its batch when it is asked to stop, and then a cache needs it again."""
     cache = HybridConversationCache("s", idle)
     say(cache, "x")
     evictor = cache.evictor
@@ -218,7 +218,7 @@ def test_one_that_did_not_run_does_not_begin_to_after_a_fork(config: CacheConfig
         assert child.wait() == 0
 
 
-def test_a_fork_while_it_counts_leaves_the_child_no_lock_that_nobody_opens(config: CacheConfig) -> None:
+def test_a_fork_while_it_counts_leaves_the_child_no_closed_lock(config: CacheConfig) -> None:
     store = HybridConversationCache("s", config).evictor.store
 
     def live(report: Report) -> None:
@@ -268,7 +268,7 @@ def test_flush_on_exit_moves_what_the_process_used(config: CacheConfig) -> None:
     assert hot(config) == 0
 
 
-def test_flush_on_exit_holds_for_the_store_whoever_asked_for_it(config: CacheConfig) -> None:
+def test_flush_on_exit_holds_for_the_store_on_any_request(config: CacheConfig) -> None:
     run_script(
         config,
         'HybridConversationCache("a", config).add_message("user", "x"); '
@@ -361,7 +361,7 @@ def test_two_daemons_share_the_looking_and_either_goes_on_when_the_other_ends(id
 
 
 def test_a_session_that_cannot_be_moved_does_not_keep_the_others_hot(idle: CacheConfig) -> None:
-    """Neither one that holds what nobody can read, nor a key of another kind, nor a damaged archive."""
+    """Neither one that holds what cannot be read, nor a key of another kind, nor a damaged archive."""
     sessions = [f"session {i:02}" for i in range(50)]
     for session in sessions:
         Process(idle, session).add("x")
@@ -399,7 +399,7 @@ def test_an_entry_in_the_list_that_is_no_session_does_not_keep_the_daemon_busy_f
     assert archived(idle) == ["x"]
 
 
-def test_a_session_that_somebody_else_moves_is_left_to_him(idle: CacheConfig) -> None:
+def test_a_session_that_another_process_moves_is_left_to_it(idle: CacheConfig) -> None:
     process = Process(idle)
     process.add("x")
     evictor = HybridConversationCache("mine", idle).evictor
@@ -553,7 +553,7 @@ def test_a_late_spill_that_finds_the_lock_taken_leaves_it_to_its_holder(config: 
 
 
 class Later(SystemClock):
-    """The clock of somebody who comes much later."""
+    """The clock of a process that comes much later."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

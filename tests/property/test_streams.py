@@ -53,7 +53,7 @@ class Lead:
     """As much of a lead as a stream needs."""
 
     def __init__(self, policy: CachePolicy) -> None:
-        self.core = SimpleNamespace(clock=ManualClock(), policy=policy)
+        self.core = SimpleNamespace(clock=ManualClock(), hits=SimpleNamespace(policy=policy))
         self.asking = SimpleNamespace(lock_seconds=1.0)
         self.flight = None
         self.is_ending = False

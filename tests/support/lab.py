@@ -19,6 +19,7 @@ from lix_cache.messages.turn import Turn, new_turn
 from lix_cache.session import add as add_flow
 from lix_cache.session import read, rounds, whole
 from lix_cache.session.base import Session
+from lix_cache.session.batch import AddResult
 from lix_cache.session.store import open_store
 
 __all__ = ["Process", "World", "contents", "fast_folder", "is_free"]
@@ -40,7 +41,7 @@ def contents(turns: Iterable[Turn]) -> list[Any]:
 
 
 def is_free(archive: ColdTier, session_id: str) -> bool:
-    """Whether nobody holds the session's lock."""
+    """Whether the session's lock is free."""
     lock = archive.try_lock(session_id)
     if lock is None:
         return False
@@ -76,10 +77,10 @@ class Process:
     def turn(self, text: Any) -> Turn:
         return new_turn("user", text, None, None, None, self.store.new_nonce())
 
-    def adding(self, text: Any) -> Flow[add_flow.AddResult]:
+    def adding(self, text: Any) -> Flow[AddResult]:
         return add_flow.add(self.session, self.turn(text))
 
-    def add(self, text: Any) -> add_flow.AddResult:
+    def add(self, text: Any) -> AddResult:
         return self.drive(self.adding(text))
 
     def step(self, running: Flow[Any], effect: Effect) -> Effect:

@@ -11,16 +11,16 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lix_cache.archive.changes import SessionStamp, changes_of
-from lix_cache.archive.cold_tier import CompactedSession, Extent, SessionMetadata, Summary, TrashedSession
 from lix_cache.archive.expiry import DAY, Now, is_expired
+from lix_cache.archive.facts import CompactedSession, Extent, SessionMetadata, Summary, TrashedSession
 from lix_cache.archive.identity import Known, local_id, newcomers
 from lix_cache.archive.tombstones import Deletion
 from lix_cache.errors import ArchiveBusy, ArchiveError, ArchiveUnavailable, LixCacheError
-from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, with_id
+from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, sign_of, with_id
 
 __all__ = ["Bucket", "ObjectTier"]
 
@@ -67,10 +67,14 @@ class _Session:
     cleared: MessageId = ZERO_ID
     contested: frozenset[bytes] = frozenset()
     frames: int = 0
+    gone: Mapping[bytes, MessageId] = field(default_factory=dict)
+    changes: int = 0
+    dropped: MessageId = ZERO_ID
+    largest: MessageId = ZERO_ID
 
     @property
     def newest(self) -> MessageId:
-        return self.turns[-1].id if self.turns else ZERO_ID
+        return max(self.largest, self.turns[-1].id) if self.turns else self.largest
 
 
 @dataclass
@@ -189,7 +193,11 @@ class ObjectTier:
         def change(before: _Session | None) -> _Session | None:
             known, now = Known(), time.time()
             known.add(before.turns if before else ())
-            fresh[:] = newcomers(wanted, known)
+            left = wanted
+            if before is not None:
+                up_to = before.dropped if from_window else ZERO_ID
+                left = [turn for turn in wanted if turn.id > up_to and sign_of(turn) not in before.gone]
+            fresh[:] = newcomers(left, known)
             if not fresh:
                 return before
             old = before or _Session(now, now, now)
@@ -224,13 +232,64 @@ class ObjectTier:
         return results
 
     def append_outage_locked(
-        self, session_id: str, turn: Turn, *, contested: bool, after: MessageId = ZERO_ID
-    ) -> MessageId:
+        self, session_id: str, turns: Sequence[Turn], *, contested: bool, after: MessageId = ZERO_ID
+    ) -> tuple[list[MessageId], int]:
         self.mark_pending_locked(session_id)
+        nonces = [turn.nonce for turn in turns if turn.nonce is not None]
+        known = self.find_nonces_locked(session_id, nonces) if contested else {}
         taken = max(after, self.look(session_id).newest)
-        given = local_id(taken, time.time())
-        self.append_locked(session_id, [with_id(turn, given)], contested=contested)
-        return given
+        ids, new = [], []
+        for turn in turns:
+            if turn.nonce not in known:
+                taken = local_id(taken, time.time())
+                new.append(with_id(turn, taken))
+            ids.append(known.get(turn.nonce or b"", taken))
+        self.append_locked(session_id, new, contested=contested)
+        return ids, len(new)
+
+    def take_out_locked(self, session_id: str, turns: Sequence[Turn], instead: Turn | None = None) -> None:
+        ids = {turn.id for turn in turns}
+
+        def change(before: _Session | None) -> _Session:
+            now = time.time()
+            old = before or _Session(now, now, now)
+            left = [turn for turn in old.turns if turn.id not in ids]
+            return replace(
+                old,
+                updated_at=now,
+                stamped_at=now,
+                turns=tuple(once([*left, *(() if instead is None else (instead,))])),
+                gone={**old.gone, **{sign_of(turn): turn.id for turn in turns}},
+                changes=old.changes + 1,
+                largest=old.newest,
+                frames=old.frames + 1,
+            )
+
+        self._change(session_id, change)
+
+    def replace_locked(self, session_id: str, turns: Sequence[Turn], at_ms: int) -> list[MessageId]:
+        newest, archived = self.look(session_id).newest, self.summary(session_id).newest
+        first = local_id(newest, 0 if archived and archived == newest else at_ms / 1000)
+        doubted = {nonce: its_id for nonce, its_id in self.contested(session_id).items() if its_id != ZERO_ID}
+        fresh = tuple(with_id(turn, MessageId(first.ms, first.seq + i)) for i, turn in enumerate(turns))
+
+        def change(before: _Session | None) -> _Session:
+            now = time.time()
+            old = before or _Session(now, now, now)
+            return replace(
+                old,
+                updated_at=now,
+                stamped_at=now,
+                turns=fresh,
+                changes=old.changes + 1,
+                dropped=newest,
+                gone={**old.gone, **doubted},
+                largest=old.newest,
+                frames=old.frames + 1,
+            )
+
+        self._change(session_id, change)
+        return [turn.id for turn in fresh]
 
     def clear_locked(self, session_id: str) -> None:
         def change(before: _Session | None) -> _Session | None:
@@ -265,23 +324,45 @@ class ObjectTier:
             return []
         return [turn for turn in found.turns[-count:] if not in_context or turn.id > found.cleared]
 
+    def between(
+        self,
+        session_id: str,
+        count: int,
+        *,
+        after: MessageId = ZERO_ID,
+        before: MessageId | None = None,
+        newest: bool,
+        locked: bool = False,
+    ) -> list[Turn]:
+        turns = [turn for turn in self.turns(session_id) if after < turn.id]
+        turns = [turn for turn in turns if before is None or turn.id < before]
+        return (turns[-count:] if count else []) if newest else turns[:count]
+
     def summary(self, session_id: str, *, locked: bool = False) -> Summary:
         found = self._session(session_id)
-        return Summary(len(found.turns), found.newest, found.cleared) if found else Summary()
+        return Summary(len(found.turns), found.newest, found.cleared, found.changes) if found else Summary()
 
     def look(self, session_id: str, *, locked: bool = False) -> Extent:
-        own, gone = self.summary(session_id), self._deletion(session_id)
-        return Extent(max(own.newest, gone.up_to), own.cleared, gone.up_to, self.contested(session_id))
+        own, gone, found = self.summary(session_id), self._deletion(session_id), self._session(session_id)
+        up_to = max(gone.up_to, found.dropped if found else ZERO_ID)
+        return Extent(max(own.newest, up_to), own.cleared, up_to, gone.up_to, self.contested(session_id))
 
     def contested(self, session_id: str, *, locked: bool = False) -> Mapping[bytes, MessageId]:
         found = self._session(session_id)
         known = dict.fromkeys(self._deletion(session_id).nonces, ZERO_ID)
         if found is not None:
             known.update((t.nonce, t.id) for t in found.turns if t.nonce and t.nonce in found.contested)
+            known.update(dict.fromkeys(found.gone, ZERO_ID))
         return known
 
-    def find_nonce_locked(self, session_id: str, nonce: bytes) -> MessageId | None:
-        return next((turn.id for turn in self.turns(session_id) if turn.nonce == nonce), None)
+    def find_nonces_locked(
+        self, session_id: str, nonces: Collection[bytes], *, since_ms: int = 0
+    ) -> dict[bytes, MessageId]:
+        del since_ms
+        found = self._session(session_id)
+        there = {turn.nonce: turn.id for turn in self.turns(session_id) if turn.nonce}
+        known = {**(found.gone if found else {}), **there}
+        return {nonce: known[nonce] for nonce in nonces if nonce in known}
 
     def deleted_up_to(self, session_id: str) -> MessageId:
         return self._deletion(session_id).up_to
@@ -361,18 +442,18 @@ class ObjectTier:
         clocks = [time.time(), *others]
         return Now(min(clocks), max(clocks))
 
-    def _is_expired(self, session_id: str, life_seconds: float, now: Now) -> bool:
+    def _is_expired(self, session_id: str, ttl_seconds: float, now: Now) -> bool:
         found = self._session(session_id)
         return found is not None and is_expired(
-            now, life_seconds, found.updated_at, found.newest, found.stamped_at
+            now, ttl_seconds, found.updated_at, found.newest, found.stamped_at
         )
 
-    def expired_sessions(self, life_seconds: float, now: Now) -> list[str]:
+    def expired_sessions(self, ttl_seconds: float, now: Now) -> list[str]:
         every = [session_id for _, session_id in self.bucket.names("session")]
-        return [session_id for session_id in every if self._is_expired(session_id, life_seconds, now)]
+        return [session_id for session_id in every if self._is_expired(session_id, ttl_seconds, now)]
 
-    def expire_locked(self, session_id: str, life_seconds: float, now: Now, *, to_trash: bool) -> bool:
-        if not self._is_expired(session_id, life_seconds, now):
+    def expire_locked(self, session_id: str, ttl_seconds: float, now: Now, *, to_trash: bool) -> bool:
+        if not self._is_expired(session_id, ttl_seconds, now):
             return False
         if not to_trash:
             return self.delete_locked(session_id)
@@ -389,7 +470,7 @@ class ObjectTier:
         for name in names:
             old: _Session = self.bucket.get(*name)[1]
 
-            def together(now: _Session | None, old: _Session = old) -> _Session:
+            def merged(now: _Session | None, old: _Session = old) -> _Session:
                 if now is None:
                     return replace(old, stamped_at=time.time())
                 known = Known()
@@ -397,7 +478,7 @@ class ObjectTier:
                 turns = tuple(once([*now.turns, *newcomers(list(old.turns), known)]))
                 return replace(now, turns=turns, contested=now.contested | old.contested)
 
-            self._change(session_id, together)
+            self._change(session_id, merged)
             self.bucket.put(None, None, *name)
         return bool(names)
 

@@ -45,7 +45,6 @@ from lix_cache import (
     HybridConversationCache,
     InFlightCall,
     InvalidVector,
-    Limits,
     LixCacheError,
     Lookup,
     MissingExtra,
@@ -58,10 +57,14 @@ from lix_cache import (
     Report,
     SemanticCache,
     SemanticCacheRedis,
+    SemanticSettings,
     SentenceTransformerEmbedder,
     SessionContextWindow,
+    SessionKey,
+    StoreAdmin,
     Stored,
     Streamed,
+    Thresholds,
     URLEmbeddingCache,
     aembed,
     create_async_redis_client,
@@ -190,6 +193,25 @@ async def async_window(config: CacheConfig) -> None:
     assert_type(cache.hybrid, AsyncHybridConversationCache)
 
 
+def namespaces(config: CacheConfig, folder: Path) -> None:
+    key = SessionKey("acme", "s")
+    assert_type(key.namespace, str | None)
+    assert_type(key.id, str)
+    CacheCoordinator(key, config)
+    cache = HybridConversationCache(key)
+    assert_type(cache.session_id, str | SessionKey)
+    HybridConversationCache(cache.session_id)
+    store = ConversationArchive(folder)
+    assert_type(store.load_all(key), list[Message] | None)
+    assert_type(store.expired_sessions(), list[str | SessionKey])
+    assert_type(store.list_sessions("acme"), list[dict[str, Any]])
+    admin = StoreAdmin(config)
+    assert_type(admin.session_ids(namespace="acme"), list[str | SessionKey])
+    assert_type(admin.delete_namespace("acme").failed, dict[str | SessionKey, str])
+    HybridConversationCache(("acme", "s"))  # type: ignore[arg-type]
+    SessionKey("acme")  # type: ignore[call-arg]
+
+
 def archive(folder: Path) -> None:
     store = ConversationArchive(folder, session_ttl_days=30)
     ConversationArchive("folder", 0.5, codec="lz4", on_damage="raise")
@@ -253,11 +275,10 @@ def answers(config: CacheConfig) -> None:
         _Embedder(),
         config,
         context={"tenant": "a", "temperature": 0.0},
-        limits=Limits(threshold=0.9, margin=0.1),
+        thresholds=Thresholds(threshold=0.9, margin=0.1),
         guards=["numbers"],
         policy=CachePolicy(),
-        eviction="lru",
-        prices=Prices(prompt=1, completion=2),
+        settings=SemanticSettings(eviction="lru", prices=Prices(prompt=1, completion=2)),
     )
     found = cache.lookup("q", context={"url": "u"}, query_embedding=[0.1], similarity_threshold=0.5)
     assert_type(found, Lookup)
