@@ -1,0 +1,1 @@
+"""Persistent state of local models: conversations resume without prefill, after a restart too."""
