@@ -17,6 +17,7 @@ from lix_cache.cli.commands.eval_ import eval_
 from lix_cache.cli.commands.evict import evict
 from lix_cache.cli.commands.export import export
 from lix_cache.cli.commands.import_ import import_
+from lix_cache.cli.commands.kv import kv
 from lix_cache.cli.commands.migrate import migrate
 from lix_cache.cli.commands.restore import restore
 from lix_cache.cli.commands.sessions import sessions
@@ -93,3 +94,4 @@ app.command(
 )(eval_)
 app.command("calibrate", epilog="Example: lix-cache calibrate --log asked.jsonl -o limits.json")(calibrate_)
 app.add_typer(codec, name="codec", no_args_is_help=True)
+app.add_typer(kv, name="kv", no_args_is_help=True)

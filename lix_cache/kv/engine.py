@@ -56,7 +56,9 @@ class Engine(Protocol):
         context_tokens: the most tokens of a sequence.
         most_live: how many sequences it can hold at once.
         is_serial: whether two sequences must not be computed at once.
+        start_ids: tokens before every rendered prompt.
         end_ids: tokens that end a reply.
+        special_ids: tokens that ``detokenize`` leaves out.
     """
 
     @property
@@ -70,7 +72,11 @@ class Engine(Protocol):
     @property
     def is_serial(self) -> bool: ...
     @property
+    def start_ids(self) -> Sequence[int]: ...
+    @property
     def end_ids(self) -> frozenset[int]: ...
+    @property
+    def special_ids(self) -> frozenset[int]: ...
 
     def render(
         self,

@@ -20,6 +20,7 @@ __all__ = [
     "chain_of",
     "fingerprint_of",
     "ids_bytes",
+    "name_of",
     "partial_name",
     "session_name",
     "tenant_digest",
@@ -103,8 +104,22 @@ def partial_name(link: str, ids: Ids, count: int) -> str:
         ids: the sequence, from its first token.
         count: at most as many as there are ids.
     """
-    rest = _digest(b"rest", bytes.fromhex(link), ids_bytes(ids[count // BLOCK_TOKENS * BLOCK_TOKENS : count]))
-    return f"{link}-{count}-{rest[:16].hex()}"
+    return name_of("tail", link, ids[count // BLOCK_TOKENS * BLOCK_TOKENS : count], count)
+
+
+def name_of(kind: str, parent: str, ids: Ids, count: int) -> str:
+    """Return the name of a state file by what is in it.
+
+    Args:
+        kind: ``block``, ``tail`` or ``snapshot``.
+        parent: name of the block before.
+        ids: of the file: of a snapshot all, of others its own.
+        count: tokens of the sequence up to its end.
+    """
+    if kind == "block":
+        return _digest(b"block", bytes.fromhex(parent), ids_bytes(ids)).hex()
+    own = ids[count // BLOCK_TOKENS * BLOCK_TOKENS :] if kind == "snapshot" else ids
+    return f"{parent}-{count}-{_digest(b'rest', bytes.fromhex(parent), ids_bytes(own))[:16].hex()}"
 
 
 def session_name(tenant: str, session: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -22,15 +21,16 @@ from lix_cache.daemon import Bell, start_thread
 from lix_cache.errors import ConfigError, EngineError, KvError
 from lix_cache.kv.encodings import ENCODINGS
 from lix_cache.kv.engine import Engine, Live, Options
-from lix_cache.kv.identity import BLOCK_TOKENS, Fingerprint, Ids, as_ids, fingerprint_of
-from lix_cache.kv.lookup import Want, covering, kept_files, load, pieces, stored
+from lix_cache.kv.identity import BLOCK_TOKENS, Ids, as_ids
+from lix_cache.kv.lookup import Want, covering, load, stored
 from lix_cache.kv.manifest import Manifest, mark_of
-from lix_cache.kv.memory import Entry, MemoryTier
+from lix_cache.kv.memory import Entry
 from lix_cache.kv.miss import Miss, common_prefix, miss_between
 from lix_cache.kv.prompts import Prompt, prompt_of
 from lix_cache.kv.rates import Rates
 from lix_cache.kv.reply import Reply, Usage
 from lix_cache.kv.store import KvStore
+from lix_cache.kv.write_behind import WriteBehind
 
 __all__ = ["LocalModel"]
 
@@ -40,7 +40,7 @@ _MOST_MARKS = 64
 _MOST_COMPARED = 64
 
 
-class LocalModel:
+class LocalModel(WriteBehind):
     """A loaded model with a store behind it.
 
     Args:
@@ -66,19 +66,11 @@ class LocalModel:
     ) -> None:
         if encoding not in ENCODINGS:
             raise ConfigError(f"encoding is one of {', '.join(ENCODINGS)}, not {encoding!r}")
-        self.engine = engine
-        self.fingerprint: Fingerprint = fingerprint_of({**engine.fingerprint.facts, "encoding": encoding})
+        super().__init__(engine, store, memory_bytes, encoding, fewest_tokens, clock)
         self.rates = Rates()
-        self.counters: Counter[str] = Counter()
-        self._store = store
-        self._encoding = encoding
         self._idle_seconds = idle_seconds
-        self._fewest = fewest_tokens
-        self._clock = clock
-        self._memory = MemoryTier(memory_bytes, engine.most_live)
         #: One sequence at a time, where the engine asks for it. A reply may end in another thread.
         self._turn = threading.Lock()
-        self._book = threading.RLock()
         self._bell = Bell()
         self._closed = False
 
@@ -205,7 +197,7 @@ class LocalModel:
             entry.marks = [mark for mark in entry.marks if mark.tokens < count][-_MOST_MARKS:]
             entry.marks.append(mark_of(prompt.text, count))
             # A token that leaves no text is not in the text that comes back.
-            if made and all(self.engine.detokenize([one]) for one in made):
+            if made and self.engine.special_ids.isdisjoint(made):
                 entry.marks.append(mark_of(prompt.text + self.engine.detokenize(made), len(live.ids)))
         entry.used = self._clock.monotonic()
         if self._memory.get(entry.tenant, entry.session) is entry:
@@ -336,64 +328,6 @@ class LocalModel:
             logger.info("KV miss: {}", miss)
         return miss
 
-    # -- to disk -----------------------------------------------------------------------
-
-    def flush(self, idle_seconds: float = 0.0) -> int:
-        """Write the sessions that were not used for so long to disk. Returns how many."""
-        count = 0
-        for entry in self._memory.all():
-            if self._clock.monotonic() - entry.used >= idle_seconds and entry.is_dirty:
-                count += self._locked_save(entry)
-        return count
-
-    def _locked_save(self, entry: Entry) -> bool:
-        # Its own lock is enough: what is exported is not computed meanwhile, and others may be.
-        with entry.lock:
-            return self._memory.get(entry.tenant, entry.session) is entry and self._save(entry)
-
-    def _save(self, entry: Entry) -> bool:
-        live = entry.live
-        if self._store is None or not entry.is_dirty or len(live.ids) < self._fewest:
-            return False
-        ids = as_ids(live.ids)
-        want = Want(self.fingerprint, entry.tenant, ids, self._encoding)
-        marks = [mark for mark in entry.marks if mark.tokens <= len(ids)]
-        parts = list(entry.prompt.parts) if entry.prompt is not None else []
-        manifest = Manifest(entry.session, entry.tenant, {}, ids, marks, parts)
-        kind = "snapshot" if self.engine.exports == "snapshots" else "tail"
-        checkpoints = {name: count for name, count in entry.checkpoints.items() if count <= len(ids)}
-        try:
-            self._store.save(
-                self.fingerprint,
-                manifest,
-                pieces(self.engine, live, want, checkpoints),
-                keep=lambda before: kept_files(before, want, kind, checkpoints),
-            )
-        except KvError as error:
-            self.counters["failed_saves"] += 1
-            logger.warning("a session's state was not written: {}", error)
-            return False
-        entry.saved = len(ids)
-        self.counters["saves"] += 1
-        return True
-
-    def _drop(self, entry: Entry) -> None:
-        """Let an entry go from memory. Its lock is held."""
-        self._memory.remove(entry)
-        self.engine.release(entry.live)
-
-    def _make_room(self, keep: Entry | None = None, room: int = 0) -> None:
-        with self._book:
-            for entry in self._memory.surplus(keep, room):
-                # One that is being computed stays: its reply makes room when it is over.
-                if entry.lock.acquire(blocking=False):
-                    try:
-                        self._save(entry)
-                        self._drop(entry)
-                        self.counters["evictions"] += 1
-                    finally:
-                        entry.lock.release()
-
     # -- life --------------------------------------------------------------------------
 
     def start(self, interval: float = 5.0) -> None:
@@ -405,14 +339,6 @@ class LocalModel:
                     self.flush(self._idle_seconds)
 
         start_thread(work, "lix-cache-kv")
-
-    def forget(self, tenant: str, session: str | None = None) -> int:
-        """Remove a session, or all of a tenant, from memory and from disk. Returns how many files went."""
-        for entry in self._memory.all(tenant):
-            if session in (None, entry.session):
-                with entry.lock:
-                    self._drop(entry)
-        return 0 if self._store is None else self._store.purge(tenant, session)
 
     def close(self) -> None:
         """Write everything to disk and let go of it."""

@@ -43,7 +43,7 @@ class Prompt:
     @cached_property
     def parts(self) -> list[Part]:
         """Where its messages end, in tokens. Costs as much as tokenising it: asked for when it is needed."""
-        found, start, tokens = [], 0, 0
+        found, start, tokens = [], 0, len(self.engine.start_ids)
         for count in range(1, min(len(self.messages), _MOST_MESSAGES_NAMED) + 1):
             end, name = self._end(count)
             if end > start:
@@ -58,7 +58,7 @@ class Prompt:
         if not self.messages or self.messages[0].get("role") not in ("system", "developer"):
             return 0
         end, _ = self._end(1)
-        return len(self.engine.tokenize(self.text[:end])) if end else 0
+        return len(self.engine.start_ids) + len(self.engine.tokenize(self.text[:end])) if end else 0
 
     def _end(self, count: int) -> tuple[int, str]:
         """Return where a message ends in the text, 0 if that cannot be said, and what it is."""
@@ -112,4 +112,4 @@ def _tokens(engine: Engine, text: str, marks: Sequence[Mark], before: Sequence[i
         fits = mark.tokens <= len(before) and mark.characters <= len(text)
         if fits and mark_of(text[: mark.characters], mark.tokens) == mark:
             return [*before[: mark.tokens], *engine.tokenize(text[mark.characters :])]
-    return engine.tokenize(text)
+    return [*engine.start_ids, *engine.tokenize(text)]

@@ -77,6 +77,7 @@ class KvStore(KvReader):
             is removed when the store is opened.
         quotas: the most bytes of a tenant, by name; ``"*"`` is for all others.
         lock_seconds: how long a change waits for another.
+        tidy: whether opening removes what is over the budget and what killed saves left.
         files, clock: for tests.
 
     Raises:
@@ -90,6 +91,7 @@ class KvStore(KvReader):
         budget_bytes: int = 16 << 30,
         quotas: Mapping[str, int] | None = None,
         lock_seconds: float = 10.0,
+        tidy: bool = True,
         files: Files | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -100,7 +102,7 @@ class KvStore(KvReader):
         self._quotas = dict(quotas or {})
         self._lock_seconds = lock_seconds
         self._clock = clock
-        if os.path.isdir(self.folder):
+        if tidy and os.path.isdir(self.folder):
             # A smaller budget than last time holds from now on, and what a kill left goes.
             try:
                 self.prune()

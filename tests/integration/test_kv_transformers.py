@@ -167,7 +167,7 @@ def test_sessions_with_a_common_prefix_share_its_blocks(engine: Any, store: KvSt
     count = len(engine.tokenize(engine.render(conversation(0, system)[:1], reply=False)))
     assert count > 256
     for number in range(5):
-        messages = conversation(0, system)[:1] + [{"role": "user", "content": f"Number {number}, please."}]
+        messages = [*conversation(0, system)[:1], {"role": "user", "content": f"Number {number}, please."}]
         model.generate(messages, session=f"s{number}", max_tokens=5).all()
     model.close()
     names = [path.stem for path in Path(store.folder).rglob("*.safetensors")]
@@ -176,7 +176,7 @@ def test_sessions_with_a_common_prefix_share_its_blocks(engine: Any, store: KvSt
     assert sum(f"-{count}-" in name for name in names) == 1
     # A new session begins behind the system prompt.
     fresh = resumed(engine, store).generate(
-        conversation(0, system)[:1] + [{"role": "user", "content": "Something else."}], max_tokens=3
+        [*conversation(0, system)[:1], {"role": "user", "content": "Something else."}], max_tokens=3
     )
     fresh.all()
     assert fresh.usage.cached_tokens == count

@@ -72,6 +72,9 @@ class TransformersEngine:
         ends = getattr(model.generation_config, "eos_token_id", None)
         ends = [ends] if isinstance(ends, int) else list(ends or ())
         self.end_ids = frozenset([*ends, *filter(None, [tokenizer.eos_token_id])])
+        self.special_ids = frozenset(tokenizer.all_special_ids)
+        # The template writes them.
+        self.start_ids: list[int] = []
         self.fingerprint: Fingerprint = fingerprint_of(self._facts(kinds))
 
     @classmethod
