@@ -25,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 # The installs share one folder.
 .NOTPARALLEL:
-.PHONY: help venv demo test quick promise chaos lint types imports check bench bench-codec bench-against dist format clean
+.PHONY: help venv demo test quick promise chaos lint types imports check bench bench-codec bench-against bench-kv dist format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s%s\n", $$1, $$2}'
@@ -70,6 +70,9 @@ bench-codec: $(BENCH)  ## measure the codec's sizes and speed beside others
 
 bench-against: $(DEV)  ## measure beside another checkout, in turn: ARGS=../before
 	$(BIN)/python scripts/bench_against.py $(ARGS)
+
+bench-kv: $(DEV)  ## measure what resuming a local model's state saves; needs torch, transformers, xllamacpp
+	$(BIN)/python -W ignore scripts/bench_kv.py $(ARGS)
 
 dist: $(DEV)  ## build the sdist and the wheel, and check them
 	rm -rf dist
