@@ -245,8 +245,8 @@ def show(row: dict[str, Any]) -> None:
     aim = "" if row["aim"] is None else f" (aim {row['aim']})"
     print(
         f"{row['engine']:12} {row['model']:9} {row['tokens']:6} tokens: cold {row['cold'] * 1e3:8.1f} ms, "
-        f"in memory {row['memory'] * 1e3:6.1f}, resumed {row['resumed'] * 1e3:6.1f}; cold ÷ resumed {ratio:5.0f}{aim}; "
-        f"resumed ÷ memory {row['resumed'] / row['memory']:.2f} (aim 1.5); bytes ÷ native "
+        f"in memory {row['memory'] * 1e3:6.1f}, resumed {row['resumed'] * 1e3:6.1f}; "
+        f"cold ÷ resumed {ratio:5.0f}{aim}; resumed ÷ memory {row['resumed'] / row['memory']:.2f} (aim 1.5); bytes ÷ native "
         f"{row['stored_bytes'] / row['native_bytes']:.4f}; saved in {row['save'] * 1e3:.0f} ms",
         flush=True,
     )

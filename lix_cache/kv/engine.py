@@ -51,8 +51,9 @@ class Engine(Protocol):
 
     Attributes:
         fingerprint: everything that changes what its state means.
-        exports: ``blocks`` if any range of tokens can be exported and a sequence be cut at any place;
-            ``snapshots`` if only a whole state can, at the place where it stands.
+        exports: ``blocks`` if any range of tokens can be exported; ``snapshots`` if only a whole state can,
+            at the place where it stands.
+        cuts: whether a sequence can be cut at any place; one that exports blocks can.
         context_tokens: the most tokens of a sequence.
         most_live: how many sequences it can hold at once.
         is_serial: whether two sequences must not be computed at once.
@@ -65,6 +66,8 @@ class Engine(Protocol):
     def fingerprint(self) -> Fingerprint: ...
     @property
     def exports(self) -> Literal["blocks", "snapshots"]: ...
+    @property
+    def cuts(self) -> bool: ...
     @property
     def context_tokens(self) -> int: ...
     @property

@@ -110,15 +110,18 @@ class LocalModel(WriteBehind):
         try:
             if self.engine.is_serial:
                 held.enter_context(self._turn)
-            entry = self._taken(tenant, session, held)
-            known = self._manifest(tenant, session) if entry is None and session is not None else None
-            known = known or Manifest(session or "", tenant)
-            marks = entry.marks if entry is not None else list(known.marks)
-            before = entry.live.ids if entry is not None else known.ids.tolist()
-            asked = prompt_of(self.engine, prompt, tools, marks, before)
-            miss = self._miss(asked, before, tenant, session or "")
-            with self._book:
-                entry, source = self._placed(entry, asked, tenant, session, known, held)
+            while True:
+                entry = self._taken(tenant, session, held)
+                known = self._known(entry, tenant, session)
+                marks = known.marks if entry is None else entry.marks
+                before = known.ids.tolist() if entry is None else entry.live.ids
+                asked = prompt_of(self.engine, prompt, tools, marks, before)
+                miss = self._miss(asked, before, tenant, session or "")
+                with self._book:
+                    # Another first call of the session may have come before: then it is in memory now.
+                    if entry is not None or self._memory.get(tenant, session or "") is None:
+                        entry, source = self._placed(entry, asked, tenant, session, known, held)
+                        break
             return self._reply(entry, asked, source, miss, stop, options, held)
         except BaseException:
             held.close()
@@ -200,11 +203,7 @@ class LocalModel(WriteBehind):
             if made and self.engine.special_ids.isdisjoint(made):
                 entry.marks.append(mark_of(prompt.text + self.engine.detokenize(made), len(live.ids)))
         entry.used = self._clock.monotonic()
-        if self._memory.get(entry.tenant, entry.session) is entry:
-            self._make_room(keep=entry)
-        else:
-            # Another first call of the same session took its place.
-            self.engine.release(live)
+        self._make_room(keep=entry)
 
     # -- where the state comes from ----------------------------------------------------
 
@@ -221,11 +220,13 @@ class LocalModel(WriteBehind):
         if entry is None and session is None:
             entry = self._continued(prompt, tenant, held)
         in_memory = 0 if entry is None else self._cut(entry, prompt)
-        live = self._restored(prompt, tenant, known.ids, in_memory)
+        live = self._restored(prompt, tenant, known.ids, entry, in_memory)
         source: Literal["memory", "disk"] = "memory" if live is None else "disk"
-        if entry is None or live is not None or not in_memory:
+        if entry is None or self._memory.get(tenant, entry.session) is not entry or not in_memory:
             name = session if entry is None else entry.session
-            marks = list(known.marks) if entry is None else entry.marks
+            # What a session knew of its text holds as far as its tokens are still those.
+            common = common_prefix(prompt.ids, known.ids)
+            marks = [mark for mark in known.marks if mark.tokens <= common] if entry is None else entry.marks
             if entry is not None:
                 self._drop(entry)
             if live is None:
@@ -252,6 +253,8 @@ class LocalModel(WriteBehind):
             self._save(entry)
             return 0
         entry.saved = min(entry.saved, count)
+        # Those of the branch that is cut off would give its tokens to a text that comes again.
+        entry.marks = [mark for mark in entry.marks if mark.tokens <= count]
         live.snapshots = {at: state for at, state in live.snapshots.items() if at <= count}
         return count
 
@@ -267,14 +270,17 @@ class LocalModel(WriteBehind):
             one.lock.release()
         return None
 
-    def _restored(self, prompt: Prompt, tenant: str, before: Ids, in_memory: int) -> Live | None:
+    def _restored(
+        self, prompt: Prompt, tenant: str, before: Ids, entry: Entry | None, in_memory: int
+    ) -> Live | None:
         """Return a state from disk, if it is longer than what memory has and worth loading.
 
         Args:
             prompt: to be answered.
             tenant: whose it is.
             before: what the session had on disk: a state of it is cut to what the prompt begins with.
-            in_memory: tokens that memory has.
+            entry: the session in memory, if it is there. What is loaded takes its place.
+            in_memory: tokens that it has.
         """
         if self._store is None:
             return None
@@ -282,16 +288,18 @@ class LocalModel(WriteBehind):
         found = stored(self._store, want, self.engine.exports)
         count = found.tokens
         common = min(common_prefix(prompt.ids, before), len(prompt.tokens) - 1)
-        if self.engine.exports == "blocks" and common > count:
+        if self.engine.cuts and common > count:
             want, count = Want(self.fingerprint, tenant, before, self._encoding), common
-            found = covering(want, common)
+            found = covering(want, common, self.engine.exports)
         if count < in_memory + self._fewest or not self.rates.should_load():
             return None
-        self._make_room(room=1)
         began = self._clock.monotonic()
         states, tokens = load(self._store, want, found)
-        if not states:
+        if not states or min(count, tokens) <= in_memory:
             return None
+        if entry is not None:
+            self._drop(entry)
+        self._make_room(room=1)
         try:
             live = self.engine.restore(states, want.ids[:tokens].tolist())
             self.engine.cut(live, min(count, tokens))
@@ -303,10 +311,12 @@ class LocalModel(WriteBehind):
         self.counters["restores"] += 1
         return live
 
-    def _manifest(self, tenant: str, session: str) -> Manifest | None:
-        if self._store is None:
-            return None
-        return self._store.manifest(self.fingerprint, tenant, session)
+    def _known(self, entry: Entry | None, tenant: str, session: str | None) -> Manifest:
+        """Return what is on disk of a session that is not in memory; an empty manifest if nothing is."""
+        found = None
+        if entry is None and session is not None and self._store is not None:
+            found = self._store.manifest(self.fingerprint, tenant, session)
+        return found or Manifest(session or "", tenant)
 
     def _miss(self, prompt: Prompt, before: Sequence[int], tenant: str, session: str) -> Miss | None:
         """Return where a prompt leaves the session's own sequence, or the nearest of the tenant."""

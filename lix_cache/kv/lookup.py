@@ -89,8 +89,10 @@ def stored(store: KvReader, want: Want, exports: str) -> Stored:
     return Stored(blocks, _partial(store, want, blocks, most, "tail"))
 
 
-def covering(want: Want, count: int) -> Stored:
+def covering(want: Want, count: int, exports: str) -> Stored:
     """Return the files of a whole sequence that hold its first tokens: the last may hold more of it."""
+    if exports == "snapshots":
+        return Stored(0, len(want.ids), "snapshot")
     blocks = count // BLOCK_TOKENS
     if count % BLOCK_TOKENS == 0:
         return Stored(blocks)

@@ -54,6 +54,7 @@ class LlamaServerEngine:
     """
 
     exports: Literal["blocks", "snapshots"] = "snapshots"
+    cuts = True
     is_serial = False
 
     def __init__(

@@ -69,6 +69,7 @@ class TransformersEngine:
         self.most_live = most_live
         kinds = {type(layer).__name__ for layer in self._new_cache().layers}
         self.exports: Literal["blocks", "snapshots"] = "blocks" if kinds <= {"DynamicLayer"} else "snapshots"
+        self.cuts = self.exports == "blocks"
         ends = getattr(model.generation_config, "eos_token_id", None)
         ends = [ends] if isinstance(ends, int) else list(ends or ())
         self.end_ids = frozenset([*ends, *filter(None, [tokenizer.eos_token_id])])
@@ -226,7 +227,8 @@ class TransformersEngine:
         return sequence
 
     def release(self, live: Live) -> None:
-        _ours(live).cache = None
+        if isinstance(live, _Sequence):
+            live.cache = None
         live.ids.clear()
         live.size = 0
 
