@@ -212,10 +212,11 @@ def measure(kind: str, name: str, count: int, coffee: Path, options: argparse.Na
             model = LocalModel(engine, KvStore(folder, budget_bytes=1 << 40))
             cold = first_token(model, ids, "none")
             memory = statistics.median(first_token(model, ids, "memory") for _ in range(options.repeats))
-            native = model.stats()["live_bytes"]
             began = time.perf_counter()
-            model.close()
+            model.flush()
             saving = time.perf_counter() - began
+            native = model.stats()["live_bytes"]
+            model.close()
             times = []
             for _ in range(options.repeats):
                 again = LocalModel(engine, KvStore(folder, budget_bytes=1 << 40))
@@ -241,13 +242,14 @@ def measure(kind: str, name: str, count: int, coffee: Path, options: argparse.Na
 
 
 def show(row: dict[str, Any]) -> None:
-    ratio = row["cold"] / row["resumed"]
     aim = "" if row["aim"] is None else f" (aim {row['aim']})"
+    ms = {name: row[name] * 1e3 for name in ("cold", "memory", "resumed", "save")}
     print(
-        f"{row['engine']:12} {row['model']:9} {row['tokens']:6} tokens: cold {row['cold'] * 1e3:8.1f} ms, "
-        f"in memory {row['memory'] * 1e3:6.1f}, resumed {row['resumed'] * 1e3:6.1f}; "
-        f"cold ÷ resumed {ratio:5.0f}{aim}; resumed ÷ memory {row['resumed'] / row['memory']:.2f} (aim 1.5); bytes ÷ native "
-        f"{row['stored_bytes'] / row['native_bytes']:.4f}; saved in {row['save'] * 1e3:.0f} ms",
+        f"{row['engine']:12} {row['model']:9} {row['tokens']:6} tokens: "
+        f"cold {ms['cold']:8.1f} ms, in memory {ms['memory']:6.1f}, resumed {ms['resumed']:6.1f}; "
+        f"cold ÷ resumed {row['cold'] / row['resumed']:5.0f}{aim}; "
+        f"resumed ÷ memory {row['resumed'] / row['memory']:.2f} (aim 1.5); "
+        f"bytes ÷ native {row['stored_bytes'] / row['native_bytes']:.4f}; saved in {ms['save']:.0f} ms",
         flush=True,
     )
 

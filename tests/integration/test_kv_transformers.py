@@ -17,7 +17,7 @@ from lix_cache.errors import ConfigError, EngineError, InvalidInput
 from lix_cache.kv.engine import Options
 from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.store import KvStore
-from tests.support.kv_models import SYSTEM, conversation, transformers_engine
+from tests.support.kv_models import SYSTEM, conversation, model_folder, transformers_engine
 
 pytestmark = [
     pytest.mark.shared,
@@ -379,6 +379,18 @@ def test_a_prompt_that_makes_no_sense_is_refused_and_blocks_nothing(engine: Any,
     assert model.generate(LONG, max_tokens=1).all() is not None
 
 
+def test_the_example_of_the_page_runs(
+    shared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "kv.md"
+    example = page.read_text("utf-8").split("```py\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "my-model").symlink_to(model_folder(shared_dir))
+    exec(compile(example, str(page), "exec"), {"__name__": "page"})
+    assert capsys.readouterr().out.endswith("0 none None\n")
+
+
 def test_settings_and_ends(engine: Any) -> None:
     with pytest.raises(ConfigError):
         LocalModel(engine, encoding="q2")
@@ -434,7 +446,6 @@ def _ids(model: LocalModel, messages: list[dict[str, Any]], count: int) -> list[
 
 def small(kind: str, shared_dir: Path) -> Any:
     from lix_cache.kv.engines.transformers import TransformersEngine
-    from tests.support.kv_models import model_folder
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder(shared_dir))
     common: dict[str, Any] = {

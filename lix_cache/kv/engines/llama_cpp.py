@@ -179,17 +179,14 @@ class LlamaServerEngine:
     # -- sequences ---------------------------------------------------------------------
 
     def begin(self) -> _Sequence:
-        with self._lock:
-            if not self._free:
-                raise EngineError(f"all {self.most_live} slots of the server are busy; try again")
-            slot = self._free.pop()
+        sequence = self._taken()
         try:
             # What another tenant left in it must not be found.
-            self._post(f"/slots/{slot}?action=erase", {})
+            self._post(f"/slots/{sequence.slot}?action=erase", {})
         except EngineError:
-            self._give_back(slot)
+            self.release(sequence)
             raise
-        return _Sequence(slot=slot)
+        return sequence
 
     def cut(self, live: Live, count: int) -> bool:
         # The server drops the rest itself when it sees the next prompt.
@@ -260,7 +257,8 @@ class LlamaServerEngine:
         state = states[0]
         if state.keys() != {"slot"} or tokens_of(state["slot"].view) != list(ids):
             raise EngineError("a state that is no slot of these tokens")
-        sequence = self.begin()
+        # What was in the slot is replaced, or the slot given back.
+        sequence = self._taken()
         path = self._slot_file()
         try:
             with open(path, "wb", opener=private) as file:
@@ -292,6 +290,12 @@ class LlamaServerEngine:
             self._give_back(slot)
 
     # -- steps -------------------------------------------------------------------------
+
+    def _taken(self) -> _Sequence:
+        with self._lock:
+            if not self._free:
+                raise EngineError(f"all {self.most_live} slots of the server are busy; try again")
+            return _Sequence(slot=self._free.pop())
 
     def _give_back(self, slot: int) -> None:
         with self._lock:
