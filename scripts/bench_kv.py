@@ -51,6 +51,25 @@ _R100 = {
     "pad_token_id": 0,
 }
 
+_SAID = (
+    (
+        "Hi, can I get a large iced coffee?",
+        "Vanilla, and with almond milk please.",
+        "Medium. Also add whipped cream.",
+        "No, that's all for now. How much is it?",
+        "I'd rather have decaf, can you change it?",
+        "Do you have soy milk today?",
+    ),
+    (
+        "What flavor would you like?",
+        "Okay, and what size cappuccino?",
+        "Would you like anything to eat with that?",
+        "Your total is eight dollars and fifty cents.",
+        "Of course, I changed it to decaf.",
+        "Yes, we have soy, oat and almond milk.",
+    ),
+)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -259,12 +278,7 @@ def lossy(coffee: Path, threads: int) -> dict[str, dict[str, float]]:
     import torch
 
     engine = transformers_engine("coffee-3m", 4096, coffee, threads)
-    engine._model.half().float()
-    talk = [
-        {"role": "user", "content": "Hi, I would like a large latte with oat milk, and a small mocha please."}
-    ]
-    answer = {"role": "assistant", "content": "Sure, a large latte with oat milk. Anything else with that?"}
-    base = engine.tokenize(engine.render([*talk, answer] * 24, reply=False))
+    base = engine.tokenize(engine.render(_talk(80), reply=False))
     results: dict[str, dict[str, float]] = {}
     for encoding in ("zstd", "q8", "q4"):
         divergences, agree, total, small, whole = [], 0, 0, 0, 0
@@ -291,6 +305,15 @@ def lossy(coffee: Path, threads: int) -> dict[str, dict[str, float]]:
             "top-1": agree / total,
         }
     return results
+
+
+def _talk(messages: int) -> list[dict[str, str]]:
+    """Return a conversation of the kind that the model was trained on."""
+    chance = np.random.default_rng(3)
+    return [
+        {"role": ("user", "assistant")[number % 2], "content": str(chance.choice(_SAID[number % 2]))}
+        for number in range(messages)
+    ]
 
 
 def _half(tensor: Any) -> Any:
