@@ -282,7 +282,7 @@ def lossy(coffee: Path, threads: int) -> dict[str, dict[str, float]]:
     results: dict[str, dict[str, float]] = {}
     for encoding in ("zstd", "q8", "q4"):
         divergences, agree, total, small, whole = [], 0, 0, 0, 0
-        for count in range(200, min(1200, len(base) - 65), 100):
+        for count in range(200, min(1200, len(base) - 65), 50):
             ids = base[:count]
             live = engine.begin()
             engine.prefill(live, ids)

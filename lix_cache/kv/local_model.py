@@ -316,6 +316,9 @@ class LocalModel(WriteBehind):
         found = None
         if entry is None and session is not None and self._store is not None:
             found = self._store.manifest(self.fingerprint, tenant, session)
+            if found is not None:
+                # While the prompt is tokenised.
+                self._store.prefetch(self.fingerprint, found.files)
         return found or Manifest(session or "", tenant)
 
     def _miss(self, prompt: Prompt, before: Sequence[int], tenant: str, session: str) -> Miss | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from lix_cache._log import logger
 from lix_cache.errors import ArchiveUnavailable
@@ -74,6 +74,20 @@ class KvReader:
         self.counters["loaded_files"] += 1
         self.counters["loaded_bytes"] += len(data)
         return tensors
+
+    def prefetch(self, fingerprint: Fingerprint, names: Iterable[str]) -> None:
+        """Ask the system to read files ahead, and wait for nothing: they will be loaded in a moment."""
+        if not hasattr(
+            os, "posix_fadvise"
+        ):  # pragma: no cover - a system without it reads when it is asked to
+            return
+        for name in names:
+            with contextlib.suppress(OSError):
+                fd = os.open(state_path(self.folder, (fingerprint.hex, name)), os.O_RDONLY)
+                try:
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+                finally:
+                    os.close(fd)
 
     def used(self, fingerprint: Fingerprint, names: Sequence[str]) -> None:
         """Note that files were used now. Every process sees it: it is their time of modification."""
