@@ -37,7 +37,7 @@ AIMS = {
     ("transformers", "r100", 4096): 40,
     ("transformers", "coffee-3m", 16384): 120,
 }
-_R100 = {
+_R100: dict[str, Any] = {
     "vocab_size": 2048,
     "hidden_size": 768,
     "intermediate_size": 2304,
@@ -140,7 +140,8 @@ def transformers_engine(model: str, count: int, coffee: Path, threads: int) -> T
         made = transformers.AutoModelForCausalLM.from_pretrained(coffee, dtype=torch.float32)
     else:
         torch.manual_seed(1)
-        made = transformers.LlamaForCausalLM(transformers.LlamaConfig(**_R100)).to(torch.bfloat16)
+        random: Any = transformers.LlamaForCausalLM(transformers.LlamaConfig(**_R100))
+        made = random.to(torch.bfloat16)
     return TransformersEngine(made, tokenizer, context_tokens=count + 512)
 
 

@@ -25,6 +25,7 @@ def expected(messages: list[dict[str, Any]], most: int = 20) -> str:
     return LocalModel(ToyEngine()).generate(messages, max_tokens=most).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exports", ["blocks", "snapshots"])
 def test_a_thousand_sessions_leave_nothing_open(exports: Any, tmp_path: Path) -> None:
     engine = ToyEngine(exports, most_live=8)
