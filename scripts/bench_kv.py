@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,9 @@ def engine_of(kind: str, model: str, count: int, coffee: Path, threads: int) -> 
 
 def transformers_engine(model: str, count: int, coffee: Path, threads: int) -> TransformersEngine:
     import torch
-    import transformers
 
+    # Whether its types are known depends on whether it is installed.
+    transformers: Any = import_module("transformers")
     torch.set_num_threads(threads)
     transformers.utils.logging.disable_progress_bar()
     if not coffee.is_dir():
@@ -140,8 +142,7 @@ def transformers_engine(model: str, count: int, coffee: Path, threads: int) -> T
         made = transformers.AutoModelForCausalLM.from_pretrained(coffee, dtype=torch.float32)
     else:
         torch.manual_seed(1)
-        random: Any = transformers.LlamaForCausalLM(transformers.LlamaConfig(**_R100))
-        made = random.to(torch.bfloat16)
+        made = transformers.LlamaForCausalLM(transformers.LlamaConfig(**_R100)).to(torch.bfloat16)
     return TransformersEngine(made, tokenizer, context_tokens=count + 512)
 
 

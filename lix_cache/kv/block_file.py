@@ -19,7 +19,7 @@ from lix_cache.kv.encodings import decoded, encoded, is_sound
 from lix_cache.kv.identity import Ids, ids_bytes
 from lix_cache.kv.tensors import ITEM_SIZE, State, Tensor
 
-__all__ = ["MOST_HEADER", "PAGE", "Description", "NotThisState", "decode", "described", "encode"]
+__all__ = ["MOST_HEADER", "PAGE", "Description", "NotThisState", "decode", "described", "encode", "hasher"]
 
 FORMAT = "lix-kv/1"
 PAGE = 4096
@@ -256,12 +256,22 @@ def _checksum_place(head: bytearray) -> int:
     return place
 
 
-def _checksum(head: bytearray, parts: list[memoryview]) -> bytes:
+def hasher() -> Any:
+    """Return the function that checksums are made with.
+
+    Raises:
+        MissingExtra: the package is not here.
+    """
     try:
-        import xxhash
+        from xxhash import xxh3_128
     except ImportError:
         raise MissingExtra("xxhash", "kv", "The KV store") from None
-    digest = xxhash.xxh3_128(bytes(head))
+    return xxh3_128
+
+
+def _checksum(head: bytearray, parts: list[memoryview]) -> bytes:
+    digest = hasher()(bytes(head))
     for part in parts:
         digest.update(part)
-    return digest.hexdigest().encode()
+    text: str = digest.hexdigest()
+    return text.encode()

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from lix_cache.errors import CodecError, MissingExtra
+from lix_cache.errors import CodecError, ConfigError, MissingExtra
 from lix_cache.kv.tensors import ITEM_SIZE, State, Tensor, u8
 
-__all__ = ["ENCODINGS", "decoded", "encoded", "is_sound"]
+__all__ = ["ENCODINGS", "check_encoding", "decoded", "encoded", "is_sound"]
 
 ENCODINGS = ("native", "zstd", "q8", "q4")
 _LEVEL = 3
@@ -24,6 +24,19 @@ _RANGES = (0.95, 0.9, 0.85, 0.8, 0.75)
 
 _Original = dict[str, tuple[str, tuple[int, ...]]]
 _Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def check_encoding(encoding: str) -> None:
+    """Refuse an encoding that there is not, or that needs a package that is not here.
+
+    Raises:
+        ConfigError: there is no such encoding.
+        MissingExtra: its package is not installed.
+    """
+    if encoding not in ENCODINGS:
+        raise ConfigError(f"encoding is one of {', '.join(ENCODINGS)}, not {encoding!r}")
+    if encoding == "zstd":
+        _zstd()
 
 
 def encoded(state: State, encoding: str) -> tuple[dict[str, Tensor], _Original]:

@@ -18,8 +18,8 @@ from typing import Any, Literal
 from lix_cache._log import logger
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.daemon import Bell, start_thread
-from lix_cache.errors import ConfigError, EngineError, KvError
-from lix_cache.kv.encodings import ENCODINGS
+from lix_cache.errors import EngineError, KvError
+from lix_cache.kv.encodings import check_encoding
 from lix_cache.kv.engine import Engine, Live, Options
 from lix_cache.kv.identity import BLOCK_TOKENS, Ids, as_ids
 from lix_cache.kv.lookup import Want, covering, load, stored
@@ -64,8 +64,7 @@ class LocalModel(WriteBehind):
         fewest_tokens: int = 32,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        if encoding not in ENCODINGS:
-            raise ConfigError(f"encoding is one of {', '.join(ENCODINGS)}, not {encoding!r}")
+        check_encoding(encoding)
         super().__init__(engine, store, memory_bytes, encoding, fewest_tokens, clock)
         self.rates = Rates()
         self._idle_seconds = idle_seconds

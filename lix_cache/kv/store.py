@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from lix_cache._log import logger
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.errors import ConfigError, KvBusy, KvError, KvUnavailable
-from lix_cache.kv.block_file import Description, encode
+from lix_cache.kv.block_file import Description, encode, hasher
 from lix_cache.kv.catalogue import NEW, SESSIONS, Catalogue, read_catalogue, state_path
 from lix_cache.kv.eviction import Kept, Key, victims
 from lix_cache.kv.identity import Fingerprint, Ids
@@ -82,6 +82,7 @@ class KvStore(KvReader):
 
     Raises:
         ConfigError: a number is not positive.
+        MissingExtra: the package for checksums is not here.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class KvStore(KvReader):
     ) -> None:
         if budget_bytes <= 0 or any(quota < 0 for quota in (quotas or {}).values()):
             raise ConfigError("the budget of the KV store must be positive, and no quota below 0")
+        hasher()  # said here, and not when a conversation is to be written
         super().__init__(folder, files or Files())
         self.budget_bytes = budget_bytes
         self._quotas = dict(quotas or {})

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from lix_cache.errors import ConfigError, KvBusy, KvUnavailable
+from lix_cache.errors import ConfigError, KvBusy, KvUnavailable, MissingExtra
 from lix_cache.kv.catalogue import NEW, SESSIONS
 from lix_cache.kv.identity import as_ids, chain_of, fingerprint_of
+from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.manifest import Manifest
 from lix_cache.kv.store import KvStore
 from tests.support.kv import FINGERPRINT, loaded_tokens, pieces_of, save_tokens, tokens
+from tests.support.kv_engine import ToyEngine
 
 OTHER = fingerprint_of({"weights": "two", "engine": "none"})
 
@@ -211,6 +214,20 @@ def test_a_quota_holds_for_its_tenant_and_takes_from_nobody_else(tmp_path: Path)
 def test_settings_that_make_no_sense_are_refused(tmp_path: Path, arguments: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         KvStore(tmp_path, **arguments)  # type: ignore[arg-type]
+
+
+def test_a_package_that_is_missing_is_said_before_there_is_something_to_lose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as missing:
+        missing.setitem(sys.modules, "zstandard", None)
+        with pytest.raises(MissingExtra, match="kv"):
+            LocalModel(ToyEngine(), encoding="zstd")
+        missing.setitem(sys.modules, "xxhash", None)
+        with pytest.raises(MissingExtra, match="kv"):
+            KvStore(tmp_path)
+    with pytest.raises(ConfigError):
+        LocalModel(ToyEngine(), encoding="q2")
 
 
 # -- purging ---------------------------------------------------------------------------
