@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lix_cache.kv.miss import Miss
     from lix_cache.kv.reply import Reply, Usage
     from lix_cache.kv.store import KvStore
+    from lix_cache.kv.swap import SwappableModel
 
 _HOMES = {
     "Engine": "engine",
@@ -37,6 +38,7 @@ _HOMES = {
     "Miss": "miss",
     "Reply": "reply",
     "Session": "inspection",
+    "SwappableModel": "swap",
     "StoreStats": "inspection",
     "TransformersEngine": "engines.transformers",
     "Usage": "reply",
@@ -56,6 +58,7 @@ __all__ = [
     "Reply",
     "Session",
     "StoreStats",
+    "SwappableModel",
     "TransformersEngine",
     "Usage",
     "explain",

@@ -72,6 +72,7 @@ class LocalModel(WriteBehind):
         self._turn = threading.Lock()
         self._bell = Bell()
         self._closed = False
+        self._running = 0
 
     # -- calls -------------------------------------------------------------------------
 
@@ -102,10 +103,13 @@ class LocalModel(WriteBehind):
             InvalidInput: there is no prompt, or it is too long.
             EngineError: the engine failed.
         """
-        if self._closed:
-            raise EngineError("the model is closed")
         options = Options(max_tokens, temperature, top_p, seed)
         held = contextlib.ExitStack()
+        with self._book:
+            if self._closed:
+                raise EngineError("the model is closed")
+            self._running += 1
+        held.callback(self._leave)
         try:
             if self.engine.is_serial:
                 held.enter_context(self._turn)
@@ -125,6 +129,10 @@ class LocalModel(WriteBehind):
         except BaseException:
             held.close()
             raise
+
+    def _leave(self) -> None:
+        with self._book:
+            self._running -= 1
 
     def _taken(self, tenant: str, session: str | None, held: contextlib.ExitStack) -> Entry | None:
         """Return a session that is in memory, its lock taken; None if it is not there."""
@@ -243,17 +251,15 @@ class LocalModel(WriteBehind):
         """Cut a state down to what it has in common with a prompt. Return how many tokens that is."""
         live = entry.live
         count = min(common_prefix(prompt.ids, as_ids(live.ids)), len(prompt.tokens) - 1)
-        if count == len(live.ids):
-            return count
+        lost = len(live.ids) - count
         # What is cut off is written first where it is worth it: an earlier branch can then resume.
-        if len(live.ids) - count >= BLOCK_TOKENS:
+        if lost >= BLOCK_TOKENS or (lost and not self.engine.cuts):
             self._save(entry)
-        if not self.engine.cut(live, count):
-            self._save(entry)
+        # Those of another branch would give its tokens to a text that comes again.
+        entry.marks = [mark for mark in entry.marks if mark.tokens <= count]
+        if lost and not self.engine.cut(live, count):
             return 0
         entry.saved = min(entry.saved, count)
-        # Those of the branch that is cut off would give its tokens to a text that comes again.
-        entry.marks = [mark for mark in entry.marks if mark.tokens <= count]
         live.snapshots = {at: state for at, state in live.snapshots.items() if at <= count}
         return count
 
@@ -351,6 +357,22 @@ class LocalModel(WriteBehind):
                     self.flush(self._idle_seconds)
 
         start_thread(work, "lix-cache-kv")
+
+    def drain(self, seconds: float) -> bool:
+        """Take no more calls, and wait for the replies that are being made.
+
+        Returns:
+            Whether they ended in time. If not, calls are taken again.
+        """
+        with self._book:
+            self._closed = True
+        until = self._clock.monotonic() + seconds
+        while self._running:
+            if self._clock.monotonic() >= until:
+                self._closed = False
+                return False
+            self._clock.sleep(0.01)
+        return True
 
     def close(self) -> None:
         """Write everything to disk and let go of it."""

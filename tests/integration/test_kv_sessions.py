@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from lix_cache.errors import EngineError, KvBusy
 from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.store import KvStore
+from lix_cache.kv.swap import SwappableModel
 from tests.support.kv_engine import ToyEngine
 
 SYSTEM = {"role": "system", "content": "You take orders at a coffee bar. " * 20}
@@ -125,3 +127,55 @@ def test_two_processes_share_a_store(tmp_path: Path) -> None:
     )
     fresh.all()
     assert fresh.usage.cached_tokens == 0
+
+
+# -- exchanging the model --------------------------------------------------------------
+
+
+def test_a_model_is_exchanged_and_its_sessions_resume_when_it_comes_back(tmp_path: Path) -> None:
+    def load(weights: int) -> Any:
+        return lambda: LocalModel(ToyEngine(weights=weights), KvStore(tmp_path), fewest_tokens=8)
+
+    serving = SwappableModel(load(1))
+    first = serving.generate(talk(1), session="s", max_tokens=20).all()
+    old = serving.model
+    serving.swap(load(2))
+    assert old.engine.live == 0  # type: ignore[attr-defined]
+    other = serving.generate(talk(1), session="s", max_tokens=20)
+    assert other.all() == LocalModel(ToyEngine(weights=2)).generate(talk(1), max_tokens=20).all() != first
+    assert other.usage.cached_tokens == 0
+    serving.swap(load(1))
+    back = serving.generate(talk(1), session="s", max_tokens=20)
+    assert (back.all(), back.usage.source) == (first, "disk")
+    serving.close()
+    with pytest.raises(EngineError):
+        serving.generate(talk(1))
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_old_one(tmp_path: Path) -> None:
+    serving = SwappableModel(lambda: LocalModel(ToyEngine(), KvStore(tmp_path), fewest_tokens=8))
+    first = serving.generate(talk(1), session="s", max_tokens=20).all()
+
+    def broken() -> LocalModel:
+        with pytest.raises(EngineError, match="loaded"):
+            serving.generate(talk(1))
+        with pytest.raises(KvBusy):
+            serving.swap(broken)
+        raise EngineError("no such file")
+
+    with pytest.raises(EngineError, match="no such file"):
+        serving.swap(broken)
+    back = serving.generate(talk(1), session="s", max_tokens=20)
+    assert (back.all(), back.usage.source) == (first, "disk")
+
+
+def test_a_swap_waits_for_replies_and_gives_up(tmp_path: Path) -> None:
+    serving = SwappableModel(lambda: LocalModel(ToyEngine(), KvStore(tmp_path)))
+    reply = serving.generate(talk(1), session="s", max_tokens=20)
+    next(reply)
+    with pytest.raises(KvBusy, match="longer"):
+        serving.swap(lambda: LocalModel(ToyEngine(weights=2)), drain_seconds=0.05)
+    assert reply.all() == expected(talk(1))
+    assert serving.generate(talk(2), session="t", max_tokens=20).all() == expected(talk(2))
+    serving.swap(lambda: LocalModel(ToyEngine(weights=2)), drain_seconds=5)
+    assert serving.model.engine.live == 0  # type: ignore[attr-defined]

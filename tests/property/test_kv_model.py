@@ -17,7 +17,9 @@ pytestmark = pytest.mark.promise("right-answer")
 
 SYSTEMS = ["You are kind. " * 30, "You are short.", "You are kind. " * 29 + "It is 12:31."]
 ACTION = st.tuples(
-    st.sampled_from(["say", "say", "say", "again", "edit", "swap", "flush", "restart", "kill", "forget"]),
+    st.sampled_from(
+        ["say", "say", "say", "again", "edit", "swap", "drop", "flush", "restart", "kill", "forget"]
+    ),
     st.integers(0, 3),
     st.integers(0, 2),
     st.integers(1, 60),
@@ -71,6 +73,11 @@ class _World:
             self.others[number], self.talks[number] = self.talks[number], [*other]
             self.talks[number].append({"role": "user", "content": f"Word {most % 3}."})
             self.ask(number, 20)
+        elif what == "drop":
+            # Begun and never read, as by one who has hung up.
+            talk = [*self.talks[number], {"role": "user", "content": f"Word {most}."}]
+            session = f"s{number}" if number % 2 else None
+            self.model.generate(talk, session=session, tenant=f"t{number // 2}").close()
         elif what == "again":
             del self.talks[number][-1:]
             self.ask(number, most)
