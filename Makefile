@@ -25,24 +25,34 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 # The installs share one folder.
 .NOTPARALLEL:
-.PHONY: help venv demo test quick promise chaos lint types imports check bench bench-codec bench-against bench-kv dist format clean
+.PHONY: help venv demo test exhaustive test-all quick promise chaos lint types imports check bench bench-codec bench-against bench-kv dist format clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s%s\n", $$1, $$2}'
 
 venv: $(DEV)  ## set up .venv with everything for development
 
 demo: $(DEMO)  ## set everything up and run the demo
 	$(BIN)/lix-cache demo
 
-test: $(DEV)  ## set everything up and run all tests, with coverage
+test: $(DEV)  ## set everything up and run the tests, of the longest a sample; COVERAGE=1 measures
+ifdef COVERAGE
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m coverage run -m pytest -n 2 -m 'not exhaustive' $(ARGS)
 	$(BIN)/python -m coverage combine -q
 	$(BIN)/python -m coverage report --fail-under=95
+else
+	$(BIN)/python -m pytest -n 2 -m 'not exhaustive' $(ARGS)
+endif
 
-quick: $(DEV)  ## run the tests that are not marked slow
-	$(BIN)/python -m pytest -n 2 -m 'not slow' $(ARGS)
+exhaustive: $(DEV)  ## run what 'make test' leaves out
+	$(BIN)/python -m pytest -n 2 -m exhaustive $(ARGS)
+
+test-all: $(DEV)  ## run all tests
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+quick: $(DEV)  ## run the tests that take seconds
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not exhaustive' $(ARGS)
 
 promise: $(DEV)  ## run the tests that guard a promise of the README
 	$(BIN)/python -m pytest -n 2 -m promise $(ARGS)

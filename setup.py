@@ -31,7 +31,7 @@ setup(
             "lix_cache.huffman_codec._speedups",
             [f"{FOLDER}/_speedups.c"],
             depends=[f"{FOLDER}/_speedups_{part}.h" for part in ("bits", "bytes", "copies", "phrases")],
-            extra_compile_args=[] if os.name == "nt" else ["-O3"],
+            extra_compile_args=["-O3"],
             py_limited_api=STABLE_ABI,
             # Without a compiler the install succeeds, and the Python code does the work.
             optional=True,

@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lix_cache.admin import StoreAdmin
+    from lix_cache.admin import AsyncStoreAdmin, SessionPage, StoreAdmin
     from lix_cache.archive.archive import ConversationArchive
     from lix_cache.compat.caches import (
         AsyncSemanticCacheRedis,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         SemanticCacheRedis,
         URLEmbeddingCache,
     )
-    from lix_cache.config import CacheConfig
+    from lix_cache.config import CacheConfig, Prices, SemanticSettings
     from lix_cache.coordinator import AsyncCacheCoordinator, CacheCoordinator
     from lix_cache.embedded import EmbeddedRedis, ensure_redis
     from lix_cache.embedders.cached import CachedEmbedder
@@ -54,91 +54,70 @@ if TYPE_CHECKING:
         InvalidMessage,
         InvalidSessionId,
         InvalidVector,
+        KeyReused,
         KvBusy,
         KvError,
         KvUnavailable,
+        LayoutMismatch,
         LixCacheError,
+        MessageNotFound,
+        MissingDictionary,
         MissingExtra,
-        MissingTable,
         NoRedisServer,
         RedisAuthError,
         RedisCommandError,
         RedisDatabaseError,
         RedisError,
         RedisUnavailable,
+        RevisionMismatch,
+        StreamInterrupted,
         VerifierError,
     )
     from lix_cache.evaluation.calibration import Calibration, CalibrationPoint, calibrate, calibration_curve
+    from lix_cache.evaluation.evaluate import Evaluation, Pair, PairEvaluation, evaluate, evaluate_pairs
     from lix_cache.evaluation.question_log import QuestionLog
     from lix_cache.evaluation.questions import Question, questions_from_log, questions_from_pairs
-    from lix_cache.evaluation.replay import Pair, PairTally, Replay, judge_pairs, replay
-    from lix_cache.evaluation.thresholds_file import load_limits, save_limits
+    from lix_cache.evaluation.thresholds_file import load_thresholds, save_thresholds
     from lix_cache.hot.clients import (
         close_async_redis_clients,
         create_async_redis_client,
         create_redis_client,
     )
     from lix_cache.huffman_codec import HuffmanCodec
-    from lix_cache.huffman_codec._phrase_table import PhraseTable
-    from lix_cache.huffman_codec.training import train_table
-    from lix_cache.matching.thresholds import DEFAULT_LIMITS, STRICT_LIMITS, Limits
+    from lix_cache.huffman_codec._dictionary import Dictionary
+    from lix_cache.huffman_codec.training import train_dictionary
+    from lix_cache.matching.reasons import Reason
+    from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, STRICT_THRESHOLDS, Thresholds
+    from lix_cache.messages.session_key import SessionKey
     from lix_cache.observability.json_logs import json_logs
     from lix_cache.observability.prometheus import register_metrics
     from lix_cache.semantic.cache import AsyncSemanticCache, SemanticCache
+    from lix_cache.semantic.calls_in_flight import AsyncInFlightCall, InFlightCall
     from lix_cache.semantic.policy import CachePolicy
-    from lix_cache.semantic.result import Lookup, Reason, Report
-    from lix_cache.semantic.stats import Prices
+    from lix_cache.semantic.result import Lookup, Report, Stored
     from lix_cache.session.archive import AsyncConversationArchive
     from lix_cache.session.cache import AsyncHybridConversationCache, HybridConversationCache
     from lix_cache.session.evictor import Evictor
+    from lix_cache.session.results import AddedMessages, StoredMessage
     from lix_cache.session.window import AsyncSessionContextWindow, SessionContextWindow
+    from lix_cache.values.streamed import Streamed
     from lix_cache.verifiers.cross_encoder import CrossEncoderVerifier
     from lix_cache.verifiers.onnx import OnnxVerifier
     from lix_cache.verifiers.protocol import Verifier
 
 __version__ = "1.0.0.dev0"
 
-_ERRORS = (
-    "ArchiveBusy",
-    "ArchiveCorrupt",
-    "ArchiveError",
-    "ArchiveTooLarge",
-    "ArchiveUnavailable",
-    "CodecError",
-    "ComputeTimeout",
-    "ConfigError",
-    "DimensionMismatch",
-    "EmbedderError",
-    "EmbedderUnavailable",
-    "EngineError",
-    "InvalidContext",
-    "InvalidInput",
-    "InvalidMessage",
-    "InvalidSessionId",
-    "InvalidVector",
-    "KvBusy",
-    "KvError",
-    "KvUnavailable",
-    "LixCacheError",
-    "MissingExtra",
-    "MissingTable",
-    "NoRedisServer",
-    "RedisAuthError",
-    "RedisCommandError",
-    "RedisDatabaseError",
-    "RedisError",
-    "RedisUnavailable",
-    "VerifierError",
-)
-
+#: Where the public names are made; the others are errors.
 _HOMES = {
-    **dict.fromkeys(_ERRORS, "errors"),
+    "AddedMessages": "session.results",
     "AsyncCacheCoordinator": "coordinator",
     "AsyncConversationArchive": "session.archive",
     "AsyncHybridConversationCache": "session.cache",
+    "AsyncInFlightCall": "semantic.calls_in_flight",
     "AsyncSemanticCache": "semantic.cache",
     "AsyncSemanticCacheRedis": "compat.caches",
     "AsyncSessionContextWindow": "session.window",
+    "AsyncStoreAdmin": "admin",
     "AsyncURLEmbeddingCache": "compat.caches",
     "CacheConfig": "config",
     "CacheCoordinator": "coordinator",
@@ -148,33 +127,40 @@ _HOMES = {
     "CalibrationPoint": "evaluation.calibration",
     "ConversationArchive": "archive.archive",
     "CrossEncoderVerifier": "verifiers.cross_encoder",
-    "DEFAULT_LIMITS": "matching.thresholds",
+    "DEFAULT_THRESHOLDS": "matching.thresholds",
     "EmbeddedRedis": "embedded",
     "Embedder": "embedders.protocol",
     "Evictor": "session.evictor",
     "HashingEmbedder": "embedders.hashing",
     "HuffmanCodec": "huffman_codec",
     "HybridConversationCache": "session.cache",
-    "Limits": "matching.thresholds",
+    "InFlightCall": "semantic.calls_in_flight",
+    "Thresholds": "matching.thresholds",
     "Lookup": "semantic.result",
     "OnnxEmbedder": "embedders.onnx",
     "OnnxVerifier": "verifiers.onnx",
     "OpenAIEmbedder": "embedders.http",
-    "Pair": "evaluation.replay",
-    "PairTally": "evaluation.replay",
-    "PhraseTable": "huffman_codec._phrase_table",
-    "Prices": "semantic.stats",
+    "Pair": "evaluation.evaluate",
+    "PairEvaluation": "evaluation.evaluate",
+    "Dictionary": "huffman_codec._dictionary",
+    "Prices": "config",
     "Question": "evaluation.questions",
     "QuestionLog": "evaluation.question_log",
-    "Reason": "semantic.result",
+    "Reason": "matching.reasons",
     "Report": "semantic.result",
-    "Replay": "evaluation.replay",
-    "STRICT_LIMITS": "matching.thresholds",
+    "Evaluation": "evaluation.evaluate",
+    "STRICT_THRESHOLDS": "matching.thresholds",
     "SemanticCache": "semantic.cache",
     "SemanticCacheRedis": "compat.caches",
+    "SemanticSettings": "config",
     "SentenceTransformerEmbedder": "embedders.sentence_transformer",
     "SessionContextWindow": "session.window",
+    "SessionKey": "messages.session_key",
+    "SessionPage": "admin",
     "StoreAdmin": "admin",
+    "Stored": "semantic.result",
+    "StoredMessage": "session.results",
+    "Streamed": "values.streamed",
     "URLEmbeddingCache": "compat.caches",
     "Verifier": "verifiers.protocol",
     "aembed": "embedders.running",
@@ -186,19 +172,20 @@ _HOMES = {
     "embed_within": "embedders.running",
     "ensure_redis": "embedded",
     "json_logs": "observability.json_logs",
-    "judge_pairs": "evaluation.replay",
-    "load_limits": "evaluation.thresholds_file",
+    "evaluate_pairs": "evaluation.evaluate",
+    "load_thresholds": "evaluation.thresholds_file",
     "questions_from_log": "evaluation.questions",
     "questions_from_pairs": "evaluation.questions",
     "register_metrics": "observability.prometheus",
-    "replay": "evaluation.replay",
-    "save_limits": "evaluation.thresholds_file",
-    "train_table": "huffman_codec.training",
+    "evaluate": "evaluation.evaluate",
+    "save_thresholds": "evaluation.thresholds_file",
+    "train_dictionary": "huffman_codec.training",
 }
 
 __all__ = [
-    "DEFAULT_LIMITS",
-    "STRICT_LIMITS",
+    "DEFAULT_THRESHOLDS",
+    "STRICT_THRESHOLDS",
+    "AddedMessages",
     "ArchiveBusy",
     "ArchiveCorrupt",
     "ArchiveError",
@@ -207,9 +194,11 @@ __all__ = [
     "AsyncCacheCoordinator",
     "AsyncConversationArchive",
     "AsyncHybridConversationCache",
+    "AsyncInFlightCall",
     "AsyncSemanticCache",
     "AsyncSemanticCacheRedis",
     "AsyncSessionContextWindow",
+    "AsyncStoreAdmin",
     "AsyncURLEmbeddingCache",
     "CacheConfig",
     "CacheCoordinator",
@@ -222,36 +211,40 @@ __all__ = [
     "ConfigError",
     "ConversationArchive",
     "CrossEncoderVerifier",
+    "Dictionary",
     "DimensionMismatch",
     "EmbeddedRedis",
     "Embedder",
     "EmbedderError",
     "EmbedderUnavailable",
     "EngineError",
+    "Evaluation",
     "Evictor",
     "HashingEmbedder",
     "HuffmanCodec",
     "HybridConversationCache",
+    "InFlightCall",
     "InvalidContext",
     "InvalidInput",
     "InvalidMessage",
     "InvalidSessionId",
     "InvalidVector",
+    "KeyReused",
     "KvBusy",
     "KvError",
     "KvUnavailable",
-    "Limits",
+    "LayoutMismatch",
     "LixCacheError",
     "Lookup",
+    "MessageNotFound",
+    "MissingDictionary",
     "MissingExtra",
-    "MissingTable",
     "NoRedisServer",
     "OnnxEmbedder",
     "OnnxVerifier",
     "OpenAIEmbedder",
     "Pair",
-    "PairTally",
-    "PhraseTable",
+    "PairEvaluation",
     "Prices",
     "Question",
     "QuestionLog",
@@ -261,13 +254,21 @@ __all__ = [
     "RedisDatabaseError",
     "RedisError",
     "RedisUnavailable",
-    "Replay",
     "Report",
+    "RevisionMismatch",
     "SemanticCache",
     "SemanticCacheRedis",
+    "SemanticSettings",
     "SentenceTransformerEmbedder",
     "SessionContextWindow",
+    "SessionKey",
+    "SessionPage",
     "StoreAdmin",
+    "Stored",
+    "StoredMessage",
+    "StreamInterrupted",
+    "Streamed",
+    "Thresholds",
     "URLEmbeddingCache",
     "Verifier",
     "VerifierError",
@@ -280,23 +281,22 @@ __all__ = [
     "create_redis_client",
     "embed_within",
     "ensure_redis",
+    "evaluate",
+    "evaluate_pairs",
     "json_logs",
-    "judge_pairs",
-    "load_limits",
+    "load_thresholds",
     "questions_from_log",
     "questions_from_pairs",
     "register_metrics",
-    "replay",
-    "save_limits",
-    "train_table",
+    "save_thresholds",
+    "train_dictionary",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
+    if name not in __all__:
         raise AttributeError(f"module 'lix_cache' has no attribute {name!r}")
-    value = getattr(import_module(f"lix_cache.{home}"), name)
+    value = getattr(import_module(f"lix_cache.{_HOMES.get(name, 'errors')}"), name)
     globals()[name] = value
     return value
 

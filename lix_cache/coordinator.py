@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from lix_cache.compat.caches import (
 )
 from lix_cache.config import CacheConfig
 from lix_cache.messages.message import Message
+from lix_cache.messages.session_key import SessionName, name_fields, shown, stored_id
+from lix_cache.session.results import AddedMessages, StoredMessage
 from lix_cache.session.window import AsyncSessionContextWindow, SessionContextWindow
 
 if TYPE_CHECKING:
@@ -45,9 +47,9 @@ def _settings(
     return config.replace(**changes) if changes else config
 
 
-def _combined(session_id: str, url: Any, semantic: Any, window: Any, answers: Any) -> dict[str, Any]:
+def _combined(session_id: SessionName, url: Any, semantic: Any, window: Any, answers: Any) -> dict[str, Any]:
     return {
-        "session_id": session_id,
+        **name_fields(session_id),
         "url_embedding_cache": url,
         "semantic_cache": semantic,
         "context_window": window,
@@ -56,18 +58,46 @@ def _combined(session_id: str, url: Any, semantic: Any, window: Any, answers: An
     }
 
 
-class CacheCoordinator:
+def _scope_of(session: SessionName) -> dict[str, Any]:
+    """Return what answers must have been stored for: no item of it is one of another namespace's."""
+    if isinstance(session, str):
+        return {"session": session}
+    # Not the bare id: what drops all that one session has must not drop what its namesake has.
+    return {"namespace": session.namespace, "session": [session.namespace, session.id]}
+
+
+class _Coordinator:
+    """What both variants are made with."""
+
+    def __init__(
+        self,
+        session_id: SessionName,
+        config: CacheConfig | None = None,
+        *,
+        redis_host: str | None = None,
+        redis_port: int | None = None,
+        redis_password: str | None = None,
+        embedder: Embedder | None = None,
+    ) -> None:
+        self.session_id = shown(stored_id(session_id))
+        self._compose(_settings(config, redis_host, redis_port, redis_password), embedder)
+
+    def _compose(self, config: CacheConfig, embedder: Embedder | None) -> None:
+        raise NotImplementedError
+
+
+class CacheCoordinator(_Coordinator):
     """The memory and the caches of one chat session.
 
-    Cheap to make: nothing is sent before the first call, and connections, archive and
-    eviction thread are shared by the whole process.
+    Creating one is cheap: it sends nothing before the first call. Connections, archive and
+    evictor are shared by the whole process.
 
     Args:
-        session_id: any non-empty text.
+        session_id: any non-empty text, or a :class:`~lix_cache.SessionKey`.
         config: settings; ``CacheConfig()`` by default.
-        redis_host: wins over the configuration (and over its ``redis_url``).
-        redis_port: wins over the configuration (and over its ``redis_url``).
-        redis_password: wins over the configuration.
+        redis_host: overrides the configuration (and its ``redis_url``).
+        redis_port: overrides the configuration (and its ``redis_url``).
+        redis_password: overrides the configuration.
         embedder: makes the vectors of ``answers``.
 
     Attributes:
@@ -79,34 +109,69 @@ class CacheCoordinator:
 
     Raises:
         InvalidSessionId: not usable as an id.
-        ConfigError: a setting makes no sense.
+        ConfigError: a setting is invalid.
     """
 
-    def __init__(
-        self,
-        session_id: str,
-        config: CacheConfig | None = None,
-        *,
-        redis_host: str | None = None,
-        redis_port: int | None = None,
-        redis_password: str | None = None,
-        embedder: Embedder | None = None,
-    ) -> None:
-        config = _settings(config, redis_host, redis_port, redis_password)
-        self.session_id = session_id
-        self.url_embedding_cache = URLEmbeddingCache(session_id, config)
-        self.semantic_cache = SemanticCacheRedis(session_id, config)
-        self.context_window = SessionContextWindow(session_id, config)
+    def _compose(self, config: CacheConfig, embedder: Embedder | None) -> None:
+        self.url_embedding_cache = URLEmbeddingCache(self.session_id, config)
+        self.semantic_cache = SemanticCacheRedis(self.session_id, config)
+        self.context_window = SessionContextWindow(self.session_id, config)
         self.answers: SemanticCache | None = None
         if embedder is not None:
-            # Its guards are word lists of many languages, which not everybody needs.
+            # Its guards are word lists of many languages, which not every application needs.
             from lix_cache.semantic.cache import SemanticCache
 
-            self.answers = SemanticCache(embedder, config, context={"session": session_id})
+            self.answers = SemanticCache(embedder, config, context=_scope_of(self.session_id))
 
     def add_message_to_context(self, role: str, content: Any, metadata: dict[str, Any] | None = None) -> int:
         """Add a message; return the messages now in the window. One round trip."""
         return self.context_window.add_message(role, content, metadata)
+
+    def add_messages_to_context(
+        self, messages: Sequence[Message], keys: Sequence[str] | None = None
+    ) -> AddedMessages:
+        """Add messages together. See :meth:`HybridConversationCache.add_messages`."""
+        return self.context_window.add_messages(messages, keys)
+
+    def get_context_revision(self) -> str:
+        """See :meth:`HybridConversationCache.get_revision`."""
+        return self.context_window.get_revision()
+
+    def pop_last_message(self) -> StoredMessage | None:
+        """See :meth:`HybridConversationCache.pop_last`."""
+        return self.context_window.pop_last()
+
+    def delete_message(self, message_id: str) -> bool:
+        """See :meth:`HybridConversationCache.delete_message`."""
+        return self.context_window.delete_message(message_id)
+
+    def edit_message(
+        self,
+        message_id: str,
+        content: Any,
+        *,
+        role: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        embedding: VectorLike | None = None,
+    ) -> StoredMessage:
+        """See :meth:`HybridConversationCache.edit`."""
+        return self.context_window.edit(
+            message_id, content, role=role, metadata=metadata, embedding=embedding
+        )
+
+    def replace_all_messages(self, messages: Sequence[Message], expected: str | None = None) -> AddedMessages:
+        """See :meth:`HybridConversationCache.replace_all`."""
+        return self.context_window.replace_all(messages, expected)
+
+    def get_last_messages(self, n: int) -> list[StoredMessage]:
+        """Return the newest messages of the history. See :meth:`HybridConversationCache.get_last`."""
+        return self.context_window.get_last(n)
+
+    def get_messages(
+        self, limit: int | None = 100, before: str | None = None, after: str | None = None
+    ) -> list[StoredMessage]:
+        """Return a page of the history, with ids. See :meth:`HybridConversationCache.get_messages`."""
+        return self.context_window.get_messages(limit, before, after)
 
     def get_context_messages(self) -> list[Message]:
         """Return the newest messages, oldest first. One round trip."""
@@ -171,36 +236,73 @@ class CacheCoordinator:
     get_cache_stats = get_stats
 
 
-class AsyncCacheCoordinator:
-    """Async twin of :class:`CacheCoordinator`: same arguments, same meaning."""
+class AsyncCacheCoordinator(_Coordinator):
+    """Async variant of :class:`CacheCoordinator`: same arguments, same meaning."""
 
-    def __init__(
-        self,
-        session_id: str,
-        config: CacheConfig | None = None,
-        *,
-        redis_host: str | None = None,
-        redis_port: int | None = None,
-        redis_password: str | None = None,
-        embedder: Embedder | None = None,
-    ) -> None:
-        config = _settings(config, redis_host, redis_port, redis_password)
-        self.session_id = session_id
-        self.url_embedding_cache = AsyncURLEmbeddingCache(session_id, config)
-        self.semantic_cache = AsyncSemanticCacheRedis(session_id, config)
-        self.context_window = AsyncSessionContextWindow(session_id, config)
+    def _compose(self, config: CacheConfig, embedder: Embedder | None) -> None:
+        self.url_embedding_cache = AsyncURLEmbeddingCache(self.session_id, config)
+        self.semantic_cache = AsyncSemanticCacheRedis(self.session_id, config)
+        self.context_window = AsyncSessionContextWindow(self.session_id, config)
         self.answers: AsyncSemanticCache | None = None
         if embedder is not None:
-            # Its guards are word lists of many languages, which not everybody needs.
+            # Its guards are word lists of many languages, which not every application needs.
             from lix_cache.semantic.cache import AsyncSemanticCache
 
-            self.answers = AsyncSemanticCache(embedder, config, context={"session": session_id})
+            self.answers = AsyncSemanticCache(embedder, config, context=_scope_of(self.session_id))
 
     async def add_message_to_context(
         self, role: str, content: Any, metadata: dict[str, Any] | None = None
     ) -> int:
         """See :meth:`CacheCoordinator.add_message_to_context`."""
         return await self.context_window.add_message(role, content, metadata)
+
+    async def add_messages_to_context(
+        self, messages: Sequence[Message], keys: Sequence[str] | None = None
+    ) -> AddedMessages:
+        """Add messages together. See :meth:`HybridConversationCache.add_messages`."""
+        return await self.context_window.add_messages(messages, keys)
+
+    async def get_context_revision(self) -> str:
+        """See :meth:`CacheCoordinator.get_context_revision`."""
+        return await self.context_window.get_revision()
+
+    async def pop_last_message(self) -> StoredMessage | None:
+        """See :meth:`CacheCoordinator.pop_last_message`."""
+        return await self.context_window.pop_last()
+
+    async def delete_message(self, message_id: str) -> bool:
+        """See :meth:`CacheCoordinator.delete_message`."""
+        return await self.context_window.delete_message(message_id)
+
+    async def edit_message(
+        self,
+        message_id: str,
+        content: Any,
+        *,
+        role: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        embedding: VectorLike | None = None,
+    ) -> StoredMessage:
+        """See :meth:`CacheCoordinator.edit_message`."""
+        return await self.context_window.edit(
+            message_id, content, role=role, metadata=metadata, embedding=embedding
+        )
+
+    async def replace_all_messages(
+        self, messages: Sequence[Message], expected: str | None = None
+    ) -> AddedMessages:
+        """See :meth:`CacheCoordinator.replace_all_messages`."""
+        return await self.context_window.replace_all(messages, expected)
+
+    async def get_last_messages(self, n: int) -> list[StoredMessage]:
+        """See :meth:`CacheCoordinator.get_last_messages`."""
+        return await self.context_window.get_last(n)
+
+    async def get_messages(
+        self, limit: int | None = 100, before: str | None = None, after: str | None = None
+    ) -> list[StoredMessage]:
+        """See :meth:`CacheCoordinator.get_messages`."""
+        return await self.context_window.get_messages(limit, before, after)
 
     async def get_context_messages(self) -> list[Message]:
         """See :meth:`CacheCoordinator.get_context_messages`."""

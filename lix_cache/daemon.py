@@ -95,7 +95,7 @@ class Promise(Future[T]):
                 ended.set_result(None)
 
         def wake(_: object) -> None:
-            # The loop may have ended; then nobody waits for it.
+            # The loop may have ended; then no caller waits for it.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(tell)
 

@@ -1,7 +1,7 @@
-"""What a flow may ask for. A flow decides; somebody else does.
+"""What a flow may ask for. A flow decides; a driver acts.
 
 A flow is a generator: it yields an effect, and receives its result or has its failure
-thrown in. It touches no client, no file and no clock, so one flow serves both colours,
+thrown in. It touches no client, no file and no clock, so one flow serves both variants,
 and a test can stop it at any step.
 
 Two rules keep flows safe to stop: a flow never yields inside ``finally`` (what must be
@@ -58,7 +58,7 @@ class DiskCall:
 
     Attributes:
         call: takes nothing.
-        waits: it may wait for a session's lock, which whoever reads without the lock does
+        waits: it may wait for a session's lock, which a reader without the lock does
             before it believes in damage. It must not use up the threads that the lock's
             holder needs to go on.
     """
@@ -88,7 +88,7 @@ class Sleep:
 class Compute:
     """A call that computes and changes nothing: an embedder, a verifier.
 
-    In the sync colour it runs in the calling thread, unless it has a deadline or may hang; under
+    In the sync variant it runs in the calling thread, unless it has a deadline or may hang; under
     asyncio always in a thread. At its deadline the flow goes on with a
     :class:`~lix_cache.errors.ComputeTimeout`, and a call that has begun goes on by itself
     until it ends. So, unlike a disk call, it need not be done when a stop is delivered.
@@ -112,7 +112,7 @@ class Compute:
 class Call:
     """A call of the application's own; whatever it does is its affair.
 
-    In the sync colour it runs in the calling thread, as if there were no flow. Under asyncio
+    In the sync variant it runs in the calling thread, as if there were no flow. Under asyncio
     it returns an awaitable, which is awaited in the calling task.
 
     Attributes:

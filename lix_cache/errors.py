@@ -4,12 +4,16 @@
 
     LixCacheError
     ├── ConfigError                  (also ValueError)  a setting is unknown, mistyped or out of range
+    │   └── LayoutMismatch                              a store was made with another redis_buckets
     ├── InvalidInput                 (also ValueError)  an argument was refused; nothing was stored
     │   ├── InvalidContext                              a context holds something that identifies nothing
     │   ├── InvalidSessionId                            not a string, empty, or not encodable
+    │   ├── KeyReused                                   a message's key stands for another message
+    │   ├── MessageNotFound          (also LookupError) the session has no message of that id
     │   ├── InvalidMessage                              not representable as JSON without loss
     │   └── InvalidVector                               not a finite, flat, non-empty vector of numbers
     │       └── DimensionMismatch                       a vector of another length than the ones stored
+    ├── RevisionMismatch                                a session was changed since it was read
     ├── RedisError
     │   ├── RedisUnavailable         (also ConnectionError)  unreachable, timed out, loading, read-only, full
     │   ├── RedisAuthError           (also PermissionError)  wrong password, unknown user, missing permission
@@ -20,7 +24,7 @@
     │   ├── ArchiveTooLarge                             a frame decodes to more than a setting allows
     │   ├── ArchiveBusy              (also TimeoutError)    another process kept the session's lock too long
     │   ├── ArchiveUnavailable       (also OSError)         disk full, no permission, not a directory
-    │   └── MissingTable             (also LookupError)     a phrase table is needed that is not here
+    │   └── MissingDictionary        (also LookupError)     a dictionary is needed that is not here
     ├── KvError                                         the store of a local model's state
     │   ├── KvBusy               (also TimeoutError)    another process kept the store's lock too long
     │   ├── KvUnavailable        (also OSError)         disk full, no permission, not a directory
@@ -31,6 +35,7 @@
     │   └── EmbedderUnavailable      (also ConnectionError)  no answer in time, or refused for now
     ├── VerifierError                                   a verifier is configured and cannot answer
     ├── MissingExtra                 (also ImportError) an optional package is needed; the text names it
+    ├── StreamInterrupted                               a stream that is shared was stopped before its end
     └── NoRedisServer                                   no server answers and none could be started
 
 The second base lets code that already catches the built-in error go on working.
@@ -56,18 +61,23 @@ __all__ = [
     "InvalidMessage",
     "InvalidSessionId",
     "InvalidVector",
+    "KeyReused",
     "KvBusy",
     "KvError",
     "KvUnavailable",
+    "LayoutMismatch",
     "LixCacheError",
+    "MessageNotFound",
+    "MissingDictionary",
     "MissingExtra",
-    "MissingTable",
     "NoRedisServer",
     "RedisAuthError",
     "RedisCommandError",
     "RedisDatabaseError",
     "RedisError",
     "RedisUnavailable",
+    "RevisionMismatch",
+    "StreamInterrupted",
     "VerifierError",
 ]
 
@@ -80,6 +90,10 @@ class ConfigError(LixCacheError, ValueError):
     """A setting is unknown, of the wrong type, or out of range."""
 
 
+class LayoutMismatch(ConfigError):
+    """The sessions of a store are spread over another number of buckets than ``redis_buckets`` says."""
+
+
 class InvalidInput(LixCacheError, ValueError):
     """An argument was refused before anything was stored."""
 
@@ -89,11 +103,33 @@ class InvalidContext(InvalidInput):
 
 
 class InvalidSessionId(InvalidInput):
-    """A session id is not a string, is empty, or cannot be encoded as UTF-8."""
+    """A session id or a namespace is not a string, is empty, too long, or cannot be encoded as UTF-8."""
 
 
 class InvalidMessage(InvalidInput):
     """A message or response cannot be kept as JSON without changing it."""
+
+
+class KeyReused(InvalidInput):
+    """A key was used for another message of the session; nothing was stored.
+
+    Attributes:
+        position: of the message among those that were given, from 0.
+    """
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        super().__init__(
+            f"the key of message {position} (from 0) was used for a message with other content; a key names "
+            "one message of its session: repeat that message, or use a new key"
+        )
+
+    def __reduce__(self) -> tuple[type[KeyReused], tuple[int]]:
+        return type(self), (self.position,)
+
+
+class MessageNotFound(InvalidInput, LookupError):
+    """The session has no message of that id: there never was one, or it was deleted; nothing was changed."""
 
 
 class InvalidVector(InvalidInput):
@@ -121,6 +157,26 @@ class DimensionMismatch(InvalidVector):
         # An exception is pickled with its text as the only argument, which is not what
         # this one takes: it would not come back from a worker process.
         return type(self), (self.expected, self.got, self._where)
+
+
+class RevisionMismatch(LixCacheError):
+    """The session was changed since its revision was read; nothing was replaced. Read it again.
+
+    Attributes:
+        expected: the revision that was named.
+        found: the session's.
+    """
+
+    def __init__(self, expected: str, found: str) -> None:
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            f"the session is at revision {found}, not {expected}: messages were added or changed since; "
+            "read it and its revision again, and decide anew"
+        )
+
+    def __reduce__(self) -> tuple[type[RevisionMismatch], tuple[str, str]]:
+        return type(self), (self.expected, self.found)
 
 
 class RedisError(LixCacheError):
@@ -193,21 +249,21 @@ class ArchiveUnavailable(ArchiveError, OSError):
     """The operating system refused: disk full, no permission, not a directory."""
 
 
-class MissingTable(ArchiveError, LookupError):
-    """An archive was written with a phrase table of somebody's own, which is not here.
+class MissingDictionary(ArchiveError, LookupError):
+    """An archive was written with a dictionary of your own, which is not here.
 
     Attributes:
-        number: of the table, in hexadecimal.
+        number: of the dictionary, in hexadecimal.
     """
 
     def __init__(self, number: str) -> None:
         self.number = number
         super().__init__(
-            f"the archive was written with phrase table number {number}, which is not here; "
-            "name its file with archive_table (ConversationArchive: table)"
+            f"the archive was written with dictionary number {number}, which is not here; "
+            "name its file with archive_dictionary (ConversationArchive: dictionary)"
         )
 
-    def __reduce__(self) -> tuple[type[MissingTable], tuple[str]]:
+    def __reduce__(self) -> tuple[type[MissingDictionary], tuple[str]]:
         return type(self), (self.number,)
 
 
@@ -258,6 +314,24 @@ class MissingExtra(LixCacheError, ImportError):
 
     def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str, str]]:
         return type(self), self._arguments
+
+
+class StreamInterrupted(LixCacheError):
+    """A stream was read along with an equal call, whose run stopped before the end. Call again.
+
+    Nothing of it was stored. Its source was stopped, or gave something that only one reader can have, or
+    this reader fell behind what is kept, or nothing came for ``lock_seconds``.
+
+    Attributes:
+        events: how many the reader has had.
+    """
+
+    def __init__(self, events: int) -> None:
+        self.events = events
+        super().__init__(f"the stream that this call shared stopped after {events} events; call again")
+
+    def __reduce__(self) -> tuple[type[StreamInterrupted], tuple[int]]:
+        return type(self), (self.events,)
 
 
 class NoRedisServer(LixCacheError):

@@ -87,7 +87,7 @@ async def apaired(
     rounds: int,
     samples: int,
 ) -> Paired:
-    """Async twin of :func:`paired`."""
+    """Async variant of :func:`paired`."""
     clock = time.perf_counter
     found = []
     for _ in range(rounds):

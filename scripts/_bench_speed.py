@@ -22,6 +22,7 @@ from lix_cache import (
     CacheConfig,
     HybridConversationCache,
     SemanticCache,
+    SemanticSettings,
     create_async_redis_client,
     create_redis_client,
 )
@@ -46,7 +47,7 @@ class Measure:
     Attributes:
         name: the figure's.
         db: where to PING.
-        operation: called again and again; in the async colour it returns an awaitable.
+        operation: called again and again; in the async variant it returns an awaitable.
         at_most: the target.
     """
 
@@ -57,7 +58,7 @@ class Measure:
 
 
 def speed(bench: Bench) -> None:
-    """Time the operations on Redis against PING, on each transport and in both colours."""
+    """Time the operations on Redis against PING, on each transport and in both variants."""
     _make_long_session(bench)
     _make_scopes(bench)
     places: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
@@ -102,7 +103,10 @@ def _make_scopes(bench: Bench) -> None:
     for count in bench.size.scopes:
         progress(f"storing {count:,} entries in one scope")
         cache = SemanticCache(
-            None, _with_vectors(bench.config()), context=_scope(count), ttl_seconds=86_400, audit_rate=0
+            None,
+            _with_vectors(bench.config()),
+            context=_scope(count),
+            settings=SemanticSettings(ttl_seconds=86_400, audit_rate=0),
         )
         for i, vector in enumerate(_scope_vectors(count)):
             query = f"question {i}" if i + 1 < count else f"{NEAR}, please"
@@ -161,19 +165,21 @@ async def _measure_async(bench: Bench, section: str, transport: str) -> None:
 
 
 def _operations(
-    bench: Bench, config: CacheConfig, colour: str, name: str
+    bench: Bench, config: CacheConfig, variant: str, name: str
 ) -> Generator[Settle | Measure, Any, None]:
-    """Say what to measure, for both colours; ``colour`` is what the classes' names begin with."""
-    yield from _on_sessions(bench, config, getattr(lix_cache, f"{colour}HybridConversationCache"), name)
-    cache = getattr(lix_cache, f"{colour}SemanticCacheRedis")(name, config)
+    """Say what to measure, for both variants; ``variant`` is what the classes' names begin with."""
+    yield from _on_sessions(bench, config, getattr(lix_cache, f"{variant}HybridConversationCache"), name)
+    cache = getattr(lix_cache, f"{variant}SemanticCacheRedis")(name, config)
     yield from _on_queries(bench.texts, cache)
-    full = getattr(lix_cache, f"{colour}SemanticCache")
+    full = getattr(lix_cache, f"{variant}SemanticCache")
     for count in bench.size.scopes:
         own = _with_vectors(config)
-        # A wording that is kept beside its entry would be an exact hit the next time.
-        cache = full(None, own, context=_scope(count), ttl_seconds=86_400, audit_rate=0)
+        # A query text that is kept beside its entry would be an exact hit the next time.
+        cache = full(
+            None, own, context=_scope(count), settings=SemanticSettings(ttl_seconds=86_400, audit_rate=0)
+        )
         yield from _on_scope(bench.texts, cache, count)
-    urls = getattr(lix_cache, f"{colour}URLEmbeddingCache")(name, config)
+    urls = getattr(lix_cache, f"{variant}URLEmbeddingCache")(name, config)
     yield from _on_urls(urls)
 
 

@@ -1,4 +1,4 @@
-"""Archive, codec, memory and eviction: what sessions cost where they rest, and on their way there."""
+"""Archive, codec, memory and offload: what sessions cost where they rest, and on their way there."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def _session_id(i: int) -> str:
 
 
 def fill_idle(bench: Bench, config: CacheConfig) -> None:
-    """Put sessions of 20 messages into Redis that nobody has used for some hours."""
+    """Put sessions of 20 messages into Redis that have been idle for some hours."""
     ended_ms = int((time.time() - support.IDLE_HOURS * 3600) * 1000)
     support.put_windows(
         config,
@@ -180,7 +180,7 @@ def text_bytes(texts: Texts, sessions: int) -> int:
 
 
 def memory(bench: Bench) -> None:
-    """Measure what sessions of 20 messages take in Redis and, once they are evicted, on disk."""
+    """Measure what sessions of 20 messages take in Redis and, once they are offloaded, on disk."""
     section, size, report = "Memory", bench.size, bench.report
     config = bench.quiet_config("memory")
     progress(f"{section}: {size.sessions:,} sessions")
@@ -254,13 +254,13 @@ def _memory_of_old(bench: Bench, old: OldPackage) -> None:
 # -- eviction --------------------------------------------------------------------------------
 
 
-def eviction(bench: Bench) -> None:
-    """Evict idle sessions: alone, and while others are added to, by a thread and by a process."""
-    _evict(bench, "alone", None)
-    _evict(bench, "adds in the same process", _daemon_thread)
-    _evict(bench, "adds in another process", _daemon_process)
+def offload(bench: Bench) -> None:
+    """Offload idle sessions: alone, and while others are added to, by a thread and by a process."""
+    _offload(bench, "alone", None)
+    _offload(bench, "adds in the same process", _daemon_thread)
+    _offload(bench, "adds in another process", _daemon_process)
     if bench.old:
-        bench.report.note(f"The eviction daemon of {OLD} moves nothing: there is no speed to compare.")
+        bench.report.note(f"The evictor of {OLD} moves nothing: there is no speed to compare.")
 
 
 @contextlib.contextmanager
@@ -275,7 +275,7 @@ def _daemon_thread(config: CacheConfig) -> Iterator[Callable[[], None]]:
     yield begin
     evictor.stop()
     if not evictor.join(60):
-        raise AssertionError("the eviction daemon does not stop")
+        raise AssertionError("the evictor does not stop")
 
 
 @contextlib.contextmanager
@@ -327,9 +327,9 @@ class _Adder:
         return took
 
 
-def _evict(bench: Bench, how: str, daemon: Any) -> None:
-    section, size, report = "Eviction", bench.size, bench.report
-    config = bench.quiet_config(f"evict-{how.replace(' ', '-')}")
+def _offload(bench: Bench, how: str, daemon: Any) -> None:
+    section, size, report = "Offload", bench.size, bench.report
+    config = bench.quiet_config(f"offload-{how.replace(' ', '-')}")
     progress(f"{section}: {size.sessions:,} idle sessions, {how}")
     fill_idle(bench, config)
     store = open_store(config)
@@ -374,16 +374,14 @@ def _evict(bench: Bench, how: str, daemon: Any) -> None:
     if not all_gone():
         raise AssertionError("idle sessions are left in Redis")
     moved = sum(
-        meta["num_turns"]
-        for meta in store.archive.store.all_metadata()
-        if meta["session_id"].startswith("user-")
+        meta.num_turns for meta in store.archive.store.all_metadata() if meta.session_id.startswith("user-")
     )
     if moved != 20 * size.sessions:
         raise AssertionError(f"{moved} of {20 * size.sessions} messages are on disk")
     report.add(
         Figure(
             section,
-            "idle sessions evicted",
+            "idle sessions offloaded",
             how,
             size.sessions / took,
             "a second",

@@ -63,7 +63,7 @@ class Texts:
     files: list[dict[str, Any]]
 
     def session(self, number: int, count: int = 20) -> list[tuple[str, str]]:
-        """Return the messages of the n-th session; the list begins anew where it ends."""
+        """Return the messages of the n-th session; the list starts over where it ends."""
         start = number * count
         return [self.messages[(start + i) % len(self.messages)] for i in range(count)]
 
@@ -217,7 +217,7 @@ class Server:
             time.sleep(0.02)
 
     def config(self, transport: str, part: str = "", **settings: Any) -> CacheConfig:
-        """Return settings for this server, with keys that nobody else has, nor another part of the run."""
+        """Return settings for this server, with keys of its own, also within the run."""
         prefix = f"{self.prefix}{part}"
         return CacheConfig(redis_url=self.urls[transport], redis_key_prefix=prefix, **settings)
 
@@ -326,7 +326,7 @@ def put_windows(config: CacheConfig, sessions: Iterator[tuple[str, list[Turn]]],
     for batch in _batches(sessions, 200):
         cold = Cold(b"bench")
         drive(_send([("SET", store.hot.keys.ticket(sid), cold.ticket) for sid, _ in batch]))
-        drive(_send([store.hot.rehydrate(session_id, turns, cold) for session_id, turns in batch]))
+        drive(_send([store.hot.rehydrate(sid, turns, cold, turns[-1].id) for sid, turns in batch]))
         if idle:
             # After the windows, not among them: putting one back counts as a use of it.
             drive(
@@ -455,11 +455,11 @@ class Size:
         appends: appends timed for each archive.
         entries: of the semantic cache.
         scopes: entries in each of the scopes that are searched by meaning.
-        sessions: idle sessions that are measured in memory, and evicted.
+        sessions: idle sessions that are measured in memory, and offloaded.
         old_sessions: the same for the old package.
         old_turns: messages of the old package's long session, and of its long archive.
         slow: samples of what takes the old package a second each.
-        seconds: how long additions are watched before an eviction.
+        seconds: how long additions are watched before an offload.
         codec_bytes: text for the codec.
     """
 
@@ -511,7 +511,7 @@ class Bench:
         return "tcp" if "tcp" in self.server.urls else "unix"
 
     def config(self, transport: str | None = None) -> CacheConfig:
-        """Return settings with the eviction daemon on."""
+        """Return settings with the evictor on."""
         return self.server.config(
             transport or self.transport, archive_dir=os.path.join(self.folder, "archive")
         )

@@ -73,7 +73,7 @@ class Reader:
     def round(self) -> None:
         """Do what a daemon does, once without trouble."""
         cache = HybridConversationCache(self.sessions[0], self.config)
-        self._patiently("an eviction round", cache.evictor.run_once)
+        self._patiently("an evictor round", cache.evictor.run_once)
 
     def flush(self) -> None:
         for session in self.sessions:

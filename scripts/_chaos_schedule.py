@@ -51,7 +51,7 @@ class WorkerSpec:
         number: its place; a process that takes the place of a killed one has the same.
         kind: sync or async.
         tasks: how many tasks add at once, in an async one.
-        evictor: whether the eviction daemon runs in it.
+        evictor: whether the evictor runs in it.
         door: which of the two proxies it reaches Redis by.
         clock: seconds its clock differs from the machine's at the start.
     """

@@ -183,7 +183,7 @@ class World:
             self.may_miss.setdefault(session, set()).update(texts - after[session] - cold)
 
     def _dies(self, change: Callable[[], None], down: float) -> list[Later]:
-        """Kill the server at a random instant of everyone's work; another state takes its place."""
+        """Kill the server at a random instant of all work; another state takes its place."""
         # From the workers' side this is the kill: what is in flight is cut, and no answer comes.
         self._shut(0, 1)
         self._resume()

@@ -38,7 +38,7 @@ class Writer:
     """Adds messages one after the other, and reads.
 
     Args:
-        name: nobody else's.
+        name: unique.
         log: where it notes what was acknowledged.
         rng: what it does follows from this.
         sessions: where.

@@ -1,4 +1,4 @@
-"""The texts that the phrase table is trained on and judged by, and the licence of each."""
+"""The texts that the dictionary is trained and evaluated on, and the licence of each."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class TextSet:
         name: its name in the reports.
         files: its files, below the folder with the data.
         licence: the licence its text is under.
-        trained: whether the shipped table may be trained on it; see NOTICE.
-        origin: sets of one origin are left out together when one of them is judged.
+        trained: whether the shipped dictionary may be trained on it; see NOTICE.
+        origin: sets of one origin are left out together when one of them is evaluated.
         keep: the records to take.
     """
 

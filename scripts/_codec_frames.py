@@ -59,7 +59,7 @@ def frames(one: TextSet, folder: Path, limit: int | None) -> Iterator[tuple[int,
 def measure_frames(
     one: TextSet,
     folder: Path,
-    table: str | os.PathLike[str] | None = None,
+    dictionary: str | os.PathLike[str] | None = None,
     *,
     codec: str = "huffman",
     limit: int | None = None,
@@ -69,7 +69,7 @@ def measure_frames(
     Args:
         one: the set.
         folder: the folder with the evaluation data.
-        table: a phrase table that was not trained on the set; the one that ships if None.
+        dictionary: a dictionary that was not trained on the set; the one that ships if None.
         codec: of the archive.
         limit: frames at most.
 
@@ -80,7 +80,7 @@ def measure_frames(
     """
     sums: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="lix-frames-") as place, _WithoutSync():
-        archive = ConversationArchive(place, codec=codec, table=table)
+        archive = ConversationArchive(place, codec=codec, dictionary=dictionary)
         for number, turns in frames(one, folder, limit):
             text = json.dumps(turns, ensure_ascii=False).encode()
             archive.append_turns(f"{one.name}-{number}", turns)

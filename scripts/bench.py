@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure what lix_cache costs in time and memory, and the package it replaces beside it.
 
-It measures and does not judge: the targets are printed beside the figures, and the exit
+It measures and does not pass or fail: the targets are printed beside the figures, and the exit
 code is 0 whatever they are. docs/benchmarks.md says what each figure means.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 from _bench_hot import hot_codec
 from _bench_report import Report, progress, write_between_marks
 from _bench_speed import speed
-from _bench_storage import archive, codec, eviction, memory
+from _bench_storage import archive, codec, memory, offload
 from _bench_support import QUICK, ROOT, Bench, Server, Size, describe_run, find_old_package, load_texts
 
 from lix_cache.session import evictor
@@ -28,7 +28,7 @@ SECTIONS = {
     "codec": codec,
     "memory": memory,
     "hot-codec": hot_codec,
-    "eviction": eviction,
+    "offload": offload,
 }
 
 

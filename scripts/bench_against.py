@@ -71,6 +71,7 @@ def measure(port: int, folder: str, count: int) -> dict[str, float]:
     """Measure the checkout that this process imports. Microseconds, as multiples of PING."""
     import redis
 
+    import lix_cache
     from lix_cache import (
         CacheConfig,
         ConversationArchive,
@@ -117,7 +118,10 @@ def measure(port: int, folder: str, count: int) -> dict[str, float]:
     urls.set("https://example.com", vectors[0])
     note("URL get", _median_us(lambda _: urls.get("https://example.com"), count))
 
-    answers = SemanticCache(_Vectors(), config, context={"tenant": "bench"}, audit_rate=0)
+    own: dict[str, Any] = {"audit_rate": 0}
+    if hasattr(lix_cache, "SemanticSettings"):  # the other checkout may be older
+        own = {"settings": lix_cache.SemanticSettings(**own)}
+    answers = SemanticCache(_Vectors(), config, context={"tenant": "bench"}, **own)
     for number in range(50):
         answers.store(f"How do I reach the office number {number} by train?", f"Take line {number}.")
     note(
@@ -172,7 +176,7 @@ def _moved(config: Any, note_ping: float) -> float:
         for _ in range(20):
             cache.add_message("user", _TEXT)
     began = time.perf_counter()
-    StoreAdmin(mine).evict(0)
+    StoreAdmin(mine).offload(0)
     return (time.perf_counter() - began) / sessions * 1e6 / note_ping
 
 

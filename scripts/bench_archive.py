@@ -142,7 +142,7 @@ def main() -> None:
         one, many = os.path.join(folder, "one"), os.path.join(folder, "many")
         size = fill(one, given.messages)
         print(f"{given.messages:,} messages in frames of {BATCH}: {size / 1e6:.1f} MB", flush=True)
-        # The codec's table is read once in the life of a process: not part of any step.
+        # The codec's table is read once in a process: not part of any step.
         ConversationArchive(one).load_recent("long", 1)
         report(f"A session of {given.messages:,} messages", of_one_session(ConversationArchive(one)))
         make_sessions(many, given.sessions)

@@ -1,7 +1,7 @@
 """Measure the phrase code's size beside other codecs, on text it was not trained on.
 
-Every set that the shipped table is trained on is judged with a table of its own, trained
-on all the others; the remaining sets are judged with a table that no judged set had a
+Every set that the shipped dictionary is trained on is evaluated with a dictionary of its own, trained
+on all the others; the remaining sets are evaluated with a dictionary that no evaluated set had a
 part in. zstd's dictionary is trained on the same texts. Prints tables; --output names the JSON.
 """
 
@@ -38,10 +38,10 @@ from _codec_frames import frames, measure_frames
 import lix_cache.huffman_codec.training as training_module
 from lix_cache.huffman_codec import HuffmanCodec, _backend
 from lix_cache.huffman_codec._backend import Kernel
-from lix_cache.huffman_codec._phrase_table import PhraseTable
-from lix_cache.huffman_codec._registry import default_table
-from lix_cache.huffman_codec._v2 import encode_v2, table_number
-from lix_cache.huffman_codec.training import train_table
+from lix_cache.huffman_codec._dictionary import Dictionary
+from lix_cache.huffman_codec._registry import default_dictionary
+from lix_cache.huffman_codec._v2 import dictionary_number, encode_v2
+from lix_cache.huffman_codec.training import train_dictionary
 
 RESULTS = ROOT / "bench-results"
 DOCS = ROOT / "docs" / "codec.md"
@@ -50,16 +50,16 @@ MARK = "<!-- measured -->\n"
 DICTIONARY_BYTES = 110_000
 SMALL = 500
 SPEED_TEXT = "oasst"
-#: What the table in a stream's head costs when it is not one that ships.
+#: What the dictionary number in a stream's head costs when it is not one that ships.
 NUMBER_BYTES = 4
 HELD_OUT = "HCv2, left out"
 SHIPPED_NAME = "HCv2, shipped"
-THOROUGH = "thorough, left out"
-THOROUGH_SHIPPED = "thorough, shipped"
+LEVEL_2 = "level 2, left out"
+LEVEL_2_SHIPPED = "level 2, shipped"
 #: In place of the two above where the texts are frames: all bytes of the frame in an archive.
 ARCHIVE = "archive, left out"
 ARCHIVE_SHIPPED = "archive, shipped"
-NOT_JUDGED = ("raw", "order-0 entropy", SHIPPED_NAME, THOROUGH_SHIPPED, ARCHIVE_SHIPPED)
+NOT_COMPARED = ("raw", "order-0 entropy", SHIPPED_NAME, LEVEL_2_SHIPPED, ARCHIVE_SHIPPED)
 FRAMES = "10-turn frames"
 
 Size = Callable[[bytes], float]
@@ -91,7 +91,7 @@ def load(one: TextSet, folder: Path) -> Sample:
 
 
 def trained_without(origin: str, folder: Path, vocabulary: list[bytes]) -> tuple[Path, bytes]:
-    """Return the phrase table's file and zstd's dictionary from all training sets but one; both are kept."""
+    """Return the dictionary's file and zstd's dictionary from all training sets but one; both are kept."""
     texts = texts_to_train_on(folder, origin)
     digest = hashlib.blake2b(digest_size=8)
     package = Path(training_module.__file__).parent
@@ -101,11 +101,11 @@ def trained_without(origin: str, folder: Path, vocabulary: list[bytes]) -> tuple
         digest.update(len(part).to_bytes(4, "little") + part)
     cache = RESULTS / "codec-tables"
     cache.mkdir(parents=True, exist_ok=True)
-    table_path = cache / f"{digest.hexdigest()}.lixt"
-    dictionary_path = table_path.with_suffix(".zstd-dictionary")
-    if not table_path.exists():
+    dictionary_path = cache / f"{digest.hexdigest()}.lixt"
+    dictionary_path = dictionary_path.with_suffix(".zstd-dictionary")
+    if not dictionary_path.exists():
         print(f"training without {origin or 'any of the others'} ...", file=sys.stderr, flush=True)
-        table_path.write_bytes(train_table(texts, id="left-out", vocabulary=vocabulary))
+        dictionary_path.write_bytes(train_dictionary(texts, id="left-out", vocabulary=vocabulary))
     if not dictionary_path.exists():
         samples: list[bytes | bytearray | memoryview] = [
             text for name in sorted(texts) for text in texts[name]
@@ -113,20 +113,20 @@ def trained_without(origin: str, folder: Path, vocabulary: list[bytes]) -> tuple
         dictionary_path.write_bytes(
             zstandard.train_dictionary(DICTIONARY_BYTES, samples, level=19).as_bytes()
         )
-    return table_path, dictionary_path.read_bytes()
+    return dictionary_path, dictionary_path.read_bytes()
 
 
-def as_shipped(data: bytes, table: PhraseTable, thorough: bool) -> bytes:
-    """Return a stream as long as it would be if the table shipped."""
-    stream = encode_v2(data, table, thorough=thorough)
-    return stream[:-NUMBER_BYTES] if table_number(stream) else stream
+def as_shipped(data: bytes, table: Dictionary, level: int) -> bytes:
+    """Return a stream as long as it would be if the dictionary shipped."""
+    stream = encode_v2(data, table, level=level)
+    return stream[:-NUMBER_BYTES] if dictionary_number(stream) else stream
 
 
-def stream_size(table: PhraseTable, thorough: bool) -> Size:
-    return lambda data: len(as_shipped(data, table, thorough))
+def stream_size(table: Dictionary, level: int) -> Size:
+    return lambda data: len(as_shipped(data, table, level))
 
 
-def codecs(table: PhraseTable, dictionary: bytes, *, ours: bool) -> dict[str, Size]:
+def codecs(table: Dictionary, dictionary: bytes, *, ours: bool) -> dict[str, Size]:
     """Return what is compared.
 
     Our sizes are of everything; those of zstd's dictionary and lz4 lack the raw length.
@@ -149,21 +149,21 @@ def codecs(table: PhraseTable, dictionary: bytes, *, ours: bool) -> dict[str, Si
     }
     if not ours:
         return compared
-    shipped = default_table()
+    shipped = default_dictionary()
     assert shipped is not None
     return {
         **compared,
-        HELD_OUT: stream_size(table, thorough=False),
-        THOROUGH: stream_size(table, thorough=True),
-        SHIPPED_NAME: stream_size(shipped, thorough=False),
-        THOROUGH_SHIPPED: stream_size(shipped, thorough=True),
+        HELD_OUT: stream_size(table, level=1),
+        LEVEL_2: stream_size(table, level=2),
+        SHIPPED_NAME: stream_size(shipped, level=1),
+        LEVEL_2_SHIPPED: stream_size(shipped, level=2),
     }
 
 
 def measure(sample: Sample, folder: Path, vocabulary: list[bytes]) -> dict[str, Any]:
     left_out = sample.one.origin if any(one.origin == sample.one.origin for one in TRAINED) else ""
     path, dictionary = trained_without(left_out, folder, vocabulary)
-    table = PhraseTable.load(path)
+    table = Dictionary.load(path)
     found: dict[str, Any] = {}
     for kind, texts in sample.kinds.items():
         compared = codecs(table, dictionary, ours=kind != FRAMES)
@@ -217,7 +217,7 @@ print(_backend.kernel.name, 1e3 * (time.process_time() - begin))
 
 
 def first_use() -> dict[str, float]:
-    """Return what the first message of a process takes, in ms by kernel: the table is loaded for it."""
+    """Return what the first message of a process takes, in ms by kernel: the dictionary is loaded for it."""
     found: dict[str, float] = {}
     for pure in ("0", "1"):
         environment = {**os.environ, "LIX_CACHE_PURE": pure, "PYTHONPATH": str(ROOT)}
@@ -240,7 +240,7 @@ def only_huffman(data: bytes) -> bytes:
 
 def speeds(text: bytes) -> dict[str, Any]:
     """Return MB/s of both directions for texts of three sizes."""
-    table = default_table()
+    table = default_dictionary()
     kernel = _backend.kernel
     found: dict[str, Any] = {"kernel": kernel.name}
     for size in (200, 10_000, 100_000):
@@ -267,10 +267,10 @@ def speeds(text: bytes) -> dict[str, Any]:
                 partial(kernel.encode_phrases, table, data),
                 partial(kernel.decode_phrases, table, bits, len(data)),
             )
-            for name, thorough in (("HCv2", False), ("HCv2 thorough", True)):
-                whole = HuffmanCodec.encode(data, thorough=thorough)
+            for name, level in (("HCv2", 1), ("HCv2 level 2", 2)):
+                whole = HuffmanCodec.encode(data, level=level)
                 rows[name] = (
-                    partial(HuffmanCodec.encode, data, thorough=thorough),
+                    partial(HuffmanCodec.encode, data, level=level),
                     partial(HuffmanCodec.decode, whole),
                 )
         found[str(size)] = {
@@ -316,14 +316,14 @@ def print_sizes(results: dict[str, Any], kind: str) -> None:
 
 
 def print_row(name: str, count: int, sizes: dict[str, int], names: Sequence[str]) -> None:
-    best = min((key for key in names if key not in NOT_JUDGED), key=lambda key: sizes[key])
+    best = min((key for key in names if key not in NOT_COMPARED), key=lambda key: sizes[key])
     cells = [f"{sizes[key] / sizes['raw']:.3f}" for key in names]
     marked = [f"**{cell}**" if key == best else cell for key, cell in zip(names, cells, strict=True)]
     print(f"| {name} | {count} | {sizes['raw'] / count:.0f} | " + " | ".join(marked) + " |")
 
 
 def losses(results: dict[str, Any], kind: str) -> list[str]:
-    """Return where another codec is as small as ours was with a table that did not know the set."""
+    """Return where another codec is as small as ours was with a dictionary that did not know the set."""
     ours = ARCHIVE if kind == FRAMES else HELD_OUT
     others = ("order-0 entropy", "zlib 6", "zstd 3", "zstd 19 + dictionary", "brotli 11", "lz4")
     return [
@@ -339,7 +339,7 @@ def losses(results: dict[str, Any], kind: str) -> list[str]:
 def print_document(document: dict[str, Any], kinds: Sequence[str]) -> None:
     for kind in kinds:
         print_sizes(document["sizes"], kind)
-    print("\nNot smaller than all others, with the table that was not trained on the set:\n")
+    print("\nNot smaller than all others, with the dictionary that was not trained on the set:\n")
     print("\n".join(f"- {line}" for line in document["not_smallest"]) or "- nowhere")
     if "speed" in document:
         print_speed(document["speed"], document["first_use_ms"])

@@ -2,7 +2,7 @@
 """Nearest vectors among many: exact search in this process, and Redis 8's vector sets.
 
 The vectors are embeddings of real queries, each moved by a little noise until there are
-enough, as if everybody asked in words of their own; so are the queries. For each size it
+enough, as if each user asked in words of their own; so are the queries. For each size it
 prints the median time of a search, how often a vector set finds the very nearest one
 (recall@1) for several search efforts, what an insert costs, and the memory it takes.
 
@@ -35,7 +35,7 @@ from lix_cache import OnnxEmbedder
 T = TypeVar("T")
 Floats = npt.NDArray[np.float32]
 ROOT = Path(__file__).resolve().parents[1]
-#: Cosine of a text and its wording by somebody else, about: 1 / sqrt(1 + NOISE²).
+#: Cosine of a text and a paraphrase by another writer, about: 1 / sqrt(1 + NOISE²).
 NOISE = 0.35
 EFFORTS = (0, 50, 100, 200, 400)
 PIPELINE = 200

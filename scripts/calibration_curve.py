@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure how the built-in limits trade hits for wrong answers, and draw it.
+"""Measure how the built-in thresholds trade hits for wrong answers, and draw it.
 
 Plays labelled questions through in memory, online, with the guards (lix_cache/evaluation/offline.py);
 ``lix-cache eval`` does the same with the real cache on a real Redis, for single points of the curve.
@@ -16,7 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lix_cache import DEFAULT_LIMITS, STRICT_LIMITS, CalibrationPoint, Limits, Question, calibration_curve
+from lix_cache import (
+    DEFAULT_THRESHOLDS,
+    STRICT_THRESHOLDS,
+    CalibrationPoint,
+    Question,
+    Thresholds,
+    calibration_curve,
+)
 from lix_cache.cli.quality.model import Remembering, find_embedder
 from lix_cache.cli.quality.plot import Curve, draw
 from lix_cache.cli.quality.sets import load_set
@@ -25,7 +32,7 @@ from lix_cache.evaluation.binomial import clopper_pearson
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- begin: measured by scripts/calibration_curve.py -->", "<!-- end -->"
 SETS = ("banking77", "clinc150")
-EVIDENCE = (1.06, 1.1, 1.14, 1.18, 1.23, 1.3, 1.35, 1.42, 1.5, 1.6, 1.7)
+SCORES = (1.06, 1.1, 1.14, 1.18, 1.23, 1.3, 1.35, 1.42, 1.5, 1.6, 1.7)
 COSINES = (0.80, 0.83, 0.85, 0.87, 0.90, 0.92, 0.94, 0.96)
 
 
@@ -72,18 +79,18 @@ def main() -> None:
         _write_between_marks(Path(arguments.write_docs), table)
 
 
-def _with(evidence: float) -> Limits:
-    """Return the default limits with another evidence."""
-    if evidence == STRICT_LIMITS.evidence:
-        return STRICT_LIMITS
-    return replace(DEFAULT_LIMITS, evidence=evidence)
+def _with(score: float) -> Thresholds:
+    """Return the default thresholds with another score."""
+    if score == STRICT_THRESHOLDS.score:
+        return STRICT_THRESHOLDS
+    return replace(DEFAULT_THRESHOLDS, score=score)
 
 
 def _measure(
     embedder: Remembering, samples: Sequence[Sequence[Question]]
 ) -> dict[str, list[CalibrationPoint]]:
-    ours = [DEFAULT_LIMITS if e == DEFAULT_LIMITS.evidence else _with(e) for e in EVIDENCE]
-    plain = [Limits(threshold=cosine) for cosine in COSINES]
+    ours = [DEFAULT_THRESHOLDS if e == DEFAULT_THRESHOLDS.score else _with(e) for e in SCORES]
+    plain = [Thresholds(threshold=cosine) for cosine in COSINES]
     runs: dict[str, list[list[CalibrationPoint]]] = {"lix-cache": [], "plain cosine": []}
     for questions in samples:
         vectors = embedder.embed([question.text for question in questions])
@@ -95,7 +102,7 @@ def _measure(
 def _sum(points: Iterable[CalibrationPoint]) -> CalibrationPoint:
     points = list(points)
     return CalibrationPoint(
-        points[0].limits,
+        points[0].thresholds,
         sum(point.questions for point in points),
         sum(point.hits for point in points),
         sum(point.wrong for point in points),
@@ -108,14 +115,16 @@ def _curves(measured: dict[str, dict[str, list[CalibrationPoint]]]) -> dict[str,
     for name, kinds in measured.items():
         for kind, points in kinds.items():
             marks = {
-                {DEFAULT_LIMITS: "default", STRICT_LIMITS: "strict", Limits(threshold=0.90): "0.90"}[
-                    point.limits
-                ]: (point.hit_ratio, point.wrong_ratio)
+                {
+                    DEFAULT_THRESHOLDS: "default",
+                    STRICT_THRESHOLDS: "strict",
+                    Thresholds(threshold=0.90): "0.90",
+                }[point.thresholds]: (point.hit_ratio, point.false_hit_rate)
                 for point in points
-                if point.limits in (DEFAULT_LIMITS, STRICT_LIMITS, Limits(threshold=0.90))
+                if point.thresholds in (DEFAULT_THRESHOLDS, STRICT_THRESHOLDS, Thresholds(threshold=0.90))
             }
             curves[f"{name}, {kind}"] = Curve(
-                [(p.hit_ratio, p.wrong_ratio) for p in points if p.hits], marks, kind != "lix-cache"
+                [(p.hit_ratio, p.false_hit_rate) for p in points if p.hits], marks, kind != "lix-cache"
             )
     return curves
 
@@ -128,32 +137,37 @@ def _table(
         f"(half: {arguments.half}), all-MiniLM-L6-v2 int8; in brackets the exact 95% interval."
     )
     yield ""
-    yield "| limits | " + " | ".join(f"{name}: hits | wrong among hits" for name in measured) + " |"
+    yield "| thresholds | " + " | ".join(f"{name}: hits | false-hit rate" for name in measured) + " |"
     yield "|---|" + "---|" * 2 * len(measured)
     first = next(iter(measured.values()))
     for kind, points in first.items():
         for number, point in enumerate(points):
             cells = [cell for kinds in measured.values() for cell in _cells(kinds[kind][number])]
-            yield f"| {_name(kind, point.limits)} | {' | '.join(cells)} |"
+            yield f"| {_name(kind, point.thresholds)} | {' | '.join(cells)} |"
 
 
-def _name(kind: str, limits: Limits) -> str:
+def _name(kind: str, thresholds: Thresholds) -> str:
     if kind != "lix-cache":
-        return f"plain cosine {limits.threshold:.2f}"
-    word = {DEFAULT_LIMITS: " (default)", STRICT_LIMITS: " (strict)"}.get(limits, "")
-    return f"evidence {limits.evidence:.2f}{word}"
+        return f"plain cosine {thresholds.threshold:.2f}"
+    word = {DEFAULT_THRESHOLDS: " (default)", STRICT_THRESHOLDS: " (strict)"}.get(thresholds, "")
+    return f"score {thresholds.score:.2f}{word}"
 
 
 def _cells(point: CalibrationPoint) -> tuple[str, str]:
     low, high = clopper_pearson(point.wrong, point.hits) if point.hits else (0.0, 1.0)
-    return f"{point.hit_ratio:.1%}", f"{point.wrong_ratio:.2%} ({low:.2%} to {high:.2%})"
+    return f"{point.hit_ratio:.1%}", f"{point.false_hit_rate:.2%} ({low:.2%} to {high:.2%})"
 
 
 def _as_dict(measured: dict[str, dict[str, list[CalibrationPoint]]]) -> dict[str, Any]:
     return {
         name: {
             kind: [
-                {"limits": p.limits.as_dict(), "questions": p.questions, "hits": p.hits, "wrong": p.wrong}
+                {
+                    "thresholds": p.thresholds.as_dict(),
+                    "questions": p.questions,
+                    "hits": p.hits,
+                    "wrong": p.wrong,
+                }
                 for p in points
             ]
             for kind, points in kinds.items()

@@ -3,7 +3,7 @@
     python scripts/eval_guards.py                      # all languages, some three minutes
     python scripts/eval_guards.py --languages en       # English alone
 
-Hostile pairs are those of PAWS-X (``pairs_pawsx``): nearly the same words, and people judged
+Adversarial pairs are those of PAWS-X (``pairs_pawsx``): nearly the same words, and people decided
 whether they mean the same. A pair is accepted if the cosine of its vectors reaches the
 threshold and no guard objects; beside it stands the cosine alone. Friendly pairs are a query
 and its nearest neighbour among real queries (``intent_banking77``, ``intent_clinc150``), told
@@ -59,7 +59,7 @@ def share(part: int, whole: int) -> str:
     return f"{part / whole:.3f}" if whole else "-"
 
 
-def hostile(pairs: list[dict[str, Any]], cosines: Any, threshold: float) -> str:
+def adversarial(pairs: list[dict[str, Any]], cosines: Any, threshold: float) -> str:
     """Return a row: false and true accepts, of the cosine alone and with the guards."""
     total = Counter(pair["label"] for pair in pairs)
     alone, guarded, by_guard = Counter[int](), Counter[int](), Counter[tuple[str, int]]()
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path(shared), help="folder with data/ and models/")
     parser.add_argument("--languages", nargs="+", default=LANGUAGES, choices=LANGUAGES)
     parser.add_argument("--thresholds", nargs="+", type=float, default=[0.75, 0.9])
-    parser.add_argument("--part", type=int, choices=(0, 1), help="only this half of the hostile pairs")
+    parser.add_argument("--part", type=int, choices=(0, 1), help="only this half of the adversarial pairs")
     parser.add_argument("--queries", type=int, default=2_500, help="of each intent set; 0 for none")
     options = parser.parse_args()
     embedder = OnnxEmbedder(options.shared / "models" / "all-MiniLM-L6-v2")
@@ -145,7 +145,7 @@ def main() -> None:
             embedder.embed([pair["b"] for pair in pairs]),
         )
         for threshold in options.thresholds:
-            print(hostile(pairs, cosines, threshold), flush=True)
+            print(adversarial(pairs, cosines, threshold), flush=True)
 
     if options.queries:
         print("\n| queries | cosine ≥ | one intent | objected | two intents | objected | two / one | check |")

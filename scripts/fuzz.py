@@ -40,12 +40,13 @@ from lix_cache.errors import ArchiveCorrupt
 from lix_cache.huffman_codec import _backend
 from lix_cache.huffman_codec._native import decode_prefix_v1
 from lix_cache.huffman_codec._numbers import read_varint
-from lix_cache.huffman_codec._registry import shipped_table
+from lix_cache.huffman_codec._registry import shipped_dictionary
 from lix_cache.huffman_codec._v2 import SHORT_CHECK_UPTO
 from lix_cache.messages.message import Message, decode_json
 from lix_cache.messages.packing import pack_hot, unpack_hot
 from lix_cache.messages.turn import MessageId, Turn, from_turn, to_turn
-from lix_cache.storage.files import FileLock, Files, Tail
+from lix_cache.storage.files import Files, Tail
+from lix_cache.storage.locks import FileLock
 
 __all__ = ["LARGEST", "MEMORY_LIMIT", "TARGETS", "Target", "mutated"]
 
@@ -86,7 +87,7 @@ def _turns(first: int, *, step: int = 7, nonces: bool = False) -> list[Turn]:
 def streams() -> list[bytes]:
     """HCv1 streams, and HCv2 streams of every mode."""
     plain = [HuffmanCodec.encode(text, format=1) for text in raw_texts()]
-    return [*plain, *(HuffmanCodec.encode(text, thorough=True) for text in raw_texts())]
+    return [*plain, *(HuffmanCodec.encode(text, level=2) for text in raw_texts())]
 
 
 @cache
@@ -108,7 +109,7 @@ def raw_texts() -> list[bytes]:
 @cache
 def payloads() -> list[bytes]:
     """What the kernels decode: which of it (a byte), the declared length (two bytes), the bytes."""
-    kernel, table = _backend.PURE, shipped_table(0)
+    kernel, table = _backend.PURE, shipped_dictionary(0)
     found = []
     for text in raw_texts():
         bodies = (
@@ -235,7 +236,7 @@ def _resealed(data: bytes) -> None:
     if not data or not data[0] & 0x80:
         return
     size, _ = read_varint(data, 1)
-    number = shipped_table(0).number if data[0] & 3 >= 2 else b""
+    number = shipped_dictionary(0).number if data[0] & 3 >= 2 else b""
     if size <= SHORT_CHECK_UPTO:
         _decode(data[:-2] + crc_hqx(number + data[:-2], 0xFFFF).to_bytes(2, "little"))
     else:
@@ -249,7 +250,7 @@ def _outcome(kernel: _backend.Kernel, data: bytes) -> bytes | str:
             return kernel.decode_v1(body)
         if which == 1:
             return kernel.decode_bytecode(body, size)
-        return (kernel.decode_phrases, kernel.decode_copies)[which - 2](shipped_table(0), body, size)
+        return (kernel.decode_phrases, kernel.decode_copies)[which - 2](shipped_dictionary(0), body, size)
     except CodecError as error:
         return str(error)
 
@@ -261,7 +262,7 @@ def _kernels_decode(data: bytes) -> None:
 
 
 def _kernels_encode(data: bytes) -> None:
-    native, pure, table = _backend.native_kernel(), _backend.PURE, shipped_table(0)
+    native, pure, table = _backend.native_kernel(), _backend.PURE, shipped_dictionary(0)
     copies = pure.encode_copies(table, data)
     _check(pure.decode_copies(table, copies, len(data)) == data, "copies do not come back")
     if native:
@@ -383,7 +384,7 @@ def _file(data: bytes) -> None:
 
 
 def _crafted(data: bytes) -> None:
-    """Whatever frame somebody put into a file: what is acknowledged after it can be read back."""
+    """Whatever frame a file was given: what is acknowledged after it can be read back."""
     size = min(data[0] if data else 0, len(data) - 1) if data else 0
     files = MemoryFiles()
     path = f"/folder/{file_stem(SESSION)}.huff"
@@ -467,7 +468,7 @@ class MemoryFiles(Files):
         begin = f"{folder}/{start}"
         return iter([path[len(folder) + 1 :] for path in self.contents if path.startswith(begin)])
 
-    def try_lock(self, path: str) -> FileLock | None:  # noqa: ARG002 - there is nobody else
+    def try_lock(self, path: str) -> FileLock | None:  # noqa: ARG002 - there is no other process
         return _NoLock()
 
 
@@ -541,7 +542,7 @@ def _damage(rng: random.Random, data: bytearray, seeds: Sequence[bytes]) -> None
 
 
 @dataclass
-class Tally:
+class Totals:
     """What became of the inputs of one target."""
 
     outcomes: Counter[str]
@@ -562,7 +563,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--save-to", default="fuzz-failures", help="folder for inputs that failed")
     options = parser.parse_args(arguments)
     names = options.target or list(TARGETS)
-    tallies = {name: Tally(Counter(), []) for name in names}
+    totals = {name: Totals(Counter(), []) for name in names}
     began = time.monotonic()
     for name, done in _progress(names, options.examples // len(names), began + options.seconds):
         rng = random.Random(f"{options.seed}/{name}/{done}")
@@ -570,30 +571,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if number >= options.examples // len(names):
                 break
             watched = options.memory_every > 0 and number % options.memory_every == 0
-            _one(name, mutated(rng, TARGETS[name].seeds()), tallies[name], watched, Path(options.save_to))
-    return _summary(tallies, options.seed, time.monotonic() - began)
+            _one(name, mutated(rng, TARGETS[name].seeds()), totals[name], watched, Path(options.save_to))
+    return _summary(totals, options.seed, time.monotonic() - began)
 
 
 _BATCH = 500
 
 
-def _one(name: str, data: bytes, tally: Tally, watched: bool, folder: Path) -> None:
+def _one(name: str, data: bytes, totals: Totals, watched: bool, folder: Path) -> None:
     if watched:
         tracemalloc.start()
     try:
-        tally.outcomes[TARGETS[name](data)] += 1
+        totals.outcomes[TARGETS[name](data)] += 1
         if watched:
-            tally.peak = max(tally.peak, tracemalloc.get_traced_memory()[1])
-            _check(tally.peak < MEMORY_LIMIT, f"{tally.peak} bytes of memory for {len(data)} of input")
+            totals.peak = max(totals.peak, tracemalloc.get_traced_memory()[1])
+            _check(totals.peak < MEMORY_LIMIT, f"{totals.peak} bytes of memory for {len(data)} of input")
     except Exception as error:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}-{hashlib.sha256(data).hexdigest()[:12]}.bin"
         path.write_bytes(data)
-        tally.outcomes["FAILED"] += 1
+        totals.outcomes["FAILED"] += 1
         kind = f"{type(error).__name__}: {str(error)[:80]}"
-        if not any(kind in failure for failure in tally.failures):
+        if not any(kind in failure for failure in totals.failures):
             traceback.print_exc()
-            tally.failures.append(f"{path}: {kind}")
+            totals.failures.append(f"{path}: {kind}")
     finally:
         if watched:
             tracemalloc.stop()
@@ -620,14 +621,14 @@ def _progress(names: list[str], each: int, deadline: float) -> Iterator[tuple[st
             return
 
 
-def _summary(tallies: dict[str, Tally], seed: int, seconds: float) -> int:
-    total = sum(sum(tally.outcomes.values()) for tally in tallies.values())
+def _summary(totals: dict[str, Totals], seed: int, seconds: float) -> int:
+    total = sum(sum(one.outcomes.values()) for one in totals.values())
     print(f"{total} inputs in {seconds:.0f} s, seed {seed}")
-    for name, tally in tallies.items():
-        outcomes = ", ".join(f"{kind} {count}" for kind, count in sorted(tally.outcomes.items()))
-        print(f"  {name:12} {outcomes}; at most {tally.peak / 1e6:.1f} MB traced")
+    for name, one in totals.items():
+        outcomes = ", ".join(f"{kind} {count}" for kind, count in sorted(one.outcomes.items()))
+        print(f"  {name:12} {outcomes}; at most {one.peak / 1e6:.1f} MB traced")
     print(f"largest size of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
-    failures = [failure for tally in tallies.values() for failure in tally.failures]
+    failures = [failure for one in totals.values() for failure in one.failures]
     for failure in failures:
         print(f"FAILED {failure}")
     print("failed" if failures else "every input ended in a result or in its documented error")

@@ -22,18 +22,18 @@ from typing import Any
 
 import numpy as np
 
-from lix_cache import CacheConfig, OnnxEmbedder, Question, SemanticCache, replay
+from lix_cache import CacheConfig, OnnxEmbedder, Question, SemanticCache, SemanticSettings, evaluate
 from lix_cache.cli.quality.sets import load_set, shared_folder
 from lix_cache.evaluation.binomial import clopper_pearson
 from lix_cache.evaluation.offline import play
 from lix_cache.matching.guards import check
 from lix_cache.matching.text import normalise
-from lix_cache.matching.thresholds import DEFAULT_LIMITS, Limits
+from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, Thresholds
 
 #: The rule that compared answers by equality alone.
 EQUALITY = replace(
-    DEFAULT_LIMITS,
-    evidence=1.23,
+    DEFAULT_THRESHOLDS,
+    score=1.23,
     answer_weight=0.0,
     answer_bonus=0.0,
     agree_at=1.0,
@@ -106,20 +106,24 @@ def orders(many: int, numbers: Sequence[int]) -> Iterator[list[int]]:
 def streams(data: Data) -> None:
     """Six orders of 400 questions, each with a reply of its own."""
     questions, vectors, replies = generated(data)
-    rules: dict[str, tuple[Limits, bool]] = {
-        "defaults": (DEFAULT_LIMITS, True),
-        "defaults, no guards": (DEFAULT_LIMITS, False),
+    rules: dict[str, tuple[Thresholds, bool]] = {
+        "defaults": (DEFAULT_THRESHOLDS, True),
+        "defaults, no guards": (DEFAULT_THRESHOLDS, False),
         "answers by equality alone": (EQUALITY, True),
-        **{f"cosine {c / 100:.2f}": (Limits(threshold=c / 100), False) for c in (75, 80, 85, 90, 95)},
+        **{f"cosine {c / 100:.2f}": (Thresholds(threshold=c / 100), False) for c in (75, 80, 85, 90, 95)},
     }
     print("answers_banking: 400 questions, a reply written for each; six orders, from a cold start\n")
-    print(f"{'':27} {'hits':>6} {'wrong among hits':>28}   second half of each order")
-    for name, (limits, guards) in rules.items():
+    print(f"{'':27} {'hits':>6} {'false-hit rate':>28}   second half of each order")
+    for name, (thresholds, guards) in rules.items():
         whole, late = Count(), Count()
         for order in orders(6, range(len(questions))):
             asked = [questions[i] for i in order]
             steps = play(
-                asked, vectors[order], limits, object_to=object_to if guards else None, replies=replies[order]
+                asked,
+                vectors[order],
+                thresholds,
+                object_to=object_to if guards else None,
+                replies=replies[order],
             )
             for step in steps:
                 whole.add(step.is_hit, step.is_wrong)
@@ -129,11 +133,11 @@ def streams(data: Data) -> None:
 
 
 def halves(data: Data) -> None:
-    """The bonus chosen on one half of the intents, judged on the other, for three ways to halve them."""
+    """The bonus chosen on one half of the intents, evaluated on the other, for three ways to halve them."""
     questions, vectors, replies = generated(data)
     intents = sorted({question.answer for question in questions})
     total = Count()
-    print("\nthe bonus chosen on half of the intents (most hits at 1.5% wrong), judged on the other half")
+    print("\nthe bonus chosen on half of the intents (most hits at 1.5% wrong), evaluated on the other half")
     for seed in range(3):
         shuffled = list(intents)
         random.Random(100 + seed).shuffle(shuffled)
@@ -157,8 +161,8 @@ def _played(
     count = Count()
     for order in orders(4, numbers):
         asked = [questions[i] for i in order]
-        limits = replace(DEFAULT_LIMITS, answer_bonus=bonus)
-        for step in play(asked, vectors[order], limits, object_to=object_to, replies=replies[order]):
+        thresholds = replace(DEFAULT_THRESHOLDS, answer_bonus=bonus)
+        for step in play(asked, vectors[order], thresholds, object_to=object_to, replies=replies[order]):
             count.add(step.is_hit, step.is_wrong)
     return count
 
@@ -179,10 +183,10 @@ class _Known:
 def labels(data: Data) -> None:
     """Sets with labels as answers, through the real cache: the rule before, and the defaults."""
     print("\nlabels as answers, 3,000 questions, seeds 0 and 1; false hits for each 1,000 questions\n")
-    print(f"{'':10} {'equality, evidence 1.23':>26} {'defaults':>26}")
+    print(f"{'':10} {'equality, score 1.23':>26} {'defaults':>26}")
     total: dict[str, list[float]] = {"before": [0.0, 0.0], "now": [0.0, 0.0]}
     rules: dict[str, dict[str, Any]] = {
-        "before": {"limits": EQUALITY, "target_false_hit_rate": None, "embed_answers": False},
+        "before": {"target_false_hit_rate": None, "embed_answers": False},
         "now": {},
     }
     for name in LABELLED:
@@ -198,9 +202,13 @@ def labels(data: Data) -> None:
                 context = {"set": name, "rule": rule, "seed": seed, "run": time.time()}
                 config = CacheConfig(redis_port=data.port)
                 cache = SemanticCache(
-                    embedder, config, context=context, ttl_seconds=3600, audit_rate=0, **settings
+                    embedder,
+                    config,
+                    context=context,
+                    thresholds=EQUALITY if rule == "before" else DEFAULT_THRESHOLDS,
+                    settings=SemanticSettings(ttl_seconds=3600, audit_rate=0, **settings),
                 )
-                run = replay(cache, questions)
+                run = evaluate(cache, questions)
                 cache.invalidate(context=context)
                 hits, wrong, asked = hits + run.hits, wrong + run.wrong, asked + run.questions
             total[rule][0] += hits / asked / len(LABELLED)

@@ -1,7 +1,7 @@
-"""Train a phrase table for HuffmanCodec.
+"""Train a dictionary for HuffmanCodec.
 
-Without files: the table that ships, from the evaluation data that NOTICE names. With
-files: a table of your own. The same input gives the same bytes.
+Without files: the dictionary that ships, from the evaluation data that NOTICE names. With
+files: a dictionary of your own. The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from _codec_data import ROOT, data_folder, read_conversation, read_vocabulary, training_texts
 
-from lix_cache.huffman_codec.training import MAX_PHRASES, train_table
+from lix_cache.huffman_codec.training import MAX_PHRASES, train_dictionary
 
 SHIPPED_ID = "lix-1"
 SHIPPED = ROOT / "lix_cache" / "huffman_codec" / "tables" / f"{SHIPPED_ID}.lixt"
@@ -37,8 +37,10 @@ def main() -> None:
     parser.add_argument(
         "files", nargs="*", type=Path, help="conversations (.jsonl) or plain text; each is a set"
     )
-    parser.add_argument("--output", type=Path, help="the table's file; by default that of the shipped table")
-    parser.add_argument("--id", default="", help="the table's name, by default that of its file")
+    parser.add_argument(
+        "--output", type=Path, help="the dictionary's file; by default that of the shipped one"
+    )
+    parser.add_argument("--id", default="", help="the dictionary's name, by default that of its file")
     parser.add_argument("--size", type=int, default=MAX_PHRASES, help="the most phrases")
     parser.add_argument("--shared", help="the folder with the evaluation data")
     arguments = parser.parse_args()
@@ -51,7 +53,7 @@ def main() -> None:
         texts = training_texts(data_folder(arguments.shared))
     for name, group in texts.items():
         print(f"{name}: {len(group)} texts, {sum(map(len, group)):,} bytes", file=sys.stderr)
-    table = train_table(
+    table = train_dictionary(
         texts,
         id=arguments.id or output.stem,
         size=arguments.size,

@@ -12,11 +12,14 @@ import pytest
 import lix_cache
 from lix_cache.config import CacheConfig
 from tests.support import CountingProxy, RedisServer
+from tests.support.sampling import mark_the_rest
 from tests.support.twins import Twins
 
 
+@pytest.hookimpl(tryfirst=True)  # before any are left out: which case is which is counted
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let ``-k no-loss`` choose the tests of a promise by its name."""
+    """Let ``-k no-loss`` choose the tests of a promise by its name; mark what a sample leaves out."""
+    mark_the_rest(items)
     for item in items:
         for marker in item.iter_markers("promise"):
             item.extra_keyword_matches.update(marker.args)
@@ -45,7 +48,7 @@ def redis_config(redis_server: RedisServer, tmp_path: Path) -> CacheConfig:
 
 @pytest.fixture(params=["sync", "async"])
 def twins(request: pytest.FixtureRequest) -> Iterator[Twins]:
-    """Both colours of every class: a test that asks for it runs once with each."""
+    """Both variants of every class: a test that asks for it runs once with each."""
     made = Twins(request.param)
     yield made
     made.close()
@@ -79,7 +82,6 @@ def shared_dir() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def no_audit_by_chance() -> None:
     """Let no hit be a miss because it was drawn for an audit, where a test does not ask for audits."""
-    for kind in (lix_cache.SemanticCache, lix_cache.AsyncSemanticCache):
-        defaults = kind.__init__.__kwdefaults__
-        assert defaults is not None
-        defaults["audit_rate"] = 0
+    defaults = lix_cache.SemanticSettings.__init__.__kwdefaults__
+    assert defaults is not None
+    defaults["audit_rate"] = 0

@@ -1,8 +1,27 @@
-"""The whole store as somebody sees it who looks after it: every session, every file, the server."""
+"""The whole store, for its operator: every session, every file, the server."""
 
 from __future__ import annotations
 
-from lix_cache.admin.results import Check, Evicted, FileCheck, Migrated, SessionInfo, StoreStats
+from lix_cache.admin.async_store import AsyncStoreAdmin
+from lix_cache.admin.results import (
+    Check,
+    FileCheck,
+    Migrated,
+    Offloaded,
+    SessionInfo,
+    SessionPage,
+    StoreStats,
+)
 from lix_cache.admin.store import StoreAdmin
 
-__all__ = ["Check", "Evicted", "FileCheck", "Migrated", "SessionInfo", "StoreAdmin", "StoreStats"]
+__all__ = [
+    "AsyncStoreAdmin",
+    "Check",
+    "FileCheck",
+    "Migrated",
+    "Offloaded",
+    "SessionInfo",
+    "SessionPage",
+    "StoreAdmin",
+    "StoreStats",
+]

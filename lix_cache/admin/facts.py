@@ -1,4 +1,4 @@
-"""What the doctor finds out before anything is judged."""
+"""What the doctor finds out before the diagnosis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class RedisFacts:
         where: its address, without secrets.
         trouble: what is wrong with each database, by the setting that names it; empty
             where all of them answer.
-        no_writes: why it takes no writes, whoever sends them; None if it does.
+        no_writes: why it takes no writes from any client; None if it does.
+        buckets: why ``redis_buckets`` is not that of the store; None if it is.
         info: the answer to INFO.
         save: the snapshot rule, "" for none; None if the server does not tell.
         appendfsync: when the append-only file is synced; None if the server does not tell.
@@ -25,12 +26,13 @@ class RedisFacts:
         refused: what the library does that the server refused, and its words.
         refused_admin: the same for what only the administration does.
         overdue: sessions that should have been moved to disk a while ago.
-        eviction_runs: whether some process's eviction thread has been at work just now.
+        evictor_runs: whether some process's evictor has been at work just now.
     """
 
     where: str
     trouble: dict[str, str] = field(default_factory=dict)
     no_writes: str | None = None
+    buckets: str | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     save: str | None = None
     appendfsync: str | None = None
@@ -38,7 +40,7 @@ class RedisFacts:
     refused: dict[str, str] = field(default_factory=dict)
     refused_admin: dict[str, str] = field(default_factory=dict)
     overdue: int = 0
-    eviction_runs: bool = False
+    evictor_runs: bool = False
 
 
 @dataclass(frozen=True)

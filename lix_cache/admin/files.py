@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from lix_cache.admin.results import FileCheck
 from lix_cache.archive.archive import ConversationArchive
-from lix_cache.archive.names import SUFFIX, file_stem, plain_stem, session_id_of_stem
-from lix_cache.archive.verify import Report, verify_bytes
+from lix_cache.archive.names import SUFFIX, file_stem, plain_stem
+from lix_cache.archive.verify import Report, verify_file
 from lix_cache.errors import ArchiveError
+from lix_cache.messages.session_key import named
 from lix_cache.storage.files import Files
 
 __all__ = ["check_files", "file_of", "session_files", "set_aside", "unreadable"]
@@ -29,15 +30,15 @@ def set_aside(archive: ConversationArchive) -> list[str]:
 
 def unreadable(archive: ConversationArchive) -> list[str]:
     """Return the names of the files that no session is listed for, because nothing in them makes sense."""
-    known = {meta["session_id"] for meta in archive.list_sessions()}
+    known = {meta.session_id for meta in archive.store.all_metadata()}
     known_names = {file_stem(sid) for sid in known} | {plain_stem(sid) for sid in known}
     strange = [name for name in session_files(archive) if name[: -len(SUFFIX)] not in known_names]
     return [check.file for check in check_files(archive, strange) if not check.is_intact]
 
 
 def file_of(archive: ConversationArchive, session_id: str) -> str | None:
-    """Return the name of a session's file, None if it has none."""
-    if not archive.session_exists(session_id):
+    """Return the name of the file of a stored id, None if it has none."""
+    if not archive.store.exists(session_id):
         return None
     encoded = file_stem(session_id) + SUFFIX
     plain = plain_stem(session_id)
@@ -48,37 +49,38 @@ def file_of(archive: ConversationArchive, session_id: str) -> str | None:
 def check_files(archive: ConversationArchive, names: list[str]) -> Iterator[FileCheck]:
     """Yield what is found in each file; one that is removed meanwhile is passed over."""
     for name in names:
-        report = _read(archive, name)
-        if report is not None and not report.is_intact:
-            report = _read_alone(archive, name, report)
-        if report is not None:
-            yield _checked(name, report)
+        found = _read(archive, name)
+        if found is not None and not found[1].is_intact:
+            found = _read_alone(archive, name, *found)
+        if found is not None:
+            yield _checked(name, *found)
 
 
-def _read(archive: ConversationArchive, name: str) -> Report | None:
+def _read(archive: ConversationArchive, name: str) -> tuple[str, Report] | None:
     data = archive.store.raw_file(name)
-    owner = session_id_of_stem(name[: -len(SUFFIX)])
-    return None if data is None else verify_bytes(data, owner, check_owner=False)
+    return None if data is None else verify_file(data, name[: -len(SUFFIX)])
 
 
-def _read_alone(archive: ConversationArchive, name: str, report: Report) -> Report | None:
-    """Look again while nobody writes: half an append looks like damage."""
+def _read_alone(
+    archive: ConversationArchive, name: str, owner: str, report: Report
+) -> tuple[str, Report] | None:
+    """Look again without a writer: half an append looks like damage."""
     try:
-        lock = archive.store.lock(report.session_id)
+        lock = archive.store.lock(owner)
     except (ArchiveError, UnicodeEncodeError):
         # A folder that cannot be written to has no writers, nor has a name that is no
         # UTF-8; and a writer who never ends is a trouble of another kind.
-        return report
+        return owner, report
     with lock:
         return _read(archive, name)
 
 
-def _checked(name: str, report: Report) -> FileCheck:
+def _checked(name: str, owner: str, report: Report) -> FileCheck:
     problems = report.problems
     if report.version == 2 and not problems:
-        proper = file_stem(report.session_id) + SUFFIX
+        proper = file_stem(owner) + SUFFIX
         if proper != name:
-            problems = (f"it holds session {report.session_id[:60]!r}, which is looked for in {proper!r}",)
+            problems = (f"it holds session {named(owner)}, which is looked for in {proper!r}",)
     return FileCheck(
         file=name,
         session_id=report.session_id,

@@ -61,7 +61,7 @@ def idle_sessions(hot: dict[str, float], idle_seconds: float) -> Flow[list[str]]
 
 
 def find_keys(pattern: str) -> Flow[set[bytes]]:
-    """Return the keys that match, in small steps: KEYS would stop the server for everybody."""
+    """Return the keys that match, in small steps: KEYS would block the server for all clients."""
     cursor: int = 0
     found: set[bytes] = set()
     while True:

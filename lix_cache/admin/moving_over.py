@@ -9,9 +9,10 @@ from lix_cache.admin.flows import AT_ONCE, find_keys, groups
 from lix_cache.archive.legacy import milliseconds_of
 from lix_cache.effects import Flow, RedisBatch
 from lix_cache.errors import InvalidSessionId
-from lix_cache.hot.old_keys import escape_pattern
+from lix_cache.hot.keys import escape_pattern
 from lix_cache.hot.scripts import Command
-from lix_cache.messages.message import check_session_id, decode_json
+from lix_cache.messages.message import decode_json
+from lix_cache.messages.session_key import SessionName, stored_id
 from lix_cache.session.store import SessionStore
 
 __all__ = ["Left", "names_left", "old_sessions"]
@@ -30,21 +31,22 @@ class Left(NamedTuple):
     last_use: float
 
 
-def names_left(store: SessionStore) -> Flow[tuple[list[str], dict[str, str]]]:
-    """Return the ids of all sessions that are left, sorted, and what cannot be an id of ours, and why."""
+def names_left(store: SessionStore) -> Flow[tuple[list[str], dict[SessionName, str]]]:
+    """Return the stored ids of all sessions that are left, and what cannot be an id of ours, and why."""
     start = store.hot.old.lists
     keys = yield from find_keys(escape_pattern(start) + "*")
-    usable, refused = [], {}
+    usable: list[str] = []
+    refused: dict[SessionName, str] = {}
     for name in sorted(key[len(start.encode()) :] for key in keys):
         try:
-            usable.append(check_session_id(name.decode()))
+            usable.append(stored_id(name.decode()))
         except (InvalidSessionId, UnicodeDecodeError) as error:
             refused[name.decode("utf-8", "replace")] = f"not usable as a session id: {error}"
     return usable, refused
 
 
 def old_sessions(store: SessionStore, session_ids: Iterable[str]) -> Flow[dict[str, Left]]:
-    """Return what is left of some sessions; those of which nothing is are left out."""
+    """Return what is left of some sessions; those without anything left are omitted."""
     old, found = store.hot.old, {}
     for group in groups(session_ids, AT_ONCE):
         looks: list[Command] = []

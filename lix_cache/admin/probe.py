@@ -15,9 +15,18 @@ from lix_cache.admin.flows import ask, server_time
 from lix_cache.compat.caches import SemanticCacheRedis, URLEmbeddingCache
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.sync import SyncDriver
-from lix_cache.errors import ArchiveError, LixCacheError, RedisAuthError, RedisError, RedisUnavailable
+from lix_cache.errors import (
+    ArchiveError,
+    LayoutMismatch,
+    LixCacheError,
+    RedisAuthError,
+    RedisError,
+    RedisUnavailable,
+)
+from lix_cache.hot.activity import last_used
 from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.keys import Keys
+from lix_cache.hot.layout import claim_buckets, noted_buckets
 from lix_cache.hot.probe import READS_ONLY
 from lix_cache.hot.replies import Cold
 from lix_cache.hot.scripts import Command
@@ -25,21 +34,21 @@ from lix_cache.hot.window import HotWindow
 from lix_cache.messages.packing import pack_hot
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn
 from lix_cache.session.health import redis_trouble
+from lix_cache.session.layout import agree
 from lix_cache.session.store import SessionStore
 from lix_cache.storage.files import Files
 
 __all__ = ["look_at_disk", "look_at_redis"]
 
 _LAYERS = ("session_redis_db", "semantic_redis_db", "url_cache_redis_db")
-#: How long a session may be overdue before anybody is told: a few rounds of the daemon.
+#: How long a session may be overdue before the doctor reports it: a few rounds of the daemon.
 _GRACE_SECONDS = 120.0
-_PROBE_LIFE_MS = 60_000
+_PROBE_TTL_MS = 60_000
 _NONCE = b"doctor"
 
 
-def look_at_redis(store: SessionStore) -> RedisFacts:
+def look_at_redis(store: SessionStore, config: CacheConfig) -> RedisFacts:
     """Ask the server about itself, and try everything the library does on keys of its own."""
-    config = store.config
     facts = RedisFacts(where=store.endpoint.label.rsplit(" db ", 1)[0])
     for setting in _LAYERS:
         try:
@@ -59,13 +68,17 @@ def look_at_redis(store: SessionStore) -> RedisFacts:
     else:
         _try_sessions(drive, config, facts.refused)
         _try_caches(config, facts.refused)
+    try:
+        drive(agree(store, notes=False))
+    except LayoutMismatch as error:
+        facts.buckets = str(error)
     _ask_about_itself(drive, store, facts)
     _look_for_overdue(drive, store, facts)
     return facts
 
 
 def _drive(config: CacheConfig, db: int) -> SyncDriver:
-    return SyncDriver(endpoint_for(config, db))
+    return SyncDriver(endpoint_for(config.redis, db))
 
 
 def _tried(refused: dict[str, str], what: str, call: Callable[[], object]) -> object:
@@ -85,20 +98,25 @@ def _short(error: RedisError) -> str:
 
 def _try_sessions(drive: SyncDriver, config: CacheConfig, refused: dict[str, str]) -> None:
     keys = Keys(f"{config.redis_key_prefix}:doctor-{uuid.uuid4().hex[:8]}")
-    hot = HotWindow(keys, _PROBE_LIFE_MS, config.archive_batch_turns)
+    hot = HotWindow(keys, _PROBE_TTL_MS, config.archive_batch_turns)
     turn = Turn(MessageId(1, 0), {"role": "user", "content": "a probe", "timestamp": 0.001, "metadata": {}})
-    added = hot.add("a", pack_hot(turn), window=20, floor=ZERO_ID, floor_is_fresh=True)
+    added = hot.add("a", [pack_hot(turn)], window=20, floor=ZERO_ID, floor_is_fresh=True, tags=[bytes(32)])
     steps: dict[str, Command] = {
+        "note the buckets": claim_buckets(keys)[0],
+        "look at the buckets": noted_buckets(keys),
         "add a message": added,
         "read a window": hot.read("a", 20, _NONCE),
         "read the oldest": hot.oldest("a", keep=0, limit=1),
         "count a window": hot.length("a"),
-        "take back a message": hot.remove("a", turn.id),
+        "take back a message": hot.take_back("a", [turn.id]),
+        "take out what is deleted": hot.take_out("a", [turn]),
+        "look what a window gave": hot.given("a"),
         "find idle sessions": hot.idle(0, 0, 0, 1),
+        "list sessions by last use": last_used(keys, 0, None, 0, 1),
         "find long windows": hot.overflowing(0, 1),
         "list hot sessions": hot.active_page(0, 0, 1),
-        "take the lease": hot.lease(0, "doctor", _PROBE_LIFE_MS),
-        "bring a session back": hot.rehydrate("b", [turn], Cold(b"none")),
+        "take the lease": hot.lease(0, "doctor", _PROBE_TTL_MS),
+        "bring a session back": hot.rehydrate("b", [turn], Cold(b"none"), turn.id),
         "trim a window": hot.trim("b", [turn], turn.id, 20),
         "refuse late copies": hot.refuse("a", {_NONCE: turn.id}),
         "look where a window ends": hot.ends("a"),
@@ -106,8 +124,15 @@ def _try_sessions(drive: SyncDriver, config: CacheConfig, refused: dict[str, str
     }
     for what, command in steps.items():
         _tried(refused, what, partial(drive, ask(command)))
-    buckets = (keys.active(0), keys.overflow(0), keys.high_water(0), keys.lease(0))
-    left = (keys.window("a"), keys.window("b"), keys.ticket("a"), keys.refused("a"), *buckets)
+    buckets = (keys.layout(), keys.active(0), keys.overflow(0), keys.high_water(0), keys.lease(0))
+    left = (
+        keys.window("a"),
+        keys.window("b"),
+        keys.ticket("a"),
+        keys.refused("a"),
+        *keys.known("a"),
+        *buckets,
+    )
     _tried(refused, "delete a key", lambda: drive(ask(("DEL", *left))))
 
 
@@ -155,13 +180,13 @@ def _look_for_overdue(drive: SyncDriver, store: SessionStore, facts: RedisFacts)
     if facts.refused or facts.clock_ahead is None:
         return
     keys = store.hot.keys
-    latest = store.clock.time() + facts.clock_ahead - store.config.idle_seconds - _GRACE_SECONDS
+    latest = store.clock.time() + facts.clock_ahead - store.settings.idle_seconds - _GRACE_SECONDS
     for bucket in range(keys.buckets):
         count = ("ZCOUNT", keys.active(bucket), "-inf", int(latest * 1000))
         late = _tried(facts.refused_admin, "ZCOUNT", partial(drive, ask(count)))
         facts.overdue += int(late) if isinstance(late, int) else 0
         held = _tried(facts.refused_admin, "EXISTS", partial(drive, ask(("EXISTS", keys.lease(bucket)))))
-        facts.eviction_runs |= bool(held)
+        facts.evictor_runs |= bool(held)
 
 
 def look_at_disk(store: SessionStore) -> DiskFacts:

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-__all__ = ["Check", "Evicted", "FileCheck", "Migrated", "SessionInfo", "Status", "StoreStats"]
+if TYPE_CHECKING:
+    from lix_cache.messages.session_key import SessionName
+
+__all__ = [
+    "Check",
+    "Deleted",
+    "FileCheck",
+    "Migrated",
+    "Offloaded",
+    "SessionInfo",
+    "SessionPage",
+    "Status",
+    "StoreStats",
+]
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -17,7 +30,7 @@ class SessionInfo:
     A message that was brought back from disk is counted on both sides.
 
     Attributes:
-        session_id: its id.
+        session_id: its id; a key where it has a namespace.
         hot_messages: messages in Redis, those that lix-open-cache left there included.
         cold_messages: messages in the archive.
         last_use: Unix seconds of its last use, or of its last append where it is cold.
@@ -25,7 +38,7 @@ class SessionInfo:
         disk_bytes: size of its archive file.
     """
 
-    session_id: str
+    session_id: SessionName
     hot_messages: int
     cold_messages: int
     last_use: float
@@ -34,25 +47,53 @@ class SessionInfo:
 
 
 @dataclass(frozen=True)
-class Evicted:
+class SessionPage:
+    """Some sessions of a store, the last used first.
+
+    Attributes:
+        sessions: at most as many as were asked for. May be fewer, also where more follow.
+        cursor: for the next page; None where this is the last one.
+    """
+
+    sessions: tuple[SessionInfo, ...]
+    cursor: str | None
+
+
+@dataclass(frozen=True)
+class Offloaded:
     """What a move to disk did.
 
     Attributes:
         sessions: sessions that were moved whole.
         messages: messages that left Redis.
-        reunited: sessions put together after an outage.
+        reconciled: sessions reconciled after an outage.
         failed: sessions that could not be moved, and why; their messages are still hot.
     """
 
     sessions: int = 0
     messages: int = 0
-    reunited: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
+    reconciled: int = 0
+    failed: dict[SessionName, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """What the deletion of a namespace did.
+
+    Attributes:
+        sessions: sessions that were there, and are gone, in Redis, on disk and from the trash.
+        answers: cached answers that are gone.
+        failed: sessions that could not be deleted, and why.
+    """
+
+    sessions: int = 0
+    answers: int = 0
+    failed: dict[SessionName, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Migrated:
-    """What became of the live sessions of lix-open-cache 0.1.0.
+    """What happened to the sessions of lix-open-cache 0.1.0 and of another ``redis_buckets``.
 
     Attributes:
         sessions: sessions that were moved whole, or would be.
@@ -62,7 +103,7 @@ class Migrated:
 
     sessions: int = 0
     messages: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[SessionName, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,7 +113,7 @@ class StoreStats:
     Attributes:
         server: ``redis`` or ``valkey``.
         server_version: its version.
-        server_memory_bytes: all the memory the server uses, for whomever.
+        server_memory_bytes: all the memory the server uses, for all clients.
         hot_sessions: sessions in Redis.
         hot_messages: messages in Redis.
         window_bytes: memory of the session windows.
@@ -81,7 +122,7 @@ class StoreStats:
         archive_bytes: their size.
         unreadable_files: files that do not even tell how many messages they hold.
         set_aside_files: damaged bytes that a repair put into files of their own.
-        pending_sessions: sessions written to while Redis was away and not yet put together.
+        pending_sessions: sessions written to while Redis was away and not yet reconciled.
         semantic_scopes: session and URL pairs with cached responses, of SemanticCacheRedis.
         answer_scopes: contexts with cached responses, of SemanticCache.
         url_embeddings: cached URL vectors.
@@ -110,7 +151,7 @@ class FileCheck:
 
     Attributes:
         file: its name in the archive folder.
-        session_id: whose it is.
+        session_id: whose it is; a key where the session has a namespace.
         version: 1 or 2; 0 if it is neither.
         frames: intact frames.
         turns: messages in them.
@@ -119,7 +160,7 @@ class FileCheck:
     """
 
     file: str
-    session_id: str
+    session_id: SessionName
     version: int
     frames: int
     turns: int

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from lix_cache.admin import files, flows, moving_over
+from lix_cache.admin import buckets, files, flows, moving_over, namespaces
 from lix_cache.admin.doctor import examine
-from lix_cache.admin.results import Check, Evicted, FileCheck, Migrated, SessionInfo, StoreStats
+from lix_cache.admin.infos import by_namespace, info_of, told_of
+from lix_cache.admin.listing import session_page
+from lix_cache.admin.progress import OnProgress, silent
+from lix_cache.admin.results import (
+    Check,
+    Deleted,
+    FileCheck,
+    Migrated,
+    Offloaded,
+    SessionInfo,
+    SessionPage,
+    StoreStats,
+)
 from lix_cache.archive.compaction import Compacted
 from lix_cache.arguments import config_of
+from lix_cache.compat.caches import SemanticCacheRedis
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.sync import SyncDriver
-from lix_cache.errors import ArchiveError, InvalidMessage, RedisCommandError
+from lix_cache.errors import ArchiveError, InvalidMessage, LixCacheError, RedisCommandError
 from lix_cache.hot.endpoint import endpoint_for
-from lix_cache.hot.old_keys import escape_pattern
-from lix_cache.messages.message import check_session_id
-from lix_cache.session import offload, reconcile, rounds, whole
+from lix_cache.messages.session_key import SessionName, in_namespace, shown, stored_id, stored_start
+from lix_cache.session import reconcile, rounds, whole
 from lix_cache.session.base import Session
+from lix_cache.session.layout import StoreDriver
+from lix_cache.session.offload import Moved, move_to_disk
 from lix_cache.session.store import open_store
 
 __all__ = ["StoreAdmin"]
 
-#: Trouble that is one session's own; trouble with Redis is everybody's.
+#: Trouble that is one session's own; trouble with Redis concerns all sessions.
 _OF_ONE_SESSION = (ArchiveError, InvalidMessage)
-
-OnProgress = Callable[[int, int], None]
-
-
-def _silent(done: int, total: int) -> None:
-    """Report progress to nobody."""
 
 
 class StoreAdmin:
@@ -51,61 +59,91 @@ class StoreAdmin:
     def __init__(self, config: CacheConfig | None = None) -> None:
         self.config = config_of(config)
         self._store = open_store(self.config)
-        self._drive = SyncDriver(self._store.endpoint, self._store.clock)
+        self._drive = StoreDriver(self._store, notes=False)
 
     # -- looking -------------------------------------------------------------------------
 
-    def sessions(self, limit: int | None = None) -> list[SessionInfo]:
+    def sessions(self, limit: int | None = None, *, namespace: str | None = None) -> list[SessionInfo]:
         """Return the sessions, hot and cold together, the last used first.
 
         Args:
             limit: how many at most; None for all.
+            namespace: those of this one alone; of all, and those without one, by default.
         """
+        start = None if namespace is None else stored_start(namespace)
         hot = self._drive(rounds.list_hot(self._store))
-        cold = {meta["session_id"]: meta for meta in self._store.archive.list_sessions()}
+        cold = {meta.session_id: meta for meta in self._store.cold.all_metadata()}
         old = self._drive(moving_over.old_sessions(self._store, self._names_left()))
-        last_use = {sid: meta["updated_at"] for sid, meta in cold.items()} | hot
+        last_use = {sid: meta.updated_at for sid, meta in cold.items()} | hot
         last_use |= {sid: max(left.last_use, last_use.get(sid, 0.0)) for sid, left in old.items()}
+        last_use = {sid: used for sid, used in last_use.items() if in_namespace(sid, start)}
         newest_first = sorted(last_use, key=lambda sid: (-last_use[sid], sid))[:limit]
         sizes = self._drive(flows.window_sizes(self._store, (sid for sid in newest_first if sid in hot)))
         infos = (
-            _info(sid, sizes.get(sid, (0, 0)), cold.get(sid, {}), last_use[sid], old.get(sid))
+            (sid, info_of(sid, sizes.get(sid, (0, 0)), cold.get(sid), last_use[sid], old.get(sid)))
             for sid in newest_first
         )
-        # A window whose life ended leaves its name in the index until the next round.
-        return [info for info in infos if info.hot_messages or info.session_id in cold]
+        # An expired window leaves its name in the index until the next round.
+        return [info for sid, info in infos if info.hot_messages or sid in cold]
 
-    def session(self, session_id: str) -> SessionInfo | None:
-        """Return one session, None if there is none of that name."""
-        check_session_id(session_id)
-        size = self._drive(flows.window_sizes(self._store, [session_id]))[session_id]
-        meta = self._store.archive.get_metadata(session_id)
-        left = self._drive(moving_over.old_sessions(self._store, [session_id])).get(session_id)
+    def session_page(
+        self, limit: int = 100, cursor: str | None = None, *, namespace: str | None = None
+    ) -> SessionPage:
+        """Return a page of the sessions, hot and cold together, the last used first.
+
+        A session that is used while you go from page to page moves to the front: it is on the first page
+        then, and on no later one. Sessions that lix-open-cache left are not listed here. Costs one round trip
+        for each bucket and two for what is on the page, and one listing of the archive.
+
+        Args:
+            limit: how many at most, 1,000 at most.
+            cursor: of the page before; None for the first.
+            namespace: those of this namespace alone.
+
+        Raises:
+            ConfigError: the limit makes no sense.
+            InvalidInput: that is no cursor.
+        """
+        return self._drive(session_page(self._store, limit, cursor, namespace))
+
+    def session(self, session_id: SessionName) -> SessionInfo | None:
+        """Return one session, or None if there is none."""
+        stored = stored_id(session_id)
+        size = self._drive(flows.window_sizes(self._store, [stored]))[stored]
+        meta = self._store.cold.metadata(stored)
+        left = self._drive(moving_over.old_sessions(self._store, [stored])).get(stored)
         if not size[0] and meta is None and left is None:
             return None
         keys = self._store.hot.keys
-        score = self._drive(flows.ask(("ZSCORE", keys.active(keys.bucket(session_id)), session_id)))
-        used = float(score) / 1000 if score else (meta or {}).get("updated_at", 0.0)
-        return _info(session_id, size, meta or {}, max(used, left.last_use if left else 0.0), left)
+        score = self._drive(flows.ask(("ZSCORE", keys.active(keys.bucket(stored)), stored)))
+        used = float(score) / 1000 if score else meta.updated_at if meta else 0.0
+        return info_of(stored, size, meta, max(used, left.last_use if left else 0.0), left)
 
-    def session_ids(self) -> list[str]:
-        """Return the ids of all sessions, hot and cold, sorted."""
+    def session_ids(self, *, namespace: str | None = None) -> list[SessionName]:
+        """Return the ids of all sessions, hot and cold, sorted.
+
+        Args:
+            namespace: those of this one alone; of all, after those without one, by default.
+        """
+        start = None if namespace is None else stored_start(namespace)
         hot = self._drive(rounds.list_hot(self._store))
-        cold = {meta["session_id"] for meta in self._store.archive.list_sessions()}
-        return sorted(hot.keys() | cold | set(self._names_left()))
+        cold = {meta.session_id for meta in self._store.cold.all_metadata()}
+        found = hot.keys() | cold | set(self._names_left())
+        return sorted((shown(one) for one in found if in_namespace(one, start)), key=by_namespace)
 
     def _names_left(self) -> list[str]:
-        """Return the sessions that lix-open-cache left and that nobody has used since."""
+        """Return the sessions that lix-open-cache left and that have not been used since."""
         return self._drive(moving_over.names_left(self._store))[0]
 
     def stats(self) -> StoreStats:
-        """Return the numbers of the whole store."""
+        """Return the totals of the store."""
         info = dict(self._drive(flows.ask(("INFO",))))
         hot = self._drive(rounds.list_hot(self._store))
         sizes = self._drive(flows.window_sizes(self._store, hot)).values()
         archive = self._store.archive
         names = files.session_files(archive)
-        metas = archive.list_sessions()
+        metas = list(archive.store.all_metadata())
+        keys = self._store.hot.keys
         is_valkey = "valkey_version" in info
         return StoreStats(
             server="valkey" if is_valkey else "redis",
@@ -115,65 +153,66 @@ class StoreAdmin:
             hot_messages=sum(messages for messages, _ in sizes),
             window_bytes=sum(size for _, size in sizes),
             archive_files=len(names),
-            archive_turns=sum(meta["num_turns"] for meta in metas),
-            archive_bytes=sum(meta["size_bytes"] for meta in metas),
+            archive_turns=sum(meta.num_turns for meta in metas),
+            archive_bytes=sum(meta.size_bytes for meta in metas),
             unreadable_files=len(files.unreadable(archive)),
             set_aside_files=len(files.set_aside(archive)),
             pending_sessions=len(archive.store.pending_sessions()),
-            semantic_scopes=self._count_keys(self.config.semantic_redis_db, ":{", "}:sem:v:"),
-            answer_scopes=self._count_keys(self.config.semantic_redis_db, ":{", "}:ans:h:"),
-            url_embeddings=self._count_keys(self.config.url_cache_redis_db, ":url:", ""),
+            semantic_scopes=self._count_keys(self.config.semantic_redis_db, keys.semantic_scope_pattern()),
+            answer_scopes=self._count_keys(self.config.semantic_redis_db, keys.answer_scope_pattern()),
+            url_embeddings=self._count_keys(self.config.url_cache_redis_db, keys.url_pattern()),
         )
 
-    def _count_keys(self, db: int, before: str, after: str) -> int:
-        """Count keys of this store: the prefix, then ``before``, anything, ``after``, anything."""
-        start = escape_pattern(self.config.redis_key_prefix + before)
-        pattern = f"{start}*{after}*" if after else f"{start}*"
-        return len(SyncDriver(endpoint_for(self.config, db), self._store.clock)(flows.find_keys(pattern)))
+    def _count_keys(self, db: int, pattern: str) -> int:
+        drive = SyncDriver(endpoint_for(self.config.redis, db), self._store.clock)
+        return len(drive(flows.find_keys(pattern)))
 
     # -- moving to disk ------------------------------------------------------------------
 
-    def evict(
+    def offload(
         self,
         idle_seconds: float | None = None,
         *,
-        session_ids: Iterable[str] | None = None,
-        on_progress: OnProgress = _silent,
-    ) -> Evicted:
-        """Move sessions to disk now, as the eviction thread would in time.
+        session_ids: Iterable[SessionName] | None = None,
+        namespace: str | None = None,
+        on_progress: OnProgress = silent,
+    ) -> Offloaded:
+        """Move sessions to disk now, as the evictor would in time.
 
         Args:
             idle_seconds: sessions idle for so long; 0 for all that are hot, the
                 configured time by default.
-            session_ids: these sessions instead, however busy they are.
-            on_progress: called with the sessions done and the sessions in all.
+            session_ids: these sessions instead, even busy ones.
+            namespace: of the idle sessions those of this namespace alone.
+            on_progress: called with the number of sessions done and of all sessions.
 
         Returns:
             What moved. One session's failure does not keep the others from moving.
         """
-        total, reunited = offload.Moved(), 0
+        total, reconciled = Moved(), 0
         if session_ids is not None:
-            chosen = [check_session_id(sid) for sid in session_ids]
+            chosen = [stored_id(sid) for sid in session_ids]
             self._take_over(self._drive(moving_over.old_sessions(self._store, chosen)), total)
         else:
-            reunited = self._reunite_pending(total)
+            start = None if namespace is None else stored_start(namespace)
+            reconciled = self._reconcile_pending(total, start)
             seconds = self.config.idle_seconds if idle_seconds is None else idle_seconds
             hot = self._drive(rounds.list_hot(self._store))
+            hot = {sid: used for sid, used in hot.items() if in_namespace(sid, start)}
             chosen = self._drive(flows.idle_sessions(hot, seconds))
         on_progress(0, len(chosen))
         for number, group in enumerate(flows.groups(chosen, rounds.SESSIONS_AT_ONCE)):
             self._move(group, total)
             on_progress(number * rounds.SESSIONS_AT_ONCE + len(group), len(chosen))
-        failed = {sid: f"{type(error).__name__}: {error}" for sid, error in total.failed.items()}
-        return Evicted(total.sessions, total.messages, reunited, failed)
+        return Offloaded(total.sessions, total.messages, reconciled, told_of(total.failed))
 
     def compact(
         self,
         idle_seconds: float | None = None,
         *,
-        session_ids: Iterable[str] | None = None,
+        session_ids: Iterable[SessionName] | None = None,
         dry_run: bool = False,
-        on_progress: OnProgress = _silent,
+        on_progress: OnProgress = silent,
     ) -> Compacted:
         """Merge the small frames of archived sessions into larger ones. Needs no Redis.
 
@@ -181,8 +220,8 @@ class StoreAdmin:
             idle_seconds: sessions last moved to disk so long ago; the time after which an idle
                 session is moved, by default.
             session_ids: these sessions alone.
-            dry_run: change nothing, and say what would be.
-            on_progress: called with the files done and the files in all.
+            dry_run: change nothing, and report what would change.
+            on_progress: called with the number of files done and of all files.
 
         Raises: as :meth:`ConversationArchive.compact`.
         """
@@ -195,17 +234,17 @@ class StoreAdmin:
 
     # -- moving over ---------------------------------------------------------------------
 
-    def migrate(self, *, dry_run: bool = False, on_progress: OnProgress = _silent) -> Migrated:
+    def migrate(self, *, dry_run: bool = False, on_progress: OnProgress = silent) -> Migrated:
         """Move the live sessions of lix-open-cache 0.1.0 to disk: every one under this prefix.
 
-        Each is moved by its first use anyway; this is for those that nobody uses before their
-        life in Redis ends. May be stopped, repeated, and run beside processes of both packages.
+        Each is moved by its first use anyway; this is for those not used before their
+        copy in Redis expires. May be stopped, repeated, and run beside processes of both packages.
 
         Args:
             dry_run: change nothing, and count what would move at most: the entries of the old
                 lists. Of messages of one millisecond the old package kept the last, some have
                 ended, and some are in the archive already.
-            on_progress: called with the sessions done and the sessions in all.
+            on_progress: called with the number of sessions done and of all sessions.
 
         Returns:
             What moved. One session's failure does not keep the others from moving.
@@ -221,11 +260,30 @@ class StoreAdmin:
                 messages += self._drive(reconcile.take_over(self._session(session_id)))
                 moved += 1
             except (*_OF_ONE_SESSION, RedisCommandError) as error:
-                failed[session_id] = f"{type(error).__name__}: {error}"
+                failed[shown(session_id)] = f"{type(error).__name__}: {error}"
         on_progress(len(sessions), len(sessions))
         return Migrated(moved, messages, failed)
 
-    def _take_over(self, left: Iterable[str], total: offload.Moved) -> None:
+    def migrate_buckets(self, *, dry_run: bool = False) -> Migrated:
+        """Go over to ``redis_buckets``: move the windows of all other buckets to disk, and note the number.
+
+        Stop the processes of the other number before. Those that run on stop with a LayoutMismatch at the
+        next round of their daemon, and what they added until then waits for the next call. May be
+        stopped and repeated.
+
+        Args:
+            dry_run: change nothing, and count what would move.
+
+        Returns:
+            What moved. Where a session could not be moved, the old number stays noted.
+        """
+        drive, store = self._drive.unchecked, self._store
+        if dry_run:
+            sizes = [drive(buckets.size(store, one)) for one in drive(buckets.strays(store))]
+            return Migrated(len(sizes), sum(sizes))
+        return drive(buckets.migrate(store))
+
+    def _take_over(self, left: Iterable[str], total: Moved) -> None:
         for session_id in left:
             try:
                 total.messages += self._drive(reconcile.take_over(self._session(session_id)))
@@ -234,22 +292,22 @@ class StoreAdmin:
 
     # -- the trash -------------------------------------------------------------------------
 
-    def trashed(self) -> list[dict[str, Any]]:
+    def trashed(self, *, namespace: str | None = None) -> list[dict[str, Any]]:
         """Return what has expired and can be taken back, as :meth:`ConversationArchive.trashed`."""
-        return self._store.archive.trashed()
+        return self._store.archive.trashed(namespace)
 
-    def restore(self, session_id: str) -> bool:
+    def restore(self, session_id: SessionName) -> bool:
         """Take a session back from the trash, as :meth:`ConversationArchive.restore`. Needs no Redis."""
         return self._store.archive.restore(session_id)
 
-    def _move(self, group: list[str], total: offload.Moved) -> None:
-        moved = self._drive(offload.move_to_disk(self._store, dict.fromkeys(group, 0)))
+    def _move(self, group: list[str], total: Moved) -> None:
+        moved = self._drive(move_to_disk(self._store, dict.fromkeys(group, 0)))
         total.messages += moved.messages
         if not moved.busy:
             total.sessions += moved.sessions
             total.failed.update(moved.failed)
             return
-        # Somebody held a lock. The daemon would come back to it; we were asked for now.
+        # Another process held a lock. The daemon would come back to it; we were asked for now.
         for session_id in group:
             try:
                 total.messages += self._drive(whole.flush(self._session(session_id)))
@@ -257,18 +315,57 @@ class StoreAdmin:
             except _OF_ONE_SESSION as error:
                 total.failed[session_id] = error
 
-    def _reunite_pending(self, total: offload.Moved) -> int:
-        reunited = 0
-        for session_id in self._store.archive.store.pending_sessions():
+    def _reconcile_pending(self, total: Moved, start: str | None) -> int:
+        reconciled = 0
+        for session_id in self._store.cold.pending_sessions():
+            if not in_namespace(session_id, start):
+                continue
             try:
                 self._drive(reconcile.reconcile(self._session(session_id)))
-                reunited += 1
+                reconciled += 1
             except _OF_ONE_SESSION as error:
                 total.failed[session_id] = error
-        return reunited
+        return reconciled
 
     def _session(self, session_id: str) -> Session:
         return Session(self._store, session_id, self.config.hot_window_size)
+
+    # -- deleting ------------------------------------------------------------------------
+
+    def delete_namespace(self, namespace: str, *, on_progress: OnProgress = silent) -> Deleted:
+        """Delete all sessions of a namespace, from Redis, disk and trash, and what was cached for them.
+
+        Dropped are the answers of every SemanticCache whose context says this ``namespace``. Stop what uses
+        the namespace before: a session that is used meanwhile may begin anew. May be stopped
+        and repeated. Responses that SemanticCacheRedis holds for sessions without a message end with
+        their own life. A damaged file whose name is a digest says nothing of its owner: it stays, and
+        :meth:`unreadable_files` names it.
+
+        Args:
+            namespace: whose sessions.
+            on_progress: called with the sessions done and the sessions in all.
+
+        Returns:
+            What was deleted. One session's failure does not keep the others from being deleted.
+
+        Raises:
+            InvalidSessionId: no namespace.
+        """
+        from lix_cache.semantic.cache import SemanticCache
+
+        chosen = self._drive(namespaces.all_of(self._store, stored_start(namespace)))
+        deleted, failed = 0, dict[str, LixCacheError]()
+        for number, session_id in enumerate(chosen):
+            on_progress(number, len(chosen))
+            # Before the messages: without them nothing leads here when it is repeated.
+            SemanticCacheRedis(shown(session_id), self.config).clear_session()
+            try:
+                deleted += self._drive(whole.delete(self._session(session_id)))
+            except _OF_ONE_SESSION as error:
+                failed[session_id] = error
+        on_progress(len(chosen), len(chosen))
+        answers = SemanticCache(None, self.config, context={"namespace": namespace}).invalidate(context={})
+        return Deleted(deleted, answers, told_of(failed))
 
     # -- checking ------------------------------------------------------------------------
 
@@ -284,7 +381,7 @@ class StoreAdmin:
         """Return the names of the files that no session is listed for, because of their damage."""
         return files.unreadable(self._store.archive)
 
-    def verify(self, session_id: str | None = None) -> Iterator[FileCheck]:
+    def verify(self, session_id: SessionName | None = None) -> Iterator[FileCheck]:
         """Check every byte of every archive file, or of one session's. Needs no Redis.
 
         Changes nothing. Damage is no error here: the results say it. Nothing is yielded
@@ -292,26 +389,9 @@ class StoreAdmin:
         """
         if session_id is None:
             return files.check_files(self._store.archive, self.archive_files())
-        name = files.file_of(self._store.archive, check_session_id(session_id))
+        name = files.file_of(self._store.archive, stored_id(session_id))
         return files.check_files(self._store.archive, [] if name is None else [name])
 
     def doctor(self) -> list[Check]:
         """Look at everything that could lose or refuse a message. Raises nothing for what it finds."""
-        return examine(self._store)
-
-
-def _info(
-    session_id: str,
-    size: tuple[int, int],
-    meta: dict[str, Any],
-    last_use: float,
-    left: moving_over.Left | None,
-) -> SessionInfo:
-    return SessionInfo(
-        session_id=session_id,
-        hot_messages=size[0] + (left.messages if left else 0),
-        cold_messages=meta.get("num_turns", 0),
-        last_use=last_use,
-        redis_bytes=size[1],
-        disk_bytes=meta.get("size_bytes", 0),
-    )
+        return examine(self._store, self.config)

@@ -5,31 +5,34 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.archive import search
 from lix_cache.archive.compaction import Compacted
 from lix_cache.archive.expiry import DAY, Now
 from lix_cache.archive.index import MAX_DECODED
-from lix_cache.archive.names import SUFFIX, session_id_of_stem
+from lix_cache.archive.names import SUFFIX
 from lix_cache.archive.store import ArchiveStore
-from lix_cache.archive.verify import Report, verify_bytes
+from lix_cache.archive.verify import Report, verify_bytes, verify_file
 from lix_cache.checks import check_count, check_path, check_seconds
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import check_setting
-from lix_cache.errors import ArchiveCorrupt, ArchiveError, MissingExtra, MissingTable
-from lix_cache.messages.message import Message, check_session_id
+from lix_cache.errors import ArchiveCorrupt, ArchiveError, MissingDictionary, MissingExtra
+from lix_cache.messages.message import Message
+from lix_cache.messages.session_key import SessionName, in_namespace, shown, stored_id, stored_start
 from lix_cache.messages.turn import ZERO_ID, from_turn, to_turn
 from lix_cache.storage.files import Files
 
 if TYPE_CHECKING:
+    from lix_cache.archive.facts import SessionMetadata, TrashedSession
     from lix_cache.vectors import VectorLike
 
 __all__ = ["ConversationArchive"]
 
-#: A session nobody has appended to for so long has gone cold.
+#: A session without an append for so long has gone cold.
 IDLE_SECONDS = 7200.0
-#: How long what has expired can be taken back: time to notice a clock that was wrong.
+#: How long expired sessions can be restored: time to notice a wrong clock.
 TRASH_DAYS = 7.0
 #: What a frame may decode to, by the format.
 MAX_FRAME_MB = MAX_DECODED >> 20
@@ -39,23 +42,23 @@ class ConversationArchive:
     """Conversations in compressed, append-only files, one per session. Needs no Redis.
 
     Safe to use from any number of threads and processes on one folder. An append
-    returns when the turns are on disk; its cost does not depend on what is there (but
+    returns when the turns are on disk; its cost does not depend on the length of the file (but
     for 6 bytes of each message that Redis may hold as well: docs/archive-format.md).
 
     Args:
         archive_dir: folder of the files; made at the first append.
-        session_ttl_days: age, counted from a session's last sign of life, after which
+        session_ttl_days: age since a session's last sign of life, after which
             :meth:`cleanup_expired` moves it to the trash.
         codec: ``huffman``, ``deflate``, ``lz4`` (extra), ``zstd`` (extra) or ``stored``.
-        table: a phrase table of your own for ``huffman`` (``lix-cache codec train`` makes one).
+        dictionary: a dictionary of your own for ``huffman`` (``lix-cache codec train`` makes one).
             Files written with it are read only where it is known.
         on_damage: ``recover`` returns what is intact, counts the rest in
             ``store.counters`` and logs it; ``raise`` raises ArchiveCorrupt.
         lock_timeout_seconds: how long to wait for another writer of the session.
-        trash_days: how long what has expired stays in the trash, from where :meth:`restore`
-            takes it back; 0 removes it at once.
+        trash_days: how long expired sessions stay in the trash, from which :meth:`restore`
+            brings them back; 0 removes them at once.
         max_frame_mb: a frame that decodes to more is not read (ArchiveTooLarge): lower it for
-            files from strangers.
+            files from untrusted sources.
         clock: where the time comes from.
         files: the file system.
 
@@ -63,7 +66,7 @@ class ConversationArchive:
         store: the files behind it; not part of the stable surface.
 
     Raises:
-        ConfigError: an argument makes no sense.
+        ConfigError: an argument is invalid.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class ConversationArchive:
         session_ttl_days: float = 30,
         *,
         codec: str = "huffman",
-        table: str | os.PathLike[str] | None = None,
+        dictionary: str | os.PathLike[str] | None = None,
         on_damage: str = "recover",
         lock_timeout_seconds: float = 30,
         trash_days: float = TRASH_DAYS,
@@ -91,7 +94,7 @@ class ConversationArchive:
         self.store = ArchiveStore(
             self.archive_dir,
             codec=codec,
-            table=None if table is None else check_path("table", table),
+            dictionary=None if dictionary is None else check_path("dictionary", dictionary),
             on_damage=on_damage,
             lock_timeout_seconds=lock_timeout_seconds,
             max_frame_bytes=max_frame_mb << 20,
@@ -99,11 +102,11 @@ class ConversationArchive:
             files=files,
         )
 
-    def append_turn(self, session_id: str, turn: Message) -> bool:
+    def append_turn(self, session_id: SessionName, turn: Message) -> bool:
         """Append one turn; it is on disk when this returns.
 
         Args:
-            session_id: any non-empty text.
+            session_id: any non-empty text, or a :class:`~lix_cache.SessionKey`.
             turn: a dict of JSON values; an ``"embedding"`` of numbers is kept as a
                 binary vector.
 
@@ -117,30 +120,30 @@ class ConversationArchive:
         """
         return self.append_turns(session_id, [turn])
 
-    def append_turns(self, session_id: str, turns: Sequence[Message]) -> bool:
+    def append_turns(self, session_id: SessionName, turns: Sequence[Message]) -> bool:
         """Append turns as one frame: after a crash all of them are there, or none.
 
         Raises: as :meth:`append_turn`.
         """
-        check_session_id(session_id)
+        stored = stored_id(session_id)
         # Checked before the lock is taken, and before anything is written.
         checked = [to_turn(turn, ZERO_ID) for turn in turns]
         if checked:
-            with self.store.lock(session_id):
-                self.store.append_locked(session_id, self.store.number_locked(session_id, checked))
+            with self.store.lock(stored):
+                self.store.append_locked(stored, self.store.number_locked(stored, checked))
         return True
 
-    def load_all(self, session_id: str) -> list[Message] | None:
+    def load_all(self, session_id: SessionName) -> list[Message] | None:
         """Return every turn, oldest first; None if there is no such session.
 
         Raises:
             ArchiveCorrupt: damaged beyond recovery, or damaged at all and
                 ``on_damage="raise"``.
         """
-        found = self.store.contents(check_session_id(session_id))
+        found = self.store.contents(stored_id(session_id))
         return None if found is None else [from_turn(turn) for turn in found.turns]
 
-    def load_recent(self, session_id: str, n: int) -> list[Message]:
+    def load_recent(self, session_id: SessionName, n: int) -> list[Message]:
         """Return the last ``n`` turns, oldest first, reading no more than their frames.
 
         Raises:
@@ -148,9 +151,9 @@ class ConversationArchive:
             ArchiveCorrupt: as :meth:`load_all`.
         """
         count = check_count("n", n)
-        return [from_turn(turn) for turn in self.store.recent(check_session_id(session_id), count)]
+        return [from_turn(turn) for turn in self.store.recent(stored_id(session_id), count)]
 
-    def search_by_text(self, session_id: str, query: str, top_k: int = 5) -> list[Message]:
+    def search_by_text(self, session_id: SessionName, query: str, top_k: int = 5) -> list[Message]:
         """Return the turns that share most words with the query, best first.
 
         Turns that share none are left out. Scripts without spaces are compared
@@ -162,11 +165,11 @@ class ConversationArchive:
             ArchiveCorrupt: as :meth:`load_all`.
         """
         words, count = search.check_query(query), check_count("top_k", top_k)
-        turns = self.store.turns(check_session_id(session_id))
+        turns = self.store.turns(stored_id(session_id))
         return [from_turn(turn) for turn in search.by_text(turns, words, count)]
 
     def search_by_embedding(
-        self, session_id: str, query_embedding: VectorLike, top_k: int = 5
+        self, session_id: SessionName, query_embedding: VectorLike, top_k: int = 5
     ) -> list[Message]:
         """Return the turns whose embedding is nearest by cosine, best first.
 
@@ -182,32 +185,33 @@ class ConversationArchive:
             ArchiveCorrupt: as :meth:`load_all`.
         """
         count = check_count("top_k", top_k)
-        turns = self.store.turns(check_session_id(session_id))
+        turns = self.store.turns(stored_id(session_id))
         return [from_turn(turn) for turn in search.by_vector(turns, query_embedding, count)]
 
-    def delete_session(self, session_id: str) -> bool:
+    def delete_session(self, session_id: SessionName) -> bool:
         """Remove a session from disk for good, from the trash as well; False if there was none."""
-        check_session_id(session_id)
-        with self.store.lock(session_id):
-            return self.store.delete_locked(session_id)
+        stored = stored_id(session_id)
+        with self.store.lock(stored):
+            return self.store.delete_locked(stored)
 
-    def session_exists(self, session_id: str) -> bool:
+    def session_exists(self, session_id: SessionName) -> bool:
         """Whether there is a file of that session."""
-        return self.store.exists(check_session_id(session_id))
+        return self.store.exists(stored_id(session_id))
 
-    def get_metadata(self, session_id: str) -> dict[str, Any] | None:
-        """Return what two small reads can tell, or None if there is no such session.
+    def get_metadata(self, session_id: SessionName) -> dict[str, Any] | None:
+        """Return the metadata, in two small reads; None if there is no such session.
 
         Returns:
-            ``session_id``, ``created_at`` and ``updated_at`` (Unix seconds), ``num_turns``,
-            ``size_bytes``.
+            ``session_id`` (a :class:`~lix_cache.SessionKey` where it has a namespace),
+            ``created_at`` and ``updated_at`` (Unix seconds), ``num_turns``, ``size_bytes``.
 
         Raises:
-            ArchiveCorrupt: nothing in the file makes sense.
+            ArchiveCorrupt: nothing in the file is intact.
         """
-        return self.store.metadata(check_session_id(session_id))
+        found = self.store.metadata(stored_id(session_id))
+        return None if found is None else _for_users(found)
 
-    def cleanup_expired(self, keep: Callable[[str], bool] | None = None) -> int:
+    def cleanup_expired(self, keep: Callable[[SessionName], bool] | None = None) -> int:
         """Move every session without a sign of life for ``session_ttl_days`` to the trash.
 
         Signs of life are its last append, its largest id and the time of its file, and the time
@@ -225,80 +229,69 @@ class ConversationArchive:
         """
         now = self.store.now()
         moved = 0
-        for session_id in self.expired_sessions(now):
+        for session_id in self.store.expired_sessions(self._life, now):
             try:
                 lock = self.store.try_lock(session_id)
                 if lock is None:
                     continue
                 with lock:
-                    if not (keep and keep(session_id)):
-                        moved += self.expire_locked(session_id, now)
+                    if not (keep and keep(shown(session_id))):
+                        moved += self.store.expire_locked(
+                            session_id, self._life, now, to_trash=self.trash_days > 0
+                        )
             except ArchiveError as error:
                 self.store.note_not_expired(session_id, error)
         self.store.empty_trash(now, self.trash_days)
         return moved
 
-    def expired_sessions(self, now: Now | None = None) -> list[str]:
+    def expired_sessions(self, now: Now | None = None) -> list[SessionName]:
         """Return the sessions that have given no sign of life for ``session_ttl_days``."""
-        now = now or self.store.now()
-        cutoff = now.earliest - self._life
-        old = [meta["session_id"] for meta in self.store.all_metadata() if meta["updated_at"] < cutoff]
-        return [session_id for session_id in old if self._is_expired(session_id, now, locked=False)]
+        return [shown(one) for one in self.store.expired_sessions(self._life, now or self.store.now())]
 
-    def _is_expired(self, session_id: str, now: Now, *, locked: bool) -> bool:
-        try:
-            return self.store.is_expired(session_id, self._life, now, locked=locked)
-        except ArchiveError as error:
-            self.store.note_not_expired(session_id, error)
-            return False
-
-    def expire_locked(self, session_id: str, now: Now) -> bool:
-        """Move a session to the trash if, looked at under its lock, it is still expired."""
-        if not self._is_expired(session_id, now, locked=True):
-            return False
-        if self.trash_days:
-            return self.store.trash_locked(session_id, now)
-        return self.store.delete_locked(session_id)
-
-    def trashed(self) -> list[dict[str, Any]]:
+    def trashed(self, namespace: str | None = None) -> list[dict[str, Any]]:
         """Return what is in the trash, the latest first.
+
+        Args:
+            namespace: as :meth:`list_sessions`.
 
         Returns:
             ``session_id``, ``trashed_at`` (Unix seconds) and ``size_bytes`` of each.
         """
-        return sorted(self.store.trashed(), key=lambda one: -one["trashed_at"])
+        start = None if namespace is None else stored_start(namespace)
+        found = [one for one in self.store.trashed() if in_namespace(one.session_id, start)]
+        return [_for_users(one) for one in sorted(found, key=lambda one: -one.trashed_at)]
 
-    def restore(self, session_id: str) -> bool:
-        """Take a session back from the trash; False if it is not there.
+    def restore(self, session_id: SessionName) -> bool:
+        """Restore a session from the trash; False if it is not there.
 
-        Its life begins anew. If it has been written to since, both are put together by id.
+        Its time to live starts over. If it has been written to since, both are merged by id.
 
         Raises:
             ArchiveCorrupt: nothing in it is intact; it stays in the trash.
         """
-        check_session_id(session_id)
-        with self.store.lock(session_id):
-            return self.store.restore_locked(session_id)
+        stored = stored_id(session_id)
+        with self.store.lock(stored):
+            return self.store.restore_locked(stored)
 
     def compact(
         self,
-        session_ids: Iterable[str] | None = None,
+        session_ids: Iterable[SessionName] | None = None,
         *,
         idle_seconds: float = IDLE_SECONDS,
         dry_run: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Compacted:
-        """Merge the small frames of sessions that have gone cold into larger ones.
+        """Merge the small frames of sessions that are idle into larger ones.
 
         Every message stays, under its id; a stop at any moment leaves a file as it was
         or as it should be. Damaged bytes are set aside, as the next append would do.
 
         Args:
             session_ids: these sessions; all by default.
-            idle_seconds: sessions last appended to less long ago, and those that somebody is
+            idle_seconds: sessions last appended to less long ago, and those that a process is
                 writing to, are left alone.
-            dry_run: change nothing, and say what would be.
-            on_progress: called with the files done and the files in all.
+            dry_run: change nothing, and report what would change.
+            on_progress: called with the number of files done and of all files.
 
         Returns:
             How many files, frames and bytes there were, and are.
@@ -309,18 +302,18 @@ class ConversationArchive:
         .. versionadded:: 1.0.0
         """
         if session_ids is None:
-            chosen = [meta["session_id"] for meta in self.store.all_metadata()]
+            chosen = [meta.session_id for meta in self.store.all_metadata()]
         else:
-            chosen = [check_session_id(session_id) for session_id in session_ids]
+            chosen = [stored_id(session_id) for session_id in session_ids]
         total = Counter[str]()
-        failed: dict[str, str] = {}
+        failed: dict[SessionName, str] = {}
         for number, session_id in enumerate(chosen):
             if on_progress:
                 on_progress(number, len(chosen))
             try:
                 total.update(self._compact(session_id, idle_seconds, dry_run))
-            except (ArchiveCorrupt, MissingExtra, MissingTable) as error:
-                failed[session_id] = f"{type(error).__name__}: {error}"
+            except (ArchiveCorrupt, MissingExtra, MissingDictionary) as error:
+                failed[shown(session_id)] = f"{type(error).__name__}: {error}"
         if on_progress:
             on_progress(len(chosen), len(chosen))
         return Compacted(files=len(chosen), failed=failed, **total)
@@ -330,42 +323,76 @@ class ConversationArchive:
         if lock is None:
             return {"active": 1}
         with lock:
-            found, idle, size = self.store.compact_locked(
-                session_id, idle_seconds=idle_seconds, dry_run=dry_run
-            )
-        if found is None:
-            return {} if idle else {"active": 1}
+            done = self.store.compact_locked(session_id, idle_seconds=idle_seconds, dry_run=dry_run)
         return {
-            "compacted": 1,
-            "frames_before": found.frames_before,
-            "frames_after": found.frames_after,
-            "bytes_before": size,
-            "bytes_after": len(found.data),
+            "active": done.is_active,
+            "compacted": done.is_changed,
+            "frames_before": done.frames_before,
+            "frames_after": done.frames_after,
+            "bytes_before": done.bytes_before,
+            "bytes_after": done.bytes_after,
         }
+
+    def on_change(self, hook: Callable[[frozenset[SessionName]], None]) -> Callable[[], None]:
+        """Have a hook told of the sessions that this process changes in the archive.
+
+        For what follows the archive, a search index for one. The hook is called in a thread of its own,
+        after what it hears of is durable; its errors are counted (``store.changes.counters``), logged, and
+        lose nothing. It hears of its own process alone, and of nothing after a crash: compare
+        :meth:`stamps` at the start and from time to time.
+
+        Args:
+            hook: called with a frozenset of session ids; with an empty one where there were too
+                many to remember, so that it is time to compare the stamps.
+
+        Returns:
+            A function that ends it.
+
+        .. versionadded:: 1.0.0
+        """
+        return self.store.changes.follow(lambda changed: hook(frozenset(map(shown, changed))))
+
+    def stamps(self) -> dict[SessionName, str]:
+        """Return for each session a stamp that is another after each change of it. One listing.
+
+        Keep the stamp beside what you made of a session; take it before you read the session.
+
+        .. versionadded:: 1.0.0
+        """
+        return {shown(one.session_id): one.stamp for one in self.store.stamps()}
 
     @property
     def _life(self) -> float:
         return self.session_ttl_days * DAY
 
-    def list_sessions(self) -> list[dict[str, Any]]:
+    def list_sessions(self, namespace: str | None = None) -> list[dict[str, Any]]:
         """Return the metadata of every session, as :meth:`get_metadata`, in no particular order.
 
         A file of which nothing can be read is logged, counted and left out;
         :meth:`verify_all` says more.
-        """
-        return list(self.store.all_metadata())
 
-    def verify(self, session_id: str) -> Report | None:
+        Args:
+            namespace: the sessions of this one alone; of all, and those without one, by default.
+        """
+        start = None if namespace is None else stored_start(namespace)
+        return [_for_users(one) for one in self.store.all_metadata() if in_namespace(one.session_id, start)]
+
+    def verify(self, session_id: SessionName) -> Report | None:
         """Check every byte of a session's file; None if there is no such session.
 
         Reads everything, changes nothing, raises nothing for damage: the report says it.
         """
-        data = self.store.raw(check_session_id(session_id))
-        return None if data is None else verify_bytes(data, session_id)
+        stored = stored_id(session_id)
+        data = self.store.raw(stored)
+        return None if data is None else verify_bytes(data, stored)
 
     def verify_all(self) -> Iterator[Report]:
         """Yield the report of every file in the folder, by file name."""
         for name in sorted(self.store.session_files()):
             data = self.store.raw_file(name)
             if data is not None:
-                yield verify_bytes(data, session_id_of_stem(name[: -len(SUFFIX)]), check_owner=False)
+                yield verify_file(data, name[: -len(SUFFIX)])[1]
+
+
+def _for_users(found: SessionMetadata | TrashedSession) -> dict[str, Any]:
+    return {**asdict(found), "session_id": shown(found.session_id)}

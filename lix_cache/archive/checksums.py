@@ -1,7 +1,7 @@
 """The CRC-32 of any part of some bytes, each of which is looked at only a few times for all of them.
 
 In a damaged file a frame may seem to begin at very many places, each with a length of its own that
-reaches far. To look at all of its bytes for each would be quadratic, and whoever can write a file
+reaches far. To look at all of its bytes for each would be quadratic, and an attacker who can write a file
 could make a reader work for minutes.
 
 CRC-32 is a remainder of polynomials over GF(2): that of a part follows from those of the whole up to

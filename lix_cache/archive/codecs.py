@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.checks import given
-from lix_cache.errors import CodecError, ConfigError, MissingExtra, MissingTable
+from lix_cache.errors import CodecError, ConfigError, MissingDictionary, MissingExtra
 from lix_cache.huffman_codec import HuffmanCodec, _backend
-from lix_cache.huffman_codec._phrase_table import PhraseTable
+from lix_cache.huffman_codec._dictionary import Dictionary
 from lix_cache.huffman_codec._registry import SHIPPED
-from lix_cache.huffman_codec._v2 import declared_size, table_number
+from lix_cache.huffman_codec._v2 import declared_size, dictionary_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,34 +55,34 @@ def _encode_hcv1(data: bytes) -> bytes:
     return HuffmanCodec.encode(data, format=1)
 
 
-#: Files of phrase tables that do not ship, by the number that streams carry. A table is known by
-#: its contents, so whoever made it known, a stream that names it means this one.
-_tables: dict[bytes, str] = {}
+#: Files of dictionaries that do not ship, by the number that streams carry. A dictionary is known by
+#: its contents: whatever code made it known, a stream that names it means this one.
+_dictionaries: dict[bytes, str] = {}
 
 
-def _use_table(path: str) -> str:
+def _use_dictionary(path: str) -> str:
     try:
-        table = PhraseTable.load(path)
+        dictionary = Dictionary.load(path)
     except OSError as error:
-        raise ConfigError(f"archive_table {path!r} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"archive_dictionary {path!r} cannot be read: {error.strerror}") from None
     except CodecError as error:
-        raise ConfigError(f"archive_table: {error}") from None
-    _tables[table.number] = path
+        raise ConfigError(f"archive_dictionary: {error}") from None
+    _dictionaries[dictionary.number] = path
     return path
 
 
 def _decode_huffman(data: bytes, raw_length: int) -> bytes:
     path = None
-    number = table_number(data)
+    number = dictionary_number(data)
     if number is not None:
-        path = _tables.get(number)
+        path = _dictionaries.get(number)
         if path is None and number.hex() not in {shipped.number for shipped in SHIPPED.values()}:
-            raise MissingTable(number.hex())
+            raise MissingDictionary(number.hex())
     # The stream's own idea of its length, before room is made for it.
     declared = declared_size(data)
     if declared != raw_length:
         raise CodecError(f"Huffman section says it holds {declared} bytes, not {raw_length}")
-    return _of_length(HuffmanCodec.decode(data, table=path), raw_length, "Huffman section")
+    return _of_length(HuffmanCodec.decode(data, dictionary=path), raw_length, "Huffman section")
 
 
 def _lz4(purpose: str) -> Any:
@@ -199,12 +199,12 @@ def codec_by_id(codec_id: int) -> Codec:
 #: Shorter sections are stored: what a codec needs for its own head is more than it could save.
 _SHORTEST = 16
 #: Looking for copies takes the C kernel 0.1 ms for each kB, ten times as long as phrases alone, and
-#: Python much longer. An append, which the eviction daemon makes a thousand of in a second, looks
+#: Python much longer. An append, which the evictor makes a thousand of in a second, looks
 #: where it takes no time to speak of, and where there is much to be found: deflate, which is quick,
 #: says so. Ordinary talk has 3 to 9% to win, and compact() wins it.
 _COPIES_UPTO = 512
 _REPEATS_BELOW = 0.35
-#: And nobody looks for copies in what is larger.
+#: And copies are not looked for in what is larger.
 _COPIES_AT_MOST = 1 << 20
 
 
@@ -215,17 +215,17 @@ class Packer:
         name: in the configuration.
     """
 
-    __slots__ = ("_codec", "_patient", "_table", "name")
+    __slots__ = ("_codec", "_dictionary", "_patient", "name")
 
-    def __init__(self, codec: Codec, table: str | None, *, patient: bool = False) -> None:
+    def __init__(self, codec: Codec, dictionary: str | None, *, patient: bool = False) -> None:
         self.name = codec.name
         self._codec = codec
-        self._table = table
+        self._dictionary = dictionary
         self._patient = patient
 
     def patient(self) -> Packer:
-        """Return the packer for whoever has time: it looks for copies everywhere."""
-        return Packer(self._codec, self._table, patient=True)
+        """Return the packer for callers with time: it looks for copies everywhere."""
+        return Packer(self._codec, self._dictionary, patient=True)
 
     def pack(self, raw: bytes) -> tuple[int, bytes]:
         """Return (codec id, stored bytes) of a section."""
@@ -242,20 +242,20 @@ class Packer:
         if size > _COPIES_UPTO:
             deflated = DEFLATE.encode(raw)
             copies = copies and (self._patient or len(deflated) < _REPEATS_BELOW * size)
-        stored = HuffmanCodec.encode(raw, table=self._table, thorough=copies)
+        stored = HuffmanCodec.encode(raw, dictionary=self._dictionary, level=2 if copies else 1)
         return (DEFLATE.id, deflated) if len(deflated) < len(stored) else (HUFFMAN.id, stored)
 
 
-def packer(name: str, table: str | os.PathLike[str] | None = None) -> Packer:
+def packer(name: str, dictionary: str | os.PathLike[str] | None = None) -> Packer:
     """Return the packer of a configured codec.
 
     Args:
         name: ``huffman``, ``lz4``, ``zstd``, ``deflate``, ``hcv1`` or ``stored``.
-        table: a phrase table's file for ``huffman``, instead of the one that ships; it is also
+        dictionary: a dictionary's file for ``huffman``, instead of the one that ships; it is also
             known from now on to whatever reads an archive in this process.
 
     Raises:
-        ConfigError: there is no such codec, or the table cannot be used.
+        ConfigError: there is no such codec, or the dictionary cannot be used.
         MissingExtra: the codec's package is not installed.
     """
     codec = _BY_NAME.get(name)
@@ -264,4 +264,4 @@ def packer(name: str, table: str | os.PathLike[str] | None = None) -> Packer:
     if codec in (LZ4, ZSTD):
         # Now, and not when the first messages are to move to disk.
         codec.encode(b"")
-    return Packer(codec, None if table is None else _use_table(os.fspath(table)))
+    return Packer(codec, None if dictionary is None else _use_dictionary(os.fspath(dictionary)))

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from lix_cache.archive import times
+from lix_cache.archive.index import COLUMN_SECTION, VECTOR_SECTION, WORD_SECTION
 from lix_cache.errors import CodecError
 from lix_cache.messages.message import MAX_DEPTH, check_json, decode_json, encode_json
 from lix_cache.messages.turn import LARGEST_MS, NONCE_BYTES, MessageId, Turn, is_id_time
 from lix_cache.storage.varints import Reader, put_varint
 from lix_cache.vectors import Vector
 
-__all__ = [
-    "EXTRAS",
-    "NONCE",
-    "NO_METADATA",
-    "ROLE",
-    "ROLES",
-    "TEXT",
-    "TIME",
-    "TIME_ID",
-    "VECTOR",
-    "Shape",
-    "TurnColumns",
-    "assemble",
-    "check_ids",
-    "decode_turns",
-    "encode_turns",
-]
+__all__ = ["check_ids", "decode_turns", "encode_turns"]
 
 ROLES = ("user", "assistant", "system", "tool", "function", "developer")
 ROLE, TEXT, TIME_ID, TIME, NO_METADATA, EXTRAS, VECTOR, NONCE = (1 << i for i in range(8))
@@ -159,74 +144,39 @@ def _put_ids(columns: bytearray, turns: Sequence[Turn]) -> None:
 # -- reading -------------------------------------------------------------------------------
 
 
-class TurnColumns:
-    """What a frame's columns say of its turns; :func:`assemble` puts them together.
-
-    Attributes:
-        shapes: of each turn.
-        ids: of each turn.
-        moments: explicit timestamps, in the order of the turns that have one.
-        lengths: bytes of each turn's text and extras, in that order, of those that have them.
-        forms: kind and dimension of each vector.
-        nonces: of the turns that have one.
-    """
-
-    __slots__ = ("forms", "ids", "lengths", "moments", "nonces", "shapes")
-
-    def __init__(
-        self,
-        shapes: Sequence[Shape],
-        ids: Sequence[MessageId],
-        moments: Iterable[float],
-        lengths: Iterable[int],
-        reader: Reader,
-    ) -> None:
-        self.shapes, self.ids, self.moments, self.lengths = shapes, ids, moments, lengths
-        self.forms = [(reader.take(1)[0], reader.varint()) for flags, _ in shapes if flags & VECTOR]
-        self.nonces = [reader.take(NONCE_BYTES) for flags, _ in shapes if flags & NONCE]
-        if not reader.at_end:
-            raise CodecError("bytes are left over in the columns")
-
-
 def decode_turns(sections: Mapping[int, bytes], first: MessageId, count: int) -> list[Turn]:
     """Return the ``count`` turns of a frame whose first id is ``first``.
 
     Raises:
         CodecError: the sections do not fit together.
     """
-    words = Reader(sections.get(6, b""))
-    reader = Reader(sections.get(5, b""))
+    if count == 0:  # a mark
+        return []
+    reader, words, vectors = (
+        Reader(sections.get(kind, b"")) for kind in (COLUMN_SECTION, WORD_SECTION, VECTOR_SECTION)
+    )
     # Eight turns to a byte is what shapes that do not take turns come to, and those that do
     # have a length for one turn in four: checked before lists are made.
     if count > 8 * reader.remaining:
         raise CodecError(f"{count} turns cannot be in columns of {reader.remaining} bytes")
     shapes = _get_shapes(reader, count)
     ids = _get_ids(reader, first, count)
-    moments = times.get(reader, [i.ms for i, (flags, _) in zip(ids, shapes, strict=True) if flags & TIME])
-    has_words = sum((flags & TEXT > 0) + (flags & EXTRAS > 0) for flags, _ in shapes)
-    lengths = [reader.varint() for _ in range(has_words - 1)]
-    if has_words:
-        lengths.append(max(0, words.remaining - sum(lengths)))
-    columns = TurnColumns(shapes, ids, moments, lengths, reader)
-    return assemble(columns, words, words, Reader(sections.get(4, b"")))
-
-
-def assemble(columns: TurnColumns, texts: Reader, extras: Reader, vectors: Reader) -> list[Turn]:
-    """Return the turns, cutting the sections as the columns say.
-
-    Raises:
-        CodecError: a section holds more or less, or something else.
-    """
-    lengths, moments = iter(columns.lengths), iter(columns.moments)
-    forms, nonces = iter(columns.forms), iter(columns.nonces)
+    moments = iter(
+        times.get(reader, [i.ms for i, (flags, _) in zip(ids, shapes, strict=True) if flags & TIME])
+    )
+    lengths = iter(_get_lengths(reader, shapes, words.remaining))
+    forms = iter([(reader.take(1)[0], reader.varint()) for flags, _ in shapes if flags & VECTOR])
+    nonces = iter([reader.take(NONCE_BYTES) for flags, _ in shapes if flags & NONCE])
+    if not reader.at_end:
+        raise CodecError("bytes are left over in the columns")
     turns = []
-    for message_id, (flags, role) in zip(columns.ids, columns.shapes, strict=True):
+    for message_id, (flags, role) in zip(ids, shapes, strict=True):
         body: dict[str, Any] = {}
         if flags & ROLE:
             body["role"] = role
         if flags & TEXT:
-            body["content"] = texts.text(next(lengths))
-        rest = _get_extras(extras, next(lengths)) if flags & EXTRAS else {}
+            body["content"] = words.text(next(lengths))
+        rest = _get_extras(words, next(lengths)) if flags & EXTRAS else {}
         if "content" in rest:
             body["content"] = rest.pop("content")
         if flags & TIME_ID:
@@ -238,9 +188,18 @@ def assemble(columns: TurnColumns, texts: Reader, extras: Reader, vectors: Reade
         body.update(rest)
         vector = _get_vector(vectors, *next(forms)) if flags & VECTOR else None
         turns.append(Turn(message_id, body, vector, next(nonces) if flags & NONCE else None))
-    if not (texts.at_end and extras.at_end and vectors.at_end):
+    if not (words.at_end and vectors.at_end):
         raise CodecError("bytes are left over in a section")
     return turns
+
+
+def _get_lengths(reader: Reader, shapes: Sequence[Shape], size: int) -> list[int]:
+    """Return the bytes of each turn's text and extras; the last one takes what is left of ``size``."""
+    count = sum((flags & TEXT > 0) + (flags & EXTRAS > 0) for flags, _ in shapes)
+    lengths = [reader.varint() for _ in range(count - 1)]
+    if count:
+        lengths.append(max(0, size - sum(lengths)))
+    return lengths
 
 
 def _get_shapes(reader: Reader, count: int) -> list[Shape]:
@@ -297,14 +256,14 @@ def _get_ids(reader: Reader, first: MessageId, count: int) -> list[MessageId]:
                 if not step:
                     raise CodecError("an id stands twice")
         elif form == _ANY:
-            ids += get_any_ids(reader, first, count - 1)
+            ids += _get_any_ids(reader, first, count - 1)
         else:
             raise CodecError(f"ids of the form {form}")
     check_ids(ids)
     return ids
 
 
-def get_any_ids(reader: Reader, before: MessageId, count: int) -> Iterator[MessageId]:
+def _get_any_ids(reader: Reader, before: MessageId, count: int) -> Iterator[MessageId]:
     """Yield ids of which nothing is known but the one before."""
     ms, seq = before
     for _ in range(count):

@@ -6,18 +6,19 @@ found by the codec. A session whose daemon spilled ten turns at a time has many 
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lix_cache.archive import decoding, encoding, header
 from lix_cache.archive import index as index_flow
 from lix_cache.archive.doubts import Doubts
 from lix_cache.archive.salvage import all_doubts
-from lix_cache.messages.turn import MessageId, Turn
+from lix_cache.messages.turn import MessageId, Turn, sign_of
 
 if TYPE_CHECKING:
     from lix_cache.archive.codecs import Packer
+    from lix_cache.messages.session_key import SessionName
 
 __all__ = ["Compacted", "Compaction", "compaction"]
 
@@ -29,7 +30,7 @@ MAX_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Compacted:
-    """What became of the files of an archive.
+    """What happened to the files of an archive.
 
     Attributes:
         files: files that were looked at.
@@ -50,7 +51,7 @@ class Compacted:
     frames_after: int = 0
     bytes_before: int = 0
     bytes_after: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[SessionName, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ class _Kept:
     stored: float
     contested: bool
 
+    def settled(self, oldest_ms: int) -> Turn:
+        """Return the turn, without a nonce that nothing asks for any more."""
+        is_old = self.turn.id.ms < oldest_ms and not self.contested
+        return _without_nonce(self.turn) if is_old else self.turn
+
 
 def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Compaction | None:
     """Return what a file becomes, or None if there is nothing to win.
@@ -94,7 +100,7 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Comp
 
     Raises:
         ArchiveCorrupt: a frame is intact and cannot be decoded, so it must stay as it is.
-        MissingExtra, MissingTable: the same, because something is not installed or named.
+        MissingExtra, MissingDictionary: the same, because something is not installed or named.
     """
     found = decoding.scan(data)
     if not found.frames or found.header is None:
@@ -110,19 +116,16 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Comp
     oldest_ms = now_ms - keep_ms if last.updated_ms + keep_ms < now_ms else 0
     parts = [header.encode_header(found.header)]
     parts += [data[frame.offset : frame.end] for frame in found.frames[:full]]
-    before = found.frames[full - 1].index if full else index_flow.FrameIndex(cleared=last.cleared)
+    start = encoding.with_history(index_flow.EMPTY, last)
+    before = found.frames[full - 1].index if full else start
     groups = _groups(kept)
     updated_ms = before.updated_ms
     length = sum(map(len, parts))
     for group in groups:
         updated_ms = max(updated_ms, *(one.updated_ms for one in group))
-        turns = [
-            _without_nonce(one.turn) if one.turn.id.ms < oldest_ms and not one.contested else one.turn
-            for one in group
-        ]
         frames = encoding.encode_frames(
-            turns,
-            encoding.with_cleared(before, last.cleared),
+            [one.settled(oldest_ms) for one in group],
+            encoding.with_history(before, last),
             # The last one says when the file was last appended to, which this is not.
             updated_ms if group is not groups[-1] else last.updated_ms,
             codec,
@@ -133,16 +136,39 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Comp
         parts.append(frames)
         length += len(frames)
         before = encoding.index_of(frames)
+    if last.removed and not groups:
+        parts.append(_all_gone(last, codec, doubts, length))
     made = b"".join(parts)
     frames_after = full + len(groups)
+    if last.removed:
+        # What was taken out leaves the disk, whatever else there is to win.
+        return Compaction(made, _damaged(data, found), len(found.frames), max(1, frames_after))
     if not groups or frames_after >= len(found.frames) or len(made) >= len(data):
         return None
     return Compaction(made, _damaged(data, found), len(found.frames), frames_after)
 
 
+def _all_gone(
+    last: index_flow.FrameIndex, codec: Packer, doubts: Mapping[bytes, MessageId], offset: int
+) -> bytes:
+    """Return the only frame of a file all of whose turns were taken out: what must be remembered of it."""
+    before = replace(
+        encoding.with_history(index_flow.EMPTY, last), changes=last.changes - 1, earlier=last.newest
+    )
+    return encoding.encode_change(
+        (),
+        before,
+        last.updated_ms,
+        codec,
+        encoding.Change(),
+        doubts=Doubts.alone(doubts, offset) if doubts else None,
+        whole=True,
+    )
+
+
 def _full_frames(found: decoding.Scan) -> int:
     """Return how many frames at the start are as large as they may be, and are taken over as they are."""
-    if not all(frame.index.in_order for frame in found.frames):
+    if found.frames[-1].index.removed or not all(frame.index.in_order for frame in found.frames):
         return 0
     turns = 0
     for number, frame in enumerate(found.frames):
@@ -159,8 +185,12 @@ def _kept(data: bytes, frames: Sequence[index_flow.Frame], doubts: Container[byt
     """Return the turns of frames, sorted by id, each once."""
     by_id: dict[MessageId, _Kept] = {}
     for frame in frames:
-        for turn in decoding.decode_frame(data[frame.offset : frame.end], frame):
-            contested = turn.nonce in doubts
+        decoded = decoding.decode(data[frame.offset : frame.end], frame)
+        for message_id in decoded.removed:
+            by_id.pop(message_id, None)
+        for turn in decoded.turns:
+            # By its id too: without its nonce it would be recognised as what it came in the place of.
+            contested = turn.nonce in doubts or sign_of(Turn(turn.id, turn.body)) in doubts
             one = _Kept(turn, frame.index.updated_ms, frame.length / frame.index.count, contested)
             by_id.setdefault(turn.id, one)
     return [by_id[message_id] for message_id in sorted(by_id)]

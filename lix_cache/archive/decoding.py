@@ -4,38 +4,52 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from lix_cache.archive.checksums import Checksums
 from lix_cache.archive.codecs import codec_by_id
 from lix_cache.archive.columns import decode_turns
-from lix_cache.archive.columns1 import decode_turns_1
 from lix_cache.archive.doubts import Link, doubts_size, unpacked
 from lix_cache.archive.header import FileHeader, UnknownFormat, parse_header
 from lix_cache.archive.index import (
-    FIRST_FORM,
+    COLUMN_SECTION,
     FRAME_END,
     FRAME_HEAD,
     FREE_BYTES,
     MAX_DECODED,
     RATIO,
-    SECOND_FORM,
+    REMOVED,
     SMALLEST_FRAME,
     SYNC,
     TAIL_BYTES,
     TURN_BYTES,
+    VECTOR_SECTION,
+    WORD_SECTION,
     Frame,
     FrameIndex,
     index_at_end,
 )
 from lix_cache.errors import ArchiveCorrupt, ArchiveTooLarge, CodecError
+from lix_cache.messages.turn import MessageId
 from lix_cache.storage.varints import Reader
 
 if TYPE_CHECKING:
     from lix_cache.messages.turn import Turn
 
-__all__ = ["Scan", "decode_frame", "doubts_in", "scan"]
+__all__ = ["Decoded", "Scan", "decode", "decode_frame", "doubts_in", "scan"]
+
+
+class Decoded(NamedTuple):
+    """What a frame says.
+
+    Attributes:
+        turns: that it holds.
+        removed: ids of turns in the frames before it that it takes out.
+    """
+
+    turns: list[Turn]
+    removed: list[MessageId]
 
 
 @dataclass(frozen=True)
@@ -98,7 +112,12 @@ def frame_at(data: bytes, offset: int, checksums: Checksums | None = None) -> Fr
 
 
 def decode_frame(data: bytes, frame: Frame, most: int = MAX_DECODED) -> list[Turn]:
-    """Return the turns of a frame.
+    """Return the turns of a frame. See :func:`decode`."""
+    return decode(data, frame, most).turns
+
+
+def decode(data: bytes, frame: Frame, most: int = MAX_DECODED) -> Decoded:
+    """Return what a frame says.
 
     Args:
         data: the bytes of the frame, from sync mark to end.
@@ -114,15 +133,29 @@ def decode_frame(data: bytes, frame: Frame, most: int = MAX_DECODED) -> list[Tur
         raise ArchiveCorrupt(f"the frame at byte {frame.offset} is damaged")
     size = data[-FRAME_END.size]
     body = data[FRAME_HEAD.size : len(data) - FRAME_END.size - size]
+    index = checked.index
     try:
-        sections = _sections(body, frame.offset, *_room(len(data), checked.index.count, most))
-        decode = decode_turns if 5 in sections else decode_turns_1
-        turns = decode(sections, checked.index.first, checked.index.count)
-        if turns and turns[-1].id != checked.index.last:
-            raise CodecError(f"its last id is {turns[-1].id}, not {checked.index.last}")
-        return turns
+        sections = _sections(body, frame.offset, *_room(len(data), index.count + index.taken, most))
+        removed = _removed(sections.pop(REMOVED, b""), index.taken)
+        turns = decode_turns(sections, index.first, index.count)
+        if turns and turns[-1].id != index.last:
+            raise CodecError(f"its last id is {turns[-1].id}, not {index.last}")
+        return Decoded(turns, removed)
     except CodecError as error:
         raise ArchiveCorrupt(f"the frame at byte {frame.offset} cannot be decoded: {error}") from error
+
+
+def _removed(data: bytes, count: int) -> list[MessageId]:
+    """Return the ids that a frame takes out."""
+    reader = Reader(data)
+    ids: list[MessageId] = []
+    ms = 0
+    while not reader.at_end and len(ids) < count:
+        ms += reader.varint()
+        ids.append(MessageId(ms, reader.varint()))
+    if len(ids) != count or not reader.at_end:
+        raise CodecError(f"it does not take out {count} turns, as it says")
+    return ids
 
 
 def _room(length: int, count: int, most: int) -> tuple[int, int]:
@@ -144,7 +177,7 @@ def _sections(body: bytes, offset: int, room: int, most: int) -> dict[int, bytes
         stored = reader.take(stored_length)
         if kind >= 128:
             continue
-        if kind > 6 or kind == 0 or kind in sections:
+        if kind not in (VECTOR_SECTION, COLUMN_SECTION, WORD_SECTION, REMOVED) or kind in sections:
             raise CodecError(f"section {kind} is not known to this version, or is there twice")
         codec = codec_by_id(codec_id)
         declared += raw_length
@@ -154,11 +187,9 @@ def _sections(body: bytes, offset: int, room: int, most: int) -> dict[int, bytes
         if declared > most:
             raise ArchiveTooLarge(
                 f"the frame at byte {offset} comes to more than archive_max_frame_mb allows; "
-                "raise that setting (ConversationArchive: max_frame_mb) if the file is to be trusted"
+                "raise that setting (ConversationArchive: max_frame_mb) if you trust the file"
             )
         sections[kind] = codec.decode(stored, raw_length)
-    if not (sections.keys() <= FIRST_FORM or sections.keys() <= SECOND_FORM):
-        raise CodecError(f"sections {sorted(sections)} do not go together")
     return sections
 
 

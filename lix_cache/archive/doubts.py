@@ -2,7 +2,8 @@
 
 A frame that carries doubts holds them at its end, so that they are read without the rest. To a
 writer they say where to look closer: a message whose nonce is in doubt is looked for in the whole
-file before it is left out. To a reader they say which copy counts. One that is missing may double a
+file before it is left out. To a reader they say which copy counts. A message that was taken out of the
+session is in doubt as *gone*: no copy of it counts, and none is appended. One that is missing may double a
 message. One too many does no harm to a message, but each is sent to Redis by every ``clear`` and kept
 by the note of a deletion: so only messages are in doubt of which a copy may come.
 
@@ -22,13 +23,40 @@ from zlib import crc32
 
 from lix_cache.messages.turn import NONCE_BYTES, MessageId, Turn
 
-__all__ = ["Doubts", "Link", "doubts_about", "doubts_size", "unpacked"]
+__all__ = [
+    "Doubts",
+    "Link",
+    "as_gone",
+    "doubts_about",
+    "doubts_size",
+    "found_in",
+    "id_before",
+    "is_gone",
+    "unpacked",
+]
 
 #: A frame's doubts are taken over by one of which they are not more than so many times the number.
 _TIMES = 4
 _CRC_BYTES = 4
 #: Nonce, ms and seq.
 _DOUBT = struct.Struct(f"<{NONCE_BYTES}sQQ")
+#: Of the ms of a message that is gone; no time is as large.
+_GONE = 1 << 63
+
+
+def as_gone(message_id: MessageId) -> MessageId:
+    """Return what stands in a doubt for a message that was taken out, from the id that it had."""
+    return MessageId(message_id.ms | _GONE, message_id.seq)
+
+
+def is_gone(doubted: MessageId) -> bool:
+    """Whether a doubt says that its message was taken out."""
+    return doubted.ms >= _GONE
+
+
+def id_before(doubted: MessageId) -> MessageId:
+    """Return the id that a message has, or had before it was taken out."""
+    return MessageId(doubted.ms & (_GONE - 1), doubted.seq)
 
 
 @dataclass(frozen=True)
@@ -55,8 +83,15 @@ class Link:
     def __contains__(self, nonce: object) -> bool:
         if not isinstance(nonce, bytes):
             return False
+        return self.get(nonce) is not None
+
+    def get(self, nonce: bytes) -> MessageId | None:
+        """Return what is said of a nonce."""
         place = bisect_left(range(len(self)), nonce, key=self._at)
-        return place < len(self) and self._at(place) == nonce
+        if place == len(self) or self._at(place) != nonce:
+            return None
+        _, ms, seq = _DOUBT.unpack_from(self.packed, place * _DOUBT.size)
+        return MessageId(ms, seq)
 
     def __iter__(self) -> Iterator[bytes]:
         return map(self._at, range(len(self)))
@@ -119,6 +154,11 @@ class Doubts:
 
 def _packed(ids: Mapping[bytes, MessageId]) -> bytes:
     return b"".join(_DOUBT.pack(nonce, *ids[nonce]) for nonce in sorted(ids))
+
+
+def found_in(chain: Iterable[Link], nonce: bytes) -> MessageId | None:
+    """Return what a chain says of a nonce, its last frame first; None if nothing."""
+    return next((said for link in chain if (said := link.get(nonce)) is not None), None)
 
 
 def doubts_about(turns: Iterable[Turn], *among: Container[bytes]) -> dict[bytes, MessageId]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -12,6 +12,7 @@ from lix_cache.archive.columns import check_ids, encode_turns
 from lix_cache.archive.doubts import Doubts
 from lix_cache.archive.header import FileHeader, encode_header
 from lix_cache.archive.index import (
+    COLUMN_SECTION,
     DOUBTS,
     EMPTY,
     FILLING,
@@ -24,16 +25,19 @@ from lix_cache.archive.index import (
     MAX_DECODED,
     MAX_FRAME,
     RATIO,
+    REMOVED,
     SMALLEST_FRAME,
     SYNC,
     TURN_BYTES,
+    VECTOR_SECTION,
+    WORD_SECTION,
     FrameIndex,
     clamped,
     encode_index,
     index_at_end,
 )
 from lix_cache.errors import ArchiveCorrupt, CodecError, InvalidMessage
-from lix_cache.messages.turn import NONCE_BYTES, MessageId, Turn
+from lix_cache.messages.turn import NONCE_BYTES, ZERO_ID, MessageId, Turn
 from lix_cache.storage.varints import put_varint
 
 if TYPE_CHECKING:
@@ -41,13 +45,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "WHOLE_FRAME_BYTES",
+    "Change",
     "FrameTooLarge",
     "as_whole",
+    "encode_change",
     "encode_file",
     "encode_frames",
     "encode_mark",
     "index_of",
-    "with_cleared",
+    "with_history",
 ]
 
 
@@ -57,6 +63,29 @@ WHOLE_FRAME_BYTES = 64 << 20
 
 #: Turns in each frame of a file that is written whole.
 TURNS_PER_FRAME = 64
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a frame does to the turns before it.
+
+    Attributes:
+        removed: ids of those that it takes out, sorted.
+        dropped: what a window holds up to this id is gone; ZERO_ID leaves that as it was.
+    """
+
+    removed: Sequence[MessageId] = ()
+    dropped: MessageId = ZERO_ID
+
+    def packed(self) -> bytes:
+        """Return the section of the frame."""
+        out = bytearray()
+        ms = 0
+        for message_id in self.removed:
+            put_varint(out, message_id.ms - ms)
+            put_varint(out, message_id.seq)
+            ms = message_id.ms
+        return bytes(out)
 
 
 class FrameTooLarge(InvalidMessage):
@@ -71,38 +100,43 @@ def _encode_frame(
     doubts: Doubts | None,
     whole: bool,
     most: int,
+    change: Change | None = None,
 ) -> bytes:
-    """Return one frame, as :func:`encode_frames` wants it.
+    """Return one frame, as :func:`encode_frames` and :func:`encode_change` want it.
 
     Raises:
         FrameTooLarge: it would decode to more than ``most``.
         ArchiveCorrupt: an id is larger than any that can be read back.
     """
     try:
-        check_ids([turn.id for turn in turns])
+        if turns:
+            check_ids([turn.id for turn in turns])
     except CodecError as error:
         raise ArchiveCorrupt(
             f"a message would get {error}: a clock, or a file that lix_cache did not write, gave the session "
             "an id at the end of time. Export the session, delete it, and import it again"
         ) from None
-    columns, words, vectors = sections = encode_turns(turns)
-    decoded = len(columns) + len(words) + len(vectors) + TURN_BYTES * len(turns)
+    sections = encode_turns(turns) if turns else (b"", b"", b"")
+    vectors = sections[2]
+    removed = b"" if change is None else change.packed()
+    taken = 0 if change is None else len(change.removed)
+    decoded = sum(map(len, sections)) + len(removed) + TURN_BYTES * (len(turns) + taken)
     if decoded > most:
         raise FrameTooLarge(
             f"{len(turns)} messages of {decoded} bytes are more than an archive frame holds ({most})"
         )
     nonces = sum(turn.nonce is not None for turn in turns)
-    body = _body(sections, decoded, nonces, codec, doubts)
+    body = _body((*sections, removed), decoded, nonces, codec, doubts)
     earlier = before.newest
     index = FrameIndex(
-        kind=KIND_TURNS,
+        kind=KIND_TURNS if turns else KIND_MARK,
         count=len(turns),
         total=min(before.total + len(turns), LARGEST_TOTAL),
         updated_ms=clamped(updated_ms),
-        first=turns[0].id,
-        last=turns[-1].id,
+        first=turns[0].id if turns else ZERO_ID,
+        last=turns[-1].id if turns else ZERO_ID,
         earlier=earlier,
-        in_order=turns[0].id > earlier,
+        in_order=not turns or turns[0].id > earlier,
         has_nonces=nonces > 0,
         has_vectors=bool(vectors),
         contested_at=before.contested_at if doubts is None else doubts.at,
@@ -110,22 +144,32 @@ def _encode_frame(
         doubts=0 if doubts is None else len(doubts.ids),
         cleared=before.cleared,
         whole=whole,
+        changes=before.changes + (change is not None),
+        removed=before.removed + taken,
+        taken=taken,
+        dropped=before.dropped if change is None else max(before.dropped, change.dropped),
     )
     return _seal(body, index)
 
 
 def _body(
-    sections: tuple[bytes, bytes, bytes], decoded: int, nonces: int, codec: Packer, doubts: Doubts | None
+    sections: tuple[bytes, bytes, bytes, bytes],
+    decoded: int,
+    nonces: int,
+    codec: Packer,
+    doubts: Doubts | None,
 ) -> bytes:
     """Return the sections of a frame: of turns that come to ``decoded`` bytes, with so many nonces."""
-    columns, words, vectors = sections
+    columns, words, vectors, removed = sections
     body = bytearray()
     # Nonces are random: where they are most of the columns, nothing is smaller than what is there,
-    # and an eviction daemon has a thousand of these to write in a second.
+    # and an evictor has a thousand of these to write in a second.
     is_random = 2 * NONCE_BYTES * nonces > len(columns)
-    _put_section(body, 5, columns, *((STORED.id, columns) if is_random else codec.pack(columns)))
-    _put_section(body, 6, words, *codec.pack(words))
-    _put_section(body, 4, vectors, STORED.id, vectors)
+    _put_section(body, COLUMN_SECTION, columns, *((STORED.id, columns) if is_random else codec.pack(columns)))
+    _put_section(body, WORD_SECTION, words, *codec.pack(words))
+    _put_section(body, VECTOR_SECTION, vectors, STORED.id, vectors)
+    if removed:
+        _put_section(body, REMOVED, removed, *codec.pack(removed))
     missing = -(-(decoded - FREE_BYTES) // RATIO) - SMALLEST_FRAME - len(body)
     if missing > 0:
         filling = bytes(missing)
@@ -176,6 +220,34 @@ def encode_frames(
     return frames
 
 
+def encode_change(
+    turns: Sequence[Turn],
+    before: FrameIndex,
+    updated_ms: int,
+    codec: Packer,
+    change: Change,
+    *,
+    doubts: Doubts | None = None,
+    whole: bool = False,
+) -> bytes:
+    """Return the one frame that takes turns out, and appends others that come in their place.
+
+    Args:
+        turns: sorted by id, no id twice; may be none.
+        before: index entry of the file's last frame, or ``EMPTY``.
+        updated_ms: Unix milliseconds of this append.
+        codec: used for a section where it makes it smaller.
+        change: what is taken out.
+        doubts: for the frame to carry.
+        whole: it is part of a file that is written whole.
+
+    Raises:
+        FrameTooLarge: it does not fit into one frame.
+        ArchiveCorrupt: an id is larger than any that can be read back.
+    """
+    return _encode_frame(turns, before, updated_ms, codec, doubts, whole, MAX_DECODED, change)
+
+
 def encode_file(
     header: FileHeader,
     turns: Sequence[Turn],
@@ -220,6 +292,7 @@ def encode_mark(before: FrameIndex, updated_ms: int, cleared: MessageId) -> byte
         doubts=0,
         cleared=cleared,
         whole=False,
+        taken=0,
     )
     return _seal(b"", index)
 
@@ -239,9 +312,9 @@ def index_of(frame: bytes) -> FrameIndex:
     return found.index
 
 
-def with_cleared(index: FrameIndex, cleared: MessageId) -> FrameIndex:
-    """Return the entry of a file whose turns up to ``cleared`` are no longer part of the context."""
-    return replace(index, cleared=cleared)
+def with_history(index: FrameIndex, of: FrameIndex) -> FrameIndex:
+    """Return the entry of a file that was cleared and changed as another was, and has what is left of it."""
+    return replace(index, cleared=of.cleared, changes=of.changes, dropped=of.dropped)
 
 
 def _put_section(body: bytearray, kind: int, raw: bytes, codec_id: int, stored: bytes) -> None:

@@ -1,4 +1,4 @@
-"""When a session is past its life. Touches nothing.
+"""When a session is expired. Touches nothing.
 
 One clock that is wrong must not take a conversation away, so two things have to agree:
 
@@ -9,7 +9,7 @@ One clock that is wrong must not take a conversation away, so two things have to
   where there is one. The earliest of them counts.
 
 A clock that is behind when it writes, or ahead when it looks, then expires nothing by itself.
-The price is that a session may be kept for longer than its life, which can be mended.
+The price is that a session may be kept for longer than its time to live, which can be mended.
 """
 
 from __future__ import annotations
@@ -41,6 +41,6 @@ class Now(NamedTuple):
         return self.latest - self.earliest > DAY
 
 
-def is_expired(now: Now, life_seconds: float, updated_at: float, newest: MessageId, modified: float) -> bool:
-    """Return whether every sign of life is older than ``life_seconds`` by every clock."""
-    return max(updated_at, newest.timestamp, modified) < now.earliest - life_seconds
+def is_expired(now: Now, ttl_seconds: float, updated_at: float, newest: MessageId, modified: float) -> bool:
+    """Return whether every sign of life is older than ``ttl_seconds`` by every clock."""
+    return max(updated_at, newest.timestamp, modified) < now.earliest - ttl_seconds

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from lix_cache._log import logger
 from lix_cache.archive import index, legacy, reading
+from lix_cache.archive.changes import changes_of
 from lix_cache.archive.codecs import packer
 from lix_cache.archive.names import SUFFIX, file_stem, is_encoded, plain_stem, stripe_of
 from lix_cache.archive.tombstones import FOLDER as DELETED
@@ -26,14 +27,19 @@ from lix_cache.errors import (
     ArchiveUnavailable,
     ConfigError,
 )
-from lix_cache.storage.files import FileLock, Files
+from lix_cache.messages.session_key import named
+from lix_cache.storage.files import Files
+from lix_cache.storage.locks import FileLock
 
-__all__ = ["LOCKS", "PROBE", "ArchiveFolder", "foreign", "lock_pauses", "temporary_path"]
+__all__ = ["LOCKS", "PROBE", "ArchiveFolder", "foreign", "temporary_path"]
 
 LOCKS = ".locks"
 _PENDING = ".pending"
+_SETTINGS = ".settings"
 PROBE = "probe"
 _DAMAGED = re.compile(r"\.damaged-[0-9]+\Z")
+#: Seconds between two tries at a lock: they grow from the one to the other.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02
 T = TypeVar("T")
 
 
@@ -45,7 +51,7 @@ class ArchiveFolder:
         folder: str,
         *,
         codec: str = "huffman",
-        table: str | os.PathLike[str] | None = None,
+        dictionary: str | os.PathLike[str] | None = None,
         on_damage: str = "recover",
         lock_timeout_seconds: float = 30,
         max_frame_bytes: int = index.MAX_DECODED,
@@ -58,22 +64,27 @@ class ArchiveFolder:
         self.lock_timeout_seconds = lock_timeout_seconds
         #: ``damaged_reads``, ``repairs``, ``upgrades``, ``compactions`` and ``appends`` of this object.
         self.counters: Counter[str] = Counter()
-        self._codec = packer(codec, table)
+        self._codec = packer(codec, dictionary)
         self._raise_on_damage = on_damage == "raise"
         self._most = max_frame_bytes
+        self.changes = changes_of(self.location)
         self._clock = clock
         self._files = files or Files()
         self._trash = Trash(self._files, folder)
         self._tombstones = Tombstones(self._files, folder, self._note_damage)
         self._have_folders = False
 
+    @property
+    def location(self) -> str:
+        return os.path.abspath(self.folder)
+
     @staticmethod
-    def stripe(session_id: str) -> int:
+    def lock_key(session_id: str) -> int:
         """Return which of the locks guards a session; several sessions may share one."""
         return stripe_of(session_id)
 
     def try_lock(self, session_id: str) -> FileLock | None:
-        """Take the session's lock now, or return None if somebody has it."""
+        """Take the session's lock now, or return None if it is held."""
         return self._try_stripe(f"{stripe_of(session_id):03x}")
 
     def _try_stripe(self, number: str) -> FileLock | None:
@@ -84,7 +95,7 @@ class ArchiveFolder:
         except ArchiveUnavailable as error:
             if error.errno != errno.ENOENT:
                 raise
-        # The folder was removed since we made it. Whoever did that wants it empty, not us to fail.
+        # The folder was removed since we made it. The intent was an empty folder, not a failure here.
         self._have_folders = False
         self._make_folders()
         return self._files.try_lock(path)
@@ -95,19 +106,27 @@ class ArchiveFolder:
         Raises:
             ArchiveBusy: not to be had within ``lock_timeout_seconds``.
         """
-        deadline = self._clock.monotonic() + self.lock_timeout_seconds
-        for pause in lock_pauses():
+        for pause in self.lock_pauses():
+            if pause:
+                self._clock.sleep(pause)
             lock = self.try_lock(session_id)
             if lock is not None:
                 return lock
-            if self._clock.monotonic() > deadline:
-                break
-            self._clock.sleep(pause)
         raise self.busy_error(session_id)
+
+    def lock_pauses(self) -> Iterator[float]:
+        """Yield how many seconds to wait before each try: none before the first one."""
+        yield 0.0
+        middle, waited = _FIRST_PAUSE, 0.0
+        while waited <= self.lock_timeout_seconds:
+            pause = middle * (0.5 + random.random())
+            yield pause
+            waited += pause
+            middle = min(middle * 1.5, _LONGEST_PAUSE)
 
     def busy_error(self, session_id: str) -> ArchiveBusy:
         return ArchiveBusy(
-            f"the archive of session {session_id[:60]!r} was locked by another writer for more than "
+            f"the archive of session {named(session_id)} was locked by another writer for more than "
             f"{self.lock_timeout_seconds} s; raise archive_lock_timeout_seconds or look for a stuck process"
         )
 
@@ -147,7 +166,7 @@ class ArchiveFolder:
         self._files.sync_folder(self.folder)
 
     def mark_pending_locked(self, session_id: str) -> None:
-        """Note durably that hot and cold of this session must be brought together."""
+        """Note durably that hot and cold of this session must be reconciled."""
         self._files.make_folder(self._in_folder(_PENDING))
         path = self._in_folder(_PENDING, file_stem(session_id))
         # Its contents are looked at, because a crash may have left the name without them.
@@ -174,6 +193,25 @@ class ArchiveFolder:
                 found.append(session_id)
         return found
 
+    def setting(self, name: str) -> str | None:
+        """Return what is noted under a name."""
+        data = self._files.read(self._setting_path(name))
+        return None if data is None else data.decode("utf-8", "replace")
+
+    def note_setting(self, name: str, value: str, *, anew: bool = False) -> str:
+        """Note a value that all processes must agree on; the first note stays unless it is made anew."""
+        # Under the lock of a name that no session has: two processes may be the first at once.
+        with self.lock(f"\0setting {name}"):
+            noted = None if anew else self.setting(name)
+            if noted is None:
+                self._files.make_folder(self._in_folder(_SETTINGS))
+                self._replace_file(self._setting_path(name), value.encode(), sync_name=False)
+                self._files.sync_folder(self._in_folder(_SETTINGS))
+        return value if noted is None else noted
+
+    def _setting_path(self, name: str) -> str:
+        return self._in_folder(_SETTINGS, file_stem(name))
+
     def _in_folder(self, *parts: str) -> str:
         return os.path.join(self.folder, *parts)
 
@@ -184,7 +222,7 @@ class ArchiveFolder:
     def note_not_expired(self, session_id: str, error: ArchiveError) -> None:
         """Count and log that a session could not be looked at or moved, which keeps no other."""
         self._count("expiry_failures")
-        logger.warning("session {!r} is not expired: {}", session_id[:60], error)
+        logger.warning("session {} is not expired: {}", named(session_id), error)
 
     def _note_damage(self, text: str) -> None:
         self._count("damaged_reads")
@@ -281,12 +319,4 @@ def temporary_path(path: str) -> str:
 
 
 def foreign(name: str, owner: str, session_id: str) -> ArchiveCorrupt:
-    return ArchiveCorrupt(f"{name!r} belongs to session {owner[:60]!r}, not {session_id[:60]!r}")
-
-
-def lock_pauses() -> Iterator[float]:
-    """Yield, without end, how many seconds to wait before trying a lock again."""
-    pause = 0.0005
-    while True:
-        yield pause * (0.5 + random.random())
-        pause = min(pause * 1.5, 0.02)
+    return ArchiveCorrupt(f"{name!r} belongs to session {named(owner)}, not {named(session_id)}")

@@ -4,21 +4,26 @@ A message is its id *and* its nonce. Under one id two messages can meet: a serve
 over from a dead one, or whose clock went back, numbers from where it stands, and the archive
 may hold messages of its predecessor there. Both were acknowledged, so both stay, and the
 later one gets another id. Under two ids one message can meet itself: an add that was not
-answered went to the archive, and the server carried it out all the same, at whatever time.
+answered went to the archive, and the server still carried it out, at whatever time.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from lix_cache.messages.turn import MessageId, Turn, same_message, with_id
 
-__all__ = ["AGAIN", "Known", "newcomers"]
+__all__ = ["AGAIN", "Known", "local_id", "newcomers"]
 
 #: Added to the sequence number of a message whose id is taken: more than any that Redis or
 #: docs/archive-format.md ("Ids made locally") gives, so the order within the millisecond stays.
 AGAIN = 1 << 47
+
+_LOCAL_SEQ = 1 << 46
+#: Beyond what a double holds exactly, in which Redis compares numbers.
+_LARGEST_SEQ = 1 << 52
 
 
 @dataclass
@@ -83,3 +88,13 @@ def _ids_for(wanted: MessageId, *, renumber: bool) -> Iterator[MessageId]:
     while True:
         yield MessageId(wanted.ms, seq)
         seq += AGAIN
+
+
+def local_id(last: MessageId, now: float) -> MessageId:
+    """Return an id larger than ``last`` that Redis will never give (docs/archive-format.md)."""
+    ms = int(now * 1000)
+    if last.ms < ms or last.seq > _LARGEST_SEQ:
+        return MessageId(max(ms, last.ms + 1), _LOCAL_SEQ | random.getrandbits(46))
+    if last.seq >= _LOCAL_SEQ:
+        return MessageId(last.ms, last.seq + 1 + random.getrandbits(16))
+    return MessageId(last.ms, _LOCAL_SEQ | random.getrandbits(46))

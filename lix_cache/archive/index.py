@@ -12,12 +12,13 @@ from lix_cache.storage.varints import Reader, put_varint
 
 __all__ = [
     "BRIEF",
+    "CHANGED",
     "CLEARED",
+    "COLUMN_SECTION",
     "CONTESTED",
     "DOUBTS",
     "EMPTY",
     "FILLING",
-    "FIRST_FORM",
     "FRAME_END",
     "FRAME_HEAD",
     "FREE_BYTES",
@@ -30,13 +31,15 @@ __all__ = [
     "MAX_FRAME",
     "NONCES",
     "RATIO",
-    "SECOND_FORM",
+    "REMOVED",
     "SMALLEST_FRAME",
     "SYNC",
     "TAIL_BYTES",
     "TURN_BYTES",
     "VECTORS",
+    "VECTOR_SECTION",
     "WHOLE",
+    "WORD_SECTION",
     "Frame",
     "FrameIndex",
     "clamped",
@@ -45,89 +48,45 @@ __all__ = [
     "length_of",
 ]
 
-
 SYNC = b"\xf5LXf"
-
-
 MAX_FRAME = 1 << 30
-
 
 #: What a frame may come to when it is decoded: so many bytes, and so many times its own length.
 #: A turn counts as some bytes, because very few can stand for one. So what a file can take is a
 #: small multiple of its size, whatever is in it. A writer fills a frame up that would be more.
 FREE_BYTES = 16 * 1024
-
-
 RATIO = 100
-
-
 TURN_BYTES = 256
-
-
 #: And at most this, however long it is.
 MAX_DECODED = 1 << 30
 
-
 MAX_INDEX = 255
 
-
 FRAME_HEAD = struct.Struct("<4sI")
-
-
 FRAME_END = struct.Struct("<BIII")
-
-
 SMALLEST_FRAME = FRAME_HEAD.size + FRAME_END.size
-
-
 #: How many bytes at the end of a file are sure to hold the last index entry.
 TAIL_BYTES = MAX_INDEX + FRAME_END.size
 
-
 KIND_TURNS = 0
-
-
 KIND_MARK = 1
 
-
 IN_ORDER = 1
-
-
 NONCES = 2
-
-
 VECTORS = 4
-
-
 CLEARED = 8
-
-
 CONTESTED = 16
-
-
 BRIEF = 64
-
-
 WHOLE = 128
+CHANGED = 256
+KNOWN_FLAGS = IN_ORDER | NONCES | VECTORS | CLEARED | CONTESTED | BRIEF | WHOLE | CHANGED
 
-
-KNOWN_FLAGS = IN_ORDER | NONCES | VECTORS | CLEARED | CONTESTED | BRIEF | WHOLE
-
-
-#: Sections of the two forms of a frame.
-FIRST_FORM = frozenset({1, 2, 3, 4})
-
-
-SECOND_FORM = frozenset({4, 5, 6})
-
-
+#: Sections of a frame's body; the last one is of ids of turns before it that the frame takes out.
+VECTOR_SECTION, COLUMN_SECTION, WORD_SECTION, REMOVED = 4, 5, 6, 7
 #: Skipped by every reader: what fills up a frame that would decode to more than it may.
 FILLING = 128
-
-
 #: Skipped by every reader of turns.
 DOUBTS = 129
-
 
 #: Far beyond any file, and far below what a varint holds.
 LARGEST_TOTAL = (1 << 63) - 1
@@ -155,6 +114,10 @@ class FrameIndex:
         doubts: how many doubts this frame carries.
         cleared: turns up to this id are no longer part of the context.
         whole: the frame came with a whole file, whose name may not be durable yet.
+        changes: how often turns were taken out, or replaced, up to and with this frame.
+        removed: how many of ``total`` were taken out.
+        taken: how many of them this frame takes out.
+        dropped: what a window holds up to this id is gone.
     """
 
     kind: int = KIND_TURNS
@@ -172,6 +135,15 @@ class FrameIndex:
     doubts: int = 0
     cleared: MessageId = ZERO_ID
     whole: bool = False
+    changes: int = 0
+    removed: int = 0
+    taken: int = 0
+    dropped: MessageId = ZERO_ID
+
+    @property
+    def visible(self) -> int:
+        """How many turns the file has for a reader, up to and with this frame."""
+        return max(0, self.total - self.removed)
 
     @property
     def newest(self) -> MessageId:
@@ -223,6 +195,7 @@ def encode_index(index: FrameIndex) -> bytes:
         | (CONTESTED if index.contested_at else 0)
         | brief
         | (WHOLE if index.whole else 0)
+        | (CHANGED if index.changes else 0)
     )
     first, last = index.first, index.last
     updated = _zigzag(index.updated_ms - first.ms) if brief else index.updated_ms
@@ -242,6 +215,9 @@ def encode_index(index: FrameIndex) -> bytes:
         put_varint(out, index.contested_at)
         put_varint(out, index.contested_before)
         put_varint(out, index.doubts)
+    if index.changes:
+        for value in (index.changes, index.removed, index.taken, *index.dropped):
+            put_varint(out, value)
     return bytes(out)
 
 
@@ -273,7 +249,14 @@ def _decode_index(entry: bytes) -> FrameIndex:
     contested_at = contested_before = doubts = 0
     if flags & CONTESTED:
         contested_at, contested_before, doubts = (reader.varint() for _ in range(3))
-    if max(updated_ms, first.ms, last.ms, earlier.ms, cleared.ms) > LARGEST_MS:
+    changes = removed = taken = 0
+    dropped = ZERO_ID
+    if flags & CHANGED:
+        changes, removed, taken = (reader.varint() for _ in range(3))
+        dropped = MessageId(reader.varint(), reader.varint())
+        if not changes or taken > removed:
+            raise CodecError("a frame cannot take out more turns than were taken out")
+    if max(updated_ms, first.ms, last.ms, earlier.ms, cleared.ms, dropped.ms) > LARGEST_MS:
         raise CodecError("an id or a time that no clock gives")
     return FrameIndex(
         kind=kind,
@@ -291,6 +274,10 @@ def _decode_index(entry: bytes) -> FrameIndex:
         doubts=doubts,
         cleared=cleared,
         whole=bool(flags & WHOLE),
+        changes=changes,
+        removed=removed,
+        taken=taken,
+        dropped=dropped,
     )
 
 

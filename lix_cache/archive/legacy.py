@@ -26,8 +26,8 @@ class LegacyFile:
     """A version 1 file.
 
     Attributes:
-        created_at: Unix seconds; the first turn's time where the header's makes no sense.
-        updated_at: Unix seconds; the last turn's time where the header's makes no sense.
+        created_at: Unix seconds; the first turn's time where the header's is invalid.
+        updated_at: Unix seconds; the last turn's time where the header's is invalid.
         turns: with ids made from their own timestamps.
         missing: turns the header promises and the bytes no longer hold.
     """
@@ -42,7 +42,7 @@ def legacy_metadata(head: bytes) -> tuple[float, float, int] | None:
     """Return (created, updated, number of turns) from a file's first 24 bytes.
 
     Returns:
-        None if the times make no sense: the format has no checksum, and what is that
+        None if the times are invalid: the format has no checksum, and what is that
         far off is damage.
 
     Raises:
@@ -162,7 +162,7 @@ def _as_text(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def milliseconds_of(message: Any) -> int:
-    """Return the Unix milliseconds of an old message's timestamp; 0 where it makes no sense."""
+    """Return the Unix milliseconds of an old message's timestamp; 0 where it is invalid."""
     timestamp = message.get("timestamp") if isinstance(message, dict) else None
     if isinstance(timestamp, bool) or not isinstance(timestamp, (int, float)):
         return 0

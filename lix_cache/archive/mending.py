@@ -8,7 +8,7 @@ from lix_cache._log import logger
 from lix_cache.archive import decoding, encoding, index, legacy, reading
 from lix_cache.archive import header as header_flow
 from lix_cache.archive.folder import foreign
-from lix_cache.archive.names import SUFFIX, file_stem
+from lix_cache.archive.names import SUFFIX, file_stem, legacy_session_id
 from lix_cache.archive.reader import ArchiveReader
 from lix_cache.errors import (
     ArchiveCorrupt,
@@ -28,7 +28,7 @@ class ArchiveMending(ArchiveReader):
         frame = index.index_at_end(tail.data, tail.size) if tail else None
         if frame is not None:
             # What comes after a clear() is in the context, also where the file claims a strange one.
-            return max(frame.index.newest, frame.index.cleared)
+            return max(frame.index.newest, frame.index.cleared, frame.index.dropped)
         # Where nothing intact is left there is no last id to ask for, and that must not
         # keep a new turn out.
         return self._writable_tail_locked(self._ready_path_locked(session_id), session_id)[0].newest
@@ -40,13 +40,35 @@ class ArchiveMending(ArchiveReader):
         existing = self._path_of(session_id)
         if existing is None:
             if self._files.exists(path):
-                raise ArchiveCorrupt(
-                    f"{os.path.basename(path)!r} is a version 1 file of another session; "
-                    "move it out of the archive folder"
-                )
+                self._make_way_locked(path, session_id)
         elif existing != path or self._is_legacy(path):
             self._upgrade_locked(existing, path, session_id)
         return path
+
+    def _make_way_locked(self, path: str, session_id: str) -> None:
+        """Give the file of the old package that has our name the one that is its own session's by now.
+
+        The old package encoded nothing: the id of that session looks like our encoding of this one's, and
+        must not keep this one, which may be another tenant's, out of the archive.
+        """
+        name = os.path.basename(path)
+        owner = legacy_session_id(name[: -len(SUFFIX)])
+        # Where case is ignored, the name that it has tells another owner; and where the owner has a
+        # newer file as well, this one does not count, and may be all that some old process knows.
+        if name not in self._files.names(self.folder, name) or self._path_of(owner) != path:
+            raise ArchiveCorrupt(
+                f"{name!r} is a version 1 file of another session; move it out of the archive folder"
+            )
+        if self.lock_key(owner) == self.lock_key(session_id):
+            self._upgrade_locked(path, self._own_path(owner), owner)
+            return
+        # Not waited for, because we hold a lock: two that wait for each other would wait for ever.
+        lock = self.try_lock(owner)
+        if lock is None:
+            raise self.busy_error(owner)
+        with lock:
+            if self._path_of(owner) == path:
+                self._upgrade_locked(path, self._own_path(owner), owner)
 
     def _upgrade_locked(self, old: str, path: str, session_id: str) -> None:
         data = self._files.read(old) or b""

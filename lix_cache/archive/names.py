@@ -6,12 +6,23 @@ import hashlib
 from functools import lru_cache
 from urllib.parse import unquote
 
-__all__ = ["SUFFIX", "file_stem", "is_encoded", "plain_stem", "session_id_of_stem", "stripe_of"]
+from lix_cache.messages.session_key import plain_of, stored_plain
+
+__all__ = [
+    "SUFFIX",
+    "file_stem",
+    "is_encoded",
+    "legacy_session_id",
+    "plain_stem",
+    "session_id_of_stem",
+    "stripe_of",
+]
 
 SUFFIX = ".huff"
 LOCK_STRIPES = 1024
 _MAX_STEM = 180
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
+_SAFE_IN_ANY_CASE = _SAFE - frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 # Names that some systems reserve for devices, whatever the extension.
 _DEVICES = frozenset(
     {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))}
@@ -22,13 +33,16 @@ _DEVICES = frozenset(
 def file_stem(session_id: str) -> str:
     """Return the file name of a session, without its suffix.
 
-    Injective: two ids never share a name. The result has no separator, is never hidden,
-    never empty, never a device, and at most 180 characters long.
+    Injective: two ids never share a name, and two of which one has a namespace not even on a file
+    system that ignores case. The result has no separator, is never hidden, never empty, never a
+    device, and at most 180 characters long.
     """
     data = session_id.encode()
     escape_first = data[:1] == b"." or session_id.split(".")[0].lower() in _DEVICES
+    # One tenant must not get at the name of another's file, nor keep it from having one.
+    safe = _SAFE if plain_of(session_id) is not None else _SAFE_IN_ANY_CASE
     stem = "".join(
-        chr(byte) if byte in _SAFE and not (i == 0 and escape_first) else f"%{byte:02X}"
+        chr(byte) if byte in safe and not (i == 0 and escape_first) else f"%{byte:02X}"
         for i, byte in enumerate(data)
     )
     if len(stem) > _MAX_STEM:
@@ -37,10 +51,14 @@ def file_stem(session_id: str) -> str:
 
 
 def plain_stem(session_id: str) -> str | None:
-    """Return the name the old package gave a session, where it differs and is harmless."""
-    if "/" in session_id or "\\" in session_id or "\0" in session_id or len(session_id.encode()) > 250:
+    """Return the name the old package gave a session, where it differs and is harmless.
+
+    None for a session with a namespace: the old package knew none, and what has its name is another's.
+    """
+    text = plain_of(session_id)
+    if text is None or "/" in text or "\\" in text or "\0" in text or len(text.encode()) > 250:
         return None
-    return None if file_stem(session_id) == session_id else session_id
+    return None if file_stem(session_id) == text else text
 
 
 def is_encoded(stem: str) -> bool:
@@ -51,6 +69,11 @@ def is_encoded(stem: str) -> bool:
 def session_id_of_stem(stem: str) -> str:
     """Return the session id a name stands for; for a digest, the name itself."""
     return stem if stem.startswith("~") else unquote(stem, errors="replace")
+
+
+def legacy_session_id(stem: str) -> str:
+    """Return the session id that a file of the old package has, by its name."""
+    return stored_plain(stem)
 
 
 def stripe_of(session_id: str) -> int:

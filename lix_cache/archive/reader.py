@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
-from lix_cache.archive import decoding, legacy, reading
+from lix_cache.archive import decoding, legacy, parts, reading
 from lix_cache.archive import index as index_flow
-from lix_cache.archive.doubts import Link
+from lix_cache.archive.changes import SessionStamp
+from lix_cache.archive.doubts import Link, found_in, id_before, is_gone
+from lix_cache.archive.facts import Extent, SessionMetadata, Summary
 from lix_cache.archive.folder import ArchiveFolder, foreign
-from lix_cache.archive.names import SUFFIX, session_id_of_stem
+from lix_cache.archive.names import SUFFIX, legacy_session_id, session_id_of_stem
 from lix_cache.archive.salvage import all_doubts
 from lix_cache.archive.tombstones import Deletion
 from lix_cache.errors import (
     ArchiveCorrupt,
     ArchiveUnavailable,
 )
-from lix_cache.messages.turn import ZERO_ID, MessageId, Turn
+from lix_cache.messages.turn import LARGEST_MS, ZERO_ID, MessageId, Turn
 
-__all__ = ["ArchiveReader", "Extent", "SessionFile"]
-
-
-@dataclass(frozen=True)
-class Extent:
-    """How far a session has come.
-
-    Attributes:
-        newest: the largest id that was ever given to a message of it.
-        cleared: messages up to here are history, no longer part of the context.
-        deleted: messages up to here are gone.
-        contested: messages of which Redis may hold or get copies under other ids, with their own id
-            in the archive; ZERO_ID where they were deleted. Such copies do not count.
-    """
-
-    newest: MessageId = ZERO_ID
-    cleared: MessageId = ZERO_ID
-    deleted: MessageId = ZERO_ID
-    contested: Mapping[bytes, MessageId] = field(default_factory=dict)
+__all__ = ["ArchiveReader", "SessionFile"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +70,7 @@ class ArchiveReader(ArchiveFolder):
         def read(path: str) -> tuple[list[Turn], MessageId] | None:
             self._check_owner(path, session_id)
             try:
-                return reading.last_turns(self._files, path, count, self._most)
+                return parts.last_turns(self._files, path, count, self._most)
             except reading.TailUnreadable:
                 # The long way, which also decides whether it is damage or a writer at work.
                 found = self._contents_at(path, session_id, locked=locked)
@@ -95,6 +78,44 @@ class ArchiveReader(ArchiveFolder):
 
         turns, cleared = self._of_file(session_id, read) or ([], ZERO_ID)
         return [turn for turn in turns if turn.id > cleared] if in_context else turns
+
+    def between(
+        self,
+        session_id: str,
+        count: int,
+        *,
+        after: MessageId = ZERO_ID,
+        before: MessageId | None = None,
+        newest: bool,
+        locked: bool = False,
+    ) -> list[Turn]:
+        """Return turns between two ids, oldest first, decoding no more than their frames.
+
+        Args:
+            session_id: the session.
+            count: how many at most.
+            after: only larger ids.
+            before: only smaller ids.
+            newest: the last of them; else the first.
+            locked: whether the caller holds the session's lock.
+        """
+        if not count:
+            return []
+        end = before or MessageId(LARGEST_MS + 1, 0)
+
+        def read(path: str) -> list[Turn] | None:
+            self._check_owner(path, session_id)
+            find = parts.newest_between if newest else parts.oldest_between
+            try:
+                return find(self._files, path, count, after, end, self._most)
+            except reading.TailUnreadable:
+                found = self._contents_at(path, session_id, locked=locked)
+            if found is None:
+                return None
+            turns = [turn for turn in found.turns if after < turn.id < end]
+            return turns[-count:] if newest else turns[:count]
+
+        return self._of_file(session_id, read) or []
 
     def last_index(self, session_id: str, *, locked: bool = False) -> index_flow.FrameIndex:
         """Return the last index entry (totals, largest id, what was cleared): one small read."""
@@ -109,14 +130,19 @@ class ArchiveReader(ArchiveFolder):
 
         return self._of_file(session_id, read) or index_flow.EMPTY
 
+    def summary(self, session_id: str, *, locked: bool = False) -> Summary:
+        """Return what the last index entry says, for those who know nothing of frames."""
+        index = self.last_index(session_id, locked=locked)
+        return Summary(index.visible, index.newest, index.cleared, index.changes)
+
     def look(self, session_id: str, *, locked: bool = False) -> Extent:
         """Return how far a session has come, as far as the disk knows. Two small reads."""
         index = self.last_index(session_id, locked=locked)
         gone = self._tombstones.of(session_id)
         contested = self._contested(session_id, index, gone)
         # What a damaged index says was cleared counts too: a smaller id would not be in the context.
-        newest = max(index.newest, index.cleared, gone.up_to)
-        return Extent(newest, index.cleared, gone.up_to, contested)
+        newest = max(index.newest, index.cleared, index.dropped, gone.up_to)
+        return Extent(newest, index.cleared, max(gone.up_to, index.dropped), gone.up_to, contested)
 
     def contested(self, session_id: str, *, locked: bool = False) -> Mapping[bytes, MessageId]:
         """Return ``contested`` of :meth:`look`; of a damaged file what can be read."""
@@ -139,14 +165,14 @@ class ArchiveReader(ArchiveFolder):
         chain, _ = self._doubts(SessionFile(path, index, 0 if tail is None else tail.size))
         # The last link counts, which comes first.
         for link in reversed(chain):
-            found.update(link.items())
+            found.update((nonce, ZERO_ID if is_gone(said) else said) for nonce, said in link.items())
         return found
 
-    def metadata(self, session_id: str, *, locked: bool = False) -> dict[str, Any] | None:
+    def metadata(self, session_id: str, *, locked: bool = False) -> SessionMetadata | None:
         """Return the metadata of a session's file, or None if there is none."""
         return self._of_file(session_id, lambda path: self._metadata_at(path, session_id, locked=locked))
 
-    def all_metadata(self) -> Iterator[dict[str, Any]]:
+    def all_metadata(self) -> Iterator[SessionMetadata]:
         """Yield the metadata of every file; unreadable ones are counted and logged."""
         for name in list(self.session_files()):
             try:
@@ -158,27 +184,75 @@ class ArchiveReader(ArchiveFolder):
             if meta is not None:
                 yield meta
 
-    def find_nonce_locked(self, session_id: str, nonce: bytes) -> MessageId | None:
-        """Return the id under which a message was archived, if it was. Reads the whole file if need be."""
-        path = self._path_of(session_id)
-        if path is None:
-            return None
+    def stamps(self) -> Iterator[SessionStamp]:
+        """Yield what tells whether a session's file is the same: its inode, size and time of writing."""
+        for name in list(self.session_files()):
+            stamp = self._files.version(self._in_folder(name))
+            session_id = None if stamp is None else self._owner_by_name(name)
+            if stamp is not None and session_id is not None:
+                yield SessionStamp(session_id, stamp)
+
+    def _owner_by_name(self, name: str) -> str | None:
+        """Return whose file it is, from its name where that says it; None where it is of no session."""
+        stem = name[: -len(SUFFIX)]
         try:
-            for _, turns in reading.walk_back(self._files, path, self._most):
-                for turn in turns:
-                    if turn.nonce == nonce:
-                        return turn.id
+            stem.encode()
+        except UnicodeEncodeError:
+            return None
+        if "%" not in stem and not stem.startswith("~"):
+            return legacy_session_id(stem)
+        path = self._in_folder(name)
+        header = reading.read_header(self._files, path)
+        if header is not None:
+            return header.session_id
+        if not self._is_legacy(path):
+            return session_id_of_stem(stem)
+        # What an upgrade that a crash stopped left beside the session's own file does not count.
+        session_id = legacy_session_id(stem)
+        return session_id if self._path_of(session_id) == path else None
+
+    def find_nonces_locked(
+        self, session_id: str, nonces: Collection[bytes], *, since_ms: int = 0
+    ) -> dict[bytes, MessageId]:
+        """Return the ids of those messages that are archived, or were. Reads the whole file if need be.
+
+        Args:
+            session_id: the session.
+            nonces: of the messages.
+            since_ms: what was archived before this time need not be looked at.
+        """
+        path = self._path_of(session_id)
+        found: dict[bytes, MessageId] = {}
+        if path is None:
+            return found
+        try:
+            for frame, decoded in reading.walk_back(self._files, path, self._most):
+                if frame.index.updated_ms < since_ms:
+                    break
+                found.update((turn.nonce, turn.id) for turn in decoded.turns if turn.nonce in nonces)  # type: ignore[misc]
+                if len(found) == len(nonces):
+                    break
         except reading.TailUnreadable:
-            found = self.turns(session_id, locked=True)
-            return next((turn.id for turn in found if turn.nonce == nonce), None)
-        return None
+            turns = self.turns(session_id, locked=True)
+            found = {turn.nonce: turn.id for turn in turns if turn.nonce in nonces}  # type: ignore[misc]
+        missing = [nonce for nonce in nonces if nonce not in found]
+        index = self.last_index(session_id, locked=True) if missing else index_flow.EMPTY
+        if index.contested_at:
+            # Deleted before it came here, or merged away since.
+            tail = self._files.read_tail(path, 0)
+            chain, _ = self._doubts(SessionFile(path, index, 0 if tail is None else tail.size))
+            for nonce in missing:
+                said = found_in(chain, nonce)
+                if said is not None and is_gone(said):
+                    found[nonce] = id_before(said)
+        return found
 
     def deleted_up_to(self, session_id: str) -> MessageId:
         """Return the largest id that the session may have had when it was last deleted."""
         return self._tombstones.of(session_id).up_to
 
     def _contents_at(self, path: str, session_id: str, *, locked: bool) -> reading.Contents | None:
-        """Read a whole file. Damage is believed only of a file that nobody is writing to."""
+        """Read a whole file. Damage is believed only of a file without a writer."""
         name = os.path.basename(path)
         try:
             data = self._files.read(path)
@@ -210,15 +284,13 @@ class ArchiveReader(ArchiveFolder):
     def _checked_owner(found: reading.Contents | None, session_id: str, name: str) -> reading.Contents | None:
         # A file system that ignores case gives two sessions one name.
         if found is not None and found.session_id not in (None, session_id):
-            raise ArchiveCorrupt(
-                f"{name!r} belongs to session {str(found.session_id)[:60]!r}, not {session_id[:60]!r}"
-            )
+            raise foreign(name, str(found.session_id), session_id)
         return found
 
     def _metadata_at(
         self, path: str, session_id: str | None, *, locked: bool = False
-    ) -> dict[str, Any] | None:
-        """Return a file's metadata; with None for the id, whoever's file it is."""
+    ) -> SessionMetadata | None:
+        """Return a file's metadata; with None for the id, of any owner."""
         tail = self._files.read_tail(path, index_flow.TAIL_BYTES)
         if tail is None:
             return None
@@ -231,18 +303,18 @@ class ArchiveReader(ArchiveFolder):
             return None
         if head[:4] == legacy.MAGIC:
             old = legacy.legacy_metadata(head)
-            stem = os.path.basename(path)[: -len(SUFFIX)]
-            if session_id is None and self._path_of(stem) != path:
+            owner = legacy_session_id(os.path.basename(path)[: -len(SUFFIX)])
+            if session_id is None and self._path_of(owner) != path:
                 # What an upgrade that a crash stopped left beside the session's own file.
                 return None
-            session_id = stem
+            session_id = owner
         elif session_id is None:
             stem = os.path.basename(path)[: -len(SUFFIX)]
             session_id = session_id_of_stem(stem) if header is None else header.session_id
         elif header is not None and header.session_id != session_id:
             raise foreign(os.path.basename(path), header.session_id, session_id)
         if frame is not None and header is not None:
-            created, updated, count = header.created_at, frame.index.updated_at, frame.index.total
+            created, updated, count = header.created_at, frame.index.updated_at, frame.index.visible
         elif old is not None:
             created, updated, count = old
         else:
@@ -250,13 +322,7 @@ class ArchiveReader(ArchiveFolder):
             if found is None:
                 return None
             created, updated, count = found.created_at, found.updated_at, len(found.turns)
-        return {
-            "session_id": session_id,
-            "created_at": created,
-            "updated_at": updated,
-            "num_turns": count,
-            "size_bytes": tail.size,
-        }
+        return SessionMetadata(session_id, created, updated, count, tail.size)
 
     def _doubts(self, file: SessionFile) -> tuple[list[Link], bool]:
         """Return what is in doubt in a file, and whether its chain says so.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
 from itertools import pairwise
 
 from lix_cache._log import logger
@@ -19,11 +18,12 @@ from lix_cache.storage.files import Files
 __all__ = [
     "Contents",
     "TailUnreadable",
+    "decoded_at",
     "doubts",
     "largest_before",
-    "last_turns",
     "parse_contents",
     "read_header",
+    "visible_back",
     "walk_back",
 ]
 
@@ -92,19 +92,12 @@ def parse_contents(data: bytes, name: str, most: int = index_flow.MAX_DECODED) -
     if not found.frames and not found.is_clean:
         raise ArchiveCorrupt(f"{name!r}: {len(data)} bytes, and no intact frame among them")
     damaged = sum(end - start for start, end in found.damage) + (found.header is None)
-    turns: list[Turn] = []
-    undecoded, why = 0, ""
-    for frame in found.frames:
-        try:
-            turns += decoding.decode_frame(data[frame.offset : frame.end], frame, most)
-        except ArchiveCorrupt as error:
-            # Not the error itself: with it the bytes of the frame would be kept.
-            undecoded, why = undecoded + 1, why or str(error)
-            damaged += frame.length
+    turns, undecoded, why = _turns_of(data, found.frames, most)
+    damaged += sum(frame.length for frame in undecoded)
     if undecoded:
         # Once for the file, which may have very many.
-        logger.warning("archive damage: {!r}: {} frames, the first: {}", name, undecoded, why)
-    if damaged and found.frames and not turns:
+        logger.warning("archive damage: {!r}: {} frames, the first: {}", name, len(undecoded), why)
+    if damaged and found.frames and not turns and (undecoded or not found.frames[-1].index.removed):
         raise ArchiveCorrupt(f"{name!r}: none of its {len(found.frames)} frames can be decoded")
     # Looked at rather than believed: a frame that is in the file twice says it is in order.
     if any(before.id >= after.id for before, after in pairwise(turns)):
@@ -120,6 +113,35 @@ def parse_contents(data: bytes, name: str, most: int = index_flow.MAX_DECODED) -
         session_id=found.header.session_id if found.header else None,
         doubts=all_doubts(data, found, most),
     )
+
+
+def _turns_of(
+    data: bytes, frames: Sequence[index_flow.Frame], most: int
+) -> tuple[list[Turn], list[index_flow.Frame], str]:
+    """Return the turns that frames leave, the frames that cannot be decoded, and why the first cannot."""
+    turns: list[Turn] = []
+    # From the first frame on that takes turns out: found by their ids, however many frames do.
+    left: dict[MessageId, Turn] | None = None
+    undecoded: list[index_flow.Frame] = []
+    why = ""
+    for frame in frames:
+        try:
+            decoded = decoding.decode(data[frame.offset : frame.end], frame, most)
+        except ArchiveCorrupt as error:
+            # Not the error itself: with it the bytes of the frame would be kept.
+            undecoded.append(frame)
+            why = why or str(error)
+            continue
+        if decoded.removed and left is None:
+            left = {turn.id: turn for turn in reversed(turns)}
+        if left is None:
+            turns += decoded.turns
+            continue
+        for message_id in decoded.removed:
+            left.pop(message_id, None)
+        for turn in decoded.turns:
+            left.setdefault(turn.id, turn)
+    return turns if left is None else list(left.values()), undecoded, why
 
 
 def _legacy_contents(data: bytes) -> Contents:
@@ -152,11 +174,20 @@ def read_header(files: Files, path: str) -> header.FileHeader | None:
 
 
 def walk_back(
-    files: Files, path: str, most: int = index_flow.MAX_DECODED
-) -> Iterator[tuple[index_flow.Frame, list[Turn]]]:
-    """Yield the frames of a version 2 file with their turns, last frame first.
+    files: Files,
+    path: str,
+    most: int = index_flow.MAX_DECODED,
+    wanted: Callable[[index_flow.Frame], bool] | None = None,
+) -> Iterator[tuple[index_flow.Frame, decoding.Decoded]]:
+    """Yield the frames of a version 2 file with what they say, last frame first.
 
-    Reads only as far as it is iterated.
+    Reads only as far as it is iterated. What a frame takes out is still among the turns of those before it.
+
+    Args:
+        files: the file system.
+        path: the file.
+        most: bytes that a frame may decode to.
+        wanted: whether a frame's turns are; None for all. Others are passed over by their index entry.
 
     Raises:
         TailUnreadable: use :func:`parse_contents`.
@@ -173,22 +204,54 @@ def walk_back(
             # Or another process has replaced the file since the later frame was read.
             raise TailUnreadable(path)
         later = frame.index
+        is_wanted = wanted is None or wanted(frame)
+        if not is_wanted and frame.offset < start:
+            # Its bytes are not: what comes is what stands before it.
+            data, start = b"", frame.offset
         if frame.offset < start or (start and frame.offset - start < index_flow.TAIL_BYTES):
             # This frame, and the end of the one before it, are not all in hand.
-            wanted = max(0, frame.offset - _READ_AHEAD)
-            more = files.read_at(path, wanted, start - wanted)
-            if more is None or len(more) != start - wanted:
+            begin = max(0, frame.offset - _READ_AHEAD)
+            more = files.read_at(path, begin, start - begin)
+            if more is None or len(more) != start - begin:
                 raise TailUnreadable(path)
-            data, start = more + data, wanted
-        try:
-            turns = decoding.decode_frame(data[frame.offset - start : frame.end - start], frame, most)
-        except ArchiveCorrupt:
-            raise TailUnreadable(path) from None
-        yield frame, turns
+            data, start = more + data, begin
+        body = data[frame.offset - start : frame.end - start]
+        yield frame, decoded_at(body, frame, path, most) if is_wanted else decoding.Decoded([], [])
         if frame.index.total == frame.index.count:
             return
         end = frame.offset
         data = data[: end - start]
+
+
+def visible_back(
+    files: Files,
+    path: str,
+    most: int = index_flow.MAX_DECODED,
+    wanted: Callable[[index_flow.Frame], bool] | None = None,
+) -> Iterator[tuple[index_flow.Frame, list[Turn]]]:
+    """Yield the frames of a version 2 file with those of their turns that no later frame takes out.
+
+    Args, and raises: as :func:`walk_back`.
+    """
+
+    def needed(frame: index_flow.Frame) -> bool:
+        return wanted is None or frame.index.taken > 0 or wanted(frame)
+
+    removed: set[MessageId] = set()
+    for frame, decoded in walk_back(files, path, most, needed):
+        turns = decoded.turns
+        yield frame, [turn for turn in turns if turn.id not in removed] if removed else turns
+        index = frame.index
+        if index.taken and index.removed >= index.total - index.count:
+            return  # all that stands before it is gone
+        removed.update(decoded.removed)
+
+
+def decoded_at(body: bytes, frame: index_flow.Frame, path: str, most: int) -> decoding.Decoded:
+    try:
+        return decoding.decode(body, frame, most)
+    except ArchiveCorrupt:
+        raise TailUnreadable(path) from None
 
 
 def doubts(files: Files, path: str, size: int, at: int) -> list[Link]:
@@ -226,37 +289,6 @@ def doubts(files: Files, path: str, size: int, at: int) -> list[Link]:
         chain.append(link)
         at = link.before
     return chain
-
-
-def last_turns(
-    files: Files, path: str, count: int, most: int = index_flow.MAX_DECODED
-) -> tuple[list[Turn], MessageId]:
-    """Return the last ``count`` turns sorted by id, and the id up to which the context was cleared.
-
-    Raises:
-        TailUnreadable: use :func:`parse_contents`.
-    """
-    turns: dict[MessageId, Turn] = {}
-    cleared = index_flow.EMPTY.cleared
-    # Only ids larger than all that is still unread are sure to be the last ones: they are counted as
-    # they become sure, so that a file that says of every frame that it is out of order costs no more.
-    unsure: list[tuple[int, int]] = []
-    sure, bound = 0, None
-    for frame, decoded in walk_back(files, path, most):
-        if not turns:
-            cleared = max(cleared, frame.index.cleared)
-        for turn in decoded:
-            if turn.id not in turns:
-                heappush(unsure, (-turn.id.ms, -turn.id.seq))
-        turns.update((turn.id, turn) for turn in decoded)
-        before = largest_before(frame)
-        bound = before if bound is None else min(bound, before)
-        while unsure and unsure[0] < (-bound.ms, -bound.seq):
-            heappop(unsure)
-            sure += 1
-        if sure >= count:
-            break
-    return [turns[message_id] for message_id in sorted(turns)[-count:]], cleared
 
 
 def largest_before(frame: index_flow.Frame) -> MessageId:

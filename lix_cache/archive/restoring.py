@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lix_cache.archive import encoding
 from lix_cache.archive import header as header_flow
-from lix_cache.archive.doubts import doubts_about
+from lix_cache.archive.doubts import doubts_about, is_gone
 from lix_cache.archive.identity import Known, newcomers
 from lix_cache.messages.turn import ZERO_ID
 
@@ -35,8 +36,15 @@ def restored(session_id: str, old: Contents, new: Contents | None, codec: Packer
     updated_ms = int(max(found.updated_at for found in both) * 1000)
     # What was in doubt still is, and no more: under the ids that the messages have by now.
     contested = doubts_about(turns, set[bytes]().union(*(found.doubts for found in both)))
+    gone = {nonce: said for found in both for nonce, said in found.doubts.items() if is_gone(said)}
+    contested = {**gone, **contested}
     whole = encoding.encode_file(header, turns, updated_ms, codec, contested=contested)
     cleared = max((found.index.cleared for found in both), default=ZERO_ID)
-    if turns and cleared != ZERO_ID:
-        whole += encoding.as_whole(encoding.encode_mark(encoding.index_of(whole), updated_ms, cleared))
+    changes = sum(found.index.changes for found in both)
+    if turns and (cleared != ZERO_ID or changes):
+        dropped = max(found.index.dropped for found in both)
+        # A window may hold again what is taken back.
+        dropped = dropped if dropped < turns[0].id else ZERO_ID
+        last = replace(encoding.index_of(whole), changes=changes, dropped=dropped)
+        whole += encoding.as_whole(encoding.encode_mark(last, updated_ms, cleared))
     return whole

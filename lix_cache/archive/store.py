@@ -9,41 +9,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
-from typing import Any
 
 from lix_cache._log import logger
 from lix_cache.archive import index, reading
-from lix_cache.archive.compaction import Compaction, compaction
+from lix_cache.archive.changing import ArchiveChanger
+from lix_cache.archive.compaction import compaction
 from lix_cache.archive.expiry import DAY, Now, is_expired
-from lix_cache.archive.folder import LOCKS, PROBE, lock_pauses, temporary_path
+from lix_cache.archive.facts import CompactedSession, TrashedSession
+from lix_cache.archive.folder import LOCKS, PROBE, temporary_path
 from lix_cache.archive.names import session_id_of_stem
-from lix_cache.archive.reader import Extent
 from lix_cache.archive.restoring import restored
 from lix_cache.archive.tombstones import Deletion
-from lix_cache.archive.writer import ArchiveWriter
-from lix_cache.errors import (
-    ArchiveCorrupt,
-    ArchiveUnavailable,
-)
+from lix_cache.errors import ArchiveCorrupt, ArchiveError, ArchiveUnavailable
 from lix_cache.messages.turn import ZERO_ID, MessageId
 
-__all__ = ["KEEP_NONCES_MS", "ArchiveStore", "Extent", "lock_pauses"]
+__all__ = ["KEEP_NONCES_MS", "ArchiveStore"]
 
 #: Compaction keeps the nonces of messages younger than this (docs/archive-format.md).
 KEEP_NONCES_MS = 86_400_000
 
 
-class ArchiveStore(ArchiveWriter):
+class ArchiveStore(ArchiveChanger):
     """What :class:`~lix_cache.archive.archive.ConversationArchive` and the hybrid store share."""
 
     def compact_locked(
         self, session_id: str, *, idle_seconds: float, dry_run: bool = False
-    ) -> tuple[Compaction | None, bool, int]:
+    ) -> CompactedSession:
         """Merge the small frames of a session's file, if it is idle.
-
-        Returns:
-            What was done, or would be (None if there is nothing to win); whether the
-            session was idle for so long; the bytes of its file.
 
         Raises:
             ArchiveCorrupt: something intact cannot be decoded; the file is as it was.
@@ -52,24 +44,33 @@ class ArchiveStore(ArchiveWriter):
         tail = self._files.read_tail(path, index.TAIL_BYTES) if path else None
         if path is None or tail is None or self._is_legacy(path):
             # A version 1 file is one frame; its first append makes more of it.
-            return None, True, 0
+            return CompactedSession()
         self._check_owner(path, session_id)
         now_ms = int(self._clock.time() * 1000)
         frame = index.index_at_end(tail.data, tail.size)
         if frame is not None:
             if now_ms - frame.index.updated_ms < idle_seconds * 1000:
-                return None, False, tail.size
+                return CompactedSession(is_active=True)
             if frame.index.total == frame.index.count:
-                return None, True, tail.size
+                return CompactedSession()
         data = self._files.read(path) or b""
         found = compaction(data, self._codec.patient(), now_ms=now_ms, keep_ms=KEEP_NONCES_MS)
-        if found is not None and not dry_run:
+        if found is None:
+            return CompactedSession()
+        if not dry_run:
             if found.aside:
                 self._set_aside(path, found.aside)
                 self._count("repairs")
             self._replace_file(path, found.data)
             self._count("compactions")
-        return found, True, len(data)
+            self.changes.note(session_id)
+        return CompactedSession(
+            is_changed=True,
+            frames_before=found.frames_before,
+            frames_after=found.frames_after,
+            bytes_before=len(data),
+            bytes_after=len(found.data),
+        )
 
     def delete_locked(
         self, session_id: str, up_to: MessageId = ZERO_ID, late: Collection[bytes] = ()
@@ -114,6 +115,8 @@ class ArchiveStore(ArchiveWriter):
         if unnoted:
             self._note_deletion_locked(session_id, deletion)
         self.unmark_pending_locked(session_id)
+        # Also where nothing was left: what a stopped deletion removed, it may have reported to no caller.
+        self.changes.note(session_id)
         return removed
 
     def _note_deletion_locked(self, session_id: str, deletion: Deletion) -> None:
@@ -146,15 +149,30 @@ class ArchiveStore(ArchiveWriter):
             )
         return found
 
-    def is_expired(self, session_id: str, life_seconds: float, now: Now, *, locked: bool = False) -> bool:
-        """Whether a session has given no sign of life for so long."""
-        meta = self.metadata(session_id, locked=locked)
-        path = self._path_of(session_id)
-        if meta is None or path is None or meta["updated_at"] >= now.earliest - life_seconds:
+    def expired_sessions(self, ttl_seconds: float, now: Now) -> list[str]:
+        """Return the sessions that have given no sign of life for so long."""
+        cutoff = now.earliest - ttl_seconds
+        old = [meta.session_id for meta in self.all_metadata() if meta.updated_at < cutoff]
+        return [session_id for session_id in old if self._is_expired(session_id, ttl_seconds, now)]
+
+    def expire_locked(self, session_id: str, ttl_seconds: float, now: Now, *, to_trash: bool) -> bool:
+        """Take a session away if, looked at under its lock, it is still expired."""
+        if not self._is_expired(session_id, ttl_seconds, now, locked=True):
             return False
-        modified = self._files.modified(path)
-        newest = self.last_index(session_id, locked=locked).newest
-        return modified is not None and is_expired(now, life_seconds, meta["updated_at"], newest, modified)
+        return self.trash_locked(session_id, now) if to_trash else self.delete_locked(session_id)
+
+    def _is_expired(self, session_id: str, ttl_seconds: float, now: Now, *, locked: bool = False) -> bool:
+        try:
+            meta = self.metadata(session_id, locked=locked)
+            path = self._path_of(session_id)
+            if meta is None or path is None or meta.updated_at >= now.earliest - ttl_seconds:
+                return False
+            modified = self._files.modified(path)
+            newest = self.last_index(session_id, locked=locked).newest
+        except ArchiveError as error:
+            self.note_not_expired(session_id, error)
+            return False
+        return modified is not None and is_expired(now, ttl_seconds, meta.updated_at, newest, modified)
 
     def trash_locked(self, session_id: str, now: Now) -> bool:
         """Move all that a session has on disk to the trash; False if there is nothing."""
@@ -171,16 +189,18 @@ class ArchiveStore(ArchiveWriter):
         if paths:
             self._files.sync_folder(self.folder)
         self.unmark_pending_locked(session_id)
+        if paths:
+            self.changes.note(session_id)
         return bool(paths)
 
     def restore_locked(self, session_id: str) -> bool:
-        """Take a session back from the trash; False if it is not there.
+        """Restore a session from the trash; False if it is not there.
 
-        A session that has begun anew meanwhile keeps what it has: both are put together by id.
+        A session that has begun anew meanwhile keeps what it has: both are merged by id.
         Stopped at any step and run again: what is back already is recognised by its ids.
 
         Raises:
-            ArchiveCorrupt: a file in the trash makes no sense. It stays there; the others are back.
+            ArchiveCorrupt: a file in the trash is invalid. It stays there; the others are back.
         """
         found = self._trash.of(session_id)
         if not found:
@@ -196,15 +216,16 @@ class ArchiveStore(ArchiveWriter):
                 self._files.rename(one.path, self._own_path(session_id))
             else:
                 try:
-                    self._put_together_locked(one.path, session_id)
+                    self._merge_locked(one.path, session_id)
                 except ArchiveCorrupt as error:
                     failure = failure or error
         self._files.sync_folder(self.folder)
+        self.changes.note(session_id)
         if failure is not None:
             raise failure
         return True
 
-    def _put_together_locked(self, trashed: str, session_id: str) -> None:
+    def _merge_locked(self, trashed: str, session_id: str) -> None:
         old = reading.parse_contents(self._files.read(trashed) or b"", os.path.basename(trashed), self._most)
         new = self.contents(session_id, locked=True)
         path = self._own_path(session_id)
@@ -222,7 +243,7 @@ class ArchiveStore(ArchiveWriter):
     def empty_trash(self, now: Now, days: float) -> int:
         """Remove for good what has been in the trash for so many days. Returns how many files.
 
-        Sessions whose lock somebody holds are left for the next time: one that is being taken back
+        Sessions whose lock is held are left for the next time: one that is being taken back
         must come back whole.
         """
         before_ms = (now.earliest - days * DAY) * 1000
@@ -235,14 +256,11 @@ class ArchiveStore(ArchiveWriter):
                 count += self._trash.empty(number, before_ms)
         return count
 
-    def trashed(self) -> Iterator[dict[str, Any]]:
-        """Yield ``session_id``, ``trashed_at`` (Unix seconds) and ``size_bytes`` of what is in the trash."""
+    def trashed(self) -> Iterator[TrashedSession]:
+        """Yield what is in the trash."""
         for one in self._trash.all():
             tail = None if one.is_damaged else self._files.read_tail(one.path, 0)
             if tail is not None:
                 header = reading.read_header(self._files, one.path)
-                yield {
-                    "session_id": session_id_of_stem(one.stem) if header is None else header.session_id,
-                    "trashed_at": one.ms / 1000,
-                    "size_bytes": tail.size,
-                }
+                session_id = session_id_of_stem(one.stem) if header is None else header.session_id
+                yield TrashedSession(session_id, one.ms / 1000, tail.size)

@@ -18,7 +18,8 @@ from lix_cache.archive.names import stripe_of
 from lix_cache.messages.turn import ZERO_ID, MessageId, parse_id
 
 if TYPE_CHECKING:
-    from lix_cache.storage.files import FileLock, Files
+    from lix_cache.storage.files import Files
+from lix_cache.storage.locks import FileLock
 
 __all__ = ["Deletion", "Tombstones"]
 
@@ -39,7 +40,7 @@ class Deletion(NamedTuple):
 
 
 class Tombstones:
-    """The notes of one archive folder. Whoever writes one holds the session's lock.
+    """The notes of one archive folder. A writer of one holds the session's lock.
 
     Args:
         files: the file system.

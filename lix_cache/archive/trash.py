@@ -1,4 +1,4 @@
-"""Where a session's files go when its life is over, and stay for some days.
+"""Where a session's files go when it expires, and stay for some days.
 
 ``.trash/NNN/NAME.MS``: NNN is the number of the session's lock, NAME the file's own name and MS
 when it came there. A move is a rename in one file system, so a crash leaves a file in one place

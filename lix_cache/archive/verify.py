@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lix_cache.archive import decoding, header, legacy
-from lix_cache.errors import ArchiveCorrupt, MissingExtra, MissingTable
+from lix_cache.archive.names import legacy_session_id, session_id_of_stem
+from lix_cache.errors import ArchiveCorrupt, MissingDictionary, MissingExtra
+from lix_cache.messages.session_key import SessionName, named, shown
 from lix_cache.messages.turn import ZERO_ID, MessageId
 
-__all__ = ["Report", "verify_bytes"]
+__all__ = ["Report", "verify_bytes", "verify_file"]
 
 
 @dataclass(frozen=True)
@@ -16,15 +18,15 @@ class Report:
     """What was found in one file.
 
     Attributes:
-        session_id: whose file it is.
+        session_id: whose file it is; a key where the session has a namespace.
         version: 1 or 2; 0 if it is neither.
         frames: intact frames.
-        turns: turns in them.
+        turns: turns that they have for a reader.
         damaged_bytes: bytes that belong to no intact frame.
         problems: what is wrong, in words; empty if nothing is.
     """
 
-    session_id: str
+    session_id: SessionName
     version: int
     frames: int
     turns: int
@@ -36,33 +38,37 @@ class Report:
         return not self.problems
 
 
-def verify_bytes(data: bytes, session_id: str, *, check_owner: bool = True) -> Report:
-    """Check header, frames, CRCs, contents, counts and order of a file.
+def verify_bytes(data: bytes, session_id: str) -> Report:
+    """Check header, frames, CRCs, contents, counts and order of a session's whole file."""
+    return _verify(data, session_id, check_owner=True)[1]
 
-    Args:
-        data: the whole file.
-        session_id: whose file it should be.
-        check_owner: whether another id in the header is a problem (it is not where
-            ``session_id`` was only guessed from the file's name).
-    """
+
+def verify_file(data: bytes, name: str) -> tuple[str, Report]:
+    """Check a file by its name, without the suffix. Returns whose it says it is, and what was found."""
+    guess = legacy_session_id(name) if data[:4] == legacy.MAGIC else session_id_of_stem(name)
+    return _verify(data, guess, check_owner=False)
+
+
+def _verify(data: bytes, session_id: str, *, check_owner: bool) -> tuple[str, Report]:
+    # Another id in the header is no problem where the one given was only guessed.
     if data[:4] == legacy.MAGIC:
-        return _verify_legacy(data, session_id)
+        return session_id, _verify_legacy(data, shown(session_id))
     try:
         found = decoding.scan(data)
     except header.UnknownFormat as error:
-        return Report(session_id, 2, 0, 0, 0, (str(error),))
+        return session_id, Report(shown(session_id), 2, 0, 0, 0, (str(error),))
     problems: list[str] = []
     if found.header is None:
         problems.append("the file header is damaged")
     elif not check_owner:
         session_id = found.header.session_id
     elif found.header.session_id != session_id:
-        problems.append(f"the file is of session {found.header.session_id[:60]!r}")
+        problems.append(f"the file is of session {named(found.header.session_id)}")
     problems += [f"bytes {start} to {end} are no intact frame" for start, end in found.damage]
     turns = _verify_frames(data, found, problems)
     is_ours = found.header is not None or bool(found.frames)
-    return Report(
-        session_id=session_id,
+    return session_id, Report(
+        session_id=shown(session_id),
         version=2 if is_ours else 0,
         frames=len(found.frames),
         turns=turns,
@@ -71,7 +77,7 @@ def verify_bytes(data: bytes, session_id: str, *, check_owner: bool = True) -> R
     )
 
 
-def _verify_legacy(data: bytes, session_id: str) -> Report:
+def _verify_legacy(data: bytes, session_id: SessionName) -> Report:
     try:
         old = legacy.parse_legacy(data)
     except ArchiveCorrupt as error:
@@ -82,17 +88,23 @@ def _verify_legacy(data: bytes, session_id: str) -> Report:
 
 def _verify_frames(data: bytes, found: decoding.Scan, problems: list[str]) -> int:
     """Decode every frame, add what is wrong to ``problems``, return the number of turns."""
-    turns = 0
+    turns = removed = 0
     seen: set[MessageId] = set()
     newest = ZERO_ID
     for frame in found.frames:
         where = f"the frame at byte {frame.offset}"
         try:
-            ids = [turn.id for turn in decoding.decode_frame(data[frame.offset : frame.end], frame)]
-        except (ArchiveCorrupt, MissingExtra, MissingTable) as error:
+            decoded = decoding.decode(data[frame.offset : frame.end], frame)
+        except (ArchiveCorrupt, MissingExtra, MissingDictionary) as error:
             problems.append(str(error))
             continue
         index = frame.index
+        ids = [turn.id for turn in decoded.turns]
+        missing = len(set(decoded.removed) - seen)
+        if missing and not found.damage:
+            problems.append(f"{where} takes out {missing} ids that are not there")
+        seen.difference_update(decoded.removed)
+        removed += len(decoded.removed)
         repeated = sum(1 for message_id in ids if message_id in seen)
         if repeated:
             problems.append(f"{where} repeats {repeated} ids")
@@ -101,6 +113,8 @@ def _verify_frames(data: bytes, found: decoding.Scan, problems: list[str]) -> in
         turns += len(ids)
         if index.total != turns and not found.damage and not problems:
             problems.append(f"{where} counts {index.total} turns so far, not {turns}")
+        if index.removed != removed and not found.damage and not problems:
+            problems.append(f"{where} counts {index.removed} turns taken out so far, not {removed}")
         seen.update(ids)
         newest = max([newest, *ids])
-    return turns
+    return len(seen) if removed else turns

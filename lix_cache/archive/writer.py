@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from lix_cache.archive import encoding, index, reading
 from lix_cache.archive import header as header_flow
-from lix_cache.archive.doubts import Doubts, Link, doubts_about
+from lix_cache.archive.doubts import Doubts, Link, doubts_about, found_in, is_gone
 from lix_cache.archive.folder import temporary_path
-from lix_cache.archive.identity import Known, newcomers
+from lix_cache.archive.identity import Known, local_id, newcomers
 from lix_cache.archive.mending import ArchiveMending
 from lix_cache.archive.reader import SessionFile
 from lix_cache.errors import (
+    ArchiveCorrupt,
     LixCacheError,
 )
-from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, with_id
+from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, sign_of, with_id
 from lix_cache.storage.files import Write
 
-__all__ = ["ArchiveWriter"]
-
-_LOCAL_SEQ = 1 << 46
-#: Beyond what a double holds exactly, in which Redis compares numbers.
-_LARGEST_SEQ = 1 << 52
+__all__ = ["ArchiveWriter", "doubts_to_carry"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class ArchiveWriter(ArchiveMending):
     ) -> list[Turn]:
         """Return the turns with local ids, larger than any in the file, any deleted, and ``after``."""
         taken = max(after, self._newest_locked(session_id), self.deleted_up_to(session_id))
-        first = _local_id(taken, self._clock.time())
+        first = local_id(taken, self._clock.time())
         # One after the other: the first is where no other writer is, and ids that only count
         # take no room in a frame.
         return [with_id(turn, MessageId(first.ms, first.seq + i)) for i, turn in enumerate(turns)]
@@ -93,6 +90,9 @@ class ArchiveWriter(ArchiveMending):
         made, count = self._append_locked(session_id, turns, contested=contested, from_window=from_window)
         if made:
             self.sync_names()
+        if turns:
+            # Also where none was new: a writer that died may not have told of it.
+            self.changes.note(session_id)
         return count
 
     def append_many_locked(
@@ -141,6 +141,7 @@ class ArchiveWriter(ArchiveMending):
                 results[session_id] = error
         if unsure:
             self.sync_names()
+        self._note_written(results)
         for session_id in alone:
             try:
                 results[session_id] = self.append_locked(
@@ -153,19 +154,33 @@ class ArchiveWriter(ArchiveMending):
                 results[session_id] = error
         return results
 
-    def append_outage_locked(
-        self, session_id: str, turn: Turn, *, contested: bool, after: MessageId = ZERO_ID
-    ) -> MessageId:
-        """Keep a message that Redis could not take; return the id it was given.
+    def _note_written(self, results: Mapping[str, int | LixCacheError]) -> None:
+        for session_id, result in results.items():
+            if not isinstance(result, LixCacheError):
+                self.changes.note(session_id)
 
-        The mark comes first: a message on disk that nobody knows must be brought
+    def append_outage_locked(
+        self, session_id: str, turns: Sequence[Turn], *, contested: bool, after: MessageId = ZERO_ID
+    ) -> tuple[list[MessageId], int]:
+        """Keep messages that Redis could not take, all or none; return their ids and how many are new.
+
+        The mark comes first: a message on disk that is not known to need to be brought
         together with the hot ones would be missing from the context; a mark without a
         message costs one look.
         """
         self.mark_pending_locked(session_id)
-        numbered = self.number_locked(session_id, [turn], after=after)
+        nonces = {turn.nonce for turn in turns if turn.nonce is not None}
+        known: dict[bytes, MessageId] = {}
+        if contested:
+            # A file that nothing can be read of is mended by the append.
+            with suppress(ArchiveCorrupt):
+                known = self.find_nonces_locked(session_id, nonces)
+        new = [turn for turn in turns if turn.nonce not in known]
+        numbered = self.number_locked(session_id, new, after=after)
         self.append_locked(session_id, numbered, contested=contested)
-        return numbered[0].id
+        given = iter(numbered)
+        ids = [known[turn.nonce] if turn.nonce in known else next(given).id for turn in turns]
+        return ids, len(new)
 
     def _append_locked(
         self,
@@ -228,12 +243,7 @@ class ArchiveWriter(ArchiveMending):
             header = header_flow.FileHeader(now_ms / 1000, session_id)
             data = encoding.encode_file(header, fresh, now_ms, self._codec, contested=own)
         else:
-            doubts: Doubts | None = None
-            if not is_whole:
-                # All that is in doubt is in hand: it begins a chain that can be read.
-                doubts = Doubts.alone({**dict(chain[0].items()), **own}, size)
-            elif own:
-                doubts = Doubts.linked(own, size, before.contested_at, chain)
+            doubts = doubts_to_carry(own, file, chain, is_whole=is_whole)
             # One frame, however many turns: after a crash all of them are there, or none. (Only
             # what comes to more than a GiB does not fit into one.)
             data = encoding.encode_frames(fresh, before, now_ms, self._codec, doubts=doubts)
@@ -250,6 +260,7 @@ class ArchiveWriter(ArchiveMending):
             self._files.append(path, size, encoding.encode_mark(before, now_ms, before.newest))
             if before.whole or before == index.EMPTY:
                 self.sync_names()
+            self.changes.note(session_id)
 
     def _newcomers_locked(
         self,
@@ -276,7 +287,11 @@ class ArchiveWriter(ArchiveMending):
             # Redis may have gone back to a state in which the session was not yet deleted, or may
             # have carried out an add after the deletion that was sent before it.
             gone = self._tombstones.of(session_id)
-            turns = [turn for turn in turns if turn.id > gone.up_to and turn.nonce not in gone.nonces]
+            up_to = max(gone.up_to, before.dropped)
+            turns = [turn for turn in turns if turn.id > up_to and turn.nonce not in gone.nonces]
+        if chain:
+            # By whatever way it comes: it was added, and taken out before it came here.
+            turns = [turn for turn in turns if not _is_gone(chain, turn)]
         if not turns or file.size == 0:
             return turns
         # The copy of a contested message may be anywhere: a server that hung carries out an add,
@@ -288,7 +303,7 @@ class ArchiveWriter(ArchiveMending):
         known = Known()
         try:
             for frame, found in reading.walk_back(self._files, file.path, self._most):
-                known.add(found)
+                known.add(found.turns)
                 if not everywhere and reading.largest_before(frame) < turns[0].id:
                     break
         except reading.TailUnreadable:
@@ -296,11 +311,23 @@ class ArchiveWriter(ArchiveMending):
         return newcomers(turns, known)
 
 
-def _local_id(last: MessageId, now: float) -> MessageId:
-    """Return an id larger than ``last`` that Redis will never give (docs/archive-format.md)."""
-    ms = int(now * 1000)
-    if last.ms < ms or last.seq > _LARGEST_SEQ:
-        return MessageId(max(ms, last.ms + 1), _LOCAL_SEQ | random.getrandbits(46))
-    if last.seq >= _LOCAL_SEQ:
-        return MessageId(last.ms, last.seq + 1 + random.getrandbits(16))
-    return MessageId(last.ms, _LOCAL_SEQ | random.getrandbits(46))
+def _is_gone(chain: list[Link], turn: Turn) -> bool:
+    said = found_in(chain, sign_of(turn))
+    return said is not None and is_gone(said)
+
+
+def doubts_to_carry(
+    own: Mapping[bytes, MessageId], file: SessionFile, chain: list[Link], *, is_whole: bool
+) -> Doubts | None:
+    """Return the doubts that the next frame carries.
+
+    Args:
+        own: those that come with it.
+        file: where it goes.
+        chain: what is in doubt.
+        is_whole: whether the file's chain says so.
+    """
+    if not is_whole:
+        # All that is in doubt is in hand: it begins a chain that can be read.
+        return Doubts.alone({**dict(chain[0].items()), **own}, file.size)
+    return Doubts.linked(own, file.size, file.index.contested_at, chain) if own else None

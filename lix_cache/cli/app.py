@@ -14,11 +14,11 @@ from lix_cache.cli.commands.compact import compact
 from lix_cache.cli.commands.demo import demo
 from lix_cache.cli.commands.doctor import doctor
 from lix_cache.cli.commands.eval_ import eval_
-from lix_cache.cli.commands.evict import evict
 from lix_cache.cli.commands.export import export
 from lix_cache.cli.commands.import_ import import_
 from lix_cache.cli.commands.kv import kv
 from lix_cache.cli.commands.migrate import migrate
+from lix_cache.cli.commands.offload import offload
 from lix_cache.cli.commands.restore import restore
 from lix_cache.cli.commands.sessions import sessions
 from lix_cache.cli.commands.show import show
@@ -54,10 +54,10 @@ def _global_options(
     prefix: Annotated[str | None, typer.Option(help="First part of every key.")] = None,
     archive_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the .huff files.")] = None,
     env_prefix: Annotated[
-        str, typer.Option(help="Settings are read from variables that begin with this: X_REDIS_HOST, …")
+        str, typer.Option(help="Prefix of the environment variables with settings: X_REDIS_HOST, …")
     ] = "LIX_CACHE",
     embedded: Annotated[
-        bool, typer.Option("--embedded", help="Use the private server where no other one answers.")
+        bool, typer.Option("--embedded", help="Use the private server if no other answers.")
     ] = False,
     traceback: Annotated[  # noqa: ARG001 - read by SayingGroup
         bool, typer.Option("--traceback", help="Show where an error comes from.")
@@ -82,7 +82,7 @@ app.command(epilog="Example: lix-cache sessions --limit 10")(sessions)
 app.command(epilog="Example: lix-cache show user-abc --recent 5")(show)
 app.command(epilog="Example: lix-cache stats --json")(stats)
 app.command(epilog="Example: lix-cache audit --json")(audit)
-app.command(epilog="Example: lix-cache evict --idle-minutes 30")(evict)
+app.command(epilog="Example: lix-cache offload --idle-minutes 30")(offload)
 app.command(epilog="Example: lix-cache compact --idle-minutes 1440 --dry-run")(compact)
 app.command(epilog="Example: lix-cache --archive-dir ./data/conversations verify")(verify)
 app.command(epilog="Example: lix-cache restore user-abc")(restore)
@@ -92,6 +92,8 @@ app.command(epilog="Example: lix-cache migrate --dry-run")(migrate)
 app.command(
     "eval", epilog="Example: lix-cache eval --set asked.jsonl --model sentence-transformers/all-MiniLM-L6-v2"
 )(eval_)
-app.command("calibrate", epilog="Example: lix-cache calibrate --log asked.jsonl -o limits.json")(calibrate_)
+app.command("calibrate", epilog="Example: lix-cache calibrate --log asked.jsonl -o thresholds.json")(
+    calibrate_
+)
 app.add_typer(codec, name="codec", no_args_is_help=True)
 app.add_typer(kv, name="kv", no_args_is_help=True)

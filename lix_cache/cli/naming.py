@@ -3,59 +3,122 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import typer
 
-from lix_cache import StoreAdmin
+from lix_cache import ConversationArchive, SessionKey, StoreAdmin
 from lix_cache.cli.errors import PROBLEM, complain
 from lix_cache.cli.output import id_text
 from lix_cache.cli.terminal import in_plain_letters, visible
 
-__all__ = ["hot_or_cold", "meant"]
+__all__ = ["Session", "archived", "hot_or_cold", "listed_failures", "meant", "name_fields", "spoken"]
+
+#: What names a session: its id, or a key where it has a namespace.
+Session = str | SessionKey
 
 
-def hot_or_cold(admin: StoreAdmin, given: str) -> str:
-    """Return the id of a session that is there, hot or cold.
+def hot_or_cold(admin: StoreAdmin, given: str, namespace: str | None) -> Session:
+    """Return the name of a session that is there, hot or cold.
 
     Raises:
         typer.Exit: there is none, or several are printed so; said on stderr.
     """
-    return meant(given, lambda sid: admin.session(sid) is not None, admin.session_ids)
+    return meant(
+        given,
+        namespace,
+        lambda sid: admin.session(sid) is not None,
+        lambda: admin.session_ids(namespace=namespace),
+    )
+
+
+def archived(archive: ConversationArchive, given: str, namespace: str | None) -> Session:
+    """Return the name of a session that has an archive file.
+
+    Raises:
+        typer.Exit: as :func:`hot_or_cold`.
+    """
+    return meant(
+        given,
+        namespace,
+        archive.session_exists,
+        lambda: [meta["session_id"] for meta in archive.list_sessions(namespace)],
+        "there is no archive file of session",
+    )
 
 
 def meant(
     given: str,
-    exists: Callable[[str], bool],
-    ids: Callable[[], Iterable[str]],
+    namespace: str | None,
+    exists: Callable[[Session], bool],
+    names: Callable[[], Iterable[Session]],
     what: str = "there is no session",
     advice: str = "'lix-cache sessions' lists them",
-) -> str:
-    """Return the id that was meant by what was pasted.
+) -> Session:
+    """Return the session that was meant by what was pasted.
 
     An id is printed with its control characters escaped, cut where it is long, and in plain letters
     where the terminal has no others. Its own text comes first, so no id hides another.
 
     Args:
         given: what the user wrote.
-        exists: whether there is a session of an id.
-        ids: all there are; asked only if that one is not there.
+        namespace: whose session; None for one without.
+        exists: whether there is a session of that name.
+        names: all there are; asked only if that one is not there.
         what: how the complaint begins.
         advice: what to do about it.
 
     Raises:
         typer.Exit: as :func:`hot_or_cold`.
     """
-    if exists(given):
-        return given
-    found = sorted({sid for sid in ids() if given in _printed(sid)})
+    wanted = _name(namespace, given)
+    if exists(wanted):
+        return wanted
+    ids = (_id_in(namespace, name) for name in names())
+    found = sorted({sid for sid in ids if sid is not None and given in _printed(sid)})
     if len(found) == 1:
-        return found[0]
+        return _name(namespace, found[0])
     if found:
         complain(f"{given!r} may be {len(found):,} sessions", "'lix-cache sessions --json' shows whole ids")
     else:
-        complain(f"{what} {given!r}", advice)
+        complain(f"{what} {spoken(wanted)}", advice)
     raise typer.Exit(PROBLEM)
+
+
+def _name(namespace: str | None, session_id: str) -> Session:
+    return session_id if namespace is None else SessionKey(namespace, session_id)
+
+
+def _id_in(namespace: str | None, session: Session) -> str | None:
+    """Return the id of a session; None if it is of another namespace."""
+    key = SessionKey(None, session) if isinstance(session, str) else session
+    return key.id if key.namespace == namespace else None
+
+
+def spoken(session: Session) -> str:
+    """Return what a sentence calls a session."""
+    if isinstance(session, str):
+        return repr(session)
+    return f"{session.id!r} of namespace {session.namespace!r}"
+
+
+def name_fields(session: Session) -> dict[str, str | None]:
+    """Return what JSON calls a session: its id, and its namespace if it has one."""
+    if isinstance(session, str):
+        return {"session_id": session}
+    return {"session_id": session.id, "namespace": session.namespace}
+
+
+def listed_failures(failed: Mapping[Session, str]) -> dict[str, Any]:
+    """Return failures for JSON: by id, and those of namespaces by namespace and id."""
+    found: dict[str, Any] = {"failed": {}}
+    for session, why in failed.items():
+        if isinstance(session, str):
+            found["failed"][session] = why
+        else:
+            found.setdefault("failed_in", {}).setdefault(session.namespace, {})[session.id] = why
+    return found
 
 
 def _printed(session_id: str) -> set[str]:

@@ -8,9 +8,12 @@ import typer
 
 from lix_cache.cli.settings import Settings
 
-__all__ = ["AsJson", "settings_of"]
+__all__ = ["AsJson", "Namespace", "settings_of"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and nothing else there.")]
+Namespace = Annotated[
+    str | None, typer.Option("--namespace", metavar="NAME", help="Of this namespace; else of none.")
+]
 
 
 def settings_of(ctx: typer.Context) -> Settings:

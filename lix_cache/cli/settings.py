@@ -32,11 +32,11 @@ class Settings:
     def config(self) -> CacheConfig:
         """Return the config to work with.
 
-        The command line looks after a store: it starts no eviction thread of its own, and
+        The command line looks after a store: it starts no evictor of its own, and
         it never takes the archive alone for the whole because Redis is away.
 
         Raises:
-            ConfigError: an option or a variable makes no sense.
+            ConfigError: an option or a variable is invalid.
         """
         given = {
             "redis_url": self.redis_url,
@@ -61,7 +61,7 @@ class Settings:
         and what only Redis has would pass for the whole.
 
         Raises:
-            ConfigError: an option or a variable makes no sense.
+            ConfigError: an option or a variable is invalid.
             ArchiveUnavailable: there is no such folder.
         """
         config = self.config()

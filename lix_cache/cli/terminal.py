@@ -46,7 +46,7 @@ def visible(text: str, *, lines: bool = False) -> str:
     else that is there and not seen.
 
     Args:
-        text: from whoever chose it.
+        text: untrusted.
         lines: keep line ends and tabs, and what joins and shapes letters in running text.
     """
     if text.isprintable():

@@ -10,49 +10,72 @@ from lix_cache.arguments import config_with
 from lix_cache.checks import check_seconds, check_text, check_whole
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.compat.flow import QueryCache, UrlCache
-from lix_cache.compat.ring import TAG_BYTES
+from lix_cache.compat.ring import NONCE_BYTES
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.aio import AsyncDriver
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.effects import Flow, RedisCall
 from lix_cache.errors import LixCacheError
-from lix_cache.hot.breaker import Breaker
-from lix_cache.hot.endpoint import Endpoint, endpoint_for
+from lix_cache.hot.breaker import breaker_for
+from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.keys import Keys
-from lix_cache.messages.message import check_session_id
+from lix_cache.messages.session_key import SessionName, name_fields, shown, stored_id
 
 if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray, VectorLike
 
-__all__ = [
-    "AsyncSemanticCacheRedis",
-    "AsyncURLEmbeddingCache",
-    "SemanticCacheRedis",
-    "URLEmbeddingCache",
-]
+__all__ = ["AsyncSemanticCacheRedis", "AsyncURLEmbeddingCache", "SemanticCacheRedis", "URLEmbeddingCache"]
 
 T = TypeVar("T")
-_breakers: dict[Endpoint, Breaker] = {}
 
 
-def breaker_for(endpoint: Endpoint, config: CacheConfig, clock: Clock) -> Breaker:
-    """Return the breaker that all caches of an endpoint share."""
-    return _breakers.setdefault(endpoint, Breaker(config.redis_retry_seconds, clock))
+class _Shell:
+    """What both caches and both variants have in common."""
+
+    _cache: QueryCache | UrlCache
+
+    def _begin(
+        self,
+        session_id: SessionName,
+        config: CacheConfig,
+        db: int,
+        ttl_seconds: float,
+        host: str | None,
+        port: int | None,
+        clock: Clock,
+    ) -> dict[str, Any]:
+        """Check and keep what every cache is given; return what its flows need of it."""
+        self.session_id = shown(stored_id(session_id))
+        self.ttl_seconds = ttl_seconds
+        check_seconds("ttl_seconds", ttl_seconds)
+        if host is not None:
+            check_text("redis_host", host)
+        if port is not None:
+            check_whole("redis_port", port, 1, 65535)
+        self._endpoint = endpoint_for(config.redis, db, host=host, port=port)
+        return {
+            "keys": Keys(config.redis_key_prefix, config.redis_buckets),
+            "embedder": config.embedder.id,
+            "dim": config.embedder.dim,
+            "ttl_seconds": ttl_seconds,
+            "miss_on_error": config.on_cache_error == "miss",
+            "breaker": breaker_for(self._endpoint, config.redis_retry_seconds, clock),
+            "clock": clock,
+        }
+
+    def _connect(self, clock: Clock) -> None:
+        raise NotImplementedError
+
+    def _guarded(self, flow: Flow[T], otherwise: T) -> Flow[T]:
+        return self._cache.guarded(flow, lambda: otherwise)
 
 
-def _check_place(host: str | None, port: int | None) -> None:
-    if host is not None:
-        check_text("redis_host", host)
-    if port is not None:
-        check_whole("redis_port", port, 1, 65535)
-
-
-class _Semantic:
-    """What both colours of the query cache are made of."""
+class _Semantic(_Shell):
+    """What both variants of the query cache are made of."""
 
     def __init__(
         self,
-        session_id: str,
+        session_id: SessionName,
         config: CacheConfig | None = None,
         *,
         ttl_seconds: float | None = None,
@@ -69,41 +92,25 @@ class _Semantic:
             max_items_per_url=("semantic_max_items_per_url", max_items_per_url),
             redis_db=("semantic_redis_db", redis_db),
         )
-        self.session_id = check_session_id(session_id)
-        self.ttl_seconds: float = config.semantic_ttl_seconds if ttl_seconds is None else ttl_seconds
-        check_seconds("ttl_seconds", self.ttl_seconds)
-        _check_place(redis_host, redis_port)
-        self.similarity_threshold = config.semantic_similarity_threshold
-        self.max_items_per_url = config.semantic_max_items_per_url
-        self._endpoint = endpoint_for(config, config.semantic_redis_db, host=redis_host, port=redis_port)
-        self._cache = QueryCache(
-            keys=Keys(config.redis_key_prefix, config.redis_buckets),
-            embedder=config.embedder_id or "",
-            dim=config.embedding_dim,
-            ttl_seconds=self.ttl_seconds,
-            miss_on_error=config.on_cache_error == "miss",
-            breaker=breaker_for(self._endpoint, config, clock),
-            clock=clock,
-            session_id=session_id,
+        settings = config.query_cache
+        self.similarity_threshold = settings.similarity_threshold
+        self.max_items_per_url = settings.max_items_per_url
+        ttl = settings.ttl_seconds if ttl_seconds is None else ttl_seconds
+        shared = self._begin(session_id, config, settings.redis_db, ttl, redis_host, redis_port, clock)
+        self._cache: QueryCache = QueryCache(
+            **shared,
+            session_id=stored_id(session_id),
             threshold=self.similarity_threshold,
             capacity=self.max_items_per_url,
-            new_tag=lambda: os.urandom(TAG_BYTES),
+            new_nonce=lambda: os.urandom(NONCE_BYTES),
         )
         self._connect(clock)
-
-    def _connect(self, clock: Clock) -> None:
-        raise NotImplementedError
-
-    def _guarded(self, flow: Flow[T], otherwise: T) -> Flow[T]:
-        if not self._cache.miss_on_error:
-            return flow
-        return self._cache.guarded(flow, lambda: otherwise)
 
     def _stats(self, urls: int | LixCacheError) -> dict[str, Any]:
         failed = isinstance(urls, LixCacheError)
         return {
             "backend": "redis",
-            "session_id": self.session_id,
+            **name_fields(self.session_id),
             "cached_urls": None if failed else urls,
             "ttl_seconds": self.ttl_seconds,
             "similarity_threshold": self.similarity_threshold,
@@ -112,12 +119,12 @@ class _Semantic:
         }
 
 
-class _Url:
-    """What both colours of the URL cache are made of."""
+class _Url(_Shell):
+    """What both variants of the URL cache are made of."""
 
     def __init__(
         self,
-        session_id: str,
+        session_id: SessionName,
         config: CacheConfig | None = None,
         *,
         ttl_seconds: float | None = None,
@@ -132,38 +139,22 @@ class _Url:
             batch_size=("url_cache_batch_size", batch_size),
             redis_db=("url_cache_redis_db", redis_db),
         )
-        self.session_id = check_session_id(session_id)
-        self.ttl_seconds: float = config.url_cache_ttl_seconds if ttl_seconds is None else ttl_seconds
-        check_seconds("ttl_seconds", self.ttl_seconds)
-        _check_place(redis_host, redis_port)
-        self.batch_size = config.url_cache_batch_size
-        self._endpoint = endpoint_for(config, config.url_cache_redis_db, host=redis_host, port=redis_port)
-        self._cache = UrlCache(
-            keys=Keys(config.redis_key_prefix, config.redis_buckets),
-            embedder=config.embedder_id or "",
-            dim=config.embedding_dim,
-            ttl_seconds=self.ttl_seconds,
-            miss_on_error=config.on_cache_error == "miss",
-            breaker=breaker_for(self._endpoint, config, clock),
-            clock=clock,
+        settings = config.url_cache
+        self.batch_size = settings.batch_size
+        ttl = settings.ttl_seconds if ttl_seconds is None else ttl_seconds
+        shared = self._begin(session_id, config, settings.redis_db, ttl, redis_host, redis_port, clock)
+        self._cache: UrlCache = UrlCache(
+            **shared,
             batch_size=self.batch_size,
         )
         self._connect(clock)
-
-    def _connect(self, clock: Clock) -> None:
-        raise NotImplementedError
-
-    def _guarded(self, flow: Flow[T], otherwise: T) -> Flow[T]:
-        if not self._cache.miss_on_error:
-            return flow
-        return self._cache.guarded(flow, lambda: otherwise)
 
     def _stats(self, memory: dict[str, Any] | LixCacheError) -> dict[str, Any]:
         failed = isinstance(memory, LixCacheError)
         used = "unknown" if isinstance(memory, LixCacheError) else memory.get("used_memory_human", "unknown")
         return {
             "backend": "redis",
-            "session_id": self.session_id,
+            **name_fields(self.session_id),
             "redis_memory_used": used,
             "ttl_seconds": self.ttl_seconds,
             "redis": f"{type(memory).__name__}: {memory}" if failed else "ok",
@@ -190,12 +181,12 @@ class SemanticCacheRedis(_Semantic):
     Args:
         session_id: whose responses; no other session sees them.
         config: settings; ``CacheConfig()`` by default.
-        ttl_seconds: life of each entry. A later entry does not prolong an earlier one's.
+        ttl_seconds: time to live of each entry. A later entry does not prolong an earlier one's.
         similarity_threshold: least cosine similarity of a hit, -1 to 1.
         max_items_per_url: entries per URL, first in first out.
-        redis_host: wins over the configuration.
-        redis_port: wins over the configuration.
-        redis_db: wins over ``semantic_redis_db``.
+        redis_host: overrides the configuration.
+        redis_port: overrides the configuration.
+        redis_db: overrides ``semantic_redis_db``.
         clock: where the time comes from.
 
     Every method raises RedisUnavailable, RedisAuthError, RedisDatabaseError or
@@ -230,7 +221,7 @@ class SemanticCacheRedis(_Semantic):
             url: what the query is about.
             query_embedding: shape (dim,).
             response: any JSON value but None.
-            ttl_seconds: life of this entry, if it is to be another one.
+            ttl_seconds: time to live of this entry, instead of the default.
 
         Raises:
             InvalidMessage: the response is not JSON.
@@ -270,9 +261,9 @@ class SemanticCacheRedis(_Semantic):
 
 
 class AsyncSemanticCacheRedis(_Semantic):
-    """Async twin of :class:`SemanticCacheRedis`: same arguments, same meaning."""
+    """Async variant of :class:`SemanticCacheRedis`: same arguments, same meaning."""
 
-    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this colour's time
+    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this variant's time
         self._drive = AsyncDriver(self._endpoint)
 
     async def get(self, url: str, query_embedding: VectorLike) -> Any:
@@ -315,13 +306,13 @@ class URLEmbeddingCache(_Url):
     """Embeddings of URLs as float32, shared by all sessions, so that each is computed once.
 
     Args:
-        session_id: named in ``get_stats``; the entries are everybody's.
+        session_id: named in ``get_stats``; the entries are shared by all sessions.
         config: settings; ``CacheConfig()`` by default.
-        ttl_seconds: life of an entry.
+        ttl_seconds: time to live of an entry.
         batch_size: URLs per round trip of the batch calls.
-        redis_host: wins over the configuration.
-        redis_port: wins over the configuration.
-        redis_db: wins over ``url_cache_redis_db``.
+        redis_host: overrides the configuration.
+        redis_port: overrides the configuration.
+        redis_db: overrides ``url_cache_redis_db``.
         clock: where the time comes from.
 
     Errors are those of :class:`SemanticCacheRedis`.
@@ -367,9 +358,9 @@ class URLEmbeddingCache(_Url):
 
 
 class AsyncURLEmbeddingCache(_Url):
-    """Async twin of :class:`URLEmbeddingCache`: same arguments, same meaning."""
+    """Async variant of :class:`URLEmbeddingCache`: same arguments, same meaning."""
 
-    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this colour's time
+    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this variant's time
         self._drive = AsyncDriver(self._endpoint)
 
     async def get(self, url: str) -> FloatArray | None:

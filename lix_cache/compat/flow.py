@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lix_cache.checks import check_seconds
-from lix_cache.compat.ring import ROUNDING, TAG_BYTES, Match, best_match, make_slot, unit_vector
+from lix_cache.compat.ring import NONCE_BYTES, ROUNDING, Match, best_match, make_slot, unit_vector
 from lix_cache.effects import Flow, RedisBatch, RedisCall
 from lix_cache.errors import (
     DimensionMismatch,
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from lix_cache.clock import Clock
     from lix_cache.vectors import FloatArray, VectorLike
 
-__all__ = ["QueryCache", "UrlCache", "life_ms"]
+__all__ = ["QueryCache", "UrlCache", "ttl_ms"]
 
 T = TypeVar("T")
 
-#: A hundred years: Redis refuses lives whose end it cannot count to.
-_LONGEST_LIFE_MS = 100 * 366 * 86_400_000
+#: A hundred years: Redis refuses an expiry that it cannot represent.
+_LONGEST_TTL_MS = 100 * 366 * 86_400_000
 #: Scopes that one script drops.
 _SCOPES_AT_ONCE = 500
 
@@ -46,7 +46,7 @@ class _Cache:
         keys: names.
         embedder: id of the model that makes the vectors; vectors of others are never seen.
         dim: dimension every vector must have; None for whatever is stored.
-        ttl_seconds: life of an entry.
+        ttl_seconds: time to live of an entry.
         miss_on_error: answer with a counted miss while Redis is away, instead of raising.
         breaker: whether Redis was gone a moment ago.
         clock: time.
@@ -94,13 +94,13 @@ class QueryCache(_Cache):
         session_id: whose responses; no other session sees them.
         threshold: least cosine similarity of a hit.
         capacity: entries per URL, first in first out.
-        new_tag: makes 8 random bytes.
+        new_nonce: makes 8 random bytes.
     """
 
     session_id: str = ""
     threshold: float = 0.9
     capacity: int = 50
-    new_tag: Callable[[], bytes] = lambda: bytes(TAG_BYTES)
+    new_nonce: Callable[[], bytes] = lambda: bytes(NONCE_BYTES)
 
     def _scope(self, url: str) -> str:
         return _scope(self.session_id, _checked_url(url), self.embedder)
@@ -162,17 +162,17 @@ class QueryCache(_Cache):
             raise InvalidMessage("the response must not be None: None is what a miss answers")
         check_json(value, "the response")
         unit = self._query(vector)
-        scope, tag = self._scope(url), self.new_tag()
-        life = life_ms(self.ttl_seconds if ttl_seconds is None else ttl_seconds)
+        scope, nonce = self._scope(url), self.new_nonce()
+        ttl = ttl_ms(self.ttl_seconds if ttl_seconds is None else ttl_seconds)
         return ScriptCall(
             RING_SET,
             (self._vectors(scope), self._responses(scope), self.keys.semantic_scopes(self.session_id)),
             (
                 unit.size,
                 self.capacity,
-                make_slot(unit, tag, self.now_ms + life),
-                tag + encode_json(value),
-                life,
+                make_slot(unit, nonce, self.now_ms + ttl),
+                nonce + encode_json(value),
+                ttl,
                 scope,
             ),
         )
@@ -208,12 +208,12 @@ class QueryCache(_Cache):
 
     def _response(self, stored: bytes | None, match: Match) -> Any:
         # Between the two round trips the entry may have been replaced by another
-        # answer under the same number; its tag tells.
-        if stored is None or stored[:TAG_BYTES] != match.tag:
+        # answer under the same number; its nonce tells.
+        if stored is None or stored[:NONCE_BYTES] != match.nonce:
             self.counters["misses"] += 1
             return None
         try:
-            response = decode_json(stored[TAG_BYTES:])
+            response = decode_json(stored[NONCE_BYTES:])
         except ValueError as error:
             raise RedisCommandError(f"a cached response holds foreign data: {error}") from None
         self.counters["hits"] += 1
@@ -259,7 +259,7 @@ class UrlCache(_Cache):
     def _set(self, url: str, embedding: VectorLike) -> Command:
         array = as_float32(embedding)
         check_dimension(array.size, self.dim, "the URL cache (embedding_dim)")
-        return ("SET", self._key(url), array.tobytes(), "PX", life_ms(self.ttl_seconds))
+        return ("SET", self._key(url), array.tobytes(), "PX", ttl_ms(self.ttl_seconds))
 
     def _decode(self, data: bytes | None) -> FloatArray | None:
         import numpy as np
@@ -286,14 +286,14 @@ def _scope(session_id: str, url: str, embedder: str) -> str:
     return digest(session_id, url, embedder)
 
 
-def life_ms(ttl_seconds: float) -> int:
-    """Return a life in whole milliseconds, at least one.
+def ttl_ms(ttl_seconds: float) -> int:
+    """Return a time to live in whole milliseconds, at least one.
 
     Raises:
-        ConfigError: so many seconds cannot be a life.
+        ConfigError: so many seconds cannot be a time to live.
     """
     check_seconds("ttl_seconds", ttl_seconds)
-    return max(1, int(min(ttl_seconds * 1000, _LONGEST_LIFE_MS)))
+    return max(1, int(min(ttl_seconds * 1000, _LONGEST_TTL_MS)))
 
 
 def _checked_url(url: object) -> str:

@@ -1,7 +1,7 @@
 """The packed vectors of one scope: bytes to decision, without I/O.
 
 The layout is that of lix_cache/hot/lua/ring/set.lua: a header of 64 bytes,
-then equal slots of float64 expiry (Unix milliseconds), an 8-byte tag, and float32 numbers
+then equal slots of float64 expiry (Unix milliseconds), an 8-byte nonce, and float32 numbers
 of unit length. Entry number n is in slot n minus the header's first number, modulo the number
 of slots.
 """
@@ -24,7 +24,7 @@ __all__ = ["ROUNDING", "Match", "best_match", "make_slot", "unit_vector"]
 
 MAGIC = b"LXS1"
 HEADER_BYTES = 64
-TAG_BYTES = 8
+NONCE_BYTES = 8
 _SLOT_HEAD = struct.Struct("<d8s")
 #: How far float32 may carry a cosine from what it is.
 ROUNDING = 1e-6
@@ -38,13 +38,13 @@ class Match:
 
     Attributes:
         number: the entry's number, under which its response is found.
-        tag: what the response must begin with; another one means that the entry was
+        nonce: what the response must begin with; another one means that the entry was
             replaced in between.
         similarity: cosine, from -1 to 1.
     """
 
     number: int
-    tag: bytes
+    nonce: bytes
     similarity: float
 
 
@@ -73,9 +73,9 @@ def unit_vector(vector: VectorLike, what: str = "the query embedding") -> FloatA
     return unit
 
 
-def make_slot(unit: FloatArray, tag: bytes, expires_ms: float) -> bytes:
+def make_slot(unit: FloatArray, nonce: bytes, expires_ms: float) -> bytes:
     """Return the bytes of one entry."""
-    return _SLOT_HEAD.pack(expires_ms, tag) + unit.tobytes()
+    return _SLOT_HEAD.pack(expires_ms, nonce) + unit.tobytes()
 
 
 def _foreign(data: bytes) -> RedisCommandError:
@@ -133,8 +133,8 @@ def best_match(data: bytes, query: FloatArray, now_ms: float, least: float = -2.
         return None
 
     def head(number: int) -> tuple[float, bytes]:
-        expires_ms, tag = _SLOT_HEAD.unpack_from(data, HEADER_BYTES + 4 * words * number)
-        return expires_ms, tag
+        expires_ms, nonce = _SLOT_HEAD.unpack_from(data, HEADER_BYTES + 4 * words * number)
+        return expires_ms, nonce
 
     if head(slot)[0] <= now_ms:
         expires = np.ndarray(count, "<f8", data, HEADER_BYTES, (4 * words,))
@@ -153,6 +153,6 @@ def best_match(data: bytes, query: FloatArray, now_ms: float, least: float = -2.
     slot = equal[0]
     return Match(
         number=newest - (last - slot) % slots,
-        tag=head(slot)[1],
+        nonce=head(slot)[1],
         similarity=min(1.0, largest),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["flaw_of"]
+__all__ = ["flaw_of", "flaw_of_end"]
 
 _CUT = frozenset(
     [
@@ -65,6 +65,11 @@ def _are_messages(items: list[Any] | tuple[Any, ...]) -> bool:
 def _of_mapping(response: Mapping[Any, Any]) -> tuple[str, str] | None:
     if not response:
         return "empty", "no value"
+    return flaw_of_end(response) or _of_body(response)
+
+
+def flaw_of_end(response: Mapping[Any, Any]) -> tuple[str, str] | None:
+    """Return why a mapping is an error, or says that it ended early; None if it does not."""
     for key in ("error", "errors", "exception"):
         if response.get(key):
             return "error", f"it has an item {key!r}"
@@ -78,7 +83,7 @@ def _of_mapping(response: Mapping[Any, Any]) -> tuple[str, str] | None:
             return "truncated", f"it ended with {reason!r}"
         if word in _STEPS:
             return "tool_call", f"it ended with {reason!r}"
-    return _of_body(response)
+    return None
 
 
 def _reasons(response: Mapping[Any, Any]) -> Iterator[str]:

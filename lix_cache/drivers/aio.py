@@ -11,7 +11,7 @@ from lix_cache.drivers.threads import acompute_within, in_disk_thread
 from lix_cache.effects import Call, Compute, DiskCall, Effect, Flow, LockCall, RedisBatch, RedisCall, Sleep
 from lix_cache.hot.clients import lazy_async_client
 from lix_cache.hot.scripts import Command, ScriptCall
-from lix_cache.hot.trouble import translate
+from lix_cache.hot.trouble import raise_translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     import redis
     import redis.asyncio
 
+    from lix_cache.archive.cold_tier import Lease
     from lix_cache.drivers.sync import T
     from lix_cache.hot.endpoint import Endpoint
     from lix_cache.hot.pools import AsyncPool
-    from lix_cache.storage.files import FileLock
 
 __all__ = ["AsyncDriver"]
 
@@ -100,15 +100,7 @@ class AsyncDriver:
                 return await self._one(effect)
             return await self._many(effect)
         except Exception as error:  # noqa: BLE001 - raised again, translated
-            ours = translate(error, self.endpoint)
-            try:
-                if ours is error:
-                    raise
-                raise ours from error
-            finally:
-                # It refers to this frame, and through it to the connection: that would be freed
-                # at the next round of the garbage collector, whenever that is.
-                del ours
+            raise_translated(error, self.endpoint)
 
     async def _one(self, call: RedisCall) -> Any:
         command, opened = call.command, call.opened
@@ -121,9 +113,9 @@ class AsyncDriver:
         return answer
 
     async def _many(self, batch: RedisBatch) -> list[Any]:
-        return checked(await self._together(batch.commands), batch, self.endpoint)
+        return checked(await self._pipeline(batch.commands), batch, self.endpoint)
 
-    async def _together(self, commands: Sequence[Command]) -> list[Any]:
+    async def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands in one round trip; an error takes the place of its answer."""
         if not commands:
             return []
@@ -147,8 +139,8 @@ class _LoopLock:
 
     __slots__ = ("held", "is_wanted")
 
-    def __init__(self, lock: FileLock) -> None:
-        self.held: FileLock | None = lock
+    def __init__(self, lock: Lease) -> None:
+        self.held: Lease | None = lock
         self.is_wanted = True
 
     def release(self) -> None:

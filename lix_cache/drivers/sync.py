@@ -11,7 +11,7 @@ from lix_cache.drivers.threads import compute_within
 from lix_cache.effects import Call, Compute, DiskCall, Effect, Flow, LockCall, RedisBatch, RedisCall, Sleep
 from lix_cache.hot.clients import lazy_client
 from lix_cache.hot.scripts import Command, ScriptCall
-from lix_cache.hot.trouble import translate
+from lix_cache.hot.trouble import raise_translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import redis
     import redis.asyncio
 
+    from lix_cache.archive.cold_tier import Lease
     from lix_cache.hot.endpoint import Endpoint
     from lix_cache.hot.pools import Pool
-    from lix_cache.storage.files import FileLock
 
 __all__ = ["SyncDriver", "T"]
 
@@ -56,7 +56,7 @@ class SyncDriver:
 
     def __call__(self, flow: Flow[T]) -> T:
         """Run a flow to its end and return its result."""
-        locks: list[FileLock] = []
+        locks: list[Lease] = []
         step: Callable[[Any], Effect] = flow.send
         result: Any = None
         try:
@@ -95,15 +95,7 @@ class SyncDriver:
                 return self._one(effect)
             return self._many(effect)
         except Exception as error:  # noqa: BLE001 - raised again, translated
-            ours = translate(error, self.endpoint)
-            try:
-                if ours is error:
-                    raise
-                raise ours from error
-            finally:
-                # It refers to this frame, and through it to the connection: that would be freed
-                # at the next round of the garbage collector, whenever that is.
-                del ours
+            raise_translated(error, self.endpoint)
 
     def _one(self, call: RedisCall) -> Any:
         command, opened = call.command, call.opened
@@ -116,9 +108,9 @@ class SyncDriver:
         return answer
 
     def _many(self, batch: RedisBatch) -> list[Any]:
-        return checked(self._together(batch.commands), batch, self.endpoint)
+        return checked(self._pipeline(batch.commands), batch, self.endpoint)
 
-    def _together(self, commands: Sequence[Command]) -> list[Any]:
+    def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands in one round trip; an error takes the place of its answer."""
         if not commands:
             return []
@@ -137,7 +129,7 @@ class SyncDriver:
         return converted(self.client, commands, answers)
 
 
-def _forget_released(locks: list[FileLock]) -> None:
+def _forget_released(locks: list[Lease]) -> None:
     # A flow that goes through a whole folder takes any number, a few at a time.
     if len(locks) > _MANY_LOCKS:
         locks[:] = [lock for lock in locks if lock.is_held]

@@ -23,7 +23,7 @@ def make_private_folder(path: str) -> None:
     """Make a folder that only its owner may enter; one that is there already must be ours.
 
     Raises:
-        NoRedisServer: somebody else prepared it.
+        NoRedisServer: another user prepared it.
     """
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     with contextlib.suppress(FileExistsError):
@@ -32,10 +32,10 @@ def make_private_folder(path: str) -> None:
 
 
 def check_private(path: str) -> None:
-    """Refuse a folder that is not ours, and close one of ours to everybody else.
+    """Refuse a folder that is not ours, and close one of ours to all other users.
 
     Raises:
-        NoRedisServer: it belongs to somebody else, or is a link or a file.
+        NoRedisServer: it belongs to another user, or is a link or a file.
         FileNotFoundError: there is none.
     """
     found = os.lstat(path)
@@ -49,7 +49,7 @@ def socket_path(home: str) -> str:
     """Return where the server listens: in its folder, or under the temp folder if that is too deep.
 
     Raises:
-        NoRedisServer: the folder under the temp folder is somebody else's, or too deep as well.
+        NoRedisServer: the folder under the temp folder is another user's, or too deep as well.
     """
     path = os.path.join(home, "redis.sock")
     if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
@@ -59,7 +59,7 @@ def socket_path(home: str) -> str:
     path = os.path.join(folder, "redis.sock")
     if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
         raise NoRedisServer(f"the path of the socket, {path}, is too long; set TMPDIR to a shorter folder")
-    # The temp folder is open to everybody, and the name can be guessed.
+    # The temp folder is open to all users, and the name can be guessed.
     make_private_folder(folder)
     return path
 
@@ -103,7 +103,7 @@ def ask(path: str, command: bytes, timeout: float) -> bytes:
         timeout: seconds to wait for each part of the answer.
 
     Raises:
-        OSError: nobody listens there, or there is no answer in time.
+        OSError: no process listens there, or there is no answer in time.
     """
     # A plain socket: a client library would repeat the command, or wait and try again.
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

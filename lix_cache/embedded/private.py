@@ -5,16 +5,16 @@ kernel gives such a lock up when its holder dies, however it dies, whereas a pid
 a counter would go stale:
 
 ``users.lock``
-    Held shared by everyone who uses the server. Whoever leaves and then gets it
+    Held shared by every process that uses the server. A process that leaves and then gets it
     exclusively was the last.
 ``start.lock``
-    Held exclusively while somebody looks for the server and starts it.
+    Held exclusively while a process looks for the server and starts it.
 ``server.lock``
     Held exclusively by the server itself, which inherits it and keeps it for as long as
     it lives. Two servers on one append-only file would destroy it, and a server that
     hangs or loads answers no PING, so silence alone does not prove that it is gone.
 
-They are taken in this order, so nobody waits for somebody who waits for them. They
+They are taken in this order, so no two processes wait for each other. They
 work between the processes of one machine: the folder must be on a local disk.
 """
 
@@ -38,8 +38,8 @@ from lix_cache.embedded.folder import (
     make_private_folder,
     socket_path,
 )
-from lix_cache.embedded.locks import FileLock, file_lock
 from lix_cache.errors import NoRedisServer, RedisUnavailable
+from lix_cache.storage.locks import FileLock, file_lock
 
 __all__ = ["PrivateServer", "Record"]
 
@@ -60,7 +60,7 @@ class Record:
 
     Attributes:
         socket: the path the server listens at. It is written down because it may
-            depend on the TMPDIR of whoever started the server.
+            depend on the TMPDIR of the process that started the server.
         source: where the program came from, in words.
     """
 
@@ -88,7 +88,7 @@ class PrivateServer:
     @property
     def is_used(self) -> bool:
         """True from enter to leave; False in a forked child, which has not entered."""
-        return self._users is not None and self._users.is_open
+        return self._users is not None and self._users.is_held
 
     def enter(self) -> Record:
         """Join the server of the folder, or start it.
@@ -101,7 +101,7 @@ class PrivateServer:
         deadline = self._clock.monotonic() + self._timeout
         users = file_lock(self._path("users.lock"))
         try:
-            # Before anything else: from here on nobody stops the server we may find.
+            # Before anything else: from here on no process stops the server we may find.
             self._wait_for(users, fcntl.LOCK_SH, deadline, "another process to stop the server")
             starting = file_lock(self._path("start.lock"))
             try:
@@ -116,19 +116,19 @@ class PrivateServer:
         return record
 
     def leave(self) -> None:
-        """Give up the server; shut it down if nobody else uses it.
+        """Give up the server; shut it down if no other process uses it.
 
         Raises:
             RedisUnavailable: it did not shut down, and goes on running with its data.
         """
         users, self._users = self._users, None
-        if users is None or not users.is_open:
+        if users is None or not users.is_held:
             return
         # Killed before this line or after it, we leave a server without users: it keeps
-        # the data, and whoever comes next finds it, joins it and stops it when leaving.
+        # the data, and the next process finds it, joins it and stops it when leaving.
         users.unlock()
         try:
-            # Nobody joins while we hold this: they wait for it before they look for the
+            # No process joins while we hold this: they wait for it before they look for the
             # server, and so never find one that is about to go.
             if users.try_lock(fcntl.LOCK_EX):
                 self._shut_down()
@@ -168,7 +168,7 @@ class PrivateServer:
         """Start the server; with ``start.lock`` and ``server.lock`` held there is no other."""
         binary = self._binary or _find()
         record = Record(socket_path(self._home), binary.source)
-        # Each step may be the last before we are killed, and whoever comes next begins
+        # Each step may be the last before we are killed, and the next process begins
         # at the first again. So the record comes before the server: a record without a
         # server is started over, a server without a record could not be reached.
         for stale in (record.socket, self._path("redis.pid")):
@@ -236,7 +236,7 @@ class PrivateServer:
         reply = b""
         if record is not None:
             # No reply is the good reply. A server that cannot write its data says so
-            # and stays; where nobody listens any more, the wait below ends at once.
+            # and stays; where no process listens any more, the wait below ends at once.
             with contextlib.suppress(OSError):
                 reply = ask(record.socket, b"SHUTDOWN", _STOP_SECONDS)
         deadline = self._clock.monotonic() + (_REFUSED_SECONDS if reply else _STOP_SECONDS)
@@ -253,7 +253,7 @@ class PrivateServer:
                 os.rmdir(os.path.dirname(record.socket))
 
     def _kill(self) -> None:
-        """End a server that did not come up; it has served nobody, so nothing is lost."""
+        """End a server that did not come up; it has served no client, so nothing is lost."""
         pid = self._pid()
         if pid is not None and not self._is_gone():
             with contextlib.suppress(ProcessLookupError):
@@ -282,7 +282,7 @@ class PrivateServer:
         return os.path.join(self._home, name)
 
     def _write(self, name: str, content: bytes) -> None:
-        # By way of another name: whoever reads it sees the old one or the new one.
+        # By way of another name: a reader sees the old one or the new one.
         with open(self._path(name + ".new"), "wb", opener=_opened_privately) as file:
             file.write(content)
         os.replace(self._path(name + ".new"), self._path(name))

@@ -19,7 +19,7 @@ from lix_cache.embedded.private import PrivateServer
 from lix_cache.errors import ConfigError, NoRedisServer, RedisUnavailable
 from lix_cache.hot.clients import lazy_client
 from lix_cache.hot.endpoint import endpoint_for
-from lix_cache.hot.trouble import Translating
+from lix_cache.hot.trouble import raise_translated
 
 __all__ = ["DATA_DIR_VARIABLE", "URL_VARIABLE", "EmbeddedRedis", "configured_or_private", "ensure_redis"]
 
@@ -78,7 +78,7 @@ def ensure_redis(
     config = config_of(config)
     url = os.environ.get(URL_VARIABLE)
     if url:
-        # Somebody asked for this server by name: another one instead would look like
+        # The caller asked for this server by name: another one instead would look like
         # an empty one, so there is no falling back.
         config = config.replace(redis_url=url)
         _check_server(config)
@@ -92,7 +92,7 @@ def configured_or_private(
     """Return the server the config names, if there is one, else a private one.
 
     What :func:`ensure_redis` does where ``LIX_CACHE_REDIS_URL`` is not set. The command line has
-    read that variable into its config, where an option wins over it; and ``--embedded`` says what
+    read that variable into its config, where an option overrides it; and ``--embedded`` says what
     is wanted where no server answers.
 
     Raises: as :func:`ensure_redis`.
@@ -100,7 +100,7 @@ def configured_or_private(
     try:
         _check_server(config)
     except RedisUnavailable as error:
-        if not _nobody_there(error):
+        if not _is_absent(error):
             raise
         logger.info("no Redis server at the configured address, using a private one: {}", error)
         return EmbeddedRedis(data_dir).start()
@@ -167,7 +167,7 @@ class EmbeddedRedis:
 
     @property
     def is_ours(self) -> bool:
-        """True for a private server, False for one that somebody else runs."""
+        """True for a private server, False for one run by another."""
         return self._server is not None
 
     @property
@@ -265,14 +265,16 @@ class EmbeddedRedis:
 def _check_server(config: CacheConfig) -> None:
     """Send a PING to each configured database."""
     for db in sorted({config.session_redis_db, config.semantic_redis_db, config.url_cache_redis_db}):
-        endpoint = endpoint_for(config, db)
-        with Translating(endpoint):
+        endpoint = endpoint_for(config.redis, db)
+        try:
             # Not create_redis_client: it asks once per process, and the server may
             # have gone since.
             lazy_client(endpoint).ping()
+        except Exception as error:  # noqa: BLE001 - raised again, translated
+            raise_translated(error, endpoint)
 
 
-def _nobody_there(error: RedisUnavailable) -> bool:
+def _is_absent(error: RedisUnavailable) -> bool:
     """Tell an address where nothing listens from a server that is there but busy or hung."""
     import redis.exceptions as rx
 
@@ -282,7 +284,7 @@ def _nobody_there(error: RedisUnavailable) -> bool:
 
 def _address(config: CacheConfig) -> str:
     """Return a server's URL without user and password."""
-    endpoint = endpoint_for(config, 0)
+    endpoint = endpoint_for(config.redis, 0)
     if endpoint.scheme == "unix":
         return f"unix://{quote(endpoint.path)}"
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host

@@ -90,7 +90,7 @@ class CachedEmbedder:
     def get_stats(self) -> dict[str, int]:
         """Return how many texts came from where in this process.
 
-        ``memory``, ``cache``: found there; ``waited``: made for somebody else at that moment;
+        ``memory``, ``cache``: found there; ``waited``: made for another caller at that moment;
         ``embedded``: made; ``refused``: found in the cache with a wrong dimension or length,
         and made anew.
         """
@@ -154,7 +154,7 @@ class CachedEmbedder:
             mine[key] = text
 
     def _work(self, state: _State, mine: dict[str, str]) -> dict[str, FloatArray]:
-        """Find or make what this thread has claimed; whoever waits learns how it went."""
+        """Find or make what this thread has claimed; waiting threads learn how it went."""
         try:
             made = self._found_or_made(state, mine)
         except BaseException as error:

@@ -59,7 +59,7 @@ class ModelFiles:
             with open(self.tokenizer, encoding="utf-8") as file:
                 cut = json.load(file).get("truncation")
         except (OSError, ValueError, AttributeError, RecursionError):
-            return None  # whoever loads it next says what is wrong with it
+            return None  # the next load says what is wrong with it
         return cut.get("max_length") if isinstance(cut, dict) else None
 
     def digest(self) -> tuple[Callable[..., str], bool]:

@@ -128,7 +128,7 @@ class OnnxEmbedder:
         return int(self._rows(output, mask).shape[-1])
 
     def _rows(self, output: Any, mask: Any) -> Any:
-        """Return one row for each text, whichever of the two a model answers."""
+        """Return one row for each text, for either answer of a model."""
         if output.ndim == 2:
             return output
         if output.ndim == 3 and output.shape[:2] == mask.shape:

@@ -88,7 +88,7 @@ class OnnxModel:
         options.inter_op_num_threads = 1
         if threads is not None:
             options.intra_op_num_threads = threads
-        # Waiting threads that spin take the processor away from everybody else.
+        # Waiting threads that spin take the processor away from all other threads.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -21,7 +21,7 @@ _alive: weakref.WeakSet[PerProcess[Any]] = weakref.WeakSet()
 
 
 class PerProcess(Generic[T]):
-    """Makes a value at the first call, once in each process, whichever thread comes first.
+    """Makes a value at the first call, once in each process, in the thread that comes first.
 
     A failure to make it is raised and not kept: the next call tries again.
 
@@ -47,7 +47,7 @@ class PerProcess(Generic[T]):
 
     def forget(self) -> None:
         """Drop the value, in a child that must not use its parent's."""
-        # Somebody may have held the lock at the fork, and is not here to let it go.
+        # Another thread may have held the lock at the fork, and is not here to let it go.
         self._lock = threading.Lock()
         if self._made is not None:
             # Never destroyed: a destructor would wait for threads that the fork left behind.

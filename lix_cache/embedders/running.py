@@ -44,7 +44,7 @@ def _start(call: Callable[[], T], who: str, error: type[LixCacheError]) -> Promi
             failure = caught
         _crew.leave()
         if not future.set_running_or_notify_cancel():
-            return  # nobody waits any more
+            return  # no caller waits any more
         if failure is not None:
             future.set_exception(failure)
         else:

@@ -1,1 +1,1 @@
-"""Proof of what a cache does: questions, replay, calibration, audit. Offline and online."""
+"""Proof of what a cache does: questions, evaluate, calibration, audit. Offline and online."""

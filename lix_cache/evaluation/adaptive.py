@@ -2,12 +2,12 @@
 
 No threshold holds everywhere: one that keeps 2 % wrong on a bank's questions gives 10 % on requests
 to an assistant. But each miss is a free label: the fresh answer agrees with that of the nearest
-entry, or it does not. The labels of a scope are kept as a histogram of the evidence that the decision
+entry, or it does not. The labels of a scope are kept as a histogram of the scores that the decision
 found, and decay, so that a scope whose meaning changes is learned anew.
 
-The chance that a hit is right is a logistic of the evidence, fitted to these labels under a prior:
+The chance that a hit is right is a logistic of the score, fitted to these labels under a prior:
 without labels the prior stands, and a few labels move it a little. The threshold is the lowest edge of
-the histogram above which the estimated part of wrong hits is small enough, and never lower than the
+the histogram above which the estimated false-hit rate is small enough, and never lower than the
 one that was set: labels come from below it, and what lies above is known from audits alone.
 
 The prior and the bounds were chosen offline; docs/calibration.md says on what.
@@ -24,7 +24,7 @@ from lix_cache.evaluation.binomial import clopper_pearson, lower_limit
 __all__ = ["BINS", "LOWEST", "Counts", "bin_of", "threshold_for"]
 
 LOWEST = 1.0
-"""Evidence below which nothing is counted: no threshold is so low."""
+"""The score below which nothing is counted: no threshold is so low."""
 STEP = 0.05
 BINS = 24
 
@@ -77,15 +77,15 @@ class Counts:
         return wrong > 1 and lower_limit(wrong, total, 0.975) > target
 
 
-def bin_of(evidence: float) -> int | None:
-    """Return the bin of some evidence; None if it is too little to count."""
-    if evidence < LOWEST:
+def bin_of(score: float) -> int | None:
+    """Return the bin of a score; None if it is too low to count."""
+    if score < LOWEST:
         return None
-    return min(BINS - 1, int((evidence - LOWEST) / STEP))
+    return min(BINS - 1, int((score - LOWEST) / STEP))
 
 
 def threshold_for(counts: Counts, start: float, target: float) -> float:
-    """Return the least evidence of a hit; infinite if no hit is sure enough.
+    """Return the least score of a hit; infinite if no hit is sure enough.
 
     Args:
         counts: of the scope.

@@ -1,9 +1,9 @@
-"""Limits from questions whose right answer is known, with a proof of what they do. Pure.
+"""Thresholds from questions whose right answer is known, with a proof of what they do. Pure.
 
-The questions are split in two by a hash of their words. On one half the limits are *fitted*: those
+The questions are split in two by a hash of their words. On one half the thresholds are *fitted*: those
 with the most hits of which at most a given part is wrong. On the other half, which the fit has not
-seen, a few sets of limits that were chosen beforehand are *tried*: each is played through online,
-and an exact upper limit of the true proportion of wrong hits is worked out (Clopper and Pearson).
+seen, a few sets of thresholds that were chosen beforehand are *tried*: each is played through online,
+and an exact upper limit of the true false-hit rate is worked out (Clopper and Pearson).
 Those whose limit lies below the bound are proven; the one with the most hits is returned. As several
 are tried, each is held to a stricter confidence, so that all statements together hold at the one that
 was asked for (Bonferroni).
@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 
 from lix_cache.errors import InvalidInput
 from lix_cache.evaluation.binomial import hits_needed, upper_limit
-from lix_cache.evaluation.fitting import Sample, fit_limits
-from lix_cache.evaluation.offline import ObjectTo, new_wordings, play
-from lix_cache.matching.thresholds import DEFAULT_LIMITS, Limits
+from lix_cache.evaluation.fitting import Sample, fit_thresholds
+from lix_cache.evaluation.offline import ObjectTo, new_texts, play
+from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, Thresholds
 
 if TYPE_CHECKING:
     from lix_cache.evaluation.questions import Question
@@ -33,32 +33,32 @@ if TYPE_CHECKING:
 
 __all__ = ["Calibration", "CalibrationPoint", "calibrate", "calibration_curve", "halves"]
 
-#: Parts of the bound at which limits are fitted, to be tried on the other half.
+#: Parts of the bound at which thresholds are fitted, to be tried on the other half.
 _TRIED = (0.1, 0.2, 0.35, 0.5)
 #: Parts of the bound that the printed curve shows beside them.
 _SHOWN = (0.65, 0.8, 1.0, 1.5, 2.0, 3.0)
-#: The part of the bound that limits are fitted to while samples are taken.
+#: The part of the bound that thresholds are fitted to while samples are taken.
 _CAREFUL = 0.5
-#: Rounds of playing and fitting: what the cache holds depends on the limits.
+#: Rounds of playing and fitting: what the cache holds depends on the thresholds.
 _ROUNDS = 2
 
 
 @dataclass(frozen=True)
 class CalibrationPoint:
-    """What one set of limits did on the half that was not fitted.
+    """What one set of thresholds did on the half that was not fitted.
 
     Attributes:
-        limits: the set.
+        thresholds: the set.
         questions: asked, each in words that had not been used before.
         hits: answered from the cache.
         wrong: of these, with another answer than the right one.
-        upper: exact upper limit of the true proportion of wrong hits, at the confidence
+        upper: exact upper limit of the true false-hit rate, at the confidence
             asked for; for a set that was tried, at the stricter one.
         is_tried: chosen beforehand to be proven; the others are there to be looked at.
         is_proven: tried, and ``upper`` is below the bound.
     """
 
-    limits: Limits
+    thresholds: Thresholds
     questions: int
     hits: int
     wrong: int
@@ -72,7 +72,7 @@ class CalibrationPoint:
         return self.hits / self.questions if self.questions else 0.0
 
     @property
-    def wrong_ratio(self) -> float:
+    def false_hit_rate(self) -> float:
         """Wrong among the hits, 0 to 1."""
         return self.wrong / self.hits if self.hits else 0.0
 
@@ -82,11 +82,11 @@ class Calibration:
     """The outcome.
 
     Attributes:
-        best: the proven set of limits with the most hits; None: there is no proof for any.
+        best: the proven set of thresholds with the most hits; None: there is no proof for any.
         points: all that was measured, strictest first.
-        bound: the proportion of wrong hits that was allowed.
+        bound: the false-hit rate that was allowed.
         confidence: of the statement about ``best``.
-        questions: how many there were, repeated wordings included.
+        questions: how many there were, repeated texts included.
         needed: hits without any mistake that it would take to prove the bound at all.
     """
 
@@ -98,9 +98,9 @@ class Calibration:
     needed: int
 
     @property
-    def limits(self) -> Limits | None:
-        """The limits to use; None if none are proven."""
-        return None if self.best is None else self.best.limits
+    def thresholds(self) -> Thresholds | None:
+        """The thresholds to use; None if none are proven."""
+        return None if self.best is None else self.best.thresholds
 
 
 def halves(questions: Sequence[Question]) -> tuple[list[int], list[int]]:
@@ -118,11 +118,11 @@ def calibrate(
     *,
     bound: float = 0.02,
     confidence: float = 0.95,
-    start: Limits = DEFAULT_LIMITS,
+    start: Thresholds = DEFAULT_THRESHOLDS,
     guards: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
-    """Find the limits with the most hits of which at most ``bound`` are wrong, and prove it.
+    """Find the thresholds with the most hits of which at most ``bound`` are wrong, and prove it.
 
     Args:
         questions: in the order in which they were asked. Some thousands; below some hundreds
@@ -130,8 +130,8 @@ def calibrate(
         vectors: theirs, shape (n, dim), of length 1.
         bound: the allowed proportion of wrong ones among the hits, such as 0.02.
         confidence: of the statement.
-        start: limits to begin with; what is not fitted is taken from them.
-        guards: whether the cache that will use the limits has guards.
+        start: thresholds to begin with; what is not fitted is taken from them.
+        guards: whether the cache that will use the thresholds has guards.
         progress: told how many steps of how many are done.
 
     Raises:
@@ -141,7 +141,7 @@ def calibrate(
         raise InvalidInput(f"{len(questions)} questions, but {len(vectors)} vectors")
     object_to = _guards() if guards else None
     strict = 1.0 - (1.0 - confidence) / len(_TRIED)
-    fresh = new_wordings(questions)
+    fresh = new_texts(questions)
     fit_on, try_on = halves(asked := [questions[number] for number in fresh])
     total = _ROUNDS + len(_TRIED) + len(_SHOWN)
     steps = iter(range(total))
@@ -153,11 +153,11 @@ def calibrate(
     def part(numbers: list[int]) -> tuple[list[Question], FloatArray]:
         return [asked[n] for n in numbers], vectors[[fresh[n] for n in numbers]]
 
-    limits, samples = _fitted(*part(fit_on), bound, start, object_to, tell)
-    points: dict[Limits, CalibrationPoint] = {}
+    thresholds, samples = _fitted(*part(fit_on), bound, start, object_to, tell)
+    points: dict[Thresholds, CalibrationPoint] = {}
     for share in (*_TRIED, *_SHOWN):
         tried = share in _TRIED
-        fitted = fit_limits(samples, bound * share, start, like=limits)
+        fitted = fit_thresholds(samples, bound * share, start, like=thresholds)
         if fitted not in points:
             sure = strict if tried else confidence
             point = _measure(*part(try_on), fitted, confidence=sure, object_to=object_to)
@@ -166,7 +166,7 @@ def calibrate(
     proven = (point for point in points.values() if point.is_proven)
     return Calibration(
         best=max(proven, key=lambda point: point.hits, default=None),
-        points=tuple(sorted(points.values(), key=lambda point: -point.limits.evidence)),
+        points=tuple(sorted(points.values(), key=lambda point: -point.thresholds.score)),
         bound=bound,
         confidence=confidence,
         questions=len(questions),
@@ -178,48 +178,48 @@ def _fitted(
     questions: Sequence[Question],
     vectors: FloatArray,
     bound: float,
-    start: Limits,
+    start: Thresholds,
     object_to: ObjectTo | None,
     tell: Callable[[], None],
-) -> tuple[Limits, list[Sample]]:
-    """Return limits that fit, and what was seen under the last but one of them."""
-    limits, samples = start, list[Sample]()
+) -> tuple[Thresholds, list[Sample]]:
+    """Return thresholds that fit, and what was seen under the last but one of them."""
+    thresholds, samples = start, list[Sample]()
     for _ in range(_ROUNDS):
         # With fewer mistakes than are allowed.
-        samples = list(_samples(questions, vectors, limits, object_to))
-        limits = fit_limits(samples, bound * _CAREFUL, start)
+        samples = list(_samples(questions, vectors, thresholds, object_to))
+        thresholds = fit_thresholds(samples, bound * _CAREFUL, start)
         tell()
-    return limits, samples
+    return thresholds, samples
 
 
 def _measure(
     questions: Sequence[Question],
     vectors: FloatArray,
-    limits: Limits,
+    thresholds: Thresholds,
     *,
     confidence: float = 0.95,
     object_to: ObjectTo | None = None,
 ) -> CalibrationPoint:
     """Play the questions through, and count."""
     hits = wrong = 0
-    for step in play(questions, vectors, limits, object_to=object_to):
+    for step in play(questions, vectors, thresholds, object_to=object_to):
         hits += step.is_hit
         wrong += step.is_wrong
-    return CalibrationPoint(limits, len(questions), hits, wrong, upper_limit(wrong, hits, confidence))
+    return CalibrationPoint(thresholds, len(questions), hits, wrong, upper_limit(wrong, hits, confidence))
 
 
 def calibration_curve(
     questions: Sequence[Question],
     vectors: FloatArray,
-    many: Sequence[Limits],
+    many: Sequence[Thresholds],
     *,
     guards: bool = True,
 ) -> list[CalibrationPoint]:
-    """Measure several sets of limits on the same questions; wordings used before are left out."""
-    fresh = new_wordings(questions)
+    """Measure several sets of thresholds on the same questions; texts used before are left out."""
+    fresh = new_texts(questions)
     asked, theirs = [questions[number] for number in fresh], vectors[fresh]
     object_to = _guards() if guards else None
-    return [_measure(asked, theirs, limits, object_to=object_to) for limits in many]
+    return [_measure(asked, theirs, thresholds, object_to=object_to) for thresholds in many]
 
 
 def _guards() -> ObjectTo:
@@ -229,22 +229,22 @@ def _guards() -> ObjectTo:
 
 
 def _samples(
-    questions: Sequence[Question], vectors: FloatArray, limits: Limits, object_to: ObjectTo | None
+    questions: Sequence[Question], vectors: FloatArray, thresholds: Thresholds, object_to: ObjectTo | None
 ) -> Iterator[Sample]:
     """Play the questions through, and note what the nearest entry looked like and whether it was right."""
     import numpy as np
 
-    for step in play(questions, vectors, limits, object_to=object_to, ask_always=True):
+    for step in play(questions, vectors, thresholds, object_to=object_to, ask_always=True):
         best = step.decision.best
         if best is None:
             continue
-        same = step.clusters == step.clusters[best]
+        same = step.groups == step.groups[best]
         others = step.similarities[~same]
-        own = np.sort(step.similarities[same])[::-1][: limits.witness_cap]
+        own = np.sort(step.similarities[same])[::-1][: thresholds.vote_cap]
         yield Sample(
             similarity=step.decision.similarity,
             other=float(others.max()) if len(others) else -math.inf,
             own=tuple(map(float, own)),
-            is_right=int(step.clusters[best]) == step.answer,
+            is_right=int(step.groups[best]) == step.answer,
             is_allowed=not step.is_objected,
         )

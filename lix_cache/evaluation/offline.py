@@ -1,4 +1,4 @@
-"""A cache played through in memory: what would these limits have done? Pure.
+"""A cache played through in memory: what would these thresholds have done? Pure.
 
 The game is that of the real cache, online: a hit serves what the cache holds, whether right or
 wrong, a miss stores the right answer under the question's words, and mistakes stay in. Only
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from lix_cache.matching.decision import Decision, choose
-from lix_cache.matching.thresholds import Limits
+from lix_cache.matching.thresholds import Thresholds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     IntArray: TypeAlias = npt.NDArray[np.int64]
 
-__all__ = ["ObjectTo", "Step", "new_wordings", "play"]
+__all__ = ["ObjectTo", "Step", "new_texts", "play"]
 
 #: What there is against answering the first text with the answer to the second; None: nothing.
 ObjectTo: TypeAlias = Callable[[str, str], object | None]
@@ -41,7 +41,7 @@ class Step:
         number: which one, counted from 0.
         decision: on the numbers.
         similarities: to what the cache held at that moment, shape (n,); valid until the next step.
-        clusters: the answer of each of them, shape (n,); valid until the next step.
+        groups: the answer of each of them, shape (n,); valid until the next step.
         answer: the right answer's label.
         is_hit: the cache answered.
         is_wrong: it did, with another answer than the right one.
@@ -51,17 +51,17 @@ class Step:
     number: int
     decision: Decision
     similarities: FloatArray
-    clusters: IntArray
+    groups: IntArray
     answer: int
     is_hit: bool
     is_wrong: bool
     is_objected: bool
 
 
-def new_wordings(questions: Sequence[Question]) -> list[int]:
+def new_texts(questions: Sequence[Question]) -> list[int]:
     """Return the places of the questions that were not asked before in the same words and scope.
 
-    The others are answered by their text, whatever the limits.
+    The others are answered by their text, whatever the thresholds.
     """
     first: dict[tuple[str, str], int] = {}
     for number, question in enumerate(questions):
@@ -72,7 +72,7 @@ def new_wordings(questions: Sequence[Question]) -> list[int]:
 def play(
     questions: Sequence[Question],
     vectors: FloatArray,
-    limits: Limits,
+    thresholds: Thresholds,
     *,
     object_to: ObjectTo | None = None,
     ask_always: bool = False,
@@ -83,8 +83,8 @@ def play(
     Args:
         questions: in the order in which they were asked.
         vectors: theirs, shape (n, dim), of length 1.
-        limits: of the cache.
-        object_to: the guards; None: nobody objects.
+        thresholds: of the cache.
+        object_to: the guards; None: no objections.
         ask_always: ask for objections to the nearest entry even where it is not accepted.
         replies: vectors of a response that was written for each question alone, shape (n, dim): no two
             responses are then equal. None: those of one answer are equal, and compared by that.
@@ -93,14 +93,14 @@ def play(
     for number, question in enumerate(questions):
         scopes.setdefault(question.scope, []).append(number)
     for numbers in scopes.values():
-        yield from _play_scope(questions, vectors, numbers, limits, object_to, ask_always, replies)
+        yield from _play_scope(questions, vectors, numbers, thresholds, object_to, ask_always, replies)
 
 
 def _play_scope(
     questions: Sequence[Question],
     vectors: FloatArray,
     numbers: list[int],
-    limits: Limits,
+    thresholds: Thresholds,
     object_to: ObjectTo | None,
     ask_always: bool,
     replies: FloatArray | None,
@@ -117,14 +117,14 @@ def _play_scope(
         block = own[start : start + _BLOCK] @ own[: start + _BLOCK].T
         for place in range(start, min(start + _BLOCK, len(numbers))):
             similarities = block[place - start, held[:size]]
-            clusters = (serves if replies is None else held)[:size]
+            groups = (serves if replies is None else held)[:size]
             said = None if replies is None else replies[[numbers[row] for row in held[:size]]]
             text = questions[numbers[place]].text
 
             def objection(row: int, text: str = text) -> object | None:
                 return object_to and object_to(text, questions[numbers[held[row]]].text)
 
-            choice = choose(similarities, clusters, limits, objection, answers=said, query=own[place])
+            choice = choose(similarities, groups, thresholds, objection, answers=said, query=own[place])
             best = choice.decision.best
             served = int(serves[choice.rows[0]]) if choice.rows else None
             objected = choice.objection is not None
@@ -134,7 +134,7 @@ def _play_scope(
                 numbers[place],
                 choice.decision,
                 similarities,
-                clusters,
+                groups,
                 answers[place],
                 served is not None,
                 served is not None and served != answers[place],

@@ -14,7 +14,7 @@ class QuestionLog:
     """Appends what ``lix-cache calibrate --log`` reads.
 
     Write a line wherever the right answer of a question is known: the model was asked (the
-    question missed), or somebody confirmed a hit, or reported it as wrong. Threads and processes
+    question missed), or a hit was confirmed, or reported it as wrong. Threads and processes
     may share a file: a line is one write to the end of it.
 
     The log holds the questions themselves. It is made readable by its owner alone.
@@ -46,7 +46,7 @@ class QuestionLog:
             query: the question.
             answer_id: names the answer, such as a hash of the response; equal means the same.
             scope: what had to match exactly; questions of different scopes never meet.
-            group: class of the scope, if classes are to have limits of their own.
+            group: class of the scope, if classes are to have thresholds of their own.
             hit: whether the answer came from the cache.
             right: what is known about a hit: True, False, or None for nothing. Calibration
                 takes a hit into account only if it is True.

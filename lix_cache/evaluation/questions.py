@@ -25,7 +25,7 @@ class Question:
         text: the question.
         answer: names the right answer; equal names mean the same answer.
         scope: questions of different scopes never meet, as in the cache.
-        group: class of the scope; each class may get limits of its own.
+        group: class of the scope; each class may get thresholds of its own.
         reply: a response in its own words, where one was written for this question alone; empty: the
             answer's name stands for the response.
     """
@@ -80,7 +80,7 @@ def questions_from_log(records: Iterable[tuple[str, Mapping[str, Any]]]) -> Labe
         if right is False:
             left_out["marked as wrong"] += 1
         elif hit and right is None:
-            left_out["hits that nobody confirmed"] += 1
+            left_out["unconfirmed hits"] += 1
         else:
             questions.append(question)
     return Labelled(tuple(questions), dict(left_out))
@@ -90,7 +90,7 @@ def questions_from_pairs(records: Iterable[tuple[str, Mapping[str, Any]]]) -> La
     """Read pairs: ``{"a", "b", "label", "scope", "group"}``; label 1: one answer fits both, 0: it does not.
 
     Texts that are joined by pairs of label 1, over any number of steps, have one answer; all
-    others answer differently. A pair of label 0 whose texts are joined all the same contradicts
+    others answer differently. A pair of label 0 whose texts are still joined contradicts
     the others: it is left out and counted.
 
     Args:

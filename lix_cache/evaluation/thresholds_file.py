@@ -1,4 +1,4 @@
-"""Limits on disk: one JSON file for any number of embedders and classes of scopes."""
+"""Thresholds on disk: one JSON file for any number of embedders and classes of scopes."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from typing import Any
 
 from lix_cache.errors import ConfigError, InvalidInput
 from lix_cache.evaluation.calibration import Calibration
-from lix_cache.matching.thresholds import Limits
+from lix_cache.matching.thresholds import Thresholds
 
-__all__ = ["load_limits", "save_limits"]
+__all__ = ["load_thresholds", "save_thresholds"]
 
-_FORMAT = "lix-cache limits 1"
+_FORMAT = "lix-cache thresholds 1"
 
 
-def load_limits(path: str | os.PathLike[str], *, embedder: str, group: str = "") -> Limits:
-    """Read the limits that were calibrated for an embedder.
+def load_thresholds(path: str | os.PathLike[str], *, embedder: str, group: str = "") -> Thresholds:
+    """Read the thresholds that were calibrated for an embedder.
 
     Args:
-        path: what ``lix-cache calibrate`` or :func:`save_limits` wrote.
-        embedder: its id. Limits of one embedder mean nothing with another.
+        path: what ``lix-cache calibrate`` or :func:`save_thresholds` wrote.
+        embedder: its id. Thresholds of one embedder mean nothing with another.
         group: class of scopes; those for all (``""``) are taken where it has none of its own.
 
     Raises:
-        ConfigError: the file is not of this kind, or has no limits for the embedder.
+        ConfigError: the file is not of this kind, or has no thresholds for the embedder.
         OSError: it cannot be read.
     """
     entries = _read(path)
     for wanted in (group, ""):
         for entry in entries:
             if entry["embedder"] == embedder and entry["group"] == wanted:
-                return _limits(entry, path)
+                return _thresholds(entry, path)
     known = sorted({entry["embedder"] for entry in entries})
     raise ConfigError(
-        f"{os.fspath(path)} has no limits for the embedder {embedder!r}, only for {known}; "
-        "limits do not carry over: run 'lix-cache calibrate' with this embedder"
+        f"{os.fspath(path)} has no thresholds for the embedder {embedder!r}, only for {known}; "
+        "thresholds do not carry over: run 'lix-cache calibrate' with this embedder"
     )
 
 
-def save_limits(
+def save_thresholds(
     path: str | os.PathLike[str], calibration: Calibration, *, embedder: str, group: str = ""
 ) -> None:
-    """Write what a calibration found; limits for other embedders and classes in the file stay.
+    """Write what a calibration found; thresholds for other embedders and classes in the file stay.
 
     The file is replaced whole or not at all.
 
     Args:
         path: the file; made if it is not there.
-        calibration: one that proved its limits.
+        calibration: one that proved its thresholds.
         embedder: id of the embedder that made the vectors.
         group: the class of scopes that it was made from; ``""``: all.
 
@@ -61,14 +61,14 @@ def save_limits(
     """
     best = calibration.best
     if best is None:
-        raise InvalidInput("this calibration proved no limits, so there is nothing to save")
+        raise InvalidInput("this calibration proved no thresholds, so there is nothing to save")
     entries = _read(path) if os.path.exists(path) else []
     entries = [e for e in entries if (e["embedder"], e["group"]) != (embedder, group)]
     entries.append(
         {
             "embedder": embedder,
             "group": group,
-            "limits": best.limits.as_dict(),
+            "thresholds": best.thresholds.as_dict(),
             "bound": calibration.bound,
             "confidence": calibration.confidence,
             "measured": {
@@ -95,7 +95,7 @@ def _read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         raise ConfigError(f"{os.fspath(path)} is not JSON: {why}")
     entries = content.get("entries") if isinstance(content, dict) else None
     if not isinstance(content, dict) or content.get("format") != _FORMAT or not isinstance(entries, list):
-        raise ConfigError(f"{os.fspath(path)} is no file of calibrated limits ('format': {_FORMAT!r})")
+        raise ConfigError(f"{os.fspath(path)} is no file of calibrated thresholds ('format': {_FORMAT!r})")
     for entry in entries:
         if not isinstance(entry, dict) or not all(
             isinstance(entry.get(k), str) for k in ("embedder", "group")
@@ -104,25 +104,25 @@ def _read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return entries
 
 
-def _limits(entry: dict[str, Any], path: str | os.PathLike[str]) -> Limits:
-    values = entry.get("limits")
+def _thresholds(entry: dict[str, Any], path: str | os.PathLike[str]) -> Thresholds:
+    values = entry.get("thresholds")
     if not isinstance(values, dict):
-        raise ConfigError(f"{os.fspath(path)}: the entry for {entry['embedder']!r} has no 'limits'")
+        raise ConfigError(f"{os.fspath(path)}: the entry for {entry['embedder']!r} has no 'thresholds'")
     try:
-        return Limits.from_dict(values)
+        return Thresholds.from_dict(values)
     except InvalidInput as error:
         raise ConfigError(f"{os.fspath(path)}: {error}") from None
 
 
 def _replace(path: str | os.PathLike[str], text: str) -> None:
     target = os.path.abspath(path)
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=".limits-")
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=".thresholds-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp lets nobody else read; limits are no secret, and are read by the application.
+        # mkstemp makes the file private; thresholds are no secret, and the application may be another user.
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
     except BaseException:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lix_cache.hot.entries import order_of, part_field, unpack_clusters, unpack_meta
+from lix_cache.hot.entries import order_of, part_field, unpack_groups, unpack_meta
 from lix_cache.hot.found import (
     AUDITS,
     Counted,
@@ -47,7 +47,7 @@ class Use(NamedTuple):
 
     Attributes:
         eviction: 0: not at all, 1: the last use, 2: the number of uses.
-        slide_ms: how much it prolongs the entry's life; 0 for not at all.
+        slide_ms: how much it prolongs the entry's time to live; 0 for not at all.
     """
 
     eviction: int
@@ -71,29 +71,29 @@ class Candidate(NamedTuple):
     """An entry that a client would answer from, and how old its response may be in milliseconds."""
 
     number: bytes
-    tag: bytes
+    nonce: bytes
     most_ms: int | None = None
 
 
 class NewEntry(NamedTuple):
-    """What is to be stored.
+    """What to store.
 
     Attributes:
-        wording: digest of the text.
+        text_digest: digest of the text.
         meta: from ``pack_fixed``.
         record: from ``pack_record``.
         response: or the head of a large one.
         chunks: the parts of a large one.
-        life_ms: at first.
-        longest_ms: the longest that its life can get.
+        ttl_ms: at first.
+        longest_ms: the longest that its time to live can get.
     """
 
-    wording: bytes
+    text_digest: bytes
     meta: bytes
     record: bytes
     response: bytes
     chunks: Sequence[bytes]
-    life_ms: int
+    ttl_ms: int
     longest_ms: int
 
 
@@ -138,19 +138,19 @@ class Answers:
     # -- looking up -----------------------------------------------------------------------
 
     def lookup(
-        self, scope: str, wording: bytes, place: Place, use: Use, *, fetch: bool, may_search: bool = True
+        self, scope: str, text_digest: bytes, place: Place, use: Use, *, fetch: bool, may_search: bool = True
     ) -> ScriptCall:
         """Ask for the exact answer, or for what is new.
 
         Args:
             scope: its id.
-            wording: digest of the text.
+            text_digest: digest of the text.
             place: what the client knows.
             use: how a hit is noted.
             fetch: the response as well; otherwise only whether it is there.
             may_search: a vector set may answer in place of news.
         """
-        args = (wording, *place, *use, int(fetch))
+        args = (text_digest, *place, *use, int(fetch))
         if self.large_from is None or not may_search:
             return self._call(_LOOKUP, scope, *args)
         return self._call(_LOOKUP_LARGE, scope, *args, self.large_from)
@@ -164,7 +164,7 @@ class Answers:
         now_ms = float(now)
         if kind == b"search":
             return Search(now_ms)
-        labels = unpack_clusters(reported)
+        labels = unpack_groups(reported)
         if kind == b"empty":
             return Empty(now_ms, labels)
         if kind == b"news":
@@ -176,7 +176,7 @@ class Answers:
     def nearest(
         self,
         scope: str,
-        wording: bytes,
+        text_digest: bytes,
         vector: FloatArray,
         *,
         wanted: int,
@@ -188,14 +188,14 @@ class Answers:
 
         Args:
             scope: its id.
-            wording: digest of the text.
+            text_digest: digest of the text.
             vector: shape (dim,), unit length.
             wanted: how many neighbours.
             effort: paths that the search keeps open.
             first: of how many of the nearest the responses come along.
             room: bytes of these at most; -1: only say which are there.
         """
-        return self._call(_NEAREST, scope, wording, vector.tobytes(), wanted, effort, first, room)
+        return self._call(_NEAREST, scope, text_digest, vector.tobytes(), wanted, effort, first, room)
 
     @staticmethod
     def neighbours(reply: Any) -> Neighbours:
@@ -204,7 +204,7 @@ class Answers:
         different = {bytes(number): (number, fields) for number, fields, _ in rows}
         ordered = sorted(different.values(), key=lambda row: order_of(row[0]))
         return Neighbours(
-            Everything(float(now), unpack_clusters(reported), False, ordered, b"candidates", b"0-0"),
+            Everything(float(now), unpack_groups(reported), False, ordered, b"candidates", b"0-0"),
             {bytes(number): meta for number, _, meta in rows},
             dict(zip(responses[::2], responses[1::2], strict=True)),
         )
@@ -214,12 +214,12 @@ class Answers:
         return self._call(_FILL, scope, most, self.large_from or 0)
 
     def admit(
-        self, scope: str, wording: bytes, candidates: Iterable[Candidate], use: Use, fetch: Fetch
+        self, scope: str, text_digest: bytes, candidates: Iterable[Candidate], use: Use, fetch: Fetch
     ) -> ScriptCall:
         """Ask for the first of some candidates that may answer, best first."""
-        args: list[Value] = [wording, *use, int(fetch)]
-        for number, tag, most_ms in candidates:
-            args += (number, tag, "" if most_ms is None else most_ms)
+        args: list[Value] = [text_digest, *use, int(fetch)]
+        for number, nonce, most_ms in candidates:
+            args += (number, nonce, "" if most_ms is None else most_ms)
         return self._call(_ADMIT, scope, *args)
 
     @staticmethod
@@ -260,25 +260,25 @@ class Answers:
             generation: of the scope if it is new.
         """
         digests = b"".join(sorted(items))
-        fixed = (entry.wording, entry.life_ms, entry.longest_ms, entry.meta, entry.record, entry.response)
+        fixed = (entry.text_digest, entry.ttl_ms, entry.longest_ms, entry.meta, entry.record, entry.response)
         own = (most, eviction, generation, scope, digests)
         return self._call(_STORE, scope, *fixed, *own, *entry.chunks)
 
     @staticmethod
     def stored(reply: Any) -> Put | None:
-        """Read what :meth:`store` answers; None: this answer was reported as wrong for this wording."""
+        """Read what :meth:`store` answers; None: this answer was reported as wrong for this query."""
         return None if reply[0] == b"reported" else Put(bytes(reply[0]), int(reply[1]))
 
-    def attach(self, scope: str, number: bytes, tag: bytes, row: bytes) -> ScriptCall:
+    def attach(self, scope: str, number: bytes, nonce: bytes, row: bytes) -> ScriptCall:
         """Add the vector of an entry's response, from ``pack_meaning``."""
-        return self._call(_ATTACH, scope, number, tag, row)
+        return self._call(_ATTACH, scope, number, nonce, row)
 
-    def report(self, scope: str, wording: bytes, number: bytes, tag: bytes) -> ScriptCall:
-        """Report that an entry is wrong for a wording.
+    def report(self, scope: str, text_digest: bytes, number: bytes, nonce: bytes) -> ScriptCall:
+        """Report that an entry is wrong for a query.
 
         Answers 0 if there is no such entry, 1 if it is noted, 2 if it was dropped as well.
         """
-        return self._call(_REPORT, scope, wording, number, tag)
+        return self._call(_REPORT, scope, text_digest, number, nonce)
 
     # -- learning -------------------------------------------------------------------------
 
@@ -316,21 +316,21 @@ class Answers:
         *,
         cursor: bytes = b"0",
         named: Iterable[tuple[bytes, bytes]] = (),
-        wording: bytes | None = None,
+        text_digest: bytes | None = None,
     ) -> ScriptCall:
-        """Drop entries that fit: those that are named, or of a wording, or a page of all.
+        """Drop entries that fit: those that are named, or of one text, or a page of all.
 
         Args:
             scope: its id.
             older_ms: least age; None: any.
             tags: from ``tag_words``, of which one must fit; empty: any.
             cursor: where the page begins.
-            named: number and tag of entries.
-            wording: digest of a text.
+            named: number and nonce of entries.
+            text_digest: digest of a text.
         """
         words = [part for pair in named for part in pair]
-        if wording is not None:
-            words += (b"=", wording)
+        if text_digest is not None:
+            words += (b"=", text_digest)
         return self._call(_DROP, scope, cursor, "" if older_ms is None else older_ms, tags, *words)
 
     @staticmethod

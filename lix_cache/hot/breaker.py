@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
 from lix_cache.clock import Clock
 
-__all__ = ["Breaker"]
+if TYPE_CHECKING:
+    from lix_cache.hot.endpoint import Endpoint
+
+__all__ = ["Breaker", "breaker_for"]
 
 
 class Breaker:
-    """Remembers for a moment that Redis did not answer, so that not everybody waits to find out.
+    """Remembers for a moment that Redis did not answer, so that not every caller waits to find out.
 
     Args:
         seconds: how long it stays open after a failure.
@@ -34,3 +42,31 @@ class Breaker:
 
     def reset(self) -> None:
         self._open_until = float("-inf")
+
+
+# By the clock itself, not its equals: a breaker keeps its clock, so the number is not given twice.
+_breakers: WeakValueDictionary[tuple[Endpoint, float, int], Breaker] = WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def breaker_for(endpoint: Endpoint, seconds: float, clock: Clock) -> Breaker:
+    """Return the breaker that the caches of an endpoint share, as long as there is one of them.
+
+    The sessions of a store have their own: while theirs is open they answer from the disk alone, and
+    trouble of a cache is no reason for that.
+    """
+    with _lock:
+        key = endpoint, seconds, id(clock)
+        breaker = _breakers.get(key)
+        if breaker is None:
+            breaker = _breakers[key] = Breaker(seconds, clock)
+        return breaker
+
+
+def _after_fork_in_child() -> None:
+    # A thread of the parent may have held the lock, and is not here to let it go.
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache.arguments import config_of
 from lix_cache.hot.endpoint import Endpoint, endpoint_for
-from lix_cache.hot.trouble import Translating
+from lix_cache.hot.trouble import raise_translated
 
 if TYPE_CHECKING:
     import asyncio
@@ -188,11 +188,15 @@ def create_redis_client(
             try without a password.
         RedisDatabaseError: the server has no database of that number.
     """
-    endpoint = endpoint_for(config_of(config), db, host=host, port=port, decode_responses=decode_responses)
+    endpoint = endpoint_for(
+        config_of(config).redis, db, host=host, port=port, decode_responses=decode_responses
+    )
     client = lazy_client(endpoint)
     if endpoint not in _checked:
-        with Translating(endpoint):
+        try:
             client.ping()
+        except Exception as error:  # noqa: BLE001 - raised again, translated
+            raise_translated(error, endpoint)
         _checked.add(endpoint)
     return client
 
@@ -205,9 +209,13 @@ async def create_async_redis_client(
     *,
     decode_responses: bool = False,
 ) -> redis.asyncio.Redis:
-    """Async twin of :func:`create_redis_client`, for the running event loop."""
-    endpoint = endpoint_for(config_of(config), db, host=host, port=port, decode_responses=decode_responses)
+    """Async variant of :func:`create_redis_client`, for the running event loop."""
+    endpoint = endpoint_for(
+        config_of(config).redis, db, host=host, port=port, decode_responses=decode_responses
+    )
     client = lazy_async_client(endpoint)
-    with Translating(endpoint):
+    try:
         await client.ping()
+    except Exception as error:  # noqa: BLE001 - raised again, translated
+        raise_translated(error, endpoint)
     return client

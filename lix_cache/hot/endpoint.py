@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lix_cache.config import CacheConfig, check_setting
-from lix_cache.errors import (
-    ConfigError,
-)
+from lix_cache.config import RedisSettings, check_setting
+from lix_cache.errors import ConfigError
 
 __all__ = ["Endpoint", "endpoint_for"]
 
@@ -19,7 +17,7 @@ class Endpoint:
 
     Two caches share a pool only if all of this is equal, the password included: a
     pool keyed by host and port alone would hand an authenticated connection to
-    somebody who gave no password, or the wrong one.
+    a caller that gave no password, or the wrong one.
     """
 
     scheme: str
@@ -50,14 +48,14 @@ class Endpoint:
 
 
 def endpoint_for(
-    config: CacheConfig,
+    redis: RedisSettings,
     db: int,
     *,
     host: str | None = None,
     port: int | None = None,
     decode_responses: bool = False,
 ) -> Endpoint:
-    """Work out where to connect. An explicit host or port wins over ``redis_url``.
+    """Work out where to connect. An explicit host or port overrides ``redis_url``.
 
     Raises:
         ConfigError: ``redis_url`` cannot be understood, or an argument has the wrong type.
@@ -69,14 +67,14 @@ def endpoint_for(
     ):
         if value is not None:
             check_setting(setting, value, argument)
-    scheme = "rediss" if config.redis_ssl else "redis"
+    scheme = "rediss" if redis.ssl else "redis"
     path = ""
-    username, password = config.redis_username, config.redis_password
-    use_host, use_port = host or config.redis_host, port or config.redis_port
-    if config.redis_url is not None and host is None and port is None:
-        parts = _parse_url(config.redis_url)
+    username, password = redis.username, redis.password
+    use_host, use_port = host or redis.host, port or redis.port
+    if redis.url is not None and host is None and port is None:
+        parts = _parse_url(redis.url)
         path = str(parts.get("path", ""))
-        scheme = "unix" if path else config.redis_url.split("://", 1)[0]
+        scheme = "unix" if path else redis.url.split("://", 1)[0]
         use_host = str(parts.get("host", "localhost"))
         use_port = int(parts.get("port", 6379))
         username = parts.get("username", username)
@@ -89,14 +87,14 @@ def endpoint_for(
         db=db,
         username=username,
         password=password,
-        connect_timeout=config.redis_socket_connect_timeout,
-        timeout=config.redis_socket_timeout,
-        keepalive=config.redis_socket_keepalive,
-        pool_size=config.redis_pool_size,
-        ca_certs=config.redis_ssl_ca_certs,
-        certfile=config.redis_ssl_certfile,
-        keyfile=config.redis_ssl_keyfile,
-        check_hostname=config.redis_ssl_check_hostname,
+        connect_timeout=redis.connect_timeout,
+        timeout=redis.timeout,
+        keepalive=redis.keepalive,
+        pool_size=redis.pool_size,
+        ca_certs=redis.ssl_ca_certs,
+        certfile=redis.ssl_certfile,
+        keyfile=redis.ssl_keyfile,
+        check_hostname=redis.ssl_check_hostname,
         decode_responses=decode_responses,
     )
 
@@ -109,7 +107,7 @@ def _parse_url(url: str) -> dict[str, Any]:
         try:
             parts = dict(parse_url(url))
         except ValueError:
-            problem = "its host or its port makes no sense"
+            problem = "its host or its port is invalid"
     if problem:
         # Outside the handler, and without a word of the URL: any part of it may be one of
         # the password, where that holds a character which means something in a URL.
@@ -142,7 +140,7 @@ def _misread(url: str) -> str:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        return "its host or its port makes no sense"
+        return "its host or its port is invalid"
     if parts.fragment or url.endswith("#"):
         return "it has a part after #, which has no meaning"
     if parts.scheme == "unix":
@@ -151,7 +149,7 @@ def _misread(url: str) -> str:
         return "it has an @ in its options" if "@" in parts.query else ""
     if "@" in parts.path or "@" in parts.query:
         return "it has an @ after the host"
-    return "its port makes no sense" if port == 0 else ""
+    return "its port is invalid" if port == 0 else ""
 
 
 def _options_of_redis_py() -> set[str]:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray
 
 __all__ = [
-    "CLUSTER_BYTES",
+    "GROUP_BYTES",
     "LARGE_BYTES",
-    "TAG_BYTES",
+    "NONCE_BYTES",
     "EntryId",
     "Meta",
     "Record",
@@ -35,16 +35,17 @@ __all__ = [
     "response_key",
     "tag_words",
     "text_digest",
-    "unpack_clusters",
+    "unpack_groups",
     "unpack_meaning",
     "unpack_meta",
     "unpack_record",
 ]
 
-CLUSTER_BYTES = 8
+GROUP_BYTES = 8
 #: Bytes of a response from which it is encoded and decoded in a thread under asyncio.
 LARGE_BYTES = 64 * 1024
-TAG_BYTES = 8
+NONCE_BYTES = 8
+_TAG_BYTES = 8
 KEY_BYTES = 16
 _META = struct.Struct("<15s15s15s16s16s8s8s10s10s")
 _RECORD = struct.Struct("<15s15s8s8sII")
@@ -55,12 +56,12 @@ _MOST = 10**10 - 1
 
 
 def text_digest(text: str) -> bytes:
-    """Return 16 bytes that stand for a wording."""
+    """Return 16 bytes that stand for a text."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
 
 
 def response_key(*parts: bytes) -> bytes:
-    """Return 16 bytes that stand for a response; the first 8 are its cluster's by default."""
+    """Return 16 bytes that stand for a response; the first 8 are its answer group's by default."""
     digest = hashlib.blake2b(digest_size=KEY_BYTES)
     for part in parts:
         digest.update(part)
@@ -85,7 +86,7 @@ def tag_words(tags: Iterable[str]) -> bytes:
         if not isinstance(tag, str):
             raise InvalidInput(f"a tag must be a str, got one of type {type(tag).__name__}")
         data = tag.encode("utf-8", "surrogatepass")
-        words.append(hashlib.blake2b(data, digest_size=TAG_BYTES, person=b"tag").digest())
+        words.append(hashlib.blake2b(data, digest_size=_TAG_BYTES, person=b"tag").digest())
     return b"".join(sorted(set(words)))
 
 
@@ -123,14 +124,14 @@ class Meta:
     expires_ms: float
     created_ms: float
     response_key: bytes
-    cluster: bytes
-    tag: bytes
+    group: bytes
+    nonce: bytes
     tokens: Tokens
 
     @property
     def response_label(self) -> int:
-        """What a report calls the response, as :func:`unpack_clusters` reads it."""
-        return int.from_bytes(self.response_key[:CLUSTER_BYTES], "little", signed=True)
+        """What a report calls the response, as :func:`unpack_groups` reads it."""
+        return int.from_bytes(self.response_key[:GROUP_BYTES], "little", signed=True)
 
 
 @dataclass(frozen=True)
@@ -140,10 +141,10 @@ class Record:
     Attributes:
         number: the entry's number, a stream id.
         expires_ms: when it ends at the latest.
-        tag: 8 random bytes, the same in the entry: a number that was given anew does
+        nonce: 8 random bytes, the same in the entry: a number that was given anew does
             not lead to another answer.
-        cluster: 8 bytes, equal for entries that answer the same.
-        text: the wording.
+        group: 8 bytes, equal for entries that answer the same.
+        text: the query text.
         vector: shape (dim,), unit length.
         answer: the response's vector, shape (dim,); None if answers are compared by
             their bytes.
@@ -151,8 +152,8 @@ class Record:
 
     number: bytes
     expires_ms: float
-    tag: bytes
-    cluster: bytes
+    nonce: bytes
+    group: bytes
     text: str
     vector: FloatArray
     answer: FloatArray | None
@@ -160,17 +161,17 @@ class Record:
 
 @dataclass(frozen=True)
 class EntryId:
-    """An entry as the application names it: ``NUMBER.TAG``.
+    """An entry as the application names it: ``NUMBER.NONCE``.
 
     It does not say the scope, so it means nothing outside the caller's own; and within that, only
-    one who has been given the random tag can name the entry.
+    one who has been given the random nonce can name the entry.
     """
 
     number: bytes
-    tag: bytes
+    nonce: bytes
 
     def __str__(self) -> str:
-        return f"{self.number.decode()}.{self.tag.hex()}"
+        return f"{self.number.decode()}.{self.nonce.hex()}"
 
     @classmethod
     def parse(cls, text: object) -> EntryId | None:
@@ -179,9 +180,9 @@ class EntryId:
         Raises:
             InvalidInput: it is no token at all.
         """
-        number, _, tag = text.partition(".") if isinstance(text, str) else ("", "", "")
-        if _STREAM_ID.match(number) and re.fullmatch(r"[0-9a-f]{16}", tag):
-            return cls(number.encode(), bytes.fromhex(tag))
+        number, _, nonce = text.partition(".") if isinstance(text, str) else ("", "", "")
+        if _STREAM_ID.match(number) and re.fullmatch(r"[0-9a-f]{16}", nonce):
+            return cls(number.encode(), bytes.fromhex(nonce))
         if isinstance(text, str) and _TOKEN.match(text):
             return None
         raise InvalidInput("this is not the id of an entry; use entry_id of a Lookup, or what store returned")
@@ -202,20 +203,20 @@ def foreign(what: str, data: object) -> RedisCommandError:
 def pack_fixed(
     *,
     response_key: bytes,
-    wording: bytes,
-    cluster: bytes,
-    tag: bytes,
+    text_digest: bytes,
+    group: bytes,
+    nonce: bytes,
     tokens: Tokens,
     tags: bytes,
 ) -> bytes:
     """Return an entry's meta without its times, which the server's clock gives."""
     counts = b"%010d%010d" % (min(tokens.prompt, _MOST), min(tokens.completion, _MOST))
-    return response_key + wording + cluster + tag + counts + tags
+    return response_key + text_digest + group + nonce + counts + tags
 
 
-def unpack_clusters(packed: Any) -> frozenset[int]:
-    """Return the labels of clusters that stand one after the other, as an index has them."""
-    size = CLUSTER_BYTES
+def unpack_groups(packed: Any) -> frozenset[int]:
+    """Return the labels of answer groups that stand one after the other, as an index has them."""
+    size = GROUP_BYTES
     return frozenset(
         int.from_bytes(packed[i : i + size], "little", signed=True) for i in range(0, len(packed), size)
     )
@@ -228,13 +229,13 @@ def unpack_meta(data: Any) -> Meta:
         RedisCommandError: it is something else.
     """
     try:
-        expires, created, _, key, _, cluster, tag, prompt, completion = _META.unpack_from(data)
+        expires, created, _, key, _, group, nonce, prompt, completion = _META.unpack_from(data)
         return Meta(
             expires_ms=float(int(expires)),
             created_ms=float(int(created)),
             response_key=key,
-            cluster=cluster,
-            tag=tag,
+            group=group,
+            nonce=nonce,
             tokens=Tokens(int(prompt), int(completion)),
         )
     except (struct.error, ValueError, TypeError):
@@ -242,21 +243,21 @@ def unpack_meta(data: Any) -> Meta:
 
 
 def pack_record(
-    *, tag: bytes, cluster: bytes, text: str, vector: FloatArray, answer: FloatArray | None = None
+    *, nonce: bytes, group: bytes, text: str, vector: FloatArray, answer: FloatArray | None = None
 ) -> bytes:
     """Return a record of the log without its times."""
     data = text.encode("utf-8", "surrogatepass")
-    head = _RECORD_FIXED.pack(tag, cluster, len(data), vector.size)
+    head = _RECORD_FIXED.pack(nonce, group, len(data), vector.size)
     return head + data + vector.tobytes() + (b"" if answer is None else answer.tobytes())
 
 
-def pack_meaning(number: bytes, tag: bytes, vector: FloatArray) -> bytes:
+def pack_meaning(number: bytes, nonce: bytes, vector: FloatArray) -> bytes:
     """Return the row of the log that gives an entry's response its vector."""
-    return tag + vector.astype("<f4").tobytes() + number
+    return nonce + vector.astype("<f4").tobytes() + number
 
 
 def unpack_meaning(data: Any, dim: int) -> tuple[bytes, bytes, FloatArray]:
-    """Read such a row: number and tag of the entry, and the vector.
+    """Read such a row: number and nonce of the entry, and the vector.
 
     Raises:
         RedisCommandError: it is something else.
@@ -264,12 +265,12 @@ def unpack_meaning(data: Any, dim: int) -> tuple[bytes, bytes, FloatArray]:
     import numpy as np
 
     try:
-        end = TAG_BYTES + 4 * dim
-        tag, number = bytes(data[:TAG_BYTES]), bytes(data[end:])
-        vector = np.frombuffer(data, "<f4", dim, TAG_BYTES)
+        end = NONCE_BYTES + 4 * dim
+        nonce, number = bytes(data[:NONCE_BYTES]), bytes(data[end:])
+        vector = np.frombuffer(data, "<f4", dim, NONCE_BYTES)
         if not _STREAM_ID.match(number.decode("ascii")):
             raise ValueError
-        return number, tag, vector
+        return number, nonce, vector
     except (ValueError, TypeError):
         raise foreign("the log", data) from None
 
@@ -288,7 +289,7 @@ def unpack_record(number: Any, data: Any, dim: int) -> Record:
     import numpy as np
 
     try:
-        expires, _, tag, cluster, length, size = _RECORD.unpack_from(data)
+        expires, _, nonce, group, length, size = _RECORD.unpack_from(data)
         start = _RECORD.size + length
         numbers = (len(data) - start) // 4
         if size not in (0, dim) or numbers not in (size, 2 * size):
@@ -297,8 +298,8 @@ def unpack_record(number: Any, data: Any, dim: int) -> Record:
         return Record(
             number=bytes(number),
             expires_ms=float(int(expires)),
-            tag=tag,
-            cluster=cluster,
+            nonce=nonce,
+            group=group,
             text=data[_RECORD.size : start].decode("utf-8", "surrogatepass"),
             vector=vectors[:size],
             answer=vectors[size:] if numbers > size else None,

@@ -2,7 +2,8 @@
 
 A flight's key holds the token of the caller that runs the function, for as long as its deadline lets
 it; and for a moment afterwards ``+token`` if the answer was stored, so that others look for
-it, or ``-token`` if it was not, so that they do not wait for one another in vain.
+it, or ``-token`` if it was not, so that they do not wait for one another in vain. A flight that was
+abandoned leaves nothing: the first of those who wait takes it over.
 """
 
 from __future__ import annotations

@@ -53,11 +53,11 @@ class Served(NamedTuple):
     response: bytes
 
 
-# -- what a lookup finds; ``reported`` are the labels of clusters that must not answer the wording ---------
+# -- what a lookup finds; ``reported`` are the labels of answer groups that must not answer the query ----
 
 
 class Exact(NamedTuple):
-    """The answer to the very wording."""
+    """The answer to this very text."""
 
     served: Served
 
@@ -175,7 +175,7 @@ class Neighbours:
 
 
 class Reported(NamedTuple):
-    """One is alive, and was reported as wrong for this wording."""
+    """One is alive, and was reported as wrong for this query."""
 
 
 class TooOld(NamedTuple):
@@ -240,7 +240,7 @@ class Labels(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """What a scope holds: entries that are alive, wordings with a report, bytes, and its audits."""
+    """What a scope holds: entries that are alive, queries with a report, bytes, and its audits."""
 
     entries: int
     reported: int

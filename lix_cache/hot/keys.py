@@ -1,4 +1,4 @@
-"""Every key and every life in Redis. docs/redis-layout.md is the map.
+"""Every key and every time to live in Redis. docs/redis-layout.md is the map.
 
 All keys of a session carry the same hash tag, ``{0}`` for the first bucket, so that a
 script may touch them together on a cluster. The tag is the first pair of braces in the
@@ -10,11 +10,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 from zlib import crc32
 
-__all__ = ["AnswerKeys", "Keys", "digest"]
+__all__ = ["AnswerKeys", "Keys", "digest", "escape_pattern"]
+
+
+def escape_pattern(text: str) -> str:
+    """Return the pattern that matches this text alone, whatever is in it."""
+    return re.sub(r"([*?\[\]\\^-])", r"\\\1", text)
 
 
 def digest(*parts: str) -> str:
@@ -36,17 +42,17 @@ class AnswerKeys(NamedTuple):
         responses: hash: digest to response, and to its parts if it is large; entries with
             equal responses share one.
         shares: hash: digest to the number of entries that share the response.
-        exact: hash: digest of a wording to its entry.
+        exact: hash: digest of a query text to its entry.
         log: stream: one record for each live entry; the stream id is the entry's number.
         dropped: stream: numbers of entries that were dropped.
         used: sorted set: entries by last use or number of uses, where the eviction asks for it.
         expiry: sorted set: entries by the Unix milliseconds of their expiry.
-        reported: hash: digest of a wording to the clusters that were reported as wrong for it.
+        reported: hash: digest of a query text to the answer groups that were reported as wrong for it.
         scopes: sorted set: scopes of the bucket by the Unix milliseconds of their expiry.
         contexts: hash: scope to digests of the items of its context.
         vectors: vector set: the vectors of a large scope, where the server has such sets.
         followed: hash: how far in the log and in the deletions the vector set is.
-        labels: hash: labels by evidence, and audits.
+        labels: hash: labels by score, and audits.
     """
 
     head: str
@@ -108,15 +114,38 @@ class Keys:
         """Set: nonces of messages that are stored, or deleted, and whose late copies are refused."""
         return f"{self.prefix}:{{{self.bucket(session_id)}}}:refused:{digest(session_id)}"
 
+    def known(self, session_id: str) -> tuple[str, str]:
+        """Hashes: digest of a message's key to that of its content and its id; of late, and of before."""
+        start, name = f"{self.prefix}:{{{self.bucket(session_id)}}}", digest(session_id)
+        return f"{start}:known:{name}", f"{start}:known-before:{name}"
+
     def lease(self, bucket: int) -> str:
-        """String: which eviction thread is looking for idle sessions."""
+        """String: which evictor is looking for idle sessions."""
         return f"{self.prefix}:{{{bucket}}}:lease"
+
+    def layout(self) -> str:
+        """String: the number of buckets; always in the first one, which every number has."""
+        return f"{self.prefix}:{{0}}:buckets"
 
     # -- any database --------------------------------------------------------------------
 
     def probe(self) -> str:
         """Stream that is never there: what ``health_check`` would write to."""
         return f"{self.prefix}:{{0}}:probe"
+
+    # -- what StoreAdmin counts: patterns for SCAN, the prefix as it is ---------------------
+
+    def semantic_scope_pattern(self) -> str:
+        """One key for each scope of the drop-in semantic cache."""
+        return f"{escape_pattern(self.prefix)}:{{*}}:sem:vectors:*"
+
+    def answer_scope_pattern(self) -> str:
+        """One key for each scope of the semantic cache with reasons."""
+        return f"{escape_pattern(self.prefix)}:{{*}}:ans:head:*"
+
+    def url_pattern(self) -> str:
+        """The key of every URL embedding."""
+        return f"{escape_pattern(self.prefix)}:url:*"
 
     # -- semantic query cache (database 0) -----------------------------------------------
 

@@ -3,7 +3,7 @@
 ``P:session_order:SESSION`` is a list of numbers, the newest at its head, and
 ``P:session_context:SESSION:NUMBER`` the JSON of one message. A number is the message's Unix
 milliseconds modulo 2**31, so of two messages of one millisecond only the second has survived,
-and its number stands in the list twice. All keys have a life of their own, 24 hours by default.
+and its number stands in the list twice. All keys have a time to live of their own, 24 hours by default.
 
 None of them has a hash tag: the old package knew no clusters. There, asking for them fails, and
 that is taken for there being none.
@@ -12,14 +12,15 @@ that is taken for there being none.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lix_cache.hot.keys import Keys, escape_pattern
 from lix_cache.hot.scripts import Command, Script, ScriptCall
+from lix_cache.messages.session_key import plain_of, stored_plain
 
-__all__ = ["OLD", "OldMessage", "OldSessions", "escape_pattern", "old_list_key"]
+__all__ = ["OLD", "OldMessage", "OldSessions", "old_list_key"]
 
 #: Keys that one step of a scan looks at: some 0.3 ms of the server's time.
 _SCAN_COUNT = 1000
@@ -34,7 +35,7 @@ class OldMessage:
 
     Attributes:
         number: as the list has it.
-        data: the message; None where its life has ended, or it stood in the list before.
+        data: the message; None where it has expired, or it stood in the list before.
     """
 
     number: bytes
@@ -42,13 +43,14 @@ class OldMessage:
 
 
 def old_list_key(prefix: str, session_id: str) -> str:
-    """Return the key of a session's list."""
-    return f"{prefix}:session_order:{session_id}"
+    """Return the key of a session's list; "" where it has a namespace: the old package knew none."""
+    text = plain_of(session_id)
+    # Whatever text stood here, the old package may have a session of that id.
+    return "" if text is None else _list_key(prefix, text)
 
 
-def escape_pattern(text: str) -> str:
-    """Return the pattern that matches this text alone, whatever is in it."""
-    return re.sub(r"([*?\[\]\\^-])", r"\\\1", text)
+def _list_key(prefix: str, text: str) -> str:
+    return f"{prefix}:session_order:{text}"
 
 
 def _sha1(data: bytes) -> str:
@@ -73,16 +75,17 @@ class OldSessions:
     @property
     def lists(self) -> str:
         """What the key of every session's list begins with."""
-        return old_list_key(self.prefix, "")
+        return _list_key(self.prefix, "")
 
     def list_key(self, session_id: str) -> str:
-        return old_list_key(self.prefix, session_id)
+        # A key that is never there stands for none.
+        return old_list_key(self.prefix, session_id) or Keys(self.prefix).probe()
 
     def message_key(self, session_id: str, number: bytes) -> bytes:
         return self._message_start(session_id).encode() + number
 
     def _message_start(self, session_id: str) -> str:
-        return f"{self.prefix}:session_context:{session_id}:"
+        return f"{self.prefix}:session_context:{plain_of(session_id) or ''}:"
 
     def scan(self, cursor: int) -> Command:
         """Look for lists of sessions among some keys. Answers the next cursor, 0 at the end, and keys."""
@@ -91,7 +94,9 @@ class OldSessions:
     def session_ids(self, keys: Sequence[bytes]) -> list[str]:
         """Return the sessions of such keys, each once; those that cannot be an id of ours are left out."""
         names = {key[len(self.lists.encode()) :].decode("utf-8", "replace"): key for key in keys}
-        return [name for name, key in names.items() if name and self.list_key(name).encode() == key]
+        return [
+            stored_plain(name) for name, key in names.items() if name and (self.lists + name).encode() == key
+        ]
 
     def life_left(self, session_id: str) -> Command:
         """Ask how many milliseconds a session's list will live; negative if without an end, or not there."""

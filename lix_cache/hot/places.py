@@ -4,7 +4,7 @@ A signal handler may raise between any two instructions (Ctrl-C, a worker's soft
 limit). So nothing here is counted up and down, and no lock is held between two
 instructions. A connection is on one list at any moment: of those that are ready, where it
 comes only after its last answer was read whole, or of its borrower, who closes what is on it
-when interrupted. It takes a place because it exists: what is lost all the same closes its
+when interrupted. It takes a place because it exists: what is lost anyway closes its
 socket and frees its place, without a line of code that could be interrupted in its turn.
 """
 

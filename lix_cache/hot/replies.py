@@ -9,25 +9,48 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from lix_cache.messages.turn import MessageId, Turn
 
-__all__ = ["LARGEST_SEQ", "Added", "Cold", "End", "Gap", "Page", "Refused"]
+__all__ = ["LARGEST_SEQ", "Added", "Cold", "End", "Found", "Gap", "Looked", "Page", "Refused"]
 
 
 LARGEST_SEQ = 2**64 - 1
 
 
-@dataclass(frozen=True)
-class Added:
+class Added(NamedTuple):
     """The answer to an add.
 
     Attributes:
-        id: the message's id.
+        ids: of the messages, in the order given.
         length: messages in the window now.
-        repeated: it was sent before, without an answer, and that may be carried out later.
+        known: which of them were added before, under the same key.
+        repeated: they were sent before, without an answer, and that may be carried out later.
     """
 
-    id: MessageId
+    ids: tuple[MessageId, ...]
     length: int
+    known: frozenset[int] = frozenset()
     repeated: bool = False
+
+    @property
+    def new(self) -> tuple[MessageId, ...]:
+        """The ids that were given just now."""
+        if not self.known:
+            return self.ids
+        return tuple(given for i, given in enumerate(self.ids) if i not in self.known)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Some of the messages that were looked for.
+
+    Attributes:
+        ids: by nonce.
+        length: messages in the window.
+        below: where to go on; None where there are no more.
+    """
+
+    ids: dict[bytes, MessageId]
+    length: int
+    below: MessageId | None
 
 
 class Gap(IntEnum):
@@ -36,12 +59,26 @@ class Gap(IntEnum):
     Attributes:
         IGNORE: it was compared before; only an id that is too small is refused.
         REFUSE: compare, and refuse.
-        FILL: add all the same, behind what is known.
+        FILL: add anyway, behind what is known.
     """
 
     IGNORE = 0
     REFUSE = 1
     FILL = 2
+
+
+class Looked(IntEnum):
+    """Whether the archive was looked at for keys that Redis may have forgotten.
+
+    Attributes:
+        NO: not yet.
+        YES: just now, under the session's lock.
+        NONE: and there is no archive of the session.
+    """
+
+    NO = 0
+    YES = 1
+    NONE = 2
 
 
 class Refused(Enum):
@@ -52,12 +89,14 @@ class Refused(Enum):
         BEHIND: Redis has gone back to an older state.
         OLD: the old package left messages that come before it.
         LATE: the message is stored already, or deleted.
+        LOOK: a key may have been forgotten, and only the archive can say.
     """
 
     COLD = "COLD"
     BEHIND = "BEHIND"
     OLD = "OLD"
     LATE = "LATE"
+    LOOK = "LOOK"
 
 
 class Cold(NamedTuple):

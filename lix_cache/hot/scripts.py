@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
-__all__ = ["PAGE", "Command", "Script", "ScriptCall", "Value"]
+__all__ = ["KEYS_MS", "PAGE", "Command", "Script", "ScriptCall", "Value"]
 
 Value: TypeAlias = "bytes | str | int | float"
 
@@ -78,9 +78,15 @@ def _text(name: str) -> str:
 
 #: Messages in a page of a window, at most (lua/session/pages.lua).
 PAGE = 2000
+#: How long a key of a message is known at least, unless 10,000 others follow it (lua/session/add.lua).
+KEYS_MS = 86_400_000
 
 ADD = Script("session/add")
 FIND = Script("session/find")
+TAKE_BACK = Script("session/take_back")
+TAKE_OUT = Script("session/take_out")
+GIVEN = Script("session/given")
+DOUBT_KEYS = Script("session/doubt_keys")
 READ = Script("session/read")
 OLDEST = Script("session/oldest")
 TRIM = Script("session/trim")
@@ -89,6 +95,7 @@ ENDS = Script("session/ends")
 FORGET = Script("session/forget")
 REFUSE = Script("session/refuse")
 IDLE = Script("session/idle")
+LAST_USED = Script("session/last_used")
 LEASE = Script("session/lease")
 
 RING_SET = Script("ring/set")

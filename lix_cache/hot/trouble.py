@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from lix_cache.errors import (
     RedisAuthError,
@@ -16,7 +16,7 @@ from lix_cache.errors import (
 if TYPE_CHECKING:
     from lix_cache.hot.endpoint import Endpoint
 
-__all__ = ["Translating", "translate"]
+__all__ = ["raise_translated", "translate"]
 
 
 #: Reply codes that mean "not now": waiting, or another server, may mend them.
@@ -144,19 +144,14 @@ def translate(error: BaseException, endpoint: Endpoint) -> BaseException:
     return RedisCommandError(f"{where}: {type(error).__name__}: {text}")
 
 
-class Translating:
-    """A ``with`` block whose Redis trouble comes out as errors of ours. Async code may use it too."""
-
-    __slots__ = ("_endpoint",)
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if error is not None:
-            ours = translate(error, self._endpoint)
-            if ours is not error:  # "from" itself would be a chain without an end
-                raise ours from error
+def raise_translated(error: BaseException, endpoint: Endpoint) -> NoReturn:
+    """Raise what :func:`translate` makes of an error that was caught just now."""
+    ours = translate(error, endpoint)
+    try:
+        if ours is error:  # "from" itself would be a chain without an end
+            raise error
+        raise ours from error
+    finally:
+        # Both refer to this frame, and through it to the connection: that would be freed at the
+        # next round of the garbage collector, whenever that is.
+        del ours, error

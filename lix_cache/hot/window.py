@@ -5,34 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lix_cache.errors import KeyReused
 from lix_cache.hot import scripts
 from lix_cache.hot.old_keys import OLD, OldSessions, old_list_key
-from lix_cache.hot.replies import LARGEST_SEQ, Added, Cold, End, Gap, Page, Refused
-from lix_cache.hot.scripts import Command, ScriptCall
+from lix_cache.hot.replies import LARGEST_SEQ, Added, Cold, End, Found, Gap, Looked, Page, Refused
+from lix_cache.hot.scripts import Command, ScriptCall, Value
 from lix_cache.messages.packing import is_repeated, pack_hot, unpack_window
-from lix_cache.messages.turn import MessageId, Turn, parse_id
+from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, parse_id
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from lix_cache.hot.keys import Keys
 
 __all__ = ["BYTES_AT_ONCE", "HotWindow"]
 
-
 #: Messages looked at in one call.
 FIND_AT_ONCE = 1000
-
 
 #: Bytes of messages in one answer, or in those that are asked for together.
 BYTES_AT_ONCE = 64 << 20
 
-
 #: More messages than there can be.
 EVERYTHING = 2**31
 
-
 _MOST_NAMES = 10_000
+
+#: Of a tag: so many bytes stand for the key, the others for the content.
+KEY_BYTES = 16
 
 
 class _Names(NamedTuple):
@@ -41,16 +41,18 @@ class _Names(NamedTuple):
     Attributes:
         session: the id.
         add: the keys of an add.
+        known: and, where the messages have keys of their own, these.
         read: and of a read.
         old: the list that the old package may have left.
-        life: of the window, in milliseconds.
+        ttl: of the window, in milliseconds.
     """
 
     session: bytes
     add: tuple[bytes, ...]
+    known: tuple[bytes, ...]
     read: tuple[bytes, ...]
     old: bytes
-    life: bytes
+    ttl: bytes
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,13 @@ class HotWindow:
 
     Attributes:
         keys: names.
-        life_ms: life of a window without any use.
+        ttl_ms: time to live of a window without any use.
         batch: messages beyond a window's size that make it overflow.
         coded: whether messages are stored as code words where that is shorter.
     """
 
     keys: Keys
-    life_ms: int
+    ttl_ms: int
     batch: int
     coded: bool = False
     _names: dict[str, _Names] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -82,9 +84,10 @@ class HotWindow:
             names = _Names(
                 session_id.encode(),
                 (window, active, *(key.encode() for key in others)),
+                tuple(key.encode() for key in keys.known(session_id)),
                 (window, active, keys.ticket(session_id).encode()),
                 old_list_key(keys.prefix, session_id).encode(),
-                b"%d" % self.life_ms,
+                b"%d" % self.ttl_ms,
             )
             self._names[session_id] = names
         return names
@@ -92,7 +95,7 @@ class HotWindow:
     def add(
         self,
         session_id: str,
-        packed: bytes,
+        packed: Sequence[bytes],
         *,
         window: int,
         floor: MessageId,
@@ -100,36 +103,44 @@ class HotWindow:
         floor_is_certain: bool = False,
         gap: Gap = Gap.IGNORE,
         look_for_old: bool = True,
+        tags: Sequence[bytes] = (),
+        forgotten: MessageId = ZERO_ID,
+        keys_looked_for: Looked = Looked.NO,
     ) -> Command:
-        """Append a message.
+        """Append messages, all or none. :meth:`added` reads the answer.
 
         Args:
             session_id: the session.
-            packed: the message without its id.
+            packed: the messages without their ids.
             window: messages the window should keep.
             floor: the largest id known of the session; the new one will be larger.
             floor_is_fresh: the archive was looked at for it just now.
             floor_is_certain: and nothing can have been archived since: we hold the lock.
             gap: what to do where the window ends below the floor.
             look_for_old: do nothing where the old package left messages.
+            tags: where the messages have keys, for each the digests of its key and of its content: what
+                is known by its key is not added again.
+            forgotten: messages up to here went with a deleted session, and their keys with them.
+            keys_looked_for: whether the archive was asked for those that are not known.
         """
         names = self._names_of(session_id)
-        return ScriptCall(
-            scripts.ADD,
-            names.add,
-            (
-                names.session,
-                packed,
-                names.life,
-                floor.ms,
-                floor.seq,
-                2 if floor_is_certain else int(floor_is_fresh),
-                window,
-                window + self.batch,
-                int(gap),
-                names.old if look_for_old else b"",
-            ),
+        args: tuple[Value, ...] = (
+            names.session,
+            names.ttl,
+            floor.ms,
+            floor.seq,
+            2 if floor_is_certain else int(floor_is_fresh),
+            window + self.batch,
+            window,
+            int(gap),
+            names.old if look_for_old else b"",
+            len(packed),
+            *packed,
         )
+        if not tags:
+            return ScriptCall(scripts.ADD, names.add, args)
+        args += (*tags, int(keys_looked_for), forgotten.ms, forgotten.seq)
+        return ScriptCall(scripts.ADD, names.add + names.known, args)
 
     @property
     def old(self) -> OldSessions:
@@ -142,27 +153,42 @@ class HotWindow:
         return bool(reply == OLD)
 
     @staticmethod
-    def added(reply: Any) -> Added | Refused:
-        """Return the answer to an add."""
+    def added(reply: Any, count: int = 1) -> Added | Refused:
+        """Return the answer to an add of so many messages.
+
+        Raises:
+            KeyReused: a key stands for another message; nothing was added.
+        """
         if isinstance(reply, bytes):
             return Refused(reply.decode())
-        return Added(parse_id(reply[0]), int(reply[1]))
+        if len(reply) == 2 and count == 1 and reply[0] != b"REUSED":
+            return Added((parse_id(reply[0]),), int(reply[1]))  # nearly always
+        first, length, *before = reply
+        if first == b"REUSED":
+            raise KeyReused(int(length))
+        if not any(before):
+            ms, seq = parse_id(first)
+            return Added(tuple([MessageId(ms, seq + i) for i in range(count)]), int(length))
+        ms, seq = parse_id(first) if first else ZERO_ID
+        given = (MessageId(ms, seq + i) for i in range(len(before)))
+        ids = tuple([parse_id(one) if one else next(given) for one in before])
+        return Added(ids, int(length), frozenset(i for i, one in enumerate(before) if one))
 
-    def find(self, session_id: str, nonce: bytes, below: MessageId | None = None) -> Command:
-        """Look for a message by its nonce, from the newest on or below an id.
+    def find(self, session_id: str, nonces: Iterable[bytes], below: MessageId | None = None) -> Command:
+        """Look for messages by their nonces, from the newest on or below an id.
 
         Answered with what :meth:`found` reads. A page at a time, so that a window that no
         daemon has looked after for long does not stop the server.
         """
         start = "+" if below is None else str(below)
-        return ScriptCall(scripts.FIND, (self.keys.window(session_id),), (nonce, start, FIND_AT_ONCE))
+        keys = (self.keys.window(session_id),)
+        return ScriptCall(scripts.FIND, keys, (start, FIND_AT_ONCE, *nonces))
 
     @staticmethod
-    def found(reply: Any) -> Added | MessageId | None:
-        """Return where the message is, the id to look below next, or None if it is not there."""
-        if reply is None:
-            return None
-        return parse_id(reply) if isinstance(reply, bytes) else Added(parse_id(reply[0]), int(reply[1]))
+    def found(reply: Any) -> Found:
+        """Return the answer to :meth:`find`."""
+        ids = dict(zip(reply[2::2], map(parse_id, reply[3::2]), strict=True))
+        return Found(ids, int(reply[0]), parse_id(reply[1]) if reply[1] else None)
 
     def read(self, session_id: str, count: int, nonce: bytes, below: MessageId | None = None) -> Command:
         """Read the newest messages, or those below an id, and count it as a use of the session.
@@ -180,7 +206,7 @@ class HotWindow:
         return ScriptCall(
             scripts.READ,
             names.read,
-            (names.session, count, BYTES_AT_ONCE, names.life, names.old, start, nonce),
+            (names.session, count, BYTES_AT_ONCE, names.ttl, names.old, start, nonce),
         )
 
     @staticmethod
@@ -264,14 +290,20 @@ class HotWindow:
             ),
         )
 
-    def rehydrate(self, session_id: str, turns: Sequence[Turn], cold: Cold) -> Command:
+    def rehydrate(self, session_id: str, turns: Sequence[Turn], cold: Cold, newest: MessageId) -> Command:
         """Put archived messages back: a page of the newest.
 
         What a larger window lacks is read from the archive, as where it began after a move to disk.
         Answers 1; 0 where the session is hot; -1 where it was moved, cleared or deleted since it was
         found cold.
+
+        Args:
+            session_id: the session.
+            turns: at least one.
+            cold: the answer to the read that found no window.
+            newest: the largest id of the session; the window goes on from there.
         """
-        args: list[Any] = [session_id, self.life_ms, cold.ticket]
+        args: list[Any] = [session_id, self.ttl_ms, cold.ticket, str(max(newest, turns[-1].id))]
         for turn in turns[-scripts.PAGE :]:
             args += (str(turn.id), pack_hot(turn, coded=self.coded))
         return ScriptCall(scripts.REHYDRATE, self._names_of(session_id).read, tuple(args))
@@ -301,20 +333,44 @@ class HotWindow:
     def forget(self, session_id: str, last: MessageId) -> Command:
         """Drop the messages of a window up to one. Answered with the first id that is left, or nothing."""
         b = self.keys.bucket(session_id)
-        keys = (self.keys.window(session_id), self.keys.active(b), self.keys.overflow(b))
+        tiers = (self.keys.window(session_id), self.keys.active(b), self.keys.overflow(b))
+        keys = (*tiers, *self.keys.known(session_id))
         return ScriptCall(scripts.FORGET, keys, (session_id, str(last.successor())))
 
     def refuse(self, session_id: str, stored: Mapping[bytes, MessageId]) -> Command:
         """Refuse, and drop, all copies of messages but those under these ids."""
-        args: list[Any] = [self.life_ms]
+        args: list[Any] = [self.ttl_ms]
         for nonce, message_id in stored.items():
             args += (nonce, str(message_id))
         keys = (self.keys.window(session_id), self.keys.refused(session_id))
         return ScriptCall(scripts.REFUSE, keys, tuple(args))
 
-    def remove(self, session_id: str, message_id: MessageId) -> Command:
-        """Take back one message."""
-        return ("XDEL", self.keys.window(session_id), str(message_id))
+    def doubt_keys(self, session_id: str) -> Command:
+        """Have the archive asked for keys that are not known, for as long as a key is known otherwise."""
+        return ScriptCall(scripts.DOUBT_KEYS, self.keys.known(session_id)[:1], ())
+
+    def take_back(self, session_id: str, ids: Sequence[MessageId], tags: Sequence[bytes] = ()) -> Command:
+        """Take messages back, and what is known of their keys: all, or none where one has left. 1 or 0."""
+        keys = (self.keys.window(session_id), self.keys.known(session_id)[0])
+        words: tuple[Value, ...] = (len(ids), *map(str, ids), *(tag[:KEY_BYTES] for tag in tags))
+        return ScriptCall(scripts.TAKE_BACK, keys, words)
+
+    def take_out(self, session_id: str, turns: Iterable[Turn]) -> Command:
+        """Take out what the archive knows to be gone; have nothing put back that was read before."""
+        words: list[Value] = [self.ttl_ms]
+        for turn in turns:
+            words += (str(turn.id), turn.nonce or b"")
+        keys = (self.keys.window(session_id), self.keys.ticket(session_id), self.keys.refused(session_id))
+        return ScriptCall(scripts.TAKE_OUT, keys, tuple(words))
+
+    def given(self, session_id: str) -> Command:
+        """Ask for the largest id that the window ever gave. :meth:`given_id` reads the answer."""
+        return ScriptCall(scripts.GIVEN, (self.keys.window(session_id),), ())
+
+    @staticmethod
+    def given_id(reply: Any) -> MessageId:
+        """Return the answer to :meth:`given`; ZERO_ID where there is no window."""
+        return parse_id(reply) if reply else ZERO_ID
 
     def length(self, session_id: str) -> Command:
         """Count the messages in the window."""
@@ -332,9 +388,9 @@ class HotWindow:
         """Read some hot sessions with their last use, and the cursor of the next ones (0: no more)."""
         return ("ZSCAN", self.keys.active(bucket), cursor, "COUNT", count)
 
-    def lease(self, bucket: int, who: str, life_ms: int) -> Command:
+    def lease(self, bucket: int, who: str, ttl_ms: int) -> Command:
         """Take or keep the lease on looking for idle sessions. Answers 1 or 0."""
-        return ScriptCall(scripts.LEASE, (self.keys.lease(bucket),), (who, life_ms))
+        return ScriptCall(scripts.LEASE, (self.keys.lease(bucket),), (who, ttl_ms))
 
 
 def _turns(flat: Sequence[bytes]) -> list[Turn]:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from lix_cache.errors import CodecError
 from lix_cache.huffman_codec import _backend
+from lix_cache.huffman_codec._dictionary import Dictionary
 from lix_cache.huffman_codec._native import MAGIC
-from lix_cache.huffman_codec._phrase_table import PhraseTable
 from lix_cache.huffman_codec._v2 import decode_v2, encode_v2
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ __all__ = ["HuffmanCodec", "decode_bytes", "encode_str"]
 class HuffmanCodec:
     """Compress bytes with canonical Huffman codes.
 
-    Format 2 (HCv2) codes phrases of a table that ships with the package, or bytes, or
-    stores them, whichever is shortest. Format 1 (HCv1) codes bytes with a code of their
+    Format 2 (HCv2) codes phrases of a dictionary that ships with the package, or bytes, or
+    stores them, the shortest of the three. Format 1 (HCv1) codes bytes with a code of their
     own frequencies, and is what ``lix-open-cache`` reads. Both are in
     ``docs/huffman-format.md``.
     """
@@ -30,50 +30,52 @@ class HuffmanCodec:
         data: bytes,
         *,
         format: int = 2,  # noqa: A002 - the name that users of codecs expect
-        table: str | os.PathLike[str] | None = None,
-        thorough: bool = False,
+        dictionary: str | os.PathLike[str] | None = None,
+        level: int = 1,
     ) -> bytes:
         """Return the stream of a bytes-like object.
 
         Args:
             data: what to encode. Format 1 holds up to 2³² − 1 bytes.
             format: 2, or 1 for streams that ``lix-open-cache`` can read.
-            table: a phrase table's file, instead of the one that ships; read once in the
-                life of a process. Whoever decodes must have it.
-            thorough: look for repetitions, too: smaller where a text repeats itself, at a
+            dictionary: a dictionary's file, instead of the one that ships; read once in the
+                life of a process. Decoding needs the same file.
+            level: 1, or 2 to look for repetitions, too: smaller where a text repeats itself, at a
                 tenth of the speed. Decoding is as fast.
 
         Raises:
             TypeError: it is no bytes-like object.
-            CodecError: the input is longer than the format can say, or the table is not one.
-            ValueError: there is no such format, or format 1 was asked to use a table.
+            CodecError: the input is longer than the format can say, or the dictionary is not one.
+            ValueError: there is no such format or level, or format 1 was asked to use a dictionary.
         """
         data = _octets(data, "; for text there is lix_cache.huffman_codec.encode_str")
+        if level not in (1, 2):
+            raise ValueError(f"level must be 1 or 2, got {level!r}")
         if format == 2:
-            return encode_v2(data, None if table is None else PhraseTable.load(table), thorough=thorough)
+            return encode_v2(data, None if dictionary is None else Dictionary.load(dictionary), level=level)
         if format != 1:
             raise ValueError(f"format must be 1 or 2, got {format!r}")
-        if table is not None:
-            raise ValueError("format 1 has no phrase tables")
+        if dictionary is not None:
+            raise ValueError("format 1 has no dictionaries")
         return _backend.kernel.encode_v1(data)
 
     @staticmethod
-    def decode(data: bytes, *, table: str | os.PathLike[str] | None = None) -> bytes:
+    def decode(data: bytes, *, dictionary: str | os.PathLike[str] | None = None) -> bytes:
         """Return what was encoded, in either format. No bytes at all decode to no bytes.
 
         Args:
             data: a stream.
-            table: the file of the phrase table it was encoded with, if that is not one that ships.
+            dictionary: the file of the dictionary it was encoded with, if that is not one that ships.
 
         Raises:
             TypeError: it is no bytes-like object.
-            CodecError: not a stream, a damaged one, or one whose table is not here. No more
+            CodecError: not a stream, a damaged one, or one whose dictionary is not here. No more
                 memory is taken for the result than the stream's bits can produce.
         """
         data = _octets(data)
         # Half of the values of a first byte are a mode of HCv2, or would be one.
         if data and data[0] & 0x80:
-            return decode_v2(data, None if table is None else PhraseTable.load(table))
+            return decode_v2(data, None if dictionary is None else Dictionary.load(dictionary))
         if data and data[: len(MAGIC)] != MAGIC[: len(data)]:
             raise CodecError(f"neither an HCv1 nor an HCv2 stream: it starts with {data[:4]!r}")
         return _backend.kernel.decode_v1(data)

@@ -16,7 +16,7 @@ from lix_cache.huffman_codec import _bytecode, _copies, _native, _phrases
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lix_cache.huffman_codec._phrase_table import PhraseTable
+    from lix_cache.huffman_codec._dictionary import Dictionary
 
 __all__ = ["PURE", "Kernel", "kernel", "native_kernel"]
 
@@ -33,10 +33,10 @@ class Kernel(NamedTuple):
     decode_v1: Callable[[bytes], bytes]
     encode_bytecode: Callable[[bytes, int], bytes | None]
     decode_bytecode: Callable[[bytes, int], bytes]
-    encode_phrases: Callable[[PhraseTable, bytes], tuple[bytes, int]]
-    decode_phrases: Callable[[PhraseTable, bytes, int], bytes]
-    encode_copies: Callable[[PhraseTable, bytes], bytes]
-    decode_copies: Callable[[PhraseTable, bytes, int], bytes]
+    encode_phrases: Callable[[Dictionary, bytes], tuple[bytes, int]]
+    decode_phrases: Callable[[Dictionary, bytes, int], bytes]
+    encode_copies: Callable[[Dictionary, bytes], bytes]
+    decode_copies: Callable[[Dictionary, bytes, int], bytes]
 
 
 PURE = Kernel(
@@ -69,13 +69,13 @@ def _wrap(speedups: Any) -> Kernel:
     c_encode_copies = speedups.encode_copies
     c_decode_copies = speedups.decode_copies
 
-    def compiled(table: PhraseTable) -> object:
-        made = speedups.compile_table(table.raw, table.count)
+    def compiled(dictionary: Dictionary) -> object:
+        made = speedups.compile_table(dictionary.raw, dictionary.count)
         if made is None:
             # Raises, and says what is wrong, unless the two disagree.
-            table.phrases  # noqa: B018
-            raise CodecError("the C extension refuses a phrase table that the Python code accepts")
-        table.compiled = made
+            dictionary.phrases  # noqa: B018
+            raise CodecError("the C extension refuses a dictionary that the Python code accepts")
+        dictionary.compiled = made
         return made
 
     def decode_v1(data: bytes) -> bytes:
@@ -86,20 +86,20 @@ def _wrap(speedups: Any) -> Kernel:
         decoded: bytes | None = c_decode_bytecode(payload, raw_length)
         return _bytecode.decode_bytecode(payload, raw_length) if decoded is None else decoded
 
-    def encode_phrases(table: PhraseTable, data: bytes) -> tuple[bytes, int]:
-        done: tuple[bytes, int] = c_encode_phrases(table.compiled or compiled(table), data)
+    def encode_phrases(dictionary: Dictionary, data: bytes) -> tuple[bytes, int]:
+        done: tuple[bytes, int] = c_encode_phrases(dictionary.compiled or compiled(dictionary), data)
         return done
 
-    def decode_phrases(table: PhraseTable, bits: bytes, raw_length: int) -> bytes:
-        decoded: bytes = c_decode_phrases(table.compiled or compiled(table), bits, raw_length)
+    def decode_phrases(dictionary: Dictionary, bits: bytes, raw_length: int) -> bytes:
+        decoded: bytes = c_decode_phrases(dictionary.compiled or compiled(dictionary), bits, raw_length)
         return decoded
 
-    def encode_copies(table: PhraseTable, data: bytes) -> bytes:
-        done: bytes = c_encode_copies(table.compiled or compiled(table), data)
+    def encode_copies(dictionary: Dictionary, data: bytes) -> bytes:
+        done: bytes = c_encode_copies(dictionary.compiled or compiled(dictionary), data)
         return done
 
-    def decode_copies(table: PhraseTable, bits: bytes, raw_length: int) -> bytes:
-        decoded: bytes = c_decode_copies(table.compiled or compiled(table), bits, raw_length)
+    def decode_copies(dictionary: Dictionary, bits: bytes, raw_length: int) -> bytes:
+        decoded: bytes = c_decode_copies(dictionary.compiled or compiled(dictionary), bits, raw_length)
         return decoded
 
     return Kernel(

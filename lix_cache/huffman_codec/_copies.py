@@ -1,6 +1,6 @@
 """Mode 3 of HCv2 in readable Python: phrases, and copies of what is already there.
 
-docs/huffman-format.md is the specification. No I/O but the table's own.
+docs/huffman-format.md is the specification. No I/O but the dictionary's own.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from lix_cache.errors import CodecError
-from lix_cache.huffman_codec._phrase_table import LONGEST_CODE, PhraseTable
+from lix_cache.huffman_codec._dictionary import LONGEST_CODE, Dictionary
 from lix_cache.huffman_codec._phrases import BLOCK, LOOKUP_BITS, Encoder, decoder_of, to_bytes
 
 __all__ = ["MOST_BYTES_A_BYTE", "decode_copies", "encode_copies"]
@@ -43,11 +43,11 @@ def _length_bits(length: int) -> int:
 _LENGTH_BITS = (*([0] * SHORTEST), *map(_length_bits, range(SHORTEST, LONGEST + 1)))
 
 
-def encode_copies(table: PhraseTable, data: bytes) -> bytes:
+def encode_copies(dictionary: Dictionary, data: bytes) -> bytes:
     """Return the code words of phrases and copies, filled up to a byte."""
-    encoder: Encoder | None = table.__dict__.get("flagged_encoder")
+    encoder: Encoder | None = dictionary.__dict__.get("flagged_encoder")
     if encoder is None:
-        encoder = table.__dict__["flagged_encoder"] = Encoder(table, flagged=True)
+        encoder = dictionary.__dict__["flagged_encoder"] = Encoder(dictionary, flagged=True)
     earlier = _earlier(data)
     words: list[str] = []
     for start in range(0, len(data), BLOCK):
@@ -137,7 +137,7 @@ def _match(data: bytes, source: int, at: int, room: int) -> int:
     return size
 
 
-def decode_copies(table: PhraseTable, bits: bytes, raw_length: int) -> bytes:
+def decode_copies(dictionary: Dictionary, bits: bytes, raw_length: int) -> bytes:
     """Return the ``raw_length`` bytes that the code words say.
 
     Raises:
@@ -145,7 +145,7 @@ def decode_copies(table: PhraseTable, bits: bytes, raw_length: int) -> bytes:
     """
     if raw_length > MOST_BYTES_A_BYTE * len(bits):
         raise CodecError("not a valid HCv2 stream: the declared length is more than its bits can hold")
-    decoder = decoder_of(table)
+    decoder = decoder_of(dictionary)
     short, limits, offsets = decoder.short, decoder.limits, decoder.offsets
     order, phrases = decoder.order, decoder.phrases
     available = 8 * len(bits)

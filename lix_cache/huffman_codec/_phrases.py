@@ -1,6 +1,6 @@
 """Mode 2 of HCv2 in readable Python: the cheapest sequence of phrases, in their canonical code.
 
-docs/huffman-format.md is the specification. No I/O but the table's own.
+docs/huffman-format.md is the specification. No I/O but the dictionary's own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from math import lcm
 from typing import TYPE_CHECKING
 
 from lix_cache.errors import CodecError
-from lix_cache.huffman_codec._phrase_table import LONGEST_CODE, LONGEST_PHRASE, PhraseTable
+from lix_cache.huffman_codec._dictionary import LONGEST_CODE, LONGEST_PHRASE, Dictionary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     #: last one's first), and the cost and number of the best phrase; returns those of what is better.
     Rival = Callable[[int, list[int], int, int], tuple[int, int]]
 
-__all__ = ["PhraseTable", "decode_phrases", "encode_phrases"]
+__all__ = ["Dictionary", "decode_phrases", "encode_phrases"]
 
-#: The parse begins anew here, so that it needs no memory for each byte of a large input.
+#: The parse starts over here, so that it needs no memory for each byte of a large input.
 BLOCK = 16384
 #: Codes up to this long are found in one look-up.
 LOOKUP_BITS = 12
@@ -30,11 +30,11 @@ LOOKUP_BITS = 12
 _UNIT = lcm(*range(1, LONGEST_CODE + 1))
 
 
-def encode_phrases(table: PhraseTable, data: bytes) -> tuple[bytes, int]:
+def encode_phrases(dictionary: Dictionary, data: bytes) -> tuple[bytes, int]:
     """Return the code words of the cheapest parse, filled up to a byte, and their number of bits."""
-    encoder: Encoder | None = table.__dict__.get("encoder")
+    encoder: Encoder | None = dictionary.__dict__.get("encoder")
     if encoder is None:
-        encoder = table.__dict__["encoder"] = Encoder(table)
+        encoder = dictionary.__dict__["encoder"] = Encoder(dictionary)
     words: list[str] = []
     for start in range(0, len(data), BLOCK):
         choice = encoder.parse(data[start : start + BLOCK])
@@ -53,21 +53,21 @@ def to_bytes(bits: str) -> bytes:
     return (int(bits or "0", 2) << (8 * size - len(bits))).to_bytes(size, "big")
 
 
-def decoder_of(table: PhraseTable) -> Decoder:
-    """Return what decoding looks up; made once for a table."""
-    decoder: Decoder | None = table.__dict__.get("decoder")
+def decoder_of(dictionary: Dictionary) -> Decoder:
+    """Return what decoding looks up; made once for a dictionary."""
+    decoder: Decoder | None = dictionary.__dict__.get("decoder")
     if decoder is None:
-        decoder = table.__dict__["decoder"] = Decoder(table)
+        decoder = dictionary.__dict__["decoder"] = Decoder(dictionary)
     return decoder
 
 
-def decode_phrases(table: PhraseTable, bits: bytes, raw_length: int) -> bytes:
+def decode_phrases(dictionary: Dictionary, bits: bytes, raw_length: int) -> bytes:
     """Return the ``raw_length`` bytes that the code words say.
 
     Raises:
         CodecError: they say more, or less, or something follows them.
     """
-    decoder = decoder_of(table)
+    decoder = decoder_of(dictionary)
     available = 8 * len(bits)
     if raw_length * _UNIT > available * decoder.reach:
         raise CodecError("not a valid HCv2 stream: the declared length is more than its bits can hold")
@@ -108,7 +108,7 @@ def decode_phrases(table: PhraseTable, bits: bytes, raw_length: int) -> bytes:
 class _Node(dict[int, "_Node | None"]):
     """A place in the trie: what text has been read. Its children are found when text asks for them.
 
-    Most of a table is never met, and a dictionary answers in a few dozen nanoseconds.
+    Most of a dictionary is never met, and a dict answers in a few dozen nanoseconds.
     """
 
     __slots__ = ("depth", "high", "links", "low", "model")
@@ -146,22 +146,22 @@ _MOST_STARTS = 100_000
 
 
 class Encoder:
-    """What encoding looks up, worked out from a table when it is first needed.
+    """What encoding looks up, worked out from a dictionary when it is first needed.
 
     Args:
-        table: the table.
+        dictionary: the dictionary.
         flagged: put a 1 before the code words that begin with 11, as mode 3 does.
     """
 
-    def __init__(self, table: PhraseTable, *, flagged: bool = False) -> None:
-        self.phrases = table.phrases
+    def __init__(self, dictionary: Dictionary, *, flagged: bool = False) -> None:
+        self.phrases = dictionary.phrases
         self.starts: dict[bytes, _Node] = {}
         self.words: dict[int, tuple[str, int]] = {}
-        following = first_codes(table.lengths)
+        following = first_codes(dictionary.lengths)
         self.codes: list[int] = []
         add = self.codes.append
         lengths = bytearray()
-        for length in table.lengths:
+        for length in dictionary.lengths:
             code = following[length]
             following[length] = code + 1
             # A word of one bit is 0: two of them would be the whole code.
@@ -169,7 +169,7 @@ class Encoder:
             add(code | flag << length)
             lengths.append(length + flag)
         self.lengths = bytes(lengths)
-        self.root = _Node(self, 0, table.count, 0, ())
+        self.root = _Node(self, 0, dictionary.count, 0, ())
 
     def word(self, index: int) -> tuple[str, int]:
         """Return a phrase's code word as text, and its size."""
@@ -225,11 +225,11 @@ class Encoder:
 
 
 class Decoder:
-    """What decoding looks up, worked out from a table when it is first needed."""
+    """What decoding looks up, worked out from a dictionary when it is first needed."""
 
-    def __init__(self, table: PhraseTable) -> None:
-        self.phrases = phrases = table.phrases
-        lengths = table.lengths
+    def __init__(self, dictionary: Dictionary) -> None:
+        self.phrases = phrases = dictionary.phrases
+        lengths = dictionary.lengths
         units = [0] + [_UNIT // length for length in range(1, LONGEST_CODE + 1)]
         #: The most bytes that a bit can stand for, times _UNIT.
         self.reach = max(map(int.__mul__, map(len, phrases), map(units.__getitem__, lengths)))

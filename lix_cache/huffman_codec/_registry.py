@@ -1,6 +1,6 @@
-"""The phrase tables that ship with this package, by the index that streams carry.
+"""The dictionaries that ship with this package, by the index that streams carry.
 
-An index once released means its table for ever: lines are added here, never changed.
+An index once released means its dictionary for ever: lines are added here, never changed.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from lix_cache.errors import CodecError
-from lix_cache.huffman_codec._phrase_table import PhraseTable
+from lix_cache.huffman_codec._dictionary import Dictionary
 
-__all__ = ["DEFAULT", "SHIPPED", "default_table", "find_table", "index_of"]
+__all__ = ["DEFAULT", "SHIPPED", "default_dictionary", "find_dictionary", "index_of"]
 
 
 class Shipped(NamedTuple):
-    """A table's name, which is its file's, and its number in hexadecimal."""
+    """A dictionary's name, which is its file's, and its number in hexadecimal."""
 
     id: str
     number: str
@@ -22,42 +22,42 @@ class Shipped(NamedTuple):
 
 #: At most 15: index 15 says that a number follows.
 SHIPPED: dict[int, Shipped] = {0: Shipped("lix-1", "46dfb801")}
-#: The index of the table that is used where none is named.
+#: The index of the dictionary that is used where none is named.
 DEFAULT = 0
-_tables: dict[int, PhraseTable] = {}
+_dictionaries: dict[int, Dictionary] = {}
 
 
-def default_table() -> PhraseTable | None:
-    """Return the table that is used where none is named."""
-    return shipped_table(DEFAULT) if DEFAULT in SHIPPED else None
+def default_dictionary() -> Dictionary | None:
+    """Return the dictionary that is used where none is named."""
+    return shipped_dictionary(DEFAULT) if DEFAULT in SHIPPED else None
 
 
-def shipped_table(index: int) -> PhraseTable:
-    """Return the table with an index.
+def shipped_dictionary(index: int) -> Dictionary:
+    """Return the dictionary with an index.
 
     Raises:
         CodecError: this version of the package has none, or its file is not the one it shipped.
     """
-    table = _tables.get(index)
-    if table is None:
+    dictionary = _dictionaries.get(index)
+    if dictionary is None:
         if index not in SHIPPED:
             raise CodecError(
-                f"the stream was written with phrase table {index} of a later version of lix_cache; update it"
+                f"the stream was written with dictionary {index} of a later version of lix_cache; update it"
             )
         shipped = SHIPPED[index]
         path = f"{__file__[: -len('_registry.py')]}tables/{shipped.id}.lixt"
         try:
-            table = PhraseTable.load(path)
+            dictionary = Dictionary.load(path)
         except OSError as error:
-            raise CodecError(f"phrase table {shipped.id!r} of this package cannot be read: {error}") from None
-        if table.number.hex() != shipped.number:
-            raise CodecError(f"phrase table {shipped.id!r} of this package is not the one that was released")
-        _tables[index] = table
-    return table
+            raise CodecError(f"dictionary {shipped.id!r} of this package cannot be read: {error}") from None
+        if dictionary.number.hex() != shipped.number:
+            raise CodecError(f"dictionary {shipped.id!r} of this package is not the one that was released")
+        _dictionaries[index] = dictionary
+    return dictionary
 
 
-def find_table(number: bytes, given: PhraseTable | None) -> PhraseTable:
-    """Return the table with a number: the one given, or one that ships.
+def find_dictionary(number: bytes, given: Dictionary | None) -> Dictionary:
+    """Return the dictionary with a number: the one given, or one that ships.
 
     Raises:
         CodecError: neither is it; the text says what is missing.
@@ -66,20 +66,20 @@ def find_table(number: bytes, given: PhraseTable | None) -> PhraseTable:
         return given
     for index, shipped in SHIPPED.items():
         if shipped.number == number.hex():
-            return shipped_table(index)
+            return shipped_dictionary(index)
     but = f"; the one given is {given.id!r}, number {given.number.hex()}" if given is not None else ""
     raise CodecError(
-        f"the stream was written with phrase table number {number.hex()}, which is not here: "
-        f"name its file with table={but}"
+        f"the stream was written with dictionary number {number.hex()}, which is not here: "
+        f"name its file with dictionary={but}"
     )
 
 
-def index_of(table: PhraseTable) -> int | None:
-    """Return the index of a table that ships, or None."""
-    for index, shipped in _tables.items():
-        if shipped is table or shipped.number == table.number:
+def index_of(dictionary: Dictionary) -> int | None:
+    """Return the index of a dictionary that ships, or None."""
+    for index, shipped in _dictionaries.items():
+        if shipped is dictionary or shipped.number == dictionary.number:
             return index
     for index, entry in SHIPPED.items():
-        if entry.number == table.number.hex():
+        if entry.number == dictionary.number.hex():
             return index
     return None

@@ -5,7 +5,7 @@
    _bytecode.py            encode_bytecode, decode_bytecode   _speedups_bytes.h
    _phrases.py             encode_phrases, decode_phrases     _speedups_phrases.h
    _copies.py              encode_copies, decode_copies       _speedups_copies.h
-   _phrase_table.py        compile_table                      _speedups_phrases.h
+   _dictionary.py        compile_table                      _speedups_phrases.h
 
    Where a header, a table or a number is wrong, a function returns None, and the Python function
    is asked, which says what is wrong before it decodes anything. */
@@ -417,7 +417,7 @@ compile_table(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_
     const uint8_t *raw;
     size_t size, count;
     int memory;
-    phrase_table *table;
+    dictionary *table;
     PyObject *capsule;
     if (check_count(given, 2) < 0 || get_bytes(arguments[0], &raw, &size) < 0)
         return NULL;
@@ -441,7 +441,7 @@ compile_table(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_
 static PyObject *
 encode_phrases(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t given)
 {
-    const phrase_table *table;
+    const dictionary *table;
     const uint8_t *data;
     size_t size, at = 0, room = 0, used;
     uint64_t bits = 0;
@@ -516,7 +516,7 @@ decoded_or_error(PyObject *result, outcome how, size_t done, Py_ssize_t wanted)
 static PyObject *
 decode_phrases(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t given)
 {
-    const phrase_table *table;
+    const dictionary *table;
     const uint8_t *bits;
     size_t size, done = 0;
     Py_ssize_t wanted;
@@ -551,7 +551,7 @@ decode_phrases(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize
 static PyObject *
 encode_copies(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t given)
 {
-    const phrase_table *table;
+    const dictionary *table;
     const uint8_t *data;
     size_t size, at = 0, room = 0;
     uint64_t bits = 0;
@@ -608,7 +608,7 @@ encode_copies(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_
 static PyObject *
 decode_copies(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t given)
 {
-    const phrase_table *table;
+    const dictionary *table;
     const uint8_t *bits;
     size_t size, done = 0;
     Py_ssize_t wanted;

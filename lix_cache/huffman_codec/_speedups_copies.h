@@ -172,7 +172,7 @@ flagged(uint32_t word)
 
 /* Fill in what is best at every position of the block data[from:stop]; returns the bits of the whole. */
 static uint64_t
-parse_copies(const phrase_table *t, copy_parse *q, const uint8_t *data, size_t n, size_t from, size_t stop)
+parse_copies(const dictionary *t, copy_parse *q, const uint8_t *data, size_t n, size_t from, size_t stop)
 {
     size_t i;
     places_fill(&q->earlier, data, n, from, stop);
@@ -237,7 +237,7 @@ parse_copies(const phrase_table *t, copy_parse *q, const uint8_t *data, size_t n
 }
 
 static void
-write_copies(const phrase_table *t, const copy_parse *q, size_t from, size_t stop, writer *w)
+write_copies(const dictionary *t, const copy_parse *q, size_t from, size_t stop, writer *w)
 {
     size_t i = from;
     while (i < stop) {
@@ -313,7 +313,7 @@ copy_bytes(uint8_t *out, size_t distance, size_t length)
 
 /* Decode n bytes. *done is what was decoded before the trouble. */
 static outcome
-read_copies(const phrase_table *t, const uint8_t *bits, size_t size, uint8_t *out, size_t n, size_t *done)
+read_copies(const dictionary *t, const uint8_t *bits, size_t size, uint8_t *out, size_t n, size_t *done)
 {
     uint8_t *const first = out, *const end = out + n;
     const uint64_t total = (uint64_t)size * 8;

@@ -1,4 +1,4 @@
-/* The code of phrases: mode 2 of HCv2. Python: _phrase_table.py, _phrases.py. */
+/* The code of phrases: mode 2 of HCv2. Python: _dictionary.py, _phrases.py. */
 
 #ifndef LIX_PHRASES_H
 #define LIX_PHRASES_H
@@ -10,7 +10,7 @@
 #define PHRASE_LONGEST 64
 #define PHRASE_CODE 24          /* longest code word */
 #define PHRASE_LOOKUP 11
-#define PHRASE_BLOCK 16384      /* the parse begins anew; part of the format's encoder */
+#define PHRASE_BLOCK 16384      /* the parse starts over; part of the format's encoder */
 #define LANES 4                 /* positions parsed at the same time */
 #define PAD 4                   /* what they look at after the block's end */
 #define TEXT_SLACK 64           /* a phrase is copied 64 bytes at a time */
@@ -47,10 +47,10 @@ typedef struct {
     /* to encode */
     uint64_t *unit;
     uint32_t *word;                   /* of the phrase at a unit: code length << 24 | code word */
-} phrase_table;
+} dictionary;
 
 static void
-table_free(phrase_table *t)
+table_free(dictionary *t)
 {
     if (t) {
         free(t->entry);
@@ -63,7 +63,7 @@ table_free(phrase_table *t)
 
 /* Codes by length; returns 0 if the lengths do not make a complete code. */
 static int
-phrase_codes(phrase_table *t, const uint8_t *lengths, uint32_t *rank, uint32_t *code)
+phrase_codes(dictionary *t, const uint8_t *lengths, uint32_t *rank, uint32_t *code)
 {
     uint32_t count[PHRASE_CODE + 2] = {0}, at[PHRASE_CODE + 2], i, next = 0, place = 0, prefix;
     unsigned length;
@@ -163,7 +163,7 @@ typedef struct {
 /* Lay the trie of all phrases out as units. It has so many nodes; the phrases stand in ``text`` one
    after the other, the last up to start[count]. */
 static int
-lay_out(phrase_table *t, size_t nodes, const uint8_t *lengths, const uint32_t *code, const uint8_t *text,
+lay_out(dictionary *t, size_t nodes, const uint8_t *lengths, const uint32_t *code, const uint8_t *text,
         const uint32_t *start)
 {
     places p = {NULL, NULL, nodes * 2 + FIRST_BASE + 1024, {0}};
@@ -264,10 +264,10 @@ out:
 
 /* Returns NULL with *memory set where there is too little, and with it clear where the bytes are
    not a table; Python says what is wrong with them. */
-static phrase_table *
+static dictionary *
 table_new(const uint8_t *raw, size_t size, uint32_t count, int *memory)
 {
-    phrase_table *t;
+    dictionary *t;
     uint32_t *rank = NULL, *code = NULL, *start = NULL, i, singles = 0, place = 0;
     const uint8_t *lengths, *end, *p = raw;
     uint8_t *text = NULL, *to;
@@ -400,7 +400,7 @@ step(const uint64_t *unit, uint64_t *u, uint64_t byte, uint64_t *wrong)
    wait for each other, and there is one branch that cannot be foreseen for four of them. Phrases
    of 1 to 3 bytes may end within the four, so they are looked at when the rest is known. */
 static uint64_t
-parse_block(const phrase_table *t, parse *q, const uint8_t *data, size_t n)
+parse_block(const dictionary *t, parse *q, const uint8_t *data, size_t n)
 {
     const uint64_t *unit = t->unit;
     uint64_t bits = 0;
@@ -453,7 +453,7 @@ parse_block(const phrase_table *t, parse *q, const uint8_t *data, size_t n)
 }
 
 static void
-write_block(const phrase_table *t, const parse *q, size_t n, writer *w)
+write_block(const dictionary *t, const parse *q, size_t n, writer *w)
 {
     size_t i = 0;
     while (i < n) {
@@ -475,7 +475,7 @@ write_block(const phrase_table *t, const parse *q, size_t n, writer *w)
 typedef enum { DECODED, ENDS_EARLY, REACHES_PAST, REACHES_BACK, LEFT_OVER } outcome;
 
 INLINE uint32_t
-read_phrase(const phrase_table *t, reader *r)
+read_phrase(const dictionary *t, reader *r)
 {
     uint32_t ahead = (uint32_t)(r->window >> (64 - PHRASE_CODE));
     unsigned length = t->shortest[ahead >> (PHRASE_CODE - PHRASE_LOOKUP)];
@@ -489,7 +489,7 @@ read_phrase(const phrase_table *t, reader *r)
 
 /* Decode n bytes. *done is what was decoded before the trouble. */
 static outcome
-read_phrases(const phrase_table *t, const uint8_t *bits, size_t size, uint8_t *out, size_t n, size_t *done)
+read_phrases(const dictionary *t, const uint8_t *bits, size_t size, uint8_t *out, size_t n, size_t *done)
 {
     uint8_t *const first = out, *const end = out + n;
     reader r;

@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING
 from lix_cache.errors import CodecError
 from lix_cache.huffman_codec import _backend
 from lix_cache.huffman_codec._numbers import read_varint, write_varint
-from lix_cache.huffman_codec._registry import DEFAULT, default_table, find_table, index_of, shipped_table
+from lix_cache.huffman_codec._registry import (
+    DEFAULT,
+    default_dictionary,
+    find_dictionary,
+    index_of,
+    shipped_dictionary,
+)
 
 if TYPE_CHECKING:
-    from lix_cache.huffman_codec._phrase_table import PhraseTable
+    from lix_cache.huffman_codec._dictionary import Dictionary
 
-__all__ = ["declared_size", "decode_v2", "encode_v2", "table_number"]
+__all__ = ["declared_size", "decode_v2", "dictionary_number", "encode_v2"]
 
 _STORED = 0x80
 _BYTE_CODE = 0x81
@@ -25,40 +31,40 @@ _PHRASE_CODE = 0x82
 _COPIES = 0x83
 #: HCv1's magic, and the length behind it.
 _V1_SIZE = struct.Struct("<4xI")
-#: Instead of a shipped table's index: a table number follows.
+#: Instead of a shipped dictionary's index: a dictionary number follows.
 _NUMBERED = 15
 #: Longer content has a check of four bytes.
 SHORT_CHECK_UPTO = 1024
 
 
-def encode_v2(data: bytes, table: PhraseTable | None = None, *, thorough: bool = False) -> bytes:
-    """Return the shortest HCv2 stream of ``data``; with the default table where none is given.
+def encode_v2(data: bytes, dictionary: Dictionary | None = None, *, level: int = 1) -> bytes:
+    """Return the shortest HCv2 stream of ``data``; with the default dictionary where none is given.
 
     Args:
         data: what to encode.
-        table: the phrase table.
-        thorough: try copies, too.
+        dictionary: the dictionary.
+        level: from 2 on, try copies, too.
     """
     kernel = _backend.kernel
     size = len(data)
     first, payload, number = _STORED, data, b""
     shortest = size
     index: int | None = DEFAULT
-    if table is None:
-        table = default_table()
+    if dictionary is None:
+        dictionary = default_dictionary()
     else:
-        index = index_of(table)
-    if table is not None and size:
-        spelled = table.number if index is None else b""
-        bits, _ = kernel.encode_phrases(table, data)
+        index = index_of(dictionary)
+    if dictionary is not None and size:
+        spelled = dictionary.number if index is None else b""
+        bits, _ = kernel.encode_phrases(dictionary, data)
         mode = _PHRASE_CODE
-        if thorough:
-            copies = kernel.encode_copies(table, data)
+        if level > 1:
+            copies = kernel.encode_copies(dictionary, data)
             if len(copies) < len(bits):
                 mode, bits = _COPIES, copies
         if len(spelled) + len(bits) < shortest:
             first = mode | (_NUMBERED if index is None else index) << 2
-            number = table.number
+            number = dictionary.number
             payload = spelled + bits
             shortest = len(payload)
     # Of two that are equally long, the byte code's number is the lower.
@@ -70,11 +76,11 @@ def encode_v2(data: bytes, table: PhraseTable | None = None, *, thorough: bool =
     return stream + _check(stream, number, size)
 
 
-def decode_v2(data: bytes, table: PhraseTable | None = None) -> bytes:
+def decode_v2(data: bytes, dictionary: Dictionary | None = None) -> bytes:
     """Return what :func:`encode_v2` encoded.
 
     Raises:
-        CodecError: not an HCv2 stream, a damaged one, or one whose phrase table is not here.
+        CodecError: not an HCv2 stream, a damaged one, or one whose dictionary is not here.
     """
     first = data[0]
     mode = first & 0xC3
@@ -90,8 +96,8 @@ def decode_v2(data: bytes, table: PhraseTable | None = None) -> bytes:
             number = data[start : start + 4]
             body = start + 4
         else:
-            table = shipped_table(index)
-            number = table.number
+            dictionary = shipped_dictionary(index)
+            number = dictionary.number
     if end < body:
         raise CodecError(f"not a valid HCv2 stream: {len(data)} bytes are too few")
     if data[end:] != _check(data[:end], number, size):
@@ -104,14 +110,16 @@ def decode_v2(data: bytes, table: PhraseTable | None = None) -> bytes:
     if mode == _BYTE_CODE:
         return _backend.kernel.decode_bytecode(payload, size)
     if body != start:
-        table = find_table(number, table)
-    assert table is not None  # noqa: S101 - for the type checker: both ways above set it
+        dictionary = find_dictionary(number, dictionary)
+    assert dictionary is not None  # noqa: S101 - for the type checker: both ways above set it
     kernel = _backend.kernel
-    return (kernel.decode_phrases if mode == _PHRASE_CODE else kernel.decode_copies)(table, payload, size)
+    return (kernel.decode_phrases if mode == _PHRASE_CODE else kernel.decode_copies)(
+        dictionary, payload, size
+    )
 
 
-def table_number(data: bytes) -> bytes | None:
-    """Return the number of the phrase table a stream needs besides those that ship, if any."""
+def dictionary_number(data: bytes) -> bytes | None:
+    """Return the number of the dictionary a stream needs besides those that ship, if any."""
     if not data or data[0] | 1 != _COPIES | _NUMBERED << 2:
         return None
     _, start = read_varint(data, 1)

@@ -1,6 +1,6 @@
-"""Train a phrase table: which byte strings get a code word, and how long it is.
+"""Train a dictionary: which byte strings get a code word, and how long it is.
 
-A table is judged by text it has not seen, so it is trained that way. The text is
+A dictionary is evaluated on text it has not seen, so it is trained that way. The text is
 parsed with costs estimated from *other* text only, in two manners: costs for each set
 from the other sets, and costs for each quarter of the texts from the other quarters. What
 a phrase is used in those parses, not how often it occurs, is its count: phrases of one
@@ -30,7 +30,7 @@ from lix_cache.huffman_codec._train_corpus import (
 from lix_cache.huffman_codec._train_lengths import limited_lengths
 from lix_cache.huffman_codec._train_parse import UNIT, Parser
 
-__all__ = ["TrainingOptions", "pack_table", "train_table"]
+__all__ = ["TrainingOptions", "pack_dictionary", "train_dictionary"]
 
 MAGIC = b"LXPT"
 VERSION = 1
@@ -43,7 +43,7 @@ _WEIGHT_BITS = 40
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What can be turned; the defaults are those of the shipped table.
+    """What can be turned; the defaults are those of the shipped dictionary.
 
     Attributes:
         candidates: how many times the wanted size to begin with.
@@ -56,7 +56,7 @@ class TrainingOptions:
         prior_character: the same for a single byte or character, so that the rare ones stay cheap.
         prior_word: the same for a phrase of the vocabulary.
         shrink: the share of the candidates that survives a round.
-        most_bytes: of more text, an even sample is taken; see :func:`train_table` on memory.
+        most_bytes: of more text, an even sample is taken; see :func:`train_dictionary` on memory.
     """
 
     candidates: int = 5
@@ -72,7 +72,7 @@ class TrainingOptions:
     most_bytes: int = 12_000_000
 
 
-def train_table(
+def train_dictionary(
     texts: Iterable[bytes] | Mapping[str, Iterable[bytes]],
     *,
     id: str,  # noqa: A002
@@ -81,14 +81,14 @@ def train_table(
     options: TrainingOptions | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> bytes:
-    """Return the file of a phrase table for text like ``texts``.
+    """Return the file of a dictionary for text like ``texts``.
 
     The same input and options give the same bytes. Takes 0.6 GB of memory and 10 to 15
     seconds for every MB of text.
 
     Args:
         texts: single messages; or several sets of them by name, which are then balanced.
-        id: the name that archives written with the table will carry: ASCII, 1 to 255 characters.
+        id: the name that archives written with the dictionary will carry: ASCII, 1 to 255 characters.
         size: the most phrases; at least 256, because every byte is one.
         vocabulary: phrases to consider even where the texts do not have them.
         options: for those who want to turn them.
@@ -98,7 +98,7 @@ def train_table(
         ConfigError: the id or the size cannot be written.
     """
     if not 256 <= size <= MAX_PHRASES:
-        raise ConfigError(f"a phrase table has 256 to {MAX_PHRASES} phrases, got {size}")
+        raise ConfigError(f"a dictionary has 256 to {MAX_PHRASES} phrases, got {size}")
     _check_id(id)
     options = options or TrainingOptions()
     groups = [list(group) for group in texts.values()] if isinstance(texts, Mapping) else [list(texts)]
@@ -106,7 +106,7 @@ def train_table(
     words = {word for word in vocabulary if 2 <= len(word) <= options.longest}
     corpus = build_corpus(groups, words)
     if not len(corpus.data):
-        return pack_table([bytes([value]) for value in range(256)], [8] * 256, id=id)
+        return pack_dictionary([bytes([value]) for value in range(256)], [8] * 256, id=id)
     report = progress or (lambda _what, _share: None)
     matches = find_candidates(
         corpus,
@@ -117,7 +117,7 @@ def train_table(
     )
     training = _Training(corpus, matches, words, options)
     phrases, weights = training.run(size, report)
-    return pack_table(phrases, limited_lengths(weights, MAX_CODE_BITS).tolist(), id=id)
+    return pack_dictionary(phrases, limited_lengths(weights, MAX_CODE_BITS).tolist(), id=id)
 
 
 def _sample(groups: list[list[bytes]], most: int) -> list[list[bytes]]:
@@ -133,8 +133,8 @@ def _sample(groups: list[list[bytes]], most: int) -> list[list[bytes]]:
     ]
 
 
-def pack_table(phrases: list[bytes], lengths: list[int], *, id: str) -> bytes:  # noqa: A002
-    """Return the file of a table, whatever the order of the phrases."""
+def pack_dictionary(phrases: list[bytes], lengths: list[int], *, id: str) -> bytes:  # noqa: A002
+    """Return the file of a dictionary, whatever the order of the phrases."""
     name = _check_id(id)
     pairs = sorted(zip(phrases, lengths, strict=True))
     raw = bytearray()
@@ -153,7 +153,7 @@ def pack_table(phrases: list[bytes], lengths: list[int], *, id: str) -> bytes:  
 
 def _check_id(name: str) -> bytes:
     if not name or len(name) > 255 or not name.isascii() or not name.isprintable():
-        raise ConfigError("a table's id is 1 to 255 printable ASCII characters")
+        raise ConfigError("a dictionary's id is 1 to 255 printable ASCII characters")
     return name.encode("ascii")
 
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lix_cache.storage.files import OpenFile, opened_as
+from lix_cache.storage.opening import OpenFile, opened_as
 
 __all__ = ["Found", "inside", "mapped"]
 

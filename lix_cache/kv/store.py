@@ -24,7 +24,8 @@ from lix_cache.kv.identity import Fingerprint, Ids
 from lix_cache.kv.manifest import Manifest, encode_manifest
 from lix_cache.kv.reader import KvReader
 from lix_cache.kv.tensors import State
-from lix_cache.storage.files import FileLock, Files, Write
+from lix_cache.storage.files import Files, Write
+from lix_cache.storage.locks import FileLock
 
 __all__ = ["KvStore", "Piece", "Saved"]
 

@@ -84,7 +84,7 @@ def _compiled(pattern: str, where: str) -> Any:
     options = re2.Options()
     options.case_sensitive = False
     options.log_errors = False
-    # Nobody asks where it was found.
+    # Where it was found is not needed.
     options.never_capture = True
     try:
         # Queries are matched in this form (see text.py).

@@ -1,7 +1,7 @@
 """The text that the exact tier compares. Pure.
 
 Two texts with one normal form are answered by one entry without another look, so the form
-drops only what nobody can mean, and only from one line of plain prose: spaces and line ends
+drops only what carries no meaning, and only from one line of plain prose: spaces and line ends
 around it, and the other encoding of an accented letter. Everything else stays as it is. Case
 ("Polish", "polish"), quotes, runs of spaces ("abc  def" is another password), tabs, marks that
 cannot be seen, compatibility characters ("5²" is not "52") and those that Unicode calls equal

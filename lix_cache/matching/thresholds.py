@@ -10,16 +10,16 @@ from typing import Any
 from lix_cache.checks import given
 from lix_cache.errors import InvalidInput
 
-__all__ = ["DEFAULT_LIMITS", "STRICT_LIMITS", "Limits", "is_lexical", "is_measured_for"]
+__all__ = ["DEFAULT_THRESHOLDS", "STRICT_THRESHOLDS", "Thresholds", "is_lexical", "is_measured_for"]
 
 _LEXICAL = "lexical-hashing"
 _MEASURED_FOR = ("all-minilm-l6-v2", _LEXICAL)
-"""What the id of an embedder holds for which the limits below are no guess: the one they were measured with,
-on English texts, and the lexical one, whose near texts have nearly the same words."""
+"""Parts of the ids of the embedders that the thresholds below fit: the one they were measured with, on
+English texts, and the lexical one, whose near texts share nearly all words."""
 
 
 def is_measured_for(embedder_id: str) -> bool:
-    """Whether the default limits are meant for an embedder."""
+    """Whether the default thresholds are meant for an embedder."""
     return any(name in embedder_id.lower() for name in _MEASURED_FOR)
 
 
@@ -29,21 +29,21 @@ def is_lexical(embedder_id: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Limits:
+class Thresholds:
     """What a hit must reach. Similarities are cosines.
 
-    ``Limits(threshold=0.90)`` alone is plain cosine: no margin, no evidence asked for.
+    ``Thresholds(threshold=0.90)`` alone is plain cosine: no margin, no score asked for.
 
     Attributes:
         threshold: least similarity of the best entry, -1 to 1.
-        margin: least lead over the best entry that answers differently, 0 to 2.
+        margin: least margin over the best entry that answers differently, 0 to 2.
         floor: the similarity of the competitor that is supposed where no nearer one is known.
-        evidence: least sum of similarity, weighted margin and weighted witnesses.
-        margin_weight: what a margin of 1 counts in the evidence.
-        witness_weight: what each doubling of the witnesses counts in the evidence.
-        witness_cap: more witnesses than this count no more.
+        score: least sum of similarity, weighted margin and weighted votes.
+        margin_weight: what a margin of 1 counts in the score.
+        vote_weight: what each doubling of the votes counts in the score.
+        vote_cap: more votes than this count no more.
         answer_weight: what the cosine of query and response, above 0.5, counts in the nearness.
-        answer_bonus: what is added to the evidence where the best entry's response was compared with
+        answer_bonus: what is added to the score where the best entry's response was compared with
             those of its neighbours by meaning.
         agree_at: cosine of two responses at which they agree by half.
         agree_width: how much above that they agree by nearly three quarters (a logistic's scale).
@@ -52,10 +52,10 @@ class Limits:
     threshold: float
     margin: float = 0.0
     floor: float = 0.0
-    evidence: float = -math.inf
+    score: float = -math.inf
     margin_weight: float = 0.0
-    witness_weight: float = 0.0
-    witness_cap: int = 8
+    vote_weight: float = 0.0
+    vote_cap: int = 8
     answer_weight: float = 0.0
     answer_bonus: float = 0.0
     agree_at: float = 0.7
@@ -66,10 +66,10 @@ class Limits:
             ("threshold", -1.0, 1.0),
             ("margin", 0.0, 2.0),
             ("floor", -1.0, 1.0),
-            ("evidence", -math.inf, math.inf),
+            ("score", -math.inf, math.inf),
             ("margin_weight", 0.0, 1e6),
-            ("witness_weight", 0.0, 1e6),
-            ("witness_cap", 1, 1_000_000),
+            ("vote_weight", 0.0, 1e6),
+            ("vote_cap", 1, 1_000_000),
             ("answer_weight", 0.0, 1.0),
             ("answer_bonus", 0.0, 2.0),
             ("agree_at", -1.0, 1.0),
@@ -77,24 +77,24 @@ class Limits:
         ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-                raise InvalidInput(f"Limits.{name} must be a number from {low} to {high}, {given(value)}")
-        if not isinstance(self.witness_cap, int):
-            raise InvalidInput(f"Limits.witness_cap must be a whole number, {given(self.witness_cap)}")
+                raise InvalidInput(f"Thresholds.{name} must be a number from {low} to {high}, {given(value)}")
+        if not isinstance(self.vote_cap, int):
+            raise InvalidInput(f"Thresholds.vote_cap must be a whole number, {given(self.vote_cap)}")
 
-    def with_threshold(self, threshold: float | None) -> Limits:
-        """Return these limits with another least similarity (None: these)."""
+    def with_threshold(self, threshold: float | None) -> Thresholds:
+        """Return these thresholds with another least similarity (None: these)."""
         return self if threshold is None else replace(self, threshold=threshold)
 
-    def with_evidence(self, evidence: float) -> Limits:
-        """Return these limits with another least evidence."""
-        return self if evidence == self.evidence else replace(self, evidence=evidence)
+    def with_score(self, score: float) -> Thresholds:
+        """Return these thresholds with another least score."""
+        return self if score == self.score else replace(self, score=score)
 
     def as_dict(self) -> dict[str, float | None]:
         """Return what JSON can carry: an infinite limit, which asks for nothing or all, is None."""
         return {name: None if math.isinf(value) else value for name, value in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Limits:
+    def from_dict(cls, values: Mapping[str, Any]) -> Thresholds:
         """Read what :meth:`as_dict` returned.
 
         Raises:
@@ -103,32 +103,32 @@ class Limits:
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise InvalidInput(f"unknown limits {unknown}; known are {sorted(known)}")
+            raise InvalidInput(f"unknown thresholds {unknown}; known are {sorted(known)}")
         if "threshold" not in values:
-            raise InvalidInput("limits without a 'threshold'")
+            raise InvalidInput("thresholds without a 'threshold'")
         read = dict(values)
-        if "evidence" in read and read["evidence"] is None:
-            read["evidence"] = -math.inf
+        if "score" in read and read["score"] is None:
+            read["score"] = -math.inf
         return cls(**read)
 
 
-DEFAULT_LIMITS = Limits(
+DEFAULT_THRESHOLDS = Thresholds(
     threshold=0.68,
     margin=0.05,
     floor=0.5,
-    evidence=1.23,
+    score=1.23,
     margin_weight=1.0,
-    witness_weight=0.2,
-    witness_cap=8,
+    vote_weight=0.2,
+    vote_cap=8,
     answer_weight=0.15,
     answer_bonus=0.30,
 )
 """For all-MiniLM-L6-v2: at most 2% wrong among the hits; docs/calibration.md says on what.
 
-An entry with no other near it must reach 0.865. Other embedders need limits of their own.
+An entry with no other near it must reach 0.865. Other embedders need thresholds of their own.
 """
 
-STRICT_LIMITS = replace(DEFAULT_LIMITS, evidence=1.42)
+STRICT_THRESHOLDS = replace(DEFAULT_THRESHOLDS, score=1.42)
 """The same, at most 1% wrong, for a third fewer hits.
 
 An entry with no other near it must reach 0.96.

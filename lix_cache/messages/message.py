@@ -6,12 +6,11 @@ import json
 import math
 from typing import Any, TypeAlias
 
-from lix_cache.errors import InvalidMessage, InvalidSessionId
+from lix_cache.errors import InvalidMessage
 
 __all__ = [
     "Message",
     "check_json",
-    "check_session_id",
     "decode_json",
     "decoder",
     "encode_json",
@@ -24,37 +23,7 @@ __all__ = [
 Message: TypeAlias = dict[str, Any]
 
 
-MAX_SESSION_ID_BYTES = 65_536
-
-
 MAX_DEPTH = 200
-
-
-def check_session_id(session_id: object) -> str:
-    """Return the id if it can name a session.
-
-    Any text can, whatever it looks like: ids are data and never become a path, a
-    pattern or a command. Refused are other types, the empty string, lone surrogates
-    (they have no UTF-8) and more than 65,536 bytes.
-
-    Raises:
-        InvalidSessionId: with the reason.
-    """
-    if not isinstance(session_id, str):
-        raise InvalidSessionId(f"a session id must be a str, got {type(session_id).__name__}")
-    if not session_id:
-        raise InvalidSessionId("a session id must not be empty")
-    try:
-        size = len(session_id.encode())
-    except UnicodeEncodeError:
-        size = -1
-    if size < 0:
-        raise InvalidSessionId("a session id must be encodable as UTF-8, and holds half a surrogate pair")
-    if size > MAX_SESSION_ID_BYTES:
-        raise InvalidSessionId(
-            f"a session id must have at most {MAX_SESSION_ID_BYTES} bytes of UTF-8, got {size}"
-        )
-    return session_id
 
 
 #: Keys that every message has: they are named in errors.

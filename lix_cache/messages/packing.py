@@ -72,7 +72,7 @@ def pack_hot(turn: Turn, *, coded: bool = False, repeated: bool = False) -> byte
 _CODED_ROLES = ("user", "assistant", "system", "tool", "function", "developer")
 
 
-#: The byte before the code words: the table's index, and in the upper four bits what they are:
+#: The byte before the code words: the dictionary's index, and in the upper four bits what they are:
 #: 0, the JSON of any message; from 1 on, the content of one with that role and nothing unusual.
 _CODED_KINDS = {role: bytes((number << 4 | TABLE,)) for number, role in enumerate(_CODED_ROLES, 1)}
 
@@ -194,13 +194,13 @@ def unpack_window(rows: Sequence[tuple[MessageId, bytes]]) -> list[Turn]:
         InvalidMessage: one was not written by this library.
     """
     try:
-        return _unpack_together(rows)
+        return _unpack_batch(rows)
     except (ValueError, IndexError, TypeError):
         # One by one, with vectors and all, or to find the one that is to blame.
         return [unpack_hot(data, message_id) for message_id, data in rows]
 
 
-def _unpack_together(rows: Sequence[tuple[MessageId, bytes]]) -> list[Turn]:
+def _unpack_batch(rows: Sequence[tuple[MessageId, bytes]]) -> list[Turn]:
     nonces: list[bytes | None] = []
     bodies = []
     # The messages that were coded; None where one is among the bodies.

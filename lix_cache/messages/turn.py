@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import takewhile
 from operator import lt
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,6 +29,7 @@ __all__ = [
     "once",
     "parse_id",
     "same_message",
+    "sign_of",
     "to_turn",
     "with_id",
 ]
@@ -194,6 +196,11 @@ def same_message(one: Turn, other: Turn) -> bool:
     if one.nonce is not None and other.nonce is not None:
         return one.nonce == other.nonce
     return one.body == other.body and one.vector == other.vector
+
+
+def sign_of(turn: Turn) -> bytes:
+    """Return the 6 bytes by which a message is recognised: its nonce, or a digest of its id without one."""
+    return turn.nonce or blake2b(str(turn.id).encode(), digest_size=NONCE_BYTES).digest()
 
 
 def once(turns: Iterable[Turn]) -> list[Turn]:

@@ -38,13 +38,13 @@ _COUNTERS = {
     "refreshed": ("refreshes", "Answers renewed while old ones were served."),
     "uncacheable": ("uncacheable", "Calls of cached functions without a question in them."),
 }
-_TROUBLES = ("embedder", "verifier", "redis", "cleanup", "flight", "refresh")
+_TROUBLES = ("embedder", "verifier", "redis", "cleanup", "single_flight", "refresh")
 _GAUGES = {
     "entries": "Entries alive.",
     "scopes": "Scopes with entries.",
     "bytes": "Memory of the entries in Redis.",
     "index_bytes": "Memory of the vectors in this process.",
-    "audits": "Hits that ran the function all the same, to be compared.",
+    "audits": "Hits that ran the function anyway, to be compared.",
     "audits_wrong": "Of these, hits that would have been wrong.",
     "closed_scopes": "Scopes that answer nothing by meaning, because audits proved too many hits wrong.",
 }

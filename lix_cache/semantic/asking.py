@@ -18,10 +18,10 @@ from lix_cache.compute import Failed, settled
 from lix_cache.dialects.prompts import has_turns
 from lix_cache.errors import ConfigError, InvalidContext, InvalidInput
 from lix_cache.hot.entries import tag_words
+from lix_cache.semantic.core import query_text
 from lix_cache.semantic.functions import Known
 from lix_cache.semantic.policy import CachePolicy
 from lix_cache.semantic.scope import canonical, frozen
-from lix_cache.semantic.store import wording_of
 from lix_cache.values.identity import digest_of, take
 
 __all__ = ["Asker", "Question", "Rules"]
@@ -136,6 +136,8 @@ class Asker:
         self._rules = rules
         self._policy = policy
         self._own = own
+        #: Streams are no answers to who wants a whole one, nor the other way round.
+        self._streams = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
         self._signature = inspect.signature(function)
         parameters = self._signature.parameters
         kinds = {p.kind: p.name for p in parameters.values()}
@@ -144,8 +146,10 @@ class Asker:
         for name in (rules.query_param, *rules.ignore, *rules.identify):
             is_held = name != rules.query_param and name in held
             if name not in parameters and self._catches is None and not is_held:
+                what = "query_param" if name == rules.query_param else "ignore or identify"
                 raise ConfigError(
-                    f"{self.name} has no parameter {name!r}; it has {', '.join(parameters) or 'none'}"
+                    f"{self.name} has no parameter {name!r}; it has {', '.join(parameters) or 'none'}: "
+                    f"name one of them in {what}"
                 )
 
     def question(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Question | None:
@@ -173,18 +177,20 @@ class Asker:
         )
         identity = self._identity()
         context: dict[str, Any] = {**self._rules.static_context, "cached.function": identity}
+        if self._streams:
+            context["cached.stream"] = True
         for name, form in forms.items():
             if form is not _IGNORED:
                 context[f"argument.{name}"] = self._item(name, form)
         try:
             text, around = self._policy.extract_query("" if prompt is None else prompt)
-            wording = wording_of(text)
+            normalised = query_text(text)
         except InvalidContext:
             raise
         except InvalidInput:
             return None
-        context.update(self._around(wording, prompt, around))
-        key = wording, canonical(context, f"a call of {self.name}")
+        context.update(self._around(normalised, prompt, around))
+        key = normalised, canonical(context, f"a call of {self.name}")
         return Question(
             text, context, key, (bound.args, bound.kwargs), lambda: self._are_same(identity, checks)
         )

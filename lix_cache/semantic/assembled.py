@@ -1,33 +1,34 @@
-"""What the sync and the async variant of the semantic cache are put together from."""
+"""What the sync and the async variant of the semantic cache are built from."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.arguments import config_of
-from lix_cache.checks import check_has, check_is, check_number, check_seconds, check_text, check_whole, given
+from lix_cache.checks import check_has, check_is
 from lix_cache.clock import SYSTEM_CLOCK, Clock
-from lix_cache.compat.caches import breaker_for
-from lix_cache.compat.flow import life_ms
-from lix_cache.config import CacheConfig
+from lix_cache.compat.flow import ttl_ms
+from lix_cache.config import CacheConfig, SemanticSettings
+from lix_cache.config.semantic import EVICTIONS
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import ConfigError, LixCacheError, told
-from lix_cache.hot.answers import Answers
+from lix_cache.hot.answers import Answers, Use
+from lix_cache.hot.breaker import breaker_for
 from lix_cache.hot.endpoint import endpoint_for
-from lix_cache.hot.entries import TAG_BYTES
 from lix_cache.hot.keys import Keys
 from lix_cache.matching.guards import GUARDS, Objection, check
-from lix_cache.matching.thresholds import DEFAULT_LIMITS, Limits
+from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, Thresholds
+from lix_cache.semantic.core import Core, EntryRules, HitRules, Scopes
 from lix_cache.semantic.decorator import Decorating
-from lix_cache.semantic.index import IndexPool
+from lix_cache.semantic.embedding import Embedding
 from lix_cache.semantic.policy import CachePolicy
-from lix_cache.semantic.response_vectors import Meanings
 from lix_cache.semantic.scheduler import Cleaner
 from lix_cache.semantic.scope import frozen, merged
-from lix_cache.semantic.stats import Prices
-from lix_cache.semantic.store import EVICTIONS, Core
+from lix_cache.semantic.single_flight import Flights
+from lix_cache.semantic.stats import Stats
+from lix_cache.semantic.store import Backend, answer_store
 from lix_cache.semantic.watch import Watch
 
 if TYPE_CHECKING:
@@ -54,15 +55,8 @@ def _guards(enabled: bool | Iterable[str]) -> Callable[[str, str], Objection | N
     return lambda query, cached: check(query, cached, enabled=asked)
 
 
-def _large_from(wanted: int | None, max_entries: int) -> int | None:
-    """Return from how many entries on vector sets are asked for, or None if no scope can have so many."""
-    if wanted is None or check_whole("vector_sets_from", wanted, 1) > max_entries:
-        return None
-    return wanted
-
-
 class Assembled(Decorating):
-    """Settings checked and put together; see SemanticCache for what they mean."""
+    """Settings, checked and assembled; see SemanticCache for what they mean."""
 
     def __init__(
         self,
@@ -70,24 +64,11 @@ class Assembled(Decorating):
         config: CacheConfig | None = None,
         *,
         context: Mapping[str, Any] | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        thresholds: Thresholds = DEFAULT_THRESHOLDS,
         guards: bool | Iterable[str] = True,
         verifier: Verifier | None = None,
-        verifier_threshold: float = 0.7,
         policy: CachePolicy | None = None,
-        ttl_seconds: float | None = None,
-        sliding_seconds: float | None = None,
-        max_entries: int = 10_000,
-        eviction: str = "fifo",
-        embed_answers: bool = True,
-        audit_rate: float = 0.01,
-        target_false_hit_rate: float | None = 0.02,
-        version: str = "",
-        deadline_seconds: float | None = 5.0,
-        index_bytes: int = 256 * 1024 * 1024,
-        vector_sets_from: int | None = 20_000,
-        prices: Prices | None = None,
-        redis_db: int | None = None,
+        settings: SemanticSettings | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         config = config_of(config)
@@ -95,57 +76,50 @@ class Assembled(Decorating):
             check_has("embedder", embedder, "HashingEmbedder()", embed=True, id=False, dim=False)
         if verifier is not None:
             check_has("verifier", verifier, "OnnxVerifier(…)", scores=True, id=False)
+        check_has("clock", clock, "SystemClock()", monotonic=True)
+        self.settings = settings = _settings(settings, config.semantic)
         self.embedder = embedder
         # Frozen: its scope is remembered, and must not be that of another tenant one day.
         self.context: Mapping[str, Any] = frozen(merged({}, context))
-        self.ttl_seconds: float = config.semantic_ttl_seconds if ttl_seconds is None else ttl_seconds
-        check_seconds("ttl_seconds", self.ttl_seconds)
-        if deadline_seconds is not None:
-            check_seconds("deadline_seconds", deadline_seconds)
-        if sliding_seconds is not None:
-            check_seconds("sliding_seconds", sliding_seconds)
-        if check_text("eviction", eviction) not in EVICTIONS:
-            raise ConfigError(f"eviction must be one of {', '.join(EVICTIONS)}, {given(eviction)}")
-        self._prices = None if prices is None else check_is("prices", prices, Prices)
-        database = config.semantic_redis_db if redis_db is None else check_whole("redis_db", redis_db, 0)
-        self._endpoint = endpoint_for(config, database)
-        keys = Keys(config.redis_key_prefix, config.redis_buckets)
-        self._core = Core(
-            keys=keys,
-            answers=Answers(keys, _large_from(vector_sets_from, max_entries)),
-            indexes=IndexPool(check_whole("index_bytes", index_bytes, 1)),
-            embedder=embedder,
-            context=self.context,
-            limits=check_is("limits", limits, Limits),
+        self._endpoint = endpoint_for(config.redis, settings.redis_db or 0)
+        hits = HitRules(
+            policy=CachePolicy() if policy is None else check_is("policy", policy, CachePolicy),
+            thresholds=check_is("thresholds", thresholds, Thresholds),
             object_to=_guards(guards),
             verifier=verifier,
-            verifier_threshold=check_number("verifier_threshold", verifier_threshold, 0, 1),
-            policy=CachePolicy() if policy is None else check_is("policy", policy, CachePolicy),
-            ttl_seconds=self.ttl_seconds,
-            slide_ms=0 if sliding_seconds is None else life_ms(sliding_seconds),
-            max_entries=check_whole("max_entries", max_entries, 1),
-            eviction=EVICTIONS[eviction],
-            version=check_text("version", version, may_be_empty=True),
-            deadline=deadline_seconds,
-            miss_on_error=config.on_cache_error == "miss",
-            breaker=breaker_for(self._endpoint, config, clock),
-            clock=check_has("clock", clock, "SystemClock()", monotonic=True),
-            new_tag=lambda: os.urandom(TAG_BYTES),
-            embedder_id=config.embedder_id or "",
-            dim=config.embedding_dim,
-            watch=Watch(
-                limits.evidence,
-                None
-                if target_false_hit_rate is None
-                else check_number("target_false_hit_rate", target_false_hit_rate, 0, 1),
-                check_number("audit_rate", audit_rate, 0, 1),
-            ),
+            verifier_threshold=settings.verifier_threshold,
+            deadline=settings.deadline_seconds,
         )
-        core = self._core
-        if embed_answers and embedder is not None:
-            core.meanings = Meanings(embedder, lambda error: core.tally.trouble("embedder_errors", error))
+        stats = Stats()
+        self._core = Core(
+            scopes=Scopes(self.context, settings.version),
+            embedding=Embedding(
+                embedder, config.embedder, settings.deadline_seconds, settings.embed_answers, stats, clock
+            ),
+            hits=hits,
+            entries=_entry_rules(settings),
+            redis=self._backend(config, settings, stats, clock),
+            watch=Watch(thresholds.score, settings.target_false_hit_rate, settings.audit_rate),
+            stats=stats,
+            clock=clock,
+        )
+        self._flights = Flights()
         self._cleaner = Cleaner(self._core, SyncDriver(self._endpoint, clock))
         self._connect(clock)
+
+    def _backend(
+        self, config: CacheConfig, settings: SemanticSettings, stats: Stats, clock: Clock
+    ) -> Backend:
+        redis, large = config.redis, settings.vector_sets_from
+        keys = Keys(redis.key_prefix, redis.buckets)
+        return Backend(
+            # No scope can have more than max_entries.
+            answers=Answers(keys, None if large is None or large > settings.max_entries else large),
+            store=answer_store(self._endpoint, keys, settings.index_bytes),
+            breaker=breaker_for(self._endpoint, redis.retry_seconds, clock),
+            miss_on_error=config.on_cache_error == "miss",
+            stats=stats,
+        )
 
     def _connect(self, clock: Clock) -> None:
         raise NotImplementedError
@@ -153,15 +127,15 @@ class Assembled(Decorating):
     @property
     def local_stats(self) -> dict[str, Any]:
         """What this object counted, as ``get_stats`` does, without asking Redis."""
-        return self._core.tally.as_dict(self._prices)
+        return self._core.stats.as_dict(self.settings.prices)
 
     def _stats(self, counts: dict[str, Any] | LixCacheError) -> dict[str, Any]:
         names = (
-            *("scopes", "entries", "reported_wordings", "bytes"),
+            *("scopes", "entries", "reported_queries", "bytes"),
             *("audits", "audits_wrong", "false_hit_rate_95", "closed_scopes"),
         )
         found: dict[str, Any] = dict.fromkeys(names) if isinstance(counts, LixCacheError) else {**counts}
-        indexes = self._core.indexes
+        indexes = self._core.redis.store.indexes
         return {
             "backend": "redis",
             "redis": told(counts) if isinstance(counts, LixCacheError) else "ok",
@@ -169,5 +143,26 @@ class Assembled(Decorating):
             "index_scopes": len(indexes),
             "index_bytes": indexes.nbytes,
             "cleanup_running": self._cleaner.is_alive,
-            **self._core.tally.as_dict(self._prices),
+            **self._core.stats.as_dict(self.settings.prices),
         }
+
+
+def _settings(given: SemanticSettings | None, configured: SemanticSettings) -> SemanticSettings:
+    """Return what was given, with what the configuration says where that leaves it open."""
+    if given is None:
+        return configured
+    check_is("settings", given, SemanticSettings)
+    return replace(
+        given,
+        ttl_seconds=configured.ttl_seconds if given.ttl_seconds is None else given.ttl_seconds,
+        redis_db=configured.redis_db if given.redis_db is None else given.redis_db,
+    )
+
+
+def _entry_rules(settings: SemanticSettings) -> EntryRules:
+    slide = settings.sliding_seconds
+    return EntryRules(
+        ttl_seconds=settings.ttl_seconds or 0,
+        max_entries=settings.max_entries,
+        use=Use(EVICTIONS.index(settings.eviction), 0 if slide is None else ttl_ms(slide)),
+    )

@@ -1,4 +1,4 @@
-"""SemanticCache and its async twin: shells; see answers.py, storing.py and upkeep.py."""
+"""SemanticCache and its async variant: thin shells. See lookup.py, insert.py and maintenance.py."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from lix_cache.clock import Clock
 from lix_cache.drivers.aio import AsyncDriver
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import LixCacheError
-from lix_cache.semantic import insert, lookup, maintenance
+from lix_cache.semantic import calls_in_flight, insert, lookup, maintenance
 from lix_cache.semantic.assembled import Assembled
+from lix_cache.semantic.calls_in_flight import AsyncInFlightCall, InFlightCall, alanded, landed
 from lix_cache.semantic.result import Lookup, Report
 
 if TYPE_CHECKING:
@@ -20,56 +21,33 @@ __all__ = ["AsyncSemanticCache", "SemanticCache"]
 
 
 class SemanticCache(Assembled):
-    """Responses found again by the meaning of the question; every answer says why.
+    """A cache that finds responses by the meaning of the question. Every lookup gives its reason.
 
-    A lookup is a cascade: the policy, the exact text, the nearest stored wordings and their
-    lead over whatever answers differently, the guards, the verifier. Only entries of the same
-    *scope* are looked at: everything in the context, the embedder's id and its dimension
-    must match exactly.
+    A lookup is a cascade: the policy, the exact text, the nearest stored queries and their
+    margin over entries that answer differently, the guards, the verifier. It sees only entries of
+    the same *scope*: everything in the context, the embedder's id and its dimension must match
+    exactly.
 
-    Cheap to make: nothing is sent and no model is loaded before the first call. One object
+    Creating one is cheap: it sends nothing and loads no model before the first call. One object
     serves any number of threads.
 
     Args:
-        embedder: makes the vectors. Without one, exact texts are found, and vectors that are
-            given to each call (then set ``embedding_dim`` in the configuration).
+        embedder: makes the vectors. Without one, the cache finds exact texts, and vectors passed to
+            each call (then set ``embedding_dim`` in the configuration).
         config: settings; ``CacheConfig()`` by default.
-        context: what every call is about: tenant, model, system prompt and so on. A call
-            may add to it and not change it.
-        limits: what a semantic hit must reach.
-        guards: False for none, or the names of those to ask.
+        context: what all calls have in common: tenant, model, system prompt and so on. A call
+            may add to it but not change it.
+        thresholds: what a semantic hit must reach.
+        guards: False for none, or the names of the guards to ask.
         verifier: asked last. If it cannot answer, the lookup is a miss.
-        verifier_threshold: least score that it must give.
-        policy: what is not to be cached at all, and for how long the rest.
-        ttl_seconds: life of an entry; ``semantic_ttl_seconds`` by default. A hit does not
-            prolong it,
-        sliding_seconds: unless this is given: an entry that is not used for so long ends,
-            and each hit prolongs it up to its ``ttl_seconds``.
-        max_entries: of one scope.
-        eviction: who goes when there are more: ``fifo``, ``lru`` or ``lfu``.
-        embed_answers: embed responses that are prose, after ``store`` has returned, so that those
-            that say the same in other words do not count as different. Without it, where a model writes
-            each answer anew, there are few hits.
-        audit_rate: part of the hits by meaning that run the function all the same, to measure how many
-            are wrong (``get_stats``, ``audit``); 0 for none.
-        target_false_hit_rate: part of the hits that may be wrong. Each scope raises its threshold where
-            its own misses and audits say that it must, and closes where audits prove that more are
-            wrong; None: the limits stay as they are.
-        version: any text; another one leaves all old entries behind.
-        deadline_seconds: how long the embedder, and then the verifier, may take before the
-            lookup is a miss; None: as long as they take, in the calling thread.
-        index_bytes: memory for the vectors of the scopes used last, in this process.
-        vector_sets_from: where the server has vector sets (Redis 8), they answer in scopes of so
-            many entries or more, in place of an exact search in this process: one more round
-            trip, and some nearest neighbours are overlooked (docs/benchmarks.md says how many).
-            None: never. Without meaning where ``max_entries`` is less.
-        prices: of the model, to count what was saved.
-        redis_db: wins over ``semantic_redis_db``.
-        clock: where durations come from. Lives go by the clock of Redis.
+        policy: what is not cached, and how long everything else lives.
+        settings: how the cache keeps entries, learns, and spends memory and time; by default what the
+            configuration says.
+        clock: source of durations. Times to live follow the clock of Redis.
 
     Every method raises RedisUnavailable, RedisAuthError, RedisDatabaseError or
-    RedisCommandError for trouble with Redis. With ``on_cache_error="miss"`` the first of
-    them becomes a counted miss of :meth:`lookup`, and a None of :meth:`store`.
+    RedisCommandError if Redis fails. With ``on_cache_error="miss"``, RedisUnavailable becomes a
+    counted miss of :meth:`lookup`, and a None of :meth:`store`.
     """
 
     def _connect(self, clock: Clock) -> None:
@@ -88,18 +66,53 @@ class SemanticCache(Assembled):
         Args:
             query: its text.
             context: what must match exactly, beside the cache's own context.
-            query_embedding: shape (dim,), if it is known already.
-            similarity_threshold: in place of ``limits.threshold``.
+            query_embedding: shape (dim,), if you have it already.
+            similarity_threshold: overrides ``thresholds.threshold``.
 
         Raises:
             InvalidInput: the query is empty or no str.
-            InvalidContext: it holds something that cannot be compared exactly, or says
-                something else than the cache's own.
+            InvalidContext: it holds a value that cannot be compared exactly, or contradicts the
+                cache's own context.
             InvalidVector, DimensionMismatch: the vector is not usable.
             MissingExtra: the embedder or the verifier needs a package that is not installed.
         """
         query_ = lookup.Query(query, context, query_embedding, similarity_threshold)
         return self._drive(lookup.lookup(self._core, query_))
+
+    def begin(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        lock_seconds: float = 30.0,
+    ) -> Lookup | InFlightCall:
+        """Look up an answer; on a miss, begin the call that makes it. For callers that stream.
+
+        Of equal calls (the same text and context) one begins. The others wait for it, in this process
+        and in others, and get its answer. If the call is recorded (:meth:`InFlightCall.record`),
+        waiting calls of this process get its events as they come. If it fails without an error, is
+        dropped or takes longer than ``lock_seconds``, one of the others starts over. Do not begin a call
+        inside an equal one: it waits for itself until then.
+
+        Args:
+            query: its text.
+            context: what must match exactly, beside the cache's own context.
+            query_embedding: shape (dim,), if you have it already.
+            lock_seconds: how long equal calls wait for one another.
+
+        Returns:
+            For a hit a lookup with a response. The response of a stream is an iterable of its events:
+            ``Streamed``, or an iterator if the stream still runs. For a miss an in-flight call.
+
+        Raises:
+            Exception: a copy of the equal call's error.
+            InvalidInput, InvalidContext, InvalidVector, DimensionMismatch, MissingExtra: as
+                :meth:`lookup`.
+        """
+        asked = (query, context, query_embedding, lock_seconds)
+        begun = self._drive(calls_in_flight.begin(self._core, self._flights, asked, landed))
+        return begun if isinstance(begun, Lookup) else InFlightCall(begun, self._drive)
 
     def check_availability(
         self,
@@ -109,10 +122,10 @@ class SemanticCache(Assembled):
         query_embedding: VectorLike | None = None,
         similarity_threshold: float | None = None,
     ) -> Lookup:
-        """Say whether a lookup would hit, without the response, and leave no trace.
+        """Say whether a lookup would hit, without the response and without a trace.
 
-        Nothing is counted, no life is prolonged and no wording is kept. Arguments, errors
-        and round trips are those of :meth:`lookup`.
+        It counts nothing, prolongs no time to live and keeps no query text. Arguments, errors and
+        round trips are those of :meth:`lookup`.
         """
         query_ = lookup.Query(query, context, query_embedding, similarity_threshold, peek=True)
         return self._drive(lookup.lookup(self._core, query_))
@@ -128,30 +141,29 @@ class SemanticCache(Assembled):
         tags: Sequence[str] = (),
         tokens: tuple[int, int] | None = None,
     ) -> str | None:
-        """Store a response, in the place of one for the same text. One round trip.
+        """Store a response. It replaces one for the same text. One round trip.
 
         Args:
             query: its text.
-            response: anything but None that ``values.py`` can carry.
+            response: anything but None that ``lix_cache.values`` can carry.
             context: what must match exactly, beside the cache's own context.
-            query_embedding: shape (dim,), if it is known already. Where none can be made,
-                the response is stored all the same, and found by its exact text.
-            ttl_seconds: life of this entry, instead of the policy's.
+            query_embedding: shape (dim,), if you have it already. If none can be made, the
+                response is still stored, and found by its exact text.
+            ttl_seconds: time to live of this entry, instead of the policy's.
             tags: words to invalidate it by.
-            tokens: of the prompt and of the completion, to count what hits save; estimated
-                from the lengths if not given.
+            tokens: of the prompt and of the completion, to count savings; estimated from the
+                lengths by default.
 
         Returns:
-            The entry's id; None if it was not stored, which ``get_stats`` counts under
-            ``stores_refused``: the policy is against it, or the answer was reported as
-            wrong for this text.
+            The entry's id. None if it was not stored, because the policy excludes it or the answer was
+            reported as wrong for this text; ``get_stats`` counts that under ``stores_refused``.
 
         Raises:
             InvalidInput: the query, the response, the tags or the tokens are not usable.
             InvalidContext, InvalidVector, DimensionMismatch, MissingExtra: as :meth:`lookup`.
         """
         answer = insert.Answer(query, response, context, query_embedding, ttl_seconds, tags, tokens)
-        return self._drive(insert.store(self._core, answer))
+        return self._drive(insert.store(self._core, answer)).entry_id
 
     def invalidate(
         self,
@@ -162,19 +174,19 @@ class SemanticCache(Assembled):
         similar_to: str | None = None,
         similarity: float = 0.9,
     ) -> int:
-        """Drop whatever fits all that is given. Returns how many entries that were.
+        """Drop the entries that match all given criteria. Returns their number.
 
         Args:
-            context: items of the context; all scopes that have them are meant, whatever
-                else they have and whichever embedder they are of. The cache's own context
-                always belongs to it; ``{}`` means nothing beside that.
-            tags: words of which an entry has at least one.
+            context: items of the context. Matches all scopes that have them, with any other items
+                and any embedder. The cache's own context is always included; ``{}`` adds nothing
+                to it.
+            tags: entries with at least one of these words match.
             older_than_seconds: least age.
-            similar_to: a text to whose meaning a wording is near; entries of this embedder.
+            similar_to: entries of this embedder near this text match.
             similarity: how near, a cosine.
 
         Raises:
-            InvalidInput: nothing was given, or something that makes no sense.
+            InvalidInput: no criterion, or an invalid one.
             ComputeTimeout: no vector of ``similar_to`` in time; nothing was dropped.
         """
         criteria = maintenance.Criteria(context, tags, older_than_seconds, similar_to, similarity)
@@ -183,17 +195,17 @@ class SemanticCache(Assembled):
     def report_wrong(self, entry_id: str, query: str, *, context: Mapping[str, Any] | None = None) -> Report:
         """Report that a response does not answer a query. One round trip.
 
-        The wording of the query is never answered with that answer again, nor is it stored
-        for it; this is remembered for a year after the last report or store in the scope.
+        The cache never again answers that query with that answer, nor stores it for it. It remembers
+        this for a year after the last report or store in the scope.
 
         Args:
             entry_id: of the lookup that answered, or of the store.
-            query: what it was a wrong answer to.
+            query: the question that got the wrong answer.
             context: as in that lookup or store. An id of another context is no entry here.
 
         Returns:
-            Whether it was noted, and whether an entry that paired the two was dropped. An entry
-            that has ended, or is not in this context, is not noted.
+            Whether the report was noted, and whether an entry that paired the two was dropped. A report
+            about an entry that has expired, or is not in this context, is not noted.
 
         Raises:
             InvalidInput: not an entry's id, or an empty query.
@@ -202,14 +214,14 @@ class SemanticCache(Assembled):
         return self._drive(maintenance.report_wrong(self._core, entry_id, query, context))
 
     def cleanup_expired(self) -> int:
-        """Drop what has expired, in all scopes under the prefix. Returns how many entries that were.
+        """Drop expired entries, in all scopes under the prefix. Returns their number.
 
-        What has expired never answers; this gives its memory back.
+        Expired entries never answer; this frees their memory.
         """
         return self._drive(maintenance.clean_up(self._core))
 
     def start_cleanup(self, interval_seconds: float = 60.0) -> None:
-        """Clean up in a background thread, so often, until :meth:`stop_cleanup`."""
+        """Clean up in a background thread at this interval, until :meth:`stop_cleanup`."""
         self._cleaner.start(interval_seconds)
 
     def stop_cleanup(self) -> None:
@@ -219,14 +231,14 @@ class SemanticCache(Assembled):
     def settle(self, timeout: float | None = None) -> bool:
         """Wait until the responses stored so far have their vectors; False if that took longer.
 
-        Nothing depends on it: for tests, and for measurements that are to come out the same.
+        No other method needs it: it is for tests and repeatable measurements.
         """
         return self._drive(maintenance.settle(self._core, timeout))
 
     def get_stats(self) -> dict[str, Any]:
-        """Return what this object counted, and how much there is in Redis in its context.
+        """Return the counts of this object, and what Redis holds in its context.
 
-        A trip for 500 scopes and one for each 50 of them: not for every request.
+        Costs one round trip for 500 scopes and one for each 50 of them: do not call it per request.
         """
         counts: dict[str, Any] | LixCacheError
         try:
@@ -238,19 +250,19 @@ class SemanticCache(Assembled):
     def health_check(self) -> dict[str, Any]:
         """Try Redis, embedder and verifier once. Returns their states; raises nothing.
 
-        ``status`` is ``ok``, ``degraded`` (answers are fewer, or none can be stored) or ``down`` (there are
-        none). Of Redis it asks whether it takes writes, and leaves nothing behind.
+        ``status`` is ``ok``, ``degraded`` (fewer answers, or none can be stored) or ``down`` (no answers).
+        It also asks whether Redis takes writes, and leaves nothing behind.
         """
         return self._drive(maintenance.health(self._core))
 
 
 class AsyncSemanticCache(Assembled):
-    """Async twin of :class:`SemanticCache`: same arguments, same meaning.
+    """Async variant of :class:`SemanticCache`: same arguments, same meaning.
 
     Embedder and verifier work in threads, so the event loop never waits for them.
     """
 
-    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this colour's time
+    def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this variant's time
         self._drive = AsyncDriver(self._endpoint)
 
     async def lookup(
@@ -264,6 +276,19 @@ class AsyncSemanticCache(Assembled):
         """See :meth:`SemanticCache.lookup`."""
         query_ = lookup.Query(query, context, query_embedding, similarity_threshold)
         return await self._drive(lookup.lookup(self._core, query_))
+
+    async def begin(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        lock_seconds: float = 30.0,
+    ) -> Lookup | AsyncInFlightCall:
+        """See :meth:`SemanticCache.begin`."""
+        asked = (query, context, query_embedding, lock_seconds)
+        begun = await self._drive(calls_in_flight.begin(self._core, self._flights, asked, alanded))
+        return begun if isinstance(begun, Lookup) else AsyncInFlightCall(begun, self._drive)
 
     async def check_availability(
         self,
@@ -290,7 +315,7 @@ class AsyncSemanticCache(Assembled):
     ) -> str | None:
         """See :meth:`SemanticCache.store`."""
         answer = insert.Answer(query, response, context, query_embedding, ttl_seconds, tags, tokens)
-        return await self._drive(insert.store(self._core, answer))
+        return (await self._drive(insert.store(self._core, answer))).entry_id
 
     async def invalidate(
         self,

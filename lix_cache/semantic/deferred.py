@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from lix_cache.hot.scripts import ScriptCall
 
-__all__ = ["Later", "Note"]
+__all__ = ["Deferred", "Note"]
+
+#: What a note costs beside its arguments, about.
+_OVERHEAD = 1024
 
 
 class Note(NamedTuple):
@@ -25,26 +28,38 @@ class Note(NamedTuple):
     then: Callable[[Any], None] | None = None
 
 
-class Later:
+class Deferred:
     """Script calls to send with the next request to their scope. Safe between threads.
 
     Args:
-        scopes: how many may have some waiting; those that waited longest are forgotten.
-        each: how many may wait in one of them.
+        limit_bytes: what all may take, about; those of the scopes that waited longest are forgotten.
+        each: how many may wait in one scope.
     """
 
-    def __init__(self, scopes: int = 64, each: int = 64) -> None:
-        self._scopes = scopes
+    def __init__(self, limit_bytes: int = 16 * 1024 * 1024, each: int = 64) -> None:
+        self._limit = limit_bytes
         self._each = each
+        self._bytes = 0
         self._lock = threading.Lock()
         self._calls: OrderedDict[str, deque[Note]] = OrderedDict()
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the notes take, about."""
+        return self._bytes
+
     def add(self, scope_id: str, call: ScriptCall, then: Callable[[Any], None] | None = None) -> None:
         """Keep a call until the scope is asked for something; then hand its reply on."""
+        note = Note(call, then)
         with self._lock:
-            self._calls.setdefault(scope_id, deque(maxlen=self._each)).append(Note(call, then))
-            if len(self._calls) > self._scopes:
-                self._calls.popitem(last=False)
+            waiting = self._calls.setdefault(scope_id, deque())
+            waiting.append(note)
+            self._bytes += _size(note)
+            if len(waiting) > self._each:
+                self._bytes -= _size(waiting.popleft())
+            while self._bytes > self._limit and len(self._calls) > 1:
+                _, forgotten = self._calls.popitem(last=False)
+                self._bytes -= sum(map(_size, forgotten))
 
     def take(self, scope_id: str) -> tuple[Note, ...]:
         """Return what waits for the scope, in order, and forget it."""
@@ -52,4 +67,11 @@ class Later:
         if scope_id not in self._calls:
             return ()
         with self._lock:
-            return tuple(self._calls.pop(scope_id, ()))
+            notes = tuple(self._calls.pop(scope_id, ()))
+            self._bytes -= sum(map(_size, notes))
+            return notes
+
+
+def _size(note: Note) -> int:
+    texts = (word for word in note.call.args if isinstance(word, (str, bytes)))
+    return _OVERHEAD + sum(map(len, texts))

@@ -31,6 +31,7 @@ from typing import Any
 
 from lix_cache._log import logger
 from lix_cache.semantic.content import content, cost_of
+from lix_cache.semantic.named import is_its_own_name, named_by_itself, of_code
 from lix_cache.semantic.uses import uses_of
 from lix_cache.values.identity import digest_of, take
 
@@ -152,8 +153,8 @@ class Known:
         inside = (*around, function)
         is_ours = function.__globals__ is self._function.__globals__
         parts: list[Any] = [name]
-        if not _is_its_own_name(function, name):
-            parts.append(_of_code(function.__code__))
+        if not is_its_own_name(function, name):
+            parts.append(of_code(function.__code__))
         elif not is_ours or len(inside) > _DEEPEST:
             return parts  # another module's: what it reads there is that module's
         parts += self._of_cells(function, inside, look)
@@ -291,7 +292,7 @@ class Known:
         if depth and isinstance(value, types.FunctionType):
             return self._of_function(value, inside, look)
         if isinstance(value, (re.Pattern, pathlib.PurePath)):
-            return _named_by_itself(value, repr)
+            return named_by_itself(value, repr)
         if isinstance(value, (list, tuple)) and len(value) <= look.left:
             return ["list", *(part(i, one) for i, one in enumerate(list(value)))]
         if isinstance(value, dict) and len(value) <= look.left:
@@ -336,7 +337,7 @@ class Known:
             return ["method", again(value.__func__), again(value.__self__)]
         if isinstance(value, functools.partial):
             return ["partial", again(value.func), again(value.args), again(value.keywords)]
-        named = _named_by_itself(value, again)
+        named = named_by_itself(value, again)
         if named is not None:
             return named
         form = self._compared(value, look, name)
@@ -384,45 +385,6 @@ class Known:
                 "does",
                 self.name, repr(name) if name else "something", kind.__qualname__, why,
             )  # fmt: skip
-
-
-def _named_by_itself(value: Any, again: Callable[[Any], Any]) -> Any:
-    """Return what stands for a thing that has a name, or a text, in every process; None for any other."""
-    if isinstance(value, types.ModuleType):
-        return ["module", value.__name__]
-    if isinstance(value, types.BuiltinFunctionType):
-        return ["builtin", again(value.__self__), value.__name__]
-    if isinstance(value, (types.MethodDescriptorType, types.WrapperDescriptorType)):
-        return ["builtin", again(value.__objclass__), value.__name__]
-    if isinstance(value, functools._lru_cache_wrapper):  # noqa: SLF001 - it has no other name
-        return again(value.__wrapped__)
-    if isinstance(value, type) and "<" not in value.__qualname__ and value.__module__ != "__main__":
-        return ["class", value.__module__, value.__qualname__]
-    if isinstance(value, re.Pattern):
-        return ["pattern", value.pattern, value.flags]
-    return ["path", os.fspath(value)] if isinstance(value, pathlib.PurePath) else None
-
-
-# -- code ----------------------------------------------------------------------------------
-
-
-def _is_its_own_name(function: types.FunctionType, name: str) -> bool:
-    """Whether the name leads to this function, and was not taken over from another (functools.wraps)."""
-    code = function.__code__
-    return (
-        "<" not in name
-        and function.__module__ != "__main__"
-        and not hasattr(function, "__wrapped__")
-        and code.co_name == function.__name__
-        # A method that calls super() closes over its class, whose name it has.
-        and not set(code.co_freevars) - {"__class__"}
-    )
-
-
-@functools.lru_cache(maxsize=1024)
-def _of_code(code: types.CodeType) -> str:
-    constants = [_of_code(one) if inspect.iscode(one) else content(one) for one in code.co_consts]
-    return digest_of([code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants])
 
 
 def _after_fork_in_child() -> None:

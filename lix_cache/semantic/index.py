@@ -19,7 +19,6 @@ in it at once.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,10 +32,11 @@ if TYPE_CHECKING:
 
     from lix_cache.vectors import FloatArray
 
-__all__ = ["IndexPool", "ScopeIndex", "View"]
+__all__ = ["ScopeIndex", "View"]
 
-#: What a record costs beside its vectors and its text, about.
+#: What a record costs beside its vectors and its text, about; and an index without any.
 _OVERHEAD = 400
+_EMPTY_BYTES = 2048
 _START = b"0-0"
 
 
@@ -46,7 +46,7 @@ class View:
 
     Attributes:
         vectors: shape (n, dim), unit length. In a view of the living alone, not theirs.
-        clusters: shape (n,); equal labels answer the same.
+        groups: shape (n,); equal labels answer the same.
         expires: Unix milliseconds, shape (n,); minus infinity for an entry that is gone.
         records: n of them or more; those beyond are not part of the view.
         answers: vectors of the responses, shape (n, dim), or None where answers are
@@ -54,7 +54,7 @@ class View:
     """
 
     vectors: FloatArray
-    clusters: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.int64]
     expires: npt.NDArray[np.float64]
     records: Sequence[Record]
     answers: FloatArray | None = None
@@ -77,7 +77,7 @@ class View:
         rows = alive.nonzero()[0]
         return similarities[rows], View(
             self.vectors,
-            self.clusters[rows],
+            self.groups[rows],
             self.expires[rows],
             [self.records[row] for row in rows.tolist()],
             None if self.answers is None else self.answers[rows],
@@ -104,7 +104,7 @@ class ScopeIndex:
         self._size = 0
         self._vectors: FloatArray = np.empty((0, self.dim), np.float32)
         self._answers: FloatArray | None = None
-        self._clusters: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._groups: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._expires: npt.NDArray[np.float64] = np.empty(0, np.float64)
         self._records: list[Record] = []
         self._rows: dict[bytes, int] = {}
@@ -126,7 +126,8 @@ class ScopeIndex:
     def nbytes(self) -> int:
         """Memory it takes, about."""
         answers = 0 if self._answers is None else self._answers.nbytes
-        return self._vectors.nbytes + answers + self._text_bytes + len(self._records) * _OVERHEAD
+        records = self._text_bytes + len(self._records) * _OVERHEAD
+        return _EMPTY_BYTES + self._vectors.nbytes + answers + records
 
     def __len__(self) -> int:
         """Entries that a view has: those that are gone, or have expired, stay for a while."""
@@ -200,9 +201,9 @@ class ScopeIndex:
             return
         # In place, though a lookup may be reading: copying the whole for each store costs far more than
         # what half a vector can do, which is to make two answers look less alike than they are.
-        for number, tag, vector in meanings:
+        for number, nonce, vector in meanings:
             row = self._rows.get(number)
-            if row is not None and self._records[row].tag == tag:
+            if row is not None and self._records[row].nonce == nonce:
                 self._answers[row] = vector
 
     def _add(self, records: list[Record]) -> None:
@@ -223,7 +224,7 @@ class ScopeIndex:
         if self._answers is not None:
             self._answers[start:end] = 0.0 if answers is None else answers
         for row, record in enumerate(records, start):
-            self._clusters[row] = int.from_bytes(record.cluster, "little", signed=True)
+            self._groups[row] = int.from_bytes(record.group, "little", signed=True)
             self._expires[row] = record.expires_ms
             self._soonest = min(self._soonest, record.expires_ms)
             self._rows[record.number] = row
@@ -231,7 +232,7 @@ class ScopeIndex:
         empty = np.empty(0, np.float32)
         # The vectors are in the matrix; the record would hold them, and the reply, a second time.
         self._records += [
-            Record(r.number, r.expires_ms, r.tag, r.cluster, r.text, empty, None) for r in records
+            Record(r.number, r.expires_ms, r.nonce, r.group, r.text, empty, None) for r in records
         ]
         self._size = end
 
@@ -245,7 +246,7 @@ class ScopeIndex:
             return
         capacity = max(size, capacity + capacity // 2, 16)
         self._vectors = _grown(self._vectors, capacity)
-        self._clusters = _grown(self._clusters, capacity)
+        self._groups = _grown(self._groups, capacity)
         self._expires = _grown(self._expires, capacity)
         if self._answers is not None:
             self._answers = _grown(self._answers, capacity)
@@ -258,16 +259,16 @@ class ScopeIndex:
                 self._expires[row] = self._soonest = float("-inf")
 
     def lose(self, records: Sequence[Record]) -> None:
-        """Take entries out that are not alive, as whoever asked for them was told.
+        """Take entries out that are not alive, as Redis told the caller.
 
-        The list of dropped entries does not name those whose sliding life has ended, nor
+        The list of dropped entries does not name those whose sliding time to live has ended, nor
         those that a server lost.
         """
         with self._lock:
             for record in records:
                 row = self._rows.get(record.number)
                 # By now it may be another entry with the same number.
-                if row is not None and self._records[row].tag == record.tag:
+                if row is not None and self._records[row].nonce == record.nonce:
                     del self._rows[record.number]
                     self._expires[row] = float("-inf")
 
@@ -282,7 +283,7 @@ class ScopeIndex:
             return
         kept = np.flatnonzero(self._expires[: self._size] > now_ms)
         self._vectors = self._vectors[kept]
-        self._clusters = self._clusters[kept]
+        self._groups = self._groups[kept]
         self._expires = self._expires[kept]
         if self._answers is not None:
             self._answers = self._answers[kept]
@@ -296,7 +297,7 @@ class ScopeIndex:
         end = self._size
         return View(
             self._vectors[:end],
-            self._clusters[:end],
+            self._groups[:end],
             self._expires[:end],
             self._records,
             None if self._answers is None else self._answers[:end],
@@ -318,54 +319,3 @@ def _grown(array: Any, capacity: int) -> Any:
     grown = np.zeros((capacity, *array.shape[1:]), array.dtype)
     grown[: len(array)] = array
     return grown
-
-
-class IndexPool:
-    """The indexes of the scopes that were used last, within a limit of memory.
-
-    Args:
-        limit_bytes: how much they may take together. The one in use may be larger: it
-            is then the only one.
-    """
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self._lock = threading.Lock()
-        self._indexes: OrderedDict[str, ScopeIndex] = OrderedDict()
-        self._sizes: dict[str, int] = {}
-        self._total = 0
-
-    def get(self, scope: str, dim: int) -> ScopeIndex:
-        """Return the scope's index, empty if it is new here."""
-        with self._lock:
-            index = self._indexes.get(scope)
-            if index is None:
-                index = self._indexes[scope] = ScopeIndex(dim)
-            self._indexes.move_to_end(scope)
-            return index
-
-    def settle(self, scope: str) -> None:
-        """Note the size of an index that has changed, and let the longest unused ones go."""
-        with self._lock:
-            index = self._indexes.get(scope)
-            if index is None:
-                return
-            self._total += index.nbytes - self._sizes.get(scope, 0)
-            self._sizes[scope] = index.nbytes
-            while self._total > self.limit_bytes and len(self._indexes) > 1:
-                oldest, _ = self._indexes.popitem(last=False)
-                self._total -= self._sizes.pop(oldest, 0)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that all of them take, about."""
-        return self._total
-
-    def __len__(self) -> int:
-        return len(self._indexes)
-
-    def renew_locks(self) -> None:
-        """In a forked child: let no lock be held by a thread that was not forked with it."""
-        self._lock = threading.Lock()
-        # An index may have been forked in the middle of a change.
-        self._indexes, self._sizes, self._total = OrderedDict(), {}, 0

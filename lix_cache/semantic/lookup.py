@@ -1,7 +1,7 @@
 """Looking up, step by step. See lix_cache.effects.
 
-A lookup is a cascade, and whoever ends it gives the reason: policy, exact text, nearest
-entries and their lead, guards, verifier. The first round trip asks for the exact text and
+A lookup is a cascade. The step that ends it gives the reason: policy, exact text, nearest
+entries and their margin, guards, verifier. The first round trip asks for the exact text and
 for what is new in the scope; everything up to the decision then happens in this process;
 the second fetches the response, if its entry is still alive. Where a vector set is searched,
 the second one brings candidates and responses together, before the decision.
@@ -20,14 +20,16 @@ from lix_cache.hot import entries
 from lix_cache.hot.answers import NO_USE, Candidate, Fetch
 from lix_cache.hot.entries import Record
 from lix_cache.hot.found import Exact, Following, Found, Gone, Place, Reported, Search, Served, TooOld
-from lix_cache.matching.decision import Choice, choose
+from lix_cache.matching.decision import ACCEPTED, Choice, choose
 from lix_cache.matching.guards import Objection
-from lix_cache.matching.thresholds import Limits
+from lix_cache.matching.reasons import Reason
+from lix_cache.matching.thresholds import Thresholds
 from lix_cache.semantic import vector_sets
-from lix_cache.semantic.result import Lookup, Reason
+from lix_cache.semantic.core import Core, Scope, query_text
+from lix_cache.semantic.embedding import Spent
+from lix_cache.semantic.result import Lookup, Stop
 from lix_cache.semantic.scope import merged
 from lix_cache.semantic.serving import served
-from lix_cache.semantic.store import Core, Scope, Spent, Stop, wording_of
 from lix_cache.semantic.watch import Asked
 from lix_cache.verifiers.protocol import verified_scores
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Query", "catch_up", "lookup"]
 
-#: Wordings of one answer that the verifier is asked about.
+#: Entries of one answer that the verifier is asked about.
 _WANTED = 3
 #: News from which an index is brought up to date in a thread under asyncio.
 _MANY = 500
@@ -52,7 +54,7 @@ class Query:
         text: the query.
         context: what must match exactly, beside the cache's own.
         embedding: shape (dim,), if it is known already.
-        threshold: in place of that of the limits.
+        threshold: in place of that of the thresholds.
         peek: only say whether there is an answer, and leave no trace in it.
     """
 
@@ -67,13 +69,13 @@ def lookup(core: Core, query: Query) -> Flow[Lookup]:
     """Look a query up: one round trip for an exact hit and for most misses, else two.
 
     Where a vector set is searched, two for whatever is no exact hit, and a third for a hit on a
-    response of 64 kB or more, or on an entry whose life it prolongs.
+    response of 64 kB or more, or on an entry whose time to live it prolongs.
     """
     started, spent = core.clock.monotonic(), Spent()
     flow = _lookup(core, query, spent)
-    found = yield from core.guarded(flow, lambda text: Lookup(False, reason=Reason.REDIS, detail=text))
+    found = yield from core.redis.guarded(flow, lambda text: Lookup(False, reason=Reason.REDIS, detail=text))
     if not query.peek:
-        core.tally.looked_up(found, core.clock.monotonic() - started - spent.seconds)
+        core.stats.looked_up(found, core.clock.monotonic() - started - spent.seconds)
     return found
 
 
@@ -85,18 +87,18 @@ def _lookup(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
 
 
 def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
-    wording = wording_of(query.text)
-    limits = core.limits.with_threshold(query.threshold)
-    context = merged(core.context, query.context)
-    refusal = core.policy.check_lookup(query.text, context)
+    text = query_text(query.text)
+    thresholds = core.hits.thresholds.with_threshold(query.threshold)
+    context = merged(core.scopes.context, query.context)
+    refusal = core.hits.policy.check_lookup(query.text, context)
     if refusal is not None:
         raise Stop(Reason.POLICY, f"{refusal.rule}: {refusal.detail}")
     scope = yield from core.scope(query.context)
-    given = None if query.embedding is None else core.given(query.embedding, scope)
-    core.check_breaker()
+    given = None if query.embedding is None else core.embedding.given(query.embedding, scope.dim)
+    core.redis.check_breaker()
 
-    digest = entries.text_digest(wording)
-    index = core.indexes.get(scope.id, scope.dim)
+    digest = entries.text_digest(text)
+    index = core.redis.store.indexes.get(scope.id, scope.dim)
     first, seen = yield from _ask(core, scope.id, digest, index, query.peek)
     if isinstance(first, Exact):
         return (yield from served(core, scope, first.served, peek=query.peek))
@@ -104,7 +106,7 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     asked = 0.0
     following: Following
     if isinstance(first, Search):
-        vector = given if given is not None else (yield from core.vector(wording, scope.dim, spent))
+        vector = given if given is not None else (yield from core.embedding.vector(text, scope.dim, spent))
         asked = core.clock.monotonic()
         near = yield from vector_sets.nearest(core, scope, digest, vector, peek=query.peek)
         view, following = near.view, near.brought.found
@@ -112,19 +114,21 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
         view, following = seen, first
         if not len(view.expires):
             raise Stop(Reason.EMPTY)
-        vector = given if given is not None else (yield from core.vector(wording, scope.dim, spent))
+        vector = given if given is not None else (yield from core.embedding.vector(text, scope.dim, spent))
 
     reported = following.reported
     similarities, view = view.similarities(vector, following.now_ms)
-    chosen = _choose(core, view, similarities, _learned(core, limits, scope, query.text), query.text, vector)
+    chosen = _choose(
+        core, view, similarities, _learned(core, thresholds, scope, query.text), query.text, vector
+    )
     if not chosen.rows:
         _remember(core, query, scope, digest, view, chosen)
         raise _why_not(chosen)
-    if int(view.clusters[chosen.rows[0]]) in reported:
-        raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this wording")
+    if int(view.groups[chosen.rows[0]]) in reported:
+        raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this query")
     rows = yield from _verified(core, query.text, view, chosen, spent)
     _audit(core, query, scope, digest, view, chosen, rows[0])
-    # Whose answer may be as old as its own life allows; other wordings' only as old as this one's.
+    # Whose answer may be as old as its own time to live allows; other paraphrases' only as old as this one's.
     timeless = _timeless(core, query, view, rows)
     records = [view.records[row] for row in rows]
     known: Served | None = None
@@ -132,22 +136,30 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
         known = near.answer(records[0].number, (core.clock.monotonic() - asked) * 1000)
     found = yield from _admitted(core, query, scope.id, digest, records, timeless, known)
     # Of a vector set, the answer is known without asking whether its very response was reported.
-    is_reported = near is not None and isinstance(found, Served) and found.meta.response_label in reported
-    if is_reported or isinstance(found, Reported):
-        raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this wording")
+    if near is not None and isinstance(found, Served) and found.meta.response_label in reported:
+        found = Reported()
     if isinstance(found, Gone):
-        index.lose([view.records[row] for row in rows])
+        index.lose(records)
+    return (yield from served(core, scope, _still_there(chosen, found), chosen.decision, peek=query.peek))
+
+
+def _still_there(chosen: Choice[Objection], found: Served | Gone | Reported | TooOld) -> Served:
+    """Return the answer that was chosen; a Stop if it must not be served after all."""
+    if isinstance(found, Reported):
+        raise _stop(chosen, Reason.REPORTED, "this answer was reported as wrong for this query")
+    if isinstance(found, Gone):
         raise _stop(chosen, Reason.GONE, "the entry expired or was dropped in between")
     if isinstance(found, TooOld):
         age = found.age_ms / 1000
         detail = f"time: the question is about now, and the answer to another one is {age:.0f} s old"
         raise _stop(chosen, Reason.GUARD, detail)
-    return (yield from served(core, scope, found, chosen.decision, peek=query.peek))
+    return found
 
 
-def _learned(core: Core, limits: Limits, scope: Scope, text: str) -> Limits:
+def _learned(core: Core, thresholds: Thresholds, scope: Scope, text: str) -> Thresholds:
     """Return what a hit must reach in this scope, by what it has learned."""
-    return limits.with_evidence(core.watch.threshold(scope.id, is_strange=core.is_strange(text)))
+    is_strange = core.hits.is_strange(core.embedding.name, text)
+    return thresholds.with_score(core.watch.threshold(scope.id, is_strange=is_strange))
 
 
 def _audit(
@@ -172,7 +184,7 @@ def _remember(
 ) -> None:
     """Keep a question that is not answered, to compare its fresh answer with the nearest entry's."""
     decision = chosen.decision
-    is_near = decision.reason in ("accepted", "evidence") and chosen.objection is None
+    is_near = decision.reason in (ACCEPTED, Reason.SCORE) and chosen.objection is None
     if query.peek or not core.watch.is_on or decision.best is None or not (audit or is_near):
         return
     row = decision.best if row is None else row
@@ -185,8 +197,8 @@ def _remember(
         Asked(
             query.text,
             record.text,
-            decision.evidence,
-            int(view.clusters[row]),
+            decision.score,
+            int(view.groups[row]),
             answer if has_answer and decision.is_compared else None,
             has_answer and not decision.is_compared,
             audit,
@@ -209,20 +221,23 @@ def _admitted(
     with the next request to the scope. What is too old for the question is
     turned down there, so that only an entry that answers counts as used.
     """
-    most_ms = int(core.policy.time_sensitive_seconds * 1000)
+    most_ms = int(core.hits.policy.time_sensitive_seconds * 1000)
 
     def admit(fetch: Fetch) -> ScriptCall:
-        candidates = [Candidate(r.number, r.tag, most_ms if r.number in timeless else None) for r in records]
-        return core.answers.admit(scope_id, digest, candidates, NO_USE if query.peek else core.use, fetch)
+        candidates = [
+            Candidate(r.number, r.nonce, most_ms if r.number in timeless else None) for r in records
+        ]
+        use = NO_USE if query.peek else core.entries.use
+        return core.redis.answers.admit(scope_id, digest, candidates, use, fetch)
 
     if known is None:
         fetch = Fetch.LOOK if query.peek else Fetch.RESPONSE
-        return core.answers.admitted((yield RedisCall(admit(fetch))))
+        return core.redis.answers.admitted((yield RedisCall(admit(fetch))))
     age_ms = known.now_ms - known.meta.created_ms
     if known.number in timeless and age_ms > most_ms:
         return TooOld(age_ms)
-    if core.eviction and not query.peek:
-        core.later.add(scope_id, admit(Fetch.NOTE))
+    if core.entries.use.eviction and not query.peek:
+        core.redis.store.deferred.add(scope_id, admit(Fetch.NOTE))
     return known
 
 
@@ -230,11 +245,12 @@ def _ask(core: Core, scope_id: str, digest: bytes, index: ScopeIndex, peek: bool
     """The first round trip: the exact answer, or what is new, or that a vector set has it."""
     due = None if peek else core.watch.due(scope_id)
     if due is not None:
-        core.later.add(scope_id, core.answers.learn(scope_id, *due), core.watch.told(scope_id))
-    use = NO_USE if peek else core.use
+        learn = core.redis.answers.learn(scope_id, *due)
+        core.redis.store.deferred.add(scope_id, learn, core.watch.told(scope_id))
+    use = NO_USE if peek else core.entries.use
 
     def ask(place: Place) -> ScriptCall:
-        return core.answers.lookup(scope_id, digest, place, use, fetch=not peek)
+        return core.redis.answers.lookup(scope_id, digest, place, use, fetch=not peek)
 
     return (yield from _news(core, scope_id, index, ask))
 
@@ -249,8 +265,8 @@ def _news(
     """
     while True:
         place = index.place
-        (reply,) = yield from core.with_notes(scope_id, ask(place))
-        found = core.answers.found(reply)
+        (reply,) = yield from core.redis.with_notes(scope_id, ask(place))
+        found = core.redis.answers.found(reply)
         if isinstance(found, (Exact, Search)):
             return found, index.view()
         view = yield from _follow(core, scope_id, index, found, place)
@@ -265,7 +281,7 @@ def _follow(
 
     def follow() -> View | None:
         view = index.follow(found, asked)
-        core.indexes.settle(scope_id)
+        core.redis.store.indexes.settle(scope_id)
         return view
 
     return follow() if len(found.rows) < _MANY else (yield Compute(follow, None, "the index"))
@@ -273,26 +289,26 @@ def _follow(
 
 def catch_up(core: Core, scope_id: str, dim: int) -> Flow[tuple[View, float]]:
     """Return what a scope holds, and the server's time in Unix milliseconds. One round trip a page."""
-    # No wording is empty, so no entry is exactly this one.
+    # No text is empty, so no entry is exactly this one.
     digest = entries.text_digest("")
 
     def ask(place: Place) -> ScriptCall:
-        return core.answers.lookup(scope_id, digest, place, NO_USE, fetch=False, may_search=False)
+        return core.redis.answers.lookup(scope_id, digest, place, NO_USE, fetch=False, may_search=False)
 
-    found, view = yield from _news(core, scope_id, core.indexes.get(scope_id, dim), ask)
+    found, view = yield from _news(core, scope_id, core.redis.store.indexes.get(scope_id, dim), ask)
     return view, found.served.now_ms if isinstance(found, Exact) else found.now_ms
 
 
 def _choose(
-    core: Core, view: View, similarities: FloatArray, limits: Limits, text: str, vector: FloatArray
+    core: Core, view: View, similarities: FloatArray, thresholds: Thresholds, text: str, vector: FloatArray
 ) -> Choice[Objection]:
     """Find the entries that may answer: accepted by their numbers, and no guard objects."""
     return choose(
         similarities,
-        view.clusters,
-        limits,
-        lambda row: core.object_to(text, view.records[row].text),
-        wanted=1 if core.verifier is None else _WANTED,
+        view.groups,
+        thresholds,
+        lambda row: core.hits.object_to(text, view.records[row].text),
+        wanted=1 if core.hits.verifier is None else _WANTED,
         answers=view.answers,
         query=vector,
     )
@@ -310,18 +326,18 @@ def _why_not(choice: Choice[Objection]) -> Stop:
 
 
 def _timeless(core: Core, query: Query, view: View, rows: Sequence[int]) -> frozenset[bytes]:
-    """Return the entries whose wordings are not about now, if the query is."""
-    if not core.policy.is_time_sensitive(query.text):
+    """Return the entries whose queries are not about now, if the query is."""
+    if not core.hits.policy.is_time_sensitive(query.text):
         return frozenset()
     records = [view.records[row] for row in rows]
-    return frozenset(r.number for r in records if not core.policy.is_time_sensitive(r.text))
+    return frozenset(r.number for r in records if not core.hits.policy.is_time_sensitive(r.text))
 
 
 def _verified(
     core: Core, text: str, view: View, chosen: Choice[Objection], spent: Spent
 ) -> Flow[Sequence[int]]:
     """Ask the verifier, if there is one; who cannot answer vouches for nothing."""
-    verifier = core.verifier
+    verifier = core.hits.verifier
     if verifier is None:
         return chosen.rows
     pairs = [(text, view.records[row].text) for row in chosen.rows]
@@ -329,19 +345,19 @@ def _verified(
     started = core.clock.monotonic()
     try:
         scores: FloatArray = yield Compute(
-            lambda: verified_scores(verifier, pairs), core.deadline, "the verifier", may_hang=True
+            lambda: verified_scores(verifier, pairs), core.hits.deadline, "the verifier", may_hang=True
         )
     except (ComputeTimeout, Failed) as caught:
         error = caught.error if isinstance(caught, Failed) else caught
-        core.tally.trouble("verifier_errors", error)
+        core.stats.trouble("verifier_errors", error)
         if isinstance(error, MissingExtra):
-            # As with an embedder: it will never answer, and as a miss nobody would learn of it.
+            # As with an embedder: it will never answer, and as a miss it would stay unnoticed.
             raise error from None
         raise _stop(chosen, Reason.VERIFIER_FAILED, told(error)) from error
     finally:
-        core.spend("verify", started, spent)
-    good = [row for row, s in zip(chosen.rows, scores, strict=True) if s >= core.verifier_threshold]
+        spent.add(core.stats, "verify", core.clock.monotonic() - started)
+    good = [row for row, s in zip(chosen.rows, scores, strict=True) if s >= core.hits.verifier_threshold]
     if not good:
-        detail = f"score {float(scores.max()):.3f} is below {core.verifier_threshold:g}"
+        detail = f"score {float(scores.max()):.3f} is below {core.hits.verifier_threshold:g}"
         raise _stop(chosen, Reason.VERIFIER, detail)
     return good

@@ -14,11 +14,12 @@ from lix_cache.evaluation.adaptive import Counts
 from lix_cache.hot import entries
 from lix_cache.hot.entries import EntryId
 from lix_cache.hot.probe import probe, verdict
-from lix_cache.matching.thresholds import DEFAULT_LIMITS, is_measured_for
+from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, is_measured_for
+from lix_cache.semantic.core import Core, query_text
+from lix_cache.semantic.embedding import Spent
 from lix_cache.semantic.lookup import catch_up
-from lix_cache.semantic.result import Report
+from lix_cache.semantic.result import Report, Stop
 from lix_cache.semantic.scope import embedder_word, item_digests, merged
-from lix_cache.semantic.store import Core, Spent, Stop, wording_of
 from lix_cache.vectors import check_dimension
 from lix_cache.verifiers.protocol import verified_scores
 
@@ -31,7 +32,7 @@ _EXPIRED_AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Criteria:
-    """What is to be dropped: whatever fits all that are given.
+    """What to drop: entries that match all given criteria.
 
     Attributes:
         context: items that an entry's context has.
@@ -57,7 +58,7 @@ class Criteria:
         given = (self.context, self.older_than_seconds, self.similar_to)
         if all(value is None for value in given) and not self.tags:
             raise InvalidInput(
-                "say what is to be invalidated: context, tags, older_than_seconds or similar_to; "
+                "say what to invalidate: context, tags, older_than_seconds or similar_to; "
                 "context={} means everything in the cache's own context"
             )
         age = self.older_than_seconds
@@ -88,7 +89,7 @@ def invalidate(core: Core, criteria: Criteria) -> Flow[int]:
     """
     criteria.checked()
     criteria.words()
-    context = merged(core.context, criteria.context)
+    context = merged(core.scopes.context, criteria.context)
     wanted = item_digests(context)
     if criteria.similar_to is not None:
         dropped = yield from _drop_similar(core, criteria, criteria.similar_to, wanted)
@@ -98,11 +99,11 @@ def invalidate(core: Core, criteria: Criteria) -> Flow[int]:
         for start in range(0, len(scopes), _SCOPES_AT_ONCE):
             part = scopes[start : start + _SCOPES_AT_ONCE]
             if criteria.is_about_contexts_alone:
-                calls = tuple(core.answers.clear(scope) for scope in part)
+                calls = tuple(core.redis.answers.clear(scope) for scope in part)
                 dropped += sum((yield RedisBatch(calls)))
             else:
                 dropped += yield from _drop_pages(core, criteria, part)
-    core.tally.count("invalidated", dropped)
+    core.stats.count("invalidated", dropped)
     return dropped
 
 
@@ -112,8 +113,8 @@ def _drop_pages(core: Core, criteria: Criteria, scopes: Sequence[str]) -> Flow[i
     cursors: dict[str, bytes] = dict.fromkeys(scopes, b"0")
     while cursors:
         words = criteria.words()
-        calls = tuple(core.answers.drop(s, *words, cursor=cursor) for s, cursor in cursors.items())
-        pages = [core.answers.dropped(reply) for reply in (yield RedisBatch(calls))]
+        calls = tuple(core.redis.answers.drop(s, *words, cursor=cursor) for s, cursor in cursors.items())
+        pages = [core.redis.answers.dropped(reply) for reply in (yield RedisBatch(calls))]
         dropped += sum(page.entries for page in pages)
         following = zip(cursors, pages, strict=True)
         cursors = {scope: page.cursor for scope, page in following if page.cursor is not None}
@@ -121,81 +122,81 @@ def _drop_pages(core: Core, criteria: Criteria, scopes: Sequence[str]) -> Flow[i
 
 
 def _drop_similar(core: Core, criteria: Criteria, text: str, wanted: frozenset[bytes]) -> Flow[int]:
-    if core.embedder is None:
+    if core.embedding.embedder is None:
         raise ConfigError("similar_to needs an embedder; this cache was made without one")
-    wording = wording_of(text)
+    normalised = query_text(text)
     try:
-        name, dim = yield from core.identity()
-        vector = yield from core.vector(wording, dim, Spent())
+        name, dim = yield from core.embedding.identity()
+        vector = yield from core.embedding.vector(normalised, dim, Spent())
     except Stop as stop:
         # Not a miss: what should be gone is still there, and the caller must know.
         raise (stop.__cause__ or stop) from None  # it always has one
     dropped = 0
     for scope in (yield from scopes_with(core, wanted | {embedder_word(name, dim)})):
         view, now_ms = yield from catch_up(core, scope, dim)
-        # Its very wording is near, whether or not there was a vector when it was stored.
-        call = core.answers.drop(scope, *criteria.words(), wording=entries.text_digest(wording))
-        dropped += core.answers.dropped((yield RedisCall(call))).entries
+        # Its own text is near, whether or not there was a vector when it was stored.
+        call = core.redis.answers.drop(scope, *criteria.words(), text_digest=entries.text_digest(normalised))
+        dropped += core.redis.answers.dropped((yield RedisCall(call))).entries
         similarities, view = view.similarities(vector, now_ms)
         rows = (similarities >= criteria.similarity).nonzero()[0].tolist()
         for start in range(0, len(rows), _EXPIRED_AT_ONCE):
             records = [view.records[row] for row in rows[start : start + _EXPIRED_AT_ONCE]]
-            named = [(record.number, record.tag) for record in records]
-            call = core.answers.drop(scope, *criteria.words(), named=named)
-            dropped += core.answers.dropped((yield RedisCall(call))).entries
+            named = [(record.number, record.nonce) for record in records]
+            call = core.redis.answers.drop(scope, *criteria.words(), named=named)
+            dropped += core.redis.answers.dropped((yield RedisCall(call))).entries
     return dropped
 
 
 def scopes_with(core: Core, wanted: frozenset[bytes]) -> Flow[list[str]]:
     """Return the scopes whose context has all of these items. One round trip for some hundreds."""
     found: set[str] = set()
-    for bucket in range(core.keys.buckets):
+    for bucket in range(core.redis.answers.keys.buckets):
         cursor: bytes | None = b"0"
         while cursor is not None:
-            reply = yield RedisCall(core.answers.scopes(bucket, cursor))
-            cursor, listed = core.answers.listed(reply)
+            reply = yield RedisCall(core.redis.answers.scopes(bucket, cursor))
+            cursor, listed = core.redis.answers.listed(reply)
             found.update(scope for scope, items in listed if wanted <= items)
     return sorted(found)
 
 
 def report_wrong(core: Core, entry_id: str, query: str, context: Mapping[str, Any] | None) -> Flow[Report]:
-    """Remember that an answer is wrong for a wording. One round trip."""
-    known, digest = EntryId.parse(entry_id), entries.text_digest(wording_of(query))
+    """Remember that an answer is wrong for a query. One round trip."""
+    known, digest = EntryId.parse(entry_id), entries.text_digest(query_text(query))
     try:
         scope = yield from core.scope(context)
     except Stop as stop:
         raise (stop.__cause__ or stop) from None  # as in _drop_similar
     if known is None:
         return Report(noted=False)
-    call = core.answers.report(scope.id, digest, known.number, known.tag)
+    call = core.redis.answers.report(scope.id, digest, known.number, known.nonce)
     written = int((yield RedisCall(call)))
     if written:
-        core.tally.count("wrong_reports")
+        core.stats.count("wrong_reports")
     return Report(noted=written > 0, dropped=written > 1)
 
 
 def clean_up(core: Core) -> Flow[int]:
     """Drop what has expired. Returns how many entries that were."""
-    for bucket in range(core.keys.buckets):
+    for bucket in range(core.redis.answers.keys.buckets):
         ended = _EXPIRED_AT_ONCE
         while ended >= _EXPIRED_AT_ONCE:
-            ended = int((yield RedisCall(core.answers.prune(bucket))))
+            ended = int((yield RedisCall(core.redis.answers.prune(bucket))))
     dropped = 0
     scopes = yield from scopes_with(core, frozenset())
     for start in range(0, len(scopes), _SCOPES_AT_ONCE):
         part: Sequence[str] = scopes[start : start + _SCOPES_AT_ONCE]
         while part:
-            calls = tuple(core.answers.clean(scope, _EXPIRED_AT_ONCE) for scope in part)
+            calls = tuple(core.redis.answers.clean(scope, _EXPIRED_AT_ONCE) for scope in part)
             counts = yield RedisBatch(calls)
             dropped += sum(counts)
             part = [scope for scope, n in zip(part, counts, strict=True) if n >= _EXPIRED_AT_ONCE]
-    core.tally.count("expired", dropped)
+    core.stats.count("expired", dropped)
     return dropped
 
 
 def settle(core: Core, timeout: float | None) -> Flow[bool]:
     """Wait until responses have their vectors."""
-    meanings = core.meanings
+    meanings = core.embedding.meanings
     if meanings is None:
         return True
     return bool((yield Compute(lambda: meanings.settle(timeout), None, "the vectors of responses")))
@@ -203,12 +204,12 @@ def settle(core: Core, timeout: float | None) -> Flow[bool]:
 
 def count(core: Core) -> Flow[dict[str, Any]]:
     """Count what there is in the cache's own context, and what audits found there."""
-    scopes = yield from scopes_with(core, item_digests(core.context))
+    scopes = yield from scopes_with(core, item_digests(core.scopes.context))
     counted = []
     for start in range(0, len(scopes), _SCOPES_AT_ONCE):
         part = scopes[start : start + _SCOPES_AT_ONCE]
-        replies = yield RedisBatch(tuple(core.answers.count(scope) for scope in part))
-        counted += [core.answers.counted(reply) for reply in replies]
+        replies = yield RedisBatch(tuple(core.redis.answers.count(scope) for scope in part))
+        counted += [core.redis.answers.counted(reply) for reply in replies]
     audited = [Counts(*one.labels) for one in counted]
     audits = Counts(
         audits=sum(one.audits for one in audited), audits_wrong=sum(one.audits_wrong for one in audited)
@@ -217,7 +218,7 @@ def count(core: Core) -> Flow[dict[str, Any]]:
     return {
         "scopes": len(scopes),
         "entries": sum(one.entries for one in counted),
-        "reported_wordings": sum(one.reported for one in counted),
+        "reported_queries": sum(one.reported for one in counted),
         "bytes": sum(one.size for one in counted),
         "audits": audits.audits,
         "audits_wrong": audits.audits_wrong,
@@ -229,7 +230,7 @@ def count(core: Core) -> Flow[dict[str, Any]]:
 def health(core: Core) -> Flow[dict[str, Any]]:
     """Try each part once. Raises nothing: trouble is what is asked for."""
     parts: dict[str, dict[str, Any]] = {"redis": (yield from _try_redis(core))}
-    embedder, verifier = core.embedder, core.verifier
+    embedder, verifier = core.embedding.embedder, core.hits.verifier
     if embedder is None:
         parts["embedder"] = {"status": "off"}
     else:
@@ -238,7 +239,7 @@ def health(core: Core) -> Flow[dict[str, Any]]:
             vector = unit_vector(embedder.embed(["health check"]), "what the embedder made")
             check_dimension(vector.size, int(embedder.dim), "the semantic cache")
 
-        found = yield from _try(core, Compute(embed, core.deadline, "the embedder", may_hang=True))
+        found = yield from _try(core, Compute(embed, core.hits.deadline, "the embedder", may_hang=True))
         parts["embedder"] = found if found["status"] != "ok" else {**found, "id": embedder.id}
     if verifier is None:
         parts["verifier"] = {"status": "off"}
@@ -247,16 +248,16 @@ def health(core: Core) -> Flow[dict[str, Any]]:
         def score() -> None:
             verified_scores(verifier, [("health check", "health check")])
 
-        ask = Compute(score, core.deadline, "the verifier", may_hang=True)
+        ask = Compute(score, core.hits.deadline, "the verifier", may_hang=True)
         parts["verifier"] = yield from _try(core, ask)
     known = is_measured_for(str(parts["embedder"].get("id", "")))
-    prior = "measured" if known or core.limits != DEFAULT_LIMITS else "cautious"
+    prior = "measured" if known or core.hits.thresholds != DEFAULT_THRESHOLDS else "cautious"
     down = parts["redis"]["status"] == "down"
     worse = any(part["status"] in ("down", "degraded") for part in parts.values())
     index = {
-        "scopes": len(core.indexes),
-        "bytes": core.indexes.nbytes,
-        "limit_bytes": core.indexes.limit_bytes,
+        "scopes": len(core.redis.store.indexes),
+        "bytes": core.redis.store.indexes.nbytes,
+        "limit_bytes": core.redis.store.indexes.budget.limit_bytes,
     }
     status = "down" if down else "degraded" if worse else "ok"
     return {
@@ -268,7 +269,7 @@ def health(core: Core) -> Flow[dict[str, Any]]:
 
 def _try_redis(core: Core) -> Flow[dict[str, Any]]:
     """Ask whether it answers, and whether it takes writes: answers may be served that cannot be stored."""
-    found = yield from _try(core, RedisBatch(probe(core.keys), errors_as_values=True))
+    found = yield from _try(core, RedisBatch(probe(core.redis.answers.keys), errors_as_values=True))
     if found["status"] != "ok":
         return found
     silent, refused = verdict(found.pop("result"))

@@ -17,12 +17,14 @@ from typing import Any
 from lix_cache.checks import check_flag, check_seconds, check_whole, given
 from lix_cache.dialects.prompts import Prompt, read_prompt
 from lix_cache.dialects.responses import flaw_of
+from lix_cache.dialects.streams import flaw_of_stream
 from lix_cache.errors import ConfigError
 from lix_cache.matching.guards import is_elliptical
 from lix_cache.matching.guards.lexicon.time_words import TIME_SUBSTRINGS, TIME_WORDS
 from lix_cache.matching.guards.reading import fold, read
 from lix_cache.matching.patterns import Patterns
 from lix_cache.matching.text import LONGEST, normalise
+from lix_cache.values.streamed import Streamed
 
 __all__ = ["CachePolicy", "Refusal"]
 
@@ -59,7 +61,7 @@ class CachePolicy:
         error_patterns: the same for the beginning of responses that are text: an
             application's own error messages, beside "Error:", "Exception:" and Python's
             tracebacks, which are known.
-        time_sensitive_seconds: longest life of the answer to a query about now ("today",
+        time_sensitive_seconds: longest time to live of the answer to a query about now ("today",
             "latest"), in seconds.
         time_words: more words (or, with spaces in them, phrases) that make a query one about
             now, besides those built in for the languages of the guards.
@@ -72,6 +74,8 @@ class CachePolicy:
             an answer that what one user said before has shaped may be given to another.
         transcripts: whether :meth:`extract_query` takes a text apart that shows several turns
             ("User: … Assistant: …"). If not, it is one question.
+        max_stream_bytes: longer streams are passed on and not stored; the sum of their events, as stored.
+        max_stream_events: nor are those of more events.
     """
 
     min_query_chars: int = 1
@@ -85,6 +89,8 @@ class CachePolicy:
     whole_answers_only: bool = True
     history: bool = True
     transcripts: bool = False
+    max_stream_bytes: int = 4 * 1024 * 1024
+    max_stream_events: int = 20_000
 
     def __post_init__(self) -> None:
         check_whole("CachePolicy.min_query_chars", self.min_query_chars, 0, LONGEST)
@@ -96,6 +102,8 @@ class CachePolicy:
             _patterns(getattr(self, name), f"CachePolicy.{name}")
         for name in ("builtin_time_words", "follow_ups", "whole_answers_only", "history", "transcripts"):
             check_flag(f"CachePolicy.{name}", getattr(self, name))
+        for name in ("max_stream_bytes", "max_stream_events"):
+            check_whole(f"CachePolicy.{name}", getattr(self, name), 1)
         check_seconds("CachePolicy.time_sensitive_seconds", self.time_sensitive_seconds)
 
     # -- decisions ------------------------------------------------------------------------
@@ -120,11 +128,12 @@ class CachePolicy:
         refusal = self.check_lookup(query, context)
         if refusal is not None or not self.whole_answers_only:
             return refusal
-        flaw = flaw_of(response)
+        flaw = flaw_of_stream(response) if isinstance(response, Streamed) else flaw_of(response)
         if flaw is not None:
             return Refusal(*flaw)
-        if isinstance(response, str):
-            beginning = response[:_BEGINNING]
+        text = response.body if isinstance(response, Streamed) else response
+        if isinstance(text, str):
+            beginning = text[:_BEGINNING]
             if beginning.lstrip().lower().startswith(_ERRORS):
                 return Refusal("error", "it begins as an error does")
             found = _patterns(self.error_patterns, "CachePolicy.error_patterns").find(beginning)
@@ -144,7 +153,7 @@ class CachePolicy:
         return own is not None and own.search(reading.folded) is not None
 
     def ttl_for(self, query: str, default_seconds: float) -> float:
-        """Return the life of the answer to a query, in seconds."""
+        """Return the time to live of the answer to a query, in seconds."""
         return (
             min(default_seconds, self.time_sensitive_seconds)
             if self.is_time_sensitive(query)

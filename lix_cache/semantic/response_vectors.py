@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache.compat.ring import unit_vector
 from lix_cache.daemon import Bell, launch
+from lix_cache.values.streamed import Streamed
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
@@ -30,7 +31,7 @@ __all__ = ["Meanings", "text_of"]
 
 #: Characters of a response that are embedded. Models read less than that.
 _READ = 2_000
-#: Words from which on a text may be a wording of an answer. A label, a number or a name is the answer.
+#: Words from which on a text may be a paraphrase of an answer. A label, a number or a name is the answer.
 _LEAST_WORDS = 4
 _LEAST_LETTERS = 12
 _SOME = 16
@@ -53,6 +54,8 @@ def text_of(response: Any) -> str | None:
     Prose can say one thing in many ways. What is short, or is code or data, says another thing when
     it differs.
     """
+    if isinstance(response, Streamed):
+        response = response.body
     if not isinstance(response, str):
         return None
     text = response[:_READ]
@@ -67,19 +70,18 @@ def text_of(response: Any) -> str | None:
 class _Wanted:
     text: str
     then: Callable[[FloatArray], None]
+    trouble: Callable[[BaseException], None]
 
 
 class Meanings:
     """Texts to embed, and the thread that does it. Safe between threads.
 
     Args:
-        embedder: of the cache.
-        trouble: told of what went wrong.
+        embedder: of the caches that share it.
     """
 
-    def __init__(self, embedder: Embedder, trouble: Callable[[BaseException], None]) -> None:
+    def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
-        self._trouble = trouble
         self.renew()
         _all.add(self)
 
@@ -92,10 +94,17 @@ class Meanings:
         self._ends = False
         self._thread: threading.Thread | None = None
 
-    def add(self, text: str, then: Callable[[FloatArray], None]) -> None:
+    def add(
+        self, text: str, then: Callable[[FloatArray], None], trouble: Callable[[BaseException], None]
+    ) -> None:
         """Embed a text some time, and hand its vector on, in the thread.
 
         Without a thread it waits for the next one: the response is stored, whatever comes of its vector.
+
+        Args:
+            text: of a response.
+            then: takes the vector.
+            trouble: told of what went wrong instead.
         """
         refused: RuntimeError | None = None
         # Not a Condition, which is entered and left in Python: an exception out of a signal handler
@@ -103,7 +112,7 @@ class Meanings:
         with self._lock:
             if self._ends:
                 return
-            self._waiting.append(_Wanted(text, then))
+            self._waiting.append(_Wanted(text, then, trouble))
             self._bell.set()
             if not self._is_alive():
                 self._thread = threading.Thread(target=self._run, name="lix-cache-meanings", daemon=True)
@@ -112,7 +121,7 @@ class Meanings:
                 except RuntimeError as error:
                     self._thread, refused = None, error
         if refused is not None:
-            self._trouble(refused)
+            trouble(refused)
 
     def _is_alive(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
@@ -163,7 +172,9 @@ class Meanings:
             for wanted, vector in zip(some, vectors, strict=True):
                 wanted.then(unit_vector(vector, "what the embedder made"))
         except Exception as error:  # noqa: BLE001  an embedder may raise anything; the thread goes on
-            self._trouble(error)
+            # A cache that gave several of these texts is told once.
+            for trouble in {wanted.trouble: None for wanted in some}:
+                trouble(error)
 
 
 _all: weakref.WeakSet[Meanings] = weakref.WeakSet()

@@ -13,7 +13,7 @@ from lix_cache.daemon import Bell, DaemonThread
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import ConfigError, LixCacheError, told
 from lix_cache.semantic import maintenance
-from lix_cache.semantic.store import Core
+from lix_cache.semantic.core import Core
 
 __all__ = ["Cleaner"]
 
@@ -76,7 +76,7 @@ class Cleaner(DaemonThread):
                 self._drive(maintenance.clean_up(self._core))
             except Exception as error:  # noqa: BLE001 - a thread that dies in silence cleans nothing up
                 self.last_error = told(error)
-                self._core.tally.trouble("cleanup_errors", error)
+                self._core.stats.trouble("cleanup_errors", error)
                 level = "WARNING" if isinstance(error, LixCacheError) else "ERROR"
                 # Without the traceback: a sink may show its variables, and with them a context.
                 logger.log(level, "cleaning the semantic cache up failed: {}", self.last_error)
@@ -91,7 +91,7 @@ class Cleaner(DaemonThread):
         self._make_locks()
         self._core.renew_locks()
         if was_running:
-            # Where no thread is to be had, the others are made anew all the same.
+            # Where no thread is to be had, the others are still made anew.
             with contextlib.suppress(RuntimeError):
                 self.start(self.interval)
 

@@ -7,7 +7,7 @@ changes it; and no two different contexts have the same form. Different are ``1`
 and ``True``, ``0.0`` and ``-0.0``, ``"1"`` and ``1``, ``"x"`` and ``b"x"``, a key with
 the value None and no such key, and two spellings of one Unicode text. Lists and tuples
 are the same, as in JSON. Anything else (NaN included, which equals not even itself) is
-refused: a scope that is only nearly right would hand an answer to somebody else.
+refused: a scope that is only nearly right would hand an answer to the wrong user.
 
 The digest is BLAKE2b with 160 bits (RFC 7693).
 """
@@ -103,7 +103,7 @@ def _scalar(value: Any, where: str) -> bytes:
 
 
 def frozen(context: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a copy of a context that nobody can change, with the same canonical form.
+    """Return a copy of a context that cannot change, with the same canonical form.
 
     Raises:
         InvalidContext: see :func:`canonical`.
@@ -125,7 +125,7 @@ def merged(base: Mapping[str, Any], context: Mapping[str, Any] | None) -> dict[s
 
     Raises:
         InvalidContext: not a mapping, or the call says something else about a key. What
-            a cache is pinned to (its tenant, say) is not to be changed by whoever may
+            a cache is pinned to (its tenant, say) is not to be changed by code that may
             fill in a call's context.
     """
     if context is None:

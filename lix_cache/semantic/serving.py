@@ -9,8 +9,9 @@ from lix_cache.effects import Compute, Flow, RedisBatch
 from lix_cache.errors import CodecError
 from lix_cache.hot import entries
 from lix_cache.hot.entries import LARGE_BYTES, EntryId
-from lix_cache.semantic.result import Lookup, Reason
-from lix_cache.semantic.store import Core, Scope, Stop
+from lix_cache.matching.reasons import Reason
+from lix_cache.semantic.core import Core, Scope
+from lix_cache.semantic.result import Lookup, Stop
 from lix_cache.values.codec import decode_value, read_head
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ def served(
     response = None
     if not peek:
         response = yield from _decoded(core, scope, meta.response_key, data)
-        core.tally.saved(meta.tokens)
+        core.stats.saved(meta.tokens)
         if decision is not None:
-            core.watch.seen(scope.id, decision.evidence)
+            core.watch.seen(scope.id, decision.score)
     return Lookup(
         True,
         response,
@@ -47,7 +48,7 @@ def served(
         reason=Reason.EXACT if decision is None else Reason.SEMANTIC,
         age_seconds=max(0.0, now_ms - meta.created_ms) / 1000,
         ttl_remaining_seconds=max(0.0, meta.expires_ms - now_ms) / 1000,
-        entry_id=str(EntryId(number, meta.tag)),
+        entry_id=str(EntryId(number, meta.nonce)),
     )
 
 
@@ -57,7 +58,7 @@ def _decoded(core: Core, scope: Scope, key: bytes, head: bytes) -> Flow[Any]:
         parts = read_head(head)
         chunks: Sequence[bytes | None] = ()
         if parts.chunks:
-            chunks = yield RedisBatch(core.answers.parts(scope.id, key, parts.chunks))
+            chunks = yield RedisBatch(core.redis.answers.parts(scope.id, key, parts.chunks))
             if None in chunks:
                 raise Stop(Reason.GONE, "the response was dropped in between")
         if not parts.chunks and len(head) < LARGE_BYTES:

@@ -1,11 +1,11 @@
 """Single-flight: of many equal calls at once, one runs and the others get its result.
 
-Within a process the others wait for a future, whichever threads or event loops they are in, but no
+Within a process the others wait for a future, in any threads or event loops they are in, but no
 longer than between processes: two functions that wait for one another end so. What it brings is a
 recipe: each of them makes a result of its own from it. It is written before the one who ran the
 function gets the result, so nothing that any of them does to theirs is seen by another.
 Between processes there is a key in Redis with a deadline (see lix_cache.hot.flight_scripts);
-it saves work and guards nothing: whoever loses it or cannot reach Redis runs the function.
+it saves work and guards nothing: a caller that loses it or cannot reach Redis runs the function.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import copy
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Hashable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -30,8 +31,8 @@ from lix_cache.hot.scripts import ScriptCall
 from lix_cache.values.plain import decode_item, encode_item
 
 if TYPE_CHECKING:
+    from lix_cache.semantic.core import Core
     from lix_cache.semantic.result import Lookup
-    from lix_cache.semantic.store import Core
 
 __all__ = [
     "ABANDONED",
@@ -57,6 +58,7 @@ OVERDUE: Final = object()
 #: which stays here (an interrupted call may leave it) is none when it has ended.
 leading: ContextVar[tuple[weakref.ref[Flight], ...]] = ContextVar("lix_cache_leading", default=())
 
+_MOST_DROPPED = 1024
 _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 0.1
 #: How long the end of a flight is to be seen: longer than from a lookup to the next step.
@@ -93,7 +95,7 @@ class Flight:
 
     @property
     def is_stranded(self) -> bool:
-        """Whether its event loop has stopped, so that nobody may ever land it."""
+        """Whether its event loop has stopped, so that nothing may ever end it."""
         return self.loop is not None and not self.loop.is_running()
 
     def __del__(self) -> None:
@@ -112,11 +114,13 @@ class Flights:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._open: weakref.WeakValueDictionary[Hashable, Flight] = weakref.WeakValueDictionary()
+        #: What is still to be said in Redis of those whose leader dropped them.
+        self.dropped: deque[Shared] = deque(maxlen=_MOST_DROPPED)
 
     def join(self, key: Hashable) -> Flight | Promise[Any]:
         """Return a flight that the caller leads and must end, or the future of another's."""
         if self._pid != os.getpid():
-            # Whoever led a flight or held the lock did not come along.
+            # The thread that led a flight or held the lock did not come along.
             self._begin()
         with self._lock:
             flight = self._open.get(key)
@@ -157,7 +161,7 @@ class Recipe:
     """How to have a result once more.
 
     Attributes:
-        make: returns it, or raises it, as an object that nobody else holds.
+        make: returns it, or raises it, as an object that no other caller holds.
         is_large: making it takes a while.
     """
 
@@ -267,7 +271,6 @@ class Shared:
             if held.startswith(b"+"):
                 found = yield from look()
                 if found.is_hit:
-                    self.core.tally.count("shared_runs")
                     return found
                 seen = held
                 continue
@@ -277,7 +280,7 @@ class Shared:
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
     def try_once(self) -> Flow[bool]:
-        """Take the flight if nobody has it."""
+        """Take the flight if it is free."""
         held = yield from self._try(b"")
         if held is not None and held.startswith((b"+", b"-")):
             held = yield from self._try(held)
@@ -286,21 +289,25 @@ class Shared:
 
     def _try(self, seen: bytes) -> Flow[bytes | None]:
         """Return what the key holds then; None if Redis cannot say."""
-        life = max(1, int(self.deadline_seconds * 1000))
+        ttl = max(1, int(self.deadline_seconds * 1000))
         try:
-            return bytes((yield RedisCall(ScriptCall(TAKE, (self.key,), (self.token, life, seen)))))
+            return bytes((yield RedisCall(ScriptCall(TAKE, (self.key,), (self.token, ttl, seen)))))
         except RedisError as error:
-            self.core.tally.trouble("flight_errors", error)
+            self.core.stats.trouble("single_flight_errors", error)
             return None
 
-    def give_back(self, *, stored: bool) -> Flow[None]:
-        """End the flight, if it is still the caller's."""
+    def give_back(self, *, stored: bool | None) -> Flow[None]:
+        """End the flight, if it is still the caller's.
+
+        Args:
+            stored: whether there is an answer; None: there was no run, and another has to.
+        """
         if not self.is_mine:
             return
         self.is_mine = False
-        end = b"+" if stored else b"-"
+        end = b"" if stored is None else b"+" if stored else b"-"
         try:
             yield RedisCall(ScriptCall(GIVE_BACK, (self.key,), (self.token, end, _SEEN_MS)))
         except RedisError as error:
             # It ends by itself at its deadline.
-            self.core.tally.trouble("flight_errors", error)
+            self.core.stats.trouble("single_flight_errors", error)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
-from lix_cache.checks import check_number, check_text
+from lix_cache.config import Prices
 from lix_cache.errors import told
 from lix_cache.hot.entries import Tokens
 from lix_cache.semantic.result import Lookup
 
-__all__ = ["Latencies", "Prices", "Tally", "about_tokens"]
+__all__ = ["Latencies", "Stats", "about_tokens"]
 
 
 def about_tokens(characters: int) -> int:
@@ -23,30 +22,6 @@ def about_tokens(characters: int) -> int:
     more; give ``store`` the true numbers where they are known.
     """
     return -(-characters // 4)
-
-
-@dataclass(frozen=True)
-class Prices:
-    """What the model costs.
-
-    Attributes:
-        prompt: for a million tokens of input.
-        completion: for a million tokens of output.
-        currency: of both.
-    """
-
-    prompt: float
-    completion: float
-    currency: str = "USD"
-
-    def __post_init__(self) -> None:
-        for name in ("prompt", "completion"):
-            check_number(f"Prices.{name}", getattr(self, name), 0, 1e12)
-        check_text("Prices.currency", self.currency)
-
-    def of(self, tokens: Tokens) -> float:
-        """Return what so many tokens cost."""
-        return (self.prompt * tokens.prompt + self.completion * tokens.completion) / 1e6
 
 
 class Latencies:
@@ -84,7 +59,7 @@ class Latencies:
         return {"count": self.count, **{n: round(self.quantile(q) * 1000, 4) for n, q in names.items()}}
 
 
-class Tally:
+class Stats:
     """The counters of one cache object. Safe between threads."""
 
     def __init__(self) -> None:
@@ -146,7 +121,7 @@ class Tally:
                 "completion_tokens": self.saved_completion,
             }
             if prices is not None:
-                saved["money"] = prices.of(Tokens(self.saved_prompt, self.saved_completion))
+                saved["money"] = prices.of(self.saved_prompt, self.saved_completion)
                 saved["currency"] = prices.currency
             names = (
                 *("stored", "evicted", "wrong_reports", "invalidated", "expired", "degraded"),
@@ -154,7 +129,7 @@ class Tally:
             )
             troubles = (
                 *("embedder_errors", "verifier_errors", "redis_errors", "cleanup_errors"),
-                *("flight_errors", "refresh_errors", "note_errors"),
+                *("single_flight_errors", "refresh_errors", "note_errors"),
             )
             return {
                 "hits": hits,

@@ -21,12 +21,12 @@ from lix_cache.semantic.index import ScopeIndex, View
 
 if TYPE_CHECKING:
     from lix_cache.hot.found import Neighbours, Served
-    from lix_cache.semantic.store import Core, Scope
+    from lix_cache.semantic.core import Core, Scope
     from lix_cache.vectors import FloatArray
 
 __all__ = ["Nearest", "nearest"]
 
-#: Candidates for a decision: enough that some disagree with the best, for the lead over them.
+#: Candidates for a decision: enough that some disagree with the best, to measure its margin.
 _WANTED = 64
 #: Paths that a search keeps open. scripts/bench_scale.py measures what it finds and costs.
 _EFFORT = 200
@@ -52,7 +52,7 @@ class Nearest:
     def answer(self, number: bytes, waited_ms: float) -> Served | None:
         """Return a candidate as if it had been admitted; None if its response did not come along.
 
-        None also if its life has ended while the client made up its mind: the server has to say.
+        None also if it has expired while the client made up its mind: the server has to say.
 
         Args:
             number: of the candidate.
@@ -67,23 +67,23 @@ def nearest(
 ) -> Flow[Nearest]:
     """Return the entries that may be nearest. One round trip.
 
-    Where a use prolongs the life of an entry no response comes along, for that must be noted at
+    Where a use prolongs the time to live of an entry no response comes along, for that must be noted at
     once: until the next request the entry might have ended.
 
     Args:
         core: the cache.
         scope: where to look.
-        digest: of the wording.
+        digest: of the query text.
         vector: shape (dim,), unit length.
         peek: instead of responses, only say which are there.
     """
-    room = -1 if peek else 0 if core.slide_ms else _ROOM
-    call = core.answers.nearest(
+    room = -1 if peek else 0 if core.entries.use.slide_ms else _ROOM
+    call = core.redis.answers.nearest(
         scope.id, digest, vector, wanted=_WANTED, effort=_EFFORT, first=_ANSWERED, room=room
     )
-    brought = core.answers.neighbours((yield RedisCall(call)))
+    brought = core.redis.answers.neighbours((yield RedisCall(call)))
     # Read and checked as the news of an index are.
     index = ScopeIndex(scope.dim)
     view = index.follow(brought.found, index.place) or index.view()
-    core.tally.count("vector_set_lookups")
+    core.stats.count("vector_set_lookups")
     return Nearest(view, brought)

@@ -26,14 +26,14 @@ __all__ = ["Asked", "Due", "Watch", "agree"]
 _SCOPES = 1024
 _QUESTIONS = 1024
 #: Labels that go to Redis together.
-_TOGETHER = 8
+_SENT_AT_ONCE = 8
 #: The part of the would-be hits that is audited while one of late was wrong, and the weight up to
 #: which it counts as of late: for 23 audits.
 _ALARMED, _OF_LATE = 0.5, 0.85
 #: Audits beside those that are drawn, as multiples of the audit rate: while a scope has fewer than
 #: so many of late, and after. Three audits in 300 hits may all miss what is wrong with most of them.
 _YOUNG, _YOUNG_MORE, _MORE = 5.0, 4.0, 2.0
-#: More evidence where the limits were not measured for an embedder or a language, and the labels of
+#: More score where the thresholds were not measured for an embedder or a language, and the labels of
 #: its own after which a scope needs none of it.
 _CAUTION = 0.17
 _TRUSTED = 200.0
@@ -42,7 +42,7 @@ _TRUSTED = 200.0
 _AGREE = 0.5
 _DIFFER = 0.25
 #: Labels of answers, beside which there are those of lookups and audits.
-_JUDGED = ("right", "wrong")
+_LABELLED = ("right", "wrong")
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Asked:
 
     Attributes:
         text: of the question.
-        nearest: the wording of the nearest entry.
-        evidence: what the decision found.
-        cluster: label of the nearest entry's response.
+        nearest: the query text of the nearest entry.
+        score: what the decision found.
+        group: label of the nearest entry's response.
         answer: vector of the nearest entry's response; None if there is none, or if it recurs.
         recurs: whether responses of the nearest entry's kind are compared by equality.
         audit: ``""`` for a miss, ``"drawn"`` for a hit that the audit rate took, ``"more"`` for one
@@ -62,8 +62,8 @@ class Asked:
 
     text: str
     nearest: str
-    evidence: float
-    cluster: int
+    score: float
+    group: int
     answer: FloatArray | None
     recurs: bool
     audit: str = ""
@@ -125,7 +125,7 @@ class Watch:
         return known
 
     def threshold(self, scope: str, *, is_strange: bool = False) -> float:
-        """Return the least evidence of a hit in a scope.
+        """Return the least score of a hit in a scope.
 
         Args:
             scope: its id.
@@ -146,7 +146,7 @@ class Watch:
             return known.threshold + _CAUTION * max(0.0, 1.0 - labels / _TRUSTED)
 
     def audit(self, scope: str) -> str:
-        """Say whether a would-be hit is to be audited: ``""``, ``"drawn"`` or ``"more"``.
+        """Say whether to audit a would-be hit: ``""``, ``"drawn"`` or ``"more"``.
 
         One in each block of 1 / rate is drawn, so every would-be hit has the same chance and a block
         is never passed over; only those that are drawn measure the false-hit rate.
@@ -195,7 +195,7 @@ class Watch:
         """Take in whether the fresh answer agreed; None: it cannot be told."""
         if is_right is None:
             return
-        place = bin_of(asked.evidence)
+        place = bin_of(asked.score)
         with self._lock:
             known = self._known(scope)
             if place is not None:
@@ -208,9 +208,9 @@ class Watch:
                 known.unsent["audits"] += 1
                 known.unsent["audits_wrong"] += not is_right
 
-    def seen(self, scope: str, evidence: float) -> None:
-        """Count a hit by its evidence."""
-        place = bin_of(evidence)
+    def seen(self, scope: str, score: float) -> None:
+        """Count a hit by its score."""
+        place = bin_of(score)
         if place is not None and self.target is not None:
             with self._lock:
                 self._known(scope).unsent[Answers.label("seen", place)] += 1
@@ -221,11 +221,11 @@ class Watch:
             return None
         with self._lock:
             known = self._known(scope)
-            labels = sum(known.unsent[name] for name in known.unsent if name.startswith(_JUDGED))
+            labels = sum(known.unsent[name] for name in known.unsent if name.startswith(_LABELLED))
             audits = known.unsent["late"]
-            # Where no evidence is asked for, the threshold is not learned, and need not be known at once.
+            # Where no score is asked for, the threshold is not learned, and need not be known at once.
             is_known = known.was_read or self.target is None or math.isinf(self.start)
-            if is_known and labels < _TOGETHER and not audits:
+            if is_known and labels < _SENT_AT_ONCE and not audits:
                 return None
             known.was_read = True
             added, known.unsent = known.unsent, Counter()
@@ -249,9 +249,9 @@ class Watch:
         return sum(one.audits for one in counts), sum(one.audits_wrong for one in counts), closed
 
 
-def agree(asked: Asked, cluster: int, vector: FloatArray | None) -> bool | None:
+def agree(asked: Asked, group: int, vector: FloatArray | None) -> bool | None:
     """Say whether a fresh answer agrees with the nearest entry's; None if it cannot be told."""
-    if cluster == asked.cluster:
+    if group == asked.group:
         return True
     if asked.recurs:
         return False

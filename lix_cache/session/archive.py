@@ -13,6 +13,7 @@ from lix_cache.archive.verify import Report
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.drivers.threads import in_disk_thread
 from lix_cache.messages.message import Message
+from lix_cache.messages.session_key import SessionName
 
 if TYPE_CHECKING:
     from lix_cache.archive.expiry import Now
@@ -25,7 +26,7 @@ T = TypeVar("T")
 
 
 class AsyncConversationArchive:
-    """Async twin of :class:`~lix_cache.ConversationArchive`: same arguments, same meaning.
+    """Async variant of :class:`~lix_cache.ConversationArchive`: same arguments, same meaning.
 
     Files are touched in threads, never on the loop. A cancelled call ends before the
     cancellation is delivered, so that no write goes on behind your back.
@@ -40,7 +41,7 @@ class AsyncConversationArchive:
         session_ttl_days: float = 30,
         *,
         codec: str = "huffman",
-        table: str | os.PathLike[str] | None = None,
+        dictionary: str | os.PathLike[str] | None = None,
         on_damage: str = "recover",
         lock_timeout_seconds: float = 30,
         trash_days: float = TRASH_DAYS,
@@ -52,7 +53,7 @@ class AsyncConversationArchive:
             archive_dir,
             session_ttl_days,
             codec=codec,
-            table=table,
+            dictionary=dictionary,
             on_damage=on_damage,
             lock_timeout_seconds=lock_timeout_seconds,
             trash_days=trash_days,
@@ -68,63 +69,63 @@ class AsyncConversationArchive:
     async def _run(call: Callable[..., T], *args: Any) -> T:
         return await in_disk_thread(partial(call, *args), may_wait_for_lock=True)
 
-    async def append_turn(self, session_id: str, turn: Message) -> bool:
+    async def append_turn(self, session_id: SessionName, turn: Message) -> bool:
         """See :meth:`ConversationArchive.append_turn`."""
         return await self._run(self.sync.append_turn, session_id, turn)
 
-    async def append_turns(self, session_id: str, turns: Sequence[Message]) -> bool:
+    async def append_turns(self, session_id: SessionName, turns: Sequence[Message]) -> bool:
         """See :meth:`ConversationArchive.append_turns`."""
         return await self._run(self.sync.append_turns, session_id, turns)
 
-    async def load_all(self, session_id: str) -> list[Message] | None:
+    async def load_all(self, session_id: SessionName) -> list[Message] | None:
         """See :meth:`ConversationArchive.load_all`."""
         return await self._run(self.sync.load_all, session_id)
 
-    async def load_recent(self, session_id: str, n: int) -> list[Message]:
+    async def load_recent(self, session_id: SessionName, n: int) -> list[Message]:
         """See :meth:`ConversationArchive.load_recent`."""
         return await self._run(self.sync.load_recent, session_id, n)
 
-    async def search_by_text(self, session_id: str, query: str, top_k: int = 5) -> list[Message]:
+    async def search_by_text(self, session_id: SessionName, query: str, top_k: int = 5) -> list[Message]:
         """See :meth:`ConversationArchive.search_by_text`."""
         return await self._run(self.sync.search_by_text, session_id, query, top_k)
 
     async def search_by_embedding(
-        self, session_id: str, query_embedding: VectorLike, top_k: int = 5
+        self, session_id: SessionName, query_embedding: VectorLike, top_k: int = 5
     ) -> list[Message]:
         """See :meth:`ConversationArchive.search_by_embedding`."""
         return await self._run(self.sync.search_by_embedding, session_id, query_embedding, top_k)
 
-    async def delete_session(self, session_id: str) -> bool:
+    async def delete_session(self, session_id: SessionName) -> bool:
         """See :meth:`ConversationArchive.delete_session`."""
         return await self._run(self.sync.delete_session, session_id)
 
-    async def session_exists(self, session_id: str) -> bool:
+    async def session_exists(self, session_id: SessionName) -> bool:
         """See :meth:`ConversationArchive.session_exists`."""
         return await self._run(self.sync.session_exists, session_id)
 
-    async def get_metadata(self, session_id: str) -> dict[str, Any] | None:
+    async def get_metadata(self, session_id: SessionName) -> dict[str, Any] | None:
         """See :meth:`ConversationArchive.get_metadata`."""
         return await self._run(self.sync.get_metadata, session_id)
 
-    async def cleanup_expired(self, keep: Callable[[str], bool] | None = None) -> int:
+    async def cleanup_expired(self, keep: Callable[[SessionName], bool] | None = None) -> int:
         """See :meth:`ConversationArchive.cleanup_expired`."""
         return await self._run(self.sync.cleanup_expired, keep)
 
-    async def expired_sessions(self, now: Now | None = None) -> list[str]:
+    async def expired_sessions(self, now: Now | None = None) -> list[SessionName]:
         """See :meth:`ConversationArchive.expired_sessions`."""
         return await self._run(self.sync.expired_sessions, now)
 
-    async def trashed(self) -> list[dict[str, Any]]:
+    async def trashed(self, namespace: str | None = None) -> list[dict[str, Any]]:
         """See :meth:`ConversationArchive.trashed`."""
-        return await self._run(self.sync.trashed)
+        return await self._run(self.sync.trashed, namespace)
 
-    async def restore(self, session_id: str) -> bool:
+    async def restore(self, session_id: SessionName) -> bool:
         """See :meth:`ConversationArchive.restore`."""
         return await self._run(self.sync.restore, session_id)
 
     async def compact(
         self,
-        session_ids: Iterable[str] | None = None,
+        session_ids: Iterable[SessionName] | None = None,
         *,
         idle_seconds: float = IDLE_SECONDS,
         dry_run: bool = False,
@@ -141,13 +142,21 @@ class AsyncConversationArchive:
             )
         )
 
-    async def list_sessions(self) -> list[dict[str, Any]]:
+    async def list_sessions(self, namespace: str | None = None) -> list[dict[str, Any]]:
         """See :meth:`ConversationArchive.list_sessions`."""
-        return await self._run(self.sync.list_sessions)
+        return await self._run(self.sync.list_sessions, namespace)
 
-    async def verify(self, session_id: str) -> Report | None:
+    async def verify(self, session_id: SessionName) -> Report | None:
         """See :meth:`ConversationArchive.verify`."""
         return await self._run(self.sync.verify, session_id)
+
+    def on_change(self, hook: Callable[[frozenset[SessionName]], None]) -> Callable[[], None]:
+        """See :meth:`ConversationArchive.on_change`: the hook is called in a thread, never on the loop."""
+        return self.sync.on_change(hook)
+
+    async def stamps(self) -> dict[SessionName, str]:
+        """See :meth:`ConversationArchive.stamps`."""
+        return await self._run(self.sync.stamps)
 
     def verify_all(self) -> AsyncReports:
         """See :meth:`ConversationArchive.verify_all`: ``async for``, or ``await`` for all in a list."""

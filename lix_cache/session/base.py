@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lix_cache.archive.store import Extent, lock_pauses
 from lix_cache.effects import DiskCall, Flow, LockCall, RedisCall, Sleep
 from lix_cache.errors import (
     ArchiveError,
@@ -25,19 +24,21 @@ from lix_cache.errors import (
     told,
 )
 from lix_cache.hot.probe import READS_ONLY
-from lix_cache.messages.turn import Turn, once
+from lix_cache.messages.turn import Turn, once, sign_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from lix_cache.archive.cold_tier import Lease
+    from lix_cache.archive.facts import Extent
     from lix_cache.hot.scripts import Command
     from lix_cache.session.store import Seen, SessionStore
-    from lix_cache.storage.files import FileLock
 
 __all__ = [
     "LATE_BATCHES",
     "Session",
     "ask",
+    "beside",
     "hot_length",
     "look",
     "merged",
@@ -73,7 +74,7 @@ class Session:
     def __post_init__(self) -> None:
         self.seen = self.store.seen.of(self.id)
 
-    def grown_by(self, length: int, batch: int) -> int:
+    def grown_by(self, length: int, batch: int, added: int = 1) -> int:
         """Return how many batches too long the window is, if that is news; else 0.
 
         Once for each batch, not for every add until the daemon has been there: each would
@@ -82,11 +83,16 @@ class Session:
         others, whose windows may have another size. One that is new goes by the length
         at which the last batch was full, which one add in so many sees, and does not
         rely on that where the window is much too long.
+
+        Args:
+            length: messages in the window now.
+            batch: how many too long make it overflow.
+            added: how many of them have just been added.
         """
         batches, rest = divmod(max(0, length - self.window), batch)
         before, self.batches = self.batches, batches
         if before is None:
-            return batches if rest == 0 or batches >= 2 * LATE_BATCHES else 0
+            return batches if rest < added or batches >= 2 * LATE_BATCHES else 0
         return batches if batches > before else 0
 
     def saw(self, turns: Sequence[Turn]) -> list[Turn]:
@@ -123,7 +129,7 @@ def look(session: Session, opened: int = 0, *, locked: bool = False) -> Flow[Ext
 
 def _extent(store: SessionStore, session_id: str, locked: bool) -> Extent | None:
     try:
-        return store.archive.store.look(session_id, locked=locked)
+        return store.cold.look(session_id, locked=locked)
     except ArchiveError:
         # Counted and logged there. It must not keep new messages out: the next move to disk
         # sets damage aside, or says that the disk refuses.
@@ -149,7 +155,7 @@ def ask(
     Raises:
         NewConnection: there is a newer one; nothing was sent.
     """
-    if store.breaker.is_open and store.config.on_redis_error == "archive":
+    if store.breaker.is_open and store.settings.on_redis_error == "archive":
         raise RedisUnavailable(
             f"{store.endpoint.label} did not answer a moment ago; it is asked again in "
             f"{store.breaker.seconds_left:.1f} s (redis_retry_seconds)",
@@ -177,6 +183,19 @@ def merged(cold: Iterable[Turn], hot: Iterable[Turn]) -> list[Turn]:
     return once([*cold, *hot])
 
 
+def beside(session: Session, archived: list[Turn], hot: list[Turn]) -> list[Turn]:
+    """Return what the archive gave and what Redis gave before it, merged. For threads: it may read.
+
+    A message that was edited in between is in both, under one id. Redis may also have given an id anew; only
+    the archive can say which it is.
+    """
+    nonces = {turn.id: turn.nonce for turn in archived}
+    if any(nonces.get(turn.id, turn.nonce) != turn.nonce for turn in hot):
+        known = session.store.cold.contested(session.id)
+        hot = [turn for turn in hot if known.get(sign_of(turn), turn.id) == turn.id]
+    return merged(archived, hot)
+
+
 def hot_length(session: Session) -> Flow[int]:
     """Return how many messages Redis holds."""
     command = session.store.hot.length(session.id)
@@ -193,20 +212,17 @@ def note_archive(store: SessionStore, written: Iterable[int | LixCacheError]) ->
             store.archive_state.works()
 
 
-def session_lock(session: Session) -> Flow[FileLock]:
+def session_lock(session: Session) -> Flow[Lease]:
     """Wait for the session's lock without holding a thread.
 
     Raises:
         ArchiveBusy: not to be had in time.
     """
-    archive = session.store.archive.store
-    waited = 0.0
-    for pause in lock_pauses():
-        lock: FileLock | None = yield LockCall(partial(archive.try_lock, session.id))
+    cold = session.store.cold
+    for pause in cold.lock_pauses():
+        if pause:
+            yield Sleep(pause)
+        lock: Lease | None = yield LockCall(partial(cold.try_lock, session.id))
         if lock is not None:
             return lock
-        if waited > archive.lock_timeout_seconds:
-            break
-        yield Sleep(pause)
-        waited += pause
-    raise archive.busy_error(session.id)
+    raise cold.busy_error(session.id)

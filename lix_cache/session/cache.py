@@ -1,144 +1,35 @@
-"""HybridConversationCache: memory for RAG, hot in Redis and cold on disk. Shells; see flow.py."""
+"""HybridConversationCache: memory for RAG, hot in Redis and cold on disk. Shells; see the flows beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lix_cache.archive.archive import ConversationArchive
-from lix_cache.arguments import config_with
-from lix_cache.clock import SYSTEM_CLOCK, Clock
-from lix_cache.config import CacheConfig
-from lix_cache.drivers.aio import AsyncDriver
-from lix_cache.drivers.sync import SyncDriver
 from lix_cache.drivers.threads import in_disk_thread
-from lix_cache.errors import ArchiveError, ConfigError, LixCacheError
-from lix_cache.messages.message import Message, check_session_id
-from lix_cache.messages.turn import Turn, from_turn, new_turn
+from lix_cache.errors import LixCacheError
+from lix_cache.messages.message import Message
+from lix_cache.messages.turn import from_turn
 from lix_cache.session import add, context, read, whole
-from lix_cache.session.base import Session, hot_length
-from lix_cache.session.budget import Budget, estimate_tokens
-from lix_cache.session.evictor import Evictor, evictor_for
+from lix_cache.session.base import hot_length
+from lix_cache.session.changing import AsyncChanging, Changing
 from lix_cache.session.health import health
-from lix_cache.session.store import open_store
-from lix_cache.vectors import check_dimension
+from lix_cache.session.layout import AsyncStoreDriver, StoreDriver
+from lix_cache.session.results import AddedMessages, StoredMessage, stored
 
 if TYPE_CHECKING:
-    from lix_cache.storage.files import Files
     from lix_cache.vectors import VectorLike
 
 __all__ = ["AsyncHybridConversationCache", "HybridConversationCache"]
 
 
-class _Hybrid:
-    """What both colours are made of: everything but the waiting."""
-
-    def __init__(
-        self,
-        session_id: str,
-        config: CacheConfig | None = None,
-        *,
-        hot_window_size: int | None = None,
-        redis_ttl: int | None = None,
-        redis_host: str | None = None,
-        redis_port: int | None = None,
-        redis_db: int | None = None,
-        evict_after_minutes: float | None = None,
-        token_counter: Callable[[Message], int] = estimate_tokens,
-        clock: Clock = SYSTEM_CLOCK,
-        files: Files | None = None,
-    ) -> None:
-        self._config = config_with(
-            config,
-            hot_window_size=("hot_window_size", hot_window_size),
-            redis_ttl=("session_ttl_seconds", redis_ttl),
-            evict_after_minutes=("evict_after_minutes", evict_after_minutes),
-        )
-        self.session_id = check_session_id(session_id)
-        self.hot_window_size = self._config.hot_window_size
-        self.redis_ttl = self._config.session_ttl_seconds
-        self._store = open_store(
-            self._config, host=redis_host, port=redis_port, db=redis_db, clock=clock, files=files
-        )
-        if not callable(token_counter):
-            raise ConfigError(f"token_counter must be callable, got a {type(token_counter).__name__}")
-        self._budget = Budget(self._config.session_max_tokens, token_counter)
-        self.evictor: Evictor = evictor_for(self._store)
-        # The memory of an outage belongs to the store, not to one object.
-        self._store.share(self.evictor.store)
-        self._session = Session(self._store, session_id, self.hot_window_size)
-        self._connect()
-        self.evictor.use(self._config.idle_seconds, flush_on_exit=self._config.flush_on_exit)
-        if self._config.evictor_enabled:
-            self.evictor.start()
-
-    def _connect(self) -> None:
-        """Make the driver. Sends nothing."""
-        raise NotImplementedError
-
-    @property
-    def archive(self) -> ConversationArchive:
-        """The cold tier of all sessions of this store."""
-        return self._store.archive
-
-    def _new_turn(
-        self,
-        role: str,
-        content: Any,
-        metadata: dict[str, Any] | None,
-        embedding: VectorLike | None,
-        timestamp: float | None,
-    ) -> Turn:
-        turn = new_turn(role, content, metadata, embedding, timestamp, self._store.new_nonce())
-        if turn.vector is not None:
-            check_dimension(turn.vector.dim, self._config.embedding_dim, "the session (embedding_dim)")
-        return turn
-
-    def _after_add(self, result: add.AddResult) -> int:
-        """Wake the daemon if it has work; return the messages now in the window."""
-        self.evictor.added_to(self.session_id)
-        if result.overflows:
-            self.evictor.wake()
-        return result.in_window
-
-    def _stats(self, hot: int | LixCacheError) -> dict[str, Any]:
-        archive = self._store.archive_state.trouble or "ok"
-        meta: dict[str, Any] = {}
-        try:
-            meta = self._store.archive.store.metadata(self.session_id) or {}
-        except ArchiveError as error:
-            archive = f"{type(error).__name__}: {error}"
-        failed = isinstance(hot, LixCacheError)
-        counters = {**self._store.archive.store.counters, **self._store.counters}
-        return {
-            "session_id": self.session_id,
-            "hot_messages": None if isinstance(hot, LixCacheError) else min(hot, self.hot_window_size),
-            "hot_window_size": self.hot_window_size,
-            "waiting_for_disk": None
-            if isinstance(hot, LixCacheError)
-            else max(0, hot - self.hot_window_size),
-            "disk_turns": meta.get("num_turns", 0),
-            "disk_size_bytes": meta.get("size_bytes", 0),
-            "redis": f"{type(hot).__name__}: {hot}" if failed else "ok",
-            "archive": archive,
-            "evictor": {
-                "alive": self.evictor.is_alive,
-                "last_error": self.evictor.last_error,
-                **self.evictor.store.counters,
-            },
-            "counters": counters,
-            "last_error": self._store.last_error,
-        }
-
-
-class HybridConversationCache(_Hybrid):
+class HybridConversationCache(Changing):
     """The memory of one session: the newest messages in Redis, all of it on disk in time.
 
     Cheap to make: connections, archive and eviction thread are shared by all caches of
     the process, and nothing is sent before the first call. Safe between threads.
 
     Args:
-        session_id: any non-empty text.
+        session_id: any non-empty text, or a :class:`~lix_cache.SessionKey`.
         config: settings; ``CacheConfig()`` by default.
         hot_window_size: messages that :meth:`get_context` returns at most.
         redis_ttl: seconds of idleness after which the session is moved to disk.
@@ -151,6 +42,7 @@ class HybridConversationCache(_Hybrid):
         files: the file system.
 
     Attributes:
+        session_id: names the session: a str, or a SessionKey where it has a namespace.
         archive: the cold tier.
         evictor: the eviction daemon.
 
@@ -165,7 +57,7 @@ class HybridConversationCache(_Hybrid):
     """
 
     def _connect(self) -> None:
-        self._drive = SyncDriver(self._store.endpoint, self._store.clock)
+        self._drive = StoreDriver(self._store)
 
     def add_message(
         self,
@@ -196,6 +88,56 @@ class HybridConversationCache(_Hybrid):
         """
         turn = self._new_turn(role, content, metadata, embedding, timestamp)
         return self._after_add(self._drive(add.add(self._session, turn)))
+
+    def add_messages(self, messages: Sequence[Message], keys: Sequence[str] | None = None) -> AddedMessages:
+        """Add messages together: all of them or none, and nothing comes between. One round trip.
+
+        Args:
+            messages: dicts with ``role`` and ``content``, and perhaps ``metadata``, ``timestamp`` and
+                ``embedding``, as :meth:`add_message` takes them; 1,000 at most.
+            keys: a key for each message, unique within the session (the id that your framework gives
+                it): what was added under its key before is not added again. A call that failed is
+                repeated with the same keys. They are known for a day, or for the next 10,000
+                keys of the session; after that, and where Redis lost them, a message of the last day
+                is still recognised by its key on disk. The first call of a session with keys
+                takes two round trips more.
+
+        Returns:
+            The ids in the order given, those of messages that were there already included.
+
+        Raises:
+            KeyReused: a key was used for another message; nothing was stored.
+            InvalidInput, InvalidMessage, InvalidVector: refused, nothing stored.
+            ArchiveUnavailable: as :meth:`add_message`.
+        """
+        return self._added(self._drive(self._adding(messages, keys)))
+
+    def get_last(self, n: int) -> list[StoredMessage]:
+        """Return the newest messages of the history with their ids, oldest first.
+
+        One round trip; the archive is read only for what Redis does not hold, from its end.
+        Unlike :meth:`get_context` it knows neither budget nor :meth:`clear`.
+
+        Raises:
+            ConfigError: ``n`` is no whole number, or negative.
+        """
+        return stored(self._drive(self._last(n)))
+
+    def get_messages(
+        self, limit: int | None = 100, before: str | None = None, after: str | None = None
+    ) -> list[StoredMessage]:
+        """Return a page of the history with ids, oldest first.
+
+        Args:
+            limit: how many at most; None for all.
+            before: only messages before that id: the newest of them, unless ``after`` is given.
+            after: only messages after that id: the oldest of them.
+
+        Raises:
+            InvalidInput: ``before`` or ``after`` is no id.
+            ConfigError: ``limit`` is no whole number, or negative.
+        """
+        return stored(self._drive(self._between(limit, before, after)))
 
     def get_context(self) -> list[Message]:
         """Return the newest messages, ``hot_window_size`` at most, oldest first.
@@ -298,18 +240,18 @@ class HybridConversationCache(_Hybrid):
         left behind. ``status`` is ``ok``, ``degraded`` (one of them refuses, and the policies
         ``on_redis_error`` and ``on_archive_error`` go on without it) or ``down``.
         """
-        return self._drive(health(self._store))
+        return self._drive.unchecked(health(self._store))
 
 
-class AsyncHybridConversationCache(_Hybrid):
-    """Async twin of :class:`HybridConversationCache`: same arguments, same meaning.
+class AsyncHybridConversationCache(AsyncChanging):
+    """Async variant of :class:`HybridConversationCache`: same arguments, same meaning.
 
     May be made outside a running loop and used from any; connections belong to the loop
     they were opened on. Files are touched in threads, never on the loop.
     """
 
     def _connect(self) -> None:
-        self._drive = AsyncDriver(self._store.endpoint)
+        self._drive = AsyncStoreDriver(self._store)
 
     async def add_message(
         self,
@@ -323,6 +265,22 @@ class AsyncHybridConversationCache(_Hybrid):
         """See :meth:`HybridConversationCache.add_message`."""
         turn = self._new_turn(role, content, metadata, embedding, timestamp)
         return self._after_add(await self._drive(add.add(self._session, turn)))
+
+    async def add_messages(
+        self, messages: Sequence[Message], keys: Sequence[str] | None = None
+    ) -> AddedMessages:
+        """See :meth:`HybridConversationCache.add_messages`."""
+        return self._added(await self._drive(self._adding(messages, keys)))
+
+    async def get_last(self, n: int) -> list[StoredMessage]:
+        """See :meth:`HybridConversationCache.get_last`."""
+        return stored(await self._drive(self._last(n)))
+
+    async def get_messages(
+        self, limit: int | None = 100, before: str | None = None, after: str | None = None
+    ) -> list[StoredMessage]:
+        """See :meth:`HybridConversationCache.get_messages`."""
+        return stored(await self._drive(self._between(limit, before, after)))
 
     async def get_context(self) -> list[Message]:
         """See :meth:`HybridConversationCache.get_context`."""
@@ -373,4 +331,4 @@ class AsyncHybridConversationCache(_Hybrid):
 
     async def health_check(self) -> dict[str, Any]:
         """See :meth:`HybridConversationCache.health_check`."""
-        return await self._drive(health(self._store))
+        return await self._drive.unchecked(health(self._store))

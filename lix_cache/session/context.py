@@ -13,7 +13,7 @@ from lix_cache.hot.window import EVERYTHING
 from lix_cache.messages.message import Message, message_text
 from lix_cache.messages.turn import Turn, from_turn
 from lix_cache.session import read as read_flow
-from lix_cache.session.base import Session, merged
+from lix_cache.session.base import Session, beside
 from lix_cache.session.budget import Budget
 
 if TYPE_CHECKING:
@@ -46,8 +46,9 @@ def _within(session: Session, budget: Budget, turns: list[Turn], count: int) -> 
 
 def _further_back(session: Session, hot: list[Turn], count: int) -> Flow[list[Turn]]:
     """Return what Redis gave together with the newest ``count`` turns on disk, cleared ones left out."""
-    read = partial(session.store.archive.store.recent, session.id, count, in_context=True)
-    return merged((yield DiskCall(read, waits=True)), hot)
+    read = partial(session.store.cold.recent, session.id, count, in_context=True)
+    both: list[Turn] = yield DiskCall(lambda: beside(session, read(), hot), waits=True)
+    return both
 
 
 def smart_context(
@@ -94,7 +95,7 @@ def _relevant(
     # By their nonces too: of a message that reached Redis twice the history has the other copy.
     shown = {turn.id for turn in recent}
     nonces = {turn.nonce for turn in recent if turn.nonce is not None}
-    history = merged(session.store.archive.store.turns(session.id), hot)
+    history = beside(session, session.store.cold.turns(session.id), hot)
     older = [turn for turn in history if turn.id not in shown and turn.nonce not in nonces]
     if embedding is not None and any(turn.vector is not None for turn in older):
         found = search.by_vector(older, embedding, count)

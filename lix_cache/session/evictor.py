@@ -10,10 +10,10 @@ import uuid
 
 from lix_cache._log import logger
 from lix_cache.daemon import Bell, DaemonThread
-from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import ArchiveUnavailable, LixCacheError, RedisUnavailable, told
 from lix_cache.session import offload, rounds, whole
 from lix_cache.session.base import Session
+from lix_cache.session.layout import StoreDriver, agree
 from lix_cache.session.old_sessions import Pass
 from lix_cache.session.store import SessionStore, StoreIdentity
 
@@ -40,12 +40,12 @@ class Evictor(DaemonThread):
         self.store = store
         #: The last trouble a round met, in words; None after a good one.
         self.last_error: str | None = None
-        self._idle_seconds = store.config.idle_seconds
+        self._idle_seconds = store.settings.idle_seconds
         self._name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         # Sessions that this process added to and that may still be hot.
         self._used: set[str] = set()
         self._forget_at = _FORGET_FROM
-        self._flush_on_exit = store.config.flush_on_exit
+        self._flush_on_exit = store.settings.flush_on_exit
         self._old = Pass()
         self._make_locks()
 
@@ -56,7 +56,7 @@ class Evictor(DaemonThread):
         self._thread = None
         self._last_clean_up = self.store.clock.monotonic()
 
-    # -- life ---------------------------------------------------------------------------
+    # -- lifecycle ----------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the thread; harmless if it runs."""
@@ -90,7 +90,7 @@ class Evictor(DaemonThread):
     def use(self, idle_seconds: float, *, flush_on_exit: bool = False) -> None:
         """Note how long a cache of this process lets its session be idle.
 
-        The shortest time anybody asked for holds for the whole store, and so does the
+        The shortest time asked for holds for the whole store, and so does the
         wish to have it on disk at the end.
         """
         self._idle_seconds = min(self._idle_seconds, idle_seconds)
@@ -111,9 +111,12 @@ class Evictor(DaemonThread):
             RedisError, ArchiveError: what the round met; what was not moved is still hot.
         """
         drive = self._driver()
+        # Compared at each round: what this process adds where the others have gone over to another
+        # number of buckets, could not be found.
+        drive.unchecked(agree(self.store, again=True))
         moved = drive(rounds.spill_overflow(self.store))
-        reunited = drive(rounds.reconcile_all_pending(self.store))
-        evicted = drive(rounds.evict_idle(self.store, self._idle_seconds, self._name))
+        reconciled = drive(rounds.reconcile_all_pending(self.store))
+        evicted = drive(rounds.offload_idle(self.store, self._idle_seconds, self._name))
         if self._old.cursor is not None:
             self._old = drive(rounds.rescue_old(self.store, self._old))
         now = self.store.clock.monotonic()
@@ -126,7 +129,7 @@ class Evictor(DaemonThread):
             self._last_clean_up = now
         if len(self._used) >= self._forget_at:
             self._forget_cold()
-        for done in (moved, reunited, evicted):
+        for done in (moved, reconciled, evicted):
             done.raise_failure()
         return offload.Moved(moved.messages + evicted.messages, moved.sessions + evicted.sessions)
 
@@ -141,7 +144,7 @@ class Evictor(DaemonThread):
         moved = 0
         failure: LixCacheError | None = None
         for session_id in sorted(self._forget_cold()):
-            session = Session(self.store, session_id, self.store.config.hot_window_size)
+            session = Session(self.store, session_id, self.store.settings.window_size)
             try:
                 moved += drive(whole.flush(session))
             except RedisUnavailable:
@@ -153,7 +156,7 @@ class Evictor(DaemonThread):
         return moved
 
     def _forget_cold(self) -> set[str]:
-        """Forget sessions that whichever daemon has moved to disk; return those still hot."""
+        """Forget sessions that a daemon has moved to disk; return those still hot."""
         known = self._used.copy()
         hot = known
         try:
@@ -167,11 +170,11 @@ class Evictor(DaemonThread):
         self._forget_at = max(_FORGET_FROM, 2 * len(self._used))
         return set(hot)
 
-    def _driver(self) -> SyncDriver:
-        return SyncDriver(self.store.endpoint, self.store.clock)
+    def _driver(self) -> StoreDriver:
+        return StoreDriver(self.store)
 
     def _run(self, wake: Bell, stopping: Bell) -> None:
-        interval = self.store.config.evictor_interval_seconds
+        interval = self.store.settings.evictor_interval_seconds
         pause = interval
         while not stopping.is_set():
             wake.wait(pause)
@@ -206,7 +209,7 @@ class Evictor(DaemonThread):
             try:
                 self.flush()
             except LixCacheError as error:
-                # Nobody is left to raise it to. What did not move is still in Redis.
+                # No caller is left to raise it to. What did not move is still in Redis.
                 self._note(error)
 
     def _after_fork(self) -> None:
@@ -249,5 +252,4 @@ def _at_exit() -> None:
 
 # At import: "once" cannot be told by a note that an interruption may come before or after.
 atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=_after_fork)

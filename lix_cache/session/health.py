@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache._log import logger
 from lix_cache.effects import DiskCall, Flow, RedisBatch
-from lix_cache.errors import ArchiveError, ArchiveUnavailable, RedisError, RedisUnavailable
+from lix_cache.errors import ArchiveError, ArchiveUnavailable, LayoutMismatch, RedisError, RedisUnavailable
 from lix_cache.hot.probe import probe, verdict
+from lix_cache.session.layout import agree
 
 if TYPE_CHECKING:
     from lix_cache.session.store import SessionStore
@@ -55,19 +56,19 @@ def before_add(store: SessionStore) -> Flow[None]:
         ArchiveUnavailable: it cannot; nothing was stored.
     """
     state = store.archive_state
-    if state.is_known and (state.trouble is None or store.config.on_archive_error == "hot"):
+    if state.is_known and (state.trouble is None or store.settings.on_archive_error == "hot"):
         return
     try:
         yield from _look(store)
     except ArchiveUnavailable as error:
-        if error.errno not in _FULL or store.config.on_archive_error == "raise":
+        if error.errno not in _FULL or store.settings.on_archive_error == "raise":
             raise
         state.is_known = True
 
 
 def _look(store: SessionStore) -> Flow[None]:
     try:
-        yield DiskCall(store.archive.store.check_writable)
+        yield DiskCall(store.cold.check_writable)
     except ArchiveError as error:
         store.archive_state.fails(error)
         raise
@@ -93,15 +94,19 @@ def health(store: SessionStore) -> Flow[dict[str, Any]]:
         yield from _look(store)
     except ArchiveError as error:
         archive = f"{type(error).__name__}: {error}"
-    config = store.config
+    try:
+        yield from agree(store, notes=False)
+    except LayoutMismatch as error:
+        return {"status": "down", "redis": f"{type(error).__name__}: {error}", "archive": archive}
+    settings = store.settings
     goes_on = {
         (True, True): "ok",
         # The policy is for trouble that passes; a wrong password or a missing right is an error at once.
         (False, True): "degraded"
-        if config.on_redis_error == "archive" and isinstance(trouble, RedisUnavailable)
+        if settings.on_redis_error == "archive" and isinstance(trouble, RedisUnavailable)
         else "down",
         (True, False): "degraded"
-        if config.on_archive_error == "hot" and config.durability == "redis"
+        if settings.on_archive_error == "hot" and settings.durability == "redis"
         else "down",
         (False, False): "down",
     }

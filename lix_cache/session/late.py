@@ -3,7 +3,7 @@
 A server that hung goes on, or a proxy lets go of what it held, while other processes have moved,
 cleared or deleted the session. What removes and what puts back says what it is about
 (``hot/scripts.py``) and does nothing where that is gone. An add has nothing to say: it is a message
-of its own. So whoever clears, deletes or brings together tells Redis which messages are stored
+of its own. So a flow that clears, deletes or reconciles tells Redis which messages are stored
 already, or gone: it refuses their adds, and drops the copies that have come.
 """
 
@@ -17,10 +17,10 @@ from itertools import islice
 from lix_cache.effects import DiskCall, Flow, RedisCall
 from lix_cache.hot.replies import End
 from lix_cache.hot.window import HotWindow
-from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, parse_id
+from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, parse_id, sign_of
 from lix_cache.session.store import Seen, SessionStore
 
-__all__ = ["counted", "forget_locked", "refuse_locked"]
+__all__ = ["counted", "forget_locked", "holds_gone", "refuse_locked"]
 
 #: Messages that Redis is told about in one call.
 AT_ONCE = 1000
@@ -37,7 +37,7 @@ def refuse_locked(store: SessionStore, session_id: str, unsettled: Iterable[byte
         unsettled: nonces of adds that this process knows to be neither done nor refused.
     """
     known = dict.fromkeys(unsettled, ZERO_ID)
-    known.update((yield DiskCall(partial(store.archive.store.contested, session_id, locked=True))))
+    known.update((yield DiskCall(partial(store.cold.contested, session_id, locked=True))))
     left = iter(known.items())
     while group := dict(islice(left, AT_ONCE)):
         yield RedisCall(store.hot.refuse(session_id, group))
@@ -72,5 +72,11 @@ def counted(seen: Seen, turns: list[Turn], up_to: MessageId) -> list[Turn]:
         turns = [turn for turn in turns if turn.id > up_to]
     known = seen.contested
     if known:
-        turns = [turn for turn in turns if known.get(turn.nonce or b"", turn.id) == turn.id]
+        turns = [turn for turn in turns if known.get(sign_of(turn), turn.id) == turn.id]
     return turns
+
+
+def holds_gone(seen: Seen, turns: list[Turn]) -> bool:
+    """Whether a window holds what was deleted or edited: Redis went back, or has not been told."""
+    known = seen.contested
+    return bool(known) and any(known.get(sign_of(turn)) == ZERO_ID for turn in turns)

@@ -18,15 +18,16 @@ from lix_cache.errors import (
 )
 from lix_cache.hot.replies import Page
 from lix_cache.hot.window import BYTES_AT_ONCE, HotWindow
+from lix_cache.messages.session_key import named
 from lix_cache.messages.turn import ZERO_ID, MessageId
 from lix_cache.session.base import note_archive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping
 
+    from lix_cache.archive.cold_tier import Lease
     from lix_cache.hot.scripts import Command
     from lix_cache.session.store import SessionStore
-    from lix_cache.storage.files import FileLock
 
 __all__ = ["Moved", "move_locked", "move_to_disk"]
 
@@ -55,7 +56,7 @@ class Moved:
     Attributes:
         messages: how many left Redis.
         sessions: sessions of which all that should have left did.
-        busy: sessions that somebody else held the lock of.
+        busy: sessions whose lock was held elsewhere.
         failed: sessions that could not be moved, and why; their messages are still hot.
     """
 
@@ -73,29 +74,29 @@ class Moved:
 def move_to_disk(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
     """Move the oldest messages of several sessions to disk, all but the newest so many.
 
-    Sessions whose lock somebody holds are left for the next time.
+    Sessions whose lock is held are left for the next time.
 
     Args:
         store: the tiers.
         keep: for each session how many messages stay hot; 0 moves the session.
     """
-    archive = store.archive.store
-    locks: dict[int, FileLock] = {}
+    cold = store.cold
+    locks: dict[Hashable, Lease] = {}
     mine: dict[str, int] = {}
     failed: dict[str, LixCacheError] = {}
     try:
         for session_id, count in keep.items():
-            stripe = archive.stripe(session_id)
-            if stripe not in locks:
+            key = cold.lock_key(session_id)
+            if key not in locks:
                 try:
-                    lock = yield LockCall(partial(archive.try_lock, session_id))
+                    lock = yield LockCall(partial(cold.try_lock, session_id))
                 except ArchiveError as error:
                     store.archive_state.fails(error)
                     failed[session_id] = error
                     continue
                 if lock is None:
                     continue
-                locks[stripe] = lock
+                locks[key] = lock
             mine[session_id] = count
         moved = yield from move_locked(store, mine)
     finally:
@@ -136,7 +137,7 @@ def move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
         batch = {sid: oldest.turns for sid, oldest in found.items() if oldest.turns}
         contested = {sid: oldest.contested for sid, oldest in found.items() if oldest.contested}
         written: dict[str, int | LixCacheError] = yield DiskCall(
-            partial(store.archive.store.append_many_locked, batch, contested)
+            partial(store.cold.append_many_locked, batch, contested)
         )
         moved.failed.update({sid: r for sid, r in written.items() if isinstance(r, LixCacheError)})
         note_archive(store, written.values())
@@ -183,7 +184,7 @@ def _trimmed(
 
 def _keeps_changing(session_id: str) -> ArchiveBusy:
     return ArchiveBusy(
-        f"the window of session {session_id[:60]!r} changed each time it was about to leave Redis; what was "
+        f"the window of session {named(session_id)} changed each time it was about to leave Redis; what was "
         "read is archived and still hot. Try again"
     )
 
@@ -210,7 +211,7 @@ def _newest_ids(store: SessionStore, session_ids: Iterable[str]) -> dict[str, Me
     found: dict[str, MessageId | LixCacheError] = {}
     for session_id in session_ids:
         try:
-            found[session_id] = store.archive.store.last_index(session_id, locked=True).newest
+            found[session_id] = store.cold.summary(session_id, locked=True).newest
         except ArchiveCorrupt:
             # Counted and logged there. Nothing of it can be read, so nothing can collide.
             found[session_id] = ZERO_ID

@@ -24,7 +24,7 @@ from lix_cache.session.store import SessionStore
 
 __all__ = ["Pass", "drop_locked", "rescue", "take_over_locked"]
 
-#: The daemon moves an old session of which nobody used it so long that its life ends within this time,
+#: The daemon moves an old session that has gone unused so long that it expires within this time,
 #: in milliseconds. Not before: a process of lix-open-cache that still runs may use it.
 RESCUE_MS = 3 * 3_600_000
 #: Steps of a scan in one round of the daemon.
@@ -93,9 +93,9 @@ class Pass:
 
 
 def rescue(store: SessionStore, done: Pass, take_over: Callable[[str], Flow[int]]) -> Flow[Pass]:
-    """Go on with a look at the keys of the store, and move old sessions whose life is about to end.
+    """Go on with a look at the keys of the store, and move old sessions that are about to expire.
 
-    A session that nobody uses would otherwise be lost with the life that the old package gave it.
+    A session that is not used would otherwise be lost when the old package's time to live ends.
 
     Args:
         store: the tiers.
@@ -150,14 +150,14 @@ def _begin(store: SessionStore, session_id: str) -> _Move:
 
     The old package had many messages in both places, and so has a move that was stopped.
     """
-    archive = store.archive.store
+    cold = store.cold
     try:
-        turns = archive.turns(session_id, locked=True)
-        cleared = archive.last_index(session_id, locked=True).cleared
+        turns = cold.turns(session_id, locked=True)
+        cleared = cold.summary(session_id, locked=True).cleared
     except ArchiveCorrupt:
         # Counted and logged there. Nothing of it can be read, so nothing can be doubled.
         turns, cleared = [], ZERO_ID
-    deleted = archive.deleted_up_to(session_id)
+    deleted = cold.deleted_up_to(session_id)
     after_deletion = MessageId(deleted.ms + 1, 0) if deleted != ZERO_ID else ZERO_ID
     # A message that came after clear() must be in the context, and one that came after a deletion
     # must not look as if an older state of Redis had brought it back.
@@ -184,7 +184,7 @@ def _keep(store: SessionStore, session_id: str, found: Sequence[OldMessage], mov
         if fingerprint not in move.known:
             move.known.add(fingerprint)
             turns.append(turn)
-    store.archive.store.append_locked(session_id, turns)
+    store.cold.append_locked(session_id, turns)
     move.moved += len(turns)
     return kept
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from lix_cache.effects import DiskCall, Flow, RedisCall
 from lix_cache.errors import (
@@ -12,10 +13,13 @@ from lix_cache.errors import (
 from lix_cache.hot.probe import READS_ONLY
 from lix_cache.hot.replies import Cold
 from lix_cache.hot.window import BYTES_AT_ONCE, HotWindow
-from lix_cache.messages.turn import MessageId, Turn, once
+from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once
 from lix_cache.session import late
-from lix_cache.session.base import Session, merged, session_lock
+from lix_cache.session.base import Session, ask, beside, session_lock
 from lix_cache.session.reconcile import ask_known, catch_up, reconcile_pending, without_redis
+
+if TYPE_CHECKING:
+    from lix_cache.archive.facts import Summary
 
 __all__ = ["get_context", "get_full", "read_window", "rehydrate"]
 
@@ -36,18 +40,20 @@ def get_context(session: Session, count: int = 0, again: int = READS_AGAIN) -> F
     try:
         yield from reconcile_pending(session)
         turns = yield from read_window(session, count)
-        if not turns or isinstance(turns, Cold):
+        if isinstance(turns, Cold) or not (turns or session.seen.is_stale):
             pass
-        elif session.seen.goes_beyond(turns[-1].id):
-            if (yield from catch_up(session, locked=False)):
+        elif session.seen.is_stale or session.seen.goes_beyond(turns[-1].id):
+            behind = session.seen.is_stale or not (yield from _was_shortened(session, turns[-1].id))
+            if behind and (yield from catch_up(session, locked=False)):
                 turns = yield from read_window(session, count)
         else:
             session.seen.compared = max(session.seen.compared, session.seen.opened)
     except RedisUnavailable as error:
-        found = yield from without_redis(session, session.window, error)
+        context = partial(store.cold.recent, session.id, session.window, in_context=True)
+        found = yield from without_redis(session, context, error)
         return found if found is not None else (yield from get_context(session, count))
     if isinstance(turns, Cold):
-        if not (yield DiskCall(partial(store.archive.store.exists, session.id))):
+        if not (yield DiskCall(partial(store.cold.exists, session.id))):
             return []
         archived, is_current = yield from rehydrate(session, turns)
         if not is_current and again:
@@ -57,9 +63,22 @@ def get_context(session: Session, count: int = 0, again: int = READS_AGAIN) -> F
         return session.saw(once(turns))
     # A window begun after the session had moved to disk, or kept by a cache with a
     # smaller one: the rest is archived. One disk call also says if there is nothing.
-    read = partial(store.archive.store.recent, session.id, session.window, in_context=True)
-    older = yield DiskCall(read, waits=True)
-    return session.saw(merged(older, turns)[-session.window :])
+    hot, read = turns, partial(store.cold.recent, session.id, session.window, in_context=True)
+    both: list[Turn] = yield DiskCall(lambda: beside(session, read(), hot), waits=True)
+    return session.saw(both[-session.window :])
+
+
+def _was_shortened(session: Session, last: MessageId) -> Flow[bool]:
+    """Whether a window ends too early because others took out what came last, not because Redis went back."""
+    seen = session.seen
+    if seen.gone != ZERO_ID and last <= seen.gone:
+        return False
+    command = session.store.hot.given(session.id)
+    if HotWindow.given_id((yield from ask(session.store, command))) < seen.expected:
+        return False
+    seen.expected = last
+    seen.compared = max(seen.compared, seen.opened)
+    return True
 
 
 def read_window(session: Session, count: int) -> Flow[list[Turn] | Cold]:
@@ -87,7 +106,9 @@ def read_window(session: Session, count: int) -> Flow[list[Turn] | Cold]:
         if not page.has_more or left <= 0:
             break
     # What was cleared or deleted: a Redis that went back still has it.
-    return late.counted(seen, list(chain.from_iterable(reversed(pages))), seen.gone)
+    turns = list(chain.from_iterable(reversed(pages)))
+    seen.is_stale = late.holds_gone(seen, turns)
+    return late.counted(seen, turns, seen.gone)
 
 
 def rehydrate(session: Session, cold: Cold) -> Flow[tuple[list[Turn], bool]]:
@@ -96,22 +117,21 @@ def rehydrate(session: Session, cold: Cold) -> Flow[tuple[list[Turn], bool]]:
     Under the lock, because a deletion between reading and putting back would be undone by it.
     The lock does not hold back what was sent and is carried out later: for that there is the
     ticket, which everything under the lock that ends a window takes away. Putting back does
-    nothing if somebody else was first.
+    nothing if another reader was first.
 
     Returns:
-        The messages, and whether nobody has moved, cleared or deleted any since it was found cold.
+        The messages, and whether none was moved, cleared or deleted since it was found cold.
     """
     store = session.store
     lock = yield from session_lock(session)
     done = 0
     try:
-        turns: list[Turn] = yield DiskCall(
-            partial(store.archive.store.recent, session.id, session.window, in_context=True, locked=True)
-        )
+        turns: list[Turn]
+        turns, archived = yield DiskCall(partial(_end_of, session))
         if turns:
             # Where the archive is damaged its index may promise more than can be read.
             session.seen.expected = turns[-1].id
-            command = store.hot.rehydrate(session.id, turns, cold)
+            command = store.hot.rehydrate(session.id, turns, cold, archived.newest)
             try:
                 # What is too large for a command stays where it is, and is read from there.
                 if cold.ticket and store.hot.size_of(command) <= BYTES_AT_ONCE:
@@ -127,6 +147,12 @@ def rehydrate(session: Session, cold: Cold) -> Flow[tuple[list[Turn], bool]]:
     return turns, done >= 0
 
 
+def _end_of(session: Session) -> tuple[list[Turn], Summary]:
+    cold = session.store.cold
+    turns = cold.recent(session.id, session.window, in_context=True, locked=True)
+    return turns, cold.summary(session.id, locked=True)
+
+
 def get_full(session: Session) -> Flow[list[Turn]]:
     """Return every message once, in order.
 
@@ -138,12 +164,12 @@ def get_full(session: Session) -> Flow[list[Turn]]:
         yield from reconcile_pending(session)
         hot = yield from _all_hot(session)
     except RedisUnavailable as error:
-        found = yield from without_redis(session, None, error)
+        found = yield from without_redis(session, partial(store.cold.turns, session.id), error)
         return found if found is not None else (yield from get_full(session))
     hot = late.counted(session.seen, hot, session.seen.deleted)
     # A thread's work: it reads the archive, and puts any number of messages in order.
     everything: list[Turn] = yield DiskCall(
-        lambda: merged(store.archive.store.turns(session.id), hot), waits=True
+        lambda: beside(session, store.cold.turns(session.id), hot), waits=True
     )
     return session.saw(everything)
 

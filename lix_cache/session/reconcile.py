@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lix_cache._log import logger
-from lix_cache.effects import DiskCall, Flow
+from lix_cache.effects import DiskCall, Flow, RedisCall
 from lix_cache.errors import (
     ArchiveError,
     InvalidMessage,
@@ -14,12 +14,15 @@ from lix_cache.errors import (
 )
 from lix_cache.hot.connections import NewConnection
 from lix_cache.hot.window import HotWindow
+from lix_cache.messages.session_key import named
 from lix_cache.messages.turn import ZERO_ID, Turn
 from lix_cache.session import late, old_sessions
 from lix_cache.session.base import Session, ask, look, note_failure, session_lock
 from lix_cache.session.offload import move_locked
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lix_cache.hot.scripts import Command
 
 __all__ = [
@@ -39,7 +42,7 @@ def catch_up(session: Session, *, locked: bool) -> Flow[bool]:
     store = session.store
     try:
         # Where another process wrote to the archive while Redis was away, all is as it should be.
-        if not (yield DiskCall(partial(store.archive.store.is_pending, session.id))):
+        if not (yield DiskCall(partial(store.cold.is_pending, session.id))):
             store.note_rollback()
         yield from _reconcile_locked(session) if locked else reconcile(session)
     except (ArchiveError, InvalidMessage) as error:
@@ -48,24 +51,29 @@ def catch_up(session: Session, *, locked: bool) -> Flow[bool]:
     return True
 
 
-def ask_known(session: Session, command: Command) -> Flow[Any]:
+def ask_known(session: Session, command: Command, *, locked: bool = False) -> Flow[Any]:
     """Send a command that reads.
 
     After a look at the archive, if the connection is new; and after moving what the old
     package left, if it finds something.
+
+    Args:
+        session: the session.
+        command: what to send.
+        locked: whether the caller holds the session's lock.
     """
     opened: int | None = session.seen.opened
     while True:
         try:
             reply = yield from ask(session.store, command, opened=opened)
         except NewConnection as new:
-            looked = yield from look(session, new.number)
+            looked = yield from look(session, new.number, locked=locked)
             # What Redis says is better than nothing, where the archive cannot be looked at.
             opened = None if looked is None else session.seen.opened
             continue
         if not HotWindow.is_old(reply):
             return reply
-        yield from take_over(session)
+        yield from take_over_locked(session) if locked else take_over(session)
 
 
 def take_over(session: Session) -> Flow[int]:
@@ -86,9 +94,9 @@ def take_over_locked(session: Session) -> Flow[int]:
     if moved and session.seen.taken_over:
         session.store.count("old_writers")
         logger.warning(
-            "a process of lix-open-cache still adds to session {!r}, which has moved. Stop it: it takes "
+            "a process of lix-open-cache still adds to {}, which has moved. Stop it: it takes "
             "our archive files for broken and writes over them (docs/moving-over.md)",
-            session.id[:60],
+            named(session.id),
         )
     session.seen.taken_over |= moved > 0
     # The archive holds ids now that this process has not seen.
@@ -96,23 +104,24 @@ def take_over_locked(session: Session) -> Flow[int]:
     return moved
 
 
-def without_redis(session: Session, count: int | None, error: RedisUnavailable) -> Flow[list[Turn] | None]:
+def without_redis(
+    session: Session, read: Callable[[], list[Turn]], error: RedisUnavailable
+) -> Flow[list[Turn] | None]:
     """Answer from the disk alone, if the policy allows, and never as if there were nothing.
+
+    Args:
+        session: the session.
+        read: reads the disk.
+        error: what Redis said.
 
     Returns:
         None where there is nothing on disk and Redis was not asked: it is to be asked now.
     """
     store = session.store
-    if store.config.on_redis_error == "raise":
+    if store.settings.on_redis_error == "raise":
         raise error
     store.count("degraded_reads")
-    archive = store.archive.store
-    turns: list[Turn] = yield DiskCall(
-        partial(archive.turns, session.id)
-        if count is None
-        else partial(archive.recent, session.id, count, in_context=True),
-        waits=True,
-    )
+    turns: list[Turn] = yield DiskCall(read, waits=True)
     if turns:
         return turns
     if error.was_asked:
@@ -147,8 +156,9 @@ def _reconcile_locked(session: Session) -> Flow[None]:
         moved.raise_failure()
         # What went to the archive may still arrive: from here on it is refused.
         yield from late.refuse_locked(store, session.id)
+        yield RedisCall(store.hot.doubt_keys(session.id))
         # The mark goes last: until here a crash leaves it for the next daemon.
-        yield DiskCall(partial(store.archive.store.unmark_pending_locked, session.id))
+        yield DiskCall(partial(store.cold.unmark_pending_locked, session.id))
     except RedisUnavailable:
         store.breaker.trip()
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from lix_cache.archive.expiry import DAY
 from lix_cache.effects import DiskCall, Flow, LockCall, RedisBatch, RedisCall
 from lix_cache.errors import (
     ArchiveError,
@@ -44,7 +45,7 @@ def spill_overflow(store: SessionStore, limit: int = 256) -> Flow[Moved]:
     return total
 
 
-def evict_idle(store: SessionStore, idle_seconds: float, who: str | None = None) -> Flow[Moved]:
+def offload_idle(store: SessionStore, idle_seconds: float, who: str | None = None) -> Flow[Moved]:
     """Move every session to disk that has been idle for so long.
 
     Args:
@@ -82,16 +83,16 @@ def _add_up(total: Moved, moved: Moved) -> None:
 
 
 def reconcile_all_pending(store: SessionStore) -> Flow[Moved]:
-    """Bring together every session that any process wrote to during an outage."""
-    ids: list[str] = yield DiskCall(store.archive.store.pending_sessions)
+    """Reconcile every session that any process wrote to during an outage."""
+    ids: list[str] = yield DiskCall(store.cold.pending_sessions)
     moved = Moved()
     for session_id in ids:
         try:
-            yield from reconcile(Session(store, session_id, store.config.hot_window_size))
+            yield from reconcile(Session(store, session_id, store.settings.window_size))
         except RedisUnavailable:
             raise
         except LixCacheError as error:
-            # It keeps its mark, and does not keep the others from being brought together.
+            # It keeps its mark, and does not keep the others from being reconciled.
             moved.failed[session_id] = error
         else:
             moved.sessions += 1
@@ -99,28 +100,30 @@ def reconcile_all_pending(store: SessionStore) -> Flow[Moved]:
 
 
 def rescue_old(store: SessionStore, done: old_sessions.Pass) -> Flow[old_sessions.Pass]:
-    """Go on looking for sessions of the old package whose life is about to end, and take them over."""
+    """Go on looking for sessions of the old package that are about to expire, and take them over."""
 
     def first_use(session_id: str) -> Flow[int]:
-        return take_over(Session(store, session_id, store.config.hot_window_size))
+        return take_over(Session(store, session_id, store.settings.window_size))
 
     return (yield from old_sessions.rescue(store, done, first_use))
 
 
 def clean_up(store: SessionStore) -> Flow[int]:
-    """Move archives past their life to the trash, except those of sessions that are hot.
+    """Move expired archives to the trash, except those of sessions that are hot.
 
-    One that cannot be looked at or moved, or whose lock somebody holds, is left for the next
+    One that cannot be looked at or moved, or whose lock is held, is left for the next
     time, and does not keep the others.
     """
-    archive = store.archive
+    cold, trash_days = store.cold, store.archive.trash_days
+    ttl_seconds = store.archive.session_ttl_days * DAY
     seconds, microseconds = yield RedisCall(("TIME",))
-    now = yield DiskCall(partial(archive.store.now, int(seconds) + int(microseconds) / 1e6))
-    expired: list[str] = yield DiskCall(partial(archive.expired_sessions, now), waits=True)
+    now = yield DiskCall(partial(cold.now, int(seconds) + int(microseconds) / 1e6))
+    expired: list[str] = yield DiskCall(partial(cold.expired_sessions, ttl_seconds, now), waits=True)
+    expire = partial(cold.expire_locked, ttl_seconds=ttl_seconds, now=now, to_trash=trash_days > 0)
     moved = 0
     for session_id in expired:
         try:
-            lock = yield LockCall(partial(archive.store.try_lock, session_id))
+            lock = yield LockCall(partial(cold.try_lock, session_id))
             if lock is None:
                 continue
             try:
@@ -134,14 +137,14 @@ def clean_up(store: SessionStore) -> Flow[int]:
                     )
                 )
                 if not any(alive):
-                    moved += yield DiskCall(partial(archive.expire_locked, session_id, now))
+                    moved += yield DiskCall(partial(expire, session_id))
             finally:
                 lock.release()
         except ArchiveError as error:
-            archive.store.note_not_expired(session_id, error)
-    yield DiskCall(partial(archive.store.empty_trash, now, archive.trash_days))
+            cold.note_not_expired(session_id, error)
+    yield DiskCall(partial(cold.empty_trash, now, trash_days))
     # No window lives longer, so nothing older can come back.
-    yield DiskCall(partial(archive.store.forget_deletions, int(now.earliest * 1000) - store.hot.life_ms))
+    yield DiskCall(partial(cold.forget_deletions, int(now.earliest * 1000) - store.hot.ttl_ms))
     return moved
 
 

@@ -10,15 +10,17 @@ from itertools import repeat
 
 from lix_cache._log import logger
 from lix_cache.archive.archive import ConversationArchive
-from lix_cache.archive.store import Extent
+from lix_cache.archive.cold_tier import ColdTier
+from lix_cache.archive.facts import Extent
 from lix_cache.clock import SYSTEM_CLOCK, Clock
-from lix_cache.config import CacheConfig
+from lix_cache.config import CacheConfig, SessionSettings
 from lix_cache.hot.breaker import Breaker
 from lix_cache.hot.endpoint import Endpoint, endpoint_for
 from lix_cache.hot.keys import Keys
 from lix_cache.hot.window import HotWindow
 from lix_cache.messages.turn import NONCE_BYTES, ZERO_ID, MessageId
 from lix_cache.session.health import ArchiveState
+from lix_cache.session.layout import Layout
 from lix_cache.storage.files import Files
 
 __all__ = ["Seen", "SeenSessions", "SessionStore", "StoreIdentity", "open_store"]
@@ -32,7 +34,8 @@ class StoreIdentity:
 
     endpoint: Endpoint
     prefix: str
-    archive_dir: str
+    archive: str
+    buckets: int
 
 
 @dataclass
@@ -46,27 +49,32 @@ class Seen:
             alone had is lost, and is not looked for at every read.
         cleared: messages up to here are history, no longer part of the context.
         deleted: messages up to here are gone.
-        contested: see Extent.
+        forgotten, contested: see Extent.
         unsettled: nonces of adds that were not answered: they may be carried out at any time.
         opened: the newest connection to Redis since which it has looked at the archive.
         compared: the newest connection over which the window was found to go on from there.
         taken_over: messages of the old package were moved.
+        is_stale: the window held what was deleted or edited, when it was last read.
     """
 
     newest: MessageId = ZERO_ID
     expected: MessageId = ZERO_ID
     cleared: MessageId = ZERO_ID
     deleted: MessageId = ZERO_ID
+    forgotten: MessageId = ZERO_ID
     contested: Mapping[bytes, MessageId] = field(default_factory=dict)
     unsettled: set[bytes] = field(default_factory=set)
     opened: int = 0
     compared: int = 0
     taken_over: bool = False
+    is_stale: bool = False
 
     def saw(self, message_id: MessageId) -> None:
         """Note that there is a message of this id."""
-        self.newest = max(self.newest, message_id)
-        self.expected = max(self.expected, message_id)
+        if message_id > self.newest:
+            self.newest = message_id
+        if message_id > self.expected:
+            self.expected = message_id
 
     def leave_unsettled(self, nonce: bytes) -> None:
         """Note that an add was not answered. Of thousands that were not, some are forgotten."""
@@ -79,6 +87,7 @@ class Seen:
         self.saw(extent.newest)
         self.cleared = max(self.cleared, extent.cleared)
         self.deleted = max(self.deleted, extent.deleted)
+        self.forgotten = max(self.forgotten, extent.forgotten)
         self.contested = extent.contested
 
     def goes_beyond(self, last: MessageId) -> bool:
@@ -116,23 +125,27 @@ class SessionStore:
     """The hot and the cold tier of many sessions.
 
     Attributes:
-        config: settings.
+        settings: of its sessions.
         endpoint: the Redis of the session windows.
         hot: commands on windows.
-        archive: the cold tier.
+        cold: the archive, as flows see it.
+        archive: the same archive, as applications see it.
         breaker: whether Redis was gone a moment ago.
         archive_state: whether the archive takes what is written.
         counters: what happened, for ``get_stats``.
         outage_sessions: sessions this process wrote to while Redis was away.
         seen: what it knows of its sessions.
+        layout: whether its layout is known to be ours.
+        salt: shared by all processes of the store; empty until it was needed.
         last_error: the last trouble that did not fail the call it happened in.
         clock: time.
         new_nonce: makes 6 random bytes.
     """
 
-    config: CacheConfig
+    settings: SessionSettings
     endpoint: Endpoint
     hot: HotWindow
+    cold: ColdTier
     archive: ConversationArchive
     breaker: Breaker
     clock: Clock = SYSTEM_CLOCK
@@ -140,14 +153,15 @@ class SessionStore:
     outage_sessions: set[str] = field(default_factory=set)
     seen: SeenSessions = field(default_factory=SeenSessions)
     archive_state: ArchiveState = field(default_factory=ArchiveState)
+    layout: Layout = field(default_factory=Layout)
+    salt: bytes = b""
     last_error: str | None = None
     new_nonce: Callable[[], bytes] = lambda: os.urandom(NONCE_BYTES)
 
     @property
     def identity(self) -> StoreIdentity:
-        return StoreIdentity(
-            self.endpoint, self.config.redis_key_prefix, os.path.abspath(self.archive.archive_dir)
-        )
+        keys = self.hot.keys
+        return StoreIdentity(self.endpoint, keys.prefix, self.cold.location, keys.buckets)
 
     def share(self, other: SessionStore) -> None:
         """Know what another description of the same store in this process knows."""
@@ -155,6 +169,7 @@ class SessionStore:
         self.outage_sessions = other.outage_sessions
         self.seen = other.seen
         self.archive_state = other.archive_state
+        self.layout = other.layout
 
     def note_rollback(self) -> None:
         """Say that Redis went back to an older state of a session."""
@@ -187,28 +202,31 @@ def open_store(
         clock: time.
         files: the file system.
     """
-    endpoint = endpoint_for(config, config.session_redis_db if db is None else db, host=host, port=port)
+    redis, session, archived = config.redis, config.session, config.archive
+    endpoint = endpoint_for(redis, session.redis_db if db is None else db, host=host, port=port)
+    archive = ConversationArchive(
+        archived.dir,
+        archived.ttl_days,
+        codec=archived.codec,
+        dictionary=archived.dictionary,
+        on_damage=archived.on_damage,
+        lock_timeout_seconds=archived.lock_timeout_seconds,
+        trash_days=archived.trash_days,
+        max_frame_mb=archived.max_frame_mb,
+        clock=clock,
+        files=files,
+    )
     return SessionStore(
-        config=config,
+        settings=session,
         endpoint=endpoint,
         hot=HotWindow(
-            keys=Keys(config.redis_key_prefix, config.redis_buckets),
-            life_ms=config.hot_life_seconds * 1000,
-            batch=config.archive_batch_turns,
-            coded=config.hot_codec == "huffman",
+            keys=Keys(redis.key_prefix, redis.buckets),
+            ttl_ms=session.ttl_seconds * 1000,
+            batch=session.batch,
+            coded=session.is_coded,
         ),
-        archive=ConversationArchive(
-            config.archive_dir,
-            config.disk_ttl_days,
-            codec=config.archive_codec,
-            table=config.archive_table,
-            on_damage=config.on_archive_damage,
-            lock_timeout_seconds=config.archive_lock_timeout_seconds,
-            trash_days=config.archive_trash_days,
-            max_frame_mb=config.archive_max_frame_mb,
-            clock=clock,
-            files=files,
-        ),
-        breaker=Breaker(config.redis_retry_seconds, clock),
+        cold=archive.store,
+        archive=archive,
+        breaker=Breaker(redis.retry_seconds, clock),
         clock=clock,
     )

@@ -44,7 +44,7 @@ def clear(session: Session) -> Flow[None]:
         # After the move, which may have archived more that can still arrive; before the mark, so
         # that what has come since is not in the context.
         yield from late.refuse_locked(store, session.id, session.seen.unsettled)
-        yield DiskCall(partial(store.archive.store.clear_locked, session.id))
+        yield DiskCall(partial(store.cold.clear_locked, session.id))
         # What is added from now on must come after the mark, or it would not be in the context.
         yield from look(session, locked=True)
     finally:
@@ -66,7 +66,7 @@ def delete(session: Session) -> Flow[bool]:
         end = yield from late.forget_locked(store, session.id)
         old = yield from old_sessions.drop_locked(store, session.id)
         arriving = unsettled | end.repeated
-        cold = yield DiskCall(partial(store.archive.store.delete_locked, session.id, end.up_to, arriving))
+        cold = yield DiskCall(partial(store.cold.delete_locked, session.id, end.up_to, arriving))
         store.outage_sessions.discard(session.id)
         yield from look(session, locked=True)
     finally:

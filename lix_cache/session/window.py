@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lix_cache.arguments import config_with
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.messages.message import Message
+from lix_cache.messages.session_key import SessionName
 from lix_cache.session.budget import estimate_tokens
 from lix_cache.session.cache import AsyncHybridConversationCache, HybridConversationCache
+from lix_cache.session.results import AddedMessages, StoredMessage
 
 if TYPE_CHECKING:
     from lix_cache.storage.files import Files
@@ -22,13 +24,13 @@ H = TypeVar("H", HybridConversationCache, AsyncHybridConversationCache)
 
 
 class _Window(Generic[H]):
-    """What both colours are made of."""
+    """What both variants are made of."""
 
     _hybrid_type: type[H]
 
     def __init__(
         self,
-        session_id: str,
+        session_id: SessionName,
         config: CacheConfig | None = None,
         *,
         window_size: int | None = None,
@@ -57,7 +59,7 @@ class _Window(Generic[H]):
             clock=clock,
             files=files,
         )
-        self.session_id = session_id
+        self.session_id = self._hybrid.session_id
         self.window_size = self._hybrid.hot_window_size
         self.ttl_seconds = self._hybrid.redis_ttl
         self.max_tokens = config.session_max_tokens
@@ -75,7 +77,7 @@ class SessionContextWindow(_Window[HybridConversationCache]):
     """The last messages of a chat session, as the next model call should see them.
 
     Args:
-        session_id: any non-empty text.
+        session_id: any non-empty text, or a :class:`~lix_cache.SessionKey`.
         config: settings; ``CacheConfig()`` by default.
         window_size: messages at most.
         ttl_seconds: seconds of idleness after which the session is moved to disk.
@@ -95,6 +97,48 @@ class SessionContextWindow(_Window[HybridConversationCache]):
     def add_message(self, role: str, content: Any, metadata: dict[str, Any] | None = None) -> int:
         """Add a message; return the messages now in the window."""
         return self._hybrid.add_message(role, content, metadata)
+
+    def add_messages(self, messages: Sequence[Message], keys: Sequence[str] | None = None) -> AddedMessages:
+        """Add messages together. See :meth:`HybridConversationCache.add_messages`."""
+        return self._hybrid.add_messages(messages, keys)
+
+    def get_last(self, n: int) -> list[StoredMessage]:
+        """Return the newest messages of the history. See :meth:`HybridConversationCache.get_last`."""
+        return self._hybrid.get_last(n)
+
+    def get_messages(
+        self, limit: int | None = 100, before: str | None = None, after: str | None = None
+    ) -> list[StoredMessage]:
+        """Return a page of the history. See :meth:`HybridConversationCache.get_messages`."""
+        return self._hybrid.get_messages(limit, before, after)
+
+    def get_revision(self) -> str:
+        """See :meth:`HybridConversationCache.get_revision`."""
+        return self._hybrid.get_revision()
+
+    def pop_last(self) -> StoredMessage | None:
+        """See :meth:`HybridConversationCache.pop_last`."""
+        return self._hybrid.pop_last()
+
+    def delete_message(self, message_id: str) -> bool:
+        """See :meth:`HybridConversationCache.delete_message`."""
+        return self._hybrid.delete_message(message_id)
+
+    def edit(
+        self,
+        message_id: str,
+        content: Any,
+        *,
+        role: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        embedding: VectorLike | None = None,
+    ) -> StoredMessage:
+        """See :meth:`HybridConversationCache.edit`."""
+        return self._hybrid.edit(message_id, content, role=role, metadata=metadata, embedding=embedding)
+
+    def replace_all(self, messages: Sequence[Message], expected: str | None = None) -> AddedMessages:
+        """See :meth:`HybridConversationCache.replace_all`."""
+        return self._hybrid.replace_all(messages, expected)
 
     def get_context(self) -> list[Message]:
         """Return the newest messages within ``window_size`` and ``max_tokens``, oldest first.
@@ -139,13 +183,57 @@ class SessionContextWindow(_Window[HybridConversationCache]):
 
 
 class AsyncSessionContextWindow(_Window[AsyncHybridConversationCache]):
-    """Async twin of :class:`SessionContextWindow`: same arguments, same meaning."""
+    """Async variant of :class:`SessionContextWindow`: same arguments, same meaning."""
 
     _hybrid_type = AsyncHybridConversationCache
 
     async def add_message(self, role: str, content: Any, metadata: dict[str, Any] | None = None) -> int:
         """See :meth:`SessionContextWindow.add_message`."""
         return await self._hybrid.add_message(role, content, metadata)
+
+    async def add_messages(
+        self, messages: Sequence[Message], keys: Sequence[str] | None = None
+    ) -> AddedMessages:
+        """Add messages together. See :meth:`HybridConversationCache.add_messages`."""
+        return await self._hybrid.add_messages(messages, keys)
+
+    async def get_last(self, n: int) -> list[StoredMessage]:
+        """Return the newest messages of the history. See :meth:`HybridConversationCache.get_last`."""
+        return await self._hybrid.get_last(n)
+
+    async def get_messages(
+        self, limit: int | None = 100, before: str | None = None, after: str | None = None
+    ) -> list[StoredMessage]:
+        """Return a page of the history. See :meth:`HybridConversationCache.get_messages`."""
+        return await self._hybrid.get_messages(limit, before, after)
+
+    async def get_revision(self) -> str:
+        """See :meth:`SessionContextWindow.get_revision`."""
+        return await self._hybrid.get_revision()
+
+    async def pop_last(self) -> StoredMessage | None:
+        """See :meth:`SessionContextWindow.pop_last`."""
+        return await self._hybrid.pop_last()
+
+    async def delete_message(self, message_id: str) -> bool:
+        """See :meth:`SessionContextWindow.delete_message`."""
+        return await self._hybrid.delete_message(message_id)
+
+    async def edit(
+        self,
+        message_id: str,
+        content: Any,
+        *,
+        role: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        embedding: VectorLike | None = None,
+    ) -> StoredMessage:
+        """See :meth:`SessionContextWindow.edit`."""
+        return await self._hybrid.edit(message_id, content, role=role, metadata=metadata, embedding=embedding)
+
+    async def replace_all(self, messages: Sequence[Message], expected: str | None = None) -> AddedMessages:
+        """See :meth:`SessionContextWindow.replace_all`."""
+        return await self._hybrid.replace_all(messages, expected)
 
     async def get_context(self) -> list[Message]:
         """See :meth:`SessionContextWindow.get_context`."""

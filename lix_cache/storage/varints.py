@@ -23,7 +23,7 @@ class Reader:
     """Reads fields from bytes one after the other.
 
     Raises:
-        CodecError: from every method, where the bytes end too soon or make no sense.
+        CodecError: from every method, where the bytes end too soon or are invalid.
     """
 
     __slots__ = ("_data", "_position")

@@ -253,7 +253,7 @@ def _converted(convert: Callable[[], Any]) -> Any:
     try:
         return settled(convert)
     except Failed as failed:
-        # Whatever is raised for a schema that makes no sense.
+        # Whatever is raised for an invalid schema.
         if isinstance(failed.error, (CodecError, MissingExtra)):
             raise failed.error from None
         kind = type(failed.error).__name__

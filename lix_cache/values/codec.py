@@ -4,7 +4,7 @@
 
     head:  0x01, compression (1 byte), raw length, stored length, number of chunks (varints),
            CRC-32 of all before it and of the body (4 bytes), body if there are no chunks
-    body:  the value as value_items.py writes it, compressed
+    body:  the value as plain.py writes it, compressed
 
 A body of 10 MB or more is cut into chunks, to be stored as keys of their own, so that one
 answer neither holds up a server's other clients nor meets its limits.

@@ -1,4 +1,4 @@
-"""What a value is, as bytes, and a copy of it that nobody else holds. Pure.
+"""What a value is, as bytes, and a copy of it that no other caller holds. Pure.
 
 Two values have the same form only if a function that receives one in place of the other cannot
 tell: types are kept apart (``1``, ``1.0``, ``True`` and ``"1"``; a list and a tuple), and so are

@@ -19,6 +19,7 @@ from typing import Any
 
 from lix_cache.errors import CodecError, InvalidInput
 from lix_cache.storage.varints import Reader, put_varint
+from lix_cache.values.streamed import Streamed
 
 __all__ = ["MAX_DEPTH", "decode_item", "encode_item"]
 
@@ -157,6 +158,13 @@ class _Writer:
             self._inside(", key {}", position, key)
             self._inside("[value {}]", position, item)
 
+    def stream(self, value: Streamed) -> None:
+        self.out += b"E"
+        put_varint(self.out, len(value.events))
+        for position, event in enumerate(value.events):
+            self._inside(", event {}", position, event)
+        self._inside(", final value", None, value.final)
+
     def moment(self, value: datetime) -> None:
         self.out += b"D" + _DATE.pack(value.year, value.month, value.day)
         self._clock(value)
@@ -211,6 +219,7 @@ _PUT: dict[type, Callable[[_Writer, Any], None]] = {
     set: _Writer.members,
     frozenset: _Writer.members,
     dict: _Writer.mapping,
+    Streamed: _Writer.stream,
     datetime: _Writer.moment,
     date: _Writer.day,
     time: _Writer.time_of_day,
@@ -290,6 +299,10 @@ def _dict(reader: Reader, depth: int) -> dict[Any, Any]:
     return found
 
 
+def _streamed(reader: Reader, depth: int) -> Streamed:
+    return Streamed(tuple(_items(reader, depth)), _get(reader, depth + 1))
+
+
 def _date(reader: Reader, _: int) -> date:
     return date(*_DATE.unpack(reader.take(_DATE.size)))
 
@@ -361,6 +374,7 @@ _GET: dict[bytes, Callable[[Reader, int], Any]] = {
     b"S": _set,
     b"Z": lambda reader, depth: frozenset(_set(reader, depth)),
     b"d": _dict,
+    b"E": _streamed,
     b"D": _datetime,
     b"y": _date,
     b"h": _time,

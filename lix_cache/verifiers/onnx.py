@@ -31,7 +31,7 @@ class OnnxVerifier:
         model: a folder with an ONNX file, ``tokenizer.json`` and ``config.json``, or a name
             on the Hugging Face hub.
         label: name or number of the label that means "the same".
-        both_ways: judge each pair in both orders and take the lower score; by default with
+        both_ways: score each pair in both orders and take the lower score; by default with
             three labels or more, where one text may follow from the other and not mean the same.
         model_file: which ONNX file; see :class:`lix_cache.OnnxEmbedder`.
         max_tokens: longer pairs are cut; by default what the model's files say.
@@ -103,12 +103,12 @@ class OnnxVerifier:
         except LixCacheError as error:
             raise VerifierError(str(error)) from error
         scores: FloatArray = np.ones(len(checked), dtype=np.float32)
-        labels = self._judge(scores, [model.tokens(one, two) for one, two in checked])
+        labels = self._score(scores, [model.tokens(one, two) for one, two in checked])
         if labels > 2 if self._both_ways is None else self._both_ways:
-            self._judge(scores, [model.tokens(two, one) for one, two in checked])
+            self._score(scores, [model.tokens(two, one) for one, two in checked])
         return scores
 
-    def _judge(self, scores: Any, tokens: list[Any]) -> int:
+    def _score(self, scores: Any, tokens: list[Any]) -> int:
         """Lower the scores to what the model says, and return how many labels it has."""
         import numpy as np
 

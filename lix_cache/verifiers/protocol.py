@@ -10,10 +10,7 @@ from lix_cache.errors import MissingExtra, VerifierError, told
 if TYPE_CHECKING:
     from lix_cache.vectors import FloatArray
 
-__all__ = ["VERIFIER_THRESHOLD", "Verifier", "checked_pairs", "verified_scores"]
-
-#: A pair that scores less does not mean the same.
-VERIFIER_THRESHOLD = 0.70
+__all__ = ["Verifier", "checked_pairs", "verified_scores"]
 
 
 @runtime_checkable
@@ -25,7 +22,7 @@ class Verifier(Protocol):
 
     @property
     def id(self) -> str:
-        """Name and version of what judges."""
+        """Name and version of what scores."""
         ...
 
     def scores(self, pairs: Sequence[tuple[str, str]]) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Answers that a model wrote, audits, and thresholds that follow what a scope shows: both colours."""
+"""Answers that a model wrote, audits, and thresholds that follow what a scope shows: both variants."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lix_cache import DEFAULT_LIMITS, CacheConfig, HashingEmbedder, Reason
+from lix_cache import DEFAULT_THRESHOLDS, CacheConfig, HashingEmbedder, Reason, SemanticSettings
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
+from tests.support.semantic import with_settings
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("right-answer")
@@ -34,8 +35,19 @@ FIRST, SECOND, ASKED, HOURS = list(TABLE)[:4]
 @pytest.fixture
 def make(twins: Twins, redis_config: CacheConfig) -> Any:
     def build(**options: Any) -> Any:
-        settings = {"guards": False, "policy": ANYTHING, "audit_rate": 0, "limits": DEFAULT_LIMITS, **options}
-        return twins.make("SemanticCache", Meanings(TABLE, name="all-MiniLM-L6-v2"), redis_config, **settings)
+        settings = {
+            "guards": False,
+            "policy": ANYTHING,
+            "audit_rate": 0,
+            "thresholds": DEFAULT_THRESHOLDS,
+            **options,
+        }
+        return twins.make(
+            "SemanticCache",
+            Meanings(TABLE, name="all-MiniLM-L6-v2"),
+            redis_config,
+            **with_settings(**settings),
+        )
 
     return build
 
@@ -73,7 +85,9 @@ def test_an_answer_that_says_something_else_blocks(make: Any) -> None:
 def test_a_lexical_hit_does_not_depend_on_whether_its_answer_was_embedded(
     twins: Twins, redis_config: CacheConfig
 ) -> None:
-    cache = twins.make("SemanticCache", HashingEmbedder(), redis_config, audit_rate=0)
+    cache = twins.make(
+        "SemanticCache", HashingEmbedder(), redis_config, settings=SemanticSettings(audit_rate=0)
+    )
     cache.store("Where is the billing page?", "small says: it is in the settings")
     for _ in range(2):
         assert cache.lookup("where is the billing page please").reason == Reason.SEMANTIC
@@ -136,22 +150,22 @@ def test_a_scope_whose_misses_disagree_asks_for_more(twins: Twins, redis_config:
     settings = {"guards": False, "policy": ANYTHING, "audit_rate": 0}
 
     def make(**more: Any) -> Any:
-        return twins.make("SemanticCache", embedder, redis_config, **settings, **more)
+        return twins.make("SemanticCache", embedder, redis_config, **with_settings(**settings, **more))
 
     def ask(cache: Any, agree: bool) -> Any:
         for i in range(59):
             cache.store(f"question {i}", i)
-            assert cache.lookup(f"near {i}").reason == Reason.EVIDENCE
+            assert cache.lookup(f"near {i}").reason == Reason.SCORE
             cache.store(f"near {i}", i if agree else -i - 1)
         cache.store("question 59", 59)
         cache.lookup("far from everything")
         return cache.lookup("nearer 59")
 
     assert ask(make(context={"world": "friendly"}), agree=True).is_hit
-    assert ask(make(context={"world": "hostile"}), agree=False).reason == Reason.EVIDENCE
+    assert ask(make(context={"world": "hostile"}), agree=False).reason == Reason.SCORE
     # Another process knows it as well, and one that does not calibrate answers.
     hostile = {"context": {"world": "hostile"}}
     other = make(**hostile)
     other.lookup("far from everything")
-    assert other.lookup("nearer 59").reason == Reason.EVIDENCE
+    assert other.lookup("nearer 59").reason == Reason.SCORE
     assert make(**hostile, target_false_hit_rate=None).lookup("nearer 59").is_hit

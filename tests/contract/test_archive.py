@@ -55,7 +55,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def make(twins: Twins, tmp_path: Path, clock: ManualClock) -> Callable[..., Any]:
-    """A function that opens the archive of this test, in one colour or the other."""
+    """A function that opens the archive of this test, in one variant or the other."""
 
     def open_archive(**options: Any) -> Any:
         return twins.make(
@@ -73,7 +73,7 @@ def archive(make: Callable[..., Any]) -> Any:
 
 
 def store_of(archive: Any) -> ArchiveStore:
-    """The store behind an archive of either colour."""
+    """The store behind an archive of either variant."""
     target = getattr(archive, "target", archive)
     store: ArchiveStore = getattr(target, "sync", target).store
     return store
@@ -465,7 +465,7 @@ def test_vectors_are_found_by_their_direction(archive: Any) -> None:
     assert archive.search_by_embedding("s", [0.0, 0.0])[0]["content"] == "east"
 
 
-def test_a_query_of_a_dimension_that_nobody_has_is_refused(archive: Any) -> None:
+def test_a_query_of_an_unknown_dimension_is_refused(archive: Any) -> None:
     archive.append_turn("s", {"content": "x", "embedding": [1.0, 0.0]})
     with pytest.raises(DimensionMismatch, match="dimension 2, but got one of dimension 3"):
         archive.search_by_embedding("s", [1.0, 0.0, 0.0])
@@ -566,7 +566,7 @@ def test_a_lock_that_is_not_let_go_is_an_error_in_time(
 ) -> None:
     archive = make(lock_timeout_seconds=5)
     archive.append_turn("s", message(0))
-    # The fake clock stands still unless somebody sleeps.
+    # The fake clock stands still unless the code sleeps.
     monkeypatch.setattr(clock, "sleep", clock.advance)
     with store_of(archive).lock("s"):
         for work in (lambda: archive.append_turn("s", message(1)), lambda: archive.delete_session("s")):

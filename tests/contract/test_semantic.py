@@ -1,4 +1,4 @@
-"""The semantic query cache, in both colours: one suite."""
+"""The semantic query cache, in both variants: one suite."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from lix_cache import SemanticCacheRedis
-from lix_cache.compat import caches as cache_module
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import (
@@ -30,6 +29,7 @@ from lix_cache.errors import (
     RedisCommandError,
     RedisUnavailable,
 )
+from lix_cache.hot import breaker as breaker_module
 from lix_cache.hot.keys import Keys
 from tests.support import CountingProxy, RedisServer
 from tests.support.redis_server import free_port, wait_until
@@ -52,7 +52,7 @@ def at_cosine(cosine: float, dim: int = DIM) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def _own_breakers(monkeypatch: pytest.MonkeyPatch) -> None:
     # They are shared by the whole process, and a port may be used by two tests.
-    monkeypatch.setattr(cache_module, "_breakers", {})
+    monkeypatch.setattr(breaker_module, "_breakers", {})
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def test_each_entry_of_a_batch_can_be_given_a_life(
     assert cache.batch_get([("a", axis(0)), ("b", axis(0)), ("c", axis(0))]) == [None, None, "c"]
 
 
-def lives(raw: redis.Redis, cache: Any) -> list[int]:
+def ttls(raw: redis.Redis, cache: Any) -> list[int]:
     """Return how many milliseconds each of the cache's keys has left."""
     return [raw.pttl(key) for key in keys_of(cache)]
 
@@ -239,11 +239,11 @@ def test_the_keys_live_as_long_as_the_longest_lived_entry(
 ) -> None:
     cache = twins.make("SemanticCacheRedis", "s", redis_config, ttl_seconds=1000)
     cache.set(URL, axis(0), 1)
-    assert all(900_000 < life <= 1_000_000 for life in lives(raw, cache))
+    assert all(900_000 < ttl <= 1_000_000 for ttl in ttls(raw, cache))
     cache.set(URL, axis(1), 2, ttl_seconds=100)
-    assert all(900_000 < life <= 1_000_000 for life in lives(raw, cache))
+    assert all(900_000 < ttl <= 1_000_000 for ttl in ttls(raw, cache))
     cache.set(URL, axis(2), 3, ttl_seconds=2000)
-    assert all(1_900_000 < life <= 2_000_000 for life in lives(raw, cache))
+    assert all(1_900_000 < ttl <= 2_000_000 for ttl in ttls(raw, cache))
 
 
 @pytest.mark.parametrize("size", [2, 40])
@@ -254,7 +254,7 @@ def test_another_number_of_items_does_not_shorten_the_life_of_those_kept(
     twins.make("SemanticCacheRedis", "s", redis_config).set(URL, axis(0), 1, ttl_seconds=1000)
     cache = twins.make("SemanticCacheRedis", "s", redis_config, max_items_per_url=size)
     cache.set(URL, axis(1), 2, ttl_seconds=10)
-    assert all(900_000 < life <= 1_000_000 for life in lives(raw, cache))
+    assert all(900_000 < ttl <= 1_000_000 for ttl in ttls(raw, cache))
 
 
 def test_redis_forgets_what_has_expired(twins: Twins, redis_config: CacheConfig, raw: redis.Redis) -> None:
@@ -437,7 +437,7 @@ def test_vectors_of_different_embedders_never_meet(twins: Twins, redis_config: C
         assert cache.get(URL, axis(0, dim)) == f"by {name}"
 
 
-# -- nobody reaches what is not theirs -----------------------------------------------------
+# -- no caller reaches another's data -----------------------------------------------------
 
 HOSTILE = [
     "a",
@@ -667,17 +667,17 @@ def test_an_entry_that_stays_is_served_though_others_come_in_between(redis_confi
     assert done.value.value == "the answer"
 
 
-@pytest.mark.parametrize("tag", [b"\xff" * 8, b"\x00" * 8, b"\x00" * 7 + b"\x80", b"\r\n\r\n\r\n\r\n"])
-def test_all_64_bits_of_a_tag_count(twins: Twins, redis_config: CacheConfig, tag: bytes) -> None:
+@pytest.mark.parametrize("nonce", [b"\xff" * 8, b"\x00" * 8, b"\x00" * 7 + b"\x80", b"\r\n\r\n\r\n\r\n"])
+def test_all_64_bits_of_a_nonce_count(twins: Twins, redis_config: CacheConfig, nonce: bytes) -> None:
     cache = twins.make("SemanticCacheRedis", "s", redis_config)
-    cache._cache.new_tag = lambda: tag
+    cache._cache.new_nonce = lambda: nonce
     cache.set(URL, axis(0), "found")
     assert cache.get(URL, axis(0)) == "found"
 
 
 @pytest.mark.parametrize("bit", [0, 31, 32, 52, 53, 62, 63])
 @pytest.mark.promise("isolation")
-def test_a_tag_that_differs_in_one_bit_is_another_entry(
+def test_a_nonce_that_differs_in_one_bit_is_another_entry(
     twins: Twins, redis_config: CacheConfig, raw: redis.Redis, bit: int
 ) -> None:
     cache = twins.make("SemanticCacheRedis", "s", redis_config)
@@ -689,11 +689,11 @@ def test_a_tag_that_differs_in_one_bit_is_another_entry(
     assert cache.get(URL, axis(0)) is None
 
 
-def test_tags_are_new_for_every_entry(redis_config: CacheConfig) -> None:
+def test_nonces_are_new_for_every_entry(redis_config: CacheConfig) -> None:
     cache = SemanticCacheRedis("s", redis_config)
-    tags = {cache._cache.new_tag() for _ in range(1000)}
-    assert len(tags) == 1000
-    assert {len(tag) for tag in tags} == {8}
+    nonces = {cache._cache.new_nonce() for _ in range(1000)}
+    assert len(nonces) == 1000
+    assert {len(nonce) for nonce in nonces} == {8}
 
 
 # -- responses -----------------------------------------------------------------------------
@@ -769,11 +769,11 @@ def test_an_entry_is_stored_binary_at_four_bytes_a_number(
     data = raw.get(name)
     assert len(data) == 64 + count * (8 + 8 + 4 * dim)
     assert data[:64] == b"LXS1%010d%010d%020d%020d" % (dim, 50, count, 0)
-    expires, tag, numbers = struct.unpack_from("<d8s1536s", data, 64 + 7 * 1552)
+    expires, nonce, numbers = struct.unpack_from("<d8s1536s", data, 64 + 7 * 1552)
     assert expires == (clock.now + 300) * 1000
     unit = vectors[7] / np.linalg.norm(vectors[7])
     assert np.frombuffer(numbers, "<f4") == pytest.approx(unit, abs=1e-7)
-    assert raw.hget(responses, "7") == tag + json.dumps(response, separators=(",", ":")).encode()
+    assert raw.hget(responses, "7") == nonce + json.dumps(response, separators=(",", ":")).encode()
     # The server keeps a string that grows in a block of up to twice its size; as text
     # the same numbers would take some 7,500 bytes an entry.
     assert raw.memory_usage(name) < 2 * len(data) + 1000

@@ -1,4 +1,4 @@
-"""Session memory, in both colours: one suite."""
+"""Session memory, in both variants: one suite."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def waiting_in_redis(cache: Any) -> int:
 # -- adding and reading --------------------------------------------------------------------
 
 
-def test_a_session_that_nobody_used_is_empty(cache: Any) -> None:
+def test_a_unused_session_is_empty(cache: Any) -> None:
     assert cache.get_context() == []
     assert cache.get_full() == []
     assert cache.get_formatted_context() == ""
@@ -483,7 +483,7 @@ def test_a_cold_session_is_brought_back_by_the_first_look(cache: Any) -> None:
     assert said(cache.get_full()) == [*texts, "new"]
 
 
-def test_an_add_to_a_cold_session_that_nobody_read_goes_on_where_it_ended(
+def test_an_add_to_a_unread_cold_session_goes_on_where_it_ended(
     open_cache: Callable[..., Any],
 ) -> None:
     texts = numbered(9)

@@ -1,4 +1,4 @@
-"""The cache of URL embeddings, in both colours: one suite."""
+"""The cache of URL embeddings, in both variants: one suite."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lix_cache import URLEmbeddingCache
-from lix_cache.compat import caches as cache_module
 from lix_cache.config import CacheConfig
 from lix_cache.errors import (
     ConfigError,
@@ -26,6 +25,7 @@ from lix_cache.errors import (
     RedisCommandError,
     RedisUnavailable,
 )
+from lix_cache.hot import breaker as breaker_module
 from tests.support import CountingProxy, RedisServer
 from tests.support.redis_server import free_port, wait_until
 from tests.support.twins import ManualClock, Twins
@@ -37,7 +37,7 @@ VECTOR = np.array([0.25, -1.5, 3.0], dtype=np.float32)
 @pytest.fixture(autouse=True)
 def _own_breakers(monkeypatch: pytest.MonkeyPatch) -> None:
     # They are shared by the whole process, and a port may be used by two tests.
-    monkeypatch.setattr(cache_module, "_breakers", {})
+    monkeypatch.setattr(breaker_module, "_breakers", {})
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_a_vector_may_come_in_any_usual_form(twins: Twins, redis_config: CacheCo
     assert cache.get(URL).tolist() == [1.0, 2.0, 3.0]
 
 
-def test_entries_are_everybodys(twins: Twins, redis_config: CacheConfig) -> None:
+def test_entries_are_shared(twins: Twins, redis_config: CacheConfig) -> None:
     twins.make("URLEmbeddingCache", "one", redis_config).set(URL, VECTOR)
     for session in ("two", "*", "one:" + URL):
         assert twins.make("URLEmbeddingCache", session, redis_config).get(URL).tolist() == VECTOR.tolist()

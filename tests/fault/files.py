@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from lix_cache.errors import ArchiveUnavailable
-from lix_cache.storage.files import FileLock, Files, Tail, Write
+from lix_cache.storage.files import Files, Tail, Write
+from lix_cache.storage.locks import FileLock
 
 __all__ = ["ClockedFiles", "CountingFiles", "Crash", "FaultyFiles", "ForgetfulFiles", "Step", "disk_full"]
 
@@ -175,7 +176,7 @@ class FaultyFiles(Files):
         elif fault.when == "after":
             result = call()
             if isinstance(result, FileLock):
-                # Whoever dies lets go of what it holds.
+                # A process that dies lets go of what it holds.
                 result.release()
         raise fault.error
 

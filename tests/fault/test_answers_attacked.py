@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import redis
 
-from lix_cache import AsyncSemanticCache, CachePolicy, Reason
+from lix_cache import AsyncSemanticCache, CachePolicy, Reason, SemanticSettings
 from lix_cache.config import CacheConfig
 from lix_cache.errors import InvalidContext
 from lix_cache.hot.clients import close_async_redis_clients
-from lix_cache.matching.thresholds import Limits
+from lix_cache.matching.thresholds import Thresholds
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
+from tests.support.semantic import with_settings
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("right-answer")
@@ -28,15 +29,15 @@ TABLE = {
     "bread": mix(e=1),
 }
 CAPITAL, SECOND, THIRD, BREAD = TABLE
-LIMITS = Limits(threshold=0.9, margin=0.05)
+THRESHOLDS = Thresholds(threshold=0.9, margin=0.05)
 
 
 @pytest.fixture
 def make(twins: Twins, redis_config: CacheConfig) -> Any:
     def build(**options: Any) -> Any:
         embedder = options.pop("embedder", None) or Meanings(TABLE)
-        settings = {"limits": LIMITS, "guards": False, "policy": ANYTHING, **options}
-        return twins.make("SemanticCache", embedder, redis_config, **settings)
+        settings = {"thresholds": THRESHOLDS, "guards": False, "policy": ANYTHING, **options}
+        return twins.make("SemanticCache", embedder, redis_config, **with_settings(**settings))
 
     return build
 
@@ -56,7 +57,12 @@ def test_embedders_that_hang_for_ever_leave_threads_for_everything_else(redis_co
 
     async def main() -> Any:
         cache = AsyncSemanticCache(
-            embedder, redis_config, limits=LIMITS, guards=False, policy=ANYTHING, deadline_seconds=0.05
+            embedder,
+            redis_config,
+            thresholds=THRESHOLDS,
+            guards=False,
+            policy=ANYTHING,
+            settings=SemanticSettings(deadline_seconds=0.05),
         )
         await cache.store(BREAD, "flour")
         embedder.gate.clear()
@@ -97,7 +103,7 @@ def test_what_the_server_forgot_does_not_hide_what_it_was_told_since(
     assert cache.lookup(SECOND).response == "Paris"
 
 
-def test_an_entry_that_is_gone_unannounced_stands_in_the_way_of_nobody(
+def test_an_entry_that_is_gone_unannounced_is_in_no_way(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:
     cache = make()
@@ -110,7 +116,7 @@ def test_an_entry_that_is_gone_unannounced_stands_in_the_way_of_nobody(
     assert cache.lookup(SECOND).reason != Reason.GONE
 
 
-def test_a_number_that_was_given_a_second_time_answers_no_other_wording(
+def test_a_number_that_was_given_a_second_time_answers_no_other_query(
     make: Any, raw: redis.Redis, redis_config: CacheConfig
 ) -> None:
     cache = make()
@@ -186,7 +192,7 @@ def test_a_question_about_now_gets_no_old_answer_to_a_timeless_one(make: Any) ->
     assert (late.is_hit, late.reason) == (False, Reason.GUARD)
     assert "about now" in late.detail
     assert cache.lookup(plain).response == "10"
-    # A life that the application gave to a question about now holds for its other wordings.
+    # A life that the application gave to a question about now holds for its paraphrases.
     cache.store(now, "11", ttl_seconds=60)
     time.sleep(1.1)
     cache.invalidate(older_than_seconds=1.9)

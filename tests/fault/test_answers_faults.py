@@ -4,6 +4,7 @@ counted and visible, and nothing wrong is served."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import threading
 import time
@@ -13,30 +14,34 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lix_cache import AsyncSemanticCache, OnnxEmbedder, Reason, SemanticCache
-from lix_cache.compat import caches as cache_module
+from lix_cache import AsyncSemanticCache, OnnxEmbedder, Reason, SemanticCache, SemanticSettings
 from lix_cache.config import CacheConfig
 from lix_cache.effects import Compute, RedisCall
 from lix_cache.errors import ComputeTimeout, MissingExtra, RedisAuthError, RedisUnavailable
+from lix_cache.hot import breaker as breaker_module
 from lix_cache.hot.clients import close_async_redis_clients
-from lix_cache.matching.thresholds import Limits
+from lix_cache.matching.thresholds import Thresholds
+from lix_cache.semantic import embedding as embedding_module
 from lix_cache.semantic import insert, lookup
+from lix_cache.semantic import store as store_module
+from lix_cache.semantic.embedding import memory_of
 from tests.support import CountingProxy, RedisServer
 from tests.support.forks import Child, Report
 from tests.support.meaning import ANYTHING, Meanings, mix
 from tests.support.models import write_token_model
 from tests.support.redis_server import wait_until
+from tests.support.semantic import apart, with_settings
 from tests.support.twins import Twins
 
 TABLE = {"q": mix(a=1), "like q": mix(a=1, b=0.1), "far": mix(c=1)}
-LIMITS = Limits(threshold=0.9, margin=0.05)
+THRESHOLDS = Thresholds(threshold=0.9, margin=0.05)
 SECONDS = 0.15
 
 
 @pytest.fixture(autouse=True)
 def _own_breakers(monkeypatch: pytest.MonkeyPatch) -> None:
     # They are shared by the whole process, and a port may be used by two tests.
-    monkeypatch.setattr(cache_module, "_breakers", {})
+    monkeypatch.setattr(breaker_module, "_breakers", {})
 
 
 @pytest.fixture
@@ -48,14 +53,14 @@ def embedder() -> Meanings:
 def make(twins: Twins, embedder: Meanings, proxy_config: CacheConfig) -> Any:
     def build(embedder: Any = embedder, config: CacheConfig = proxy_config, **options: Any) -> Any:
         settings = {
-            "limits": LIMITS,
+            "thresholds": THRESHOLDS,
             "guards": False,
             "policy": ANYTHING,
             "audit_rate": 0,
             "deadline_seconds": SECONDS,
             **options,
         }
-        return twins.make("SemanticCache", embedder, config, **settings)
+        return twins.make("SemanticCache", embedder, config, **with_settings(**settings))
 
     return build
 
@@ -225,7 +230,9 @@ def test_the_event_loop_goes_on_while_the_embedder_hangs(
     embedder: Meanings, redis_config: CacheConfig
 ) -> None:
     async def main() -> int:
-        cache = AsyncSemanticCache(embedder, redis_config, limits=LIMITS, deadline_seconds=0.5)
+        cache = AsyncSemanticCache(
+            embedder, redis_config, thresholds=THRESHOLDS, settings=SemanticSettings(deadline_seconds=0.5)
+        )
         await cache.store("q", "Q")
         embedder.gate.clear()
         lookup = asyncio.create_task(cache.lookup("like q"))
@@ -246,11 +253,10 @@ def test_a_cancelled_lookup_leaves_the_cache_usable(embedder: Meanings, redis_co
         cache = AsyncSemanticCache(
             embedder,
             redis_config,
-            limits=LIMITS,
+            thresholds=THRESHOLDS,
             policy=ANYTHING,
             guards=False,
-            audit_rate=0,
-            deadline_seconds=30,
+            settings=SemanticSettings(audit_rate=0, deadline_seconds=30),
         )
         await cache.store("q", "Q")
         embedder.gate.clear()
@@ -341,7 +347,7 @@ def test_without_redis_a_lookup_is_a_counted_miss_where_that_is_the_policy(
     assert cache.lookup("q").response == "Q"
 
 
-def test_while_redis_was_away_a_moment_ago_nobody_waits_for_it(
+def test_while_redis_was_away_a_moment_ago_no_call_waits_for_it(
     make: Any, proxy: CountingProxy, proxy_config: CacheConfig
 ) -> None:
     cache = make(config=proxy_config.replace(on_cache_error="miss", redis_retry_seconds=60))
@@ -402,10 +408,9 @@ def test_a_full_server_still_answers(twins: Twins, embedder: Meanings, tmp_path:
             "SemanticCache",
             embedder,
             config,
-            limits=Limits(threshold=0.9),
+            thresholds=Thresholds(threshold=0.9),
             guards=False,
-            eviction="lru",
-            sliding_seconds=50,
+            settings=SemanticSettings(eviction="lru", sliding_seconds=50),
         )
         cache.store("q", "Q")
         client.config_set("maxmemory", "1")
@@ -423,7 +428,13 @@ def test_a_server_that_lost_its_memory_is_an_empty_cache(
     with RedisServer() as server:
         config = server.config(archive_dir=tmp_path)
         cache = twins.make(
-            "SemanticCache", embedder, config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0
+            "SemanticCache",
+            embedder,
+            config,
+            thresholds=THRESHOLDS,
+            policy=ANYTHING,
+            guards=False,
+            settings=SemanticSettings(audit_rate=0),
         )
         cache.store("q", "Q")
         assert cache.lookup("like q").is_hit
@@ -436,7 +447,13 @@ def test_a_server_that_lost_its_memory_is_an_empty_cache(
             client.flushall()
             client.script_flush()
         other = twins.make(
-            "SemanticCache", embedder, config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0
+            "SemanticCache",
+            embedder,
+            config,
+            thresholds=THRESHOLDS,
+            policy=ANYTHING,
+            guards=False,
+            settings=SemanticSettings(audit_rate=0),
         )
         other.store("like q", "new")
         assert cache.lookup("q").response == "new"
@@ -464,14 +481,15 @@ def test_what_happens_between_the_two_round_trips_is_seen(
     redis_config: CacheConfig, redis_server: RedisServer, change: str
 ) -> None:
     made = [
-        SemanticCache(
-            Meanings(TABLE),
-            redis_config,
-            limits=LIMITS,
-            policy=ANYTHING,
-            guards=False,
-            audit_rate=0,
-            max_entries=2,
+        apart(
+            SemanticCache(
+                Meanings(TABLE),
+                redis_config,
+                thresholds=THRESHOLDS,
+                policy=ANYTHING,
+                guards=False,
+                settings=SemanticSettings(audit_rate=0, max_entries=2),
+            )
         )
         for _ in range(2)
     ]
@@ -518,7 +536,14 @@ def test_a_lookup_stopped_at_any_step_leaves_a_cache_that_works(
     redis_config: CacheConfig, step: int, policy: Any
 ) -> None:
     config = redis_config.replace(on_cache_error=policy, redis_retry_seconds=0)
-    cache = SemanticCache(Meanings(TABLE), config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0)
+    cache = SemanticCache(
+        Meanings(TABLE),
+        config,
+        thresholds=THRESHOLDS,
+        policy=ANYTHING,
+        guards=False,
+        settings=SemanticSettings(audit_rate=0),
+    )
     cache.store("q", "Q")
     for stop in (RedisUnavailable("gone"), KeyboardInterrupt(), GeneratorExit()):
         flow = lookup.lookup(cache._core, lookup.Query("like q"))
@@ -535,7 +560,12 @@ def test_a_lookup_stopped_at_any_step_leaves_a_cache_that_works(
 
 def test_a_store_stopped_before_it_is_sent_stores_nothing(redis_config: CacheConfig) -> None:
     cache = SemanticCache(
-        Meanings(TABLE), redis_config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0
+        Meanings(TABLE),
+        redis_config,
+        thresholds=THRESHOLDS,
+        policy=ANYTHING,
+        guards=False,
+        settings=SemanticSettings(audit_rate=0),
     )
     flow = insert.store(cache._core, insert.Answer("q", "Q"))
     drive_until(flow, cache, 1)
@@ -553,10 +583,10 @@ def test_many_threads_share_one_cache(redis_config: CacheConfig) -> None:
     cache = SemanticCache(
         Meanings({**table, **near}, dim=24),
         redis_config,
-        limits=LIMITS,
+        thresholds=THRESHOLDS,
         policy=ANYTHING,
         guards=False,
-        audit_rate=0,
+        settings=SemanticSettings(audit_rate=0),
     )
     failures: list[str] = []
 
@@ -581,7 +611,12 @@ def test_many_threads_share_one_cache(redis_config: CacheConfig) -> None:
 def test_many_tasks_share_one_cache(redis_config: CacheConfig) -> None:
     async def main() -> Any:
         cache = AsyncSemanticCache(
-            Meanings(TABLE), redis_config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0
+            Meanings(TABLE),
+            redis_config,
+            thresholds=THRESHOLDS,
+            policy=ANYTHING,
+            guards=False,
+            settings=SemanticSettings(audit_rate=0),
         )
         await cache.store("q", "Q")
         found = await asyncio.gather(*(cache.lookup("like q" if i % 2 else "q") for i in range(100)))
@@ -593,13 +628,26 @@ def test_many_tasks_share_one_cache(redis_config: CacheConfig) -> None:
 
 def test_a_forked_child_goes_on_with_the_cache(redis_config: CacheConfig) -> None:
     cache = SemanticCache(
-        Meanings(TABLE), redis_config, limits=LIMITS, policy=ANYTHING, guards=False, audit_rate=0
+        Meanings(TABLE),
+        redis_config,
+        thresholds=THRESHOLDS,
+        policy=ANYTHING,
+        guards=False,
+        settings=SemanticSettings(audit_rate=0),
     )
     cache.store("q", "Q")
     assert cache.lookup("like q").is_hit
     cache.start_cleanup(60)
     # Held by a thread that the child does not have.
-    with cache._core._lock, cache._core.indexes._lock, cache._core.tally._lock, cache._cleaner._lock:
+    core = cache._core
+    store = core.redis.store
+    assert cache.embedder is not None
+    memory = memory_of(cache.embedder)
+    locks = [store_module._lock, embedding_module._memories_lock, breaker_module._lock]
+    locks += [store.indexes.budget.lock, store.deferred._lock, memory._lock, memory.meanings._lock]
+    with contextlib.ExitStack() as held:
+        for lock in (*locks, core.stats._lock, core.watch._lock, cache._cleaner._lock):
+            held.enter_context(lock)
 
         def work(report: Report) -> None:
             report("h", int(cache.lookup("like q").is_hit))
@@ -643,7 +691,7 @@ def test_the_background_thread_survives_trouble_and_tells_of_it(make: Any, proxy
     cache.store("far", "F")
     proxy.refuse()
     cache.start_cleanup(0.01)
-    wait_until(lambda: cache._core.tally.counters["cleanup_errors"] > 0, what="the trouble")
+    wait_until(lambda: cache._core.stats.counters["cleanup_errors"] > 0, what="the trouble")
     wait_until(lambda: cache._cleaner.last_error is not None)
     assert "RedisUnavailable" in cache._cleaner.last_error
     proxy.allow()
@@ -653,7 +701,7 @@ def test_the_background_thread_survives_trouble_and_tells_of_it(make: Any, proxy
     cache.stop_cleanup()
 
 
-def test_the_background_thread_survives_what_nobody_expected(make: Any, monkeypatch: Any) -> None:
+def test_the_background_thread_survives_the_unexpected(make: Any, monkeypatch: Any) -> None:
     cache = make()
     cache.store("far", "F")
     calls: list[int] = []
@@ -669,5 +717,5 @@ def test_the_background_thread_survives_what_nobody_expected(make: Any, monkeypa
     monkeypatch.setattr(cache._cleaner, "_drive", drive)
     cache.start_cleanup(0.01)
     wait_until(lambda: len(calls) > 2)
-    assert cache._core.tally.counters["cleanup_errors"] == 1
+    assert cache._core.stats.counters["cleanup_errors"] == 1
     cache.stop_cleanup()

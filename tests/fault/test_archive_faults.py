@@ -33,6 +33,7 @@ from tests.fault.files import (
     copy_folder,
     folder_contents,
 )
+from tests.support.sampling import Part, in_parts
 from tests.support.twins import ManualClock
 
 pytestmark = pytest.mark.promise("no-loss")
@@ -166,7 +167,7 @@ def prepare_late(archive: ConversationArchive) -> None:
 
 def outage(archive: ConversationArchive) -> None:
     turn = to_turn(MESSAGES[4], MessageId(0, 0), b"nonce!")
-    locked(archive, "s", lambda: archive.store.append_outage_locked("s", turn, contested=True))
+    locked(archive, "s", lambda: archive.store.append_outage_locked("s", [turn], contested=True))
 
 
 def clear(archive: ConversationArchive) -> None:
@@ -280,7 +281,7 @@ SCENARIOS = [
         append("s", NEW),
         [],
         [NEW],
-        # A header and half a frame: nobody can say that there was nothing more.
+        # A header and half a frame: nothing says that there was no more.
         between=(ArchiveCorrupt,),
     ),
     Scenario(
@@ -431,39 +432,46 @@ def all_crashes(steps: list[Step]) -> Iterator[tuple[str, Callable[[FaultyFiles]
                 yield f"{kept} bytes into {where}", lambda files, n=number, k=kept: files.tear(n, k)
 
 
-def test_a_crash_at_any_step_loses_nothing_that_was_acknowledged(stage: Stage) -> None:
+@in_parts(3)
+def test_a_crash_at_any_step_loses_nothing_that_was_acknowledged(stage: Stage, part: Part) -> None:
     allowed = [stage.scenario.before, *stage.scenario.between, stage.scenario.after]
     files, _, error = stage.run(lambda files: None)
     assert error is None
     stage.check([stage.scenario.after], "no crash")
-    for where, arm in all_crashes(files.steps):
+    for where, arm in part.of(all_crashes(files.steps)):
         _, _, error = stage.run(arm)
         assert isinstance(error, Crash), where
         stage.check(allowed, where)
 
 
+@in_parts(3)
 @pytest.mark.parametrize("keep_names", [False, True], ids=["nothing-unsynced", "names-only"])
-def test_a_power_cut_at_any_step_loses_nothing_that_was_acknowledged(stage: Stage, keep_names: bool) -> None:
+def test_a_power_cut_at_any_step_loses_nothing_that_was_acknowledged(
+    stage: Stage, keep_names: bool, part: Part
+) -> None:
     allowed = [stage.scenario.before, *stage.scenario.between, stage.scenario.after]
     files, disk, error = stage.run(lambda files: None)
     assert error is None
     disk.power_cut(keep_names=keep_names)
     stage.check([stage.scenario.after], "a power cut after the acknowledgement")
-    for where, arm in all_crashes(files.steps):
+    for where, arm in part.of(all_crashes(files.steps), keep_names):
         _, disk, error = stage.run(arm)
         assert isinstance(error, Crash), where
         disk.power_cut(keep_names=keep_names)
         stage.check(allowed, where)
 
 
-def test_what_another_process_acknowledges_after_a_crash_survives_a_power_cut(stage: Stage) -> None:
+@in_parts(3)
+def test_what_another_process_acknowledges_after_a_crash_survives_a_power_cut(
+    stage: Stage, part: Part
+) -> None:
     """A file may have got its name from a process that died before it synced the folder."""
     scenario = stage.scenario
     allowed = [scenario.before, *scenario.between, scenario.after]
     texts = [found for found in allowed if isinstance(found, list)] + [
         [] for found in allowed if found in (None, ArchiveCorrupt)
     ]
-    for where, arm in all_crashes(stage.run(lambda files: None)[0].steps):
+    for where, arm in part.of(all_crashes(stage.run(lambda files: None)[0].steps)):
         _, disk, error = stage.run(arm)
         assert isinstance(error, Crash), where
         ConversationArchive(stage.folder, files=disk, clock=ManualClock(SOON)).append_turn(
@@ -593,9 +601,12 @@ def test_a_file_cut_anywhere_gives_back_every_whole_frame(sample: Sample) -> Non
         assert archive.store.counters["repairs"] == len(sample.set_aside())
 
 
+@in_parts(7)
 @pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF, 0x03])
-def test_a_changed_byte_is_detected_and_costs_its_own_frame_alone(sample: Sample, mask: int) -> None:
-    for position in range(len(sample.data)):
+def test_a_changed_byte_is_detected_and_costs_its_own_frame_alone(
+    sample: Sample, mask: int, part: Part
+) -> None:
+    for position in part.of(range(len(sample.data)), mask):
         archive = sample.open(flip(sample.data, position, mask))
         number = sum(end <= position for end in sample.ends)
         intact = [m for i, frame in enumerate(FRAMES, 1) if i != number for m in frame]
@@ -937,7 +948,7 @@ def test_a_reader_waits_for_a_writer_rather_than_call_its_half_written_frame_dam
     assert reader.store.counters["damaged_reads"] == 0
 
 
-def test_damage_in_a_folder_that_nobody_can_write_to_is_read_without_a_lock(tmp_path: Path) -> None:
+def test_damage_in_a_read_only_folder_is_read_without_a_lock(tmp_path: Path) -> None:
     archive = ConversationArchive(tmp_path)
     archive.append_turns("s", FOUR)
     with open(path_of(tmp_path, "s"), "ab") as file:
@@ -955,7 +966,7 @@ def test_damage_in_a_folder_that_nobody_can_write_to_is_read_without_a_lock(tmp_
 @pytest.mark.parametrize("seen", range(6))
 @pytest.mark.parametrize("torn", [False, True])
 def test_a_file_that_goes_while_it_is_read_is_no_session(tmp_path: Path, seen: int, torn: bool) -> None:
-    """Somebody deletes the session after so many of our operations on its file."""
+    """Another process deletes the session after so many of our operations on its file."""
 
     class Vanishing(Files):
         def __init__(self) -> None:
@@ -1022,21 +1033,21 @@ def test_a_message_is_found_by_its_nonce_however_long_ago_it_was_archived(tmp_pa
     clock = ManualClock(SOON)
     archive = ConversationArchive(tmp_path, clock=clock)
     store = archive.store
-    assert store.find_nonce_locked("s", b"nonce0") is None
+    assert store.find_nonces_locked("s", [b"nonce0"]) == {}
     for number in (0, 1, 2):
         with store.lock("s"):
             assert store.append_locked("s", []) == 0
             assert store.append_locked("s", [redis_turn(number, b"nonce%d" % number)]) == 1
-    assert store.find_nonce_locked("s", b"nonce1") == redis_turn(1).id
-    assert store.find_nonce_locked("s", b"nonce9") is None
+    assert store.find_nonces_locked("s", [b"nonce1"]) == {b"nonce1": redis_turn(1).id}
+    assert store.find_nonces_locked("s", [b"nonce9"]) == {}
     with open(path_of(tmp_path, "s"), "ab") as file:
         file.write(b"torn")
-    assert store.find_nonce_locked("s", b"nonce1") == redis_turn(1).id
-    assert store.find_nonce_locked("s", b"nonce9") is None
+    assert store.find_nonces_locked("s", [b"nonce1"]) == {b"nonce1": redis_turn(1).id}
+    assert store.find_nonces_locked("s", [b"nonce9"]) == {}
     archive.append_turn("s", NEXT)
     clock.advance(200_000)
     archive.append_turn("s", NEXT)
-    assert store.find_nonce_locked("s", b"nonce1") == redis_turn(1).id
+    assert store.find_nonces_locked("s", [b"nonce1"]) == {b"nonce1": redis_turn(1).id}
 
 
 @pytest.mark.parametrize("first", range(7))

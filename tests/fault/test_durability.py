@@ -61,7 +61,7 @@ def said(messages: list[dict[str, Any]] | None) -> list[Any]:
 
 
 def on_disk(config: CacheConfig) -> list[Any]:
-    """What somebody finds who has the folder and no Redis."""
+    """What a process finds that has the folder and no Redis."""
     return said(ConversationArchive(config.archive_dir).load_all("s"))
 
 
@@ -90,7 +90,7 @@ def test_a_message_is_synced_before_it_is_acknowledged(twins: Twins, config: Cac
     assert files.done[-3:] == ["write_synced", "rename", "sync_folder"]
     files.done.clear()
     cache.add_message("user", "second")
-    # The folder once more, as if somebody else had made the file and not come to it.
+    # The folder once more, as if another process had made the file and not come to it.
     assert files.done == ["append", "sync_folder"]
     files.done.clear()
     cache.add_message("user", "third")

@@ -1,4 +1,4 @@
-"""What a file holds, or what somebody put into it, does not decide how much work it makes."""
+"""What a file holds, or what was put into it, does not decide how much work it makes."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_chain_that_is_broken_is_begun_anew(tmp_path: Path, how: str) -> None:
 
 
 @pytest.mark.promise("no-stall")
-def test_a_chain_that_nobody_wrote_by_the_rules_is_begun_anew(tmp_path: Path) -> None:
+def test_a_chain_against_the_rules_is_begun_anew(tmp_path: Path) -> None:
     parts, index = [header.encode_header(header.FileHeader(1.0, "s"))], index_flow.EMPTY
     for number in range(3000):
         at = sum(map(len, parts)) if number < 2 else at + len(parts[-1])  # noqa: F821
@@ -342,7 +342,7 @@ class Work:
 def test_the_next_good_frame_is_looked_for_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
     good = encoding.encode_frames([turn(1)], index_flow.EMPTY, MS, STORED)
     head = header.encode_header(header.FileHeader(1.0, "s"))
-    # Good frames between: whoever takes heart after each and looks at all that follows is quadratic too.
+    # Good frames between: a reader that restarts after each of them is quadratic too.
     for files in (
         lambda n: head + nested(n) + good,
         lambda n: head + b"".join(nested(n // 20) + good for _ in range(20)),
@@ -518,3 +518,60 @@ def test_a_window_goes_on_after_messages_from_the_end_of_time(
         cache.add_message("user", str(number))
     cache.flush_to_disk()
     assert [message["content"] for message in cache.get_full()] == ["crafted", "0", "1", "2"]
+
+
+@pytest.mark.promise("no-stall")
+def test_a_file_whose_every_frame_takes_something_out_is_read_in_linear_time(tmp_path: Path) -> None:
+    parts = [header.encode_header(header.FileHeader(1.0, "s"))]
+    index = index_flow.EMPTY
+    count = 3000
+    for number in range(count):
+        parts.append(encoding.encode_frames([turn(number)], index, MS, STORED))
+        index = encoding.index_of(parts[-1])
+    for number in range(0, count, 2):
+        change = encoding.Change([turn(number).id])
+        parts.append(encoding.encode_change([], index, MS, STORED, change))
+        index = encoding.index_of(parts[-1])
+    (tmp_path / "s.huff").write_bytes(b"".join(parts))
+    archive = ConversationArchive(tmp_path)
+    expected = [str(number) for number in range(1, count, 2)]
+    looked = 0
+
+    class Counting(MessageId):
+        def __hash__(self) -> int:
+            nonlocal looked
+            looked += 1
+            return tuple.__hash__(self)
+
+    real = decoding.decode
+
+    def counting(*args: Any) -> Any:
+        found = real(*args)
+        for one in found.turns:
+            one.__dict__["id"] = Counting(*one.id)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "decode", counting)
+        for read in (
+            lambda: archive.load_all("s") or [],
+            lambda: archive.load_recent("s", count),
+            lambda: [t.body for t in archive.store.between("s", count, newest=False)],
+        ):
+            looked = 0
+            assert [message["content"] for message in read()] == expected
+            assert looked <= 8 * count
+
+
+@pytest.mark.promise("bad-bytes")
+@pytest.mark.parametrize("taken", [1, 2, 2**40])
+def test_a_frame_that_says_that_it_takes_out_more_than_it_does_is_damage(taken: int) -> None:
+    frame = encoding.encode_change([], index_flow.EMPTY, MS, STORED, encoding.Change([]))
+    size = frame[-index_flow.FRAME_END.size]
+    body = frame[index_flow.FRAME_HEAD.size : len(frame) - index_flow.FRAME_END.size - size]
+    liar = replace(encoding.index_of(frame), taken=taken, removed=taken)
+    crafted = encoding._seal(body, liar)
+    found = index_flow.index_at_end(crafted, len(crafted))
+    assert found is not None
+    with pytest.raises(ArchiveCorrupt):
+        decoding.decode(crafted, found)

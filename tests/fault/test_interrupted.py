@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import subprocess
-import sys
 import threading
 import weakref
 from collections import Counter
@@ -31,15 +29,15 @@ from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.pools import Pool
 from lix_cache.hot.wire import pack
 from lix_cache.session import add as add_flow
-from lix_cache.storage import files
+from lix_cache.storage import locks
 from lix_cache.storage.files import Files
 from tests.support import RedisServer
-from tests.support.interrupts import Interrupt, interrupt_at, lines_of, unmeasured
+from tests.support.interrupts import Interrupt, interrupt_at, lines_of, under_signals
 from tests.support.lab import Process
+from tests.support.sampling import Part, in_parts
 
 pytestmark = pytest.mark.promise("no-loss")
 
-ROOT = Path(__file__).resolve().parents[2]
 DB = 5
 PLACES = 2
 
@@ -77,11 +75,11 @@ _ELSEWHERE: weakref.WeakSet[Any] = weakref.WeakSet()
 
 @pytest.fixture(autouse=True)
 def _locks_of_other_tests() -> None:
-    _ELSEWHERE.update(lock for ref in list(files._held) if (lock := ref()) is not None)
+    _ELSEWHERE.update(lock for ref in list(locks._open) if (lock := ref()) is not None)
 
 
 def held_locks() -> list[Any]:
-    found = [lock for ref in list(files._held) if (lock := ref()) is not None and lock.is_held]
+    found = [lock for ref in list(locks._open) if (lock := ref()) is not None and lock.is_held]
     return [lock for lock in found if not any(lock is other for other in _ELSEWHERE)]
 
 
@@ -92,7 +90,7 @@ class Watched:
         self.config = config
         self.server = server
         self.cache = HybridConversationCache("s", config)
-        self.pool: Any = lazy_client(endpoint_for(config, DB)).connection_pool
+        self.pool: Any = lazy_client(endpoint_for(config.redis, DB)).connection_pool
         self.acknowledged: list[str] = []
         self.add()
         self.opened = descriptors()
@@ -117,6 +115,15 @@ class Watched:
             return [prompt, how]
 
         return ask
+
+    @cached_property
+    def stream(self) -> Callable[..., Any]:
+        @self.answers.cached(ttl_seconds=60)
+        def stream(prompt: str) -> Any:
+            yield [prompt]
+            yield "end"
+
+        return stream
 
     def question(self) -> str:
         return f"what is {os.urandom(8).hex()}?"
@@ -190,6 +197,13 @@ CALLS: dict[str, tuple[Callable[[Watched], Any], Callable[[Watched], Any], int]]
     "a health check": (_stored, lambda w: w.answers.health_check(), 5),
     "cached, a hit": (lambda w: w.ask("what is it?", _How()), lambda w: w.ask("what is it?", _How()), 5),
     "cached, a miss": (lambda w: None, lambda w: w.ask(w.question(), _How()), 9),
+    "cached, a stream": (lambda w: None, lambda w: list(w.stream(w.question())), 17),
+    "cached, a stream again": (
+        lambda w: list(w.stream("what is it?")),
+        lambda w: list(w.stream("what is it?")),
+        7,
+    ),
+    "a call in flight": (lambda w: None, lambda w: w.answers.begin(w.question()).complete({"text": "it"}), 9),
     "get_stats": (lambda w: None, lambda w: w.cache.get_stats(), 3),
     "append to the archive": (
         lambda w: None,
@@ -210,19 +224,22 @@ CALLS: dict[str, tuple[Callable[[Watched], Any], Callable[[Watched], Any], int]]
 }
 
 
+@in_parts(5)
 @pytest.mark.parametrize("name", CALLS)
-def test_a_call_that_is_interrupted_at_any_line_leaves_nothing_half_done(watched: Watched, name: str) -> None:
+def test_a_call_that_is_interrupted_at_any_line_leaves_nothing_half_done(
+    watched: Watched, name: str, part: Part
+) -> None:
     before, call, stride = CALLS[name]
     before(watched)
     call(watched)  # imports and first folders are no part of it
     before(watched)
     interrupted = 0
-    for step in range(1, lines_of(lambda: call(watched)) + 1, stride):
+    for step in part.of(range(1, lines_of(lambda: call(watched)) + 1, stride), len(name)):
         before(watched)
         if interrupt_at(lambda: call(watched), step) is not None:
             interrupted += 1
             watched.check_idle()
-    assert interrupted * stride > 40
+    assert interrupted * stride * (part.every if part.is_sample else 1) > 40
     watched.check_all()
 
 
@@ -253,7 +270,7 @@ def test_an_interruption_comes_out_though_a_daemon_has_put_the_message_on_disk(c
 
 
 def test_a_flow_that_is_interrupted_between_two_effects_is_closed(config: CacheConfig) -> None:
-    driver = SyncDriver(endpoint_for(config, DB))
+    driver = SyncDriver(endpoint_for(config.redis, DB))
 
     def flow(happened: list[str]) -> Flow[str]:
         try:
@@ -284,7 +301,7 @@ def test_a_lock_that_its_flow_did_not_keep_is_let_go_at_the_flows_end(
         raise Interrupt
 
     with pytest.raises(Interrupt):
-        SyncDriver(endpoint_for(config, DB))(flow())
+        SyncDriver(endpoint_for(config.redis, DB))(flow())
     assert not kept[0].is_held
     assert Files().try_lock(path) is not None
 
@@ -306,7 +323,7 @@ def test_an_archive_alone_lets_its_locks_go(tmp_path: Path) -> None:
 
 
 def test_a_connection_that_is_dropped_frees_its_place_at_once(config: CacheConfig) -> None:
-    pool: Any = lazy_client(endpoint_for(config, DB)).connection_pool
+    pool: Any = lazy_client(endpoint_for(config.redis, DB)).connection_pool
     gc.collect()
     gc.disable()
     try:
@@ -321,7 +338,7 @@ def test_a_connection_that_is_dropped_frees_its_place_at_once(config: CacheConfi
 
 
 def test_what_was_given_back_twice_is_lent_once(config: CacheConfig) -> None:
-    pool: Any = lazy_client(endpoint_for(config, DB)).connection_pool
+    pool: Any = lazy_client(endpoint_for(config.redis, DB)).connection_pool
     first = pool.get_connection()
     pool.release(first)
     second = pool.get_connection()
@@ -337,7 +354,7 @@ def test_what_was_given_back_twice_is_lent_once(config: CacheConfig) -> None:
 
 
 def test_a_connection_that_is_owed_an_answer_is_not_lent_again(config: CacheConfig) -> None:
-    pool: Any = lazy_client(endpoint_for(config, DB)).connection_pool
+    pool: Any = lazy_client(endpoint_for(config.redis, DB)).connection_pool
     for send in (
         lambda loan: loan.send_command("ECHO", "lost"),
         lambda loan: loan.send_packed_command(loan.pack_commands([("ECHO", "lost"), ("ECHO", "lost")])),
@@ -350,7 +367,7 @@ def test_a_connection_that_is_owed_an_answer_is_not_lent_again(config: CacheConf
 
 
 def test_a_pool_never_opens_more_than_its_places(config: CacheConfig, guarded: RedisServer) -> None:
-    pool: Any = lazy_client(endpoint_for(config.replace(redis_socket_timeout=30), DB)).connection_pool
+    pool: Any = lazy_client(endpoint_for(config.replace(redis_socket_timeout=30).redis, DB)).connection_pool
     most: list[int] = []
     failures: list[BaseException] = []
 
@@ -441,8 +458,8 @@ while tries < int(sys.argv[3]):
             signal.setitimer(signal.ITIMER_REAL, 0)
     except Soft:
         pass
-from lix_cache.storage import files
-held = [ref for ref in files._held if ref() is not None and ref().is_held]
+from lix_cache.storage import locks
+held = [ref for ref in locks._open if ref() is not None and ref().is_held]
 assert held == [], held
 caches["A"].flush_to_disk()
 print(*said, "ended", sep="\\n")
@@ -460,16 +477,7 @@ def test_signals_at_random_moments_lose_nothing(
     settings |= {"session_redis_db": DB, "redis_pool_size": PLACES, "durability": durability}
     settings |= {"hot_window_size": 5, "archive_batch_turns": 5, "evictor_enabled": False}
     settings |= {"redis_socket_timeout": 10, "archive_lock_timeout_seconds": 10}
-    done = subprocess.run(
-        [sys.executable, "-c", WORKER, repr(settings), "7", "400"],
-        cwd=ROOT,
-        env=unmeasured(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    *said, end = done.stdout.split()
+    *said, end = under_signals(WORKER, repr(settings), "7", "400").split()
     assert end == "ended"
     assert len(said) > 20
     for name in "AB":

@@ -11,8 +11,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,21 +25,19 @@ from lix_cache.config import CacheConfig
 from lix_cache.daemon import Bell, Crew, Promise
 from lix_cache.drivers import aio, threads
 from lix_cache.effects import Compute, Flow
-from lix_cache.embedded.locks import file_lock
 from lix_cache.embedders import running
 from lix_cache.errors import EmbedderUnavailable
 from lix_cache.hot.endpoint import endpoint_for
-from lix_cache.semantic.decorator import _alanded
+from lix_cache.semantic.calls_in_flight import alanded
 from lix_cache.semantic.single_flight import ABANDONED, Flight, Flights
 from lix_cache.storage import parallel
 from lix_cache.storage.files import Files, Write
+from lix_cache.storage.locks import file_lock
 from lix_cache.storage.parallel import side_by_side
 from tests.support.forks import Child, Report
-from tests.support.interrupts import Interrupt, interrupt_at, lines_of, unmeasured
+from tests.support.interrupts import Interrupt, interrupt_at, lines_of, under_signals
 
 pytestmark = pytest.mark.promise("no-stall")
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def descriptors() -> int:
@@ -161,7 +157,7 @@ def test_calls_that_compute_find_a_thread_after_any_interruption() -> None:
     # None of them has taken up a thread that others would lack: as many as there may be hang at once.
     gate.clear()
     futures = [pool.submit(lambda: gate.wait(20)) for _ in range(compute.MOST_THREADS)]
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while sum(future.running() for future in futures) < compute.MOST_THREADS:
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -174,7 +170,7 @@ def test_a_crew_has_all_its_places_after_any_interruption() -> None:
     gate.set()
 
     def after() -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while len(crew):
             assert time.monotonic() < deadline
             time.sleep(0.0005)
@@ -274,7 +270,7 @@ def test_one_who_waits_looks_again_where_it_was_not_told(monkeypatch: pytest.Mon
 def test_one_who_awaits_looks_again_where_it_was_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     flown, computed, asked = Promise[int](), Promise[int](), Promise[int]()
 
-    def tell_nobody() -> None:
+    def tell_no_one() -> None:
         for promise in (flown, computed, asked):
             promise.set_result(7)
 
@@ -287,14 +283,14 @@ def test_one_who_awaits_looks_again_where_it_was_not_told(monkeypatch: pytest.Mo
         return (yield Compute(lambda: 0, 20, "it"))
 
     async def main() -> list[Any]:
-        endpoint = endpoint_for(CacheConfig(), 0)
+        endpoint = endpoint_for(CacheConfig().redis, 0)
         waits = asyncio.gather(
-            _alanded(flown, 20),
+            alanded(flown, 20),
             aio.AsyncDriver(endpoint)(computing()),
             running.acall_within(lambda: 0, 20, "it", EmbedderUnavailable),
         )
         await asyncio.sleep(0.01)
-        tell_nobody()
+        tell_no_one()
         assert not await Promise[int]().wait_async(0.01)
         return await waits
 
@@ -387,7 +383,7 @@ for helper in helpers:
     helper.join(20)
     assert not helper.is_alive(), "a thread waits for ever"
 assert submit(lambda: 7).result(20) == 7
-deadline = time.monotonic() + 20
+deadline = time.monotonic() + 60
 while len(crew) and time.monotonic() < deadline:
     time.sleep(0.01)
 assert len(crew) == 0
@@ -397,13 +393,4 @@ print(interrupted)
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_real_signals_leave_no_thread_waiting(seed: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WORKER, str(seed), "4"],
-        cwd=ROOT,
-        env=unmeasured(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) > 100
+    assert int(under_signals(WORKER, str(seed), "4")) > 100

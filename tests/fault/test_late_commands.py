@@ -20,8 +20,9 @@ from lix_cache.hot import scripts
 from lix_cache.hot.replies import Gap
 from lix_cache.hot.scripts import Script, ScriptCall
 from lix_cache.messages.turn import ZERO_ID, MessageId, with_id
-from lix_cache.session import add, offload, old_sessions, reconcile, rounds, whole
+from lix_cache.session import append, offload, old_sessions, reconcile, rounds, whole
 from lix_cache.session import read as read_flow
+from lix_cache.session.batch import Batch
 from lix_cache.session.budget import Budget
 from lix_cache.session.context import smart_context
 from tests.support import CountingProxy, RedisServer
@@ -91,6 +92,23 @@ def give_up(running: Flow[Any]) -> Any:
     raise AssertionError("it goes on")
 
 
+def sent_twice(process: Process) -> Effect:
+    """Add "twice" over a connection that breaks; return the first sending, not carried out."""
+    adding = process.adding("twice")
+    first = run_until(process, adding, scripts.ADD)
+    step = adding.throw(RedisUnavailable("the connection broke", maybe_done=True))
+    with pytest.raises(StopIteration):
+        while True:
+            step = process.step(adding, step)
+    return first
+
+
+def lose_memory(redis_server: RedisServer, config: CacheConfig) -> None:
+    """Let Redis forget the whole store."""
+    with redis_server.client(db=config.session_redis_db) as client:
+        client.delete(*client.keys(f"{config.redis_key_prefix}*"))
+
+
 # -- what is put back ------------------------------------------------------------------------
 
 
@@ -158,8 +176,7 @@ def test_a_context_that_is_put_back_late_stays_where_it_is(
     assert proxy.is_holding
     expected = meanwhile(other)
     if loses_memory:
-        with redis_server.client(db=config.session_redis_db) as client:
-            client.delete(*client.keys(f"{config.redis_key_prefix}*"))
+        lose_memory(redis_server, config)
     proxy.let_go()
     assert other._drive.client.xlen(other._store.hot.keys.window("s")) == 0
     for one in (other, HybridConversationCache("s", config), cache):
@@ -203,7 +220,7 @@ def test_a_session_that_changed_while_it_was_read_is_read_again(config: CacheCon
             found = [turn.body["content"] for turn in stop.value]
             break
     assert found == ["a", "b", "c", "d"]
-    # Whoever comes next needs the disk no more.
+    # The next process needs the disk no more.
     assert process.hot() == 4
     assert process.store.counters["rehydrations"] == 1
 
@@ -301,12 +318,7 @@ def test_an_add_that_was_brought_together_with_the_archive_does_not_come_again(
 def test_the_first_of_two_sendings_is_refused_after_the_second(config: CacheConfig, end: str) -> None:
     process, other = Process(config), Process(config)
     process.add("before")
-    adding = process.adding("twice")
-    first = run_until(process, adding, scripts.ADD)
-    step = adding.throw(RedisUnavailable("the connection broke", maybe_done=True))
-    with pytest.raises(StopIteration):
-        while True:
-            step = process.step(adding, step)
+    first = sent_twice(process)
     if end == "delete":
         other.drive(whole.delete(other.session))
     elif end == "clear":
@@ -325,14 +337,8 @@ def test_under_disk_durability_a_message_sent_twice_stays_once_when_redis_lost_i
     config = config.replace(durability="disk")
     process, other = Process(config), Process(config)
     process.add("before")
-    adding = process.adding("twice")
-    first = run_until(process, adding, scripts.ADD)
-    step = adding.throw(RedisUnavailable("the connection broke", maybe_done=True))
-    with pytest.raises(StopIteration):
-        while True:
-            step = process.step(adding, step)
-    with redis_server.client(db=config.session_redis_db) as client:
-        client.delete(*client.keys(f"{config.redis_key_prefix}*"))
+    first = sent_twice(process)
+    lose_memory(redis_server, config)
     other.add("after")
     assert isinstance(first, RedisCall)
     first.opened = None
@@ -345,15 +351,9 @@ def test_a_deletion_remembers_what_was_sent_twice_also_where_redis_lost_its_memo
     config: CacheConfig, redis_server: RedisServer
 ) -> None:
     process, other = Process(config), Process(config)
-    adding = process.adding("twice")
-    first = run_until(process, adding, scripts.ADD)
-    step = adding.throw(RedisUnavailable("the connection broke", maybe_done=True))
-    with pytest.raises(StopIteration):
-        while True:
-            step = process.step(adding, step)
+    first = sent_twice(process)
     other.drive(whole.delete(other.session))
-    with redis_server.client(db=config.session_redis_db) as client:
-        client.delete(*client.keys(f"{config.redis_key_prefix}*"))
+    lose_memory(redis_server, config)
     other.add("after")
     assert isinstance(first, RedisCall)
     first.opened = None
@@ -388,7 +388,7 @@ def test_one_add_that_was_repeated_puts_no_other_message_in_doubt(config: CacheC
     twice = process.turn("twice")
     with process.archive.lock("s"):
         process.drive(
-            add._append_hot(process.session, twice, Gap.REFUSE, locked=True, repeated=True),
+            append._append_hot(process.session, Batch((twice,)), Gap.REFUSE, locked=True, repeated=True),
         )
     process.add("last")
     process.flush()
@@ -405,7 +405,7 @@ def _sent(command: Any) -> Flow[Any]:
 def test_an_add_that_fills_a_gap_is_noted_before_it_is_sent(config: CacheConfig) -> None:
     process = Process(config)
     process.add("a")
-    filling = add._append_hot(process.session, process.turn("b"), Gap.FILL, locked=False)
+    filling = append._append_hot(process.session, Batch((process.turn("b"),)), Gap.FILL, locked=False)
     run_until(process, filling, scripts.ADD)
     with pytest.raises(RedisUnavailable):
         give_up(filling)
@@ -534,7 +534,7 @@ def test_what_is_remembered_of_deletions_adds_up_and_is_forgotten_in_the_end(con
 # -- what moves to disk ----------------------------------------------------------------------
 
 
-ENDINGS = {"clear": whole.clear, "flush": whole.flush, "reunite": reconcile.reconcile}
+ENDINGS = {"clear": whole.clear, "flush": whole.flush, "reconcile": reconcile.reconcile}
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -573,7 +573,7 @@ def test_a_window_that_changes_all_the_time_is_no_success_and_keeps_no_other(con
     for number in range(4 * offload.MOVES_AGAIN):
         process.add(str(number))
     steady.add("moves")
-    assert process.archive.stripe("s") != process.archive.stripe("steady")
+    assert process.archive.lock_key("s") != process.archive.lock_key("steady")
     client, window = process.drive.client, process.store.hot.keys.window("s")
     moving = offload.move_to_disk(process.store, {"s": 0, "steady": 0})
     step, trims = moving.send(None), 0
@@ -617,9 +617,9 @@ def test_a_late_copy_among_the_recent_is_not_shown_as_relevant_again(config: Cac
         process.add(text)
     late = other.turn("late")
     with other.archive.lock("s"):
-        given = other.archive.append_outage_locked("s", late, contested=True)
+        [given], _ = other.archive.append_outage_locked("s", [late], contested=True)
     # Carried out now; this process looked at the archive before there was anything in doubt.
-    process.drive(add._append_hot(process.session, late, Gap.IGNORE, locked=False))
+    process.drive(append._append_hot(process.session, Batch((late,)), Gap.IGNORE, locked=False))
     assert given not in (turn.id for turn in process.drive(read_flow.get_context(process.session)))
     found = process.drive(smart_context(process.session, Budget(), "late", None, 4, 5))
     assert [said(part) for part in found.values()] == [["a", "b", "c", "late"], []]

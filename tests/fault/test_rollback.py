@@ -143,7 +143,7 @@ def test_a_process_that_saw_what_is_lost_does_not_look_for_it_for_ever(
 
 
 def test_what_is_added_without_redis_comes_after_all_that_the_process_saw(config: CacheConfig) -> None:
-    """Also after hot and cold were brought together while it went on adding: clocks may differ by minutes."""
+    """Also after hot and cold were reconciled while it went on adding: clocks may differ by minutes."""
     process = Process(config.replace(durability="redis"))
     process.add("first")
     seen = MessageId(process.session.seen.newest.ms + 200_000, 0)
@@ -182,7 +182,7 @@ def test_what_was_cleared_stays_cleared_when_only_a_daemon_has_been_there(
     go_back(server)
     daemon = Process(config)
     daemon.drive(rounds.spill_overflow(daemon.store))
-    daemon.drive(rounds.evict_idle(daemon.store, 0))
+    daemon.drive(rounds.offload_idle(daemon.store, 0))
     assert daemon.archived() == texts
     assert Process(config).context() == []
 
@@ -199,7 +199,7 @@ def test_what_was_deleted_stays_deleted(
     process = Process(config)
     if first == "daemon":
         process.drive(rounds.spill_overflow(process.store))
-        process.drive(rounds.evict_idle(process.store, 0))
+        process.drive(rounds.offload_idle(process.store, 0))
     elif first == "add":
         process.add("new")
         assert (process.context(), process.full()) == (["new"], ["new"])
@@ -327,11 +327,11 @@ def test_a_read_that_began_before_both_were_brought_together_does_not_pass_for_t
             window = result
         else:
             step = reading.send(result)
-    reuniting = reconcile.reconcile(Session(process.store, "s", 6))
-    other = reuniting.send(None)
+    reconciling = reconcile.reconcile(Session(process.store, "s", 6))
+    other = reconciling.send(None)
     for _ in range(100):
         try:
-            other = process.step(reuniting, other)
+            other = process.step(reconciling, other)
         except StopIteration:
             break
         assert process.session.seen.goes_beyond(HotWindow.newest(window).turns[-1].id)  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""What expires does so by two witnesses, and can be taken back from the trash."""
+"""What expires does so by two signs, and can be taken back from the trash."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def opened(folder: Path, ahead_days: float = 0, **options: object) -> ConversationArchive:
-    """An archive with a life of 14 days, in a process whose clock is wrong by so much."""
+    """An archive with a time to live of 14 days, in a process whose clock is wrong by so much."""
     clock = ManualClock(time.time() + ahead_days * DAY)
     return ConversationArchive(folder, 14, clock=clock, **options)  # type: ignore[arg-type]
 
 
 def old(folder: Path, *said: str, days: float = 20) -> ConversationArchive:
-    """Return the archive with a session that is past its life."""
+    """Return the archive with a session that is expired."""
     say(opened(folder, -days), *(said or ("0", "1", "2")))
     age(folder, days)
     return opened(folder)
@@ -63,7 +63,7 @@ def words_on_disk(folder: Path) -> list[str]:
     ]
 
 
-# -- two witnesses -------------------------------------------------------------------------
+# -- two signs of age ----------------------------------------------------------------
 
 
 @pytest.mark.promise("no-loss")
@@ -148,10 +148,10 @@ def test_what_is_taken_back_is_as_it_was_and_lives_on(folder: Path, twins: Twins
 
 
 @pytest.mark.promise("no-loss")
-def test_a_session_that_began_anew_is_put_together_with_what_is_in_the_trash(folder: Path) -> None:
+def test_a_session_that_began_anew_is_merged_with_what_is_in_the_trash(folder: Path) -> None:
     archive = old(folder)
     archive.cleanup_expired()
-    assert archive.load_all(SESSION) is None, "a life that is over does not come back by itself"
+    assert archive.load_all(SESSION) is None, "what has expired does not come back by itself"
     say(archive, "3", "4")
     assert texts(archive) == ["3", "4"]
     assert archive.restore(SESSION)
@@ -306,7 +306,7 @@ def test_a_crash_at_any_step_loses_nothing(
 
 
 @pytest.mark.promise("isolation")
-def test_nobody_else_may_read_what_is_written(tmp_path: Path) -> None:
+def test_only_the_owner_may_read_what_is_written(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "archive"
     before = os.umask(0)
     try:

@@ -20,8 +20,9 @@ from lix_cache.archive.names import file_stem
 from lix_cache.archive.tombstones import Deletion
 from lix_cache.errors import ArchiveBusy, ArchiveCorrupt
 from lix_cache.messages.turn import MessageId
-from lix_cache.storage.files import FileLock
+from lix_cache.storage.locks import FileLock
 from tests.fault.files import FaultyFiles, Step, copy_folder
+from tests.support.sampling import Part, in_parts
 from tests.support.twins import ManualClock
 
 pytestmark = pytest.mark.promise("no-loss")
@@ -146,7 +147,7 @@ Begun = Callable[[Path], None]
 
 
 def cold(folder: Path) -> None:
-    """A session past its life, one piece of it in the trash for long, and deleted long ago."""
+    """A session expired, one piece of it in the trash for long, and deleted long ago."""
     say(opened(folder, -40), "t")
     age(folder, 40)
     archive = opened(folder, trash_days=365)
@@ -193,10 +194,11 @@ def run(folder: Path, act: Callable[[ConversationArchive], object], files: Any =
     return act(opened(folder, files=files, trash_days=365))
 
 
+@in_parts(7)
 @pytest.mark.parametrize("begun", [cold, gone, old_format])
 @pytest.mark.parametrize("first", WRITERS + READERS, ids=lambda act: act.__name__)
 def test_what_two_processes_do_at_once_comes_out_as_one_after_the_other(
-    tmp_path: Path, begun: Begun, first: Callable[[ConversationArchive], object]
+    tmp_path: Path, begun: Begun, first: Callable[[ConversationArchive], object], part: Part
 ) -> None:
     saved, folder = tmp_path / "saved", tmp_path / "archive"
     begun(saved)
@@ -212,7 +214,7 @@ def test_what_two_processes_do_at_once_comes_out_as_one_after_the_other(
     # Under the lock the other one has to wait, whatever the step.
     steps = files.unlocked
     assert steps
-    for second in WRITERS:
+    for place, second in enumerate(WRITERS):
         if second is first:
             continue
         allowed = [sequence(first, second), sequence(second, first)]
@@ -221,7 +223,7 @@ def test_what_two_processes_do_at_once_comes_out_as_one_after_the_other(
         if is_patient:
             # It left the session alone, and comes again.
             ends += [sequence(first)[1], sequence(second)[1]]
-        for number in steps:
+        for number in part.of(steps, place):
             copy_folder(saved, folder)
             results: dict[Any, object] = {}
 
@@ -249,7 +251,7 @@ def test_one_file_in_the_trash_that_makes_no_sense_keeps_no_other_from_coming_ba
     assert first.read_bytes() == b"nothing intact"
 
 
-def test_what_is_damaged_in_the_live_file_is_set_aside_before_it_is_put_together(tmp_path: Path) -> None:
+def test_what_is_damaged_in_the_live_file_is_set_aside_before_it_is_merged(tmp_path: Path) -> None:
     folder = tmp_path / "archive"
     gone(folder)
     say(opened(folder), "new")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lix_cache import OnnxEmbedder, Reason
+from lix_cache import OnnxEmbedder, Reason, SemanticSettings
 from lix_cache.config import CacheConfig
 from tests.support.twins import Twins
 
@@ -25,7 +25,7 @@ def embedder(shared_dir: Path) -> OnnxEmbedder:
     return OnnxEmbedder(str(folder))
 
 
-def test_another_wording_hits_and_its_opposite_does_not(
+def test_another_paraphrase_hits_and_its_opposite_does_not(
     twins: Twins, embedder: OnnxEmbedder, redis_config: CacheConfig
 ) -> None:
     cache = twins.make("SemanticCache", embedder, redis_config, context={"tenant": "a"})
@@ -61,7 +61,7 @@ def test_a_stream_of_real_questions_is_answered_as_the_counters_say(
     with open(shared_dir / "data" / "intent_banking77" / "queries.jsonl", encoding="utf-8") as file:
         rows = [json.loads(line) for line, _ in zip(file, range(4000), strict=False)]
     asked: list[Any] = rows[:: len(rows) // 250]
-    cache = twins.make("SemanticCache", embedder, redis_config, ttl_seconds=3600)
+    cache = twins.make("SemanticCache", embedder, redis_config, settings=SemanticSettings(ttl_seconds=3600))
     hits = wrong = 0
     for row in asked:
         found = cache.lookup(row["text"])
@@ -77,6 +77,6 @@ def test_a_stream_of_real_questions_is_answered_as_the_counters_say(
     assert hits > 10
     assert wrong <= hits / 10  # the proportion itself is measured by 'lix-cache eval'
     # Another process finds the same entries.
-    other = twins.make("SemanticCache", embedder, redis_config, ttl_seconds=3600)
+    other = twins.make("SemanticCache", embedder, redis_config, settings=SemanticSettings(ttl_seconds=3600))
     for row in asked[:20]:
         assert other.lookup(row["text"]).is_hit == cache.check_availability(row["text"]).is_hit

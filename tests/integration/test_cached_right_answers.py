@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lix_cache import AsyncSemanticCache, SemanticCache
+from lix_cache import AsyncSemanticCache, SemanticCache, SemanticSettings
 from lix_cache._log import logger
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, InvalidContext
@@ -459,8 +459,8 @@ def _use(i: int, result: Any) -> tuple[int, list[float]]:
 
 @pytest.mark.promise("isolation")
 @pytest.mark.parametrize("kind", ["dict", "array", "model", "error"])
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_callers_of_one_run_share_no_object(redis_config: CacheConfig, kind: str, colour: str) -> None:
+@pytest.mark.parametrize("variant", ["sync", "async"])
+def test_callers_of_one_run_share_no_object(redis_config: CacheConfig, kind: str, variant: str) -> None:
     runs: list[int] = []
 
     def make() -> Any:
@@ -469,7 +469,7 @@ def test_callers_of_one_run_share_no_object(redis_config: CacheConfig, kind: str
             raise Failed(items=[1])
         return {"dict": {"items": [1]}, "array": np.ones(3), "model": Model()}[kind]
 
-    if colour == "sync":
+    if variant == "sync":
         cache = SemanticCache(None, redis_config)
 
         @cache.cached()
@@ -637,7 +637,7 @@ def test_no_error_quotes_what_it_was_given(redis_config: CacheConfig) -> None:
         lambda: ask([{"role": "user", "content": ["x", {secret: object()}]}]),
         lambda: SemanticCache(secret, redis_config),  # type: ignore[arg-type]
         lambda: SemanticCache(None, secret),  # type: ignore[arg-type]
-        lambda: SemanticCache(None, redis_config, ttl_seconds=secret),  # type: ignore[arg-type]
+        lambda: SemanticCache(None, redis_config, settings=SemanticSettings(ttl_seconds=secret)),  # type: ignore[arg-type]
     ]
     for call in calls:
         with pytest.raises(ValueError) as caught:

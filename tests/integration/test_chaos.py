@@ -59,8 +59,7 @@ def test_an_episode_passes_and_the_table_says_what_happened(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir()), "nothing failed, so nothing is kept"
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.exhaustive
 def test_a_planted_fault_is_found_written_down_and_made_small(tmp_path: Path) -> None:
     plant = tmp_path / "plant"
     plant.mkdir()

@@ -30,6 +30,7 @@ from lix_cache import (
     HybridConversationCache,
     SemanticCache,
     SemanticCacheRedis,
+    SemanticSettings,
     StoreAdmin,
     URLEmbeddingCache,
 )
@@ -45,7 +46,7 @@ from tests.support.redis_server import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
-    *("demo", "doctor", "sessions", "show", "stats", "evict", "compact", "verify", "restore", "export"),
+    *("demo", "doctor", "sessions", "show", "stats", "offload", "compact", "verify", "restore", "export"),
     *("import", "migrate", "eval", "calibrate", "codec"),
 )
 HOSTILE = [
@@ -158,7 +159,7 @@ def test_the_version_is_the_package_s() -> None:
 
 def test_an_unreachable_server_is_one_line_with_what_to_do(redis_config: CacheConfig) -> None:
     gone = redis_config.replace(redis_port=free_port())
-    for arguments in (["sessions"], ["stats", "--json"], ["show", "a"], ["evict", "--all"], ["export"]):
+    for arguments in (["sessions"], ["stats", "--json"], ["show", "a"], ["offload", "--all"], ["export"]):
         result = run_cli(gone, *arguments)
         assert result.code == 1
         assert result.out == ""
@@ -350,7 +351,7 @@ def test_hostile_ids_are_listed_shown_and_moved_without_reaching_the_terminal(
         fill(redis_config, session_id, 2)
     # Evicting moves nothing outside the archive folder.
     before = set(os.listdir(os.path.dirname(redis_config.archive_dir)))
-    assert cli("evict", "--all", "--json").json["sessions"] == len(HOSTILE)
+    assert cli("offload", "--all", "--json").json["sessions"] == len(HOSTILE)
     assert set(os.listdir(os.path.dirname(redis_config.archive_dir))) == before | {"archive"}
     for arguments in (["sessions"], ["verify"], ["stats"]):
         result = cli(*arguments)
@@ -367,7 +368,7 @@ def test_hostile_ids_are_listed_shown_and_moved_without_reaching_the_terminal(
             shown = cli("show", "--json", "--", session_id)
             assert [m["content"] for m in shown.json["messages"]] == ["message 0", "message 1"]
             assert cli("verify", "--", session_id).code == 0
-            assert cli("evict", "--json", f"--session={session_id}").json["sessions"] == 1
+            assert cli("offload", "--json", f"--session={session_id}").json["sessions"] == 1
 
 
 @pytest.mark.promise("isolation")
@@ -491,52 +492,52 @@ def test_stats_for_people_points_at_what_needs_a_look(cli: Cli, redis_config: Ca
 # -- evict ---------------------------------------------------------------------------------
 
 
-def test_evict_moves_idle_sessions_alone_unless_told_otherwise(cli: Cli, redis_config: CacheConfig) -> None:
+def test_offload_moves_idle_sessions_alone_unless_told_otherwise(cli: Cli, redis_config: CacheConfig) -> None:
     for name in ("a", "b", "c"):
         fill(redis_config, name, 4)
-    assert cli("evict", "--json").json["sessions"] == 0
-    assert cli("evict", "--idle-minutes", "5", "--json").json["sessions"] == 0
-    assert cli("evict", "--session", "b", "--json").json == {
+    assert cli("offload", "--json").json["sessions"] == 0
+    assert cli("offload", "--idle-minutes", "5", "--json").json["sessions"] == 0
+    assert cli("offload", "--session", "b", "--json").json == {
         "sessions": 1,
         "messages": 4,
-        "reunited": 0,
+        "reconciled": 0,
         "failed": {},
     }
-    result = cli("evict", "--all")
+    result = cli("offload", "--all")
     assert (result.code, result.out) == (0, "2 sessions moved to disk, 8 messages\n")
-    assert cli("evict", "--idle-minutes", "0", "--json").json["sessions"] == 0
+    assert cli("offload", "--idle-minutes", "0", "--json").json["sessions"] == 0
     contents = [m["content"] for m in HybridConversationCache("a", redis_config).get_full()]
     assert contents == [f"message {number}" for number in range(4)]
 
 
-def test_evict_moves_more_sessions_than_fit_into_one_round(cli: Cli, redis_config: CacheConfig) -> None:
+def test_offload_moves_more_sessions_than_fit_into_one_round(cli: Cli, redis_config: CacheConfig) -> None:
     for number in range(70):
         fill(redis_config, f"s{number}", 2)
-    moved = cli("evict", "--all", "--json").json
+    moved = cli("offload", "--all", "--json").json
     assert (moved["sessions"], moved["messages"]) == (70, 140)
     assert cli("stats", "--json").json["archive_turns"] == 140
 
 
-def test_on_a_terminal_evict_shows_a_bar_on_stderr_alone(
+def test_on_a_terminal_offload_shows_a_bar_on_stderr_alone(
     cli: Cli, redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     for number in range(3):
         fill(redis_config, f"s{number}", 2)
-    result = cli("evict", "--all", "--json")
+    result = cli("offload", "--all", "--json")
     assert result.json["sessions"] == 3
     assert "moving to disk" in result.err
     assert "3/3" in re.sub(r"\x1b\[[0-9;]*m", "", result.err)
 
 
-def test_evict_waits_for_a_session_that_is_busy_and_says_which_stays_hot(
+def test_offload_waits_for_a_session_that_is_busy_and_says_which_stays_hot(
     cli: Cli, redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIX_CACHE_ARCHIVE_LOCK_TIMEOUT_SECONDS", "0.05")
     fill(redis_config, "busy", 3)
     fill(redis_config, "free", 3)
     with StoreAdmin(redis_config)._store.archive.store.lock("busy"):
-        result = cli("evict", "--all", "--json")
+        result = cli("offload", "--all", "--json")
     assert result.code == 1
     assert (result.json["sessions"], result.json["messages"]) == (1, 3)
     assert list(result.json["failed"]) == ["busy"]
@@ -544,17 +545,17 @@ def test_evict_waits_for_a_session_that_is_busy_and_says_which_stays_hot(
     assert len(HybridConversationCache("busy", redis_config).get_full()) == 3
 
 
-def test_evict_puts_together_what_an_outage_left(cli: Cli, redis_config: CacheConfig) -> None:
+def test_offload_reconciles_what_an_outage_left(cli: Cli, redis_config: CacheConfig) -> None:
     cache = fill(redis_config, "a", 3)
     away = redis_config.replace(redis_port=free_port(), redis_retry_seconds=0)
     HybridConversationCache("a", away).add_message("user", "said while Redis was away")
-    result = cli("evict")
-    assert result.out == "0 sessions moved to disk, 0 messages; 1 put together after an outage\n"
+    result = cli("offload")
+    assert result.out == "0 sessions moved to disk, 0 messages; 1 reconciled after an outage\n"
     assert len(cache.get_full()) == 4
     assert cli("stats", "--json").json["pending_sessions"] == 0
 
 
-def test_a_session_that_cannot_be_put_together_does_not_keep_the_others_hot(
+def test_a_session_that_cannot_be_reconciled_does_not_keep_the_others_hot(
     cli: Cli, redis_config: CacheConfig, redis_server: RedisServer
 ) -> None:
     fill(redis_config, "bad", 1)
@@ -564,25 +565,25 @@ def test_a_session_that_cannot_be_put_together_does_not_keep_the_others_hot(
     store = StoreAdmin(redis_config)._store.archive.store
     with store.lock("bad"):
         store.mark_pending_locked("bad")
-    result = cli("evict", "--all", "--json")
+    result = cli("offload", "--all", "--json")
     assert result.code == 1
     assert list(result.json["failed"]) == ["bad"]
     assert StoreAdmin(redis_config).session("good").hot_messages == 0
 
 
-def test_evict_of_a_session_that_is_not_there_is_a_problem_and_moves_nothing(
+def test_offload_of_a_session_that_is_not_there_is_a_problem_and_moves_nothing(
     cli: Cli, redis_config: CacheConfig
 ) -> None:
     fill(redis_config, "a", 2)
-    result = cli("evict", "--session", "a", "--session", "nobody")
+    result = cli("offload", "--session", "a", "--session", "nobody")
     assert result.code == 1
     assert "there is no session 'nobody'" in result.err
     assert cli("stats", "--json").json["hot_sessions"] == 1
-    assert cli("evict", "--session", "a").out == "1 session moved to disk, 2 messages\n"
+    assert cli("offload", "--session", "a").out == "1 session moved to disk, 2 messages\n"
 
 
-def test_evict_takes_one_way_of_choosing(cli: Cli) -> None:
-    result = cli("evict", "--all", "--idle-minutes", "3")
+def test_offload_takes_one_way_of_choosing(cli: Cli) -> None:
+    result = cli("offload", "--all", "--idle-minutes", "3")
     assert result.code == 2
     assert "one of" in result.err
 
@@ -687,6 +688,23 @@ def test_migrate_moves_what_the_old_package_left(
     assert cli("migrate", "--json").json == done
     assert cli("migrate").out == "0 sessions moved, 0 messages\n"
     assert len(HybridConversationCache(HOSTILE[3], redis_config).get_full()) == 4
+
+
+@pytest.mark.promise("no-loss")
+def test_migrate_goes_over_to_another_number_of_buckets(cli: Cli, redis_config: CacheConfig) -> None:
+    cache = HybridConversationCache("a", redis_config.replace(redis_buckets=7))
+    for text in ("one", "two"):
+        cache.add_message("user", text)
+    refused = cli("migrate")
+    assert (refused.code, refused.out) == (2, "")
+    assert "redis_buckets is 1" in refused.err
+    assert "migrate --new-buckets" in refused.err
+    assert (
+        cli("migrate", "--new-buckets", "--dry-run").out == "1 session would be moved, at most 2 messages\n"
+    )
+    assert cli("migrate", "--new-buckets").out == "1 session moved, 2 messages\n"
+    assert len(HybridConversationCache("a", redis_config).get_full()) == 2
+    assert cli("show", "a").code == 0
 
 
 def test_migrate_says_which_session_stays_where_it_is(
@@ -806,7 +824,9 @@ def test_audit_counts_the_scopes_that_are_closed_at_the_target_of_the_caches(
     redis_config: CacheConfig,
 ) -> None:
     embedder = Meanings({"one": mix(a=1.0), "two": mix(a=0.9, b=0.436), "three": mix(a=0.95, c=0.31)})
-    cache = SemanticCache(embedder, redis_config, guards=False, policy=ANYTHING, audit_rate=1.0)
+    cache = SemanticCache(
+        embedder, redis_config, guards=False, policy=ANYTHING, settings=SemanticSettings(audit_rate=1.0)
+    )
     cache.store("one", 1)
     cache.store("two", 1)
     for answer in (2, 3, 4):
@@ -871,7 +891,7 @@ def test_verify_does_not_take_an_append_under_way_for_damage(
     assert next(answers, None) is None
 
 
-def test_verify_believes_in_damage_where_nobody_can_be_waited_for(
+def test_verify_believes_in_damage_where_no_writer_can_be_waited_for(
     redis_config: CacheConfig, offline: CacheConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIX_CACHE_ARCHIVE_LOCK_TIMEOUT_SECONDS", "0.05")
@@ -1129,12 +1149,12 @@ def test_the_doctor_finds_a_good_store_good_and_leaves_nothing_behind(tmp_path: 
         assert {name: status for name, (status, _, _) in found.items() if status != "ok"} == {}
         assert set(found) >= {
             "server", "version", "permissions", "persistence", "maxmemory-policy", "memory", "clock",
-            "eviction", "archive folder", "disk", "outages",
+            "evictor", "archive folder", "disk", "outages",
         }  # fmt: skip
         assert os.listdir(config.archive_dir) == []
         assert server.client(db=2).keys() == []
         assert server.client(db=0).keys() == []
-        # A URL's vector has no command that removes it; it lives for a second.
+        # A URL's vector has no command that removes it; it expires in a second.
         assert all(server.client(db=1).pttl(key) <= 1000 for key in server.client(db=1).scan_iter())
         for_people = run_cli(config, "doctor")
         assert for_people.code == 0
@@ -1241,7 +1261,7 @@ def test_the_doctor_looks_at_the_archive_folder(redis_config: CacheConfig, tmp_p
         "archive folder"
     ]
     assert (status, "is a file, not a folder" in text) == ("fail", True)
-    # A name that leads nowhere cannot be written to, whoever asks.
+    # A name that leads nowhere cannot be written to by any user.
     loop = tmp_path / "loop"
     os.makedirs(redis_config.archive_dir)
     loop.symlink_to("/proc/self/fdinfo" if os.path.isdir("/proc/self/fdinfo") else "/dev/null")
@@ -1286,16 +1306,16 @@ def test_the_doctor_sees_outages_repairs_and_overdue_sessions(
     with store.archive.store.lock("b"):
         store.archive.store.mark_pending_locked("b")
     Path(redis_config.archive_dir, "a.huff.damaged-1").write_bytes(b"?")
-    assert diagnose(redis_config)["eviction"][0] == "ok"
+    assert diagnose(redis_config)["evictor"][0] == "ok"
     client = redis_server.client(db=redis_config.session_redis_db)
     client.zadd(store.hot.keys.active(0), {"a": (time.time() - 3 * 3600) * 1000})
     found = diagnose(redis_config)
-    assert found["eviction"][:2] == ("warn", "1 sessions have been idle for too long and are still hot")
+    assert found["evictor"][:2] == ("warn", "1 sessions have been idle for too long and are still hot")
     assert found["outages"][0] == "warn"
     assert found["repairs"][0] == "warn"
     cache = HybridConversationCache("c", redis_config)
     cache.evictor.run_once()
-    assert diagnose(redis_config)["eviction"] == ("ok", "a process moves idle sessions to disk", "")
+    assert diagnose(redis_config)["evictor"] == ("ok", "a process moves idle sessions to disk", "")
 
 
 # -- as a real process ---------------------------------------------------------------------
@@ -1381,7 +1401,7 @@ def test_the_caches_are_found_by_the_library_after_the_doctor_was_here(redis_con
         "stats",
         "export",
         "export --session a",
-        "evict --all",
+        "offload --all",
         "verify",
     ],
 )
@@ -1428,6 +1448,6 @@ def test_an_id_that_is_written_as_another_is_printed_is_itself(cli: Cli, redis_c
 
 
 def test_a_flag_is_shown_without_a_type() -> None:
-    for command in ("sessions", "evict", "codec train", "import"):
+    for command in ("sessions", "offload", "codec train", "import"):
         shown = CliRunner().invoke(app, [*command.split(), "--help"]).stdout
         assert "bool" not in shown.lower()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lix_cache import ConversationArchive, HuffmanCodec, PhraseTable
+from lix_cache import ConversationArchive, Dictionary, HuffmanCodec
 from lix_cache.cli.app import app
 
 WORDS = ["the", "parcel", "with", "your", "order", "left", "our", "warehouse", "in", "Utrecht", "today"]
@@ -34,23 +34,23 @@ def chats(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_table_of_ones_own_is_written_and_judged_by_texts_it_has_not_seen(
+def test_a_table_of_ones_own_is_written_and_evaluated_on_texts_it_has_not_seen(
     chats: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "orders.lixt"
     code, out, _ = run("train", str(chats), "--output", str(path), "--hold-out", "10", "--json")
     assert code == 0
     told = json.loads(out)
-    table = PhraseTable.load(path)
+    table = Dictionary.load(path)
     assert told["id"] == table.id == "orders"
     assert told["number"] == table.number.hex()
     assert told["bytes"] == path.stat().st_size
     assert told["trained_on"]["texts"] + told["held_out"]["texts"] == len(set(TEXTS))
     assert told["held_out"]["texts"] == len(set(TEXTS)) // 10
-    assert told["held_out"]["encoded"] < told["held_out"]["encoded_with_the_shipped_table"]
+    assert told["held_out"]["encoded"] < told["held_out"]["encoded_with_the_shipped_dictionary"]
     message = (TEXTS[3] + TEXTS[77]).encode()
-    stream = HuffmanCodec.encode(message, table=path)
-    assert HuffmanCodec.decode(stream, table=path) == message
+    stream = HuffmanCodec.encode(message, dictionary=path)
+    assert HuffmanCodec.decode(stream, dictionary=path) == message
     assert len(stream) < len(HuffmanCodec.encode(message))
 
 
@@ -90,10 +90,10 @@ def test_plain_text_and_the_archive_can_be_trained_on(tmp_path: Path) -> None:
     )
     assert result.exit_code == 0
     assert json.loads(result.stdout)["trained_on"]["texts"] > 200
-    assert PhraseTable.load(tmp_path / "text.lixt").count == 600
+    assert Dictionary.load(tmp_path / "text.lixt").count == 600
 
 
-def test_a_table_that_is_there_is_not_replaced_unless_told_to(chats: Path, tmp_path: Path) -> None:
+def test_a_dictionary_that_is_there_is_not_replaced_unless_told_to(chats: Path, tmp_path: Path) -> None:
     path = tmp_path / "kept.lixt"
     path.write_bytes(b"precious")
     code, _, err = run("train", str(chats), "-o", str(path))
@@ -102,7 +102,7 @@ def test_a_table_that_is_there_is_not_replaced_unless_told_to(chats: Path, tmp_p
     assert path.read_bytes() == b"precious"
     code, _, _ = run("train", str(chats), "-o", str(path), "--force", "--size", "300")
     assert code == 0
-    assert PhraseTable.parse(path.read_bytes()).count == 300
+    assert Dictionary.parse(path.read_bytes()).count == 300
 
 
 def test_what_cannot_be_trained_on_is_said(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_what_cannot_be_trained_on_is_said(tmp_path: Path) -> None:
     assert not (tmp_path / "t.lixt").exists()
 
 
-def test_a_table_that_nothing_judged_says_so(tmp_path: Path) -> None:
+def test_a_dictionary_that_nothing_evaluated_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("some text\n\nand some more")
     code, _, err = run("train", str(tmp_path / "a.txt"), "-o", str(tmp_path / "t.lixt"))
     assert code == 0
@@ -130,7 +130,7 @@ def test_a_table_that_nothing_judged_says_so(tmp_path: Path) -> None:
 def test_show_says_which_table_a_file_is(chats: Path, tmp_path: Path) -> None:
     path = tmp_path / "orders.lixt"
     run("train", str(chats), "-o", str(path), "--size", "500")
-    table = PhraseTable.load(path)
+    table = Dictionary.load(path)
     code, out, _ = run("show", str(path), "--phrases", "3")
     assert code == 0
     assert out.splitlines()[0] == f"orders: number {table.number.hex()}, 500 phrases"
@@ -142,4 +142,4 @@ def test_show_says_which_table_a_file_is(chats: Path, tmp_path: Path) -> None:
     assert all(bytes.fromhex(one["hex"]) in table.phrases for one in told["commonest"])
     code, _, err = run("show", str(chats))
     assert code == 1
-    assert "is not a phrase table" in err
+    assert "is not a dictionary" in err

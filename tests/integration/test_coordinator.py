@@ -1,4 +1,4 @@
-"""The coordinator, in both colours: every method of the old surface, under the old argument names."""
+"""The coordinator, in both variants: every method of the old surface, under the old argument names."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_clearing_the_session_drops_context_and_responses_of_this_session_alone(
 
 
 def test_the_three_layers_are_there_under_their_old_names(cache: Any, twins: Twins) -> None:
-    start = "Async" if twins.colour == "async" else ""
+    start = "Async" if twins.variant == "async" else ""
     for attribute, kind in (
         ("context_window", "SessionContextWindow"),
         ("semantic_cache", "SemanticCacheRedis"),
@@ -177,7 +177,7 @@ def test_each_layer_has_a_database_of_its_own(
         with redis_server.client(db=db) as client:
             keys = client.keys(f"{config.redis_key_prefix}:*")
             found[db] = {key.decode().removeprefix(config.redis_key_prefix).split(":")[-2] for key in keys}
-    assert found[7] == {"v", "r", "s"}
+    assert found[7] == {"vectors", "responses", "scopes"}
     assert len(found[8]) == 1
     assert {"win"} < found[9] <= {"win", "{0}"}
     assert not any(keys for db, keys in found.items() if db not in (7, 8, 9))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,10 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from lix_cache import SessionContextWindow, StoreAdmin
-from lix_cache.admin import Evicted
+from lix_cache.admin import Offloaded
 from lix_cache.cli.app import app
 from lix_cache.cli.conversations import Conversation, Message, load
-from lix_cache.cli.demo.check import Verdict, compare
+from lix_cache.cli.demo.replay import Totals
 from lix_cache.cli.output import ago, human_bytes
 from tests.support import RedisServer
 from tests.support.redis_server import free_port
@@ -71,54 +70,35 @@ def test_the_demo_brings_every_message_of_its_own_set_back_and_leaves_nothing(
     before = everything(redis_server)
     result = demo("--json")
     found = json.loads(result.stdout)
-    assert found["check"] == {
-        "passed": True,
-        "messages": OWN_MESSAGES,
-        "lost": 0,
-        "doubled": 0,
-        "conversations_out_of_order": 0,
-        "examples": [],
-    }
+    assert found["passed"] is True
+    assert (found["lost"], found["doubled"], found["out_of_order"], found["examples"]) == (0, 0, 0, [])
     assert (found["conversations"], found["messages"]) == (OWN_CONVERSATIONS, OWN_MESSAGES)
     conversations = load([], None)
     assert found["raw_bytes"] == sum(m.size for c in conversations for m in c.messages)
     visits = [len(c.by_visit()) for c in conversations]
     assert found["visits"] == sum(visits)
-    assert found["hot_sessions"] == OWN_CONVERSATIONS
-    # Everybody is idle after every visit but comes back after all but the last.
-    assert found["evicted_sessions"] == sum(visits)
+    # All are idle after every visit but come back after all but the last.
+    assert found["offloaded_sessions"] == sum(visits)
     assert found["rehydrations"] == sum(visits) - OWN_CONVERSATIONS
-    assert found["spilled_messages"] > 0
     assert found["hot_messages"] + found["cold_messages"] >= OWN_MESSAGES
-    # What leaves Redis is what was added and what was brought back, 20 at most each time.
-    left = found["spilled_messages"] + found["evicted_messages"]
-    assert OWN_MESSAGES < left <= OWN_MESSAGES + 20 * found["rehydrations"]
     assert 0 < found["hits"] < found["lookups"]
-    assert found["hit_ratio"] == found["hits"] / found["lookups"]
-    assert found["other_answers"] <= found["hits"]
     urls = [m.url for c in conversations for m in c.messages if m.url]
     assert found["url_lookups"] == len(urls)
     assert found["url_reused"] == len(urls) - len(set(urls))
-    assert found["seconds_saved"] == found["hits"] * 1.5
-    assert 0 < found["disk_bytes"] < found["raw_bytes"] < found["redis_bytes"]
-    assert found["latencies"]["add"]["calls"] == OWN_MESSAGES
-    assert next(iter(found["latencies"])) == "PING"
+    assert 0 < found["disk_bytes"] < found["raw_bytes"]
+    assert 0 < found["hot_raw_bytes"] < found["redis_bytes"]
+    assert set(found["median_ms"]) >= {"add", "get_context", "get_context, cold", "semantic get", "URL get"}
     assert not left_behind(redis_server, before)
     assert os.listdir(tmp_path / "data" / "demo") == []
 
 
 def test_the_summary_is_for_people_and_the_green_line_comes_last(demo: Demo) -> None:
-    result = demo("--limit", "3", "--model-seconds", "4")
+    result = demo("--limit", "3")
     lines = [line.rstrip() for line in result.stdout.splitlines()]
     messages = sum(len(c.messages) for c in load([], 3))
     assert lines[-1] == f"✓ all {messages:,} messages came back once, in order and unchanged"
-    text = result.stdout
-    for word in ("Memory", "Bytes", "Caches", "Speed", "hot in Redis", "cold on disk", "rehydrated"):
-        assert word in text
-    assert "assuming a model needs 4 s per answer" in text
-    assert re.search(r"time saved +[0-9.]+ min ", demo("--limit", "3", "--model-seconds", "60").stdout)
-    assert re.search(r"time saved +[0-9.]+ h ", demo("--limit", "3", "--model-seconds", "9999").stdout)
-    assert "lexical" in text
+    for word in ("hot in Redis", "cold on disk", "brought back", "answers reused", "by words alone"):
+        assert word in result.stdout
     assert "3 conversations" in result.stderr
 
 
@@ -160,8 +140,8 @@ def test_a_session_that_cannot_be_moved_is_an_error_of_the_demo(
     demo: Demo, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = everything(redis_server)
-    failed = Evicted(failed={"travel-bike-alps": "ArchiveUnavailable: the disk is full"})
-    monkeypatch.setattr(StoreAdmin, "evict", lambda self, idle: failed)
+    failed = Offloaded(failed={"travel-bike-alps": "ArchiveUnavailable: the disk is full"})
+    monkeypatch.setattr(StoreAdmin, "offload", lambda self, idle: failed)
     result = demo("--limit", "1", code=1)
     assert (
         "'travel-bike-alps' could not be moved to disk: ArchiveUnavailable: the disk is full" in result.stderr
@@ -195,7 +175,7 @@ def test_without_a_server_the_demo_starts_a_private_one_and_stops_it(tmp_path: P
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr.decode()
     found = json.loads(ended.stdout)
-    assert found["check"]["passed"] is True
+    assert found["passed"] is True
     assert "--embedded" in found["kept"]
     assert not (tmp_path / "redis" / "redis.sock").exists()
     # And the way back that it names leads to what it left.
@@ -213,9 +193,8 @@ def test_on_a_terminal_the_progress_moves_on_stderr_and_stdout_stays_json(
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     result = demo("--limit", "2", "--json")
-    assert json.loads(result.stdout)["check"]["passed"] is True
-    assert "cache hits" in result.stderr
-    assert "messages" in result.stderr
+    assert json.loads(result.stdout)["passed"] is True
+    assert "replaying" in result.stderr
     # The last picture is wiped away.
     assert result.stderr.endswith("\x1b[2K")
 
@@ -232,10 +211,10 @@ def test_real_conversations_come_back_whole(demo: Demo, shared_dir: Path, name: 
     with path.open() as file:
         expected = [len(json.loads(line)["turns"]) for line, _ in zip(file, range(limit), strict=False)]
     found = json.loads(demo("--input", str(path), "--limit", str(limit), "--json").stdout)
-    assert found["check"]["passed"] is True
-    assert found["check"]["messages"] == found["messages"] == sum(expected)
+    assert found["passed"] is True
+    assert found["messages"] == sum(expected)
     assert found["conversations"] == len(expected)
-    # Every opening question is looked up; each is somebody's first.
+    # Every opening question is looked up; each is a user's first.
     assert found["lookups"] <= len(expected)
     assert found["rehydrations"] == found["visits"] - len(expected)
 
@@ -245,8 +224,8 @@ def test_several_inputs_are_one_run_and_the_limit_is_for_all(demo: Demo, tmp_pat
     chat = {"id": "same", "turns": turns}
     first, second = write(tmp_path / "1.jsonl", chat, chat), write(tmp_path / "2.jsonl", chat, chat)
     found = json.loads(demo("--input", first, "--input", second, "--limit", "3", "--json").stdout)
-    assert (found["conversations"], found["messages"], found["check"]["passed"]) == (3, 6, True)
-    assert (found["lookups"], found["hits"], found["other_answers"]) == (3, 2, 0)
+    assert (found["conversations"], found["messages"], found["passed"]) == (3, 6, True)
+    assert (found["lookups"], found["hits"]) == (3, 2)
 
 
 # -- input ---------------------------------------------------------------------------------
@@ -285,7 +264,7 @@ def test_openai_sharegpt_and_turns_are_read_alike(demo: Demo, tmp_path: Path) ->
     assert conversations[1].messages[-1].metadata == {"weight": 1}
     assert [len(visit) for visit in conversations[2].by_visit()] == [1, 1, 1]
     found = json.loads(demo("--input", chats, "--json").stdout)
-    assert found["check"]["passed"] is True
+    assert found["passed"] is True
     assert found["messages"] == 13
 
 
@@ -356,14 +335,14 @@ def test_visits_are_all_of_the_conversation_and_begin_with_the_user() -> None:
 def test_the_check_counts_what_is_lost_doubled_and_moved_apart() -> None:
     sent = [Message("user", "a"), Message("user", "a"), Message("assistant", "b", {"x": 1})]
     back = [{"role": m.role, "content": m.content, "metadata": m.metadata} for m in sent]
-    verdict = Verdict()
-    compare(verdict, "fine", sent, back)
-    assert verdict.passed
-    compare(verdict, "lost", sent, back[1:])
-    compare(verdict, "moved", sent, back[::-1])
-    compare(verdict, "metadata", sent, [*back[:2], {**back[2], "metadata": {}}])
-    assert (verdict.lost, verdict.doubled, verdict.out_of_order, verdict.messages) == (2, 1, 1, 12)
-    assert verdict.examples == [
+    totals = Totals()
+    totals.compare("fine", sent, back)
+    assert totals.passed
+    totals.compare("lost", sent, back[1:])
+    totals.compare("moved", sent, back[::-1])
+    totals.compare("metadata", sent, [*back[:2], {**back[2], "metadata": {}}])
+    assert (totals.lost, totals.doubled, totals.out_of_order) == (2, 1, 1)
+    assert totals.examples == [
         "lost: 1 lost, 0 too many",
         "moved: out of order",
         "metadata: 1 lost, 1 too many",

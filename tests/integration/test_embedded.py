@@ -33,9 +33,9 @@ from lix_cache.embedded import (
     find_server_binary,
     private,
 )
-from lix_cache.embedded.locks import file_lock
 from lix_cache.errors import NoRedisServer, RedisAuthError, RedisDatabaseError, RedisUnavailable
 from lix_cache.hot.clients import create_redis_client
+from lix_cache.storage.locks import file_lock
 from tests.support import CountingProxy, RedisServer
 from tests.support.redis_server import free_port, wait_until
 
@@ -175,7 +175,7 @@ def test_a_config_points_to_the_server_and_keeps_everything_else(folder: str) ->
         assert server.data_dir == folder
 
 
-def test_nobody_else_can_reach_it(folder: str) -> None:
+def test_no_other_user_can_reach_it(folder: str) -> None:
     with EmbeddedRedis(folder) as server:
         assert client_of(server).config_get("port") == {"port": "0"}
         for name in ("", "redis.sock", "data"):
@@ -252,14 +252,14 @@ def test_a_folder_too_deep_for_a_socket_gets_it_under_the_temp_folder(
         assert server.url.startswith(f"unix://{temp}/lix-cache-{os.geteuid()}-")
         (made,) = os.listdir(temp)
         assert stat.S_IMODE(os.stat(os.path.join(temp, made)).st_mode) == 0o700
-        # Somebody with another temp folder must find the same server.
+        # A process with another temp folder must find the same server.
         monkeypatch.setattr(tempfile, "tempdir", folder)
         with EmbeddedRedis(deep) as other:
             assert other.url == server.url
     assert os.listdir(temp) == []
 
 
-def test_a_socket_folder_that_somebody_else_prepared_is_refused(
+def test_a_socket_folder_that_another_user_prepared_is_refused(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temp = os.path.join(folder, "tmp")

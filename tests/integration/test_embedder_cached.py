@@ -173,7 +173,7 @@ def test_threads_that_want_each_others_texts_do_not_wait_for_ever() -> None:
     assert inner.asked == [["a", "b"], ["c"]]
 
 
-def test_a_failure_is_everybodys_who_waited_and_nobodys_after() -> None:
+def test_a_failure_reaches_all_who_waited_and_none_after() -> None:
     waiting = threading.Event()
 
     def fail() -> None:
@@ -203,7 +203,7 @@ def test_a_failure_is_everybodys_who_waited_and_nobodys_after() -> None:
     assert np.array_equal(cached.embed(["a"]), PLAIN.embed(["a"]))
 
 
-def test_a_forked_process_waits_for_nobody_it_left_behind() -> None:
+def test_a_forked_process_waits_for_no_thread_it_left_behind() -> None:
     go_on = threading.Event()
     inner = Counting(before=lambda: go_on.wait(10))
     cached = CachedEmbedder(inner)

@@ -274,7 +274,7 @@ def test_a_server_that_hangs_is_unavailable_in_time() -> None:
     go_on = threading.Event()
 
     def hang(request: Request) -> Answer:
-        go_on.wait(20)
+        go_on.wait(120)
         return service(request)
 
     begun = time.monotonic()
@@ -282,7 +282,7 @@ def test_a_server_that_hangs_is_unavailable_in_time() -> None:
         with pytest.raises(EmbedderUnavailable, match="Timeout"):
             embedder(server, timeout_seconds=0.1, retries=1).embed(["a"])
         go_on.set()
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 60
 
 
 def test_a_server_that_drips_is_unavailable_in_time() -> None:

@@ -39,7 +39,7 @@ def config(redis_config: CacheConfig) -> Iterator[CacheConfig]:
     yield redis_config.replace(
         hot_window_size=4,
         archive_batch_turns=2,
-        # A round only when somebody asks for one.
+        # A round only when the test asks for one.
         evictor_interval_seconds=3600,
     )
     for identity in set(evictor_module._evictors) - before:
@@ -112,7 +112,7 @@ def test_it_ends_when_asked_and_can_be_started_again(config: CacheConfig) -> Non
 
 
 def test_a_start_that_comes_while_it_still_stops_is_not_forgotten(idle: CacheConfig) -> None:
-    """The thread is at its batch when it is asked to stop, and then somebody needs it again."""
+    """The thread is at its batch when it is asked to stop, and then a cache needs it again."""
     cache = HybridConversationCache("s", idle)
     say(cache, "x")
     evictor = cache.evictor
@@ -218,7 +218,7 @@ def test_one_that_did_not_run_does_not_begin_to_after_a_fork(config: CacheConfig
         assert child.wait() == 0
 
 
-def test_a_fork_while_it_counts_leaves_the_child_no_lock_that_nobody_opens(config: CacheConfig) -> None:
+def test_a_fork_while_it_counts_leaves_the_child_no_closed_lock(config: CacheConfig) -> None:
     store = HybridConversationCache("s", config).evictor.store
 
     def live(report: Report) -> None:
@@ -268,7 +268,7 @@ def test_flush_on_exit_moves_what_the_process_used(config: CacheConfig) -> None:
     assert hot(config) == 0
 
 
-def test_flush_on_exit_holds_for_the_store_whoever_asked_for_it(config: CacheConfig) -> None:
+def test_flush_on_exit_holds_for_the_store_on_any_request(config: CacheConfig) -> None:
     run_script(
         config,
         'HybridConversationCache("a", config).add_message("user", "x"); '
@@ -361,7 +361,7 @@ def test_two_daemons_share_the_looking_and_either_goes_on_when_the_other_ends(id
 
 
 def test_a_session_that_cannot_be_moved_does_not_keep_the_others_hot(idle: CacheConfig) -> None:
-    """Neither one that holds what nobody can read, nor a key of another kind, nor a damaged archive."""
+    """Neither one that holds what cannot be read, nor a key of another kind, nor a damaged archive."""
     sessions = [f"session {i:02}" for i in range(50)]
     for session in sessions:
         Process(idle, session).add("x")
@@ -399,7 +399,7 @@ def test_an_entry_in_the_list_that_is_no_session_does_not_keep_the_daemon_busy_f
     assert archived(idle) == ["x"]
 
 
-def test_a_session_that_somebody_else_moves_is_left_to_him(idle: CacheConfig) -> None:
+def test_a_session_that_another_process_moves_is_left_to_it(idle: CacheConfig) -> None:
     process = Process(idle)
     process.add("x")
     evictor = HybridConversationCache("mine", idle).evictor
@@ -502,6 +502,7 @@ def test_a_late_spill_that_fails_does_not_fail_the_add_that_made_it(
 
     # The archive works when it is looked at, and not when it is needed.
     cache._store.archive_state.works()
+    cache.get_context()
     with monkeypatch.context() as patched:
         patched.setattr(cache._store.archive.store._files, "write_synced", refuse)
         say(cache, *texts)
@@ -528,6 +529,7 @@ def test_what_interrupts_a_late_spill_comes_out_of_its_add_and_loses_nothing(
         raise SoftTimeLimit
 
     cache._store.archive_state.works()
+    cache.get_context()
     texts = [f"message {i}" for i in range(20)]
     with monkeypatch.context() as patched:
         patched.setattr(cache._store.archive.store._files, "write_synced", interrupted)
@@ -551,7 +553,7 @@ def test_a_late_spill_that_finds_the_lock_taken_leaves_it_to_its_holder(config: 
 
 
 class Later(SystemClock):
-    """The clock of somebody who comes much later."""
+    """The clock of a process that comes much later."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -620,14 +622,14 @@ def test_one_session_that_cannot_expire_keeps_no_other(config: CacheConfig) -> N
         make_old(config, session)
     process = Process(config, "s")
     archive = process.store.archive
-    expire = archive.expire_locked
+    expire = archive.store.expire_locked
 
-    def refuse(session_id: str, now: Any) -> bool:
+    def refuse(session_id: str, *args: Any, **options: Any) -> bool:
         if session_id == "refused":
             raise ArchiveUnavailable(13, "permission denied")
-        return expire(session_id, now)
+        return expire(session_id, *args, **options)
 
-    archive.expire_locked = refuse  # type: ignore[method-assign]
+    archive.store.expire_locked = refuse  # type: ignore[method-assign]
     with archive.store.lock("busy"):
         assert process.drive(rounds_flow.clean_up(process.store)) == 1
     assert archive.store.counters["expiry_failures"] == 1

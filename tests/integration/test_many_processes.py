@@ -115,12 +115,38 @@ def test_sixteen_processes_and_two_daemons_on_one_session(config: CacheConfig) -
     assert report.is_intact
 
 
+def pop(config: CacheConfig, report: Report) -> None:
+    cache = HybridConversationCache("s", config)
+    while (popped := cache.pop_last()) is not None:
+        report("p", int(popped.message["content"]))
+
+
+@pytest.mark.parametrize("hot", [0, 10, 40])
+def test_processes_that_take_off_the_last_message_get_each_one_once(config: CacheConfig, hot: int) -> None:
+    cache = HybridConversationCache("s", config)
+    for number in range(40):
+        if number == 40 - hot:
+            cache.flush_to_disk()
+        cache.add_message("user", f"{number}")
+    if not hot:
+        cache.flush_to_disk()
+    children = [Child(partial(pop, config)) for _ in range(2)]
+    assert [child.wait() for child in children] == [0, 0]
+    popped = [[value for _, value in child.records()] for child in children]
+    for child in children:
+        child.close()
+    # Each process saw them go from the last to the first.
+    assert all(one == sorted(one, reverse=True) for one in popped)
+    assert sorted(popped[0] + popped[1]) == list(range(40))
+    assert cache.get_full() == []
+
+
 def _has_ended(child: Child) -> bool:
     return child.poll() is not None
 
 
 @pytest.mark.slow
-def test_many_processes_on_many_sessions_while_all_of_them_are_evicted(config: CacheConfig) -> None:
+def test_many_processes_on_many_sessions_while_all_of_them_are_offloaded(config: CacheConfig) -> None:
     sessions = [f"session {i}" for i in range(12)]
 
     def live(writer: int, report: Report) -> None:
@@ -140,7 +166,7 @@ def test_many_processes_on_many_sessions_while_all_of_them_are_evicted(config: C
         check(said(HybridConversationCache(session, config).get_full()), 6, 30)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_what_is_deleted_stays_deleted_whatever_the_daemons_are_doing(config: CacheConfig) -> None:
     cache = HybridConversationCache("s", config.replace(hot_window_size=2, archive_batch_turns=1))
     with Child(partial(move, config)), Child(partial(move, config)):
@@ -188,7 +214,7 @@ def _delete(config: CacheConfig, session: str) -> None:
     HybridConversationCache(session, config).delete_session()
 
 
-def test_a_hundred_evictions_and_rehydrations_change_nothing(config: CacheConfig) -> None:
+def test_a_hundred_offloads_and_rehydrations_change_nothing(config: CacheConfig) -> None:
     config = config.replace(evict_after_minutes=0.0, hot_window_size=5)
     cache = HybridConversationCache("s", config)
     texts = [f"message {i}" for i in range(17)]
@@ -207,7 +233,7 @@ def test_a_hundred_evictions_and_rehydrations_change_nothing(config: CacheConfig
         assert os.path.getsize(os.path.join(config.archive_dir, "s.huff")) == size
 
 
-def test_a_hundred_evictions_and_rehydrations_with_a_message_between_each(config: CacheConfig) -> None:
+def test_a_hundred_offloads_and_rehydrations_with_a_message_between_each(config: CacheConfig) -> None:
     config = config.replace(evict_after_minutes=0.0, hot_window_size=5)
     cache = HybridConversationCache("s", config)
     texts: list[str] = []

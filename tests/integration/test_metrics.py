@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
-from lix_cache import AsyncSemanticCache, HybridConversationCache, Prices, SemanticCache
+from lix_cache import AsyncSemanticCache, HybridConversationCache, Prices, SemanticCache, SemanticSettings
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, MissingExtra
 from lix_cache.hot.clients import close_async_redis_clients
@@ -30,7 +30,7 @@ def samples(registry: object) -> dict[str, float]:
 
 
 def test_every_lookup_store_and_saving_is_seen(redis_config: CacheConfig) -> None:
-    cache = SemanticCache(Meanings(), redis_config, prices=Prices(1.0, 2.0, "EUR"))
+    cache = SemanticCache(Meanings(), redis_config, settings=SemanticSettings(prices=Prices(1.0, 2.0, "EUR")))
     registry = prometheus_client.CollectorRegistry()
     register_metrics(registry, answers=cache)
     cache.lookup("capital of France")

@@ -238,14 +238,19 @@ def test_a_session_that_the_old_package_brought_back_from_disk_comes_back_once(
     assert said(cache.get_full()) == [*numbered(25), "new"]
 
 
+def lose_one(before: Any, old_clock: Ticking) -> None:
+    """Say three things, the last two in one millisecond: the old package keeps the later one."""
+    say(before, "first")
+    old_clock.time()
+    old_clock.time = lambda: old_clock.now  # type: ignore[method-assign]
+    say(before, "lost", "second")
+
+
 def test_messages_of_one_millisecond_come_back_as_far_as_they_are_there(
     open_old: Callable[..., Any], open_new: Callable[..., Any], old_clock: Ticking, old: Any
 ) -> None:
     before = open_old()
-    before.add_message("user", "first")
-    old_clock.time()
-    old_clock.time = lambda: old_clock.now  # type: ignore[method-assign]
-    say(before, "lost", "second")
+    lose_one(before, old_clock)
     # The old package itself shows the survivor twice.
     assert said(before.get_context()) == ["first", "second", "second"]
     cache = open_new()
@@ -255,11 +260,7 @@ def test_messages_of_one_millisecond_come_back_as_far_as_they_are_there(
 def test_a_dry_run_says_at_most_how_many_messages_move(
     open_old: Callable[..., Any], config: CacheConfig, old_clock: Ticking
 ) -> None:
-    before = open_old()
-    before.add_message("user", "first")
-    old_clock.time()
-    old_clock.time = lambda: old_clock.now  # type: ignore[method-assign]
-    say(before, "lost", "second")
+    lose_one(open_old(), old_clock)
     admin = StoreAdmin(config)
     assert (admin.migrate(dry_run=True).messages, admin.migrate().messages) == (3, 2)
 
@@ -392,6 +393,7 @@ class Crash(BaseException):
     """The process is stopped here."""
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("touch", ["add", "context", "full"])
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("situation", ["hot", "with archive", "with a window"])
@@ -471,7 +473,7 @@ def test_processes_that_meet_an_old_session_at_once_move_it_once(
 def test_threads_that_add_to_an_old_session_at_once_lose_nothing(
     open_old: Callable[..., Any], open_new: Callable[..., Any], twins: Twins, config: CacheConfig
 ) -> None:
-    if twins.colour == "async":
+    if twins.variant == "async":
         pytest.skip("one loop belongs to one thread")
     say(open_old(), *numbered(20))
     caches = [open_new() for _ in range(4)]
@@ -565,7 +567,7 @@ def test_a_user_who_may_not_read_the_old_keys_works_without_them(
         client.acl_deluser(name)
 
 
-def test_a_flush_and_an_eviction_by_name_reach_it_too(
+def test_a_flush_and_an_offload_by_name_reach_it_too(
     open_old: Callable[..., Any],
     open_new: Callable[..., Any],
     config: CacheConfig,
@@ -576,7 +578,7 @@ def test_a_flush_and_an_eviction_by_name_reach_it_too(
     cache = open_new("a")
     assert cache.flush_to_disk() is True
     assert cache.get_stats()["disk_turns"] == 4
-    assert StoreAdmin(config).evict(session_ids=["b"]).messages == 4
+    assert StoreAdmin(config).offload(session_ids=["b"]).messages == 4
     assert old_keys() == []
     assert said(cache.get_context()) == said(open_new("b").get_full()) == numbered(4)
 
@@ -692,7 +694,7 @@ def test_json_of_the_old_package_is_read_as_it_wrote_it(
     assert (message["content"], message["metadata"]["not a number"]) == ("x", "NaN")
 
 
-# -- sessions that nobody uses ---------------------------------------------------------------
+# -- sessions that are not used ---------------------------------------------------------------
 
 
 def test_the_daemon_moves_an_old_session_before_its_life_ends(

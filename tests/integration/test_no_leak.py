@@ -21,7 +21,7 @@ import pytest
 from loguru import logger
 
 import lix_cache
-from lix_cache import CacheConfig, CachePolicy, HybridConversationCache, Limits, LixCacheError, StoreAdmin
+from lix_cache import CacheConfig, CachePolicy, HybridConversationCache, LixCacheError, StoreAdmin, Thresholds
 from lix_cache.embedders.http import OpenAIEmbedder
 from lix_cache.errors import ConfigError, InvalidInput, RedisError
 from lix_cache.hot.clients import close_async_redis_clients, create_async_redis_client, create_redis_client
@@ -270,7 +270,7 @@ def test_a_secret_in_the_wrong_setting_of_a_cache_is_not_shown(ear: Ear, value: 
     refused = 0
     takers: list[tuple[Callable[..., Any], Any]] = [
         (lambda **given: CachePolicy(**given) and None, CachePolicy),
-        (lambda **given: Limits(**{"threshold": 0.5, **given}) and None, Limits),
+        (lambda **given: Thresholds(**{"threshold": 0.5, **given}) and None, Thresholds),
         (lambda **given: CachePolicy.from_json(json.dumps(given, default=repr)) and None, CachePolicy),
     ]
     for make, settings in takers:

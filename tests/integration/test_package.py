@@ -69,7 +69,12 @@ def test_the_wheel_holds_what_runs_and_nothing_else(built: tuple[Path, Path]) ->
         names = archive.namelist()
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"lix_cache"}
-    for name in ("py.typed", "cli/data/demo.jsonl", "huffman_codec/tables/lix-1.lixt", "config.py"):
+    for name in (
+        "py.typed",
+        "cli/data/demo.jsonl",
+        "huffman_codec/tables/lix-1.lixt",
+        "hot/lua/session/add.lua",
+    ):
         assert f"lix_cache/{name}" in names
     lua = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lix_cache").rglob("*.lua")}
     assert lua

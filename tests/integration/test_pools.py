@@ -24,13 +24,13 @@ DB = 3
 
 
 class Both:
-    """A pool of either colour and a redis-py client on it, called without ``await``."""
+    """A pool of either variant and a redis-py client on it, called without ``await``."""
 
     def __init__(self, twins: Twins, config: CacheConfig) -> None:
         self._run = twins.run
-        endpoint = endpoint_for(config, DB)
+        endpoint = endpoint_for(config.redis, DB)
         self.client: Any = (
-            lazy_client(endpoint) if twins.colour == "sync" else twins.run(_lazy_async(endpoint))
+            lazy_client(endpoint) if twins.variant == "sync" else twins.run(_lazy_async(endpoint))
         )
         self.pool: Any = self.client.connection_pool
 
@@ -94,7 +94,7 @@ def test_a_pool_of_one_serves_both_ways(twins: Twins, redis_server: RedisServer,
 
 def test_threads_that_come_both_ways_wait_for_each_other(redis_server: RedisServer, tmp_path: Path) -> None:
     config = redis_server.config(archive_dir=tmp_path, redis_pool_size=2, redis_socket_timeout=3)
-    client: Any = lazy_client(endpoint_for(config, DB))
+    client: Any = lazy_client(endpoint_for(config.redis, DB))
     failures: list[BaseException] = []
     key = f"pools:{os.getpid()}"
 
@@ -121,7 +121,7 @@ def test_tasks_that_come_both_ways_wait_for_each_other(redis_server: RedisServer
     config = redis_server.config(archive_dir=tmp_path, redis_pool_size=2, redis_socket_timeout=3)
 
     async def main() -> int:
-        client: Any = lazy_async_client(endpoint_for(config, DB))
+        client: Any = lazy_async_client(endpoint_for(config.redis, DB))
         key = f"apools:{os.getpid()}"
 
         async def work(short: bool) -> None:
@@ -146,7 +146,7 @@ def test_a_connection_that_the_server_closed_is_opened_anew(
     with redis_server.client() as admin:
         admin.client_kill_filter(_id=str(mine))
     time.sleep(0.02)
-    if twins.colour == "async":
+    if twins.variant == "async":
         twins.run(asyncio.sleep(0.02))  # the loop has to hear of it
     (other,) = both.ask(("CLIENT", "ID"))
     assert other != mine
@@ -155,7 +155,7 @@ def test_a_connection_that_the_server_closed_is_opened_anew(
 def test_an_answer_that_was_not_waited_for_is_not_the_next_ones(
     redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client: Any = lazy_client(endpoint_for(redis_config, DB))
+    client: Any = lazy_client(endpoint_for(redis_config.redis, DB))
     pool: Pool = client.connection_pool
     assert pool.ask(pack(("ECHO", "first"))) == [b"first"]
 
@@ -173,7 +173,7 @@ def test_an_answer_that_a_cancelled_task_did_not_wait_for_is_not_the_next_ones(
     redis_config: CacheConfig,
 ) -> None:
     async def main() -> None:
-        client: Any = lazy_async_client(endpoint_for(redis_config, DB))
+        client: Any = lazy_async_client(endpoint_for(redis_config.redis, DB))
         pool: AsyncPool = client.connection_pool
         assert await pool.ask(pack(("ECHO", "first"))) == [b"first"]
         task = asyncio.create_task(pool.ask(pack(("BLPOP", "a list that is not there", 1))))
@@ -189,7 +189,7 @@ def test_an_answer_that_a_cancelled_task_did_not_wait_for_is_not_the_next_ones(
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_does_not_ask_on_its_parents_connection(redis_config: CacheConfig) -> None:
-    client: Any = lazy_client(endpoint_for(redis_config, DB))
+    client: Any = lazy_client(endpoint_for(redis_config.redis, DB))
     (mine,) = client.connection_pool.ask(pack(("CLIENT", "ID")))
     child = os.fork()
     if child == 0:

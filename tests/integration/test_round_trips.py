@@ -9,7 +9,9 @@ import pytest
 
 from lix_cache import HybridConversationCache
 from lix_cache.config import CacheConfig
+from lix_cache.session import changes
 from tests.support import CountingProxy, RedisServer
+from tests.support.lab import Process
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("one-trip")
@@ -49,6 +51,63 @@ def test_an_add_is_one_round_trip(cache: Any, counted: Counted) -> None:
         assert counted(lambda text=text: cache.add_message("user", text)) == [["EVALSHA"]]  # type: ignore[misc]
 
 
+def test_a_batch_is_one_round_trip_with_keys_and_without(cache: Any, counted: Counted) -> None:
+    texts = [{"role": "user", "content": f"m{i}"} for i in range(12)]
+    keys = [f"k{i}" for i in range(12)]
+    assert counted(lambda: cache.add_messages(texts)) == [["EVALSHA"]]
+    # Nothing is known of keys yet: it is refused, looked for in both tiers, and added.
+    cache.add_messages(texts[:1], keys=["first"])
+    assert counted(lambda: cache.add_messages(texts, keys=keys)) == [["EVALSHA"]]
+    assert counted(lambda: cache.add_messages(texts, keys=keys)) == [["EVALSHA"]]
+
+
+def test_the_first_keys_of_a_session_cost_two_more(cache: Any, counted: Counted) -> None:
+    # So that the server knows the scripts.
+    cache.add_messages([{"role": "user", "content": "a"}], keys=["a"])
+    cache.delete_session()
+    trips = counted(lambda: cache.add_messages([{"role": "user", "content": "b"}], keys=["b"]))
+    assert trips == [["EVALSHA"]] * 3
+
+
+def test_a_change_of_a_message_in_redis_is_two_round_trips(cache: Any, counted: Counted) -> None:
+    added = cache.add_messages([{"role": "user", "content": f"m{i}"} for i in range(8)])
+    cache.pop_last()
+    assert counted(cache.pop_last) == [["EVALSHA"], ["EVALSHA"]]
+    assert counted(lambda: cache.delete_message(added.ids[2])) == [["EVALSHA"], ["EVALSHA"]]
+    assert counted(cache.get_context) == [["EVALSHA"]]
+    assert counted(lambda: cache.add_message("user", "next")) == [["EVALSHA"]]
+    assert counted(cache.get_revision) == [["EVALSHA"]]
+
+
+def test_others_see_that_the_last_message_was_taken_off_in_one_round_trip(
+    cache: Any, counted: Counted, proxy_config: CacheConfig
+) -> None:
+    # Another process, whose memory of the session is its own.
+    other = Process(proxy_config)
+    for text in ("one", "two", "three"):
+        cache.add_message("user", text)
+    cache.get_context()
+    other.drive(changes.pop_last(other.session))
+    # The server learns the script.
+    cache.get_context()
+    other.drive(changes.pop_last(other.session))
+    # Once it asks whether Redis went back; from then on it knows.
+    assert counted(cache.get_context) == [["EVALSHA"], ["EVALSHA"]]
+    assert counted(cache.get_context) == [["EVALSHA"]]
+    assert cache.get_stats()["counters"].get("rolled_back", 0) == 0
+
+
+def test_pages_of_the_history_are_one_round_trip(cache: Any, counted: Counted) -> None:
+    added = cache.add_messages([{"role": "user", "content": f"m{i}"} for i in range(30)])
+    for action in (
+        lambda: cache.get_last(3),
+        lambda: cache.get_last(300),
+        lambda: cache.get_messages(5, before=added.ids[20]),
+        lambda: cache.get_messages(5, after=added.ids[20]),
+    ):
+        assert counted(action) == [["EVALSHA"]]
+
+
 def test_a_look_at_the_context_is_one_round_trip(cache: Any, counted: Counted) -> None:
     for _ in range(30):
         cache.add_message("user", "x")
@@ -81,7 +140,7 @@ def test_the_stats_are_one_round_trip(cache: Any, counted: Counted) -> None:
 def test_message_20000_costs_what_message_20_did(
     twins: Twins, proxy_config: CacheConfig, redis_config: CacheConfig, counted: Counted
 ) -> None:
-    """Most of a long session is on disk: its length is nobody's price."""
+    """Most of a long session is on disk: its length adds no cost."""
     config = proxy_config.replace(archive_codec="stored")
     direct = HybridConversationCache("s", redis_config.replace(archive_codec="stored"))
     for start in range(0, 20_000, 1000):
@@ -95,7 +154,7 @@ def test_message_20000_costs_what_message_20_did(
     assert counted(cache.get_full) == [["EVALSHA"]]
 
 
-def test_a_long_window_that_nobody_moves_costs_no_more(cache: Any, counted: Counted) -> None:
+def test_a_long_window_that_is_not_moved_costs_no_more(cache: Any, counted: Counted) -> None:
     """Without a daemon the add that finds its window four batches too long moves it, and only that one."""
     size, batch = cache.hot_window_size, 10
     trips = [len(counted(lambda: cache.add_message("user", "x"))) for _ in range(2 * size + 4 * batch)]
@@ -193,9 +252,10 @@ def test_moving_many_sessions_shares_its_round_trips(
     idle.evictor.run_once()
     for i in range(32):
         twins.make("HybridConversationCache", f"s{i}", proxy_config).add_message("user", "x")
-    # Overflow; lease and list; 32 reads in one; 32 trims in one; lease and list again.
+    # The layout; overflow; lease and list; 32 reads in one; 32 trims in one; lease and list again.
     one = ["EVALSHA"]
-    assert counted(idle.evictor.run_once) == [["HRANDFIELD"], one, one, one * 32, one * 32, one, one]
+    moving = [one, one, one * 32, one * 32, one, one]
+    assert counted(idle.evictor.run_once) == [["GET"], ["HRANDFIELD"], *moving]
 
 
 def test_a_deletion_costs_the_same_however_long_the_session_is(cache: Any, counted: Counted) -> None:

@@ -9,14 +9,15 @@ import pytest
 
 from lix_cache import SemanticCache
 from lix_cache.config import CacheConfig
-from lix_cache.matching.thresholds import Limits
+from lix_cache.matching.thresholds import Thresholds
 from tests.support import CountingProxy, RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
+from tests.support.semantic import apart, with_settings
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("one-trip")
 
-LIMITS = Limits(threshold=0.9, margin=0.05)
+THRESHOLDS = Thresholds(threshold=0.9, margin=0.05)
 TABLE = {"q": mix(a=1), "like q": mix(a=1, b=0.1), "far": mix(c=1), "between": mix(a=1, d=0.1)}
 
 
@@ -24,8 +25,10 @@ TABLE = {"q": mix(a=1), "like q": mix(a=1, b=0.1), "far": mix(c=1), "between": m
 def make(twins: Twins, proxy_config: CacheConfig, proxy: CountingProxy) -> Any:
     def build(**options: Any) -> Any:
         """Return a cache with 40 entries, connected, its scripts known to the server."""
-        settings = {"limits": LIMITS, "guards": False, "policy": ANYTHING, "audit_rate": 0, **options}
-        warm = twins.make("SemanticCache", Meanings(TABLE), proxy_config, context={"w": 1}, **settings)
+        settings = {"thresholds": THRESHOLDS, "guards": False, "policy": ANYTHING, "audit_rate": 0, **options}
+        warm = twins.make(
+            "SemanticCache", Meanings(TABLE), proxy_config, context={"w": 1}, **with_settings(**settings)
+        )
         warm.store("q", "Q", tags=["t"])
         warm.lookup("far")
         warm.report_wrong(warm.lookup("like q").entry_id, "x")
@@ -33,7 +36,7 @@ def make(twins: Twins, proxy_config: CacheConfig, proxy: CountingProxy) -> Any:
         warm.invalidate(context={})
         warm.cleanup_expired()
         warm.get_stats()
-        cache = twins.make("SemanticCache", Meanings(TABLE), proxy_config, **settings)
+        cache = twins.make("SemanticCache", Meanings(TABLE), proxy_config, **with_settings(**settings))
         for i in range(39):
             cache.store(f"filler {i}", i)
         cache.store("q", "Q")
@@ -83,7 +86,7 @@ def test_a_store_is_one_round_trip_whatever_must_go_for_it(
     assert cache.lookup("q").response == "replaced"
 
 
-def test_uses_and_sliding_lives_cost_no_round_trip(make: Any, proxy: CountingProxy) -> None:
+def test_uses_and_sliding_ttl_cost_no_round_trip(make: Any, proxy: CountingProxy) -> None:
     cache = make(eviction="lru", sliding_seconds=60)
     assert cache.lookup("q").is_hit
     assert cache.lookup("like q").is_hit
@@ -101,17 +104,22 @@ def test_availability_costs_what_a_lookup_costs(make: Any, proxy: CountingProxy)
 def test_ten_thousand_entries_cost_no_more_even_the_first_time(
     redis_config: CacheConfig, proxy_config: CacheConfig, proxy: CountingProxy
 ) -> None:
-    settings: dict[str, Any] = {"limits": LIMITS, "guards": False, "policy": ANYTHING, "max_entries": 10_001}
-    writer = SemanticCache(Meanings(TABLE), redis_config, **settings)
+    settings: dict[str, Any] = {
+        "thresholds": THRESHOLDS,
+        "guards": False,
+        "policy": ANYTHING,
+        "max_entries": 10_001,
+    }
+    writer = SemanticCache(Meanings(TABLE), redis_config, **with_settings(**settings))
     for i in range(10_000):
         writer.store(f"filler {i}", i)
     writer.store("q", "Q")
     # The server knows the scripts, and there is a connection.
     assert writer.check_availability("like q")
-    SemanticCache(Meanings(TABLE), proxy_config, **settings).lookup("far", context={"w": 1})
+    SemanticCache(Meanings(TABLE), proxy_config, **with_settings(**settings)).lookup("far", context={"w": 1})
     for query, trips in (("q", 1), ("far", 1), ("like q", 2)):
         # A cache whose index is empty, and which must fetch it; then one that has it.
-        cache = SemanticCache(Meanings(TABLE), proxy_config, **settings)
+        cache = apart(SemanticCache(Meanings(TABLE), proxy_config, **with_settings(**settings)))
         for _ in range(2):
             proxy.reset()
             assert bool(cache.lookup(query)) == (query != "far")
@@ -182,11 +190,13 @@ def test_vectors_of_responses_and_what_is_learned_cost_no_round_trip(
 ) -> None:
     """They go with the requests that are made anyway."""
     settings = {"policy": ANYTHING, "audit_rate": 1.0}
-    warm = twins.make("SemanticCache", Meanings(TABLE), proxy_config, context={"w": 1}, **settings)
+    warm = twins.make(
+        "SemanticCache", Meanings(TABLE), proxy_config, context={"w": 1}, **with_settings(**settings)
+    )
     warm.store("q", "The answer is in the settings, under security.")
     assert warm.settle(30)
     warm.lookup("far")  # now the server knows the scripts
-    cache = twins.make("SemanticCache", Meanings(TABLE), proxy_config, **settings)
+    cache = twins.make("SemanticCache", Meanings(TABLE), proxy_config, **with_settings(**settings))
     cache.store("q", "The answer is in the settings, under security.")
     assert cache.settle(30)
     proxy.reset()

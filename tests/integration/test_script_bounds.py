@@ -9,20 +9,21 @@ import pytest
 
 from lix_cache import SemanticCache, SemanticCacheRedis
 from lix_cache.config import CacheConfig
-from lix_cache.matching.decision import Limits
+from lix_cache.matching.decision import Thresholds
 from tests.support import CountingProxy, RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
+from tests.support.semantic import apart, with_settings
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("no-stall")
 
-LIMITS = Limits(threshold=0.9, margin=0.05)
+THRESHOLDS = Thresholds(threshold=0.9, margin=0.05)
 TABLE = {"q": mix(a=1), "like q": mix(a=1, b=0.1), "far": mix(c=1)}
-OPTIONS: dict[str, Any] = {"limits": LIMITS, "guards": False, "policy": ANYTHING}
+OPTIONS: dict[str, Any] = {"thresholds": THRESHOLDS, "guards": False, "policy": ANYTHING}
 
 
 def cache_of(config: CacheConfig, **options: Any) -> SemanticCache:
-    return SemanticCache(Meanings(TABLE), config, **{**OPTIONS, **options})
+    return apart(SemanticCache(Meanings(TABLE), config, **with_settings(**{**OPTIONS, **options})))
 
 
 @pytest.mark.parametrize("eviction", ["fifo", "lru", "lfu"])
@@ -81,7 +82,8 @@ def test_what_is_new_comes_in_pages_and_is_complete_before_it_decides(
     proxy.reset()
     assert late.lookup("like q").reason == "margin"
     assert len(proxy.batches) == 1
-    assert max(map(len, late._core.indexes._indexes.values())) == 1_102
+    kept = late._core.redis.store.indexes._indexes.values()
+    assert max(len(one.index) for one in kept) == 1_102
 
 
 def test_reports_in_one_scope_are_bounded(redis_config: CacheConfig, redis_server: RedisServer) -> None:

@@ -16,16 +16,18 @@ import numpy as np
 import pytest
 import redis
 
+from lix_cache import SemanticSettings
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, RedisCommandError
 from lix_cache.hot.scripts import Script, ScriptCall
-from lix_cache.matching.thresholds import Limits
-from lix_cache.semantic.deferred import Later
+from lix_cache.matching.thresholds import Thresholds
+from lix_cache.semantic.deferred import Deferred
 from tests.support import CountingProxy, RedisServer
 from tests.support.meaning import Meanings
+from tests.support.semantic import apart, with_settings
 from tests.support.twins import Twins
 
-LIMITS = Limits(threshold=0.8, margin=0.05)
+THRESHOLDS = Thresholds(threshold=0.8, margin=0.05)
 DIM = 32
 FROM = 100
 
@@ -50,13 +52,14 @@ def make(twins: Twins, config: CacheConfig) -> Any:
     def build(**options: Any) -> Any:
         settings = {
             "config": config,
-            "limits": LIMITS,
+            "thresholds": THRESHOLDS,
             "guards": False,
             "vector_sets_from": FROM,
             "audit_rate": 0,
             **options,
         }
-        return twins.make("SemanticCache", settings.pop("embedder", None), settings.pop("config"), **settings)
+        embedder, config_ = settings.pop("embedder", None), settings.pop("config")
+        return apart(twins.make("SemanticCache", embedder, config_, **with_settings(**settings)))
 
     return build
 
@@ -291,13 +294,13 @@ def behind(redis8: RedisServer, config: CacheConfig, raw: redis.Redis, twins: Tw
 
         def build(responses: Any = None, *, store: bool = True, **options: Any) -> Any:
             settings = {
-                "limits": LIMITS,
+                "thresholds": THRESHOLDS,
                 "guards": False,
                 "vector_sets_from": FROM,
                 "audit_rate": 0,
                 **options,
             }
-            cache = twins.make("SemanticCache", Meanings(table, dim=DIM), way, **settings)
+            cache = twins.make("SemanticCache", Meanings(table, dim=DIM), way, **with_settings(**settings))
             for i in range(150 if store else 0):
                 cache.store(f"question {i}", (responses or {}).get(i, i))
             for query in ("near 149", "near 148") if store else ():
@@ -400,16 +403,28 @@ def test_a_life_that_ends_while_the_client_thinks_ends_the_lookup(make: Any) -> 
     assert cache.lookup("w", query_embedding=near(rows[5])).response == "answer 5"
 
 
-def test_notes_that_nobody_can_send_are_bounded() -> None:
-    later = Later(scopes=2, each=3)
+def test_notes_that_cannot_be_sent_are_bounded() -> None:
+    deferred = Deferred(limit_bytes=2_500, each=3)
     calls = [ScriptCall(Script("answers/fill"), (str(i),), ()) for i in range(5)]
     for call in calls:
-        later.add("a", call)
-    assert [note.call for note in later.take("a")] == calls[2:]
-    assert later.take("a") == ()
+        deferred.add("a", call)
+    assert [note.call for note in deferred.take("a")] == calls[2:]
+    assert (deferred.take("a"), deferred.nbytes) == ((), 0)
     for scope in "abc":
-        later.add(scope, calls[0])
-    assert [len(later.take(scope)) for scope in "abc"] == [0, 1, 1]
+        deferred.add(scope, calls[0])
+    assert [len(deferred.take(scope)) for scope in "abc"] == [0, 1, 1]
+    assert deferred.nbytes == 0
+
+
+def test_notes_of_a_thousand_scopes_wait_for_theirs_within_a_limit() -> None:
+    deferred = Deferred()
+    for i in range(1_000):
+        deferred.add(str(i), ScriptCall(Script("answers/attach"), (), (bytes(2_000),)))
+    assert all(len(deferred.take(str(i))) == 1 for i in range(1_000))
+    for i in range(50_000):
+        deferred.add(str(i), ScriptCall(Script("answers/attach"), (), (bytes(2_000),)))
+    assert deferred.nbytes <= 16 * 1024 * 1024
+    assert deferred.take("49999")
 
 
 def test_a_note_that_is_refused_fails_no_lookup(behind: Any, raw: redis.Redis, config: CacheConfig) -> None:
@@ -442,12 +457,22 @@ def test_a_full_server_still_finds_what_it_has(twins: Twins, tmp_path: Path) -> 
     with RedisServer(binary=binary) as server:
         config = server.config(archive_dir=tmp_path, embedder_id="test", embedding_dim=DIM)
         writer = twins.make(
-            "SemanticCache", None, config, limits=LIMITS, guards=False, vector_sets_from=None, audit_rate=0
+            "SemanticCache",
+            None,
+            config,
+            thresholds=THRESHOLDS,
+            guards=False,
+            settings=SemanticSettings(vector_sets_from=None, audit_rate=0),
         )
         rows = vectors(150)
         fill(writer, rows)
         cache = twins.make(
-            "SemanticCache", None, config, limits=LIMITS, guards=False, vector_sets_from=FROM, audit_rate=0
+            "SemanticCache",
+            None,
+            config,
+            thresholds=THRESHOLDS,
+            guards=False,
+            settings=SemanticSettings(vector_sets_from=FROM, audit_rate=0),
         )
         for _ in range(5):
             assert cache.lookup("w", query_embedding=near(rows[3])).response == "answer 3"

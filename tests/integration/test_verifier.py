@@ -13,7 +13,7 @@ import pytest
 from lix_cache import ConfigError, LixCacheError, MissingExtra, VerifierError
 from lix_cache.verifiers.cross_encoder import CrossEncoderVerifier
 from lix_cache.verifiers.onnx import OnnxVerifier
-from lix_cache.verifiers.protocol import VERIFIER_THRESHOLD, Verifier, verified_scores
+from lix_cache.verifiers.protocol import Verifier, verified_scores
 from tests.support.models import WORDS, write_cross_encoder, write_token_model
 
 PAIRS = [("red", "green"), ("green", "red"), ("one two three", "blue"), ("", "two"), ("red blue", "unknown")]
@@ -207,4 +207,3 @@ def test_whatever_is_no_score_for_each_pair_is_an_error(answer: Any) -> None:
 def test_a_verifier_of_ones_own_is_asked_as_any_other() -> None:
     scores = verified_scores(Custom([0.0, 1.0]), PAIRS[:2])
     assert (scores.tolist(), scores.dtype) == ([0.0, 1.0], np.float32)
-    assert VERIFIER_THRESHOLD == 0.70

@@ -46,6 +46,7 @@ def answers(proxy: CountingProxy) -> int:
     return len(proxy.batches)
 
 
+@pytest.mark.sampled(2)
 def test_the_whole_history_comes_a_page_at_a_time(
     cache: Any, proxy: CountingProxy, redis_server: RedisServer, proxy_config: CacheConfig
 ) -> None:
@@ -56,6 +57,7 @@ def test_the_whole_history_comes_a_page_at_a_time(
     assert answers(proxy) == 3
 
 
+@pytest.mark.sampled(2, 1)
 def test_smart_context_reads_all_of_a_window_a_page_at_a_time(
     cache: Any, proxy: CountingProxy, redis_server: RedisServer, proxy_config: CacheConfig
 ) -> None:
@@ -70,6 +72,7 @@ def test_smart_context_reads_all_of_a_window_a_page_at_a_time(
     assert answers(proxy) == 3
 
 
+@pytest.mark.sampled(2)
 def test_a_window_of_a_page_is_read_in_one_round_trip(
     cache: Any, proxy: CountingProxy, redis_server: RedisServer, proxy_config: CacheConfig
 ) -> None:
@@ -80,6 +83,7 @@ def test_a_window_of_a_page_is_read_in_one_round_trip(
         assert answers(proxy) == 1
 
 
+@pytest.mark.sampled(2, 1)
 def test_a_window_that_may_hold_very_many_is_read_a_page_at_a_time(
     twins: Twins, proxy: CountingProxy, redis_server: RedisServer, proxy_config: CacheConfig
 ) -> None:
@@ -92,6 +96,7 @@ def test_a_window_that_may_hold_very_many_is_read_a_page_at_a_time(
     assert answers(proxy) == 3
 
 
+@pytest.mark.sampled(2)
 def test_no_more_than_a_page_is_put_back(
     twins: Twins, redis_server: RedisServer, redis_config: CacheConfig
 ) -> None:

@@ -20,22 +20,23 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from lix_cache import Reason, SemanticCache
+from lix_cache import Reason, SemanticCache, SemanticSettings
 from lix_cache.config import CacheConfig
 from lix_cache.errors import InvalidContext
-from lix_cache.matching.thresholds import Limits
+from lix_cache.matching.thresholds import Thresholds
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix, spelled
+from tests.support.semantic import apart
 
 pytestmark = pytest.mark.promise("right-answer")
 
-#: Two topics with three wordings each: close to each other, far from the other topic.
+#: Two topics with three paraphrases each: close to each other, far from the other topic.
 TABLE = {
     f"{topic}{number}": mix(24, **{topic: 1.0, chr(ord("d") + "ab".index(topic) * 3 + number): 0.12})
     for topic in "ab"
     for number in range(3)
 }
-LIMITS = Limits(threshold=0.9, margin=0.05)
+THRESHOLDS = Thresholds(threshold=0.9, margin=0.05)
 CONTEXTS: list[dict[str, Any]] = [
     {"tenant": "x"},
     {"tenant": "y"},
@@ -43,7 +44,7 @@ CONTEXTS: list[dict[str, Any]] = [
     {"tenant": "x", "session": "1"},
 ]
 
-wordings = st.sampled_from(sorted(TABLE))
+paraphrases = st.sampled_from(sorted(TABLE))
 scopes = st.sampled_from([0, 0, 0, 1, 2, 3])
 answers = st.integers(0, 1)
 tag_sets = st.sampled_from([frozenset(), frozenset({"red"}), frozenset({"blue"}), frozenset({"red", "blue"})])
@@ -73,68 +74,69 @@ class AnswersMachine(RuleBasedStateMachine):
         self.ids: dict[str, tuple[int, str, str, bool]] = {}
 
     def new(self) -> SemanticCache:
-        return SemanticCache(
+        cache = SemanticCache(
             Meanings(TABLE, dim=24),
             self.config,
-            limits=LIMITS,
+            thresholds=THRESHOLDS,
             guards=False,
             policy=ANYTHING,
-            ttl_seconds=300,
+            settings=SemanticSettings(ttl_seconds=300),
         )
+        return apart(cache)  # as of two processes
 
-    def text(self, scope: int, wording: str, answer: int) -> str:
-        return f"{scope} {wording[0]} {answer}"
+    def text(self, scope: int, query: str, answer: int) -> str:
+        return f"{scope} {query[0]} {answer}"
 
     @rule(
         who=whos,
         scope=scopes,
-        wording=wordings,
+        query=paraphrases,
         answer=answers,
         tags=tag_sets,
         is_short=st.sampled_from([False, False, False, True]),
     )
     def store(
-        self, who: int, scope: int, wording: str, answer: int, tags: frozenset[str], is_short: bool
+        self, who: int, scope: int, query: str, answer: int, tags: frozenset[str], is_short: bool
     ) -> None:
-        text = self.text(scope, wording, answer)
-        life = _SHORT if is_short else None
+        text = self.text(scope, query, answer)
+        ttl = _SHORT if is_short else None
         entry_id = self.caches[who].store(
-            wording, text, context=CONTEXTS[scope], tags=sorted(tags), ttl_seconds=life
+            query, text, context=CONTEXTS[scope], tags=sorted(tags), ttl_seconds=ttl
         )
-        if (scope, wording, text) in self.wrong:
+        if (scope, query, text) in self.wrong:
             assert entry_id is None
             return
         assert entry_id is not None
-        self.ids[entry_id] = (scope, wording, text, is_short)
-        self.model[scope][wording] = Entry(answer, tags, is_short, entry_id)
+        self.ids[entry_id] = (scope, query, text, is_short)
+        self.model[scope][query] = Entry(answer, tags, is_short, entry_id)
 
     @rule(who=whos, scope=scopes, peek=st.booleans())
     def look_everything_up(self, who: int, scope: int, peek: bool) -> None:
-        for wording in sorted(TABLE):
-            self.look_up(who, scope, wording, peek)
+        for query in sorted(TABLE):
+            self.look_up(who, scope, query, peek)
 
-    def look_up(self, who: int, scope: int, wording: str, peek: bool) -> None:
+    def look_up(self, who: int, scope: int, query: str, peek: bool) -> None:
         cache = self.caches[who]
         call = cache.check_availability if peek else cache.lookup
         started = time.monotonic()
-        found = call(wording, context=CONTEXTS[scope])
+        found = call(query, context=CONTEXTS[scope])
         live = self.model[scope]
-        near = {w: e for w, e in live.items() if w[0] == wording[0]}
+        near = {w: e for w, e in live.items() if w[0] == query[0]}
         texts = {self.text(scope, w, e.answer) for w, e in near.items()}
         if found.is_hit:
             assert peek or found.response in texts
         # What is short may have ended or not; the rest is certain.
         if any(e.is_short for e in near.values()) and time.monotonic() - started < 60:
             return
-        if wording in near:
+        if query in near:
             assert found.is_hit
             assert found.reason == Reason.EXACT
-            assert peek or found.response == self.text(scope, wording, near[wording].answer)
+            assert peek or found.response == self.text(scope, query, near[query].answer)
         elif not live:
             assert found.reason == Reason.EMPTY
         elif not near or len(texts) > 1:
             assert not found.is_hit
-        elif (scope, wording, *texts) in self.wrong:
+        elif (scope, query, *texts) in self.wrong:
             assert found.reason == Reason.REPORTED
         else:
             assert found.is_hit, found
@@ -153,8 +155,8 @@ class AnswersMachine(RuleBasedStateMachine):
     @rule(who=whos, tags=st.sampled_from([frozenset({"red"}), frozenset({"red", "blue"})]))
     def drop_tags(self, who: int, tags: frozenset[str]) -> None:
         for live in self.model:
-            for wording in [w for w, e in live.items() if e.tags & tags]:
-                del live[wording]
+            for query in [w for w, e in live.items() if e.tags & tags]:
+                del live[query]
         self.caches[who].invalidate(tags=sorted(tags))
 
     @rule(who=whos, context=st.sampled_from([{}, {"tenant": "x"}, {"session": 1}, {"tenant": "y"}]))
@@ -172,22 +174,22 @@ class AnswersMachine(RuleBasedStateMachine):
         self.caches[who].invalidate(similar_to=f"{topic}0", context=CONTEXTS[scope])
 
     @precondition(lambda self: self.ids)
-    @rule(who=whos, data=st.data(), wording=wordings, other=scopes)
-    def report(self, who: int, data: st.DataObject, wording: str, other: int) -> None:
+    @rule(who=whos, data=st.data(), query=paraphrases, other=scopes)
+    def report(self, who: int, data: st.DataObject, query: str, other: int) -> None:
         entry_id = data.draw(st.sampled_from(list(self.ids)))
         scope, own, text, is_short = self.ids[entry_id]
         if other != scope:
-            assert not self.caches[who].report_wrong(entry_id, wording, context=CONTEXTS[other])
+            assert not self.caches[who].report_wrong(entry_id, query, context=CONTEXTS[other])
         current = self.model[scope].get(own)
         is_there = current is not None and current.entry_id == entry_id
-        noted = self.caches[who].report_wrong(entry_id, wording, context=CONTEXTS[scope]).noted
+        noted = self.caches[who].report_wrong(entry_id, query, context=CONTEXTS[scope]).noted
         assert noted == is_there or is_short  # which ends, and is cleaned up, when it likes
         if not noted:
             return
-        self.wrong.add((scope, wording, text))
-        paired = self.model[scope].get(wording)
-        if paired is not None and self.text(scope, wording, paired.answer) == text:
-            del self.model[scope][wording]
+        self.wrong.add((scope, query, text))
+        paired = self.model[scope].get(query)
+        if paired is not None and self.text(scope, query, paired.answer) == text:
+            del self.model[scope][query]
 
     @rule(who=whos)
     def restart(self, who: int) -> None:
@@ -206,12 +208,16 @@ def machine_config(redis_server: RedisServer, tmp_path_factory: pytest.TempPathF
     return redis_server.config(archive_dir=tmp_path_factory.mktemp("archive"), evictor_enabled=False)
 
 
-def test_any_sequence_of_calls_agrees_with_the_model(machine_config: CacheConfig) -> None:
+@pytest.mark.parametrize("examples", [10, pytest.param(60, marks=[pytest.mark.exhaustive])])
+def test_any_sequence_of_calls_agrees_with_the_model(machine_config: CacheConfig, examples: int) -> None:
     kind = type("Machine", (AnswersMachine,), {"config": machine_config})
     run_state_machine_as_test(
         kind,
         settings=settings(
-            max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )
 
@@ -228,17 +234,17 @@ def cache(redis_config: CacheConfig) -> SemanticCache:
     return SemanticCache(
         Meanings(TABLE, dim=24),
         redis_config,
-        limits=Limits(threshold=-1.0),
+        thresholds=Thresholds(threshold=-1.0),
         guards=False,
         policy=ANYTHING,
-        ttl_seconds=300,
+        settings=SemanticSettings(ttl_seconds=300),
     )
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(contexts, min_size=2, max_size=5), wordings)
+@given(st.lists(contexts, min_size=2, max_size=5), paraphrases)
 def test_equal_queries_never_meet_across_contexts(
-    cache: SemanticCache, asked: list[dict[str, Any]], wording: str
+    cache: SemanticCache, asked: list[dict[str, Any]], query: str
 ) -> None:
     # Even where every similarity is enough for a hit.
     cache.invalidate(context={})
@@ -246,15 +252,15 @@ def test_equal_queries_never_meet_across_contexts(
     for i, context in enumerate(asked):
         key = spelled(context)
         known = owner.get(key)
-        found = cache.lookup(wording, context=context)
+        found = cache.lookup(query, context=context)
         assert found.is_hit is (known is not None)
         assert found.response == known
-        cache.store(wording, i, context=context)
+        cache.store(query, i, context=context)
         owner[key] = i
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(victim=wordings, data=st.data())
+@given(victim=paraphrases, data=st.data())
 def test_another_tenants_near_duplicates_poison_nothing(
     cache: SemanticCache, redis_config: CacheConfig, victim: str, data: st.DataObject
 ) -> None:

@@ -269,7 +269,7 @@ class TurnsWithIds(RuleBasedStateMachine):
         turn = to_turn(self.body(), MessageId(0, 0), nonce)
         copy = Turn(MessageId(int(self.clock.now * 1000), self.serial), turn.body, None, nonce)
         with self.store.lock("s"):
-            self.store.append_outage_locked("s", turn, contested=True)
+            self.store.append_outage_locked("s", [turn], contested=True)
             (kept,) = [t for t in self.store.turns("s", locked=True) if t.nonce == nonce]
             self.model[kept.id] = turn.body
             if again:

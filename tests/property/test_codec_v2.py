@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lix_cache import CodecError
 from lix_cache.huffman_codec import _backend, _v2
 from lix_cache.huffman_codec._backend import Kernel
-from lix_cache.huffman_codec._phrase_table import PhraseTable
+from lix_cache.huffman_codec._dictionary import Dictionary
 from tests.support.kernels import kernel, native_or_skip  # noqa: F401 - a fixture
 from tests.support.tables import SAMPLE, lixt, pack, small_table, table_of
 
@@ -26,8 +26,8 @@ common = settings(
 
 
 @cache
-def table() -> PhraseTable:
-    return PhraseTable.parse(small_table())
+def table() -> Dictionary:
+    return Dictionary.parse(small_table())
 
 
 _PIECES = [SAMPLE.encode()[at : at + 7] for at in range(0, 400, 5)]
@@ -47,8 +47,8 @@ contents = st.one_of(
 def test_arbitrary_bytes_come_back(data: bytes) -> None:
     current = _backend.kernel
     assert current.decode_v1(current.encode_v1(data)) == data
-    for named, thorough in ((None, False), (table(), False), (None, True), (table(), True)):
-        encoded = _v2.encode_v2(data, named, thorough=thorough)
+    for named, level in ((None, 1), (table(), 1), (None, 2), (table(), 2)):
+        encoded = _v2.encode_v2(data, named, level=level)
         assert len(encoded) <= len(data) + (5 if len(data) <= 1024 else 8)
         assert _v2.decode_v2(encoded, named) == data
 
@@ -131,8 +131,8 @@ def test_both_kernels_say_the_same_of_noise(data: bytes, what: str, size: int) -
 def test_a_damaged_stream_is_refused_or_means_the_same(
     data: bytes, steps: list[tuple[str, int, int]]
 ) -> None:
-    for named, thorough in ((None, False), (table(), False), (None, True), (table(), True)):
-        whole = _v2.encode_v2(data, named, thorough=thorough)
+    for named, level in ((None, 1), (table(), 1), (None, 2), (table(), 2)):
+        whole = _v2.encode_v2(data, named, level=level)
         stream = _damaged(whole, steps[:1])
         if not stream:
             continue
@@ -151,7 +151,7 @@ def test_a_damaged_stream_is_refused_or_means_the_same(
 def test_any_table_serves_both_kernels(weights: dict[bytes, int], picks: list[int], longest: int) -> None:
     native, pure = native_or_skip(), _backend.PURE
     phrases, lengths = table_of(weights, longest)
-    loaded = PhraseTable.parse(lixt("any", pack(phrases, lengths), len(phrases)))
+    loaded = Dictionary.parse(lixt("any", pack(phrases, lengths), len(phrases)))
     data = b"".join(phrases[-(pick % len(phrases))] for pick in picks) + b"".join(weights)
     copies = pure.encode_copies(loaded, data)
     assert native.encode_copies(loaded, data) == copies
@@ -173,7 +173,7 @@ def test_both_kernels_refuse_the_same_tables(noise: bytes, count: int) -> None:
     native, pure = native_or_skip(), _backend.PURE
     good = table().raw
     for raw, number in ((noise * 20, count), (noise + good[len(noise) :], table().count)):
-        loaded = PhraseTable("noise", raw, number)
+        loaded = Dictionary("noise", raw, number)
         results = []
         for one in (native, pure):
             try:

@@ -21,8 +21,9 @@ from hypothesis.stateful import (
 )
 
 from lix_cache.config import CacheConfig
-from lix_cache.errors import RedisUnavailable
-from lix_cache.session import rounds, whole
+from lix_cache.errors import RedisUnavailable, RevisionMismatch
+from lix_cache.messages.turn import Turn
+from lix_cache.session import changes, read, rounds, whole
 from tests.support import CountingProxy, RedisServer
 from tests.support.lab import Process, fast_folder
 
@@ -109,8 +110,8 @@ class SessionMachine(RuleBasedStateMachine):
         if not self._reaches(who):
             self._partial(self.processes[who].context)
             return
-        # What another has archived without Redis is in the context once it is brought together.
-        self._bring_together()
+        # What another has archived without Redis is in the context once it is reconciled.
+        self._reconcile()
         expected = self.model[len(self.model) - min(3, self.since_clear) :]
         assert self.processes[who].context() == expected
 
@@ -124,7 +125,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert found
         assert found == [text for text in self.model if text in set(found)]
 
-    def _bring_together(self) -> None:
+    def _reconcile(self) -> None:
         direct = self.processes["direct"]
         direct.drive(rounds.reconcile_all_pending(direct.store))
 
@@ -137,13 +138,13 @@ class SessionMachine(RuleBasedStateMachine):
             with pytest.raises(RedisUnavailable):
                 self.processes[who].flush()
 
-    @rule(who=WHO, step=st.sampled_from(["spill", "evict", "reunite"]))
+    @rule(who=WHO, step=st.sampled_from(["spill", "evict", "reconcile"]))
     def daemon(self, who: str, step: str) -> None:
         process = self.processes[who]
         running = {
             "spill": lambda: rounds.spill_overflow(process.store),
-            "evict": lambda: rounds.evict_idle(process.store, 0),
-            "reunite": lambda: rounds.reconcile_all_pending(process.store),
+            "evict": lambda: rounds.offload_idle(process.store, 0),
+            "reconcile": lambda: rounds.reconcile_all_pending(process.store),
         }[step]
         try:
             process.drive(running())
@@ -177,6 +178,85 @@ class SessionMachine(RuleBasedStateMachine):
         assert there or not self.model
         self.model, self.on_disk, self.since_clear = [], set(), 0
 
+    def _changed(self, who: str, change: Any) -> Any:
+        """Run a change; RedisUnavailable where it could not be made."""
+        process = self.processes[who]
+        done = process.drive(change(process))
+        if not self._reaches(who):
+            assert self.policy == "archive"
+            # Redis hears of it when it is there.
+            self._reconcile()
+        return done
+
+    def _take_out(self, text: str, *instead: str) -> None:
+        place = self.model.index(text)
+        in_context = place >= len(self.model) - self.since_clear
+        self.model[place : place + 1] = instead
+        self.on_disk.discard(text)
+        self.since_clear -= in_context and not instead
+
+    @rule(who=WHO)
+    def pop_last(self, who: str) -> None:
+        there = self.model if self._reaches(who) else self.processes["direct"].archived()
+        try:
+            popped = self._changed(who, lambda process: changes.pop_last(process.session))
+        except RedisUnavailable:
+            assert not self._reaches(who)
+            assert self.policy == "raise" or not there
+            return
+        if popped is None:
+            assert not there
+            return
+        assert popped.body["content"] == there[-1]
+        self._take_out(there[-1])
+
+    @precondition(lambda self: self.model)
+    @rule(who=WHO, at=st.integers(0, 20), edits=st.booleans())
+    def delete_or_edit(self, who: str, at: int, edits: bool) -> None:
+        text = self.model[-1 - at % len(self.model)]
+        direct = self.processes["direct"]
+        turns = direct.drive(read.get_full(direct.session))
+        message_id = next(turn.id for turn in turns if turn.body["content"] == text)
+        self.number += 1
+        new = f"{self.number}"
+
+        def edited(turn: Turn) -> Turn:
+            return Turn(turn.id, {**turn.body, "content": new}, turn.vector)
+
+        def change(process: Process) -> Any:
+            if edits:
+                return changes.edit(process.session, message_id, edited)
+            return changes.delete_message(process.session, message_id)
+
+        try:
+            assert self._changed(who, change)
+        except RedisUnavailable:
+            assert not self._reaches(who)
+            assert self.policy == "raise" or text not in direct.archived()
+            return
+        self._take_out(text, *([new] if edits else []))
+
+    @rule(who=WHO, many=st.integers(0, 5), stale=st.booleans())
+    def replace_all(self, who: str, many: int, stale: bool) -> None:
+        process = self.processes[who]
+        texts = [f"{self.number + i + 1}" for i in range(many)]
+        self.number += many
+        try:
+            revision = process.drive(changes.revision(process.session)) if self.model else None
+            if stale and self.model:
+                self.processes["direct"].drive(changes.pop_last(self.processes["direct"].session))
+                self._take_out(self.model[-1])
+            turns = [process.turn(text) for text in texts]
+            self._changed(who, lambda process: changes.replace_all(process.session, turns, revision))
+        except RedisUnavailable:
+            assert not self._reaches(who)
+            return
+        except RevisionMismatch:
+            assert stale
+            return
+        assert revision is None or not stale
+        self.model, self.on_disk, self.since_clear = list(texts), set(texts), many
+
     @precondition(lambda self: self.durability == "disk")
     @rule()
     def save(self) -> None:
@@ -192,8 +272,8 @@ class SessionMachine(RuleBasedStateMachine):
         with self.server.client(db=2) as client:
             for key in client.scan_iter(f"{self.config.redis_key_prefix}*", count=1000):
                 client.delete(key)
-            for key, (value, life) in (self.saved or {}).items():
-                client.restore(key, life, value)
+            for key, (value, ttl) in (self.saved or {}).items():
+                client.restore(key, ttl, value)
             client.client_kill_filter(_type="normal", skipme=True)
 
     @rule(who=WHO)
@@ -240,13 +320,13 @@ class SessionMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-@pytest.mark.slow
 @pytest.mark.promise("no-loss")
+@pytest.mark.parametrize("examples", [10, pytest.param(60, marks=[pytest.mark.exhaustive])])
 @pytest.mark.parametrize(
     ("policy", "durability"), [("archive", "redis"), ("raise", "redis"), ("archive", "disk")]
 )
 def test_whatever_happens_the_history_is_what_was_acknowledged(
-    redis_server: RedisServer, proxy: CountingProxy, policy: str, durability: str
+    redis_server: RedisServer, proxy: CountingProxy, policy: str, durability: str, examples: int
 ) -> None:
     machine = type(
         "Machine",
@@ -256,7 +336,7 @@ def test_whatever_happens_the_history_is_what_was_acknowledged(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
+            max_examples=examples,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

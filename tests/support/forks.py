@@ -44,7 +44,7 @@ class Child:
         if self.pid == 0:
             _run(work, write)
         os.close(write)
-        #: Exit code, negative for a signal; None while it runs or nobody has looked.
+        #: Exit code, negative for a signal; None while it runs or its end was not looked at.
         self.code: int | None = None
 
     def __enter__(self) -> Child:

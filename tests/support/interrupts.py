@@ -5,14 +5,18 @@ from __future__ import annotations
 import dis
 import os
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-__all__ = ["Interrupt", "interrupt_at", "lines_of", "unmeasured"]
+__all__ = ["Interrupt", "interrupt_at", "lines_of", "under_signals"]
+
+_ROOT = Path(__file__).resolve().parents[2]
 
 #: Where an interruption counts: our own code and redis-py's. In other people's it is the same
 #: as at the line of ours that called it, and there are thousands of those lines.
@@ -63,9 +67,21 @@ def _is_dying(frame: FrameType | None) -> bool:
     return frame is not None
 
 
-def unmeasured() -> dict[str, str]:
-    """Return the environment for a process under signals: coverage has a lock that they leave taken."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+def under_signals(worker: str, *arguments: str) -> str:
+    """Run a program whose signal handlers raise, and return what it prints.
+
+    It is not measured: coverage has a lock that a signal leaves taken.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", worker, *arguments],
+        cwd=_ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("COV")},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
 
 
 class Interrupt(Exception):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from lix_cache.archive.store import ArchiveStore
+from lix_cache.archive.cold_tier import ColdTier
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.sync import SyncDriver
@@ -19,6 +19,7 @@ from lix_cache.messages.turn import Turn, new_turn
 from lix_cache.session import add as add_flow
 from lix_cache.session import read, rounds, whole
 from lix_cache.session.base import Session
+from lix_cache.session.batch import AddResult
 from lix_cache.session.store import open_store
 
 __all__ = ["Process", "World", "contents", "fast_folder", "is_free"]
@@ -39,8 +40,8 @@ def contents(turns: Iterable[Turn]) -> list[Any]:
     return [turn.body["content"] for turn in turns]
 
 
-def is_free(archive: ArchiveStore, session_id: str) -> bool:
-    """Whether nobody holds the session's lock."""
+def is_free(archive: ColdTier, session_id: str) -> bool:
+    """Whether the session's lock is free."""
     lock = archive.try_lock(session_id)
     if lock is None:
         return False
@@ -70,16 +71,16 @@ class Process:
         self.session = Session(self.store, session_id, config.hot_window_size)
 
     @property
-    def archive(self) -> ArchiveStore:
-        return self.store.archive.store
+    def archive(self) -> ColdTier:
+        return self.store.cold
 
     def turn(self, text: Any) -> Turn:
         return new_turn("user", text, None, None, None, self.store.new_nonce())
 
-    def adding(self, text: Any) -> Flow[add_flow.AddResult]:
+    def adding(self, text: Any) -> Flow[AddResult]:
         return add_flow.add(self.session, self.turn(text))
 
-    def add(self, text: Any) -> add_flow.AddResult:
+    def add(self, text: Any) -> AddResult:
         return self.drive(self.adding(text))
 
     def step(self, running: Flow[Any], effect: Effect) -> Effect:

@@ -29,7 +29,7 @@ _ATTEMPTS = 10
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens at; another process may take it first."""
+    """Return a TCP port of 127.0.0.1 that no process listens at; another process may take it first."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -50,7 +50,7 @@ def server_program() -> str:
     return found.path
 
 
-def wait_until(condition: Any, seconds: float = 10.0, what: str = "the condition") -> None:
+def wait_until(condition: Any, seconds: float = 60.0, what: str = "the condition") -> None:
     """Wait until a function returns something true; fail the test after so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -147,11 +147,11 @@ class RedisServer:
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                # Somebody took the port between the look and the start.
+                # Another process took the port between the look and the start.
                 self._process = None
                 return False
             with contextlib.suppress(OSError):
-                # The socket is made after the port is bound, and is nobody else's.
+                # The socket is made after the port is bound, and is ours alone.
                 if ask(self.socket_path, b"PING", 1.0).startswith((b"+PONG", b"-NOAUTH")):
                     return True
             time.sleep(0.01)

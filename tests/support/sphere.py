@@ -16,7 +16,7 @@ def sphere(
     Args:
         count: of the questions.
         answers: how many different ones; each has a twin that is nearer than the others.
-        spread: of the wordings around their answer.
+        spread: of the paraphrases around their answer.
         apart: distance of twins.
         seed: of all that is random.
         scope: of the questions.

@@ -1,4 +1,4 @@
-"""Phrase tables for tests: written from docs/huffman-format.md, not with the code under test."""
+"""Dictionaries for tests: written from docs/huffman-format.md, not with the code under test."""
 
 from __future__ import annotations
 

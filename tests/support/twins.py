@@ -1,4 +1,4 @@
-"""One suite for both colours: an async cache that is called like its sync twin."""
+"""One suite for both variants: an async cache that is called like its sync variant."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class ManualClock:
 
 
 class Twins:
-    """Makes public objects in one colour, all of them called without ``await``.
+    """Makes public objects in one variant, all of them called without ``await``.
 
     Args:
-        colour: ``sync`` or ``async``.
+        variant: ``sync`` or ``async``.
     """
 
-    def __init__(self, colour: str) -> None:
-        self.colour = colour
-        self._loop = asyncio.new_event_loop() if colour == "async" else None
+    def __init__(self, variant: str) -> None:
+        self.variant = variant
+        self._loop = asyncio.new_event_loop() if variant == "async" else None
 
     def make(self, kind: str, *args: Any, **kwargs: Any) -> Any:
-        """Return an object of the public class ``kind``, or of its async twin."""
+        """Return an object of the public class ``kind``, or of its async variant."""
         if self._loop is None:
             return getattr(lix_cache, kind)(*args, **kwargs)
         return _Blocking(getattr(lix_cache, f"Async{kind}")(*args, **kwargs), self)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from lix_cache import (
     AsyncCacheCoordinator,
     AsyncConversationArchive,
     AsyncHybridConversationCache,
+    AsyncInFlightCall,
     AsyncSemanticCache,
     AsyncSemanticCacheRedis,
     AsyncSessionContextWindow,
@@ -42,8 +43,8 @@ from lix_cache import (
     HashingEmbedder,
     HuffmanCodec,
     HybridConversationCache,
+    InFlightCall,
     InvalidVector,
-    Limits,
     LixCacheError,
     Lookup,
     MissingExtra,
@@ -56,8 +57,14 @@ from lix_cache import (
     Report,
     SemanticCache,
     SemanticCacheRedis,
+    SemanticSettings,
     SentenceTransformerEmbedder,
     SessionContextWindow,
+    SessionKey,
+    StoreAdmin,
+    Stored,
+    Streamed,
+    Thresholds,
     URLEmbeddingCache,
     aembed,
     create_async_redis_client,
@@ -186,6 +193,25 @@ async def async_window(config: CacheConfig) -> None:
     assert_type(cache.hybrid, AsyncHybridConversationCache)
 
 
+def namespaces(config: CacheConfig, folder: Path) -> None:
+    key = SessionKey("acme", "s")
+    assert_type(key.namespace, str | None)
+    assert_type(key.id, str)
+    CacheCoordinator(key, config)
+    cache = HybridConversationCache(key)
+    assert_type(cache.session_id, str | SessionKey)
+    HybridConversationCache(cache.session_id)
+    store = ConversationArchive(folder)
+    assert_type(store.load_all(key), list[Message] | None)
+    assert_type(store.expired_sessions(), list[str | SessionKey])
+    assert_type(store.list_sessions("acme"), list[dict[str, Any]])
+    admin = StoreAdmin(config)
+    assert_type(admin.session_ids(namespace="acme"), list[str | SessionKey])
+    assert_type(admin.delete_namespace("acme").failed, dict[str | SessionKey, str])
+    HybridConversationCache(("acme", "s"))  # type: ignore[arg-type]
+    SessionKey("acme")  # type: ignore[call-arg]
+
+
 def archive(folder: Path) -> None:
     store = ConversationArchive(folder, session_ttl_days=30)
     ConversationArchive("folder", 0.5, codec="lz4", on_damage="raise")
@@ -249,11 +275,10 @@ def answers(config: CacheConfig) -> None:
         _Embedder(),
         config,
         context={"tenant": "a", "temperature": 0.0},
-        limits=Limits(threshold=0.9, margin=0.1),
+        thresholds=Thresholds(threshold=0.9, margin=0.1),
         guards=["numbers"],
         policy=CachePolicy(),
-        eviction="lru",
-        prices=Prices(prompt=1, completion=2),
+        settings=SemanticSettings(eviction="lru", prices=Prices(prompt=1, completion=2)),
     )
     found = cache.lookup("q", context={"url": "u"}, query_embedding=[0.1], similarity_threshold=0.5)
     assert_type(found, Lookup)
@@ -269,6 +294,24 @@ def answers(config: CacheConfig) -> None:
     assert_type(cache.cleanup_expired(), int)
     assert_type(cache.check_availability("q"), Lookup)
     assert_type(cache.health_check(), dict[str, Any])
+
+    begun = cache.begin("q", context={"url": "u"}, lock_seconds=5)
+    if isinstance(begun, Lookup):
+        assert_type(begun.response, Any)
+    else:
+        assert_type(begun, InFlightCall)
+        assert_type(begun.missed, Lookup)
+        assert_type(begun.stored, Stored | None)
+        assert_type(begun.complete({"a": 1}, tags=["t"]), Stored)
+        assert_type(begun.fail(ValueError()), None)
+        assert_type(list(begun.record(["a"])), list[Any])
+    assert_type(Streamed(("a",), final="a").events, tuple[Any, ...])
+
+    @cache.cached
+    def stream(prompt: str) -> Iterator[str]:
+        yield prompt
+
+    assert_type(stream("q"), Iterator[str])
 
     @cache.cached
     def ask(prompt: str, size: int = 1) -> str:
@@ -289,6 +332,10 @@ async def async_answers(config: CacheConfig) -> None:
     cache = AsyncSemanticCache(None, config)
     assert_type(await cache.lookup("q"), Lookup)
     assert_type(await cache.store("q", 1), str | None)
+    begun = await cache.begin("q")
+    if isinstance(begun, AsyncInFlightCall):
+        assert_type(await begun.complete(1), Stored)
+        assert_type(await begun.fail(), None)
 
 
 def urls(config: CacheConfig) -> None:

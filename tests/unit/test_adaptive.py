@@ -48,7 +48,7 @@ def test_the_fit_ends_for_any_counts(scale: float) -> None:
         assert found >= START
 
 
-def test_evidence_falls_into_bins() -> None:
+def test_scores_fall_into_bins() -> None:
     assert bin_of(LOWEST - 0.001) is None
     assert bin_of(LOWEST) == 0
     assert bin_of(9.0) == BINS - 1
@@ -84,8 +84,8 @@ def test_what_redis_holds_is_believed_only_as_numbers() -> None:
     assert (found.wrong, found.recent, found.audits, found.audits_wrong) == ({}, 0.0, 9, 9)
 
 
-def asked(evidence: float = 1.1, audit: str = "", answer: object = None, *, recurs: bool = False) -> Asked:
-    return Asked("q", "n", evidence, 7, answer, recurs, audit)  # type: ignore[arg-type]
+def asked(score: float = 1.1, audit: str = "", answer: object = None, *, recurs: bool = False) -> Asked:
+    return Asked("q", "n", score, 7, answer, recurs, audit)  # type: ignore[arg-type]
 
 
 def test_answers_agree_if_equal_or_alike_and_differ_if_clearly_different() -> None:

@@ -1,4 +1,4 @@
-"""Entries of the semantic cache as bytes: back as they were, and refused if nobody of ours wrote them."""
+"""Entries of the semantic cache as bytes: back as they were, and refused if not ours."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ texts = st.text(st.characters(), max_size=40)
 
 
 @given(texts, st.booleans(), st.binary(min_size=8, max_size=8))
-def test_a_record_comes_back_as_it_was(text: str, with_answer: bool, cluster: bytes) -> None:
+def test_a_record_comes_back_as_it_was(text: str, with_answer: bool, group: bytes) -> None:
     vector, answer = np.arange(4, dtype=np.float32), np.ones(4, np.float32)
     data = TIMES + entries.pack_record(
-        tag=b"t" * 8, cluster=cluster, text=text, vector=vector, answer=answer if with_answer else None
+        nonce=b"t" * 8, group=group, text=text, vector=vector, answer=answer if with_answer else None
     )
     found = entries.unpack_record(b"7-0", data, 4)
-    assert (found.number, found.expires_ms, found.tag, found.cluster) == (b"7-0", 2000.0, b"t" * 8, cluster)
+    assert (found.number, found.expires_ms, found.nonce, found.group) == (b"7-0", 2000.0, b"t" * 8, group)
     assert found.text == text
     assert found.vector.tolist() == vector.tolist()
     assert (found.answer is not None) is with_answer
 
 
 def test_a_record_without_a_vector_is_one() -> None:
-    data = entries.pack_record(tag=b"t" * 8, cluster=b"c" * 8, text="x", vector=np.empty(0, np.float32))
+    data = entries.pack_record(nonce=b"t" * 8, group=b"c" * 8, text="x", vector=np.empty(0, np.float32))
     assert entries.unpack_record(b"7-0", TIMES + data, 4).vector.size == 0
 
 
@@ -43,7 +43,7 @@ def test_any_other_bytes_are_refused_as_a_record(data: bytes) -> None:
 def test_a_record_with_a_changed_byte_is_read_or_refused(place: int, byte: int) -> None:
     vector = np.ones(8, np.float32)
     data = bytearray(
-        TIMES + entries.pack_record(tag=b"t" * 8, cluster=b"c" * 8, text="some text", vector=vector)
+        TIMES + entries.pack_record(nonce=b"t" * 8, group=b"c" * 8, text="some text", vector=vector)
     )
     data[place % len(data)] = byte
     try:
@@ -57,15 +57,15 @@ def test_a_record_with_a_changed_byte_is_read_or_refused(place: int, byte: int) 
 def test_what_is_known_of_an_entry_comes_back_as_it_was(prompt: int, completion: int) -> None:
     fixed = entries.pack_fixed(
         response_key=b"r" * 16,
-        wording=b"w" * 16,
-        cluster=b"c" * 8,
-        tag=b"t" * 8,
+        text_digest=b"w" * 16,
+        group=b"c" * 8,
+        nonce=b"t" * 8,
         tokens=Tokens(prompt, completion),
         tags=entries.tag_words(["a", "b"]),
     )
     found = entries.unpack_meta(b"%015d%015d%015d" % (3, 1, 4) + fixed)
     assert (found.expires_ms, found.created_ms) == (3.0, 1.0)
-    assert (found.response_key, found.cluster, found.tag) == (b"r" * 16, b"c" * 8, b"t" * 8)
+    assert (found.response_key, found.group, found.nonce) == (b"r" * 16, b"c" * 8, b"t" * 8)
     most = 10**10 - 1
     assert found.tokens == Tokens(min(prompt, most), min(completion, most))
 

@@ -10,7 +10,8 @@ import pytest
 from lix_cache.errors import RedisCommandError
 from lix_cache.hot import entries
 from lix_cache.hot.found import Empty, Everything, News, Place
-from lix_cache.semantic.index import IndexPool, ScopeIndex, View
+from lix_cache.semantic.index import ScopeIndex, View
+from lix_cache.semantic.index_pool import IndexBudget, IndexPool
 
 DIM = 4
 EMPTY = Place(b"", b"0-0", b"0-0")
@@ -20,8 +21,8 @@ NOW = 1000.0
 def record(n: int, *, expires: int = 9_000, axis: int = 0, answer: int | None = None) -> list[Any]:
     """Return a record of the log, as a script answers it."""
     packed = entries.pack_record(
-        tag=b"%08d" % n,
-        cluster=b"%08d" % n,
+        nonce=b"%08d" % n,
+        group=b"%08d" % n,
         text=f"text {n}",
         vector=np.eye(DIM, dtype=np.float32)[axis],
         answer=None if answer is None else np.eye(DIM, dtype=np.float32)[answer],
@@ -44,7 +45,7 @@ def follow(index: ScopeIndex, kind: str, news: list[Any], now: float, asked: Pla
 
 def texts(index: ScopeIndex, now: float = NOW) -> list[str]:
     _, view = index.view().similarities(np.eye(DIM, dtype=np.float32)[0], now)
-    return [r.text for r, _ in zip(view.records, view.clusters, strict=False)]
+    return [r.text for r, _ in zip(view.records, view.groups, strict=False)]
 
 
 def test_news_are_taken_in_once_whatever_their_order() -> None:
@@ -104,7 +105,7 @@ def test_what_has_expired_is_not_seen() -> None:
     assert texts(index, 2_000.0) == ["text 2"]
 
 
-def test_a_search_gives_the_cosines_of_the_living_and_of_nobody_else() -> None:
+def test_a_search_gives_the_cosines_of_the_living_and_of_no_other() -> None:
     index = ScopeIndex(DIM)
     rows = [record(i, axis=i % 4, expires=500 if i % 3 == 0 else 9_000) for i in range(1, 13)]
     view = follow(index, "all", [b"g", rows, b"0-0"], NOW, index.place)
@@ -112,7 +113,7 @@ def test_a_search_gives_the_cosines_of_the_living_and_of_nobody_else() -> None:
     wanted = [i for i in range(1, 13) if i % 3]
     assert [r.text for r in living.records] == [f"text {i}" for i in wanted]
     assert similarities.tolist() == [1.0 if i % 4 == 1 else 0.0 for i in wanted]
-    assert living.clusters.size == len(wanted)
+    assert living.groups.size == len(wanted)
 
 
 def test_a_view_does_not_change_with_later_news() -> None:
@@ -121,7 +122,7 @@ def test_a_view_does_not_change_with_later_news() -> None:
     for n in range(3, 60):
         follow(index, "news", [[record(n)], []], NOW, index.place)
     assert view.vectors.tolist() == np.eye(DIM)[:2].tolist()
-    assert len(view.clusters) == 2
+    assert len(view.groups) == 2
 
 
 def test_the_dead_are_let_go_of_once_they_are_many() -> None:
@@ -136,7 +137,7 @@ def test_the_dead_are_let_go_of_once_they_are_many() -> None:
     assert texts(index) == [f"text {n}" for n in [*range(91, 95), *range(96, 102)]]
 
 
-def test_the_vectors_of_answers_stand_beside_those_of_wordings() -> None:
+def test_the_vectors_of_answers_stand_beside_those_of_queries() -> None:
     index = ScopeIndex(DIM)
     assert follow(index, "all", [b"g", [record(1)], b"0-0"], NOW, index.place).answers is None
     view = follow(index, "news", [[record(2, answer=3), record(3)], []], NOW, index.place)
@@ -159,7 +160,7 @@ def test_the_vectors_of_answers_stand_beside_those_of_wordings() -> None:
         ("all", [b"g", [[b"1-0", [b"record", b"\xff" * 90]]], b"0-0"]),
     ],
 )
-def test_news_that_nobody_of_ours_wrote_are_refused(kind: str, news: list[Any]) -> None:
+def test_news_that_is_not_ours_are_refused(kind: str, news: list[Any]) -> None:
     with pytest.raises(RedisCommandError, match="foreign data"):
         follow(ScopeIndex(DIM), kind, news, NOW, EMPTY)
 
@@ -169,7 +170,7 @@ def test_a_vector_that_is_not_of_length_one_is_refused(number: float) -> None:
     index = ScopeIndex(DIM)
     follow(index, "all", [b"g", [record(1)], b"0-0"], NOW, index.place)
     vector = np.array([number, 0, 0, 0], np.float32)
-    packed = entries.pack_record(tag=b"t" * 8, cluster=b"c" * 8, text="x", vector=vector)
+    packed = entries.pack_record(nonce=b"t" * 8, group=b"c" * 8, text="x", vector=vector)
     wrong = [b"2-0", [b"record", b"%015d%015d" % (9_000, 0) + packed]]
     for _ in range(2):  # and stays refused
         with pytest.raises(RedisCommandError, match="foreign data"):
@@ -179,7 +180,7 @@ def test_a_vector_that_is_not_of_length_one_is_refused(number: float) -> None:
 
 def test_an_entry_without_a_vector_is_passed_over() -> None:
     index = ScopeIndex(DIM)
-    packed = entries.pack_record(tag=b"t" * 8, cluster=b"c" * 8, text="x", vector=np.empty(0, np.float32))
+    packed = entries.pack_record(nonce=b"t" * 8, group=b"c" * 8, text="x", vector=np.empty(0, np.float32))
     follow(
         index,
         "all",
@@ -192,7 +193,7 @@ def test_an_entry_without_a_vector_is_passed_over() -> None:
 
 
 def test_the_pool_keeps_the_scopes_used_last_within_its_limit() -> None:
-    pool = IndexPool(limit_bytes=40_000)
+    pool = IndexPool(40_000, IndexBudget())
     for scope in "abcdefgh":
         index = pool.get(scope, DIM)
         follow(index, "all", [b"g", [record(n) for n in range(1, 21)], b"0-0"], NOW, index.place)
@@ -205,7 +206,7 @@ def test_the_pool_keeps_the_scopes_used_last_within_its_limit() -> None:
 
 
 def test_the_index_in_use_is_kept_even_if_it_is_too_large() -> None:
-    pool = IndexPool(limit_bytes=10)
+    pool = IndexPool(10, IndexBudget())
     follow(pool.get("a", DIM), "all", [b"g", [record(1)], b"0-0"], NOW, EMPTY)
     pool.settle("a")
     assert len(pool.get("a", DIM)) == 1
@@ -213,5 +214,5 @@ def test_the_index_in_use_is_kept_even_if_it_is_too_large() -> None:
     pool.settle("b")
     assert len(pool) == 1
     pool.settle("gone")
-    pool.renew_locks()
+    pool.budget.renew_locks()
     assert (len(pool), pool.nbytes) == (0, 0)

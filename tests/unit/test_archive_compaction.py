@@ -253,9 +253,9 @@ def test_an_empty_archive_is_compact(tmp_path: Path) -> None:
 # -- who may call it -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_both_colours_tell_how_far_they_are(colour: str, tmp_path: Path) -> None:
-    twins = Twins(colour)
+@pytest.mark.parametrize("variant", ["sync", "async"])
+def test_both_variants_tell_how_far_they_are(variant: str, tmp_path: Path) -> None:
+    twins = Twins(variant)
     told: list[tuple[int, int]] = []
     archive = twins.make("ConversationArchive", tmp_path)
     for session in ("a", "b"):

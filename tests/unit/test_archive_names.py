@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lix_cache import ArchiveCorrupt, ConversationArchive, HuffmanCodec
+from lix_cache import ArchiveBusy, ArchiveCorrupt, ConversationArchive, HuffmanCodec, SessionKey
 from lix_cache.archive.names import file_stem, is_encoded, plain_stem, session_id_of_stem, stripe_of
 from lix_cache.archive.reading import read_header
 from lix_cache.messages.message import Message
+from lix_cache.messages.session_key import stored_id
 from lix_cache.storage.files import Files
 
 pytestmark = pytest.mark.promise("isolation")
@@ -187,7 +188,7 @@ def test_a_session_has_one_lock_in_every_process() -> None:
 
 
 def test_a_file_of_another_session_is_neither_read_nor_written_nor_removed(tmp_path: Path) -> None:
-    """What a file system that ignores case, or somebody who renames files, does to us."""
+    """What a file system that ignores case, or a user who renames files, does to us."""
     archive = ConversationArchive(tmp_path)
     archive.append_turn("alice", {"content": "hers"})
     (tmp_path / "alice.huff").rename(tmp_path / "Alice.huff")
@@ -310,13 +311,51 @@ def test_a_version_1_file_whose_name_looks_encoded_is_its_own_session(tmp_path: 
     archive = ConversationArchive(tmp_path)
     assert contents(archive, "a/b") is None
     assert contents(archive, "a%2Fb") == ["of a%2Fb"]
-    # Its place is taken until the other session has moved to its own name.
-    with pytest.raises(ArchiveCorrupt, match="version 1 file of another session"):
-        archive.append_turn("a/b", {"content": "of a/b"})
     archive.append_turn("a%2Fb", {"content": "more"})
     archive.append_turn("a/b", {"content": "of a/b"})
     assert contents(archive, "a%2Fb") == ["of a%2Fb", "more"]
     assert contents(archive, "a/b") == ["of a/b"]
+
+
+@pytest.mark.parametrize(
+    ("old", "session"),
+    [
+        ("a%2Fb", "a/b"),
+        ("%1Facme%1Fx", SessionKey("acme", "x")),
+        ("%1F%1Fx", "\x1fx"),
+        ("~" + "0" * 64, None),
+    ],
+)
+def test_a_version_1_file_keeps_no_other_session_from_having_the_name(
+    tmp_path: Path, old: str, session: str | SessionKey | None
+) -> None:
+    if session is None:
+        session = SessionKey("a" * 200, "x")
+        old = file_stem(stored_id(session))
+    (tmp_path / f"{old}.huff").write_bytes(version_1("old"))
+    archive = ConversationArchive(tmp_path, lock_timeout_seconds=0.001)
+    with archive.store.lock(stored_id(old)), pytest.raises(ArchiveBusy):
+        archive.append_turn(session, {"content": "new"})
+    assert [path.name for path in tmp_path.glob("*.huff")] == [f"{old}.huff"]
+    archive.append_turn(session, {"content": "new"})
+    turns = archive.load_all(session)
+    assert turns == [{"content": "new"}]
+    assert contents(archive, old) == ["old"]
+    assert {meta["session_id"] for meta in archive.list_sessions()} == {old, session}
+    archive.append_turn(old, {"content": "more"})
+    assert contents(archive, old) == ["old", "more"]
+    assert archive.delete_session(session)
+    assert contents(archive, old) == ["old", "more"]
+
+
+def test_a_version_1_file_beside_the_newer_one_of_its_session_is_not_put_in_its_place(tmp_path: Path) -> None:
+    archive = ConversationArchive(tmp_path)
+    archive.append_turn("a%2Fb", {"content": "newer"})
+    (tmp_path / "a%2Fb.huff").write_bytes(version_1("old"))
+    with pytest.raises(ArchiveCorrupt, match="version 1 file of another session"):
+        archive.append_turn("a/b", {"content": "of a/b"})
+    assert contents(archive, "a%2Fb") == ["newer"]
+    assert (tmp_path / "a%2Fb.huff").read_bytes() == version_1("old")
 
 
 def test_a_version_2_file_is_not_taken_for_the_plain_name_of_another_session(tmp_path: Path) -> None:

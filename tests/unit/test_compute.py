@@ -28,15 +28,15 @@ from tests.support.interrupts import interrupt_at, lines_of
 pytestmark = pytest.mark.promise("no-stall")
 
 ROOT = Path(__file__).resolve().parents[2]
-ENDPOINT = endpoint_for(CacheConfig(), 0)
+ENDPOINT = endpoint_for(CacheConfig().redis, 0)
 
 
 def one(effect: Compute) -> Flow[Any]:
     return (yield effect)
 
 
-def run(colour: str, effect: Compute) -> Any:
-    if colour == "sync":
+def run(variant: str, effect: Compute) -> Any:
+    if variant == "sync":
         return SyncDriver(ENDPOINT)(one(effect))
 
     async def main() -> Any:
@@ -45,70 +45,70 @@ def run(colour: str, effect: Compute) -> Any:
     return asyncio.run(main())
 
 
-COLOURS = pytest.mark.parametrize("colour", ["sync", "async"])
+VARIANTS = pytest.mark.parametrize("variant", ["sync", "async"])
 DEADLINES = pytest.mark.parametrize("seconds", [None, 30.0])
 
 
-@COLOURS
+@VARIANTS
 @DEADLINES
-def test_the_result_comes_back(colour: str, seconds: float | None) -> None:
-    assert run(colour, Compute(lambda: 7, seconds)) == 7
+def test_the_result_comes_back(variant: str, seconds: float | None) -> None:
+    assert run(variant, Compute(lambda: 7, seconds)) == 7
 
 
-@COLOURS
+@VARIANTS
 @DEADLINES
-def test_a_failure_comes_back_as_it_was(colour: str, seconds: float | None) -> None:
+def test_a_failure_comes_back_as_it_was(variant: str, seconds: float | None) -> None:
     def fail() -> None:
         raise LookupError("no model")
 
     with pytest.raises(LookupError, match="no model"):
-        run(colour, Compute(fail, seconds))
+        run(variant, Compute(fail, seconds))
 
 
-def test_without_a_deadline_the_sync_colour_computes_in_the_calling_thread() -> None:
+def test_without_a_deadline_the_sync_variants_computes_in_the_calling_thread() -> None:
     assert run("sync", Compute(threading.current_thread)) is threading.current_thread()
     assert run("sync", Compute(threading.current_thread, 30)) is not threading.current_thread()
 
 
 @DEADLINES
-def test_the_async_colour_never_computes_in_the_loops_thread(seconds: float | None) -> None:
+def test_the_async_variants_never_computes_in_the_loops_thread(seconds: float | None) -> None:
     assert run("async", Compute(threading.current_thread, seconds)) is not threading.current_thread()
 
 
-@COLOURS
-def test_at_the_deadline_the_flow_goes_on(colour: str) -> None:
+@VARIANTS
+def test_at_the_deadline_the_flow_goes_on(variant: str) -> None:
     gate = threading.Event()
     with pytest.raises(ComputeTimeout, match=r"the embedder did not answer within 0\.05 s") as caught:
-        run(colour, Compute(lambda: gate.wait(60), 0.05, "the embedder"))
+        run(variant, Compute(lambda: gate.wait(60), 0.05, "the embedder"))
     assert not gate.is_set()  # the call is still at work
     assert isinstance(caught.value, TimeoutError)
     gate.set()
 
 
-@COLOURS
-def test_a_timeout_of_the_calls_own_is_told_from_the_deadline(colour: str) -> None:
+@VARIANTS
+def test_a_timeout_of_the_calls_own_is_told_from_the_deadline(variant: str) -> None:
     def fail() -> None:
         raise TimeoutError("the model's own")
 
     with pytest.raises(TimeoutError, match="the model's own") as caught:
-        run(colour, Compute(fail, 30))
+        run(variant, Compute(fail, 30))
     assert not isinstance(caught.value, ComputeTimeout)
 
 
-@COLOURS
-def test_stop_iteration_is_an_error_like_any_other(colour: str) -> None:
+@VARIANTS
+def test_stop_iteration_is_an_error_like_any_other(variant: str) -> None:
     def stop() -> None:
         raise StopIteration
 
     with pytest.raises(RuntimeError):
-        run(colour, Compute(stop, 30))
+        run(variant, Compute(stop, 30))
 
 
-@COLOURS
-def test_the_callers_context_variables_are_there(colour: str) -> None:
+@VARIANTS
+def test_the_callers_context_variables_are_there(variant: str) -> None:
     trace: contextvars.ContextVar[str] = contextvars.ContextVar("trace")
     trace.set("abc")
-    assert run(colour, Compute(trace.get, 30)) == "abc"
+    assert run(variant, Compute(trace.get, 30)) == "abc"
 
 
 def test_the_loop_goes_on_while_a_call_computes() -> None:
@@ -146,7 +146,7 @@ def test_a_cancelled_wait_does_not_wait_for_the_call() -> None:
     gate.set()
 
 
-def test_a_call_that_ends_after_its_loop_harms_nobody() -> None:
+def test_a_call_that_ends_after_its_loop_harms_none() -> None:
     gate, ended = threading.Event(), threading.Event()
 
     def call() -> None:
@@ -179,9 +179,9 @@ def refuse(_: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
 
-@COLOURS
+@VARIANTS
 def test_a_call_that_no_thread_can_be_had_for_is_given_up(
-    colour: str, monkeypatch: pytest.MonkeyPatch
+    variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[int] = []
     pool = compute._Pool()
@@ -190,14 +190,14 @@ def test_a_call_that_no_thread_can_be_had_for_is_given_up(
         patch.setattr(threading.Thread, "start", refuse)
         for _ in range(3):
             with pytest.raises(ComputeTimeout, match="no thread"):
-                run(colour, Compute(lambda: ran.append(1), 30, may_hang=True))
+                run(variant, Compute(lambda: ran.append(1), 30, may_hang=True))
     assert not pool._open
     assert pool._jobs.empty()
-    assert run(colour, Compute(lambda: 7, 30, may_hang=True)) == 7
+    assert run(variant, Compute(lambda: 7, 30, may_hang=True)) == 7
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         # There is a thread, which takes what waits.
-        assert run(colour, Compute(lambda: 8, 30, may_hang=True)) == 8
+        assert run(variant, Compute(lambda: 8, 30, may_hang=True)) == 8
     assert ran == []
 
 
@@ -249,14 +249,14 @@ class _Soft(Exception):
     """What a signal handler raises."""
 
 
-@COLOURS
+@VARIANTS
 @DEADLINES
-def test_an_error_of_foreign_code_says_that_it_is_its_own(colour: str, seconds: float | None) -> None:
+def test_an_error_of_foreign_code_says_that_it_is_its_own(variant: str, seconds: float | None) -> None:
     def fail() -> None:
         raise LookupError("no model")
 
     with pytest.raises(compute.Failed) as caught:
-        run(colour, Compute(fail, seconds, may_hang=True))
+        run(variant, Compute(fail, seconds, may_hang=True))
     assert isinstance(caught.value.error, LookupError)
 
 

@@ -451,7 +451,7 @@ WRONG: dict[str, dict[str, tuple[Any, ...]]] = {
     "ConversationArchive": {
         "session_ttl_days": ("30", True, 0, -1, math.nan, math.inf, None),
         "codec": (5, ["huffman"], "zip", None),
-        "table": (5, b"t", ""),
+        "dictionary": (5, b"t", ""),
         "on_damage": ("ignore", 5, None, ["raise"]),
         "lock_timeout_seconds": ("30", True, 0, -1, math.nan, None),
     },
@@ -572,8 +572,11 @@ def test_a_config_takes_every_codec_of_the_archive() -> None:
 
 def test_a_tilde_from_the_environment_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/of/someone")
-    read = CacheConfig.from_env("APP", {"APP_ARCHIVE_DIR": "~/chats", "APP_ARCHIVE_TABLE": "~/own.lixt"})
-    assert (read.archive_dir, read.archive_table) == ("/home/of/someone/chats", "/home/of/someone/own.lixt")
+    read = CacheConfig.from_env("APP", {"APP_ARCHIVE_DIR": "~/chats", "APP_ARCHIVE_DICTIONARY": "~/own.lixt"})
+    assert (read.archive_dir, read.archive_dictionary) == (
+        "/home/of/someone/chats",
+        "/home/of/someone/own.lixt",
+    )
     assert CacheConfig.from_env("APP", {"APP_REDIS_PASSWORD": "~"}).redis_password == "~"
     assert CacheConfig(archive_dir="~/chats").archive_dir == "~/chats"
 
@@ -605,8 +608,8 @@ def test_a_config_survives_copying_and_pickling() -> None:
 @given(st.integers(1, 10_000), st.integers(1, 10**8))
 def test_redis_never_forgets_before_the_archive_would(days: int, seconds: int) -> None:
     config = CacheConfig(disk_ttl_days=days, session_ttl_seconds=seconds)
-    assert config.hot_life_seconds >= days * 86400
-    assert config.hot_life_seconds >= seconds
+    assert config.hot_ttl_seconds >= days * 86400
+    assert config.hot_ttl_seconds >= seconds
 
 
 @given(st.floats(0, 10**6), st.integers(1, 10**8))

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from lix_cache import CacheConfig
+from lix_cache.admin.diagnosis import diagnose_disk, diagnose_redis
 from lix_cache.admin.facts import DiskFacts, RedisFacts
-from lix_cache.admin.judge import judge_disk, judge_redis
-from lix_cache.hot.old_keys import escape_pattern
+from lix_cache.hot.keys import escape_pattern
 
 GB = 1 << 30
 HEALTHY: dict[str, Any] = {
@@ -28,11 +28,11 @@ def redis(info: dict[str, Any] | None = None, **facts: Any) -> dict[str, tuple[s
     found = RedisFacts(where="redis://here:1", info={**HEALTHY, **(info or {})}, clock_ahead=0.0)
     for name, value in facts.items():
         setattr(found, name, value)
-    return {check.name: (check.status, check.found) for check in judge_redis(found, CacheConfig())}
+    return {check.name: (check.status, check.found) for check in diagnose_redis(found, CacheConfig())}
 
 
 def disk(**facts: Any) -> dict[str, tuple[str, str]]:
-    return {check.name: (check.status, check.found) for check in judge_disk(replace(DISK, **facts))}
+    return {check.name: (check.status, check.found) for check in diagnose_disk(replace(DISK, **facts))}
 
 
 def test_healthy_facts_are_all_fine() -> None:
@@ -83,7 +83,7 @@ def test_snapshots_that_are_not_told_are_a_warning_not_a_failure() -> None:
     assert redis({"aof_enabled": 0}, save="")["persistence"][0] == "fail"
 
 
-def test_room_on_disk_is_judged_by_what_is_left() -> None:
+def test_space_on_disk_is_diagnosed_by_what_is_left() -> None:
     assert disk(free_bytes=GB // 2)["disk"][0] == "warn"
     assert disk(free_bytes=GB // 100)["disk"][0] == "fail"
 

@@ -22,16 +22,25 @@ from lix_cache.drivers.threads import in_disk_thread
 from lix_cache.effects import DiskCall, Effect, Flow, LockCall, RedisBatch, RedisCall, Sleep
 from lix_cache.errors import RedisAuthError, RedisCommandError, RedisUnavailable
 from lix_cache.hot.endpoint import endpoint_for
-from lix_cache.hot.scripts import ScriptCall, script
-from lix_cache.storage.files import FileLock, Files
+from lix_cache.hot.scripts import Script, ScriptCall
+from lix_cache.storage.files import Files
+from lix_cache.storage.locks import FileLock
 from tests.support import CountingProxy, RedisServer
 from tests.support.redis_server import free_port
 from tests.support.twins import ManualClock, Twins, close_connections
 
 ROOT = Path(__file__).resolve().parents[2]
 Drive = Callable[..., Any]
-#: Seconds after which a call that nobody lets go ends by itself, so that a failure has an end too.
+#: Seconds after which a call that is not released ends by itself, so that a failure has an end too.
 LONG = 30
+
+
+def script(source: str) -> Script:
+    """Return a script that has no file."""
+    made = Script("of a test")
+    vars(made)["source"] = source
+    return made
+
 
 #: Scripts that no other test uses, so that only these tests decide whether the server knows them.
 APPEND = script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
@@ -40,13 +49,13 @@ LENGTH = script("return redis.call('LLEN', KEYS[1]) + 0")
 
 @pytest.fixture
 def drive(twins: Twins, redis_config: CacheConfig) -> Drive:
-    """Run a flow in either colour."""
+    """Run a flow in either variant."""
     return driver_of(twins, redis_config)
 
 
 def driver_of(twins: Twins, config: CacheConfig) -> Drive:
-    endpoint = endpoint_for(config, 3)
-    driver: Any = SyncDriver(endpoint) if twins.colour == "sync" else AsyncDriver(endpoint)
+    endpoint = endpoint_for(config.redis, 3)
+    driver: Any = SyncDriver(endpoint) if twins.variant == "sync" else AsyncDriver(endpoint)
     return lambda flow: twins.run(driver(flow))
 
 
@@ -292,13 +301,16 @@ def test_a_stop_iteration_out_of_an_effect_does_not_pass_for_the_flows_end(drive
 
 def test_the_sync_driver_sleeps_by_its_clock(redis_config: CacheConfig) -> None:
     clock = ManualClock()
-    assert SyncDriver(endpoint_for(redis_config, 0), clock)(asks(Sleep(0.5), Sleep(3600))) == [None, None]
+    assert SyncDriver(endpoint_for(redis_config.redis, 0), clock)(asks(Sleep(0.5), Sleep(3600))) == [
+        None,
+        None,
+    ]
     assert clock.slept == [0.5, 3600]
 
 
 def test_the_async_driver_lets_the_loop_go_on_while_it_sleeps(redis_config: CacheConfig) -> None:
     async def main() -> None:
-        driver = AsyncDriver(endpoint_for(redis_config, 0))
+        driver = AsyncDriver(endpoint_for(redis_config.redis, 0))
         woken = asyncio.Event()
 
         def flow() -> Flow[bool]:
@@ -319,13 +331,13 @@ def test_the_async_driver_lets_the_loop_go_on_while_it_sleeps(redis_config: Cach
 
 
 def test_the_sync_driver_stays_in_its_thread(redis_config: CacheConfig) -> None:
-    drive = SyncDriver(endpoint_for(redis_config, 0))
+    drive = SyncDriver(endpoint_for(redis_config.redis, 0))
     effects = [DiskCall(threading.get_ident) for quick in (False, True)]
     assert drive(asks(*effects)) == [threading.get_ident()] * 2
 
 
 def test_the_async_driver_touches_files_in_a_thread_of_its_own(redis_config: CacheConfig) -> None:
-    drive = AsyncDriver(endpoint_for(redis_config, 0))
+    drive = AsyncDriver(endpoint_for(redis_config.redis, 0))
 
     def who() -> str:
         return threading.current_thread().name
@@ -336,7 +348,7 @@ def test_the_async_driver_touches_files_in_a_thread_of_its_own(redis_config: Cac
 
 def test_an_application_that_fills_the_loops_threads_stops_no_session(redis_config: CacheConfig) -> None:
     async def main() -> None:
-        drive = AsyncDriver(endpoint_for(redis_config, 0))
+        drive = AsyncDriver(endpoint_for(redis_config.redis, 0))
         release = threading.Event()
         busy = [asyncio.create_task(asyncio.to_thread(release.wait, LONG)) for _ in range(64)]
         assert await drive(asks(DiskCall(lambda: "done"))) == ["done"]
@@ -391,7 +403,7 @@ def test_a_cancelled_disk_call_ends_before_the_flow_hears_of_it(
             happened.append("let go")
 
     async def main() -> None:
-        task = asyncio.create_task(AsyncDriver(endpoint_for(redis_config, 0))(flow()))
+        task = asyncio.create_task(AsyncDriver(endpoint_for(redis_config.redis, 0))(flow()))
         await asyncio.to_thread(begun.wait)
         for _ in range(times):
             task.cancel()
@@ -434,7 +446,7 @@ def test_a_lock_that_a_cancelled_flow_never_heard_of_is_free_although_the_task_i
         lock.release()
 
     async def main() -> None:
-        kept = asyncio.create_task(AsyncDriver(endpoint_for(redis_config, 0))(flow()))
+        kept = asyncio.create_task(AsyncDriver(endpoint_for(redis_config.redis, 0))(flow()))
         await asyncio.to_thread(taken.wait)
         if moment == "while it is taken":
             kept.cancel()
@@ -477,7 +489,7 @@ def test_a_disk_call_that_was_cancelled_before_it_began_is_done_or_not_done_but_
             happened.append(f"{i} let go")
 
     async def main() -> None:
-        drive = AsyncDriver(endpoint_for(redis_config, 0))
+        drive = AsyncDriver(endpoint_for(redis_config.redis, 0))
         release = threading.Event()
         # All threads are taken, so the calls wait in line.
         full = [asyncio.create_task(in_disk_thread(lambda: release.wait(LONG))) for _ in range(64)]
@@ -515,7 +527,7 @@ def test_a_cancelled_command_does_not_leave_its_answer_to_the_next_one(
 
     async def main() -> None:
         # With one connection the next command must take the same one.
-        drive = AsyncDriver(endpoint_for(proxy_config.replace(redis_pool_size=1), 3))
+        drive = AsyncDriver(endpoint_for(proxy_config.replace(redis_pool_size=1).redis, 3))
         await drive(asks(RedisCall(("SET", key, "mine"))))
         proxy.reset()
         proxy.delay(0.3)
@@ -538,7 +550,7 @@ def test_a_cancelled_command_does_not_leave_its_answer_to_the_next_one(
 
 
 def test_one_driver_serves_one_loop_after_the_other(redis_config: CacheConfig) -> None:
-    drive = AsyncDriver(endpoint_for(redis_config, 3))
+    drive = AsyncDriver(endpoint_for(redis_config.redis, 3))
 
     async def main(i: int) -> list[Any]:
         results = await drive(asks(RedisCall(("ECHO", str(i))), DiskCall(lambda: "disk")))

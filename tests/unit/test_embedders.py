@@ -266,7 +266,7 @@ def test_a_place_is_free_again_after_each_embedding(monkeypatch: pytest.MonkeyPa
 # -- once in each process ------------------------------------------------------------------
 
 
-def test_a_value_is_made_once_whoever_comes_first() -> None:
+def test_a_value_is_made_once_by_the_first_caller() -> None:
     made: list[int] = []
 
     def make() -> object:

@@ -15,8 +15,10 @@ ALL = [getattr(errors, name) for name in errors.__all__]
 def made(kind: type[errors.LixCacheError]) -> errors.LixCacheError:
     if kind is errors.DimensionMismatch:
         return errors.DimensionMismatch(3, 4, "the cache")
-    if kind is errors.MissingTable:
-        return errors.MissingTable("12345678")
+    if kind is errors.RevisionMismatch:
+        return errors.RevisionMismatch("1.5-0", "2.5-0")
+    if kind is errors.MissingDictionary:
+        return errors.MissingDictionary("12345678")
     if kind is errors.MissingExtra:
         return errors.MissingExtra("lz4", "lz4", "the codec lz4")
     if kind is errors.RedisUnavailable:
@@ -42,7 +44,7 @@ def test_every_error_is_caught_by_the_base_of_the_library(kind: type[errors.LixC
         (errors.ArchiveUnavailable, OSError),
         (errors.CodecError, ValueError),
         (errors.MissingExtra, ImportError),
-        (errors.MissingTable, LookupError),
+        (errors.MissingDictionary, LookupError),
     ],
 )
 def test_code_that_catches_the_builtin_error_goes_on_working(

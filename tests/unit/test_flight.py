@@ -21,7 +21,7 @@ from lix_cache.semantic.single_flight import (
     recipe_of,
     recipe_of_error,
 )
-from lix_cache.semantic.stats import Tally
+from lix_cache.semantic.stats import Stats
 from tests.support.twins import ManualClock
 
 
@@ -30,7 +30,7 @@ class Core:
 
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.tally = Tally()
+        self.stats = Stats()
 
 
 def shared(core: Core, seconds: float = 1.0) -> Shared:
@@ -89,7 +89,7 @@ def test_an_answer_that_is_gone_again_is_made_anew() -> None:
     assert [e.command.args[2] for e in effects] == [b"", b"+=other"]
 
 
-def test_nobody_waits_for_one_another_where_nothing_is_stored() -> None:
+def test_no_call_waits_for_one_another_where_nothing_is_stored() -> None:
     core = Core()
     flight = shared(core)
     assert run(flight.take(look(), 2.0), core, [b"-=other"])[0] is None
@@ -115,12 +115,12 @@ def test_who_has_waited_before_waits_for_what_is_left_alone() -> None:
     assert 0.5 <= sum(e.seconds for e in effects if isinstance(e, Sleep)) < 0.7
 
 
-def test_without_redis_everybody_runs_and_it_is_counted() -> None:
+def test_without_redis_all_callers_run_and_it_is_counted() -> None:
     core = Core()
     flight = shared(core)
     assert run(flight.take(look(), 2.0), core, [RedisUnavailable("gone")])[0] is None
     assert not flight.is_mine
-    assert core.tally.counters["flight_errors"] == 1
+    assert core.stats.counters["single_flight_errors"] == 1
     assert run(flight.give_back(stored=True), core, []) == (None, [])
 
 
@@ -154,7 +154,7 @@ def test_a_flight_that_cannot_be_given_back_ends_by_itself() -> None:
     assert effects[0].command.script is TAKE
     assert effects[0].command.args[1] == 1_000
     run(flight.give_back(stored=True), core, [RedisUnavailable("gone")])
-    assert core.tally.counters["flight_errors"] == 1
+    assert core.stats.counters["single_flight_errors"] == 1
 
 
 def test_of_many_threads_one_leads() -> None:

@@ -315,7 +315,7 @@ def test_a_guard_objects(guard: str, one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize(("one", "other"), ACCEPTED)
-def test_wordings_of_one_question_pass(one: str, other: str) -> None:
+def test_paraphrases_of_one_question_pass(one: str, other: str) -> None:
     assert check(one, other) is None
 
 

@@ -294,7 +294,7 @@ print(sorted(new & {"redis", "hiredis", "numpy", "loguru", "asyncio", "json", "t
         *(
             f"lix_cache.huffman_codec.{room}"
             for room in (
-                *("_backend", "_bytecode", "_copies", "_native", "_numbers", "_phrase_table", "_phrases"),
+                *("_backend", "_bytecode", "_copies", "_native", "_numbers", "_dictionary", "_phrases"),
                 *("_registry", "_table", "_v2"),
             )
         ),

@@ -11,8 +11,8 @@ import pytest
 from lix_cache import CodecError, HuffmanCodec
 from lix_cache.huffman_codec import _backend, _v2
 from lix_cache.huffman_codec._backend import Kernel
+from lix_cache.huffman_codec._dictionary import Dictionary
 from lix_cache.huffman_codec._numbers import write_varint
-from lix_cache.huffman_codec._phrase_table import PhraseTable
 from lix_cache.huffman_codec._phrases import BLOCK
 from tests.support.kernels import kernel, native_or_skip  # noqa: F401 - a fixture
 from tests.support.tables import SAMPLE, lixt, pack, small_table
@@ -37,16 +37,16 @@ COPIED = {
 
 
 @cache
-def plain() -> PhraseTable:
+def plain() -> Dictionary:
     """255 singles of 8 bits, which are their own code words, and one of 9 beside "the "."""
     phrases = sorted([bytes((byte,)) for byte in range(256)] + [b"the "])
     lengths = bytes(9 if phrase in (b"\xff", b"the ") else 8 for phrase in phrases)
-    return PhraseTable.parse(lixt("by-hand", pack(phrases, lengths), 257))
+    return Dictionary.parse(lixt("by-hand", pack(phrases, lengths), 257))
 
 
 @cache
-def small() -> PhraseTable:
-    return PhraseTable.parse(small_table())
+def small() -> Dictionary:
+    return Dictionary.parse(small_table())
 
 
 def packed(bits: str) -> bytes:
@@ -89,9 +89,9 @@ def test_a_stream_written_by_hand_is_read_and_written(kernel: Kernel, tmp_path: 
     path = tmp_path / "by-hand.lixt"
     path.write_bytes(lixt("by-hand", plain().raw, 257))
     stream = checked(body, plain().number)
-    assert HuffmanCodec.decode(stream, table=path) == data
-    assert _v2.table_number(stream) == plain().number
-    with pytest.raises(CodecError, match=f"table number {plain().number.hex()}, which is not here"):
+    assert HuffmanCodec.decode(stream, dictionary=path) == data
+    assert _v2.dictionary_number(stream) == plain().number
+    with pytest.raises(CodecError, match=f"dictionary number {plain().number.hex()}, which is not here"):
         HuffmanCodec.decode(stream)
 
 
@@ -126,11 +126,12 @@ def test_what_was_encoded_comes_back(kernel: Kernel, name: str) -> None:  # noqa
     for table in (small(), plain()):
         coded = kernel.encode_copies(table, data)
         assert kernel.decode_copies(table, coded, len(data)) == data
-    stream = HuffmanCodec.encode(data, thorough=True)
+    stream = HuffmanCodec.encode(data, level=2)
     assert HuffmanCodec.decode(stream) == data
     assert len(stream) <= len(HuffmanCodec.encode(data))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", COPIED)
 def test_both_kernels_write_the_same(name: str) -> None:
     native = native_or_skip()
@@ -148,11 +149,11 @@ def test_copies_end_within_the_block_and_begin_anywhere(kernel: Kernel) -> None:
 def test_what_is_said_again_is_copied_and_what_is_not_stays_phrases() -> None:
     text = SAMPLE.encode()
     for data, mode in ((text, 0x82), (text * 3, 0x83)):
-        stream = HuffmanCodec.encode(data, thorough=True)
+        stream = HuffmanCodec.encode(data, level=2)
         assert stream[0] == mode
         assert HuffmanCodec.decode(stream) == data
         assert HuffmanCodec.encode(data)[0] == 0x82
-    assert len(HuffmanCodec.encode(text * 3, thorough=True)) < 1.2 * len(HuffmanCodec.encode(text))
+    assert len(HuffmanCodec.encode(text * 3, level=2)) < 1.2 * len(HuffmanCodec.encode(text))
 
 
 # ---------------------------------------------------------------- damage
@@ -197,9 +198,9 @@ def test_a_copy_that_reaches_before_the_beginning_is_refused(kernel: Kernel) -> 
 @pytest.mark.parametrize("size", [1 << 20, 1 << 40, (1 << 63) - 1])
 def test_a_declared_length_is_not_believed(kernel: Kernel, size: int) -> None:  # noqa: F811
     body = bytes((0x83,)) + write_varint(size) + bytes(1000)
-    from lix_cache.huffman_codec._registry import default_table
+    from lix_cache.huffman_codec._registry import default_dictionary
 
-    table = default_table()
+    table = default_dictionary()
     assert table is not None
     with pytest.raises(CodecError, match="more than its bits can hold"):
         HuffmanCodec.decode(checked(body, table.number, short=False))
@@ -207,7 +208,7 @@ def test_a_declared_length_is_not_believed(kernel: Kernel, size: int) -> None:  
 
 def test_every_changed_bit_and_every_cut_is_refused() -> None:
     data = SAMPLE.encode() * 2
-    stream = HuffmanCodec.encode(data, thorough=True)
+    stream = HuffmanCodec.encode(data, level=2)
     assert stream[0] == 0x83
     for at in range(0, len(stream), 3):
         with pytest.raises(CodecError):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lix_cache.huffman_codec import _backend
-from lix_cache.huffman_codec._phrase_table import PhraseTable
+from lix_cache.huffman_codec._dictionary import Dictionary
 from tests.support.kernels import kernel, native_or_skip  # noqa: F401 - a fixture
 from tests.support.tables import SAMPLE, small_table
 
@@ -31,7 +31,7 @@ def slow_to_switch() -> object:
 
 @cache
 def calls() -> dict[str, Callable[[], object]]:
-    native, table = native_or_skip(), PhraseTable.parse(small_table())
+    native, table = native_or_skip(), Dictionary.parse(small_table())
     v1, coded = native.encode_v1(LARGE), native.encode_bytecode(LARGE, 1 << 40) or b""
     phrases, copies = native.encode_phrases(table, LARGE)[0], native.encode_copies(table, LARGE)
     return {
@@ -85,13 +85,13 @@ def test_another_thread_runs_while_c_works_on_a_large_input(name: str) -> None:
 
 def test_threads_that_meet_a_new_table_at_once_all_get_what_is_right(kernel: _backend.Kernel) -> None:  # noqa: F811
     data = SAMPLE.encode()
-    expected = _backend.PURE.encode_phrases(PhraseTable.parse(small_table()), data)
-    copied = _backend.PURE.encode_copies(PhraseTable.parse(small_table()), data)
+    expected = _backend.PURE.encode_phrases(Dictionary.parse(small_table()), data)
+    copied = _backend.PURE.encode_copies(Dictionary.parse(small_table()), data)
     for _ in range(5):
-        table = PhraseTable.parse(small_table())  # nothing has been worked out for it yet
+        table = Dictionary.parse(small_table())  # nothing has been worked out for it yet
         barrier = threading.Barrier(8)
 
-        def use(number: int, table: PhraseTable = table, barrier: threading.Barrier = barrier) -> bool:
+        def use(number: int, table: Dictionary = table, barrier: threading.Barrier = barrier) -> bool:
             barrier.wait()
             if number % 2:
                 return kernel.encode_phrases(table, data) == expected
@@ -109,10 +109,10 @@ def test_threads_that_load_one_file_at_once_get_equal_tables(tmp_path: Path) -> 
     path.write_bytes(small_table())
     barrier = threading.Barrier(8)
 
-    def load(_: int) -> PhraseTable:
+    def load(_: int) -> Dictionary:
         barrier.wait()
-        return PhraseTable.load(path)
+        return Dictionary.load(path)
 
     with ThreadPoolExecutor(8) as pool:
         tables = list(pool.map(load, range(8)))
-    assert {table.number for table in tables} == {PhraseTable.load(path).number}
+    assert {table.number for table in tables} == {Dictionary.load(path).number}

@@ -19,9 +19,9 @@ from lix_cache import CodecError, HuffmanCodec
 from lix_cache.huffman_codec import _backend, _registry, _v2, decode_bytes, encode_str
 from lix_cache.huffman_codec._backend import Kernel
 from lix_cache.huffman_codec._bytecode import FOUR_STREAMS_FROM
+from lix_cache.huffman_codec._dictionary import Dictionary
 from lix_cache.huffman_codec._native import decode_prefix_v1
 from lix_cache.huffman_codec._numbers import read_varint, write_varint
-from lix_cache.huffman_codec._phrase_table import PhraseTable
 from lix_cache.huffman_codec._phrases import BLOCK
 from lix_cache.huffman_codec._table import code_lengths, limited_lengths
 from tests.support.kernels import kernel, native_or_skip  # noqa: F401 - a fixture
@@ -124,17 +124,17 @@ def test_a_phrase_stream_written_by_hand_is_read(tmp_path: Path) -> None:
     bits = f"{255:08b}0" + f"{ord('a'):08b}" + f"{255:08b}1" + f"{255:08b}0"
     body = bytes((0x82 | 15 << 2, 10)) + number + (int(bits, 2) << 5).to_bytes(5, "big")
     expected = b"the a\xffthe "
-    assert HuffmanCodec.decode(checked(body, number), table=path) == expected
-    kernel_bits, count = _backend.kernel.encode_phrases(PhraseTable.load(path), expected)
+    assert HuffmanCodec.decode(checked(body, number), dictionary=path) == expected
+    kernel_bits, count = _backend.kernel.encode_phrases(Dictionary.load(path), expected)
     assert (kernel_bits, count) == (body[6:], 35)
     again = b"the the the the the the the the the the "
-    assert HuffmanCodec.encode(again, table=path)[:6] == bytes((0x82 | 15 << 2, 40)) + number
+    assert HuffmanCodec.encode(again, dictionary=path)[:6] == bytes((0x82 | 15 << 2, 40)) + number
 
 
 def test_a_shipped_table_costs_no_byte(monkeypatch: pytest.MonkeyPatch, table: Path) -> None:
-    loaded = PhraseTable.load(table)
+    loaded = Dictionary.load(table)
     monkeypatch.setitem(_registry.SHIPPED, 0, _registry.Shipped("test-1", loaded.number.hex()))
-    monkeypatch.setitem(_registry._tables, 0, loaded)
+    monkeypatch.setitem(_registry._dictionaries, 0, loaded)
     message = b"Could you tell me how to sort a list of"
     encoded = HuffmanCodec.encode(message)
     assert encoded[0] == 0x82
@@ -143,7 +143,7 @@ def test_a_shipped_table_costs_no_byte(monkeypatch: pytest.MonkeyPatch, table: P
     assert len(encoded) == len(bits) + 4
     assert HuffmanCodec.decode(encoded) == message
     # The same table, named by its file, is the same table.
-    assert HuffmanCodec.encode(message, table=table) == encoded
+    assert HuffmanCodec.encode(message, dictionary=table) == encoded
 
 
 @pytest.mark.parametrize("missing", [False, True], ids=["with _blake2", "without _blake2"])
@@ -152,7 +152,7 @@ def test_a_tables_number_does_not_depend_on_the_build_of_python(
 ) -> None:
     if missing:
         monkeypatch.setitem(sys.modules, "_blake2", None)
-    loaded = PhraseTable.parse(table.read_bytes())
+    loaded = Dictionary.parse(table.read_bytes())
     assert loaded.number == blake2b(loaded.raw, digest_size=16).digest()[:4]
 
 
@@ -181,8 +181,8 @@ def test_what_was_encoded_comes_back(name: str, named: bool, table: Path) -> Non
     for format_ in (1, 2):
         if format_ == 1 and named:
             continue
-        encoded = HuffmanCodec.encode(data, format=format_, table=path)
-        assert HuffmanCodec.decode(encoded, table=path) == data
+        encoded = HuffmanCodec.encode(data, format=format_, dictionary=path)
+        assert HuffmanCodec.decode(encoded, dictionary=path) == data
         if format_ == 2:
             over = 5 if len(data) <= 1024 else 8
             assert len(encoded) <= len(data) + over
@@ -194,7 +194,7 @@ def test_both_kernels_write_the_same(name: str, table: Path) -> None:
     native = native_or_skip()
     pure = _backend.PURE
     data = CASES[name]
-    loaded = PhraseTable.load(table)
+    loaded = Dictionary.load(table)
     assert native.encode_v1(data) == pure.encode_v1(data)
     assert native.encode_phrases(loaded, data) == pure.encode_phrases(loaded, data)
     coded = pure.encode_bytecode(data, 1 << 40)
@@ -207,12 +207,12 @@ def test_both_kernels_write_the_same(name: str, table: Path) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_the_smallest_mode_is_chosen(name: str, table: Path, kernel: Kernel) -> None:  # noqa: F811
     data = CASES[name]
-    loaded = PhraseTable.load(table)
+    loaded = Dictionary.load(table)
     bits, _ = kernel.encode_phrases(loaded, data)
     coded = kernel.encode_bytecode(data, 1 << 40)
     smallest = min(len(data), 4 + len(bits), len(data) if coded is None else len(coded))
     head = 1 + len(write_varint(len(data))) + (2 if len(data) <= 1024 else 4)
-    assert len(HuffmanCodec.encode(data, table=table)) == head + smallest
+    assert len(HuffmanCodec.encode(data, dictionary=table)) == head + smallest
 
 
 def test_code_lengths_stay_within_12_bits() -> None:
@@ -228,7 +228,7 @@ def test_code_lengths_stay_within_12_bits() -> None:
 
 def test_the_parse_is_the_cheapest(table: Path) -> None:
     # All parses of a short text, tried.
-    loaded = PhraseTable.load(table)
+    loaded = Dictionary.load(table)
     cost = dict(zip(loaded.phrases, loaded.lengths, strict=True))
     data = b"the lazy dog, and then it"
     best = [0] * (len(data) + 1)
@@ -242,7 +242,7 @@ def test_the_parse_is_the_cheapest(table: Path) -> None:
 def test_tables_of_any_depth_are_used(longest: int) -> None:
     weights = {bytes((65 + i % 26, 66 + i // 26)): 1 << min(i, 60) for i in range(200)}
     phrases, lengths = table_of(weights, longest)
-    loaded = PhraseTable.parse(lixt("deep", pack(phrases, lengths), len(phrases)))
+    loaded = Dictionary.parse(lixt("deep", pack(phrases, lengths), len(phrases)))
     assert max(lengths) == longest
     data = b"".join(phrases) * 3 + b"".join(reversed(phrases))
     bits, _ = _backend.kernel.encode_phrases(loaded, data)
@@ -265,10 +265,12 @@ def test_any_bytes_like_object_will_do(kind: type) -> None:
 
 @pytest.mark.promise("bad-bytes")
 def test_a_format_that_does_not_exist_is_refused(table: Path) -> None:
+    with pytest.raises(ValueError, match="level must be 1 or 2, got 3"):
+        HuffmanCodec.encode(b"", level=3)
     with pytest.raises(ValueError, match="format must be 1 or 2, got 3"):
         HuffmanCodec.encode(b"", format=3)
-    with pytest.raises(ValueError, match="no phrase tables"):
-        HuffmanCodec.encode(b"", format=1, table=table)
+    with pytest.raises(ValueError, match="no dictionaries"):
+        HuffmanCodec.encode(b"", format=1, dictionary=table)
 
 
 # ---------------------------------------------------------------- damage
@@ -318,7 +320,7 @@ def test_wrong_phrases_are_refused_with_their_reason(kernel: Kernel) -> None:  #
     # No code word is shorter than a byte, so none hides in the padding.
     phrases = sorted([*_SINGLES, b"the "])
     lengths = bytes(9 if phrase in (b"\xff", b"the ") else 8 for phrase in phrases)
-    loaded = PhraseTable.parse(lixt("by-hand", pack(phrases, lengths), 257))
+    loaded = Dictionary.parse(lixt("by-hand", pack(phrases, lengths), 257))
     message = b"the a the the "
     bits, count = kernel.encode_phrases(loaded, message)
     assert count == 9 + 8 + 8 + 9 + 9
@@ -375,13 +377,13 @@ SAMPLES = {
 def test_every_truncation_and_every_changed_byte_is_refused(name: str, table: Path) -> None:
     data, named = SAMPLES[name]
     path = table if named else None
-    whole = HuffmanCodec.encode(data, table=path)
+    whole = HuffmanCodec.encode(data, dictionary=path)
     for size in range(1, len(whole)):
         with pytest.raises(CodecError):
-            HuffmanCodec.decode(whole[:size], table=path)
+            HuffmanCodec.decode(whole[:size], dictionary=path)
     for extra in (b"\0", b"\xff", whole):
         with pytest.raises(CodecError):
-            HuffmanCodec.decode(whole + extra, table=path)
+            HuffmanCodec.decode(whole + extra, dictionary=path)
     damaged = bytearray(whole)
     for at in range(len(whole)):
         # All values for small streams, all single bits and some more for the others.
@@ -389,7 +391,7 @@ def test_every_truncation_and_every_changed_byte_is_refused(name: str, table: Pa
         for mask in masks:
             damaged[at] ^= mask
             with pytest.raises(CodecError):
-                HuffmanCodec.decode(bytes(damaged), table=path)
+                HuffmanCodec.decode(bytes(damaged), dictionary=path)
             damaged[at] ^= mask
 
 
@@ -400,7 +402,7 @@ def test_what_the_check_cannot_see_ends_in_content_or_the_same_error(name: str, 
     native = native_or_skip()
     pure = _backend.PURE
     data, named = SAMPLES[name]
-    loaded = PhraseTable.load(table)
+    loaded = Dictionary.load(table)
 
     def outcome(kernel: Kernel, payload: bytes, size: int) -> bytes | str:  # noqa: F811
         try:
@@ -451,7 +453,7 @@ def test_both_kernels_refuse_a_damaged_hcv1_stream_in_the_same_words() -> None:
 @pytest.mark.parametrize("size", [1 << 20, 1 << 32, (1 << 63) - 1])
 @pytest.mark.parametrize("mode", ["stored", "bytes", "phrases"])
 def test_a_declared_length_is_not_believed_before_memory_is_taken(mode: str, size: int, table: Path) -> None:
-    loaded = PhraseTable.load(table)
+    loaded = Dictionary.load(table)
     _backend.kernel.encode_phrases(loaded, b"")  # what is built once does not count
     with pytest.raises(CodecError):
         _backend.kernel.decode_phrases(loaded, b"", 1)
@@ -464,7 +466,7 @@ def test_a_declared_length_is_not_believed_before_memory_is_taken(mode: str, siz
     tracemalloc.start()
     try:
         with pytest.raises(CodecError):
-            HuffmanCodec.decode(stream, table=table)
+            HuffmanCodec.decode(stream, dictionary=table)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -475,43 +477,43 @@ def test_a_declared_length_is_not_believed_before_memory_is_taken(mode: str, siz
 
 
 def test_a_table_is_read_once_and_says_what_it_is(table: Path) -> None:
-    loaded = PhraseTable.load(table)
-    assert PhraseTable.load(str(table)) is loaded
+    loaded = Dictionary.load(table)
+    assert Dictionary.load(str(table)) is loaded
     assert loaded.id == "test-1"
     assert loaded.number == blake2b(loaded.raw, digest_size=16).digest()[:4]
     assert len(loaded.phrases) == len(loaded.lengths) == loaded.count
-    assert repr(loaded) == f"<PhraseTable 'test-1' number {loaded.number.hex()}, {loaded.count} phrases>"
+    assert repr(loaded) == f"<Dictionary 'test-1' number {loaded.number.hex()}, {loaded.count} phrases>"
     assert pack(loaded.phrases, loaded.lengths) == loaded.raw
 
 
 def test_a_missing_table_is_named(table: Path, tmp_path: Path) -> None:
-    encoded = HuffmanCodec.encode(TEXT, table=table)
-    number = PhraseTable.load(table).number
-    assert _v2.table_number(encoded) == number
-    assert _v2.table_number(HuffmanCodec.encode(b"")) is None
-    with pytest.raises(CodecError, match=f"phrase table number {number.hex()}, which is not here"):
+    encoded = HuffmanCodec.encode(TEXT, dictionary=table)
+    number = Dictionary.load(table).number
+    assert _v2.dictionary_number(encoded) == number
+    assert _v2.dictionary_number(HuffmanCodec.encode(b"")) is None
+    with pytest.raises(CodecError, match=f"dictionary number {number.hex()}, which is not here"):
         HuffmanCodec.decode(encoded)
     other = tmp_path / "other.lixt"
     other.write_bytes(small_table("other", TEXT.decode() * 2, 50))
     with pytest.raises(CodecError, match=f"{number.hex()}, which is not here.*the one given is 'other'"):
-        HuffmanCodec.decode(encoded, table=other)
-    with pytest.raises(CodecError, match="phrase table 7 of a later version"):
+        HuffmanCodec.decode(encoded, dictionary=other)
+    with pytest.raises(CodecError, match="dictionary 7 of a later version"):
         HuffmanCodec.decode(checked(bytes((0x82 | 7 << 2, 1)) + b"a"))
     with pytest.raises(FileNotFoundError):
-        HuffmanCodec.encode(b"", table=tmp_path / "none.lixt")
+        HuffmanCodec.encode(b"", dictionary=tmp_path / "none.lixt")
 
 
 def test_every_shipped_table_is_the_one_that_was_released() -> None:
     for index in _registry.SHIPPED:
-        loaded = _registry.shipped_table(index)
+        loaded = _registry.shipped_dictionary(index)
         assert _registry.index_of(loaded) == index
         assert index < 15
 
 
 @pytest.mark.promise("bad-bytes")
-def test_a_shipped_table_that_is_another_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shipped_dictionary_that_is_another_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(_registry.SHIPPED, 3, _registry.Shipped("none", "00000000"))
-    with pytest.raises(CodecError, match="phrase table 'none' of this package cannot be read"):
+    with pytest.raises(CodecError, match="dictionary 'none' of this package cannot be read"):
         HuffmanCodec.decode(checked(bytes((0x82 | 3 << 2, 1)) + b"a"))
 
 
@@ -525,8 +527,8 @@ def resealed(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "is not a phrase table"),
-        (b"LXPX" + GOOD[4:], "is not a phrase table"),
+        (b"", "is not a dictionary"),
+        (b"LXPX" + GOOD[4:], "is not a dictionary"),
         (GOOD[:10], "is cut short"),
         (b"LXPT\x01\xff" + bytes(100), "is cut short"),
         (resealed(b"LXPT\x02" + GOOD[5:]), "version 2, which is not known here"),
@@ -543,7 +545,7 @@ def resealed(data: bytes) -> bytes:
 @pytest.mark.promise("bad-bytes")
 def test_a_file_that_is_no_table_is_refused(data: bytes, reason: str) -> None:
     with pytest.raises(CodecError, match=reason):
-        PhraseTable.parse(data, "this file")
+        Dictionary.parse(data, "this file")
 
 
 @pytest.mark.parametrize(
@@ -565,13 +567,13 @@ def test_a_file_that_is_no_table_is_refused(data: bytes, reason: str) -> None:
     ],
 )
 @pytest.mark.promise("bad-bytes")
-def test_a_table_that_means_nothing_is_refused_by_both(
+def test_a_dictionary_that_means_nothing_is_refused_by_both(
     raw: bytes,
     count: int,
     reason: str,
     kernel: Kernel,  # noqa: F811
 ) -> None:
-    loaded = PhraseTable.parse(lixt("wrong", raw, count))
+    loaded = Dictionary.parse(lixt("wrong", raw, count))
     with pytest.raises(CodecError, match=reason):
         kernel.encode_phrases(loaded, b"a")
     with pytest.raises(CodecError, match=reason):
@@ -582,7 +584,7 @@ def test_a_table_may_share_less_than_it_could(kernel: Kernel) -> None:  # noqa: 
     phrases = sorted([*_SINGLES, b"tha", b"the", b"them"])
     lengths = bytes([8] * 253 + [9] * 6)
     lazily = b"".join(bytes((0, len(phrase))) + phrase for phrase in phrases) + lengths
-    loaded = PhraseTable.parse(lixt("lazy", lazily, len(phrases)))
+    loaded = Dictionary.parse(lixt("lazy", lazily, len(phrases)))
     assert loaded.phrases == phrases
     data = b"the them tha th t thema"
     bits, _ = kernel.encode_phrases(loaded, data)
@@ -596,7 +598,7 @@ def test_a_table_may_share_less_than_it_could(kernel: Kernel) -> None:  # noqa: 
 def test_threads_share_a_table(table: Path) -> None:
     # Large enough for C to let the others run meanwhile.
     data = [(TEXT * 100)[start : start + 40_000] for start in range(8)]
-    loaded = PhraseTable.parse(table.read_bytes())  # built by whoever comes first
+    loaded = Dictionary.parse(table.read_bytes())  # built by the first caller
 
     def there_and_back(one: bytes) -> bool:
         bits, _ = _backend.kernel.encode_phrases(loaded, one)

@@ -48,12 +48,12 @@ def test_labels_data_and_code_are_compared_by_equality(response: Any) -> None:
 
 def test_texts_are_embedded_together_in_one_thread_of_their_own() -> None:
     embedder, troubles = Embedder(), []
-    meanings = Meanings(embedder, troubles.append)
+    meanings = Meanings(embedder)
     made: list[Any] = []
     embedder.gate.clear()
     for i in range(30):
-        meanings.add(f"text {i}", made.append)
-    assert made == []  # nobody waited
+        meanings.add(f"text {i}", made.append, troubles.append)
+    assert made == []  # no caller waited
     embedder.gate.set()
     assert meanings.settle(30)
     assert len(made) == 30
@@ -64,28 +64,28 @@ def test_texts_are_embedded_together_in_one_thread_of_their_own() -> None:
 
 def test_trouble_is_told_and_the_next_text_is_embedded() -> None:
     embedder, troubles = Embedder(), []
-    meanings = Meanings(embedder, troubles.append)
+    meanings = Meanings(embedder)
     made: list[Any] = []
     embedder.error = OSError("no such model")
-    meanings.add("one", made.append)
+    meanings.add("one", made.append, troubles.append)
     assert meanings.settle(30)
     embedder.error = None
-    meanings.add("two", made.append)
+    meanings.add("two", made.append, troubles.append)
     assert meanings.settle(30)
     assert (len(made), len(troubles)) == (1, 1)
 
 
-def test_a_hung_embedder_holds_nobody_and_bounded_memory() -> None:
+def test_a_hung_embedder_holds_no_caller_and_bounded_memory() -> None:
     embedder = Embedder()
-    meanings = Meanings(embedder, lambda error: None)
+    meanings = Meanings(embedder)
     embedder.gate.clear()
     for i in range(5000):
-        meanings.add(f"text {i}", lambda vector: None)
+        meanings.add(f"text {i}", lambda vector: None, lambda error: None)
     assert not meanings.settle(0.01)
     assert len(meanings._waiting) <= 1024
     embedder.gate.set()
     meanings.stop()
-    meanings.add("late", lambda vector: None)
+    meanings.add("late", lambda vector: None, lambda error: None)
     assert meanings.settle(1)
 
 
@@ -93,23 +93,23 @@ def test_a_hung_embedder_holds_nobody_and_bounded_memory() -> None:
 def test_without_a_thread_the_text_waits_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
     troubles: list[BaseException] = []
     made: list[Any] = []
-    meanings = Meanings(Embedder(), troubles.append)
+    meanings = Meanings(Embedder())
 
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        meanings.add("one", made.append)
+        meanings.add("one", made.append, troubles.append)
         assert not meanings.settle(0)
     assert [str(trouble) for trouble in troubles] == ["can't start new thread"]
-    meanings.add("two", made.append)
+    meanings.add("two", made.append, troubles.append)
     assert meanings.settle(30)
     assert len(made) == 2
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        other = Meanings(Embedder(), troubles.append)
-        other.add("three", made.append)
+        other = Meanings(Embedder())
+        other.add("three", made.append, troubles.append)
         other.stop()
 
 

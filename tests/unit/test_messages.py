@@ -15,8 +15,9 @@ import pytest
 from lix_cache import InvalidMessage, InvalidSessionId, InvalidVector
 from lix_cache.huffman_codec import _backend
 from lix_cache.huffman_codec._backend import native_kernel
-from lix_cache.messages.message import check_json, check_session_id, decode_json, encode_json, message_text
+from lix_cache.messages.message import check_json, decode_json, encode_json, message_text
 from lix_cache.messages.packing import pack_hot, unpack_hot, unpack_window
+from lix_cache.messages.session_key import stored_id
 from lix_cache.messages.turn import (
     FROM_ID,
     ZERO_ID,
@@ -68,7 +69,7 @@ def test_the_next_larger_id_has_nothing_between(message_id: MessageId) -> None:
     ["a", "../evil", "a/b\\c", "nul\0", "*?[x]", "\n", "会話", "x" * 65_536, " ", "%2F", "{tag}"],
 )
 def test_any_text_can_be_a_session_id(session_id: str) -> None:
-    assert check_session_id(session_id) == session_id
+    assert stored_id(session_id) == session_id
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_any_text_can_be_a_session_id(session_id: str) -> None:
 )
 def test_what_cannot_name_a_session_is_refused_with_the_reason(session_id: Any, reason: str) -> None:
     with pytest.raises(InvalidSessionId, match=reason):
-        check_session_id(session_id)
+        stored_id(session_id)
 
 
 # -- what JSON can carry -------------------------------------------------------------------
@@ -439,7 +440,7 @@ def test_a_window_may_hold_both() -> None:
         lambda data: data[:7] + bytes((data[7] & 0x0F | 0x90,)) + data[8:],  # a role beyond
         lambda data: data[:7] + bytes((data[7] & 0x0F,)) + data[8:],  # JSON that is none
         lambda data: data[:8] + b"\x7f" + data[9:],  # more than the words say
-        lambda data: data[:8] + b"\xff\xff" + data[9:],  # more than anybody writes
+        lambda data: data[:8] + b"\xff\xff" + data[9:],  # more than any caller writes
         lambda data: data[:8] + b"\xff",  # cut within the length
         lambda data: data[:8],
         lambda data: data[:7],

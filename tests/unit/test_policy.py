@@ -160,7 +160,7 @@ def test_errors_fragments_and_steps_are_not_stored(response: object, expected: s
         "berita terbaru tentang gempa",
     ],
 )
-def test_what_is_asked_about_now_lives_shortly(query: str) -> None:
+def test_what_is_asked_about_now_expires_soon(query: str) -> None:
     assert CachePolicy().ttl_for(query, 3_600.0) == 60.0
     assert CachePolicy().ttl_for(query, 10.0) == 10.0
     assert CachePolicy(builtin_time_words=False).ttl_for(query, 3_600.0) == 3_600.0

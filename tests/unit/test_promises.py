@@ -6,6 +6,8 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -31,6 +33,14 @@ def marked() -> dict[str, set[str]]:
             assert named, f"{path}: one promise in quotes, not {name!r}"
             found[named[1]].add(str(path.relative_to(ROOT)))
     return found
+
+
+def test_what_runs_each_time_guards_every_promise(request: pytest.FixtureRequest) -> None:
+    items = [item for item in request.session.items if not item.get_closest_marker("exhaustive")]
+    chosen = [marker.args[0] for item in items for marker in item.iter_markers("promise")]
+    if len({item.path for item in items}) < 50:
+        pytest.skip("a part of the tests was asked for")
+    assert {name: chosen.count(name) for name in promised().values() if chosen.count(name) < 5} == {}
 
 
 def test_each_promise_has_tests_in_several_files_and_no_other_is_named() -> None:

@@ -40,7 +40,7 @@ class TestLog:
         )
         assert found.left_out == {}
 
-    def test_a_hit_counts_only_if_somebody_confirmed_it(self) -> None:
+    def test_a_hit_counts_only_if_it_was_confirmed(self) -> None:
         found = questions_from_log(
             placed(
                 {"query": "a", "answer_id": "1", "hit": True},
@@ -50,7 +50,7 @@ class TestLog:
             )
         )
         assert [question.text for question in found.questions] == ["b", "d"]
-        assert found.left_out == {"hits that nobody confirmed": 1, "marked as wrong": 1}
+        assert found.left_out == {"unconfirmed hits": 1, "marked as wrong": 1}
 
     @pytest.mark.parametrize(
         "record",
@@ -115,7 +115,7 @@ class TestQuestionLog:
         records = [json.loads(line) for line in path.read_bytes().splitlines()]
         found = questions_from_log(placed(*records))
         assert found.questions == (Question("wie?\n", "so", "s", "g"), Question("x \ud800", "y"))
-        assert found.left_out == {"hits that nobody confirmed": 1}
+        assert found.left_out == {"unconfirmed hits": 1}
 
     def test_only_the_owner_can_read_it(self, tmp_path: Path) -> None:
         with QuestionLog(tmp_path / "log") as log:

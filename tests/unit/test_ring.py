@@ -24,7 +24,7 @@ class Entry:
 
     number: int
     vector: list[float]
-    tag: bytes
+    nonce: bytes
     expires_ms: float
 
 
@@ -35,7 +35,7 @@ def packed(entries: list[Entry], dim: int, capacity: int, following: int) -> byt
     size = 16 + 4 * dim
     ring = bytearray(size * min(following, capacity))
     for entry in entries:
-        slot = struct.pack("<d8s", entry.expires_ms, entry.tag) + struct.pack(f"<{dim}f", *entry.vector)
+        slot = struct.pack("<d8s", entry.expires_ms, entry.nonce) + struct.pack(f"<{dim}f", *entry.vector)
         at = entry.number % capacity * size
         ring[at : at + size] = slot
     return header + bytes(ring)
@@ -56,9 +56,9 @@ def rings(draw: st.DrawFn) -> tuple[int, int, list[Entry], list[float]]:
     dim = draw(st.integers(1, 9))
     capacity = draw(st.integers(1, 7))
     following = draw(st.one_of(st.integers(1, 20), st.integers(10**15, 10**15 + 20)))
-    lives = st.sampled_from([-1e12, -1.0, 0.0, 1.0, 1e9])
+    ttls = st.sampled_from([-1e12, -1.0, 0.0, 1.0, 1e9])
     entries = [
-        Entry(n, draw(directions(dim)), draw(st.binary(min_size=8, max_size=8)), NOW_MS + draw(lives))
+        Entry(n, draw(directions(dim)), draw(st.binary(min_size=8, max_size=8)), NOW_MS + draw(ttls))
         for n in range(max(0, following - capacity), following)
     ]
     return capacity, following, entries, draw(directions(dim))
@@ -81,7 +81,7 @@ def test_the_nearest_live_entry_is_found_whatever_the_ring(
     assert found.number in near
     assert found.similarity == pytest.approx(near[found.number], abs=1e-5)
     assert found.similarity == pytest.approx(max(near.values()), abs=1e-5)
-    assert found.tag == next(e.tag for e in alive if e.number == found.number)
+    assert found.nonce == next(e.nonce for e in alive if e.number == found.number)
 
 
 @given(
@@ -110,7 +110,7 @@ def test_foreign_bytes_end_in_a_typed_error_or_a_sound_answer(data: bytes) -> No
     if found is not None:
         assert -1.001 <= found.similarity <= 1.0
         assert found.number >= 0
-        assert len(found.tag) == 8
+        assert len(found.nonce) == 8
 
 
 def test_a_ring_cut_in_the_middle_of_a_slot_loses_that_slot_alone() -> None:
@@ -141,13 +141,13 @@ def test_an_entry_is_dead_from_the_moment_it_expires() -> None:
     assert best_match(data, query, NOW_MS) is None
 
 
-@pytest.mark.parametrize("tag", [b"\x00" * 8, b"\xff" * 8, b"\x80" + b"\x00" * 7, b"\x00" * 7 + b"\x80"])
-def test_a_tag_of_64_bits_comes_back_bit_for_bit(tag: bytes) -> None:
-    slot = make_slot(np.array([1.0], dtype=np.float32), tag, NOW_MS + 1)
+@pytest.mark.parametrize("nonce", [b"\x00" * 8, b"\xff" * 8, b"\x80" + b"\x00" * 7, b"\x00" * 7 + b"\x80"])
+def test_a_nonce_of_64_bits_comes_back_bit_for_bit(nonce: bytes) -> None:
+    slot = make_slot(np.array([1.0], dtype=np.float32), nonce, NOW_MS + 1)
     header = packed([], 1, 1, 0)
     found = best_match(header[:24] + b"%020d" % 1 + header[44:] + slot, np.ones(1, dtype=np.float32), NOW_MS)
     assert found is not None
-    assert found.tag == tag
+    assert found.nonce == nonce
 
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)

@@ -15,7 +15,6 @@ from lix_cache import (
     CachedEmbedder,
     CrossEncoderVerifier,
     HashingEmbedder,
-    Limits,
     OnnxEmbedder,
     OnnxVerifier,
     OpenAIEmbedder,
@@ -23,10 +22,12 @@ from lix_cache import (
     SemanticCache,
     SemanticCacheRedis,
     SentenceTransformerEmbedder,
+    Thresholds,
     URLEmbeddingCache,
 )
 from lix_cache.errors import ConfigError
 from lix_cache.semantic.policy import CachePolicy
+from tests.support.semantic import with_settings
 
 NO_NUMBERS: list[Any] = [
     True,
@@ -49,7 +50,7 @@ EMBEDDER = HashingEmbedder()
 
 
 def with_setting(name: str) -> Callable[[Any], Any]:
-    return lambda value: SemanticCache(EMBEDDER, CacheConfig(), **{name: value})
+    return lambda value: SemanticCache(EMBEDDER, CacheConfig(), **with_settings(**{name: value}))
 
 
 @pytest.mark.parametrize("name", ["ttl_seconds", "sliding_seconds", "deadline_seconds", "verifier_threshold"])
@@ -80,10 +81,10 @@ def test_a_count_is_a_whole_number(name: str, value: Any) -> None:
         ({"config": "redis://localhost"}, "config must be a CacheConfig or None, got a str"),
         ({"config": CacheConfig}, "config.*class"),
         ({"config": {}}, "config"),
-        ({"limits": 0.9}, "limits must be a Limits, got one of type float"),
-        ({"limits": None}, "limits"),
-        ({"limits": Limits}, "limits"),
-        ({"limits": {"threshold": 0.9}}, "limits"),
+        ({"thresholds": 0.9}, "thresholds must be a Thresholds, got one of type float"),
+        ({"thresholds": None}, "thresholds"),
+        ({"thresholds": Thresholds}, "thresholds"),
+        ({"thresholds": {"threshold": 0.9}}, "thresholds"),
         ({"guards": 5}, "guards"),
         ({"guards": None}, "guards"),
         ({"guards": "numbers"}, "guards"),
@@ -109,7 +110,7 @@ def test_a_count_is_a_whole_number(name: str, value: Any) -> None:
 )
 def test_an_object_is_of_its_kind(kind: Any, settings: dict[str, Any], wanted: str) -> None:
     with pytest.raises(ConfigError, match=wanted):
-        kind(**settings)
+        kind(**with_settings(**settings))
 
 
 @pytest.mark.parametrize(

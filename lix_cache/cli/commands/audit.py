@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from lix_cache import RedisUnavailable, SemanticCache
+from lix_cache import RedisUnavailable, SemanticCache, SemanticSettings
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import for_humans, print_json
 
@@ -20,16 +20,22 @@ def audit(
     ctx: typer.Context,
     target: Annotated[
         float,
-        typer.Option(min=0, max=1, help="The target_false_hit_rate of the caches: which scopes are closed."),
+        typer.Option(
+            min=0,
+            max=1,
+            help="The target_false_hit_rate of the caches; it decides which scopes count as closed.",
+        ),
     ] = 0.02,
     as_json: AsJson = False,
 ) -> None:
-    """Show how many hits by meaning are wrong, as measured by the caches at work.
+    """Show the false-hit rate that running caches measured.
 
-    A part of the hits (``audit_rate``) runs the function all the same, and the two answers are compared.
+    A part of the hits (``audit_rate``) runs the function anyway, and the two answers are compared.
     The interval is exact, at 95 %, over all caches under the prefix since their first audit.
     """
-    found = SemanticCache(None, settings_of(ctx).config(), target_false_hit_rate=target).get_stats()
+    found = SemanticCache(
+        None, settings_of(ctx).config(), settings=SemanticSettings(target_false_hit_rate=target)
+    ).get_stats()
     if found["redis"] != "ok":
         raise RedisUnavailable(found["redis"])
     if as_json:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +21,7 @@ from lix_cache import (
     calibrate,
     questions_from_log,
     questions_from_pairs,
-    save_limits,
+    save_thresholds,
 )
 from lix_cache.cli.errors import PROBLEM
 from lix_cache.cli.options import AsJson
@@ -44,28 +45,27 @@ def calibrate_(
         typer.Option(metavar="FILE", help='JSONL of {"a", "b", "label"}. Repeatable.'),
     ] = None,
     bound: Annotated[
-        float, typer.Option(min=0.0001, max=0.5, help="Allowed part of wrong answers among the hits.")
+        float, typer.Option(min=0.0001, max=0.5, help="The highest false-hit rate allowed.")
     ] = 0.02,
-    confidence: Annotated[
-        float, typer.Option(min=0.5, max=0.9999, help="Of the statement that it is kept to.")
-    ] = 0.95,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Confidence of the proof.")] = 0.95,
     model: Annotated[
         str | None, typer.Option(metavar="DIR|NAME", help="ONNX model; 'lexical' needs none.")
     ] = None,
     guards: Annotated[bool, typer.Option(help="Whether the cache will have guards.")] = True,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="FILE", help="Save the limits, for SemanticCache.")
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Save the thresholds, for SemanticCache."),
     ] = None,
     plot: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Draw precision against hits: .svg, .png or .pdf.")
+        str | None, typer.Option(metavar="FILE", help="Plot precision against hit ratio: .svg, .png or .pdf.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the limits of a hit on your own questions, and prove how often a hit is wrong.
+    """Find thresholds on your own questions, and prove their false-hit rate.
 
     Fits on one half of the questions, proves on the other with an exact (Clopper-Pearson) limit. Each
-    "group" in the records gets limits of its own where there is enough to prove them, beside those for
-    all. Ends with code 1 if nothing can be proven for all of them. docs/calibration.md explains.
+    "group" in the records gets its own thresholds if they can be proven, beside those for
+    all. Exits with 1 if nothing can be proven for all of them. docs/calibration.md explains.
     """
     if not log and not pairs:
         raise InvalidInput("calibrate from what? Name a file with --log or --pairs")
@@ -75,46 +75,36 @@ def calibrate_(
     embedder = Remembering(find_embedder(model))
     with progress("embedding") as tell:
         vectors = embedder.prepare([question.text for question in questions], tell)
-    groups = sorted({question.group for question in questions} - {_ALL})
-    results: dict[str, Calibration] = {}
-    for group in [_ALL, *groups]:
-        numbers = [n for n, question in enumerate(questions) if group in (_ALL, question.group)]
-        with progress(f"calibrating {group}".rstrip()) as tell:
-            results[group] = calibrate(
-                [questions[n] for n in numbers],
-                vectors[numbers],
-                bound=bound,
-                confidence=confidence,
-                guards=guards,
-                progress=tell,
-            )
+    rules: dict[str, Any] = {"bound": bound, "confidence": confidence}
+    results = _by_group(questions, vectors, partial(calibrate, **rules, guards=guards))
     if output is not None:
         for group, result in results.items():
             if result.best is not None:
-                save_limits(output, result, embedder=embedder.id, group=group)
+                save_thresholds(output, result, embedder=embedder.id, group=group)
     if plot is not None:
-        draw(
-            {name or "all": _curve(result) for name, result in results.items()},
-            plot,
-            bound=bound,
-            title=f"{embedder.id}: {len(questions):,} questions",
-        )
+        curves = {name or "all": _curve(result) for name, result in results.items()}
+        draw(curves, plot, bound=bound, title=f"{embedder.id}: {len(questions):,} questions")
     if as_json:
-        print_json(
-            {
-                "embedder": embedder.id,
-                "bound": bound,
-                "confidence": confidence,
-                "left_out": dict(left_out),
-                "groups": [{"group": group, **_as_dict(result)} for group, result in results.items()],
-            }
-        )
+        found = [{"group": group, **_as_dict(result)} for group, result in results.items()]
+        print_json({"embedder": embedder.id, **rules, "left_out": dict(left_out), "groups": found})
     else:
         _tell_left_out(left_out)
         for group, result in results.items():
             _show(for_humans(), group, result, output)
     if results[_ALL].best is None:
         raise typer.Exit(PROBLEM)
+
+
+def _by_group(
+    questions: list[Question], vectors: Any, run: Callable[..., Calibration]
+) -> dict[str, Calibration]:
+    """Calibrate for all questions, and for each group of them."""
+    results: dict[str, Calibration] = {}
+    for group in [_ALL, *sorted({question.group for question in questions} - {_ALL})]:
+        numbers = [n for n, question in enumerate(questions) if group in (_ALL, question.group)]
+        with progress(f"calibrating {group}".rstrip()) as tell:
+            results[group] = run([questions[n] for n in numbers], vectors[numbers], progress=tell)
+    return results
 
 
 def _read(logs: Sequence[str], pairs: Sequence[str]) -> tuple[list[Question], dict[str, int]]:
@@ -134,21 +124,21 @@ def _read(logs: Sequence[str], pairs: Sequence[str]) -> tuple[list[Question], di
 
 
 def _curve(result: Calibration) -> Curve:
-    points = [(point.hit_ratio, point.wrong_ratio) for point in result.points if point.hits]
+    points = [(point.hit_ratio, point.false_hit_rate) for point in result.points if point.hits]
     best = result.best
-    return Curve(points, {} if best is None else {"proven": (best.hit_ratio, best.wrong_ratio)})
+    return Curve(points, {} if best is None else {"proven": (best.hit_ratio, best.false_hit_rate)})
 
 
 def _as_dict(result: Calibration) -> dict[str, Any]:
     return {
         "questions": result.questions,
-        "limits": None if result.limits is None else result.limits.as_dict(),
+        "thresholds": None if result.thresholds is None else result.thresholds.as_dict(),
         "points": [
             {
-                **{name: value for name, value in asdict(point).items() if name != "limits"},
+                **{name: value for name, value in asdict(point).items() if name != "thresholds"},
                 "hit_ratio": point.hit_ratio,
-                "wrong_ratio": point.wrong_ratio,
-                "limits": point.limits.as_dict(),
+                "false_hit_rate": point.false_hit_rate,
+                "thresholds": point.thresholds.as_dict(),
             }
             for point in result.points
         ],
@@ -170,13 +160,13 @@ def _show(console: Console, group: str, result: Calibration, output: str | None)
         )
     )
     table = Table(box=None, pad_edge=False)
-    for head in ("evidence", "hit ratio", "wrong among hits", "at most", ""):
+    for head in ("score", "hit ratio", "false-hit rate", "at most", ""):
         table.add_column(head, justify="left" if not head else "right")
     for point in result.points:
         table.add_row(
-            f"{point.limits.evidence:.3f}",
+            f"{point.thresholds.score:.3f}",
             f"{point.hit_ratio:.2%}",
-            f"{point.wrong_ratio:.2%}  {point.wrong:,} of {point.hits:,}",
+            f"{point.false_hit_rate:.2%}  {point.wrong:,} of {point.hits:,}",
             f"{point.upper:.2%}",
             _verdict(point, result),
         )
@@ -194,7 +184,7 @@ def _show(console: Console, group: str, result: Calibration, output: str | None)
         )
         return
     numbers = ", ".join(
-        f"{name} {value:g}" for name, value in best.limits.as_dict().items() if value is not None
+        f"{name} {value:g}" for name, value in best.thresholds.as_dict().items() if value is not None
     )
     console.print(Text(f"✓ {numbers}", style="green"), soft_wrap=True)
     if output is not None:

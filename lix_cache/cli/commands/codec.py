@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from lix_cache import ConversationArchive, HuffmanCodec, InvalidInput, PhraseTable, train_table
+from lix_cache import ConversationArchive, Dictionary, HuffmanCodec, InvalidInput, train_dictionary
 from lix_cache.cli.conversations import load
 from lix_cache.cli.errors import FlowingGroup
 from lix_cache.cli.options import AsJson, settings_of
@@ -21,7 +21,7 @@ _MOST_PHRASES = 65_536
 
 codec = typer.Typer(
     cls=FlowingGroup,
-    help="Phrase tables: what the Huffman codec knows before it has seen a text.",
+    help="Dictionaries: what the Huffman codec knows before it has seen a text.",
     epilog="Example: lix-cache codec train chats.jsonl --output support.lixt",
 )
 
@@ -37,29 +37,27 @@ def train(
         ),
     ] = None,
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE", help="The table.")
+        str, typer.Option("--output", "-o", metavar="FILE", help="The dictionary.")
     ] = "phrases.lixt",
-    table_id: Annotated[
-        str | None, typer.Option("--id", help="Its name, for people; by default the file's.")
+    dictionary_id: Annotated[
+        str | None, typer.Option("--id", help="Its name; by default that of the file.")
     ] = None,
-    size: Annotated[
-        int, typer.Option(min=256, max=_MOST_PHRASES, help="The most phrases it may have.")
-    ] = _MOST_PHRASES,
+    size: Annotated[int, typer.Option(min=256, max=_MOST_PHRASES, help="Most phrases.")] = _MOST_PHRASES,
     hold_out: Annotated[
-        int, typer.Option(min=0, max=50, help="Percent of the texts to judge it by, not train it on.")
+        int, typer.Option(min=0, max=50, help="Percent of the texts to evaluate it on, not train it on.")
     ] = 5,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a phrase table on your own text, and say what it saves.
+    """Train a dictionary on your own text, and measure what it saves.
 
-    The table that ships was trained on public conversations, most of them in English. Text of
-    another kind (a domain, a language, tool output) may take less with a table of its own, and
+    The dictionary that ships was trained on public conversations, most of them in English. Text of
+    another kind (a domain, a language, tool output) may take less with a dictionary of its own, and
     what is printed at the end says whether it does: it is measured on texts that were held out.
-    It takes a few MB of text; of more than 12 MB a sample. The same files give the same table,
+    It takes a few MB of text; of more than 12 MB a sample. The same files give the same dictionary,
     byte for byte.
 
-    Whoever reads what was written with a table needs its file: keep it as long as the archives.
+    Reading what was written with a dictionary needs its file: keep it as long as the archives.
     """
     if os.path.exists(output) and not force:
         raise InvalidInput(
@@ -72,7 +70,17 @@ def train(
     step = 100 // hold_out if hold_out else len(texts) + 1
     unseen = texts[step - 1 :: step]
     seen = [text for number, text in enumerate(texts, 1) if number % step]
-    name = table_id if table_id is not None else os.path.splitext(os.path.basename(output))[0]
+    name = dictionary_id if dictionary_id is not None else os.path.splitext(os.path.basename(output))[0]
+    dictionary = _trained(seen, name, size)
+    _write(output, dictionary)
+    result = _evaluated(output, seen, unseen)
+    if as_json:
+        print_json(result)
+    else:
+        _show(result)
+
+
+def _trained(texts: list[bytes], name: str, size: int) -> bytes:
     with progress("training") as tell:
         share = dict.fromkeys(("counting substrings", "choosing phrases", "fitting the code"), 0.0)
 
@@ -80,46 +88,49 @@ def train(
             share[what] = done
             tell(round(100 * sum(share.values()) / len(share)), 100)
 
-        table = train_table(seen, id=name, size=size, progress=report)
-    _write(output, table)
-    loaded = PhraseTable.load(output)
-    raw = sum(map(len, unseen))
-    result = {
+        return train_dictionary(texts, id=name, size=size, progress=report)
+
+
+def _evaluated(output: str, seen: list[bytes], unseen: list[bytes]) -> dict[str, Any]:
+    """Return what a dictionary is, and what it saves of texts that it has not seen."""
+    loaded = Dictionary.load(output)
+    return {
         "file": output,
         "id": loaded.id,
         "number": loaded.number.hex(),
         "phrases": loaded.count,
-        "bytes": len(table),
+        "bytes": os.path.getsize(output),
         "trained_on": {"texts": len(seen), "bytes": sum(map(len, seen))},
         "held_out": {
             "texts": len(unseen),
-            "bytes": raw,
-            "encoded": sum(len(HuffmanCodec.encode(text, table=output)) for text in unseen),
-            "encoded_with_the_shipped_table": sum(len(HuffmanCodec.encode(text)) for text in unseen),
+            "bytes": sum(map(len, unseen)),
+            "encoded": sum(len(HuffmanCodec.encode(text, dictionary=output)) for text in unseen),
+            "encoded_with_the_shipped_dictionary": sum(len(HuffmanCodec.encode(text)) for text in unseen),
         },
     }
-    if as_json:
-        print_json(result)
-        return
+
+
+def _show(result: dict[str, Any]) -> None:
     console = for_humans()
-    what = f"{loaded.count:,} phrases, {human_bytes(len(table))}, number {loaded.number.hex()}"
-    console.print(f"{visible(output)}: {what}", soft_wrap=True)
+    what = f"{result['phrases']:,} phrases, {human_bytes(result['bytes'])}, number {result['number']}"
+    console.print(f"{visible(result['file'])}: {what}", soft_wrap=True)
+    held_out = result["held_out"]
+    raw = held_out["bytes"]
     if not raw:
         to_stderr().print(
-            "nothing was held out to judge it by: whether it saves anything is not known. Give it more text",
+            "nothing was held out to evaluate it on, so what it saves is not known. Give it more text",
             style="yellow",
             soft_wrap=True,
         )
-    else:
-        own, shipped = (
-            f"{result['held_out'][key] / raw:.1%}"  # type: ignore[index]
-            for key in ("encoded", "encoded_with_the_shipped_table")
-        )
-        console.print(
-            f"{len(unseen):,} texts that it has not seen: {own} of their {human_bytes(raw)}; "
-            f"with the table that ships {shipped}",
-            soft_wrap=True,
-        )
+        return
+    own, shipped = (
+        f"{held_out[key] / raw:.1%}" for key in ("encoded", "encoded_with_the_shipped_dictionary")
+    )
+    console.print(
+        f"{held_out['texts']:,} texts that it has not seen: {own} of their {human_bytes(raw)}; "
+        f"with the dictionary that ships {shipped}",
+        soft_wrap=True,
+    )
 
 
 def _texts(paths: list[str], ctx: typer.Context) -> Iterator[bytes]:
@@ -148,12 +159,12 @@ def _paragraphs(path: str) -> list[bytes]:
         raise InvalidInput(f"{path}: {error.strerror}") from None
 
 
-def _write(path: str, table: bytes) -> None:
-    # Whole or not at all: a table that was cut is of no use to anyone.
+def _write(path: str, dictionary: bytes) -> None:
+    # Whole or not at all: a dictionary that was cut is of no use.
     unfinished = f"{path}.tmp"
-    # It holds phrases that people used: for nobody else to read.
+    # It holds phrases that people used: readable by the owner alone.
     with open(unfinished, "wb", opener=partial(os.open, mode=0o600)) as file:
-        file.write(table)
+        file.write(dictionary)
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, path)
@@ -161,25 +172,28 @@ def _write(path: str, table: bytes) -> None:
 
 @codec.command(epilog="Example: lix-cache codec show support.lixt")
 def show(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A phrase table.")],
-    count: Annotated[int, typer.Option("--phrases", min=0, help="Show so many, the commonest first.")] = 20,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A dictionary.")],
+    count: Annotated[
+        int, typer.Option("--phrases", min=0, help="How many to show, the commonest first.")
+    ] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Say which table a file is: its id, its number, its commonest phrases.
+    """Show a dictionary: its id, its number, its commonest phrases.
 
-    Archives name the table they need by its number.
+    Archives name the dictionary they need by its number.
     """
-    table = PhraseTable.load(file)
-    order = sorted(range(table.count), key=lambda index: (table.lengths[index], index))[:count]
-    phrases = [(table.phrases[index], table.lengths[index]) for index in order]
+    dictionary = Dictionary.load(file)
+    order = sorted(range(dictionary.count), key=lambda index: (dictionary.lengths[index], index))[:count]
+    phrases = [(dictionary.phrases[index], dictionary.lengths[index]) for index in order]
     if as_json:
         listed = [{"hex": phrase.hex(), "bits": bits} for phrase, bits in phrases]
-        number = table.number.hex()
-        print_json({"id": table.id, "number": number, "phrases": table.count, "commonest": listed})
+        number = dictionary.number.hex()
+        print_json({"id": dictionary.id, "number": number, "phrases": dictionary.count, "commonest": listed})
         return
     console = for_humans()
     console.print(
-        f"{visible(table.id)}: number {table.number.hex()}, {table.count:,} phrases", soft_wrap=True
+        f"{visible(dictionary.id)}: number {dictionary.number.hex()}, {dictionary.count:,} phrases",
+        soft_wrap=True,
     )
     for phrase, bits in phrases:
         console.print(f"{bits:4} bits  {visible(repr(phrase.decode('utf-8', 'replace')))}", soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 import typer
@@ -10,12 +9,11 @@ from rich.text import Text
 
 from lix_cache.cli.conversations import load
 from lix_cache.cli.demo.replay import Replay
-from lix_cache.cli.demo.report import Report
-from lix_cache.cli.demo.screen import Screen
-from lix_cache.cli.demo.stage import Stage, set_up
+from lix_cache.cli.demo.report import as_dict, show
+from lix_cache.cli.demo.stage import set_up
 from lix_cache.cli.errors import PROBLEM
 from lix_cache.cli.options import AsJson, settings_of
-from lix_cache.cli.output import for_humans, print_json, to_stderr, visible
+from lix_cache.cli.output import for_humans, print_json, progress, to_stderr, visible
 
 __all__ = ["demo"]
 
@@ -30,10 +28,7 @@ def demo(
             help='Conversations to replay: JSONL of {"messages": …}, ShareGPT or {"turns": …}. Repeatable.',
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many conversations.")] = None,
-    model_seconds: Annotated[
-        float, typer.Option(min=0, help="Assumed seconds of a model call, for the time saved.")
-    ] = 1.5,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most conversations to replay.")] = None,
     data_dir: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder of the private server and the demo's archive.")
     ] = None,
@@ -50,36 +45,21 @@ def demo(
     total = sum(len(conversation.messages) for conversation in conversations)
     with (
         set_up(settings.config(), data_dir, url_was_given=settings.redis_url is not None, keep=keep) as stage,
-        Screen(total) as screen,
+        progress("replaying") as tell,
     ):
-        to_stderr().print(_opening(stage, len(conversations), total), soft_wrap=True)
-        replay = Replay(conversations, stage.config, screen)
-        screen.watch(replay.tally)
-        began = time.monotonic()
+        what = f"{len(conversations):,} conversations, {total:,} messages"
+        to_stderr().print(Text(f"{what}\nRedis: {visible(stage.server)}", style="dim"), soft_wrap=True)
+        replay = Replay(conversations, stage.config, lambda: tell(replay.totals.messages, total))
         try:
-            verdict = replay.run()
+            replay.run()
         finally:
             replay.stop()
-        report = Report(
-            tally=replay.tally,
-            verdict=verdict,
-            latencies=replay.latencies.summary(),
-            seconds=time.monotonic() - began,
-            model_seconds=model_seconds,
-            window=stage.config.hot_window_size,
-            threshold=stage.config.semantic_similarity_threshold,
-            server=stage.server,
-            kept=stage.how_to_return if keep else None,
-        )
+    kept = stage.how_to_return if keep else None
     if as_json:
-        print_json(report.as_dict())
+        print_json({**as_dict(replay.totals), "server": stage.server, "kept": kept})
     else:
-        report.show(for_humans())
-    if not verdict.passed:
+        show(for_humans(), replay.totals)
+        if kept:
+            for_humans().print(Text(f"kept: {visible(kept)} sessions", style="dim"), soft_wrap=True)
+    if not replay.totals.passed:
         raise typer.Exit(PROBLEM)
-
-
-def _opening(stage: Stage, conversations: int, messages: int) -> Text:
-    text = Text("lix-cache demo", style="bold")
-    text.append(f"  {conversations:,} conversations, {messages:,} messages", style="not bold")
-    return text.append(f"\nRedis: {visible(stage.server)}", style="not bold dim")

@@ -21,9 +21,9 @@ _NAME_WIDTH = 17
 
 
 def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Look for everything that could lose or refuse a message, and say what to do.
+    """Find everything that could lose or refuse a message, and say what to do.
 
-    Tries what the library does on keys and a file of its own, and removes them. Ends with
+    Tries all operations on its own keys and file, and removes them. Exits with
     code 1 if a check fails; warnings do not.
     """
     checks = StoreAdmin(settings_of(ctx).config()).doctor()

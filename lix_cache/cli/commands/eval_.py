@@ -11,25 +11,26 @@ from rich.console import Console
 from rich.text import Text
 
 from lix_cache import (
-    DEFAULT_LIMITS,
-    STRICT_LIMITS,
+    DEFAULT_THRESHOLDS,
+    STRICT_THRESHOLDS,
     CacheConfig,
     InvalidInput,
-    Limits,
     SemanticCache,
-    judge_pairs,
-    load_limits,
-    replay,
+    SemanticSettings,
+    Thresholds,
+    evaluate,
+    evaluate_pairs,
+    load_thresholds,
 )
 from lix_cache.cli.demo.stage import set_up
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import for_humans, print_json, progress, to_stderr, visible
 from lix_cache.cli.quality.model import Remembering, find_embedder
 from lix_cache.cli.quality.report import (
+    evaluations_as_dicts,
     pairs_as_dicts,
-    replays_as_dicts,
+    show_evaluations,
     show_pairs,
-    show_replays,
     show_summary,
 )
 from lix_cache.cli.quality.sets import HALVES, SETS, QuestionSet, load_set
@@ -37,8 +38,16 @@ from lix_cache.cli.quality.sets import HALVES, SETS, QuestionSet, load_set
 __all__ = ["eval_"]
 
 #: Longer than any run: nothing is to expire on the way.
-_LIFE_SECONDS = 7 * 86400
-_PLAIN = tuple(f"plain cosine {hundredths / 100:.2f}" for hundredths in (80, 85, 90, 95))
+_TTL_SECONDS = 7 * 86400
+#: The thresholds that are compared, and whether guards help them.
+_CACHES = {
+    "lix-cache": (DEFAULT_THRESHOLDS, True),
+    "lix-cache, strict": (STRICT_THRESHOLDS, True),
+    **{
+        f"plain cosine {least:.2f}": (Thresholds(threshold=least), False)
+        for least in (0.80, 0.85, 0.90, 0.95)
+    },
+}
 
 
 def eval_(
@@ -47,8 +56,8 @@ def eval_(
         list[str] | None,
         typer.Option("--set", metavar="SET|FILE", help=f"One of {', '.join(SETS)}, or a file. Repeatable."),
     ] = None,
-    queries: Annotated[int, typer.Option(min=0, help="At most so many of each set; 0: all.")] = 3000,
-    seed: Annotated[int, typer.Option(help="Says which, and in which order.")] = 0,
+    queries: Annotated[int, typer.Option(min=0, help="Most questions of each set; 0 for all.")] = 3000,
+    seed: Annotated[int, typer.Option(help="Seed of sample and order.")] = 0,
     half: Annotated[str, typer.Option(help="Of the set: dev, heldout or all.")] = "all",
     lang: Annotated[
         list[str] | None, typer.Option(metavar="CODE", help="Of a set in several languages. Repeatable.")
@@ -56,19 +65,20 @@ def eval_(
     model: Annotated[
         str | None, typer.Option(metavar="DIR|NAME", help="ONNX model; 'lexical' needs none.")
     ] = None,
-    limits: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Limits from 'calibrate', beside the built-in ones.")
+    thresholds: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Thresholds from 'calibrate', beside the built-in ones."),
     ] = None,
     data: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the evaluation sets.")] = None,
     data_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the private server.")] = None,
-    mistakes: Annotated[int, typer.Option(min=0, help="Show so many wrong hits of each.")] = 0,
+    mistakes: Annotated[int, typer.Option(min=0, help="How many wrong hits of each set to show.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Replay labelled questions through the real cache: how many hits, and how many of them wrong?
+    """Run labelled questions through the real cache: hit ratio and false-hit rate.
 
     Online, on a real Redis: a hit serves what the cache holds, a miss stores the right answer, and
-    mistakes stay in. Where the set has replies that a model wrote for each question, they are what is
-    stored; else the answer's name is. Plain cosine, without guards, runs beside it on the same
+    mistakes stay in. If the set has a reply for each question, the cache stores that; else it stores the
+    name of the answer. Plain cosine, without guards, runs beside it on the same
     questions. Audits are off. The intervals are exact, at 95%. For pairs, one text is stored and the
     other asked. A file has lines of {"query", "answer_id"}, with a "reply" if there is one, or of
     {"a", "b", "label"}. Works on keys of its own, and removes them.
@@ -80,13 +90,9 @@ def eval_(
         for name in (sets or ["answers", "banking77", "clinc150"])
     ]
     embedder = Remembering(find_embedder(model))
-    caches: dict[str, tuple[Limits, bool]] = {
-        "lix-cache": (DEFAULT_LIMITS, True),
-        "lix-cache, strict": (STRICT_LIMITS, True),
-        **{name: (Limits(threshold=float(name.split()[-1])), False) for name in _PLAIN},
-    }
-    if limits is not None:
-        caches[limits] = (load_limits(limits, embedder=embedder.id), True)
+    caches = dict(_CACHES)
+    if thresholds is not None:
+        caches[thresholds] = (load_thresholds(thresholds, embedder=embedder.id), True)
     settings = settings_of(ctx)
     console = None if as_json else for_humans()
     with set_up(
@@ -97,7 +103,9 @@ def eval_(
             soft_wrap=True,
         )
         world = _World(stage.config.replace(embedder_id=None, embedding_dim=None), embedder, caches, mistakes)
-        results = [(_judge_pairs if chosen.pairs else _judge)(world, chosen, console) for chosen in loaded]
+        results = [
+            (_evaluate_pairs if chosen.pairs else _evaluate)(world, chosen, console) for chosen in loaded
+        ]
     if console is not None and len(results) > 1:
         show_summary(console, results)
     if as_json:
@@ -111,13 +119,13 @@ class _World:
     Attributes:
         config: of a store of its own.
         embedder: remembers what it embedded.
-        caches: the limits to compare, and whether guards help them.
+        caches: the thresholds to compare, and whether guards help them.
         mistakes: to show, of each.
     """
 
     config: CacheConfig
     embedder: Remembering
-    caches: Mapping[str, tuple[Limits, bool]]
+    caches: Mapping[str, tuple[Thresholds, bool]]
     mistakes: int
 
     def prepare(self, name: str, texts: Sequence[str]) -> None:
@@ -126,42 +134,44 @@ class _World:
 
     def empty(self, chosen: QuestionSet, run: str) -> SemanticCache:
         """Return a cache that nothing is in."""
-        limits, guards = self.caches[run]
+        thresholds, guards = self.caches[run]
         return SemanticCache(
             self.embedder,
             self.config,
             context={"set": chosen.name, "run": run},
-            limits=limits,
+            thresholds=thresholds,
             guards=guards,
-            audit_rate=0,
-            target_false_hit_rate=0.02 if guards else None,
-            embed_answers=guards,
-            ttl_seconds=_LIFE_SECONDS,
-            max_entries=max(10_000, chosen.available),
+            settings=SemanticSettings(
+                audit_rate=0,
+                target_false_hit_rate=0.02 if guards else None,
+                embed_answers=guards,
+                ttl_seconds=_TTL_SECONDS,
+                max_entries=max(10_000, chosen.available),
+            ),
         )
 
 
-def _judge(world: _World, chosen: QuestionSet, console: Console | None) -> dict[str, Any]:
+def _evaluate(world: _World, chosen: QuestionSet, console: Console | None) -> dict[str, Any]:
     world.prepare(chosen.name, [question.text for question in chosen.questions])
     runs = {}
     for name in world.caches:
         with progress(f"{chosen.name}: {name}") as tell:
-            runs[name] = replay(world.empty(chosen, name), chosen.questions, progress=tell)
+            runs[name] = evaluate(world.empty(chosen, name), chosen.questions, progress=tell)
     if console is not None:
-        show_replays(console, chosen, runs, world.mistakes)
+        show_evaluations(console, chosen, runs, world.mistakes)
     return {
         "set": chosen.name,
         "available": chosen.available,
-        "caches": replays_as_dicts(runs, world.mistakes),
+        "caches": evaluations_as_dicts(runs, world.mistakes),
     }
 
 
-def _judge_pairs(world: _World, chosen: QuestionSet, console: Console | None) -> dict[str, Any]:
+def _evaluate_pairs(world: _World, chosen: QuestionSet, console: Console | None) -> dict[str, Any]:
     world.prepare(chosen.name, [text for pair in chosen.pairs for text in (pair.a, pair.b)])
     runs = {}
     for name in world.caches:
         with progress(f"{chosen.name}: {name}") as tell:
-            runs[name] = judge_pairs(world.empty(chosen, name), chosen.pairs, progress=tell)
+            runs[name] = evaluate_pairs(world.empty(chosen, name), chosen.pairs, progress=tell)
     if console is not None:
         show_pairs(console, chosen, runs)
     return {"set": chosen.name, "available": chosen.available, "caches": pairs_as_dicts(runs)}

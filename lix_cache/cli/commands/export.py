@@ -21,7 +21,7 @@ from lix_cache import (
 )
 from lix_cache.cli.errors import PROBLEM, complain
 from lix_cache.cli.jsonl import to_line
-from lix_cache.cli.naming import hot_or_cold
+from lix_cache.cli.naming import Session, hot_or_cold, name_fields, spoken
 from lix_cache.cli.options import settings_of
 from lix_cache.cli.output import counted, progress, to_stderr, visible, write_all
 from lix_cache.cli.terminal import has_reader
@@ -37,18 +37,22 @@ def export(
         list[str] | None, typer.Option(metavar="SESSION", help="This session. Repeatable; all by default.")
     ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; stdout by default.")
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Output file; stdout by default.")
+    ] = None,
+    namespace: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of this namespace; without --session, else all.")
     ] = None,
 ) -> None:
     """Write sessions as JSONL, hot and cold together: {"session_id": …, "messages": […]} per line.
 
+    A line of a session with a namespace has a "namespace" too.
     'lix-cache import' reads it back. Messages added meanwhile may be in it or not. Ends
     with code 1, after writing all others, if a session cannot be read.
     """
     config = settings_of(ctx).config_of_store()
     admin = StoreAdmin(config)
-    named = [hot_or_cold(admin, sid) for sid in session or []]
-    chosen = list(dict.fromkeys(named or admin.session_ids()))
+    named = [hot_or_cold(admin, sid, namespace) for sid in session or []]
+    chosen = list(dict.fromkeys(named or admin.session_ids(namespace=namespace)))
     failed = [] if session else [f"file {name!r} cannot be read" for name in admin.unreadable_files()]
     messages = count = 0
     with _opened(output) as file, progress("exporting") as tell:
@@ -56,12 +60,12 @@ def export(
             try:
                 history = _history(session_id, config)
             except (ArchiveError, InvalidMessage) as error:
-                # Its own trouble: the others are to be saved all the same.
-                failed.append(f"session {session_id!r} is not in it: {error}")
+                # Its own trouble: the others are still to be saved.
+                failed.append(f"session {spoken(session_id)} is not in it: {error}")
                 continue
             # One that was deleted since it was listed is no session any more.
             if history:
-                write_all(file, to_line({"session_id": session_id, "messages": history}))
+                write_all(file, to_line({**name_fields(session_id), "messages": history}))
                 count, messages = count + 1, messages + len(history)
             tell(number, len(chosen))
             if output is None and not has_reader():
@@ -74,7 +78,7 @@ def export(
         raise typer.Exit(PROBLEM)
 
 
-def _history(session_id: str, config: CacheConfig) -> list[dict[str, Any]]:
+def _history(session_id: Session, config: CacheConfig) -> list[dict[str, Any]]:
     # The usual keys in the usual order: the same message is the same line, hot or cold.
     return [
         {key: message[key] for key in (*_FIRST, *sorted(message.keys() - set(_FIRST))) if key in message}

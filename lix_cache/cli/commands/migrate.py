@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import os
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
 
 from lix_cache import StoreAdmin
 from lix_cache.cli.errors import PROBLEM, complain
+from lix_cache.cli.naming import listed_failures, spoken
 from lix_cache.cli.options import AsJson, settings_of
-from lix_cache.cli.output import counted, for_humans, print_json, progress
+from lix_cache.cli.output import counted, for_humans, print_json, progress, to_stderr, visible
 
 __all__ = ["migrate"]
 
@@ -18,7 +20,13 @@ __all__ = ["migrate"]
 def migrate(
     ctx: typer.Context,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Change nothing; say what would move, at most.")
+        bool, typer.Option("--dry-run", help="Change nothing; report what would move, at most.")
+    ] = False,
+    new_buckets: Annotated[
+        bool,
+        typer.Option(
+            "--new-buckets", help="Instead: change to the number of buckets in LIX_CACHE_REDIS_BUCKETS."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -31,12 +39,27 @@ def migrate(
 
     It may be stopped at any moment, repeated, and run while the application is in use. The old
     .huff files need no step: they are read as they are.
+
+    With --new-buckets it moves the sessions of every other redis_buckets, and notes the new number. Stop all
+    processes of the store before, and start them with the new number afterwards.
     """
-    admin = StoreAdmin(settings_of(ctx).config())
+    config = settings_of(ctx).config()
+    if not dry_run and not os.path.isdir(config.archive_dir):
+        # Made here it may be another one than the application's, which would not find its messages.
+        to_stderr().print(
+            f"the archive folder is new: {visible(os.path.abspath(config.archive_dir))}. The application "
+            "must use the same (--archive-dir)",
+            style="yellow",
+            soft_wrap=True,
+        )
+    admin = StoreAdmin(config)
     with progress("moving over") as tell:
-        done = admin.migrate(dry_run=dry_run, on_progress=tell)
+        if new_buckets:
+            done = admin.migrate_buckets(dry_run=dry_run)
+        else:
+            done = admin.migrate(dry_run=dry_run, on_progress=tell)
     if as_json:
-        print_json({**asdict(done), "dry_run": dry_run})
+        print_json({**asdict(replace(done, failed={})), **listed_failures(done.failed), "dry_run": dry_run})
     else:
         verb = "would be moved" if dry_run else "moved"
         # Some may be in the archive already, or have been replaced by another of their millisecond.
@@ -45,7 +68,8 @@ def migrate(
         for_humans().print(text, soft_wrap=True)
     for session_id, why in done.failed.items():
         complain(
-            f"session {session_id!r} stays where it is: {why}", "'lix-cache doctor' looks at server and disk"
+            f"session {spoken(session_id)} stays where it is: {why}",
+            "'lix-cache doctor' looks at server and disk",
         )
     if done.failed:
         raise typer.Exit(PROBLEM)

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from lix_cache import HybridConversationCache, StoreAdmin
-from lix_cache.cli.naming import hot_or_cold
-from lix_cache.cli.options import AsJson, settings_of
+from lix_cache.cli.naming import hot_or_cold, name_fields
+from lix_cache.cli.options import AsJson, Namespace, settings_of
 from lix_cache.cli.output import for_humans, print_indented, print_json, visible
 
 __all__ = ["show"]
@@ -28,19 +28,20 @@ def show(
             metavar="SESSION", help="Session id, as 'sessions' lists it; after -- if it begins with -."
         ),
     ],
-    recent: Annotated[int | None, typer.Option(min=1, help="The newest messages alone.")] = None,
+    recent: Annotated[int | None, typer.Option(min=1, help="Only the newest messages.")] = None,
+    namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the history of a session, hot and cold together.
 
-    Looking is no use of the session: it stays hot or cold as it is.
+    Showing a session does not count as a use: it stays hot or cold.
     """
     config = settings_of(ctx).config_of_store()
-    session = hot_or_cold(StoreAdmin(config), session)
-    history = HybridConversationCache(session, config).get_full()
+    name = hot_or_cold(StoreAdmin(config), session, namespace)
+    history = HybridConversationCache(name, config).get_full()
     shown = history[-recent:] if recent else history
     if as_json:
-        print_json({"session_id": session, "total": len(history), "messages": shown})
+        print_json({**name_fields(name), "total": len(history), "messages": shown})
         return
     console = for_humans()
     if len(shown) < len(history):

@@ -16,7 +16,7 @@ __all__ = ["stats"]
 
 
 def stats(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Show the numbers of the whole store: sessions, memory, archive, caches.
+    """Show the totals of the store: sessions, memory, archive, caches.
 
     Keys are counted in small steps, so a busy server is not held up.
     """
@@ -29,7 +29,7 @@ def stats(ctx: typer.Context, as_json: AsJson = False) -> None:
     table.add_column(style="bold")
     table.add_column(justify="right", style="cyan")
     table.add_column(style="dim")
-    memory = f"{human_bytes(found.server_memory_bytes)} in use, for everybody"
+    memory = f"{human_bytes(found.server_memory_bytes)} in use, for all clients"
     rows = (
         ("server", f"{found.server} {found.server_version}", memory),
         ("hot sessions", f"{found.hot_sessions:,}", f"keys begin with {admin.config.redis_key_prefix}"),
@@ -47,7 +47,7 @@ def stats(ctx: typer.Context, as_json: AsJson = False) -> None:
     for count, what in (
         (found.unreadable_files, "archive files cannot be read: lix-cache verify"),
         (found.set_aside_files, "files hold damaged bytes that were set aside: lix-cache verify"),
-        (found.pending_sessions, "sessions were written to while Redis was away: lix-cache evict"),
+        (found.pending_sessions, "sessions were written to while Redis was away: lix-cache offload"),
     ):
         if count:
             console.print(Text(f"{count:,} {what}", style="yellow"), soft_wrap=True)

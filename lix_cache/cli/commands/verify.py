@@ -12,8 +12,8 @@ from rich.text import Text
 from lix_cache import ConversationArchive, StoreAdmin
 from lix_cache.admin import FileCheck
 from lix_cache.cli.errors import PROBLEM
-from lix_cache.cli.naming import meant
-from lix_cache.cli.options import AsJson, settings_of
+from lix_cache.cli.naming import archived, name_fields
+from lix_cache.cli.options import AsJson, Namespace, settings_of
 from lix_cache.cli.output import for_humans, print_json, progress, visible
 
 __all__ = ["verify"]
@@ -22,27 +22,25 @@ __all__ = ["verify"]
 def verify(
     ctx: typer.Context,
     session: Annotated[
-        str | None, typer.Argument(metavar="SESSION", help="This session's file alone.")
+        str | None, typer.Argument(metavar="SESSION", help="Only this session's file.")
     ] = None,
+    namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
     """Check every byte of the archive: frames, CRCs, contents, counts and order.
 
-    Changes nothing and needs no Redis. Ends with code 1 if anything is damaged.
+    Changes nothing and needs no Redis. Exits with 1 if anything is damaged.
     """
     admin = StoreAdmin(settings_of(ctx).config_of_store())
+    name = None
     if session is not None:
-        archive = ConversationArchive(admin.config.archive_dir)
-        session = meant(
-            session,
-            archive.session_exists,
-            lambda: [meta["session_id"] for meta in archive.list_sessions()],
-            "there is no archive file of session",
-        )
+        name = archived(ConversationArchive(admin.config.archive_dir), session, namespace)
+    elif namespace is not None:
+        raise typer.BadParameter("name a session of the namespace")
     total = len(admin.archive_files()) if session is None else 1
     checks: list[FileCheck] = []
     with progress("checking") as tell:
-        for check in admin.verify(session):
+        for check in admin.verify(name):
             checks.append(check)
             tell(len(checks), total)
     damaged = [check for check in checks if not check.is_intact]
@@ -50,7 +48,10 @@ def verify(
     if as_json:
         print_json(
             {
-                "files": [{**asdict(check), "is_intact": check.is_intact} for check in checks],
+                "files": [
+                    {**asdict(check), **name_fields(check.session_id), "is_intact": check.is_intact}
+                    for check in checks
+                ],
                 "damaged": len(damaged),
                 "set_aside": set_aside,
             }
@@ -61,12 +62,18 @@ def verify(
         raise typer.Exit(PROBLEM)
 
 
+def _id(check: FileCheck) -> str:
+    if isinstance(check.session_id, str):
+        return visible(check.session_id)
+    return f"{visible(check.session_id.id)}, namespace {visible(check.session_id.namespace or '')}"
+
+
 def _show(
     console: Console, folder: str, checks: list[FileCheck], damaged: list[FileCheck], set_aside: list[str]
 ) -> None:
     for check in damaged:
         console.print(
-            Text(f"✗ {visible(check.file)}  session {visible(check.session_id)}", style="bold red"),
+            Text(f"✗ {visible(check.file)}  session {_id(check)}", style="bold red"),
             soft_wrap=True,
         )
         for problem in check.problems:

@@ -18,7 +18,7 @@ __all__ = ["EMBEDDER", "Stage", "set_up"]
 #: Lexical: it stands in for a real model so that the demo needs none.
 EMBEDDER = HashingEmbedder()
 
-_LIFE_SECONDS = 3600
+_TTL_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Stage:
     """A place for one run.
 
     Attributes:
-        config: the store: an empty one, whoever else uses the server.
+        config: the store: an empty one, even on a server with other users.
         folder: holds the archive.
         server: the server, in words.
         how_to_return: the options that lead to what a run with ``--keep`` left.
@@ -40,7 +40,7 @@ class Stage:
 
 @contextmanager
 def set_up(base: CacheConfig, data_dir: str | None, *, url_was_given: bool, keep: bool) -> Iterator[Stage]:
-    """Prepare a stage, and clear it away at the end unless it is to be kept.
+    """Prepare a stage, and clear it away at the end unless it should be kept.
 
     Args:
         base: the user's settings.
@@ -78,8 +78,8 @@ def _config(base: CacheConfig, run: str, archive: str) -> CacheConfig:
         session_ttl_seconds=86400,
         # Should the demo be killed, its keys go by themselves.
         disk_ttl_days=1,
-        semantic_ttl_seconds=_LIFE_SECONDS,
-        url_cache_ttl_seconds=_LIFE_SECONDS,
+        semantic_ttl_seconds=_TTL_SECONDS,
+        url_cache_ttl_seconds=_TTL_SECONDS,
         embedder_id=EMBEDDER.id,
         embedding_dim=EMBEDDER.dim,
     )

@@ -1,4 +1,4 @@
-"""Wrong among hits against hit ratio: as a picture, and as text where there is nothing to draw with."""
+"""False-hit rate against hit ratio: as a picture, and as text where there is nothing to draw with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Curve:
     """A line of the plot.
 
     Attributes:
-        points: (hit ratio, wrong among hits), each 0 to 1.
+        points: (hit ratio, false-hit rate), each 0 to 1.
         marked: of the same kind, drawn large, with a word beside each.
         is_dashed: for what it is compared with.
     """
@@ -83,7 +83,7 @@ def draw(curves: Mapping[str, Curve], path: str, *, bound: float | None = None, 
     if bound is not None:
         axes.axhline(100 * bound, color="grey", linewidth=0.8, linestyle=":")
     axes.set_xlabel("hit ratio, %")
-    axes.set_ylabel("wrong among hits, %")
+    axes.set_ylabel("false-hit rate, %")
     axes.set_xlim(left=0)
     axes.set_ylim(0, _top(curves, bound) * 100)
     axes.set_title(title, fontsize=10)
@@ -118,7 +118,7 @@ def text_plot(curves: Mapping[str, Curve], *, bound: float | None = None) -> str
     names = ", ".join(f"{mark} {name}" for mark, name in zip(_MARKS, curves, strict=False))
     if bound is not None:
         names += f", · limit {bound:.2%}"
-    lines.append(f"{'':>7}  wrong among hits; {names}")
+    lines.append(f"{'':>7}  false-hit rate; {names}")
     return "\n".join(lines)
 
 

@@ -9,14 +9,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lix_cache import PairTally, Replay
+from lix_cache import Evaluation, PairEvaluation
 from lix_cache.cli.output import print_indented, visible
 from lix_cache.cli.quality.sets import QuestionSet
 
-__all__ = ["pairs_as_dicts", "replays_as_dicts", "show_pairs", "show_replays"]
+__all__ = ["evaluations_as_dicts", "pairs_as_dicts", "show_evaluations", "show_pairs"]
 
 
-def show_replays(console: Console, chosen: QuestionSet, replays: Mapping[str, Replay], mistakes: int) -> None:
+def show_evaluations(
+    console: Console, chosen: QuestionSet, runs: Mapping[str, Evaluation], mistakes: int
+) -> None:
     """Print a table for a stream of questions, and some of the wrong hits."""
     answers = len({question.answer for question in chosen.questions})
     console.print(
@@ -26,18 +28,18 @@ def show_replays(console: Console, chosen: QuestionSet, replays: Mapping[str, Re
             style="not bold",
         )
     )
-    table = _table("hit ratio", "wrong among hits")
-    for name, run in replays.items():
+    table = _table("hit ratio", "false-hit rate")
+    for name, run in runs.items():
         table.add_row(
             Text(visible(name)),
-            _share(run.hit_ratio, run.hit_limits()),
-            _share(run.wrong_ratio, run.wrong_limits()),
+            _share(run.hit_ratio, run.hit_interval()),
+            _share(run.false_hit_rate, run.false_hit_interval()),
             f"{run.wrong:,} of {run.hits:,}",
             f"{run.lookup_ms[0]:.2f}",
         )
     console.print(table)
-    _show_reasons(console, {name: run.reasons for name, run in replays.items()})
-    for name, run in replays.items():
+    _show_reasons(console, {name: run.reasons for name, run in runs.items()})
+    for name, run in runs.items():
         for wrong in run.mistakes[:mistakes]:
             text = Text(f"{visible(name)}: {visible(wrong.question)!r} is {visible(wrong.right)!r}, ")
             text.append(f"served {visible(wrong.served)!r} at {wrong.similarity:.3f}")
@@ -57,13 +59,13 @@ def show_summary(console: Console, results: Sequence[Mapping[str, Any]]) -> None
         table.add_column(head, overflow="fold")
     for name, own in runs.items():
         wrong = sum(1000 * run["wrong"] / max(1, run["questions"]) for run in own) / len(own)
-        within = sum(run["wrong_among_hits"] <= 0.02 for run in own)
+        within = sum(run["false_hit_rate"] <= 0.02 for run in own)
         mean = sum(run["hit_ratio"] for run in own) / len(own)
         table.add_row(Text(visible(name)), f"{mean:.2%}", f"{wrong:.1f}", f"{within} of {len(own)}")
     console.print(table)
 
 
-def show_pairs(console: Console, chosen: QuestionSet, tallies: Mapping[str, PairTally]) -> None:
+def show_pairs(console: Console, chosen: QuestionSet, results: Mapping[str, PairEvaluation]) -> None:
     """Print a table for pairs."""
     console.print(
         Text(f"\n{visible(chosen.name)}", style="bold").append(
@@ -73,14 +75,14 @@ def show_pairs(console: Console, chosen: QuestionSet, tallies: Mapping[str, Pair
     table = Table(box=None, pad_edge=False)
     for head in ("", "accepted of the same", "accepted of the different"):
         table.add_column(head, overflow="fold")
-    for name, tally in tallies.items():
+    for name, result in results.items():
         table.add_row(
             Text(visible(name)),
-            _share(tally.true_accepts / max(1, tally.same), tally.true_limits()),
-            _share(tally.false_accepts / max(1, tally.different), tally.false_limits()),
+            _share(result.true_accepts / max(1, result.same), result.true_accepts_interval()),
+            _share(result.false_accepts / max(1, result.different), result.false_accepts_interval()),
         )
     console.print(table)
-    _show_reasons(console, {name: tally.reasons for name, tally in tallies.items()})
+    _show_reasons(console, {name: result.reasons for name, result in results.items()})
 
 
 def _table(*shares: str) -> Table:
@@ -90,8 +92,8 @@ def _table(*shares: str) -> Table:
     return table
 
 
-def _share(value: float, limits: tuple[float, float]) -> str:
-    return f"{value:.2%} ({limits[0]:.2%} to {limits[1]:.2%})"
+def _share(value: float, interval: tuple[float, float]) -> str:
+    return f"{value:.2%} ({interval[0]:.2%} to {interval[1]:.2%})"
 
 
 def _show_reasons(console: Console, reasons: Mapping[str, Mapping[str, int]]) -> None:
@@ -102,7 +104,7 @@ def _show_reasons(console: Console, reasons: Mapping[str, Mapping[str, int]]) ->
         console.print(Text(f"{visible(name)}: {words}", style="dim"), soft_wrap=True)
 
 
-def replays_as_dicts(replays: Mapping[str, Replay], mistakes: int) -> list[dict[str, Any]]:
+def evaluations_as_dicts(runs: Mapping[str, Evaluation], mistakes: int) -> list[dict[str, Any]]:
     """Return the figures of a stream of questions."""
     return [
         {
@@ -111,9 +113,9 @@ def replays_as_dicts(replays: Mapping[str, Replay], mistakes: int) -> list[dict[
             "hits": run.hits,
             "wrong": run.wrong,
             "hit_ratio": run.hit_ratio,
-            "hit_ratio_95": run.hit_limits(),
-            "wrong_among_hits": run.wrong_ratio,
-            "wrong_among_hits_95": run.wrong_limits(),
+            "hit_ratio_95": run.hit_interval(),
+            "false_hit_rate": run.false_hit_rate,
+            "false_hit_rate_95": run.false_hit_interval(),
             "reasons": dict(run.reasons),
             "lookup_ms_p50_p95_p99": run.lookup_ms,
             "mistakes": [
@@ -127,22 +129,22 @@ def replays_as_dicts(replays: Mapping[str, Replay], mistakes: int) -> list[dict[
                 for wrong in run.mistakes[:mistakes]
             ],
         }
-        for name, run in replays.items()
+        for name, run in runs.items()
     ]
 
 
-def pairs_as_dicts(tallies: Mapping[str, PairTally]) -> list[dict[str, Any]]:
+def pairs_as_dicts(results: Mapping[str, PairEvaluation]) -> list[dict[str, Any]]:
     """Return the figures of pairs."""
     return [
         {
             "cache": name,
-            "same": tally.same,
-            "true_accepts": tally.true_accepts,
-            "true_accepts_95": tally.true_limits(),
-            "different": tally.different,
-            "false_accepts": tally.false_accepts,
-            "false_accepts_95": tally.false_limits(),
-            "reasons": dict(tally.reasons),
+            "same": result.same,
+            "true_accepts": result.true_accepts,
+            "true_accepts_95": result.true_accepts_interval(),
+            "different": result.different,
+            "false_accepts": result.false_accepts,
+            "false_accepts_95": result.false_accepts_interval(),
+            "reasons": dict(result.reasons),
         }
-        for name, tally in tallies.items()
+        for name, result in results.items()
     ]

@@ -73,7 +73,7 @@ def check(query: str, cached: str, *, enabled: frozenset[str] | None = None) -> 
     """
     if query == cached:
         return None
-    # In one order, whichever text was given first: the answer is then the same.
+    # In one order, in either order of the texts: the answer is then the same.
     first, second = (query, cached) if query <= cached else (cached, query)
     asked = _ALL if enabled is None else enabled
     if "length" in asked and max(len(first), len(second)) > MAX_CHARS:

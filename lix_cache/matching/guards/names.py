@@ -45,7 +45,7 @@ _LITERAL = re.compile(
 _SIGNS = re.compile(r"""[\d_`"“„«「『《@#/\\]|\w[.:]\w|\(\)|[a-z][A-Z]|(?<!\w)['-]\w|::""")
 _LETTER = re.compile(r"[^\W_]")
 _INNER_CAPITAL = re.compile(r"[a-z0-9][A-Z]")
-# "os.path.join", "a::b", "main.py"; but not "the end.Then" of somebody who saves a space.
+# "os.path.join", "a::b", "main.py"; but not "the end.Then", where a space is missing.
 _DOTTED = re.compile(
     r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*){2,}|\w+::\w+"
     r"|\w+\.(?:py|js|ts|java|c|h|cpp|rs|go|rb|sh|sql|json|ya?ml|toml|csv|txt|md|html?|css|xml|pdf|com|org|net|io|dev)"

@@ -19,7 +19,7 @@ __all__ = ["compare_remainders"]
 
 #: Of the shorter text's words.
 _MOSTLY = 0.6
-#: Words in common. In a short question a synonym is all that differs between two wordings.
+#: Words in common. In a short question a synonym is all that differs between two paraphrases.
 _LONG = 40
 #: In scripts without spaces a character is a word.
 _LONG_UNSPACED = 100

@@ -23,7 +23,7 @@ __all__ = ["compare_symbols"]
 
 # Where an operator can begin: found first, because prose has few of them; a rule of hyphens is none.
 _BEGINS = re.compile(r"[<>=!&|^~\\#@*$%+/:-](?:(?<![:-])|(?<=:)(?=[:=])|(?<=-)(?:(?!-)|(?<=\)-)))")
-# Longest first. What one has and the other has not is a difference, whichever it is.
+# Longest first. What one has and the other has not is a difference, either way.
 _OPERATOR = re.compile(
     r"<=>|===|!==|\*\*=|//=|>>=|<<=|->>|=~|!~|::|:=|<>|<-|->|=>|==|!=|~=|<=|>=|&&|\|\||\+\+|\*\*|<<|>>"
     r"|\+=|-=|\*=|/=|%=|\|=|&=|\^=|[=<>|&^~\\#@*%]"

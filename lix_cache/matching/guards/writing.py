@@ -133,7 +133,7 @@ def _pairs(reading: Reading) -> frozenset[_Pair]:
 
 
 def _around(reading: Reading) -> tuple[str, str]:
-    """Return the white space around a text that nobody types there without a reason."""
+    """Return the white space around a text that is not typed there without a reason."""
     text = reading.text.strip(" \r\n")
     bare = text.strip()
     first = reading.text[: reading.text.find(bare)].rpartition("\n")[2] if "\n" in bare else ""

@@ -1,8 +1,8 @@
--- ARGV: digest of the wording, how to touch, sliding ms or 0, 1 to fetch (0: only say whether one is
---       alive; 2: the client has the response), then number, tag and greatest age in ms ('' for
+-- ARGV: digest of the query text, how to touch, sliding ms or 0, 1 to fetch (0: only say whether one is
+--       alive; 2: the client has the response), then number, nonce and greatest age in ms ('' for
 --       any) of each candidate, best first
 -- Returns {'served', now, number, meta, response} of the first candidate that is alive, not too old and
--- not reported for this wording; or {'reported'} if one is alive and was reported, {'old', age in ms}
+-- not reported for this query; or {'reported'} if one is alive and was reported, {'old', age in ms}
 -- if one is too old, {'gone'} if none is alive. Only the one that is returned with its response has
 -- been used.
 --#include answers/scope.lua
@@ -13,7 +13,7 @@ local was_reported, age = false, nil
 for i = 5, #ARGV, 3 do
   local number, most = ARGV[i], tonumber(ARGV[i + 2])
   local meta = call('HGET', entries, number)
-  local is_alive = meta and expires(meta) > now and tag_of(meta) == ARGV[i + 1]
+  local is_alive = meta and expires(meta) > now and nonce_of(meta) == ARGV[i + 1]
   if is_alive and is_wrong(list, meta) then
     was_reported = true
   elseif is_alive and most and now - tonumber(created(meta)) > most then

@@ -1,5 +1,5 @@
 -- ARGV: names of labels
--- Returns {entries that have not expired, wordings with a report, bytes}, and these labels as text.
+-- Returns {entries that have not expired, queries with a report, bytes}, and these labels as text.
 --#include answers/scope.lua
 local bytes = 0
 for i = 1, OWN_KEYS + 1 do

@@ -1,6 +1,6 @@
 -- ARGV: cursor, older than so many ms ('' for any age), tag words (8 bytes each, '' for any; one
---       must fit), then number and tag of each entry to look at, or '=' and the digest of its
---       wording; none: some of all entries, from the cursor on
+--       must fit), then number and nonce of each entry to look at, or '=' and the digest of its
+--       text; none: some of all entries, from the cursor on
 -- Drops those that fit, and returns {next cursor (0: done), dropped}.
 --#include answers/scope.lua
 local age, wanted, count = tonumber(ARGV[2]), {}, 0
@@ -24,7 +24,7 @@ if #ARGV > 3 then
     local number, meta = ARGV[i], call('HGET', entries, ARGV[i])
     if number == '=' then
       number, meta = entry_of(ARGV[i + 1])
-    elseif meta and tag_of(meta) ~= ARGV[i + 1] then
+    elseif meta and nonce_of(meta) ~= ARGV[i + 1] then
       meta = nil
     end
     if meta then look(number, meta) end

@@ -1,16 +1,16 @@
--- ARGV: digest of the wording, generation the client knows, its place in the log, its place
+-- ARGV: digest of the query text, generation the client knows, its place in the log, its place
 --       in the deletions, how to touch, sliding ms or 0, 1 to fetch the exact answer (0: only
 --       say that it is there)
 -- Returns one of
---   {'exact', now, reported, number, meta, response}: the answer to the very wording
+--   {'exact', now, reported, number, meta, response}: the answer to this very text
 --   {'empty', now, reported}: the scope is empty
 --   {'news', now, reported, more, records, numbers dropped}: what is new
 --   {'all', now, reported, more, generation, records, place in the deletions}: everything
--- "reported" are the clusters that must not answer this wording. "more" is 1 if there was more
+-- "reported" are the answer groups that must not answer this query. "more" is 1 if there was more
 -- than a page of it: then the client asks again from where this one ends, before it decides.
-local wording, known, log_place, dropped_place = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local wrong = call('HGET', reported, wording) or ''
-local number, meta = entry_of(wording)
+local digest, known, log_place, dropped_place = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local wrong = call('HGET', reported, digest) or ''
+local number, meta = entry_of(digest)
 if meta and expires(meta) > now and not is_wrong(wrong, meta) then
   local response = response_of(meta)
   if ARGV[7] == '0' then

@@ -28,8 +28,8 @@ local function follow(most)
     if kind == 'record' then text, size = struct.unpack('<I4I4', record, 47) end
     if size > 0 then
       local vector = sub(record, 55 + text, 54 + text + 4 * size)
-      local life = string.format('{"expiry":%.0f}', tonumber(sub(record, 1, 15)))
-      local added = redis.pcall('VADD', vectors, 'FP32', vector, number, 'Q8', 'SETATTR', life)
+      local attributes = string.format('{"expiry":%.0f}', tonumber(sub(record, 1, 15)))
+      local added = redis.pcall('VADD', vectors, 'FP32', vector, number, 'Q8', 'SETATTR', attributes)
       -- A server that takes no writes for now can still find what it has.
       if type(added) == 'table' then break end
     end

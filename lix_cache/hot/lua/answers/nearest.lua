@@ -1,4 +1,4 @@
--- ARGV: digest of the wording, vector, how many neighbours, search effort, of how many of them
+-- ARGV: digest of the query text, vector, how many neighbours, search effort, of how many of them
 --       to send the responses, and how many bytes of these (-1: only say which are there)
 -- Returns {now, reported, entries, responses}: the nearest entries that are alive, and the newest
 -- that the vector set does not have yet, as {number, fields of the record, meta}; and as many

@@ -3,7 +3,7 @@
 --
 -- What an entry is (its meta) stands at fixed places: expiry, creation, and the latest that the
 -- expiry can get to (15 decimal digits each, Unix milliseconds), digest of the response (16 bytes),
--- digest of the wording (16), cluster (8), tag (8), tokens (2 x 10 digits), then 8 bytes for each tag
+-- digest of the query text (16), group (8), nonce (8), tokens (2 x 10 digits), then 8 bytes for each tag
 -- word. A record of the log begins with latest expiry and creation as above; the rest only clients
 -- read. The response of an entry gets its vector later: a row of the log of its own, with field
 -- "answer", which the field "answer:" and the entry's number of the exact hash lead to, and which
@@ -28,24 +28,24 @@ local function with_expiry(meta, at) return at .. sub(meta, 16) end
 local function created(meta) return sub(meta, 16, 30) end
 local function latest(meta) return sub(meta, 31, 45) end
 local function response_of(meta) return sub(meta, 46, 61) end
-local function wording_of(meta) return sub(meta, 62, 77) end
-local function cluster_of(meta) return sub(meta, 78, 85) end
-local function tag_of(meta) return sub(meta, 86, 93) end
+local function digest_of(meta) return sub(meta, 62, 77) end
+local function group_of(meta) return sub(meta, 78, 85) end
+local function nonce_of(meta) return sub(meta, 86, 93) end
 local function tag_words(meta) return sub(meta, 114) end
 local function holds(list, word)
   for i = 1, #list, 8 do if sub(list, i, i + 7) == word then return true end end
   return false
 end
--- A response may have been given to another cluster since it was reported.
+-- A response may have been given to another answer group since it was reported.
 local function is_wrong(list, meta)
-  return list ~= '' and (holds(list, cluster_of(meta)) or holds(list, sub(response_of(meta), 1, 8)))
+  return list ~= '' and (holds(list, group_of(meta)) or holds(list, sub(response_of(meta), 1, 8)))
 end
--- A number leads to the entry of a wording only if it still is that: where the log was lost by
+-- A number leads to the entry of a text only if it still is that: where the log was lost by
 -- itself, numbers may have been given a second time.
 local function entry_of(digest)
   local number = call('HGET', exact, digest)
   local meta = number and call('HGET', entries, number)
-  if meta and wording_of(meta) == digest then return number, meta end
+  if meta and digest_of(meta) == digest then return number, meta end
 end
 local function drop(number, meta)
   meta = meta or call('HGET', entries, number)
@@ -60,7 +60,7 @@ local function drop(number, meta)
   call('ZREM', used, number)
   if not meta then return 0 end
   call('HDEL', entries, number)
-  if call('HGET', exact, wording_of(meta)) == number then call('HDEL', exact, wording_of(meta)) end
+  if call('HGET', exact, digest_of(meta)) == number then call('HDEL', exact, digest_of(meta)) end
   local response = response_of(meta)
   if call('HINCRBY', shares, response, -1) <= 0 then
     call('HDEL', shares, response)

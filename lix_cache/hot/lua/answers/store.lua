@@ -1,16 +1,16 @@
--- ARGV: digest of the wording, life in ms, the longest that it can get, meta without its
+-- ARGV: digest of the query text, time to live in ms, the longest that it can get, meta without its
 --       times, record without its times, response, entries at most, which to evict (0: the
 --       oldest, 1: the least recently used, 2: the least often used), new generation, scope,
 --       digests of the items of its context, then the parts of a large response
 -- Returns {number, how many were evicted}, or {'reported'} where this answer was reported as
--- wrong for this wording. Foreign data under a key fails it before it has written anything.
+-- wrong for this query. Foreign data under a key fails it before it has written anything.
 -- Where there are many entries too many (the limit became smaller) some go with each store.
 --
 -- The keys live a quarter longer than the entry, so that not every store must prolong them;
--- but whenever one of them may be new, all get their lives. A drop takes one item from each
+-- but whenever one of them may be new, all get their expiry. A drop takes one item from each
 -- key, and from the responses all parts of one; it may begin the list of deletions.
 --#include answers/scope.lua
-local wording, life, longest = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local digest, ttl, longest = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local most, eviction, scope = tonumber(ARGV[7]), ARGV[8], ARGV[10]
 local begins = call('HEXISTS', head, 'generation') == 0
 local length, gone, uses = call('XLEN', log), call('XLEN', dropped), call('ZCARD', used)
@@ -19,13 +19,13 @@ for _, hash in ipairs({entries, responses, shares, exact}) do least = math.min(l
 local fresh = begins or least == 0
 local ended = call('ZRANGEBYSCORE', scopes, '-inf', digits(now), 'LIMIT', 0, 8)
 local is_listed = call('HEXISTS', contexts, scope) == 1
-local meta = digits(now + life) .. digits(now) .. digits(now + longest) .. ARGV[4]
-if is_wrong(call('HGET', reported, wording) or '', meta) then return {'reported'} end
+local meta = digits(now + ttl) .. digits(now) .. digits(now + longest) .. ARGV[4]
+if is_wrong(call('HGET', reported, digest) or '', meta) then return {'reported'} end
 if begins then
   call('UNLINK', unpack(KEYS, 1, OWN_KEYS))
   call('HSET', head, 'generation', ARGV[9], 'floor', '0-0')
 end
-local same = entry_of(wording)
+local same = entry_of(digest)
 local count = same and drop(same) or 0
 count = count + expire_some(32)
 local evicted = 0
@@ -40,7 +40,7 @@ if count > 0 then fresh = fresh or gone == 0 or least <= count or call('HLEN', r
 local number = call('XADD', log, '*', 'record', latest(meta) .. created(meta) .. ARGV[5])
 local response = response_of(meta)
 call('HSET', entries, number, meta)
-call('HSET', exact, wording, number)
+call('HSET', exact, digest, number)
 call('HSET', responses, response, ARGV[6])
 for i = 12, #ARGV do call('HSET', responses, response .. ':' .. (i - 12), ARGV[i]) end
 call('HINCRBY', shares, response, 1)

@@ -1,4 +1,4 @@
--- A use is noted as the eviction wants it (1: last use, 2: number of uses), and a sliding life
+-- A use is noted as the eviction wants it (1: last use, 2: number of uses), and a sliding time to live
 -- is prolonged up to its limit. A server that takes no writes for now (full, not persisting)
 -- can still answer: pcall.
 local function touch(number, meta, how, slide)

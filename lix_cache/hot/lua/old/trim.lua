@@ -1,7 +1,7 @@
 -- KEYS: list   ARGV: start of a message's key, number, SHA-1 of the message, number, SHA-1 ...
 -- Forgets the oldest messages, each if it is still what was read: an old process may have put
 -- another one of the same millisecond into its place, or have taken it off the list itself.
--- Without a SHA-1 only the number goes, and the bytes stay for what is left of their life.
+-- Without a SHA-1 only the number goes, and the bytes stay for what is left of their time to live.
 local list = KEYS[1]
 for i = 2, #ARGV, 2 do
   local key = ARGV[1] .. ARGV[i]

@@ -1,6 +1,6 @@
 -- KEYS: vectors, responses, scopes
--- ARGV: dimension, entries at most, slot (float64 expiry, 8-byte tag, float32 numbers),
---       tag and response, life in ms, scope
+-- ARGV: dimension, entries at most, slot (float64 expiry, 8-byte nonce, float32 numbers),
+--       nonce and response, ttl in ms, scope
 -- Writes one entry, over the oldest where the ring is full. Returns 1, or {'DIM', dimension}.
 -- Where the keys hold something else it fails before it has written anything. A ring of another
 -- size is made anew with the newest 256 of its entries, which begin at its first slot: neither
@@ -17,7 +17,7 @@ local head = redis.call('GETRANGE', vectors, 0, 63)
 local number, first = 0, 0
 redis.call('HLEN', responses)
 redis.call('ZCARD', scopes)
-local life = math.max(tonumber(ARGV[5]), redis.call('PTTL', vectors))
+local ttl = math.max(tonumber(ARGV[5]), redis.call('PTTL', vectors))
 if head == '' then
   redis.call('UNLINK', responses)
 else
@@ -47,13 +47,13 @@ redis.call('SETRANGE', vectors, 64 + ((number - first) % cap) * size, slot)
 redis.call('SETRANGE', vectors, 0, string.format('LXS1%010d%010d%020.0f%020.0f', dim, cap, number + 1, first))
 redis.call('HSET', responses, string.format('%.0f', number), ARGV[4])
 if number >= cap then redis.call('HDEL', responses, string.format('%.0f', number - cap)) end
-redis.call('PEXPIRE', vectors, life)
-redis.call('PEXPIRE', responses, life)
-redis.call('ZADD', scopes, string.format('%.0f', now + life), scope)
+redis.call('PEXPIRE', vectors, ttl)
+redis.call('PEXPIRE', responses, ttl)
+redis.call('ZADD', scopes, string.format('%.0f', now + ttl), scope)
 -- A scope's first entry always, so that the index grows no longer than it is cleaned.
 if number % 16 == 0 then
   local late = redis.call('ZRANGEBYSCORE', scopes, '-inf', string.format('%.0f', now), 'LIMIT', 0, 64)
   if #late > 0 then redis.call('ZREM', scopes, unpack(late)) end
 end
-redis.call('PEXPIRE', scopes, math.max(life, redis.call('PTTL', scopes)))
+redis.call('PEXPIRE', scopes, math.max(ttl, redis.call('PTTL', scopes)))
 return 1

@@ -1,4 +1,4 @@
--- KEYS: lease   ARGV: who, life in ms.   Returns 1 if the lease is the caller's now.
+-- KEYS: lease   ARGV: who, TTL in ms.   Returns 1 if the lease is the caller's now.
 -- A server that takes no writes (its memory is full) gives it to all that ask: they are the ones
 -- that can make room, and correctness does not rest on the lease.
 local lease, who = KEYS[1], ARGV[1]

@@ -1,6 +1,6 @@
 -- KEYS: window, active, ticket
--- ARGV: session id, how many, bytes at most, life in ms, key that the old package may have left,
---       id to look below ('+': from the newest on), 6 random bytes
+-- ARGV: session id, how many, bytes at most, TTL in ms, key that the old package may have left
+--       ('': not looked for), id to look below ('+': from the newest on), 6 random bytes
 -- Returns 'OLD' where there is such a key; {1 if there may be more of what was asked for, id, message, id,
 -- message ...}, newest first; where there is no window {false, ticket}: what rehydrate asks for, '' where
 -- it cannot be kept. Readers that come before the session is put back share one. A server that takes no
@@ -11,7 +11,7 @@
 local window, active, ticket_key = unpack(KEYS)
 -- How long a session that was not there may take to be put back.
 local TICKET_MS = 60000
-if redis.pcall('EXISTS', ARGV[5]) == 1 then return 'OLD' end
+if ARGV[5] ~= '' and redis.pcall('EXISTS', ARGV[5]) == 1 then return 'OLD' end
 local function read(from, count) return redis.call('XREVRANGE', window, from, '-', 'COUNT', count) end
 take(read, ARGV[6] == '+' and '+' or '(' .. ARGV[6], tonumber(ARGV[2]), tonumber(ARGV[3]), 1)
 if #out == 1 and redis.call('EXISTS', window) == 0 then

@@ -1,4 +1,4 @@
-"""Closed classes: whoever names one member does not mean another.
+"""Closed classes: a text that names one member does not mean another.
 
 A class a paragraph, a member a line or a piece between commas, with its names in several
 languages. Words with a second everyday meaning are left out (Turkey, Jordan, Nice, Go, orange).

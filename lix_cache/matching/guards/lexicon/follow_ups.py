@@ -46,7 +46,7 @@ POINTERS = frozenset(_POINTERS.split())
 #: A greeting goes on from nothing, and is answered alike each time.
 GREETINGS = frozenset("hello hi hey".split())
 
-#: Whoever is asked about is here: "who made you" needs nothing before it.
+#: The person asked about is here: "who made you" needs nothing before it.
 YOU = frozenset(
     "you your yours yourself du dir dich sie ihnen tu te vous tu usted ti voce je jij u ты вы тебя вас".split()
 )

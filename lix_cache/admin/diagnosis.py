@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from lix_cache.admin.facts import DiskFacts, RedisFacts
 from lix_cache.admin.results import Check
-from lix_cache.config import CacheConfig
+from lix_cache.config import CacheConfig, RedisSettings, SessionSettings
 
-__all__ = ["judge_disk", "judge_redis"]
+__all__ = ["diagnose_disk", "diagnose_redis"]
 
 _OLDEST = (6, 2)
 _MB = 1 << 20
@@ -19,7 +19,7 @@ _CLOCK_WARN_SECONDS = 2.0
 _CLOCK_FAIL_SECONDS = 60.0
 
 
-def judge_redis(facts: RedisFacts, config: CacheConfig) -> Iterator[Check]:
+def diagnose_redis(facts: RedisFacts, config: CacheConfig) -> Iterator[Check]:
     """Yield what there is to say about the server; only that it is unreachable if it is."""
     if facts.trouble:
         for setting, text in facts.trouble.items():
@@ -30,14 +30,16 @@ def judge_redis(facts: RedisFacts, config: CacheConfig) -> Iterator[Check]:
     if facts.no_writes is not None:
         yield Check("writes", "fail", facts.no_writes, _WRITES)
     else:
-        yield _permissions(facts, config)
+        yield _permissions(facts, config.redis)
+    if facts.buckets is not None:
+        yield Check("buckets", "fail", facts.buckets, "'lix-cache migrate --help' says how to go over")
     if facts.info:
-        yield _persistence(facts, config)
+        yield _persistence(facts, config.session)
         yield from _last_writes(facts)
         yield _policy(facts)
         yield _memory(facts)
     yield _clock(facts)
-    yield _eviction(facts, config)
+    yield _evictor(facts, config.session)
 
 
 def _version(facts: RedisFacts) -> Check:
@@ -53,15 +55,15 @@ def _version(facts: RedisFacts) -> Check:
 
 
 _WRITES = (
-    "name the primary if this is a replica; make room if it is full (maxmemory, 'lix-cache evict'); else "
+    "name the primary if this is a replica; make room if it is full (maxmemory, 'lix-cache offload'); else "
     "look at the server's log and at its disk"
 )
 _REACH = "the settings are redis_url, or redis_host, redis_port, redis_username and redis_password"
 _ALLOW_INFO = "allow it, so that persistence and memory can be looked at: ACL SETUSER <user> +info"
 
 
-def _permissions(facts: RedisFacts, config: CacheConfig) -> Check:
-    user = config.redis_username or "default"
+def _permissions(facts: RedisFacts, redis: RedisSettings) -> Check:
+    user = redis.username or "default"
     if facts.refused:
         what, text = next(iter(facts.refused.items()))
         more = f" and {len(facts.refused) - 1} more" if len(facts.refused) > 1 else ""
@@ -69,7 +71,7 @@ def _permissions(facts: RedisFacts, config: CacheConfig) -> Check:
             "permissions",
             "fail",
             f"refused: {what}{more} ({text})",
-            f"ACL SETUSER {user} ~{config.redis_key_prefix}:* +@all -@dangerous +info",
+            f"ACL SETUSER {user} ~{redis.key_prefix}:* +@all -@dangerous +info",
         )
     if facts.refused_admin:
         return Check(
@@ -81,7 +83,7 @@ def _permissions(facts: RedisFacts, config: CacheConfig) -> Check:
     return Check("permissions", "ok", "everything the library sends was tried, and is allowed")
 
 
-def _persistence(facts: RedisFacts, config: CacheConfig) -> Check:
+def _persistence(facts: RedisFacts, session: SessionSettings) -> Check:
     name = "persistence"
     if facts.info.get("aof_enabled"):
         if facts.appendfsync == "no":
@@ -93,7 +95,7 @@ def _persistence(facts: RedisFacts, config: CacheConfig) -> Check:
             )
         return Check(name, "ok", f"append-only file, synced {facts.appendfsync or 'as configured'}")
     on = "turn on the append-only file: CONFIG SET appendonly yes, and appendonly yes in redis.conf"
-    if config.durability == "disk":
+    if session.durability == "disk":
         return Check(name, "ok", "no append-only file; durability=disk has every message on disk anyway")
     if facts.save:
         return Check(
@@ -133,7 +135,7 @@ def _policy(facts: RedisFacts) -> Check:
     if policy == "noeviction":
         return Check(name, "ok", "noeviction: the server refuses writes rather than forget sessions")
     fix = "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"
-    # Windows have a life, so the volatile-* policies take them as well.
+    # Windows have a time to live, so the volatile-* policies take them as well.
     if int(facts.info.get("maxmemory", 0)):
         return Check(name, "fail", f"{policy}: when memory is full the server drops sessions", fix)
     return Check(name, "warn", f"{policy}: as soon as a maxmemory is set, the server may drop sessions", fix)
@@ -169,18 +171,18 @@ def _clock(facts: RedisFacts) -> Check:
     return Check(name, "fail" if apart >= _CLOCK_FAIL_SECONDS else "warn", found, advice)
 
 
-def _eviction(facts: RedisFacts, config: CacheConfig) -> Check:
-    name = "eviction"
+def _evictor(facts: RedisFacts, session: SessionSettings) -> Check:
+    name = "evictor"
     if facts.overdue:
         return Check(
             name,
             "warn",
             f"{facts.overdue} sessions have been idle for too long and are still hot",
-            "run an application with evictor_enabled, or call: lix-cache evict",
+            "run an application with evictor_enabled, or call: lix-cache offload",
         )
-    if facts.eviction_runs:
+    if facts.evictor_runs:
         return Check(name, "ok", "a process moves idle sessions to disk")
-    minutes = config.idle_seconds / 60
+    minutes = session.idle_seconds / 60
     return Check(
         name,
         "ok",
@@ -188,7 +190,7 @@ def _eviction(facts: RedisFacts, config: CacheConfig) -> Check:
     )
 
 
-def judge_disk(facts: DiskFacts) -> Iterator[Check]:
+def diagnose_disk(facts: DiskFacts) -> Iterator[Check]:
     """Yield what there is to say about the archive folder."""
     if facts.trouble is not None:
         yield Check(
@@ -214,10 +216,10 @@ def judge_disk(facts: DiskFacts) -> Iterator[Check]:
             "outages",
             "warn",
             f"{facts.pending} sessions were written to while Redis was away",
-            "the eviction thread puts them together; or call: lix-cache evict",
+            "the evictor reconciles them; or call: lix-cache offload",
         )
     else:
-        yield Check("outages", "ok", "no session waits to be put together")
+        yield Check("outages", "ok", "no session waits to be reconciled")
     if facts.set_aside:
         yield Check(
             "repairs",

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from lix_cache.evaluation.binomial import clopper_pearson
 from lix_cache.evaluation.questions import Question
 
-__all__ = ["Mistake", "Pair", "PairTally", "Replay", "judge_pairs", "replay"]
+__all__ = ["Evaluation", "Mistake", "Pair", "PairEvaluation", "evaluate", "evaluate_pairs"]
 
 
 class _Found(Protocol):
@@ -56,7 +56,7 @@ class Mistake:
 
 
 @dataclass(frozen=True)
-class Replay:
+class Evaluation:
     """What a cache did with a stream of questions.
 
     Attributes:
@@ -84,33 +84,33 @@ class Replay:
         return self.hits / self.questions if self.questions else 0.0
 
     @property
-    def wrong_ratio(self) -> float:
+    def false_hit_rate(self) -> float:
         """Wrong among the hits, 0 to 1."""
         return self.wrong / self.hits if self.hits else 0.0
 
-    def hit_limits(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Return exact limits of the true hit ratio."""
+    def hit_interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Return the exact confidence interval of the true hit ratio."""
         return clopper_pearson(self.hits, self.questions, confidence)
 
-    def wrong_limits(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Return exact limits of the true proportion of wrong answers among the hits."""
+    def false_hit_interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Return the exact confidence interval of the true proportion of wrong answers among the hits."""
         return clopper_pearson(self.wrong, self.hits, confidence)
 
 
-def replay(
+def evaluate(
     cache: _Cache,
     questions: Sequence[Question],
     *,
     progress: Callable[[int, int], None] | None = None,
-) -> Replay:
+) -> Evaluation:
     """Ask one question after another; store the right answer after every miss.
 
-    The answer is the question's own reply, where it has one: then no two responses are equal, as in
+    The stored answer is the question's own reply, if it has one. Then no two responses are equal, as in
     front of a language model. A hit is right if the reply was written for a question of the same answer.
 
     Args:
-        cache: best an empty one. Its entries should outlive the run.
-        questions: in the order in which they are to be asked; a question's scope, if it has
+        cache: preferably an empty one, whose entries outlive the run.
+        questions: in the order to ask them; a question's scope, if it has
             one, is passed on as ``context={"scope": ...}``.
         progress: told how many of how many are done.
     """
@@ -141,7 +141,7 @@ def replay(
                 )
         if progress is not None:
             progress(done, len(questions))
-    return Replay(len(questions), hits, dict(reasons), tuple(mistakes), _quantiles(times))
+    return Evaluation(len(questions), hits, dict(reasons), tuple(mistakes), _quantiles(times))
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class PairTally:
+class PairEvaluation:
     """What a cache did with pairs.
 
     Attributes:
@@ -171,21 +171,21 @@ class PairTally:
     false_accepts: int
     reasons: Mapping[str, int]
 
-    def true_limits(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Return exact limits of the proportion of true accepts."""
+    def true_accepts_interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Return the exact confidence interval of the proportion of true accepts."""
         return clopper_pearson(self.true_accepts, self.same, confidence)
 
-    def false_limits(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Return exact limits of the proportion of false accepts."""
+    def false_accepts_interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Return the exact confidence interval of the proportion of false accepts."""
         return clopper_pearson(self.false_accepts, self.different, confidence)
 
 
-def judge_pairs(
+def evaluate_pairs(
     cache: _Cache,
     pairs: Sequence[Pair],
     *,
     progress: Callable[[int, int], None] | None = None,
-) -> PairTally:
+) -> PairEvaluation:
     """Store the first text of each pair, ask the second; every pair in a scope of its own."""
     reasons: Counter[str] = Counter()
     asked: Counter[bool] = Counter()
@@ -199,7 +199,7 @@ def judge_pairs(
         accepted[pair.is_same] += found.is_hit
         if progress is not None:
             progress(done, len(pairs))
-    return PairTally(asked[True], accepted[True], asked[False], accepted[False], dict(reasons))
+    return PairEvaluation(asked[True], accepted[True], asked[False], accepted[False], dict(reasons))
 
 
 def _quantiles(times: list[float]) -> tuple[float, float, float]:

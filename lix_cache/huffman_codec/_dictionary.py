@@ -1,4 +1,4 @@
-"""A phrase table: what a ``.lixt`` file holds, checked.
+"""A dictionary: what a ``.lixt`` file holds, checked.
 
 docs/huffman-format.md is the specification. The only file it opens is the one it is told to.
 """
@@ -16,7 +16,7 @@ from lix_cache.errors import CodecError
 if TYPE_CHECKING:
     import os
 
-__all__ = ["LONGEST_CODE", "LONGEST_PHRASE", "PhraseTable"]
+__all__ = ["LONGEST_CODE", "LONGEST_PHRASE", "Dictionary"]
 
 LONGEST_PHRASE = 64
 LONGEST_CODE = 24
@@ -25,10 +25,10 @@ _SIZES = struct.Struct("<II")
 _CRC = struct.Struct("<I")
 #: 65,536 phrases of 64 bytes with two lengths and a code length each are all a file may unpack to.
 _LARGEST = 65536 * (LONGEST_PHRASE + 3)
-_loaded: dict[str | bytes, PhraseTable] = {}
+_loaded: dict[str | bytes, Dictionary] = {}
 
 
-class PhraseTable:
+class Dictionary:
     """Phrases and the code lengths of their canonical code.
 
     Only what every user needs is worked out when it is made; the rest when asked for.
@@ -56,38 +56,38 @@ class PhraseTable:
         self.compiled: object = None
 
     def __repr__(self) -> str:
-        return f"<PhraseTable {self.id!r} number {self.number.hex()}, {self.count} phrases>"
+        return f"<Dictionary {self.id!r} number {self.number.hex()}, {self.count} phrases>"
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> PhraseTable:
-        """Return the table in a file. It is read once in the life of a process.
+    def load(cls, path: str | os.PathLike[str]) -> Dictionary:
+        """Return the dictionary in a file. It is read once in a process.
 
         Raises:
             OSError: it cannot be read.
-            CodecError: it is not a phrase table, or a damaged one.
+            CodecError: it is not a dictionary, or a damaged one.
         """
         # Most callers pass the same string every time; __fspath__ is what os.fspath calls.
         key = path if isinstance(path, (str, bytes)) else path.__fspath__()
-        table = _loaded.get(key)
-        if table is None:
+        dictionary = _loaded.get(key)
+        if dictionary is None:
             with open(key, "rb") as file:
-                table = cls.parse(file.read(_LARGEST), str(key))
-            _loaded[key] = table
-        return table
+                dictionary = cls.parse(file.read(_LARGEST), str(key))
+            _loaded[key] = dictionary
+        return dictionary
 
     @classmethod
-    def parse(cls, data: bytes, name: str = "the table") -> PhraseTable:
-        """Return the table of a file's bytes; ``name`` is for the errors.
+    def parse(cls, data: bytes, name: str = "the dictionary") -> Dictionary:
+        """Return the dictionary of a file's bytes; ``name`` is for the errors.
 
         Raises:
-            CodecError: these are not a phrase table's, or they are damaged.
+            CodecError: these are not a dictionary's, or they are damaged.
         """
         if data[:4] != _MAGIC:
-            raise CodecError(f"{name} is not a phrase table")
+            raise CodecError(f"{name} is not a dictionary")
         if len(data) < 6 + _SIZES.size + _CRC.size or len(data) < 6 + data[5] + _SIZES.size + _CRC.size:
             raise CodecError(f"{name} is cut short")
         if data[4] != 1:
-            raise CodecError(f"{name} is a phrase table of version {data[4]}, which is not known here")
+            raise CodecError(f"{name} is a dictionary of version {data[4]}, which is not known here")
         start = 6 + data[5]
         count, size = _SIZES.unpack_from(data, start)
         end = len(data) - _CRC.size
@@ -133,18 +133,18 @@ class PhraseTable:
             add(phrase)
             at = after
         if at != end or len(phrases) != self.count:
-            raise CodecError(f"phrase table {self.id!r}: the phrases do not fit")
+            raise CodecError(f"dictionary {self.id!r}: the phrases do not fit")
         self._check(phrases)
         return phrases
 
     def _check(self, phrases: list[bytes]) -> None:
         if not all(a < b for a, b in pairwise(phrases)):
-            raise CodecError(f"phrase table {self.id!r}: the phrases are not in ascending order")
+            raise CodecError(f"dictionary {self.id!r}: the phrases are not in ascending order")
         if not phrases[0] or max(map(len, phrases)) > LONGEST_PHRASE:
-            raise CodecError(f"phrase table {self.id!r}: a phrase has 0 or more than {LONGEST_PHRASE} bytes")
+            raise CodecError(f"dictionary {self.id!r}: a phrase has 0 or more than {LONGEST_PHRASE} bytes")
         if sum(len(phrase) == 1 for phrase in phrases) != 256:
-            raise CodecError(f"phrase table {self.id!r}: a single byte is not a phrase")
+            raise CodecError(f"dictionary {self.id!r}: a single byte is not a phrase")
         counts = [self.lengths.count(length) for length in range(LONGEST_CODE + 1)]
         kraft = sum(count << (LONGEST_CODE - length) for length, count in enumerate(counts))
         if counts[0] or sum(counts) != self.count or kraft != 1 << LONGEST_CODE:
-            raise CodecError(f"phrase table {self.id!r}: the code lengths do not make a complete code")
+            raise CodecError(f"dictionary {self.id!r}: the code lengths do not make a complete code")

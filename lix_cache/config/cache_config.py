@@ -1,72 +1,37 @@
-"""Every setting in one place."""
+"""CacheConfig: every setting in one place, checked where it is given."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
-from lix_cache._spelling import did_you_mean, is_nearly, is_short_for
 from lix_cache.checks import given
+from lix_cache.config.environment import read_environment
+from lix_cache.config.fields import check_field, refuse_unknown
+from lix_cache.config.semantic import SemanticSettings
+from lix_cache.config.subjects import (
+    ArchiveSettings,
+    EmbedderSettings,
+    QueryCacheSettings,
+    RedisSettings,
+    SessionSettings,
+    UrlCacheSettings,
+)
 from lix_cache.errors import ConfigError
 
 __all__ = ["CacheConfig", "check_setting"]
 
-_TRUE = frozenset({"1", "true", "yes", "on"})
-_FALSE = frozenset({"0", "false", "no", "off"})
-#: The prefix of the command line.
-_OURS = "LIX_CACHE_"
-_NUMBERS = {int: "a whole number (int)", float: "a number (float)"}
-
 #: Schemes that are taken for Redis's own.
 _OTHER_SCHEMES = frozenset({"http", "https", "tcp", "tls", "ssl", "valkey", "valkeys", "file"})
-
-#: The codecs a writer of the archive may be told to use.
-_ARCHIVE_CODECS = ("stored", "huffman", "lz4", "zstd", "deflate", "hcv1")
-
-#: Settings that must not be larger than this.
-_MOST = {
-    "redis_port": 65535,
-    "archive_max_frame_mb": 1024,  # the format's own limit
-}
-
-#: Settings that name a file or a folder.
-_PATHS = frozenset(
-    {"archive_dir", "archive_table", "redis_ssl_ca_certs", "redis_ssl_certfile", "redis_ssl_keyfile"}
-)
-
-#: Settings that must be larger than zero; every other number must be at least zero.
-_POSITIVE = frozenset(
-    {
-        "redis_port",
-        "redis_socket_connect_timeout",
-        "redis_socket_timeout",
-        "redis_pool_size",
-        "redis_buckets",
-        "session_ttl_seconds",
-        "session_max_tokens",
-        "hot_window_size",
-        "semantic_ttl_seconds",
-        "semantic_max_items_per_url",
-        "url_cache_ttl_seconds",
-        "url_cache_batch_size",
-        "disk_ttl_days",
-        "archive_batch_turns",
-        "archive_lock_timeout_seconds",
-        "archive_max_frame_mb",
-        "evictor_interval_seconds",
-        "embedding_dim",
-    }
-)
 
 
 @dataclass
 class CacheConfig:
-    """All tunables of the library.
+    """All settings of the library.
 
     Every field can be given by keyword, or from the environment with
     :meth:`from_env`. Unknown names, wrong types and values out of range raise
@@ -80,7 +45,7 @@ class CacheConfig:
         redis_socket_connect_timeout: seconds to wait for a connection.
         redis_socket_keepalive: TCP keep-alive on every connection.
         redis_pool_size: connections per process, server and database.
-        redis_url: ``redis://``, ``rediss://`` or ``unix://`` address; it wins over host and
+        redis_url: ``redis://``, ``rediss://`` or ``unix://`` address; it overrides host and
             port. A database number in it is ignored: each layer has a setting of its own.
         redis_username: ACL user name (Redis 6 and later).
         redis_socket_timeout: seconds to wait for an answer.
@@ -92,33 +57,34 @@ class CacheConfig:
         redis_retry_seconds: after a failed connection, how long the next operations go
             straight to the archive before Redis is tried again.
         redis_buckets: hash tags that sessions are spread over; one is right for a single server.
+            A store keeps its number: another one is a LayoutMismatch, which says how to migrate.
         session_redis_db: database of the session windows.
-        session_ttl_seconds: a session idle for longer is moved to disk, whatever
-            ``evict_after_minutes`` says.
+        session_ttl_seconds: a session idle for longer is moved to disk, also if
+            ``evict_after_minutes`` is longer.
         hot_window_size: messages of a session that ``get_context`` returns.
-        hot_codec: ``stored`` keeps messages in Redis as JSON; ``huffman`` those of up to 16 kB as
-            code words, where the C extension is there: less memory for a slower add. Both are
-            read, whatever the setting.
+        hot_codec: ``stored`` keeps messages in Redis as JSON; ``huffman`` compresses
+            those of up to 16 kB if the C extension is there: less memory for a slower add. Both are
+            read under either setting.
         session_max_tokens: the context leaves out its oldest messages until about this many tokens
             remain; system messages and the newest one always stay. None for no limit.
         semantic_redis_db: database of the semantic query cache.
-        semantic_ttl_seconds: life of a cached response.
+        semantic_ttl_seconds: time to live of a cached response.
         semantic_similarity_threshold: least cosine similarity of a hit, from -1 to 1.
         semantic_max_items_per_url: responses kept per session and URL, first in first out.
         url_cache_redis_db: database of the URL embeddings.
-        url_cache_ttl_seconds: life of a URL's embedding.
+        url_cache_ttl_seconds: time to live of a URL's embedding.
         url_cache_batch_size: URLs sent to Redis in one round trip by the batch calls.
         archive_dir: folder of the ``.huff`` files.
-        disk_ttl_days: days after its last sign of life that an archived session goes to the trash.
+        disk_ttl_days: days after its last use that an archived session goes to the trash.
         evict_after_minutes: a session idle for longer is moved to disk.
         archive_codec: codec of the archive: ``huffman``, ``deflate``, ``lz4``, ``zstd`` or ``stored``.
-        archive_table: file of a phrase table of your own for ``huffman``, instead of the one that
+        archive_dictionary: file of a dictionary of your own for ``huffman``, instead of the one that
             ships; every process that reads the archive needs it.
         archive_batch_turns: turns a window may grow beyond its size before the surplus is
             moved to disk, and so the usual number of turns in a frame.
         archive_lock_timeout_seconds: how long to wait for another process that holds a
             session's archive.
-        archive_trash_days: days for which what has expired can be taken back; 0 removes it at once.
+        archive_trash_days: days for which expired sessions can be restored; 0 removes them at once.
         archive_max_frame_mb: an archive frame that decodes to more is not read, from 1 to 1024.
         on_archive_damage: ``recover`` returns what is intact, counts and logs the rest;
             ``raise`` raises :class:`~lix_cache.errors.ArchiveCorrupt`.
@@ -132,7 +98,7 @@ class CacheConfig:
             add is an error under both.
         on_cache_error: what the semantic and the URL cache do while Redis is away: ``raise``
             raises; ``miss`` answers None and counts it under ``degraded`` in ``get_stats``.
-        evictor_enabled: start the eviction thread with the first session cache.
+        evictor_enabled: start the evictor with the first session cache.
         evictor_interval_seconds: pause between two looks for idle sessions.
         flush_on_exit: move this process's sessions to disk when the interpreter exits.
         embedder_id: name and version of the model that makes the vectors; vectors of
@@ -181,7 +147,7 @@ class CacheConfig:
 
     hot_codec: Literal["stored", "huffman"] = "stored"
     archive_codec: str = "huffman"
-    archive_table: str | None = None
+    archive_dictionary: str | None = None
     archive_batch_turns: int = 10
     archive_lock_timeout_seconds: float = 30
     archive_trash_days: float = 7
@@ -200,12 +166,8 @@ class CacheConfig:
     embedding_dim: int | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> CacheConfig:
-        # The generated __init__ would answer an unknown name with a TypeError
-        # that does not say which name was meant.
         known = [f.name for f in dataclasses.fields(cls)]
-        for name in kwargs:
-            if name not in known:
-                raise ConfigError(f"unknown setting {name!r}{did_you_mean(name, known)}")
+        refuse_unknown(kwargs, known)
         if len(args) > len(known):
             raise ConfigError(f"CacheConfig takes at most {len(known)} values, got {len(args)}")
         return super().__new__(cls)
@@ -217,13 +179,11 @@ class CacheConfig:
         super().__setattr__(name, value)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "archive_dir", _as_path(self.archive_dir))
+        if isinstance(self.archive_dir, os.PathLike):
+            object.__setattr__(self, "archive_dir", os.fspath(self.archive_dir))
         hints = _field_types()
         for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            _check_type(f.name, value, hints[f.name])
-            _check_range(f.name, value)
-            _check_text(f.name, value)
+            check_field(f.name, getattr(self, f.name), hints[f.name])
         self._check_values()
 
     def _check_values(self) -> None:
@@ -269,25 +229,7 @@ class CacheConfig:
             ConfigError: a variable's value has the wrong type or is out of range, or its
                 name is nearly that of a setting; the text names the variable.
         """
-        env = os.environ if environ is None else environ
-        if not isinstance(prefix, str) or not isinstance(env, Mapping):
-            raise ConfigError(
-                f"from_env takes a prefix of type str and a mapping, got {type(prefix).__name__} "
-                f"and {type(env).__name__}"
-            )
-        # An underscore at the end is how many write a prefix.
-        start = f"{stem.upper()}_" if (stem := prefix.rstrip("_")) else ""
-        hints = _field_types()
-        names = {start + f.name.upper(): f.name for f in dataclasses.fields(cls)}
-        values: dict[str, Any] = {}
-        for variable, name in names.items():
-            text = env.get(variable)
-            if text is not None:
-                value = _parse(variable, text, hints[name])
-                # No shell has done it in a file of variables, and "~" would be a folder's name.
-                values[name] = os.path.expanduser(value) if name in _PATHS and value else value
-        if start:
-            _refuse_near_misses(env, start, names)
+        start, values = read_environment(prefix, environ, _field_types())
         try:
             return cls(**values)
         except ConfigError as error:
@@ -308,18 +250,103 @@ class CacheConfig:
         return min(self.evict_after_minutes * 60, float(self.session_ttl_seconds))
 
     @property
-    def hot_life_seconds(self) -> int:
-        """Life of a session's keys in Redis: the archive's, never shorter.
+    def hot_ttl_seconds(self) -> int:
+        """Time to live of a session's keys in Redis: the archive's, never shorter.
 
         Redis must not forget what the disk would have kept; moving a session to
-        disk is the eviction thread's task, not an expiry's.
+        disk is the evictor's task, not an expiry's.
         """
         return max(self.disk_ttl_days * 86400, self.session_ttl_seconds)
+
+    # -- by subject ---------------------------------------------------------------------------
+
+    @property
+    def redis(self) -> RedisSettings:
+        """Where Redis is, and how it is reached."""
+        return RedisSettings(
+            host=self.redis_host,
+            port=self.redis_port,
+            password=self.redis_password,
+            url=self.redis_url,
+            username=self.redis_username,
+            key_prefix=self.redis_key_prefix,
+            buckets=self.redis_buckets,
+            pool_size=self.redis_pool_size,
+            connect_timeout=self.redis_socket_connect_timeout,
+            timeout=self.redis_socket_timeout,
+            keepalive=self.redis_socket_keepalive,
+            retry_seconds=self.redis_retry_seconds,
+            ssl=self.redis_ssl,
+            ssl_ca_certs=self.redis_ssl_ca_certs,
+            ssl_certfile=self.redis_ssl_certfile,
+            ssl_keyfile=self.redis_ssl_keyfile,
+            ssl_check_hostname=self.redis_ssl_check_hostname,
+        )
+
+    @property
+    def session(self) -> SessionSettings:
+        """The windows of sessions, when they move to disk, and what their flows do in trouble."""
+        return SessionSettings(
+            redis_db=self.session_redis_db,
+            window_size=self.hot_window_size,
+            ttl_seconds=self.hot_ttl_seconds,
+            batch=self.archive_batch_turns,
+            is_coded=self.hot_codec == "huffman",
+            durability=self.durability,
+            on_redis_error=self.on_redis_error,
+            on_archive_error=self.on_archive_error,
+            idle_seconds=self.idle_seconds,
+            evictor_interval_seconds=self.evictor_interval_seconds,
+            flush_on_exit=self.flush_on_exit,
+        )
+
+    @property
+    def archive(self) -> ArchiveSettings:
+        """Where sessions are archived, how, and for how long."""
+        return ArchiveSettings(
+            dir=self.archive_dir,
+            ttl_days=self.disk_ttl_days,
+            trash_days=self.archive_trash_days,
+            codec=self.archive_codec,
+            dictionary=self.archive_dictionary,
+            on_damage=self.on_archive_damage,
+            lock_timeout_seconds=self.archive_lock_timeout_seconds,
+            max_frame_mb=self.archive_max_frame_mb,
+        )
+
+    @property
+    def semantic(self) -> SemanticSettings:
+        """What a SemanticCache takes if it is given no settings of its own."""
+        return SemanticSettings(ttl_seconds=self.semantic_ttl_seconds, redis_db=self.semantic_redis_db)
+
+    @property
+    def query_cache(self) -> QueryCacheSettings:
+        """The semantic query cache by URL."""
+        return QueryCacheSettings(
+            redis_db=self.semantic_redis_db,
+            ttl_seconds=self.semantic_ttl_seconds,
+            similarity_threshold=self.semantic_similarity_threshold,
+            max_items_per_url=self.semantic_max_items_per_url,
+        )
+
+    @property
+    def url_cache(self) -> UrlCacheSettings:
+        """The cache of URL embeddings."""
+        return UrlCacheSettings(
+            redis_db=self.url_cache_redis_db,
+            ttl_seconds=self.url_cache_ttl_seconds,
+            batch_size=self.url_cache_batch_size,
+        )
+
+    @property
+    def embedder(self) -> EmbedderSettings:
+        """Which vectors may meet."""
+        return EmbedderSettings(id=self.embedder_id or "", dim=self.embedding_dim)
 
 
 @lru_cache(maxsize=1)
 def _field_types() -> dict[str, Any]:
-    return get_type_hints(CacheConfig)
+    return get_type_hints(CacheConfig)  # its fields, in their order
 
 
 def check_setting(name: str, value: Any, given_as: str | None = None) -> None:
@@ -333,127 +360,4 @@ def check_setting(name: str, value: Any, given_as: str | None = None) -> None:
     Raises:
         ConfigError: wrong type, or out of range; the text begins with the argument's name.
     """
-    _check_type(name, value, _field_types()[name], given_as)
-    _check_range(name, value, given_as)
-    _check_text(name, value, given_as)
-
-
-def _as_path(value: Any) -> Any:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-def _options(hint: Any) -> tuple[Any, ...]:
-    """Split ``int | None`` into its members; any other type into itself."""
-    return get_args(hint) if get_origin(hint) is Union or type(hint).__name__ == "UnionType" else (hint,)
-
-
-def _check_type(name: str, value: Any, hint: Any, given_as: str | None = None) -> None:
-    shown = given_as or name
-    for option in _options(hint):
-        if get_origin(option) is Literal:
-            if isinstance(value, str) and value in get_args(option):
-                return
-            allowed = ", ".join(repr(a) for a in get_args(option))
-            raise ConfigError(f"{shown} must be one of {allowed}, {given(value)}")
-        if option is type(None):
-            if value is None:
-                return
-        elif option is bool:
-            if isinstance(value, bool):
-                return
-        elif option is float:
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                return
-        elif isinstance(value, option) and not isinstance(value, bool):
-            return
-    wanted = " or ".join("None" if o is type(None) else o.__name__ for o in _options(hint))
-    raise ConfigError(f"{shown} must be {wanted}, {given(value)}")
-
-
-def _check_range(name: str, value: Any, given_as: str | None = None) -> None:
-    shown = given_as or name
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return
-    if not math.isfinite(value):
-        raise ConfigError(f"{shown} must be finite, {given(value)}")
-    if name in _POSITIVE and value <= 0:
-        raise ConfigError(f"{shown} must be larger than 0, {given(value)}")
-    if value < 0 and name != "semantic_similarity_threshold":
-        raise ConfigError(f"{shown} must not be negative, {given(value)}")
-    if value > _MOST.get(name, value):
-        raise ConfigError(f"{shown} must be from 1 to {_MOST[name]}, {given(value)}")
-
-
-def _check_text(name: str, value: Any, given_as: str | None = None) -> None:
-    shown = given_as or name
-    if name == "archive_codec" and value not in _ARCHIVE_CODECS:
-        raise ConfigError(f"{shown} must be one of {', '.join(_ARCHIVE_CODECS)}, {given(value)}")
-    if name == "redis_host" and not value.strip():
-        # A socket would take it for this machine.
-        raise ConfigError(f"{shown} must name a server, and is empty")
-
-
-def _parse(variable: str, text: str, hint: Any) -> Any:
-    if not isinstance(text, str):
-        raise ConfigError(f"environment variable {variable} must be str, got {type(text).__name__}")
-    options = _options(hint)
-    if text == "" and type(None) in options:
-        return None
-    kind = next(o for o in options if o is not type(None))
-    value = _converted(text, kind)
-    if value is None:
-        # Raised out here: Python's own error, which the text would hang on, quotes it.
-        wanted = "yes or no, true or false, on or off, 1 or 0" if kind is bool else _NUMBERS[kind]
-        raise ConfigError(f"environment variable {variable} must be {wanted}, and its text is not")
-    return value
-
-
-def _converted(text: str, kind: Any) -> Any:
-    """Return what a text means, None if it is nothing of the kind."""
-    if kind is bool:
-        lowered = text.strip().lower()
-        return lowered in _TRUE if lowered in _TRUE | _FALSE else None
-    try:
-        return kind(text) if kind in _NUMBERS else text
-    except ValueError:
-        return None
-
-
-def _refuse_near_misses(env: Mapping[str, str], start: str, names: Mapping[str, str]) -> None:
-    for variable in env:
-        if variable in names or not isinstance(variable, str):
-            continue
-        meant = _meant(variable, start, names)
-        # A neighbour of a variable that is there is no slip of it.
-        if meant and meant[0] not in env:
-            which = " or ".join(meant[:3])
-            raise ConfigError(
-                f"environment variable {variable} is not a setting; did you mean {which}? "
-                f"Rename it, or, if it is something else, give {meant[0]} its value as well"
-            )
-
-
-def _meant(variable: str, start: str, names: Mapping[str, str]) -> list[str]:
-    """Return the variables that one may stand for, the likeliest first; none if it is the application's own.
-
-    Under a prefix of the application's, a variable that is one word of a setting (``MYAPP_HOST``) is its own.
-    ``LIX_CACHE`` is ours, so there it is a short form.
-    """
-    is_ours = start == _OURS
-    upper = variable.upper()
-    if not upper.startswith(start):
-        # The prefix itself, written in another way.
-        return [
-            name
-            for name in names
-            if _squashed(upper) == _squashed(name) or (is_ours and upper == f"LIX_{name[len(start) :]}")
-        ]
-    own = variable[len(start) :]
-    near = [name for name in names if is_nearly(own, name[len(start) :])]
-    short = [name for name in names if is_short_for(own, name[len(start) :], whole_words=is_ours)]
-    twice = [name for name in names if is_ours and upper.endswith(f"_{name}")]
-    return near or twice or sorted(short, key=len)
-
-
-def _squashed(name: str) -> str:
-    return "".join(letter for letter in name if letter.isalnum())
+    check_field(name, value, _field_types()[name], given_as)

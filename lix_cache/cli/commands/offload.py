@@ -1,51 +1,55 @@
-"""``lix-cache evict``."""
+"""``lix-cache offload``."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
 
 from lix_cache import StoreAdmin
 from lix_cache.cli.errors import PROBLEM, complain
-from lix_cache.cli.naming import hot_or_cold
+from lix_cache.cli.naming import hot_or_cold, listed_failures, spoken
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import counted, for_humans, print_json, progress
 
-__all__ = ["evict"]
+__all__ = ["offload"]
 
 
-def evict(
+def offload(
     ctx: typer.Context,
     idle_minutes: Annotated[
-        float | None, typer.Option(min=0, help="Sessions idle for so long; the configured time by default.")
+        float | None,
+        typer.Option(min=0, help="Idle time of the sessions to move; the configured one by default."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every hot session, idle or not.")] = False,
     session: Annotated[
         list[str] | None, typer.Option(metavar="SESSION", help="This session. Repeatable.")
     ] = None,
+    namespace: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of this namespace; without --session, else all.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Move sessions from Redis to disk now, and put together what an outage left in two parts.
+    """Move sessions from Redis to disk now, and reconcile what an outage left in two parts.
 
-    Nothing is lost by it: a session that is used again comes back.
+    Nothing is lost: the next use brings a session back.
     """
     if sum((idle_minutes is not None, everything, bool(session))) > 1:
         raise typer.BadParameter("use one of --idle-minutes, --all and --session")
     admin = StoreAdmin(settings_of(ctx).config_of_store())
     seconds = 0.0 if everything else None if idle_minutes is None else idle_minutes * 60
-    chosen = [hot_or_cold(admin, name) for name in session or ()]
+    chosen = [hot_or_cold(admin, name, namespace) for name in session or ()]
     with progress("moving to disk") as tell:
-        moved = admin.evict(seconds, session_ids=chosen or None, on_progress=tell)
+        moved = admin.offload(seconds, session_ids=chosen or None, namespace=namespace, on_progress=tell)
     if as_json:
-        print_json(asdict(moved))
+        print_json({**asdict(replace(moved, failed={})), **listed_failures(moved.failed)})
     else:
         text = f"{counted(moved.sessions, 'session')} moved to disk, {counted(moved.messages, 'message')}"
-        if moved.reunited:
-            text += f"; {moved.reunited:,} put together after an outage"
+        if moved.reconciled:
+            text += f"; {moved.reconciled:,} reconciled after an outage"
         for_humans().print(text, soft_wrap=True)
     for session_id, why in moved.failed.items():
-        complain(f"session {session_id!r} stays hot: {why}", "'lix-cache verify' looks at its archive")
+        complain(f"session {spoken(session_id)} stays hot: {why}", "'lix-cache verify' looks at its archive")
     if moved.failed:
         raise typer.Exit(PROBLEM)

@@ -1,0 +1,102 @@
+"""What a cold tier tells of its sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lix_cache.messages.turn import ZERO_ID, MessageId
+
+__all__ = ["CompactedSession", "Extent", "SessionMetadata", "Summary", "TrashedSession"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a session's archive says of itself.
+
+    Attributes:
+        total: turns in it.
+        newest: the largest id in it.
+        cleared: messages up to here are history, no longer part of the context.
+        changes: how often messages were taken out or replaced.
+    """
+
+    total: int = 0
+    newest: MessageId = ZERO_ID
+    cleared: MessageId = ZERO_ID
+    changes: int = 0
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How far a session has come.
+
+    Attributes:
+        newest: the largest id that was ever given to a message of it.
+        cleared: messages up to here are history, no longer part of the context.
+        deleted: messages up to here are gone.
+        forgotten: messages up to here went with the whole session, and their keys with them.
+        contested: messages of which Redis may hold or get copies under other ids, with their own id
+            in the archive; ZERO_ID where they were deleted or edited. Such copies do not count.
+    """
+
+    newest: MessageId = ZERO_ID
+    cleared: MessageId = ZERO_ID
+    deleted: MessageId = ZERO_ID
+    forgotten: MessageId = ZERO_ID
+    contested: Mapping[bytes, MessageId] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SessionMetadata:
+    """What can be told of an archived session without reading its messages.
+
+    Attributes:
+        session_id: the session.
+        created_at: Unix seconds of its first append.
+        updated_at: Unix seconds of its last append.
+        num_turns: turns in the archive.
+        size_bytes: bytes they take.
+    """
+
+    session_id: str
+    created_at: float
+    updated_at: float
+    num_turns: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class TrashedSession:
+    """A session in the trash.
+
+    Attributes:
+        session_id: the session.
+        trashed_at: when it came there, in Unix seconds.
+        size_bytes: bytes it takes.
+    """
+
+    session_id: str
+    trashed_at: float
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class CompactedSession:
+    """What happened to a session that was compacted, or would happen in a dry run.
+
+    Attributes:
+        is_active: it was left alone, because it was appended to not long enough ago.
+        is_changed: there was something to win.
+        frames_before: parts that are read one by one, before.
+        frames_after: and after.
+        bytes_before: bytes it took, before.
+        bytes_after: and after.
+    """
+
+    is_active: bool = False
+    is_changed: bool = False
+    frames_before: int = 0
+    frames_after: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0

@@ -1,0 +1,317 @@
+"""Appending to a window: what Redis answers to an add, and what is to be done about it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from lix_cache.effects import DiskCall, Flow, RedisCall
+from lix_cache.errors import (
+    ArchiveCorrupt,
+    ArchiveError,
+    InvalidMessage,
+    KeyReused,
+    RedisCommandError,
+    RedisUnavailable,
+    told,
+)
+from lix_cache.hot.connections import NewConnection
+from lix_cache.hot.replies import Added, Cold, Gap, Looked, Refused
+from lix_cache.hot.scripts import KEYS_MS
+from lix_cache.hot.window import HotWindow
+from lix_cache.messages.packing import pack_hot
+from lix_cache.messages.turn import LARGEST_MS, ZERO_ID, MessageId, Turn
+from lix_cache.session.base import Session, ask, look, session_lock
+from lix_cache.session.batch import Batch, check_size
+from lix_cache.session.read import read_window, rehydrate
+from lix_cache.session.reconcile import catch_up, take_over, take_over_locked
+
+if TYPE_CHECKING:
+    from lix_cache.clock import Clock
+
+__all__ = ["Moment", "add_hot"]
+
+
+#: An add that has taken longer is not settled by looking for it.
+GIVE_UP_SECONDS = 3600.0
+
+
+class Moment(NamedTuple):
+    """When an add began, by both clocks: one may be set back, the other stops while a machine sleeps."""
+
+    time: float
+    monotonic: float
+
+    @classmethod
+    def now(cls, clock: Clock) -> Moment:
+        return cls(clock.time(), clock.monotonic())
+
+    def is_long_ago(self, clock: Clock) -> bool:
+        """Whether it may be too late to tell if an add that was not answered was carried out.
+
+        A process may be stopped in the middle and go on days later; the nonce by which the
+        archive would tell may be gone by then (KEEP_NONCES_MS). Then the add fails, and the
+        error says that it may have been done.
+        """
+        return max(clock.time() - self.time, clock.monotonic() - self.monotonic) > GIVE_UP_SECONDS
+
+
+def add_hot(session: Session, batch: Batch, sent: Moment, gap: Gap) -> Flow[Added]:
+    """Append to the window: one round trip, or two where only the archive knows which id is next."""
+    try:
+        return (yield from _append_hot(session, batch, gap, locked=False))
+    except RedisUnavailable as error:
+        if not error.maybe_done or error.timed_out or sent.is_long_ago(session.store.clock):
+            raise
+    # The connection broke before the answer came: the message may be there or not. Nothing
+    # moves to disk while we hold the lock, so looking in both places settles it, unless the
+    # first one is still on its way. So the second one says that it is one.
+    store = session.store
+    lock = yield from session_lock(session)
+    try:
+        # What is known of keys says by itself whether the first one was carried out.
+        found = None if batch.tags else (yield from _find(session, batch))
+        if found is None:
+            found = yield from _append_hot(session, batch, gap, locked=True, repeated=True)
+            found = found._replace(repeated=True)
+        # What is added next comes after them, also where that goes to the archive.
+        session.seen.saw(max(found.ids))
+    except RedisUnavailable as error:
+        error.maybe_done = True
+        store.breaker.trip()
+        raise
+    finally:
+        lock.release()
+    return found
+
+
+def _find(session: Session, batch: Batch) -> Flow[Added | None]:
+    """Look for messages in both tiers. The caller holds the session's lock.
+
+    They were added together: where one is found all were, and one that is not was taken out since.
+    """
+    ids, length = yield from _places(session, batch)
+    if not ids:
+        return None
+    near, given = next(iter(ids.items()))
+    every = range(len(batch.turns))
+    return Added(tuple(ids.get(i, MessageId(given.ms, given.seq + i - near)) for i in every), length)
+
+
+def _places(session: Session, batch: Batch, since_ms: int = 0) -> Flow[tuple[dict[int, MessageId], int]]:
+    """Return the ids of those messages that either tier has, by position, and the window's length."""
+    store, missing = session.store, batch.nonces
+    ids: dict[int, MessageId] = {}
+    below: MessageId | None = None
+    while True:
+        page = HotWindow.found((yield RedisCall(store.hot.find(session.id, missing, below))))
+        ids.update((missing.pop(nonce), found) for nonce, found in page.ids.items() if nonce in missing)
+        below = page.below
+        if below is None or not missing:
+            break
+    if missing:
+        look = partial(store.cold.find_nonces_locked, session.id, list(missing), since_ms=since_ms)
+        archived = yield DiskCall(look)
+        ids.update((missing.pop(nonce), found) for nonce, found in archived.items())
+    return ids, page.length
+
+
+def _look_for_keys(session: Session, batch: Batch, gap: Gap, *, locked: bool, repeated: bool) -> Flow[Added]:
+    """Add messages some of whose keys Redis may have forgotten: what is stored is not added again."""
+    store = session.store
+    if not locked:
+        try:
+            lock = yield from session_lock(session)
+        except ArchiveError as error:
+            # A disk that refuses must not keep messages out.
+            store.last_error = told(error)
+            return (
+                yield from _append_hot(
+                    session, batch, gap, locked=False, repeated=repeated, looked=Looked.YES
+                )
+            )
+        try:
+            return (yield from _look_for_keys(session, batch, gap, locked=True, repeated=repeated))
+        finally:
+            lock.release()
+    # A frame is as old as its youngest message at most, and no key is known for longer.
+    since = int(store.clock.time() * 1000) - 2 * KEYS_MS
+    ids: dict[int, MessageId] = {}
+    length = 0
+    yield from look(session, locked=True)
+    try:
+        ids, length = yield from _places(session, batch, since)
+    except ArchiveError as error:
+        store.last_error = told(error)
+    dead = _dead(session, batch)
+    # What was deleted is not added again by its key, for as long as a key is known.
+    ids = {i: given for i, given in ids.items() if i not in dead or given.ms >= since}
+    left = [i for i in range(len(batch.turns)) if i not in ids]
+    if not left:
+        return Added(tuple(ids[i] for i in range(len(ids))), length, frozenset(ids))
+    there = yield DiskCall(partial(store.cold.exists, session.id))
+    # And then it is another message, or every reader would leave it out.
+    turns = [_anew(session, batch.turns[i]) if i in dead else batch.turns[i] for i in left]
+    rest = Batch(tuple(turns), tuple(batch.tags[i] for i in left))
+    looked = Looked.YES if there else Looked.NONE
+    try:
+        added = yield from _append_hot(session, rest, gap, locked=True, repeated=repeated, looked=looked)
+    except KeyReused as error:
+        raise KeyReused(left[error.position]) from None
+    known = {*ids, *(left[i] for i in added.known)}
+    ids.update(zip(left, added.ids, strict=True))
+    return Added(tuple(ids[i] for i in range(len(ids))), added.length, frozenset(known))
+
+
+def _dead(session: Session, batch: Batch) -> set[int]:
+    """Return the positions of those messages whose nonces stand for what was deleted."""
+    known = session.seen.contested
+    return (
+        {i for i, turn in enumerate(batch.turns) if known.get(turn.nonce or b"") == ZERO_ID}
+        if known
+        else set()
+    )
+
+
+def _anew(session: Session, turn: Turn) -> Turn:
+    return Turn(turn.id, turn.body, turn.vector, session.store.new_nonce())
+
+
+def _append_hot(
+    session: Session,
+    batch: Batch,
+    gap: Gap,
+    *,
+    locked: bool,
+    repeated: bool = False,
+    looked: Looked = Looked.NO,
+) -> Flow[Added]:
+    store, seen = session.store, session.seen
+    if batch.tags and looked is Looked.NO and _dead(session, batch):
+        return (yield from _look_for_keys(session, batch, gap, locked=locked, repeated=repeated))
+    packed = _packed(session, batch, repeated=repeated)
+    fresh, caught_up, looks_for_old = False, False, True
+    if locked:
+        yield from look(session, locked=True)
+    fenced: int | None = 0
+    while True:
+        opened = seen.opened
+        fenced = None if fenced is None else opened
+        command = store.hot.add(
+            session.id,
+            packed,
+            window=session.window,
+            floor=seen.newest,
+            floor_is_fresh=fresh,
+            floor_is_certain=locked,
+            gap=_what_of_gaps(session, gap),
+            look_for_old=looks_for_old,
+            tags=batch.tags,
+            forgotten=seen.forgotten,
+            keys_looked_for=looked,
+        )
+        try:
+            reply = yield from ask(store, command, repeat=False, opened=fenced)
+        except NewConnection as new:
+            # A disk that cannot be looked at must not keep the message out.
+            fenced = 0 if (yield from look(session, new.number, locked=locked)) is not None else None
+            fresh = True
+            continue
+        answer = HotWindow.added(reply, len(packed))
+        if isinstance(answer, Added):
+            if not _acknowledged(session, answer, opened):
+                yield from _take_back(session, batch, answer)
+            return answer
+        if answer is Refused.LOOK or answer is Refused.LATE:
+            _settles_by_keys(batch, looked)
+            return (yield from _look_for_keys(session, batch, gap, locked=locked, repeated=repeated))
+        if answer is Refused.OLD:
+            # Nothing was added. What cannot move now is met again by the next add or read.
+            looks_for_old = yield from _took_over(session, locked=locked)
+        elif answer is Refused.BEHIND:
+            if caught_up or not (yield from catch_up(session, locked=locked)):
+                gap = Gap.FILL  # once: the message matters more than the gap
+            caught_up = True
+        elif fresh:
+            break  # the window is gone, and the server cannot tell which id is large enough
+        yield from look(session, locked=locked)
+        fresh = True
+    return (yield from _append_locked(session, batch, gap, repeated=repeated, looked=looked))
+
+
+def _append_locked(
+    session: Session, batch: Batch, gap: Gap, *, repeated: bool, looked: Looked
+) -> Flow[Added]:
+    """Append where nothing else tells which id is large enough.
+
+    Others must be kept from adding and archiving a message of the same id between our look and our add:
+    only the lock makes what we see last.
+    """
+    lock = yield from session_lock(session)
+    try:
+        return (yield from _append_hot(session, batch, gap, locked=True, repeated=repeated, looked=looked))
+    finally:
+        lock.release()
+
+
+def _settles_by_keys(batch: Batch, looked: Looked) -> None:
+    """Raise unless what was refused can be settled by looking for the messages by their keys."""
+    if not batch.tags or looked is not Looked.NO:
+        # It was given up, and stored elsewhere or deleted: only its sender can know.
+        raise RedisUnavailable("the message was sent before", maybe_done=True, timed_out=True)
+
+
+def _what_of_gaps(session: Session, gap: Gap) -> Gap:
+    if gap is Gap.FILL:
+        # The gap cannot be seen any more, also where this is carried out without an answer:
+        # it is noted, and closed by a later use.
+        session.store.outage_sessions.add(session.id)
+    return Gap.IGNORE if gap is Gap.REFUSE and session.seen.compared >= session.seen.opened else gap
+
+
+def _packed(session: Session, batch: Batch, *, repeated: bool) -> list[bytes]:
+    packed = [pack_hot(turn, coded=session.store.hot.coded, repeated=repeated) for turn in batch.turns]
+    if len(packed) > 1:
+        check_size(len(packed), packed)
+    return packed
+
+
+def _acknowledged(session: Session, added: Added, opened: int) -> bool:
+    """Note what was added. False if it must not stay: no archive could hold its ids."""
+    new, seen = added.new, session.seen
+    if new:
+        if new[-1].ms > LARGEST_MS:
+            return False
+        seen.saw(new[-1])
+        seen.compared = max(seen.compared, opened)
+    return True
+
+
+def _take_back(session: Session, batch: Batch, added: Added) -> Flow[NoReturn]:
+    tags = [tag for i, tag in enumerate(batch.tags) if i not in added.known]
+    yield RedisCall(session.store.hot.take_back(session.id, added.new, tags))
+    raise ArchiveCorrupt(
+        "the session holds an id at the end of time, so that no larger one can be archived: a "
+        "clock, or a file that lix_cache did not write, gave it. Export the session, delete it, "
+        "and import it again"
+    )
+
+
+def _took_over(session: Session, *, locked: bool) -> Flow[bool]:
+    """Take over what the old package left, before an add; return False if it cannot be done now."""
+    store = session.store
+    try:
+        if locked:
+            yield from take_over_locked(session)
+        else:
+            yield from take_over(session)
+            # So that the add counts what is now in the window, and the next read is one trip.
+            found = yield from read_window(session, 0)
+            if isinstance(found, Cold):
+                yield from rehydrate(session, found)
+    except (ArchiveError, InvalidMessage, RedisCommandError) as error:
+        # The message matters more.
+        store.count("old_session_failures")
+        store.last_error = told(error)
+        return False
+    return True

@@ -1,0 +1,153 @@
+"""Whether all processes of a store spread its sessions over the same buckets. See lix_cache.effects.
+
+Under another ``redis_buckets`` a session's window has another name: what was acknowledged would not
+be found, and what is added would stand beside it. So the number is noted in Redis, where the windows
+are, and in the archive, which remembers it when Redis loses its memory. A process compares at its
+first use of a store, and its daemon at each round.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lix_cache.drivers.aio import AsyncDriver
+from lix_cache.drivers.sync import SyncDriver
+from lix_cache.effects import DiskCall, Flow, RedisBatch, RedisCall
+from lix_cache.errors import ArchiveError, LayoutMismatch, RedisError
+from lix_cache.hot.layout import claim_buckets, noted_buckets, put_buckets
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from lix_cache.session.store import SessionStore
+
+__all__ = ["AsyncStoreDriver", "Layout", "StoreDriver", "agree", "note_anew"]
+
+T = TypeVar("T")
+
+
+@dataclass
+class Layout:
+    """Where this process has found its number of buckets noted."""
+
+    in_redis: bool = False
+    in_archive: bool = False
+
+
+class StoreDriver(SyncDriver):
+    """Runs flows on a store whose layout is ours.
+
+    Args:
+        store: the tiers.
+        notes: note the layout where there is no note; else only look.
+    """
+
+    def __init__(self, store: SessionStore, *, notes: bool = True) -> None:
+        super().__init__(store.endpoint, store.clock)
+        self._store, self._notes = store, notes
+
+    def __call__(self, flow: Flow[T]) -> T:
+        return super().__call__(_agreed(self._store, flow, self._notes))
+
+    def unchecked(self, flow: Flow[T]) -> T:
+        """Run a flow whatever the layout is."""
+        return super().__call__(flow)
+
+
+class AsyncStoreDriver(AsyncDriver):
+    """The async variant of :class:`StoreDriver`."""
+
+    def __init__(self, store: SessionStore, *, notes: bool = True) -> None:
+        super().__init__(store.endpoint)
+        self._store, self._notes = store, notes
+
+    def __call__(self, flow: Flow[T]) -> Coroutine[Any, Any, T]:
+        return super().__call__(_agreed(self._store, flow, self._notes))
+
+    def unchecked(self, flow: Flow[T]) -> Coroutine[Any, Any, T]:
+        """Run a flow whatever the layout is."""
+        return super().__call__(flow)
+
+
+def _agreed(store: SessionStore, flow: Flow[T], notes: bool) -> Flow[T]:
+    layout = store.layout
+    return flow if layout.in_redis and layout.in_archive else _after_agreeing(store, flow, notes)
+
+
+def _after_agreeing(store: SessionStore, flow: Flow[T], notes: bool) -> Flow[T]:
+    yield from agree(store, notes=notes)
+    return (yield from flow)
+
+
+def agree(store: SessionStore, *, notes: bool = True, again: bool = False) -> Flow[None]:
+    """Compare our number of buckets with those that are noted.
+
+    A tier that does not answer is compared at a later use: what follows meets the same trouble, and
+    knows what to do about it.
+
+    Args:
+        store: the tiers.
+        notes: note ours where there is no note; else only look.
+        again: ask Redis also where it was asked before.
+
+    Raises:
+        LayoutMismatch: another number is noted. Nothing was changed.
+    """
+    layout, keys, cold = store.layout, store.hot.keys, store.cold
+    name = _name(store)
+    # Both are looked at before either is noted: a wrong number must not get into one of them.
+    if not layout.in_archive:
+        with suppress(ArchiveError):
+            found = yield DiskCall(partial(cold.setting, name))
+            layout.in_archive = _is_ours(store, found, "the archive")
+    if (layout.in_redis and not again) or store.breaker.is_open:
+        return
+    try:
+        in_redis = _is_ours(store, (yield RedisCall(noted_buckets(keys))), "Redis")
+        if not in_redis and notes:
+            _, found = yield RedisBatch(claim_buckets(keys))
+            in_redis = _is_ours(store, found, "Redis")
+    except RedisError:
+        return
+    layout.in_redis = in_redis
+    if in_redis and notes and not layout.in_archive:
+        # Redis has room for one number only, so of two first processes one has failed by now. A
+        # disk that refuses keeps nothing out: Redis is where the windows are.
+        layout.in_archive = True
+        with suppress(ArchiveError):
+            call = partial(cold.note_setting, name, str(keys.buckets))
+            found = yield DiskCall(call, waits=True)
+            _is_ours(store, found, "the archive")
+
+
+def note_anew(store: SessionStore) -> Flow[None]:
+    """Note our number of buckets in place of another. No window may be under another number."""
+    # Redis last: it is what a process asks for windows, and a stop in between is repeated.
+    call = partial(store.cold.note_setting, _name(store), str(store.hot.keys.buckets), anew=True)
+    yield DiskCall(call, waits=True)
+    yield RedisCall(put_buckets(store.hot.keys))
+
+
+def _name(store: SessionStore) -> str:
+    # Two prefixes may share an archive, and each has windows of its own.
+    return f"redis_buckets of {store.hot.keys.prefix}"
+
+
+def _is_ours(store: SessionStore, found: bytes | str | None, where: str) -> bool:
+    """Return whether our number is noted; False where there is no note."""
+    if found is None:
+        return False
+    keys = store.hot.keys
+    noted = found.decode("ascii", "replace") if isinstance(found, bytes) else found
+    if noted == str(keys.buckets):
+        return True
+    store.layout.in_redis = store.layout.in_archive = False
+    raise LayoutMismatch(
+        f"redis_buckets is {keys.buckets}, but {where} notes {noted[:20]!r} for the sessions under prefix "
+        f"{keys.prefix!r}: under another number their messages in Redis would not be found. Set "
+        "redis_buckets to that number; or stop all processes of the store and run 'lix-cache migrate "
+        f"--new-buckets' under redis_buckets={keys.buckets}"
+    )

@@ -1,0 +1,97 @@
+"""The sessions of a store, page by page, in both variants: one suite."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from lix_cache import HybridConversationCache, InvalidInput
+from lix_cache.admin import SessionInfo, SessionPage
+from lix_cache.config import CacheConfig
+from lix_cache.errors import ConfigError
+from tests.support.twins import Twins
+
+
+@pytest.fixture(params=[1, 3])
+def config(redis_config: CacheConfig, request: pytest.FixtureRequest) -> CacheConfig:
+    return redis_config.replace(evictor_enabled=False, redis_buckets=request.param)
+
+
+@pytest.fixture
+def admin(twins: Twins, config: CacheConfig) -> Any:
+    return twins.make("StoreAdmin", config)
+
+
+NAMES = ["a", "b 1", "../c", "漢", "%64", "e" * 300, "f", "g"]
+
+
+def pages(admin: Any, limit: int) -> list[SessionInfo]:
+    found: list[SessionInfo] = []
+    cursor = None
+    while True:
+        page: SessionPage = admin.session_page(limit, cursor)
+        assert len(page.sessions) <= limit
+        found += page.sessions
+        cursor = page.cursor
+        if cursor is None:
+            return found
+
+
+def use(config: CacheConfig, names: list[str]) -> None:
+    for number, name in enumerate(names):
+        cache = HybridConversationCache(name, config)
+        cache.add_message("user", "one")
+        # Some are moved to disk, some are in both.
+        if number % 3:
+            cache.flush_to_disk()
+        if number % 3 == 2:
+            cache.add_message("user", "two")
+        time.sleep(0.003)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 8, 100])
+def test_pages_list_each_session_once_the_last_used_first(
+    admin: Any, config: CacheConfig, limit: int
+) -> None:
+    assert admin.session_page() == SessionPage((), None)
+    use(config, NAMES)
+    found = pages(admin, limit)
+    assert [info.session_id for info in found] == NAMES[::-1]
+    assert [(info.hot_messages, info.cold_messages) for info in reversed(found)] == (
+        [(1, 0), (0, 1), (1, 1)] * 3
+    )[: len(NAMES)]
+    assert [info.last_use for info in found] == sorted((info.last_use for info in found), reverse=True)
+    assert found == admin.sessions()
+    assert found[0] == admin.session(NAMES[-1])
+
+
+def test_a_session_that_is_used_meanwhile_is_on_the_first_page(admin: Any, config: CacheConfig) -> None:
+    use(config, NAMES)
+    first = admin.session_page(3)
+    HybridConversationCache(NAMES[0], config).add_message("user", "again")
+    rest = admin.session_page(100, first.cursor)
+    assert [info.session_id for info in rest.sessions] == NAMES[4:0:-1]
+    assert admin.session_page(1).sessions[0].session_id == NAMES[0]
+
+
+def test_sessions_of_one_moment_are_all_listed(admin: Any, config: CacheConfig) -> None:
+    use(config, NAMES)
+    store = HybridConversationCache("a", config)._store
+    client = HybridConversationCache("a", config)._drive.client
+    for bucket in range(store.hot.keys.buckets):
+        key = store.hot.keys.active(bucket)
+        for name in client.zrange(key, 0, -1):
+            client.zadd(key, {name: 1_700_000_000_000})
+    for limit in (1, 2, 3):
+        assert sorted(info.session_id for info in pages(admin, limit)) == sorted(NAMES)
+
+
+def test_what_is_no_page_is_refused(admin: Any) -> None:
+    for limit in (0, -1, 1001, "3", 1.5):
+        with pytest.raises(ConfigError):
+            admin.session_page(limit)
+    for cursor in ("", "x", "1", "1.5 s", 7, "99999999999999999999 s"):
+        with pytest.raises(InvalidInput):
+            admin.session_page(10, cursor)
