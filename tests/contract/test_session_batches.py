@@ -12,6 +12,7 @@ from lix_cache import KeyReused
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ArchiveUnavailable, ConfigError, InvalidInput, InvalidMessage
 from tests.support import RedisServer
+from tests.support.sessions import batch, said
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("no-loss")
@@ -33,14 +34,6 @@ def open_cache(twins: Twins, config: CacheConfig) -> Callable[..., Any]:
 @pytest.fixture
 def cache(open_cache: Callable[..., Any]) -> Any:
     return open_cache()
-
-
-def batch(*texts: Any) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": text} for text in texts]
-
-
-def said(messages: Any) -> list[Any]:
-    return [getattr(one, "message", one)["content"] for one in messages]
 
 
 def ids(messages: Any) -> list[str]:

@@ -17,6 +17,7 @@ from lix_cache.archive import decoding
 from lix_cache.config import CacheConfig
 from lix_cache.errors import InvalidInput, InvalidMessage
 from tests.support import RedisServer
+from tests.support.sessions import batch, said
 from tests.support.twins import ManualClock, Twins
 
 pytestmark = pytest.mark.promise("no-loss")
@@ -38,14 +39,6 @@ def open_cache(twins: Twins, config: CacheConfig) -> Callable[..., Any]:
 @pytest.fixture
 def cache(open_cache: Callable[..., Any]) -> Any:
     return open_cache()
-
-
-def batch(*texts: Any) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": text} for text in texts]
-
-
-def said(messages: Any) -> list[Any]:
-    return [getattr(one, "message", one)["content"] for one in messages]
 
 
 def fill(cache: Any, where: str) -> tuple[str, ...]:
