@@ -20,17 +20,24 @@ SERVER = $(shell $(PYTHON) -c 'import shutil, sys; has = shutil.which("redis-ser
 DEMO_EXTRAS = .[cli,lz4$(SERVER)]
 DEV_EXTRAS = .[dev$(SERVER)]
 ARGS ?=
+# Which build of torch the engines get; for the small one on Linux: make engines
+# TORCH='torch --index-url https://download.pytorch.org/whl/cpu'
+TORCH ?= torch==2.13.0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 # The installs share one folder.
 .NOTPARALLEL:
-.PHONY: help venv demo test exhaustive test-all quick promise chaos lint types imports check bench bench-codec bench-against dist format clean
+.PHONY: help venv engines demo test exhaustive test-all quick promise chaos lint types imports check bench bench-codec bench-gateway bench-kv bench-against dist format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s%s\n", $$1, $$2}'
 
 venv: $(DEV)  ## set up .venv with everything for development
+
+engines: $(DEV)  ## add the engines of local models for their tests: torch, transformers, xllamacpp (1 GB)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -e '.[transformers,llama-cpp]'
 
 demo: $(DEMO)  ## set everything up and run the demo
 	$(BIN)/lix-cache demo
@@ -78,8 +85,14 @@ bench: $(DEV)  ## measure speed and size
 bench-codec: $(BENCH)  ## measure the codec's sizes and speed beside others
 	$(BIN)/python scripts/bench_codec.py $(ARGS)
 
+bench-gateway: $(DEV)  ## measure the gateway beside its provider, in paired rounds
+	$(BIN)/python scripts/bench_gateway.py $(ARGS)
+
 bench-against: $(DEV)  ## measure beside another checkout, in turn: ARGS=../before
 	$(BIN)/python scripts/bench_against.py $(ARGS)
+
+bench-kv: engines  ## measure what resuming a local model's state saves
+	$(BIN)/python -W ignore scripts/bench_kv.py $(ARGS)
 
 dist: $(DEV)  ## build the sdist and the wheel, and check them
 	rm -rf dist

@@ -25,6 +25,10 @@
     │   ├── ArchiveBusy              (also TimeoutError)    another process kept the session's lock too long
     │   ├── ArchiveUnavailable       (also OSError)         disk full, no permission, not a directory
     │   └── MissingDictionary        (also LookupError)     a dictionary is needed that is not here
+    ├── KvError                                         the store of a local model's state
+    │   ├── KvBusy               (also TimeoutError)    another process kept the store's lock too long
+    │   ├── KvUnavailable        (also OSError)         disk full, no permission, not a directory
+    │   └── EngineError                                 a local engine failed, or refuses what was asked
     ├── ComputeTimeout               (also TimeoutError)    an embedder or verifier did not answer in time
     ├── CodecError                   (also ValueError)  bytes are not what the codec wrote
     ├── EmbedderError                                   texts could not be turned into vectors
@@ -51,12 +55,16 @@ __all__ = [
     "DimensionMismatch",
     "EmbedderError",
     "EmbedderUnavailable",
+    "EngineError",
     "InvalidContext",
     "InvalidInput",
     "InvalidMessage",
     "InvalidSessionId",
     "InvalidVector",
     "KeyReused",
+    "KvBusy",
+    "KvError",
+    "KvUnavailable",
     "LayoutMismatch",
     "LixCacheError",
     "MessageNotFound",
@@ -257,6 +265,22 @@ class MissingDictionary(ArchiveError, LookupError):
 
     def __reduce__(self) -> tuple[type[MissingDictionary], tuple[str]]:
         return type(self), (self.number,)
+
+
+class KvError(LixCacheError):
+    """The store of a local model's state could not do what was asked. No conversation depends on it."""
+
+
+class KvBusy(KvError, TimeoutError):
+    """Another thread or process kept the lock of the KV store for too long."""
+
+
+class KvUnavailable(KvError, OSError):
+    """The operating system refused the KV store: disk full, no permission, not a directory."""
+
+
+class EngineError(KvError):
+    """A local engine failed, or refuses what was asked of it."""
 
 
 class CodecError(LixCacheError, ValueError):

@@ -16,9 +16,11 @@ from lix_cache.cli.commands.doctor import doctor
 from lix_cache.cli.commands.eval_ import eval_
 from lix_cache.cli.commands.export import export
 from lix_cache.cli.commands.import_ import import_
+from lix_cache.cli.commands.kv import kv
 from lix_cache.cli.commands.migrate import migrate
 from lix_cache.cli.commands.offload import offload
 from lix_cache.cli.commands.restore import restore
+from lix_cache.cli.commands.serve import serve
 from lix_cache.cli.commands.sessions import sessions
 from lix_cache.cli.commands.show import show
 from lix_cache.cli.commands.stats import stats
@@ -76,6 +78,7 @@ def _global_options(
 
 
 app.command(epilog="Example: lix-cache demo --input chats.jsonl --limit 100")(demo)
+app.command(epilog="Example: lix-cache serve --upstream https://api.openai.com")(serve)
 app.command(epilog="Example: lix-cache doctor --json")(doctor)
 app.command(epilog="Example: lix-cache sessions --limit 10")(sessions)
 app.command(epilog="Example: lix-cache show user-abc --recent 5")(show)
@@ -95,3 +98,4 @@ app.command("calibrate", epilog="Example: lix-cache calibrate --log asked.jsonl 
     calibrate_
 )
 app.add_typer(codec, name="codec", no_args_is_help=True)
+app.add_typer(kv, name="kv", no_args_is_help=True)

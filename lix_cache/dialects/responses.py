@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["flaw_of", "flaw_of_end"]
+__all__ = ["error_in", "flaw_of", "flaw_of_end"]
 
 _CUT = frozenset(
     [
@@ -35,26 +35,42 @@ _CUT = frozenset(
 _STEPS = frozenset({"tool_calls", "tool_use", "function_call"})
 _FAILED = frozenset({"failed", "error", "expired"})
 _STEP_PARTS = frozenset(
-    {"tool_use", "function_call", "tool_call", "computer_call", "mcp_call", "custom_tool_call"}
+    [
+        "tool_use",
+        "function_call",
+        "tool_call",
+        "computer_call",
+        "mcp_call",
+        "custom_tool_call",
+        "local_shell_call",
+        "shell_call",
+        "apply_patch_call",
+    ]
 )
+#: What a model thought is not what it said.
+_THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning", "reasoning_text", "summary_text"})
 _MOST_PARTS = 10_000
 
 
-def flaw_of(response: Any) -> tuple[str, str] | None:
+def flaw_of(response: Any, *, steps: bool = False) -> tuple[str, str] | None:
     """Return why a response is not to be kept, as a rule and a detail; None if it is whole.
 
     The rules are ``error``, ``empty``, ``truncated`` and ``tool_call``.
+
+    Args:
+        response: a text or a mapping.
+        steps: whether calls of tools are kept as well: then they are no flaw.
     """
     if isinstance(response, BaseException):
         return "error", f"{type(response).__name__}: {response}"
     if isinstance(response, (str, bytes)):
         return ("empty", "no text") if not response.strip() else None
     if isinstance(response, Mapping):
-        return _of_mapping(response)
+        return _of_mapping(response, steps)
     if response is None or (isinstance(response, (list, tuple, set, frozenset)) and not response):
         return "empty", "no value"
     if isinstance(response, (list, tuple)) and len(response) <= _MOST_PARTS and _are_messages(response):
-        return _of_mapping(response[-1])
+        return _of_mapping(response[-1], steps)
     return None
 
 
@@ -62,28 +78,34 @@ def _are_messages(items: list[Any] | tuple[Any, ...]) -> bool:
     return all(isinstance(item, Mapping) and ("role" in item or "type" in item) for item in items)
 
 
-def _of_mapping(response: Mapping[Any, Any]) -> tuple[str, str] | None:
+def _of_mapping(response: Mapping[Any, Any], steps: bool) -> tuple[str, str] | None:
     if not response:
         return "empty", "no value"
-    return flaw_of_end(response) or _of_body(response)
+    return flaw_of_end(response, steps=steps) or _of_body(response, steps)
 
 
-def flaw_of_end(response: Mapping[Any, Any]) -> tuple[str, str] | None:
+def flaw_of_end(response: Mapping[Any, Any], *, steps: bool = False) -> tuple[str, str] | None:
     """Return why a mapping is an error, or says that it ended early; None if it does not."""
-    for key in ("error", "errors", "exception"):
-        if response.get(key):
-            return "error", f"it has an item {key!r}"
-    if response.get("type") == "error":
-        return "error", "its type is 'error'"
+    error = error_in(response)
+    if error is not None:
+        return "error", error
     for reason in _reasons(response):
         word = reason.lower()
         if word in _FAILED:
             return "error", f"it ended with {reason!r}"
         if word in _CUT:
             return "truncated", f"it ended with {reason!r}"
-        if word in _STEPS:
+        if word in _STEPS and not steps:
             return "tool_call", f"it ended with {reason!r}"
     return None
+
+
+def error_in(response: Mapping[Any, Any]) -> str | None:
+    """Return what tells that a mapping is an error; None if nothing does."""
+    for key in ("error", "errors", "exception"):
+        if response.get(key):
+            return f"it has an item {key!r}"
+    return "its type is 'error'" if response.get("type") == "error" else None
 
 
 def _reasons(response: Mapping[Any, Any]) -> Iterator[str]:
@@ -98,7 +120,7 @@ def _reasons(response: Mapping[Any, Any]) -> Iterator[str]:
         yield response["status"]
 
 
-def _of_body(response: Mapping[Any, Any]) -> tuple[str, str] | None:
+def _of_body(response: Mapping[Any, Any], steps: bool) -> tuple[str, str] | None:
     """Look into the messages: calls of tools are steps, and nothing said is no answer."""
     bodies = [
         *(
@@ -111,25 +133,38 @@ def _of_body(response: Mapping[Any, Any]) -> tuple[str, str] | None:
     ]
     if not bodies and ("content" in response or response.get("role") == "assistant"):
         bodies = [response]
-    said = False
+    said = calls = False
     for body in bodies:
         if not isinstance(body, Mapping):
             said = True
             continue
-        if body.get("tool_calls") or body.get("function_call") or body.get("type") in _STEP_PARTS:
-            return "tool_call", "it calls a tool"
+        calls = calls or bool(body.get("tool_calls") or body.get("function_call")) or _is_step(body)
+        # OpenAI's chat says in a field of its own why it does not answer.
+        said = said or bool(body.get("refusal"))
         for part in _list(body.get("content", body.get("parts", body.get("text")))):
-            if isinstance(part, Mapping) and (part.get("type") in _STEP_PARTS or "functionCall" in part):
-                return "tool_call", "it calls a tool"
+            calls = calls or _is_step(part)
             said = said or _says(part)
+    if calls:
+        return None if steps else ("tool_call", "it calls a tool")
     for key in ("choices", "candidates", "output"):
         if key in response and not bodies and isinstance(response[key], (list, tuple)):
             return "empty", f"nothing in {key!r}"
     return ("empty", "no text") if bodies and not said else None
 
 
+def _is_step(part: Any) -> bool:
+    return isinstance(part, Mapping) and (_kind(part) in _STEP_PARTS or "functionCall" in part)
+
+
+def _kind(part: Mapping[Any, Any]) -> str:
+    kind = part.get("type")
+    return kind if isinstance(kind, str) else ""
+
+
 def _says(part: Any) -> bool:
     if isinstance(part, Mapping):
+        if _kind(part) in _THOUGHTS or part.get("thought") is True:
+            return False
         # A part that is no text (an image, a citation) says something too.
         return bool(str(part.get("text", part.get("refusal", "?"))).strip())
     return bool(part.strip()) if isinstance(part, (str, bytes)) else part is not None

@@ -20,7 +20,10 @@ _ENDS = {
     "message_start": ("message_stop",),
     "response.created": ("response.completed", "response.incomplete", "response.failed"),
 }
-_TOOL_ITEMS = ("tool", "function_call", "custom_tool_call", "computer_call", "mcp_call")
+_TOOL_ITEMS = (
+    *("tool", "function_call", "custom_tool_call", "computer_call", "mcp_call"),
+    *("local_shell_call", "shell_call", "apply_patch_call"),
+)
 
 
 def flaw_of_stream(streamed: Streamed) -> tuple[str, str] | None:
@@ -94,7 +97,7 @@ def _of_event(event: Mapping[Any, Any]) -> tuple[str, str] | None:
 
 
 #: Events whose response is under way: its status says so, and is no flaw.
-_BEGUN = frozenset({"response.created", "response.queued", "response.in_progress"})
+_BEGUN = ("response.created", "response.queued", "response.in_progress")
 
 
 def _lacks_its_end(events: list[Mapping[Any, Any]]) -> bool:

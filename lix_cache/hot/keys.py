@@ -180,6 +180,16 @@ class Keys:
         """String: who runs the function for a query right now, or how that ended."""
         return f"{self.prefix}:{{{self.bucket(name)}}}:ans:flight:{name}"
 
+    # -- the gateway's answers (database 0) ----------------------------------------------
+
+    def gateway(self, kind: str, tenant: str, name: str) -> str:
+        """String: what the gateway keeps of a tenant under a name: an answer, or which answer an id is of."""
+        return self.gateway_place(kind, digest(tenant), name)
+
+    def gateway_place(self, kind: str, tenant_digest: str, name: str) -> str:
+        """The same, of a tenant of which only the digest is known."""
+        return f"{self.prefix}:{{{self.bucket(name)}}}:gw:{kind}:{tenant_digest}:{name}"
+
     # -- URL embeddings (database 1) -----------------------------------------------------
 
     def url_embedding(self, url: str, embedder: str) -> bytes:

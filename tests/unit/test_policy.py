@@ -86,6 +86,9 @@ OUTPUT = {"type": "message", "content": [{"type": "output_text", "text": "Paris.
         claude("end_turn", {"type": "image", "source": {}}),
         {"choices": [{"text": "Paris.", "finish_reason": "stop"}]},
         "The error: a comma is missing",
+        chat(content=None, refusal="I cannot."),
+        claude("end_turn", {"type": "thinking", "thinking": "hm"}, TEXT),
+        claude("end_turn", {**TEXT, "type": ["text"]}),
     ],
 )
 def test_whole_answers_are_stored(response: object) -> None:
@@ -108,6 +111,10 @@ def test_whole_answers_are_stored(response: object) -> None:
         (gemini("STOP"), "empty"),
         ({"role": "assistant", "content": "  "}, "empty"),
         (responses("completed"), "empty"),
+        (chat(content=None, reasoning_content="hm"), "empty"),
+        (claude("end_turn", {"type": "thinking", "thinking": "hm"}, {"type": "redacted_thinking"}), "empty"),
+        (gemini("STOP", {"text": "hm", "thought": True}), "empty"),
+        (responses("completed", {"type": "reasoning", "content": [{"type": "reasoning_text"}]}), "empty"),
         (ValueError("no"), "error"),
         ({"error": {"message": "overloaded"}}, "error"),
         ({"type": "error", "message": "x"}, "error"),
@@ -129,6 +136,8 @@ def test_whole_answers_are_stored(response: object) -> None:
         (claude("end_turn", {"type": "tool_use", "name": "f"}), "tool_call"),
         (gemini("STOP", {"functionCall": {"name": "f"}}), "tool_call"),
         (responses("completed", {"type": "function_call", "name": "f"}), "tool_call"),
+        (responses("completed", OUTPUT, {"type": "local_shell_call"}), "tool_call"),
+        (responses("completed", {"type": "apply_patch_call"}, OUTPUT), "tool_call"),
         (
             [{"role": "user", "content": "?"}, {"role": "assistant", "tool_calls": [{}], "content": None}],
             "tool_call",

@@ -1,0 +1,137 @@
+"""``lix-cache serve``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from lix_cache import InvalidInput
+from lix_cache.cli.errors import PROBLEM
+from lix_cache.cli.options import AsJson, settings_of
+from lix_cache.cli.output import for_humans, print_json, to_stderr, visible
+
+if TYPE_CHECKING:
+    from lix_cache import CacheConfig
+    from lix_cache.gateway.settings import GatewaySettings
+
+__all__ = ["serve"]
+
+
+def serve(
+    ctx: typer.Context,
+    upstream: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="The provider, or NAME=URL for one of several. Repeatable."),
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="TCP port.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address; without tenants only this machine's own.")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", metavar="FILE", help="Settings as YAML or TOML.")
+    ] = None,
+    embedder: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="ONNX folder or hub name for answers by meaning, or 'lexical'."),
+    ] = None,
+    volatile: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RULE", help="Leave a volatile part of prompts out of the key. Repeatable."),
+    ] = None,
+    sessions: Annotated[
+        bool | None, typer.Option("--sessions", help="Keep conversations named by X-Session-ID.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that serve one port.")] = 1,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check settings, Redis and provider, and end.")
+    ] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Serve a scripted provider: hits without a provider's key.")
+    ] = False,
+    hash_key: Annotated[
+        bool,
+        typer.Option("--hash-key", help="Read a key from the standard input, and print what to configure."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Stand between applications and their model provider, and answer what was answered before.
+
+    Point an application's base_url here and change nothing else. The provider's key comes with each
+    request and is kept nowhere. While Redis is away, requests go through as if there were no cache.
+    """
+    from lix_cache.gateway.settings import read_settings
+
+    if hash_key:
+        _print_digest()
+        return
+    library = settings_of(ctx).config()
+    changes: dict[str, Any] = {"host": host, "port": port, "embedder": embedder}
+    changes["upstreams"] = _upstreams(upstream) if upstream else None
+    changes["volatile"] = volatile or None
+    changes["sessions"] = sessions or None
+    if demo:
+        from lix_cache.gateway.demo import in_thread
+
+        changes["upstreams"] = [{"name": "demo", "url": in_thread()}]
+    settings = read_settings(config, **changes)
+    if check:
+        _check(settings, library, as_json=as_json)
+        return
+    _run(settings, library, workers, is_demo=demo)
+
+
+def _upstreams(given: list[str]) -> list[dict[str, Any]]:
+    found = []
+    for number, text in enumerate(given):
+        name, separator, url = text.partition("=")
+        if not separator or "://" in name:
+            name, url = "default" if number == 0 else f"upstream-{number + 1}", text
+        found.append({"name": name, "url": url})
+    return found
+
+
+def _print_digest() -> None:
+    from lix_cache.gateway.tenants import digest_of_key
+
+    # Not an argument: those are seen by every user of the machine, and kept by the shell.
+    key = sys.stdin.readline().strip()
+    if len(key) < 16:
+        raise InvalidInput("a key must have 16 characters or more; 'openssl rand -hex 32' makes one")
+    typer.echo(digest_of_key(key))
+
+
+def _check(settings: GatewaySettings, library: CacheConfig, *, as_json: bool) -> None:
+    from lix_cache.gateway.serve import checked
+
+    found = checked(settings, library)
+    if as_json:
+        print_json(found)
+    else:
+        for name, state in found["parts"].items():
+            mark = "ok" if state == "ok" else "!!"
+            for_humans().print(Text(f"{mark}  {name}: {visible(state)}"), soft_wrap=True)
+    if not found["ok"]:
+        raise typer.Exit(PROBLEM)
+
+
+def _run(settings: GatewaySettings, library: CacheConfig, workers: int, *, is_demo: bool) -> None:
+    from lix_cache.gateway.serve import gateway_for, run, run_workers
+
+    address = f"http://{settings.host}:{settings.port}"
+    gateway = gateway_for(settings, library)
+    lines = [f"lix-cache gateway on {address}"]
+    lines += [f"  {one.name}: {visible(one.url)}" for one in settings.upstreams]
+    if is_demo:
+        lines.append("  ask twice, and look at the header x-lix-cache:")
+        lines.append(
+            f"  curl -si {address}/v1/chat/completions -H 'content-type: application/json' "
+            '-d \'{"model":"demo","messages":[{"role":"user","content":"Where is the billing page?"}]}\''
+        )
+    to_stderr().print(Text("\n".join(lines)), soft_wrap=True)
+    if workers > 1:
+        run_workers(gateway, workers)
+    else:
+        run(gateway)

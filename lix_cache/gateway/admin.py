@@ -1,0 +1,148 @@
+"""Looking after a running gateway: counts, purges, and why a request hits or misses. Behind the admin key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from lix_cache.errors import LixCacheError, told
+from lix_cache.gateway.eligibility import Question, question_of
+from lix_cache.gateway.errors import Refused
+from lix_cache.gateway.headers import read_control
+from lix_cache.gateway.prepared import source_of
+from lix_cache.gateway.protocols import protocol_of
+from lix_cache.gateway.request import stripped
+from lix_cache.gateway.tenants import LOCAL, digest_of_key
+
+if TYPE_CHECKING:
+    from lix_cache.gateway.core import Core
+
+__all__ = ["admin_app"]
+
+_LONGEST_BODY = 32 << 20
+
+
+class _Admin:
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def stats(self, _: Request) -> dict[str, Any]:
+        """Return what this process counted."""
+        core = self._core
+        counts = core.metrics
+        return {
+            "requests": [
+                {"tenant": tenant, "protocol": protocol, "cache": state, "reason": reason, "count": count}
+                for (tenant, protocol, state, reason), count in counts.requests.items()
+            ],
+            "tokens_saved": {tenant: sum(two) for tenant, two in counts.saved.items()},
+            "tokens_spent": {tenant: sum(two) for tenant, two in counts.spent.items()},
+            "stored": counts.stored,
+            "not_stored": dict(counts.not_stored),
+            "memory": {"entries": len(core.memory), "bytes": core.memory.bytes},
+            "by_meaning": {} if core.meaning is None else core.meaning.stats(),
+        }
+
+    async def purge(self, request: Request) -> dict[str, Any]:
+        """Drop answers: of a tenant, of a model, of an age; at least the tenant must be said."""
+        asked = await _asked(request, {"tenant": str, "model": str, "older_than_seconds": float})
+        tenant = asked.get("tenant")
+        if tenant is None:
+            raise Refused(400, "invalid_body", "say whose answers: tenant")
+        return await self._core.purge(tenant, asked.get("model"), asked.get("older_than_seconds"))
+
+    async def snapshot(self, _: Request) -> dict[str, Any]:
+        """Write the snapshot now."""
+        if not self._core.settings.snapshot:
+            raise Refused(404, "no_snapshot", "no folder for a snapshot is configured")
+        return {"answers": await self._core.save()}
+
+    async def explain(self, request: Request) -> dict[str, Any]:
+        """Say what would become of a request, without sending it anywhere or counting it."""
+        asked = await _asked(request, {"tenant": str, "path": str, "headers": dict, "body": dict})
+        protocol = protocol_of(asked.get("path", ""))
+        if protocol is None:
+            return {"cache": "bypass", "reason": "path"}
+        core = self._core
+        headers = {str(name).lower(): str(value) for name, value in asked.get("headers", {}).items()}
+        tenant, control = asked.get("tenant", LOCAL), read_control(headers)
+        source = source_of(tenant, protocol.name, control.namespace, headers, "")
+        ready = core.preparer.prepare(source, orjson.dumps(asked.get("body", {})))
+        if ready.bypass or control.mode == "off":
+            return {"cache": "bypass", "reason": ready.bypass or "mode"}
+        found: dict[str, Any] = {"key": ready.key.hex(), "model": ready.model}
+        now = core.clock.time()
+        found["memory"] = core.memory.get(ready.key, now, control.max_age) is not None
+        if core.redis is not None:
+            entry = await core.redis.get(tenant, ready.key)
+            found["redis"] = entry is not None and entry.is_fresh(now, control.max_age)
+        value = stripped(protocol.name, asked.get("body", {}))
+        question = question_of(
+            protocol.name, core.normalise(protocol.name, value) if core.normalise else value
+        )
+        if not isinstance(question, Question):
+            found["by_meaning"] = {"reason": f"not_asked: {question}"}
+        elif core.meaning is not None:
+            place = core.place_of(tenant, protocol.name, control, headers, ready, question)
+            found["by_meaning"] = await core.meaning.explain(place)
+        is_exact = found["memory"] or found.get("redis")
+        found["cache"] = "hit-l1-exact" if is_exact else found.get("by_meaning", {}).get("cache", "miss")
+        return found
+
+
+async def _asked(request: Request, kinds: dict[str, type]) -> dict[str, Any]:
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > _LONGEST_BODY:
+            raise Refused(413, "body_too_large", "the request's body is too large")
+    try:
+        value = orjson.loads(bytes(data) or b"{}")
+    except orjson.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise Refused(400, "invalid_body", "the request's body must be a JSON object")
+    for name, item in value.items():
+        wanted = kinds.get(name)
+        if wanted is None:
+            raise Refused(400, "invalid_body", f"the request's body may hold {', '.join(kinds)}")
+        if not isinstance(item, (int, float) if wanted is float else wanted) or isinstance(item, bool):
+            raise Refused(400, "invalid_body", f"{name} must be a {wanted.__name__}")
+    return value
+
+
+def admin_app(core: Core) -> Starlette:
+    """Return the application below ``/admin``."""
+    admin = _Admin(core)
+
+    def guarded(work: Any) -> Any:
+        async def serve(request: Request) -> Response:
+            key = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+            status, value = (
+                401,
+                {"error": {"message": "the admin key is needed", "type": "authentication_error"}},
+            )
+            if key and digest_of_key(key) == core.settings.admin_key:
+                try:
+                    status, value = 200, await work(request)
+                except Refused as error:
+                    status, value = error.status, {"error": {"message": str(error), "type": error.code}}
+                except LixCacheError as error:
+                    status, value = 503, {"error": {"message": told(error), "type": "unavailable"}}
+            return Response(orjson.dumps(value), status, media_type="application/json")
+
+        return serve
+
+    return Starlette(
+        routes=[
+            Route("/admin/stats", guarded(admin.stats), methods=["GET"]),
+            Route("/admin/purge", guarded(admin.purge), methods=["POST"]),
+            Route("/admin/snapshot", guarded(admin.snapshot), methods=["POST"]),
+            Route("/admin/explain", guarded(admin.explain), methods=["POST"]),
+        ]
+    )

@@ -1,0 +1,166 @@
+"""The gateway as an ASGI application. Raw: a framework would cost more than a hit does."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+from lix_cache._log import logger
+from lix_cache.errors import told as said
+from lix_cache.gateway import headers as words
+from lix_cache.gateway.asgi import Gone, Receive, Scope, Send, headers_of, respond, target_of
+from lix_cache.gateway.cached_path import Exchange
+from lix_cache.gateway.core import Core
+from lix_cache.gateway.errors import Refused
+from lix_cache.gateway.headers import Verdict
+from lix_cache.gateway.health import Health
+from lix_cache.gateway.plain_path import pass_through
+from lix_cache.gateway.protocols import Protocol, protocol_of
+from lix_cache.gateway.relay import Broken
+from lix_cache.gateway.vectors_path import EMBEDDINGS, VectorExchange
+
+__all__ = ["Gateway"]
+
+
+def _spoken(path: str) -> Any:
+    return EMBEDDINGS if path == EMBEDDINGS.path else protocol_of(path)
+
+
+class Gateway:
+    """One process of the gateway.
+
+    Args:
+        core: what its requests share.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.health = Health(core)
+        self._admin: Any = None
+        if core.settings.admin_key:
+            from lix_cache.gateway.admin import admin_app  # a framework that the hot path does without
+
+            self._admin = admin_app(core)
+        self.last_request = core.clock.monotonic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection's request, or the server's start and end."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self.health.warm_up()
+                await self.core.start()
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self.core.close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = perf_counter()
+        core, path = self.core, scope["path"]
+        if await self.health.answers(scope, send):
+            return
+        if self._admin is not None and path.startswith("/admin/"):
+            await self._admin(scope, receive, send)
+            return
+        self.last_request = core.clock.monotonic()
+        protocol = _spoken(path) if scope["method"] == "POST" else None
+        call: Exchange | None = None
+        core.metrics.open += 1
+        status, tenant_name, verdict = 0, "", Verdict("bypass", "path")
+        try:
+            headers = headers_of(scope)
+            target = target_of(scope)
+            tenant = core.tenants.find(headers)
+            tenant_name = tenant.name
+            own = core.sessions if path == "/v1/sessions" or path.startswith("/v1/sessions/") else None
+            if own is not None:
+                status = await own.serve(scope, send, tenant)
+                return
+            tenant.check("generate" if protocol is not None else "passthrough", core.clock.monotonic())
+            if protocol is None:
+                status = await pass_through(core, scope, receive, send, tenant, headers, target, started)
+            else:
+                kind = VectorExchange if protocol is EMBEDDINGS else Exchange
+                call = kind(core, scope, receive, send, protocol, tenant, headers, started)
+                await call.run()
+                status, verdict = call.status, call.verdict
+        except Refused as error:
+            status, verdict = error.status, Verdict("bypass", error.code)
+            await _refuse(send, error, protocol, path)
+        except (Gone, Broken) as error:
+            # Returning without the last piece makes the server close the connection, as the provider did.
+            status = call.status if call is not None else 0
+            verdict = Verdict(
+                call.verdict.state if call is not None else "bypass", type(error).__name__.lower()
+            )
+        except Exception as error:  # noqa: BLE001 - a mistake of ours must not show the client our insides
+            logger.error("the gateway failed: {}", said(error))
+            begun = call is not None and call.status
+            status = 500
+            if not begun:
+                await _refuse(
+                    send, Refused(500, "internal", "the gateway failed; the log says why"), protocol, path
+                )
+        finally:
+            core.metrics.open -= 1
+            self._note(scope, started, status, tenant_name, verdict, protocol, call)
+
+    def _note(
+        self,
+        scope: Scope,
+        started: float,
+        status: int,
+        tenant: str,
+        verdict: Verdict,
+        protocol: Protocol | None,
+        call: Exchange | None,
+    ) -> None:
+        seconds = perf_counter() - started
+        waited = call.waited if call is not None else 0.0
+        name = protocol.name if protocol is not None else "other"
+        metrics = self.core.metrics
+        metrics.answered(tenant, name, verdict.state, verdict.reason, max(0.0, seconds - waited))
+        metrics.statuses[status] += 1
+        if verdict.saved is not None:
+            metrics.tokens(tenant, verdict.saved, are_saved=True)
+        if not self.core.log.is_on:
+            return
+        self.core.log.write(
+            time=round(self.core.clock.time(), 3),
+            tenant=tenant,
+            method=scope["method"],
+            # What follows may be a name of the application's, such as a session's or a file's.
+            path="/".join(scope["path"].split("/")[:3])[:100],
+            protocol=name,
+            model=(call.model if call is not None else "")[:100],
+            status=status,
+            cache=verdict.state,
+            reason=verdict.reason,
+            ms=round(seconds * 1000, 3),
+            waited_ms=round(waited * 1000, 3),
+        )
+
+
+async def _refuse(send: Send, error: Refused, protocol: Protocol | None, path: str) -> None:
+    speaks = protocol or protocol_of(
+        "/v1/messages" if path.startswith("/v1/messages") else "/v1/chat/completions"
+    )
+    assert speaks is not None  # noqa: S101 - both are always there
+    body = speaks.error_body(error.status, str(error))
+    pairs: words.Pairs = [(b"content-type", b"application/json")]
+    if error.retry_after is not None:
+        pairs.append((b"retry-after", b"%d" % error.retry_after))
+    pairs += words.told(Verdict("bypass", error.code), 0.0)
+    if error.status in (413, 431):
+        pairs.append((b"connection", b"close"))
+    await respond(send, error.status, pairs, body)

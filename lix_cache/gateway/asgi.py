@@ -1,0 +1,119 @@
+"""The few words of ASGI that the gateway speaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from lix_cache.gateway.errors import Refused
+from lix_cache.gateway.headers import Pairs
+
+__all__ = ["Gone", "Receive", "Scope", "Send", "headers_of", "read_body", "respond", "target_of", "watch"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+#: Who reads the first and who the last of two would disagree about who asks.
+_ONCE = frozenset(
+    {"authorization", "x-api-key", "api-key", "x-lix-key", "content-length", "host", "x-session-id"}
+)
+_MOST_HEADERS = 200
+#: How many times the most that is read before an answer.
+_DRAINED = 4
+
+
+class Gone(Exception):
+    """The client left before its request was whole."""
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """Return a request's headers, names in lower case.
+
+    Raises:
+        Refused: too many, or one twice that must be there once.
+    """
+    pairs = scope["headers"]
+    found = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+    if len(found) != len(pairs):
+        if len(pairs) > _MOST_HEADERS:
+            raise Refused(431, "too_many_headers", f"a request may have {_MOST_HEADERS} headers")
+        names = [name.decode("latin-1") for name, _ in pairs]
+        twice = next((name for name in names if name in _ONCE and names.count(name) > 1), None)
+        if twice is not None:
+            raise Refused(400, "invalid_header", f"the header {twice} is there more than once")
+        for name, value in pairs:  # a list in several lines
+            text = name.decode("latin-1")
+            if names.count(text) > 1 and found[text] != value.decode("latin-1"):
+                found[text] = ",".join(v.decode("latin-1") for n, v in pairs if n == name)
+    return found
+
+
+def target_of(scope: Scope) -> str:
+    """Return path and query as they came.
+
+    Raises:
+        Refused: the path has segments that mean another place.
+    """
+    path: str = scope["path"]
+    if ".." in path and ".." in path.split("/"):
+        raise Refused(400, "invalid_path", "the path must not hold '..'")
+    raw = scope.get("raw_path") or path.encode()
+    query = scope["query_string"]
+    return (raw + b"?" + query if query else raw).decode("latin-1")
+
+
+async def read_body(receive: Receive, headers: Mapping[str, str], most: int) -> bytes:
+    """Read a request's body.
+
+    Raises:
+        Refused: it is larger than ``most``. What is a little too large is read all the same, and dropped:
+            many clients look for an answer only when they have sent all.
+        Gone: the client left.
+    """
+    length = headers.get("content-length", "")
+    if length.isdecimal() and (len(length) > 15 or int(length) > _DRAINED * most):
+        raise _too_large(most)
+    parts: list[bytes] = []
+    size, is_more = 0, True
+    while is_more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        part = message.get("body", b"")
+        is_more = message.get("more_body", False)
+        size += len(part)
+        if size > _DRAINED * most:
+            break
+        if size <= most:
+            parts.append(part)
+        else:
+            parts.clear()
+    if size > most:
+        raise _too_large(most)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(most: int) -> Refused:
+    return Refused(413, "body_too_large", f"the request's body is larger than {most} bytes")
+
+
+async def respond(send: Send, status: int, headers: Pairs, body: bytes) -> None:
+    """Send a whole answer."""
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def watch(receive: Receive, gone: Callable[[object], None]) -> asyncio.Task[Any]:
+    """Call a function when the client has left. Cancel what is returned when all is sent."""
+
+    async def until() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    task = asyncio.get_running_loop().create_task(until())
+    task.add_done_callback(gone)
+    return task

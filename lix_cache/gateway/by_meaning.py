@@ -1,0 +1,202 @@
+"""The second tier: answers by the meaning of the question, with the semantic cache's own reasons.
+
+One cache object for each tenant, pinned to it; everything else that must match exactly is a context of the
+call. So what a client can write never reaches the tenant's part of a scope.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lix_cache._log import logger
+from lix_cache.clock import Clock
+from lix_cache.config import CacheConfig, SemanticSettings
+from lix_cache.errors import CodecError, LixCacheError, told
+from lix_cache.gateway.answer import Answer
+from lix_cache.gateway.eligibility import Question
+from lix_cache.gateway.headers import Control, Verdict
+from lix_cache.hot.breaker import Breaker
+from lix_cache.matching.reasons import Reason
+from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS
+from lix_cache.semantic.cache import AsyncSemanticCache
+from lix_cache.semantic.calls_in_flight import AsyncInFlightCall
+from lix_cache.semantic.policy import CachePolicy
+from lix_cache.semantic.result import Lookup
+from lix_cache.values.streamed import Streamed
+
+if TYPE_CHECKING:
+    from lix_cache.embedders.protocol import Embedder
+    from lix_cache.verifiers.protocol import Verifier
+
+__all__ = ["ByMeaning", "Meant", "Place"]
+
+_MOST_TENANTS = 64
+#: For how long an embedder that failed is not asked again: requests must not queue up before it.
+_PAUSE = 5.0
+_FAILED = frozenset({Reason.EMBEDDER_FAILED, Reason.EMBEDDER_TIMEOUT})
+#: How long equal questions in other words, or of other processes, wait for one another.
+_LOCK_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a question belongs: tenant, and what else must match exactly."""
+
+    tenant: str
+    context: dict[str, str]
+    question: Question
+
+
+@dataclass(frozen=True)
+class Meant:
+    """What the tier says to a question: an answer, or the right to make it, or neither.
+
+    Attributes:
+        answer: found.
+        verdict: how.
+        lead: to be completed or failed; None if the answer is to be stored by itself, or not at all.
+        reason: why nothing was found.
+    """
+
+    answer: Answer | None = None
+    verdict: Verdict | None = None
+    lead: AsyncInFlightCall | None = None
+    reason: str = ""
+
+
+class ByMeaning:
+    """Raises nothing but cancellation: what goes wrong is a miss."""
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        config: CacheConfig,
+        clock: Clock,
+        *,
+        seconds: float,
+        threshold: float,
+        verifier: Verifier | None = None,
+    ) -> None:
+        self._embedder = embedder
+        self._config = config.replace(on_cache_error="miss")
+        self._clock = clock
+        self._seconds = seconds
+        self._thresholds = DEFAULT_THRESHOLDS.with_threshold(threshold or None)
+        self._verifier = verifier
+        self._caches: OrderedDict[str, AsyncSemanticCache] = OrderedDict()
+        self.policy = CachePolicy()
+        self.breaker = Breaker(_PAUSE, clock)
+
+    def cache(self, tenant: str) -> AsyncSemanticCache:
+        """Return the cache of a tenant."""
+        found = self._caches.get(tenant)
+        if found is None:
+            found = self._caches[tenant] = AsyncSemanticCache(
+                self._embedder,
+                self._config,
+                context={"tenant": tenant},
+                thresholds=self._thresholds,
+                verifier=self._verifier,
+                policy=self.policy,
+                settings=SemanticSettings(deadline_seconds=self._seconds, version="gateway-1"),
+            )
+            if len(self._caches) > _MOST_TENANTS:
+                self._caches.popitem(last=False)
+        self._caches.move_to_end(tenant)
+        return found
+
+    async def begin(self, place: Place, control: Control) -> Meant:
+        """Look a question up, or begin the call that answers it."""
+        if self.breaker.is_open:
+            return Meant(reason="embedder_paused")
+        cache, question = self.cache(place.tenant), place.question
+        begun: Lookup | AsyncInFlightCall
+        try:
+            if control.threshold is None:
+                begun = await cache.begin(question.text, context=place.context, lock_seconds=_LOCK_SECONDS)
+            else:
+                begun = await cache.lookup(
+                    question.text, context=place.context, similarity_threshold=control.threshold
+                )
+        except LixCacheError as error:
+            logger.warning("the gateway goes without an answer by meaning: {}", told(error))
+            return Meant(reason=type(error).__name__)
+        lead = begun if isinstance(begun, AsyncInFlightCall) else None
+        found = begun.missed if isinstance(begun, AsyncInFlightCall) else begun
+        if found.reason in _FAILED:
+            self.breaker.trip()
+        if not found.is_hit:
+            return Meant(lead=lead, reason=found.reason)
+        answer = _read(found.response)
+        if answer is None:
+            return Meant(reason="unreadable")
+        if control.max_age is not None and (found.age_seconds or 0.0) > control.max_age:
+            return Meant(reason="too_old")
+        return Meant(answer, self._verdict(found), reason=found.reason)
+
+    async def explain(self, place: Place) -> dict[str, Any]:
+        """Say what a lookup would find, and leave no trace."""
+        found = await self.cache(place.tenant).check_availability(place.question.text, context=place.context)
+        margin = found.margin if found.margin != float("inf") else None
+        return {
+            "cache": self._verdict(found).state if found.is_hit else "miss",
+            "reason": found.reason,
+            "detail": found.detail,
+            "similarity": round(found.similarity, 4),
+            "margin": margin,
+        }
+
+    async def purge(self, tenant: str, model: str | None, older_than_seconds: float | None) -> int:
+        """Drop a tenant's answers."""
+        context = {"tenant": tenant, **({} if model is None else {"model": model})}
+        return await self.cache(tenant).invalidate(context=context, older_than_seconds=older_than_seconds)
+
+    async def forget(self, tenant: str, identity: str) -> None:
+        """Drop the answer that a provider gave this id to."""
+        try:
+            await self.cache(tenant).invalidate(context={}, tags=[_tag_of(identity)])
+        except LixCacheError as error:
+            logger.warning("an answer that was deleted upstream is still there: {}", told(error))
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the caches counted, by tenant."""
+        return {tenant: cache.local_stats for tenant, cache in self._caches.items()}
+
+    def _verdict(self, found: Lookup) -> Verdict:
+        is_verified = found.reason == Reason.SEMANTIC and self._verifier is not None
+        state = "hit-l3-verified" if is_verified else "hit-l2-semantic"
+        return Verdict(state, found.reason, found.age_seconds, found.similarity)
+
+    async def store(
+        self, place: Place, meant: Meant | None, answer: Answer, text: str, ttl_seconds: float
+    ) -> None:
+        """Store an answer, and hand it to those who wait for it."""
+        tokens = None if answer.usage is None else (answer.usage.input, answer.usage.output)
+        value = Streamed(({"answer": answer.encode()},), text)
+        keep: dict[str, Any] = {"ttl_seconds": ttl_seconds, "tokens": tokens, "tags": [_tag_of(answer.id)]}
+        try:
+            if meant is not None and meant.lead is not None:
+                await meant.lead.complete(value, **keep)
+            elif not self.breaker.is_open:
+                cache = self.cache(place.tenant)
+                await cache.store(place.question.text, value, context=place.context, **keep)
+        except LixCacheError as error:
+            logger.warning("an answer was not stored by meaning: {}", told(error))
+
+
+def _tag_of(identity: str) -> str:
+    return "id-" + hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _read(response: Any) -> Answer | None:
+    if not isinstance(response, Streamed) or len(response.events) != 1:
+        return None
+    event = response.events[0]
+    data = event.get("answer") if isinstance(event, dict) else None
+    try:
+        return Answer.decode(data) if isinstance(data, bytes) else None
+    except CodecError:
+        return None

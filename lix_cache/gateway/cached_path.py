@@ -1,0 +1,396 @@
+"""The way of a request that may be answered from the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from lix_cache._log import logger
+from lix_cache.errors import told as said
+from lix_cache.gateway import headers as words
+from lix_cache.gateway.answer import Answer, Incomplete
+from lix_cache.gateway.asgi import Receive, Scope, Send, read_body, respond, watch
+from lix_cache.gateway.by_meaning import Meant, Place
+from lix_cache.gateway.eligibility import Question, question_of, wants_zero_temperature
+from lix_cache.gateway.errors import Refused
+from lix_cache.gateway.headers import Control, Verdict, read_control
+from lix_cache.gateway.outcomes import new_id, not_cached, unanswered
+from lix_cache.gateway.prepared import Prepared, source_of
+from lix_cache.gateway.protocols import Protocol
+from lix_cache.gateway.relay import Flight, Head, Reader, Renamed
+from lix_cache.gateway.request import parse, stripped
+from lix_cache.gateway.tenants import Tenant
+from lix_cache.gateway.tiers import Entry
+from lix_cache.gateway.upstream import Incoming, Outgoing, Route, UpstreamFailed
+
+if TYPE_CHECKING:
+    from lix_cache.gateway.core import Core
+    from lix_cache.gateway.sessions import Session
+
+__all__ = ["Exchange"]
+
+#: Until it is known how a request is answered.
+_UNKNOWN = Verdict("bypass")
+_JSON = (b"content-type", b"application/json")
+_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
+_NO_CACHE = (b"cache-control", b"no-cache")
+
+
+@dataclass
+class Exchange:
+    """One request and its answer.
+
+    Attributes:
+        verdict: how it was answered; for the log.
+        status: of the answer; 0 until it has begun.
+        waited: seconds that went by with the provider, and not in the gateway.
+    """
+
+    core: Core
+    scope: Scope
+    receive: Receive
+    send: Send
+    protocol: Protocol
+    tenant: Tenant
+    headers: Mapping[str, str]
+    started: float
+    verdict: Verdict = _UNKNOWN
+    status: int = 0
+    waited: float = 0.0
+    model: str = ""
+    answer: Answer | None = field(default=None, repr=False)
+
+    async def run(self) -> None:
+        """Answer the request.
+
+        Raises:
+            Refused: nothing was sent yet.
+            Broken: the answer must end before its end.
+        """
+        core = self.core
+        control = read_control(self.headers)
+        data = await read_body(self.receive, self.headers, core.settings.largest_body_bytes)
+        session = None if core.sessions is None else self._session()
+        if session is None:
+            await self._run(control, data)
+            return
+        await self._run(control, await session.with_window(self.protocol.name, data))
+        if self.answer is not None and not self.answer.has_tool_calls:
+            core.spawn(session.add(self.protocol.text(self.answer)))
+
+    def _session(self) -> Session | None:
+        sessions = self.core.sessions
+        return None if sessions is None else sessions.find(self.tenant, self.headers, self.protocol.name)
+
+    async def _run(self, control: Control, data: bytes) -> None:
+        core = self.core
+        query = self.scope["query_string"].decode("latin-1")
+        source = source_of(self.tenant.name, self.protocol.name, control.namespace, self.headers, query)
+        asked = core.preparer.prepare(source, data)
+        self.model = asked.model
+        self.tenant.check_model(asked.model)
+        if asked.bypass or control.mode == "off":
+            reason = asked.bypass or "mode"
+            if control.only_if_cached:
+                raise not_cached(reason)
+            await self._alone(asked, data, Verdict("bypass", reason))
+            return
+        if not control.no_cache:
+            now = core.clock.time()
+            entry = core.memory.get(asked.key, now, control.max_age)
+            if entry is not None and self._suits(entry.answer, asked):
+                self._hit(entry, "memory", now)
+                await self._say(entry.answer, asked)
+                return
+        await self._beyond_memory(asked, data, control)
+
+    # -- answers that are there ----------------------------------------------------------
+
+    def _suits(self, answer: Answer, asked: Prepared) -> bool:
+        return self.protocol.lacks(answer, stream=asked.is_stream, request=asked.slim) is None
+
+    def _hit(self, entry: Entry, reason: str, now: float) -> None:
+        usage = entry.answer.usage
+        saved = None if usage is None else (usage.input, usage.output)
+        self.verdict = Verdict("hit-l1-exact", reason, now - entry.created, None, saved)
+
+    async def _say(self, answer: Answer, asked: Prepared) -> None:
+        self.answer = answer
+        body = self.protocol.render(
+            answer,
+            stream=asked.is_stream,
+            request=asked.slim,
+            new_id=new_id(),
+            created=int(self.core.clock.time()),
+        )
+        pairs = [_STREAM, _NO_CACHE] if asked.is_stream else [_JSON]
+        pairs += words.told(self.verdict, self._added_ms())
+        self.status = 200
+        await respond(self.send, 200, pairs, body)
+
+    def _added_ms(self) -> float:
+        return (perf_counter() - self.started - self.waited) * 1000
+
+    # -- beyond this process's memory ------------------------------------------------------
+
+    async def _beyond_memory(self, asked: Prepared, data: bytes, control: Control) -> None:
+        core = self.core
+        if control.only_if_cached:
+            found, _ = await self._find(asked, control, None)
+            if found is None:
+                raise not_cached("miss")
+            await self._say(found, asked)
+            return
+        flight = None if control.no_cache or control.no_store else core.flights.get(asked.key)
+        if flight is not None and flight.is_whole:
+            await self._follow(flight, asked, data)
+            return
+        is_shared = flight is None and not control.no_store and asked.key not in core.flights
+        flight = core.new_flight(asked.key if is_shared else None)
+        flight.form = asked.form
+        try:
+            await self._lead(flight, asked, data, control)
+        except BaseException as error:
+            if flight.head is None and not flight.is_over:
+                # Others wait for it: they are to go on by themselves, not to fail with this one.
+                flight.fail(
+                    error if isinstance(error, Refused) else UpstreamFailed("the first request was stopped")
+                )
+            raise
+
+    async def _lead(self, flight: Flight, asked: Prepared, data: bytes, control: Control) -> None:
+        place = self._place(asked, data, control)
+        answer: Answer | None = None
+        meant: Meant | None = None
+        if not control.no_cache:
+            answer, meant = await self._find(asked, control, place)
+        try:
+            if answer is not None and self._suits(answer, asked):
+                flight.found(answer, self.verdict)
+                await self._say(answer, asked)
+                return
+            self.tenant.check_budget(self.core.clock.time())
+            self.verdict = Verdict(
+                "miss", "no_cache" if control.no_cache else (meant.reason if meant else "") or "exact"
+            )
+            keep = (
+                None
+                if control.no_store
+                else _Keep(asked, control, place, meant, self._is_storable(asked, data))
+            )
+        except BaseException:
+            await _let_go(meant)
+            raise
+        await self._relay(flight, self._pump(flight, asked, self.core.encoded(self.protocol, data), keep))
+
+    async def _find(
+        self, asked: Prepared, control: Control, place: Place | None
+    ) -> tuple[Answer | None, Meant | None]:
+        core = self.core
+        if core.redis is not None:
+            entry = await core.redis.get(self.tenant.name, asked.key)
+            now = core.clock.time()
+            if entry is not None and entry.is_fresh(now, control.max_age):
+                core.memory.put(asked.key, entry)
+                self._hit(entry, "redis", now)
+                return entry.answer, None
+        if place is None or core.meaning is None:
+            return None, None
+        meant = await core.meaning.begin(place, control)
+        if meant.answer is not None and meant.verdict is not None:
+            usage = meant.answer.usage
+            saved = None if usage is None else (usage.input, usage.output)
+            self.verdict = Verdict(
+                meant.verdict.state, meant.verdict.reason, meant.verdict.age, meant.verdict.similarity, saved
+            )
+            return meant.answer, meant
+        return None, meant
+
+    def _place(self, asked: Prepared, data: bytes, control: Control) -> Place | None:
+        """Return where the question belongs, if it may be answered by meaning."""
+        core = self.core
+        is_on = control.mode == "semantic" or (core.settings.semantic and control.mode != "exact")
+        if core.meaning is None or not is_on:
+            return None
+        body = asked.body.value if asked.body is not None else parse(data).value
+        value = stripped(self.protocol.name, body)
+        if core.normalise is not None:
+            value = core.normalise(self.protocol.name, value)
+        question = question_of(self.protocol.name, value)
+        if not isinstance(question, Question):
+            return None
+        return core.place_of(self.tenant.name, self.protocol.name, control, self.headers, asked, question)
+
+    def _is_storable(self, asked: Prepared, data: bytes) -> bool:
+        if not self.core.settings.zero_temperature_only:
+            return True
+        return wants_zero_temperature(asked.body.value if asked.body is not None else parse(data).value)
+
+    # -- from the provider -----------------------------------------------------------------
+
+    async def _alone(self, asked: Prepared, data: bytes, verdict: Verdict) -> None:
+        """Pass a request on, unshared; nothing is stored."""
+        self.verdict = verdict
+        self.tenant.check_budget(self.core.clock.time())
+        flight = self.core.new_flight(None)
+        await self._relay(flight, self._pump(flight, asked, data, None))
+
+    async def _follow(self, flight: Flight, asked: Prepared, data: bytes) -> None:
+        """Answer with what an equal request that is under way brings."""
+        reader = Reader(flight)
+        watcher = watch(self.receive, reader.gone)
+        began = perf_counter()
+        try:
+            if not await reader.until_head():
+                return
+            self.waited += perf_counter() - began
+            head = flight.head
+            self.verdict = Verdict("hit-l1-exact", "shared", 0.0)
+            if head is not None and head.status == 200 and head.is_stream and flight.form == asked.form:
+                keeps_id = self.protocol.name == "responses" and asked.slim.get("store") is not False
+                await self._pass_on(reader, head.shared(), None if keeps_id else Renamed(new_id()))
+                self.answer = flight.answer
+                return
+            began = perf_counter()
+            if not await reader.until_over():
+                return
+            self.waited += perf_counter() - began
+            if flight.answer is not None and self._suits(flight.answer, asked):
+                usage = flight.answer.usage
+                saved = None if usage is None else (usage.input, usage.output)
+                self.verdict = Verdict("hit-l1-exact", "shared", 0.0, None, saved)
+                await self._say(flight.answer, asked)
+                return
+            if head is not None and head.status != 200 and flight.is_whole and not flight.is_broken:
+                await self._pass_on(reader, head.shared(), None)
+                return
+        finally:
+            watcher.cancel()
+            reader.leave()
+        # What it brought is not for this one, such as half an answer.
+        await self._alone(asked, data, Verdict("miss", "unshared"))
+
+    async def _relay(self, flight: Flight, pump: Coroutine[Any, Any, None]) -> None:
+        reader = Reader(flight)
+        watcher = watch(self.receive, reader.gone)
+        began = perf_counter()
+        flight.start(pump)
+        try:
+            if not await reader.until_head():
+                return
+            self.waited += perf_counter() - began
+            if flight.head is None:
+                raise unanswered(flight.error)
+            await self._pass_on(reader, flight.head, None)
+            self.answer = flight.answer
+        finally:
+            watcher.cancel()
+            reader.leave()
+
+    async def _pass_on(self, reader: Reader, head: Head, renamed: Renamed | None) -> None:
+        pairs = [pair for pair in head.headers if renamed is None or pair[0] != b"content-length"]
+        pairs += words.told(self.verdict, self._added_ms())
+        self.status = head.status
+        await self.send({"type": "http.response.start", "status": head.status, "headers": pairs})
+        async for chunk in reader.chunks():
+            data = chunk if renamed is None else renamed.feed(chunk)
+            if data:
+                await self.send({"type": "http.response.body", "body": data, "more_body": True})
+        if not reader.has_left:
+            rest = b"" if renamed is None else renamed.finish()
+            await self.send({"type": "http.response.body", "body": rest})
+
+    async def _pump(self, flight: Flight, asked: Prepared, data: bytes, keep: _Keep | None) -> None:
+        """Read the provider's answer, and keep it if it is whole."""
+        core = self.core
+        is_kept = False
+        try:
+            routes = core.routes.choose(asked.model)
+            if not routes:
+                flight.fail(Refused(404, "unknown_model", "no provider of this gateway serves this model"))
+                return
+            incoming, route = await core.routes.send(routes, lambda route: self._outgoing(route, data))
+            try:
+                head = Head(incoming.status, words.returned(incoming.headers))
+                flight.begin(head)
+                async for chunk in incoming.chunks():
+                    await flight.put(chunk)
+            finally:
+                incoming.close()
+            is_kept = self._keep(flight, incoming, route is routes[0], asked, keep)
+        except UpstreamFailed as error:
+            flight.fail(error)
+        finally:
+            if keep is not None and not is_kept:
+                core.spawn(_let_go(keep.meant))
+
+    def _outgoing(self, route: Route, data: bytes) -> Outgoing:
+        pairs = self.core.outgoing_headers(self.scope, self.headers, route, self.tenant, decodes=True)
+        query = self.scope["query_string"].decode("latin-1")
+        target = self.protocol.path + ("?" + query if query else "")
+        return Outgoing("POST", target, pairs, data)
+
+    def _keep(
+        self, flight: Flight, incoming: Incoming, is_first: bool, asked: Prepared, keep: _Keep | None
+    ) -> bool:
+        """Store the answer where it may be stored; say whether its meaning is being stored too."""
+        core, head = self.core, flight.head
+        if head is None or head.status != 200:
+            return False
+        answer: Answer | Incomplete
+        if not flight.is_whole:
+            answer = Incomplete("too_large", "the answer is larger than what is kept")
+        elif self._is_encoded(incoming):
+            answer = Incomplete("encoded", "the provider sent an encoding that was not asked for")
+        else:
+            answer = self._read(flight, head, asked.slim)
+        if isinstance(answer, Incomplete):
+            core.metrics.not_stored[answer.rule] += 1
+            return False
+        if answer.usage is not None:
+            core.spent(self.tenant, answer.usage.input, answer.usage.output)
+        flight.answer = answer
+        if keep is None or not keep.is_storable or not is_first:
+            # An answer of another provider than the key says is not under that key.
+            core.metrics.not_stored["not_asked_for" if is_first else "failover"] += 1
+            return False
+        return core.store(
+            self.protocol, self.tenant, keep.asked, keep.control, answer, keep.place, keep.meant
+        )
+
+    @staticmethod
+    def _is_encoded(incoming: Incoming) -> bool:
+        encoding = next(
+            (value for name, value in incoming.headers if name.lower() == b"content-encoding"), b""
+        )
+        return encoding.strip().lower() not in (b"", b"identity")
+
+    def _read(self, flight: Flight, head: Head, slim: Mapping[str, Any]) -> Answer | Incomplete:
+        try:
+            if not head.is_stream:
+                return self.protocol.read_body(b"".join(flight.chunks), slim)
+            reader = self.protocol.reader(slim)
+            for chunk in flight.chunks:
+                reader.feed(chunk)
+            return reader.finish()
+        except Exception as error:  # noqa: BLE001 - what a provider sends must not fail what was passed on
+            logger.warning("an answer was not stored: {}", said(error))
+            return Incomplete("malformed", type(error).__name__)
+
+
+@dataclass(frozen=True)
+class _Keep:
+    """What storing an answer needs."""
+
+    asked: Prepared
+    control: Control
+    place: Place | None
+    meant: Meant | None
+    is_storable: bool
+
+
+async def _let_go(meant: Meant | None) -> None:
+    if meant is not None and meant.lead is not None:
+        await meant.lead.fail(None)

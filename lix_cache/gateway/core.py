@@ -1,0 +1,307 @@
+"""What all requests of a process share: settings, tiers, providers, counts."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lix_cache._log import logger
+from lix_cache.clock import SYSTEM_CLOCK, Clock
+from lix_cache.config import CacheConfig
+from lix_cache.errors import LixCacheError, told
+from lix_cache.gateway.access_log import AccessLog
+from lix_cache.gateway.answer import Answer
+from lix_cache.gateway.asgi import Scope
+from lix_cache.gateway.by_meaning import ByMeaning, Meant, Place
+from lix_cache.gateway.eligibility import Question
+from lix_cache.gateway.encoders import Encoding
+from lix_cache.gateway.headers import Control, forwarded
+from lix_cache.gateway.metrics import Metrics
+from lix_cache.gateway.plain_json import dump
+from lix_cache.gateway.prepared import Prepared, Preparer
+from lix_cache.gateway.protocols import Protocol
+from lix_cache.gateway.relay import Flight
+from lix_cache.gateway.request import account_of, answering_headers, parse
+from lix_cache.gateway.settings import GatewaySettings
+from lix_cache.gateway.snapshot import load_snapshot, save_snapshot
+from lix_cache.gateway.tenants import Tenant, TenantBook
+from lix_cache.gateway.tiers import Entry, Memory, RedisTier
+from lix_cache.gateway.upstream import Route, Routes
+from lix_cache.gateway.volatile import normaliser
+
+if TYPE_CHECKING:
+    from lix_cache.embedders.protocol import Embedder
+    from lix_cache.gateway.sessions import Sessions
+    from lix_cache.verifiers.protocol import Verifier
+
+__all__ = ["Core"]
+
+#: How long another process may serve what this one has dropped.
+_LOOK_SECONDS = 1.0
+_CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key"})
+
+
+class Core:
+    """All that requests share.
+
+    Args:
+        settings: of the gateway.
+        config: of the library: where Redis is.
+        embedder: for answers by meaning; None for exact ones alone.
+        verifier: asked last.
+        log: the access log.
+        clock: time.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        config: CacheConfig | None = None,
+        *,
+        embedder: Embedder | None = None,
+        verifier: Verifier | None = None,
+        log: AccessLog | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        env = os.environ if environ is None else environ
+        # A request waits for Redis no longer than the gateway's own setting says.
+        seconds = settings.redis_seconds
+        self.config = (config or CacheConfig()).replace(
+            redis_socket_timeout=seconds, redis_socket_connect_timeout=seconds, on_cache_error="miss"
+        )
+        self.settings = settings
+        self.clock = clock
+        self.log = AccessLog(is_on=settings.access_log) if log is None else log
+        self.metrics = Metrics()
+        self.tenants = TenantBook(settings, clock, env)
+        self.routes = Routes(settings, clock, lambda name: env.get(name, ""))
+        self.memory = Memory(settings.memory_bytes)
+        self.redis = RedisTier(self.config, clock) if settings.redis else None
+        self.embedder = embedder
+        self.meaning: ByMeaning | None = None
+        if embedder is not None and settings.redis:
+            self.meaning = ByMeaning(
+                embedder,
+                self.config,
+                clock,
+                seconds=settings.embedder_seconds,
+                threshold=settings.threshold,
+                verifier=verifier,
+            )
+        self.normalise = normaliser(settings.volatile)
+        self.encoding = Encoding(settings.encoders) if settings.encoders else None
+        rules = (
+            settings.volatile if self.encoding is None else (*settings.volatile, self.encoding.part_of_key)
+        )
+        self.preparer = Preparer(self.provider, self.normalise, rules)
+        self.sessions: Sessions | None = None
+        if settings.redis and (settings.sessions or any(one.sessions for one in settings.tenants)):
+            from lix_cache.gateway.sessions import Sessions
+
+            self.sessions = Sessions(config or CacheConfig())
+        self.flights: dict[bytes, Flight] = {}
+        self._snapshot = os.path.expanduser(settings.snapshot)
+        #: Answers that came out of the snapshot.
+        self.hydrated = 0
+        self._following: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def provider(self, tenant: str, model: Any) -> tuple[str, str]:
+        """Return who answers for a model, and a digest of the gateway's own account there."""
+        routes = self.routes.choose(model)
+        if not routes:
+            return "", ""
+        # The first by the settings, whatever breakers say: the key must not depend on them.
+        first = min(routes, key=self.routes.routes.index)
+        own = self._own_key(first, self.tenants.tenants.get(tenant))
+        return first.name, hashlib.sha256(b"own\0" + own.encode()).hexdigest()[:32] if own else ""
+
+    @staticmethod
+    def _own_key(route: Route, tenant: Tenant | None) -> str:
+        return (tenant.provider_keys.get(route.name, "") if tenant is not None else "") or route.api_key
+
+    def outgoing_headers(
+        self, scope: Scope, headers: Mapping[str, str], route: Route, tenant: Tenant, *, decodes: bool
+    ) -> list[tuple[str, str]]:
+        """Return a request's headers as a provider gets them: with its key, never with the gateway's."""
+        pairs = forwarded(scope["headers"], decodes=decodes)
+        own = self._own_key(route, tenant)
+        if own or not (tenant.is_local or "x-lix-key" in headers):
+            pairs = [pair for pair in pairs if pair[0] not in _CREDENTIALS]
+        if own:
+            is_anthropic = "anthropic-version" in headers or scope["path"].startswith("/v1/messages")
+            pairs.append(("x-api-key", own) if is_anthropic else ("authorization", f"Bearer {own}"))
+        return pairs
+
+    def encoded(self, protocol: Protocol, data: bytes) -> bytes:
+        """Return a body with its records in fewer tokens, where a setting says so."""
+        if self.encoding is None:
+            return data
+        found = self.encoding.of_request(protocol.name, parse(data).value)
+        self.metrics.encoded_tokens += found.saved_tokens
+        return dump(found.request) if found.texts else data
+
+    def place_of(
+        self,
+        tenant: str,
+        protocol: str,
+        control: Control,
+        headers: Mapping[str, str],
+        asked: Prepared,
+        question: Question,
+    ) -> Place:
+        """Return where a question belongs: all that must match exactly."""
+        context = {
+            "namespace": control.namespace,
+            "protocol": protocol,
+            "provider": self.provider(tenant, asked.model)[0],
+            "account": asked.account,
+            "model": asked.model,
+            "headers": "\n".join(answering_headers(headers)),
+            "body": question.scope,
+        }
+        return Place(tenant, context, question)
+
+    def new_flight(self, key: bytes | None) -> Flight:
+        """Return a flight; with a key, equal requests find it until it ends."""
+
+        def ended(flight: Flight) -> None:
+            if key is not None and self.flights.get(key) is flight:
+                del self.flights[key]
+
+        flight = Flight(self.settings.largest_answer_bytes, ended, goes_on=self.settings.finish_abandoned)
+        if key is not None:
+            self.flights[key] = flight
+        return flight
+
+    def spent(self, tenant: Tenant, prompt: int, answer: int) -> None:
+        """Count what a call of the provider cost."""
+        tenant.spend(prompt + answer, self.clock.time())
+        self.metrics.tokens(tenant.name, (prompt, answer), are_saved=False)
+
+    def store(
+        self,
+        protocol: Protocol,
+        tenant: Tenant,
+        asked: Prepared,
+        control: Control,
+        answer: Answer,
+        place: Place | None,
+        meant: Meant | None,
+    ) -> bool:
+        """Store an answer: in memory at once, elsewhere behind the client's back.
+
+        Returns:
+            Whether its meaning is being stored, and those who wait for that will be told.
+        """
+        if answer.size > self.settings.largest_answer_bytes:
+            self.metrics.not_stored["too_large"] += 1
+            return False
+        now = self.clock.time()
+        seconds = self.settings.ttl_seconds if control.ttl is None else control.ttl
+        if place is not None and self.meaning is not None:
+            seconds = self.meaning.policy.ttl_for(place.question.text, seconds)
+        entry = Entry(tenant.name, answer, now, now + seconds, asked.model)
+        self.memory.put(asked.key, entry)
+        self.metrics.stored += 1
+        if self.redis is not None:
+            self.spawn(self._to_redis(self.redis, asked, entry, is_named=protocol.name == "responses"))
+        if place is None or self.meaning is None or answer.has_tool_calls:
+            return False
+        self.spawn(self.meaning.store(place, meant, answer, protocol.text(answer), seconds))
+        return True
+
+    def keep(self, key: bytes, entry: Entry) -> None:
+        """Store an entry that is found by its key alone."""
+        self.memory.put(key, entry)
+        self.metrics.stored += 1
+        if self.redis is not None:
+            self.spawn(self.redis.put(key, entry))
+
+    async def _to_redis(self, redis: RedisTier, asked: Prepared, entry: Entry, *, is_named: bool) -> None:
+        await redis.put(asked.key, entry)
+        if is_named and asked.slim.get("store") is not False:
+            seconds = entry.expires - self.clock.time()
+            await redis.name_answer(entry.tenant, asked.account, entry.answer.id, asked.key, seconds)
+
+    async def forget_response(self, tenant: Tenant, headers: Mapping[str, str], identity: str) -> None:
+        """Drop an answer that its provider was told to delete, from all tiers."""
+        self.memory.purge(lambda entry: entry.tenant == tenant.name and entry.answer.id == identity)
+        if self.redis is not None:
+            account = self.provider(tenant.name, None)[1] or account_of(headers)
+            await self.redis.forget_named(tenant.name, account, identity)
+            await self.redis.count_purge()
+        if self.meaning is not None:
+            await self.meaning.forget(tenant.name, identity)
+
+    async def start(self) -> None:
+        """Read the snapshot, and begin what goes on beside the requests."""
+        if self.redis is not None:
+            if self._snapshot:
+                self.hydrated = await load_snapshot(self.redis, self._snapshot)
+            self._following = asyncio.get_running_loop().create_task(self._follow_purges(self.redis))
+
+    async def _follow_purges(self, redis: RedisTier) -> None:
+        """Forget what is in memory when another process has dropped answers."""
+        known: int | None = None
+        while True:
+            count = await redis.purges()
+            if count is not None and known is not None and count != known:
+                self.memory.purge(lambda _: True)
+            known = known if count is None else count
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def purge(self, tenant: str, model: str | None, older_than: float | None) -> dict[str, Any]:
+        """Drop answers of a tenant from all tiers. Returns how many of each."""
+        newest = self.clock.time() - (older_than or 0.0)
+
+        def fits(entry: Entry) -> bool:
+            # The name that was asked for is in the key alone; providers answer with a longer one.
+            is_model = model is None or entry.model == model
+            return entry.tenant == tenant and is_model and entry.created <= newest
+
+        found = {"memory": self.memory.purge(fits), "redis": 0, "by_meaning": 0}
+        if self.redis is not None:
+            found["redis"] = await self.redis.purge(tenant, fits)
+            await self.redis.count_purge()
+        if self.meaning is not None:
+            found["by_meaning"] = await self.meaning.purge(tenant, model, older_than)
+        return found
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do something behind the client's back."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop itself holds its tasks only weakly
+        task.add_done_callback(self._tasks.discard)
+
+    async def settle(self, seconds: float = 10.0) -> None:
+        """Wait until what goes on behind the clients' backs is done."""
+        while self._tasks:
+            done, _ = await asyncio.wait(set(self._tasks), timeout=seconds)
+            if not done:
+                return
+
+    async def save(self) -> int:
+        """Write a snapshot. Returns how many answers are in it."""
+        if self.redis is None or not self._snapshot:
+            return 0
+        return await save_snapshot(self.redis, self._snapshot, self.clock)
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        await self.settle()
+        if self._following is not None:
+            self._following.cancel()
+        if self.settings.snapshot:
+            try:
+                await self.save()
+            except LixCacheError as error:
+                logger.error("no snapshot was written: {}", told(error))
+        await self.routes.close()
+        if self.redis is not None:
+            self.redis.close()
+        self.log.flush()

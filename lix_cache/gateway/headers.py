@@ -1,0 +1,194 @@
+"""What headers ask of the gateway, what it answers in them, and which ones it passes on. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from lix_cache.gateway.errors import Refused
+
+__all__ = ["Control", "Pairs", "Verdict", "forwarded", "read_control", "returned", "told"]
+
+Pairs = list[tuple[bytes, bytes]]
+
+#: Of one connection, never of the next (RFC 9110, 7.6.1).
+_HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
+    b"transfer-encoding upgrade".split()
+)
+#: The gateway's own; the provider need not know who uses it.
+_OURS = re.compile(rb"x-lix-cache|x-lix-key\Z")
+_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_MODES = ("off", "exact", "semantic")
+#: Longest time to live that a client may ask for: 30 days.
+MOST_SECONDS = 30 * 86400.0
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a client asks for.
+
+    Attributes:
+        no_cache: do not answer from the cache; the answer is stored.
+        no_store: do not store; nothing is looked up in the cache's shared flights either.
+        only_if_cached: answer from the cache or not at all.
+        max_age: oldest answer that will do, in seconds.
+        ttl: time to live of what is stored, in seconds.
+        namespace: a part of the tenant's cache.
+        mode: which tiers.
+        threshold: least similarity of a semantic hit.
+    """
+
+    no_cache: bool = False
+    no_store: bool = False
+    only_if_cached: bool = False
+    max_age: float | None = None
+    ttl: float | None = None
+    namespace: str = ""
+    mode: Literal["", "off", "exact", "semantic"] = ""
+    threshold: float | None = None
+
+
+#: What most requests ask for.
+NOTHING_ASKED = Control()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a request was answered.
+
+    Attributes:
+        state: ``hit-l1-exact``, ``hit-l2-semantic``, ``hit-l3-verified``, ``miss`` or ``bypass``.
+        reason: a word.
+        age: of the answer, in seconds.
+        similarity: of a semantic hit.
+        saved: tokens of the prompt and of the completion.
+    """
+
+    state: str
+    reason: str = ""
+    age: float | None = None
+    similarity: float | None = None
+    saved: tuple[int, int] | None = None
+
+    @property
+    def is_hit(self) -> bool:
+        """Whether the cache answered."""
+        return self.state.startswith("hit")
+
+
+def read_control(headers: Mapping[str, str]) -> Control:
+    """Read the control headers.
+
+    Args:
+        headers: names in lower case.
+
+    Raises:
+        Refused: one of the gateway's own headers makes no sense.
+    """
+    cache_control = headers.get("cache-control", "")
+    ours = [name for name in headers if name.startswith("x-lix-cache-")]
+    if not cache_control and not ours:
+        return NOTHING_ASKED
+    words = dict(_directives(cache_control))
+    namespace = headers.get("x-lix-cache-namespace", "")
+    if namespace and not _NAMESPACE.match(namespace):
+        raise _senseless("X-Lix-Cache-Namespace", "1 to 64 letters, digits, dots, hyphens and underscores")
+    mode = headers.get("x-lix-cache-mode", "")
+    if mode and mode not in _MODES:
+        raise _senseless("X-Lix-Cache-Mode", "off, exact or semantic")
+    return Control(
+        no_cache="no-cache" in words,
+        no_store="no-store" in words,
+        only_if_cached="only-if-cached" in words,
+        # An age that makes no sense is to be treated as stale (RFC 9111, 4.2.1).
+        max_age=_number(words["max-age"], 0.0, math.inf, 0.0) if "max-age" in words else None,
+        ttl=_own_number(headers, "x-lix-cache-ttl", "X-Lix-Cache-TTL", 1.0, MOST_SECONDS),
+        namespace=namespace,
+        mode=mode,  # type: ignore[arg-type]
+        threshold=_own_number(headers, "x-lix-cache-threshold", "X-Lix-Cache-Threshold", 0.0, 1.0),
+    )
+
+
+def _directives(text: str) -> Iterable[tuple[str, str]]:
+    for part in text.lower().split(","):
+        name, _, value = part.strip().partition("=")
+        if name:
+            yield name, value.strip('"')
+
+
+def _number(text: str, least: float, most: float, otherwise: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return otherwise
+    return value if least <= value <= most else otherwise
+
+
+def _own_number(headers: Mapping[str, str], name: str, shown: str, least: float, most: float) -> float | None:
+    if name not in headers:
+        return None
+    value = _number(headers[name], least, most, -1.0)
+    if value < 0:
+        raise _senseless(shown, f"a number from {least:g} to {most:g}")
+    return value
+
+
+def _senseless(name: str, wanted: str) -> Refused:
+    return Refused(400, "invalid_header", f"{name} must be {wanted}")
+
+
+def forwarded(pairs: Iterable[tuple[bytes, bytes]], *, decodes: bool) -> list[tuple[str, str]]:
+    """Return a client's headers as they go upstream.
+
+    Args:
+        pairs: names in lower case.
+        decodes: whether the gateway reads the answer, which must then come without an encoding.
+    """
+    pairs = list(pairs)
+    named = _named_in_connection(pairs)
+    kept = []
+    for name, value in pairs:
+        if name in _HOP_BY_HOP or name in named or name in (b"host", b"content-length", b"expect"):
+            continue
+        if _OURS.match(name) or (decodes and name == b"accept-encoding"):
+            continue
+        kept.append((name.decode("latin-1"), value.decode("latin-1")))
+    if decodes:
+        kept.append(("accept-encoding", "identity"))
+    return kept
+
+
+def returned(pairs: Iterable[tuple[bytes, bytes]]) -> Pairs:
+    """Return the provider's headers as they go to the client that asked. Never stored, so never replayed."""
+    pairs = [(name.lower(), value) for name, value in pairs]
+    named = _named_in_connection(pairs)
+    return [
+        (name, value)
+        for name, value in pairs
+        if name not in _HOP_BY_HOP and name not in named and not _OURS.match(name)
+    ]
+
+
+def _named_in_connection(pairs: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    return frozenset(
+        word.strip().lower() for name, value in pairs if name == b"connection" for word in value.split(b",")
+    )
+
+
+def told(verdict: Verdict, added_ms: float) -> Pairs:
+    """Return the headers that say how a request was answered."""
+    pairs = [(b"x-lix-cache", verdict.state.encode())]
+    if verdict.reason:
+        pairs.append((b"x-lix-cache-reason", verdict.reason.encode("ascii", "replace")))
+    if verdict.is_hit:
+        pairs.append((b"age", b"%d" % max(0, int(verdict.age or 0))))
+        if verdict.similarity is not None:
+            pairs.append((b"x-lix-cache-similarity", b"%.4f" % verdict.similarity))
+        if verdict.saved is not None:
+            pairs.append((b"x-lix-cache-saved-tokens", b"%d" % sum(verdict.saved)))
+    pairs.append((b"x-lix-cache-added-ms", b"%.2f" % added_ms))
+    return pairs

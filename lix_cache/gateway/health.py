@@ -1,0 +1,90 @@
+"""Whether the gateway lives, whether it is ready, and what it counted."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from lix_cache.errors import told
+from lix_cache.gateway.asgi import Scope, Send, respond
+from lix_cache.gateway.tenants import digest_of_key
+
+if TYPE_CHECKING:
+    from lix_cache.gateway.core import Core
+
+__all__ = ["Health"]
+
+_WARM_SECONDS = 60.0
+
+
+class Health:
+    """Answers ``/healthz``, ``/ready`` and ``/metrics``."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.is_draining = False
+        self.embedder = "none" if core.embedder is None else "loading"
+
+    async def warm_up(self) -> None:
+        """Load the embedder: a first request must not wait for it. What it cannot load is no hindrance."""
+        embedder = self._core.embedder
+        if embedder is None:
+            return
+        try:
+            await asyncio.wait_for(asyncio.to_thread(embedder.embed, ["ready"]), _WARM_SECONDS)
+            self.embedder = "ok"
+        except Exception as error:  # noqa: BLE001 - whatever it is, exact answers go on
+            self.embedder = told(error)
+
+    async def answers(self, scope: Scope, send: Send) -> bool:
+        """Answer a request if it is for here."""
+        path = scope["path"]
+        if path == "/healthz":
+            await respond(send, 200, [(b"content-type", b"application/json")], b'{"status":"ok"}')
+        elif path == "/ready":
+            state = await self.state()
+            status = 200 if state["status"] != "down" else 503
+            await respond(send, status, [(b"content-type", b"application/json")], orjson.dumps(state))
+        elif path == "/metrics":
+            await self._metrics(scope, send)
+        else:
+            return False
+        return True
+
+    async def state(self) -> dict[str, Any]:
+        """Return the state of each part. ``degraded`` serves; ``down`` does not."""
+        core = self._core
+        redis = "off" if core.redis is None else "ok" if await core.redis.ping() else "away"
+        tripped = [route.name for route in core.routes.routes if route.breaker.is_open]
+        down = self.is_draining or not core.routes.routes or len(tripped) == len(core.routes.routes)
+        degraded = redis == "away" or bool(tripped) or self.embedder not in ("ok", "none")
+        return {
+            "status": "down" if down else "degraded" if degraded else "ok",
+            "redis": redis,
+            "embedder": self.embedder,
+            "upstreams": {r.name: "failing" if r.name in tripped else "ok" for r in core.routes.routes},
+            "hydrated": core.hydrated,
+            "draining": self.is_draining,
+        }
+
+    async def _metrics(self, scope: Scope, send: Send) -> None:
+        core = self._core
+        wanted = core.settings.admin_key
+        given = next((v for n, v in scope["headers"] if n == b"authorization"), b"").decode("latin-1")
+        # With tenants, the counts of all of them are not for each of them.
+        if (wanted or core.tenants.local is None) and digest_of_key(given.removeprefix("Bearer ")) != wanted:
+            body = b'{"error":{"message":"the admin key is needed","type":"authentication_error"}}'
+            await respond(send, 401, [(b"content-type", b"application/json")], body)
+            return
+        gauges = {
+            "memory_entries": float(len(core.memory)),
+            "memory_bytes": float(core.memory.bytes),
+            "open_requests": float(core.metrics.open),
+            "flights": float(len(core.flights)),
+            "redis_troubles_total": float(0 if core.redis is None else core.redis.troubles),
+            "upstream_retries_total": float(core.routes.retries),
+        }
+        kind = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+        await respond(send, 200, [kind], core.metrics.text(gauges))

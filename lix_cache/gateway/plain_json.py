@@ -1,0 +1,84 @@
+"""JSON from strangers, and back without loss. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import orjson
+
+from lix_cache.errors import CodecError
+
+__all__ = ["dump", "parse", "parse_object", "parser_of"]
+
+#: orjson reads an integer of more than 64 bits as a float, which is another number. All digits made one
+#: digit, so that nineteen of them are found at the speed of memory.
+_DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
+_LONG = b"0" * 19
+
+
+def parse(data: bytes) -> Any:
+    """Read JSON.
+
+    Raises:
+        CodecError: it is none, is nested too deeply, or holds a number that JSON has not.
+    """
+    try:
+        if not _has_long_numbers(data):
+            return orjson.loads(data)
+        return json.loads(data.decode(), parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        # Not its text, which quotes the document.
+        raise CodecError("not valid JSON") from None
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        CodecError: it is not one.
+    """
+    return _object(parse(data))
+
+
+def parser_of(whole: bytes) -> Callable[[bytes], dict[str, Any]]:
+    """Return :func:`parse_object` for the parts of something, looked through for long numbers once."""
+    return parse_object if _has_long_numbers(whole) else _parse_short
+
+
+def _parse_short(data: bytes) -> dict[str, Any]:
+    try:
+        return _object(orjson.loads(data))
+    except ValueError as error:
+        raise (error if isinstance(error, CodecError) else CodecError("not valid JSON")) from None
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise CodecError("not a JSON object")
+    return value
+
+
+def _has_long_numbers(data: bytes) -> bool:
+    return _LONG in data.translate(_DIGITS)
+
+
+def dump(value: Any) -> bytes:
+    """Write what :func:`parse` read, without spaces.
+
+    Raises:
+        CodecError: it is nested too deeply, or has half a surrogate pair in it.
+    """
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        pass  # more than 64 bits, or too deep
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (ValueError, RecursionError):
+        raise CodecError("JSON that cannot be written again") from None
+
+
+def _refuse(_constant: str) -> NoReturn:
+    raise ValueError

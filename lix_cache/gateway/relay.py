@@ -1,0 +1,294 @@
+"""An answer on its way: read once from the provider, passed on to all who asked the same.
+
+The pump is a task of its own, so that a client that leaves does not end the answer for the others. When
+all have left, it is cancelled, the provider's connection is closed, and nothing is stored. Servers swallow
+what is sent to a client that has left, so each reader watches for the disconnection itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import orjson
+
+from lix_cache.gateway.answer import Answer
+from lix_cache.gateway.headers import Pairs, Verdict
+
+__all__ = ["Broken", "Flight", "Head", "Reader", "Renamed"]
+
+#: How far the slowest reader may be behind where an answer is too large to be kept whole.
+_LAG_BYTES = 1 << 20
+_SHARED = frozenset(
+    {b"content-type", b"content-encoding", b"cache-control", b"retry-after", b"retry-after-ms"}
+)
+
+
+class Broken(Exception):
+    """The provider's answer ended before its end: so must the client's."""
+
+
+class Head:
+    """Status and headers of an answer."""
+
+    __slots__ = ("headers", "is_stream", "status")
+
+    def __init__(self, status: int, headers: Pairs) -> None:
+        self.status = status
+        self.headers = headers
+        kind = next((value for name, value in headers if name == b"content-type"), b"")
+        self.is_stream = kind.lower().startswith(b"text/event-stream")
+
+    def shared(self) -> Head:
+        """Return what another client may see of it: cookies, limits and ids are of the one who asked."""
+        return Head(self.status, [pair for pair in self.headers if pair[0] in _SHARED])
+
+
+class Flight:
+    """One answer under way, or found.
+
+    Attributes:
+        head: of the provider's answer, once it has come.
+        answer: complete, once it is known; found in a cache, or read from the provider.
+        verdict: how it was found, if it was.
+        error: why there is no head.
+        is_over: nothing more comes.
+        is_broken: it ended before its end.
+        chunks: of the body; those that all have read may be gone.
+    """
+
+    def __init__(self, largest: int, on_end: Callable[[Flight], None], *, goes_on: bool) -> None:
+        self.head: Head | None = None
+        self.answer: Answer | None = None
+        self.verdict: Verdict | None = None
+        self.error: Exception | None = None
+        self.is_over = False
+        self.is_broken = False
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self.form: Any = None
+        self._largest = largest
+        self._on_end = on_end
+        self._goes_on = goes_on
+        self._readers: set[Reader] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._has_ended = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one who joins now can have all of it."""
+        return self.size <= self._largest
+
+    def start(self, pump: Coroutine[Any, Any, None]) -> None:
+        """Begin to read."""
+        self._task = asyncio.get_running_loop().create_task(self._run(pump))
+
+    async def _run(self, pump: Coroutine[Any, Any, None]) -> None:
+        try:
+            await pump
+        except asyncio.CancelledError:
+            self.is_broken = True
+        except Exception as error:  # noqa: BLE001 - whatever it is, all readers are to know
+            self.is_broken = True
+            self.error = self.error or error
+        finally:
+            self.end()
+
+    def begin(self, head: Head) -> None:
+        """Say that the head has come."""
+        self.head = head
+        self.wake()
+
+    async def put(self, chunk: bytes) -> None:
+        """Pass on a piece of the body."""
+        self.chunks.append(chunk)
+        self.size += len(chunk)
+        self.wake()
+        while not self.is_whole and self._readers and self._lag() > _LAG_BYTES:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    def _lag(self) -> int:
+        least = min(reader.position for reader in self._readers)
+        for i in range(least - 1, -1, -1):
+            if not self.chunks[i]:
+                break
+            self.chunks[i] = b""
+        return sum(map(len, self.chunks[least:]))
+
+    def found(self, answer: Answer, verdict: Verdict) -> None:
+        """End it with an answer out of a cache."""
+        self.answer, self.verdict = answer, verdict
+        self.end()
+
+    def fail(self, error: Exception) -> None:
+        """End it without an answer."""
+        self.error = self.error or error
+        self.is_broken = True
+        self.end()
+
+    def end(self) -> None:
+        """Say that nothing more comes. Only the first end counts."""
+        if not self._has_ended:
+            self._has_ended = self.is_over = True
+            self._on_end(self)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let all readers look."""
+        for reader in self._readers:
+            reader.wake()
+
+    def join(self, reader: Reader) -> None:
+        """Let a reader wait for it."""
+        self._readers.add(reader)
+
+    def leave(self, reader: Reader) -> None:
+        """Let a reader go; the last one ends what is not over."""
+        self._readers.discard(reader)
+        self.moved()
+        if not self._readers and not self.is_over and self._task is not None and not self._goes_on:
+            # Ended here and not by the task, so that nobody joins what is about to break off.
+            self.is_broken = True
+            self.end()
+            self._task.cancel()
+
+    def moved(self) -> None:
+        """Let the pump look whether the slowest reader has come nearer."""
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+
+class Reader:
+    """One client that waits for a flight.
+
+    Args:
+        flight: what it reads.
+
+    Attributes:
+        has_left: the client has gone.
+    """
+
+    def __init__(self, flight: Flight) -> None:
+        self.flight = flight
+        self.position = 0
+        self.has_left = False
+        self._waiter: asyncio.Future[None] | None = None
+        flight.join(self)
+
+    def wake(self) -> None:
+        """Look again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def gone(self, _: object = None) -> None:
+        """The client has left."""
+        self.has_left = True
+        self.wake()
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    async def until_head(self) -> bool:
+        """Wait until there is a head, an answer or an end; False if the client left before."""
+        while self.flight.head is None and not self.flight.is_over and not self.has_left:
+            await self._wait()
+        return not self.has_left
+
+    async def until_over(self) -> bool:
+        """Wait until nothing more comes; False if the client left before."""
+        while not self.flight.is_over and not self.has_left:
+            # What it does not read piece by piece must not hold the pump.
+            self.position = len(self.flight.chunks)
+            self.flight.moved()
+            await self._wait()
+        return not self.has_left
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Give the pieces as they come, until the end or until the client leaves.
+
+        Raises:
+            Broken: it ended before its end.
+        """
+        flight = self.flight
+        while not self.has_left:
+            if self.position < len(flight.chunks):
+                # All that is there at once: fewer writes, and nothing waits for more.
+                ready = flight.chunks[self.position :]
+                self.position += len(ready)
+                flight.moved()
+                yield ready[0] if len(ready) == 1 else b"".join(ready)
+            elif flight.is_over:
+                if flight.is_broken:
+                    raise Broken
+                return
+            else:
+                await self._wait()
+
+    def leave(self) -> None:
+        """Wait no longer."""
+        self.flight.leave(self)
+
+
+_ID = re.compile(rb'"id"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_EVENT_END = re.compile(rb"\r?\n\r?\n")
+
+
+class Renamed:
+    """Gives each follower of a stream an id of its own: the events pass whole, with another id in them.
+
+    Only bytes of JSON's structure can look like ``"id":"…"``: within a text its quotes are escaped.
+
+    Args:
+        new_id: letters and digits; the prefix of the stream's own id is kept.
+    """
+
+    def __init__(self, new_id: str) -> None:
+        self._new = new_id
+        self._rest = b""
+        self._old: re.Pattern[bytes] | None = None
+        self._named = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return the events that are whole by now."""
+        data = self._rest + chunk
+        end = max((found.end() for found in _EVENT_END.finditer(data)), default=0)
+        self._rest = data[end:]
+        return self._rename(data[:end])
+
+    def finish(self) -> bytes:
+        """Return what is left."""
+        return self._rename(self._rest)
+
+    def _rename(self, events: bytes) -> bytes:
+        if self._old is None:
+            identity = _identity_of(events)
+            if identity is None:
+                return events
+            prefix = re.match(rb"[A-Za-z]*[-_]|", identity)
+            kept = prefix[0] if prefix else b""
+            self._old = re.compile(rb'("id"\s*:\s*)"' + re.escape(identity) + rb'"')
+            self._named = rb'\g<1>"' + kept + self._new.encode() + b'"'
+        return self._old.sub(self._named, events)
+
+
+def _identity_of(events: bytes) -> bytes | None:
+    """Return the id of a stream, as its first event writes it."""
+    for line in events.splitlines():
+        if line.startswith(b"data:"):
+            try:
+                event = orjson.loads(line[5:])
+            except orjson.JSONDecodeError:
+                return None
+            inner = event.get("message") or event.get("response") or event if isinstance(event, dict) else {}
+            identity = inner.get("id") if isinstance(inner, dict) else None
+            if isinstance(identity, str) and identity:
+                return orjson.dumps(identity)[1:-1]
+    return None

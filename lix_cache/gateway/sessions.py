@@ -1,0 +1,180 @@
+"""Conversations that clients name by ``X-Session-ID``, kept by the library's session memory.
+
+Only where a setting switches it on: some clients send that header for reasons of their own. A session's id
+is ``gateway/``, the tenant's name, a slash, and what the client said; names of tenants have no slash, so no
+id reaches another tenant's sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from lix_cache._log import logger
+from lix_cache.admin import StoreAdmin
+from lix_cache.config import CacheConfig
+from lix_cache.coordinator import AsyncCacheCoordinator
+from lix_cache.errors import LixCacheError, told
+from lix_cache.gateway.asgi import Scope, Send, respond
+from lix_cache.gateway.errors import Refused
+from lix_cache.gateway.request import parse
+from lix_cache.gateway.tenants import Tenant
+
+__all__ = ["Session", "Sessions"]
+
+_HEADER = "x-session-id"
+_LONGEST = 200
+_MOST_LISTED = 1000
+_TURNS = {"chat": "messages", "messages": "messages", "responses": "input"}
+_SYSTEM = frozenset({"system", "developer"})
+
+
+class Session:
+    """One conversation, and the turn that is being answered.
+
+    Attributes:
+        turn: what the user said; None where that is no text, and the session is left alone.
+    """
+
+    def __init__(self, sessions: Sessions, name: str) -> None:
+        self._sessions = sessions
+        self.name = name
+        self.turn: str | None = None
+
+    async def with_window(self, protocol: str, data: bytes) -> bytes:
+        """Return the body with what was said before put in front of the turn, if that is all it has."""
+        body = parse(data).value
+        field = _TURNS[protocol]
+        asked = body.get(field)
+        turns = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+        if not isinstance(turns, list) or not turns or body.get("previous_response_id"):
+            return data
+        last = turns[-1]
+        self.turn = _text_of(last)
+        said = [turn for turn in turns if not (isinstance(turn, dict) and turn.get("role") in _SYSTEM)]
+        if self.turn is None or len(said) != 1:
+            return data  # the client keeps the conversation itself
+        window = await self._sessions.window(self.name)
+        if not window:
+            return data
+        return orjson.dumps({**body, field: [*turns[:-1], *window, last]})
+
+    async def add(self, answer: str) -> None:
+        """Keep the turn and its answer."""
+        if self.turn is not None and answer:
+            await self._sessions.add(self.name, self.turn, answer)
+
+
+def _text_of(turn: Any) -> str | None:
+    if not isinstance(turn, Mapping) or turn.get("role") != "user":
+        return None
+    content = turn.get("content")
+    if isinstance(content, list) and len(content) == 1 and isinstance(content[0], Mapping):
+        content = content[0].get("text") if content[0].get("type") in ("text", "input_text") else None
+    return content if isinstance(content, str) and content else None
+
+
+class Sessions:
+    """All sessions of all tenants."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        # A gateway's sessions go on without Redis, and move to disk by themselves.
+        self._config = config.replace(on_redis_error="archive", evictor_enabled=True)
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    def find(self, tenant: Tenant, headers: Mapping[str, str], protocol: str) -> Session | None:
+        """Return the session that a request names, if the tenant's sessions are kept.
+
+        Raises:
+            Refused: the name makes no sense.
+        """
+        name = headers.get(_HEADER, "")
+        if not name or not tenant.keeps_sessions or protocol not in _TURNS:
+            return None
+        return Session(self, _full_name(tenant, name))
+
+    def _coordinator(self, name: str) -> AsyncCacheCoordinator:
+        return AsyncCacheCoordinator(name, self._config)
+
+    async def window(self, name: str) -> list[dict[str, Any]]:
+        """Return what was said last, the user first."""
+        try:
+            found = await self._coordinator(name).get_context_messages()
+        except LixCacheError as error:
+            logger.warning("a session could not be read: {}", told(error))
+            raise Refused(503, "session_unavailable", "the session cannot be read now; try again") from None
+        turns = [{"role": one["role"], "content": one["content"]} for one in found]
+        while turns and turns[0]["role"] != "user":
+            turns.pop(0)
+        return turns
+
+    async def add(self, name: str, turn: str, answer: str) -> None:
+        """Keep a turn and its answer, side by side."""
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        async with lock:
+            session = self._coordinator(name)
+            try:
+                await session.add_message_to_context("user", turn)
+                await session.add_message_to_context("assistant", answer)
+            except LixCacheError as error:
+                logger.error("a turn of a session was not kept: {}", told(error))
+
+    # -- /v1/sessions ------------------------------------------------------------------------
+
+    async def serve(self, scope: Scope, send: Send, tenant: Tenant) -> int:
+        """List, show, export or forget sessions of a tenant."""
+        tenant.check("sessions", 0.0)
+        if not tenant.keeps_sessions:
+            raise Refused(404, "no_sessions", "sessions are not switched on (--sessions)")
+        parts = scope["path"].split("/")[3:]
+        name, what = (parts[0] if parts else ""), (parts[1] if len(parts) > 1 else "")
+        method = scope["method"]
+        if not name and method == "GET":
+            return await _json(send, {"sessions": await self._listed(tenant)})
+        if not name or len(parts) > 2 or what not in ("", "export"):
+            there = "/v1/sessions, /v1/sessions/ID and /v1/sessions/ID/export"
+            raise Refused(404, "unknown_path", f"there are {there}")
+        session = self._coordinator(_full_name(tenant, name))
+        if method == "DELETE" and not what:
+            return await _json(send, {"id": name, "deleted": await session.delete_session()})
+        if method != "GET":
+            raise Refused(405, "method", "sessions are read by GET and forgotten by DELETE")
+        history = await session.context_window.get_full_history()
+        if not history:
+            raise Refused(404, "unknown_session", "there is no such session")
+        if what:
+            lines = b"".join(orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in history)
+            await respond(send, 200, [(b"content-type", b"application/x-ndjson")], lines)
+            return 200
+        return await _json(send, {"id": name, "messages": history})
+
+    async def _listed(self, tenant: Tenant) -> list[str]:
+        start = _full_name(tenant, "")
+        config = self._config
+
+        def look() -> list[str]:
+            found = []
+            for one in StoreAdmin(config).sessions():
+                if isinstance(one.session_id, str) and one.session_id.startswith(start):
+                    found.append(one.session_id[len(start) :])
+                if len(found) >= _MOST_LISTED:
+                    break
+            return found
+
+        return await asyncio.to_thread(look)
+
+
+def _full_name(tenant: Tenant, name: str) -> str:
+    if len(name) > _LONGEST or not name.isprintable() or "/" in name:
+        wanted = f"1 to {_LONGEST} printable characters, no slash"
+        raise Refused(400, "invalid_header", f"a session's id must be {wanted}")
+    return f"gateway/{tenant.name}/{name}"
+
+
+async def _json(send: Send, value: Any) -> int:
+    await respond(send, 200, [(b"content-type", b"application/json")], orjson.dumps(value))
+    return 200

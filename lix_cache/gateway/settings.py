@@ -1,0 +1,326 @@
+"""Every setting of the gateway: one file, and variables that win over it.
+
+A file is YAML or TOML, by its name's end. Each field has a variable, ``LIX_CACHE_GATEWAY_PORT`` for
+``port``; lists and tables are JSON there. The Redis is that of :class:`~lix_cache.CacheConfig`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
+
+from lix_cache._spelling import did_you_mean
+from lix_cache.checks import given
+from lix_cache.errors import ConfigError, MissingExtra
+from lix_cache.gateway.volatile import normaliser
+
+__all__ = ["ENV_PREFIX", "GatewaySettings", "TenantSettings", "UpstreamSettings", "read_settings"]
+
+ENV_PREFIX = "LIX_CACHE_GATEWAY_"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
+_SCOPES = frozenset({"generate", "passthrough", "sessions"})
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class UpstreamSettings:
+    """One provider.
+
+    Attributes:
+        name: for keys, logs and settings of tenants.
+        url: where it is, with or without ``/v1``.
+        models: patterns of the models that it serves, ``*`` for any characters.
+        api_key: the provider's key, if requests do not bring it.
+        api_key_env: the variable that it is in.
+    """
+
+    name: str = ""
+    url: str = ""
+    models: tuple[str, ...] = ("*",)
+    api_key: str = field(default="", repr=False)
+    api_key_env: str = ""
+
+    def __post_init__(self) -> None:
+        if not _NAME.match(self.name):
+            raise ConfigError("the name of an upstream must be 1 to 64 letters, digits, dots, hyphens")
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"the url of upstream {self.name!r} must begin with http:// or https://")
+        if parts.query or parts.fragment or parts.username or parts.password:
+            raise ConfigError(f"the url of upstream {self.name!r} must have no user, query or fragment")
+
+
+@dataclass(frozen=True)
+class TenantSettings:
+    """One tenant.
+
+    Attributes:
+        name: for keys, logs and metrics.
+        keys: digests of its keys, ``sha256:`` and 64 digits; ``lix-cache serve --hash-key`` makes one.
+        scopes: what it may do: ``generate``, ``passthrough`` (paths that are not cached), ``sessions``.
+        models: patterns of the models that it may use.
+        requests_per_minute: 0 for no limit.
+        tokens_per_day: of the prompts and answers that its misses cost; 0 for no limit.
+        sessions: keep conversations that are named by ``X-Session-ID``.
+        provider_keys: name of an upstream -> variable with this tenant's key for it.
+    """
+
+    name: str = ""
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    scopes: tuple[str, ...] = ("generate", "passthrough")
+    models: tuple[str, ...] = ("*",)
+    requests_per_minute: int = 0
+    tokens_per_day: int = 0
+    sessions: bool = False
+    provider_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not _NAME.match(self.name):
+            raise ConfigError(
+                "the name of a tenant must be 1 to 64 letters, digits, dots, hyphens and underscores"
+            )
+        if not self.keys or not all(_DIGEST.match(key) for key in self.keys):
+            raise ConfigError(
+                f"tenant {self.name!r} needs keys, each as sha256: and 64 digits; "
+                "'lix-cache serve --hash-key' makes them"
+            )
+        if not _SCOPES.issuperset(self.scopes):
+            raise ConfigError(f"the scopes of tenant {self.name!r} must be of {', '.join(sorted(_SCOPES))}")
+        if self.requests_per_minute < 0 or self.tokens_per_day < 0:
+            raise ConfigError(f"the limits of tenant {self.name!r} must not be negative")
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """All settings; see docs/gateway.md.
+
+    Attributes:
+        host: address to listen at. Without tenants only this machine's own.
+        port: TCP port.
+        upstreams: providers; of several that serve a model the first is asked first.
+        tenants: those who may use the gateway; none for one local tenant without a key.
+        admin_key: digest of the key for ``/admin`` and ``/metrics``; "" for none of ``/admin``.
+        redis: keep answers in Redis.
+        redis_seconds: how long a request waits for Redis.
+        memory_bytes: of answers in this process.
+        largest_body_bytes: of a request.
+        largest_answer_bytes: that is stored.
+        ttl_seconds: time to live of an answer.
+        semantic: answer by meaning too, where an embedder is configured.
+        embedder: a folder or hub name of an ONNX model, or ``lexical``; "" for none.
+        embedder_seconds: how long a request waits for the embedder.
+        threshold: least similarity of a semantic hit; 0 for the library's own.
+        zero_temperature_only: store only what was asked with temperature 0.
+        finish_abandoned: let the provider finish, and store, when all clients have left.
+        volatile: names of the rules for volatile parts of prompts.
+        encoders: ``columns``, ``toon``: send records in tool results in fewer tokens; none by default.
+        sessions: keep conversations named by ``X-Session-ID``, of the local tenant.
+        snapshot: folder that exact answers are read from at the start and written to at the end; "" for none.
+        retries: how often a failed request is sent again before its first byte.
+        retry_after_seconds: longest wait that a provider may ask for before a retry.
+        connect_seconds: how long a connection to a provider may take.
+        read_seconds: how long a provider may be silent.
+        drain_seconds: how long requests may go on after the signal to stop.
+        idle_seconds: end after so long without a request; 0 for never.
+        access_log: write a line of JSON for each request to the standard output.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8640
+    upstreams: tuple[UpstreamSettings, ...] = ()
+    tenants: tuple[TenantSettings, ...] = ()
+    admin_key: str = field(default="", repr=False)
+    redis: bool = True
+    redis_seconds: float = 0.25
+    memory_bytes: int = 64 << 20
+    largest_body_bytes: int = 32 << 20
+    largest_answer_bytes: int = 4 << 20
+    ttl_seconds: float = 3600.0
+    semantic: bool = True
+    embedder: str = ""
+    embedder_seconds: float = 0.5
+    threshold: float = 0.0
+    zero_temperature_only: bool = False
+    finish_abandoned: bool = False
+    volatile: tuple[str, ...] = ()
+    encoders: tuple[str, ...] = ()
+    sessions: bool = False
+    snapshot: str = ""
+    retries: int = 1
+    retry_after_seconds: float = 2.0
+    connect_seconds: float = 10.0
+    read_seconds: float = 600.0
+    drain_seconds: float = 30.0
+    idle_seconds: float = 0.0
+    access_log: bool = True
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+        normaliser(self.volatile)
+        if self.admin_key and not _DIGEST.match(self.admin_key):
+            raise ConfigError(
+                "admin_key must be sha256: and 64 digits; 'lix-cache serve --hash-key' makes it"
+            )
+        for what, items in (("upstream", self.upstreams), ("tenant", self.tenants)):
+            names = [item.name for item in items]
+            if len(set(names)) != len(names):
+                raise ConfigError(f"two {what}s have the same name")
+        keys = [key for tenant in self.tenants for key in tenant.keys]
+        if len(set(keys)) != len(keys):
+            raise ConfigError("two tenants have the same key")
+        if not self.tenants and not _is_loopback(self.host):
+            raise ConfigError(
+                f"without tenants the gateway listens on this machine alone (127.0.0.1), got {self.host!r}; "
+                "configure tenants with keys, or leave host out"
+            )
+
+
+#: Fields that may be 0.
+_MAY_BE_ZERO = frozenset(
+    {"memory_bytes", "threshold", "retries", "retry_after_seconds", "idle_seconds", "port"}
+)
+_MOST = {"port": 65535, "threshold": 1.0, "retries": 10, "largest_answer_bytes": 8_000_000}
+
+
+def _check_numbers(settings: GatewaySettings) -> None:
+    for one in dataclasses.fields(settings):
+        value = getattr(settings, one.name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        least = 0 if one.name in _MAY_BE_ZERO else None
+        if value != value or value in (float("inf"), float("-inf")):
+            raise ConfigError(f"{one.name} must be finite")
+        if value < 0 or (least is None and value == 0):
+            raise ConfigError(f"{one.name} must be larger than 0, {given(value)}")
+        if value > _MOST.get(one.name, value):
+            raise ConfigError(f"{one.name} must be at most {_MOST[one.name]}, {given(value)}")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_settings(
+    path: str | None = None, environ: Mapping[str, str] | None = None, **changes: Any
+) -> GatewaySettings:
+    """Read the file, then the variables, then what the command line says; the last one wins.
+
+    Raises:
+        ConfigError: a name or a value makes no sense; says where it stands.
+    """
+    env = os.environ if environ is None else environ
+    values: dict[str, Any] = {} if path is None else _from_file(path)
+    names = {one.name: ENV_PREFIX + one.name.upper() for one in dataclasses.fields(GatewaySettings)}
+    for variable in env:
+        if variable.startswith(ENV_PREFIX) and variable not in names.values():
+            hint = did_you_mean(variable[len(ENV_PREFIX) :].lower(), list(names))
+            raise ConfigError(f"environment variable {variable} is not a setting{hint}")
+    hints = get_type_hints(GatewaySettings)
+    for name, variable in names.items():
+        if variable in env:
+            values[name] = _from_text(variable, env[variable], hints[name])
+    values.update({name: value for name, value in changes.items() if value is not None})
+    return _made(GatewaySettings, values, "")
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(4 << 20)
+    except OSError as error:
+        raise ConfigError(f"the settings file {path!r} cannot be read: {error.strerror}") from None
+    value = _parsed(path, data)
+    if not isinstance(value, dict):
+        raise ConfigError(f"the settings file {path!r} must hold a table of settings, {given(value)}")
+    return value
+
+
+def _parsed(path: str, data: bytes) -> Any:
+    if path.endswith(".toml"):
+        try:
+            import tomllib
+        except ImportError:  # Python 3.10
+            import tomli as tomllib
+        try:
+            return tomllib.loads(data.decode())
+        except (ValueError, RecursionError):
+            raise ConfigError(f"the settings file {path!r} is not valid TOML") from None
+    if not path.endswith((".yaml", ".yml")):
+        raise ConfigError(f"the settings file {path!r} must end in .yaml, .yml or .toml")
+    try:
+        import yaml
+    except ImportError:
+        raise MissingExtra("PyYAML", "gateway", "a settings file in YAML") from None
+    try:
+        return yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        # Its own error quotes the line, which may hold a key.
+        raise ConfigError(f"the settings file {path!r} is not valid YAML") from None
+
+
+def _from_text(variable: str, text: str, hint: Any) -> Any:
+    if hint is str:
+        return text
+    if hint is bool:
+        lowered = text.strip().lower()
+        if lowered in ("1", "true", "yes", "on", "0", "false", "no", "off"):
+            return lowered in ("1", "true", "yes", "on")
+        raise ConfigError(f"environment variable {variable} must be yes or no")
+    try:
+        if hint in (int, float):
+            return hint(text)
+        if not text.lstrip().startswith(("[", "{")):
+            return [part.strip() for part in text.split(",") if part.strip()]
+        return json.loads(text)
+    except ValueError:
+        wanted = {int: "a whole number", float: "a number"}.get(hint, "JSON")
+    raise ConfigError(f"environment variable {variable} must be {wanted}, and its text is not")
+
+
+def _made(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    hints = get_type_hints(kind)
+    for name in values:
+        if name not in hints:
+            raise ConfigError(
+                f"unknown setting {where}{str(name)[:60]!r}{did_you_mean(str(name), list(hints))}"
+            )
+    return kind(**{name: _fitted(value, hints[name], where + name) for name, value in values.items()})
+
+
+def _fitted(value: Any, hint: Any, where: str) -> Any:
+    origin = get_origin(hint)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where} must be a list, {given(value)}")
+        of = get_args(hint)[0]
+        return tuple(_fitted(item, of, f"{where}[{i}]") for i, item in enumerate(value))
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be a table, {given(value)}")
+        return _made(hint, value, f"{where}.")  # type: ignore[arg-type]
+    if origin not in (None, Union):
+        if not isinstance(value, Mapping) or not all(
+            isinstance(name, str) and isinstance(item, str) for name, item in value.items()
+        ):
+            raise ConfigError(f"{where} must be a table of texts, {given(value)}")
+        return dict(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise ConfigError(f"{where} must be {hint.__name__}, {given(value)}")
+    return value

@@ -1,0 +1,166 @@
+"""Who asks: keys, what they may do, and how much of it.
+
+Keys are random and long, so a plain digest of them is what is kept: it is looked up, never compared
+letter by letter, and cannot be turned back.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lix_cache.clock import Clock
+from lix_cache.errors import ConfigError
+from lix_cache.gateway.errors import Refused
+from lix_cache.gateway.settings import GatewaySettings, TenantSettings
+
+__all__ = ["LOCAL", "Tenant", "TenantBook", "digest_of_key"]
+
+#: The tenant of a gateway without tenants.
+LOCAL = "local"
+_DAY = 86400.0
+
+
+def digest_of_key(key: str) -> str:
+    """Return what is kept of a key."""
+    return "sha256:" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass
+class Tenant:
+    """One tenant and what it has used in this process.
+
+    Attributes:
+        name: of the tenant.
+        scopes: what it may do.
+        provider_keys: upstream -> the provider's key.
+        keeps_sessions: whether ``X-Session-ID`` means anything.
+        is_local: the one without a key.
+    """
+
+    name: str
+    scopes: frozenset[str] = frozenset({"generate", "passthrough", "sessions"})
+    provider_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
+    keeps_sessions: bool = False
+    is_local: bool = False
+    requests_per_minute: int = 0
+    tokens_per_day: int = 0
+    models: re.Pattern[str] | None = None
+    #: Requests that may still come; filled up as time passes.
+    _room: float = 0.0
+    _filled: float = 0.0
+    _day: int = -1
+    tokens_today: int = 0
+
+    def check(self, scope: str, now: float) -> None:
+        """Refuse what the tenant may not do, or not now.
+
+        Args:
+            scope: what is asked for.
+            now: seconds of a clock that never goes back.
+
+        Raises:
+            Refused: 403 or 429.
+        """
+        if scope not in self.scopes:
+            raise Refused(403, "permission_denied", f"this key may not use this path (scope {scope!r})")
+        if self.requests_per_minute:
+            rate = self.requests_per_minute / 60
+            # At first as many at once as there may be in a minute.
+            room = (
+                self._room + (now - self._filled) * rate if self._filled else float(self.requests_per_minute)
+            )
+            self._room, self._filled = min(room, float(self.requests_per_minute)), now
+            if self._room < 1:
+                wait = max(1, round((1 - self._room) / rate))
+                raise Refused(
+                    429, "rate_limit", "too many requests of this key in a minute", retry_after=wait
+                )
+            self._room -= 1
+
+    def check_model(self, model: object) -> None:
+        """Refuse a model that the tenant may not use."""
+        if self.models is not None and not (isinstance(model, str) and self.models.match(model)):
+            raise Refused(403, "model_denied", "this key may not use this model")
+
+    def check_budget(self, wall: float) -> None:
+        """Refuse a call of the provider when the day's tokens are spent."""
+        if not self.tokens_per_day:
+            return
+        self._turn(wall)
+        if self.tokens_today >= self.tokens_per_day:
+            wait = int(_DAY - wall % _DAY) + 1
+            raise Refused(429, "budget_spent", "the day's tokens of this key are spent", retry_after=wait)
+
+    def spend(self, tokens: int, wall: float) -> None:
+        """Count tokens that a call of the provider cost."""
+        self._turn(wall)
+        self.tokens_today += tokens
+
+    def _turn(self, wall: float) -> None:
+        day = int(wall // _DAY)
+        if day != self._day:
+            self._day, self.tokens_today = day, 0
+
+
+def patterns(models: tuple[str, ...]) -> re.Pattern[str] | None:
+    """Return what matches the names of models; None for any."""
+    if "*" in models:
+        return None
+    return re.compile("|".join(f"(?:{fnmatch.translate(pattern)})" for pattern in models))
+
+
+class TenantBook:
+    """All tenants by the digests of their keys."""
+
+    def __init__(
+        self, settings: GatewaySettings, clock: Clock, environ: Mapping[str, str] | None = None
+    ) -> None:
+        env = os.environ if environ is None else environ
+        self._clock = clock
+        self.local = (
+            None if settings.tenants else Tenant(LOCAL, keeps_sessions=settings.sessions, is_local=True)
+        )
+        self.tenants = {one.name: _tenant(one, env) for one in settings.tenants}
+        self._by_key = {key: self.tenants[one.name] for one in settings.tenants for key in one.keys}
+
+    def find(self, headers: Mapping[str, str]) -> Tenant:
+        """Return who asks.
+
+        Args:
+            headers: names in lower case. ``X-Lix-Key`` has the key; without it the header of the protocol.
+
+        Raises:
+            Refused: 401.
+        """
+        if self.local is not None:
+            return self.local
+        key = headers.get("x-lix-key") or headers.get("x-api-key") or headers.get("authorization", "")
+        key = key[7:] if key[:7].lower() == "bearer " else key
+        tenant = self._by_key.get(digest_of_key(key.strip())) if key else None
+        if tenant is None:
+            raise Refused(401, "invalid_key", "this gateway does not know the key; give one of its own")
+        return tenant
+
+
+def _tenant(one: TenantSettings, env: Mapping[str, str]) -> Tenant:
+    keys = {}
+    for upstream, variable in one.provider_keys.items():
+        if not env.get(variable):
+            raise ConfigError(
+                f"tenant {one.name!r}: the variable {variable!r} with a provider's key is not set"
+            )
+        keys[upstream] = env[variable]
+    return Tenant(
+        one.name,
+        frozenset(one.scopes) | ({"sessions"} if one.sessions else frozenset()),
+        keys,
+        one.sessions,
+        requests_per_minute=one.requests_per_minute,
+        tokens_per_day=one.tokens_per_day,
+        models=patterns(one.models),
+    )

@@ -1,0 +1,276 @@
+"""Where answers are kept: in this process, then in Redis, then by meaning.
+
+No tier is needed for an answer: whatever goes wrong in one of them is a miss there, is counted, and costs
+at most its deadline. A key holds the tenant and everything else that may change an answer
+(:mod:`lix_cache.gateway.request`), so the first two tiers need no scope of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import struct
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lix_cache._log import logger
+from lix_cache.clock import Clock
+from lix_cache.config import CacheConfig
+from lix_cache.errors import CodecError, LixCacheError, RedisUnavailable, told
+from lix_cache.gateway.answer import Answer
+from lix_cache.hot.breaker import Breaker
+from lix_cache.hot.clients import lazy_async_client
+from lix_cache.hot.endpoint import endpoint_for
+from lix_cache.hot.keys import Keys
+from lix_cache.hot.pipeline import Pipeline
+from lix_cache.hot.trouble import raise_translated
+from lix_cache.hot.wire import pack
+
+__all__ = ["Entry", "Memory", "RedisTier"]
+
+_MAGIC = b"LXG1"
+_HEAD = struct.Struct("<4sddH")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An answer as it is kept.
+
+    Attributes:
+        tenant: whose it is.
+        answer: what was said.
+        created: when, in Unix seconds.
+        expires: until when it may be served.
+        model: that was asked for.
+    """
+
+    tenant: str
+    answer: Answer
+    created: float
+    expires: float
+    model: str = ""
+
+    def is_fresh(self, now: float, max_age: float | None) -> bool:
+        """Whether it may be served."""
+        return now < self.expires and (max_age is None or now - self.created <= max_age)
+
+
+class Memory:
+    """Answers of this process, those used last, bounded by their bytes."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self._entries: OrderedDict[bytes, Entry] = OrderedDict()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: bytes, now: float, max_age: float | None = None) -> Entry | None:
+        """Return an entry that may be served."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        if now >= entry.expires:
+            self.drop(key)
+            return None
+        if not entry.is_fresh(now, max_age):
+            return None
+        self._entries.move_to_end(key)
+        return entry
+
+    def put(self, key: bytes, entry: Entry) -> None:
+        """Keep an entry, in the place of an older one."""
+        self.drop(key)
+        if entry.answer.size > self._most:
+            return
+        self._entries[key] = entry
+        self.bytes += entry.answer.size
+        while self.bytes > self._most:
+            _, old = self._entries.popitem(last=False)
+            self.bytes -= old.answer.size
+
+    def drop(self, key: bytes) -> bool:
+        """Forget an entry."""
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self.bytes -= entry.answer.size
+        return entry is not None
+
+    def purge(self, fits: Callable[[Entry], bool]) -> int:
+        """Forget all entries that fit. Returns how many."""
+        found = [key for key, entry in self._entries.items() if fits(entry)]
+        return sum(map(self.drop, found))
+
+
+class RedisTier:
+    """Answers in Redis. Raises nothing: what goes wrong is counted and is a miss."""
+
+    def __init__(self, config: CacheConfig, clock: Clock) -> None:
+        self._endpoint = endpoint_for(config.redis, config.semantic_redis_db)
+        self._keys = Keys(config.redis_key_prefix, config.redis_buckets)
+        self._clock = clock
+        self.breaker = Breaker(config.redis_retry_seconds, clock)
+        self._purges = self._keys.gateway("purges", "", "")
+        self._opened: tuple[asyncio.AbstractEventLoop, Any] | None = None
+        #: Requests that went without Redis, and why last.
+        self.troubles = 0
+        self.last_trouble = ""
+
+    def _name(self, tenant: str, key: bytes) -> str:
+        return self._keys.gateway("answer", tenant, key.hex())
+
+    async def get(self, tenant: str, key: bytes) -> Entry | None:
+        """Return what is kept under a key, however old."""
+        data = (await self._ask(pack(("GET", self._name(tenant, key)))) or (None,))[0]
+        return None if not isinstance(data, bytes) else self._read(tenant, data)
+
+    async def get_many(self, tenant: str, keys: Sequence[bytes]) -> list[Entry | None]:
+        """Return what is kept under each key, in one round trip."""
+        request = b"".join(pack(("GET", self._name(tenant, key))) for key in keys)
+        answers = await self._ask(request, len(keys)) or [None] * len(keys)
+        return [None if not isinstance(data, bytes) else self._read(tenant, data) for data in answers]
+
+    def _read(self, tenant: str, data: bytes) -> Entry | None:
+        try:
+            magic, created, expires, length = _HEAD.unpack_from(data)
+            if magic != _MAGIC:
+                raise CodecError("not an entry of the gateway")
+            start = _HEAD.size + length
+            model = data[_HEAD.size : start].decode()
+            return Entry(tenant, Answer.decode(data[start:]), created, expires, model)
+        except (CodecError, struct.error, UnicodeDecodeError) as error:
+            # Of another version, or not ours: the next store takes its place.
+            self._note(error)
+            return None
+
+    async def put(self, key: bytes, entry: Entry) -> bool:
+        """Keep an entry for as long as it may be served."""
+        milliseconds = int((entry.expires - self._clock.time()) * 1000)
+        if milliseconds <= 0:
+            return False
+        model = entry.model.encode()[:1000]
+        data = _HEAD.pack(_MAGIC, entry.created, entry.expires, len(model)) + model + entry.answer.encode()
+        name = self._name(entry.tenant, key)
+        return bool(await self._ask(pack(("SET", name, data, "PX", milliseconds))))
+
+    async def name_answer(self, tenant: str, account: str, identity: str, key: bytes, seconds: float) -> None:
+        """Remember which answer the provider's id is of, so that it goes when the provider deletes it."""
+        name = self._keys.gateway("id", tenant, f"{account}:{identity}")
+        await self._ask(pack(("SET", name, key, "PX", max(1, int(seconds * 1000)))))
+
+    async def forget_named(self, tenant: str, account: str, identity: str) -> bytes | None:
+        """Drop the answer of an id; return its key."""
+        name = self._keys.gateway("id", tenant, f"{account}:{identity}")
+        key = (await self._ask(pack(("GET", name))) or (None,))[0]
+        if not isinstance(key, bytes):
+            return None
+        await self._ask(pack(("UNLINK", self._name(tenant, key))))
+        await self._ask(pack(("UNLINK", name)))
+        return key
+
+    async def purge(self, tenant: str, fits: Callable[[Entry], bool]) -> int:
+        """Drop what fits of a tenant's answers. Looks at all keys of the database, some at a time."""
+        cursor, dropped = b"0", 0
+        pattern = _globbed(self._keys.gateway("answer", tenant, ""))
+        while True:
+            answers = await self._ask(pack(("SCAN", cursor, "MATCH", pattern, "COUNT", 500)))
+            if answers is None:
+                raise RedisUnavailable(f"the purge has not seen all of Redis: {self.last_trouble}")
+            cursor, names = answers[0]
+            for name in names:
+                data = (await self._ask(pack(("GET", name))) or (None,))[0]
+                entry = self._read(tenant, data) if isinstance(data, bytes) else None
+                if entry is not None and fits(entry):
+                    dropped += int((await self._ask(pack(("UNLINK", name))) or (0,))[0])
+            if cursor in (b"0", 0, "0"):
+                return dropped
+
+    async def records(self) -> AsyncIterator[tuple[bytes, bytes]]:
+        """Give all answers of all tenants, each with its name: tenant and key.
+
+        Raises:
+            RedisUnavailable: these were not all.
+        """
+        cursor: Any = b"0"
+        pattern = _globbed(self._keys.gateway("answer", "", "")).removesuffix("*").rpartition("answer:")[0]
+        while True:
+            answers = await self._ask(pack(("SCAN", cursor, "MATCH", f"{pattern}answer:*", "COUNT", 500)))
+            if answers is None:
+                raise RedisUnavailable(f"not all of Redis was seen: {self.last_trouble}")
+            cursor, names = answers[0]
+            for name in names:
+                data = (await self._ask(pack(("GET", name))) or (None,))[0]
+                if isinstance(data, bytes):
+                    yield name.rpartition(b":gw:answer:")[2], data
+            if cursor == b"0":
+                return
+
+    async def restore(self, name: bytes, data: bytes) -> bool:
+        """Put an answer back that may still be served and is not there."""
+        tenant, _, key = name.decode("latin-1").partition(":")
+        entry = self._read("", data)
+        milliseconds = 0 if entry is None else int((entry.expires - self._clock.time()) * 1000)
+        if milliseconds <= 0 or not re.fullmatch(r"[\w-]{27}:[0-9a-f]{64}", f"{tenant}:{key}"):
+            return False
+        place = self._keys.gateway_place("answer", tenant, key)
+        return bool((await self._ask(pack(("SET", place, data, "NX", "PX", milliseconds))) or (None,))[0])
+
+    async def count_purge(self) -> None:
+        """Let the other processes know that something was dropped."""
+        await self._ask(pack(("INCR", self._purges)))
+
+    async def purges(self) -> int | None:
+        """Return how often something was dropped; None if Redis does not tell."""
+        answers = await self._ask(pack(("GET", self._purges)))
+        return None if answers is None else int(answers[0] or 0)
+
+    async def ping(self) -> bool:
+        """Whether it answers."""
+        return bool(await self._ask(pack(("PING",))))
+
+    async def _ask(self, request: bytes, count: int = 1) -> list[Any] | None:
+        if self.breaker.is_open:
+            return None
+        try:
+            try:
+                answers: list[Any] = await self._line().ask(request, count)
+                for answer in answers:
+                    if isinstance(answer, Exception):
+                        raise answer
+            except Exception as error:  # noqa: BLE001 - raised again, translated
+                raise_translated(error, self._endpoint)
+            return answers
+        except (LixCacheError, OSError) as error:
+            self.breaker.trip()
+            self._note(error)
+            return None
+
+    def _line(self) -> Any:
+        loop = asyncio.get_running_loop()
+        if self._opened is None or self._opened[0] is not loop:
+            fits = Pipeline.fits(self._endpoint)
+            line = Pipeline(self._endpoint) if fits else lazy_async_client(self._endpoint).connection_pool
+            self._opened = (loop, line)
+        return self._opened[1]
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._opened is not None and isinstance(self._opened[1], Pipeline):
+            self._opened[1].close()
+        self._opened = None
+
+    def _note(self, error: BaseException) -> None:
+        self.troubles += 1
+        said = told(error)
+        if said != self.last_trouble:
+            logger.warning("the gateway goes without an answer of Redis: {}", said)
+        self.last_trouble = said
+
+
+def _globbed(start: str) -> str:
+    """Return the pattern of all keys that begin so, in any bucket."""
+    literal = re.sub(r"[*?\[\]\\]", r"\\\g<0>", start)
+    return re.sub(r"\{\d+\}", "{*}", literal, count=1) + "*"

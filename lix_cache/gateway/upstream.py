@@ -1,0 +1,313 @@
+"""Calling providers: several by the model's name, retries, failover, breakers, deadlines.
+
+Nothing is sent again after the first byte of an answer: what a client has seen cannot be taken back, and
+what was made was paid for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from lix_cache.clock import Clock
+from lix_cache.errors import LixCacheError
+from lix_cache.gateway.settings import GatewaySettings, UpstreamSettings
+from lix_cache.gateway.tenants import patterns
+from lix_cache.hot.breaker import Breaker
+
+if TYPE_CHECKING:
+    import aiohttp
+
+__all__ = ["AiohttpUpstream", "Incoming", "Outgoing", "Route", "Routes", "Upstream", "UpstreamFailed"]
+
+#: Statuses after which the same request may do better, here or elsewhere.
+_PASSING = frozenset({408, 429, 502, 503, 504, 529})
+#: Failures in a row after which a provider is not asked first, where there is another one.
+_MOST_FAILURES = 5
+_OPEN_SECONDS = 10.0
+_FIRST_PAUSE = 0.2
+
+
+class UpstreamFailed(LixCacheError):
+    """A provider could not be reached, or its answer broke off.
+
+    Attributes:
+        was_late: it took longer than a deadline.
+    """
+
+    def __init__(self, message: str, *, was_late: bool = False) -> None:
+        self.was_late = was_late
+        super().__init__(message)
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A request as it goes to a provider.
+
+    Attributes:
+        method: of HTTP.
+        target: path and query, encoded.
+        headers: in order.
+        body: bytes, or a source of them that can be read once.
+    """
+
+    method: str
+    target: str
+    headers: list[tuple[str, str]] = field(repr=False)
+    body: bytes | AsyncIterator[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether it can be sent again."""
+        return self.body is None or isinstance(self.body, bytes)
+
+
+class Incoming(Protocol):
+    """An answer whose head has come."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Give the body as it comes, undecoded.
+
+        Raises:
+            UpstreamFailed: it broke off.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of it; what has not come is not waited for."""
+        ...
+
+
+class Upstream(Protocol):
+    """One provider."""
+
+    async def send(self, request: Outgoing) -> Incoming:
+        """Send a request and wait for the head of the answer.
+
+        Raises:
+            UpstreamFailed: there is none.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close its connections."""
+        ...
+
+
+class _AiohttpIncoming:
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers = [(bytes(name), bytes(value)) for name, value in response.raw_headers]
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        import aiohttp
+
+        try:
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+        except asyncio.TimeoutError:
+            raise UpstreamFailed("the provider was silent for too long", was_late=True) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamFailed(f"the provider's answer broke off ({type(error).__name__})") from None
+
+    def close(self) -> None:
+        # Whole answers have given their connection back already; half ones must not be used again.
+        self._response.close()
+
+
+class AiohttpUpstream:
+    """A provider behind aiohttp's client."""
+
+    def __init__(self, url: str, settings: GatewaySettings) -> None:
+        self._base = url.rstrip("/")
+        self._settings = settings
+        self._session: aiohttp.ClientSession | None = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        import aiohttp
+
+        limits = self._settings
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ttl_dns_cache=30),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=limits.connect_seconds, sock_read=limits.read_seconds
+            ),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            max_line_size=1 << 16,
+            max_field_size=1 << 16,
+            read_bufsize=1 << 18,
+        )
+        return self._session
+
+    async def send(self, request: Outgoing) -> Incoming:
+        import aiohttp
+        from yarl import URL
+
+        session = self._session or self._open()
+        try:
+            response = await session.request(
+                request.method,
+                URL(joined(self._base, request.target), encoded=True),
+                headers=request.headers,
+                data=request.body,
+                allow_redirects=False,
+            )
+        except asyncio.TimeoutError:
+            raise UpstreamFailed("the provider did not answer in time", was_late=True) from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # Its text may quote the address; the kind says what happened.
+            raise UpstreamFailed(f"the provider cannot be reached ({type(error).__name__})") from None
+        return _AiohttpIncoming(response)
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+
+def joined(base: str, target: str) -> str:
+    """Return the address of a path; ``/v1`` may stand in the base as well."""
+    if base.endswith("/v1") and (target == "/v1" or target.startswith(("/v1/", "/v1?"))):
+        target = target[3:]
+    return base + target
+
+
+@dataclass
+class Route:
+    """A provider, and how it has done of late."""
+
+    settings: UpstreamSettings
+    upstream: Upstream
+    breaker: Breaker
+    models: re.Pattern[str] | None
+    api_key: str = field(default="", repr=False)
+    failures: int = 0
+
+    @property
+    def name(self) -> str:
+        """The provider's name."""
+        return self.settings.name
+
+    def serves(self, model: str) -> bool:
+        """Whether it serves a model."""
+        return self.models is None or self.models.match(model) is not None
+
+    def did(self, well: bool) -> None:
+        """Note how a call went."""
+        self.failures = 0 if well else self.failures + 1
+        if self.failures >= _MOST_FAILURES:
+            self.breaker.trip()
+
+
+class Routes:
+    """All providers."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        clock: Clock,
+        keys: Callable[[str], str],
+        make: Callable[[str, GatewaySettings], Upstream] = AiohttpUpstream,
+    ) -> None:
+        self._settings = settings
+        self._sleep = asyncio.sleep
+        self._wall = clock.time
+        self.routes = [
+            Route(
+                one,
+                make(one.url, settings),
+                Breaker(_OPEN_SECONDS, clock),
+                patterns(one.models),
+                one.api_key or (keys(one.api_key_env) if one.api_key_env else ""),
+            )
+            for one in settings.upstreams
+        ]
+        self.retries = 0
+
+    def choose(self, model: object) -> list[Route]:
+        """Return who may be asked for a model, the first one first; one whose breaker is open last."""
+        if not isinstance(model, str):
+            return self.routes[:1]
+        found = [route for route in self.routes if route.serves(model)]
+        return sorted(found, key=lambda route: route.breaker.is_open)
+
+    async def send(
+        self, routes: Sequence[Route], request: Callable[[Route], Outgoing]
+    ) -> tuple[Incoming, Route]:
+        """Send a request to the first that answers well.
+
+        Returns:
+            The answer and who gave it. If none did well, the last answer that there was.
+
+        Raises:
+            UpstreamFailed: there was none at all.
+        """
+        tries = max(self._settings.retries + 1, len(routes))
+        for number in range(tries):
+            route = routes[number % len(routes)]
+            outgoing = request(route)
+            is_last = number == tries - 1 or not outgoing.is_repeatable
+            try:
+                incoming = await route.upstream.send(outgoing)
+            except UpstreamFailed:
+                route.did(well=False)
+                if is_last:
+                    raise
+                await self._pause(number, len(routes), None)
+                continue
+            is_passing = incoming.status in _PASSING
+            route.did(well=not is_passing or incoming.status == 429)
+            wait = self._asked_wait(incoming) if is_passing else None
+            too_long = wait is not None and wait > self._settings.retry_after_seconds
+            if not is_passing or is_last or too_long:
+                return incoming, route
+            incoming.close()
+            await self._pause(number, len(routes), wait)
+        raise UpstreamFailed("no provider serves this model")
+
+    async def _pause(self, number: int, routes: int, wait: float | None) -> None:
+        self.retries += 1
+        if wait is not None:
+            await self._sleep(wait)
+        elif (number + 1) % routes == 0:  # all have been asked
+            await self._sleep(_FIRST_PAUSE * 2 ** min(number // routes, 5))
+
+    def _asked_wait(self, incoming: Incoming) -> float | None:
+        for name, value in incoming.headers:
+            if name.lower() == b"retry-after-ms":
+                return _seconds(value.decode("latin-1"), 1000)
+        for name, value in incoming.headers:
+            if name.lower() == b"retry-after":
+                text = value.decode("latin-1")
+                seconds = _seconds(text, 1)
+                return self._until(text) if seconds is None else seconds
+        return None
+
+    def _until(self, text: str) -> float | None:
+        try:
+            return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - self._wall())
+        except (ValueError, TypeError, OverflowError):
+            return None
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for route in self.routes:
+            await route.upstream.close()
+
+
+def _seconds(text: str, parts: int) -> float | None:
+    try:
+        value = float(text) / parts
+    except ValueError:
+        return None
+    return value if 0 <= value < 1e9 else None

@@ -1,0 +1,165 @@
+"""What is in the store and whose it is: read under the lock, by whoever is about to change it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from lix_cache.errors import CodecError
+from lix_cache.kv.eviction import Kept, Key
+from lix_cache.kv.manifest import MOST_BYTES, Manifest, decode_manifest
+from lix_cache.kv.mapped import Found, inside, mapped
+
+__all__ = [
+    "ENDING",
+    "NEW",
+    "SESSIONS",
+    "Catalogue",
+    "Manifests",
+    "is_fingerprint",
+    "read_catalogue",
+    "state_path",
+]
+
+ENDING = ".safetensors"
+NEW = ".new"
+SESSIONS = "sessions"
+_HEX = frozenset("0123456789abcdef")
+
+
+def is_fingerprint(name: str) -> bool:
+    """Whether a folder of that name holds the states of a model."""
+    return len(name) == 64 and _HEX.issuperset(name)
+
+
+def state_path(root: str, key: Key) -> str:
+    """Return where a state file lies."""
+    fingerprint, name = key
+    return os.path.join(root, fingerprint, name[:2], name + ENDING)
+
+
+class Manifests:
+    """Manifests as they were read last, and read again when their files change."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[tuple[int, ...], Manifest | None]] = {}
+
+    def of(self, found: Found) -> Manifest | None:
+        """Return the manifest in a file; None if it is none, or damaged."""
+        seen = self._seen.get(found.path)
+        if seen is None or seen[0] != found.stamp:
+            manifest = None
+            with contextlib.suppress(CodecError, OSError):
+                if found.size <= MOST_BYTES:
+                    manifest = decode_manifest(bytes(mapped(found.path)))
+            seen = self._seen[found.path] = (found.stamp, manifest)
+        return seen[1]
+
+    def keep(self, paths: set[str]) -> None:
+        """Forget all others."""
+        for path in self._seen.keys() - paths:
+            self._seen.pop(path, None)
+
+
+@dataclass
+class Catalogue:
+    """Everything below the root.
+
+    Attributes:
+        files: the state files that a manifest names.
+        manifests: path → manifest and size, of those that can be read.
+        garbage: files that a killed save left, state files that no manifest names, damaged manifests.
+        total: bytes of all of it, what is not ours included.
+        tenants: bytes of a tenant's state files and manifests.
+    """
+
+    files: dict[Key, Kept] = field(default_factory=dict)
+    manifests: dict[str, tuple[str, Manifest, int]] = field(default_factory=dict)
+    garbage: list[tuple[str, int]] = field(default_factory=list)
+    total: int = 0
+    tenants: Counter[str] = field(default_factory=Counter)
+
+    def sessions(self, tenant: str, session: str | None = None) -> Iterator[tuple[str, str, Manifest]]:
+        """Yield path, fingerprint and manifest of a tenant's sessions."""
+        for path, (fingerprint, one, _) in list(self.manifests.items()):
+            if one.tenant == tenant and session in (None, one.session):
+                yield path, fingerprint, one
+
+    def add(self, key: Key, kept: Kept) -> None:
+        """Note that a state file is there."""
+        self.files[key] = kept
+        self._count(kept.tenants, kept.size)
+
+    def remove(self, key: Key) -> list[str]:
+        """Note that a state file is gone. Return the manifests that have none left: they are gone as well."""
+        kept = self.files.pop(key)
+        self._count(kept.tenants, -kept.size)
+        empty = []
+        for path in kept.sessions & self.manifests.keys():
+            fingerprint, manifest, _ = self.manifests[path]
+            if not any((fingerprint, name) in self.files for name in manifest.files):
+                self.drop(path)
+                empty.append(path)
+        return empty
+
+    def put(self, path: str, fingerprint: str, manifest: Manifest, size: int) -> None:
+        """Note that a manifest is there, in the place of another maybe."""
+        self.drop(path)
+        self.manifests[path] = (fingerprint, manifest, size)
+        self._count({manifest.tenant}, size)
+
+    def drop(self, path: str) -> None:
+        """Note that a manifest is gone."""
+        if path in self.manifests:
+            _, manifest, size = self.manifests.pop(path)
+            self._count({manifest.tenant}, -size)
+
+    def _count(self, tenants: set[str], size: int) -> None:
+        self.total += size
+        for tenant in tenants:
+            self.tenants[tenant] += size
+
+
+def read_catalogue(root: str, read: Manifests) -> Catalogue:
+    """Return what is there. Under the lock nothing else changes it, but for times of use."""
+    result = Catalogue()
+    states: dict[Key, Found] = {}
+    for found in inside(root):
+        result.total += found.size
+        parts = os.path.relpath(found.folder, root).split(os.sep)
+        if not is_fingerprint(parts[0]):
+            continue  # the lock, and what is not ours
+        if found.name.endswith(NEW):
+            result.garbage.append((found.path, found.size))
+        elif len(parts) == 2 and parts[1] == SESSIONS and found.name.endswith(".json"):
+            manifest = read.of(found)
+            if manifest is None:
+                result.garbage.append((found.path, found.size))
+            else:
+                result.manifests[found.path] = (parts[0], manifest, found.size)
+        elif len(parts) == 2 and found.name.endswith(ENDING):
+            states[parts[0], found.name.removesuffix(ENDING)] = found
+    read.keep(set(result.manifests))
+    for path, (fingerprint, manifest, size) in list(result.manifests.items()):
+        result.tenants[manifest.tenant] += size
+        named = [name for name in manifest.files if (fingerprint, name) in states]
+        if not named:
+            # All it had was evicted.
+            result.drop(path)
+            result.total += size  # counted as long as it lies there
+            result.garbage.append((path, size))
+        for name in named:
+            found = states[fingerprint, name]
+            kept = result.files.setdefault(
+                (fingerprint, name), Kept(found.size, found.used, manifest.files[name])
+            )
+            if manifest.tenant not in kept.tenants:
+                kept.tenants.add(manifest.tenant)
+                result.tenants[manifest.tenant] += found.size
+            kept.sessions.add(path)
+            kept.pinned |= manifest.pinned
+    result.garbage += [(found.path, found.size) for key, found in states.items() if key not in result.files]
+    return result

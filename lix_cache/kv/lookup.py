@@ -1,0 +1,180 @@
+"""Which stored state begins a sequence, and which files of a sequence are to be stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from lix_cache.kv.block_file import Description
+from lix_cache.kv.engine import Engine, Live
+from lix_cache.kv.identity import BLOCK_TOKENS, Fingerprint, Ids, chain_of, partial_name, tenant_digest
+from lix_cache.kv.manifest import Manifest
+from lix_cache.kv.reader import KvReader
+from lix_cache.kv.store import Piece
+from lix_cache.kv.tensors import State
+
+__all__ = ["Stored", "Want", "covering", "kept_files", "load", "pieces", "stored"]
+
+
+@dataclass(frozen=True)
+class Want:
+    """What a state must be the state of.
+
+    Attributes:
+        fingerprint: of the model.
+        tenant: whose it is.
+        ids: the sequence.
+        encoding: of the files.
+        chain: names of its blocks.
+    """
+
+    fingerprint: Fingerprint
+    tenant: str
+    ids: Ids
+    encoding: str
+    chain: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "chain", chain_of(self.fingerprint, self.tenant, self.ids))
+
+    def block(self, number: int) -> tuple[str, Description, Ids]:
+        """Return name, description and ids of a full block, counted from 1."""
+        first = (number - 1) * BLOCK_TOKENS
+        about = self._about("block", self.chain[number - 1], first, BLOCK_TOKENS)
+        return self.chain[number], about, self.ids[first : first + BLOCK_TOKENS]
+
+    def partial(self, kind: str, count: int) -> tuple[str, Description, Ids]:
+        """Return name, description and ids of the tail or snapshot at so many tokens."""
+        link = self.chain[count // BLOCK_TOKENS]
+        first = 0 if kind == "snapshot" else count // BLOCK_TOKENS * BLOCK_TOKENS
+        about = self._about(kind, link, first, count - first)
+        return partial_name(link, self.ids, count), about, self.ids[first:count]
+
+    def _about(self, kind: str, parent: str, first: int, count: int) -> Description:
+        tenant = tenant_digest(self.tenant).hex()
+        return Description(kind, self.fingerprint.hex, tenant, parent, first, count, self.encoding)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Files that are there, by their names. What is in them is checked when they are loaded.
+
+    Attributes:
+        blocks: how many leading blocks.
+        partial: tokens of the tail behind them, or of the snapshot; 0 if there is none.
+        kind: of that one.
+    """
+
+    blocks: int = 0
+    partial: int = 0
+    kind: str = "tail"
+
+    @property
+    def tokens(self) -> int:
+        return self.partial or self.blocks * BLOCK_TOKENS
+
+
+def stored(store: KvReader, want: Want, exports: str) -> Stored:
+    """Return the longest beginning of a sequence that is stored, one token less than all of it at most."""
+    most = len(want.ids) - 1
+    if exports == "snapshots":
+        for number in range(most // BLOCK_TOKENS, -1, -1):
+            found = _partial(store, want, number, most, "snapshot")
+            if found:
+                return Stored(0, found, "snapshot")
+        return Stored()
+    blocks = 0
+    while (blocks + 1) * BLOCK_TOKENS <= most and store.has(want.fingerprint, want.chain[blocks + 1]):
+        blocks += 1
+    return Stored(blocks, _partial(store, want, blocks, most, "tail"))
+
+
+def covering(want: Want, count: int, exports: str) -> Stored:
+    """Return the files of a whole sequence that hold its first tokens: the last may hold more of it."""
+    if exports == "snapshots":
+        return Stored(0, len(want.ids), "snapshot")
+    blocks = count // BLOCK_TOKENS
+    if count % BLOCK_TOKENS == 0:
+        return Stored(blocks)
+    if (blocks + 1) * BLOCK_TOKENS <= len(want.ids):
+        return Stored(blocks + 1)
+    return Stored(blocks, len(want.ids))
+
+
+def _partial(store: KvReader, want: Want, number: int, most: int, kind: str) -> int:
+    for count, name in store.partials(want.fingerprint, want.chain[number]):
+        fits = number * BLOCK_TOKENS < count <= most if kind == "tail" else 0 < count <= most
+        if fits and count // BLOCK_TOKENS == number and want.partial(kind, count)[0] == name:
+            return count
+    return 0
+
+
+def load(store: KvReader, want: Want, found: Stored) -> tuple[list[State], int]:
+    """Return the states that were found, as far as they are what they should be, and their tokens."""
+    states: list[State] = []
+    names = []
+    tokens = 0
+    for number in range(1, found.blocks + 1):
+        name, about, ids = want.block(number)
+        state = store.load(want.fingerprint, name, about, ids)
+        if state is None:
+            break
+        states.append(state)
+        names.append(name)
+        tokens = number * BLOCK_TOKENS
+    if found.partial and tokens == found.blocks * BLOCK_TOKENS:
+        name, about, ids = want.partial(found.kind, found.partial)
+        state = store.load(want.fingerprint, name, about, ids)
+        if state is not None:
+            states.append(state)
+            names.append(name)
+            tokens = found.partial
+    store.used(want.fingerprint, names)
+    return states, tokens
+
+
+def pieces(engine: Engine, live: Live, want: Want, checkpoints: Mapping[str, int]) -> list[Piece]:
+    """Return the files of a sequence: blocks, the tail or snapshot of where it stands, and checkpoints."""
+    made = []
+
+    def add(kind: str, count: int, export: Callable[[], State]) -> None:
+        if kind == "block":
+            name, about, ids = want.block(count // BLOCK_TOKENS)
+        else:
+            name, about, ids = want.partial(kind, count)
+        needs = want.chain[about.first // BLOCK_TOKENS] if about.first else ""
+        made.append(Piece(name, needs, about, ids, export))
+
+    end = len(want.ids)
+    if engine.exports == "snapshots":
+        for count in sorted(checkpoints.values()):
+            if count in live.snapshots and count < end:
+                add("snapshot", count, lambda count=count: live.snapshots[count])  # type: ignore[misc]
+        add("snapshot", end, lambda: engine.export(live, 0, end))
+        return made
+    for first in range(0, end - BLOCK_TOKENS + 1, BLOCK_TOKENS):
+        add(
+            "block",
+            first + BLOCK_TOKENS,
+            lambda first=first: engine.export(live, first, first + BLOCK_TOKENS),  # type: ignore[misc]
+        )
+    for count in sorted({*checkpoints.values(), end}):
+        first = count // BLOCK_TOKENS * BLOCK_TOKENS
+        if first < count <= end:
+            add("tail", count, lambda first=first, count=count: engine.export(live, first, count))  # type: ignore[misc]
+    return made
+
+
+def kept_files(before: Manifest, want: Want, kind: str, checkpoints: Mapping[str, int]) -> dict[str, str]:
+    """Return what a session keeps of what it had: all but tails and snapshots that it has outgrown."""
+    kept = {}
+    for name, needs in before.files.items():
+        count = int(name.split("-")[1]) if "-" in name else 0
+        outgrown = (
+            0 < count < len(want.ids)
+            and count not in checkpoints.values()
+            and want.partial(kind, count)[0] == name
+        )
+        if not outgrown:
+            kept[name] = needs
+    return kept

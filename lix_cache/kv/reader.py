@@ -1,0 +1,125 @@
+"""Reading the store: no lock is taken, and what is wrong with a file is a miss that is counted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from lix_cache._log import logger
+from lix_cache.errors import ArchiveUnavailable
+from lix_cache.kv.block_file import Description, NotThisState, decode
+from lix_cache.kv.catalogue import ENDING, SESSIONS, Catalogue, Manifests, read_catalogue, state_path
+from lix_cache.kv.identity import Fingerprint, Ids, session_name
+from lix_cache.kv.manifest import Manifest
+from lix_cache.kv.mapped import Found, inside, mapped
+from lix_cache.kv.tensors import Tensor
+from lix_cache.storage.files import Files
+
+__all__ = ["KvReader"]
+
+
+class KvReader:
+    """What can be looked up in a store.
+
+    Attributes:
+        folder: of the store.
+        counters: what happened, by name.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], files: Files) -> None:
+        self.folder = os.path.abspath(os.path.expanduser(os.fspath(folder)))
+        self.counters: Counter[str] = Counter()
+        self._files = files
+        self._read = Manifests()
+
+    def has(self, fingerprint: Fingerprint, name: str) -> bool:
+        """Whether there is a file of that name. What is in it is not looked at."""
+        return os.path.isfile(state_path(self.folder, (fingerprint.hex, name)))
+
+    def partials(self, fingerprint: Fingerprint, link: str) -> list[tuple[int, str]]:
+        """Return tokens and names of the tails and snapshots that begin with a block, most tokens first."""
+        folder = os.path.join(self.folder, fingerprint.hex, link[:2])
+        found = []
+        with contextlib.suppress(OSError):
+            for name in os.listdir(folder):
+                if name.startswith(link + "-") and name.endswith(ENDING):
+                    count = name.split("-")[1]
+                    if count.isdecimal() and len(count) <= 12:
+                        found.append((int(count), name.removesuffix(ENDING)))
+        return sorted(found, reverse=True)
+
+    def load(
+        self, fingerprint: Fingerprint, name: str, about: Description, ids: Ids
+    ) -> dict[str, Tensor] | None:
+        """Return the tensors of a state file, if every byte and every token of it is right.
+
+        They lie in the mapped file: whoever needs them longer than a moment copies them.
+        """
+        path = state_path(self.folder, (fingerprint.hex, name))
+        try:
+            data = mapped(path)
+            tensors = decode(data, about, ids)
+        except FileNotFoundError:
+            return None
+        except NotThisState as error:
+            self.counters["bad_files"] += 1
+            logger.warning("KV state file {} is not used: {}", os.path.basename(path)[:16], error)
+            return None
+        except OSError as error:
+            self.counters["unreadable_files"] += 1
+            logger.warning("a KV state file cannot be read: {}", type(error).__name__)
+            return None
+        self.counters["loaded_files"] += 1
+        self.counters["loaded_bytes"] += len(data)
+        return tensors
+
+    def prefetch(self, fingerprint: Fingerprint, names: Iterable[str]) -> None:
+        """Ask the system to read files ahead, and wait for nothing: they will be loaded in a moment."""
+        if not hasattr(
+            os, "posix_fadvise"
+        ):  # pragma: no cover - a system without it reads when it is asked to
+            return
+        for name in names:
+            with contextlib.suppress(OSError):
+                fd = os.open(state_path(self.folder, (fingerprint.hex, name)), os.O_RDONLY)
+                try:
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+                finally:
+                    os.close(fd)
+
+    def used(self, fingerprint: Fingerprint, names: Sequence[str]) -> None:
+        """Note that files were used now. Every process sees it: it is their time of modification."""
+        for name in names:
+            # Read-only file systems and files that were evicted meanwhile lose nothing but their turn.
+            with contextlib.suppress(ArchiveUnavailable):
+                self._files.stamp(state_path(self.folder, (fingerprint.hex, name)))
+
+    def manifest(self, fingerprint: Fingerprint, tenant: str, session: str) -> Manifest | None:
+        """Return a session's manifest, if there is an intact one that is its own."""
+        path = self._manifest_path(fingerprint.hex, tenant, session)
+        try:
+            stat = os.stat(path, follow_symlinks=False)
+        except OSError:
+            return None
+        stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        folder, name = os.path.split(path)
+        found = self._read.of(Found(folder, name, stat.st_size, stat.st_mtime, stamp))
+        if found is None or (found.tenant, found.session) != (tenant, session):
+            return None
+        return found
+
+    def manifests(self, fingerprint: Fingerprint, tenant: str) -> Iterator[Manifest]:
+        """Yield the manifests of a tenant's sessions with a model, as they are now."""
+        for found in inside(os.path.join(self.folder, fingerprint.hex, SESSIONS)):
+            manifest = self._read.of(found) if found.name.endswith(".json") else None
+            if manifest is not None and manifest.tenant == tenant:
+                yield manifest
+
+    def catalogue(self) -> Catalogue:
+        """Return what is there, for people. Without the lock it may be out of date by a save."""
+        return read_catalogue(self.folder, self._read)
+
+    def _manifest_path(self, fingerprint: str, tenant: str, session: str) -> str:
+        return os.path.join(self.folder, fingerprint, SESSIONS, session_name(tenant, session) + ".json")

@@ -1,0 +1,135 @@
+"""A reply while it is made: an iterator of text, with what it cost when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lix_cache.kv.miss import Miss
+
+__all__ = ["Reply", "Usage"]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of a call.
+
+    Attributes:
+        prompt_tokens: of the prompt.
+        cached_tokens: those of them that were not computed.
+        completion_tokens: that were made, the one that ends the reply included.
+        source: where the cached ones came from: ``memory``, ``disk``, or ``none``.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    source: Literal["memory", "disk", "none"] = "none"
+
+
+class Reply(Iterator[str]):
+    """Pieces of text, as they are made. Iterate to the end, or :meth:`close` it.
+
+    Attributes:
+        session: that it belongs to; give it with the next call to go on.
+        usage: of the call; complete when the iteration is over.
+        miss: why the prompt was not known, or None.
+        ids: the tokens that were made.
+        finish_reason: ``stop`` or ``length``; None before the end.
+    """
+
+    def __init__(
+        self,
+        session: str,
+        usage: Usage,
+        miss: Miss | None,
+        tokens: Iterator[int],
+        detokenize: Callable[[Sequence[int]], str],
+        stop: Sequence[str],
+        end_ids: frozenset[int],
+        over: Callable[[Reply], None],
+    ) -> None:
+        self.session = session
+        self.usage = usage
+        self.miss = miss
+        self.ids: list[int] = []
+        self.finish_reason: Literal["stop", "length"] | None = None
+        self._tokens = tokens
+        self._detokenize = detokenize
+        self._stop = tuple(text for text in stop if text)
+        self._end_ids = end_ids
+        self._over: Callable[[Reply], None] | None = over
+        self._sent = 0
+        self._text = ""
+
+    @property
+    def text(self) -> str:
+        """What was made so far."""
+        return self._text
+
+    def __next__(self) -> str:
+        while self._over is not None:
+            try:
+                piece = self._next()
+            except BaseException:
+                self.close()
+                raise
+            if piece:
+                return piece
+        raise StopIteration
+
+    def all(self) -> str:
+        """Return the whole reply."""
+        for _ in self:
+            pass
+        return self._text
+
+    def close(self) -> None:
+        """Stop making it. What was made is kept, in the session's state as well."""
+        over, self._over = self._over, None
+        if over is not None:
+            close = getattr(self._tokens, "close", None)
+            try:
+                if close is not None:
+                    close()
+            finally:
+                over(self)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _next(self) -> str:
+        token = next(self._tokens, None)
+        if token is None:
+            self.finish_reason = self.finish_reason or "length"
+            return self._end()
+        self.ids.append(token)
+        if token in self._end_ids:
+            self.finish_reason = "stop"
+            return self._end()
+        self._text = self._detokenize(self.ids)
+        cut = min((at for at in map(self._text.find, self._stop) if at >= 0), default=-1)
+        if cut >= 0:
+            self._text = self._text[:cut]
+            self.finish_reason = "stop"
+            return self._end()
+        return self._ready(self._text)
+
+    def _ready(self, text: str) -> str:
+        # Half a character, and what may become a stop text, wait for the next token.
+        end = len(text.rstrip("\ufffd"))
+        for stop in self._stop:
+            for size in range(min(len(stop) - 1, end), 0, -1):
+                if text[:end].endswith(stop[:size]):
+                    end -= size
+                    break
+        piece = text[self._sent : end]
+        self._sent = max(self._sent, end)
+        return piece
+
+    def _end(self) -> str:
+        piece = self._text[self._sent :]
+        self._sent = len(self._text)
+        self.close()
+        return piece

@@ -1,0 +1,353 @@
+"""KvStore: the states of local models in a folder, safe between threads and processes.
+
+docs/kv-layout.md is the specification. What changes the store holds its lock; what reads holds nothing.
+Each change is ordered so that a crash between two steps leaves what was there before, or garbage that the
+next change removes. Reading never raises for what lies in a file: that is a miss, and counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from lix_cache._log import logger
+from lix_cache.clock import SYSTEM_CLOCK, Clock
+from lix_cache.errors import ConfigError, KvBusy, KvError, KvUnavailable
+from lix_cache.kv.block_file import Description, encode, hasher
+from lix_cache.kv.catalogue import NEW, SESSIONS, Catalogue, read_catalogue, state_path
+from lix_cache.kv.eviction import Kept, Key, victims
+from lix_cache.kv.identity import Fingerprint, Ids
+from lix_cache.kv.manifest import Manifest, encode_manifest
+from lix_cache.kv.reader import KvReader
+from lix_cache.kv.tensors import State
+from lix_cache.storage.files import Files, Write
+from lix_cache.storage.locks import FileLock
+
+__all__ = ["KvStore", "Piece", "Saved"]
+
+#: Bytes that are encoded, written and synced at a time.
+_BATCH_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A state file to write, if it is not there.
+
+    Attributes:
+        name: of the file.
+        needs: name of the file it needs, or "".
+        about: what it says of itself.
+        ids: its token ids.
+        export: returns the tensors; called only if the file is not there.
+    """
+
+    name: str
+    needs: str
+    about: Description
+    ids: Ids
+    export: Callable[[], State] = field(repr=False)
+
+
+@dataclass
+class Saved:
+    """What a save did.
+
+    Attributes:
+        written: files that were written.
+        shared: files that were there.
+        bytes: that were written.
+        left_out: files for which there was no room.
+    """
+
+    written: int = 0
+    shared: int = 0
+    bytes: int = 0
+    left_out: int = 0
+
+
+class KvStore(KvReader):
+    """States of local models on disk.
+
+    Args:
+        folder: of the store; made when something is saved. Processes and models may share it.
+        budget_bytes: the most that may lie in the folder, whoever writes it. What lies there beyond it
+            is removed when the store is opened.
+        quotas: the most bytes of a tenant, by name; ``"*"`` is for all others.
+        lock_seconds: how long a change waits for another.
+        tidy: whether opening removes what is over the budget and what killed saves left.
+        files, clock: for tests.
+
+    Raises:
+        ConfigError: a number is not positive.
+        MissingExtra: the package for checksums is not here.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        budget_bytes: int = 16 << 30,
+        quotas: Mapping[str, int] | None = None,
+        lock_seconds: float = 10.0,
+        tidy: bool = True,
+        files: Files | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        if budget_bytes <= 0 or any(quota < 0 for quota in (quotas or {}).values()):
+            raise ConfigError("the budget of the KV store must be positive, and no quota below 0")
+        hasher()  # said here, and not when a conversation is to be written
+        super().__init__(folder, files or Files())
+        self.budget_bytes = budget_bytes
+        self._quotas = dict(quotas or {})
+        self._lock_seconds = lock_seconds
+        self._clock = clock
+        if tidy and os.path.isdir(self.folder):
+            # A smaller budget than last time holds from now on, and what a kill left goes.
+            try:
+                self.prune()
+            except KvError as error:
+                # A store that cannot be changed can be read. The next save says what is wrong with it.
+                self.counters["failed_changes"] += 1
+                logger.warning("the KV store was not tidied up: {}", error)
+
+    # -- changing ----------------------------------------------------------------------
+
+    def save(
+        self,
+        fingerprint: Fingerprint,
+        manifest: Manifest,
+        pieces: Sequence[Piece],
+        keep: Callable[[Manifest], Mapping[str, str]] = lambda before: before.files,
+    ) -> Saved:
+        """Put a session's state into the store.
+
+        Args:
+            fingerprint: of the model.
+            manifest: of the session; its files are filled in here.
+            pieces: its files, each after the one it needs.
+            keep: given the manifest before, returns the files of it that the session keeps.
+
+        Raises:
+            KvBusy: another process kept the lock too long.
+            KvUnavailable: the disk refused.
+        """
+        saved = Saved()
+        with self._changing() as catalogue:
+            self._tidy(catalogue)
+            self._make_model(catalogue, fingerprint)
+            path = self._manifest_path(fingerprint.hex, manifest.tenant, manifest.session)
+            before = catalogue.manifests.get(path)
+            if before is not None:
+                manifest = replace(manifest, pinned=before[1].pinned or manifest.pinned)
+            there = self._write_pieces(catalogue, fingerprint, manifest.tenant, path, pieces, saved)
+            kept = {} if before is None else keep(before[1])
+            kept = {name: kept[name] for name in kept if (fingerprint.hex, name) in catalogue.files}
+            manifest = manifest.with_files({**kept, **there})
+            data = encode_manifest(manifest)
+            protected = {(fingerprint.hex, name) for name in there}
+            if there and self._make_room(catalogue, manifest.tenant, len(data), protected):
+                self._put([Write(path, None, data)])
+                catalogue.put(path, fingerprint.hex, manifest, len(data))
+                self._disown(catalogue, path, {(fingerprint.hex, name) for name in manifest.files})
+        self.counters.update(saves=1, written_bytes=saved.bytes, left_out=saved.left_out)
+        return saved
+
+    def pin(self, tenant: str, session: str, pinned: bool = True) -> int:
+        """Keep a session's state from eviction, or no longer. Returns with how many models it has some."""
+        with self._changing() as catalogue:
+            found = list(catalogue.sessions(tenant, session))
+            for path, fingerprint, one in found:
+                data = encode_manifest(replace(one, pinned=pinned))
+                held = {(fingerprint, name) for name in one.files}
+                if self._make_room(catalogue, tenant, len(data), held):
+                    self._put([Write(path, None, data)])
+            return len(found)
+
+    def purge(self, tenant: str, session: str | None = None) -> int:
+        """Remove a session's state, or all of a tenant's, pinned or not. Returns how many files went.
+
+        What another session of the tenant has as well stays, for that session.
+        """
+        with self._changing() as catalogue:
+            before = len(catalogue.files)
+            for path, _, _ in list(catalogue.sessions(tenant, session)):
+                # The manifest last: stopped before, the session can be asked for again.
+                self._disown(catalogue, path, set())
+                self._files.remove(path)
+                self._files.sync_folder(os.path.dirname(path))
+                catalogue.drop(path)
+            return before - len(catalogue.files)
+
+    def prune(self, budget_bytes: int | None = None) -> int:
+        """Remove what is over the budget, or over another; and what killed saves left.
+
+        Returns:
+            How many bytes went.
+        """
+        with self._changing() as catalogue:
+            before = catalogue.total
+            self._tidy(catalogue, budget_bytes)
+            return before - catalogue.total
+
+    # -- steps -------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[Catalogue]:
+        try:
+            self._files.make_folder(self.folder)
+            with self._locked():
+                yield read_catalogue(self.folder, self._read)
+        except KvBusy:
+            raise
+        except OSError as error:
+            raise KvUnavailable(error.errno, error.strerror) from error
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[FileLock]:
+        until = self._clock.monotonic() + self._lock_seconds
+        path = os.path.join(self.folder, "store.lock")
+        while True:
+            lock = self._files.try_lock(path)
+            if lock is not None:
+                break
+            if self._clock.monotonic() >= until:
+                raise KvBusy(f"the KV store {self.folder!r} was locked for {self._lock_seconds} s; try again")
+            self._clock.sleep(0.005)
+        try:
+            yield lock
+        finally:
+            lock.release()
+
+    def _make_model(self, catalogue: Catalogue, fingerprint: Fingerprint) -> None:
+        folder = os.path.join(self.folder, fingerprint.hex)
+        path = os.path.join(folder, "model.json")
+        if not os.path.exists(path):
+            self._files.make_folder(os.path.join(folder, SESSIONS))
+            facts = {**fingerprint.facts, "first_used": int(time.time())}
+            data = json.dumps(facts, indent=1, ensure_ascii=False).encode()
+            # For people: what the store does not need is left out where there is no room for it.
+            if self._make_room(catalogue, "", len(data), set()):
+                self._put([Write(path, None, data)])
+                catalogue.total += len(data)
+
+    def _write_pieces(
+        self,
+        catalogue: Catalogue,
+        fingerprint: Fingerprint,
+        tenant: str,
+        path: str,
+        pieces: Sequence[Piece],
+        saved: Saved,
+    ) -> dict[str, str]:
+        """Write what is not there. Return name → needed name of what is there then."""
+        there: dict[str, str] = {}
+        batch: list[tuple[Piece, bytes]] = []
+        full = False
+
+        def write() -> None:
+            nonlocal full
+            size = sum(len(data) for _, data in batch)
+            protected = {(fingerprint.hex, name) for name in there}
+            while batch and not self._make_room(catalogue, tenant, size, protected):
+                full = True
+                size -= len(batch.pop()[1])
+                saved.left_out += 1
+            self._put(
+                [
+                    Write(state_path(self.folder, (fingerprint.hex, one.name)), None, data)
+                    for one, data in batch
+                ]
+            )
+            for one, data in batch:
+                kept = Kept(len(data), time.time(), one.needs, {tenant}, sessions={path})
+                catalogue.add((fingerprint.hex, one.name), kept)
+                there[one.name] = one.needs
+            saved.written += len(batch)
+            saved.bytes += size
+            batch.clear()
+
+        for piece in pieces:
+            waiting = {one.name for one, _ in batch}
+            if full or (piece.needs and piece.needs not in there and piece.needs not in waiting):
+                saved.left_out += 1
+            elif (fingerprint.hex, piece.name) in catalogue.files:
+                there[piece.name] = piece.needs
+                saved.shared += 1
+            elif piece.name not in waiting:
+                batch.append((piece, encode(piece.about, piece.ids, piece.export())))
+                if sum(len(data) for _, data in batch) >= _BATCH_BYTES:
+                    write()
+        write()
+        return there
+
+    def _make_room(self, catalogue: Catalogue, tenant: str, size: int, protected: set[Key]) -> bool:
+        """Remove files until so many bytes more fit into the tenant's quota and the budget."""
+        quota = self._quotas.get(tenant, self._quotas.get("*"))
+        if quota is not None:
+            used = catalogue.tenants
+            self._evict(catalogue, lambda: used[tenant] + size <= quota, protected, tenant)
+            if used[tenant] + size > quota:
+                return False
+        self._evict(catalogue, lambda: catalogue.total + size <= self.budget_bytes, protected)
+        return catalogue.total + size <= self.budget_bytes
+
+    def _tidy(self, catalogue: Catalogue, budget: int | None = None) -> None:
+        """Remove what has no owner, and what is over the quotas and the budget.
+
+        Under the lock nothing is being written, so what no manifest names is left over from a kill.
+        """
+        for path, size in catalogue.garbage:
+            self._files.remove(path)
+            catalogue.total -= size
+        catalogue.garbage.clear()
+        for tenant in list(catalogue.tenants):
+            self._make_room(catalogue, tenant, 0, set())
+        most = self.budget_bytes if budget is None else budget
+        self._evict(catalogue, lambda: catalogue.total <= most, set())
+
+    def _disown(self, catalogue: Catalogue, path: str, files: set[Key]) -> None:
+        """Remove what a session had, has no longer, and no other session has."""
+        for key, kept in list(catalogue.files.items()):
+            if path in kept.sessions and key not in files:
+                kept.sessions.discard(path)
+                if not kept.sessions:
+                    self._remove(catalogue, key)
+
+    def _evict(
+        self,
+        catalogue: Catalogue,
+        is_enough: Callable[[], bool],
+        protected: set[Key],
+        tenant: str | None = None,
+    ) -> None:
+        if is_enough():
+            return
+        for key in victims(catalogue.files, protected, tenant):
+            self._remove(catalogue, key)
+            self.counters["evicted_files"] += 1
+            if is_enough():
+                return
+
+    def _remove(self, catalogue: Catalogue, key: Key) -> None:
+        # Not synced: what a power cut brings back is counted again, and evicted again.
+        self._files.remove(state_path(self.folder, key))
+        for path in catalogue.remove(key):
+            self._files.remove(path)
+
+    def _put(self, writes: Sequence[Write]) -> None:
+        """Write files whole: under other names, synced, renamed, and their names synced."""
+        folders = {os.path.dirname(write.path) for write in writes}
+        for folder in folders:
+            self._files.make_folder(folder)
+        news = [Write(write.path + NEW, None, write.data) for write in writes]
+        for refusal in self._files.write_many(news):
+            if refusal is not None:
+                raise refusal
+        for write in writes:
+            self._files.rename(write.path + NEW, write.path)
+        for folder in sorted(folders):
+            self._files.sync_folder(folder)

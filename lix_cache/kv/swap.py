@@ -1,0 +1,85 @@
+"""A model that can be exchanged for another while it serves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from lix_cache._log import logger
+from lix_cache.errors import EngineError, KvBusy
+from lix_cache.kv.local_model import LocalModel
+from lix_cache.kv.reply import Reply
+
+__all__ = ["SwappableModel"]
+
+#: Loads a model, with its store.
+Load = Callable[[], LocalModel]
+
+
+class SwappableModel:
+    """Serves one model at a time.
+
+    Args:
+        load: of the first model; called now, and again where a later one cannot be loaded.
+    """
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._model: LocalModel | None = load()
+        self._swapping = threading.Lock()
+
+    @property
+    def model(self) -> LocalModel:
+        """The model that serves.
+
+        Raises:
+            EngineError: one is being loaded.
+        """
+        model = self._model
+        if model is None:
+            raise EngineError("a model is being loaded; try again")
+        return model
+
+    def generate(self, *arguments: Any, **options: Any) -> Reply:
+        """Begin a reply: :meth:`LocalModel.generate` of the model that serves."""
+        return self.model.generate(*arguments, **options)
+
+    def swap(self, load: Load, drain_seconds: float = 60.0) -> LocalModel:
+        """Exchange the model. Nothing of the old one is in memory while the new one is loaded.
+
+        Sessions go to disk first; with the new model, which has another fingerprint, they begin cold, and
+        with the old one they resume when it comes back.
+
+        Args:
+            load: of the new model.
+            drain_seconds: how long to wait for the replies that are being made.
+
+        Raises:
+            KvBusy: replies took longer, or another swap is going on; the old model serves on.
+            Exception: what ``load`` raised; the old model was loaded again and serves.
+        """
+        if not self._swapping.acquire(blocking=False):
+            raise KvBusy("another model is being loaded; try again")
+        try:
+            old = self.model
+            if not old.drain(drain_seconds):
+                raise KvBusy(f"replies took longer than {drain_seconds} s; the model was not exchanged")
+            old.close()
+            self._model = old = None  # type: ignore[assignment]
+            try:
+                self._model = load()
+            except BaseException as error:
+                logger.warning("a model cannot be loaded, the one before is loaded again: {}", type(error))
+                self._model = self._load()
+                raise
+            self._load = load
+            return self._model
+        finally:
+            self._swapping.release()
+
+    def close(self) -> None:
+        """Write everything to disk and let go of the model."""
+        model, self._model = self._model, None
+        if model is not None:
+            model.close()

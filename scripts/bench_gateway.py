@@ -1,0 +1,323 @@
+"""Measure the gateway beside its provider: paired rounds in one run, the gateway on one core.
+
+Each round asks the scripted provider directly and then through the gateway, so that what else the machine
+does hits both alike. CPU is that of the gateway's own process, by /proc; latencies are of one connection.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from tests.support.redis_server import RedisServer, free_port
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_EVENTS = 50
+_TEXT = "It is in the settings, under Security. " * 6
+
+
+def _chat(stream: bool) -> bytes:
+    head = {"id": "chatcmpl-1", "created": 1, "model": "m", "system_fingerprint": "f"}
+    if not stream:
+        message = {"role": "assistant", "content": _TEXT, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 9, "completion_tokens": 60, "total_tokens": 69}
+        body = json.dumps({**head, "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
+        return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
+            len(body),
+            body,
+        )
+    return b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def _events() -> list[bytes]:
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    deltas: list[tuple[dict[str, Any], str | None]] = [({"role": "assistant", "content": ""}, None)]
+    deltas += [({"content": f"word {n} "}, None) for n in range(_EVENTS - 3)] + [({}, "stop")]
+    lines = [
+        json.dumps(
+            {**head, "choices": [{"index": 0, "delta": d, "logprobs": None, "finish_reason": f}]}
+        ).encode()
+        for d, f in deltas
+    ]
+    return [
+        b"%x\r\n%b\r\n" % (len(e), e) for e in (b"data: " + line + b"\n\n" for line in [*lines, b"[DONE]"])
+    ]
+
+
+class _Provider(asyncio.Protocol):
+    """Answers as soon as a request is whole."""
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport, self._data = transport, b""
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        while b"\r\n\r\n" in self._data:
+            head, _, rest = self._data.partition(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
+            if len(rest) < length:
+                return
+            body, self._data = rest[:length], rest[length:]
+            if b'"stream":true' in body:
+                # One write an event, as it would come.
+                self._transport.write(_HEAD_STREAM)
+                for event in _ALL_EVENTS:
+                    self._transport.write(event)
+                self._transport.write(b"0\r\n\r\n")
+            else:
+                self._transport.write(_WHOLE)
+
+
+_HEAD_STREAM, _WHOLE, _ALL_EVENTS = _chat(True), _chat(False), _events()
+
+
+def _serve_provider(port: int) -> None:
+    async def serve() -> None:
+        server = await asyncio.get_running_loop().create_server(_Provider, "127.0.0.1", port)
+        await server.serve_forever()
+
+    import uvloop
+
+    uvloop.run(serve())
+
+
+class _Client:
+    """One connection that sends and reads as little as it can."""
+
+    async def open(self, port: int) -> _Client:
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+        return self
+
+    async def ask(self, body: bytes, more: bytes = b"") -> bytes:
+        self._writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"authorization: Bearer sk-1\r\n%bcontent-length: %d\r\n\r\n%b" % (more, len(body), body)
+        )
+        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        if b"transfer-encoding: chunked" in head:
+            await self._reader.readuntil(b"\r\n0\r\n\r\n")
+        else:
+            await self._reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+        if b" 200 " not in head[:14]:
+            raise SystemExit(f"unexpected answer: {head[:200]!r}")
+        return head
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+_number = 0
+
+
+def _body(size: int, *, stream: bool = False, fresh: bool = True) -> bytes:
+    global _number
+    _number += 1
+    text = f"{_number if fresh else 'same'} " + "x" * size
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": text}],
+        **({"stream": True} if stream else {}),
+    }
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+def _cpu(pid: int) -> float:
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def _pss(pid: int) -> float:
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Pss:")) / 1024
+
+
+async def _p50(port: int, bodies: Callable[[], bytes], count: int, more: bytes = b"") -> float:
+    client = await _Client().open(port)
+    await client.ask(bodies(), more)
+    took = []
+    for _ in range(count):
+        body = bodies()
+        began = time.perf_counter()
+        await client.ask(body, more)
+        took.append(time.perf_counter() - began)
+    client.close()
+    return statistics.median(took) * 1000
+
+
+async def _load(
+    port: int, bodies: Callable[[], bytes], count: int, connections: int, pid: int
+) -> dict[str, float]:
+    clients = [await _Client().open(port) for _ in range(connections)]
+    await clients[0].ask(bodies())
+    left = iter(range(count))
+
+    async def work(client: _Client) -> None:
+        for _ in left:
+            await client.ask(bodies())
+
+    began, cpu = time.perf_counter(), _cpu(pid)
+    await asyncio.gather(*(work(client) for client in clients))
+    wall, used = time.perf_counter() - began, _cpu(pid) - cpu
+    for client in clients:
+        client.close()
+    # What one core bears: the gateway's own CPU, whoever else was on the machine.
+    return {"cpu_us": used / count * 1e6, "per_core": count / max(used, 1e-9), "rate": count / wall}
+
+
+async def _measure(ports: tuple[int, int], pid: int, rounds: int, count: int) -> dict[str, dict[str, float]]:
+    direct, through = ports
+    found: dict[str, dict[str, float]] = {}
+    misses = {
+        "miss, 1 kB": lambda: _body(700),
+        "miss, 55 kB": lambda: _body(55_000),
+        "miss, stream of 50": lambda: _body(700, stream=True),
+    }
+    for name, bodies in misses.items():
+        added = [
+            await _p50(through, bodies, count) - await _p50(direct, bodies, count) for _ in range(rounds)
+        ]
+        loads = [await _load(through, bodies, count * 4, 32, pid) for _ in range(rounds)]
+        found[name] = {
+            "added_p50_ms": min(added),
+            "median_added_ms": statistics.median(added),
+            **_best(loads),
+        }
+    hits = {
+        "hit in memory, 1 kB": lambda: _body(700, fresh=False),
+        "hit in memory, 55 kB": lambda: _body(55_000, fresh=False),
+        "hit in memory, streamed": lambda: _body(700, stream=True, fresh=False),
+    }
+    for name, bodies in hits.items():
+        same = _always(bodies())
+        times = [await _p50(through, same, count) for _ in range(rounds)]
+        loads = [await _load(through, same, count * 20, 32, pid) for _ in range(rounds)]
+        found[name] = {"p50_ms": min(times), "median_p50_ms": statistics.median(times), **_best(loads)}
+    return found
+
+
+def _always(body: bytes) -> Callable[[], bytes]:
+    return lambda: body
+
+
+def _best(loads: list[dict[str, float]]) -> dict[str, float]:
+    return {
+        "cpu_us": min(load["cpu_us"] for load in loads),
+        "per_core": max(load["per_core"] for load in loads),
+        "rate": max(load["rate"] for load in loads),
+    }
+
+
+async def _from_redis(port: int, pid: int, count: int) -> dict[str, float]:
+    """A gateway that keeps nothing in memory finds all of it in Redis."""
+    body = _body(700, fresh=False)
+    client = await _Client().open(port)
+    await client.ask(body)
+    await asyncio.sleep(0.3)
+    if b"x-lix-cache: hit-l1-exact" not in await client.ask(body):
+        raise SystemExit("the answer is not in Redis")
+    client.close()
+    times = [await _p50(port, lambda: body, count) for _ in range(3)]
+    loads = [await _load(port, lambda: body, count * 10, 32, pid) for _ in range(3)]
+    return {"p50_ms": min(times), "median_p50_ms": statistics.median(times), **_best(loads)}
+
+
+def _start(port: int, provider: int, server: RedisServer, **env: str) -> subprocess.Popen[bytes]:
+    variables = {
+        **os.environ,
+        "LIX_CACHE_REDIS_URL": server.unix_url,
+        "LIX_CACHE_GATEWAY_ACCESS_LOG": "no",
+        **{f"LIX_CACHE_GATEWAY_{name}": value for name, value in env.items()},
+    }
+    command = [sys.executable, "-m", "lix_cache.cli", "serve", "--port", str(port)]
+    command += ["--upstream", f"http://127.0.0.1:{provider}"]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
+    os.sched_setaffinity(process.pid, {0})
+    return process
+
+
+async def _until_ready(port: int) -> None:
+    for _ in range(300):
+        try:
+            (await _Client().open(port)).close()
+            return
+        except OSError:
+            await asyncio.sleep(0.1)
+    raise SystemExit("the gateway did not start")
+
+
+def _timed(work: Awaitable[Any]) -> Any:
+    import uvloop
+
+    async def run() -> Any:
+        return await work
+
+    return uvloop.run(run())
+
+
+def main() -> None:
+    """Run all of it and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--count", type=int, default=300, help="requests of one connection in a round")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--provider", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.provider:
+        _serve_provider(options.provider)
+        return
+    provider_port, gateway_port, redis_port = free_port(), free_port(), free_port()
+    provider = subprocess.Popen([sys.executable, __file__, "--provider", str(provider_port)])
+    processes = [provider]
+    try:
+        with RedisServer() as server:
+            gateway = _start(gateway_port, provider_port, server)
+            no_memory = _start(redis_port, provider_port, server, MEMORY_BYTES="0")
+            processes += [gateway, no_memory]
+
+            async def run() -> dict[str, dict[str, float]]:
+                for port in (provider_port, gateway_port, redis_port):
+                    await _until_ready(port)
+                idle = {"pss_mb": _pss(gateway.pid)}
+                found = await _measure(
+                    (provider_port, gateway_port), gateway.pid, options.rounds, options.count
+                )
+                found["hit in Redis, 1 kB"] = await _from_redis(redis_port, no_memory.pid, options.count)
+                found["memory, idle"] = idle
+                found["memory, after"] = {"pss_mb": _pss(gateway.pid)}
+                return found
+
+            found = _timed(run())
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(20)
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return
+    for name, numbers in found.items():
+        print(
+            f"{name:26}"
+            + "  ".join(
+                f"{key} {value:,.3f}" if value < 10 else f"{key} {value:,.0f}"
+                for key, value in numbers.items()
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()

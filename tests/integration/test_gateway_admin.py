@@ -1,0 +1,99 @@
+"""The admin's routes: behind a key of their own; purges and explanations stay with one tenant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lix_cache import CacheConfig, HashingEmbedder
+from lix_cache.gateway.settings import TenantSettings
+from lix_cache.gateway.tenants import digest_of_key
+from tests.support.provider import Provider, RunningGateway
+from tests.support.wire import CHAT, Reply, ask, chat_body, post
+
+ANN, BOB, ADMIN = "ann-key-0123456789abcdef", "bob-key-0123456789abcdef", "admin-key-0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    with Provider() as running:
+        yield running
+
+
+@pytest.fixture
+def gateway(provider: Provider, redis_config: CacheConfig) -> Iterator[RunningGateway]:
+    tenants = tuple(TenantSettings(name, (digest_of_key(key),)) for name, key in (("ann", ANN), ("bob", BOB)))
+    with RunningGateway(
+        provider, redis_config, embedder=HashingEmbedder(), tenants=tenants, admin_key=digest_of_key(ADMIN)
+    ) as running:
+        yield running
+
+
+def admin(gateway: RunningGateway, path: str, body: Any = None, key: str = ADMIN) -> Reply:
+    method = "GET" if body is None else "POST"
+    data = None if body is None else json.dumps(body).encode()
+    return ask(gateway.url, method, f"/admin/{path}", data, {"authorization": f"Bearer {key}"})
+
+
+def test_without_its_key_there_is_no_admin(
+    gateway: RunningGateway, provider: Provider, redis_config: CacheConfig
+) -> None:
+    for key in ("", ANN, "wrong"):
+        assert admin(gateway, "stats", key=key).status == 401
+        assert admin(gateway, "purge", {"tenant": "ann"}, key).status == 401
+    assert ask(gateway.url, "GET", "/metrics", headers={"authorization": f"Bearer {ADMIN}"}).status == 200
+    with RunningGateway(provider, redis_config) as plain:
+        assert admin(plain, "stats").json["path"] == "/admin/stats", "a path like any other"
+
+
+@pytest.mark.promise("isolation")
+def test_a_purge_stays_with_one_tenant(gateway: RunningGateway) -> None:
+    other = {**chat_body("How do I pay?"), "model": "m-2"}
+    for key in (ANN, BOB):
+        post(gateway.url, chat_body(), authorization=key)
+        post(gateway.url, other, authorization=key)
+    gateway.settle()
+    assert admin(gateway, "purge", {"tenant": "ann", "model": "m-1"}).json == {
+        "memory": 1,
+        "redis": 1,
+        "by_meaning": 1,
+    }
+    assert post(gateway.url, other, authorization=ANN).state == "hit-l1-exact"
+    assert post(gateway.url, chat_body(), authorization=ANN).state == "miss"
+    gateway.settle()
+    assert admin(gateway, "purge", {"tenant": "ann", "older_than_seconds": 1000}).json["redis"] == 0
+    assert admin(gateway, "purge", {"tenant": "ann"}).json["redis"] == 2
+    for body in (chat_body(), other):
+        assert post(gateway.url, body, authorization=BOB).state == "hit-l1-exact"
+    gateway.forget()
+    assert post(gateway.url, other, authorization=BOB).reason == "redis"
+    assert admin(gateway, "purge", {}).status == 400
+
+
+def test_an_explanation_leaves_no_trace(gateway: RunningGateway, provider: Provider) -> None:
+    headers = {"authorization": f"Bearer {ANN}"}
+
+    def why(body: Any, **more: Any) -> Any:
+        return admin(
+            gateway, "explain", {"tenant": "ann", "path": CHAT, "headers": headers, "body": body, **more}
+        ).json
+
+    body = chat_body("How do I reset my password?")
+    assert why(body)["cache"] == "miss"
+    post(gateway.url, body, **headers)
+    gateway.settle()
+    calls = len(provider.calls)
+    assert (why(body)["cache"], why(body)["memory"], why(body)["redis"]) == ("hit-l1-exact", True, True)
+    near = why(chat_body("how do I reset my password please"))
+    assert (near["cache"], near["by_meaning"]["reason"]) == ("hit-l2-semantic", "semantic")
+    assert why(chat_body("How do I reset my passport?"))["cache"] == "miss"
+    assert why(body, tenant="bob")["cache"] == "miss"
+    assert why({**body, "tools": [{"type": "mcp"}]}) == {"cache": "bypass", "reason": "server_tool"}
+    assert why(body, path="/v1/other")["reason"] == "path"
+    assert len(provider.calls) == calls
+    stats = admin(gateway, "stats").json
+    assert stats["stored"] == 1
+    assert {row["tenant"] for row in stats["requests"]} == {"ann"}

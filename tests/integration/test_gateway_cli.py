@@ -1,0 +1,126 @@
+"""``lix-cache serve`` as a user starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from lix_cache import CacheConfig
+from lix_cache.gateway.tenants import digest_of_key
+from tests.support.provider import Provider
+from tests.support.redis_server import free_port, wait_until
+from tests.support.wire import ask, chat_body, post
+
+
+def command(*arguments: str, **env: str) -> dict[str, Any]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LIX_CACHE")}
+    return {
+        "args": [sys.executable, "-m", "lix_cache.cli", *arguments],
+        "env": {**clean, **env},
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+    }
+
+
+def run(*arguments: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(**command(*arguments, **env), input=stdin, text=True, timeout=120, check=False)
+
+
+@contextmanager
+def serving(*arguments: str, **env: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    port = free_port()
+    process = subprocess.Popen(**command("serve", "--port", str(port), *arguments, **env))
+    url = f"http://127.0.0.1:{port}"
+
+    def is_up() -> bool:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        try:
+            return ask(url, "GET", "/healthz").status == 200
+        except OSError:
+            return False
+
+    try:
+        wait_until(is_up, 60, "the gateway")
+        yield process, url
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def test_the_demo_hits_without_a_key_and_without_redis() -> None:
+    with serving("--demo", LIX_CACHE_REDIS_URL=f"redis://127.0.0.1:{free_port()}") as (process, url):
+        assert post(url, chat_body()).state == "miss"
+        assert post(url, chat_body(stream=True)).text.startswith("Scripted answer")
+        assert post(url, chat_body()).state == "hit-l1-exact"
+        assert ask(url, "GET", "/ready").json["redis"] == "away"
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode in (0, -signal.SIGTERM)
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["cache"] for line in lines] == ["miss", "miss", "hit-l1-exact"] or len(lines) == 3
+
+
+def test_workers_share_what_is_in_redis(redis_config: CacheConfig) -> None:
+    env = {
+        "LIX_CACHE_REDIS_URL": f"redis://127.0.0.1:{redis_config.redis_port}",
+        "LIX_CACHE_REDIS_KEY_PREFIX": redis_config.redis_key_prefix,
+    }
+    with Provider() as provider, serving("--upstream", provider.url, "--workers", "2", **env) as (_, url):
+        replies = [post(url, chat_body()) for _ in range(12)]
+        assert {reply.status for reply in replies} == {200}
+        assert len(provider.calls) <= 2, "at most one before it was stored"
+
+
+def test_it_drains_and_ends_when_idle() -> None:
+    with Provider() as provider:
+        provider.seconds = 1.0
+        env = {"LIX_CACHE_GATEWAY_REDIS": "no", "LIX_CACHE_GATEWAY_IDLE_SECONDS": "1.5"}
+        with serving("--upstream", provider.url, **env) as (process, url):
+            reply = post(url, chat_body())
+            assert reply.status == 200
+            assert process.wait(60) == 0, "nobody asked any more"
+
+
+def test_check_says_what_is_wrong_with_each_part(redis_config: CacheConfig) -> None:
+    redis = {"LIX_CACHE_REDIS_URL": f"redis://127.0.0.1:{redis_config.redis_port}"}
+    with Provider() as provider:
+        fine = run("serve", "--check", "--json", "--upstream", provider.url, "--embedder", "lexical", **redis)
+        assert fine.returncode == 0, fine.stderr
+        assert set(json.loads(fine.stdout)["parts"].values()) == {"ok"}
+    away = f"http://127.0.0.1:{free_port()}"
+    wrong = run(
+        "serve", "--check", "--upstream", away, LIX_CACHE_REDIS_URL=f"redis://127.0.0.1:{free_port()}"
+    )
+    assert wrong.returncode == 1
+    assert wrong.stdout.count("!!") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve"], "--upstream URL"),
+        (["serve", "--upstream", "ftp://x"], "must begin with http"),
+        (["serve", "--upstream", "http://x", "--host", "0.0.0.0"], "without tenants"),
+        (["serve", "--upstream", "http://x", "--volatile", "dates"], "did you mean 'date'"),
+        (["serve", "--config", "none.yaml"], "cannot be read"),
+        (["serve", "--hash-key"], "16 characters"),
+    ],
+)
+def test_wrong_use_is_said(arguments: list[str], said: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert said in " ".join(done.stderr.split())
+
+
+def test_a_key_becomes_a_digest() -> None:
+    assert run("serve", "--hash-key", stdin="a-key-of-sixteen-letters\n").stdout.strip() == digest_of_key(
+        "a-key-of-sixteen-letters"
+    )

@@ -1,0 +1,127 @@
+"""Sessions by X-Session-ID: the window goes before a single turn, and only where a setting says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from lix_cache import CacheConfig
+from lix_cache.gateway.settings import TenantSettings
+from lix_cache.gateway.tenants import digest_of_key
+from tests.support.provider import Provider, RunningGateway
+from tests.support.wire import CHAT, MESSAGE, ask, chat_body, post
+
+ANN, BOB = "ann-key-0123456789abcdef", "bob-key-0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    with Provider() as running:
+        yield running
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGE, "/v1/responses"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_a_single_turn_gets_the_window_before_it(
+    path: str, stream: bool, provider: Provider, redis_config: CacheConfig
+) -> None:
+    field = "input" if path == "/v1/responses" else "messages"
+    with RunningGateway(provider, redis_config, sessions=True) as gateway:
+        provider.calls.clear()
+        for number in range(3):
+            body = {"model": "m-1", field: [{"role": "user", "content": f"turn {number}"}], "max_tokens": 9}
+            assert post(gateway.url, {**body, "stream": stream}, path, x_session_id="s 1").status == 200
+            gateway.settle()
+        turns = provider.calls[-1].json[field]
+        assert [turn["role"] for turn in turns] == ["user", "assistant"] * 2 + ["user"]
+        assert [turn["content"] for turn in turns[::2]] == ["turn 0", "turn 1", "turn 2"]
+        assert turns[1]["content"].startswith("Scripted answer")
+
+
+def test_a_hit_is_a_turn_too_and_whole_conversations_are_left_alone(
+    provider: Provider, redis_config: CacheConfig
+) -> None:
+    with RunningGateway(provider, redis_config, sessions=True) as gateway:
+        post(gateway.url, chat_body("first"))
+        assert post(gateway.url, chat_body("first"), x_session_id="s").state == "hit-l1-exact"
+        gateway.settle()
+        messages = ask(gateway.url, "GET", "/v1/sessions/s").json["messages"]
+        assert [message["role"] for message in messages] == ["user", "assistant"]
+        own = {
+            "model": "m-1",
+            "messages": [{"role": role, "content": role} for role in ("user", "assistant", "user")],
+        }
+        post(gateway.url, own, x_session_id="s")
+        assert provider.calls[-1].json == own
+
+
+def test_the_header_means_nothing_unless_a_setting_says_so(
+    provider: Provider, redis_config: CacheConfig
+) -> None:
+    with RunningGateway(provider, redis_config) as gateway:
+        for text in ("one", "two"):
+            post(gateway.url, chat_body(text), x_session_id="s")
+            gateway.settle()
+        assert provider.calls[-1].json == chat_body("two")
+        assert ask(gateway.url, "GET", "/v1/sessions").json["path"] == "/v1/sessions", "a path like any other"
+
+
+@pytest.mark.promise("isolation")
+def test_sessions_of_tenants_are_apart(provider: Provider, redis_config: CacheConfig) -> None:
+    tenants = tuple(
+        TenantSettings(name, (digest_of_key(key),), sessions=True)
+        for name, key in (("ann", ANN), ("bob", BOB))
+    )
+    with RunningGateway(provider, redis_config, tenants=tenants) as gateway:
+        post(gateway.url, chat_body("mine"), x_session_id="s", authorization=ANN)
+        gateway.settle()
+        post(gateway.url, chat_body("yours"), x_session_id="s", authorization=BOB)
+        gateway.settle()
+        assert provider.calls[-1].json == chat_body("yours")
+        seen = {
+            key: ask(gateway.url, "GET", "/v1/sessions/s/export", headers={"authorization": key}).body
+            for key in (ANN, BOB)
+        }
+        assert b"mine" in seen[ANN]
+        assert b"mine" not in seen[BOB]
+        assert ask(gateway.url, "GET", "/v1/sessions", headers={"authorization": ANN}).json == {
+            "sessions": ["s"]
+        }
+        for name in ("..%2Fbob%2Fs", "ann%2Fs", "x" * 300):
+            answer = ask(gateway.url, "GET", f"/v1/sessions/{name}", headers={"authorization": ANN})
+            assert answer.status in (400, 404)
+        assert post(gateway.url, chat_body(), x_session_id="../bob/s", authorization=ANN).status == 400
+        assert (
+            ask(gateway.url, "DELETE", "/v1/sessions/s", headers={"authorization": ANN}).json["deleted"]
+            is True
+        )
+        assert ask(gateway.url, "GET", "/v1/sessions/s", headers={"authorization": ANN}).status == 404
+        assert (
+            b"yours" in ask(gateway.url, "GET", "/v1/sessions/s/export", headers={"authorization": BOB}).body
+        )
+
+
+def test_records_in_tool_results_go_in_fewer_tokens_where_a_setting_says_so(
+    provider: Provider, redis_config: CacheConfig
+) -> None:
+    import json
+
+    records = json.dumps([{"name": f"n{i}", "price": i, "stock": i * 2} for i in range(40)])
+    body = chat_body()
+    body["messages"] += [
+        {
+            "role": "assistant",
+            "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+        },
+        {"role": "tool", "tool_call_id": "c", "content": records},
+    ]
+    with RunningGateway(provider, redis_config, encoders=("columns",)) as gateway:
+        assert post(gateway.url, body).state == "miss"
+        sent = provider.calls[-1].json["messages"]
+        assert len(sent[-1]["content"]) < 0.7 * len(records)
+        assert sent[:-1] == body["messages"][:-1]
+        assert post(gateway.url, body).state == "hit-l1-exact"
+        assert gateway.core.metrics.encoded_tokens > 0
+    with RunningGateway(provider, redis_config) as plain:
+        assert post(plain.url, body).state == "miss", "what is sent in another way has another key"

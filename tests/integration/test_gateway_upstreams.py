@@ -1,0 +1,96 @@
+"""Several providers: by model, retries that honour retry-after, failover, deadlines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from lix_cache import CacheConfig
+from lix_cache.gateway.settings import UpstreamSettings
+from lix_cache.gateway.upstream import joined
+from tests.support.provider import Provider, RunningGateway
+from tests.support.redis_server import free_port
+from tests.support.wire import chat_body, post
+
+
+@pytest.fixture
+def two() -> Iterator[tuple[Provider, Provider]]:
+    with Provider() as one, Provider() as other:
+        yield one, other
+
+
+def test_providers_are_chosen_by_the_model(two: tuple[Provider, Provider], redis_config: CacheConfig) -> None:
+    upstreams = (
+        UpstreamSettings("a", two[0].url + "/v1", ("m-*",)),
+        UpstreamSettings("b", two[1].url, ("n-?",), api_key="sk-b"),
+    )
+    with RunningGateway("", redis_config, upstreams=upstreams) as gateway:
+        for model, counts in (("m-1", (1, 0)), ("n-1", (1, 1)), ("m-2", (2, 1))):
+            assert (
+                post(gateway.url, {**chat_body(), "model": model}, authorization="Bearer own").status == 200
+            )
+            assert (len(two[0].calls), len(two[1].calls)) == counts
+        assert two[0].calls[0].path == "/v1/chat/completions"
+        assert [call.headers["Authorization"] for call in (two[0].calls[0], two[1].calls[0])] == [
+            "Bearer own",
+            "Bearer sk-b",
+        ]
+        assert post(gateway.url, {**chat_body(), "model": "unknown"}).status == 404
+
+
+def test_a_failed_request_is_sent_again_before_its_first_byte(
+    two: tuple[Provider, Provider], redis_config: CacheConfig
+) -> None:
+    with RunningGateway(two[0], redis_config, retries=2) as gateway:
+        for acts, calls in ((["429"], 2), (["503", "reset"], 3), (["cut"], 1), (["400"], 1), (["500"], 1)):
+            two[0].calls.clear()
+            two[0].do(*acts)
+            reply = post(gateway.url, chat_body(" ".join(acts)))
+            assert len(two[0].calls) == calls, acts
+            assert (reply.status, reply.is_whole) == (
+                int(acts[-1]) if calls == 1 and acts != ["cut"] else 200,
+                acts != ["cut"],
+            )
+
+
+def test_a_provider_that_asks_for_a_long_wait_is_passed_on(
+    two: tuple[Provider, Provider], redis_config: CacheConfig
+) -> None:
+    two[0].retry_after = "30"
+    with RunningGateway(two[0], redis_config, retries=3) as gateway:
+        two[0].do("429")
+        reply = post(gateway.url, chat_body())
+        assert (reply.status, reply.headers["retry-after"]) == (429, "30")
+        assert len(two[0].calls) == 1
+
+
+@pytest.mark.promise("right-answer")
+def test_another_provider_answers_and_is_not_kept_under_the_first_ones_key(
+    two: tuple[Provider, Provider], redis_config: CacheConfig
+) -> None:
+    """Trap: thinking signatures across providers."""
+    upstreams = (UpstreamSettings("a", two[0].url), UpstreamSettings("b", two[1].url))
+    with RunningGateway("", redis_config, upstreams=upstreams) as gateway:
+        two[0].do("503")
+        assert post(gateway.url, chat_body()).status == 200
+        assert (len(two[0].calls), len(two[1].calls)) == (1, 1)
+        gateway.settle()
+        assert post(gateway.url, chat_body()).state == "miss"
+        assert post(gateway.url, chat_body()).state == "hit-l1-exact"
+
+
+def test_a_provider_that_fails_again_and_again_is_asked_last(
+    two: tuple[Provider, Provider], redis_config: CacheConfig
+) -> None:
+    upstreams = (UpstreamSettings("a", f"http://127.0.0.1:{free_port()}"), UpstreamSettings("b", two[1].url))
+    with RunningGateway("", redis_config, upstreams=upstreams) as gateway:
+        for number in range(8):
+            assert post(gateway.url, chat_body(str(number))).status == 200
+        assert gateway.core.routes.retries == 5, "then its breaker opened"
+
+
+def test_the_address_of_a_path() -> None:
+    assert joined("https://a/v1", "/v1/chat") == joined("https://a", "/v1/chat") == "https://a/v1/chat"
+    assert joined("https://a/x/v1", "/v1?b=1") == "https://a/x/v1?b=1"
+    assert joined("https://a/v1", "/v1x") == "https://a/v1/v1x"

@@ -1,0 +1,105 @@
+"""``lix-cache kv``: what it says of a store is so, and it takes nothing that it was not asked to take."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from lix_cache.cli.app import app
+from lix_cache.kv.manifest import Manifest, Part
+from lix_cache.kv.store import KvStore
+from tests.support.kv import FINGERPRINT, as_ids, pieces_of, save_tokens, tokens
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    store = KvStore(tmp_path / "kv")
+    prefix = tokens(600)
+    for number in range(3):
+        save_tokens(store, f"s{number}", as_ids([*prefix, *tokens(100, number + 1)]), "ann")
+    save_tokens(store, "other", tokens(300, 9), "bob", pinned=True)
+    return tmp_path / "kv"
+
+
+def run(*arguments: Any, code: int = 0) -> Any:
+    done = CliRunner().invoke(app, ["kv", *map(str, arguments)])
+    assert done.exit_code == code, done.output
+    return done.stdout
+
+
+def said(*arguments: Any, code: int = 0) -> Any:
+    return json.loads(run(*arguments, "--json", code=code))
+
+
+def test_list_and_stats_count_what_is_there(folder: Path) -> None:
+    found = said("list", "--dir", folder)
+    assert {
+        (one["session"], one["tenant"], one["tokens"], one["stored_tokens"], one["pinned"]) for one in found
+    } == {
+        ("s0", "ann", 700, 700, False),
+        ("s1", "ann", 700, 700, False),
+        ("s2", "ann", 700, 700, False),
+        ("other", "bob", 300, 300, True),
+    }
+    assert all("none" in one["model"] for one in found)
+    stats = said("stats", "--dir", folder)
+    # Two blocks that three sessions share, a tail for each, and a block and a tail of another.
+    assert (stats["files"], stats["sessions"], stats["shared_files"], stats["tenants"]) == (7, 4, 2, 2)
+    assert stats["bytes"] == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert "s1" in run("list", "--dir", folder)
+    assert "shared" in run("stats", "--dir", folder)
+
+
+@pytest.mark.promise("bad-bytes")
+def test_verify_finds_a_flipped_bit_and_a_file_under_another_name(folder: Path) -> None:
+    assert said("verify", "--dir", folder) == {"files": 7, "damaged": []}
+    first, second = sorted(folder.rglob("*.safetensors"))[:2]
+    data = bytearray(first.read_bytes())
+    data[-1] ^= 1
+    first.write_bytes(data)
+    third = sorted(folder.rglob("*.safetensors"))[2]
+    second.write_bytes(third.read_bytes())
+    found = said("verify", "--dir", folder, code=1)
+    assert {one["file"].split("/")[-1] for one in found["damaged"]} == {first.name, second.name}
+    assert "2 damaged" in run("verify", "--dir", folder, code=1)
+
+
+def test_looking_removes_nothing(folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    for command in ("list", "stats", "verify"):
+        run(command, "--dir", folder)
+    run("explain", "s0", "--dir", folder, "--tenant", "ann")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_prune_takes_what_it_was_asked_to(folder: Path) -> None:
+    assert said("prune", "--dir", folder)["files"] == 0
+    assert said("prune", "--dir", folder, "--tenant", "ann", "--session", "s0")["files"] == 1
+    assert {one["session"] for one in said("list", "--dir", folder)} == {"s1", "s2", "other"}
+    assert said("prune", "--dir", folder, "--bytes", 0)["files"] == 4
+    # Pinned: only by its name.
+    assert {one["session"] for one in said("list", "--dir", folder)} == {"other"}
+    assert said("prune", "--dir", folder, "--tenant", "bob", "--whole-tenant")["files"] == 2
+    assert said("list", "--dir", folder) == []
+
+
+def test_explain_names_the_message_that_differs(folder: Path) -> None:
+    store = KvStore(folder)
+    ids = as_ids([*tokens(600)[:50], 7, *tokens(600)[51:]])
+    manifest = Manifest("clock", "ann", ids=ids, parts=[Part(80, "system"), Part(600, "message 2 (user)")])
+    store.save(FINGERPRINT, manifest, pieces_of(ids, "ann"))
+    found = said("explain", "clock", "--dir", folder, "--tenant", "ann")
+    assert (found["part"], found["token"], found["token_in_part"]) == ("system", 50, 51)
+    assert "token 51 of system" in run("explain", "clock", "--dir", folder, "--tenant", "ann")
+    assert said("explain", "other", "--dir", folder, "--tenant", "bob") is None
+    run("explain", "nobody", "--dir", folder, code=2)
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    for command in ("list", "stats", "verify", "prune"):
+        run(command, "--dir", tmp_path / "none", code=2)
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,185 @@
+"""Flights: one reads, all get it, memory is bounded; and streams under another id."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from lix_cache.gateway.demo import events_of
+from lix_cache.gateway.relay import Broken, Flight, Head, Reader, Renamed
+
+HEAD = Head(200, [(b"content-type", b"text/event-stream")])
+
+
+def run(work: Callable[[], Awaitable[Any]]) -> Any:
+    async def bounded() -> Any:
+        return await asyncio.wait_for(work(), 20)
+
+    return asyncio.run(bounded())
+
+
+def flight_of(largest: int = 1 << 20, ended: list[Flight] | None = None, *, goes_on: bool = False) -> Flight:
+    return Flight(
+        largest, (lambda one: ended.append(one)) if ended is not None else (lambda _: None), goes_on=goes_on
+    )
+
+
+async def read(reader: Reader) -> bytes:
+    try:
+        return b"".join([chunk async for chunk in reader.chunks()])
+    finally:
+        reader.leave()
+
+
+def test_all_readers_get_all_of_it_whenever_they_joined() -> None:
+    async def work() -> None:
+        ended: list[Flight] = []
+        flight = flight_of(ended=ended)
+
+        async def pump() -> None:
+            flight.begin(HEAD)
+            for number in range(20):
+                await flight.put(b"%d," % number)
+                await asyncio.sleep(0)
+
+        first = Reader(flight)
+        flight.start(pump())
+        early = asyncio.ensure_future(read(first))
+        await asyncio.sleep(0)
+        late = await read(Reader(flight))
+        assert await early == late == b"".join(b"%d," % n for n in range(20))
+        assert await read(Reader(flight)) == late
+        assert ended == [flight]
+
+    run(work)
+
+
+def test_the_last_one_that_leaves_ends_it_and_others_do_not() -> None:
+    async def work() -> None:
+        ended: list[Flight] = []
+        flight, stopped = flight_of(ended=ended), asyncio.Event()
+
+        async def pump() -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                stopped.set()
+
+        one, other = Reader(flight), Reader(flight)
+        flight.start(pump())
+        await asyncio.sleep(0)
+        one.leave()
+        assert not ended
+        other.gone()
+        assert await other.until_head() is False
+        other.leave()
+        assert ended == [flight], "at once, so that nobody joins it"
+        await stopped.wait()
+        assert flight.is_broken
+        with pytest.raises(Broken):
+            await read(Reader(flight))
+
+    run(work)
+
+
+def test_a_flight_that_is_to_finish_finishes() -> None:
+    async def work() -> None:
+        ended: list[Flight] = []
+        flight, gate = flight_of(ended=ended, goes_on=True), asyncio.Event()
+
+        async def pump() -> None:
+            await gate.wait()
+
+        reader = Reader(flight)
+        flight.start(pump())
+        reader.leave()
+        gate.set()
+        await asyncio.sleep(0.01)
+        assert ended == [flight]
+        assert not flight.is_broken
+
+    run(work)
+
+
+def test_an_answer_that_is_too_large_to_keep_is_not_held_in_memory() -> None:
+    async def work() -> None:
+        flight = flight_of(largest=100_000)
+        most = 0
+
+        async def pump() -> None:
+            nonlocal most
+            for _ in range(200):
+                await flight.put(b"x" * 100_000)
+                most = max(most, sum(map(len, flight.chunks)))
+
+        reader = Reader(flight)
+        flight.start(pump())
+        size = 0
+        async for chunk in reader.chunks():
+            size += len(chunk)
+            await asyncio.sleep(0)
+        assert size == 20_000_000
+        assert most < 5_000_000
+        assert not flight.is_whole
+
+    run(work)
+
+
+def test_an_error_in_the_pump_is_an_end_for_all() -> None:
+    async def work() -> None:
+        flight = flight_of()
+
+        async def pump() -> None:
+            await flight.put(b"half")
+            raise ValueError("scripted")
+
+        reader = Reader(flight)
+        flight.start(pump())
+        with pytest.raises(Broken):
+            await read(reader)
+        assert isinstance(flight.error, ValueError)
+
+    run(work)
+
+
+@pytest.mark.parametrize("protocol", ["chat", "messages", "responses"])
+@pytest.mark.parametrize("size", [1, 7, 100, 10_000])
+def test_a_stream_gets_another_id_wherever_it_is_cut(protocol: str, size: int) -> None:
+    request = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "input": "hi"}
+    events = b"".join(events_of(protocol, request))
+    renamed = Renamed("new0")
+    pieces = [renamed.feed(events[i : i + size]) for i in range(0, len(events), size)]
+    found = b"".join(pieces) + renamed.finish()
+    first = json.loads(events.partition(b"data: ")[2].partition(b"\n")[0])
+    old = (first.get("message") or first.get("response") or first)["id"]
+    assert found == events.replace(
+        f'"id":"{old}"'.encode(),
+        f'"id":"{old.partition("_")[0].partition("-")[0]}'.encode()
+        + old[len(old.partition("_")[0].partition("-")[0])].encode()
+        + b'new0"',
+    )
+    assert old.encode() not in found
+
+
+def test_an_id_in_a_text_is_left_alone() -> None:
+    text = json.dumps(
+        {"id": "chatcmpl-1", "choices": [{"delta": {"content": '{"id":"chatcmpl-1"}'}}]},
+        separators=(",", ":"),
+    )
+    renamed = Renamed("new0")
+    found = renamed.feed(f"data: {text}\n\n".encode()) + renamed.finish()
+    value = json.loads(found[6:])
+    assert value["id"] == "chatcmpl-new0"
+    assert value["choices"][0]["delta"]["content"] == '{"id":"chatcmpl-1"}'
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\n\n", b"data: [DONE]\n\n", b"data: {half\n\n", b"data: 1\n\n", b"no event"]
+)
+def test_what_has_no_id_passes_as_it_is(data: bytes) -> None:
+    renamed = Renamed("new0")
+    assert renamed.feed(data) + renamed.finish() == data

@@ -1,0 +1,121 @@
+"""The gateway's settings: one file, variables that win over it, errors that say where."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lix_cache import CacheConfig
+from lix_cache.errors import ConfigError
+from lix_cache.gateway.settings import ENV_PREFIX, GatewaySettings, read_settings
+from lix_cache.gateway.tenants import digest_of_key
+
+KEY = digest_of_key("a-key-of-sixteen-letters")
+
+
+_YAML = f"""
+port: 1
+ttl_seconds: 5
+volatile: [date]
+upstreams:
+  - {{name: a, url: http://a, models: [m-*]}}
+tenants:
+  - name: ann
+    keys: ['{KEY}']
+    tokens_per_day: 9
+    provider_keys: {{a: ANN_KEY}}
+"""
+_TOML = f"""
+port = 1
+ttl_seconds = 5
+volatile = ["date"]
+upstreams = [{{ name = "a", url = "http://a", models = ["m-*"] }}]
+
+[[tenants]]
+name = "ann"
+keys = ["{KEY}"]
+tokens_per_day = 9
+provider_keys = {{ a = "ANN_KEY" }}
+"""
+
+
+def test_a_file_then_variables_then_the_command_line(tmp_path: Path) -> None:
+    yaml, toml = tmp_path / "gateway.yaml", tmp_path / "gateway.toml"
+    yaml.write_text(_YAML)
+    toml.write_text(_TOML)
+    env = {ENV_PREFIX + "PORT": "2", ENV_PREFIX + "SESSIONS": "yes", ENV_PREFIX + "VOLATILE": "cwd, date"}
+    found = [read_settings(str(path), env, ttl_seconds=7.0, host=None) for path in (yaml, toml)]
+    assert found[0] == found[1]
+    assert (found[0].port, found[0].ttl_seconds, found[0].sessions) == (2, 7.0, True)
+    assert found[0].volatile == ("cwd", "date")
+    assert found[0].tenants[0].provider_keys == {"a": "ANN_KEY"}
+
+
+def test_every_field_has_a_variable_that_the_librarys_own_settings_do_not_take_for_a_slip() -> None:
+    names = [ENV_PREFIX + field.name.upper() for field in dataclasses.fields(GatewaySettings)]
+    CacheConfig.from_env("LIX_CACHE", dict.fromkeys(names, "1"))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"prot": 1}, "did you mean 'port'"),
+        ({"port": "x"}, "port must be int"),
+        ({"port": True}, "port must be int"),
+        ({"port": 70000}, "at most 65535"),
+        ({"ttl_seconds": 0}, "ttl_seconds must be larger than 0"),
+        ({"ttl_seconds": float("nan")}, "ttl_seconds must be finite"),
+        ({"host": "0.0.0.0"}, "without tenants the gateway listens on this machine alone"),
+        ({"upstreams": [{"name": "a", "url": "ftp://a"}]}, "must begin with http"),
+        ({"upstreams": [{"name": "a", "url": "http://u:p@a"}]}, "no user, query or fragment"),
+        ({"upstreams": [{"name": "../a", "url": "http://a"}]}, "name of an upstream"),
+        ({"upstreams": [{"name": "a", "url": "http://a"}] * 2}, "two upstreams have the same name"),
+        ({"upstreams": {"name": "a"}}, "upstreams must be a list"),
+        ({"tenants": [{"name": "..", "keys": [KEY]}]}, "name of a tenant"),
+        ({"tenants": [{"name": "a", "keys": ["plain-key"]}]}, "--hash-key"),
+        ({"tenants": [{"name": "a", "keys": [KEY]}, {"name": "b", "keys": [KEY]}]}, "the same key"),
+        ({"tenants": [{"name": "a", "keys": [KEY], "scopes": ["all"]}]}, "the scopes of tenant"),
+        ({"volatile": ["dates"]}, "did you mean 'date'"),
+        ({"admin_key": "plain"}, "--hash-key"),
+    ],
+)
+@pytest.mark.promise("no-leak")
+def test_what_makes_no_sense_is_said_without_a_secret(
+    values: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(json.dumps(values).replace("NaN", ".nan"))
+    with pytest.raises(ConfigError) as caught:
+        read_settings(str(path), {})
+    assert said in str(caught.value)
+    assert "plain-key" not in str(caught.value)
+
+
+def test_files_and_variables_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: [")
+    (tmp_path / "a.toml").write_text("a = ")
+    (tmp_path / "a.ini").write_text("")
+    (tmp_path / "b.yaml").write_text("- 1")
+    for name in ("a.yaml", "a.toml", "a.ini", "b.yaml", "none.yaml"):
+        with pytest.raises(ConfigError):
+            read_settings(str(tmp_path / name), {})
+    for variable, value in (("PROT", "1"), ("PORT", "x"), ("SESSIONS", "maybe"), ("UPSTREAMS", "[")):
+        with pytest.raises(ConfigError, match=variable):
+            read_settings(None, {ENV_PREFIX + variable: value})
+
+
+def test_with_tenants_it_may_listen_anywhere() -> None:
+    assert read_settings(None, {}, host="0.0.0.0", tenants=[{"name": "a", "keys": [KEY]}]).host == "0.0.0.0"
+
+
+@pytest.mark.promise("no-leak")
+def test_no_secret_in_a_repr() -> None:
+    found = read_settings(
+        None, {}, upstreams=[{"name": "a", "url": "http://a", "api_key": "sk-secret"}], admin_key=KEY
+    )
+    assert "sk-secret" not in repr(found)
+    assert KEY not in repr(found)

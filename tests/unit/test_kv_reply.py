@@ -1,0 +1,135 @@
+"""Replies, rates, misses and the memory tier, without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from lix_cache.kv.engine import Live
+from lix_cache.kv.identity import as_ids
+from lix_cache.kv.manifest import Part
+from lix_cache.kv.memory import Entry, MemoryTier
+from lix_cache.kv.miss import miss_between
+from lix_cache.kv.rates import Rates
+from lix_cache.kv.reply import Reply, Usage
+
+
+def reply_of(text: str, stop: Sequence[str] = (), *, end: bool = False) -> tuple[Reply, list[Reply]]:
+    """Return a reply that is made a byte at a time, and where it says that it is over."""
+    over: list[Reply] = []
+    data = text.encode()
+    ids = [*data, 999] if end else [*data]
+
+    def detokenize(ids: Sequence[int]) -> str:
+        return bytes(ids).decode("utf-8", "replace")
+
+    return Reply("s", Usage(1, 0, 0), None, iter(ids), detokenize, stop, frozenset([999]), over.append), over
+
+
+@pytest.mark.parametrize("text", ["", "plain", "é ü 漢字 🎉", "a\n\nb"])
+@pytest.mark.parametrize("stop", [(), ("never",), ("zzz", "")])
+def test_pieces_are_the_text_and_no_piece_is_half_a_character(text: str, stop: tuple[str, ...]) -> None:
+    reply, over = reply_of(text, stop, end=True)
+    pieces = list(reply)
+    assert "".join(pieces) == reply.text == text
+    assert not any("\ufffd" in piece for piece in pieces)
+    assert (reply.finish_reason, over) == ("stop", [reply])
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "expected"),
+    [
+        ("one two three", ["two"], "one "),
+        ("one two three", ["three", "two"], "one "),
+        ("aaab", ["aab"], "a"),
+        ("ab", ["ab"], ""),
+        ("one tw", ["two"], "one tw"),
+        ("漢字!", ["字"], "漢"),
+    ],
+)
+def test_no_piece_holds_a_beginning_of_a_stop_text(text: str, stop: list[str], expected: str) -> None:
+    reply, over = reply_of(text, stop)
+    assert "".join(reply) == expected == reply.text
+    assert len(over) == 1
+
+
+def test_a_reply_ends_once_however_it_ends() -> None:
+    reply, over = reply_of("text")
+    next(reply)
+    reply.close()
+    reply.close()
+    assert list(reply) == []
+    del reply
+    assert len(over) == 1
+
+    def broken() -> Iterator[int]:
+        yield 65
+        raise ValueError("of the engine")
+
+    failed = Reply(
+        "s", Usage(1, 0, 0), None, broken(), lambda ids: "A" * len(ids), (), frozenset(), over.append
+    )
+    assert next(failed) == "A"
+    with pytest.raises(ValueError, match="engine"):
+        next(failed)
+    assert len(over) == 2
+
+
+def test_loading_is_chosen_while_it_is_faster_and_tried_again_now_and_then() -> None:
+    rates = Rates()
+    assert rates.should_load()
+    rates.loaded(1000, 0.1)
+    assert rates.should_load()
+    rates.prefilled(1000, 1.0)
+    assert rates.should_load()
+    for _ in range(50):
+        rates.loaded(1000, 10.0)
+    tries = [rates.should_load() for _ in range(32)]
+    assert tries.count(True) == 2
+    for _ in range(50):
+        rates.loaded(1000, 0.01)
+    assert all(rates.should_load() for _ in range(5))
+    before = rates.load
+    rates.loaded(1, 100.0)
+    assert rates.load == before
+
+
+PARTS = [Part(10, "system"), Part(20, "message 2 (user)")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "part", "number"), [(0, "system", 1), (9, "system", 10), (10, "message 2 (user)", 1)]
+)
+def test_a_miss_names_the_message_and_the_token_in_it(changed: int, part: str, number: int) -> None:
+    ids = list(range(30))
+    known = [*ids[:changed], 99, *ids[changed + 1 :]]
+    miss = miss_between(as_ids(ids), as_ids(known), PARTS)
+    assert miss is not None
+    assert (miss.part, miss.token_in_part, miss.token) == (part, number, changed)
+
+
+def test_what_goes_on_is_no_miss() -> None:
+    assert miss_between(as_ids(range(30)), as_ids(range(20)), PARTS) is None
+    nothing = miss_between(as_ids(range(30)), as_ids([]), PARTS)
+    assert nothing is not None
+    assert "nothing is known" in str(nothing)
+
+
+def test_the_memory_tier_lets_the_least_recently_used_go() -> None:
+    tier = MemoryTier(budget_bytes=100, most=3)
+    entries = [Entry("t", f"s{number}", Live([1], 30), used=number) for number in range(3)]
+    for entry in entries:
+        tier.put(entry)
+    assert tier.surplus() == []
+    assert tier.surplus(room=1) == [entries[0]]
+    entries[2].live.size = 80
+    assert tier.surplus(keep=entries[2]) == entries[:2]
+    entries[0].used = 9
+    assert [one.session for one in tier.all()] == ["s1", "s2", "s0"]
+    tier.remove(entries[1])
+    assert tier.get("t", "s1") is None
+    assert tier.size == 110
+    other = Entry("t", "s0", Live())
+    tier.remove(other)
+    assert tier.get("t", "s0") is entries[0]
