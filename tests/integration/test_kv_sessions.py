@@ -50,7 +50,7 @@ def test_a_thousand_sessions_leave_nothing_open(exports: Any, tmp_path: Path) ->
     gc.collect()
     assert engine.live == model.stats()["live_sessions"] <= 8
     assert len(os.listdir("/proc/self/fd")) <= files
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads  # those of other tests may end
     assert _maps(tmp_path) <= maps + 2
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= budget
     model.close()
