@@ -11,7 +11,7 @@ from lix_cache.hot.old_keys import OLD, OldSessions, old_list_key
 from lix_cache.hot.replies import LARGEST_SEQ, Added, Cold, End, Found, Gap, Looked, Page, Refused
 from lix_cache.hot.scripts import Command, ScriptCall, Value
 from lix_cache.messages.packing import is_repeated, pack_hot, unpack_window
-from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, parse_id
+from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, parse_id, parse_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -387,5 +387,4 @@ class HotWindow:
 
 
 def _turns(flat: Sequence[bytes]) -> list[Turn]:
-    names = map(parse_id, flat[0::2])
-    return unpack_window(list(zip(names, flat[1::2], strict=True)))
+    return unpack_window(list(zip(parse_ids(flat[0::2]), flat[1::2], strict=True)))
