@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import inspect
+from types import FunctionType
+from typing import Any, TypeVar
 
+from lix_cache.checks import kind_of
 from lix_cache.config import CacheConfig, check_setting
 from lix_cache.errors import ConfigError
 
-__all__ = ["config_of", "config_with"]
+__all__ = ["config_of", "config_with", "speaks_for_itself"]
+
+K = TypeVar("K", bound=type[Any])
+
+
+def speaks_for_itself(kind: K) -> K:
+    """Give a class copies of the methods that it inherits, under its own name: a decorator.
+
+    Python names the class of a method in its errors, and users know only the public one.
+    """
+    for name in dir(kind):
+        found = inspect.getattr_static(kind, name)
+        is_public = name == "__init__" or not name.startswith("_")
+        if is_public and isinstance(found, FunctionType) and name not in vars(kind):
+            own = FunctionType(found.__code__, found.__globals__, name, found.__defaults__, found.__closure__)
+            functools.update_wrapper(own, found)
+            del own.__dict__["__wrapped__"]
+            own.__kwdefaults__ = found.__kwdefaults__
+            own.__qualname__ = f"{kind.__qualname__}.{name}"
+            setattr(kind, name, own)
+    return kind
 
 
 def config_of(given: object) -> CacheConfig:
@@ -20,7 +44,7 @@ def config_of(given: object) -> CacheConfig:
         return CacheConfig()
     if isinstance(given, CacheConfig):
         return given
-    what = "the class itself" if given is CacheConfig else f"a {type(given).__name__}"
+    what = "the class itself" if given is CacheConfig else f"{kind_of(given)}"
     hint = "; an address goes into CacheConfig(redis_url=...)" if isinstance(given, str) else ""
     raise ConfigError(f"config must be a CacheConfig or None, got {what}{hint}")
 

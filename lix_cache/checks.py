@@ -27,6 +27,7 @@ __all__ = [
     "check_text",
     "check_whole",
     "given",
+    "kind_of",
 ]
 
 
@@ -36,12 +37,29 @@ def given(value: object) -> str:
         return f"got {value!r}"
     if isinstance(value, type):
         return f"got the class {value.__qualname__}: make an object of it"
+    is_number = isinstance(value, (int, float))
+    if is_number and (not value or (isinstance(value, float) and not math.isfinite(value))):
+        return f"got {value!r}"
+    return f"got {kind_of(value)}"
+
+
+def kind_of(value: object) -> str:
+    """Return the type of a value with its article."""
+    if value is None or isinstance(value, bytes):
+        return "None" if value is None else "bytes"
     kind = type(value).__name__
-    if isinstance(value, (int, float)):
-        if not value or (isinstance(value, float) and not math.isfinite(value)):
-            return f"got {value!r}"
-        return f"got a negative {kind}" if value < 0 else f"got one of type {kind}"
-    return f"got one of type {kind}"
+    return f"{'an' if kind[0] in 'AEIOaeio' else 'a'} {kind}"
+
+
+def _beside(value: Any, least: float, most: float) -> str:
+    """Return what may be told of a number that is too small or too large, or of what is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value:
+        return given(value)
+    if value > most:
+        return f"got a larger {type(value).__name__}" if value < math.inf else given(value)
+    if math.isnan(value) or value >= least:
+        return given(value)
+    return f"got a {'negative' if value < 0 else 'smaller'} {type(value).__name__}"
 
 
 def check_whole(name: str, value: int, least: int, most: float = math.inf) -> int:
@@ -52,7 +70,8 @@ def check_whole(name: str, value: int, least: int, most: float = math.inf) -> in
     """
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         range_ = f"at least {least}" if most == math.inf else f"from {least} to {most}"
-        raise ConfigError(f"{name} must be a whole number, {range_}, {given(value)}")
+        wrong = given(value) if isinstance(value, float) else _beside(value, least, most)
+        raise ConfigError(f"{name} must be a whole number, {range_}, {wrong}")
     return value
 
 
@@ -74,7 +93,9 @@ def check_number(name: str, value: float, least: float, most: float) -> float:
         ConfigError: it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-        raise ConfigError(f"{name} must be a number from {least:g} to {most:g}, {given(value)}")
+        raise ConfigError(
+            f"{name} must be a number from {least:g} to {most:g}, {_beside(value, least, most)}"
+        )
     return value
 
 
@@ -85,7 +106,7 @@ def check_seconds(name: str, value: float) -> float:
         ConfigError: it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ConfigError(f"{name} must be a finite number larger than 0, {given(value)}")
+        raise ConfigError(f"{name} must be a finite number larger than 0, {_beside(value, 0, math.inf)}")
     return value
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from lix_cache.arguments import config_of
+from lix_cache.arguments import config_of, speaks_for_itself
 from lix_cache.compat.caches import (
     AsyncSemanticCacheRedis,
     AsyncURLEmbeddingCache,
@@ -86,6 +86,7 @@ class _Coordinator:
         raise NotImplementedError
 
 
+@speaks_for_itself
 class CacheCoordinator(_Coordinator):
     """The memory and the caches of one chat session.
 
@@ -236,6 +237,7 @@ class CacheCoordinator(_Coordinator):
     get_cache_stats = get_stats
 
 
+@speaks_for_itself
 class AsyncCacheCoordinator(_Coordinator):
     """Async variant of :class:`CacheCoordinator`: same arguments, same meaning."""
 

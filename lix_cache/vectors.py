@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from lix_cache.checks import kind_of
 from lix_cache.errors import DimensionMismatch, InvalidVector
 
 if TYPE_CHECKING:
@@ -55,9 +56,7 @@ def _checked(value: Any, what: str) -> npt.NDArray[Any]:
         # Embedding models answer one text with shape (1, dim).
         array = array.reshape(-1)
     if array.ndim == 0:
-        raise InvalidVector(
-            f"{what} must be a flat sequence of numbers, got one of type {type(value).__name__}"
-        )
+        raise InvalidVector(f"{what} must be a flat sequence of numbers, got {kind_of(value)}")
     if array.ndim != 1 or array.size == 0:
         raise InvalidVector(f"{what} must be flat and not empty, got shape {array.shape}")
     if array.dtype.kind not in "fiu":

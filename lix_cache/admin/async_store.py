@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from lix_cache.archive.compaction import Compacted
     from lix_cache.config import CacheConfig
+    from lix_cache.messages.message import Message
     from lix_cache.messages.session_key import SessionName
 
 __all__ = ["AsyncStoreAdmin"]
@@ -73,6 +74,10 @@ class AsyncStoreAdmin:
     async def session(self, session_id: SessionName) -> SessionInfo | None:
         """See :meth:`StoreAdmin.session`."""
         return await self._run(self.sync.session, session_id)
+
+    async def messages(self, session_id: SessionName) -> list[Message]:
+        """See :meth:`StoreAdmin.messages`."""
+        return await self._run(self.sync.messages, session_id)
 
     async def session_ids(self, *, namespace: str | None = None) -> list[SessionName]:
         """See :meth:`StoreAdmin.session_ids`."""
@@ -124,9 +129,9 @@ class AsyncStoreAdmin:
         """See :meth:`StoreAdmin.restore`."""
         return await self._run(self.sync.restore, session_id)
 
-    async def archive_files(self) -> list[str]:
+    async def archive_files(self, *, namespace: str | None = None) -> list[str]:
         """See :meth:`StoreAdmin.archive_files`."""
-        return await self._run(self.sync.archive_files)
+        return await self._run(partial(self.sync.archive_files, namespace=namespace))
 
     async def set_aside_files(self) -> list[str]:
         """See :meth:`StoreAdmin.set_aside_files`."""
@@ -136,9 +141,11 @@ class AsyncStoreAdmin:
         """See :meth:`StoreAdmin.unreadable_files`."""
         return await self._run(self.sync.unreadable_files)
 
-    async def verify(self, session_id: SessionName | None = None) -> list[FileCheck]:
+    async def verify(
+        self, session_id: SessionName | None = None, *, namespace: str | None = None
+    ) -> list[FileCheck]:
         """Return what :meth:`StoreAdmin.verify` yields."""
-        return await self._run(lambda: list(self.sync.verify(session_id)))
+        return await self._run(lambda: list(self.sync.verify(session_id, namespace=namespace)))
 
     async def doctor(self) -> list[Check]:
         """See :meth:`StoreAdmin.doctor`."""

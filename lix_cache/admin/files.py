@@ -10,7 +10,7 @@ from lix_cache.archive.archive import ConversationArchive
 from lix_cache.archive.names import SUFFIX, file_stem, plain_stem
 from lix_cache.archive.verify import Report, verify_file
 from lix_cache.errors import ArchiveError
-from lix_cache.messages.session_key import named
+from lix_cache.messages.session_key import in_namespace, named, stored_start
 from lix_cache.storage.files import Files
 
 __all__ = ["check_files", "file_of", "session_files", "set_aside", "unreadable"]
@@ -18,9 +18,15 @@ __all__ = ["check_files", "file_of", "session_files", "set_aside", "unreadable"]
 _SET_ASIDE = re.compile(re.escape(SUFFIX) + r"\.damaged-[0-9]+\Z")
 
 
-def session_files(archive: ConversationArchive) -> list[str]:
-    """Return the names of the sessions' files, sorted."""
-    return sorted(archive.store.session_files())
+def session_files(archive: ConversationArchive, namespace: str | None = None) -> list[str]:
+    """Return the names of the sessions' files, sorted; of all, or of those of a namespace."""
+    names = set(archive.store.session_files())
+    if namespace is not None:
+        start = stored_start(namespace)
+        # By the stamps: they name damaged files as well.
+        ids = (one.session_id for one in archive.store.stamps() if in_namespace(one.session_id, start))
+        names &= {file_stem(sid) + SUFFIX for sid in ids}
+    return sorted(names)
 
 
 def set_aside(archive: ConversationArchive) -> list[str]:
@@ -36,14 +42,14 @@ def unreadable(archive: ConversationArchive) -> list[str]:
     return [check.file for check in check_files(archive, strange) if not check.is_intact]
 
 
-def file_of(archive: ConversationArchive, session_id: str) -> str | None:
-    """Return the name of the file of a stored id, None if it has none."""
+def file_of(archive: ConversationArchive, session_id: str) -> list[str]:
+    """Return the name of the file of a stored id, if it has one."""
     if not archive.store.exists(session_id):
-        return None
+        return []
     encoded = file_stem(session_id) + SUFFIX
     plain = plain_stem(session_id)
     names = set(archive.store.session_files())
-    return encoded if encoded in names or plain is None else plain + SUFFIX
+    return [encoded if encoded in names or plain is None else plain + SUFFIX]
 
 
 def check_files(archive: ConversationArchive, names: list[str]) -> Iterator[FileCheck]:

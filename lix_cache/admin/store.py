@@ -20,15 +20,16 @@ from lix_cache.admin.results import (
     SessionPage,
     StoreStats,
 )
+from lix_cache.admin.totals import totals
 from lix_cache.archive.compaction import Compacted
 from lix_cache.arguments import config_of
 from lix_cache.compat.caches import SemanticCacheRedis
 from lix_cache.config import CacheConfig
-from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import ArchiveError, InvalidMessage, LixCacheError, RedisCommandError
-from lix_cache.hot.endpoint import endpoint_for
+from lix_cache.messages.message import Message
 from lix_cache.messages.session_key import SessionName, in_namespace, shown, stored_id, stored_start
-from lix_cache.session import reconcile, rounds, whole
+from lix_cache.messages.turn import from_turn
+from lix_cache.session import read, reconcile, rounds, whole
 from lix_cache.session.base import Session
 from lix_cache.session.layout import StoreDriver
 from lix_cache.session.offload import Moved, move_to_disk
@@ -49,8 +50,7 @@ class StoreAdmin:
     Args:
         config: settings; ``CacheConfig()`` by default.
 
-    Every method that speaks to Redis raises RedisUnavailable, RedisAuthError,
-    RedisDatabaseError or RedisCommandError for trouble with it, whatever
+    Every method that speaks to Redis raises a RedisError for trouble with it, whatever
     ``on_redis_error`` says: half of a store must not look like all of it.
 
     .. versionadded:: 1.0.0
@@ -119,6 +119,11 @@ class StoreAdmin:
         used = float(score) / 1000 if score else meta.updated_at if meta else 0.0
         return info_of(stored, size, meta, max(used, left.last_use if left else 0.0), left)
 
+    def messages(self, session_id: SessionName) -> list[Message]:
+        """Return every message of a session once, in order, hot and cold; [] if there is no such session."""
+        flow = read.peek(self._session(stored_id(session_id)))
+        return [from_turn(turn) for turn in self._drive(flow)]
+
     def session_ids(self, *, namespace: str | None = None) -> list[SessionName]:
         """Return the ids of all sessions, hot and cold, sorted.
 
@@ -137,35 +142,7 @@ class StoreAdmin:
 
     def stats(self) -> StoreStats:
         """Return the totals of the store."""
-        info = dict(self._drive(flows.ask(("INFO",))))
-        hot = self._drive(rounds.list_hot(self._store))
-        sizes = self._drive(flows.window_sizes(self._store, hot)).values()
-        archive = self._store.archive
-        names = files.session_files(archive)
-        metas = list(archive.store.all_metadata())
-        keys = self._store.hot.keys
-        is_valkey = "valkey_version" in info
-        return StoreStats(
-            server="valkey" if is_valkey else "redis",
-            server_version=str(info.get("valkey_version" if is_valkey else "redis_version", "unknown")),
-            server_memory_bytes=int(info.get("used_memory", 0)),
-            hot_sessions=sum(1 for messages, _ in sizes if messages),
-            hot_messages=sum(messages for messages, _ in sizes),
-            window_bytes=sum(size for _, size in sizes),
-            archive_files=len(names),
-            archive_turns=sum(meta.num_turns for meta in metas),
-            archive_bytes=sum(meta.size_bytes for meta in metas),
-            unreadable_files=len(files.unreadable(archive)),
-            set_aside_files=len(files.set_aside(archive)),
-            pending_sessions=len(archive.store.pending_sessions()),
-            semantic_scopes=self._count_keys(self.config.semantic_redis_db, keys.semantic_scope_pattern()),
-            answer_scopes=self._count_keys(self.config.semantic_redis_db, keys.answer_scope_pattern()),
-            url_embeddings=self._count_keys(self.config.url_cache_redis_db, keys.url_pattern()),
-        )
-
-    def _count_keys(self, db: int, pattern: str) -> int:
-        drive = SyncDriver(endpoint_for(self.config.redis, db), self._store.clock)
-        return len(drive(flows.find_keys(pattern)))
+        return totals(self._store, self.config, self._drive)
 
     # -- moving to disk ------------------------------------------------------------------
 
@@ -369,9 +346,9 @@ class StoreAdmin:
 
     # -- checking ------------------------------------------------------------------------
 
-    def archive_files(self) -> list[str]:
-        """Return the names of the sessions' files in the archive folder, sorted."""
-        return files.session_files(self._store.archive)
+    def archive_files(self, *, namespace: str | None = None) -> list[str]:
+        """Return the names of the files of all sessions, or of those of a namespace, sorted."""
+        return files.session_files(self._store.archive, namespace)
 
     def set_aside_files(self) -> list[str]:
         """Return the names of the files that repairs put damaged bytes into, sorted."""
@@ -381,16 +358,18 @@ class StoreAdmin:
         """Return the names of the files that no session is listed for, because of their damage."""
         return files.unreadable(self._store.archive)
 
-    def verify(self, session_id: SessionName | None = None) -> Iterator[FileCheck]:
-        """Check every byte of every archive file, or of one session's. Needs no Redis.
+    def verify(
+        self, session_id: SessionName | None = None, *, namespace: str | None = None
+    ) -> Iterator[FileCheck]:
+        """Check every byte of every archive file, or of those of one session or namespace. Needs no Redis.
 
         Changes nothing. Damage is no error here: the results say it. Nothing is yielded
         for a session without a file.
         """
+        archive = self._store.archive
         if session_id is None:
-            return files.check_files(self._store.archive, self.archive_files())
-        name = files.file_of(self._store.archive, stored_id(session_id))
-        return files.check_files(self._store.archive, [] if name is None else [name])
+            return files.check_files(archive, files.session_files(archive, namespace))
+        return files.check_files(archive, files.file_of(archive, stored_id(session_id)))
 
     def doctor(self) -> list[Check]:
         """Look at everything that could lose or refuse a message. Raises nothing for what it finds."""

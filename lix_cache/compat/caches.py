@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lix_cache.arguments import config_with
+from lix_cache.arguments import config_with, speaks_for_itself
 from lix_cache.checks import check_seconds, check_text, check_whole
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.compat.flow import QueryCache, UrlCache
@@ -171,6 +171,7 @@ def _memory() -> Flow[dict[str, Any]]:
     return dict(reply)
 
 
+@speaks_for_itself
 class SemanticCacheRedis(_Semantic):
     """Responses of one session, found again by URL and by the meaning of the query.
 
@@ -260,6 +261,7 @@ class SemanticCacheRedis(_Semantic):
         return self._stats(urls)
 
 
+@speaks_for_itself
 class AsyncSemanticCacheRedis(_Semantic):
     """Async variant of :class:`SemanticCacheRedis`: same arguments, same meaning."""
 
@@ -302,6 +304,7 @@ class AsyncSemanticCacheRedis(_Semantic):
         return self._stats(urls)
 
 
+@speaks_for_itself
 class URLEmbeddingCache(_Url):
     """Embeddings of URLs as float32, shared by all sessions, so that each is computed once.
 
@@ -357,6 +360,7 @@ class URLEmbeddingCache(_Url):
         return self._stats(memory)
 
 
+@speaks_for_itself
 class AsyncURLEmbeddingCache(_Url):
     """Async variant of :class:`URLEmbeddingCache`: same arguments, same meaning."""
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lix_cache._spelling import is_nearly, is_short_for
+from lix_cache.checks import kind_of
 from lix_cache.config.fields import options
 from lix_cache.errors import ConfigError
 
@@ -40,7 +41,7 @@ def read_environment(
     env = os.environ if environ is None else environ
     if not isinstance(prefix, str) or not isinstance(env, Mapping):
         raise ConfigError(
-            f"from_env takes a prefix of type str and a mapping, got {type(prefix).__name__} "
+            f"from_env takes a prefix of type str and a mapping, got {kind_of(prefix)} "
             f"and {type(env).__name__}"
         )
     # An underscore at the end is how many write a prefix.
@@ -60,7 +61,7 @@ def read_environment(
 
 def _parse(variable: str, text: str, hint: Any) -> Any:
     if not isinstance(text, str):
-        raise ConfigError(f"environment variable {variable} must be str, got {type(text).__name__}")
+        raise ConfigError(f"environment variable {variable} must be str, got {kind_of(text)}")
     allowed = options(hint)
     if text == "" and type(None) in allowed:
         return None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from lix_cache.checks import check_is, check_seconds, check_text, check_whole
+from lix_cache.checks import check_is, check_seconds, check_text, check_whole, kind_of
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.embedders.post import Post, Reply
 from lix_cache.embedders.process import PerProcess
@@ -186,7 +186,7 @@ class OpenAIEmbedder:
 
 def _checked_url(base_url: object) -> str:
     if not isinstance(base_url, str):
-        raise ConfigError(f"base_url must be a str, got {type(base_url).__name__}")
+        raise ConfigError(f"base_url must be a str, got {kind_of(base_url)}")
     try:
         parts = urlsplit(base_url)
         port = parts.port

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from lix_cache.checks import kind_of
 from lix_cache.errors import EmbedderError, InvalidInput
 
 if TYPE_CHECKING:
@@ -48,10 +49,10 @@ def checked_texts(texts: object) -> list[str]:
         InvalidInput: a single string, or something in it that is none.
     """
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
-        raise InvalidInput(f"texts must be a list of str, got {type(texts).__name__}; embed([text]) for one")
+        raise InvalidInput(f"texts must be a list of str, got {kind_of(texts)}; embed([text]) for one")
     for position, text in enumerate(texts):
         if not isinstance(text, str):
-            raise InvalidInput(f"text {position} of {len(texts)} must be a str, got {type(text).__name__}")
+            raise InvalidInput(f"text {position} of {len(texts)} must be a str, got {kind_of(text)}")
     return list(texts)
 
 

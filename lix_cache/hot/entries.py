@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lix_cache.checks import kind_of
 from lix_cache.errors import InvalidInput, RedisCommandError
 
 if TYPE_CHECKING:
@@ -80,11 +81,11 @@ def tag_words(tags: Iterable[str]) -> bytes:
         InvalidInput: one is not a str, or a single str was given for the list.
     """
     if isinstance(tags, str) or not isinstance(tags, Iterable):
-        raise InvalidInput(f"tags must be a list of str, got one {type(tags).__name__}")
+        raise InvalidInput(f"tags must be a list of str, got {kind_of(tags)}")
     words = []
     for tag in tags:
         if not isinstance(tag, str):
-            raise InvalidInput(f"a tag must be a str, got one of type {type(tag).__name__}")
+            raise InvalidInput(f"a tag must be a str, got {kind_of(tag)}")
         data = tag.encode("utf-8", "surrogatepass")
         words.append(hashlib.blake2b(data, digest_size=_TAG_BYTES, person=b"tag").digest())
     return b"".join(sorted(set(words)))

@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any, TypeAlias
 
+from lix_cache.checks import kind_of
 from lix_cache.errors import InvalidMessage
 
 __all__ = [
@@ -58,7 +59,7 @@ def check_json(value: Any, where: str, error: type[Exception] = InvalidMessage) 
                 stack.append((child, f"{path}[{shown}]", depth + 1))
         else:
             raise error(
-                f"{path} is a {type(item).__name__}, which JSON cannot carry; "
+                f"{path} is {kind_of(item)}, which JSON cannot carry; "
                 "convert it to text, numbers, lists or dicts first"
             )
 

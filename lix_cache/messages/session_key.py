@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from lix_cache.checks import kind_of
 from lix_cache.errors import InvalidSessionId
 
 __all__ = [
@@ -77,7 +78,7 @@ SessionName: TypeAlias = str | SessionKey
 
 def _check(what: str, text: object, most: int) -> str:
     if not isinstance(text, str):
-        raise InvalidSessionId(f"{what} must be a str, got {type(text).__name__}: turn it into text")
+        raise InvalidSessionId(f"{what} must be a str, got {kind_of(text)}: turn it into text")
     if not text:
         raise InvalidSessionId(f"{what} must not be empty")
     try:

@@ -9,6 +9,7 @@ from itertools import takewhile
 from operator import lt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lix_cache.checks import kind_of
 from lix_cache.errors import InvalidMessage
 from lix_cache.messages.message import Message, check_json
 from lix_cache.vectors import Vector, pack_vector, unpack_vector
@@ -142,7 +143,7 @@ def to_turn(message: Message, message_id: MessageId, nonce: bytes | None = None)
         InvalidVector: the embedding is a sequence of numbers, but not a usable one.
     """
     if not isinstance(message, dict):
-        raise InvalidMessage(f"a turn must be a dict, got {type(message).__name__}")
+        raise InvalidMessage(f"a turn must be a dict, got {kind_of(message)}")
     vector = None
     body = message
     embedding = message.get("embedding")
@@ -171,9 +172,9 @@ def new_turn(
         InvalidVector: the embedding is not a usable vector.
     """
     if not isinstance(role, str):
-        raise InvalidMessage(f"the role must be a str, got {type(role).__name__}")
+        raise InvalidMessage(f"the role must be a str, got {kind_of(role)}")
     if metadata is not None and not isinstance(metadata, dict):
-        raise InvalidMessage(f"the metadata must be a dict or None, got {type(metadata).__name__}")
+        raise InvalidMessage(f"the metadata must be a dict or None, got {kind_of(metadata)}")
     if not isinstance(content, str):
         check_json(content, "the content")
     if metadata:

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lix_cache.checks import given
 from lix_cache.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
@@ -195,8 +196,7 @@ def register_metrics(
     for name, cache in caches.items():
         # At once: at the first scrape it would take all other metrics of the page with it.
         if "hits_by_reason" not in getattr(cache, "local_stats", ()):
-            kind = type(cache).__name__
-            raise ConfigError(f"{name} must be a SemanticCache or an AsyncSemanticCache, got a {kind}")
+            raise ConfigError(f"{name} must be a SemanticCache or an AsyncSemanticCache, {given(cache)}")
     collector = CacheCollector(caches, namespace)
     from prometheus_client import REGISTRY
 

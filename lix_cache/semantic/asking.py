@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lix_cache.checks import check_flag, check_number, check_seconds, check_text
+from lix_cache.checks import check_flag, check_number, check_seconds, check_text, kind_of
 from lix_cache.compute import Failed, settled
 from lix_cache.dialects.prompts import has_turns
 from lix_cache.errors import ConfigError, InvalidContext, InvalidInput
@@ -128,7 +128,7 @@ class Asker:
     ) -> None:
         if not inspect.isfunction(function):
             raise ConfigError(
-                f"cached() is for functions (def, async def or lambda), got a {type(function).__name__}; "
+                f"cached() is for functions (def, async def or lambda), got {kind_of(function)}; "
                 "what a method, a partial or an object holds besides its arguments would not count"
             )
         self.name = f"{function.__module__}.{function.__qualname__}"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.arguments import config_of
-from lix_cache.checks import check_has, check_is
+from lix_cache.checks import check_has, check_is, kind_of
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.compat.flow import ttl_ms
 from lix_cache.config import CacheConfig, SemanticSettings
@@ -46,7 +46,7 @@ def _guards(enabled: bool | Iterable[str]) -> Callable[[str, str], Objection | N
     is_list = isinstance(enabled, Iterable) and not isinstance(enabled, (str, Mapping))
     names = tuple(enabled) if is_list else ()
     if not is_list or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"guards must be True, False or a list of names, got a {type(enabled).__name__}")
+        raise ConfigError(f"guards must be True, False or a list of names, got {kind_of(enabled)}")
     # A name that is no guard's would be a guard that never objects.
     unknown = next((i for i, name in enumerate(names) if name not in GUARDS), None)
     if unknown is not None:
@@ -76,7 +76,7 @@ class Assembled(Decorating):
             check_has("embedder", embedder, "HashingEmbedder()", embed=True, id=False, dim=False)
         if verifier is not None:
             check_has("verifier", verifier, "OnnxVerifier(…)", scores=True, id=False)
-        check_has("clock", clock, "SystemClock()", monotonic=True)
+        check_has("clock", clock, "lix_cache.clock.SYSTEM_CLOCK", monotonic=True)
         self.settings = settings = _settings(settings, config.semantic)
         self.embedder = embedder
         # Frozen: its scope is remembered, and must not be that of another tenant one day.

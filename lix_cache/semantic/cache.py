@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lix_cache.arguments import speaks_for_itself
 from lix_cache.clock import Clock
 from lix_cache.drivers.aio import AsyncDriver
 from lix_cache.drivers.sync import SyncDriver
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncSemanticCache", "SemanticCache"]
 
 
+@speaks_for_itself
 class SemanticCache(Assembled):
     """A cache that finds responses by the meaning of the question. Every lookup gives its reason.
 
@@ -256,6 +258,7 @@ class SemanticCache(Assembled):
         return self._drive(maintenance.health(self._core))
 
 
+@speaks_for_itself
 class AsyncSemanticCache(Assembled):
     """Async variant of :class:`SemanticCache`: same arguments, same meaning.
 

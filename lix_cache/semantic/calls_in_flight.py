@@ -9,7 +9,7 @@ import functools
 from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lix_cache.checks import check_seconds
+from lix_cache.checks import check_seconds, kind_of
 from lix_cache.errors import InvalidInput
 from lix_cache.hot.entries import tag_words
 from lix_cache.semantic import in_flight, streams
@@ -156,7 +156,7 @@ class InFlightCall(_InFlight):
         """
         keep = self._keep(ttl_seconds, tags, tokens)
         if not isinstance(source, Iterable):
-            raise InvalidInput(f"the source must be iterable, got a {type(source).__name__}")
+            raise InvalidInput(f"the source must be iterable, got {kind_of(source)}")
         ways = SyncSource(source, self._drive)
         return ways.events(*streams.opened(self._lead, keep, ways))
 
@@ -199,7 +199,7 @@ class AsyncInFlightCall(_InFlight):
         """
         keep = self._keep(ttl_seconds, tags, tokens)
         if not isinstance(source, AsyncIterable):
-            raise InvalidInput(f"the source must be an async iterable, got a {type(source).__name__}")
+            raise InvalidInput(f"the source must be an async iterable, got {kind_of(source)}")
         ways = AsyncSource(source, self._drive)
         return ways.events(*streams.opened(self._lead, keep, ways))
 

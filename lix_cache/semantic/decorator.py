@@ -189,6 +189,8 @@ class Decorating:
                 cannot be compared exactly.
             MissingExtra: at a call, the embedder needs a package that is not installed.
         """
+        for name in settings.keys() - Rules.__dataclass_fields__.keys():
+            raise TypeError(f"{type(self).__name__}.cached() got an unexpected keyword argument {name!r}")
         rules = Rules(**{name: value for name, value in settings.items() if value is not None})
 
         def put_before(function: F) -> F:

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from lix_cache.checks import kind_of
 from lix_cache.errors import InvalidContext
 from lix_cache.hot.keys import digest
 
@@ -97,7 +98,7 @@ def _scalar(value: Any, where: str) -> bytes:
     if isinstance(value, bytes):
         return b"b%d:" % len(value) + value
     raise InvalidContext(
-        f"{where} holds a {type(value).__name__}; a context may hold None, bool, int, float, str, bytes, "
+        f"{where} holds {kind_of(value)}; a context may hold None, bool, int, float, str, bytes, "
         "and lists, tuples and mappings of these: write anything else as text that identifies it"
     )
 

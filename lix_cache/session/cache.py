@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lix_cache.arguments import speaks_for_itself
 from lix_cache.drivers.threads import in_disk_thread
 from lix_cache.errors import LixCacheError
 from lix_cache.messages.message import Message
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncHybridConversationCache", "HybridConversationCache"]
 
 
+@speaks_for_itself
 class HybridConversationCache(Changing):
     """The memory of one session: the newest messages in Redis, all of it on disk in time.
 
@@ -243,6 +245,7 @@ class HybridConversationCache(Changing):
         return self._drive.unchecked(health(self._store))
 
 
+@speaks_for_itself
 class AsyncHybridConversationCache(AsyncChanging):
     """Async variant of :class:`HybridConversationCache`: same arguments, same meaning.
 

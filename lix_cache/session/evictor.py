@@ -9,6 +9,7 @@ import threading
 import uuid
 
 from lix_cache._log import logger
+from lix_cache.arguments import speaks_for_itself
 from lix_cache.daemon import Bell, DaemonThread
 from lix_cache.errors import ArchiveUnavailable, LixCacheError, RedisUnavailable, told
 from lix_cache.session import offload, rounds, whole
@@ -25,6 +26,7 @@ _LONGEST_PAUSE = 60.0
 _FORGET_FROM = 1000
 
 
+@speaks_for_itself
 class Evictor(DaemonThread):
     """Moves overflowing windows and idle sessions to disk, in a daemon thread.
 

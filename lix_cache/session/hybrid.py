@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache.archive.archive import ConversationArchive
 from lix_cache.arguments import config_with
-from lix_cache.checks import check_count
+from lix_cache.checks import check_count, kind_of
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ArchiveError, ConfigError, InvalidInput, InvalidMessage, LixCacheError
@@ -68,7 +68,7 @@ class Hybrid:
             self._config, host=redis_host, port=redis_port, db=redis_db, clock=clock, files=files
         )
         if not callable(token_counter):
-            raise ConfigError(f"token_counter must be callable, got a {type(token_counter).__name__}")
+            raise ConfigError(f"token_counter must be callable, got {kind_of(token_counter)}")
         self._budget = Budget(self._config.session_max_tokens, token_counter)
         self.evictor: Evictor = evictor_for(self._store)
         # The memory of an outage belongs to the store, not to one object.
@@ -103,13 +103,13 @@ class Hybrid:
 
     def _new_turns(self, messages: Sequence[Message]) -> tuple[Turn, ...]:
         if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
-            raise InvalidMessage(f"messages must be a list of dicts, got a {type(messages).__name__}")
+            raise InvalidMessage(f"messages must be a list of dicts, got {kind_of(messages)}")
         check_size(len(messages))
         return tuple(self._checked_turn(message, place) for place, message in enumerate(messages))
 
     def _checked_turn(self, message: Message, place: int) -> Turn:
         if not isinstance(message, dict):
-            raise InvalidMessage(f"message {place} (from 0) must be a dict, got a {type(message).__name__}")
+            raise InvalidMessage(f"message {place} (from 0) must be a dict, got {kind_of(message)}")
         if "role" not in message or "content" not in message or not message.keys() <= _FIELDS:
             raise InvalidMessage(
                 f"message {place} (from 0) must have role and content, and may have metadata, timestamp and "

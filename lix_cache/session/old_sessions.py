@@ -32,7 +32,7 @@ from lix_cache.hot.scripts import Command
 from lix_cache.messages.turn import NONCE_BYTES, ZERO_ID, MessageId, Turn
 from lix_cache.session.store import SessionStore
 
-__all__ = ["Pass", "drop_locked", "is_left", "rescue", "take_over_locked"]
+__all__ = ["Pass", "drop_locked", "is_left", "left", "rescue", "take_over_locked", "turns_of"]
 
 T = TypeVar("T")
 
@@ -154,6 +154,23 @@ def drop_locked(store: SessionStore, session_id: str) -> Flow[bool]:
     return dropped
 
 
+def left(store: SessionStore, session_id: str) -> Flow[list[OldMessage]]:
+    """Return what the old package left of a session, oldest first, and leave it there."""
+    found: list[OldMessage] = []
+    while page := (yield from _oldest(store, session_id, len(found))):
+        found += page
+    return found
+
+
+def turns_of(
+    store: SessionStore, session_id: str, found: Sequence[OldMessage], archived: Sequence[Turn]
+) -> list[Turn]:
+    """Return messages as they would be archived, but for those that are. For threads: it may read."""
+    cold = store.cold
+    move = _started(archived, cold.summary(session_id).cleared, cold.deleted_up_to(session_id))
+    return _new(store, found, move)[0]
+
+
 def _oldest(store: SessionStore, session_id: str, passed: int = 0) -> Flow[list[OldMessage]]:
     """Return the oldest messages that the old package left, but for so many; often there are none."""
     old = store.hot.old
@@ -196,11 +213,14 @@ def _begin(store: SessionStore, session_id: str) -> _Move:
     except ArchiveCorrupt:
         # Counted and logged there. Nothing of it can be read, so nothing can be doubled.
         turns, cleared = [], ZERO_ID
-    deleted = cold.deleted_up_to(session_id)
+    return _started(turns, cleared, cold.deleted_up_to(session_id))
+
+
+def _started(archived: Sequence[Turn], cleared: MessageId, deleted: MessageId) -> _Move:
     after_deletion = MessageId(deleted.ms + 1, 0) if deleted != ZERO_ID else ZERO_ID
     # A message that came after clear() must be in the context, and one that came after a deletion
     # must not look as if an older state of Redis had brought it back.
-    return _Move({_fingerprint(turn) for turn in turns}, max(cleared, after_deletion))
+    return _Move({_fingerprint(turn) for turn in archived}, max(cleared, after_deletion))
 
 
 def _keep(store: SessionStore, session_id: str, found: Sequence[OldMessage], move: _Move) -> list[OldMessage]:
@@ -209,6 +229,16 @@ def _keep(store: SessionStore, session_id: str, found: Sequence[OldMessage], mov
     Returns:
         What was found; without its data what could not be read.
     """
+    turns, kept = _new(store, found, move)
+    store.cold.append_locked(session_id, turns)
+    move.moved += len(turns)
+    return kept
+
+
+def _new(
+    store: SessionStore, found: Sequence[OldMessage], move: _Move
+) -> tuple[list[Turn], list[OldMessage]]:
+    """Return those that are new to the archive; and all that were found, without what cannot be read."""
     turns, kept = [], []
     for message in found:
         turn = _turn(message, move.last)
@@ -223,9 +253,7 @@ def _keep(store: SessionStore, session_id: str, found: Sequence[OldMessage], mov
         if fingerprint not in move.known:
             move.known.add(fingerprint)
             turns.append(turn)
-    store.cold.append_locked(session_id, turns)
-    move.moved += len(turns)
-    return kept
+    return turns, kept
 
 
 def _turn(message: OldMessage, last: MessageId) -> Turn | None:

@@ -14,14 +14,14 @@ from lix_cache.hot.probe import READS_ONLY
 from lix_cache.hot.replies import Cold
 from lix_cache.hot.window import BYTES_AT_ONCE, HotWindow
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once
-from lix_cache.session import late
-from lix_cache.session.base import Session, ask, beside, session_lock
+from lix_cache.session import late, old_sessions
+from lix_cache.session.base import Session, ask, beside, merged, session_lock
 from lix_cache.session.reconcile import ask_known, catch_up, reconcile_pending, without_redis
 
 if TYPE_CHECKING:
     from lix_cache.archive.facts import Summary
 
-__all__ = ["get_context", "get_full", "read_window", "rehydrate"]
+__all__ = ["get_context", "get_full", "peek", "read_window", "rehydrate"]
 
 
 #: How often a context is read again that others moved, cleared or deleted while it was read.
@@ -174,7 +174,27 @@ def get_full(session: Session) -> Flow[list[Turn]]:
     return session.saw(everything)
 
 
-def _all_hot(session: Session) -> Flow[list[Turn]]:
+def peek(session: Session) -> Flow[list[Turn]]:
+    """Return every message once, in order, and change nothing: no use, no move, no note.
+
+    What lix-open-cache left stays where it is. It is read first: what moves meanwhile is seen twice, and
+    counted once.
+    """
+    store = session.store
+    left = yield from old_sessions.left(store, session.id)
+    hot = yield from _all_hot(session, look_for_old=False)
+    hot = late.counted(session.seen, hot, session.seen.deleted)
+
+    def everything() -> list[Turn]:
+        archived = store.cold.turns(session.id)
+        old = old_sessions.turns_of(store, session.id, left, archived) if left else []
+        return merged(beside(session, archived, hot), old)
+
+    found: list[Turn] = yield DiskCall(everything, waits=True)
+    return found
+
+
+def _all_hot(session: Session, *, look_for_old: bool = True) -> Flow[list[Turn]]:
     """Read all that Redis holds: in one round trip, unless it is more than a page."""
     turns: list[Turn] = []
     while True:
@@ -182,7 +202,7 @@ def _all_hot(session: Session) -> Flow[list[Turn]]:
             session.id,
             keep=0,
             after=turns[-1].id if turns else None,
-            look_for_old=not turns,
+            look_for_old=look_for_old and not turns,
         )
         page = HotWindow.oldest_turns((yield from ask_known(session, command)))
         turns += page.turns

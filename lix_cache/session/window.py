@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from lix_cache.arguments import config_with
+from lix_cache.arguments import config_with, speaks_for_itself
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.messages.message import Message
@@ -73,6 +73,7 @@ class _Window(Generic[H]):
         return {**stats, "ttl_seconds": self.ttl_seconds, "max_tokens": self.max_tokens}
 
 
+@speaks_for_itself
 class SessionContextWindow(_Window[HybridConversationCache]):
     """The last messages of a chat session, as the next model call should see them.
 
@@ -182,6 +183,7 @@ class SessionContextWindow(_Window[HybridConversationCache]):
         return self._stats(self._hybrid.get_stats())
 
 
+@speaks_for_itself
 class AsyncSessionContextWindow(_Window[AsyncHybridConversationCache]):
     """Async variant of :class:`SessionContextWindow`: same arguments, same meaning."""
 

@@ -1011,10 +1011,10 @@ def test_an_export_that_fails_leaves_the_old_file(
     assert unknown.code == 1
     assert "there is no session 'nobody'" in unknown.err
 
-    def fail(self: HybridConversationCache) -> None:
+    def fail(self: StoreAdmin, session: object) -> None:
         raise OSError(28, "No space left on device", "disk")
 
-    monkeypatch.setattr(HybridConversationCache, "get_full", fail)
+    monkeypatch.setattr(StoreAdmin, "messages", fail)
     result = cli("export", "-o", str(target))
     assert (result.code, result.err) == (1, "error: disk: No space left on device\n")
     assert target.read_text() == "yesterday's"

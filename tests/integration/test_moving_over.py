@@ -28,6 +28,7 @@ from lix_cache.session import old_sessions, reconcile
 from lix_cache.session import read as read_flow
 from lix_cache.session import rounds as rounds_flow
 from lix_cache.session.evictor import Evictor
+from tests.integration.test_cli import run_cli
 from tests.support import CountingProxy, RedisServer
 from tests.support.forks import Child, Report
 from tests.support.lab import Process
@@ -581,6 +582,40 @@ def test_a_flush_and_an_offload_by_name_reach_it_too(
     assert StoreAdmin(config).offload(session_ids=["b"]).messages == 4
     assert old_keys() == []
     assert said(cache.get_context()) == said(open_new("b").get_full()) == numbered(4)
+
+
+def test_looking_at_a_session_changes_nothing(
+    open_old: Callable[..., Any], open_new: Callable[..., Any], config: CacheConfig, client: Any, twins: Twins
+) -> None:
+    both = open_old("both")
+    say(both, *numbered(30))
+    both.flush_to_disk()  # which leaves them in Redis as well
+    say(both, *numbered(3, "late"))
+    say(open_old("left"), *numbered(4))
+    mixed = open_new("mixed")
+    say(mixed, *numbered(3))
+    mixed.flush_to_disk()
+    say(mixed, "hot")
+
+    def state() -> tuple[Any, ...]:
+        keys = sorted(client.keys(f"{config.redis_key_prefix}*"))
+        files = {
+            path.name: path.read_bytes() for path in Path(config.archive_dir).iterdir() if path.is_file()
+        }
+        return [(key, client.dump(key)) for key in keys], files
+
+    before = state()
+    admin = twins.make("StoreAdmin", config)
+    looked = {name: admin.messages(name) for name in ("both", "left", "mixed", "none")}
+    for command in (["show", "both"], ["show", "left", "--recent", "2"], ["export"]):
+        assert run_cli(config, *command).code == 0
+    assert state() == before
+    assert said(looked["left"]) == numbered(4)
+    assert said(looked["mixed"]) == [*numbered(3), "hot"]
+    assert looked["none"] == []
+    for name, found in looked.items():
+        if name != "none":
+            assert found == open_new(name).get_full()
 
 
 def test_clearing_and_deleting_reach_what_the_old_package_left(

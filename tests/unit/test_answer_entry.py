@@ -102,9 +102,9 @@ def test_tags_are_a_list_of_words() -> None:
     assert entries.tag_words([]) == b""
     assert entries.tag_words(["a", "b", "a"]) == entries.tag_words(("b", "a"))
     assert len(entries.tag_words({"a", "b"})) == 16
-    with pytest.raises(InvalidInput, match="a list of str, got one str"):
+    with pytest.raises(InvalidInput, match="a list of str, got a str"):
         entries.tag_words("a")
-    with pytest.raises(InvalidInput, match="must be a str, got one of type int"):
+    with pytest.raises(InvalidInput, match="must be a str, got an int"):
         entries.tag_words([3])  # type: ignore[list-item]
 
 

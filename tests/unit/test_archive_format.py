@@ -985,7 +985,7 @@ def test_a_reader_never_reads_past_the_end() -> None:
 
 def test_an_unknown_codec_is_refused_by_name() -> None:
     with pytest.raises(
-        ConfigError, match="must be one of stored, huffman, lz4, zstd, deflate, hcv1, got one of type str"
+        ConfigError, match="must be one of stored, huffman, lz4, zstd, deflate, hcv1, got a str"
     ):
         packer("zip")
     with pytest.raises(ConfigError):

@@ -76,8 +76,8 @@ def test_any_text_can_be_a_session_id(session_id: str) -> None:
     ("session_id", "reason"),
     [
         ("", "must not be empty"),
-        (None, "must be a str, got NoneType"),
-        (5, "must be a str, got int"),
+        (None, "must be a str, got None"),
+        (5, "must be a str, got an int"),
         (b"a", "must be a str, got bytes"),
         ("\ud800", "UTF-8"),
         ("x" * 65_537, "at most 65536 bytes of UTF-8, got 65537"),
@@ -127,9 +127,9 @@ def test_tuples_come_back_as_lists() -> None:
         ([1, {"a": math.inf}], r"the value\[1\]\[key number 1\] is inf"),
         ({"a": {1: 2}}, r"the value\[key number 1\] has a key of type int, key number 1"),
         ({None: 1}, r"has a key of type NoneType"),
-        (b"x", r"the value is a bytes"),
+        (b"x", r"the value is bytes"),
         ({"a": {1, 2}}, r"the value\[key number 1\] is a set"),
-        (object(), r"is a object"),
+        (object(), r"is an object"),
         (np.float32(1), r"is a float32"),
         (nested(201), r"more than 200 levels"),
     ],
@@ -233,12 +233,12 @@ def test_an_explicit_timestamp_is_kept() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"role": 5}, "the role must be a str, got int"),
-        ({"metadata": [1]}, "the metadata must be a dict or None, got list"),
+        ({"role": 5}, "the role must be a str, got an int"),
+        ({"metadata": [1]}, "the metadata must be a dict or None, got a list"),
         ({"metadata": {"a": math.nan}}, r"the metadata\[key number 1\] is nan"),
         ({"content": {1: 2}}, "the content has a key of type int, key number 1"),
         ({"timestamp": math.inf}, "the timestamp is inf"),
-        ({"timestamp": b"now"}, "the timestamp is a bytes"),
+        ({"timestamp": b"now"}, "the timestamp is bytes"),
     ],
 )
 def test_what_cannot_be_added_is_refused_with_its_place(change: dict[str, Any], reason: str) -> None:

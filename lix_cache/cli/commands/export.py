@@ -13,8 +13,6 @@ import typer
 
 from lix_cache import (
     ArchiveError,
-    CacheConfig,
-    HybridConversationCache,
     InvalidInput,
     InvalidMessage,
     StoreAdmin,
@@ -46,11 +44,11 @@ def export(
     """Write sessions as JSONL, hot and cold together: {"session_id": …, "messages": […]} per line.
 
     A line of a session with a namespace has a "namespace" too.
-    'lix-cache import' reads it back. Messages added meanwhile may be in it or not. Ends
+    'lix-cache import' reads it back. Messages added meanwhile may be in it or not. Exporting
+    is no use of a session: all stays where it is. Ends
     with code 1, after writing all others, if a session cannot be read.
     """
-    config = settings_of(ctx).config_of_store()
-    admin = StoreAdmin(config)
+    admin = StoreAdmin(settings_of(ctx).config_of_store())
     named = [hot_or_cold(admin, sid, namespace) for sid in session or []]
     chosen = list(dict.fromkeys(named or admin.session_ids(namespace=namespace)))
     failed = [] if session else [f"file {name!r} cannot be read" for name in admin.unreadable_files()]
@@ -58,7 +56,7 @@ def export(
     with _opened(output) as file, progress("exporting") as tell:
         for number, session_id in enumerate(chosen, 1):
             try:
-                history = _history(session_id, config)
+                history = _history(admin, session_id)
             except (ArchiveError, InvalidMessage) as error:
                 # Its own trouble: the others are still to be saved.
                 failed.append(f"session {spoken(session_id)} is not in it: {error}")
@@ -78,11 +76,11 @@ def export(
         raise typer.Exit(PROBLEM)
 
 
-def _history(session_id: Session, config: CacheConfig) -> list[dict[str, Any]]:
+def _history(admin: StoreAdmin, session_id: Session) -> list[dict[str, Any]]:
     # The usual keys in the usual order: the same message is the same line, hot or cold.
     return [
         {key: message[key] for key in (*_FIRST, *sorted(message.keys() - set(_FIRST))) if key in message}
-        for message in HybridConversationCache(session_id, config).get_full()
+        for message in admin.messages(session_id)
     ]
 
 

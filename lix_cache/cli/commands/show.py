@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from lix_cache import HybridConversationCache, StoreAdmin
+from lix_cache import StoreAdmin
 from lix_cache.cli.naming import hot_or_cold, name_fields
 from lix_cache.cli.options import AsJson, Namespace, settings_of
 from lix_cache.cli.output import for_humans, print_indented, print_json, visible
@@ -34,11 +34,11 @@ def show(
 ) -> None:
     """Show the history of a session, hot and cold together.
 
-    Showing a session does not count as a use: it stays hot or cold.
+    Showing a session is no use of it: all stays where it is.
     """
-    config = settings_of(ctx).config_of_store()
-    name = hot_or_cold(StoreAdmin(config), session, namespace)
-    history = HybridConversationCache(name, config).get_full()
+    admin = StoreAdmin(settings_of(ctx).config_of_store())
+    name = hot_or_cold(admin, session, namespace)
+    history = admin.messages(name)
     shown = history[-recent:] if recent else history
     if as_json:
         print_json({**name_fields(name), "total": len(history), "messages": shown})

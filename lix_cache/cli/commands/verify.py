@@ -13,7 +13,7 @@ from lix_cache import ConversationArchive, StoreAdmin
 from lix_cache.admin import FileCheck
 from lix_cache.cli.errors import PROBLEM
 from lix_cache.cli.naming import archived, name_fields
-from lix_cache.cli.options import AsJson, Namespace, settings_of
+from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import for_humans, print_json, progress, visible
 
 __all__ = ["verify"]
@@ -24,7 +24,9 @@ def verify(
     session: Annotated[
         str | None, typer.Argument(metavar="SESSION", help="Only this session's file.")
     ] = None,
-    namespace: Namespace = None,
+    namespace: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of this namespace; without SESSION, all its files.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check every byte of the archive: frames, CRCs, contents, counts and order.
@@ -35,16 +37,14 @@ def verify(
     name = None
     if session is not None:
         name = archived(ConversationArchive(admin.config.archive_dir), session, namespace)
-    elif namespace is not None:
-        raise typer.BadParameter("name a session of the namespace")
-    total = len(admin.archive_files()) if session is None else 1
+    total = len(admin.archive_files(namespace=namespace)) if session is None else 1
     checks: list[FileCheck] = []
     with progress("checking") as tell:
-        for check in admin.verify(name):
+        for check in admin.verify(name, namespace=namespace):
             checks.append(check)
             tell(len(checks), total)
     damaged = [check for check in checks if not check.is_intact]
-    set_aside = admin.set_aside_files() if session is None else []
+    set_aside = admin.set_aside_files() if session is None and namespace is None else []
     if as_json:
         print_json(
             {
