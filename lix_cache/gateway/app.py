@@ -82,11 +82,12 @@ class Gateway:
             target = target_of(scope)
             tenant = core.tenants.find(headers)
             tenant_name = tenant.name
+            await core.limits.admit(tenant)
             own = core.sessions if path == "/v1/sessions" or path.startswith("/v1/sessions/") else None
             if own is not None:
                 status = await own.serve(scope, send, tenant)
                 return
-            tenant.check("generate" if protocol is not None else "passthrough", core.clock.monotonic())
+            tenant.check("generate" if protocol is not None else "passthrough")
             if protocol is None:
                 status = await pass_through(core, scope, receive, send, tenant, headers, target, started)
             else:

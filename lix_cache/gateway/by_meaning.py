@@ -79,6 +79,7 @@ class ByMeaning:
         seconds: float,
         threshold: float,
         verifier: Verifier | None = None,
+        verifier_threshold: float = 0.7,
     ) -> None:
         self._embedder = embedder
         self._config = config.replace(on_cache_error="miss")
@@ -86,6 +87,7 @@ class ByMeaning:
         self._seconds = seconds
         self._thresholds = DEFAULT_THRESHOLDS.with_threshold(threshold or None)
         self._verifier = verifier
+        self._verifier_threshold = verifier_threshold
         self._caches: OrderedDict[str, AsyncSemanticCache] = OrderedDict()
         self.policy = CachePolicy()
         self.breaker = Breaker(_PAUSE, clock)
@@ -101,7 +103,11 @@ class ByMeaning:
                 thresholds=self._thresholds,
                 verifier=self._verifier,
                 policy=self.policy,
-                settings=SemanticSettings(deadline_seconds=self._seconds, version="gateway-1"),
+                settings=SemanticSettings(
+                    deadline_seconds=self._seconds,
+                    verifier_threshold=self._verifier_threshold,
+                    version="gateway-1",
+                ),
             )
             if len(self._caches) > _MOST_TENANTS:
                 self._caches.popitem(last=False)

@@ -19,6 +19,7 @@ from lix_cache.gateway.by_meaning import ByMeaning, Meant, Place
 from lix_cache.gateway.eligibility import Question
 from lix_cache.gateway.encoders import Encoding
 from lix_cache.gateway.headers import Control, forwarded
+from lix_cache.gateway.limits import Limits
 from lix_cache.gateway.metrics import Metrics
 from lix_cache.gateway.plain_json import dump
 from lix_cache.gateway.prepared import Prepared, Preparer
@@ -27,10 +28,12 @@ from lix_cache.gateway.relay import Flight
 from lix_cache.gateway.request import account_of, answering_headers, parse
 from lix_cache.gateway.settings import GatewaySettings
 from lix_cache.gateway.snapshot import load_snapshot, save_snapshot
-from lix_cache.gateway.tenants import Tenant, TenantBook
+from lix_cache.gateway.tenants import LOCAL, Tenant, TenantBook
 from lix_cache.gateway.tiers import Entry, Memory, RedisTier
 from lix_cache.gateway.upstream import Route, Routes
 from lix_cache.gateway.volatile import normaliser
+from lix_cache.hot.keys import digest
+from lix_cache.storage.objects import Objects, objects_at
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
@@ -41,6 +44,8 @@ __all__ = ["Core"]
 
 #: How long another process may serve what this one has dropped.
 _LOOK_SECONDS = 1.0
+_HYDRATION_SECONDS = 300.0
+_TURN_SECONDS = 30.0
 _CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key"})
 
 
@@ -81,7 +86,9 @@ class Core:
         self.routes = Routes(settings, clock, lambda name: env.get(name, ""))
         self.memory = Memory(settings.memory_bytes)
         self.redis = RedisTier(self.config, clock) if settings.redis else None
+        self.limits = Limits(self.redis, clock)
         self.embedder = embedder
+        self.verifier = verifier
         self.meaning: ByMeaning | None = None
         if embedder is not None and settings.redis:
             self.meaning = ByMeaning(
@@ -91,6 +98,7 @@ class Core:
                 seconds=settings.embedder_seconds,
                 threshold=settings.threshold,
                 verifier=verifier,
+                verifier_threshold=settings.verifier_threshold,
             )
         self.normalise = normaliser(settings.volatile)
         self.encoding = Encoding(settings.encoders) if settings.encoders else None
@@ -104,9 +112,11 @@ class Core:
 
             self.sessions = Sessions(config or CacheConfig())
         self.flights: dict[bytes, Flight] = {}
-        self._snapshot = os.path.expanduser(settings.snapshot)
+        self._objects = objects_at(settings.snapshot) if settings.snapshot else None
         #: Answers that came out of the snapshot.
         self.hydrated = 0
+        #: How the snapshot was read: ``none``, ``ok``, or what went wrong.
+        self.hydration = "none"
         self._following: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -180,7 +190,8 @@ class Core:
 
     def spent(self, tenant: Tenant, prompt: int, answer: int) -> None:
         """Count what a call of the provider cost."""
-        tenant.spend(prompt + answer, self.clock.time())
+        if self.limits.spent(tenant, prompt + answer):
+            self.spawn(self.limits.tell())
         self.metrics.tokens(tenant.name, (prompt, answer), are_saved=False)
 
     def store(
@@ -241,9 +252,23 @@ class Core:
     async def start(self) -> None:
         """Read the snapshot, and begin what goes on beside the requests."""
         if self.redis is not None:
-            if self._snapshot:
-                self.hydrated = await load_snapshot(self.redis, self._snapshot)
+            if self._objects is not None:
+                await self._hydrate(self.redis, self._objects)
             self._following = asyncio.get_running_loop().create_task(self._follow_purges(self.redis))
+
+    async def _hydrate(self, redis: RedisTier, objects: Objects) -> None:
+        """Read the snapshot. A gateway without it starts all the same."""
+        names = [LOCAL] if self.tenants.local is not None else list(self.tenants.tenants)
+        try:
+            reading = load_snapshot(redis, objects, {digest(name) for name in names})
+            self.hydrated = await asyncio.wait_for(reading, _HYDRATION_SECONDS)
+            self.hydration = "ok"
+        except asyncio.TimeoutError:
+            self.hydration = f"the snapshot was not read within {_HYDRATION_SECONDS:g} s"
+        except LixCacheError as error:
+            self.hydration = told(error)
+        if self.hydration != "ok":
+            logger.error("the snapshot is not used: {}", self.hydration)
 
     async def _follow_purges(self, redis: RedisTier) -> None:
         """Forget what is in memory when another process has dropped answers."""
@@ -287,18 +312,20 @@ class Core:
 
     async def save(self) -> int:
         """Write a snapshot. Returns how many answers are in it."""
-        if self.redis is None or not self._snapshot:
+        if self.redis is None or self._objects is None:
             return 0
-        return await save_snapshot(self.redis, self._snapshot, self.clock)
+        return await save_snapshot(self.redis, self._objects, self.clock)
 
     async def close(self) -> None:
         """Let go of all connections."""
         await self.settle()
         if self._following is not None:
             self._following.cancel()
-        if self.settings.snapshot:
+        if self._objects is not None and self.redis is not None:
             try:
-                await self.save()
+                # Of several workers that end together, one writes what all of them share.
+                if self.settings.workers == 1 or await self.redis.takes_turn("snapshot", _TURN_SECONDS):
+                    await self.save()
             except LixCacheError as error:
                 logger.error("no snapshot was written: {}", told(error))
         await self.routes.close()

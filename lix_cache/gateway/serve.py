@@ -19,8 +19,9 @@ from lix_cache.hot.clients import close_async_redis_clients
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
     from lix_cache.gateway.app import Gateway
+    from lix_cache.verifiers.protocol import Verifier
 
-__all__ = ["checked", "embedder_for", "gateway_for", "run", "run_workers", "server_for"]
+__all__ = ["checked", "embedder_for", "gateway_for", "run", "run_workers", "server_for", "verifier_for"]
 
 
 def embedder_for(settings: GatewaySettings) -> Embedder | None:
@@ -36,6 +37,15 @@ def embedder_for(settings: GatewaySettings) -> Embedder | None:
 
     # One thread: the event loop and the other workers want the cores as well.
     return OnnxEmbedder(os.path.expanduser(name), threads=1)
+
+
+def verifier_for(settings: GatewaySettings) -> Verifier | None:
+    """Return the verifier that the settings name; nothing is loaded yet."""
+    if not settings.verifier:
+        return None
+    from lix_cache.verifiers.onnx import OnnxVerifier
+
+    return OnnxVerifier(os.path.expanduser(settings.verifier), threads=1)
 
 
 def gateway_for(settings: GatewaySettings, config: CacheConfig) -> Gateway:
@@ -54,7 +64,7 @@ def gateway_for(settings: GatewaySettings, config: CacheConfig) -> Gateway:
         if (error.name or "").startswith("lix_cache"):
             raise
         raise MissingExtra(error.name or "aiohttp", "gateway", "the gateway") from None
-    return Gateway(Core(settings, config, embedder=embedder_for(settings)))
+    return Gateway(Core(settings, config, embedder=embedder_for(settings), verifier=verifier_for(settings)))
 
 
 def server_for(gateway: Gateway, **changes: Any) -> Any:
@@ -193,9 +203,11 @@ def checked(settings: GatewaySettings, config: CacheConfig) -> dict[str, Any]:
         parts = {"settings": "ok"}
         if core.redis is not None:
             parts["redis"] = "ok" if await core.redis.ping() else core.redis.last_trouble
+        await gateway.health.warm_up()
         if core.embedder is not None:
-            await gateway.health.warm_up()
             parts["embedder"] = gateway.health.embedder
+        if core.verifier is not None:
+            parts["verifier"] = gateway.health.verifier
         for route in core.routes.routes:
             parts[f"upstream {route.name}"] = await _reached(route)
         await core.close()

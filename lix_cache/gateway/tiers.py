@@ -113,7 +113,6 @@ class RedisTier:
         self._keys = Keys(config.redis_key_prefix, config.redis_buckets)
         self._clock = clock
         self.breaker = Breaker(config.redis_retry_seconds, clock)
-        self._digests: dict[str, str] = {}
         self._purges = self._keys.gateway("purges", "", "")
         self._opened: tuple[asyncio.AbstractEventLoop, Any] | None = None
         #: Requests that went without Redis, and why last.
@@ -227,6 +226,21 @@ class RedisTier:
         """Return how often something was dropped; None if Redis does not tell."""
         answers = await self._ask(pack(("GET", self._purges)))
         return None if answers is None else int(answers[0] or 0)
+
+    def name(self, kind: str, tenant: str, name: str) -> str:
+        """Return the key of what is counted for a tenant."""
+        return self._keys.gateway(kind, tenant, name)
+
+    async def ask(self, *commands: tuple[Any, ...]) -> list[Any] | None:
+        """Send plain commands in one trip; None if Redis does not answer."""
+        return await self._ask(b"".join(map(pack, commands)), len(commands))
+
+    async def takes_turn(self, what: str, seconds: float) -> bool:
+        """Whether this process is the one of several to do something now."""
+        name = self._keys.gateway("turn", "", what)
+        return bool(
+            (await self._ask(pack(("SET", name, b"1", "NX", "PX", int(seconds * 1000)))) or (None,))[0]
+        )
 
     async def ping(self) -> bool:
         """Whether it answers."""

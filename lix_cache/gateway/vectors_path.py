@@ -136,7 +136,7 @@ class VectorExchange(Exchange):
                 self.verdict = Verdict("hit-l1-exact", "shared", now - oldest)
                 await self._say_vectors()
                 return
-        self.tenant.check_budget(core.clock.time())
+        await core.limits.check_budget(self.tenant)
         self.verdict = Verdict("miss", "partial" if self.answers else "exact")
         flight = core.new_flight(asked.key if is_shared and asked.key not in core.flights else None)
         if self.control.no_store:

@@ -44,7 +44,7 @@ def serve(
     sessions: Annotated[
         bool | None, typer.Option("--sessions", help="Keep conversations named by X-Session-ID.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that serve one port.")] = 1,
+    workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes that serve one port.")] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Check settings, Redis and provider, and end.")
     ] = False,
@@ -68,7 +68,7 @@ def serve(
         _print_digest()
         return
     library = settings_of(ctx).config()
-    changes: dict[str, Any] = {"host": host, "port": port, "embedder": embedder}
+    changes: dict[str, Any] = {"host": host, "port": port, "embedder": embedder, "workers": workers}
     changes["upstreams"] = _upstreams(upstream) if upstream else None
     changes["volatile"] = volatile or None
     changes["sessions"] = sessions or None
@@ -80,7 +80,7 @@ def serve(
     if check:
         _check(settings, library, as_json=as_json)
         return
-    _run(settings, library, workers, is_demo=demo)
+    _run(settings, library, is_demo=demo)
 
 
 def _upstreams(given: list[str]) -> list[dict[str, Any]]:
@@ -117,7 +117,7 @@ def _check(settings: GatewaySettings, library: CacheConfig, *, as_json: bool) ->
         raise typer.Exit(PROBLEM)
 
 
-def _run(settings: GatewaySettings, library: CacheConfig, workers: int, *, is_demo: bool) -> None:
+def _run(settings: GatewaySettings, library: CacheConfig, *, is_demo: bool) -> None:
     from lix_cache.gateway.serve import gateway_for, run, run_workers
 
     address = f"http://{settings.host}:{settings.port}"
@@ -131,7 +131,7 @@ def _run(settings: GatewaySettings, library: CacheConfig, workers: int, *, is_de
             '-d \'{"model":"demo","messages":[{"role":"user","content":"Where is the billing page?"}]}\''
         )
     to_stderr().print(Text("\n".join(lines)), soft_wrap=True)
-    if workers > 1:
-        run_workers(gateway, workers)
+    if settings.workers > 1:
+        run_workers(gateway, settings.workers)
     else:
         run(gateway)
