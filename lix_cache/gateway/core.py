@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import os
 from collections.abc import Coroutine, Mapping
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lix_cache._log import logger
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
-from lix_cache.errors import LixCacheError, told
+from lix_cache.errors import ConfigError, LixCacheError, told
 from lix_cache.gateway.access_log import AccessLog
 from lix_cache.gateway.answer import Answer
 from lix_cache.gateway.asgi import Scope
@@ -26,7 +27,7 @@ from lix_cache.gateway.prepared import Prepared, Preparer
 from lix_cache.gateway.protocols import Protocol
 from lix_cache.gateway.relay import Flight
 from lix_cache.gateway.request import account_of, answering_headers, parse
-from lix_cache.gateway.settings import GatewaySettings
+from lix_cache.gateway.settings import FIXED, GatewaySettings
 from lix_cache.gateway.snapshot import load_snapshot, save_snapshot
 from lix_cache.gateway.tenants import LOCAL, Tenant, TenantBook
 from lix_cache.gateway.tiers import Entry, Memory, RedisTier
@@ -72,32 +73,48 @@ class Core:
         clock: Clock = SYSTEM_CLOCK,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        env = os.environ if environ is None else environ
         # A request waits for Redis no longer than the gateway's own setting says.
         seconds = settings.redis_seconds
-        self.config = (config or CacheConfig()).replace(
+        self._library = config or CacheConfig()
+        self.config = self._library.replace(
             redis_socket_timeout=seconds, redis_socket_connect_timeout=seconds, on_cache_error="miss"
         )
-        self.settings = settings
         self.clock = clock
         self.log = AccessLog(is_on=settings.access_log) if log is None else log
         self.metrics = Metrics()
-        self.tenants = TenantBook(settings, clock, env)
-        self.routes = Routes(settings, clock, lambda name: env.get(name, ""))
         self.memory = Memory(settings.memory_bytes)
         self.redis = RedisTier(self.config, clock) if settings.redis else None
         self.limits = Limits(self.redis, clock)
         self.embedder = embedder
         self.verifier = verifier
+        self.flights: dict[bytes, Flight] = {}
+        self._objects = objects_at(settings.snapshot) if settings.snapshot else None
+        #: Answers that came out of the snapshot.
+        self.hydrated = 0
+        #: How the snapshot was read: ``none``, ``ok``, or what went wrong.
+        self.hydration = "none"
+        self._following: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._env = os.environ if environ is None else environ
+        self.apply(settings)
+
+    def apply(self, settings: GatewaySettings) -> None:
+        """Make all that follows from the settings alone."""
+        clock, env = self.clock, self._env
+        self.settings = settings
+        #: Requests that this object serves; a reload makes another one for the next.
+        self.users = 0
+        self.tenants = TenantBook(settings, clock, env)
+        self.routes = Routes(settings, clock, lambda name: env.get(name, ""))
         self.meaning: ByMeaning | None = None
-        if embedder is not None and settings.redis:
+        if self.embedder is not None and settings.redis:
             self.meaning = ByMeaning(
-                embedder,
+                self.embedder,
                 self.config,
                 clock,
                 seconds=settings.embedder_seconds,
                 threshold=settings.threshold,
-                verifier=verifier,
+                verifier=self.verifier,
                 verifier_threshold=settings.verifier_threshold,
             )
         self.normalise = normaliser(settings.volatile)
@@ -110,15 +127,35 @@ class Core:
         if settings.redis and (settings.sessions or any(one.sessions for one in settings.tenants)):
             from lix_cache.gateway.sessions import Sessions
 
-            self.sessions = Sessions(config or CacheConfig())
-        self.flights: dict[bytes, Flight] = {}
-        self._objects = objects_at(settings.snapshot) if settings.snapshot else None
-        #: Answers that came out of the snapshot.
-        self.hydrated = 0
-        #: How the snapshot was read: ``none``, ``ok``, or what went wrong.
-        self.hydration = "none"
-        self._following: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
+            self.sessions = Sessions(self._library)
+
+    def reloaded(self, settings: GatewaySettings) -> Core:
+        """Return another core with these settings, which shares all that was found out and counted.
+
+        Requests that run go on with this one; :meth:`retire` it then.
+
+        Raises:
+            ConfigError: the settings make no sense, or differ in what only a new start can change.
+        """
+        fixed = [name for name in FIXED if getattr(settings, name) != getattr(self.settings, name)]
+        if fixed:
+            raise ConfigError(f"{', '.join(fixed)} cannot change while the gateway runs: restart it")
+        if not settings.upstreams:
+            raise ConfigError("the gateway needs a provider: upstreams in the settings file")
+        found = copy.copy(self)
+        found.apply(settings)
+        found.tenants.take_over(self.tenants)
+        found.routes.take_over(self.routes)
+        kept = ("embedder_seconds", "threshold", "verifier_threshold")
+        if all(getattr(settings, name) == getattr(self.settings, name) for name in kept):
+            found.meaning = self.meaning  # with the vectors that it holds
+        return found
+
+    async def retire(self) -> None:
+        """Close what the next core does not use, when the last request of this one has ended."""
+        while self.users:  # noqa: ASYNC110 - requests should not pay for an event that a reload alone needs
+            await asyncio.sleep(0.1)
+        await self.routes.close()
 
     def provider(self, tenant: str, model: Any) -> tuple[str, str]:
         """Return who answers for a model, and a digest of the gateway's own account there."""
@@ -216,14 +253,15 @@ class Core:
         seconds = self.settings.ttl_seconds if control.ttl is None else control.ttl
         if place is not None and self.meaning is not None:
             seconds = self.meaning.policy.ttl_for(place.question.text, seconds)
-        entry = Entry(tenant.name, answer, now, now + seconds, asked.model)
+        entry = Entry(tenant.name, answer, now, now + seconds, asked.model, control.tags)
         self.memory.put(asked.key, entry)
         self.metrics.stored += 1
         if self.redis is not None:
             self.spawn(self._to_redis(self.redis, asked, entry, is_named=protocol.name == "responses"))
         if place is None or self.meaning is None or answer.has_tool_calls:
             return False
-        self.spawn(self.meaning.store(place, meant, answer, protocol.text(answer), seconds))
+        text = protocol.text(answer)
+        self.spawn(self.meaning.store(place, meant, answer, text, seconds, control.tags))
         return True
 
     def keep(self, key: bytes, entry: Entry) -> None:
@@ -280,21 +318,24 @@ class Core:
             known = known if count is None else count
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def purge(self, tenant: str, model: str | None, older_than: float | None) -> dict[str, Any]:
+    async def purge(
+        self, tenant: str, model: str | None, older_than: float | None, tag: str | None = None
+    ) -> dict[str, Any]:
         """Drop answers of a tenant from all tiers. Returns how many of each."""
         newest = self.clock.time() - (older_than or 0.0)
 
         def fits(entry: Entry) -> bool:
             # The name that was asked for is in the key alone; providers answer with a longer one.
             is_model = model is None or entry.model == model
-            return entry.tenant == tenant and is_model and entry.created <= newest
+            is_tagged = tag is None or tag in entry.tags
+            return entry.tenant == tenant and is_model and is_tagged and entry.created <= newest
 
         found = {"memory": self.memory.purge(fits), "redis": 0, "by_meaning": 0}
         if self.redis is not None:
             found["redis"] = await self.redis.purge(tenant, fits)
             await self.redis.count_purge()
         if self.meaning is not None:
-            found["by_meaning"] = await self.meaning.purge(tenant, model, older_than)
+            found["by_meaning"] = await self.meaning.purge(tenant, model, older_than, tag)
         return found
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:

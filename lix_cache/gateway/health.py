@@ -25,14 +25,14 @@ class Health:
     """Answers ``/healthz``, ``/ready`` and ``/metrics``."""
 
     def __init__(self, core: Core) -> None:
-        self._core = core
+        self.core = core
         self.is_draining = False
         self.embedder = "none" if core.embedder is None else "loading"
         self.verifier = "none" if core.verifier is None else "loading"
 
     async def warm_up(self) -> None:
         """Load the models: a first request must not wait for them. What cannot be loaded is no hindrance."""
-        embedder, verifier = self._core.embedder, self._core.verifier
+        embedder, verifier = self.core.embedder, self.core.verifier
         if embedder is not None:
             self.embedder = await _tried(partial(embedder.embed, ["ready"]))
         if verifier is not None:
@@ -55,7 +55,7 @@ class Health:
 
     async def state(self) -> dict[str, Any]:
         """Return the state of each part. ``degraded`` serves; ``down`` does not."""
-        core = self._core
+        core = self.core
         redis = "off" if core.redis is None else "ok" if await core.redis.ping() else "away"
         tripped = [route.name for route in core.routes.routes if route.breaker.is_open]
         down = self.is_draining or not core.routes.routes or len(tripped) == len(core.routes.routes)
@@ -73,7 +73,7 @@ class Health:
         }
 
     async def _metrics(self, scope: Scope, send: Send) -> None:
-        core = self._core
+        core = self.core
         wanted = core.settings.admin_key
         given = next((v for n, v in scope["headers"] if n == b"authorization"), b"").decode("latin-1")
         # With tenants, the counts of all of them are not for each of them.

@@ -21,7 +21,7 @@ from lix_cache.checks import given
 from lix_cache.errors import ConfigError, MissingExtra
 from lix_cache.gateway.volatile import normaliser
 
-__all__ = ["ENV_PREFIX", "GatewaySettings", "TenantSettings", "UpstreamSettings", "read_settings"]
+__all__ = ["ENV_PREFIX", "FIXED", "GatewaySettings", "TenantSettings", "UpstreamSettings", "read_settings"]
 
 ENV_PREFIX = "LIX_CACHE_GATEWAY_"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
@@ -190,6 +190,11 @@ class GatewaySettings:
             )
 
 
+#: Fields that a reload cannot change.
+FIXED = (
+    *("host", "port", "workers", "redis", "redis_seconds", "memory_bytes", "embedder", "verifier"),
+    *("snapshot", "idle_seconds", "drain_seconds", "access_log"),
+)
 #: Fields that may be 0.
 _MAY_BE_ZERO = frozenset(
     {"memory_bytes", "threshold", "retries", "retry_after_seconds", "idle_seconds", "port"}

@@ -96,6 +96,11 @@ class Tenant:
         self._tokens = self.spent(day) + tokens
         self._day = day
 
+    def take_over(self, before: Tenant) -> None:
+        """Count on where one before did."""
+        self._room, self._filled = before._room, before._filled
+        self._day, self._tokens = before._day, before._tokens
+
 
 def patterns(models: tuple[str, ...]) -> re.Pattern[str] | None:
     """Return what matches the names of models; None for any."""
@@ -117,6 +122,12 @@ class TenantBook:
         )
         self.tenants = {one.name: _tenant(one, env) for one in settings.tenants}
         self._by_key = {key: self.tenants[one.name] for one in settings.tenants for key in one.keys}
+
+    def take_over(self, before: TenantBook) -> None:
+        """Count on where those before did."""
+        for name, tenant in self.tenants.items():
+            if name in before.tenants:
+                tenant.take_over(before.tenants[name])
 
     def find(self, headers: Mapping[str, str]) -> Tenant:
         """Return who asks.

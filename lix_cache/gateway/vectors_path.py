@@ -206,5 +206,6 @@ class VectorExchange(Exchange):
         now = core.clock.time()
         seconds = core.settings.ttl_seconds if self.control.ttl is None else self.control.ttl
         for key, answer in zip(self.keys, read, strict=True):
-            core.keep(key, Entry(self.tenant.name, answer, now, now + seconds, asked.model))
+            entry = Entry(self.tenant.name, answer, now, now + seconds, asked.model, self.control.tags)
+            core.keep(key, entry)
         return False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -76,11 +78,12 @@ def serve(
         from lix_cache.gateway.demo import in_thread
 
         changes["upstreams"] = [{"name": "demo", "url": in_thread()}]
-    settings = read_settings(config, **changes)
+    reread = partial(read_settings, config, **changes)
+    settings = reread()
     if check:
         _check(settings, library, as_json=as_json)
         return
-    _run(settings, library, is_demo=demo)
+    _run(settings, library, reread, is_demo=demo)
 
 
 def _upstreams(given: list[str]) -> list[dict[str, Any]]:
@@ -117,11 +120,14 @@ def _check(settings: GatewaySettings, library: CacheConfig, *, as_json: bool) ->
         raise typer.Exit(PROBLEM)
 
 
-def _run(settings: GatewaySettings, library: CacheConfig, *, is_demo: bool) -> None:
-    from lix_cache.gateway.serve import gateway_for, run, run_workers
+def _run(
+    settings: GatewaySettings, library: CacheConfig, reread: Callable[[], GatewaySettings], *, is_demo: bool
+) -> None:
+    from lix_cache.gateway.serve import gateway_for, log_troubles, run, run_workers
 
     address = f"http://{settings.host}:{settings.port}"
-    gateway = gateway_for(settings, library)
+    gateway = gateway_for(settings, library, reread)
+    log_troubles()
     lines = [f"lix-cache gateway on {address}"]
     lines += [f"  {one.name}: {visible(one.url)}" for one in settings.upstreams]
     if is_demo:
