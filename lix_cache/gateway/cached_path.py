@@ -16,7 +16,7 @@ from lix_cache.gateway.by_meaning import Meant, Place
 from lix_cache.gateway.eligibility import Question, question_of, wants_zero_temperature
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.headers import Control, Verdict, read_control
-from lix_cache.gateway.outcomes import new_id, not_cached, unanswered
+from lix_cache.gateway.outcomes import Keep, let_go, new_id, not_cached, unanswered
 from lix_cache.gateway.prepared import Prepared, source_of
 from lix_cache.gateway.protocols import Protocol
 from lix_cache.gateway.relay import Flight, Head, Reader, Renamed
@@ -174,17 +174,17 @@ class Exchange:
                 flight.found(answer, self.verdict)
                 await self._say(answer, asked)
                 return
-            self.tenant.check_budget(self.core.clock.time())
+            await self.core.limits.check_budget(self.tenant)
             self.verdict = Verdict(
                 "miss", "no_cache" if control.no_cache else (meant.reason if meant else "") or "exact"
             )
             keep = (
                 None
                 if control.no_store
-                else _Keep(asked, control, place, meant, self._is_storable(asked, data))
+                else Keep(asked, control, place, meant, self._is_storable(asked, data))
             )
         except BaseException:
-            await _let_go(meant)
+            await let_go(meant)
             raise
         await self._relay(flight, self._pump(flight, asked, self.core.encoded(self.protocol, data), keep))
 
@@ -236,7 +236,7 @@ class Exchange:
     async def _alone(self, asked: Prepared, data: bytes, verdict: Verdict) -> None:
         """Pass a request on, unshared; nothing is stored."""
         self.verdict = verdict
-        self.tenant.check_budget(self.core.clock.time())
+        await self.core.limits.check_budget(self.tenant)
         flight = self.core.new_flight(None)
         await self._relay(flight, self._pump(flight, asked, data, None))
 
@@ -311,7 +311,7 @@ class Exchange:
         if self.wants_answer:
             await reader.until_over(stays=True)
 
-    async def _pump(self, flight: Flight, asked: Prepared, data: bytes, keep: _Keep | None) -> None:
+    async def _pump(self, flight: Flight, asked: Prepared, data: bytes, keep: Keep | None) -> None:
         """Read the provider's answer, and keep it if it is whole."""
         core = self.core
         is_kept = False
@@ -334,7 +334,7 @@ class Exchange:
             flight.fail(error)
         finally:
             if keep is not None and not is_kept:
-                core.spawn(_let_go(keep.meant))
+                core.spawn(let_go(keep.meant))
 
     def _outgoing(self, route: Route, data: bytes) -> Outgoing:
         pairs = self.core.outgoing_headers(self.scope, self.headers, route, self.tenant, decodes=True)
@@ -343,7 +343,7 @@ class Exchange:
         return Outgoing("POST", target, pairs, data)
 
     def _keep(
-        self, flight: Flight, incoming: Incoming, is_first: bool, asked: Prepared, keep: _Keep | None
+        self, flight: Flight, incoming: Incoming, is_first: bool, asked: Prepared, keep: Keep | None
     ) -> bool:
         """Store the answer where it may be stored; say whether its meaning is being stored too."""
         core, head = self.core, flight.head
@@ -388,19 +388,3 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - what a provider sends must not fail what was passed on
             logger.warning("an answer was not stored: {}", said(error))
             return Incomplete("malformed", type(error).__name__)
-
-
-@dataclass(frozen=True)
-class _Keep:
-    """What storing an answer needs."""
-
-    asked: Prepared
-    control: Control
-    place: Place | None
-    meant: Meant | None
-    is_storable: bool
-
-
-async def _let_go(meant: Meant | None) -> None:
-    if meant is not None and meant.lead is not None:
-        await meant.lead.fail(None)

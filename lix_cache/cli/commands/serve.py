@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -44,7 +46,7 @@ def serve(
     sessions: Annotated[
         bool | None, typer.Option("--sessions", help="Keep conversations named by X-Session-ID.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that serve one port.")] = 1,
+    workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes that serve one port.")] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Check settings, Redis and provider, and end.")
     ] = False,
@@ -68,7 +70,7 @@ def serve(
         _print_digest()
         return
     library = settings_of(ctx).config()
-    changes: dict[str, Any] = {"host": host, "port": port, "embedder": embedder}
+    changes: dict[str, Any] = {"host": host, "port": port, "embedder": embedder, "workers": workers}
     changes["upstreams"] = _upstreams(upstream) if upstream else None
     changes["volatile"] = volatile or None
     changes["sessions"] = sessions or None
@@ -76,11 +78,12 @@ def serve(
         from lix_cache.gateway.demo import in_thread
 
         changes["upstreams"] = [{"name": "demo", "url": in_thread()}]
-    settings = read_settings(config, **changes)
+    reread = partial(read_settings, config, **changes)
+    settings = reread()
     if check:
         _check(settings, library, as_json=as_json)
         return
-    _run(settings, library, workers, is_demo=demo)
+    _run(settings, library, reread, is_demo=demo)
 
 
 def _upstreams(given: list[str]) -> list[dict[str, Any]]:
@@ -117,11 +120,14 @@ def _check(settings: GatewaySettings, library: CacheConfig, *, as_json: bool) ->
         raise typer.Exit(PROBLEM)
 
 
-def _run(settings: GatewaySettings, library: CacheConfig, workers: int, *, is_demo: bool) -> None:
-    from lix_cache.gateway.serve import gateway_for, run, run_workers
+def _run(
+    settings: GatewaySettings, library: CacheConfig, reread: Callable[[], GatewaySettings], *, is_demo: bool
+) -> None:
+    from lix_cache.gateway.serve import gateway_for, log_troubles, run, run_workers
 
     address = f"http://{settings.host}:{settings.port}"
-    gateway = gateway_for(settings, library)
+    gateway = gateway_for(settings, library, reread)
+    log_troubles()
     lines = [f"lix-cache gateway on {address}"]
     lines += [f"  {one.name}: {visible(one.url)}" for one in settings.upstreams]
     if is_demo:
@@ -131,7 +137,7 @@ def _run(settings: GatewaySettings, library: CacheConfig, workers: int, *, is_de
             '-d \'{"model":"demo","messages":[{"role":"user","content":"Where is the billing page?"}]}\''
         )
     to_stderr().print(Text("\n".join(lines)), soft_wrap=True)
-    if workers > 1:
-        run_workers(gateway, workers)
+    if settings.workers > 1:
+        run_workers(gateway, settings.workers)
     else:
         run(gateway)
