@@ -46,6 +46,7 @@ class Exchange:
         verdict: how it was answered; for the log.
         status: of the answer; 0 until it has begun.
         waited: seconds that went by with the provider, and not in the gateway.
+        wants_answer: what was passed on is to be known as well.
     """
 
     core: Core
@@ -61,6 +62,7 @@ class Exchange:
     waited: float = 0.0
     model: str = ""
     answer: Answer | None = field(default=None, repr=False)
+    wants_answer: bool = False
 
     async def run(self) -> None:
         """Answer the request.
@@ -73,6 +75,7 @@ class Exchange:
         control = read_control(self.headers)
         data = await read_body(self.receive, self.headers, core.settings.largest_body_bytes)
         session = None if core.sessions is None else self._session()
+        self.wants_answer = session is not None
         if session is None:
             await self._run(control, data)
             return
@@ -240,7 +243,7 @@ class Exchange:
     async def _follow(self, flight: Flight, asked: Prepared, data: bytes) -> None:
         """Answer with what an equal request that is under way brings."""
         reader = Reader(flight)
-        watcher = watch(self.receive, reader.gone)
+        watcher = watch(self.scope, self.receive, reader.gone)
         began = perf_counter()
         try:
             if not await reader.until_head():
@@ -274,7 +277,7 @@ class Exchange:
 
     async def _relay(self, flight: Flight, pump: Coroutine[Any, Any, None]) -> None:
         reader = Reader(flight)
-        watcher = watch(self.receive, reader.gone)
+        watcher = watch(self.scope, self.receive, reader.gone)
         began = perf_counter()
         flight.start(pump)
         try:
@@ -294,13 +297,19 @@ class Exchange:
         pairs += words.told(self.verdict, self._added_ms())
         self.status = head.status
         await self.send({"type": "http.response.start", "status": head.status, "headers": pairs})
+        is_whole = False
         async for chunk in reader.chunks():
             data = chunk if renamed is None else renamed.feed(chunk)
-            if data:
+            if renamed is None and reader.has_all:
+                is_whole = True  # the last piece and the end in one write
+                await self.send({"type": "http.response.body", "body": data})
+            elif data:
                 await self.send({"type": "http.response.body", "body": data, "more_body": True})
-        if not reader.has_left:
+        if not reader.has_left and not is_whole:
             rest = b"" if renamed is None else renamed.finish()
             await self.send({"type": "http.response.body", "body": rest})
+        if self.wants_answer:
+            await reader.until_over(stays=True)
 
     async def _pump(self, flight: Flight, asked: Prepared, data: bytes, keep: _Keep | None) -> None:
         """Read the provider's answer, and keep it if it is whole."""
@@ -317,6 +326,7 @@ class Exchange:
                 flight.begin(head)
                 async for chunk in incoming.chunks():
                     await flight.put(chunk)
+                await flight.read()
             finally:
                 incoming.close()
             is_kept = self._keep(flight, incoming, route is routes[0], asked, keep)

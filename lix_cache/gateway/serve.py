@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -88,6 +89,11 @@ def server_for(gateway: Gateway, **changes: Any) -> Any:
 def run(gateway: Gateway, *, fd: int | None = None) -> None:
     """Serve until a signal says to stop: new requests are refused, those that run may end."""
     server = server_for(gateway, **({} if fd is None else {"fd": fd}))
+
+    # What is there by now stays: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
     async def serve() -> None:
         watcher = asyncio.get_running_loop().create_task(_watch(gateway, server))

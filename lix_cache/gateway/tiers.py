@@ -113,6 +113,7 @@ class RedisTier:
         self._keys = Keys(config.redis_key_prefix, config.redis_buckets)
         self._clock = clock
         self.breaker = Breaker(config.redis_retry_seconds, clock)
+        self._digests: dict[str, str] = {}
         self._purges = self._keys.gateway("purges", "", "")
         self._opened: tuple[asyncio.AbstractEventLoop, Any] | None = None
         #: Requests that went without Redis, and why last.

@@ -168,7 +168,7 @@ class VectorExchange(Exchange):
     async def _wait(self, flight: Flight) -> bool:
         """Wait for the end of a flight; False if the client left."""
         reader = Reader(flight)
-        watcher = watch(self.receive, reader.gone)
+        watcher = watch(self.scope, self.receive, reader.gone)
         try:
             return await reader.until_over()
         finally:
