@@ -94,7 +94,7 @@ bench-codec: $(BENCH)  ## measure the codec's sizes and speed beside others
 bench-gateway: $(DEV)  ## measure the gateway beside its provider, in paired rounds
 	$(BIN)/python scripts/bench_gateway.py $(ARGS)
 
-bench-against: $(DEV)  ## measure beside another checkout, in turn: ARGS=../before
+bench-against: $(DEV)  ## measure beside another commit, in turn: ARGS=HEAD~1
 	$(BIN)/python scripts/bench_against.py $(ARGS)
 
 bench-kv: engines  ## measure what resuming a local model's state saves
