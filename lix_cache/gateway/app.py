@@ -40,7 +40,7 @@ class Gateway:
         if core.settings.admin_key:
             from lix_cache.gateway.admin import admin_app  # a framework that the hot path does without
 
-            self._admin = admin_app(core)
+            self._admin = admin_app(self)
         self.last_request = core.clock.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,7 +69,7 @@ class Gateway:
         core, path = self.core, scope["path"]
         if await self.health.answers(scope, send):
             return
-        if self._admin is not None and path.startswith("/admin/"):
+        if self._admin is not None and (path == "/ui" or path.startswith(("/admin/", "/ui/"))):
             await self._admin(scope, receive, send)
             return
         self.last_request = core.clock.monotonic()
@@ -131,8 +131,13 @@ class Gateway:
         metrics = self.core.metrics
         metrics.answered(tenant, name, verdict.state, verdict.reason, max(0.0, seconds - waited))
         metrics.statuses[status] += 1
+        self.core.timeline.answered(
+            tenant, verdict.state, verdict.reason, max(0.0, seconds - waited), seconds
+        )
         if verdict.saved is not None:
             metrics.tokens(tenant, verdict.saved, are_saved=True)
+            model = call.model if call is not None else ""
+            self.core.timeline.counted(tenant, model, verdict.saved, are_saved=True)
         if not self.core.log.is_on:
             return
         self.core.log.write(

@@ -221,7 +221,9 @@ class Exchange:
         question = question_of(self.protocol.name, value)
         if not isinstance(question, Question):
             return None
-        return core.place_of(self.tenant.name, self.protocol.name, control, self.headers, asked, question)
+        place = core.place_of(self.tenant.name, self.protocol.name, control, self.headers, asked, question)
+        core.timeline.places.note(place, core.clock.time())
+        return place
 
     def _is_storable(self, asked: Prepared, data: bytes) -> bool:
         if not self.core.settings.zero_temperature_only:
@@ -350,7 +352,7 @@ class Exchange:
             core.metrics.not_stored[answer.rule] += 1
             return False
         if answer.usage is not None:
-            core.spent(self.tenant, answer.usage.input, answer.usage.output)
+            core.spent(self.tenant, answer.usage.input, answer.usage.output, asked.model)
         flight.answer = answer
         if keep is None or not keep.is_storable or not is_first:
             # An answer of another provider than the key says is not under that key.

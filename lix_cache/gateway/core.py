@@ -29,6 +29,7 @@ from lix_cache.gateway.settings import GatewaySettings
 from lix_cache.gateway.snapshot import load_snapshot, save_snapshot
 from lix_cache.gateway.tenants import Tenant, TenantBook
 from lix_cache.gateway.tiers import Entry, Memory, RedisTier
+from lix_cache.gateway.timeline import Timeline
 from lix_cache.gateway.upstream import Route, Routes
 from lix_cache.gateway.volatile import normaliser
 
@@ -81,6 +82,9 @@ class Core:
         self.routes = Routes(settings, clock, lambda name: env.get(name, ""))
         self.memory = Memory(settings.memory_bytes)
         self.redis = RedisTier(self.config, clock) if settings.redis else None
+        self.timeline = Timeline(self.redis, clock)
+        #: Whether the provider is the scripted one: the page may ask it, which costs nothing.
+        self.is_demo = False
         self.embedder = embedder
         self.meaning: ByMeaning | None = None
         if embedder is not None and settings.redis:
@@ -178,10 +182,11 @@ class Core:
             self.flights[key] = flight
         return flight
 
-    def spent(self, tenant: Tenant, prompt: int, answer: int) -> None:
+    def spent(self, tenant: Tenant, prompt: int, answer: int, model: str) -> None:
         """Count what a call of the provider cost."""
         tenant.spend(prompt + answer, self.clock.time())
         self.metrics.tokens(tenant.name, (prompt, answer), are_saved=False)
+        self.timeline.counted(tenant.name, model, (prompt, answer), are_saved=False)
 
     def store(
         self,
@@ -240,6 +245,7 @@ class Core:
 
     async def start(self) -> None:
         """Read the snapshot, and begin what goes on beside the requests."""
+        self.timeline.start()
         if self.redis is not None:
             if self._snapshot:
                 self.hydrated = await load_snapshot(self.redis, self._snapshot)
@@ -294,6 +300,7 @@ class Core:
     async def close(self) -> None:
         """Let go of all connections."""
         await self.settle()
+        await self.timeline.close()
         if self._following is not None:
             self._following.cancel()
         if self.settings.snapshot:

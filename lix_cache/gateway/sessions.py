@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from lix_cache._log import logger
-from lix_cache.admin import StoreAdmin
+from lix_cache.admin import AsyncStoreAdmin, StoreAdmin
 from lix_cache.config import CacheConfig
 from lix_cache.coordinator import AsyncCacheCoordinator
 from lix_cache.errors import LixCacheError, told
@@ -29,6 +29,10 @@ __all__ = ["Session", "Sessions"]
 _HEADER = "x-session-id"
 _LONGEST = 200
 _MOST_LISTED = 1000
+_START = "gateway/"
+#: Of the page: sessions or messages at once, and pages of the store that are looked at for one that has any.
+_ON_PAGE = 50
+_MOST_PAGES = 20
 _TURNS = {"chat": "messages", "messages": "messages", "responses": "input"}
 _SYSTEM = frozenset({"system", "developer"})
 
@@ -152,6 +156,49 @@ class Sessions:
             return 200
         return await _json(send, {"id": name, "messages": history})
 
+    # -- for the page ------------------------------------------------------------------------
+
+    async def page(self, tenant: str | None, cursor: str | None) -> dict[str, Any]:
+        """Return some sessions of a tenant or of all, the last used first, and where to go on.
+
+        The store may hold sessions of applications too. They are not shown: the gateway's key is not theirs.
+        """
+        start = _START if tenant is None else f"{_START}{tenant}/"
+        admin, found = AsyncStoreAdmin(self._config), []
+        for _ in range(_MOST_PAGES):
+            page = await admin.session_page(_ON_PAGE, cursor)
+            cursor = page.cursor
+            for one in page.sessions:
+                if isinstance(one.session_id, str) and one.session_id.startswith(start):
+                    owner, _, name = one.session_id[len(_START) :].partition("/")
+                    found.append(
+                        {
+                            "tenant": owner,
+                            "id": name,
+                            "in_redis": one.hot_messages,
+                            "on_disk": one.cold_messages,
+                            "last_use": one.last_use,
+                        }
+                    )
+            if found or cursor is None:
+                break
+        return {"sessions": found, "cursor": cursor}
+
+    async def transcript(self, tenant: str, name: str, before: str | None) -> dict[str, Any]:
+        """Return the newest messages of a session, or the newest before one of them."""
+        if not tenant or "/" in tenant or not name:
+            raise Refused(400, "invalid_query", "say which session: tenant and id")
+        session = self._coordinator(_named(tenant, name))
+        messages = await session.get_messages(_ON_PAGE, before)
+        if not messages and before is None:
+            raise Refused(404, "unknown_session", "there is no such session")
+        return {
+            "tenant": tenant,
+            "id": name,
+            "messages": [{"id": one.id, **one.message} for one in messages],
+            "before": messages[0].id if len(messages) == _ON_PAGE else None,
+        }
+
     async def _listed(self, tenant: Tenant) -> list[str]:
         start = _full_name(tenant, "")
         config = self._config
@@ -169,10 +216,14 @@ class Sessions:
 
 
 def _full_name(tenant: Tenant, name: str) -> str:
+    return _named(tenant.name, name)
+
+
+def _named(tenant: str, name: str) -> str:
     if len(name) > _LONGEST or not name.isprintable() or "/" in name:
         wanted = f"1 to {_LONGEST} printable characters, no slash"
         raise Refused(400, "invalid_header", f"a session's id must be {wanted}")
-    return f"gateway/{tenant.name}/{name}"
+    return f"{_START}{tenant}/{name}"
 
 
 async def _json(send: Send, value: Any) -> int:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from lix_cache._spelling import did_you_mean
 from lix_cache.checks import given
 from lix_cache.errors import ConfigError, MissingExtra
+from lix_cache.gateway.prices import PriceSettings, check_prices
 from lix_cache.gateway.volatile import normaliser
 
 __all__ = ["ENV_PREFIX", "GatewaySettings", "TenantSettings", "UpstreamSettings", "read_settings"]
@@ -123,6 +124,7 @@ class GatewaySettings:
         volatile: names of the rules for volatile parts of prompts.
         encoders: ``columns``, ``toon``: send records in tool results in fewer tokens; none by default.
         sessions: keep conversations named by ``X-Session-ID``, of the local tenant.
+        prices: what models cost, for the money that the page shows; none is supposed.
         snapshot: folder that exact answers are read from at the start and written to at the end; "" for none.
         retries: how often a failed request is sent again before its first byte.
         retry_after_seconds: longest wait that a provider may ask for before a retry.
@@ -153,6 +155,7 @@ class GatewaySettings:
     volatile: tuple[str, ...] = ()
     encoders: tuple[str, ...] = ()
     sessions: bool = False
+    prices: tuple[PriceSettings, ...] = ()
     snapshot: str = ""
     retries: int = 1
     retry_after_seconds: float = 2.0
@@ -165,6 +168,7 @@ class GatewaySettings:
     def __post_init__(self) -> None:
         _check_numbers(self)
         normaliser(self.volatile)
+        check_prices(self.prices)
         if self.admin_key and not _DIGEST.match(self.admin_key):
             raise ConfigError(
                 "admin_key must be sha256: and 64 digits; 'lix-cache serve --hash-key' makes it"

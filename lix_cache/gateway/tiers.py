@@ -227,6 +227,14 @@ class RedisTier:
         answers = await self._ask(pack(("GET", self._purges)))
         return None if answers is None else int(answers[0] or 0)
 
+    def place(self, kind: str, name: str) -> str:
+        """Return the key of something that is no tenant's."""
+        return self._keys.gateway(kind, "", name)
+
+    async def ask(self, commands: Sequence[tuple[Any, ...]]) -> list[Any] | None:
+        """Send commands in one round trip. None: Redis does not answer."""
+        return await self._ask(b"".join(map(pack, commands)), len(commands))
+
     async def ping(self) -> bool:
         """Whether it answers."""
         return bool(await self._ask(pack(("PING",))))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import secrets
+import signal
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -77,10 +81,19 @@ def serve(
 
         changes["upstreams"] = [{"name": "demo", "url": in_thread()}]
     settings = read_settings(config, **changes)
+    page_key = ""
+    if demo:
+        settings, page_key = _for_demo(settings)
     if check:
         _check(settings, library, as_json=as_json)
         return
-    _run(settings, library, workers, is_demo=demo)
+    if not demo:
+        _run(settings, library, workers)
+        return
+    with tempfile.TemporaryDirectory(prefix="lix-cache-demo-", ignore_cleanup_errors=True) as folder:
+        # The server hands the signal on when it has ended, and by default that would leave the folder behind.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        _run(settings, library.replace(archive_dir=folder), workers, is_demo=True, page_key=page_key)
 
 
 def _upstreams(given: list[str]) -> list[dict[str, Any]]:
@@ -91,6 +104,20 @@ def _upstreams(given: list[str]) -> list[dict[str, Any]]:
             name, url = "default" if number == 0 else f"upstream-{number + 1}", text
         found.append({"name": name, "url": url})
     return found
+
+
+def _for_demo(settings: GatewaySettings) -> tuple[GatewaySettings, str]:
+    """Return the settings with all that there is to see, and the key of the page."""
+    from lix_cache.gateway.tenants import digest_of_key
+
+    changes: dict[str, Any] = {"embedder": settings.embedder or "lexical"}
+    key = ""
+    if not settings.admin_key:
+        key = secrets.token_urlsafe(18)
+        changes["admin_key"] = digest_of_key(key)
+    if not settings.tenants:
+        changes["sessions"] = True
+    return dataclasses.replace(settings, **changes), key
 
 
 def _print_digest() -> None:
@@ -117,13 +144,25 @@ def _check(settings: GatewaySettings, library: CacheConfig, *, as_json: bool) ->
         raise typer.Exit(PROBLEM)
 
 
-def _run(settings: GatewaySettings, library: CacheConfig, workers: int, *, is_demo: bool) -> None:
+def _run(
+    settings: GatewaySettings,
+    library: CacheConfig,
+    workers: int,
+    *,
+    is_demo: bool = False,
+    page_key: str = "",
+) -> None:
     from lix_cache.gateway.serve import gateway_for, run, run_workers
 
     address = f"http://{settings.host}:{settings.port}"
     gateway = gateway_for(settings, library)
+    gateway.core.is_demo = is_demo
     lines = [f"lix-cache gateway on {address}"]
     lines += [f"  {one.name}: {visible(one.url)}" for one in settings.upstreams]
+    if settings.admin_key:
+        lines.append(f"  page: {address}/ui")
+    if page_key:
+        lines.append(f"  its key: {page_key}")
     if is_demo:
         lines.append("  ask twice, and look at the header x-lix-cache:")
         lines.append(
