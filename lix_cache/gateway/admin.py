@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -10,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lix_cache.errors import InvalidInput, LixCacheError, told
+from lix_cache.errors import ConfigError, InvalidInput, LixCacheError, told
 from lix_cache.gateway.eligibility import Question, question_of
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.headers import read_control
@@ -30,8 +31,9 @@ _LONGEST_BODY = 32 << 20
 
 
 class _Admin:
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, reload: Callable[[], None]) -> None:
         self._core = core
+        self._reload = reload
 
     async def stats(self, _: Request) -> dict[str, Any]:
         """Return what this process counted."""
@@ -51,12 +53,21 @@ class _Admin:
         }
 
     async def purge(self, request: Request) -> dict[str, Any]:
-        """Drop answers: of a tenant, of a model, of an age; at least the tenant must be said."""
-        asked = await _asked(request, {"tenant": str, "model": str, "older_than_seconds": float})
+        """Drop answers: of a tenant, with a tag, of a model, of an age; at least the tenant must be said."""
+        asked = await _asked(request, {"tenant": str, "tag": str, "model": str, "older_than_seconds": float})
         tenant = asked.get("tenant")
         if tenant is None:
             raise Refused(400, "invalid_body", "say whose answers: tenant")
-        return await self._core.purge(tenant, asked.get("model"), asked.get("older_than_seconds"))
+        model, age = asked.get("model"), asked.get("older_than_seconds")
+        return await self._core.purge(tenant, model, age, asked.get("tag"))
+
+    async def reload(self, _: Request) -> dict[str, Any]:
+        """Read the settings again; what makes no sense changes nothing."""
+        try:
+            self._reload()
+        except ConfigError as error:
+            raise Refused(422, "invalid_settings", f"nothing has changed: {error}") from None
+        return {"reloaded": True}
 
     async def snapshot(self, _: Request) -> dict[str, Any]:
         """Write the snapshot now."""
@@ -121,7 +132,7 @@ async def _asked(request: Request, kinds: dict[str, type]) -> dict[str, Any]:
 def admin_app(gateway: Gateway) -> Starlette:
     """Return the application below ``/admin``, and the page below ``/ui``."""
     core = gateway.core
-    admin = _Admin(core)
+    admin = _Admin(core, gateway.reload_all)
 
     def guarded(work: Any) -> Any:
         return _guarded(core, work)
@@ -130,6 +141,7 @@ def admin_app(gateway: Gateway) -> Starlette:
         routes=[
             Route("/admin/stats", guarded(admin.stats), methods=["GET"]),
             Route("/admin/purge", guarded(admin.purge), methods=["POST"]),
+            Route("/admin/reload", guarded(admin.reload), methods=["POST"]),
             Route("/admin/snapshot", guarded(admin.snapshot), methods=["POST"]),
             Route("/admin/explain", guarded(admin.explain), methods=["POST"]),
             *page_routes(gateway, guarded),

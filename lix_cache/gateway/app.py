@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
 from lix_cache._log import logger
+from lix_cache.errors import ConfigError
 from lix_cache.errors import told as said
 from lix_cache.gateway import headers as words
 from lix_cache.gateway.asgi import Gone, Receive, Scope, Send, headers_of, respond, target_of
@@ -17,6 +23,7 @@ from lix_cache.gateway.health import Health
 from lix_cache.gateway.plain_path import pass_through
 from lix_cache.gateway.protocols import Protocol, protocol_of
 from lix_cache.gateway.relay import Broken
+from lix_cache.gateway.settings import GatewaySettings
 from lix_cache.gateway.vectors_path import EMBEDDINGS, VectorExchange
 
 __all__ = ["Gateway"]
@@ -31,17 +38,44 @@ class Gateway:
 
     Args:
         core: what its requests share.
+        reread: reads the settings again, for a reload.
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, reread: Callable[[], GatewaySettings] | None = None) -> None:
         self.core = core
         self.health = Health(core)
         self._admin: Any = None
+        self._reread = reread
+        self._use(core)
+        self.last_request = core.clock.monotonic()
+
+    def _use(self, core: Core) -> None:
+        self.core = self.health.core = core
+        self._admin = None
         if core.settings.admin_key:
             from lix_cache.gateway.admin import admin_app  # a framework that the hot path does without
 
             self._admin = admin_app(self)
-        self.last_request = core.clock.monotonic()
+
+    def reload(self) -> None:
+        """Take the settings as they are now: all of them, for the requests that come from here on.
+
+        Raises:
+            ConfigError: they make no sense; nothing has changed.
+        """
+        if self._reread is None:
+            raise ConfigError("there is no settings file to read again")
+        before = self.core
+        self._use(before.reloaded(self._reread()))
+        with contextlib.suppress(RuntimeError):  # the parent of several workers serves nothing
+            asyncio.get_running_loop()
+            self.core.spawn(before.retire())
+
+    def reload_all(self) -> None:
+        """Reload, and let the other workers do the same. See :meth:`reload`."""
+        self.reload()
+        if self.core.settings.workers > 1:
+            os.kill(os.getppid(), signal.SIGHUP)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request, or the server's start and end."""
@@ -76,17 +110,19 @@ class Gateway:
         protocol = _spoken(path) if scope["method"] == "POST" else None
         call: Exchange | None = None
         core.metrics.open += 1
+        core.users += 1
         status, tenant_name, verdict = 0, "", Verdict("bypass", "path")
         try:
             headers = headers_of(scope)
             target = target_of(scope)
             tenant = core.tenants.find(headers)
             tenant_name = tenant.name
+            await core.limits.admit(tenant)
             own = core.sessions if path == "/v1/sessions" or path.startswith("/v1/sessions/") else None
             if own is not None:
                 status = await own.serve(scope, send, tenant)
                 return
-            tenant.check("generate" if protocol is not None else "passthrough", core.clock.monotonic())
+            tenant.check("generate" if protocol is not None else "passthrough")
             if protocol is None:
                 status = await pass_through(core, scope, receive, send, tenant, headers, target, started)
             else:
@@ -113,10 +149,12 @@ class Gateway:
                 )
         finally:
             core.metrics.open -= 1
-            self._note(scope, started, status, tenant_name, verdict, protocol, call)
+            core.users -= 1
+            self._note(core, scope, started, status, tenant_name, verdict, protocol, call)
 
+    @staticmethod
     def _note(
-        self,
+        core: Core,
         scope: Scope,
         started: float,
         status: int,
@@ -128,20 +166,18 @@ class Gateway:
         seconds = perf_counter() - started
         waited = call.waited if call is not None else 0.0
         name = protocol.name if protocol is not None else "other"
-        metrics = self.core.metrics
+        metrics = core.metrics
         metrics.answered(tenant, name, verdict.state, verdict.reason, max(0.0, seconds - waited))
         metrics.statuses[status] += 1
-        self.core.timeline.answered(
-            tenant, verdict.state, verdict.reason, max(0.0, seconds - waited), seconds
-        )
+        core.timeline.answered(tenant, verdict.state, verdict.reason, max(0.0, seconds - waited), seconds)
         if verdict.saved is not None:
             metrics.tokens(tenant, verdict.saved, are_saved=True)
             model = call.model if call is not None else ""
-            self.core.timeline.counted(tenant, model, verdict.saved, are_saved=True)
-        if not self.core.log.is_on:
+            core.timeline.counted(tenant, model, verdict.saved, are_saved=True)
+        if not core.log.is_on:
             return
-        self.core.log.write(
-            time=round(self.core.clock.time(), 3),
+        core.log.write(
+            time=round(core.clock.time(), 3),
             tenant=tenant,
             method=scope["method"],
             # What follows may be a name of the application's, such as a session's or a file's.

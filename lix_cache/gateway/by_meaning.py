@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,7 @@ class ByMeaning:
         seconds: float,
         threshold: float,
         verifier: Verifier | None = None,
+        verifier_threshold: float = 0.7,
     ) -> None:
         self._embedder = embedder
         self._config = config.replace(on_cache_error="miss")
@@ -86,6 +88,7 @@ class ByMeaning:
         self._seconds = seconds
         self._thresholds = DEFAULT_THRESHOLDS.with_threshold(threshold or None)
         self._verifier = verifier
+        self._verifier_threshold = verifier_threshold
         self._caches: OrderedDict[str, AsyncSemanticCache] = OrderedDict()
         self.policy = CachePolicy()
         self.breaker = Breaker(_PAUSE, clock)
@@ -101,7 +104,11 @@ class ByMeaning:
                 thresholds=self._thresholds,
                 verifier=self._verifier,
                 policy=self.policy,
-                settings=SemanticSettings(deadline_seconds=self._seconds, version="gateway-1"),
+                settings=SemanticSettings(
+                    deadline_seconds=self._seconds,
+                    verifier_threshold=self._verifier_threshold,
+                    version="gateway-1",
+                ),
             )
             if len(self._caches) > _MOST_TENANTS:
                 self._caches.popitem(last=False)
@@ -166,15 +173,20 @@ class ByMeaning:
             ],
         }
 
-    async def purge(self, tenant: str, model: str | None, older_than_seconds: float | None) -> int:
+    async def purge(
+        self, tenant: str, model: str | None, older_than_seconds: float | None, tag: str | None = None
+    ) -> int:
         """Drop a tenant's answers."""
+        tags = () if tag is None else (_tag_of("tag", tag),)
         context = {"tenant": tenant, **({} if model is None else {"model": model})}
-        return await self.cache(tenant).invalidate(context=context, older_than_seconds=older_than_seconds)
+        return await self.cache(tenant).invalidate(
+            context=context, tags=tags, older_than_seconds=older_than_seconds
+        )
 
     async def forget(self, tenant: str, identity: str) -> None:
         """Drop the answer that a provider gave this id to."""
         try:
-            await self.cache(tenant).invalidate(context={}, tags=[_tag_of(identity)])
+            await self.cache(tenant).invalidate(context={}, tags=[_tag_of("id", identity)])
         except LixCacheError as error:
             logger.warning("an answer that was deleted upstream is still there: {}", told(error))
 
@@ -188,12 +200,19 @@ class ByMeaning:
         return Verdict(state, found.reason, found.age_seconds, found.similarity)
 
     async def store(
-        self, place: Place, meant: Meant | None, answer: Answer, text: str, ttl_seconds: float
+        self,
+        place: Place,
+        meant: Meant | None,
+        answer: Answer,
+        text: str,
+        ttl_seconds: float,
+        tags: Sequence[str] = (),
     ) -> None:
         """Store an answer, and hand it to those who wait for it."""
+        words = [_tag_of("id", answer.id), *(_tag_of("tag", tag) for tag in tags)]
         tokens = None if answer.usage is None else (answer.usage.input, answer.usage.output)
         value = Streamed(({"answer": answer.encode()},), text)
-        keep: dict[str, Any] = {"ttl_seconds": ttl_seconds, "tokens": tokens, "tags": [_tag_of(answer.id)]}
+        keep: dict[str, Any] = {"ttl_seconds": ttl_seconds, "tokens": tokens, "tags": words}
         try:
             if meant is not None and meant.lead is not None:
                 await meant.lead.complete(value, **keep)
@@ -204,8 +223,9 @@ class ByMeaning:
             logger.warning("an answer was not stored by meaning: {}", told(error))
 
 
-def _tag_of(identity: str) -> str:
-    return "id-" + hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+def _tag_of(kind: str, word: str) -> str:
+    """Return a tag for a word of another's: one kind is never taken for the other."""
+    return f"{kind}-" + hashlib.sha256(word.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _read(response: Any) -> Answer | None:

@@ -16,7 +16,7 @@ from lix_cache.gateway.by_meaning import Meant, Place
 from lix_cache.gateway.eligibility import Question, question_of, wants_zero_temperature
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.headers import Control, Verdict, read_control
-from lix_cache.gateway.outcomes import new_id, not_cached, unanswered
+from lix_cache.gateway.outcomes import Keep, let_go, new_id, not_cached, unanswered
 from lix_cache.gateway.prepared import Prepared, source_of
 from lix_cache.gateway.protocols import Protocol
 from lix_cache.gateway.relay import Flight, Head, Reader, Renamed
@@ -46,6 +46,7 @@ class Exchange:
         verdict: how it was answered; for the log.
         status: of the answer; 0 until it has begun.
         waited: seconds that went by with the provider, and not in the gateway.
+        wants_answer: what was passed on is to be known as well.
     """
 
     core: Core
@@ -61,6 +62,7 @@ class Exchange:
     waited: float = 0.0
     model: str = ""
     answer: Answer | None = field(default=None, repr=False)
+    wants_answer: bool = False
 
     async def run(self) -> None:
         """Answer the request.
@@ -73,6 +75,7 @@ class Exchange:
         control = read_control(self.headers)
         data = await read_body(self.receive, self.headers, core.settings.largest_body_bytes)
         session = None if core.sessions is None else self._session()
+        self.wants_answer = session is not None
         if session is None:
             await self._run(control, data)
             return
@@ -171,17 +174,17 @@ class Exchange:
                 flight.found(answer, self.verdict)
                 await self._say(answer, asked)
                 return
-            self.tenant.check_budget(self.core.clock.time())
+            await self.core.limits.check_budget(self.tenant)
             self.verdict = Verdict(
                 "miss", "no_cache" if control.no_cache else (meant.reason if meant else "") or "exact"
             )
             keep = (
                 None
                 if control.no_store
-                else _Keep(asked, control, place, meant, self._is_storable(asked, data))
+                else Keep(asked, control, place, meant, self._is_storable(asked, data))
             )
         except BaseException:
-            await _let_go(meant)
+            await let_go(meant)
             raise
         await self._relay(flight, self._pump(flight, asked, self.core.encoded(self.protocol, data), keep))
 
@@ -235,14 +238,14 @@ class Exchange:
     async def _alone(self, asked: Prepared, data: bytes, verdict: Verdict) -> None:
         """Pass a request on, unshared; nothing is stored."""
         self.verdict = verdict
-        self.tenant.check_budget(self.core.clock.time())
+        await self.core.limits.check_budget(self.tenant)
         flight = self.core.new_flight(None)
         await self._relay(flight, self._pump(flight, asked, data, None))
 
     async def _follow(self, flight: Flight, asked: Prepared, data: bytes) -> None:
         """Answer with what an equal request that is under way brings."""
         reader = Reader(flight)
-        watcher = watch(self.receive, reader.gone)
+        watcher = watch(self.scope, self.receive, reader.gone)
         began = perf_counter()
         try:
             if not await reader.until_head():
@@ -276,7 +279,7 @@ class Exchange:
 
     async def _relay(self, flight: Flight, pump: Coroutine[Any, Any, None]) -> None:
         reader = Reader(flight)
-        watcher = watch(self.receive, reader.gone)
+        watcher = watch(self.scope, self.receive, reader.gone)
         began = perf_counter()
         flight.start(pump)
         try:
@@ -296,15 +299,21 @@ class Exchange:
         pairs += words.told(self.verdict, self._added_ms())
         self.status = head.status
         await self.send({"type": "http.response.start", "status": head.status, "headers": pairs})
+        is_whole = False
         async for chunk in reader.chunks():
             data = chunk if renamed is None else renamed.feed(chunk)
-            if data:
+            if renamed is None and reader.has_all:
+                is_whole = True  # the last piece and the end in one write
+                await self.send({"type": "http.response.body", "body": data})
+            elif data:
                 await self.send({"type": "http.response.body", "body": data, "more_body": True})
-        if not reader.has_left:
+        if not reader.has_left and not is_whole:
             rest = b"" if renamed is None else renamed.finish()
             await self.send({"type": "http.response.body", "body": rest})
+        if self.wants_answer:
+            await reader.until_over(stays=True)
 
-    async def _pump(self, flight: Flight, asked: Prepared, data: bytes, keep: _Keep | None) -> None:
+    async def _pump(self, flight: Flight, asked: Prepared, data: bytes, keep: Keep | None) -> None:
         """Read the provider's answer, and keep it if it is whole."""
         core = self.core
         is_kept = False
@@ -319,6 +328,7 @@ class Exchange:
                 flight.begin(head)
                 async for chunk in incoming.chunks():
                     await flight.put(chunk)
+                await flight.read()
             finally:
                 incoming.close()
             is_kept = self._keep(flight, incoming, route is routes[0], asked, keep)
@@ -326,7 +336,7 @@ class Exchange:
             flight.fail(error)
         finally:
             if keep is not None and not is_kept:
-                core.spawn(_let_go(keep.meant))
+                core.spawn(let_go(keep.meant))
 
     def _outgoing(self, route: Route, data: bytes) -> Outgoing:
         pairs = self.core.outgoing_headers(self.scope, self.headers, route, self.tenant, decodes=True)
@@ -335,7 +345,7 @@ class Exchange:
         return Outgoing("POST", target, pairs, data)
 
     def _keep(
-        self, flight: Flight, incoming: Incoming, is_first: bool, asked: Prepared, keep: _Keep | None
+        self, flight: Flight, incoming: Incoming, is_first: bool, asked: Prepared, keep: Keep | None
     ) -> bool:
         """Store the answer where it may be stored; say whether its meaning is being stored too."""
         core, head = self.core, flight.head
@@ -380,19 +390,3 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - what a provider sends must not fail what was passed on
             logger.warning("an answer was not stored: {}", said(error))
             return Incomplete("malformed", type(error).__name__)
-
-
-@dataclass(frozen=True)
-class _Keep:
-    """What storing an answer needs."""
-
-    asked: Prepared
-    control: Control
-    place: Place | None
-    meant: Meant | None
-    is_storable: bool
-
-
-async def _let_go(meant: Meant | None) -> None:
-    if meant is not None and meant.lead is not None:
-        await meant.lead.fail(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import os
 from collections.abc import Coroutine, Mapping
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lix_cache._log import logger
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
-from lix_cache.errors import LixCacheError, told
+from lix_cache.errors import ConfigError, LixCacheError, told
 from lix_cache.gateway.access_log import AccessLog
 from lix_cache.gateway.answer import Answer
 from lix_cache.gateway.asgi import Scope
@@ -19,19 +20,22 @@ from lix_cache.gateway.by_meaning import ByMeaning, Meant, Place
 from lix_cache.gateway.eligibility import Question
 from lix_cache.gateway.encoders import Encoding
 from lix_cache.gateway.headers import Control, forwarded
+from lix_cache.gateway.limits import Limits
 from lix_cache.gateway.metrics import Metrics
 from lix_cache.gateway.plain_json import dump
 from lix_cache.gateway.prepared import Prepared, Preparer
 from lix_cache.gateway.protocols import Protocol
 from lix_cache.gateway.relay import Flight
 from lix_cache.gateway.request import account_of, answering_headers, parse
-from lix_cache.gateway.settings import GatewaySettings
+from lix_cache.gateway.settings import FIXED, GatewaySettings
 from lix_cache.gateway.snapshot import load_snapshot, save_snapshot
-from lix_cache.gateway.tenants import Tenant, TenantBook
+from lix_cache.gateway.tenants import LOCAL, Tenant, TenantBook
 from lix_cache.gateway.tiers import Entry, Memory, RedisTier
 from lix_cache.gateway.timeline import Timeline
 from lix_cache.gateway.upstream import Route, Routes
 from lix_cache.gateway.volatile import normaliser
+from lix_cache.hot.keys import digest
+from lix_cache.storage.objects import Objects, objects_at
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
@@ -42,6 +46,8 @@ __all__ = ["Core"]
 
 #: How long another process may serve what this one has dropped.
 _LOOK_SECONDS = 1.0
+_HYDRATION_SECONDS = 300.0
+_TURN_SECONDS = 30.0
 _CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key"})
 
 
@@ -68,33 +74,52 @@ class Core:
         clock: Clock = SYSTEM_CLOCK,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        env = os.environ if environ is None else environ
         # A request waits for Redis no longer than the gateway's own setting says.
         seconds = settings.redis_seconds
-        self.config = (config or CacheConfig()).replace(
+        self._library = config or CacheConfig()
+        self.config = self._library.replace(
             redis_socket_timeout=seconds, redis_socket_connect_timeout=seconds, on_cache_error="miss"
         )
-        self.settings = settings
         self.clock = clock
         self.log = AccessLog(is_on=settings.access_log) if log is None else log
         self.metrics = Metrics()
-        self.tenants = TenantBook(settings, clock, env)
-        self.routes = Routes(settings, clock, lambda name: env.get(name, ""))
         self.memory = Memory(settings.memory_bytes)
         self.redis = RedisTier(self.config, clock) if settings.redis else None
+        self.limits = Limits(self.redis, clock)
         self.timeline = Timeline(self.redis, clock)
         #: Whether the provider is the scripted one: the page may ask it, which costs nothing.
         self.is_demo = False
         self.embedder = embedder
+        self.verifier = verifier
+        self.flights: dict[bytes, Flight] = {}
+        self._objects = objects_at(settings.snapshot) if settings.snapshot else None
+        #: Answers that came out of the snapshot.
+        self.hydrated = 0
+        #: How the snapshot was read: ``none``, ``ok``, or what went wrong.
+        self.hydration = "none"
+        self._following: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._env = os.environ if environ is None else environ
+        self.apply(settings)
+
+    def apply(self, settings: GatewaySettings) -> None:
+        """Make all that follows from the settings alone."""
+        clock, env = self.clock, self._env
+        self.settings = settings
+        #: Requests that this object serves; a reload makes another one for the next.
+        self.users = 0
+        self.tenants = TenantBook(settings, clock, env)
+        self.routes = Routes(settings, clock, lambda name: env.get(name, ""))
         self.meaning: ByMeaning | None = None
-        if embedder is not None and settings.redis:
+        if self.embedder is not None and settings.redis:
             self.meaning = ByMeaning(
-                embedder,
+                self.embedder,
                 self.config,
                 clock,
                 seconds=settings.embedder_seconds,
                 threshold=settings.threshold,
-                verifier=verifier,
+                verifier=self.verifier,
+                verifier_threshold=settings.verifier_threshold,
             )
         self.normalise = normaliser(settings.volatile)
         self.encoding = Encoding(settings.encoders) if settings.encoders else None
@@ -106,13 +131,35 @@ class Core:
         if settings.redis and (settings.sessions or any(one.sessions for one in settings.tenants)):
             from lix_cache.gateway.sessions import Sessions
 
-            self.sessions = Sessions(config or CacheConfig())
-        self.flights: dict[bytes, Flight] = {}
-        self._snapshot = os.path.expanduser(settings.snapshot)
-        #: Answers that came out of the snapshot.
-        self.hydrated = 0
-        self._following: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
+            self.sessions = Sessions(self._library)
+
+    def reloaded(self, settings: GatewaySettings) -> Core:
+        """Return another core with these settings, which shares all that was found out and counted.
+
+        Requests that run go on with this one; :meth:`retire` it then.
+
+        Raises:
+            ConfigError: the settings make no sense, or differ in what only a new start can change.
+        """
+        fixed = [name for name in FIXED if getattr(settings, name) != getattr(self.settings, name)]
+        if fixed:
+            raise ConfigError(f"{', '.join(fixed)} cannot change while the gateway runs: restart it")
+        if not settings.upstreams:
+            raise ConfigError("the gateway needs a provider: upstreams in the settings file")
+        found = copy.copy(self)
+        found.apply(settings)
+        found.tenants.take_over(self.tenants)
+        found.routes.take_over(self.routes)
+        kept = ("embedder_seconds", "threshold", "verifier_threshold")
+        if all(getattr(settings, name) == getattr(self.settings, name) for name in kept):
+            found.meaning = self.meaning  # with the vectors that it holds
+        return found
+
+    async def retire(self) -> None:
+        """Close what the next core does not use, when the last request of this one has ended."""
+        while self.users:  # noqa: ASYNC110 - requests should not pay for an event that a reload alone needs
+            await asyncio.sleep(0.1)
+        await self.routes.close()
 
     def provider(self, tenant: str, model: Any) -> tuple[str, str]:
         """Return who answers for a model, and a digest of the gateway's own account there."""
@@ -184,7 +231,8 @@ class Core:
 
     def spent(self, tenant: Tenant, prompt: int, answer: int, model: str) -> None:
         """Count what a call of the provider cost."""
-        tenant.spend(prompt + answer, self.clock.time())
+        if self.limits.spent(tenant, prompt + answer):
+            self.spawn(self.limits.tell())
         self.metrics.tokens(tenant.name, (prompt, answer), are_saved=False)
         self.timeline.counted(tenant.name, model, (prompt, answer), are_saved=False)
 
@@ -210,14 +258,15 @@ class Core:
         seconds = self.settings.ttl_seconds if control.ttl is None else control.ttl
         if place is not None and self.meaning is not None:
             seconds = self.meaning.policy.ttl_for(place.question.text, seconds)
-        entry = Entry(tenant.name, answer, now, now + seconds, asked.model)
+        entry = Entry(tenant.name, answer, now, now + seconds, asked.model, control.tags)
         self.memory.put(asked.key, entry)
         self.metrics.stored += 1
         if self.redis is not None:
             self.spawn(self._to_redis(self.redis, asked, entry, is_named=protocol.name == "responses"))
         if place is None or self.meaning is None or answer.has_tool_calls:
             return False
-        self.spawn(self.meaning.store(place, meant, answer, protocol.text(answer), seconds))
+        text = protocol.text(answer)
+        self.spawn(self.meaning.store(place, meant, answer, text, seconds, control.tags))
         return True
 
     def keep(self, key: bytes, entry: Entry) -> None:
@@ -247,9 +296,23 @@ class Core:
         """Read the snapshot, and begin what goes on beside the requests."""
         self.timeline.start()
         if self.redis is not None:
-            if self._snapshot:
-                self.hydrated = await load_snapshot(self.redis, self._snapshot)
+            if self._objects is not None:
+                await self._hydrate(self.redis, self._objects)
             self._following = asyncio.get_running_loop().create_task(self._follow_purges(self.redis))
+
+    async def _hydrate(self, redis: RedisTier, objects: Objects) -> None:
+        """Read the snapshot. A gateway without it starts all the same."""
+        names = [LOCAL] if self.tenants.local is not None else list(self.tenants.tenants)
+        try:
+            reading = load_snapshot(redis, objects, {digest(name) for name in names})
+            self.hydrated = await asyncio.wait_for(reading, _HYDRATION_SECONDS)
+            self.hydration = "ok"
+        except asyncio.TimeoutError:
+            self.hydration = f"the snapshot was not read within {_HYDRATION_SECONDS:g} s"
+        except LixCacheError as error:
+            self.hydration = told(error)
+        if self.hydration != "ok":
+            logger.error("the snapshot is not used: {}", self.hydration)
 
     async def _follow_purges(self, redis: RedisTier) -> None:
         """Forget what is in memory when another process has dropped answers."""
@@ -261,21 +324,24 @@ class Core:
             known = known if count is None else count
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def purge(self, tenant: str, model: str | None, older_than: float | None) -> dict[str, Any]:
+    async def purge(
+        self, tenant: str, model: str | None, older_than: float | None, tag: str | None = None
+    ) -> dict[str, Any]:
         """Drop answers of a tenant from all tiers. Returns how many of each."""
         newest = self.clock.time() - (older_than or 0.0)
 
         def fits(entry: Entry) -> bool:
             # The name that was asked for is in the key alone; providers answer with a longer one.
             is_model = model is None or entry.model == model
-            return entry.tenant == tenant and is_model and entry.created <= newest
+            is_tagged = tag is None or tag in entry.tags
+            return entry.tenant == tenant and is_model and is_tagged and entry.created <= newest
 
         found = {"memory": self.memory.purge(fits), "redis": 0, "by_meaning": 0}
         if self.redis is not None:
             found["redis"] = await self.redis.purge(tenant, fits)
             await self.redis.count_purge()
         if self.meaning is not None:
-            found["by_meaning"] = await self.meaning.purge(tenant, model, older_than)
+            found["by_meaning"] = await self.meaning.purge(tenant, model, older_than, tag)
         return found
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
@@ -293,9 +359,9 @@ class Core:
 
     async def save(self) -> int:
         """Write a snapshot. Returns how many answers are in it."""
-        if self.redis is None or not self._snapshot:
+        if self.redis is None or self._objects is None:
             return 0
-        return await save_snapshot(self.redis, self._snapshot, self.clock)
+        return await save_snapshot(self.redis, self._objects, self.clock)
 
     async def close(self) -> None:
         """Let go of all connections."""
@@ -303,9 +369,11 @@ class Core:
         await self.timeline.close()
         if self._following is not None:
             self._following.cancel()
-        if self.settings.snapshot:
+        if self._objects is not None and self.redis is not None:
             try:
-                await self.save()
+                # Of several workers that end together, one writes what all of them share.
+                if self.settings.workers == 1 or await self.redis.takes_turn("snapshot", _TURN_SECONDS):
+                    await self.save()
             except LixCacheError as error:
                 logger.error("no snapshot was written: {}", told(error))
         await self.routes.close()

@@ -86,6 +86,9 @@ def question_of(protocol: str, body: Mapping[str, Any]) -> Question | str:
     """
     if protocol not in ("chat", "responses", "messages"):
         return "protocol"
+    if protocol == "responses" and body.get("store") is not False:
+        # The provider keeps its answer under an id that later requests refer to: it is of this request alone.
+        return "store"
     for name in _NOT_SEMANTIC:
         if body.get(name):
             return name

@@ -25,6 +25,7 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _MODES = ("off", "exact", "semantic")
 #: Longest time to live that a client may ask for: 30 days.
 MOST_SECONDS = 30 * 86400.0
+MOST_TAGS = 16
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Control:
         namespace: a part of the tenant's cache.
         mode: which tiers.
         threshold: least similarity of a semantic hit.
+        tags: words that what is stored can be purged by.
     """
 
     no_cache: bool = False
@@ -50,6 +52,7 @@ class Control:
     namespace: str = ""
     mode: Literal["", "off", "exact", "semantic"] = ""
     threshold: float | None = None
+    tags: tuple[str, ...] = ()
 
 
 #: What most requests ask for.
@@ -109,8 +112,17 @@ def read_control(headers: Mapping[str, str]) -> Control:
         ttl=_own_number(headers, "x-lix-cache-ttl", "X-Lix-Cache-TTL", 1.0, MOST_SECONDS),
         namespace=namespace,
         mode=mode,  # type: ignore[arg-type]
+        tags=_tags(headers.get("x-lix-cache-tags", "")),
         threshold=_own_number(headers, "x-lix-cache-threshold", "X-Lix-Cache-Threshold", 0.0, 1.0),
     )
+
+
+def _tags(text: str) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if len(found) > MOST_TAGS or not all(map(_NAMESPACE.match, found)):
+        wanted = f"at most {MOST_TAGS} words of 1 to 64 letters, digits, dots, hyphens and underscores"
+        raise _senseless("X-Lix-Cache-Tags", wanted)
+    return found
 
 
 def _directives(text: str) -> Iterable[tuple[str, str]]:

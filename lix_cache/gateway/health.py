@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -23,20 +25,18 @@ class Health:
     """Answers ``/healthz``, ``/ready`` and ``/metrics``."""
 
     def __init__(self, core: Core) -> None:
-        self._core = core
+        self.core = core
         self.is_draining = False
         self.embedder = "none" if core.embedder is None else "loading"
+        self.verifier = "none" if core.verifier is None else "loading"
 
     async def warm_up(self) -> None:
-        """Load the embedder: a first request must not wait for it. What it cannot load is no hindrance."""
-        embedder = self._core.embedder
-        if embedder is None:
-            return
-        try:
-            await asyncio.wait_for(asyncio.to_thread(embedder.embed, ["ready"]), _WARM_SECONDS)
-            self.embedder = "ok"
-        except Exception as error:  # noqa: BLE001 - whatever it is, exact answers go on
-            self.embedder = told(error)
+        """Load the models: a first request must not wait for them. What cannot be loaded is no hindrance."""
+        embedder, verifier = self.core.embedder, self.core.verifier
+        if embedder is not None:
+            self.embedder = await _tried(partial(embedder.embed, ["ready"]))
+        if verifier is not None:
+            self.verifier = await _tried(partial(verifier.scores, [("ready", "ready")]))
 
     async def answers(self, scope: Scope, send: Send) -> bool:
         """Answer a request if it is for here."""
@@ -55,22 +55,25 @@ class Health:
 
     async def state(self) -> dict[str, Any]:
         """Return the state of each part. ``degraded`` serves; ``down`` does not."""
-        core = self._core
+        core = self.core
         redis = "off" if core.redis is None else "ok" if await core.redis.ping() else "away"
         tripped = [route.name for route in core.routes.routes if route.breaker.is_open]
         down = self.is_draining or not core.routes.routes or len(tripped) == len(core.routes.routes)
-        degraded = redis == "away" or bool(tripped) or self.embedder not in ("ok", "none")
+        models = {self.embedder, self.verifier, core.hydration}
+        degraded = redis == "away" or bool(tripped) or not models <= {"ok", "none"}
         return {
             "status": "down" if down else "degraded" if degraded else "ok",
             "redis": redis,
             "embedder": self.embedder,
+            "verifier": self.verifier,
+            "hydration": core.hydration,
             "upstreams": {r.name: "failing" if r.name in tripped else "ok" for r in core.routes.routes},
             "hydrated": core.hydrated,
             "draining": self.is_draining,
         }
 
     async def _metrics(self, scope: Scope, send: Send) -> None:
-        core = self._core
+        core = self.core
         wanted = core.settings.admin_key
         given = next((v for n, v in scope["headers"] if n == b"authorization"), b"").decode("latin-1")
         # With tenants, the counts of all of them are not for each of them.
@@ -88,3 +91,11 @@ class Health:
         }
         kind = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
         await respond(send, 200, [kind], core.metrics.text(gauges))
+
+
+async def _tried(work: Callable[[], Any]) -> str:
+    try:
+        await asyncio.wait_for(asyncio.to_thread(work), _WARM_SECONDS)
+    except Exception as error:  # noqa: BLE001 - whatever it is, exact answers go on
+        return told(error)
+    return "ok"

@@ -56,13 +56,14 @@ async def pass_through(
         try:
             async for chunk in incoming.chunks():
                 await flight.put(chunk)
+            await flight.read()
         except UpstreamFailed as error:
             flight.fail(error)
         finally:
             incoming.close()
 
     reader = Reader(flight)
-    watcher = watch(receive, reader.gone)
+    watcher = watch(scope, receive, reader.gone)
     flight.start(pump())
     try:
         verdict = Verdict("bypass", "path")

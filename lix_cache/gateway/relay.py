@@ -54,7 +54,8 @@ class Flight:
         answer: complete, once it is known; found in a cache, or read from the provider.
         verdict: how it was found, if it was.
         error: why there is no head.
-        is_over: nothing more comes.
+        is_read: the provider has sent all of it; what is left is to understand it.
+        is_over: nothing more comes, and what it was is known.
         is_broken: it ended before its end.
         chunks: of the body; those that all have read may be gone.
     """
@@ -64,6 +65,7 @@ class Flight:
         self.answer: Answer | None = None
         self.verdict: Verdict | None = None
         self.error: Exception | None = None
+        self.is_read = False
         self.is_over = False
         self.is_broken = False
         self.chunks: list[bytes] = []
@@ -119,6 +121,12 @@ class Flight:
             self.chunks[i] = b""
         return sum(map(len, self.chunks[least:]))
 
+    async def read(self) -> None:
+        """Say that the last byte has come, and let the readers pass it on before anything else is done."""
+        self.is_read = True
+        self.wake()
+        await asyncio.sleep(0)
+
     def found(self, answer: Answer, verdict: Verdict) -> None:
         """End it with an answer out of a cache."""
         self.answer, self.verdict = answer, verdict
@@ -150,7 +158,8 @@ class Flight:
         """Let a reader go; the last one ends what is not over."""
         self._readers.discard(reader)
         self.moved()
-        if not self._readers and not self.is_over and self._task is not None and not self._goes_on:
+        is_done = self.is_read or self.is_over
+        if not self._readers and not is_done and self._task is not None and not self._goes_on:
             # Ended here and not by the task, so that nobody joins what is about to break off.
             self.is_broken = True
             self.end()
@@ -202,9 +211,9 @@ class Reader:
             await self._wait()
         return not self.has_left
 
-    async def until_over(self) -> bool:
-        """Wait until nothing more comes; False if the client left before."""
-        while not self.flight.is_over and not self.has_left:
+    async def until_over(self, *, stays: bool = False) -> bool:
+        """Wait until nothing more comes; False if the client left before, unless it stays."""
+        while not self.flight.is_over and (stays or not self.has_left):
             # What it does not read piece by piece must not hold the pump.
             self.position = len(self.flight.chunks)
             self.flight.moved()
@@ -225,12 +234,17 @@ class Reader:
                 self.position += len(ready)
                 flight.moved()
                 yield ready[0] if len(ready) == 1 else b"".join(ready)
-            elif flight.is_over:
-                if flight.is_broken:
-                    raise Broken
+            elif flight.is_over and flight.is_broken and not flight.is_read:
+                raise Broken
+            elif flight.is_read or flight.is_over:
                 return
             else:
                 await self._wait()
+
+    @property
+    def has_all(self) -> bool:
+        """Whether no piece is left, and none will come."""
+        return self.flight.is_read and self.position == len(self.flight.chunks)
 
     def leave(self) -> None:
         """Wait no longer."""

@@ -4,22 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from lix_cache._log import logger
 from lix_cache.config import CacheConfig
-from lix_cache.errors import ConfigError, MissingExtra
+from lix_cache.errors import ConfigError, LixCacheError, MissingExtra, told
 from lix_cache.gateway.settings import GatewaySettings
 from lix_cache.hot.clients import close_async_redis_clients
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
     from lix_cache.gateway.app import Gateway
+    from lix_cache.verifiers.protocol import Verifier
 
-__all__ = ["checked", "embedder_for", "gateway_for", "run", "run_workers", "server_for"]
+__all__ = [
+    "checked",
+    "embedder_for",
+    "gateway_for",
+    "log_troubles",
+    "run",
+    "run_workers",
+    "server_for",
+    "verifier_for",
+]
+
+
+def log_troubles() -> None:
+    """Write warnings and errors to the standard error, as JSON: this process is the gateway's alone."""
+    from loguru import logger as everyones
+
+    from lix_cache.observability.json_logs import json_logs
+
+    everyones.remove()
+    json_logs(level="INFO")
 
 
 def embedder_for(settings: GatewaySettings) -> Embedder | None:
@@ -37,8 +60,24 @@ def embedder_for(settings: GatewaySettings) -> Embedder | None:
     return OnnxEmbedder(os.path.expanduser(name), threads=1)
 
 
-def gateway_for(settings: GatewaySettings, config: CacheConfig) -> Gateway:
+def verifier_for(settings: GatewaySettings) -> Verifier | None:
+    """Return the verifier that the settings name; nothing is loaded yet."""
+    if not settings.verifier:
+        return None
+    from lix_cache.verifiers.onnx import OnnxVerifier
+
+    return OnnxVerifier(os.path.expanduser(settings.verifier), threads=1)
+
+
+def gateway_for(
+    settings: GatewaySettings, config: CacheConfig, reread: Callable[[], GatewaySettings] | None = None
+) -> Gateway:
     """Return the application.
+
+    Args:
+        settings: of the gateway.
+        config: of the library.
+        reread: reads the settings again, for a reload.
 
     Raises:
         ConfigError: it has no provider.
@@ -53,7 +92,8 @@ def gateway_for(settings: GatewaySettings, config: CacheConfig) -> Gateway:
         if (error.name or "").startswith("lix_cache"):
             raise
         raise MissingExtra(error.name or "aiohttp", "gateway", "the gateway") from None
-    return Gateway(Core(settings, config, embedder=embedder_for(settings)))
+    core = Core(settings, config, embedder=embedder_for(settings), verifier=verifier_for(settings))
+    return Gateway(core, reread)
 
 
 def server_for(gateway: Gateway, **changes: Any) -> Any:
@@ -89,8 +129,15 @@ def run(gateway: Gateway, *, fd: int | None = None) -> None:
     """Serve until a signal says to stop: new requests are refused, those that run may end."""
     server = server_for(gateway, **({} if fd is None else {"fd": fd}))
 
+    # What is there by now stays: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
     async def serve() -> None:
-        watcher = asyncio.get_running_loop().create_task(_watch(gateway, server))
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, _reload, gateway)
+        watcher = loop.create_task(_watch(gateway, server))
         try:
             await server.serve()
         finally:
@@ -102,6 +149,16 @@ def run(gateway: Gateway, *, fd: int | None = None) -> None:
         asyncio.run(serve())
     else:
         uvloop.run(serve())
+
+
+def _reload(gateway: Gateway) -> None:
+    """Take new settings; what makes no sense is said, and the old ones stay."""
+    try:
+        gateway.reload()
+    except LixCacheError as error:
+        logger.error("the settings were not reloaded, the old ones stay: {}", told(error))
+    else:
+        logger.info("the settings were reloaded")
 
 
 async def _watch(gateway: Gateway, server: Any) -> None:
@@ -132,7 +189,15 @@ def run_workers(gateway: Gateway, workers: int) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGTERM)
 
+    def reload(number: int, _: object) -> None:
+        # Here as well: a worker that is replaced starts with what this process holds.
+        _reload(gateway)
+        for child in list(children):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, number)
+
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reload)
     try:
         while not stopping:
             while len(children) < workers and not stopping:
@@ -187,9 +252,11 @@ def checked(settings: GatewaySettings, config: CacheConfig) -> dict[str, Any]:
         parts = {"settings": "ok"}
         if core.redis is not None:
             parts["redis"] = "ok" if await core.redis.ping() else core.redis.last_trouble
+        await gateway.health.warm_up()
         if core.embedder is not None:
-            await gateway.health.warm_up()
             parts["embedder"] = gateway.health.embedder
+        if core.verifier is not None:
+            parts["verifier"] = gateway.health.verifier
         for route in core.routes.routes:
             parts[f"upstream {route.name}"] = await _reached(route)
         await core.close()

@@ -1,21 +1,21 @@
 """Conversations that clients name by ``X-Session-ID``, kept by the library's session memory.
 
-Only where a setting switches it on: some clients send that header for reasons of their own. A session's id
-is ``gateway/``, the tenant's name, a slash, and what the client said; names of tenants have no slash, so no
-id reaches another tenant's sessions.
+Only where a setting switches it on: some clients send that header for reasons of their own. A session's
+namespace is the tenant's name, which comes from the key and not from the request, so no id reaches another
+tenant's sessions.
 """
 
 from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import orjson
 
 from lix_cache._log import logger
-from lix_cache.admin import AsyncStoreAdmin, StoreAdmin
+from lix_cache.admin import AsyncStoreAdmin
 from lix_cache.config import CacheConfig
 from lix_cache.coordinator import AsyncCacheCoordinator
 from lix_cache.errors import LixCacheError, told
@@ -23,13 +23,13 @@ from lix_cache.gateway.asgi import Scope, Send, respond
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.request import parse
 from lix_cache.gateway.tenants import Tenant
+from lix_cache.messages.session_key import SessionKey
 
 __all__ = ["Session", "Sessions"]
 
 _HEADER = "x-session-id"
 _LONGEST = 200
 _MOST_LISTED = 1000
-_START = "gateway/"
 #: Of the page: sessions or messages at once, and pages of the store that are looked at for one that has any.
 _ON_PAGE = 50
 _MOST_PAGES = 20
@@ -44,7 +44,7 @@ class Session:
         turn: what the user said; None where that is no text, and the session is left alone.
     """
 
-    def __init__(self, sessions: Sessions, name: str) -> None:
+    def __init__(self, sessions: Sessions, name: SessionKey) -> None:
         self._sessions = sessions
         self.name = name
         self.turn: str | None = None
@@ -88,7 +88,7 @@ class Sessions:
     def __init__(self, config: CacheConfig) -> None:
         # A gateway's sessions go on without Redis, and move to disk by themselves.
         self._config = config.replace(on_redis_error="archive", evictor_enabled=True)
-        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._locks: weakref.WeakValueDictionary[SessionKey, asyncio.Lock] = weakref.WeakValueDictionary()
 
     def find(self, tenant: Tenant, headers: Mapping[str, str], protocol: str) -> Session | None:
         """Return the session that a request names, if the tenant's sessions are kept.
@@ -99,12 +99,12 @@ class Sessions:
         name = headers.get(_HEADER, "")
         if not name or not tenant.keeps_sessions or protocol not in _TURNS:
             return None
-        return Session(self, _full_name(tenant, name))
+        return Session(self, _key(tenant.name, name))
 
-    def _coordinator(self, name: str) -> AsyncCacheCoordinator:
+    def _coordinator(self, name: SessionKey) -> AsyncCacheCoordinator:
         return AsyncCacheCoordinator(name, self._config)
 
-    async def window(self, name: str) -> list[dict[str, Any]]:
+    async def window(self, name: SessionKey) -> list[dict[str, Any]]:
         """Return what was said last, the user first."""
         try:
             found = await self._coordinator(name).get_context_messages()
@@ -116,7 +116,7 @@ class Sessions:
             turns.pop(0)
         return turns
 
-    async def add(self, name: str, turn: str, answer: str) -> None:
+    async def add(self, name: SessionKey, turn: str, answer: str) -> None:
         """Keep a turn and its answer, side by side."""
         lock = self._locks.setdefault(name, asyncio.Lock())
         async with lock:
@@ -131,7 +131,7 @@ class Sessions:
 
     async def serve(self, scope: Scope, send: Send, tenant: Tenant) -> int:
         """List, show, export or forget sessions of a tenant."""
-        tenant.check("sessions", 0.0)
+        tenant.check("sessions")
         if not tenant.keeps_sessions:
             raise Refused(404, "no_sessions", "sessions are not switched on (--sessions)")
         parts = scope["path"].split("/")[3:]
@@ -142,7 +142,7 @@ class Sessions:
         if not name or len(parts) > 2 or what not in ("", "export"):
             there = "/v1/sessions, /v1/sessions/ID and /v1/sessions/ID/export"
             raise Refused(404, "unknown_path", f"there are {there}")
-        session = self._coordinator(_full_name(tenant, name))
+        session = self._coordinator(_key(tenant.name, name))
         if method == "DELETE" and not what:
             return await _json(send, {"id": name, "deleted": await session.delete_session()})
         if method != "GET":
@@ -158,23 +158,25 @@ class Sessions:
 
     # -- for the page ------------------------------------------------------------------------
 
-    async def page(self, tenant: str | None, cursor: str | None) -> dict[str, Any]:
-        """Return some sessions of a tenant or of all, the last used first, and where to go on.
+    async def page(self, tenants: Collection[str], cursor: str | None) -> dict[str, Any]:
+        """Return some sessions of these tenants, the last used first, and where to go on.
 
         The store may hold sessions of applications too. They are not shown: the gateway's key is not theirs.
         """
-        start = _START if tenant is None else f"{_START}{tenant}/"
         admin, found = AsyncStoreAdmin(self._config), []
+        if not tenants:
+            return {"sessions": found, "cursor": None}
+        (only,) = tenants if len(tenants) == 1 else (None,)
         for _ in range(_MOST_PAGES):
-            page = await admin.session_page(_ON_PAGE, cursor)
+            page = await admin.session_page(_ON_PAGE, cursor, namespace=only)
             cursor = page.cursor
             for one in page.sessions:
-                if isinstance(one.session_id, str) and one.session_id.startswith(start):
-                    owner, _, name = one.session_id[len(_START) :].partition("/")
+                key = one.session_id
+                if isinstance(key, SessionKey) and key.namespace in tenants:
                     found.append(
                         {
-                            "tenant": owner,
-                            "id": name,
+                            "tenant": key.namespace,
+                            "id": key.id,
                             "in_redis": one.hot_messages,
                             "on_disk": one.cold_messages,
                             "last_use": one.last_use,
@@ -186,9 +188,9 @@ class Sessions:
 
     async def transcript(self, tenant: str, name: str, before: str | None) -> dict[str, Any]:
         """Return the newest messages of a session, or the newest before one of them."""
-        if not tenant or "/" in tenant or not name:
+        if not name:
             raise Refused(400, "invalid_query", "say which session: tenant and id")
-        session = self._coordinator(_named(tenant, name))
+        session = self._coordinator(_key(tenant, name))
         messages = await session.get_messages(_ON_PAGE, before)
         if not messages and before is None:
             raise Refused(404, "unknown_session", "there is no such session")
@@ -200,30 +202,15 @@ class Sessions:
         }
 
     async def _listed(self, tenant: Tenant) -> list[str]:
-        start = _full_name(tenant, "")
-        config = self._config
-
-        def look() -> list[str]:
-            found = []
-            for one in StoreAdmin(config).sessions():
-                if isinstance(one.session_id, str) and one.session_id.startswith(start):
-                    found.append(one.session_id[len(start) :])
-                if len(found) >= _MOST_LISTED:
-                    break
-            return found
-
-        return await asyncio.to_thread(look)
+        found = await AsyncStoreAdmin(self._config).session_ids(namespace=tenant.name)
+        return [one.id for one in found[:_MOST_LISTED] if isinstance(one, SessionKey)]
 
 
-def _full_name(tenant: Tenant, name: str) -> str:
-    return _named(tenant.name, name)
-
-
-def _named(tenant: str, name: str) -> str:
+def _key(tenant: str, name: str) -> SessionKey:
     if len(name) > _LONGEST or not name.isprintable() or "/" in name:
         wanted = f"1 to {_LONGEST} printable characters, no slash"
         raise Refused(400, "invalid_header", f"a session's id must be {wanted}")
-    return f"{_START}{tenant}/{name}"
+    return SessionKey(tenant, name)
 
 
 async def _json(send: Send, value: Any) -> int:

@@ -22,7 +22,7 @@ from lix_cache.errors import ConfigError, MissingExtra
 from lix_cache.gateway.prices import PriceSettings, check_prices
 from lix_cache.gateway.volatile import normaliser
 
-__all__ = ["ENV_PREFIX", "GatewaySettings", "TenantSettings", "UpstreamSettings", "read_settings"]
+__all__ = ["ENV_PREFIX", "FIXED", "GatewaySettings", "TenantSettings", "UpstreamSettings", "read_settings"]
 
 ENV_PREFIX = "LIX_CACHE_GATEWAY_"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
@@ -117,21 +117,25 @@ class GatewaySettings:
         ttl_seconds: time to live of an answer.
         semantic: answer by meaning too, where an embedder is configured.
         embedder: a folder or hub name of an ONNX model, or ``lexical``; "" for none.
-        embedder_seconds: how long a request waits for the embedder.
+        embedder_seconds: how long a request waits for the embedder, and then for the verifier.
         threshold: least similarity of a semantic hit; 0 for the library's own.
+        verifier: a folder or hub name of an ONNX cross-encoder that each semantic hit must pass; "" for none.
+        verifier_threshold: least score that the verifier must give.
         zero_temperature_only: store only what was asked with temperature 0.
         finish_abandoned: let the provider finish, and store, when all clients have left.
         volatile: names of the rules for volatile parts of prompts.
         encoders: ``columns``, ``toon``: send records in tool results in fewer tokens; none by default.
         sessions: keep conversations named by ``X-Session-ID``, of the local tenant.
         prices: what models cost, for the money that the page shows; none is supposed.
-        snapshot: folder that exact answers are read from at the start and written to at the end; "" for none.
+        snapshot: folder, or URL such as ``s3://bucket/path``, that exact answers are read from at the start
+            and written to at the end; "" for none.
         retries: how often a failed request is sent again before its first byte.
         retry_after_seconds: longest wait that a provider may ask for before a retry.
         connect_seconds: how long a connection to a provider may take.
         read_seconds: how long a provider may be silent.
         drain_seconds: how long requests may go on after the signal to stop.
         idle_seconds: end after so long without a request; 0 for never.
+        workers: processes that serve the port.
         access_log: write a line of JSON for each request to the standard output.
     """
 
@@ -150,6 +154,8 @@ class GatewaySettings:
     embedder: str = ""
     embedder_seconds: float = 0.5
     threshold: float = 0.0
+    verifier: str = ""
+    verifier_threshold: float = 0.7
     zero_temperature_only: bool = False
     finish_abandoned: bool = False
     volatile: tuple[str, ...] = ()
@@ -163,6 +169,7 @@ class GatewaySettings:
     read_seconds: float = 600.0
     drain_seconds: float = 30.0
     idle_seconds: float = 0.0
+    workers: int = 1
     access_log: bool = True
 
     def __post_init__(self) -> None:
@@ -187,11 +194,23 @@ class GatewaySettings:
             )
 
 
+#: Fields that a reload cannot change.
+FIXED = (
+    *("host", "port", "workers", "redis", "redis_seconds", "memory_bytes", "embedder", "verifier"),
+    *("snapshot", "idle_seconds", "drain_seconds", "access_log"),
+)
 #: Fields that may be 0.
 _MAY_BE_ZERO = frozenset(
     {"memory_bytes", "threshold", "retries", "retry_after_seconds", "idle_seconds", "port"}
 )
-_MOST = {"port": 65535, "threshold": 1.0, "retries": 10, "largest_answer_bytes": 8_000_000}
+_MOST = {
+    "port": 65535,
+    "threshold": 1.0,
+    "verifier_threshold": 1.0,
+    "retries": 10,
+    "workers": 64,
+    "largest_answer_bytes": 8_000_000,
+}
 
 
 def _check_numbers(settings: GatewaySettings) -> None:

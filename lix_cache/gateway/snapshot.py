@@ -1,110 +1,175 @@
-"""The exact answers of all tenants in a folder, and back: for a gateway whose Redis starts empty.
+"""The exact answers of all tenants in a folder or an object store, and back: for a Redis that starts empty.
 
-A manifest names parts and their checksums. Parts are whole on disk before the manifest names them, and what
-an older manifest named is removed only after the new one is there: a crash at any step leaves one snapshot
-that is whole. There are answers in it, no keys of tenants or providers, and no requests.
+A manifest names parts and their checksums. Parts are there whole before the manifest names them, and what
+the older manifest named is removed only after the new one is there: a crash at any step leaves one snapshot
+that is whole. A part holds answers of one tenant alone. There are answers in it, no keys of tenants or
+providers, and no requests. One that is damaged anywhere is refused as a whole: what is wrong with it is not
+known, so none of it is served.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import re
+import secrets
 import struct
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import orjson
 
-from lix_cache._log import logger
 from lix_cache.clock import Clock
-from lix_cache.errors import ArchiveCorrupt, ArchiveError, told
+from lix_cache.errors import ArchiveCorrupt
 from lix_cache.gateway.tiers import RedisTier
-from lix_cache.storage.files import Files
+from lix_cache.storage.objects import Objects
 
 __all__ = ["load_snapshot", "save_snapshot"]
 
-_FORM = 1
+_FORM = 2
 _MANIFEST = "manifest.json"
+_LARGEST_MANIFEST = 16 << 20
 _PART_BYTES = 8 << 20
+#: Of the parts of all tenants that are being filled.
+_MOST_WAITING = 4 * _PART_BYTES
 _LENGTHS = struct.Struct("<HI")
+_PART = re.compile(r"part-[0-9a-f]{1,16}-[0-9a-f]{16}-\d{1,9}\.lxs\Z")
+#: A part, or half of one.
+_LEFT = re.compile(r"part-([0-9a-f]{1,16})-[0-9a-f]{16}-\d{1,9}\.lxs(?:\.new)?\Z")
+#: What a snapshot that was never finished has left is removed after so long: none takes longer.
+_ORPHAN_SECONDS = 6 * 3600.0
 
 
-async def save_snapshot(redis: RedisTier, folder: str, clock: Clock) -> int:
+async def save_snapshot(redis: RedisTier, objects: Objects, clock: Clock) -> int:
     """Write all exact answers. Returns how many.
 
     Raises:
-        ArchiveUnavailable: the folder cannot be written.
+        ArchiveUnavailable: the place cannot be written.
         RedisUnavailable: not all of Redis was seen; the older snapshot stays.
     """
-    files, parts, count = Files(), [], 0
-    await asyncio.to_thread(files.make_folder, folder)
-    records, size = [], 0
+    before = await asyncio.to_thread(objects.get, _MANIFEST)
+    writer = _Writer(objects, clock.time())
     async for name, data in redis.records():
-        records.append(_LENGTHS.pack(len(name), len(data)) + name + data)
-        size += len(records[-1])
-        count += 1
-        if size >= _PART_BYTES:
-            parts.append(await asyncio.to_thread(_write_part, files, folder, b"".join(records)))
-            records, size = [], 0
-    if records:
-        parts.append(await asyncio.to_thread(_write_part, files, folder, b"".join(records)))
-    manifest = {"form": _FORM, "created": clock.time(), "entries": count, "parts": parts}
-    await asyncio.to_thread(_name, files, folder, orjson.dumps(manifest))
-    return count
+        await writer.add(name, data)
+    while writer.waiting:
+        await writer.write(next(iter(writer.waiting)))
+    manifest = {"form": _FORM, "created": clock.time(), "entries": writer.count, "parts": writer.parts}
+    await asyncio.to_thread(objects.put, _MANIFEST, _sealed(manifest))
+    await asyncio.to_thread(
+        _remove_old, objects, before, {part["name"] for part in writer.parts}, clock.time()
+    )
+    return writer.count
 
 
-def _write_part(files: Files, folder: str, data: bytes) -> dict[str, Any]:
-    digest = hashlib.sha256(data).hexdigest()
-    name = f"part-{digest[:32]}.lxs"
-    # Its name is its content's, so one that is there already is the same.
-    files.write_synced(f"{folder}/{name}.new", data)
-    files.rename(f"{folder}/{name}.new", f"{folder}/{name}")
-    return {"name": name, "sha256": digest, "bytes": len(data)}
+class _Writer:
+    """Fills a part for each tenant."""
+
+    def __init__(self, objects: Objects, now: float) -> None:
+        self._objects = objects
+        # Of this snapshot alone: another that is written meanwhile removes none of them.
+        self._start = f"part-{int(now * 1000):x}-{secrets.token_hex(8)}"
+        self.waiting: dict[bytes, list[bytes]] = defaultdict(list)
+        self._sizes: dict[bytes, int] = defaultdict(int)
+        self.parts: list[dict[str, Any]] = []
+        self.count = 0
+
+    async def add(self, name: bytes, data: bytes) -> None:
+        tenant = name.partition(b":")[0]
+        record = _LENGTHS.pack(len(name), len(data)) + name + data
+        self.waiting[tenant].append(record)
+        self._sizes[tenant] += len(record)
+        self.count += 1
+        if self._sizes[tenant] >= _PART_BYTES:
+            await self.write(tenant)
+        elif sum(self._sizes.values()) >= _MOST_WAITING:
+            await self.write(max(self._sizes, key=self._sizes.__getitem__))
+
+    async def write(self, tenant: bytes) -> None:
+        data = b"".join(self.waiting.pop(tenant))
+        self._sizes.pop(tenant)
+        name = f"{self._start}-{len(self.parts)}.lxs"
+        await asyncio.to_thread(self._objects.put, name, data)
+        digest = hashlib.sha256(data).hexdigest()
+        self.parts.append(
+            {"name": name, "tenant": tenant.decode("latin-1"), "sha256": digest, "bytes": len(data)}
+        )
 
 
-def _name(files: Files, folder: str, manifest: bytes) -> None:
-    files.sync_folder(folder)  # the parts first
-    files.write_synced(f"{folder}/{_MANIFEST}.new", manifest)
-    files.rename(f"{folder}/{_MANIFEST}.new", f"{folder}/{_MANIFEST}")
-    files.sync_folder(folder)
-    named = {part["name"] for part in orjson.loads(manifest)["parts"]}
-    for name in list(files.names(folder, "part-")):
-        if name not in named:
-            files.remove(f"{folder}/{name}")
+def _sealed(manifest: dict[str, Any]) -> bytes:
+    return orjson.dumps({**manifest, "sha256": hashlib.sha256(orjson.dumps(manifest)).hexdigest()})
 
 
-async def load_snapshot(redis: RedisTier, folder: str) -> int:
+def _remove_old(objects: Objects, before: bytes | None, named: set[str], now: float) -> None:
+    replaced: set[str] = set()
+    if before is not None:
+        # Of a damaged one the parts go as those do that nothing names.
+        with contextlib.suppress(ArchiveCorrupt):
+            replaced = {part["name"] for part in _parts_of(before)}
+    for name in objects.names():
+        found = _LEFT.match(name)
+        if found is None or name in named:
+            continue
+        if name in replaced or now - int(found[1], 16) / 1000 > _ORPHAN_SECONDS:
+            objects.remove(name)
+
+
+async def load_snapshot(redis: RedisTier, objects: Objects, tenants: Collection[str]) -> int:
     """Put back what may still be served and is not there. Returns how many answers that were.
 
-    What is damaged is left out, and said in the log: a gateway starts without it.
+    Args:
+        redis: where to.
+        objects: where from.
+        tenants: digests of those who are known here; answers of others stay where they are.
+
+    Raises:
+        ArchiveCorrupt: something in it is damaged or missing; nothing was put back.
+        ArchiveUnavailable: the place does not answer.
     """
-    files, count = Files(), 0
-    try:
-        manifest = await asyncio.to_thread(files.read, f"{folder}/{_MANIFEST}")
-        if manifest is None:
-            return 0
-        for part in _parts_of(manifest):
-            data = await asyncio.to_thread(files.read, f"{folder}/{part['name']}")
-            if data is None or hashlib.sha256(data).hexdigest() != part["sha256"]:
-                logger.error("a part of the snapshot is missing or damaged, and is left out")
-                continue
-            for name, value in _records_of(data):
+    manifest = await asyncio.to_thread(objects.get, _MANIFEST)
+    if manifest is None:
+        return 0
+    parts = _parts_of(manifest)
+    # All is read twice, for it may be larger than the memory: first whether it is whole, then what it says.
+    for part in parts:
+        await asyncio.to_thread(_read_part, objects, part)
+    count = 0
+    for part in parts:
+        if part["tenant"] in tenants:
+            for name, value in await asyncio.to_thread(_read_part, objects, part):
                 count += await redis.restore(name, value)
-    except (ArchiveError, ValueError) as error:
-        logger.error("the snapshot cannot be read: {}", told(error))
     return count
 
 
-def _parts_of(data: bytes) -> list[dict[str, str]]:
-    manifest = orjson.loads(data)
-    parts = manifest.get("parts") if isinstance(manifest, dict) and manifest.get("form") == _FORM else None
-    if not isinstance(parts, list):
-        raise ArchiveCorrupt("not a manifest of this form")
+def _parts_of(data: bytes) -> list[dict[str, Any]]:
+    try:
+        manifest = orjson.loads(data) if len(data) <= _LARGEST_MANIFEST else None
+    except orjson.JSONDecodeError:
+        manifest = None
+    if not isinstance(manifest, dict) or manifest.get("form") != _FORM:
+        raise ArchiveCorrupt(f"the snapshot's manifest is not one of form {_FORM}")
+    said = manifest.pop("sha256", None)
+    if said != hashlib.sha256(orjson.dumps(manifest)).hexdigest():
+        raise ArchiveCorrupt("the snapshot's manifest is damaged")
+    parts: list[dict[str, Any]] = manifest["parts"]
     for part in parts:
-        name = part.get("name") if isinstance(part, dict) else None
-        if not isinstance(name, str) or "/" in name or not name.startswith("part-"):
-            raise ArchiveCorrupt("a manifest that names no part")
+        if not _PART.match(part["name"]):
+            raise ArchiveCorrupt("the snapshot's manifest names something else than a part")
     return parts
+
+
+def _read_part(objects: Objects, part: dict[str, Any]) -> list[tuple[bytes, bytes]]:
+    data = objects.get(part["name"])
+    if data is None:
+        raise ArchiveCorrupt(f"a part of the snapshot is missing ({part['name']})")
+    if len(data) != part["bytes"] or hashlib.sha256(data).hexdigest() != part["sha256"]:
+        raise ArchiveCorrupt(f"a part of the snapshot is damaged ({part['name']})")
+    records = list(_records_of(data))
+    start = part["tenant"].encode("latin-1") + b":"
+    if not all(name.startswith(start) for name, _ in records):
+        raise ArchiveCorrupt(f"a part of the snapshot holds another tenant's answers ({part['name']})")
+    return records
 
 
 def _records_of(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -6,12 +6,12 @@ them, when it needs them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, NoReturn
 
 from lix_cache.errors import CodecError
 
-__all__ = ["LARGEST_EVENT", "MOST_EVENTS", "Event", "SseReader", "frame", "read_events"]
+__all__ = ["LARGEST_EVENT", "MOST_EVENTS", "Event", "Events", "SseReader", "frame", "read_events"]
 
 #: Bytes of one event, its lines and comments together.
 LARGEST_EVENT: Final = 8_000_000
@@ -113,41 +113,63 @@ class SseReader:
         return None
 
 
-def read_events(data: bytes, *, last: bytes = b"") -> Iterator[Event]:
-    """Give the events of a whole stream.
+class Events:
+    """The events of a whole stream, in their order.
 
     Args:
         data: all of it.
         last: the data of an event that counts as whole at the end without an empty line after it.
 
+    Attributes:
+        run: takes events itself, where they stand in the providers' own form: maps the stream and a place in
+            it to the place behind what it took, and how many events that were.
+
     Raises:
-        CodecError: it ends inside an event, or has too many.
+        CodecError: while it is read: it ends inside an event, or has too many.
     """
-    reader = SseReader(max(LARGEST_EVENT, len(data)))
-    for number, event in enumerate(_events_of(data, reader)):
-        if number == MOST_EVENTS:
+
+    def __init__(self, data: bytes, last: bytes = b"") -> None:
+        self._data = data
+        self._last = last
+        self._count = 0
+        self.run: Callable[[bytes, int], tuple[int, int]] | None = None
+
+    def __iter__(self) -> Iterator[Event]:
+        reader = SseReader(max(LARGEST_EVENT, len(self._data)))
+        is_plain = self._data.startswith(_PLAIN) and b"\r" not in self._data
+        for event in self._plain(reader) if is_plain else reader.feed(self._data):
+            self._counted(1)
+            yield event
+        rest = reader.finish()
+        if rest is not None:
+            if rest.data != self._last or not self._last:
+                raise CodecError("a stream that ends inside an event")
+            yield rest
+
+    def _counted(self, more: int) -> None:
+        self._count += more
+        if self._count > MOST_EVENTS:
             raise CodecError(f"a stream of more than {MOST_EVENTS} events")
-        yield event
-    rest = reader.finish()
-    if rest is not None:
-        if rest.data != last or not last:
-            raise CodecError("a stream that ends inside an event")
-        yield rest
 
-
-def _events_of(data: bytes, reader: SseReader) -> Iterator[Event]:
-    """Give the events of a whole stream; those in the providers' own form without looking at each line."""
-    start = 0
-    if data.startswith(_PLAIN) and b"\r" not in data:
+    def _plain(self, reader: SseReader) -> Iterator[Event]:
+        """Give those in the providers' own form without looking at each line."""
+        data, start = self._data, 0
         while (end := data.find(b"\n\n", start)) >= 0:
             block = data[start:end]
             start = end + 2
-            if block.startswith(b"data: ") and b"\n" not in block:
-                yield Event(b"", block[6:])
-                continue
             first, _, second = block.partition(b"\n")
-            if first.startswith(b"event: ") and second.startswith(b"data: ") and b"\n" not in second:
+            if not second and first.startswith(b"data: "):
+                yield Event(b"", first[6:])
+            elif first.startswith(b"event: ") and second.startswith(b"data: ") and b"\n" not in second:
                 yield Event(first[7:], second[6:])
             else:
                 yield from reader.feed(block + b"\n\n")
-    yield from reader.feed(data[start:])
+            if self.run is not None:
+                start, count = self.run(data, start)
+                self._counted(count)
+        yield from reader.feed(data[start:])
+
+
+def read_events(data: bytes, *, last: bytes = b"") -> Events:
+    """Return the events of a whole stream; see :class:`Events`."""
+    return Events(data, last)

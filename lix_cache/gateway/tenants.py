@@ -22,7 +22,6 @@ __all__ = ["LOCAL", "Tenant", "TenantBook", "digest_of_key"]
 
 #: The tenant of a gateway without tenants.
 LOCAL = "local"
-_DAY = 86400.0
 
 
 def digest_of_key(key: str) -> str:
@@ -54,57 +53,53 @@ class Tenant:
     _room: float = 0.0
     _filled: float = 0.0
     _day: int = -1
-    tokens_today: int = 0
+    _tokens: int = 0
 
-    def check(self, scope: str, now: float) -> None:
-        """Refuse what the tenant may not do, or not now.
-
-        Args:
-            scope: what is asked for.
-            now: seconds of a clock that never goes back.
+    def check(self, scope: str) -> None:
+        """Refuse what the tenant may not do.
 
         Raises:
-            Refused: 403 or 429.
+            Refused: 403.
         """
         if scope not in self.scopes:
             raise Refused(403, "permission_denied", f"this key may not use this path (scope {scope!r})")
-        if self.requests_per_minute:
-            rate = self.requests_per_minute / 60
-            # At first as many at once as there may be in a minute.
-            room = (
-                self._room + (now - self._filled) * rate if self._filled else float(self.requests_per_minute)
-            )
-            self._room, self._filled = min(room, float(self.requests_per_minute)), now
-            if self._room < 1:
-                wait = max(1, round((1 - self._room) / rate))
-                raise Refused(
-                    429, "rate_limit", "too many requests of this key in a minute", retry_after=wait
-                )
-            self._room -= 1
+
+    def take(self, now: float) -> int:
+        """Take one of the requests that this process may answer in a minute.
+
+        Args:
+            now: seconds of a clock that never goes back.
+
+        Returns:
+            For how many seconds there is none; 0 if there was one.
+        """
+        rate = self.requests_per_minute / 60
+        # At first as many at once as there may be in a minute.
+        room = self._room + (now - self._filled) * rate if self._filled else float(self.requests_per_minute)
+        self._room, self._filled = min(room, float(self.requests_per_minute)), now
+        if self._room < 1:
+            return max(1, round((1 - self._room) / rate))
+        self._room -= 1
+        return 0
 
     def check_model(self, model: object) -> None:
         """Refuse a model that the tenant may not use."""
         if self.models is not None and not (isinstance(model, str) and self.models.match(model)):
             raise Refused(403, "model_denied", "this key may not use this model")
 
-    def check_budget(self, wall: float) -> None:
-        """Refuse a call of the provider when the day's tokens are spent."""
-        if not self.tokens_per_day:
-            return
-        self._turn(wall)
-        if self.tokens_today >= self.tokens_per_day:
-            wait = int(_DAY - wall % _DAY) + 1
-            raise Refused(429, "budget_spent", "the day's tokens of this key are spent", retry_after=wait)
+    def spent(self, day: int) -> int:
+        """Return the tokens of a day, as far as this process knows."""
+        return self._tokens if day == self._day else 0
 
-    def spend(self, tokens: int, wall: float) -> None:
+    def spend(self, tokens: int, day: int) -> None:
         """Count tokens that a call of the provider cost."""
-        self._turn(wall)
-        self.tokens_today += tokens
+        self._tokens = self.spent(day) + tokens
+        self._day = day
 
-    def _turn(self, wall: float) -> None:
-        day = int(wall // _DAY)
-        if day != self._day:
-            self._day, self.tokens_today = day, 0
+    def take_over(self, before: Tenant) -> None:
+        """Count on where one before did."""
+        self._room, self._filled = before._room, before._filled
+        self._day, self._tokens = before._day, before._tokens
 
 
 def patterns(models: tuple[str, ...]) -> re.Pattern[str] | None:
@@ -127,6 +122,12 @@ class TenantBook:
         )
         self.tenants = {one.name: _tenant(one, env) for one in settings.tenants}
         self._by_key = {key: self.tenants[one.name] for one in settings.tenants for key in one.keys}
+
+    def take_over(self, before: TenantBook) -> None:
+        """Count on where those before did."""
+        for name, tenant in self.tenants.items():
+            if name in before.tenants:
+                tenant.take_over(before.tenants[name])
 
     def find(self, headers: Mapping[str, str]) -> Tenant:
         """Return who asks.

@@ -30,8 +30,8 @@ from lix_cache.hot.wire import pack
 
 __all__ = ["Entry", "Memory", "RedisTier"]
 
-_MAGIC = b"LXG1"
-_HEAD = struct.Struct("<4sddH")
+_MAGIC = b"LXG2"
+_HEAD = struct.Struct("<4sddHH")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Entry:
         created: when, in Unix seconds.
         expires: until when it may be served.
         model: that was asked for.
+        tags: words that the client gave it, to purge it by; none has a comma.
     """
 
     tenant: str
@@ -51,6 +52,7 @@ class Entry:
     created: float
     expires: float
     model: str = ""
+    tags: tuple[str, ...] = ()
 
     def is_fresh(self, now: float, max_age: float | None) -> bool:
         """Whether it may be served."""
@@ -135,12 +137,13 @@ class RedisTier:
 
     def _read(self, tenant: str, data: bytes) -> Entry | None:
         try:
-            magic, created, expires, length = _HEAD.unpack_from(data)
+            magic, created, expires, length, tags = _HEAD.unpack_from(data)
             if magic != _MAGIC:
                 raise CodecError("not an entry of the gateway")
-            start = _HEAD.size + length
-            model = data[_HEAD.size : start].decode()
-            return Entry(tenant, Answer.decode(data[start:]), created, expires, model)
+            words = data[_HEAD.size + length : (start := _HEAD.size + length + tags)].decode()
+            model = data[_HEAD.size : _HEAD.size + length].decode()
+            answer = Answer.decode(data[start:])
+            return Entry(tenant, answer, created, expires, model, tuple(words.split(",")) if words else ())
         except (CodecError, struct.error, UnicodeDecodeError) as error:
             # Of another version, or not ours: the next store takes its place.
             self._note(error)
@@ -151,8 +154,9 @@ class RedisTier:
         milliseconds = int((entry.expires - self._clock.time()) * 1000)
         if milliseconds <= 0:
             return False
-        model = entry.model.encode()[:1000]
-        data = _HEAD.pack(_MAGIC, entry.created, entry.expires, len(model)) + model + entry.answer.encode()
+        model, tags = entry.model.encode()[:1000], ",".join(entry.tags).encode()
+        head = _HEAD.pack(_MAGIC, entry.created, entry.expires, len(model), len(tags))
+        data = b"".join((head, model, tags, entry.answer.encode()))
         name = self._name(entry.tenant, key)
         return bool(await self._ask(pack(("SET", name, data, "PX", milliseconds))))
 
@@ -227,13 +231,20 @@ class RedisTier:
         answers = await self._ask(pack(("GET", self._purges)))
         return None if answers is None else int(answers[0] or 0)
 
-    def place(self, kind: str, name: str) -> str:
-        """Return the key of something that is no tenant's."""
-        return self._keys.gateway(kind, "", name)
+    def name(self, kind: str, tenant: str, name: str) -> str:
+        """Return the key of what is counted for a tenant."""
+        return self._keys.gateway(kind, tenant, name)
 
-    async def ask(self, commands: Sequence[tuple[Any, ...]]) -> list[Any] | None:
-        """Send commands in one round trip. None: Redis does not answer."""
+    async def ask(self, *commands: tuple[Any, ...]) -> list[Any] | None:
+        """Send plain commands in one trip; None if Redis does not answer."""
         return await self._ask(b"".join(map(pack, commands)), len(commands))
+
+    async def takes_turn(self, what: str, seconds: float) -> bool:
+        """Whether this process is the one of several to do something now."""
+        name = self._keys.gateway("turn", "", what)
+        return bool(
+            (await self._ask(pack(("SET", name, b"1", "NX", "PX", int(seconds * 1000)))) or (None,))[0]
+        )
 
     async def ping(self) -> bool:
         """Whether it answers."""

@@ -104,7 +104,7 @@ class Timeline:
             commands += [("HSET", name, *fields), ("PEXPIRE", name, _KEPT_MS)]
         is_told = False
         try:
-            is_told = await redis.ask(commands) is not None
+            is_told = await redis.ask(*commands) is not None
         finally:  # also where it is stopped in between: the last telling is to have it
             if not is_told:
                 self.minutes.changed |= changed
@@ -112,7 +112,7 @@ class Timeline:
 
     @staticmethod
     def _name(redis: RedisTier, hour: int) -> str:
-        return redis.place("minutes", str(hour))
+        return redis.name("minutes", "", str(hour))
 
     async def read(self, first: int, last: int) -> tuple[dict[int, Minute], set[str], bool]:
         """Return the minutes from ``first`` to ``last``, whose they are, and whether all were asked."""
@@ -154,7 +154,7 @@ class Timeline:
         """Return an hour's fields; an hour at a time, so that no other request waits for long."""
         if self._redis is None:
             return None
-        answers = await self._redis.ask([("HGETALL", self._name(self._redis, hour))])
+        answers = await self._redis.ask(("HGETALL", self._name(self._redis, hour)))
         if answers is None:
             return None
         pairs = answers[0]

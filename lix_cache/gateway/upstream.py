@@ -233,6 +233,7 @@ class Routes:
             for one in settings.upstreams
         ]
         self.retries = 0
+        self._handed_on: set[str] = set()
 
     def choose(self, model: object) -> list[Route]:
         """Return who may be asked for a model, the first one first; one whose breaker is open last."""
@@ -299,10 +300,24 @@ class Routes:
         except (ValueError, TypeError, OverflowError):
             return None
 
-    async def close(self) -> None:
-        """Close all connections."""
+    def take_over(self, before: Routes) -> None:
+        """Go on with connections, and what is known of the providers, where their settings are as before."""
+        self.retries = before.retries
+        limits = ("connect_seconds", "read_seconds")
+        if any(getattr(self._settings, one) != getattr(before._settings, one) for one in limits):
+            return
+        known = {(route.name, route.settings.url): route for route in before.routes}
         for route in self.routes:
-            await route.upstream.close()
+            old = known.get((route.name, route.settings.url))
+            if old is not None:
+                route.upstream, route.breaker, route.failures = old.upstream, old.breaker, old.failures
+                before._handed_on.add(old.name)
+
+    async def close(self) -> None:
+        """Close all connections that were not handed on."""
+        for route in self.routes:
+            if route.name not in self._handed_on:
+                await route.upstream.close()
 
 
 def _seconds(text: str, parts: int) -> float | None:

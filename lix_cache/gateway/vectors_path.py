@@ -136,7 +136,7 @@ class VectorExchange(Exchange):
                 self.verdict = Verdict("hit-l1-exact", "shared", now - oldest)
                 await self._say_vectors()
                 return
-        self.tenant.check_budget(core.clock.time())
+        await core.limits.check_budget(self.tenant)
         self.verdict = Verdict("miss", "partial" if self.answers else "exact")
         flight = core.new_flight(asked.key if is_shared and asked.key not in core.flights else None)
         if self.control.no_store:
@@ -168,7 +168,7 @@ class VectorExchange(Exchange):
     async def _wait(self, flight: Flight) -> bool:
         """Wait for the end of a flight; False if the client left."""
         reader = Reader(flight)
-        watcher = watch(self.receive, reader.gone)
+        watcher = watch(self.scope, self.receive, reader.gone)
         try:
             return await reader.until_over()
         finally:
@@ -206,5 +206,6 @@ class VectorExchange(Exchange):
         now = core.clock.time()
         seconds = core.settings.ttl_seconds if self.control.ttl is None else self.control.ttl
         for key, answer in zip(self.keys, read, strict=True):
-            core.keep(key, Entry(self.tenant.name, answer, now, now + seconds, asked.model))
+            entry = Entry(self.tenant.name, answer, now, now + seconds, asked.model, self.control.tags)
+            core.keep(key, entry)
         return False

@@ -73,6 +73,28 @@ def test_a_purge_stays_with_one_tenant(gateway: RunningGateway) -> None:
     assert admin(gateway, "purge", {}).status == 400
 
 
+@pytest.mark.promise("isolation")
+def test_answers_are_purged_by_the_tags_that_clients_gave(gateway: RunningGateway) -> None:
+    asked = [("How do I pay?", "docs, prices"), ("Where is it?", "docs"), ("Who are you?", "")]
+    for key in (ANN, BOB):
+        for text, tags in asked:
+            extra = {"x_lix_cache_tags": tags} if tags else {}
+            assert post(gateway.url, chat_body(text), authorization=key, **extra).state == "miss"
+    gateway.settle()
+    both = {"tenant": "ann", "tag": "prices"}
+    assert admin(gateway, "purge", both).json == {"memory": 1, "redis": 1, "by_meaning": 1}
+    gateway.forget()
+    states = [post(gateway.url, chat_body(text), authorization=ANN).reason for text, _ in asked]
+    assert states[1:] == ["redis", "redis"]
+    assert states[0] != "redis"
+    gateway.settle()
+    assert admin(gateway, "purge", {"tenant": "ann", "tag": "docs"}).json["redis"] == 1
+    assert admin(gateway, "purge", {"tenant": "ann", "tag": "id-1"}).json["redis"] == 0
+    assert post(gateway.url, chat_body("How do I pay?"), authorization=BOB).state == "hit-l1-exact"
+    for tags in ("a b", "x" * 65, "../x", ",".join(f"t{n}" for n in range(17))):
+        assert post(gateway.url, chat_body(), authorization=ANN, x_lix_cache_tags=tags).status == 400
+
+
 def test_an_explanation_leaves_no_trace(gateway: RunningGateway, provider: Provider) -> None:
     headers = {"authorization": f"Bearer {ANN}"}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lix_cache import CacheConfig
+from lix_cache import CacheConfig, SessionKey, StoreAdmin
 from lix_cache.gateway.settings import TenantSettings
 from lix_cache.gateway.tenants import digest_of_key
 from tests.support.provider import Provider, RunningGateway
@@ -88,6 +88,9 @@ def test_sessions_of_tenants_are_apart(provider: Provider, redis_config: CacheCo
         assert ask(gateway.url, "GET", "/v1/sessions", headers={"authorization": ANN}).json == {
             "sessions": ["s"]
         }
+        admin = StoreAdmin(redis_config)
+        for tenant in ("ann", "bob"):
+            assert admin.session_ids(namespace=tenant) == [SessionKey(tenant, "s")]
         for name in ("..%2Fbob%2Fs", "ann%2Fs", "x" * 300):
             answer = ask(gateway.url, "GET", f"/v1/sessions/{name}", headers={"authorization": ANN})
             assert answer.status in (400, 404)

@@ -1,8 +1,9 @@
-"""Snapshots: what is exact comes back, damage is left out, and a crash leaves one that is whole."""
+"""Snapshots: what is exact comes back, a damaged one is refused, and a crash leaves one that is whole."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +11,16 @@ from pathlib import Path
 import pytest
 
 from lix_cache import CacheConfig
-from lix_cache.errors import LixCacheError
+from lix_cache.errors import ArchiveCorrupt, LixCacheError
 from lix_cache.gateway.settings import TenantSettings
-from lix_cache.gateway.snapshot import load_snapshot, save_snapshot
+from lix_cache.gateway.snapshot import _sealed, load_snapshot, save_snapshot
 from lix_cache.gateway.tenants import digest_of_key
+from lix_cache.hot.keys import digest
 from lix_cache.storage.files import Files
+from lix_cache.storage.objects import FolderObjects
 from tests.support import RedisServer
 from tests.support.provider import Provider, RunningGateway
-from tests.support.wire import chat_body, post
+from tests.support.wire import ask, chat_body, post
 
 ANN, BOB = "ann-key-0123456789abcdef", "bob-key-0123456789abcdef"
 TENANTS = tuple(TenantSettings(name, (digest_of_key(key),)) for name, key in (("ann", ANN), ("bob", BOB)))
@@ -54,32 +57,78 @@ def test_answers_come_back_to_whom_they_belong(
 
 
 @pytest.mark.promise("bad-bytes")
-def test_what_is_damaged_is_left_out(provider: Provider, redis_config: CacheConfig, tmp_path: Path) -> None:
+def test_a_damaged_one_is_refused_whole(
+    provider: Provider, redis_config: CacheConfig, tmp_path: Path
+) -> None:
     folder = tmp_path / "snapshot"
-    with RunningGateway(provider, redis_config, snapshot=str(folder)) as gateway:
+    with RunningGateway(provider, redis_config, tenants=TENANTS, snapshot=str(folder)) as gateway:
         redis = gateway.core.redis
         assert redis is not None
-        post(gateway.url, chat_body())
+        for key in (ANN, BOB):
+            post(gateway.url, chat_body(), authorization=key)
         gateway.settle()
-        assert gateway.do(gateway.core.save()) == 1
-        part = next(folder.glob("part-*"))
+        assert gateway.do(gateway.core.save()) == 2
+        one, other = sorted(folder.glob("part-*"))
         manifest = folder / "manifest.json"
-        good, named = part.read_bytes(), manifest.read_bytes()
-        gateway.do(gateway.core.purge("local", None, None))
+        named = manifest.read_bytes()
+        for name in ("ann", "bob"):
+            gateway.do(gateway.core.purge(name, None, None))
+
+        def load() -> int:
+            known = {digest("ann"), digest("bob")}
+            return gateway.do(load_snapshot(redis, FolderObjects(str(folder)), known))
+
+        half = json.loads(named)
+        half["parts"].pop()
+        swapped = json.loads(named)
+        swapped["parts"][0]["tenant"] = swapped["parts"][1]["tenant"]
         for path, data in (
-            (part, good[:-1]),
-            (part, b""),
+            (one, one.read_bytes()[:-1]),
+            (other, b""),
+            (other, None),
             (manifest, b"{"),
             (manifest, b"[]"),
             (manifest, named.replace(b"part-", b"../x-")),
+            (manifest, json.dumps(half).encode()),
+            (manifest, json.dumps(swapped).encode()),
+            (manifest, _sealed({"form": 2, "parts": [{"name": "../x"}]})),
         ):
             before = path.read_bytes()
-            path.write_bytes(data)
-            assert gateway.do(load_snapshot(redis, str(folder))) == 0
+            path.write_bytes(data) if data is not None else path.unlink()
+            with pytest.raises(ArchiveCorrupt, match="snapshot"):
+                load()
+            for key in (ANN, BOB):
+                reply = post(gateway.url, chat_body(), authorization=key, cache_control="only-if-cached")
+                assert reply.status == 504, "nothing of it was put back"
             path.write_bytes(before)
-        assert gateway.do(load_snapshot(redis, str(folder))) == 1
-        assert gateway.do(load_snapshot(redis, str(folder))) == 0, "what is there stays"
-        assert gateway.do(load_snapshot(redis, str(tmp_path / "none"))) == 0
+        assert load() == 2
+        assert load() == 0, "what is there stays"
+        nothing = FolderObjects(str(tmp_path / "none"))
+        assert gateway.do(load_snapshot(redis, nothing, {digest("ann")})) == 0
+
+
+@pytest.mark.promise("isolation")
+def test_each_part_is_of_one_tenant_and_those_of_others_stay_away(
+    provider: Provider, redis_config: CacheConfig, tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "snapshot")
+    with RunningGateway(provider, redis_config, tenants=TENANTS, snapshot=folder) as gateway:
+        for key in (ANN, BOB):
+            post(gateway.url, chat_body(), authorization=key)
+    parts = json.loads((tmp_path / "snapshot" / "manifest.json").read_bytes())["parts"]
+    assert sorted(part["tenant"] for part in parts) == sorted(map(digest, ("ann", "bob")))
+    elsewhere = redis_config.replace(redis_key_prefix=redis_config.redis_key_prefix + "2")
+    with RunningGateway(provider, elsewhere, tenants=TENANTS[:1], snapshot=folder) as alone:
+        assert alone.core.hydrated == 1, "bob is not known here any more"
+        ready = ask(alone.url, "GET", "/ready").json
+        assert (ready["hydration"], ready["hydrated"]) == ("ok", 1)
+    (next((tmp_path / "snapshot").glob("part-*"))).write_bytes(b"x")
+    third = redis_config.replace(redis_key_prefix=redis_config.redis_key_prefix + "3")
+    with RunningGateway(provider, third, tenants=TENANTS, snapshot=folder) as damaged:
+        ready = ask(damaged.url, "GET", "/ready").json
+        assert (ready["status"], damaged.core.hydrated) == ("degraded", 0)
+        assert "damaged" in ready["hydration"]
+        assert post(damaged.url, chat_body(), authorization=ANN).state == "miss"
 
 
 @pytest.mark.promise("no-loss")
@@ -87,12 +136,17 @@ def test_a_crash_at_any_step_leaves_one_that_is_whole(
     provider: Provider, redis_config: CacheConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = str(tmp_path / "snapshot")
+    objects = FolderObjects(folder)
     with RunningGateway(provider, redis_config) as gateway:
-        redis = gateway.core.redis
+        redis, clock = gateway.core.redis, gateway.core.clock
         assert redis is not None
+
+        def save() -> int:
+            return gateway.do(save_snapshot(redis, objects, clock))
+
         post(gateway.url, chat_body("old"))
         gateway.settle()
-        assert gateway.do(save_snapshot(redis, folder, gateway.core.clock)) == 1
+        assert save() == 1
         post(gateway.url, chat_body("new"))
         gateway.settle()
         for step in ("write_synced", "rename", "sync_folder", "remove"):
@@ -100,15 +154,20 @@ def test_a_crash_at_any_step_leaves_one_that_is_whole(
                 with monkeypatch.context() as patch:
                     patch.setattr(Files, step, _failing(getattr(Files, step), call))
                     with contextlib.suppress(OSError):
-                        gateway.do(save_snapshot(redis, folder, gateway.core.clock))
+                        save()
                 gateway.do(redis.purge("local", lambda _: True))
-                found = gateway.do(load_snapshot(redis, folder))
+                found = gateway.do(load_snapshot(redis, objects, {digest("local")}))
                 assert found in (1, 2), (step, call)
                 post(gateway.url, chat_body("old"), cache_control="no-cache")
                 post(gateway.url, chat_body("new"), cache_control="no-cache")
                 gateway.settle()
-        assert gateway.do(save_snapshot(redis, folder, gateway.core.clock)) == 2
-        assert sum(name.startswith("part-") for name in os.listdir(folder)) == 1
+        assert save() == 2
+        with monkeypatch.context() as patch:
+            tomorrow = clock.time() + 86_400
+            patch.setattr(type(clock), "time", lambda self: tomorrow)
+            assert save() == 2
+        parts = [name for name in os.listdir(folder) if name.startswith("part-")]
+        assert len(parts) == 1, "no crash leaves a part for ever"
 
 
 def _failing(real: object, at: int) -> object:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from lix_cache.errors import CodecError
 from lix_cache.gateway.answer import Answer, Incomplete
 from lix_cache.gateway.protocols.embeddings import Embeddings
+from lix_cache.gateway.protocols.repeating import Repeating
 from lix_cache.gateway.sse import SseReader, read_events
 from tests.support.provider_wire import (
     ASKS_USAGE,
@@ -284,6 +285,37 @@ def test_deltas_told_by_their_bytes_are_what_they_say(
     assert shown[1:] == events[1:]
     found = json.loads(again(MESSAGES, answer, stream=False))["content"]
     assert found == [{"type": kind, kind: "".join(pieces)} for kind, pieces in blocks]
+
+
+@pytest.mark.promise("right-answer")
+@given(
+    st.sampled_from([CHAT, MESSAGES]),
+    st.lists(NASTY, min_size=2, max_size=12),
+    SPELLINGS,
+    st.lists(
+        st.tuples(st.integers(0, 10_000), st.sampled_from([b"", b'"', b"\n", b"\\", b"}", b"\n\n", b"x"]))
+    ),
+)
+def test_events_taken_together_are_what_they_are_one_by_one(
+    protocol: Any, texts: list[str], spelling: dict[str, Any], spoils: list[tuple[int, bytes]]
+) -> None:
+    if protocol is CHAT:
+        said = [piece({"role": "assistant", "content": "a"}), *(piece({"content": text}) for text in texts)]
+        stream = spelt([chunk([one]) for one in (*said, piece({}, "stop"))], [spelling], named=False)
+        stream += b"data: [DONE]\n\n"
+    else:
+        events = message_events([{"type": "text", "text": "ab"}])
+        delta = next(one for one in events if one["type"] == "content_block_delta")
+        place = events.index(delta)
+        more = [{**delta, "delta": {**delta["delta"], "text": text}} for text in texts]
+        stream = spelt([*events[:place], *more, *events[place:]], [spelling], named=True)
+    for at, data in spoils:
+        at %= len(stream)
+        stream = stream[:at] + data + stream[at + len(data) :]
+    together = recorded(protocol, stream)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Repeating, "run", lambda self, data, start: (start, [], []))
+        assert recorded(protocol, stream) == together
 
 
 # -- providers that send something else ----------------------------------------------------

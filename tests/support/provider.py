@@ -215,6 +215,7 @@ class RunningGateway:
         config: CacheConfig | None,
         *,
         embedder: Any = None,
+        verifier: Any = None,
         log: Any = None,
         environ: Any = None,
         **settings: Any,
@@ -228,6 +229,7 @@ class RunningGateway:
             self.settings,
             config,
             embedder=embedder,
+            verifier=verifier,
             log=AccessLog(log, is_on=log is not None),
             environ={} if environ is None else environ,
         )

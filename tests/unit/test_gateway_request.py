@@ -301,9 +301,21 @@ def test_everything_around_a_question_is_its_scope() -> None:
     assert len(scopes) == 9
     parts = question_of(
         "responses",
-        {"model": "m", "input": [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}]},
+        {
+            "model": "m",
+            "input": [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}],
+            "store": False,
+        },
     )
     assert isinstance(parts, Question)
+
+
+@pytest.mark.promise("right-answer")
+def test_a_response_that_its_provider_keeps_is_not_for_a_question_in_other_words() -> None:
+    """Trap: its id stays, and previous_response_id refers to the words of the first question."""
+    for kept in ({}, {"store": True}, {"store": None}):
+        assert question_of("responses", {"model": "m", "input": "hi", **kept}) == "store"
+    assert isinstance(question_of("responses", {"model": "m", "input": "hi", "store": False}), Question)
 
 
 # -- headers -------------------------------------------------------------------------------

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -48,7 +49,7 @@ def serve(
     sessions: Annotated[
         bool | None, typer.Option("--sessions", help="Keep conversations named by X-Session-ID.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that serve one port.")] = 1,
+    workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes that serve one port.")] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Check settings, Redis and provider, and end.")
     ] = False,
@@ -72,7 +73,7 @@ def serve(
         _print_digest()
         return
     library = settings_of(ctx).config()
-    changes: dict[str, Any] = {"host": host, "port": port, "embedder": embedder}
+    changes: dict[str, Any] = {"host": host, "port": port, "embedder": embedder, "workers": workers}
     changes["upstreams"] = _upstreams(upstream) if upstream else None
     changes["volatile"] = volatile or None
     changes["sessions"] = sessions or None
@@ -80,20 +81,20 @@ def serve(
         from lix_cache.gateway.demo import in_thread
 
         changes["upstreams"] = [{"name": "demo", "url": in_thread()}]
-    settings = read_settings(config, **changes)
-    page_key = ""
-    if demo:
-        settings, page_key = _for_demo(settings)
+    reread = partial(read_settings, config, **changes)
+    settings = reread()
     if check:
         _check(settings, library, as_json=as_json)
         return
     if not demo:
-        _run(settings, library, workers)
+        _run(settings, library, reread)
         return
+    more, page_key = _for_demo(settings)
+    reread = partial(reread, **more)
     with tempfile.TemporaryDirectory(prefix="lix-cache-demo-", ignore_cleanup_errors=True) as folder:
         # The server hands the signal on when it has ended, and by default that would leave the folder behind.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        _run(settings, library.replace(archive_dir=folder), workers, is_demo=True, page_key=page_key)
+        _run(reread(), library.replace(archive_dir=folder), reread, is_demo=True, page_key=page_key)
 
 
 def _upstreams(given: list[str]) -> list[dict[str, Any]]:
@@ -106,8 +107,8 @@ def _upstreams(given: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _for_demo(settings: GatewaySettings) -> tuple[GatewaySettings, str]:
-    """Return the settings with all that there is to see, and the key of the page."""
+def _for_demo(settings: GatewaySettings) -> tuple[dict[str, Any], str]:
+    """Return changes of the settings that give something to see, and the key of the page."""
     from lix_cache.gateway.tenants import digest_of_key
 
     changes: dict[str, Any] = {"embedder": settings.embedder or "lexical"}
@@ -117,7 +118,7 @@ def _for_demo(settings: GatewaySettings) -> tuple[GatewaySettings, str]:
         changes["admin_key"] = digest_of_key(key)
     if not settings.tenants:
         changes["sessions"] = True
-    return dataclasses.replace(settings, **changes), key
+    return changes, key
 
 
 def _print_digest() -> None:
@@ -147,16 +148,17 @@ def _check(settings: GatewaySettings, library: CacheConfig, *, as_json: bool) ->
 def _run(
     settings: GatewaySettings,
     library: CacheConfig,
-    workers: int,
+    reread: Callable[[], GatewaySettings],
     *,
     is_demo: bool = False,
     page_key: str = "",
 ) -> None:
-    from lix_cache.gateway.serve import gateway_for, run, run_workers
+    from lix_cache.gateway.serve import gateway_for, log_troubles, run, run_workers
 
     address = f"http://{settings.host}:{settings.port}"
-    gateway = gateway_for(settings, library)
+    gateway = gateway_for(settings, library, reread)
     gateway.core.is_demo = is_demo
+    log_troubles()
     lines = [f"lix-cache gateway on {address}"]
     lines += [f"  {one.name}: {visible(one.url)}" for one in settings.upstreams]
     if settings.admin_key:
@@ -170,7 +172,7 @@ def _run(
             '-d \'{"model":"demo","messages":[{"role":"user","content":"Where is the billing page?"}]}\''
         )
     to_stderr().print(Text("\n".join(lines)), soft_wrap=True)
-    if workers > 1:
-        run_workers(gateway, workers)
+    if settings.workers > 1:
+        run_workers(gateway, settings.workers)
     else:
         run(gateway)

@@ -27,7 +27,7 @@ from lix_cache.gateway.protocols.protocol import (
     word,
 )
 from lix_cache.gateway.protocols.repeating import Repeating, around
-from lix_cache.gateway.sse import Event, frame
+from lix_cache.gateway.sse import Event, Events, frame
 
 __all__ = ["Chat"]
 
@@ -76,8 +76,9 @@ class Chat(Protocol):
     def _of_body(self, body: dict[str, Any], request: Mapping[str, Any]) -> Answer:  # noqa: ARG002
         return _answer_of(body)
 
-    def _of_events(self, events: Iterator[Event], parse: Parse, request: Mapping[str, Any]) -> Answer:
+    def _of_events(self, events: Events, parse: Parse, request: Mapping[str, Any]) -> Answer:
         recorded = _Recorded(asked=_asks(request))
+        events.run = recorded.run
         for event in events:
             recorded.take(event, parse)
         return recorded.answer()
@@ -125,13 +126,10 @@ def _begun(chunk: Mapping[str, Any]) -> bytes:
     return b"{" + members_of + b"," if members_of else b"{"
 
 
-def _without_padding(event: Event) -> Event:
-    data = event.data
+def _unpadded(data: bytes) -> bytes:
     at = data.rfind(b'"obfuscation"')
     start = data.rfind(b",", 0, at) if at > 0 else -1
-    if start < 0 or _PADDING.match(data, start) is None:
-        return event
-    return Event(event.name, data[:start] + b"}")
+    return data if start < 0 or _PADDING.match(data, start) is None else data[:start] + b"}"
 
 
 def _delta_of(chunk: dict[str, Any]) -> Any:
@@ -149,12 +147,21 @@ class _Recorded:
         self._envelope = b""
         self._assembly = Assembly()
         self._is_done = False
-        self._repeating = Repeating()
+        self._repeating = Repeating(_unpadded)
         self._pieces: list[str] = []
         self._around = b"", b""
 
+    def run(self, data: bytes, start: int) -> tuple[int, int]:
+        """Take events of which only the text is new; see :attr:`Events.run`."""
+        start, texts, tokens = self._repeating.run(data, start)
+        if texts:
+            before, behind = self._around
+            self._pieces += texts
+            self._frames.append(before + (behind + before).join(tokens) + behind)
+        return start, len(texts)
+
     def take(self, event: Event, parse: Parse) -> None:
-        event = _without_padding(event)
+        event = Event(event.name, _unpadded(event.data))
         more = self._repeating.text(event)
         if more is not None:
             self._pieces.append(more[0])

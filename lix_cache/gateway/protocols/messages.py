@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lix_cache.gateway.answer import Answer, Usage, fill
@@ -23,7 +23,7 @@ from lix_cache.gateway.protocols.protocol import (
     word,
 )
 from lix_cache.gateway.protocols.repeating import Repeating
-from lix_cache.gateway.sse import Event, frame
+from lix_cache.gateway.sse import Events, frame
 
 __all__ = ["Messages"]
 
@@ -78,12 +78,21 @@ class Messages(Protocol):
 
     def _of_events(
         self,
-        events: Iterator[Event],
+        events: Events,
         parse: Parse,
         request: Mapping[str, Any],  # noqa: ARG002
     ) -> Answer:
         assembly, frames, repeating = Assembly(), [], Repeating()
         pieces: list[str] = []
+
+        def run(data: bytes, start: int) -> tuple[int, int]:
+            behind, texts, _ = repeating.run(data, start)
+            if texts:
+                pieces.extend(texts)
+                frames.append(data[start:behind])
+            return behind, len(texts)
+
+        events.run = run
         for event in events:
             more = repeating.text(event)
             if more is not None:
@@ -104,7 +113,7 @@ class Messages(Protocol):
                 data = b'{"type":"message_start","message":' + _slotted(said["message"]) + b"}"
             frames.append(frame(dump(said) if b"\n" in data else data, event.name))
             growing = assembly.growing(said)
-            if growing is not None and b"\n" not in data and repeating.learn(event, _delta_of, growing[0]):
+            if growing is not None and repeating.learn(event, _delta_of, growing[0]):
                 pieces = growing[1]
         return _answer_of(assembly.body(), events=b"".join(frames))
 

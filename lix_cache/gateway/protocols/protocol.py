@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 from lix_cache.dialects.responses import error_in, flaw_of
 from lix_cache.errors import CodecError
 from lix_cache.gateway.answer import LARGEST_ANSWER, Answer, Incomplete
 from lix_cache.gateway.plain_json import dump, parse_object, parser_of
-from lix_cache.gateway.sse import Event, read_events
+from lix_cache.gateway.sse import Event, Events, read_events
 
 __all__ = [
     "EventReader",
@@ -167,7 +167,7 @@ class Protocol(ABC):
     def _of_body(self, body: dict[str, Any], request: Mapping[str, Any]) -> Answer: ...
 
     @abstractmethod
-    def _of_events(self, events: Iterator[Event], parse: Parse, request: Mapping[str, Any]) -> Answer: ...
+    def _of_events(self, events: Events, parse: Parse, request: Mapping[str, Any]) -> Answer: ...
 
 
 def _only(found: list[Answer] | Incomplete) -> Answer | Incomplete:

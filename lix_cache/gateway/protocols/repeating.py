@@ -35,10 +35,16 @@ def around(data: bytes, key: str, text: str) -> tuple[bytes, bytes] | None:
 
 
 class Repeating:
-    """The bytes around the text of the last event, if the next one may repeat them."""
+    """The bytes around the text of the last event, if the next one may repeat them.
 
-    def __init__(self) -> None:
+    Args:
+        clean: takes off an event's data what says nothing, such as padding.
+    """
+
+    def __init__(self, clean: Callable[[bytes], bytes] = bytes) -> None:
+        self._clean = clean
         self._name = b""
+        self._head = b""
         self._before = b""
         self._behind = b""
         self._shortest = 0
@@ -61,6 +67,45 @@ class Repeating:
         except ValueError:
             return None
         return (text, token) if type(text) is str and b"\n" not in token else None
+
+    def run(self, data: bytes, start: int) -> tuple[int, list[str], list[bytes]]:
+        """Take the events that follow one another with all else as it was, all at once.
+
+        Args:
+            data: a stream in the providers' own form, without carriage returns.
+            start: where its next event begins.
+
+        Returns:
+            The place behind them, their texts, and these as JSON.
+        """
+        texts: list[str] = []
+        tokens: list[bytes] = []
+        head, behind = self._head, self._behind
+        # The second text's bytes may be the last one's too: nothing is taken before something was learned.
+        while self._shortest and data.startswith(head, start):
+            end = data.find(b"\n\n", start)
+            at, stop = start + len(head), end - len(behind)
+            if end < 0:
+                break
+            if data.startswith(behind, stop) and stop >= at:
+                token = data[at:stop]
+            else:
+                cleaned = self._clean(data[at:end])
+                if not cleaned.endswith(behind):
+                    break
+                token = cleaned[: len(cleaned) - len(behind)]
+            if not token.startswith(b'"') or b"\n" in token:
+                break
+            try:
+                text = orjson.loads(token)
+            except ValueError:
+                break
+            if type(text) is not str:
+                break
+            texts.append(text)
+            tokens.append(token)
+            start = end + 2
+        return start, texts, tokens
 
     def learn(self, event: Event, delta_of: Callable[[dict[str, Any]], Any], key: str) -> bool:
         """Remember the bytes around an event's text; say whether they can be told.
@@ -88,7 +133,10 @@ class Repeating:
             return False
         if not is_sure or other != said:
             return False
+        if b"\n" in event.data:
+            return False
         self._name = event.name
         self._before, self._behind = found
+        self._head = (b"event: " + event.name + b"\n" if event.name else b"") + b"data: " + found[0]
         self._shortest = len(self._before) + len(self._behind) + 2
         return True

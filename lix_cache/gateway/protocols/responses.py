@@ -13,7 +13,7 @@ keeps its id. One that is not kept gets a new one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from lix_cache.gateway.answer import Answer, Usage, fill
@@ -32,7 +32,7 @@ from lix_cache.gateway.protocols.protocol import (
     word,
 )
 from lix_cache.gateway.protocols.response_events import events_of
-from lix_cache.gateway.sse import Event, frame
+from lix_cache.gateway.sse import Event, Events, frame
 
 __all__ = ["Responses"]
 
@@ -121,7 +121,7 @@ class Responses(Protocol):
     def _of_body(self, body: dict[str, Any], request: Mapping[str, Any]) -> Answer:
         return _answer_of(body, b"{" + _slotted(body, request) + b"}")
 
-    def _of_events(self, events: Iterator[Event], parse: Parse, request: Mapping[str, Any]) -> Answer:
+    def _of_events(self, events: Events, parse: Parse, request: Mapping[str, Any]) -> Answer:
         recorded = _Recorded(request)
         for event in events:
             recorded.take(event, parse)

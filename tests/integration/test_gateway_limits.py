@@ -1,0 +1,131 @@
+"""Limits and budgets of tenants: of all processes together, and of each while Redis is away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from lix_cache import CacheConfig
+from lix_cache.gateway.errors import Refused
+from lix_cache.gateway.limits import Limits
+from lix_cache.gateway.settings import TenantSettings
+from lix_cache.gateway.tenants import Tenant, digest_of_key
+from lix_cache.gateway.tiers import RedisTier
+from tests.support import RedisServer
+from tests.support.provider import Provider, RunningGateway
+from tests.support.twins import ManualClock
+from tests.support.wire import chat_body, post
+
+ANN, BOB = "ann-key-0123456789abcdef", "bob-key-0123456789abcdef"
+
+
+def tenants(**limits: int) -> tuple[TenantSettings, ...]:
+    return (
+        TenantSettings("ann", (digest_of_key(ANN),), **limits),  # type: ignore[arg-type]
+        TenantSettings("bob", (digest_of_key(BOB),)),
+    )
+
+
+def test_workers_count_requests_together(redis_config: CacheConfig) -> None:
+    limited = tenants(requests_per_minute=30)
+    with (
+        Provider() as provider,
+        RunningGateway(provider, redis_config, tenants=limited) as one,
+        RunningGateway(provider, redis_config, tenants=limited) as other,
+    ):
+        replies = [post((one, other)[n % 2].url, chat_body(), authorization=ANN) for n in range(50)]
+        assert {reply.status for reply in replies} == {200, 429}
+        assert 28 <= sum(reply.status == 200 for reply in replies) <= 31, "a minute may turn meanwhile"
+        refused = next(reply for reply in replies if reply.status == 429)
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert post(one.url, chat_body(), authorization=BOB).status == 200
+
+
+def test_workers_count_tokens_together(redis_config: CacheConfig) -> None:
+    limited = tenants(tokens_per_day=10)
+    with (
+        Provider() as provider,
+        RunningGateway(provider, redis_config, tenants=limited) as one,
+        RunningGateway(provider, redis_config, tenants=limited) as other,
+    ):
+        assert post(one.url, chat_body(), authorization=ANN).status == 200
+        one.settle()
+        assert post(other.url, chat_body("Another?"), authorization=ANN).status == 429
+        assert post(other.url, chat_body(), authorization=ANN).state == "hit-l1-exact", "a hit costs nothing"
+        assert post(other.url, chat_body("Another?"), authorization=BOB).status == 200
+
+
+def test_without_redis_each_process_counts_and_no_request_waits(tmp_path: Path) -> None:
+    limited = tenants(requests_per_minute=5, tokens_per_day=1_000_000)
+    with RedisServer() as server, Provider() as provider:
+        config = server.config(archive_dir=tmp_path)
+        with RunningGateway(provider, config, tenants=limited) as gateway:
+            server.kill()
+            replies = [post(gateway.url, chat_body(), authorization=ANN) for _ in range(12)]
+            assert sorted({reply.status for reply in replies}) == [200, 429]
+            assert sum(reply.status == 200 for reply in replies) == 5
+
+
+def test_the_window_slides_and_what_is_refused_does_not_count(redis_config: CacheConfig) -> None:
+    async def work() -> None:
+        clock = ManualClock(60 * 30_000_000.0)
+        redis = RedisTier(redis_config, clock)
+        limits = Limits(redis, clock)
+        tenant = Tenant("ann", requests_per_minute=10)
+
+        refused: list[tuple[int, str, bool]] = []
+
+        async def admitted(count: int) -> int:
+            found = 0
+            for _ in range(count):
+                try:
+                    await limits.admit(tenant)
+                    found += 1
+                except Refused as error:
+                    refused.append((error.status, error.code, error.retry_after is not None))
+            return found
+
+        assert await admitted(25) == 10
+        clock.advance(61)
+        assert await admitted(5) == 0, "the minute that has just gone was full"
+        clock.advance(29)
+        assert await admitted(20) == 5
+        clock.advance(90)
+        assert await admitted(20) == 10
+        assert set(refused) == {(429, "rate_limit", True)}
+        redis.close()
+
+    asyncio.run(work())
+
+
+@pytest.mark.promise("no-loss")
+def test_tokens_spent_while_redis_was_away_are_told_later(tmp_path: Path) -> None:
+    with RedisServer() as server:
+        config = server.config(archive_dir=tmp_path)
+
+        async def work() -> None:
+            clock = ManualClock(time.time())
+            redis = RedisTier(
+                config.replace(redis_socket_timeout=0.5, redis_socket_connect_timeout=0.5), clock
+            )
+            limits, tenant = Limits(redis, clock), Tenant("ann", tokens_per_day=100)
+            server.kill()
+            assert limits.spent(tenant, 40)
+            await limits.tell()
+            await limits.check_budget(tenant)
+            server.start()
+            clock.advance(60)
+            assert limits.spent(tenant, 50)
+            await asyncio.gather(limits.tell(), limits.tell())
+            other, stranger = Limits(redis, clock), Tenant("ann", tokens_per_day=91)
+            await other.check_budget(stranger)
+            with pytest.raises(Refused) as caught:
+                await other.check_budget(Tenant("ann", tokens_per_day=90))
+            assert caught.value.code == "budget_spent"
+            assert not limits.spent(Tenant("bob"), 5), "who has no budget costs no trip"
+            redis.close()
+
+        asyncio.run(work())

@@ -1,0 +1,101 @@
+"""The server's own connection: an answer's head goes with its body, and who has left is told."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+from lix_cache.gateway.asgi import CONNECTION, watch
+from lix_cache.gateway.guarded_http import _Joined
+
+
+class _Transport:
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        assert not self.closed
+        self.writes.append(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_extra_info(self, name: str) -> Any:
+        return name
+
+
+HEAD, BODY = b"HTTP/1.1 200 OK\r\n\r\n", b"body"
+
+
+def test_a_head_goes_out_with_what_follows_at_once_and_else_alone() -> None:
+    async def work() -> None:
+        transport = _Transport()
+        joined = _Joined(transport, asyncio.get_running_loop())
+        joined.write(HEAD)
+        joined.write(BODY)
+        joined.write(BODY)
+        assert transport.writes == [HEAD + BODY, BODY]
+        transport.writes.clear()
+        joined.write(HEAD)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert transport.writes == [HEAD], "a stream's head does not wait for its first event"
+        joined.write(BODY)
+        joined.write(HEAD)
+        joined.close()
+        await asyncio.sleep(0)
+        assert transport.writes == [HEAD, BODY, HEAD]
+        assert transport.closed
+        large = HEAD + b"x" * 100_000
+        joined = _Joined(other := _Transport(), asyncio.get_running_loop())
+        joined.write(large)
+        assert other.writes == [large]
+
+    asyncio.run(work())
+
+
+def test_a_client_that_leaves_is_told_to_all_who_watch() -> None:
+    """Also after a body so large that the server has paused its reading."""
+    import uvicorn
+
+    from lix_cache.gateway.guarded_http import GuardedHttp
+
+    left: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert CONNECTION in scope
+        while (await receive()).get("more_body"):
+            pass
+        done = asyncio.Event()
+        watcher = watch(scope, receive, lambda _: done.set())
+        watch(scope, receive, lambda _: left.append("cancelled")).cancel()
+        await asyncio.wait_for(done.wait(), 20)
+        left.append(scope["path"])
+        watcher.cancel()
+
+    async def work() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        config = uvicorn.Config(app, http=GuardedHttp, lifespan="off", log_level="critical")
+        server = uvicorn.Server(config)
+        serving = asyncio.ensure_future(server._serve([listener]))
+        for path, size in ((b"/small", 3), (b"/large", 3_000_000)):
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.write(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (path, size))
+            writer.write(b"x" * size)
+            await writer.drain()
+            await asyncio.sleep(0.05)
+            writer.close()
+            for _ in range(400):
+                if path.decode() in left:
+                    break
+                await asyncio.sleep(0.01)
+        server.should_exit = True
+        await serving
+
+    asyncio.run(work())
+    assert left == ["/small", "/large"]
