@@ -28,7 +28,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 # The installs share one folder.
 .NOTPARALLEL:
-.PHONY: help venv engines demo test exhaustive test-all quick promise chaos lint types imports check bench bench-codec bench-gateway bench-kv bench-against dist format clean
+.PHONY: help venv engines clients demo test exhaustive test-all quick promise chaos soak-gateway lint types imports check bench bench-codec bench-gateway bench-kv bench-against dist format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s%s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ venv: $(DEV)  ## set up .venv with everything for development
 engines: $(DEV)  ## add the engines of local models for their tests: torch, transformers, xllamacpp (1 GB)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet -e '.[transformers,llama-cpp]'
+
+clients:  ## install the clients of others that the gateway's tests run: SDKs, frameworks, coding agents (2 GB)
+	PYTHON="$(PYTHON)" scripts/install_clients.sh
 
 demo: $(DEMO)  ## set everything up and run the demo
 	$(BIN)/lix-cache demo
@@ -67,6 +70,9 @@ promise: $(DEV)  ## run the tests that guard a promise of the README
 chaos: $(DEV)  ## break everything at random and compare every message
 	$(BIN)/python scripts/chaos.py $(ARGS)
 
+soak-gateway: $(DEV)  ## the gateway under load and faults; every answer is checked, leaks are looked for
+	nice -n 19 $(BIN)/python scripts/soak_gateway.py $(ARGS)
+
 lint: $(DEV)  ## check style and format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -88,7 +94,7 @@ bench-codec: $(BENCH)  ## measure the codec's sizes and speed beside others
 bench-gateway: $(DEV)  ## measure the gateway beside its provider, in paired rounds
 	$(BIN)/python scripts/bench_gateway.py $(ARGS)
 
-bench-against: $(DEV)  ## measure beside another checkout, in turn: ARGS=../before
+bench-against: $(DEV)  ## measure beside another commit, in turn: ARGS=HEAD~1
 	$(BIN)/python scripts/bench_against.py $(ARGS)
 
 bench-kv: engines  ## measure what resuming a local model's state saves
@@ -105,7 +111,7 @@ format: $(DEV)  ## put the code into the format that 'make lint' checks
 	$(BIN)/ruff format
 
 clean:  ## remove everything that was made here, .venv included
-	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov bench-results
+	rm -rf $(VENV) .venv-clients .venv-aider tests/clients/node_modules build dist *.egg-info .coverage .coverage.* htmlcov bench-results
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -29,6 +29,7 @@
     │   ├── KvBusy               (also TimeoutError)    another process kept the store's lock too long
     │   ├── KvUnavailable        (also OSError)         disk full, no permission, not a directory
     │   └── EngineError                                 a local engine failed, or refuses what was asked
+    │       └── EngineBusy                              for now: no slot is free, or a model is being loaded
     ├── ComputeTimeout               (also TimeoutError)    an embedder or verifier did not answer in time
     ├── CodecError                   (also ValueError)  bytes are not what the codec wrote
     ├── EmbedderError                                   texts could not be turned into vectors
@@ -55,6 +56,7 @@ __all__ = [
     "DimensionMismatch",
     "EmbedderError",
     "EmbedderUnavailable",
+    "EngineBusy",
     "EngineError",
     "InvalidContext",
     "InvalidInput",
@@ -281,6 +283,10 @@ class KvUnavailable(KvError, OSError):
 
 class EngineError(KvError):
     """A local engine failed, or refuses what was asked of it."""
+
+
+class EngineBusy(EngineError):
+    """A local engine cannot do it now: no slot is free, or a model is being loaded. Try again."""
 
 
 class CodecError(LixCacheError, ValueError):

@@ -1,234 +1,171 @@
-"""Measure this checkout against another one, in turn: A B A B, each in processes of its own.
+"""Measure this checkout beside another commit, or another checkout, in turn: A B A B, in short slices.
 
-    git worktree add ../before COMMIT
-    python scripts/bench_against.py ../before
+    make bench-against ARGS=HEAD~1
+    make bench-against ARGS='../before --only add_message'
 
-Every figure is a ratio to PING on the same connection in the same process, so that a machine that
-gets slower or faster meanwhile slows down or speeds up both; what is printed is how the ratios of
-the two checkouts compare, as the median over the rounds. Sizes and counts are exact.
+A commit is checked out as a git worktree of its own in a temporary folder, with its own build of the
+extension, and removed at the end. Both sides run in processes that live side by side and share one
+server. Each figure is measured in short slices, of one side and at once of the other; what is printed
+is the median of the ratios of such pairs, with the quartiles. So a machine that gets slower meanwhile
+slows down both.
+
+The seconds of ``client`` and ``server`` are the processor's: other work on the machine does not count.
+``time`` is the wall's, and means little on a busy machine. Sizes are exact.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parents[1]
-_TEXT = "I would like to change the delivery address of my order, please. It is number 4711."
+COLUMNS = ("client", "server", "time")
+#: Beyond this a figure is marked, if both quartiles are.
+MOST = 1.05
 
 
-def _median_us(call: Callable[[int], object], count: int) -> float:
-    times = []
-    for number in range(count):
-        began = time.perf_counter()
-        call(number)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times) * 1e6
+class Worker:
+    """A process that measures one checkout. See ``_bench_pair.py``."""
 
-
-async def _async_median_us(call: Callable[[int], Awaitable[object]], count: int) -> float:
-    times = []
-    for number in range(count):
-        began = time.perf_counter()
-        await call(number)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times) * 1e6
-
-
-class _Vectors:
-    """An embedder that knows its answers: what is measured is the cache."""
-
-    id = "bench"
-    dim = 384
-
-    def __init__(self) -> None:
-        import numpy as np
-
-        self._made: dict[str, Any] = {}
-        self._random = np.random.default_rng(7)
-
-    def embed(self, texts: Any) -> Any:
-        import numpy as np
-
-        for text in texts:
-            if text not in self._made:
-                vector = self._random.standard_normal(self.dim).astype("float32")
-                self._made[text] = vector / np.linalg.norm(vector)
-        return np.stack([self._made[text] for text in texts])
-
-
-def measure(port: int, folder: str, count: int) -> dict[str, float]:
-    """Measure the checkout that this process imports. Microseconds, as multiples of PING."""
-    import redis
-
-    import lix_cache
-    from lix_cache import (
-        CacheConfig,
-        ConversationArchive,
-        HybridConversationCache,
-        SemanticCache,
-        SemanticCacheRedis,
-        URLEmbeddingCache,
-    )
-
-    config = CacheConfig(redis_host="127.0.0.1", redis_port=port, archive_dir=folder, evictor_enabled=False)
-    client = redis.Redis(port=port)
-    pings = [_median_us(lambda _: client.ping(), count)]
-    found: dict[str, float] = {}
-
-    def note(name: str, us: float) -> None:
-        pings.append(_median_us(lambda _: client.ping(), count))
-        found[name] = us / statistics.mean(pings[-2:])
-
-    cache = HybridConversationCache("bench", config.replace(hot_window_size=20, archive_batch_turns=4096))
-    for _ in range(30):
-        cache.add_message("user", _TEXT)
-    note("add_message", _median_us(lambda _: cache.add_message("user", _TEXT), count))
-    note("get_context, 20 messages", _median_us(lambda _: cache.get_context(), count))
-    note("get_full, hot", _median_us(lambda _: cache.get_full(), count // 4))
-    synced = HybridConversationCache("synced", config.replace(durability="disk"))
-    note("add_message, durability=disk", _median_us(lambda _: synced.add_message("user", _TEXT), count // 8))
-
-    drop_in = SemanticCacheRedis("bench", config)
-    vectors = _Vectors().embed([f"text {n}" for n in range(64)])
-    for number in range(50):
-        drop_in.set("https://example.com", vectors[number], {"answer": number})
-    note(
-        "drop-in semantic hit",
-        _median_us(lambda n: drop_in.get("https://example.com", vectors[n % 50]), count),
-    )
-    note(
-        "drop-in semantic miss", _median_us(lambda _: drop_in.get("https://example.com", vectors[60]), count)
-    )
-    note(
-        "drop-in semantic set",
-        _median_us(lambda n: drop_in.set("https://example.com", vectors[n % 50], {"answer": n}), count),
-    )
-    urls = URLEmbeddingCache("bench", config)
-    urls.set("https://example.com", vectors[0])
-    note("URL get", _median_us(lambda _: urls.get("https://example.com"), count))
-
-    own: dict[str, Any] = {"audit_rate": 0}
-    if hasattr(lix_cache, "SemanticSettings"):  # the other checkout may be older
-        own = {"settings": lix_cache.SemanticSettings(**own)}
-    answers = SemanticCache(_Vectors(), config, context={"tenant": "bench"}, **own)
-    for number in range(50):
-        answers.store(f"How do I reach the office number {number} by train?", f"Take line {number}.")
-    note(
-        "SemanticCache exact hit",
-        _median_us(lambda _: answers.lookup("How do I reach the office number 7 by train?"), count),
-    )
-    note("SemanticCache miss", _median_us(lambda n: answers.lookup(f"Another question, {n}"), count))
-    note("SemanticCache store", _median_us(lambda n: answers.store(f"A new one, {n}", "Yes."), count // 2))
-
-    turn = {"role": "user", "content": _TEXT, "timestamp": 1.7e9, "metadata": {}}
-    archive = ConversationArchive(os.path.join(folder, "alone"))
-    note("archive append, 10 turns", _median_us(lambda _: archive.append_turns("s", [turn] * 10), count // 8))
-    note("archive load_recent, 10 turns", _median_us(lambda _: archive.load_recent("s", 10), count))
-    note("archive get_metadata", _median_us(lambda _: archive.get_metadata("s"), count))
-
-    found.update(asyncio.run(_measure_async(config, count)))
-    found["sessions moved to disk, each"] = _moved(config, note_ping=statistics.mean(pings))
-    return found
-
-
-async def _measure_async(config: Any, count: int) -> dict[str, float]:
-    from lix_cache import (
-        AsyncHybridConversationCache,
-        close_async_redis_clients,
-        create_async_redis_client,
-    )
-
-    client = await create_async_redis_client(config=config)
-    cache = AsyncHybridConversationCache(
-        "bench-async", config.replace(hot_window_size=20, archive_batch_turns=4096)
-    )
-    for _ in range(30):
-        await cache.add_message("user", _TEXT)
-    found = {}
-    for name, call in (
-        ("async add_message", lambda _: cache.add_message("user", _TEXT)),
-        ("async get_context, 20 messages", lambda _: cache.get_context()),
-    ):
-        ping = await _async_median_us(lambda _: client.ping(), count)
-        found[name] = await _async_median_us(call, count) / ping
-    await close_async_redis_clients()
-    return found
-
-
-def _moved(config: Any, note_ping: float) -> float:
-    from lix_cache import HybridConversationCache, StoreAdmin
-
-    mine = config.replace(redis_key_prefix="moved")
-    sessions = 300
-    for number in range(sessions):
-        cache = HybridConversationCache(f"s{number}", mine)
-        for _ in range(20):
-            cache.add_message("user", _TEXT)
-    began = time.perf_counter()
-    StoreAdmin(mine).offload(0)
-    return (time.perf_counter() - began) / sessions * 1e6 / note_ping
-
-
-def _one_round(checkout: Path, port: int, count: int) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as folder:
-        env = {**os.environ, "PYTHONPATH": str(checkout)}
-        command = [sys.executable, str(Path(__file__).resolve()), "--measure", str(port), folder]
-        done = subprocess.run(
-            [*command, "--count", str(count)],
-            env=env,
+    def __init__(self, checkout: Path, port: int, prefix: str, folder: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "scripts" / "_bench_pair.py"), str(port), prefix, folder],
+            # The order of sets and dictionaries changes figures by some percent.
+            env={**os.environ, "PYTHONPATH": str(checkout), "PYTHONHASHSEED": "0"},
             cwd=checkout,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             text=True,
-            check=False,
         )
-    if done.returncode:
-        raise SystemExit(f"{checkout}: {done.stderr[-2000:]}")
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
+        self.checkout = checkout
+        self.figures: list[str] = self._answer()
+
+    def measure(self, figure: int, count: int) -> dict[str, float]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{figure} {count}\n")
+        self._process.stdin.flush()
+        found: dict[str, float] = self._answer()
+        return found
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.checkout}: the measuring process ended")
+        return json.loads(line)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+
+
+@contextlib.contextmanager
+def checkout_of(name: str) -> Iterator[Path]:
+    """Yield the folder of a checkout: the one that is named, or a new one of the commit."""
+    if Path(name, "lix_cache").is_dir():
+        yield Path(name).resolve()
+        return
+    git = ("git", "-C", str(HERE))
+    found = subprocess.run(
+        [*git, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"], capture_output=True, text=True
+    )
+    if found.returncode:
+        raise SystemExit(f"{name} is neither a commit nor a folder with a checkout")
+    with tempfile.TemporaryDirectory(prefix="lix-before-") as folder:
+        path = Path(folder, "checkout")
+        subprocess.run(
+            [*git, "worktree", "add", "--quiet", "--detach", path, found.stdout.strip()], check=True
+        )
+        try:
+            print(f"building {name} ...", file=sys.stderr)
+            subprocess.run(
+                [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+                cwd=path,
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            yield path
+        finally:
+            subprocess.run([*git, "worktree", "remove", "--force", path], check=True)
+
+
+def measure(
+    checkouts: tuple[Path, Path], options: argparse.Namespace
+) -> dict[str, list[tuple[dict[str, float], dict[str, float]]]]:
+    """Return the pairs (this, other) of each figure that both have."""
+    sys.path.insert(0, str(HERE))
+    from tests.support.redis_server import RedisServer
+
+    pairs = defaultdict(list)
+    for turn in range(options.turns):
+        # New processes each time: where the system puts one's memory changes figures by some percent.
+        with tempfile.TemporaryDirectory() as folder, RedisServer() as server:
+            sides = []
+            for name, checkout in zip(("this", "past"), checkouts, strict=True):
+                Path(folder, name).mkdir()
+                sides.append(Worker(checkout, server.port, name, str(Path(folder, name))))
+            wanted = [
+                (name, [side.figures.index(name) for side in sides])
+                for name in sides[0].figures
+                if name in sides[1].figures and any(part in name for part in options.only or [""])
+            ]
+            for number in range(options.rounds):
+                print(f"turn {turn + 1}, round {number + 1}", end="\r", file=sys.stderr)
+                for name, places in wanted:
+                    once = name.endswith(", bytes") or name.startswith("offload")
+                    if once and number:
+                        continue
+                    order = (0, 1) if number % 2 == 0 else (1, 0)
+                    found = {i: sides[i].measure(places[i], options.count) for i in order}
+                    pairs[name].append((found[0], found[1]))
+            for side in sides:
+                side.close()
+    return pairs
+
+
+def _figure(pairs: list[tuple[dict[str, float], dict[str, float]]], column: str) -> str:
+    """Return what the other side takes, this one, and the ratio with its quartiles."""
+    both = [(this[column], other[column]) for this, other in pairs if column in this]
+    if not both:
+        return f"{'':>38}"
+    ratios = sorted(this / other for this, other in both if other)
+    if not ratios:
+        return f"{'':>38}"
+    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    this, other = (statistics.median(values) for values in zip(*both, strict=True))
+    mark = "!" if low > MOST else " "
+    return f"{other:>8.1f} {this:>8.1f} {middle:>6.3f} [{low:.2f} {high:.2f}]{mark}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("other", nargs="?", help="a checkout of the commit to compare with")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--count", type=int, default=800, help="calls of each kind in a round")
-    parser.add_argument("--measure", nargs=2, metavar=("PORT", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("other", help="a commit, or a folder with a checkout that is built")
+    parser.add_argument("--turns", type=int, default=3, help="how often both processes are started anew")
+    parser.add_argument("--rounds", type=int, default=15, help="pairs of slices in each turn")
+    parser.add_argument("--count", type=int, default=100, help="calls in a slice")
+    parser.add_argument("--only", action="append", help="only figures whose names contain this")
     options = parser.parse_args()
-    if options.measure:
-        port, folder = options.measure
-        print(json.dumps(measure(int(port), folder, options.count)))
-        return
-    if not options.other:
-        parser.error("name a checkout to compare with")
-    sys.path.insert(0, str(HERE))
-    from tests.support.redis_server import RedisServer
-
-    checkouts = {"other": Path(options.other).resolve(), "this": HERE}
-    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
-    for number in range(options.rounds):
-        for name, checkout in checkouts.items():
-            with RedisServer() as server:
-                rounds[name].append(_one_round(checkout, server.port, options.count))
-            print(f"round {number + 1} of {options.rounds}: {name} done", file=sys.stderr)
-    print(f"{'multiples of PING':34}{'other':>9}{'this':>9}{'this / other':>14}")
-    for figure in rounds["this"][0]:
-        ours = [one[figure] for one in rounds["this"]]
-        theirs = [one[figure] for one in rounds["other"]]
-        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-        print(f"{figure:34}{statistics.median(theirs):9.2f}{statistics.median(ours):9.2f}{ratio:14.3f}")
+    with checkout_of(options.other) as other:
+        pairs = measure((HERE, other), options)
+    print(f"this checkout beside {options.other}; microseconds a call: before, now, ratio [quartiles]")
+    print(f"{'':<40}" + "".join(f"{column:^38}" for column in COLUMNS))
+    for name, found in pairs.items():
+        cells = "".join(_figure(found, column) for column in COLUMNS)
+        print(f"{name:<40}{_figure(found, 'bytes') if 'bytes' in found[0][0] else cells}")
+    print(f"! three of four pairs are more than {MOST - 1:.0%} slower")
 
 
 if __name__ == "__main__":

@@ -100,12 +100,15 @@ def last_turns(
     for frame, decoded in visible_back(files, path, most):
         if not turns:
             cleared = max(cleared, frame.index.cleared)
-        for turn in decoded:
-            if turn.id not in turns:
-                heappush(unsure, (-turn.id.ms, -turn.id.seq))
-        turns.update((turn.id, turn) for turn in decoded)
         before = largest_before(frame)
         bound = before if bound is None else min(bound, before)
+        new = [turn.id for turn in decoded if turn.id not in turns]
+        turns.update((turn.id, turn) for turn in decoded)
+        if new and not unsure and min(new) > bound:
+            sure += len(new)  # as in nearly every file
+        else:
+            for ms, seq in new:
+                heappush(unsure, (-ms, -seq))
         while unsure and unsure[0] < (-bound.ms, -bound.seq):
             heappop(unsure)
             sure += 1

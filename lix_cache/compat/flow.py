@@ -179,14 +179,17 @@ class QueryCache(_Cache):
 
     def clear(self) -> Flow[int]:
         """Drop every entry of the session. Returns how many URLs had any."""
-        starts = (self._vectors(""), self._responses(""))
         index = self.keys.semantic_scopes(self.session_id)
-        cleared, found = 0, _SCOPES_AT_ONCE
-        while found >= _SCOPES_AT_ONCE:
-            call = ScriptCall(RING_CLEAR, (index,), (*starts, _SCOPES_AT_ONCE))
-            found = int((yield RedisCall(call)))
-            cleared += found
-        return cleared
+        cleared = 0
+        while True:
+            found: list[bytes] = yield RedisCall(("ZRANGE", index, 0, _SCOPES_AT_ONCE - 1))
+            if found:
+                names = [scope.decode("utf-8", "replace") for scope in found]
+                kept = [key for name in names for key in (self._vectors(name), self._responses(name))]
+                yield RedisCall(ScriptCall(RING_CLEAR, (index, *kept), tuple(found)))
+                cleared += len(found)
+            if len(found) < _SCOPES_AT_ONCE:
+                return cleared
 
     def count_urls(self) -> Flow[int]:
         """Count the URLs that have entries."""
@@ -226,9 +229,11 @@ class UrlCache(_Cache):
 
     Attributes:
         batch_size: URLs per round trip.
+        is_spread: the server is known to be a cluster.
     """
 
     batch_size: int = 100
+    is_spread: bool = False
 
     def _key(self, url: str) -> bytes:
         return self.keys.url_embedding(_checked_url(url), self.embedder)
@@ -241,9 +246,22 @@ class UrlCache(_Cache):
         """Read embeddings: one round trip for each ``batch_size``."""
         found: dict[str, FloatArray | None] = {}
         for part in self._parts(list(dict.fromkeys(urls))):
-            reply = yield RedisCall(("MGET", *(self._key(url) for url in part)))
+            reply = yield from self._values([self._key(url) for url in part])
             found.update({url: self._decode(data) for url, data in zip(part, reply, strict=True)})
         return found
+
+    def _values(self, keys: list[bytes]) -> Flow[Sequence[bytes | None]]:
+        if not self.is_spread:
+            try:
+                reply: Sequence[bytes | None] = yield RedisCall(("MGET", *keys))
+                return reply
+            except RedisCommandError as error:
+                if error.code != "CROSSSLOT":
+                    raise
+            # A cluster, which has them in many slots. Nothing was done; asked once for each object.
+            self.is_spread = True
+        reply = yield RedisBatch(tuple([("GET", key) for key in keys]))
+        return reply
 
     def set_many(self, embeddings: Mapping[str, VectorLike]) -> Flow[dict[str, bool]]:
         """Store embeddings: one round trip for each ``batch_size``."""

@@ -35,10 +35,30 @@ def _identity(prefix: str) -> str:
     return f"{prefix}{next(_numbers):06d}{time.monotonic_ns() & 0xFFFFFF:06x}"
 
 
+def _wants_json(request: Mapping[str, Any]) -> bool:
+    """Whether an object is asked for, in one of the protocols' ways."""
+    around = [request.get(name) for name in ("text", "output_config")]
+    forms = [request.get("response_format"), request.get("output_format")]
+    forms += [one.get("format") for one in around if isinstance(one, dict)]
+    return any(isinstance(form, dict) and str(form.get("type")).startswith("json") for form in forms)
+
+
+def _unnamed(asked: Any) -> Any:
+    """Return what is asked without the ids of items: they are new in each answer that comes back."""
+    if not isinstance(asked, list):
+        return asked
+    return [
+        {name: part for name, part in item.items() if name != "id"} if isinstance(item, dict) else item
+        for item in asked
+    ]
+
+
 def _said(request: Mapping[str, Any]) -> str:
+    if _wants_json(request):
+        return '{"city": "Bern"}'
     for name in ("messages", "input", "system", "instructions"):
         if request.get(name):
-            data = orjson.dumps([request.get("model"), request.get("temperature"), request[name]])
+            data = orjson.dumps([request.get("model"), request.get("temperature"), _unnamed(request[name])])
             fact = _FACTS[hashlib.sha256(data).digest()[0] % len(_FACTS)]
             return f"Scripted answer {hashlib.sha256(data).hexdigest()[:8]}. {fact}"
     return "You asked nothing."

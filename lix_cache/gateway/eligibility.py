@@ -69,6 +69,9 @@ def _is_clients(protocol: str, tool: Any) -> bool:
     if not isinstance(tool, Mapping):
         return False
     kind = tool.get("type")
+    if protocol == "responses" and kind == "web_search" and tool.get("external_web_access") is False:
+        # Codex offers it in each request. An answer that used it is not stored: protocols/responses.py.
+        return True
     if protocol == "messages":
         # A tool of the client's own need not say its type.
         return kind is None or (isinstance(kind, str) and kind.startswith(_CLIENT_TOOLS[protocol]))

@@ -22,6 +22,7 @@ __all__ = ["RULES", "Rule", "normaliser"]
 
 _MONTHS = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*"
 _DATE = rf"(?:\d{{4}}[-/]\d{{1,2}}[-/]\d{{1,2}}|\d{{1,2}}/\d{{1,2}}/\d{{4}}|(?:[A-Z][a-z]{{2,8}},? )?{_MONTHS} \d{{1,2}},? \d{{4}})"
+_HOME = r"(?:/|~|[A-Za-z]:\\)[^\n`]{0,500}"
 _PATH = r"(?:/|~|[A-Za-z]:\\)[^\n<>]{0,500}"
 
 
@@ -78,13 +79,14 @@ RULES = {
         ),
         _rule(
             "cwd",
-            rf"(?P<a>^[ \t]*(?:[-*] )?(?:Primary working directory|Working directory|Current working directory|cwd): ){_PATH}(?P<b>$)",
+            rf"(?P<a>^[ \t]*(?:[-*] )?(?:Primary working directory|Working directory|Current working directory|Workspace root folder|cwd): ){_PATH}(?P<b>$)",
             (
                 (
                     "<env>\nWorking directory: /tmp/a1\nPlatform: linux",
                     "<env>\nWorking directory: /tmp/b\nPlatform: linux",
                 ),
                 (" - Primary working directory: /home/u/x", " - Primary working directory: /home/u/y"),
+                ("  Workspace root folder: /tmp/a", "  Workspace root folder: /tmp/b"),
             ),
             (
                 "Output directory: /tmp/a1",
@@ -94,9 +96,24 @@ RULES = {
         ),
         _rule(
             "cwd-tag",
-            rf"(?P<a><cwd>){_PATH}(?P<b></cwd>)",
-            (("<cwd>/tmp/a</cwd>", "<cwd>/tmp/b</cwd>"),),
-            ("<path>/tmp/a</path>",),
+            rf"(?P<a><(?P<tag>cwd|root)>){_PATH}(?P<b></(?P=tag)>)",
+            (
+                ("<cwd>/tmp/a</cwd>", "<cwd>/tmp/b</cwd>"),
+                ("<workspace_roots><root>/tmp/a</root>", "<workspace_roots><root>/tmp/b</root>"),
+            ),
+            ("<path>/tmp/a</path>", "<root>2</root>", "<cwd>/tmp/a</root>"),
+        ),
+        _rule(
+            "agent-home",
+            rf"(?P<a>^(?:You have a persistent, file-based memory system at |- `r\d{{1,2}}` = )`){_HOME}(?P<b>`)",
+            (
+                (
+                    "You have a persistent, file-based memory system at `/home/a/.claude/projects/-x/memory/`. It exists.",
+                    "You have a persistent, file-based memory system at `/home/b/.claude/projects/-y/memory/`. It exists.",
+                ),
+                ("- `r0` = `/home/a/.codex/skills/.system`", "- `r0` = `/home/b/.codex/skills/.system`"),
+            ),
+            ("- `r0` = `12`", "Read `/home/a/.codex/skills/.system`", "- `root` = `/home/a`"),
         ),
         _rule(
             "git-status",
@@ -122,7 +139,7 @@ RULES = {
         ),
         _rule(
             "token-budget",
-            r"(?P<a><system_warning>Token usage: |<budget:token_budget>)[\d,]{1,12}(?:/[\d,]{1,12}; [\d,]{1,12} remaining)?(?P<b></)",
+            r"(?P<a><system_warning>Token usage: |<budget:token_budget>|<total_tokens>)[\d,]{1,12}(?:/[\d,]{1,12}; [\d,]{1,12} remaining| tokens left)?(?P<b></)",
             (
                 (
                     "<system_warning>Token usage: 1200/200000; 198800 remaining</system_warning>",
@@ -131,6 +148,10 @@ RULES = {
                 (
                     "<budget:token_budget>200000</budget:token_budget>",
                     "<budget:token_budget>1</budget:token_budget>",
+                ),
+                (
+                    "<total_tokens>15000000 tokens left</total_tokens>",
+                    "<total_tokens>14978081 tokens left</total_tokens>",
                 ),
             ),
             ("Token usage: 1200/200000; 198800 remaining", "<budget>200000</budget>"),

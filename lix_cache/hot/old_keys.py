@@ -5,8 +5,8 @@
 milliseconds modulo 2**31, so of two messages of one millisecond only the second has survived,
 and its number stands in the list twice. All keys have a time to live of their own, 24 hours by default.
 
-None of them has a hash tag: the old package knew no clusters. There, asking for them fails, and
-that is taken for there being none.
+None of them has a hash tag: the old package knew no clusters. There a script may not take them beside
+keys of ours, and says so; nor may it where the user may not use them. Both are taken for there being none.
 """
 
 from __future__ import annotations
@@ -14,19 +14,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lix_cache.hot.keys import Keys, escape_pattern
 from lix_cache.hot.scripts import Command, Script, ScriptCall
 from lix_cache.messages.session_key import plain_of, stored_plain
 
-__all__ = ["OLD", "OldMessage", "OldSessions", "old_list_key"]
+__all__ = ["OLD", "OUT_OF_REACH", "OldMessage", "OldSessions", "old_list_key"]
 
 #: Keys that one step of a scan looks at: some 0.3 ms of the server's time.
 _SCAN_COUNT = 1000
 
 #: What a script answers instead of doing its work, where the old package has left messages.
 OLD = b"OLD"
+
+#: What a server answers that cannot be asked for keys of the old package: a cluster, which has them in
+#: other slots than ours or on other servers; one whose user may not use them.
+OUT_OF_REACH = frozenset({"CROSSSLOT", "MOVED", "NOPERM"})
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,11 @@ class OldSessions:
         """What the key of every session's list begins with."""
         return _list_key(self.prefix, "")
 
+    @staticmethod
+    def knows(session_id: str) -> bool:
+        """Whether the old package may have a session of this id; it knew no namespaces."""
+        return plain_of(session_id) is not None
+
     def list_key(self, session_id: str) -> str:
         # A key that is never there stands for none.
         return old_list_key(self.prefix, session_id) or Keys(self.prefix).probe()
@@ -102,16 +110,28 @@ class OldSessions:
         """Ask how many milliseconds a session's list will live; negative if without an end, or not there."""
         return ("PTTL", self.list_key(session_id))
 
-    def read(self, session_id: str, limit: int) -> Command:
-        """Read the oldest messages."""
-        return ScriptCall(_READ, (self.list_key(session_id),), (self._message_start(session_id), limit))
+    def without_list(self, command: Command) -> ScriptCall | None:
+        """Return a command as it is where the old list is not looked for; None if it does not look."""
+        if isinstance(command, ScriptCall) and len(command.keys) > 1:
+            last = command.keys[-1]
+            if isinstance(last, bytes) and last.startswith(self.lists.encode()):
+                return ScriptCall(command.script, command.keys[:-1], command.args)
+        return None
+
+    def numbers(self, session_id: str, limit: int, passed: int = 0) -> Command:
+        """List the numbers of the oldest messages, the oldest last; but for so many of them."""
+        return ("LRANGE", self.list_key(session_id), -limit - passed, -1 - passed)
+
+    def read(self, session_id: str, numbers: Sequence[bytes]) -> Command:
+        """Read the messages of these numbers, or the first of them."""
+        return ScriptCall(_READ, tuple(self.message_key(session_id, number) for number in numbers), ())
 
     @staticmethod
-    def messages(reply: Any) -> list[OldMessage]:
-        """Return them, oldest first, each number's message once."""
+    def messages(numbers: Sequence[bytes], reply: Sequence[bytes]) -> list[OldMessage]:
+        """Return those that were read, each number's message once."""
         seen: set[bytes] = set()
         found = []
-        for number, data in zip(reply[0::2], reply[1::2], strict=True):
+        for number, data in zip(numbers, reply, strict=False):
             found.append(OldMessage(number, None if number in seen else data or None))
             seen.add(number)
         return found
@@ -122,7 +142,9 @@ class OldSessions:
 
     def trim(self, session_id: str, messages: Sequence[OldMessage]) -> Command:
         """Forget messages that were read: those with ``data`` are kept elsewhere now."""
-        args: list[bytes | str] = [self._message_start(session_id)]
+        keys: list[bytes | str] = [self.list_key(session_id)]
+        args: list[bytes | str] = []
         for message in messages:
+            keys.append(self.message_key(session_id, message.number))
             args += (message.number, "" if message.data is None else _sha1(message.data))
-        return ScriptCall(_TRIM, (self.list_key(session_id),), tuple(args))
+        return ScriptCall(_TRIM, tuple(keys), tuple(args))

@@ -36,6 +36,8 @@ _CODE_OF_CLASS = {
     "MasterDownError": "MASTERDOWN",
     "ClusterDownError": "CLUSTERDOWN",
     "TryAgainError": "TRYAGAIN",
+    "ClusterCrossSlotError": "CROSSSLOT",
+    "MovedError": "MOVED",
     "AuthenticationError": "WRONGPASS",
     "AuthenticationWrongNumberOfArgsError": "WRONGPASS",
     "AuthorizationError": "NOPERM",

@@ -11,7 +11,7 @@ from lix_cache.hot.old_keys import OLD, OldSessions, old_list_key
 from lix_cache.hot.replies import LARGEST_SEQ, Added, Cold, End, Found, Gap, Looked, Page, Refused
 from lix_cache.hot.scripts import Command, ScriptCall, Value
 from lix_cache.messages.packing import is_repeated, pack_hot, unpack_window
-from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, parse_id
+from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, parse_id, parse_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -43,7 +43,7 @@ class _Names(NamedTuple):
         add: the keys of an add.
         known: and, where the messages have keys of their own, these.
         read: and of a read.
-        old: the list that the old package may have left.
+        old: and, where it is looked for, the list that the old package may have left.
         ttl: of the window, in milliseconds.
     """
 
@@ -51,7 +51,7 @@ class _Names(NamedTuple):
     add: tuple[bytes, ...]
     known: tuple[bytes, ...]
     read: tuple[bytes, ...]
-    old: bytes
+    old: tuple[bytes, ...]
     ttl: bytes
 
 
@@ -86,7 +86,7 @@ class HotWindow:
                 (window, active, *(key.encode() for key in others)),
                 tuple(key.encode() for key in keys.known(session_id)),
                 (window, active, keys.ticket(session_id).encode()),
-                old_list_key(keys.prefix, session_id).encode(),
+                (old.encode(),) if (old := old_list_key(keys.prefix, session_id)) else (),
                 b"%d" % self.ttl_ms,
             )
             self._names[session_id] = names
@@ -133,14 +133,14 @@ class HotWindow:
             window + self.batch,
             window,
             int(gap),
-            names.old if look_for_old else b"",
             len(packed),
             *packed,
         )
+        old = names.old if look_for_old else ()
         if not tags:
-            return ScriptCall(scripts.ADD, names.add, args)
+            return ScriptCall(scripts.ADD, names.add + old, args)
         args += (*tags, int(keys_looked_for), forgotten.ms, forgotten.seq)
-        return ScriptCall(scripts.ADD, names.add + names.known, args)
+        return ScriptCall(scripts.ADD, names.add + names.known + old, args)
 
     @property
     def old(self) -> OldSessions:
@@ -205,8 +205,8 @@ class HotWindow:
         start = b"+" if below is None else str(below)
         return ScriptCall(
             scripts.READ,
-            names.read,
-            (names.session, count, BYTES_AT_ONCE, names.ttl, names.old, start, nonce),
+            names.read + names.old,
+            (names.session, count, BYTES_AT_ONCE, names.ttl, start, nonce),
         )
 
     @staticmethod
@@ -238,18 +238,11 @@ class HotWindow:
             after: begin after this one; to read a window page by page.
             look_for_old: do nothing where the old package left messages.
         """
-        return ScriptCall(
-            scripts.OLDEST,
-            (self.keys.window(session_id),),
-            (
-                keep,
-                limit,
-                max_bytes,
-                at_least,
-                "" if after is None else str(after),
-                old_list_key(self.keys.prefix, session_id) if look_for_old else "",
-            ),
-        )
+        keys: tuple[str | bytes, ...] = (self.keys.window(session_id),)
+        if look_for_old:
+            keys += self._names_of(session_id).old
+        start = "" if after is None else str(after)
+        return ScriptCall(scripts.OLDEST, keys, (keep, limit, max_bytes, at_least, start))
 
     @staticmethod
     def oldest_turns(reply: Any) -> Page:
@@ -394,5 +387,4 @@ class HotWindow:
 
 
 def _turns(flat: Sequence[bytes]) -> list[Turn]:
-    names = map(parse_id, flat[0::2])
-    return unpack_window(list(zip(names, flat[1::2], strict=True)))
+    return unpack_window(list(zip(parse_ids(flat[0::2]), flat[1::2], strict=True)))

@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from lix_cache.kv.identity import Fingerprint
 from lix_cache.kv.tensors import State
 
-__all__ = ["Engine", "Live", "Options"]
+__all__ = ["Engine", "Halt", "Live", "Options"]
+
+
+class Halt:
+    """Ends a generation from any thread, while its prompt is being computed as well."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._lock = threading.Lock()
+        self._hearing: list[Callable[[], object]] = []
+
+    def set(self) -> None:
+        """End it."""
+        with self._lock:
+            self.is_set = True
+            heard, self._hearing = self._hearing, []
+        for call in heard:
+            call()
+
+    @contextlib.contextmanager
+    def heard_by(self, call: Callable[[], object]) -> Iterator[None]:
+        """Have a function called when it is set, or at once if it is: what waits for a server cannot look."""
+        with self._lock:
+            if not self.is_set:
+                self._hearing.append(call)
+        if self.is_set:
+            call()
+        try:
+            yield
+        finally:
+            with self._lock, contextlib.suppress(ValueError):
+                self._hearing.remove(call)
 
 
 @dataclass(frozen=True)
@@ -21,12 +54,18 @@ class Options:
         temperature: 0 is greedy.
         top_p: share of the probability to choose from.
         seed: of the choice; None is by chance.
+        halt: ends it before its end.
     """
 
     max_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
+    halt: Halt | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def is_halted(self) -> bool:
+        return self.halt is not None and self.halt.is_set
 
 
 @dataclass
@@ -114,7 +153,8 @@ class Engine(Protocol):
     def generate(self, live: Live, ids: Sequence[int], options: Options) -> Iterator[int]:
         """Compute the state of more tokens, at least one, and yield those that the model makes of them.
 
-        The last one that it yields is not in the state.
+        The last one that it yields is not in the state. Halted while it computes the prompt, it raises
+        EngineError, and the sequence holds what it did compute, or less.
         """
         ...
 
@@ -128,4 +168,8 @@ class Engine(Protocol):
 
     def release(self, live: Live) -> None:
         """Let go of a sequence."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the model. No sequence is used after that."""
         ...

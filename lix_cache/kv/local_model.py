@@ -12,17 +12,16 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any, Literal
 
 from lix_cache._log import logger
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.daemon import Bell, start_thread
-from lix_cache.errors import EngineError, KvError
+from lix_cache.errors import EngineBusy, EngineError, KvError
 from lix_cache.kv.encodings import check_encoding
-from lix_cache.kv.engine import Engine, Live, Options
+from lix_cache.kv.engine import Engine, Halt, Live, Options
 from lix_cache.kv.identity import BLOCK_TOKENS, Ids, as_ids
-from lix_cache.kv.lookup import Want, covering, load, stored
+from lix_cache.kv.lookup import Want, covering, load, nearest_known, stored
 from lix_cache.kv.manifest import Manifest, mark_of
 from lix_cache.kv.memory import Entry
 from lix_cache.kv.miss import Miss, common_prefix, miss_between
@@ -36,8 +35,6 @@ __all__ = ["LocalModel"]
 
 #: Places where text and tokens meet that a session keeps.
 _MOST_MARKS = 64
-#: Sessions that a miss is compared with: those used last.
-_MOST_COMPARED = 64
 
 
 class LocalModel(WriteBehind):
@@ -88,6 +85,7 @@ class LocalModel(WriteBehind):
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
+        halt: Halt | None = None,
     ) -> Reply:
         """Begin a reply.
 
@@ -97,17 +95,17 @@ class LocalModel(WriteBehind):
             tenant: nothing is shared between two of them.
             tools: for the chat template.
             stop: texts that end the reply, and are not in it.
-            max_tokens, temperature, top_p, seed: of :class:`~lix_cache.kv.engine.Options`.
+            max_tokens, temperature, top_p, seed, halt: of :class:`~lix_cache.kv.engine.Options`.
 
         Raises:
             InvalidInput: there is no prompt, or it is too long.
             EngineError: the engine failed.
         """
-        options = Options(max_tokens, temperature, top_p, seed)
+        options = Options(max_tokens, temperature, top_p, seed, halt)
         held = contextlib.ExitStack()
         with self._book:
             if self._closed:
-                raise EngineError("the model is closed")
+                raise EngineBusy("the model is closed, or about to be exchanged; try again")
             self._running += 1
         held.callback(self._leave)
         try:
@@ -171,8 +169,19 @@ class LocalModel(WriteBehind):
 
         tokens = self._made(entry, prompt, options)
         self.counters["calls"] += 1
+        detokenize, ends = self.engine.detokenize, self.engine.end_ids
+        live = entry.live
         return Reply(
-            entry.session, usage, miss, tokens, self.engine.detokenize, stop, self.engine.end_ids, over
+            entry.session,
+            usage,
+            miss,
+            tokens,
+            detokenize,
+            stop,
+            ends,
+            over,
+            lambda: live.evaluated,
+            prompt.tokens,
         )
 
     def _made(self, entry: Entry, prompt: Prompt, options: Options) -> Iterator[int]:
@@ -183,6 +192,8 @@ class LocalModel(WriteBehind):
             # A whole state can only be had while the sequence stands there.
             for count in sorted(entry.checkpoints.values()):
                 if len(live.ids) < count < len(prompt.tokens):
+                    if options.is_halted:
+                        raise EngineError("the generation was halted")
                     self.engine.prefill(live, prompt.tokens[len(live.ids) : count])
                     live.snapshots[count] = self.engine.export(live, 0, count)
         passed = len(live.ids) - start
@@ -199,8 +210,8 @@ class LocalModel(WriteBehind):
 
     def _after(self, entry: Entry, reply: Reply, prompt: Prompt) -> None:
         live, count = entry.live, len(prompt.tokens)
-        cached = count - live.evaluated if reply.ids else reply.usage.cached_tokens
-        reply.usage = replace(reply.usage, cached_tokens=cached, completion_tokens=len(reply.ids))
+        cached = reply.usage.cached_tokens
+        reply.usage = replace(reply.usage, completion_tokens=len(reply.ids))
         self.counters.update(prompt_tokens=count, cached_tokens=cached, completion_tokens=len(reply.ids))
         if prompt.text and len(live.ids) >= count:
             made = live.ids[count:]
@@ -330,15 +341,8 @@ class LocalModel(WriteBehind):
         """Return where a prompt leaves the session's own sequence, or the nearest of the tenant."""
         nearest, name = as_ids(before), session
         if not len(nearest):
-            known = [(as_ids(one.live.ids), one.session) for one in self._memory.all(tenant)]
-            if self._store is not None:
-                on_disk = self._store.manifests(self.fingerprint, tenant)
-                known += [(one.ids, one.session) for one in islice(on_disk, _MOST_COMPARED)]
-            best = max(known, key=lambda one: common_prefix(prompt.ids, one[0]), default=None)
-            if best is None:
-                return None
-            nearest, name = best
-        if common_prefix(prompt.ids, nearest) in (len(nearest), len(prompt.ids)):
+            nearest, name = nearest_known(self._memory, self._store, self.fingerprint, tenant, prompt.ids)
+        if not len(nearest) or common_prefix(prompt.ids, nearest) in (len(nearest), len(prompt.ids)):
             return None
         miss = miss_between(prompt.ids, nearest, prompt.parts, name)
         if miss is not None:
@@ -375,7 +379,7 @@ class LocalModel(WriteBehind):
         return True
 
     def close(self) -> None:
-        """Write everything to disk and let go of it."""
+        """Write everything to disk and let go of it. The engine stays: it is its owner's."""
         self._closed = True
         self._bell.set()
         for entry in self._memory.all():

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from lix_cache.kv.block_file import Description
 from lix_cache.kv.engine import Engine, Live
-from lix_cache.kv.identity import BLOCK_TOKENS, Fingerprint, Ids, chain_of, partial_name, tenant_digest
+from lix_cache.kv.identity import (
+    BLOCK_TOKENS,
+    Fingerprint,
+    Ids,
+    as_ids,
+    chain_of,
+    partial_name,
+    tenant_digest,
+)
 from lix_cache.kv.manifest import Manifest
+from lix_cache.kv.memory import MemoryTier
+from lix_cache.kv.miss import common_prefix
 from lix_cache.kv.reader import KvReader
 from lix_cache.kv.store import Piece
 from lix_cache.kv.tensors import State
 
-__all__ = ["Stored", "Want", "covering", "kept_files", "load", "pieces", "stored"]
+__all__ = ["Stored", "Want", "covering", "kept_files", "load", "nearest_known", "pieces", "stored"]
+
+#: Sessions on disk that a prompt is compared with.
+_MOST_COMPARED = 64
 
 
 @dataclass(frozen=True)
@@ -178,3 +192,14 @@ def kept_files(before: Manifest, want: Want, kind: str, checkpoints: Mapping[str
         if not outgrown:
             kept[name] = needs
     return kept
+
+
+def nearest_known(
+    memory: MemoryTier, store: KvReader | None, fingerprint: Fingerprint, tenant: str, ids: Ids
+) -> tuple[Ids, str]:
+    """Return the sequence of a tenant that has most in common with a prompt, and whose it is."""
+    known = [(as_ids(one.live.ids), one.session) for one in memory.all(tenant)]
+    if store is not None:
+        on_disk = store.manifests(fingerprint, tenant)
+        known += [(one.ids, one.session) for one in islice(on_disk, _MOST_COMPARED)]
+    return max(known, key=lambda one: common_prefix(ids, one[0]), default=(as_ids([]), ""))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lix_cache.kv.miss import Miss
@@ -33,10 +33,12 @@ class Reply(Iterator[str]):
 
     Attributes:
         session: that it belongs to; give it with the next call to go on.
-        usage: of the call; complete when the iteration is over.
+        usage: of the call; of the prompt it is known with the first token, whole when the iteration is over.
         miss: why the prompt was not known, or None.
         ids: the tokens that were made.
         finish_reason: ``stop`` or ``length``; None before the end.
+        stopped_by: the stop text that ended it, if one did.
+        prompt: the tokens that it answers.
     """
 
     def __init__(
@@ -49,12 +51,17 @@ class Reply(Iterator[str]):
         stop: Sequence[str],
         end_ids: frozenset[int],
         over: Callable[[Reply], None],
+        computed: Callable[[], int] = lambda: 0,
+        prompt: Sequence[int] = (),
     ) -> None:
         self.session = session
         self.usage = usage
         self.miss = miss
         self.ids: list[int] = []
         self.finish_reason: Literal["stop", "length"] | None = None
+        self.stopped_by: str | None = None
+        self.prompt = prompt
+        self._computed = computed
         self._tokens = tokens
         self._detokenize = detokenize
         self._stop = tuple(text for text in stop if text)
@@ -104,13 +111,18 @@ class Reply(Iterator[str]):
         if token is None:
             self.finish_reason = self.finish_reason or "length"
             return self._end()
+        if not self.ids:
+            # Now the engine has counted what it computed of the prompt.
+            cached = max(0, self.usage.prompt_tokens - self._computed())
+            self.usage = replace(self.usage, cached_tokens=cached)
         self.ids.append(token)
         if token in self._end_ids:
             self.finish_reason = "stop"
             return self._end()
         self._text = self._detokenize(self.ids)
-        cut = min((at for at in map(self._text.find, self._stop) if at >= 0), default=-1)
-        if cut >= 0:
+        found = [(at, stop) for stop in self._stop if (at := self._text.find(stop)) >= 0]
+        if found:
+            cut, self.stopped_by = min(found)
             self._text = self._text[:cut]
             self.finish_reason = "stop"
             return self._end()

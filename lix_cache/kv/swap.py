@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from lix_cache._log import logger
-from lix_cache.errors import EngineError, KvBusy
+from lix_cache.errors import EngineBusy, KvBusy
 from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.reply import Reply
 
 __all__ = ["SwappableModel"]
 
-#: Loads a model, with its store.
+#: Loads a model, with its store. Its engine is closed when another takes its place.
 Load = Callable[[], LocalModel]
 
 
@@ -34,11 +34,11 @@ class SwappableModel:
         """The model that serves.
 
         Raises:
-            EngineError: one is being loaded.
+            EngineBusy: one is being loaded.
         """
         model = self._model
         if model is None:
-            raise EngineError("a model is being loaded; try again")
+            raise EngineBusy("a model is being loaded; try again")
         return model
 
     def generate(self, *arguments: Any, **options: Any) -> Reply:
@@ -66,7 +66,9 @@ class SwappableModel:
             if not old.drain(drain_seconds):
                 raise KvBusy(f"replies took longer than {drain_seconds} s; the model was not exchanged")
             old.close()
-            self._model = old = None  # type: ignore[assignment]
+            self._model = None
+            old.engine.close()
+            del old
             try:
                 self._model = load()
             except BaseException as error:
@@ -83,3 +85,4 @@ class SwappableModel:
         model, self._model = self._model, None
         if model is not None:
             model.close()
+            model.engine.close()

@@ -22,6 +22,7 @@ __all__ = ["is_repeated", "pack_hot", "unpack_hot", "unpack_window"]
 
 
 _HAS_NONCE = 1
+_AFTER_NONCE = 1 + NONCE_BYTES
 
 
 _HAS_VECTOR = 2
@@ -201,21 +202,19 @@ def unpack_window(rows: Sequence[tuple[MessageId, bytes]]) -> list[Turn]:
 
 
 def _unpack_batch(rows: Sequence[tuple[MessageId, bytes]]) -> list[Turn]:
-    nonces: list[bytes | None] = []
+    # For each message its nonce, and the message itself if it was coded; None where it is among the bodies.
+    found: list[tuple[bytes | None, Message | None]] = []
     bodies = []
-    # The messages that were coded; None where one is among the bodies.
-    coded: list[Message | None] = []
     for message_id, data in rows:
         head = data[0]
-        if head == _CODED | _HAS_NONCE:
-            nonces.append(data[1 : 1 + NONCE_BYTES])
-            coded.append(_unpack_coded(data, 1 + NONCE_BYTES, message_id))
-            continue
         if head == _HAS_NONCE:
-            nonces.append(data[1 : 1 + NONCE_BYTES])
-            body = data[1 + NONCE_BYTES :]
+            found.append((data[1:_AFTER_NONCE], None))
+            body = data[_AFTER_NONCE:]
+        elif head == _CODED | _HAS_NONCE:
+            found.append((data[1:_AFTER_NONCE], _unpack_coded(data, _AFTER_NONCE, message_id)))
+            continue
         elif head == 0:
-            nonces.append(None)
+            found.append((None, None))
             body = data[1:]
         else:
             raise ValueError("not as usual")
@@ -223,23 +222,22 @@ def _unpack_batch(rows: Sequence[tuple[MessageId, bytes]]) -> list[Turn]:
         if body[0] != _ARRAY_BEGINS or body[-1] != _ARRAY_ENDS:
             raise ValueError("not as usual")
         bodies.append(body)
-        coded.append(None)
     values = decode_json(b"[%b]" % b",".join(bodies)) if bodies else []
     if len(values) != len(bodies):
         # An array that ended in the middle of a body makes one too many.
         raise ValueError("not as usual")
     left = iter(values)
     turns = []
-    for row, message, nonce in zip(rows, coded, nonces, strict=True):
+    for (message_id, _), (nonce, message) in zip(rows, found, strict=True):
         if message is None:
-            message_id, value = row[0], next(left)
-            if len(value) == 2 and type(value) is list:
+            value = next(left)
+            if type(value) is list and len(value) == 2:
                 role, content = value
                 when = message_id[0] / 1000
                 message = {"role": role, "content": content, "timestamp": when, "metadata": {}}
             else:
                 message = _body_of(value, message_id)
-        turns.append(Turn(row[0], message, None, nonce))
+        turns.append(Turn(message_id, message, None, nonce))
     return turns
 
 

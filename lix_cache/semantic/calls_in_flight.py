@@ -104,7 +104,7 @@ class InFlightCall(_InFlight):
         """Store the answer, and give it to the waiting equal calls.
 
         A failure to store is no error: the result gives the reason, and waiting calls still get the
-        answer.
+        answer. A value that can never be stored is one: the call goes on, and takes another value.
 
         Args:
             value: the answer; for a stream that you have already read, ``Streamed(events, final)``.
@@ -113,10 +113,10 @@ class InFlightCall(_InFlight):
             tokens: of the prompt and of the completion.
 
         Raises:
-            InvalidInput: the call has ended before, or an argument is not usable.
+            InvalidInput: the call has ended before, or the value or an argument is not usable.
         """
         keep = self._keep(ttl_seconds, tags, tokens)
-        stored: Stored = self._drive(self._lead.complete(value, keep))
+        stored: Stored = self._drive(self._lead.offered(value, keep))
         return stored
 
     def fail(self, error: Exception | None = None) -> None:
@@ -178,7 +178,7 @@ class AsyncInFlightCall(_InFlight):
     ) -> Stored:
         """See :meth:`InFlightCall.complete`."""
         keep = self._keep(ttl_seconds, tags, tokens)
-        stored: Stored = await self._drive(self._lead.complete(value, keep))
+        stored: Stored = await self._drive(self._lead.offered(value, keep))
         return stored
 
     async def fail(self, error: Exception | None = None) -> None:

@@ -18,11 +18,11 @@ import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from lix_cache._log import logger
 from lix_cache.effects import Call, Compute, Flow
-from lix_cache.errors import LixCacheError, told
+from lix_cache.errors import InvalidInput, LixCacheError, told
 from lix_cache.hot.keys import digest
 from lix_cache.matching.reasons import Reason
 from lix_cache.semantic import insert, lookup
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from lix_cache.vectors import VectorLike
 
 __all__ = ["Asking", "Keep", "Lead", "Wait", "join", "lead_if_free", "leading_of", "look"]
+
+T = TypeVar("T")
 
 _TOKEN_BYTES = 16
 #: Waits for what a flight brings, so many seconds and then OVERDUE, as the variant waits.
@@ -85,6 +87,13 @@ class Keep:
     tokens: tuple[int, int] | None = None
 
 
+class _NotAnAnswer(Exception):
+    """What is offered as the answer cannot be one: the call goes on."""
+
+    def __init__(self, error: InvalidInput) -> None:
+        self.error = error
+
+
 class Lead:
     """The duty to end a call that others may wait for.
 
@@ -92,6 +101,7 @@ class Lead:
         flight: in this process; None: others do not wait for this one.
         shared: across processes; None: nor do they.
         missed: the lookup that found nothing.
+        unkept: why its answer will not be stored, if that is known.
         stored: what happened to the answer; None until the call has ended.
     """
 
@@ -103,11 +113,13 @@ class Lead:
         flight: Flight | None = None,
         shared: Shared | None = None,
         missed: Lookup | None = None,
+        unkept: str = "",
     ) -> None:
         self._pid = os.getpid()
         self.core, self.flights, self.asking = core, flights, asking
         self.flight, self.shared = flight, shared
         self.missed = Lookup(False) if missed is None else missed
+        self.unkept = unkept
         self.stored: Stored | None = None
         #: Whether an end was begun: completed, recorded or failed. Only the first counts.
         self.is_ending = False
@@ -120,22 +132,56 @@ class Lead:
 
     def complete(self, result: Any, keep: Keep) -> Flow[Stored]:
         """Store an answer, and hand it to those who wait. Trouble with storing is no error."""
-        self.is_ending = True
+        return (yield from self.ending(self._completed(result, keep)))
+
+    def offered(self, result: Any, keep: Keep) -> Flow[Stored]:
+        """Complete the call with what an application gives.
+
+        Raises:
+            InvalidInput: it cannot be stored, whatever the state of Redis. The call goes on.
+        """
+        return (yield from self.ending(self._completed(result, keep, refuses=True)))
+
+    def run(self, make: Callable[[], Any], keep: Keep) -> Flow[Any]:
+        """Make the answer, complete the call with it, and return it."""
+
+        def made() -> Flow[Any]:
+            result = yield Call(make)
+            yield from self._completed(result, keep)
+            return result
+
+        return (yield from self.ending(made()))
+
+    def ending(self, flow: Flow[T]) -> Flow[T]:
+        """Run a flow that ends the call. Where it is cut off, or fails, those who wait are told."""
         try:
-            stored = self.stored = yield from self._store(result, keep)
-            if self.shared is not None:
-                yield from self.shared.give_back(stored=bool(stored))
-            landed = yield from self._recipe(result)
+            return (yield from flow)
         except GeneratorExit:
             self.drop()
             raise  # there is no driver any more to yield to; in Redis the flight ends at its deadline
+        except _NotAnAnswer as refused:
+            self.is_ending = False
+            raise refused.error from None
         except Exception as error:
             yield from self.fail(error)
             raise
         except BaseException:
+            # Who led was stopped, not the others: one of them goes on.
             yield from self.fail(None)
             raise
-        self.land(landed)
+
+    def _completed(self, result: Any, keep: Keep, *, refuses: bool = False) -> Flow[Stored]:
+        self.is_ending = True
+        try:
+            stored = yield from self._store(result, keep)
+        except InvalidInput as error:
+            if refuses:
+                raise _NotAnAnswer(error) from None
+            stored = self._not_stored(error)
+        self.stored = stored
+        if self.shared is not None:
+            yield from self.shared.give_back(stored=bool(stored))
+        self.land((yield from self._recipe(result)))
         return stored
 
     def fail(self, error: Exception | None) -> Flow[None]:
@@ -191,8 +237,8 @@ class Lead:
         core, asking = self.core, self.asking
         if self.stored is not None:
             return self.stored  # it was refused while it came
-        if self.missed.reason == Reason.POLICY:
-            return Stored(refused=Reason.POLICY)
+        if self.unkept:
+            return self._refused(self.unkept)
         if result is None:
             return self._refused("empty")
         if not asking.is_unchanged():
@@ -203,9 +249,14 @@ class Lead:
         )
         try:
             return (yield from insert.store(core, answer))
+        except InvalidInput:
+            raise
         except LixCacheError as error:
-            logger.warning("an answer of {} was not stored: {}", asking.name, told(error))
-            return self._refused(type(error).__name__)
+            return self._not_stored(error)
+
+    def _not_stored(self, error: LixCacheError) -> Stored:
+        logger.warning("an answer of {} was not stored: {}", self.asking.name, told(error))
+        return self._refused(type(error).__name__)
 
     def _refused(self, rule: str) -> Stored:
         self.core.stats.refused(rule)
@@ -237,7 +288,7 @@ def join(
         return Lead(core, flights, asking, missed=missed)
     if flights.is_inside(key):
         # It calls itself: waiting would be for ever.
-        return Lead(core, flights, asking, missed=Lookup(False, reason=Reason.POLICY))
+        return Lead(core, flights, asking, missed=missed, unkept="nested")
     until = clock.monotonic() + asking.lock_seconds
     while True:
         flight = flights.join(key)
@@ -250,7 +301,7 @@ def join(
             flights.give_up(key, flight)
             return Lead(core, flights, asking, missed=missed)
         if landed is UNSHARED:
-            return Lead(core, flights, asking, missed=Lookup(False, reason=Reason.POLICY))
+            return Lead(core, flights, asking, missed=missed, unkept="unshared")
         if isinstance(landed, Recipe):
             core.stats.count("shared_runs")
             answer = (yield Compute(landed.make, None, "copying")) if landed.is_large else landed.make()
@@ -290,7 +341,8 @@ def leading_of(lead: Lead) -> tuple[weakref.ref[Flight], ...]:
 
 def _led(lead: Lead, until: float) -> Flow[Lookup | Lead]:
     """Wait for the turn among processes, or for what another of them stores."""
-    try:
+
+    def turn() -> Flow[Lookup | Lead]:
         yield from _tell_dropped(lead.flights)
         shared = lead.shared
         found = None
@@ -298,15 +350,10 @@ def _led(lead: Lead, until: float) -> Flow[Lookup | Lead]:
             found = yield from shared.take(lambda: look(lead.core, lead.asking), until)
         if found is None:
             return lead
-        landed = yield from lead._recipe(found.response)  # noqa: SLF001 - this module's own class
-    except Exception as error:
-        yield from lead.fail(error)
-        raise
-    except BaseException:
-        lead.drop()
-        raise
-    lead.land(landed)
-    return found
+        lead.land((yield from lead._recipe(found.response)))  # noqa: SLF001 - this module's own class
+        return found
+
+    return (yield from lead.ending(turn()))
 
 
 def _tell_dropped(flights: Flights) -> Flow[None]:

@@ -68,8 +68,9 @@ class Stored:
     Attributes:
         entry_id: for :meth:`SemanticCache.report_wrong`; None if nothing was stored.
         refused: why not, as ``get_stats`` counts it under ``stores_refused``: a rule of the policy,
-            ``too_large`` or ``not_plain`` of a stream, ``changed``, ``reported``, ``redis``, or the
-            name of an error.
+            ``too_large`` or ``not_plain`` of a stream, ``empty``, ``changed``, ``nested`` (the call is
+            inside an equal one), ``unshared`` (the equal call that it waited for had an answer that
+            could not be shared), ``reported``, ``redis``, or the name of an error.
     """
 
     entry_id: str | None = None

@@ -128,21 +128,9 @@ class Calls:
         inside = leading.get()
         try:
             leading.set((*inside, *in_flight.leading_of(lead)))
-            result = yield Call(functools.partial(self._source, question))
-            yield from lead.complete(result, self._keep(question))
-        except GeneratorExit:
-            lead.drop()
-            raise  # there is no driver any more to yield to; in Redis the flight ends at its deadline
-        except Exception as error:
-            yield from lead.fail(error)
-            raise
-        except BaseException:
-            # Who led was stopped, not the others: one of them goes on.
-            yield from lead.fail(None)
-            raise
+            return (yield from lead.run(functools.partial(self._source, question), self._keep(question)))
         finally:
             leading.set(inside)
-        return result
 
     def _refresh(self, question: Question, variant: Variant) -> Flow[None]:
         """Run the function for an answer that was served though it is getting old."""

@@ -20,9 +20,12 @@ from lix_cache.errors import (
     ArchiveError,
     ArchiveUnavailable,
     LixCacheError,
+    RedisAuthError,
+    RedisCommandError,
     RedisUnavailable,
     told,
 )
+from lix_cache.hot.old_keys import OUT_OF_REACH
 from lix_cache.hot.probe import READS_ONLY
 from lix_cache.messages.turn import Turn, once, sign_of
 
@@ -155,6 +158,8 @@ def ask(
     Raises:
         NewConnection: there is a newer one; nothing was sent.
     """
+    if not store.layout.meets_old:
+        command = store.hot.old.without_list(command) or command
     if store.breaker.is_open and store.settings.on_redis_error == "archive":
         raise RedisUnavailable(
             f"{store.endpoint.label} did not answer a moment ago; it is asked again in "
@@ -163,6 +168,13 @@ def ask(
         )
     try:
         return (yield RedisCall(command, opened))
+    except (RedisAuthError, RedisCommandError) as error:
+        without = store.hot.old.without_list(command) if error.code in OUT_OF_REACH else None
+        if without is None:
+            raise
+        # Nothing was done. Once for each process: from now on it is not looked for.
+        store.layout.meets_old = False
+        return (yield from ask(store, without, repeat=repeat, opened=opened))
     except RedisUnavailable as error:
         store.count("redis_errors")
         broke = error.maybe_done and not error.timed_out

@@ -33,7 +33,9 @@ def get_context(session: Session, budget: Budget) -> Flow[list[Message]]:
 def _within(session: Session, budget: Budget, turns: list[Turn], count: int) -> Flow[list[Turn]]:
     """Return what the budget keeps of the newest ``count`` turns."""
     kept = budget.kept([turn.body for turn in turns], count)
-    if kept or not turns or count == 0:
+    if len(kept) == len(turns):
+        return turns
+    if kept or count == 0:
         return [turns[i] for i in kept]
     # Nothing but results whose call is further back: one call with more results than the
     # window has room for. It is looked for; and where there is none, what was found is better than
@@ -107,7 +109,7 @@ def _relevant(
 
 
 def _messages(turns: list[Turn]) -> list[Message]:
-    return [from_turn(turn) for turn in turns]
+    return [turn.body if turn.vector is None else from_turn(turn) for turn in turns]
 
 
 def format_context(messages: list[Message], max_lines: int) -> str:

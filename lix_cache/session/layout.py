@@ -31,10 +31,17 @@ T = TypeVar("T")
 
 @dataclass
 class Layout:
-    """Where this process has found its number of buckets noted."""
+    """What this process knows of how a store is laid out.
+
+    Attributes:
+        in_redis: it has found its number of buckets noted there.
+        in_archive: and there.
+        meets_old: the server can be asked for keys of the old package, as far as is known.
+    """
 
     in_redis: bool = False
     in_archive: bool = False
+    meets_old: bool = True
 
 
 class StoreDriver(SyncDriver):

@@ -14,15 +14,27 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from lix_cache.archive.legacy import milliseconds_of, old_turn
 from lix_cache.effects import DiskCall, Flow, RedisBatch, RedisCall
-from lix_cache.errors import ArchiveCorrupt, LixCacheError, RedisError, RedisUnavailable, told
-from lix_cache.hot.old_keys import OldMessage
+from lix_cache.errors import (
+    ArchiveCorrupt,
+    LixCacheError,
+    RedisAuthError,
+    RedisCommandError,
+    RedisError,
+    RedisUnavailable,
+    told,
+)
+from lix_cache.hot.old_keys import OUT_OF_REACH, OldMessage
+from lix_cache.hot.scripts import Command
 from lix_cache.messages.turn import NONCE_BYTES, ZERO_ID, MessageId, Turn
 from lix_cache.session.store import SessionStore
 
-__all__ = ["Pass", "drop_locked", "rescue", "take_over_locked"]
+__all__ = ["Pass", "drop_locked", "is_left", "rescue", "take_over_locked"]
+
+T = TypeVar("T")
 
 #: The daemon moves an old session that has gone unused so long that it expires within this time,
 #: in milliseconds. Not before: a process of lix-open-cache that still runs may use it.
@@ -62,10 +74,7 @@ def take_over_locked(store: SessionStore, session_id: str, offload: Callable[[],
     """
     old = store.hot.old
     move: _Move | None = None
-    while True:
-        found = old.messages((yield RedisCall(old.read(session_id, CHUNK))))
-        if not found:
-            break
+    while found := (yield from _oldest(store, session_id)):
         if move is None:
             move = yield DiskCall(partial(_begin, store, session_id))
             yield from offload()
@@ -139,10 +148,40 @@ def drop_locked(store: SessionStore, session_id: str) -> Flow[bool]:
     later this is carried out.
     """
     old, dropped = store.hot.old, False
-    while found := old.messages((yield RedisCall(old.read(session_id, CHUNK)))):
+    while found := (yield from _oldest(store, session_id)):
         yield RedisCall(old.trim(session_id, found))
         dropped = True
     return dropped
+
+
+def _oldest(store: SessionStore, session_id: str, passed: int = 0) -> Flow[list[OldMessage]]:
+    """Return the oldest messages that the old package left, but for so many; often there are none."""
+    old = store.hot.old
+    nothing: list[bytes] = []
+    numbers = yield from _asked(store, session_id, old.numbers(session_id, CHUNK, passed), nothing)
+    if not numbers:
+        return []
+    oldest_first = numbers[::-1]
+    return old.messages(oldest_first, (yield RedisCall(old.read(session_id, oldest_first))))
+
+
+def is_left(store: SessionStore, session_id: str) -> Flow[bool]:
+    """Whether the old package left messages of a session."""
+    return bool((yield from _asked(store, session_id, store.hot.old.length(session_id), 0)))
+
+
+def _asked(store: SessionStore, session_id: str, command: Command, nothing: T) -> Flow[T]:
+    """Ask for what the old package left of a session, where it can be asked for."""
+    if not store.layout.meets_old or not store.hot.old.knows(session_id):
+        return nothing
+    try:
+        reply: T = yield RedisCall(command)
+    except (RedisAuthError, RedisCommandError) as error:
+        if error.code not in OUT_OF_REACH:
+            raise
+        store.layout.meets_old = False
+        return nothing
+    return reply
 
 
 def _begin(store: SessionStore, session_id: str) -> _Move:

@@ -106,7 +106,7 @@ def read_window(session: Session, count: int) -> Flow[list[Turn] | Cold]:
         if not page.has_more or left <= 0:
             break
     # What was cleared or deleted: a Redis that went back still has it.
-    turns = list(chain.from_iterable(reversed(pages)))
+    turns = pages[0] if len(pages) == 1 else list(chain.from_iterable(reversed(pages)))
     seen.is_stale = late.holds_gone(seen, turns)
     return late.counted(seen, turns, seen.gone)
 

@@ -129,14 +129,9 @@ def clean_up(store: SessionStore) -> Flow[int]:
             try:
                 # A session with messages in Redis is alive, however old its archive. The ticket goes
                 # first: what a reader is about to put back would outlive the archive it was read from.
-                _, *alive = yield RedisBatch(
-                    (
-                        store.hot.take_ticket(session_id),
-                        store.hot.length(session_id),
-                        store.hot.old.length(session_id),
-                    )
-                )
-                if not any(alive):
+                look = (store.hot.take_ticket(session_id), store.hot.length(session_id))
+                _, length = yield RedisBatch(look)
+                if not length and not (yield from old_sessions.is_left(store, session_id)):
                     moved += yield DiskCall(partial(expire, session_id))
             finally:
                 lock.release()

@@ -252,7 +252,6 @@ async def test_an_answer_that_is_refused_says_why_and_is_shared(lab: Lab) -> Non
         ("", "empty"),
         (None, "empty"),
         ({"choices": [{"finish_reason": "length", "message": {"content": "Par"}}]}, "truncated"),
-        ([object], "InvalidInput"),
     ]
     for answer, rule in cases:
         call = await lab.do(cache.begin, Q)
@@ -263,7 +262,42 @@ async def test_an_answer_that_is_refused_says_why_and_is_shared(lab: Lab) -> Non
     excluded = lab.cache(policy=CachePolicy(max_query_chars=5))
     call = await lab.do(excluded.begin, Q)
     assert call.missed.reason == Reason.POLICY
-    assert (await lab.do(call.complete, "Paris")).refused == Reason.POLICY
+    # Named, and counted, as a plain store names it.
+    assert (await lab.do(call.complete, "Paris")).refused == "too_long"
+    assert (await lab.do(excluded.get_stats))["stores_refused"] == {"too_long": 1}
+
+
+@contract
+async def test_a_value_that_can_never_be_stored_is_an_error_and_the_call_goes_on(lab: Lab) -> None:
+    cache = lab.cache()
+    call = await lab.do(cache.begin, Q)
+    task = await lab.follower(cache)
+    for answer in ([object], (event for event in EVENTS), open):
+        with pytest.raises(InvalidInput):
+            await lab.do(call.complete, answer)
+        assert call.stored is None
+    assert not task.done()
+    assert await lab.do(call.complete, "Paris")
+    assert (await task).response == "Paris" == await lab.is_stored()
+
+
+@contract
+async def test_a_call_inside_an_equal_one_is_counted_as_such(lab: Lab) -> None:
+    cache = lab.cache()
+    depth: list[str] = []
+
+    def sync(prompt: str) -> str:
+        depth.append(prompt)
+        return "outer" if len(depth) > 1 or ask(prompt) else ""
+
+    async def asynchronous(prompt: str) -> str:
+        depth.append(prompt)
+        return "outer" if len(depth) > 1 or await ask(prompt) else ""
+
+    ask = cache.cached()(asynchronous if lab.is_async else sync)
+    assert await lab.do(ask, Q) == "outer"
+    assert len(depth) == 2
+    assert (await lab.do(cache.get_stats))["stores_refused"] == {"nested": 1}
 
 
 @pytest.mark.promise("one-trip")

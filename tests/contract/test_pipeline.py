@@ -19,7 +19,7 @@ from tests.support import CountingProxy, RedisServer
 
 def using(config: CacheConfig, work: Callable[[Pipeline], Awaitable[Any]], db: int = 0) -> Any:
     async def run() -> Any:
-        line = Pipeline(endpoint_for(config, db))
+        line = Pipeline(endpoint_for(config.redis, db))
         try:
             return await work(line)
         finally:

@@ -240,3 +240,39 @@ def test_a_document_without_marks_is_refused_and_left_alone(data: Path, tmp_path
     assert done.returncode != 0
     assert "has no place for the table" in done.stderr
     assert document.read_text(encoding="utf-8") == "no place here\n"
+
+
+@pytest.mark.parametrize("other", ["HEAD", str(ROOT)])
+def test_a_paired_run_measures_both_sides_and_leaves_no_checkout(other: str) -> None:
+    def worktrees() -> str:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), "worktree", "list"], capture_output=True, text=True, check=False
+        ).stdout
+
+    before = worktrees()
+    if other == "HEAD" and not before:
+        pytest.skip("not a git checkout")
+    few = ["--turns", "1", "--rounds", "2", "--count", "3", "--only", "PING", "--only", "codec, bytes"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "bench_against.py"), other, *few],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {line.split("  ")[0]: line.split() for line in done.stdout.splitlines()}
+    assert "1.000" in rows["codec, bytes"]
+    assert "[" in "".join(rows["PING"])
+    # Others may have come and gone meanwhile.
+    assert "lix-before-" not in worktrees() or "lix-before-" in before
+
+
+def test_a_paired_run_names_what_is_neither_commit_nor_folder() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "bench_against.py"), "no-such-commit"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert "no-such-commit is neither a commit nor a folder" in done.stderr

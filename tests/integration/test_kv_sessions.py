@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import threading
@@ -36,7 +37,7 @@ def test_a_thousand_sessions_leave_nothing_open(exports: Any, tmp_path: Path) ->
     for number in range(20):
         model.generate(talk(number), session=f"s{number}", max_tokens=5).all()
     gc.collect()
-    files, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    files, threads = _open_files(tmp_path), threading.active_count()
     maps = _maps(tmp_path)
     for number in range(20, 1000):
         reply = model.generate(talk(number), session=f"s{number}", max_tokens=5)
@@ -49,8 +50,8 @@ def test_a_thousand_sessions_leave_nothing_open(exports: Any, tmp_path: Path) ->
             assert model.flush() > 0
     gc.collect()
     assert engine.live == model.stats()["live_sessions"] <= 8
-    assert len(os.listdir("/proc/self/fd")) <= files
-    assert threading.active_count() == threads
+    assert _open_files(tmp_path) <= files
+    assert threading.active_count() <= threads  # those of other tests may end
     assert _maps(tmp_path) <= maps + 2
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= budget
     model.close()
@@ -58,6 +59,15 @@ def test_a_thousand_sessions_leave_nothing_open(exports: Any, tmp_path: Path) ->
     # The system prompt is there once.
     system = [one for one in model._store.catalogue().files.values() if len(one.sessions) > 5]  # type: ignore[union-attr]
     assert system
+
+
+def _open_files(folder: Path) -> int:
+    """Return how many of the folder's files are open; what other tests left open is theirs."""
+    count = 0
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            count += os.readlink(f"/proc/self/fd/{fd}").startswith(str(folder))
+    return count
 
 
 def _maps(folder: Path) -> int:

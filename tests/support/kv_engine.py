@@ -58,6 +58,7 @@ class ToyEngine:
         self.fingerprint = fingerprint_of({"engine": "toy", "weights": weights, "exports": exports})
         self.evaluated = 0
         self.live = 0
+        self.is_closed = False
         self._weights = weights
         self.cuts = cuts
         self._lock = threading.Lock()
@@ -146,6 +147,9 @@ class ToyEngine:
             live.ids.clear()
             with self._lock:
                 self.live -= 1
+
+    def close(self) -> None:
+        self.is_closed = True
 
     def _ours(self, live: Live) -> _Sequence:
         if not isinstance(live, _Sequence) or not live.is_held:

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -69,6 +70,7 @@ class RedisServer:
         acl: ACL rules without the word ``user``, such as ``"bob on >pw ~* +@all"``.
         databases: how many databases there are.
         appendonly: keep the data over a restart and over a kill.
+        cluster: the one node of a cluster, which has all slots.
         maxmemory: limit such as ``"2mb"``; writes beyond it are refused.
         binary: the program, if it is to be another than ``LIX_CACHE_TEST_SERVER`` in the
             environment or the one that is found.
@@ -81,6 +83,7 @@ class RedisServer:
         acl: Sequence[str] = (),
         databases: int = 16,
         appendonly: bool = False,
+        cluster: bool = False,
         maxmemory: str | None = None,
         binary: str | None = None,
     ) -> None:
@@ -88,6 +91,7 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._admin: redis.Redis | None = None
         self.requirepass = requirepass
+        self._is_cluster = cluster
         self.port = 0
         # Not pytest's tmp_path: a socket's path must be short.
         self.directory = tempfile.mkdtemp(prefix="lix-test-")
@@ -102,6 +106,7 @@ class RedisServer:
             "appendfsync everysec",
             'save ""',
             "maxmemory-policy noeviction",
+            *(["cluster-enabled yes"] if cluster else []),
             *([f"maxmemory {maxmemory}"] if maxmemory else []),
             *([f"requirepass {requirepass}"] if requirepass else []),
             *(f"user {rule}" for rule in acl),
@@ -132,9 +137,18 @@ class RedisServer:
             port = self.port or free_port()
             if self._try_to_start(port):
                 self.port = port
+                if self._is_cluster:
+                    self._take_all_slots()
                 return self
             time.sleep(0.1)
         raise RuntimeError(f"the Redis server did not start:\n{self._read_log()}")
+
+    def _take_all_slots(self) -> None:
+        with self.client() as client:
+            if not client.execute_command("CLUSTER SLOTS"):
+                client.execute_command("CLUSTER ADDSLOTS", *range(16384))
+            state = partial(client.execute_command, "CLUSTER INFO")
+            wait_until(lambda: "ok" in str(state()["cluster_state"]), what="the cluster")
 
     def _try_to_start(self, port: int) -> bool:
         conf = os.path.join(self.directory, "redis.conf")

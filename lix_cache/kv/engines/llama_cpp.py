@@ -13,17 +13,19 @@ import http.client
 import json
 import os
 import shutil
+import socket
 import tempfile
 import threading
 import uuid
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from lix_cache.errors import ConfigError, EngineError, MissingExtra
-from lix_cache.kv.engine import Live, Options
+from lix_cache.errors import ConfigError, EngineBusy, EngineError, MissingExtra
+from lix_cache.kv.engine import Halt, Live, Options
 from lix_cache.kv.engines.slot_files import events, file_digest, free_port, private, tokens_of
 from lix_cache.kv.identity import Fingerprint, fingerprint_of
 from lix_cache.kv.tensors import State, u8
@@ -218,10 +220,11 @@ class LlamaServerEngine:
         }
         if options.seed is not None:
             body["seed"] = options.seed
+        start = len(sequence.ids)
         sequence.ids[:] = prompt
         made: list[int] = []
-        with self._request("POST", "/completion", body) as response:
-            try:
+        try:
+            with self._request("POST", "/completion", body, options.halt) as response:
                 for event in events(response):
                     if event.get("stop"):
                         held = int(event.get("tokens_cached", 0))
@@ -235,8 +238,15 @@ class LlamaServerEngine:
                         sequence.ids[:] = [*prompt, *made[:-1]]
                         yield made[-1]
                 raise EngineError("the server ended a reply before its end")
-            finally:
-                self._weigh(sequence)
+        except EngineError:
+            if not made:
+                # How much of the prompt the slot holds is not known. This much it does.
+                del sequence.ids[start:]
+            elif options.is_halted:
+                return
+            raise
+        finally:
+            self._weigh(sequence)
 
     def export(self, live: Live, first: int, end: int) -> State:
         sequence = _ours(live)
@@ -289,12 +299,16 @@ class LlamaServerEngine:
         if slot >= 0:
             self._give_back(slot)
 
+    def close(self) -> None:
+        # A server of this process ends with its last reference; one at a URL is not ours to end.
+        self._server = None
+
     # -- steps -------------------------------------------------------------------------
 
     def _taken(self) -> _Sequence:
         with self._lock:
             if not self._free:
-                raise EngineError(f"all {self.most_live} slots of the server are busy; try again")
+                raise EngineBusy(f"all {self.most_live} slots of the server are busy; try again")
             return _Sequence(slot=self._free.pop())
 
     def _give_back(self, slot: int) -> None:
@@ -345,21 +359,30 @@ class LlamaServerEngine:
             return json.loads(response.read())
 
     @contextlib.contextmanager
-    def _request(self, method: str, path: str, body: Any) -> Iterator[http.client.HTTPResponse]:
+    def _request(
+        self, method: str, path: str, body: Any, halt: Halt | None = None
+    ) -> Iterator[http.client.HTTPResponse]:
         kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
         connection = kind(self._url.hostname or "", self._url.port, timeout=self._timeout)
         try:
             data = None if body is None else json.dumps(body).encode()
             connection.request(method, self._url.path.rstrip("/") + path, data, self._headers)
-            response = connection.getresponse()
-            if response.status != 200:
-                # Not its text: that may quote the prompt.
-                raise EngineError(f"the server answers {response.status} to {path.split('?')[0]}")
-            yield response
+            # Its end makes the server stop, and what waits for the server go on.
+            with (halt or Halt()).heard_by(partial(_cut_off, connection.sock)):
+                response = connection.getresponse()
+                if response.status != 200:
+                    # Not its text: that may quote the prompt.
+                    raise EngineError(f"the server answers {response.status} to {path.split('?')[0]}")
+                yield response
         except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
             raise EngineError(f"no usable answer from the server ({type(error).__name__})") from error
         finally:
             connection.close()
+
+
+def _cut_off(connected: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connected.shutdown(socket.SHUT_RDWR)
 
 
 def _ours(live: Live) -> _Sequence:

@@ -8,6 +8,7 @@ the sequence, and is wrong in silence.
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -180,14 +181,14 @@ class TransformersEngine:
     def generate(self, live: Live, ids: Sequence[int], options: Options) -> Iterator[int]:
         sequence = _ours(live)
         live.evaluated = len(ids)
-        logits = self._feed(sequence, ids)
+        logits = self._feed(sequence, ids, options)
         chance = None
         if options.seed is not None:
             chance = self._torch.Generator(device=logits.device).manual_seed(options.seed)
         for number in range(options.max_tokens):
             token = self._choose(logits, options, chance)
             yield token
-            if token in self.end_ids or number + 1 == options.max_tokens:
+            if token in self.end_ids or number + 1 == options.max_tokens or options.is_halted:
                 return
             if len(live.ids) >= self.context_tokens:
                 return
@@ -232,6 +233,11 @@ class TransformersEngine:
         live.ids.clear()
         live.size = 0
 
+    def close(self) -> None:
+        self._model = self._tokenizer = None
+        # Modules refer to each other in circles, and the next model needs the memory now.
+        gc.collect()
+
     # -- steps -------------------------------------------------------------------------
 
     def _new_cache(self) -> Any:
@@ -239,13 +245,15 @@ class TransformersEngine:
 
         return DynamicCache(config=self._model.config)
 
-    def _feed(self, sequence: _Sequence, ids: Sequence[int]) -> Any:
+    def _feed(self, sequence: _Sequence, ids: Sequence[int], options: Options | None = None) -> Any:
         if not ids or len(sequence.ids) + len(ids) > self.context_tokens:
             raise EngineError(
                 f"{len(sequence.ids) + len(ids)} tokens, where 1 to {self.context_tokens} are possible"
             )
         logits = None
         for start in range(0, len(ids), _CHUNK):
+            if options is not None and options.is_halted:
+                raise EngineError("the generation was halted")
             chunk = self._torch.tensor([list(ids[start : start + _CHUNK])], device=self._model.device)
             with self._torch.inference_mode():
                 out = self._model(

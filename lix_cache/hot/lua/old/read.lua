@@ -1,12 +1,9 @@
--- KEYS: list   ARGV: start of a message's key, how many
--- Returns number, message, number, message ... of the oldest, oldest first. One that is gone is ''. It
--- stops early where they come to 64 MiB.
-local numbers = redis.call('LRANGE', KEYS[1], -tonumber(ARGV[2]), -1)
+-- KEYS: of messages
+-- Returns them in this order; one that is gone is ''. It stops early where they come to 64 MiB.
 local out, bytes = {}, 0
-for i = #numbers, 1, -1 do
+for i = 1, #KEYS do
   if bytes > 67108864 then break end
-  out[#out + 1] = numbers[i]
-  out[#out + 1] = redis.call('GET', ARGV[1] .. numbers[i]) or ''
-  bytes = bytes + #out[#out]
+  out[i] = redis.call('GET', KEYS[i]) or ''
+  bytes = bytes + #out[i]
 end
 return out

@@ -1,14 +1,14 @@
 -- KEYS: window, active, overflow, high water, refused nonces; where messages have keys: known keys,
---       known keys of before
+--       known keys of before; and, which makes their number even, the list that the old package may
+--       have left, where it is looked for
 -- ARGV: session id, TTL in ms, floor (ms and number of the largest id that the caller knows the
 --       session to have had), how sure the floor is (0: not looked at in the archive, 1: looked at just
 --       now, 2: looked at under the session's lock), length that counts as overflow, window size, what
 --       to do where the window ends below the floor (0: nothing, it was compared before; 1: compare;
---       2: add all the same), key that the old package may have left ('': not looked for), how many
---       messages, the messages; where they have keys: for each the digests of its key and of its
---       content, 16 bytes each, then whether the archive was looked at for them (0: no, 1: yes, 2: yes,
---       and there is none), and ms and number of the largest id of the session when it
---       was last deleted as a whole
+--       2: add all the same), how many messages, the messages; where they have keys: for each the
+--       digests of its key and of its content, 16 bytes each, then whether the archive was looked at
+--       for them (0: no, 1: yes, 2: yes, and there is none), and ms and number of the largest id of
+--       the session when it was last deleted as a whole
 -- Returns {id of the first new message or '', length}, and where there are keys the id of each message
 -- that was added before, '' for the new ones. The new ones have the ids that follow the first.
 -- 'COLD' where only the archive can say which id is large enough;
@@ -37,12 +37,13 @@
 --#include clock.lua
 --#include session/last_given.lua
 local KEYS_MS, MOST_KEYS = 86400000, 10000
+local old = #KEYS % 2 == 0 and table.remove(KEYS)
 local window, active, overflow, high_water, refused, known_keys, known_before = unpack(KEYS)
-local session, ttl, sure, gap, old = ARGV[1], ARGV[2], ARGV[5], ARGV[8], ARGV[9]
-local count = tonumber(ARGV[10])
--- Both are rare: one call where there is neither. (On a cluster they may be in two slots.)
-local is_clear = old ~= '' and redis.pcall('EXISTS', old, refused) == 0
-if not is_clear and old ~= '' and redis.pcall('EXISTS', old) == 1 then return 'OLD' end
+local session, ttl, sure, gap = ARGV[1], ARGV[2], ARGV[5], ARGV[8]
+local count = tonumber(ARGV[9])
+-- Both are rare: one call where there is neither.
+local is_clear = old and redis.call('EXISTS', old, refused) == 0
+if old and not is_clear and redis.call('EXISTS', old) == 1 then return 'OLD' end
 local floor_ms, floor_seq = tonumber(ARGV[3]), tonumber(ARGV[4])
 local function below_floor(id)
   local dash = string.find(id, '-', 1, true)
@@ -51,12 +52,12 @@ local function below_floor(id)
 end
 
 -- The messages that are not known, with their tags; and the ids of those that are.
-local new, known, tags = {ARGV[11]}
+local new, known, tags = {ARGV[10]}
 if known_keys then
   new, known, tags = {}, {}, {}
   local gone_ms, gone_seq = tonumber(ARGV[#ARGV - 1]), tonumber(ARGV[#ARGV])
   for i = 1, count do
-    local tag = ARGV[10 + count + i]
+    local tag = ARGV[9 + count + i]
     local key = string.sub(tag, 1, 16)
     local found = redis.call('HGET', known_keys, key) or redis.call('HGET', known_before, key)
     if found then
@@ -69,11 +70,11 @@ if known_keys then
     known[i] = found and string.sub(found, 17) or ''
     if not found then
       tags[#tags + 1] = tag
-      new[#new + 1] = ARGV[10 + i]
+      new[#new + 1] = ARGV[9 + i]
     end
   end
 else
-  for i = 2, count do new[i] = ARGV[10 + i] end
+  for i = 2, count do new[i] = ARGV[9 + i] end
 end
 local length = redis.call('XLEN', window)
 if #new == 0 then return {'', length, unpack(known)} end
