@@ -171,6 +171,18 @@ class Gateway:
         metrics.statuses[status] += 1
         if verdict.saved is not None:
             metrics.tokens(tenant, verdict.saved, are_saved=True)
+        if core.traces is not None and call is not None:
+            core.traces.record(
+                call.headers,
+                protocol=name,
+                tenant=tenant,
+                model=call.model,
+                status=status,
+                verdict=verdict,
+                answer=call.answer,
+                seconds=seconds,
+                waited=waited,
+            )
         if not core.log.is_on:
             return
         core.log.write(
