@@ -174,6 +174,18 @@ class Gateway:
             metrics.tokens(tenant, verdict.saved, are_saved=True)
             model = call.model if call is not None else ""
             core.timeline.counted(tenant, model, verdict.saved, are_saved=True)
+        if core.traces is not None and call is not None:
+            core.traces.record(
+                call.headers,
+                protocol=name,
+                tenant=tenant,
+                model=call.model,
+                status=status,
+                verdict=verdict,
+                answer=call.answer,
+                seconds=seconds,
+                waited=waited,
+            )
         if not core.log.is_on:
             return
         core.log.write(

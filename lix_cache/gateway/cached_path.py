@@ -75,7 +75,7 @@ class Exchange:
         control = read_control(self.headers)
         data = await read_body(self.receive, self.headers, core.settings.largest_body_bytes)
         session = None if core.sessions is None else self._session()
-        self.wants_answer = session is not None
+        self.wants_answer = session is not None or core.traces is not None
         if session is None:
             await self._run(control, data)
             return
@@ -331,7 +331,8 @@ class Exchange:
                 await flight.read()
             finally:
                 incoming.close()
-            is_kept = self._keep(flight, incoming, route is routes[0], asked, keep)
+            is_first = route is core.routes.first(asked.model)
+            is_kept = self._keep(flight, incoming, is_first, asked, keep)
         except UpstreamFailed as error:
             flight.fail(error)
         finally:

@@ -32,6 +32,7 @@ from lix_cache.gateway.snapshot import load_snapshot, save_snapshot
 from lix_cache.gateway.tenants import LOCAL, Tenant, TenantBook
 from lix_cache.gateway.tiers import Entry, Memory, RedisTier
 from lix_cache.gateway.timeline import Timeline
+from lix_cache.gateway.traces import Traces
 from lix_cache.gateway.upstream import Route, Routes
 from lix_cache.gateway.volatile import normaliser
 from lix_cache.hot.keys import digest
@@ -108,6 +109,7 @@ class Core:
         self.settings = settings
         #: Requests that this object serves; a reload makes another one for the next.
         self.users = 0
+        self.traces = Traces() if settings.traces else None
         self.tenants = TenantBook(settings, clock, env)
         self.routes = Routes(settings, clock, lambda name: env.get(name, ""))
         self.meaning: ByMeaning | None = None
@@ -163,11 +165,9 @@ class Core:
 
     def provider(self, tenant: str, model: Any) -> tuple[str, str]:
         """Return who answers for a model, and a digest of the gateway's own account there."""
-        routes = self.routes.choose(model)
-        if not routes:
+        first = self.routes.first(model)
+        if first is None:
             return "", ""
-        # The first by the settings, whatever breakers say: the key must not depend on them.
-        first = min(routes, key=self.routes.routes.index)
         own = self._own_key(first, self.tenants.tenants.get(tenant))
         return first.name, hashlib.sha256(b"own\0" + own.encode()).hexdigest()[:32] if own else ""
 

@@ -163,9 +163,9 @@ class Sessions:
 
         The store may hold sessions of applications too. They are not shown: the gateway's key is not theirs.
         """
-        admin, found = AsyncStoreAdmin(self._config), []
         if not tenants:
-            return {"sessions": found, "cursor": None}
+            return {"sessions": [], "cursor": None}
+        admin, found = AsyncStoreAdmin(self._config), []
         (only,) = tenants if len(tenants) == 1 else (None,)
         for _ in range(_MOST_PAGES):
             page = await admin.session_page(_ON_PAGE, cursor, namespace=only)

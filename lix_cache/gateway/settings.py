@@ -137,6 +137,7 @@ class GatewaySettings:
         idle_seconds: end after so long without a request; 0 for never.
         workers: processes that serve the port.
         access_log: write a line of JSON for each request to the standard output.
+        traces: record a span of OpenTelemetry for each generation.
     """
 
     host: str = "127.0.0.1"
@@ -171,6 +172,7 @@ class GatewaySettings:
     idle_seconds: float = 0.0
     workers: int = 1
     access_log: bool = True
+    traces: bool = False
 
     def __post_init__(self) -> None:
         _check_numbers(self)
