@@ -247,6 +247,28 @@ def test_all_of_it_goes_by_keyboard_alone(browser: Browser, gateway: RunningGate
     assert browser.ask("return sessionStorage.length") == 0
 
 
+def test_a_long_session_is_read_page_by_page(browser: Browser, gateway: RunningGateway) -> None:
+    from lix_cache import CacheCoordinator, SessionKey
+
+    # The gateway's own evictor is not to move it meanwhile.
+    config = gateway.core.config.replace(evictor_enabled=False, redis_socket_timeout=10)
+    session = CacheCoordinator(SessionKey("local", "long"), config)
+    session.add_messages_to_context([{"role": "user", "content": f"said {i}"} for i in range(60)])
+    enter(browser, gateway)
+    browser.ask("location.hash = '#/sessions/local/long'")
+    browser.until("document.querySelectorAll('.message').length === 50")
+    browser.tab_to("at.textContent === 'Older messages'")
+    browser.press("\ue007")
+    browser.until("document.querySelectorAll('.message').length === 60")
+    said = browser.ask(
+        "return [...document.querySelectorAll('.message .text')].map((one) => one.textContent)"
+    )
+    assert said == [f"said {i}" for i in range(60)]
+    assert browser.ask("return document.activeElement.tagName") == "H2", (
+        "the button has gone, the focus has not"
+    )
+
+
 @pytest.mark.promise("no-leak")
 def test_the_key_stays_in_the_tab(browser: Browser, gateway: RunningGateway) -> None:
     enter(browser, gateway, "not the key")

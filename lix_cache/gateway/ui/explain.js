@@ -125,15 +125,15 @@ function byQuestion(places) {
   return [h("div", { class: "card" }, form), out];
 }
 
-function byRequest() {
+function byRequest(tenant) {
   const out = h("div", { class: "out", "aria-live": "polite" });
   const ids = ["path", "who", "headers", "body"].map(newId);
   const wrong = h("p", { class: "wrong", role: "alert" });
   const path = h("select", { id: ids[0] }, PATHS.map((one) => h("option", { value: one }, one)));
-  const who = h("input", { id: ids[1], value: "local", spellcheck: "false", required: true });
+  const who = h("input", { id: ids[1], value: tenant, spellcheck: "false", required: true });
   const headers = h("textarea", { id: ids[2], rows: "2", spellcheck: "false", value: "{}" });
   const body = h("textarea", {
-    id: ids[3], rows: "6", spellcheck: "false",
+    id: ids[3], rows: "9", spellcheck: "false",
     value: JSON.stringify({ model: "demo", messages: [{ role: "user", content: "How do I reset my password?" }] }, null, 2),
   });
   const run = shownIn(out, async () => whole(await post("explain", {
@@ -185,7 +185,7 @@ export function explain(tools) {
       } else {
         first = byQuestion(found.places);
       }
-      tools.place.replaceChildren(intro, ...first, byRequest());
+      tools.place.replaceChildren(intro, ...first, byRequest(found.places.length ? found.places[0].tenant : "local"));
     } catch (error) {
       tools.fail(error, load);
     }

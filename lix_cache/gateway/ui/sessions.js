@@ -44,6 +44,7 @@ function transcript(place, tenant, id, failed) {
         title.focus();
       } else if (top) {
         top.scrollIntoView({ block: "nearest" });
+        if (before === null) title.focus(); // the button that had the focus is gone
       }
     } catch (error) {
       const node = failed(error, () => load(isFirst));
