@@ -31,8 +31,8 @@ class PriceSettings:
 
     def __post_init__(self) -> None:
         for name in ("prompt", "completion"):
-            check_number(f"prices.{name}", getattr(self, name), 0, 1e12)
-        check_text("prices.currency", self.currency)
+            check_number(name, getattr(self, name), 0, 1e12)
+        check_text("currency", self.currency)
 
 
 def check_prices(prices: Sequence[PriceSettings]) -> None:

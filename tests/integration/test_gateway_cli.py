@@ -128,6 +128,18 @@ def test_check_says_what_is_wrong_with_each_part(redis_config: CacheConfig) -> N
         fine = run("serve", "--check", "--json", "--upstream", provider.url, "--embedder", "lexical", **redis)
         assert fine.returncode == 0, fine.stderr
         assert set(json.loads(fine.stdout)["parts"].values()) == {"ok"}
+        plan = " / ".join(json.loads(fine.stdout)["plan"])
+        for said in (
+            "listen at 127.0.0.1:8640",
+            "memory, Redis, meaning (lexical)",
+            provider.url,
+            "no /admin",
+        ):
+            assert said in plan
+    broken = run("serve", "--check", "--upstream", "ftp://x", LIX_CACHE_GATEWAY_TENANTS='[{"name": "/"}]')
+    assert broken.returncode == 1
+    assert "!!  upstreams[0]: the url" in broken.stdout
+    assert "!!  tenants[0]: the name" in broken.stdout
     away = f"http://127.0.0.1:{free_port()}"
     wrong = run(
         "serve", "--check", "--upstream", away, LIX_CACHE_REDIS_URL=f"redis://127.0.0.1:{free_port()}"

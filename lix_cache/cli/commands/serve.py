@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from lix_cache import InvalidInput
+from lix_cache import ConfigError, InvalidInput
 from lix_cache.cli.errors import PROBLEM
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import for_humans, print_json, to_stderr, visible
@@ -51,7 +51,7 @@ def serve(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes that serve one port.")] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Check settings, Redis and provider, and end.")
+        bool, typer.Option("--check", help="Say what it would do, try each part, and end.")
     ] = False,
     demo: Annotated[
         bool, typer.Option("--demo", help="Serve a scripted provider: hits without a provider's key.")
@@ -82,10 +82,10 @@ def serve(
 
         changes["upstreams"] = [{"name": "demo", "url": in_thread()}]
     reread = partial(read_settings, config, **changes)
-    settings = reread()
     if check:
-        _check(settings, library, as_json=as_json)
+        _check(reread, library, as_json=as_json)
         return
+    settings = reread()
     if not demo:
         _run(settings, library, reread)
         return
@@ -131,13 +131,21 @@ def _print_digest() -> None:
     typer.echo(digest_of_key(key))
 
 
-def _check(settings: GatewaySettings, library: CacheConfig, *, as_json: bool) -> None:
+def _check(reread: Callable[[], GatewaySettings], library: CacheConfig, *, as_json: bool) -> None:
     from lix_cache.gateway.serve import checked
+    from lix_cache.gateway.settings_file import problems_of
 
-    found = checked(settings, library)
+    try:
+        found = checked(reread(), library)
+    except ConfigError as error:
+        found = {"ok": False, "plan": [], "parts": {}, "settings": problems_of(error)}
     if as_json:
         print_json(found)
     else:
+        for line in found["plan"]:
+            for_humans().print(Text(f"    {visible(line)}"), soft_wrap=True)
+        for problem in found.get("settings", ()):
+            for_humans().print(Text(f"!!  {visible(problem)}"), soft_wrap=True)
         for name, state in found["parts"].items():
             mark = "ok" if state == "ok" else "!!"
             for_humans().print(Text(f"{mark}  {name}: {visible(state)}"), soft_wrap=True)
