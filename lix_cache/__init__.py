@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from lix_cache.observability.prometheus import register_metrics
     from lix_cache.semantic.cache import AsyncSemanticCache, SemanticCache
     from lix_cache.semantic.calls_in_flight import AsyncInFlightCall, InFlightCall
+    from lix_cache.semantic.explain import Explanation, Neighbour
     from lix_cache.semantic.policy import CachePolicy
     from lix_cache.semantic.result import Lookup, Report, Stored
     from lix_cache.session.archive import AsyncConversationArchive
@@ -131,10 +132,12 @@ _HOMES = {
     "EmbeddedRedis": "embedded",
     "Embedder": "embedders.protocol",
     "Evictor": "session.evictor",
+    "Explanation": "semantic.explain",
     "HashingEmbedder": "embedders.hashing",
     "HuffmanCodec": "huffman_codec",
     "HybridConversationCache": "session.cache",
     "InFlightCall": "semantic.calls_in_flight",
+    "Neighbour": "semantic.explain",
     "Thresholds": "matching.thresholds",
     "Lookup": "semantic.result",
     "OnnxEmbedder": "embedders.onnx",
@@ -220,6 +223,7 @@ __all__ = [
     "EngineError",
     "Evaluation",
     "Evictor",
+    "Explanation",
     "HashingEmbedder",
     "HuffmanCodec",
     "HybridConversationCache",
@@ -239,6 +243,7 @@ __all__ = [
     "MessageNotFound",
     "MissingDictionary",
     "MissingExtra",
+    "Neighbour",
     "NoRedisServer",
     "OnnxEmbedder",
     "OnnxVerifier",

@@ -11,16 +11,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lix_cache.errors import ConfigError, LixCacheError, told
+from lix_cache.errors import ConfigError, InvalidInput, LixCacheError, told
 from lix_cache.gateway.eligibility import Question, question_of
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.headers import read_control
+from lix_cache.gateway.page import page_routes
 from lix_cache.gateway.prepared import source_of
 from lix_cache.gateway.protocols import protocol_of
 from lix_cache.gateway.request import stripped
 from lix_cache.gateway.tenants import LOCAL, digest_of_key
 
 if TYPE_CHECKING:
+    from lix_cache.gateway.app import Gateway
     from lix_cache.gateway.core import Core
 
 __all__ = ["admin_app"]
@@ -127,27 +129,13 @@ async def _asked(request: Request, kinds: dict[str, type]) -> dict[str, Any]:
     return value
 
 
-def admin_app(core: Core, reload: Callable[[], None]) -> Starlette:
-    """Return the application below ``/admin``."""
-    admin = _Admin(core, reload)
+def admin_app(gateway: Gateway) -> Starlette:
+    """Return the application below ``/admin``, and the page below ``/ui``."""
+    core = gateway.core
+    admin = _Admin(core, gateway.reload_all)
 
     def guarded(work: Any) -> Any:
-        async def serve(request: Request) -> Response:
-            key = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-            status, value = (
-                401,
-                {"error": {"message": "the admin key is needed", "type": "authentication_error"}},
-            )
-            if key and digest_of_key(key) == core.settings.admin_key:
-                try:
-                    status, value = 200, await work(request)
-                except Refused as error:
-                    status, value = error.status, {"error": {"message": str(error), "type": error.code}}
-                except LixCacheError as error:
-                    status, value = 503, {"error": {"message": told(error), "type": "unavailable"}}
-            return Response(orjson.dumps(value), status, media_type="application/json")
-
-        return serve
+        return _guarded(core, work)
 
     return Starlette(
         routes=[
@@ -156,5 +144,28 @@ def admin_app(core: Core, reload: Callable[[], None]) -> Starlette:
             Route("/admin/reload", guarded(admin.reload), methods=["POST"]),
             Route("/admin/snapshot", guarded(admin.snapshot), methods=["POST"]),
             Route("/admin/explain", guarded(admin.explain), methods=["POST"]),
+            *page_routes(gateway, guarded),
         ]
     )
+
+
+def _guarded(core: Core, work: Any) -> Any:
+    async def serve(request: Request) -> Response:
+        key = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        status, value = (
+            401,
+            {"error": {"message": "the admin key is needed", "type": "authentication_error"}},
+        )
+        if key and digest_of_key(key) == core.settings.admin_key:
+            try:
+                status, value = 200, await work(request)
+            except Refused as error:
+                status, value = error.status, {"error": {"message": str(error), "type": error.code}}
+            except InvalidInput as error:
+                status, value = 400, {"error": {"message": told(error), "type": "invalid_input"}}
+            except LixCacheError as error:
+                status, value = 503, {"error": {"message": told(error), "type": "unavailable"}}
+        headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+        return Response(orjson.dumps(value), status, headers, media_type="application/json")
+
+    return serve

@@ -55,7 +55,7 @@ class Gateway:
         if core.settings.admin_key:
             from lix_cache.gateway.admin import admin_app  # a framework that the hot path does without
 
-            self._admin = admin_app(core, self.reload_all)
+            self._admin = admin_app(self)
 
     def reload(self) -> None:
         """Take the settings as they are now: all of them, for the requests that come from here on.
@@ -103,7 +103,7 @@ class Gateway:
         core, path = self.core, scope["path"]
         if await self.health.answers(scope, send):
             return
-        if self._admin is not None and path.startswith("/admin/"):
+        if self._admin is not None and (path == "/ui" or path.startswith(("/admin/", "/ui/"))):
             await self._admin(scope, receive, send)
             return
         self.last_request = core.clock.monotonic()
@@ -169,8 +169,23 @@ class Gateway:
         metrics = core.metrics
         metrics.answered(tenant, name, verdict.state, verdict.reason, max(0.0, seconds - waited))
         metrics.statuses[status] += 1
+        core.timeline.answered(tenant, verdict.state, verdict.reason, max(0.0, seconds - waited), seconds)
         if verdict.saved is not None:
             metrics.tokens(tenant, verdict.saved, are_saved=True)
+            model = call.model if call is not None else ""
+            core.timeline.counted(tenant, model, verdict.saved, are_saved=True)
+        if core.traces is not None and call is not None:
+            core.traces.record(
+                call.headers,
+                protocol=name,
+                tenant=tenant,
+                model=call.model,
+                status=status,
+                verdict=verdict,
+                answer=call.answer,
+                seconds=seconds,
+                waited=waited,
+            )
         if not core.log.is_on:
             return
         core.log.write(

@@ -146,7 +146,8 @@ class ByMeaning:
 
     async def explain(self, place: Place) -> dict[str, Any]:
         """Say what a lookup would find, and leave no trace."""
-        found = await self.cache(place.tenant).check_availability(place.question.text, context=place.context)
+        why = await self.cache(place.tenant).explain(place.question.text, context=place.context)
+        found = why.found
         margin = found.margin if found.margin != float("inf") else None
         return {
             "cache": self._verdict(found).state if found.is_hit else "miss",
@@ -154,6 +155,22 @@ class ByMeaning:
             "detail": found.detail,
             "similarity": round(found.similarity, 4),
             "margin": margin,
+            "votes": why.votes,
+            "score": why.score,
+            "entries": why.entries,
+            "thresholds": why.thresholds.as_dict(),
+            "has_verifier": self._verifier is not None,
+            "neighbours": [
+                {
+                    "text": one.text,
+                    "similarity": one.similarity,
+                    "answer": one.answer,
+                    "guard": one.guard,
+                    "detail": one.detail,
+                    "ttl_seconds": round(one.ttl_remaining_seconds),
+                }
+                for one in why.neighbours
+            ],
         }
 
     async def purge(

@@ -75,7 +75,7 @@ class Exchange:
         control = read_control(self.headers)
         data = await read_body(self.receive, self.headers, core.settings.largest_body_bytes)
         session = None if core.sessions is None else self._session()
-        self.wants_answer = session is not None
+        self.wants_answer = session is not None or core.traces is not None
         if session is None:
             await self._run(control, data)
             return
@@ -224,7 +224,9 @@ class Exchange:
         question = question_of(self.protocol.name, value)
         if not isinstance(question, Question):
             return None
-        return core.place_of(self.tenant.name, self.protocol.name, control, self.headers, asked, question)
+        place = core.place_of(self.tenant.name, self.protocol.name, control, self.headers, asked, question)
+        core.timeline.places.note(place, core.clock.time())
+        return place
 
     def _is_storable(self, asked: Prepared, data: bytes) -> bool:
         if not self.core.settings.zero_temperature_only:
@@ -329,7 +331,8 @@ class Exchange:
                 await flight.read()
             finally:
                 incoming.close()
-            is_kept = self._keep(flight, incoming, route is routes[0], asked, keep)
+            is_first = route is core.routes.first(asked.model)
+            is_kept = self._keep(flight, incoming, is_first, asked, keep)
         except UpstreamFailed as error:
             flight.fail(error)
         finally:
@@ -360,7 +363,7 @@ class Exchange:
             core.metrics.not_stored[answer.rule] += 1
             return False
         if answer.usage is not None:
-            core.spent(self.tenant, answer.usage.input, answer.usage.output)
+            core.spent(self.tenant, answer.usage.input, answer.usage.output, asked.model)
         flight.answer = answer
         if keep is None or not keep.is_storable or not is_first:
             # An answer of another provider than the key says is not under that key.

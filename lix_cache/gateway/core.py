@@ -31,6 +31,8 @@ from lix_cache.gateway.settings import FIXED, GatewaySettings
 from lix_cache.gateway.snapshot import load_snapshot, save_snapshot
 from lix_cache.gateway.tenants import LOCAL, Tenant, TenantBook
 from lix_cache.gateway.tiers import Entry, Memory, RedisTier
+from lix_cache.gateway.timeline import Timeline
+from lix_cache.gateway.traces import Traces
 from lix_cache.gateway.upstream import Route, Routes
 from lix_cache.gateway.volatile import normaliser
 from lix_cache.hot.keys import digest
@@ -85,6 +87,9 @@ class Core:
         self.memory = Memory(settings.memory_bytes)
         self.redis = RedisTier(self.config, clock) if settings.redis else None
         self.limits = Limits(self.redis, clock)
+        self.timeline = Timeline(self.redis, clock)
+        #: Whether the provider is the scripted one: the page may ask it, which costs nothing.
+        self.is_demo = False
         self.embedder = embedder
         self.verifier = verifier
         self.flights: dict[bytes, Flight] = {}
@@ -104,6 +109,7 @@ class Core:
         self.settings = settings
         #: Requests that this object serves; a reload makes another one for the next.
         self.users = 0
+        self.traces = Traces() if settings.traces else None
         self.tenants = TenantBook(settings, clock, env)
         self.routes = Routes(settings, clock, lambda name: env.get(name, ""))
         self.meaning: ByMeaning | None = None
@@ -159,11 +165,9 @@ class Core:
 
     def provider(self, tenant: str, model: Any) -> tuple[str, str]:
         """Return who answers for a model, and a digest of the gateway's own account there."""
-        routes = self.routes.choose(model)
-        if not routes:
+        first = self.routes.first(model)
+        if first is None:
             return "", ""
-        # The first by the settings, whatever breakers say: the key must not depend on them.
-        first = min(routes, key=self.routes.routes.index)
         own = self._own_key(first, self.tenants.tenants.get(tenant))
         return first.name, hashlib.sha256(b"own\0" + own.encode()).hexdigest()[:32] if own else ""
 
@@ -225,11 +229,12 @@ class Core:
             self.flights[key] = flight
         return flight
 
-    def spent(self, tenant: Tenant, prompt: int, answer: int) -> None:
+    def spent(self, tenant: Tenant, prompt: int, answer: int, model: str) -> None:
         """Count what a call of the provider cost."""
         if self.limits.spent(tenant, prompt + answer):
             self.spawn(self.limits.tell())
         self.metrics.tokens(tenant.name, (prompt, answer), are_saved=False)
+        self.timeline.counted(tenant.name, model, (prompt, answer), are_saved=False)
 
     def store(
         self,
@@ -289,6 +294,7 @@ class Core:
 
     async def start(self) -> None:
         """Read the snapshot, and begin what goes on beside the requests."""
+        self.timeline.start()
         if self.redis is not None:
             if self._objects is not None:
                 await self._hydrate(self.redis, self._objects)
@@ -360,6 +366,7 @@ class Core:
     async def close(self) -> None:
         """Let go of all connections."""
         await self.settle()
+        await self.timeline.close()
         if self._following is not None:
             self._following.cancel()
         if self._objects is not None and self.redis is not None:

@@ -28,6 +28,7 @@ __all__ = [
     "embedder_for",
     "gateway_for",
     "log_troubles",
+    "plan_of",
     "run",
     "run_workers",
     "server_for",
@@ -239,11 +240,43 @@ def _reap(children: set[int], pause: float) -> None:
         time.sleep(pause)
 
 
+def plan_of(settings: GatewaySettings) -> list[str]:
+    """Return what a gateway with these settings does, in sentences without secrets."""
+    processes = "one process" if settings.workers == 1 else f"{settings.workers} processes"
+    tiers = ["memory"] * bool(settings.memory_bytes) + ["Redis"] * settings.redis
+    if settings.redis and settings.semantic and settings.embedder:
+        tiers.append(f"meaning ({settings.embedder})")
+        tiers += [f"verifier ({settings.verifier})"] * bool(settings.verifier)
+    lines = [
+        f"listen at {settings.host}:{settings.port}, {processes}",
+        f"answer from {', '.join(tiers) or 'nothing'}, for {settings.ttl_seconds:g} s",
+    ]
+    for one in settings.upstreams:
+        key = "its own key" if one.api_key or one.api_key_env else "the request's key"
+        lines.append(f"ask {one.name} at {one.url} for {', '.join(one.models)}, with {key}")
+    if not settings.tenants:
+        lines.append("serve one local tenant without a key")
+    for tenant in settings.tenants:
+        limits = [f"{tenant.requests_per_minute} requests a minute"] * bool(tenant.requests_per_minute)
+        limits += [f"{tenant.tokens_per_day} tokens a day"] * bool(tenant.tokens_per_day)
+        lines.append(f"serve tenant {tenant.name}: {', '.join([*tenant.scopes, *limits])}")
+    if settings.sessions or any(tenant.sessions for tenant in settings.tenants):
+        lines.append("keep sessions that X-Session-ID names")
+    if settings.volatile:
+        lines.append(f"leave out of the key: {', '.join(settings.volatile)}")
+    if settings.encoders:
+        lines.append(f"send records in fewer tokens: {', '.join(settings.encoders)}")
+    if settings.snapshot:
+        lines.append(f"read and write a snapshot at {settings.snapshot}")
+    lines.append("serve /admin behind its key" if settings.admin_key else "serve no /admin")
+    return lines
+
+
 def checked(settings: GatewaySettings, config: CacheConfig) -> dict[str, Any]:
     """Try every part once: Redis, embedder, each provider.
 
     Returns:
-        ``ok``, and ``parts``: name -> ``ok`` or what is wrong.
+        ``ok``; ``plan``: see :func:`plan_of`; and ``parts``: name -> ``ok`` or what is wrong.
     """
     gateway = gateway_for(settings, config)
 
@@ -264,7 +297,8 @@ def checked(settings: GatewaySettings, config: CacheConfig) -> dict[str, Any]:
         return parts
 
     parts = asyncio.run(look())
-    return {"ok": all(state == "ok" for state in parts.values()), "parts": parts}
+    is_fine = all(state == "ok" for state in parts.values())
+    return {"ok": is_fine, "plan": plan_of(settings), "parts": parts}
 
 
 async def _reached(route: Any) -> str:

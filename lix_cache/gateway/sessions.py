@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import orjson
@@ -30,6 +30,9 @@ __all__ = ["Session", "Sessions"]
 _HEADER = "x-session-id"
 _LONGEST = 200
 _MOST_LISTED = 1000
+#: Of the page: sessions or messages at once, and pages of the store that are looked at for one that has any.
+_ON_PAGE = 50
+_MOST_PAGES = 20
 _TURNS = {"chat": "messages", "messages": "messages", "responses": "input"}
 _SYSTEM = frozenset({"system", "developer"})
 
@@ -96,7 +99,7 @@ class Sessions:
         name = headers.get(_HEADER, "")
         if not name or not tenant.keeps_sessions or protocol not in _TURNS:
             return None
-        return Session(self, _key(tenant, name))
+        return Session(self, _key(tenant.name, name))
 
     def _coordinator(self, name: SessionKey) -> AsyncCacheCoordinator:
         return AsyncCacheCoordinator(name, self._config)
@@ -139,7 +142,7 @@ class Sessions:
         if not name or len(parts) > 2 or what not in ("", "export"):
             there = "/v1/sessions, /v1/sessions/ID and /v1/sessions/ID/export"
             raise Refused(404, "unknown_path", f"there are {there}")
-        session = self._coordinator(_key(tenant, name))
+        session = self._coordinator(_key(tenant.name, name))
         if method == "DELETE" and not what:
             return await _json(send, {"id": name, "deleted": await session.delete_session()})
         if method != "GET":
@@ -153,16 +156,61 @@ class Sessions:
             return 200
         return await _json(send, {"id": name, "messages": history})
 
+    # -- for the page ------------------------------------------------------------------------
+
+    async def page(self, tenants: Collection[str], cursor: str | None) -> dict[str, Any]:
+        """Return some sessions of these tenants, the last used first, and where to go on.
+
+        The store may hold sessions of applications too. They are not shown: the gateway's key is not theirs.
+        """
+        if not tenants:
+            return {"sessions": [], "cursor": None}
+        admin, found = AsyncStoreAdmin(self._config), []
+        (only,) = tenants if len(tenants) == 1 else (None,)
+        for _ in range(_MOST_PAGES):
+            page = await admin.session_page(_ON_PAGE, cursor, namespace=only)
+            cursor = page.cursor
+            for one in page.sessions:
+                key = one.session_id
+                if isinstance(key, SessionKey) and key.namespace in tenants:
+                    found.append(
+                        {
+                            "tenant": key.namespace,
+                            "id": key.id,
+                            "in_redis": one.hot_messages,
+                            "on_disk": one.cold_messages,
+                            "last_use": one.last_use,
+                        }
+                    )
+            if found or cursor is None:
+                break
+        return {"sessions": found, "cursor": cursor}
+
+    async def transcript(self, tenant: str, name: str, before: str | None) -> dict[str, Any]:
+        """Return the newest messages of a session, or the newest before one of them."""
+        if not name:
+            raise Refused(400, "invalid_query", "say which session: tenant and id")
+        session = self._coordinator(_key(tenant, name))
+        messages = await session.get_messages(_ON_PAGE, before)
+        if not messages and before is None:
+            raise Refused(404, "unknown_session", "there is no such session")
+        return {
+            "tenant": tenant,
+            "id": name,
+            "messages": [{"id": one.id, **one.message} for one in messages],
+            "before": messages[0].id if len(messages) == _ON_PAGE else None,
+        }
+
     async def _listed(self, tenant: Tenant) -> list[str]:
         found = await AsyncStoreAdmin(self._config).session_ids(namespace=tenant.name)
         return [one.id for one in found[:_MOST_LISTED] if isinstance(one, SessionKey)]
 
 
-def _key(tenant: Tenant, name: str) -> SessionKey:
+def _key(tenant: str, name: str) -> SessionKey:
     if len(name) > _LONGEST or not name.isprintable() or "/" in name:
         wanted = f"1 to {_LONGEST} printable characters, no slash"
         raise Refused(400, "invalid_header", f"a session's id must be {wanted}")
-    return SessionKey(tenant.name, name)
+    return SessionKey(tenant, name)
 
 
 async def _json(send: Send, value: Any) -> int:

@@ -8,26 +8,33 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 from urllib.parse import urlsplit
 
 from lix_cache._spelling import did_you_mean
 from lix_cache.checks import given
-from lix_cache.errors import ConfigError, MissingExtra
+from lix_cache.errors import ConfigError
+from lix_cache.gateway.prices import PriceSettings, check_prices
+from lix_cache.gateway.settings_file import from_file, from_text, made
 from lix_cache.gateway.volatile import normaliser
 
-__all__ = ["ENV_PREFIX", "FIXED", "GatewaySettings", "TenantSettings", "UpstreamSettings", "read_settings"]
+__all__ = [
+    "ENV_PREFIX",
+    "FIXED",
+    "GatewaySettings",
+    "TenantSettings",
+    "UpstreamSettings",
+    "read_settings",
+]
 
 ENV_PREFIX = "LIX_CACHE_GATEWAY_"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _SCOPES = frozenset({"generate", "passthrough", "sessions"})
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,7 @@ class GatewaySettings:
         volatile: names of the rules for volatile parts of prompts.
         encoders: ``columns``, ``toon``: send records in tool results in fewer tokens; none by default.
         sessions: keep conversations named by ``X-Session-ID``, of the local tenant.
+        prices: what models cost, for the money that the page shows; none is supposed.
         snapshot: folder, or URL such as ``s3://bucket/path``, that exact answers are read from at the start
             and written to at the end; "" for none.
         retries: how often a failed request is sent again before its first byte.
@@ -135,6 +143,7 @@ class GatewaySettings:
         idle_seconds: end after so long without a request; 0 for never.
         workers: processes that serve the port.
         access_log: write a line of JSON for each request to the standard output.
+        traces: record a span of OpenTelemetry for each generation.
     """
 
     host: str = "127.0.0.1"
@@ -159,6 +168,7 @@ class GatewaySettings:
     volatile: tuple[str, ...] = ()
     encoders: tuple[str, ...] = ()
     sessions: bool = False
+    prices: tuple[PriceSettings, ...] = ()
     snapshot: str = ""
     retries: int = 1
     retry_after_seconds: float = 2.0
@@ -168,10 +178,12 @@ class GatewaySettings:
     idle_seconds: float = 0.0
     workers: int = 1
     access_log: bool = True
+    traces: bool = False
 
     def __post_init__(self) -> None:
         _check_numbers(self)
         normaliser(self.volatile)
+        check_prices(self.prices)
         if self.admin_key and not _DIGEST.match(self.admin_key):
             raise ConfigError(
                 "admin_key must be sha256: and 64 digits; 'lix-cache serve --hash-key' makes it"
@@ -241,7 +253,7 @@ def read_settings(
         ConfigError: a name or a value makes no sense; says where it stands.
     """
     env = os.environ if environ is None else environ
-    values: dict[str, Any] = {} if path is None else _from_file(path)
+    values: dict[str, Any] = {} if path is None else from_file(path)
     names = {one.name: ENV_PREFIX + one.name.upper() for one in dataclasses.fields(GatewaySettings)}
     for variable in env:
         if variable.startswith(ENV_PREFIX) and variable not in names.values():
@@ -250,96 +262,6 @@ def read_settings(
     hints = get_type_hints(GatewaySettings)
     for name, variable in names.items():
         if variable in env:
-            values[name] = _from_text(variable, env[variable], hints[name])
+            values[name] = from_text(variable, env[variable], hints[name])
     values.update({name: value for name, value in changes.items() if value is not None})
-    return _made(GatewaySettings, values, "")
-
-
-def _from_file(path: str) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(4 << 20)
-    except OSError as error:
-        raise ConfigError(f"the settings file {path!r} cannot be read: {error.strerror}") from None
-    value = _parsed(path, data)
-    if not isinstance(value, dict):
-        raise ConfigError(f"the settings file {path!r} must hold a table of settings, {given(value)}")
-    return value
-
-
-def _parsed(path: str, data: bytes) -> Any:
-    if path.endswith(".toml"):
-        try:
-            import tomllib
-        except ImportError:  # Python 3.10
-            import tomli as tomllib
-        try:
-            return tomllib.loads(data.decode())
-        except (ValueError, RecursionError):
-            raise ConfigError(f"the settings file {path!r} is not valid TOML") from None
-    if not path.endswith((".yaml", ".yml")):
-        raise ConfigError(f"the settings file {path!r} must end in .yaml, .yml or .toml")
-    try:
-        import yaml
-    except ImportError:
-        raise MissingExtra("PyYAML", "gateway", "a settings file in YAML") from None
-    try:
-        return yaml.safe_load(data)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        # Its own error quotes the line, which may hold a key.
-        raise ConfigError(f"the settings file {path!r} is not valid YAML") from None
-
-
-def _from_text(variable: str, text: str, hint: Any) -> Any:
-    if hint is str:
-        return text
-    if hint is bool:
-        lowered = text.strip().lower()
-        if lowered in ("1", "true", "yes", "on", "0", "false", "no", "off"):
-            return lowered in ("1", "true", "yes", "on")
-        raise ConfigError(f"environment variable {variable} must be yes or no")
-    try:
-        if hint in (int, float):
-            return hint(text)
-        if not text.lstrip().startswith(("[", "{")):
-            return [part.strip() for part in text.split(",") if part.strip()]
-        return json.loads(text)
-    except ValueError:
-        wanted = {int: "a whole number", float: "a number"}.get(hint, "JSON")
-    raise ConfigError(f"environment variable {variable} must be {wanted}, and its text is not")
-
-
-def _made(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    hints = get_type_hints(kind)
-    for name in values:
-        if name not in hints:
-            raise ConfigError(
-                f"unknown setting {where}{str(name)[:60]!r}{did_you_mean(str(name), list(hints))}"
-            )
-    return kind(**{name: _fitted(value, hints[name], where + name) for name, value in values.items()})
-
-
-def _fitted(value: Any, hint: Any, where: str) -> Any:
-    origin = get_origin(hint)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where} must be a list, {given(value)}")
-        of = get_args(hint)[0]
-        return tuple(_fitted(item, of, f"{where}[{i}]") for i, item in enumerate(value))
-    if dataclasses.is_dataclass(hint):
-        if isinstance(value, hint):  # type: ignore[arg-type]
-            return value
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where} must be a table, {given(value)}")
-        return _made(hint, value, f"{where}.")  # type: ignore[arg-type]
-    if origin not in (None, Union):
-        if not isinstance(value, Mapping) or not all(
-            isinstance(name, str) and isinstance(item, str) for name, item in value.items()
-        ):
-            raise ConfigError(f"{where} must be a table of texts, {given(value)}")
-        return dict(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{where} must be {hint.__name__}, {given(value)}")
-    return value
+    return made(GatewaySettings, values, "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import re
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -37,10 +38,12 @@ class UpstreamFailed(LixCacheError):
 
     Attributes:
         was_late: it took longer than a deadline.
+        was_sent: the request was sent, and the provider may work on it still.
     """
 
-    def __init__(self, message: str, *, was_late: bool = False) -> None:
+    def __init__(self, message: str, *, was_late: bool = False, was_sent: bool = False) -> None:
         self.was_late = was_late
+        self.was_sent = was_sent
         super().__init__(message)
 
 
@@ -162,8 +165,11 @@ class AiohttpUpstream:
                 data=request.body,
                 allow_redirects=False,
             )
-        except asyncio.TimeoutError:
-            raise UpstreamFailed("the provider did not answer in time", was_late=True) from None
+        except asyncio.TimeoutError as error:
+            was_sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
+            raise UpstreamFailed(
+                "the provider did not answer in time", was_late=True, was_sent=was_sent
+            ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # Its text may quote the address; the kind says what happened.
             raise UpstreamFailed(f"the provider cannot be reached ({type(error).__name__})") from None
@@ -222,6 +228,7 @@ class Routes:
         self._settings = settings
         self._sleep = asyncio.sleep
         self._wall = clock.time
+        self._monotonic = clock.monotonic
         self.routes = [
             Route(
                 one,
@@ -234,6 +241,12 @@ class Routes:
         ]
         self.retries = 0
         self._handed_on: set[str] = set()
+
+    def first(self, model: object) -> Route | None:
+        """Return whose answers a key is for, whatever breakers say: the key must not depend on them."""
+        if not isinstance(model, str):
+            return self.routes[0] if self.routes else None
+        return next((route for route in self.routes if route.serves(model)), None)
 
     def choose(self, model: object) -> list[Route]:
         """Return who may be asked for a model, the first one first; one whose breaker is open last."""
@@ -253,35 +266,62 @@ class Routes:
         Raises:
             UpstreamFailed: there was none at all.
         """
-        tries = max(self._settings.retries + 1, len(routes))
-        for number in range(tries):
-            route = routes[number % len(routes)]
-            outgoing = request(route)
-            is_last = number == tries - 1 or not outgoing.is_repeatable
-            try:
-                incoming = await route.upstream.send(outgoing)
-            except UpstreamFailed:
-                route.did(well=False)
-                if is_last:
-                    raise
-                await self._pause(number, len(routes), None)
-                continue
-            is_passing = incoming.status in _PASSING
-            route.did(well=not is_passing or incoming.status == 429)
-            wait = self._asked_wait(incoming) if is_passing else None
-            too_long = wait is not None and wait > self._settings.retry_after_seconds
-            if not is_passing or is_last or too_long:
-                return incoming, route
-            incoming.close()
-            await self._pause(number, len(routes), wait)
-        raise UpstreamFailed("no provider serves this model")
+        left = deque((route, 0.0) for route in routes)
+        last: tuple[Incoming, Route] | None = None
+        error: UpstreamFailed | None = None
+        try:
+            for number in range(max(self._settings.retries + 1, len(routes))):
+                if not left:
+                    break
+                route, earliest = left.popleft()
+                if number:
+                    self.retries += 1
+                    await self._until_then(earliest)
+                outgoing = request(route)
+                pause: float | None = _FIRST_PAUSE * 2 ** min(number // len(routes), 5)
+                try:
+                    incoming = await route.upstream.send(outgoing)
+                except UpstreamFailed as failed:
+                    route.did(well=False)
+                    error = failed
+                    # It may work on it still: another one may be asked, not this one again.
+                    pause = None if failed.was_sent else pause
+                else:
+                    if last is not None:
+                        last[0].close()
+                    last = incoming, route
+                    if self._did_well(route, incoming):
+                        return last
+                    pause = self._pause_after(incoming, pause)
+                if pause is not None and outgoing.is_repeatable:
+                    # Behind those who were not asked yet: they need not wait for what this one wants.
+                    left.append((route, self._monotonic() + pause))
+        except BaseException:
+            if last is not None:
+                last[0].close()
+            raise
+        if last is not None:
+            return last
+        raise error or UpstreamFailed("no provider serves this model")
 
-    async def _pause(self, number: int, routes: int, wait: float | None) -> None:
-        self.retries += 1
-        if wait is not None:
-            await self._sleep(wait)
-        elif (number + 1) % routes == 0:  # all have been asked
-            await self._sleep(_FIRST_PAUSE * 2 ** min(number // routes, 5))
+    @staticmethod
+    def _did_well(route: Route, incoming: Incoming) -> bool:
+        """Note how a call went; say whether its answer is one to pass on."""
+        is_passing = incoming.status in _PASSING
+        route.did(well=not is_passing or incoming.status == 429)
+        return not is_passing
+
+    def _pause_after(self, incoming: Incoming, otherwise: float | None) -> float | None:
+        """Return after how many seconds the same may be asked again; None for too many."""
+        wait = self._asked_wait(incoming)
+        if wait is None:
+            return otherwise
+        return wait if wait <= self._settings.retry_after_seconds else None
+
+    async def _until_then(self, earliest: float) -> None:
+        seconds = earliest - self._monotonic()
+        if seconds > 0:
+            await self._sleep(seconds)
 
     def _asked_wait(self, incoming: Incoming) -> float | None:
         for name, value in incoming.headers:

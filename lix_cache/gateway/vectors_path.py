@@ -200,7 +200,7 @@ class VectorExchange(Exchange):
         if isinstance(read, Incomplete):
             core.metrics.not_stored[read.rule] += 1
             return False
-        core.spent(self.tenant, sum(one.usage.input for one in read if one.usage is not None), 0)
+        core.spent(self.tenant, sum(one.usage.input for one in read if one.usage is not None), 0, asked.model)
         if self.control.no_store:
             return False
         now = core.clock.time()

@@ -10,9 +10,10 @@ from lix_cache.clock import Clock
 from lix_cache.drivers.aio import AsyncDriver
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import LixCacheError
-from lix_cache.semantic import calls_in_flight, insert, lookup, maintenance
+from lix_cache.semantic import calls_in_flight, explain, insert, lookup, maintenance
 from lix_cache.semantic.assembled import Assembled
 from lix_cache.semantic.calls_in_flight import AsyncInFlightCall, InFlightCall, alanded, landed
+from lix_cache.semantic.explain import Explanation
 from lix_cache.semantic.result import Lookup, Report
 
 if TYPE_CHECKING:
@@ -131,6 +132,25 @@ class SemanticCache(Assembled):
         """
         query_ = lookup.Query(query, context, query_embedding, similarity_threshold, peek=True)
         return self._drive(lookup.lookup(self._core, query_))
+
+    def explain(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        similarity_threshold: float | None = None,
+        limit: int = 8,
+    ) -> Explanation:
+        """Say why a lookup would hit or miss, without a trace: the decision, and the nearest entries.
+
+        Arguments and errors are those of :meth:`lookup`. It costs two round trips, or three.
+
+        Args:
+            limit: neighbours to return, 50 at most.
+        """
+        query_ = lookup.Query(query, context, query_embedding, similarity_threshold)
+        return self._drive(explain.explain(self._core, query_, limit))
 
     def store(
         self,
@@ -304,6 +324,19 @@ class AsyncSemanticCache(Assembled):
         """See :meth:`SemanticCache.check_availability`."""
         query_ = lookup.Query(query, context, query_embedding, similarity_threshold, peek=True)
         return await self._drive(lookup.lookup(self._core, query_))
+
+    async def explain(
+        self,
+        query: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        query_embedding: VectorLike | None = None,
+        similarity_threshold: float | None = None,
+        limit: int = 8,
+    ) -> Explanation:
+        """See :meth:`SemanticCache.explain`."""
+        query_ = lookup.Query(query, context, query_embedding, similarity_threshold)
+        return await self._drive(explain.explain(self._core, query_, limit))
 
     async def store(
         self,

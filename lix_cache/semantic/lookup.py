@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from lix_cache.semantic.index import ScopeIndex, View
     from lix_cache.vectors import FloatArray, VectorLike
 
-__all__ = ["Query", "catch_up", "lookup"]
+__all__ = ["Query", "catch_up", "choose_among", "learned", "lookup", "news"]
 
 #: Entries of one answer that the verifier is asked about.
 _WANTED = 3
@@ -118,8 +118,8 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
 
     reported = following.reported
     similarities, view = view.similarities(vector, following.now_ms)
-    chosen = _choose(
-        core, view, similarities, _learned(core, thresholds, scope, query.text), query.text, vector
+    chosen = choose_among(
+        core, view, similarities, learned(core, thresholds, scope, query.text), query.text, vector
     )
     if not chosen.rows:
         _remember(core, query, scope, digest, view, chosen)
@@ -156,7 +156,7 @@ def _still_there(chosen: Choice[Objection], found: Served | Gone | Reported | To
     return found
 
 
-def _learned(core: Core, thresholds: Thresholds, scope: Scope, text: str) -> Thresholds:
+def learned(core: Core, thresholds: Thresholds, scope: Scope, text: str) -> Thresholds:
     """Return what a hit must reach in this scope, by what it has learned."""
     is_strange = core.hits.is_strange(core.embedding.name, text)
     return thresholds.with_score(core.watch.threshold(scope.id, is_strange=is_strange))
@@ -252,10 +252,10 @@ def _ask(core: Core, scope_id: str, digest: bytes, index: ScopeIndex, peek: bool
     def ask(place: Place) -> ScriptCall:
         return core.redis.answers.lookup(scope_id, digest, place, use, fetch=not peek)
 
-    return (yield from _news(core, scope_id, index, ask))
+    return (yield from news(core, scope_id, index, ask))
 
 
-def _news(
+def news(
     core: Core, scope_id: str, index: ScopeIndex, ask: Callable[[Place], ScriptCall]
 ) -> Flow[tuple[Found, View]]:
     """Ask until the index is up to date.
@@ -295,11 +295,11 @@ def catch_up(core: Core, scope_id: str, dim: int) -> Flow[tuple[View, float]]:
     def ask(place: Place) -> ScriptCall:
         return core.redis.answers.lookup(scope_id, digest, place, NO_USE, fetch=False, may_search=False)
 
-    found, view = yield from _news(core, scope_id, core.redis.store.indexes.get(scope_id, dim), ask)
+    found, view = yield from news(core, scope_id, core.redis.store.indexes.get(scope_id, dim), ask)
     return view, found.served.now_ms if isinstance(found, Exact) else found.now_ms
 
 
-def _choose(
+def choose_among(
     core: Core, view: View, similarities: FloatArray, thresholds: Thresholds, text: str, vector: FloatArray
 ) -> Choice[Objection]:
     """Find the entries that may answer: accepted by their numbers, and no guard objects."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,15 +69,47 @@ def test_the_demo_hits_without_a_key_and_without_redis() -> None:
     assert [line["cache"] for line in lines] == ["miss", "miss", "hit-l1-exact"] or len(lines) == 3
 
 
+def test_the_demo_makes_a_key_for_its_page_and_leaves_nothing(
+    redis_config: CacheConfig, tmp_path: Path
+) -> None:
+    env = {
+        "LIX_CACHE_REDIS_URL": f"redis://127.0.0.1:{redis_config.redis_port}",
+        "LIX_CACHE_REDIS_KEY_PREFIX": redis_config.redis_key_prefix,
+        "TMPDIR": str(tmp_path),
+    }
+    with serving("--demo", **env) as (process, url):
+        assert post(url, chat_body(), x_session_id="s").status == 200
+        assert process.stderr is not None
+        said = b""
+        while b"its key:" not in said:
+            said += process.stderr.readline()
+        assert f"page: {url}/ui".encode() in said
+        key = said.split(b"its key:")[1].split()[0].decode()
+        found = ask(url, "GET", "/admin/view/overview", headers={"authorization": f"Bearer {key}"})
+        assert (found.status, found.json["is_demo"]) == (200, True)
+        assert list(tmp_path.glob("lix-cache-demo-*"))
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert not list(tmp_path.glob("lix-cache-demo-*")), "conversations of the demo go with it"
+
+
 def test_workers_share_what_is_in_redis(redis_config: CacheConfig) -> None:
     env = {
         "LIX_CACHE_REDIS_URL": f"redis://127.0.0.1:{redis_config.redis_port}",
         "LIX_CACHE_REDIS_KEY_PREFIX": redis_config.redis_key_prefix,
+        "LIX_CACHE_GATEWAY_ADMIN_KEY": digest_of_key("the page's key 0123"),
     }
     with Provider() as provider, serving("--upstream", provider.url, "--workers", "2", **env) as (_, url):
         replies = [post(url, chat_body()) for _ in range(12)]
         assert {reply.status for reply in replies} == {200}
         assert len(provider.calls) <= 2, "at most one before it was stored"
+
+        def are_counted() -> bool:
+            headers = {"authorization": "Bearer the page's key 0123"}
+            found = ask(url, "GET", "/admin/view/overview", headers=headers).json
+            return sum(one["requests"] for one in found["bins"]) == 12
+
+        wait_until(are_counted, 60, "whichever worker answers, it knows of all requests")
 
 
 def test_it_drains_and_ends_when_idle() -> None:
@@ -95,6 +128,18 @@ def test_check_says_what_is_wrong_with_each_part(redis_config: CacheConfig) -> N
         fine = run("serve", "--check", "--json", "--upstream", provider.url, "--embedder", "lexical", **redis)
         assert fine.returncode == 0, fine.stderr
         assert set(json.loads(fine.stdout)["parts"].values()) == {"ok"}
+        plan = " / ".join(json.loads(fine.stdout)["plan"])
+        for said in (
+            "listen at 127.0.0.1:8640",
+            "memory, Redis, meaning (lexical)",
+            provider.url,
+            "no /admin",
+        ):
+            assert said in plan
+    broken = run("serve", "--check", "--upstream", "ftp://x", LIX_CACHE_GATEWAY_TENANTS='[{"name": "/"}]')
+    assert broken.returncode == 1
+    assert "!!  upstreams[0]: the url" in broken.stdout
+    assert "!!  tenants[0]: the name" in broken.stdout
     away = f"http://127.0.0.1:{free_port()}"
     wrong = run(
         "serve", "--check", "--upstream", away, LIX_CACHE_REDIS_URL=f"redis://127.0.0.1:{free_port()}"

@@ -116,15 +116,14 @@ def test_a_file_that_makes_no_sense_changes_nothing_and_is_said(
 @contextmanager
 def serving(file: Path, port: int, *more: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LIX_CACHE")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lix_cache.cli", "serve", "--config", str(file), "--port", str(port), *more],
-        env={**clean, **env},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    command = [sys.executable, "-m", "lix_cache.cli", "serve", "--config", str(file), "--port", str(port)]
+    with log_of(file).open("wb") as log:
+        process = subprocess.Popen(
+            [*command, *more], env={**clean, **env}, stdout=subprocess.DEVNULL, stderr=log
+        )
 
     def is_up() -> bool:
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert process.poll() is None, log_of(file).read_text()
         try:
             return ask(f"http://127.0.0.1:{port}", "GET", "/healthz").status == 200
         except OSError:
@@ -136,8 +135,10 @@ def serving(file: Path, port: int, *more: str, **env: str) -> Iterator[subproces
     finally:
         process.terminate()
         process.wait(60)
-        assert process.stderr is not None
-        process.stderr.close()
+
+
+def log_of(file: Path) -> Path:
+    return file.with_suffix(".log")
 
 
 def test_a_signal_reloads_all_workers(provider: Provider, tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_a_signal_reloads_all_workers(provider: Provider, tmp_path: Path) -> Non
         assert statuses(ANN) == {401}
         file.write_text("nonsense: 1")
         process.send_signal(signal.SIGHUP)
-        wait_until(lambda: b"were not reloaded" in process.stderr.peek(), 30, "the word about it")  # type: ignore[union-attr]
+        wait_until(lambda: "were not reloaded" in log_of(file).read_text(), 30, "the word about it")
         assert statuses(BOB) == {200}, "the old settings stay"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,16 @@ import pytest
 
 from lix_cache import CacheConfig
 from lix_cache.errors import ConfigError
-from lix_cache.gateway.settings import ENV_PREFIX, GatewaySettings, read_settings
+from lix_cache.gateway.prices import PriceSettings
+from lix_cache.gateway.settings import (
+    ENV_PREFIX,
+    FIXED,
+    GatewaySettings,
+    TenantSettings,
+    UpstreamSettings,
+    read_settings,
+)
+from lix_cache.gateway.settings_file import SettingsError
 from lix_cache.gateway.tenants import digest_of_key
 
 KEY = digest_of_key("a-key-of-sixteen-letters")
@@ -119,3 +129,46 @@ def test_no_secret_in_a_repr() -> None:
     )
     assert "sk-secret" not in repr(found)
     assert KEY not in repr(found)
+
+
+@pytest.mark.promise("no-leak")
+def test_all_problems_are_said_each_with_its_place() -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_settings(
+            None,
+            {},
+            prot=1,
+            ttl_seconds="long",
+            upstreams=[{"name": "a", "url": "http://a"}, {"name": "b", "url": "ftp://b"}, {"nam": "c"}],
+            tenants=[{"name": "t", "keys": [KEY], "requests_per_minute": "plain-key"}],
+        )
+    problems = caught.value.problems
+    starts = (
+        "unknown setting 'prot'",
+        "ttl_seconds must",
+        "upstreams[1]: the url",
+        "unknown setting upstreams[2].'nam'",
+    )
+    assert len(problems) == 5
+    for problem, start in zip(problems, starts, strict=False):
+        assert problem.startswith(start)
+    assert problems[4].startswith("tenants[0].requests_per_minute must be int")
+    assert all(problem in str(caught.value) for problem in problems)
+    assert "plain-key" not in str(caught.value)
+
+
+def test_the_docs_list_every_setting_with_its_default() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text().partition("## All settings")[2]
+    tables = text.split("| --- | --- | --- |\n")[1:]
+    kinds = (GatewaySettings, UpstreamSettings, TenantSettings, PriceSettings)
+    for table, kind in zip(tables, kinds, strict=True):
+        rows = re.findall(r"^\| `(\w+)` \| `(.*?)` \| (\S.*) \|$", table, re.MULTILINE)
+        assert {name: json.loads(default) for name, default, _ in rows} == {
+            one.name: list(value) if isinstance(value, tuple) else value
+            for one in dataclasses.fields(kind)
+            for value in [
+                one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+            ]
+        }
+    for name in FIXED:
+        assert f"`{name}`" in (Path(__file__).parents[2] / "docs" / "gateway.md").read_text()

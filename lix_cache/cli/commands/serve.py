@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
+import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from lix_cache import InvalidInput
+from lix_cache import ConfigError, InvalidInput
 from lix_cache.cli.errors import PROBLEM
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import for_humans, print_json, to_stderr, visible
@@ -48,7 +51,7 @@ def serve(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes that serve one port.")] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Check settings, Redis and provider, and end.")
+        bool, typer.Option("--check", help="Say what it would do, try each part, and end.")
     ] = False,
     demo: Annotated[
         bool, typer.Option("--demo", help="Serve a scripted provider: hits without a provider's key.")
@@ -79,11 +82,19 @@ def serve(
 
         changes["upstreams"] = [{"name": "demo", "url": in_thread()}]
     reread = partial(read_settings, config, **changes)
-    settings = reread()
     if check:
-        _check(settings, library, as_json=as_json)
+        _check(reread, library, as_json=as_json)
         return
-    _run(settings, library, reread, is_demo=demo)
+    settings = reread()
+    if not demo:
+        _run(settings, library, reread)
+        return
+    more, page_key = _for_demo(settings)
+    reread = partial(reread, **more)
+    with tempfile.TemporaryDirectory(prefix="lix-cache-demo-", ignore_cleanup_errors=True) as folder:
+        # The server hands the signal on when it has ended, and by default that would leave the folder behind.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        _run(reread(), library.replace(archive_dir=folder), reread, is_demo=True, page_key=page_key)
 
 
 def _upstreams(given: list[str]) -> list[dict[str, Any]]:
@@ -96,6 +107,20 @@ def _upstreams(given: list[str]) -> list[dict[str, Any]]:
     return found
 
 
+def _for_demo(settings: GatewaySettings) -> tuple[dict[str, Any], str]:
+    """Return changes of the settings that give something to see, and the key of the page."""
+    from lix_cache.gateway.tenants import digest_of_key
+
+    changes: dict[str, Any] = {"embedder": settings.embedder or "lexical"}
+    key = ""
+    if not settings.admin_key:
+        key = secrets.token_urlsafe(18)
+        changes["admin_key"] = digest_of_key(key)
+    if not settings.tenants:
+        changes["sessions"] = True
+    return changes, key
+
+
 def _print_digest() -> None:
     from lix_cache.gateway.tenants import digest_of_key
 
@@ -106,13 +131,21 @@ def _print_digest() -> None:
     typer.echo(digest_of_key(key))
 
 
-def _check(settings: GatewaySettings, library: CacheConfig, *, as_json: bool) -> None:
+def _check(reread: Callable[[], GatewaySettings], library: CacheConfig, *, as_json: bool) -> None:
     from lix_cache.gateway.serve import checked
+    from lix_cache.gateway.settings_file import problems_of
 
-    found = checked(settings, library)
+    try:
+        found = checked(reread(), library)
+    except ConfigError as error:
+        found = {"ok": False, "plan": [], "parts": {}, "settings": problems_of(error)}
     if as_json:
         print_json(found)
     else:
+        for line in found["plan"]:
+            for_humans().print(Text(f"    {visible(line)}"), soft_wrap=True)
+        for problem in found.get("settings", ()):
+            for_humans().print(Text(f"!!  {visible(problem)}"), soft_wrap=True)
         for name, state in found["parts"].items():
             mark = "ok" if state == "ok" else "!!"
             for_humans().print(Text(f"{mark}  {name}: {visible(state)}"), soft_wrap=True)
@@ -121,15 +154,25 @@ def _check(settings: GatewaySettings, library: CacheConfig, *, as_json: bool) ->
 
 
 def _run(
-    settings: GatewaySettings, library: CacheConfig, reread: Callable[[], GatewaySettings], *, is_demo: bool
+    settings: GatewaySettings,
+    library: CacheConfig,
+    reread: Callable[[], GatewaySettings],
+    *,
+    is_demo: bool = False,
+    page_key: str = "",
 ) -> None:
     from lix_cache.gateway.serve import gateway_for, log_troubles, run, run_workers
 
     address = f"http://{settings.host}:{settings.port}"
     gateway = gateway_for(settings, library, reread)
+    gateway.core.is_demo = is_demo
     log_troubles()
     lines = [f"lix-cache gateway on {address}"]
     lines += [f"  {one.name}: {visible(one.url)}" for one in settings.upstreams]
+    if settings.admin_key:
+        lines.append(f"  page: {address}/ui")
+    if page_key:
+        lines.append(f"  its key: {page_key}")
     if is_demo:
         lines.append("  ask twice, and look at the header x-lix-cache:")
         lines.append(
