@@ -22,7 +22,6 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from tests.support.redis_server import RedisServer, free_port
 
-_TICKS = os.sysconf("SC_CLK_TCK")
 _EVENTS = 50
 _TEXT = "It is in the settings, under Security. " * 6
 
@@ -73,11 +72,22 @@ class _Provider(asyncio.Protocol):
             if b'"stream":true' in body:
                 # One write an event, as it would come.
                 self._transport.write(_HEAD_STREAM)
+                if b'"user":"slow"' in body:
+                    self._slowly(0)
+                    return
                 for event in _ALL_EVENTS:
                     self._transport.write(event)
                 self._transport.write(b"0\r\n\r\n")
             else:
                 self._transport.write(_WHOLE)
+
+    def _slowly(self, number: int) -> None:
+        """Send an event at a time, so that the first one is there long before the last one."""
+        if number == len(_ALL_EVENTS):
+            self._transport.write(b"0\r\n\r\n")
+            return
+        self._transport.write(_ALL_EVENTS[number])
+        asyncio.get_running_loop().call_later(0.0002, self._slowly, number + 1)
 
 
 _HEAD_STREAM, _WHOLE, _ALL_EVENTS = _chat(True), _chat(False), _events()
@@ -114,6 +124,19 @@ class _Client:
             raise SystemExit(f"unexpected answer: {head[:200]!r}")
         return head
 
+    async def first_byte(self, body: bytes) -> float:
+        """Return the seconds until the first byte of the answer's body."""
+        began = time.perf_counter()
+        self._writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"authorization: Bearer sk-1\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        await self._reader.readuntil(b"\r\n\r\n")
+        await self._reader.readuntil(b"data: ")
+        took = time.perf_counter() - began
+        await self._reader.readuntil(b"\r\n0\r\n\r\n")
+        return took
+
     def close(self) -> None:
         self._writer.close()
 
@@ -121,7 +144,7 @@ class _Client:
 _number = 0
 
 
-def _body(size: int, *, stream: bool = False, fresh: bool = True) -> bytes:
+def _body(size: int, *, stream: bool = False, fresh: bool = True, slow: bool = False) -> bytes:
     global _number
     _number += 1
     text = f"{_number if fresh else 'same'} " + "x" * size
@@ -129,14 +152,18 @@ def _body(size: int, *, stream: bool = False, fresh: bool = True) -> bytes:
         "model": "m",
         "messages": [{"role": "user", "content": text}],
         **({"stream": True} if stream else {}),
+        **({"user": "slow"} if slow else {}),
     }
     return json.dumps(body, separators=(",", ":")).encode()
 
 
 def _cpu(pid: int) -> float:
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    """Return the seconds that all threads of a process have run: to the nanosecond, unlike its ticks."""
+    total = 0
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/schedstat") as file:
+            total += int(file.read().split()[0])
+    return total / 1e9
 
 
 def _pss(pid: int) -> float:
@@ -155,6 +182,21 @@ async def _p50(port: int, bodies: Callable[[], bytes], count: int, more: bytes =
         took.append(time.perf_counter() - began)
     client.close()
     return statistics.median(took) * 1000
+
+
+async def _first_bytes(ports: tuple[int, int], count: int) -> tuple[float, float]:
+    """Return the median milliseconds to the first byte of a slow stream: direct, and through the gateway.
+
+    In turn, one by one: what else the machine does hits both alike.
+    """
+    clients = [await _Client().open(port) for port in ports]
+    took: list[list[float]] = [[], []]
+    for _ in range(count):
+        for client, times in zip(clients, took, strict=True):
+            times.append(await client.first_byte(_body(700, stream=True, slow=True)))
+    for client in clients:
+        client.close()
+    return statistics.median(took[0]) * 1000, statistics.median(took[1]) * 1000
 
 
 async def _load(
@@ -195,6 +237,13 @@ async def _measure(ports: tuple[int, int], pid: int, rounds: int, count: int) ->
             "median_added_ms": statistics.median(added),
             **_best(loads),
         }
+    firsts = [await _first_bytes(ports, count) for _ in range(rounds)]
+    added = [after - before for before, after in firsts]
+    found["first byte of a stream"] = {
+        "direct_ms": min(before for before, _ in firsts),
+        "added_p50_ms": min(added),
+        "median_added_ms": statistics.median(added),
+    }
     hits = {
         "hit in memory, 1 kB": lambda: _body(700, fresh=False),
         "hit in memory, 55 kB": lambda: _body(55_000, fresh=False),

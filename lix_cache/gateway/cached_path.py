@@ -269,6 +269,7 @@ class Exchange:
                 await self._say(flight.answer, asked)
                 return
             if head is not None and head.status != 200 and flight.is_whole and not flight.is_broken:
+                reader.rewind()  # waiting for the end went past what is now passed on
                 await self._pass_on(reader, head.shared(), None)
                 return
         finally:

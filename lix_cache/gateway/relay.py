@@ -241,6 +241,10 @@ class Reader:
             else:
                 await self._wait()
 
+    def rewind(self) -> None:
+        """Begin at the first piece again. All are there as long as the flight is whole."""
+        self.position = 0
+
     @property
     def has_all(self) -> bool:
         """Whether no piece is left, and none will come."""

@@ -267,3 +267,25 @@ def test_events_are_passed_on_as_they_come(provider: Provider, gateway: RunningG
         provider.gate.set()
         for connection in connections:
             connection.close()
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("act", ["429", "500"])
+def test_each_of_equal_requests_at_once_gets_the_whole_error(
+    act: str, stream: bool, provider: Provider, gateway: RunningGateway
+) -> None:
+    provider.acts.append(act)
+    provider.gate.clear()
+    answers: list[Any] = []
+    body = chat_body("The same question?", stream=stream)
+    threads = [threading.Thread(target=lambda: answers.append(post(gateway.url, body))) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: gateway.core.metrics.open == 20)
+    provider.gate.set()
+    for thread in threads:
+        thread.join()
+    assert len(provider.calls) == 1
+    assert {answer.status for answer in answers} == {int(act)}
+    assert len({answer.body for answer in answers}) == 1
+    assert "error" in json.loads(answers[0].body)

@@ -133,6 +133,7 @@ class Provider:
             kind = "rate_limit_error" if act == "429" else "api_error"
             error = {"type": "error", "error": {"type": kind, "message": f"scripted {act}", "code": None}}
             headers = {**self.headers, "retry-after": self.retry_after}
+            await self._opened()
             return web.json_response(error, status=int(act), headers=headers)
         if act == "reset":
             assert request.transport is not None
