@@ -19,7 +19,7 @@ from lix_cache.session.base import Session, ask, beside, merged, session_lock
 from lix_cache.session.reconcile import ask_known, catch_up, reconcile_pending, without_redis
 
 if TYPE_CHECKING:
-    from lix_cache.archive.facts import Summary
+    from lix_cache.archive.facts import Extent
 
 __all__ = ["get_context", "get_full", "peek", "read_window", "rehydrate"]
 
@@ -147,10 +147,10 @@ def rehydrate(session: Session, cold: Cold) -> Flow[tuple[list[Turn], bool]]:
     return turns, done >= 0
 
 
-def _end_of(session: Session) -> tuple[list[Turn], Summary]:
+def _end_of(session: Session) -> tuple[list[Turn], Extent]:
     cold = session.store.cold
     turns = cold.recent(session.id, session.window, in_context=True, locked=True)
-    return turns, cold.summary(session.id, locked=True)
+    return turns, cold.look(session.id, locked=True)
 
 
 def get_full(session: Session) -> Flow[list[Turn]]:
