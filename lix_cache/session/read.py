@@ -43,8 +43,13 @@ def get_context(session: Session, count: int = 0, again: int = READS_AGAIN) -> F
         if isinstance(turns, Cold) or not (turns or session.seen.is_stale):
             pass
         elif session.seen.is_stale or session.seen.goes_beyond(turns[-1].id):
-            behind = session.seen.is_stale or not (yield from _was_shortened(session, turns[-1].id))
-            if behind and (yield from catch_up(session, locked=False)):
+            is_stale, ends_early = session.seen.is_stale, False
+            if turns and session.seen.goes_beyond(turns[-1].id):
+                ends_early = not (yield from _was_shortened(session, turns[-1].id))
+            # What was taken out may stand there because a process was killed before it told Redis.
+            if (is_stale or ends_early) and (
+                yield from catch_up(session, locked=False, went_back=ends_early)
+            ):
                 turns = yield from read_window(session, count)
         else:
             session.seen.compared = max(session.seen.compared, session.seen.opened)

@@ -37,12 +37,18 @@ __all__ = [
 ]
 
 
-def catch_up(session: Session, *, locked: bool) -> Flow[bool]:
-    """Bring a window to which Redis went back together with the archive. False if the disk refuses."""
+def catch_up(session: Session, *, locked: bool, went_back: bool = True) -> Flow[bool]:
+    """Bring a window together with the archive, which knows more. False if the disk refuses.
+
+    Args:
+        session: the session.
+        locked: whether the caller holds its lock.
+        went_back: the window ends too early, as an older state of Redis does.
+    """
     store = session.store
     try:
         # Where another process wrote to the archive while Redis was away, all is as it should be.
-        if not (yield DiskCall(partial(store.cold.is_pending, session.id))):
+        if went_back and not (yield DiskCall(partial(store.cold.is_pending, session.id))):
             store.note_rollback()
         yield from _reconcile_locked(session) if locked else reconcile(session)
     except (ArchiveError, InvalidMessage) as error:

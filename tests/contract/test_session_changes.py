@@ -15,7 +15,9 @@ import pytest
 from lix_cache import MessageNotFound, RevisionMismatch
 from lix_cache.archive import decoding
 from lix_cache.config import CacheConfig
+from lix_cache.effects import RedisCall
 from lix_cache.errors import InvalidInput, InvalidMessage
+from lix_cache.hot import scripts
 from lix_cache.session import changes
 from tests.support import RedisServer
 from tests.support.lab import Process
@@ -374,3 +376,18 @@ def test_a_message_that_was_taken_out_before_it_was_archived_is_no_sign_of_a_rol
         STEPS[step](one, other)
     assert one.context() == other.context() == Process(redis_config).context()
     assert one.store.counters["rolled_back"] == other.store.counters["rolled_back"] == 0
+
+
+def test_a_change_of_which_redis_was_not_told_is_no_sign_of_a_rollback(redis_config: CacheConfig) -> None:
+    one = Process(redis_config)
+    for text in "xyz":
+        one.add(text)
+    popping = changes.pop_last(one.session)
+    step = popping.send(None)
+    while not (isinstance(step, RedisCall) and getattr(step.command, "script", None) is scripts.TAKE_OUT):
+        step = one.step(popping, step)
+    popping.close()  # killed
+    other = Process(redis_config)
+    for _ in range(2):
+        assert other.context() == [*"xy"]
+    assert other.store.counters["rolled_back"] == 0
