@@ -72,7 +72,7 @@ class ArchiveReader(ArchiveFolder):
             try:
                 return parts.last_turns(self._files, path, count, self._most)
             except reading.TailUnreadable:
-                # The long way, which also decides whether it is damage or a writer at work.
+                # Read the whole file, which also tells damage from a writer at work.
                 found = self._contents_at(path, session_id, locked=locked)
                 return None if found is None else (found.turns[-count:], found.index.cleared)
 
@@ -211,7 +211,7 @@ class ArchiveReader(ArchiveFolder):
             return header.session_id
         if not self._is_legacy(path):
             return session_id_of_stem(stem)
-        # What an upgrade that a crash stopped left beside the session's own file does not count.
+        # A crash may have stopped an upgrade. What it left beside the session's own file does not count.
         session_id = legacy_session_id(stem)
         return session_id if self._path_of(session_id) == path else None
 

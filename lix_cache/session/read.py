@@ -66,8 +66,8 @@ def get_context(session: Session, count: int = 0, again: int = READS_AGAIN) -> F
         return session.saw(archived)
     if len(turns) >= session.window and not session.seen.goes_beyond(turns[-1].id):
         return session.saw(once(turns))
-    # A window begun after the session had moved to disk, or kept by a cache with a
-    # smaller one: the rest is archived. One disk call also says if there is nothing.
+    # The window began after the session had moved to disk, or a cache with a smaller window kept it:
+    # the rest is archived. One disk call also says if there is nothing.
     hot, read = turns, partial(store.cold.recent, session.id, session.window, in_context=True)
     both: list[Turn] = yield DiskCall(lambda: beside(session, read(), hot), waits=True)
     return session.saw(both[-session.window :])
@@ -142,7 +142,7 @@ def rehydrate(session: Session, cold: Cold) -> Flow[tuple[list[Turn], bool]]:
                 if cold.ticket and store.hot.size_of(command) <= BYTES_AT_ONCE:
                     done = int((yield RedisCall(command)))
             except RedisUnavailable as error:
-                # What was asked for is in hand; only the next read will be slower.
+                # The messages are in hand. Only the next read will be slower.
                 store.count("redis_errors")
                 if error.code not in READS_ONLY:
                     store.breaker.trip()
@@ -172,7 +172,7 @@ def get_full(session: Session) -> Flow[list[Turn]]:
         found = yield from without_redis(session, partial(store.cold.turns, session.id), error)
         return found if found is not None else (yield from get_full(session))
     hot = late.counted(session.seen, hot, session.seen.deleted)
-    # A thread's work: it reads the archive, and puts any number of messages in order.
+    # In a thread: it reads the archive, and sorts any number of messages.
     everything: list[Turn] = yield DiskCall(
         lambda: beside(session, store.cold.turns(session.id), hot), waits=True
     )
