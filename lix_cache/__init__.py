@@ -18,8 +18,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lix_cache.admin import AsyncStoreAdmin, SessionPage, StoreAdmin
+    from lix_cache.admin import (
+        AsyncStoreAdmin,
+        Check,
+        Deleted,
+        FileCheck,
+        Migrated,
+        Offloaded,
+        SessionInfo,
+        SessionPage,
+        StoreAdmin,
+        StoreStats,
+    )
     from lix_cache.archive.archive import ConversationArchive
+    from lix_cache.archive.compaction import Compacted
+    from lix_cache.archive.verify import ArchiveReport
+    from lix_cache.clock import Clock
     from lix_cache.compat.caches import (
         AsyncSemanticCacheRedis,
         AsyncURLEmbeddingCache,
@@ -29,7 +43,8 @@ if TYPE_CHECKING:
     from lix_cache.config import CacheConfig, Prices, SemanticSettings
     from lix_cache.coordinator import AsyncCacheCoordinator, CacheCoordinator
     from lix_cache.embedded import EmbeddedRedis, ensure_redis
-    from lix_cache.embedders.cached import CachedEmbedder
+    from lix_cache.embedded.binary import ServerBinary
+    from lix_cache.embedders.cached import CachedEmbedder, EmbeddingStore
     from lix_cache.embedders.hashing import HashingEmbedder
     from lix_cache.embedders.http import OpenAIEmbedder
     from lix_cache.embedders.onnx import OnnxEmbedder
@@ -74,9 +89,16 @@ if TYPE_CHECKING:
         VerifierError,
     )
     from lix_cache.evaluation.calibration import Calibration, CalibrationPoint, calibrate, calibration_curve
-    from lix_cache.evaluation.evaluate import Evaluation, Pair, PairEvaluation, evaluate, evaluate_pairs
+    from lix_cache.evaluation.evaluate import (
+        Evaluation,
+        Mistake,
+        Pair,
+        PairEvaluation,
+        evaluate,
+        evaluate_pairs,
+    )
     from lix_cache.evaluation.question_log import QuestionLog
-    from lix_cache.evaluation.questions import Question, questions_from_log, questions_from_pairs
+    from lix_cache.evaluation.questions import Labelled, Question, questions_from_log, questions_from_pairs
     from lix_cache.evaluation.thresholds_file import load_thresholds, save_thresholds
     from lix_cache.hot.clients import (
         close_async_redis_clients,
@@ -85,20 +107,21 @@ if TYPE_CHECKING:
     )
     from lix_cache.huffman_codec import HuffmanCodec
     from lix_cache.huffman_codec._dictionary import Dictionary
-    from lix_cache.huffman_codec.training import train_dictionary
+    from lix_cache.huffman_codec.training import TrainingOptions, train_dictionary
     from lix_cache.matching.reasons import Reason
     from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, STRICT_THRESHOLDS, Thresholds
     from lix_cache.messages.session_key import SessionKey
     from lix_cache.observability.json_logs import json_logs
-    from lix_cache.observability.prometheus import register_metrics
+    from lix_cache.observability.prometheus import CacheCollector, register_metrics
     from lix_cache.semantic.cache import AsyncSemanticCache, SemanticCache
     from lix_cache.semantic.calls_in_flight import AsyncInFlightCall, InFlightCall
     from lix_cache.semantic.explain import Explanation, Neighbour
-    from lix_cache.semantic.policy import CachePolicy
+    from lix_cache.semantic.policy import CachePolicy, Refusal
     from lix_cache.semantic.result import Lookup, Report, Stored
-    from lix_cache.session.archive import AsyncConversationArchive
+    from lix_cache.session.archive import AsyncConversationArchive, AsyncReports
     from lix_cache.session.cache import AsyncHybridConversationCache, HybridConversationCache
     from lix_cache.session.evictor import Evictor
+    from lix_cache.session.offload import Moved
     from lix_cache.session.results import AddedMessages, StoredMessage
     from lix_cache.session.window import AsyncSessionContextWindow, SessionContextWindow
     from lix_cache.values.streamed import Streamed
@@ -110,6 +133,25 @@ __version__ = "1.0.0.dev0"
 
 #: Where the public names are made; the others are errors.
 _HOMES = {
+    "ArchiveReport": "archive.verify",
+    "AsyncReports": "session.archive",
+    "CacheCollector": "observability.prometheus",
+    "Check": "admin",
+    "Clock": "clock",
+    "Compacted": "archive.compaction",
+    "Deleted": "admin",
+    "EmbeddingStore": "embedders.cached",
+    "FileCheck": "admin",
+    "Labelled": "evaluation.questions",
+    "Migrated": "admin",
+    "Mistake": "evaluation.evaluate",
+    "Moved": "session.offload",
+    "Offloaded": "admin",
+    "Refusal": "semantic.policy",
+    "ServerBinary": "embedded.binary",
+    "SessionInfo": "admin",
+    "StoreStats": "admin",
+    "TrainingOptions": "huffman_codec.training",
     "AddedMessages": "session.results",
     "AsyncCacheCoordinator": "coordinator",
     "AsyncConversationArchive": "session.archive",
@@ -192,38 +234,47 @@ __all__ = [
     "ArchiveBusy",
     "ArchiveCorrupt",
     "ArchiveError",
+    "ArchiveReport",
     "ArchiveTooLarge",
     "ArchiveUnavailable",
     "AsyncCacheCoordinator",
     "AsyncConversationArchive",
     "AsyncHybridConversationCache",
     "AsyncInFlightCall",
+    "AsyncReports",
     "AsyncSemanticCache",
     "AsyncSemanticCacheRedis",
     "AsyncSessionContextWindow",
     "AsyncStoreAdmin",
     "AsyncURLEmbeddingCache",
+    "CacheCollector",
     "CacheConfig",
     "CacheCoordinator",
     "CachePolicy",
     "CachedEmbedder",
     "Calibration",
     "CalibrationPoint",
+    "Check",
+    "Clock",
     "CodecError",
+    "Compacted",
     "ComputeTimeout",
     "ConfigError",
     "ConversationArchive",
     "CrossEncoderVerifier",
+    "Deleted",
     "Dictionary",
     "DimensionMismatch",
     "EmbeddedRedis",
     "Embedder",
     "EmbedderError",
     "EmbedderUnavailable",
+    "EmbeddingStore",
     "EngineError",
     "Evaluation",
     "Evictor",
     "Explanation",
+    "FileCheck",
     "HashingEmbedder",
     "HuffmanCodec",
     "HybridConversationCache",
@@ -237,14 +288,19 @@ __all__ = [
     "KvBusy",
     "KvError",
     "KvUnavailable",
+    "Labelled",
     "LayoutMismatch",
     "LixCacheError",
     "Lookup",
     "MessageNotFound",
+    "Migrated",
     "MissingDictionary",
     "MissingExtra",
+    "Mistake",
+    "Moved",
     "Neighbour",
     "NoRedisServer",
+    "Offloaded",
     "OnnxEmbedder",
     "OnnxVerifier",
     "OpenAIEmbedder",
@@ -259,21 +315,26 @@ __all__ = [
     "RedisDatabaseError",
     "RedisError",
     "RedisUnavailable",
+    "Refusal",
     "Report",
     "RevisionMismatch",
     "SemanticCache",
     "SemanticCacheRedis",
     "SemanticSettings",
     "SentenceTransformerEmbedder",
+    "ServerBinary",
     "SessionContextWindow",
+    "SessionInfo",
     "SessionKey",
     "SessionPage",
     "StoreAdmin",
+    "StoreStats",
     "Stored",
     "StoredMessage",
     "StreamInterrupted",
     "Streamed",
     "Thresholds",
+    "TrainingOptions",
     "URLEmbeddingCache",
     "Verifier",
     "VerifierError",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lix_cache.admin.async_store import AsyncStoreAdmin
 from lix_cache.admin.results import (
     Check,
+    Deleted,
     FileCheck,
     Migrated,
     Offloaded,
@@ -17,6 +18,7 @@ from lix_cache.admin.store import StoreAdmin
 __all__ = [
     "AsyncStoreAdmin",
     "Check",
+    "Deleted",
     "FileCheck",
     "Migrated",
     "Offloaded",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from lix_cache.admin.results import FileCheck
 from lix_cache.archive.archive import ConversationArchive
 from lix_cache.archive.names import SUFFIX, file_stem, plain_stem
-from lix_cache.archive.verify import Report, verify_file
+from lix_cache.archive.verify import ArchiveReport, verify_file
 from lix_cache.errors import ArchiveError
 from lix_cache.messages.session_key import in_namespace, named, stored_start
 from lix_cache.storage.files import Files
@@ -62,14 +62,14 @@ def check_files(archive: ConversationArchive, names: list[str]) -> Iterator[File
             yield _checked(name, *found)
 
 
-def _read(archive: ConversationArchive, name: str) -> tuple[str, Report] | None:
+def _read(archive: ConversationArchive, name: str) -> tuple[str, ArchiveReport] | None:
     data = archive.store.raw_file(name)
     return None if data is None else verify_file(data, name[: -len(SUFFIX)])
 
 
 def _read_alone(
-    archive: ConversationArchive, name: str, owner: str, report: Report
-) -> tuple[str, Report] | None:
+    archive: ConversationArchive, name: str, owner: str, report: ArchiveReport
+) -> tuple[str, ArchiveReport] | None:
     """Look again without a writer: half an append looks like damage."""
     try:
         lock = archive.store.lock(owner)
@@ -81,7 +81,7 @@ def _read_alone(
         return _read(archive, name)
 
 
-def _checked(name: str, owner: str, report: Report) -> FileCheck:
+def _checked(name: str, owner: str, report: ArchiveReport) -> FileCheck:
     problems = report.problems
     if report.version == 2 and not problems:
         proper = file_stem(owner) + SUFFIX

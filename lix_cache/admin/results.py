@@ -169,6 +169,7 @@ class FileCheck:
 
     @property
     def is_intact(self) -> bool:
+        """Whether nothing is wrong."""
         return not self.problems
 
 

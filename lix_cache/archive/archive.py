@@ -13,7 +13,7 @@ from lix_cache.archive.expiry import DAY, Now
 from lix_cache.archive.index import MAX_DECODED
 from lix_cache.archive.names import SUFFIX
 from lix_cache.archive.store import ArchiveStore
-from lix_cache.archive.verify import Report, verify_bytes, verify_file
+from lix_cache.archive.verify import ArchiveReport, verify_bytes, verify_file
 from lix_cache.checks import check_count, check_path, check_seconds
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import check_setting
@@ -376,7 +376,7 @@ class ConversationArchive:
         start = None if namespace is None else stored_start(namespace)
         return [_for_users(one) for one in self.store.all_metadata() if in_namespace(one.session_id, start)]
 
-    def verify(self, session_id: SessionName) -> Report | None:
+    def verify(self, session_id: SessionName) -> ArchiveReport | None:
         """Check every byte of a session's file; None if there is no such session.
 
         Reads everything, changes nothing, raises nothing for damage: the report says it.
@@ -385,7 +385,7 @@ class ConversationArchive:
         data = self.store.raw(stored)
         return None if data is None else verify_bytes(data, stored)
 
-    def verify_all(self) -> Iterator[Report]:
+    def verify_all(self) -> Iterator[ArchiveReport]:
         """Yield the report of every file in the folder, by file name."""
         for name in sorted(self.store.session_files()):
             data = self.store.raw_file(name)

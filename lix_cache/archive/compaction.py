@@ -6,8 +6,8 @@ found by the codec. A session whose daemon spilled ten turns at a time has many 
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lix_cache.archive import decoding, encoding, header
@@ -137,7 +137,7 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Comp
         length += len(frames)
         before = encoding.index_of(frames)
     if last.removed and not groups:
-        parts.append(_all_gone(last, codec, doubts, length))
+        parts.append(encoding.encode_emptied(last, last.updated_ms, codec, doubts, length))
     made = b"".join(parts)
     frames_after = full + len(groups)
     if last.removed:
@@ -146,24 +146,6 @@ def compaction(data: bytes, codec: Packer, *, now_ms: int, keep_ms: int) -> Comp
     if not groups or frames_after >= len(found.frames) or len(made) >= len(data):
         return None
     return Compaction(made, _damaged(data, found), len(found.frames), frames_after)
-
-
-def _all_gone(
-    last: index_flow.FrameIndex, codec: Packer, doubts: Mapping[bytes, MessageId], offset: int
-) -> bytes:
-    """Return the only frame of a file all of whose turns were taken out: what must be remembered of it."""
-    before = replace(
-        encoding.with_history(index_flow.EMPTY, last), changes=last.changes - 1, earlier=last.newest
-    )
-    return encoding.encode_change(
-        (),
-        before,
-        last.updated_ms,
-        codec,
-        encoding.Change(),
-        doubts=Doubts.alone(doubts, offset) if doubts else None,
-        whole=True,
-    )
 
 
 def _full_frames(found: decoding.Scan) -> int:

@@ -49,6 +49,7 @@ __all__ = [
     "FrameTooLarge",
     "as_whole",
     "encode_change",
+    "encode_emptied",
     "encode_file",
     "encode_frames",
     "encode_mark",
@@ -246,6 +247,23 @@ def encode_change(
         ArchiveCorrupt: an id is larger than any that can be read back.
     """
     return _encode_frame(turns, before, updated_ms, codec, doubts, whole, MAX_DECODED, change)
+
+
+def encode_emptied(
+    of: FrameIndex, updated_ms: int, codec: Packer, doubts: Mapping[bytes, MessageId], offset: int
+) -> bytes:
+    """Return the only frame of a file that is written whole and has no turn left: what is remembered of it.
+
+    Args:
+        of: index entry of the last frame that it had.
+        updated_ms: Unix milliseconds of the last append.
+        codec: used for a section where it makes it smaller.
+        doubts: nonces and ids, as they stand in the chain.
+        offset: where the frame begins.
+    """
+    before = replace(with_history(EMPTY, of), changes=of.changes - 1, earlier=of.newest)
+    alone = Doubts.alone(doubts, offset) if doubts else None
+    return encode_change((), before, updated_ms, codec, Change(), doubts=alone, whole=True)
 
 
 def encode_file(

@@ -251,8 +251,8 @@ class ArchiveFolder:
             session_id: the session.
             read: reads the file of that path; None if it is gone.
         """
-        # A reader holds no lock: another process may rename the file between the look and the
-        # read. Gone from that path is not yet gone.
+        # A reader holds no lock, so another process may rename the file between the look and the
+        # read. A file that left this path may still exist.
         while (path := self._path_of(session_id)) is not None:
             found = read(path)
             if found is not None:

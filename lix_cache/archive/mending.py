@@ -27,10 +27,9 @@ class ArchiveMending(ArchiveReader):
         tail = self._files.read_tail(path, index.TAIL_BYTES) if path else None
         frame = index.index_at_end(tail.data, tail.size) if tail else None
         if frame is not None:
-            # What comes after a clear() is in the context, also where the file claims a strange one.
+            # What comes after a clear() is in the context, even if the file claims a strange clear().
             return max(frame.index.newest, frame.index.cleared, frame.index.dropped)
-        # Where nothing intact is left there is no last id to ask for, and that must not
-        # keep a new turn out.
+        # If nothing intact is left, there is no last id to ask for. That must not keep a new turn out.
         return self._writable_tail_locked(self._ready_path_locked(session_id), session_id)[0].newest
 
     def _ready_path_locked(self, session_id: str) -> str:
@@ -53,8 +52,8 @@ class ArchiveMending(ArchiveReader):
         """
         name = os.path.basename(path)
         owner = legacy_session_id(name[: -len(SUFFIX)])
-        # Where case is ignored, the name that it has tells another owner; and where the owner has a
-        # newer file as well, this one does not count, and may be all that some old process knows.
+        # Where case is ignored, its name tells another owner. If the owner has a newer file as well, this
+        # one does not count, and may be all that an old process knows.
         if name not in self._files.names(self.folder, name) or self._path_of(owner) != path:
             raise ArchiveCorrupt(
                 f"{name!r} is a version 1 file of another session; move it out of the archive folder"
@@ -62,7 +61,7 @@ class ArchiveMending(ArchiveReader):
         if self.lock_key(owner) == self.lock_key(session_id):
             self._upgrade_locked(path, self._own_path(owner), owner)
             return
-        # Not waited for, because we hold a lock: two that wait for each other would wait for ever.
+        # We hold a lock, so we do not wait for another: two that wait for each other never end.
         lock = self.try_lock(owner)
         if lock is None:
             raise self.busy_error(owner)

@@ -72,7 +72,7 @@ class ArchiveReader(ArchiveFolder):
             try:
                 return parts.last_turns(self._files, path, count, self._most)
             except reading.TailUnreadable:
-                # The long way, which also decides whether it is damage or a writer at work.
+                # Read the whole file, which also tells damage from a writer at work.
                 found = self._contents_at(path, session_id, locked=locked)
                 return None if found is None else (found.turns[-count:], found.index.cleared)
 
@@ -139,9 +139,10 @@ class ArchiveReader(ArchiveFolder):
         """Return how far a session has come, as far as the disk knows. Two small reads."""
         index = self.last_index(session_id, locked=locked)
         gone = self._tombstones.of(session_id)
-        contested = self._contested(session_id, index, gone)
-        # What a damaged index says was cleared counts too: a smaller id would not be in the context.
-        newest = max(index.newest, index.cleared, index.dropped, gone.up_to)
+        contested, taken_out = self._contested(session_id, index, gone)
+        # What a damaged index says was cleared counts too: a smaller id would not be in the context. So does
+        # a message that was taken out before it came here: who has seen it must not miss it in Redis.
+        newest = max(index.newest, index.cleared, index.dropped, gone.up_to, taken_out)
         return Extent(newest, index.cleared, max(gone.up_to, index.dropped), gone.up_to, contested)
 
     def contested(self, session_id: str, *, locked: bool = False) -> Mapping[bytes, MessageId]:
@@ -149,24 +150,27 @@ class ArchiveReader(ArchiveFolder):
         gone = self._tombstones.of(session_id)
         try:
             index = self.last_index(session_id, locked=locked)
-            return self._contested(session_id, index, gone)
+            return self._contested(session_id, index, gone)[0]
         except ArchiveCorrupt:
             # Counted and logged there.
             return dict.fromkeys(gone.nonces, ZERO_ID)
 
     def _contested(
         self, session_id: str, index: index_flow.FrameIndex, gone: Deletion
-    ) -> Mapping[bytes, MessageId]:
-        found = dict.fromkeys(gone.nonces, ZERO_ID)
+    ) -> tuple[Mapping[bytes, MessageId], MessageId]:
+        """Return what is in doubt, and the largest id of those that were taken out."""
+        found, taken_out = dict.fromkeys(gone.nonces, ZERO_ID), ZERO_ID
         path = self._path_of(session_id)
         if path is None or not index.contested_at:
-            return found
+            return found, taken_out
         tail = self._files.read_tail(path, 0)
         chain, _ = self._doubts(SessionFile(path, index, 0 if tail is None else tail.size))
         # The last link counts, which comes first.
         for link in reversed(chain):
             found.update((nonce, ZERO_ID if is_gone(said) else said) for nonce, said in link.items())
-        return found
+            ids = (id_before(said) for _, said in link.items() if is_gone(said))
+            taken_out = max(taken_out, max(ids, default=ZERO_ID))
+        return found, taken_out
 
     def metadata(self, session_id: str, *, locked: bool = False) -> SessionMetadata | None:
         """Return the metadata of a session's file, or None if there is none."""
@@ -207,7 +211,7 @@ class ArchiveReader(ArchiveFolder):
             return header.session_id
         if not self._is_legacy(path):
             return session_id_of_stem(stem)
-        # What an upgrade that a crash stopped left beside the session's own file does not count.
+        # A crash may have stopped an upgrade. What it left beside the session's own file does not count.
         session_id = legacy_session_id(stem)
         return session_id if self._path_of(session_id) == path else None
 

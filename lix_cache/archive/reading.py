@@ -99,7 +99,7 @@ def parse_contents(data: bytes, name: str, most: int = index_flow.MAX_DECODED) -
         logger.warning("archive damage: {!r}: {} frames, the first: {}", name, len(undecoded), why)
     if damaged and found.frames and not turns and (undecoded or not found.frames[-1].index.removed):
         raise ArchiveCorrupt(f"{name!r}: none of its {len(found.frames)} frames can be decoded")
-    # Looked at rather than believed: a frame that is in the file twice says it is in order.
+    # Checked, not believed: a frame that is in the file twice says that it is in order.
     if any(before.id >= after.id for before, after in pairwise(turns)):
         turns = sorted({turn.id: turn for turn in reversed(turns)}.values(), key=by_id)
     index = found.frames[-1].index if found.frames else index_flow.EMPTY
@@ -120,7 +120,7 @@ def _turns_of(
 ) -> tuple[list[Turn], list[index_flow.Frame], str]:
     """Return the turns that frames leave, the frames that cannot be decoded, and why the first cannot."""
     turns: list[Turn] = []
-    # From the first frame on that takes turns out: found by their ids, however many frames do.
+    # From the first frame on that takes turns out, turns are found by their ids: many frames may do so.
     left: dict[MessageId, Turn] | None = None
     undecoded: list[index_flow.Frame] = []
     why = ""
@@ -206,7 +206,7 @@ def walk_back(
         later = frame.index
         is_wanted = wanted is None or wanted(frame)
         if not is_wanted and frame.offset < start:
-            # Its bytes are not: what comes is what stands before it.
+            # Its bytes are not needed. What comes next stands before it.
             data, start = b"", frame.offset
         if frame.offset < start or (start and frame.offset - start < index_flow.TAIL_BYTES):
             # This frame, and the end of the one before it, are not all in hand.

@@ -39,10 +39,15 @@ def restored(session_id: str, old: Contents, new: Contents | None, codec: Packer
     gone = {nonce: said for found in both for nonce, said in found.doubts.items() if is_gone(said)}
     contested = {**gone, **contested}
     whole = encoding.encode_file(header, turns, updated_ms, codec, contested=contested)
-    cleared = max((found.index.cleared for found in both), default=ZERO_ID)
+    cleared = max(found.index.cleared for found in both)
     changes = sum(found.index.changes for found in both)
-    if turns and (cleared != ZERO_ID or changes):
-        dropped = max(found.index.dropped for found in both)
+    dropped = max(found.index.dropped for found in both)
+    if not turns:
+        # All were taken out: its revision, and what must not come back, are still known.
+        last = max((found.index for found in both), key=lambda index: index.newest)
+        last = replace(last, cleared=cleared, changes=changes, dropped=dropped)
+        return whole + encoding.encode_emptied(last, updated_ms, codec, contested, len(whole))
+    if cleared != ZERO_ID or changes:
         # A window may hold again what is taken back.
         dropped = dropped if dropped < turns[0].id else ZERO_ID
         last = replace(encoding.index_of(whole), changes=changes, dropped=dropped)

@@ -10,11 +10,11 @@ from lix_cache.errors import ArchiveCorrupt, MissingDictionary, MissingExtra
 from lix_cache.messages.session_key import SessionName, named, shown
 from lix_cache.messages.turn import ZERO_ID, MessageId
 
-__all__ = ["Report", "verify_bytes", "verify_file"]
+__all__ = ["ArchiveReport", "verify_bytes", "verify_file"]
 
 
 @dataclass(frozen=True)
-class Report:
+class ArchiveReport:
     """What was found in one file.
 
     Attributes:
@@ -35,28 +35,29 @@ class Report:
 
     @property
     def is_intact(self) -> bool:
+        """Whether nothing is wrong."""
         return not self.problems
 
 
-def verify_bytes(data: bytes, session_id: str) -> Report:
+def verify_bytes(data: bytes, session_id: str) -> ArchiveReport:
     """Check header, frames, CRCs, contents, counts and order of a session's whole file."""
     return _verify(data, session_id, check_owner=True)[1]
 
 
-def verify_file(data: bytes, name: str) -> tuple[str, Report]:
+def verify_file(data: bytes, name: str) -> tuple[str, ArchiveReport]:
     """Check a file by its name, without the suffix. Returns whose it says it is, and what was found."""
     guess = legacy_session_id(name) if data[:4] == legacy.MAGIC else session_id_of_stem(name)
     return _verify(data, guess, check_owner=False)
 
 
-def _verify(data: bytes, session_id: str, *, check_owner: bool) -> tuple[str, Report]:
+def _verify(data: bytes, session_id: str, *, check_owner: bool) -> tuple[str, ArchiveReport]:
     # Another id in the header is no problem where the one given was only guessed.
     if data[:4] == legacy.MAGIC:
         return session_id, _verify_legacy(data, shown(session_id))
     try:
         found = decoding.scan(data)
     except header.UnknownFormat as error:
-        return session_id, Report(shown(session_id), 2, 0, 0, 0, (str(error),))
+        return session_id, ArchiveReport(shown(session_id), 2, 0, 0, 0, (str(error),))
     problems: list[str] = []
     if found.header is None:
         problems.append("the file header is damaged")
@@ -67,7 +68,7 @@ def _verify(data: bytes, session_id: str, *, check_owner: bool) -> tuple[str, Re
     problems += [f"bytes {start} to {end} are no intact frame" for start, end in found.damage]
     turns = _verify_frames(data, found, problems)
     is_ours = found.header is not None or bool(found.frames)
-    return session_id, Report(
+    return session_id, ArchiveReport(
         session_id=shown(session_id),
         version=2 if is_ours else 0,
         frames=len(found.frames),
@@ -77,13 +78,13 @@ def _verify(data: bytes, session_id: str, *, check_owner: bool) -> tuple[str, Re
     )
 
 
-def _verify_legacy(data: bytes, session_id: SessionName) -> Report:
+def _verify_legacy(data: bytes, session_id: SessionName) -> ArchiveReport:
     try:
         old = legacy.parse_legacy(data)
     except ArchiveCorrupt as error:
-        return Report(session_id, 1, 0, 0, len(data), (str(error),))
+        return ArchiveReport(session_id, 1, 0, 0, len(data), (str(error),))
     problems = (f"{old.missing} turns are missing",) if old.missing else ()
-    return Report(session_id, 1, 1, len(old.turns), 0, problems)
+    return ArchiveReport(session_id, 1, 1, len(old.turns), 0, problems)
 
 
 def _verify_frames(data: bytes, found: decoding.Scan, problems: list[str]) -> int:

@@ -91,7 +91,7 @@ class ArchiveWriter(ArchiveMending):
         if made:
             self.sync_names()
         if turns:
-            # Also where none was new: a writer that died may not have told of it.
+            # Even if none was new: a writer that died may not have told of them.
             self.changes.note(session_id)
         return count
 
@@ -172,7 +172,7 @@ class ArchiveWriter(ArchiveMending):
         nonces = {turn.nonce for turn in turns if turn.nonce is not None}
         known: dict[bytes, MessageId] = {}
         if contested:
-            # A file that nothing can be read of is mended by the append.
+            # If nothing of the file can be read, the append mends it.
             with suppress(ArchiveCorrupt):
                 known = self.find_nonces_locked(session_id, nonces)
         new = [turn for turn in turns if turn.nonce not in known]
@@ -230,13 +230,13 @@ class ArchiveWriter(ArchiveMending):
         # A message that comes again although it is in doubt is one whose frame was damaged.
         named = () if isinstance(contested, bool) else contested
         own = doubts_about(fresh) if contested is True else doubts_about(fresh, named, *chain)
-        # A process that wrote the whole file may have been stopped before its name was durable;
-        # what the file holds now, and what comes to it, is to be acknowledged all the same.
+        # A process that wrote the whole file may have been stopped before its name was durable. What the
+        # file holds, and what this append adds, will be acknowledged. So its name is synced before that.
         unsure = size == 0 or before.whole or before == index.EMPTY
         if not fresh and not size:
             return None
         if not fresh:
-            # What was found may be in the file by a writer that died before its sync.
+            # A writer that died before its sync may have written what was found.
             return _Append(path, size, b"", 0, unsure)
         now_ms = int(self._clock.time() * 1000)
         if size == 0:
@@ -244,8 +244,8 @@ class ArchiveWriter(ArchiveMending):
             data = encoding.encode_file(header, fresh, now_ms, self._codec, contested=own)
         else:
             doubts = doubts_to_carry(own, file, chain, is_whole=is_whole)
-            # One frame, however many turns: after a crash all of them are there, or none. (Only
-            # what comes to more than a GiB does not fit into one.)
+            # One frame, however many turns: after a crash all of them are there, or none. (More than
+            # a GiB does not fit into one.)
             data = encoding.encode_frames(fresh, before, now_ms, self._codec, doubts=doubts)
         return _Append(path, size, data, len(fresh), unsure)
 
@@ -290,13 +290,13 @@ class ArchiveWriter(ArchiveMending):
             up_to = max(gone.up_to, before.dropped)
             turns = [turn for turn in turns if turn.id > up_to and turn.nonce not in gone.nonces]
         if chain:
-            # By whatever way it comes: it was added, and taken out before it came here.
+            # However it comes: it was added, and taken out before it came here.
             turns = [turn for turn in turns if not _is_gone(chain, turn)]
         if not turns or file.size == 0:
             return turns
-        # The copy of a contested message may be anywhere: a server that hung carries out an add,
-        # and a daemon moves it here, at whatever time. Else the file is read whole only where a
-        # nonce is met that is in doubt.
+        # The copy of a contested message may be anywhere: a server that hung may carry out the add, and a
+        # daemon move the copy here, at any time. For other messages the file is read whole only if one has
+        # a nonce that is in doubt.
         everywhere = contested or any(turn.nonce in link for link in chain for turn in turns)
         if turns[0].id > before.newest and not everywhere:
             return turns

@@ -103,11 +103,16 @@ class HitRules:
     verifier_threshold: float
     deadline: float | None
 
+    def fit(self, embedder: str) -> str:
+        """Return what the thresholds are for an embedder: measured, cautious, or the user's own."""
+        if self.thresholds != DEFAULT_THRESHOLDS:
+            return "own"
+        return "measured" if is_measured_for(embedder) else "cautious"
+
     def is_strange(self, embedder: str, text: str) -> bool:
         """Whether the thresholds in force were not measured for this embedder or this language."""
-        if self.thresholds != DEFAULT_THRESHOLDS:
-            return False
-        return not is_measured_for(embedder) or read(text).language != "en"
+        fit = self.fit(embedder)
+        return fit == "cautious" or (fit == "measured" and read(text).language != "en")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from lix_cache.evaluation.adaptive import Counts
 from lix_cache.hot import entries
 from lix_cache.hot.entries import EntryId
 from lix_cache.hot.probe import probe, verdict
-from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS, is_measured_for
 from lix_cache.semantic.core import Core, query_text
 from lix_cache.semantic.embedding import Spent
 from lix_cache.semantic.lookup import catch_up
@@ -250,8 +249,6 @@ def health(core: Core) -> Flow[dict[str, Any]]:
 
         ask = Compute(score, core.hits.deadline, "the verifier", may_hang=True)
         parts["verifier"] = yield from _try(core, ask)
-    known = is_measured_for(str(parts["embedder"].get("id", "")))
-    prior = "measured" if known or core.hits.thresholds != DEFAULT_THRESHOLDS else "cautious"
     down = parts["redis"]["status"] == "down"
     worse = any(part["status"] in ("down", "degraded") for part in parts.values())
     index = {
@@ -262,7 +259,7 @@ def health(core: Core) -> Flow[dict[str, Any]]:
     status = "down" if down else "degraded" if worse else "ok"
     return {
         "status": status,
-        "thresholds": prior,
+        "thresholds": core.hits.fit(str(parts["embedder"].get("id", core.embedding.name))),
         "components": {**parts, "index": {"status": "ok", **index}},
     }
 

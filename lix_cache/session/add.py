@@ -156,7 +156,7 @@ def _persist(session: Session, batch: Batch, added: Added, before: MessageId) ->
     try:
         lock = yield from session_lock(session)
     except LixCacheError:
-        # Nor do they stay where only a daemon that holds the lock can tell whether it has moved them.
+        # Nor may they stay if a daemon holds the lock: only it can tell whether it has moved them.
         yield from _taken_back(session, added.new, tags, before)
         raise
     try:
@@ -172,7 +172,7 @@ def _persist(session: Session, batch: Batch, added: Added, before: MessageId) ->
             # daemon that had read them already would put them on disk all the same.
             if (yield from _taken_back(session, added.new, tags, before)):
                 raise
-            # Moved to disk before we had the lock, or lost by Redis since (FLUSHALL): the disk knows.
+            # They moved to disk before we had the lock, or Redis lost them since (FLUSHALL): the disk knows.
             nonces = {turn.nonce for turn in turns if turn.nonce is not None}
             if len((yield DiskCall(partial(cold.find_nonces_locked, session.id, nonces)))) < len(nonces):
                 raise

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Moment", "add_hot"]
 
 
-#: An add that has taken longer is not settled by looking for it.
+#: After so many seconds an add without an answer is not looked for any more.
 GIVE_UP_SECONDS = 3600.0
 
 
@@ -63,18 +63,18 @@ def add_hot(session: Session, batch: Batch, sent: Moment, gap: Gap) -> Flow[Adde
     except RedisUnavailable as error:
         if not error.maybe_done or error.timed_out or sent.is_long_ago(session.store.clock):
             raise
-    # The connection broke before the answer came: the message may be there or not. Nothing
-    # moves to disk while we hold the lock, so looking in both places settles it, unless the
-    # first one is still on its way. So the second one says that it is one.
+    # The connection broke before the answer came: the message may be there or not. While we hold
+    # the lock nothing moves to disk, so a look in both places settles it. Only the first command may
+    # still be on its way. So the second one says that it is a repetition.
     store = session.store
     lock = yield from session_lock(session)
     try:
-        # What is known of keys says by itself whether the first one was carried out.
+        # Where messages have keys, Redis itself knows whether the first command was carried out.
         found = None if batch.tags else (yield from _find(session, batch))
         if found is None:
             found = yield from _append_hot(session, batch, gap, locked=True, repeated=True)
             found = found._replace(repeated=True)
-        # What is added next comes after them, also where that goes to the archive.
+        # The next message gets a larger id, even if it goes to the archive.
         session.seen.saw(max(found.ids))
     except RedisUnavailable as error:
         error.maybe_done = True
@@ -150,7 +150,7 @@ def _look_for_keys(session: Session, batch: Batch, gap: Gap, *, locked: bool, re
     if not left:
         return Added(tuple(ids[i] for i in range(len(ids))), length, frozenset(ids))
     there = yield DiskCall(partial(store.cold.exists, session.id))
-    # And then it is another message, or every reader would leave it out.
+    # It gets a new nonce: readers leave the old one out.
     turns = [_anew(session, batch.turns[i]) if i in dead else batch.turns[i] for i in left]
     rest = Batch(tuple(turns), tuple(batch.tags[i] for i in left))
     looked = Looked.YES if there else Looked.NONE
@@ -257,14 +257,14 @@ def _append_locked(
 def _settles_by_keys(batch: Batch, looked: Looked) -> None:
     """Raise unless what was refused can be settled by looking for the messages by their keys."""
     if not batch.tags or looked is not Looked.NO:
-        # It was given up, and stored elsewhere or deleted: only its sender can know.
+        # Its sender gave it up, and stored it elsewhere or deleted it: only the sender can know.
         raise RedisUnavailable("the message was sent before", maybe_done=True, timed_out=True)
 
 
 def _what_of_gaps(session: Session, gap: Gap) -> Gap:
     if gap is Gap.FILL:
-        # The gap cannot be seen any more, also where this is carried out without an answer:
-        # it is noted, and closed by a later use.
+        # After this add the gap cannot be seen any more, even if the answer is lost. So it is noted
+        # first, and a later use closes it.
         session.store.outage_sessions.add(session.id)
     return Gap.IGNORE if gap is Gap.REFUSE and session.seen.compared >= session.seen.opened else gap
 

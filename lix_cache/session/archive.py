@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lix_cache.archive.archive import IDLE_SECONDS, MAX_FRAME_MB, TRASH_DAYS, ConversationArchive
 from lix_cache.archive.compaction import Compacted
-from lix_cache.archive.verify import Report
+from lix_cache.archive.verify import ArchiveReport
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.drivers.threads import in_disk_thread
 from lix_cache.messages.message import Message
@@ -146,7 +146,7 @@ class AsyncConversationArchive:
         """See :meth:`ConversationArchive.list_sessions`."""
         return await self._run(self.sync.list_sessions, namespace)
 
-    async def verify(self, session_id: SessionName) -> Report | None:
+    async def verify(self, session_id: SessionName) -> ArchiveReport | None:
         """See :meth:`ConversationArchive.verify`."""
         return await self._run(self.sync.verify, session_id)
 
@@ -169,7 +169,7 @@ class AsyncReports:
     def __init__(self, archive: AsyncConversationArchive) -> None:
         self._archive = archive
 
-    async def __aiter__(self) -> AsyncIterator[Report]:
+    async def __aiter__(self) -> AsyncIterator[ArchiveReport]:
         reports = self._archive.sync.verify_all()
         # A file at a time is read, in a thread; the loop goes on between two.
         while (
@@ -177,8 +177,8 @@ class AsyncReports:
         ) is not None:
             yield report
 
-    def __await__(self) -> Generator[Any, None, list[Report]]:
+    def __await__(self) -> Generator[Any, None, list[ArchiveReport]]:
         return self._all().__await__()
 
-    async def _all(self) -> list[Report]:
+    async def _all(self) -> list[ArchiveReport]:
         return [report async for report in self]

@@ -51,8 +51,8 @@ __all__ = [
 ]
 
 
-#: A window this many batches too long is spilled by the add that finds it so: the daemon
-#: is late, and memory must stay bounded.
+#: An add that finds its window this many batches too long spills it itself: the daemon is late,
+#: and memory must stay bounded.
 LATE_BATCHES = 4
 
 
@@ -80,12 +80,12 @@ class Session:
     def grown_by(self, length: int, batch: int, added: int = 1) -> int:
         """Return how many batches too long the window is, if that is news; else 0.
 
-        Once for each batch, not for every add until the daemon has been there: each would
-        be another round of it, or another try at the lock it holds. An object that adds
-        again compares with what it saw last: the lengths in between were the answers to
-        others, whose windows may have another size. One that is new goes by the length
-        at which the last batch was full, which one add in so many sees, and does not
-        rely on that where the window is much too long.
+        Once for each batch, not for every add until the daemon has been there. Each would
+        be another round of the daemon, or another try at the lock that it holds. An object that
+        adds again compares with what it saw last: the lengths in between were the answers to
+        others, whose windows may have another size. A new object goes by the length
+        at which the last batch was full, which one add in so many sees. Where the window is
+        much too long it does not rely on that.
 
         Args:
             length: messages in the window now.

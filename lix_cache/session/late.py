@@ -1,10 +1,10 @@
 """Commands that Redis carries out long after their caller gave up: what they could undo, they may not.
 
-A server that hung goes on, or a proxy lets go of what it held, while other processes have moved,
-cleared or deleted the session. What removes and what puts back says what it is about
-(``hot/scripts.py``) and does nothing where that is gone. An add has nothing to say: it is a message
-of its own. So a flow that clears, deletes or reconciles tells Redis which messages are stored
-already, or gone: it refuses their adds, and drops the copies that have come.
+A server that hung goes on, or a proxy lets go of what it held. Meanwhile other processes have moved,
+cleared or deleted the session. A command that removes or puts back says what it is about
+(``hot/scripts.py``), and does nothing if that is gone. An add cannot say so: it is a new message. So a
+flow that clears, deletes or reconciles tells Redis which messages are stored already, or gone. Redis
+then refuses their adds, and drops the copies that have come.
 """
 
 from __future__ import annotations

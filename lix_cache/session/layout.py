@@ -121,8 +121,8 @@ def agree(store: SessionStore, *, notes: bool = True, again: bool = False) -> Fl
         return
     layout.in_redis = in_redis
     if in_redis and notes and not layout.in_archive:
-        # Redis has room for one number only, so of two first processes one has failed by now. A
-        # disk that refuses keeps nothing out: Redis is where the windows are.
+        # Redis has room for one number only, so of two first processes one has failed by now. If the disk
+        # refuses, work goes on: Redis is where the windows are.
         layout.in_archive = True
         with suppress(ArchiveError):
             call = partial(cold.note_setting, name, str(keys.buckets))

@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 __all__ = ["Moved", "move_locked", "move_to_disk"]
 
 
-#: Messages read from a window at a time when it moves to disk. (And BYTES_AT_ONCE from all windows
-#: that move together: neither server nor client nor frame must hold more, whatever they hold.)
+#: Messages read from a window at a time when it moves to disk. BYTES_AT_ONCE bounds what is read from all
+#: windows that move together: for the server, the client and the frame.
 CHUNK = 500
 
 
-#: After so many sessions that were decoded, a daemon lets the other threads of its process
-#: go on: they would wait for all of them otherwise. A sleep of 0 hands nothing over.
+#: After decoding so many sessions a daemon lets the other threads of its process go on. Otherwise they
+#: would wait for all of them. A sleep of 0 hands nothing over.
 BREATH = 8
 
 
@@ -119,7 +119,7 @@ def move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
     """
     moved = Moved()
     todo = dict(keep)
-    # Sessions of which a single message is more than their share: each by itself.
+    # Sessions with a message that is larger than their share. Each is read by itself.
     large: dict[str, int] = {}
     refused: Counter[str] = Counter()
     while todo or large:

@@ -19,7 +19,7 @@ from lix_cache.session.base import Session, ask, beside, merged, session_lock
 from lix_cache.session.reconcile import ask_known, catch_up, reconcile_pending, without_redis
 
 if TYPE_CHECKING:
-    from lix_cache.archive.facts import Summary
+    from lix_cache.archive.facts import Extent
 
 __all__ = ["get_context", "get_full", "peek", "read_window", "rehydrate"]
 
@@ -43,8 +43,13 @@ def get_context(session: Session, count: int = 0, again: int = READS_AGAIN) -> F
         if isinstance(turns, Cold) or not (turns or session.seen.is_stale):
             pass
         elif session.seen.is_stale or session.seen.goes_beyond(turns[-1].id):
-            behind = session.seen.is_stale or not (yield from _was_shortened(session, turns[-1].id))
-            if behind and (yield from catch_up(session, locked=False)):
+            is_stale, ends_early = session.seen.is_stale, False
+            if turns and session.seen.goes_beyond(turns[-1].id):
+                ends_early = not (yield from _was_shortened(session, turns[-1].id))
+            # What was taken out may stand there because a process was killed before it told Redis.
+            if (is_stale or ends_early) and (
+                yield from catch_up(session, locked=False, went_back=ends_early)
+            ):
                 turns = yield from read_window(session, count)
         else:
             session.seen.compared = max(session.seen.compared, session.seen.opened)
@@ -61,8 +66,8 @@ def get_context(session: Session, count: int = 0, again: int = READS_AGAIN) -> F
         return session.saw(archived)
     if len(turns) >= session.window and not session.seen.goes_beyond(turns[-1].id):
         return session.saw(once(turns))
-    # A window begun after the session had moved to disk, or kept by a cache with a
-    # smaller one: the rest is archived. One disk call also says if there is nothing.
+    # The window began after the session had moved to disk, or a cache with a smaller window kept it:
+    # the rest is archived. One disk call also says if there is nothing.
     hot, read = turns, partial(store.cold.recent, session.id, session.window, in_context=True)
     both: list[Turn] = yield DiskCall(lambda: beside(session, read(), hot), waits=True)
     return session.saw(both[-session.window :])
@@ -137,7 +142,7 @@ def rehydrate(session: Session, cold: Cold) -> Flow[tuple[list[Turn], bool]]:
                 if cold.ticket and store.hot.size_of(command) <= BYTES_AT_ONCE:
                     done = int((yield RedisCall(command)))
             except RedisUnavailable as error:
-                # What was asked for is in hand; only the next read will be slower.
+                # The messages are in hand. Only the next read will be slower.
                 store.count("redis_errors")
                 if error.code not in READS_ONLY:
                     store.breaker.trip()
@@ -147,10 +152,10 @@ def rehydrate(session: Session, cold: Cold) -> Flow[tuple[list[Turn], bool]]:
     return turns, done >= 0
 
 
-def _end_of(session: Session) -> tuple[list[Turn], Summary]:
+def _end_of(session: Session) -> tuple[list[Turn], Extent]:
     cold = session.store.cold
     turns = cold.recent(session.id, session.window, in_context=True, locked=True)
-    return turns, cold.summary(session.id, locked=True)
+    return turns, cold.look(session.id, locked=True)
 
 
 def get_full(session: Session) -> Flow[list[Turn]]:
@@ -167,7 +172,7 @@ def get_full(session: Session) -> Flow[list[Turn]]:
         found = yield from without_redis(session, partial(store.cold.turns, session.id), error)
         return found if found is not None else (yield from get_full(session))
     hot = late.counted(session.seen, hot, session.seen.deleted)
-    # A thread's work: it reads the archive, and puts any number of messages in order.
+    # In a thread: it reads the archive, and sorts any number of messages.
     everything: list[Turn] = yield DiskCall(
         lambda: beside(session, store.cold.turns(session.id), hot), waits=True
     )

@@ -37,12 +37,18 @@ __all__ = [
 ]
 
 
-def catch_up(session: Session, *, locked: bool) -> Flow[bool]:
-    """Bring a window to which Redis went back together with the archive. False if the disk refuses."""
+def catch_up(session: Session, *, locked: bool, went_back: bool = True) -> Flow[bool]:
+    """Bring a window together with the archive, which knows more. False if the disk refuses.
+
+    Args:
+        session: the session.
+        locked: whether the caller holds its lock.
+        went_back: the window ends too early, as an older state of Redis does.
+    """
     store = session.store
     try:
-        # Where another process wrote to the archive while Redis was away, all is as it should be.
-        if not (yield DiskCall(partial(store.cold.is_pending, session.id))):
+        # If another process wrote to the archive while Redis was away, Redis did not go back.
+        if went_back and not (yield DiskCall(partial(store.cold.is_pending, session.id))):
             store.note_rollback()
         yield from _reconcile_locked(session) if locked else reconcile(session)
     except (ArchiveError, InvalidMessage) as error:
@@ -162,11 +168,11 @@ def _reconcile_locked(session: Session) -> Flow[None]:
     except RedisUnavailable:
         store.breaker.trip()
         raise
-    # Under the lock: after it another thread may be in the next outage already.
+    # Under the lock: once it is free another thread may meet the next outage.
     store.outage_sessions.discard(session.id)
-    # All there is is in the archive now. What this process saw besides is lost, and looking
-    # for it at every use would not bring it back. In one step: who reads the window as it was
-    # before, in another task, must not find that it ends where it should.
+    # The archive has all there is now. What this process saw besides is lost, and looking for it at
+    # every use would not bring it back. The value changes in one step: another task that has read the
+    # window as it was before must not find that it ends where it should.
     extent = yield from look(session, locked=True)
     session.seen.expected = ZERO_ID if extent is None else extent.newest
     store.count("reunions")

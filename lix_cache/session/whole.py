@@ -41,8 +41,8 @@ def clear(session: Session) -> Flow[None]:
         yield from take_over_locked(session)
         moved = yield from move_locked(store, {session.id: 0})
         moved.raise_failure()
-        # After the move, which may have archived more that can still arrive; before the mark, so
-        # that what has come since is not in the context.
+        # After the move, which may have archived more messages of which copies can still arrive. Before
+        # the mark, so that what has come since is not in the context.
         yield from late.refuse_locked(store, session.id, session.seen.unsettled)
         yield DiskCall(partial(store.cold.clear_locked, session.id))
         # What is added from now on must come after the mark, or it would not be in the context.

@@ -373,6 +373,8 @@ class ColdTierContract:
         meta = late.metadata("s")
         assert meta is not None
         assert meta.num_turns == 5
+        # The largest id that was given: also of one that never came here.
+        assert late.look("s").newest == turn(9).id
         contested = late.look("s").contested
         assert [contested[one.nonce or b""] for one in (turn(2), turn(5), turn(9))] == [ZERO_ID] * 3
         with holding(late):
@@ -472,6 +474,34 @@ class ColdTierContract:
         assert said(make().turns("s")) == ["message 1", "message 2", "message 4"]
         assert list(make().trashed()) == []
         assert said(make().turns("other")) == ["message 3"]
+
+    @pytest.mark.promise("no-loss")
+    @pytest.mark.parametrize("is_empty", [True, False])
+    def test_a_session_that_is_taken_back_keeps_what_is_known_of_its_changes(
+        self, make: Make, is_empty: bool
+    ) -> None:
+        tier = make()
+        append(tier, turn(1), turn(2))
+        with holding(tier):
+            tier.take_out_locked("s", [turn(1), turn(2)])
+            assert tier.expire_locked("s", 10 * DAY, long_after(11), to_trash=True)
+        append(tier, turn(4), turn(5))
+        with holding(tier):
+            tier.take_out_locked("s", [turn(5), *([turn(4)] if is_empty else [])])
+            assert tier.restore_locked("s")
+        late = make()
+        assert said(late.turns("s")) == ([] if is_empty else ["message 4"])
+        assert late.summary("s").changes == 2
+        extent = late.look("s")
+        assert extent.newest == turn(5).id
+        gone = [turn(1), turn(2), turn(5), *([turn(4)] if is_empty else [])]
+        assert {nonce for nonce, said_of in extent.contested.items() if said_of == ZERO_ID} == {
+            one.nonce for one in gone
+        }
+        # A window that still holds them adds nothing.
+        with holding(late):
+            late.append_many_locked({"s": [turn(1), turn(2), turn(5)]})
+        assert said(make().turns("s")) == ([] if is_empty else ["message 4"])
 
     def test_what_stays_in_the_trash_goes_for_good(self, tier: ColdTier) -> None:
         append(tier, turn(1))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import redis
 
-from lix_cache import CachePolicy, Prices, Reason, Report
+from lix_cache import CachePolicy, HashingEmbedder, Prices, Reason, Report
 from lix_cache.config import CacheConfig
 from lix_cache.errors import (
     ConfigError,
@@ -976,6 +976,18 @@ def test_health_says_how_each_part_is(make: Any, embedder: Meanings) -> None:
     assert ill["components"]["embedder"]["detail"].startswith("builtins.RuntimeError at line ")
     assert "builtins.ValueError at line " in ill["components"]["verifier"]["detail"]
     assert make(embedder=None).health_check()["components"]["embedder"] == {"status": "off"}
+
+
+def test_the_health_says_whether_the_thresholds_fit_the_embedder(
+    twins: Twins, redis_config: CacheConfig
+) -> None:
+    def fit(embedder: Any, **options: Any) -> Any:
+        cache = twins.make("SemanticCache", embedder, redis_config, **options)
+        return cache.health_check()["thresholds"]
+
+    assert fit(HashingEmbedder()) == fit(Meanings(name="all-MiniLM-L6-v2")) == "measured"
+    assert fit(Meanings(name="another")) == "cautious"
+    assert fit(HashingEmbedder(), thresholds=THRESHOLDS) == fit(Meanings(), thresholds=THRESHOLDS) == "own"
 
 
 # -- foreign data --------------------------------------------------------------------------

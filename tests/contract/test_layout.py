@@ -16,6 +16,7 @@ from lix_cache.session.layout import Layout
 from lix_cache.session.store import open_store
 from tests.support import CountingProxy
 from tests.support.lab import Process
+from tests.support.sessions import batch, said
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("no-loss")
@@ -28,10 +29,6 @@ def opened(config: CacheConfig, **changes: Any) -> HybridConversationCache:
     cache = HybridConversationCache("s", config.replace(**changes))
     cache._store.layout = Layout()
     return cache
-
-
-def said(messages: list[dict[str, Any]]) -> list[Any]:
-    return [message["content"] for message in messages]
 
 
 @pytest.mark.parametrize(("before", "now"), NUMBERS)
@@ -69,6 +66,55 @@ def test_another_number_of_buckets_is_an_error_at_the_first_use(
     assert (found.status, f"redis_buckets is {now}" in found.found) == ("fail", True)
     assert "buckets" not in [check.name for check in StoreAdmin(old).doctor()]
     assert said(cache.get_full()) == ["there"]
+
+
+#: What asks for a window or changes one, by the public door and what it is called with.
+DOORS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "SessionContextWindow": {
+        "add_message": ("user", "x"),
+        "get_context": (),
+        "get_full_history": (),
+        "pop_last": (),
+        "clear": (),
+        "delete_session": (),
+    },
+    "CacheCoordinator": {
+        "add_message_to_context": ("user", "x"),
+        "add_messages_to_context": (batch("x"),),
+        "get_context_messages": (),
+        "pop_last_message": (),
+        "replace_all_messages": ([],),
+        "clear_context": (),
+        "delete_session": (),
+    },
+    "StoreAdmin": {
+        "sessions": (),
+        "session": ("s",),
+        "messages": ("s",),
+        "session_page": (),
+        "session_ids": (),
+        "stats": (),
+        "offload": (),
+        "migrate": (),
+        "delete_namespace": ("acme",),
+    },
+}
+
+
+@pytest.mark.parametrize("is_empty", [True, False])
+@pytest.mark.parametrize(("door", "call"), [(door, call) for door, calls in DOORS.items() for call in calls])
+def test_every_door_refuses_another_number(
+    twins: Twins, redis_config: CacheConfig, is_empty: bool, door: str, call: str
+) -> None:
+    first = twins.make("HybridConversationCache", "s", redis_config)
+    first.add_message("user", "there")
+    if is_empty:
+        first.delete_session()
+    wrong = redis_config.replace(redis_buckets=4)
+    opened_by = twins.make(door, wrong) if door == "StoreAdmin" else twins.make(door, "s", wrong)
+    with pytest.raises(LayoutMismatch, match="migrate --new-buckets"):
+        getattr(opened_by, call)(*DOORS[door][call])
+    assert said(first.get_full()) == ([] if is_empty else ["there"])
 
 
 def test_the_archive_remembers_when_redis_forgets(redis_config: CacheConfig) -> None:

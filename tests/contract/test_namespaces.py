@@ -29,6 +29,7 @@ from lix_cache.config import CacheConfig
 from lix_cache.messages.session_key import stored_id
 from tests.support import RedisServer
 from tests.support.meaning import Meanings, mix
+from tests.support.sessions import said
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("isolation")
@@ -81,10 +82,6 @@ def config(redis_config: CacheConfig) -> CacheConfig:
 @pytest.fixture
 def open_cache(twins: Twins, config: CacheConfig) -> Callable[[Session], Any]:
     return lambda session: twins.make("HybridConversationCache", session, config)
-
-
-def said(messages: list[dict[str, Any]] | None) -> list[Any]:
-    return [message["content"] for message in messages or ()]
 
 
 def marks_of(text: str) -> list[str]:

@@ -27,6 +27,7 @@ from lix_cache.session import add, whole
 from lix_cache.session.base import Session
 from tests.support import RedisServer
 from tests.support.lab import Process
+from tests.support.sessions import said
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("no-loss")
@@ -79,10 +80,6 @@ def open_cache(twins: Twins, config: CacheConfig) -> Callable[..., Any]:
 @pytest.fixture
 def cache(open_cache: Callable[..., Any]) -> Any:
     return open_cache()
-
-
-def said(messages: list[dict[str, Any]]) -> list[Any]:
-    return [message["content"] for message in messages]
 
 
 def say(cache: Any, *texts: Any) -> None:

@@ -15,8 +15,12 @@ import pytest
 from lix_cache import MessageNotFound, RevisionMismatch
 from lix_cache.archive import decoding
 from lix_cache.config import CacheConfig
+from lix_cache.effects import RedisCall
 from lix_cache.errors import InvalidInput, InvalidMessage
+from lix_cache.hot import scripts
+from lix_cache.session import changes
 from tests.support import RedisServer
+from tests.support.lab import Process
 from tests.support.sessions import batch, said
 from tests.support.twins import ManualClock, Twins
 
@@ -335,3 +339,55 @@ def test_the_window_and_the_coordinator_offer_the_same(twins: Twins, config: Cac
     assert said(coordinator.get_context_messages()) == ["x"]
     assert window.delete_message(window.get_last(1)[0].id)
     assert window.replace_all(batch("y"), window.get_revision()).added == 1
+
+
+# -- what was taken out is not missed -------------------------------------------------------
+
+
+def compact(process: Process) -> None:
+    lease = process.archive.try_lock("s")
+    assert lease is not None
+    with lease:
+        process.archive.compact_locked("s", idle_seconds=0)
+
+
+STEPS: dict[str, Callable[[Process, Process], Any]] = {
+    "pop": lambda one, other: one.drive(changes.pop_last(one.session)),
+    "the other pops": lambda one, other: other.drive(changes.pop_last(other.session)),
+    "flush": lambda one, other: one.flush(),
+    "read": lambda one, other: one.context(),
+    "the other reads": lambda one, other: other.context(),
+    "add": lambda one, other: one.add("more"),
+    "compact": lambda one, other: compact(one),
+}
+
+
+@pytest.mark.parametrize("first", ["pop", "the other pops"])
+@pytest.mark.parametrize("second", ["pop", "flush", "compact"])
+@pytest.mark.parametrize("third", ["pop", "flush", "read", "the other reads", "add"])
+def test_a_message_that_was_taken_out_before_it_was_archived_is_no_sign_of_a_rollback(
+    redis_config: CacheConfig, first: str, second: str, third: str
+) -> None:
+    one, other = Process(redis_config), Process(redis_config)
+    for text in "xyz":
+        one.add(text)
+    assert other.context() == one.context() == [*"xyz"]
+    for step in (first, second, third, "flush", "read", "the other reads"):
+        STEPS[step](one, other)
+    assert one.context() == other.context() == Process(redis_config).context()
+    assert one.store.counters["rolled_back"] == other.store.counters["rolled_back"] == 0
+
+
+def test_a_change_of_which_redis_was_not_told_is_no_sign_of_a_rollback(redis_config: CacheConfig) -> None:
+    one = Process(redis_config)
+    for text in "xyz":
+        one.add(text)
+    popping = changes.pop_last(one.session)
+    step = popping.send(None)
+    while not (isinstance(step, RedisCall) and getattr(step.command, "script", None) is scripts.TAKE_OUT):
+        step = one.step(popping, step)
+    popping.close()  # killed
+    other = Process(redis_config)
+    for _ in range(2):
+        assert other.context() == [*"xy"]
+    assert other.store.counters["rolled_back"] == 0

@@ -16,6 +16,7 @@ from lix_cache.errors import ArchiveBusy, ArchiveUnavailable
 from lix_cache.storage.files import Files
 from tests.support import RedisServer
 from tests.support.lab import Process
+from tests.support.sessions import said
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("no-loss")
@@ -54,10 +55,6 @@ class Watched(Files):
     def sync_folder(self, path: str) -> None:
         self._note("sync_folder")
         super().sync_folder(path)
-
-
-def said(messages: list[dict[str, Any]] | None) -> list[Any]:
-    return [message["content"] for message in messages or []]
 
 
 def on_disk(config: CacheConfig) -> list[Any]:

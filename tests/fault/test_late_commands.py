@@ -27,6 +27,7 @@ from lix_cache.session.budget import Budget
 from lix_cache.session.context import smart_context
 from tests.support import CountingProxy, RedisServer
 from tests.support.lab import Process
+from tests.support.sessions import said
 from tests.support.twins import ManualClock, Twins
 
 pytestmark = pytest.mark.promise("no-loss")
@@ -49,10 +50,6 @@ def config(redis_server: RedisServer, tmp_path: Path) -> CacheConfig:
 def held_up(config: CacheConfig, proxy: CountingProxy) -> CacheConfig:
     """And as the one sees it behind the proxy that holds packets."""
     return config.replace(redis_port=proxy.port, redis_socket_timeout=0.2)
-
-
-def said(messages: list[dict[str, Any]]) -> list[Any]:
-    return [message["content"] for message in messages]
 
 
 def say(cache: Any, *texts: str) -> None:

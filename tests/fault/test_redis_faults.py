@@ -25,6 +25,7 @@ from tests.support import CountingProxy, RedisServer
 from tests.support.forks import Child, Report
 from tests.support.lab import Process, contents
 from tests.support.redis_server import wait_until
+from tests.support.sessions import said
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("no-false-empty")
@@ -54,10 +55,6 @@ def direct_config(redis_server: RedisServer, tmp_path: Path) -> CacheConfig:
 def config(direct_config: CacheConfig, proxy: CountingProxy) -> CacheConfig:
     """The store behind the proxy that makes the trouble."""
     return direct_config.replace(redis_port=proxy.port)
-
-
-def said(messages: list[dict[str, Any]]) -> list[Any]:
-    return [message["content"] for message in messages]
 
 
 def say(cache: Any, *texts: str) -> None:

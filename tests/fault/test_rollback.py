@@ -28,6 +28,7 @@ from lix_cache.session.base import Session, hot_length
 from tests.support import RedisServer
 from tests.support.lab import Process, contents
 from tests.support.redis_server import wait_until
+from tests.support.sessions import said
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("no-loss")
@@ -63,10 +64,6 @@ def save(server: RedisServer) -> None:
 def go_back(server: RedisServer) -> None:
     server.kill()
     server.start()
-
-
-def said(messages: list[dict[str, Any]]) -> list[Any]:
-    return [message["content"] for message in messages]
 
 
 def say(cache: Any, *texts: str) -> list[str]:

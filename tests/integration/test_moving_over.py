@@ -32,6 +32,7 @@ from tests.integration.test_cli import run_cli
 from tests.support import CountingProxy, RedisServer
 from tests.support.forks import Child, Report
 from tests.support.lab import Process
+from tests.support.sessions import said
 from tests.support.twins import Twins
 
 pytestmark = [
@@ -115,10 +116,6 @@ def old_keys(redis_server: RedisServer, config: CacheConfig) -> Callable[[], lis
 def client(redis_server: RedisServer, config: CacheConfig) -> Iterator[Any]:
     with redis_server.client(db=config.session_redis_db) as made:
         yield made
-
-
-def said(messages: list[dict[str, Any]]) -> list[Any]:
-    return [message["content"] for message in messages]
 
 
 def say(cache: Any, *texts: Any) -> None:

@@ -36,7 +36,7 @@ SESSIONS = st.one_of(IDS, st.builds(SessionKey, NAMESPACES, IDS))
 
 INVALID: list[tuple[Any, str]] = [
     ("", "must not be empty"),
-    (5, "must be a str, got int"),
+    (5, "must be a str, got an int"),
     (b"acme", "must be a str, got bytes"),
     ("a\ud800", "must be encodable as UTF-8, and holds half a surrogate pair"),
 ]

@@ -345,7 +345,9 @@ class ObjectTier:
     def look(self, session_id: str, *, locked: bool = False) -> Extent:
         own, gone, found = self.summary(session_id), self._deletion(session_id), self._session(session_id)
         up_to = max(gone.up_to, found.dropped if found else ZERO_ID)
-        return Extent(max(own.newest, up_to), own.cleared, up_to, gone.up_to, self.contested(session_id))
+        taken_out = max(found.gone.values(), default=ZERO_ID) if found else ZERO_ID
+        newest = max(own.newest, up_to, taken_out)
+        return Extent(newest, own.cleared, up_to, gone.up_to, self.contested(session_id))
 
     def contested(self, session_id: str, *, locked: bool = False) -> Mapping[bytes, MessageId]:
         found = self._session(session_id)
@@ -476,7 +478,14 @@ class ObjectTier:
                 known = Known()
                 known.add(now.turns)
                 turns = tuple(once([*now.turns, *newcomers(list(old.turns), known)]))
-                return replace(now, turns=turns, contested=now.contested | old.contested)
+                return replace(
+                    now,
+                    turns=turns,
+                    contested=now.contested | old.contested,
+                    gone={**old.gone, **now.gone},
+                    changes=old.changes + now.changes,
+                    largest=max(old.newest, now.newest),
+                )
 
             self._change(session_id, merged)
             self.bucket.put(None, None, *name)

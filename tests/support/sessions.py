@@ -13,5 +13,5 @@ def batch(*texts: Any) -> list[dict[str, Any]]:
 
 
 def said(messages: Any) -> list[Any]:
-    """Return the contents of messages, with ids or without."""
-    return [getattr(one, "message", one)["content"] for one in messages]
+    """Return the contents of messages, with ids or without; of None, which is no session, []."""
+    return [getattr(one, "message", one)["content"] for one in messages or ()]

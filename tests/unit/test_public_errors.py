@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import functools
@@ -10,7 +11,7 @@ import inspect
 import pkgutil
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +110,55 @@ def test_settings_of_a_cached_function_are_refused_by_public_names(inner: re.Pat
 def test_a_number_out_of_its_range_is_said_to_be_one(given: Any, text: str) -> None:
     with pytest.raises(errors.ConfigError, match=re.escape(text)):
         lix_cache.SemanticSettings(audit_rate=given)
+
+
+# -- and types that a public method takes or returns can be imported ------------------------
+
+#: Of what the library makes by itself, or what tests put in its place.
+INSIDE = {"Files", "Lead", "Now", "SessionStore"}
+#: Where a class may be documented instead of in lix_cache itself.
+MODULES = ["lix_cache", "lix_cache.config"]
+
+
+@functools.cache
+def names_in(module: str) -> dict[str, Any]:
+    """Return what the names in a module's annotations stand for: also those for type checkers alone."""
+    home = importlib.import_module(module)
+    found = dict(vars(home))
+    for node in ast.walk(ast.parse(inspect.getsource(home))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lix_cache"):
+            source = importlib.import_module(str(node.module))
+            found.update(
+                {one.name: getattr(source, one.name) for one in node.names if hasattr(source, one.name)}
+            )
+    return found
+
+
+def annotations(one: Any) -> Iterator[tuple[str, str]]:
+    """Yield the module and the text of each annotation of a public class or function."""
+    if not inspect.isclass(one):
+        yield from ((one.__module__, str(text)) for text in one.__annotations__.values())
+        return
+    for base in one.__mro__:
+        if not base.__module__.startswith("lix_cache"):
+            continue
+        fields = inspect.get_annotations(base)
+        yield from ((base.__module__, str(text)) for name, text in fields.items() if name[0] != "_")
+        for name, value in vars(base).items():
+            found = getattr(value, "fget", None) or getattr(value, "__func__", None) or value
+            if isinstance(found, types.FunctionType) and (name == "__init__" or name[0] != "_"):
+                yield from ((found.__module__, str(text)) for text in found.__annotations__.values())
+
+
+@pytest.mark.parametrize("one", [*CLASSES, *FUNCTIONS], ids=lambda one: one.__name__)
+def test_what_a_public_method_takes_or_returns_can_be_imported(one: Any) -> None:
+    hidden = set()
+    for module, text in annotations(one):
+        known = names_in(module)
+        for name in re.findall(r"[A-Za-z]\w*", text):
+            kind = known.get(name)
+            if inspect.isclass(kind) and kind.__module__.startswith("lix_cache") and name not in INSIDE:
+                homes = [importlib.import_module(home) for home in MODULES]
+                if not any(getattr(home, name, None) is kind for home in homes):
+                    hidden.add(name)
+    assert hidden == set()
