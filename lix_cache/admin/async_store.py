@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from lix_cache.admin.listing import session_page
-from lix_cache.admin.progress import OnProgress, silent
 from lix_cache.admin.store import StoreAdmin
-from lix_cache.drivers.threads import in_disk_thread
+from lix_cache.drivers.threads import in_disk_thread, in_thread
 from lix_cache.session.layout import AsyncStoreDriver
 from lix_cache.session.store import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from lix_cache.admin.results import (
-        Check,
-        Deleted,
         FileCheck,
-        Migrated,
-        Offloaded,
-        SessionInfo,
         SessionPage,
-        StoreStats,
     )
-    from lix_cache.archive.compaction import Compacted
     from lix_cache.config import CacheConfig
-    from lix_cache.messages.message import Message
     from lix_cache.messages.session_key import SessionName
 
 __all__ = ["AsyncStoreAdmin"]
@@ -53,100 +41,33 @@ class AsyncStoreAdmin:
         self._store = open_store(self.config)
         self._drive = AsyncStoreDriver(self._store, notes=False)
 
-    @staticmethod
-    async def _run(call: Callable[..., T], *args: Any) -> T:
-        return await in_disk_thread(partial(call, *args), may_wait_for_lock=True)
-
     async def session_page(
         self, limit: int = 100, cursor: str | None = None, *, namespace: str | None = None
     ) -> SessionPage:
         """See :meth:`StoreAdmin.session_page`."""
         return await self._drive(session_page(self._store, limit, cursor, namespace))
 
-    async def sessions(self, limit: int | None = None, *, namespace: str | None = None) -> list[SessionInfo]:
-        """See :meth:`StoreAdmin.sessions`."""
-        return await self._run(partial(self.sync.sessions, limit, namespace=namespace))
-
-    async def delete_namespace(self, namespace: str, *, on_progress: OnProgress = silent) -> Deleted:
-        """See :meth:`StoreAdmin.delete_namespace`."""
-        return await self._run(partial(self.sync.delete_namespace, namespace, on_progress=on_progress))
-
-    async def session(self, session_id: SessionName) -> SessionInfo | None:
-        """See :meth:`StoreAdmin.session`."""
-        return await self._run(self.sync.session, session_id)
-
-    async def messages(self, session_id: SessionName) -> list[Message]:
-        """See :meth:`StoreAdmin.messages`."""
-        return await self._run(self.sync.messages, session_id)
-
-    async def session_ids(self, *, namespace: str | None = None) -> list[SessionName]:
-        """See :meth:`StoreAdmin.session_ids`."""
-        return await self._run(partial(self.sync.session_ids, namespace=namespace))
-
-    async def stats(self) -> StoreStats:
-        """See :meth:`StoreAdmin.stats`."""
-        return await self._run(self.sync.stats)
-
-    async def offload(
-        self,
-        idle_seconds: float | None = None,
-        *,
-        session_ids: Iterable[SessionName] | None = None,
-        namespace: str | None = None,
-        on_progress: OnProgress = silent,
-    ) -> Offloaded:
-        """See :meth:`StoreAdmin.offload`."""
-        call = partial(
-            self.sync.offload, session_ids=session_ids, namespace=namespace, on_progress=on_progress
-        )
-        return await self._run(call, idle_seconds)
-
-    async def compact(
-        self,
-        idle_seconds: float | None = None,
-        *,
-        session_ids: Iterable[SessionName] | None = None,
-        dry_run: bool = False,
-        on_progress: OnProgress = silent,
-    ) -> Compacted:
-        """See :meth:`StoreAdmin.compact`."""
-        call = partial(self.sync.compact, session_ids=session_ids, dry_run=dry_run, on_progress=on_progress)
-        return await self._run(call, idle_seconds)
-
-    async def migrate(self, *, dry_run: bool = False, on_progress: OnProgress = silent) -> Migrated:
-        """See :meth:`StoreAdmin.migrate`."""
-        return await self._run(partial(self.sync.migrate, dry_run=dry_run, on_progress=on_progress))
-
-    async def migrate_buckets(self, *, dry_run: bool = False) -> Migrated:
-        """See :meth:`StoreAdmin.migrate_buckets`."""
-        return await self._run(partial(self.sync.migrate_buckets, dry_run=dry_run))
-
-    async def trashed(self, *, namespace: str | None = None) -> list[dict[str, Any]]:
-        """See :meth:`StoreAdmin.trashed`."""
-        return await self._run(partial(self.sync.trashed, namespace=namespace))
-
-    async def restore(self, session_id: SessionName) -> bool:
-        """See :meth:`StoreAdmin.restore`."""
-        return await self._run(self.sync.restore, session_id)
-
-    async def archive_files(self, *, namespace: str | None = None) -> list[str]:
-        """See :meth:`StoreAdmin.archive_files`."""
-        return await self._run(partial(self.sync.archive_files, namespace=namespace))
-
-    async def set_aside_files(self) -> list[str]:
-        """See :meth:`StoreAdmin.set_aside_files`."""
-        return await self._run(self.sync.set_aside_files)
-
-    async def unreadable_files(self) -> list[str]:
-        """See :meth:`StoreAdmin.unreadable_files`."""
-        return await self._run(self.sync.unreadable_files)
+    sessions = in_thread(StoreAdmin.sessions)
+    session = in_thread(StoreAdmin.session)
+    messages = in_thread(StoreAdmin.messages)
+    session_ids = in_thread(StoreAdmin.session_ids)
+    stats = in_thread(StoreAdmin.stats)
+    offload = in_thread(StoreAdmin.offload)
+    compact = in_thread(StoreAdmin.compact)
+    migrate = in_thread(StoreAdmin.migrate)
+    migrate_buckets = in_thread(StoreAdmin.migrate_buckets)
+    delete_namespace = in_thread(StoreAdmin.delete_namespace)
+    trashed = in_thread(StoreAdmin.trashed)
+    restore = in_thread(StoreAdmin.restore)
+    archive_files = in_thread(StoreAdmin.archive_files)
+    set_aside_files = in_thread(StoreAdmin.set_aside_files)
+    unreadable_files = in_thread(StoreAdmin.unreadable_files)
+    doctor = in_thread(StoreAdmin.doctor)
 
     async def verify(
         self, session_id: SessionName | None = None, *, namespace: str | None = None
     ) -> list[FileCheck]:
         """Return what :meth:`StoreAdmin.verify` yields."""
-        return await self._run(lambda: list(self.sync.verify(session_id, namespace=namespace)))
-
-    async def doctor(self) -> list[Check]:
-        """See :meth:`StoreAdmin.doctor`."""
-        return await self._run(self.sync.doctor)
+        return await in_disk_thread(
+            lambda: list(self.sync.verify(session_id, namespace=namespace)), may_wait_for_lock=True
+        )

@@ -6,18 +6,21 @@ import asyncio
 import contextlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from lix_cache.compute import Failed, submit
 from lix_cache.errors import ComputeTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from lix_cache.drivers.sync import T
     from lix_cache.effects import Compute
 
-__all__ = ["acompute_within", "compute_within", "in_disk_thread", "without_stop_iteration"]
+__all__ = ["acompute_within", "compute_within", "in_disk_thread", "in_thread", "without_stop_iteration"]
+
+P = ParamSpec("P")
 
 
 def compute_within(effect: Compute) -> Any:
@@ -78,6 +81,24 @@ def without_stop_iteration(call: Callable[[], T]) -> T:
     except StopIteration as error:
         # A future cannot carry it, and who awaits the future would wait for ever.
         raise RuntimeError("a call in a thread raised StopIteration") from error
+
+
+def in_thread(
+    method: Callable[Concatenate[Any, P], T],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """Return the async variant of a method of ``self.sync``: called there, in a thread.
+
+    It has the method's signature and documentation, for type checkers too: written again, they would be
+    most of a class.
+    """
+    name = method.__name__
+
+    @wraps(method)
+    async def run(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        call: Callable[[], T] = partial(getattr(self.sync, name), *args, **kwargs)
+        return await in_disk_thread(call, may_wait_for_lock=True)
+
+    return run
 
 
 async def in_disk_thread(call: Callable[[], T], *, may_wait_for_lock: bool = False) -> T:

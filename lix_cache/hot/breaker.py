@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["Breaker", "breaker_for"]
 
 
+_CLOSED = float("-inf")
+
+
 class Breaker:
     """Remembers for a moment that Redis did not answer, so that not every caller waits to find out.
 
@@ -26,11 +29,12 @@ class Breaker:
     def __init__(self, seconds: float, clock: Clock) -> None:
         self._seconds = seconds
         self._clock = clock
-        self._open_until = float("-inf")
+        self._open_until = _CLOSED
 
     @property
     def is_open(self) -> bool:
-        return self._clock.monotonic() < self._open_until
+        # Closed, as it nearly always is, no clock is asked: every command looks here.
+        return self._open_until != _CLOSED and self._clock.monotonic() < self._open_until
 
     @property
     def seconds_left(self) -> float:
@@ -41,7 +45,7 @@ class Breaker:
         self._open_until = self._clock.monotonic() + self._seconds
 
     def reset(self) -> None:
-        self._open_until = float("-inf")
+        self._open_until = _CLOSED
 
 
 # By the clock itself, not its equals: a breaker keeps its clock, so the number is not given twice.

@@ -23,6 +23,7 @@ __all__ = ["is_repeated", "pack_hot", "unpack_hot", "unpack_window"]
 
 _HAS_NONCE = 1
 _AFTER_NONCE = 1 + NONCE_BYTES
+_PLAIN_HEAD = bytes((_HAS_NONCE,))
 
 
 _HAS_VECTOR = 2
@@ -51,6 +52,8 @@ def pack_hot(turn: Turn, *, coded: bool = False, repeated: bool = False) -> byte
         coded: use code words where they are shorter and the C kernel is there.
         repeated: it was sent before, and may yet be carried out twice.
     """
+    if turn.vector is None and turn.nonce is not None and not (coded or repeated):
+        return _PLAIN_HEAD + turn.nonce + _pack_body(turn.body, turn.id)  # nearly every message
     head = _REPEATED if repeated else 0
     parts = [b""]
     if turn.nonce is not None:

@@ -280,10 +280,12 @@ def _acknowledged(session: Session, added: Added, opened: int) -> bool:
     """Note what was added. False if it must not stay: no archive could hold its ids."""
     new, seen = added.new, session.seen
     if new:
-        if new[-1].ms > LARGEST_MS:
+        last = new[-1]
+        if last.ms > LARGEST_MS:
             return False
-        seen.saw(new[-1])
-        seen.compared = max(seen.compared, opened)
+        seen.saw(last)
+        if seen.compared < opened:
+            seen.compared = opened
     return True
 
 
