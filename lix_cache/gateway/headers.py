@@ -29,7 +29,7 @@ MOST_SECONDS = 30 * 86400.0
 
 @dataclass(frozen=True)
 class Control:
-    """What a client asks for.
+    """What a client asks for. Those who ask the same share an answer that is under way, and no others.
 
     Attributes:
         no_cache: do not answer from the cache; the answer is stored.

@@ -32,6 +32,7 @@ __all__ = ["Entry", "Memory", "RedisTier"]
 
 _MAGIC = b"LXG1"
 _HEAD = struct.Struct("<4sddH")
+_LATEST = 1e11
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ class RedisTier:
     def _read(self, tenant: str, data: bytes) -> Entry | None:
         try:
             magic, created, expires, length = _HEAD.unpack_from(data)
-            if magic != _MAGIC:
+            # Not NaN either, which is in no order; ages and times to live are reckoned with them.
+            if magic != _MAGIC or not 0 <= created <= expires <= _LATEST:
                 raise CodecError("not an entry of the gateway")
             start = _HEAD.size + length
             model = data[_HEAD.size : start].decode()

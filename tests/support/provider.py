@@ -130,11 +130,13 @@ class Provider:
 
     async def _act(self, act: str, protocol: str, call: Call, request: web.Request) -> web.StreamResponse:
         if act.isdecimal():
+            await self._opened()
             kind = "rate_limit_error" if act == "429" else "api_error"
             error = {"type": "error", "error": {"type": kind, "message": f"scripted {act}", "code": None}}
             headers = {**self.headers, "retry-after": self.retry_after}
             return web.json_response(error, status=int(act), headers=headers)
         if act == "reset":
+            await self._opened()
             assert request.transport is not None
             request.transport.abort()
             await asyncio.sleep(10)
