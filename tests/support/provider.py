@@ -64,7 +64,7 @@ class Provider:
         calls: all requests of generations.
         acts: what the next ones do, in order: ``ok``, a status such as ``429``, ``reset``, ``hang``, ``cut``
             (the connection breaks in the middle), ``short`` (the stream ends before its end), ``malformed``,
-            ``error_event``, ``truncated``, ``empty``, ``unknown``, ``gzip``.
+            ``error_event``, ``truncated``, ``empty``, ``unknown``. A header ``x-act`` says it for one.
         gate: answers wait for it before their last part.
         headers: of every answer, beside the usual ones.
     """
@@ -119,7 +119,8 @@ class Provider:
             return web.json_response(
                 {"path": request.path_qs, "method": request.method, "size": len(body)}, headers=self.headers
             )
-        act = self.acts.popleft() if self.acts else "ok"
+        # A request may say what it is to meet: who asked for what is then known where many ask at once.
+        act = request.headers.get("x-act") or (self.acts.popleft() if self.acts else "ok")
         try:
             if self.seconds:
                 await asyncio.sleep(self.seconds)
