@@ -29,7 +29,7 @@ _slowly = settings(
 )
 _VALUES = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-2, 2) | st.text("ab", max_size=2)
 _NAMES = st.sampled_from(
-    ["temperature", "top_p", "seed", "max_tokens", "stop", "n", "logprobs", "brand_new", "é"]
+    ["temperature", "top_p", "seed", "max_tokens", "stop", "best_of", "logprobs", "brand_new", "é"]
 )
 
 
@@ -90,9 +90,8 @@ def ask(gateway: RunningGateway, request: dict[str, Any], run: int, words: str) 
 def spelled(request: dict[str, Any]) -> str:
     """Tell what makes another question: 1, 1.0 and true are three things."""
     plain = {**request, "query": request["query"].replace("?beta=true", "")}
-    return repr(
-        {name: sorted(item.items()) if isinstance(item, dict) else item for name, item in plain.items()}
-    )
+    parts = {name: sorted(item.items()) if isinstance(item, dict) else item for name, item in plain.items()}
+    return repr(sorted(parts.items()))
 
 
 @pytest.mark.promise("isolation")
