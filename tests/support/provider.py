@@ -72,6 +72,8 @@ class Provider:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.acts: deque[str] = deque()
+        #: Whole answers of the next requests, as content type and bytes, instead of scripted ones.
+        self.said: deque[tuple[str, bytes]] = deque()
         self.headers = {"x-request-id": "req_1", "set-cookie": "a=b", "x-ratelimit-remaining-requests": "9"}
         self.gate = threading.Event()
         self.gate.set()
@@ -130,6 +132,9 @@ class Provider:
             raise
 
     async def _act(self, act: str, protocol: str, call: Call, request: web.Request) -> web.StreamResponse:
+        if self.said:
+            kind, data = self.said.popleft()
+            return web.Response(body=data, headers={"content-type": kind, **self.headers})
         if act.isdecimal():
             await self._opened()
             kind = "rate_limit_error" if act == "429" else "api_error"
