@@ -24,6 +24,7 @@ from lix_cache.gateway.plain_path import pass_through
 from lix_cache.gateway.protocols import Protocol, protocol_of
 from lix_cache.gateway.relay import Broken
 from lix_cache.gateway.settings import GatewaySettings
+from lix_cache.gateway.tenants import Tenant
 from lix_cache.gateway.vectors_path import EMBEDDINGS, VectorExchange
 
 __all__ = ["Gateway"]
@@ -123,6 +124,9 @@ class Gateway:
                 status = await own.serve(scope, send, tenant)
                 return
             tenant.check("generate" if protocol is not None else "passthrough")
+            if protocol is not None and headers.get("content-encoding", "identity").lower() != "identity":
+                _check_unread(tenant)
+                protocol = None  # the provider may know how to read it
             if protocol is None:
                 status = await pass_through(core, scope, receive, send, tenant, headers, target, started)
             else:
@@ -204,6 +208,12 @@ class Gateway:
         )
 
 
+def _check_unread(tenant: Tenant) -> None:
+    """Refuse a body that the gateway cannot read where it must know what is asked for."""
+    if not tenant.is_local:
+        raise Refused(415, "content_encoding", "a request's body must come without a content-encoding")
+
+
 async def _refuse(send: Send, error: Refused, protocol: Protocol | None, path: str) -> None:
     speaks = protocol or protocol_of(
         "/v1/messages" if path.startswith("/v1/messages") else "/v1/chat/completions"
@@ -214,6 +224,6 @@ async def _refuse(send: Send, error: Refused, protocol: Protocol | None, path: s
     if error.retry_after is not None:
         pairs.append((b"retry-after", b"%d" % error.retry_after))
     pairs += words.told(Verdict("bypass", error.code), 0.0)
-    if error.status in (413, 431):
+    if error.status in (413, 431) or error.code == "invalid_framing":
         pairs.append((b"connection", b"close"))
     await respond(send, error.status, pairs, body)

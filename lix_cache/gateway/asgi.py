@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final, Protocol
 
@@ -35,6 +36,8 @@ _ONCE = frozenset(
     {"authorization", "x-api-key", "api-key", "x-lix-key", "content-length", "host", "x-session-id"}
 )
 _MOST_HEADERS = 200
+#: As servers read it that take a backslash for a slash, or leave out what is behind a semicolon.
+_UPWARDS = re.compile(r"(?:^|[/\\])\.\.(?:[/\\;]|$)")
 #: How many times the most that is read before an answer.
 _DRAINED = 4
 
@@ -50,10 +53,10 @@ def headers_of(scope: Scope) -> dict[str, str]:
         Refused: too many, or one twice that must be there once.
     """
     pairs = scope["headers"]
+    if len(pairs) > _MOST_HEADERS:
+        raise Refused(431, "too_many_headers", f"a request may have {_MOST_HEADERS} headers")
     found = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
     if len(found) != len(pairs):
-        if len(pairs) > _MOST_HEADERS:
-            raise Refused(431, "too_many_headers", f"a request may have {_MOST_HEADERS} headers")
         names = [name.decode("latin-1") for name, _ in pairs]
         twice = next((name for name in names if name in _ONCE and names.count(name) > 1), None)
         if twice is not None:
@@ -62,7 +65,19 @@ def headers_of(scope: Scope) -> dict[str, str]:
             text = name.decode("latin-1")
             if names.count(text) > 1 and found[text] != value.decode("latin-1"):
                 found[text] = ",".join(v.decode("latin-1") for n, v in pairs if n == name)
+    if "transfer-encoding" in found:
+        _check_framing(scope, found["transfer-encoding"])
+    if "host" not in found and scope["http_version"] != "1.0":
+        raise Refused(400, "invalid_framing", "the request has no header host")
     return found
+
+
+def _check_framing(scope: Scope, coding: str) -> None:
+    """Refuse a body of which two servers would not agree where it ends (RFC 9112, 6.1)."""
+    if coding.strip().lower() != "chunked" or scope["http_version"] != "1.1":
+        raise Refused(
+            400, "invalid_framing", "the transfer-encoding may be chunked, in HTTP/1.1, and no other"
+        )
 
 
 def target_of(scope: Scope) -> str:
@@ -72,7 +87,10 @@ def target_of(scope: Scope) -> str:
         Refused: the path has segments that mean another place.
     """
     path: str = scope["path"]
-    if ".." in path and ".." in path.split("/"):
+    if not path.startswith("/"):
+        # Put behind a provider's address it would name another machine.
+        raise Refused(400, "invalid_path", "the path must begin with a slash")
+    if ".." in path and _UPWARDS.search(path):
         raise Refused(400, "invalid_path", "the path must not hold '..'")
     raw = scope.get("raw_path") or path.encode()
     query = scope["query_string"]

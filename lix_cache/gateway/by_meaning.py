@@ -122,7 +122,8 @@ class ByMeaning:
         cache, question = self.cache(place.tenant), place.question
         begun: Lookup | AsyncInFlightCall
         try:
-            if control.threshold is None:
+            # Who will not store must not be waited for.
+            if control.threshold is None and not control.no_store and not control.only_if_cached:
                 begun = await cache.begin(question.text, context=place.context, lock_seconds=_LOCK_SECONDS)
             else:
                 begun = await cache.lookup(

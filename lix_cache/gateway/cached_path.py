@@ -15,12 +15,13 @@ from lix_cache.gateway.asgi import Receive, Scope, Send, read_body, respond, wat
 from lix_cache.gateway.by_meaning import Meant, Place
 from lix_cache.gateway.eligibility import Question, question_of, wants_zero_temperature
 from lix_cache.gateway.errors import Refused
+from lix_cache.gateway.following import follow
 from lix_cache.gateway.headers import Control, Verdict, read_control
 from lix_cache.gateway.outcomes import Keep, let_go, new_id, not_cached, unanswered
 from lix_cache.gateway.prepared import Prepared, source_of
 from lix_cache.gateway.protocols import Protocol
-from lix_cache.gateway.relay import Flight, Head, Reader, Renamed
-from lix_cache.gateway.request import parse, stripped
+from lix_cache.gateway.relay import Flight, Head, Reader, Renamed, RenamedBody, Stopped
+from lix_cache.gateway.request import answering_query, parse, stripped
 from lix_cache.gateway.tenants import Tenant
 from lix_cache.gateway.tiers import Entry
 from lix_cache.gateway.upstream import Incoming, Outgoing, Route, UpstreamFailed
@@ -100,18 +101,24 @@ class Exchange:
                 raise not_cached(reason)
             await self._alone(asked, data, Verdict("bypass", reason))
             return
-        if not control.no_cache:
-            now = core.clock.time()
-            entry = core.memory.get(asked.key, now, control.max_age)
-            if entry is not None and self._suits(entry.answer, asked):
-                self._hit(entry, "memory", now)
-                await self._say(entry.answer, asked)
-                return
-        await self._beyond_memory(asked, data, control)
+        if not await self.remembered(asked, control):
+            await self._beyond_memory(asked, data, control)
+
+    async def remembered(self, asked: Prepared, control: Control) -> bool:
+        """Answer out of this process's memory, if it may and can."""
+        if control.no_cache:
+            return False
+        now = self.core.clock.time()
+        entry = self.core.memory.get(asked.key, now, control.max_age)
+        if entry is None or not self.suits(entry.answer, asked):
+            return False
+        self._hit(entry, "memory", now)
+        await self.say(entry.answer, asked)
+        return True
 
     # -- answers that are there ----------------------------------------------------------
 
-    def _suits(self, answer: Answer, asked: Prepared) -> bool:
+    def suits(self, answer: Answer, asked: Prepared) -> bool:
         return self.protocol.lacks(answer, stream=asked.is_stream, request=asked.slim) is None
 
     def _hit(self, entry: Entry, reason: str, now: float) -> None:
@@ -119,7 +126,7 @@ class Exchange:
         saved = None if usage is None else (usage.input, usage.output)
         self.verdict = Verdict("hit-l1-exact", reason, now - entry.created, None, saved)
 
-    async def _say(self, answer: Answer, asked: Prepared) -> None:
+    async def say(self, answer: Answer, asked: Prepared) -> None:
         self.answer = answer
         body = self.protocol.render(
             answer,
@@ -141,26 +148,28 @@ class Exchange:
     async def _beyond_memory(self, asked: Prepared, data: bytes, control: Control) -> None:
         core = self.core
         if control.only_if_cached:
-            found, _ = await self._find(asked, control, None)
-            if found is None:
+            found, _ = await self._find(asked, control, self._place(asked, data, control))
+            if found is None or not self.suits(found, asked):
                 raise not_cached("miss")
-            await self._say(found, asked)
+            await self.say(found, asked)
             return
-        flight = None if control.no_cache or control.no_store else core.flights.get(asked.key)
-        if flight is not None and flight.is_whole:
-            await self._follow(flight, asked, data)
-            return
-        is_shared = flight is None and not control.no_store and asked.key not in core.flights
-        flight = core.new_flight(asked.key if is_shared else None)
+        key = asked.shared_key(control)
+        is_sharing = not (control.no_cache or control.no_store)
+        while is_sharing and (running := core.flights.get(key)) is not None and running.is_whole:
+            if await follow(self, running, asked):
+                return
+            # It was not for this one. Those who are left ask again, together.
+            if await self.remembered(asked, control):
+                return
+        is_shared = not control.no_store and key not in core.flights
+        flight = core.new_flight(key if is_shared else None)
         flight.form = asked.form
         try:
             await self._lead(flight, asked, data, control)
         except BaseException as error:
             if flight.head is None and not flight.is_over:
                 # Others wait for it: they are to go on by themselves, not to fail with this one.
-                flight.fail(
-                    error if isinstance(error, Refused) else UpstreamFailed("the first request was stopped")
-                )
+                flight.fail(error if isinstance(error, Refused) else Stopped())
             raise
 
     async def _lead(self, flight: Flight, asked: Prepared, data: bytes, control: Control) -> None:
@@ -170,9 +179,9 @@ class Exchange:
         if not control.no_cache:
             answer, meant = await self._find(asked, control, place)
         try:
-            if answer is not None and self._suits(answer, asked):
+            if answer is not None and self.suits(answer, asked):
                 flight.found(answer, self.verdict)
-                await self._say(answer, asked)
+                await self.say(answer, asked)
                 return
             await self.core.limits.check_budget(self.tenant)
             self.verdict = Verdict(
@@ -224,7 +233,10 @@ class Exchange:
         question = question_of(self.protocol.name, value)
         if not isinstance(question, Question):
             return None
-        place = core.place_of(self.tenant.name, self.protocol.name, control, self.headers, asked, question)
+        query = answering_query(self.scope["query_string"].decode("latin-1"))
+        place = core.place_of(
+            self.tenant.name, self.protocol.name, control, self.headers, asked, question, query
+        )
         core.timeline.places.note(place, core.clock.time())
         return place
 
@@ -242,42 +254,6 @@ class Exchange:
         flight = self.core.new_flight(None)
         await self._relay(flight, self._pump(flight, asked, data, None))
 
-    async def _follow(self, flight: Flight, asked: Prepared, data: bytes) -> None:
-        """Answer with what an equal request that is under way brings."""
-        reader = Reader(flight)
-        watcher = watch(self.scope, self.receive, reader.gone)
-        began = perf_counter()
-        try:
-            if not await reader.until_head():
-                return
-            self.waited += perf_counter() - began
-            head = flight.head
-            self.verdict = Verdict("hit-l1-exact", "shared", 0.0)
-            if head is not None and head.status == 200 and head.is_stream and flight.form == asked.form:
-                keeps_id = self.protocol.name == "responses" and asked.slim.get("store") is not False
-                await self._pass_on(reader, head.shared(), None if keeps_id else Renamed(new_id()))
-                self.answer = flight.answer
-                return
-            began = perf_counter()
-            if not await reader.until_over():
-                return
-            self.waited += perf_counter() - began
-            if flight.answer is not None and self._suits(flight.answer, asked):
-                usage = flight.answer.usage
-                saved = None if usage is None else (usage.input, usage.output)
-                self.verdict = Verdict("hit-l1-exact", "shared", 0.0, None, saved)
-                await self._say(flight.answer, asked)
-                return
-            if head is not None and head.status != 200 and flight.is_whole and not flight.is_broken:
-                reader.rewind()  # waiting for the end went past what is now passed on
-                await self._pass_on(reader, head.shared(), None)
-                return
-        finally:
-            watcher.cancel()
-            reader.leave()
-        # What it brought is not for this one, such as half an answer.
-        await self._alone(asked, data, Verdict("miss", "unshared"))
-
     async def _relay(self, flight: Flight, pump: Coroutine[Any, Any, None]) -> None:
         reader = Reader(flight)
         watcher = watch(self.scope, self.receive, reader.gone)
@@ -289,13 +265,13 @@ class Exchange:
             self.waited += perf_counter() - began
             if flight.head is None:
                 raise unanswered(flight.error)
-            await self._pass_on(reader, flight.head, None)
+            await self.pass_on(reader, flight.head, None)
             self.answer = flight.answer
         finally:
             watcher.cancel()
             reader.leave()
 
-    async def _pass_on(self, reader: Reader, head: Head, renamed: Renamed | None) -> None:
+    async def pass_on(self, reader: Reader, head: Head, renamed: Renamed | RenamedBody | None) -> None:
         pairs = [pair for pair in head.headers if renamed is None or pair[0] != b"content-length"]
         pairs += words.told(self.verdict, self._added_ms())
         self.status = head.status

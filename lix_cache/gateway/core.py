@@ -183,6 +183,8 @@ class Core:
         own = self._own_key(route, tenant)
         if own or not (tenant.is_local or "x-lix-key" in headers):
             pairs = [pair for pair in pairs if pair[0] not in _CREDENTIALS]
+        elif not tenant.is_local:
+            pairs = [p for p in pairs if p[0] not in _CREDENTIALS or not self.tenants.knows(p[1])]
         if own:
             is_anthropic = "anthropic-version" in headers or scope["path"].startswith("/v1/messages")
             pairs.append(("x-api-key", own) if is_anthropic else ("authorization", f"Bearer {own}"))
@@ -204,6 +206,7 @@ class Core:
         headers: Mapping[str, str],
         asked: Prepared,
         question: Question,
+        query: str = "",
     ) -> Place:
         """Return where a question belongs: all that must match exactly."""
         context = {
@@ -212,7 +215,7 @@ class Core:
             "provider": self.provider(tenant, asked.model)[0],
             "account": asked.account,
             "model": asked.model,
-            "headers": "\n".join(answering_headers(headers)),
+            "headers": "\n".join((*answering_headers(headers), query)),
             "body": question.scope,
         }
         return Place(tenant, context, question)

@@ -37,20 +37,15 @@ def _identity(prefix: str) -> str:
 
 def _wants_json(request: Mapping[str, Any]) -> bool:
     """Whether an object is asked for, in one of the protocols' ways."""
-    around = [request.get(name) for name in ("text", "output_config")]
-    forms = [request.get("response_format"), request.get("output_format")]
-    forms += [one.get("format") for one in around if isinstance(one, dict)]
-    return any(isinstance(form, dict) and str(form.get("type")).startswith("json") for form in forms)
+    forms = [request.get(name) for name in ("response_format", "output_format", "text", "output_config")]
+    return b'"type":"json' in orjson.dumps(forms)
 
 
 def _unnamed(asked: Any) -> Any:
     """Return what is asked without the ids of items: they are new in each answer that comes back."""
-    if not isinstance(asked, list):
-        return asked
-    return [
-        {name: part for name, part in item.items() if name != "id"} if isinstance(item, dict) else item
-        for item in asked
-    ]
+    if isinstance(asked, dict):
+        return {name: part for name, part in asked.items() if name != "id"}
+    return [_unnamed(item) for item in asked] if isinstance(asked, list) else asked
 
 
 def _said(request: Mapping[str, Any]) -> str:
@@ -152,12 +147,8 @@ def _chat_chunks(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             for word in text.split(" "):
                 yield chunk(i, {"content": word + " "} if not text.endswith(word) else {"content": word})
         else:
-            call = {
-                "index": 0,
-                "id": "call_1",
-                "type": "function",
-                "function": {"name": tool, "arguments": ""},
-            }
+            function = {"name": tool, "arguments": ""}
+            call = {"index": 0, "id": "call_1", "type": "function", "function": function}
             yield chunk(i, {"tool_calls": [call]})
             for part in ('{"city"', ':"Bern"}'):
                 yield chunk(i, {"tool_calls": [{"index": 0, "function": {"arguments": part}}]})

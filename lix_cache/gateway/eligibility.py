@@ -17,7 +17,7 @@ __all__ = ["Question", "bypass_reason", "question_of", "wants_zero_temperature"]
 
 #: Fields that refer to a state at the provider, or ask for work of which the answer is not the result.
 _STATEFUL = {
-    "chat": ("web_search_options", "audio"),
+    "chat": ("web_search_options", "audio", "search_parameters", "plugins", "enable_search"),
     "responses": ("previous_response_id", "conversation", "background", "prompt"),
     "messages": ("mcp_servers", "container"),
     "embeddings": (),
@@ -53,6 +53,8 @@ def bypass_reason(protocol: str, body: Mapping[str, Any]) -> str:
     for name in _STATEFUL[protocol]:
         if body.get(name):
             return name
+    if body.get("stream") is not None and not isinstance(body["stream"], bool):
+        return "stream"  # no part of the key; the provider is to say what is wrong with it
     if protocol == "chat" and body.get("store"):
         return "store"  # the provider is asked to keep it
     if not isinstance(body.get("model"), str) or not body["model"]:

@@ -16,10 +16,14 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lix_cache.gateway.asgi import CONNECTION
+from lix_cache.gateway.protocols.protocol import openai_error
 
 __all__ = ["GuardedHttp"]
 
 HEAD_SECONDS = 20.0
+#: A body that is being sent brings at least so many bytes in so many seconds.
+BODY_SECONDS = 30.0
+_LEAST_BYTES = 4096
 _LARGEST_HEAD = 256 * 1024
 _LARGEST_JOINED = 64 * 1024
 
@@ -82,7 +86,9 @@ class GuardedHttp(HttpToolsProtocol):
     """One connection of a client."""
 
     _in_head = True
-    _head_bytes = 0
+    _in_body = False
+    #: Of the head, or of the body since the timer was set.
+    _bytes = 0
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -110,29 +116,57 @@ class GuardedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if not self._in_head:
+        if not (self._in_head or self._in_body):
             return
-        # Rare: most heads come whole, and cost no timer.
-        self._head_bytes += len(data)
-        if self._head_bytes > _LARGEST_HEAD:
-            self.send_400_response("The request's headers are too large.")
+        # Rare: most requests come whole, and cost no timer.
+        self._bytes += len(data)
+        if self._in_head and self._bytes > _LARGEST_HEAD:
+            self._refuse(431, "the request's headers are too large")
         elif self._timer is None:
-            self._timer = self.loop.call_later(HEAD_SECONDS, self._late)
+            seconds = HEAD_SECONDS if self._in_head else BODY_SECONDS
+            self._timer = self.loop.call_later(seconds, self._late)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - said in a form that clients understand
+        self._refuse(400, "this is not a valid HTTP request")
 
     def on_message_begin(self) -> None:
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._bytes = True, 0
         super().on_message_begin()
         self.scope[CONNECTION] = self  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head, self._in_body, self._bytes = False, True, 0
         self._stop_timer()
         super().on_headers_complete()
+        # What comes behind the body in a trailer is no header: who has looked at the headers did not see it.
+        self.headers = []
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        self._stop_timer()
+        super().on_message_complete()
 
     def _late(self) -> None:
         self._timer = None
         if self._in_head:
             self.transport.close()
+        elif self._in_body:
+            if self._bytes < _LEAST_BYTES and not self.flow.read_paused:
+                self._refuse(408, "the request's body came too slowly")
+                return
+            self._bytes = 0
+            self._timer = self.loop.call_later(BODY_SECONDS, self._late)
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Say what is wrong and close: where one request ends and the next begins is not known any more."""
+        self._in_head = self._in_body = False
+        self._stop_timer()
+        is_answering = self.cycle is not None and self.cycle.response_started
+        if not is_answering or self.cycle.response_complete:
+            body = openai_error(status, message)
+            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            self.transport.write(b"HTTP/1.1 %d Refused\r\n" % status + head % len(body) + body)
+        self.transport.close()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

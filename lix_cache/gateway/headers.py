@@ -30,7 +30,7 @@ MOST_TAGS = 16
 
 @dataclass(frozen=True)
 class Control:
-    """What a client asks for.
+    """What a client asks for. Those who ask the same share an answer that is under way, and no others.
 
     Attributes:
         no_cache: do not answer from the cache; the answer is stored.

@@ -86,6 +86,7 @@ class Health:
             "memory_bytes": float(core.memory.bytes),
             "open_requests": float(core.metrics.open),
             "flights": float(len(core.flights)),
+            "tasks": float(len(asyncio.all_tasks())),
             "redis_troubles_total": float(0 if core.redis is None else core.redis.troubles),
             "upstream_retries_total": float(core.routes.retries),
         }

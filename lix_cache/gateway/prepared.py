@@ -12,7 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from lix_cache.gateway.eligibility import bypass_reason
+from lix_cache.gateway.headers import NOTHING_ASKED, Control
 from lix_cache.gateway.request import Asked, Body, Unkeyable, account_of, answering_headers, key_of, parse
 
 __all__ = ["Prepared", "Preparer", "Source", "source_of"]
@@ -50,6 +53,12 @@ class Source:
     headers: tuple[str, ...]
     query: str
 
+    @property
+    def digest(self) -> bytes:
+        """32 bytes of all of it."""
+        parts = (self.tenant, self.protocol, self.namespace, self.account, self.headers, self.query)
+        return hashlib.sha256(orjson.dumps(parts)).digest()
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -72,6 +81,10 @@ class Prepared:
     model: str
     account: str
     body: Body | None = field(default=None, repr=False)
+
+    def shared_key(self, control: Control) -> bytes:
+        """Return what requests have in common of which one may answer the others."""
+        return self.key if control is NOTHING_ASKED else self.key + repr(control).encode()
 
     @property
     def form(self) -> tuple[Any, ...]:
@@ -100,7 +113,7 @@ class Preparer:
         self._provider = provider
         self._normalise = normalise
         self._rules = tuple(sorted(rules))
-        self._known: OrderedDict[tuple[bytes, Source], Prepared] = OrderedDict()
+        self._known: OrderedDict[bytes, Prepared] = OrderedDict()
 
     def prepare(self, source: Source, data: bytes) -> Prepared:
         """Understand a request.
@@ -108,7 +121,8 @@ class Preparer:
         Raises:
             Refused: its body makes no sense.
         """
-        place = (hashlib.sha256(data).digest(), source)
+        # Digests alone: what a client says in a header may be long.
+        place = hashlib.sha256(data).digest() + source.digest
         known = self._known.get(place)
         if known is not None:
             self._known.move_to_end(place)

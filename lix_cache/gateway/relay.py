@@ -17,7 +17,7 @@ import orjson
 from lix_cache.gateway.answer import Answer
 from lix_cache.gateway.headers import Pairs, Verdict
 
-__all__ = ["Broken", "Flight", "Head", "Reader", "Renamed"]
+__all__ = ["Broken", "Flight", "Head", "Reader", "Renamed", "RenamedBody", "Stopped"]
 
 #: How far the slowest reader may be behind where an answer is too large to be kept whole.
 _LAG_BYTES = 1 << 20
@@ -28,6 +28,10 @@ _SHARED = frozenset(
 
 class Broken(Exception):
     """The provider's answer ended before its end: so must the client's."""
+
+
+class Stopped(Exception):
+    """The request that others waited for was stopped before it was answered: it is no answer to them."""
 
 
 class Head:
@@ -241,10 +245,6 @@ class Reader:
             else:
                 await self._wait()
 
-    def rewind(self) -> None:
-        """Begin at the first piece again. All are there as long as the flight is whole."""
-        self.position = 0
-
     @property
     def has_all(self) -> bool:
         """Whether no piece is left, and none will come."""
@@ -290,11 +290,45 @@ class Renamed:
             identity = _identity_of(events)
             if identity is None:
                 return events
-            prefix = re.match(rb"[A-Za-z]*[-_]|", identity)
-            kept = prefix[0] if prefix else b""
-            self._old = re.compile(rb'("id"\s*:\s*)"' + re.escape(identity) + rb'"')
-            self._named = rb'\g<1>"' + kept + self._new.encode() + b'"'
+            self._old, self._named = _renaming(identity, self._new)
         return self._old.sub(self._named, events)
+
+
+class RenamedBody:
+    """The same for an answer that is one JSON object.
+
+    Args:
+        new_id: letters and digits.
+    """
+
+    def __init__(self, new_id: str) -> None:
+        self._new = new_id
+        self._pieces: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Keep the bytes: what it is named stands anywhere."""
+        self._pieces.append(chunk)
+        return b""
+
+    def finish(self) -> bytes:
+        """Return all of it."""
+        body = b"".join(self._pieces)
+        try:
+            identity = orjson.loads(body).get("id")
+        except (orjson.JSONDecodeError, AttributeError):
+            return body
+        if not isinstance(identity, str):
+            return body
+        old, named = _renaming(orjson.dumps(identity)[1:-1], self._new)
+        return old.sub(named, body)
+
+
+def _renaming(identity: bytes, new_id: str) -> tuple[re.Pattern[bytes], bytes]:
+    """Return what finds an id, and what takes its place."""
+    prefix = re.match(rb"[A-Za-z]*[-_]|", identity)
+    kept = prefix[0] if prefix else b""
+    old = re.compile(rb'("id"\s*:\s*)"' + re.escape(identity) + rb'"')
+    return old, rb'\g<1>"' + kept + new_id.encode() + b'"'
 
 
 def _identity_of(events: bytes) -> bytes | None:

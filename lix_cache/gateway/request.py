@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ __all__ = [
     "Unkeyable",
     "account_of",
     "answering_headers",
+    "answering_query",
     "betas_of",
     "key_of",
     "parse",
@@ -59,6 +61,9 @@ _ACCOUNT_HEADERS = (
 _BILLING = re.compile(r"x-anthropic-billing-header:[ -~]{0,400}\s*\Z")
 #: What an item of ``input`` has if its id only names it.
 _SPEAKING = frozenset({"content", "call_id", "encrypted_content"})
+_LONG = 1 << 20
+_MOST_LISTS = 500_000
+_MOST_VALUES = 4_000_000
 _TOO_DEEP = "the request's body is nested too deep"
 #: Queries that change nothing: how the SDKs say that they use a beta, which the header names.
 _PLAIN_QUERIES = frozenset({"", "beta=true"})
@@ -114,8 +119,15 @@ def parse(data: bytes) -> Body:
     Raises:
         Refused: no JSON object, invalid UTF-8, a name twice in one object, or nested too deep.
     """
+    if len(data) > _LONG and not _fits(data):
+        raise Refused(413, "body_too_large", "the request's body has too many values in it")
     value = _quickly(data)
     return _slowly(data) if value is None else Body(data, value)
+
+
+def _fits(data: bytes) -> bool:
+    """Whether its values fit into memory: an empty list of two bytes takes thirty times as much there."""
+    return data.count(b"{") + data.count(b"[") <= _MOST_LISTS and data.count(b",") <= _MOST_VALUES
 
 
 def _quickly(data: bytes) -> dict[str, Any] | None:
@@ -129,9 +141,14 @@ def _quickly(data: bytes) -> dict[str, Any] | None:
 
 
 def _slowly(data: bytes) -> Body:
+    numbers = _Numbers()
     try:
         value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_no_constant, parse_int=_whole
+            data.decode("utf-8"),
+            object_pairs_hook=_distinct,
+            parse_constant=_no_constant,
+            parse_int=_whole,
+            parse_float=numbers,
         )
     except UnicodeDecodeError:
         problem = "the request's body is not valid UTF-8"
@@ -144,7 +161,7 @@ def _slowly(data: bytes) -> Body:
     else:
         if not isinstance(value, dict):
             raise Refused(400, "invalid_body", "the request's body must be a JSON object")
-        flaw = _flaw_of(value)
+        flaw = _flaw_of(value) or ("a number too large" if numbers.is_beyond else "")
         if flaw != _TOO_DEEP:
             return Body(data, value, flaw)
         problem = _TOO_DEEP
@@ -175,6 +192,17 @@ def _no_constant(_: str) -> NoReturn:
     raise ValueError
 
 
+class _Numbers:
+    """Reads numbers, and remembers one that is beyond all: as JSON it would be ``null``."""
+
+    is_beyond = False
+
+    def __call__(self, text: str) -> float:
+        value = float(text)
+        self.is_beyond = self.is_beyond or math.isinf(value)
+        return value
+
+
 def _whole(text: str) -> int:
     if len(text) > 40:
         raise ValueError
@@ -197,6 +225,11 @@ def answering_headers(headers: Mapping[str, str]) -> tuple[str, ...]:
     return (betas_of(headers.get("anthropic-beta", "")), *(headers.get(name, "") for name in _KEY_HEADERS))
 
 
+def answering_query(query: str) -> str:
+    """Return what of a URL's query may change the answer."""
+    return "" if query in _PLAIN_QUERIES else query
+
+
 def key_of(asked: Asked, body: Body, normalise: Callable[[str, dict[str, Any]], Any] | None = None) -> bytes:
     """Return the key of a request, 32 bytes.
 
@@ -213,12 +246,16 @@ def key_of(asked: Asked, body: Body, normalise: Callable[[str, dict[str, Any]], 
     value = stripped(asked.protocol, body.value)
     if normalise is not None:
         value = normalise(asked.protocol, value)
-    query = "" if asked.query in _PLAIN_QUERIES else asked.query
+    query = answering_query(asked.query)
     parts = (
         *(KEY_VERSION, asked.tenant, asked.namespace, asked.protocol, asked.provider, asked.account),
         *(asked.headers, query, asked.rules, value),
     )
-    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).digest()
+    try:
+        return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).digest()
+    except orjson.JSONEncodeError:
+        # One level deeper than the body by itself.
+        raise Unkeyable(_TOO_DEEP) from None
 
 
 def stripped(protocol: str, value: Mapping[str, Any]) -> dict[str, Any]:

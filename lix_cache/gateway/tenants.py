@@ -129,6 +129,10 @@ class TenantBook:
             if name in before.tenants:
                 tenant.take_over(before.tenants[name])
 
+    def knows(self, credentials: str) -> bool:
+        """Whether a header holds a key of this gateway, which is for no provider."""
+        return bool(self._by_key) and digest_of_key(_bare(credentials)) in self._by_key
+
     def find(self, headers: Mapping[str, str]) -> Tenant:
         """Return who asks.
 
@@ -141,11 +145,14 @@ class TenantBook:
         if self.local is not None:
             return self.local
         key = headers.get("x-lix-key") or headers.get("x-api-key") or headers.get("authorization", "")
-        key = key[7:] if key[:7].lower() == "bearer " else key
-        tenant = self._by_key.get(digest_of_key(key.strip())) if key else None
+        tenant = self._by_key.get(digest_of_key(_bare(key))) if key else None
         if tenant is None:
             raise Refused(401, "invalid_key", "this gateway does not know the key; give one of its own")
         return tenant
+
+
+def _bare(key: str) -> str:
+    return (key[7:] if key[:7].lower() == "bearer " else key).strip()
 
 
 def _tenant(one: TenantSettings, env: Mapping[str, str]) -> Tenant:

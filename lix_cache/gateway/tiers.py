@@ -32,6 +32,7 @@ __all__ = ["Entry", "Memory", "RedisTier"]
 
 _MAGIC = b"LXG2"
 _HEAD = struct.Struct("<4sddHH")
+_LATEST = 1e11
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ class RedisTier:
     def _read(self, tenant: str, data: bytes) -> Entry | None:
         try:
             magic, created, expires, length, tags = _HEAD.unpack_from(data)
-            if magic != _MAGIC:
+            # Not NaN either, which is in no order; ages and times to live are reckoned with them.
+            if magic != _MAGIC or not 0 <= created <= expires <= _LATEST:
                 raise CodecError("not an entry of the gateway")
             words = data[_HEAD.size + length : (start := _HEAD.size + length + tags)].decode()
             model = data[_HEAD.size : _HEAD.size + length].decode()

@@ -80,7 +80,7 @@ class VectorExchange(Exchange):
     async def _look(self, reason: str = "") -> bool:
         """Find what is there; say whether that is all."""
         core, now = self.core, self.core.clock.time()
-        oldest = self._remembered(now)
+        oldest = self._in_memory(now)
         missing = [i for i in range(len(self.keys)) if i not in self.answers]
         if missing and core.redis is not None:
             found = await core.redis.get_many(self.tenant.name, [self.keys[i] for i in missing])
@@ -97,7 +97,7 @@ class VectorExchange(Exchange):
         )
         return True
 
-    def _remembered(self, now: float) -> float:
+    def _in_memory(self, now: float) -> float:
         """Take what is in memory; return when the oldest of it was made."""
         oldest = now
         for i, key in enumerate(self.keys):
@@ -131,7 +131,7 @@ class VectorExchange(Exchange):
         elif is_shared:
             # An equal request may have ended while this one asked Redis.
             now = core.clock.time()
-            oldest = self._remembered(now)
+            oldest = self._in_memory(now)
             if len(self.answers) == len(self.keys):
                 self.verdict = Verdict("hit-l1-exact", "shared", now - oldest)
                 await self._say_vectors()
@@ -159,7 +159,7 @@ class VectorExchange(Exchange):
             return
         if flight.head.status != 200 and flight.is_whole and not flight.is_broken:
             reader = Reader(flight)
-            await self._pass_on(reader, flight.head, None)
+            await self.pass_on(reader, flight.head, None)
             reader.leave()
             return
         # What came is not for putting together: the provider is to answer all of it.

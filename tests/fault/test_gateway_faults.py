@@ -193,7 +193,7 @@ def test_a_hung_embedder_parks_no_requests(provider: Provider, redis_config: Cac
     """Trap: a dead embedder that parks requests (litellm#37742)."""
     provider.acts.clear()
     embedder = Meanings()
-    with RunningGateway(provider, redis_config, embedder=embedder, embedder_seconds=0.1) as gateway:
+    with RunningGateway(provider, redis_config, embedder=embedder, embedder_seconds=0.5) as gateway:
         post(gateway.url, chat_body())
         gateway.settle()
         embedder.gate.clear()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,16 @@ def test_every_answer_is_checked_and_nothing_leaks(provider: Provider, tmp_path:
             wait_until(lambda: gateway.do(_tasks()) <= before + 2, what="all tasks to end")
     assert seen["hit"] > 50, seen
     assert seen["errors"] > 5, seen
+
+
+@pytest.mark.exhaustive
+@pytest.mark.promise("right-answer")
+def test_a_minute_of_the_long_soak() -> None:
+    """`make soak-gateway` runs fifteen: the gateway is a process of its own, and its memory is compared."""
+    script = Path(__file__).parents[2] / "scripts" / "soak_gateway.py"
+    command = [sys.executable, str(script), "--minutes", "1", "--rate", "60"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 async def _tasks() -> int:

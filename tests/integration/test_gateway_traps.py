@@ -364,7 +364,7 @@ def test_a_slow_or_endless_head_ends_the_connection(
     assert raw(gateway.port, b"POST /v1/chat/completions HTTP/1.1\r\nHost: ") == b""
     assert raw(gateway.port, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /h").count(b"HTTP/1.1") == 1
     endless = b"GET /healthz HTTP/1.1\r\n" + b"X-A: " + b"a" * 400_000
-    assert raw(gateway.port, endless).startswith(b"HTTP/1.1 400")
+    assert raw(gateway.port, endless).startswith(b"HTTP/1.1 431")
 
 
 @pytest.mark.promise("bad-bytes")

@@ -64,7 +64,7 @@ class Provider:
         calls: all requests of generations.
         acts: what the next ones do, in order: ``ok``, a status such as ``429``, ``reset``, ``hang``, ``cut``
             (the connection breaks in the middle), ``short`` (the stream ends before its end), ``malformed``,
-            ``error_event``, ``truncated``, ``empty``, ``unknown``, ``gzip``.
+            ``error_event``, ``truncated``, ``empty``, ``unknown``. A header ``x-act`` says it for one.
         gate: answers wait for it before their last part.
         headers: of every answer, beside the usual ones.
     """
@@ -72,6 +72,8 @@ class Provider:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.acts: deque[str] = deque()
+        #: Whole answers of the next requests, as content type and bytes, instead of scripted ones.
+        self.said: deque[tuple[str, bytes]] = deque()
         self.headers = {"x-request-id": "req_1", "set-cookie": "a=b", "x-ratelimit-remaining-requests": "9"}
         self.gate = threading.Event()
         self.gate.set()
@@ -119,7 +121,8 @@ class Provider:
             return web.json_response(
                 {"path": request.path_qs, "method": request.method, "size": len(body)}, headers=self.headers
             )
-        act = self.acts.popleft() if self.acts else "ok"
+        # A request may say what it is to meet: who asked for what is then known where many ask at once.
+        act = request.headers.get("x-act") or (self.acts.popleft() if self.acts else "ok")
         try:
             if self.seconds:
                 await asyncio.sleep(self.seconds)
@@ -129,13 +132,18 @@ class Provider:
             raise
 
     async def _act(self, act: str, protocol: str, call: Call, request: web.Request) -> web.StreamResponse:
+        if self.said:
+            kind, data = self.said.popleft()
+            return web.Response(body=data, headers={"content-type": kind, **self.headers})
         if act.isdecimal():
+            await self._opened()
             kind = "rate_limit_error" if act == "429" else "api_error"
             error = {"type": "error", "error": {"type": kind, "message": f"scripted {act}", "code": None}}
             headers = {**self.headers, "retry-after": self.retry_after}
             await self._opened()
             return web.json_response(error, status=int(act), headers=headers)
         if act == "reset":
+            await self._opened()
             assert request.transport is not None
             request.transport.abort()
             await asyncio.sleep(10)
