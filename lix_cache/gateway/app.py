@@ -86,6 +86,9 @@ class Gateway:
             if own is not None:
                 status = await own.serve(scope, send, tenant)
                 return
+            if core.agents is not None and (path == "/v1/agents" or path.startswith("/v1/agents/")):
+                status = await core.agents.serve(scope, receive, send, tenant)
+                return
             tenant.check("generate" if protocol is not None else "passthrough", core.clock.monotonic())
             if protocol is None:
                 status = await pass_through(core, scope, receive, send, tenant, headers, target, started)

@@ -34,6 +34,8 @@ from lix_cache.gateway.volatile import normaliser
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
+    from lix_cache.gateway.local.agents import Agents
+    from lix_cache.gateway.local.overview import Overview
     from lix_cache.gateway.sessions import Sessions
     from lix_cache.verifiers.protocol import Verifier
 
@@ -98,6 +100,20 @@ class Core:
             settings.volatile if self.encoding is None else (*settings.volatile, self.encoding.part_of_key)
         )
         self.preparer = Preparer(self.provider, self.normalise, rules)
+        #: By the names of their upstreams.
+        self.local: dict[str, Any] = {
+            route.name: route.upstream for route in self.routes.routes if route.settings.is_local
+        }
+        for model in self.local.values():
+            model.changed = self.preparer.forget
+        self.agents: Agents | None = None
+        self.overview: Overview | None = None
+        if self.local:
+            from lix_cache.gateway.local.agents import Agents
+            from lix_cache.gateway.local.overview import Overview
+
+            self.agents = Agents(self)
+            self.overview = Overview(self.local, settings.local)
         self.sessions: Sessions | None = None
         if settings.redis and (settings.sessions or any(one.sessions for one in settings.tenants)):
             from lix_cache.gateway.sessions import Sessions
@@ -117,8 +133,16 @@ class Core:
             return "", ""
         # The first by the settings, whatever breakers say: the key must not depend on them.
         first = min(routes, key=self.routes.routes.index)
-        own = self._own_key(first, self.tenants.tenants.get(tenant))
-        return first.name, hashlib.sha256(b"own\0" + own.encode()).hexdigest()[:32] if own else ""
+        return first.name, self.account_at(first, tenant, first.upstream.identity)
+
+    def account_at(self, route: Route, tenant: str, identity: str) -> str:
+        """Return a digest of what answers depend on there: the gateway's own account, or the local model."""
+        own = self._own_key(route, self.tenants.tenants.get(tenant))
+        if not (own or identity):
+            return ""
+        return hashlib.sha256(
+            b"own\0" + own.encode() + (b"\0" + identity.encode()) * bool(identity)
+        ).hexdigest()[:32]
 
     @staticmethod
     def _own_key(route: Route, tenant: Tenant | None) -> str:
@@ -240,6 +264,8 @@ class Core:
 
     async def start(self) -> None:
         """Read the snapshot, and begin what goes on beside the requests."""
+        for model in self.local.values():
+            model.start()
         if self.redis is not None:
             if self._snapshot:
                 self.hydrated = await load_snapshot(self.redis, self._snapshot)

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from lix_cache._spelling import did_you_mean
 from lix_cache.checks import given
 from lix_cache.errors import ConfigError, MissingExtra
+from lix_cache.gateway.local.settings import LOCAL_SCHEME, LocalSettings
 from lix_cache.gateway.volatile import normaliser
 
 __all__ = ["ENV_PREFIX", "GatewaySettings", "TenantSettings", "UpstreamSettings", "read_settings"]
@@ -36,7 +37,8 @@ class UpstreamSettings:
 
     Attributes:
         name: for keys, logs and settings of tenants.
-        url: where it is, with or without ``/v1``.
+        url: where it is, with or without ``/v1``; or ``local:`` and a local model's folder, GGUF file or
+            llama-server.
         models: patterns of the models that it serves, ``*`` for any characters.
         api_key: the provider's key, if requests do not bring it.
         api_key_env: the variable that it is in.
@@ -51,11 +53,22 @@ class UpstreamSettings:
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):
             raise ConfigError("the name of an upstream must be 1 to 64 letters, digits, dots, hyphens")
+        if self.is_local:
+            if len(self.url) == len(LOCAL_SCHEME):
+                raise ConfigError(
+                    f"the url of upstream {self.name!r} must name a model behind {LOCAL_SCHEME}"
+                )
+            return
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"the url of upstream {self.name!r} must begin with http:// or https://")
         if parts.query or parts.fragment or parts.username or parts.password:
             raise ConfigError(f"the url of upstream {self.name!r} must have no user, query or fragment")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a model of this machine."""
+        return self.url.startswith(LOCAL_SCHEME)
 
 
 @dataclass(frozen=True)
@@ -131,6 +144,7 @@ class GatewaySettings:
         drain_seconds: how long requests may go on after the signal to stop.
         idle_seconds: end after so long without a request; 0 for never.
         access_log: write a line of JSON for each request to the standard output.
+        local: how models of this machine run.
     """
 
     host: str = "127.0.0.1"
@@ -161,6 +175,7 @@ class GatewaySettings:
     drain_seconds: float = 30.0
     idle_seconds: float = 0.0
     access_log: bool = True
+    local: LocalSettings = field(default_factory=LocalSettings)
 
     def __post_init__(self) -> None:
         _check_numbers(self)

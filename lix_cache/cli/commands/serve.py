@@ -26,6 +26,12 @@ def serve(
         list[str] | None,
         typer.Option(metavar="URL", help="The provider, or NAME=URL for one of several. Repeatable."),
     ] = None,
+    local: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Serve a local model: its folder, GGUF file, or the URL of a llama-server."
+        ),
+    ] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="TCP port.")] = None,
     host: Annotated[
         str | None, typer.Option(help="Address; without tenants only this machine's own.")
@@ -69,7 +75,7 @@ def serve(
         return
     library = settings_of(ctx).config()
     changes: dict[str, Any] = {"host": host, "port": port, "embedder": embedder}
-    changes["upstreams"] = _upstreams(upstream) if upstream else None
+    changes["upstreams"] = _upstreams(upstream or [], local) or None
     changes["volatile"] = volatile or None
     changes["sessions"] = sessions or None
     if demo:
@@ -77,14 +83,20 @@ def serve(
 
         changes["upstreams"] = [{"name": "demo", "url": in_thread()}]
     settings = read_settings(config, **changes)
+    for one in settings.upstreams:
+        if one.is_local:
+            from lix_cache.gateway.local.loading import check_target
+
+            # Before anything listens: a model that is not there is a mistake of this command.
+            check_target(one.url.removeprefix("local:"), settings.local)
     if check:
         _check(settings, library, as_json=as_json)
         return
     _run(settings, library, workers, is_demo=demo)
 
 
-def _upstreams(given: list[str]) -> list[dict[str, Any]]:
-    found = []
+def _upstreams(given: list[str], local: str | None) -> list[dict[str, Any]]:
+    found = [] if local is None else [{"name": "local", "url": f"local:{local}"}]
     for number, text in enumerate(given):
         name, separator, url = text.partition("=")
         if not separator or "://" in name:
