@@ -54,6 +54,7 @@ NAMES = [
     "Embedder",
     "EmbedderError",
     "EmbedderUnavailable",
+    "EngineBusy",
     "EngineError",
     "Evaluation",
     "Evictor",
