@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,7 +70,7 @@ class Lab:
         if kind != "toy":
             raise EngineError("no toy")
         self.toys.append(Toy(weights=int(weights), **self.options))
-        return LocalModel(self.toys[-1], KvStore(self.folder), memory_bytes=settings.memory_bytes)
+        return LocalModel(self.toys[-1], KvStore(self.folder, budget_bytes=settings.budget_bytes))
 
     @property
     def toy(self) -> Toy:
@@ -361,6 +363,41 @@ def test_an_engine_that_fails_is_an_answer_and_the_gateway_lives(
             reply = post(gateway.url, said(15, stream=True))
             assert not reply.is_whole or b"[DONE]" not in reply.body
         assert post(gateway.url, said(5)).status == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.exhaustive)])
+def test_many_sessions_leave_nothing_behind(lab: Lab, count: int) -> None:
+    with lab.gateway(local={"budget_bytes": 3_000 * count}) as gateway:
+
+        def one(number: int) -> None:
+            body = said(1, stream=number % 2 == 0)
+            body["messages"][-1]["content"] = f"order {number}"
+            if number % 3:
+                assert post(gateway.url, body, x_session_id=f"s{number}").status == 200
+            else:
+                half_read(gateway.port, body)
+
+        for number in range(20):
+            one(number)
+        wait_until(lambda: not gateway.core.metrics.open and not lab.toy.at_once, 20, "the first ones")
+        gc.collect()
+        files = len(os.listdir("/proc/self/fd"))
+        for number in range(20, count):
+            one(number)
+
+        def is_quiet() -> bool:
+            names = [thread.name for thread in threading.enumerate()]
+            return not gateway.core.metrics.open and not lab.toy.at_once and "lix-cache-local" not in names
+
+        wait_until(is_quiet, 60, "the last ones")
+        gc.collect()
+        assert len(os.listdir("/proc/self/fd")) <= files
+        assert not gateway.core.flights
+        assert lab.toy.live == gateway.core.local["local"].model.stats()["live_sessions"] <= lab.toy.most_live
+        size = sum(path.stat().st_size for path in lab.folder.rglob("*") if path.is_file())
+        assert size <= 3_000 * count
+    assert lab.toy.live == 0
 
 
 # -- another model ------------------------------------------------------------------------------
