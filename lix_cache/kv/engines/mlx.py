@@ -69,8 +69,9 @@ class MlxEngine:
         kinds = {type(layer).__name__ for layer in self._new_cache()}
         self.exports: Literal["blocks", "snapshots"] = "blocks" if kinds == {"KVCache"} else "snapshots"
         self.cuts = self.exports == "blocks"
-        ends = getattr(tokenizer, "eos_token_ids", None) or [tokenizer.eos_token_id]
-        self.end_ids = frozenset(int(one) for one in ends if one is not None)
+        ends = getattr(tokenizer, "eos_token_ids", None) or tokenizer.eos_token_id
+        ends = [ends] if isinstance(ends, int) else ends or ()
+        self.end_ids = frozenset(int(one) for one in ends)
         self.special_ids = frozenset(tokenizer.all_special_ids)
         # The template writes them.
         self.start_ids: list[int] = []
@@ -102,7 +103,8 @@ class MlxEngine:
         from mlx.utils import tree_flatten
 
         digest = hashlib.sha256()
-        for name, array in sorted(tree_flatten(self._model.parameters())):
+        arrays: Any = tree_flatten(self._model.parameters())
+        for name, array in sorted(arrays):
             digest.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
             digest.update(self._bytes(array))
         tokenizer = getattr(self._tokenizer, "_tokenizer", self._tokenizer)
@@ -170,7 +172,9 @@ class MlxEngine:
         live.evaluated = len(ids)
         if options.seed is not None:
             mx.random.seed(options.seed)
-        choose = make_sampler(temp=options.temperature, top_p=options.top_p if options.top_p < 1 else 0.0)
+        choose: Any = make_sampler(
+            temp=options.temperature, top_p=options.top_p if options.top_p < 1 else 0.0
+        )
         logits = self._feed(sequence, ids, options)
         for number in range(options.max_tokens):
             scores = logits.astype(mx.float32)
