@@ -1,12 +1,13 @@
 """Measure what resuming from disk saves: cold, in memory, resumed; sizes; how near the lossy encodings are.
 
-Needs torch and transformers, and xllamacpp with gguf for llama.cpp; what is missing is left out and said. The
-models: r100 (100 M random weights, made here) and coffee-3m (trained, in the shared folder).
+Needs torch and transformers, xllamacpp with gguf for llama.cpp, and mlx-lm; what is missing is left out and
+said. The models: r100 (100 M random weights, made here) and coffee-3m (trained, in the shared folder).
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -37,6 +38,16 @@ AIMS = {
     ("transformers", "r100", 1024): 25,
     ("transformers", "r100", 4096): 40,
     ("transformers", "coffee-3m", 16384): 120,
+    ("mlx", "r100", 1024): 60,
+    ("mlx", "r100", 4096): 150,
+}
+#: How its training chose what to leave out: by the first byte of a conversation's SHA-256.
+_HELD_OUT = 13
+_SYSTEMS = {
+    "conv_taskmaster4": "You are the barista's assistant at a coffee bar. Take the order, ask for what is "
+    "missing (size, milk, flavor), read the order back and confirm it.",
+    "conv_sgd": "You are a helpful assistant for everyday services: restaurants, hotels, flights, music, "
+    "movies, events, banks and doctors. Ask for what is missing, confirm, and then act.",
 }
 _R100: dict[str, Any] = {
     "vocab_size": 2048,
@@ -52,25 +63,6 @@ _R100: dict[str, Any] = {
     "pad_token_id": 0,
 }
 
-_SAID = (
-    (
-        "Hi, can I get a large iced coffee?",
-        "Vanilla, and with almond milk please.",
-        "Medium. Also add whipped cream.",
-        "No, that's all for now. How much is it?",
-        "I'd rather have decaf, can you change it?",
-        "Do you have soy milk today?",
-    ),
-    (
-        "What flavor would you like?",
-        "Okay, and what size cappuccino?",
-        "Would you like anything to eat with that?",
-        "Your total is eight dollars and fifty cents.",
-        "Of course, I changed it to decaf.",
-        "Yes, we have soy, oat and almond milk.",
-    ),
-)
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -80,33 +72,61 @@ def main() -> None:
     parser.add_argument(
         "--long", type=int, default=16384, help="prompt length with coffee-3m; 0 leaves it out"
     )
-    parser.add_argument("--engines", nargs="*", default=["transformers", "llama.cpp"])
+    parser.add_argument("--engines", nargs="*", default=["transformers", "llama.cpp", "mlx"])
     parser.add_argument(
         "--repeats", type=int, default=5, help="of what is resumed; what is cold is measured once"
     )
+    parser.add_argument("--runs", type=int, default=1, help="of all of it; medians are printed at the end")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--shared", default=os.environ.get("LIX_CACHE_SHARED", "../shared"))
     parser.add_argument("--json", metavar="FILE", help="write the numbers there as well")
     options = parser.parse_args()
-    coffee = Path(options.shared) / "models" / "coffee-3m"
-    rows: list[dict[str, Any]] = []
-    for engine in options.engines:
-        for model, counts in (
-            ("r100", options.tokens),
-            ("coffee-3m", [options.long] if options.long else []),
-        ):
-            for count in counts:
-                try:
-                    rows.append(measure(engine, model, count, coffee, options))
-                except (ImportError, MissingExtra, FileNotFoundError) as error:
-                    print(f"{engine}, {model}: left out ({error})")
-                    continue
-                show(rows[-1])
-    quality = lossy(coffee, options.threads) if "transformers" in options.engines and coffee.is_dir() else {}
+    shared = Path(options.shared)
+    coffee = shared / "models" / "coffee-3m"
+    runs: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for run in range(options.runs):
+        print(f"run {run + 1} of {options.runs}; load of the machine {os.getloadavg()[0]:.1f}", flush=True)
+        for row in rows_of(coffee, options):
+            show(row)
+            runs.setdefault((row["engine"], row["model"], row["tokens"]), []).append(row)
+    print(f"medians of {options.runs} runs, with the least and the most")
+    for rows in runs.values():
+        summary(rows)
+    quality = lossy(shared, options.threads) if "transformers" in options.engines and coffee.is_dir() else {}
     for encoding, found in quality.items():
         print(f"{encoding}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
     if options.json:
-        Path(options.json).write_text(json.dumps({"resume": rows, "encodings": quality}, indent=1))
+        told = {"resume": [row for rows in runs.values() for row in rows], "encodings": quality}
+        Path(options.json).write_text(json.dumps(told, indent=1))
+
+
+def rows_of(coffee: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Measure every engine and model once; say what is left out."""
+    for engine in options.engines:
+        lengths = {"r100": options.tokens, "coffee-3m": [options.long] if options.long else []}
+        # No figure is promised for it, and it is slow here.
+        for model in ("r100",) if engine == "mlx" else lengths:
+            for count in lengths[model]:
+                try:
+                    yield measure(engine, model, count, coffee, options)
+                except (ImportError, MissingExtra, FileNotFoundError) as error:
+                    print(f"{engine}, {model}: left out ({error})", flush=True)
+
+
+def summary(rows: list[dict[str, Any]]) -> None:
+    """Print the medians of the runs of one row."""
+    first = rows[0]
+    aim = "" if first["aim"] is None else f" (aim {first['aim']})"
+    told = f"{first['engine']:12} {first['model']:9} {first['tokens']:6} tokens:"
+    for name in ("cold", "memory", "resumed"):
+        told += f" {name} {statistics.median(row[name] for row in rows) * 1e3:.1f} ms,"
+    for over, under, form in (("cold", "resumed", ".0f"), ("resumed", "memory", ".2f")):
+        ratios = sorted(row[over] / row[under] for row in rows)
+        middle = statistics.median(ratios)
+        told += f" {over} ÷ {under} {middle:{form}} [{ratios[0]:{form}}–{ratios[-1]:{form}}]"
+        told += f"{aim};" if over == "cold" else " (aim 1.5);"
+    size = statistics.median(row["stored_bytes"] / row["native_bytes"] for row in rows)
+    print(f"{told} bytes ÷ native {size:.4f}", flush=True)
 
 
 @contextmanager
@@ -115,6 +135,8 @@ def engine_of(kind: str, model: str, count: int, coffee: Path, threads: int) -> 
     try:
         if kind == "transformers":
             yield transformers_engine(model, count, coffee, threads)
+        elif kind == "mlx":
+            yield mlx_engine(count, coffee)
         else:
             from lix_cache.kv.engines.llama_cpp import LlamaServerEngine
 
@@ -144,6 +166,23 @@ def transformers_engine(model: str, count: int, coffee: Path, threads: int) -> T
         torch.manual_seed(1)
         made = transformers.LlamaForCausalLM(transformers.LlamaConfig(**_R100)).to(torch.bfloat16)
     return TransformersEngine(made, tokenizer, context_tokens=count + 512)
+
+
+def mlx_engine(count: int, coffee: Path) -> Engine:
+    """Return r100 in mlx, 32-bit floats. On Linux preload OpenBLAS: the BLAS it brings is 25 times slower."""
+    from lix_cache.kv.engines.mlx import MlxEngine
+
+    mx: Any = import_module("mlx.core")
+    llama: Any = import_module("mlx_lm.models.llama")
+    if not coffee.is_dir():
+        raise FileNotFoundError(coffee)
+    config = llama.ModelArgs.from_dict({**_R100, "model_type": "llama", "rms_norm_eps": 1e-5})
+    mx.random.seed(1)
+    made = llama.Model(config)
+    mx.eval(made.parameters())
+    transformers: Any = import_module("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(coffee)
+    return MlxEngine(made, tokenizer, context_tokens=count + 512)
 
 
 def r100_gguf(path: Path, coffee: Path) -> Path:
@@ -275,16 +314,22 @@ def show(row: dict[str, Any]) -> None:
     )
 
 
-def lossy(coffee: Path, threads: int) -> dict[str, dict[str, float]]:
-    """Return size, KL and agreement of the first token after a state that went through an encoding."""
+def lossy(shared: Path, threads: int) -> dict[str, dict[str, float]]:
+    """Return size, KL and agreement of the first token after a state that went through an encoding.
+
+    On conversations that neither the model was trained on nor anything of the encodings was chosen by.
+    """
     import torch
 
-    engine = transformers_engine("coffee-3m", 4096, coffee, threads)
-    base = engine.tokenize(engine.render(_talk(80), reply=False))
+    engine = transformers_engine("coffee-3m", 4096, shared / "models" / "coffee-3m", threads)
+    everything = [token for text in _held_out(shared) for token in engine.tokenize(text)]
+    places = [(start, count) for start in range(0, 1300 * 8, 1300) for count in (250, 600, 1000)]
+    places = [(start, count) for start, count in places if start + count + 64 <= len(everything)]
     results: dict[str, dict[str, float]] = {}
     for encoding in ("zstd", "q8", "q4"):
         divergences, agree, total, small, whole = [], 0, 0, 0, 0
-        for count in range(200, min(1200, len(base) - 65), 50):
+        for start, count in places:
+            base = everything[start : start + count + 64]
             ids = base[:count]
             live = engine.begin()
             engine.prefill(live, ids)
@@ -309,13 +354,19 @@ def lossy(coffee: Path, threads: int) -> dict[str, dict[str, float]]:
     return results
 
 
-def _talk(messages: int) -> list[dict[str, str]]:
-    """Return a conversation of the kind that the model was trained on."""
-    chance = np.random.default_rng(3)
-    return [
-        {"role": ("user", "assistant")[number % 2], "content": str(chance.choice(_SAID[number % 2]))}
-        for number in range(messages)
-    ]
+def _held_out(shared: Path) -> list[str]:
+    """Return the conversations that coffee-3m was not trained on, as its training wrote them."""
+    made = []
+    for kind, prompt in _SYSTEMS.items():
+        with (shared / "data" / kind / "conversations.jsonl").open(encoding="utf-8") as file:
+            for line in file:
+                text = f"<|system|>{prompt}<|end|>"
+                for turn in json.loads(line)["turns"]:
+                    role = "user" if turn["role"] in ("user", "USER") else "assistant"
+                    text += f"<|{role}|>{turn['content'].strip()}<|end|>"
+                if hashlib.sha256(text.encode()).digest()[0] < _HELD_OUT:
+                    made.append(text)
+    return made
 
 
 def _half(tensor: Any) -> Any:

@@ -107,6 +107,18 @@ class _Admin:
         found["cache"] = "hit-l1-exact" if is_exact else found.get("by_meaning", {}).get("cache", "miss")
         return found
 
+    async def models(self, request: Request) -> dict[str, Any]:
+        """List the local models; or load another in the place of one."""
+        overview = self._core.overview
+        if overview is None:
+            raise Refused(404, "no_models", "this gateway has no local model (lix-cache serve --local)")
+        if request.method == "GET":
+            return await overview.listed()
+        asked = await _asked(request, {"model": str, "upstream": str})
+        if not asked.get("model"):
+            raise Refused(400, "invalid_body", "say which model: its folder, GGUF file or llama-server")
+        return await overview.exchange(asked["model"], asked.get("upstream"))
+
 
 async def _asked(request: Request, kinds: dict[str, type]) -> dict[str, Any]:
     data = bytearray()
@@ -143,6 +155,7 @@ def admin_app(gateway: Gateway) -> Starlette:
             Route("/admin/purge", guarded(admin.purge), methods=["POST"]),
             Route("/admin/reload", guarded(admin.reload), methods=["POST"]),
             Route("/admin/snapshot", guarded(admin.snapshot), methods=["POST"]),
+            Route("/admin/models", guarded(admin.models), methods=["GET", "POST"]),
             Route("/admin/explain", guarded(admin.explain), methods=["POST"]),
             *page_routes(gateway, guarded),
         ]

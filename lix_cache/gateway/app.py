@@ -123,6 +123,9 @@ class Gateway:
             if own is not None:
                 status = await own.serve(scope, send, tenant)
                 return
+            if core.agents is not None and (path == "/v1/agents" or path.startswith("/v1/agents/")):
+                status = await core.agents.serve(scope, receive, send, tenant)
+                return
             tenant.check("generate" if protocol is not None else "passthrough")
             if protocol is not None and headers.get("content-encoding", "identity").lower() != "identity":
                 _check_unread(tenant)

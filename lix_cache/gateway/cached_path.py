@@ -308,7 +308,9 @@ class Exchange:
                 await flight.read()
             finally:
                 incoming.close()
-            is_first = route is core.routes.first(asked.model)
+            account = core.account_at(route, self.tenant.name, incoming.identity)
+            # One that was exchanged meanwhile is another provider than the key says.
+            is_first = route is core.routes.first(asked.model) and account in ("", asked.account)
             is_kept = self._keep(flight, incoming, is_first, asked, keep)
         except UpstreamFailed as error:
             flight.fail(error)
@@ -320,7 +322,7 @@ class Exchange:
         pairs = self.core.outgoing_headers(self.scope, self.headers, route, self.tenant, decodes=True)
         query = self.scope["query_string"].decode("latin-1")
         target = self.protocol.path + ("?" + query if query else "")
-        return Outgoing("POST", target, pairs, data)
+        return Outgoing("POST", target, pairs, data, self.tenant.name)
 
     def _keep(
         self, flight: Flight, incoming: Incoming, is_first: bool, asked: Prepared, keep: Keep | None

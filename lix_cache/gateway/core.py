@@ -28,18 +28,19 @@ from lix_cache.gateway.protocols import Protocol
 from lix_cache.gateway.relay import Flight
 from lix_cache.gateway.request import account_of, answering_headers, parse
 from lix_cache.gateway.settings import FIXED, GatewaySettings
-from lix_cache.gateway.snapshot import load_snapshot, save_snapshot
-from lix_cache.gateway.tenants import LOCAL, Tenant, TenantBook
+from lix_cache.gateway.snapshot import hydrate, save_snapshot
+from lix_cache.gateway.tenants import Tenant, TenantBook
 from lix_cache.gateway.tiers import Entry, Memory, RedisTier
 from lix_cache.gateway.timeline import Timeline
 from lix_cache.gateway.traces import Traces
 from lix_cache.gateway.upstream import Route, Routes
 from lix_cache.gateway.volatile import normaliser
-from lix_cache.hot.keys import digest
-from lix_cache.storage.objects import Objects, objects_at
+from lix_cache.storage.objects import objects_at
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
+    from lix_cache.gateway.local.agents import Agents
+    from lix_cache.gateway.local.overview import Overview
     from lix_cache.gateway.sessions import Sessions
     from lix_cache.verifiers.protocol import Verifier
 
@@ -47,7 +48,6 @@ __all__ = ["Core"]
 
 #: How long another process may serve what this one has dropped.
 _LOOK_SECONDS = 1.0
-_HYDRATION_SECONDS = 300.0
 _TURN_SECONDS = 30.0
 _CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key"})
 
@@ -102,6 +102,19 @@ class Core:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._env = os.environ if environ is None else environ
         self.apply(settings)
+        #: By the names of their upstreams.
+        self.local: dict[str, Any] = {
+            route.name: route.upstream for route in self.routes.routes if route.settings.is_local
+        }
+        self.agents: Agents | None = None
+        self.overview: Overview | None = None
+        if self.local:
+            from lix_cache.gateway.local.agents import Agents
+            from lix_cache.gateway.local.overview import Overview
+
+            self.agents = Agents(self)
+            self.overview = Overview(self.local, settings.local)
+        self._hear_of_models()
 
     def apply(self, settings: GatewaySettings) -> None:
         """Make all that follows from the settings alone."""
@@ -135,6 +148,12 @@ class Core:
 
             self.sessions = Sessions(self._library)
 
+    def _hear_of_models(self) -> None:
+        for model in self.local.values():
+            model.changed = self.preparer.forget
+        if self.agents is not None:
+            self.agents.core = self
+
     def reloaded(self, settings: GatewaySettings) -> Core:
         """Return another core with these settings, which shares all that was found out and counted.
 
@@ -146,12 +165,15 @@ class Core:
         fixed = [name for name in FIXED if getattr(settings, name) != getattr(self.settings, name)]
         if fixed:
             raise ConfigError(f"{', '.join(fixed)} cannot change while the gateway runs: restart it")
+        if settings.local_models != self.settings.local_models:
+            raise ConfigError("models of this machine are changed by /admin/models, or by a restart")
         if not settings.upstreams:
             raise ConfigError("the gateway needs a provider: upstreams in the settings file")
         found = copy.copy(self)
         found.apply(settings)
         found.tenants.take_over(self.tenants)
         found.routes.take_over(self.routes)
+        found._hear_of_models()  # noqa: SLF001 - it is one of us
         kept = ("embedder_seconds", "threshold", "verifier_threshold")
         if all(getattr(settings, name) == getattr(self.settings, name) for name in kept):
             found.meaning = self.meaning  # with the vectors that it holds
@@ -168,8 +190,16 @@ class Core:
         first = self.routes.first(model)
         if first is None:
             return "", ""
-        own = self._own_key(first, self.tenants.tenants.get(tenant))
-        return first.name, hashlib.sha256(b"own\0" + own.encode()).hexdigest()[:32] if own else ""
+        return first.name, self.account_at(first, tenant, first.upstream.identity)
+
+    def account_at(self, route: Route, tenant: str, identity: str) -> str:
+        """Return a digest of what answers depend on there: the gateway's own account, or the local model."""
+        own = self._own_key(route, self.tenants.tenants.get(tenant))
+        if not (own or identity):
+            return ""
+        return hashlib.sha256(
+            b"own\0" + own.encode() + (b"\0" + identity.encode()) * bool(identity)
+        ).hexdigest()[:32]
 
     @staticmethod
     def _own_key(route: Route, tenant: Tenant | None) -> str:
@@ -298,24 +328,12 @@ class Core:
     async def start(self) -> None:
         """Read the snapshot, and begin what goes on beside the requests."""
         self.timeline.start()
+        for model in self.local.values():
+            model.start()
         if self.redis is not None:
             if self._objects is not None:
-                await self._hydrate(self.redis, self._objects)
+                self.hydrated, self.hydration = await hydrate(self.redis, self._objects, self.tenants)
             self._following = asyncio.get_running_loop().create_task(self._follow_purges(self.redis))
-
-    async def _hydrate(self, redis: RedisTier, objects: Objects) -> None:
-        """Read the snapshot. A gateway without it starts all the same."""
-        names = [LOCAL] if self.tenants.local is not None else list(self.tenants.tenants)
-        try:
-            reading = load_snapshot(redis, objects, {digest(name) for name in names})
-            self.hydrated = await asyncio.wait_for(reading, _HYDRATION_SECONDS)
-            self.hydration = "ok"
-        except asyncio.TimeoutError:
-            self.hydration = f"the snapshot was not read within {_HYDRATION_SECONDS:g} s"
-        except LixCacheError as error:
-            self.hydration = told(error)
-        if self.hydration != "ok":
-            logger.error("the snapshot is not used: {}", self.hydration)
 
     async def _follow_purges(self, redis: RedisTier) -> None:
         """Forget what is in memory when another process has dropped answers."""

@@ -58,6 +58,7 @@ class Health:
         core = self.core
         redis = "off" if core.redis is None else "ok" if await core.redis.ping() else "away"
         tripped = [route.name for route in core.routes.routes if route.breaker.is_open]
+        tripped += [name for name, model in core.local.items() if model.state != "ok" and name not in tripped]
         down = self.is_draining or not core.routes.routes or len(tripped) == len(core.routes.routes)
         models = {self.embedder, self.verifier, core.hydration}
         degraded = redis == "away" or bool(tripped) or not models <= {"ok", "none"}
@@ -70,6 +71,7 @@ class Health:
             "upstreams": {r.name: "failing" if r.name in tripped else "ok" for r in core.routes.routes},
             "hydrated": core.hydrated,
             "draining": self.is_draining,
+            **({"models": {name: model.state for name, model in core.local.items()}} if core.local else {}),
         }
 
     async def _metrics(self, scope: Scope, send: Send) -> None:
@@ -91,7 +93,10 @@ class Health:
             "upstream_retries_total": float(core.routes.retries),
         }
         kind = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
-        await respond(send, 200, [kind], core.metrics.text(gauges))
+        text = core.metrics.text(gauges)
+        if core.overview is not None:
+            text += await core.overview.metrics()
+        await respond(send, 200, [kind], text)
 
 
 async def _tried(work: Callable[[], Any]) -> str:

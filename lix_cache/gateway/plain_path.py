@@ -44,7 +44,7 @@ async def pass_through(
         pairs.append(("Content-Length", headers["content-length"]))
     body = _body(receive) if has_body else None
     try:
-        incoming = await route.upstream.send(Outgoing(scope["method"], target, pairs, body))
+        incoming = await route.upstream.send(Outgoing(scope["method"], target, pairs, body, tenant.name))
     except UpstreamFailed as error:
         raise Refused(504 if error.was_late else 502, "upstream_unavailable", str(error)) from None
     if scope["method"] == "DELETE" and scope["path"].startswith(_RESPONSES) and incoming.status < 300:

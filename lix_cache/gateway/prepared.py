@@ -115,6 +115,10 @@ class Preparer:
         self._rules = tuple(sorted(rules))
         self._known: OrderedDict[bytes, Prepared] = OrderedDict()
 
+    def forget(self) -> None:
+        """Forget all that is remembered: a provider is another one than it was."""
+        self._known.clear()
+
     def prepare(self, source: Source, data: bytes) -> Prepared:
         """Understand a request.
 

@@ -85,7 +85,9 @@ def gateway_for(
         MissingExtra: a package is not installed.
     """
     if not settings.upstreams:
-        raise ConfigError("the gateway needs a provider: --upstream URL, or upstreams in the settings file")
+        raise ConfigError(
+            "the gateway needs a provider: --upstream URL, --local MODEL, or upstreams in the settings file"
+        )
     try:
         from lix_cache.gateway.app import Gateway
         from lix_cache.gateway.core import Core
@@ -179,6 +181,8 @@ def run_workers(gateway: Gateway, workers: int) -> None:
     Forked before any connection or thread exists, so each has its own.
     """
     settings = gateway.core.settings
+    if gateway.core.local:
+        raise ConfigError("a local model is served by one process; leave --workers out")
     listener = socket.create_server((settings.host, settings.port), backlog=2048)
     listener.set_inheritable(True)
     children: set[int] = set()

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from lix_cache._spelling import did_you_mean
 from lix_cache.checks import given
 from lix_cache.errors import ConfigError
+from lix_cache.gateway.local.settings import LOCAL_SCHEME, LocalSettings
 from lix_cache.gateway.prices import PriceSettings, check_prices
 from lix_cache.gateway.settings_file import from_file, from_text, made
 from lix_cache.gateway.volatile import normaliser
@@ -43,7 +44,8 @@ class UpstreamSettings:
 
     Attributes:
         name: for keys, logs and settings of tenants.
-        url: where it is, with or without ``/v1``.
+        url: where it is, with or without ``/v1``; or ``local:`` and a local model's folder, GGUF file or
+            llama-server.
         models: patterns of the models that it serves, ``*`` for any characters.
         api_key: the provider's key, if requests do not bring it.
         api_key_env: the variable that it is in.
@@ -58,11 +60,22 @@ class UpstreamSettings:
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):
             raise ConfigError("the name of an upstream must be 1 to 64 letters, digits, dots, hyphens")
+        if self.is_local:
+            if len(self.url) == len(LOCAL_SCHEME):
+                raise ConfigError(
+                    f"the url of upstream {self.name!r} must name a model behind {LOCAL_SCHEME}"
+                )
+            return
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"the url of upstream {self.name!r} must begin with http:// or https://")
         if parts.query or parts.fragment or parts.username or parts.password:
             raise ConfigError(f"the url of upstream {self.name!r} must have no user, query or fragment")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a model of this machine."""
+        return self.url.startswith(LOCAL_SCHEME)
 
 
 @dataclass(frozen=True)
@@ -144,6 +157,7 @@ class GatewaySettings:
         workers: processes that serve the port.
         access_log: write a line of JSON for each request to the standard output.
         traces: record a span of OpenTelemetry for each generation.
+        local: how models of this machine run.
     """
 
     host: str = "127.0.0.1"
@@ -179,6 +193,12 @@ class GatewaySettings:
     workers: int = 1
     access_log: bool = True
     traces: bool = False
+    local: LocalSettings = field(default_factory=LocalSettings)
+
+    @property
+    def local_models(self) -> tuple[Any, ...]:
+        """What a reload cannot change of the models of this machine."""
+        return self.local, *(one for one in self.upstreams if one.is_local)
 
     def __post_init__(self) -> None:
         _check_numbers(self)

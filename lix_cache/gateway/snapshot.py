@@ -21,12 +21,17 @@ from typing import Any
 
 import orjson
 
+from lix_cache._log import logger
 from lix_cache.clock import Clock
-from lix_cache.errors import ArchiveCorrupt
+from lix_cache.errors import ArchiveCorrupt, LixCacheError, told
+from lix_cache.gateway.tenants import LOCAL, TenantBook
 from lix_cache.gateway.tiers import RedisTier
+from lix_cache.hot.keys import digest
 from lix_cache.storage.objects import Objects
 
-__all__ = ["load_snapshot", "save_snapshot"]
+__all__ = ["hydrate", "load_snapshot", "save_snapshot"]
+
+_HYDRATION_SECONDS = 300.0
 
 _FORM = 2
 _MANIFEST = "manifest.json"
@@ -113,6 +118,24 @@ def _remove_old(objects: Objects, before: bytes | None, named: set[str], now: fl
             continue
         if name in replaced or now - int(found[1], 16) / 1000 > _ORPHAN_SECONDS:
             objects.remove(name)
+
+
+async def hydrate(redis: RedisTier, objects: Objects, tenants: TenantBook) -> tuple[int, str]:
+    """Read the snapshot; a gateway without it starts all the same.
+
+    Returns:
+        How many answers were put back, and ``ok`` or what went wrong.
+    """
+    names = [LOCAL] if tenants.local is not None else list(tenants.tenants)
+    try:
+        reading = load_snapshot(redis, objects, {digest(name) for name in names})
+        return await asyncio.wait_for(reading, _HYDRATION_SECONDS), "ok"
+    except asyncio.TimeoutError:
+        trouble = f"the snapshot was not read within {_HYDRATION_SECONDS:g} s"
+    except LixCacheError as error:
+        trouble = told(error)
+    logger.error("the snapshot is not used: {}", trouble)
+    return 0, trouble
 
 
 async def load_snapshot(redis: RedisTier, objects: Objects, tenants: Collection[str]) -> int:

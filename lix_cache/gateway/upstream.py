@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lix_cache.clock import Clock
 from lix_cache.errors import LixCacheError
+from lix_cache.gateway.local.settings import LOCAL_SCHEME
 from lix_cache.gateway.settings import GatewaySettings, UpstreamSettings
 from lix_cache.gateway.tenants import patterns
 from lix_cache.hot.breaker import Breaker
@@ -56,12 +57,14 @@ class Outgoing:
         target: path and query, encoded.
         headers: in order.
         body: bytes, or a source of them that can be read once.
+        tenant: whose it is; a model of this machine keeps their states apart.
     """
 
     method: str
     target: str
     headers: list[tuple[str, str]] = field(repr=False)
     body: bytes | AsyncIterator[bytes] | None = field(default=None, repr=False)
+    tenant: str = ""
 
     @property
     def is_repeatable(self) -> bool:
@@ -70,10 +73,15 @@ class Outgoing:
 
 
 class Incoming(Protocol):
-    """An answer whose head has come."""
+    """An answer whose head has come.
+
+    Attributes:
+        identity: of the upstream when it was made.
+    """
 
     status: int
     headers: list[tuple[bytes, bytes]]
+    identity: str
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Give the body as it comes, undecoded.
@@ -89,7 +97,14 @@ class Incoming(Protocol):
 
 
 class Upstream(Protocol):
-    """One provider."""
+    """One provider.
+
+    Attributes:
+        identity: what its answers depend on beside the request, such as a model's weights; a part of the key.
+    """
+
+    @property
+    def identity(self) -> str: ...
 
     async def send(self, request: Outgoing) -> Incoming:
         """Send a request and wait for the head of the answer.
@@ -105,6 +120,8 @@ class Upstream(Protocol):
 
 
 class _AiohttpIncoming:
+    identity = ""
+
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
         self.status = response.status
@@ -128,6 +145,8 @@ class _AiohttpIncoming:
 
 class AiohttpUpstream:
     """A provider behind aiohttp's client."""
+
+    identity = ""
 
     def __init__(self, url: str, settings: GatewaySettings) -> None:
         self._base = url.rstrip("/")
@@ -188,6 +207,14 @@ def joined(base: str, target: str) -> str:
     return base + target
 
 
+def _upstream_for(url: str, settings: GatewaySettings) -> Upstream:
+    if not url.startswith(LOCAL_SCHEME):
+        return AiohttpUpstream(url, settings)
+    from lix_cache.gateway.local.upstream import LocalUpstream
+
+    return LocalUpstream(url[len(LOCAL_SCHEME) :], settings.local)
+
+
 @dataclass
 class Route:
     """A provider, and how it has done of late."""
@@ -223,7 +250,7 @@ class Routes:
         settings: GatewaySettings,
         clock: Clock,
         keys: Callable[[str], str],
-        make: Callable[[str, GatewaySettings], Upstream] = AiohttpUpstream,
+        make: Callable[[str, GatewaySettings], Upstream] = _upstream_for,
     ) -> None:
         self._settings = settings
         self._sleep = asyncio.sleep
@@ -344,12 +371,11 @@ class Routes:
         """Go on with connections, and what is known of the providers, where their settings are as before."""
         self.retries = before.retries
         limits = ("connect_seconds", "read_seconds")
-        if any(getattr(self._settings, one) != getattr(before._settings, one) for one in limits):
-            return
+        as_before = all(getattr(self._settings, one) == getattr(before._settings, one) for one in limits)
         known = {(route.name, route.settings.url): route for route in before.routes}
         for route in self.routes:
             old = known.get((route.name, route.settings.url))
-            if old is not None:
+            if old is not None and (as_before or route.settings.is_local):
                 route.upstream, route.breaker, route.failures = old.upstream, old.breaker, old.failures
                 before._handed_on.add(old.name)
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lix_cache.kv.engine import Engine
     from lix_cache.kv.engines.llama_cpp import LlamaServerEngine
+    from lix_cache.kv.engines.mlx import MlxEngine
     from lix_cache.kv.engines.transformers import TransformersEngine
     from lix_cache.kv.inspection import FileCheck, Session, StoreStats, explain, sessions, store_stats, verify
     from lix_cache.kv.local_model import LocalModel
@@ -36,6 +37,7 @@ _HOMES = {
     "LlamaServerEngine": "engines.llama_cpp",
     "LocalModel": "local_model",
     "Miss": "miss",
+    "MlxEngine": "engines.mlx",
     "Reply": "reply",
     "Session": "inspection",
     "SwappableModel": "swap",
@@ -55,6 +57,7 @@ __all__ = [
     "LlamaServerEngine",
     "LocalModel",
     "Miss",
+    "MlxEngine",
     "Reply",
     "Session",
     "StoreStats",

@@ -213,6 +213,11 @@ class LocalModel(WriteBehind):
         cached = reply.usage.cached_tokens
         reply.usage = replace(reply.usage, completion_tokens=len(reply.ids))
         self.counters.update(prompt_tokens=count, cached_tokens=cached, completion_tokens=len(reply.ids))
+        if reply.ids:
+            source = reply.usage.source if cached else "none"
+            self.counters["recomputed_tokens"] += count - cached
+            self.counters[f"hits_{source}"] += 1
+            self.counters["restored_tokens"] += cached if source == "disk" else 0
         if prompt.text and len(live.ids) >= count:
             made = live.ids[count:]
             entry.marks = [mark for mark in entry.marks if mark.tokens < count][-_MOST_MARKS:]

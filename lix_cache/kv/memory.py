@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from lix_cache.kv.engine import Live
@@ -84,16 +85,16 @@ class MemoryTier:
     def size(self) -> int:
         return sum(one.size for one in self.all())
 
-    def surplus(self, keep: Entry | None = None, room: int = 0) -> list[Entry]:
-        """Return the entries that must go so that the others, and so many new ones, are within the budget."""
-        entries = [one for one in self.all() if one is not keep]
-        count = len(entries) + (keep is not None) + room
-        size = sum(one.size for one in entries) + (keep.size if keep is not None else 0)
-        going = []
-        for entry in entries:
-            if count <= self._most and size <= self._budget:
-                break
-            going.append(entry)
-            count -= 1
-            size -= entry.size
-        return going
+    def surplus(self, keep: Entry | None = None, room: int = 0) -> Iterator[Entry]:
+        """Yield entries, least recently used first, as long as so many new ones do not fit.
+
+        One that its owner does not remove, because it is being computed, stays: then the next one must go.
+        """
+        for entry in self.all():
+            if entry is keep:
+                continue
+            with self._lock:
+                is_enough = len(self._entries) + room <= self._most
+            if is_enough and self.size <= self._budget:
+                return
+            yield entry

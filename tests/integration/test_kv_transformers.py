@@ -94,7 +94,9 @@ def test_cached_tokens_are_those_that_were_not_computed(
     computed = []
     feed = type(engine)._feed
     monkeypatch.setattr(
-        type(engine), "_feed", lambda self, live, ids: (computed.append(len(ids)), feed(self, live, ids))[1]
+        type(engine),
+        "_feed",
+        lambda self, live, ids, *more: (computed.append(len(ids)), feed(self, live, ids, *more))[1],
     )
     for model in (LocalModel(engine), resumed(engine, store)):
         computed.clear()

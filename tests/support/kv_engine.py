@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lix_cache.errors import EngineError
+from lix_cache.errors import EngineBusy, EngineError
 from lix_cache.kv.engine import Live, Options
 from lix_cache.kv.identity import fingerprint_of
 from lix_cache.kv.tensors import State, Tensor
@@ -82,7 +82,7 @@ class ToyEngine:
     def begin(self) -> _Sequence:
         with self._lock:
             if self.live >= self.most_live:
-                raise EngineError("no slot is free")
+                raise EngineBusy("no slot is free")
             self.live += 1
         return _Sequence()
 

@@ -62,6 +62,7 @@ NAMES = [
     "EmbedderError",
     "EmbedderUnavailable",
     "EmbeddingStore",
+    "EngineBusy",
     "EngineError",
     "Evaluation",
     "Evictor",

@@ -31,6 +31,12 @@ def serve(
         list[str] | None,
         typer.Option(metavar="URL", help="The provider, or NAME=URL for one of several. Repeatable."),
     ] = None,
+    local: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Serve a local model: its folder, GGUF file, or the URL of a llama-server."
+        ),
+    ] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="TCP port.")] = None,
     host: Annotated[
         str | None, typer.Option(help="Address; without tenants only this machine's own.")
@@ -74,7 +80,7 @@ def serve(
         return
     library = settings_of(ctx).config()
     changes: dict[str, Any] = {"host": host, "port": port, "embedder": embedder, "workers": workers}
-    changes["upstreams"] = _upstreams(upstream) if upstream else None
+    changes["upstreams"] = _upstreams(upstream or [], local) or None
     changes["volatile"] = volatile or None
     changes["sessions"] = sessions or None
     if demo:
@@ -86,6 +92,7 @@ def serve(
         _check(reread, library, as_json=as_json)
         return
     settings = reread()
+    _check_models(settings)
     if not demo:
         _run(settings, library, reread)
         return
@@ -97,8 +104,17 @@ def serve(
         _run(reread(), library.replace(archive_dir=folder), reread, is_demo=True, page_key=page_key)
 
 
-def _upstreams(given: list[str]) -> list[dict[str, Any]]:
-    found = []
+def _check_models(settings: GatewaySettings) -> None:
+    """Look for models of this machine before anything listens: a missing one is a mistake of the command."""
+    for one in settings.upstreams:
+        if one.is_local:
+            from lix_cache.gateway.local.loading import check_target
+
+            check_target(one.url.removeprefix("local:"), settings.local)
+
+
+def _upstreams(given: list[str], local: str | None) -> list[dict[str, Any]]:
+    found = [] if local is None else [{"name": "local", "url": f"local:{local}"}]
     for number, text in enumerate(given):
         name, separator, url = text.partition("=")
         if not separator or "://" in name:

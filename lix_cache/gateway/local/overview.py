@@ -1,0 +1,98 @@
+"""All local models of a gateway: for the admin, for Prometheus, and whether they are ready."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from lix_cache.errors import ConfigError, EngineBusy, KvBusy, LixCacheError, MissingExtra, told
+from lix_cache.gateway.errors import Refused
+from lix_cache.gateway.local.loading import check_target, store_folder
+from lix_cache.gateway.local.reports import metric_lines
+from lix_cache.gateway.local.settings import LocalSettings
+from lix_cache.gateway.local.upstream import LocalUpstream
+from lix_cache.kv.inspection import store_stats
+from lix_cache.kv.store import KvStore
+
+__all__ = ["Overview"]
+
+#: A look at the store reads every name in it; a scrape may be answered with one that is so old.
+_OLDEST_SECONDS = 10.0
+
+
+class Overview:
+    """What is told of all local models.
+
+    Args:
+        models: by the names of their upstreams.
+        settings: of all of them.
+    """
+
+    def __init__(self, models: Mapping[str, LocalUpstream], settings: LocalSettings) -> None:
+        self._models = models
+        self._settings = settings
+        self._stored: dict[str, Any] = {}
+        self._looked = -_OLDEST_SECONDS
+        self._looking = asyncio.Lock()
+
+    async def metrics(self) -> bytes:
+        """Return the lines for Prometheus."""
+        stats = {name: one.model.stats() for name, one in self._models.items() if one.identity}
+        lines = metric_lines(stats, await self.stored())
+        return ("\n".join(lines) + "\n").encode()
+
+    async def stored(self) -> dict[str, Any]:
+        """Return the numbers of the store."""
+        async with self._looking:
+            if time.monotonic() - self._looked >= _OLDEST_SECONDS:
+                store = KvStore(
+                    store_folder(self._settings), budget_bytes=self._settings.budget_bytes, tidy=False
+                )
+                found = await asyncio.to_thread(store_stats, store)
+                self._stored = {**asdict(found), "budget_bytes": self._settings.budget_bytes}
+                self._looked = time.monotonic()
+        return self._stored
+
+    async def listed(self) -> dict[str, Any]:
+        """Return the models and the store."""
+        found = []
+        for name, one in self._models.items():
+            told_of: dict[str, Any] = {"upstream": name, "model": one.target, "state": one.state}
+            if one.identity:
+                model = one.model
+                facts = model.fingerprint.facts
+                told_of |= {
+                    "fingerprint": one.identity,
+                    "engine": facts.get("engine"),
+                    "engine_version": facts.get("engine_version"),
+                    "context_tokens": model.engine.context_tokens,
+                    "stats": model.stats(),
+                }
+            found.append(told_of)
+        return {"models": found, "store": await self.stored()}
+
+    async def exchange(self, target: str, upstream: str | None) -> dict[str, Any]:
+        """Load another model in the place of one; the old one serves on where that fails.
+
+        Raises:
+            Refused: there is no such upstream or model, or not now; says which one serves.
+        """
+        name = upstream or next(iter(self._models), "")
+        one = self._models.get(name)
+        if one is None:
+            raise Refused(404, "unknown_upstream", "there is no local model of that name")
+        try:
+            check_target(target, self._settings)
+            await one.swap(target)
+        except (ConfigError, MissingExtra) as error:
+            raise Refused(400, "model_refused", str(error)) from None
+        except (KvBusy, EngineBusy) as error:
+            raise Refused(409, "model_busy", str(error), retry_after=5) from None
+        except Exception as error:  # noqa: BLE001 - whatever an engine raises, the admin hears of it
+            said = str(error) if isinstance(error, LixCacheError) else told(error)
+            serves = f"{one.target!r} serves on" if one.identity else "no model serves"
+            raise Refused(400, "model_refused", f"{said}; {serves}") from None
+        return await self.listed()

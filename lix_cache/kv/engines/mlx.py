@@ -1,0 +1,330 @@
+"""mlx-lm: Apple's machines, and Linux with its CPU backend.
+
+Models whose layers all keep every token export blocks. Those with sliding windows or recurrent layers
+export whole states, with what each layer says of itself.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from lix_cache.errors import EngineError, MissingExtra
+from lix_cache.kv.engine import Live, Options
+from lix_cache.kv.identity import Fingerprint, fingerprint_of
+from lix_cache.kv.tensors import ITEM_SIZE, State, Tensor
+
+__all__ = ["MlxEngine"]
+
+#: Tokens of a prompt that are computed at a time.
+_CHUNK = 512
+_DTYPES = {
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int32": "I32",
+    "int64": "I64",
+    "uint32": "U32",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+_MLX = {ours: theirs for theirs, ours in _DTYPES.items()}
+#: Unsigned integers of a size: bytes go between mlx and numpy so, for numpy lacks bfloat16.
+_INTEGERS = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
+
+
+@dataclass
+class _Sequence(Live):
+    cache: Any = None
+
+
+class MlxEngine:
+    """A language model of mlx-lm. Loaded by :meth:`load`, or handed over.
+
+    Args:
+        model: of ``mlx_lm.load``.
+        tokenizer: its own.
+        context_tokens: the most tokens of a sequence; None is what the model's config says.
+        most_live: how many sequences to hold at once.
+    """
+
+    is_serial = True
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, context_tokens: int | None = None, most_live: int = 64
+    ) -> None:
+        self._mx = _mlx()
+        self._model = model
+        self._tokenizer = tokenizer
+        config = vars(getattr(model, "args", None) or object.__new__(_Empty))
+        self.context_tokens = context_tokens or int(config.get("max_position_embeddings") or 4096)
+        self.most_live = most_live
+        kinds = {type(layer).__name__ for layer in self._new_cache()}
+        self.exports: Literal["blocks", "snapshots"] = "blocks" if kinds == {"KVCache"} else "snapshots"
+        self.cuts = self.exports == "blocks"
+        ends = getattr(tokenizer, "eos_token_ids", None) or tokenizer.eos_token_id
+        ends = [ends] if isinstance(ends, int) else ends or ()
+        self.end_ids = frozenset(int(one) for one in ends)
+        self.special_ids = frozenset(tokenizer.all_special_ids)
+        # The template writes them.
+        self.start_ids: list[int] = []
+        self.fingerprint: Fingerprint = fingerprint_of(self._facts(kinds, config))
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], **options: Any) -> MlxEngine:
+        """Load a model folder: weights, config and tokenizer. Nothing is fetched.
+
+        Args:
+            folder: of the model.
+            options: of the class.
+        """
+        _mlx()
+        import mlx_lm
+
+        path = os.fspath(folder)
+        if not os.path.isdir(path):
+            raise EngineError(f"there is no model folder {path!r}")
+        try:
+            loaded = mlx_lm.load(path)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise EngineError(f"mlx-lm cannot load {path!r}: {error}") from error
+        return cls(loaded[0], loaded[1], **options)
+
+    def _facts(self, kinds: set[str], config: Mapping[str, Any]) -> dict[str, Any]:
+        from importlib.metadata import version
+
+        from mlx.utils import tree_flatten
+
+        digest = hashlib.sha256()
+        arrays: Any = tree_flatten(self._model.parameters())
+        for name, array in sorted(arrays):
+            digest.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
+            digest.update(self._bytes(array))
+        tokenizer = getattr(self._tokenizer, "_tokenizer", self._tokenizer)
+        text = str(tokenizer.backend_tokenizer.to_str())
+        return {
+            "engine": "mlx",
+            "engine_version": f"{version('mlx-lm')} mlx {version('mlx')}",
+            "weights": digest.hexdigest(),
+            "tokenizer": hashlib.sha256(text.encode()).hexdigest(),
+            "chat_template": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
+            "config": json.loads(json.dumps(dict(config), default=str)),
+            "device": str(self._mx.default_device()),
+            "layers": sorted(kinds),
+            "exports": self.exports,
+        }
+
+    # -- text --------------------------------------------------------------------------
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        reply: bool = True,
+    ) -> str:
+        try:
+            text = self._tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                tools=list(tools) if tools else None,
+                add_generation_prompt=reply,
+                tokenize=False,
+            )
+        except Exception as error:  # a template raises what it likes
+            raise EngineError(f"the chat template refuses these messages ({type(error).__name__})") from error
+        return str(text)
+
+    def tokenize(self, text: str) -> list[int]:
+        return [int(one) for one in self._tokenizer.encode(text, add_special_tokens=False)]
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    # -- sequences ---------------------------------------------------------------------
+
+    def begin(self) -> _Sequence:
+        return _Sequence(cache=self._new_cache())
+
+    def cut(self, live: Live, count: int) -> bool:
+        sequence = _ours(live)
+        if self.exports != "blocks":
+            return count == len(live.ids)
+        for layer in sequence.cache:
+            layer.trim(layer.offset - count)
+        del live.ids[count:]
+        self._weigh(sequence)
+        return True
+
+    def prefill(self, live: Live, ids: Sequence[int]) -> None:
+        self._feed(_ours(live), ids)
+
+    def generate(self, live: Live, ids: Sequence[int], options: Options) -> Iterator[int]:
+        from mlx_lm.sample_utils import make_sampler
+
+        sequence, mx = _ours(live), self._mx
+        live.evaluated = len(ids)
+        if options.seed is not None:
+            mx.random.seed(options.seed)
+        choose: Any = make_sampler(
+            temp=options.temperature, top_p=options.top_p if options.top_p < 1 else 0.0
+        )
+        logits = self._feed(sequence, ids, options)
+        for number in range(options.max_tokens):
+            scores = logits.astype(mx.float32)
+            token = int(choose((scores - mx.logsumexp(scores))[None])[0].item())
+            yield token
+            if token in self.end_ids or number + 1 == options.max_tokens or options.is_halted:
+                return
+            if len(live.ids) >= self.context_tokens:
+                return
+            logits = self._feed(sequence, [token])
+
+    def export(self, live: Live, first: int, end: int) -> State:
+        sequence = _ours(live)
+        if self.exports == "blocks":
+            state: dict[str, Tensor] = {}
+            for number, layer in enumerate(sequence.cache):
+                state[f"{number}.k"] = self._exported(layer.keys[0, :, first:end])
+                state[f"{number}.v"] = self._exported(layer.values[0, :, first:end])
+            return state
+        if (first, end) != (0, len(live.ids)):
+            raise EngineError("a state with windows or recurrent layers can only be exported whole")
+        return self._snapshot(sequence)
+
+    def restore(self, states: Sequence[State], ids: Sequence[int]) -> _Sequence:
+        sequence = _Sequence(list(ids), cache=self._new_cache())
+        try:
+            if self.exports == "snapshots":
+                self._restore_snapshot(sequence, states[0])
+            else:
+                self._restore_blocks(sequence, states)
+        except (KeyError, ValueError, RuntimeError, IndexError, TypeError) as error:
+            raise EngineError(f"a state does not fit this model ({type(error).__name__})") from error
+        lengths = {layer.offset for layer in sequence.cache if hasattr(layer, "offset")}
+        if lengths - {len(ids)}:
+            raise EngineError("a state is of another number of tokens than it says")
+        self._weigh(sequence)
+        return sequence
+
+    def release(self, live: Live) -> None:
+        if isinstance(live, _Sequence):
+            live.cache = None
+        live.ids.clear()
+        live.size = 0
+
+    def close(self) -> None:
+        self._model = self._tokenizer = None
+        gc.collect()
+
+    # -- steps -------------------------------------------------------------------------
+
+    def _new_cache(self) -> Any:
+        from mlx_lm.models.cache import make_prompt_cache
+
+        return make_prompt_cache(self._model)
+
+    def _feed(self, sequence: _Sequence, ids: Sequence[int], options: Options | None = None) -> Any:
+        if not ids or len(sequence.ids) + len(ids) > self.context_tokens:
+            raise EngineError(
+                f"{len(sequence.ids) + len(ids)} tokens, where 1 to {self.context_tokens} are possible"
+            )
+        logits = None
+        for start in range(0, len(ids), _CHUNK):
+            if options is not None and options.is_halted:
+                raise EngineError("the generation was halted")
+            chunk = self._mx.array([list(ids[start : start + _CHUNK])])
+            logits = self._model(chunk, cache=sequence.cache)[0, -1]
+            self._mx.eval(logits)
+            sequence.ids.extend(ids[start : start + _CHUNK])
+        self._weigh(sequence)
+        return logits
+
+    def _restore_blocks(self, sequence: _Sequence, states: Sequence[State]) -> None:
+        for number, layer in enumerate(sequence.cache):
+            halves = [
+                self._mx.concatenate([self._array(state[f"{number}.{half}"]) for state in states], axis=1)[
+                    None
+                ]
+                for half in "kv"
+            ]
+            layer.keys, layer.values = halves
+            layer.offset = int(halves[0].shape[2])
+
+    def _snapshot(self, sequence: _Sequence) -> State:
+        """Return every array and number of every layer: kinds of layers differ in what they keep."""
+        state: dict[str, Tensor] = {}
+        for number, layer in enumerate(sequence.cache):
+            for name, value in vars(layer).items():
+                parts = enumerate(value) if isinstance(value, list) else [(-1, value)]
+                for index, one in parts:
+                    place = f"{number}.{name}" + ("" if index < 0 else f".{index}")
+                    if isinstance(one, self._mx.array):
+                        state[place] = self._exported(one)
+                    elif isinstance(one, int):
+                        state[place] = Tensor("I64", (), int(one).to_bytes(8, "little", signed=True))
+                    elif one is not None:
+                        raise EngineError(f"a cache layer of kind {type(layer).__name__} cannot be exported")
+        return state
+
+    def _restore_snapshot(self, sequence: _Sequence, state: State) -> None:
+        for name, tensor in state.items():
+            number, attribute, *index = name.split(".")
+            layer = sequence.cache[int(number)]
+            before = vars(layer)[attribute]
+            is_number = isinstance(before, int) and not index
+            value = type(before)(int(tensor.array("<i8"))) if is_number else self._array(tensor)
+            if index:
+                before[int(index[0])] = value
+            else:
+                setattr(layer, attribute, value)
+
+    def _bytes(self, array: Any) -> bytes:
+        kind = getattr(self._mx, _INTEGERS[array.dtype.size])
+        flat = array.reshape(-1)
+        # Of a boolean there is no view; it is a byte all the same.
+        plain = flat.astype(kind) if array.dtype == self._mx.bool_ else flat.view(kind)
+        return np.array(plain).tobytes()
+
+    def _exported(self, array: Any) -> Tensor:
+        dtype = _DTYPES.get(str(array.dtype).rpartition(".")[2].rstrip("_"))
+        if dtype is None:
+            raise EngineError(f"a state of dtype {array.dtype} cannot be exported")
+        return Tensor(dtype, tuple(array.shape), self._bytes(array))
+
+    def _array(self, tensor: Tensor) -> Any:
+        name = _INTEGERS[ITEM_SIZE[tensor.dtype]]
+        made = self._mx.array(np.array(tensor.array(name)))
+        if tensor.dtype == "BOOL":
+            return made.astype(self._mx.bool_)
+        return made.reshape(-1).view(getattr(self._mx, _MLX[tensor.dtype])).reshape(tensor.shape)
+
+    def _weigh(self, sequence: _Sequence) -> None:
+        values = [value for layer in sequence.cache for value in vars(layer).values()]
+        values += [one for value in values if isinstance(value, list) for one in value]
+        sequence.size = sum(value.nbytes for value in values if isinstance(value, self._mx.array))
+
+
+class _Empty:
+    pass
+
+
+def _ours(live: Live) -> _Sequence:
+    if not isinstance(live, _Sequence) or live.cache is None:
+        raise EngineError("a sequence of another engine, or one that was let go")
+    return live
+
+
+def _mlx() -> Any:
+    try:
+        import mlx.core
+        import mlx_lm  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra(error.name or "mlx-lm", "mlx", "MlxEngine") from None
+    return mlx.core

@@ -1,0 +1,171 @@
+"""Calls of tools in what a model writes, however it is cut; and calls that must be made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lix_cache.gateway.local.calls import Call, CallReader, with_tools_as_text
+from lix_cache.gateway.local.forced import forced_call
+from lix_cache.gateway.local.saying import joined
+
+NAMES = frozenset({"weather", "time"})
+CALL = '{"name": "weather", "arguments": {"city": "Bern"}}'
+TOLD = Call("weather", '{"city":"Bern"}')
+
+
+def read(pieces: Sequence[str], names: frozenset[str] = NAMES) -> list[str | Call]:
+    reader = CallReader(names)
+    found: list[str | Call] = [one for piece in pieces for one in reader.feed(piece)]
+    return joined([*found, *reader.finish()])
+
+
+CASES = [
+    ("Hello there.", ["Hello there."]),
+    (f"<tool_call>\n{CALL}\n</tool_call>", [TOLD]),
+    (f"I look.\n<tool_call>{CALL}</tool_call>", ["I look.", TOLD]),
+    (f"<tool_call>{CALL}</tool_call>\n<tool_call>{CALL}</tool_call>", [TOLD, TOLD]),
+    (f"<tool_call>{CALL}</tool_call> Done.", [TOLD, "Done."]),
+    (f"<tool_call>{CALL}", [TOLD]),
+    (CALL, [TOLD]),
+    (f"  [{CALL}, {CALL}]", [TOLD, TOLD]),
+    (f"[TOOL_CALLS] [{CALL}]", [TOLD]),
+    ('<|python_tag|>{"name": "time", "parameters": {}}', [Call("time", "{}")]),
+    ("a < b and <tool_ca", ["a < b and <tool_ca"]),
+    ('{"name": "other", "arguments": {}}', ['{"name": "other", "arguments": {}}']),
+    ("{not json", ["{not json"]),
+    ("[1, 2]", ["[1, 2]"]),
+    ("<tool_call>nonsense</tool_call> x", ["<tool_call>nonsense</tool_call> x"]),
+    (f"text first {CALL}", [f"text first {CALL}"]),
+    ("<b>bold</b>", ["<b>bold</b>"]),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), CASES)
+def test_calls_are_found_however_the_text_is_cut(text: str, expected: list[Any]) -> None:
+    assert read([text]) == expected
+    assert read(list(text)) == expected
+    for at in range(len(text)):
+        assert read([text[:at], text[at:]]) == expected
+
+
+def test_without_tools_all_is_text_at_once() -> None:
+    reader = CallReader(frozenset())
+    assert list(reader.feed("{")) == ["{"]
+    assert read([CALL], frozenset()) == [CALL]
+
+
+def test_text_before_a_call_is_not_held_back() -> None:
+    reader = CallReader(NAMES)
+    assert list(reader.feed("The weather, ")) == ["The weather,"]
+    assert list(reader.feed("now <tool")) == [" now"]
+
+
+def test_a_template_without_tools_is_told_in_words() -> None:
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+    call = {"id": "1", "function": {"name": "weather", "arguments": {"city": "Bern"}}}
+    messages = [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "Rain."},
+    ]
+    told = with_tools_as_text(messages, [tool])
+    assert [one["role"] for one in told] == ["system", "user", "assistant", "user"]
+    assert '"name":"weather"' in told[0]["content"]
+    assert read([told[2]["content"]]) == [TOLD]
+    assert told[3]["content"] == "<tool_response>Rain.</tool_response>"
+    with_system = with_tools_as_text([{"role": "system", "content": "Be brief."}, *messages], [tool])
+    assert with_system[0]["content"].startswith("Be brief.\n\nTools")
+    assert with_tools_as_text(messages[:1], []) == messages[:1]
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 5, "minLength": 2},
+        "days": {"type": "integer", "minimum": 1, "maximum": 7},
+        "warm": {"type": "boolean"},
+        "unit": {"enum": ["celsius", "fahrenheit"]},
+        "kind": {"enum": [3, 4]},
+        "places": {"type": "array", "items": {"$ref": "#/$defs/place"}, "minItems": 2},
+        "either": {"anyOf": [{"type": ["null", "number"]}, {"type": "string"}]},
+        "nothing": {"type": "null"},
+        "fixed": {"const": {"a": 1}},
+        "deep": {"properties": {"x": {"$ref": "#/$defs/place"}}},
+        "optional": {"type": "string"},
+        "empty": {"type": "array", "maxItems": 0},
+    },
+    "required": [
+        *("city", "days", "warm", "unit", "kind", "places", "either", "nothing", "fixed", "deep", "empty")
+    ],
+    "$defs": {"place": {"type": "object", "properties": {"x": {"type": "number"}}}},
+}
+TOOLS = [
+    {"type": "function", "function": {"name": "weather", "parameters": SCHEMA}},
+    {"type": "function", "function": {"name": "time", "parameters": {"type": "object"}}},
+]
+
+
+def check(call: Call, text: str) -> None:
+    assert read([text]) == [call], "what was written is the call"
+    if call.name == "time":
+        assert call.arguments == "{}"
+        return
+    made = json.loads(call.arguments)
+    assert set(made) == set(SCHEMA["required"])
+    assert 2 <= len(made["city"]) <= 5
+    assert isinstance(made["days"], int)
+    assert 1 <= made["days"] <= 7
+    assert isinstance(made["warm"], bool)
+    assert made["unit"] in ("celsius", "fahrenheit")
+    assert (made["kind"], made["nothing"], made["fixed"], made["empty"]) == (3, None, {"a": 1}, [])
+    assert [set(one) for one in made["places"]] == [{"x"}, {"x"}]
+    assert isinstance(made["either"], float)
+
+
+@given(st.lists(st.text(max_size=12), min_size=1, max_size=12))
+def test_a_forced_call_is_valid_whatever_the_model_says(said: list[str]) -> None:
+    asked: list[str] = []
+
+    def complete(written: str, stops: Sequence[str], most: int) -> str:
+        assert stops
+        assert most
+        asked.append(written)
+        text = said[len(asked) % len(said)]
+        for stop in stops:
+            text = text.partition(stop)[0]
+        return text
+
+    check(*forced_call(TOOLS, complete))
+
+
+def test_a_forced_call_has_what_the_model_says() -> None:
+    answers = {
+        '"name": "': "weather",
+        '"city": "': "Bern",
+        '"days": ': " 3",
+        '"warm": ': "true",
+        '"unit": "': "fahr",
+    }
+
+    def complete(written: str, stops: Sequence[str], most: int) -> str:
+        return next((text for end, text in answers.items() if written.endswith(end)), "")
+
+    call, _ = forced_call(TOOLS, complete)
+    made = json.loads(call.arguments)
+    assert (made["city"], made["days"], made["warm"], made["unit"]) == ("Bern", 3, True, "fahrenheit")
+
+
+def test_a_schema_that_refers_to_itself_ends() -> None:
+    node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}, "v": {"type": "string"}}}
+    schema = {"type": "object", "properties": {"all": {"$ref": "#/$defs/node"}}, "$defs": {"node": node}}
+    loop = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}
+    for one in (schema, {"type": "object", "properties": {"x": loop}, **loop}):
+        tool = {"type": "function", "function": {"name": "f", "parameters": one}}
+        call, _ = forced_call([tool], lambda *_: "x")
+        assert isinstance(json.loads(call.arguments), dict)
