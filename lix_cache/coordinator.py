@@ -15,6 +15,7 @@ from lix_cache.compat.caches import (
     URLEmbeddingCache,
 )
 from lix_cache.config import CacheConfig
+from lix_cache.drivers.aio import awaited
 from lix_cache.messages.message import Message
 from lix_cache.messages.session_key import SessionName, name_fields, shown, stored_id
 from lix_cache.session.results import AddedMessages, StoredMessage
@@ -252,87 +253,26 @@ class AsyncCacheCoordinator(_Coordinator):
 
             self.answers = AsyncSemanticCache(embedder, config, context=_scope_of(self.session_id))
 
-    async def add_message_to_context(
-        self, role: str, content: Any, metadata: dict[str, Any] | None = None
-    ) -> int:
-        """See :meth:`CacheCoordinator.add_message_to_context`."""
-        return await self.context_window.add_message(role, content, metadata)
-
-    async def add_messages_to_context(
-        self, messages: Sequence[Message], keys: Sequence[str] | None = None
-    ) -> AddedMessages:
-        """Add messages together. See :meth:`HybridConversationCache.add_messages`."""
-        return await self.context_window.add_messages(messages, keys)
-
-    async def get_context_revision(self) -> str:
-        """See :meth:`CacheCoordinator.get_context_revision`."""
-        return await self.context_window.get_revision()
-
-    async def pop_last_message(self) -> StoredMessage | None:
-        """See :meth:`CacheCoordinator.pop_last_message`."""
-        return await self.context_window.pop_last()
-
-    async def delete_message(self, message_id: str) -> bool:
-        """See :meth:`CacheCoordinator.delete_message`."""
-        return await self.context_window.delete_message(message_id)
-
-    async def edit_message(
-        self,
-        message_id: str,
-        content: Any,
-        *,
-        role: str | None = None,
-        metadata: dict[str, Any] | None = None,
-        embedding: VectorLike | None = None,
-    ) -> StoredMessage:
-        """See :meth:`CacheCoordinator.edit_message`."""
-        return await self.context_window.edit(
-            message_id, content, role=role, metadata=metadata, embedding=embedding
-        )
-
-    async def replace_all_messages(
-        self, messages: Sequence[Message], expected: str | None = None
-    ) -> AddedMessages:
-        """See :meth:`CacheCoordinator.replace_all_messages`."""
-        return await self.context_window.replace_all(messages, expected)
-
-    async def get_last_messages(self, n: int) -> list[StoredMessage]:
-        """See :meth:`CacheCoordinator.get_last_messages`."""
-        return await self.context_window.get_last(n)
-
-    async def get_messages(
-        self, limit: int | None = 100, before: str | None = None, after: str | None = None
-    ) -> list[StoredMessage]:
-        """See :meth:`CacheCoordinator.get_messages`."""
-        return await self.context_window.get_messages(limit, before, after)
-
-    async def get_context_messages(self) -> list[Message]:
-        """See :meth:`CacheCoordinator.get_context_messages`."""
-        return await self.context_window.get_context()
-
-    async def get_formatted_context(self, max_lines: int = 50) -> str:
-        """See :meth:`CacheCoordinator.get_formatted_context`."""
-        return await self.context_window.get_formatted_context(max_lines)
-
-    async def get_semantic_response(self, url: str, query_embedding: VectorLike) -> Any:
-        """See :meth:`CacheCoordinator.get_semantic_response`."""
-        return await self.semantic_cache.get(url, query_embedding)
+    add_message_to_context = awaited(CacheCoordinator.add_message_to_context)
+    add_messages_to_context = awaited(CacheCoordinator.add_messages_to_context)
+    get_context_revision = awaited(CacheCoordinator.get_context_revision)
+    pop_last_message = awaited(CacheCoordinator.pop_last_message)
+    delete_message = awaited(CacheCoordinator.delete_message)
+    edit_message = awaited(CacheCoordinator.edit_message)
+    replace_all_messages = awaited(CacheCoordinator.replace_all_messages)
+    get_last_messages = awaited(CacheCoordinator.get_last_messages)
+    get_messages = awaited(CacheCoordinator.get_messages)
+    get_context_messages = awaited(CacheCoordinator.get_context_messages)
+    get_formatted_context = awaited(CacheCoordinator.get_formatted_context)
+    get_semantic_response = awaited(CacheCoordinator.get_semantic_response)
 
     async def cache_semantic_response(self, url: str, query_embedding: VectorLike, response: Any) -> None:
         """See :meth:`CacheCoordinator.cache_semantic_response`."""
         await self.semantic_cache.set(url, query_embedding, response)
 
-    async def get_url_embedding(self, url: str) -> FloatArray | None:
-        """See :meth:`CacheCoordinator.get_url_embedding`."""
-        return await self.url_embedding_cache.get(url)
-
-    async def cache_url_embedding(self, url: str, embedding: VectorLike) -> bool:
-        """See :meth:`CacheCoordinator.cache_url_embedding`."""
-        return await self.url_embedding_cache.set(url, embedding)
-
-    async def batch_cache_url_embeddings(self, url_embeddings: Mapping[str, VectorLike]) -> dict[str, bool]:
-        """See :meth:`CacheCoordinator.batch_cache_url_embeddings`."""
-        return await self.url_embedding_cache.batch_set(url_embeddings)
+    get_url_embedding = awaited(CacheCoordinator.get_url_embedding)
+    cache_url_embedding = awaited(CacheCoordinator.cache_url_embedding)
+    batch_cache_url_embeddings = awaited(CacheCoordinator.batch_cache_url_embeddings)
 
     async def clear_session_cache(self) -> bool:
         """See :meth:`CacheCoordinator.clear_session_cache`."""
@@ -341,9 +281,7 @@ class AsyncCacheCoordinator(_Coordinator):
             await self.answers.invalidate(context={})
         return await self.context_window.clear()
 
-    async def clear_context(self) -> bool:
-        """See :meth:`CacheCoordinator.clear_context`."""
-        return await self.context_window.clear()
+    clear_context = awaited(CacheCoordinator.clear_context)
 
     async def delete_session(self) -> bool:
         """See :meth:`CacheCoordinator.delete_session`."""

@@ -12,7 +12,7 @@ from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.compat.flow import QueryCache, UrlCache
 from lix_cache.compat.ring import NONCE_BYTES
 from lix_cache.config import CacheConfig
-from lix_cache.drivers.aio import AsyncDriver
+from lix_cache.drivers.aio import AsyncDriver, awaited
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.effects import Flow, RedisCall
 from lix_cache.errors import LixCacheError
@@ -268,9 +268,7 @@ class AsyncSemanticCacheRedis(_Semantic):
     def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this variant's time
         self._drive = AsyncDriver(self._endpoint)
 
-    async def get(self, url: str, query_embedding: VectorLike) -> Any:
-        """See :meth:`SemanticCacheRedis.get`."""
-        return await self._drive(self._guarded(self._cache.get(url, query_embedding), None))
+    get = awaited(SemanticCacheRedis.get)
 
     async def set(
         self, url: str, query_embedding: VectorLike, response: Any, *, ttl_seconds: float | None = None
@@ -278,10 +276,7 @@ class AsyncSemanticCacheRedis(_Semantic):
         """See :meth:`SemanticCacheRedis.set`."""
         await self.batch_set([(url, query_embedding, response)], ttl_seconds=ttl_seconds)
 
-    async def batch_get(self, queries: Sequence[tuple[str, VectorLike]]) -> list[Any]:
-        """See :meth:`SemanticCacheRedis.batch_get`."""
-        misses = [None] * len(queries)
-        return await self._drive(self._guarded(self._cache.get_many(queries), misses))
+    batch_get = awaited(SemanticCacheRedis.batch_get)
 
     async def batch_set(
         self, entries: Iterable[tuple[str, VectorLike, Any]], *, ttl_seconds: float | None = None
@@ -367,23 +362,14 @@ class AsyncURLEmbeddingCache(_Url):
     def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this variant's time
         self._drive = AsyncDriver(self._endpoint)
 
-    async def get(self, url: str) -> FloatArray | None:
-        """See :meth:`URLEmbeddingCache.get`."""
-        return await self._drive(self._guarded(self._cache.get(url), None))
+    get = awaited(URLEmbeddingCache.get)
 
     async def set(self, url: str, embedding: VectorLike) -> bool:
         """See :meth:`URLEmbeddingCache.set`."""
         return (await self.batch_set({url: embedding}))[url]
 
-    async def batch_get(self, urls: Sequence[str]) -> dict[str, FloatArray | None]:
-        """See :meth:`URLEmbeddingCache.batch_get`."""
-        misses: dict[str, FloatArray | None] = dict.fromkeys(urls)
-        return await self._drive(self._guarded(self._cache.get_many(urls), misses))
-
-    async def batch_set(self, url_embeddings: Mapping[str, VectorLike]) -> dict[str, bool]:
-        """See :meth:`URLEmbeddingCache.batch_set`."""
-        failures = dict.fromkeys(url_embeddings, False)
-        return await self._drive(self._guarded(self._cache.set_many(url_embeddings), failures))
+    batch_get = awaited(URLEmbeddingCache.batch_get)
+    batch_set = awaited(URLEmbeddingCache.batch_set)
 
     async def get_stats(self) -> dict[str, Any]:
         """See :meth:`URLEmbeddingCache.get_stats`."""

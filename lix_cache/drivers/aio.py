@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from typing import TYPE_CHECKING, Any, cast
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, cast
 
 from lix_cache.drivers.commands import checked, converted, packed, unknown_scripts
 from lix_cache.drivers.threads import acompute_within, in_disk_thread
@@ -14,7 +15,7 @@ from lix_cache.hot.scripts import Command, ScriptCall
 from lix_cache.hot.trouble import raise_translated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     import redis
     import redis.asyncio
@@ -24,7 +25,28 @@ if TYPE_CHECKING:
     from lix_cache.hot.endpoint import Endpoint
     from lix_cache.hot.pools import AsyncPool
 
-__all__ = ["AsyncDriver"]
+__all__ = ["AsyncDriver", "awaited"]
+
+
+P = ParamSpec("P")
+
+
+def awaited(
+    method: Callable[Concatenate[Any, P], T],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """Return the async variant of a method that ends with one call of its object's own driver, or part.
+
+    It is the same method: where that driver or part is the async one, what it returns is to be awaited.
+    So signature, documentation and body are written once, for type checkers too.
+    """
+
+    @wraps(method)
+    async def run(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        found: Any = method(self, *args, **kwargs)
+        result: T = await found
+        return result
+
+    return run
 
 
 class AsyncDriver:

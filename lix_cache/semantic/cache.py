@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache.arguments import speaks_for_itself
 from lix_cache.clock import Clock
-from lix_cache.drivers.aio import AsyncDriver
+from lix_cache.drivers.aio import AsyncDriver, awaited
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import LixCacheError
 from lix_cache.semantic import calls_in_flight, explain, insert, lookup, maintenance
@@ -288,17 +288,7 @@ class AsyncSemanticCache(Assembled):
     def _connect(self, clock: Clock) -> None:  # noqa: ARG002 - the loop keeps this variant's time
         self._drive = AsyncDriver(self._endpoint)
 
-    async def lookup(
-        self,
-        query: str,
-        *,
-        context: Mapping[str, Any] | None = None,
-        query_embedding: VectorLike | None = None,
-        similarity_threshold: float | None = None,
-    ) -> Lookup:
-        """See :meth:`SemanticCache.lookup`."""
-        query_ = lookup.Query(query, context, query_embedding, similarity_threshold)
-        return await self._drive(lookup.lookup(self._core, query_))
+    lookup = awaited(SemanticCache.lookup)
 
     async def begin(
         self,
@@ -313,17 +303,7 @@ class AsyncSemanticCache(Assembled):
         begun = await self._drive(calls_in_flight.begin(self._core, self._flights, asked, alanded))
         return begun if isinstance(begun, Lookup) else AsyncInFlightCall(begun, self._drive)
 
-    async def check_availability(
-        self,
-        query: str,
-        *,
-        context: Mapping[str, Any] | None = None,
-        query_embedding: VectorLike | None = None,
-        similarity_threshold: float | None = None,
-    ) -> Lookup:
-        """See :meth:`SemanticCache.check_availability`."""
-        query_ = lookup.Query(query, context, query_embedding, similarity_threshold, peek=True)
-        return await self._drive(lookup.lookup(self._core, query_))
+    check_availability = awaited(SemanticCache.check_availability)
 
     async def explain(
         self,
@@ -353,28 +333,9 @@ class AsyncSemanticCache(Assembled):
         answer = insert.Answer(query, response, context, query_embedding, ttl_seconds, tags, tokens)
         return (await self._drive(insert.store(self._core, answer))).entry_id
 
-    async def invalidate(
-        self,
-        *,
-        context: Mapping[str, Any] | None = None,
-        tags: Sequence[str] = (),
-        older_than_seconds: float | None = None,
-        similar_to: str | None = None,
-        similarity: float = 0.9,
-    ) -> int:
-        """See :meth:`SemanticCache.invalidate`."""
-        criteria = maintenance.Criteria(context, tags, older_than_seconds, similar_to, similarity)
-        return await self._drive(maintenance.invalidate(self._core, criteria))
-
-    async def report_wrong(
-        self, entry_id: str, query: str, *, context: Mapping[str, Any] | None = None
-    ) -> Report:
-        """See :meth:`SemanticCache.report_wrong`."""
-        return await self._drive(maintenance.report_wrong(self._core, entry_id, query, context))
-
-    async def cleanup_expired(self) -> int:
-        """See :meth:`SemanticCache.cleanup_expired`."""
-        return await self._drive(maintenance.clean_up(self._core))
+    invalidate = awaited(SemanticCache.invalidate)
+    report_wrong = awaited(SemanticCache.report_wrong)
+    cleanup_expired = awaited(SemanticCache.cleanup_expired)
 
     async def start_cleanup(self, interval_seconds: float = 60.0) -> None:
         """See :meth:`SemanticCache.start_cleanup`."""
@@ -384,9 +345,7 @@ class AsyncSemanticCache(Assembled):
         """See :meth:`SemanticCache.stop_cleanup`."""
         self._cleaner.stop()
 
-    async def settle(self, timeout: float | None = None) -> bool:
-        """See :meth:`SemanticCache.settle`."""
-        return await self._drive(maintenance.settle(self._core, timeout))
+    settle = awaited(SemanticCache.settle)
 
     async def get_stats(self) -> dict[str, Any]:
         """See :meth:`SemanticCache.get_stats`."""
@@ -397,6 +356,4 @@ class AsyncSemanticCache(Assembled):
             counts = error
         return self._stats(counts)
 
-    async def health_check(self) -> dict[str, Any]:
-        """See :meth:`SemanticCache.health_check`."""
-        return await self._drive(maintenance.health(self._core))
+    health_check = awaited(SemanticCache.health_check)

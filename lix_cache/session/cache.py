@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.arguments import speaks_for_itself
+from lix_cache.drivers.aio import awaited
 from lix_cache.drivers.threads import in_disk_thread
 from lix_cache.errors import LixCacheError
 from lix_cache.messages.message import Message
@@ -285,25 +286,13 @@ class AsyncHybridConversationCache(AsyncChanging):
         """See :meth:`HybridConversationCache.get_messages`."""
         return stored(await self._drive(self._between(limit, before, after)))
 
-    async def get_context(self) -> list[Message]:
-        """See :meth:`HybridConversationCache.get_context`."""
-        return await self._drive(context.get_context(self._session, self._budget))
+    get_context = awaited(HybridConversationCache.get_context)
 
     async def get_full(self) -> list[Message]:
         """See :meth:`HybridConversationCache.get_full`."""
         return [from_turn(turn) for turn in await self._drive(read.get_full(self._session))]
 
-    async def smart_context(
-        self,
-        query: str,
-        query_embedding: VectorLike | None = None,
-        recent_k: int = 10,
-        disk_k: int = 5,
-    ) -> dict[str, list[Message]]:
-        """See :meth:`HybridConversationCache.smart_context`."""
-        return await self._drive(
-            context.smart_context(self._session, self._budget, query, query_embedding, recent_k, disk_k)
-        )
+    smart_context = awaited(HybridConversationCache.smart_context)
 
     async def get_formatted_context(self, max_lines: int = 50) -> str:
         """See :meth:`HybridConversationCache.get_formatted_context`."""
@@ -319,9 +308,7 @@ class AsyncHybridConversationCache(AsyncChanging):
         await self._drive(whole.clear(self._session))
         return True
 
-    async def delete_session(self) -> bool:
-        """See :meth:`HybridConversationCache.delete_session`."""
-        return await self._drive(whole.delete(self._session))
+    delete_session = awaited(HybridConversationCache.delete_session)
 
     async def get_stats(self) -> dict[str, Any]:
         """See :meth:`HybridConversationCache.get_stats`."""
@@ -332,6 +319,4 @@ class AsyncHybridConversationCache(AsyncChanging):
             hot = error
         return await in_disk_thread(lambda: self._stats(hot), may_wait_for_lock=True)
 
-    async def health_check(self) -> dict[str, Any]:
-        """See :meth:`HybridConversationCache.health_check`."""
-        return await self._drive.unchecked(health(self._store))
+    health_check = awaited(HybridConversationCache.health_check)

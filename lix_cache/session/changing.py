@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lix_cache.drivers.aio import awaited
 from lix_cache.messages.message import Message
 from lix_cache.session import changes
 from lix_cache.session.hybrid import Hybrid
@@ -112,18 +113,14 @@ class AsyncChanging(Hybrid):
 
     _drive: AsyncStoreDriver
 
-    async def get_revision(self) -> str:
-        """See :meth:`HybridConversationCache.get_revision`."""
-        return await self._drive(changes.revision(self._session))
+    get_revision = awaited(Changing.get_revision)
 
     async def pop_last(self) -> StoredMessage | None:
         """See :meth:`HybridConversationCache.pop_last`."""
         turn = await self._drive(changes.pop_last(self._session))
         return None if turn is None else stored([turn])[0]
 
-    async def delete_message(self, message_id: str) -> bool:
-        """See :meth:`HybridConversationCache.delete_message`."""
-        return await self._drive(changes.delete_message(self._session, existing_id(message_id)))
+    delete_message = awaited(Changing.delete_message)
 
     async def edit(
         self,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from lix_cache.arguments import config_with, speaks_for_itself
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
+from lix_cache.drivers.aio import awaited
 from lix_cache.messages.message import Message
 from lix_cache.messages.session_key import SessionName
 from lix_cache.session.budget import estimate_tokens
@@ -189,87 +190,22 @@ class AsyncSessionContextWindow(_Window[AsyncHybridConversationCache]):
 
     _hybrid_type = AsyncHybridConversationCache
 
-    async def add_message(self, role: str, content: Any, metadata: dict[str, Any] | None = None) -> int:
-        """See :meth:`SessionContextWindow.add_message`."""
-        return await self._hybrid.add_message(role, content, metadata)
-
-    async def add_messages(
-        self, messages: Sequence[Message], keys: Sequence[str] | None = None
-    ) -> AddedMessages:
-        """Add messages together. See :meth:`HybridConversationCache.add_messages`."""
-        return await self._hybrid.add_messages(messages, keys)
-
-    async def get_last(self, n: int) -> list[StoredMessage]:
-        """Return the newest messages of the history. See :meth:`HybridConversationCache.get_last`."""
-        return await self._hybrid.get_last(n)
-
-    async def get_messages(
-        self, limit: int | None = 100, before: str | None = None, after: str | None = None
-    ) -> list[StoredMessage]:
-        """Return a page of the history. See :meth:`HybridConversationCache.get_messages`."""
-        return await self._hybrid.get_messages(limit, before, after)
-
-    async def get_revision(self) -> str:
-        """See :meth:`SessionContextWindow.get_revision`."""
-        return await self._hybrid.get_revision()
-
-    async def pop_last(self) -> StoredMessage | None:
-        """See :meth:`SessionContextWindow.pop_last`."""
-        return await self._hybrid.pop_last()
-
-    async def delete_message(self, message_id: str) -> bool:
-        """See :meth:`SessionContextWindow.delete_message`."""
-        return await self._hybrid.delete_message(message_id)
-
-    async def edit(
-        self,
-        message_id: str,
-        content: Any,
-        *,
-        role: str | None = None,
-        metadata: dict[str, Any] | None = None,
-        embedding: VectorLike | None = None,
-    ) -> StoredMessage:
-        """See :meth:`SessionContextWindow.edit`."""
-        return await self._hybrid.edit(message_id, content, role=role, metadata=metadata, embedding=embedding)
-
-    async def replace_all(self, messages: Sequence[Message], expected: str | None = None) -> AddedMessages:
-        """See :meth:`SessionContextWindow.replace_all`."""
-        return await self._hybrid.replace_all(messages, expected)
-
-    async def get_context(self) -> list[Message]:
-        """See :meth:`SessionContextWindow.get_context`."""
-        return await self._hybrid.get_context()
-
-    async def get_full_history(self) -> list[Message]:
-        """See :meth:`SessionContextWindow.get_full_history`."""
-        return await self._hybrid.get_full()
-
-    async def smart_context(
-        self,
-        query: str,
-        query_embedding: VectorLike | None = None,
-        recent_k: int = 10,
-        disk_k: int = 5,
-    ) -> dict[str, list[Message]]:
-        """See :meth:`SessionContextWindow.smart_context`."""
-        return await self._hybrid.smart_context(query, query_embedding, recent_k, disk_k)
-
-    async def get_formatted_context(self, max_lines: int = 50) -> str:
-        """See :meth:`SessionContextWindow.get_formatted_context`."""
-        return await self._hybrid.get_formatted_context(max_lines)
-
-    async def flush_to_disk(self) -> bool:
-        """See :meth:`SessionContextWindow.flush_to_disk`."""
-        return await self._hybrid.flush_to_disk()
-
-    async def clear(self) -> bool:
-        """See :meth:`SessionContextWindow.clear`."""
-        return await self._hybrid.clear()
-
-    async def delete_session(self) -> bool:
-        """See :meth:`SessionContextWindow.delete_session`."""
-        return await self._hybrid.delete_session()
+    add_message = awaited(SessionContextWindow.add_message)
+    add_messages = awaited(SessionContextWindow.add_messages)
+    get_last = awaited(SessionContextWindow.get_last)
+    get_messages = awaited(SessionContextWindow.get_messages)
+    get_revision = awaited(SessionContextWindow.get_revision)
+    pop_last = awaited(SessionContextWindow.pop_last)
+    delete_message = awaited(SessionContextWindow.delete_message)
+    edit = awaited(SessionContextWindow.edit)
+    replace_all = awaited(SessionContextWindow.replace_all)
+    get_context = awaited(SessionContextWindow.get_context)
+    get_full_history = awaited(SessionContextWindow.get_full_history)
+    smart_context = awaited(SessionContextWindow.smart_context)
+    get_formatted_context = awaited(SessionContextWindow.get_formatted_context)
+    flush_to_disk = awaited(SessionContextWindow.flush_to_disk)
+    clear = awaited(SessionContextWindow.clear)
+    delete_session = awaited(SessionContextWindow.delete_session)
 
     async def get_stats(self) -> dict[str, Any]:
         """See :meth:`SessionContextWindow.get_stats`."""
