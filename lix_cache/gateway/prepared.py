@@ -10,7 +10,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from lix_cache.gateway.eligibility import bypass_reason
 from lix_cache.gateway.request import Asked, Body, Unkeyable, account_of, answering_headers, key_of, parse
@@ -30,8 +30,7 @@ _MOST_REMEMBERED = 4096
 _LONGEST_SLIM = 2_000
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """Where a request comes from, as far as its key is concerned.
 
     Attributes:
@@ -51,7 +50,7 @@ class Source:
     query: str
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Prepared:
     """A request, understood.
 
