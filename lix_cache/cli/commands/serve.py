@@ -61,8 +61,8 @@ def serve(
 ) -> None:
     """Stand between applications and their model provider, and answer what was answered before.
 
-    Point an application's base_url here and change nothing else. The provider's key comes with each
-    request and is kept nowhere. While Redis is away, requests go through as if there were no cache.
+    Point an application's base_url here. The provider's key comes with each request and is kept nowhere.
+    While Redis is away, requests go through as if there were no cache.
     """
     from lix_cache.gateway.settings import read_settings
 
@@ -71,9 +71,8 @@ def serve(
         return
     library = settings_of(ctx).config()
     changes: dict[str, Any] = {"host": host, "port": port, "embedder": embedder, "workers": workers}
+    changes.update(volatile=volatile or None, sessions=sessions or None)
     changes["upstreams"] = _upstreams(upstream) if upstream else None
-    changes["volatile"] = volatile or None
-    changes["sessions"] = sessions or None
     if demo:
         from lix_cache.gateway.demo import in_thread
 
