@@ -74,9 +74,7 @@ def serve(
     changes.update(volatile=volatile or None, sessions=sessions or None)
     changes["upstreams"] = _upstreams(upstream) if upstream else None
     if demo:
-        from lix_cache.gateway.demo import in_thread
-
-        changes["upstreams"] = [{"name": "demo", "url": in_thread()}]
+        changes["upstreams"] = _scripted()
     reread = partial(read_settings, config, **changes)
     if check:
         _check(reread, library, as_json=as_json)
@@ -93,6 +91,12 @@ def _upstreams(given: list[str]) -> list[dict[str, Any]]:
             name, url = "default" if number == 0 else f"upstream-{number + 1}", text
         found.append({"name": name, "url": url})
     return found
+
+
+def _scripted() -> list[dict[str, Any]]:
+    from lix_cache.gateway.demo import in_thread
+
+    return [{"name": "demo", "url": in_thread()}]
 
 
 def _print_digest() -> None:
