@@ -20,87 +20,9 @@ from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from _bench_provider import serve_provider
+
 from tests.support.redis_server import RedisServer, free_port
-
-_EVENTS = 50
-_TEXT = "It is in the settings, under Security. " * 6
-
-
-def _chat(stream: bool) -> bytes:
-    head = {"id": "chatcmpl-1", "created": 1, "model": "m", "system_fingerprint": "f"}
-    if not stream:
-        message = {"role": "assistant", "content": _TEXT, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 9, "completion_tokens": 60, "total_tokens": 69}
-        body = json.dumps({**head, "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
-        return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
-            len(body),
-            body,
-        )
-    return b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-
-
-def _events() -> list[bytes]:
-    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    deltas: list[tuple[dict[str, Any], str | None]] = [({"role": "assistant", "content": ""}, None)]
-    deltas += [({"content": f"word {n} "}, None) for n in range(_EVENTS - 3)] + [({}, "stop")]
-    lines = [
-        json.dumps(
-            {**head, "choices": [{"index": 0, "delta": d, "logprobs": None, "finish_reason": f}]}
-        ).encode()
-        for d, f in deltas
-    ]
-    return [
-        b"%x\r\n%b\r\n" % (len(e), e) for e in (b"data: " + line + b"\n\n" for line in [*lines, b"[DONE]"])
-    ]
-
-
-class _Provider(asyncio.Protocol):
-    """Answers as soon as a request is whole."""
-
-    def connection_made(self, transport: Any) -> None:
-        self._transport, self._data = transport, b""
-
-    def data_received(self, data: bytes) -> None:
-        self._data += data
-        while b"\r\n\r\n" in self._data:
-            head, _, rest = self._data.partition(b"\r\n\r\n")
-            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
-            if len(rest) < length:
-                return
-            body, self._data = rest[:length], rest[length:]
-            if b'"stream":true' in body:
-                # One write an event, as it would come.
-                self._transport.write(_HEAD_STREAM)
-                if b'"user":"slow"' in body:
-                    self._slowly(0)
-                    return
-                for event in _ALL_EVENTS:
-                    self._transport.write(event)
-                self._transport.write(b"0\r\n\r\n")
-            else:
-                self._transport.write(_WHOLE)
-
-    def _slowly(self, number: int) -> None:
-        """Send an event at a time, so that the first one is there long before the last one."""
-        if number == len(_ALL_EVENTS):
-            self._transport.write(b"0\r\n\r\n")
-            return
-        self._transport.write(_ALL_EVENTS[number])
-        asyncio.get_running_loop().call_later(0.0002, self._slowly, number + 1)
-
-
-_HEAD_STREAM, _WHOLE, _ALL_EVENTS = _chat(True), _chat(False), _events()
-
-
-def _serve_provider(port: int) -> None:
-    async def serve() -> None:
-        server = await asyncio.get_running_loop().create_server(_Provider, "127.0.0.1", port)
-        await server.serve_forever()
-
-    import uvloop
-
-    uvloop.run(serve())
 
 
 class _Client:
@@ -283,6 +205,36 @@ async def _from_redis(port: int, pid: int, count: int) -> dict[str, float]:
     return {"p50_ms": min(times), "median_p50_ms": statistics.median(times), **_best(loads)}
 
 
+async def _by_meaning(port: int, pid: int, count: int) -> dict[str, float]:
+    """One question in ever other words, all of them answered by the first one's answer."""
+    numbers = iter(range(1 << 30))
+
+    def body() -> bytes:
+        words = "How do I reset my password" + " please" * (next(numbers) % 7) + "?" * (next(numbers) % 40)
+        return json.dumps(
+            {"model": "m", "messages": [{"role": "user", "content": words}]}, separators=(",", ":")
+        ).encode()
+
+    client = await _Client().open(port)
+    await client.ask(body())
+    await asyncio.sleep(1)
+    took = []
+    for _ in range(count):
+        asked = body()
+        began, cpu = time.perf_counter(), _cpu(pid)
+        if b"x-lix-cache: hit-l2" in await client.ask(asked):
+            took.append((time.perf_counter() - began, _cpu(pid) - cpu))
+    client.close()
+    if not took:
+        raise SystemExit("no question was answered by meaning")
+    return {
+        "p50_ms": statistics.median(one for one, _ in took) * 1000,
+        "cpu_us": statistics.median(cpu for _, cpu in took) * 1e6,
+        "hits": len(took),
+        "pss_mb": _pss(pid),
+    }
+
+
 def _start(port: int, provider: int, server: RedisServer, **env: str) -> subprocess.Popen[bytes]:
     variables = {
         **os.environ,
@@ -317,45 +269,8 @@ def _timed(work: Awaitable[Any]) -> Any:
     return uvloop.run(run())
 
 
-def main() -> None:
-    """Run all of it and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--count", type=int, default=300, help="requests of one connection in a round")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--provider", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.provider:
-        _serve_provider(options.provider)
-        return
-    provider_port, gateway_port, redis_port = free_port(), free_port(), free_port()
-    provider = subprocess.Popen([sys.executable, __file__, "--provider", str(provider_port)])
-    processes = [provider]
-    try:
-        with RedisServer() as server:
-            gateway = _start(gateway_port, provider_port, server)
-            no_memory = _start(redis_port, provider_port, server, MEMORY_BYTES="0")
-            processes += [gateway, no_memory]
-
-            async def run() -> dict[str, dict[str, float]]:
-                for port in (provider_port, gateway_port, redis_port):
-                    await _until_ready(port)
-                idle = {"pss_mb": _pss(gateway.pid)}
-                found = await _measure(
-                    (provider_port, gateway_port), gateway.pid, options.rounds, options.count
-                )
-                found["hit in Redis, 1 kB"] = await _from_redis(redis_port, no_memory.pid, options.count)
-                found["memory, idle"] = idle
-                found["memory, after"] = {"pss_mb": _pss(gateway.pid)}
-                return found
-
-            found = _timed(run())
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait(20)
-    if options.json:
+def _print(found: dict[str, dict[str, float]], *, as_json: bool) -> None:
+    if as_json:
         print(json.dumps(found, indent=2))
         return
     for name, numbers in found.items():
@@ -366,6 +281,58 @@ def main() -> None:
                 for key, value in numbers.items()
             )
         )
+
+
+def main() -> None:
+    """Run all of it and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--count", type=int, default=300, help="requests of one connection in a round")
+    parser.add_argument(
+        "--embedder", help="folder or hub name of an ONNX model, to measure answers by meaning"
+    )
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--provider", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.provider:
+        serve_provider(options.provider)
+        return
+    provider_port, gateway_port, redis_port, meaning_port = (free_port() for _ in range(4))
+    provider = subprocess.Popen([sys.executable, __file__, "--provider", str(provider_port)])
+    processes = [provider]
+    try:
+        with RedisServer() as server:
+            gateway = _start(gateway_port, provider_port, server)
+            no_memory = _start(redis_port, provider_port, server, MEMORY_BYTES="0")
+            processes += [gateway, no_memory]
+            if options.embedder:
+                # In memory it would find each question again, word for word.
+                more = {"MEMORY_BYTES": "0", "EMBEDDER": options.embedder}
+                by_meaning = _start(meaning_port, provider_port, server, **more)
+                processes.append(by_meaning)
+
+            async def run() -> dict[str, dict[str, float]]:
+                for port in (provider_port, gateway_port, redis_port):
+                    await _until_ready(port)
+                idle = {"pss_mb": _pss(gateway.pid)}
+                found = await _measure(
+                    (provider_port, gateway_port), gateway.pid, options.rounds, options.count
+                )
+                found["hit in Redis, 1 kB"] = await _from_redis(redis_port, no_memory.pid, options.count)
+                if options.embedder:
+                    await _until_ready(meaning_port)
+                    found["hit by meaning"] = await _by_meaning(meaning_port, by_meaning.pid, options.count)
+                found["memory, idle"] = idle
+                found["memory, after"] = {"pss_mb": _pss(gateway.pid)}
+                return found
+
+            found = _timed(run())
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(20)
+    _print(found, as_json=options.json)
 
 
 if __name__ == "__main__":

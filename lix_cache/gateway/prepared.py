@@ -10,7 +10,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -33,8 +33,7 @@ _MOST_REMEMBERED = 4096
 _LONGEST_SLIM = 2_000
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """Where a request comes from, as far as its key is concerned.
 
     Attributes:
@@ -60,7 +59,7 @@ class Source:
         return hashlib.sha256(orjson.dumps(parts)).digest()
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Prepared:
     """A request, understood.
 

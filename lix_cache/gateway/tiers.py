@@ -23,7 +23,7 @@ from lix_cache.gateway.answer import Answer
 from lix_cache.hot.breaker import Breaker
 from lix_cache.hot.clients import lazy_async_client
 from lix_cache.hot.endpoint import endpoint_for
-from lix_cache.hot.keys import Keys
+from lix_cache.hot.keys import Keys, digest
 from lix_cache.hot.pipeline import Pipeline
 from lix_cache.hot.trouble import raise_translated
 from lix_cache.hot.wire import pack
@@ -117,13 +117,18 @@ class RedisTier:
         self._clock = clock
         self.breaker = Breaker(config.redis_retry_seconds, clock)
         self._purges = self._keys.gateway("purges", "", "")
+        self._digests: dict[str, str] = {}
         self._opened: tuple[asyncio.AbstractEventLoop, Any] | None = None
         #: Requests that went without Redis, and why last.
         self.troubles = 0
         self.last_trouble = ""
 
     def _name(self, tenant: str, key: bytes) -> str:
-        return self._keys.gateway("answer", tenant, key.hex())
+        # The digest costs as much as all the rest; there are as many as tenants.
+        known = self._digests.get(tenant)
+        if known is None:
+            known = self._digests[tenant] = digest(tenant)
+        return self._keys.gateway_place("answer", known, key.hex())
 
     async def get(self, tenant: str, key: bytes) -> Entry | None:
         """Return what is kept under a key, however old."""

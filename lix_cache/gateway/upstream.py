@@ -48,7 +48,7 @@ class UpstreamFailed(LixCacheError):
         super().__init__(message)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Outgoing:
     """A request as it goes to a provider.
 

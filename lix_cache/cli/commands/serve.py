@@ -70,8 +70,8 @@ def serve(
 ) -> None:
     """Stand between applications and their model provider, and answer what was answered before.
 
-    Point an application's base_url here and change nothing else. The provider's key comes with each
-    request and is kept nowhere. While Redis is away, requests go through as if there were no cache.
+    Point an application's base_url here. The provider's key comes with each request and is kept nowhere.
+    While Redis is away, requests go through as if there were no cache.
     """
     from lix_cache.gateway.settings import read_settings
 
@@ -80,13 +80,10 @@ def serve(
         return
     library = settings_of(ctx).config()
     changes: dict[str, Any] = {"host": host, "port": port, "embedder": embedder, "workers": workers}
+    changes.update(volatile=volatile or None, sessions=sessions or None)
     changes["upstreams"] = _upstreams(upstream or [], local) or None
-    changes["volatile"] = volatile or None
-    changes["sessions"] = sessions or None
     if demo:
-        from lix_cache.gateway.demo import in_thread
-
-        changes["upstreams"] = [{"name": "demo", "url": in_thread()}]
+        changes["upstreams"] = _scripted()
     reread = partial(read_settings, config, **changes)
     if check:
         _check(reread, library, as_json=as_json)
@@ -135,6 +132,12 @@ def _for_demo(settings: GatewaySettings) -> tuple[dict[str, Any], str]:
     if not settings.tenants:
         changes["sessions"] = True
     return changes, key
+
+
+def _scripted() -> list[dict[str, Any]]:
+    from lix_cache.gateway.demo import in_thread
+
+    return [{"name": "demo", "url": in_thread()}]
 
 
 def _print_digest() -> None:
