@@ -168,10 +168,18 @@ def forwarded(pairs: Iterable[tuple[bytes, bytes]], *, decodes: bool) -> list[tu
             continue
         if _OURS.match(name) or (decodes and name == b"accept-encoding"):
             continue
-        kept.append((name.decode("latin-1"), value.decode("latin-1")))
+        kept.append((name.decode("latin-1"), _text_of(value)))
     if decodes:
         kept.append(("accept-encoding", "identity"))
     return kept
+
+
+def _text_of(value: bytes) -> str:
+    """Return a header's value as a text that is sent as the bytes that it was, if they are UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def returned(pairs: Iterable[tuple[bytes, bytes]]) -> Pairs:

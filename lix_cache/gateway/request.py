@@ -49,7 +49,11 @@ EXCLUDED = frozenset(
     }
 )
 #: Headers that may change an answer, beside the provider's account and ``anthropic-beta``.
-_KEY_HEADERS = ("anthropic-version", "openai-beta", "openai-version")
+_KEY_HEADERS = (
+    *("anthropic-version", "openai-beta", "openai-version"),
+    # Of the account, also where the key is the gateway's own.
+    *("openai-organization", "openai-project"),
+)
 _ACCOUNT_HEADERS = (
     "authorization",
     "x-api-key",
@@ -57,6 +61,8 @@ _ACCOUNT_HEADERS = (
     "openai-organization",
     "openai-project",
 )
+#: Endings of the names under which other providers and proxies take a key.
+_CREDENTIALS = ("api-key", "-authorization", "-auth", "-auth-token", "-access-token", "-subscription-key")
 #: Claude Code's own header in a system block of its own, with a version and, in older ones, a nonce.
 _BILLING = re.compile(r"x-anthropic-billing-header:[ -~]{0,400}\s*\Z")
 #: What an item of ``input`` has if its id only names it.
@@ -212,6 +218,7 @@ def _whole(text: str) -> int:
 def account_of(headers: Mapping[str, str]) -> str:
     """Return a digest of the provider's credentials and account: answers of two accounts never mix."""
     parts = [headers.get(name, "") for name in _ACCOUNT_HEADERS]
+    parts += [f"{name}:{value}" for name, value in sorted(headers.items()) if name.endswith(_CREDENTIALS)]
     return hashlib.sha256(b"account\0" + orjson.dumps(parts)).hexdigest()[:32]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from lix_cache import CacheConfig
-from lix_cache.gateway.settings import TenantSettings
+from lix_cache.gateway.settings import TenantSettings, UpstreamSettings
 from lix_cache.gateway.tenants import digest_of_key
 from tests.support import RedisServer
 from tests.support.provider import Provider, RunningGateway
@@ -151,6 +151,40 @@ def test_names_that_are_ways_are_refused(provider: Provider, gateway: RunningGat
         with pytest.raises(Exception, match="name"):
             RunningGateway(provider, None, tenants=(TenantSettings(name, (digest_of_key(KEY),)),))
     assert provider.calls == []
+
+
+def test_an_offer_of_http_2_is_not_taken(provider: Provider, gateway: RunningGateway) -> None:
+    """Java's client makes it with each first request."""
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
+    request = START.replace(b"Connection: close\r\n", offer) + CL + b"\r\n" + BODY
+    end = START + CL + b"\r\n" + BODY
+    assert raw(gateway.port, request + end, 5).count(b"HTTP/1.1 200") == 2
+    assert len(provider.calls) == 1
+    assert not {"Upgrade", "Proxy-Connection"} & provider.calls[0].headers.keys()
+
+
+@pytest.mark.promise("isolation")
+def test_an_account_is_in_the_key_by_whatever_header_it_is_named(
+    provider: Provider, gateway: RunningGateway, redis_config: CacheConfig
+) -> None:
+    assert post(gateway.url, chat_body()).state == "miss"
+    for name in ("x_goog_api_key", "api_key", "helicone_auth", "cf_aig_authorization", "openai_project"):
+        for value in ("a", "b"):
+            assert post(gateway.url, chat_body(), **{name: value}).state == "miss", name
+    assert post(gateway.url, chat_body(), idempotency_key="x").state == "hit-l1-exact"
+    own = (UpstreamSettings("default", provider.url, api_key="sk-own"),)
+    tenants = (TenantSettings("ann", (digest_of_key(KEY),)),)
+    with RunningGateway(provider, redis_config, tenants=tenants, upstreams=own) as other:
+        for project in ("a", "b"):
+            reply = post(other.url, chat_body(), x_lix_key=KEY, openai_project=project)
+            assert reply.state == "miss", "the key is the gateway's own, the project is the client's"
+
+
+def test_a_header_goes_on_as_the_bytes_that_it_was(provider: Provider, gateway: RunningGateway) -> None:
+    title = "Grüße".encode()
+    request = b"GET /v1/models HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Title: " + title + b"\r\n\r\n"
+    assert b" 200 " in raw(gateway.port, request, 5)[:20]
+    assert provider.calls[-1].headers["x-title"].encode("utf-8", "surrogateescape") == title
 
 
 # -- bodies ----------------------------------------------------------------------------------------
