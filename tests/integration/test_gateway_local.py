@@ -616,6 +616,19 @@ def test_a_damaged_agent_is_none(lab: Lab, data: bytes) -> None:
         assert agents(gateway, "GET").json == {"agents": []}
 
 
+@pytest.mark.promise("no-leak")
+def test_a_sessions_state_goes_with_the_session(lab: Lab, redis_config: CacheConfig) -> None:
+    with lab.gateway(redis_config, sessions=True) as gateway:
+        for name in ("s", "other"):
+            post(gateway.url, said(1, metadata={"n": name}), x_session_id=name, x_lix_cache_mode="off")
+        gateway.settle()
+        gateway.core.local["local"].model.flush()
+        assert len(list(lab.folder.rglob("sessions/*.json"))) == 2
+        assert ask(gateway.url, "DELETE", "/v1/sessions/s").status == 200
+        assert len(list(lab.folder.rglob("sessions/*.json"))) == 1
+        assert [one.session for one in gateway.core.local["local"].model._memory.all()] == ["other"]
+
+
 # -- settings ---------------------------------------------------------------------------------------
 
 
