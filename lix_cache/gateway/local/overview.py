@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -41,7 +42,10 @@ class Overview:
 
     async def metrics(self) -> bytes:
         """Return the lines for Prometheus."""
-        stats = {name: one.model.stats() for name, one in self._models.items() if one.identity}
+        stats = {}
+        for name, one in self._models.items():
+            with contextlib.suppress(EngineBusy):
+                stats[name] = one.model.stats()
         lines = metric_lines(stats, await self.stored())
         return ("\n".join(lines) + "\n").encode()
 
@@ -62,7 +66,7 @@ class Overview:
         found = []
         for name, one in self._models.items():
             told_of: dict[str, Any] = {"upstream": name, "model": one.target, "state": one.state}
-            if one.identity:
+            with contextlib.suppress(EngineBusy):
                 model = one.model
                 facts = model.fingerprint.facts
                 told_of |= {
