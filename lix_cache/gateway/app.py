@@ -121,6 +121,9 @@ class Gateway:
             await core.limits.admit(tenant)
             own = core.sessions if path == "/v1/sessions" or path.startswith("/v1/sessions/") else None
             if own is not None:
+                if core.overview is not None and scope["method"] == "DELETE":
+                    # Its state goes first: stopped here, the session can be deleted again.
+                    await core.overview.forget(tenant, path.split("/")[3:])
                 status = await own.serve(scope, send, tenant)
                 return
             if core.agents is not None and (path == "/v1/agents" or path.startswith("/v1/agents/")):

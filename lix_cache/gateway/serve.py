@@ -312,6 +312,8 @@ async def _reached(route: Any) -> str:
         incoming = await route.upstream.send(Outgoing("HEAD", "/v1/models", []))
     except UpstreamFailed as error:
         return str(error)
-    # Any answer will do: without a key it is a refusal.
     incoming.close()
+    if route.settings.is_local:
+        return str(route.upstream.state)
+    # Any answer will do: without a key it is a refusal.
     return "ok"

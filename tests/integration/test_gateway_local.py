@@ -16,6 +16,7 @@ from lix_cache import CacheConfig
 from lix_cache.errors import ConfigError, EngineError
 from lix_cache.gateway.local import upstream as local_upstream
 from lix_cache.gateway.local.settings import LocalSettings
+from lix_cache.gateway.serve import checked
 from lix_cache.gateway.settings import GatewaySettings, TenantSettings, UpstreamSettings, read_settings
 from lix_cache.gateway.tenants import digest_of_key
 from lix_cache.kv.local_model import LocalModel
@@ -472,6 +473,41 @@ def test_a_model_that_fails_leaves_the_old_one(lab: Lab) -> None:
         assert ask(gateway.url, "GET", "/admin/models").status == 401
 
 
+def test_a_model_that_cannot_come_back_can_be_replaced(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    with lab.gateway(admin_key=digest_of_key(ADMIN)) as gateway:
+        with monkeypatch.context() as broken:
+            broken.setattr(Lab, "load", lambda *_: (_ for _ in ()).throw(EngineError("no memory")))
+            model = gateway.core.local["local"]
+            model._load = lab.load
+            model._swappable._load = lambda: lab.load("toy:1", model._settings)
+            refused = swap(gateway, "toy:2")
+            assert "no model serves" in refused.json["error"]["message"]
+            assert ask(gateway.url, "GET", "/ready").status == 503
+            assert post(gateway.url, said()).status == 503
+            assert agents(gateway, "POST", "", {}).status == 201
+            assert (
+                ask(gateway.url, "GET", "/admin/models", None, ADMIN_HEADERS).json["models"][0]["state"]
+                != "ok"
+            )
+        model._load = lab.load
+        assert swap(gateway, "toy:1").status == 200
+        assert post(gateway.url, said()).status == 200
+
+
+def test_a_check_says_what_is_wrong_with_a_model(lab: Lab) -> None:
+    found = {}
+    for name in ("toy:1", "brick:1"):
+        settings = GatewaySettings(
+            upstreams=(UpstreamSettings("local", f"local:{name}"),),
+            local=LocalSettings(folder=str(lab.folder)),
+            redis=False,
+        )
+        found[name] = checked(settings, CacheConfig())
+    assert found["toy:1"]["parts"]["upstream local"] == "ok"
+    assert not found["brick:1"]["ok"]
+    assert "EngineError" in found["brick:1"]["parts"]["upstream local"]
+
+
 def test_an_exchange_waits_for_replies_and_gives_up(lab: Lab) -> None:
     with lab.gateway(admin_key=digest_of_key(ADMIN), local={"drain_seconds": 0.2}) as gateway:
         post(gateway.url, said())
@@ -614,6 +650,19 @@ def test_a_damaged_agent_is_none(lab: Lab, data: bytes) -> None:
         file.write_bytes(data)
         assert agents(gateway, "GET", path).status == 404
         assert agents(gateway, "GET").json == {"agents": []}
+
+
+@pytest.mark.promise("no-leak")
+def test_a_sessions_state_goes_with_the_session(lab: Lab, redis_config: CacheConfig) -> None:
+    with lab.gateway(redis_config, sessions=True) as gateway:
+        for name in ("s", "other"):
+            post(gateway.url, said(1, metadata={"n": name}), x_session_id=name, x_lix_cache_mode="off")
+        gateway.settle()
+        gateway.core.local["local"].model.flush()
+        assert len(list(lab.folder.rglob("sessions/*.json"))) == 2
+        assert ask(gateway.url, "DELETE", "/v1/sessions/s").status == 200
+        assert len(list(lab.folder.rglob("sessions/*.json"))) == 1
+        assert [one.session for one in gateway.core.local["local"].model._memory.all()] == ["other"]
 
 
 # -- settings ---------------------------------------------------------------------------------------

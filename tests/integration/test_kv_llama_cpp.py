@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from lix_cache.errors import ConfigError, EngineError
-from lix_cache.kv.engine import Options
+from lix_cache.kv.engine import Halt, Options
 from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.store import KvStore
 from lix_cache.kv.tensors import u8
@@ -184,3 +185,29 @@ def test_a_server_that_cannot_be_told_from_others_is_refused(engine: Any, tmp_pa
         llama_cpp.LlamaServerEngine(url, slot_folder=tmp_path, weights="x")
     other = llama_cpp.LlamaServerEngine(url, slot_folder=engine._folder, weights="other")
     assert other.fingerprint != engine.fingerprint
+
+
+@pytest.mark.promise("no-stall")
+def test_a_generation_is_halted_from_another_thread(engine: Any) -> None:
+    ids = engine.tokenize(engine.render(LONG))
+    live = engine.begin()
+    before = Halt()
+    before.set()
+    with pytest.raises(EngineError):
+        next(engine.generate(live, ids[:200], Options(max_tokens=5, halt=before)))
+    assert live.ids == [], "how much the slot holds is not known"
+    halt = Halt()
+    replies = engine.generate(live, ids[:200], Options(max_tokens=800, halt=halt))
+    next(replies)
+    threading.Thread(target=halt.set).start()
+    assert len(list(replies)) < 799
+    # The slot serves on, and says the same as one that was never halted.
+    count = len(live.ids)
+    assert count >= 200
+    engine.cut(live, 200)
+    engine.export(live, 0, 200)
+    again = list(engine.generate(live, ids[200:220], Options(max_tokens=10)))
+    fresh = engine.begin()
+    assert list(engine.generate(fresh, ids[:220], Options(max_tokens=10))) == again
+    engine.release(live)
+    engine.release(fresh)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lix_cache.errors import ConfigError, EngineError, InvalidInput
-from lix_cache.kv.engine import Options
+from lix_cache.kv.engine import Halt, Options
 from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.store import KvStore
 from tests.support.kv_models import SYSTEM, conversation, model_folder, transformers_engine
@@ -511,3 +511,30 @@ def test_a_hybrid_model_resumes_where_it_stood_and_at_the_system_prompt(hybrid: 
     )
     other.all()
     assert other.usage.cached_tokens == system
+
+
+@pytest.mark.promise("no-stall")
+def test_a_prompt_that_is_being_computed_can_be_halted(engine: Any) -> None:
+    halt, fed = Halt(), []
+    live = engine.begin()
+    generated = engine.generate(live, [5] * 1200, Options(halt=halt))
+    model = engine._model
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        fed.append(1)
+        halt.set()
+        return model(*arguments, **options)
+
+    engine._model = counted
+    counted.device = model.device  # type: ignore[attr-defined]
+    try:
+        with pytest.raises(EngineError, match="halted"):
+            next(generated)
+    finally:
+        engine._model = model
+    assert (len(fed), len(live.ids)) == (1, 512), "what it computed is kept"
+    again = Halt()
+    replies = engine.generate(live, [7], Options(max_tokens=50, halt=again))
+    next(replies)
+    again.set()
+    assert len(list(replies)) <= 1

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lix_cache.kv.engine import Live
+from lix_cache.kv.engine import Halt, Live
 from lix_cache.kv.identity import as_ids
 from lix_cache.kv.manifest import Part
 from lix_cache.kv.memory import Entry, MemoryTier
@@ -146,3 +146,40 @@ def test_the_memory_tier_lets_the_least_recently_used_go() -> None:
     other = Entry("t", "s0", Live())
     tier.remove(other)
     assert tier.get("t", "s0") is entries[0]
+
+
+def test_a_halt_is_heard_once_and_at_once_if_it_was_set() -> None:
+    halt, heard = Halt(), []
+    with halt.heard_by(lambda: heard.append(1)):
+        pass
+    halt.set()
+    assert heard == [], "what is over hears nothing"
+    with halt.heard_by(lambda: heard.append(2)):
+        assert heard == [2]
+    again = Halt()
+    with again.heard_by(lambda: heard.append(3)):
+        again.set()
+        again.set()
+    assert heard == [2, 3]
+
+
+def test_the_prompts_usage_is_known_with_the_first_token() -> None:
+    computed = 9
+    reply = Reply(
+        "s",
+        Usage(10, 3, 0, "disk"),
+        None,
+        iter([97, 98]),
+        lambda ids: bytes(ids).decode(),
+        ["b"],
+        frozenset(),
+        lambda _: None,
+        lambda: computed,
+        [1, 2],
+    )
+    assert next(reply) == "a"
+    assert reply.usage.cached_tokens == 1, "as the engine counted, not as it was hoped"
+    computed = 0
+    reply.all()
+    assert (reply.usage.cached_tokens, reply.stopped_by, reply.finish_reason) == (1, "b", "stop")
+    assert list(reply.prompt) == [1, 2]

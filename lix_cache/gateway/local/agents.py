@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from lix_cache.errors import LixCacheError
 from lix_cache.gateway.asgi import Gone, Receive, Scope, Send, headers_of, read_body, respond, watch
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.local.agent_files import AgentFiles
@@ -61,6 +62,13 @@ class Agents:
             Refused: it makes no sense, or not now.
         """
         tenant.check("generate")
+        try:
+            return await self._serve(scope, receive, send, tenant)
+        except LixCacheError as error:
+            # A model that is being loaded, a disk that refuses: nothing was sent yet.
+            raise refusal_of(error) from None
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, tenant: Tenant) -> int:
         parts, method = scope["path"].split("/")[3:], scope["method"]
         identity, what = (parts[0] if parts else ""), (parts[1] if len(parts) > 1 else "")
         if len(parts) > 2 or what not in ("", "generate", "stats") or (identity and not _ID.match(identity)):
@@ -202,7 +210,7 @@ class Agents:
             self.core.spent(tenant, usage.prompt_tokens, usage.completion_tokens, agent["model"])
             agent["messages"] += [turn, {"role": "assistant", "content": text}]
             for name, count in {"calls": 1, **_told(usage)}.items():
-                agent["counts"][name] += count
+                agent["counts"][name] = agent["counts"].get(name, 0) + count
             await asyncio.to_thread(self._files.write, tenant.name, agent)
             if asked.is_stream:
                 last = {"finish_reason": ended.reason, "usage": _told(usage)}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +14,8 @@ from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.local.loading import check_target, store_folder
 from lix_cache.gateway.local.reports import metric_lines
 from lix_cache.gateway.local.settings import LocalSettings
-from lix_cache.gateway.local.upstream import LocalUpstream
+from lix_cache.gateway.local.upstream import LocalUpstream, tenant_of
+from lix_cache.gateway.tenants import Tenant
 from lix_cache.kv.inspection import store_stats
 from lix_cache.kv.store import KvStore
 
@@ -40,7 +42,10 @@ class Overview:
 
     async def metrics(self) -> bytes:
         """Return the lines for Prometheus."""
-        stats = {name: one.model.stats() for name, one in self._models.items() if one.identity}
+        stats = {}
+        for name, one in self._models.items():
+            with contextlib.suppress(EngineBusy):
+                stats[name] = one.model.stats()
         lines = metric_lines(stats, await self.stored())
         return ("\n".join(lines) + "\n").encode()
 
@@ -61,7 +66,7 @@ class Overview:
         found = []
         for name, one in self._models.items():
             told_of: dict[str, Any] = {"upstream": name, "model": one.target, "state": one.state}
-            if one.identity:
+            with contextlib.suppress(EngineBusy):
                 model = one.model
                 facts = model.fingerprint.facts
                 told_of |= {
@@ -73,6 +78,25 @@ class Overview:
                 }
             found.append(told_of)
         return {"models": found, "store": await self.stored()}
+
+    async def forget(self, tenant: Tenant, parts: Sequence[str]) -> None:
+        """Remove a session's state from memory and disk, where a tenant may delete its sessions.
+
+        Args:
+            tenant: whose it is.
+            parts: of the path behind ``/v1/sessions``.
+
+        Raises:
+            Refused: a model is being loaded; try again.
+        """
+        if len(parts) != 1 or not parts[0] or not tenant.keeps_sessions or "sessions" not in tenant.scopes:
+            return
+        try:
+            models = [one.model for one in self._models.values()]
+        except EngineBusy as error:
+            raise Refused(503, "model_busy", str(error), retry_after=3) from None
+        for model in models:
+            await asyncio.to_thread(model.forget, tenant_of(tenant.name), parts[0])
 
     async def exchange(self, target: str, upstream: str | None) -> dict[str, Any]:
         """Load another model in the place of one; the old one serves on where that fails.

@@ -198,7 +198,8 @@ class LocalUpstream:
     async def _swap(self, target: str) -> None:
         def work() -> bool:
             swappable = self._swappable
-            if swappable is None:
+            if swappable is None or not self.identity:
+                # None was loaded, or the one before could not be loaded again either.
                 self._swappable = SwappableModel(lambda: self._load(target, self._settings))
             else:
                 swappable.swap(lambda: self._load(target, self._settings), self._settings.drain_seconds)

@@ -107,7 +107,7 @@ class MlxEngine:
         for name, array in sorted(arrays):
             digest.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
             digest.update(self._bytes(array))
-        tokenizer = getattr(self._tokenizer, "_tokenizer", self._tokenizer)
+        tokenizer = self._tokenizer
         text = str(tokenizer.backend_tokenizer.to_str())
         return {
             "engine": "mlx",
