@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from lix_cache.errors import EngineError, KvBusy
 from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.store import KvStore
 from lix_cache.kv.swap import SwappableModel
+from tests.support.kv import open_files
 from tests.support.kv_engine import ToyEngine
 
 SYSTEM = {"role": "system", "content": "You take orders at a coffee bar. " * 20}
@@ -39,7 +38,7 @@ def test_a_thousand_sessions_leave_nothing_open(exports: Any, count: int, tmp_pa
     for number in range(20):
         model.generate(talk(number), session=f"s{number}", max_tokens=5).all()
     gc.collect()
-    files, threads = _open_files(tmp_path), threading.active_count()
+    files, threads = open_files(tmp_path), threading.active_count()
     maps = _maps(tmp_path)
     for number in range(20, count):
         reply = model.generate(talk(number), session=f"s{number}", max_tokens=5)
@@ -52,7 +51,7 @@ def test_a_thousand_sessions_leave_nothing_open(exports: Any, count: int, tmp_pa
             assert model.flush() > 0
     gc.collect()
     assert engine.live == model.stats()["live_sessions"] <= 8
-    assert _open_files(tmp_path) <= files
+    assert open_files(tmp_path) <= files
     assert threading.active_count() <= threads  # those of other tests may end
     assert _maps(tmp_path) <= maps + 2
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= budget
@@ -61,15 +60,6 @@ def test_a_thousand_sessions_leave_nothing_open(exports: Any, count: int, tmp_pa
     # The system prompt is there once.
     system = [one for one in model._store.catalogue().files.values() if len(one.sessions) > 5]  # type: ignore[union-attr]
     assert system
-
-
-def _open_files(folder: Path) -> int:
-    """Return how many of the folder's files are open; what other tests left open is theirs."""
-    count = 0
-    for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            count += os.readlink(f"/proc/self/fd/{fd}").startswith(str(folder))
-    return count
 
 
 def _maps(folder: Path) -> int:

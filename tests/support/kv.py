@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +25,7 @@ from lix_cache.kv.manifest import Manifest
 from lix_cache.kv.store import KvStore, Piece, Saved
 from lix_cache.kv.tensors import State, Tensor
 
-__all__ = ["FINGERPRINT", "loaded_tokens", "pieces_of", "save_tokens", "state_of", "tokens"]
+__all__ = ["FINGERPRINT", "loaded_tokens", "open_files", "pieces_of", "save_tokens", "state_of", "tokens"]
 
 FINGERPRINT = fingerprint_of({"weights": "one", "engine": "none"})
 
@@ -99,3 +102,12 @@ def loaded_tokens(
         assert all(bytes(state[name].view) == expected[name].view for name in state)
         found.append(len(piece.ids))
     return found
+
+
+def open_files(folder: Path) -> int:
+    """Return how many of the folder's files are open; what other tests left open is theirs."""
+    count = 0
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            count += os.readlink(f"/proc/self/fd/{fd}").startswith(str(folder))
+    return count
