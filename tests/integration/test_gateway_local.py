@@ -644,6 +644,39 @@ def test_what_is_no_call_of_an_agent_is_refused(
         assert agents(gateway, method, path, body).status == status
 
 
+def test_agents_are_not_without_number_and_cost_their_tenants_budget(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lix_cache.gateway.local.agents._MOST_AGENTS", 1)
+    tenant = TenantSettings("ann", (digest_of_key("a" * 20),), tokens_per_day=5)
+    headers = {"x-lix-key": "a" * 20}
+    with lab.gateway(tenants=(tenant,)) as gateway:
+        made = ask(gateway.url, "POST", "/v1/agents", b"{}", headers).json["id"]
+        assert ask(gateway.url, "POST", "/v1/agents", b"{}", headers).status == 409
+        path = f"/v1/agents/{made}/generate"
+        said = [ask(gateway.url, "POST", path, b'{"prompt":"x"}', headers).status for _ in range(2)]
+        assert said == [200, 429]
+
+
+def test_an_agent_whose_model_fails_keeps_what_it_had(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    with lab.gateway() as gateway:
+        path = "/" + agents(gateway, "POST", "", {}).json["id"]
+        prefill = Toy.prefill
+
+        def fails(self: Toy, live: Any, ids: Any) -> None:
+            if len(ids) == 1 and len(live.ids) > 40:
+                raise RuntimeError("secret")
+            prefill(self, live, ids)
+
+        monkeypatch.setattr(Toy, "prefill", fails)
+        whole = agents(gateway, "POST", path + "/generate", {"prompt": "x" * 30})
+        assert whole.status == 500
+        assert b"secret" not in whole.body
+        half = agents(gateway, "POST", path + "/generate", {"prompt": "x" * 20, "stream": True})
+        assert not half.is_whole or b"[DONE]" not in half.body
+        assert agents(gateway, "GET", path).json["messages"] == []
+
+
 @pytest.mark.promise("bad-bytes")
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"id":"x"}', b"\xff"])
 def test_a_damaged_agent_is_none(lab: Lab, data: bytes) -> None:

@@ -300,7 +300,7 @@ class MlxEngine:
 
     def _array(self, tensor: Tensor) -> Any:
         name = _INTEGERS[ITEM_SIZE[tensor.dtype]]
-        made = self._mx.array(np.array(tensor.array(name)))
+        made = self._mx.array(tensor.array(name))
         if tensor.dtype == "BOOL":
             return made.astype(self._mx.bool_)
         return made.reshape(-1).view(getattr(self._mx, _MLX[tensor.dtype])).reshape(tensor.shape)
