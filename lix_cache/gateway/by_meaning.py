@@ -39,7 +39,7 @@ _MOST_TENANTS = 64
 _PAUSE = 5.0
 _FAILED = frozenset({Reason.EMBEDDER_FAILED, Reason.EMBEDDER_TIMEOUT})
 #: How long equal questions in other words, or of other processes, wait for one another.
-_LOCK_SECONDS = 30.0
+_LOCK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)

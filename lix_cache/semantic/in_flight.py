@@ -51,6 +51,8 @@ __all__ = ["Asking", "Keep", "Lead", "Wait", "join", "lead_if_free", "leading_of
 T = TypeVar("T")
 
 _TOKEN_BYTES = 16
+#: In one call; each is a round trip, and there may be many after Redis was away.
+_MOST_TOLD = 8
 #: Waits for what a flight brings, so many seconds and then OVERDUE, as the variant waits.
 Wait: TypeAlias = Callable[["Promise[Any]", float], Any]
 
@@ -357,12 +359,15 @@ def _led(lead: Lead, until: float) -> Flow[Lookup | Lead]:
 
 
 def _tell_dropped(flights: Flights) -> Flow[None]:
-    while flights.dropped:
+    """Let others wait no longer for calls that ended here when nothing was said, or Redis was away."""
+    for _ in range(_MOST_TOLD):
         try:
             shared = flights.dropped.popleft()
         except IndexError:
-            return  # another thread was faster
-        yield from shared.give_back(stored=None)
+            return
+        if not (yield from shared.give_back(stored=None)):
+            flights.dropped.appendleft(shared)
+            return
 
 
 def _shared(core: Core, asking: Asking) -> Shared:

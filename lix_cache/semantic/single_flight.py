@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lix_cache.compute import Failed, settled
 from lix_cache.daemon import Promise
 from lix_cache.effects import Flow, RedisCall, Sleep
-from lix_cache.errors import RedisError
+from lix_cache.errors import RedisError, RedisUnavailable
 from lix_cache.hot.entries import LARGE_BYTES
 from lix_cache.hot.flight_scripts import GIVE_BACK, TAKE
 from lix_cache.hot.scripts import ScriptCall
@@ -250,6 +250,8 @@ class Shared:
     token: bytes
     deadline_seconds: float
     is_mine: bool = False
+    #: When it ends by itself in Redis, by the cache's monotonic clock.
+    until: float = 0.0
 
     def take(self, look: Callable[[], Flow[Lookup]], until: float) -> Flow[Lookup | None]:
         """Wait for an answer or for the turn to make one.
@@ -266,7 +268,7 @@ class Shared:
         while True:
             held = yield from self._try(seen)
             if held is None or held == self.token or held.startswith(b"-"):
-                self.is_mine = held == self.token
+                self.is_mine = held == self.token or (held is None and self.is_mine)
                 return None
             if held.startswith(b"+"):
                 found = yield from look()
@@ -284,30 +286,43 @@ class Shared:
         held = yield from self._try(b"")
         if held is not None and held.startswith((b"+", b"-")):
             held = yield from self._try(held)
-        self.is_mine = held == self.token
-        return self.is_mine
+        self.is_mine = held == self.token or (held is None and self.is_mine)
+        return held == self.token
 
     def _try(self, seen: bytes) -> Flow[bytes | None]:
-        """Return what the key holds then; None if Redis cannot say."""
+        """Return what the key holds then; None if Redis cannot say.
+
+        Redis may have carried out what it did not answer. Then the flight may be the caller's, and is given
+        back like one that is: the token in the key tells.
+        """
         ttl = max(1, int(self.deadline_seconds * 1000))
         try:
             return bytes((yield RedisCall(ScriptCall(TAKE, (self.key,), (self.token, ttl, seen)))))
         except RedisError as error:
             self.core.stats.trouble("single_flight_errors", error)
+            self.is_mine = isinstance(error, RedisUnavailable) and error.maybe_done
             return None
+        finally:
+            # Later than in Redis, where it began before the answer came.
+            self.until = self.core.clock.monotonic() + self.deadline_seconds
 
-    def give_back(self, *, stored: bool | None) -> Flow[None]:
+    def give_back(self, *, stored: bool | None) -> Flow[bool]:
         """End the flight, if it is still the caller's.
 
         Args:
             stored: whether there is an answer; None: there was no run, and another has to.
+
+        Returns:
+            False if Redis could not be told: then it is still the caller's, until it ends by itself.
         """
-        if not self.is_mine:
-            return
-        self.is_mine = False
+        if not self.is_mine or self.core.clock.monotonic() > self.until:
+            self.is_mine = False
+            return True
         end = b"" if stored is None else b"+" if stored else b"-"
         try:
             yield RedisCall(ScriptCall(GIVE_BACK, (self.key,), (self.token, end, _SEEN_MS)))
         except RedisError as error:
-            # It ends by itself at its deadline.
             self.core.stats.trouble("single_flight_errors", error)
+            return False
+        self.is_mine = False
+        return True

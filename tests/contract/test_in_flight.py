@@ -681,3 +681,25 @@ async def test_redis_lost_under_way_loses_no_answer(lab: Lab) -> None:
         assert (await task).response == "Paris"
         assert await lab.all(stream) == EVENTS[1:]
         assert other.stored.refused == "RedisUnavailable"
+
+
+@pytest.mark.promise("no-stall")
+@contract
+async def test_who_comes_next_does_not_wait_for_a_call_that_ended_while_redis_hung(lab: Lab) -> None:
+    with RedisServer() as own_redis:
+        config = lab.config.replace(
+            redis_port=own_redis.port, redis_socket_timeout=0.2, redis_retry_seconds=0.05
+        )
+        cache = lab.cache(config=config)
+        call = await lab.do(cache.begin, Q)
+        own_redis.pause()
+        assert (await lab.do(call.complete, "Paris")).refused
+        del call
+        gc.collect()
+        own_redis.resume()
+        await asyncio.sleep(0.3)  # until the server is asked again
+        begun = asyncio.create_task(lab.do(cache.begin, Q, lock_seconds=60))
+        again = await asyncio.wait_for(begun, 20)
+        assert not again.is_hit
+        assert await lab.do(again.complete, "Paris")
+        assert (await lab.do(cache.lookup, Q)).response == "Paris"

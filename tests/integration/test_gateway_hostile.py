@@ -378,8 +378,8 @@ def test_forged_entries_in_redis_are_misses(
     client = redis_server.client()
     (key,) = client.scan_iter(f"{redis_config.redis_key_prefix}*gw:answer*")
     good = client.get(key)
-    head = struct.Struct("<4sddH")
-    magic, created, expires, length = head.unpack_from(good)
+    head = struct.Struct("<4sddHH")
+    magic, created, expires, length, tags = head.unpack_from(good)
     later = time.time() + 100
     times = [
         (float("nan"), later),
@@ -388,9 +388,9 @@ def test_forged_entries_in_redis_are_misses(
         (-1e308, later),
         (1e300, 1e301),
     ]
-    forged = [head.pack(magic, *pair, length) + good[head.size :] for pair in times]
-    forged += [b"", b"LXG1", good[:-1], good + b"x", good[:40], head.pack(magic, created, expires, 65535)]
-    start = head.size + length  # before it is the model's name, by which an admin purges
+    forged = [head.pack(magic, *pair, length, tags) + good[head.size :] for pair in times]
+    forged += [b"", b"LXG2", good[:-1], good + b"x", good[:40], head.pack(magic, created, expires, 65535, 0)]
+    start = head.size + length + tags  # before it is the model's name, by which an admin purges
     forged += [good[:at] + bytes((good[at] ^ 0x55,)) + good[at + 1 :] for at in range(start, len(good), 97)]
     for data in forged:
         client.set(key, data)

@@ -121,7 +121,28 @@ def test_without_redis_all_callers_run_and_it_is_counted() -> None:
     assert run(flight.take(look(), 2.0), core, [RedisUnavailable("gone")])[0] is None
     assert not flight.is_mine
     assert core.stats.counters["single_flight_errors"] == 1
-    assert run(flight.give_back(stored=True), core, []) == (None, [])
+    assert run(flight.give_back(stored=True), core, []) == (True, [])
+
+
+@pytest.mark.promise("no-stall")
+def test_a_flight_that_redis_may_have_taken_is_given_back() -> None:
+    core = Core()
+    flight = shared(core)
+    assert run(flight.take(look(), 2.0), core, [RedisUnavailable("late", maybe_done=True)])[0] is None
+    told, effects = run(flight.give_back(stored=False), core, [1])
+    assert told
+    assert effects[0].command.script is GIVE_BACK
+
+
+@pytest.mark.promise("no-stall")
+def test_an_end_that_redis_was_not_told_is_told_later_until_the_flight_has_ended_by_itself() -> None:
+    core = Core()
+    flight = shared(core)
+    run(flight.take(look(), 2.0), core, [b"=mine"])
+    assert run(flight.give_back(stored=False), core, [RedisUnavailable("gone")])[0] is False
+    assert run(flight.give_back(stored=False), core, [RedisUnavailable("gone")])[0] is False
+    core.clock.advance(1.1)
+    assert run(flight.give_back(stored=False), core, []) == (True, [])
 
 
 @pytest.mark.parametrize(
