@@ -165,7 +165,7 @@ def test_a_flight_is_given_back_once(stored: bool) -> None:
     _, effects = run(flight.give_back(stored=stored), core, [1])
     assert effects[0].command.script is GIVE_BACK
     assert effects[0].command.args[:2] == (b"=mine", b"+" if stored else b"-")
-    assert run(flight.give_back(stored=stored), core, []) == (None, [])
+    assert run(flight.give_back(stored=stored), core, []) == (True, [])
 
 
 def test_a_flight_that_cannot_be_given_back_ends_by_itself() -> None:
