@@ -1,8 +1,11 @@
 """The sessions of a store by last use, page by page: hot and cold together.
 
 Redis knows the last use of the hot sessions, in order (the activity index), and gives as many as a page
-takes. Of the others the archive's listing tells when they were last appended to. That is one listing for each
+takes. Of the others the archive's listing tells the time of the last message. That is one listing for each
 page, and no session is read but those on the page.
+
+A message is added by a use. So a session that is moved to disk keeps its place or, where it was only read
+since its last message, falls back: it never jumps over the cursor to where no later page goes.
 """
 
 from __future__ import annotations
@@ -129,7 +132,7 @@ def _cold_after(
     last: _Place | None,
 ) -> Flow[list[_Place]]:
     """Return the first cold sessions after a place and before another: those that Redis does not list."""
-    every = (_Place(int(meta.updated_at * 1000), name.encode()) for name, meta in metas.items())
+    every = (_Place(round(meta.last_use * 1000), name.encode()) for name, meta in metas.items())
     rest: Iterator[_Place] = iter(
         sorted(
             (one for one in every if (after is None or one < after) and (last is None or one > last)),

@@ -33,7 +33,7 @@ class SessionInfo:
         session_id: its id; a key where it has a namespace.
         hot_messages: messages in Redis, those that lix-open-cache left there included.
         cold_messages: messages in the archive.
-        last_use: Unix seconds of its last use, or of its last append where it is cold.
+        last_use: Unix seconds of its last use; of its last message or change where it is cold.
         redis_bytes: memory of its window on the server.
         disk_bytes: size of its archive file.
     """

@@ -74,7 +74,7 @@ class StoreAdmin:
         hot = self._drive(rounds.list_hot(self._store))
         cold = {meta.session_id: meta for meta in self._store.cold.all_metadata()}
         old = self._drive(moving_over.old_sessions(self._store, self._names_left()))
-        last_use = {sid: meta.updated_at for sid, meta in cold.items()} | hot
+        last_use = {sid: meta.last_use for sid, meta in cold.items()} | hot
         last_use |= {sid: max(left.last_use, last_use.get(sid, 0.0)) for sid, left in old.items()}
         last_use = {sid: used for sid, used in last_use.items() if in_namespace(sid, start)}
         newest_first = sorted(last_use, key=lambda sid: (-last_use[sid], sid))[:limit]
@@ -92,8 +92,10 @@ class StoreAdmin:
         """Return a page of the sessions, hot and cold together, the last used first.
 
         A session that is used while you go from page to page moves to the front: it is on the first page
-        then, and on no later one. Sessions that lix-open-cache left are not listed here. Costs one round trip
-        for each bucket and two for what is on the page, and one listing of the archive.
+        then, and on no later one. One that moves to disk is on one of the pages; on two if it was read after
+        its last message, because the place of a session on disk is that of its last message or change.
+        Sessions that lix-open-cache left are not listed here. Costs one round trip for each bucket and two
+        for what is on the page, and one listing of the archive.
 
         Args:
             limit: how many at most, 1,000 at most.
@@ -116,7 +118,7 @@ class StoreAdmin:
             return None
         keys = self._store.hot.keys
         score = self._drive(flows.ask(("ZSCORE", keys.active(keys.bucket(stored)), stored)))
-        used = float(score) / 1000 if score else meta.updated_at if meta else 0.0
+        used = float(score) / 1000 if score else meta.last_use if meta else 0.0
         return info_of(stored, size, meta, max(used, left.last_use if left else 0.0), left)
 
     def messages(self, session_id: SessionName) -> list[Message]:

@@ -395,4 +395,5 @@ class ConversationArchive:
 
 def _for_users(found: SessionMetadata | TrashedSession) -> dict[str, Any]:
     # Not asdict(), which copies every value, and takes as long as reading the file.
-    return {**vars(found), "session_id": shown(found.session_id)}
+    told = {name: value for name, value in vars(found).items() if name != "last_use"}
+    return {**told, "session_id": shown(found.session_id)}

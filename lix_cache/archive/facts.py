@@ -57,6 +57,7 @@ class SessionMetadata:
         updated_at: Unix seconds of its last append.
         num_turns: turns in the archive.
         size_bytes: bytes they take.
+        last_use: Unix seconds of its last message, or of a later change. Never of its move to the archive.
     """
 
     session_id: str
@@ -64,6 +65,7 @@ class SessionMetadata:
     updated_at: float
     num_turns: int
     size_bytes: int
+    last_use: float
 
 
 @dataclass(frozen=True)

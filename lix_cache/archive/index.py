@@ -155,6 +155,15 @@ class FrameIndex:
         """Unix seconds."""
         return self.updated_ms / 1000
 
+    @property
+    def last_use(self) -> float:
+        """Unix seconds of the last message, or of the change that the frame makes.
+
+        Not of the append: messages are used when they are added, and appended when they are moved here.
+        """
+        is_change = self.kind == KIND_MARK or self.taken > 0
+        return max(self.newest.timestamp, self.updated_at if is_change else 0.0) or self.updated_at
+
 
 #: The index of a file without frames.
 EMPTY = FrameIndex()

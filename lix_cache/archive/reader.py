@@ -319,14 +319,17 @@ class ArchiveReader(ArchiveFolder):
             raise foreign(os.path.basename(path), header.session_id, session_id)
         if frame is not None and header is not None:
             created, updated, count = header.created_at, frame.index.updated_at, frame.index.visible
+            used = frame.index.last_use
         elif old is not None:
             created, updated, count = old
+            used = updated
         else:
             found = self._contents_at(path, session_id, locked=locked)
             if found is None:
                 return None
             created, updated, count = found.created_at, found.updated_at, len(found.turns)
-        return SessionMetadata(session_id, created, updated, count, tail.size)
+            used = found.index.last_use
+        return SessionMetadata(session_id, created, updated, count, tail.size, used)
 
     def _doubts(self, file: SessionFile) -> tuple[list[Link], bool]:
         """Return what is in doubt in a file, and whether its chain says so.

@@ -78,7 +78,7 @@ def _text(name: str) -> str:
 
 #: Messages in a page of a window, at most (lua/session/pages.lua).
 PAGE = 2000
-#: How long a key of a message is known at least, unless 10,000 others follow it (lua/session/add.lua).
+#: How long a key of a message is known at least (lua/session/add.lua).
 KEYS_MS = 86_400_000
 
 ADD = Script("session/add")

@@ -206,8 +206,15 @@ def _timed(turn: Turn, now: float) -> Turn:
 
 
 def revision(session: Session) -> Flow[str]:
-    """Return what changes whenever a message is added, deleted or edited."""
-    last = yield from history.last(session, 1)
+    """Return what changes whenever a message is added, deleted or edited.
+
+    Never without Redis. What is added meanwhile goes to the archive, under larger ids than the messages that
+    Redis alone has: the archive by itself would name a state without these as it names the one with them.
+
+    Raises:
+        RedisUnavailable: what Redis holds cannot be known.
+    """
+    last = yield from history.last(session, 1, of_both=True)
     archived: Summary = yield DiskCall(partial(session.store.cold.summary, session.id), waits=True)
     return _named(archived, last)
 

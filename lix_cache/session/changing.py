@@ -24,7 +24,11 @@ class Changing(Hybrid):
     _drive: StoreDriver
 
     def get_revision(self) -> str:
-        """Return what names the session's present state: another text after each add, deletion or edit."""
+        """Return what names the session's present state: another text after each add, deletion or edit.
+
+        Raises:
+            RedisUnavailable: what Redis holds cannot be known, whatever ``on_redis_error`` says.
+        """
         return self._drive(changes.revision(self._session))
 
     def pop_last(self) -> StoredMessage | None:

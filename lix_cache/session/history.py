@@ -21,13 +21,24 @@ if TYPE_CHECKING:
 __all__ = ["between", "last", "newest_hot"]
 
 
-def last(session: Session, count: int) -> Flow[list[Turn]]:
-    """Return the newest messages, in order: from the disk only what Redis does not hold."""
-    return (yield from between(session, count, None, None))
+def last(session: Session, count: int, *, of_both: bool = False) -> Flow[list[Turn]]:
+    """Return the newest messages, in order: from the disk only what Redis does not hold.
+
+    Args:
+        session: the session.
+        count: how many.
+        of_both: what the archive has alone will not do, whatever the policy says.
+    """
+    return (yield from between(session, count, None, None, of_both=of_both))
 
 
 def between(
-    session: Session, count: int, before: MessageId | None, after: MessageId | None
+    session: Session,
+    count: int,
+    before: MessageId | None,
+    after: MessageId | None,
+    *,
+    of_both: bool = False,
 ) -> Flow[list[Turn]]:
     """Return messages between two ids: the oldest after ``after``, or else the newest before ``before``.
 
@@ -44,6 +55,8 @@ def between(
         else:
             hot, enough = yield from newest_hot(session, count, before)
     except RedisUnavailable as error:
+        if of_both:
+            raise
         found = yield from without_redis(session, _archived(session, count, before, after), error)
         return found if found is not None else (yield from between(session, count, before, after))
     if enough:

@@ -7,6 +7,7 @@ fixtures; see ``test_cold_tier.py``.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -240,6 +241,24 @@ class ColdTierContract:
             assert tier.summary("s", locked=True) == tier.summary("s")
             assert tier.look("s", locked=True) == tier.look("s")
             assert tier.metadata("s", locked=True) == meta
+
+    def test_the_last_use_is_that_of_the_last_message_or_change_and_not_of_the_append(
+        self, tier: ColdTier
+    ) -> None:
+        append(tier, turn(1), turn(2))
+        append(tier, turn(5))
+        (listed,) = tier.all_metadata()
+        assert listed.last_use == turn(5).id.timestamp < listed.updated_at
+        assert listed == tier.metadata("s")
+        before = time.time()
+        with holding(tier):
+            tier.clear_locked("s")
+        (listed,) = tier.all_metadata()
+        assert before - 0.001 <= listed.last_use <= time.time()
+        with holding(tier):
+            tier.take_out_locked("s", tier.turns("s")[:1])
+        (changed,) = tier.all_metadata()
+        assert changed.last_use >= listed.last_use
 
     # -- isolation --------------------------------------------------------------------------
 

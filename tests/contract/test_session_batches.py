@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from lix_cache import KeyReused
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ArchiveUnavailable, ConfigError, InvalidInput, InvalidMessage
+from lix_cache.hot import scripts
 from tests.support import RedisServer
 from tests.support.sessions import batch, said
 from tests.support.twins import Twins
@@ -307,3 +309,51 @@ def test_counts_that_make_no_sense_are_refused(cache: Any) -> None:
             cache.get_last(bad)
         with pytest.raises(ConfigError):
             cache.get_messages(limit=bad)
+
+
+@pytest.fixture
+def few_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Redis remember ten keys in each of its two hashes."""
+    add = scripts.Script("session/add")
+    few = re.sub(r"(MOST_KEYS = \d+, )\d+", r"\g<1>10", add.source)
+    assert few != add.source
+    add.__dict__["source"] = few
+    monkeypatch.setattr(scripts, "ADD", add)
+
+
+@pytest.mark.parametrize("where", ["hot", "half", "cold"])
+@pytest.mark.usefixtures("few_keys")
+def test_a_key_of_the_last_day_is_recognised_however_many_others_came_after_it(
+    open_cache: Callable[..., Any], where: str
+) -> None:
+    cache, other = open_cache(hot_window_size=50), open_cache(hot_window_size=50)
+    first = cache.add_messages(batch("first", "second"), keys=["first", "second"])
+    if where != "hot":
+        cache.flush_to_disk()
+    many = [f"{n}" for n in range(44)]
+    for start in range(0, len(many), 11):
+        cache.add_messages(batch(*many[start : start + 11]), keys=many[start : start + 11])
+    if where == "cold":
+        cache.flush_to_disk()
+    again = other.add_messages(batch("second", "third", "first"), keys=["second", "third", "first"])
+    assert (again.added, again.ids[2], again.ids[0]) == (1, *first.ids)
+    told = ["first", "second", *many, "third"]
+    for one in (cache, other):
+        assert said(one.get_full()) == said(one.get_messages(None)) == told
+        assert said(one.get_last(3)) == said(one.get_context())[-3:] == told[-3:]
+    assert cache.delete_message(again.ids[2])
+    assert said(other.get_full()) == told[1:]
+
+
+@pytest.mark.usefixtures("few_keys")
+def test_keys_that_are_not_dropped_within_a_day_are_not_looked_for(
+    cache: Any, redis_server: RedisServer
+) -> None:
+    cache.add_messages(batch("first"), keys=["first"])
+    for n in range(11):
+        cache.add_messages(batch(n), keys=[f"{n}"])
+    redis_server.reset_stats()
+    # What was known became what was known before: nothing is lost of it.
+    assert cache.add_messages(batch("first"), keys=["first"]).added == 0
+    assert cache.add_messages(batch("new"), keys=["new"]).added == 1
+    assert redis_server.command_stats().get("evalsha") == 2

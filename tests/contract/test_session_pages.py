@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lix_cache import HybridConversationCache, InvalidInput
+from lix_cache import HybridConversationCache, InvalidInput, SessionKey, StoreAdmin
 from lix_cache.admin import SessionInfo, SessionPage
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError
@@ -74,6 +74,65 @@ def test_a_session_that_is_used_meanwhile_is_on_the_first_page(admin: Any, confi
     rest = admin.session_page(100, first.cursor)
     assert [info.session_id for info in rest.sessions] == NAMES[4:0:-1]
     assert admin.session_page(1).sessions[0].session_id == NAMES[0]
+
+
+def offload(config: CacheConfig, names: list[str]) -> None:
+    done = StoreAdmin(config).offload(session_ids=names)
+    assert (done.sessions, done.failed) == (len(names), {})
+
+
+def test_moving_to_disk_is_no_use(admin: Any, config: CacheConfig) -> None:
+    for name in NAMES:
+        HybridConversationCache(name, config).add_message("user", "one")
+        time.sleep(0.003)
+    before = pages(admin, 3)
+    time.sleep(0.2)
+    # The least lately used last, which would be the first of all if moving were a use.
+    offload(config, NAMES[4::-1])
+    after = pages(admin, 3)
+    assert [info.session_id for info in after] == NAMES[::-1]
+    assert [info.last_use for info in after] == pytest.approx([info.last_use for info in before], abs=0.1)
+    assert after == admin.sessions()
+    assert after[-1] == admin.session(NAMES[0])
+    # Nor is it a use that the archive is compacted.
+    StoreAdmin(config).compact(0)
+    assert [info.session_id for info in pages(admin, 3)] == NAMES[::-1]
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["for the first time", "once more"])
+@pytest.mark.parametrize("limit", [1, 3])
+def test_no_session_is_on_no_page_because_it_moves_to_disk(
+    admin: Any, config: CacheConfig, limit: int, again: bool
+) -> None:
+    names = [SessionKey("n", name) if number % 2 else name for number, name in enumerate(NAMES)]
+    for name in names:
+        cache = HybridConversationCache(name, config)
+        cache.add_message("user", "one")
+        if again:
+            cache.flush_to_disk()
+            cache.get_context()
+        time.sleep(0.003)
+    page = admin.session_page(limit)
+    found = [info.session_id for info in page.sessions]
+    left = list(names)
+    while page.cursor is not None:
+        time.sleep(0.003)
+        offload(config, [left.pop(0)] if left else [])
+        page = admin.session_page(limit, page.cursor)
+        found += [info.session_id for info in page.sessions]
+    assert set(found) == set(names)
+    assert again or found == names[::-1]
+
+
+def test_a_change_of_a_session_on_disk_is_a_use(admin: Any, config: CacheConfig) -> None:
+    use(config, NAMES)
+    offload(config, NAMES)
+    session = HybridConversationCache(NAMES[1], config)
+    time.sleep(0.003)
+    session.edit(session.get_messages()[0].id, content="another")
+    offload(config, [NAMES[1]])
+    time.sleep(0.003)
+    assert [info.session_id for info in pages(admin, 3)] == [NAMES[1], *NAMES[:1:-1], NAMES[0]]
 
 
 def test_sessions_of_one_moment_are_all_listed(admin: Any, config: CacheConfig) -> None:

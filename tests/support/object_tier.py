@@ -71,6 +71,11 @@ class _Session:
     changes: int = 0
     dropped: MessageId = ZERO_ID
     largest: MessageId = ZERO_ID
+    changed_at: float = 0.0
+
+    @property
+    def last_use(self) -> float:
+        return max(self.newest.timestamp, self.changed_at) or self.updated_at
 
     @property
     def newest(self) -> MessageId:
@@ -261,6 +266,7 @@ class ObjectTier:
                 turns=tuple(once([*left, *(() if instead is None else (instead,))])),
                 gone={**old.gone, **{sign_of(turn): turn.id for turn in turns}},
                 changes=old.changes + 1,
+                changed_at=now,
                 largest=old.newest,
                 frames=old.frames + 1,
             )
@@ -282,6 +288,7 @@ class ObjectTier:
                 stamped_at=now,
                 turns=fresh,
                 changes=old.changes + 1,
+                changed_at=now,
                 dropped=newest,
                 gone={**old.gone, **doubted},
                 largest=old.newest,
@@ -295,7 +302,8 @@ class ObjectTier:
         def change(before: _Session | None) -> _Session | None:
             if before is None or before.cleared >= before.newest:
                 return before
-            return replace(before, cleared=before.newest, stamped_at=time.time())
+            now = time.time()
+            return replace(before, cleared=before.newest, stamped_at=now, changed_at=now)
 
         self._change(session_id, change)
 
@@ -374,7 +382,9 @@ class ObjectTier:
         if found is None:
             return None
         size = sum(len(str(turn.body)) for turn in found.turns)
-        return SessionMetadata(session_id, found.created_at, found.updated_at, len(found.turns), size)
+        return SessionMetadata(
+            session_id, found.created_at, found.updated_at, len(found.turns), size, found.last_use
+        )
 
     def all_metadata(self) -> Iterator[SessionMetadata]:
         for _, session_id in self.bucket.names("session"):

@@ -33,10 +33,12 @@
 -- is known otherwise ('s'), the archive is asked for those that are not known here.
 --
 -- Keys are kept in two hashes. When the one is a day old, or holds so many, it becomes the one of
--- before, which is dropped: nothing is ever looked through.
+-- before, which is dropped: nothing is ever looked through. Where that drops keys of the last day, both
+-- tiers are asked for a day: the nonces of their messages come of the keys, and two messages under
+-- one nonce pass for one.
 --#include clock.lua
 --#include session/last_given.lua
-local KEYS_MS, MOST_KEYS = 86400000, 10000
+local KEYS_MS, MOST_KEYS = 86400000, 50000
 local old = #KEYS % 2 == 0 and table.remove(KEYS)
 local window, active, overflow, high_water, refused, known_keys, known_before = unpack(KEYS)
 local session, ttl, sure, gap = ARGV[1], ARGV[2], ARGV[5], ARGV[8]
@@ -114,7 +116,8 @@ if known_keys then
   end
   local born = tonumber(redis.call('HGET', known_keys, '') or now)
   if now - born >= KEYS_MS or redis.call('HLEN', known_keys) > MOST_KEYS then
-    redis.call('UNLINK', known_before)
+    local dropped = redis.call('UNLINK', known_before)
+    if dropped == 1 and now - born < KEYS_MS then doubt = string.format('%.0f', now + KEYS_MS) end
     redis.call('RENAME', known_keys, known_before)
     redis.call('PEXPIRE', known_before, KEYS_MS)
   end
