@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from lix_cache.archive import encoding, index, reading
-from lix_cache.archive import header as header_flow
-from lix_cache.archive.doubts import Doubts, as_gone
+from lix_cache.archive.doubts import as_gone
 from lix_cache.archive.identity import local_id
-from lix_cache.archive.reader import SessionFile
-from lix_cache.archive.writer import ArchiveWriter, doubts_to_carry
+from lix_cache.archive.writer import ArchiveWriter
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, sign_of, with_id
 
 __all__ = ["ArchiveChanger"]
@@ -72,28 +70,3 @@ class ArchiveChanger(ArchiveWriter):
         except reading.TailUnreadable:
             here = {turn.id for turn in self.turns(session_id, locked=True)} & wanted
         return sorted(here)
-
-    def _change_locked(
-        self, session_id: str, fresh: Sequence[Turn], change: encoding.Change, own: Mapping[bytes, MessageId]
-    ) -> None:
-        path = self._ready_path_locked(session_id)
-        before, size = self._writable_tail_locked(path, session_id)
-        file = SessionFile(path, before, size)
-        now_ms = int(self._clock.time() * 1000)
-        if size:
-            chain, is_whole = self._doubts(file)
-            doubts = doubts_to_carry(own, file, chain, is_whole=is_whole)
-            data = encoding.encode_change(fresh, before, now_ms, self._codec, change, doubts=doubts)
-            self._files.append(path, size, data)
-            if before.whole or before == index.EMPTY:
-                self.sync_names()
-        else:
-            # Nothing of the session has come here yet.
-            head = header_flow.encode_header(header_flow.FileHeader(now_ms / 1000, session_id))
-            alone = Doubts.alone(own, len(head)) if own else None
-            frame = encoding.encode_change(
-                fresh, before, now_ms, self._codec, change, doubts=alone, whole=True
-            )
-            self._replace_file(path, head + frame)
-        self._count("changes")
-        self.changes.note(session_id)

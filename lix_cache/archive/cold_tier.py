@@ -157,7 +157,13 @@ class ColdTier(Protocol):
         """
 
     def append_outage_locked(
-        self, session_id: str, turns: Sequence[Turn], *, contested: bool, after: MessageId = ZERO_ID
+        self,
+        session_id: str,
+        turns: Sequence[Turn],
+        *,
+        contested: bool,
+        keyed: bool = False,
+        after: MessageId = ZERO_ID,
     ) -> tuple[list[MessageId], int]:
         """Keep messages that Redis could not take, all or none. Durable on return.
 
@@ -168,6 +174,9 @@ class ColdTier(Protocol):
             session_id: the session.
             turns: in the order in which they were added.
             contested: some may be there already; each is looked for by its nonce, and kept once.
+            keyed: and Redis may have acknowledged some before. The first copy counts then: when it comes
+                from a window it takes the place of this one, whose id leads to it from then on
+                (``contested`` of :meth:`look`).
             after: the largest id that is known otherwise.
 
         Returns:

@@ -4,8 +4,11 @@ A frame that carries doubts holds them at its end, so that they are read without
 writer they say where to look closer: a message whose nonce is in doubt is looked for in the whole
 file before it is left out. To a reader they say which copy counts. A message that was taken out of the
 session is in doubt as *gone*: no copy of it counts, and none is appended. One that is missing may double a
-message. One too many does no harm to a message, but each is sent to Redis by every ``clear`` and kept
-by the note of a deletion: so only messages are in doubt of which a copy may come.
+message. One that was sent again by its key while Redis was away is in doubt as a *repeat*: a copy under
+a smaller id was there before, and counts in its place (repeats.py). A doubt that is named by an id and not
+by a nonce says under which id the message is by now. One too many does no harm to a message, but each is
+sent to Redis by every ``clear`` and kept by the note of a deletion: so only messages are in doubt of which a
+copy may come.
 
 Frames with doubts form a chain, the last one first. One that is added takes over those before it
 that are not much larger than itself. So each is a few times as large as the one after it, the
@@ -27,11 +30,13 @@ __all__ = [
     "Doubts",
     "Link",
     "as_gone",
+    "as_repeat",
     "doubts_about",
     "doubts_size",
     "found_in",
     "id_before",
     "is_gone",
+    "is_repeat",
     "unpacked",
 ]
 
@@ -42,6 +47,8 @@ _CRC_BYTES = 4
 _DOUBT = struct.Struct(f"<{NONCE_BYTES}sQQ")
 #: Of the ms of a message that is gone; no time is as large.
 _GONE = 1 << 63
+#: Of the ms of a message that was sent again by its key.
+_REPEAT = 1 << 62
 
 
 def as_gone(message_id: MessageId) -> MessageId:
@@ -56,7 +63,17 @@ def is_gone(doubted: MessageId) -> bool:
 
 def id_before(doubted: MessageId) -> MessageId:
     """Return the id that a message has, or had before it was taken out."""
-    return MessageId(doubted.ms & (_GONE - 1), doubted.seq)
+    return MessageId(doubted.ms & (_REPEAT - 1), doubted.seq)
+
+
+def as_repeat(message_id: MessageId) -> MessageId:
+    """Return what stands in a doubt for a message that was sent again by its key, from the id it got here."""
+    return MessageId(message_id.ms | _REPEAT, message_id.seq)
+
+
+def is_repeat(doubted: MessageId) -> bool:
+    """Whether a doubt says that its message yields to a copy under a smaller id."""
+    return _REPEAT <= doubted.ms < _GONE
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,9 @@ class Extent:
         deleted: messages up to here are gone.
         forgotten: messages up to here went with the whole session, and their keys with them.
         contested: messages of which Redis may hold or get copies under other ids, with their own id
-            in the archive; ZERO_ID where they were deleted or edited. Such copies do not count.
+            in the archive; ZERO_ID where they were deleted or edited. Such copies do not count. By the sign
+            of an id that a message had: the id that it has by now.
+        repeats: nonces of those that were sent again by their keys: a copy under a smaller id counts.
     """
 
     newest: MessageId = ZERO_ID
@@ -45,6 +47,7 @@ class Extent:
     deleted: MessageId = ZERO_ID
     forgotten: MessageId = ZERO_ID
     contested: Mapping[bytes, MessageId] = field(default_factory=dict)
+    repeats: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lix_cache.archive import decoding, legacy, parts, reading
 from lix_cache.archive import index as index_flow
 from lix_cache.archive.changes import SessionStamp
-from lix_cache.archive.doubts import Link, found_in, id_before, is_gone
+from lix_cache.archive.doubts import Link, found_in, id_before, is_gone, is_repeat
 from lix_cache.archive.facts import Extent, SessionMetadata, Summary
 from lix_cache.archive.folder import ArchiveFolder, foreign
 from lix_cache.archive.names import SUFFIX, legacy_session_id, session_id_of_stem
@@ -139,11 +139,11 @@ class ArchiveReader(ArchiveFolder):
         """Return how far a session has come, as far as the disk knows. Two small reads."""
         index = self.last_index(session_id, locked=locked)
         gone = self._tombstones.of(session_id)
-        contested, taken_out = self._contested(session_id, index, gone)
+        contested, taken_out, repeats = self._contested(session_id, index, gone)
         # What a damaged index says was cleared counts too: a smaller id would not be in the context. So does
         # a message that was taken out before it came here: who has seen it must not miss it in Redis.
         newest = max(index.newest, index.cleared, index.dropped, gone.up_to, taken_out)
-        return Extent(newest, index.cleared, max(gone.up_to, index.dropped), gone.up_to, contested)
+        return Extent(newest, index.cleared, max(gone.up_to, index.dropped), gone.up_to, contested, repeats)
 
     def contested(self, session_id: str, *, locked: bool = False) -> Mapping[bytes, MessageId]:
         """Return ``contested`` of :meth:`look`; of a damaged file what can be read."""
@@ -157,20 +157,23 @@ class ArchiveReader(ArchiveFolder):
 
     def _contested(
         self, session_id: str, index: index_flow.FrameIndex, gone: Deletion
-    ) -> tuple[Mapping[bytes, MessageId], MessageId]:
-        """Return what is in doubt, and the largest id of those that were taken out."""
+    ) -> tuple[Mapping[bytes, MessageId], MessageId, frozenset[bytes]]:
+        """Return what is in doubt, the largest id of those that were taken out, and which are repeats."""
         found, taken_out = dict.fromkeys(gone.nonces, ZERO_ID), ZERO_ID
+        said_last: dict[bytes, MessageId] = {}
         path = self._path_of(session_id)
         if path is None or not index.contested_at:
-            return found, taken_out
+            return found, taken_out, frozenset()
         tail = self._files.read_tail(path, 0)
         chain, _ = self._doubts(SessionFile(path, index, 0 if tail is None else tail.size))
         # The last link counts, which comes first.
         for link in reversed(chain):
-            found.update((nonce, ZERO_ID if is_gone(said) else said) for nonce, said in link.items())
+            said_last.update(link.items())
             ids = (id_before(said) for _, said in link.items() if is_gone(said))
             taken_out = max(taken_out, max(ids, default=ZERO_ID))
-        return found, taken_out
+        for sign, said in said_last.items():
+            found[sign] = ZERO_ID if is_gone(said) else id_before(said)
+        return found, taken_out, frozenset(sign for sign, said in said_last.items() if is_repeat(said))
 
     def metadata(self, session_id: str, *, locked: bool = False) -> SessionMetadata | None:
         """Return the metadata of a session's file, or None if there is none."""
@@ -233,7 +236,9 @@ class ArchiveReader(ArchiveFolder):
             for frame, decoded in reading.walk_back(self._files, path, self._most):
                 if frame.index.updated_ms < since_ms:
                     break
-                found.update((turn.nonce, turn.id) for turn in decoded.turns if turn.nonce in nonces)  # type: ignore[misc]
+                # The last frame counts: a repeat yielded to the first copy.
+                here = {turn.nonce: turn.id for turn in decoded.turns if turn.nonce in nonces}
+                found = {**here, **found}  # type: ignore[dict-item]
                 if len(found) == len(nonces):
                     break
         except reading.TailUnreadable:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lix_cache.archive import encoding
 from lix_cache.archive import header as header_flow
-from lix_cache.archive.doubts import doubts_about, is_gone
+from lix_cache.archive.doubts import as_repeat, doubts_about, is_gone, is_repeat
 from lix_cache.archive.identity import Known, newcomers
 from lix_cache.messages.turn import ZERO_ID
 
@@ -35,9 +35,12 @@ def restored(session_id: str, old: Contents, new: Contents | None, codec: Packer
     header = header_flow.FileHeader(min(found.created_at for found in both), session_id)
     updated_ms = int(max(found.updated_at for found in both) * 1000)
     # What was in doubt still is, and no more: under the ids that the messages have by now.
-    contested = doubts_about(turns, set[bytes]().union(*(found.doubts for found in both)))
+    doubts = {sign: said for found in both for sign, said in found.doubts.items()}
+    contested = doubts_about(turns, doubts)
+    repeats = {nonce: as_repeat(its_id) for nonce, its_id in contested.items() if is_repeat(doubts[nonce])}
+    moved = {sign: said for sign, said in doubts.items() if sign not in contested and said in known.turns}
     gone = {nonce: said for found in both for nonce, said in found.doubts.items() if is_gone(said)}
-    contested = {**gone, **contested}
+    contested = {**gone, **moved, **contested, **repeats}
     whole = encoding.encode_file(header, turns, updated_ms, codec, contested=contested)
     cleared = max(found.index.cleared for found in both)
     changes = sum(found.index.changes for found in both)

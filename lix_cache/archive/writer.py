@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from lix_cache.archive import encoding, index, reading
 from lix_cache.archive import header as header_flow
-from lix_cache.archive.doubts import Doubts, Link, doubts_about, found_in, is_gone
+from lix_cache.archive.doubts import Link, as_repeat, doubts_about, found_in, is_gone
 from lix_cache.archive.folder import temporary_path
 from lix_cache.archive.identity import Known, local_id, newcomers
-from lix_cache.archive.mending import ArchiveMending
 from lix_cache.archive.reader import SessionFile
+from lix_cache.archive.repeats import ArchiveRepeats, doubts_to_carry
 from lix_cache.errors import (
     ArchiveCorrupt,
     LixCacheError,
@@ -20,7 +20,7 @@ from lix_cache.errors import (
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, sign_of, with_id
 from lix_cache.storage.files import Write
 
-__all__ = ["ArchiveWriter", "doubts_to_carry"]
+__all__ = ["ArchiveWriter"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class _Append:
         return Write(temporary_path(self.path), None, self.data)
 
 
-class ArchiveWriter(ArchiveMending):
+class ArchiveWriter(ArchiveRepeats):
     """Every way that turns come into a file."""
 
     def number_locked(
@@ -160,7 +160,13 @@ class ArchiveWriter(ArchiveMending):
                 self.changes.note(session_id)
 
     def append_outage_locked(
-        self, session_id: str, turns: Sequence[Turn], *, contested: bool, after: MessageId = ZERO_ID
+        self,
+        session_id: str,
+        turns: Sequence[Turn],
+        *,
+        contested: bool,
+        keyed: bool = False,
+        after: MessageId = ZERO_ID,
     ) -> tuple[list[MessageId], int]:
         """Keep messages that Redis could not take, all or none; return their ids and how many are new.
 
@@ -171,13 +177,19 @@ class ArchiveWriter(ArchiveMending):
         self.mark_pending_locked(session_id)
         nonces = {turn.nonce for turn in turns if turn.nonce is not None}
         known: dict[bytes, MessageId] = {}
-        if contested:
+        if contested or keyed:
             # If nothing of the file can be read, the append mends it.
             with suppress(ArchiveCorrupt):
                 known = self.find_nonces_locked(session_id, nonces)
         new = [turn for turn in turns if turn.nonce not in known]
         numbered = self.number_locked(session_id, new, after=after)
-        self.append_locked(session_id, numbered, contested=contested)
+        made, _ = self._append_locked(
+            session_id, numbered, contested=contested or keyed, repeats=keyed, from_window=False
+        )
+        if made:
+            self.sync_names()
+        if turns:
+            self.changes.note(session_id)
         given = iter(numbered)
         ids = [known[turn.nonce] if turn.nonce in known else next(given).id for turn in turns]
         return ids, len(new)
@@ -189,9 +201,12 @@ class ArchiveWriter(ArchiveMending):
         *,
         contested: bool | Collection[bytes],
         from_window: bool,
+        repeats: bool = False,
     ) -> tuple[bool, int]:
         """Append; return whether the file's name may not be durable yet, and how many were new."""
-        append = self._ready_append_locked(session_id, turns, contested=contested, from_window=from_window)
+        append = self._ready_append_locked(
+            session_id, turns, contested=contested, from_window=from_window, repeats=repeats
+        )
         if append is None:
             return False, 0
         write = append.write
@@ -216,6 +231,7 @@ class ArchiveWriter(ArchiveMending):
         *,
         contested: bool | Collection[bytes],
         from_window: bool,
+        repeats: bool = False,
     ) -> _Append | None:
         """Make everything ready for an append but the write itself. None if there is nothing to do."""
         if not turns:
@@ -224,12 +240,16 @@ class ArchiveWriter(ArchiveMending):
         before, size = self._writable_tail_locked(path, session_id)
         file = SessionFile(path, before, size)
         chain, is_whole = self._doubts(file)
+        if from_window and chain and self._settle_repeats_locked(session_id, file, turns, chain):
+            return self._ready_append_locked(session_id, turns, contested=contested, from_window=True)
         fresh = self._newcomers_locked(
             session_id, file, once(turns), chain, contested=bool(contested), from_window=from_window
         )
         # A message that comes again although it is in doubt is one whose frame was damaged.
         named = () if isinstance(contested, bool) else contested
         own = doubts_about(fresh) if contested is True else doubts_about(fresh, named, *chain)
+        if repeats:
+            own = {nonce: as_repeat(its_id) for nonce, its_id in own.items()}
         # A process that wrote the whole file may have been stopped before its name was durable. What the
         # file holds, and what this append adds, will be acknowledged. So its name is synced before that.
         unsure = size == 0 or before.whole or before == index.EMPTY
@@ -314,20 +334,3 @@ class ArchiveWriter(ArchiveMending):
 def _is_gone(chain: list[Link], turn: Turn) -> bool:
     said = found_in(chain, sign_of(turn))
     return said is not None and is_gone(said)
-
-
-def doubts_to_carry(
-    own: Mapping[bytes, MessageId], file: SessionFile, chain: list[Link], *, is_whole: bool
-) -> Doubts | None:
-    """Return the doubts that the next frame carries.
-
-    Args:
-        own: those that come with it.
-        file: where it goes.
-        chain: what is in doubt.
-        is_whole: whether the file's chain says so.
-    """
-    if not is_whole:
-        # All that is in doubt is in hand: it begins a chain that can be read.
-        return Doubts.alone({**dict(chain[0].items()), **own}, file.size)
-    return Doubts.linked(own, file.size, file.index.contested_at, chain) if own else None

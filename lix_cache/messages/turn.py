@@ -33,6 +33,7 @@ __all__ = [
     "parse_ids",
     "same_message",
     "sign_of",
+    "sign_of_id",
     "to_turn",
     "with_id",
 ]
@@ -214,7 +215,12 @@ def same_message(one: Turn, other: Turn) -> bool:
 
 def sign_of(turn: Turn) -> bytes:
     """Return the 6 bytes by which a message is recognised: its nonce, or a digest of its id without one."""
-    return turn.nonce or blake2b(str(turn.id).encode(), digest_size=NONCE_BYTES).digest()
+    return turn.nonce or sign_of_id(turn.id)
+
+
+def sign_of_id(message_id: MessageId) -> bytes:
+    """Return the 6 bytes that name a message by its id alone."""
+    return blake2b(str(message_id).encode(), digest_size=NONCE_BYTES).digest()
 
 
 def once(turns: Iterable[Turn]) -> list[Turn]:

@@ -94,7 +94,9 @@ def add(session: Session, *turns: Turn, tags: tuple[bytes, ...] = ()) -> Flow[Ad
     if batches >= LATE_BATCHES:
         yield from _spill_late(session)
     in_window = session.window if batches else min(added.length, session.window)
-    return AddResult(in_window, overflows=batches > 0, ids=added.ids, added=count)
+    # Redis may know a key by the id of a copy that came late.
+    ids = tuple(map(session.seen.now_under, added.ids)) if added.known else added.ids
+    return AddResult(in_window, overflows=batches > 0, ids=ids, added=count)
 
 
 def _add_cold(session: Session, batch: Batch, *, contested: bool) -> Flow[AddResult]:
@@ -114,7 +116,8 @@ def _add_cold(session: Session, batch: Batch, *, contested: bool) -> Flow[AddRes
                 cold.append_outage_locked,
                 session.id,
                 batch.turns,
-                contested=contested or bool(batch.tags),
+                contested=contested,
+                keyed=bool(batch.tags),
                 after=session.seen.newest,
             )
         )

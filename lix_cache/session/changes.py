@@ -91,6 +91,7 @@ def delete_message(session: Session, message_id: MessageId) -> Flow[bool]:
 
 def _delete_locked(session: Session, message_id: MessageId) -> Flow[bool]:
     extent = yield from _look(session)
+    message_id = session.seen.now_under(message_id)
     away: RedisUnavailable | None = None
     hot: list[Turn] = []
     try:
@@ -134,6 +135,7 @@ def edit(session: Session, message_id: MessageId, make: Callable[[Turn], Turn]) 
         except RedisUnavailable as error:
             away = _going_on_without(session, error)
         yield from _look(session)
+        message_id = session.seen.now_under(message_id)
         archived: list[Turn] = yield DiskCall(partial(_archived, session, message_id))
         if not archived:
             if away is not None:

@@ -13,7 +13,7 @@ from lix_cache.hot.window import HotWindow
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once
 from lix_cache.session import late
 from lix_cache.session.base import Session, beside
-from lix_cache.session.reconcile import ask_known, reconcile_pending, without_redis
+from lix_cache.session.reconcile import ask_known, catch_up, reconcile_pending, without_redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,7 @@ def between(
     after: MessageId | None,
     *,
     of_both: bool = False,
+    again: bool = True,
 ) -> Flow[list[Turn]]:
     """Return messages between two ids: the oldest after ``after``, or else the newest before ``before``.
 
@@ -54,6 +55,10 @@ def between(
             enough = False
         else:
             hot, enough = yield from newest_hot(session, count, before)
+        # Of two copies under two ids a part of a session may have either: both tiers must be one before.
+        if not enough and again and (yield DiskCall(partial(session.store.cold.is_pending, session.id))):
+            yield from catch_up(session, locked=False, went_back=False)
+            return (yield from between(session, count, before, after, of_both=of_both, again=False))
     except RedisUnavailable as error:
         if of_both:
             raise
@@ -98,7 +103,7 @@ def newest_hot(
     """Return the newest messages that Redis holds, and whether they are all that is asked for."""
     store, seen = session.store, session.seen
     pages: list[list[Turn]] = []
-    below, found = before, list[Turn]()
+    below, found, lacks = before, list[Turn](), False
     while len(found) < count:
         # What is left out of a page, because it is gone or there twice, is asked for anew.
         left = count - len(found)
@@ -106,16 +111,18 @@ def newest_hot(
         page = HotWindow.newest((yield from ask_known(session, command, locked=locked)))
         if isinstance(page, Cold) or not page.turns:
             return found, False
-        if below is None and page.turns[-1].id >= seen.expected:
-            seen.compared = max(seen.compared, seen.opened)
+        if below is None:
+            lacks = page.turns[-1].id < seen.expected
+            seen.compared = seen.compared if lacks else max(seen.compared, seen.opened)
         pages.append(page.turns)
         below = page.turns[0].id
         everything = list(chain.from_iterable(reversed(pages)))
         found = once(late.counted(seen, everything, seen.deleted))
         if len(page.turns) < left and not page.has_more:
             break
-    # A Redis that went back has a window that ends too early: then the disk has what comes after.
-    return found[-count:], len(found) >= count and seen.compared >= seen.opened
+    # A Redis that went back has a window that ends too early, and so has one that another process did not
+    # reach: then the disk has what comes after.
+    return found[-count:], len(found) >= count and seen.compared >= seen.opened and not lacks
 
 
 def _oldest_hot(session: Session, count: int, before: MessageId | None, after: MessageId) -> Flow[list[Turn]]:

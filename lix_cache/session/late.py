@@ -72,8 +72,13 @@ def counted(seen: Seen, turns: list[Turn], up_to: MessageId) -> list[Turn]:
         turns = [turn for turn in turns if turn.id > up_to]
     known = seen.contested
     if known:
-        turns = [turn for turn in turns if known.get(sign_of(turn), turn.id) == turn.id]
+        turns = [turn for turn in turns if _counts(seen, turn, known.get(sign_of(turn), turn.id))]
     return turns
+
+
+def _counts(seen: Seen, turn: Turn, its_id: MessageId) -> bool:
+    # What was sent again by its key yields to the first copy, also before both have come together.
+    return turn.id == its_id or (turn.id < its_id and turn.nonce in seen.repeats)
 
 
 def holds_gone(seen: Seen, turns: list[Turn]) -> bool:

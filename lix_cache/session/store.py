@@ -18,7 +18,7 @@ from lix_cache.hot.breaker import Breaker
 from lix_cache.hot.endpoint import Endpoint, endpoint_for
 from lix_cache.hot.keys import Keys
 from lix_cache.hot.window import HotWindow
-from lix_cache.messages.turn import NONCE_BYTES, ZERO_ID, MessageId
+from lix_cache.messages.turn import NONCE_BYTES, ZERO_ID, MessageId, sign_of_id
 from lix_cache.session.health import ArchiveState
 from lix_cache.session.layout import Layout
 from lix_cache.storage.files import Files
@@ -49,7 +49,7 @@ class Seen:
             alone had is lost, and is not looked for at every read.
         cleared: messages up to here are history, no longer part of the context.
         deleted: messages up to here are gone.
-        forgotten, contested: see Extent.
+        forgotten, contested, repeats: see Extent.
         unsettled: nonces of adds that were not answered: they may be carried out at any time.
         opened: the newest connection to Redis since which it has looked at the archive.
         compared: the newest connection over which the window was found to go on from there.
@@ -63,6 +63,7 @@ class Seen:
     deleted: MessageId = ZERO_ID
     forgotten: MessageId = ZERO_ID
     contested: Mapping[bytes, MessageId] = field(default_factory=dict)
+    repeats: frozenset[bytes] = frozenset()
     unsettled: set[bytes] = field(default_factory=set)
     opened: int = 0
     compared: int = 0
@@ -88,7 +89,12 @@ class Seen:
         self.cleared = max(self.cleared, extent.cleared)
         self.deleted = max(self.deleted, extent.deleted)
         self.forgotten = max(self.forgotten, extent.forgotten)
-        self.contested = extent.contested
+        self.contested, self.repeats = extent.contested, extent.repeats
+
+    def now_under(self, message_id: MessageId) -> MessageId:
+        """Return the id of a message that was stored under another one during an outage."""
+        found = self.contested.get(sign_of_id(message_id), ZERO_ID) if self.contested else ZERO_ID
+        return message_id if found == ZERO_ID else found
 
     def goes_beyond(self, last: MessageId) -> bool:
         """Whether a window that ends with this id lacks something, or holds only what was taken out."""

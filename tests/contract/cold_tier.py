@@ -21,7 +21,7 @@ from lix_cache.archive.expiry import DAY, Now
 from lix_cache.archive.facts import Extent, SessionMetadata, Summary
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ArchiveBusy, ArchiveUnavailable, RevisionMismatch
-from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, new_turn, with_id
+from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, new_turn, sign_of_id, with_id
 from lix_cache.session import changes, read, rounds, whole
 from tests.support import CountingProxy
 from tests.support.lab import Process, World
@@ -191,6 +191,27 @@ class ColdTierContract:
                 assert said(newest) == said(there[-count:] if count else [])
                 assert said(oldest) == said(there[:count])
         assert tier.between("other", 5, newest=True) == []
+
+    @pytest.mark.promise("no-loss")
+    def test_what_an_outage_added_again_yields_to_the_first_copy(self, make: Make) -> None:
+        tier = make()
+        append(tier, turn(1))
+        with holding(tier, "s"):
+            first, new = tier.append_outage_locked("s", [turn(2), turn(9)], contested=False, keyed=True)
+            late, _ = tier.append_outage_locked("s", [turn(8)], contested=False, keyed=True)
+        # Redis took one before the outage, and carries one out when it goes on.
+        came_late = with_id(turn(8), MessageId(late[0].ms + 1, 0))
+        assert append(make(), turn(2), turn(3), came_late, from_window=True) == 1
+        for later in (tier, make()):
+            assert [one.id for one in later.turns("s")] == [turn(n).id for n in (1, 2, 3)] + [first[1], *late]
+            known = later.look("s").contested
+            assert known[sign_of_id(first[0])] == turn(2).id
+            assert known[sign_of_id(came_late.id)] == late[0]
+            assert said(later.between("s", 2, newest=True)) == said([turn(9), turn(8)])
+            with holding(later, "s"):
+                assert later.find_nonces_locked("s", [turn(2).nonce or b""]) == {turn(2).nonce: turn(2).id}
+        assert append(make(), turn(2), turn(3), came_late, from_window=True) == 0
+        assert new == 2
 
     @pytest.mark.promise("no-loss")
     def test_what_an_outage_added_twice_is_there_once(self, make: Make) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from lix_cache import RedisUnavailable
 from lix_cache.config import CacheConfig
+from lix_cache.messages.turn import new_turn
 from tests.support import RedisServer
 from tests.support.sessions import batch, said
 from tests.support.twins import Twins
@@ -99,3 +100,135 @@ def test_no_process_gets_a_revision_without_redis(open_cache: Open, away: Any, d
         open_cache("SessionContextWindow", **there).get_revision()
     with pytest.raises(RedisUnavailable):
         open_cache("CacheCoordinator", **there).get_context_revision()
+
+
+def ids(messages: Any) -> list[str]:
+    return [one.id for one in messages]
+
+
+def keyed(cache: Any, *keys: str) -> Any:
+    return cache.add_messages(batch(*keys), keys=list(keys))
+
+
+def assert_reads_agree(readers: list[Any], told: list[str]) -> None:
+    for _ in range(2):
+        for one in readers:
+            assert said(one.get_full()) == said(one.get_messages(None)) == told
+            assert said(one.get_last(2)) == told[-2:]
+            assert said(one.get_context()) == told
+        readers[0].flush_to_disk()
+        assert said(readers[0].archive.load_all("s")) == told
+        report = readers[0].archive.verify("s")
+        assert report is not None
+        assert report.problems == ()
+
+
+@pytest.mark.parametrize("how", ["one process", "two processes"])
+@pytest.mark.parametrize("where", ["hot", "half", "cold"])
+def test_a_key_that_is_sent_again_during_an_outage_keeps_its_place_and_its_id(
+    cache: Any, open_cache: Open, away: Any, server: RedisServer, how: str, where: str
+) -> None:
+    first = keyed(cache, "question")
+    if where != "hot":
+        cache.flush_to_disk()
+    answer = keyed(cache, "answer")
+    if where == "cold":
+        cache.flush_to_disk()
+    if how == "one process":
+        server.pause()
+        try:
+            again = keyed(cache, "question", "new")
+        finally:
+            server.resume()
+            back(cache)
+    else:
+        again = keyed(away, "question", "new")
+    other = open_cache()
+    assert ids(other.get_messages(None))[:2] == [first.ids[0], answer.ids[0]]
+    assert_reads_agree([cache, other], ["question", "answer", "new"])
+    assert ids(cache.get_messages(None)) == [first.ids[0], answer.ids[0], again.ids[1]]
+    assert keyed(other, "question").ids == first.ids
+    other.edit(again.ids[0], "edited")
+    assert_reads_agree([cache, other], ["edited", "answer", "new"])
+    assert open_cache().delete_message(again.ids[0])
+    assert_reads_agree([cache, other], ["answer", "new"])
+    assert not cache.delete_message(first.ids[0])
+    assert not cache.delete_message(again.ids[0])
+
+
+@pytest.mark.parametrize("mover", ["flush", "reconcile", "change", "clear"])
+def test_all_that_move_a_window_put_a_repeat_in_its_first_place(
+    cache: Any, open_cache: Open, away: Any, mover: str
+) -> None:
+    first = keyed(cache, "a", "b", "c")
+    again = keyed(away, "b", "d", "a")
+    mine = open_cache()
+    moves: dict[str, Callable[[], Any]] = {
+        "flush": cache.flush_to_disk,
+        "reconcile": mine.get_context,
+        "change": lambda: mine.edit(first.ids[2], "c"),
+        "clear": cache.clear,
+    }
+    moves[mover]()
+    told = ["a", "b", "c", "d"]
+    assert said(open_cache().get_full()) == said(cache.get_full()) == told
+    assert [again.ids[1]] == ids(mine.get_last(1))
+    cache.archive.compact(["s"], idle_seconds=0)
+    assert said(open_cache().get_full()) == told
+    assert open_cache().delete_message(again.ids[2])
+    assert said(open_cache().get_full()) == told[1:]
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_session_that_is_restored_still_knows_its_repeats(
+    cache: Any, open_cache: Open, away: Any, settled: bool
+) -> None:
+    keyed(cache, "a", "b")
+    again = keyed(away, "c", "a")
+    if settled:
+        open_cache().flush_to_disk()
+    store = cache.archive.store if hasattr(cache.archive, "store") else cache.archive.sync.store
+    with store.lock("s"):
+        assert store.trash_locked("s", store.now())
+        # What it has since is merged with what comes back.
+        store.append_outage_locked("s", [new_turn("user", "d", None, None, None, b"nonce!")], contested=True)
+        assert store.restore_locked("s")
+    other = open_cache()
+    assert said(other.get_full()) == ["a", "b", "c", "d"]
+    other.flush_to_disk()
+    assert said(open_cache().get_full()) == ["a", "b", "c", "d"]
+    assert open_cache().delete_message(again.ids[1])
+    assert said(open_cache().get_full()) == ["b", "c", "d"]
+
+
+def test_a_repeat_whose_first_copy_redis_lost_stays_where_it_was_kept(
+    cache: Any, open_cache: Open, away: Any, server: RedisServer, config: CacheConfig
+) -> None:
+    keyed(cache, "question", "answer")
+    again = keyed(away, "question")
+    client = server.client(db=config.session_redis_db)
+    client.flushdb()
+    other = open_cache()
+    assert said(other.get_full()) == ["question"]
+    assert keyed(other, "question").ids == again.ids
+    assert keyed(cache, "question").ids == again.ids
+    assert_reads_agree([open_cache(), other], ["question"])
+
+
+def test_a_keyed_message_that_redis_took_late_has_the_id_it_was_answered(
+    cache: Any, open_cache: Open, server: RedisServer
+) -> None:
+    keyed(cache, "before")
+    server.pause()
+    try:
+        # Redis has the command, and carries it out when it goes on.
+        given = keyed(cache, "late")
+        after = keyed(cache, "after")
+    finally:
+        server.resume()
+    back(cache)
+    assert keyed(cache, "late").ids == given.ids
+    other = open_cache()
+    assert keyed(other, "late").ids == given.ids
+    assert_reads_agree([cache, other], ["before", "late", "after"])
+    assert ids(cache.get_messages(None))[1:] == [*given.ids, *after.ids]

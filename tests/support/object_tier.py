@@ -20,7 +20,7 @@ from lix_cache.archive.facts import CompactedSession, Extent, SessionMetadata, S
 from lix_cache.archive.identity import Known, local_id, newcomers
 from lix_cache.archive.tombstones import Deletion
 from lix_cache.errors import ArchiveBusy, ArchiveError, ArchiveUnavailable, LixCacheError
-from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, sign_of, with_id
+from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, sign_of, sign_of_id, with_id
 
 __all__ = ["Bucket", "ObjectTier"]
 
@@ -66,6 +66,8 @@ class _Session:
     turns: tuple[Turn, ...] = ()
     cleared: MessageId = ZERO_ID
     contested: frozenset[bytes] = frozenset()
+    repeats: frozenset[bytes] = frozenset()
+    moved: Mapping[bytes, MessageId] = field(default_factory=dict)
     frames: int = 0
     gone: Mapping[bytes, MessageId] = field(default_factory=dict)
     changes: int = 0
@@ -197,6 +199,8 @@ class ObjectTier:
 
         def change(before: _Session | None) -> _Session | None:
             known, now = Known(), time.time()
+            if from_window and before is not None:
+                before = _settled(before, [turn for turn in wanted if turn.id > before.dropped])
             known.add(before.turns if before else ())
             left = wanted
             if before is not None:
@@ -237,11 +241,17 @@ class ObjectTier:
         return results
 
     def append_outage_locked(
-        self, session_id: str, turns: Sequence[Turn], *, contested: bool, after: MessageId = ZERO_ID
+        self,
+        session_id: str,
+        turns: Sequence[Turn],
+        *,
+        contested: bool,
+        keyed: bool = False,
+        after: MessageId = ZERO_ID,
     ) -> tuple[list[MessageId], int]:
         self.mark_pending_locked(session_id)
         nonces = [turn.nonce for turn in turns if turn.nonce is not None]
-        known = self.find_nonces_locked(session_id, nonces) if contested else {}
+        known = self.find_nonces_locked(session_id, nonces) if contested or keyed else {}
         taken = max(after, self.look(session_id).newest)
         ids, new = [], []
         for turn in turns:
@@ -249,7 +259,10 @@ class ObjectTier:
                 taken = local_id(taken, time.time())
                 new.append(with_id(turn, taken))
             ids.append(known.get(turn.nonce or b"", taken))
-        self.append_locked(session_id, new, contested=contested)
+        self.append_locked(session_id, new, contested=contested or keyed)
+        if keyed:
+            again = frozenset(turn.nonce for turn in new if turn.nonce)
+            self._change(session_id, lambda old: old and replace(old, repeats=old.repeats | again))
         return ids, len(new)
 
     def take_out_locked(self, session_id: str, turns: Sequence[Turn], instead: Turn | None = None) -> None:
@@ -355,13 +368,23 @@ class ObjectTier:
         up_to = max(gone.up_to, found.dropped if found else ZERO_ID)
         taken_out = max(found.gone.values(), default=ZERO_ID) if found else ZERO_ID
         newest = max(own.newest, up_to, taken_out)
-        return Extent(newest, own.cleared, up_to, gone.up_to, self.contested(session_id))
+        repeats = found.repeats if found else frozenset[bytes]()
+        return Extent(newest, own.cleared, up_to, gone.up_to, self.contested(session_id), repeats)
+        return Extent(
+            newest,
+            own.cleared,
+            up_to,
+            gone.up_to,
+            self.contested(session_id),
+            found.repeats if found else frozenset(),
+        )
 
     def contested(self, session_id: str, *, locked: bool = False) -> Mapping[bytes, MessageId]:
         found = self._session(session_id)
         known = dict.fromkeys(self._deletion(session_id).nonces, ZERO_ID)
         if found is not None:
             known.update((t.nonce, t.id) for t in found.turns if t.nonce and t.nonce in found.contested)
+            known.update(found.moved)
             known.update(dict.fromkeys(found.gone, ZERO_ID))
         return known
 
@@ -492,6 +515,8 @@ class ObjectTier:
                     now,
                     turns=turns,
                     contested=now.contested | old.contested,
+                    repeats=now.repeats | old.repeats,
+                    moved={**now.moved, **old.moved},
                     gone={**old.gone, **now.gone},
                     changes=old.changes + now.changes,
                     largest=max(old.newest, now.newest),
@@ -513,6 +538,24 @@ class ObjectTier:
     def trashed(self) -> Iterator[TrashedSession]:
         for name in self.bucket.names("trash"):
             yield TrashedSession(name[1], int(name[2]) / 1000, 1)
+
+
+def _settled(session: _Session, window: Sequence[Turn]) -> _Session:
+    """Return a session whose repeats have yielded to the first copies, which a window holds."""
+    turns, moved = {turn.id: turn for turn in session.turns}, dict(session.moved)
+    here = {turn.nonce: turn.id for turn in session.turns if turn.nonce in session.repeats}
+    for turn in window:
+        its_id = here.get(turn.nonce, turn.id)
+        if turn.id < its_id and turn.id not in turns:
+            del turns[its_id]
+            turns[turn.id] = turn
+            moved[sign_of_id(its_id)] = turn.id
+        elif turn.id > its_id:
+            moved[sign_of_id(turn.id)] = its_id
+    if moved == session.moved:
+        return session
+    newest, in_order = session.newest, tuple(turns[one] for one in sorted(turns))
+    return replace(session, turns=in_order, moved=moved, changes=session.changes + 1, largest=newest)
 
 
 def refuse() -> None:
