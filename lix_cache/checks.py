@@ -9,20 +9,29 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from inspect import getattr_static
 from operator import index
 from typing import Any
 
-from lix_cache.errors import ConfigError
+from lix_cache.errors import ConfigError, InvalidType
+
+#: The largest number of seconds: a larger int cannot be added to a time.
+_LONGEST = sys.float_info.max
+#: Stands for any larger count: what counts is less, and it can be sent and written.
+_MOST = 2**53
 
 __all__ = [
+    "check_call",
     "check_count",
+    "check_duration",
     "check_flag",
     "check_has",
     "check_is",
     "check_number",
     "check_path",
+    "check_rows",
     "check_seconds",
     "check_text",
     "check_whole",
@@ -83,7 +92,7 @@ def check_count(name: str, value: Any) -> int:
     """
     if isinstance(value, bool) or not hasattr(type(value), "__index__"):
         raise ConfigError(f"{name} must be a whole number, {given(value)}")
-    return index(value)
+    return max(-1, min(index(value), _MOST))
 
 
 def check_number(name: str, value: float, least: float, most: float) -> float:
@@ -105,8 +114,30 @@ def check_seconds(name: str, value: float) -> float:
     Raises:
         ConfigError: it is something else.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ConfigError(f"{name} must be a finite number larger than 0, {_beside(value, 0, math.inf)}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= _LONGEST:
+        raise ConfigError(f"{name} must be a finite number larger than 0, {_beside(value, 0, _LONGEST)}")
+    return value
+
+
+def check_duration(name: str, value: float) -> float:
+    """Return a finite number of seconds, 0 or above.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _LONGEST:
+        raise ConfigError(f"{name} must be a finite number, at least 0, {_beside(value, 0, _LONGEST)}")
+    return value
+
+
+def check_call(name: str, value: Any) -> Any:
+    """Return what can be called.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if not callable(value):
+        raise ConfigError(f"{name} must be a function, {given(value)}")
     return value
 
 
@@ -142,10 +173,41 @@ def check_path(name: str, value: str | os.PathLike[str]) -> str:
     """
     if isinstance(value, type) or not isinstance(value, (str, os.PathLike)):
         raise ConfigError(f"{name} must be a name or a path, {given(value)}")
-    path = os.fspath(value)
+    path: Any = os.fspath(value)
     if not isinstance(path, str) or "\0" in path:
         raise ConfigError(f"{name} must be a name or a path of text without a zero in it")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        path = None
+    if path is None:
+        raise ConfigError(f"{name} must be a name or a path, and holds half a surrogate pair")
     return check_text(name, path)
+
+
+def check_rows(name: str, value: Any, row: str = "") -> list[Any]:
+    """Return what a call is given several of: the items of a list, or of what else can be gone through.
+
+    Args:
+        name: of the argument.
+        value: what was given. Neither a text nor a mapping, whose characters or keys would be taken.
+        row: of what each item consists, with commas between; nothing is asked of an item by default.
+
+    Raises:
+        InvalidType: it is something else.
+    """
+    what = f"({row}) tuples" if row else name
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise InvalidType(f"{name} must be a list of {what}, {given(value)}")
+    found = list(value)
+    for position, item in enumerate(found if row else ()):
+        if (
+            isinstance(item, (str, bytes))
+            or not isinstance(item, Sequence)
+            or len(item) != row.count(",") + 1
+        ):
+            raise InvalidType(f"{name}[{position}] must be ({row}), {given(item)}")
+    return found
 
 
 def check_is(name: str, value: Any, kind: type) -> Any:

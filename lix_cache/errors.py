@@ -8,6 +8,7 @@
     ├── InvalidInput                 (also ValueError)  an argument was refused; nothing was stored
     │   ├── InvalidContext                              a context holds something that identifies nothing
     │   ├── InvalidSessionId                            not a string, empty, or not encodable
+    │   ├── InvalidType          (also TypeError)       of another kind than the argument can be
     │   ├── KeyReused                                   a message's key stands for another message
     │   ├── MessageNotFound          (also LookupError) the session has no message of that id
     │   ├── InvalidMessage                              not representable as JSON without loss
@@ -62,6 +63,7 @@ __all__ = [
     "InvalidInput",
     "InvalidMessage",
     "InvalidSessionId",
+    "InvalidType",
     "InvalidVector",
     "KeyReused",
     "KvBusy",
@@ -106,6 +108,10 @@ class InvalidContext(InvalidInput):
 
 class InvalidSessionId(InvalidInput):
     """A session id or a namespace is not a string, is empty, too long, or cannot be encoded as UTF-8."""
+
+
+class InvalidType(InvalidInput, TypeError):
+    """An argument is of another kind than it can be: a number for a list, a text for a list of texts."""
 
 
 class InvalidMessage(InvalidInput):

@@ -23,11 +23,19 @@ from lix_cache.admin.results import (
 from lix_cache.admin.totals import totals
 from lix_cache.archive.compaction import Compacted
 from lix_cache.arguments import config_of
+from lix_cache.checks import check_call, check_count, check_duration, check_flag
 from lix_cache.compat.caches import SemanticCacheRedis
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ArchiveError, InvalidMessage, LixCacheError, RedisCommandError
 from lix_cache.messages.message import Message
-from lix_cache.messages.session_key import SessionName, in_namespace, shown, stored_id, stored_start
+from lix_cache.messages.session_key import (
+    SessionName,
+    ids_of,
+    in_namespace,
+    shown,
+    stored_id,
+    stored_start,
+)
 from lix_cache.messages.turn import from_turn
 from lix_cache.session import read, reconcile, rounds, whole
 from lix_cache.session.base import Session
@@ -67,17 +75,18 @@ class StoreAdmin:
         """Return the sessions, hot and cold together, the last used first.
 
         Args:
-            limit: how many at most; None for all.
+            limit: how many at most, none below 1; None for all.
             namespace: those of this one alone; of all, and those without one, by default.
         """
         start = None if namespace is None else stored_start(namespace)
+        most = None if limit is None else max(0, check_count("limit", limit))
         hot = self._drive(rounds.list_hot(self._store))
         cold = {meta.session_id: meta for meta in self._store.cold.all_metadata()}
         old = self._drive(moving_over.old_sessions(self._store, self._names_left()))
         last_use = {sid: meta.last_use for sid, meta in cold.items()} | hot
         last_use |= {sid: max(left.last_use, last_use.get(sid, 0.0)) for sid, left in old.items()}
         last_use = {sid: used for sid, used in last_use.items() if in_namespace(sid, start)}
-        newest_first = sorted(last_use, key=lambda sid: (-last_use[sid], sid))[:limit]
+        newest_first = sorted(last_use, key=lambda sid: (-last_use[sid], sid))[:most]
         sizes = self._drive(flows.window_sizes(self._store, (sid for sid in newest_first if sid in hot)))
         infos = (
             (sid, info_of(sid, sizes.get(sid, (0, 0)), cold.get(sid), last_use[sid], old.get(sid)))
@@ -168,14 +177,19 @@ class StoreAdmin:
         Returns:
             What moved. One session's failure does not keep the others from moving.
         """
+        check_call("on_progress", on_progress)
+        seconds = self._idle_seconds(idle_seconds)
+        start = None if namespace is None else stored_start(namespace)
         total, reconciled = Moved(), 0
         if session_ids is not None:
-            chosen = [stored_id(sid) for sid in session_ids]
-            self._take_over(self._drive(moving_over.old_sessions(self._store, chosen)), total)
+            named = ids_of("session_ids", session_ids)
+            left = self._drive(moving_over.old_sessions(self._store, named))
+            self._take_over(left, total)
+            # What is not there, or on disk alone, is not moved, and not reported as moved.
+            there = self._drive(rounds.hot_among(self._store, named)) | left.keys()
+            chosen = [sid for sid in named if sid in there]
         else:
-            start = None if namespace is None else stored_start(namespace)
             reconciled = self._reconcile_pending(total, start)
-            seconds = self.config.idle_seconds if idle_seconds is None else idle_seconds
             hot = self._drive(rounds.list_hot(self._store))
             hot = {sid: used for sid, used in hot.items() if in_namespace(sid, start)}
             chosen = self._drive(flows.idle_sessions(hot, seconds))
@@ -204,9 +218,10 @@ class StoreAdmin:
 
         Raises: as :meth:`ConversationArchive.compact`.
         """
+        check_call("on_progress", on_progress)
         return self._store.archive.compact(
             session_ids,
-            idle_seconds=self.config.idle_seconds if idle_seconds is None else idle_seconds,
+            idle_seconds=self._idle_seconds(idle_seconds),
             dry_run=dry_run,
             on_progress=on_progress,
         )
@@ -228,6 +243,8 @@ class StoreAdmin:
         Returns:
             What moved. One session's failure does not keep the others from moving.
         """
+        check_flag("dry_run", dry_run)
+        check_call("on_progress", on_progress)
         sessions, failed = self._drive(moving_over.names_left(self._store))
         if dry_run:
             left = self._drive(moving_over.old_sessions(self._store, sessions))
@@ -256,6 +273,7 @@ class StoreAdmin:
         Returns:
             What moved. Where a session could not be moved, the old number stays noted.
         """
+        check_flag("dry_run", dry_run)
         drive, store = self._drive.unchecked, self._store
         if dry_run:
             sizes = [drive(buckets.size(store, one)) for one in drive(buckets.strays(store))]
@@ -278,6 +296,9 @@ class StoreAdmin:
     def restore(self, session_id: SessionName) -> bool:
         """Take a session back from the trash, as :meth:`ConversationArchive.restore`. Needs no Redis."""
         return self._store.archive.restore(session_id)
+
+    def _idle_seconds(self, given: float | None) -> float:
+        return self.config.idle_seconds if given is None else check_duration("idle_seconds", given)
 
     def _move(self, group: list[str], total: Moved) -> None:
         moved = self._drive(move_to_disk(self._store, dict.fromkeys(group, 0)))
@@ -332,6 +353,7 @@ class StoreAdmin:
         """
         from lix_cache.semantic.cache import SemanticCache
 
+        check_call("on_progress", on_progress)
         chosen = self._drive(namespaces.all_of(self._store, stored_start(namespace)))
         deleted, failed = 0, dict[str, LixCacheError]()
         for number, session_id in enumerate(chosen):

@@ -5,26 +5,27 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
+from lix_cache import checks
 from lix_cache.archive import search
 from lix_cache.archive.compaction import Compacted
 from lix_cache.archive.expiry import DAY, Now
+from lix_cache.archive.facts import for_users
 from lix_cache.archive.index import MAX_DECODED
 from lix_cache.archive.names import SUFFIX
 from lix_cache.archive.store import ArchiveStore
 from lix_cache.archive.verify import ArchiveReport, verify_bytes, verify_file
-from lix_cache.checks import check_count, check_path, check_seconds
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import check_setting
-from lix_cache.errors import ArchiveCorrupt, ArchiveError, MissingDictionary, MissingExtra
+from lix_cache.errors import ArchiveCorrupt, ArchiveError, InvalidType, MissingDictionary, MissingExtra
 from lix_cache.messages.message import Message
-from lix_cache.messages.session_key import SessionName, in_namespace, shown, stored_id, stored_start
+from lix_cache.messages.session_key import SessionName, ids_of, in_namespace, shown, stored_id, stored_start
 from lix_cache.messages.turn import ZERO_ID, from_turn, to_turn
 from lix_cache.storage.files import Files
 
 if TYPE_CHECKING:
-    from lix_cache.archive.facts import SessionMetadata, TrashedSession
     from lix_cache.vectors import VectorLike
 
 __all__ = ["ConversationArchive"]
@@ -82,18 +83,18 @@ class ConversationArchive:
         clock: Clock = SYSTEM_CLOCK,
         files: Files | None = None,
     ) -> None:
-        check_seconds("session_ttl_days", session_ttl_days)
-        check_seconds("lock_timeout_seconds", lock_timeout_seconds)
+        checks.check_seconds("session_ttl_days", session_ttl_days)
+        checks.check_seconds("lock_timeout_seconds", lock_timeout_seconds)
         check_setting("archive_trash_days", trash_days, "trash_days")
         check_setting("archive_max_frame_mb", max_frame_mb, "max_frame_mb")
         check_setting("archive_codec", codec, "codec")
-        self.archive_dir = check_path("archive_dir", archive_dir)
+        self.archive_dir = checks.check_path("archive_dir", archive_dir)
         self.session_ttl_days = session_ttl_days
         self.trash_days = trash_days
         self.store = ArchiveStore(
             self.archive_dir,
             codec=codec,
-            dictionary=None if dictionary is None else check_path("dictionary", dictionary),
+            dictionary=None if dictionary is None else checks.check_path("dictionary", dictionary),
             on_damage=on_damage,
             lock_timeout_seconds=lock_timeout_seconds,
             max_frame_bytes=max_frame_mb << 20,
@@ -126,7 +127,7 @@ class ConversationArchive:
         """
         stored = stored_id(session_id)
         # Checked before the lock is taken, and before anything is written.
-        checked = [to_turn(turn, ZERO_ID) for turn in turns]
+        checked = [to_turn(turn, ZERO_ID) for turn in checks.check_rows("turns", turns)]
         if checked:
             with self.store.lock(stored):
                 self.store.append_locked(stored, self.store.number_locked(stored, checked))
@@ -149,7 +150,7 @@ class ConversationArchive:
             ConfigError: ``n`` is no whole number.
             ArchiveCorrupt: as :meth:`load_all`.
         """
-        count = check_count("n", n)
+        count = checks.check_count("n", n)
         return [from_turn(turn) for turn in self.store.recent(stored_id(session_id), count)]
 
     def search_by_text(self, session_id: SessionName, query: str, top_k: int = 5) -> list[Message]:
@@ -163,7 +164,7 @@ class ConversationArchive:
             ConfigError: ``top_k`` is no whole number.
             ArchiveCorrupt: as :meth:`load_all`.
         """
-        words, count = search.check_query(query), check_count("top_k", top_k)
+        words, count = search.check_query(query), checks.check_count("top_k", top_k)
         turns = self.store.turns(stored_id(session_id))
         return [from_turn(turn) for turn in search.by_text(turns, words, count)]
 
@@ -183,7 +184,7 @@ class ConversationArchive:
             ConfigError: ``top_k`` is no whole number.
             ArchiveCorrupt: as :meth:`load_all`.
         """
-        count = check_count("top_k", top_k)
+        count = checks.check_count("top_k", top_k)
         turns = self.store.turns(stored_id(session_id))
         return [from_turn(turn) for turn in search.by_vector(turns, query_embedding, count)]
 
@@ -208,7 +209,7 @@ class ConversationArchive:
             ArchiveCorrupt: nothing in the file is intact.
         """
         found = self.store.metadata(stored_id(session_id))
-        return None if found is None else _for_users(found)
+        return None if found is None else for_users(found)
 
     def cleanup_expired(self, keep: Callable[[SessionName], bool] | None = None) -> int:
         """Move every session without a sign of life for ``session_ttl_days`` to the trash.
@@ -245,6 +246,8 @@ class ConversationArchive:
 
     def expired_sessions(self, now: Now | None = None) -> list[SessionName]:
         """Return the sessions that have given no sign of life for ``session_ttl_days``."""
+        if not isinstance(now, (Now, NoneType)):
+            raise InvalidType(f"now must be what store.now() returned, or None, {checks.given(now)}")
         return [shown(one) for one in self.store.expired_sessions(self._life, now or self.store.now())]
 
     def trashed(self, namespace: str | None = None) -> list[dict[str, Any]]:
@@ -258,7 +261,7 @@ class ConversationArchive:
         """
         start = None if namespace is None else stored_start(namespace)
         found = [one for one in self.store.trashed() if in_namespace(one.session_id, start)]
-        return [_for_users(one) for one in sorted(found, key=lambda one: -one.trashed_at)]
+        return [for_users(one) for one in sorted(found, key=lambda one: -one.trashed_at)]
 
     def restore(self, session_id: SessionName) -> bool:
         """Restore a session from the trash; False if it is not there.
@@ -300,10 +303,12 @@ class ConversationArchive:
 
         .. versionadded:: 1.0.0
         """
-        if session_ids is None:
-            chosen = [meta.session_id for meta in self.store.all_metadata()]
-        else:
-            chosen = [stored_id(session_id) for session_id in session_ids]
+        checks.check_duration("idle_seconds", idle_seconds)
+        checks.check_flag("dry_run", dry_run)
+        if on_progress is not None:
+            checks.check_call("on_progress", on_progress)
+        every = (meta.session_id for meta in self.store.all_metadata())
+        chosen = list(every) if session_ids is None else ids_of("session_ids", session_ids)
         total = Counter[str]()
         failed: dict[SessionName, str] = {}
         for number, session_id in enumerate(chosen):
@@ -374,7 +379,7 @@ class ConversationArchive:
             namespace: the sessions of this one alone; of all, and those without one, by default.
         """
         start = None if namespace is None else stored_start(namespace)
-        return [_for_users(one) for one in self.store.all_metadata() if in_namespace(one.session_id, start)]
+        return [for_users(one) for one in self.store.all_metadata() if in_namespace(one.session_id, start)]
 
     def verify(self, session_id: SessionName) -> ArchiveReport | None:
         """Check every byte of a session's file; None if there is no such session.
@@ -391,9 +396,3 @@ class ConversationArchive:
             data = self.store.raw_file(name)
             if data is not None:
                 yield verify_file(data, name[: -len(SUFFIX)])[1]
-
-
-def _for_users(found: SessionMetadata | TrashedSession) -> dict[str, Any]:
-    # Not asdict(), which copies every value, and takes as long as reading the file.
-    told = {name: value for name, value in vars(found).items() if name != "last_use"}
-    return {**told, "session_id": shown(found.session_id)}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from lix_cache.messages.session_key import shown
 from lix_cache.messages.turn import ZERO_ID, MessageId
 
-__all__ = ["CompactedSession", "Extent", "SessionMetadata", "Summary", "TrashedSession"]
+__all__ = ["CompactedSession", "Extent", "SessionMetadata", "Summary", "TrashedSession", "for_users"]
 
 
 @dataclass(frozen=True)
@@ -105,3 +107,10 @@ class CompactedSession:
     frames_after: int = 0
     bytes_before: int = 0
     bytes_after: int = 0
+
+
+def for_users(found: SessionMetadata | TrashedSession) -> dict[str, Any]:
+    """Return what is told of a session as a dict, as the old package did."""
+    # Not asdict(), which copies every value, and takes as long as reading the file.
+    told = {name: value for name, value in vars(found).items() if name != "last_use"}
+    return {**told, "session_id": shown(found.session_id)}

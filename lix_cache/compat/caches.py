@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lix_cache.arguments import config_with, speaks_for_itself
-from lix_cache.checks import check_seconds, check_text, check_whole
+from lix_cache.checks import check_rows, check_seconds, check_text, check_whole, given
 from lix_cache.clock import SYSTEM_CLOCK, Clock
-from lix_cache.compat.flow import QueryCache, UrlCache
+from lix_cache.compat.flow import QueryCache, UrlCache, checked_url
 from lix_cache.compat.ring import NONCE_BYTES
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.aio import AsyncDriver, awaited
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.effects import Flow, RedisCall
-from lix_cache.errors import LixCacheError
+from lix_cache.errors import InvalidType, LixCacheError
 from lix_cache.hot.breaker import breaker_for
 from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.keys import Keys
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncSemanticCacheRedis", "AsyncURLEmbeddingCache", "SemanticCacheRedis", "URLEmbeddingCache"]
 
 T = TypeVar("T")
+
+_ENTRY = "url, query_embedding, response"
 
 
 class _Shell:
@@ -232,8 +234,8 @@ class SemanticCacheRedis(_Semantic):
 
     def batch_get(self, queries: Sequence[tuple[str, VectorLike]]) -> list[Any]:
         """Look up (url, query_embedding) pairs; None for each miss. One round trip, two with hits."""
-        misses = [None] * len(queries)
-        return self._drive(self._guarded(self._cache.get_many(queries), misses))
+        pairs = check_rows("queries", queries, "url, query_embedding")
+        return self._drive(self._guarded(self._cache.get_many(pairs), [None] * len(pairs)))
 
     def batch_set(
         self, entries: Iterable[tuple[str, VectorLike, Any]], *, ttl_seconds: float | None = None
@@ -244,7 +246,9 @@ class SemanticCacheRedis(_Semantic):
         another than that of the entries in Redis is found out there; then the entries of
         other URLs are stored.
         """
-        self._drive(self._guarded(self._cache.set_many(entries, ttl_seconds), None))
+        self._drive(
+            self._guarded(self._cache.set_many(check_rows("entries", entries, _ENTRY), ttl_seconds), None)
+        )
 
     def clear_session(self) -> bool:
         """Drop every response of the session. Returns True; every failure is an error."""
@@ -282,7 +286,9 @@ class AsyncSemanticCacheRedis(_Semantic):
         self, entries: Iterable[tuple[str, VectorLike, Any]], *, ttl_seconds: float | None = None
     ) -> None:
         """See :meth:`SemanticCacheRedis.batch_set`."""
-        await self._drive(self._guarded(self._cache.set_many(entries, ttl_seconds), None))
+        await self._drive(
+            self._guarded(self._cache.set_many(check_rows("entries", entries, _ENTRY), ttl_seconds), None)
+        )
 
     async def clear_session(self) -> bool:
         """See :meth:`SemanticCacheRedis.clear_session`."""
@@ -333,15 +339,17 @@ class URLEmbeddingCache(_Url):
             InvalidVector: not finite, not flat, or empty.
             DimensionMismatch: not of the configured ``embedding_dim``.
         """
-        return self.batch_set({url: embedding})[url]
+        return self.batch_set({checked_url(url): embedding})[url]
 
     def batch_get(self, urls: Sequence[str]) -> dict[str, FloatArray | None]:
         """Return the embedding, or None, for each URL. One round trip per ``batch_size``."""
-        misses: dict[str, FloatArray | None] = dict.fromkeys(urls)
-        return self._drive(self._guarded(self._cache.get_many(urls), misses))
+        each = [checked_url(url) for url in check_rows("urls", urls)]
+        return self._drive(self._guarded(self._cache.get_many(each), dict.fromkeys(each)))
 
     def batch_set(self, url_embeddings: Mapping[str, VectorLike]) -> dict[str, bool]:
         """Store embeddings. One round trip per ``batch_size``; all are checked first."""
+        if not isinstance(url_embeddings, Mapping):
+            raise InvalidType(f"url_embeddings must be a dict of embeddings by URL, {given(url_embeddings)}")
         failures = dict.fromkeys(url_embeddings, False)
         return self._drive(self._guarded(self._cache.set_many(url_embeddings), failures))
 
@@ -366,7 +374,7 @@ class AsyncURLEmbeddingCache(_Url):
 
     async def set(self, url: str, embedding: VectorLike) -> bool:
         """See :meth:`URLEmbeddingCache.set`."""
-        return (await self.batch_set({url: embedding}))[url]
+        return (await self.batch_set({checked_url(url): embedding}))[url]
 
     batch_get = awaited(URLEmbeddingCache.batch_get)
     batch_set = awaited(URLEmbeddingCache.batch_set)

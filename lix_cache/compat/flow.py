@@ -103,7 +103,7 @@ class QueryCache(_Cache):
     new_nonce: Callable[[], bytes] = lambda: bytes(NONCE_BYTES)
 
     def _scope(self, url: str) -> str:
-        return _scope(self.session_id, _checked_url(url), self.embedder)
+        return _scope(self.session_id, checked_url(url), self.embedder)
 
     def _vectors(self, scope: str) -> str:
         return self.keys.semantic_vectors(self.session_id, scope)
@@ -236,7 +236,7 @@ class UrlCache(_Cache):
     is_spread: bool = False
 
     def _key(self, url: str) -> bytes:
-        return self.keys.url_embedding(_checked_url(url), self.embedder)
+        return self.keys.url_embedding(checked_url(url), self.embedder)
 
     def get(self, url: str) -> Flow[FloatArray | None]:
         """Read one embedding: one round trip."""
@@ -314,7 +314,7 @@ def ttl_ms(ttl_seconds: float) -> int:
     return max(1, int(min(ttl_seconds * 1000, _LONGEST_TTL_MS)))
 
 
-def _checked_url(url: object) -> str:
+def checked_url(url: object) -> str:
     if not isinstance(url, str):
         raise InvalidMessage(f"the URL must be a str, got {type(url).__name__}")
     return url

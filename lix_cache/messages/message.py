@@ -27,6 +27,10 @@ Message: TypeAlias = dict[str, Any]
 MAX_DEPTH = 200
 
 
+#: Python lets no limit for the digits of an integer be less than 640.
+_SURELY_WRITTEN_BITS = 2000
+
+
 #: Keys that every message has: they are named in errors.
 _OWN_KEYS = frozenset(("role", "content", "timestamp", "metadata", "embedding"))
 
@@ -40,9 +44,12 @@ def check_json(value: Any, where: str, error: type[Exception] = InvalidMessage) 
     stack: list[tuple[Any, str, int]] = [(value, where, 0)]
     while stack:
         item, path, depth = stack.pop()
-        if item is None or isinstance(item, (str, bool, int)):
+        if item is None or isinstance(item, str):
             continue
-        if isinstance(item, float):
+        if isinstance(item, int):
+            if item.bit_length() > _SURELY_WRITTEN_BITS and not _is_written(item):
+                raise error(f"{path} is an integer of more digits than Python writes; keep it as text")
+        elif isinstance(item, float):
             if not math.isfinite(item):
                 raise error(f"{path} is {item}, which JSON cannot carry; use None or a string")
         elif depth >= MAX_DEPTH:
@@ -62,6 +69,13 @@ def check_json(value: Any, where: str, error: type[Exception] = InvalidMessage) 
                 f"{path} is {kind_of(item)}, which JSON cannot carry; "
                 "convert it to text, numbers, lists or dicts first"
             )
+
+
+def _is_written(number: int) -> bool:
+    try:
+        return bool(encoder(number))
+    except ValueError:
+        return False
 
 
 encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode

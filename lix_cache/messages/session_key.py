@@ -17,17 +17,19 @@ A namespace is not empty and holds no ``\\x1f``, so no two sessions have one sto
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from lix_cache.checks import kind_of
-from lix_cache.errors import InvalidSessionId
+from lix_cache.checks import given, kind_of
+from lix_cache.errors import InvalidSessionId, InvalidType
 
 __all__ = [
     "MAX_NAMESPACE_BYTES",
     "MAX_SESSION_ID_BYTES",
     "SessionKey",
     "SessionName",
+    "ids_of",
     "in_namespace",
     "is_stored",
     "name_fields",
@@ -113,6 +115,24 @@ def stored_id(session: object) -> str:
     # Of a key as well: one that was unpickled was not checked.
     session_id = _check("a session id", given, MAX_SESSION_ID_BYTES)
     return stored_plain(session_id) if namespace is None else stored_start(namespace) + session_id
+
+
+def ids_of(name: str, sessions: object) -> list[str]:
+    """Return the stored ids of several sessions, each once; ``name`` is the argument's, for errors.
+
+    Raises:
+        InvalidType: that is no collection of ids. One id is not: its characters would be taken for ids.
+        InvalidSessionId: one of them is no id.
+    """
+    if isinstance(sessions, (str, bytes, SessionKey, Mapping)) or not isinstance(sessions, Iterable):
+        raise InvalidType(f"{name} must be a list of session ids, {given(sessions)}")
+    found = []
+    for position, session in enumerate(sessions):
+        try:
+            found.append(stored_id(session))
+        except InvalidSessionId as error:
+            raise InvalidSessionId(f"{name}[{position}]: {error}") from None
+    return list(dict.fromkeys(found))
 
 
 def stored_plain(text: str) -> str:

@@ -169,16 +169,20 @@ def new_nonce() -> bytes:
     return os.urandom(NONCE_BYTES)
 
 
-def query_text(query: object) -> str:
+def query_text(query: object, name: str = "the query") -> str:
     """Return a query in the form that the exact tier compares and the embedder sees.
+
+    Args:
+        query: what was given.
+        name: of the argument, for errors.
 
     Raises:
         InvalidInput: not a str, or nothing in it.
     """
     if not isinstance(query, str):
         advice = "; CachePolicy.extract_query takes it out of messages" if isinstance(query, list) else ""
-        raise InvalidInput(f"the query must be a str, got {type(query).__name__}{advice}")
+        raise InvalidInput(f"{name} must be a str, got {type(query).__name__}{advice}")
     normalised = normalise(query)
     if not normalised:
-        raise InvalidInput("the query is empty")
+        raise InvalidInput(f"{name} is empty")
     return normalised

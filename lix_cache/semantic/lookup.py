@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lix_cache.checks import check_number
 from lix_cache.compute import Failed
 from lix_cache.effects import Compute, Flow, RedisCall
 from lix_cache.errors import ComputeTimeout, MissingExtra, told
@@ -63,6 +64,10 @@ class Query:
     embedding: VectorLike | None = None
     threshold: float | None = None
     peek: bool = False
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None:
+            check_number("similarity_threshold", self.threshold, -1, 1)
 
 
 def lookup(core: Core, query: Query) -> Flow[Lookup]:

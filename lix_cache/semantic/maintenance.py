@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lix_cache.checks import check_duration
 from lix_cache.compat.ring import unit_vector
 from lix_cache.compute import Failed
 from lix_cache.effects import Compute, Effect, Flow, RedisBatch, RedisCall
@@ -123,7 +124,7 @@ def _drop_pages(core: Core, criteria: Criteria, scopes: Sequence[str]) -> Flow[i
 def _drop_similar(core: Core, criteria: Criteria, text: str, wanted: frozenset[bytes]) -> Flow[int]:
     if core.embedding.embedder is None:
         raise ConfigError("similar_to needs an embedder; this cache was made without one")
-    normalised = query_text(text)
+    normalised = query_text(text, "similar_to")
     try:
         name, dim = yield from core.embedding.identity()
         vector = yield from core.embedding.vector(normalised, dim, Spent())
@@ -195,6 +196,8 @@ def clean_up(core: Core) -> Flow[int]:
 
 def settle(core: Core, timeout: float | None) -> Flow[bool]:
     """Wait until responses have their vectors."""
+    if timeout is not None:
+        check_duration("timeout", timeout)
     meanings = core.embedding.meanings
     if meanings is None:
         return True

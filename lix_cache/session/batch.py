@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from lix_cache.errors import InvalidInput
+from lix_cache.checks import given
+from lix_cache.errors import InvalidInput, InvalidType
 from lix_cache.hot.window import BYTES_AT_ONCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from lix_cache.messages.turn import MessageId, Turn
 
@@ -75,8 +77,9 @@ def check_keys(keys: Sequence[str] | None, count: int) -> list[str] | None:
     """
     if keys is None:
         return None
-    if isinstance(keys, (str, bytes)):
-        raise InvalidInput("keys must be a sequence with a key for each message, not one text")
+    # A set has no order: which key were which message's?
+    if isinstance(keys, (str, bytes)) or not isinstance(keys, Sequence):
+        raise InvalidType(f"keys must be a list or tuple with a key for each message, {given(keys)}")
     names = list(keys)
     if len(names) != count:
         raise InvalidInput(f"each message needs a key: got {count} messages and {len(names)} keys")

@@ -368,6 +368,8 @@ def test_hostile_ids_are_listed_shown_and_moved_without_reaching_the_terminal(
             shown = cli("show", "--json", "--", session_id)
             assert [m["content"] for m in shown.json["messages"]] == ["message 0", "message 1"]
             assert cli("verify", "--", session_id).code == 0
+            assert cli("offload", "--json", f"--session={session_id}").json["sessions"] == 0
+            fill(redis_config, session_id, 1)
             assert cli("offload", "--json", f"--session={session_id}").json["sessions"] == 1
 
 

@@ -76,6 +76,7 @@ NAMES = [
     "InvalidInput",
     "InvalidMessage",
     "InvalidSessionId",
+    "InvalidType",
     "InvalidVector",
     "KeyReused",
     "KvBusy",
