@@ -34,6 +34,22 @@ def _spoken(path: str) -> Any:
     return EMBEDDINGS if path == EMBEDDINGS.path else protocol_of(path)
 
 
+_OWN = frozenset({"admin", "ui", "healthz", "ready", "metrics"})
+_NO_ADMIN = (
+    "this path is the gateway's own and is not passed on; /admin and /ui need the setting admin_key "
+    "('lix-cache serve --hash-key' makes it of a key)"
+)
+
+
+def _is_own(path: str) -> bool:
+    """Whether a path is below one of the gateway's own, as a careless server would read it too."""
+    for part in path.replace("\\", "/").split("/"):
+        first = part.partition(";")[0].strip().lower()
+        if first not in ("", "."):
+            return first in _OWN
+    return False
+
+
 class Gateway:
     """One process of the gateway.
 
@@ -104,8 +120,8 @@ class Gateway:
         core, path = self.core, scope["path"]
         if await self.health.answers(scope, send):
             return
-        if self._admin is not None and (path == "/ui" or path.startswith(("/admin/", "/ui/"))):
-            await self._admin(scope, receive, send)
+        if _is_own(path):
+            await self._serve_own(scope, receive, send)
             return
         self.last_request = core.clock.monotonic()
         protocol = _spoken(path) if scope["method"] == "POST" else None
@@ -161,6 +177,13 @@ class Gateway:
             core.metrics.open -= 1
             core.users -= 1
             self._note(core, scope, started, status, tenant_name, verdict, protocol, call)
+
+    async def _serve_own(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer here, in every spelling of the path: what comes to it may hold the admin key."""
+        if self._admin is not None:
+            await self._admin(scope, receive, send)
+        else:
+            await _refuse(send, Refused(404, "no_admin_key", _NO_ADMIN), None, scope["path"])
 
     @staticmethod
     def _note(

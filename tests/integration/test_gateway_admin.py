@@ -45,8 +45,44 @@ def test_without_its_key_there_is_no_admin(
         assert admin(gateway, "stats", key=key).status == 401
         assert admin(gateway, "purge", {"tenant": "ann"}, key).status == 401
     assert ask(gateway.url, "GET", "/metrics", headers={"authorization": f"Bearer {ADMIN}"}).status == 200
-    with RunningGateway(provider, redis_config) as plain:
-        assert admin(plain, "stats").json["path"] == "/admin/stats", "a path like any other"
+
+
+OWN = (
+    "/admin/reload",
+    "/admin",
+    "//admin/reload",
+    "/%61dmin/reload",
+    "/./admin/reload",
+    "/Admin/reload",
+    "/admin;x/reload",
+    "/\\admin/reload",
+    "/ui",
+    "/ui/",
+    "/ui/main.js",
+    "/metrics/",
+    "/ready/x",
+    "/healthz/",
+)
+
+
+@pytest.mark.promise("no-leak")
+@pytest.mark.parametrize("has_key", [True, False])
+def test_the_gateways_own_paths_never_reach_a_provider(
+    provider: Provider, redis_config: CacheConfig, has_key: bool
+) -> None:
+    with RunningGateway(provider, redis_config, admin_key=digest_of_key(ADMIN) if has_key else "") as gateway:
+        for path in OWN:
+            for method in ("GET", "POST"):
+                found = ask(gateway.url, method, path, b"{}", {"authorization": "Bearer secret"})
+                if has_key:
+                    # Every answer that came from a provider, or was refused, says how it was answered.
+                    assert "x-lix-cache" not in {name.lower() for name in found.headers}, path
+                    continue
+                assert found.status == 404, path
+                error = found.json["error"]
+                assert "admin_key" in error["message"]
+                assert "lix-cache serve --hash-key" in error["message"]
+                assert found.headers["x-lix-cache-reason"] == "no_admin_key"
 
 
 @pytest.mark.promise("isolation")
