@@ -46,7 +46,7 @@ class LocalModel(WriteBehind):
         memory_bytes: the most bytes of states in memory.
         idle_seconds: a session that was not used for so long is written to disk.
         encoding: ``native`` is bit-equal, ``zstd`` smaller and as exact, ``q8`` and ``q4`` are lossy.
-        fewest_tokens: shorter sequences are not stored.
+        fewest_tokens: of prompt and reply together; shorter sequences are neither stored nor loaded.
         clock: for tests.
     """
 
