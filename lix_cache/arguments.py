@@ -27,7 +27,9 @@ def speaks_for_itself(kind: K) -> K:
         if is_public and isinstance(found, FunctionType) and name not in vars(kind):
             own = FunctionType(found.__code__, found.__globals__, name, found.__defaults__, found.__closure__)
             functools.update_wrapper(own, found)
-            del own.__dict__["__wrapped__"]
+            # What the method wraps, if anything, tells its parameters; it wraps not what it is a copy of.
+            own.__dict__.pop("__wrapped__")
+            own.__dict__.update(found.__dict__)
             own.__kwdefaults__ = found.__kwdefaults__
             own.__qualname__ = f"{kind.__qualname__}.{name}"
             setattr(kind, name, own)

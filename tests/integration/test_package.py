@@ -58,7 +58,9 @@ def test_the_sdist_holds_the_documents_the_tests_and_what_they_run(built: tuple[
         wanted |= {
             str(path.relative_to(ROOT))
             for path in (ROOT / folder).rglob("*")
-            if path.is_file() and "__pycache__" not in path.parts and path.suffix not in (".so", ".pyc")
+            if path.is_file()
+            and not {"__pycache__", "node_modules"} & set(path.parts)
+            and path.suffix not in (".so", ".pyc")
         }
     assert wanted - held == set()
     assert not any(name.endswith((".so", ".pyc")) for name in held)
