@@ -90,14 +90,15 @@ def serve(
         return
     settings = reread()
     _check_models(settings)
+    # The server hands the signal on when it has ended. By default that would leave behind the demo's folder,
+    # and the private Redis of --embedded, which ends at the exit of the last process that uses it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if not demo:
         _run(settings, library, reread)
         return
     more, page_key = _for_demo(settings)
     reread = partial(reread, **more)
     with tempfile.TemporaryDirectory(prefix="lix-cache-demo-", ignore_cleanup_errors=True) as folder:
-        # The server hands the signal on when it has ended, and by default that would leave the folder behind.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         _run(reread(), library.replace(archive_dir=folder), reread, is_demo=True, page_key=page_key)
 
 
@@ -180,10 +181,12 @@ def _run(
     is_demo: bool = False,
     page_key: str = "",
 ) -> None:
-    from lix_cache.gateway.serve import gateway_for, log_troubles, run, run_workers
+    from lix_cache.gateway.serve import gateway_for, listeners_for, log_troubles, run, run_workers
 
-    address = f"http://{settings.host}:{settings.port}"
     gateway = gateway_for(settings, library, reread)
+    listeners = listeners_for(settings)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"http://{host}:{listeners[0].getsockname()[1]}"
     gateway.core.is_demo = is_demo
     log_troubles()
     lines = [f"lix-cache gateway on {address}"]
@@ -200,6 +203,6 @@ def _run(
         )
     to_stderr().print(Text("\n".join(lines)), soft_wrap=True)
     if settings.workers > 1:
-        run_workers(gateway, settings.workers)
+        run_workers(gateway, settings.workers, listeners)
     else:
-        run(gateway)
+        run(gateway, listeners)
