@@ -173,6 +173,30 @@ def test_a_port_in_use_is_said_before_anything_else(host: str, more: tuple[str, 
     assert more == ("--check",) or not done.stdout, "an error goes to the standard error"
 
 
+@pytest.mark.promise("isolation")
+def test_a_demo_shares_no_keys_with_a_gateway(redis_config: CacheConfig) -> None:
+    env = {
+        "LIX_CACHE_REDIS_URL": f"redis://127.0.0.1:{redis_config.redis_port}",
+        "LIX_CACHE_REDIS_KEY_PREFIX": redis_config.redis_key_prefix,
+    }
+    with Redis(port=redis_config.redis_port) as redis, serving("--demo", **env) as (_, url):
+        assert post(url, chat_body(), x_session_id="s").status == 200
+        start = redis_config.redis_key_prefix
+
+        def found() -> list[bytes]:
+            return [key for key in redis.scan_iter(f"{start}*") if key.startswith(start.encode())]
+
+        wait_until(lambda: bool(found()), 30, "what the demo keeps")
+        assert all(key.startswith(f"{start}:demo:".encode()) for key in found())
+
+
+def test_a_check_of_the_demo_says_what_the_demo_has() -> None:
+    done = run("serve", "--demo", "--check", "--port", str(free_port()), LIX_CACHE_GATEWAY_REDIS="no")
+    assert done.returncode == 0, done.stdout
+    assert "serve /admin behind its key" in done.stdout
+    assert "keep sessions" in done.stdout
+
+
 def test_the_private_redis_ends_with_the_last_gateway(tmp_path: Path) -> None:
     env = {"LIX_CACHE_DATA_DIR": str(tmp_path / "data")}
     env["LIX_CACHE_REDIS_URL"] = f"redis://127.0.0.1:{free_port()}"
@@ -207,6 +231,8 @@ def test_the_private_redis_ends_with_the_last_gateway(tmp_path: Path) -> None:
         (["serve", "--upstream", "http://x", "--host", "0.0.0.0"], "without tenants"),
         (["serve", "--upstream", "http://x", "--volatile", "dates"], "did you mean 'date'"),
         (["serve", "--config", "none.yaml"], "cannot be read"),
+        (["serve", "--demo", "--upstream", "http://x"], "--demo brings its own provider"),
+        (["serve", "--demo", "--check", "--local", "m.gguf"], "--demo brings its own provider"),
         (["serve", "--hash-key"], "16 characters"),
     ],
 )

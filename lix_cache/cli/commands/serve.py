@@ -83,9 +83,13 @@ def serve(
     changes.update(volatile=volatile or None, sessions=sessions or None)
     changes["upstreams"] = _upstreams(upstream or [], local) or None
     if demo:
+        if changes["upstreams"]:
+            raise InvalidInput("--demo brings its own provider; leave out --upstream and --local, or --demo")
         changes["upstreams"] = _scripted()
     reread = partial(read_settings, config, **changes)
     if check:
+        if demo:
+            reread = _as_demo(reread)
         _check(reread, library, as_json=as_json)
         return
     settings = reread()
@@ -99,7 +103,9 @@ def serve(
     more, page_key = _for_demo(settings)
     reread = partial(reread, **more)
     with tempfile.TemporaryDirectory(prefix="lix-cache-demo-", ignore_cleanup_errors=True) as folder:
-        _run(reread(), library.replace(archive_dir=folder), reread, is_demo=True, page_key=page_key)
+        # Keys of its own: neither the answers nor the counts of another gateway are a demo's.
+        library = library.replace(archive_dir=folder, redis_key_prefix=f"{library.redis_key_prefix}:demo")
+        _run(reread(), library, reread, is_demo=True, page_key=page_key)
 
 
 def _check_models(settings: GatewaySettings) -> None:
@@ -133,6 +139,16 @@ def _for_demo(settings: GatewaySettings) -> tuple[dict[str, Any], str]:
     if not settings.tenants:
         changes["sessions"] = True
     return changes, key
+
+
+def _as_demo(reread: Callable[..., GatewaySettings]) -> Callable[[], GatewaySettings]:
+    """Return what reads the settings that a demo would have; a check prints no key."""
+
+    def read() -> GatewaySettings:
+        more, _ = _for_demo(reread())
+        return reread(**more)
+
+    return read
 
 
 def _scripted() -> list[dict[str, Any]]:
