@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lix_cache.errors import LixCacheError
 
-__all__ = ["Refused"]
+__all__ = ["CannotListen", "Refused"]
 
 
 class Refused(LixCacheError):
@@ -21,3 +21,7 @@ class Refused(LixCacheError):
         self.code = code
         self.retry_after = retry_after
         super().__init__(message)
+
+
+class CannotListen(LixCacheError):
+    """The gateway's address cannot be had; says why."""

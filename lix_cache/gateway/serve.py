@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lix_cache._log import logger
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, LixCacheError, MissingExtra, told
+from lix_cache.gateway.errors import CannotListen
 from lix_cache.gateway.settings import GatewaySettings
 from lix_cache.hot.clients import close_async_redis_clients
 
@@ -27,6 +29,7 @@ __all__ = [
     "checked",
     "embedder_for",
     "gateway_for",
+    "listeners_for",
     "log_troubles",
     "plan_of",
     "run",
@@ -128,9 +131,56 @@ def server_for(gateway: Gateway, **changes: Any) -> Any:
     return uvicorn.Server(uvicorn.Config(gateway, **options))
 
 
-def run(gateway: Gateway, *, fd: int | None = None) -> None:
+def listeners_for(settings: GatewaySettings) -> list[socket.socket]:
+    """Return sockets bound to the address, one for each that the host's name stands for.
+
+    They do not listen yet: what connects before there is an answer is better refused.
+
+    Raises:
+        CannotListen: the port is in use, or the address is not this machine's.
+    """
+    found: list[socket.socket] = []
+    port, trouble = settings.port, None
+    try:
+        names = socket.getaddrinfo(settings.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, address in dict.fromkeys((name[0], name[4]) for name in names):
+            one = socket.socket(family, socket.SOCK_STREAM)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                one.bind((address[0], port, *address[2:]))
+            except OSError as error:
+                one.close()
+                # A machine may have a name for an address of IPv6, and no IPv6.
+                if error.errno != errno.EADDRNOTAVAIL:
+                    raise
+                trouble = error
+                continue
+            found.append(one)
+            port = one.getsockname()[1]
+    except OSError as error:
+        for one in found:
+            one.close()
+        raise _not_had(settings, error) from None
+    if not found:
+        raise _not_had(settings, trouble)
+    return found
+
+
+def _not_had(settings: GatewaySettings, error: OSError | None) -> CannotListen:
+    if error is not None and error.errno == errno.EADDRINUSE:
+        return CannotListen(
+            f"port {settings.port} is in use at {settings.host}, perhaps by a gateway that runs already; "
+            "end what listens there, or choose another with --port"
+        )
+    why = "no such address" if error is None else error.strerror
+    return CannotListen(f"the gateway cannot listen at {settings.host}, port {settings.port}: {why}")
+
+
+def run(gateway: Gateway, listeners: list[socket.socket]) -> None:
     """Serve until a signal says to stop: new requests are refused, those that run may end."""
-    server = server_for(gateway, **({} if fd is None else {"fd": fd}))
+    server = server_for(gateway)
 
     # What is there by now stays: the collector need not look at it again and again.
     gc.collect()
@@ -142,7 +192,10 @@ def run(gateway: Gateway, *, fd: int | None = None) -> None:
         loop.add_signal_handler(signal.SIGHUP, _reload, gateway)
         watcher = loop.create_task(_watch(gateway, server))
         try:
-            await server.serve()
+            await server.serve(sockets=listeners)
+        except OSError as error:
+            # Another program bound it in between, and was the first to listen.
+            raise _not_had(gateway.core.settings, error) from None
         finally:
             watcher.cancel()
 
@@ -175,16 +228,13 @@ async def _watch(gateway: Gateway, server: Any) -> None:
             server.should_exit = True
 
 
-def run_workers(gateway: Gateway, workers: int) -> None:
+def run_workers(gateway: Gateway, workers: int, listeners: list[socket.socket]) -> None:
     """Serve one port by several processes; one that dies is replaced until a signal says to stop.
 
     Forked before any connection or thread exists, so each has its own.
     """
-    settings = gateway.core.settings
     if gateway.core.local:
         raise ConfigError("a local model is served by one process; leave --workers out")
-    listener = socket.create_server((settings.host, settings.port), backlog=2048)
-    listener.set_inheritable(True)
     children: set[int] = set()
     stopping: list[int] = []
 
@@ -206,7 +256,7 @@ def run_workers(gateway: Gateway, workers: int) -> None:
     try:
         while not stopping:
             while len(children) < workers and not stopping:
-                children.add(_forked(gateway, listener.fileno(), before))
+                children.add(_forked(gateway, listeners, before))
             # A child that cannot even start must not be forked as fast as the machine can.
             _reap(children, pause=0.5)
         while children:
@@ -214,10 +264,11 @@ def run_workers(gateway: Gateway, workers: int) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        listener.close()
+        for one in listeners:
+            one.close()
 
 
-def _forked(gateway: Gateway, fd: int, handlers: dict[signal.Signals, Any]) -> int:
+def _forked(gateway: Gateway, listeners: list[socket.socket], handlers: dict[signal.Signals, Any]) -> int:
     child = os.fork()
     if child:
         return child
@@ -225,10 +276,12 @@ def _forked(gateway: Gateway, fd: int, handlers: dict[signal.Signals, Any]) -> i
     try:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        run(gateway, fd=fd)
+        run(gateway, listeners)
         code = 0
     except KeyboardInterrupt:
         code = 0
+    except SystemExit as error:  # of the signal that ended it; or of uvicorn, which could not start
+        code = error.code if isinstance(error.code, int) else 1
     finally:
         os._exit(code)
 
@@ -286,7 +339,7 @@ def checked(settings: GatewaySettings, config: CacheConfig) -> dict[str, Any]:
 
     async def look() -> dict[str, str]:
         core = gateway.core
-        parts = {"settings": "ok"}
+        parts = {"settings": "ok", "port": _is_free(settings)}
         if core.redis is not None:
             parts["redis"] = "ok" if await core.redis.ping() else core.redis.last_trouble
         await gateway.health.warm_up()
@@ -303,6 +356,15 @@ def checked(settings: GatewaySettings, config: CacheConfig) -> dict[str, Any]:
     parts = asyncio.run(look())
     is_fine = all(state == "ok" for state in parts.values())
     return {"ok": is_fine, "plan": plan_of(settings), "parts": parts}
+
+
+def _is_free(settings: GatewaySettings) -> str:
+    try:
+        for one in listeners_for(settings):
+            one.close()
+    except CannotListen as error:
+        return str(error)
+    return "ok"
 
 
 async def _reached(route: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from lix_cache import CacheConfig
 from lix_cache.gateway.tenants import digest_of_key
@@ -125,12 +128,17 @@ def test_it_drains_and_ends_when_idle() -> None:
 def test_check_says_what_is_wrong_with_each_part(redis_config: CacheConfig) -> None:
     redis = {"LIX_CACHE_REDIS_URL": f"redis://127.0.0.1:{redis_config.redis_port}"}
     with Provider() as provider:
-        fine = run("serve", "--check", "--json", "--upstream", provider.url, "--embedder", "lexical", **redis)
+        port = str(free_port())
+        fine = run(
+            *("serve", "--check", "--json", "--port", port),
+            *("--upstream", provider.url, "--embedder", "lexical"),
+            **redis,
+        )
         assert fine.returncode == 0, fine.stderr
         assert set(json.loads(fine.stdout)["parts"].values()) == {"ok"}
         plan = " / ".join(json.loads(fine.stdout)["plan"])
         for said in (
-            "listen at 127.0.0.1:8640",
+            f"listen at 127.0.0.1:{port}",
             "memory, Redis, meaning (lexical)",
             provider.url,
             "no /admin",
@@ -142,10 +150,77 @@ def test_check_says_what_is_wrong_with_each_part(redis_config: CacheConfig) -> N
     assert "!!  tenants[0]: the name" in broken.stdout
     away = f"http://127.0.0.1:{free_port()}"
     wrong = run(
-        "serve", "--check", "--upstream", away, LIX_CACHE_REDIS_URL=f"redis://127.0.0.1:{free_port()}"
+        *("serve", "--check", "--port", str(free_port()), "--upstream", away),
+        LIX_CACHE_REDIS_URL=f"redis://127.0.0.1:{free_port()}",
     )
     assert wrong.returncode == 1
     assert wrong.stdout.count("!!") == 2
+
+
+@pytest.mark.parametrize("more", [(), ("--workers", "2"), ("--check",)])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_port_in_use_is_said_before_anything_else(host: str, more: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run(
+            *("serve", "--upstream", "http://127.0.0.1:9", "--host", host, "--port", str(port), *more),
+            LIX_CACHE_GATEWAY_REDIS="no",
+        )
+    assert done.returncode == 1
+    said = " ".join((done.stdout + done.stderr).split())
+    assert f"port {port} is in use" in said
+    assert "lix-cache gateway on" not in said
+    assert more == ("--check",) or not done.stdout, "an error goes to the standard error"
+
+
+@pytest.mark.promise("isolation")
+def test_a_demo_shares_no_keys_with_a_gateway(redis_config: CacheConfig) -> None:
+    env = {
+        "LIX_CACHE_REDIS_URL": f"redis://127.0.0.1:{redis_config.redis_port}",
+        "LIX_CACHE_REDIS_KEY_PREFIX": redis_config.redis_key_prefix,
+    }
+    with Redis(port=redis_config.redis_port) as redis, serving("--demo", **env) as (_, url):
+        assert post(url, chat_body(), x_session_id="s").status == 200
+        start = redis_config.redis_key_prefix
+
+        def found() -> list[bytes]:
+            return [key for key in redis.scan_iter(f"{start}*") if key.startswith(start.encode())]
+
+        wait_until(lambda: bool(found()), 30, "what the demo keeps")
+        assert all(key.startswith(f"{start}:demo:".encode()) for key in found())
+
+
+def test_a_check_of_the_demo_says_what_the_demo_has() -> None:
+    done = run("serve", "--demo", "--check", "--port", str(free_port()), LIX_CACHE_GATEWAY_REDIS="no")
+    assert done.returncode == 0, done.stdout
+    assert "serve /admin behind its key" in done.stdout
+    assert "keep sessions" in done.stdout
+
+
+def test_the_private_redis_ends_with_the_last_gateway(tmp_path: Path) -> None:
+    env = {"LIX_CACHE_DATA_DIR": str(tmp_path / "data")}
+    env["LIX_CACHE_REDIS_URL"] = f"redis://127.0.0.1:{free_port()}"
+    port = free_port()
+    with Provider() as provider:
+        arguments = ("--embedded", "serve", "--upstream", provider.url, "--port", str(port))
+        process = subprocess.Popen(**command(*arguments, **env))
+        url = f"http://127.0.0.1:{port}"
+
+        def is_up() -> bool:
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            try:
+                return bool(ask(url, "GET", "/ready").json["redis"] == "ok")
+            except OSError:
+                return False
+
+        wait_until(is_up, 60, "the gateway")
+        servers = [Redis(unix_socket_path=str(path)) for path in tmp_path.rglob("*.sock")]
+        assert [server.ping() for server in servers] == [True]
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    with pytest.raises(RedisConnectionError):
+        servers[0].ping()
 
 
 @pytest.mark.parametrize(
@@ -156,6 +231,8 @@ def test_check_says_what_is_wrong_with_each_part(redis_config: CacheConfig) -> N
         (["serve", "--upstream", "http://x", "--host", "0.0.0.0"], "without tenants"),
         (["serve", "--upstream", "http://x", "--volatile", "dates"], "did you mean 'date'"),
         (["serve", "--config", "none.yaml"], "cannot be read"),
+        (["serve", "--demo", "--upstream", "http://x"], "--demo brings its own provider"),
+        (["serve", "--demo", "--check", "--local", "m.gguf"], "--demo brings its own provider"),
         (["serve", "--hash-key"], "16 characters"),
     ],
 )

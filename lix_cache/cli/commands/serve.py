@@ -83,22 +83,29 @@ def serve(
     changes.update(volatile=volatile or None, sessions=sessions or None)
     changes["upstreams"] = _upstreams(upstream or [], local) or None
     if demo:
+        if changes["upstreams"]:
+            raise InvalidInput("--demo brings its own provider; leave out --upstream and --local, or --demo")
         changes["upstreams"] = _scripted()
     reread = partial(read_settings, config, **changes)
     if check:
+        if demo:
+            reread = _as_demo(reread)
         _check(reread, library, as_json=as_json)
         return
     settings = reread()
     _check_models(settings)
+    # The server hands the signal on when it has ended. By default that would leave behind the demo's folder,
+    # and the private Redis of --embedded, which ends at the exit of the last process that uses it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if not demo:
         _run(settings, library, reread)
         return
     more, page_key = _for_demo(settings)
     reread = partial(reread, **more)
     with tempfile.TemporaryDirectory(prefix="lix-cache-demo-", ignore_cleanup_errors=True) as folder:
-        # The server hands the signal on when it has ended, and by default that would leave the folder behind.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        _run(reread(), library.replace(archive_dir=folder), reread, is_demo=True, page_key=page_key)
+        # Keys of its own: neither the answers nor the counts of another gateway are a demo's.
+        library = library.replace(archive_dir=folder, redis_key_prefix=f"{library.redis_key_prefix}:demo")
+        _run(reread(), library, reread, is_demo=True, page_key=page_key)
 
 
 def _check_models(settings: GatewaySettings) -> None:
@@ -132,6 +139,16 @@ def _for_demo(settings: GatewaySettings) -> tuple[dict[str, Any], str]:
     if not settings.tenants:
         changes["sessions"] = True
     return changes, key
+
+
+def _as_demo(reread: Callable[..., GatewaySettings]) -> Callable[[], GatewaySettings]:
+    """Return what reads the settings that a demo would have; a check prints no key."""
+
+    def read() -> GatewaySettings:
+        more, _ = _for_demo(reread())
+        return reread(**more)
+
+    return read
 
 
 def _scripted() -> list[dict[str, Any]]:
@@ -180,10 +197,12 @@ def _run(
     is_demo: bool = False,
     page_key: str = "",
 ) -> None:
-    from lix_cache.gateway.serve import gateway_for, log_troubles, run, run_workers
+    from lix_cache.gateway.serve import gateway_for, listeners_for, log_troubles, run, run_workers
 
-    address = f"http://{settings.host}:{settings.port}"
     gateway = gateway_for(settings, library, reread)
+    listeners = listeners_for(settings)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"http://{host}:{listeners[0].getsockname()[1]}"
     gateway.core.is_demo = is_demo
     log_troubles()
     lines = [f"lix-cache gateway on {address}"]
@@ -200,6 +219,6 @@ def _run(
         )
     to_stderr().print(Text("\n".join(lines)), soft_wrap=True)
     if settings.workers > 1:
-        run_workers(gateway, settings.workers)
+        run_workers(gateway, settings.workers, listeners)
     else:
-        run(gateway)
+        run(gateway, listeners)
