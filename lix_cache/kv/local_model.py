@@ -21,7 +21,7 @@ from lix_cache.errors import EngineBusy, EngineError, KvError
 from lix_cache.kv.encodings import check_encoding
 from lix_cache.kv.engine import Engine, Halt, Live, Options
 from lix_cache.kv.identity import BLOCK_TOKENS, Ids, as_ids
-from lix_cache.kv.lookup import Want, covering, load, nearest_known, stored
+from lix_cache.kv.lookup import Want, copied, covering, load, nearest_known, stored
 from lix_cache.kv.manifest import Manifest, mark_of
 from lix_cache.kv.memory import Entry
 from lix_cache.kv.miss import Miss, common_prefix, miss_between
@@ -29,6 +29,7 @@ from lix_cache.kv.prompts import Prompt, prompt_of
 from lix_cache.kv.rates import Rates
 from lix_cache.kv.reply import Reply, Usage
 from lix_cache.kv.store import KvStore
+from lix_cache.kv.tensors import State
 from lix_cache.kv.write_behind import WriteBehind
 
 __all__ = ["LocalModel"]
@@ -117,12 +118,14 @@ class LocalModel(WriteBehind):
                 marks = known.marks if entry is None else entry.marks
                 before = known.ids.tolist() if entry is None else entry.live.ids
                 asked = prompt_of(self.engine, prompt, tools, marks, before)
-                miss = self._miss(asked, before, tenant, session or "")
+                # Before the state is looked for: what is cut off of it then is still compared.
+                nearest = self._nearest(asked, before, tenant, session or "")
                 with self._book:
                     # Another first call of the session may have come before: then it is in memory now.
                     if entry is not None or self._memory.get(tenant, session or "") is None:
                         entry, source = self._placed(entry, asked, tenant, session, known, held)
                         break
+            miss = self._miss(asked, *nearest, len(entry.live.ids))
             return self._reply(entry, asked, source, miss, stop, options, held)
         except BaseException:
             held.close()
@@ -240,11 +243,16 @@ class LocalModel(WriteBehind):
         held: contextlib.ExitStack,
     ) -> tuple[Entry, Literal["memory", "disk"]]:
         """Return an entry, its lock taken, whose state is a beginning of the prompt; and its source."""
+        copy = None
         if entry is None and session is None:
             entry = self._continued(prompt, tenant, held)
-        in_memory = 0 if entry is None else self._cut(entry, prompt)
+            copy = self._copied(prompt, tenant) if entry is None else None
+        in_memory = copy[2] if copy else 0 if entry is None else self._cut(entry, prompt)
         live = self._restored(prompt, tenant, known.ids, entry, in_memory)
         source: Literal["memory", "disk"] = "memory" if live is None else "disk"
+        saved = 0 if live is None else len(live.ids)
+        if live is None and copy is not None:
+            live = self._taken_in([copy[0]], *copy[1:])
         if entry is None or self._memory.get(tenant, entry.session) is not entry or not in_memory:
             name = session if entry is None else entry.session
             # What a session knew of its text holds as far as its tokens are still those.
@@ -255,7 +263,7 @@ class LocalModel(WriteBehind):
             if live is None:
                 self._make_room(room=1)
                 live = self.engine.begin()
-            entry = Entry(tenant, name or f"auto-{uuid.uuid4().hex}", live, marks, saved=len(live.ids))
+            entry = Entry(tenant, name or f"auto-{uuid.uuid4().hex}", live, marks, saved=saved)
             held.enter_context(entry.lock)
             self._memory.put(entry)
         count = prompt.system_tokens
@@ -320,16 +328,30 @@ class LocalModel(WriteBehind):
             return None
         if entry is not None:
             self._drop(entry)
+        live = self._taken_in(states, want.ids[:tokens].tolist(), min(count, tokens))
+        if live is not None:
+            self.rates.loaded(tokens, self._clock.monotonic() - began)
+            self.counters["restores"] += 1
+        return live
+
+    def _copied(self, prompt: Prompt, tenant: str) -> tuple[State, list[int], int] | None:
+        """Return a copy of a state in memory for a prompt of no session."""
+        try:
+            return copied(self.engine, self._memory, tenant, prompt.ids, self._fewest)
+        except EngineError as error:
+            logger.warning("a state in memory was not copied: {}", error)
+            return None
+
+    def _taken_in(self, states: Sequence[State], ids: list[int], count: int) -> Live | None:
+        """Give states to the engine, and cut them to the tokens that are wanted."""
         self._make_room(room=1)
         try:
-            live = self.engine.restore(states, want.ids[:tokens].tolist())
-            self.engine.cut(live, min(count, tokens))
+            live = self.engine.restore(states, ids)
+            self.engine.cut(live, count)
         except EngineError as error:
             self.counters["failed_restores"] += 1
-            logger.warning("a stored state was not taken by the engine: {}", error)
+            logger.warning("a state was not taken by the engine: {}", error)
             return None
-        self.rates.loaded(tokens, self._clock.monotonic() - began)
-        self.counters["restores"] += 1
         return live
 
     def _known(self, entry: Entry | None, tenant: str, session: str | None) -> Manifest:
@@ -342,14 +364,15 @@ class LocalModel(WriteBehind):
                 self._store.prefetch(self.fingerprint, found.files)
         return found or Manifest(session or "", tenant)
 
-    def _miss(self, prompt: Prompt, before: Sequence[int], tenant: str, session: str) -> Miss | None:
-        """Return where a prompt leaves the session's own sequence, or the nearest of the tenant."""
-        nearest, name = as_ids(before), session
-        if not len(nearest):
-            nearest, name = nearest_known(self._memory, self._store, self.fingerprint, tenant, prompt.ids)
+    def _nearest(self, prompt: Prompt, before: Sequence[int], tenant: str, session: str) -> tuple[Ids, str]:
+        own = (as_ids(before), session)
+        return nearest_known(self._memory, self._store, self.fingerprint, tenant, prompt.ids, own)
+
+    def _miss(self, prompt: Prompt, nearest: Ids, name: str, cached: int) -> Miss | None:
+        """Return where a prompt leaves the nearest sequence, behind what was found of it."""
         if not len(nearest) or common_prefix(prompt.ids, nearest) in (len(nearest), len(prompt.ids)):
             return None
-        miss = miss_between(prompt.ids, nearest, prompt.parts, name)
+        miss = miss_between(prompt.ids, nearest, prompt.parts, name, cached)
         if miss is not None:
             self.counters["misses"] += 1
             logger.info("KV miss: {}", miss)

@@ -24,7 +24,7 @@ from lix_cache.kv.reader import KvReader
 from lix_cache.kv.store import Piece
 from lix_cache.kv.tensors import State
 
-__all__ = ["Stored", "Want", "covering", "kept_files", "load", "nearest_known", "pieces", "stored"]
+__all__ = ["Stored", "Want", "copied", "covering", "kept_files", "load", "nearest_known", "pieces", "stored"]
 
 #: Sessions on disk that a prompt is compared with.
 _MOST_COMPARED = 64
@@ -195,11 +195,65 @@ def kept_files(before: Manifest, want: Want, kind: str, checkpoints: Mapping[str
 
 
 def nearest_known(
-    memory: MemoryTier, store: KvReader | None, fingerprint: Fingerprint, tenant: str, ids: Ids
+    memory: MemoryTier,
+    store: KvReader | None,
+    fingerprint: Fingerprint,
+    tenant: str,
+    ids: Ids,
+    own: tuple[Ids, str],
 ) -> tuple[Ids, str]:
-    """Return the sequence of a tenant that has most in common with a prompt, and whose it is."""
-    known = [(as_ids(one.live.ids), one.session) for one in memory.all(tenant)]
+    """Return the sequence of a tenant that has most in common with a prompt, and whose it is.
+
+    Not the session's own alone: a state of another one may be what the prompt goes on from.
+
+    Args:
+        memory, store: where sequences are known.
+        fingerprint: of the model.
+        tenant: whose they are.
+        ids: the prompt.
+        own: the session's own sequence, and its id. Of equals, it is the nearest.
+    """
+    if common_prefix(ids, own[0]) in (len(own[0]) or -1, len(ids)):
+        return own
+    known = [own, *((as_ids(one.live.ids), one.session) for one in memory.all(tenant))]
     if store is not None:
         on_disk = store.manifests(fingerprint, tenant)
         known += [(one.ids, one.session) for one in islice(on_disk, _MOST_COMPARED)]
-    return max(known, key=lambda one: common_prefix(ids, one[0]), default=(as_ids([]), ""))
+    return max(known, key=lambda one: common_prefix(ids, one[0]))
+
+
+def copied(
+    engine: Engine, memory: MemoryTier, tenant: str, ids: Ids, fewest: int
+) -> tuple[State, list[int], int] | None:
+    """Return a copy of the longest state of a tenant in memory that begins a prompt.
+
+    A copy, for its session goes on as it is, whatever becomes of the prompt. A state that is being computed
+    is left alone, and one that can only be copied whole if most of it would be cut off.
+
+    Returns:
+        The state, its tokens, and how many of them begin the prompt; None if there are too few.
+    """
+    found = [(_usable(engine, one.live, ids), one) for one in memory.all(tenant)]
+    for _, entry in sorted(found, key=lambda pair: -pair[0]):
+        if not entry.lock.acquire(blocking=False):
+            continue
+        try:
+            live = entry.live
+            count = _usable(engine, live, ids) if memory.get(tenant, entry.session) is entry else 0
+            if count < fewest:
+                continue
+            if count in live.snapshots:
+                return live.snapshots[count], live.ids[:count], count
+            end = len(live.ids) if engine.exports == "snapshots" else count
+            return engine.export(live, 0, end), live.ids[:end], count
+        finally:
+            entry.lock.release()
+    return None
+
+
+def _usable(engine: Engine, live: Live, ids: Ids) -> int:
+    """Return how many tokens of a state a prompt can take over; one at least is computed."""
+    count = min(common_prefix(ids, as_ids(live.ids)), len(ids) - 1)
+    if not engine.cuts:
+        return max((at for at in (*live.snapshots, len(live.ids)) if at <= count), default=0)
+    return count if engine.exports == "blocks" or 2 * count >= len(live.ids) else 0

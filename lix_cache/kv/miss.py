@@ -18,7 +18,7 @@ class Miss:
     """Where a prompt leaves the nearest one that is known.
 
     Attributes:
-        token: position of the first token that differs.
+        token: number of the first token that differs, from 1.
         part: what it stands in, such as ``system`` or ``message 3 (user)``.
         token_in_part: its number there, from 1.
         known: how many tokens the nearest one has.
@@ -46,7 +46,9 @@ def common_prefix(one: Ids, two: Ids) -> int:
     return int(differing[0]) if len(differing) else shorter
 
 
-def miss_between(ids: Ids, known: Ids, parts: Sequence[Part], session: str = "") -> Miss | None:
+def miss_between(
+    ids: Ids, known: Ids, parts: Sequence[Part], session: str = "", cached: int = 0
+) -> Miss | None:
     """Return where a prompt leaves what is known; None where it goes on from all of it.
 
     Args:
@@ -54,14 +56,16 @@ def miss_between(ids: Ids, known: Ids, parts: Sequence[Part], session: str = "")
         known: the sequence before.
         parts: where the messages of the prompt end.
         session: whose the sequence before is.
+        cached: tokens that were found, whatever the sequence before has: what differs is behind them.
     """
-    token = common_prefix(ids, known)
-    if token == len(known) and len(known):
+    common = common_prefix(ids, known)
+    if common == len(known) and len(known):
         return None
+    token = max(common, cached)
     first, name = 0, "the prompt"
     for part in parts:
         if token < part.tokens:
             name = part.name
             break
-        first, name = part.tokens, "the end of the prompt"
-    return Miss(token, name, token - first + 1, len(known), session)
+        first, name = part.tokens, f"what follows {part.name}"
+    return Miss(token + 1, name, token - first + 1, len(known), session)

@@ -131,6 +131,59 @@ def test_two_processes_share_a_store(tmp_path: Path) -> None:
     assert fresh.usage.cached_tokens == 0
 
 
+# -- prompts without a session, and what is said of them -------------------------------
+
+
+@pytest.mark.parametrize(("exports", "cuts"), [("blocks", True), ("snapshots", True), ("snapshots", False)])
+@pytest.mark.parametrize("most", [1, 4])
+def test_without_a_session_a_prompt_goes_on_from_what_a_named_one_has_in_memory(
+    exports: Any, cuts: bool, most: int
+) -> None:
+    model = LocalModel(ToyEngine(exports, most_live=most, cuts=cuts))
+    first = model.generate(talk(1), session="sess-A", tenant="t", max_tokens=9)
+    messages = [*talk(1), {"role": "assistant", "content": first.all()}, {"role": "user", "content": "And?"}]
+    second = model.generate(messages, session="sess-A", tenant="t", max_tokens=9)
+    messages += [{"role": "assistant", "content": second.all()}, {"role": "user", "content": "That is all."}]
+    reply = model.generate(messages, tenant="t", max_tokens=9)
+    assert reply.all() == expected(messages, 9)
+    assert reply.session.startswith("auto-")
+    if cuts:  # else only a whole state can be copied, and the text that comes back ends otherwise
+        assert reply.usage.source == "memory"
+        assert reply.usage.cached_tokens > second.usage.prompt_tokens
+    if most > 1:  # the session has what it had
+        again = model.generate(messages, session="sess-A", tenant="t", max_tokens=9)
+        assert again.all() == reply.text
+        assert again.usage.source == "memory"
+
+
+@pytest.mark.promise("isolation")
+def test_without_a_session_nothing_of_another_tenant_in_memory_is_found() -> None:
+    model = LocalModel(ToyEngine())
+    model.generate(talk(1), session="s", tenant="ann", max_tokens=9).all()
+    reply = model.generate(talk(1, 2), tenant="bob", max_tokens=9)
+    assert reply.all() == expected(talk(1, 2), 9)
+    assert (reply.usage.cached_tokens, reply.usage.source, reply.miss) == (0, "none", None)
+
+
+@pytest.mark.parametrize("is_restarted", [True, False])
+def test_what_differs_is_behind_what_was_found(is_restarted: bool, tmp_path: Path) -> None:
+    """A session whose own system prompt has changed goes on from another one's: that is compared."""
+    store = KvStore(tmp_path)
+    model = LocalModel(ToyEngine(), store)
+    model.generate([{"role": "system", "content": "Old."}, *talk(1)], session="mine", max_tokens=5).all()
+    model.generate(talk(2), session="other", max_tokens=5).all()
+    model.flush()
+    if is_restarted:
+        model = LocalModel(ToyEngine(), store)
+    reply = model.generate(talk(3), session="mine", max_tokens=5)
+    assert reply.all() == expected(talk(3), 5)
+    assert reply.usage.source == "disk"
+    assert reply.miss is not None
+    assert reply.miss.session == "other"
+    assert reply.miss.token > reply.usage.cached_tokens > 256
+    assert reply.miss.part == "message 2 (user)"
+
+
 # -- exchanging the model --------------------------------------------------------------
 
 

@@ -100,14 +100,20 @@ PARTS = [Part(10, "system"), Part(20, "message 2 (user)")]
 
 
 @pytest.mark.parametrize(
-    ("changed", "part", "number"), [(0, "system", 1), (9, "system", 10), (10, "message 2 (user)", 1)]
+    ("changed", "part", "number"),
+    [
+        (0, "system", 1),
+        (9, "system", 10),
+        (10, "message 2 (user)", 1),
+        (22, "what follows message 2 (user)", 3),
+    ],
 )
 def test_a_miss_names_the_message_and_the_token_in_it(changed: int, part: str, number: int) -> None:
     ids = list(range(30))
     known = [*ids[:changed], 99, *ids[changed + 1 :]]
     miss = miss_between(as_ids(ids), as_ids(known), PARTS)
     assert miss is not None
-    assert (miss.part, miss.token_in_part, miss.token) == (part, number, changed)
+    assert (miss.part, miss.token_in_part, miss.token) == (part, number, changed + 1)
 
 
 def test_what_goes_on_is_no_miss() -> None:
