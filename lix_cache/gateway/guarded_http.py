@@ -25,9 +25,9 @@ HEAD_SECONDS = 20.0
 #: A body that is being sent brings at least so many bytes in so many seconds.
 BODY_SECONDS = 30.0
 _LEAST_BYTES = 4096
-#: Java's client offers HTTP/2 so with its first request. The parser would take the body for HTTP/2, which is
-#: not spoken here; under a name that is passed on to nobody it says nothing.
-_UPGRADE = re.compile(rb"(\r\n)upgrade:(?=[ \t]*h2c)", re.IGNORECASE)
+#: Java's client offers HTTP/2 so with its first request. No other protocol is spoken here, so an offer means
+#: nothing (RFC 9110, 7.8). Under a name that the parser does not know, and that nobody is sent, it is none.
+_UPGRADE = re.compile(rb"(\r\n)upgrade:", re.IGNORECASE)
 _LARGEST_HEAD = 256 * 1024
 _LARGEST_JOINED = 64 * 1024
 
@@ -86,6 +86,10 @@ class _Watched:
         self._all.discard(self._gone)
 
 
+class _Offered(Exception):
+    """A request offers another protocol, and the parser has seen it."""
+
+
 class GuardedHttp(HttpToolsProtocol):
     """One connection of a client."""
 
@@ -119,9 +123,9 @@ class GuardedHttp(HttpToolsProtocol):
         return _Watched(self._gone, gone)
 
     def data_received(self, data: bytes) -> None:
-        if not self._in_body and b"h2c" in data:
+        if not self._in_body and b"pgrade" in data:
             head, end, rest = data.partition(b"\r\n\r\n")
-            data = _UPGRADE.sub(rb"\1Proxy-Connection:", head) + end + rest
+            data = _UPGRADE.sub(rb"\1Keep-Alive:", head) + end + rest
         super().data_received(data)
         if not (self._in_head or self._in_body):
             return
@@ -142,6 +146,10 @@ class GuardedHttp(HttpToolsProtocol):
         self.scope[CONNECTION] = self  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            # An offer in several packets, or CONNECT. The parser would skip the body, and read it as the next
+            # request. Raised here, it stops before anything is served; the connection is closed.
+            raise _Offered
         self._in_head, self._in_body, self._bytes = False, True, 0
         self._stop_timer()
         super().on_headers_complete()
