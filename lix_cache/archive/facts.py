@@ -34,7 +34,7 @@ class Extent:
     """How far a session has come.
 
     Attributes:
-        newest: the largest id that was ever given to a message of it.
+        newest: the largest id that a message of it has, or had when it was cleared or deleted.
         cleared: messages up to here are history, no longer part of the context.
         deleted: messages up to here are gone.
         forgotten: messages up to here went with the whole session, and their keys with them.
@@ -42,6 +42,7 @@ class Extent:
             in the archive; ZERO_ID where they were deleted or edited. Such copies do not count. By the sign
             of an id that a message had: the id that it has by now.
         repeats: nonces of those that were sent again by their keys: a copy under a smaller id counts.
+        given: the largest id that was ever given, also to a message that was taken out before it came here.
     """
 
     newest: MessageId = ZERO_ID
@@ -50,6 +51,7 @@ class Extent:
     forgotten: MessageId = ZERO_ID
     contested: Mapping[bytes, MessageId] = field(default_factory=dict)
     repeats: frozenset[bytes] = frozenset()
+    given: MessageId = ZERO_ID
 
 
 @dataclass(frozen=True)

@@ -140,10 +140,10 @@ class ArchiveReader(ArchiveFolder):
         index = self.last_index(session_id, locked=locked)
         gone = self._tombstones.of(session_id)
         contested, taken_out, repeats = self._contested(session_id, index, gone)
-        # What a damaged index says was cleared counts too: a smaller id would not be in the context. So does
-        # a message that was taken out before it came here: who has seen it must not miss it in Redis.
-        newest = max(index.newest, index.cleared, index.dropped, gone.up_to, taken_out)
-        return Extent(newest, index.cleared, max(gone.up_to, index.dropped), gone.up_to, contested, repeats)
+        # What a damaged index says was cleared counts too: a smaller id would not be in the context.
+        newest = max(index.newest, index.cleared, index.dropped, gone.up_to)
+        dropped, given = max(gone.up_to, index.dropped), max(newest, taken_out)
+        return Extent(newest, index.cleared, dropped, gone.up_to, contested, repeats, given)
 
     def contested(self, session_id: str, *, locked: bool = False) -> Mapping[bytes, MessageId]:
         """Return ``contested`` of :meth:`look`; of a damaged file what can be read."""

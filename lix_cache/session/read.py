@@ -136,7 +136,7 @@ def rehydrate(session: Session, cold: Cold) -> Flow[tuple[list[Turn], bool]]:
         if turns:
             # Where the archive is damaged its index may promise more than can be read.
             session.seen.expected = turns[-1].id
-            command = store.hot.rehydrate(session.id, turns, cold, archived.newest)
+            command = store.hot.rehydrate(session.id, turns, cold, archived.given)
             try:
                 # What is too large for a command stays where it is, and is read from there.
                 if cold.ticket and store.hot.size_of(command) <= BYTES_AT_ONCE:

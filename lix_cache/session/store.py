@@ -86,6 +86,8 @@ class Seen:
     def note(self, extent: Extent) -> None:
         """Take over what the archive knows."""
         self.saw(extent.newest)
+        # What was taken out is not missed where the window ends before it.
+        self.newest = max(self.newest, extent.given)
         self.cleared = max(self.cleared, extent.cleared)
         self.deleted = max(self.deleted, extent.deleted)
         self.forgotten = max(self.forgotten, extent.forgotten)

@@ -414,7 +414,7 @@ class ColdTierContract:
         assert meta is not None
         assert meta.num_turns == 5
         # The largest id that was given: also of one that never came here.
-        assert late.look("s").newest == turn(9).id
+        assert late.look("s").given == turn(9).id
         contested = late.look("s").contested
         assert [contested[one.nonce or b""] for one in (turn(2), turn(5), turn(9))] == [ZERO_ID] * 3
         with holding(late):
@@ -533,7 +533,7 @@ class ColdTierContract:
         assert said(late.turns("s")) == ([] if is_empty else ["message 4"])
         assert late.summary("s").changes == 2
         extent = late.look("s")
-        assert extent.newest == turn(5).id
+        assert extent.given == turn(5).id
         gone = [turn(1), turn(2), turn(5), *([turn(4)] if is_empty else [])]
         assert {nonce for nonce, said_of in extent.contested.items() if said_of == ZERO_ID} == {
             one.nonce for one in gone

@@ -367,17 +367,10 @@ class ObjectTier:
         own, gone, found = self.summary(session_id), self._deletion(session_id), self._session(session_id)
         up_to = max(gone.up_to, found.dropped if found else ZERO_ID)
         taken_out = max(found.gone.values(), default=ZERO_ID) if found else ZERO_ID
-        newest = max(own.newest, up_to, taken_out)
+        newest = max(own.newest, up_to)
         repeats = found.repeats if found else frozenset[bytes]()
-        return Extent(newest, own.cleared, up_to, gone.up_to, self.contested(session_id), repeats)
-        return Extent(
-            newest,
-            own.cleared,
-            up_to,
-            gone.up_to,
-            self.contested(session_id),
-            found.repeats if found else frozenset(),
-        )
+        contested, given = self.contested(session_id), max(newest, taken_out)
+        return Extent(newest, own.cleared, up_to, gone.up_to, contested, repeats, given)
 
     def contested(self, session_id: str, *, locked: bool = False) -> Mapping[bytes, MessageId]:
         found = self._session(session_id)
