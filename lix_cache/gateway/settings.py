@@ -145,7 +145,7 @@ class GatewaySettings:
         volatile: names of the rules for volatile parts of prompts.
         encoders: ``columns``, ``toon``: send records in tool results in fewer tokens; none by default.
         sessions: keep conversations named by ``X-Session-ID``, of the local tenant.
-        prices: what models cost, for the money that the page shows; none is supposed.
+        prices: what models cost, for the money that the page shows; none is assumed.
         snapshot: folder, or URL such as ``s3://bucket/path``, that exact answers are read from at the start
             and written to at the end; "" for none.
         retries: how often a failed request is sent again before its first byte.

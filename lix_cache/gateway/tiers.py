@@ -292,7 +292,10 @@ class RedisTier:
         self.troubles += 1
         said = told(error)
         if said != self.last_trouble:
-            logger.warning("the gateway goes without an answer of Redis: {}", said)
+            logger.warning(
+                "the gateway goes on without Redis: {} (lix-cache --embedded serve starts a private one)",
+                said,
+            )
         self.last_trouble = said
 
 

@@ -24,6 +24,7 @@ from lix_cache.gateway.settings import (
 )
 from lix_cache.gateway.settings_file import SettingsError
 from lix_cache.gateway.tenants import digest_of_key
+from lix_cache.matching.reasons import Reason
 
 KEY = digest_of_key("a-key-of-sixteen-letters")
 
@@ -180,3 +181,16 @@ def test_the_docs_list_every_setting_with_its_default() -> None:
         }
     for name in FIXED:
         assert f"`{name}`" in (Path(__file__).parents[2] / "docs" / "gateway.md").read_text()
+
+
+def test_every_reason_is_explained_in_the_document_as_on_the_page() -> None:
+    top = Path(__file__).parents[2]
+    words = (top / "lix_cache" / "gateway" / "ui" / "words.js").read_text()
+    page = dict(re.findall(r'^  (\w+): "(.*)",$', words.partition("const REASONS")[2], re.MULTILINE))
+    text = (top / "docs" / "gateway.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (?:hit|miss|bypass|refused) \| (.*) \|$", text, re.MULTILINE)
+    assert set(page.items()) <= set(rows)
+    own = {value for name, value in vars(Reason).items() if name.isupper() and isinstance(value, str)}
+    assert own <= {name for name, _ in rows}
+    for name in ("exact", "redis"):
+        assert len([row for row in rows if row[0] == name]) == 2, "one of a hit and one of a miss"

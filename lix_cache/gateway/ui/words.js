@@ -68,9 +68,9 @@ export const labelOf = (state) => (STATES.find((one) => one.id === state) || { l
 
 const REASONS = {
   memory: "Found in this process",
-  redis: "Found in Redis",
+  redis: "Redis did not answer the second tier",
   shared: "An equal request was under way; this one followed it",
-  exact: "Not asked before, word for word; meaning was not looked at",
+  exact: "Not asked before, word for word; the second tier was not asked, as with tools, images or no embedder",
   semantic: "Near enough, ahead of all other answers, and no guard objected",
   empty: "Nothing is stored in this scope yet",
   below_threshold: "No stored question is near enough",
@@ -90,10 +90,17 @@ const REASONS = {
   broken: "The provider broke off",
   no_cache: "The client asked for a fresh answer",
   unshared: "What an equal request brought was not for this one",
-  partial: "Some of the texts were known",
+  whole: "The answer to some of the texts did not fit; the provider was asked for all",
+  partial: "Some of the embeddings' texts were known, and only the others were asked for",
+  unreadable: "The stored answer cannot be read",
+  too_old: "The stored answer is older than the client's max-age",
+  stream: "The field stream is neither true nor false",
+  store: "The provider is asked to keep it",
+  no_model: "The request names no model",
   path: "A path that is not cached",
   mode: "The client switched the cache off",
   server_tool: "A tool that the provider carries out",
+  no_admin_key: "A path of the gateway's own, which needs the setting admin_key",
   invalid_key: "The key is not known here",
   rate_limit: "Too many requests of a key",
   budget_spent: "The day's tokens of a key are spent",
@@ -102,6 +109,9 @@ const REASONS = {
 };
 
 export function meaning(reason, state) {
-  if (reason === "exact" && state && state.startsWith("hit")) return "The same words were stored";
+  if (state && state.startsWith("hit")) {
+    if (reason === "exact") return "The same words were stored";
+    if (reason === "redis") return "Found in Redis";
+  }
   return Object.hasOwn(REASONS, reason) ? REASONS[reason] : "";
 }
