@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from lix_cache.errors import ConfigError
 from lix_cache.kv.identity import Fingerprint
 from lix_cache.kv.tensors import State
 
-__all__ = ["Engine", "Halt", "Live", "Options"]
+__all__ = ["Engine", "Halt", "Live", "Options", "model_folder"]
 
 
 class Halt:
@@ -173,3 +175,15 @@ class Engine(Protocol):
     def close(self) -> None:
         """Let go of the model. No sequence is used after that."""
         ...
+
+
+def model_folder(folder: str | os.PathLike[str]) -> str:
+    """Return the path of a model's folder. A library that is given no folder asks a hub for the name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = os.path.expanduser(os.fspath(folder))
+    if not os.path.isdir(path):
+        raise ConfigError(f"there is no model folder {path!r}; nothing is downloaded: fetch the model first")
+    return path

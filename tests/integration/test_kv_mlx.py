@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lix_cache.errors import EngineError
+from lix_cache.errors import ConfigError, EngineError
 from lix_cache.kv.engine import Halt, Options
 from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.store import KvStore
@@ -143,7 +143,7 @@ def test_replies(engine: Any) -> None:
 
 def test_other_weights_are_another_model(engine: Any, hybrid: Any, tmp_path: Path) -> None:
     assert engine.fingerprint.hex != hybrid.fingerprint.hex
-    with pytest.raises(EngineError, match="no model folder"):
+    with pytest.raises(ConfigError, match="no model folder"):
         type(engine).load(tmp_path / "none")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EngineError, match="cannot load"):

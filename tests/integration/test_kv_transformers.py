@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lix_cache import kv
 from lix_cache.errors import ConfigError, EngineError, InvalidInput
 from lix_cache.kv.engine import Halt, Options
 from lix_cache.kv.local_model import LocalModel
@@ -398,6 +399,17 @@ def test_the_example_of_the_page_gains_at_its_second_run(
         f"0 of {count} tokens were not computed: none",
         f"{count - 1} of {count} tokens were not computed: disk",
     ]
+
+
+@pytest.mark.parametrize("name", ["nope", "org/nope", "~/nope"])
+def test_a_folder_that_is_not_there_is_said_at_once(name: str) -> None:
+    with pytest.raises(ConfigError, match="there is no model folder"):
+        kv.TransformersEngine.load(name)
+
+
+def test_a_dtype_that_is_none_is_said_with_the_choices(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="choose one of auto, bfloat16, float16"):
+        kv.TransformersEngine.load(tmp_path, dtype="bf17")
 
 
 def test_settings_and_ends(engine: Any) -> None:

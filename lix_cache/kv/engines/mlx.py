@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lix_cache.errors import EngineError, MissingExtra
-from lix_cache.kv.engine import Live, Options
+from lix_cache.kv.engine import Live, Options, model_folder
 from lix_cache.kv.identity import Fingerprint, fingerprint_of
 from lix_cache.kv.tensors import ITEM_SIZE, State, Tensor
 
@@ -84,13 +84,15 @@ class MlxEngine:
         Args:
             folder: of the model.
             options: of the class.
+
+        Raises:
+            ConfigError: there is no such folder.
+            EngineError: mlx-lm cannot load it.
         """
+        path = model_folder(folder)
         _mlx()
         import mlx_lm
 
-        path = os.fspath(folder)
-        if not os.path.isdir(path):
-            raise EngineError(f"there is no model folder {path!r}")
         try:
             loaded = mlx_lm.load(path)
         except (OSError, ValueError, KeyError, RuntimeError) as error:

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lix_cache.errors import EngineError, MissingExtra
-from lix_cache.kv.engine import Live, Options
+from lix_cache.errors import ConfigError, EngineError, MissingExtra
+from lix_cache.kv.engine import Live, Options, model_folder
 from lix_cache.kv.identity import Fingerprint, fingerprint_of
 from lix_cache.kv.tensors import ITEM_SIZE, State, Tensor
 
@@ -39,6 +39,7 @@ _DTYPES = {
     "bool": "BOOL",
     "uint8": "U8",
 }
+_WEIGHTS = ("auto", "bfloat16", "float16", "float32", "float64")
 _TORCH = {ours: theirs for theirs, ours in _DTYPES.items()}
 
 
@@ -86,18 +87,24 @@ class TransformersEngine:
         """Load a model folder: weights, config and tokenizer. Nothing is fetched.
 
         Args:
-            folder: of the model.
+            folder: of the model. Names of a hub are none.
             dtype: of the weights and of the state, such as ``bfloat16``; ``auto`` is the file's.
             options: of the class.
+
+        Raises:
+            ConfigError, EngineError: there is no such folder or dtype; transformers cannot load it.
         """
+        path = model_folder(folder)
+        if dtype not in _WEIGHTS:
+            raise ConfigError(f"dtype={dtype!r}: choose one of {', '.join(_WEIGHTS)}")
         _torch()
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
         except (OSError, ValueError) as error:
-            raise EngineError(f"transformers cannot load {os.fspath(folder)!r}: {error}") from error
+            raise EngineError(f"transformers cannot load {path!r}: {error}") from error
         return cls(model, tokenizer, **options)
 
     def _facts(self, kinds: set[str]) -> dict[str, Any]:
@@ -247,9 +254,8 @@ class TransformersEngine:
 
     def _feed(self, sequence: _Sequence, ids: Sequence[int], options: Options | None = None) -> Any:
         if not ids or len(sequence.ids) + len(ids) > self.context_tokens:
-            raise EngineError(
-                f"{len(sequence.ids) + len(ids)} tokens, where 1 to {self.context_tokens} are possible"
-            )
+            count = len(sequence.ids) + len(ids)
+            raise EngineError(f"{count} tokens, where 1 to {self.context_tokens} are possible")
         logits = None
         for start in range(0, len(ids), _CHUNK):
             if options is not None and options.is_halted:
