@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lix_cache._log import logger
 from lix_cache.errors import told as said
 from lix_cache.gateway import headers as words
-from lix_cache.gateway.answer import Answer, Incomplete
+from lix_cache.gateway.answer import Answer, Incomplete, Usage
 from lix_cache.gateway.asgi import Receive, Scope, Send, read_body, respond, watch
 from lix_cache.gateway.by_meaning import Meant, Place
 from lix_cache.gateway.eligibility import Question, question_of, wants_zero_temperature
@@ -22,6 +22,7 @@ from lix_cache.gateway.prepared import Prepared, source_of
 from lix_cache.gateway.protocols import Protocol
 from lix_cache.gateway.relay import Flight, Head, Reader, Renamed, RenamedBody, Stopped
 from lix_cache.gateway.request import answering_query, parse, stripped
+from lix_cache.gateway.spending import Meter
 from lix_cache.gateway.tenants import Tenant
 from lix_cache.gateway.tiers import Entry
 from lix_cache.gateway.upstream import Incoming, Outgoing, Route, UpstreamFailed
@@ -48,6 +49,7 @@ class Exchange:
         status: of the answer; 0 until it has begun.
         waited: seconds that went by with the provider, and not in the gateway.
         wants_answer: what was passed on is to be known as well.
+        usage: what the provider told of the answer that was read last.
     """
 
     core: Core
@@ -64,6 +66,7 @@ class Exchange:
     model: str = ""
     answer: Answer | None = field(default=None, repr=False)
     wants_answer: bool = False
+    usage: Usage | None = None
 
     async def run(self) -> None:
         """Answer the request.
@@ -293,17 +296,21 @@ class Exchange:
     async def _pump(self, flight: Flight, asked: Prepared, data: bytes, keep: Keep | None) -> None:
         """Read the provider's answer, and keep it if it is whole."""
         core = self.core
-        is_kept = False
+        is_kept, self.usage, meter = False, None, Meter(len(data))
+        is_costly = False
         try:
             routes = core.routes.choose(asked.model)
             if not routes:
                 flight.fail(Refused(404, "unknown_model", "no provider of this gateway serves this model"))
                 return
+            is_costly = True  # also where the client leaves before the head: the provider works by then
             incoming, route = await core.routes.send(routes, lambda route: self._outgoing(route, data))
             try:
                 head = Head(incoming.status, words.returned(incoming.headers))
+                is_costly = head.status < 400
                 flight.begin(head)
                 async for chunk in incoming.chunks():
+                    meter.feed(chunk)
                     await flight.put(chunk)
                 await flight.read()
             finally:
@@ -313,10 +320,21 @@ class Exchange:
             is_first = route is core.routes.first(asked.model) and account in ("", asked.account)
             is_kept = self._keep(flight, incoming, is_first, asked, keep)
         except UpstreamFailed as error:
+            is_costly = is_costly and (flight.head is not None or error.was_sent)
             flight.fail(error)
         finally:
+            if is_costly:
+                self._count(meter, flight, asked.model)
             if keep is not None and not is_kept:
                 core.spawn(let_go(keep.meant))
+
+    def _count(self, meter: Meter, flight: Flight, model: str) -> None:
+        """Count what the call cost, whatever became of its answer."""
+        usage, is_told = self.usage, True
+        if usage is None:
+            is_stream = flight.head is not None and flight.head.is_stream
+            usage, is_told = meter.cost(is_whole=flight.is_read, is_stream=is_stream)
+        self.core.spent(self.tenant, usage, model, is_told=is_told)
 
     def _outgoing(self, route: Route, data: bytes) -> Outgoing:
         pairs = self.core.outgoing_headers(self.scope, self.headers, route, self.tenant, decodes=True)
@@ -341,8 +359,7 @@ class Exchange:
         if isinstance(answer, Incomplete):
             core.metrics.not_stored[answer.rule] += 1
             return False
-        if answer.usage is not None:
-            core.spent(self.tenant, answer.usage.input, answer.usage.output, asked.model)
+        self.usage = answer.usage
         flight.answer = answer
         if keep is None or not keep.is_storable or not is_first:
             # An answer of another provider than the key says is not under that key.

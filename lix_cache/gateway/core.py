@@ -14,7 +14,7 @@ from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, LixCacheError, told
 from lix_cache.gateway.access_log import AccessLog
-from lix_cache.gateway.answer import Answer
+from lix_cache.gateway.answer import Answer, Usage
 from lix_cache.gateway.asgi import Scope
 from lix_cache.gateway.by_meaning import ByMeaning, Meant, Place
 from lix_cache.gateway.eligibility import Question
@@ -262,10 +262,13 @@ class Core:
             self.flights[key] = flight
         return flight
 
-    def spent(self, tenant: Tenant, prompt: int, answer: int, model: str) -> None:
-        """Count what a call of the provider cost."""
+    def spent(self, tenant: Tenant, usage: Usage, model: str, *, is_told: bool = True) -> None:
+        """Count what a call of the provider cost; what is only estimated counts for the budget alone."""
+        prompt, answer, _ = usage
         if self.limits.spent(tenant, prompt + answer):
             self.spawn(self.limits.tell())
+        if not is_told:
+            return
         self.metrics.tokens(tenant.name, (prompt, answer), are_saved=False)
         self.timeline.counted(tenant.name, model, (prompt, answer), are_saved=False)
 

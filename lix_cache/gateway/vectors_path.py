@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lix_cache.gateway import headers as words
-from lix_cache.gateway.answer import Answer, Incomplete
+from lix_cache.gateway.answer import Answer, Incomplete, Usage
 from lix_cache.gateway.asgi import read_body, respond, watch
 from lix_cache.gateway.cached_path import Exchange
 from lix_cache.gateway.headers import Control, Verdict, read_control
@@ -200,7 +200,8 @@ class VectorExchange(Exchange):
         if isinstance(read, Incomplete):
             core.metrics.not_stored[read.rule] += 1
             return False
-        core.spent(self.tenant, sum(one.usage.input for one in read if one.usage is not None), 0, asked.model)
+        told = [one.usage.input for one in read if one.usage is not None]
+        self.usage = Usage(sum(told)) if told else None
         if self.control.no_store:
             return False
         now = core.clock.time()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from lix_cache.errors import LixCacheError
+from lix_cache.gateway.answer import Usage as Tokens
 from lix_cache.gateway.asgi import Gone, Receive, Scope, Send, headers_of, read_body, respond, watch
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.local.agent_files import AgentFiles
@@ -207,7 +208,7 @@ class Agents:
                 watcher.cancel()
                 running.stop()
             usage = ended.usage
-            self.core.spent(tenant, usage.prompt_tokens, usage.completion_tokens, agent["model"])
+            self.core.spent(tenant, Tokens(usage.prompt_tokens, usage.completion_tokens), agent["model"])
             agent["messages"] += [turn, {"role": "assistant", "content": text}]
             for name, count in {"calls": 1, **_told(usage)}.items():
                 agent["counts"][name] = agent["counts"].get(name, 0) + count

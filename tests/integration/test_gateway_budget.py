@@ -1,0 +1,118 @@
+"""A budget counts every call of a provider, whatever becomes of its answer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from lix_cache import CacheConfig
+from lix_cache.gateway.settings import TenantSettings
+from lix_cache.gateway.spending import Meter
+from lix_cache.gateway.tenants import digest_of_key
+from tests.support.provider import Provider, RunningGateway
+from tests.support.redis_server import wait_until
+from tests.support.wire import CHAT, MESSAGE, chat_body, half_read, post
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    with Provider() as running:
+        yield running
+
+
+def message(**more: object) -> dict[str, object]:
+    return {"model": "m-1", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}], **more}
+
+
+CALLS = {
+    "cut": (CHAT, chat_body("a"), "truncated"),
+    "a stream without usage": (CHAT, chat_body("b", stream=True), "ok"),
+    "a cut stream": (CHAT, chat_body("c", stream=True), "truncated"),
+    "a stream that broke": (CHAT, chat_body("d", stream=True), "cut"),
+    "a stream that ended early": (CHAT, chat_body("e", stream=True), "short"),
+    "a stream with an error": (CHAT, chat_body("f", stream=True), "error_event"),
+    "an answer that broke": (CHAT, chat_body("g"), "cut"),
+    "no JSON": (CHAT, chat_body("h"), "malformed"),
+    "no answer to keep": (CHAT, chat_body("i"), "empty"),
+    "an error with status 200": (CHAT, chat_body("j"), "error_event"),
+    "a bypass": (CHAT, chat_body("k", web_search_options={"a": 1}), "ok"),
+    "a message that broke": (MESSAGE, message(stream=True), "cut"),
+    "a message that ended early": (MESSAGE, message(stream=True), "short"),
+    "a bypass of embeddings": ("/v1/embeddings", {"model": "m-1", "input": [["a"]]}, "ok"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_call_counts(name: str, provider: Provider, redis_config: CacheConfig) -> None:
+    path, body, act = CALLS[name]
+    key = f"key-of-the-budget-{next(_NUMBERS)}"
+    tenants = (TenantSettings("ann", (digest_of_key(key),), tokens_per_day=1),)
+    with RunningGateway(provider, redis_config, tenants=tenants, retries=0) as gateway:
+        asked = {"authorization": key, "x_act": act, "x_lix_cache_namespace": f"n{next(_NUMBERS)}"}
+        try:
+            assert post(gateway.url, body, path, **asked).status != 429
+        except ConnectionError:
+            assert act == "cut"
+        gateway.settle()
+        assert post(gateway.url, {**body, "user": "x", "seed": 1}, path, **asked).status == 429
+
+
+def test_a_call_that_its_client_left_counts(provider: Provider, redis_config: CacheConfig) -> None:
+    with RunningGateway(provider, redis_config) as gateway:
+        tenant = gateway.core.tenants.local
+        assert tenant is not None
+        for body in (chat_body("left", stream=True), chat_body("left")):
+            before = tenant._tokens
+            provider.gate.clear()
+            asked = len(provider.calls)
+            half_read(
+                gateway.port,
+                body,
+                until=b"data:" if "stream" in body else b"",
+                when=lambda asked=asked: wait_until(lambda: len(provider.calls) > asked),  # type: ignore[misc]
+            )
+            wait_until(lambda before=before: tenant._tokens > before)
+            provider.gate.set()
+
+
+def test_an_error_costs_nothing(provider: Provider, redis_config: CacheConfig) -> None:
+    with RunningGateway(provider, redis_config, retries=0) as gateway:
+        for act in ("400", "429", "500"):
+            post(gateway.url, chat_body(), x_act=act)
+        assert gateway.core.tenants.local is not None
+        assert gateway.core.tenants.local._tokens == 0
+
+
+def metered(
+    *chunks: bytes, sent: int = 40, is_whole: bool = True, is_stream: bool = True
+) -> tuple[int, int, bool]:
+    meter = Meter(sent)
+    for chunk in chunks:
+        meter.feed(chunk)
+    usage, is_told = meter.cost(is_whole=is_whole, is_stream=is_stream)
+    return usage.input, usage.output, is_told
+
+
+def test_what_is_told_counts_and_an_estimate_else() -> None:
+    told = b'{"usage":{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8}}'
+    assert metered(told, is_stream=False) == (5, 3, True)
+    assert metered(told[:30], told[30:], is_stream=False) == (5, 3, True)
+    begun = b'data: {"usage":{"input_tokens":5,"cache_read_input_tokens":2,"output_tokens":1}}\n\n'
+    delta = b'data: {"delta":{"text":"words"}}\n\n'
+    assert metered(begun, *[delta] * 50, is_whole=False) == (7, 62, False)
+    assert metered(begun, *[delta] * 50) == (7, 62, False), "it ended without telling"
+    ended = b'data: {"usage":{"output_tokens":70}}\n\n'
+    assert metered(begun, *[delta] * 50, ended) == (7, 70, True)
+    assert 62_000 < metered(begun, *[delta] * 50_000, ended)[1] < 63_000
+    said = rb'data: {"delta":{"content":"\"completion_tokens\": 1, \"total_tokens\": 2"}}' + b"\n\n"
+    assert metered(said)[2] is False, "what a text says is not told"
+    assert metered(is_whole=False) == (10, 0, False)
+    large = [b"x" * 1000] * 1000
+    meter = Meter(0)
+    for chunk in large:
+        meter.feed(chunk)
+    assert sum(map(len, (*meter._first, *meter._last))) < 140_000, "it holds the ends alone"
