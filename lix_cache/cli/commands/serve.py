@@ -78,34 +78,29 @@ def serve(
     if hash_key:
         _print_digest()
         return
-    library = settings_of(ctx).config()
     changes: dict[str, Any] = {"host": host, "port": port, "embedder": embedder, "workers": workers}
     changes.update(volatile=volatile or None, sessions=sessions or None)
-    changes["upstreams"] = _upstreams(upstream or [], local) or None
-    if demo:
-        if changes["upstreams"]:
-            raise InvalidInput("--demo brings its own provider; leave out --upstream and --local, or --demo")
-        changes["upstreams"] = _scripted()
-    reread = partial(read_settings, config, **changes)
+    changes["upstreams"] = _upstreams(upstream or [], local, is_demo=demo)
+    reread: Callable[..., GatewaySettings] = partial(read_settings, config, **changes)
+    library = settings_of(ctx).config()
     if check:
-        if demo:
-            reread = _as_demo(reread)
-        _check(reread, library, as_json=as_json)
+        _check(_as_demo(reread) if demo else reread, library, as_json=as_json)
         return
-    settings = reread()
-    _check_models(settings)
     # The server hands the signal on when it has ended. By default that would leave behind the demo's folder,
     # and the private Redis of --embedded, which ends at the exit of the last process that uses it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    if not demo:
-        _run(settings, library, reread)
-        return
-    more, page_key = _for_demo(settings)
-    reread = partial(reread, **more)
+    if demo:
+        _run_demo(library, reread)
+    else:
+        _run(library, reread)
+
+
+def _run_demo(library: CacheConfig, reread: Callable[..., GatewaySettings]) -> None:
+    more, page_key = _for_demo(reread())
     with tempfile.TemporaryDirectory(prefix="lix-cache-demo-", ignore_cleanup_errors=True) as folder:
         # Keys of its own: neither the answers nor the counts of another gateway are a demo's.
         library = library.replace(archive_dir=folder, redis_key_prefix=f"{library.redis_key_prefix}:demo")
-        _run(reread(), library, reread, is_demo=True, page_key=page_key)
+        _run(library, partial(reread, **more), is_demo=True, page_key=page_key)
 
 
 def _check_models(settings: GatewaySettings) -> None:
@@ -117,14 +112,20 @@ def _check_models(settings: GatewaySettings) -> None:
             check_target(one.url.removeprefix("local:"), settings.local)
 
 
-def _upstreams(given: list[str], local: str | None) -> list[dict[str, Any]]:
+def _upstreams(given: list[str], local: str | None, *, is_demo: bool) -> list[dict[str, Any]] | None:
+    if is_demo:
+        from lix_cache.gateway.demo import in_thread
+
+        if given or local:
+            raise InvalidInput("--demo brings its own provider; leave out --upstream and --local, or --demo")
+        return [{"name": "demo", "url": in_thread()}]
     found = [] if local is None else [{"name": "local", "url": f"local:{local}"}]
     for number, text in enumerate(given):
         name, separator, url = text.partition("=")
         if not separator or "://" in name:
             name, url = "default" if number == 0 else f"upstream-{number + 1}", text
         found.append({"name": name, "url": url})
-    return found
+    return found or None
 
 
 def _for_demo(settings: GatewaySettings) -> tuple[dict[str, Any], str]:
@@ -149,12 +150,6 @@ def _as_demo(reread: Callable[..., GatewaySettings]) -> Callable[[], GatewaySett
         return reread(**more)
 
     return read
-
-
-def _scripted() -> list[dict[str, Any]]:
-    from lix_cache.gateway.demo import in_thread
-
-    return [{"name": "demo", "url": in_thread()}]
 
 
 def _print_digest() -> None:
@@ -190,7 +185,6 @@ def _check(reread: Callable[[], GatewaySettings], library: CacheConfig, *, as_js
 
 
 def _run(
-    settings: GatewaySettings,
     library: CacheConfig,
     reread: Callable[[], GatewaySettings],
     *,
@@ -199,6 +193,8 @@ def _run(
 ) -> None:
     from lix_cache.gateway.serve import gateway_for, listeners_for, log_troubles, run, run_workers
 
+    settings = reread()
+    _check_models(settings)
     gateway = gateway_for(settings, library, reread)
     listeners = listeners_for(settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
