@@ -88,9 +88,7 @@ def serve(
         changes["upstreams"] = _scripted()
     reread = partial(read_settings, config, **changes)
     if check:
-        if demo:
-            reread = _as_demo(reread)
-        _check(reread, library, as_json=as_json)
+        _check(_as_demo(reread) if demo else reread, library, as_json=as_json)
         return
     settings = reread()
     _check_models(settings)
