@@ -20,7 +20,7 @@ from lix_cache.checks import given
 from lix_cache.errors import ConfigError
 from lix_cache.gateway.local.settings import LOCAL_SCHEME, LocalSettings
 from lix_cache.gateway.prices import PriceSettings, check_prices
-from lix_cache.gateway.settings_file import from_file, from_text, made
+from lix_cache.gateway.settings_file import TogetherError, from_file, from_text, made
 from lix_cache.gateway.volatile import normaliser
 
 __all__ = [
@@ -216,7 +216,7 @@ class GatewaySettings:
         if len(set(keys)) != len(keys):
             raise ConfigError("two tenants have the same key")
         if not self.tenants and not _is_loopback(self.host):
-            raise ConfigError(
+            raise TogetherError(
                 f"without tenants the gateway listens on this machine alone (127.0.0.1), got {self.host!r}; "
                 "configure tenants with keys, or leave host out"
             )

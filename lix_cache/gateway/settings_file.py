@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -11,7 +12,7 @@ from lix_cache._spelling import did_you_mean
 from lix_cache.checks import given
 from lix_cache.errors import ConfigError, MissingExtra
 
-__all__ = ["SettingsError", "from_file", "from_text", "made", "problems_of"]
+__all__ = ["SettingsError", "TogetherError", "from_file", "from_text", "made", "problems_of"]
 
 T = TypeVar("T")
 
@@ -42,8 +43,11 @@ def _parsed(path: str, data: bytes) -> Any:
             import tomli as tomllib
         try:
             return tomllib.loads(data.decode())
-        except (ValueError, RecursionError):
-            raise ConfigError(f"the settings file {path!r} is not valid TOML") from None
+        except (ValueError, RecursionError) as error:
+            # Of its error only the place: the rest quotes the line, which may hold a key.
+            line = re.search(r"at line (\d+), column \d+\)\Z", str(error))
+            place = f" (line {line[1]})" if line else ""
+            raise ConfigError(f"the settings file {path!r} is not valid TOML{place}") from None
     if not path.endswith((".yaml", ".yml")):
         raise ConfigError(f"the settings file {path!r} must end in .yaml, .yml or .toml")
     try:
@@ -52,9 +56,10 @@ def _parsed(path: str, data: bytes) -> Any:
         raise MissingExtra("PyYAML", "gateway", "a settings file in YAML") from None
     try:
         return yaml.safe_load(data)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        # Its own error quotes the line, which may hold a key.
-        raise ConfigError(f"the settings file {path!r} is not valid YAML") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        place = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
+        raise ConfigError(f"the settings file {path!r} is not valid YAML{place}") from None
 
 
 def from_text(variable: str, text: str, hint: Any) -> Any:
@@ -90,6 +95,10 @@ class SettingsError(ConfigError):
         super().__init__(problems[0] if count == 1 else f"{count} problems: " + "; ".join(problems))
 
 
+class TogetherError(ConfigError):
+    """Settings of which each makes sense, and which do not fit together."""
+
+
 def made(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     """Make a dataclass of a table.
 
@@ -113,12 +122,31 @@ def made(kind: type[T], values: Mapping[str, Any], where: str) -> T:
             fitted[name] = _fitted(value, hints[name], where + name)
         except ConfigError as error:
             problems += problems_of(error)
-    if not problems:
-        try:
+    found: list[str] = []
+    try:
+        if not problems:
             return kind(**fitted)
+    except ConfigError as error:
+        found = problems_of(error)
+    found = _alone(kind, fitted) or found
+    raise SettingsError(problems + [f"{where[:-1]}: {one}" if where else one for one in found])
+
+
+def _alone(kind: type[Any], fitted: Mapping[str, Any]) -> list[str]:
+    """Return the problem of each value by itself: a dataclass says only the first of its own."""
+    problems: list[str] = []
+    try:
+        kind()
+    except ConfigError:
+        return problems  # without some of its fields it makes no sense
+    for name, value in fitted.items():
+        try:
+            kind(**{name: value})
+        except TogetherError:
+            pass  # what it needs may be among the others
         except ConfigError as error:
-            problems = [f"{where[:-1]}: {one}" if where else one for one in problems_of(error)]
-    raise SettingsError(problems)
+            problems += problems_of(error)
+    return problems
 
 
 def problems_of(error: ConfigError) -> list[str]:

@@ -194,3 +194,37 @@ def test_every_reason_is_explained_in_the_document_as_on_the_page() -> None:
     assert own <= {name for name, _ in rows}
     for name in ("exact", "redis"):
         assert len([row for row in rows if row[0] == name]) == 2, "one of a hit and one of a miss"
+
+
+def test_every_mistake_of_a_file_is_said_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(
+        "host: 0.0.0.0\n"
+        "ttl_seconds: -1\n"
+        "volatile: [date, cwdd]\n"
+        "tenants: [{name: ann, requests_per_minit: 3}]\n"
+        "nonsense: 1\n"
+    )
+    with pytest.raises(SettingsError) as raised:
+        read_settings(str(path), {})
+    problems = raised.value.problems
+    for word in ("ttl_seconds must be", "'cwdd'", "'requests_per_minit'", "'nonsense'"):
+        assert sum(word in one for one in problems) == 1, problems
+    assert len(problems) == 4, "and nothing that follows from another mistake"
+
+
+@pytest.mark.promise("no-leak")
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.yaml", "port: 1\nadmin_key: [hidden-1\nttl_seconds: 3\n"),
+        ("b.yaml", "port: 1\n\tadmin_key: hidden-1\n"),
+        ("c.toml", "port = 1\nadmin_key = hidden-1\n"),
+    ],
+)
+def test_a_file_that_cannot_be_parsed_is_said_with_its_line(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"\(line [23]") as raised:
+        read_settings(str(path), {})
+    assert "hidden" not in str(raised.value)
