@@ -17,7 +17,16 @@ from lix_cache.kv.mapped import mapped
 from lix_cache.kv.miss import Miss, common_prefix, miss_between
 from lix_cache.kv.reader import KvReader
 
-__all__ = ["FileCheck", "Session", "StoreStats", "explain", "sessions", "store_stats", "verify"]
+__all__ = [
+    "FileCheck",
+    "Session",
+    "StoreStats",
+    "check_session",
+    "explain",
+    "sessions",
+    "store_stats",
+    "verify",
+]
 
 
 @dataclass(frozen=True)
@@ -157,6 +166,26 @@ def verify(store: KvReader) -> Iterator[FileCheck]:
         yield FileCheck(os.path.relpath(path, store.folder), kept.size, problem)
 
 
+def check_session(store: KvReader, session: str, tenant: str = "") -> None:
+    """Do nothing if a tenant has a session in the store.
+
+    Raises:
+        InvalidInput: it has none of that name.
+    """
+    if not any(store.catalogue().sessions(tenant, session)):
+        raise _unknown(store, session, tenant)
+
+
+def _unknown(store: KvReader, session: str, tenant: str) -> InvalidInput:
+    others = sorted({one.tenant for one in sessions(store) if one.session == session})
+    whose = f"tenant {tenant!r}" if tenant else "the tenant without a name"
+    if others:
+        hint = f"one of that name is of {', '.join(map(repr, others[:5]))}: give --tenant"
+    else:
+        hint = "it is written when it was idle (idle_seconds, 60 by default), and when the model is closed"
+    return InvalidInput(f"the store has no session {session!r} of {whose}; {hint}")
+
+
 def explain(store: KvReader, session: str, tenant: str = "") -> tuple[Miss | None, str]:
     """Return where a session leaves the nearest other one of its tenant, and the other's id.
 
@@ -170,7 +199,7 @@ def explain(store: KvReader, session: str, tenant: str = "") -> tuple[Miss | Non
     ]
     mine = [(fingerprint, one) for fingerprint, one in manifests if one.session == session]
     if not mine:
-        raise InvalidInput(f"the store has no session {session!r} of this tenant")
+        raise _unknown(store, session, tenant)
     fingerprint, asked = mine[0]
     others = [one for model, one in manifests if model == fingerprint and one.session != session]
     nearest = max(others, key=lambda one: common_prefix(asked.ids, one.ids), default=None)

@@ -263,7 +263,7 @@ class LocalModel(WriteBehind):
             if live is None:
                 self._make_room(room=1)
                 live = self.engine.begin()
-            entry = Entry(tenant, name or f"auto-{uuid.uuid4().hex}", live, marks, saved=saved)
+            entry = Entry(tenant, name or f"auto-{uuid.uuid4().hex[:16]}", live, marks, saved=saved)
             held.enter_context(entry.lock)
             self._memory.put(entry)
         count = prompt.system_tokens

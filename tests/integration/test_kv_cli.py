@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from lix_cache.cli.app import app
@@ -103,3 +105,24 @@ def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
     for command in ("list", "stats", "verify", "prune"):
         run(command, "--dir", tmp_path / "none", code=2)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_session_that_is_not_there_is_said_with_where_it_may_be(folder: Path) -> None:
+    for command in (["explain", "s0"], ["prune", "--session", "s0"], ["prune", "--session", "s0", "--json"]):
+        done = CliRunner().invoke(app, ["kv", *command, "--dir", str(folder)])
+        assert done.exit_code == 2
+        assert "one of that name is of 'ann': give --tenant" in " ".join(done.output.split())
+    done = CliRunner().invoke(app, ["kv", "explain", "s9", "--dir", str(folder)])
+    assert "idle_seconds" in done.output
+    assert {one["session"] for one in said("list", "--dir", folder)} == {"s0", "s1", "s2", "other"}
+
+
+def test_a_list_keeps_ids_on_one_line_at_80_columns(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = "auto-0123456789abcdef"
+    save_tokens(KvStore(folder), session, tokens(300, 5), "shop-number-1")
+    out = io.StringIO()
+    monkeypatch.setattr("lix_cache.cli.commands.kv.for_humans", lambda: Console(file=out, width=80))
+    run("list", "--dir", folder)
+    assert session in out.getvalue()
+    assert max(map(len, out.getvalue().splitlines())) <= 80
+    assert "…" not in out.getvalue().replace("shop…er-1", "")

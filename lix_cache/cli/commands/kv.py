@@ -24,6 +24,7 @@ from lix_cache.cli.output import (
     visible,
 )
 from lix_cache.kv import KvStore, explain, sessions, store_stats, verify
+from lix_cache.kv.inspection import check_session
 
 __all__ = ["kv"]
 
@@ -37,7 +38,11 @@ _Dir = Annotated[
     str,
     typer.Option("--dir", metavar="DIR", envvar="LIX_CACHE_KV_DIR", help="Folder of the store."),
 ]
-_Tenant = Annotated[str, typer.Option(help="Whose sessions.")]
+_Tenant = Annotated[
+    str, typer.Option(help="Whose sessions; without it, those of no tenant, which a gateway calls local.")
+]
+#: Columns beside the session's id, on a terminal of 80.
+_OTHER_COLUMNS = 58
 _DEFAULT = "./data/kv"
 #: What the store may hold is the server's setting; to look at it takes nothing away.
 _NO_LIMIT = 1 << 62
@@ -58,20 +63,25 @@ def list_(folder: _Dir = _DEFAULT, as_json: AsJson = False) -> None:
         print_json([asdict(one) for one in found])
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("session", "tenant", "model", "tokens", "on disk", "size", "shared", "used"):
-        table.add_column(name, justify="right" if name in ("tokens", "on disk", "size", "shared") else "left")
+    for name in ("session", "tenant", "model", "stored tokens", "size", "used"):
+        # An id over two lines cannot be copied; the model is the one that may wrap.
+        table.add_column(
+            name,
+            justify="right" if name in ("stored tokens", "size") else "left",
+            no_wrap=name not in ("model", "stored tokens", "used"),
+        )
+    console = for_humans()
+    widest = max(22, console.width - _OTHER_COLUMNS)
     for one in found:
         table.add_row(
-            id_text(one.session),
-            id_text(one.tenant, 20),
+            id_text(one.session, widest),
+            id_text(one.tenant or "-", 10 if widest < 30 else 20),
             visible(one.model),
-            f"{one.tokens:,}",
-            f"{one.stored_tokens:,}",
+            f"{one.stored_tokens:,} of {one.tokens:,}",
             human_bytes(one.bytes),
-            human_bytes(one.shared_bytes),
             ago(one.used) + (" (pinned)" if one.pinned else ""),
         )
-    for_humans().print(table)
+    console.print(table)
 
 
 @kv.command(epilog="Example: lix-cache kv stats --json")
@@ -138,6 +148,7 @@ def prune(
     store = _store(folder)
     files = 0
     if session is not None:
+        check_session(store, session, tenant)
         files = store.purge(tenant, session)
     elif whole_tenant:
         files = store.purge(tenant)
