@@ -31,6 +31,9 @@ __all__ = ["Gateway"]
 
 
 def _spoken(path: str) -> Any:
+    if "//" in path or "/./" in path or path.endswith(("/", "/.")):
+        # Providers take these for one place, so limits must too.
+        path = "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
     return EMBEDDINGS if path == EMBEDDINGS.path else protocol_of(path)
 
 

@@ -35,6 +35,7 @@ __all__ = [
 ENV_PREFIX = "LIX_CACHE_GATEWAY_"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
+_DEFAULT_SCOPES = ("generate", "passthrough")
 _SCOPES = frozenset({"generate", "passthrough", "sessions"})
 
 
@@ -85,7 +86,8 @@ class TenantSettings:
     Attributes:
         name: for keys, logs and metrics.
         keys: digests of its keys, ``sha256:`` and 64 digits; ``lix-cache serve --hash-key`` makes one.
-        scopes: what it may do: ``generate``, ``passthrough`` (paths that are not cached), ``sessions``.
+        scopes: what it may do: ``generate``, ``passthrough`` (paths that are not cached; with ``models`` or
+            ``tokens_per_day`` only if it is named), ``sessions``.
         models: patterns of the models that it may use.
         requests_per_minute: 0 for no limit.
         tokens_per_day: of the prompts and answers that its misses cost; 0 for no limit.
@@ -95,7 +97,7 @@ class TenantSettings:
 
     name: str = ""
     keys: tuple[str, ...] = field(default=(), repr=False)
-    scopes: tuple[str, ...] = ("generate", "passthrough")
+    scopes: tuple[str, ...] = _DEFAULT_SCOPES
     models: tuple[str, ...] = ("*",)
     requests_per_minute: int = 0
     tokens_per_day: int = 0
@@ -116,6 +118,9 @@ class TenantSettings:
             raise ConfigError(f"the scopes of tenant {self.name!r} must be of {', '.join(sorted(_SCOPES))}")
         if self.requests_per_minute < 0 or self.tokens_per_day < 0:
             raise ConfigError(f"the limits of tenant {self.name!r} must not be negative")
+        if self.scopes is _DEFAULT_SCOPES and (self.tokens_per_day or "*" not in self.models):
+            # What the gateway does not understand it cannot hold to these limits.
+            object.__setattr__(self, "scopes", ("generate",))
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,11 @@ class Tenant:
             Refused: 403.
         """
         if scope not in self.scopes:
-            raise Refused(403, "permission_denied", f"this key may not use this path (scope {scope!r})")
+            raise Refused(
+                403,
+                "permission_denied",
+                f"this key may not use this path: its tenant needs {scope!r} in the setting scopes",
+            )
 
     def take(self, now: float) -> int:
         """Take one of the requests that this process may answer in a minute.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -116,3 +117,41 @@ def test_what_is_told_counts_and_an_estimate_else() -> None:
     for chunk in large:
         meter.feed(chunk)
     assert sum(map(len, (*meter._first, *meter._last))) < 140_000, "it holds the ends alone"
+
+
+@pytest.mark.promise("isolation")
+def test_limits_hold_however_the_path_is_spelled(provider: Provider, redis_config: CacheConfig) -> None:
+    digest = digest_of_key("key-of-the-limited")
+    each: tuple[dict[str, Any], ...] = ({"models": ("m-*",)}, {"tokens_per_day": 1})
+    for limits in each:
+        provider.calls.clear()
+        tenants = (TenantSettings("ann", (digest,), **limits),)
+        with RunningGateway(provider, redis_config, tenants=tenants) as gateway:
+            asked = {"authorization": "key-of-the-limited"}
+            if "tokens_per_day" in limits:
+                assert post(gateway.url, chat_body("first"), **asked).status == 200
+                gateway.settle()
+            calls = len(provider.calls)
+            for path in (
+                *(
+                    CHAT,
+                    CHAT + "/",
+                    "/v1//chat/completions",
+                    "//v1/chat/completions",
+                    "/v1/./chat/completions",
+                ),
+                *("/v1/chat%2fcompletions", "/v1/chat/completions/.", "/%761/chat/completions%2f"),
+                *("/v1/completions", "/v1/messages/count_tokens", "/v1/batches", "/chat/completions"),
+                *("/v1/chat/Completions", "/v1/chat/completions;a", "/v1/chat/completions%00", "/v1/files"),
+                *(
+                    "/v1/chat%252fcompletions",
+                    "/v1\\chat/completions",
+                    "/openai/deployments/x/chat/completions",
+                ),
+            ):
+                reply = post(gateway.url, chat_body("other", model="x-1"), path, **asked)
+                assert reply.status in (400, 403, 429), path
+            assert len(provider.calls) == calls
+            if "models" in limits:
+                assert post(gateway.url, chat_body(), CHAT + "/", **asked).state == "miss"
+                assert provider.calls[-1].path == CHAT
