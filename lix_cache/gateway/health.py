@@ -45,7 +45,7 @@ class Health:
             await respond(send, 200, [(b"content-type", b"application/json")], b'{"status":"ok"}')
         elif path == "/ready":
             state = await self.state()
-            status = 200 if state["status"] != "down" else 503
+            status = 200 if state["status"] not in ("down", "loading") else 503
             await respond(send, status, [(b"content-type", b"application/json")], orjson.dumps(state))
         elif path == "/metrics":
             await self._metrics(scope, send)
@@ -54,21 +54,26 @@ class Health:
         return True
 
     async def state(self) -> dict[str, Any]:
-        """Return the state of each part. ``degraded`` serves; ``down`` does not."""
+        """Return the state of each part. ``degraded`` serves; ``loading`` and ``down`` do not."""
         core = self.core
         redis = "off" if core.redis is None else "ok" if await core.redis.ping() else "away"
         tripped = [route.name for route in core.routes.routes if route.breaker.is_open]
         tripped += [name for name, model in core.local.items() if model.state != "ok" and name not in tripped]
         down = self.is_draining or not core.routes.routes or len(tripped) == len(core.routes.routes)
+        loading = {name for name, model in core.local.items() if model.state == "loading"}
+        is_loading = down and not self.is_draining and bool(tripped) and loading.issuperset(tripped)
         models = {self.embedder, self.verifier, core.hydration}
         degraded = redis == "away" or bool(tripped) or not models <= {"ok", "none"}
         return {
-            "status": "down" if down else "degraded" if degraded else "ok",
+            "status": "loading" if is_loading else "down" if down else "degraded" if degraded else "ok",
             "redis": redis,
             "embedder": self.embedder,
             "verifier": self.verifier,
             "hydration": core.hydration,
-            "upstreams": {r.name: "failing" if r.name in tripped else "ok" for r in core.routes.routes},
+            "upstreams": {
+                r.name: "loading" if r.name in loading else "failing" if r.name in tripped else "ok"
+                for r in core.routes.routes
+            },
             "hydrated": core.hydrated,
             "draining": self.is_draining,
             **({"models": {name: model.state for name, model in core.local.items()}} if core.local else {}),

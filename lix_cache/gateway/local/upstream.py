@@ -172,6 +172,7 @@ class LocalUpstream:
     def _use(self, target: str) -> None:
         engine = self.model.engine
         self.target, self.state = target, "ok"
+        logger.info("the local model {!r} is ready", target)
         self._places = asyncio.Semaphore(1 if engine.is_serial else engine.most_live)
         self.changed()
 
