@@ -29,7 +29,7 @@ from lix_cache.gateway.relay import Flight
 from lix_cache.gateway.request import account_of, answering_headers, parse
 from lix_cache.gateway.settings import FIXED, GatewaySettings
 from lix_cache.gateway.snapshot import hydrate, save_snapshot
-from lix_cache.gateway.tenants import Tenant, TenantBook
+from lix_cache.gateway.tenants import Tenant, TenantBook, presented
 from lix_cache.gateway.tiers import Entry, Memory, RedisTier
 from lix_cache.gateway.timeline import Timeline
 from lix_cache.gateway.traces import Traces
@@ -215,6 +215,10 @@ class Core:
             pairs = [pair for pair in pairs if pair[0] not in _CREDENTIALS]
         elif not tenant.is_local:
             pairs = [p for p in pairs if p[0] not in _CREDENTIALS or not self.tenants.knows(p[1])]
+        key = "" if tenant.is_local else presented(headers)
+        if key:
+            # It is for no provider, whatever header repeats it.
+            pairs = [pair for pair in pairs if key not in pair[1]]
         if own:
             is_anthropic = "anthropic-version" in headers or scope["path"].startswith("/v1/messages")
             pairs.append(("x-api-key", own) if is_anthropic else ("authorization", f"Bearer {own}"))

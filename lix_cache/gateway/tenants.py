@@ -18,7 +18,7 @@ from lix_cache.errors import ConfigError
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.settings import GatewaySettings, TenantSettings
 
-__all__ = ["LOCAL", "Tenant", "TenantBook", "digest_of_key"]
+__all__ = ["LOCAL", "Tenant", "TenantBook", "digest_of_key", "presented"]
 
 #: The tenant of a gateway without tenants.
 LOCAL = "local"
@@ -148,11 +148,16 @@ class TenantBook:
         """
         if self.local is not None:
             return self.local
-        key = headers.get("x-lix-key") or headers.get("x-api-key") or headers.get("authorization", "")
-        tenant = self._by_key.get(digest_of_key(_bare(key))) if key else None
+        key = presented(headers)
+        tenant = self._by_key.get(digest_of_key(key)) if key else None
         if tenant is None:
             raise Refused(401, "invalid_key", "this gateway does not know the key; give one of its own")
         return tenant
+
+
+def presented(headers: Mapping[str, str]) -> str:
+    """Return the key that a request shows to the gateway, "" if there is none."""
+    return _bare(headers.get("x-lix-key") or headers.get("x-api-key") or headers.get("authorization", ""))
 
 
 def _bare(key: str) -> str:
