@@ -12,11 +12,16 @@ import pytest
 import lix_cache
 from lix_cache.config import CacheConfig
 from tests.support import CountingProxy, RedisServer
+from tests.support.coverage_forks import guard_forks
 from tests.support.sampling import mark_the_rest
 from tests.support.twins import Twins
 
 
 @pytest.hookimpl(tryfirst=True)  # before any are left out: which case is which is counted
+def pytest_configure() -> None:
+    guard_forks()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let ``-k no-loss`` choose the tests of a promise by its name; mark what a sample leaves out."""
     mark_the_rest(items)
