@@ -390,14 +390,16 @@ def test_many_sessions_leave_nothing_behind(lab: Lab, count: int) -> None:
 
         def is_quiet() -> bool:
             names = [thread.name for thread in threading.enumerate()]
-            return not gateway.core.metrics.open and not lab.toy.at_once and "lix-cache-local" not in names
+            gc.collect()
+            return (
+                not (gateway.core.metrics.open or gateway.core.flights or lab.toy.at_once)
+                and "lix-cache-local" not in names
+                and open_files(lab.folder) <= files
+                # Sockets too; what other tests hold in this process comes and goes.
+                and len(os.listdir("/proc/self/fd")) <= everything + 10
+            )
 
-        wait_until(is_quiet, 60, "the last ones")
-        gc.collect()
-        assert open_files(lab.folder) <= files
-        # Sockets too; what other tests hold in this process comes and goes.
-        assert len(os.listdir("/proc/self/fd")) <= everything + 10
-        assert not gateway.core.flights
+        wait_until(is_quiet, 60, "all that was open to be closed")
         assert lab.toy.live == gateway.core.local["local"].model.stats()["live_sessions"] <= lab.toy.most_live
         size = sum(path.stat().st_size for path in lab.folder.rglob("*") if path.is_file())
         assert size <= 3_000 * count
