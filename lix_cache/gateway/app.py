@@ -165,17 +165,15 @@ class Gateway:
         except (Gone, Broken) as error:
             # Returning without the last piece makes the server close the connection, as the provider did.
             status = call.status if call is not None else 0
-            verdict = Verdict(
-                call.verdict.state if call is not None else "bypass", type(error).__name__.lower()
-            )
+            state = call.verdict.state if call is not None else "bypass"
+            verdict = Verdict(state, type(error).__name__.lower())
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not show the client our insides
             logger.error("the gateway failed: {}", said(error))
             begun = call is not None and call.status
             status = 500
             if not begun:
-                await _refuse(
-                    send, Refused(500, "internal", "the gateway failed; the log says why"), protocol, path
-                )
+                trouble = Refused(500, "internal", "the gateway failed; the log says why")
+                await _refuse(send, trouble, protocol, path)
         finally:
             core.metrics.open -= 1
             core.users -= 1

@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Core"]
 
-#: How long another process may serve what this one has dropped.
-_LOOK_SECONDS = 1.0
 _TURN_SECONDS = 30.0
 _CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key"})
 
@@ -188,18 +186,17 @@ class Core:
     def provider(self, tenant: str, model: Any) -> tuple[str, str]:
         """Return who answers for a model, and a digest of the gateway's own account there."""
         first = self.routes.first(model)
-        if first is None:
-            return "", ""
-        return first.name, self.account_at(first, tenant, first.upstream.identity)
+        return (
+            ("", "")
+            if first is None
+            else (first.name, self.account_at(first, tenant, first.upstream.identity))
+        )
 
     def account_at(self, route: Route, tenant: str, identity: str) -> str:
         """Return a digest of what answers depend on there: the gateway's own account, or the local model."""
         own = self._own_key(route, self.tenants.tenants.get(tenant))
-        if not (own or identity):
-            return ""
-        return hashlib.sha256(
-            b"own\0" + own.encode() + (b"\0" + identity.encode()) * bool(identity)
-        ).hexdigest()[:32]
+        parts = ["own", own, identity] if identity else ["own", own]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32] if own or identity else ""
 
     @staticmethod
     def _own_key(route: Route, tenant: Tenant | None) -> str:
@@ -340,17 +337,7 @@ class Core:
         if self.redis is not None:
             if self._objects is not None:
                 self.hydrated, self.hydration = await hydrate(self.redis, self._objects, self.tenants)
-            self._following = asyncio.get_running_loop().create_task(self._follow_purges(self.redis))
-
-    async def _follow_purges(self, redis: RedisTier) -> None:
-        """Forget what is in memory when another process has dropped answers."""
-        known: int | None = None
-        while True:
-            count = await redis.purges()
-            if count is not None and known is not None and count != known:
-                self.memory.purge(lambda _: True)
-            known = known if count is None else count
-            await asyncio.sleep(_LOOK_SECONDS)
+            self._following = asyncio.get_running_loop().create_task(self.redis.follow_purges(self.memory))
 
     async def purge(
         self, tenant: str, model: str | None, older_than: float | None, tag: str | None = None

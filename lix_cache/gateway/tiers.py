@@ -33,6 +33,8 @@ __all__ = ["Entry", "Memory", "RedisTier"]
 _MAGIC = b"LXG2"
 _HEAD = struct.Struct("<4sddHH")
 _LATEST = 1e11
+#: How long another process may serve what this one has dropped.
+_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,16 @@ class RedisTier:
         return bool(
             (await self._ask(pack(("SET", name, b"1", "NX", "PX", int(seconds * 1000)))) or (None,))[0]
         )
+
+    async def follow_purges(self, memory: Memory) -> None:
+        """Forget what is in memory when another process has dropped answers. Never ends."""
+        known: int | None = None
+        while True:
+            count = await self.purges()
+            if count is not None and known is not None and count != known:
+                memory.purge(lambda _: True)
+            known = known if count is None else count
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def ping(self) -> bool:
         """Whether it answers."""

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from rich.text import Text
@@ -24,19 +24,30 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
+_Upstreams: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(metavar="URL", help="The provider, or NAME=URL for one of several. Repeatable."),
+]
+_Local: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL", help="Serve a local model: its folder, GGUF file, or the URL of a llama-server."
+    ),
+]
+_Embedder: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="ONNX folder or hub name for answers by meaning, or 'lexical'."),
+]
+_Volatile: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(metavar="RULE", help="Leave a volatile part of prompts out of the key. Repeatable."),
+]
+
 
 def serve(
     ctx: typer.Context,
-    upstream: Annotated[
-        list[str] | None,
-        typer.Option(metavar="URL", help="The provider, or NAME=URL for one of several. Repeatable."),
-    ] = None,
-    local: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL", help="Serve a local model: its folder, GGUF file, or the URL of a llama-server."
-        ),
-    ] = None,
+    upstream: _Upstreams = None,
+    local: _Local = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="TCP port.")] = None,
     host: Annotated[
         str | None, typer.Option(help="Address; without tenants only this machine's own.")
@@ -44,14 +55,8 @@ def serve(
     config: Annotated[
         str | None, typer.Option("--config", metavar="FILE", help="Settings as YAML or TOML.")
     ] = None,
-    embedder: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="ONNX folder or hub name for answers by meaning, or 'lexical'."),
-    ] = None,
-    volatile: Annotated[
-        list[str] | None,
-        typer.Option(metavar="RULE", help="Leave a volatile part of prompts out of the key. Repeatable."),
-    ] = None,
+    embedder: _Embedder = None,
+    volatile: _Volatile = None,
     sessions: Annotated[
         bool | None, typer.Option("--sessions", help="Keep conversations named by X-Session-ID.")
     ] = None,
