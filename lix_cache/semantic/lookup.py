@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lix_cache.checks import check_number
 from lix_cache.compute import Failed
 from lix_cache.effects import Compute, Flow, RedisCall
-from lix_cache.errors import ComputeTimeout, MissingExtra, told
+from lix_cache.errors import ComputeTimeout, ConfigError, InvalidInput, MissingExtra, told
 from lix_cache.hot import entries
 from lix_cache.hot.answers import NO_USE, Candidate, Fetch
 from lix_cache.hot.entries import Record
@@ -67,7 +67,10 @@ class Query:
 
     def __post_init__(self) -> None:
         if self.threshold is not None:
-            check_number("similarity_threshold", self.threshold, -1, 1)
+            try:
+                check_number("similarity_threshold", self.threshold, -1, 1)
+            except ConfigError as error:
+                raise InvalidInput(told(error)) from None
 
 
 def lookup(core: Core, query: Query) -> Flow[Lookup]:
