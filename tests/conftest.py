@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import lix_cache
 from lix_cache.config import CacheConfig
@@ -20,6 +21,9 @@ from tests.support.twins import Twins
 @pytest.hookimpl(tryfirst=True)  # before any are left out: which case is which is counted
 def pytest_configure() -> None:
     guard_forks()
+    if "CI" not in os.environ:  # there Hypothesis loads a profile of its own
+        settings.register_profile("without deadlines", deadline=None)
+        settings.load_profile("without deadlines")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
