@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import orjson
 
+from lix_cache.gateway.accounts import may_answer
 from lix_cache.gateway.errors import Refused
 
 __all__ = [
@@ -48,12 +49,8 @@ EXCLUDED = frozenset(
         "cache_control",
     }
 )
-#: Headers that may change an answer, beside the provider's account and ``anthropic-beta``.
-_KEY_HEADERS = (
-    *("anthropic-version", "openai-beta", "openai-version"),
-    # Of the account, also where the key is the gateway's own.
-    *("openai-organization", "openai-project"),
-)
+#: Headers of the protocols that change an answer, beside ``anthropic-beta``.
+_KEY_HEADERS = ("anthropic-version", "openai-beta", "openai-version")
 _ACCOUNT_HEADERS = (
     "authorization",
     "x-api-key",
@@ -229,7 +226,8 @@ def betas_of(value: str) -> str:
 
 def answering_headers(headers: Mapping[str, str]) -> tuple[str, ...]:
     """Return what of a request's headers may change the answer."""
-    return (betas_of(headers.get("anthropic-beta", "")), *(headers.get(name, "") for name in _KEY_HEADERS))
+    named = [headers.get(name, "") for name in _KEY_HEADERS]
+    return (betas_of(headers.get("anthropic-beta", "")), *named, may_answer(headers))
 
 
 def answering_query(query: str) -> str:
