@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-__all__ = ["OWN_KEY", "is_harmless", "may_answer", "without_credentials"]
+__all__ = ["OWN_KEY", "Recipient", "is_harmless", "may_answer"]
 
 #: In what the protocols themselves take a key: a provider's own key stands in their place.
 OWN_KEY = frozenset({"authorization", "x-api-key", "api-key"})
@@ -84,6 +85,47 @@ def may_answer(headers: Mapping[str, str]) -> str:
     return hashlib.sha256(b"headers\0" + data).hexdigest()[:32]
 
 
-def without_credentials(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the headers that a provider gets which the client did not choose."""
-    return [pair for pair in pairs if pair[0] in _MEANING or is_harmless(pair[0])]
+@dataclass(frozen=True)
+class Recipient:
+    """Who is to get a request, as far as keys are concerned.
+
+    Attributes:
+        own: the gateway's own key there; "" for none.
+        key: the gateway's key that the request shows, which is for no provider; "" for none.
+        is_apart: that key stands in a header of its own, so another one may hold the client's key.
+        takes_clients: it is the one that the client's own credentials are for.
+        is_local: it is a model of this machine, which asks for no key.
+        is_anthropic: it takes its key in Anthropic's header.
+    """
+
+    own: str = field(repr=False)
+    key: str = field(repr=False)
+    is_apart: bool
+    takes_clients: bool
+    is_local: bool
+    is_anthropic: bool
+
+    def gets(
+        self, pairs: list[tuple[str, str]], is_gateways: Callable[[str], bool]
+    ) -> list[tuple[str, str]] | None:
+        """Return the headers that it gets; None if it is not to be asked: it would get no key.
+
+        Args:
+            pairs: the client's headers.
+            is_gateways: says whether a header's value is a key of this gateway.
+        """
+        if self.own or (self.key and not self.is_apart):
+            pairs = [pair for pair in pairs if pair[0] not in OWN_KEY]
+        if self.key:
+            # It is for no provider, whatever header repeats it; nor is another one of this gateway.
+            pairs = [pair for pair in pairs if self.key not in pair[1]]
+            pairs = [pair for pair in pairs if pair[0] not in OWN_KEY or not is_gateways(pair[1])]
+        if not self.takes_clients:
+            kept = [pair for pair in pairs if pair[0] in _MEANING or is_harmless(pair[0])]
+            if len(kept) < len(pairs) and not (self.own or self.is_local):
+                return None
+            pairs = kept
+        if self.own:
+            mine = ("x-api-key", self.own) if self.is_anthropic else ("authorization", f"Bearer {self.own}")
+            pairs.append(mine)
+        return pairs

@@ -299,12 +299,14 @@ class Exchange:
         is_kept, self.usage, meter = False, None, Meter(len(data))
         is_costly = False
         try:
-            routes = core.routes.choose(asked.model)
-            if not routes:
+            requests = self._requests(asked.model, data)
+            if not requests:
                 flight.fail(Refused(404, "unknown_model", "no provider of this gateway serves this model"))
                 return
             is_costly = True  # also where the client leaves before the head: the provider works by then
-            incoming, route = await core.routes.send(routes, lambda route: self._outgoing(route, data))
+            incoming, route = await core.routes.send(
+                [route for route, _ in requests.values()], lambda route: requests[route.name][1]
+            )
             try:
                 head = Head(incoming.status, words.returned(incoming.headers))
                 is_costly = head.status < 400
@@ -336,11 +338,17 @@ class Exchange:
             usage, is_told = meter.cost(is_whole=flight.is_read, is_stream=is_stream)
         self.core.spent(self.tenant, usage, model, is_told=is_told)
 
-    def _outgoing(self, route: Route, data: bytes) -> Outgoing:
-        pairs = self.core.outgoing_headers(self.scope, self.headers, route, self.tenant, decodes=True)
+    def _requests(self, model: str, data: bytes) -> dict[str, tuple[Route, Outgoing]]:
+        """Return who may be asked, and what each of them gets."""
+        core, found = self.core, {}
         query = self.scope["query_string"].decode("latin-1")
         target = self.protocol.path + ("?" + query if query else "")
-        return Outgoing("POST", target, pairs, data, self.tenant.name)
+        first = core.routes.first(model)
+        for route in core.routes.choose(model):
+            pairs = core.outgoing_headers(self.scope, self.headers, route, self.tenant, first=first)
+            if pairs is not None:
+                found[route.name] = route, Outgoing("POST", target, pairs, data, self.tenant.name)
+        return found
 
     def _keep(
         self, flight: Flight, incoming: Incoming, is_first: bool, asked: Prepared, keep: Keep | None

@@ -38,7 +38,7 @@ async def pass_through(
     route = next(iter(core.routes.routes), None)
     if route is None:
         raise Refused(404, "no_upstream", "this gateway has no provider")
-    pairs = core.outgoing_headers(scope, headers, route, tenant, decodes=False)
+    pairs = core.outgoing_headers(scope, headers, route, tenant, first=None) or []
     has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
     if "content-length" in headers and has_body:
         pairs.append(("Content-Length", headers["content-length"]))

@@ -113,3 +113,44 @@ def test_a_header_that_the_connection_names_is_not_in_the_answer(
         assert post(gateway.url, chat_body(), **beta, connection="openai-beta").state == "miss"
         assert post(gateway.url, chat_body(), **beta).state == "miss"
         assert post(gateway.url, chat_body(), **beta, connection="close").state == "hit-l1-exact"
+
+
+SECRETS = {
+    "authorization": "Bearer sk-client",
+    "x-goog-api-key": "sk-client",
+    "cookie": "s=sk-client",
+    "openai-organization": "sk-client",
+    "x-any": "sk-client",
+}
+
+
+@pytest.mark.promise("no-leak")
+@pytest.mark.parametrize("case", ["own key", "no key", "client keys", "open breaker", "nothing to hide"])
+def test_another_provider_never_gets_the_clients_credentials(
+    case: str, provider: Provider, redis_config: CacheConfig
+) -> None:
+    own = "sk-own" if case in ("own key", "open breaker") else ""
+    with Provider() as other:
+        upstreams = (
+            UpstreamSettings("a", provider.url),
+            UpstreamSettings("b", other.url, api_key=own, client_keys=case == "client keys"),
+        )
+        with RunningGateway("", redis_config, upstreams=upstreams, retries=1) as gateway:
+            if case == "open breaker":
+                gateway.core.routes.routes[0].breaker.trip()
+            else:
+                provider.do("429", "429")
+            headers = {} if case == "nothing to hide" else SECRETS
+            provider.retry_after = "0"
+            data = json.dumps(chat_body(case)).encode()
+            reply = ask(gateway.url, "POST", CHAT, data, {"anthropic-beta": "b", **headers})
+        provider.acts.clear()
+        if case == "no key":
+            assert (reply.status, len(other.calls)) == (429, 0)
+            return
+        assert (reply.status, len(other.calls)) == (200, 1)
+        got = other.calls[0].headers
+        assert ("sk-client" in str(got)) is (case == "client keys")
+        assert "anthropic-beta" in {name.lower() for name in got}
+        if own:
+            assert "Bearer sk-own" in got.values()
