@@ -97,7 +97,7 @@ class Exchange:
         source = source_of(self.tenant.name, self.protocol.name, control.namespace, self.headers, query)
         asked = core.preparer.prepare(source, data)
         self.model = asked.model
-        self.tenant.check_model(asked.model)
+        self.tenant.check_models(asked.slim)
         if asked.bypass or control.mode == "off":
             reason = asked.bypass or "mode"
             if control.only_if_cached:

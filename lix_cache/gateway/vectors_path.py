@@ -44,7 +44,7 @@ class VectorExchange(Exchange):
         source = source_of(self.tenant.name, EMBEDDINGS.name, control.namespace, self.headers, query)
         asked = core.preparer.prepare(source, data)
         self.model = asked.model
-        self.tenant.check_model(asked.model)
+        self.tenant.check_models(asked.slim)
         self.request = parse(data).value
         inputs = EMBEDDINGS.inputs(self.request)
         bypass = asked.bypass or ("mode" if control.mode == "off" else "")
