@@ -18,6 +18,7 @@ import orjson
 
 from lix_cache.gateway.accounts import may_answer
 from lix_cache.gateway.errors import Refused
+from lix_cache.gateway.plain_json import canonical
 
 __all__ = [
     "EXCLUDED",
@@ -254,10 +255,10 @@ def key_of(asked: Asked, body: Body, normalise: Callable[[str, dict[str, Any]], 
     query = answering_query(asked.query)
     parts = (
         *(KEY_VERSION, asked.tenant, asked.namespace, asked.protocol, asked.provider, asked.account),
-        *(asked.headers, query, asked.rules, value),
+        *(asked.headers, query, asked.rules, canonical(value)),
     )
     try:
-        return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).digest()
+        return hashlib.sha256(orjson.dumps(parts)).digest()
     except orjson.JSONEncodeError:
         # One level deeper than the body by itself.
         raise Unkeyable(_TOO_DEEP) from None
