@@ -50,6 +50,7 @@ class Exchange:
         waited: seconds that went by with the provider, and not in the gateway.
         wants_answer: what was passed on is to be known as well.
         usage: what the provider told of the answer that was read last.
+        begun: when it was asked for, Unix seconds.
     """
 
     core: Core
@@ -67,6 +68,7 @@ class Exchange:
     answer: Answer | None = field(default=None, repr=False)
     wants_answer: bool = False
     usage: Usage | None = None
+    begun: float = 0.0
 
     async def run(self) -> None:
         """Answer the request.
@@ -297,6 +299,7 @@ class Exchange:
         """Read the provider's answer, and keep it if it is whole."""
         core = self.core
         is_kept, self.usage, meter = False, None, Meter(len(data))
+        self.begun = core.clock.time()
         is_costly = False
         try:
             requests = self._requests(asked.model, data)
@@ -374,7 +377,7 @@ class Exchange:
             core.metrics.not_stored["not_asked_for" if is_first else "failover"] += 1
             return False
         return core.store(
-            self.protocol, self.tenant, keep.asked, keep.control, answer, keep.place, keep.meant
+            self.protocol, self.tenant, keep.asked, keep.control, answer, keep.place, keep.meant, self.begun
         )
 
     @staticmethod

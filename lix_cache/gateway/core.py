@@ -292,8 +292,11 @@ class Core:
         answer: Answer,
         place: Place | None,
         meant: Meant | None,
+        begun: float,
     ) -> bool:
         """Store an answer: in memory at once, elsewhere behind the client's back.
+
+        One that was asked for later, with ``no-cache``, stays.
 
         Returns:
             Whether its meaning is being stored, and those who wait for that will be told.
@@ -305,8 +308,10 @@ class Core:
         seconds = self.settings.ttl_seconds if control.ttl is None else control.ttl
         if place is not None and self.meaning is not None:
             seconds = self.meaning.policy.ttl_for(place.question.text, seconds)
-        entry = Entry(tenant.name, answer, now, now + seconds, asked.model, control.tags)
-        self.memory.put(asked.key, entry)
+        entry = Entry(tenant.name, answer, begun, now + seconds, asked.model, control.tags)
+        if not self.memory.put(asked.key, entry):
+            self.metrics.not_stored["older"] += 1
+            return False
         self.metrics.stored += 1
         if self.redis is not None:
             self.spawn(self._to_redis(self.redis, asked, entry, is_named=protocol.name == "responses"))
@@ -318,7 +323,8 @@ class Core:
 
     def keep(self, key: bytes, entry: Entry) -> None:
         """Store an entry that is found by its key alone."""
-        self.memory.put(key, entry)
+        if not self.memory.put(key, entry):
+            return
         self.metrics.stored += 1
         if self.redis is not None:
             self.spawn(self.redis.put(key, entry))

@@ -207,6 +207,6 @@ class VectorExchange(Exchange):
         now = core.clock.time()
         seconds = core.settings.ttl_seconds if self.control.ttl is None else self.control.ttl
         for key, answer in zip(self.keys, read, strict=True):
-            entry = Entry(self.tenant.name, answer, now, now + seconds, asked.model, self.control.tags)
+            entry = Entry(self.tenant.name, answer, self.begun, now + seconds, asked.model, self.control.tags)
             core.keep(key, entry)
         return False
