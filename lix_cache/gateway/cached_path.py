@@ -25,7 +25,7 @@ from lix_cache.gateway.request import answering_query, parse, stripped
 from lix_cache.gateway.spending import Meter
 from lix_cache.gateway.tenants import Tenant
 from lix_cache.gateway.tiers import Entry
-from lix_cache.gateway.upstream import Incoming, Outgoing, Route, UpstreamFailed
+from lix_cache.gateway.upstream import Outgoing, Route, UpstreamFailed
 
 if TYPE_CHECKING:
     from lix_cache.gateway.core import Core
@@ -37,6 +37,7 @@ __all__ = ["Exchange"]
 _UNKNOWN = Verdict("bypass")
 _JSON = (b"content-type", b"application/json")
 _STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
+_NO_WINDOW = (b"x-lix-session", b"unavailable")
 _NO_CACHE = (b"cache-control", b"no-cache")
 
 
@@ -51,6 +52,7 @@ class Exchange:
         wants_answer: what was passed on is to be known as well.
         usage: what the provider told of the answer that was read last.
         begun: when it was asked for, Unix seconds.
+        lacks_window: its session could not be read; the client is told so.
     """
 
     core: Core
@@ -69,6 +71,7 @@ class Exchange:
     wants_answer: bool = False
     usage: Usage | None = None
     begun: float = 0.0
+    lacks_window: bool = False
 
     async def run(self) -> None:
         """Answer the request.
@@ -85,8 +88,10 @@ class Exchange:
         if session is None:
             await self._run(control, data)
             return
-        await self._run(control, await session.with_window(self.protocol.name, data))
-        if self.answer is not None and not self.answer.has_tool_calls:
+        data = await session.with_window(self.protocol.name, data)
+        self.lacks_window = session.lacks_window
+        await self._run(control, data)
+        if self.answer is not None and not self.answer.has_tool_calls and not control.no_store:
             core.spawn(session.add(self.protocol.text(self.answer)))
 
     def _session(self) -> Session | None:
@@ -141,9 +146,13 @@ class Exchange:
             created=int(self.core.clock.time()),
         )
         pairs = [_STREAM, _NO_CACHE] if asked.is_stream else [_JSON]
-        pairs += words.told(self.verdict, self._added_ms())
+        pairs += self._told()
         self.status = 200
         await respond(self.send, 200, pairs, body)
+
+    def _told(self) -> words.Pairs:
+        pairs = words.told(self.verdict, self._added_ms())
+        return [*pairs, _NO_WINDOW] if self.lacks_window else pairs
 
     def _added_ms(self) -> float:
         return (perf_counter() - self.started - self.waited) * 1000
@@ -278,7 +287,7 @@ class Exchange:
 
     async def pass_on(self, reader: Reader, head: Head, renamed: Renamed | RenamedBody | None) -> None:
         pairs = [pair for pair in head.headers if renamed is None or pair[0] != b"content-length"]
-        pairs += words.told(self.verdict, self._added_ms())
+        pairs += self._told()
         self.status = head.status
         await self.send({"type": "http.response.start", "status": head.status, "headers": pairs})
         is_whole = False
@@ -323,7 +332,7 @@ class Exchange:
             account = core.account_at(route, self.tenant.name, incoming.identity)
             # One that was exchanged meanwhile is another provider than the key says.
             is_first = route is core.routes.first(asked.model) and account in ("", asked.account)
-            is_kept = self._keep(flight, incoming, is_first, asked, keep)
+            is_kept = self._keep(flight, is_first, asked, keep)
         except UpstreamFailed as error:
             is_costly = is_costly and (flight.head is not None or error.was_sent)
             flight.fail(error)
@@ -353,9 +362,7 @@ class Exchange:
                 found[route.name] = route, Outgoing("POST", target, pairs, data, self.tenant.name)
         return found
 
-    def _keep(
-        self, flight: Flight, incoming: Incoming, is_first: bool, asked: Prepared, keep: Keep | None
-    ) -> bool:
+    def _keep(self, flight: Flight, is_first: bool, asked: Prepared, keep: Keep | None) -> bool:
         """Store the answer where it may be stored; say whether its meaning is being stored too."""
         core, head = self.core, flight.head
         if head is None or head.status != 200:
@@ -363,7 +370,7 @@ class Exchange:
         answer: Answer | Incomplete
         if not flight.is_whole:
             answer = Incomplete("too_large", "the answer is larger than what is kept")
-        elif self._is_encoded(incoming):
+        elif head.is_encoded:
             answer = Incomplete("encoded", "the provider sent an encoding that was not asked for")
         else:
             answer = self._read(flight, head, asked.slim)
@@ -379,13 +386,6 @@ class Exchange:
         return core.store(
             self.protocol, self.tenant, keep.asked, keep.control, answer, keep.place, keep.meant, self.begun
         )
-
-    @staticmethod
-    def _is_encoded(incoming: Incoming) -> bool:
-        encoding = next(
-            (value for name, value in incoming.headers if name.lower() == b"content-encoding"), b""
-        )
-        return encoding.strip().lower() not in (b"", b"identity")
 
     def _read(self, flight: Flight, head: Head, slim: Mapping[str, Any]) -> Answer | Incomplete:
         try:

@@ -18,7 +18,6 @@ from lix_cache.gateway.protocols.embeddings import Embeddings
 from lix_cache.gateway.relay import Flight, Reader
 from lix_cache.gateway.request import Asked, Body, key_of, parse
 from lix_cache.gateway.tiers import Entry
-from lix_cache.gateway.upstream import Incoming
 
 __all__ = ["EMBEDDINGS", "VectorExchange"]
 
@@ -178,7 +177,6 @@ class VectorExchange(Exchange):
     def _keep(
         self,
         flight: Flight,
-        incoming: Incoming,
         is_first: bool,
         asked: Prepared,
         keep: Any,  # noqa: ARG002
@@ -187,7 +185,7 @@ class VectorExchange(Exchange):
         core = self.core
         if flight.head is None or flight.head.status != 200 or not is_first or not self.keys:
             return False
-        if not flight.is_whole or self._is_encoded(incoming):
+        if not flight.is_whole or flight.head.is_encoded:
             core.metrics.not_stored["too_large" if not flight.is_whole else "encoded"] += 1
             return False
         sent = dict(self.request)

@@ -375,6 +375,24 @@ def test_control_headers() -> None:
     )
     assert (found.no_cache, found.max_age, found.ttl, found.mode) == (True, 5.0, 60.0, "exact")
     assert read_control({"cache-control": "max-age=soon"}).max_age == 0.0
+    for text in (
+        "max-age=0, max-age=100",
+        "max-age=100,max-age=0",
+        "max-age = 0",
+        'max-age="0"',
+        "max-age=0;a",
+    ):
+        assert read_control({"cache-control": text}).max_age == 0.0, text
+    for text in (
+        "No-Cache ",
+        "a;no-cache",
+        'no-cache="x"',
+        "no-cache = x",
+        "max-age=9, no-cache;",
+        "\tno-cache",
+    ):
+        assert read_control({"cache-control": text}).no_cache, text
+    assert read_control({"cache-control": "no-store;max-age=1"}).no_store
     for name, value in (
         ("x-lix-cache-ttl", "-1"),
         ("x-lix-cache-ttl", "nan"),
