@@ -25,7 +25,7 @@ from lix_cache.gateway.request import answering_query, parse, stripped
 from lix_cache.gateway.spending import Meter
 from lix_cache.gateway.tenants import Tenant
 from lix_cache.gateway.tiers import Entry
-from lix_cache.gateway.upstream import Incoming, Outgoing, Route, UpstreamFailed
+from lix_cache.gateway.upstream import Outgoing, Route, UpstreamFailed
 
 if TYPE_CHECKING:
     from lix_cache.gateway.core import Core
@@ -37,6 +37,7 @@ __all__ = ["Exchange"]
 _UNKNOWN = Verdict("bypass")
 _JSON = (b"content-type", b"application/json")
 _STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
+_NO_WINDOW = (b"x-lix-session", b"unavailable")
 _NO_CACHE = (b"cache-control", b"no-cache")
 
 
@@ -50,6 +51,8 @@ class Exchange:
         waited: seconds that went by with the provider, and not in the gateway.
         wants_answer: what was passed on is to be known as well.
         usage: what the provider told of the answer that was read last.
+        begun: when it was asked for, Unix seconds.
+        lacks_window: its session could not be read; the client is told so.
     """
 
     core: Core
@@ -67,6 +70,8 @@ class Exchange:
     answer: Answer | None = field(default=None, repr=False)
     wants_answer: bool = False
     usage: Usage | None = None
+    begun: float = 0.0
+    lacks_window: bool = False
 
     async def run(self) -> None:
         """Answer the request.
@@ -83,8 +88,10 @@ class Exchange:
         if session is None:
             await self._run(control, data)
             return
-        await self._run(control, await session.with_window(self.protocol.name, data))
-        if self.answer is not None and not self.answer.has_tool_calls:
+        data = await session.with_window(self.protocol.name, data)
+        self.lacks_window = session.lacks_window
+        await self._run(control, data)
+        if self.answer is not None and not self.answer.has_tool_calls and not control.no_store:
             core.spawn(session.add(self.protocol.text(self.answer)))
 
     def _session(self) -> Session | None:
@@ -97,7 +104,7 @@ class Exchange:
         source = source_of(self.tenant.name, self.protocol.name, control.namespace, self.headers, query)
         asked = core.preparer.prepare(source, data)
         self.model = asked.model
-        self.tenant.check_model(asked.model)
+        self.tenant.check_models(asked.slim)
         if asked.bypass or control.mode == "off":
             reason = asked.bypass or "mode"
             if control.only_if_cached:
@@ -139,9 +146,13 @@ class Exchange:
             created=int(self.core.clock.time()),
         )
         pairs = [_STREAM, _NO_CACHE] if asked.is_stream else [_JSON]
-        pairs += words.told(self.verdict, self._added_ms())
+        pairs += self._told()
         self.status = 200
         await respond(self.send, 200, pairs, body)
+
+    def _told(self) -> words.Pairs:
+        pairs = words.told(self.verdict, self._added_ms())
+        return [*pairs, _NO_WINDOW] if self.lacks_window else pairs
 
     def _added_ms(self) -> float:
         return (perf_counter() - self.started - self.waited) * 1000
@@ -276,7 +287,7 @@ class Exchange:
 
     async def pass_on(self, reader: Reader, head: Head, renamed: Renamed | RenamedBody | None) -> None:
         pairs = [pair for pair in head.headers if renamed is None or pair[0] != b"content-length"]
-        pairs += words.told(self.verdict, self._added_ms())
+        pairs += self._told()
         self.status = head.status
         await self.send({"type": "http.response.start", "status": head.status, "headers": pairs})
         is_whole = False
@@ -297,14 +308,17 @@ class Exchange:
         """Read the provider's answer, and keep it if it is whole."""
         core = self.core
         is_kept, self.usage, meter = False, None, Meter(len(data))
+        self.begun = core.clock.time()
         is_costly = False
         try:
-            routes = core.routes.choose(asked.model)
-            if not routes:
+            requests = self._requests(asked.model, data)
+            if not requests:
                 flight.fail(Refused(404, "unknown_model", "no provider of this gateway serves this model"))
                 return
             is_costly = True  # also where the client leaves before the head: the provider works by then
-            incoming, route = await core.routes.send(routes, lambda route: self._outgoing(route, data))
+            incoming, route = await core.routes.send(
+                [route for route, _ in requests.values()], lambda route: requests[route.name][1]
+            )
             try:
                 head = Head(incoming.status, words.returned(incoming.headers))
                 is_costly = head.status < 400
@@ -318,7 +332,7 @@ class Exchange:
             account = core.account_at(route, self.tenant.name, incoming.identity)
             # One that was exchanged meanwhile is another provider than the key says.
             is_first = route is core.routes.first(asked.model) and account in ("", asked.account)
-            is_kept = self._keep(flight, incoming, is_first, asked, keep)
+            is_kept = self._keep(flight, is_first, asked, keep)
         except UpstreamFailed as error:
             is_costly = is_costly and (flight.head is not None or error.was_sent)
             flight.fail(error)
@@ -336,15 +350,19 @@ class Exchange:
             usage, is_told = meter.cost(is_whole=flight.is_read, is_stream=is_stream)
         self.core.spent(self.tenant, usage, model, is_told=is_told)
 
-    def _outgoing(self, route: Route, data: bytes) -> Outgoing:
-        pairs = self.core.outgoing_headers(self.scope, self.headers, route, self.tenant, decodes=True)
+    def _requests(self, model: str, data: bytes) -> dict[str, tuple[Route, Outgoing]]:
+        """Return who may be asked, and what each of them gets."""
+        core, found = self.core, {}
         query = self.scope["query_string"].decode("latin-1")
         target = self.protocol.path + ("?" + query if query else "")
-        return Outgoing("POST", target, pairs, data, self.tenant.name)
+        first = core.routes.first(model)
+        for route in core.routes.choose(model):
+            pairs = core.outgoing_headers(self.scope, self.headers, route, self.tenant, first=first)
+            if pairs is not None:
+                found[route.name] = route, Outgoing("POST", target, pairs, data, self.tenant.name)
+        return found
 
-    def _keep(
-        self, flight: Flight, incoming: Incoming, is_first: bool, asked: Prepared, keep: Keep | None
-    ) -> bool:
+    def _keep(self, flight: Flight, is_first: bool, asked: Prepared, keep: Keep | None) -> bool:
         """Store the answer where it may be stored; say whether its meaning is being stored too."""
         core, head = self.core, flight.head
         if head is None or head.status != 200:
@@ -352,7 +370,7 @@ class Exchange:
         answer: Answer | Incomplete
         if not flight.is_whole:
             answer = Incomplete("too_large", "the answer is larger than what is kept")
-        elif self._is_encoded(incoming):
+        elif head.is_encoded:
             answer = Incomplete("encoded", "the provider sent an encoding that was not asked for")
         else:
             answer = self._read(flight, head, asked.slim)
@@ -366,15 +384,8 @@ class Exchange:
             core.metrics.not_stored["not_asked_for" if is_first else "failover"] += 1
             return False
         return core.store(
-            self.protocol, self.tenant, keep.asked, keep.control, answer, keep.place, keep.meant
+            self.protocol, self.tenant, keep.asked, keep.control, answer, keep.place, keep.meant, self.begun
         )
-
-    @staticmethod
-    def _is_encoded(incoming: Incoming) -> bool:
-        encoding = next(
-            (value for name, value in incoming.headers if name.lower() == b"content-encoding"), b""
-        )
-        return encoding.strip().lower() not in (b"", b"identity")
 
     def _read(self, flight: Flight, head: Head, slim: Mapping[str, Any]) -> Answer | Incomplete:
         try:

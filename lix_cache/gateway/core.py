@@ -14,6 +14,7 @@ from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, LixCacheError, told
 from lix_cache.gateway.access_log import AccessLog
+from lix_cache.gateway.accounts import Recipient
 from lix_cache.gateway.answer import Answer, Usage
 from lix_cache.gateway.asgi import Scope
 from lix_cache.gateway.by_meaning import ByMeaning, Meant, Place
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 __all__ = ["Core"]
 
 _TURN_SECONDS = 30.0
-_CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key"})
 
 
 class Core:
@@ -203,23 +203,30 @@ class Core:
         return (tenant.provider_keys.get(route.name, "") if tenant is not None else "") or route.api_key
 
     def outgoing_headers(
-        self, scope: Scope, headers: Mapping[str, str], route: Route, tenant: Tenant, *, decodes: bool
-    ) -> list[tuple[str, str]]:
-        """Return a request's headers as a provider gets them: with its key, never with the gateway's."""
-        pairs = forwarded(scope["headers"], decodes=decodes)
-        own = self._own_key(route, tenant)
-        if own or not (tenant.is_local or "x-lix-key" in headers):
-            pairs = [pair for pair in pairs if pair[0] not in _CREDENTIALS]
-        elif not tenant.is_local:
-            pairs = [p for p in pairs if p[0] not in _CREDENTIALS or not self.tenants.knows(p[1])]
-        key = "" if tenant.is_local else presented(headers)
-        if key:
-            # It is for no provider, whatever header repeats it.
-            pairs = [pair for pair in pairs if key not in pair[1]]
-        if own:
-            is_anthropic = "anthropic-version" in headers or scope["path"].startswith("/v1/messages")
-            pairs.append(("x-api-key", own) if is_anthropic else ("authorization", f"Bearer {own}"))
-        return pairs
+        self, scope: Scope, headers: Mapping[str, str], route: Route, tenant: Tenant, *, first: Route | None
+    ) -> list[tuple[str, str]] | None:
+        """Return a request's headers as a provider gets them: with its key, never with the gateway's.
+
+        Args:
+            scope: of the request.
+            headers: of the request.
+            route: the provider.
+            tenant: who asks.
+            first: whom the client's credentials are for; None: the answer is passed on as it comes encoded.
+
+        Returns:
+            None if this provider is not to be asked, for it would get no key, or that of another one.
+        """
+        recipient = Recipient(
+            own=self._own_key(route, tenant),
+            key="" if tenant.is_local else presented(headers),
+            is_apart="x-lix-key" in headers,
+            takes_clients=first is None or route is first or route.settings.client_keys,
+            is_local=route.settings.is_local,
+            is_anthropic="anthropic-version" in headers or scope["path"].startswith("/v1/messages"),
+        )
+        pairs = forwarded(scope["headers"], decodes=first is not None)
+        return recipient.gets(pairs, self.tenants.knows)
 
     def encoded(self, protocol: Protocol, data: bytes) -> bytes:
         """Return a body with its records in fewer tokens, where a setting says so."""
@@ -282,8 +289,11 @@ class Core:
         answer: Answer,
         place: Place | None,
         meant: Meant | None,
+        begun: float,
     ) -> bool:
         """Store an answer: in memory at once, elsewhere behind the client's back.
+
+        One that was asked for later, with ``no-cache``, stays.
 
         Returns:
             Whether its meaning is being stored, and those who wait for that will be told.
@@ -295,8 +305,10 @@ class Core:
         seconds = self.settings.ttl_seconds if control.ttl is None else control.ttl
         if place is not None and self.meaning is not None:
             seconds = self.meaning.policy.ttl_for(place.question.text, seconds)
-        entry = Entry(tenant.name, answer, now, now + seconds, asked.model, control.tags)
-        self.memory.put(asked.key, entry)
+        entry = Entry(tenant.name, answer, begun, now + seconds, asked.model, control.tags)
+        if not self.memory.put(asked.key, entry):
+            self.metrics.not_stored["older"] += 1
+            return False
         self.metrics.stored += 1
         if self.redis is not None:
             self.spawn(self._to_redis(self.redis, asked, entry, is_named=protocol.name == "responses"))
@@ -308,7 +320,8 @@ class Core:
 
     def keep(self, key: bytes, entry: Entry) -> None:
         """Store an entry that is found by its key alone."""
-        self.memory.put(key, entry)
+        if not self.memory.put(key, entry):
+            return
         self.metrics.stored += 1
         if self.redis is not None:
             self.spawn(self.redis.put(key, entry))

@@ -7,21 +7,42 @@ such as a state at the provider or what a tool finds there today.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
+from lix_cache.gateway.plain_json import canonical
+
 __all__ = ["Question", "bypass_reason", "question_of", "wants_zero_temperature"]
 
 #: Fields that refer to a state at the provider, or ask for work of which the answer is not the result.
 _STATEFUL = {
-    "chat": ("web_search_options", "audio", "search_parameters", "plugins", "enable_search"),
+    "chat": ("audio", "previous_response_id", "assistant_id", "thread_id", "agent_id", "prompt"),
     "responses": ("previous_response_id", "conversation", "background", "prompt"),
     "messages": ("mcp_servers", "container"),
     "embeddings": (),
 }
+#: Under these names providers and routers take searches, tools of their own and states, in any protocol.
+_ANYWHERE = (
+    *("web_search_options", "web_search", "search_parameters", "search_settings", "enable_search", "search"),
+    *(
+        "search_mode",
+        "search_recency_filter",
+        "search_domain_filter",
+        "plugins",
+        "data_sources",
+        "mcp_servers",
+    ),
+    *("conversation_id", "session_id", "chat_id", "compound_custom", "tool_resources", "vector_store_ids"),
+    *("file_ids", "use_rag", "retrieval"),
+)
+#: Models that search, or carry tools out, whatever the request says.
+_SEARCHING = re.compile(
+    r"-search(?:-|$)|:online(?:$|:)|(?:^|[/:])(?:compound|sonar)(?:$|[-:])|deep-research", re.IGNORECASE
+)
 #: Kinds of tools that the client carries out; of any other the provider may.
 _CLIENT_TOOLS = {
     "chat": ("function", "custom"),
@@ -50,7 +71,8 @@ class Question:
 
 def bypass_reason(protocol: str, body: Mapping[str, Any]) -> str:
     """Return why a request is not for the cache, a word; "" if it is."""
-    for name in _STATEFUL[protocol]:
+    names: tuple[str, ...] = _STATEFUL[protocol]
+    for name in names if protocol == "embeddings" else (*names, *_ANYWHERE):
         if body.get(name):
             return name
     if body.get("stream") is not None and not isinstance(body["stream"], bool):
@@ -59,7 +81,7 @@ def bypass_reason(protocol: str, body: Mapping[str, Any]) -> str:
         return "store"  # the provider is asked to keep it
     if not isinstance(body.get("model"), str) or not body["model"]:
         return "no_model"
-    if protocol == "chat" and "-search-" in body["model"]:
+    if protocol != "embeddings" and _SEARCHING.search(body["model"]):
         return "server_tool"
     tools = body.get("tools")
     if tools and not (isinstance(tools, list) and all(_is_clients(protocol, tool) for tool in tools)):
@@ -117,7 +139,7 @@ def question_of(protocol: str, body: Mapping[str, Any]) -> Question | str:
     if not text.strip() or len(text) > _LONGEST_QUESTION:
         return "length"
     around = {**{name: item for name, item in body.items() if name != turns}, turns: before}
-    return Question(text, hashlib.sha256(orjson.dumps(around, option=orjson.OPT_SORT_KEYS)).hexdigest()[:40])
+    return Question(text, hashlib.sha256(orjson.dumps(canonical(around))).hexdigest()[:40])
 
 
 def _only_text(content: Any) -> str | None:

@@ -20,8 +20,9 @@ _HOP_BY_HOP = frozenset(
     b"transfer-encoding upgrade".split()
 )
 #: The gateway's own; the provider need not know who uses it.
-_OURS = re.compile(rb"x-lix-cache|x-lix-key\Z")
+_OURS = re.compile(rb"x-lix-cache|x-lix-(?:key|session)\Z")
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_AROUND = " \t\"'"
 _MODES = ("off", "exact", "semantic")
 #: Longest time to live that a client may ask for: 30 days.
 MOST_SECONDS = 30 * 86400.0
@@ -96,7 +97,13 @@ def read_control(headers: Mapping[str, str]) -> Control:
     ours = [name for name in headers if name.startswith("x-lix-cache-")]
     if not cache_control and not ours:
         return NOTHING_ASKED
-    words = dict(_directives(cache_control))
+    words: dict[str, str] = {}
+    ages = []
+    for name, value in _directives(cache_control):
+        words[name] = value
+        if name == "max-age":
+            # An age that makes no sense is to be treated as stale (RFC 9111, 4.2.1).
+            ages.append(_number(value, 0.0, math.inf, 0.0))
     namespace = headers.get("x-lix-cache-namespace", "")
     if namespace and not _NAMESPACE.match(namespace):
         raise _senseless("X-Lix-Cache-Namespace", "1 to 64 letters, digits, dots, hyphens and underscores")
@@ -107,8 +114,7 @@ def read_control(headers: Mapping[str, str]) -> Control:
         no_cache="no-cache" in words,
         no_store="no-store" in words,
         only_if_cached="only-if-cached" in words,
-        # An age that makes no sense is to be treated as stale (RFC 9111, 4.2.1).
-        max_age=_number(words["max-age"], 0.0, math.inf, 0.0) if "max-age" in words else None,
+        max_age=min(ages, default=None),  # of several the strictest
         ttl=_own_number(headers, "x-lix-cache-ttl", "X-Lix-Cache-TTL", 1.0, MOST_SECONDS),
         namespace=namespace,
         mode=mode,  # type: ignore[arg-type]
@@ -126,10 +132,11 @@ def _tags(text: str) -> tuple[str, ...]:
 
 
 def _directives(text: str) -> Iterable[tuple[str, str]]:
-    for part in text.lower().split(","):
-        name, _, value = part.strip().partition("=")
+    # Whatever may be meant as a directive is one: what is heeded too much costs a hit, the rest an answer.
+    for part in re.split(r"[,;]", text.lower()):
+        name, _, value = part.strip(_AROUND).partition("=")
         if name:
-            yield name, value.strip('"')
+            yield name.strip(_AROUND), value.strip(_AROUND)
 
 
 def _number(text: str, least: float, most: float, otherwise: float) -> float:

@@ -10,12 +10,14 @@ import orjson
 
 from lix_cache.errors import CodecError
 
-__all__ = ["dump", "parse", "parse_object", "parser_of"]
+__all__ = ["canonical", "dump", "parse", "parse_object", "parser_of"]
 
 #: orjson reads an integer of more than 64 bits as a float, which is another number. All digits made one
 #: digit, so that nineteen of them are found at the speed of memory.
 _DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
 _LONG = b"0" * 19
+#: The fields of requests that hold turns.
+_TURNS = frozenset({"messages", "input", "system"})
 
 
 def parse(data: bytes) -> Any:
@@ -78,6 +80,34 @@ def dump(value: Any) -> bytes:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (ValueError, RecursionError):
         raise CodecError("JSON that cannot be written again") from None
+
+
+def canonical(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a request with the names of its own, of its turns and of their parts in one order.
+
+    All below keeps its order: a model reads the properties of a schema, and the arguments of a call, as they
+    stand, and fills them in so.
+    """
+    return {
+        name: [_sorted(turn) for turn in body[name]]
+        if name in _TURNS and type(body[name]) is list
+        else body[name]
+        for name in sorted(body)
+    }
+
+
+def _sorted(turn: Any) -> Any:
+    if type(turn) is not dict:
+        return turn
+    return {
+        name: [
+            {key: part[key] for key in sorted(part)} if type(part) is dict else part
+            for part in turn["content"]
+        ]
+        if name == "content" and type(turn["content"]) is list
+        else turn[name]
+        for name in sorted(turn)
+    }
 
 
 def _refuse(_constant: str) -> NoReturn:

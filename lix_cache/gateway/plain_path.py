@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from time import perf_counter
+from typing import Any
 
 from lix_cache.gateway import headers as words
-from lix_cache.gateway.asgi import Gone, Receive, Scope, Send, watch
+from lix_cache.gateway.asgi import CONNECTION, Gone, Receive, Scope, Send, Watch, read_body, watch
 from lix_cache.gateway.core import Core
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.headers import Verdict
 from lix_cache.gateway.relay import Flight, Head, Reader
+from lix_cache.gateway.request import parse
+from lix_cache.gateway.spending import Meter
 from lix_cache.gateway.tenants import Tenant
-from lix_cache.gateway.upstream import Outgoing, UpstreamFailed
+from lix_cache.gateway.upstream import Incoming, Outgoing, Route, UpstreamFailed
 
 __all__ = ["pass_through"]
 
 _RESPONSES = "/v1/responses/"
+#: Methods that ask a provider for no work.
+_READING = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
+#: Paths that a tenant with limits may use, if it may pass requests through: they keep bytes,
+_STORING = ("/v1/files/", "/v1/uploads/")
+#: or cost no tokens,
+_FREE = frozenset({"/v1/messages/count_tokens", "/v1/responses/input_tokens", "/v1/moderations"})
+#: or name their model, and cost tokens,
+_COUNTED = frozenset({"/v1/completions", "/v1/responses/compact", "/v1/rerank"})
+#: or something else, which no budget can count.
+_NAMED = frozenset({"/v1/images/generations", "/v1/audio/speech"})
 
 
 async def pass_through(
@@ -38,15 +52,22 @@ async def pass_through(
     route = next(iter(core.routes.routes), None)
     if route is None:
         raise Refused(404, "no_upstream", "this gateway has no provider")
-    pairs = core.outgoing_headers(scope, headers, route, tenant, decodes=False)
     has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+    known = await _within_limits(core, scope, receive, tenant, headers)
+    meter = Meter(len(known or b""))
+    is_counted = known is not None and scope["path"] in _COUNTED
+    pairs = core.outgoing_headers(scope, headers, route, tenant, first=route if is_counted else None) or []
     if "content-length" in headers and has_body:
         pairs.append(("Content-Length", headers["content-length"]))
-    body = _body(receive) if has_body else None
+    client = _Client(scope, receive, is_read=known is not None or not has_body)
+    body = known if known is not None else client.body(receive) if has_body else None
+    request = Outgoing(scope["method"], target, pairs, body, tenant.name)
     try:
-        incoming = await route.upstream.send(Outgoing(scope["method"], target, pairs, body, tenant.name))
-    except UpstreamFailed as error:
-        raise Refused(504 if error.was_late else 502, "upstream_unavailable", str(error)) from None
+        incoming = await _sent(client, route, request)
+    except Gone:
+        if is_counted:  # the provider works on it by then
+            core.spent(tenant, meter.cost(is_whole=False, is_stream=False)[0], "", is_told=False)
+        raise
     if scope["method"] == "DELETE" and scope["path"].startswith(_RESPONSES) and incoming.status < 300:
         await core.forget_response(tenant, headers, scope["path"][len(_RESPONSES) :])
     head = Head(incoming.status, words.returned(incoming.headers))
@@ -55,12 +76,16 @@ async def pass_through(
     async def pump() -> None:
         try:
             async for chunk in incoming.chunks():
+                meter.feed(chunk)
                 await flight.put(chunk)
             await flight.read()
         except UpstreamFailed as error:
             flight.fail(error)
         finally:
             incoming.close()
+            if is_counted and head.status < 400:
+                usage, is_told = meter.cost(is_whole=flight.is_read, is_stream=head.is_stream)
+                core.spent(tenant, usage, "", is_told=is_told)
 
     reader = Reader(flight)
     watcher = watch(scope, receive, reader.gone)
@@ -79,12 +104,95 @@ async def pass_through(
     return head.status
 
 
-async def _body(receive: Receive) -> AsyncIterator[bytes]:
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Gone
-        if message.get("body"):
-            yield message["body"]
-        if not message.get("more_body"):
-            return
+async def _within_limits(
+    core: Core, scope: Scope, receive: Receive, tenant: Tenant, headers: Mapping[str, str]
+) -> bytes | None:
+    """Hold a request to the models and the budget of its tenant, if it has any.
+
+    Returns:
+        Its body, if that was read.
+
+    Raises:
+        Refused: it is beyond them, or the gateway cannot tell.
+    """
+    path = scope["path"]
+    if not tenant.is_limited or scope["method"] in _READING or f"{path}/".startswith(_STORING):
+        return None
+    if path not in _FREE and path not in _COUNTED and (path not in _NAMED or tenant.tokens_per_day):
+        raise Refused(
+            403,
+            "path_denied",
+            "a key whose tenant has the settings models or tokens_per_day may not use this path: "
+            "the gateway cannot hold it to them",
+        )
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refused(415, "content_encoding", "a request's body must come without a content-encoding")
+    data = await read_body(receive, headers, core.settings.largest_body_bytes)
+    tenant.check_models(parse(data).value)
+    if path not in _FREE:
+        await core.limits.check_budget(tenant)
+    return data
+
+
+async def _sent(client: _Client, route: Route, request: Outgoing) -> Incoming:
+    try:
+        return await client.until(route.upstream.send(request))
+    except UpstreamFailed as error:
+        raise Refused(504 if error.was_late else 502, "upstream_unavailable", str(error)) from None
+    finally:
+        client.end()
+
+
+class _Client:
+    """Looks whether the client is there before the head of the answer, when all of its body was read."""
+
+    def __init__(self, scope: Scope, receive: Receive, *, is_read: bool) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._sending: asyncio.Task[Incoming] | None = None
+        self._watcher: Watch | None = None
+        self._has_left = False
+        # A connection that tells it by itself does so in the midst of a body too.
+        if is_read or CONNECTION in scope:
+            self._look()
+
+    def _look(self) -> None:
+        if self._watcher is None:
+            self._watcher = watch(self._scope, self._receive, self._gone)
+
+    def _gone(self, _: object) -> None:
+        self._has_left = True
+        if self._sending is not None:
+            self._sending.cancel()
+
+    async def body(self, receive: Receive) -> AsyncIterator[bytes]:
+        """Give the pieces of the request's body as they come."""
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Gone
+            if message.get("body"):
+                yield message["body"]
+            if not message.get("more_body"):
+                self._look()
+                return
+
+    async def until(self, sending: Coroutine[Any, Any, Incoming]) -> Incoming:
+        """Return the answer.
+
+        Raises:
+            Gone: the client left before its head came.
+        """
+        self._sending = asyncio.ensure_future(sending)
+        try:
+            return await self._sending
+        except asyncio.CancelledError:
+            if not self._has_left:
+                raise
+        raise Gone
+
+    def end(self) -> None:
+        """Look no longer."""
+        self._sending = None
+        if self._watcher is not None:
+            self._watcher.cancel()

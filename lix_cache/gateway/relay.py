@@ -37,13 +37,15 @@ class Stopped(Exception):
 class Head:
     """Status and headers of an answer."""
 
-    __slots__ = ("headers", "is_stream", "status")
+    __slots__ = ("headers", "is_encoded", "is_stream", "status")
 
     def __init__(self, status: int, headers: Pairs) -> None:
         self.status = status
         self.headers = headers
         kind = next((value for name, value in headers if name == b"content-type"), b"")
         self.is_stream = kind.lower().startswith(b"text/event-stream")
+        encoding = next((value for name, value in headers if name == b"content-encoding"), b"")
+        self.is_encoded = encoding.strip().lower() not in (b"", b"identity")
 
     def shared(self) -> Head:
         """Return what another client may see of it: cookies, limits and ids are of the one who asked."""

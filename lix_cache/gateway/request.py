@@ -16,7 +16,9 @@ from typing import Any, NoReturn
 
 import orjson
 
+from lix_cache.gateway.accounts import may_answer
 from lix_cache.gateway.errors import Refused
+from lix_cache.gateway.plain_json import canonical
 
 __all__ = [
     "EXCLUDED",
@@ -48,12 +50,8 @@ EXCLUDED = frozenset(
         "cache_control",
     }
 )
-#: Headers that may change an answer, beside the provider's account and ``anthropic-beta``.
-_KEY_HEADERS = (
-    *("anthropic-version", "openai-beta", "openai-version"),
-    # Of the account, also where the key is the gateway's own.
-    *("openai-organization", "openai-project"),
-)
+#: Headers of the protocols that change an answer, beside ``anthropic-beta``.
+_KEY_HEADERS = ("anthropic-version", "openai-beta", "openai-version")
 _ACCOUNT_HEADERS = (
     "authorization",
     "x-api-key",
@@ -229,7 +227,8 @@ def betas_of(value: str) -> str:
 
 def answering_headers(headers: Mapping[str, str]) -> tuple[str, ...]:
     """Return what of a request's headers may change the answer."""
-    return (betas_of(headers.get("anthropic-beta", "")), *(headers.get(name, "") for name in _KEY_HEADERS))
+    named = [headers.get(name, "") for name in _KEY_HEADERS]
+    return (betas_of(headers.get("anthropic-beta", "")), *named, may_answer(headers))
 
 
 def answering_query(query: str) -> str:
@@ -256,10 +255,10 @@ def key_of(asked: Asked, body: Body, normalise: Callable[[str, dict[str, Any]], 
     query = answering_query(asked.query)
     parts = (
         *(KEY_VERSION, asked.tenant, asked.namespace, asked.protocol, asked.provider, asked.account),
-        *(asked.headers, query, asked.rules, value),
+        *(asked.headers, query, asked.rules, canonical(value)),
     )
     try:
-        return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).digest()
+        return hashlib.sha256(orjson.dumps(parts)).digest()
     except orjson.JSONEncodeError:
         # One level deeper than the body by itself.
         raise Unkeyable(_TOO_DEEP) from None

@@ -42,12 +42,14 @@ class Session:
 
     Attributes:
         turn: what the user said; None where that is no text, and the session is left alone.
+        lacks_window: it could not be read, so nothing is put before the turn.
     """
 
     def __init__(self, sessions: Sessions, name: SessionKey) -> None:
         self._sessions = sessions
         self.name = name
         self.turn: str | None = None
+        self.lacks_window = False
 
     async def with_window(self, protocol: str, data: bytes) -> bytes:
         """Return the body with what was said before put in front of the turn, if that is all it has."""
@@ -63,6 +65,7 @@ class Session:
         if self.turn is None or len(said) != 1:
             return data  # the client keeps the conversation itself
         window = await self._sessions.window(self.name)
+        self.lacks_window = window is None
         if not window:
             return data
         return orjson.dumps({**body, field: [*turns[:-1], *window, last]})
@@ -104,13 +107,13 @@ class Sessions:
     def _coordinator(self, name: SessionKey) -> AsyncCacheCoordinator:
         return AsyncCacheCoordinator(name, self._config)
 
-    async def window(self, name: SessionKey) -> list[dict[str, Any]]:
-        """Return what was said last, the user first."""
+    async def window(self, name: SessionKey) -> list[dict[str, Any]] | None:
+        """Return what was said last, the user first; None if that cannot be read now."""
         try:
             found = await self._coordinator(name).get_context_messages()
         except LixCacheError as error:
             logger.warning("a session could not be read: {}", told(error))
-            raise Refused(503, "session_unavailable", "the session cannot be read now; try again") from None
+            return None
         turns = [{"role": one["role"], "content": one["content"]} for one in found]
         while turns and turns[0]["role"] != "user":
             turns.pop(0)

@@ -50,6 +50,7 @@ class UpstreamSettings:
         models: patterns of the models that it serves, ``*`` for any characters.
         api_key: the provider's key, if requests do not bring it.
         api_key_env: the variable that it is in.
+        client_keys: it gets the client's own credentials also where another provider is first for the model.
     """
 
     name: str = ""
@@ -57,6 +58,7 @@ class UpstreamSettings:
     models: tuple[str, ...] = ("*",)
     api_key: str = field(default="", repr=False)
     api_key_env: str = ""
+    client_keys: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):

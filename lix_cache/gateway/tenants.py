@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from lix_cache.clock import Clock
 from lix_cache.errors import ConfigError
@@ -22,6 +23,8 @@ __all__ = ["LOCAL", "Tenant", "TenantBook", "digest_of_key", "presented"]
 
 #: The tenant of a gateway without tenants.
 LOCAL = "local"
+#: Under which routers take models to ask where the first one fails.
+_OTHER_MODELS = ("models", "fallbacks", "fallback_models")
 
 
 def digest_of_key(key: str) -> str:
@@ -90,6 +93,21 @@ class Tenant:
         """Refuse a model that the tenant may not use."""
         if self.models is not None and not (isinstance(model, str) and self.models.match(model)):
             raise Refused(403, "model_denied", "this key may not use this model")
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it must be known what a request asks for."""
+        return self.models is not None or self.tokens_per_day > 0
+
+    def check_models(self, body: Mapping[str, Any]) -> None:
+        """Refuse a request that names a model which the tenant may not use, also for want of another."""
+        if self.models is None:
+            return
+        self.check_model(body.get("model"))
+        for name in _OTHER_MODELS:
+            others = body.get(name)
+            for other in others if isinstance(others, list) else [others] if others else ():
+                self.check_model(other.get("model") if isinstance(other, Mapping) else other)
 
     def spent(self, day: int) -> int:
         """Return the tokens of a day, as far as this process knows."""

@@ -32,9 +32,21 @@ __all__ = ["Entry", "Memory", "RedisTier"]
 
 _MAGIC = b"LXG2"
 _HEAD = struct.Struct("<4sddHH")
+#: Bytes of magic and ``created``.
+_STAMP = 12
 _LATEST = 1e11
 #: How long another process may serve what this one has dropped.
 _LOOK_SECONDS = 1.0
+#: A slow answer must not take the place of one that was asked for after it.
+_PUT = """
+local there = redis.call('GETRANGE', KEYS[1], 0, 11)
+if #there == 12 and string.sub(there, 1, 4) == string.sub(ARGV[3], 1, 4)
+    and struct.unpack('<d', there, 5) > struct.unpack('<d', ARGV[3], 5) then
+  return 0
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ class Entry:
     Attributes:
         tenant: whose it is.
         answer: what was said.
-        created: when, in Unix seconds.
+        created: when its provider was asked, in Unix seconds.
         expires: until when it may be served.
         model: that was asked for.
         tags: words that the client gave it, to purge it by; none has a comma.
@@ -86,16 +98,20 @@ class Memory:
         self._entries.move_to_end(key)
         return entry
 
-    def put(self, key: bytes, entry: Entry) -> None:
-        """Keep an entry, in the place of an older one."""
+    def put(self, key: bytes, entry: Entry) -> bool:
+        """Keep an entry in the place of an older one. False if the one there was asked for later."""
+        there = self._entries.get(key)
+        if there is not None and there.created > entry.created and there.expires > entry.created:
+            return False
         self.drop(key)
         if entry.answer.size > self._most:
-            return
+            return True
         self._entries[key] = entry
         self.bytes += entry.answer.size
         while self.bytes > self._most:
             _, old = self._entries.popitem(last=False)
             self.bytes -= old.answer.size
+        return True
 
     def drop(self, key: bytes) -> bool:
         """Forget an entry."""
@@ -159,7 +175,7 @@ class RedisTier:
             return None
 
     async def put(self, key: bytes, entry: Entry) -> bool:
-        """Keep an entry for as long as it may be served."""
+        """Keep an entry for as long as it may be served, unless one is there that was asked for later."""
         milliseconds = int((entry.expires - self._clock.time()) * 1000)
         if milliseconds <= 0:
             return False
@@ -167,7 +183,7 @@ class RedisTier:
         head = _HEAD.pack(_MAGIC, entry.created, entry.expires, len(model), len(tags))
         data = b"".join((head, model, tags, entry.answer.encode()))
         name = self._name(entry.tenant, key)
-        return bool(await self._ask(pack(("SET", name, data, "PX", milliseconds))))
+        return bool(await self._ask(pack(("EVAL", _PUT, 1, name, data, milliseconds, head[:_STAMP]))))
 
     async def name_answer(self, tenant: str, account: str, identity: str, key: bytes, seconds: float) -> None:
         """Remember which answer the provider's id is of, so that it goes when the provider deletes it."""

@@ -18,7 +18,6 @@ from lix_cache.gateway.protocols.embeddings import Embeddings
 from lix_cache.gateway.relay import Flight, Reader
 from lix_cache.gateway.request import Asked, Body, key_of, parse
 from lix_cache.gateway.tiers import Entry
-from lix_cache.gateway.upstream import Incoming
 
 __all__ = ["EMBEDDINGS", "VectorExchange"]
 
@@ -44,7 +43,7 @@ class VectorExchange(Exchange):
         source = source_of(self.tenant.name, EMBEDDINGS.name, control.namespace, self.headers, query)
         asked = core.preparer.prepare(source, data)
         self.model = asked.model
-        self.tenant.check_model(asked.model)
+        self.tenant.check_models(asked.slim)
         self.request = parse(data).value
         inputs = EMBEDDINGS.inputs(self.request)
         bypass = asked.bypass or ("mode" if control.mode == "off" else "")
@@ -178,7 +177,6 @@ class VectorExchange(Exchange):
     def _keep(
         self,
         flight: Flight,
-        incoming: Incoming,
         is_first: bool,
         asked: Prepared,
         keep: Any,  # noqa: ARG002
@@ -187,7 +185,7 @@ class VectorExchange(Exchange):
         core = self.core
         if flight.head is None or flight.head.status != 200 or not is_first or not self.keys:
             return False
-        if not flight.is_whole or self._is_encoded(incoming):
+        if not flight.is_whole or flight.head.is_encoded:
             core.metrics.not_stored["too_large" if not flight.is_whole else "encoded"] += 1
             return False
         sent = dict(self.request)
@@ -207,6 +205,6 @@ class VectorExchange(Exchange):
         now = core.clock.time()
         seconds = core.settings.ttl_seconds if self.control.ttl is None else self.control.ttl
         for key, answer in zip(self.keys, read, strict=True):
-            entry = Entry(self.tenant.name, answer, now, now + seconds, asked.model, self.control.tags)
+            entry = Entry(self.tenant.name, answer, self.begun, now + seconds, asked.model, self.control.tags)
             core.keep(key, entry)
         return False

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
 from lix_cache import CacheConfig
-from lix_cache.gateway.settings import TenantSettings
+from lix_cache.gateway.settings import TenantSettings, UpstreamSettings
 from lix_cache.gateway.tenants import digest_of_key
 from tests.support.provider import Provider, RunningGateway
-from tests.support.wire import chat_body, post
+from tests.support.wire import CHAT, ask, chat_body, post
 
 KEY = "ann-key-0123456789abcdef"
 
@@ -34,3 +35,122 @@ def test_a_key_of_the_gateway_goes_to_no_provider_in_any_header(
             assert post(gateway.url, chat_body(str(shown)), path, **{**more, **shown}).status == 200
     assert len(provider.calls) == 3
     assert not [call.headers for call in provider.calls if KEY in str(call.headers)]
+
+
+NAMES = (
+    *(
+        "cookie",
+        "apikey",
+        "x-apikey",
+        "x-key",
+        "x-access-key",
+        "x-auth-key",
+        "token",
+        "x-token",
+        "x-api-token",
+    ),
+    *("x-session-token", "x-id-token", "x-amz-security-token", "cf-access-client-secret", "private-token"),
+    *("x-portkey-virtual-key", "x-portkey-config", "x-goog-api-key", "openai-organization", "openai-project"),
+    *(
+        "helicone-auth",
+        "cf-aig-authorization",
+        "x-any",
+        "x-user",
+        "authorization-2",
+        "x-forwarded-access-token",
+    ),
+)
+
+
+@pytest.mark.promise("isolation")
+@pytest.mark.parametrize("own", ["", "sk-own"])
+def test_any_header_that_goes_on_may_name_an_account(
+    own: str, provider: Provider, redis_config: CacheConfig
+) -> None:
+    upstreams = (UpstreamSettings("default", provider.url, api_key=own),)
+    with RunningGateway(provider, redis_config, upstreams=upstreams) as gateway:
+        for name in NAMES:
+            for value in ("one", "other"):
+                asked = ask(gateway.url, "POST", CHAT, json.dumps(chat_body()).encode(), {name: value})
+                assert asked.state == "miss", (name, value)
+            gateway.settle()
+            again = ask(gateway.url, "POST", CHAT, json.dumps(chat_body()).encode(), {name: "one"})
+            assert again.state == "hit-l1-exact"
+
+
+def test_who_asks_by_what_program_is_no_account(provider: Provider, redis_config: CacheConfig) -> None:
+    with RunningGateway(provider, redis_config) as gateway:
+        post(gateway.url, chat_body())
+        for name in (
+            *(
+                "user_agent",
+                "accept",
+                "accept_language",
+                "x_stainless_retry_count",
+                "traceparent",
+                "x_request_id",
+            ),
+            *(
+                "x_session_id",
+                "x_claude_code_session_id",
+                "session_id",
+                "origin",
+                "x_forwarded_for",
+                "priority",
+            ),
+        ):
+            assert post(gateway.url, chat_body(), **{name: "x"}).state == "hit-l1-exact", name
+        assert post(gateway.url, chat_body(), cookie="__cf_bm=1; _cfuvid=2").state == "hit-l1-exact"
+        assert post(gateway.url, chat_body(), cookie="__cf_bm=1; user=2").state == "miss"
+
+
+@pytest.mark.promise("right-answer")
+def test_a_header_that_the_connection_names_is_not_in_the_answer(
+    provider: Provider, redis_config: CacheConfig
+) -> None:
+    with RunningGateway(provider, redis_config) as gateway:
+        beta = {"openai_beta": "x=1"}
+        assert post(gateway.url, chat_body(), **beta, connection="openai-beta").state == "miss"
+        assert post(gateway.url, chat_body(), **beta).state == "miss"
+        assert post(gateway.url, chat_body(), **beta, connection="close").state == "hit-l1-exact"
+
+
+SECRETS = {
+    "authorization": "Bearer sk-client",
+    "x-goog-api-key": "sk-client",
+    "cookie": "s=sk-client",
+    "openai-organization": "sk-client",
+    "x-any": "sk-client",
+}
+
+
+@pytest.mark.promise("no-leak")
+@pytest.mark.parametrize("case", ["own key", "no key", "client keys", "open breaker", "nothing to hide"])
+def test_another_provider_never_gets_the_clients_credentials(
+    case: str, provider: Provider, redis_config: CacheConfig
+) -> None:
+    own = "sk-own" if case in ("own key", "open breaker") else ""
+    with Provider() as other:
+        upstreams = (
+            UpstreamSettings("a", provider.url),
+            UpstreamSettings("b", other.url, api_key=own, client_keys=case == "client keys"),
+        )
+        with RunningGateway("", redis_config, upstreams=upstreams, retries=1) as gateway:
+            if case == "open breaker":
+                gateway.core.routes.routes[0].breaker.trip()
+            else:
+                provider.do("429", "429")
+            headers = {} if case == "nothing to hide" else SECRETS
+            provider.retry_after = "0"
+            data = json.dumps(chat_body(case)).encode()
+            reply = ask(gateway.url, "POST", CHAT, data, {"anthropic-beta": "b", **headers})
+        provider.acts.clear()
+        if case == "no key":
+            assert (reply.status, len(other.calls)) == (429, 0)
+            return
+        assert (reply.status, len(other.calls)) == (200, 1)
+        got = other.calls[0].headers
+        assert ("sk-client" in str(got)) is (case == "client keys")
+        assert "anthropic-beta" in {name.lower() for name in got}
+        if own:
+            assert "Bearer sk-own" in got.values()

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from lix_cache import CacheConfig
-from lix_cache.gateway.settings import TenantSettings
+from lix_cache.gateway.settings import TenantSettings, UpstreamSettings
 from lix_cache.gateway.spending import Meter
 from lix_cache.gateway.tenants import digest_of_key
 from tests.support.provider import Provider, RunningGateway
 from tests.support.redis_server import wait_until
-from tests.support.wire import CHAT, MESSAGE, chat_body, half_read, post
+from tests.support.wire import CHAT, MESSAGE, ask, chat_body, half_read, post
 
 _NUMBERS = itertools.count()
 
@@ -155,3 +155,59 @@ def test_limits_hold_however_the_path_is_spelled(provider: Provider, redis_confi
             if "models" in limits:
                 assert post(gateway.url, chat_body(), CHAT + "/", **asked).state == "miss"
                 assert provider.calls[-1].path == CHAT
+
+
+@pytest.mark.promise("isolation")
+def test_what_is_passed_through_is_held_to_the_limits(provider: Provider, redis_config: CacheConfig) -> None:
+    key = "key-of-one-who-passes"
+    scopes = ("generate", "passthrough")
+    both = (
+        TenantSettings("ann", (digest_of_key(key),), scopes, ("m-*",)),
+        TenantSettings("bob", (digest_of_key(key + "b"),), scopes, tokens_per_day=10),
+    )
+    with RunningGateway(provider, redis_config, tenants=both) as gateway:
+        ann, bob = {"authorization": key}, {"authorization": key + "b"}
+        prompt = {"model": "m-1", "prompt": "a"}
+        for path in ("/v1/completions", "/v1/images/generations", "/v1/messages/count_tokens"):
+            assert post(gateway.url, prompt, path, **ann).status == 200, path
+            assert post(gateway.url, {**prompt, "model": "x-1"}, path, **ann).status == 403, path
+            assert post(gateway.url, {"prompt": "a"}, path, **ann).status == 403, path
+            assert post(gateway.url, b"model=m-1", path, **ann).status == 400, path
+        for path in (
+            "/v1/batches",
+            "/v1/threads/runs",
+            "/openai/deployments/x-1/completions",
+            "/v1//completions",
+        ):
+            for who in (ann, bob):
+                reply = post(gateway.url, prompt, path, **who)
+                assert (reply.status, reply.reason) == (403, "path_denied"), path
+        assert ask(gateway.url, "GET", "/v1/models", headers=ann).status == 200
+        assert post(gateway.url, b"a file", "/v1/files", **ann).status == 200
+        for name in ("models", "fallbacks"):
+            for others in (["x-1"], [{"model": "x-1"}], "x-1"):
+                assert post(gateway.url, {**chat_body(), name: others}, **ann).status == 403
+            assert post(gateway.url, {**chat_body(), name: ["m-2"]}, **ann).status == 200
+        assert post(gateway.url, prompt, "/v1/images/generations", **bob).status == 403
+        assert post(gateway.url, prompt, "/v1/completions", **bob).status == 200
+        gateway.settle()
+        assert post(gateway.url, prompt, "/v1/completions", **bob).status == 429
+
+
+def test_a_client_that_leaves_before_the_head_ends_what_is_passed_through(
+    provider: Provider, redis_config: CacheConfig
+) -> None:
+    # Put behind this address, the path is one that the gateway itself does not know.
+    upstreams = (UpstreamSettings("default", provider.url + "/v1"),)
+    with RunningGateway("", redis_config, upstreams=upstreams) as gateway:
+        provider.gate.clear()
+        asked, ended = len(provider.calls), provider.cancelled
+        half_read(
+            gateway.port,
+            chat_body(),
+            "/chat/completions",
+            when=lambda: wait_until(lambda: len(provider.calls) > asked),
+        )
+        wait_until(lambda: gateway.core.metrics.open == 0)
+        wait_until(lambda: provider.cancelled > ended)
+        provider.gate.set()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from lix_cache import CacheConfig, SessionKey, StoreAdmin
 from lix_cache.gateway.settings import TenantSettings
 from lix_cache.gateway.tenants import digest_of_key
+from tests.support import RedisServer
 from tests.support.provider import Provider, RunningGateway
 from tests.support.wire import CHAT, MESSAGE, ask, chat_body, post
 
@@ -54,6 +56,36 @@ def test_a_hit_is_a_turn_too_and_whole_conversations_are_left_alone(
         }
         post(gateway.url, own, x_session_id="s")
         assert provider.calls[-1].json == own
+
+
+@pytest.mark.promise("no-leak")
+def test_what_is_not_to_be_stored_is_no_turn(provider: Provider, redis_config: CacheConfig) -> None:
+    with RunningGateway(provider, redis_config, sessions=True) as gateway:
+        for number in range(2):
+            asked = {"x_session_id": "s", "cache_control": "no-store"}
+            assert post(gateway.url, chat_body(f"secret {number}"), **asked).status == 200
+            gateway.settle()
+        assert ask(gateway.url, "GET", "/v1/sessions/s").status == 404
+        post(gateway.url, chat_body("plain"), x_session_id="s")
+        gateway.settle()
+        assert len(ask(gateway.url, "GET", "/v1/sessions/s").json["messages"]) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_session_that_cannot_be_read_is_told_and_its_turn_is_answered(
+    stream: bool, provider: Provider, tmp_path: Path
+) -> None:
+    with RedisServer() as server:
+        config = server.config(archive_dir=tmp_path)
+        with RunningGateway(provider, config, sessions=True) as gateway:
+            first = post(gateway.url, chat_body("first", stream=stream), x_session_id="s")
+            assert "x-lix-session" not in first.headers
+            gateway.settle()
+            server.kill()
+            provider.calls.clear()
+            reply = post(gateway.url, chat_body("second", stream=stream), x_session_id="s")
+            assert (reply.status, reply.headers.get("x-lix-session")) == (200, "unavailable")
+            assert len(provider.calls[-1].json["messages"]) == 1
 
 
 def test_the_header_means_nothing_unless_a_setting_says_so(

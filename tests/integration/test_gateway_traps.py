@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lix_cache import CacheConfig
+from lix_cache.gateway.demo import body_of
 from lix_cache.gateway.settings import TenantSettings, UpstreamSettings
 from lix_cache.gateway.tenants import digest_of_key
 from tests.support import RedisServer
@@ -388,3 +389,27 @@ def test_requests_that_two_servers_would_read_differently_are_refused(
     )
     assert answer.split(b" ")[1:2] in ([b"400"], [b"501"]), answer[:80]
     assert provider.calls == []
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("memory_bytes", [0, 1 << 20])
+def test_a_slow_answer_does_not_take_the_place_of_one_that_was_asked_for_later(
+    memory_bytes: int, provider: Provider, redis_config: CacheConfig
+) -> None:
+    with RunningGateway(provider, redis_config, memory_bytes=memory_bytes) as gateway:
+        provider.gate.clear()
+        older: list[Any] = []
+        asked = len(provider.calls)
+        thread = threading.Thread(target=lambda: older.append(post(gateway.url, chat_body(), x_act="ok")))
+        thread.start()
+        wait_until(lambda: len(provider.calls) > asked)
+        said = json.dumps({**body_of("chat", chat_body()), "id": "chatcmpl-newer", "model": "newer"}).encode()
+        provider.said.append(("application/json", said))
+        assert post(gateway.url, chat_body(), cache_control="no-cache").json["model"] == "newer"
+        gateway.settle()
+        provider.gate.set()
+        thread.join(20)
+        assert older[0].json["model"] != "newer"
+        gateway.settle()
+        reply = post(gateway.url, chat_body())
+        assert (reply.state, reply.json["model"]) == ("hit-l1-exact", "newer")

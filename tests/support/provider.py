@@ -74,7 +74,11 @@ class Provider:
         self.acts: deque[str] = deque()
         #: Whole answers of the next requests, as content type and bytes, instead of scripted ones.
         self.said: deque[tuple[str, bytes]] = deque()
-        self.headers = {"x-request-id": "req_1", "set-cookie": "a=b", "x-ratelimit-remaining-requests": "9"}
+        self.headers = {
+            "x-request-id": "req_1",
+            "set-cookie": "__cf_bm=a",
+            "x-ratelimit-remaining-requests": "9",
+        }
         self.gate = threading.Event()
         self.gate.set()
         self.seconds = 0.0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -104,6 +106,29 @@ def test_earlier_turns_system_and_order_belong_to_the_key() -> None:
         )
     }
     assert len(keys) == 4
+
+
+@pytest.mark.promise("right-answer")
+def test_the_order_within_schemas_and_arguments_belongs_to_the_key() -> None:
+    one = {"properties": {"reason": {"type": "string"}, "answer": {"type": "string"}}}
+    other = {"properties": dict(reversed(one["properties"].items()))}
+    format_of = {"type": "json_schema", "json_schema": {"name": "n"}}
+    call = {"type": "tool_use", "id": "a", "name": "f"}
+    makers: tuple[Callable[[Any], dict[str, Any]], ...] = (
+        lambda schema: {"response_format": {**format_of, "json_schema": {"name": "n", "schema": schema}}},
+        lambda schema: {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]},
+        lambda schema: {"text": {"format": {"type": "json_schema", "schema": schema}}},
+        lambda schema: {"guided_json": schema},
+        lambda schema: {"messages": [{"role": "assistant", "content": [{**call, "input": schema}]}]},
+    )
+    for make in makers:
+        assert key({**CHAT, **make(one)}) != key({**CHAT, **make(other)})
+        assert key({**CHAT, **make(one)}) == key({**CHAT, **make(copy.deepcopy(one))})
+    turned = [dict(reversed(turn.items())) for turn in CHAT["messages"]]
+    assert key(CHAT) == key(dict(reversed({**CHAT, "messages": turned}.items())))
+    asked = {"model": "m", "messages": [{"role": "user", "content": "a"}]}
+    scopes = {question_of("chat", {**asked, **makers[0](schema)}).scope for schema in (one, other)}  # type: ignore[union-attr]
+    assert len(scopes) == 2
 
 
 def test_spelling_of_the_json_does_not_matter() -> None:
@@ -239,6 +264,29 @@ def test_accounts_are_kept_apart_and_hold_no_key() -> None:
         ("messages", {"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
         ("chat", {"web_search_options": {"x": 1}}, "web_search_options"),
         ("chat", {"tools": "none"}, "server_tool"),
+        *(
+            ("chat", {name: value}, name)
+            for name, value in (
+                *(("mcp_servers", [{"url": "x"}]), ("search_settings", {"a": 1}), ("web_search", True)),
+                *(
+                    ("data_sources", [{"type": "azure_search"}]),
+                    ("conversation_id", "a"),
+                    ("session_id", "a"),
+                ),
+                *(("assistant_id", "a"), ("prompt", {"id": "a"}), ("file_ids", ["a"]), ("chat_id", "1")),
+            )
+        ),
+        ("messages", {"web_search": True}, "web_search"),
+        ("responses", {"search_settings": {"a": 1}}, "search_settings"),
+        *(
+            (protocol, {"model": model}, "server_tool")
+            for protocol in ("chat", "responses", "messages")
+            for model in (
+                *("openai/gpt-4o:online", "perplexity/sonar", "sonar-pro", "groq/compound", "compound-beta"),
+                *("groq/compound-mini", "gpt-4o-search-preview", "o3-deep-research", "sonar-deep-research"),
+            )
+        ),
+        *(("chat", {"model": model}, "") for model in ("gpt-4o", "compounded", "research", "x/sonara")),
         ("chat", {"model": None}, "no_model"),
     ],
 )
@@ -327,6 +375,24 @@ def test_control_headers() -> None:
     )
     assert (found.no_cache, found.max_age, found.ttl, found.mode) == (True, 5.0, 60.0, "exact")
     assert read_control({"cache-control": "max-age=soon"}).max_age == 0.0
+    for text in (
+        "max-age=0, max-age=100",
+        "max-age=100,max-age=0",
+        "max-age = 0",
+        'max-age="0"',
+        "max-age=0;a",
+    ):
+        assert read_control({"cache-control": text}).max_age == 0.0, text
+    for text in (
+        "No-Cache ",
+        "a;no-cache",
+        'no-cache="x"',
+        "no-cache = x",
+        "max-age=9, no-cache;",
+        "\tno-cache",
+    ):
+        assert read_control({"cache-control": text}).no_cache, text
+    assert read_control({"cache-control": "no-store;max-age=1"}).no_store
     for name, value in (
         ("x-lix-cache-ttl", "-1"),
         ("x-lix-cache-ttl", "nan"),
