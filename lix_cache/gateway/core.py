@@ -26,7 +26,7 @@ from lix_cache.gateway.metrics import Metrics
 from lix_cache.gateway.plain_json import dump
 from lix_cache.gateway.prepared import Prepared, Preparer
 from lix_cache.gateway.protocols import Protocol
-from lix_cache.gateway.relay import Flight
+from lix_cache.gateway.relay import Flight, opened_flight
 from lix_cache.gateway.request import account_of, answering_headers, parse
 from lix_cache.gateway.settings import FIXED, GatewaySettings
 from lix_cache.gateway.snapshot import hydrate, save_snapshot
@@ -186,11 +186,9 @@ class Core:
     def provider(self, tenant: str, model: Any) -> tuple[str, str]:
         """Return who answers for a model, and a digest of the gateway's own account there."""
         first = self.routes.first(model)
-        return (
-            ("", "")
-            if first is None
-            else (first.name, self.account_at(first, tenant, first.upstream.identity))
-        )
+        if first is None:
+            return "", ""
+        return first.name, self.account_at(first, tenant, first.upstream.identity)
 
     def account_at(self, route: Route, tenant: str, identity: str) -> str:
         """Return a digest of what answers depend on there: the gateway's own account, or the local model."""
@@ -208,10 +206,8 @@ class Core:
         """Return a request's headers as a provider gets them: with its key, never with the gateway's.
 
         Args:
-            scope: of the request.
-            headers: of the request.
-            route: the provider.
-            tenant: who asks.
+            scope, headers: of the request.
+            route, tenant: the provider, and who asks.
             first: whom the client's credentials are for; None: the answer is passed on as it comes encoded.
 
         Returns:
@@ -260,15 +256,8 @@ class Core:
 
     def new_flight(self, key: bytes | None) -> Flight:
         """Return a flight; with a key, equal requests find it until it ends."""
-
-        def ended(flight: Flight) -> None:
-            if key is not None and self.flights.get(key) is flight:
-                del self.flights[key]
-
-        flight = Flight(self.settings.largest_answer_bytes, ended, goes_on=self.settings.finish_abandoned)
-        if key is not None:
-            self.flights[key] = flight
-        return flight
+        largest, goes_on = self.settings.largest_answer_bytes, self.settings.finish_abandoned
+        return opened_flight(self.flights, key, largest, goes_on=goes_on)
 
     def spent(self, tenant: Tenant, usage: Usage, model: str, *, is_told: bool = True) -> None:
         """Count what a call of the provider cost; what is only estimated counts for the budget alone."""

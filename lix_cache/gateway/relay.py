@@ -17,7 +17,7 @@ import orjson
 from lix_cache.gateway.answer import Answer
 from lix_cache.gateway.headers import Pairs, Verdict
 
-__all__ = ["Broken", "Flight", "Head", "Reader", "Renamed", "RenamedBody", "Stopped"]
+__all__ = ["Broken", "Flight", "Head", "Reader", "Renamed", "RenamedBody", "Stopped", "opened_flight"]
 
 #: How far the slowest reader may be behind where an answer is too large to be kept whole.
 _LAG_BYTES = 1 << 20
@@ -175,6 +175,19 @@ class Flight:
         """Let the pump look whether the slowest reader has come nearer."""
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
+
+
+def opened_flight(flights: dict[bytes, Flight], key: bytes | None, largest: int, *, goes_on: bool) -> Flight:
+    """Return a new flight; with a key, it is among the others until it ends."""
+
+    def ended(flight: Flight) -> None:
+        if key is not None and flights.get(key) is flight:
+            del flights[key]
+
+    flight = Flight(largest, ended, goes_on=goes_on)
+    if key is not None:
+        flights[key] = flight
+    return flight
 
 
 class Reader:

@@ -144,6 +144,7 @@ def _forked(folder: Path, seed: int) -> int:
 def test_processes_that_are_killed_share_a_store_and_break_nothing(tmp_path: Path) -> None:
     """Two at a time, killed at any moment; the budget holds at every look, and what is read is right."""
     folder = tmp_path / "kv"
+    folder.mkdir()  # it is locked here, perhaps before a child has come to it
     chance = random.Random(12)
     for round_number in range(12):
         children = [_forked(folder, 2 * round_number + number) for number in range(2)]
