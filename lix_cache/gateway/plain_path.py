@@ -87,9 +87,16 @@ async def pass_through(
                 usage, is_told = meter.cost(is_whole=flight.is_read, is_stream=head.is_stream)
                 core.spent(tenant, usage, "", is_told=is_told)
 
+    flight.start(pump())
+    await _passed_on(scope, receive, send, flight, head, started)
+    return head.status
+
+
+async def _passed_on(
+    scope: Scope, receive: Receive, send: Send, flight: Flight, head: Head, started: float
+) -> None:
     reader = Reader(flight)
     watcher = watch(scope, receive, reader.gone)
-    flight.start(pump())
     try:
         verdict = Verdict("bypass", "path")
         told = words.told(verdict, (perf_counter() - started) * 1000)
@@ -101,7 +108,6 @@ async def pass_through(
     finally:
         watcher.cancel()
         reader.leave()
-    return head.status
 
 
 async def _within_limits(
