@@ -101,10 +101,16 @@ class ColdTier(Protocol):
     def lock_key(self, session_id: str) -> Hashable:
         """Return what the lease guards. Sessions with equal keys share one; a holder takes it once."""
 
-    def try_lock(self, session_id: str) -> Lease | None:
+    def try_lock(self, session_id: str, *, to_append: bool = False) -> Lease | None:
         """Take the session's lease now; None if another holder has it, in whatever process.
 
         The lease of a process that died can be had again, at once or when its time is up.
+
+        Args:
+            session_id: the session.
+            to_append: the holder only moves messages from a window, which is right beside others that do. A
+                tier whose appends exclude each other by themselves need not tell other processes: it
+                refuses the append with ArchiveBusy where one of them has the lease.
         """
 
     def lock_pauses(self) -> Iterator[float]:

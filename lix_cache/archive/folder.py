@@ -83,8 +83,9 @@ class ArchiveFolder:
         """Return which of the locks guards a session; several sessions may share one."""
         return stripe_of(session_id)
 
-    def try_lock(self, session_id: str) -> FileLock | None:
+    def try_lock(self, session_id: str, *, to_append: bool = False) -> FileLock | None:
         """Take the session's lock now, or return None if it is held."""
+        del to_append  # a file's end has room for one writer
         return self._try_stripe(f"{stripe_of(session_id):03x}")
 
     def _try_stripe(self, number: str) -> FileLock | None:

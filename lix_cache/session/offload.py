@@ -89,7 +89,7 @@ def move_to_disk(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
             key = cold.lock_key(session_id)
             if key not in locks:
                 try:
-                    lock = yield LockCall(partial(cold.try_lock, session_id))
+                    lock = yield LockCall(partial(cold.try_lock, session_id, to_append=True))
                 except ArchiveError as error:
                     store.archive_state.fails(error)
                     failed[session_id] = error
@@ -102,7 +102,11 @@ def move_to_disk(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
     finally:
         for lock in locks.values():
             lock.release()
-    moved.busy = len(keep) - len(mine) - len(failed)
+    # Of a tier that tells of a lease only when it is written to.
+    busy = [sid for sid, error in moved.failed.items() if isinstance(error, ArchiveBusy)]
+    for sid in busy:
+        del moved.failed[sid]
+    moved.busy = len(keep) - len(mine) - len(failed) + len(busy)
     moved.failed.update(failed)
     return moved
 

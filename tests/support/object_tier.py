@@ -140,7 +140,7 @@ class ObjectTier:
     def lock_key(self, session_id: str) -> str:
         return session_id
 
-    def try_lock(self, session_id: str) -> _Lease | None:
+    def try_lock(self, session_id: str, *, to_append: bool = False) -> _Lease | None:
         version, found = self.bucket.get("lease", session_id)
         if found is not None and found[1] > time.monotonic():
             return None
