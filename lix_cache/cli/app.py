@@ -53,7 +53,9 @@ def _global_options(
         str | None, typer.Option(metavar="URL", help="redis://, rediss:// or unix:// address of the server.")
     ] = None,
     prefix: Annotated[str | None, typer.Option(help="First part of every key.")] = None,
-    archive_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the .huff files.")] = None,
+    archive_dir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the .huff files, or s3://bucket/prefix.")
+    ] = None,
     env_prefix: Annotated[
         str, typer.Option(help="Prefix of the environment variables with settings: X_REDIS_HOST, …")
     ] = "LIX_CACHE",

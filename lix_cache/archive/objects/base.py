@@ -64,7 +64,8 @@ class ObjectBase:
         self._raise_on_damage = on_damage == "raise"
         self._most = max_frame_bytes
         self._clock = clock
-        self._wanted_shards = shards
+        #: How many logs the archive gets, if it is made now.
+        self.wanted_shards = shards
         self._grace, self._every = grace_seconds, snapshot_every
         self._note: StoreNote | None = None
         self._shards: dict[int, Shard] = {}
@@ -81,7 +82,7 @@ class ObjectBase:
     def identity(self, *, make: bool = False) -> StoreNote | None:
         """Return what the archive says of itself; None where there is none and none is to be made."""
         if self._note is None:
-            self._note = claimed(self.bucket, self._wanted_shards) if make else noted(self.bucket)
+            self._note = claimed(self.bucket, self.wanted_shards) if make else noted(self.bucket)
         return self._note
 
     def _shard(self, session_id: str, *, make: bool = False) -> Shard | None:

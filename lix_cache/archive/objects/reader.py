@@ -228,11 +228,11 @@ class ObjectReader(ObjectBase):
         state = self._state(session_id)
         return self._reported(session_id, state) if state.is_there else None
 
-    def reports(self) -> Iterator[tuple[str, Report]]:
-        """Yield where each session is, and what was found."""
-        for shard, session_id, state in self._every_state():
+    def reports(self) -> Iterator[Report]:
+        """Yield the report of every session."""
+        for _, session_id, state in self._every_state():
             if state.is_there:
-                yield f"{shard.number:04x}/{session_id}", self._reported(session_id, state)
+                yield self._reported(session_id, state)
 
     def _reported(self, session_id: str, state: State) -> Report:
         problems: list[str] = []
