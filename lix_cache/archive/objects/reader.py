@@ -40,6 +40,7 @@ class ObjectReader(ObjectBase):
             try:
                 found = read(self._state(session_id, locked=locked))
             except Moved:
+                self._writable(session_id).start_over()
                 locked = False
                 continue
             if not found and self.counters["damaged_reads"] > damaged:

@@ -107,6 +107,11 @@ class Shard:
         with self._held():
             self._sync()
 
+    def start_over(self) -> None:
+        """Forget what is known: the next look begins with the newest snapshot."""
+        with self._held():
+            self._is_known = False
+
     def state(self, session_id: str) -> State:
         """Return what is known of a session."""
         with self._held():

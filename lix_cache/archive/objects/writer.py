@@ -114,7 +114,7 @@ class ObjectWriter(ObjectReader):
         try:
             return shard.commit(decide, is_known=is_known)
         except Moved:
-            shard.synced()
+            shard.start_over()
             try:
                 return shard.commit(decide)
             except Moved:
