@@ -116,6 +116,10 @@ class AsyncStoreAdmin:
         """See :meth:`StoreAdmin.migrate_buckets`."""
         return await self._run(partial(self.sync.migrate_buckets, dry_run=dry_run))
 
+    async def adopt_archive(self) -> None:
+        """See :meth:`StoreAdmin.adopt_archive`."""
+        await self._run(self.sync.adopt_archive)
+
     async def trashed(self, *, namespace: str | None = None) -> list[dict[str, Any]]:
         """See :meth:`StoreAdmin.trashed`."""
         return await self._run(partial(self.sync.trashed, namespace=namespace))

@@ -18,6 +18,7 @@ from lix_cache.config import CacheConfig
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import (
     ArchiveError,
+    ArchiveMismatch,
     LayoutMismatch,
     LixCacheError,
     RedisAuthError,
@@ -71,7 +72,7 @@ def look_at_redis(store: SessionStore, config: CacheConfig) -> RedisFacts:
         _try_caches(config, facts.refused)
     try:
         drive(agree(store, notes=False))
-    except LayoutMismatch as error:
+    except (ArchiveMismatch, LayoutMismatch) as error:
         facts.buckets = str(error)
     _ask_about_itself(drive, store, facts)
     _look_for_overdue(drive, store, facts)

@@ -30,7 +30,7 @@ from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.messages.session_key import SessionName, in_namespace, shown, stored_id, stored_start
 from lix_cache.session import reconcile, rounds, whole
 from lix_cache.session.base import Session
-from lix_cache.session.layout import StoreDriver
+from lix_cache.session.layout import StoreDriver, adopt_archive
 from lix_cache.session.offload import Moved, move_to_disk
 from lix_cache.session.store import open_store
 
@@ -132,7 +132,6 @@ class StoreAdmin:
         return sorted((shown(one) for one in found if in_namespace(one, start)), key=by_namespace)
 
     def _names_left(self) -> list[str]:
-        """Return the sessions that lix-open-cache left and that have not been used since."""
         return self._drive(moving_over.names_left(self._store))[0]
 
     def stats(self) -> StoreStats:
@@ -289,6 +288,10 @@ class StoreAdmin:
                 total.messages += self._drive(reconcile.take_over(self._session(session_id)))
             except _OF_ONE_SESSION as error:
                 total.failed[session_id] = error
+
+    def adopt_archive(self) -> None:
+        """Note in Redis that the sessions move to the configured archive, which has taken another's place."""
+        self._drive.unchecked(adopt_archive(self._store))
 
     # -- the trash -------------------------------------------------------------------------
 

@@ -96,6 +96,9 @@ class ColdTier(Protocol):
             What is noted now.
         """
 
+    def archive_id(self, *, make: bool = False) -> str | None:
+        """Return the UUID of the archive; None where it has none and none is to be made. Durable."""
+
     # -- leases ---------------------------------------------------------------------------
 
     def lock_key(self, session_id: str) -> Hashable:

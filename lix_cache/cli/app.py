@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import lix_cache
+from lix_cache.cli.commands.archive import archive
 from lix_cache.cli.commands.audit import audit
 from lix_cache.cli.commands.calibrate_ import calibrate_
 from lix_cache.cli.commands.codec import codec
@@ -99,5 +100,6 @@ app.command(
 app.command("calibrate", epilog="Example: lix-cache calibrate --log asked.jsonl -o thresholds.json")(
     calibrate_
 )
+app.add_typer(archive, name="archive", no_args_is_help=True)
 app.add_typer(codec, name="codec", no_args_is_help=True)
 app.add_typer(kv, name="kv", no_args_is_help=True)

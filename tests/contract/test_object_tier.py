@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,3 +72,16 @@ class TestS3(ObjectTierContract):
     def bucket(self, tmp_path: Path, s3: S3) -> Bucket:
         name = s3.new_bucket()
         return ObjectBucket(s3.store(name), "root", f"s3://{name}/root")
+
+
+@pytest.mark.slow
+class TestOwnServer(ObjectTierContract):
+    """A real server of S3: LIX_CACHE_TEST_S3 names its endpoint, with the key AK and the secret SK."""
+
+    @pytest.fixture
+    def bucket(self, tmp_path: Path) -> Bucket:
+        endpoint = os.environ.get("LIX_CACHE_TEST_S3")
+        if not endpoint:
+            pytest.skip("LIX_CACHE_TEST_S3 names no server of S3")
+        server = S3(endpoint)
+        return ObjectBucket(server.store(server.signed_bucket()), "root", f"{endpoint}/{tmp_path}")

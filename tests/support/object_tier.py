@@ -135,6 +135,10 @@ class ObjectTier:
             return self.setting(name) or value
         return value
 
+    def archive_id(self, *, make: bool = False) -> str | None:
+        found = self.setting("uuid")
+        return self.note_setting("uuid", str(uuid.uuid4())) if found is None and make else found
+
     # -- leases ----------------------------------------------------------------------------
 
     def lock_key(self, session_id: str) -> str:

@@ -62,6 +62,20 @@ class S3:
         urlopen(Request(f"{self.endpoint}/{name}", method="PUT"), timeout=30).close()
         return name
 
+    def signed_bucket(self) -> str:
+        """Make a bucket on a server that looks at signatures, and return its name."""
+        boto3 = pytest.importorskip("boto3")
+        name = f"lix-{uuid.uuid4().hex[:16]}"
+        client = boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.key,
+            aws_secret_access_key=self.secret,
+            region_name="us-east-1",
+        )
+        client.create_bucket(Bucket=name)
+        return name
+
 
 @contextmanager
 def moto_server() -> Iterator[S3]:

@@ -26,6 +26,7 @@ NAMES = [
     "ArchiveBusy",
     "ArchiveCorrupt",
     "ArchiveError",
+    "ArchiveMismatch",
     "ArchiveTooLarge",
     "ArchiveUnavailable",
     "AsyncCacheCoordinator",

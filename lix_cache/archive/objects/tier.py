@@ -51,6 +51,11 @@ class ObjectTier(ObjectWriter):
             return self.setting(name) or value
         return value
 
+    def archive_id(self, *, make: bool = False) -> str | None:
+        """Return the UUID of the archive; None where there is none, and none is to be made."""
+        note = self.identity(make=make)
+        return None if note is None else note.uuid
+
     # -- whole sessions -----------------------------------------------------------------------------
 
     def delete_locked(
