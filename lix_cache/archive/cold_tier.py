@@ -347,6 +347,9 @@ class ColdTier(Protocol):
             dry_run: change nothing.
         """
 
+    def tidy(self) -> None:
+        """Remove what no session refers to. Called now and then; raises nothing for what it meets."""
+
     # -- expiry -------------------------------------------------------------------------------
 
     def now(self, *others: float) -> Now:

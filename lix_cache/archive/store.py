@@ -266,6 +266,9 @@ class ArchiveStore(ArchiveChanger):
                 session_id = session_id_of_stem(one.stem) if header is None else header.session_id
                 yield TrashedSession(session_id, one.ms / 1000, tail.size)
 
+    def tidy(self) -> None:
+        """Do nothing: what a crash leaves in a folder is cleared away by the next writer."""
+
     def report(self, session_id: str) -> Report | None:
         """Check every byte of a session's file; None if there is none."""
         data = self.raw(session_id)

@@ -492,3 +492,29 @@ def test_a_tier_in_a_folder_leaves_no_temporary_file(tmp_path: Path) -> None:
     tier = ObjectTier(FolderBucket(str(tmp_path)))
     append(tier, turn(1))
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+
+
+def test_who_only_reads_keeps_no_log_in_memory(bucket: Memory) -> None:
+    reader, writer = tier_of(bucket, snapshot_every=4), tier_of(bucket, snapshot_every=4)
+    for n in range(100):
+        append(writer, turn(n), session_id=f"s{n % 7}")
+        assert len(reader.turns(f"s{n % 7}")) == n // 7 + 1
+    shard = reader._numbered(0)
+    assert shard._next - shard._base.number <= 12
+    assert not reader._leases
+    assert not writer._leases
+
+
+def test_the_daemon_tidies_and_survives_a_store_that_refuses(bucket: Memory) -> None:
+    tier = tier_of(bucket)
+    append(tier, turn(1))
+
+    def refused(kind: str, name: str) -> None:
+        raise ArchiveUnavailable("away")
+
+    bucket.before = refused
+    tier.tidy()
+    assert tier.counters["collection_failures"] == 1
+    bucket.before = lambda *_: None
+    tier.tidy()
+    assert any(name.endswith(".idx") for name in bucket.objects)

@@ -440,6 +440,9 @@ class ObjectTier:
             self.counters["compactions"] += 1
         return CompactedSession(is_changed=True, frames_before=found.frames, frames_after=1)
 
+    def tidy(self) -> None:
+        """Every object is referred to."""
+
     # -- expiry ----------------------------------------------------------------------------
 
     def now(self, *others: float) -> Now:

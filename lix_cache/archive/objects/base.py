@@ -139,7 +139,7 @@ class ObjectBase:
     def try_lock(self, session_id: str, *, to_append: bool = False) -> ObjectLease | None:
         """Take the session's lease now; None if another has it. See ColdTier."""
         token = b"" if to_append else random.randbytes(16)
-        lease = ObjectLease(self._held, session_id, token, self._let_go)
+        lease = ObjectLease(self._held, session_id, token, self._forget_lease, self._let_go)
         if not self._held.take(session_id, lease):
             return None
         try:
@@ -166,6 +166,10 @@ class ObjectBase:
 
         shard.commit(decide)
         return not was_taken
+
+    def _forget_lease(self, lease: ObjectLease) -> None:
+        if self._leases.get(lease.session_id) is lease:
+            self._leases.pop(lease.session_id, None)
 
     def _let_go(self, lease: ObjectLease) -> None:
         shard = self._writable(lease.session_id)

@@ -142,15 +142,22 @@ class ObjectLease:
         held: the leases of the process.
         session_id: whose lease.
         token: what the log says of it; empty where only this process is kept out.
+        forget: is told when it is let go.
         let_go: tells the log that it has ended.
     """
 
     def __init__(
-        self, held: Held, session_id: str, token: bytes, let_go: Callable[[ObjectLease], None]
+        self,
+        held: Held,
+        session_id: str,
+        token: bytes,
+        forget: Callable[[ObjectLease], None],
+        let_go: Callable[[ObjectLease], None],
     ) -> None:
         self.session_id = session_id
         self.token = token
         self._held = held
+        self._forget = forget
         self._let_go = let_go
         self._is_held = True
 
@@ -161,6 +168,7 @@ class ObjectLease:
     def release(self) -> None:
         if self._is_held:
             self._is_held = False
+            self._forget(self)
             self._held.leave(self.session_id, self, (lambda: self._let_go(self)) if self.token else None)
 
     def __enter__(self) -> ObjectLease:

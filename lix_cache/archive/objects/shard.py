@@ -92,7 +92,7 @@ class Shard:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._is_known = False
-        self._next = 0
+        self._next = self._looked = 0
         self._base = snapshot.Header()
         self._blocks: OrderedDict[int, dict[str, State]] = OrderedDict()
         #: What the segments since the snapshot say of each session.
@@ -183,18 +183,27 @@ class Shard:
             # Before the request: from then on there may be more.
             at = (self._clock.time(), self._clock.monotonic())
             found = self._read(self._next)
-            if found is None:
+            if found is not None:
+                self._apply(found)
+            elif self._next - self._looked >= 2 * self._every:
+                # One who only reads makes no snapshots, and must not keep the whole log in memory.
+                self._looked = self._next
+                if self._newest_snapshot() > self._base.number:
+                    self._load()
+            else:
                 self._seen_end = at
                 return
-            self._apply(found)
 
     def _away(self) -> float:
         time, monotonic = self._seen_end
         return max(self._clock.time() - time, self._clock.monotonic() - monotonic)
 
-    def _load(self) -> None:
+    def _newest_snapshot(self) -> int:
         snaps = self._bucket.names(layout.snap_start(self.number))
-        newest = max((layout.number_of(one.name) or 0 for one in snaps), default=0)
+        return max((layout.number_of(one.name) or 0 for one in snaps), default=0)
+
+    def _load(self) -> None:
+        newest = self._newest_snapshot()
         base = snapshot.Header()
         if newest:
             name = layout.snap_name(self.number, newest)
@@ -204,7 +213,7 @@ class Shard:
             if snapshot.needed(data, name) > len(data):
                 data = self._bucket.get(name, 0, snapshot.needed(data, name)) or b""
             base = snapshot.parsed(data, name)
-        self._base, self._next = base, base.number
+        self._base, self._next, self._looked = base, base.number, base.number
         self._blocks.clear()
         self._since.clear()
         self._numbers.clear()

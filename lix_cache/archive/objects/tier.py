@@ -16,7 +16,7 @@ from lix_cache.archive.objects.records import NO_DELETION, Record, State, Trashe
 from lix_cache.archive.objects.shard import Collected, Commit, Shard
 from lix_cache.archive.objects.writer import ObjectWriter
 from lix_cache.archive.tombstones import Deletion
-from lix_cache.errors import ArchiveError
+from lix_cache.errors import ArchiveError, told
 from lix_cache.messages.session_key import named
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn
 
@@ -154,6 +154,14 @@ class ObjectTier(ObjectWriter):
             found = shard.collect()
             total = Collected(total.segments + found.segments, total.snapshots + found.snapshots)
         return total
+
+    def tidy(self) -> None:
+        """Collect; what the store refuses is done the next time."""
+        try:
+            self.collect()
+        except ArchiveError as error:
+            self.counters.update(("collection_failures",))
+            logger.warning("a collection was not finished: {}", told(error))
 
     # -- expiry ---------------------------------------------------------------------------------------
 
