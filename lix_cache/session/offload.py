@@ -58,12 +58,14 @@ class Moved:
         sessions: sessions of which all that should have left did.
         busy: sessions whose lock was held elsewhere.
         failed: sessions that could not be moved, and why; their messages are still hot.
+        held: those of them that another process holds, of a tier that says so when it is written to.
     """
 
     messages: int = 0
     sessions: int = 0
     busy: int = 0
     failed: dict[str, LixCacheError] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
 
     def raise_failure(self) -> None:
         """Raise the first failure, if there is one."""
@@ -102,11 +104,9 @@ def move_to_disk(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
     finally:
         for lock in locks.values():
             lock.release()
-    # Of a tier that tells of a lease only when it is written to.
-    busy = [sid for sid, error in moved.failed.items() if isinstance(error, ArchiveBusy)]
-    for sid in busy:
+    for sid in moved.held:
         del moved.failed[sid]
-    moved.busy = len(keep) - len(mine) - len(failed) + len(busy)
+    moved.busy = len(keep) - len(mine) - len(failed) + len(moved.held)
     moved.failed.update(failed)
     return moved
 
@@ -144,6 +144,7 @@ def move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
             partial(store.cold.append_many_locked, batch, contested)
         )
         moved.failed.update({sid: r for sid, r in written.items() if isinstance(r, LixCacheError)})
+        moved.held.update(sid for sid, r in written.items() if isinstance(r, ArchiveBusy))
         note_archive(store, written.values())
         found = {sid: oldest for sid, oldest in found.items() if sid not in moved.failed}
         trimmed = yield from _trimmed(store, found, keep, moved)
