@@ -147,7 +147,13 @@ class SessionMachine(RuleBasedStateMachine):
             "reconcile": lambda: rounds.reconcile_all_pending(process.store),
         }[step]
         try:
-            process.drive(running())
+            try:
+                process.drive(running())
+            except RedisUnavailable:
+                if not self._reaches(who):
+                    raise
+                # A connection that was cut before may be found so only now; the next round has a new one.
+                process.drive(running())
         except RedisUnavailable:
             assert not self._reaches(who)
         else:
