@@ -23,6 +23,7 @@ from lix_cache.kv.memory import Entry
 from lix_cache.kv.miss import Miss
 from lix_cache.kv.placing import Placing
 from lix_cache.kv.prompts import Prompt, prompt_of
+from lix_cache.kv.rates import Rates
 from lix_cache.kv.reply import Reply, Usage
 from lix_cache.kv.store import KvStore
 
@@ -58,6 +59,7 @@ class LocalModel(Placing):
     ) -> None:
         check_encoding(encoding)
         super().__init__(engine, store, memory_bytes, encoding, fewest_tokens, clock)
+        self.rates = Rates()
         self._idle_seconds = idle_seconds
         #: One sequence at a time, where the engine asks for it. A reply may end in another thread.
         self._turn = threading.Lock()

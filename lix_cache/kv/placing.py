@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from lix_cache._log import logger
-from lix_cache.clock import Clock
 from lix_cache.errors import EngineError
-from lix_cache.kv.engine import Engine, Live
+from lix_cache.kv.engine import Live
 from lix_cache.kv.identity import BLOCK_TOKENS, Ids, as_ids
 from lix_cache.kv.lookup import Want, copied, covering, load, nearest_known, stored
 from lix_cache.kv.manifest import Manifest
@@ -18,7 +17,6 @@ from lix_cache.kv.memory import Entry
 from lix_cache.kv.miss import Miss, common_prefix, miss_between
 from lix_cache.kv.prompts import Prompt
 from lix_cache.kv.rates import Rates
-from lix_cache.kv.store import KvStore
 from lix_cache.kv.tensors import State
 from lix_cache.kv.write_behind import WriteBehind
 
@@ -28,17 +26,8 @@ __all__ = ["Placing"]
 class Placing(WriteBehind):
     """The part of a local model that finds the longest state a prompt can go on from."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        store: KvStore | None,
-        memory_bytes: int,
-        encoding: str,
-        fewest_tokens: int,
-        clock: Clock,
-    ) -> None:
-        super().__init__(engine, store, memory_bytes, encoding, fewest_tokens, clock)
-        self.rates = Rates()
+    #: Of loading and computing: what is worth loading.
+    rates: Rates
 
     def _placed(
         self,

@@ -305,18 +305,7 @@ class AsyncSemanticCache(Assembled):
 
     check_availability = awaited(SemanticCache.check_availability)
 
-    async def explain(
-        self,
-        query: str,
-        *,
-        context: Mapping[str, Any] | None = None,
-        query_embedding: VectorLike | None = None,
-        similarity_threshold: float | None = None,
-        limit: int = 8,
-    ) -> Explanation:
-        """See :meth:`SemanticCache.explain`."""
-        query_ = lookup.Query(query, context, query_embedding, similarity_threshold)
-        return await self._drive(explain.explain(self._core, query_, limit))
+    explain = awaited(SemanticCache.explain)
 
     async def store(
         self,
