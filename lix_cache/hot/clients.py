@@ -101,19 +101,13 @@ def _new_sync_pool(endpoint: Endpoint) -> redis.ConnectionPool:
 
 
 def _new_async_pool(endpoint: Endpoint) -> redis.asyncio.ConnectionPool:
-    import redis.asyncio
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
-    from lix_cache.hot.pools import AsyncPool
+    from lix_cache.hot.pools import ASYNC_CONNECTIONS, AsyncPool
 
-    kinds = {
-        "unix": redis.asyncio.UnixDomainSocketConnection,
-        "rediss": redis.asyncio.SSLConnection,
-        "redis": redis.asyncio.Connection,
-    }
     return AsyncPool(
-        connection_class=kinds[endpoint.scheme],
+        connection_class=ASYNC_CONNECTIONS[endpoint.scheme],
         retry=Retry(NoBackoff(), 0),
         **_pool_arguments(endpoint),
     )

@@ -7,8 +7,10 @@ imports redis-py.
 
 from __future__ import annotations
 
+import asyncio
 import os
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 import redis
 import redis.asyncio
@@ -18,7 +20,15 @@ from lix_cache.hot.connections import NewConnection, next_number
 from lix_cache.hot.places import Greeting, Loan, Places
 from lix_cache.hot.wire import Packer
 
-__all__ = ["AsyncPool", "Pool"]
+if sys.version_info >= (3, 11):
+    from asyncio import timeout as time_limit
+else:
+    from async_timeout import timeout as time_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["ASYNC_CONNECTIONS", "AsyncPool", "Pool"]
 
 
 # Before 5.3 a pool wanted to be told what for, and did nothing with it.
@@ -153,6 +163,52 @@ def _named(pool: Any) -> str:
     known = pool.connection_kwargs
     where = known.get("path") or f"{known.get('host')}:{known.get('port')}"
     return f"<{type(pool).__name__} {where} db {known.get('db')}>"
+
+
+class _Cancellable:
+    """A connection on which a cancelled task ends as cancelled.
+
+    redis-py limits sending with ``asyncio.wait_for``. Before Python 3.12 that loses a cancellation that
+    meets the end of what it waits for: the call goes on, and a task that was told to stop does not. It
+    also starts a task for every command.
+    """
+
+    async def send_packed_command(
+        self, command: bytes | str | Iterable[bytes], check_health: bool = True
+    ) -> None:
+        it: Any = self
+        send = super().send_packed_command  # type: ignore[misc]
+        if check_health:
+            await it.check_health()
+        seconds = it.socket_timeout
+        if not seconds or not it.is_connected:
+            # It connects first: the same attribute limits what it reads then.
+            await send(command, False)
+            return
+        it.socket_timeout = None
+        try:
+            async with time_limit(seconds):
+                await send(command, False)
+        except asyncio.TimeoutError:
+            raise redis.TimeoutError("Timeout writing to socket") from None
+        finally:
+            it.socket_timeout = seconds
+
+
+class _AsyncTcp(_Cancellable, redis.asyncio.Connection):
+    pass
+
+
+class _AsyncTls(_Cancellable, redis.asyncio.SSLConnection):
+    pass
+
+
+class _AsyncUnix(_Cancellable, redis.asyncio.UnixDomainSocketConnection):
+    pass
+
+
+#: By the scheme of the address.
+ASYNC_CONNECTIONS = {"redis": _AsyncTcp, "rediss": _AsyncTls, "unix": _AsyncUnix}
 
 
 class AsyncPool(redis.asyncio.BlockingConnectionPool):

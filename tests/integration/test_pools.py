@@ -187,6 +187,46 @@ def test_an_answer_that_a_cancelled_task_did_not_wait_for_is_not_the_next_ones(
     asyncio.run(main())
 
 
+def test_a_task_that_is_cancelled_at_any_step_of_asking_ends_as_cancelled(redis_config: CacheConfig) -> None:
+    async def main() -> int:
+        client: Any = lazy_async_client(endpoint_for(redis_config.redis, DB))
+        pool: AsyncPool = client.connection_pool
+        cancelled = 0
+        for steps in range(200):
+            task = asyncio.create_task(pool.ask(pack(("ECHO", "word"))))
+            for _ in range(steps % 40):
+                await asyncio.sleep(0)
+            if task.cancel():
+                cancelled += 1
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            else:
+                assert await task == [b"word"]
+        await pool.disconnect()
+        return cancelled
+
+    assert asyncio.run(main()) > 10
+
+
+def test_a_command_that_the_server_does_not_take_ends_at_the_time_limit(tmp_path: Path) -> None:
+    async def main(server: RedisServer) -> None:
+        config = server.config(archive_dir=tmp_path, redis_socket_timeout=0.2)
+        client: Any = lazy_async_client(endpoint_for(config.redis, DB))
+        pool: AsyncPool = client.connection_pool
+        assert await pool.ask(pack(("ECHO", "first"))) == [b"first"]
+        server.pause()
+        try:
+            with pytest.raises(redis.TimeoutError, match="writing"):
+                await pool.ask(pack(("ECHO", b"x" * 50_000_000)))
+        finally:
+            server.resume()
+        assert await pool.ask(pack(("ECHO", "next"))) == [b"next"]
+        await pool.disconnect()
+
+    with RedisServer() as server:
+        asyncio.run(main(server))
+
+
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_does_not_ask_on_its_parents_connection(redis_config: CacheConfig) -> None:
     client: Any = lazy_client(endpoint_for(redis_config.redis, DB))
