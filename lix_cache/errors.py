@@ -4,6 +4,7 @@
 
     LixCacheError
     ├── ConfigError                  (also ValueError)  a setting is unknown, mistyped or out of range
+    │   ├── ArchiveMismatch                             Redis and the archive are of different stores
     │   └── LayoutMismatch                              a store was made with another redis_buckets
     ├── InvalidInput                 (also ValueError)  an argument was refused; nothing was stored
     │   ├── InvalidContext                              a context holds something that identifies nothing
@@ -49,6 +50,7 @@ __all__ = [
     "ArchiveBusy",
     "ArchiveCorrupt",
     "ArchiveError",
+    "ArchiveMismatch",
     "ArchiveTooLarge",
     "ArchiveUnavailable",
     "CodecError",
@@ -96,6 +98,10 @@ class ConfigError(LixCacheError, ValueError):
 
 class LayoutMismatch(ConfigError):
     """The sessions of a store are spread over another number of buckets than ``redis_buckets`` says."""
+
+
+class ArchiveMismatch(ConfigError):
+    """The sessions in Redis move to another archive than the one that is configured, or to a copy of it."""
 
 
 class InvalidInput(LixCacheError, ValueError):

@@ -14,7 +14,11 @@ from _chaos_process import Process
 from _chaos_schedule import Event, Schedule, WorkerSpec
 from _chaos_servers import Disk, Node
 
-from lix_cache import CacheConfig, ConversationArchive, HybridConversationCache
+from lix_cache import CacheConfig, ConversationArchive
+from lix_cache.session.base import Session
+from lix_cache.session.layout import StoreDriver
+from lix_cache.session.read import get_full
+from lix_cache.session.store import open_store
 
 __all__ = ["Later", "World"]
 
@@ -150,11 +154,16 @@ class World:
     # -- what a server takes with it -------------------------------------------------------
 
     def hot(self) -> dict[str, set[str]]:
-        """Return what the server has and any disk has not: the windows alone, by the public API."""
+        """Return what the server has and any disk has not: the windows alone."""
         nowhere = str(self.folder / "nowhere")
-        config = CacheConfig(**self.settings(archive_dir=nowhere, on_redis_error="raise"))
+        store = open_store(CacheConfig(**self.settings(archive_dir=nowhere, on_redis_error="raise")))
+        # Not by the public API, which refuses another archive than that of the sessions.
+        drive = StoreDriver(store).unchecked
         return {
-            session: {m["content"] for m in HybridConversationCache(session, config).get_full()}
+            session: {
+                turn.body["content"]
+                for turn in drive(get_full(Session(store, session, store.settings.window_size)))
+            }
             for session in self.schedule.sessions
         }
 

@@ -14,6 +14,7 @@ from typing import Any
 from _codec_data import TextSet
 
 from lix_cache import ConversationArchive
+from lix_cache.archive.store import ArchiveStore
 
 __all__ = ["measure_frames"]
 
@@ -88,6 +89,7 @@ def measure_frames(
             sums["json"] += len(text)
             sums["zlib 6"] += len(zlib.compress(text, 6))
         for session in archive.list_sessions():
+            assert isinstance(archive.store, ArchiveStore)
             report = archive.store.raw(session["session_id"])
             assert report is not None
             sums["files"] += len(report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lix_cache.admin.async_store import AsyncStoreAdmin
+from lix_cache.admin.copying import copy_archive
 from lix_cache.admin.results import (
     Check,
     Deleted,
@@ -26,4 +27,5 @@ __all__ = [
     "SessionPage",
     "StoreAdmin",
     "StoreStats",
+    "copy_archive",
 ]

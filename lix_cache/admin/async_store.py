@@ -56,6 +56,7 @@ class AsyncStoreAdmin:
     compact = in_thread(StoreAdmin.compact)
     migrate = in_thread(StoreAdmin.migrate)
     migrate_buckets = in_thread(StoreAdmin.migrate_buckets)
+    adopt_archive = in_thread(StoreAdmin.adopt_archive)
     delete_namespace = in_thread(StoreAdmin.delete_namespace)
     trashed = in_thread(StoreAdmin.trashed)
     restore = in_thread(StoreAdmin.restore)

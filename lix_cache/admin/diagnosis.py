@@ -210,7 +210,8 @@ def diagnose_disk(facts: DiskFacts) -> Iterator[Check]:
             "a lock does not keep a second writer out",
             "put archive_dir on a local disk, or on a network disk with working flock",
         )
-    yield _room(facts)
+    if facts.total_bytes:
+        yield _room(facts)
     if facts.pending:
         yield Check(
             "outages",

@@ -53,7 +53,7 @@ class DiskFacts:
         trouble: why a file could not be written, synced and removed there; None if it could.
         locks_work: whether a lock keeps a second writer out.
         free_bytes: room on its disk.
-        total_bytes: size of its disk.
+        total_bytes: size of its disk; 0 where that is not known.
         pending: sessions that an outage left in two parts.
         set_aside: files with damaged bytes that repairs made.
     """

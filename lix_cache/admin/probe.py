@@ -12,11 +12,13 @@ from functools import partial
 from lix_cache.admin import files
 from lix_cache.admin.facts import DiskFacts, RedisFacts
 from lix_cache.admin.flows import ask, server_time
+from lix_cache.archive.objects.tier import ObjectTier
 from lix_cache.compat.caches import SemanticCacheRedis, URLEmbeddingCache
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.errors import (
     ArchiveError,
+    ArchiveMismatch,
     LayoutMismatch,
     LixCacheError,
     RedisAuthError,
@@ -70,7 +72,7 @@ def look_at_redis(store: SessionStore, config: CacheConfig) -> RedisFacts:
         _try_caches(config, facts.refused)
     try:
         drive(agree(store, notes=False))
-    except LayoutMismatch as error:
+    except (ArchiveMismatch, LayoutMismatch) as error:
         facts.buckets = str(error)
     _ask_about_itself(drive, store, facts)
     _look_for_overdue(drive, store, facts)
@@ -191,6 +193,8 @@ def _look_for_overdue(drive: SyncDriver, store: SessionStore, facts: RedisFacts)
 
 def look_at_disk(store: SessionStore) -> DiskFacts:
     """Write, sync, lock and remove a file in the archive folder, and see how much room there is."""
+    if isinstance(store.cold, ObjectTier):
+        return _look_at_objects(store.cold)
     folder = os.path.abspath(store.archive.archive_dir)
     exists = os.path.isdir(folder)
     trouble, locks_work = _try_folder(folder) if exists else (_cannot_be_made(folder), True)
@@ -205,6 +209,24 @@ def look_at_disk(store: SessionStore) -> DiskFacts:
         total_bytes=usage.total,
         pending=len(_listed(store.archive.store.pending_sessions)),
         set_aside=len(_listed(lambda: files.set_aside(store.archive))),
+    )
+
+
+def _look_at_objects(tier: ObjectTier) -> DiskFacts:
+    try:
+        tier.check_writable()
+        trouble = None
+    except ArchiveError as error:
+        trouble = _words(error)
+    return DiskFacts(
+        folder=tier.location,
+        exists=True,
+        trouble=trouble,
+        locks_work=True,
+        free_bytes=0,
+        total_bytes=0,
+        pending=len(_listed(tier.pending_sessions)),
+        set_aside=0,
     )
 
 

@@ -93,7 +93,7 @@ class Deleted:
 
 @dataclass(frozen=True)
 class Migrated:
-    """What happened to the sessions of lix-open-cache 0.1.0 and of another ``redis_buckets``.
+    """What happened to sessions that were to be moved, or copied to another archive.
 
     Attributes:
         sessions: sessions that were moved whole, or would be.

@@ -39,7 +39,7 @@ from lix_cache.messages.session_key import (
 from lix_cache.messages.turn import from_turn
 from lix_cache.session import read, reconcile, rounds, whole
 from lix_cache.session.base import Session
-from lix_cache.session.layout import StoreDriver
+from lix_cache.session.layout import StoreDriver, adopt_archive
 from lix_cache.session.offload import Moved, move_to_disk
 from lix_cache.session.store import open_store
 
@@ -148,7 +148,6 @@ class StoreAdmin:
         return sorted((shown(one) for one in found if in_namespace(one, start)), key=by_namespace)
 
     def _names_left(self) -> list[str]:
-        """Return the sessions that lix-open-cache left and that have not been used since."""
         return self._drive(moving_over.names_left(self._store))[0]
 
     def stats(self) -> StoreStats:
@@ -286,6 +285,10 @@ class StoreAdmin:
                 total.messages += self._drive(reconcile.take_over(self._session(session_id)))
             except _OF_ONE_SESSION as error:
                 total.failed[session_id] = error
+
+    def adopt_archive(self) -> None:
+        """Note in Redis that the sessions move to the configured archive, which has taken another's place."""
+        self._drive.unchecked(adopt_archive(self._store))
 
     # -- the trash -------------------------------------------------------------------------
 

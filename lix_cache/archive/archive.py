@@ -14,9 +14,8 @@ from lix_cache.archive.compaction import Compacted
 from lix_cache.archive.expiry import DAY, Now
 from lix_cache.archive.facts import for_users
 from lix_cache.archive.index import MAX_DECODED
-from lix_cache.archive.names import SUFFIX
 from lix_cache.archive.store import ArchiveStore
-from lix_cache.archive.verify import ArchiveReport, verify_bytes, verify_file
+from lix_cache.archive.verify import ArchiveReport
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import check_setting
 from lix_cache.errors import ArchiveCorrupt, ArchiveError, InvalidType, MissingDictionary, MissingExtra
@@ -26,6 +25,7 @@ from lix_cache.messages.turn import ZERO_ID, from_turn, to_turn
 from lix_cache.storage.files import Files
 
 if TYPE_CHECKING:
+    from lix_cache.archive.objects.tier import ObjectTier
     from lix_cache.vectors import VectorLike
 
 __all__ = ["ConversationArchive"]
@@ -46,7 +46,7 @@ class ConversationArchive:
     for 6 bytes of each message that Redis may hold as well: docs/archive-format.md).
 
     Args:
-        archive_dir: folder of the files; made at the first append.
+        archive_dir: folder of the files; made at the first append. Or ``s3://bucket/prefix`` and its like.
         session_ttl_days: age since a session's last sign of life, after which
             :meth:`cleanup_expired` moves it to the trash.
         codec: ``huffman``, ``deflate``, ``lz4`` (extra), ``zstd`` (extra) or ``stored``.
@@ -91,16 +91,22 @@ class ConversationArchive:
         self.archive_dir = checks.check_path("archive_dir", archive_dir)
         self.session_ttl_days = session_ttl_days
         self.trash_days = trash_days
-        self.store = ArchiveStore(
-            self.archive_dir,
-            codec=codec,
-            dictionary=None if dictionary is None else checks.check_path("dictionary", dictionary),
-            on_damage=on_damage,
-            lock_timeout_seconds=lock_timeout_seconds,
-            max_frame_bytes=max_frame_mb << 20,
-            clock=clock,
-            files=files,
-        )
+        options: Any = {
+            "codec": codec,
+            "dictionary": None if dictionary is None else checks.check_path("dictionary", dictionary),
+            "on_damage": on_damage,
+            "lock_timeout_seconds": lock_timeout_seconds,
+            "max_frame_bytes": max_frame_mb << 20,
+            "clock": clock,
+        }
+        self.store: ArchiveStore | ObjectTier
+        if "://" in self.archive_dir:
+            from lix_cache.archive.objects.bucket import open_bucket
+            from lix_cache.archive.objects.tier import ObjectTier
+
+            self.store = ObjectTier(open_bucket(self.archive_dir, files), **options)
+        else:
+            self.store = ArchiveStore(self.archive_dir, files=files, **options)
 
     def append_turn(self, session_id: SessionName, turn: Message) -> bool:
         """Append one turn; it is on disk when this returns.
@@ -140,8 +146,9 @@ class ConversationArchive:
             ArchiveCorrupt: damaged beyond recovery, or damaged at all and
                 ``on_damage="raise"``.
         """
-        found = self.store.contents(stored_id(session_id))
-        return None if found is None else [from_turn(turn) for turn in found.turns]
+        stored = stored_id(session_id)
+        found = self.store.turns(stored)
+        return [from_turn(turn) for turn in found] if found or self.store.exists(stored) else None
 
     def load_recent(self, session_id: SessionName, n: int) -> list[Message]:
         """Return the last ``n`` turns, oldest first, reading no more than their frames.
@@ -386,13 +393,8 @@ class ConversationArchive:
 
         Reads everything, changes nothing, raises nothing for damage: the report says it.
         """
-        stored = stored_id(session_id)
-        data = self.store.raw(stored)
-        return None if data is None else verify_bytes(data, stored)
+        return self.store.report(stored_id(session_id))
 
     def verify_all(self) -> Iterator[ArchiveReport]:
-        """Yield the report of every file in the folder, by file name."""
-        for name in sorted(self.store.session_files()):
-            data = self.store.raw_file(name)
-            if data is not None:
-                yield verify_file(data, name[: -len(SUFFIX)])[1]
+        """Yield the report of every file in the folder, by file name; on object storage of every session."""
+        return self.store.reports()

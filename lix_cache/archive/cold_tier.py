@@ -96,15 +96,24 @@ class ColdTier(Protocol):
             What is noted now.
         """
 
+    def archive_id(self, *, make: bool = False) -> str | None:
+        """Return the UUID of the archive; None where it has none and none is to be made. Durable."""
+
     # -- leases ---------------------------------------------------------------------------
 
     def lock_key(self, session_id: str) -> Hashable:
         """Return what the lease guards. Sessions with equal keys share one; a holder takes it once."""
 
-    def try_lock(self, session_id: str) -> Lease | None:
+    def try_lock(self, session_id: str, *, to_append: bool = False) -> Lease | None:
         """Take the session's lease now; None if another holder has it, in whatever process.
 
         The lease of a process that died can be had again, at once or when its time is up.
+
+        Args:
+            session_id: the session.
+            to_append: the holder only moves messages from a window, which is right beside others that do. A
+                tier whose appends exclude each other by themselves need not tell other processes: it
+                refuses the append with ArchiveBusy where one of them has the lease.
         """
 
     def lock_pauses(self) -> Iterator[float]:
@@ -346,6 +355,9 @@ class ColdTier(Protocol):
             idle_seconds: leave it alone if it was appended to less long ago.
             dry_run: change nothing.
         """
+
+    def tidy(self) -> None:
+        """Remove what no session refers to. Called now and then; raises nothing for what it meets."""
 
     # -- expiry -------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import re
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -36,6 +37,7 @@ __all__ = ["LOCKS", "PROBE", "ArchiveFolder", "foreign", "temporary_path"]
 LOCKS = ".locks"
 _PENDING = ".pending"
 _SETTINGS = ".settings"
+_UUID = "uuid of the archive"
 PROBE = "probe"
 _DAMAGED = re.compile(r"\.damaged-[0-9]+\Z")
 #: Seconds between two tries at a lock: they grow from the one to the other.
@@ -83,8 +85,9 @@ class ArchiveFolder:
         """Return which of the locks guards a session; several sessions may share one."""
         return stripe_of(session_id)
 
-    def try_lock(self, session_id: str) -> FileLock | None:
+    def try_lock(self, session_id: str, *, to_append: bool = False) -> FileLock | None:
         """Take the session's lock now, or return None if it is held."""
+        del to_append  # a file's end has room for one writer
         return self._try_stripe(f"{stripe_of(session_id):03x}")
 
     def _try_stripe(self, number: str) -> FileLock | None:
@@ -208,6 +211,11 @@ class ArchiveFolder:
                 self._replace_file(self._setting_path(name), value.encode(), sync_name=False)
                 self._files.sync_folder(self._in_folder(_SETTINGS))
         return value if noted is None else noted
+
+    def archive_id(self, *, make: bool = False) -> str | None:
+        """Return the UUID of the archive; None where it has none, and none is to be made."""
+        found = self.setting(_UUID)
+        return self.note_setting(_UUID, str(uuid.uuid4())) if found is None and make else found
 
     def _setting_path(self, name: str) -> str:
         return self._in_folder(_SETTINGS, file_stem(name))

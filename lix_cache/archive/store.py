@@ -17,9 +17,10 @@ from lix_cache.archive.compaction import compaction
 from lix_cache.archive.expiry import DAY, Now, is_expired
 from lix_cache.archive.facts import CompactedSession, TrashedSession
 from lix_cache.archive.folder import LOCKS, PROBE, temporary_path
-from lix_cache.archive.names import session_id_of_stem
+from lix_cache.archive.names import SUFFIX, session_id_of_stem
 from lix_cache.archive.restoring import restored
 from lix_cache.archive.tombstones import Deletion
+from lix_cache.archive.verify import ArchiveReport, verify_bytes, verify_file
 from lix_cache.errors import ArchiveCorrupt, ArchiveError, ArchiveUnavailable
 from lix_cache.messages.turn import ZERO_ID, MessageId
 
@@ -264,3 +265,18 @@ class ArchiveStore(ArchiveChanger):
                 header = reading.read_header(self._files, one.path)
                 session_id = session_id_of_stem(one.stem) if header is None else header.session_id
                 yield TrashedSession(session_id, one.ms / 1000, tail.size)
+
+    def tidy(self) -> None:
+        """Do nothing: what a crash leaves in a folder is cleared away by the next writer."""
+
+    def report(self, session_id: str) -> ArchiveReport | None:
+        """Check every byte of a session's file; None if there is none."""
+        data = self.raw(session_id)
+        return None if data is None else verify_bytes(data, session_id)
+
+    def reports(self) -> Iterator[ArchiveReport]:
+        """Yield the report of every file, by file name."""
+        for name in sorted(self.session_files()):
+            data = self.raw_file(name)
+            if data is not None:
+                yield verify_file(data, name[: -len(SUFFIX)])[1]

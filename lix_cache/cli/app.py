@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import lix_cache
+from lix_cache.cli.commands.archive import archive
 from lix_cache.cli.commands.audit import audit
 from lix_cache.cli.commands.calibrate_ import calibrate_
 from lix_cache.cli.commands.codec import codec
@@ -53,7 +54,9 @@ def _global_options(
         str | None, typer.Option(metavar="URL", help="redis://, rediss:// or unix:// address of the server.")
     ] = None,
     prefix: Annotated[str | None, typer.Option(help="First part of every key.")] = None,
-    archive_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the .huff files.")] = None,
+    archive_dir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the .huff files, or s3://bucket/prefix.")
+    ] = None,
     env_prefix: Annotated[
         str, typer.Option(help="Prefix of the environment variables with settings: X_REDIS_HOST, …")
     ] = "LIX_CACHE",
@@ -97,5 +100,6 @@ app.command(
 app.command("calibrate", epilog="Example: lix-cache calibrate --log asked.jsonl -o thresholds.json")(
     calibrate_
 )
+app.add_typer(archive, name="archive", no_args_is_help=True)
 app.add_typer(codec, name="codec", no_args_is_help=True)
 app.add_typer(kv, name="kv", no_args_is_help=True)

@@ -18,7 +18,7 @@ class Settings:
     Attributes:
         redis_url: address of the server.
         prefix: first part of every key.
-        archive_dir: folder of the archive.
+        archive_dir: folder or URL of the archive.
         env_prefix: first part of the environment variables.
         embedded: use the private server where no other answers.
     """
@@ -41,7 +41,6 @@ class Settings:
         given = {
             "redis_url": self.redis_url,
             "redis_key_prefix": self.prefix,
-            "archive_dir": self.archive_dir and os.path.expanduser(self.archive_dir),
         }
         config = CacheConfig.from_env(self.env_prefix).replace(
             evictor_enabled=False,
@@ -50,6 +49,12 @@ class Settings:
             on_cache_error="raise",
             **{name: value for name, value in given.items() if value is not None},
         )
+        if self.archive_dir is not None:
+            # A folder that is named wins over a URL in the environment.
+            is_url = "://" in self.archive_dir
+            place = {"archive_url": self.archive_dir} if is_url else {"archive_url": None}
+            folder = {} if is_url else {"archive_dir": os.path.expanduser(self.archive_dir)}
+            config = config.replace(**place, **folder)
         if self.embedded:
             return configured_or_private(config).config(config)
         return config
@@ -65,6 +70,8 @@ class Settings:
             ArchiveUnavailable: there is no such folder.
         """
         config = self.config()
+        if config.archive_url:
+            return config
         try:
             os.stat(config.archive_dir)
         except FileNotFoundError:

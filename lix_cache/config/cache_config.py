@@ -75,6 +75,8 @@ class CacheConfig:
         url_cache_ttl_seconds: time to live of a URL's embedding.
         url_cache_batch_size: URLs sent to Redis in one round trip by the batch calls.
         archive_dir: folder of the ``.huff`` files.
+        archive_url: the archive is on object storage instead: ``s3://bucket/prefix``, ``gs://…``, ``az://…``
+            or ``file:///folder`` (docs/object-layout.md); None for ``archive_dir``.
         disk_ttl_days: days after its last use that an archived session goes to the trash.
         evict_after_minutes: a session idle for longer is moved to disk.
         archive_codec: codec of the archive: ``huffman``, ``deflate``, ``lz4``, ``zstd`` or ``stored``.
@@ -133,6 +135,8 @@ class CacheConfig:
     disk_ttl_days: int = 14
 
     evict_after_minutes: float = 120
+
+    archive_url: str | None = None
 
     redis_url: str | None = field(default=None, repr=False)
     redis_username: str | None = None
@@ -194,6 +198,8 @@ class CacheConfig:
             raise ConfigError("redis_key_prefix must not be empty")
         if not self.archive_dir or "\0" in self.archive_dir:
             raise ConfigError("archive_dir must name a folder, and is empty or has a zero in it")
+        if self.archive_url is not None and "://" not in self.archive_url:
+            raise ConfigError("archive_url must be a URL like s3://bucket/prefix; a folder is archive_dir")
         if not -1.0 <= self.semantic_similarity_threshold <= 1.0:
             found = given(self.semantic_similarity_threshold)
             raise ConfigError(f"semantic_similarity_threshold must be from -1 to 1, {found}")
@@ -250,6 +256,11 @@ class CacheConfig:
         return min(self.evict_after_minutes * 60, float(self.session_ttl_seconds))
 
     @property
+    def archive_place(self) -> str:
+        """Where the archive is: ``archive_url`` if there is one, else ``archive_dir``."""
+        return self.archive_url or self.archive_dir
+
+    @property
     def hot_ttl_seconds(self) -> int:
         """Time to live of a session's keys in Redis: the archive's, never shorter.
 
@@ -304,7 +315,7 @@ class CacheConfig:
     def archive(self) -> ArchiveSettings:
         """Where sessions are archived, how, and for how long."""
         return ArchiveSettings(
-            dir=self.archive_dir,
+            place=self.archive_place,
             ttl_days=self.disk_ttl_days,
             trash_days=self.archive_trash_days,
             codec=self.archive_codec,

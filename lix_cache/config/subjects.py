@@ -70,7 +70,7 @@ class SessionSettings:
 class ArchiveSettings:
     """Where sessions are archived, how, and for how long."""
 
-    dir: str
+    place: str
     ttl_days: float
     trash_days: float
     codec: str

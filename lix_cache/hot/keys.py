@@ -127,6 +127,10 @@ class Keys:
         """String: the number of buckets; always in the first one, which every number has."""
         return f"{self.prefix}:{{0}}:buckets"
 
+    def archive(self) -> str:
+        """String: which archive the sessions move to."""
+        return f"{self.prefix}:{{0}}:archive"
+
     # -- any database --------------------------------------------------------------------
 
     def probe(self) -> str:

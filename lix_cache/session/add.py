@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from lix_cache.archive.cold_tier import ColdTier
 
-__all__ = ["add", "add_keyed"]
+__all__ = ["SALT", "add", "add_keyed"]
 
-_SALT = "salt of message keys"
+SALT = "salt of message keys"
 
 
 def add_keyed(session: Session, turns: Sequence[Turn], keys: Sequence[str]) -> Flow[AddResult]:
@@ -58,7 +58,7 @@ def _salt(cold: ColdTier) -> bytes:
 
     What is derived from a caller's own words with them cannot be foreseen outside.
     """
-    noted = cold.setting(_SALT) or cold.note_setting(_SALT, secrets.token_hex(32))
+    noted = cold.setting(SALT) or cold.note_setting(SALT, secrets.token_hex(32))
     return noted.encode()[:64]
 
 

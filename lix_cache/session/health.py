@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache._log import logger
 from lix_cache.effects import DiskCall, Flow, RedisBatch
-from lix_cache.errors import ArchiveError, ArchiveUnavailable, LayoutMismatch, RedisError, RedisUnavailable
+from lix_cache.errors import (
+    ArchiveError,
+    ArchiveMismatch,
+    ArchiveUnavailable,
+    LayoutMismatch,
+    RedisError,
+    RedisUnavailable,
+)
 from lix_cache.hot.probe import probe, verdict
 from lix_cache.session.layout import agree
 
@@ -96,7 +103,7 @@ def health(store: SessionStore) -> Flow[dict[str, Any]]:
         archive = f"{type(error).__name__}: {error}"
     try:
         yield from agree(store, notes=False)
-    except LayoutMismatch as error:
+    except (ArchiveMismatch, LayoutMismatch) as error:
         return {"status": "down", "redis": f"{type(error).__name__}: {error}", "archive": archive}
     settings = store.settings
     goes_on = {

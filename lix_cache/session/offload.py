@@ -58,12 +58,14 @@ class Moved:
         sessions: sessions of which all that should have left did.
         busy: sessions whose lock was held elsewhere.
         failed: sessions that could not be moved, and why; their messages are still hot.
+        held: those of them that another process holds, of a tier that says so when it is written to.
     """
 
     messages: int = 0
     sessions: int = 0
     busy: int = 0
     failed: dict[str, LixCacheError] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
 
     def raise_failure(self) -> None:
         """Raise the first failure, if there is one."""
@@ -89,7 +91,7 @@ def move_to_disk(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
             key = cold.lock_key(session_id)
             if key not in locks:
                 try:
-                    lock = yield LockCall(partial(cold.try_lock, session_id))
+                    lock = yield LockCall(partial(cold.try_lock, session_id, to_append=True))
                 except ArchiveError as error:
                     store.archive_state.fails(error)
                     failed[session_id] = error
@@ -102,7 +104,9 @@ def move_to_disk(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
     finally:
         for lock in locks.values():
             lock.release()
-    moved.busy = len(keep) - len(mine) - len(failed)
+    for sid in moved.held:
+        del moved.failed[sid]
+    moved.busy = len(keep) - len(mine) - len(failed) + len(moved.held)
     moved.failed.update(failed)
     return moved
 
@@ -140,6 +144,7 @@ def move_locked(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
             partial(store.cold.append_many_locked, batch, contested)
         )
         moved.failed.update({sid: r for sid, r in written.items() if isinstance(r, LixCacheError)})
+        moved.held.update(sid for sid, r in written.items() if isinstance(r, ArchiveBusy))
         note_archive(store, written.values())
         found = {sid: oldest for sid, oldest in found.items() if sid not in moved.failed}
         trimmed = yield from _trimmed(store, found, keep, moved)

@@ -138,6 +138,7 @@ def clean_up(store: SessionStore) -> Flow[int]:
         except ArchiveError as error:
             cold.note_not_expired(session_id, error)
     yield DiskCall(partial(cold.empty_trash, now, trash_days))
+    yield DiskCall(cold.tidy)
     # No window lives longer, so nothing older can come back.
     yield DiskCall(partial(cold.forget_deletions, int(now.earliest * 1000) - store.hot.ttl_ms))
     return moved

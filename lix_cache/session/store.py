@@ -12,6 +12,7 @@ from lix_cache._log import logger
 from lix_cache.archive.archive import ConversationArchive
 from lix_cache.archive.cold_tier import ColdTier
 from lix_cache.archive.facts import Extent
+from lix_cache.archive.store import ArchiveStore
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig, SessionSettings
 from lix_cache.hot.breaker import Breaker
@@ -213,7 +214,7 @@ def open_store(
     redis, session, archived = config.redis, config.session, config.archive
     endpoint = endpoint_for(redis, session.redis_db if db is None else db, host=host, port=port)
     archive = ConversationArchive(
-        archived.dir,
+        archived.place,
         archived.ttl_days,
         codec=archived.codec,
         dictionary=archived.dictionary,
@@ -224,6 +225,9 @@ def open_store(
         clock=clock,
         files=files,
     )
+    if not isinstance(archive.store, ArchiveStore):
+        # As many logs as buckets, if it is made now: what moves together is one commit.
+        archive.store.wanted_shards = redis.buckets
     return SessionStore(
         settings=session,
         endpoint=endpoint,

@@ -151,6 +151,19 @@ class Files:
         except OSError as error:
             refused(error, "rename to", target)
 
+    def name_new(self, source: str, target: str) -> bool:
+        """Give a file one more name, at once; False if another file has it.
+
+        Not durable before :meth:`sync_folder`.
+        """
+        try:
+            os.link(source, target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            refused(error, "name", target)
+        return True
+
     def remove(self, path: str) -> bool:
         """Remove a file; False if there was none. Not durable before :meth:`sync_folder`."""
         try:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from lix_cache import HybridConversationCache, StoreAdmin
 from lix_cache.config import CacheConfig
-from lix_cache.errors import LayoutMismatch
+from lix_cache.errors import ArchiveMismatch, LayoutMismatch
 from lix_cache.session.evictor import Evictor
 from lix_cache.session.layout import Layout
 from lix_cache.session.store import open_store
@@ -232,3 +234,70 @@ def test_a_session_that_cannot_be_moved_keeps_the_old_number(redis_config: Cache
     assert StoreAdmin(new).migrate_buckets().failed == {}
     assert said(opened(new).get_full()) == ["there"]
     assert Process(new, "t").full() == ["there"]
+
+
+@pytest.mark.promise("no-loss")
+def test_another_archive_than_that_of_the_others_is_an_error_at_the_first_use(
+    redis_config: CacheConfig, tmp_path: Path
+) -> None:
+    """Two hosts with folders of their own would each archive a part."""
+    here = opened(redis_config)
+    here.add_message("user", "a")
+    here.flush_to_disk()
+    for place in ({"archive_dir": str(tmp_path / "other")}, {"archive_url": f"file://{tmp_path}/objects"}):
+        there = opened(redis_config, **place)
+        uses: list[Callable[[], Any]] = [
+            lambda there=there: there.add_message("user", "x"),
+            there.get_full,
+            there.flush_to_disk,
+            there.delete_session,
+        ]
+        for use in uses * 2:
+            with pytest.raises(ArchiveMismatch, match="lix-cache archive adopt"):
+                use()
+        assert there.health_check()["status"] == "down"
+        with pytest.raises(ArchiveMismatch):
+            Evictor(open_store(redis_config.replace(**place))).run_once()
+    assert not list((tmp_path / "other").glob("*.huff")), "nothing was stored"
+    assert said(opened(redis_config).get_full()) == ["a"]
+
+
+@pytest.mark.promise("no-loss")
+def test_a_copy_of_the_folder_is_noticed(
+    redis_config: CacheConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = opened(redis_config)
+    here.add_message("user", "a")
+    here.flush_to_disk()
+    shutil.copytree(redis_config.archive_dir, tmp_path / "copy")
+    copied = redis_config.replace(archive_dir=str(tmp_path / "copy"))
+    # Another machine, some hours later: what it notes is not in the folder that was copied.
+    monkeypatch.setattr("platform.node", lambda: "another")
+    monkeypatch.setattr("lix_cache.session.layout._TURN_SECONDS", 0)
+    opened(copied).get_full()
+    with pytest.raises(ArchiveMismatch, match="a copy"):
+        opened(redis_config).get_full()
+    # The daemon of a process that knew the archive looks again.
+    daemon = Evictor(here._store)
+    with pytest.raises(ArchiveMismatch):
+        daemon.run_once()
+    StoreAdmin(redis_config).adopt_archive()
+    assert said(opened(redis_config).get_full()) == ["a"]
+    with pytest.raises(ArchiveMismatch):
+        opened(copied).get_full()
+
+
+@pytest.mark.promise("no-loss")
+def test_machines_that_share_a_folder_take_turns(
+    redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lix_cache.session.layout._TURN_SECONDS", 0)
+    for number in range(6):
+        monkeypatch.setattr("platform.node", lambda number=number: f"machine {number % 2}")
+        opened(redis_config).add_message("user", str(number))
+        Evictor(open_store(redis_config)).run_once()
+    assert said(opened(redis_config).get_full()) == [str(n) for n in range(6)]
+    opened(redis_config).clear()
+    with redis.Redis(port=redis_config.redis_port, db=2) as client:
+        assert client.delete(f"{redis_config.redis_key_prefix}:{{0}}:archive")
+    assert len(opened(redis_config).get_full()) == 6, "Redis lost its memory"

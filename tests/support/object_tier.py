@@ -142,12 +142,16 @@ class ObjectTier:
             return self.setting(name) or value
         return value
 
+    def archive_id(self, *, make: bool = False) -> str | None:
+        found = self.setting("uuid")
+        return self.note_setting("uuid", str(uuid.uuid4())) if found is None and make else found
+
     # -- leases ----------------------------------------------------------------------------
 
     def lock_key(self, session_id: str) -> str:
         return session_id
 
-    def try_lock(self, session_id: str) -> _Lease | None:
+    def try_lock(self, session_id: str, *, to_append: bool = False) -> _Lease | None:
         version, found = self.bucket.get("lease", session_id)
         if found is not None and found[1] > time.monotonic():
             return None
@@ -463,6 +467,9 @@ class ObjectTier:
             self._change(session_id, lambda before: replace(before, frames=1) if before else None)
             self.counters["compactions"] += 1
         return CompactedSession(is_changed=True, frames_before=found.frames, frames_after=1)
+
+    def tidy(self) -> None:
+        """Every object is referred to."""
 
     # -- expiry ----------------------------------------------------------------------------
 

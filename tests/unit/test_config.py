@@ -147,6 +147,7 @@ def test_a_negative_number_is_refused(name: str) -> None:
         ("redis_key_prefix", "a}b"),
         ("archive_dir", ""),
         ("archive_dir", "a\0b"),
+        ("archive_url", "bucket/prefix"),
         ("on_redis_error", "ignore"),
         ("on_archive_damage", "ignore"),
         ("durability", "none"),
@@ -219,7 +220,7 @@ def test_every_field_is_read_from_a_variable_of_its_own() -> None:
         else "huffman"
         if name.endswith("_codec")
         else "unix:///run/r.sock"
-        if name == "redis_url"
+        if name in ("redis_url", "archive_url")
         else not field.default
         if field.type == "bool"
         else 1
@@ -351,7 +352,7 @@ def test_variables_of_the_application_are_none_of_our_business() -> None:
     own = (
         *("DEBUG", "LOG_LEVEL", "SECRET_KEY", "DATABASE_URL", "REDIS_DB", "REDIS_TTL", "REDIS_DATABASE"),
         *("REDIS_CLUSTER", "REDIS_NODES", "SESSION_SECRET", "SESSION_COOKIE_NAME", "SESSION_TTL", "ARCHIVE"),
-        *("ARCHIVE_URI", "EMBEDDER", "EMBEDDING_MODEL", "DISK_PATH", "TENANT_REDIS_HOST", "HOST", "PORT"),
+        *("EMBEDDER", "EMBEDDING_MODEL", "DISK_PATH", "TENANT_REDIS_HOST", "HOST", "PORT"),
     )
     assert CacheConfig.from_env("MYAPP", {f"MYAPP_{name}": "x" for name in own}) == CacheConfig()
     # A neighbour of a variable that is there is no slip of it.

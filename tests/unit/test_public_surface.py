@@ -26,6 +26,7 @@ NAMES = [
     "ArchiveBusy",
     "ArchiveCorrupt",
     "ArchiveError",
+    "ArchiveMismatch",
     "ArchiveReport",
     "ArchiveTooLarge",
     "ArchiveUnavailable",

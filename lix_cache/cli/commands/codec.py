@@ -136,7 +136,7 @@ def _show(result: dict[str, Any]) -> None:
 def _texts(paths: list[str], ctx: typer.Context) -> Iterator[bytes]:
     if not paths:
         config = settings_of(ctx).config_of_store()
-        archive = ConversationArchive(config.archive_dir, config.disk_ttl_days)
+        archive = ConversationArchive(config.archive_place, config.disk_ttl_days)
         for session in archive.list_sessions():
             for turn in archive.load_all(session["session_id"]) or []:
                 if isinstance(turn.get("content"), str):

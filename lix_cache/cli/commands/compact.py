@@ -37,7 +37,7 @@ def compact(
     everything else: a session that is in use is left alone.
     """
     admin = StoreAdmin(settings_of(ctx).config_of_store())
-    archive = ConversationArchive(admin.config.archive_dir)
+    archive = ConversationArchive(admin.config.archive_place)
     chosen: list[Session] | None = None
     if session:
         chosen = [archived(archive, name, namespace) for name in session]

@@ -62,7 +62,7 @@ def import_(
     elif not append:
         _refuse_existing(incoming, existing)
     archive = ConversationArchive(
-        config.archive_dir,
+        config.archive_place,
         config.disk_ttl_days,
         codec=config.archive_codec,
         dictionary=config.archive_dictionary,

@@ -44,10 +44,10 @@ def migrate(
     processes of the store before, and start them with the new number afterwards.
     """
     config = settings_of(ctx).config()
-    if not dry_run and not os.path.isdir(config.archive_dir):
+    if not dry_run and not config.archive_url and not os.path.isdir(config.archive_place):
         # Made here it may be another one than the application's, which would not find its messages.
         to_stderr().print(
-            f"the archive folder is new: {visible(os.path.abspath(config.archive_dir))}. The application "
+            f"the archive folder is new: {visible(os.path.abspath(config.archive_place))}. The application "
             "must use the same (--archive-dir)",
             style="yellow",
             soft_wrap=True,

@@ -34,7 +34,7 @@ def stats(ctx: typer.Context, as_json: AsJson = False) -> None:
         ("server", f"{found.server} {found.server_version}", memory),
         ("hot sessions", f"{found.hot_sessions:,}", f"keys begin with {admin.config.redis_key_prefix}"),
         ("hot messages", f"{found.hot_messages:,}", f"{human_bytes(found.window_bytes)} of Redis"),
-        ("archive files", f"{found.archive_files:,}", f"in {admin.config.archive_dir}"),
+        ("archive files", f"{found.archive_files:,}", f"in {admin.config.archive_place}"),
         ("archived messages", f"{found.archive_turns:,}", f"{human_bytes(found.archive_bytes)} on disk"),
         ("cached answers", f"{found.answer_scopes:,}", "contexts that have some (SemanticCache)"),
         ("", f"{found.semantic_scopes:,}", "pairs of session and URL that have some (SemanticCacheRedis)"),

@@ -36,7 +36,7 @@ def verify(
     admin = StoreAdmin(settings_of(ctx).config_of_store())
     name = None
     if session is not None:
-        name = archived(ConversationArchive(admin.config.archive_dir), session, namespace)
+        name = archived(ConversationArchive(admin.config.archive_place), session, namespace)
     total = len(admin.archive_files(namespace=namespace)) if session is None else 1
     checks: list[FileCheck] = []
     with progress("checking") as tell:
@@ -57,7 +57,7 @@ def verify(
             }
         )
     else:
-        _show(for_humans(), admin.config.archive_dir, checks, damaged, set_aside)
+        _show(for_humans(), admin.config.archive_place, checks, damaged, set_aside)
     if damaged:
         raise typer.Exit(PROBLEM)
 

@@ -1,0 +1,287 @@
+"""Reading sessions of an archive on object storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+from lix_cache._log import logger
+from lix_cache.archive import decoding
+from lix_cache.archive.changes import SessionStamp
+from lix_cache.archive.doubts import id_before
+from lix_cache.archive.facts import Extent, SessionMetadata, Summary, TrashedSession
+from lix_cache.archive.objects.base import ObjectBase
+from lix_cache.archive.objects.records import Part, State
+from lix_cache.archive.objects.repeats import is_moved, repeats_in
+from lix_cache.archive.verify import ArchiveReport
+from lix_cache.errors import ArchiveCorrupt, MissingDictionary, MissingExtra
+from lix_cache.messages.session_key import named, shown
+from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, sign_of
+
+__all__ = ["Moved", "ObjectReader", "contested_in"]
+
+T = TypeVar("T")
+
+#: How often a frame is looked for by a newer state of its session, because it was moved and collected.
+_READS_AGAIN = 3
+
+
+class Moved(Exception):
+    """A frame is not where it was: its session was compacted, and the old place collected."""
+
+
+class ObjectReader(ObjectBase):
+    """What can be learnt of sessions without changing anything."""
+
+    # -- frames ------------------------------------------------------------------------------------
+
+    def _reading(self, session_id: str, locked: bool, read: Callable[[State], T]) -> T:
+        """Read frames of a session, by a newer state of it where one is gone."""
+        for _ in range(_READS_AGAIN):
+            damaged = self.counters["damaged_reads"]
+            try:
+                found = read(self._state(session_id, locked=locked))
+            except Moved:
+                self._writable(session_id).start_over()
+                locked = False
+                continue
+            if not found and self.counters["damaged_reads"] > damaged:
+                raise ArchiveCorrupt(f"nothing that was to be read of session {named(session_id)} is intact")
+            return found
+        raise ArchiveCorrupt(f"a frame of session {named(session_id)} is missing from the object store")
+
+    def _turns_in(self, session_id: str, part: Part) -> list[Turn]:
+        """Return the turns of a frame, those that were taken out as well; none of one that is damaged."""
+        shard = self._writable(session_id)
+        data = shard.read_part(part)
+        if data is None:
+            raise Moved
+        try:
+            frame = decoding.frame_at(data, 0)
+            if frame is None:
+                raise ArchiveCorrupt("its CRC is wrong")
+            return decoding.decode(data, frame, self._most).turns
+        except ArchiveCorrupt as error:
+            text = f"a frame of session {named(session_id)} in segment {part.segment}: {error}"
+            self.counters.update(("damaged_reads",))
+            logger.warning("archive damage: {}", text)
+            if self._raise_on_damage:
+                raise ArchiveCorrupt(f"{text}. on_archive_damage='recover' reads on") from None
+            return []
+
+    def _visible(self, session_id: str, state: State, parts: Iterable[Part]) -> list[Turn]:
+        every = (turn for part in parts for turn in self._turns_in(session_id, part))
+        found = [turn for turn in every if sign_of(turn) not in state.gone and not is_moved(state, turn)]
+        return sorted(found, key=lambda turn: turn.id)
+
+    def _newest(
+        self, session_id: str, state: State, count: int, after: MessageId, before: MessageId | None
+    ) -> list[Turn]:
+        """Return the last turns between two ids, reading no more frames than that takes."""
+        rest = sorted(_between(state.parts, after, before), key=lambda part: part.last)
+        found: list[Turn] = []
+        while rest:
+            # Those that overlap with the last one: their turns lie among each other.
+            first = rest[-1].first
+            group = [part for part in rest if part.last >= first]
+            rest = rest[: len(rest) - len(group)]
+            found = [*self._cut(session_id, state, group, after, before), *found]
+            found.sort(key=lambda turn: turn.id)
+            if len(found) >= count and (not rest or found[-count].id > rest[-1].last):
+                break
+        return found[-count:]
+
+    def _oldest(
+        self, session_id: str, state: State, count: int, after: MessageId, before: MessageId | None
+    ) -> list[Turn]:
+        rest = sorted(_between(state.parts, after, before), key=lambda part: part.first)
+        found: list[Turn] = []
+        while rest:
+            part = rest.pop(0)
+            found += self._cut(session_id, state, [part], after, before)
+            found.sort(key=lambda turn: turn.id)
+            if len(found) >= count and (not rest or found[count - 1].id < rest[0].first):
+                break
+        return found[:count]
+
+    def _cut(
+        self, session_id: str, state: State, parts: list[Part], after: MessageId, before: MessageId | None
+    ) -> list[Turn]:
+        turns = self._visible(session_id, state, parts)
+        return [turn for turn in turns if turn.id > after and (before is None or turn.id < before)]
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def exists(self, session_id: str) -> bool:
+        """Whether anything is archived of the session. One request."""
+        return self._state(session_id).is_there
+
+    def turns(self, session_id: str, *, locked: bool = False) -> list[Turn]:
+        """Return every turn, sorted by id."""
+        return self._reading(session_id, locked, lambda state: self._visible(session_id, state, state.parts))
+
+    def recent(
+        self, session_id: str, count: int, *, in_context: bool = False, locked: bool = False
+    ) -> list[Turn]:
+        """Return the last turns, sorted by id."""
+        if count <= 0:
+            return []
+
+        def read(state: State) -> list[Turn]:
+            after = state.cleared if in_context else ZERO_ID
+            return self._newest(session_id, state, count, after, None)
+
+        return self._reading(session_id, locked, read)
+
+    def between(
+        self,
+        session_id: str,
+        count: int,
+        *,
+        after: MessageId = ZERO_ID,
+        before: MessageId | None = None,
+        newest: bool,
+        locked: bool = False,
+    ) -> list[Turn]:
+        """Return turns between two ids, sorted."""
+        if not count:
+            return []
+        find = self._newest if newest else self._oldest
+        return self._reading(session_id, locked, lambda state: find(session_id, state, count, after, before))
+
+    def summary(self, session_id: str, *, locked: bool = False) -> Summary:
+        """Return the totals, the largest id and what was cleared. Reads no frame."""
+        lease = self._leases.get(session_id)
+        shard = self._shard(session_id)
+        if locked and shard is not None and lease is not None and lease.is_held and not lease.token:
+            # Who only appends knows what it has appended, and all before it.
+            return _summary(shard.state(session_id))
+        return _summary(self._state(session_id, locked=locked))
+
+    def look(self, session_id: str, *, locked: bool = False) -> Extent:
+        """Return how far the session has come. Reads no frame."""
+        state = self._state(session_id, locked=locked)
+        up_to = max(state.deletion.up_to, state.dropped)
+        newest = max(state.newest, state.cleared, up_to)
+        given = max([newest, *state.gone.values()])
+        return Extent(
+            newest, state.cleared, up_to, state.deletion.up_to, contested_in(state), repeats_in(state), given
+        )
+
+    def contested(self, session_id: str, *, locked: bool = False) -> Mapping[bytes, MessageId]:
+        """Return ``contested`` of :meth:`look`."""
+        return contested_in(self._state(session_id, locked=locked))
+
+    def find_nonces_locked(
+        self, session_id: str, nonces: Collection[bytes], *, since_ms: int = 0
+    ) -> dict[bytes, MessageId]:
+        """Return the ids of those messages that are archived, or were. Reads all frames if need be."""
+        del since_ms
+        if not nonces:
+            return {}
+        return self._reading(session_id, True, lambda state: self._find(session_id, state, nonces))
+
+    def _find(self, session_id: str, state: State, nonces: Collection[bytes]) -> dict[bytes, MessageId]:
+        found = {nonce: state.gone[nonce] for nonce in nonces if nonce in state.gone}
+        for part in reversed(state.parts):
+            if len(found) == len(nonces):
+                break
+            turns = self._visible(session_id, state, [part])
+            found.update({turn.nonce: turn.id for turn in turns if turn.nonce and turn.nonce in nonces})
+        return found
+
+    def deleted_up_to(self, session_id: str) -> MessageId:
+        """Return the largest id that the session may have had when it was last deleted."""
+        return self._state(session_id).deletion.up_to
+
+    def metadata(self, session_id: str, *, locked: bool = False) -> SessionMetadata | None:
+        """Return what is known of the session; None if nothing is archived."""
+        return _metadata(session_id, self._state(session_id, locked=locked))
+
+    def all_metadata(self) -> Iterator[SessionMetadata]:
+        """Yield what is known of every session."""
+        for _, session_id, state in self._every_state():
+            meta = _metadata(session_id, state)
+            if meta is not None:
+                yield meta
+
+    def stamps(self) -> Iterator[SessionStamp]:
+        """Yield the stamp of every session: the number of the segment that changed it last."""
+        for _, session_id, state in self._every_state():
+            if state.is_there:
+                yield SessionStamp(session_id, str(state.version))
+
+    def is_pending(self, session_id: str) -> bool:
+        """Whether the session is marked."""
+        return self._state(session_id).pending
+
+    def pending_sessions(self) -> list[str]:
+        """Return the sessions that are marked."""
+        return [session_id for shard in self._all_shards() for session_id in shard.pending()]
+
+    def trashed(self) -> Iterator[TrashedSession]:
+        """Yield what is in the trash."""
+        for _, session_id, state in self._every_state():
+            for one in state.trash:
+                yield TrashedSession(session_id, one.ms / 1000, one.state.size)
+
+    # -- checking ---------------------------------------------------------------------------------
+
+    def report(self, session_id: str) -> ArchiveReport | None:
+        """Check every frame of a session; None if nothing is archived."""
+        state = self._state(session_id)
+        return self._reported(session_id, state) if state.is_there else None
+
+    def reports(self) -> Iterator[ArchiveReport]:
+        """Yield the report of every session."""
+        for _, session_id, state in self._every_state():
+            if state.is_there:
+                yield self._reported(session_id, state)
+
+    def _reported(self, session_id: str, state: State) -> ArchiveReport:
+        problems: list[str] = []
+        turns, frames, damaged = 0, 0, 0
+        shard = self._writable(session_id)
+        for part in state.parts:
+            where = f"the frame of {part.turns} turns in segment {part.segment}"
+            data = shard.read_part(part)
+            frame = None if data is None else decoding.frame_at(data, 0)
+            if data is None or frame is None:
+                problems.append(f"{where} is {'missing' if data is None else 'damaged'}")
+                damaged += part.length
+                continue
+            try:
+                found = decoding.decode(data, frame, self._most).turns
+            except (ArchiveCorrupt, MissingExtra, MissingDictionary) as error:
+                problems.append(f"{where}: {error}")
+                continue
+            if len(found) != part.turns or found[0].id != part.first or found[-1].id != part.last:
+                problems.append(f"{where} is not what the log says")
+            frames += 1
+            turns += sum(sign_of(turn) not in state.gone and not is_moved(state, turn) for turn in found)
+        if not problems and turns != state.total:
+            problems.append(f"the log counts {state.total} turns, not {turns}")
+        return ArchiveReport(shown(session_id), 2, frames, turns, damaged, tuple(problems))
+
+
+def _between(parts: Iterable[Part], after: MessageId, before: MessageId | None) -> list[Part]:
+    return [part for part in parts if part.last > after and (before is None or part.first < before)]
+
+
+def _summary(state: State) -> Summary:
+    return Summary(state.total, state.newest, state.cleared, state.changes) if state.is_there else Summary()
+
+
+def _metadata(session_id: str, state: State) -> SessionMetadata | None:
+    if not state.is_there:
+        return None
+    used_ms = max(state.newest.ms, state.changed_ms) or state.updated_ms
+    created, updated = state.created_ms / 1000, state.updated_ms / 1000
+    return SessionMetadata(session_id, created, updated, state.total, state.size, used_ms / 1000)
+
+
+def contested_in(state: State) -> dict[bytes, MessageId]:
+    known = dict.fromkeys(state.deletion.nonces, ZERO_ID)
+    known.update((sign, id_before(said)) for sign, said in state.doubts.items())
+    known.update(dict.fromkeys(state.gone, ZERO_ID))
+    return known

@@ -1,0 +1,113 @@
+"""A segment, one commit of a shard, as bytes. Touches nothing. docs/object-layout.md"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+from zlib import crc32
+
+from lix_cache.archive.encoding import index_of
+from lix_cache.archive.index import FRAME_HEAD
+from lix_cache.archive.objects.records import Part, Record, decoded, get_record, put_record
+from lix_cache.errors import CodecError
+from lix_cache.storage.varints import Reader, put_varint
+
+__all__ = [
+    "COMMIT_NONCE_BYTES",
+    "FIRST_READ",
+    "HEAD",
+    "Segment",
+    "begin_of",
+    "encoded",
+    "needed",
+    "parsed",
+    "parts_of",
+]
+
+MAGIC = b"LXS1"
+HEAD = struct.Struct("<4sII")
+COMMIT_NONCE_BYTES = 16
+#: Most segments are smaller: one request reads all of it.
+FIRST_READ = 64 * 1024
+#: An index is what some thousand sessions say of themselves.
+LARGEST_INDEX = 1 << 30
+
+
+class Segment(NamedTuple):
+    """What a segment says.
+
+    Attributes:
+        nonce: of the commit.
+        records: each part of them at its place in the log.
+        begin: where the frames begin.
+    """
+
+    nonce: bytes
+    records: tuple[Record, ...]
+    begin: int
+
+
+def encoded(nonce: bytes, records: Sequence[Record], frames: bytes) -> bytes:
+    """Return the bytes of a segment."""
+    index = bytearray(nonce)
+    put_varint(index, len(records))
+    for record in records:
+        put_record(index, record)
+    return HEAD.pack(MAGIC, len(index), crc32(index)) + bytes(index) + frames
+
+
+def begin_of(data: bytes) -> int:
+    """Return where the frames of a segment begin that was just encoded."""
+    return HEAD.size + int(HEAD.unpack_from(data)[1])
+
+
+def needed(data: bytes, name: str) -> int:
+    """Return how many bytes from the begin hold the index.
+
+    Raises:
+        ArchiveCorrupt: it is no segment.
+    """
+    if len(data) < HEAD.size:
+        raise decoded("segment", name, f"{len(data)} bytes")
+    magic, length, _ = HEAD.unpack_from(data)
+    if magic != MAGIC or length > LARGEST_INDEX:
+        raise decoded("segment", name, "another magic")
+    return HEAD.size + int(length)
+
+
+def parsed(data: bytes, number: int, name: str) -> Segment:
+    """Return what a segment says.
+
+    Args:
+        data: it, or its begin with the index.
+        number: of the segment.
+        name: for errors.
+
+    Raises:
+        ArchiveCorrupt: it is damaged.
+    """
+    begin = needed(data, name)
+    index = data[HEAD.size : begin]
+    if len(data) < begin or crc32(index) != HEAD.unpack_from(data)[2]:
+        raise decoded("segment", name, "its index is cut short or damaged")
+    read = Reader(index)
+    try:
+        nonce, count = read.take(COMMIT_NONCE_BYTES), read.varint()
+        if count > read.remaining:
+            raise CodecError("more records than there can be")
+        records = tuple(get_record(read).placed(number, begin) for _ in range(count))
+    except CodecError as error:
+        raise decoded("segment", name, error) from None
+    return Segment(nonce, records, begin)
+
+
+def parts_of(frames: bytes, offset: int) -> list[Part]:
+    """Return the parts that frames are which were just encoded, and begin so far behind the first frame."""
+    parts, start = [], 0
+    while start < len(frames):
+        _, length = FRAME_HEAD.unpack_from(frames, start)
+        index = index_of(frames[start : start + length])
+        parts.append(Part(None, offset + start, length, index.count, index.first, index.last))
+        start += length
+    return parts

@@ -1,0 +1,286 @@
+"""The archive on object storage as flows know it: whole sessions, expiry, trash; and all of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+from lix_cache._log import logger
+from lix_cache.archive.expiry import DAY, Now, is_expired
+from lix_cache.archive.facts import CompactedSession
+from lix_cache.archive.identity import Known, newcomers
+from lix_cache.archive.objects import layout
+from lix_cache.archive.objects.reader import contested_in
+from lix_cache.archive.objects.records import NO_DELETION, Record, State, Trashed
+from lix_cache.archive.objects.repeats import restored_doubts
+from lix_cache.archive.objects.shard import Collected, Commit, Shard
+from lix_cache.archive.objects.writer import ObjectWriter
+from lix_cache.archive.tombstones import Deletion
+from lix_cache.errors import ArchiveError, told
+from lix_cache.messages.session_key import named
+from lix_cache.messages.turn import ZERO_ID, MessageId, Turn
+
+__all__ = ["ObjectTier"]
+
+#: Makes of a session's state another one; None if there is nothing to change.
+Change = Callable[[State], "State | None"]
+
+
+class ObjectTier(ObjectWriter):
+    """See :class:`~lix_cache.archive.cold_tier.ColdTier` and docs/object-layout.md."""
+
+    def check_writable(self) -> None:
+        """Put an object.
+
+        Raises:
+            ArchiveUnavailable: it was refused.
+        """
+        self.bucket.put(layout.PROBE, b"")
+
+    def setting(self, name: str) -> str | None:
+        """Return what is noted under a name; None where there is no note."""
+        data = self.bucket.get(layout.setting_name(name))
+        return None if data is None else data.decode("utf-8", "replace")
+
+    def note_setting(self, name: str, value: str, *, anew: bool = False) -> str:
+        """Note a value that all processes must agree on. See ColdTier."""
+        where, data = layout.setting_name(name), value.encode()
+        if anew:
+            self.bucket.put(where, data)
+        elif not self.bucket.create(where, data):
+            return self.setting(name) or value
+        return value
+
+    def archive_id(self, *, make: bool = False) -> str | None:
+        """Return the UUID of the archive; None where there is none, and none is to be made."""
+        note = self.identity(make=make)
+        return None if note is None else note.uuid
+
+    # -- whole sessions -----------------------------------------------------------------------------
+
+    def delete_locked(
+        self, session_id: str, up_to: MessageId = ZERO_ID, late: Collection[bytes] = ()
+    ) -> bool:
+        """Remove the session for good, from the trash as well, and remember it: one commit. See ColdTier."""
+        if self.identity() is None and up_to == ZERO_ID and not late:
+            return False
+        existed = False
+
+        def change(state: State, _: Commit) -> State:
+            nonlocal existed
+            existed = state.is_there or bool(state.trash)
+            nonces = state.deletion.nonces.union(late, contested_in(state))
+            deletion = Deletion(max(up_to, state.deletion.up_to), nonces)
+            if not existed and not state.pending and deletion == state.deletion:
+                return state
+            return State(deletion=deletion, noted_ms=self._now_ms(), token=state.token)
+
+        self._change(session_id, change)
+        return existed
+
+    def forget_deletions(self, older_than_ms: int) -> int:
+        """Drop what is remembered of deletions before a time. See ColdTier."""
+
+        def change(state: State) -> State | None:
+            at_ms = state.deletion.up_to.ms or state.noted_ms
+            if state.deletion == NO_DELETION or at_ms >= older_than_ms:
+                return None
+            return replace(state, deletion=NO_DELETION, noted_ms=0)
+
+        return self._change_all(change)
+
+    def _change_all(self, change: Change) -> int:
+        """Commit a change of all sessions that nobody holds, by shards. Returns of how many."""
+        total = 0
+        for shard in self._all_shards():
+            shard.synced()
+            total += self._change_shard(shard, change)
+        return total
+
+    def _change_shard(self, shard: Shard, change: Change) -> int:
+        count = 0
+
+        def decide() -> Commit:
+            nonlocal count
+            made = Commit()
+            for session_id, state in shard.states():
+                after = None if state.token or self._held.is_taken(session_id) else change(state)
+                if after is not None:
+                    made.records.append(Record(session_id, self._now_ms(), state=after))
+            count = len(made.records)
+            return made
+
+        self._commit(shard, decide, is_known=True)
+        return count
+
+    def compact_locked(
+        self, session_id: str, *, idle_seconds: float, dry_run: bool = False
+    ) -> CompactedSession:
+        """Put the turns of a session into few frames of one segment. See ColdTier."""
+        result = CompactedSession()
+
+        def change(state: State, made: Commit) -> State:
+            nonlocal result
+            result = CompactedSession()
+            if not state.is_there or (len(state.parts) <= 1 and not state.hidden):
+                return state
+            if self._now_ms() - state.updated_ms < idle_seconds * 1000:
+                result = CompactedSession(is_active=True)
+                return state
+            damaged = self.counters["damaged_reads"]
+            turns = self._visible(session_id, state, state.parts)
+            if self.counters["damaged_reads"] > damaged:
+                # What is damaged stays as it is: a copy of the bucket may have it.
+                return state
+            parts = self._whole(made, turns, state.updated_ms)
+            if len(parts) >= len(state.parts) and not state.hidden:
+                return state
+            after = replace(state, parts=parts, hidden=0, largest=state.newest)
+            result = CompactedSession(False, True, len(state.parts), len(parts), state.size, after.size)
+            return state if dry_run else after
+
+        if self.identity() is None:
+            return result
+        done = self._change(session_id, change)
+        self.counters["compactions"] += done
+        return result
+
+    def collect(self) -> Collected:
+        """Make a snapshot of each shard, and remove what nothing refers to any more."""
+        total = Collected()
+        for shard in self._all_shards():
+            shard.synced()
+            shard.snapshot()
+            found = shard.collect()
+            total = Collected(total.segments + found.segments, total.snapshots + found.snapshots)
+        return total
+
+    def tidy(self) -> None:
+        """Collect; what the store refuses is done the next time."""
+        try:
+            self.collect()
+        except ArchiveError as error:
+            self.counters.update(("collection_failures",))
+            logger.warning("a collection was not finished: {}", told(error))
+
+    # -- expiry ---------------------------------------------------------------------------------------
+
+    def now(self, *others: float) -> Now:
+        """Return what time it is by our clock, by the store's, and by those given."""
+        clocks = [self._clock.time(), *others]
+        if self.identity() is not None:
+            self.bucket.put(layout.PROBE, b"")
+            clocks.append(self.bucket.modified(layout.PROBE) or clocks[0])
+        found = Now(min(clocks), max(clocks))
+        if found.disagrees:
+            logger.warning(
+                "the clocks of this machine, the object store and Redis are {:.1f} days apart: "
+                "sessions expire by the one that is furthest behind",
+                (found.latest - found.earliest) / DAY,
+            )
+        return found
+
+    def expired_sessions(self, ttl_seconds: float, now: Now) -> list[str]:
+        """Return the sessions that have given no sign of life for so long."""
+        return [
+            session_id
+            for shard, session_id, state in self._every_state()
+            if self._is_expired(shard, state, ttl_seconds, now)
+        ]
+
+    def _is_expired(self, shard: Shard, state: State, ttl_seconds: float, now: Now) -> bool:
+        if not state.is_there:
+            return False
+        if not is_expired(now, ttl_seconds, state.updated_ms / 1000, state.newest, state.stamped_ms / 1000):
+            return False
+        # The store's own clock says when it was written to last; of what is gone nothing more is known.
+        modified = self.bucket.modified(layout.log_name(shard.number, state.version - 1)) or 0.0
+        return is_expired(now, ttl_seconds, 0.0, ZERO_ID, modified)
+
+    def expire_locked(self, session_id: str, ttl_seconds: float, now: Now, *, to_trash: bool) -> bool:
+        """Take a session away if it is still expired. See ColdTier."""
+        shard = self._writable(session_id)
+
+        def change(state: State, _: Commit) -> State:
+            if not self._is_expired(shard, state, ttl_seconds, now):
+                return state
+            ms = int(now.latest * 1000)
+            while any(one.ms == ms for one in state.trash):
+                ms += 1
+            own = replace(state, trash=(), token=b"", pending=False, deletion=NO_DELETION, noted_ms=0)
+            return replace(state.without_session(), pending=False, trash=(*state.trash, Trashed(ms, own)))
+
+        if to_trash:
+            return self._change(session_id, change)
+        return self._is_expired(shard, self._state(session_id, locked=True), ttl_seconds, now) and (
+            self.delete_locked(session_id)
+        )
+
+    def note_not_expired(self, session_id: str, error: ArchiveError) -> None:
+        """Count and log that a session could not be looked at or taken away, which keeps no other."""
+        self.counters.update(("expiry_failures",))
+        logger.warning("session {} is not expired: {}", named(session_id), error)
+
+    def restore_locked(self, session_id: str) -> bool:
+        """Take a session back from the trash, together with what it has since. See ColdTier."""
+        if self.identity() is None:
+            return False
+
+        def change(state: State, made: Commit) -> State:
+            after = state
+            for one in sorted(state.trash, key=lambda one: one.ms):
+                after = self._restored(session_id, after, one.state, made)
+            # A sign of life: what is taken back must not expire again within the hour.
+            return state if after is state else replace(after, trash=(), stamped_ms=self._now_ms())
+
+        return self._change(session_id, change)
+
+    def _restored(self, session_id: str, new: State, old: State, made: Commit) -> State:
+        """Return what a session is when an old state of it is taken back."""
+        if not new.is_there:
+            return replace(
+                old, deletion=new.deletion, noted_ms=new.noted_ms, pending=new.pending, token=new.token,
+                trash=new.trash,
+            )  # fmt: skip
+        known = Known()
+        turns: list[Turn] = []
+        for state in (old, new):
+            fresh = newcomers(self._visible(session_id, state, state.parts), known)
+            known.add(fresh)
+            turns += fresh
+        turns.sort(key=lambda turn: turn.id)
+        dropped = max(old.dropped, new.dropped)
+        return replace(
+            new,
+            created_ms=min(old.created_ms, new.created_ms),
+            updated_ms=max(old.updated_ms, new.updated_ms),
+            parts=self._whole(made, turns, max(old.updated_ms, new.updated_ms)),
+            hidden=0,
+            changes=old.changes + new.changes,
+            cleared=max(old.cleared, new.cleared),
+            # A window may hold again what is taken back.
+            dropped=dropped if not turns or dropped < turns[0].id else ZERO_ID,
+            largest=max(old.newest, new.newest),
+            doubts=restored_doubts(turns, (old, new)),
+            changed_ms=max(old.changed_ms, new.changed_ms),
+            gone={**old.gone, **new.gone},
+        )
+
+    def empty_trash(self, now: Now, days: float) -> int:
+        """Remove for good what has been in the trash for so many days. See ColdTier."""
+        before_ms = (now.earliest - days * DAY) * 1000
+        removed = 0
+
+        def change(state: State) -> State | None:
+            nonlocal removed
+            left = tuple(one for one in state.trash if one.ms >= before_ms)
+            removed += len(state.trash) - len(left)
+            return None if len(left) == len(state.trash) else replace(state, trash=left)
+
+        total = 0
+        for shard in self._all_shards():
+            shard.synced()
+            removed = 0
+            self._change_shard(shard, change)
+            total += removed
+        return total

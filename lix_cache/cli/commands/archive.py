@@ -1,0 +1,58 @@
+"""``lix-cache archive``: the archive as a whole."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from lix_cache import StoreAdmin
+from lix_cache.admin import copy_archive
+from lix_cache.cli.errors import PROBLEM, complain
+from lix_cache.cli.naming import listed_failures, spoken
+from lix_cache.cli.options import AsJson, settings_of
+from lix_cache.cli.output import counted, for_humans, print_json, progress
+
+__all__ = ["archive"]
+
+archive = typer.Typer(help="The archive as a whole.")
+
+
+@archive.command(epilog="Example: lix-cache --archive-dir s3://bucket/chats archive adopt")
+def adopt(ctx: typer.Context) -> None:
+    """Let the sessions in Redis move to this archive from now on: it has taken the place of another.
+
+    Copy what the other one has before. Stop the processes that use it: they stop with an
+    ArchiveMismatch at the next round of their daemon.
+    """
+    StoreAdmin(settings_of(ctx).config_of_store()).adopt_archive()
+    for_humans().print("Redis names this archive now", soft_wrap=True)
+
+
+@archive.command(epilog="Example: lix-cache archive copy ./data/conversations s3://bucket/chats")
+def copy(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, or s3://bucket/prefix.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="The same; made if there is none.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy every session to another archive: from a folder to object storage, or back.
+
+    Needs no Redis, may be stopped and repeated, and may run while the source is in use: what is there is
+    recognised, and what has changed since is brought up to date. To move a store: copy, stop its processes,
+    copy again, run 'archive adopt' with the new place, and start them with it.
+    """
+    places = [place if "://" in place else os.path.expanduser(place) for place in (source, target)]
+    if "://" not in places[0] and not os.path.isdir(places[0]):
+        raise typer.BadParameter("SOURCE is no folder")
+    with progress("copying") as tell:
+        done = copy_archive(places[0], places[1], on_progress=tell)
+    if as_json:
+        print_json({"sessions": done.sessions, "messages": done.messages, **listed_failures(done.failed)})
+    else:
+        text = f"{counted(done.sessions, 'session')} changed, {counted(done.messages, 'message')} copied"
+        for_humans().print(text, soft_wrap=True)
+    for session_id, why in done.failed.items():
+        complain(f"session {spoken(session_id)} was not copied: {why}", "copy again")
+    if done.failed:
+        raise typer.Exit(PROBLEM)

@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""Count what an archive on object storage sends: requests and dollars for a million messages, and times.
+
+    python scripts/bench_objects.py
+    python scripts/bench_objects.py --s3 http://127.0.0.1:7310     (key AK, secret SK)
+
+The counts are exact and the same on any machine; of the times only those of a real server say something.
+The workload: sessions that get 10 messages at a time, which a daemon moves in rounds of 32 sessions. Then
+some are brought back by another process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lix_cache.archive.objects.bucket import ObjectBucket
+from lix_cache.archive.objects.tier import ObjectTier
+from lix_cache.messages.turn import MessageId, Turn, new_turn, with_id
+
+#: Amazon S3 Standard, us-east-1, as on https://aws.amazon.com/s3/pricing/ in January 2025: dollars a request.
+#: Deletions are free there.
+PRICES = {"put": 0.005 / 1000, "list": 0.005 / 1000, "get": 0.0004 / 1000, "delete": 0.0}
+PRICED = "Amazon S3 Standard, us-east-1, aws.amazon.com/s3/pricing, January 2025"
+ROUND, BATCH = 32, 10
+WORDS = "the order is on its way and will arrive on Tuesday between nine and noon, please be at home "
+
+
+def turns_of(start: int) -> list[Turn]:
+    return [
+        with_id(
+            new_turn("user", WORDS[n % 40 :] * 2, {}, None, None, uuid.uuid4().bytes[:6]),
+            MessageId(1_700_000_000_000 + start + n, 0),
+        )
+        for n in range(BATCH)
+    ]
+
+
+def dollars(requests: Counter[str]) -> float:
+    return sum(PRICES[kind] * count for kind, count in requests.items())
+
+
+def told(requests: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(requests.items()) if count)
+
+
+def moved(bucket: ObjectBucket, messages: int) -> tuple[float, float, Counter[str]]:
+    """Move so many messages in rounds; return median seconds of a round and of its put, and the requests."""
+    tier = ObjectTier(bucket)
+    sessions = [f"session-{n}" for n in range(ROUND * 8)]
+    seconds, puts, waited, done = [], [], [0.0], 0
+    create = bucket.create
+
+    def timed(name: str, data: bytes) -> bool:
+        began = time.perf_counter()
+        is_new = create(name, data)
+        waited.append(time.perf_counter() - began)
+        return is_new
+
+    bucket.create = timed  # type: ignore[method-assign]
+    before = Counter(bucket.requests)
+    while done < messages:
+        group = sessions[(done // BATCH) % len(sessions) :][:ROUND]
+        batch = {session: turns_of(done) for session in group}
+        leases = [tier.try_lock(session, to_append=True) for session in group]
+        began = time.perf_counter()
+        result = tier.append_many_locked(batch)
+        seconds.append(time.perf_counter() - began)
+        puts.append(waited.pop())
+        assert all(result[session] == BATCH for session in group), result
+        for lease in leases:
+            assert lease is not None
+            lease.release()
+        done += len(group) * BATCH
+    del bucket.create
+    return statistics.median(seconds), statistics.median(puts), Counter(bucket.requests) - before
+
+
+def rehydrated(bucket: ObjectBucket) -> tuple[float, float, Counter[str]]:
+    """Bring sessions back as the flow does; return seconds, those for reading, and requests of one."""
+    tier = ObjectTier(bucket)
+    list(tier.all_metadata())
+    whole, reading = [], []
+    before = Counter(bucket.requests)
+    count = 20
+    for number in range(count):
+        session = f"session-{number}"
+        began = time.perf_counter()
+        lease = tier.try_lock(session)
+        assert lease is not None
+        read = time.perf_counter()
+        assert len(tier.recent(session, 20, in_context=True, locked=True)) == 20
+        tier.summary(session, locked=True)
+        reading.append(time.perf_counter() - read)
+        lease.release()
+        whole.append(time.perf_counter() - began)
+    sent = Counter(bucket.requests) - before
+    each = Counter({kind: -(-number // count) for kind, number in sent.items()})
+    return statistics.median(whole), statistics.median(reading), each
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--s3", help="endpoint of a server of S3; its key is AK, its secret SK")
+    parser.add_argument(
+        "--messages", type=int, default=100_000, help="how many to move; the rest is arithmetic"
+    )
+    options = parser.parse_args()
+    from obstore.store import MemoryStore, S3Store
+
+    store: Any = MemoryStore()
+    where = "in memory"
+    if options.s3:
+        import boto3
+
+        name = f"lix-{uuid.uuid4().hex[:12]}"
+        keys = {"aws_access_key_id": "AK", "aws_secret_access_key": "SK", "region_name": "us-east-1"}
+        boto3.client("s3", endpoint_url=options.s3, **keys).create_bucket(Bucket=name)
+        address = {"endpoint": options.s3, "access_key_id": "AK", "secret_access_key": "SK"}
+        store = S3Store(name, region="us-east-1", client_options={"allow_http": True}, **address)
+        where = options.s3
+    bucket = ObjectBucket(store, "bench", f"bench-{uuid.uuid4().hex}")
+    seconds, put, requests = moved(bucket, options.messages)
+    times = 1_000_000 / options.messages
+    million = Counter({kind: round(count * times) for kind, count in requests.items()})
+    whole, reading, one = rehydrated(bucket)
+    print(f"store: {where}; prices: {PRICED}")
+    sent = f"{told(million)}: ${dollars(million):.4f}"
+    print(f"a million messages, {BATCH} at a time, {ROUND} sessions a commit: {sent}")
+    print(f"a commit of {ROUND} sessions: median {seconds * 1000:.1f} ms, its put {put * 1000:.1f} ms")
+    print(f"a session brought back: {told(one)}, ${dollars(one) * 1e6:.2f} a million; ", end="")
+    print(f"median {whole * 1000:.1f} ms, of which {reading * 1000:.1f} ms for reading")
+    print(f"a message on its own under durability='disk': 3 put, ${3 * PRICES['put'] * 1e6:.2f} a million")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""The archive on object storage, against the suite of cold tiers: in memory, in a folder, and on S3."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lix_cache.archive.cold_tier import ColdTier
+from lix_cache.archive.objects.bucket import Bucket, FolderBucket, ObjectBucket
+from lix_cache.archive.objects.tier import ObjectTier
+from lix_cache.errors import ArchiveUnavailable
+from tests.contract.cold_tier import ColdTierContract, Make, Refusing
+from tests.support.s3_server import S3, moto_server
+
+
+class ObjectTierContract(ColdTierContract):
+    @pytest.fixture
+    def bucket(self, tmp_path: Path) -> Bucket:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def make(self, bucket: Bucket) -> Make:
+        def made(**options: Any) -> ColdTier:
+            return ObjectTier(bucket, shards=2, **options)
+
+        return made
+
+    @pytest.fixture
+    def refusing(self) -> Refusing:
+        @contextmanager
+        def entered(tier: ColdTier) -> Iterator[None]:
+            assert isinstance(tier, ObjectTier)
+
+            def refused(*_: Any) -> Any:
+                raise ArchiveUnavailable(28, "the store is full")
+
+            with pytest.MonkeyPatch.context() as patched:
+                for name in ("create", "put", "remove"):
+                    patched.setattr(tier.bucket, name, refused)
+                yield
+
+        return entered
+
+
+class TestMemory(ObjectTierContract):
+    @pytest.fixture
+    def bucket(self, tmp_path: Path) -> Bucket:
+        store = pytest.importorskip("obstore.store").MemoryStore()
+        return ObjectBucket(store, "root/of", f"memory://{tmp_path}")
+
+
+class TestFolderOfObjects(ObjectTierContract):
+    @pytest.fixture
+    def bucket(self, tmp_path: Path) -> Bucket:
+        return FolderBucket(str(tmp_path / "objects"))
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    with moto_server() as server:
+        yield server
+
+
+@pytest.mark.slow
+class TestS3(ObjectTierContract):
+    @pytest.fixture
+    def bucket(self, tmp_path: Path, s3: S3) -> Bucket:
+        name = s3.new_bucket()
+        return ObjectBucket(s3.store(name), "root", f"s3://{name}/root")
+
+
+OWN_SERVER = os.environ.get("LIX_CACHE_TEST_S3", "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not OWN_SERVER, reason="LIX_CACHE_TEST_S3 names no server of S3")
+class TestOwnServer(ObjectTierContract):
+    """A real server of S3: LIX_CACHE_TEST_S3 names its endpoint, with the key AK and the secret SK."""
+
+    @pytest.fixture
+    def bucket(self, tmp_path: Path) -> Bucket:
+        server = S3(OWN_SERVER)
+        return ObjectBucket(server.store(server.signed_bucket()), "root", f"{OWN_SERVER}/{tmp_path}")

@@ -1,0 +1,180 @@
+"""The objects of docs/object-layout.md: by hand from that page, there and back, and bytes that are none."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import zlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lix_cache.archive.codecs import packer
+from lix_cache.archive.encoding import encode_frames
+from lix_cache.archive.index import EMPTY as NO_FRAME
+from lix_cache.archive.objects import layout, segment, snapshot
+from lix_cache.archive.objects.records import Part, Record, State, Trashed, folded
+from lix_cache.archive.tombstones import Deletion
+from lix_cache.errors import ArchiveCorrupt
+from lix_cache.messages.turn import ZERO_ID, MessageId
+from tests.contract.cold_tier import turn
+
+NUMBERS = st.integers(0, 2**64 - 1)
+SMALL = st.integers(0, 2**31)
+IDS = st.builds(MessageId, NUMBERS, NUMBERS)
+NONCES = st.binary(min_size=6, max_size=6)
+DOUBTS = st.dictionaries(NONCES, IDS, max_size=3)
+PARTS = st.lists(st.builds(Part, SMALL, SMALL, SMALL, SMALL, IDS, IDS), max_size=3).map(tuple)
+TOKENS = st.just(b"") | st.binary(min_size=16, max_size=16).filter(any)
+
+
+@st.composite
+def states(draw: Any, nested: bool = False) -> State:
+    state = State(version=draw(NUMBERS), pending=draw(st.booleans()), token=draw(TOKENS))
+    own: dict[str, Any] = {}
+    if draw(st.booleans()):
+        own = {
+            name: draw(NUMBERS) for name in ("created_ms", "updated_ms", "stamped_ms", "hidden", "changes")
+        }
+        own |= {name: draw(IDS) for name in ("cleared", "dropped", "largest")}
+        own |= {"is_there": True, "parts": draw(PARTS), "doubts": draw(DOUBTS), "gone": draw(DOUBTS)}
+    if draw(st.booleans()):
+        own |= {"deletion": Deletion(draw(IDS), frozenset(draw(DOUBTS))), "noted_ms": draw(SMALL)}
+        if own["deletion"] == Deletion():
+            own["noted_ms"] = 0
+    if not nested and draw(st.booleans()):
+        own["trash"] = (Trashed(draw(SMALL), draw(states(nested=True))),)
+    return State(**{**state.__dict__, **own})
+
+
+RECORDS = st.one_of(
+    st.builds(Record, st.text(min_size=1), NUMBERS, parts=PARTS, doubts=DOUBTS),
+    st.builds(Record, st.text(min_size=1), NUMBERS, state=states()),
+    st.builds(Record, st.text(min_size=1), NUMBERS, token=TOKENS),
+).filter(lambda record: _is_text(record.session_id))
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def test_a_segment_written_by_hand_is_read() -> None:
+    frame = encode_frames([turn(1)], NO_FRAME, 5, packer("stored"))
+    ms = 1_700_000_000_001
+    id_bytes = bytearray()
+    while ms > 0x7F:
+        id_bytes.append(ms & 0x7F | 0x80)
+        ms >>= 7
+    id_bytes += bytes((ms, 0))
+    length = len(frame)
+    assert length < 0x80
+    record = (
+        b"\x01s"  # the stored id
+        b"\x01"  # turns
+        b"\x05"  # at 5 ms
+        b"\x01"  # one part
+        b"\x00\x00"
+        + bytes((length & 0x7F | 0x80, length >> 7))
+        + b"\x01"
+        + id_bytes * 2
+        + b"\x00"  # no doubts
+    )
+    index = bytes(range(16)) + b"\x01" + record
+    data = b"LXS1" + struct.pack("<II", len(index), zlib.crc32(index)) + index + frame
+    found = segment.parsed(data, 7, "a segment")
+    [said] = found.records
+    assert found.nonce == bytes(range(16))
+    begin = 12 + len(index)
+    assert said.parts == (Part(7, begin, length, 1, turn(1).id, turn(1).id),)
+    assert data[begin : begin + length] == frame
+    assert segment.parts_of(frame, 0) == [Part(None, 0, length, 1, turn(1).id, turn(1).id)]
+    state = folded(State(), said, 7)
+    assert (state.is_there, state.total, state.newest, state.version) == (True, 1, turn(1).id, 8)
+
+
+def test_a_snapshot_written_by_hand_is_read() -> None:
+    entry = b"\x01s" + b"\x02" + b"\x02\x09"  # pending, changed by segment 8
+    header = b"\x0a\x01\x01s" + bytes((len(entry),)) + struct.pack("<I", zlib.crc32(entry)) + b"\x01\x01s"
+    data = b"LXI1" + struct.pack("<II", len(header), zlib.crc32(header)) + header + entry
+    found = snapshot.parsed(data, "a snapshot")
+    assert (found.number, found.pending) == (10, ("s",))
+    block = snapshot.block_for(found, "s")
+    assert block is not None
+    part = data[block.offset : block.offset + block.length]
+    assert dict(snapshot.entries(part, block, "a snapshot")) == {"s": State(pending=True, version=9)}
+    assert snapshot.encoded(10, [("s", State(pending=True, version=9))]) == data
+
+
+@given(st.lists(RECORDS, max_size=4), st.binary(max_size=20))
+def test_every_commit_comes_back(records: list[Record], frames: bytes) -> None:
+    data = segment.encoded(bytes(16), records, frames)
+    found = segment.parsed(data, 3, "x")
+    assert list(found.records) == records
+    assert data[found.begin :] == frames
+    assert found.begin == segment.needed(data, "x")
+
+
+@given(st.dictionaries(st.text(min_size=1).filter(_is_text), states(), max_size=40))
+def test_every_state_of_a_snapshot_comes_back(known: dict[str, State]) -> None:
+    ordered = sorted(known.items(), key=lambda item: item[0].encode())
+    data = snapshot.encoded(5, ordered)
+    header = snapshot.parsed(data, "x")
+    for name, state in ordered:
+        block = snapshot.block_for(header, name)
+        found = {}
+        if block is not None:
+            found = dict(snapshot.entries(data[block.offset : block.offset + block.length], block, "x"))
+        assert found.get(name, State(version=state.version)) == (
+            State(version=state.version) if state.is_empty else state
+        )
+    assert sorted(header.pending) == sorted(name for name, state in known.items() if state.pending)
+
+
+@pytest.mark.promise("bad-bytes")
+@given(st.lists(RECORDS, max_size=3), st.data())
+def test_any_change_of_an_index_is_refused(records: list[Record], data: st.DataObject) -> None:
+    whole = bytearray(segment.encoded(bytes(16), records, b""))
+    place = data.draw(st.integers(0, len(whole) - 1))
+    whole[place] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(ArchiveCorrupt):
+        segment.parsed(bytes(whole), 0, "x")
+    with pytest.raises(ArchiveCorrupt):
+        segment.parsed(bytes(whole[:place]), 0, "x")
+
+
+@pytest.mark.promise("bad-bytes")
+@given(st.binary(max_size=80))
+def test_bytes_with_a_right_crc_end_in_an_error_or_in_records(index: bytes) -> None:
+    head = struct.pack("<4sII", b"LXS1", len(index), zlib.crc32(index))
+    with contextlib.suppress(ArchiveCorrupt):
+        segment.parsed(head + index, 0, "x")
+    head = struct.pack("<4sII", b"LXI1", len(index), zlib.crc32(index))
+    with contextlib.suppress(ArchiveCorrupt):
+        snapshot.parsed(head + index, "x")
+    block = snapshot.Block(b"", 0, len(index), zlib.crc32(index))
+    with contextlib.suppress(ArchiveCorrupt):
+        list(snapshot.entries(index, block, "x"))
+
+
+@pytest.mark.promise("isolation")
+@pytest.mark.parametrize("name", ["../s", "s/", "\0", "漢字", "x" * 3000, "%73"])
+def test_no_session_names_an_object(name: str) -> None:
+    assert 0 <= layout.shard_of(name, 16) < 16
+    assert layout.setting_name(name).count("/") == 1
+    assert layout.number_of(layout.log_name(3, 12)) == layout.number_of(layout.snap_name(3, 12)) == 12
+    assert layout.number_of(f"0003/log/{name}.seg") is None
+
+
+def test_a_change_replaces_what_was_known_and_a_lease_does_not() -> None:
+    before = State(is_there=True, updated_ms=9, version=4, parts=(Part(0, 0, 1, 1, ZERO_ID, ZERO_ID),))
+    held = folded(before, Record("s", 1, token=b"t" * 16), 9)
+    assert held == State(**{**before.__dict__, "token": b"t" * 16})
+    assert folded(held, Record("s", 1, state=State(pending=True)), 9) == State(pending=True, version=10)
+    later = folded(before, Record("s", 3, parts=(Part(9, 0, 1, 1, MessageId(5, 0), MessageId(5, 0)),)), 9)
+    assert (later.updated_ms, later.total, later.newest) == (9, 2, MessageId(5, 0))
