@@ -273,6 +273,7 @@ def encode_file(
     codec: Packer,
     *,
     contested: Mapping[bytes, MessageId] | None = None,
+    changes: int = 0,
 ) -> bytes:
     """Return a whole file. Many turns go into many frames, so that the last ones can be read alone.
 
@@ -282,9 +283,10 @@ def encode_file(
         updated_ms: Unix milliseconds of this append.
         codec: used for a section where it makes it smaller.
         contested: nonces and ids of those turns that Redis may hold as well, under other ids.
+        changes: how often the session was changed besides by adding at its end.
     """
     parts = [encode_header(header)]
-    before = EMPTY
+    before = replace(EMPTY, changes=changes)
     doubts = Doubts.alone(contested, len(parts[0])) if contested else None
     for start in range(0, len(turns), TURNS_PER_FRAME):
         part = turns[start : start + TURNS_PER_FRAME]

@@ -20,7 +20,7 @@ class Summary:
         total: turns in it.
         newest: the largest id in it.
         cleared: messages up to here are history, no longer part of the context.
-        changes: how often messages were taken out or replaced.
+        changes: how often messages were taken out or replaced, or came where the last id does not tell of it.
     """
 
     total: int = 0

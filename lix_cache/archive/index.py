@@ -114,7 +114,8 @@ class FrameIndex:
         doubts: how many doubts this frame carries.
         cleared: turns up to this id are no longer part of the context.
         whole: the frame came with a whole file, whose name may not be durable yet.
-        changes: how often turns were taken out, or replaced, up to and with this frame.
+        changes: how often turns were taken out, or replaced, or came where the last id does not tell of them,
+            up to and with this frame.
         removed: how many of ``total`` were taken out.
         taken: how many of them this frame takes out.
         dropped: what a window holds up to this id is gone.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lix_cache.archive import encoding, index, reading
 from lix_cache.archive import header as header_flow
@@ -184,7 +184,12 @@ class ArchiveWriter(ArchiveRepeats):
         new = [turn for turn in turns if turn.nonce not in known]
         numbered = self.number_locked(session_id, new, after=after)
         made, _ = self._append_locked(
-            session_id, numbered, contested=contested or keyed, repeats=keyed, from_window=False
+            session_id,
+            numbered,
+            contested=contested or keyed,
+            repeats=keyed,
+            from_window=False,
+            is_outage=True,
         )
         if made:
             self.sync_names()
@@ -202,10 +207,16 @@ class ArchiveWriter(ArchiveRepeats):
         contested: bool | Collection[bytes],
         from_window: bool,
         repeats: bool = False,
+        is_outage: bool = False,
     ) -> tuple[bool, int]:
         """Append; return whether the file's name may not be durable yet, and how many were new."""
         append = self._ready_append_locked(
-            session_id, turns, contested=contested, from_window=from_window, repeats=repeats
+            session_id,
+            turns,
+            contested=contested,
+            from_window=from_window,
+            repeats=repeats,
+            is_outage=is_outage,
         )
         if append is None:
             return False, 0
@@ -232,6 +243,7 @@ class ArchiveWriter(ArchiveRepeats):
         contested: bool | Collection[bytes],
         from_window: bool,
         repeats: bool = False,
+        is_outage: bool = False,
     ) -> _Append | None:
         """Make everything ready for an append but the write itself. None if there is nothing to do."""
         if not turns:
@@ -259,9 +271,15 @@ class ArchiveWriter(ArchiveRepeats):
             # A writer that died before its sync may have written what was found.
             return _Append(path, size, b"", 0, unsure)
         now_ms = int(self._clock.time() * 1000)
+        if is_outage or fresh[0].id < before.newest:
+            # It may land below the last message of the session: then the last id does not tell of it, and
+            # the revision must. During an outage that message may be one that Redis alone has.
+            before = replace(before, changes=before.changes + 1)
         if size == 0:
             header = header_flow.FileHeader(now_ms / 1000, session_id)
-            data = encoding.encode_file(header, fresh, now_ms, self._codec, contested=own)
+            data = encoding.encode_file(
+                header, fresh, now_ms, self._codec, contested=own, changes=before.changes
+            )
         else:
             doubts = doubts_to_carry(own, file, chain, is_whole=is_whole)
             # One frame, however many turns: after a crash all of them are there, or none. (More than

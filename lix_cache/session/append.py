@@ -116,8 +116,19 @@ def _places(session: Session, batch: Batch, since_ms: int = 0) -> Flow[tuple[dic
     return ids, page.length
 
 
-def _look_for_keys(session: Session, batch: Batch, gap: Gap, *, locked: bool, repeated: bool) -> Flow[Added]:
-    """Add messages some of whose keys Redis may have forgotten: what is stored is not added again."""
+def _look_for_keys(
+    session: Session, batch: Batch, gap: Gap, *, locked: bool, repeated: bool, refused: bool = False
+) -> Flow[Added]:
+    """Add messages some of whose keys Redis may have forgotten: what is stored is not added again.
+
+    Args:
+        session: the session.
+        batch: the messages.
+        gap: what to do where the window ends below the floor.
+        locked: whether the caller holds the session's lock.
+        repeated: they were sent before.
+        refused: Redis refuses the nonce of one of them, and will never take it.
+    """
     store = session.store
     if not locked:
         try:
@@ -131,7 +142,11 @@ def _look_for_keys(session: Session, batch: Batch, gap: Gap, *, locked: bool, re
                 )
             )
         try:
-            return (yield from _look_for_keys(session, batch, gap, locked=True, repeated=repeated))
+            return (
+                yield from _look_for_keys(
+                    session, batch, gap, locked=True, repeated=repeated, refused=refused
+                )
+            )
         finally:
             lock.release()
     # A frame is as old as its youngest message at most, and no key is known for longer.
@@ -150,8 +165,9 @@ def _look_for_keys(session: Session, batch: Batch, gap: Gap, *, locked: bool, re
     if not left:
         return Added(tuple(ids[i] for i in range(len(ids))), length, frozenset(ids))
     there = yield DiskCall(partial(store.cold.exists, session.id))
-    # It gets a new nonce: readers leave the old one out.
-    turns = [_anew(session, batch.turns[i]) if i in dead else batch.turns[i] for i in left]
+    # It gets a new nonce: readers leave the old one out, or Redis does. Whatever was sent under that one
+    # is in neither tier, and cannot come any more.
+    turns = [_anew(session, batch.turns[i]) if refused or i in dead else batch.turns[i] for i in left]
     rest = Batch(tuple(turns), tuple(batch.tags[i] for i in left))
     looked = Looked.YES if there else Looked.NONE
     try:
@@ -224,7 +240,12 @@ def _append_hot(
             return answer
         if answer is Refused.LOOK or answer is Refused.LATE:
             _settles_by_keys(batch, looked)
-            return (yield from _look_for_keys(session, batch, gap, locked=locked, repeated=repeated))
+            refused = answer is Refused.LATE
+            return (
+                yield from _look_for_keys(
+                    session, batch, gap, locked=locked, repeated=repeated, refused=refused
+                )
+            )
         if answer is Refused.OLD:
             # Nothing was added. What cannot move now is met again by the next add or read.
             looks_for_old = yield from _took_over(session, locked=locked)

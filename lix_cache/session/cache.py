@@ -100,10 +100,11 @@ class HybridConversationCache(Changing):
                 ``embedding``, as :meth:`add_message` takes them; 1,000 at most.
             keys: a key for each message, unique within the session (the id that your framework gives
                 it): what was added under its key before is not added again. A call that failed is
-                repeated with the same keys. They are known for a day, or for the next 10,000
-                keys of the session; after that, and where Redis lost them, a message of the last day
-                is still recognised by its key on disk. The first call of a session with keys
-                takes two round trips more.
+                repeated with the same keys. A key is known for at least a day, however many others
+                follow, and after two days it may be forgotten: then its message is stored as a new one.
+                Of the two under one key, those that read both return the first as long as it is
+                recognised. So keys are for repeating a call, not for telling messages apart. The first
+                call of a session with keys takes two round trips more.
 
         Returns:
             The ids in the order given, those of messages that were there already included.

@@ -798,6 +798,21 @@ class ColdTierContract:
         assert one.full() == two.full() == process().context() == ["x", "y"]
 
     @pytest.mark.promise("no-loss")
+    def test_what_lands_below_the_last_turn_counts_as_a_change(self, tier: ColdTier) -> None:
+        append(tier, turn(5))
+        append(tier, turn(6), turn(7))
+        assert tier.summary("s").changes == 0
+        append(tier, turn(3), turn(8))
+        assert tier.summary("s").changes == 1
+        append(tier, turn(3), turn(9))
+        assert tier.summary("s").changes == 1, "what was there already changes nothing"
+        for others in ("s", "new"):
+            with holding(tier, others):
+                tier.append_outage_locked(others, [turn(0, nonce=1)], contested=False)
+        assert tier.summary("s").changes == 2
+        assert tier.summary("new").changes == 1
+
+    @pytest.mark.promise("no-loss")
     def test_whole_sessions_are_cleared_deleted_and_expire(
         self, process: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -13,6 +13,7 @@ from lix_cache import KeyReused
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ArchiveUnavailable, ConfigError, InvalidInput, InvalidMessage
 from lix_cache.hot import scripts
+from lix_cache.messages.keyed import nonce_of, tag_of
 from tests.support import RedisServer
 from tests.support.sessions import batch, said
 from tests.support.twins import Twins
@@ -357,3 +358,25 @@ def test_keys_that_are_not_dropped_within_a_day_are_not_looked_for(
     assert cache.add_messages(batch("first"), keys=["first"]).added == 0
     assert cache.add_messages(batch("new"), keys=["new"]).added == 1
     assert redis_server.command_stats().get("evalsha") == 2
+
+
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize("policy", ["raise", "archive"])
+def test_a_key_whose_first_add_was_given_up_and_is_refused_can_be_used_again(
+    open_cache: Callable[..., Any], policy: str
+) -> None:
+    cache, other = open_cache(on_redis_error=policy), open_cache(on_redis_error=policy)
+    cache.add_messages(batch("a"), keys=["a"])
+    # As after an add that was not answered, and was not carried out.
+    turn = cache._new_turns(batch("m"))[0]
+    given_up = nonce_of(tag_of("m", turn), "s", cache._store.salt)
+    cache._session.seen.leave_unsettled(given_up)
+    cache.clear()
+    added = other.add_messages(batch("m", "n"), keys=["m", "n"])
+    assert added.added == 2
+    assert cache.add_messages(batch("m", "n"), keys=["m", "n"]).ids == added.ids
+    assert said(cache.get_context()) == ["m", "n"]
+    cache.flush_to_disk()
+    assert other.add_messages(batch("m"), keys=["m"]).ids == added.ids[:1]
+    assert said(other.get_full()) == ["a", "m", "n"]
+    assert said([other.pop_last()]) == ["n"]

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from lix_cache import RedisUnavailable
+from lix_cache import RedisUnavailable, RevisionMismatch
 from lix_cache.config import CacheConfig
 from lix_cache.messages.turn import new_turn
 from tests.support import RedisServer
 from tests.support.sessions import batch, said
-from tests.support.twins import Twins
+from tests.support.twins import ManualClock, Twins
 
 pytestmark = pytest.mark.promise("no-loss")
 
@@ -43,8 +43,9 @@ def config(server: RedisServer, tmp_path: Path) -> CacheConfig:
 
 @pytest.fixture
 def open_cache(twins: Twins, config: CacheConfig) -> Open:
-    def make(kind: str = "HybridConversationCache", **changes: Any) -> Any:
-        return twins.make(kind, "s", config.replace(**changes))
+    def make(kind: str = "HybridConversationCache", clock: ManualClock | None = None, **changes: Any) -> Any:
+        more = {} if clock is None else {"clock": clock}
+        return twins.make(kind, "s", config.replace(**changes), **more)
 
     return make
 
@@ -100,6 +101,32 @@ def test_no_process_gets_a_revision_without_redis(open_cache: Open, away: Any, d
         open_cache("SessionContextWindow", **there).get_revision()
     with pytest.raises(RedisUnavailable):
         open_cache("CacheCoordinator", **there).get_context_revision()
+
+
+AWAY = {"redis_host": "127.0.0.1", "redis_port": 1, "redis_url": None}
+
+
+@pytest.mark.parametrize("where", ["hot", "half", "cold"])
+def test_the_revision_tells_of_a_message_that_lands_below_the_last_one(
+    cache: Any, open_cache: Open, where: str
+) -> None:
+    behind = open_cache(clock=ManualClock(1_000_000_000.0), **AWAY)
+    cache.add_message("user", "first")
+    if where != "hot":
+        cache.flush_to_disk()
+    if where == "half":
+        cache.add_message("user", "second")
+    there = said(cache.get_full())
+    revision = cache.get_revision()
+    behind.add_message("user", "by a clock that is behind")
+    assert cache.get_revision() != revision
+    with pytest.raises(RevisionMismatch):
+        cache.replace_all(batch("in short"), expected=revision)
+    assert sorted(said(cache.get_full())) == sorted([*there, "by a clock that is behind"])
+    revision = cache.get_revision()
+    assert cache.get_revision() == open_cache().get_revision() == revision
+    cache.replace_all(batch("in short"), expected=revision)
+    assert said(cache.get_full()) == ["in short"]
 
 
 def ids(messages: Any) -> list[str]:

@@ -11,7 +11,7 @@ from lix_cache import HybridConversationCache, InvalidInput, SessionKey, StoreAd
 from lix_cache.admin import SessionInfo, SessionPage
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError
-from tests.support.twins import Twins
+from tests.support.twins import ManualClock, Twins
 
 
 @pytest.fixture(params=[1, 3])
@@ -74,6 +74,20 @@ def test_a_session_that_is_used_meanwhile_is_on_the_first_page(admin: Any, confi
     rest = admin.session_page(100, first.cursor)
     assert [info.session_id for info in rest.sessions] == NAMES[4:0:-1]
     assert admin.session_page(1).sessions[0].session_id == NAMES[0]
+
+
+@pytest.mark.promise("no-loss")
+def test_a_session_is_not_later_on_disk_where_its_ids_are_ahead_of_the_server(
+    admin: Any, config: CacheConfig
+) -> None:
+    ahead = ManualClock(time.time() + 30)
+    away = config.replace(redis_host="127.0.0.1", redis_port=1, redis_url=None)
+    HybridConversationCache("a", away, clock=ahead).add_message("user", "one")
+    cache = HybridConversationCache("a", config)
+    cache.add_messages([{"role": "user", "content": "two"}] * 2)
+    hot = admin.session("a").last_use
+    cache.flush_to_disk()
+    assert admin.session("a").last_use == pytest.approx(hot, abs=1e-4)
 
 
 def offload(config: CacheConfig, names: list[str]) -> None:

@@ -194,6 +194,7 @@ class ObjectTier:
         *,
         contested: bool | Collection[bytes] = False,
         from_window: bool = False,
+        is_outage: bool = False,
     ) -> int:
         fresh: list[Turn] = []
         gone = self._deletion(session_id)
@@ -226,6 +227,7 @@ class ObjectTier:
                 turns=tuple(once([*old.turns, *fresh])),
                 contested=old.contested.union(nonces),
                 frames=old.frames + 1,
+                changes=old.changes + (is_outage or fresh[0].id < old.newest),
             )
 
         self.counters["appends"] += self._change(session_id, change)
@@ -263,7 +265,7 @@ class ObjectTier:
                 taken = local_id(taken, time.time())
                 new.append(with_id(turn, taken))
             ids.append(known.get(turn.nonce or b"", taken))
-        self.append_locked(session_id, new, contested=contested or keyed)
+        self.append_locked(session_id, new, contested=contested or keyed, is_outage=True)
         if keyed:
             again = frozenset(turn.nonce for turn in new if turn.nonce)
             self._change(session_id, lambda old: old and replace(old, repeats=old.repeats | again))

@@ -36,9 +36,14 @@
 -- before, which is dropped: nothing is ever looked through. Where that drops keys of the last day, both
 -- tiers are asked for a day: the nonces of their messages come of the keys, and two messages under
 -- one nonce pass for one.
+--
+-- The session is listed as used before its message is there, and the id may be later than that: the
+-- clock goes on while a script runs, or a client's is ahead. On disk the id is the last use, so paging would
+-- miss a session that moves there. Not beyond CLOCKS_MS: such a session would not count as idle for long.
 --#include clock.lua
 --#include session/last_given.lua
 local KEYS_MS, MOST_KEYS = 86400000, 50000
+local CLOCKS_MS = 60000
 local old = #KEYS % 2 == 0 and table.remove(KEYS)
 local window, active, overflow, high_water, refused, known_keys, known_before = unpack(KEYS)
 local session, ttl, sure, gap = ARGV[1], ARGV[2], ARGV[5], ARGV[8]
@@ -150,6 +155,8 @@ for i = 2, #new do
   redis.call('XADD', window, string.format('%s-%.0f', ms, seq + i - 1), 'm', new[i])
 end
 if length == #new then redis.pcall('PEXPIRE', window, ttl) end
+local used = tonumber(string.match(given, '^%d+'))
+if used > now and used <= now + CLOCKS_MS then redis.pcall('ZADD', active, 'GT', used, session) end
 -- Bit 5: it was sent before, and that one may still be on its way.
 if math.floor(string.byte(new[1]) / 32) % 2 == 1 then
   for i = 1, #new do redis.pcall('SADD', refused, string.sub(new[i], 2, 7)) end
