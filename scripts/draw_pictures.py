@@ -103,7 +103,8 @@ class Picture:
             f'  <desc id="description">{escape(self.description)}</desc>\n'
             f"  <style>\n{STYLE}\n  </style>\n"
             '  <defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" '
-            'markerHeight="8" orient="auto-start-reverse"><path d="M0 0L10 5L0 10z" fill="var(--line)"/></marker></defs>\n'
+            'markerHeight="8" orient="auto-start-reverse"><path d="M0 0L10 5L0 10z" fill="var(--line)"/>'
+            "</marker></defs>\n"
             f'  <rect width="{self.width}" height="{self.height}" rx="10" fill="var(--page)"/>\n'
             f"{body}\n</svg>\n"
         )
