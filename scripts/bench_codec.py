@@ -2,19 +2,17 @@
 
 Every set that the shipped dictionary is trained on is evaluated with a dictionary of its own, trained
 on all the others; the remaining sets are evaluated with a dictionary that no evaluated set had a
-part in. zstd's dictionary is trained on the same texts. Prints tables; --output names the JSON.
+part in. zstd's dictionary is trained on the same texts. Prints tables; --json names the JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.metadata
 import io
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -34,6 +32,7 @@ import zstandard
 from _codec_data import ROOT, SETS, TRAINED, TextSet, data_folder, messages, read_vocabulary
 from _codec_data import training_texts as texts_to_train_on
 from _codec_frames import frames, measure_frames
+from _run_facts import RunFacts, write_json
 
 import lix_cache.huffman_codec.training as training_module
 from lix_cache.huffman_codec import HuffmanCodec, _backend
@@ -90,9 +89,14 @@ def load(one: TextSet, folder: Path) -> Sample:
     return Sample(one, {kind: texts for kind, texts in kinds.items() if texts})
 
 
-def trained_without(origin: str, folder: Path, vocabulary: list[bytes]) -> tuple[Path, bytes]:
-    """Return the dictionary's file and zstd's dictionary from all training sets but one; both are kept."""
-    texts = texts_to_train_on(folder, origin)
+def dictionaries(one: TextSet, folder: Path, vocabulary: list[bytes]) -> tuple[Path | None, bytes]:
+    """Return dictionaries of ours and of zstd that do not know a set; both are kept for the next run.
+
+    A set that the shipped dictionary was not trained on is measured with that one: None. For the others
+    ours is trained on all training sets but those of their origin, which takes minutes for each.
+    """
+    is_known = any(trained.origin == one.origin for trained in TRAINED)
+    texts = texts_to_train_on(folder, one.origin if is_known else "")
     digest = hashlib.blake2b(digest_size=8)
     package = Path(training_module.__file__).parent
     for source in sorted([*package.glob("_train*.py"), package / "training.py"]):
@@ -101,19 +105,17 @@ def trained_without(origin: str, folder: Path, vocabulary: list[bytes]) -> tuple
         digest.update(len(part).to_bytes(4, "little") + part)
     cache = RESULTS / "codec-tables"
     cache.mkdir(parents=True, exist_ok=True)
-    dictionary_path = cache / f"{digest.hexdigest()}.lixt"
-    dictionary_path = dictionary_path.with_suffix(".zstd-dictionary")
-    if not dictionary_path.exists():
-        print(f"training without {origin or 'any of the others'} ...", file=sys.stderr, flush=True)
-        dictionary_path.write_bytes(train_dictionary(texts, id="left-out", vocabulary=vocabulary))
-    if not dictionary_path.exists():
+    path = cache / f"{digest.hexdigest()}.lixt"
+    zstd_path = path.with_suffix(".zstd-dictionary")
+    if is_known and not path.exists():
+        print(f"training without {one.origin} ...", file=sys.stderr, flush=True)
+        path.write_bytes(train_dictionary(texts, id="left-out", vocabulary=vocabulary))
+    if not zstd_path.exists():
         samples: list[bytes | bytearray | memoryview] = [
             text for name in sorted(texts) for text in texts[name]
         ]
-        dictionary_path.write_bytes(
-            zstandard.train_dictionary(DICTIONARY_BYTES, samples, level=19).as_bytes()
-        )
-    return dictionary_path, dictionary_path.read_bytes()
+        zstd_path.write_bytes(zstandard.train_dictionary(DICTIONARY_BYTES, samples, level=19).as_bytes())
+    return path if is_known else None, zstd_path.read_bytes()
 
 
 def as_shipped(data: bytes, table: Dictionary, level: int) -> bytes:
@@ -161,9 +163,9 @@ def codecs(table: Dictionary, dictionary: bytes, *, ours: bool) -> dict[str, Siz
 
 
 def measure(sample: Sample, folder: Path, vocabulary: list[bytes]) -> dict[str, Any]:
-    left_out = sample.one.origin if any(one.origin == sample.one.origin for one in TRAINED) else ""
-    path, dictionary = trained_without(left_out, folder, vocabulary)
-    table = Dictionary.load(path)
+    path, dictionary = dictionaries(sample.one, folder, vocabulary)
+    table = default_dictionary() if path is None else Dictionary.load(path)
+    assert table is not None
     found: dict[str, Any] = {}
     for kind, texts in sample.kinds.items():
         compared = codecs(table, dictionary, ours=kind != FRAMES)
@@ -351,10 +353,11 @@ def main() -> None:
         "--shared", help="the folder with the evaluation data; default: LIX_CACHE_SHARED, ../shared"
     )
     parser.add_argument("--sets", nargs="*", help="measure these sets only")
-    parser.add_argument("--output", type=Path, default=RESULTS / "codec.json", help="the JSON document")
+    parser.add_argument("--json", type=Path, default=RESULTS / "codec.json", help="the JSON document")
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/codec.md")
     parser.add_argument("--no-speed", action="store_true", help="sizes only")
     arguments = parser.parse_args()
+    facts = RunFacts("zstandard", "brotli", "lz4")
     folder = data_folder(arguments.shared)
     vocabulary = read_vocabulary()
     chosen = [one for one in SETS if not arguments.sets or one.name in arguments.sets]
@@ -370,9 +373,6 @@ def main() -> None:
         "sizes": results,
         "not_smallest": [line for kind in kinds for line in losses(results, kind)],
         "text": {one.name: {"licence": one.licence, "trained": one.trained} for one in chosen},
-        "versions": {name: importlib.metadata.version(name) for name in ("zstandard", "brotli", "lz4")},
-        "python": platform.python_version(),
-        "machine": platform.machine(),
     }
     if not arguments.no_speed:
         text = b"\n".join(messages(next(one for one in SETS if one.name == SPEED_TEXT), folder))
@@ -387,9 +387,7 @@ def main() -> None:
     if arguments.write_docs:
         page = DOCS.read_text(encoding="utf-8").partition(MARK)[0]
         DOCS.write_text(page + MARK + tables.getvalue(), encoding="utf-8")
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"\n{arguments.output}")
+    write_json(arguments.json, facts, document)
 
 
 if __name__ == "__main__":

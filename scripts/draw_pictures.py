@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+"""Draw docs/pictures/: the architecture, a message's way, a question's way.
+
+    python scripts/draw_pictures.py            # writes all three
+
+Plain SVG, written by hand-placed boxes: no program lays it out, so it is the same on every machine, and a
+test compares. Each picture paints its own background and follows the reader's light or dark scheme.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+ROOT = Path(__file__).resolve().parents[1]
+PICTURES = ROOT / "docs" / "pictures"
+
+#: Mean width of a letter in units of the font size, and of a bold one; wide enough for the usual fonts.
+LETTER, BOLD_LETTER = 0.56, 0.66
+SMALL, NORMAL, LARGE = 12.0, 13.5, 14.5
+
+#: Colours that readers who see no red or no green can tell apart (after Okabe and Ito), light and dark.
+STYLE = """
+  svg { --page: #ffffff; --ink: #1b1f24; --soft: #57606a; --line: #6e7781;
+        --plain: #f3f4f6; --blue: #dcebf7; --orange: #fcecd2; --green: #d9f0e6; --rose: #f6e1ee;
+        --blue-edge: #0072b2; --orange-edge: #b87400; --green-edge: #00795a; --rose-edge: #a8507f; }
+  @media (prefers-color-scheme: dark) {
+    svg { --page: #14181d; --ink: #e8ebee; --soft: #a5adb6; --line: #8b949e;
+          --plain: #232930; --blue: #16324a; --orange: #43310f; --green: #123a2e; --rose: #43233a;
+          --blue-edge: #56b4e9; --orange-edge: #e69f00; --green-edge: #2fbf95; --rose-edge: #d78bb5; } }
+  text { font-family: system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; fill: var(--ink); }
+  .soft { fill: var(--soft); }
+  .way { stroke: var(--line); stroke-width: 1.6; fill: none; }
+""".strip("\n")
+
+
+def width_of(text: str, size: float, *, bold: bool = False) -> float:
+    """Return about how wide a text is."""
+    return len(text) * size * (BOLD_LETTER if bold else LETTER)
+
+
+@dataclass
+class Picture:
+    """Boxes, arrows and texts, in the order in which they are drawn."""
+
+    width: int
+    height: int
+    title: str
+    description: str
+    parts: list[str] = field(default_factory=list)
+
+    def text(
+        self, x: float, y: float, text: str, *, size: float = NORMAL, at: str = "start", bold: bool = False,
+        soft: bool = False,
+    ) -> None:  # fmt: skip
+        wide = width_of(text, size, bold=bold)
+        left = {"start": x, "middle": x - wide / 2, "end": x - wide}[at]
+        if left < 0 or left + wide > self.width:
+            raise ValueError(f"does not fit into the picture: {text!r}")
+        weight = ' font-weight="600"' if bold else ""
+        kind = ' class="soft"' if soft else ""
+        self.parts.append(
+            f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" text-anchor="{at}"{weight}{kind}>'
+            f"{escape(text)}</text>"
+        )
+
+    def box(
+        self, x: float, y: float, w: float, h: float, title: str, lines: Sequence[str] = (),
+        *, colour: str = "plain", dashed: bool = False,
+    ) -> None:  # fmt: skip
+        """Draw a box whose title and lines stand in its middle."""
+        edge = "line" if colour == "plain" else f"{colour}-edge"
+        dash = ' stroke-dasharray="5 4"' if dashed else ""
+        self.parts.append(
+            f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="8" fill="var(--{colour})" '
+            f'stroke="var(--{edge})" stroke-width="1.4"{dash}/>'
+        )
+        rows = [(title, LARGE, True), *((line, SMALL, False) for line in lines)] if title else []
+        for text, size, bold in rows:
+            if width_of(text, size, bold=bold) > w - 8:
+                raise ValueError(f"does not fit into its box: {text!r}")
+        step = 18
+        top = y + h / 2 - step * (len(rows) - 1) / 2 + 5
+        for number, (text, size, bold) in enumerate(rows):
+            self.text(x + w / 2, top + number * step, text, size=size, at="middle", bold=bold, soft=not bold)
+
+    def arrow(self, *points: tuple[float, float], both: bool = False, dashed: bool = False) -> None:
+        """Draw a line through the points with a head at its end."""
+        way = " ".join(f"{x:g},{y:g}" for x, y in points)
+        start = ' marker-start="url(#head)"' if both else ""
+        dash = ' stroke-dasharray="5 4"' if dashed else ""
+        self.parts.append(f'<polyline class="way" points="{way}" marker-end="url(#head)"{start}{dash}/>')
+
+    def svg(self) -> str:
+        body = "\n".join(f"  {part}" for part in self.parts)
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {self.height}" '
+            f'width="{self.width}" height="{self.height}" role="img" aria-labelledby="title description">\n'
+            f'  <title id="title">{escape(self.title)}</title>\n'
+            f'  <desc id="description">{escape(self.description)}</desc>\n'
+            f"  <style>\n{STYLE}\n  </style>\n"
+            '  <defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" '
+            'markerHeight="8" orient="auto-start-reverse"><path d="M0 0L10 5L0 10z" fill="var(--line)"/>'
+            "</marker></defs>\n"
+            f'  <rect width="{self.width}" height="{self.height}" rx="10" fill="var(--page)"/>\n'
+            f"{body}\n</svg>\n"
+        )
+
+
+def architecture() -> Picture:
+    p = Picture(
+        960, 560, "The architecture of lix_cache",
+        "An application or the gateway calls caches. Flows decide, two drivers carry out what flows ask for, "
+        "in Redis and in an archive on disk. A daemon moves messages to disk, a read brings them back.",
+    )  # fmt: skip
+    p.box(30, 24, 640, 50, "your application", ["sync or async, in any number of processes"])
+    p.box(700, 24, 230, 50, "clients of providers", ["OpenAI, Anthropic: same code"])
+    p.arrow((815, 74), (815, 108))
+    p.box(700, 108, 230, 66, "gateway", ["lix-cache serve", "streams, tenants, spending"], colour="rose")
+    p.arrow((700, 139), (672, 139))
+    for x, title, lines in (
+        (30, "session memory", ["HybridConversationCache", "hot window, cold archive"]),
+        (250, "URL vectors", ["URLEmbeddingCache", "each URL embedded once"]),
+        (470, "cached answers", ["SemanticCache, cached()", "every answer has a reason"]),
+    ):
+        p.arrow((x + 100, 74), (x + 100, 108))
+        p.box(x, 108, 200, 66, title, lines, colour="blue")
+    p.box(30, 204, 640, 92, "flows: generators that decide and do no I/O", [
+        "add · read · offload · reconcile · change · lookup · store · audit · calibrate",
+        "near enough?  what do the neighbours answer?  does a guard object?",
+    ])  # fmt: skip
+    for x in (130, 350, 570):
+        p.arrow((x, 174), (x, 204))
+    p.box(700, 204, 230, 92, "models, if any", [
+        "embedder: text to vector", "verifier: a second opinion", "in threads, with a deadline",
+    ], colour="plain", dashed=True)  # fmt: skip
+    p.arrow((670, 250), (700, 250))
+    p.arrow((240, 296), (240, 330))
+    p.arrow((460, 296), (460, 330))
+    p.box(140, 330, 200, 46, "SyncDriver", ["in the calling thread"])
+    p.box(360, 330, 200, 46, "AsyncDriver", ["on the event loop"])
+    p.text(580, 349, "the only two places", size=SMALL, soft=True)
+    p.text(580, 366, "where sync and async differ", size=SMALL, soft=True)
+    p.arrow((220, 376), (220, 420))
+    p.arrow((300, 376), (300, 396), (745, 396), (745, 420))
+    p.arrow((400, 376), (400, 420))
+    p.arrow((500, 376), (500, 408), (825, 408), (825, 420))
+    p.box(30, 420, 440, 112, "hot: Redis or Valkey", [
+        "a stream for each session: the last 20 messages",
+        "answers and their vectors, URL vectors",
+        "an add, a read, a miss: one round trip",
+    ], colour="orange")  # fmt: skip
+    p.box(640, 420, 290, 112, "cold: .huff archives on disk", [
+        "frames: append, never rewrite",
+        "columns in the phrase Huffman code",
+        "recovered by scanning",
+    ], colour="green")  # fmt: skip
+    p.arrow((470, 452), (640, 452))
+    p.text(555, 444, "daemon: append,", size=SMALL, at="middle", soft=True)
+    p.text(555, 468, "fsync, then trim", size=SMALL, at="middle", soft=True)
+    p.arrow((640, 502), (470, 502))
+    p.text(555, 494, "a read of an idle", size=SMALL, at="middle", soft=True)
+    p.text(555, 518, "session: put back", size=SMALL, at="middle", soft=True)
+    return p
+
+
+DRAWINGS: dict[str, Callable[[], Picture]] = {"architecture": architecture}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=PICTURES, help="where the pictures go")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    for name, draw in DRAWINGS.items():
+        (arguments.folder / f"{name}.svg").write_text(draw().svg(), encoding="utf-8")
+        print(arguments.folder / f"{name}.svg")
+
+
+if __name__ == "__main__":
+    main()
