@@ -29,7 +29,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 # The installs share one folder.
 .NOTPARALLEL:
-.PHONY: help venv engines clients demo test exhaustive test-all quick promise chaos soak-gateway lint types imports check bench bench-codec bench-gateway bench-kv bench-against bench-objects chaos-objects dist format clean
+.PHONY: help venv engines clients demo test exhaustive test-all quick promise chaos soak-gateway lint types imports check bench bench-codec bench-gateway bench-kv bench-against bench-objects bench-catalogue chaos-objects radosgw dist format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s%s\n", $$1, $$2}'
@@ -100,6 +100,13 @@ bench-against: $(DEV)  ## measure beside another commit, in turn: ARGS=HEAD~1
 
 bench-objects: $(DEV)  ## count the requests of an archive on object storage, and what they cost
 	$(BIN)/python scripts/bench_objects.py $(ARGS)
+
+radosgw: $(DEV)  ## test object storage on Ceph's gateway, from Debian's packages unpacked in .radosgw
+	bash scripts/radosgw.sh unpack .radosgw
+	LIX_CACHE_RADOSGW=.radosgw $(BIN)/python -m pytest -q -p no:cacheprovider tests/contract/test_object_tier.py -n 0 -k RealServer $(ARGS)
+
+bench-catalogue: $(DEV)  ## measure listing and expiring 200,000 sessions of an archive folder
+	$(BIN)/python scripts/bench_catalogue.py $(ARGS)
 
 chaos-objects: $(DEV)  ## kill what works on object storage, and compare every message
 	$(BIN)/python scripts/chaos_objects.py $(ARGS)

@@ -66,9 +66,14 @@ class AsyncStoreAdmin:
     doctor = in_thread(StoreAdmin.doctor)
 
     async def verify(
-        self, session_id: SessionName | None = None, *, namespace: str | None = None
+        self,
+        session_id: SessionName | None = None,
+        *,
+        namespace: str | None = None,
+        after: str | None = None,
     ) -> list[FileCheck]:
         """Return what :meth:`StoreAdmin.verify` yields."""
         return await in_disk_thread(
-            lambda: list(self.sync.verify(session_id, namespace=namespace)), may_wait_for_lock=True
+            lambda: list(self.sync.verify(session_id, namespace=namespace, after=after)),
+            may_wait_for_lock=True,
         )

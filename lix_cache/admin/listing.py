@@ -1,8 +1,7 @@
 """The sessions of a store by last use, page by page: hot and cold together.
 
 Redis knows the last use of the hot sessions, in order (the activity index), and gives as many as a page
-takes. Of the others the archive's listing tells the time of the last message. That is one listing for each
-page, and no session is read but those on the page.
+takes. Of the others the archive tells the time of the last message, in order as well (``by_last_use``).
 
 A message is added by a use. So a session that is moved to disk keeps its place or, where it was only read
 since its last message, falls back: it never jumps over the cursor to where no later page goes.
@@ -11,22 +10,21 @@ since its last message, falls back: it never jumps over the cursor to where no l
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from contextlib import suppress
 from functools import partial
-from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from lix_cache.admin import flows
 from lix_cache.admin.infos import info_of
 from lix_cache.admin.results import SessionPage
+from lix_cache.archive.catalogue import Place
 from lix_cache.checks import check_count
 from lix_cache.effects import DiskCall, Flow, RedisBatch, RedisCall
-from lix_cache.errors import ConfigError, InvalidInput
+from lix_cache.errors import ArchiveCorrupt, ConfigError, InvalidInput
 from lix_cache.hot.activity import last_use, last_used
 from lix_cache.messages.session_key import in_namespace, stored_start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lix_cache.archive.facts import SessionMetadata
     from lix_cache.hot.scripts import Command
     from lix_cache.session.store import SessionStore
@@ -35,25 +33,6 @@ __all__ = ["session_page"]
 
 #: Sessions on a page at most.
 MOST = 1000
-
-
-class _Place(NamedTuple):
-    """Where a session stands: the larger comes first. Redis orders equal times in the same way.
-
-    Attributes:
-        ms: Unix milliseconds of its last use.
-        name: its id.
-    """
-
-    ms: int
-    name: bytes
-
-    @property
-    def session_id(self) -> str:
-        return self.name.decode("utf-8", "replace")
-
-    def as_cursor(self) -> str:
-        return urlsafe_b64encode(b"%d %b" % self).decode()
 
 
 def session_page(
@@ -66,14 +45,16 @@ def session_page(
         raise ConfigError(f"limit must be from 1 to {MOST}, got {count}")
     after = None if cursor is None else _parsed(cursor)
     hot = yield from _hot_after(store, count + 1, after, start)
-    metas: dict[str, SessionMetadata] = yield DiskCall(partial(_archived, store, start), waits=True)
     # Places of hot sessions that no page can reach any more need no look at the cold ones beside them.
     last = sorted(hot, reverse=True)[count] if len(hot) > count else None
-    cold = yield from _cold_after(store, metas, count + 1, after, last)
+    cold = yield from _cold_after(store, count + 1, after, last, start)
     names = {one.name for one in hot}
     # One that was moved to disk meanwhile has two places, and is listed once.
     places = sorted([*hot, *(one for one in cold if one.name not in names)], reverse=True)
     page = places[:count]
+    metas = {one.session_id: cold[one] for one in page if one in cold}
+    here = [one.session_id for one in page if one not in cold]
+    metas |= yield DiskCall(partial(_metadata_of, store, here), waits=True)
     sizes = yield from flows.window_sizes(store, (one.session_id for one in page if one in hot))
     infos = (
         info_of(name, sizes.get(name, (0, 0)), metas.get(name), one.ms / 1000, None)
@@ -83,28 +64,38 @@ def session_page(
         if sizes.get(name, (0, 0))[0] or name in metas
     )
     more = len(places) > count
-    return SessionPage(tuple(infos), page[-1].as_cursor() if more else None)
+    return SessionPage(tuple(infos), _as_cursor(page[-1]) if more else None)
 
 
-def _parsed(cursor: str) -> _Place:
+def _metadata_of(store: SessionStore, session_ids: list[str]) -> dict[str, SessionMetadata]:
+    found: dict[str, SessionMetadata] = {}
+    for one in session_ids:
+        # What cannot be read is counted and logged there; its window is listed all the same.
+        with suppress(ArchiveCorrupt):
+            meta = store.cold.metadata(one)
+            if meta is not None:
+                found[one] = meta
+    return found
+
+
+def _as_cursor(place: Place) -> str:
+    return urlsafe_b64encode(b"%d %b" % place).decode()
+
+
+def _parsed(cursor: str) -> Place:
     try:
         ms, found, name = urlsafe_b64decode(cursor.encode()).partition(b" ")
         if not found or not ms.isdigit() or len(ms) > 16:
             raise ValueError
         name.decode()
-        return _Place(int(ms), name)
+        return Place(int(ms), name)
     except (AttributeError, ValueError):
         raise InvalidInput("cursor must be the cursor of an earlier page, or None") from None
 
 
-def _archived(store: SessionStore, start: str | None) -> dict[str, SessionMetadata]:
-    every = store.cold.all_metadata()
-    return {meta.session_id: meta for meta in every if in_namespace(meta.session_id, start)}
-
-
-def _hot_after(store: SessionStore, count: int, after: _Place | None, start: str | None) -> Flow[set[_Place]]:
+def _hot_after(store: SessionStore, count: int, after: Place | None, start: str | None) -> Flow[set[Place]]:
     """Return the first hot sessions after a place; of each bucket as many as are asked for."""
-    found: set[_Place] = set()
+    found: set[Place] = set()
     for bucket in range(store.hot.keys.buckets):
         # Of a namespace there may be few among many.
         step = count if start is None else max(count, MOST)
@@ -113,7 +104,7 @@ def _hot_after(store: SessionStore, count: int, after: _Place | None, start: str
             command = last_used(store.hot.keys, bucket, None if after is None else after.ms, passed, step)
             flat = yield RedisCall(command)
             pairs = zip(flat[0::2], flat[1::2], strict=True)
-            places = [_Place(int(float(score)), bytes(name)) for name, score in pairs]
+            places = [Place(int(float(score)), bytes(name)) for name, score in pairs]
             # Those of the cursor's millisecond come again.
             left = [one for one in places if after is None or one < after]
             left = [one for one in left if in_namespace(one.session_id, start)]
@@ -125,23 +116,21 @@ def _hot_after(store: SessionStore, count: int, after: _Place | None, start: str
 
 
 def _cold_after(
-    store: SessionStore,
-    metas: dict[str, SessionMetadata],
-    count: int,
-    after: _Place | None,
-    last: _Place | None,
-) -> Flow[list[_Place]]:
+    store: SessionStore, count: int, after: Place | None, last: Place | None, start: str | None
+) -> Flow[dict[Place, SessionMetadata]]:
     """Return the first cold sessions after a place and before another: those that Redis does not list."""
-    every = (_Place(round(meta.last_use * 1000), name.encode()) for name, meta in metas.items())
-    rest: Iterator[_Place] = iter(
-        sorted(
-            (one for one in every if (after is None or one < after) and (last is None or one > last)),
-            reverse=True,
-        )
-    )
-    found: list[_Place] = []
-    while len(found) < count and (group := list(islice(rest, flows.AT_ONCE))):
-        asked: tuple[Command, ...] = tuple(last_use(store.hot.keys, one.session_id) for one in group)
+    found: dict[Place, SessionMetadata] = {}
+    wanted = partial(in_namespace, start=start)
+    while len(found) < count:
+        # Most are cold where any is: as many as a page takes are asked for, and seldom more.
+        step = min(flows.AT_ONCE, count)
+        call = partial(store.cold.by_last_use, step, after=after, wanted=wanted)
+        group: list[tuple[Place, SessionMetadata]] = yield DiskCall(call, waits=True)
+        group = [one for one in group if last is None or one[0] > last]
+        if not group:
+            break
+        asked: tuple[Command, ...] = tuple(last_use(store.hot.keys, meta.session_id) for _, meta in group)
         scores = yield RedisBatch(asked)
-        found += [one for one, score in zip(group, scores, strict=True) if score is None]
-    return found[:count]
+        found.update(one for one, score in zip(group, scores, strict=True) if score is None)
+        after = group[-1][0]
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -104,7 +105,8 @@ class StoreAdmin:
         then, and on no later one. One that moves to disk is on one of the pages; on two if it was read after
         its last message, because the place of a session on disk is that of its last message or change.
         Sessions that lix-open-cache left are not listed here. Costs one round trip for each bucket and two
-        for what is on the page, and one listing of the archive.
+        for what is on the page. The first page looks at the times of all files of an archive folder; those
+        that follow read what is on them.
 
         Args:
             limit: how many at most, 1,000 at most.
@@ -386,16 +388,26 @@ class StoreAdmin:
         return files.unreadable(self._store.archive)
 
     def verify(
-        self, session_id: SessionName | None = None, *, namespace: str | None = None
+        self,
+        session_id: SessionName | None = None,
+        *,
+        namespace: str | None = None,
+        after: str | None = None,
     ) -> Iterator[FileCheck]:
         """Check every byte of every archive file, or of those of one session or namespace. Needs no Redis.
 
         Changes nothing. Damage is no error here: the results say it. Nothing is yielded
         for a session without a file.
+
+        Args:
+            session_id: of this one alone.
+            namespace: of the sessions of this one alone.
+            after: a check that was stopped goes on behind this file, the ``file`` of its last result.
         """
         archive = self._store.archive
         if session_id is None:
-            return files.check_files(archive, files.session_files(archive, namespace))
+            names = files.session_files(archive, namespace)
+            return files.check_files(archive, names[0 if after is None else bisect_right(names, after) :])
         return files.check_files(archive, files.file_of(archive, stored_id(session_id)))
 
     def doctor(self) -> list[Check]:

@@ -33,6 +33,7 @@ from lix_cache.messages.turn import ZERO_ID, MessageId
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from lix_cache.archive.catalogue import Place, Wanted
     from lix_cache.archive.changes import Changes, SessionStamp
     from lix_cache.archive.expiry import Now
     from lix_cache.archive.facts import CompactedSession, Extent, SessionMetadata, Summary, TrashedSession
@@ -301,6 +302,20 @@ class ColdTier(Protocol):
 
         A session that was there before and is there after is among them. One that cannot be
         read is counted, logged and left out.
+        """
+
+    def by_last_use(
+        self, count: int, *, after: Place | None = None, wanted: Wanted
+    ) -> list[tuple[Place, SessionMetadata]]:
+        """Return sessions by last use, the last used first, each with the place where it is listed.
+
+        A session stands where its last use puts it, or behind that. One that is used while pages are asked
+        for moves to the front. One that cannot be read is counted, logged and left out.
+
+        Args:
+            count: how many at most.
+            after: those that come after this place.
+            wanted: says of a stored id whether it is asked for.
         """
 
     def stamps(self) -> Iterator[SessionStamp]:

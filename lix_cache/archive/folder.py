@@ -42,6 +42,8 @@ PROBE = "probe"
 _DAMAGED = re.compile(r"\.damaged-[0-9]+\Z")
 #: Seconds between two tries at a lock: they grow from the one to the other.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02
+#: Longer than a tick of any file system's clock.
+_SETTLED_SECONDS = 3
 T = TypeVar("T")
 
 
@@ -155,6 +157,20 @@ class ArchiveFolder:
         for name in self._files.names(self.folder):
             if name.endswith(SUFFIX) and not name.startswith("."):
                 yield name
+
+    def _written(self) -> Iterator[tuple[str, int]]:
+        """Yield the file names of the sessions, and when each was written to, in Unix milliseconds."""
+        for name, modified in self._files.listed(self.folder):
+            if name.endswith(SUFFIX) and not name.startswith("."):
+                yield name, int(modified * 1000)
+
+    def _names_state(self) -> int | None:
+        """Return what is another after files came or went; None while that cannot be told."""
+        modified = self._files.modified(self.folder)
+        if modified is None or abs(self._clock.time() - modified) < _SETTLED_SECONDS:
+            # Of two changes within a tick of its clock the second one leaves no trace.
+            return None
+        return int(modified * 1e6)
 
     def raw(self, session_id: str) -> bytes | None:
         """Return the bytes of a session's file."""

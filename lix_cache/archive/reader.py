@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from lix_cache.archive import decoding, legacy, parts, reading
 from lix_cache.archive import index as index_flow
+from lix_cache.archive.catalogue import Catalogue, Place, Wanted, placed
 from lix_cache.archive.changes import SessionStamp
 from lix_cache.archive.doubts import Link, found_in, id_before, is_gone, is_repeat
 from lix_cache.archive.facts import Extent, SessionMetadata, Summary
@@ -39,8 +41,25 @@ class SessionFile:
     size: int
 
 
+#: A file system's clock may be so far behind that of Redis, by its ticks alone by some milliseconds.
+_SLACK_MS = 1000
+
+
 class ArchiveReader(ArchiveFolder):
     """What can be learnt of sessions without changing anything."""
+
+    @cached_property
+    def _catalogues(self) -> dict[int, Catalogue]:
+        return {}
+
+    @property
+    def _catalogue(self) -> Catalogue:
+        # By process: a lock that another thread held at a fork is never let go in the child.
+        found = self._catalogues.get(os.getpid())
+        if found is None:
+            made = Catalogue(self._youngest, self.session_files, self._placed_at, self._names_state)
+            found = self._catalogues.setdefault(os.getpid(), made)
+        return found
 
     def contents(self, session_id: str, *, locked: bool = False) -> reading.Contents | None:
         """Read a session's whole file; None if there is none.
@@ -182,14 +201,37 @@ class ArchiveReader(ArchiveFolder):
     def all_metadata(self) -> Iterator[SessionMetadata]:
         """Yield the metadata of every file; unreadable ones are counted and logged."""
         for name in list(self.session_files()):
-            try:
-                meta = self._metadata_at(self._in_folder(name), None)
-            except (ArchiveCorrupt, UnicodeEncodeError) as error:
-                # The latter: a name that is no UTF-8 stands for no session at all.
-                self._note_damage(f"{name!r}: {error}" if isinstance(error, UnicodeError) else str(error))
-                continue
+            meta = self._listed(name)
             if meta is not None:
                 yield meta
+
+    def _listed(self, name: str) -> SessionMetadata | None:
+        try:
+            return self._metadata_at(self._in_folder(name), None)
+        except (ArchiveCorrupt, UnicodeEncodeError) as error:
+            # The latter: a name that is no UTF-8 stands for no session at all.
+            self._note_damage(f"{name!r}: {error}" if isinstance(error, UnicodeError) else str(error))
+            return None
+
+    def by_last_use(
+        self, count: int, *, after: Place | None = None, wanted: Wanted
+    ) -> list[tuple[Place, SessionMetadata]]:
+        """Return sessions by last use, the last used first. See ColdTier."""
+        return self._catalogue.after(count, after, wanted)
+
+    def _youngest(self) -> Iterator[tuple[str, int]]:
+        """Yield the file names of the sessions, and how young a message in each can be at most."""
+        for name, written_ms in self._written():
+            yield name, written_ms + _SLACK_MS
+
+    def _placed_at(self, name: str) -> tuple[Place, SessionMetadata] | None:
+        path = self._in_folder(name)
+        # Before what is in the file: it may be written to in between.
+        written = self._files.modified(path)
+        meta = None if written is None else self._listed(name)
+        return (
+            None if meta is None or written is None else (placed(meta, int(written * 1000) + _SLACK_MS), meta)
+        )
 
     def stamps(self) -> Iterator[SessionStamp]:
         """Yield what tells whether a session's file is the same: its inode, size and time of writing."""

@@ -153,7 +153,10 @@ class ArchiveStore(ArchiveChanger):
     def expired_sessions(self, ttl_seconds: float, now: Now) -> list[str]:
         """Return the sessions that have given no sign of life for so long."""
         cutoff = now.earliest - ttl_seconds
-        old = [meta.session_id for meta in self.all_metadata() if meta.updated_at < cutoff]
+        # One that was written to since is no candidate, whatever it says of itself: it need not be read.
+        names = [name for name, ms in self._written() if ms < cutoff * 1000]
+        metas = (self._listed(name) for name in names)
+        old = [meta.session_id for meta in metas if meta is not None and meta.updated_at < cutoff]
         return [session_id for session_id in old if self._is_expired(session_id, ttl_seconds, now)]
 
     def expire_locked(self, session_id: str, ttl_seconds: float, now: Now, *, to_trash: bool) -> bool:

@@ -123,6 +123,10 @@ class Keys:
         """String: which evictor is looking for idle sessions."""
         return f"{self.prefix}:{{{bucket}}}:lease"
 
+    def clean_up(self) -> str:
+        """String: which evictor has looked for expired archives last, as long as that was not long ago."""
+        return f"{self.prefix}:{{0}}:clean-up"
+
     def layout(self) -> str:
         """String: the number of buckets; always in the first one, which every number has."""
         return f"{self.prefix}:{{0}}:buckets"

@@ -385,6 +385,10 @@ class HotWindow:
         """Take or keep the lease on looking for idle sessions. Answers 1 or 0."""
         return ScriptCall(scripts.LEASE, (self.keys.lease(bucket),), (who, ttl_ms))
 
+    def clean_up_lease(self, who: str, ttl_ms: int) -> Command:
+        """Take or keep the lease on looking for expired archives. Answers 1 or 0."""
+        return ScriptCall(scripts.LEASE, (self.keys.clean_up(),), (who, ttl_ms))
+
 
 def _turns(flat: Sequence[bytes]) -> list[Turn]:
     return unpack_window(list(zip(parse_ids(flat[0::2]), flat[1::2], strict=True)))

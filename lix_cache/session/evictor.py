@@ -123,7 +123,7 @@ class Evictor(DaemonThread):
             self._old = drive(rounds.rescue_old(self.store, self._old))
         now = self.store.clock.monotonic()
         if now - self._last_clean_up >= _CLEAN_UP_EVERY:
-            self.store.count("expired_archives", drive(rounds.clean_up(self.store)))
+            self.store.count("expired_archives", drive(rounds.clean_up(self.store, self._name)))
             if self._old.cursor is None and self._old.found:
                 # Once more. Where a whole look met none there will be none.
                 self._old = Pass()

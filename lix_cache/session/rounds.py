@@ -32,6 +32,9 @@ SESSIONS_AT_ONCE = 32
 #: How long one daemon keeps the others from looking for idle sessions too.
 LEASE_MS = 30_000
 
+#: Less than the time between two looks of one daemon, so that no other need take its turn.
+CLEAN_UP_LEASE_MS = 3_300_000
+
 
 def spill_overflow(store: SessionStore, limit: int = 256) -> Flow[Moved]:
     """Bring windows that have grown by a batch back to their size."""
@@ -108,12 +111,18 @@ def rescue_old(store: SessionStore, done: old_sessions.Pass) -> Flow[old_session
     return (yield from old_sessions.rescue(store, done, first_use))
 
 
-def clean_up(store: SessionStore) -> Flow[int]:
+def clean_up(store: SessionStore, who: str | None = None) -> Flow[int]:
     """Move expired archives to the trash, except those of sessions that are hot.
 
     One that cannot be looked at or moved, or whose lock is held, is left for the next
     time, and does not keep the others.
+
+    Args:
+        store: the tiers.
+        who: name for the lease: of many processes one looks at all the archive; None works without one.
     """
+    if who is not None and not (yield RedisCall(store.hot.clean_up_lease(who, CLEAN_UP_LEASE_MS))):
+        return 0
     cold, trash_days = store.cold, store.archive.trash_days
     ttl_seconds = store.archive.session_ttl_days * DAY
     seconds, microseconds = yield RedisCall(("TIME",))

@@ -246,6 +246,19 @@ class Files:
         except OSError as error:
             refused(error, "list", folder)
 
+    def listed(self, folder: str) -> Iterator[tuple[str, float]]:
+        """Yield the files in a folder, and when each was last written to, in Unix seconds."""
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):
+                        if entry.is_file(follow_symlinks=False):
+                            yield entry.name, entry.stat(follow_symlinks=False).st_mtime
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            refused(error, "list", folder)
+
     def try_lock(self, path: str) -> FileLock | None:
         """Take the lock of that file now, or return None if it is held.
 

@@ -281,6 +281,54 @@ class ColdTierContract:
         (changed,) = tier.all_metadata()
         assert changed.last_use >= listed.last_use
 
+    @staticmethod
+    def _pages(tier: ColdTier, count: int, between: Callable[[], None] = lambda: None) -> list[str]:
+        found: list[str] = []
+        after = None
+        while page := tier.by_last_use(count, after=after, wanted=lambda _: True):
+            assert len(page) <= count
+            found += [meta.session_id for _, meta in page]
+            after = page[-1][0]
+            between()
+        return found
+
+    def test_sessions_are_listed_by_their_last_use_some_at_a_time(self, make: Make) -> None:
+        tier = make()
+        uses = {"old": 1, "漢": 5, "a b": 9, "%64": 4, "young": 12, "twin": 9}
+        for session_id, number in uses.items():
+            append(make(), turn(0), turn(number), session_id=session_id)
+        wanted = ["young", "twin", "a b", "漢", "%64", "old"]
+        for count in (1, 2, 3, 10):
+            assert self._pages(tier, count) == wanted
+        some = tier.by_last_use(10, wanted=lambda one: one in ("old", "漢"))
+        assert [meta.session_id for _, meta in some] == ["漢", "old"]
+        place, meta = some[0]
+        assert place == (turn(5).id.ms, "漢".encode())
+        assert meta == tier.metadata("漢")
+
+    @pytest.mark.promise("no-false-empty")
+    def test_what_changes_between_two_pages_hides_no_other_session(self, make: Make) -> None:
+        tier, steps = make(), iter(range(4))
+        for number in range(8):
+            append(make(), turn(10 * number), session_id=f"s{number}")
+
+        def between() -> None:
+            step = next(steps, None)
+            if step == 0:
+                # By another process: one to the front, one that is new, one that goes.
+                append(make(), turn(200), session_id="s1")
+                append(make(), turn(25), session_id="new")
+                delete(make(), session_id="s3")
+            if step == 1:
+                delete(make(), session_id="s2")
+                append(make(), turn(5), session_id="s2")
+
+        found = self._pages(tier, 2, between)
+        assert found[:4] == ["s7", "s6", "s5", "s4"]
+        assert {"new", "s0"} <= set(found) <= {"s7", "s6", "s5", "s4", "new", "s2", "s0"}
+        assert len(set(found)) == len(found)
+        assert self._pages(tier, 3)[0] == "s1"
+
     # -- isolation --------------------------------------------------------------------------
 
     @pytest.mark.promise("isolation")

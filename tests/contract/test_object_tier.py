@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from lix_cache.archive.objects.bucket import Bucket, FolderBucket, ObjectBucket
 from lix_cache.archive.objects.tier import ObjectTier
 from lix_cache.errors import ArchiveUnavailable
 from tests.contract.cold_tier import ColdTierContract, Make, Refusing
-from tests.support.s3_server import S3, moto_server
+from tests.support.s3_server import S3, moto_server, radosgw_server
 
 
 class ObjectTierContract(ColdTierContract):
@@ -74,15 +75,25 @@ class TestS3(ObjectTierContract):
         return ObjectBucket(s3.store(name), "root", f"s3://{name}/root")
 
 
-OWN_SERVER = os.environ.get("LIX_CACHE_TEST_S3", "")
+#: A server that runs, with the key AK and the secret SK; and where Ceph's gateway is unpacked.
+OWN_SERVER, GATEWAY = os.environ.get("LIX_CACHE_TEST_S3", ""), os.environ.get("LIX_CACHE_RADOSGW", "")
+
+
+@pytest.fixture(scope="module")
+def real() -> Iterator[S3]:
+    if OWN_SERVER:
+        yield S3(OWN_SERVER)
+        return
+    with TemporaryDirectory() as data, radosgw_server(GATEWAY, Path(data)) as server:
+        yield server
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not OWN_SERVER, reason="LIX_CACHE_TEST_S3 names no server of S3")
-class TestOwnServer(ObjectTierContract):
-    """A real server of S3: LIX_CACHE_TEST_S3 names its endpoint, with the key AK and the secret SK."""
+@pytest.mark.skipif(not (OWN_SERVER or GATEWAY), reason="no real server of S3: see make radosgw")
+class TestRealServer(ObjectTierContract):
+    """A server of S3 that stores and locks as one in use does."""
 
     @pytest.fixture
-    def bucket(self, tmp_path: Path) -> Bucket:
-        server = S3(OWN_SERVER)
-        return ObjectBucket(server.store(server.signed_bucket()), "root", f"{OWN_SERVER}/{tmp_path}")
+    def bucket(self, tmp_path: Path, real: S3) -> Bucket:
+        name = real.signed_bucket()
+        return ObjectBucket(real.store(name), "root", f"{real.endpoint}/{name}")

@@ -767,6 +767,10 @@ def test_verify_needs_no_redis_and_finds_a_flipped_bit(
     assert for_people.code == 1
     assert "✗ b.huff" in for_people.out
     assert "1 damaged of 3 files" in for_people.out
+    # A check that was stopped goes on behind the file that it named.
+    rest = run_cli(offline, "verify", "--json", "--after", name)
+    assert rest.code == 0
+    assert [check["file"] for check in rest.json["files"]] == ["c.huff"]
 
 
 def test_restore_lists_the_trash_and_takes_back_from_it(

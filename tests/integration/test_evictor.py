@@ -20,6 +20,7 @@ from lix_cache.archive.names import file_stem
 from lix_cache.clock import SystemClock
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ArchiveUnavailable, InvalidMessage, LixCacheError, MissingExtra, RedisUnavailable
+from lix_cache.hot.clients import lazy_client
 from lix_cache.session import evictor as evictor_module
 from lix_cache.session import offload
 from lix_cache.session import rounds as rounds_flow
@@ -635,6 +636,36 @@ def test_one_session_that_cannot_expire_keeps_no_other(config: CacheConfig) -> N
     assert archive.store.counters["expiry_failures"] == 1
     assert [archive.session_exists(session) for session in ("busy", "refused", "cold")] == [True, True, False]
     assert clean_up(config) == 2
+
+
+def test_of_many_daemons_one_looks_for_expired_archives(config: CacheConfig) -> None:
+    one, two = Process(config, "s"), Process(config, "s")
+    make_old(config, "cold")
+    assert one.drive(rounds_flow.clean_up(one.store, "one")) == 1
+    make_old(config, "cold too")
+    assert two.drive(rounds_flow.clean_up(two.store, "two")) == 0
+    assert one.drive(rounds_flow.clean_up(one.store, "one")) == 1
+    # A daemon that has died is in the way no longer than that.
+    assert 0 < lazy_client(one.store.endpoint).pttl(one.store.hot.keys.clean_up()) <= 3_600_000
+
+
+def test_a_folder_that_is_in_use_is_not_read_to_find_what_has_expired(config: CacheConfig) -> None:
+    process = Process(config, "s")
+    for session in ("a", "b", "c"):
+        Process(config, session).add("new")
+        Process(config, session).flush()
+    make_old(config, "cold")
+    read: list[str] = []
+    files = process.store.archive.store._files
+    tail = files.read_tail
+
+    def counted(path: str, count: int) -> Any:
+        read.append(Path(path).name)
+        return tail(path, count)
+
+    files.read_tail = counted  # type: ignore[method-assign]
+    assert process.drive(rounds_flow.clean_up(process.store)) == 1
+    assert set(read) == {"cold.huff"}
 
 
 def test_the_daemon_cleans_up_once_an_hour(config: CacheConfig) -> None:

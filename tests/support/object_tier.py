@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lix_cache.archive.catalogue import Place, Wanted, after_place
 from lix_cache.archive.changes import SessionStamp, changes_of
 from lix_cache.archive.expiry import DAY, Now, is_expired
 from lix_cache.archive.facts import CompactedSession, Extent, SessionMetadata, Summary, TrashedSession
@@ -413,6 +414,11 @@ class ObjectTier:
             meta = self.metadata(session_id)
             if meta is not None:
                 yield meta
+
+    def by_last_use(
+        self, count: int, *, after: Place | None = None, wanted: Wanted
+    ) -> list[tuple[Place, SessionMetadata]]:
+        return after_place(self.all_metadata(), count, after, wanted)
 
     def stamps(self) -> Iterator[SessionStamp]:
         for name in self.bucket.names("session"):

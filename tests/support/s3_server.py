@@ -1,8 +1,9 @@
-"""A server of S3 for tests: moto, a mock with right conditional puts, in a process of its own."""
+"""Servers of S3 for tests, each in a process of its own: moto, a mock, and Ceph's gateway."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,12 +12,15 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
 
-__all__ = ["S3", "moto_server"]
+__all__ = ["S3", "moto_server", "radosgw_server"]
+
+_SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "radosgw.sh"
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,7 @@ class S3:
 def moto_server() -> Iterator[S3]:
     """Start a server, and stop it in the end. Skips where moto is not installed."""
     pytest.importorskip("moto.server", exc_type=ImportError)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     environment = {**os.environ, "AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "SK"}
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
@@ -103,4 +105,31 @@ def moto_server() -> Iterator[S3]:
         yield S3(f"http://127.0.0.1:{port}")
     finally:
         process.kill()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def radosgw_server(unpacked: str, data: Path) -> Iterator[S3]:
+    """Start Ceph's gateway, and stop it in the end.
+
+    Args:
+        unpacked: the folder of ``scripts/radosgw.sh unpack``.
+        data: an empty folder. Its path must be short enough for the names of sockets in it.
+    """
+    command = ["bash", str(_SCRIPT), "run", unpacked, str(data), str(_free_port())]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line.startswith("ready: "):
+            pytest.fail(f"Ceph's gateway did not start; {data / 'log'} says why")
+        yield S3(line.removeprefix("ready: ").strip())
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from lix_cache._log import logger
 from lix_cache.archive import decoding
+from lix_cache.archive.catalogue import Place, Wanted, after_place
 from lix_cache.archive.changes import SessionStamp
 from lix_cache.archive.doubts import id_before
 from lix_cache.archive.facts import Extent, SessionMetadata, Summary, TrashedSession
@@ -204,6 +205,12 @@ class ObjectReader(ObjectBase):
             meta = _metadata(session_id, state)
             if meta is not None:
                 yield meta
+
+    def by_last_use(
+        self, count: int, *, after: Place | None = None, wanted: Wanted
+    ) -> list[tuple[Place, SessionMetadata]]:
+        """Return sessions by last use, the last used first. See ColdTier."""
+        return after_place(self.all_metadata(), count, after, wanted)
 
     def stamps(self) -> Iterator[SessionStamp]:
         """Yield the stamp of every session: the number of the segment that changed it last."""

@@ -14,7 +14,7 @@ from lix_cache.admin import FileCheck
 from lix_cache.cli.errors import PROBLEM
 from lix_cache.cli.naming import archived, name_fields
 from lix_cache.cli.options import AsJson, settings_of
-from lix_cache.cli.output import for_humans, print_json, progress, visible
+from lix_cache.cli.output import for_humans, print_json, progress, to_stderr, visible
 
 __all__ = ["verify"]
 
@@ -27,22 +27,32 @@ def verify(
     namespace: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of this namespace; without SESSION, all its files.")
     ] = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Go on behind this file, where a check was stopped.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check every byte of the archive: frames, CRCs, contents, counts and order.
 
-    Changes nothing and needs no Redis. Exits with 1 if anything is damaged.
+    Changes nothing and needs no Redis. Exits with 1 if anything is damaged. A check that is stopped by Ctrl-C
+    says where to go on.
     """
     admin = StoreAdmin(settings_of(ctx).config_of_store())
     name = None
     if session is not None:
         name = archived(ConversationArchive(admin.config.archive_place), session, namespace)
-    total = len(admin.archive_files(namespace=namespace)) if session is None else 1
+    names = admin.archive_files(namespace=namespace) if session is None else [session]
+    total = sum(after is None or one > after for one in names)
     checks: list[FileCheck] = []
-    with progress("checking") as tell:
-        for check in admin.verify(name, namespace=namespace):
-            checks.append(check)
-            tell(len(checks), total)
+    try:
+        with progress("checking") as tell:
+            for check in admin.verify(name, namespace=namespace, after=after):
+                checks.append(check)
+                tell(len(checks), total)
+    except KeyboardInterrupt:
+        if checks and session is None:
+            to_stderr().print(Text(f"stopped; go on with --after {checks[-1].file!r}"), soft_wrap=True)
+        raise
     damaged = [check for check in checks if not check.is_intact]
     set_aside = admin.set_aside_files() if session is None and namespace is None else []
     if as_json:
