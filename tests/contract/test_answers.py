@@ -962,7 +962,7 @@ def test_stats_are_those_of_the_caches_own_context(make: Any) -> None:
 
 def test_health_says_how_each_part_is(make: Any, embedder: Meanings) -> None:
     verifier = Scores()
-    cache = make(verifier=verifier, deadline_seconds=0.2)
+    cache = make(verifier=verifier, deadline_seconds=1.0)
     healthy = cache.health_check()
     assert healthy["status"] == "ok"
     parts = healthy["components"]

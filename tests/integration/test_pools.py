@@ -211,7 +211,7 @@ def test_a_task_that_is_cancelled_at_any_step_of_asking_ends_as_cancelled(redis_
 
 def test_a_command_that_the_server_does_not_take_ends_at_the_time_limit(tmp_path: Path) -> None:
     async def main(server: RedisServer) -> None:
-        config = server.config(archive_dir=tmp_path, redis_socket_timeout=0.2)
+        config = server.config(archive_dir=tmp_path, redis_socket_timeout=1.0)
         client: Any = lazy_async_client(endpoint_for(config.redis, DB))
         pool: AsyncPool = client.connection_pool
         assert await pool.ask(pack(("ECHO", "first"))) == [b"first"]
