@@ -494,7 +494,7 @@ def test_a_thread_that_finds_all_connections_in_use_waits_for_one(
 
 
 def test_a_pool_with_no_free_connection_says_so_and_has_done_nothing(redis_server: RedisServer) -> None:
-    config = CacheConfig(redis_url=redis_server.unix_url, redis_pool_size=1, redis_socket_timeout=0.2)
+    config = CacheConfig(redis_url=redis_server.unix_url, redis_pool_size=1, redis_socket_timeout=1.0)
     client = create_redis_client(config=config)
     with client.pipeline() as held:
         held.watch("a key")
