@@ -28,9 +28,9 @@ from lix_cache.matching.guards import Objection
 from lix_cache.matching.thresholds import Thresholds
 from tests.support import RedisServer
 from tests.support.meaning import ANYTHING, Meanings, mix
-from tests.support.redis_server import wait_until
 from tests.support.semantic import apart, with_settings
 from tests.support.twins import Twins
+from tests.support.waiting import Life, wait_until
 
 #: Cosines: "capital" and its paraphrase 0.98; "largest" is at 0.9 to both or less.
 TABLE = {
@@ -428,9 +428,10 @@ def test_the_guards_of_the_library_are_asked_unless_one_says_otherwise(make: Any
 
 def test_what_has_expired_never_answers(make: Any) -> None:
     cache, other = make(), make()
-    cache.store(CAPITAL, "Paris", ttl_seconds=1.5)
     cache.store(BREAD, "oven")
-    assert other.lookup(PARAPHRASE).is_hit
+    life = Life(1.5)
+    cache.store(CAPITAL, "Paris", ttl_seconds=life.seconds)
+    assert other.lookup(PARAPHRASE).is_hit or life.may_be_over
     time.sleep(1.6)
     for one in (cache, other):
         assert one.lookup(CAPITAL).reason == Reason.BELOW_THRESHOLD
@@ -449,17 +450,17 @@ def test_a_hit_does_not_prolong_a_life(make: Any) -> None:
 
 
 def test_a_sliding_life_is_prolonged_by_hits_up_to_its_limit(make: Any) -> None:
-    cache = make(sliding_seconds=1, ttl_seconds=3)
+    cache = make(sliding_seconds=20, ttl_seconds=20.5)
     cache.store(CAPITAL, "Paris")
     cache.store(BREAD, "oven")
-    assert cache.lookup(CAPITAL).ttl_remaining_seconds <= 1
-    ends = []
-    while (found := cache.lookup(PARAPHRASE)).is_hit:
-        ends.append(found.age_seconds + found.ttl_remaining_seconds)
-        time.sleep(0.1)
-    assert max(ends) > 1.05  # longer than a step
-    assert max(ends) < 3.05  # and no longer than the whole
-    assert not cache.lookup(BREAD).is_hit
+
+    def end(found: Any) -> float:
+        return float(found.age_seconds + found.ttl_remaining_seconds)
+
+    wait_until(lambda: end(cache.lookup(PARAPHRASE)) > 20.05)  # longer than a step
+    wait_until(lambda: cache.check_availability(CAPITAL).age_seconds > 0.6)
+    assert end(cache.lookup(CAPITAL)) == pytest.approx(20.5, abs=0.01)  # and no longer than the whole
+    assert end(cache.check_availability(BREAD)) == pytest.approx(20, abs=0.01)
 
 
 def test_an_entrys_own_life_thresholds_its_sliding(make: Any) -> None:
@@ -473,9 +474,10 @@ def test_an_entrys_own_life_thresholds_its_sliding(make: Any) -> None:
 
 def test_keys_end_with_what_they_hold(make: Any, raw: redis.Redis, redis_config: CacheConfig) -> None:
     cache = make(ttl_seconds=1.5, eviction="lru")
+    life = Life(1.5)
     cache.store(CAPITAL, "Paris")
     cache.store(BREAD, "oven", ttl_seconds=0.1)
-    assert keys_of(raw, redis_config, "*")
+    assert keys_of(raw, redis_config, "*") or life.may_be_over
     time.sleep(0.12)
     cache.cleanup_expired()  # makes a key for deletions
     wait_until(lambda: not keys_of(raw, redis_config, "*"), what="the end of every key")
@@ -546,13 +548,15 @@ def test_a_context_that_changed_since_the_last_call_is_another_scope(make: Any) 
 
 def test_cleaning_up_drops_what_has_expired_and_counts_it(make: Any) -> None:
     cache = make()
-    cache.store(CAPITAL, "Paris", ttl_seconds=1.5)
-    cache.store(CAPITAL, "Paris", context={"s": 1}, ttl_seconds=1.5)
     cache.store(BREAD, "oven")
     cache.store(BREAD, "oven", context={"s": 1})
-    assert cache.cleanup_expired() == 0
+    life = Life(1.5)
+    cache.store(CAPITAL, "Paris", ttl_seconds=life.seconds)
+    cache.store(CAPITAL, "Paris", context={"s": 1}, ttl_seconds=life.seconds)
+    early = cache.cleanup_expired()
+    assert early == 0 or life.may_be_over
     time.sleep(1.6)
-    assert cache.cleanup_expired() == 2
+    assert early + cache.cleanup_expired() == 2
     assert cache.cleanup_expired() == 0
     assert cache.get_stats()["expired"] == 2
     assert cache.lookup(BAKED).is_hit
@@ -690,11 +694,13 @@ def test_entries_are_dropped_by_tag(make: Any) -> None:
 def test_entries_are_dropped_by_age(make: Any) -> None:
     cache = make()
     cache.store(CAPITAL, 1)
-    time.sleep(0.12)
+    time.sleep(0.6)
+    young = Life(0.5)
     cache.store(BREAD, 2)
     assert cache.invalidate(older_than_seconds=60) == 0
-    assert cache.invalidate(older_than_seconds=0.1) == 1
-    assert cache.lookup(BREAD).is_hit
+    assert cache.invalidate(older_than_seconds=young.seconds) == 1 or young.may_be_over
+    assert not cache.lookup(CAPITAL).is_hit
+    assert cache.lookup(BREAD).is_hit or young.may_be_over
 
 
 def test_entries_are_dropped_by_meaning(make: Any) -> None:
@@ -956,7 +962,7 @@ def test_stats_are_those_of_the_caches_own_context(make: Any) -> None:
 
 def test_health_says_how_each_part_is(make: Any, embedder: Meanings) -> None:
     verifier = Scores()
-    cache = make(verifier=verifier, deadline_seconds=0.2)
+    cache = make(verifier=verifier, deadline_seconds=1.0)
     healthy = cache.health_check()
     assert healthy["status"] == "ok"
     parts = healthy["components"]

@@ -27,6 +27,8 @@ from lix_cache import (
 )
 from lix_cache.hot.clients import close_async_redis_clients
 from tests.support import CountingProxy, RedisServer
+from tests.support.semantic import Joins, note_joins
+from tests.support.waiting import until
 
 END = object()
 EVENTS = ["one ", {"n": [2]}, b"three", 4.5]
@@ -36,9 +38,9 @@ Q = "capital of France"
 class Lab:
     """Calls of one variant, as coroutines: those that block go to threads."""
 
-    def __init__(self, variant: str, config: CacheConfig) -> None:
+    def __init__(self, variant: str, config: CacheConfig, joins: Joins) -> None:
         self.is_async = variant == "async"
-        self.config = config
+        self.config, self.joins = config, joins
         self.closed: list[str] = []
         self.pulled: list[Any] = []
 
@@ -90,9 +92,11 @@ class Lab:
             return [event async for event in stream]
         return await asyncio.to_thread(list, stream)
 
-    async def follower(self, cache: Any, seconds: float = 0.1, **options: Any) -> asyncio.Task[Any]:
-        task = asyncio.create_task(self.do(cache.begin, Q, **options))
-        await asyncio.sleep(seconds)
+    async def follower(self, cache: Any) -> asyncio.Task[Any]:
+        """Return an equal call that waits."""
+        before = self.joins.count
+        task = asyncio.create_task(self.do(cache.begin, Q))
+        await until(lambda: self.joins.are(before + 1))
         return task
 
     async def is_stored(self) -> Any:
@@ -102,10 +106,10 @@ class Lab:
 Test = Callable[[Lab], Awaitable[None]]
 
 
-def run(variant: str, config: CacheConfig, test: Test) -> None:
+def run(variant: str, config: CacheConfig, joins: Joins, test: Test) -> None:
     async def main() -> None:
         try:
-            await asyncio.wait_for(test(Lab(variant, config)), 60)
+            await asyncio.wait_for(test(Lab(variant, config, joins)), 120)
         finally:
             await close_async_redis_clients()
 
@@ -113,8 +117,11 @@ def run(variant: str, config: CacheConfig, test: Test) -> None:
 
 
 @pytest.fixture(params=["sync", "async"])
-def lab(request: pytest.FixtureRequest, redis_config: CacheConfig) -> Callable[[Test], None]:
-    return lambda test: run(request.param, redis_config, test)
+def lab(
+    request: pytest.FixtureRequest, redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Test], None]:
+    joins = note_joins(monkeypatch)
+    return lambda test: run(request.param, redis_config, joins, test)
 
 
 def contract(test: Test) -> Callable[..., None]:
@@ -206,7 +213,7 @@ def test_one_of_those_who_wait_takes_an_abandoned_call_over(lab: Any, end: str, 
                 # The next call of the process that dropped it tells.
                 await lab.do((await lab.do(cache.begin, "another question")).fail)
                 # It tells when it leads a call, so the one before had nothing to tell yet, or did.
-        done, waiting = await asyncio.wait(tasks, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        done, waiting = await asyncio.wait(tasks, timeout=60, return_when=asyncio.FIRST_COMPLETED)
         assert len(done) == len(waiting) == 1
         await lab.do(done.pop().result().complete, "Paris")
         assert (await waiting.pop()).response == "Paris"
@@ -449,7 +456,6 @@ def test_a_stream_without_a_reader_is_closed_and_not_stored(lab: Any, way: str) 
         else:
             del stream
             gc.collect()
-            await asyncio.sleep(0.05)
             again = await lab.do(cache.begin, Q)
         assert not again.is_hit
         assert await lab.all(again.record(lab.source(["anew"]))) == ["anew"]
@@ -624,10 +630,7 @@ async def test_a_stream_that_is_getting_old_is_renewed_beside_the_call(lab: Lab)
     assert await lab.all(ask(Q)) == EVENTS
     await asyncio.sleep(0.05)
     assert await lab.all(ask(Q)) == EVENTS
-    for _ in range(200):
-        if cache.local_stats["refreshed"]:
-            break
-        await asyncio.sleep(0.02)
+    await until(lambda: cache.local_stats["refreshed"])
     assert lab.pulled == EVENTS * 2
 
 
@@ -669,7 +672,7 @@ def test_a_function_that_yields_runs_without_redis(lab: Any, run_on_error: bool)
 @contract
 async def test_redis_lost_under_way_loses_no_answer(lab: Lab) -> None:
     with RedisServer() as own_redis:
-        config = lab.config.replace(redis_port=own_redis.port, redis_socket_timeout=0.5)
+        config = lab.config.replace(redis_port=own_redis.port)
         cache = lab.cache(config=config)
         call = await lab.do(cache.begin, Q)
         other = await lab.do(cache.begin, "a stream")
@@ -688,7 +691,7 @@ async def test_redis_lost_under_way_loses_no_answer(lab: Lab) -> None:
 async def test_who_comes_next_does_not_wait_for_a_call_that_ended_while_redis_hung(lab: Lab) -> None:
     with RedisServer() as own_redis:
         config = lab.config.replace(
-            redis_port=own_redis.port, redis_socket_timeout=0.2, redis_retry_seconds=0.05
+            redis_port=own_redis.port, redis_socket_timeout=1.0, redis_retry_seconds=0.05
         )
         cache = lab.cache(config=config)
         call = await lab.do(cache.begin, Q)
@@ -697,7 +700,7 @@ async def test_who_comes_next_does_not_wait_for_a_call_that_ended_while_redis_hu
         del call
         gc.collect()
         own_redis.resume()
-        await asyncio.sleep(0.3)  # until the server is asked again
+        await asyncio.sleep(0.1)  # until the server is asked again
         begun = asyncio.create_task(lab.do(cache.begin, Q, lock_seconds=60))
         again = await asyncio.wait_for(begun, 20)
         assert not again.is_hit

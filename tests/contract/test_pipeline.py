@@ -66,7 +66,7 @@ def test_a_task_that_leaves_takes_no_answer_from_the_others(redis_config: CacheC
 @pytest.mark.promise("no-stall")
 def test_a_server_that_hangs_or_dies_ends_all_that_waits(tmp_path: Path) -> None:
     with RedisServer(requirepass="secret", appendonly=True) as server:
-        config = server.config(archive_dir=tmp_path, redis_socket_timeout=0.1)
+        config = server.config(archive_dir=tmp_path, redis_socket_timeout=1.0)
 
         async def work(line: Pipeline) -> None:
             await line.ask(pack(("SET", "a", "1")))

@@ -34,7 +34,7 @@ def config(server: RedisServer, tmp_path: Path) -> CacheConfig:
     return server.config(
         archive_dir=str(tmp_path / "archive"),
         redis_key_prefix=f"t{tmp_path.name}",
-        redis_socket_timeout=0.3,
+        redis_socket_timeout=1.0,
         redis_retry_seconds=30,
         hot_window_size=20,
         evictor_enabled=False,

@@ -240,7 +240,7 @@ def test_equal_requests_behind_one_that_fails_get_an_answer_too(
         wait_until(lambda: gateway.core.metrics.open == 4)
         provider.gate.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
         provider.seconds = 0.0
         assert {reply.status for reply in got} == statuses
         whole = {b"[DONE]" in reply.body for reply in got if reply.status == 200}

@@ -49,7 +49,7 @@ def config(redis_server: RedisServer, tmp_path: Path) -> CacheConfig:
 @pytest.fixture
 def held_up(config: CacheConfig, proxy: CountingProxy) -> CacheConfig:
     """And as the one sees it behind the proxy that holds packets."""
-    return config.replace(redis_port=proxy.port, redis_socket_timeout=0.2)
+    return config.replace(redis_port=proxy.port, redis_socket_timeout=1.0)
 
 
 def say(cache: Any, *texts: str) -> None:

@@ -24,9 +24,9 @@ from lix_cache.storage.locks import FileLock
 from tests.support import CountingProxy, RedisServer
 from tests.support.forks import Child, Report
 from tests.support.lab import Process, contents
-from tests.support.redis_server import wait_until
 from tests.support.sessions import said
 from tests.support.twins import Twins
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.promise("no-false-empty")
 
@@ -503,7 +503,7 @@ def test_a_server_that_is_killed_and_started_again_loses_and_doubles_nothing(
         time.sleep(0.05)
         lasting.start()
         _sync_always(lasting)
-    time.sleep(0.1)
+    wait_until(lambda: all(acknowledged), what="a message of each writer")
     stop.set()
     for thread in threads:
         thread.join()
@@ -552,7 +552,7 @@ def test_a_server_that_hangs_is_not_asked_to_do_a_thing_twice(
     with RedisServer() as server:
         config = server.config(
             archive_dir=tmp_path / "archive",
-            **settings(on_redis_error=policy, redis_socket_timeout=0.2),
+            **settings(on_redis_error=policy, redis_socket_timeout=1.0),
         )
         cache = twins.make("HybridConversationCache", "s", config)
         say(cache, "before")

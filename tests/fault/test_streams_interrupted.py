@@ -22,6 +22,8 @@ from lix_cache import (
 from lix_cache.hot.clients import close_async_redis_clients
 from tests.support.forks import Child, Report
 from tests.support.interrupts import Interrupt, interrupt_at, lines_of
+from tests.support.semantic import note_joins
+from tests.support.waiting import until
 
 EVENTS = [{"n": i} for i in range(4)]
 Q = "capital of France"
@@ -98,11 +100,10 @@ def test_a_cancelled_reader_ends_no_stream_of_another(redis_config: CacheConfig)
         gots: list[list[int]] = [[], []]
         stream = (await cache.begin(Q)).record(slow())  # type: ignore[union-attr]
         first = asyncio.create_task(consume(stream, gots[0]))
-        while not gots[0]:
-            await asyncio.sleep(0.01)
+        await until(lambda: gots[0])
         other = (await cache.begin(Q)).response  # type: ignore[union-attr]
         second = asyncio.create_task(consume(other, gots[1]))
-        await asyncio.sleep(0.05)
+        await until(lambda: gots[1])
         first.cancel()  # while the source is awaited
         await asyncio.wait([first])
         assert first.cancelled()
@@ -113,23 +114,26 @@ def test_a_cancelled_reader_ends_no_stream_of_another(redis_config: CacheConfig)
         assert (await cache.lookup(Q)).response == Streamed((1, 2))
         # Where the last one is cancelled, the source is closed and the call is free.
         gate.clear()
+        got: list[int] = []
         alone = asyncio.create_task(
-            consume((await cache.begin("another question")).record(slow()), [])  # type: ignore[union-attr]
+            consume((await cache.begin("another question")).record(slow()), got)  # type: ignore[union-attr]
         )
-        await asyncio.sleep(0.05)
+        await until(lambda: got)
         alone.cancel()
         await asyncio.wait([alone])
         assert closed == [1, 1]
         assert not (await AsyncSemanticCache(config=redis_config).begin("another question")).is_hit
         await close_async_redis_clients()
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
 @pytest.mark.promise("no-stall")
 def test_a_cancelled_call_leaves_its_flight_to_one_who_waits_in_another_process(
-    redis_config: CacheConfig,
+    redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    joins = note_joins(monkeypatch)
+
     async def main() -> None:
         runs: list[str] = []
 
@@ -144,15 +148,15 @@ def test_a_cancelled_call_leaves_its_flight_to_one_who_waits_in_another_process(
 
         first, *others = (function(AsyncSemanticCache(config=redis_config)) for _ in range(4))
         task = asyncio.create_task(first(Q))
-        await asyncio.sleep(0.1)
+        await until(lambda: runs)
         waiting = [asyncio.create_task(other(Q)) for other in others]
-        await asyncio.sleep(0.1)
+        await until(lambda: joins.are(4))
         task.cancel()
         assert await asyncio.gather(*waiting) == ["answer"] * 3
         assert len(runs) == 2  # the cancelled one, and one of those who waited
         await close_async_redis_clients()
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
 def test_readers_on_other_loops_and_threads_share_a_stream(redis_config: CacheConfig) -> None:
@@ -171,7 +175,9 @@ def test_readers_on_other_loops_and_threads_share_a_stream(redis_config: CacheCo
     def reader() -> None:
         async def main() -> None:
             results.append([event async for event in ask(Q)])
-            await asyncio.sleep(0.5)  # or the loop of the source would end before others have read
+            await until(
+                lambda: len(results) == 5
+            )  # or the loop of the source would end before others have read
             await close_async_redis_clients()
 
         asyncio.run(main())
@@ -207,7 +213,7 @@ def test_a_stream_whose_loop_has_ended_does_not_hold_others(redis_config: CacheC
         assert not call.is_hit
         await call.fail()  # type: ignore[union-attr]
 
-    other.run_until_complete(asyncio.wait_for(follow(), 10))
+    other.run_until_complete(asyncio.wait_for(follow(), 60))
     left.run_until_complete(stream.aclose())
     for loop in (left, other):
         loop.run_until_complete(close_async_redis_clients())

@@ -22,7 +22,8 @@ from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, InvalidContext
 from lix_cache.hot.clients import close_async_redis_clients
 from lix_cache.semantic.policy import CachePolicy
-from tests.support.redis_server import wait_until
+from tests.support.semantic import note_joins
+from tests.support.waiting import until, wait_until
 
 USER = {"role": "user", "content": "What is entropy?"}
 
@@ -460,8 +461,11 @@ def _use(i: int, result: Any) -> tuple[int, list[float]]:
 @pytest.mark.promise("isolation")
 @pytest.mark.parametrize("kind", ["dict", "array", "model", "error"])
 @pytest.mark.parametrize("variant", ["sync", "async"])
-def test_callers_of_one_run_share_no_object(redis_config: CacheConfig, kind: str, variant: str) -> None:
+def test_callers_of_one_run_share_no_object(
+    redis_config: CacheConfig, kind: str, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs: list[int] = []
+    joined = note_joins(monkeypatch)
 
     def make() -> Any:
         runs.append(1)
@@ -474,7 +478,7 @@ def test_callers_of_one_run_share_no_object(redis_config: CacheConfig, kind: str
 
         @cache.cached()
         def ask(prompt: str) -> Any:
-            time.sleep(0.3)
+            wait_until(lambda: joined.are(8))
             return make()
 
         def call(i: int) -> Any:
@@ -490,7 +494,7 @@ def test_callers_of_one_run_share_no_object(redis_config: CacheConfig, kind: str
 
         @acache.cached()
         async def aask(prompt: str) -> Any:
-            await asyncio.sleep(0.3)
+            await until(lambda: joined.are(8))
             return make()
 
         async def acall(i: int) -> Any:

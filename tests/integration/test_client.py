@@ -290,10 +290,10 @@ def test_a_client_goes_on_after_a_restart_and_finds_what_was_acknowledged(tmp_pa
 def test_an_answer_that_comes_too_late_leaves_open_whether_it_was_done(
     proxy: CountingProxy, proxy_config: CacheConfig
 ) -> None:
-    config = proxy_config.replace(redis_socket_timeout=0.2)
+    config = proxy_config.replace(redis_socket_timeout=1.0)
     client = create_redis_client(config=config)
     key = config.redis_key_prefix
-    proxy.delay(0.5)
+    proxy.delay(2.0)
     error = translated(lambda: client.rpush(key, "once"), config)
     proxy.delay(0)
     assert isinstance(error, RedisUnavailable)
@@ -494,7 +494,7 @@ def test_a_thread_that_finds_all_connections_in_use_waits_for_one(
 
 
 def test_a_pool_with_no_free_connection_says_so_and_has_done_nothing(redis_server: RedisServer) -> None:
-    config = CacheConfig(redis_url=redis_server.unix_url, redis_pool_size=1, redis_socket_timeout=0.2)
+    config = CacheConfig(redis_url=redis_server.unix_url, redis_pool_size=1, redis_socket_timeout=1.0)
     client = create_redis_client(config=config)
     with client.pipeline() as held:
         held.watch("a key")

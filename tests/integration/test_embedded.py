@@ -681,7 +681,7 @@ def test_a_program_that_fails_is_an_error_that_quotes_its_log(
 ) -> None:
     fault = ServerBinary(str(program(tmp_path / "fault", text)), (7, 0, 0), "a fault")
     with pytest.raises(NoRedisServer, match=f"{message}(?s:.*)the reason"):
-        EmbeddedRedis(folder, binary=fault, start_timeout_seconds=1).start()
+        EmbeddedRedis(folder, binary=fault, start_timeout_seconds=3).start()
     assert not is_running(folder)
     with EmbeddedRedis(folder) as server:
         assert client_of(server).ping()

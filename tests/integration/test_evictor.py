@@ -85,6 +85,10 @@ def test_there_is_one_for_each_process_and_store(config: CacheConfig, tmp_path: 
     assert len(evictors) == 4
 
 
+def evictors() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "lix-cache-evictor"}
+
+
 def test_it_is_started_by_the_first_cache_that_wants_it(config: CacheConfig) -> None:
     quiet = HybridConversationCache("s", config)
     assert not quiet.evictor.is_alive
@@ -92,9 +96,9 @@ def test_it_is_started_by_the_first_cache_that_wants_it(config: CacheConfig) -> 
     HybridConversationCache("s", config.replace(evictor_enabled=True))
     assert quiet.evictor.is_alive
     assert quiet.get_stats()["evictor"]["alive"] is True
-    names = [thread.name for thread in threading.enumerate()]
+    before = evictors()
     HybridConversationCache("s", config.replace(evictor_enabled=True))
-    assert [thread.name for thread in threading.enumerate()] == names
+    assert evictors() == before
 
 
 def test_it_ends_when_asked_and_can_be_started_again(config: CacheConfig) -> None:

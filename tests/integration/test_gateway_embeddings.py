@@ -111,6 +111,6 @@ def test_equal_requests_at_once_are_one_call(provider: Provider, gateway: Runnin
     wait_until(lambda: gateway.core.metrics.open == 8)
     provider.gate.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert len(provider.calls) == 1
     assert len({str(vectors(reply)) for reply in got}) == 1

@@ -130,7 +130,7 @@ def test_who_asks_for_something_else_does_not_follow(provider: Provider, redis_c
         wait_until(lambda: "exact" in got)
         everything.gate.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
         assert got["exact"].state == "miss"
         assert got["any"].state in ("hit-l2-semantic", "miss")
 

@@ -331,7 +331,7 @@ def test_a_body_that_comes_too_slowly_ends_the_connection(
                 time.sleep(0.01)
         except OSError:
             pass
-        connection.settimeout(5)
+        connection.settimeout(60)
         with contextlib.suppress(ConnectionResetError):
             assert b" 408 " in connection.recv(1 << 16)[:20]
     wait_until(lambda: gateway.core.metrics.open == 0)

@@ -36,9 +36,11 @@ def test_workers_count_requests_together(redis_config: CacheConfig) -> None:
         RunningGateway(provider, redis_config, tenants=limited) as one,
         RunningGateway(provider, redis_config, tenants=limited) as other,
     ):
-        replies = [post((one, other)[n % 2].url, chat_body(), authorization=ANN) for n in range(50)]
+        began = time.monotonic()
+        replies = [post((one, other)[n % 2].url, chat_body(), authorization=ANN) for n in range(60)]
+        more = (time.monotonic() - began) / 2
         assert {reply.status for reply in replies} == {200, 429}
-        assert 28 <= sum(reply.status == 200 for reply in replies) <= 31, "a minute may turn meanwhile"
+        assert 28 <= sum(reply.status == 200 for reply in replies) <= 31 + more, "a minute may turn meanwhile"
         refused = next(reply for reply in replies if reply.status == 429)
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert post(one.url, chat_body(), authorization=BOB).status == 200
@@ -107,10 +109,8 @@ def test_tokens_spent_while_redis_was_away_are_told_later(tmp_path: Path) -> Non
         config = server.config(archive_dir=tmp_path)
 
         async def work() -> None:
-            clock = ManualClock(time.time())
-            redis = RedisTier(
-                config.replace(redis_socket_timeout=0.5, redis_socket_connect_timeout=0.5), clock
-            )
+            clock = ManualClock(time.time() // 86_400 * 86_400 + 43_200)  # noon: no day turns
+            redis = RedisTier(config, clock)
             limits, tenant = Limits(redis, clock), Tenant("ann", tokens_per_day=100)
             server.kill()
             assert limits.spent(tenant, 40)

@@ -280,7 +280,7 @@ def test_the_loop_serves_while_the_model_computes(lab: Lab) -> None:
         assert ask(gateway.url, "GET", "/healthz").status == 200
         assert post(gateway.url, said()).state == "hit-l1-exact"
         lab.toy.gate.set()
-        thread.join(20)
+        thread.join(60)
 
 
 @pytest.mark.promise("no-stall")
@@ -317,7 +317,7 @@ def test_requests_take_turns_and_too_many_are_refused(lab: Lab) -> None:
         assert (refused.status, refused.headers["retry-after"]) == (503, "3")
         lab.toy.gate.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
     assert [one.status for one in replies] == [200, 200]
     assert lab.toy.most_at_once == 1
 
@@ -338,7 +338,7 @@ def test_slots_serve_side_by_side(lab: Lab) -> None:
         wait_until(lambda: lab.toy.at_once == 3, 20, "three at once")
         lab.toy.gate.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
     assert [replies[n] for n in (1, 3, 5, 7)] == alone
 
 
@@ -524,7 +524,7 @@ def test_an_exchange_waits_for_replies_and_gives_up(lab: Lab) -> None:
         busy = swap(gateway, "toy:2")
         assert busy.status == 409
         lab.toy.gate.set()
-        thread.join(20)
+        thread.join(60)
         assert replies[0].status == 200
         assert len(lab.toys) == 1
 

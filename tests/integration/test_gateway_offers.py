@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from lix_cache import CacheConfig
+from lix_cache.gateway.guarded_http import GuardedHttp
 from tests.support.provider import Provider, RunningGateway
+from tests.support.waiting import wait_until
 from tests.support.wire import CHAT
 
 HIDDEN = b"GET /v1/smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -35,16 +37,32 @@ def gateway(provider: Provider, redis_config: CacheConfig) -> Iterator[RunningGa
         yield running
 
 
+def is_answered(client: socket.socket) -> bool:
+    return bool(select.select([client], [], [], 0)[0])
+
+
 def sent(gateway: RunningGateway, *packets: bytes) -> bytes:
-    """Send packets one after the other; return all that comes back."""
-    answer = b""
-    with socket.create_connection(("127.0.0.1", gateway.port)) as client:
-        client.settimeout(10)
+    """Send packets, each when the one before has been read; return all that comes back."""
+    answer, data_received = b"", GuardedHttp.data_received
+    read: list[bytes] = []
+
+    def reading(self: GuardedHttp, data: bytes) -> None:
+        data_received(self, data)
+        read.append(data)
+
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        socket.create_connection(("127.0.0.1", gateway.port)) as client,
+    ):
+        patched.setattr(GuardedHttp, "data_received", reading)
+        client.settimeout(60)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(ConnectionError):
-            for packet in packets:
+            for number, packet in enumerate(packets, 1):
                 client.sendall(packet)
-                time.sleep(0.03)  # so that they are read one by one
+                length = len(b"".join(packets[:number]))
+                # It is not read to its end by a server that has refused it.
+                wait_until(lambda size=length: len(b"".join(read)) >= size or is_answered(client))
             while part := client.recv(65536):
                 answer += part
     return answer

@@ -67,17 +67,17 @@ def test_new_settings_hold_for_the_next_request_and_what_is_stored_stays(
             target=lambda: slow.append(post(gateway.url, chat_body("Slow?"), authorization=ANN))
         )
         thread.start()
-        wait_until(lambda: len(provider.calls) == 2, 20, "the slow request")
+        wait_until(lambda: len(provider.calls) == 2, what="the slow request")
         assert admin(gateway, "reload").json == {"reloaded": True}
         assert app.core is not before
         assert post(gateway.url, chat_body(), authorization=ANN).state == "hit-l1-exact"
         assert post(gateway.url, chat_body(), authorization=BOB).status == 200
         assert (len(provider.calls), len(other.calls)) == (2, 1)
         provider.gate.set()
-        thread.join(20)
+        thread.join(60)
         assert slow[0].status == 200
         assert slow[0].is_whole
-        wait_until(lambda: before.routes.routes[0].upstream._session is None, 20, "the old connections' end")
+        wait_until(lambda: before.routes.routes[0].upstream._session is None, what="the old connections' end")
         assert app.core.tenants.tenants["ann"]._tokens > 0, "what was spent is not forgotten"
         assert post(gateway.url, chat_body("Slow?"), authorization=ANN).state == "hit-l1-exact"
 
@@ -89,7 +89,13 @@ def test_a_file_that_makes_no_sense_changes_nothing_and_is_said(
     with RunningGateway(provider, redis_config, admin_key=digest_of_key(ADMIN)) as gateway:
         app = rereading(
             gateway,
-            lambda: read_settings(str(file), {}, port=gateway.port, admin_key=digest_of_key(ADMIN)),
+            lambda: read_settings(
+                str(file),
+                {},
+                port=gateway.port,
+                admin_key=digest_of_key(ADMIN),
+                redis_seconds=gateway.settings.redis_seconds,
+            ),
         )
         before = app.core
         upstreams = f"upstreams: [{{name: default, url: '{provider.url}'}}]\naccess_log: true\n"
@@ -159,11 +165,11 @@ def test_a_signal_reloads_all_workers(provider: Provider, tmp_path: Path) -> Non
         assert statuses(ANN) == {200}
         write(BOB)
         process.send_signal(signal.SIGHUP)
-        wait_until(lambda: statuses(BOB) == {200}, 30, "the new settings")
-        assert statuses(ANN) == {401}
+        # Which worker takes a connection is chance: one that still has the old settings may come late.
+        wait_until(lambda: (statuses(BOB), statuses(ANN)) == ({200}, {401}), what="the new settings")
         file.write_text("nonsense: 1")
         process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "were not reloaded" in log_of(file).read_text(), 30, "the word about it")
+        wait_until(lambda: "were not reloaded" in log_of(file).read_text(), what="the word about it")
         assert statuses(BOB) == {200}, "the old settings stay"
 
 
@@ -180,7 +186,7 @@ def test_it_drains_requests_that_run_and_refuses_new_ones(provider: Provider, tm
         ]
         for thread in threads:
             thread.start()
-        wait_until(lambda: len(provider.calls) == 2, 20, "both requests")
+        wait_until(lambda: len(provider.calls) == 2, what="both requests")
         process.terminate()
 
         def is_closed() -> bool:
@@ -190,10 +196,10 @@ def test_it_drains_requests_that_run_and_refuses_new_ones(provider: Provider, tm
                 return True
             return False
 
-        wait_until(is_closed, 20, "the listener's end")
+        wait_until(is_closed, what="the listener's end")
         assert process.poll() is None, "two requests run"
         provider.gate.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
         assert [(reply.status, reply.is_whole) for reply in replies] == [(200, True)] * 2
         assert process.wait(30) in (0, -signal.SIGTERM)

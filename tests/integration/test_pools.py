@@ -19,6 +19,7 @@ from lix_cache.hot.pools import AsyncPool, Pool
 from lix_cache.hot.wire import pack
 from tests.support import RedisServer
 from tests.support.twins import Twins
+from tests.support.waiting import wait_until
 
 DB = 3
 
@@ -81,11 +82,11 @@ def test_both_ways_use_one_connection(twins: Twins, redis_server: RedisServer, t
         assert both.ping()
     assert connections(redis_server) == before + 1
     twins.run(both.pool.disconnect())
-    assert connections(redis_server) == before
+    wait_until(lambda: connections(redis_server) == before, what="the end of the connection")
 
 
 def test_a_pool_of_one_serves_both_ways(twins: Twins, redis_server: RedisServer, tmp_path: Path) -> None:
-    config = redis_server.config(archive_dir=tmp_path, redis_pool_size=1, redis_socket_timeout=0.5)
+    config = redis_server.config(archive_dir=tmp_path, redis_pool_size=1)
     both = Both(twins, config)
     for _ in range(3):
         assert both.ask(("ECHO", "x")) == [b"x"]
@@ -93,7 +94,7 @@ def test_a_pool_of_one_serves_both_ways(twins: Twins, redis_server: RedisServer,
 
 
 def test_threads_that_come_both_ways_wait_for_each_other(redis_server: RedisServer, tmp_path: Path) -> None:
-    config = redis_server.config(archive_dir=tmp_path, redis_pool_size=2, redis_socket_timeout=3)
+    config = redis_server.config(archive_dir=tmp_path, redis_pool_size=2, redis_socket_timeout=60)
     client: Any = lazy_client(endpoint_for(config.redis, DB))
     failures: list[BaseException] = []
     key = f"pools:{os.getpid()}"
@@ -118,7 +119,7 @@ def test_threads_that_come_both_ways_wait_for_each_other(redis_server: RedisServ
 
 
 def test_tasks_that_come_both_ways_wait_for_each_other(redis_server: RedisServer, tmp_path: Path) -> None:
-    config = redis_server.config(archive_dir=tmp_path, redis_pool_size=2, redis_socket_timeout=3)
+    config = redis_server.config(archive_dir=tmp_path, redis_pool_size=2, redis_socket_timeout=60)
 
     async def main() -> int:
         client: Any = lazy_async_client(endpoint_for(config.redis, DB))
@@ -210,7 +211,7 @@ def test_a_task_that_is_cancelled_at_any_step_of_asking_ends_as_cancelled(redis_
 
 def test_a_command_that_the_server_does_not_take_ends_at_the_time_limit(tmp_path: Path) -> None:
     async def main(server: RedisServer) -> None:
-        config = server.config(archive_dir=tmp_path, redis_socket_timeout=0.2)
+        config = server.config(archive_dir=tmp_path, redis_socket_timeout=1.0)
         client: Any = lazy_async_client(endpoint_for(config.redis, DB))
         pool: AsyncPool = client.connection_pool
         assert await pool.ask(pack(("ECHO", "first"))) == [b"first"]

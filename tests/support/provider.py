@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
-import time
 from collections import deque
 from types import TracebackType
 from typing import Any
@@ -19,7 +19,7 @@ from lix_cache.gateway.core import Core
 from lix_cache.gateway.demo import _PATHS, body_of, events_of
 from lix_cache.gateway.serve import server_for
 from lix_cache.gateway.settings import GatewaySettings, UpstreamSettings
-from tests.support.redis_server import free_port
+from tests.support.waiting import wait_until
 
 __all__ = ["Call", "Provider", "RunningGateway"]
 
@@ -48,7 +48,7 @@ class _Loop:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
 
-    def do(self, work: Any, seconds: float = 30) -> Any:
+    def do(self, work: Any, seconds: float = 60) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(seconds)
 
     def end(self) -> None:
@@ -85,7 +85,8 @@ class Provider:
         self.cancelled = 0
         self.retry_after = "0"
         self._loop = _Loop()
-        self.port = free_port()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
         self._loop.do(self._start())
 
     @property
@@ -114,7 +115,7 @@ class Provider:
         app.router.add_route("*", "/{tail:.*}", self._serve)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        await web.SockSite(self._runner, self._listener).start()
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
@@ -234,9 +235,14 @@ class RunningGateway:
         **settings: Any,
     ) -> None:
         url = provider if isinstance(provider, str) else provider.url
-        self.port = free_port()
+        # Bound from now on: a port that is only chosen may be another's when the server starts.
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
         settings["upstreams"] = settings.get("upstreams") or (UpstreamSettings("default", url),)
         settings.setdefault("redis", config is not None)
+        # A slow machine is no Redis that hangs: what takes longer than by default is a miss.
+        settings.setdefault("redis_seconds", 20.0)
+        settings.setdefault("embedder_seconds", 20.0)
         self.settings = GatewaySettings(port=self.port, **settings)
         self.core = Core(
             self.settings,
@@ -250,12 +256,10 @@ class RunningGateway:
         self._loop = _Loop()
         self._server = server_for(self.app, loop="asyncio", timeout_graceful_shutdown=1)
         self._server.install_signal_handlers = lambda: None
-        self._serving = asyncio.run_coroutine_threadsafe(self._server._serve(), self._loop.loop)
-        deadline = time.monotonic() + 20
-        while not self._server.started:
-            if time.monotonic() > deadline or self._serving.done():
-                raise RuntimeError(f"the gateway did not start: {self._serving}")
-            time.sleep(0.005)
+        self._serving = asyncio.run_coroutine_threadsafe(self._server._serve([listener]), self._loop.loop)
+        wait_until(lambda: self._server.started or self._serving.done(), what="the start of the gateway")
+        if not self._server.started:
+            raise RuntimeError(f"the gateway did not start: {self._serving}")
 
     @property
     def url(self) -> str:
@@ -271,7 +275,7 @@ class RunningGateway:
         traceback: TracebackType | None,
     ) -> None:
         self._server.should_exit = True
-        self._serving.result(20)
+        self._serving.result(60)
         self._loop.do(_close_redis())
         self._loop.end()
 

