@@ -261,12 +261,13 @@ class Core:
 
     def spent(self, tenant: Tenant, usage: Usage, model: str, *, is_told: bool = True) -> None:
         """Count what a call of the provider cost; what is only estimated counts for the budget alone."""
-        prompt, answer, _ = usage
+        prompt, answer, cached = usage
         if self.limits.spent(tenant, prompt + answer):
             self.spawn(self.limits.tell())
         if not is_told:
             return
         self.metrics.tokens(tenant.name, (prompt, answer), are_saved=False)
+        self.metrics.cached[tenant.name] += cached
         self.timeline.counted(tenant.name, model, (prompt, answer), are_saved=False)
 
     def store(

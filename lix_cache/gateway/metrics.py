@@ -19,6 +19,8 @@ class Metrics:
         self.requests: dict[tuple[str, str, str, str], int] = defaultdict(int)
         self.saved: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         self.spent: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        #: Of the prompts' tokens that were paid for, those that the provider had in a cache of its own.
+        self.cached: dict[str, int] = defaultdict(int)
         self.statuses: dict[int, int] = defaultdict(int)
         self.not_stored: dict[str, int] = defaultdict(int)
         self._added: dict[str, list[int]] = {}
@@ -65,6 +67,9 @@ class Metrics:
             for tenant, (prompt, answer) in counts.items():
                 yield f'{start}_tokens_{name}_total{{tenant="{tenant}",kind="prompt"}} {prompt}'
                 yield f'{start}_tokens_{name}_total{{tenant="{tenant}",kind="answer"}} {answer}'
+        yield f"# TYPE {start}_tokens_cached_by_provider_total counter"
+        for tenant, count in self.cached.items():
+            yield f'{start}_tokens_cached_by_provider_total{{tenant="{tenant}"}} {count}'
         yield f"# TYPE {start}_stored_total counter"
         yield f"{start}_stored_total {self.stored}"
         yield f"# TYPE {start}_tokens_encoded_away_total counter"

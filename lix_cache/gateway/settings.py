@@ -51,6 +51,8 @@ class UpstreamSettings:
         api_key: the provider's key, if requests do not bring it.
         api_key_env: the variable that it is in.
         client_keys: it gets the client's own credentials also where another provider is first for the model.
+        cache_salt: each request gets the ``cache_salt`` of its tenant: vLLM and SGLang share their prefix
+            cache among equal salts alone.
     """
 
     name: str = ""
@@ -59,6 +61,7 @@ class UpstreamSettings:
     api_key: str = field(default="", repr=False)
     api_key_env: str = ""
     client_keys: bool = False
+    cache_salt: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):
@@ -67,6 +70,10 @@ class UpstreamSettings:
             if len(self.url) == len(LOCAL_SCHEME):
                 raise ConfigError(
                     f"the url of upstream {self.name!r} must name a model behind {LOCAL_SCHEME}"
+                )
+            if self.cache_salt:
+                raise ConfigError(
+                    f"upstream {self.name!r} needs no cache_salt: its states know their tenants"
                 )
             return
         parts = urlsplit(self.url)

@@ -68,7 +68,8 @@ class Meter:
         # Messages tell one token at the begin. Far fewer tokens than events are not those of all of it.
         is_plausible = not is_stream or answer * 4 + 16 >= self._events
         if is_whole and is_plausible and (answer or (prompt and b"total_tokens" in told)):
-            return Usage(prompt, answer), True
+            read = told.get(b"cached_tokens", 0) or told.get(b"cache_read_input_tokens", 0)
+            return Usage(prompt, answer, min(read, prompt)), True
         return Usage(
             prompt or -(-self._sent // _BYTES_PER_TOKEN), max(answer, self._guess(seen, is_stream))
         ), False

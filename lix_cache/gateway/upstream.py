@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from lix_cache.clock import Clock
 from lix_cache.errors import LixCacheError
 from lix_cache.gateway.local.settings import LOCAL_SCHEME
+from lix_cache.gateway.salts import Salted
 from lix_cache.gateway.settings import GatewaySettings, UpstreamSettings
 from lix_cache.gateway.tenants import patterns
 from lix_cache.hot.breaker import Breaker
@@ -256,16 +257,14 @@ class Routes:
         self._sleep = asyncio.sleep
         self._wall = clock.time
         self._monotonic = clock.monotonic
-        self.routes = [
-            Route(
-                one,
-                make(one.url, settings),
-                Breaker(_OPEN_SECONDS, clock),
-                patterns(one.models),
-                one.api_key or (keys(one.api_key_env) if one.api_key_env else ""),
-            )
-            for one in settings.upstreams
-        ]
+        self.routes = []
+        for one in settings.upstreams:
+            key = one.api_key or (keys(one.api_key_env) if one.api_key_env else "")
+            upstream = make(one.url, settings)
+            if one.cache_salt:
+                upstream = Salted(upstream, key, settings.largest_body_bytes)
+            breaker = Breaker(_OPEN_SECONDS, clock)
+            self.routes.append(Route(one, upstream, breaker, patterns(one.models), key))
         self.retries = 0
         self._handed_on: set[str] = set()
 

@@ -125,26 +125,15 @@ def _partial(store: KvReader, want: Want, number: int, most: int, kind: str) -> 
 
 def load(store: KvReader, want: Want, found: Stored) -> tuple[list[State], int]:
     """Return the states that were found, as far as they are what they should be, and their tokens."""
-    states: list[State] = []
-    names = []
-    tokens = 0
-    for number in range(1, found.blocks + 1):
-        name, about, ids = want.block(number)
-        state = store.load(want.fingerprint, name, about, ids)
-        if state is None:
-            break
-        states.append(state)
-        names.append(name)
-        tokens = number * BLOCK_TOKENS
-    if found.partial and tokens == found.blocks * BLOCK_TOKENS:
-        name, about, ids = want.partial(found.kind, found.partial)
-        state = store.load(want.fingerprint, name, about, ids)
-        if state is not None:
-            states.append(state)
-            names.append(name)
-            tokens = found.partial
-    store.used(want.fingerprint, names)
-    return states, tokens
+    files = [want.block(number) for number in range(1, found.blocks + 1)]
+    if found.partial:
+        files.append(want.partial(found.kind, found.partial))
+    states: list[State] = [*store.load(want.fingerprint, files)]
+    store.used(want.fingerprint, [name for name, _, _ in files[: len(states)]])
+    if not states:
+        return [], 0
+    _, last, _ = files[len(states) - 1]
+    return states, last.first + last.tokens
 
 
 def pieces(engine: Engine, live: Live, want: Want, checkpoints: Mapping[str, int]) -> list[Piece]:

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from lix_cache._log import logger
 from lix_cache.errors import ArchiveUnavailable
@@ -18,6 +19,9 @@ from lix_cache.kv.tensors import Tensor
 from lix_cache.storage.files import Files
 
 __all__ = ["KvReader"]
+
+#: That look at files at a time: more do not make memory faster.
+_MOST_THREADS = 4
 
 
 class KvReader:
@@ -51,29 +55,47 @@ class KvReader:
         return sorted(found, reverse=True)
 
     def load(
-        self, fingerprint: Fingerprint, name: str, about: Description, ids: Ids
-    ) -> dict[str, Tensor] | None:
-        """Return the tensors of a state file, if every byte and every token of it is right.
+        self, fingerprint: Fingerprint, files: Sequence[tuple[str, Description, Ids]]
+    ) -> list[dict[str, Tensor]]:
+        """Return the tensors of state files up to the first of which not every byte and token is right.
 
-        They lie in the mapped file: whoever needs them longer than a moment copies them.
+        They lie in the mapped files: whoever needs them longer than a moment copies them.
+
+        Args:
+            fingerprint: of the model.
+            files: name of each, what it must say of itself, and its token ids.
         """
-        path = state_path(self.folder, (fingerprint.hex, name))
-        try:
-            data = mapped(path)
-            tensors = decode(data, about, ids)
-        except FileNotFoundError:
-            return None
-        except NotThisState as error:
+        paths = [state_path(self.folder, (fingerprint.hex, name)) for name, _, _ in files]
+
+        def look(number: int) -> tuple[dict[str, Tensor] | Exception, int]:
+            _, about, ids = files[number]
+            try:
+                data = mapped(paths[number])
+                return decode(data, about, ids), len(data)
+            except (NotThisState, OSError) as error:
+                return error, 0
+
+        # Checksums are most of the time, and they let go of the interpreter.
+        with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1, _MOST_THREADS) or 1) as pool:
+            looked = list(pool.map(look, range(len(files))))
+        made = []
+        for path, (found, size) in zip(paths, looked, strict=True):
+            if isinstance(found, Exception):
+                self._count(path, found)
+                break
+            self.counters["loaded_files"] += 1
+            self.counters["loaded_bytes"] += size
+            made.append(found)
+        return made
+
+    def _count(self, path: str, error: Exception) -> None:
+        """Note why a file is not used. One that is not there was evicted, and nothing is wrong."""
+        if isinstance(error, NotThisState):
             self.counters["bad_files"] += 1
             logger.warning("KV state file {} is not used: {}", os.path.basename(path)[:16], error)
-            return None
-        except OSError as error:
+        elif not isinstance(error, FileNotFoundError):
             self.counters["unreadable_files"] += 1
             logger.warning("a KV state file cannot be read: {}", type(error).__name__)
-            return None
-        self.counters["loaded_files"] += 1
-        self.counters["loaded_bytes"] += len(data)
-        return tensors
 
     def prefetch(self, fingerprint: Fingerprint, names: Iterable[str]) -> None:
         """Ask the system to read files ahead, and wait for nothing: they will be loaded in a moment."""

@@ -18,6 +18,7 @@ from lix_cache.errors import ConfigError, EngineError, InvalidInput
 from lix_cache.kv.engine import Halt, Options
 from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.store import KvStore
+from lix_cache.kv.tensors import Tensor
 from tests.support.kv_models import SYSTEM, conversation, model_folder, transformers_engine
 
 pytestmark = [
@@ -60,14 +61,85 @@ def test_a_restored_state_is_bit_equal(engine: Any) -> None:
     parts = [engine.export(live, first, min(first + 256, 600)) for first in range(0, 600, 256)]
     again = engine.restore(parts, ids)
     assert again.size == live.size
-    for one, two in zip(live.cache.layers, again.cache.layers, strict=True):
-        assert torch.equal(one.keys, two.keys)
-        assert torch.equal(one.values, two.values)
     options = Options(max_tokens=30)
     replies = [list(engine.generate(state, [5, 6, 7], options)) for state in (live, again)]
     assert replies[0] == replies[1]
+    assert live.size == again.size
     for one, two in zip(live.cache.layers, again.cache.layers, strict=True):
         assert torch.equal(one.keys, two.keys)
+        assert torch.equal(one.values, two.values)
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 599, 600])
+def test_a_state_that_was_not_stepped_since_it_was_restored_is_cut_and_exported(
+    engine: Any, count: int
+) -> None:
+    # Its parts are joined by the next step, and must be those of the tokens that are left by then.
+    ids = engine.tokenize(engine.render(LONG))[:600]
+    live = engine.begin()
+    engine.prefill(live, ids)
+    parts = [engine.export(live, first, min(first + 256, 600)) for first in range(0, 600, 256)]
+    cut, again = engine.restore(parts, ids), engine.restore(parts, ids)
+    for state in (live, cut):
+        assert engine.cut(state, count)
+    first, *others = [
+        {name: (one.shape, bytes(one.view)) for name, one in engine.export(state, 0, count).items()}
+        for state in (live, cut, again)
+    ]
+    assert all(other == first for other in others)
+    assert cut.size == live.size
+    assert engine.cut(again, count)
+    scores = [engine._feed(state, [5, 6, 7]) for state in (live, cut, again)]
+    assert torch.equal(scores[0], scores[1])
+    assert torch.equal(scores[0], scores[2])
+
+
+@pytest.mark.promise("right-answer")
+def test_parts_that_are_not_of_one_sequence_are_refused(engine: Any) -> None:
+    live = engine.begin()
+    engine.prefill(live, [5] * 20)
+    one, two = engine.export(live, 0, 8), engine.export(live, 8, 20)
+    other = {name: Tensor("F16", part.shape, bytes(part.size // 2)) for name, part in two.items()}
+    wide = {
+        name: Tensor(part.dtype, (*part.shape[:2], part.shape[2] // 2), bytes(part.size // 2))
+        for name, part in two.items()
+    }
+    fewer = {name: part for name, part in two.items() if name != "1.v"}
+    for bad in (other, wide, fewer):
+        with pytest.raises(EngineError, match="does not fit"):
+            engine.restore([one, bad], [5] * 20)
+    with pytest.raises(EngineError, match="another number of tokens"):
+        engine.restore([one, two], [5] * 21)
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_model_that_fails_in_the_middle_of_a_step_leaves_no_half_of_it(
+    engine: Any, store: KvStore, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = LocalModel(engine).generate(LONG, session="s", max_tokens=8).all()
+    model = LocalModel(engine, store)
+    model.generate(LONG[:-1], session="s", max_tokens=4).all()
+    steps = []
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        # Half of the layers have seen the tokens by then.
+        steps.append(1)
+        return half(*arguments, **options) if len(steps) == step else whole(*arguments, **options)
+
+    def half(*arguments: Any, **options: Any) -> Any:
+        whole(*arguments, **options)
+        raise RuntimeError("out of memory")
+
+    layer = engine._model.model.layers[1]
+    whole = layer.forward
+    monkeypatch.setattr(layer, "forward", failing)
+    with pytest.raises(EngineError, match="the model failed"):
+        model.generate(LONG, session="s", max_tokens=8).all()
+    monkeypatch.undo()
+    assert model.generate(LONG, session="s", max_tokens=8).all() == wanted
+    model.close()
 
 
 @pytest.mark.promise("right-answer")
@@ -256,6 +328,7 @@ import json, sys
 from pathlib import Path
 from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.store import KvStore
+from lix_cache.kv.tensors import Tensor
 from tests.support.kv_models import conversation, transformers_engine
 model = LocalModel(transformers_engine(Path(sys.argv[1])), KvStore(sys.argv[2]))
 reply = model.generate(conversation(40), session="s", max_tokens=30)

@@ -94,7 +94,7 @@ def loaded_tokens(
     """Return the sizes of the pieces of a sequence that can be restored from its start, checked."""
     found = []
     for piece in pieces_of(ids, tenant, fingerprint):
-        state = store.load(fingerprint, piece.name, piece.about, piece.ids)
+        state = next(iter(store.load(fingerprint, [(piece.name, piece.about, piece.ids)])), None)
         if state is None:
             break
         expected = state_of(piece.ids)

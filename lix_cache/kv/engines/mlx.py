@@ -6,25 +6,22 @@ export whole states, with what each layer says of itself.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from lix_cache.errors import EngineError, MissingExtra
-from lix_cache.kv.engine import Live, Options, model_folder
+from lix_cache.kv.engine import Options, model_folder
+from lix_cache.kv.engines.in_process import CachedSequence, InProcessEngine
 from lix_cache.kv.identity import Fingerprint, fingerprint_of
 from lix_cache.kv.tensors import ITEM_SIZE, State, Tensor
 
 __all__ = ["MlxEngine"]
 
-#: Tokens of a prompt that are computed at a time.
-_CHUNK = 512
 _DTYPES = {
     "float32": "F32",
     "float16": "F16",
@@ -40,12 +37,7 @@ _MLX = {ours: theirs for theirs, ours in _DTYPES.items()}
 _INTEGERS = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
 
 
-@dataclass
-class _Sequence(Live):
-    cache: Any = None
-
-
-class MlxEngine:
+class MlxEngine(InProcessEngine):
     """A language model of mlx-lm. Loaded by :meth:`load`, or handed over.
 
     Args:
@@ -54,8 +46,6 @@ class MlxEngine:
         context_tokens: the most tokens of a sequence; None is what the model's config says.
         most_live: how many sequences to hold at once.
     """
-
-    is_serial = True
 
     def __init__(
         self, model: Any, tokenizer: Any, *, context_tokens: int | None = None, most_live: int = 64
@@ -125,105 +115,11 @@ class MlxEngine:
 
     # -- text --------------------------------------------------------------------------
 
-    def render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        *,
-        reply: bool = True,
-    ) -> str:
-        try:
-            text = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tools=list(tools) if tools else None,
-                add_generation_prompt=reply,
-                tokenize=False,
-            )
-        except Exception as error:  # a template raises what it likes
-            raise EngineError(f"the chat template refuses these messages ({type(error).__name__})") from error
-        return str(text)
-
     def tokenize(self, text: str) -> list[int]:
         return [int(one) for one in self._tokenizer.encode(text, add_special_tokens=False)]
 
     def detokenize(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
-
-    # -- sequences ---------------------------------------------------------------------
-
-    def begin(self) -> _Sequence:
-        return _Sequence(cache=self._new_cache())
-
-    def cut(self, live: Live, count: int) -> bool:
-        sequence = _ours(live)
-        if self.exports != "blocks":
-            return count == len(live.ids)
-        for layer in sequence.cache:
-            layer.trim(layer.offset - count)
-        del live.ids[count:]
-        self._weigh(sequence)
-        return True
-
-    def prefill(self, live: Live, ids: Sequence[int]) -> None:
-        self._feed(_ours(live), ids)
-
-    def generate(self, live: Live, ids: Sequence[int], options: Options) -> Iterator[int]:
-        from mlx_lm.sample_utils import make_sampler
-
-        sequence, mx = _ours(live), self._mx
-        live.evaluated = len(ids)
-        if options.seed is not None:
-            mx.random.seed(options.seed)
-        choose: Any = make_sampler(
-            temp=options.temperature, top_p=options.top_p if options.top_p < 1 else 0.0
-        )
-        logits = self._feed(sequence, ids, options)
-        for number in range(options.max_tokens):
-            scores = logits.astype(mx.float32)
-            token = int(choose((scores - mx.logsumexp(scores))[None])[0].item())
-            yield token
-            if token in self.end_ids or number + 1 == options.max_tokens or options.is_halted:
-                return
-            if len(live.ids) >= self.context_tokens:
-                return
-            logits = self._feed(sequence, [token])
-
-    def export(self, live: Live, first: int, end: int) -> State:
-        sequence = _ours(live)
-        if self.exports == "blocks":
-            state: dict[str, Tensor] = {}
-            for number, layer in enumerate(sequence.cache):
-                state[f"{number}.k"] = self._exported(layer.keys[0, :, first:end])
-                state[f"{number}.v"] = self._exported(layer.values[0, :, first:end])
-            return state
-        if (first, end) != (0, len(live.ids)):
-            raise EngineError("a state with windows or recurrent layers can only be exported whole")
-        return self._snapshot(sequence)
-
-    def restore(self, states: Sequence[State], ids: Sequence[int]) -> _Sequence:
-        sequence = _Sequence(list(ids), cache=self._new_cache())
-        try:
-            if self.exports == "snapshots":
-                self._restore_snapshot(sequence, states[0])
-            else:
-                self._restore_blocks(sequence, states)
-        except (KeyError, ValueError, RuntimeError, IndexError, TypeError) as error:
-            raise EngineError(f"a state does not fit this model ({type(error).__name__})") from error
-        lengths = {layer.offset for layer in sequence.cache if hasattr(layer, "offset")}
-        if lengths - {len(ids)}:
-            raise EngineError("a state is of another number of tokens than it says")
-        self._weigh(sequence)
-        return sequence
-
-    def release(self, live: Live) -> None:
-        if isinstance(live, _Sequence):
-            live.cache = None
-        live.ids.clear()
-        live.size = 0
-
-    def close(self) -> None:
-        self._model = self._tokenizer = None
-        gc.collect()
 
     # -- steps -------------------------------------------------------------------------
 
@@ -232,23 +128,40 @@ class MlxEngine:
 
         return make_prompt_cache(self._model)
 
-    def _feed(self, sequence: _Sequence, ids: Sequence[int], options: Options | None = None) -> Any:
-        if not ids or len(sequence.ids) + len(ids) > self.context_tokens:
-            raise EngineError(
-                f"{len(sequence.ids) + len(ids)} tokens, where 1 to {self.context_tokens} are possible"
-            )
-        logits = None
-        for start in range(0, len(ids), _CHUNK):
-            if options is not None and options.is_halted:
-                raise EngineError("the generation was halted")
-            chunk = self._mx.array([list(ids[start : start + _CHUNK])])
-            logits = self._model(chunk, cache=sequence.cache)[0, -1]
-            self._mx.eval(logits)
-            sequence.ids.extend(ids[start : start + _CHUNK])
-        self._weigh(sequence)
+    def _step(self, sequence: CachedSequence, ids: list[int]) -> Any:
+        logits = self._model(self._mx.array([ids]), cache=sequence.cache)[0, -1]
+        self._mx.eval(logits)
         return logits
 
-    def _restore_blocks(self, sequence: _Sequence, states: Sequence[State]) -> None:
+    def _chooser(self, options: Options) -> Callable[[Any], int]:
+        from mlx_lm.sample_utils import make_sampler
+
+        mx = self._mx
+        if options.seed is not None:
+            mx.random.seed(options.seed)
+        sample: Any = make_sampler(
+            temp=options.temperature, top_p=options.top_p if options.top_p < 1 else 0.0
+        )
+
+        def choose(logits: Any) -> int:
+            scores = logits.astype(mx.float32)
+            return int(sample((scores - mx.logsumexp(scores))[None])[0].item())
+
+        return choose
+
+    def _cut(self, sequence: CachedSequence, count: int) -> None:
+        for layer in sequence.cache:
+            layer.trim(layer.offset - count)
+
+    def _halves(self, sequence: CachedSequence) -> Iterator[tuple[str, Any]]:
+        for number, layer in enumerate(sequence.cache):
+            yield f"{number}.k", layer.keys
+            yield f"{number}.v", layer.values
+
+    def _lengths(self, sequence: CachedSequence) -> set[int]:
+        return {layer.offset for layer in sequence.cache if hasattr(layer, "offset")}
+
+    def _restore_blocks(self, sequence: CachedSequence, states: Sequence[State]) -> None:
         for number, layer in enumerate(sequence.cache):
             halves = [
                 self._mx.concatenate([self._array(state[f"{number}.{half}"]) for state in states], axis=1)[
@@ -259,7 +172,7 @@ class MlxEngine:
             layer.keys, layer.values = halves
             layer.offset = int(halves[0].shape[2])
 
-    def _snapshot(self, sequence: _Sequence) -> State:
+    def _snapshot(self, sequence: CachedSequence) -> State:
         """Return every array and number of every layer: kinds of layers differ in what they keep."""
         state: dict[str, Tensor] = {}
         for number, layer in enumerate(sequence.cache):
@@ -275,7 +188,7 @@ class MlxEngine:
                         raise EngineError(f"a cache layer of kind {type(layer).__name__} cannot be exported")
         return state
 
-    def _restore_snapshot(self, sequence: _Sequence, state: State) -> None:
+    def _restore_snapshot(self, sequence: CachedSequence, state: State) -> None:
         for name, tensor in state.items():
             number, attribute, *index = name.split(".")
             layer = sequence.cache[int(number)]
@@ -307,20 +220,16 @@ class MlxEngine:
             return made.astype(self._mx.bool_)
         return made.reshape(-1).view(getattr(self._mx, _MLX[tensor.dtype])).reshape(tensor.shape)
 
-    def _weigh(self, sequence: _Sequence) -> None:
-        values = [value for layer in sequence.cache for value in vars(layer).values()]
-        values += [one for value in values if isinstance(value, list) for one in value]
-        sequence.size = sum(value.nbytes for value in values if isinstance(value, self._mx.array))
+    def _arrays(self, sequence: CachedSequence) -> Iterator[Any]:
+        for layer in sequence.cache:
+            for value in vars(layer).values():
+                for one in value if isinstance(value, list) else (value,):
+                    if isinstance(one, self._mx.array):
+                        yield one
 
 
 class _Empty:
     pass
-
-
-def _ours(live: Live) -> _Sequence:
-    if not isinstance(live, _Sequence) or live.cache is None:
-        raise EngineError("a sequence of another engine, or one that was let go")
-    return live
 
 
 def _mlx() -> Any:

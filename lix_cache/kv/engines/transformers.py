@@ -8,25 +8,22 @@ the sequence, and is wrong in silence.
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from lix_cache.errors import ConfigError, EngineError, MissingExtra
-from lix_cache.kv.engine import Live, Options, model_folder
+from lix_cache.kv.engine import Options, model_folder
+from lix_cache.kv.engines.in_process import CachedSequence, InProcessEngine
 from lix_cache.kv.identity import Fingerprint, fingerprint_of
 from lix_cache.kv.tensors import ITEM_SIZE, State, Tensor
 
 __all__ = ["TransformersEngine"]
 
-#: Tokens of a prompt that are computed at a time.
-_CHUNK = 512
 #: Integers of a size, numpy's and torch's: bytes go from one to the other so, for numpy lacks bfloat16.
 _INTEGERS = {1: ("<u1", "uint8"), 2: ("<i2", "int16"), 4: ("<i4", "int32"), 8: ("<i8", "int64")}
 _DTYPES = {
@@ -43,12 +40,7 @@ _WEIGHTS = ("auto", "bfloat16", "float16", "float32", "float64")
 _TORCH = {ours: theirs for theirs, ours in _DTYPES.items()}
 
 
-@dataclass
-class _Sequence(Live):
-    cache: Any = None
-
-
-class TransformersEngine:
+class TransformersEngine(InProcessEngine):
     """A causal language model of transformers. Loaded by :meth:`load`, or handed over.
 
     Args:
@@ -57,8 +49,6 @@ class TransformersEngine:
         context_tokens: the most tokens of a sequence; None is what the model's config says.
         most_live: how many sequences to hold at once.
     """
-
-    is_serial = True
 
     def __init__(
         self, model: Any, tokenizer: Any, *, context_tokens: int | None = None, most_live: int = 64
@@ -139,24 +129,6 @@ class TransformersEngine:
 
     # -- text --------------------------------------------------------------------------
 
-    def render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        *,
-        reply: bool = True,
-    ) -> str:
-        try:
-            text = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tools=list(tools) if tools else None,
-                add_generation_prompt=reply,
-                tokenize=False,
-            )
-        except Exception as error:  # a template raises what it likes
-            raise EngineError(f"the chat template refuses these messages ({type(error).__name__})") from error
-        return str(text)
-
     def tokenize(self, text: str) -> list[int]:
         return [int(one) for one in self._tokenizer(text, add_special_tokens=False)["input_ids"]]
 
@@ -165,86 +137,6 @@ class TransformersEngine:
             self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         )
 
-    # -- sequences ---------------------------------------------------------------------
-
-    def begin(self) -> _Sequence:
-        return _Sequence(cache=self._new_cache())
-
-    def cut(self, live: Live, count: int) -> bool:
-        sequence = _ours(live)
-        if self.exports != "blocks":
-            return count == len(live.ids)
-        for layer in sequence.cache.layers:
-            if layer.is_initialized:
-                layer.keys = layer.keys[..., :count, :]
-                layer.values = layer.values[..., :count, :]
-        del live.ids[count:]
-        self._weigh(sequence)
-        return True
-
-    def prefill(self, live: Live, ids: Sequence[int]) -> None:
-        self._feed(_ours(live), ids)
-
-    def generate(self, live: Live, ids: Sequence[int], options: Options) -> Iterator[int]:
-        sequence = _ours(live)
-        live.evaluated = len(ids)
-        logits = self._feed(sequence, ids, options)
-        chance = None
-        if options.seed is not None:
-            chance = self._torch.Generator(device=logits.device).manual_seed(options.seed)
-        for number in range(options.max_tokens):
-            token = self._choose(logits, options, chance)
-            yield token
-            if token in self.end_ids or number + 1 == options.max_tokens or options.is_halted:
-                return
-            if len(live.ids) >= self.context_tokens:
-                return
-            logits = self._feed(sequence, [token])
-
-    def export(self, live: Live, first: int, end: int) -> State:
-        sequence = _ours(live)
-        if self.exports == "snapshots":
-            if (first, end) != (0, len(live.ids)):
-                raise EngineError("a state with windows or recurrent layers can only be exported whole")
-            return self._snapshot(sequence)
-        state = {}
-        for number, layer in enumerate(sequence.cache.layers):
-            if layer.is_initialized:
-                state[f"{number}.k"] = _exported(layer.keys[0, :, first:end])
-                state[f"{number}.v"] = _exported(layer.values[0, :, first:end])
-        return state
-
-    def restore(self, states: Sequence[State], ids: Sequence[int]) -> _Sequence:
-        sequence = _Sequence(list(ids), cache=self._new_cache())
-        try:
-            if self.exports == "snapshots":
-                self._restore_snapshot(sequence, states[0])
-            else:
-                self._restore_blocks(sequence, states)
-        except (KeyError, ValueError, RuntimeError, IndexError) as error:
-            raise EngineError(f"a state does not fit this model ({type(error).__name__})") from error
-        # Recurrent layers know no length.
-        lengths = {
-            layer.get_seq_length()
-            for layer in sequence.cache.layers
-            if getattr(layer, "is_initialized", False)
-        }
-        if lengths - {len(ids), 0}:
-            raise EngineError("a state is of another number of tokens than it says")
-        self._weigh(sequence)
-        return sequence
-
-    def release(self, live: Live) -> None:
-        if isinstance(live, _Sequence):
-            live.cache = None
-        live.ids.clear()
-        live.size = 0
-
-    def close(self) -> None:
-        self._model = self._tokenizer = None
-        # Modules refer to each other in circles, and the next model needs the memory now.
-        gc.collect()
-
     # -- steps -------------------------------------------------------------------------
 
     def _new_cache(self) -> Any:
@@ -252,23 +144,19 @@ class TransformersEngine:
 
         return DynamicCache(config=self._model.config)
 
-    def _feed(self, sequence: _Sequence, ids: Sequence[int], options: Options | None = None) -> Any:
-        if not ids or len(sequence.ids) + len(ids) > self.context_tokens:
-            count = len(sequence.ids) + len(ids)
-            raise EngineError(f"{count} tokens, where 1 to {self.context_tokens} are possible")
-        logits = None
-        for start in range(0, len(ids), _CHUNK):
-            if options is not None and options.is_halted:
-                raise EngineError("the generation was halted")
-            chunk = self._torch.tensor([list(ids[start : start + _CHUNK])], device=self._model.device)
-            with self._torch.inference_mode():
-                out = self._model(
-                    input_ids=chunk, past_key_values=sequence.cache, use_cache=True, logits_to_keep=1
-                )
-            logits = out.logits[0, -1]
-            sequence.ids.extend(ids[start : start + _CHUNK])
-        self._weigh(sequence)
-        return logits
+    def _step(self, sequence: CachedSequence, ids: list[int]) -> Any:
+        chunk = self._torch.tensor([ids], device=self._model.device)
+        with self._torch.inference_mode():
+            out = self._model(
+                input_ids=chunk, past_key_values=sequence.cache, use_cache=True, logits_to_keep=1
+            )
+        return out.logits[0, -1]
+
+    def _chooser(self, options: Options) -> Callable[[Any], int]:
+        chance = None
+        if options.seed is not None:
+            chance = self._torch.Generator(device=self._model.device).manual_seed(options.seed)
+        return lambda scores: self._choose(scores, options, chance)
 
     def _choose(self, logits: Any, options: Options, chance: Any) -> int:
         if options.temperature <= 0:
@@ -281,31 +169,77 @@ class TransformersEngine:
             return int(order[self._torch.multinomial(ordered, 1, generator=chance)])
         return int(self._torch.multinomial(shares, 1, generator=chance))
 
-    def _restore_blocks(self, sequence: _Sequence, states: Sequence[State]) -> None:
-        count = len(sequence.ids)
-        for number, layer in enumerate(sequence.cache.layers):
-            if f"{number}.k" not in states[0]:
-                continue
-            halves = [self._joined([state[f"{number}.{half}"] for state in states], count) for half in "kv"]
-            layer.lazy_initialization(*halves)
-            layer.keys, layer.values = halves
+    def _cut(self, sequence: CachedSequence, count: int) -> None:
+        for layer in sequence.cache.layers:
+            if layer.is_initialized:
+                layer.keys = layer.keys[..., :count, :]
+                layer.values = layer.values[..., :count, :]
 
-    def _joined(self, parts: Sequence[Tensor], count: int) -> Any:
+    def _halves(self, sequence: CachedSequence) -> Iterator[tuple[str, Any]]:
+        for number, layer in enumerate(sequence.cache.layers):
+            if layer.is_initialized:
+                if "update" in vars(layer):
+                    # Restored, and not stepped since: a step over nothing joins its parts.
+                    layer.update(layer.keys[..., :0, :], layer.values[..., :0, :])
+                yield f"{number}.k", layer.keys
+                yield f"{number}.v", layer.values
+
+    def _lengths(self, sequence: CachedSequence) -> set[int]:
+        layers = [layer for layer in sequence.cache.layers if getattr(layer, "is_initialized", False)]
+        # Recurrent layers know no length.
+        return {layer.get_seq_length() for layer in layers} - {0}
+
+    def _restore_blocks(self, sequence: CachedSequence, states: Sequence[State]) -> None:
+        for number, layer in enumerate(sequence.cache.layers):
+            if f"{number}.k" in states[0]:
+                self._begin_with(layer, *([state[f"{number}.{half}"] for state in states] for half in "kv"))
+
+    def _begin_with(self, layer: Any, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """Have the next step of a layer join these parts with what it adds.
+
+        A step copies all that a layer holds to put its own behind it. To join the parts here would be one
+        more copy of the whole state. Until then the layer holds tensors of the right shape without memory.
+        """
+        layer.keys, layer.values = (self._shape_of(parts) for parts in (keys, values))
+        layer.dtype, layer.device = layer.keys.dtype, layer.keys.device
+        layer.is_initialized = True
+
+        def update(more_keys: Any, more_values: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
+            count = layer.keys.shape[-2]
+            layer.keys = self._joined(keys, count, more_keys)
+            layer.values = self._joined(values, count, more_values)
+            del layer.update  # that of its class does from now on
+            return layer.keys, layer.values
+
+        layer.update = update
+
+    def _shape_of(self, parts: Sequence[Tensor]) -> Any:
+        """Return a tensor without memory that has dtype and shape of all parts together."""
         heads, _, dim = parts[0].shape
-        made = self._torch.empty((1, heads, count, dim), dtype=getattr(self._torch, _TORCH[parts[0].dtype]))
+        if any((one.dtype, one.shape[0], one.shape[2:]) != (parts[0].dtype, heads, (dim,)) for one in parts):
+            raise ValueError("parts that do not fit together")
+        dtype = getattr(self._torch, _TORCH[parts[0].dtype])
+        count = sum(one.shape[1] for one in parts)
+        return self._torch.empty((), dtype=dtype, device=self._model.device).expand(1, heads, count, dim)
+
+    def _joined(self, parts: Sequence[Tensor], count: int, more: Any) -> Any:
+        """Return the first tokens of parts, and more behind them."""
+        heads, _, dim = parts[0].shape
+        end = count + more.shape[-2]
+        made = self._torch.empty((1, heads, end, dim), dtype=getattr(self._torch, _TORCH[parts[0].dtype]))
         numpy_kind, torch_kind = _INTEGERS[ITEM_SIZE[parts[0].dtype]]
         # Through numpy: torch takes no read-only memory, which a mapped file is.
         target = made[0].view(getattr(self._torch, torch_kind)).numpy()
         at = 0
         for part in parts:
-            end = at + part.shape[1]
-            target[:, at:end] = part.array(numpy_kind)
-            at = end
-        if at != count or any(part.dtype != parts[0].dtype for part in parts):
-            raise ValueError("parts that do not fit together")
-        return made.to(self._model.device)
+            taken = min(part.shape[1], count - at)
+            target[:, at : at + taken] = part.array(numpy_kind)[:, :taken]
+            at += taken
+        made = made.to(self._model.device)
+        made[:, :, count:] = more
+        return made
 
-    def _snapshot(self, sequence: _Sequence) -> State:
+    def _snapshot(self, sequence: CachedSequence) -> State:
         """Return every tensor, number and flag of every layer: kinds of layers differ in what they keep."""
         state: dict[str, Tensor] = {}
         for number, layer in enumerate(sequence.cache.layers):
@@ -316,7 +250,7 @@ class TransformersEngine:
 
     def _kept(self, name: str, value: Any, kind: str) -> State:
         if isinstance(value, self._torch.Tensor):
-            return {name: _exported(value)}
+            return {name: self._exported(value)}
         if isinstance(value, int):
             return {name: Tensor("I64", (), int(value).to_bytes(8, "little", signed=True))}
         if isinstance(value, dict):
@@ -329,7 +263,7 @@ class TransformersEngine:
             return {}
         raise EngineError(f"a cache layer of kind {kind} cannot be exported")
 
-    def _restore_snapshot(self, sequence: _Sequence, state: State) -> None:
+    def _restore_snapshot(self, sequence: CachedSequence, state: State) -> None:
         layers = sequence.cache.layers
         for name, tensor in state.items():
             number, attribute, *index = name.split(".")
@@ -356,29 +290,21 @@ class TransformersEngine:
             flat.view(getattr(self._torch, _TORCH[tensor.dtype])).reshape(tensor.shape).to(self._model.device)
         )
 
-    def _weigh(self, sequence: _Sequence) -> None:
-        values = [value for layer in sequence.cache.layers for value in vars(layer).values()]
-        values += [one for value in values if isinstance(value, dict) for one in value.values()]
-        tensors = [value for value in values if isinstance(value, self._torch.Tensor)]
-        sequence.size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    def _arrays(self, sequence: CachedSequence) -> Iterator[Any]:
+        for layer in sequence.cache.layers:
+            for value in vars(layer).values():
+                for one in value.values() if isinstance(value, dict) else (value,):
+                    if isinstance(one, self._torch.Tensor):
+                        yield one
 
-
-def _ours(live: Live) -> _Sequence:
-    if not isinstance(live, _Sequence) or live.cache is None:
-        raise EngineError("a sequence of another engine, or one that was let go")
-    return live
-
-
-def _exported(tensor: Any) -> Tensor:
-    shape = tuple(tensor.shape)
-    dtype = _DTYPES.get(str(tensor.dtype).removeprefix("torch."))
-    if dtype is None:
-        raise EngineError(f"a state of dtype {tensor.dtype} cannot be exported")
-    torch = _torch()
-    kind = getattr(torch, _INTEGERS[ITEM_SIZE[dtype]][1])
-    # A copy: the state goes on, and the file is written later.
-    flat = tensor.detach().cpu().contiguous().flatten()
-    return Tensor(dtype, shape, flat.view(kind).numpy().tobytes())
+    def _exported(self, array: Any) -> Tensor:
+        dtype = _DTYPES.get(str(array.dtype).removeprefix("torch."))
+        if dtype is None:
+            raise EngineError(f"a state of dtype {array.dtype} cannot be exported")
+        kind = getattr(self._torch, _INTEGERS[ITEM_SIZE[dtype]][1])
+        # A copy: the state goes on, and the file is written later.
+        flat = array.detach().cpu().contiguous().flatten()
+        return Tensor(dtype, tuple(array.shape), flat.view(kind).numpy().tobytes())
 
 
 def _tokenizer_text(tokenizer: Any) -> str:
