@@ -17,8 +17,21 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from lix_cache.hot.scripts import Command
+from lix_cache.hot.slots import Node
 
-__all__ = ["Call", "Compute", "DiskCall", "Effect", "Flow", "LockCall", "RedisBatch", "RedisCall", "Sleep"]
+__all__ = [
+    "Call",
+    "Compute",
+    "DiskCall",
+    "Effect",
+    "Flow",
+    "LockCall",
+    "NodeAsk",
+    "NodeAsks",
+    "RedisBatch",
+    "RedisCall",
+    "Sleep",
+]
 
 T = TypeVar("T")
 
@@ -50,6 +63,32 @@ class RedisBatch:
 
     commands: tuple[Command, ...]
     errors_as_values: bool = False
+
+
+@dataclass(slots=True)
+class NodeAsk:
+    """Commands for one server of several, packed.
+
+    Attributes:
+        node: the server.
+        request: the commands.
+        count: how many answers there will be.
+        opened: see :class:`RedisCall`.
+    """
+
+    node: Node
+    request: bytes
+    count: int
+    opened: int | None = None
+
+
+@dataclass(slots=True)
+class NodeAsks:
+    """What the flow of a cluster asks its nodes, side by side (``drivers/routes.py``). For each request the
+    result has the list of its answers, or the exception that it ended in.
+    """
+
+    asks: list[NodeAsk]
 
 
 @dataclass(slots=True)
@@ -122,5 +161,5 @@ class Call:
     call: Callable[[], Any]
 
 
-Effect: TypeAlias = "RedisCall | RedisBatch | DiskCall | Sleep | Compute | Call"
+Effect: TypeAlias = "RedisCall | RedisBatch | NodeAsks | DiskCall | Sleep | Compute | Call"
 Flow: TypeAlias = Generator[Effect, Any, T]

@@ -56,7 +56,7 @@ class _Shell:
             check_whole("redis_port", port, 1, 65535)
         self._endpoint = endpoint_for(config.redis, db, host=host, port=port)
         return {
-            "keys": Keys(config.redis_key_prefix, config.redis_buckets),
+            "keys": Keys(config.redis_key_prefix, config.redis.buckets),
             "embedder": config.embedder.id,
             "dim": config.embedder.dim,
             "ttl_seconds": ttl_seconds,

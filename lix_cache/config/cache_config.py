@@ -25,6 +25,16 @@ from lix_cache.errors import ConfigError
 
 __all__ = ["CacheConfig", "check_setting"]
 
+#: Buckets of a cluster: its masters have about as many each, the fullest of six 5 % more.
+_CLUSTER_BUCKETS = 1024
+_SCHEMES = frozenset(
+    {
+        "redis",
+        "rediss",
+        "unix",
+        *(f"{tls}+{kind}" for tls in ("redis", "rediss") for kind in ("cluster", "sentinel")),
+    }
+)
 #: Schemes that are taken for Redis's own.
 _OTHER_SCHEMES = frozenset({"http", "https", "tcp", "tls", "ssl", "valkey", "valkeys", "file"})
 
@@ -47,6 +57,9 @@ class CacheConfig:
         redis_pool_size: connections per process, server and database.
         redis_url: ``redis://``, ``rediss://`` or ``unix://`` address; it overrides host and
             port. A database number in it is ignored: each layer has a setting of its own.
+            ``redis+cluster://host:port,host:port`` names some nodes of a cluster,
+            ``redis+sentinel://host:port,host:port/service`` the sentinels of a service;
+            ``rediss+`` for TLS.
         redis_username: ACL user name (Redis 6 and later).
         redis_socket_timeout: seconds to wait for an answer.
         redis_ssl: speak TLS to ``redis_host`` (a ``rediss://`` address implies it).
@@ -56,8 +69,12 @@ class CacheConfig:
         redis_ssl_check_hostname: refuse a certificate made for another name.
         redis_retry_seconds: after a failed connection, how long the next operations go
             straight to the archive before Redis is tried again.
-        redis_buckets: hash tags that sessions are spread over; one is right for a single server.
-            A store keeps its number: another one is a LayoutMismatch, which says how to migrate.
+        redis_buckets: hash tags that sessions are spread over; None for one, which is right for a
+            single server, and 1,024 on a cluster. A store keeps its number: another one is a
+            LayoutMismatch, which says how to migrate.
+        redis_cluster: the server is a node of a Redis Cluster, which has one database: the numbers
+            of databases mean nothing there.
+        redis_sentinel_password: password of the sentinels themselves.
         session_redis_db: database of the session windows.
         session_ttl_seconds: a session idle for longer is moved to disk, also if
             ``evict_after_minutes`` is longer.
@@ -147,7 +164,9 @@ class CacheConfig:
     redis_ssl_keyfile: str | None = None
     redis_ssl_check_hostname: bool = True
     redis_retry_seconds: float = 1
-    redis_buckets: int = 1
+    redis_buckets: int | None = None
+    redis_cluster: bool = False
+    redis_sentinel_password: str | None = field(default=None, repr=False)
 
     hot_codec: Literal["stored", "huffman"] = "stored"
     archive_codec: str = "huffman"
@@ -205,10 +224,17 @@ class CacheConfig:
             raise ConfigError(f"semantic_similarity_threshold must be from -1 to 1, {found}")
         if self.redis_url is not None:
             scheme, separator, _ = self.redis_url.partition("://")
-            if not separator or scheme not in ("redis", "rediss", "unix"):
+            if not separator or scheme not in _SCHEMES:
                 # What stands there may be a password, but for what is often meant.
                 got = f"got {scheme!r}" if separator and scheme in _OTHER_SCHEMES else "got none of them"
-                raise ConfigError(f"redis_url must start with redis://, rediss:// or unix://, {got}")
+                raise ConfigError(
+                    "redis_url must start with redis://, rediss:// or unix://, or redis+cluster:// or "
+                    f"redis+sentinel:// (rediss+... for TLS), {got}"
+                )
+            if self.redis_cluster and scheme.endswith(("+sentinel", "unix")):
+                raise ConfigError(
+                    "redis_cluster needs the addresses of nodes: redis_url names something else"
+                )
 
     @classmethod
     def from_env(cls, prefix: str = "", environ: Mapping[str, str] | None = None) -> CacheConfig:
@@ -274,6 +300,7 @@ class CacheConfig:
     @property
     def redis(self) -> RedisSettings:
         """Where Redis is, and how it is reached."""
+        is_cluster = self.redis_cluster or (self.redis_url or "").split("://")[0].endswith("+cluster")
         return RedisSettings(
             host=self.redis_host,
             port=self.redis_port,
@@ -281,7 +308,7 @@ class CacheConfig:
             url=self.redis_url,
             username=self.redis_username,
             key_prefix=self.redis_key_prefix,
-            buckets=self.redis_buckets,
+            buckets=self.redis_buckets or (_CLUSTER_BUCKETS if is_cluster else 1),
             pool_size=self.redis_pool_size,
             connect_timeout=self.redis_socket_connect_timeout,
             timeout=self.redis_socket_timeout,
@@ -292,6 +319,8 @@ class CacheConfig:
             ssl_certfile=self.redis_ssl_certfile,
             ssl_keyfile=self.redis_ssl_keyfile,
             ssl_check_hostname=self.redis_ssl_check_hostname,
+            cluster=is_cluster,
+            sentinel_password=self.redis_sentinel_password,
         )
 
     @property

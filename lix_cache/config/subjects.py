@@ -40,6 +40,8 @@ class RedisSettings:
     ssl_certfile: str | None
     ssl_keyfile: str | None
     ssl_check_hostname: bool
+    cluster: bool
+    sentinel_password: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

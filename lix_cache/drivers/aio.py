@@ -7,10 +7,23 @@ import weakref
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, cast
 
-from lix_cache.drivers.commands import checked, converted, packed, unknown_scripts
+from lix_cache.drivers.commands import checked, converted, only, packed, unknown_scripts
+from lix_cache.drivers.routes import routes_for
 from lix_cache.drivers.threads import acompute_within, in_disk_thread
-from lix_cache.effects import Call, Compute, DiskCall, Effect, Flow, LockCall, RedisBatch, RedisCall, Sleep
-from lix_cache.hot.clients import lazy_async_client
+from lix_cache.effects import (
+    Call,
+    Compute,
+    DiskCall,
+    Effect,
+    Flow,
+    LockCall,
+    NodeAsk,
+    NodeAsks,
+    RedisBatch,
+    RedisCall,
+    Sleep,
+)
+from lix_cache.hot.clients import async_pool_for, lazy_async_client
 from lix_cache.hot.scripts import Command, ScriptCall
 from lix_cache.hot.trouble import raise_translated
 
@@ -21,9 +34,11 @@ if TYPE_CHECKING:
     import redis.asyncio
 
     from lix_cache.archive.cold_tier import Lease
+    from lix_cache.drivers.routes import Routes
     from lix_cache.drivers.sync import T
     from lix_cache.hot.endpoint import Endpoint
     from lix_cache.hot.pools import AsyncPool
+    from lix_cache.hot.slots import Node
 
 __all__ = ["AsyncDriver", "awaited"]
 
@@ -58,6 +73,8 @@ class AsyncDriver:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self._routes = routes_for(endpoint)
+        self._pools: tuple[weakref.ref[asyncio.AbstractEventLoop], dict[Node, AsyncPool]] | None = None
         self._kept: tuple[weakref.ref[asyncio.AbstractEventLoop], redis.asyncio.Redis] | None = None
 
     @property
@@ -117,6 +134,8 @@ class AsyncDriver:
             return await acompute_within(effect)
         if isinstance(effect, Call):
             return await effect.call()
+        if isinstance(effect, NodeAsks):
+            return await self._each(effect.asks)
         try:
             if isinstance(effect, RedisCall):
                 return await self._one(effect)
@@ -126,6 +145,8 @@ class AsyncDriver:
 
     async def _one(self, call: RedisCall) -> Any:
         command, opened = call.command, call.opened
+        if self._routes is not None:
+            return only(await self._routed((command,), opened))
         answers = await self._pool.ask(packed((command,)), opened=opened)
         if type(command) is ScriptCall and not isinstance(answers[0], Exception):
             return answers[0]
@@ -141,7 +162,34 @@ class AsyncDriver:
         """Send commands in one round trip; an error takes the place of its answer."""
         if not commands:
             return []
+        if self._routes is not None:
+            return await self._routed(commands)
         return await self._completed(commands, await self._pool.ask(packed(commands), len(commands)))
+
+    async def _routed(self, commands: Sequence[Command], opened: int | None = None) -> list[Any]:
+        flow = cast("Routes", self._routes).answers(commands, opened)
+        answers = await AsyncDriver.__call__(self, flow)
+        return converted(self.client, commands, answers)
+
+    async def _each(self, asks: Sequence[NodeAsk]) -> list[Any]:
+        if len(asks) == 1:
+            return [await self._at(asks[0])]
+        return await asyncio.gather(*map(self._at, asks))
+
+    async def _at(self, ask: NodeAsk) -> Any:
+        try:
+            return await self._pool_of(ask.node).ask(ask.request, ask.count, opened=ask.opened)
+        except Exception as error:  # noqa: BLE001 - it is the result
+            return error
+
+    def _pool_of(self, node: Node) -> AsyncPool:
+        loop, kept = asyncio.get_running_loop(), self._pools
+        if kept is None or kept[0]() is not loop:
+            kept = self._pools = (weakref.ref(loop), {})
+        pool = kept[1].get(node)
+        if pool is None:
+            pool = kept[1][node] = async_pool_for(node.endpoint)
+        return pool
 
     async def _completed(
         self, commands: Sequence[Command], answers: list[Any], opened: int | None = None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lix_cache.effects import RedisBatch
     from lix_cache.hot.endpoint import Endpoint
 
-__all__ = ["checked", "converted", "packed", "unknown_scripts"]
+__all__ = ["checked", "converted", "only", "packed", "unknown_scripts"]
 
 
 def _words(command: Command, *, whole: bool = False) -> tuple[Any, ...]:
@@ -64,6 +64,14 @@ def unknown_scripts(answers: list[Any]) -> list[int]:
     from redis.exceptions import NoScriptError
 
     return [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+
+
+def only(answers: list[Any]) -> Any:
+    """Return the one answer, or raise the error that took its place."""
+    (answer,) = answers
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def checked(results: list[Any], batch: RedisBatch, endpoint: Endpoint) -> list[Any]:

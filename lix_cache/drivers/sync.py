@@ -6,10 +6,23 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lix_cache.clock import SYSTEM_CLOCK, Clock
-from lix_cache.drivers.commands import checked, converted, packed, unknown_scripts
+from lix_cache.drivers.commands import checked, converted, only, packed, unknown_scripts
+from lix_cache.drivers.routes import routes_for
 from lix_cache.drivers.threads import compute_within
-from lix_cache.effects import Call, Compute, DiskCall, Effect, Flow, LockCall, RedisBatch, RedisCall, Sleep
-from lix_cache.hot.clients import lazy_client
+from lix_cache.effects import (
+    Call,
+    Compute,
+    DiskCall,
+    Effect,
+    Flow,
+    LockCall,
+    NodeAsk,
+    NodeAsks,
+    RedisBatch,
+    RedisCall,
+    Sleep,
+)
+from lix_cache.hot.clients import lazy_client, pool_for
 from lix_cache.hot.scripts import Command, ScriptCall
 from lix_cache.hot.trouble import raise_translated
 
@@ -20,8 +33,10 @@ if TYPE_CHECKING:
     import redis.asyncio
 
     from lix_cache.archive.cold_tier import Lease
+    from lix_cache.drivers.routes import Routes
     from lix_cache.hot.endpoint import Endpoint
     from lix_cache.hot.pools import Pool
+    from lix_cache.hot.slots import Node
 
 __all__ = ["SyncDriver", "T"]
 
@@ -44,6 +59,8 @@ class SyncDriver:
     def __init__(self, endpoint: Endpoint, clock: Clock = SYSTEM_CLOCK) -> None:
         self.endpoint = endpoint
         self._clock = clock
+        self._routes = routes_for(endpoint)
+        self._pools: dict[Node, Pool] = {}
 
     @cached_property
     def client(self) -> redis.Redis:
@@ -90,6 +107,8 @@ class SyncDriver:
             return self._clock.sleep(effect.seconds)
         if isinstance(effect, Compute):
             return compute_within(effect)
+        if isinstance(effect, NodeAsks):
+            return self._each(effect.asks)
         try:
             if isinstance(effect, RedisCall):
                 return self._one(effect)
@@ -99,6 +118,8 @@ class SyncDriver:
 
     def _one(self, call: RedisCall) -> Any:
         command, opened = call.command, call.opened
+        if self._routes is not None:
+            return only(self._routed((command,), opened))
         answers = self._pool.ask(packed((command,)), opened=opened)
         if type(command) is ScriptCall and not isinstance(answers[0], Exception):
             return answers[0]
@@ -114,7 +135,31 @@ class SyncDriver:
         """Send commands in one round trip; an error takes the place of its answer."""
         if not commands:
             return []
+        if self._routes is not None:
+            return self._routed(commands)
         return self._completed(commands, self._pool.ask(packed(commands), len(commands)))
+
+    def _routed(self, commands: Sequence[Command], opened: int | None = None) -> list[Any]:
+        flow = cast("Routes", self._routes).answers(commands, opened)
+        answers = SyncDriver.__call__(self, flow)
+        return converted(self.client, commands, answers)
+
+    def _each(self, asks: Sequence[NodeAsk]) -> list[Any]:
+        if len(asks) != 1:
+            from lix_cache.hot.pools import ask_each
+
+            return ask_each([(self._pool_of(ask.node), ask.request, ask.count) for ask in asks])
+        (ask,) = asks
+        try:
+            return [self._pool_of(ask.node).ask(ask.request, ask.count, opened=ask.opened)]
+        except Exception as error:  # noqa: BLE001 - it is the result
+            return [error]
+
+    def _pool_of(self, node: Node) -> Pool:
+        pool = self._pools.get(node)
+        if pool is None:
+            pool = self._pools[node] = pool_for(node.endpoint)
+        return pool
 
     def _completed(
         self, commands: Sequence[Command], answers: list[Any], opened: int | None = None

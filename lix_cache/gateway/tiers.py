@@ -131,7 +131,7 @@ class RedisTier:
 
     def __init__(self, config: CacheConfig, clock: Clock) -> None:
         self._endpoint = endpoint_for(config.redis, config.semantic_redis_db)
-        self._keys = Keys(config.redis_key_prefix, config.redis_buckets)
+        self._keys = Keys(config.redis_key_prefix, config.redis.buckets)
         self._clock = clock
         self.breaker = Breaker(config.redis_retry_seconds, clock)
         self._purges = self._keys.gateway("purges", "", "")

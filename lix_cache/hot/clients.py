@@ -8,6 +8,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.arguments import config_of
+from lix_cache.errors import ConfigError
 from lix_cache.hot.endpoint import Endpoint, endpoint_for
 from lix_cache.hot.trouble import raise_translated
 
@@ -18,13 +19,16 @@ if TYPE_CHECKING:
     import redis.asyncio
 
     from lix_cache.config import CacheConfig
+    from lix_cache.hot.pools import AsyncPool, Pool
 
 __all__ = [
+    "async_pool_for",
     "close_async_redis_clients",
     "create_async_redis_client",
     "create_redis_client",
     "lazy_async_client",
     "lazy_client",
+    "pool_for",
 ]
 
 
@@ -59,7 +63,7 @@ def _pool_arguments(endpoint: Endpoint) -> dict[str, Any]:
     return arguments
 
 
-_pools: dict[Endpoint, redis.ConnectionPool] = {}
+_pools: dict[Endpoint, Pool] = {}
 
 
 _pools_lock = threading.Lock()
@@ -69,9 +73,9 @@ _checked: set[Endpoint] = set()
 
 
 # Connections of redis.asyncio belong to the loop that opened them.
-_async_pools: weakref.WeakKeyDictionary[
-    asyncio.AbstractEventLoop, dict[Endpoint, redis.asyncio.ConnectionPool]
-] = weakref.WeakKeyDictionary()
+_async_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Endpoint, AsyncPool]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def _after_fork_in_child() -> None:
@@ -84,7 +88,7 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _new_sync_pool(endpoint: Endpoint) -> redis.ConnectionPool:
+def _new_sync_pool(endpoint: Endpoint) -> Pool:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
@@ -100,7 +104,7 @@ def _new_sync_pool(endpoint: Endpoint) -> redis.ConnectionPool:
     )
 
 
-def _new_async_pool(endpoint: Endpoint) -> redis.asyncio.ConnectionPool:
+def _new_async_pool(endpoint: Endpoint) -> AsyncPool:
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
@@ -113,22 +117,25 @@ def _new_async_pool(endpoint: Endpoint) -> redis.asyncio.ConnectionPool:
     )
 
 
-def lazy_client(endpoint: Endpoint) -> redis.Redis:
-    """Return a client on the shared pool; nothing is sent until it is used."""
-    import redis
-
+def pool_for(endpoint: Endpoint) -> Pool:
+    """Return the pool of a server; nothing is sent until it is used."""
     with _pools_lock:
         pool = _pools.get(endpoint)
         if pool is None:
             pool = _pools[endpoint] = _new_sync_pool(endpoint)
-    return redis.Redis(connection_pool=pool)
+    return pool
 
 
-def lazy_async_client(endpoint: Endpoint) -> redis.asyncio.Redis:
-    """Return an async client on the running loop's pool; nothing is sent until it is used."""
+def lazy_client(endpoint: Endpoint) -> redis.Redis:
+    """Return a client on the shared pool; nothing is sent until it is used."""
+    import redis
+
+    return redis.Redis(connection_pool=pool_for(endpoint))
+
+
+def async_pool_for(endpoint: Endpoint) -> AsyncPool:
+    """Return the running loop's pool of a server; nothing is sent until it is used."""
     import asyncio
-
-    import redis.asyncio
 
     loop = asyncio.get_running_loop()
     with _pools_lock:
@@ -140,7 +147,14 @@ def lazy_async_client(endpoint: Endpoint) -> redis.asyncio.Redis:
         pool = pools.get(endpoint)
         if pool is None:
             pool = pools[endpoint] = _new_async_pool(endpoint)
-    return redis.asyncio.Redis(connection_pool=pool)
+    return pool
+
+
+def lazy_async_client(endpoint: Endpoint) -> redis.asyncio.Redis:
+    """Return an async client on the running loop's pool; nothing is sent until it is used."""
+    import redis.asyncio
+
+    return redis.asyncio.Redis(connection_pool=async_pool_for(endpoint))
 
 
 async def close_async_redis_clients() -> None:
@@ -157,6 +171,15 @@ async def close_async_redis_clients() -> None:
         pools = _async_pools.pop(asyncio.get_running_loop(), {})
     for pool in pools.values():
         await pool.disconnect()
+
+
+def _of_one_server(endpoint: Endpoint) -> Endpoint:
+    if endpoint.kind != "server":
+        raise ConfigError(
+            f"redis_url names several servers ({endpoint.label}), and a client is for one: use redis-py's "
+            "own for them, RedisCluster or Sentinel"
+        )
+    return endpoint
 
 
 def create_redis_client(
@@ -181,9 +204,10 @@ def create_redis_client(
         RedisAuthError: the server refuses the password or the user. There is no second
             try without a password.
         RedisDatabaseError: the server has no database of that number.
+        ConfigError: the configuration names a cluster, or Sentinel.
     """
-    endpoint = endpoint_for(
-        config_of(config).redis, db, host=host, port=port, decode_responses=decode_responses
+    endpoint = _of_one_server(
+        endpoint_for(config_of(config).redis, db, host=host, port=port, decode_responses=decode_responses)
     )
     client = lazy_client(endpoint)
     if endpoint not in _checked:
@@ -204,8 +228,8 @@ async def create_async_redis_client(
     decode_responses: bool = False,
 ) -> redis.asyncio.Redis:
     """Async variant of :func:`create_redis_client`, for the running event loop."""
-    endpoint = endpoint_for(
-        config_of(config).redis, db, host=host, port=port, decode_responses=decode_responses
+    endpoint = _of_one_server(
+        endpoint_for(config_of(config).redis, db, host=host, port=port, decode_responses=decode_responses)
     )
     client = lazy_async_client(endpoint)
     try:

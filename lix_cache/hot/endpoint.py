@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from lix_cache.config import RedisSettings, check_setting
 from lix_cache.errors import ConfigError
 
 __all__ = ["Endpoint", "endpoint_for"]
+
+Kind: TypeAlias = Literal["server", "cluster", "sentinel"]
+
+_SENTINEL_PORT = 26379
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,11 @@ class Endpoint:
     Two caches share a pool only if all of this is equal, the password included: a
     pool keyed by host and port alone would hand an authenticated connection to
     a caller that gave no password, or the wrong one.
+
+    Attributes:
+        kind: one server, the nodes of a cluster, or those that Sentinel names.
+        nodes: addresses of some nodes of the cluster, or of the sentinels.
+        service: the name of the servers that Sentinel looks after.
     """
 
     scheme: str
@@ -36,6 +45,10 @@ class Endpoint:
     keyfile: str | None
     check_hostname: bool
     decode_responses: bool = False
+    kind: Kind = "server"
+    nodes: tuple[tuple[str, int], ...] = ()
+    service: str = ""
+    sentinel_password: str | None = None
 
     def __repr__(self) -> str:
         return f"Endpoint({self.label})"
@@ -43,8 +56,22 @@ class Endpoint:
     @property
     def label(self) -> str:
         """The server and database in words, without secrets."""
+        if self.kind != "server":
+            where = ",".join(f"{host}:{port}" for host, port in self.nodes)
+            end = f"/{self.service} db {self.db}" if self.service else ""
+            return f"{self.scheme}+{self.kind}://{where}{end}"
         where = self.path if self.scheme == "unix" else f"{self.host}:{self.port}"
         return f"{self.scheme}://{where} db {self.db}"
+
+    def at(self, host: str, port: int) -> Endpoint:
+        """Return one server of several."""
+        return replace(
+            self, host=host, port=port, kind="server", nodes=(), service="", sentinel_password=None
+        )
+
+    def sentinel(self, host: str, port: int) -> Endpoint:
+        """Return one of the sentinels, which have one database, no users and a password of their own."""
+        return replace(self.at(host, port), db=0, username=None, password=self.sentinel_password)
 
 
 def endpoint_for(
@@ -57,6 +84,8 @@ def endpoint_for(
 ) -> Endpoint:
     """Work out where to connect. An explicit host or port overrides ``redis_url``.
 
+    A cluster has one database, whose number is 0: the layers are told apart by their keys.
+
     Raises:
         ConfigError: ``redis_url`` cannot be understood, or an argument has the wrong type.
     """
@@ -67,26 +96,19 @@ def endpoint_for(
     ):
         if value is not None:
             check_setting(setting, value, argument)
-    scheme = "rediss" if redis.ssl else "redis"
-    path = ""
-    username, password = redis.username, redis.password
-    use_host, use_port = host or redis.host, port or redis.port
+    kind: Kind = "cluster" if redis.cluster else "server"
+    where = _Where(kind, "rediss" if redis.ssl else "redis", ((host or redis.host, port or redis.port),))
     if redis.url is not None and host is None and port is None:
-        parts = _parse_url(redis.url)
-        path = str(parts.get("path", ""))
-        scheme = "unix" if path else redis.url.split("://", 1)[0]
-        use_host = str(parts.get("host", "localhost"))
-        use_port = int(parts.get("port", 6379))
-        username = parts.get("username", username)
-        password = parts.get("password", password)
+        where = _where(redis.url, kind)
+    use_host, use_port = where.nodes[0]
     return Endpoint(
-        scheme=scheme,
+        scheme=where.scheme,
         host=use_host,
         port=use_port,
-        path=path,
-        db=db,
-        username=username,
-        password=password,
+        path=where.path,
+        db=0 if where.kind == "cluster" else db,
+        username=redis.username if where.username is None else where.username,
+        password=redis.password if where.password is None else where.password,
         connect_timeout=redis.connect_timeout,
         timeout=redis.timeout,
         keepalive=redis.keepalive,
@@ -96,7 +118,68 @@ def endpoint_for(
         keyfile=redis.ssl_keyfile,
         check_hostname=redis.ssl_check_hostname,
         decode_responses=decode_responses,
+        kind=where.kind,
+        nodes=() if where.kind == "server" else where.nodes,
+        service=where.service,
+        sentinel_password=redis.sentinel_password if where.kind == "sentinel" else None,
     )
+
+
+class _Where(NamedTuple):
+    """What an address says."""
+
+    kind: Kind
+    scheme: str
+    nodes: tuple[tuple[str, int], ...]
+    path: str = ""
+    service: str = ""
+    username: str | None = None
+    password: str | None = None
+
+
+def _where(url: str, kind: Kind) -> _Where:
+    kind, urls, service = _split(url, kind)
+    parts = [_parse_url(one) for one in urls]
+    path = str(parts[0].get("path", ""))
+    if kind == "cluster" and path:
+        raise ConfigError("redis_cluster needs addresses of nodes in redis_url, and it names a unix socket")
+    default = _SENTINEL_PORT if kind == "sentinel" else 6379
+    return _Where(
+        kind,
+        "unix" if path else urls[0].split("://", 1)[0],
+        tuple([(str(part.get("host", "localhost")), int(part.get("port", default))) for part in parts]),
+        path,
+        service,
+        parts[0].get("username"),
+        parts[0].get("password"),
+    )
+
+
+def _split(url: str, kind: Kind) -> tuple[Kind, list[str], str]:
+    """Split an address of several servers into one URL for each, and the name of the service."""
+    scheme, _, rest = url.partition("://")
+    scheme, _, of_many = scheme.partition("+")
+    if not of_many:
+        return kind, [url], ""
+    where, _, path = rest.partition("/")
+    user, at, hosts = where.rpartition("@")
+    service, mark, options = path.partition("?")
+    if "@" in path or not all(hosts.split(",")):
+        raise ConfigError(
+            "redis_url cannot be understood: before the path is no [user]:[password]@host:port,host:port. "
+            "In a user and a password, write / ? # [ ] @ % as %2F %3F %23 %5B %5D %40 %25, or set "
+            "redis_username and redis_password instead"
+        )
+    if of_many == "sentinel" and (not service or "/" in service):
+        raise ConfigError(
+            "redis_url of Sentinel must end in the name of its service: redis+sentinel://host:port/service"
+        )
+    if of_many == "cluster" and service.strip("0"):
+        raise ConfigError("redis_url of a cluster ends after its nodes: redis+cluster://host:port,host:port")
+    first, *others = hosts.split(",")
+    urls = [f"{scheme}://{user}{at}{first}{mark and '/'}{mark}{options}"]
+    urls += [f"{scheme}://{other}" for other in others]
+    return ("cluster", urls, "") if of_many == "cluster" else ("sentinel", urls, service)
 
 
 def _parse_url(url: str) -> dict[str, Any]:

@@ -26,9 +26,9 @@ else:
     from async_timeout import timeout as time_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["ASYNC_CONNECTIONS", "AsyncPool", "Pool"]
+__all__ = ["ASYNC_CONNECTIONS", "AsyncPool", "Pool", "ask_each"]
 
 
 # Before 5.3 a pool wanted to be told what for, and did nothing with it.
@@ -91,12 +91,7 @@ class Pool(redis.ConnectionPool):
         places = self._places
         held: list[Any] = []
         try:
-            connection = self._taken(places, held)
-            if opened is not None and connection.number > opened:
-                number = connection.number
-                places.give_back(held)
-                raise NewConnection(number)
-            connection.send_packed_command((request,), check_health=False)
+            connection = self._asked(places, held, request, opened)
             answers = [_answer(connection)]
             while len(answers) < count:
                 answers.append(_answer(connection))
@@ -106,6 +101,15 @@ class Pool(redis.ConnectionPool):
             places.drop(held)
             raise
         return answers
+
+    def _asked(self, places: Places, held: list[Any], request: bytes, opened: int | None) -> Any:
+        connection = self._taken(places, held)
+        if opened is not None and connection.number > opened:
+            number = connection.number
+            places.give_back(held)
+            raise NewConnection(number)
+        connection.send_packed_command((request,), check_health=False)
+        return connection
 
     def _taken(self, places: Places, held: list[Any]) -> Any:
         """Take a connection that is connected, greeted, and has nothing to be read."""
@@ -144,6 +148,45 @@ class Pool(redis.ConnectionPool):
         places = self._places
         for connection in places.all() if inuse_connections else places.idle():
             connection.disconnect()
+
+
+def ask_each(asks: Sequence[tuple[Pool, bytes, int]]) -> list[list[Any] | Exception]:
+    """Ask several servers side by side: all are sent their commands before the first answer is read.
+
+    Args:
+        asks: pools with packed commands and how many these are; callers that share pools have them in
+            one order, so that no two wait for each other's connections.
+
+    Returns:
+        For each what :meth:`Pool.ask` returns, or raises.
+    """
+    results: list[Any] = [None] * len(asks)
+    lent: list[tuple[Places, list[Any]]] = []
+    try:
+        for i, (pool, request, _) in enumerate(asks):
+            places = pool._places  # noqa: SLF001 - this module's own class
+            held: list[Any] = []
+            lent.append((places, held))
+            try:
+                pool._asked(places, held, request, None)  # noqa: SLF001
+            except Exception as error:  # noqa: BLE001 - it is the result
+                results[i] = error
+                places.drop(held)
+        for i, (_, _, count) in enumerate(asks):
+            places, held = lent[i]
+            if results[i] is not None:
+                continue
+            try:
+                results[i] = [_answer(held[0]) for _ in range(count)]
+                places.give_back(held)
+            except Exception as error:  # noqa: BLE001 - it is the result
+                results[i] = error
+                places.drop(held)
+    except BaseException:
+        for places, held in lent:
+            places.drop(held)
+        raise
+    return results
 
 
 async def _agreet(connection: Any) -> None:

@@ -16,13 +16,16 @@ from lix_cache.errors import (
 if TYPE_CHECKING:
     from lix_cache.hot.endpoint import Endpoint
 
-__all__ = ["raise_translated", "translate"]
+__all__ = ["raise_translated", "reply_code", "translate"]
 
 
 #: Reply codes that mean "not now": waiting, or another server, may mend them.
 _FOR_NOW = frozenset(
     {"LOADING", "READONLY", "OOM", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS"}
 )
+
+
+_OF_CLUSTERS = frozenset({"MOVED", "ASK", "CROSSSLOT"})
 
 
 _DENIED = frozenset({"WRONGPASS", "NOAUTH", "NOPERM"})
@@ -38,6 +41,8 @@ _CODE_OF_CLASS = {
     "TryAgainError": "TRYAGAIN",
     "ClusterCrossSlotError": "CROSSSLOT",
     "MovedError": "MOVED",
+    "AskError": "ASK",
+    "NoScriptError": "NOSCRIPT",
     "AuthenticationError": "WRONGPASS",
     "AuthenticationWrongNumberOfArgsError": "WRONGPASS",
     "AuthorizationError": "NOPERM",
@@ -57,7 +62,7 @@ _CODE_IN_SCRIPT = re.compile(r"\A(?:ERR )?Error running script .*?: -([A-Z]+) ",
 _DENIED_IN_SCRIPT = ("The user executing the script can't", "ACL failure in script")
 
 
-def _reply_code(error: BaseException) -> str:
+def reply_code(error: BaseException) -> str:
     """Return the code of an error reply, ``READONLY`` for one; "" for anything else."""
     import redis.exceptions as rx
 
@@ -109,7 +114,7 @@ def translate(error: BaseException, endpoint: Endpoint) -> BaseException:
         text = text.replace(endpoint.password, "***")
         error.args = (text,)
     where = endpoint.label
-    code = _reply_code(error)
+    code = reply_code(error)
     if code not in text:
         text = f"{code} {text}"
     if code in _DENIED:
@@ -128,7 +133,8 @@ def translate(error: BaseException, endpoint: Endpoint) -> BaseException:
     if code in _FOR_NOW:
         return RedisUnavailable(f"{where} cannot serve now: {text}", code=code)
     if isinstance(error, rx.ResponseError):
-        return RedisCommandError(f"{where} refused a command: {text}", code=code)
+        hint = " (a node of a cluster: set redis_cluster=True)" if code in _OF_CLUSTERS else ""
+        return RedisCommandError(f"{where} refused a command: {text}{hint}", code=code)
     maybe_done = not _never_sent(error)
     if isinstance(error, rx.TimeoutError):
         return RedisUnavailable(

@@ -21,6 +21,7 @@ from lix_cache.errors import (
     InvalidVector,
     RedisCommandError,
 )
+from lix_cache.hot.keys import Keys
 from lix_cache.messages.packing import pack_hot
 from lix_cache.messages.turn import MessageId, with_id
 from lix_cache.session import add, whole
@@ -779,7 +780,7 @@ def test_what_cannot_be_a_session_id_is_refused(open_cache: Callable[..., Any], 
 def test_a_key_of_another_kind_is_an_error_and_not_an_empty_session(
     cache: Any, config: CacheConfig, redis_server: RedisServer
 ) -> None:
-    key = f"{config.redis_key_prefix}:{{0}}:win:s"
+    key = Keys(config.redis_key_prefix, config.redis.buckets).window("s")
     with redis_server.client(db=config.session_redis_db) as client:
         client.set(key, "not ours")
         for call in (

@@ -11,6 +11,7 @@ from lix_cache import HybridConversationCache, InvalidInput, SessionKey, StoreAd
 from lix_cache.admin import SessionInfo, SessionPage
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError
+from tests.support import RedisServer
 from tests.support.twins import ManualClock, Twins
 
 
@@ -149,14 +150,16 @@ def test_a_change_of_a_session_on_disk_is_a_use(admin: Any, config: CacheConfig)
     assert [info.session_id for info in pages(admin, 3)] == [NAMES[1], *NAMES[:1:-1], NAMES[0]]
 
 
-def test_sessions_of_one_moment_are_all_listed(admin: Any, config: CacheConfig) -> None:
+def test_sessions_of_one_moment_are_all_listed(
+    admin: Any, config: CacheConfig, redis_server: RedisServer
+) -> None:
     use(config, NAMES)
     store = HybridConversationCache("a", config)._store
-    client = HybridConversationCache("a", config)._drive.client
-    for bucket in range(store.hot.keys.buckets):
-        key = store.hot.keys.active(bucket)
-        for name in client.zrange(key, 0, -1):
-            client.zadd(key, {name: 1_700_000_000_000})
+    with redis_server.client(db=config.session_redis_db) as client:
+        for bucket in range(store.hot.keys.buckets):
+            key = store.hot.keys.active(bucket)
+            for name in client.zrange(key, 0, -1):
+                client.zadd(key, {name: 1_700_000_000_000})
     for limit in (1, 2, 3):
         assert sorted(info.session_id for info in pages(admin, limit)) == sorted(NAMES)
 

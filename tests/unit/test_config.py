@@ -219,12 +219,14 @@ def test_every_field_is_read_from_a_variable_of_its_own() -> None:
         if name == "durability"
         else "huffman"
         if name.endswith("_codec")
-        else "unix:///run/r.sock"
-        if name in ("redis_url", "archive_url")
+        else "rediss+cluster://h"
+        if name == "redis_url"
+        else "s3://bucket/prefix"
+        if name == "archive_url"
         else not field.default
         if field.type == "bool"
         else 1
-        if name in NUMBERS or name in ("session_max_tokens", "embedding_dim")
+        if name in NUMBERS or name in ("redis_buckets", "session_max_tokens", "embedding_dim")
         else f"text of {name}"
         for name, field in FIELDS.items()
     }
@@ -351,7 +353,7 @@ def test_a_slip_in_any_setting_is_found(name: str) -> None:
 def test_variables_of_the_application_are_none_of_our_business() -> None:
     own = (
         *("DEBUG", "LOG_LEVEL", "SECRET_KEY", "DATABASE_URL", "REDIS_DB", "REDIS_TTL", "REDIS_DATABASE"),
-        *("REDIS_CLUSTER", "REDIS_NODES", "SESSION_SECRET", "SESSION_COOKIE_NAME", "SESSION_TTL", "ARCHIVE"),
+        *("REDIS_NODES", "SESSION_SECRET", "SESSION_COOKIE_NAME", "SESSION_TTL", "ARCHIVE"),
         *("EMBEDDER", "EMBEDDING_MODEL", "DISK_PATH", "TENANT_REDIS_HOST", "HOST", "PORT"),
     )
     assert CacheConfig.from_env("MYAPP", {f"MYAPP_{name}": "x" for name in own}) == CacheConfig()

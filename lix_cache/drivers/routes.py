@@ -1,0 +1,287 @@
+"""How commands reach the nodes of a cluster, or the server that Sentinel names: one flow for both variants.
+
+A node that does not serve a slot says so and does nothing. So what it sends elsewhere is sent there (MOVED
+and ASK name the node), and what it cannot do yet is sent again (TRYAGAIN, CLUSTERDOWN), until the time for an
+answer is over. A command whose connection broke is not sent again here: it may have been done, and the flow
+that sent it decides what to make of that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lix_cache.drivers.commands import packed
+from lix_cache.effects import Flow, NodeAsk, NodeAsks, Sleep
+from lix_cache.errors import RedisError, RedisUnavailable
+from lix_cache.hot.connections import NewConnection
+from lix_cache.hot.slots import Node, Nodes, Range, address_of, ranges_of, redirected
+from lix_cache.hot.spread import Joined, spread
+from lix_cache.hot.trouble import reply_code, translate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from lix_cache.hot.endpoint import Endpoint
+    from lix_cache.hot.scripts import Command
+
+__all__ = ["Routes", "routes_for"]
+
+#: Seconds before each further try, and then as the last. A slot moves in milliseconds, a replica takes over
+#: in about one second.
+_PAUSES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.025)
+#: So often a command is sent elsewhere without a pause.
+_HOPS = 3
+_ELSEWHERE = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY"})
+_ASKING: Command = ("ASKING",)
+
+
+@dataclass(slots=True)
+class _Todo:
+    """A command that has no answer yet.
+
+    Attributes:
+        at: its place among the answers.
+        command: what is sent.
+        slot: of its key.
+        node: where it goes, if not to the owner of the slot.
+        is_asking: the node does not own the slot yet.
+        is_fixed: it is for that node alone.
+        is_whole: a node did not know the script.
+    """
+
+    at: int
+    command: Command
+    slot: int
+    node: Node | None = None
+    is_asking: bool = False
+    is_fixed: bool = False
+    is_whole: bool = False
+
+
+class _Round:
+    """What one round of requests left.
+
+    Attributes:
+        replies: the answers so far.
+        again: commands to be sent again.
+        elsewhere: those that are sent again only if their slot has another owner than this.
+        waits: not at once.
+    """
+
+    def __init__(self, replies: list[Any]) -> None:
+        self.replies = replies
+        self.again: list[_Todo] = []
+        self.elsewhere: list[tuple[_Todo, Node]] = []
+        self.waits = False
+
+
+class Routes:
+    """Where the commands of one endpoint go. All drivers of the endpoint share it.
+
+    Args:
+        endpoint: of several servers.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.nodes = Nodes(endpoint)
+
+    def answers(self, commands: Sequence[Command], opened: int | None = None) -> Flow[list[Any]]:
+        """Send commands to where they belong. An error takes the place of an answer.
+
+        Raises:
+            NewConnection: see :class:`~lix_cache.effects.RedisCall`.
+            RedisError: no server says where the commands go; nothing was sent.
+        """
+        if self.nodes.is_stale:
+            trouble = yield from self._look()
+            if trouble is not None:
+                raise trouble
+        todo, joined = self._planned(commands)
+        replies: list[Any] = [None] * len(todo)
+        tries, waited = 0, 0.0
+        while True:
+            one = _Round(replies)
+            groups = self._grouped(todo, opened, one)
+            results = yield NodeAsks([_ask(node, group, opened) for node, group in groups.items()])
+            for (node, group), result in zip(groups.items(), results, strict=True):
+                self._sort(node, group, result, one)
+            if not one.again and not one.elsewhere:
+                break
+            todo = yield from self._left(one)
+            if not todo or waited >= self.endpoint.timeout:
+                break
+            tries += 1
+            if one.waits or tries > _HOPS:
+                pause = _PAUSES[min(tries, len(_PAUSES)) - 1]
+                waited += pause
+                yield Sleep(pause)
+        return replies if joined is None else [join(replies) for join in joined]
+
+    def _planned(self, commands: Sequence[Command]) -> tuple[list[_Todo], list[Joined] | None]:
+        nodes = self.nodes
+        slots = [nodes.slot(command) for command in commands]
+        if None not in slots:
+            pairs = zip(commands, slots, strict=True)
+            return [_Todo(i, command, slot or 0) for i, (command, slot) in enumerate(pairs)], None
+        todo: list[_Todo] = []
+        joined = []
+        for command in commands:
+            parts, join = spread(command, nodes)
+            joined.append(Joined(len(todo), len(todo) + len(parts), join))
+            for part, slot, node in parts:
+                todo.append(_Todo(len(todo), part, slot, node, is_fixed=node is not None))
+        return todo, joined
+
+    def _grouped(self, todo: Iterable[_Todo], opened: int | None, one: _Round) -> dict[Node, list[_Todo]]:
+        nodes = self.nodes
+        groups: dict[Node, list[_Todo]] = {}
+        for command in todo:
+            node = command.node or nodes.owners[command.slot]
+            if node is None:
+                nodes.doubted = nodes.masters[0]
+                one.replies[command.at] = self._unserved(command.slot)
+                one.again.append(command)
+                one.waits = True
+                continue
+            if opened is not None and (number := nodes.moved_since(command.slot, opened)) is not None:
+                raise NewConnection(number)
+            if node in groups:
+                groups[node].append(command)
+            else:
+                groups[node] = [command]
+        # In one order, so that no two callers wait for each other's connections.
+        return groups if len(groups) < 2 else {node: groups[node] for node in sorted(groups, key=address_of)}
+
+    def _sort(self, node: Node, group: list[_Todo], result: Any, one: _Round) -> None:
+        """Put answers in their places, and what was not done on the list of what is left."""
+        if isinstance(result, Exception):
+            self._failed(node, group, result, one)
+            return
+        answers = iter(result)
+        for command in group:
+            if command.is_asking:
+                next(answers)
+            answer = one.replies[command.at] = next(answers)
+            if isinstance(answer, Exception):
+                self._refused(node, command, answer, one)
+
+    def _failed(self, node: Node, group: list[_Todo], error: Exception, one: _Round) -> None:
+        ours = translate(error, node.endpoint)
+        if not isinstance(ours, RedisError):
+            raise error
+        for command in group:
+            one.replies[command.at] = ours
+        if isinstance(ours, RedisUnavailable):
+            self.nodes.doubted = node
+            if not ours.maybe_done:
+                one.elsewhere += [(command, node) for command in group if not command.is_fixed]
+
+    def _refused(self, node: Node, command: _Todo, error: Exception, one: _Round) -> None:
+        code = reply_code(error)
+        if code == "NOSCRIPT" and not command.is_whole:
+            command.is_whole = True
+            one.again.append(command)
+            return
+        if command.is_fixed or code not in _ELSEWHERE:
+            return
+        one.replies[command.at] = translate(error, node.endpoint)
+        command.node, command.is_asking = None, False
+        if code == "READONLY":
+            # A master that is one no more.
+            self.nodes.doubted = node
+            one.elsewhere.append((command, node))
+            return
+        one.again.append(command)
+        if code == "TRYAGAIN" or code == "CLUSTERDOWN":
+            one.waits = True
+            if code == "CLUSTERDOWN":
+                self.nodes.doubted = node
+        elif code == "ASK":
+            command.node, command.is_asking = self.nodes.node(*redirected(error, node)[1:]), True
+        else:
+            self.nodes.move(*redirected(error, node))
+
+    def _left(self, one: _Round) -> Flow[list[_Todo]]:
+        """Return what is to be sent again, by what the nodes say now of who has which slot."""
+        if not self.nodes.is_stale:
+            return one.again
+        yield from self._look()
+        left = one.again
+        for command, before in one.elsewhere:
+            if self.nodes.owners[command.slot] is not before:
+                command.node, command.is_asking = None, False
+                left.append(command)
+        return left
+
+    def _look(self) -> Flow[RedisError | None]:
+        """Ask who serves what. Returns why that is not known, if no server says it."""
+        trouble: RedisError | None = None
+        said: list[Range] = []
+        now = self.nodes.owners[0]
+        for node in self.nodes.askable():
+            (result,) = yield NodeAsks([NodeAsk(node, packed((self._where(),)), 1)])
+            answer = result if isinstance(result, Exception) else result[0]
+            if isinstance(answer, Exception):
+                ours = translate(answer, node.endpoint)
+                if not isinstance(ours, RedisError):
+                    raise answer
+                trouble = trouble or ours
+                continue
+            found = self._ranges(answer, node)
+            if isinstance(found, RedisError):
+                trouble = trouble or found
+                continue
+            said = found
+            if self.nodes.is_cluster or now is None or self.nodes.node(*found[0][2:]) is not now:
+                break
+            # A sentinel that has not yet heard of another master: the next may have.
+        if said:
+            self.nodes.take(said)
+            return None
+        return trouble
+
+    def _where(self) -> Command:
+        if self.nodes.is_cluster:
+            return ("CLUSTER", "SLOTS")
+        return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.endpoint.service)
+
+    def _ranges(self, answer: Any, node: Node) -> list[Range] | RedisError:
+        where = node.endpoint.label
+        if not self.nodes.is_cluster:
+            if answer is None:
+                return RedisUnavailable(f"the sentinel {where} knows no {self.endpoint.service!r}")
+            return [Range(0, 0, answer[0].decode("utf-8", "replace"), int(answer[1]))]
+        try:
+            return ranges_of(answer, node) or RedisUnavailable(
+                f"{where} has no slots yet", code="CLUSTERDOWN"
+            )
+        except ValueError as error:
+            return RedisUnavailable(f"{where}: {error}")
+
+    def _unserved(self, slot: int) -> RedisUnavailable:
+        return RedisUnavailable(
+            f"{self.endpoint.label} cannot serve now: no node has slot {slot}", code="CLUSTERDOWN"
+        )
+
+
+def _ask(node: Node, group: list[_Todo], opened: int | None) -> NodeAsk:
+    if any(command.is_asking or command.is_whole for command in group):
+        parts = []
+        for command in group:
+            if command.is_asking:
+                parts.append(packed((_ASKING,)))
+            parts.append(packed((command.command,), whole=command.is_whole))
+        return NodeAsk(node, b"".join(parts), len(parts), opened)
+    return NodeAsk(node, packed([command.command for command in group]), len(group), opened)
+
+
+_routes: dict[Endpoint, Routes] = {}
+
+
+def routes_for(endpoint: Endpoint) -> Routes | None:
+    """Return what all drivers of an endpoint share; None where it is one server."""
+    if endpoint.kind == "server":
+        return None
+    return _routes.get(endpoint) or _routes.setdefault(endpoint, Routes(endpoint))

@@ -1,0 +1,100 @@
+"""Commands that are about all nodes of a cluster, or about keys in many slots: what each node is asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lix_cache.hot.scripts import ScriptCall
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lix_cache.hot.scripts import Command
+    from lix_cache.hot.slots import Node, Nodes
+
+__all__ = ["Joined", "spread"]
+
+#: What INFO counts on each node, and the store has the sum of.
+_SUMS = frozenset({b"used_memory", b"maxmemory", b"total_system_memory"})
+
+#: A node's own cursor of SCAN is multiplied by this; what is added says which node.
+_MOST_NODES = 1024
+
+
+class Joined(NamedTuple):
+    """How the answer to one command comes of the answers to its parts.
+
+    Attributes:
+        start, end: the places of the parts.
+        join: makes one answer of theirs.
+    """
+
+    start: int
+    end: int
+    join: Callable[[Sequence[Any]], Any]
+
+    def __call__(self, replies: Sequence[Any]) -> Any:
+        parts = replies[self.start : self.end]
+        for part in parts:
+            if isinstance(part, Exception):
+                return part
+        return self.join(parts)
+
+
+def spread(
+    command: Command, nodes: Nodes
+) -> tuple[list[tuple[Command, int, Node | None]], Callable[[Sequence[Any]], Any]]:
+    """Return the parts of a command, each with its slot and the node that alone is meant, and how to join."""
+    slot = nodes.slot(command)
+    if isinstance(command, ScriptCall):
+        return [(command, slot or 0, None)], _first
+    name, *rest = command
+    if name == "MGET":
+        gets: list[Command] = [("GET", key) for key in rest]
+        return [(get, nodes.slot(get) or 0, None) for get in gets], list
+    if slot is not None:
+        return [(command, slot, None)], _first
+    if name == "SCAN":
+        return _scan(command, nodes)
+    if name in ("PING", "INFO"):
+        join = _sum_of_infos if name == "INFO" else _first
+        return [(command, 0, node) for node in nodes.masters], join
+    return [(command, 0, nodes.masters[0])], _first
+
+
+def _first(parts: Sequence[Any]) -> Any:
+    return parts[0]
+
+
+def _scan(
+    command: tuple[Any, ...], nodes: Nodes
+) -> tuple[list[tuple[Command, int, Node | None]], Callable[[Sequence[Any]], Any]]:
+    """Go through the nodes one after the other: the cursor says where it is."""
+    cursor, at = divmod(int(command[1]), _MOST_NODES)
+    if at >= len(nodes.masters):
+        # There are fewer nodes than when it began.
+        return [(("PING",), 0, nodes.masters[0])], lambda _: [b"0", []]
+
+    def join(parts: Sequence[Any]) -> Any:
+        following, keys = parts[0]
+        theirs = int(following)
+        if theirs:
+            return [b"%d" % (theirs * _MOST_NODES + at), keys]
+        return [b"%d" % ((at + 1) % len(nodes.masters)), keys]
+
+    return [((command[0], cursor, *command[2:]), 0, nodes.masters[at])], join
+
+
+def _sum_of_infos(parts: Sequence[bytes]) -> bytes:
+    """Return the first node's answer, with the sums of what all have."""
+    sums: dict[bytes, int] = {}
+    for part in parts:
+        for line in part.splitlines():
+            name, _, value = line.partition(b":")
+            if name in _SUMS and value.isdigit():
+                sums[name] = sums.get(name, 0) + int(value)
+    lines = []
+    for line in parts[0].splitlines():
+        name = line.partition(b":")[0]
+        lines.append(b"%b:%d" % (name, sums[name]) if name in sums else line)
+    return b"\r\n".join(lines)

@@ -1,0 +1,1 @@
+from tests.contract.test_session import *  # noqa: F403
