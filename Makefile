@@ -29,7 +29,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 # The installs share one folder.
 .NOTPARALLEL:
-.PHONY: help venv engines clients demo test exhaustive test-all quick promise chaos soak-gateway lint types imports check bench bench-codec bench-gateway bench-kv bench-against bench-objects bench-catalogue chaos-objects radosgw dist format clean
+.PHONY: help venv engines clients demo test exhaustive test-all quick promise chaos soak-gateway lint types imports check bench bench-codec bench-gateway bench-kv bench-against bench-objects bench-catalogue chaos-objects radosgw docs docs-serve dist format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s%s\n", $$1, $$2}'
@@ -114,6 +114,15 @@ chaos-objects: $(DEV)  ## kill what works on object storage, and compare every m
 bench-kv: engines  ## measure what resuming a local model's state saves
 	$(BIN)/python -W ignore scripts/bench_kv.py $(ARGS)
 
+# What material says of the generator's next version is nothing that a build can mend.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(DEV)  ## build the documentation into site/; a broken link is an error
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+docs-serve: export NO_MKDOCS_2_WARNING := 1
+docs-serve: $(DEV)  ## show the documentation at http://127.0.0.1:8000 while it is written
+	$(BIN)/python -m mkdocs serve
+
 dist: $(DEV)  ## build the sdist and the wheel, and check them
 	rm -rf dist
 	$(BIN)/python -m build
@@ -125,7 +134,7 @@ format: $(DEV)  ## put the code into the format that 'make lint' checks
 	$(BIN)/ruff format
 
 clean:  ## remove everything that was made here, .venv included
-	rm -rf $(VENV) .venv-clients .venv-aider tests/clients/node_modules build dist *.egg-info .coverage .coverage.* htmlcov bench-results
+	rm -rf $(VENV) .venv-clients .venv-aider tests/clients/node_modules build dist site *.egg-info .coverage .coverage.* htmlcov bench-results
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -18,7 +18,18 @@ import lix_cache
 
 ROOT = Path(__file__).resolve().parents[2]
 #: What is in a working copy and not in the project.
-_NOT_OURS = (".*", "*.egg-info", "*.so", "__pycache__", "build", "dist", "data", "bench-results", "htmlcov")
+_NOT_OURS = (
+    ".*",
+    "*.egg-info",
+    "*.so",
+    "__pycache__",
+    "build",
+    "dist",
+    "data",
+    "bench-results",
+    "htmlcov",
+    "site",
+)
 
 pytestmark = pytest.mark.slow
 
