@@ -8,7 +8,6 @@ code is 0 whatever they are. docs/benchmarks.md says what each figure means.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from _bench_report import Report, progress, write_between_marks
 from _bench_speed import speed
 from _bench_storage import archive, codec, memory, offload
 from _bench_support import QUICK, ROOT, Bench, Server, Size, describe_run, find_old_package, load_texts
+from _run_facts import RunFacts, write_json
 
 from lix_cache.session import evictor
 
@@ -61,6 +61,7 @@ def main() -> None:
     arguments = _arguments()
     texts = load_texts(arguments.data)
     report = Report()
+    facts = RunFacts("lix-open-cache")
     started = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="lix-bench-", dir=arguments.work_dir) as folder,
@@ -74,7 +75,7 @@ def main() -> None:
         _stop_daemons()
     environment["seconds"] = time.monotonic() - started
     print(report.text())
-    _write(arguments, environment, report)
+    _write(arguments, environment, report, facts)
 
 
 def _stop_daemons() -> None:
@@ -84,13 +85,12 @@ def _stop_daemons() -> None:
         one.join(60)
 
 
-def _write(arguments: argparse.Namespace, environment: dict[str, Any], report: Report) -> None:
-    target = Path(arguments.json)
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _write(
+    arguments: argparse.Namespace, environment: dict[str, Any], report: Report, facts: RunFacts
+) -> None:
     figures = [{**vars(figure), "target": figure.target} for figure in report.figures]
     document = {"environment": environment, "figures": figures, "notes": report.notes}
-    target.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    progress(f"written: {target}")
+    write_json(arguments.json, facts, document)
     if arguments.write_docs:
         write_between_marks(Path(arguments.write_docs), report.markdown(environment))
         progress(f"written: {arguments.write_docs}")

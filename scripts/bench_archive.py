@@ -20,6 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from _run_facts import RunFacts, write_json
+
 from lix_cache import ConversationArchive
 from lix_cache.archive import decoding, encoding
 from lix_cache.archive import header as header_flow
@@ -122,11 +124,14 @@ def measured(call: Callable[[], Any]) -> tuple[float, float]:
     return found
 
 
-def report(title: str, steps: dict[str, Callable[[], Any]]) -> None:
+def report(title: str, steps: dict[str, Callable[[], Any]]) -> dict[str, dict[str, float]]:
+    found = {}
     print(f"\n{title}\n\n| step | processor seconds | MB at most |\n|---|---|---|")
     for name, call in steps.items():
         seconds, size = measured(call)
+        found[name] = {"cpu_ms": 1e3 * seconds, "megabytes": size}
         print(f"| {name} | {seconds:.4f} | {size:.0f} |", flush=True)
+    return found
 
 
 def main() -> None:
@@ -136,7 +141,10 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--sessions", type=int, default=200_000)
     parser.add_argument("--folder", help="where to work; a temporary folder by default")
+    parser.add_argument("--json", metavar="FILE", help="write the figures here")
     given = parser.parse_args()
+    facts = RunFacts()
+    found: dict[str, Any] = {"messages": given.messages, "sessions": given.sessions}
     folder = tempfile.mkdtemp(prefix="lix-bench-", dir=given.folder)
     try:
         one, many = os.path.join(folder, "one"), os.path.join(folder, "many")
@@ -144,11 +152,18 @@ def main() -> None:
         print(f"{given.messages:,} messages in frames of {BATCH}: {size / 1e6:.1f} MB", flush=True)
         # The codec's table is read once in a process: not part of any step.
         ConversationArchive(one).load_recent("long", 1)
-        report(f"A session of {given.messages:,} messages", of_one_session(ConversationArchive(one)))
+        found["file_bytes"] = size
+        found["one"] = report(
+            f"A session of {given.messages:,} messages", of_one_session(ConversationArchive(one))
+        )
         make_sessions(many, given.sessions)
-        report(f"A folder of {given.sessions:,} sessions", of_many_sessions(ConversationArchive(many)))
+        found["many"] = report(
+            f"A folder of {given.sessions:,} sessions", of_many_sessions(ConversationArchive(many))
+        )
     finally:
         shutil.rmtree(folder)
+    if given.json:
+        write_json(given.json, facts, found)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ Needs the evaluation sets and the model (LIX_CACHE_SHARED, or ../shared).
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from _run_facts import RunFacts, write_json
 
 from lix_cache import (
     DEFAULT_THRESHOLDS,
@@ -39,6 +40,7 @@ COSINES = (0.80, 0.83, 0.85, 0.87, 0.90, 0.92, 0.94, 0.96)
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
+    add("--sets", nargs="+", default=SETS, help="of labelled questions")
     add("--queries", type=int, default=3000, help="of each set and seed")
     add("--seeds", type=int, default=5, help="so many samples of each set, summed up")
     add("--half", default="all", help="dev, heldout or all")
@@ -52,9 +54,10 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, print, draw."""
     arguments = _arguments()
+    facts = RunFacts("onnxruntime")
     embedder = Remembering(find_embedder(arguments.model))
     measured: dict[str, dict[str, list[CalibrationPoint]]] = {}
-    for name in SETS:
+    for name in arguments.sets:
         samples = [
             load_set(
                 name, None, half=arguments.half, count=arguments.queries, seed=seed, languages=()
@@ -66,7 +69,8 @@ def main() -> None:
     table = "\n".join(_table(measured, arguments))
     print(table)
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(_as_dict(measured), indent=2) + "\n")
+        sample = {"queries": arguments.queries, "seeds": arguments.seeds, "half": arguments.half}
+        write_json(arguments.json, facts, {"sample": sample, "sets": _as_dict(measured)})
     if arguments.plot:
         Path(arguments.plot).parent.mkdir(parents=True, exist_ok=True)
         draw(
@@ -167,6 +171,9 @@ def _as_dict(measured: dict[str, dict[str, list[CalibrationPoint]]]) -> dict[str
                     "questions": p.questions,
                     "hits": p.hits,
                     "wrong": p.wrong,
+                    "hit_ratio": p.hit_ratio,
+                    "false_hit_rate": p.false_hit_rate,
+                    "interval": clopper_pearson(p.wrong, p.hits) if p.hits else (0.0, 1.0),
                 }
                 for p in points
             ]

@@ -24,12 +24,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from _chaos_checker import FAULTS
 from _chaos_episode import Outcome, run_episode
 from _chaos_schedule import KINDS, Schedule, generate
 from _chaos_servers import build_clock
 from _chaos_shrink import shrink
+from _run_facts import RunFacts, write_json
 from rich.console import Console
 from rich.table import Table
 
@@ -67,6 +69,22 @@ class Sums:
         for kind in FAULTS:
             self.faults[kind] += verdict.count(kind)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the counts; seeds and schedules of failures by their numbers."""
+        return {
+            "episodes": self.episodes,
+            "failed": len(self.failed),
+            "failed_seeds": self.seeds,
+            "broken_seeds": self.broken,
+            "acknowledged": self.acknowledged,
+            "missing_as_they_may_be": self.allowed,
+            "durability": dict(self.settings),
+            "events": dict(self.events),
+            "all_events": self.events.total(),
+            "faults": {kind: self.faults[kind] for kind in FAULTS},
+            "calls_that_failed": self.failures.total(),
+        }
+
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -82,6 +100,7 @@ def _arguments() -> argparse.Namespace:
     add("--shrink", action=argparse.BooleanOptionalAction, default=True, help=shrinking)
     add("--tries", type=int, default=3, help="how often a smaller schedule may pass (default 3)")
     add("--out", metavar="DIR", type=Path, default=Path("chaos-results"), help="where failing schedules go")
+    add("--json", metavar="FILE", help="write what all episodes came to here")
     add("--show", action="store_true", help="print each schedule")
     arguments = parser.parse_args()
     unknown = set(arguments.events.split(",")) - set(KINDS) if arguments.events else set()
@@ -95,6 +114,7 @@ class Chaos:
 
     def __init__(self, arguments: argparse.Namespace, console: Console, scratch: Path) -> None:
         self.arguments, self.console = arguments, console
+        self.facts = RunFacts()
         found = find_server_binary() if arguments.server is None else None
         if arguments.server is None and found is None:
             sys.exit("no redis-server or valkey-server was found; name one with --server")
@@ -111,6 +131,8 @@ class Chaos:
         with contextlib.suppress(KeyboardInterrupt):
             self._run_all()
         self._table()
+        if self.arguments.json:
+            write_json(self.arguments.json, self.facts, self.sums.as_dict())
         if self.smallest is not None:
             self.console.print(f"the smallest failing schedule: {self.smallest}; run it with --replay")
         return 1 if self.sums.failed or self.sums.broken else 0

@@ -167,7 +167,108 @@ def architecture() -> Picture:
     return p
 
 
-DRAWINGS: dict[str, Callable[[], Picture]] = {"architecture": architecture}
+def message() -> Picture:
+    p = Picture(
+        960, 470, "A message's way",
+        "An add is one call to Redis and is then acknowledged. When the window overflows or the session is "
+        "idle, a daemon reads the oldest messages, appends them to the archive, syncs, and only then trims. "
+        "A later read of an idle session puts its newest messages back under their ids.",
+    )  # fmt: skip
+    p.box(30, 30, 170, 64, "add_message", ["one round trip"], colour="blue")
+    p.arrow((200, 62), (300, 62))
+    p.box(300, 30, 270, 64, "Redis stream", ["gives the id: unique, in order"], colour="orange")
+    p.arrow((570, 62), (690, 62))
+    p.box(690, 30, 240, 64, "acknowledged", ["kept once, and in order"], colour="rose")
+    p.arrow((435, 94), (435, 118), (125, 118), (125, 154))
+    p.text(447, 122, "the window is a batch too long, or the session is idle:", size=SMALL, soft=True)
+    p.text(447, 140, "the daemon, under the lock on the session's file", size=SMALL, soft=True)
+    steps = (
+        ("1  read", ["the oldest entries,", "500 at a time"]),
+        ("2  append", ["one frame to .huff;", "known ids are skipped"]),
+        ("3  fsync", ["from here on", "the disk has them"]),
+        ("4  trim", ["XTRIM in Redis,", "up to that id"]),
+    )
+    for number, (title, lines) in enumerate(steps):
+        x = 30 + number * 230
+        p.box(x, 154, 190, 80, title, lines, colour="orange" if number in (0, 3) else "green")
+        if number:
+            p.arrow((x - 40, 194), (x, 194))
+    p.text(30, 262, "killed here:", size=SMALL, bold=True)
+    for number, lines in enumerate((
+        ("as before:", "it starts over"),
+        ("a torn tail: set aside,", "messages are still hot"),
+        ("hot and cold: one id,", "counted once"),
+        ("done;", "nothing to do"),
+    )):  # fmt: skip
+        for row, line in enumerate(lines):
+            p.text(125 + number * 230, 284 + row * 17, line, size=SMALL, at="middle", soft=True)
+    p.box(
+        690,
+        340,
+        240,
+        90,
+        "cold: .huff archive",
+        ["every message, once, in order", "for disk_ttl_days"],
+        colour="green",
+    )
+    p.box(300, 340, 270, 90, "rehydrated window", [
+        "the newest, under their ids,", "if no other did meanwhile",
+    ], colour="orange")  # fmt: skip
+    p.box(30, 340, 170, 90, "get_context", ["of an idle session:", "two round trips"], colour="blue")
+    p.arrow((690, 385), (570, 385))
+    p.arrow((300, 385), (200, 385))
+    p.arrow((890, 234), (890, 340))
+    return p
+
+
+def question() -> Picture:
+    p = Picture(
+        960, 560, "A question's way",
+        "A lookup asks for the exact text, then for near entries, then whether the nearest has a margin over "
+        "entries that answer differently, then guards and a verifier. Each step can end it as a miss "
+        "with a reason.",
+    )  # fmt: skip
+    p.box(30, 26, 300, 50, "lookup(question)", ["in a scope that must match exactly"], colour="blue")
+    steps = (
+        ("policy", "may it be cached at all?", "policy"),
+        ("exact text", "one round trip; brings what is new", "empty"),
+        ("near enough", "cosine of the nearest entry", "below_threshold"),
+        ("margin and votes", "against entries that answer otherwise", "margin, score"),
+        ("guards", "numbers, negation, roles, names, code ...", "guard, reported"),
+        ("verifier, if any", "a model reads both questions", "verifier"),
+    )
+    for number, (title, line, reason) in enumerate(steps):
+        y = 96 + number * 70
+        p.arrow((180, y - 20 if number else 76), (180, y))
+        p.box(30, y, 300, 50, title, [line])
+        p.arrow((330, y + 25), (440, y + 25))
+        p.text(385, y + 19, "no", size=SMALL, at="middle", soft=True)
+        p.box(440, y, 190, 50, "miss", [reason], colour="rose")
+    p.arrow((180, 496), (180, 510))
+    p.box(30, 510, 300, 38, "semantic hit", colour="green")
+    p.text(345, 533, "the second round trip; 1 in 100 is audited instead", size=SMALL, soft=True)
+    p.arrow((330, 180), (350, 180), (350, 150), (660, 150), (660, 51), (690, 51))
+    p.box(690, 26, 240, 50, "exact hit", ["the same text was asked before"], colour="green")
+    p.arrow((630, 331), (690, 331))
+    p.box(690, 166, 240, 330, "", colour="plain")
+    p.text(810, 200, "your model answers", size=LARGE, at="middle", bold=True)
+    for row, line in enumerate((
+        "store(question, answer)", "",
+        "Each miss is a free label:", "does the new answer agree", "with that of the nearest entry?", "",
+        "The scope raises its threshold", "until the expected share of", "wrong hits is at most 2 %.", "",
+        "Audited hits measure that", "share, with an exact interval.", "If it is proven too high,",
+        "the scope closes.",
+    )):  # fmt: skip
+        if line:
+            p.text(810, 230 + row * 18, line, size=SMALL, at="middle", soft=True)
+    return p
+
+
+DRAWINGS: dict[str, Callable[[], Picture]] = {
+    "architecture": architecture,
+    "message": message,
+    "question": question,
+}
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _run_facts import RunFacts, write_json
 
 from lix_cache.embedders.onnx import OnnxEmbedder
 from lix_cache.matching.guards import GUARDS, check
@@ -59,8 +60,8 @@ def share(part: int, whole: int) -> str:
     return f"{part / whole:.3f}" if whole else "-"
 
 
-def adversarial(pairs: list[dict[str, Any]], cosines: Any, threshold: float) -> str:
-    """Return a row: false and true accepts, of the cosine alone and with the guards."""
+def adversarial(pairs: list[dict[str, Any]], cosines: Any, threshold: float) -> tuple[str, dict[str, Any]]:
+    """Return a row, false and true accepts, of the cosine alone and with the guards; and the counts."""
     total = Counter(pair["label"] for pair in pairs)
     alone, guarded, by_guard = Counter[int](), Counter[int](), Counter[tuple[str, int]]()
     for pair, cosine in zip(pairs, cosines, strict=True):
@@ -75,10 +76,17 @@ def adversarial(pairs: list[dict[str, Any]], cosines: Any, threshold: float) -> 
     caught = ", ".join(
         f"{g} {by_guard[g, 0]}/{by_guard[g, 1]}" for g in GUARDS if by_guard[g, 0] + by_guard[g, 1]
     )
-    return (
+    counts = {
+        "language": pairs[0]["lang"],
+        "cosine": threshold,
+        "different": {"pairs": total[0], "alone": alone[0] / total[0], "guarded": guarded[0] / total[0]},
+        "same": {"pairs": total[1], "alone": alone[1] / total[1], "guarded": guarded[1] / total[1]},
+    }
+    row = (
         f"| {pairs[0]['lang']} | {threshold:.2f} | {share(alone[0], total[0])} / {share(alone[1], total[1])} "
         f"| {share(guarded[0], total[0])} / {share(guarded[1], total[1])} | {caught} |"
     )
+    return row, counts
 
 
 def friendly(name: str, queries: list[dict[str, Any]], vectors: Any, threshold: float) -> str:
@@ -120,7 +128,10 @@ def main() -> None:
     parser.add_argument("--thresholds", nargs="+", type=float, default=[0.75, 0.9])
     parser.add_argument("--part", type=int, choices=(0, 1), help="only this half of the adversarial pairs")
     parser.add_argument("--queries", type=int, default=2_500, help="of each intent set; 0 for none")
+    parser.add_argument("--json", metavar="FILE", help="write the adversarial pairs' figures here")
     options = parser.parse_args()
+    facts = RunFacts("onnxruntime")
+    found: list[dict[str, Any]] = []
     embedder = OnnxEmbedder(options.shared / "models" / "all-MiniLM-L6-v2")
     data = options.shared / "data"
 
@@ -145,7 +156,9 @@ def main() -> None:
             embedder.embed([pair["b"] for pair in pairs]),
         )
         for threshold in options.thresholds:
-            print(adversarial(pairs, cosines, threshold), flush=True)
+            row, counts = adversarial(pairs, cosines, threshold)
+            found.append(counts)
+            print(row, flush=True)
 
     if options.queries:
         print("\n| queries | cosine ≥ | one intent | objected | two intents | objected | two / one | check |")
@@ -159,6 +172,8 @@ def main() -> None:
         vectors = embedder.embed([query["text"] for query in sample])
         for threshold in options.thresholds:
             print(friendly(name, sample, vectors, threshold), flush=True)
+    if options.json:
+        write_json(options.json, facts, {"pairs": found})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 
 Plays streams of questions through the decision in memory, online: a hit serves what is held, a miss
 stores the question with its own answer, and mistakes stay in. The table of labels goes through the real
-cache, on a Redis at ``--port``. Needs the folder of evaluation data (``LIX_CACHE_SHARED``, ``shared`` or
+cache, on a Redis of the run's own. Needs the folder of evaluation data (``LIX_CACHE_SHARED``, ``shared`` or
 ``../shared``). Nothing is trained here.
 """
 
@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _bench_support import Server
+from _run_facts import RunFacts, write_json
 
-from lix_cache import CacheConfig, OnnxEmbedder, Question, SemanticCache, SemanticSettings, evaluate
+from lix_cache import OnnxEmbedder, Question, SemanticCache, SemanticSettings, evaluate
 from lix_cache.cli.quality.sets import load_set, shared_folder
 from lix_cache.evaluation.binomial import clopper_pearson
 from lix_cache.evaluation.offline import play
@@ -55,6 +57,16 @@ class Count:
         self.hits += is_hit
         self.wrong += is_wrong
 
+    def as_dict(self) -> dict[str, float]:
+        """Return counts and shares, with the exact 95% interval of the false-hit rate."""
+        found: dict[str, float] = {"asked": self.asked, "hits": self.hits, "wrong": self.wrong}
+        found["hit_ratio"] = self.hits / max(1, self.asked)
+        found["wrong_per_1000"] = 1000 * self.wrong / max(1, self.asked)
+        if self.hits:
+            found["false_hit_rate"] = self.wrong / self.hits
+            found["low"], found["high"] = clopper_pearson(self.wrong, self.hits)
+        return found
+
     def __str__(self) -> str:
         if not self.hits:
             return f"{0:6.1%} {'-':>28}"
@@ -66,13 +78,12 @@ class Count:
 class Data:
     """Texts and vectors, embedded once."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self) -> None:
         folder = shared_folder()
         if folder is None:
             raise SystemExit("the folder of evaluation data is not there: set LIX_CACHE_SHARED")
         self._folder = Path(folder)
-        self._embedder = OnnxEmbedder(self._folder / "models" / "all-MiniLM-L6-v2", threads=1)
+        self.embedder = OnnxEmbedder(self._folder / "models" / "all-MiniLM-L6-v2", threads=1)
 
     def records(self, path: str) -> list[dict[str, str]]:
         lines = (self._folder / "data" / path).read_text(encoding="utf-8").splitlines()
@@ -80,7 +91,7 @@ class Data:
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         return np.concatenate(
-            [self._embedder.embed(list(texts[i : i + 64])) for i in range(0, len(texts), 64)]
+            [self.embedder.embed(list(texts[i : i + 64])) for i in range(0, len(texts), 64)]
         )
 
 
@@ -103,7 +114,7 @@ def orders(many: int, numbers: Sequence[int]) -> Iterator[list[int]]:
         yield order
 
 
-def streams(data: Data) -> None:
+def streams(data: Data) -> dict[str, Any]:
     """Six orders of 400 questions, each with a reply of its own."""
     questions, vectors, replies = generated(data)
     rules: dict[str, tuple[Thresholds, bool]] = {
@@ -112,6 +123,7 @@ def streams(data: Data) -> None:
         "answers by equality alone": (EQUALITY, True),
         **{f"cosine {c / 100:.2f}": (Thresholds(threshold=c / 100), False) for c in (75, 80, 85, 90, 95)},
     }
+    found: dict[str, Any] = {"questions": len(questions), "orders": 6, "rules": {}}
     print("answers_banking: 400 questions, a reply written for each; six orders, from a cold start\n")
     print(f"{'':27} {'hits':>6} {'false-hit rate':>28}   second half of each order")
     for name, (thresholds, guards) in rules.items():
@@ -129,14 +141,17 @@ def streams(data: Data) -> None:
                 whole.add(step.is_hit, step.is_wrong)
                 if step.number >= len(order) // 2:
                     late.add(step.is_hit, step.is_wrong)
+        found["rules"][name] = {"whole": whole.as_dict(), "second_half": late.as_dict()}
         print(f"{name:27} {whole}   {late}")
+    return found
 
 
-def halves(data: Data) -> None:
+def halves(data: Data) -> dict[str, Any]:
     """The bonus chosen on one half of the intents, evaluated on the other, for three ways to halve them."""
     questions, vectors, replies = generated(data)
     intents = sorted({question.answer for question in questions})
     total = Count()
+    single = []
     print("\nthe bonus chosen on half of the intents (most hits at 1.5% wrong), evaluated on the other half")
     for seed in range(3):
         shuffled = list(intents)
@@ -149,9 +164,11 @@ def halves(data: Data) -> None:
                 if count.wrong <= 0.015 * count.hits and count.hits > most:
                     best, most = float(bonus), count.hits
             count = _played(questions, vectors, replies, there, best)
+            single.append(count.as_dict())
             total = Count(total.asked + count.asked, total.hits + count.hits, total.wrong + count.wrong)
             print(f"  halving {seed}: bonus {best:.2f} {count}")
     print(f"  all                 {total}")
+    return {"all": total.as_dict(), "single": single}
 
 
 def _played(
@@ -180,43 +197,62 @@ class _Known:
         return np.stack([self._known[text] for text in texts])
 
 
-def labels(data: Data) -> None:
+def labels(data: Data) -> dict[str, Any]:
     """Sets with labels as answers, through the real cache: the rule before, and the defaults."""
     print("\nlabels as answers, 3,000 questions, seeds 0 and 1; false hits for each 1,000 questions\n")
     print(f"{'':10} {'equality, score 1.23':>26} {'defaults':>26}")
-    total: dict[str, list[float]] = {"before": [0.0, 0.0], "now": [0.0, 0.0]}
     rules: dict[str, dict[str, Any]] = {
         "before": {"target_false_hit_rate": None, "embed_answers": False},
         "now": {},
     }
-    for name in LABELLED:
-        shown = []
-        chosen = [
-            load_set(name, None, half="all", count=3000, seed=s, languages=[]).questions for s in (0, 1)
-        ]
-        texts = sorted({normalise(question.text) for questions in chosen for question in questions})
-        embedder = _Known(texts, data.embed(texts))
-        for rule, settings in rules.items():
-            hits = wrong = asked = 0
-            for seed, questions in enumerate(chosen):
-                context = {"set": name, "rule": rule, "seed": seed, "run": time.time()}
-                config = CacheConfig(redis_port=data.port)
-                cache = SemanticCache(
-                    embedder,
-                    config,
-                    context=context,
-                    thresholds=EQUALITY if rule == "before" else DEFAULT_THRESHOLDS,
-                    settings=SemanticSettings(ttl_seconds=3600, audit_rate=0, **settings),
-                )
-                run = evaluate(cache, questions)
-                cache.invalidate(context=context)
-                hits, wrong, asked = hits + run.hits, wrong + run.wrong, asked + run.questions
-            total[rule][0] += hits / asked / len(LABELLED)
-            total[rule][1] += 1000 * wrong / asked / len(LABELLED)
-            shown.append(f"{hits / asked:10.1%} {1000 * wrong / asked:6.1f} ({wrong / max(1, hits):6.2%})")
-        print(f"{name:10} {shown[0]:>26} {shown[1]:>26}", flush=True)
-    both = [f"{hits:10.1%} {wrong:6.1f}         " for hits, wrong in total.values()]
-    print(f"{'all':10} {both[0]:>26} {both[1]:>26}")
+    found: dict[str, Any] = {"questions": 3000, "seeds": 2, "sets": {}}
+    with Server(None) as server:
+        for name in LABELLED:
+            chosen = [
+                load_set(name, None, half="all", count=3000, seed=s, languages=[]).questions for s in (0, 1)
+            ]
+            texts = sorted({normalise(question.text) for questions in chosen for question in questions})
+            embedder = _Known(texts, data.embed(texts))
+            counts = {
+                rule: _through_the_cache(server, embedder, chosen, rule, settings)
+                for rule, settings in rules.items()
+            }
+            found["sets"][name] = {rule: count.as_dict() for rule, count in counts.items()}
+            print(f"{name:10} " + " ".join(f"{_shown(count):>26}" for count in counts.values()), flush=True)
+    for rule in rules:
+        rows = [one[rule] for one in found["sets"].values()]
+        means = {key: sum(row[key] for row in rows) / len(rows) for key in ("hit_ratio", "wrong_per_1000")}
+        found.setdefault("mean", {})[rule] = means
+        print(f"mean, {rule}: {means['hit_ratio']:.1%} {means['wrong_per_1000']:.1f}")
+    return found
+
+
+def _shown(count: Count) -> str:
+    rate = count.wrong / max(1, count.hits)
+    return f"{count.hits / count.asked:10.1%} {1000 * count.wrong / count.asked:6.1f} ({rate:6.2%})"
+
+
+def _through_the_cache(
+    server: Server,
+    embedder: _Known,
+    chosen: Sequence[Sequence[Question]],
+    rule: str,
+    settings: dict[str, Any],
+) -> Count:
+    total = Count()
+    for seed, questions in enumerate(chosen):
+        context = {"rule": rule, "seed": seed, "run": time.time()}
+        cache = SemanticCache(
+            embedder,
+            server.config("unix"),
+            context=context,
+            thresholds=EQUALITY if rule == "before" else DEFAULT_THRESHOLDS,
+            settings=SemanticSettings(ttl_seconds=3600, audit_rate=0, **settings),
+        )
+        run = evaluate(cache, questions)
+        cache.invalidate(context=context)
+        total = Count(total.asked + run.questions, total.hits + run.hits, total.wrong + run.wrong)
+    return total
 
 
 TABLES = {"streams": streams, "halves": halves, "labels": labels}
@@ -225,11 +261,13 @@ TABLES = {"streams": streams, "halves": halves, "labels": labels}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", choices=sorted(TABLES), action="append")
-    parser.add_argument("--port", type=int, default=6379, help="of a Redis for the table of labels")
+    parser.add_argument("--json", metavar="FILE", help="write the figures here")
     arguments = parser.parse_args()
-    data = Data(arguments.port)
-    for name in arguments.table or list(TABLES):
-        TABLES[name](data)
+    facts = RunFacts("onnxruntime")
+    data = Data()
+    found = {name: TABLES[name](data) for name in arguments.table or list(TABLES)}
+    if arguments.json:
+        write_json(arguments.json, facts, found)
 
 
 if __name__ == "__main__":
