@@ -15,7 +15,7 @@ from lix_cache.hot.replies import Cold
 from lix_cache.hot.window import BYTES_AT_ONCE, HotWindow
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once
 from lix_cache.session import late, old_sessions
-from lix_cache.session.base import Session, ask, beside, merged, session_lock
+from lix_cache.session.base import Session, ask, beside, look, merged, session_lock
 from lix_cache.session.reconcile import ask_known, catch_up, reconcile_pending, without_redis
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def get_context(session: Session, count: int = 0, again: int = READS_AGAIN) -> F
         count: as many of the newest as Redis holds anyway, if that is more than the window.
         again: how often to read again where others were at the session meanwhile.
     """
-    store = session.store
+    store, reunited = session.store, False
     try:
         yield from reconcile_pending(session)
         turns = yield from read_window(session, count)
@@ -53,10 +53,14 @@ def get_context(session: Session, count: int = 0, again: int = READS_AGAIN) -> F
                 turns = yield from read_window(session, count)
         else:
             session.seen.compared = max(session.seen.compared, session.seen.opened)
+        if again and not isinstance(turns, Cold) and _is_short(session, turns):
+            reunited = yield from _reunited(session)
     except RedisUnavailable as error:
         context = partial(store.cold.recent, session.id, session.window, in_context=True)
         found = yield from without_redis(session, context, error)
         return found if found is not None else (yield from get_context(session, count))
+    if reunited:
+        return (yield from get_context(session, count, again - 1))
     if isinstance(turns, Cold):
         if not (yield DiskCall(partial(store.cold.exists, session.id))):
             return []
@@ -64,13 +68,28 @@ def get_context(session: Session, count: int = 0, again: int = READS_AGAIN) -> F
         if not is_current and again:
             return (yield from get_context(session, count, again - 1))
         return session.saw(archived)
-    if len(turns) >= session.window and not session.seen.goes_beyond(turns[-1].id):
+    if not _is_short(session, turns):
         return session.saw(once(turns))
     # The window began after the session had moved to disk, or a cache with a smaller window kept it:
     # the rest is archived. One disk call also says if there is nothing.
     hot, read = turns, partial(store.cold.recent, session.id, session.window, in_context=True)
     both: list[Turn] = yield DiskCall(lambda: beside(session, read(), hot), waits=True)
     return session.saw(both[-session.window :])
+
+
+def _is_short(session: Session, turns: list[Turn]) -> bool:
+    """Whether the archive may have some of the context that a window lacks."""
+    return len(turns) < session.window or session.seen.goes_beyond(turns[-1].id)
+
+
+def _reunited(session: Session) -> Flow[bool]:
+    """Reconcile a session that another process used without Redis: what it took out, a window still holds.
+
+    For reads that go to the disk anyway. Others show it until Redis is told.
+    """
+    if not (yield DiskCall(partial(session.store.cold.is_pending, session.id))):
+        return False
+    return (yield from catch_up(session, locked=False, went_back=False))
 
 
 def _was_shortened(session: Session, last: MessageId) -> Flow[bool]:
@@ -158,7 +177,7 @@ def _end_of(session: Session) -> tuple[list[Turn], Extent]:
     return turns, cold.look(session.id, locked=True)
 
 
-def get_full(session: Session) -> Flow[list[Turn]]:
+def get_full(session: Session, *, again: bool = True) -> Flow[list[Turn]]:
     """Return every message once, in order.
 
     Redis first, then the disk: a message that moves meanwhile is seen twice, and counted
@@ -168,9 +187,12 @@ def get_full(session: Session) -> Flow[list[Turn]]:
     try:
         yield from reconcile_pending(session)
         hot = yield from _all_hot(session)
+        reunited = again and (yield from _reunited(session))
     except RedisUnavailable as error:
         found = yield from without_redis(session, partial(store.cold.turns, session.id), error)
         return found if found is not None else (yield from get_full(session))
+    if reunited:
+        return (yield from get_full(session, again=False))
     hot = late.counted(session.seen, hot, session.seen.deleted)
     # In a thread: it reads the archive, and sorts any number of messages.
     everything: list[Turn] = yield DiskCall(
@@ -188,6 +210,9 @@ def peek(session: Session) -> Flow[list[Turn]]:
     store = session.store
     left = yield from old_sessions.left(store, session.id)
     hot = yield from _all_hot(session, look_for_old=False)
+    # What another process took out without Redis. Before the archive is read: what moves there meanwhile
+    # must be seen in one of the two.
+    yield from look(session)
     hot = late.counted(session.seen, hot, session.seen.deleted)
 
     def everything() -> list[Turn]:

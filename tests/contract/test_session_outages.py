@@ -129,6 +129,37 @@ def test_the_revision_tells_of_a_message_that_lands_below_the_last_one(
     assert said(cache.get_full()) == ["in short"]
 
 
+@pytest.mark.parametrize("how", ["pop_last", "delete", "edit"])
+def test_what_was_taken_out_without_redis_is_in_no_read_that_goes_to_disk(
+    cache: Any, open_cache: Open, away: Any, how: str
+) -> None:
+    kept = open_cache(durability="disk")
+    kept.add_messages(batch("a", "b"))
+    assert said(cache.get_context()) == ["a", "b"]
+    if how == "pop_last":
+        away.pop_last()
+    elif how == "delete":
+        assert away.delete_message(away.get_last(1)[0].id)
+    else:
+        away.edit(away.get_last(1)[0].id, "B")
+    told = ["a", "B"] if how == "edit" else ["a"]
+    for read in ("get_context", "get_full"):
+        assert said(getattr(open_cache(), read)()) == told
+    kept.add_messages(batch("c"))
+    assert said(cache.get_full()) == said(cache.get_messages(None)) == [*told, "c"]
+    assert said(kept.get_context()) == [*told, "c"]
+
+
+def test_an_exported_session_lacks_what_was_taken_out_without_redis(
+    open_cache: Open, away: Any, twins: Twins, config: CacheConfig
+) -> None:
+    admin = twins.make("StoreAdmin", config)
+    open_cache(durability="disk").add_messages(batch("a", "b"))
+    assert [one["content"] for one in admin.messages("s")] == ["a", "b"]
+    away.pop_last()
+    assert [one["content"] for one in admin.messages("s")] == ["a"]
+
+
 def ids(messages: Any) -> list[str]:
     return [one.id for one in messages]
 
