@@ -432,6 +432,10 @@ class Page:
             index["doubts"] = self.varint()
             assert index["contested before"] < index["contested at"] <= start
             assert (index["doubts"] > 0) == (index["contested at"] == start)
+        if index["flags"] & 256:
+            index["changes"], removed, taken = self.varint(), self.varint(), self.varint()
+            assert index["changes"] >= 1
+            assert (removed, taken, self.varint(), self.varint()) == (0, 0, 0, 0), "nothing was taken out"
         assert self.position == end - 13, "the index entry is as long as it says"
         self.position = end
         packed = sections.pop(129, b"")

@@ -71,7 +71,7 @@ class State:
         parts: where its turns are.
         changed_ms: when turns were last taken out, replaced or cleared; 0 if never.
         hidden: turns in the parts that were taken out.
-        changes: how often turns were taken out or replaced.
+        changes: how often turns were taken out or replaced, or added where the last id does not tell of them.
         cleared: turns up to here are no longer part of the context.
         dropped: what a window holds up to here is gone.
         largest: the largest id that it ever had, if no part says it.
@@ -192,9 +192,12 @@ def folded(state: State, record: Record, number: int) -> State:
         return replace(record.state, version=number + 1)
     # The larger time: of two clocks neither is believed to expire anything.
     at_ms = max(state.updated_ms, record.at_ms)
+    # The last id does not tell of a turn that lands below it, so the revision must.
+    is_below = any(part.first < state.newest for part in record.parts)
     return replace(
         state,
         is_there=True,
+        changes=state.changes + is_below,
         created_ms=state.created_ms if state.is_there else record.at_ms,
         updated_ms=at_ms,
         stamped_ms=max(state.stamped_ms, at_ms),

@@ -243,7 +243,9 @@ class ObjectWriter(ObjectReader):
             at_ms = self._now_ms()
             parts = made.parts(encode_frames(new, EMPTY, at_ms, self._codec))
             doubts = repeats_about(new) if keyed else doubts_about(new) if contested else {}
-            return folded(marked, Record(session_id, at_ms, parts=parts, doubts=doubts), 0)
+            after_it = folded(marked, Record(session_id, at_ms, parts=parts, doubts=doubts), 0)
+            # The last message may be one that Redis alone has, under an id of another clock.
+            return replace(after_it, changes=state.changes + 1)
 
         self.counters["appends"] += self._change(session_id, change)
         return ids, count
