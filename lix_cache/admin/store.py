@@ -40,7 +40,8 @@ from lix_cache.messages.session_key import (
 from lix_cache.messages.turn import from_turn
 from lix_cache.session import read, reconcile, rounds, whole
 from lix_cache.session.base import Session
-from lix_cache.session.layout import StoreDriver, adopt_archive
+from lix_cache.session.identity import adopt_archive
+from lix_cache.session.layout import StoreDriver
 from lix_cache.session.offload import Moved, move_to_disk
 from lix_cache.session.store import open_store
 

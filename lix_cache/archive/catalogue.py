@@ -88,24 +88,32 @@ class Catalogue:
         #: Both sorted, the last used at the end.
         self._unread: list[tuple[int, str]] = []
         self._known: list[tuple[Place, str]] = []
+        #: What the call at work has read.
+        self._fresh: dict[str, Placed] = {}
 
     def after(self, count: int, after: Place | None, wanted: Wanted) -> list[Placed]:
         """Return the first sessions after a place; all are looked at again where there is none."""
         with self._lock:
             self._look(anew=after is None)
-            found: list[Placed] = []
-            for name in self._walk(after, wanted):
-                place, now = self._places[name], self._read(name)
-                if now is not None and now[0] < place:
-                    # It was taken away and has begun anew: it comes later.
-                    self._places[name] = now[0]
-                    insort(self._known, (now[0], name))
-                elif now is not None and (after is None or now[0] < after):
-                    # Else it was used since it was seen, and has moved to the front.
-                    found.append((place, now[1]))
-                if len(found) >= count:
-                    break
-            return found
+            try:
+                return self._found(count, after, wanted)
+            finally:
+                self._fresh.clear()
+
+    def _found(self, count: int, after: Place | None, wanted: Wanted) -> list[Placed]:
+        found: list[Placed] = []
+        for name in self._walk(after, wanted):
+            place, now = self._places[name], self._fresh.get(name) or self._read(name)
+            if now is not None and now[0] < place:
+                # It was taken away and has begun anew: it comes later.
+                self._places[name] = now[0]
+                insort(self._known, (now[0], name))
+            elif now is not None and (after is None or now[0] < after):
+                # Else it was used since it was seen, and has moved to the front.
+                found.append((place, now[1]))
+            if len(found) >= count:
+                break
+        return found
 
     def _look(self, *, anew: bool) -> None:
         # Before the names are: what comes in between is seen the next time.
@@ -129,7 +137,7 @@ class Catalogue:
     def _learn(self, name: str) -> None:
         found = self._read(name)
         if found is not None:
-            self._places[name] = found[0]
+            self._places[name], self._fresh[name] = found[0], found
             insort(self._known, (found[0], name))
 
     def _walk(self, after: Place | None, wanted: Wanted) -> Iterator[str]:

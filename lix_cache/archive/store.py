@@ -152,12 +152,17 @@ class ArchiveStore(ArchiveChanger):
 
     def expired_sessions(self, ttl_seconds: float, now: Now) -> list[str]:
         """Return the sessions that have given no sign of life for so long."""
-        cutoff = now.earliest - ttl_seconds
+        cutoff_ms = (now.earliest - ttl_seconds) * 1000
         # One that was written to since is no candidate, whatever it says of itself: it need not be read.
-        names = [name for name, ms in self._written() if ms < cutoff * 1000]
-        metas = (self._listed(name) for name in names)
-        old = [meta.session_id for meta in metas if meta is not None and meta.updated_at < cutoff]
-        return [session_id for session_id in old if self._is_expired(session_id, ttl_seconds, now)]
+        written = [(name, ms) for name, ms in self._written() if ms < cutoff_ms]
+        metas = ((self._listed(name), ms / 1000) for name, ms in written)
+        return [
+            meta.session_id
+            for meta, modified in metas
+            # The last use is that of the largest id, or later.
+            if meta is not None
+            and is_expired(now, ttl_seconds, meta.updated_at, ZERO_ID, max(meta.last_use, modified))
+        ]
 
     def expire_locked(self, session_id: str, ttl_seconds: float, now: Now, *, to_trash: bool) -> bool:
         """Take a session away if, looked at under its lock, it is still expired."""

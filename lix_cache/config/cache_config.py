@@ -105,6 +105,7 @@ class CacheConfig:
             session's archive.
         archive_trash_days: days for which expired sessions can be restored; 0 removes them at once.
         archive_max_frame_mb: an archive frame that decodes to more is not read, from 1 to 1024.
+        archive_cache_mb: with ``archive_url``, megabytes of ``archive_dir`` for what was read there; 0: none.
         on_archive_damage: ``recover`` returns what is intact, counts and logs the rest;
             ``raise`` raises :class:`~lix_cache.errors.ArchiveCorrupt`.
         durability: ``redis`` acknowledges a message when Redis has it; ``disk`` when it is on
@@ -175,6 +176,7 @@ class CacheConfig:
     archive_lock_timeout_seconds: float = 30
     archive_trash_days: float = 7
     archive_max_frame_mb: int = 1024
+    archive_cache_mb: int = 0
     on_archive_damage: Literal["recover", "raise"] = "recover"
 
     durability: Literal["redis", "disk"] = "redis"
@@ -352,6 +354,8 @@ class CacheConfig:
             on_damage=self.on_archive_damage,
             lock_timeout_seconds=self.archive_lock_timeout_seconds,
             max_frame_mb=self.archive_max_frame_mb,
+            cache_mb=self.archive_cache_mb,
+            cache_folder=self.archive_dir,
         )
 
     @property

@@ -80,6 +80,8 @@ class ArchiveSettings:
     on_damage: Literal["recover", "raise"]
     lock_timeout_seconds: float
     max_frame_mb: int
+    cache_mb: int
+    cache_folder: str
 
 
 @dataclass(frozen=True, kw_only=True)

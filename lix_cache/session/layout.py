@@ -8,9 +8,6 @@ first use of a store, and its daemon at each round.
 
 from __future__ import annotations
 
-import hashlib
-import platform
-import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,27 +16,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lix_cache.drivers.aio import AsyncDriver
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.effects import DiskCall, Flow, RedisBatch, RedisCall
-from lix_cache.errors import ArchiveError, ArchiveMismatch, LayoutMismatch, RedisError
-from lix_cache.hot.layout import (
-    claim_archive,
-    claim_buckets,
-    noted_archive,
-    noted_buckets,
-    put_archive,
-    put_buckets,
-)
+from lix_cache.errors import ArchiveError, LayoutMismatch, RedisError
+from lix_cache.hot.layout import claim_buckets, noted_archive, noted_buckets, put_buckets
+from lix_cache.session.identity import agree_on_archive
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from lix_cache.session.store import SessionStore
 
-__all__ = ["AsyncStoreDriver", "Layout", "StoreDriver", "adopt_archive", "agree", "note_anew"]
-
-#: Names of the settings that are tokens begin so.
-_MARK = "token "
-#: Two machines take turns no faster: each token stays in the archive.
-_TURN_SECONDS = 3600.0
+__all__ = ["AsyncStoreDriver", "Layout", "StoreDriver", "agree", "note_anew"]
 
 T = TypeVar("T")
 
@@ -148,80 +134,6 @@ def agree(store: SessionStore, *, notes: bool = True, again: bool = False) -> Fl
             call = partial(cold.note_setting, name, str(keys.buckets))
             found = yield DiskCall(call, waits=True)
             _is_ours(store, found, "the archive")
-
-
-def agree_on_archive(store: SessionStore, found: bytes | str | None, *, notes: bool) -> Flow[None]:
-    """Compare our archive with the one that Redis names.
-
-    By its UUID, and by a token that is in the archive of whoever noted it: a copy of a folder has the same
-    UUID, but not the tokens that were put into the other one since. A process on another machine than that of
-    the last token puts a new one, so the others find out whether they see it.
-
-    Raises:
-        ArchiveMismatch: it is another one, or a copy.
-    """
-    if found is not None and found == store.layout.archive:
-        return
-    cold, keys = store.cold, store.hot.keys
-    noted = found.decode("utf-8", "replace") if isinstance(found, bytes) else found
-    try:
-        own: str | None = yield DiskCall(cold.archive_id)
-        if noted is None:
-            if not notes:
-                return
-            made = yield DiskCall(partial(_new_note, store), waits=True)
-            _, found = yield RedisBatch(claim_archive(keys, made))
-            noted = found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)
-            own = yield DiskCall(cold.archive_id)
-        archive, _, token = noted.partition(" ")
-        is_there = archive == own and (yield DiskCall(partial(cold.setting, _MARK + token))) is not None
-        if not is_there:
-            raise ArchiveMismatch(_why(store, archive, own))
-        if notes and _is_of_others(token, store.clock.time()):
-            noted = yield DiskCall(partial(_new_note, store), waits=True)
-            yield RedisCall(put_archive(keys, noted))
-            found = noted.encode()
-    except ArchiveError:
-        # What follows meets the same trouble, and knows what to do about it.
-        return
-    store.layout.archive = found
-
-
-def adopt_archive(store: SessionStore) -> Flow[None]:
-    """Note our archive in Redis whatever was noted."""
-    note = yield DiskCall(partial(_new_note, store), waits=True)
-    yield RedisCall(put_archive(store.hot.keys, note))
-    store.layout.archive = None
-
-
-def _new_note(store: SessionStore) -> str:
-    """Put a token into the archive, and return what Redis is to say of it. For threads: it writes."""
-    token = f"{_here()}-{int(store.clock.time() * 1000)}-{secrets.token_hex(8)}"
-    own = store.cold.archive_id(make=True)
-    # In the archive first: what Redis names must be there for all who see the same.
-    store.cold.note_setting(_MARK + token, "1")
-    return f"{own} {token}"
-
-
-def _here() -> str:
-    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-
-
-def _is_of_others(token: str, now: float) -> bool:
-    """Whether a token was put on another machine, and not just now."""
-    machine, _, rest = token.partition("-")
-    ms = rest.partition("-")[0]
-    return machine != _here() and (not ms.isdigit() or now - int(ms) / 1000 > _TURN_SECONDS)
-
-
-def _why(store: SessionStore, archive: str, own: str | None) -> str:
-    which = "a copy of it" if own == archive else "a new and empty place" if own is None else f"archive {own}"
-    return (
-        f"the sessions under prefix {store.hot.keys.prefix!r} move to archive {archive}, but "
-        f"{store.cold.location!r} is {which}: their history would be in two parts. Let all processes use one "
-        "archive (archive_dir on a shared file system, or archive_url). If this one has taken the "
-        "other's place for good, run 'lix-cache archive adopt'"
-    )
 
 
 def note_anew(store: SessionStore) -> Flow[None]:

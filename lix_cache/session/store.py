@@ -228,6 +228,10 @@ def open_store(
     if not isinstance(archive.store, ArchiveStore):
         # As many logs as buckets, if it is made now: what moves together is one commit.
         archive.store.wanted_shards = redis.buckets
+        if archived.cache_mb:
+            archive.store.cache_frames(
+                os.path.join(archived.cache_folder, ".frames"), archived.cache_mb << 20
+            )
     return SessionStore(
         settings=session,
         endpoint=endpoint,

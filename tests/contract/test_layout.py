@@ -273,7 +273,7 @@ def test_a_copy_of_the_folder_is_noticed(
     copied = redis_config.replace(archive_dir=str(tmp_path / "copy"))
     # Another machine, some hours later: what it notes is not in the folder that was copied.
     monkeypatch.setattr("platform.node", lambda: "another")
-    monkeypatch.setattr("lix_cache.session.layout._TURN_SECONDS", 0)
+    monkeypatch.setattr("lix_cache.session.identity._TURN_SECONDS", 0)
     opened(copied).get_full()
     with pytest.raises(ArchiveMismatch, match="a copy"):
         opened(redis_config).get_full()
@@ -291,7 +291,7 @@ def test_a_copy_of_the_folder_is_noticed(
 def test_machines_that_share_a_folder_take_turns(
     redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lix_cache.session.layout._TURN_SECONDS", 0)
+    monkeypatch.setattr("lix_cache.session.identity._TURN_SECONDS", 0)
     for number in range(6):
         monkeypatch.setattr("platform.node", lambda number=number: f"machine {number % 2}")
         opened(redis_config).add_message("user", str(number))

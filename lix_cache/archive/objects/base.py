@@ -11,6 +11,7 @@ from lix_cache.archive.changes import changes_of
 from lix_cache.archive.codecs import packer
 from lix_cache.archive.objects import layout
 from lix_cache.archive.objects.bucket import Bucket
+from lix_cache.archive.objects.frame_cache import FrameCache
 from lix_cache.archive.objects.leases import ObjectLease, Tokens, held_at
 from lix_cache.archive.objects.records import Record, State
 from lix_cache.archive.objects.shard import GRACE_SECONDS, SNAPSHOT_EVERY, Commit, Shard
@@ -68,10 +69,15 @@ class ObjectBase:
         self.wanted_shards = shards
         self._grace, self._every = grace_seconds, snapshot_every
         self._note: StoreNote | None = None
+        self._frames: FrameCache | None = None
         self._shards: dict[int, Shard] = {}
         self._held = held_at(self.location)
         self._tokens = Tokens(lease_seconds + _LEASE_MARGIN)
         self._leases: dict[str, ObjectLease] = {}
+
+    def cache_frames(self, folder: str, budget: int) -> None:
+        """Keep frames that are read in a folder of the local disk, up to so many bytes."""
+        self._frames = FrameCache(folder, budget, self._grace, self.counters)
 
     @property
     def location(self) -> str:

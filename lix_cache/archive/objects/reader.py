@@ -14,6 +14,7 @@ from lix_cache.archive.facts import Extent, SessionMetadata, Summary, TrashedSes
 from lix_cache.archive.objects.base import ObjectBase
 from lix_cache.archive.objects.records import Part, State
 from lix_cache.archive.objects.repeats import is_moved, repeats_in
+from lix_cache.archive.objects.shard import Shard
 from lix_cache.archive.verify import ArchiveReport
 from lix_cache.errors import ArchiveCorrupt, MissingDictionary, MissingExtra
 from lix_cache.messages.session_key import named, shown
@@ -51,10 +52,31 @@ class ObjectReader(ObjectBase):
             return found
         raise ArchiveCorrupt(f"a frame of session {named(session_id)} is missing from the object store")
 
+    def _frame(self, shard: Shard, part: Part) -> bytes | None:
+        note = self.identity()
+        if self._frames is None or note is None:
+            return shard.read_part(part)
+        place = note.uuid, shard.number, part
+        data = self._frames.get(*place)
+        if data is not None:
+            if decoding.frame_at(data, 0) is not None:
+                return data
+            # The disk's damage is not the archive's.
+            self._frames.forget(*place)
+        data = shard.read_part(part)
+        if data is not None and decoding.frame_at(data, 0) is not None:
+            self._frames.put(*place, data)
+        return data
+
+    def _forget_frames(self, session_id: str, parts: Iterable[Part]) -> None:
+        shard, note = self._shard(session_id), self.identity()
+        if self._frames is not None and shard is not None and note is not None:
+            for part in parts:
+                self._frames.forget(note.uuid, shard.number, part)
+
     def _turns_in(self, session_id: str, part: Part) -> list[Turn]:
         """Return the turns of a frame, those that were taken out as well; none of one that is damaged."""
-        shard = self._writable(session_id)
-        data = shard.read_part(part)
+        data = self._frame(self._writable(session_id), part)
         if data is None:
             raise Moved
         try:

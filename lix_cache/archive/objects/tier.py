@@ -11,7 +11,7 @@ from lix_cache.archive.facts import CompactedSession
 from lix_cache.archive.identity import Known, newcomers
 from lix_cache.archive.objects import layout
 from lix_cache.archive.objects.reader import contested_in
-from lix_cache.archive.objects.records import NO_DELETION, Record, State, Trashed
+from lix_cache.archive.objects.records import NO_DELETION, Part, Record, State, Trashed
 from lix_cache.archive.objects.repeats import restored_doubts
 from lix_cache.archive.objects.shard import Collected, Commit, Shard
 from lix_cache.archive.objects.writer import ObjectWriter
@@ -65,9 +65,11 @@ class ObjectTier(ObjectWriter):
         if self.identity() is None and up_to == ZERO_ID and not late:
             return False
         existed = False
+        gone: tuple[Part, ...] = ()
 
         def change(state: State, _: Commit) -> State:
-            nonlocal existed
+            nonlocal existed, gone
+            gone = tuple(state.all_parts())
             existed = state.is_there or bool(state.trash)
             nonces = state.deletion.nonces.union(late, contested_in(state))
             deletion = Deletion(max(up_to, state.deletion.up_to), nonces)
@@ -76,6 +78,7 @@ class ObjectTier(ObjectWriter):
             return State(deletion=deletion, noted_ms=self._now_ms(), token=state.token)
 
         self._change(session_id, change)
+        self._forget_frames(session_id, gone)
         return existed
 
     def forget_deletions(self, older_than_ms: int) -> int:
