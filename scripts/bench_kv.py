@@ -125,6 +125,8 @@ def summary(rows: list[dict[str, Any]]) -> None:
         middle = statistics.median(ratios)
         told += f" {over} ÷ {under} {middle:{form}} [{ratios[0]:{form}}–{ratios[-1]:{form}}]"
         told += f"{aim};" if over == "cold" else " (aim 1.5);"
+    busy = [statistics.median(row[f"{name}_cpu"] for row in rows) for name in ("cold", "memory", "resumed")]
+    told += f" CPU: cold ÷ resumed {busy[0] / busy[2]:.0f}, resumed ÷ memory {busy[2] / busy[1]:.2f};"
     size = statistics.median(row["stored_bytes"] / row["native_bytes"] for row in rows)
     print(f"{told} bytes ÷ native {size:.4f}", flush=True)
 
@@ -249,12 +251,12 @@ def r100_gguf(path: Path, coffee: Path) -> Path:
     return path
 
 
-def first_token(model: LocalModel, ids: list[int], source: str) -> float:
-    """Return the seconds to the first token of a reply, whose state came from there."""
-    began = time.perf_counter()
+def first_token(model: LocalModel, ids: list[int], source: str) -> tuple[float, float]:
+    """Return the seconds to the first token of a reply whose state came from there, and those of the CPU."""
+    began, busy = time.perf_counter(), time.process_time()
     reply = model.generate(ids, session="s", max_tokens=1)
     reply.all()
-    took = time.perf_counter() - began
+    took = time.perf_counter() - began, time.process_time() - busy
     if reply.usage.source != source:
         raise AssertionError(f"{reply.usage} where {source} was measured")
     return took
@@ -271,16 +273,16 @@ def measure(kind: str, name: str, count: int, coffee: Path, options: argparse.Na
             warm.close()
             model = LocalModel(engine, KvStore(folder, budget_bytes=1 << 40))
             cold = first_token(model, ids, "none")
-            memory = statistics.median(first_token(model, ids, "memory") for _ in range(options.repeats))
+            memory = [first_token(model, ids, "memory") for _ in range(options.repeats)]
             began = time.perf_counter()
             model.flush()
             saving = time.perf_counter() - began
             native = model.stats()["live_bytes"]
             model.close()
-            times = []
+            resumed = []
             for _ in range(options.repeats):
                 again = LocalModel(engine, KvStore(folder, budget_bytes=1 << 40))
-                times.append(first_token(again, ids, "disk"))
+                resumed.append(first_token(again, ids, "disk"))
                 # What it computed is on disk: it writes nothing.
                 again._store = None
                 again.close()
@@ -289,9 +291,9 @@ def measure(kind: str, name: str, count: int, coffee: Path, options: argparse.Na
             "engine": kind,
             "model": name,
             "tokens": count,
-            "cold": cold,
-            "memory": memory,
-            "resumed": statistics.median(times),
+            **_medians("cold", [cold]),
+            **_medians("memory", memory),
+            **_medians("resumed", resumed),
             "save": saving,
             "native_bytes": native,
             "stored_bytes": stored,
@@ -301,7 +303,13 @@ def measure(kind: str, name: str, count: int, coffee: Path, options: argparse.Na
         shutil.rmtree(folder)
 
 
+def _medians(name: str, times: list[tuple[float, float]]) -> dict[str, float]:
+    walls, cpus = zip(*times, strict=True)
+    return {name: statistics.median(walls), f"{name}_cpu": statistics.median(cpus)}
+
+
 def show(row: dict[str, Any]) -> None:
+    cpu = {name: row[f"{name}_cpu"] * 1e3 for name in ("cold", "memory", "resumed")}
     aim = "" if row["aim"] is None else f" (aim {row['aim']})"
     ms = {name: row[name] * 1e3 for name in ("cold", "memory", "resumed", "save")}
     print(
@@ -309,7 +317,8 @@ def show(row: dict[str, Any]) -> None:
         f"cold {ms['cold']:8.1f} ms, in memory {ms['memory']:6.1f}, resumed {ms['resumed']:6.1f}; "
         f"cold ÷ resumed {row['cold'] / row['resumed']:5.0f}{aim}; "
         f"resumed ÷ memory {row['resumed'] / row['memory']:.2f} (aim 1.5); "
-        f"bytes ÷ native {row['stored_bytes'] / row['native_bytes']:.4f}; saved in {ms['save']:.0f} ms",
+        f"bytes ÷ native {row['stored_bytes'] / row['native_bytes']:.4f}; saved in {ms['save']:.0f} ms; "
+        f"CPU: cold {cpu['cold']:.0f} ms, in memory {cpu['memory']:.1f}, resumed {cpu['resumed']:.1f}",
         flush=True,
     )
 

@@ -90,6 +90,13 @@ class Catalogue:
 
     def add(self, key: Key, kept: Kept) -> None:
         """Note that a state file is there."""
+        before = self.files.get(key)
+        if before is not None:
+            # Written anew, for it was damaged: it is still that of all who have it.
+            self._count(before.tenants, -before.size)
+            kept.tenants |= before.tenants
+            kept.sessions |= before.sessions
+            kept.pinned |= before.pinned
         self.files[key] = kept
         self._count(kept.tenants, kept.size)
 

@@ -37,6 +37,8 @@ class KvReader:
         self.counters: Counter[str] = Counter()
         self._files = files
         self._read = Manifests()
+        #: Paths of files that were there and could not be used: the next save writes them anew.
+        self._bad: set[str] = set()
 
     def has(self, fingerprint: Fingerprint, name: str) -> bool:
         """Whether there is a file of that name. What is in it is not looked at."""
@@ -90,6 +92,8 @@ class KvReader:
 
     def _count(self, path: str, error: Exception) -> None:
         """Note why a file is not used. One that is not there was evicted, and nothing is wrong."""
+        if not isinstance(error, FileNotFoundError):
+            self._bad.add(path)
         if isinstance(error, NotThisState):
             self.counters["bad_files"] += 1
             logger.warning("KV state file {} is not used: {}", os.path.basename(path)[:16], error)

@@ -265,6 +265,7 @@ class KvStore(KvReader):
             for one, data in batch:
                 kept = Kept(len(data), time.time(), one.needs, {tenant}, sessions={path})
                 catalogue.add((fingerprint.hex, one.name), kept)
+                self._bad.discard(state_path(self.folder, (fingerprint.hex, one.name)))
                 there[one.name] = one.needs
             saved.written += len(batch)
             saved.bytes += size
@@ -272,9 +273,12 @@ class KvStore(KvReader):
 
         for piece in pieces:
             waiting = {one.name for one, _ in batch}
-            if full or (piece.needs and piece.needs not in there and piece.needs not in waiting):
+            place = state_path(self.folder, (fingerprint.hex, piece.name))
+            is_out = piece.needs and piece.needs not in there and piece.needs not in waiting
+            # A folder of that name is not ours to remove, and no file can take its place.
+            if full or is_out or os.path.isdir(place):
                 saved.left_out += 1
-            elif (fingerprint.hex, piece.name) in catalogue.files:
+            elif (fingerprint.hex, piece.name) in catalogue.files and place not in self._bad:
                 there[piece.name] = piece.needs
                 saved.shared += 1
             elif piece.name not in waiting:

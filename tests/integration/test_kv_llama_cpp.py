@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,6 +157,32 @@ def test_a_state_that_is_no_slot_is_refused_before_the_server_sees_it(engine: An
     with pytest.raises(EngineError):
         engine.restore([{"0.k": u8(b"")}], [])
     assert len(engine._free) == engine.most_live
+
+
+@pytest.mark.promise("bad-bytes")
+def test_a_slot_of_which_the_disk_kept_a_part_is_not_stored(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a full file system the server loses what its last write buffered, and says that all is well.
+    live = engine.begin()
+    engine.prefill(live, list(range(5, 45)))
+    whole = engine.export(live, 0, 40)["slot"].size
+    post = engine._post
+
+    def short(path: str, body: Any) -> Any:
+        answer = post(path, body)
+        if path.endswith("action=save"):
+            file = Path(engine._folder) / body["filename"]
+            os.truncate(file, file.stat().st_size // 4096 * 4096)
+        return answer
+
+    monkeypatch.setattr(engine, "_post", short)
+    with pytest.raises(EngineError, match="not all of it"):
+        engine.export(live, 0, 40)
+    monkeypatch.undo()
+    assert engine.export(live, 0, 40)["slot"].size == whole
+    assert list(Path(engine._folder).glob("*.slot")) == []
+    engine.release(live)
 
 
 def test_a_reply_that_is_dropped_leaves_a_slot_that_can_be_saved(engine: Any, store: KvStore) -> None:

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import socket
-import tempfile
 import threading
 import uuid
 import weakref
@@ -26,9 +25,17 @@ from urllib.parse import urlsplit
 
 from lix_cache.errors import ConfigError, EngineBusy, EngineError, MissingExtra
 from lix_cache.kv.engine import Halt, Live, Options
-from lix_cache.kv.engines.slot_files import events, file_digest, free_port, private, tokens_of
+from lix_cache.kv.engines.slot_files import (
+    events,
+    file_digest,
+    new_slot_folder,
+    private,
+    set_up,
+    tokens_of,
+)
 from lix_cache.kv.identity import Fingerprint, fingerprint_of
 from lix_cache.kv.tensors import State, u8
+from lix_cache.storage.locks import FileLock
 
 __all__ = ["LlamaServerEngine"]
 
@@ -82,6 +89,8 @@ class LlamaServerEngine:
         self._lock = threading.Lock()
         self._token_bytes = 0.0
         self._server: Any = None
+        #: Of the folder, where it was made for this server.
+        self._in_use: FileLock | None = None
         self.start_ids = self._tokens("", special=True)
         end = str(props.get("eos_token") or "")
         self.end_ids = frozenset(self._tokens(end)) if end else frozenset()
@@ -123,38 +132,31 @@ class LlamaServerEngine:
             import xllamacpp
         except ImportError:
             raise MissingExtra("xllamacpp", "llama-cpp", "LlamaServerEngine.load") from None
-        shm = "/dev/shm"  # the server writes into it, and this process reads at once  # noqa: S108
-        folder = tempfile.mkdtemp(prefix="lix-kv-", dir=shm if os.path.isdir(shm) else None)
-        parameters = xllamacpp.CommonParams()
-        parameters.model.path = os.fspath(gguf)
-        parameters.n_ctx = context_tokens * slots
-        parameters.n_parallel = slots
-        parameters.kv_unified = False
-        # The server's own cache of prompts knows no tenants.
-        parameters.cache_ram_mib = 0
-        parameters.slot_save_path = folder + os.sep
-        parameters.endpoint_slots = True
-        parameters.hostnames = ["127.0.0.1"]
-        parameters.port = free_port()
-        parameters.verbosity = -1
         kind = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{cache_type.upper()}", None)
         if kind is None:
             raise ConfigError(f"llama.cpp has no cache type {cache_type!r}")
+        folder, lock = new_slot_folder()
+        parameters = xllamacpp.CommonParams()
+        set_up(parameters, os.fspath(gguf), folder, context_tokens, slots)
         parameters.cache_type_k = parameters.cache_type_v = kind
         if threads is not None:
             parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
         try:
-            server = xllamacpp.Server(parameters)
-        except Exception as error:
+            try:
+                server = xllamacpp.Server(parameters)
+            except Exception as error:
+                raise EngineError(f"llama.cpp cannot load {os.fspath(gguf)!r}: {error}") from error
+            engine = cls(
+                server.listening_address,
+                slot_folder=folder,
+                weights=file_digest(os.fspath(gguf)),
+                settings={"cache_type": cache_type, "xllamacpp": xllamacpp.BUILD_INFO},
+            )
+        except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
-            raise EngineError(f"llama.cpp cannot load {os.fspath(gguf)!r}: {error}") from error
-        engine = cls(
-            server.listening_address,
-            slot_folder=folder,
-            weights=file_digest(os.fspath(gguf)),
-            settings={"cache_type": cache_type, "xllamacpp": xllamacpp.BUILD_INFO},
-        )
-        engine._server = server
+            lock.release()
+            raise
+        engine._server, engine._in_use = server, lock
         weakref.finalize(engine, shutil.rmtree, folder, ignore_errors=True)
         return engine
 
@@ -334,9 +336,13 @@ class LlamaServerEngine:
     def _saved(self, sequence: _Sequence) -> bytes:
         path = self._slot_file()
         try:
-            self._post(f"/slots/{sequence.slot}?action=save", {"filename": os.path.basename(path)})
+            answer = self._post(f"/slots/{sequence.slot}?action=save", {"filename": os.path.basename(path)})
             with open(path, "rb") as file:
-                return file.read()
+                data = file.read()
+            if answer.get("n_written") != len(data):
+                # A full disk costs the last bytes in silence, and a file without them ends the process.
+                raise EngineError("the server saved a slot, and not all of it is there: is the disk full?")
+            return data
         except FileNotFoundError:
             raise EngineError(f"the server saves its slots to another folder than {self._folder!r}") from None
         finally:

@@ -1,4 +1,4 @@
-"""Slot files of llama.cpp, its stream of events, and what it takes to start it."""
+"""Slot files of llama.cpp and the folder for them, its stream of events, and what it takes to start it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,32 @@ import hashlib
 import http.client
 import json
 import os
+import shutil
 import socket
 import struct
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 from lix_cache.errors import ConfigError
+from lix_cache.storage.locks import FileLock, file_lock
 
-__all__ = ["events", "file_digest", "free_port", "private", "tokens_of"]
+__all__ = [
+    "events",
+    "file_digest",
+    "free_port",
+    "new_slot_folder",
+    "private",
+    "set_up",
+    "tokens_of",
+]
 
 _MAGIC = 0x67677371
 #: What the server writes before its tokens where it writes more than them.
 _STRUCTURED = 0xFFFFFFFF
 _DIGEST_BYTES = 8 << 20
+_FOLDER = "lix-kv-"
+_LOCK = "in-use.lock"
 
 
 def tokens_of(data: bytes | memoryview) -> list[int]:
@@ -32,6 +45,42 @@ def tokens_of(data: bytes | memoryview) -> list[int]:
     if count >= 3 and words[0] == _STRUCTURED:
         return list(words[3 : 3 + words[2]])
     return list(words)
+
+
+def new_slot_folder(home: str | None = None) -> tuple[str, FileLock]:
+    """Make a folder for slot files, in memory where there is such a place.
+
+    A process that is killed leaves its folder, and in it maybe a conversation that no purge finds. So the
+    folder of one that is gone is removed by the next one that makes its own.
+
+    Returns:
+        The folder, and a lock that says that it is in use as long as it is held.
+    """
+    shm = "/dev/shm"  # the server writes into it, and this process reads at once  # noqa: S108
+    home = home or (shm if os.path.isdir(shm) else tempfile.gettempdir())
+    for entry in os.scandir(home):
+        if entry.name.startswith(_FOLDER) and _is_left(entry):
+            shutil.rmtree(entry.path, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=_FOLDER, dir=home)
+    # Locked before it has its name: who finds it without its lock may remove the folder.
+    lock = file_lock(os.path.join(folder, "new.lock"))
+    lock.try_lock()
+    os.rename(os.path.join(folder, "new.lock"), os.path.join(folder, _LOCK))
+    return folder, lock
+
+
+def _is_left(entry: os.DirEntry[str]) -> bool:
+    """Whether a folder is ours, and the process that made it is gone."""
+    path = os.path.join(entry.path, _LOCK)
+    try:
+        owner = entry.stat(follow_symlinks=False).st_uid
+        if not entry.is_dir(follow_symlinks=False) or owner != os.geteuid() or not os.path.isfile(path):
+            return False
+        lock = file_lock(path)
+        with lock:
+            return lock.try_lock()
+    except OSError:
+        return False
 
 
 def events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
@@ -53,6 +102,21 @@ def file_digest(path: str) -> str:
             f"the weights {path!r} cannot be read; name them with weights=, or states of others may be used"
         ) from None
     return digest.hexdigest()
+
+
+def set_up(parameters: Any, gguf: str, folder: str, context_tokens: int, slots: int) -> None:
+    """Set what a server of this process needs: a port of the loopback interface, slots that can be saved."""
+    parameters.model.path = gguf
+    parameters.n_ctx = context_tokens * slots
+    parameters.n_parallel = slots
+    parameters.kv_unified = False
+    # The server's own cache of prompts knows no tenants.
+    parameters.cache_ram_mib = 0
+    parameters.slot_save_path = folder + os.sep
+    parameters.endpoint_slots = True
+    parameters.hostnames = ["127.0.0.1"]
+    parameters.port = free_port()
+    parameters.verbosity = -1
 
 
 def free_port() -> int:
