@@ -20,7 +20,6 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from unittest import mock
 from urllib.parse import quote, unquote, urlsplit
@@ -164,12 +163,7 @@ class Server:
         self.admin = create_redis_client(config=self.config(next(iter(self.urls)), archive_dir="unused"))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process is None:
             self.forget_keys()
         else:

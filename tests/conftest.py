@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -16,6 +17,9 @@ from tests.support import CountingProxy, RedisServer
 from tests.support.coverage_forks import guard_forks
 from tests.support.sampling import mark_the_rest
 from tests.support.twins import Twins
+
+if TYPE_CHECKING:
+    from tests.support.provider import Provider, RunningGateway
 
 
 @pytest.hookimpl(tryfirst=True)  # before any are left out: which case is which is counted
@@ -74,6 +78,24 @@ def proxy(redis_server: RedisServer) -> Iterator[CountingProxy]:
 def proxy_config(redis_config: CacheConfig, proxy: CountingProxy) -> CacheConfig:
     """``redis_config``, but through the proxy."""
     return redis_config.replace(redis_port=proxy.port)
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    """A model provider that no test has asked before."""
+    from tests.support.provider import Provider  # with aiohttp, which few tests need
+
+    with Provider() as running:
+        yield running
+
+
+@pytest.fixture
+def gateway(provider: Provider, redis_config: CacheConfig) -> Iterator[RunningGateway]:
+    """A gateway of one tenant before it."""
+    from tests.support.provider import RunningGateway
+
+    with RunningGateway(provider, redis_config) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

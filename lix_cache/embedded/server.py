@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
@@ -203,12 +202,7 @@ class EmbeddedRedis:
     def __enter__(self) -> EmbeddedRedis:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> EmbeddedRedis:

@@ -438,61 +438,101 @@ compile_table(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_
     return capsule;
 }
 
+/* A dictionary and bytes: what all four below begin with. */
+static int
+get_table_and_bytes(PyObject *const *arguments, Py_ssize_t given, Py_ssize_t wanted, const dictionary **table,
+                    const uint8_t **data, size_t *size)
+{
+    if (check_count(given, wanted) < 0)
+        return -1;
+    *table = PyCapsule_GetPointer(arguments[0], CAPSULE);
+    return *table ? get_bytes(arguments[1], data, size) : -1;
+}
+
+/* Bits that are written block by block. */
+typedef struct {
+    uint8_t *buffer;
+    size_t room;
+    uint64_t bits; /* of all blocks up to the one that is written next */
+    writer w;
+} output;
+
+static void
+output_init(output *o)
+{
+    o->buffer = NULL;
+    o->room = 0;
+    o->bits = 0;
+    writer_init(&o->w, NULL, 0);
+}
+
+/* Returns 0 where there is no memory. */
+static int
+output_reserve(output *o, int is_last)
+{
+    size_t used = o->buffer ? (size_t)(o->w.p - o->buffer) : 0, need = (size_t)(o->bits / 8) + 16;
+    uint8_t *larger;
+    if (need <= o->room)
+        return 1;
+    o->room = is_last ? need : need + need / 2;
+    larger = realloc(o->buffer, o->room);
+    if (!larger)
+        return 0;
+    o->buffer = larger;
+    o->w.p = larger + used;
+    o->w.end = larger + o->room;
+    return 1;
+}
+
+static const char *
+output_bytes(const output *o)
+{
+    return o->buffer ? (const char *)o->buffer : "";
+}
+
+static Py_ssize_t
+output_size(const output *o)
+{
+    return (Py_ssize_t)((o->bits + 7) / 8);
+}
+
 static PyObject *
 encode_phrases(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t given)
 {
     const dictionary *table;
     const uint8_t *data;
-    size_t size, at = 0, room = 0, used;
-    uint64_t bits = 0;
-    uint8_t *buffer = NULL;
+    size_t size, at = 0;
     parse q;
-    writer w;
-    int failed = 0;
+    output o;
+    int is_whole = 1;
     PyObject *result = NULL;
-    if (check_count(given, 2) < 0)
-        return NULL;
-    table = PyCapsule_GetPointer(arguments[0], CAPSULE);
-    if (!table || get_bytes(arguments[1], &data, &size) < 0)
+    if (get_table_and_bytes(arguments, given, 2, &table, &data, &size) < 0)
         return NULL;
     if (!parse_init(&q, size)) {
         parse_free(&q);
         return PyErr_NoMemory();
     }
-    writer_init(&w, NULL, 0);
+    output_init(&o);
     {
         MAYBE_RELEASE(SLOWNESS * size);
-        while (at < size) {
-            size_t n = size - at < PHRASE_BLOCK ? size - at : PHRASE_BLOCK, need;
-            bits += parse_block(table, &q, data + at, n);
-            used = buffer ? (size_t)(w.p - buffer) : 0;
-            need = (size_t)(bits / 8) + 16;
-            if (need > room) {
-                uint8_t *larger;
-                room = at + n < size ? need + need / 2 : need;
-                larger = realloc(buffer, room);
-                if (!larger) {
-                    failed = 1;
-                    break;
-                }
-                buffer = larger;
-                w.p = buffer + used;
-                w.end = buffer + room;
-            }
-            write_block(table, &q, n, &w);
+        while (at < size && is_whole) {
+            size_t n = size - at < PHRASE_BLOCK ? size - at : PHRASE_BLOCK;
+            o.bits += parse_block(table, &q, data + at, n);
+            is_whole = output_reserve(&o, at + n == size);
+            if (is_whole)
+                write_block(table, &q, n, &o.w);
             at += n;
         }
-        if (!failed)
-            writer_finish(&w);
+        if (is_whole)
+            writer_finish(&o.w);
         MAYBE_ACQUIRE();
     }
-    if (failed)
-        PyErr_NoMemory();
+    if (is_whole)
+        result = Py_BuildValue("y#K", output_bytes(&o), output_size(&o), (unsigned long long)o.bits);
     else
-        result = Py_BuildValue("y#K", buffer ? (const char *)buffer : "", (Py_ssize_t)((bits + 7) / 8),
-                               (unsigned long long)bits);
+        PyErr_NoMemory();
     parse_free(&q);
-    free(buffer);
+    free(o.buffer);
     return result;
 }
 
@@ -513,8 +553,13 @@ decoded_or_error(PyObject *result, outcome how, size_t done, Py_ssize_t wanted)
     return codec_error("not a valid HCv2 stream: bits are left over after its phrases");
 }
 
+/* Whether so many bits may hold so many bytes, and what reads them. */
+typedef int fitting(const dictionary *table, size_t size, Py_ssize_t wanted);
+typedef outcome reading(const dictionary *table, const uint8_t *bits, size_t size, uint8_t *out, size_t n,
+                        size_t *done);
+
 static PyObject *
-decode_phrases(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t given)
+decode_with(PyObject *const *arguments, Py_ssize_t given, fitting *fits, reading *read)
 {
     const dictionary *table;
     const uint8_t *bits;
@@ -522,17 +567,12 @@ decode_phrases(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize
     Py_ssize_t wanted;
     outcome how;
     PyObject *result;
-    if (check_count(given, 3) < 0)
-        return NULL;
-    table = PyCapsule_GetPointer(arguments[0], CAPSULE);
-    if (!table || get_bytes(arguments[1], &bits, &size) < 0)
+    if (get_table_and_bytes(arguments, given, 3, &table, &bits, &size) < 0)
         return NULL;
     wanted = PyLong_AsSsize_t(arguments[2]);
     if (wanted == -1 && PyErr_Occurred())
         return NULL;
-    /* A size in memory times 8 times 64 does not overflow 64 bits; what was asked for may. */
-    if (wanted < 0 || (uint64_t)wanted > UINT64_MAX / PHRASE_CODE ||
-        (uint64_t)wanted * table->best_bits > (uint64_t)size * 8 * table->best_bytes)
+    if (wanted < 0 || !fits(table, size, wanted))
         return codec_error("not a valid HCv2 stream: the declared length is more than its bits can hold");
     result = PyBytes_FromStringAndSize(NULL, wanted);
     if (!result)
@@ -540,10 +580,24 @@ decode_phrases(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize
     {
         uint8_t *out = (uint8_t *)PyBytes_AsString(result);
         MAYBE_RELEASE(wanted);
-        how = read_phrases(table, bits, size, out, (size_t)wanted, &done);
+        how = read(table, bits, size, out, (size_t)wanted, &done);
         MAYBE_ACQUIRE();
     }
     return decoded_or_error(result, how, done, wanted);
+}
+
+static int
+phrases_fit(const dictionary *table, size_t size, Py_ssize_t wanted)
+{
+    /* A size in memory times 8 times 64 does not overflow 64 bits; what was asked for may. */
+    return (uint64_t)wanted <= UINT64_MAX / PHRASE_CODE &&
+           (uint64_t)wanted * table->best_bits <= (uint64_t)size * 8 * table->best_bytes;
+}
+
+static PyObject *
+decode_phrases(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t given)
+{
+    return decode_with(arguments, given, phrases_fit, read_phrases);
 }
 
 /* ------------------------------------------------------------------ mode 3 */
@@ -553,87 +607,51 @@ encode_copies(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_
 {
     const dictionary *table;
     const uint8_t *data;
-    size_t size, at = 0, room = 0;
-    uint64_t bits = 0;
-    uint8_t *buffer = NULL;
+    size_t size, at = 0;
     copy_parse q;
-    writer w;
-    int failed = 0;
+    output o;
+    int is_whole = 1;
     PyObject *result = NULL;
-    if (check_count(given, 2) < 0)
-        return NULL;
-    table = PyCapsule_GetPointer(arguments[0], CAPSULE);
-    if (!table || get_bytes(arguments[1], &data, &size) < 0)
+    if (get_table_and_bytes(arguments, given, 2, &table, &data, &size) < 0)
         return NULL;
     if (!copy_parse_init(&q, size)) {
         copy_parse_free(&q);
         return PyErr_NoMemory();
     }
-    writer_init(&w, NULL, 0);
+    output_init(&o);
     {
         MAYBE_RELEASE(SLOWNESS * size);
-        while (at < size) {
+        while (at < size && is_whole) {
             size_t stop = size - at < PHRASE_BLOCK ? size : at + PHRASE_BLOCK;
-            size_t used = buffer ? (size_t)(w.p - buffer) : 0, need;
-            bits += parse_copies(table, &q, data, size, at, stop);
-            need = (size_t)(bits / 8) + 16;
-            if (need > room) {
-                uint8_t *larger;
-                room = stop < size ? need + need / 2 : need;
-                larger = realloc(buffer, room);
-                if (!larger) {
-                    failed = 1;
-                    break;
-                }
-                buffer = larger;
-                w.p = buffer + used;
-                w.end = buffer + room;
-            }
-            write_copies(table, &q, at, stop, &w);
+            o.bits += parse_copies(table, &q, data, size, at, stop);
+            is_whole = output_reserve(&o, stop == size);
+            if (is_whole)
+                write_copies(table, &q, at, stop, &o.w);
             at = stop;
         }
-        if (!failed)
-            writer_finish(&w);
+        if (is_whole)
+            writer_finish(&o.w);
         MAYBE_ACQUIRE();
     }
-    if (failed)
-        PyErr_NoMemory();
+    if (is_whole)
+        result = PyBytes_FromStringAndSize(output_bytes(&o), output_size(&o));
     else
-        result = PyBytes_FromStringAndSize(buffer ? (const char *)buffer : "", (Py_ssize_t)((bits + 7) / 8));
+        PyErr_NoMemory();
     copy_parse_free(&q);
-    free(buffer);
+    free(o.buffer);
     return result;
+}
+
+static int
+copies_fit(const dictionary *Py_UNUSED(table), size_t size, Py_ssize_t wanted)
+{
+    return (uint64_t)wanted <= (uint64_t)size * MOST_BYTES_A_BYTE;
 }
 
 static PyObject *
 decode_copies(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t given)
 {
-    const dictionary *table;
-    const uint8_t *bits;
-    size_t size, done = 0;
-    Py_ssize_t wanted;
-    outcome how;
-    PyObject *result;
-    if (check_count(given, 3) < 0)
-        return NULL;
-    table = PyCapsule_GetPointer(arguments[0], CAPSULE);
-    if (!table || get_bytes(arguments[1], &bits, &size) < 0)
-        return NULL;
-    wanted = PyLong_AsSsize_t(arguments[2]);
-    if (wanted == -1 && PyErr_Occurred())
-        return NULL;
-    if (wanted < 0 || (uint64_t)wanted > (uint64_t)size * MOST_BYTES_A_BYTE)
-        return codec_error("not a valid HCv2 stream: the declared length is more than its bits can hold");
-    result = PyBytes_FromStringAndSize(NULL, wanted);
-    if (!result)
-        return NULL;
-    {
-        uint8_t *out = (uint8_t *)PyBytes_AsString(result);
-        MAYBE_RELEASE(wanted);
-        how = read_copies(table, bits, size, out, (size_t)wanted, &done);
-        MAYBE_ACQUIRE();
-    }
-    return decoded_or_error(result, how, done, wanted);
+    return decode_with(arguments, given, copies_fit, read_copies);
 }
 
 static PyMethodDef methods[] = {

@@ -12,7 +12,7 @@ from llama_index.llms.openai import OpenAI
 
 @cache
 def model(url: str) -> Any:
-    return OpenAI(model="gpt-4o-mini", api_key="sk-1", api_base=f"{url}/v1", max_retries=0)
+    return OpenAI(model="gpt-4o-mini", api_key="sk-1", api_base=f"{url}/v1", max_retries=0, timeout=120)
 
 
 serve(

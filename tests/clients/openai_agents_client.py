@@ -33,7 +33,7 @@ def weather(city: str) -> str:
 
 @cache
 def client_at(url: str) -> Any:
-    return AsyncOpenAI(api_key="sk-1", base_url=f"{url}/v1", max_retries=0)
+    return AsyncOpenAI(api_key="sk-1", base_url=f"{url}/v1", max_retries=0, timeout=120)
 
 
 def agent(kind: Any, url: str, **more: Any) -> Any:

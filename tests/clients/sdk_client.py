@@ -32,22 +32,22 @@ def turns(text: str) -> Any:
 
 @cache
 def open_ai_at(url: str) -> Any:
-    return openai.OpenAI(api_key="sk-1", base_url=f"{url}/v1", max_retries=0)
+    return openai.OpenAI(api_key="sk-1", base_url=f"{url}/v1", max_retries=0, timeout=120)
 
 
 @cache
 def open_ai_async_at(url: str) -> Any:
-    return openai.AsyncOpenAI(api_key="sk-1", base_url=f"{url}/v1", max_retries=0)
+    return openai.AsyncOpenAI(api_key="sk-1", base_url=f"{url}/v1", max_retries=0, timeout=120)
 
 
 @cache
 def claude_at(url: str) -> Any:
-    return anthropic.Anthropic(api_key="sk-1", base_url=url, max_retries=0)
+    return anthropic.Anthropic(api_key="sk-1", base_url=url, max_retries=0, timeout=120)
 
 
 @cache
 def claude_async_at(url: str) -> Any:
-    return anthropic.AsyncAnthropic(api_key="sk-1", base_url=url, max_retries=0)
+    return anthropic.AsyncAnthropic(api_key="sk-1", base_url=url, max_retries=0, timeout=120)
 
 
 def sync(client_at: Any, call: Any) -> Any:

@@ -24,17 +24,8 @@ PATHS = {
 }
 
 
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with Provider() as running:
-        yield running
-
-
 @pytest.fixture
 def gateway(provider: Provider, redis_config: CacheConfig) -> Iterator[RunningGateway]:
-    provider.calls.clear()
-    provider.acts.clear()
-    provider.gate.set()
     with RunningGateway(provider, redis_config, retries=0) as running:
         yield running
 

@@ -7,7 +7,6 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,6 @@ from tests.support.redis_server import wait_until
 from tests.support.wire import CHAT, MESSAGE, chat_body
 
 ACTS = ["ok"] * 12 + ["429", "500", "reset", "cut", "short", "malformed", "error_event", "truncated"]
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider() as running:
-        yield running
 
 
 def expected(path: str, body: dict[str, Any]) -> str:

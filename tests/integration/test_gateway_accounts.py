@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -14,12 +13,6 @@ from tests.support.provider import Provider, RunningGateway
 from tests.support.wire import CHAT, ask, chat_body, post
 
 KEY = "ann-key-0123456789abcdef"
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with Provider() as running:
-        yield running
 
 
 @pytest.mark.promise("no-leak")

@@ -17,12 +17,6 @@ from tests.support.wire import CHAT, Reply, ask, chat_body, post
 ANN, BOB, ADMIN = "ann-key-0123456789abcdef", "bob-key-0123456789abcdef", "admin-key-0123456789abcdef"
 
 
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with Provider() as running:
-        yield running
-
-
 @pytest.fixture
 def gateway(provider: Provider, redis_config: CacheConfig) -> Iterator[RunningGateway]:
     tenants = tuple(TenantSettings(name, (digest_of_key(key),)) for name, key in (("ann", ANN), ("bob", BOB)))

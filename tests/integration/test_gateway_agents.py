@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,6 @@ from tests.support.provider import Provider, RunningGateway
 TASK = "Where is the billing page?"
 #: They take half a minute to start.
 _LONG = ("opencode", "aider")
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider() as running:
-        yield running
 
 
 def run(name: str, url: str, home: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,12 +16,6 @@ from tests.support.redis_server import wait_until
 from tests.support.wire import CHAT, MESSAGE, ask, chat_body, half_read, post
 
 _NUMBERS = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with Provider() as running:
-        yield running
 
 
 def message(**more: object) -> dict[str, object]:

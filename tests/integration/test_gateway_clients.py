@@ -38,12 +38,6 @@ def client(request: pytest.FixtureRequest) -> Iterator[Client]:
         yield running
 
 
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider() as running:
-        yield running
-
-
 def plain(value: Any) -> Any:
     """Return what a client said without ids and times."""
     if isinstance(value, dict):

@@ -17,16 +17,8 @@ from tests.support.wire import Reply, post
 PATH = "/v1/embeddings"
 
 
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with Provider() as running:
-        yield running
-
-
 @pytest.fixture
 def gateway(provider: Provider, redis_config: CacheConfig) -> Iterator[RunningGateway]:
-    provider.calls.clear()
-    provider.acts.clear()
     with RunningGateway(provider, redis_config, retries=0) as running:
         yield running
 
@@ -45,7 +37,7 @@ def test_base64_and_float_from_one_vector(provider: Provider, gateway: RunningGa
     """Trap: base64 and float embeddings from one vector. The SDK asks for base64 by itself."""
     found = []
     for url in (provider.url, gateway.url, gateway.url):
-        with openai.OpenAI(api_key="k", base_url=f"{url}/v1", max_retries=0) as client:
+        with openai.OpenAI(api_key="k", base_url=f"{url}/v1", max_retries=0, timeout=120) as client:
             for more in ({}, {"encoding_format": "float"}):
                 made = client.embeddings.create(model="m-e", input=["a", "b"], **more)  # type: ignore[call-overload]
                 found.append([one.embedding for one in made.data])

@@ -26,12 +26,6 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider() as running:
-        yield running
-
-
-@pytest.fixture
 def gateway(provider: Provider, redis_config: CacheConfig) -> Iterator[RunningGateway]:
     with RunningGateway(provider, redis_config, retries=0) as running:
         yield running

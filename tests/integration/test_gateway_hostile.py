@@ -9,7 +9,6 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -24,20 +23,6 @@ from tests.support.wire import CHAT, MESSAGE, chat_body, post, raw
 KEY = "ann-key-0123456789abcdef"
 BODY = json.dumps(chat_body()).encode()
 START = b"POST " + CHAT.encode() + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with Provider() as running:
-        yield running
-
-
-@pytest.fixture
-def gateway(provider: Provider, redis_config: CacheConfig) -> Iterator[RunningGateway]:
-    provider.calls.clear()
-    provider.acts.clear()
-    with RunningGateway(provider, redis_config) as running:
-        yield running
 
 
 def kind_of(answer: bytes) -> tuple[int, str]:

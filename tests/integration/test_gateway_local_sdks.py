@@ -65,13 +65,13 @@ def gateway(
 
 @pytest.fixture
 def client(gateway: RunningGateway) -> Iterator[Any]:
-    with openai.OpenAI(api_key="x", base_url=f"{gateway.url}/v1", max_retries=0) as made:
+    with openai.OpenAI(api_key="x", base_url=f"{gateway.url}/v1", max_retries=0, timeout=120) as made:
         yield made
 
 
 @pytest.fixture
 def claude(gateway: RunningGateway) -> Iterator[Any]:
-    with anthropic.Anthropic(api_key="x", base_url=gateway.url, max_retries=0) as made:
+    with anthropic.Anthropic(api_key="x", base_url=gateway.url, max_retries=0, timeout=120) as made:
         yield made
 
 

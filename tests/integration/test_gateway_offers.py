@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-from collections.abc import Iterator
 
 import pytest
 
-from lix_cache import CacheConfig
 from lix_cache.gateway.guarded_http import GuardedHttp
 from tests.support.provider import Provider, RunningGateway
 from tests.support.waiting import wait_until
@@ -22,19 +20,6 @@ OFFERS = {
     "mixed case": b"uPgRaDe: foo\r\n",
     "twice": b"Upgrade: foo\r\nUpgrade: h2c\r\n",
 }
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with Provider() as running:
-        yield running
-
-
-@pytest.fixture
-def gateway(provider: Provider, redis_config: CacheConfig) -> Iterator[RunningGateway]:
-    provider.calls.clear()
-    with RunningGateway(provider, redis_config) as running:
-        yield running
 
 
 def is_answered(client: socket.socket) -> bool:

@@ -21,12 +21,6 @@ ANN, BOB, ADMIN = "ann-key-0123456789abcdef", "bob-key-0123456789abcdef", "admin
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with Provider() as running:
-        yield running
-
-
 def start(provider: Provider, config: CacheConfig | None, **settings: Any) -> RunningGateway:
     tenants = tuple(
         TenantSettings(name, (digest_of_key(key),), sessions=True)

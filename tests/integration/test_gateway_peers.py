@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from lix_cache import CacheConfig
 from tests.support import provider_wire as wire
 from tests.support.provider import Provider, RunningGateway
 from tests.support.wire import CHAT, MESSAGE, Reply, chat_body, post
@@ -26,21 +24,6 @@ STREAMS: dict[str, list[dict[str, Any]]] = {
     MESSAGE: wire.message_events(wire.CONTENTS["text"]),
     RESPONSE: wire.response_events(wire.OUTPUTS["text"]),
 }
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with Provider() as running:
-        yield running
-
-
-@pytest.fixture
-def gateway(provider: Provider, redis_config: CacheConfig) -> Iterator[RunningGateway]:
-    provider.calls.clear()
-    provider.acts.clear()
-    provider.said.clear()
-    with RunningGateway(provider, redis_config) as running:
-        yield running
 
 
 def frames(path: str, events: list[dict[str, Any]], *, done: bool = True) -> bytes:

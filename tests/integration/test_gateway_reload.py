@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from lix_cache import CacheConfig
 from lix_cache.gateway.app import Gateway
 from lix_cache.gateway.settings import GatewaySettings, TenantSettings, UpstreamSettings, read_settings
@@ -28,12 +26,6 @@ ANN, BOB, ADMIN = "ann-key-0123456789abcdef", "bob-key-0123456789abcdef", "admin
 
 def tenant(name: str, key: str, **more: Any) -> TenantSettings:
     return TenantSettings(name, (digest_of_key(key),), **more)
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider() as running:
-        yield running
 
 
 def admin(gateway: RunningGateway, path: str, body: Any = None) -> Reply:

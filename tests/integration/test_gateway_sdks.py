@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import anthropic
 import openai
 import pytest
 
-from lix_cache import CacheConfig
 from tests.support import RedisServer
 from tests.support.provider import Provider, RunningGateway
 
@@ -40,28 +38,17 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with Provider() as running:
-        yield running
-
-
-@pytest.fixture
-def gateway(provider: Provider, redis_config: CacheConfig) -> Iterator[RunningGateway]:
-    provider.calls.clear()
-    with RunningGateway(provider, redis_config) as running:
-        yield running
-
-
 def chat(url: str, **more: Any) -> Any:
-    with openai.OpenAI(api_key="sk-1", base_url=f"{url}/v1", max_retries=0) as client:
+    with openai.OpenAI(api_key="sk-1", base_url=f"{url}/v1", max_retries=0, timeout=120) as client:
         made = client.chat.completions.create(**{**CHAT, **more})
         return plain(list(made)) if more.get("stream") else plain(made)
 
 
 def chat_async(url: str, **more: Any) -> Any:
     async def ask() -> Any:
-        async with openai.AsyncOpenAI(api_key="sk-1", base_url=f"{url}/v1", max_retries=0) as client:
+        async with openai.AsyncOpenAI(
+            api_key="sk-1", base_url=f"{url}/v1", max_retries=0, timeout=120
+        ) as client:
             made = await client.chat.completions.create(**{**CHAT, **more})
             return plain([chunk async for chunk in made]) if more.get("stream") else plain(made)
 
@@ -69,20 +56,22 @@ def chat_async(url: str, **more: Any) -> Any:
 
 
 def response(url: str, **more: Any) -> Any:
-    with openai.OpenAI(api_key="sk-1", base_url=f"{url}/v1", max_retries=0) as client:
+    with openai.OpenAI(api_key="sk-1", base_url=f"{url}/v1", max_retries=0, timeout=120) as client:
         made = client.responses.create(**{**RESPONSE, **more})
         return plain(list(made)) if more.get("stream") else plain(made)
 
 
 def message(url: str, **more: Any) -> Any:
-    with anthropic.Anthropic(api_key="sk-1", base_url=url, max_retries=0) as client:
+    with anthropic.Anthropic(api_key="sk-1", base_url=url, max_retries=0, timeout=120) as client:
         made = client.messages.create(**{**MESSAGE, **more})
         return plain(list(made)) if more.get("stream") else plain(made)
 
 
 def message_async(url: str, **more: Any) -> Any:
     async def ask() -> Any:
-        async with anthropic.AsyncAnthropic(api_key="sk-1", base_url=url, max_retries=0) as client:
+        async with anthropic.AsyncAnthropic(
+            api_key="sk-1", base_url=url, max_retries=0, timeout=120
+        ) as client:
             made = await client.messages.create(**{**MESSAGE, **more})
             return plain([event async for event in made]) if more.get("stream") else plain(made)
 
@@ -180,7 +169,7 @@ def test_typed_errors_are_those_of_the_provider(provider: Provider, gateway: Run
 
 
 def test_paths_that_are_not_known_pass_through_untouched(provider: Provider, gateway: RunningGateway) -> None:
-    with openai.OpenAI(api_key="sk-1", base_url=f"{gateway.url}/v1", max_retries=0) as client:
+    with openai.OpenAI(api_key="sk-1", base_url=f"{gateway.url}/v1", max_retries=0, timeout=120) as client:
         assert client.get("/models?a=1", cast_to=dict) == {
             "path": "/v1/models?a=1",
             "method": "GET",
@@ -204,7 +193,9 @@ def test_100_equal_requests_at_once_are_one_call(
     provider: Provider, gateway: RunningGateway, redis_server: RedisServer
 ) -> None:
     async def ask(stream: bool) -> list[Any]:
-        async with openai.AsyncOpenAI(api_key="sk-1", base_url=f"{gateway.url}/v1", max_retries=0) as client:
+        async with openai.AsyncOpenAI(
+            api_key="sk-1", base_url=f"{gateway.url}/v1", max_retries=0, timeout=120
+        ) as client:
 
             async def one() -> Any:
                 made = await client.chat.completions.create(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,6 @@ from tests.support.provider import Provider, RunningGateway
 from tests.support.wire import CHAT, MESSAGE, ask, chat_body, post
 
 ANN, BOB = "ann-key-0123456789abcdef", "bob-key-0123456789abcdef"
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with Provider() as running:
-        yield running
 
 
 @pytest.mark.parametrize("path", [CHAT, MESSAGE, "/v1/responses"])

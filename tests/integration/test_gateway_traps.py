@@ -24,20 +24,6 @@ ANN, BOB = "ann-key-0123456789abcdef", "bob-key-0123456789abcdef"
 SECRET = "sk-provider-secret-0123456789"
 
 
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with Provider() as running:
-        yield running
-
-
-@pytest.fixture
-def gateway(provider: Provider, redis_config: CacheConfig) -> Iterator[RunningGateway]:
-    provider.calls.clear()
-    provider.acts.clear()
-    with RunningGateway(provider, redis_config) as running:
-        yield running
-
-
 @pytest.fixture
 def two_tenants(provider: Provider, redis_config: CacheConfig) -> Iterator[RunningGateway]:
     provider.calls.clear()

@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pytest
+
+from tests.support.closing import Closing
 
 __all__ = ["AGENTS", "Client", "agent_command"]
 
@@ -39,7 +40,7 @@ def _node() -> str:
     return node
 
 
-class Client:
+class Client(Closing):
     """A script of tests/clients, which makes one call for each line that it gets.
 
     Args:
@@ -67,15 +68,7 @@ class Client:
         self._process.stdin.flush()
         return self._read()
 
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:

@@ -9,7 +9,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from types import TracebackType
+
+from tests.support.closing import Closing
 
 __all__ = ["Child", "Report"]
 
@@ -26,7 +27,7 @@ class Report:
         os.write(self._fd, _RECORD.pack(kind.encode(), number))
 
 
-class Child:
+class Child(Closing):
     """A forked process that runs a function and ends with it.
 
     Args:
@@ -46,17 +47,6 @@ class Child:
         os.close(write)
         #: Exit code, negative for a signal; None while it runs or its end was not looked at.
         self.code: int | None = None
-
-    def __enter__(self) -> Child:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def records(self) -> list[tuple[str, int]]:
         """Wait for the end and return what was reported."""

@@ -7,7 +7,6 @@ import json
 import socket
 import threading
 from collections import deque
-from types import TracebackType
 from typing import Any
 
 from aiohttp import web
@@ -19,6 +18,7 @@ from lix_cache.gateway.core import Core
 from lix_cache.gateway.demo import _PATHS, body_of, events_of
 from lix_cache.gateway.serve import server_for
 from lix_cache.gateway.settings import GatewaySettings, UpstreamSettings
+from tests.support.closing import Closing
 from tests.support.waiting import wait_until
 
 __all__ = ["Call", "Provider", "RunningGateway"]
@@ -57,7 +57,7 @@ class _Loop:
         self.loop.close()
 
 
-class Provider:
+class Provider(Closing):
     """Speaks the protocols, and makes the trouble that a test asks for.
 
     Attributes:
@@ -93,15 +93,7 @@ class Provider:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def __enter__(self) -> Provider:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self.gate.set()
         self._loop.do(self._runner.cleanup())
         self._loop.end()
@@ -220,7 +212,7 @@ def _spoiled(act: str, value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-class RunningGateway:
+class RunningGateway(Closing):
     """A gateway on a port of 127.0.0.1, in a thread."""
 
     def __init__(
@@ -265,15 +257,7 @@ class RunningGateway:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def __enter__(self) -> RunningGateway:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._server.should_exit = True
         self._serving.result(60)
         self._loop.do(_close_redis())

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import redis
@@ -23,6 +22,7 @@ from redis.retry import Retry
 from lix_cache.config import CacheConfig
 from lix_cache.embedded import find_server_binary
 from lix_cache.embedded.folder import ask
+from tests.support.closing import Closing
 from tests.support.waiting import wait_until
 
 __all__ = ["RedisServer", "free_port", "server_program", "wait_until"]
@@ -59,7 +59,7 @@ def server_program() -> str:
     return found.path
 
 
-class RedisServer:
+class RedisServer(Closing):
     """A server on a TCP port of 127.0.0.1 and on a unix socket, with a folder of its own.
 
     The port and the socket stay the same over ``restart``, so clients find it again.
@@ -113,14 +113,6 @@ class RedisServer:
 
     def __enter__(self) -> RedisServer:
         return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def pid(self) -> int:
