@@ -65,7 +65,7 @@ def metadata_of(wheel: Path) -> email.message.Message:
 def test_the_sdist_holds_the_documents_the_tests_and_what_they_run(built: tuple[Path, Path]) -> None:
     held = files_of(built[0])
     wanted = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "NOTICE", "Makefile", ".ci/run"}
-    for folder in ("docs", "tests", "scripts", "lix_cache"):
+    for folder in ("docs", "examples", "tests", "scripts", "lix_cache"):
         wanted |= {
             str(path.relative_to(ROOT))
             for path in (ROOT / folder).rglob("*")

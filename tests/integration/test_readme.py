@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +29,8 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 _PYTHON, _SHELL, _DATA = ("python", "py"), ("bash",), ("json", "yaml", "toml")
 #: A block that cannot run says so, and why, in a comment before it that no reader sees.
 _BLOCK = re.compile(
-    r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n\s*)?```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n\s*)?```(?P<language>\w*)\n(?P<text>.*?)^```$"
+    r"(?:\n\n<!-- what it prints -->\n\n```text\n(?P<prints>.*?)^```$)?",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -37,16 +40,23 @@ class Block(NamedTuple):
     text: str
     #: Why it does not run; None if it does.
     why: str | None
+    #: What the page says that it prints.
+    prints: str | None
 
     def run(self, page: str, space: dict[str, Any]) -> None:
         if self.why is not None:
             return
-        if self.language in _PYTHON:
-            exec(compile(self.text, page, "exec"), space)
-        elif self.language in _SHELL:
+        if self.language in _SHELL:
+            said = ""
             for line in lines_of(self.text):
-                code, said = run_line(line)
-                assert code == 0, f"{page}: {line}\n{said}"
+                code, printed = run_line(line)
+                assert code == 0, f"{page}: {line}\n{printed}"
+                said += printed
+            assert self.prints in (None, said), f"{page}: {self.text}\n{said}"
+        elif named := re.match(r"# (\w+\.py)\n", self.text):
+            Path(named[1]).write_text(self.text, "utf-8")
+        elif self.language in _PYTHON:
+            exec(compile(self.text, page, "exec"), space)
 
 
 def lines_of(script: str) -> list[str]:
@@ -64,7 +74,7 @@ def run_line(line: str) -> tuple[int, str]:
         ["bash", "-euo", "pipefail", "-c", line],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-    return done.returncode, done.stdout + done.stderr
+    return done.returncode, done.stdout + done.stderr * (done.returncode != 0)
 
 
 def app() -> Any:
@@ -73,7 +83,7 @@ def app() -> Any:
 
 def blocks_of(page: Path) -> list[Block]:
     return [
-        Block(found["language"], found["text"], found["why"])
+        Block(found["language"], found["text"], found["why"], found["prints"])
         for found in _BLOCK.finditer(page.read_text("utf-8"))
     ]
 
@@ -95,6 +105,9 @@ def reader(
     """A reader's folder and process: only where the server is, and under which prefix, differs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIX_CACHE_REDIS_URL", f"unix://{quote(str(redis_server.socket_path))}")
+    # For the commands and the programs that a page writes: they are processes of their own.
+    monkeypatch.setenv("LIX_CACHE_REDIS_KEY_PREFIX", redis_config.redis_key_prefix)
+    monkeypatch.setenv("PATH", f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}")
     # The tests' server keeps nothing itself, which the doctor would refuse.
     monkeypatch.setenv("LIX_CACHE_DURABILITY", "disk")
     original = CacheConfig.__init__
@@ -127,6 +140,12 @@ def test_the_page_of_ways_shows_each_of_them() -> None:
     ):
         assert name in text
     assert {"CacheCoordinator", ".cached"} <= set(re.findall(r"CacheCoordinator|\.cached", str(BLOCKS)))
+
+
+def test_the_tutorial_ends_with_the_example() -> None:
+    blocks = [block.text for block in EXAMPLES["tutorial.md"] if block.text.startswith("# fastapi_chat.py")]
+    assert len(blocks) == 3
+    assert blocks[-1] == (ROOT / "examples" / "fastapi_chat.py").read_text("utf-8")
 
 
 def test_the_two_commands_of_the_readme_are_targets_of_make() -> None:
@@ -175,7 +194,9 @@ def test_the_examples_one_after_another_twice_leave_each_other_alone() -> None:
 def test_every_block_is_run_or_says_why_not(page: Path) -> None:
     text = page.read_text("utf-8")
     # No fence escapes the pattern: each opens or closes a block that was found.
-    assert len(re.findall(r"^ *```", text, re.MULTILINE)) == 2 * len(blocks_of(page))
+    assert len(re.findall(r"^ *```", text, re.MULTILINE)) == 2 * sum(
+        1 if block.prints is None else 2 for block in blocks_of(page)
+    )
     assert text.count("<!-- not run") == sum(block.why is not None for block in blocks_of(page))
     for block in blocks_of(page):
         assert block.language in (*_PYTHON, *_SHELL, *_DATA, "text", "")
