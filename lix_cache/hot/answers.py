@@ -112,6 +112,7 @@ _CLEAR = Script("answers/clear")
 _COUNT = Script("answers/count")
 _PRUNE = Script("answers/prune")
 _SCOPES = Script("answers/scopes")
+_INVALIDATE = Script("answers/invalidate")
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,7 @@ class Answers:
         most: int,
         eviction: int,
         generation: bytes,
+        began_ms: float | None = None,
     ) -> ScriptCall:
         """Store an entry.
 
@@ -258,16 +260,23 @@ class Answers:
             most: entries that the scope may have.
             eviction: which go where there are more, as in :class:`Use`; 0: the oldest.
             generation: of the scope if it is new.
+            began_ms: when its making began, by the server's clock: it is not stored if it was
+                invalidated since. None where that is not known.
         """
         digests = b"".join(sorted(items))
         fixed = (entry.text_digest, entry.ttl_ms, entry.longest_ms, entry.meta, entry.record, entry.response)
-        own = (most, eviction, generation, scope, digests)
+        began = "" if began_ms is None else f"{began_ms:.0f}"
+        own = (most, eviction, generation, scope, digests, began)
         return self._call(_STORE, scope, *fixed, *own, *entry.chunks)
 
     @staticmethod
-    def stored(reply: Any) -> Put | None:
-        """Read what :meth:`store` answers; None: this answer was reported as wrong for this query."""
-        return None if reply[0] == b"reported" else Put(bytes(reply[0]), int(reply[1]))
+    def stored(reply: Any) -> Put | str:
+        """Read what :meth:`store` answers, or why it was not stored.
+
+        ``reported``: this answer was reported as wrong for this query; ``invalidated``: what it tells was
+        invalidated since its making began.
+        """
+        return Put(bytes(reply[0]), int(reply[1])) if len(reply) > 1 else bytes(reply[0]).decode()
 
     def attach(self, scope: str, number: bytes, nonce: bytes, row: bytes) -> ScriptCall:
         """Add the vector of an entry's response, from ``pack_meaning``."""
@@ -348,6 +357,22 @@ class Answers:
         return self._call(_CLEAN, scope, most)
 
     # -- all scopes of a bucket -----------------------------------------------------------
+
+    def invalidate(
+        self, bucket: int, items: Iterable[bytes], older_ms: int | None, tags: bytes, nonce: bytes
+    ) -> ScriptCall:
+        """Note what is about to be dropped of a bucket, so that answers that are being made are not stored.
+
+        Args:
+            bucket: of the scopes.
+            items: digests of the items that their contexts have.
+            older_ms: least age; None: any.
+            tags: from ``tag_words``, of which one must fit; empty: any.
+            nonce: 8 random bytes.
+        """
+        words = b"".join(items)
+        args: tuple[Value, ...] = (older_ms or 0, len(words), words + tags, nonce)
+        return ScriptCall(_INVALIDATE, self.keys.answer_registry(bucket), args)
 
     def prune(self, bucket: int) -> ScriptCall:
         """Forget some scopes that have expired. Answers how many."""

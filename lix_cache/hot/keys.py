@@ -53,6 +53,7 @@ class AnswerKeys(NamedTuple):
         vectors: vector set: the vectors of a large scope, where the server has such sets.
         followed: hash: how far in the log and in the deletions the vector set is.
         labels: hash: labels by score, and audits.
+        invalidated: sorted set: what was invalidated in the bucket, by the Unix milliseconds.
     """
 
     head: str
@@ -70,6 +71,7 @@ class AnswerKeys(NamedTuple):
     vectors: str
     followed: str
     labels: str
+    invalidated: str
 
 
 @dataclass(frozen=True)
@@ -172,17 +174,19 @@ class Keys:
     # -- semantic cache with reasons (database 0) ----------------------------------------
 
     def answers(self, scope: str) -> AnswerKeys:
-        """All keys that one scope's scripts touch; ``scopes`` and ``contexts`` are its bucket's."""
+        """All keys that one scope's scripts touch; those of :meth:`answer_registry` are its bucket's."""
         bucket = self.bucket(scope)
         start = f"{self.prefix}:{{{bucket}}}:ans:"
-        scopes, contexts = self.answer_registry(bucket)
+        scopes, contexts, invalidated = self.answer_registry(bucket)
         own = AnswerKeys._make(f"{start}{name}:{scope}" for name in AnswerKeys._fields)
-        return own._replace(scopes=scopes, contexts=contexts)
+        return own._replace(scopes=scopes, contexts=contexts, invalidated=invalidated)
 
-    def answer_registry(self, bucket: int) -> tuple[str, str]:
-        """Sorted set and hash: the scopes of a bucket by expiry, and what they are about."""
+    def answer_registry(self, bucket: int) -> tuple[str, str, str]:
+        """Sorted set, hash and sorted set: the scopes of a bucket by expiry, what they are about, and
+        what was invalidated in it.
+        """
         start = f"{self.prefix}:{{{bucket}}}:ans:"
-        return f"{start}scopes", f"{start}contexts"
+        return f"{start}scopes", f"{start}contexts", f"{start}invalidated"
 
     def flight(self, name: str) -> str:
         """String: who runs the function for a query right now, or how that ended."""

@@ -17,7 +17,7 @@ import functools
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from lix_cache._log import logger
@@ -69,6 +69,7 @@ class Asking:
         lock_seconds: how long equal calls wait for one another.
         embedding: of the question, if it is known already.
         is_unchanged: whether the answer still answers what was asked.
+        looked: when it was looked up last; what is invalidated after that must not be stored.
     """
 
     text: str
@@ -78,6 +79,7 @@ class Asking:
     lock_seconds: float
     embedding: VectorLike | None = None
     is_unchanged: Callable[[], bool] = lambda: True
+    looked: lookup.Moment = field(default_factory=lookup.Moment)
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,14 @@ class Lead:
             # It may be the answer to something else.
             return self._refused("changed")
         answer = insert.Answer(
-            asking.text, result, asking.context, asking.embedding, keep.ttl_seconds, keep.tags, keep.tokens
+            asking.text,
+            result,
+            asking.context,
+            asking.embedding,
+            keep.ttl_seconds,
+            keep.tags,
+            keep.tokens,
+            asking.looked.ms,
         )
         try:
             return (yield from insert.store(core, answer))
@@ -267,7 +276,8 @@ class Lead:
 
 def look(core: Core, asking: Asking) -> Flow[Lookup]:
     """Look the answer up."""
-    return (yield from lookup.lookup(core, lookup.Query(asking.text, asking.context, asking.embedding)))
+    query = lookup.Query(asking.text, asking.context, asking.embedding, moment=asking.looked)
+    return (yield from lookup.lookup(core, query))
 
 
 def join(

@@ -46,6 +46,7 @@ class Answer:
         ttl_seconds: time to live, instead of the policy's.
         tags: words to invalidate it by.
         tokens: of the prompt and of the completion, where they are known.
+        began_ms: when its making began, by the server's clock, if that is known.
     """
 
     text: str
@@ -55,6 +56,7 @@ class Answer:
     ttl_seconds: float | None = None
     tags: Sequence[str] = ()
     tokens: tuple[int, int] | None = None
+    began_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class _Packed:
     ttl_ms: int
     tags: bytes
     tokens: Tokens
+    began_ms: float | None
 
 
 def store(core: Core, answer: Answer) -> Flow[Stored]:
@@ -116,10 +119,11 @@ def _store(core: Core, answer: Answer, spent: Spent) -> Flow[Stored]:
         # Whatever keeps the embedder from answering, the response is not lost: its exact
         # words find it again.
         vector = yield from core.embedding.vector_or_none(text, scope.dim, spent)
-    packed = _Packed(text, response, group, ttl_ms(seconds), tags, tokens)
+    packed = _Packed(text, response, group, ttl_ms(seconds), tags, tokens, answer.began_ms)
     stored = yield from _put(core, scope, packed, vector)
-    _compare(core, scope, packed, None if vector is None else answer.response, stored)
-    return Stored(refused=Reason.REPORTED) if stored is None else Stored(str(stored))
+    entry = stored if isinstance(stored, EntryId) else None
+    _compare(core, scope, packed, None if vector is None else answer.response, entry)
+    return Stored(refused=str(stored)) if entry is None else Stored(str(entry))
 
 
 def _compare(core: Core, scope: Scope, packed: _Packed, response: Any, stored: EntryId | None) -> None:
@@ -148,7 +152,7 @@ def _compare(core: Core, scope: Scope, packed: _Packed, response: Any, stored: E
     meanings.add(text, embedded, core.embedding.trouble)
 
 
-def _put(core: Core, scope: Scope, packed: _Packed, vector: FloatArray | None) -> Flow[EntryId | None]:
+def _put(core: Core, scope: Scope, packed: _Packed, vector: FloatArray | None) -> Flow[EntryId | str]:
     import numpy as np
 
     digest, nonce = entries.text_digest(packed.text), new_nonce()
@@ -185,13 +189,14 @@ def _put(core: Core, scope: Scope, packed: _Packed, vector: FloatArray | None) -
             most=core.entries.max_entries,
             eviction=core.entries.use.eviction,
             generation=new_nonce(),
+            began_ms=packed.began_ms,
         )
     ]
     if answers.large_from is not None:
         calls.append(answers.fill(scope.id, _FILLED_AT_ONCE))
     put = answers.stored((yield from core.redis.with_notes(scope.id, *calls))[0])
-    if put is None:
-        return None
+    if isinstance(put, str):
+        return put
     core.stats.count("stored")
     core.stats.count("evicted", put.evicted)
     return EntryId(put.number, nonce)

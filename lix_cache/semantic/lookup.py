@@ -47,6 +47,13 @@ _WANTED = 3
 _MANY = 500
 
 
+@dataclass
+class Moment:
+    """When something was last looked up: Unix milliseconds by the server's clock; None before."""
+
+    ms: float | None = None
+
+
 @dataclass(frozen=True)
 class Query:
     """What a lookup is asked.
@@ -57,6 +64,7 @@ class Query:
         embedding: shape (dim,), if it is known already.
         threshold: in place of that of the thresholds.
         peek: only say whether there is an answer, and leave no trace in it.
+        moment: is told when it was looked up.
     """
 
     text: str
@@ -64,6 +72,7 @@ class Query:
     embedding: VectorLike | None = None
     threshold: float | None = None
     peek: bool = False
+    moment: Moment | None = None
 
     def __post_init__(self) -> None:
         if self.threshold is not None:
@@ -108,6 +117,8 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     digest = entries.text_digest(text)
     index = core.redis.store.indexes.get(scope.id, scope.dim)
     first, seen = yield from _ask(core, scope.id, digest, index, query.peek)
+    if query.moment is not None:
+        query.moment.ms = first.served.now_ms if isinstance(first, Exact) else first.now_ms
     if isinstance(first, Exact):
         return (yield from served(core, scope, first.served, peek=query.peek))
     near: vector_sets.Nearest | None = None

@@ -15,7 +15,8 @@ from lix_cache.evaluation.adaptive import Counts
 from lix_cache.hot import entries
 from lix_cache.hot.entries import EntryId
 from lix_cache.hot.probe import probe, verdict
-from lix_cache.semantic.core import Core, query_text
+from lix_cache.hot.scripts import Command
+from lix_cache.semantic.core import Core, new_nonce, query_text
 from lix_cache.semantic.embedding import Spent
 from lix_cache.semantic.lookup import catch_up
 from lix_cache.semantic.result import Report, Stop
@@ -94,7 +95,7 @@ def invalidate(core: Core, criteria: Criteria) -> Flow[int]:
     if criteria.similar_to is not None:
         dropped = yield from _drop_similar(core, criteria, criteria.similar_to, wanted)
     else:
-        scopes = yield from scopes_with(core, wanted)
+        scopes = yield from scopes_with(core, wanted, dropped_now=criteria)
         dropped = 0
         for start in range(0, len(scopes), _SCOPES_AT_ONCE):
             part = scopes[start : start + _SCOPES_AT_ONCE]
@@ -132,7 +133,9 @@ def _drop_similar(core: Core, criteria: Criteria, text: str, wanted: frozenset[b
         # Not a miss: what should be gone is still there, and the caller must know.
         raise (stop.__cause__ or stop) from None  # it always has one
     dropped = 0
-    for scope in (yield from scopes_with(core, wanted | {embedder_word(name, dim)})):
+    wanted |= {embedder_word(name, dim)}
+    # Of an answer that is being made it is not known how near it is: none is stored.
+    for scope in (yield from scopes_with(core, wanted, dropped_now=criteria)):
         view, now_ms = yield from catch_up(core, scope, dim)
         # Its own text is near, whether or not there was a vector when it was stored.
         call = core.redis.answers.drop(scope, *criteria.words(), text_digest=entries.text_digest(normalised))
@@ -147,14 +150,26 @@ def _drop_similar(core: Core, criteria: Criteria, text: str, wanted: frozenset[b
     return dropped
 
 
-def scopes_with(core: Core, wanted: frozenset[bytes]) -> Flow[list[str]]:
-    """Return the scopes whose context has all of these items. One round trip for some hundreds."""
+def scopes_with(core: Core, wanted: frozenset[bytes], dropped_now: Criteria | None = None) -> Flow[list[str]]:
+    """Return the scopes whose context has all of these items. One round trip for some hundreds.
+
+    Args:
+        core: the cache.
+        wanted: digests of the items.
+        dropped_now: what is about to be dropped of them. It is noted before the scopes are listed, so that
+            answers that are being made now are refused when they come to be stored, also in new scopes.
+    """
     found: set[str] = set()
-    for bucket in range(core.redis.answers.keys.buckets):
+    answers = core.redis.answers
+    for bucket in range(answers.keys.buckets):
         cursor: bytes | None = b"0"
+        notes: tuple[Command, ...] = ()
+        if dropped_now is not None:
+            notes = (answers.invalidate(bucket, wanted, *dropped_now.words(), new_nonce()),)
         while cursor is not None:
-            reply = yield RedisCall(core.redis.answers.scopes(bucket, cursor))
-            cursor, listed = core.redis.answers.listed(reply)
+            *_, reply = yield RedisBatch((*notes, answers.scopes(bucket, cursor)))
+            notes = ()
+            cursor, listed = answers.listed(reply)
             found.update(scope for scope, items in listed if wanted <= items)
     return sorted(found)
 

@@ -70,7 +70,8 @@ class Stored:
         refused: why not, as ``get_stats`` counts it under ``stores_refused``: a rule of the policy,
             ``too_large`` or ``not_plain`` of a stream, ``empty``, ``changed``, ``nested`` (the call is
             inside an equal one), ``unshared`` (the equal call that it waited for had an answer that
-            could not be shared), ``reported``, ``redis``, or the name of an error.
+            could not be shared), ``reported``, ``invalidated`` (while it was made), ``redis``, or the name
+            of an error.
     """
 
     entry_id: str | None = None

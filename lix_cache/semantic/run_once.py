@@ -82,7 +82,7 @@ class Calls:
             return (yield from self._without(question, variant))
         if found.is_hit:
             if self._is_stale(found):
-                variant.beside(self._refresh(question, variant))
+                variant.beside(self._refresh(question, asking, variant))
             return found.response
         if found.reason == Reason.POLICY:
             return (yield from self._without(question, variant))
@@ -132,11 +132,11 @@ class Calls:
         finally:
             leading.set(inside)
 
-    def _refresh(self, question: Question, variant: Variant) -> Flow[None]:
+    def _refresh(self, question: Question, asking: Asking, variant: Variant) -> Flow[None]:
         """Run the function for an answer that was served though it is getting old."""
         lead: Lead | None = None
         try:
-            lead = yield from in_flight.lead_if_free(self.core, self.flights, self._asking(question))
+            lead = yield from in_flight.lead_if_free(self.core, self.flights, asking)
             if lead is None:
                 return
             if variant.ways is None:

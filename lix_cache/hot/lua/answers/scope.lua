@@ -16,6 +16,7 @@
 local head, entries, responses, shares, exact = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local log, dropped, used, expiry, reported = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local scopes, contexts, vectors, followed, labels = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
+local invalidated = KEYS[16]
 local OWN_KEYS = 9  -- those that end with the scope; what was reported stays
 local sub, call = string.sub, redis.call
 local function digits(x) return string.format('%015.0f', x) end

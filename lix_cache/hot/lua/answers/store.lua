@@ -1,9 +1,11 @@
 -- ARGV: digest of the query text, time to live in ms, the longest that it can get, meta without its
 --       times, record without its times, response, entries at most, which to evict (0: the
 --       oldest, 1: the least recently used, 2: the least often used), new generation, scope,
---       digests of the items of its context, then the parts of a large response
+--       digests of the items of its context, when its making began by this server's clock (ms; '' where
+--       that is not known), then the parts of a large response
 -- Returns {number, how many were evicted}, or {'reported'} where this answer was reported as
--- wrong for this query. Foreign data under a key fails it before it has written anything.
+-- wrong for this query, or {'invalidated'} where it would have been dropped had it been there a moment
+-- ago: its making began before what it tells was invalidated. Foreign data under a key fails it before it has written anything.
 -- Where there are many entries too many (the limit became smaller) some go with each store.
 --
 -- The keys live a quarter longer than the entry, so that not every store must prolong them;
@@ -12,6 +14,29 @@
 --#include answers/scope.lua
 local digest, ttl, longest = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local most, eviction, scope = tonumber(ARGV[7]), ARGV[8], ARGV[10]
+-- Its meta lacks its three times, so its tag words stand 45 bytes earlier than in an entry's.
+local MOST_NOTES, NOTES_MS = 100, 86400000
+local function concerns(note, began)
+  local age, size = tonumber(sub(note, 24, 38)), tonumber(sub(note, 39, 53))
+  if tonumber(sub(note, 9, 23)) - began < age then return false end
+  for i = 54, 53 + size, 8 do
+    if not holds(ARGV[11], sub(note, i, i + 7)) then return false end
+  end
+  if #note == 53 + size then return true end
+  local own = sub(ARGV[4], 69)
+  for i = 54 + size, #note, 8 do
+    if holds(own, sub(note, i, i + 7)) then return true end
+  end
+  return false
+end
+local began = tonumber(ARGV[12])
+if began then
+  local notes = call('ZRANGEBYSCORE', invalidated, ARGV[12], '+inf', 'LIMIT', 0, MOST_NOTES)
+  if #notes == MOST_NOTES or now - began > NOTES_MS then return {'invalidated'} end
+  for i = 1, #notes do
+    if concerns(notes[i], began) then return {'invalidated'} end
+  end
+end
 local begins = call('HEXISTS', head, 'generation') == 0
 local length, gone, uses = call('XLEN', log), call('XLEN', dropped), call('ZCARD', used)
 local least = math.min(length, call('ZCARD', expiry), eviction == '0' and length or uses)
@@ -42,7 +67,7 @@ local response = response_of(meta)
 call('HSET', entries, number, meta)
 call('HSET', exact, digest, number)
 call('HSET', responses, response, ARGV[6])
-for i = 12, #ARGV do call('HSET', responses, response .. ':' .. (i - 12), ARGV[i]) end
+for i = 13, #ARGV do call('HSET', responses, response .. ':' .. (i - 13), ARGV[i]) end
 call('HINCRBY', shares, response, 1)
 call('ZADD', expiry, expires(meta), number)
 if eviction == '1' then call('ZADD', used, digits(now), number) end
