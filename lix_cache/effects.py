@@ -12,10 +12,11 @@ two of them; then the driver closes the flow, so that its ``finally`` runs.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+from lix_cache.errors import LixCacheError
 from lix_cache.hot.scripts import Command
 from lix_cache.hot.slots import Node
 
@@ -31,9 +32,11 @@ __all__ = [
     "RedisBatch",
     "RedisCall",
     "Sleep",
+    "ask_each",
 ]
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 
 @dataclass(slots=True)
@@ -163,3 +166,33 @@ class Call:
 
 Effect: TypeAlias = "RedisCall | RedisBatch | NodeAsks | DiskCall | Sleep | Compute | Call"
 Flow: TypeAlias = Generator[Effect, Any, T]
+
+
+def ask_each(
+    commands: Mapping[K, Command], failed: dict[K, LixCacheError] | None = None
+) -> Flow[dict[K, Any]]:
+    """Send commands in one round trip, and return their answers by the names of the commands.
+
+    On a cluster that is one trip to each node, side by side.
+
+    Args:
+        commands: what to send.
+        failed: takes the errors of those that failed, as long as one did not. None: the first is raised.
+
+    Raises:
+        RedisError: nothing could be asked, or a command failed.
+    """
+    if not commands:
+        return {}
+    if len(commands) == 1:
+        ((name, command),) = commands.items()
+        return {name: (yield RedisCall(command))}
+    replies = yield RedisBatch(tuple(commands.values()), errors_as_values=failed is not None)
+    answers = dict(zip(commands, replies, strict=True))
+    if failed is not None:
+        errors = {name: reply for name, reply in answers.items() if isinstance(reply, LixCacheError)}
+        if len(errors) == len(answers):
+            raise next(iter(errors.values()))
+        failed.update(errors)
+        answers = {name: reply for name, reply in answers.items() if name not in errors}
+    return answers

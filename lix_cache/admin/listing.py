@@ -19,7 +19,7 @@ from lix_cache.admin.infos import info_of
 from lix_cache.admin.results import SessionPage
 from lix_cache.archive.catalogue import Place
 from lix_cache.checks import check_count
-from lix_cache.effects import DiskCall, Flow, RedisBatch, RedisCall
+from lix_cache.effects import DiskCall, Flow, RedisBatch, ask_each
 from lix_cache.errors import ArchiveCorrupt, ConfigError, InvalidInput
 from lix_cache.hot.activity import last_use, last_used
 from lix_cache.messages.session_key import in_namespace, stored_start
@@ -96,22 +96,25 @@ def _parsed(cursor: str) -> Place:
 def _hot_after(store: SessionStore, count: int, after: Place | None, start: str | None) -> Flow[set[Place]]:
     """Return the first hot sessions after a place; of each bucket as many as are asked for."""
     found: set[Place] = set()
-    for bucket in range(store.hot.keys.buckets):
-        # Of a namespace there may be few among many.
-        step = count if start is None else max(count, MOST)
-        passed, taken = 0, 0
-        while taken < count:
-            command = last_used(store.hot.keys, bucket, None if after is None else after.ms, passed, step)
-            flat = yield RedisCall(command)
+    keys, latest = store.hot.keys, None if after is None else after.ms
+    # Of a namespace there may be few among many.
+    step = count if start is None else max(count, MOST)
+    passed = dict.fromkeys(range(keys.buckets), 0)
+    wanted = dict.fromkeys(passed, count)
+    while passed:
+        replies = yield from ask_each({b: last_used(keys, b, latest, n, step) for b, n in passed.items()})
+        going = {}
+        for bucket, flat in replies.items():
             pairs = zip(flat[0::2], flat[1::2], strict=True)
             places = [Place(int(float(score)), bytes(name)) for name, score in pairs]
             # Those of the cursor's millisecond come again.
             left = [one for one in places if after is None or one < after]
             left = [one for one in left if in_namespace(one.session_id, start)]
             found.update(left)
-            passed, taken = passed + len(places), taken + len(left)
-            if len(places) < step:
-                break
+            wanted[bucket] -= len(left)
+            if len(places) >= step and wanted[bucket] > 0:
+                going[bucket] = passed[bucket] + len(places)
+        passed = going
     return found
 
 

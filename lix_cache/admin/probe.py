@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from lix_cache.admin import files
@@ -16,6 +16,7 @@ from lix_cache.archive.objects.tier import ObjectTier
 from lix_cache.compat.caches import SemanticCacheRedis, URLEmbeddingCache
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.sync import SyncDriver
+from lix_cache.effects import ask_each
 from lix_cache.errors import (
     ArchiveError,
     ArchiveMismatch,
@@ -183,12 +184,13 @@ def _look_for_overdue(drive: SyncDriver, store: SessionStore, facts: RedisFacts)
         return
     keys = store.hot.keys
     latest = store.clock.time() + facts.clock_ahead - store.settings.idle_seconds - _GRACE_SECONDS
-    for bucket in range(keys.buckets):
-        count = ("ZCOUNT", keys.active(bucket), "-inf", int(latest * 1000))
-        late = _tried(facts.refused_admin, "ZCOUNT", partial(drive, ask(count)))
-        facts.overdue += int(late) if isinstance(late, int) else 0
-        held = _tried(facts.refused_admin, "EXISTS", partial(drive, ask(("EXISTS", keys.lease(bucket)))))
-        facts.evictor_runs |= bool(held)
+    every: Sequence[int] = range(keys.buckets)
+    counts: dict[int, Command] = {b: ("ZCOUNT", keys.active(b), "-inf", int(latest * 1000)) for b in every}
+    leases: dict[int, Command] = {b: ("EXISTS", keys.lease(b)) for b in every}
+    late = _tried(facts.refused_admin, "ZCOUNT", lambda: drive(ask_each(counts)))
+    facts.overdue += sum(map(int, late.values())) if isinstance(late, dict) else 0
+    held = _tried(facts.refused_admin, "EXISTS", lambda: drive(ask_each(leases)))
+    facts.evictor_runs |= isinstance(held, dict) and any(map(bool, held.values()))
 
 
 def look_at_disk(store: SessionStore) -> DiskFacts:

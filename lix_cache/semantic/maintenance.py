@@ -9,7 +9,7 @@ from typing import Any
 from lix_cache.checks import check_duration
 from lix_cache.compat.ring import unit_vector
 from lix_cache.compute import Failed
-from lix_cache.effects import Compute, Effect, Flow, RedisBatch, RedisCall
+from lix_cache.effects import Compute, Effect, Flow, RedisBatch, RedisCall, ask_each
 from lix_cache.errors import ConfigError, InvalidInput, LixCacheError, told
 from lix_cache.evaluation.adaptive import Counts
 from lix_cache.hot import entries
@@ -161,16 +161,20 @@ def scopes_with(core: Core, wanted: frozenset[bytes], dropped_now: Criteria | No
     """
     found: set[str] = set()
     answers = core.redis.answers
-    for bucket in range(answers.keys.buckets):
-        cursor: bytes | None = b"0"
-        notes: tuple[Command, ...] = ()
-        if dropped_now is not None:
-            notes = (answers.invalidate(bucket, wanted, *dropped_now.words(), new_nonce()),)
-        while cursor is not None:
-            *_, reply = yield RedisBatch((*notes, answers.scopes(bucket, cursor)))
-            notes = ()
-            cursor, listed = answers.listed(reply)
+    cursors = dict.fromkeys(range(answers.keys.buckets), b"0")
+    # A bucket's note goes before its list, in the same trip.
+    notes: dict[tuple[str, int], Command] = {}
+    if dropped_now is not None:
+        words = dropped_now.words()
+        notes = {("note", b): answers.invalidate(b, wanted, *words, new_nonce()) for b in cursors}
+    while cursors:
+        lists = {("scopes", b): answers.scopes(b, cursor) for b, cursor in cursors.items()}
+        replies = yield from ask_each({**notes, **lists})
+        pages = {bucket: answers.listed(replies["scopes", bucket]) for bucket in cursors}
+        notes = {}
+        for _, listed in pages.values():
             found.update(scope for scope, items in listed if wanted <= items)
+        cursors = {bucket: cursor for bucket, (cursor, _) in pages.items() if cursor is not None}
     return sorted(found)
 
 
@@ -192,10 +196,10 @@ def report_wrong(core: Core, entry_id: str, query: str, context: Mapping[str, An
 
 def clean_up(core: Core) -> Flow[int]:
     """Drop what has expired. Returns how many entries that were."""
-    for bucket in range(core.redis.answers.keys.buckets):
-        ended = _EXPIRED_AT_ONCE
-        while ended >= _EXPIRED_AT_ONCE:
-            ended = int((yield RedisCall(core.redis.answers.prune(bucket))))
+    buckets: Sequence[int] = range(core.redis.answers.keys.buckets)
+    while buckets:
+        replies = yield from ask_each({bucket: core.redis.answers.prune(bucket) for bucket in buckets})
+        buckets = [bucket for bucket, ended in replies.items() if int(ended) >= _EXPIRED_AT_ONCE]
     dropped = 0
     scopes = yield from scopes_with(core, frozenset())
     for start in range(0, len(scopes), _SCOPES_AT_ONCE):

@@ -23,7 +23,7 @@ from lix_cache.messages.turn import ZERO_ID, MessageId
 from lix_cache.session.base import note_archive
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from lix_cache.archive.cold_tier import Lease
     from lix_cache.hot.scripts import Command
@@ -56,14 +56,14 @@ class Moved:
     Attributes:
         messages: how many left Redis.
         sessions: sessions of which all that should have left did.
-        busy: sessions whose lock was held elsewhere.
+        busy: those whose lock was held elsewhere.
         failed: sessions that could not be moved, and why; their messages are still hot.
         held: those of them that another process holds, of a tier that says so when it is written to.
     """
 
     messages: int = 0
     sessions: int = 0
-    busy: int = 0
+    busy: set[str] = field(default_factory=set)
     failed: dict[str, LixCacheError] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
 
@@ -106,7 +106,7 @@ def move_to_disk(store: SessionStore, keep: Mapping[str, int]) -> Flow[Moved]:
             lock.release()
     for sid in moved.held:
         del moved.failed[sid]
-    moved.busy = len(keep) - len(mine) - len(failed) + len(moved.held)
+    moved.busy = (keep.keys() - mine.keys() - failed.keys()) | moved.held
     moved.failed.update(failed)
     return moved
 
@@ -177,9 +177,8 @@ def _trimmed(
             trims[sid] = store.hot.trim(sid, found[sid].turns, known, keep[sid])
     replies = (yield RedisBatch(tuple(trims.values()), errors_as_values=True)) if trims else ()
     trimmed = {}
+    _raise_if_all(replies)
     for sid, reply in zip(trims, replies, strict=True):
-        if isinstance(reply, RedisUnavailable):
-            raise reply
         if isinstance(reply, LixCacheError):
             moved.failed[sid] = reply
         elif int(reply) >= 0:
@@ -194,15 +193,21 @@ def _keeps_changing(session_id: str) -> ArchiveBusy:
     )
 
 
-def _readable(ids: Iterable[str], replies: Iterable[Any], moved: Moved) -> Flow[dict[str, Page]]:
+def _raise_if_all(replies: Sequence[Any]) -> None:
+    """Raise where no server answers. One of several that does not fails its own sessions only."""
+    if replies and all(isinstance(reply, RedisUnavailable) for reply in replies):
+        raise replies[0]
+
+
+def _readable(ids: Iterable[str], replies: Sequence[Any], moved: Moved) -> Flow[dict[str, Page]]:
     """Decode what windows hold; what cannot be decoded fails its own session only."""
     found: dict[str, Page] = {}
+    _raise_if_all(replies)
     for number, (sid, reply) in enumerate(zip(ids, replies, strict=True), 1):
         if number % BREATH == 0:
             yield Sleep(BREATH_SECONDS)
-        if isinstance(reply, RedisUnavailable):
-            raise reply
         if isinstance(reply, LixCacheError):
+            # Of a node of a cluster that is away: the sessions of the others move.
             moved.failed[sid] = reply
             continue
         try:

@@ -111,6 +111,8 @@ def rescue(store: SessionStore, done: Pass, take_over: Callable[[str], Flow[int]
         done: how far the look has come.
         take_over: what a first use does.
     """
+    if not store.layout.meets_old:
+        return Pass(None, done.found)
     old, cursor, found = store.hot.old, done.cursor, done.found
     for _ in range(_STEPS):
         if cursor is None:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.archive.expiry import DAY
-from lix_cache.effects import DiskCall, Flow, LockCall, RedisBatch, RedisCall
+from lix_cache.effects import DiskCall, Flow, LockCall, RedisBatch, RedisCall, ask_each
 from lix_cache.errors import (
     ArchiveError,
     LixCacheError,
@@ -18,7 +18,7 @@ from lix_cache.session.offload import Moved, move_to_disk
 from lix_cache.session.reconcile import reconcile, take_over
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from lix_cache.session.store import SessionStore
 
@@ -38,13 +38,15 @@ CLEAN_UP_LEASE_MS = 3_300_000
 
 def spill_overflow(store: SessionStore, limit: int = 256) -> Flow[Moved]:
     """Bring windows that have grown by a batch back to their size."""
-    total = Moved()
-    for bucket in range(store.hot.keys.buckets):
-        reply = yield RedisCall(store.hot.overflowing(bucket, limit))
-        windows = _pairs(reply)
-        for group in _groups(windows, SESSIONS_AT_ONCE):
-            moved = yield from move_to_disk(store, {sid: int(windows[sid]) for sid in group})
-            _add_up(total, moved)
+    total, hot = Moved(), store.hot
+    silent: dict[int, LixCacheError] = {}
+    buckets = range(hot.keys.buckets)
+    replies = yield from ask_each({bucket: hot.overflowing(bucket, limit) for bucket in buckets}, silent)
+    windows = {sid: size for reply in replies.values() for sid, size in _pairs(reply).items()}
+    for group in _groups(windows, SESSIONS_AT_ONCE):
+        moved = yield from move_to_disk(store, {sid: int(windows[sid]) for sid in group})
+        _add_up(total, moved)
+    _note_silent(total, silent)
     return total
 
 
@@ -56,24 +58,31 @@ def offload_idle(store: SessionStore, idle_seconds: float, who: str | None = Non
         idle_seconds: least time since the last use.
         who: name for the lease; None works without one.
     """
-    total = Moved()
+    total, hot = Moved(), store.hot
     idle_ms = int(idle_seconds * 1000)
-    for bucket in range(store.hot.keys.buckets):
-        # Busy and failed sessions stay in the list, at its start: they are passed over.
-        passed = 0
-        before: list[str] = []
-        while True:
-            if who is not None and not (yield RedisCall(store.hot.lease(bucket, who, LEASE_MS))):
-                break
-            reply = yield RedisCall(store.hot.idle(bucket, idle_ms, passed, SESSIONS_AT_ONCE))
-            ids = [sid.decode("utf-8", "replace") for sid in reply]
-            # What is listed again has just been used, or is no session: not now, not for ever.
-            if not ids or ids == before:
-                break
-            before = ids
-            moved = yield from move_to_disk(store, dict.fromkeys(ids, 0))
+    silent: dict[int, LixCacheError] = {}
+    # Busy and failed sessions stay in the list, at its start: they are passed over.
+    passed = dict.fromkeys(range(hot.keys.buckets), 0)
+    before: dict[int, list[str]] = {}
+    while passed:
+        asked = {b: hot.idle(b, idle_ms, start, SESSIONS_AT_ONCE) for b, start in passed.items()}
+        replies = yield from ask_each(asked, silent)
+        listed = {
+            b: [sid.decode("utf-8", "replace") for sid in reply] for b, reply in replies.items() if reply
+        }
+        # What is listed again has just been used, or is no session: not now, not for ever.
+        listed = {b: ids for b, ids in listed.items() if ids != before.get(b)}
+        if who is not None:
+            leases = yield from ask_each({b: hot.lease(b, who, LEASE_MS) for b in listed}, silent)
+            listed = {b: ids for b, ids in listed.items() if leases.get(b)}
+        before, passed = listed, {b: passed[b] for b in listed}
+        bucket_of = {sid: b for b, ids in listed.items() for sid in ids}
+        for group in _groups(bucket_of, SESSIONS_AT_ONCE):
+            moved = yield from move_to_disk(store, dict.fromkeys(group, 0))
             _add_up(total, moved)
-            passed += moved.busy + len(moved.failed)
+            for sid in (*moved.busy, *moved.failed):
+                passed[bucket_of[sid]] += 1
+    _note_silent(total, silent)
     store.count("evicted_sessions", total.sessions)
     return total
 
@@ -81,8 +90,13 @@ def offload_idle(store: SessionStore, idle_seconds: float, who: str | None = Non
 def _add_up(total: Moved, moved: Moved) -> None:
     total.messages += moved.messages
     total.sessions += moved.sessions
-    total.busy += moved.busy
+    total.busy |= moved.busy
     total.failed.update(moved.failed)
+
+
+def _note_silent(total: Moved, silent: Mapping[int, LixCacheError]) -> None:
+    """Note the buckets of a node that did not answer: its sessions are moved when it does, others now."""
+    total.failed.update({f"bucket {bucket}": error for bucket, error in silent.items()})
 
 
 def reconcile_all_pending(store: SessionStore) -> Flow[Moved]:
@@ -138,8 +152,9 @@ def clean_up(store: SessionStore, who: str | None = None) -> Flow[int]:
             try:
                 # A session with messages in Redis is alive, however old its archive. The ticket goes
                 # first: what a reader is about to put back would outlive the archive it was read from.
-                look = (store.hot.take_ticket(session_id), store.hot.length(session_id))
-                _, length = yield RedisBatch(look)
+                # One after the other: while a slot of a cluster moves, one of two may be done alone.
+                yield RedisCall(store.hot.take_ticket(session_id))
+                length = yield RedisCall(store.hot.length(session_id))
                 if not length and not (yield from old_sessions.is_left(store, session_id)):
                     moved += yield DiskCall(partial(expire, session_id))
             finally:
@@ -165,17 +180,15 @@ def hot_among(store: SessionStore, session_ids: Sequence[str], page: int = 500) 
 def list_hot(store: SessionStore, page: int = 1000) -> Flow[dict[str, float]]:
     """Return the hot sessions with the Unix seconds of their last use."""
     found: dict[str, float] = {}
-    for bucket in range(store.hot.keys.buckets):
-        cursor = 0
-        while True:
-            # Not pages by rank: a session that is used or moved meanwhile shifts the ranks
-            # of the others, and one of them would be missing.
-            reply = yield RedisCall(store.hot.active_page(bucket, cursor, page))
-            pairs = _pairs(reply[1])
-            found.update({sid: float(score) / 1000 for sid, score in pairs.items()})
-            cursor = int(reply[0])
-            if cursor == 0:
-                break
+    cursors = dict.fromkeys(range(store.hot.keys.buckets), 0)
+    while cursors:
+        # Not pages by rank: a session that is used or moved meanwhile shifts the ranks
+        # of the others, and one of them would be missing.
+        asked = {bucket: store.hot.active_page(bucket, cursor, page) for bucket, cursor in cursors.items()}
+        replies = yield from ask_each(asked)
+        for _, members in replies.values():
+            found.update({sid: float(score) / 1000 for sid, score in _pairs(members).items()})
+        cursors = {bucket: int(cursor) for bucket, (cursor, _) in replies.items() if int(cursor)}
     return found
 
 

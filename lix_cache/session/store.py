@@ -245,4 +245,6 @@ def open_store(
         archive=archive,
         breaker=Breaker(redis.retry_seconds, clock),
         clock=clock,
+        # The old package knew no clusters.
+        layout=Layout(meets_old=endpoint.kind != "cluster"),
     )

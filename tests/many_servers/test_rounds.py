@@ -1,0 +1,85 @@
+"""The daemon's rounds and the administration over a whole cluster: one batch for each node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lix_cache import HybridConversationCache, StoreAdmin
+from lix_cache.config import CacheConfig
+from lix_cache.session import rounds
+from lix_cache.session.evictor import Evictor
+from tests.support.redis_cluster import RedisCluster
+
+pytestmark = pytest.mark.promise("no-loss")
+
+
+@pytest.fixture
+def config(cluster: RedisCluster, tmp_path: Path) -> CacheConfig:
+    return cluster.config(
+        archive_dir=tmp_path / "archive",
+        redis_key_prefix=f"t{tmp_path.name}{id(tmp_path)}",
+        evictor_enabled=False,
+        hot_window_size=4,
+        archive_batch_turns=2,
+    )
+
+
+def use(config: CacheConfig, count: int, messages: int = 3) -> list[str]:
+    names = [f"s{i}" for i in range(count)]
+    for name in names:
+        cache = HybridConversationCache(name, config)
+        for i in range(messages):
+            cache.add_message("user", f"{name} {i}")
+    return names
+
+
+def test_a_round_moves_the_sessions_of_all_nodes(config: CacheConfig) -> None:
+    names = use(config, 60)
+    evictor = Evictor(HybridConversationCache("s0", config)._store)
+    evictor.use(0.0)
+    moved = evictor.run_once()
+    assert (moved.sessions, moved.messages) == (60, 180)
+    assert StoreAdmin(config).stats().hot_messages == 0
+    for name in names[::7]:
+        cache = HybridConversationCache(name, config)
+        assert [m["content"] for m in cache.get_full()] == [f"{name} {i}" for i in range(3)]
+
+
+def test_windows_that_overflow_are_cut_on_all_nodes(config: CacheConfig) -> None:
+    use(config, 20, messages=7)
+    store = HybridConversationCache("s0", config)._store
+    moved = HybridConversationCache("s0", config)._drive(rounds.spill_overflow(store))
+    assert moved.messages == 20 * 3
+
+
+def test_a_round_without_work_asks_each_node_a_fixed_number_of_times(
+    cluster: RedisCluster, config: CacheConfig
+) -> None:
+    evictor = Evictor(HybridConversationCache("s0", config)._store)
+    evictor.run_once()
+    drive = evictor._driver()
+    asked: list[int] = []
+    each = drive._each
+    drive._each = lambda asks: (asked.append(len(asks)), each(asks))[1]  # type: ignore[method-assign]
+    drive(rounds.spill_overflow(evictor.store))
+    drive(rounds.offload_idle(evictor.store, 3600.0, "me"))
+    # For all 1,024 buckets.
+    assert asked == [3, 3]
+
+
+def test_the_administration_sees_the_whole_store(config: CacheConfig) -> None:
+    names = use(config, 30)
+    admin = StoreAdmin(config)
+    assert sorted(info.session_id for info in admin.sessions()) == sorted(names)
+    found: list[str] = []
+    page = admin.session_page(7)
+    while True:
+        found += [info.session_id for info in page.sessions]
+        if page.cursor is None:
+            break
+        page = admin.session_page(7, page.cursor)
+    assert sorted(found) == sorted(names)
+    stats = admin.stats()
+    assert (stats.hot_sessions, stats.hot_messages) == (30, 90)
