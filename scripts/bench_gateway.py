@@ -137,7 +137,7 @@ async def _load(
     wall, used = time.perf_counter() - began, _cpu(pid) - cpu
     for client in clients:
         client.close()
-    # What one core bears: the gateway's own CPU, whoever else was on the machine.
+    # What one core bears: the gateway's own CPU, whatever else ran on the machine.
     return {"cpu_us": used / count * 1e6, "per_core": count / max(used, 1e-9), "rate": count / wall}
 
 

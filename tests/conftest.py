@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import lix_cache
 from lix_cache.config import CacheConfig
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def pytest_configure() -> None:
     guard_forks()
     if "CI" not in os.environ:  # there Hypothesis loads a profile of its own
-        settings.register_profile("without deadlines", deadline=None)
+        slow = [HealthCheck.too_slow]  # a machine is, which says nothing of the test
+        settings.register_profile("without deadlines", deadline=None, suppress_health_check=slow)
         settings.load_profile("without deadlines")
 
 

@@ -29,7 +29,7 @@ class AccessLog:
 
     @property
     def is_on(self) -> bool:
-        """Whether anybody reads it."""
+        """Whether it is written."""
         return self._sink is not None
 
     def write(self, **fields: Any) -> None:

@@ -1,6 +1,6 @@
 """Which headers of a request may speak for an account, and which provider gets them. Pure.
 
-Nobody knows all names under which providers and proxies take a key, a project or a route. So every header
+No list has all names under which providers and proxies take a key, a project or a route. So each header
 that is passed on belongs to the key of an answer, but for those listed here.
 """
 

@@ -26,7 +26,7 @@ HEAD_SECONDS = 20.0
 BODY_SECONDS = 30.0
 _LEAST_BYTES = 4096
 #: Java's client offers HTTP/2 so with its first request. No other protocol is spoken here, so an offer means
-#: nothing (RFC 9110, 7.8). Under a name that the parser does not know, and that nobody is sent, it is none.
+#: nothing (RFC 9110, 7.8). Under a name that the parser does not know and no server is sent, it is none.
 _UPGRADE = re.compile(rb"(\r\n)upgrade:", re.IGNORECASE)
 _LARGEST_HEAD = 256 * 1024
 _LARGEST_JOINED = 64 * 1024

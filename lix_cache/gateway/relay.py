@@ -166,7 +166,7 @@ class Flight:
         self.moved()
         is_done = self.is_read or self.is_over
         if not self._readers and not is_done and self._task is not None and not self._goes_on:
-            # Ended here and not by the task, so that nobody joins what is about to break off.
+            # Ended here and not by the task, so that no request joins what is about to break off.
             self.is_broken = True
             self.end()
             self._task.cancel()

@@ -66,7 +66,7 @@ class _Wire(asyncio.Protocol):
 
     def _take(self, answer: Any) -> None:
         if not self._waiting:
-            raise ConnectionError("an answer that nobody asked for")
+            raise ConnectionError("an answer to no question")
         self._answers.append(answer)
         future, count, _ = self._waiting[0]
         if len(self._answers) < count:

@@ -280,7 +280,11 @@ def test_the_oldest_entry_makes_room(twins: Twins, redis_config: CacheConfig, ra
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=25))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @example([5, 5, 5, 5, 5, 5, 5, 2, 9, 9, 9, 9])
 @example([3, 3, 3, 3, 7, 7, 7, 7, 7, 7, 7, 3, 3, 1, 4])
 def test_the_number_of_items_may_change_between_any_two_sets(
@@ -509,7 +513,11 @@ def test_no_two_scopes_have_a_key_in_common(
 
 
 @given(TRIPLES, TRIPLES)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @example(("a", "b:c", ""), ("a:b", "c", ""))
 @example(("a", "b", ""), ("a*", "b", ""))
 @pytest.mark.promise("isolation")

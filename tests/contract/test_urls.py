@@ -71,7 +71,11 @@ def test_none_is_a_miss_and_a_hit_is_the_vector_bit_for_bit(twins: Twins, redis_
         np.float32, st.integers(1, 500), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)
     )
 )
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @example(np.zeros(4, dtype=np.float32))
 @example(np.array([-0.0, 1e-45, 3.4e38], dtype=np.float32))
 def test_every_finite_vector_comes_back_bit_for_bit(redis_config: CacheConfig, vector: np.ndarray) -> None:

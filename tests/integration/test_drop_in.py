@@ -415,7 +415,11 @@ TEXTS = st.text(alphabet='etaoin shrdlu\n"{}:,天気🙂', max_size=300)
 
 
 @given(st.one_of(st.binary(max_size=600), TEXTS.map(str.encode), st.binary(max_size=4).map(lambda b: b * 99)))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @example(b"")
 @example(b"x")
 @example(b"x" * 1000)
@@ -428,7 +432,11 @@ def test_either_package_reads_what_the_others_codec_writes(old: Any, data: bytes
 
 
 @given(TEXTS)
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_either_package_reads_the_others_texts(old: Any, text: str) -> None:
     theirs = sys.modules[f"{OLD}.huffman_codec"]
     assert huffman_codec.decode_bytes(theirs.encode_str(text)) == text  # type: ignore[attr-defined]
@@ -461,7 +469,11 @@ TURNS = st.one_of(
 
 
 @given(st.lists(TURNS, min_size=1, max_size=6), TURNS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_an_archive_the_old_package_wrote_opens_and_goes_on(
     old: Any, tmp_path_factory: pytest.TempPathFactory, turns: list[Any], more: dict[str, Any]
 ) -> None:

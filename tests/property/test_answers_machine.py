@@ -241,7 +241,11 @@ def cache(redis_config: CacheConfig) -> SemanticCache:
     )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.lists(contexts, min_size=2, max_size=5), paraphrases)
 def test_equal_queries_never_meet_across_contexts(
     cache: SemanticCache, asked: list[dict[str, Any]], query: str
@@ -259,7 +263,11 @@ def test_equal_queries_never_meet_across_contexts(
         owner[key] = i
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(victim=paraphrases, data=st.data())
 def test_another_tenants_near_duplicates_poison_nothing(
     cache: SemanticCache, redis_config: CacheConfig, victim: str, data: st.DataObject

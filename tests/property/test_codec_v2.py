@@ -21,7 +21,9 @@ pytestmark = [pytest.mark.usefixtures("kernel"), pytest.mark.promise("bad-bytes"
 EXAMPLES = int(os.environ.get("LIX_CACHE_FUZZ_EXAMPLES", "150"))
 #: The fixture is the same for every example of a test.
 common = settings(
-    deadline=None, max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=EXAMPLES,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

@@ -25,7 +25,7 @@ class Running:
 
     Args:
         make: returns the generator; called in the thread.
-        halt: is set when nobody waits for more.
+        halt: is set when no request waits for more.
         over: called on the loop when the thread is through.
     """
 
@@ -56,7 +56,7 @@ class Running:
             self._tell(self._over)
 
     def _tell(self, call: Callable[..., Any], *arguments: Any) -> None:
-        # The loop may have ended; then nobody waits.
+        # The loop may have ended; then no request waits.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call, *arguments)
 

@@ -193,7 +193,7 @@ class LocalUpstream:
         if self._swapping.locked():
             raise KvBusy("another model is being loaded; try again")
         async with self._swapping:
-            # From the thread that loads, whoever asked for it may leave.
+            # In the thread that loads: the request that asked for it may end.
             await asyncio.shield(asyncio.ensure_future(self._swap(target)))
 
     async def _swap(self, target: str) -> None:

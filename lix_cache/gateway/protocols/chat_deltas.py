@@ -19,7 +19,7 @@ _TEXTS = frozenset({"content", "refusal", "reasoning_content", "reasoning", "rea
 #: What a chunk's choice has that says nothing but its delta, if the others are null.
 _BARE = frozenset({"index", "delta", "finish_reason", "logprobs"})
 _LISTS = frozenset({"annotations"})
-#: What a message may have besides, whole: unstreamed only, as nobody says how its pieces fit together.
+#: What a message may have besides, whole: unstreamed only: no document says how its pieces fit together.
 _WHOLE = frozenset({"reasoning_details"})
 #: Of a chunk or a choice, what grows or is told last.
 _LATEST = frozenset(
@@ -225,7 +225,7 @@ class _Call:
                 elif value is not None:
                     raise Unfit("malformed", "the arguments of a call are no text")
             elif key == "name" and value and self._function.get("name"):
-                # A name in pieces, or repeated: clients do not agree which, so nobody knows the call.
+                # A name in pieces, or repeated: clients do not agree which, so the call is unknown.
                 raise Unfit("inconsistent", "a call of a tool is named twice")
             else:
                 _set(self._function, key, value)
