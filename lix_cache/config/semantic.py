@@ -46,6 +46,8 @@ class Prices:
 
     def of(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Return what so many tokens cost."""
+        check_number("prompt_tokens", prompt_tokens, 0, 1e18)
+        check_number("completion_tokens", completion_tokens, 0, 1e18)
         return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
 
 

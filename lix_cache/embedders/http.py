@@ -81,6 +81,8 @@ class OpenAIEmbedder:
             check_text("api_key", api_key, may_be_empty=True)
         if headers is not None:
             check_is("headers", headers, dict)
+            if not all(isinstance(word, str) for pair in headers.items() for word in pair):
+                raise ConfigError("headers must be a dict of texts")
         self._model = model
         key = os.environ.get(_KEY_VARIABLE) if api_key is None else api_key
         self._key = key.strip() if key else None

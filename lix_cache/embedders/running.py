@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
+from lix_cache.checks import check_duration, given
 from lix_cache.daemon import Crew, Promise
-from lix_cache.errors import EmbedderUnavailable, LixCacheError
+from lix_cache.errors import ConfigError, EmbedderUnavailable, LixCacheError
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
@@ -111,7 +112,15 @@ def embed_within(embedder: Embedder, texts: Sequence[str], seconds: float | None
         EmbedderUnavailable: no answer in time, or too many that never ended.
         EmbedderError, InvalidInput: as the embedder says.
     """
+    _check_call(embedder, seconds)
     return call_within(partial(embedder.embed, texts), seconds, repr(embedder), EmbedderUnavailable)
+
+
+def _check_call(embedder: Embedder, seconds: float | None) -> None:
+    if isinstance(embedder, type) or not callable(getattr(embedder, "embed", None)):
+        raise ConfigError(f"embedder must be an embedder, {given(embedder)}")
+    if seconds is not None:
+        check_duration("seconds", seconds)
 
 
 async def aembed(embedder: Embedder, texts: Sequence[str], seconds: float | None = None) -> FloatArray:
@@ -126,4 +135,5 @@ async def aembed(embedder: Embedder, texts: Sequence[str], seconds: float | None
         EmbedderUnavailable: no answer in time, or too many that never ended.
         EmbedderError, InvalidInput: as the embedder says.
     """
+    _check_call(embedder, seconds)
     return await acall_within(partial(embedder.embed, texts), seconds, repr(embedder), EmbedderUnavailable)

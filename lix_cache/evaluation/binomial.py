@@ -64,8 +64,8 @@ def hits_needed(bound: float, confidence: float = 0.95) -> int:
 def _check(wrong: int, total: int, confidence: float) -> None:
     if not 0 <= wrong <= total:
         raise InvalidInput(f"0 <= wrong <= total is needed, {given(wrong)} of {given(total)}")
-    if not 0.0 < confidence < 1.0:
-        raise InvalidInput(f"a confidence lies between 0 and 1, {given(confidence)}")
+    if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
+        raise InvalidInput(f"confidence must be a number between 0 and 1, {given(confidence)}")
 
 
 def _beta_quantile(probability: float, a: float, b: float) -> float:

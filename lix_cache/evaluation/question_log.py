@@ -7,6 +7,8 @@ import os
 import time
 from types import TracebackType
 
+from lix_cache.checks import check_flag, check_path, check_text
+
 __all__ = ["QuestionLog"]
 
 
@@ -27,7 +29,8 @@ class QuestionLog:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        # Not a descriptor of a file that is open already: closing the log would close it.
+        self.path = check_path("path", path)
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def write(
@@ -51,6 +54,11 @@ class QuestionLog:
             right: what is known about a hit: True, False, or None for nothing. Calibration
                 takes a hit into account only if it is True.
         """
+        for name, text in (("query", query), ("answer_id", answer_id), ("scope", scope), ("group", group)):
+            check_text(name, text, may_be_empty=True)
+        check_flag("hit", hit)
+        if right is not None:
+            check_flag("right", right)
         record = {"at": round(time.time(), 3), "query": query, "answer_id": answer_id, "scope": scope}
         record |= {"group": group, "hit": hit, "right": right}
         line = json.dumps(record).encode("ascii") + b"\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lix_cache.errors import CodecError
+from lix_cache.errors import CodecError, InvalidInput, InvalidType
 from lix_cache.huffman_codec import _backend
 from lix_cache.huffman_codec._dictionary import Dictionary
 from lix_cache.huffman_codec._native import MAGIC
@@ -44,19 +44,19 @@ class HuffmanCodec:
                 tenth of the speed. Decoding is as fast.
 
         Raises:
-            TypeError: it is no bytes-like object.
+            InvalidType: it is no bytes-like object.
             CodecError: the input is longer than the format can say, or the dictionary is not one.
-            ValueError: there is no such format or level, or format 1 was asked to use a dictionary.
+            InvalidInput: there is no such format or level, or format 1 was asked to use a dictionary.
         """
         data = _octets(data, "; for text there is lix_cache.huffman_codec.encode_str")
-        if level not in (1, 2):
-            raise ValueError(f"level must be 1 or 2, got {level!r}")
+        if type(level) is not int or level not in (1, 2):
+            raise InvalidInput(f"level must be 1 or 2, {_told(level)}")
+        if type(format) is not int or format not in (1, 2):
+            raise InvalidInput(f"format must be 1 or 2, {_told(format)}")
         if format == 2:
             return encode_v2(data, None if dictionary is None else Dictionary.load(dictionary), level=level)
-        if format != 1:
-            raise ValueError(f"format must be 1 or 2, got {format!r}")
         if dictionary is not None:
-            raise ValueError("format 1 has no dictionaries")
+            raise InvalidInput("format 1 has no dictionaries")
         return _backend.kernel.encode_v1(data)
 
     @staticmethod
@@ -68,7 +68,7 @@ class HuffmanCodec:
             dictionary: the file of the dictionary it was encoded with, if that is not one that ships.
 
         Raises:
-            TypeError: it is no bytes-like object.
+            InvalidType: it is no bytes-like object.
             CodecError: not a stream, a damaged one, or one whose dictionary is not here. No more
                 memory is taken for the result than the stream's bits can produce.
         """
@@ -81,11 +81,15 @@ class HuffmanCodec:
         return _backend.kernel.decode_v1(data)
 
 
+def _told(value: object) -> str:
+    return f"got {value}" if type(value) is int and abs(value) < 1 << 64 else f"got {type(value).__name__}"
+
+
 def _octets(data: object, advice: str = "") -> bytes:
     """Return the bytes of a bytes-like object.
 
     Raises:
-        TypeError: it is something else, or not in one piece.
+        InvalidType: it is something else, or not in one piece.
     """
     if type(data) is bytes:
         return data
@@ -93,7 +97,7 @@ def _octets(data: object, advice: str = "") -> bytes:
         return bytes(memoryview(data))  # type: ignore[arg-type]
     except TypeError:
         hint = advice if isinstance(data, str) else ""
-        raise TypeError(f"a bytes-like object is needed, got {type(data).__name__}{hint}") from None
+        raise InvalidType(f"data must be a bytes-like object, got {type(data).__name__}{hint}") from None
 
 
 def encode_str(text: str, *, format: int = 2) -> bytes:  # noqa: A002

@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from lix_cache.errors import CodecError
+from lix_cache.errors import CodecError, InvalidInput, InvalidType
 
 if TYPE_CHECKING:
     import os
@@ -67,10 +67,17 @@ class Dictionary:
             CodecError: it is not a dictionary, or a damaged one.
         """
         # Most callers pass the same string every time; __fspath__ is what os.fspath calls.
+        if isinstance(path, type) or (not isinstance(path, (str, bytes)) and not hasattr(path, "__fspath__")):
+            raise InvalidType(f"the path of a dictionary must be a text or a path, got {type(path).__name__}")
         key = path if isinstance(path, (str, bytes)) else path.__fspath__()
         dictionary = _loaded.get(key)
         if dictionary is None:
-            with open(key, "rb") as file:
+            try:
+                file = open(key, "rb")  # noqa: SIM115 - closed below
+            except ValueError:
+                # A zero in it, or half of a surrogate pair.
+                raise InvalidInput("the path of a dictionary is none that a file system holds") from None
+            with file:
                 dictionary = cls.parse(file.read(_LARGEST), str(key))
             _loaded[key] = dictionary
         return dictionary
@@ -82,6 +89,8 @@ class Dictionary:
         Raises:
             CodecError: these are not a dictionary's, or they are damaged.
         """
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise InvalidType(f"data must be a bytes-like object, got {type(data).__name__}")
         if data[:4] != _MAGIC:
             raise CodecError(f"{name} is not a dictionary")
         if len(data) < 6 + _SIZES.size + _CRC.size or len(data) < 6 + data[5] + _SIZES.size + _CRC.size:

@@ -100,12 +100,16 @@ class Thresholds:
         Raises:
             InvalidInput: a name is unknown, missing, or its value is not a number in range.
         """
+        if not isinstance(values, Mapping):
+            raise InvalidInput(f"values must be a dict, {given(values)}")
         known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
+        unknown = sorted(map(repr, set(values) - known))
         if unknown:
-            raise InvalidInput(f"unknown thresholds {unknown}; known are {sorted(known)}")
+            raise InvalidInput(
+                f"values hold unknown thresholds: {', '.join(unknown)}; known are {sorted(known)}"
+            )
         if "threshold" not in values:
-            raise InvalidInput("thresholds without a 'threshold'")
+            raise InvalidInput("values are thresholds without a 'threshold'")
         read = dict(values)
         if "score" in read and read["score"] is None:
             read["score"] = -math.inf

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from lix_cache.checks import check_flag, check_seconds, check_whole, given
+from lix_cache.checks import check_flag, check_is, check_seconds, check_text, check_whole, given
 from lix_cache.dialects.prompts import Prompt, read_prompt
 from lix_cache.dialects.responses import flaw_of
 from lix_cache.dialects.streams import flaw_of_stream
@@ -110,6 +110,8 @@ class CachePolicy:
 
     def check_lookup(self, query: str, context: Mapping[str, Any]) -> Refusal | None:
         """Return why a query is not to be answered from a cache, or None."""
+        check_text("query", query, may_be_empty=True)
+        check_is("context", context, Mapping)
         # Before anything that looks at each character; white space counts, for it takes time too.
         if len(query) > self.max_query_chars:
             return Refusal("too_long", f"{len(query)} of at most {self.max_query_chars} characters")
@@ -143,7 +145,7 @@ class CachePolicy:
 
     def is_time_sensitive(self, query: str) -> bool:
         """Whether the answer is a matter of hours."""
-        reading = read(query)
+        reading = read(check_text("query", query, may_be_empty=True))
         if self.builtin_time_words:
             if not TIME_WORDS.isdisjoint(reading.counts):
                 return True
@@ -190,6 +192,7 @@ class CachePolicy:
             ConfigError: no JSON object, a name that is none of the settings, or a setting that
                 is out of range.
         """
+        check_text("text", text)
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -198,7 +201,7 @@ class CachePolicy:
             why = "" if isinstance(values, dict) else given(values)
         if why:
             # Raised out here: Python's own error carries the whole text.
-            raise ConfigError(f"a policy must be a JSON object: {why}")
+            raise ConfigError(f"the text of a policy must be a JSON object: {why}")
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(values.keys() - known)
         if unknown:

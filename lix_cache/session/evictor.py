@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import os
 import threading
 import uuid
 
 from lix_cache._log import logger
 from lix_cache.arguments import speaks_for_itself
+from lix_cache.checks import check_duration, check_flag, check_number
 from lix_cache.daemon import Bell, DaemonThread
 from lix_cache.errors import ArchiveUnavailable, LixCacheError, RedisUnavailable, told
 from lix_cache.session import offload, rounds, whole
@@ -79,11 +81,16 @@ class Evictor(DaemonThread):
         Args:
             flush: then move every session this process used to disk, in this thread.
         """
+        check_flag("flush", flush)
         self._stopping.set()
         self._wake.set()
         if flush:
             self.join()
             self.flush()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the thread's end after :meth:`stop`; False if it did not end in so many seconds."""
+        return super().join(None if timeout is None else check_duration("timeout", timeout))
 
     def wake(self) -> None:
         """Ask for a round now instead of at the end of the pause."""
@@ -95,8 +102,8 @@ class Evictor(DaemonThread):
         The shortest time asked for holds for the whole store, and so does the
         wish to have it on disk at the end.
         """
-        self._idle_seconds = min(self._idle_seconds, idle_seconds)
-        self._flush_on_exit |= flush_on_exit
+        self._idle_seconds = min(self._idle_seconds, check_number("idle_seconds", idle_seconds, 0, math.inf))
+        self._flush_on_exit |= check_flag("flush_on_exit", flush_on_exit)
 
     def added_to(self, session_id: str) -> None:
         """Note that a session has messages of this process, to be flushed at its end."""

@@ -111,7 +111,7 @@ def test_any_bytes_like_object_will_do(kind: Any) -> None:
 
 @pytest.mark.parametrize("value", [5, "text", None, [1, 2]])
 def test_what_is_not_bytes_is_a_type_error(value: Any) -> None:
-    wanted = rf"^a bytes-like object is needed, got {type(value).__name__}"
+    wanted = rf"^data must be a bytes-like object, got {type(value).__name__}"
     with pytest.raises(TypeError, match=wanted):
         encode_v1(value)
     with pytest.raises(TypeError, match=wanted + (".*encode_str" if value == "text" else "")):
