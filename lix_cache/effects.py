@@ -48,10 +48,13 @@ class RedisCall:
         opened: the number of the newest connection that may be used; on a newer one nothing
             is sent, and the flow gets a :class:`~lix_cache.hot.connections.NewConnection`.
             None for any.
+        replica_ms: wait up to so many milliseconds until a replica has what the command did. The
+            result then is a pair: the answer, and how many replicas have it. None: do not wait.
     """
 
     command: Command
     opened: int | None = None
+    replica_ms: int | None = None
 
 
 @dataclass(slots=True)

@@ -108,8 +108,8 @@ class CacheConfig:
         archive_cache_mb: with ``archive_url``, megabytes of ``archive_dir`` for what was read there; 0: none.
         on_archive_damage: ``recover`` returns what is intact, counts and logs the rest;
             ``raise`` raises :class:`~lix_cache.errors.ArchiveCorrupt`.
-        durability: ``redis`` acknowledges a message when Redis has it; ``disk`` when it is on
-            disk as well.
+        durability: ``redis`` acknowledges a message when Redis has it; ``replica`` when a replica
+            has it too, or the disk where none does in time; ``disk`` when it is on disk as well.
         on_redis_error: ``archive`` goes on with the disk alone while Redis is away;
             ``raise`` raises :class:`~lix_cache.errors.RedisUnavailable`.
         on_archive_error: what an add does once the archive folder has begun to refuse: ``hot`` goes
@@ -179,7 +179,7 @@ class CacheConfig:
     archive_cache_mb: int = 0
     on_archive_damage: Literal["recover", "raise"] = "recover"
 
-    durability: Literal["redis", "disk"] = "redis"
+    durability: Literal["redis", "replica", "disk"] = "redis"
     on_redis_error: Literal["archive", "raise"] = "archive"
     on_archive_error: Literal["hot", "raise"] = "hot"
     on_cache_error: Literal["raise", "miss"] = "raise"

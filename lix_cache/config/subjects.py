@@ -60,7 +60,7 @@ class SessionSettings:
     ttl_seconds: int
     batch: int
     is_coded: bool
-    durability: Literal["redis", "disk"]
+    durability: Literal["redis", "replica", "disk"]
     on_redis_error: Literal["archive", "raise"]
     on_archive_error: Literal["hot", "raise"]
     idle_seconds: float

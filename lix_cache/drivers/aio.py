@@ -7,7 +7,15 @@ import weakref
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, cast
 
-from lix_cache.drivers.commands import checked, converted, only, packed, unknown_scripts
+from lix_cache.drivers.commands import (
+    checked,
+    converted,
+    only,
+    packed,
+    unknown_scripts,
+    wait_for_replica,
+    with_replicas,
+)
 from lix_cache.drivers.routes import routes_for
 from lix_cache.drivers.threads import acompute_within, in_disk_thread
 from lix_cache.effects import (
@@ -146,7 +154,9 @@ class AsyncDriver:
     async def _one(self, call: RedisCall) -> Any:
         command, opened = call.command, call.opened
         if self._routes is not None:
-            return only(await self._routed((command,), opened))
+            return only(await self._routed((command,), opened, call.replica_ms))
+        if call.replica_ms is not None:
+            return await self._replicated(command, call.replica_ms, opened)
         answers = await self._pool.ask(packed((command,)), opened=opened)
         if type(command) is ScriptCall and not isinstance(answers[0], Exception):
             return answers[0]
@@ -166,8 +176,17 @@ class AsyncDriver:
             return await self._routed(commands)
         return await self._completed(commands, await self._pool.ask(packed(commands), len(commands)))
 
-    async def _routed(self, commands: Sequence[Command], opened: int | None = None) -> list[Any]:
-        flow = cast("Routes", self._routes).answers(commands, opened)
+    async def _replicated(self, command: Command, replica_ms: int, opened: int | None) -> Any:
+        both = (command, wait_for_replica(replica_ms))
+        answers = await self._pool.ask(packed(both), 2, opened=opened)
+        if unknown_scripts(answers):
+            answers = await self._pool.ask(packed(both, whole=True), 2, opened=opened)
+        return only([with_replicas(*answers)])
+
+    async def _routed(
+        self, commands: Sequence[Command], opened: int | None = None, replica_ms: int | None = None
+    ) -> list[Any]:
+        flow = cast("Routes", self._routes).answers(commands, opened, replica_ms)
         answers = await AsyncDriver.__call__(self, flow)
         return converted(self.client, commands, answers)
 

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from lix_cache.effects import RedisBatch
     from lix_cache.hot.endpoint import Endpoint
 
-__all__ = ["checked", "converted", "only", "packed", "unknown_scripts"]
+__all__ = [
+    "checked",
+    "converted",
+    "only",
+    "packed",
+    "unknown_scripts",
+    "wait_for_replica",
+    "with_replicas",
+]
 
 
 def _words(command: Command, *, whole: bool = False) -> tuple[Any, ...]:
@@ -64,6 +72,19 @@ def unknown_scripts(answers: list[Any]) -> list[int]:
     from redis.exceptions import NoScriptError
 
     return [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+
+
+def wait_for_replica(milliseconds: int) -> Command:
+    """Have a connection wait until a replica has what was written on it."""
+    return "WAIT", 1, milliseconds
+
+
+def with_replicas(answer: Any, replicas: Any) -> Any:
+    """Return the answer to a command with the number of replicas that have what it did; or its error."""
+    if isinstance(answer, Exception):
+        return answer
+    # A user who may not wait knows of none.
+    return answer, replicas if isinstance(replicas, int) else 0
 
 
 def only(answers: list[Any]) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lix_cache.drivers.commands import packed
+from lix_cache.drivers.commands import packed, wait_for_replica, with_replicas
 from lix_cache.effects import Flow, NodeAsk, NodeAsks, Sleep
 from lix_cache.errors import RedisError, RedisUnavailable
 from lix_cache.hot.connections import NewConnection
@@ -67,10 +67,12 @@ class _Round:
         again: commands to be sent again.
         elsewhere: those that are sent again only if their slot has another owner than this.
         waits: not at once.
+        waits_for_replica: after each answer comes how many replicas have it.
     """
 
-    def __init__(self, replies: list[Any]) -> None:
+    def __init__(self, replies: list[Any], *, waits_for_replica: bool) -> None:
         self.replies = replies
+        self.waits_for_replica = waits_for_replica
         self.again: list[_Todo] = []
         self.elsewhere: list[tuple[_Todo, Node]] = []
         self.waits = False
@@ -87,11 +89,15 @@ class Routes:
         self.endpoint = endpoint
         self.nodes = Nodes(endpoint)
 
-    def answers(self, commands: Sequence[Command], opened: int | None = None) -> Flow[list[Any]]:
+    def answers(
+        self, commands: Sequence[Command], opened: int | None = None, replica_ms: int | None = None
+    ) -> Flow[list[Any]]:
         """Send commands to where they belong. An error takes the place of an answer.
 
+        ``opened`` and ``replica_ms`` are those of :class:`~lix_cache.effects.RedisCall`.
+
         Raises:
-            NewConnection: see :class:`~lix_cache.effects.RedisCall`.
+            NewConnection: the connection at hand is newer; nothing was sent.
             RedisError: no server says where the commands go; nothing was sent.
         """
         if self.nodes.is_stale:
@@ -102,9 +108,10 @@ class Routes:
         replies: list[Any] = [None] * len(todo)
         tries, waited = 0, 0.0
         while True:
-            one = _Round(replies)
+            one = _Round(replies, waits_for_replica=replica_ms is not None)
             groups = self._grouped(todo, opened, one)
-            results = yield NodeAsks([_ask(node, group, opened) for node, group in groups.items()])
+            asks = [_ask(node, group, opened, replica_ms) for node, group in groups.items()]
+            results = yield NodeAsks(asks)
             for (node, group), result in zip(groups.items(), results, strict=True):
                 self._sort(node, group, result, one)
             if not one.again and not one.elsewhere:
@@ -163,7 +170,10 @@ class Routes:
         for command in group:
             if command.is_asking:
                 next(answers)
-            answer = one.replies[command.at] = next(answers)
+            answer = next(answers)
+            if one.waits_for_replica:
+                answer = with_replicas(answer, next(answers))
+            one.replies[command.at] = answer
             if isinstance(answer, Exception):
                 self._refused(node, command, answer, one)
 
@@ -266,13 +276,15 @@ class Routes:
         )
 
 
-def _ask(node: Node, group: list[_Todo], opened: int | None) -> NodeAsk:
-    if any(command.is_asking or command.is_whole for command in group):
+def _ask(node: Node, group: list[_Todo], opened: int | None, replica_ms: int | None) -> NodeAsk:
+    if replica_ms is not None or any(command.is_asking or command.is_whole for command in group):
         parts = []
         for command in group:
             if command.is_asking:
                 parts.append(packed((_ASKING,)))
             parts.append(packed((command.command,), whole=command.is_whole))
+            if replica_ms is not None:
+                parts.append(packed((wait_for_replica(replica_ms),)))
         return NodeAsk(node, b"".join(parts), len(parts), opened)
     return NodeAsk(node, packed([command.command for command in group]), len(group), opened)
 

@@ -6,7 +6,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lix_cache.clock import SYSTEM_CLOCK, Clock
-from lix_cache.drivers.commands import checked, converted, only, packed, unknown_scripts
+from lix_cache.drivers.commands import (
+    checked,
+    converted,
+    only,
+    packed,
+    unknown_scripts,
+    wait_for_replica,
+    with_replicas,
+)
 from lix_cache.drivers.routes import routes_for
 from lix_cache.drivers.threads import compute_within
 from lix_cache.effects import (
@@ -119,7 +127,9 @@ class SyncDriver:
     def _one(self, call: RedisCall) -> Any:
         command, opened = call.command, call.opened
         if self._routes is not None:
-            return only(self._routed((command,), opened))
+            return only(self._routed((command,), opened, call.replica_ms))
+        if call.replica_ms is not None:
+            return self._replicated(command, call.replica_ms, opened)
         answers = self._pool.ask(packed((command,)), opened=opened)
         if type(command) is ScriptCall and not isinstance(answers[0], Exception):
             return answers[0]
@@ -139,8 +149,17 @@ class SyncDriver:
             return self._routed(commands)
         return self._completed(commands, self._pool.ask(packed(commands), len(commands)))
 
-    def _routed(self, commands: Sequence[Command], opened: int | None = None) -> list[Any]:
-        flow = cast("Routes", self._routes).answers(commands, opened)
+    def _replicated(self, command: Command, replica_ms: int, opened: int | None) -> Any:
+        both = (command, wait_for_replica(replica_ms))
+        answers = self._pool.ask(packed(both), 2, opened=opened)
+        if unknown_scripts(answers):
+            answers = self._pool.ask(packed(both, whole=True), 2, opened=opened)
+        return only([with_replicas(*answers)])
+
+    def _routed(
+        self, commands: Sequence[Command], opened: int | None = None, replica_ms: int | None = None
+    ) -> list[Any]:
+        flow = cast("Routes", self._routes).answers(commands, opened, replica_ms)
         answers = SyncDriver.__call__(self, flow)
         return converted(self.client, commands, answers)
 

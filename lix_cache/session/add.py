@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lix_cache.archive.cold_tier import ColdTier
+    from lix_cache.session.store import SessionStore
 
 __all__ = ["SALT", "add", "add_keyed"]
 
@@ -87,7 +88,7 @@ def add(session: Session, *turns: Turn, tags: tuple[bytes, ...] = ()) -> Flow[Ad
         if store.settings.on_redis_error == "raise" or sent.is_long_ago(store.clock):
             raise
         return (yield from _add_cold(session, batch, contested=error.maybe_done))
-    if store.settings.durability == "disk":
+    if store.settings.durability != "redis" and not _has_replica(store, added):
         yield from _persist(session, batch, added, before)
     count = len(added.new)
     batches = session.grown_by(added.length, store.hot.batch, count)
@@ -97,6 +98,21 @@ def add(session: Session, *turns: Turn, tags: tuple[bytes, ...] = ()) -> Flow[Ad
     # Redis may know a key by the id of a copy that came late.
     ids = tuple(map(session.seen.now_under, added.ids)) if added.known else added.ids
     return AddResult(in_window, overflows=batches > 0, ids=ids, added=count)
+
+
+def _has_replica(store: SessionStore, added: Added) -> bool:
+    """Whether a replica is known to have messages, so that they need not be on disk yet."""
+    if store.settings.durability != "replica":
+        return False
+    if added.known or added.repeated:
+        # What an earlier command wrote may have been written over another connection.
+        return False
+    if added.replicas:
+        return True
+    # It was asked for, and for a moment it is not waited for so long.
+    store.count("unreplicated_adds")
+    store.replicas.trip()
+    return False
 
 
 def _add_cold(session: Session, batch: Batch, *, contested: bool) -> Flow[AddResult]:

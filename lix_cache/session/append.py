@@ -210,6 +210,7 @@ def _append_hot(
     if locked:
         yield from look(session, locked=True)
     fenced: int | None = 0
+    replica_ms = store.replica_ms
     while True:
         opened = seen.opened
         fenced = None if fenced is None else opened
@@ -227,14 +228,16 @@ def _append_hot(
             keys_looked_for=looked,
         )
         try:
-            reply = yield from ask(store, command, repeat=False, opened=fenced)
+            reply = yield from ask(store, command, repeat=False, opened=fenced, replica_ms=replica_ms)
         except NewConnection as new:
             # A disk that cannot be looked at must not keep the message out.
             fenced = 0 if (yield from look(session, new.number, locked=locked)) is not None else None
             fresh = True
             continue
+        reply, replicas = reply if replica_ms is not None else (reply, 0)
         answer = HotWindow.added(reply, len(packed))
         if isinstance(answer, Added):
+            answer = answer._replace(replicas=replicas) if replicas else answer
             if not _acknowledged(session, answer, opened):
                 yield from _take_back(session, batch, answer)
             return answer

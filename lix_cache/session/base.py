@@ -145,7 +145,12 @@ def note_failure(store: SessionStore, error: Exception) -> None:
 
 
 def ask(
-    store: SessionStore, command: Command, *, repeat: bool = True, opened: int | None = None
+    store: SessionStore,
+    command: Command,
+    *,
+    repeat: bool = True,
+    opened: int | None = None,
+    replica_ms: int | None = None,
 ) -> Flow[Any]:
     """Send one command, unless Redis was found away a moment ago.
 
@@ -154,6 +159,7 @@ def ask(
         command: what to send.
         repeat: send it once more if the connection broke; right for what changes nothing.
         opened: the newest connection that may be used; None for any.
+        replica_ms: see :class:`~lix_cache.effects.RedisCall`.
 
     Raises:
         NewConnection: there is a newer one; nothing was sent.
@@ -167,14 +173,14 @@ def ask(
             was_asked=False,
         )
     try:
-        return (yield RedisCall(command, opened))
+        return (yield RedisCall(command, opened, replica_ms))
     except (RedisAuthError, RedisCommandError) as error:
         without = store.hot.old.without_list(command) if error.code in OUT_OF_REACH else None
         if without is None:
             raise
         # Nothing was done. Once for each process: from now on it is not looked for.
         store.layout.meets_old = False
-        return (yield from ask(store, without, repeat=repeat, opened=opened))
+        return (yield from ask(store, without, repeat=repeat, opened=opened, replica_ms=replica_ms))
     except RedisUnavailable as error:
         store.count("redis_errors")
         broke = error.maybe_done and not error.timed_out
@@ -183,7 +189,7 @@ def ask(
         if not (broke and repeat):
             raise
     try:
-        return (yield RedisCall(command, opened))
+        return (yield RedisCall(command, opened, replica_ms))
     except RedisUnavailable:
         store.count("redis_errors")
         store.breaker.trip()

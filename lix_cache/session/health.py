@@ -113,7 +113,7 @@ def health(store: SessionStore) -> Flow[dict[str, Any]]:
         if settings.on_redis_error == "archive" and isinstance(trouble, RedisUnavailable)
         else "down",
         (True, False): "degraded"
-        if settings.on_archive_error == "hot" and settings.durability == "redis"
+        if settings.on_archive_error == "hot" and settings.durability != "disk"
         else "down",
         (False, False): "down",
     }

@@ -27,6 +27,8 @@ from lix_cache.storage.files import Files
 __all__ = ["Seen", "SeenSessions", "SessionStore", "StoreIdentity", "open_store"]
 
 _MOST_UNSETTLED = 1000
+#: Of the time for an answer, what a replica may take. The server must answer in time all the same.
+_SHARE_OF_REPLICAS = 0.1
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ class SessionStore:
         cold: the archive, as flows see it.
         archive: the same archive, as applications see it.
         breaker: whether Redis was gone a moment ago.
+        replicas: whether no replica had a message a moment ago.
         archive_state: whether the archive takes what is written.
         counters: what happened, for ``get_stats``.
         outage_sessions: sessions this process wrote to while Redis was away.
@@ -157,6 +160,7 @@ class SessionStore:
     cold: ColdTier
     archive: ConversationArchive
     breaker: Breaker
+    replicas: Breaker = field(default_factory=lambda: Breaker(1.0, SYSTEM_CLOCK))
     clock: Clock = SYSTEM_CLOCK
     counters: Counter[str] = field(default_factory=Counter)
     outage_sessions: set[str] = field(default_factory=set)
@@ -168,6 +172,13 @@ class SessionStore:
     new_nonce: Callable[[], bytes] = lambda: os.urandom(NONCE_BYTES)
 
     @property
+    def replica_ms(self) -> int | None:
+        """How long an add waits for a replica; None for not at all."""
+        if self.settings.durability != "replica":
+            return None
+        return 1 if self.replicas.is_open else int(self.endpoint.timeout * 1000 * _SHARE_OF_REPLICAS)
+
+    @property
     def identity(self) -> StoreIdentity:
         keys = self.hot.keys
         return StoreIdentity(self.endpoint, keys.prefix, self.cold.location, keys.buckets)
@@ -175,6 +186,7 @@ class SessionStore:
     def share(self, other: SessionStore) -> None:
         """Know what another description of the same store in this process knows."""
         self.breaker = other.breaker
+        self.replicas = other.replicas
         self.outage_sessions = other.outage_sessions
         self.seen = other.seen
         self.archive_state = other.archive_state
@@ -244,6 +256,7 @@ def open_store(
         cold=archive.store,
         archive=archive,
         breaker=Breaker(redis.retry_seconds, clock),
+        replicas=Breaker(redis.retry_seconds, clock),
         clock=clock,
         # The old package knew no clusters.
         layout=Layout(meets_old=endpoint.kind != "cluster"),
