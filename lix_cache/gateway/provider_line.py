@@ -96,6 +96,11 @@ class Line(asyncio.Protocol):
         self._lines = lines
         self._loop = asyncio.get_running_loop()
         self._parser: Any = httptools.HttpResponseParser(self)
+        # Small servers end a line so, and every client reads it. A line is of one request at a time: who
+        # reads it otherwise gets no other's answer.
+        self._parser.set_dangerous_leniencies(
+            lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
         self._answer: LineAnswer | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._heard = 0.0

@@ -142,6 +142,17 @@ def test_an_answer_may_end_with_its_connection() -> None:
     _with(_Provider(b"HTTP/1.1 200 OK\r\n\r\nall of it", closes=True), work)
 
 
+def test_lines_may_end_as_small_servers_end_them() -> None:
+    chunked = b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n2  \r\nab\r\n0\r\n\r\n"
+    provider = _Provider(_OK.replace(b"\r\n", b"\n"), chunked, _OK)
+
+    async def work(lines: Lines) -> None:
+        assert [await _asked(lines) for _ in range(3)] == [(200, b"ok"), (200, b"ab"), (200, b"ok")]
+
+    _with(provider, work)
+    assert provider.connections == 1
+
+
 def test_an_interim_answer_is_none() -> None:
     hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"
 
