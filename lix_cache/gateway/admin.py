@@ -90,10 +90,10 @@ class _Admin:
             return {"cache": "bypass", "reason": ready.bypass or "mode"}
         found: dict[str, Any] = {"key": ready.key.hex(), "model": ready.model}
         now = core.clock.time()
-        found["memory"] = core.memory.get(ready.key, now, control.max_age) is not None
+        found["memory"] = core.memory.get(ready.key, now, control.max_age, control.min_fresh) is not None
         if core.redis is not None:
             entry = await core.redis.get(tenant, ready.key)
-            found["redis"] = entry is not None and entry.is_fresh(now, control.max_age)
+            found["redis"] = entry is not None and entry.is_fresh(now, control.max_age, control.min_fresh)
         value = stripped(protocol.name, asked.get("body", {}))
         question = question_of(
             protocol.name, core.normalise(protocol.name, value) if core.normalise else value

@@ -30,9 +30,12 @@ __all__ = ["LARGEST_ANSWER", "Answer", "Incomplete", "Usage", "fill"]
 _FORM = 1
 #: Bytes of the largest answer that is kept, body and events together. Below 10 MB the codec needs no chunks.
 LARGEST_ANSWER: Final = 8_000_000
+#: Largest stream that is held in pieces as well: what is larger is split each time.
+_LARGEST_SPLIT = 1 << 18
 _MOST_FINISHES = 1_000
 _SLOT = re.compile(rb"\x00(.?)", re.DOTALL)
 _SLOTS: Final = frozenset(bytes((letter,)) for letter in b"iteu[]{}mnkso")
+_MARK = re.compile(rb"\x00([\[\]{}])")
 _OPENING = (b"[", b"{")
 _CLOSING = (b"]", b"}")
 
@@ -100,11 +103,32 @@ class Answer:
     body: bytes = field(repr=False)
     envelope: bytes = field(default=b"", repr=False)
     events: bytes | None = field(default=None, repr=False)
+    _between: dict[bool, list[bytes]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def size(self) -> int:
         """Bytes it holds in memory, about."""
-        return 512 + len(self.body) + len(self.envelope) + len(self.events or b"")
+        events = len(self.events or b"")
+        return 512 + len(self.body) + len(self.envelope) + events * (2 if events <= _LARGEST_SPLIT else 1)
+
+    def events_between(self, fixed: bytes, *, asked: bool) -> list[bytes]:
+        """Return what stands between the slots ``NUL e`` of the events: with one join they are filled.
+
+        Remembered, for a stream that is said again is mostly said again in the same form.
+
+        Args:
+            fixed: what stands for ``NUL u``, the same for all requests with this ``asked``.
+            asked: whether the request asked for usage in the stream.
+        """
+        known: dict[bool, list[bytes]] = self._between
+        found = known.get(asked)
+        if found is None:
+            events = self.events or b""
+            found = _shown(events, asked).replace(b"\0u", fixed).split(b"\0e")
+            if len(events) <= _LARGEST_SPLIT:
+                known.clear()  # one form at a time is in the size
+                known[asked] = found
+        return found
 
     def encode(self) -> bytes:
         """Return its stored form."""
@@ -170,6 +194,8 @@ def fill(template: bytes, values: Mapping[bytes, bytes], *, asked: bool = False)
         values: by letter; a slot without one stays empty.
         asked: whether the request asked for usage in the stream.
     """
+    if b"\0" not in template:
+        return template
     first, *parts = template.split(b"\0")
     filled = [first]
     is_shown = True
@@ -184,3 +210,14 @@ def fill(template: bytes, values: Mapping[bytes, bytes], *, asked: bool = False)
         if is_shown:
             filled.append(part[1:])
     return b"".join(filled)
+
+
+def _shown(template: bytes, asked: bool) -> bytes:
+    """Return what of a template is for this request; its other slots stay."""
+    first, *parts = _MARK.split(template)
+    shown, is_shown = [first], True
+    for mark, part in zip(parts[::2], parts[1::2], strict=True):
+        is_shown = asked is (mark == b"[") if mark in _OPENING else True
+        if is_shown:
+            shown.append(part)
+    return b"".join(shown)

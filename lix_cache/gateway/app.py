@@ -14,7 +14,8 @@ from lix_cache._log import logger
 from lix_cache.errors import ConfigError
 from lix_cache.errors import told as said
 from lix_cache.gateway import headers as words
-from lix_cache.gateway.asgi import Gone, Receive, Scope, Send, headers_of, respond, target_of
+from lix_cache.gateway.asgi import Gone, Receive, Scope, Send, respond, target_of
+from lix_cache.gateway.asker import asker_of
 from lix_cache.gateway.cached_path import Exchange
 from lix_cache.gateway.core import Core
 from lix_cache.gateway.errors import Refused
@@ -68,6 +69,8 @@ class Gateway:
         self._reread = reread
         self._use(core)
         self.last_request = core.clock.monotonic()
+        #: When the page was last heard of: while it is open it asks for something now and then.
+        self.last_page = float("-inf")
 
     def _use(self, core: Core) -> None:
         self.core = self.health.core = core
@@ -133,9 +136,9 @@ class Gateway:
         core.users += 1
         status, tenant_name, verdict = 0, "", Verdict("bypass", "path")
         try:
-            headers = headers_of(scope)
             target = target_of(scope)
-            tenant = core.tenants.find(headers)
+            asker, headers = asker_of(core, scope)
+            tenant = asker.tenant
             tenant_name = tenant.name
             await core.limits.admit(tenant)
             own = core.sessions if path == "/v1/sessions" or path.startswith("/v1/sessions/") else None
@@ -156,7 +159,7 @@ class Gateway:
                 status = await pass_through(core, scope, receive, send, tenant, headers, target, started)
             else:
                 kind = VectorExchange if protocol is EMBEDDINGS else Exchange
-                call = kind(core, scope, receive, send, protocol, tenant, headers, started)
+                call = kind(core, scope, receive, send, protocol, tenant, headers, started, asker)
                 await call.run()
                 status, verdict = call.status, call.verdict
         except Refused as error:
@@ -182,6 +185,7 @@ class Gateway:
     async def _serve_own(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer here, in every spelling of the path: what comes to it may hold the admin key."""
         if self._admin is not None:
+            self.last_page = self.core.clock.monotonic()
             await self._admin(scope, receive, send)
         else:
             await _refuse(send, Refused(404, "no_admin_key", _NO_ADMIN), None, scope["path"])

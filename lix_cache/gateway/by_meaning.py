@@ -143,6 +143,8 @@ class ByMeaning:
             return Meant(reason="unreadable")
         if control.max_age is not None and (found.age_seconds or 0.0) > control.max_age:
             return Meant(reason="too_old")
+        if control.min_fresh and (found.ttl_remaining_seconds or 0.0) <= control.min_fresh:
+            return Meant(reason="too_old")
         return Meant(answer, self._verdict(found), reason=found.reason)
 
     async def explain(self, place: Place) -> dict[str, Any]:

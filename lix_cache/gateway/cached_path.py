@@ -12,13 +12,14 @@ from lix_cache.errors import told as said
 from lix_cache.gateway import headers as words
 from lix_cache.gateway.answer import Answer, Incomplete, Usage
 from lix_cache.gateway.asgi import Receive, Scope, Send, read_body, respond, watch
+from lix_cache.gateway.asker import Asker
 from lix_cache.gateway.by_meaning import Meant, Place
 from lix_cache.gateway.eligibility import Question, question_of, wants_zero_temperature
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.following import follow
-from lix_cache.gateway.headers import Control, Verdict, read_control
+from lix_cache.gateway.headers import Control, Verdict
 from lix_cache.gateway.outcomes import Keep, let_go, new_id, not_cached, unanswered
-from lix_cache.gateway.prepared import Prepared, source_of
+from lix_cache.gateway.prepared import Prepared
 from lix_cache.gateway.protocols import Protocol
 from lix_cache.gateway.relay import Flight, Head, Reader, Renamed, RenamedBody, Stopped
 from lix_cache.gateway.request import answering_query, parse, stripped
@@ -29,7 +30,6 @@ from lix_cache.gateway.upstream import Outgoing, Route, UpstreamFailed
 
 if TYPE_CHECKING:
     from lix_cache.gateway.core import Core
-    from lix_cache.gateway.sessions import Session
 
 __all__ = ["Exchange"]
 
@@ -63,6 +63,7 @@ class Exchange:
     tenant: Tenant
     headers: Mapping[str, str]
     started: float
+    asker: Asker
     verdict: Verdict = _UNKNOWN
     status: int = 0
     waited: float = 0.0
@@ -81,9 +82,10 @@ class Exchange:
             Broken: the answer must end before its end.
         """
         core = self.core
-        control = read_control(self.headers)
+        control = self.asker.control
         data = await read_body(self.receive, self.headers, core.settings.largest_body_bytes)
-        session = None if core.sessions is None else self._session()
+        sessions = core.sessions
+        session = None if sessions is None else sessions.find(self.tenant, self.headers, self.protocol.name)
         self.wants_answer = session is not None or core.traces is not None
         if session is None:
             await self._run(control, data)
@@ -94,14 +96,10 @@ class Exchange:
         if self.answer is not None and not self.answer.has_tool_calls and not control.no_store:
             core.spawn(session.add(self.protocol.text(self.answer)))
 
-    def _session(self) -> Session | None:
-        sessions = self.core.sessions
-        return None if sessions is None else sessions.find(self.tenant, self.headers, self.protocol.name)
-
     async def _run(self, control: Control, data: bytes) -> None:
         core = self.core
         query = self.scope["query_string"].decode("latin-1")
-        source = source_of(self.tenant.name, self.protocol.name, control.namespace, self.headers, query)
+        source = self.asker.source(self.protocol.name, query)
         asked = core.preparer.prepare(source, data)
         self.model = asked.model
         self.tenant.check_models(asked.slim)
@@ -119,7 +117,7 @@ class Exchange:
         if control.no_cache:
             return False
         now = self.core.clock.time()
-        entry = self.core.memory.get(asked.key, now, control.max_age)
+        entry = self.core.memory.get(asked.key, now, control.max_age, control.min_fresh)
         if entry is None or not self.suits(entry.answer, asked):
             return False
         self._hit(entry, "memory", now)
@@ -216,9 +214,8 @@ class Exchange:
     ) -> tuple[Answer | None, Meant | None]:
         core = self.core
         if core.redis is not None:
-            entry = await core.redis.get(self.tenant.name, asked.key)
-            now = core.clock.time()
-            if entry is not None and entry.is_fresh(now, control.max_age):
+            entry, now = await core.redis.get(self.tenant.name, asked.key), core.clock.time()
+            if entry is not None and entry.is_fresh(now, control.max_age, control.min_fresh):
                 core.memory.put(asked.key, entry)
                 self._hit(entry, "redis", now)
                 return entry.answer, None
@@ -248,9 +245,8 @@ class Exchange:
         if not isinstance(question, Question):
             return None
         query = answering_query(self.scope["query_string"].decode("latin-1"))
-        place = core.place_of(
-            self.tenant.name, self.protocol.name, control, self.headers, asked, question, query
-        )
+        named = self.tenant.name, self.protocol.name
+        place = core.place_of(*named, control, self.headers, asked, question, query)
         core.timeline.places.note(place, core.clock.time())
         return place
 
@@ -345,6 +341,8 @@ class Exchange:
     def _count(self, meter: Meter, flight: Flight, model: str) -> None:
         """Count what the call cost, whatever became of its answer."""
         usage, is_told = self.usage, True
+        if usage is None and flight.answer is not None and not self.tenant.tokens_per_day:
+            return  # all of it was read, it tells none, and an estimate is for a budget alone
         if usage is None:
             is_stream = flight.head is not None and flight.head.is_stream
             usage, is_told = meter.cost(is_whole=flight.is_read, is_stream=is_stream)

@@ -15,23 +15,24 @@ from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, LixCacheError, told
 from lix_cache.gateway.access_log import AccessLog
 from lix_cache.gateway.accounts import Recipient
-from lix_cache.gateway.answer import Answer, Usage
+from lix_cache.gateway.answer import Usage
 from lix_cache.gateway.asgi import Scope
-from lix_cache.gateway.by_meaning import ByMeaning, Meant, Place
+from lix_cache.gateway.by_meaning import ByMeaning, Place
 from lix_cache.gateway.eligibility import Question
 from lix_cache.gateway.encoders import Encoding
 from lix_cache.gateway.headers import Control, forwarded
+from lix_cache.gateway.keeping import Keeping
 from lix_cache.gateway.limits import Limits
 from lix_cache.gateway.metrics import Metrics
 from lix_cache.gateway.plain_json import dump
 from lix_cache.gateway.prepared import Prepared, Preparer
 from lix_cache.gateway.protocols import Protocol
 from lix_cache.gateway.relay import Flight, opened_flight
-from lix_cache.gateway.request import account_of, answering_headers, parse
+from lix_cache.gateway.request import answering_headers, parse
 from lix_cache.gateway.settings import FIXED, GatewaySettings
 from lix_cache.gateway.snapshot import hydrate, save_snapshot
 from lix_cache.gateway.tenants import Tenant, TenantBook, presented
-from lix_cache.gateway.tiers import Entry, Memory, RedisTier
+from lix_cache.gateway.tiers import Memory, Purges, RedisTier
 from lix_cache.gateway.timeline import Timeline
 from lix_cache.gateway.traces import Traces
 from lix_cache.gateway.upstream import Route, Routes
@@ -50,7 +51,7 @@ __all__ = ["Core"]
 _TURN_SECONDS = 30.0
 
 
-class Core:
+class Core(Keeping):
     """All that requests share.
 
     Args:
@@ -83,6 +84,7 @@ class Core:
         self.log = AccessLog(is_on=settings.access_log) if log is None else log
         self.metrics = Metrics()
         self.memory = Memory(settings.memory_bytes)
+        self.purges = Purges()
         self.redis = RedisTier(self.config, clock) if settings.redis else None
         self.limits = Limits(self.redis, clock)
         self.timeline = Timeline(self.redis, clock)
@@ -270,68 +272,6 @@ class Core:
         self.metrics.cached[tenant.name] += cached
         self.timeline.counted(tenant.name, model, (prompt, answer), are_saved=False)
 
-    def store(
-        self,
-        protocol: Protocol,
-        tenant: Tenant,
-        asked: Prepared,
-        control: Control,
-        answer: Answer,
-        place: Place | None,
-        meant: Meant | None,
-        begun: float,
-    ) -> bool:
-        """Store an answer: in memory at once, elsewhere behind the client's back.
-
-        One that was asked for later, with ``no-cache``, stays.
-
-        Returns:
-            Whether its meaning is being stored, and those who wait for that will be told.
-        """
-        if answer.size > self.settings.largest_answer_bytes:
-            self.metrics.not_stored["too_large"] += 1
-            return False
-        now = self.clock.time()
-        seconds = self.settings.ttl_seconds if control.ttl is None else control.ttl
-        if place is not None and self.meaning is not None:
-            seconds = self.meaning.policy.ttl_for(place.question.text, seconds)
-        entry = Entry(tenant.name, answer, begun, now + seconds, asked.model, control.tags)
-        if not self.memory.put(asked.key, entry):
-            self.metrics.not_stored["older"] += 1
-            return False
-        self.metrics.stored += 1
-        if self.redis is not None:
-            self.spawn(self._to_redis(self.redis, asked, entry, is_named=protocol.name == "responses"))
-        if place is None or self.meaning is None or answer.has_tool_calls:
-            return False
-        text = protocol.text(answer)
-        self.spawn(self.meaning.store(place, meant, answer, text, seconds, control.tags))
-        return True
-
-    def keep(self, key: bytes, entry: Entry) -> None:
-        """Store an entry that is found by its key alone."""
-        if not self.memory.put(key, entry):
-            return
-        self.metrics.stored += 1
-        if self.redis is not None:
-            self.spawn(self.redis.put(key, entry))
-
-    async def _to_redis(self, redis: RedisTier, asked: Prepared, entry: Entry, *, is_named: bool) -> None:
-        await redis.put(asked.key, entry)
-        if is_named and asked.slim.get("store") is not False:
-            seconds = entry.expires - self.clock.time()
-            await redis.name_answer(entry.tenant, asked.account, entry.answer.id, asked.key, seconds)
-
-    async def forget_response(self, tenant: Tenant, headers: Mapping[str, str], identity: str) -> None:
-        """Drop an answer that its provider was told to delete, from all tiers."""
-        self.memory.purge(lambda entry: entry.tenant == tenant.name and entry.answer.id == identity)
-        if self.redis is not None:
-            account = self.provider(tenant.name, None)[1] or account_of(headers)
-            await self.redis.forget_named(tenant.name, account, identity)
-            await self.redis.count_purge()
-        if self.meaning is not None:
-            await self.meaning.forget(tenant.name, identity)
-
     async def start(self) -> None:
         """Read the snapshot, and begin what goes on beside the requests."""
         self.timeline.start()
@@ -341,26 +281,6 @@ class Core:
             if self._objects is not None:
                 self.hydrated, self.hydration = await hydrate(self.redis, self._objects, self.tenants)
             self._following = asyncio.get_running_loop().create_task(self.redis.follow_purges(self.memory))
-
-    async def purge(
-        self, tenant: str, model: str | None, older_than: float | None, tag: str | None = None
-    ) -> dict[str, Any]:
-        """Drop answers of a tenant from all tiers. Returns how many of each."""
-        newest = self.clock.time() - (older_than or 0.0)
-
-        def fits(entry: Entry) -> bool:
-            # The name that was asked for is in the key alone; providers answer with a longer one.
-            is_model = model is None or entry.model == model
-            is_tagged = tag is None or tag in entry.tags
-            return entry.tenant == tenant and is_model and is_tagged and entry.created <= newest
-
-        found = {"memory": self.memory.purge(fits), "redis": 0, "by_meaning": 0}
-        if self.redis is not None:
-            found["redis"] = await self.redis.purge(tenant, fits)
-            await self.redis.count_purge()
-        if self.meaning is not None:
-            found["by_meaning"] = await self.meaning.purge(tenant, model, older_than, tag)
-        return found
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Do something behind the client's back."""

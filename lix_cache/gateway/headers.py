@@ -38,6 +38,7 @@ class Control:
         no_store: do not store; nothing is looked up in the cache's shared flights either.
         only_if_cached: answer from the cache or not at all.
         max_age: oldest answer that will do, in seconds.
+        min_fresh: for how many seconds more the answer must be one to serve.
         ttl: time to live of what is stored, in seconds.
         namespace: a part of the tenant's cache.
         mode: which tiers.
@@ -49,6 +50,7 @@ class Control:
     no_store: bool = False
     only_if_cached: bool = False
     max_age: float | None = None
+    min_fresh: float = 0.0
     ttl: float | None = None
     namespace: str = ""
     mode: Literal["", "off", "exact", "semantic"] = ""
@@ -94,16 +96,21 @@ def read_control(headers: Mapping[str, str]) -> Control:
         Refused: one of the gateway's own headers makes no sense.
     """
     cache_control = headers.get("cache-control", "")
+    if "pragma" in headers:
+        # An old word for the same (RFC 9111, 5.4).
+        cache_control += ",no-cache" * any(name == "no-cache" for name, _ in _directives(headers["pragma"]))
     ours = [name for name in headers if name.startswith("x-lix-cache-")]
     if not cache_control and not ours:
         return NOTHING_ASKED
     words: dict[str, str] = {}
-    ages = []
+    ages, rests = [], [0.0]
     for name, value in _directives(cache_control):
         words[name] = value
         if name == "max-age":
             # An age that makes no sense is to be treated as stale (RFC 9111, 4.2.1).
             ages.append(_number(value, 0.0, math.inf, 0.0))
+        elif name == "min-fresh":
+            rests.append(_number(value, 0.0, math.inf, math.inf))
     namespace = headers.get("x-lix-cache-namespace", "")
     if namespace and not _NAMESPACE.match(namespace):
         raise _senseless("X-Lix-Cache-Namespace", "1 to 64 letters, digits, dots, hyphens and underscores")
@@ -115,6 +122,7 @@ def read_control(headers: Mapping[str, str]) -> Control:
         no_store="no-store" in words,
         only_if_cached="only-if-cached" in words,
         max_age=min(ages, default=None),  # of several the strictest
+        min_fresh=max(rests),
         ttl=_own_number(headers, "x-lix-cache-ttl", "X-Lix-Cache-TTL", 1.0, MOST_SECONDS),
         namespace=namespace,
         mode=mode,  # type: ignore[arg-type]
@@ -189,15 +197,25 @@ def _text_of(value: bytes) -> str:
         return value.decode("latin-1")
 
 
+#: What no browser takes for a page.
+_INERT = (b"application/json", b"text/event-stream")
+#: The gateway's own page is of the same origin, and the admin key is in that origin's storage. In a sandbox a
+#: provider's page has an origin of its own and no scripts; a download would hide what clients without a
+#: browser ask for, and nosniff alone lets HTML run that says it is HTML.
+_SANDBOX = [(b"content-security-policy", b"sandbox"), (b"x-content-type-options", b"nosniff")]
+
+
 def returned(pairs: Iterable[tuple[bytes, bytes]]) -> Pairs:
     """Return the provider's headers as they go to the client that asked. Never stored, so never replayed."""
     pairs = [(name.lower(), value) for name, value in pairs]
     named = _named_in_connection(pairs)
-    return [
+    kept = [
         (name, value)
         for name, value in pairs
         if name not in _HOP_BY_HOP and name not in named and not _OURS.match(name)
     ]
+    kinds = [value.partition(b";")[0].strip().lower() for name, value in kept if name == b"content-type"]
+    return kept if len(kinds) == 1 and kinds[0] in _INERT else [*kept, *_SANDBOX]
 
 
 def _named_in_connection(pairs: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:

@@ -10,7 +10,8 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import orjson
 
@@ -33,7 +34,8 @@ _MOST_REMEMBERED = 4096
 _LONGEST_SLIM = 2_000
 
 
-class Source(NamedTuple):
+@dataclass(frozen=True)
+class Source:
     """Where a request comes from, as far as its key is concerned.
 
     Attributes:
@@ -52,7 +54,7 @@ class Source(NamedTuple):
     headers: tuple[str, ...]
     query: str
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         """32 bytes of all of it."""
         parts = (self.tenant, self.protocol, self.namespace, self.account, self.headers, self.query)

@@ -40,7 +40,8 @@ class Head:
     __slots__ = ("headers", "is_encoded", "is_stream", "status")
 
     def __init__(self, status: int, headers: Pairs) -> None:
-        self.status = status
+        # No server says any other: it would not be an answer to the client either.
+        self.status = status if 200 <= status < 600 else 502
         self.headers = headers
         kind = next((value for name, value in headers if name == b"content-type"), b"")
         self.is_stream = kind.lower().startswith(b"text/event-stream")

@@ -39,6 +39,10 @@ __all__ = [
 ]
 
 
+#: An open page is heard of more often than this: browsers wake one in a hidden tab once in a minute.
+_PAGE_SECONDS = 90.0
+
+
 def log_troubles() -> None:
     """Write warnings and errors to the standard error, as JSON: this process is the gateway's alone."""
     from loguru import logger as everyones
@@ -224,7 +228,8 @@ async def _watch(gateway: Gateway, server: Any) -> None:
         await asyncio.sleep(min(0.5, idle / 4) if idle else 0.5)
         gateway.health.is_draining = server.should_exit
         quiet = gateway.core.clock.monotonic() - gateway.last_request
-        if idle and not gateway.core.metrics.open and quiet >= idle:
+        unseen = gateway.core.clock.monotonic() - gateway.last_page
+        if idle and not gateway.core.metrics.open and quiet >= idle and unseen >= max(idle, _PAGE_SECONDS):
             server.should_exit = True
 
 

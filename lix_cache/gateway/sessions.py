@@ -125,8 +125,9 @@ class Sessions:
         async with lock:
             session = self._coordinator(name)
             try:
-                await session.add_message_to_context("user", turn)
-                await session.add_message_to_context("assistant", answer)
+                # In one: a turn without its answer would be asked again in each window.
+                turns = [{"role": "user", "content": turn}, {"role": "assistant", "content": answer}]
+                await session.add_messages_to_context(turns)
             except LixCacheError as error:
                 logger.error("a turn of a session was not kept: {}", told(error))
 

@@ -20,7 +20,7 @@ from lix_cache.checks import given
 from lix_cache.errors import ConfigError
 from lix_cache.gateway.local.settings import LOCAL_SCHEME, LocalSettings
 from lix_cache.gateway.prices import PriceSettings, check_prices
-from lix_cache.gateway.settings_file import TogetherError, from_file, from_text, made
+from lix_cache.gateway.settings_file import TogetherError, check_fields, from_file, from_text, made
 from lix_cache.gateway.volatile import normaliser
 
 __all__ = [
@@ -64,23 +64,34 @@ class UpstreamSettings:
     cache_salt: bool = False
 
     def __post_init__(self) -> None:
-        if not _NAME.match(self.name):
-            raise ConfigError("the name of an upstream must be 1 to 64 letters, digits, dots, hyphens")
+        check_fields(
+            (
+                "name",
+                _NAME.match(self.name) is not None,
+                "the name of an upstream must be 1 to 64 letters, digits, dots, hyphens",
+            ),
+            ("url", not (flaw := self._flaw_of_url()), flaw),
+            (
+                "cache_salt",
+                not (self.cache_salt and self.is_local),
+                f"upstream {self.name!r} needs no cache_salt: its states know their tenants",
+            ),
+        )
+
+    def _flaw_of_url(self) -> str:
+        where = f"the url of upstream {self.name!r} must"
         if self.is_local:
-            if len(self.url) == len(LOCAL_SCHEME):
-                raise ConfigError(
-                    f"the url of upstream {self.name!r} must name a model behind {LOCAL_SCHEME}"
-                )
-            if self.cache_salt:
-                raise ConfigError(
-                    f"upstream {self.name!r} needs no cache_salt: its states know their tenants"
-                )
-            return
-        parts = urlsplit(self.url)
+            return f"{where} name a model behind {LOCAL_SCHEME}" if self.url == LOCAL_SCHEME else ""
+        try:
+            parts = urlsplit(self.url)
+            _ = parts.port  # raises where it is none
+        except ValueError:
+            return f"{where} be an address"
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"the url of upstream {self.name!r} must begin with http:// or https://")
+            return f"{where} begin with http:// or https://"
         if parts.query or parts.fragment or parts.username or parts.password:
-            raise ConfigError(f"the url of upstream {self.name!r} must have no user, query or fragment")
+            return f"{where} have no user, query or fragment"
+        return ""
 
     @property
     def is_local(self) -> bool:
@@ -114,19 +125,34 @@ class TenantSettings:
     provider_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if not _NAME.match(self.name):
-            raise ConfigError(
-                "the name of a tenant must be 1 to 64 letters, digits, dots, hyphens and underscores"
-            )
-        if not self.keys or not all(_DIGEST.match(key) for key in self.keys):
-            raise ConfigError(
-                f"tenant {self.name!r} needs keys, each as sha256: and 64 digits; "
-                "'lix-cache serve --hash-key' makes them"
-            )
-        if not _SCOPES.issuperset(self.scopes):
-            raise ConfigError(f"the scopes of tenant {self.name!r} must be of {', '.join(sorted(_SCOPES))}")
-        if self.requests_per_minute < 0 or self.tokens_per_day < 0:
-            raise ConfigError(f"the limits of tenant {self.name!r} must not be negative")
+        who = f"tenant {self.name[:64]!r}"
+        check_fields(
+            (
+                "name",
+                _NAME.match(self.name) is not None,
+                "the name of a tenant must be 1 to 64 letters, digits, dots, hyphens and underscores",
+            ),
+            (
+                "keys",
+                bool(self.keys) and all(_DIGEST.match(key) for key in self.keys),
+                f"{who} needs keys, each as sha256: and 64 digits; 'lix-cache serve --hash-key' makes them",
+            ),
+            (
+                "scopes",
+                _SCOPES.issuperset(self.scopes),
+                f"the scopes of {who} must be of {', '.join(sorted(_SCOPES))}",
+            ),
+            (
+                "requests_per_minute",
+                self.requests_per_minute >= 0,
+                f"the limit requests_per_minute of {who} must not be negative",
+            ),
+            (
+                "tokens_per_day",
+                self.tokens_per_day >= 0,
+                f"the limit tokens_per_day of {who} must not be negative",
+            ),
+        )
         if self.scopes is _DEFAULT_SCOPES and (self.tokens_per_day or "*" not in self.models):
             # What the gateway does not understand it cannot hold to these limits.
             object.__setattr__(self, "scopes", ("generate",))

@@ -12,7 +12,16 @@ from lix_cache._spelling import did_you_mean
 from lix_cache.checks import given
 from lix_cache.errors import ConfigError, MissingExtra
 
-__all__ = ["SettingsError", "TogetherError", "from_file", "from_text", "made", "problems_of"]
+__all__ = [
+    "FieldsError",
+    "SettingsError",
+    "TogetherError",
+    "check_fields",
+    "from_file",
+    "from_text",
+    "made",
+    "problems_of",
+]
 
 T = TypeVar("T")
 
@@ -95,6 +104,32 @@ class SettingsError(ConfigError):
         super().__init__(problems[0] if count == 1 else f"{count} problems: " + "; ".join(problems))
 
 
+class FieldsError(SettingsError):
+    """Fields of one table that make no sense.
+
+    Attributes:
+        fields: each with its problem.
+    """
+
+    def __init__(self, fields: list[tuple[str, str]]) -> None:
+        self.fields = fields
+        super().__init__([problem for _, problem in fields])
+
+
+def check_fields(*checks: tuple[str, bool, str]) -> None:
+    """Refuse what makes no sense, all of it at once.
+
+    Args:
+        checks: a field, whether it makes sense, and what to say if it does not.
+
+    Raises:
+        FieldsError: with each problem.
+    """
+    found = [(name, problem) for name, makes_sense, problem in checks if not makes_sense]
+    if found:
+        raise FieldsError(found)
+
+
 class TogetherError(ConfigError):
     """Settings of which each makes sense, and which do not fit together."""
 
@@ -124,10 +159,14 @@ def made(kind: type[T], values: Mapping[str, Any], where: str) -> T:
             problems += problems_of(error)
     found: list[str] = []
     try:
+        made_of = kind(**fitted)
         if not problems:
-            return kind(**fitted)
+            return made_of
+    except FieldsError as error:
+        # What is not there may be what is misspelt.
+        found = [problem for name, problem in error.fields if name in fitted or not problems]
     except ConfigError as error:
-        found = problems_of(error)
+        found = problems_of(error) if not problems else []
     found = _alone(kind, fitted) or found
     raise SettingsError(problems + [f"{where[:-1]}: {one}" if where else one for one in found])
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import re
 import struct
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from lix_cache._log import logger
@@ -28,23 +29,38 @@ from lix_cache.hot.pipeline import Pipeline
 from lix_cache.hot.trouble import raise_translated
 from lix_cache.hot.wire import pack
 
-__all__ = ["Entry", "Memory", "RedisTier"]
+__all__ = ["Entry", "Memory", "Purges", "RedisTier"]
 
 _MAGIC = b"LXG2"
 _HEAD = struct.Struct("<4sddHH")
 #: Bytes of magic and ``created``.
 _STAMP = 12
 _LATEST = 1e11
+#: Purges that are remembered.
+_MOST_PURGES = 1000
 #: How long another process may serve what this one has dropped.
 _LOOK_SECONDS = 1.0
-#: A slow answer must not take the place of one that was asked for after it.
+#: How long a purge is remembered: longer than any answer is under way.
+_PURGED_SECONDS = 26 * 3600
+#: A slow answer must not take the place of one that was asked for after it, nor come back after a purge.
 _PUT = """
+local purged = redis.call('GET', KEYS[2])
+if purged and struct.unpack('<d', ARGV[3], 5) <= tonumber(purged) then
+  return -1
+end
 local there = redis.call('GETRANGE', KEYS[1], 0, 11)
 if #there == 12 and string.sub(there, 1, 4) == string.sub(ARGV[3], 1, 4)
     and struct.unpack('<d', there, 5) > struct.unpack('<d', ARGV[3], 5) then
   return 0
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+_PURGE = """
+local purged = redis.call('GET', KEYS[1])
+if not purged or tonumber(purged) < tonumber(ARGV[1]) then
+  redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+end
 return 1
 """
 
@@ -69,9 +85,9 @@ class Entry:
     model: str = ""
     tags: tuple[str, ...] = ()
 
-    def is_fresh(self, now: float, max_age: float | None) -> bool:
-        """Whether it may be served."""
-        return now < self.expires and (max_age is None or now - self.created <= max_age)
+    def is_fresh(self, now: float, max_age: float | None, min_fresh: float = 0.0) -> bool:
+        """Whether it may be served, and for so many seconds more."""
+        return now + min_fresh < self.expires and (max_age is None or now - self.created <= max_age)
 
 
 class Memory:
@@ -85,7 +101,9 @@ class Memory:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: bytes, now: float, max_age: float | None = None) -> Entry | None:
+    def get(
+        self, key: bytes, now: float, max_age: float | None = None, min_fresh: float = 0.0
+    ) -> Entry | None:
         """Return an entry that may be served."""
         entry = self._entries.get(key)
         if entry is None:
@@ -93,7 +111,7 @@ class Memory:
         if now >= entry.expires:
             self.drop(key)
             return None
-        if not entry.is_fresh(now, max_age):
+        if not entry.is_fresh(now, max_age, min_fresh):
             return None
         self._entries.move_to_end(key)
         return entry
@@ -120,10 +138,30 @@ class Memory:
             self.bytes -= entry.answer.size
         return entry is not None
 
+    def purge_one(self, key: bytes, entry: Entry) -> None:
+        """Forget an entry, if it is still the one under its key."""
+        if self._entries.get(key) is entry:
+            self.drop(key)
+
     def purge(self, fits: Callable[[Entry], bool]) -> int:
         """Forget all entries that fit. Returns how many."""
         found = [key for key, entry in self._entries.items() if fits(entry)]
         return sum(map(self.drop, found))
+
+
+class Purges:
+    """What was purged of late: an answer that is under way meanwhile is not kept when it comes."""
+
+    def __init__(self) -> None:
+        self._last: deque[tuple[float, Callable[[Entry], bool]]] = deque(maxlen=_MOST_PURGES)
+
+    def add(self, now: float, fits: Callable[[Entry], bool]) -> None:
+        """Remember what is purged."""
+        self._last.appendleft((now, fits))
+
+    def has(self, entry: Entry) -> bool:
+        """Whether an entry is of what was purged since it was asked for."""
+        return any(fits(entry) for _, fits in takewhile(lambda one: one[0] >= entry.created, self._last))
 
 
 class RedisTier:
@@ -142,11 +180,18 @@ class RedisTier:
         self.last_trouble = ""
 
     def _name(self, tenant: str, key: bytes) -> str:
-        # The digest costs as much as all the rest; there are as many as tenants.
+        return self._keys.gateway_place("answer", self._digest(tenant), key.hex())
+
+    def _digest(self, tenant: str) -> str:
+        # It costs as much as all the rest; there are as many as tenants.
         known = self._digests.get(tenant)
         if known is None:
             known = self._digests[tenant] = digest(tenant)
-        return self._keys.gateway_place("answer", known, key.hex())
+        return known
+
+    def _purged(self, tenant: str, name: str) -> str:
+        """Return what says up to when a tenant's answers were purged, in the bucket of a key."""
+        return self._keys.gateway_purged(self._digest(tenant), self._keys.bucket(name))
 
     async def get(self, tenant: str, key: bytes) -> Entry | None:
         """Return what is kept under a key, however old."""
@@ -175,15 +220,34 @@ class RedisTier:
             return None
 
     async def put(self, key: bytes, entry: Entry) -> bool:
-        """Keep an entry for as long as it may be served, unless one is there that was asked for later."""
+        """Keep an entry for as long as it may be served, unless one is there that was asked for later.
+
+        Returns:
+            False if its tenant's answers were purged since it was asked for: it is to be kept nowhere.
+        """
         milliseconds = int((entry.expires - self._clock.time()) * 1000)
         if milliseconds <= 0:
-            return False
+            return True
         model, tags = entry.model.encode()[:1000], ",".join(entry.tags).encode()
         head = _HEAD.pack(_MAGIC, entry.created, entry.expires, len(model), len(tags))
         data = b"".join((head, model, tags, entry.answer.encode()))
-        name = self._name(entry.tenant, key)
-        return bool(await self._ask(pack(("EVAL", _PUT, 1, name, data, milliseconds, head[:_STAMP]))))
+        names = self._name(entry.tenant, key), self._purged(entry.tenant, key.hex())
+        asked = await self._ask(pack(("EVAL", _PUT, 2, *names, data, milliseconds, head[:_STAMP])))
+        return asked is None or asked[0] != -1
+
+    async def begin_purge(self, tenant: str, newest: float) -> None:
+        """Let no worker store what was asked for up to a time. Said first, so that nothing slips in."""
+        names = [
+            self._keys.gateway_purged(self._digest(tenant), i) for i in range(max(1, self._keys.buckets))
+        ]
+        commands = [("EVAL", _PURGE, 1, name, repr(newest), _PURGED_SECONDS) for name in names]
+        if await self.ask(*commands) is None:
+            raise RedisUnavailable(f"nothing was purged: {self.last_trouble}")
+
+    async def is_purged(self, tenant: str, asked_for: float) -> bool:
+        """Whether a tenant's answers were purged since one was asked for."""
+        found = await self.ask(("GET", self._purged(tenant, "")))
+        return bool(found and found[0] is not None and float(found[0]) >= asked_for)
 
     async def name_answer(self, tenant: str, account: str, identity: str, key: bytes, seconds: float) -> None:
         """Remember which answer the provider's id is of, so that it goes when the provider deletes it."""

@@ -12,7 +12,7 @@ import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from lix_cache.clock import Clock
 from lix_cache.errors import LixCacheError
@@ -22,10 +22,7 @@ from lix_cache.gateway.settings import GatewaySettings, UpstreamSettings
 from lix_cache.gateway.tenants import patterns
 from lix_cache.hot.breaker import Breaker
 
-if TYPE_CHECKING:
-    import aiohttp
-
-__all__ = ["AiohttpUpstream", "Incoming", "Outgoing", "Route", "Routes", "Upstream", "UpstreamFailed"]
+__all__ = ["Incoming", "Outgoing", "Route", "Routes", "Upstream", "UpstreamFailed"]
 
 #: Statuses after which the same request may do better, here or elsewhere.
 _PASSING = frozenset({408, 429, 502, 503, 504, 529})
@@ -120,87 +117,6 @@ class Upstream(Protocol):
         ...
 
 
-class _AiohttpIncoming:
-    identity = ""
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.headers = [(bytes(name), bytes(value)) for name, value in response.raw_headers]
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        import aiohttp
-
-        try:
-            async for chunk in self._response.content.iter_any():
-                yield chunk
-        except asyncio.TimeoutError:
-            raise UpstreamFailed("the provider was silent for too long", was_late=True) from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise UpstreamFailed(f"the provider's answer broke off ({type(error).__name__})") from None
-
-    def close(self) -> None:
-        # Whole answers have given their connection back already; half ones must not be used again.
-        self._response.close()
-
-
-class AiohttpUpstream:
-    """A provider behind aiohttp's client."""
-
-    identity = ""
-
-    def __init__(self, url: str, settings: GatewaySettings) -> None:
-        self._base = url.rstrip("/")
-        self._settings = settings
-        self._session: aiohttp.ClientSession | None = None
-
-    def _open(self) -> aiohttp.ClientSession:
-        import aiohttp
-
-        limits = self._settings
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ttl_dns_cache=30),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=limits.connect_seconds, sock_read=limits.read_seconds
-            ),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            max_line_size=1 << 16,
-            max_field_size=1 << 16,
-            read_bufsize=1 << 18,
-        )
-        return self._session
-
-    async def send(self, request: Outgoing) -> Incoming:
-        import aiohttp
-        from yarl import URL
-
-        session = self._session or self._open()
-        try:
-            response = await session.request(
-                request.method,
-                URL(joined(self._base, request.target), encoded=True),
-                headers=request.headers,
-                data=request.body,
-                allow_redirects=False,
-            )
-        except asyncio.TimeoutError as error:
-            was_sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
-            raise UpstreamFailed(
-                "the provider did not answer in time", was_late=True, was_sent=was_sent
-            ) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            # Its text may quote the address; the kind says what happened.
-            raise UpstreamFailed(f"the provider cannot be reached ({type(error).__name__})") from None
-        return _AiohttpIncoming(response)
-
-    async def close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
-
-
 def joined(base: str, target: str) -> str:
     """Return the address of a path; ``/v1`` may stand in the base as well."""
     if base.endswith("/v1") and (target == "/v1" or target.startswith(("/v1/", "/v1?"))):
@@ -210,7 +126,9 @@ def joined(base: str, target: str) -> str:
 
 def _upstream_for(url: str, settings: GatewaySettings) -> Upstream:
     if not url.startswith(LOCAL_SCHEME):
-        return AiohttpUpstream(url, settings)
+        from lix_cache.gateway.provider_http import HttpUpstream
+
+        return HttpUpstream(url, settings)
     from lix_cache.gateway.local.upstream import LocalUpstream
 
     return LocalUpstream(url[len(LOCAL_SCHEME) :], settings.local)

@@ -10,10 +10,10 @@ from lix_cache.gateway import headers as words
 from lix_cache.gateway.answer import Answer, Incomplete, Usage
 from lix_cache.gateway.asgi import read_body, respond, watch
 from lix_cache.gateway.cached_path import Exchange
-from lix_cache.gateway.headers import Control, Verdict, read_control
+from lix_cache.gateway.headers import Control, Verdict
 from lix_cache.gateway.outcomes import new_id, not_cached, unanswered
 from lix_cache.gateway.plain_json import dump
-from lix_cache.gateway.prepared import Prepared, Source, source_of
+from lix_cache.gateway.prepared import Prepared, Source
 from lix_cache.gateway.protocols.embeddings import Embeddings
 from lix_cache.gateway.relay import Flight, Reader
 from lix_cache.gateway.request import Asked, Body, key_of, parse
@@ -37,10 +37,10 @@ class VectorExchange(Exchange):
     async def run(self) -> None:
         """See :meth:`Exchange.run`."""
         core = self.core
-        control = self.control = read_control(self.headers)
+        control = self.control = self.asker.control
         data = await read_body(self.receive, self.headers, core.settings.largest_body_bytes)
         query = self.scope["query_string"].decode("latin-1")
-        source = source_of(self.tenant.name, EMBEDDINGS.name, control.namespace, self.headers, query)
+        source = self.asker.source(EMBEDDINGS.name, query)
         asked = core.preparer.prepare(source, data)
         self.model = asked.model
         self.tenant.check_models(asked.slim)
@@ -84,7 +84,7 @@ class VectorExchange(Exchange):
         if missing and core.redis is not None:
             found = await core.redis.get_many(self.tenant.name, [self.keys[i] for i in missing])
             for i, entry in zip(missing, found, strict=True):
-                if entry is not None and entry.is_fresh(now, self.control.max_age):
+                if entry is not None and entry.is_fresh(now, self.control.max_age, self.control.min_fresh):
                     core.memory.put(self.keys[i], entry)
                     self.answers[i] = entry.answer
                     oldest = min(oldest, entry.created)
@@ -100,7 +100,7 @@ class VectorExchange(Exchange):
         """Take what is in memory; return when the oldest of it was made."""
         oldest = now
         for i, key in enumerate(self.keys):
-            entry = self.core.memory.get(key, now, self.control.max_age)
+            entry = self.core.memory.get(key, now, self.control.max_age, self.control.min_fresh)
             if entry is not None:
                 self.answers[i] = entry.answer
                 oldest = min(oldest, entry.created)

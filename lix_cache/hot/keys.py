@@ -202,6 +202,10 @@ class Keys:
         """The same, of a tenant of which only the digest is known."""
         return f"{self.prefix}:{{{self.bucket(name)}}}:gw:{kind}:{tenant_digest}:{name}"
 
+    def gateway_purged(self, tenant_digest: str, bucket: int) -> str:
+        """String: up to when answers of a tenant were dropped; beside the answers, for their script."""
+        return f"{self.prefix}:{{{bucket}}}:gw:purged:{tenant_digest}"
+
     # -- URL embeddings (database 1) -----------------------------------------------------
 
     def url_embedding(self, url: str, embedder: str) -> bytes:

@@ -119,7 +119,7 @@ def test_workers_share_what_is_in_redis(redis_config: CacheConfig) -> None:
 def test_it_drains_and_ends_when_idle() -> None:
     with Provider() as provider:
         provider.seconds = 1.0
-        env = {"LIX_CACHE_GATEWAY_REDIS": "no", "LIX_CACHE_GATEWAY_IDLE_SECONDS": "4"}
+        env = {"LIX_CACHE_GATEWAY_REDIS": "no", "LIX_CACHE_GATEWAY_IDLE_SECONDS": "6"}
         with serving("--upstream", provider.url, **env) as (process, url):
             reply = post(url, chat_body())
             assert reply.status == 200

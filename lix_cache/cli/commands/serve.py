@@ -95,13 +95,17 @@ def serve(
     # and the private Redis of --embedded, which ends at the exit of the last process that uses it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if demo:
-        _run_demo(library, reread)
+        left_out = read_settings(config, **{**changes, "upstreams": None}).upstreams
+        _run_demo(library, reread, [one.name for one in left_out])
     else:
         _run(library, reread)
 
 
-def _run_demo(library: CacheConfig, reread: Callable[..., GatewaySettings]) -> None:
+def _run_demo(library: CacheConfig, reread: Callable[..., GatewaySettings], left_out: list[str]) -> None:
     more, page_key = _for_demo(reread())
+    if left_out:
+        names = ", ".join(map(visible, left_out))
+        to_stderr().print(Text(f"the demo asks none of the configured providers: {names}"), soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="lix-cache-demo-", ignore_cleanup_errors=True) as folder:
         # Keys of its own: neither the answers nor the counts of another gateway are a demo's.
         library = library.replace(archive_dir=folder, redis_key_prefix=f"{library.redis_key_prefix}:demo")

@@ -62,8 +62,8 @@ class Chat(Protocol):
         if answer.events is None:
             return b"".join(_events_of(parse_object(fill(answer.body, values)), asked))
         values[b"e"] = fill(answer.envelope, values)
-        values[b"u"] = b',"usage":null' if asked else b""
-        return fill(answer.events, values, asked=asked)
+        between = answer.events_between(b',"usage":null' if asked else b"", asked=asked)
+        return fill(values[b"e"].join(between), values, asked=asked)
 
     def text(self, answer: Answer) -> str:
         body = parse_object(fill(answer.body, {b"i": b'""', b"t": b"0"}))

@@ -135,3 +135,5 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 });
 window.addEventListener("hashchange", () => show(true));
 show(false);
+// A gateway with idle_seconds stays while its page is open.
+setInterval(() => fetch("mark.svg", { cache: "no-store" }).catch(() => null), 20000);

@@ -93,7 +93,7 @@ const REASONS = {
   whole: "The answer to some of the texts did not fit; the provider was asked for all",
   partial: "Some of the embeddings' texts were known, and only the others were asked for",
   unreadable: "The stored answer cannot be read",
-  too_old: "The stored answer is older than the client's max-age",
+  too_old: "The stored answer is older than the client's max-age, or ends before its min-fresh",
   stream: "The field stream is neither true nor false",
   store: "The provider is asked to keep it",
   no_model: "The request names no model",

@@ -1,0 +1,171 @@
+"""Storing answers in all tiers, and dropping them: of a store and a purge that meet, the purge wins."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lix_cache.clock import Clock
+from lix_cache.gateway.answer import Answer
+from lix_cache.gateway.by_meaning import ByMeaning, Meant, Place
+from lix_cache.gateway.headers import Control
+from lix_cache.gateway.metrics import Metrics
+from lix_cache.gateway.prepared import Prepared
+from lix_cache.gateway.protocols import Protocol
+from lix_cache.gateway.request import account_of
+from lix_cache.gateway.settings import GatewaySettings
+from lix_cache.gateway.tenants import Tenant
+from lix_cache.gateway.tiers import Entry, Memory, Purges, RedisTier
+
+if TYPE_CHECKING:
+    from lix_cache.gateway.relay import Flight
+
+__all__ = ["Keeping"]
+
+
+class Keeping:
+    """The part of what requests share that holds answers."""
+
+    settings: GatewaySettings
+    clock: Clock
+    metrics: Metrics
+    memory: Memory
+    purges: Purges
+    redis: RedisTier | None
+    meaning: ByMeaning | None
+    flights: dict[bytes, Flight]
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do something behind the client's back."""
+        raise NotImplementedError
+
+    def provider(self, tenant: str, model: Any) -> tuple[str, str]:
+        """Return who answers for a model, and a digest of the gateway's own account there."""
+        raise NotImplementedError
+
+    def store(
+        self,
+        protocol: Protocol,
+        tenant: Tenant,
+        asked: Prepared,
+        control: Control,
+        answer: Answer,
+        place: Place | None,
+        meant: Meant | None,
+        begun: float,
+    ) -> bool:
+        """Store an answer: in memory at once, elsewhere behind the client's back.
+
+        One that was asked for later, with ``no-cache``, stays.
+
+        Returns:
+            Whether its meaning is being stored, and those who wait for that will be told.
+        """
+        if answer.size > self.settings.largest_answer_bytes:
+            self.metrics.not_stored["too_large"] += 1
+            return False
+        now = self.clock.time()
+        seconds = self.settings.ttl_seconds if control.ttl is None else control.ttl
+        if place is not None and self.meaning is not None:
+            seconds = self.meaning.policy.ttl_for(place.question.text, seconds)
+        entry = Entry(tenant.name, answer, begun, now + seconds, asked.model, control.tags)
+        if self.purges.has(entry):
+            self.metrics.not_stored["purged"] += 1
+            return False
+        if not self.memory.put(asked.key, entry):
+            self.metrics.not_stored["older"] += 1
+            return False
+        self.metrics.stored += 1
+        is_meant = place is not None and self.meaning is not None and not answer.has_tool_calls
+        is_named = protocol.name == "responses" and asked.slim.get("store") is not False
+        self.spawn(
+            self._beyond_memory(
+                asked,
+                entry,
+                protocol.text(answer) if is_meant else "",
+                place if is_meant else None,
+                meant,
+                is_named=is_named,
+            )
+        )
+        return is_meant
+
+    async def _beyond_memory(
+        self,
+        asked: Prepared,
+        entry: Entry,
+        text: str,
+        place: Place | None,
+        meant: Meant | None,
+        *,
+        is_named: bool,
+    ) -> None:
+        """Store an entry in the tiers that others see; a purge that came in between wins."""
+        redis, seconds = self.redis, entry.expires - self.clock.time()
+        if redis is not None and not await redis.put(asked.key, entry):
+            self._drop_purged(asked.key, entry)
+            if place is not None and meant is not None and meant.lead is not None:
+                await meant.lead.fail(None)  # others wait for it
+            return
+        if redis is not None and is_named:
+            await redis.name_answer(entry.tenant, asked.account, entry.answer.id, asked.key, seconds)
+        if place is None or self.meaning is None:
+            return
+        await self.meaning.store(place, meant, entry.answer, text, seconds, entry.tags)
+        # A purge that began after the look in Redis may have gone past before it was there.
+        if self.purges.has(entry) or (
+            redis is not None and await redis.is_purged(entry.tenant, entry.created)
+        ):
+            await self.meaning.forget(entry.tenant, entry.answer.id)
+
+    def _drop_purged(self, key: bytes, entry: Entry) -> None:
+        """Forget what another worker's purge has met while it was under way."""
+        self.metrics.not_stored["purged"] += 1
+        self.memory.purge_one(key, entry)
+
+    def keep(self, key: bytes, entry: Entry) -> None:
+        """Store an entry that is found by its key alone."""
+        if self.purges.has(entry) or not self.memory.put(key, entry):
+            return
+        self.metrics.stored += 1
+        if self.redis is not None:
+            self.spawn(self._to_redis(self.redis, key, entry))
+
+    async def _to_redis(self, redis: RedisTier, key: bytes, entry: Entry) -> None:
+        if not await redis.put(key, entry):
+            self._drop_purged(key, entry)
+
+    async def forget_response(self, tenant: Tenant, headers: Mapping[str, str], identity: str) -> None:
+        """Drop an answer that its provider was told to delete, from all tiers."""
+        self.memory.purge(lambda entry: entry.tenant == tenant.name and entry.answer.id == identity)
+        if self.redis is not None:
+            account = self.provider(tenant.name, None)[1] or account_of(headers)
+            await self.redis.forget_named(tenant.name, account, identity)
+            await self.redis.count_purge()
+        if self.meaning is not None:
+            await self.meaning.forget(tenant.name, identity)
+
+    async def purge(
+        self, tenant: str, model: str | None, older_than: float | None, tag: str | None = None
+    ) -> dict[str, Any]:
+        """Drop answers of a tenant from all tiers. Returns how many of each."""
+        newest = self.clock.time() - (older_than or 0.0)
+
+        def fits(entry: Entry) -> bool:
+            # The name that was asked for is in the key alone; providers answer with a longer one.
+            is_model = model is None or entry.model == model
+            is_tagged = tag is None or tag in entry.tags
+            return entry.tenant == tenant and is_model and is_tagged and entry.created <= newest
+
+        # First, so that what is under way is not kept behind the purge's back. No new request follows it.
+        self.purges.add(self.clock.time(), fits)
+        if self.redis is not None:
+            await self.redis.begin_purge(tenant, newest)
+        self.flights.clear()
+        found = {"memory": self.memory.purge(fits), "redis": 0, "by_meaning": 0}
+        if self.redis is not None:
+            found["redis"] = await self.redis.purge(tenant, fits)
+            await self.redis.count_purge()
+        if self.meaning is not None:
+            found["by_meaning"] = await self.meaning.purge(tenant, model, older_than, tag)
+        return found

@@ -1,0 +1,240 @@
+"""The lines to a provider: each answer is that of its own request, whole, or an error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from lix_cache.gateway.provider_lines import Lines
+from lix_cache.gateway.upstream import UpstreamFailed
+
+_OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: b\r\n\r\nok"
+
+
+class _Provider:
+    """Answers the requests of all connections with the given bytes, in turn."""
+
+    def __init__(self, *answers: bytes, closes: bool = False) -> None:
+        self.answers = list(answers)
+        self.closes = closes
+        self.connections = 0
+        self.heads: list[bytes] = []
+        self.ended = asyncio.Event()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                self.heads.append(head)
+                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+                await reader.readexactly(length)
+                writer.write(self.answers.pop(0))
+                await writer.drain()
+                if self.closes:
+                    return
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self.ended.set()
+            writer.close()
+
+
+def _with(provider: _Provider, work: Callable[[Lines], Awaitable[None]], read_seconds: float = 60.0) -> None:
+    async def run() -> None:
+        server = await asyncio.start_server(provider, "127.0.0.1", 0)
+        lines = Lines(
+            f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", 30.0, read_seconds=read_seconds
+        )
+        try:
+            await work(lines)
+        finally:
+            lines.close()
+            server.close()
+
+    asyncio.run(run())
+
+
+async def _asked(lines: Lines, body: bytes = b"{}") -> tuple[int, bytes]:
+    answer = await lines.post("/v1/x", [("x-a", "1"), ("Content-Length", "9")], body)
+    return answer.status, b"".join([piece async for piece in answer.chunks()])
+
+
+def test_a_line_is_used_again_after_a_whole_answer() -> None:
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\nX-T: 1\r\n\r\n"
+    provider = _Provider(_OK, chunked, b"HTTP/1.1 204 No Content\r\n\r\n", _OK)
+
+    async def work(lines: Lines) -> None:
+        assert [await _asked(lines) for _ in range(4)] == [
+            (200, b"ok"),
+            (200, b"abc"),
+            (204, b""),
+            (200, b"ok"),
+        ]
+
+    _with(provider, work)
+    assert provider.connections == 1
+    assert provider.heads[0].startswith(b"POST /v1/x HTTP/1.1\r\nhost: 127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    ],
+)
+def test_a_line_that_is_to_close_is_not_used_again(first: bytes) -> None:
+    provider = _Provider(first, _OK)
+
+    async def work(lines: Lines) -> None:
+        assert [await _asked(lines) for _ in range(2)] == [(200, b"ok")] * 2
+
+    _with(provider, work)
+    assert provider.connections == 2
+
+
+@pytest.mark.promise("isolation")
+def test_bytes_behind_an_answer_are_no_answer_to_the_next_request() -> None:
+    async def work(lines: Lines) -> None:
+        with pytest.raises(UpstreamFailed):
+            await _asked(lines)
+        assert await _asked(lines) == (200, b"ok")
+
+    provider = _Provider(_OK + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", _OK)
+    _with(provider, work)
+    assert provider.connections == 2
+
+
+@pytest.mark.promise("isolation")
+def test_bytes_that_come_while_nothing_is_asked_close_the_line() -> None:
+    class Late(_Provider):
+        async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.connections += 1
+            await reader.readuntil(b"\r\n\r\n{}")
+            writer.write(_OK)
+            if self.connections == 1:
+                await self.go_on.wait()
+                writer.write(_OK.replace(b"ok", b"no"))
+            await reader.read()  # until the other side closes
+            self.ended.set()
+            writer.close()
+
+    provider = Late()
+
+    async def work(lines: Lines) -> None:
+        provider.go_on = asyncio.Event()  # type: ignore[attr-defined]
+        assert await _asked(lines) == (200, b"ok")
+        provider.go_on.set()  # type: ignore[attr-defined]
+        await asyncio.wait_for(provider.ended.wait(), 30)
+        assert await _asked(lines) == (200, b"ok")
+
+    _with(provider, work)
+    assert provider.connections == 2
+
+
+def test_an_answer_may_end_with_its_connection() -> None:
+    async def work(lines: Lines) -> None:
+        assert await _asked(lines) == (200, b"all of it")
+
+    _with(_Provider(b"HTTP/1.1 200 OK\r\n\r\nall of it", closes=True), work)
+
+
+def test_lines_may_end_as_small_servers_end_them() -> None:
+    chunked = b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n2  \r\nab\r\n0\r\n\r\n"
+    provider = _Provider(_OK.replace(b"\r\n", b"\n"), chunked, _OK)
+
+    async def work(lines: Lines) -> None:
+        assert [await _asked(lines) for _ in range(3)] == [(200, b"ok"), (200, b"ab"), (200, b"ok")]
+
+    _with(provider, work)
+    assert provider.connections == 1
+
+
+def test_an_interim_answer_is_none() -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"
+
+    async def work(lines: Lines) -> None:
+        answer = await lines.post("/v1/x", [], b"{}")
+        assert (answer.status, answer.headers) == (200, [(b"content-length", b"2"), (b"x-a", b"b")])
+        answer.close()
+
+    _with(_Provider(hints + _OK), work)
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize(
+    "half",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok.",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nok\r\n0\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        b"SSH-2.0-x\r\n\r\n",
+        b"",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 300_000 + b"\r\n\r\n",
+    ],
+)
+def test_half_an_answer_is_an_error(half: bytes) -> None:
+    async def work(lines: Lines) -> None:
+        with pytest.raises(UpstreamFailed):
+            await _asked(lines)
+
+    _with(_Provider(half, closes=True), work)
+
+
+def test_a_silent_provider_is_late() -> None:
+    async def work(lines: Lines) -> None:
+        with pytest.raises(UpstreamFailed) as info:
+            await _asked(lines)
+        assert info.value.was_late
+        assert info.value.was_sent
+
+    _with(_Provider(b"HTTP/1.1 200 OK\r\n"), work, read_seconds=0.05)
+
+
+@pytest.mark.promise("bad-bytes")
+def test_an_answer_that_is_not_read_is_not_held_without_bound() -> None:
+    size = 64 << 20
+    provider = _Provider(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+
+    async def work(lines: Lines) -> None:
+        answer = await lines.post("/v1/x", [], b"{}")
+        while not answer._line._is_paused:  # type: ignore[union-attr]
+            await asyncio.sleep(0.01)
+        assert answer._held < 2 << 20
+        assert sum([len(piece) async for piece in answer.chunks()]) == size
+
+    _with(provider, work)
+
+
+@pytest.mark.promise("isolation")
+def test_a_request_that_is_given_up_leaves_no_answer_behind() -> None:
+    async def work(lines: Lines) -> None:
+        asking = asyncio.ensure_future(_asked(lines))
+        while not provider.heads:
+            await asyncio.sleep(0.01)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert await _asked(lines) == (200, b"ok")
+
+    provider = _Provider(b"", _OK)
+    _with(provider, work)
+    assert provider.connections == 2
+
+
+@pytest.mark.parametrize("value", ["a\r\nx-b: c", "a\nb", "a\0b"])
+def test_a_header_that_would_be_two_is_not_sent(value: str) -> None:
+    provider = _Provider(_OK)
+
+    async def work(lines: Lines) -> None:
+        with pytest.raises(UpstreamFailed):
+            await lines.post("/v1/x", [("x-a", value)], b"{}")
+
+    _with(provider, work)
+    assert provider.heads == []
