@@ -41,11 +41,11 @@ from lix_cache.session.layout import agree
 from lix_cache.session.store import SessionStore
 from lix_cache.storage.files import Files
 
-__all__ = ["look_at_disk", "look_at_redis"]
+__all__ = ["GRACE_SECONDS", "look_at_disk", "look_at_redis"]
 
 _LAYERS = ("session_redis_db", "semantic_redis_db", "url_cache_redis_db")
 #: How long a session may be overdue before the doctor reports it: a few rounds of the daemon.
-_GRACE_SECONDS = 120.0
+GRACE_SECONDS = 120.0
 _PROBE_TTL_MS = 60_000
 _NONCE = b"doctor"
 
@@ -183,7 +183,7 @@ def _look_for_overdue(drive: SyncDriver, store: SessionStore, facts: RedisFacts)
     if facts.refused or facts.clock_ahead is None:
         return
     keys = store.hot.keys
-    latest = store.clock.time() + facts.clock_ahead - store.settings.idle_seconds - _GRACE_SECONDS
+    latest = store.clock.time() + facts.clock_ahead - store.settings.idle_seconds - GRACE_SECONDS
     every: Sequence[int] = range(keys.buckets)
     counts: dict[int, Command] = {b: ("ZCOUNT", keys.active(b), "-inf", int(latest * 1000)) for b in every}
     leases: dict[int, Command] = {b: ("EXISTS", keys.lease(b)) for b in every}

@@ -123,6 +123,8 @@ class StoreStats:
         unreadable_files: files that do not even tell how many messages they hold.
         set_aside_files: damaged bytes that a repair put into files of their own.
         pending_sessions: sessions written to while Redis was away and not yet reconciled.
+        overdue_sessions: hot sessions that should have been moved to disk a while ago.
+        evictor_runs: whether some process's evictor has been at work just now.
         semantic_scopes: session and URL pairs with cached responses, of SemanticCacheRedis.
         answer_scopes: contexts with cached responses, of SemanticCache.
         url_embeddings: cached URL vectors.
@@ -140,6 +142,8 @@ class StoreStats:
     unreadable_files: int
     set_aside_files: int
     pending_sessions: int
+    overdue_sessions: int
+    evictor_runs: bool
     semantic_scopes: int
     answer_scopes: int
     url_embeddings: int

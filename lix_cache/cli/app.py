@@ -25,6 +25,7 @@ from lix_cache.cli.commands.serve import serve
 from lix_cache.cli.commands.sessions import sessions
 from lix_cache.cli.commands.show import show
 from lix_cache.cli.commands.stats import stats
+from lix_cache.cli.commands.top import top
 from lix_cache.cli.commands.verify import verify
 from lix_cache.cli.errors import SayingGroup
 from lix_cache.cli.settings import Settings
@@ -86,6 +87,7 @@ app.command(epilog="Example: lix-cache doctor --json")(doctor)
 app.command(epilog="Example: lix-cache sessions --limit 10")(sessions)
 app.command(epilog="Example: lix-cache show user-abc --recent 5")(show)
 app.command(epilog="Example: lix-cache stats --json")(stats)
+app.command(epilog="Example: lix-cache top --metrics http://127.0.0.1:8787/metrics")(top)
 app.command(epilog="Example: lix-cache audit --json")(audit)
 app.command(epilog="Example: lix-cache offload --idle-minutes 30")(offload)
 app.command(epilog="Example: lix-cache compact --idle-minutes 1440 --dry-run")(compact)

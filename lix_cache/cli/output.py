@@ -1,4 +1,4 @@
-"""What is written where: results on stdout, everything else on stderr, nothing that moves the cursor."""
+"""What is written where: results on stdout, everything else on stderr; `top` alone moves the cursor."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ from tests.support.redis_server import free_port
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
     *("demo", "doctor", "sessions", "show", "stats", "offload", "compact", "verify", "restore", "export"),
-    *("import", "migrate", "eval", "calibrate", "codec"),
+    *("import", "migrate", "eval", "calibrate", "codec", "top"),
 )
 HOSTILE = [
     "../evil",

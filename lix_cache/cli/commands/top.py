@@ -1,0 +1,101 @@
+"""``lix-cache top``."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from rich.live import Live
+
+from lix_cache.cli.live.gathering import Look, Looker
+from lix_cache.cli.live.metrics import check_url
+from lix_cache.cli.live.screen import draw
+from lix_cache.cli.options import AsJson, settings_of
+from lix_cache.cli.output import for_humans, write_all
+from lix_cache.cli.terminal import has_reader
+
+__all__ = ["top"]
+
+#: A look counts keys and lists files: on a large store it takes its time, and then the next one waits longer.
+_PAUSE_BY_LOOK = 4
+
+
+def top(
+    ctx: typer.Context,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Sessions to show, the last used.")] = 10,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="Prometheus metrics of a process with caches; may be repeated."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Look once and end; also without a terminal.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Watch a store: sessions, windows, memory, the evictor, cached answers, and lookups by reason.
+
+    Sessions, sizes and audits are read from the store. Hits by reason and latencies are counted by each
+    process: name its Prometheus metrics with --metrics, those of a gateway (/metrics) or of register_metrics.
+
+    While the store cannot be read it says so, shows what it saw last, and tries again; with --once it
+    ends with 1. --json writes a line for each look. Ctrl-C ends.
+    """
+    urls = [check_url(url) for url in metrics or ()]
+    looker = Looker(settings_of(ctx).config_of_store(), limit, urls)
+    if once:
+        _show(looker.look(), as_json=as_json)
+    elif as_json:
+        with _ended_by_signals():
+            while has_reader():
+                look = looker.look_on()
+                _show(look, as_json=True)
+                time.sleep(_pause(look, interval))
+    elif not for_humans().is_terminal:
+        _show(looker.look(), as_json=False)
+    else:
+        _watch(looker, interval)
+
+
+def _show(look: Look, *, as_json: bool) -> None:
+    if as_json:
+        write_all(sys.stdout.buffer, json.dumps(look.as_dict()).encode("ascii") + b"\n")
+        sys.stdout.buffer.flush()
+    else:
+        for_humans().print(draw(look))
+
+
+def _watch(looker: Looker, interval: float) -> None:
+    console = for_humans()
+    with _ended_by_signals(), Live(console=console, screen=True, auto_refresh=False) as live:
+        before: Look | None = None
+        while True:
+            look = looker.look_on()
+            live.update(draw(look, before), refresh=True)
+            before = look if look.trouble is None else before
+            time.sleep(_pause(look, interval))
+
+
+def _pause(look: Look, interval: float) -> float:
+    return max(interval, _PAUSE_BY_LOOK * look.took)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let Ctrl-C end the command as it should, and SIGTERM leave the terminal as it was."""
+
+    def end(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,1 @@
+"""What ``lix-cache top`` shows: gathered, and drawn."""
