@@ -12,6 +12,7 @@ some are brought back by another process.
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import sys
 import time
@@ -31,13 +32,19 @@ from lix_cache.messages.turn import MessageId, Turn, new_turn, with_id
 PRICES = {"put": 0.005 / 1000, "list": 0.005 / 1000, "get": 0.0004 / 1000, "delete": 0.0}
 PRICED = "Amazon S3 Standard, us-east-1, aws.amazon.com/s3/pricing, January 2025"
 ROUND, BATCH = 32, 10
-WORDS = "the order is on its way and will arrive on Tuesday between nine and noon, please be at home "
+TEXT = (
+    "the order is on its way and will arrive Tuesday between nine noon please be at home we could not find "
+    "your account number maybe it was closed last year would you like me to open another one for no thanks i "
+    "call bank later today about that invoice from march"
+)
+WORDS = TEXT.split()
+DICE = random.Random(7)
 
 
 def turns_of(start: int) -> list[Turn]:
     return [
         with_id(
-            new_turn("user", WORDS[n % 40 :] * 2, {}, None, None, uuid.uuid4().bytes[:6]),
+            new_turn("user", " ".join(DICE.choices(WORDS, k=30)), {}, None, None, uuid.uuid4().bytes[:6]),
             MessageId(1_700_000_000_000 + start + n, 0),
         )
         for n in range(BATCH)
@@ -52,11 +59,11 @@ def told(requests: Counter[str]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in sorted(requests.items()) if count)
 
 
-def moved(bucket: ObjectBucket, messages: int) -> tuple[float, float, Counter[str]]:
-    """Move so many messages in rounds; return median seconds of a round and of its put, and the requests."""
+def moved(bucket: ObjectBucket, messages: int) -> tuple[float, float, float, Counter[str]]:
+    """Move so many messages in rounds; return median seconds of a round, its put and work, and requests."""
     tier = ObjectTier(bucket)
     sessions = [f"session-{n}" for n in range(ROUND * 8)]
-    seconds, puts, waited, done = [], [], [0.0], 0
+    seconds, puts, work, waited, done = [], [], [], [0.0], 0
     create = bucket.create
 
     def timed(name: str, data: bytes) -> bool:
@@ -71,8 +78,9 @@ def moved(bucket: ObjectBucket, messages: int) -> tuple[float, float, Counter[st
         group = sessions[(done // BATCH) % len(sessions) :][:ROUND]
         batch = {session: turns_of(done) for session in group}
         leases = [tier.try_lock(session, to_append=True) for session in group]
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.thread_time()
         result = tier.append_many_locked(batch)
+        work.append(time.thread_time() - worked)
         seconds.append(time.perf_counter() - began)
         puts.append(waited.pop())
         assert all(result[session] == BATCH for session in group), result
@@ -81,7 +89,8 @@ def moved(bucket: ObjectBucket, messages: int) -> tuple[float, float, Counter[st
             lease.release()
         done += len(group) * BATCH
     del bucket.create
-    return statistics.median(seconds), statistics.median(puts), Counter(bucket.requests) - before
+    median = statistics.median
+    return median(seconds), median(puts), median(work), Counter(bucket.requests) - before
 
 
 def rehydrated(bucket: ObjectBucket) -> tuple[float, float, Counter[str]]:
@@ -130,14 +139,17 @@ def main() -> int:
         store = S3Store(name, region="us-east-1", client_options={"allow_http": True}, **address)
         where = options.s3
     bucket = ObjectBucket(store, "bench", f"bench-{uuid.uuid4().hex}")
-    seconds, put, requests = moved(bucket, options.messages)
+    seconds, put, work, requests = moved(bucket, options.messages)
     times = 1_000_000 / options.messages
     million = Counter({kind: round(count * times) for kind, count in requests.items()})
     whole, reading, one = rehydrated(bucket)
     print(f"store: {where}; prices: {PRICED}")
     sent = f"{told(million)}: ${dollars(million):.4f}"
     print(f"a million messages, {BATCH} at a time, {ROUND} sessions a commit: {sent}")
-    print(f"a commit of {ROUND} sessions: median {seconds * 1000:.1f} ms, its put {put * 1000:.1f} ms")
+    print(
+        f"a commit of {ROUND} sessions: median {seconds * 1000:.1f} ms, its put {put * 1000:.1f} ms, ", end=""
+    )
+    print(f"our own work {work * 1000:.1f} ms")
     print(f"a session brought back: {told(one)}, ${dollars(one) * 1e6:.2f} a million; ", end="")
     print(f"median {whole * 1000:.1f} ms, of which {reading * 1000:.1f} ms for reading")
     print(f"a message on its own under durability='disk': 3 put, ${3 * PRICES['put'] * 1e6:.2f} a million")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lix_cache.archive.codecs import packer
+from lix_cache.archive.doubts import as_repeat
 from lix_cache.archive.encoding import encode_frames
 from lix_cache.archive.index import EMPTY as NO_FRAME
 from lix_cache.archive.objects import layout, segment, snapshot
@@ -93,9 +95,33 @@ def test_a_segment_written_by_hand_is_read() -> None:
     begin = 12 + len(index)
     assert said.parts == (Part(7, begin, length, 1, turn(1).id, turn(1).id),)
     assert data[begin : begin + length] == frame
-    assert segment.parts_of(frame, 0) == [Part(None, 0, length, 1, turn(1).id, turn(1).id)]
+    assert segment.parts_of(frame, 0, [turn(1)]) == [Part(None, 0, length, 1, turn(1).id, turn(1).id)]
     state = folded(State(), said, 7)
     assert (state.is_there, state.total, state.newest, state.version) == (True, 1, turn(1).id, 8)
+
+
+def test_what_a_writer_knows_of_its_commit_is_what_others_read() -> None:
+    """It is not read back: so the two must not differ."""
+    part = Part(None, 5, 40, 2, turn(1).id, turn(3).id)
+    old = part._replace(segment=4)
+    doubts = {b"second": turn(2).id, b"first!": as_repeat(turn(1).id)}
+    lived = State(
+        is_there=True, created_ms=1, updated_ms=2, stamped_ms=3, changed_ms=4, parts=(old, part), hidden=1,
+        changes=5, cleared=turn(1).id, dropped=turn(0).id, largest=turn(9).id, doubts=doubts,
+        gone={b"gone!!": turn(1).id},
+        deletion=Deletion(turn(1).id, frozenset({b"nonces"})), noted_ms=7,
+        pending=True, token=b"t" * 16, version=4,
+    )  # fmt: skip
+    records = [
+        Record("turns", 1_700_000_000_000, parts=(part,), doubts=doubts),
+        Record("state", 1, state=replace(lived, trash=(Trashed(3, replace(lived, version=1)),))),
+        Record("lease", 2, token=b"l" * 16),
+        Record("let go", 2, token=b""),
+        Record("nothing left", 2, state=State()),
+    ]
+    nonce = bytes(range(16))
+    data = segment.encoded(nonce, records, bytes(45))
+    assert segment.known(nonce, records, data, 12) == segment.parsed(data, 12, "a segment")
 
 
 def test_a_snapshot_written_by_hand_is_read() -> None:

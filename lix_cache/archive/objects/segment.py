@@ -11,6 +11,7 @@ from lix_cache.archive.encoding import index_of
 from lix_cache.archive.index import FRAME_HEAD
 from lix_cache.archive.objects.records import Part, Record, decoded, get_record, put_record
 from lix_cache.errors import CodecError
+from lix_cache.messages.turn import Turn
 from lix_cache.storage.varints import Reader, put_varint
 
 __all__ = [
@@ -18,8 +19,8 @@ __all__ = [
     "FIRST_READ",
     "HEAD",
     "Segment",
-    "begin_of",
     "encoded",
+    "known",
     "needed",
     "parsed",
     "parts_of",
@@ -57,9 +58,10 @@ def encoded(nonce: bytes, records: Sequence[Record], frames: bytes) -> bytes:
     return HEAD.pack(MAGIC, len(index), crc32(index)) + bytes(index) + frames
 
 
-def begin_of(data: bytes) -> int:
-    """Return where the frames of a segment begin that was just encoded."""
-    return HEAD.size + int(HEAD.unpack_from(data)[1])
+def known(nonce: bytes, records: Sequence[Record], data: bytes, number: int) -> Segment:
+    """Return what a segment says that was just encoded, under its number."""
+    begin = HEAD.size + int(HEAD.unpack_from(data)[1])
+    return Segment(nonce, tuple(record.placed(number, begin) for record in records), begin)
 
 
 def needed(data: bytes, name: str) -> int:
@@ -102,8 +104,17 @@ def parsed(data: bytes, number: int, name: str) -> Segment:
     return Segment(nonce, records, begin)
 
 
-def parts_of(frames: bytes, offset: int) -> list[Part]:
-    """Return the parts that frames are which were just encoded, and begin so far behind the first frame."""
+def parts_of(frames: bytes, offset: int, turns: Sequence[Turn]) -> list[Part]:
+    """Return the parts that frames are which were just encoded, and begin so far behind the first frame.
+
+    Args:
+        frames: the bytes.
+        offset: where they begin.
+        turns: what is in them, sorted.
+    """
+    if frames and FRAME_HEAD.unpack_from(frames)[1] == len(frames):
+        # One, as almost always: it need not be decoded to know what is in it.
+        return [Part(None, offset, len(frames), len(turns), turns[0].id, turns[-1].id)]
     parts, start = [], 0
     while start < len(frames):
         _, length = FRAME_HEAD.unpack_from(frames, start)

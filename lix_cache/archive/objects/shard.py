@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from lix_cache.archive.objects.bucket import Bucket
 from lix_cache.archive.objects.records import EMPTY, Part, Record, State, folded
 from lix_cache.clock import Clock
 from lix_cache.errors import ArchiveError, ArchiveUnavailable, told
-from lix_cache.messages.turn import MessageId
+from lix_cache.messages.turn import Turn
 
 __all__ = ["GRACE_SECONDS", "Collected", "Commit", "Shard"]
 
@@ -39,17 +39,11 @@ class Commit:
     records: list[Record] = field(default_factory=list)
     frames: bytearray = field(default_factory=bytearray)
 
-    def parts(self, frames: bytes) -> tuple[Part, ...]:
-        """Take frames in, and return them as parts."""
-        parts = segment.parts_of(frames, len(self.frames))
+    def parts(self, frames: bytes, turns: Sequence[Turn]) -> tuple[Part, ...]:
+        """Take in the frames of some turns, and return them as parts."""
+        parts = segment.parts_of(frames, len(self.frames), turns)
         self.frames += frames
         return tuple(parts)
-
-    def add_turns(
-        self, session_id: str, at_ms: int, frames: bytes, doubts: Mapping[bytes, MessageId]
-    ) -> None:
-        """Take in turns that come to a session."""
-        self.records.append(Record(session_id, at_ms, parts=self.parts(frames), doubts=doubts))
 
 
 class Collected(NamedTuple):
@@ -289,7 +283,7 @@ class Shard:
         if self._away() > self._grace / 2 and self._was_passed_by(number):
             return False
         self._seen_end = at
-        self._apply(segment.parsed(data, number, name))
+        self._apply(segment.known(nonce, made.records, data, number))
         return True
 
     def _has(self, number: int, nonce: bytes) -> bool:

@@ -145,15 +145,15 @@ class ObjectWriter(ObjectReader):
             made.records += first
             at_ms = self._now_ms()
             come = sorted((*again.first, *fresh), key=lambda turn: turn.id)
-            frames = encode_frames(come, EMPTY, at_ms, self._codec) if come else b""
+            parts = made.parts(encode_frames(come, EMPTY, at_ms, self._codec), come) if come else ()
             if again.doubts:
                 # One record: a crash leaves one copy of each.
                 own = {**state.doubts, **again.doubts, **own}
-                after = self._yielded(state, at_ms, made.parts(frames), own, len(again.first))
+                after = self._yielded(state, at_ms, parts, own, len(again.first))
                 after = replace(after, token=b"" if first else state.token)
                 made.records.append(Record(session_id, at_ms, state=after))
             else:
-                made.add_turns(session_id, at_ms, frames, own)
+                made.records.append(Record(session_id, at_ms, parts=parts, doubts=own))
         return len(fresh)
 
     def _around(self, session_id: str, state: State, ids: Collection[MessageId]) -> list[Turn]:
@@ -241,7 +241,7 @@ class ObjectWriter(ObjectReader):
             if not new:
                 return marked
             at_ms = self._now_ms()
-            parts = made.parts(encode_frames(new, EMPTY, at_ms, self._codec))
+            parts = made.parts(encode_frames(new, EMPTY, at_ms, self._codec), new)
             doubts = repeats_about(new) if keyed else doubts_about(new) if contested else {}
             after_it = folded(marked, Record(session_id, at_ms, parts=parts, doubts=doubts), 0)
             # The last message may be one that Redis alone has, under an id of another clock.
@@ -298,7 +298,8 @@ class ObjectWriter(ObjectReader):
             # By its id as well: one that lost its nonce is known by nothing else.
             found = {sign_of(turn): turn.id for turn in here if sign_of(turn) in signs or turn.id in ids}
             after = self._begun(state, at_ms)
-            parts = () if instead is None else made.parts(encode_frames([instead], EMPTY, at_ms, self._codec))
+            fresh = [] if instead is None else [instead]
+            parts = made.parts(encode_frames(fresh, EMPTY, at_ms, self._codec), fresh) if fresh else ()
             return replace(
                 after,
                 parts=after.parts + parts,
@@ -348,7 +349,7 @@ class ObjectWriter(ObjectReader):
         for start in range(0, len(turns), TURNS_PER_FRAME):
             some = turns[start : start + TURNS_PER_FRAME]
             most = WHOLE_FRAME_BYTES if len(some) > 1 else MAX_DECODED
-            parts += made.parts(encode_frames(some, EMPTY, at_ms, codec, most=most))
+            parts += made.parts(encode_frames(some, EMPTY, at_ms, codec, most=most), some)
         return parts
 
     @staticmethod
