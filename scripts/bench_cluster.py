@@ -52,19 +52,20 @@ def ratios(one: Callable[[], Any], other: Callable[[], Any], rounds: int, count:
 
 
 def add_beside_one_server(there: CacheConfig, here: CacheConfig, rounds: int, count: int) -> dict[str, float]:
-    windows = {"hot_window_size": 1_000_000}
-    pair = [HybridConversationCache("s", config.replace(**windows)) for config in (there, here)]
-    return ratios(*[lambda c=c: c.add_message("user", TEXT) for c in pair], rounds, count)  # type: ignore[misc]
+    many, one = (HybridConversationCache("s", c.replace(hot_window_size=1_000_000)) for c in (there, here))
+    return ratios(
+        lambda: many.add_message("user", TEXT), lambda: one.add_message("user", TEXT), rounds, count
+    )
 
 
 def urls_beside_one_server(
     there: CacheConfig, here: CacheConfig, rounds: int, count: int
 ) -> dict[str, float]:
     names = [f"https://example.org/{i}" for i in range(32)]
-    pair = [URLEmbeddingCache("s", config) for config in (there, here)]
-    for cache in pair:
+    many, one = (URLEmbeddingCache("s", config) for config in (there, here))
+    for cache in (many, one):
         cache.batch_set({name: [0.5] * 384 for name in names})
-    return ratios(*[lambda c=c: c.batch_get(names) for c in pair], rounds, count)  # type: ignore[misc]
+    return ratios(lambda: many.batch_get(names), lambda: one.batch_get(names), rounds, count)
 
 
 def rounds_of_the_daemon(config: CacheConfig, sessions: int) -> dict[str, float]:
