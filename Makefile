@@ -29,7 +29,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 # The installs share one folder.
 .NOTPARALLEL:
-.PHONY: help venv engines clients demo test exhaustive test-all quick promise chaos soak-gateway lint types imports check bench bench-codec bench-gateway bench-kv bench-against bench-objects bench-catalogue chaos-objects radosgw docs docs-serve dist format clean
+.PHONY: help venv engines clients demo test exhaustive test-all quick promise chaos soak-gateway lint types imports check bench bench-codec bench-gateway bench-kv bench-against bench-cluster bench-objects bench-catalogue chaos-objects radosgw docs docs-serve dist format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s%s\n", $$1, $$2}'
@@ -97,6 +97,9 @@ bench-gateway: $(DEV)  ## measure the gateway beside its provider, in paired rou
 
 bench-against: $(DEV)  ## measure beside another commit, in turn: ARGS=HEAD~1
 	$(BIN)/python scripts/bench_against.py $(ARGS)
+
+bench-cluster: $(DEV)  ## measure three masters beside one server, and the daemon's rounds over them
+	$(BIN)/python scripts/bench_cluster.py $(ARGS)
 
 bench-objects: $(DEV)  ## count the requests of an archive on object storage, and what they cost
 	$(BIN)/python scripts/bench_objects.py $(ARGS)
