@@ -170,7 +170,9 @@ class Flight:
             # Ended here and not by the task, so that no request joins what is about to break off.
             self.is_broken = True
             self.end()
-            self._task.cancel()
+            # Behind the task's first step: one that is cancelled before it never gets to its own end, where
+            # it lets go of what others wait for.
+            asyncio.get_running_loop().call_soon(self._task.cancel)
 
     def moved(self) -> None:
         """Let the pump look whether the slowest reader has come nearer."""

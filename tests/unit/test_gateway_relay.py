@@ -183,3 +183,27 @@ def test_an_id_in_a_text_is_left_alone() -> None:
 def test_what_has_no_id_passes_as_it_is(data: bytes) -> None:
     renamed = Renamed("new0")
     assert renamed.feed(data) + renamed.finish() == data
+
+
+@pytest.mark.promise("no-stall")
+def test_a_pump_whose_client_leaves_at_once_gets_to_its_end() -> None:
+    """Others of this process may wait for what it holds."""
+    let_go = []
+
+    async def pump() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            let_go.append(1)
+
+    async def run() -> None:
+        flight = Flight(1 << 20, lambda _: None, goes_on=False)
+        reader = Reader(flight)
+        flight.start(pump())
+        reader.leave()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert let_go == [1]
+        assert flight.is_over
+
+    asyncio.run(run())
