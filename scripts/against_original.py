@@ -26,6 +26,7 @@ from _bench_support import OldPackage, Server, find_old_package, load_texts
 from _run_facts import RunFacts, write_json
 from generated_answers import Data
 
+import lix_cache.huffman_codec
 from lix_cache import (
     ConversationArchive,
     HuffmanCodec,
@@ -147,6 +148,8 @@ def compression(old: OldPackage) -> dict[str, Any]:
     """Return what is left of texts, as a share of their bytes: a synthetic one, and real messages."""
     texts = [content.encode() for _, content in load_texts(None).messages[:2000]]
     found: dict[str, Any] = {"messages": len(texts), "mean_bytes": sum(map(len, texts)) / len(texts)}
+    tables = Path(lix_cache.huffman_codec.__file__).parent / "tables"
+    found["dictionary_bytes"] = (tables / "lix-1.lixt").stat().st_size
     codecs: dict[str, Callable[[bytes], bytes]] = {
         "original": old.module.HuffmanCodec.encode,
         "lix_cache": HuffmanCodec.encode,

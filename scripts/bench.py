@@ -89,7 +89,11 @@ def _write(
     arguments: argparse.Namespace, environment: dict[str, Any], report: Report, facts: RunFacts
 ) -> None:
     figures = [{**vars(figure), "target": figure.target} for figure in report.figures]
-    document = {"environment": environment, "figures": figures, "notes": report.notes}
+    # The same numbers once more, to be looked up by name.
+    values: dict[str, dict[str, dict[str, float]]] = {}
+    for one in report.figures:
+        values.setdefault(one.section, {}).setdefault(one.name, {})[one.variant] = one.value
+    document = {"environment": environment, "values": values, "figures": figures, "notes": report.notes}
     write_json(arguments.json, facts, document)
     if arguments.write_docs:
         write_between_marks(Path(arguments.write_docs), report.markdown(environment))

@@ -10,6 +10,7 @@ test compares. Each picture paints its own background and follows the reader's l
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,19 @@ STYLE = """
 def width_of(text: str, size: float, *, bold: bool = False) -> float:
     """Return about how wide a text is."""
     return len(text) * size * (BOLD_LETTER if bold else LETTER)
+
+
+def _resolved(svg: str, scheme: str) -> str:
+    """Put the colours of one scheme in the place of the variables, and a font's name that is one."""
+    light, dark = STYLE.split("@media", 1)
+    colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", light))
+    if scheme == "dark":
+        colours |= dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", dark))
+    head, rest = svg.split("  <style>", 1)
+    style = '  text { font-family: "DejaVu Sans"; fill: var(--ink); }\n  .soft { fill: var(--soft); }\n'
+    style += "  .way { stroke: var(--line); stroke-width: 1.6; fill: none; }\n"
+    whole = f"{head}  <style>\n{style}{rest[rest.index('  </style>') :]}"
+    return re.sub(r"var\(--([a-z-]+)\)", lambda found: colours[found[1]], whole)
 
 
 @dataclass
@@ -94,7 +108,10 @@ class Picture:
         dash = ' stroke-dasharray="5 4"' if dashed else ""
         self.parts.append(f'<polyline class="way" points="{way}" marker-end="url(#head)"{start}{dash}/>')
 
-    def svg(self) -> str:
+    def svg(self, scheme: str | None = None) -> str:
+        """Return the picture for both schemes, or for one of them, for programs that know no variables."""
+        if scheme is not None:
+            return _resolved(self.svg(), scheme)
         body = "\n".join(f"  {part}" for part in self.parts)
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {self.height}" '

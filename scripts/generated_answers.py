@@ -78,7 +78,8 @@ class Count:
 class Data:
     """Texts and vectors, embedded once."""
 
-    def __init__(self) -> None:
+    def __init__(self, seeds: int = 2, queries: int = 3000) -> None:
+        self.seeds, self.queries = seeds, queries
         folder = shared_folder()
         if folder is None:
             raise SystemExit("the folder of evaluation data is not there: set LIX_CACHE_SHARED")
@@ -199,17 +200,19 @@ class _Known:
 
 def labels(data: Data) -> dict[str, Any]:
     """Sets with labels as answers, through the real cache: the rule before, and the defaults."""
-    print("\nlabels as answers, 3,000 questions, seeds 0 and 1; false hits for each 1,000 questions\n")
+    print(f"\nlabels as answers, {data.queries:,} questions, {data.seeds} seeds")
+    print("hits, false hits for each 1,000 questions, false-hit rate\n")
     print(f"{'':10} {'equality, score 1.23':>26} {'defaults':>26}")
     rules: dict[str, dict[str, Any]] = {
         "before": {"target_false_hit_rate": None, "embed_answers": False},
         "now": {},
     }
-    found: dict[str, Any] = {"questions": 3000, "seeds": 2, "sets": {}}
+    found: dict[str, Any] = {"questions": data.queries, "seeds": data.seeds, "sets": {}}
     with Server(None) as server:
         for name in LABELLED:
             chosen = [
-                load_set(name, None, half="all", count=3000, seed=s, languages=[]).questions for s in (0, 1)
+                load_set(name, None, half="all", count=data.queries, seed=seed, languages=[]).questions
+                for seed in range(data.seeds)
             ]
             texts = sorted({normalise(question.text) for questions in chosen for question in questions})
             embedder = _Known(texts, data.embed(texts))
@@ -261,10 +264,12 @@ TABLES = {"streams": streams, "halves": halves, "labels": labels}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", choices=sorted(TABLES), action="append")
+    parser.add_argument("--seeds", type=int, default=2, help="samples of each set of labels")
+    parser.add_argument("--queries", type=int, default=3000, help="questions of each set of labels")
     parser.add_argument("--json", metavar="FILE", help="write the figures here")
     arguments = parser.parse_args()
     facts = RunFacts("onnxruntime")
-    data = Data()
+    data = Data(arguments.seeds, arguments.queries)
     found = {name: TABLES[name](data) for name in arguments.table or list(TABLES)}
     if arguments.json:
         write_json(arguments.json, facts, found)
