@@ -92,7 +92,11 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="where the figures go")
     chosen = parser.parse_args()
     rounds, count, sessions = (2, 20, 60) if chosen.quick else (15, 100, 1000)
-    with RedisCluster(3) as cluster, RedisServer() as server, tempfile.TemporaryDirectory() as folder:
+    with (
+        RedisCluster(3) as cluster,
+        RedisServer(appendonly=True) as server,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         there = cluster.config(archive_dir=f"{folder}/there", evictor_enabled=False)
         here = server.config(archive_dir=f"{folder}/here", evictor_enabled=False)
         figures = {

@@ -154,7 +154,7 @@ class AsyncDriver:
     async def _one(self, call: RedisCall) -> Any:
         command, opened = call.command, call.opened
         if self._routes is not None:
-            return only(await self._routed((command,), opened, call.replica_ms))
+            return await self._at_owner(self._routes, call)
         if call.replica_ms is not None:
             return await self._replicated(command, call.replica_ms, opened)
         answers = await self._pool.ask(packed((command,)), opened=opened)
@@ -183,10 +183,29 @@ class AsyncDriver:
             answers = await self._pool.ask(packed(both, whole=True), 2, opened=opened)
         return only([with_replicas(*answers)])
 
+    async def _at_owner(self, routes: Routes, call: RedisCall) -> Any:
+        """Ask the owner of the key, as one server is asked. The flow goes on where that is not all."""
+        command, opened = call.command, call.opened
+        node = routes.owner(call)
+        first: tuple[Node, Any] | None = None
+        if node is not None:
+            try:
+                answers = await self._pool_of(node).ask(packed((command,)), opened=opened)
+                if type(command) is ScriptCall and not isinstance(answers[0], Exception):
+                    return answers[0]
+                first = node, answers
+            except Exception as error:  # noqa: BLE001 - the flow decides what to do with it
+                first = node, error
+        return only(await self._routed((command,), opened, call.replica_ms, first))
+
     async def _routed(
-        self, commands: Sequence[Command], opened: int | None = None, replica_ms: int | None = None
+        self,
+        commands: Sequence[Command],
+        opened: int | None = None,
+        replica_ms: int | None = None,
+        first: tuple[Node, Any] | None = None,
     ) -> list[Any]:
-        flow = cast("Routes", self._routes).answers(commands, opened, replica_ms)
+        flow = cast("Routes", self._routes).answers(commands, opened, replica_ms, first)
         answers = await AsyncDriver.__call__(self, flow)
         return converted(self.client, commands, answers)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.drivers.commands import packed, wait_for_replica, with_replicas
-from lix_cache.effects import Flow, NodeAsk, NodeAsks, Sleep
+from lix_cache.effects import Flow, NodeAsk, NodeAsks, RedisCall, Sleep
 from lix_cache.errors import RedisError, RedisUnavailable
 from lix_cache.hot.connections import NewConnection
 from lix_cache.hot.slots import Node, Nodes, Range, address_of, ranges_of, redirected
@@ -89,10 +89,26 @@ class Routes:
         self.endpoint = endpoint
         self.nodes = Nodes(endpoint)
 
+    def owner(self, call: RedisCall) -> Node | None:
+        """Return the node that a command can be sent to at once; None where the flow must look first."""
+        nodes = self.nodes
+        slot = None if nodes.is_stale or call.replica_ms is not None else nodes.slot(call.command)
+        if slot is None:
+            return None
+        if call.opened is not None and nodes.moved_since(slot, call.opened) is not None:
+            return None
+        return nodes.owners[slot]
+
     def answers(
-        self, commands: Sequence[Command], opened: int | None = None, replica_ms: int | None = None
+        self,
+        commands: Sequence[Command],
+        opened: int | None = None,
+        replica_ms: int | None = None,
+        first: tuple[Node, Any] | None = None,
     ) -> Flow[list[Any]]:
         """Send commands to where they belong. An error takes the place of an answer.
+
+        ``first`` is the node that has been asked already, and what came of it.
 
         ``opened`` and ``replica_ms`` are those of :class:`~lix_cache.effects.RedisCall`.
 
@@ -109,9 +125,12 @@ class Routes:
         tries, waited = 0, 0.0
         while True:
             one = _Round(replies, waits_for_replica=replica_ms is not None)
-            groups = self._grouped(todo, opened, one)
-            asks = [_ask(node, group, opened, replica_ms) for node, group in groups.items()]
-            results = yield NodeAsks(asks)
+            if first is not None:
+                groups, results, first = {first[0]: todo}, [first[1]], None
+            else:
+                groups = self._grouped(todo, opened, one)
+                asks = [_ask(node, group, opened, replica_ms) for node, group in groups.items()]
+                results = yield NodeAsks(asks)
             for (node, group), result in zip(groups.items(), results, strict=True):
                 self._sort(node, group, result, one)
             if not one.again and not one.elsewhere:

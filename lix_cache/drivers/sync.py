@@ -127,7 +127,7 @@ class SyncDriver:
     def _one(self, call: RedisCall) -> Any:
         command, opened = call.command, call.opened
         if self._routes is not None:
-            return only(self._routed((command,), opened, call.replica_ms))
+            return self._at_owner(self._routes, call)
         if call.replica_ms is not None:
             return self._replicated(command, call.replica_ms, opened)
         answers = self._pool.ask(packed((command,)), opened=opened)
@@ -156,10 +156,29 @@ class SyncDriver:
             answers = self._pool.ask(packed(both, whole=True), 2, opened=opened)
         return only([with_replicas(*answers)])
 
+    def _at_owner(self, routes: Routes, call: RedisCall) -> Any:
+        """Ask the owner of the key, as one server is asked. The flow goes on where that is not all."""
+        command, opened = call.command, call.opened
+        node = routes.owner(call)
+        first: tuple[Node, Any] | None = None
+        if node is not None:
+            try:
+                answers = self._pool_of(node).ask(packed((command,)), opened=opened)
+                if type(command) is ScriptCall and not isinstance(answers[0], Exception):
+                    return answers[0]
+                first = node, answers
+            except Exception as error:  # noqa: BLE001 - the flow decides what to do with it
+                first = node, error
+        return only(self._routed((command,), opened, call.replica_ms, first))
+
     def _routed(
-        self, commands: Sequence[Command], opened: int | None = None, replica_ms: int | None = None
+        self,
+        commands: Sequence[Command],
+        opened: int | None = None,
+        replica_ms: int | None = None,
+        first: tuple[Node, Any] | None = None,
     ) -> list[Any]:
-        flow = cast("Routes", self._routes).answers(commands, opened, replica_ms)
+        flow = cast("Routes", self._routes).answers(commands, opened, replica_ms, first)
         answers = SyncDriver.__call__(self, flow)
         return converted(self.client, commands, answers)
 
