@@ -24,7 +24,6 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Pages that live outside docs/, where hosts of code look for them.
 BORROWED = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 _ROLE = re.compile(r":(?:class|meth|func|attr|data|mod):<code>(~?)([\w.]+)</code>")
-_ELSEWHERE = re.compile(r'<script src="https?:[^"]*"[^>]*></script>')
 _MARK = re.compile(r"^<!-- generated: ([\w ]+) -->$", re.MULTILINE)
 
 
@@ -50,16 +49,6 @@ def on_page_content(html: str, **_: object) -> str:
         return f'<autoref identifier="{name}" optional><code>{shown}</code></autoref>'
 
     return _ROLE.sub(linked, html)
-
-
-def on_post_page(output: str, **_: object) -> str:
-    """Leave out what the theme would load from elsewhere."""
-    return _ELSEWHERE.sub("", output)
-
-
-def on_post_template(output: str, **_: object) -> str:
-    """Do so on the page for addresses that are none."""
-    return _ELSEWHERE.sub("", output)
 
 
 def settings_table(kind: type[Any]) -> str:
