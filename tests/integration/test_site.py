@@ -34,10 +34,16 @@ class Page(HTMLParser):
             self.links.append(found["href"])
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
+def test_the_site_is_whole_and_needs_no_other_machine(tmp_path: Path) -> None:
+    # One test: processes that share the tests would each build it.
+    site = built(tmp_path / "site")
+    every_link_leads_to_a_page_and_a_place_on_it(site)
+    nothing_is_loaded_from_elsewhere(site)
+    what_is_made_from_the_code_is_there(site)
+
+
+def built(folder: Path) -> dict[Path, Page]:
     pytest.importorskip("mkdocs")
-    folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
         cwd=ROOT, capture_output=True, text=True, check=False,
@@ -46,7 +52,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
     return {path: Page(path.read_text("utf-8")) for path in folder.rglob("*.html")}
 
 
-def test_every_link_leads_to_a_page_and_a_place_on_it(site: dict[Path, Page]) -> None:
+def every_link_leads_to_a_page_and_a_place_on_it(site: dict[Path, Page]) -> None:
     seen = 0
     for path, page in site.items():
         if path.name == "404.html":
@@ -63,12 +69,12 @@ def test_every_link_leads_to_a_page_and_a_place_on_it(site: dict[Path, Page]) ->
     assert seen > 1000
 
 
-def test_nothing_is_loaded_from_elsewhere(site: dict[Path, Page]) -> None:
+def nothing_is_loaded_from_elsewhere(site: dict[Path, Page]) -> None:
     for path, page in site.items():
         assert [one for one in page.loads if urlsplit(one).scheme or one.startswith("//")] == [], path.name
 
 
-def test_what_is_made_from_the_code_is_there(site: dict[Path, Page]) -> None:
+def what_is_made_from_the_code_is_there(site: dict[Path, Page]) -> None:
     texts = {path.stem: path.read_text("utf-8") for path in site}
     assert not [name for name, text in texts.items() if "<!-- generated: " in text]
     assert "hot_window_size" in texts["configuration"]
