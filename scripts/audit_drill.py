@@ -37,7 +37,7 @@ class Scope:
         """Let a hit come; return how it was audited, or nothing if it was served."""
         kind = self._watch.audit("s")
         if kind:
-            asked = Asked("q", "n", SCORE, 7, None, False, kind)  # type: ignore[arg-type]
+            asked = Asked("q", "n", SCORE, 7, None, False, kind)
             self._watch.label("s", asked, self._random.random() >= wrong_rate)
             self._send()
         return str(kind)
