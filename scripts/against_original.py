@@ -17,6 +17,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -235,10 +236,10 @@ def round_trips(old: OldPackage, server: Server, folder: str) -> dict[str, Any]:
             semantic.get(URL, near)
             found[name] = {
                 "get_context": trips.of(memory.get_context),
-                "add_message": trips.of(lambda memory=memory: memory.add_message("user", "one more")),
-                "miss": trips.of(lambda semantic=semantic: semantic.get(URL, far)),
-                "hit": trips.of(lambda semantic=semantic: semantic.get(URL, near)),
-                "set": trips.of(lambda semantic=semantic: semantic.set(URL, far, {"answer": "sunny"})),
+                "add_message": trips.of(partial(memory.add_message, "user", "one more")),
+                "miss": trips.of(partial(semantic.get, URL, far)),
+                "hit": trips.of(partial(semantic.get, URL, near)),
+                "set": trips.of(partial(semantic.set, URL, far, {"answer": "sunny"})),
             }
     return found
 

@@ -211,13 +211,13 @@ def message() -> Picture:
         if number:
             p.arrow((x - 40, 194), (x, 194))
     p.text(30, 262, "killed here:", size=SMALL, bold=True)
-    for number, lines in enumerate((
+    for number, left in enumerate((
         ("as before:", "it starts over"),
         ("a torn tail: set aside,", "messages are still hot"),
         ("hot and cold: one id,", "counted once"),
         ("done;", "nothing to do"),
     )):  # fmt: skip
-        for row, line in enumerate(lines):
+        for row, line in enumerate(left):
             p.text(125 + number * 230, 284 + row * 17, line, size=SMALL, at="middle", soft=True)
     p.box(
         690,

@@ -108,8 +108,9 @@ def generated() -> Any:
         for name, point, rate in zip(names, points, rates, strict=True):
             if kind != "answers by equality alone":
                 shown = name.removeprefix("cosine ").replace("defaults, no guards", "without guards")
+                beside = {"defaults": (-44, -13), "without guards": (7, -13)}.get(shown, (6, 5))
                 axis.annotate(
-                    shown, (point["hit_ratio"], rate), textcoords="offset points", xytext=(6, 5), fontsize=8
+                    shown, (point["hit_ratio"], rate), textcoords="offset points", xytext=beside, fontsize=8
                 )
     axis.set_xlabel("questions answered from the cache")
     axis.set_ylabel("wrong among the hits")
@@ -156,7 +157,7 @@ FIGURES: dict[str, Callable[[], Any]] = {"transfer": transfer, "generated": gene
 def draw(folder: Path) -> None:
     """Write all figures, the three pictures of the documentation among them, as plain SVG."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {
+    settings: Any = {
         "svg.hashsalt": "lix_cache",
         "font.size": 9,
         "axes.spines.top": False,
@@ -176,7 +177,9 @@ def compile_paper(folder: Path, target: Path, *, pages: str | None = None) -> No
     """Set the paper as PDF, or its pages as pictures where ``pages`` is ``png``."""
     import typst
 
-    typst.compile(
+    # Its types do not know that a format may be a variable.
+    compile_it: Any = typst.compile
+    compile_it(
         folder / "paper.typ", output=target, root=folder, format=pages or "pdf", font_paths=[FONTS],
         ignore_system_fonts=True, ppi=110 if pages else None,
     )  # fmt: skip

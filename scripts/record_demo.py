@@ -20,7 +20,7 @@ from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = 100
+COLUMNS = 84
 #: What moves the cursor: bars that were drawn over. What is left is what stays on the screen.
 _MOVES = re.compile(r"\x1b\[(?:\?25[lh]|\d*[A-HJK]|2K)")
 

@@ -278,7 +278,7 @@ def test_every_extra_stands_in_the_readme() -> None:
     extras = set(re.findall(r"^([\w-]+) = \[", tables.partition("\n[")[0], re.MULTILINE))
     rows = re.findall(r"^\| (`.*?) \|", README.read_text("utf-8").partition("## Extras")[2], re.MULTILINE)
     shown = {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
-    assert extras - {"bench", "dev", "docs"} == shown
+    assert extras - {"bench", "dev", "docs", "paper"} == shown
 
 
 def test_the_house_that_is_drawn_is_the_house_that_stands() -> None:
