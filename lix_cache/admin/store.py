@@ -24,7 +24,7 @@ from lix_cache.admin.results import (
 from lix_cache.admin.totals import totals
 from lix_cache.archive.compaction import Compacted
 from lix_cache.arguments import config_of
-from lix_cache.checks import check_call, check_count, check_duration, check_flag
+from lix_cache.checks import check_call, check_count, check_duration, check_flag, check_text
 from lix_cache.compat.caches import SemanticCacheRedis
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ArchiveError, InvalidMessage, LixCacheError, RedisCommandError
@@ -406,6 +406,8 @@ class StoreAdmin:
             after: a check that was stopped goes on behind this file, the ``file`` of its last result.
         """
         archive = self._store.archive
+        if after is not None:
+            check_text("after", after)
         if session_id is None:
             names = files.session_files(archive, namespace)
             return files.check_files(archive, names[0 if after is None else bisect_right(names, after) :])

@@ -238,8 +238,6 @@ def run_workers(gateway: Gateway, workers: int, listeners: list[socket.socket]) 
 
     Forked before any connection or thread exists, so each has its own.
     """
-    if gateway.core.local:
-        raise ConfigError("a local model is served by one process; leave --workers out")
     children: set[int] = set()
     stopping: list[int] = []
 

@@ -23,7 +23,7 @@ MANY = 2 * PAGE + 500
 
 def fill(redis_server: RedisServer, config: CacheConfig, count: int) -> None:
     """Leave a window as long as one that no daemon has looked after."""
-    key = Keys(config.redis_key_prefix, config.redis_buckets).window("s")
+    key = Keys(config.redis_key_prefix, config.redis.buckets).window("s")
     with redis_server.client(db=config.session_redis_db) as client:
         pipe = client.pipeline(transaction=False)
         for i in range(count):

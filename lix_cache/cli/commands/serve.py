@@ -116,6 +116,8 @@ def _check_models(settings: GatewaySettings) -> None:
     """Look for models of this machine before anything listens: a missing one is a mistake of the command."""
     for one in settings.upstreams:
         if one.is_local:
+            if settings.workers > 1:
+                raise ConfigError("a local model is served by one process; leave --workers out")
             from lix_cache.gateway.local.loading import check_target
 
             check_target(one.url.removeprefix("local:"), settings.local)
