@@ -42,7 +42,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     # Not in place: what an earlier build left there would go into this one.
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*_NOT_OURS))
     shutil.copytree(ROOT / ".ci", source / ".ci")
-    shutil.copytree(ROOT / "lix_cache" / "cli" / "data", source / "lix_cache" / "cli" / "data")
+    for ours in ("lix_cache/cli/data", "docs/paper/data"):
+        shutil.copytree(ROOT / ours, source / ours)
     subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", dist, source],
         check=True, capture_output=True, text=True,
