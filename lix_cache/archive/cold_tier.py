@@ -332,8 +332,13 @@ class ColdTier(Protocol):
     def unmark_pending_locked(self, session_id: str) -> None:
         """Take the mark off; harmless if there is none. A mark that comes back costs one look."""
 
-    def is_pending(self, session_id: str) -> bool:
-        """Whether the session is marked."""
+    def is_pending(self, session_id: str, *, just_read: bool = False) -> bool:
+        """Whether the session is marked.
+
+        Args:
+            session_id: the session.
+            just_read: in this call of the disk it was read; what that has seen will do.
+        """
 
     def pending_sessions(self) -> list[str]:
         """Return the sessions that are marked."""

@@ -196,7 +196,7 @@ class ArchiveFolder:
     def unmark_pending_locked(self, session_id: str) -> None:
         self._files.remove(self._in_folder(_PENDING, file_stem(session_id)))
 
-    def is_pending(self, session_id: str) -> bool:
+    def is_pending(self, session_id: str, *, just_read: bool = False) -> bool:  # noqa: ARG002 - cheap
         """Whether the session was written to while Redis was away."""
         return self._files.exists(self._in_folder(_PENDING, file_stem(session_id)))
 

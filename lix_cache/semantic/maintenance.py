@@ -15,7 +15,6 @@ from lix_cache.evaluation.adaptive import Counts
 from lix_cache.hot import entries
 from lix_cache.hot.entries import EntryId
 from lix_cache.hot.probe import probe, verdict
-from lix_cache.hot.scripts import Command
 from lix_cache.semantic.core import Core, new_nonce, query_text
 from lix_cache.semantic.embedding import Spent
 from lix_cache.semantic.lookup import catch_up
@@ -162,16 +161,14 @@ def scopes_with(core: Core, wanted: frozenset[bytes], dropped_now: Criteria | No
     found: set[str] = set()
     answers = core.redis.answers
     cursors = dict.fromkeys(range(answers.keys.buckets), b"0")
-    # A bucket's note goes before its list, in the same trip.
-    notes: dict[tuple[str, int], Command] = {}
     if dropped_now is not None:
+        # In a trip of their own: of one batch a script that the server does not know yet is sent again
+        # after the others, and a note must not come after the list.
         words = dropped_now.words()
-        notes = {("note", b): answers.invalidate(b, wanted, *words, new_nonce()) for b in cursors}
+        yield from ask_each({b: answers.invalidate(b, wanted, *words, new_nonce()) for b in cursors})
     while cursors:
-        lists = {("scopes", b): answers.scopes(b, cursor) for b, cursor in cursors.items()}
-        replies = yield from ask_each({**notes, **lists})
-        pages = {bucket: answers.listed(replies["scopes", bucket]) for bucket in cursors}
-        notes = {}
+        replies = yield from ask_each({b: answers.scopes(b, cursor) for b, cursor in cursors.items()})
+        pages = {bucket: answers.listed(reply) for bucket, reply in replies.items()}
         for _, listed in pages.values():
             found.update(scope for scope, items in listed if wanted <= items)
         cursors = {bucket: cursor for bucket, (cursor, _) in pages.items() if cursor is not None}

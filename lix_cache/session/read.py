@@ -19,6 +19,8 @@ from lix_cache.session.base import Session, ask, beside, look, merged, session_l
 from lix_cache.session.reconcile import ask_known, catch_up, reconcile_pending, without_redis
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lix_cache.archive.facts import Extent
 
 __all__ = ["get_context", "get_full", "peek", "read_window", "rehydrate"]
@@ -36,7 +38,7 @@ def get_context(session: Session, count: int = 0, again: int = READS_AGAIN) -> F
         count: as many of the newest as Redis holds anyway, if that is more than the window.
         again: how often to read again where others were at the session meanwhile.
     """
-    store, reunited = session.store, False
+    store = session.store
     try:
         yield from reconcile_pending(session)
         turns = yield from read_window(session, count)
@@ -53,14 +55,10 @@ def get_context(session: Session, count: int = 0, again: int = READS_AGAIN) -> F
                 turns = yield from read_window(session, count)
         else:
             session.seen.compared = max(session.seen.compared, session.seen.opened)
-        if again and not isinstance(turns, Cold) and _is_short(session, turns):
-            reunited = yield from _reunited(session)
     except RedisUnavailable as error:
         context = partial(store.cold.recent, session.id, session.window, in_context=True)
         found = yield from without_redis(session, context, error)
         return found if found is not None else (yield from get_context(session, count))
-    if reunited:
-        return (yield from get_context(session, count, again - 1))
     if isinstance(turns, Cold):
         if not (yield DiskCall(partial(store.cold.exists, session.id))):
             return []
@@ -68,28 +66,48 @@ def get_context(session: Session, count: int = 0, again: int = READS_AGAIN) -> F
         if not is_current and again:
             return (yield from get_context(session, count, again - 1))
         return session.saw(archived)
-    if not _is_short(session, turns):
+    if len(turns) >= session.window and not session.seen.goes_beyond(turns[-1].id):
         return session.saw(once(turns))
     # The window began after the session had moved to disk, or a cache with a smaller window kept it:
     # the rest is archived. One disk call also says if there is nothing.
-    hot, read = turns, partial(store.cold.recent, session.id, session.window, in_context=True)
-    both: list[Turn] = yield DiskCall(lambda: beside(session, read(), hot), waits=True)
+    read = partial(store.cold.recent, session.id, session.window, in_context=True)
+    both = yield from _with_archive(session, turns, read, again=again > 0)
+    if both is None:
+        return (yield from get_context(session, count, again - 1))
     return session.saw(both[-session.window :])
 
 
-def _is_short(session: Session, turns: list[Turn]) -> bool:
-    """Whether the archive may have some of the context that a window lacks."""
-    return len(turns) < session.window or session.seen.goes_beyond(turns[-1].id)
+def _with_archive(
+    session: Session, hot: list[Turn], read: Callable[[], list[Turn]], *, again: bool
+) -> Flow[list[Turn] | None]:
+    """Return what is hot and what is archived, in one disk call.
 
-
-def _reunited(session: Session) -> Flow[bool]:
-    """Reconcile a session that another process used without Redis: what it took out, a window still holds.
-
-    For reads that go to the disk anyway. Others show it until Redis is told.
+    None if the caller is to read again (``again``): another process used the session without Redis, and what
+    it took out stood in the window still. The session has been reconciled. Reads that need no disk show it
+    until Redis is told.
     """
-    if not (yield DiskCall(partial(session.store.cold.is_pending, session.id))):
-        return False
-    return (yield from catch_up(session, locked=False, went_back=False))
+    cold = session.store.cold
+
+    def call() -> list[Turn] | None:
+        archived = read()
+        # After the archive: the mark is there before what it is about.
+        if again and cold.is_pending(session.id, just_read=True):
+            return None
+        return beside(session, archived, hot)
+
+    # In a thread: it reads the archive, and sorts any number of messages.
+    found: list[Turn] | None = yield DiskCall(call, waits=True)
+    if found is not None:
+        return found
+    try:
+        if (yield from catch_up(session, locked=False, went_back=False)):
+            return None
+    except RedisUnavailable:
+        if session.store.settings.on_redis_error == "raise":
+            raise
+        # Redis has told what it holds, and goes with the archive: more than the archive alone.
+        session.store.count("degraded_reads")
+    return (yield from _with_archive(session, hot, read, again=False))
 
 
 def _was_shortened(session: Session, last: MessageId) -> Flow[bool]:
@@ -187,18 +205,12 @@ def get_full(session: Session, *, again: bool = True) -> Flow[list[Turn]]:
     try:
         yield from reconcile_pending(session)
         hot = yield from _all_hot(session)
-        reunited = again and (yield from _reunited(session))
     except RedisUnavailable as error:
         found = yield from without_redis(session, partial(store.cold.turns, session.id), error)
         return found if found is not None else (yield from get_full(session))
-    if reunited:
-        return (yield from get_full(session, again=False))
     hot = late.counted(session.seen, hot, session.seen.deleted)
-    # In a thread: it reads the archive, and sorts any number of messages.
-    everything: list[Turn] = yield DiskCall(
-        lambda: beside(session, store.cold.turns(session.id), hot), waits=True
-    )
-    return session.saw(everything)
+    everything = yield from _with_archive(session, hot, partial(store.cold.turns, session.id), again=again)
+    return session.saw(everything) if everything is not None else (yield from get_full(session, again=False))
 
 
 def peek(session: Session) -> Flow[list[Turn]]:

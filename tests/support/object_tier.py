@@ -432,7 +432,7 @@ class ObjectTier:
     def unmark_pending_locked(self, session_id: str) -> None:
         self.bucket.put(None, None, "pending", session_id)
 
-    def is_pending(self, session_id: str) -> bool:
+    def is_pending(self, session_id: str, *, just_read: bool = False) -> bool:
         return self.bucket.get("pending", session_id)[1] is not None
 
     def pending_sessions(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -144,7 +145,7 @@ class ObjectBase:
 
     def try_lock(self, session_id: str, *, to_append: bool = False) -> ObjectLease | None:
         """Take the session's lease now; None if another has it. See ColdTier."""
-        token = b"" if to_append else random.randbytes(16)
+        token = b"" if to_append else os.urandom(16)
         lease = ObjectLease(self._held, session_id, token, self._forget_lease, self._let_go)
         if not self._held.take(session_id, lease):
             return None

@@ -240,9 +240,11 @@ class ObjectReader(ObjectBase):
             if state.is_there:
                 yield SessionStamp(session_id, str(state.version))
 
-    def is_pending(self, session_id: str) -> bool:
-        """Whether the session is marked."""
-        return self._state(session_id).pending
+    def is_pending(self, session_id: str, *, just_read: bool = False) -> bool:
+        """Whether the session is marked. See ColdTier."""
+        shard = self._shard(session_id) if just_read else None
+        state = self._state(session_id) if shard is None else shard.state(session_id)
+        return state.pending
 
     def pending_sessions(self) -> list[str]:
         """Return the sessions that are marked."""
