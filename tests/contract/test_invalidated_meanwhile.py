@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from lix_cache import HashingEmbedder
+from lix_cache import HashingEmbedder, SemanticCache
 from lix_cache.config import CacheConfig
+from lix_cache.effects import RedisCall
+from lix_cache.semantic import maintenance
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("right-answer")
@@ -103,3 +105,15 @@ def test_a_cached_function_runs_again_if_its_answer_was_invalidated_while_it_ran
     )
     told = [twins.run(function(question=Q)) for _ in range(3)]
     assert told == ["old", "new", "new"]
+
+
+@pytest.mark.parametrize("buckets", [1, 3])
+def test_the_notes_of_an_invalidation_are_answered_before_any_scope_is_listed(
+    redis_config: CacheConfig, buckets: int
+) -> None:
+    # Not in one batch: a script that the server does not know yet is sent again after the others.
+    core = SemanticCache(HashingEmbedder(), redis_config.replace(redis_buckets=buckets))._core
+    first: Any = next(maintenance.scopes_with(core, frozenset(), maintenance.Criteria()))
+    commands = (first.command,) if isinstance(first, RedisCall) else first.commands
+    noted = core.redis.answers.invalidate(0, frozenset(), *maintenance.Criteria().words(), b"12345678")
+    assert [one.script for one in commands] == [noted.script] * buckets
