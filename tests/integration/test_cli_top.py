@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from lix_cache import CacheConfig, HashingEmbedder, HybridConversationCache, SemanticCache, SessionKey
+from lix_cache.cli.commands.top import ended_by_signals
 from lix_cache.cli.live import metrics
 from tests.support import RedisServer
 from tests.support.redis_server import wait_until
@@ -243,6 +244,26 @@ def test_a_signal_leaves_the_terminal_as_it_was(filled: CacheConfig) -> None:
         assert "\x1b[?1049l" in terminal.shown
         assert "\x1b[?25h" in terminal.shown  # the cursor is back
         assert "Traceback" not in terminal.shown
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_in_a_destructor_ends_it_as_well(number: signal.Signals) -> None:
+    class Late:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    code: object = 0
+    try:
+        with ended_by_signals() as is_ended:
+            assert not is_ended()
+            Late()
+            assert is_ended()
+    except SystemExit as error:
+        code = error.code
+    assert code == (0 if number == signal.SIGINT else 143)
+    assert signal.getsignal(number) is before
 
 
 def test_json_goes_on_until_its_reader_leaves(filled: CacheConfig) -> None:

@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -21,7 +21,7 @@ from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import for_humans, write_all
 from lix_cache.cli.terminal import has_reader
 
-__all__ = ["top"]
+__all__ = ["ended_by_signals", "top"]
 
 #: A look counts keys and lists files: on a large store it takes its time, and then the next one waits longer.
 _PAUSE_BY_LOOK = 4
@@ -51,8 +51,8 @@ def top(
     if once:
         _show(looker.look(), as_json=as_json)
     elif as_json:
-        with _ended_by_signals():
-            while has_reader():
+        with ended_by_signals() as is_ended:
+            while has_reader() and not is_ended():
                 look = looker.look_on()
                 _show(look, as_json=True)
                 time.sleep(_pause(look, interval))
@@ -72,9 +72,12 @@ def _show(look: Look, *, as_json: bool) -> None:
 
 def _watch(looker: Looker, interval: float) -> None:
     console = for_humans()
-    with _ended_by_signals(), Live(console=console, screen=True, auto_refresh=False) as live:
+    with (
+        ended_by_signals() as is_ended,
+        Live(console=console, screen=True, auto_refresh=False) as live,
+    ):
         before: Look | None = None
-        while True:
+        while not is_ended():
             look = looker.look_on()
             live.update(draw(look, before), refresh=True)
             before = look if look.trouble is None else before
@@ -86,16 +89,25 @@ def _pause(look: Look, interval: float) -> float:
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let Ctrl-C end the command as it should, and SIGTERM leave the terminal as it was."""
+def ended_by_signals() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C end the command as it should, and SIGTERM leave the terminal as it was.
 
-    def end(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise SystemExit(143)
+    Yields whether one of them came: the exception of a signal that interrupts a destructor or a callback is
+    ignored there, and never arrives.
+    """
+    came: list[int] = []
 
-    before = signal.signal(signal.SIGTERM, end)
+    def end(number: int, _frame: FrameType | None) -> NoReturn:
+        came.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(143)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield lambda: bool(came)
+        if signal.SIGTERM in came:
+            raise SystemExit(143)
     except KeyboardInterrupt:
         pass
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
