@@ -116,7 +116,8 @@ class Routes:
             NewConnection: the connection at hand is newer; nothing was sent.
             RedisError: no server says where the commands go; nothing was sent.
         """
-        if self.nodes.is_stale:
+        # What came of a command that was sent is never replaced by a look that fails: it may have been done.
+        if first is None and self.nodes.is_stale:
             trouble = yield from self._look()
             if trouble is not None:
                 raise trouble

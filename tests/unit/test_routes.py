@@ -47,8 +47,8 @@ class Play:
         self.looks = 0
         self.slept = 0.0
 
-    def __call__(self, *commands: Any, opened: int | None = None) -> list[Any]:
-        flow = self.routes.answers(commands, opened)
+    def __call__(self, *commands: Any, opened: int | None = None, first: Any = None) -> list[Any]:
+        flow = self.routes.answers(commands, opened, first=first)
         result: Any = None
         while True:
             try:
@@ -173,6 +173,25 @@ def test_a_command_whose_connection_broke_is_not_sent_again() -> None:
     play.owner = B
     assert play(GET) == [B]
     assert [port for port, _ in play.sent] == [A, B]
+
+
+@pytest.mark.promise("no-loss")
+def test_what_came_of_a_command_is_kept_when_no_node_can_be_asked_any_more() -> None:
+    # Two adds are under way when the network breaks: the first has found the node away meanwhile.
+    refused = rx.ConnectionError("Error 111 connecting to 127.0.0.1:7001. Refused.")
+    play = Play(lambda port, _: port)
+    play(GET)
+    nodes, owner = play.routes.nodes, play.routes.nodes.masters[0]
+    play._node = lambda _: refused  # type: ignore[method-assign]
+    nodes.doubted = owner
+    (answer,) = play(GET, first=(owner, rx.ConnectionError("Connection closed by server.")))
+    assert isinstance(answer, RedisUnavailable)
+    assert answer.maybe_done
+    assert nodes.is_stale
+    assert play(GET, first=(owner, [b"OK"])) == [b"OK"]
+    (answer,) = play(GET, first=(owner, refused))
+    assert isinstance(answer, RedisUnavailable)
+    assert not answer.maybe_done
 
 
 def test_a_node_that_refuses_connections_is_asked_elsewhere_once_another_has_its_slots() -> None:
