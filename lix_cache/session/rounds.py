@@ -103,7 +103,7 @@ def reconcile_all_pending(store: SessionStore) -> Flow[Moved]:
     """Reconcile every session that any process wrote to during an outage.
 
     Raises:
-        RedisUnavailable: no server answers. One node of a cluster keeps only its own sessions waiting.
+        RedisUnavailable: the server does not answer. A node of a cluster keeps only its own sessions waiting.
     """
     ids: list[str] = yield DiskCall(store.cold.pending_sessions)
     moved = Moved()
@@ -112,7 +112,11 @@ def reconcile_all_pending(store: SessionStore) -> Flow[Moved]:
     if is_cluster:
         # First, side by side: a node that does not answer is waited for once, and not for each session.
         buckets = dict.fromkeys(map(hot.keys.bucket, ids))
-        yield from ask_each({bucket: hot.overflowing(bucket, 1) for bucket in buckets}, silent)
+        try:
+            yield from ask_each({bucket: hot.overflowing(bucket, 1) for bucket in buckets}, silent)
+        except RedisUnavailable as error:
+            # Of the nodes of these sessions none answers. That says nothing of the others.
+            silent = dict.fromkeys(buckets, error)
     for session_id in ids:
         bucket = hot.keys.bucket(session_id)
         if bucket in silent:

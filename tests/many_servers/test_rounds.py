@@ -100,6 +100,8 @@ def test_a_node_that_is_away_keeps_only_its_own_sessions_from_being_reconciled(c
     moved = drive(rounds.reconcile_all_pending(store))
     assert set(moved.failed) == theirs == set(store.cold.pending_sessions())
     assert moved.sessions == len(names) - len(theirs)
+    # Now none is left but theirs: the round still goes on to what is idle elsewhere.
+    assert set(drive(rounds.reconcile_all_pending(store)).failed) == theirs
     back = StoreDriver(store)(rounds.reconcile_all_pending(store))
     assert (back.sessions, back.failed, store.cold.pending_sessions()) == (len(theirs), {}, [])
 
