@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hiredis
@@ -11,12 +12,15 @@ import redis.exceptions as rx
 
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.routes import Routes
-from lix_cache.effects import NodeAsk, NodeAsks, Sleep
+from lix_cache.effects import NodeAsk, NodeAsks, RedisCall, Sleep
 from lix_cache.errors import ConfigError, RedisCommandError, RedisUnavailable
 from lix_cache.hot.clients import create_redis_client
 from lix_cache.hot.connections import NewConnection, next_number
 from lix_cache.hot.endpoint import Endpoint, endpoint_for
 from lix_cache.hot.slots import slot_of
+from lix_cache.hot.spread import SCAN_AGAIN
+from lix_cache.session import old_sessions
+from lix_cache.session.store import open_store
 
 A, B, C = 7001, 7002, 7003
 SLOT = slot_of("{1}k")
@@ -244,6 +248,45 @@ def test_a_scan_goes_through_all_nodes() -> None:
         if not cursor:
             break
     assert keys == [b"%d-0" % A, b"%d-77" % A, b"%d-0" % B]
+
+
+@pytest.mark.promise("no-false-empty")
+def test_a_scan_whose_masters_change_does_not_end_as_if_it_had_seen_all() -> None:
+    def answer(_: int, words: list[bytes]) -> Any:
+        return b"PONG" if words == [b"PING"] else [b"77" if words[1] == b"0" else b"0", []]
+
+    for changes_at in (1, 2, 3):
+        play, cursor = Play(answer, owner=B), 0
+        for _ in range(changes_at):
+            ((following, _keys),) = play(("SCAN", cursor))
+            cursor = int(following)
+        # Another takes over from B, the list of masters is as long as before.
+        play.owner = C
+        play.routes.nodes.doubted = play.routes.nodes.masters[1]
+        (answered,) = play(("SCAN", cursor))
+        assert isinstance(answered, RedisUnavailable), changes_at
+        assert answered.code == SCAN_AGAIN
+        assert not isinstance(play(("SCAN", 0))[0], Exception)
+
+
+def test_the_daemons_look_for_old_sessions_begins_again_when_the_masters_have_changed(tmp_path: Path) -> None:
+    store = open_store(CacheConfig(archive_dir=tmp_path))
+    look = old_sessions.rescue(store, old_sessions.Pass(5), lambda _: pytest.fail("nothing is met"))
+    cursors = []
+    effect = next(look)
+    for _ in range(2):
+        assert isinstance(effect, RedisCall)
+        assert isinstance(effect.command, tuple)
+        cursors.append(effect.command[1])
+        effect = look.throw(RedisUnavailable("changed", code=SCAN_AGAIN))
+    assert cursors == [5, 0]
+
+
+def test_a_scan_goes_on_when_the_map_was_read_again_and_is_the_same() -> None:
+    play = Play(lambda port, words: [b"0", [b"%d" % port]], owner=B)
+    ((following, keys),) = play(("SCAN", 0))
+    play.routes.nodes.doubted = play.routes.nodes.masters[1]
+    assert (play(("SCAN", int(following)))[0], keys) == ([b"0", [b"%d" % B]], [b"%d" % A])
 
 
 def test_memory_is_that_of_all_nodes_together() -> None:
