@@ -21,6 +21,7 @@ from lix_cache.hot.slots import slot_of
 from lix_cache.hot.spread import SCAN_AGAIN
 from lix_cache.session import old_sessions
 from lix_cache.session.store import open_store
+from tests.support.twins import ManualClock
 
 A, B, C = 7001, 7002, 7003
 SLOT = slot_of("{1}k")
@@ -45,7 +46,8 @@ class Play:
 
     def __init__(self, answer: Callable[[int, list[bytes]], Any], owner: int = A, **settings: Any) -> None:
         url = f"redis+cluster://127.0.0.1:{A},127.0.0.1:{B}"
-        self.routes = Routes(endpoint_for(CacheConfig(redis_url=url, **settings).redis, 0))
+        self.clock = ManualClock()
+        self.routes = Routes(endpoint_for(CacheConfig(redis_url=url, **settings).redis, 0), self.clock)
         self.answer, self.owner = answer, owner
         self.sent: list[tuple[int, bytes]] = []
         self.looks = 0
@@ -62,6 +64,7 @@ class Play:
                 return answers
             if isinstance(effect, Sleep):
                 self.slept += effect.seconds
+                self.clock.advance(effect.seconds)
                 result = None
             else:
                 assert isinstance(effect, NodeAsks)
@@ -152,6 +155,16 @@ def test_waiting_ends_when_the_time_for_an_answer_is_over() -> None:
     assert answer.code == "TRYAGAIN"
     assert not answer.maybe_done
     assert 0.5 <= play.slept < 0.6
+
+
+def test_requests_that_take_their_time_count_towards_the_end() -> None:
+    def answer(*_: Any) -> Any:
+        play.clock.advance(0.2)
+        return rx.TryAgainError("x")
+
+    play = Play(answer, redis_socket_timeout=0.5)
+    play(GET)
+    assert len(play.sent) == 3
 
 
 def test_nodes_that_send_in_a_circle_end_too() -> None:
