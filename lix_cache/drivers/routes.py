@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.drivers.commands import packed, wait_for_replica, with_replicas
 from lix_cache.effects import Flow, NodeAsk, NodeAsks, RedisCall, Sleep
 from lix_cache.errors import RedisError, RedisUnavailable
@@ -83,10 +84,11 @@ class Routes:
 
     Args:
         endpoint: of several servers.
+        clock: how long a command has been tried.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
+    def __init__(self, endpoint: Endpoint, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.endpoint, self._clock = endpoint, clock
         self.nodes = Nodes(endpoint)
 
     def owner(self, call: RedisCall) -> Node | None:
@@ -116,13 +118,15 @@ class Routes:
             NewConnection: the connection at hand is newer; nothing was sent.
             RedisError: no server says where the commands go; nothing was sent.
         """
-        if self.nodes.is_stale:
+        end = self._clock.monotonic() + self.endpoint.timeout
+        # What came of a command that was sent is never replaced by a look that fails: it may have been done.
+        if first is None and self.nodes.is_stale:
             trouble = yield from self._look()
             if trouble is not None:
                 raise trouble
         todo, joined = self._planned(commands)
         replies: list[Any] = [None] * len(todo)
-        tries, waited = 0, 0.0
+        tries = 0
         while True:
             one = _Round(replies, waits_for_replica=replica_ms is not None)
             if first is not None:
@@ -136,13 +140,12 @@ class Routes:
             if not one.again and not one.elsewhere:
                 break
             todo = yield from self._left(one)
-            if not todo or waited >= self.endpoint.timeout:
+            # Requests and looks take their time too: a node that does not answer holds up each of them.
+            if not todo or self._clock.monotonic() >= end:
                 break
             tries += 1
             if one.waits or tries > _HOPS:
-                pause = _PAUSES[min(tries, len(_PAUSES)) - 1]
-                waited += pause
-                yield Sleep(pause)
+                yield Sleep(_PAUSES[min(tries, len(_PAUSES)) - 1])
         return replies if joined is None else [join(replies) for join in joined]
 
     def _planned(self, commands: Sequence[Command]) -> tuple[list[_Todo], list[Joined] | None]:

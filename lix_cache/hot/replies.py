@@ -23,14 +23,14 @@ class Added(NamedTuple):
         length: messages in the window now.
         known: which of them were added before, under the same key.
         repeated: they were sent before, without an answer, and that may be carried out later.
-        replicas: how many are known to have the new ones.
+        replicas: how many are known to have the new ones; None where that was not asked.
     """
 
     ids: tuple[MessageId, ...]
     length: int
     known: frozenset[int] = frozenset()
     repeated: bool = False
-    replicas: int = 0
+    replicas: int | None = None
 
     @property
     def new(self) -> tuple[MessageId, ...]:

@@ -82,6 +82,7 @@ class Nodes:
         seeds: the addresses that were configured.
         doubted: a node that did not answer, or serves no slots any more, since the map was last read.
         promoted: a node that serves slots since then.
+        generation: how often the masters have changed, from 1 on.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -93,6 +94,7 @@ class Nodes:
         self.masters: tuple[Node, ...] = ()
         self.doubted: Node | None = None
         self.promoted: Node | None = None
+        self.generation = 1
         # By slot: connections up to this number know nothing of the node that serves it now.
         self._moved: dict[int, int] = {}
 
@@ -129,7 +131,10 @@ class Nodes:
             if changed:
                 self._moved.update(dict.fromkeys(changed, next_number()))
         self.owners = owners
-        self.masters = tuple(sorted({node for node in owners if node is not None}, key=address_of))
+        masters = tuple(sorted({node for node in owners if node is not None}, key=address_of))
+        if masters != self.masters:
+            self.generation += 1
+            self.masters = masters
         self.doubted = self.promoted = None
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lix_cache.errors import RedisUnavailable
 from lix_cache.hot.scripts import ScriptCall
 
 if TYPE_CHECKING:
@@ -12,13 +13,17 @@ if TYPE_CHECKING:
     from lix_cache.hot.scripts import Command
     from lix_cache.hot.slots import Node, Nodes
 
-__all__ = ["Joined", "spread"]
+__all__ = ["SCAN_AGAIN", "Joined", "spread"]
 
 #: What INFO counts on each node, and the store has the sum of.
 _SUMS = frozenset({b"used_memory", b"maxmemory", b"total_system_memory"})
 
-#: A node's own cursor of SCAN is multiplied by this; what is added says which node.
+#: A node's own cursor of SCAN is multiplied by both; what is added says which node, and of which masters.
 _MOST_NODES = 1024
+_MOST_GENERATIONS = 65536
+
+#: The code of the error where a scan is to begin again.
+SCAN_AGAIN = "SCANAGAIN"
 
 
 class Joined(NamedTuple):
@@ -69,20 +74,28 @@ def _first(parts: Sequence[Any]) -> Any:
 def _scan(
     command: tuple[Any, ...], nodes: Nodes
 ) -> tuple[list[tuple[Command, int, Node | None]], Callable[[Sequence[Any]], Any]]:
-    """Go through the nodes one after the other: the cursor says where it is."""
-    cursor, at = divmod(int(command[1]), _MOST_NODES)
-    if at >= len(nodes.masters):
-        # There are fewer nodes than when it began.
-        return [(("PING",), 0, nodes.masters[0])], lambda _: [b"0", []]
+    """Go through the nodes one after the other: the cursor says where it is.
+
+    A place among the masters, and a cursor of one of them, say nothing once there are other masters.
+    """
+    masters, generation = nodes.masters, nodes.generation % _MOST_GENERATIONS
+    rest, began = divmod(int(command[1]), _MOST_GENERATIONS)
+    cursor, at = divmod(rest, _MOST_NODES)
+    if (rest or began) and (began != generation or at >= len(masters)):
+        again = RedisUnavailable(
+            "the masters of the cluster have changed, and keys would be passed over: scan again",
+            code=SCAN_AGAIN,
+        )
+        return [(("PING",), 0, masters[0])], lambda _: again
 
     def join(parts: Sequence[Any]) -> Any:
         following, keys = parts[0]
         theirs = int(following)
-        if theirs:
-            return [b"%d" % (theirs * _MOST_NODES + at), keys]
-        return [b"%d" % ((at + 1) % len(nodes.masters)), keys]
+        place = theirs * _MOST_NODES + at if theirs else at + 1
+        ended = not theirs and place == len(masters)
+        return [b"0" if ended else b"%d" % (place * _MOST_GENERATIONS + generation), keys]
 
-    return [((command[0], cursor, *command[2:]), 0, nodes.masters[at])], join
+    return [((command[0], cursor, *command[2:]), 0, masters[at])], join
 
 
 def _sum_of_infos(parts: Sequence[bytes]) -> bytes:

@@ -107,6 +107,9 @@ def _has_replica(store: SessionStore, added: Added) -> bool:
     if added.known or added.repeated:
         # What an earlier command wrote may have been written over another connection.
         return False
+    if added.replicas is None:
+        # They were found, and no replica was waited for.
+        return False
     if added.replicas:
         return True
     # It was asked for, and for a moment it is not waited for so long.

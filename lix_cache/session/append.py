@@ -176,7 +176,8 @@ def _look_for_keys(
         raise KeyReused(left[error.position]) from None
     known = {*ids, *(left[i] for i in added.known)}
     ids.update(zip(left, added.ids, strict=True))
-    return Added(tuple(ids[i] for i in range(len(ids))), added.length, frozenset(known))
+    every = tuple(ids[i] for i in range(len(ids)))
+    return Added(every, added.length, frozenset(known), replicas=added.replicas)
 
 
 def _dead(session: Session, batch: Batch) -> set[int]:
@@ -234,10 +235,10 @@ def _append_hot(
             fenced = 0 if (yield from look(session, new.number, locked=locked)) is not None else None
             fresh = True
             continue
-        reply, replicas = reply if replica_ms is not None else (reply, 0)
+        reply, replicas = reply if replica_ms is not None else (reply, None)
         answer = HotWindow.added(reply, len(packed))
         if isinstance(answer, Added):
-            answer = answer._replace(replicas=replicas) if replicas else answer
+            answer = answer if replicas is None else answer._replace(replicas=replicas)
             if not _acknowledged(session, answer, opened):
                 yield from _take_back(session, batch, answer)
             return answer

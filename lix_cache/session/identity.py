@@ -27,8 +27,8 @@ _MARK = "token "
 _TURN_SECONDS = 3600.0
 
 
-def agree_on_archive(store: SessionStore, found: bytes | str | None, *, notes: bool) -> Flow[None]:
-    """Compare our archive with the one that Redis names.
+def agree_on_archive(store: SessionStore, found: bytes | str | None, *, notes: bool) -> Flow[bool]:
+    """Compare our archive with the one that Redis names. False if the archive does not answer.
 
     By its UUID, and by a token that is in the archive of whoever noted it: a copy of a folder has the same
     UUID, but not the tokens that were put into the other one since. A process on another machine than that of
@@ -38,14 +38,14 @@ def agree_on_archive(store: SessionStore, found: bytes | str | None, *, notes: b
         ArchiveMismatch: it is another one, or a copy.
     """
     if found is not None and found == store.layout.archive:
-        return
+        return True
     cold, keys = store.cold, store.hot.keys
     noted = found.decode("utf-8", "replace") if isinstance(found, bytes) else found
     try:
         own: str | None = yield DiskCall(cold.archive_id)
         if noted is None:
             if not notes:
-                return
+                return True
             made = yield DiskCall(partial(_new_note, store), waits=True)
             _, found = yield RedisBatch(claim_archive(keys, made))
             noted = found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)
@@ -60,8 +60,9 @@ def agree_on_archive(store: SessionStore, found: bytes | str | None, *, notes: b
             found = noted.encode()
     except ArchiveError:
         # What follows meets the same trouble, and knows what to do about it.
-        return
+        return False
     store.layout.archive = found
+    return True
 
 
 def adopt_archive(store: SessionStore) -> Flow[None]:

@@ -8,7 +8,6 @@ first use of a store, and its daemon at each round.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +28,9 @@ __all__ = ["AsyncStoreDriver", "Layout", "StoreDriver", "agree", "note_anew"]
 
 T = TypeVar("T")
 
+#: So long an archive that did not answer is not asked again by uses: each would wait for it. A daemon asks.
+_ASK_AGAIN_SECONDS = 30.0
+
 
 @dataclass
 class Layout:
@@ -37,11 +39,13 @@ class Layout:
     Attributes:
         in_redis: it has found its number of buckets noted there.
         in_archive: and there.
+        ask_again: by the monotonic clock, when the archive, which failed, is to be compared; None: it was.
         meets_old: the server can be asked for keys of the old package, as far as is known.
     """
 
     in_redis: bool = False
     in_archive: bool = False
+    ask_again: float | None = None
     meets_old: bool = True
     #: What Redis said of the archive when that was last found to be ours.
     archive: bytes | str | None = None
@@ -84,11 +88,14 @@ class AsyncStoreDriver(AsyncDriver):
 
 def _agreed(store: SessionStore, flow: Flow[T], notes: bool) -> Flow[T]:
     layout = store.layout
-    return flow if layout.in_redis and layout.in_archive else _after_agreeing(store, flow, notes)
+    is_due = layout.ask_again is not None and store.clock.monotonic() >= layout.ask_again
+    if layout.in_redis and layout.in_archive and not is_due:
+        return flow
+    return _after_agreeing(store, flow, notes, is_due)
 
 
-def _after_agreeing(store: SessionStore, flow: Flow[T], notes: bool) -> Flow[T]:
-    yield from agree(store, notes=notes)
+def _after_agreeing(store: SessionStore, flow: Flow[T], notes: bool, again: bool) -> Flow[T]:
+    yield from agree(store, notes=notes, again=again)
     return (yield from flow)
 
 
@@ -110,16 +117,21 @@ def agree(store: SessionStore, *, notes: bool = True, again: bool = False) -> Fl
     layout, keys, cold = store.layout, store.hot.keys, store.cold
     name = _name(store)
     # Both are looked at before either is noted: a wrong number must not get into one of them.
+    answers = True
+    if again and layout.ask_again is not None:
+        layout.in_archive = False
     if not layout.in_archive:
-        with suppress(ArchiveError):
+        try:
             found = yield DiskCall(partial(cold.setting, name))
             layout.in_archive = _is_ours(store, found, "the archive")
+        except ArchiveError:
+            answers = False
     if (layout.in_redis and not again) or store.breaker.is_open:
         return
     try:
         found, archive = yield RedisBatch((noted_buckets(keys), noted_archive(keys)))
         in_redis = _is_ours(store, found, "Redis")
-        yield from agree_on_archive(store, archive, notes=notes)
+        answers = (yield from agree_on_archive(store, archive, notes=notes)) and answers
         if not in_redis and notes:
             _, found = yield RedisBatch(claim_buckets(keys))
             in_redis = _is_ours(store, found, "Redis")
@@ -130,10 +142,13 @@ def agree(store: SessionStore, *, notes: bool = True, again: bool = False) -> Fl
         # Redis has room for one number only, so of two first processes one has failed by now. If the disk
         # refuses, work goes on: Redis is where the windows are.
         layout.in_archive = True
-        with suppress(ArchiveError):
+        try:
             call = partial(cold.note_setting, name, str(keys.buckets))
             found = yield DiskCall(call, waits=True)
             _is_ours(store, found, "the archive")
+        except ArchiveError:
+            answers = False
+    layout.ask_again = None if answers else store.clock.monotonic() + _ASK_AGAIN_SECONDS
 
 
 def note_anew(store: SessionStore) -> Flow[None]:

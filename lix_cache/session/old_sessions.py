@@ -29,6 +29,7 @@ from lix_cache.errors import (
 )
 from lix_cache.hot.old_keys import OUT_OF_REACH, OldMessage
 from lix_cache.hot.scripts import Command
+from lix_cache.hot.spread import SCAN_AGAIN
 from lix_cache.messages.turn import NONCE_BYTES, ZERO_ID, MessageId, Turn
 from lix_cache.session.store import SessionStore
 
@@ -119,8 +120,11 @@ def rescue(store: SessionStore, done: Pass, take_over: Callable[[str], Flow[int]
             break
         try:
             following, keys = yield RedisCall(old.scan(cursor))
-        except RedisUnavailable:
-            raise
+        except RedisUnavailable as error:
+            if error.code != SCAN_AGAIN:
+                raise
+            cursor = 0
+            continue
         except RedisError:
             # A user who may not scan, or a cluster: nothing to be met here.
             return Pass(None, 0)

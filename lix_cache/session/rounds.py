@@ -100,15 +100,35 @@ def _note_silent(total: Moved, silent: Mapping[int, LixCacheError]) -> None:
 
 
 def reconcile_all_pending(store: SessionStore) -> Flow[Moved]:
-    """Reconcile every session that any process wrote to during an outage."""
+    """Reconcile every session that any process wrote to during an outage.
+
+    Raises:
+        RedisUnavailable: the server does not answer. A node of a cluster keeps only its own sessions waiting.
+    """
     ids: list[str] = yield DiskCall(store.cold.pending_sessions)
     moved = Moved()
+    hot, is_cluster = store.hot, store.endpoint.kind == "cluster"
+    silent: dict[int, LixCacheError] = {}
+    if is_cluster:
+        # First, side by side: a node that does not answer is waited for once, and not for each session.
+        buckets = dict.fromkeys(map(hot.keys.bucket, ids))
+        try:
+            yield from ask_each({bucket: hot.overflowing(bucket, 1) for bucket in buckets}, silent)
+        except RedisUnavailable as error:
+            # Of the nodes of these sessions none answers. That says nothing of the others.
+            silent = dict.fromkeys(buckets, error)
     for session_id in ids:
+        bucket = hot.keys.bucket(session_id)
+        if bucket in silent:
+            moved.failed[session_id] = silent[bucket]
+            continue
         try:
             yield from reconcile(Session(store, session_id, store.settings.window_size))
-        except RedisUnavailable:
-            raise
         except LixCacheError as error:
+            if isinstance(error, RedisUnavailable):
+                if not is_cluster:
+                    raise
+                silent[bucket] = error
             # It keeps its mark, and does not keep the others from being reconciled.
             moved.failed[session_id] = error
         else:

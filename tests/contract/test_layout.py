@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,14 @@ import redis
 
 from lix_cache import HybridConversationCache, StoreAdmin
 from lix_cache.config import CacheConfig
-from lix_cache.errors import ArchiveMismatch, LayoutMismatch
+from lix_cache.errors import ArchiveMismatch, ArchiveUnavailable, LayoutMismatch
 from lix_cache.session.evictor import Evictor
 from lix_cache.session.layout import Layout
 from lix_cache.session.store import open_store
 from tests.support import CountingProxy
 from tests.support.lab import Process
 from tests.support.sessions import batch, said
-from tests.support.twins import Twins
+from tests.support.twins import ManualClock, Twins
 
 pytestmark = pytest.mark.promise("no-loss")
 
@@ -260,6 +262,51 @@ def test_another_archive_than_that_of_the_others_is_an_error_at_the_first_use(
             Evictor(open_store(redis_config.replace(**place))).run_once()
     assert not list((tmp_path / "other").glob("*.huff")), "nothing was stored"
     assert said(opened(redis_config).get_full()) == ["a"]
+
+
+def refusing(*_: Any, **__: Any) -> Any:
+    raise ArchiveUnavailable(errno.EIO, "the disk does not answer")
+
+
+@pytest.mark.promise("no-loss")
+def test_an_archive_that_failed_at_the_first_use_is_compared_later(
+    twins: Twins, redis_config: CacheConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = twins.make("HybridConversationCache", "s", redis_config)
+    here.add_message("user", "a")
+    clock = ManualClock(time.time())
+    other = redis_config.replace(archive_dir=str(tmp_path / "other"))
+    there = twins.make("HybridConversationCache", "s", other, clock=clock)
+    with monkeypatch.context() as broken:
+        asked: list[str] = []
+        broken.setattr(there._store.cold, "archive_id", lambda **_: (asked.append("id"), refusing()))
+        for _ in range(3):
+            assert said(there.get_context()) == ["a"]
+        assert asked == ["id"], "what does not answer holds up one use only"
+    clock.advance(60)
+    for _ in range(2):
+        with pytest.raises(ArchiveMismatch):
+            there.add_message("user", "lost")
+    assert said(here.get_full()) == ["a"]
+
+
+@pytest.mark.promise("no-loss")
+def test_a_number_that_the_archive_refused_is_noted_later(
+    twins: Twins, redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock(time.time())
+    cache = twins.make("HybridConversationCache", "s", redis_config.replace(redis_buckets=4), clock=clock)
+    name = f"redis_buckets of {redis_config.redis_key_prefix}"
+    with monkeypatch.context() as broken:
+        broken.setattr(cache._store.cold, "note_setting", refusing)
+        cache.get_context()
+    assert cache._store.cold.setting(name) is None
+    cache.get_context()
+    assert cache._store.cold.setting(name) is None
+    clock.advance(60)
+    cache.get_context()
+    assert cache._store.cold.setting(name) == "4"
+    assert cache._store.layout.ask_again is None
 
 
 @pytest.mark.promise("no-loss")

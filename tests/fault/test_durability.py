@@ -13,6 +13,10 @@ import pytest
 from lix_cache import ConversationArchive
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ArchiveBusy, ArchiveUnavailable
+from lix_cache.hot.replies import Added
+from lix_cache.messages.turn import MessageId
+from lix_cache.session.add import _has_replica
+from lix_cache.session.store import open_store
 from lix_cache.storage.files import Files
 from tests.support import RedisServer
 from tests.support.lab import Process
@@ -237,3 +241,33 @@ def test_the_folder_may_be_new(twins: Twins, config: CacheConfig, tmp_path: Path
     cache = twins.make("HybridConversationCache", "s", config.replace(archive_dir=os.fspath(folder)))
     cache.add_message("user", "x")
     assert said(ConversationArchive(folder).load_all("s")) == ["x"]
+
+
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_keyed_message_that_a_replica_has_is_known_to_be_there(
+    twins: Twins, config: CacheConfig, monkeypatch: pytest.MonkeyPatch, archived: bool
+) -> None:
+    """The first keyed add of a session asks twice, and the second answer says how many replicas have it."""
+    for driver in ("sync", "aio"):
+        monkeypatch.setattr(f"lix_cache.drivers.{driver}.with_replicas", lambda answer, _: (answer, 1))
+    config = config.replace(durability="replica", hot_window_size=50)
+    cache = twins.make("HybridConversationCache", "s", config)
+    if archived:
+        cache.add_message("user", "before")
+        cache.flush_to_disk()
+    on_disk = cache.get_stats()["disk_turns"]
+    for key in "ab":
+        cache.add_messages([{"role": "user", "content": key}], keys=[key])
+    stats = cache.get_stats()
+    assert stats["disk_turns"] == on_disk
+    assert "unreplicated_adds" not in stats["counters"]
+
+
+def test_a_message_that_was_found_again_says_nothing_of_replicas(config: CacheConfig) -> None:
+    store = open_store(config.replace(durability="replica"))
+    found = Added((MessageId(1, 0),), 1)
+    assert not _has_replica(store, found)
+    assert not store.replicas.is_open, "no replica was waited for"
+    assert not _has_replica(store, found._replace(replicas=0))
+    assert store.replicas.is_open

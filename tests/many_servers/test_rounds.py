@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis.exceptions as rx
 
 from lix_cache import HybridConversationCache, StoreAdmin
 from lix_cache.config import CacheConfig
+from lix_cache.hot.slots import Node, slot_of
 from lix_cache.session import rounds
 from lix_cache.session.evictor import Evictor
+from lix_cache.session.layout import StoreDriver
 from tests.support.redis_cluster import RedisCluster
 
 pytestmark = pytest.mark.promise("no-loss")
@@ -67,6 +71,39 @@ def test_a_round_without_work_asks_each_node_a_fixed_number_of_times(
     drive(rounds.offload_idle(evictor.store, 3600.0, "me"))
     # For all 1,024 buckets.
     assert asked == [3, 3]
+
+
+def away(drive: Any, dead: Node) -> None:
+    """Have a driver find one node away."""
+    each, pool_of = drive._each, drive._pool_of
+
+    class Away:
+        def ask(self, *_: Any, **__: Any) -> Any:
+            raise rx.ConnectionError("Error 111 connecting. Connection refused.")
+
+    drive._pool_of = lambda node: Away() if node is dead else pool_of(node)
+    drive._each = lambda asks: [each([ask])[0] for ask in asks]
+
+
+def test_a_node_that_is_away_keeps_only_its_own_sessions_from_being_reconciled(config: CacheConfig) -> None:
+    names = use(config, 12)
+    store = HybridConversationCache("s0", config)._store
+    for name in names:
+        store.cold.mark_pending_locked(name)
+    drive = StoreDriver(store)
+    nodes = drive._routes.nodes  # type: ignore[union-attr]
+    # The first of the round, so that all others come after it.
+    dead = nodes.owners[slot_of(store.hot.keys.window(store.cold.pending_sessions()[0]))]
+    theirs = {name for name in names if nodes.owners[slot_of(store.hot.keys.window(name))] is dead}
+    assert 0 < len(theirs) < len(names)
+    away(drive, dead)
+    moved = drive(rounds.reconcile_all_pending(store))
+    assert set(moved.failed) == theirs == set(store.cold.pending_sessions())
+    assert moved.sessions == len(names) - len(theirs)
+    # Now none is left but theirs: the round still goes on to what is idle elsewhere.
+    assert set(drive(rounds.reconcile_all_pending(store)).failed) == theirs
+    back = StoreDriver(store)(rounds.reconcile_all_pending(store))
+    assert (back.sessions, back.failed, store.cold.pending_sessions()) == (len(theirs), {}, [])
 
 
 def test_the_administration_sees_the_whole_store(config: CacheConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hiredis
@@ -11,12 +12,16 @@ import redis.exceptions as rx
 
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.routes import Routes
-from lix_cache.effects import NodeAsk, NodeAsks, Sleep
+from lix_cache.effects import NodeAsk, NodeAsks, RedisCall, Sleep
 from lix_cache.errors import ConfigError, RedisCommandError, RedisUnavailable
 from lix_cache.hot.clients import create_redis_client
 from lix_cache.hot.connections import NewConnection, next_number
 from lix_cache.hot.endpoint import Endpoint, endpoint_for
 from lix_cache.hot.slots import slot_of
+from lix_cache.hot.spread import SCAN_AGAIN
+from lix_cache.session import old_sessions
+from lix_cache.session.store import open_store
+from tests.support.twins import ManualClock
 
 A, B, C = 7001, 7002, 7003
 SLOT = slot_of("{1}k")
@@ -41,14 +46,15 @@ class Play:
 
     def __init__(self, answer: Callable[[int, list[bytes]], Any], owner: int = A, **settings: Any) -> None:
         url = f"redis+cluster://127.0.0.1:{A},127.0.0.1:{B}"
-        self.routes = Routes(endpoint_for(CacheConfig(redis_url=url, **settings).redis, 0))
+        self.clock = ManualClock()
+        self.routes = Routes(endpoint_for(CacheConfig(redis_url=url, **settings).redis, 0), self.clock)
         self.answer, self.owner = answer, owner
         self.sent: list[tuple[int, bytes]] = []
         self.looks = 0
         self.slept = 0.0
 
-    def __call__(self, *commands: Any, opened: int | None = None) -> list[Any]:
-        flow = self.routes.answers(commands, opened)
+    def __call__(self, *commands: Any, opened: int | None = None, first: Any = None) -> list[Any]:
+        flow = self.routes.answers(commands, opened, first=first)
         result: Any = None
         while True:
             try:
@@ -58,6 +64,7 @@ class Play:
                 return answers
             if isinstance(effect, Sleep):
                 self.slept += effect.seconds
+                self.clock.advance(effect.seconds)
                 result = None
             else:
                 assert isinstance(effect, NodeAsks)
@@ -150,6 +157,16 @@ def test_waiting_ends_when_the_time_for_an_answer_is_over() -> None:
     assert 0.5 <= play.slept < 0.6
 
 
+def test_requests_that_take_their_time_count_towards_the_end() -> None:
+    def answer(*_: Any) -> Any:
+        play.clock.advance(0.2)
+        return rx.TryAgainError("x")
+
+    play = Play(answer, redis_socket_timeout=0.5)
+    play(GET)
+    assert len(play.sent) == 3
+
+
 def test_nodes_that_send_in_a_circle_end_too() -> None:
     play = Play(lambda port, _: moved(A + B - port), redis_socket_timeout=0.5)
     (answer,) = play(GET)
@@ -173,6 +190,25 @@ def test_a_command_whose_connection_broke_is_not_sent_again() -> None:
     play.owner = B
     assert play(GET) == [B]
     assert [port for port, _ in play.sent] == [A, B]
+
+
+@pytest.mark.promise("no-loss")
+def test_what_came_of_a_command_is_kept_when_no_node_can_be_asked_any_more() -> None:
+    # Two adds are under way when the network breaks: the first has found the node away meanwhile.
+    refused = rx.ConnectionError("Error 111 connecting to 127.0.0.1:7001. Refused.")
+    play = Play(lambda port, _: port)
+    play(GET)
+    nodes, owner = play.routes.nodes, play.routes.nodes.masters[0]
+    play._node = lambda _: refused  # type: ignore[method-assign]
+    nodes.doubted = owner
+    (answer,) = play(GET, first=(owner, rx.ConnectionError("Connection closed by server.")))
+    assert isinstance(answer, RedisUnavailable)
+    assert answer.maybe_done
+    assert nodes.is_stale
+    assert play(GET, first=(owner, [b"OK"])) == [b"OK"]
+    (answer,) = play(GET, first=(owner, refused))
+    assert isinstance(answer, RedisUnavailable)
+    assert not answer.maybe_done
 
 
 def test_a_node_that_refuses_connections_is_asked_elsewhere_once_another_has_its_slots() -> None:
@@ -225,6 +261,45 @@ def test_a_scan_goes_through_all_nodes() -> None:
         if not cursor:
             break
     assert keys == [b"%d-0" % A, b"%d-77" % A, b"%d-0" % B]
+
+
+@pytest.mark.promise("no-false-empty")
+def test_a_scan_whose_masters_change_does_not_end_as_if_it_had_seen_all() -> None:
+    def answer(_: int, words: list[bytes]) -> Any:
+        return b"PONG" if words == [b"PING"] else [b"77" if words[1] == b"0" else b"0", []]
+
+    for changes_at in (1, 2, 3):
+        play, cursor = Play(answer, owner=B), 0
+        for _ in range(changes_at):
+            ((following, _keys),) = play(("SCAN", cursor))
+            cursor = int(following)
+        # Another takes over from B, the list of masters is as long as before.
+        play.owner = C
+        play.routes.nodes.doubted = play.routes.nodes.masters[1]
+        (answered,) = play(("SCAN", cursor))
+        assert isinstance(answered, RedisUnavailable), changes_at
+        assert answered.code == SCAN_AGAIN
+        assert not isinstance(play(("SCAN", 0))[0], Exception)
+
+
+def test_the_daemons_look_for_old_sessions_begins_again_when_the_masters_have_changed(tmp_path: Path) -> None:
+    store = open_store(CacheConfig(archive_dir=tmp_path))
+    look = old_sessions.rescue(store, old_sessions.Pass(5), lambda _: pytest.fail("nothing is met"))
+    cursors = []
+    effect = next(look)
+    for _ in range(2):
+        assert isinstance(effect, RedisCall)
+        assert isinstance(effect.command, tuple)
+        cursors.append(effect.command[1])
+        effect = look.throw(RedisUnavailable("changed", code=SCAN_AGAIN))
+    assert cursors == [5, 0]
+
+
+def test_a_scan_goes_on_when_the_map_was_read_again_and_is_the_same() -> None:
+    play = Play(lambda port, words: [b"0", [b"%d" % port]], owner=B)
+    ((following, keys),) = play(("SCAN", 0))
+    play.routes.nodes.doubted = play.routes.nodes.masters[1]
+    assert (play(("SCAN", int(following)))[0], keys) == ([b"0", [b"%d" % B]], [b"%d" % A])
 
 
 def test_memory_is_that_of_all_nodes_together() -> None:
