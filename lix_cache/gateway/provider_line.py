@@ -143,10 +143,15 @@ class Line(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._fail(UpstreamFailed(f"the provider's answer is no HTTP ({type(error).__name__})"))
+            if self._has_ended:  # the surplus is behind a whole answer: the line alone is of no use
+                self.abort()
+                answer.end()
+                return
+            kind = type(error).__name__
+            self._fail(UpstreamFailed(f"the provider's answer is no HTTP ({kind})", was_sent=True))
             return
         if self._in_head and self._head_bytes > _LARGEST_HEAD:
-            self._fail(UpstreamFailed("the provider's answer has too large a head"))
+            self._fail(UpstreamFailed("the provider's answer has too large a head", was_sent=True))
         elif self._has_ended:
             self._whole(answer)
         elif not self._in_head:
@@ -156,6 +161,8 @@ class Line(asyncio.Protocol):
         # A second answer in the bytes of the first: whatever it is, it is not to be taken for another's.
         if self._has_ended:
             raise ValueError("two answers to one request")
+        if self._answer is not None:
+            self._answer.headers.clear()  # of an interim answer
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head and self._answer is not None:  # behind the body they are trailers
@@ -165,9 +172,10 @@ class Line(asyncio.Protocol):
         answer, status = self._answer, self._parser.get_status_code()
         if answer is None:
             return
-        if 100 <= status < 200 and status != _SWITCHING:
-            answer.headers.clear()  # the answer comes after it
-            return
+        if status == _SWITCHING:
+            raise ValueError("another protocol than was asked for")
+        if 100 <= status < 200:
+            return  # the answer comes after it
         if sum(len(name) + len(value) for name, value in answer.headers) > _LARGEST_HEAD:
             raise ValueError("too large a head")
         names = {name for name, _ in answer.headers}
@@ -176,6 +184,8 @@ class Line(asyncio.Protocol):
         answer.status, self._in_head = status, False
 
     def on_body(self, body: bytes) -> None:
+        if self._in_head:
+            raise ValueError("an interim answer with a body")
         if self._answer is not None:
             self._answer.take(body)
 
@@ -208,7 +218,9 @@ class Line(asyncio.Protocol):
         else:
             kind = "ConnectionError" if error is None else type(error).__name__
             said = "cannot be reached" if self._in_head else "broke off its answer"
-            self._fail(UpstreamFailed(f"the provider {said} ({kind})"))
+            # One that has begun to answer has the request, and may have carried it out.
+            has_begun = self._head_bytes > 0
+            self._fail(UpstreamFailed(f"the provider {said} ({kind})", was_sent=has_begun))
 
     def abort(self) -> None:
         """Close it now."""
