@@ -9,6 +9,7 @@ that was not sent to its end, an answer that ends with the connection.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -110,16 +111,24 @@ class Line(asyncio.Protocol):
         self._may_stay = False
         self._is_paused = False
         self._head_bytes = 0
+        self._requests = 0
+        #: What TLS writes to: what lies there is in no count of TLS itself.
+        self._raw: Any = None
         self.transport: Any = None
         self.is_closed = False
         self.idle_since = 0.0
 
     def connection_made(self, transport: Any) -> None:
-        self.transport = transport
+        self.transport = self._raw = transport
+
+    async def secure(self, context: ssl.SSLContext, name: str) -> None:
+        """Speak TLS from now on."""
+        self.transport = await self._loop.start_tls(self._raw, self, context, server_hostname=name)
 
     def ask(self, request: bytes, body: bytes) -> LineAnswer:
         """Send a request."""
         answer = self._answer = LineAnswer(self)
+        self._requests += 1
         self._in_head, self._has_ended, self._ends_with_line, self._head_bytes = True, False, False, 0
         self._heard = self._loop.time()
         self._timer = self._loop.call_later(self._lines.read_seconds, self._look)
@@ -195,7 +204,7 @@ class Line(asyncio.Protocol):
 
     def _whole(self, answer: LineAnswer) -> None:
         self._release()
-        is_sent = not self.transport.get_write_buffer_size()
+        is_sent = not (self.transport.get_write_buffer_size() or self._raw.get_write_buffer_size())
         if is_sent and self._may_stay and not self._ends_with_line:
             self._lines.give_back(self)
         else:
@@ -220,7 +229,9 @@ class Line(asyncio.Protocol):
             said = "cannot be reached" if self._in_head else "broke off its answer"
             # One that has begun to answer has the request, and may have carried it out.
             has_begun = self._head_bytes > 0
-            self._fail(UpstreamFailed(f"the provider {said} ({kind})", was_sent=has_begun))
+            was_idle = self._requests > 1 and not has_begun
+            said = f"the provider {said} ({kind})"
+            self._fail(UpstreamFailed(said, was_sent=has_begun, was_stale=was_idle))
 
     def abort(self) -> None:
         """Close it now."""

@@ -78,6 +78,8 @@ class Lines:
             answer.close()
             raise
         if answer.failed is not None and not answer.status:
+            if answer.failed.was_stale:
+                self._drop_idle()  # what closed it has closed the others too
             raise answer.failed
         return answer
 
@@ -85,7 +87,9 @@ class Lines:
         now = asyncio.get_running_loop().time()
         while self._idle:
             line = self._idle.pop()  # the one used last is the likeliest to be there
-            if not line.is_closed and now - line.idle_since < _IDLE_SECONDS:
+            # One whose end has come is told so with the loop's next turn.
+            is_open = not line.is_closed and not line.transport.is_closing()
+            if is_open and now - line.idle_since < _IDLE_SECONDS:
                 return line
             line.abort()
         return None
@@ -124,13 +128,16 @@ class Lines:
             if self._is_safe and self._tls is None:
                 self._tls = ssl.create_default_context()
                 self._tls.set_alpn_protocols(["http/1.1"])
-            name = self._host.decode() if self._is_safe else None
-            _, line = await loop.create_connection(
-                lambda: Line(self), sock=opened, ssl=self._tls, server_hostname=name
-            )
+            _, line = await loop.create_connection(lambda: Line(self), sock=opened)
         except BaseException:
             opened.close()
             raise
+        if self._tls is not None:
+            try:
+                await line.secure(self._tls, self._host.decode())
+            except BaseException:
+                line.abort()
+                raise
         return line
 
     def give_back(self, line: Line) -> None:
@@ -164,5 +171,8 @@ class Lines:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
         while self._idle:
             self._idle.pop().abort()

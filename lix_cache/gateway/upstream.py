@@ -38,11 +38,15 @@ class UpstreamFailed(LixCacheError):
     Attributes:
         was_late: it took longer than a deadline.
         was_sent: the request was sent, and the provider may work on it still.
+        was_stale: a connection that had been idle was closed with it. That tells nothing of the provider.
     """
 
-    def __init__(self, message: str, *, was_late: bool = False, was_sent: bool = False) -> None:
+    def __init__(
+        self, message: str, *, was_late: bool = False, was_sent: bool = False, was_stale: bool = False
+    ) -> None:
         self.was_late = was_late
         self.was_sent = was_sent
+        self.was_stale = was_stale
         super().__init__(message)
 
 
@@ -226,10 +230,7 @@ class Routes:
                 try:
                     incoming = await route.upstream.send(outgoing)
                 except UpstreamFailed as failed:
-                    route.did(well=False)
-                    error = failed
-                    # It may work on it still: another one may be asked, not this one again.
-                    pause = None if failed.was_sent else pause
+                    error, pause = failed, self._pause_after_failure(route, failed, pause)
                 else:
                     if last is not None:
                         last[0].close()
@@ -247,6 +248,15 @@ class Routes:
         if last is not None:
             return last
         raise error or UpstreamFailed("no provider serves this model")
+
+    @staticmethod
+    def _pause_after_failure(route: Route, failed: UpstreamFailed, otherwise: float | None) -> float | None:
+        """Note how a call went; return after how many seconds the same may be asked again, None for never."""
+        if failed.was_stale:
+            return 0.0  # the next connection is a new one
+        route.did(well=False)
+        # It may work on it still: another one may be asked, not this one again.
+        return None if failed.was_sent else otherwise
 
     @staticmethod
     def _did_well(route: Route, incoming: Incoming) -> bool:

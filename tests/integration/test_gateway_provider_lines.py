@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 
 import pytest
+import trustme
 
+from lix_cache.clock import SystemClock
+from lix_cache.gateway.provider_http import HttpUpstream
 from lix_cache.gateway.provider_lines import Lines
-from lix_cache.gateway.upstream import UpstreamFailed
+from lix_cache.gateway.settings import GatewaySettings, UpstreamSettings
+from lix_cache.gateway.upstream import Outgoing, Routes, UpstreamFailed
 
 _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: b\r\n\r\nok"
 
@@ -42,12 +47,27 @@ class _Provider:
             writer.close()
 
 
-def _with(provider: _Provider, work: Callable[[Lines], Awaitable[None]], read_seconds: float = 60.0) -> None:
+_Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def _with(
+    provider: _Handler,
+    work: Callable[[Lines], Awaitable[None]],
+    read_seconds: float = 60.0,
+    authority: trustme.CA | None = None,
+) -> None:
     async def run() -> None:
-        server = await asyncio.start_server(provider, "127.0.0.1", 0)
-        lines = Lines(
-            f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", 30.0, read_seconds=read_seconds
-        )
+        context = None
+        if authority is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+        server = await asyncio.start_server(provider, "127.0.0.1", 0, ssl=context)
+        scheme, host = ("http", "127.0.0.1") if authority is None else ("https", "localhost")
+        url = f"{scheme}://{host}:{server.sockets[0].getsockname()[1]}/v1"
+        lines = Lines(url, 30.0, read_seconds=read_seconds)
+        if authority is not None:
+            lines._tls = ssl.create_default_context()
+            authority.configure_trust(lines._tls)
         try:
             await work(lines)
         finally:
@@ -237,3 +257,103 @@ def test_a_header_that_would_be_two_is_not_sent(value: str) -> None:
 
     _with(provider, work)
     assert provider.heads == []
+
+
+async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer before the body is there, and read no more of it."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+    try:
+        await asyncio.Event().wait()
+    finally:
+        writer.transport.abort()
+
+
+@pytest.mark.promise("isolation")
+@pytest.mark.parametrize("is_safe", [False, True])
+def test_a_line_with_half_a_request_in_it_is_not_used_again(is_safe: bool) -> None:
+    async def work(lines: Lines) -> None:
+        assert await _asked(lines, b"x" * (30 << 20)) == (413, b"no")
+        assert not lines._idle
+
+    _with(_refuse, work, authority=trustme.CA() if is_safe else None)
+
+
+def test_a_line_with_tls_is_used_again() -> None:
+    provider = _Provider(_OK, _OK, _OK)
+
+    async def work(lines: Lines) -> None:
+        for size in (2, 1 << 20, 2):
+            assert await _asked(lines, b"x" * size) == (200, b"ok")
+
+    _with(provider, work, authority=trustme.CA())
+    assert provider.connections == 1
+
+
+def test_a_provider_whose_certificate_is_not_known_cannot_be_reached() -> None:
+    async def work(lines: Lines) -> None:
+        lines._tls = ssl.create_default_context()
+        with pytest.raises(UpstreamFailed, match="cannot be reached"):
+            await _asked(lines)
+
+    _with(_Provider(_OK), work, authority=trustme.CA())
+
+
+class _EndsStale:
+    """Answers one request of each connection, and closes it with the next one, without a word."""
+
+    def __init__(self, together: int) -> None:
+        self.left = together
+        self.connections = 0
+        self.are_there = asyncio.Event()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        await reader.readuntil(b"\r\n\r\n{}")
+        self.left -= 1
+        if self.left <= 0:
+            self.are_there.set()
+        await self.are_there.wait()  # each of the first ones has a connection of its own
+        writer.write(_OK)
+        await reader.read(1)
+        writer.close()
+
+
+def test_connections_that_went_stale_while_idle_cost_one_try_and_no_breaker() -> None:
+    many = 6
+
+    async def work(lines: Lines) -> None:
+        upstream = UpstreamSettings("a", "http://127.0.0.1:9")
+        settings = GatewaySettings(upstreams=(upstream,), retries=1)
+        routes = Routes(settings, SystemClock(), lambda _: "")
+        http = routes.routes[0].upstream
+        assert isinstance(http, HttpUpstream)
+        http._lines = lines
+
+        async def no_pause(_: float) -> None:
+            raise AssertionError("a new connection is tried at once")
+
+        routes._sleep = no_pause  # type: ignore[assignment]
+
+        async def asked() -> tuple[int, bytes]:
+            incoming, _ = await routes.send(routes.routes, lambda _: Outgoing("POST", "/v1/x", [], b"{}"))
+            return incoming.status, b"".join([piece async for piece in incoming.chunks()])
+
+        assert await asyncio.gather(*(asked() for _ in range(many))) == [(200, b"ok")] * many
+        assert len(lines._idle) == many
+        assert await asked() == (200, b"ok")
+        assert len(lines._idle) == 1, "the others were dropped unused"
+        assert (routes.retries, routes.routes[0].failures) == (1, 0)
+
+    provider = _EndsStale(many)
+    _with(provider, work)
+    assert provider.connections == many + 1
+
+
+def test_a_new_connection_that_dies_without_a_byte_is_the_providers_failure() -> None:
+    async def work(lines: Lines) -> None:
+        with pytest.raises(UpstreamFailed) as info:
+            await _asked(lines)
+        assert not info.value.was_stale
+
+    _with(_Provider(b"", closes=True), work)

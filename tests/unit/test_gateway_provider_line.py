@@ -124,3 +124,13 @@ def test_a_whole_answer_is_good_whatever_comes_behind_it(surplus: bytes) -> None
         assert (line.is_closed, len(lines._idle)) == (True, 0)
 
     _with(work)
+
+
+def test_a_line_that_is_about_to_close_is_not_used_again() -> None:
+    def work(lines: Lines, line: Line) -> None:
+        assert _asked(line, _OK).is_whole
+        assert len(lines._idle) == 1
+        line.transport.has_closed = True  # the provider's end is read, connection_lost comes next
+        assert lines._free() is None
+
+    _with(work)
