@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lix_cache.clock import Clock
-from lix_cache.errors import LixCacheError
+from lix_cache.errors import ConfigError, LixCacheError
 from lix_cache.gateway.local.settings import LOCAL_SCHEME
 from lix_cache.gateway.salts import Salted
 from lix_cache.gateway.settings import GatewaySettings, UpstreamSettings
@@ -154,6 +154,10 @@ class Route:
         """The provider's name."""
         return self.settings.name
 
+    def salted_with(self, settings: GatewaySettings) -> tuple[str, int] | None:
+        """Return what its upstream makes salts with, if it does."""
+        return (self.api_key, settings.largest_body_bytes) if self.settings.cache_salt else None
+
     def serves(self, model: str) -> bool:
         """Whether it serves a model."""
         return self.models is None or self.models.match(model) is not None
@@ -184,6 +188,8 @@ class Routes:
             key = one.api_key or (keys(one.api_key_env) if one.api_key_env else "")
             upstream = make(one.url, settings)
             if one.cache_salt:
+                if not key:
+                    raise ConfigError(f"cache_salt of upstream {one.name!r}: {one.api_key_env} has no key")
                 upstream = Salted(upstream, key, settings.largest_body_bytes)
             breaker = Breaker(_OPEN_SECONDS, clock)
             self.routes.append(Route(one, upstream, breaker, patterns(one.models), key))
@@ -302,7 +308,9 @@ class Routes:
         known = {(route.name, route.settings.url): route for route in before.routes}
         for route in self.routes:
             old = known.get((route.name, route.settings.url))
-            if old is not None and (as_before or route.settings.is_local):
+            if old is None or route.salted_with(self._settings) != old.salted_with(before._settings):
+                continue
+            if as_before or route.settings.is_local:
                 route.upstream, route.breaker, route.failures = old.upstream, old.breaker, old.failures
                 before._handed_on.add(old.name)
 
