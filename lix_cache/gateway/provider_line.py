@@ -187,9 +187,12 @@ class Line(asyncio.Protocol):
             return  # the answer comes after it
         if sum(len(name) + len(value) for name, value in answer.headers) > _LARGEST_HEAD:
             raise ValueError("too large a head")
-        names = {name for name, _ in answer.headers}
-        has_end = b"content-length" in names or b"transfer-encoding" in names or status in (204, 304)
-        self._ends_with_line = not has_end
+        codings = [value for name, value in answer.headers if name == b"transfer-encoding"]
+        if codings:  # any other one ends with the connection
+            has_end = codings[-1].rpartition(b",")[2].strip().lower() == b"chunked"
+        else:
+            has_end = any(name == b"content-length" for name, _ in answer.headers)
+        self._ends_with_line = not has_end and status not in (204, 304)
         answer.status, self._in_head = status, False
 
     def on_body(self, body: bytes) -> None:

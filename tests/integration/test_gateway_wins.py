@@ -152,6 +152,31 @@ def test_a_response_that_is_deleted_while_it_is_stored_is_not_kept(
         assert post(gateway.url, body, path).state == "hit-l1-exact", "the next one is kept"
 
 
+def test_an_answer_to_a_delete_is_let_go_where_forgetting_fails(
+    provider: Provider, redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunningGateway(provider, redis_config) as gateway:
+        upstream, closed = gateway.core.routes.routes[0].upstream, []
+        send = upstream.send
+
+        async def sent(request: Any) -> Any:
+            incoming = await send(request)
+            close = incoming.close
+            monkeypatch.setattr(incoming, "close", lambda: (closed.append(1), close()))
+            return incoming
+
+        async def fails(*_: Any) -> None:
+            raise RuntimeError("scripted")
+
+        monkeypatch.setattr(upstream, "send", sent)
+        monkeypatch.setattr(gateway.core, "forget_response", fails)
+        made = post(gateway.url, {"model": "m-1", "input": "Made"}, "/v1/responses").json["id"]
+        gateway.settle()
+        closed.clear()
+        assert ask(gateway.url, "DELETE", f"/v1/responses/{made}").status == 500
+        assert closed == [1]
+
+
 def test_min_fresh_and_pragma_are_heeded(provider: Provider, redis_config: CacheConfig) -> None:
     embedder = HashingEmbedder()
     with RunningGateway(provider, redis_config, embedder=embedder, ttl_seconds=1000) as gateway:

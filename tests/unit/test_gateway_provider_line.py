@@ -134,3 +134,27 @@ def test_a_line_that_is_about_to_close_is_not_used_again() -> None:
         assert lines._free() is None
 
     _with(work)
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize(
+    ("coding", "body", "stays"),
+    [
+        (b"gzip", b"x", False),
+        (b"chunked, gzip", b"x", False),
+        (b"gzip, Chunked", b"1\r\nx\r\n0\r\n\r\n", True),
+        (b"gzip\r\nTransfer-Encoding: chunked", b"1\r\nx\r\n0\r\n\r\n", True),
+    ],
+)
+def test_a_body_whose_last_coding_has_no_end_ends_with_its_line(
+    coding: bytes, body: bytes, stays: bool
+) -> None:
+    def work(lines: Lines, line: Line) -> None:
+        answer = _asked(line, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: " + coding + b"\r\n\r\n" + body)
+        assert answer.is_whole is stays
+        assert len(lines._idle) == stays
+        if not stays:
+            line.connection_lost(None)
+        assert (answer.is_whole, answer.failed, answer._pieces) == (True, None, [b"x"])
+
+    _with(work)
