@@ -162,7 +162,12 @@ def test_an_answer_to_a_delete_is_let_go_where_forgetting_fails(
         async def sent(request: Any) -> Any:
             incoming = await send(request)
             close = incoming.close
-            monkeypatch.setattr(incoming, "close", lambda: (closed.append(1), close()))
+
+            def closing() -> None:
+                closed.append(1)
+                close()
+
+            monkeypatch.setattr(incoming, "close", closing)
             return incoming
 
         async def fails(*_: Any) -> None:

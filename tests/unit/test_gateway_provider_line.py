@@ -158,3 +158,12 @@ def test_a_body_whose_last_coding_has_no_end_ends_with_its_line(
         assert (answer.is_whole, answer.failed, answer._pieces) == (True, None, [b"x"])
 
     _with(work)
+
+
+@pytest.mark.promise("bad-bytes")
+@pytest.mark.parametrize("value", [b"a\x01b", b"a\0b", b"a\rb", b"a\r\n b"])
+def test_a_header_that_cannot_be_passed_on_is_no_answer(value: bytes) -> None:
+    def work(_: Lines, line: Line) -> None:
+        assert _asked(line, b"HTTP/1.1 200 OK\r\nX-A: " + value + _OK[15:]).failed is not None
+
+    _with(work)
