@@ -215,7 +215,7 @@ class Exchange:
         core = self.core
         if core.redis is not None:
             entry, now = await core.redis.get(self.tenant.name, asked.key), core.clock.time()
-            if entry is not None and entry.is_fresh(now, control.max_age, control.min_fresh):
+            if entry is not None and core.serves(entry, now, control):
                 core.memory.put(asked.key, entry)
                 self._hit(entry, "redis", now)
                 return entry.answer, None

@@ -85,6 +85,7 @@ class Core(Keeping):
         self.metrics = Metrics()
         self.memory = Memory(settings.memory_bytes)
         self.purges = Purges()
+        self.deleted = Purges()
         self.redis = RedisTier(self.config, clock) if settings.redis else None
         self.limits = Limits(self.redis, clock)
         self.timeline = Timeline(self.redis, clock)

@@ -31,6 +31,8 @@ class Keeping:
     metrics: Metrics
     memory: Memory
     purges: Purges
+    #: Answers that their providers were told to delete: many more, which must not push a purge out.
+    deleted: Purges
     redis: RedisTier | None
     meaning: ByMeaning | None
     flights: dict[bytes, Flight]
@@ -42,6 +44,14 @@ class Keeping:
     def provider(self, tenant: str, model: Any) -> tuple[str, str]:
         """Return who answers for a model, and a digest of the gateway's own account there."""
         raise NotImplementedError
+
+    def serves(self, entry: Entry, now: float, control: Control) -> bool:
+        """Whether what was found in Redis may be served: a purge under way has not come to all keys."""
+        return entry.is_fresh(now, control.max_age, control.min_fresh) and not self.is_gone(entry)
+
+    def is_gone(self, entry: Entry) -> bool:
+        """Whether an entry was dropped since it was asked for."""
+        return self.purges.has(entry) or self.deleted.has(entry)
 
     def store(
         self,
@@ -69,7 +79,7 @@ class Keeping:
         if place is not None and self.meaning is not None:
             seconds = self.meaning.policy.ttl_for(place.question.text, seconds)
         entry = Entry(tenant.name, answer, begun, now + seconds, asked.model, control.tags)
-        if self.purges.has(entry):
+        if self.is_gone(entry):
             self.metrics.not_stored["purged"] += 1
             return False
         if not self.memory.put(asked.key, entry):
@@ -109,13 +119,13 @@ class Keeping:
             return
         if redis is not None and is_named:
             await redis.name_answer(entry.tenant, asked.account, entry.answer.id, asked.key, seconds)
+            if self.deleted.has(entry):  # it found no name then
+                await redis.forget_named(entry.tenant, asked.account, entry.answer.id)
         if place is None or self.meaning is None:
             return
         await self.meaning.store(place, meant, entry.answer, text, seconds, entry.tags)
         # A purge that began after the look in Redis may have gone past before it was there.
-        if self.purges.has(entry) or (
-            redis is not None and await redis.is_purged(entry.tenant, entry.created)
-        ):
+        if self.is_gone(entry) or (redis is not None and await redis.is_purged(entry.tenant, entry.created)):
             await self.meaning.forget(entry.tenant, entry.answer.id)
 
     def _drop_purged(self, key: bytes, entry: Entry) -> None:
@@ -137,7 +147,13 @@ class Keeping:
 
     async def forget_response(self, tenant: Tenant, headers: Mapping[str, str], identity: str) -> None:
         """Drop an answer that its provider was told to delete, from all tiers."""
-        self.memory.purge(lambda entry: entry.tenant == tenant.name and entry.answer.id == identity)
+
+        def fits(entry: Entry) -> bool:
+            return entry.tenant == tenant.name and entry.answer.id == identity
+
+        # First: one that is being stored, or read from Redis, is not to come back behind it.
+        self.deleted.add(self.clock.time(), fits)
+        self.memory.purge(fits)
         if self.redis is not None:
             account = self.provider(tenant.name, None)[1] or account_of(headers)
             await self.redis.forget_named(tenant.name, account, identity)

@@ -69,7 +69,11 @@ async def pass_through(
             core.spent(tenant, meter.cost(is_whole=False, is_stream=False)[0], "", is_told=False)
         raise
     if scope["method"] == "DELETE" and scope["path"].startswith(_RESPONSES) and incoming.status < 300:
-        await core.forget_response(tenant, headers, scope["path"][len(_RESPONSES) :])
+        try:
+            await core.forget_response(tenant, headers, scope["path"][len(_RESPONSES) :])
+        except BaseException:
+            incoming.close()
+            raise
     head = Head(incoming.status, words.returned(incoming.headers))
     flight = Flight(1 << 16, lambda _: None, goes_on=False)
 

@@ -9,6 +9,7 @@ that was not sent to its end, an answer that ends with the connection.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -110,16 +111,24 @@ class Line(asyncio.Protocol):
         self._may_stay = False
         self._is_paused = False
         self._head_bytes = 0
+        self._requests = 0
+        #: What TLS writes to: what lies there is in no count of TLS itself.
+        self._raw: Any = None
         self.transport: Any = None
         self.is_closed = False
         self.idle_since = 0.0
 
     def connection_made(self, transport: Any) -> None:
-        self.transport = transport
+        self.transport = self._raw = transport
+
+    async def secure(self, context: ssl.SSLContext, name: str) -> None:
+        """Speak TLS from now on."""
+        self.transport = await self._loop.start_tls(self._raw, self, context, server_hostname=name)
 
     def ask(self, request: bytes, body: bytes) -> LineAnswer:
         """Send a request."""
         answer = self._answer = LineAnswer(self)
+        self._requests += 1
         self._in_head, self._has_ended, self._ends_with_line, self._head_bytes = True, False, False, 0
         self._heard = self._loop.time()
         self._timer = self._loop.call_later(self._lines.read_seconds, self._look)
@@ -143,10 +152,15 @@ class Line(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._fail(UpstreamFailed(f"the provider's answer is no HTTP ({type(error).__name__})"))
+            if self._has_ended:  # the surplus is behind a whole answer: the line alone is of no use
+                self.abort()
+                answer.end()
+                return
+            kind = type(error).__name__
+            self._fail(UpstreamFailed(f"the provider's answer is no HTTP ({kind})", was_sent=True))
             return
         if self._in_head and self._head_bytes > _LARGEST_HEAD:
-            self._fail(UpstreamFailed("the provider's answer has too large a head"))
+            self._fail(UpstreamFailed("the provider's answer has too large a head", was_sent=True))
         elif self._has_ended:
             self._whole(answer)
         elif not self._in_head:
@@ -156,6 +170,8 @@ class Line(asyncio.Protocol):
         # A second answer in the bytes of the first: whatever it is, it is not to be taken for another's.
         if self._has_ended:
             raise ValueError("two answers to one request")
+        if self._answer is not None:
+            self._answer.headers.clear()  # of an interim answer
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head and self._answer is not None:  # behind the body they are trailers
@@ -165,17 +181,23 @@ class Line(asyncio.Protocol):
         answer, status = self._answer, self._parser.get_status_code()
         if answer is None:
             return
-        if 100 <= status < 200 and status != _SWITCHING:
-            answer.headers.clear()  # the answer comes after it
-            return
+        if status == _SWITCHING:
+            raise ValueError("another protocol than was asked for")
+        if 100 <= status < 200:
+            return  # the answer comes after it
         if sum(len(name) + len(value) for name, value in answer.headers) > _LARGEST_HEAD:
             raise ValueError("too large a head")
-        names = {name for name, _ in answer.headers}
-        has_end = b"content-length" in names or b"transfer-encoding" in names or status in (204, 304)
-        self._ends_with_line = not has_end
+        codings = [value for name, value in answer.headers if name == b"transfer-encoding"]
+        if codings:  # any other one ends with the connection
+            has_end = codings[-1].rpartition(b",")[2].strip().lower() == b"chunked"
+        else:
+            has_end = any(name == b"content-length" for name, _ in answer.headers)
+        self._ends_with_line = not has_end and status not in (204, 304)
         answer.status, self._in_head = status, False
 
     def on_body(self, body: bytes) -> None:
+        if self._in_head:
+            raise ValueError("an interim answer with a body")
         if self._answer is not None:
             self._answer.take(body)
 
@@ -185,7 +207,7 @@ class Line(asyncio.Protocol):
 
     def _whole(self, answer: LineAnswer) -> None:
         self._release()
-        is_sent = not self.transport.get_write_buffer_size()
+        is_sent = not (self.transport.get_write_buffer_size() or self._raw.get_write_buffer_size())
         if is_sent and self._may_stay and not self._ends_with_line:
             self._lines.give_back(self)
         else:
@@ -208,7 +230,11 @@ class Line(asyncio.Protocol):
         else:
             kind = "ConnectionError" if error is None else type(error).__name__
             said = "cannot be reached" if self._in_head else "broke off its answer"
-            self._fail(UpstreamFailed(f"the provider {said} ({kind})"))
+            # One that has begun to answer has the request, and may have carried it out.
+            has_begun = self._head_bytes > 0
+            was_idle = self._requests > 1 and not has_begun
+            said = f"the provider {said} ({kind})"
+            self._fail(UpstreamFailed(said, was_sent=has_begun, was_stale=was_idle))
 
     def abort(self) -> None:
         """Close it now."""

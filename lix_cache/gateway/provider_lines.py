@@ -27,6 +27,11 @@ def _dropped(opening: asyncio.Task[Line]) -> None:
         opening.result().abort()
 
 
+def _heard(looking: asyncio.Task[list[Any]]) -> None:
+    if not looking.cancelled():
+        looking.exception()  # also where all who asked have gone
+
+
 class Lines:
     """All connections to one provider.
 
@@ -51,6 +56,7 @@ class Lines:
         self._idle: deque[Line] = deque()
         self._sweep: asyncio.TimerHandle | None = None
         self._addresses: tuple[float, list[Any]] = (0.0, [])
+        self._looking: asyncio.Task[list[Any]] | None = None
         self._is_closed = False
 
     async def post(self, target: str, headers: list[tuple[str, str]], body: bytes) -> LineAnswer:
@@ -78,6 +84,8 @@ class Lines:
             answer.close()
             raise
         if answer.failed is not None and not answer.status:
+            if answer.failed.was_stale:
+                self._drop_idle()  # what closed it has closed the others too
             raise answer.failed
         return answer
 
@@ -85,7 +93,9 @@ class Lines:
         now = asyncio.get_running_loop().time()
         while self._idle:
             line = self._idle.pop()  # the one used last is the likeliest to be there
-            if not line.is_closed and now - line.idle_since < _IDLE_SECONDS:
+            # One whose end has come is told so with the loop's next turn.
+            is_open = not line.is_closed and not line.transport.is_closing()
+            if is_open and now - line.idle_since < _IDLE_SECONDS:
                 return line
             line.abort()
         return None
@@ -102,36 +112,60 @@ class Lines:
         if not opening.done():
             opening.add_done_callback(_dropped)
             opening.cancel()
+            self._forget_addresses()
             raise UpstreamFailed("the provider did not answer in time", was_late=True)
         try:
             return opening.result()
         except (OSError, ValueError) as error:
-            self._addresses = (0.0, [])  # they may be others by now
+            self._forget_addresses()
             # Its text may quote the address; the kind says what happened.
             raise UpstreamFailed(f"the provider cannot be reached ({type(error).__name__})") from None
 
     async def _open(self) -> Line:
         loop = asyncio.get_running_loop()
-        until, found = self._addresses
-        if loop.time() >= until:
-            found = await loop.getaddrinfo(self._host.decode(), self._port, type=socket.SOCK_STREAM)
-            self._addresses = loop.time() + _ADDRESS_SECONDS, found
         opened = await aiohappyeyeballs.start_connection(
-            found, happy_eyeballs_delay=_SECOND_ADDRESS_SECONDS, interleave=1
+            await self._found(), happy_eyeballs_delay=_SECOND_ADDRESS_SECONDS, interleave=1
         )
         try:
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # What is between forgets a connection that is silent while a model thinks.
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if self._is_safe and self._tls is None:
                 self._tls = ssl.create_default_context()
                 self._tls.set_alpn_protocols(["http/1.1"])
-            name = self._host.decode() if self._is_safe else None
-            _, line = await loop.create_connection(
-                lambda: Line(self), sock=opened, ssl=self._tls, server_hostname=name
-            )
+            _, line = await loop.create_connection(lambda: Line(self), sock=opened)
         except BaseException:
             opened.close()
             raise
+        if self._tls is not None:
+            try:
+                # Certificates name a host without the dot that makes it absolute.
+                await line.secure(self._tls, self._host.decode().rstrip("."))
+            except BaseException:
+                line.abort()
+                raise
         return line
+
+    async def _found(self) -> list[Any]:
+        """Return the provider's addresses; those who ask at the same time look them up once."""
+        until, found = self._addresses
+        loop = asyncio.get_running_loop()
+        if loop.time() < until:
+            return found
+        if self._looking is None or self._looking.done():
+            self._looking = loop.create_task(self._look_up())
+            self._looking.add_done_callback(_heard)
+        return await asyncio.shield(self._looking)
+
+    async def _look_up(self) -> list[Any]:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(self._host.decode(), self._port, type=socket.SOCK_STREAM)
+        self._addresses = loop.time() + _ADDRESS_SECONDS, found
+        return found
+
+    def _forget_addresses(self) -> None:
+        """Look them up again: they may be others by now, and a look that hangs is nobody's to wait for."""
+        self._addresses, self._looking = (0.0, []), None
 
     def give_back(self, line: Line) -> None:
         """Take a line that has done its work."""
@@ -164,5 +198,8 @@ class Lines:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
         while self._idle:
             self._idle.pop().abort()

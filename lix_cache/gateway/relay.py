@@ -21,6 +21,8 @@ __all__ = ["Broken", "Flight", "Head", "Reader", "Renamed", "RenamedBody", "Stop
 
 #: How far the slowest reader may be behind where an answer is too large to be kept whole.
 _LAG_BYTES = 1 << 20
+#: How long all others wait for the slowest reader when it takes nothing.
+_STALL_SECONDS = 60.0
 _SHARED = frozenset(
     {b"content-type", b"content-encoding", b"cache-control", b"retry-after", b"retry-after-ms"}
 )
@@ -118,7 +120,18 @@ class Flight:
         self.wake()
         while not self.is_whole and self._readers and self._lag() > _LAG_BYTES:
             self._room = asyncio.get_running_loop().create_future()
-            await self._room
+            await asyncio.wait({self._room}, timeout=_STALL_SECONDS)
+            if not self._room.done():
+                self._drop_slowest()
+
+    def _drop_slowest(self) -> None:
+        """Let those go that the others wait for; one that all wait for may take its time."""
+        least = min(reader.position for reader in self._readers)
+        slowest = {reader for reader in self._readers if reader.position == least}
+        if slowest != self._readers:
+            for reader in slowest:
+                reader.is_dropped = True
+            self._readers -= slowest
 
     def _lag(self) -> int:
         least = min(reader.position for reader in self._readers)
@@ -201,12 +214,14 @@ class Reader:
 
     Attributes:
         has_left: the client has gone.
+        is_dropped: it took nothing for too long, and others waited for it.
     """
 
     def __init__(self, flight: Flight) -> None:
         self.flight = flight
         self.position = 0
         self.has_left = False
+        self.is_dropped = False
         self._waiter: asyncio.Future[None] | None = None
         flight.join(self)
 
@@ -246,10 +261,12 @@ class Reader:
         """Give the pieces as they come, until the end or until the client leaves.
 
         Raises:
-            Broken: it ended before its end.
+            Broken: it ended before its end, or this reader was dropped.
         """
         flight = self.flight
         while not self.has_left:
+            if self.is_dropped:
+                raise Broken
             if self.position < len(flight.chunks):
                 # All that is there at once: fewer writes, and nothing waits for more.
                 ready = flight.chunks[self.position :]

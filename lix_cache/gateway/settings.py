@@ -76,6 +76,11 @@ class UpstreamSettings:
                 not (self.cache_salt and self.is_local),
                 f"upstream {self.name!r} needs no cache_salt: its states know their tenants",
             ),
+            (
+                "cache_salt",
+                not self.cache_salt or self.is_local or bool(self.api_key or self.api_key_env),
+                f"cache_salt of upstream {self.name!r} is made with its api_key or api_key_env: give it one",
+            ),
         )
 
     def _flaw_of_url(self) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lix_cache.clock import Clock
-from lix_cache.errors import LixCacheError
+from lix_cache.errors import ConfigError, LixCacheError
 from lix_cache.gateway.local.settings import LOCAL_SCHEME
 from lix_cache.gateway.salts import Salted
 from lix_cache.gateway.settings import GatewaySettings, UpstreamSettings
@@ -38,11 +38,15 @@ class UpstreamFailed(LixCacheError):
     Attributes:
         was_late: it took longer than a deadline.
         was_sent: the request was sent, and the provider may work on it still.
+        was_stale: a connection that had been idle was closed with it. That tells nothing of the provider.
     """
 
-    def __init__(self, message: str, *, was_late: bool = False, was_sent: bool = False) -> None:
+    def __init__(
+        self, message: str, *, was_late: bool = False, was_sent: bool = False, was_stale: bool = False
+    ) -> None:
         self.was_late = was_late
         self.was_sent = was_sent
+        self.was_stale = was_stale
         super().__init__(message)
 
 
@@ -150,6 +154,10 @@ class Route:
         """The provider's name."""
         return self.settings.name
 
+    def salted_with(self, settings: GatewaySettings) -> tuple[str, int] | None:
+        """Return what its upstream makes salts with, if it does."""
+        return (self.api_key, settings.largest_body_bytes) if self.settings.cache_salt else None
+
     def serves(self, model: str) -> bool:
         """Whether it serves a model."""
         return self.models is None or self.models.match(model) is not None
@@ -180,6 +188,8 @@ class Routes:
             key = one.api_key or (keys(one.api_key_env) if one.api_key_env else "")
             upstream = make(one.url, settings)
             if one.cache_salt:
+                if not key:
+                    raise ConfigError(f"cache_salt of upstream {one.name!r}: {one.api_key_env} has no key")
                 upstream = Salted(upstream, key, settings.largest_body_bytes)
             breaker = Breaker(_OPEN_SECONDS, clock)
             self.routes.append(Route(one, upstream, breaker, patterns(one.models), key))
@@ -226,10 +236,7 @@ class Routes:
                 try:
                     incoming = await route.upstream.send(outgoing)
                 except UpstreamFailed as failed:
-                    route.did(well=False)
-                    error = failed
-                    # It may work on it still: another one may be asked, not this one again.
-                    pause = None if failed.was_sent else pause
+                    error, pause = failed, self._pause_after_failure(route, failed, pause)
                 else:
                     if last is not None:
                         last[0].close()
@@ -247,6 +254,15 @@ class Routes:
         if last is not None:
             return last
         raise error or UpstreamFailed("no provider serves this model")
+
+    @staticmethod
+    def _pause_after_failure(route: Route, failed: UpstreamFailed, otherwise: float | None) -> float | None:
+        """Note how a call went; return after how many seconds the same may be asked again, None for never."""
+        if failed.was_stale:
+            return 0.0  # the next connection is a new one
+        route.did(well=False)
+        # It may work on it still: another one may be asked, not this one again.
+        return None if failed.was_sent else otherwise
 
     @staticmethod
     def _did_well(route: Route, incoming: Incoming) -> bool:
@@ -292,7 +308,9 @@ class Routes:
         known = {(route.name, route.settings.url): route for route in before.routes}
         for route in self.routes:
             old = known.get((route.name, route.settings.url))
-            if old is not None and (as_before or route.settings.is_local):
+            if old is None or route.salted_with(self._settings) != old.salted_with(before._settings):
+                continue
+            if as_before or route.settings.is_local:
                 route.upstream, route.breaker, route.failures = old.upstream, old.breaker, old.failures
                 before._handed_on.add(old.name)
 

@@ -84,7 +84,7 @@ class VectorExchange(Exchange):
         if missing and core.redis is not None:
             found = await core.redis.get_many(self.tenant.name, [self.keys[i] for i in missing])
             for i, entry in zip(missing, found, strict=True):
-                if entry is not None and entry.is_fresh(now, self.control.max_age, self.control.min_fresh):
+                if entry is not None and core.serves(entry, now, self.control):
                     core.memory.put(self.keys[i], entry)
                     self.answers[i] = entry.answer
                     oldest = min(oldest, entry.created)

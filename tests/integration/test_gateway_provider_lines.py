@@ -3,78 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import ssl
 
 import pytest
+import trustme
 
+from lix_cache.clock import SystemClock
+from lix_cache.gateway.provider_http import HttpUpstream
 from lix_cache.gateway.provider_lines import Lines
-from lix_cache.gateway.upstream import UpstreamFailed
-
-_OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: b\r\n\r\nok"
-
-
-class _Provider:
-    """Answers the requests of all connections with the given bytes, in turn."""
-
-    def __init__(self, *answers: bytes, closes: bool = False) -> None:
-        self.answers = list(answers)
-        self.closes = closes
-        self.connections = 0
-        self.heads: list[bytes] = []
-        self.ended = asyncio.Event()
-
-    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                self.heads.append(head)
-                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-                await reader.readexactly(length)
-                writer.write(self.answers.pop(0))
-                await writer.drain()
-                if self.closes:
-                    return
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            self.ended.set()
-            writer.close()
-
-
-def _with(provider: _Provider, work: Callable[[Lines], Awaitable[None]], read_seconds: float = 60.0) -> None:
-    async def run() -> None:
-        server = await asyncio.start_server(provider, "127.0.0.1", 0)
-        lines = Lines(
-            f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", 30.0, read_seconds=read_seconds
-        )
-        try:
-            await work(lines)
-        finally:
-            lines.close()
-            server.close()
-
-    asyncio.run(run())
-
-
-async def _asked(lines: Lines, body: bytes = b"{}") -> tuple[int, bytes]:
-    answer = await lines.post("/v1/x", [("x-a", "1"), ("Content-Length", "9")], body)
-    return answer.status, b"".join([piece async for piece in answer.chunks()])
+from lix_cache.gateway.settings import GatewaySettings, UpstreamSettings
+from lix_cache.gateway.upstream import Outgoing, Routes, UpstreamFailed
+from tests.support.provider_lines import OK, LineProvider, asked_of, with_lines
 
 
 def test_a_line_is_used_again_after_a_whole_answer() -> None:
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\nX-T: 1\r\n\r\n"
-    provider = _Provider(_OK, chunked, b"HTTP/1.1 204 No Content\r\n\r\n", _OK)
+    provider = LineProvider(OK, chunked, b"HTTP/1.1 204 No Content\r\n\r\n", OK)
 
     async def work(lines: Lines) -> None:
-        assert [await _asked(lines) for _ in range(4)] == [
+        assert [await asked_of(lines) for _ in range(4)] == [
             (200, b"ok"),
             (200, b"abc"),
             (204, b""),
             (200, b"ok"),
         ]
 
-    _with(provider, work)
+    with_lines(provider, work)
     assert provider.connections == 1
     assert provider.heads[0].startswith(b"POST /v1/x HTTP/1.1\r\nhost: 127.0.0.1:")
 
@@ -87,37 +41,36 @@ def test_a_line_is_used_again_after_a_whole_answer() -> None:
     ],
 )
 def test_a_line_that_is_to_close_is_not_used_again(first: bytes) -> None:
-    provider = _Provider(first, _OK)
+    provider = LineProvider(first, OK)
 
     async def work(lines: Lines) -> None:
-        assert [await _asked(lines) for _ in range(2)] == [(200, b"ok")] * 2
+        assert [await asked_of(lines) for _ in range(2)] == [(200, b"ok")] * 2
 
-    _with(provider, work)
+    with_lines(provider, work)
     assert provider.connections == 2
 
 
 @pytest.mark.promise("isolation")
 def test_bytes_behind_an_answer_are_no_answer_to_the_next_request() -> None:
     async def work(lines: Lines) -> None:
-        with pytest.raises(UpstreamFailed):
-            await _asked(lines)
-        assert await _asked(lines) == (200, b"ok")
+        assert await asked_of(lines) == (200, b"ok")
+        assert await asked_of(lines) == (200, b"ok")
 
-    provider = _Provider(_OK + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", _OK)
-    _with(provider, work)
+    provider = LineProvider(OK + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", OK)
+    with_lines(provider, work)
     assert provider.connections == 2
 
 
 @pytest.mark.promise("isolation")
 def test_bytes_that_come_while_nothing_is_asked_close_the_line() -> None:
-    class Late(_Provider):
+    class Late(LineProvider):
         async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self.connections += 1
             await reader.readuntil(b"\r\n\r\n{}")
-            writer.write(_OK)
+            writer.write(OK)
             if self.connections == 1:
                 await self.go_on.wait()
-                writer.write(_OK.replace(b"ok", b"no"))
+                writer.write(OK.replace(b"ok", b"no"))
             await reader.read()  # until the other side closes
             self.ended.set()
             writer.close()
@@ -126,30 +79,30 @@ def test_bytes_that_come_while_nothing_is_asked_close_the_line() -> None:
 
     async def work(lines: Lines) -> None:
         provider.go_on = asyncio.Event()  # type: ignore[attr-defined]
-        assert await _asked(lines) == (200, b"ok")
+        assert await asked_of(lines) == (200, b"ok")
         provider.go_on.set()  # type: ignore[attr-defined]
         await asyncio.wait_for(provider.ended.wait(), 30)
-        assert await _asked(lines) == (200, b"ok")
+        assert await asked_of(lines) == (200, b"ok")
 
-    _with(provider, work)
+    with_lines(provider, work)
     assert provider.connections == 2
 
 
 def test_an_answer_may_end_with_its_connection() -> None:
     async def work(lines: Lines) -> None:
-        assert await _asked(lines) == (200, b"all of it")
+        assert await asked_of(lines) == (200, b"all of it")
 
-    _with(_Provider(b"HTTP/1.1 200 OK\r\n\r\nall of it", closes=True), work)
+    with_lines(LineProvider(b"HTTP/1.1 200 OK\r\n\r\nall of it", closes=True), work)
 
 
 def test_lines_may_end_as_small_servers_end_them() -> None:
     chunked = b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n2  \r\nab\r\n0\r\n\r\n"
-    provider = _Provider(_OK.replace(b"\r\n", b"\n"), chunked, _OK)
+    provider = LineProvider(OK.replace(b"\r\n", b"\n"), chunked, OK)
 
     async def work(lines: Lines) -> None:
-        assert [await _asked(lines) for _ in range(3)] == [(200, b"ok"), (200, b"ab"), (200, b"ok")]
+        assert [await asked_of(lines) for _ in range(3)] == [(200, b"ok"), (200, b"ab"), (200, b"ok")]
 
-    _with(provider, work)
+    with_lines(provider, work)
     assert provider.connections == 1
 
 
@@ -161,7 +114,7 @@ def test_an_interim_answer_is_none() -> None:
         assert (answer.status, answer.headers) == (200, [(b"content-length", b"2"), (b"x-a", b"b")])
         answer.close()
 
-    _with(_Provider(hints + _OK), work)
+    with_lines(LineProvider(hints + OK), work)
 
 
 @pytest.mark.promise("right-answer")
@@ -182,25 +135,25 @@ def test_an_interim_answer_is_none() -> None:
 def test_half_an_answer_is_an_error(half: bytes) -> None:
     async def work(lines: Lines) -> None:
         with pytest.raises(UpstreamFailed):
-            await _asked(lines)
+            await asked_of(lines)
 
-    _with(_Provider(half, closes=True), work)
+    with_lines(LineProvider(half, closes=True), work)
 
 
 def test_a_silent_provider_is_late() -> None:
     async def work(lines: Lines) -> None:
         with pytest.raises(UpstreamFailed) as info:
-            await _asked(lines)
+            await asked_of(lines)
         assert info.value.was_late
         assert info.value.was_sent
 
-    _with(_Provider(b"HTTP/1.1 200 OK\r\n"), work, read_seconds=0.05)
+    with_lines(LineProvider(b"HTTP/1.1 200 OK\r\n"), work, read_seconds=0.05)
 
 
 @pytest.mark.promise("bad-bytes")
 def test_an_answer_that_is_not_read_is_not_held_without_bound() -> None:
     size = 64 << 20
-    provider = _Provider(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+    provider = LineProvider(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
 
     async def work(lines: Lines) -> None:
         answer = await lines.post("/v1/x", [], b"{}")
@@ -209,32 +162,132 @@ def test_an_answer_that_is_not_read_is_not_held_without_bound() -> None:
         assert answer._held < 2 << 20
         assert sum([len(piece) async for piece in answer.chunks()]) == size
 
-    _with(provider, work)
+    with_lines(provider, work)
 
 
 @pytest.mark.promise("isolation")
 def test_a_request_that_is_given_up_leaves_no_answer_behind() -> None:
     async def work(lines: Lines) -> None:
-        asking = asyncio.ensure_future(_asked(lines))
+        asking = asyncio.ensure_future(asked_of(lines))
         while not provider.heads:
             await asyncio.sleep(0.01)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        assert await _asked(lines) == (200, b"ok")
+        assert await asked_of(lines) == (200, b"ok")
 
-    provider = _Provider(b"", _OK)
-    _with(provider, work)
+    provider = LineProvider(b"", OK)
+    with_lines(provider, work)
     assert provider.connections == 2
 
 
 @pytest.mark.parametrize("value", ["a\r\nx-b: c", "a\nb", "a\0b"])
 def test_a_header_that_would_be_two_is_not_sent(value: str) -> None:
-    provider = _Provider(_OK)
+    provider = LineProvider(OK)
 
     async def work(lines: Lines) -> None:
         with pytest.raises(UpstreamFailed):
             await lines.post("/v1/x", [("x-a", value)], b"{}")
 
-    _with(provider, work)
+    with_lines(provider, work)
     assert provider.heads == []
+
+
+async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer before the body is there, and read no more of it."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+    try:
+        await asyncio.Event().wait()
+    finally:
+        writer.transport.abort()
+
+
+@pytest.mark.promise("isolation")
+@pytest.mark.parametrize("is_safe", [False, True])
+def test_a_line_with_half_a_request_in_it_is_not_used_again(is_safe: bool) -> None:
+    async def work(lines: Lines) -> None:
+        assert await asked_of(lines, b"x" * (30 << 20)) == (413, b"no")
+        assert not lines._idle
+
+    with_lines(_refuse, work, authority=trustme.CA() if is_safe else None)
+
+
+def test_a_line_with_tls_is_used_again() -> None:
+    provider = LineProvider(OK, OK, OK)
+
+    async def work(lines: Lines) -> None:
+        for size in (2, 1 << 20, 2):
+            assert await asked_of(lines, b"x" * size) == (200, b"ok")
+
+    with_lines(provider, work, authority=trustme.CA())
+    assert provider.connections == 1
+
+
+def test_a_provider_whose_certificate_is_not_known_cannot_be_reached() -> None:
+    async def work(lines: Lines) -> None:
+        lines._tls = ssl.create_default_context()
+        with pytest.raises(UpstreamFailed, match="cannot be reached"):
+            await asked_of(lines)
+
+    with_lines(LineProvider(OK), work, authority=trustme.CA())
+
+
+class _EndsStale:
+    """Answers one request of each connection, and closes it with the next one, without a word."""
+
+    def __init__(self, together: int) -> None:
+        self.left = together
+        self.connections = 0
+        self.are_there = asyncio.Event()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        await reader.readuntil(b"\r\n\r\n{}")
+        self.left -= 1
+        if self.left <= 0:
+            self.are_there.set()
+        await self.are_there.wait()  # each of the first ones has a connection of its own
+        writer.write(OK)
+        await reader.read(1)
+        writer.close()
+
+
+def test_connections_that_went_stale_while_idle_cost_one_try_and_no_breaker() -> None:
+    many = 6
+
+    async def work(lines: Lines) -> None:
+        upstream = UpstreamSettings("a", "http://127.0.0.1:9")
+        settings = GatewaySettings(upstreams=(upstream,), retries=1)
+        routes = Routes(settings, SystemClock(), lambda _: "")
+        http = routes.routes[0].upstream
+        assert isinstance(http, HttpUpstream)
+        http._lines = lines
+
+        async def no_pause(_: float) -> None:
+            raise AssertionError("a new connection is tried at once")
+
+        routes._sleep = no_pause  # type: ignore[assignment]
+
+        async def asked() -> tuple[int, bytes]:
+            incoming, _ = await routes.send(routes.routes, lambda _: Outgoing("POST", "/v1/x", [], b"{}"))
+            return incoming.status, b"".join([piece async for piece in incoming.chunks()])
+
+        assert await asyncio.gather(*(asked() for _ in range(many))) == [(200, b"ok")] * many
+        assert len(lines._idle) == many
+        assert await asked() == (200, b"ok")
+        assert len(lines._idle) == 1, "the others were dropped unused"
+        assert (routes.retries, routes.routes[0].failures) == (1, 0)
+
+    provider = _EndsStale(many)
+    with_lines(provider, work)
+    assert provider.connections == many + 1
+
+
+def test_a_new_connection_that_dies_without_a_byte_is_the_providers_failure() -> None:
+    async def work(lines: Lines) -> None:
+        with pytest.raises(UpstreamFailed) as info:
+            await asked_of(lines)
+        assert not info.value.was_stale
+
+    with_lines(LineProvider(b"", closes=True), work)

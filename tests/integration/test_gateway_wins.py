@@ -6,6 +6,7 @@ import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,6 +88,98 @@ def test_a_request_after_a_purge_does_not_follow_one_from_before(
         gateway.settle()
         assert len(provider.calls) == calls + 2
         assert post(gateway.url, chat_body()).state == "hit-l1-exact", "the later one is kept"
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize(
+    ("reads", "path", "body"),
+    [
+        ("get", "/v1/chat/completions", chat_body("Read meanwhile?")),
+        ("get_many", "/v1/embeddings", {"model": "m-e", "input": ["read", "meanwhile"]}),
+    ],
+)
+def test_a_purge_wins_over_a_read_of_redis_that_began_before_it(
+    reads: str,
+    path: str,
+    body: dict[str, Any],
+    provider: Provider,
+    redis_config: CacheConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with RunningGateway(provider, redis_config) as gateway:
+        core = gateway.core
+        post(gateway.url, body, path)
+        gateway.forget()
+        read = getattr(core.redis, reads)
+
+        async def purged_meanwhile(*of: Any) -> Any:
+            found = await read(*of)
+            await core.purge("local", None, None)
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(core.redis, reads, purged_meanwhile)
+            assert post(gateway.url, body, path, cache_control="only-if-cached").status == 504
+        assert len(core.memory) == 0
+        assert post(gateway.url, body, path).state == "miss"
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("step", ["put", "name_answer"])
+def test_a_response_that_is_deleted_while_it_is_stored_is_not_kept(
+    step: str, provider: Provider, redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, body = "/v1/responses", {"model": "m-1", "input": f"Deleted before {step}?"}
+    with RunningGateway(provider, redis_config) as gateway:
+        core, tenant = gateway.core, gateway.core.tenants.find({})
+        real = getattr(core.redis, step)
+        deleted: list[str] = []
+
+        async def deleted_meanwhile(*of: Any) -> Any:
+            (entry,) = core.memory._entries.values()
+            deleted.append(entry.answer.id)
+            await core.forget_response(tenant, {}, entry.answer.id)
+            return await real(*of)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(core.redis, step, deleted_meanwhile)
+            first = post(gateway.url, body, path).json["id"]
+            gateway.settle()
+        assert deleted == [first]
+        assert post(gateway.url, body, path, cache_control="only-if-cached").status == 504
+        assert post(gateway.url, body, path).state == "miss"
+        gateway.settle()
+        assert post(gateway.url, body, path).state == "hit-l1-exact", "the next one is kept"
+
+
+def test_an_answer_to_a_delete_is_let_go_where_forgetting_fails(
+    provider: Provider, redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunningGateway(provider, redis_config) as gateway:
+        upstream, closed = gateway.core.routes.routes[0].upstream, []
+        send = upstream.send
+
+        async def sent(request: Any) -> Any:
+            incoming = await send(request)
+            close = incoming.close
+
+            def closing() -> None:
+                closed.append(1)
+                close()
+
+            monkeypatch.setattr(incoming, "close", closing)
+            return incoming
+
+        async def fails(*_: Any) -> None:
+            raise RuntimeError("scripted")
+
+        monkeypatch.setattr(upstream, "send", sent)
+        monkeypatch.setattr(gateway.core, "forget_response", fails)
+        made = post(gateway.url, {"model": "m-1", "input": "Made"}, "/v1/responses").json["id"]
+        gateway.settle()
+        closed.clear()
+        assert ask(gateway.url, "DELETE", f"/v1/responses/{made}").status == 500
+        assert closed == [1]
 
 
 def test_min_fresh_and_pragma_are_heeded(provider: Provider, redis_config: CacheConfig) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lix_cache.gateway import relay
 from lix_cache.gateway.demo import events_of
 from lix_cache.gateway.relay import Broken, Flight, Head, Reader, Renamed
 
@@ -125,6 +126,53 @@ def test_an_answer_that_is_too_large_to_keep_is_not_held_in_memory() -> None:
         assert size == 20_000_000
         assert most < 5_000_000
         assert not flight.is_whole
+
+    run(work)
+
+
+@pytest.mark.promise("no-stall")
+def test_a_client_that_reads_nothing_stops_the_others_for_so_long_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay, "_STALL_SECONDS", 0.01)
+
+    async def work() -> None:
+        flight = flight_of(largest=100)
+
+        async def pump() -> None:
+            for _ in range(50):
+                await flight.put(b"x" * 100_000)
+
+        fast, slow = Reader(flight), Reader(flight)
+        flight.start(pump())
+        taking = slow.chunks()
+        assert await taking.__anext__()
+        assert len(await read(fast)) == 5_000_000
+        with pytest.raises(Broken):
+            await taking.__anext__()
+        slow.leave()
+        assert not flight.is_broken
+
+    run(work)
+
+
+def test_a_client_that_nobody_waits_for_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "_STALL_SECONDS", 0.001)
+
+    async def work() -> None:
+        flight = flight_of(largest=100)
+
+        async def pump() -> None:
+            for _ in range(50):
+                await flight.put(b"x" * 100_000)
+
+        reader = Reader(flight)
+        flight.start(pump())
+        size = 0
+        async for chunk in reader.chunks():
+            size += len(chunk)
+            await asyncio.sleep(0.02)
+        assert size == 5_000_000
 
     run(work)
 
