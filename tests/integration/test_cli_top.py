@@ -218,6 +218,10 @@ def test_metrics_behind_a_key_are_read_with_the_key_of_a_variable(
     assert (wrong.returncode, wrong.stdout) == (2, "")
 
 
+def test_the_variable_of_the_key_is_no_misspelt_setting() -> None:
+    CacheConfig.from_env("LIX_CACHE", {metrics.KEY_VARIABLE: "a key"})
+
+
 @pytest.mark.promise("no-leak")
 def test_the_key_of_metrics_does_not_follow_a_redirection() -> None:
     with exposing(EXPOSED, key="secret") as behind, exposing(b"", elsewhere=behind) as first:
