@@ -20,7 +20,8 @@ from lix_cache import (
 )
 
 app = FastAPI()
-config = ensure_redis().config(CacheConfig.from_env("LIX_CACHE"))  # your Redis, or a private one
+settings = CacheConfig.from_env("LIX_CACHE").replace(redis_key_prefix="chat")  # this application's
+config = ensure_redis().config(settings)  # your Redis, or a private one
 answers = SemanticCache(
     HashingEmbedder(),  # compares words only; OnnxEmbedder("all-MiniLM-L6-v2") for meaning
     config,

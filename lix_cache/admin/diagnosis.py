@@ -33,6 +33,8 @@ def diagnose_redis(facts: RedisFacts, config: CacheConfig) -> Iterator[Check]:
         yield _permissions(facts, config.redis)
     if facts.buckets is not None:
         yield Check("buckets", "fail", facts.buckets, "'lix-cache migrate --help' says how to go over")
+    if facts.archive is not None:
+        yield Check("archive of the store", "fail", facts.archive, _ANOTHER_ARCHIVE)
     if facts.info:
         yield _persistence(facts, config.session)
         yield from _last_writes(facts)
@@ -58,6 +60,7 @@ _WRITES = (
     "name the primary if this is a replica; make room if it is full (maxmemory, 'lix-cache offload'); else "
     "look at the server's log and at its disk"
 )
+_ANOTHER_ARCHIVE = "name that archive in archive_dir or archive_url; give another application its own prefix"
 _REACH = "the settings are redis_url, or redis_host, redis_port, redis_username and redis_password"
 _ALLOW_INFO = "allow it, so that persistence and memory can be looked at: ACL SETUSER <user> +info"
 
@@ -200,7 +203,7 @@ def diagnose_disk(facts: DiskFacts) -> Iterator[Check]:
             "make the folder writable for this user, or name another in archive_dir",
         )
     elif not facts.exists:
-        yield Check("archive folder", "ok", f"{facts.folder} is made at the first message that moves there")
+        yield Check("archive folder", "ok", f"{facts.folder} is not there yet, and can be made")
     else:
         yield Check("archive folder", "ok", f"{facts.folder}: written, synced and removed a file")
     if not facts.locks_work:

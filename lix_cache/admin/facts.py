@@ -19,6 +19,7 @@ class RedisFacts:
             where all of them answer.
         no_writes: why it takes no writes from any client; None if it does.
         buckets: why ``redis_buckets`` is not that of the store; None if it is.
+        archive: why the archive is not that of the store; None if it is.
         info: the answer to INFO.
         save: the snapshot rule, "" for none; None if the server does not tell.
         appendfsync: when the append-only file is synced; None if the server does not tell.
@@ -33,6 +34,7 @@ class RedisFacts:
     trouble: dict[str, str] = field(default_factory=dict)
     no_writes: str | None = None
     buckets: str | None = None
+    archive: str | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     save: str | None = None
     appendfsync: str | None = None

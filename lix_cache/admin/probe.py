@@ -73,8 +73,10 @@ def look_at_redis(store: SessionStore, config: CacheConfig) -> RedisFacts:
         _try_caches(config, facts.refused)
     try:
         drive(agree(store, notes=False))
-    except (ArchiveMismatch, LayoutMismatch) as error:
+    except LayoutMismatch as error:
         facts.buckets = str(error)
+    except ArchiveMismatch as error:
+        facts.archive = str(error)
     _ask_about_itself(drive, store, facts)
     _look_for_overdue(drive, store, facts)
     return facts

@@ -14,6 +14,7 @@ from typer.core import TyperGroup, TyperOption
 from lix_cache import (
     ArchiveBusy,
     ArchiveCorrupt,
+    ArchiveMismatch,
     ConfigError,
     InvalidInput,
     LixCacheError,
@@ -45,6 +46,7 @@ _NEXT = (
     (RedisAuthError, "'lix-cache doctor' says what the user may not do"),
     (ArchiveCorrupt, "'lix-cache verify' says which bytes are damaged; the rest can be read"),
     (ArchiveBusy, "try again when the other process is done"),
+    (ArchiveMismatch, "the options are --archive-dir and --prefix; a command wants them before its name"),
     (ConfigError, "'lix-cache --help' lists the options and how settings are read"),
 )
 

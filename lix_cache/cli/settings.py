@@ -59,6 +59,14 @@ class Settings:
             return configured_or_private(config).config(config)
         return config
 
+    def config_to_look(self) -> CacheConfig:
+        """Return the config for a look at the whole store, which may be a new one without a folder.
+
+        A folder that is named by an option must be there. Redis names the archive of a store that was
+        used, so a look from a wrong place is an ArchiveMismatch.
+        """
+        return self.config() if self.archive_dir is None else self.config_of_store()
+
     def config_of_store(self) -> CacheConfig:
         """Return the config for work on what is there: the archive's folder must be.
 

@@ -62,6 +62,10 @@ _CODE_IN_SCRIPT = re.compile(r"\A(?:ERR )?Error running script .*?: -([A-Z]+) ",
 _DENIED_IN_SCRIPT = ("The user executing the script can't", "ACL failure in script")
 
 
+#: Redis 6 and 7 quote the command in different ways.
+_NO_SENTINEL = re.compile(r"unknown command ['`]SENTINEL['`]")
+
+
 def reply_code(error: BaseException) -> str:
     """Return the code of an error reply, ``READONLY`` for one; "" for anything else."""
     import redis.exceptions as rx
@@ -93,6 +97,17 @@ def _never_sent(error: BaseException) -> bool:
         or (text.startswith("Error") and " connecting to " in text)
         or "No connection available" in text
     )
+
+
+def _other_kind(code: str, text: str) -> str:
+    """Return what to do about a server of another kind than the address says; "" if it is of that kind."""
+    if code in _OF_CLUSTERS:
+        return " (a node of a cluster: set redis_cluster=True)"
+    if "cluster support disabled" in text:
+        return " (a single server: name it by redis:// without redis_cluster)"
+    if _NO_SENTINEL.search(text):
+        return " (a Redis server and no sentinel: name it by redis://, or name the port of the sentinels)"
+    return ""
 
 
 def translate(error: BaseException, endpoint: Endpoint) -> BaseException:
@@ -133,8 +148,7 @@ def translate(error: BaseException, endpoint: Endpoint) -> BaseException:
     if code in _FOR_NOW:
         return RedisUnavailable(f"{where} cannot serve now: {text}", code=code)
     if isinstance(error, rx.ResponseError):
-        hint = " (a node of a cluster: set redis_cluster=True)" if code in _OF_CLUSTERS else ""
-        return RedisCommandError(f"{where} refused a command: {text}{hint}", code=code)
+        return RedisCommandError(f"{where} refused a command: {text}{_other_kind(code, text)}", code=code)
     maybe_done = not _never_sent(error)
     if isinstance(error, rx.TimeoutError):
         return RedisUnavailable(
@@ -146,7 +160,8 @@ def translate(error: BaseException, endpoint: Endpoint) -> BaseException:
             # Some versions of redis-py leave out what a certificate was refused for.
             text = f"{text} {reason}"
         return RedisUnavailable(
-            f"{where} cannot be reached: {text.rstrip('.')}. Is the server running, and is it this address?",
+            f"{where} cannot be reached: {text.rstrip('.')}. Is the server running, and is it this address? "
+            "Where there is none, ensure_redis() starts a private one",
             maybe_done=maybe_done,
         )
     return RedisCommandError(f"{where}: {type(error).__name__}: {text}")

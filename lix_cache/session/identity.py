@@ -96,7 +96,8 @@ def _why(store: SessionStore, archive: str, own: str | None) -> str:
     which = "a copy of it" if own == archive else "a new and empty place" if own is None else f"archive {own}"
     return (
         f"the sessions under prefix {store.hot.keys.prefix!r} move to archive {archive}, but "
-        f"{store.cold.location!r} is {which}: their history would be in two parts. Let all processes use one "
-        "archive (archive_dir on a shared file system, or archive_url). If this one has taken the "
-        "other's place for good, run 'lix-cache archive adopt'"
+        f"{store.cold.location!r} is {which}: their history would be in two parts. Let all processes of an "
+        "application use one archive (archive_dir on a shared file system, or archive_url). Give another "
+        "application a redis_key_prefix of its own. If this archive has taken the other's place for "
+        "good, run 'lix-cache archive adopt' with it and this prefix"
     )

@@ -120,6 +120,40 @@ def test_a_store_moves_to_object_storage(redis_config: CacheConfig, tmp_path: Pa
     assert len(StoreAdmin(new).sessions()) == 1
 
 
+def test_a_new_folder_is_adopted_before_any_session_has_made_it(
+    redis_config: CacheConfig, tmp_path: Path
+) -> None:
+    """What the error advises can be done as it stands: nothing else could make the folder."""
+    old = HybridConversationCache("s", redis_config)
+    old.add_message("user", "first")
+    old.delete_session()
+    new = redis_config.replace(archive_dir=str(tmp_path / "another" / "folder"))
+    with pytest.raises(ArchiveMismatch, match="a redis_key_prefix of its own"):
+        HybridConversationCache("s", new).add_message("user", "x")
+    words = ["--prefix", new.redis_key_prefix, "--archive-dir", new.archive_dir, "archive", "adopt"]
+    result = CliRunner().invoke(app, ["--env-prefix", "T", *words], env={"T_REDIS_PORT": str(new.redis_port)})
+    assert result.exit_code == 0, result.output
+    assert new.archive_dir in result.output.replace("\n", "")
+    HybridConversationCache("s", new).add_message("user", "x")
+    assert [m["content"] for m in HybridConversationCache("s", new).get_full()] == ["x"]
+    with pytest.raises(ArchiveMismatch):
+        StoreAdmin(redis_config).sessions()
+
+
+def test_the_doctor_tells_another_archive_from_another_number_of_buckets(
+    redis_config: CacheConfig, tmp_path: Path
+) -> None:
+    HybridConversationCache("s", redis_config).add_message("user", "first")
+    new = redis_config.replace(archive_dir=str(tmp_path / "another"))
+    checks = {check.name: check for check in StoreAdmin(new).doctor()}
+    assert "buckets" not in checks
+    found = checks["archive of the store"]
+    assert found.status == "fail"
+    assert "prefix" in found.advice
+    assert "migrate" not in found.advice
+    assert "is made at" not in checks["archive folder"].found
+
+
 def test_an_archive_is_not_copied_to_itself(tmp_path: Path) -> None:
     folder = str(tmp_path / "a")
     ConversationArchive(folder).append_turn("s", {"role": "user", "content": "x"})

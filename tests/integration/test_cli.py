@@ -1423,6 +1423,25 @@ def test_a_folder_that_is_not_there_is_an_error_and_none_is_made(
     assert HybridConversationCache("a", redis_config).get_stats()["hot_messages"] == 3
 
 
+@pytest.mark.promise("no-false-empty")
+def test_a_store_that_was_not_used_yet_is_empty_and_one_that_was_is_not(
+    redis_config: CacheConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    start = options(redis_config)[:2]
+    for command in ("sessions --json", "stats --json", "top --once --json"):
+        result = CliRunner().invoke(app, [*start, *command.split()])
+        assert result.exit_code == 0, result.output
+    assert os.listdir() == [], "a look makes nothing"
+    # In a wrong place, what only Redis has does not pass for the whole.
+    fill(redis_config, "a", 3)
+    for command in ("sessions", "stats", "top --once"):
+        result = CliRunner().invoke(app, [*start, *command.split()])
+        assert result.exit_code == 2, result.output
+        assert "archive adopt" in result.output
+
+
 def test_an_export_into_a_file_with_a_mistyped_folder_leaves_no_file(cli: Cli, tmp_path: Path) -> None:
     output = tmp_path / "backup.jsonl"
     assert cli("--archive-dir=/no/such/folder", "export", "-o", str(output)).code == 1

@@ -99,12 +99,18 @@ def top(config: CacheConfig, *arguments: str) -> Iterator[Terminal]:
 
 
 @contextmanager
-def exposing(body: bytes) -> Iterator[str]:
-    """Serve metrics, and yield their address."""
+def exposing(body: bytes, *, key: str = "", elsewhere: str = "") -> Iterator[str]:
+    """Serve metrics, behind a key or at another address, and yield where."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            if elsewhere:
+                self.send_response(302)
+                self.send_header("Location", elsewhere)
+            elif key and self.headers["Authorization"] != f"Bearer {key}":
+                self.send_response(401)
+            else:
+                self.send_response(200)
             self.end_headers()
             self.wfile.write(body)
 
@@ -194,10 +200,42 @@ def test_metrics_of_caches_and_of_a_gateway_are_understood() -> None:
     assert found.latency_ms["gateway, hit"] == {"0.5": 1.0, "0.95": 10.0, "0.99": 10.0}
 
 
+def test_metrics_behind_a_key_are_read_with_the_key_of_a_variable(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_KEY", "a key of the admin's")
+    with exposing(EXPOSED, key="a key of the admin's") as url:
+        done = run("--once", "--metrics", url)
+        assert done.returncode == 1
+        assert metrics.KEY_VARIABLE in " ".join(done.stdout.split())
+        done = run("--once", "--json", "--metrics", url, "--metrics-key-env", "GATEWAY_KEY")
+        assert (done.returncode, json.loads(done.stdout)["processes"][0]["error"]) == (0, None)
+        # One of several is enough: the others are shown with what is wrong.
+        done = run(
+            "--once", "--metrics", url, "--metrics", "http://127.0.0.1:1/", "--metrics-key-env=GATEWAY_KEY"
+        )
+        assert done.returncode == 0
+    wrong = run("--once", "--metrics", url, "--metrics-key-env", "NOT_SET")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+
+
+def test_the_variable_of_the_key_is_no_misspelt_setting() -> None:
+    CacheConfig.from_env("LIX_CACHE", {metrics.KEY_VARIABLE: "a key"})
+
+
+@pytest.mark.promise("no-leak")
+def test_the_key_of_metrics_does_not_follow_a_redirection() -> None:
+    with exposing(EXPOSED, key="secret") as behind, exposing(b"", elsewhere=behind) as first:
+        assert metrics.fetch(behind, "secret").error is None
+        found = metrics.fetch(first, "secret")
+    assert (found.error or "").startswith("HTTP 401")
+    assert "secret" not in repr(found)
+
+
 @pytest.mark.promise("no-leak")
 def test_a_process_that_does_not_answer_is_named_without_its_password(run: Run) -> None:
     done = run("--once", "--metrics", "http://user:hush@127.0.0.1:1/metrics?token=hush")
-    assert done.returncode == 0
+    assert done.returncode == 1, "all metrics failed"
     assert "http://127.0.0.1:1/metrics" in done.stdout
     assert "hush" not in done.stdout + done.stderr
     assert "hot sessions" in done.stdout

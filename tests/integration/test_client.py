@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import redis
 
+from lix_cache import AsyncHybridConversationCache, HybridConversationCache, close_async_redis_clients
 from lix_cache.config import CacheConfig
 from lix_cache.errors import (
     ConfigError,
@@ -209,6 +210,35 @@ def test_a_refused_command_is_a_command_error(redis_config: CacheConfig) -> None
     client.set(key, "text")
     assert type(translated(lambda: client.lpush(key, 1), redis_config)) is RedisCommandError
     assert type(translated(lambda: client.eval("nonsense(", 0), redis_config)) is RedisCommandError
+
+
+@pytest.mark.parametrize(
+    ("scheme", "path", "advice"),
+    [("redis+cluster", "", "redis:// without redis_cluster"), ("redis+sentinel", "/main", "no sentinel")],
+)
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_single_server_behind_another_kind_of_address_is_said(
+    redis_config: CacheConfig, scheme: str, path: str, advice: str, is_async: bool
+) -> None:
+    url = f"{scheme}://127.0.0.1:{redis_config.redis_port}{path}"
+    config = CacheConfig(redis_url=url, archive_dir=redis_config.archive_dir, on_redis_error="raise")
+
+    async def add() -> None:
+        try:
+            await AsyncHybridConversationCache("s", config).add_message("user", "x")
+        finally:
+            await close_async_redis_clients()
+
+    with pytest.raises(RedisError, match=advice):
+        if is_async:
+            asyncio.run(add())
+        else:
+            HybridConversationCache("s", config).add_message("user", "x")
+
+
+def test_a_server_that_is_not_there_is_told_with_what_starts_one() -> None:
+    config = CacheConfig(redis_host="127.0.0.1", redis_port=1)
+    assert "ensure_redis()" in str(translated(lambda: _connect_sync(config), config))
 
 
 def test_something_else_than_redis_is_a_command_error_not_a_miss(tmp_path: Path) -> None:

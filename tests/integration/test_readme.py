@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pytest
+import redis
 from loguru import logger
 
 import lix_cache
@@ -113,7 +114,10 @@ def reader(
     original = CacheConfig.__init__
 
     def here(self: CacheConfig, **settings: object) -> None:
-        settings.setdefault("redis_key_prefix", redis_config.redis_key_prefix)
+        # A prefix that a page names goes behind the test's.
+        prefix = str(settings.setdefault("redis_key_prefix", redis_config.redis_key_prefix))
+        if not prefix.startswith(redis_config.redis_key_prefix):
+            settings["redis_key_prefix"] = f"{redis_config.redis_key_prefix}:{prefix}"
         settings["redis_port"] = redis_server.port
         original(self, **settings)  # type: ignore[arg-type]
 
@@ -122,6 +126,11 @@ def reader(
     monkeypatch.setattr(prometheus, "REGISTRY", prometheus.CollectorRegistry())
     yield
     logger.disable("lix_cache")
+    # The tutorial's programs are other processes: nothing puts the test's prefix before theirs.
+    client = redis.Redis(port=redis_server.port, db=CacheConfig().session_redis_db)
+    for key in client.scan_iter("chat:*"):
+        client.delete(key)
+    client.close()
 
 
 def test_the_page_of_ways_shows_each_of_them() -> None:
@@ -186,7 +195,8 @@ def test_the_examples_one_after_another_twice_leave_each_other_alone() -> None:
             for block in blocks:
                 if block.language in _PYTHON:
                     block.run(page, space)
-    assert StoreAdmin(CacheConfig(archive_dir="./data/conversations")).session_ids() == []
+    for settings in ({}, {"redis_key_prefix": "first-look"}):
+        assert StoreAdmin(CacheConfig(**settings)).session_ids() == []
     assert list(Path("data").rglob("*.huff")) == []
 
 

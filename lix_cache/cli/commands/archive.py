@@ -6,13 +6,14 @@ import os
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from lix_cache import StoreAdmin
 from lix_cache.admin import copy_archive
 from lix_cache.cli.errors import PROBLEM, complain
 from lix_cache.cli.naming import listed_failures, spoken
 from lix_cache.cli.options import AsJson, settings_of
-from lix_cache.cli.output import counted, for_humans, print_json, progress
+from lix_cache.cli.output import counted, for_humans, print_json, progress, visible
 
 __all__ = ["archive"]
 
@@ -23,11 +24,14 @@ archive = typer.Typer(help="The archive as a whole.")
 def adopt(ctx: typer.Context) -> None:
     """Let the sessions in Redis move to this archive from now on: it has taken the place of another.
 
-    Copy what the other one has before. Stop the processes that use it: they stop with an
-    ArchiveMismatch at the next round of their daemon.
+    A folder that is not there is made. Copy what the other archive has before. Stop the processes that
+    use it: they stop with an ArchiveMismatch at the next round of their daemon.
     """
-    StoreAdmin(settings_of(ctx).config_of_store()).adopt_archive()
-    for_humans().print("Redis names this archive now", soft_wrap=True)
+    # Not config_of_store(): the folder may be new, and no session can make it before Redis names it.
+    config = settings_of(ctx).config()
+    StoreAdmin(config).adopt_archive()
+    text = f"Redis names {config.archive_place} now, for the prefix {config.redis_key_prefix!r}"
+    for_humans().print(Text(visible(text)), soft_wrap=True)
 
 
 @archive.command(epilog="Example: lix-cache archive copy ./data/conversations s3://bucket/chats")

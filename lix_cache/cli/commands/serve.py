@@ -213,7 +213,8 @@ def _run(
     gateway.core.is_demo = is_demo
     log_troubles()
     lines = [f"lix-cache gateway on {address}"]
-    lines += [f"  {one.name}: {visible(one.url)}" for one in settings.upstreams]
+    what = " (the scripted provider, which the gateway asks; it has no page)" if is_demo else ""
+    lines += [f"  {one.name}: {visible(one.url)}{what}" for one in settings.upstreams]
     if settings.admin_key:
         lines.append(f"  page: {address}/ui")
     if page_key:

@@ -31,7 +31,7 @@ def sessions(
     A message that was brought back from disk is counted on both sides. Exits with 1 if an
     archive file cannot be read: its session is not in the list.
     """
-    admin = StoreAdmin(settings_of(ctx).config_of_store())
+    admin = StoreAdmin(settings_of(ctx).config_to_look())
     # One more than asked for tells whether there are more.
     found = admin.sessions(limit + 1 if limit else None, namespace=namespace)
     shown = found[:limit] if limit else found

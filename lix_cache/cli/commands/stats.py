@@ -20,7 +20,7 @@ def stats(ctx: typer.Context, as_json: AsJson = False) -> None:
 
     Keys are counted in small steps, so a busy server is not held up.
     """
-    admin = StoreAdmin(settings_of(ctx).config_of_store())
+    admin = StoreAdmin(settings_of(ctx).config_to_look())
     found = admin.stats()
     if as_json:
         print_json(asdict(found))

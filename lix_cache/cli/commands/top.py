@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -14,8 +15,10 @@ from typing import Annotated, NoReturn
 import typer
 from rich.live import Live
 
+from lix_cache import InvalidInput
+from lix_cache.cli.errors import PROBLEM
 from lix_cache.cli.live.gathering import Look, Looker
-from lix_cache.cli.live.metrics import check_url
+from lix_cache.cli.live.metrics import KEY_VARIABLE, check_url
 from lix_cache.cli.live.screen import draw
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import for_humans, write_all
@@ -35,6 +38,14 @@ def top(
         list[str] | None,
         typer.Option(metavar="URL", help="Prometheus metrics of a process with caches; may be repeated."),
     ] = None,
+    key_env: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics-key-env",
+            metavar="NAME",
+            help=f"The variable with the key that each --metrics address gets, else {KEY_VARIABLE}.",
+        ),
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Look once and end; also without a terminal.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -42,24 +53,34 @@ def top(
 
     Sessions, sizes and audits are read from the store. Hits by reason and latencies are counted by each
     process: name its Prometheus metrics with --metrics, those of a gateway (/metrics) or of register_metrics.
+    A gateway with an admin key wants that key, from a variable. One look ends with 1 if no metrics could
+    be read.
 
     While the store cannot be read it says so, shows what it saw last, and tries again; with --once it
     ends with 1. --json writes a line for each look. Ctrl-C ends.
     """
     urls = [check_url(url) for url in metrics or ()]
-    looker = Looker(settings_of(ctx).config_of_store(), limit, urls)
-    if once:
-        _show(looker.look(), as_json=as_json)
+    key = os.environ.get(key_env or KEY_VARIABLE, "")
+    if key_env and not key:
+        raise InvalidInput(f"the variable {key_env!r} of --metrics-key-env is not set")
+    looker = Looker(settings_of(ctx).config_to_look(), limit, urls, key)
+    if once or not (as_json or for_humans().is_terminal):
+        _look_once(looker, as_json=as_json)
     elif as_json:
         with ended_by_signals() as is_ended:
             while has_reader() and not is_ended():
                 look = looker.look_on()
                 _show(look, as_json=True)
                 time.sleep(_pause(look, interval))
-    elif not for_humans().is_terminal:
-        _show(looker.look(), as_json=False)
     else:
         _watch(looker, interval)
+
+
+def _look_once(looker: Looker, *, as_json: bool) -> None:
+    look = looker.look()
+    _show(look, as_json=as_json)
+    if look.processes and all(one.error for one in look.processes):
+        raise typer.Exit(PROBLEM)
 
 
 def _show(look: Look, *, as_json: bool) -> None:

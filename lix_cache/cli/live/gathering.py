@@ -62,12 +62,13 @@ class Looker:
         config: of the store.
         limit: sessions to show.
         urls: metrics of processes.
+        key: for those metrics; "" for none.
     """
 
-    def __init__(self, config: CacheConfig, limit: int, urls: Sequence[str]) -> None:
+    def __init__(self, config: CacheConfig, limit: int, urls: Sequence[str], key: str = "") -> None:
         self._admin = StoreAdmin(config)
         self._cache = SemanticCache(None, config)
-        self._limit, self._urls = limit, urls
+        self._limit, self._urls, self._key = limit, urls, key
         self._last = Look(0.0, 0.0)
 
     def look(self) -> Look:
@@ -82,7 +83,7 @@ class Looker:
         found = self._cache.get_stats()
         if found["redis"] != "ok":
             raise RedisError(found["redis"])
-        processes = [fetch(url) for url in self._urls]
+        processes = [fetch(url, self._key) for url in self._urls]
         answers = {name: found[name] for name in _ANSWERS}
         took = time.monotonic() - began
         self._last = Look(time.time(), took, None, stats, sessions, answers, processes)
@@ -95,7 +96,7 @@ class Looker:
             return self.look()
         except (LixCacheError, OSError) as error:
             last = self._last
-            processes = [fetch(url) for url in self._urls]
+            processes = [fetch(url, self._key) for url in self._urls]
             return Look(
                 last.at, time.monotonic() - began, f"{type(error).__name__}: {error}", last.stats,
                 last.sessions, last.answers, processes,

@@ -6,14 +6,16 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, build_opener
 
 from lix_cache import InvalidInput
 
-__all__ = ["Metrics", "check_url", "fetch", "read"]
+__all__ = ["KEY_VARIABLE", "Metrics", "check_url", "fetch", "read"]
 
+#: Where ``top`` finds the key: an argument would be seen by every user of the machine, and kept by the shell.
+KEY_VARIABLE = "LIX_CACHE_METRICS_KEY"
 _MOST_BYTES = 4 << 20
 _SECONDS = 2.0
 _LINE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? ([^ ]+)(?: \d+)?")
@@ -48,13 +50,28 @@ def check_url(url: str) -> str:
     return url
 
 
-def fetch(url: str) -> Metrics:
-    """Read the metrics of a process. Trouble is part of the result: the others are shown all the same."""
+def fetch(url: str, key: str = "") -> Metrics:
+    """Read the metrics of a process. Trouble is part of the result: the others are shown all the same.
+
+    Args:
+        url: where.
+        key: what an admin key guards it with; "" for none.
+    """
     shown = _without_secrets(url)
     try:
+        asked = Request(url)  # noqa: S310 - checked above
+        if key:
+            # Not a plain header: that would go along to another host where the address redirects.
+            asked.add_unredirected_header("Authorization", f"Bearer {key}")
         # build_opener: without it an address that redirects to a file would be followed there.
-        with build_opener().open(Request(url), timeout=_SECONDS) as answer:  # noqa: S310 - checked above
+        with build_opener().open(asked, timeout=_SECONDS) as answer:
             body = answer.read(_MOST_BYTES)
+    except HTTPError as error:
+        error.close()
+        told = f"HTTP {error.code}: {str(error.reason)[:200]}"
+        if error.code in (401, 403):
+            told += ": the key was refused" if key else f": put its admin key into {KEY_VARIABLE}"
+        return Metrics(shown, error=told)
     except (URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         return Metrics(shown, error=f"{type(error).__name__}: {str(reason)[:200]}")
