@@ -34,7 +34,7 @@ def diagnose_redis(facts: RedisFacts, config: CacheConfig) -> Iterator[Check]:
     if facts.buckets is not None:
         yield Check("buckets", "fail", facts.buckets, "'lix-cache migrate --help' says how to go over")
     if facts.archive is not None:
-        yield Check("archive of the store", "fail", facts.archive, _ANOTHER_ARCHIVE)
+        yield Check("store's archive", "fail", facts.archive, _ANOTHER_ARCHIVE)
     if facts.info:
         yield _persistence(facts, config.session)
         yield from _last_writes(facts)

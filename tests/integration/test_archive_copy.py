@@ -147,7 +147,7 @@ def test_the_doctor_tells_another_archive_from_another_number_of_buckets(
     new = redis_config.replace(archive_dir=str(tmp_path / "another"))
     checks = {check.name: check for check in StoreAdmin(new).doctor()}
     assert "buckets" not in checks
-    found = checks["archive of the store"]
+    found = checks["store's archive"]
     assert found.status == "fail"
     assert "prefix" in found.advice
     assert "migrate" not in found.advice
