@@ -28,6 +28,8 @@ __all__ = ["reconcile_all_pending"]
 #: Sessions moved to disk together: their reads and trims share a round trip each.
 SESSIONS_AT_ONCE = 32
 
+#: Buckets listed and leased together: what is listed is moved soon after.
+BUCKETS_AT_ONCE = 16
 
 #: How long one daemon keeps the others from looking for idle sessions too.
 LEASE_MS = 30_000
@@ -58,33 +60,73 @@ def offload_idle(store: SessionStore, idle_seconds: float, who: str | None = Non
         idle_seconds: least time since the last use.
         who: name for the lease; None works without one.
     """
-    total, hot = Moved(), store.hot
+    total = Moved()
     idle_ms = int(idle_seconds * 1000)
     silent: dict[int, LixCacheError] = {}
+    # One batch for each node says which buckets have any.
+    listed = yield from _idle(store, dict.fromkeys(range(store.hot.keys.buckets), 0), idle_ms, silent)
+    buckets = list(listed)
+    for start in range(0, len(buckets), BUCKETS_AT_ONCE):
+        some = dict.fromkeys(buckets[start : start + BUCKETS_AT_ONCE], 0)
+        if start:
+            # Since then they may have been used.
+            listed = yield from _idle(store, some, idle_ms, silent)
+        listed = {bucket: listed[bucket] for bucket in some if bucket in listed}
+        yield from _offload_listed(store, listed, idle_ms, who, total, silent)
+    _note_silent(total, silent)
+    store.count("evicted_sessions", total.sessions)
+    return total
+
+
+def _idle(
+    store: SessionStore, passed: Mapping[int, int], idle_ms: int, silent: dict[int, LixCacheError]
+) -> Flow[dict[int, list[str]]]:
+    """List idle sessions of the buckets that have any, the first ones passed over."""
+    asked = {b: store.hot.idle(b, idle_ms, start, SESSIONS_AT_ONCE) for b, start in passed.items()}
+    replies = yield from ask_each(asked, silent)
+    return {b: [sid.decode("utf-8", "replace") for sid in reply] for b, reply in replies.items() if reply}
+
+
+def _offload_listed(
+    store: SessionStore,
+    listed: dict[int, list[str]],
+    idle_ms: int,
+    who: str | None,
+    total: Moved,
+    silent: dict[int, LixCacheError],
+) -> Flow[None]:
+    """Move the idle sessions of some buckets: those that are listed, and those after them."""
     # Busy and failed sessions stay in the list, at its start: they are passed over.
-    passed = dict.fromkeys(range(hot.keys.buckets), 0)
+    passed = dict.fromkeys(listed, 0)
     before: dict[int, list[str]] = {}
-    while passed:
-        asked = {b: hot.idle(b, idle_ms, start, SESSIONS_AT_ONCE) for b, start in passed.items()}
-        replies = yield from ask_each(asked, silent)
-        listed = {
-            b: [sid.decode("utf-8", "replace") for sid in reply] for b, reply in replies.items() if reply
-        }
-        # What is listed again has just been used, or is no session: not now, not for ever.
-        listed = {b: ids for b, ids in listed.items() if ids != before.get(b)}
-        if who is not None:
-            leases = yield from ask_each({b: hot.lease(b, who, LEASE_MS) for b in listed}, silent)
-            listed = {b: ids for b, ids in listed.items() if leases.get(b)}
+    while listed:
+        leased = yield from _leased(store, listed, who, silent)
+        listed = {b: ids for b, ids in listed.items() if b in leased}
         before, passed = listed, {b: passed[b] for b in listed}
         bucket_of = {sid: b for b, ids in listed.items() for sid in ids}
-        for group in _groups(bucket_of, SESSIONS_AT_ONCE):
+        for number, group in enumerate(_groups(bucket_of, SESSIONS_AT_ONCE)):
+            if number:
+                # The groups before may have taken longer than a lease holds.
+                theirs = dict.fromkeys(bucket_of[sid] for sid in group)
+                leased = yield from _leased(store, theirs, who, silent)
+                group = [sid for sid in group if bucket_of[sid] in leased]
             moved = yield from move_to_disk(store, dict.fromkeys(group, 0))
             _add_up(total, moved)
             for sid in (*moved.busy, *moved.failed):
                 passed[bucket_of[sid]] += 1
-    _note_silent(total, silent)
-    store.count("evicted_sessions", total.sessions)
-    return total
+        listed = yield from _idle(store, passed, idle_ms, silent)
+        # What is listed again has just been used, or is no session: not now, not for ever.
+        listed = {b: ids for b, ids in listed.items() if ids != before.get(b)}
+
+
+def _leased(
+    store: SessionStore, buckets: Iterable[int], who: str | None, silent: dict[int, LixCacheError]
+) -> Flow[set[int]]:
+    """Take or renew the leases of buckets; return those that are ours."""
+    if who is None:
+        return set(buckets)
+    leases = yield from ask_each({b: store.hot.lease(b, who, LEASE_MS) for b in buckets}, silent)
+    return {b for b, is_ours in leases.items() if is_ours}
 
 
 def _add_up(total: Moved, moved: Moved) -> None:

@@ -54,9 +54,11 @@ def clear(session: Session) -> Flow[None]:
 def delete(session: Session) -> Flow[bool]:
     """Remove a session from Redis and disk. Returns whether there was anything.
 
-    Under the lock, so a move to disk that has read the messages has also written them before
-    this begins, or has not begun: it cannot write them afterwards. Redis first: what is
-    remembered of the deletion holds for all ids that Redis gave out until then.
+    Under the lock. Where archives are files a move to disk takes it too, so one that has read the
+    messages has also written them before this begins, or has not begun. On object storage it does not,
+    and may write afterwards: what it writes then is left out, because the archive remembers of the
+    deletion up to which id, and which nonces, all is gone. Redis first: what is remembered holds for
+    all ids that Redis gave out until then.
     """
     store = session.store
     lock = yield from session_lock(session)

@@ -794,3 +794,40 @@ def test_a_stopped_server_costs_the_daemon_nothing_but_time(tmp_path: Path) -> N
         assert said(cache.get_full()) == texts
         cache.evictor.stop()
         assert cache.evictor.join(30)
+
+
+def test_of_many_buckets_a_few_are_judged_and_leased_at_a_time(
+    idle: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is judged idle is moved soon after, and a lease is renewed before it can end."""
+    config = idle.replace(redis_buckets=40)
+    names = [f"s{i}" for i in range(200)]
+    for name in names:
+        say(HybridConversationCache(name, config), "x")
+    evictor = Evictor(HybridConversationCache("s0", config)._store)
+    hot = evictor.store.hot
+    seen: list[tuple[str, set[int]]] = []
+    each, move = rounds_flow.ask_each, rounds_flow.move_to_disk
+    what = {id(hot.idle(0, 0, 0, 1).script): "list", id(hot.lease(0, "", 1).script): "lease"}
+
+    def asked(commands: Any, *rest: Any) -> Any:
+        for command in list(commands.values())[:1]:
+            seen.append((what.get(id(getattr(command, "script", None)), ""), set(commands)))
+        return each(commands, *rest)
+
+    def moved(store: Any, keep: Any) -> Any:
+        seen.append(("move", set(map(hot.keys.bucket, keep))))
+        return move(store, keep)
+
+    monkeypatch.setattr(rounds_flow, "ask_each", asked)
+    monkeypatch.setattr(rounds_flow, "move_to_disk", moved)
+    total = evictor._driver()(rounds_flow.offload_idle(evictor.store, 0.0, "me"))
+    assert total.sessions == len(names)
+    lists = [len(buckets) for name, buckets in seen if name == "list"]
+    assert lists[0] == 40
+    assert max(lists[1:]) <= 16
+    moves = [i for i, (name, _) in enumerate(seen) if name == "move"]
+    assert len(moves) > 6
+    for i in moves:
+        assert seen[i - 1][0] == "lease"
+        assert seen[i][1] <= seen[i - 1][1]
