@@ -64,6 +64,8 @@ def test_bytes_behind_an_answer_are_no_answer_to_the_next_request() -> None:
 @pytest.mark.promise("isolation")
 def test_bytes_that_come_while_nothing_is_asked_close_the_line() -> None:
     class Late(LineProvider):
+        go_on: asyncio.Event
+
         async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self.connections += 1
             await reader.readuntil(b"\r\n\r\n{}")
@@ -78,9 +80,9 @@ def test_bytes_that_come_while_nothing_is_asked_close_the_line() -> None:
     provider = Late()
 
     async def work(lines: Lines) -> None:
-        provider.go_on = asyncio.Event()  # type: ignore[attr-defined]
+        provider.go_on = asyncio.Event()
         assert await asked_of(lines) == (200, b"ok")
-        provider.go_on.set()  # type: ignore[attr-defined]
+        provider.go_on.set()
         await asyncio.wait_for(provider.ended.wait(), 30)
         assert await asked_of(lines) == (200, b"ok")
 

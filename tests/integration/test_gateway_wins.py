@@ -254,7 +254,7 @@ def test_a_turn_and_its_answer_are_kept_together_or_not_at_all(
     added = []
     real = AsyncCacheCoordinator.add_messages_to_context
 
-    async def noted(self: AsyncCacheCoordinator, messages: list[object]) -> object:
+    async def noted(self: AsyncCacheCoordinator, messages: list[dict[str, Any]]) -> object:
         added.append(len(messages))
         return await real(self, messages)
 
