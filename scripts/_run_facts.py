@@ -61,10 +61,12 @@ def write_json(path: str | Path, facts: RunFacts, figures: dict[str, Any]) -> No
 
 
 def _command() -> str:
-    """Return the command, its script named from the top of the repository."""
+    """Return the command, its script named from the top of the repository, and files without their folders."""
     script = Path(sys.argv[0]).resolve()
     name = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
-    return " ".join(["python", str(name), *sys.argv[1:]])
+    return " ".join(
+        ["python", str(name), *(Path(one).name if one.startswith("/") else one for one in sys.argv[1:])]
+    )
 
 
 def _processor() -> str | None:

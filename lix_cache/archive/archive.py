@@ -147,8 +147,15 @@ class ConversationArchive:
                 ``on_damage="raise"``.
         """
         stored = stored_id(session_id)
-        found = self.store.turns(stored)
-        return [from_turn(turn) for turn in found] if found or self.store.exists(stored) else None
+        was_there = False
+        while not (found := self.store.turns(stored)):
+            if not self.store.exists(stored):
+                return None
+            if was_there:
+                return []
+            # It may have come since it was read. Without turns is what was there before and is after.
+            was_there = True
+        return [from_turn(turn) for turn in found]
 
     def load_recent(self, session_id: SessionName, n: int) -> list[Message]:
         """Return the last ``n`` turns, oldest first, reading no more than their frames.
