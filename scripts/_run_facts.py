@@ -61,7 +61,7 @@ def write_json(path: str | Path, facts: RunFacts, figures: dict[str, Any]) -> No
 
 
 def _command() -> str:
-    """Return the command, its script named from the top of the repository, and files without their folders."""
+    """Return the command: its script from the top of the repository, files without their folders."""
     script = Path(sys.argv[0]).resolve()
     name = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
     return " ".join(
