@@ -33,6 +33,18 @@ _COUNTED = frozenset({"/v1/completions", "/v1/responses/compact", "/v1/rerank"})
 _NAMED = frozenset({"/v1/images/generations", "/v1/audio/speech"})
 
 
+async def _forgotten(
+    core: Core, tenant: Tenant, headers: Mapping[str, str], response_id: str, incoming: Incoming
+) -> None:
+    if incoming.status >= 300:
+        return
+    try:
+        await core.forget_response(tenant, headers, response_id)
+    except BaseException:
+        incoming.close()
+        raise
+
+
 async def pass_through(
     core: Core,
     scope: Scope,
@@ -68,12 +80,8 @@ async def pass_through(
         if is_counted:  # the provider works on it by then
             core.spent(tenant, meter.cost(is_whole=False, is_stream=False)[0], "", is_told=False)
         raise
-    if scope["method"] == "DELETE" and scope["path"].startswith(_RESPONSES) and incoming.status < 300:
-        try:
-            await core.forget_response(tenant, headers, scope["path"][len(_RESPONSES) :])
-        except BaseException:
-            incoming.close()
-            raise
+    if scope["method"] == "DELETE" and scope["path"].startswith(_RESPONSES):
+        await _forgotten(core, tenant, headers, scope["path"][len(_RESPONSES) :], incoming)
     head = Head(incoming.status, words.returned(incoming.headers))
     flight = Flight(1 << 16, lambda _: None, goes_on=False)
 

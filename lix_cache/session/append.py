@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from lix_cache.effects import DiskCall, Flow, RedisCall
 from lix_cache.errors import (
@@ -142,13 +142,14 @@ def _look_for_keys(
                 )
             )
         try:
-            return (
-                yield from _look_for_keys(
-                    session, batch, gap, locked=True, repeated=repeated, refused=refused
-                )
-            )
+            return (yield from _look_locked(session, batch, gap, repeated, refused))
         finally:
             lock.release()
+    return (yield from _look_locked(session, batch, gap, repeated, refused))
+
+
+def _look_locked(session: Session, batch: Batch, gap: Gap, repeated: bool, refused: bool) -> Flow[Added]:
+    store = session.store
     # A frame is as old as its youngest message at most, and no key is known for longer.
     since = int(store.clock.time() * 1000) - 2 * KEYS_MS
     ids: dict[int, MessageId] = {}
@@ -204,17 +205,16 @@ def _append_hot(
     looked: Looked = Looked.NO,
 ) -> Flow[Added]:
     store, seen = session.store, session.seen
+    by_keys = partial(_look_for_keys, session, batch, gap, locked=locked, repeated=repeated)
     if batch.tags and looked is Looked.NO and _dead(session, batch):
-        return (yield from _look_for_keys(session, batch, gap, locked=locked, repeated=repeated))
+        return (yield from by_keys())
     packed = _packed(session, batch, repeated=repeated)
-    fresh, caught_up, looks_for_old = False, False, True
+    fresh, caught_up, looks_for_old, is_fenced = False, False, True, True
     if locked:
         yield from look(session, locked=True)
-    fenced: int | None = 0
     replica_ms = store.replica_ms
     while True:
-        opened = seen.opened
-        fenced = None if fenced is None else opened
+        opened, fence = seen.opened, seen.opened if is_fenced else None
         command = store.hot.add(
             session.id,
             packed,
@@ -229,27 +229,20 @@ def _append_hot(
             keys_looked_for=looked,
         )
         try:
-            reply = yield from ask(store, command, repeat=False, opened=fenced, replica_ms=replica_ms)
+            reply = yield from ask(store, command, repeat=False, opened=fence, replica_ms=replica_ms)
         except NewConnection as new:
             # A disk that cannot be looked at must not keep the message out.
-            fenced = 0 if (yield from look(session, new.number, locked=locked)) is not None else None
+            is_fenced = (yield from look(session, new.number, locked=locked)) is not None
             fresh = True
             continue
-        reply, replicas = reply if replica_ms is not None else (reply, None)
-        answer = HotWindow.added(reply, len(packed))
+        answer = _understood(reply, len(packed), has_replicas=replica_ms is not None)
         if isinstance(answer, Added):
-            answer = answer if replicas is None else answer._replace(replicas=replicas)
             if not _acknowledged(session, answer, opened):
                 yield from _take_back(session, batch, answer)
             return answer
         if answer is Refused.LOOK or answer is Refused.LATE:
             _settles_by_keys(batch, looked)
-            refused = answer is Refused.LATE
-            return (
-                yield from _look_for_keys(
-                    session, batch, gap, locked=locked, repeated=repeated, refused=refused
-                )
-            )
+            return (yield from by_keys(refused=answer is Refused.LATE))
         if answer is Refused.OLD:
             # Nothing was added. What cannot move now is met again by the next add or read.
             looks_for_old = yield from _took_over(session, locked=locked)
@@ -262,6 +255,14 @@ def _append_hot(
         yield from look(session, locked=locked)
         fresh = True
     return (yield from _append_locked(session, batch, gap, repeated=repeated, looked=looked))
+
+
+def _understood(reply: Any, count: int, *, has_replicas: bool) -> Added | Refused:
+    if not has_replicas:
+        return HotWindow.added(reply, count)
+    added, replicas = reply
+    answer = HotWindow.added(added, count)
+    return answer._replace(replicas=replicas) if isinstance(answer, Added) else answer
 
 
 def _append_locked(
