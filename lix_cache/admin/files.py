@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 
 from lix_cache.admin.results import FileCheck
@@ -11,13 +12,26 @@ from lix_cache.archive.names import SUFFIX, file_stem, plain_stem
 from lix_cache.archive.objects.tier import ObjectTier
 from lix_cache.archive.store import ArchiveStore
 from lix_cache.archive.verify import ArchiveReport, verify_file
+from lix_cache.checks import check_text
 from lix_cache.errors import ArchiveError
 from lix_cache.messages.session_key import in_namespace, named, stored_start
 from lix_cache.storage.files import Files
 
-__all__ = ["check_files", "file_of", "session_files", "set_aside", "unreadable"]
+__all__ = ["checked", "file_of", "session_files", "set_aside", "unreadable"]
 
 _SET_ASIDE = re.compile(re.escape(SUFFIX) + r"\.damaged-[0-9]+\Z")
+
+
+def checked(
+    archive: ConversationArchive, session_id: str | None, namespace: str | None, after: str | None
+) -> Iterator[FileCheck]:
+    """Check the files of a session, or those of all or of a namespace behind one. See StoreAdmin.verify."""
+    if after is not None:
+        check_text("after", after)
+    if session_id is not None:
+        return check_files(archive, file_of(archive, session_id))
+    names = session_files(archive, namespace)
+    return check_files(archive, names[0 if after is None else bisect_right(names, after) :])
 
 
 def session_files(archive: ConversationArchive, namespace: str | None = None) -> list[str]:

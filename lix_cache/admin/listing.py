@@ -14,25 +14,47 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lix_cache.admin import flows
+from lix_cache.admin import flows, moving_over
 from lix_cache.admin.infos import info_of
-from lix_cache.admin.results import SessionPage
+from lix_cache.admin.results import SessionInfo, SessionPage
 from lix_cache.archive.catalogue import Place
 from lix_cache.checks import check_count
 from lix_cache.effects import DiskCall, Flow, RedisBatch, ask_each
 from lix_cache.errors import ArchiveCorrupt, ConfigError, InvalidInput
 from lix_cache.hot.activity import last_use, last_used
 from lix_cache.messages.session_key import in_namespace, stored_start
+from lix_cache.session import rounds
 
 if TYPE_CHECKING:
     from lix_cache.archive.facts import SessionMetadata
     from lix_cache.hot.scripts import Command
     from lix_cache.session.store import SessionStore
 
-__all__ = ["session_page"]
+__all__ = ["every_session", "session_page"]
 
 #: Sessions on a page at most.
 MOST = 1000
+
+
+def every_session(store: SessionStore, most: int | None, namespace: str | None) -> Flow[list[SessionInfo]]:
+    """Return the sessions, hot and cold, the last used first. See StoreAdmin.sessions."""
+    start = None if namespace is None else stored_start(namespace)
+    hot = yield from rounds.list_hot(store)
+    metas: list[SessionMetadata] = yield DiskCall(lambda: list(store.cold.all_metadata()), waits=True)
+    cold = {meta.session_id: meta for meta in metas}
+    left, _ = yield from moving_over.names_left(store)
+    old = yield from moving_over.old_sessions(store, left)
+    used = {sid: meta.last_use for sid, meta in cold.items()} | hot
+    used |= {sid: max(one.last_use, used.get(sid, 0.0)) for sid, one in old.items()}
+    used = {sid: at for sid, at in used.items() if in_namespace(sid, start)}
+    newest_first = sorted(used, key=lambda sid: (-used[sid], sid))[:most]
+    sizes = yield from flows.window_sizes(store, (sid for sid in newest_first if sid in hot))
+    infos = (
+        (sid, info_of(sid, sizes.get(sid, (0, 0)), cold.get(sid), used[sid], old.get(sid)))
+        for sid in newest_first
+    )
+    # An expired window leaves its name in the index until the next round.
+    return [info for sid, info in infos if info.hot_messages or sid in cold]
 
 
 def session_page(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lix_cache.admin import buckets, files, flows, moving_over, namespaces
 from lix_cache.admin.doctor import examine
 from lix_cache.admin.infos import by_namespace, info_of, told_of
-from lix_cache.admin.listing import session_page
+from lix_cache.admin.listing import every_session, session_page
 from lix_cache.admin.progress import OnProgress, silent
 from lix_cache.admin.results import (
     Check,
@@ -24,7 +23,7 @@ from lix_cache.admin.results import (
 from lix_cache.admin.totals import totals
 from lix_cache.archive.compaction import Compacted
 from lix_cache.arguments import config_of
-from lix_cache.checks import check_call, check_count, check_duration, check_flag, check_text
+from lix_cache.checks import check_call, check_count, check_duration, check_flag
 from lix_cache.compat.caches import SemanticCacheRedis
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ArchiveError, InvalidMessage, LixCacheError, RedisCommandError
@@ -80,22 +79,8 @@ class StoreAdmin:
             limit: how many at most, none below 1; None for all.
             namespace: those of this one alone; of all, and those without one, by default.
         """
-        start = None if namespace is None else stored_start(namespace)
         most = None if limit is None else max(0, check_count("limit", limit))
-        hot = self._drive(rounds.list_hot(self._store))
-        cold = {meta.session_id: meta for meta in self._store.cold.all_metadata()}
-        old = self._drive(moving_over.old_sessions(self._store, self._names_left()))
-        last_use = {sid: meta.last_use for sid, meta in cold.items()} | hot
-        last_use |= {sid: max(left.last_use, last_use.get(sid, 0.0)) for sid, left in old.items()}
-        last_use = {sid: used for sid, used in last_use.items() if in_namespace(sid, start)}
-        newest_first = sorted(last_use, key=lambda sid: (-last_use[sid], sid))[:most]
-        sizes = self._drive(flows.window_sizes(self._store, (sid for sid in newest_first if sid in hot)))
-        infos = (
-            (sid, info_of(sid, sizes.get(sid, (0, 0)), cold.get(sid), last_use[sid], old.get(sid)))
-            for sid in newest_first
-        )
-        # An expired window leaves its name in the index until the next round.
-        return [info for sid, info in infos if info.hot_messages or sid in cold]
+        return self._drive(every_session(self._store, most, namespace))
 
     def session_page(
         self, limit: int = 100, cursor: str | None = None, *, namespace: str | None = None
@@ -405,13 +390,8 @@ class StoreAdmin:
             namespace: of the sessions of this one alone.
             after: a check that was stopped goes on behind this file, the ``file`` of its last result.
         """
-        archive = self._store.archive
-        if after is not None:
-            check_text("after", after)
-        if session_id is None:
-            names = files.session_files(archive, namespace)
-            return files.check_files(archive, names[0 if after is None else bisect_right(names, after) :])
-        return files.check_files(archive, files.file_of(archive, stored_id(session_id)))
+        stored = None if session_id is None else stored_id(session_id)
+        return files.checked(self._store.archive, stored, namespace, after)
 
     def doctor(self) -> list[Check]:
         """Look at everything that could lose or refuse a message. Raises nothing for what it finds."""

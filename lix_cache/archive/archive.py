@@ -91,14 +91,9 @@ class ConversationArchive:
         self.archive_dir = checks.check_path("archive_dir", archive_dir)
         self.session_ttl_days = session_ttl_days
         self.trash_days = trash_days
-        options: Any = {
-            "codec": codec,
-            "dictionary": None if dictionary is None else checks.check_path("dictionary", dictionary),
-            "on_damage": on_damage,
-            "lock_timeout_seconds": lock_timeout_seconds,
-            "max_frame_bytes": max_frame_mb << 20,
-            "clock": clock,
-        }
+        table = None if dictionary is None else checks.check_path("dictionary", dictionary)
+        options: Any = {"codec": codec, "dictionary": table, "on_damage": on_damage, "clock": clock}
+        options |= {"lock_timeout_seconds": lock_timeout_seconds, "max_frame_bytes": max_frame_mb << 20}
         self.store: ArchiveStore | ObjectTier
         if "://" in self.archive_dir:
             from lix_cache.archive.objects.bucket import open_bucket
@@ -147,14 +142,11 @@ class ConversationArchive:
                 ``on_damage="raise"``.
         """
         stored = stored_id(session_id)
-        was_there = False
-        while not (found := self.store.turns(stored)):
+        found = self.store.turns(stored)
+        if not found:
             if not self.store.exists(stored):
                 return None
-            if was_there:
-                return []
-            # It may have come since it was read. Without turns is what was there before and is after.
-            was_there = True
+            found = self.store.turns(stored)  # it may have come since it was read
         return [from_turn(turn) for turn in found]
 
     def load_recent(self, session_id: SessionName, n: int) -> list[Message]:

@@ -31,33 +31,15 @@ from typing import TYPE_CHECKING, Protocol
 from lix_cache.messages.turn import ZERO_ID, MessageId
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from lix_cache.archive.catalogue import Place, Wanted
     from lix_cache.archive.changes import Changes, SessionStamp
     from lix_cache.archive.expiry import Now
     from lix_cache.archive.facts import CompactedSession, Extent, SessionMetadata, Summary, TrashedSession
+    from lix_cache.archive.lease import Lease
     from lix_cache.errors import ArchiveBusy, ArchiveError, LixCacheError
     from lix_cache.messages.turn import Turn
 
-__all__ = ["ColdTier", "Lease"]
-
-
-class Lease(Protocol):
-    """The right to move, clear or delete a session, for one holder at a time among all processes."""
-
-    @property
-    def is_held(self) -> bool:
-        """Whether it has not been let go."""
-
-    def release(self) -> None:
-        """Let it go; harmless if it is. Never raises, for it is called where errors would be lost."""
-
-    def __enter__(self) -> Lease: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+__all__ = ["ColdTier"]
 
 
 class ColdTier(Protocol):

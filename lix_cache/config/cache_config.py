@@ -27,15 +27,8 @@ __all__ = ["CacheConfig", "check_setting"]
 
 #: Buckets of a cluster: its masters have about as many each, the fullest of six 5 % more.
 _CLUSTER_BUCKETS = 1024
-_SCHEMES = frozenset(
-    {
-        "redis",
-        "rediss",
-        "unix",
-        *(f"{tls}+{kind}" for tls in ("redis", "rediss") for kind in ("cluster", "sentinel")),
-    }
-)
-#: Schemes that are taken for Redis's own.
+_SEVERAL = {f"{tls}+{kind}" for tls in ("redis", "rediss") for kind in ("cluster", "sentinel")}
+_SCHEMES = frozenset({"redis", "rediss", "unix", *_SEVERAL})
 _OTHER_SCHEMES = frozenset({"http", "https", "tcp", "tls", "ssl", "valkey", "valkeys", "file"})
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import redis
     import redis.asyncio
 
-    from lix_cache.archive.cold_tier import Lease
+    from lix_cache.archive.lease import Lease
     from lix_cache.drivers.routes import Routes
     from lix_cache.hot.endpoint import Endpoint
     from lix_cache.hot.pools import Pool

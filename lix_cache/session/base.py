@@ -32,8 +32,8 @@ from lix_cache.messages.turn import Turn, once, sign_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from lix_cache.archive.cold_tier import Lease
     from lix_cache.archive.facts import Extent
+    from lix_cache.archive.lease import Lease
     from lix_cache.hot.scripts import Command
     from lix_cache.session.store import Seen, SessionStore
 

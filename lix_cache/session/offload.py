@@ -25,7 +25,7 @@ from lix_cache.session.base import note_archive
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-    from lix_cache.archive.cold_tier import Lease
+    from lix_cache.archive.lease import Lease
     from lix_cache.hot.scripts import Command
     from lix_cache.session.store import SessionStore
 

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lix_cache.archive.cold_tier import ColdTier, Lease
+from lix_cache.archive.cold_tier import ColdTier
 from lix_cache.archive.expiry import DAY, Now
 from lix_cache.archive.facts import Extent, SessionMetadata, Summary
+from lix_cache.archive.lease import Lease
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ArchiveBusy, ArchiveUnavailable, RevisionMismatch
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, new_turn, sign_of_id, with_id

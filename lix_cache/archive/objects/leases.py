@@ -136,7 +136,7 @@ class Tokens:
 
 
 class ObjectLease:
-    """See :class:`~lix_cache.archive.cold_tier.Lease`.
+    """See :class:`~lix_cache.archive.lease.Lease`.
 
     Args:
         held: the leases of the process.
