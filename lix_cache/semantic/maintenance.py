@@ -9,7 +9,7 @@ from typing import Any
 from lix_cache.checks import check_duration
 from lix_cache.compat.ring import unit_vector
 from lix_cache.compute import Failed
-from lix_cache.effects import Compute, Effect, Flow, RedisBatch, RedisCall, ask_each
+from lix_cache.effects import Compute, Effect, Flow, RedisBatch, RedisCall, Sleep, ask_each
 from lix_cache.errors import ConfigError, InvalidInput, LixCacheError, told
 from lix_cache.evaluation.adaptive import Counts
 from lix_cache.hot import entries
@@ -28,6 +28,7 @@ __all__ = ["Criteria", "clean_up", "count", "health", "invalidate", "report_wron
 #: Scopes that are worked on in one round trip.
 _SCOPES_AT_ONCE = 50
 _EXPIRED_AT_ONCE = 500
+_TICK_SECONDS = 0.001
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,9 @@ def scopes_with(core: Core, wanted: frozenset[bytes], dropped_now: Criteria | No
         # after the others, and a note must not come after the list.
         words = dropped_now.words()
         yield from ask_each({b: answers.invalidate(b, wanted, *words, new_nonce()) for b in cursors})
+        # The server's clock counts milliseconds here, and what begins in that of the note is not stored. So
+        # what begins after an invalidation has returned begins in a later one.
+        yield Sleep(_TICK_SECONDS)
     while cursors:
         replies = yield from ask_each({b: answers.scopes(b, cursor) for b, cursor in cursors.items()})
         pages = {bucket: answers.listed(reply) for bucket, reply in replies.items()}

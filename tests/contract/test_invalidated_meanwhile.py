@@ -117,3 +117,9 @@ def test_the_notes_of_an_invalidation_are_answered_before_any_scope_is_listed(
     commands = (first.command,) if isinstance(first, RedisCall) else first.commands
     noted = core.redis.answers.invalidate(0, frozenset(), *maintenance.Criteria().words(), b"12345678")
     assert [one.script for one in commands] == [noted.script] * buckets
+
+
+def test_what_begins_after_an_invalidation_is_stored_however_soon(cache: Any, twins: Twins) -> None:
+    for _ in range(50):
+        cache.invalidate(context={})
+        assert twins.run(begun(cache, twins).complete("an answer"))
