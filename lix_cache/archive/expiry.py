@@ -16,10 +16,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from lix_cache._log import logger
+
 if TYPE_CHECKING:
     from lix_cache.messages.turn import MessageId
 
-__all__ = ["DAY", "Now", "is_expired"]
+__all__ = ["DAY", "Now", "is_expired", "now_by"]
 
 DAY = 86400.0
 
@@ -39,6 +41,24 @@ class Now(NamedTuple):
     def disagrees(self) -> bool:
         """Whether a clock is so wrong that sessions may be kept for longer than they should."""
         return self.latest - self.earliest > DAY
+
+
+def now_by(clocks: list[float], store: str) -> Now:
+    """Return what time it is by all clocks that were asked; log it if one of them is very wrong.
+
+    Args:
+        clocks: Unix seconds.
+        store: whose clock was asked beside that of this machine and that of Redis.
+    """
+    found = Now(min(clocks), max(clocks))
+    if found.disagrees:
+        logger.warning(
+            "the clocks of this machine, the {} and Redis are {:.1f} days apart: "
+            "sessions expire by the one that is furthest behind",
+            store,
+            (found.latest - found.earliest) / DAY,
+        )
+    return found
 
 
 def is_expired(now: Now, ttl_seconds: float, updated_at: float, newest: MessageId, modified: float) -> bool:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar
 
 from lix_cache._log import logger
 from lix_cache.archive import index, legacy, reading
 from lix_cache.archive.changes import changes_of
 from lix_cache.archive.codecs import packer
+from lix_cache.archive.lease import pauses, taken
 from lix_cache.archive.names import SUFFIX, file_stem, is_encoded, plain_stem, stripe_of
 from lix_cache.archive.tombstones import FOLDER as DELETED
 from lix_cache.archive.tombstones import Tombstones
@@ -111,23 +112,14 @@ class ArchiveFolder:
         Raises:
             ArchiveBusy: not to be had within ``lock_timeout_seconds``.
         """
-        for pause in self.lock_pauses():
-            if pause:
-                self._clock.sleep(pause)
-            lock = self.try_lock(session_id)
-            if lock is not None:
-                return lock
-        raise self.busy_error(session_id)
+        lock = taken(partial(self.try_lock, session_id), self.lock_pauses(), self._clock)
+        if lock is None:
+            raise self.busy_error(session_id)
+        return lock
 
     def lock_pauses(self) -> Iterator[float]:
-        """Yield how many seconds to wait before each try: none before the first one."""
-        yield 0.0
-        middle, waited = _FIRST_PAUSE, 0.0
-        while waited <= self.lock_timeout_seconds:
-            pause = middle * (0.5 + random.random())
-            yield pause
-            waited += pause
-            middle = min(middle * 1.5, _LONGEST_PAUSE)
+        """Return how many seconds to wait before each try. See lease.py."""
+        return pauses(_FIRST_PAUSE, _LONGEST_PAUSE, self.lock_timeout_seconds)
 
     def busy_error(self, session_id: str) -> ArchiveBusy:
         return ArchiveBusy(

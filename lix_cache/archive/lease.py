@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import random
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
-__all__ = ["Lease"]
+    from lix_cache.clock import Clock
+
+__all__ = ["Lease", "pauses", "taken"]
+
+T = TypeVar("T")
 
 
 class Lease(Protocol):
@@ -25,3 +31,29 @@ class Lease(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def pauses(first: float, longest: float, limit: float) -> Iterator[float]:
+    """Yield how many seconds to wait before each try: none before the first one.
+
+    They grow from ``first`` to ``longest``, each by chance up to half of itself off, and end when they
+    come to more than ``limit``.
+    """
+    yield 0.0
+    middle, waited = first, 0.0
+    while waited <= limit:
+        pause = middle * (0.5 + random.random())
+        yield pause
+        waited += pause
+        middle = min(middle * 1.5, longest)
+
+
+def taken(take: Callable[[], T | None], waits: Iterable[float], clock: Clock) -> T | None:
+    """Try to take a lease after each wait; None if it was not to be had."""
+    for wait in waits:
+        if wait:
+            clock.sleep(wait)
+        lease = take()
+        if lease is not None:
+            return lease
+    return None

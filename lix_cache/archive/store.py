@@ -14,7 +14,7 @@ from lix_cache._log import logger
 from lix_cache.archive import index, reading
 from lix_cache.archive.changing import ArchiveChanger
 from lix_cache.archive.compaction import compaction
-from lix_cache.archive.expiry import DAY, Now, is_expired
+from lix_cache.archive.expiry import DAY, Now, is_expired, now_by
 from lix_cache.archive.facts import CompactedSession, TrashedSession
 from lix_cache.archive.folder import LOCKS, PROBE, temporary_path
 from lix_cache.archive.names import SUFFIX, session_id_of_stem
@@ -141,14 +141,7 @@ class ArchiveStore(ArchiveChanger):
         if self._files.exists(self.folder):
             self._make_folders()
             clocks.append(self._files.now(self._in_folder(LOCKS, PROBE)))
-        found = Now(min(clocks), max(clocks))
-        if found.disagrees:
-            logger.warning(
-                "the clocks of this machine, the file system and Redis are {:.1f} days apart: "
-                "sessions expire by the one that is furthest behind",
-                (found.latest - found.earliest) / DAY,
-            )
-        return found
+        return now_by(clocks, "file system")
 
     def expired_sessions(self, ttl_seconds: float, now: Now) -> list[str]:
         """Return the sessions that have given no sign of life for so long."""

@@ -144,7 +144,7 @@ class Line(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         answer = self._answer
         if answer is None:
-            self.abort()  # nobody asked
+            self.abort()  # no request asked for it
             return
         self._heard = self._loop.time()
         if self._in_head:

@@ -164,7 +164,7 @@ class Lines:
         return found
 
     def _forget_addresses(self) -> None:
-        """Look them up again: they may be others by now, and a look that hangs is nobody's to wait for."""
+        """Look them up again: they may be others by now, and none waits for a look that hangs."""
         self._addresses, self._looking = (0.0, []), None
 
     def give_back(self, line: Line) -> None:

@@ -1,4 +1,4 @@
-"""What is in the store and whose it is: read under the lock, by whoever is about to change it."""
+"""What is in the store and whose it is: read under the lock, before it is changed."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class KvReader:
     ) -> list[dict[str, Tensor]]:
         """Return the tensors of state files up to the first of which not every byte and token is right.
 
-        They lie in the mapped files: whoever needs them longer than a moment copies them.
+        They lie in the mapped files: copy what you need longer than a moment.
 
         Args:
             fingerprint: of the model.

@@ -74,8 +74,8 @@ class KvStore(KvReader):
 
     Args:
         folder: of the store; made when something is saved. Processes and models may share it.
-        budget_bytes: the most that may lie in the folder, whoever writes it. What lies there beyond it
-            is removed when the store is opened.
+        budget_bytes: the most that may lie in the folder, by all processes together. What lies there
+            beyond it is removed when the store is opened.
         quotas: the most bytes of a tenant, by name; ``"*"`` is for all others.
         lock_seconds: how long a change waits for another.
         tidy: whether opening removes what is over the budget and what killed saves left.

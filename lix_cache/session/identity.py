@@ -30,9 +30,9 @@ _TURN_SECONDS = 3600.0
 def agree_on_archive(store: SessionStore, found: bytes | str | None, *, notes: bool) -> Flow[bool]:
     """Compare our archive with the one that Redis names. False if the archive does not answer.
 
-    By its UUID, and by a token that is in the archive of whoever noted it: a copy of a folder has the same
-    UUID, but not the tokens that were put into the other one since. A process on another machine than that of
-    the last token puts a new one, so the others find out whether they see it.
+    By its UUID, and by a token in the archive of the process that noted it: a copy of a folder has the
+    same UUID, but not the tokens that were put into the other one since. A process on another machine
+    than that of the last token puts a new one, so the others find out whether they see it.
 
     Raises:
         ArchiveMismatch: it is another one, or a copy.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import random
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 
 from lix_cache.archive import index
 from lix_cache.archive.changes import changes_of
 from lix_cache.archive.codecs import packer
+from lix_cache.archive.lease import pauses, taken
 from lix_cache.archive.objects import layout
 from lix_cache.archive.objects.bucket import Bucket
 from lix_cache.archive.objects.frame_cache import FrameCache
@@ -129,7 +130,7 @@ class ObjectBase:
         if shard is None:
             return State()
         lease = self._leases.get(session_id)
-        # Who has the lease knows what there is: nobody else commits anything of the session.
+        # Who has the lease knows what there is: no other commits anything of the session.
         if not (
             locked and lease is not None and lease.is_held and lease.token == shard.state(session_id).token
         ):
@@ -208,23 +209,14 @@ class ObjectBase:
         Raises:
             ArchiveBusy: not to be had within ``lock_timeout_seconds``.
         """
-        for pause in self.lock_pauses():
-            if pause:
-                self._clock.sleep(pause)
-            lease = self.try_lock(session_id)
-            if lease is not None:
-                return lease
-        raise self.busy_error(session_id)
+        lease = taken(partial(self.try_lock, session_id), self.lock_pauses(), self._clock)
+        if lease is None:
+            raise self.busy_error(session_id)
+        return lease
 
     def lock_pauses(self) -> Iterator[float]:
-        """Yield how many seconds to wait before each try: none before the first one."""
-        yield 0.0
-        middle, waited = _FIRST_PAUSE, 0.0
-        while waited <= self.lock_timeout_seconds:
-            pause = middle * (0.5 + random.random())
-            yield pause
-            waited += pause
-            middle = min(middle * 1.5, _LONGEST_PAUSE)
+        """Return how many seconds to wait before each try. See lease.py."""
+        return pauses(_FIRST_PAUSE, _LONGEST_PAUSE, self.lock_timeout_seconds)
 
     def busy_error(self, session_id: str) -> ArchiveBusy:
         return ArchiveBusy(

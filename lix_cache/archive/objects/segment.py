@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import NamedTuple
-from zlib import crc32
 
 from lix_cache.archive.encoding import index_of
 from lix_cache.archive.index import FRAME_HEAD
+from lix_cache.archive.objects.head import Head
 from lix_cache.archive.objects.records import Part, Record, decoded, get_record, put_record
 from lix_cache.errors import CodecError
 from lix_cache.messages.turn import Turn
@@ -21,18 +20,14 @@ __all__ = [
     "Segment",
     "encoded",
     "known",
-    "needed",
     "parsed",
     "parts_of",
 ]
 
-MAGIC = b"LXS1"
-HEAD = struct.Struct("<4sII")
+HEAD = Head(b"LXS1", "segment", "index")
 COMMIT_NONCE_BYTES = 16
 #: Most segments are smaller: one request reads all of it.
 FIRST_READ = 64 * 1024
-#: An index is what some thousand sessions say of themselves.
-LARGEST_INDEX = 1 << 30
 
 
 class Segment(NamedTuple):
@@ -55,27 +50,13 @@ def encoded(nonce: bytes, records: Sequence[Record], frames: bytes) -> bytes:
     put_varint(index, len(records))
     for record in records:
         put_record(index, record)
-    return HEAD.pack(MAGIC, len(index), crc32(index)) + bytes(index) + frames
+    return HEAD.before(index) + frames
 
 
 def known(nonce: bytes, records: Sequence[Record], data: bytes, number: int) -> Segment:
     """Return what a segment says that was just encoded, under its number."""
-    begin = HEAD.size + int(HEAD.unpack_from(data)[1])
+    begin = HEAD.needed(data, "a new segment")
     return Segment(nonce, tuple(record.placed(number, begin) for record in records), begin)
-
-
-def needed(data: bytes, name: str) -> int:
-    """Return how many bytes from the begin hold the index.
-
-    Raises:
-        ArchiveCorrupt: it is no segment.
-    """
-    if len(data) < HEAD.size:
-        raise decoded("segment", name, f"{len(data)} bytes")
-    magic, length, _ = HEAD.unpack_from(data)
-    if magic != MAGIC or length > LARGEST_INDEX:
-        raise decoded("segment", name, "another magic")
-    return HEAD.size + int(length)
 
 
 def parsed(data: bytes, number: int, name: str) -> Segment:
@@ -89,11 +70,7 @@ def parsed(data: bytes, number: int, name: str) -> Segment:
     Raises:
         ArchiveCorrupt: it is damaged.
     """
-    begin = needed(data, name)
-    index = data[HEAD.size : begin]
-    if len(data) < begin or crc32(index) != HEAD.unpack_from(data)[2]:
-        raise decoded("segment", name, "its index is cut short or damaged")
-    read = Reader(index)
+    begin, read = HEAD.needed(data, name), Reader(HEAD.part_of(data, name))
     try:
         nonce, count = read.take(COMMIT_NONCE_BYTES), read.varint()
         if count > read.remaining:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from lix_cache._log import logger
 from lix_cache.archive.objects import layout, segment, snapshot
 from lix_cache.archive.objects.bucket import Bucket
+from lix_cache.archive.objects.head import Head
 from lix_cache.archive.objects.records import EMPTY, Part, Record, State, folded
 from lix_cache.clock import Clock
 from lix_cache.errors import ArchiveError, ArchiveUnavailable, told
@@ -201,11 +202,9 @@ class Shard:
         base = snapshot.Header()
         if newest:
             name = layout.snap_name(self.number, newest)
-            data = self._bucket.get(name, 0, segment.FIRST_READ)
+            data = self._begin_of(name, snapshot.HEAD)
             if data is None:
                 raise ArchiveUnavailable(f"the snapshot {name!r} went while it was opened; try again")
-            if snapshot.needed(data, name) > len(data):
-                data = self._bucket.get(name, 0, snapshot.needed(data, name)) or b""
             base = snapshot.parsed(data, name)
         self._base, self._next, self._looked = base, base.number, base.number
         self._blocks.clear()
@@ -215,12 +214,15 @@ class Shard:
 
     def _read(self, number: int) -> segment.Segment | None:
         name = layout.log_name(self.number, number)
+        data = self._begin_of(name, segment.HEAD)
+        return None if data is None else segment.parsed(data, number, name)
+
+    def _begin_of(self, name: str, head: Head) -> bytes | None:
+        """Return an object's head and what belongs to it, mostly in one request; None if it is not there."""
         data = self._bucket.get(name, 0, segment.FIRST_READ)
-        if data is None:
-            return None
-        if segment.needed(data, name) > len(data):
-            data = self._bucket.get(name, 0, segment.needed(data, name)) or b""
-        return segment.parsed(data, number, name)
+        if data is not None and (needed := head.needed(data, name)) > len(data):
+            return self._bucket.get(name, 0, needed) or b""
+        return data
 
     def _apply(self, found: segment.Segment) -> None:
         for record in found.records:
@@ -235,7 +237,7 @@ class Shard:
 
         Args:
             decide: asked again each time that others were first. Raises to end it.
-            is_known: what it looks at is known to the end: with a lease nobody else changes it.
+            is_known: what it looks at is known to the end: with a lease no other changes it.
 
         Returns:
             Whether there was anything to commit.
@@ -326,7 +328,7 @@ class Shard:
             return is_new
 
     def collect(self) -> Collected:
-        """Remove what nothing refers to and nobody can be about to read."""
+        """Remove what nothing refers to and no reader can be about to read."""
         with self._held():
             self._is_known = False
             self._sync()

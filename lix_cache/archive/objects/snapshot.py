@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 from zlib import crc32
 
+from lix_cache.archive.objects.head import Head
 from lix_cache.archive.objects.records import State, decoded, get_state, put_name, put_state
 from lix_cache.errors import CodecError
 from lix_cache.storage.varints import Reader, put_varint
 
-__all__ = ["HEAD", "Block", "Header", "block_for", "encoded", "entries", "needed", "parsed"]
+__all__ = ["HEAD", "Block", "Header", "block_for", "encoded", "entries", "parsed"]
 
-MAGIC = b"LXI1"
-HEAD = struct.Struct("<4sII")
+HEAD = Head(b"LXI1", "snapshot", "header")
 BLOCK_BYTES = 16 * 1024
-LARGEST_HEADER = 1 << 30
 
 
 class Block(NamedTuple):
@@ -88,21 +86,7 @@ def encoded(number: int, states: Iterable[tuple[str, State]]) -> bytes:
     put_varint(header, len(pending))
     for session_id in pending:
         put_name(header, session_id)
-    return HEAD.pack(MAGIC, len(header), crc32(header)) + bytes(header) + b"".join(data for _, data in blocks)
-
-
-def needed(data: bytes, name: str) -> int:
-    """Return how many bytes from the begin hold the header.
-
-    Raises:
-        ArchiveCorrupt: it is no snapshot.
-    """
-    if len(data) < HEAD.size:
-        raise decoded("snapshot", name, f"{len(data)} bytes")
-    magic, length, _ = HEAD.unpack_from(data)
-    if magic != MAGIC or length > LARGEST_HEADER:
-        raise decoded("snapshot", name, "another magic")
-    return HEAD.size + int(length)
+    return HEAD.before(header) + b"".join(data for _, data in blocks)
 
 
 def parsed(data: bytes, name: str) -> Header:
@@ -111,11 +95,7 @@ def parsed(data: bytes, name: str) -> Header:
     Raises:
         ArchiveCorrupt: it is damaged.
     """
-    begin = needed(data, name)
-    header = data[HEAD.size : begin]
-    if len(data) < begin or crc32(header) != HEAD.unpack_from(data)[2]:
-        raise decoded("snapshot", name, "its header is cut short or damaged")
-    read = Reader(header)
+    begin, read = HEAD.needed(data, name), Reader(HEAD.part_of(data, name))
     try:
         number, count = read.varint(), read.varint()
         if count > read.remaining:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from lix_cache._log import logger
-from lix_cache.archive.expiry import DAY, Now, is_expired
+from lix_cache.archive.expiry import DAY, Now, is_expired, now_by
 from lix_cache.archive.facts import CompactedSession
 from lix_cache.archive.identity import Known, newcomers
 from lix_cache.archive.objects import layout
@@ -93,7 +93,7 @@ class ObjectTier(ObjectWriter):
         return self._change_all(change)
 
     def _change_all(self, change: Change) -> int:
-        """Commit a change of all sessions that nobody holds, by shards. Returns of how many."""
+        """Commit a change of all sessions that have no holder, by shards. Returns of how many."""
         total = 0
         for shard in self._all_shards():
             shard.synced()
@@ -174,14 +174,7 @@ class ObjectTier(ObjectWriter):
         if self.identity() is not None:
             self.bucket.put(layout.PROBE, b"")
             clocks.append(self.bucket.modified(layout.PROBE) or clocks[0])
-        found = Now(min(clocks), max(clocks))
-        if found.disagrees:
-            logger.warning(
-                "the clocks of this machine, the object store and Redis are {:.1f} days apart: "
-                "sessions expire by the one that is furthest behind",
-                (found.latest - found.earliest) / DAY,
-            )
-        return found
+        return now_by(clocks, "object store")
 
     def expired_sessions(self, ttl_seconds: float, now: Now) -> list[str]:
         """Return the sessions that have given no sign of life for so long."""
