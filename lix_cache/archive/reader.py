@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
+from lix_cache._cached_property import cached_property
 from lix_cache.archive import decoding, legacy, parts, reading
 from lix_cache.archive import index as index_flow
 from lix_cache.archive.catalogue import Catalogue, Place, Wanted, placed

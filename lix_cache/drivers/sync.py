@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from lix_cache._cached_property import cached_property
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.drivers.commands import (
     checked,

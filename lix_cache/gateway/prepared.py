@@ -10,11 +10,11 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import orjson
 
+from lix_cache._cached_property import cached_property
 from lix_cache.gateway.eligibility import bypass_reason
 from lix_cache.gateway.headers import NOTHING_ASKED, Control
 from lix_cache.gateway.request import Asked, Body, Unkeyable, account_of, answering_headers, key_of, parse

@@ -15,8 +15,9 @@ script that removes or puts back says what it is about, and does nothing where t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TypeAlias
+
+from lix_cache._cached_property import cached_property
 
 __all__ = ["KEYS_MS", "PAGE", "Command", "Script", "ScriptCall", "Value"]
 

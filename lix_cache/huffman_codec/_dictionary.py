@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import struct
 import zlib
-from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from lix_cache._cached_property import cached_property
 from lix_cache.errors import CodecError, InvalidInput, InvalidType
 
 if TYPE_CHECKING:

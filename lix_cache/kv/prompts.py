@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
+from lix_cache._cached_property import cached_property
 from lix_cache.errors import EngineError, InvalidInput
 from lix_cache.kv.engine import Engine
 from lix_cache.kv.identity import Ids, as_ids

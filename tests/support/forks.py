@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import struct
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -15,6 +17,8 @@ from tests.support.closing import Closing
 __all__ = ["Child", "Report"]
 
 _RECORD = struct.Struct("<ci")
+#: Of prctl(2).
+_PR_SET_PDEATHSIG = 1
 
 
 class Report:
@@ -38,12 +42,14 @@ class Child(Closing):
         self._read, write = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
+        # The child of a thread would end with the thread.
+        parent = os.getpid() if threading.current_thread() is threading.main_thread() else None
         with warnings.catch_warnings():
             # Of other threads there are those of the test runner, which do nothing of ours.
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
         if self.pid == 0:
-            _run(work, write)
+            _run(work, write, parent)
         os.close(write)
         #: Exit code, negative for a signal; None while it runs or its end was not looked at.
         self.code: int | None = None
@@ -88,10 +94,12 @@ class Child(Closing):
         return self.code
 
 
-def _run(work: Callable[[Report], None], write: int) -> None:
+def _run(work: Callable[[Report], None], write: int, parent: int | None) -> None:
     # Never back into the test runner: os._exit runs nothing of the parent's.
     code = 1
     try:
+        if parent is not None:
+            _end_with(parent)
         work(Report(write))
         code = 0
     except BaseException:
@@ -99,3 +107,14 @@ def _run(work: Callable[[Report], None], write: int) -> None:
         sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+def _end_with(parent: int) -> None:
+    """Let this process end when its parent does, however that ends.
+
+    One that stays keeps the pipes of the test runner open, which then waits for a worker that is gone.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -12,10 +12,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import chain, compress, filterfalse
 from typing import Any, TypeVar
 
+from lix_cache._cached_property import cached_property
 from lix_cache.matching.guards.lexicon.function_words import FUNCTION_WORDS
 from lix_cache.matching.text import LONGEST, MOST_MARKS
 
