@@ -289,6 +289,7 @@ print(sorted(new & {"redis", "hiredis", "numpy", "loguru", "asyncio", "json", "t
     # The extension in C is here or not.
     assert {*json.loads(ours.replace("'", '"'))} - {"lix_cache.huffman_codec._speedups"} == {
         "lix_cache",
+        "lix_cache._cached_property",
         "lix_cache.errors",
         "lix_cache.huffman_codec",
         *(
