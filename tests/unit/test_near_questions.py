@@ -1,0 +1,72 @@
+"""Questions whose vectors are nearly the same, and that ask for other things; and their paraphrases."""
+
+from __future__ import annotations
+
+import pytest
+
+from lix_cache.matching.guards import check
+
+pytestmark = pytest.mark.promise("right-answer")
+
+_DENIED = [
+    ("Are there hardly any bugs", "Are there any bugs"),
+    ("Which plants need hardly any water", "Which plants need a lot of water"),
+    ("My phone barely charges", "My phone charges"),
+    ("I can scarcely hear the audio", "I can hear the audio"),
+    ("foods that are seldom eaten raw", "foods that are eaten raw"),
+    ("animals that rarely sleep", "animals that often sleep"),
+    ("I almost never receive emails", "I receive emails"),
+    ("Why do few people vote", "Why do a few people vote"),
+    ("There is little hope for it", "There is a little hope for it"),
+    ("Which features are no longer available", "Which features are available"),
+    ("Has my order not yet shipped", "Has my order shipped"),
+    ("is it not very safe there", "is it safe there"),
+    ("which of them do not really work", "which of them work"),
+    ("Don't cancel my order", "Cancel my order"),
+    ("No refunds are given", "Refunds are given"),
+    ("I can no longer cancel my order", "I can cancel my order"),
+    ("Puedo cancelar mi pedido", "No puedo cancelar mi pedido"),
+    ("Nunca recibo correos", "Recibo correos"),
+    ("Apenas puedo dormir", "Puedo dormir"),
+    ("Rara vez duermo bien", "Duermo bien"),
+    ("Pocos paises votan asi", "Unos pocos paises votan asi"),
+    ("Non posso cancellare il mio ordine", "Posso cancellare il mio ordine"),
+    ("Não posso cancelar meu pedido", "Posso cancelar meu pedido"),
+    ("Ich kann kaum schlafen", "Ich kann schlafen"),
+    ("Welche Tiere schlafen selten", "Welche Tiere schlafen oft"),
+    ("Warum wählen wenige Menschen", "Warum wählen viele Menschen"),
+    ("Ich kann meine Bestellung nicht stornieren", "Ich kann meine Bestellung stornieren"),
+    ("Je dors à peine la nuit", "Je dors la nuit"),
+    ("Je ne peux pas annuler ma commande", "Je peux annuler ma commande"),
+    ("L'application n'est plus disponible", "L'application est disponible"),
+    ("Il n'y a guère de solutions", "Il y a des solutions"),
+    ("Ik kan nauwelijks slapen", "Ik kan slapen"),
+    ("Не могу отменить заказ", "Могу отменить заказ"),
+    ("Я редко сплю ночью", "Я сплю ночью"),
+    ("哪些动物很少睡觉", "哪些动物睡觉"),
+]
+_DENIED_ALIKE = [
+    ("I barely slept last night", "I hardly slept last night"),
+    ("I can hardly hear you", "I can't hear you"),
+    ("hardly any bugs are left", "almost no bugs are left"),
+    ("few people vote", "not many people vote"),
+    ("Is my card rarely used", "is my card seldom used"),
+    ("it is no longer available", "it isn't available any more"),
+    ("the fees of the last few days", "the fees of the last days"),
+    ("my little brother needs a card", "my brother needs a card"),
+    ("No, I want to cancel my order", "I want to cancel my order"),
+    ("I can't cancel my order", "cancelling my order fails"),
+    ("No puedo cancelar mi pedido", "No me deja cancelar mi pedido"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), _DENIED)
+def test_what_one_text_denies_or_nearly_denies_does_not_answer_the_other(one: str, other: str) -> None:
+    found = check(one, other)
+    assert found is not None
+    assert found.guard == "negation"
+
+
+@pytest.mark.parametrize(("one", "other"), _DENIED_ALIKE)
+def test_denying_alike_and_some_few_pass(one: str, other: str) -> None:
+    assert check(one, other) is None
