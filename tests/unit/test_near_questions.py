@@ -64,9 +64,66 @@ _DENIED_ALIKE = [
 def test_what_one_text_denies_or_nearly_denies_does_not_answer_the_other(one: str, other: str) -> None:
     found = check(one, other)
     assert found is not None
-    assert found.guard == "negation"
+    assert found.guard in {"negation", "direction"}
 
 
 @pytest.mark.parametrize(("one", "other"), _DENIED_ALIKE)
 def test_denying_alike_and_some_few_pass(one: str, other: str) -> None:
+    assert check(one, other) is None
+
+
+_OPPOSED = [
+    ("Take the pill twice a day", "Take the pill once a day"),
+    ("Can I vote twice", "Can I vote thrice"),
+    ("double the recipe", "triple the recipe"),
+    ("a half portion of rice", "a double portion of rice"),
+    ("a single room in Rome", "a double room in Rome"),
+    ("biweekly pay", "weekly pay"),
+    ("all of the files", "some of the files"),
+    ("always lock the door", "sometimes lock the door"),
+    ("Can either parent sign", "Can both parents sign"),
+    ("Can everyone see my posts", "Can nobody see my posts"),
+    ("Nehme ich die Tablette einmal am Tag", "Nehme ich die Tablette zweimal am Tag"),
+    ("What is the difference between cats and dogs", "What is the similarity between cats and dogs"),
+    ("How are cats and dogs alike", "How are cats and dogs different"),
+    ("Is the fee the same as the tax", "Is the fee different from the tax"),
+    ("dating advice for singles", "dating advice for couples"),
+    ("What are the strengths of Python", "What are the weaknesses of Python"),
+    ("the cause of inflation", "the effect of inflation"),
+    ("What are the causes of inflation", "What are the consequences of inflation"),
+    ("Is tea good for you", "Is tea bad for you"),
+    ("Is it easy to learn Rust", "Is it difficult to learn Rust"),
+    ("shoes for boys", "shoes for girls"),
+    ("the ancient history of Greece", "the modern history of Greece"),
+    ("How many wins has Spain", "How many defeats has Spain"),
+    ("How do I tighten the screw", "How do I loosen the screw"),
+    ("rights of a landlord", "rights of a tenant"),
+    ("Is the field mandatory", "Is the field optional"),
+    ("Unable to cancel my order", "Able to cancel my order"),
+    ("Was sind die Stärken von Python", "Was sind die Schwächen von Python"),
+    ("¿Cuál es la diferencia entre A y B?", "¿Cuál es la semejanza entre A y B?"),
+    ("Quelle est la différence entre A et B", "Quelle est la ressemblance entre A et B"),
+    ("Consejos para solteros", "Consejos para parejas"),
+]
+_NOT_OPPOSED = [
+    ("what does smoking cause", "what effects has smoking"),
+    ("is it good or bad", "is it bad or good"),
+    ("I am unable to pay", "I am not able to pay"),
+    ("not often on time", "rarely on time"),
+    ("once I have paid, what happens", "what happens after I have paid"),
+    ("what kind of card is it", "what sort of card is it"),
+    ("do I always get a discount", "do I get a discount each time"),
+    ("how do A and B differ", "what is the difference between A and B"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), _OPPOSED)
+def test_an_opposite_does_not_answer_its_opposite(one: str, other: str) -> None:
+    found = check(one, other)
+    assert found is not None
+    assert found.guard in {"direction", "class"}
+
+
+@pytest.mark.parametrize(("one", "other"), _NOT_OPPOSED)
+def test_words_that_are_no_opposites_there_pass(one: str, other: str) -> None:
     assert check(one, other) is None
