@@ -127,3 +127,40 @@ def test_an_opposite_does_not_answer_its_opposite(one: str, other: str) -> None:
 @pytest.mark.parametrize(("one", "other"), _NOT_OPPOSED)
 def test_words_that_are_no_opposites_there_pass(one: str, other: str) -> None:
     assert check(one, other) is None
+
+
+_CASED = [
+    ("Print 'Hello'", "Print 'hello'"),
+    ('echo "ERROR" to the log', 'echo "error" to the log'),
+    ("Gib „Hallo Welt“ aus", "Gib „hallo Welt“ aus"),
+    ("Affiche « Oui »", "Affiche « oui »"),
+    ("print “Yes” on the screen", "print 'yes' on the screen"),
+    ("print 'Hello'", "print hello"),
+    ('is "Foo Bar" a strong password', 'is "foo Bar" a strong password'),
+    ("what does `SELECT Foo from bar` do", "what does `SELECT foo from bar` do"),
+    ("rename the file to Readme.md", "rename the file to readme.md"),
+    ("what does the variable userName hold", "what does the variable username hold"),
+    ("what does toString return", "what does ToString return"),
+    ("what does x = Foo mean", "what does x = foo mean"),
+    ("what does grep -v Foo do", "what does grep -v foo do"),
+]
+_CASED_ALIKE = [
+    ("Print 'Hello'", "print 'Hello'"),
+    ("Explain `foo` in python", "explain `foo` in Python"),
+    ("Run ls -l for me", "run ls -l for me"),
+    ("what’s a “good” price", 'What\'s a "good" price'),
+    ("is Amazon.com down", "is amazon.com down"),
+    ("my new iPhone is slow", "my new iphone is slow"),
+    ("is macOS free", "is macos free"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), _CASED)
+def test_quotations_and_code_in_another_case_are_others(one: str, other: str) -> None:
+    found = check(one, other)
+    assert found is not None
+
+
+@pytest.mark.parametrize(("one", "other"), _CASED_ALIKE)
+def test_the_case_of_prose_around_them_is_a_slip(one: str, other: str) -> None:
+    assert check(one, other) is None
