@@ -164,3 +164,80 @@ def test_quotations_and_code_in_another_case_are_others(one: str, other: str) ->
 @pytest.mark.parametrize(("one", "other"), _CASED_ALIKE)
 def test_the_case_of_prose_around_them_is_a_slip(one: str, other: str) -> None:
     assert check(one, other) is None
+
+
+_EXCHANGED = [
+    ("Who beat Germany", "Who did Germany beat"),
+    ("Who was beaten by Germany", "Who beat Germany"),
+    ("Who was beaten by Germany", "Who was Germany beaten by"),
+    ("By whom was Germany beaten", "Who did Germany beat"),
+    ("Who beat Germany", "Which team did Germany beat"),
+    ("Tell me who beat Germany", "Tell me who Germany beat"),
+    ("Which team defeated Brazil in 2014", "Which team did Brazil defeat in 2014"),
+    ("How many teams has Spain beaten", "How many teams have beaten Spain"),
+    ("Who taught Aristotle", "Who did Aristotle teach"),
+    ("Who succeeded Obama", "Whom did Obama succeed"),
+    ("Who called me", "Who did I call"),
+    ("Who sold the house to Tom", "Who did Tom sell the house to"),
+    ("What causes stress", "What does stress cause"),
+    ("What causes stress", "What is caused by stress"),
+    ("What do lions hunt", "What hunts lions"),
+    ("Which countries import oil from Russia", "Which countries does Russia import oil from"),
+    ("Was Google bought by YouTube", "Did Google buy YouTube"),
+    ("Does Anna love Tom", "Is Anna loved by Tom"),
+    ("Can my landlord sue me", "Can I sue my landlord"),
+    ("My landlord sued me", "I sued my landlord"),
+    ("Can you call me", "Can I call you"),
+    ("Does he owe her money", "Does she owe him money"),
+    ("Is he older than her", "Is she older than him"),
+    ("Does my bank owe me money", "Do I owe my bank money"),
+    ("Does A depend on B", "Does B depend on A"),
+    ("Is A a subset of B", "Is B a subset of A"),
+    ("Does B come before A", "Does A come before B"),
+    ("convert A to B", "convert B to A"),
+    ("convert a to b", "convert b to a"),
+    ("Wer hat Deutschland besiegt", "Wen hat Deutschland besiegt"),
+    ("Wer wurde von Deutschland besiegt", "Wer hat Deutschland besiegt"),
+    ("Quién venció a Alemania", "A quién venció Alemania"),
+    ("Quién fue vencido por Alemania", "Quién venció a Alemania"),
+    ("Qui a battu l'Allemagne", "Qui l'Allemagne a-t-elle battu"),
+    ("Qui a battu l'Allemagne", "Qui a été battu par l'Allemagne"),
+    ("Кто победил Германию", "Кого победил Германию"),
+]
+_SAME_ROLES = [
+    ("Who did Germany beat", "Which team did Germany beat"),
+    ("Who did Germany beat", "Who was beaten by Germany"),
+    ("Who beat Germany", "Which team beat Germany"),
+    ("Who beat Germany", "Who was Germany beaten by"),
+    ("Who beat Germany", "By whom was Germany beaten"),
+    ("Who wrote Hamlet", "Hamlet was written by whom"),
+    ("Did Google buy YouTube", "Was YouTube bought by Google"),
+    ("What causes rain", "What is rain caused by"),
+    ("Can my landlord evict me", "Can I be evicted by my landlord"),
+    ("Who sings this song", "Who is singing this song"),
+    ("Who is the president of France", "Who is France's president"),
+    ("What happened to my card", "What did happen to my card"),
+    ("Do you support all cards", "Can you tell me what cards you support"),
+    ("how to change the oil in my car", "how do I do an oil change on my car"),
+    ("What did they export to France in 2020", "What did they export in 2020 to France"),
+    ("How do I get money by card", "How do I get money with my card"),
+    ("do I have any alarms set for tomorrow", "what alarms have I set for tomorrow"),
+    ("is A and B the same", "is B and A the same"),
+    ("What is a subset", "what is A subset"),
+    ("Wer hat Hamlet geschrieben", "Von wem wurde Hamlet geschrieben"),
+    ("Wen hat Deutschland besiegt", "Wer wurde von Deutschland besiegt"),
+    ("Qui a écrit Hamlet", "Par qui Hamlet a-t-il été écrit"),
+    ("Quién escribió Hamlet", "Por quién fue escrito Hamlet"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), _EXCHANGED)
+def test_who_does_it_to_whom_is_the_question(one: str, other: str) -> None:
+    found = check(one, other)
+    assert found is not None
+    assert found.guard in {"order", "roles"}
+
+
+@pytest.mark.parametrize(("one", "other"), _SAME_ROLES)
+def test_active_and_passive_of_one_fact_pass(one: str, other: str) -> None:
+    assert check(one, other) is None

@@ -15,18 +15,21 @@ others say the same, or not, in other words. It is linear in the number of words
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import chain, filterfalse, pairwise
+from itertools import chain, cycle, filterfalse, pairwise
 
 from lix_cache.matching.guards.lexicon.function_words import FUNCTION_WORDS
 from lix_cache.matching.guards.lexicon.order_words import (
+    AFTER_A_LABEL,
     ARTICLES,
     HANGUL_PARTICLES,
     JOINING,
     UNSPACED_GLUE,
 )
+from lix_cache.matching.guards.lexicon.role_words import PRONOUNS
 from lix_cache.matching.guards.reading import Memo, Reading, stem
 
 __all__ = ["compare_order"]
@@ -72,10 +75,20 @@ def compare_order(a: Reading, b: Reading) -> str | None:
 
 def _contents(reading: Reading, other: Reading) -> Counter[str]:
     """Count the words that are glue in neither text's language."""
-    if reading.language == other.language:
-        return reading.once(_own_contents)
     counts = reading.once(_own_contents)
-    return Counter({key: counts[key] for key in counts.keys() - _glue_of(other.language)})
+    # A pronoun says who it is only where its case differs: "I sue him", "he sues me".
+    drop = _NAMES_OF_PRONOUNS - _in_other_case(reading, other)
+    if reading.language != other.language:
+        drop |= _glue_of(other.language)
+    return counts if drop.isdisjoint(counts) else Counter({key: counts[key] for key in counts.keys() - drop})
+
+
+def _in_other_case(reading: Reading, other: Reading) -> frozenset[str]:
+    mine, theirs = PRONOUNS.keys() & reading.counts.keys(), PRONOUNS.keys() & other.counts.keys()
+    here, there, same = (
+        frozenset([PRONOUNS[word] for word in words]) for words in (mine, theirs, mine & theirs)
+    )
+    return (here & there) - same
 
 
 def _own_contents(reading: Reading) -> Counter[str]:
@@ -87,11 +100,16 @@ def _glue_of(language: str) -> frozenset[str]:
     if language in {"zh", "ja"}:
         return UNSPACED_GLUE
     words = FUNCTION_WORDS.get(language, frozenset())
+    if language == "en":
+        words -= PRONOUNS.keys()
     return frozenset(map(_key, words)) | frozenset(HANGUL_PARTICLES)
 
 
 def _key(word: str) -> str:
-    return stem(word)[:_LETTERS_OF_A_KEY]
+    return PRONOUNS.get(word) or stem(word)[:_LETTERS_OF_A_KEY]
+
+
+_NAMES_OF_PRONOUNS = frozenset(PRONOUNS.values())
 
 
 _key_of = Memo(_key)
@@ -115,9 +133,37 @@ def _agree_on_lists(here: list[str], there: list[str], shared: set[str]) -> None
 
 
 def _tokens(reading: Reading) -> Iterable[str]:
+    if reading.language == "en" and not _AMBIGUOUS.isdisjoint(reading.counts):
+        return _with_labels(reading)
     if reading.language != "ko":
         return reading.words
     return chain.from_iterable(_parts.of(reading.words))
+
+
+def _with_labels(reading: Reading) -> Iterable[str]:
+    """Return the words, with a capital where "a" is a name ("from A to B"), and "she" for "her"."""
+    words = reading.words
+    places = [i for i, word in enumerate(words) if word == "a"]
+    written = _A.findall(reading.text)
+    capitals = [""] if reading.text.isupper() or len(written) != len(places) else written
+    found = list(words)
+    for place, capital in zip(places, cycle(capitals), strict=False):
+        following = words[place + 1] if place + 1 < len(words) else ""
+        if capital == "A" or not following or following in AFTER_A_LABEL:
+            found[place] = "A"
+    glue = FUNCTION_WORDS["en"]
+    for place, following in enumerate((*words[1:], "a")):
+        if words[place] == "her" and following in glue:
+            found[place] = "she"
+    return found
+
+
+#: Articles and the like, or not.
+_AMBIGUOUS = frozenset(("a", "her"))
+
+
+#: The first word of a sentence has a capital anyway.
+_A = re.compile(r"(?<![\w'])(?:(?<![.!?:]\s)(?<!\A)(A)|[aA])(?![\w'])")
 
 
 def _without_particle(word: str) -> tuple[str, ...]:
