@@ -196,6 +196,7 @@ _EXCHANGED = [
     ("Does B come before A", "Does A come before B"),
     ("convert A to B", "convert B to A"),
     ("convert a to b", "convert b to a"),
+    ("Is plan A cheaper than plan B", "Is plan B cheaper than plan A"),
     ("Wer hat Deutschland besiegt", "Wen hat Deutschland besiegt"),
     ("Wer wurde von Deutschland besiegt", "Wer hat Deutschland besiegt"),
     ("Quién venció a Alemania", "A quién venció Alemania"),

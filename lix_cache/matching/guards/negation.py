@@ -137,20 +137,21 @@ def denied_words(reading: Reading) -> frozenset[str]:
 
 
 def _places(reading: Reading) -> list[int]:
-    cues = NEGATIONS.get(reading.language, frozenset())
-    if cues.isdisjoint(reading.counts) and not any(map(_is_contracted, reading.counts)):
-        return []
     return _cues_among(reading, reading.language)
 
 
 def _cues_among(reading: Reading, language: str) -> list[int]:
-    cues, words = NEGATIONS.get(language, frozenset()), reading.words
+    cues = NEGATIONS.get(language, frozenset()) & reading.counts.keys()
+    cues = cues.union(_contracted.known(reading.counts))
+    if not cues:
+        return []
+    words = reading.words
     # What a text begins with answers something if a mark follows: "no, it is broken".
     first = int(bool(words) and not reading.chunks[0][-1].isalnum())
     return [
         i
         for i, word in enumerate(words)
-        if (word in cues or _is_contracted(word))
+        if word in cues
         and i >= first
         # "A few" and "the last few" are some, "few" is not many.
         and not (word in SCARCE and i and words[i - 1] in NOT_BEFORE_FEW)
@@ -160,6 +161,9 @@ def _cues_among(reading: Reading, language: str) -> list[int]:
 def _is_contracted(word: str) -> bool:
     """Whether a word holds a negation: "don't", "n'est"."""
     return word[-3:] == "n't" or word[:2] == "n'"
+
+
+_contracted = Memo(_is_contracted)
 
 
 def _nearest(words: tuple[str, ...], place: int, step: int, glue: frozenset[str]) -> list[str]:

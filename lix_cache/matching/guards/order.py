@@ -19,7 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import chain, cycle, filterfalse, pairwise
+from itertools import chain, filterfalse, pairwise
 
 from lix_cache.matching.guards.lexicon.function_words import FUNCTION_WORDS
 from lix_cache.matching.guards.lexicon.order_words import (
@@ -80,7 +80,12 @@ def _contents(reading: Reading, other: Reading) -> Counter[str]:
     drop = _NAMES_OF_PRONOUNS - _in_other_case(reading, other)
     if reading.language != other.language:
         drop |= _glue_of(other.language)
-    return counts if drop.isdisjoint(counts) else Counter({key: counts[key] for key in counts.keys() - drop})
+    drop &= counts.keys()
+    if drop:
+        counts = counts.copy()
+        for key in drop:
+            del counts[key]
+    return counts
 
 
 def _in_other_case(reading: Reading, other: Reading) -> frozenset[str]:
@@ -142,19 +147,20 @@ def _tokens(reading: Reading) -> Iterable[str]:
 
 def _with_labels(reading: Reading) -> Iterable[str]:
     """Return the words, with a capital where "a" is a name ("from A to B"), and "she" for "her"."""
-    words = reading.words
-    places = [i for i, word in enumerate(words) if word == "a"]
-    written = _A.findall(reading.text)
-    capitals = [""] if reading.text.isupper() or len(written) != len(places) else written
-    found = list(words)
-    for place, capital in zip(places, cycle(capitals), strict=False):
-        following = words[place + 1] if place + 1 < len(words) else ""
-        if capital == "A" or not following or following in AFTER_A_LABEL:
-            found[place] = "A"
+    found = list(reading.words)
+    places = [i for i, word in enumerate(found) if word in _AMBIGUOUS]
+    capitals = [False] * len(places)
+    if not reading.text.isupper() and _CAPITAL_A.search(reading.text):
+        starts = [match.start() for match in _HER_OR_A.finditer(reading.text)]
+        if len(starts) == len(places):
+            capitals = [_CAPITAL_A.match(reading.text, start) is not None for start in starts]
     glue = FUNCTION_WORDS["en"]
-    for place, following in enumerate((*words[1:], "a")):
-        if words[place] == "her" and following in glue:
-            found[place] = "she"
+    for place, capital in zip(places, capitals, strict=True):
+        following = found[place + 1] if place + 1 < len(found) else ""
+        if found[place] == "her":
+            found[place] = "she" if not following or following in glue else "her"
+        elif capital or not following or following in AFTER_A_LABEL:
+            found[place] = "A"
     return found
 
 
@@ -163,7 +169,8 @@ _AMBIGUOUS = frozenset(("a", "her"))
 
 
 #: The first word of a sentence has a capital anyway.
-_A = re.compile(r"(?<![\w'])(?:(?<![.!?:]\s)(?<!\A)(A)|[aA])(?![\w'])")
+_CAPITAL_A = re.compile(r"A(?<=\sA)(?<![.!?:]\sA)(?![\w'])")
+_HER_OR_A = re.compile(r"[aAhH](?<![\w'].)(?:(?<=[aA])|(?<=[hH])[eE][rR])(?![\w'])")
 
 
 def _without_particle(word: str) -> tuple[str, ...]:
