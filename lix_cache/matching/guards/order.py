@@ -31,6 +31,7 @@ from lix_cache.matching.guards.lexicon.order_words import (
 )
 from lix_cache.matching.guards.lexicon.role_words import PRONOUNS
 from lix_cache.matching.guards.reading import Memo, Reading, stem
+from lix_cache.matching.guards.roles import are_one_fact
 
 __all__ = ["compare_order"]
 
@@ -66,9 +67,9 @@ def compare_order(a: Reading, b: Reading) -> str | None:
     if breaks < _MANY_BREAKS - 1:
         return None
     exchanged = _exchanged(here, there, shared, -1) or _exchanged(here, there, shared, 1)
-    if exchanged:
+    if exchanged and not are_one_fact(a, b):
         return " and ".join(exchanged)
-    if breaks < _MANY_BREAKS or len(a.content_set & b.content_set) < _LONG:
+    if exchanged or breaks < _MANY_BREAKS or len(a.content_set & b.content_set) < _LONG:
         return None
     return f"order of {', '.join(order[:4])}"
 

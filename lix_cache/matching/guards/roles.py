@@ -9,7 +9,8 @@ questions that say the same words, one exchange makes another question, and two 
     who | beat Germany      who was | beaten by Germany     the same, but a passive: objected to
     who did | Germany beat  who was | beaten by Germany     another, and a passive: the same fact
 
-A form of "to be" without "by" says too little ("who is France's president"). Some other languages show
+A form of "to be" without "by" says too little ("who is France's president"), unless a preposition is left at
+one end ("who is Tom older than"). Some other languages show
 in the question word what is asked for (wer, wen).
 """
 
@@ -26,12 +27,13 @@ from lix_cache.matching.guards.lexicon.role_words import (
     BE,
     GAPS,
     LEMMAS,
+    PREPOSITIONS,
     PRONOUNS,
     QUESTION_WORDS,
 )
 from lix_cache.matching.guards.reading import Reading, stem
 
-__all__ = ["compare_roles"]
+__all__ = ["are_one_fact", "compare_roles"]
 
 #: In a longer text a question is one sentence of several.
 _MOST_WORDS = 40
@@ -41,6 +43,7 @@ class _Clause(NamedTuple):
     rest: tuple[str, ...]  # what is said behind the helping verb; all there is where there is none
     is_helped: bool
     is_passive: bool
+    ends: bool | None  # of a form of "to be" without "by": whether a preposition is left at the end
     asks: str  # the question word, if it may be the subject
 
 
@@ -50,8 +53,23 @@ def compare_roles(a: Reading, b: Reading) -> str | None:
         return None
     if a.language in GAPS:
         return _by_gap(a, b)
+    subjects = _exchanged(a, b)
+    return f"{subjects[0]} / {subjects[1]} as the subject" if subjects else None
+
+
+def are_one_fact(a: Reading, b: Reading) -> bool:
+    """Whether one text is the passive of the other: the order of their words differs by rights."""
+    return max(len(a.words), len(b.words)) <= _MOST_WORDS and _exchanged(a, b) == ()
+
+
+def _exchanged(a: Reading, b: Reading) -> tuple[str, ...] | None:
+    """Return the subjects of two questions with exchanged roles, () if a passive says the same, or None."""
     first, second = a.once(_clause), b.once(_clause)
     if first is None or second is None:
+        return None
+    if (first.ends is None) != (second.ends is None) or (
+        first.ends is not None and first.ends == second.ends
+    ):
         return None
     if not (first.is_helped and second.is_helped):
         # Without a helping verb the subject is the question word, and where its noun ends is not known.
@@ -65,9 +83,10 @@ def compare_roles(a: Reading, b: Reading) -> str | None:
     )
     if many < 2 or sorted(one) != sorted(other):
         return None
-    if (one[0] == other[0]) == (first.is_passive == second.is_passive):
-        return None
-    return f"{one[0]} / {other[0]} as the subject"
+    if (one[0] == other[0]) != (first.is_passive == second.is_passive):
+        return one[0], other[0]
+    # Subject, verb and object the other way round: of more words a passive moves the wrong ones as well.
+    return () if first.is_passive != second.is_passive and one == other[::-1] else None
 
 
 def _clause(reading: Reading) -> _Clause | None:
@@ -87,14 +106,15 @@ def _clause(reading: Reading) -> _Clause | None:
     if start is None and place != 0:
         return None
     is_passive = AGENT in words and any(word[-2:] == "ed" or word in LEMMAS for word in words)
-    if not BE.isdisjoint(words) and not is_passive:
+    ends = words[-1] in PREPOSITIONS if place is not None and words[place] in BE and not is_passive else None
+    if ends is None and not BE.isdisjoint(words) and not is_passive:
         return None
     rest = words[start or 0 :] if place is None else words[place + 1 :]
     asks = "" if start is None else words[start]
     if asks == "how" and words[(start or 0) + 1 : (start or 0) + 2] not in (("many",), ("much",)):
         asks = ""
     is_passive = is_passive and not BE.isdisjoint(words)
-    return _Clause(_keys(rest), place is not None, is_passive, asks if asks in _SUBJECTS else "")
+    return _Clause(_keys(rest), place is not None, is_passive, ends, asks if asks in _SUBJECTS else "")
 
 
 #: Question words that may be the subject, and those that are it without a noun.

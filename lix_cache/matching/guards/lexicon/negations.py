@@ -34,7 +34,7 @@ NEGATIONS: dict[str, frozenset[str]] = {
         "en": """not no never none nothing nobody nowhere neither nor without cannot cant dont doesnt didnt isnt wont
             wouldnt shouldnt couldnt hasnt havent hadnt wasnt werent arent aint nope mustnt neednt
             noone hardly barely scarcely seldom rarely infrequently few little""",
-        "de": "nicht kein keine keinen keinem keiner keines nie niemals nichts ohne niemand nirgends weder keins keinerlei kaum selten wenig wenige wenigen",
+        "de": "nicht kein keine keinen keinem keiner keines nie niemals nichts ohne niemand nirgends nirgendwo weder keins keinerlei kaum selten wenig wenige wenigen",
         "fr": "pas jamais aucun aucune rien sans ni personne non ne guere rarement peine peu",
         "es": "no nunca jamas ningun ninguna ninguno nada nadie sin tampoco ni apenas raramente rara poco poca pocos pocas",
         "it": "non mai nessun nessuna nessuno niente nulla senza ne raramente malapena poco poca pochi poche",

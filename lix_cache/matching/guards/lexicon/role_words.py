@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["AGENT", "AUXILIARIES", "BE", "GAPS", "LEMMAS", "PRONOUNS", "QUESTION_WORDS"]
+__all__ = ["AGENT", "AUXILIARIES", "BE", "GAPS", "LEMMAS", "PREPOSITIONS", "PRONOUNS", "QUESTION_WORDS"]
 
 BE = frozenset(
     "is are was were be been being am isn't aren't wasn't weren't get gets got getting gotten".split()
@@ -15,6 +15,9 @@ AUXILIARIES = BE - frozenset("be been being get gets got getting gotten".split()
     """.split()
 )
 AGENT = "by"
+PREPOSITIONS = frozenset(
+    "of to from than with for on in at by about into over under after before against behind".split()
+)
 QUESTION_WORDS = frozenset("who whom what which whose how why when where".split())
 
 #: Pronouns in one form, whatever their case; in capitals, so that no other word is one.
@@ -52,5 +55,9 @@ GAPS: dict[str, tuple[str, str, str, str]] = {
         r"\b(?:ete|est|sont|fut)\b.*\bpar\b",
     ),
     "es": (r"\bpor quien(?:es)?\b", r"\bquien(?:es)?\b", r"\ba quien(?:es)?\b", r"\b(?:fue|fueron|es|son|sido)\b.*\bpor\b"),
+    # In these the question word is the same, and a passive tells.
+    "it": (r"\bda chi\b", r"^chi\b", r"(?!)", r"\bstat[oaie]\b.*\bda(?:l|llo|lla|ll'|i|gli|lle)?\b"),
+    "pt": (r"\bpor quem\b", r"^quem\b", r"(?!)", r"\b(?:foi|foram|e|sao|sido)\b.*\bp(?:or|elos?|elas?)\b"),
+    "nl": (r"\bdoor wie\b", r"^wie\b", r"(?!)", r"\b(?:werd|werden|wordt|worden)\b.*\bdoor\b|\bdoor\b.*\b(?:werd|werden|wordt|worden)\b"),
     "ru": (r"\bкем\b", r"\bкто\b", r"\bкого\b", r"\bбыл[аио]?\b.*\b\w+(?:ой|ом|ей|ем|ами|ями)\b"),
 }  # fmt: skip
