@@ -193,6 +193,12 @@ OBJECTED = {
         ("仙台から札幌までの電車", "札幌から仙台までの電車"),
         ("서울에서 부산까지 기차", "부산에서 서울까지 기차"),
     ],
+    "roles": [
+        ("Who beat Germany", "Who did Germany beat"),
+        ("Who was beaten by Germany", "Who beat Germany"),
+        ("Can my landlord sue me", "Can I sue my landlord"),
+        ("Wer liebt Anna", "Wen liebt Anna"),
+    ],
     "writing": [
         # White space: in commands, code, data and literals.
         ("what does sed s/  / /g do", "what does sed s/ / /g do"),

@@ -21,6 +21,7 @@ from lix_cache.matching.guards.opposites import compare_directions
 from lix_cache.matching.guards.order import compare_order
 from lix_cache.matching.guards.reading import MAX_CHARS, Reading, read
 from lix_cache.matching.guards.remainder import compare_remainders
+from lix_cache.matching.guards.roles import compare_roles
 from lix_cache.matching.guards.symbols import compare_symbols
 from lix_cache.matching.guards.writing import compare_writing
 from lix_cache.matching.text import normalise
@@ -38,6 +39,7 @@ _COMPARISONS: dict[str, Callable[[Reading, Reading], str | None]] = {
     "code": compare_code,
     "remainder": compare_remainders,
     "order": compare_order,
+    "roles": compare_roles,
     "writing": compare_writing,
 }
 

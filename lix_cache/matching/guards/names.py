@@ -17,7 +17,7 @@ from lix_cache.matching.guards.lexicon.function_words import FUNCTION_WORDS
 from lix_cache.matching.guards.lexicon.number_words import MONTHS
 from lix_cache.matching.guards.reading import Memo, Reading, fold, only_in, stem, stems
 
-__all__ = ["compare_literals", "compare_names"]
+__all__ = ["DOTTED", "compare_literals", "compare_names", "quoted"]
 
 # A mark of quotation stands outside of words and close to what it quotes; what is quoted is a
 # name or a literal, not a sentence.
@@ -46,7 +46,7 @@ _SIGNS = re.compile(r"""[\d_`"“„«「『《@#/\\]|\w[.:]\w|\(\)|[a-z][A-Z]|(
 _LETTER = re.compile(r"[^\W_]")
 _INNER_CAPITAL = re.compile(r"[a-z0-9][A-Z]")
 # "os.path.join", "a::b", "main.py"; but not "the end.Then", where a space is missing.
-_DOTTED = re.compile(
+DOTTED = re.compile(
     r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*){2,}|\w+::\w+"
     r"|\w+\.(?:py|js|ts|java|c|h|cpp|rs|go|rb|sh|sql|json|ya?ml|toml|csv|txt|md|html?|css|xml|pdf|com|org|net|io|dev)"
 )
@@ -101,7 +101,7 @@ def _whole(reading: Reading) -> str:
 
 def literals(reading: Reading) -> dict[str, str]:
     """Return the literals of a text: squeezed form to what is written."""
-    return _by_form(chain(reading.once(_quoted), *[_literals_of[chunk] for chunk in reading.chunks]))
+    return _by_form(chain(reading.once(quoted), *[_literals_of[chunk] for chunk in reading.chunks]))
 
 
 def _by_form(written: Iterable[str]) -> dict[str, str]:
@@ -110,7 +110,8 @@ def _by_form(written: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _quoted(reading: Reading) -> tuple[str, ...]:
+def quoted(reading: Reading) -> tuple[str, ...]:
+    """Return what stands in quotes."""
     if not _QUOTE.search(reading.text):
         return ()
     text = _DOUBLED.sub('"', reading.text) if '""' in reading.text else reading.text
@@ -155,7 +156,7 @@ def _is_identifier(word: str) -> bool:
         return True
     if any(c.isdigit() for c in word) and any(c.isalpha() for c in word):
         return word.isascii() and not _COUNTED.fullmatch(word)
-    return _DOTTED.fullmatch(word) is not None
+    return DOTTED.fullmatch(word) is not None
 
 
 def compare_literals(a: Reading, b: Reading) -> str | None:
@@ -163,7 +164,7 @@ def compare_literals(a: Reading, b: Reading) -> str | None:
     for here, there in ((a, b), (b, a)):
         # What stands in a chunk that both texts have is no difference.
         differing = [_literals_of[chunk] for chunk in only_in(here, there)]
-        written = _by_form(chain(here.once(_quoted), *differing))
+        written = _by_form(chain(here.once(quoted), *differing))
         for squeezed, shown in written.items():
             own = there.once(literals)
             if squeezed in own or _is_piece(squeezed, there):

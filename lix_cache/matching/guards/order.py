@@ -15,6 +15,7 @@ others say the same, or not, in other words. It is linear in the number of words
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -22,12 +23,15 @@ from itertools import chain, filterfalse, pairwise
 
 from lix_cache.matching.guards.lexicon.function_words import FUNCTION_WORDS
 from lix_cache.matching.guards.lexicon.order_words import (
+    AFTER_A_LABEL,
     ARTICLES,
     HANGUL_PARTICLES,
     JOINING,
     UNSPACED_GLUE,
 )
+from lix_cache.matching.guards.lexicon.role_words import PRONOUNS
 from lix_cache.matching.guards.reading import Memo, Reading, stem
+from lix_cache.matching.guards.roles import are_one_fact
 
 __all__ = ["compare_order"]
 
@@ -63,19 +67,34 @@ def compare_order(a: Reading, b: Reading) -> str | None:
     if breaks < _MANY_BREAKS - 1:
         return None
     exchanged = _exchanged(here, there, shared, -1) or _exchanged(here, there, shared, 1)
-    if exchanged:
+    if exchanged and not are_one_fact(a, b):
         return " and ".join(exchanged)
-    if breaks < _MANY_BREAKS or len(a.content_set & b.content_set) < _LONG:
+    if exchanged or breaks < _MANY_BREAKS or len(a.content_set & b.content_set) < _LONG:
         return None
     return f"order of {', '.join(order[:4])}"
 
 
 def _contents(reading: Reading, other: Reading) -> Counter[str]:
     """Count the words that are glue in neither text's language."""
-    if reading.language == other.language:
-        return reading.once(_own_contents)
     counts = reading.once(_own_contents)
-    return Counter({key: counts[key] for key in counts.keys() - _glue_of(other.language)})
+    # A pronoun says who it is only where its case differs: "I sue him", "he sues me".
+    drop = _NAMES_OF_PRONOUNS - _in_other_case(reading, other)
+    if reading.language != other.language:
+        drop |= _glue_of(other.language)
+    drop &= counts.keys()
+    if drop:
+        counts = counts.copy()
+        for key in drop:
+            del counts[key]
+    return counts
+
+
+def _in_other_case(reading: Reading, other: Reading) -> frozenset[str]:
+    mine, theirs = PRONOUNS.keys() & reading.counts.keys(), PRONOUNS.keys() & other.counts.keys()
+    here, there, same = (
+        frozenset([PRONOUNS[word] for word in words]) for words in (mine, theirs, mine & theirs)
+    )
+    return (here & there) - same
 
 
 def _own_contents(reading: Reading) -> Counter[str]:
@@ -87,11 +106,16 @@ def _glue_of(language: str) -> frozenset[str]:
     if language in {"zh", "ja"}:
         return UNSPACED_GLUE
     words = FUNCTION_WORDS.get(language, frozenset())
+    if language == "en":
+        words -= PRONOUNS.keys()
     return frozenset(map(_key, words)) | frozenset(HANGUL_PARTICLES)
 
 
 def _key(word: str) -> str:
-    return stem(word)[:_LETTERS_OF_A_KEY]
+    return PRONOUNS.get(word) or stem(word)[:_LETTERS_OF_A_KEY]
+
+
+_NAMES_OF_PRONOUNS = frozenset(PRONOUNS.values())
 
 
 _key_of = Memo(_key)
@@ -115,9 +139,39 @@ def _agree_on_lists(here: list[str], there: list[str], shared: set[str]) -> None
 
 
 def _tokens(reading: Reading) -> Iterable[str]:
+    if reading.language == "en" and not _AMBIGUOUS.isdisjoint(reading.counts):
+        return _with_labels(reading)
     if reading.language != "ko":
         return reading.words
     return chain.from_iterable(_parts.of(reading.words))
+
+
+def _with_labels(reading: Reading) -> Iterable[str]:
+    """Return the words, with a capital where "a" is a name ("from A to B"), and "she" for "her"."""
+    found = list(reading.words)
+    places = [i for i, word in enumerate(found) if word in _AMBIGUOUS]
+    capitals = [False] * len(places)
+    if not reading.text.isupper() and _CAPITAL_A.search(reading.text):
+        starts = [match.start() for match in _HER_OR_A.finditer(reading.text)]
+        if len(starts) == len(places):
+            capitals = [_CAPITAL_A.match(reading.text, start) is not None for start in starts]
+    glue = FUNCTION_WORDS["en"]
+    for place, capital in zip(places, capitals, strict=True):
+        following = found[place + 1] if place + 1 < len(found) else ""
+        if found[place] == "her":
+            found[place] = "she" if not following or following in glue else "her"
+        elif capital or not following or following in AFTER_A_LABEL:
+            found[place] = "A"
+    return found
+
+
+#: Articles and the like, or not.
+_AMBIGUOUS = frozenset(("a", "her"))
+
+
+#: The first word of a sentence has a capital anyway.
+_CAPITAL_A = re.compile(r"A(?<=\sA)(?<![.!?:]\sA)(?![\w'])")
+_HER_OR_A = re.compile(r"[aAhH](?<![\w'].)(?:(?<=[aA])|(?<=[hH])[eE][rR])(?![\w'])")
 
 
 def _without_particle(word: str) -> tuple[str, ...]:

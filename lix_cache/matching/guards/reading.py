@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from lix_cache._cached_property import cached_property
 from lix_cache.matching.guards.lexicon.function_words import FUNCTION_WORDS
+from lix_cache.matching.guards.lexicon.negations import NEGATIONS
 from lix_cache.matching.text import LONGEST, MOST_MARKS
 
 __all__ = ["MAX_CHARS", "Memo", "Reading", "fold", "only_in", "read", "stem", "stems", "words_only_in"]
@@ -271,7 +272,7 @@ def _by_words(counts: Counter[str], languages: Iterable[str]) -> str:
 def _whose_words() -> dict[str, tuple[str, ...]]:
     whose: dict[str, tuple[str, ...]] = {}
     for language, words in FUNCTION_WORDS.items():
-        for word in words:
+        for word in words | NEGATIONS.get(language, frozenset()):
             whose[word] = (*whose.get(word, ()), language)
     return whose
 

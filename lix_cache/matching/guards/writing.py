@@ -5,7 +5,7 @@ is "sed s/ / /g", and "the US" is "the us". Looked at is what differs in its wri
 
 * white space, unless prose stands around it;
 * quotes, marks that cannot be seen and wide forms, where a text may be code;
-* case, in code, in units (mW, MW), and of words that are others with a capital (Polish, US).
+* case, in quotes, in code, in units (mW, MW), and of words that are others with a capital (Polish, US).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from itertools import chain, pairwise
 
 from lix_cache.matching.guards.lexicon.cased import ACRONYMS, BITS, CAPITALISED, MEASURED
 from lix_cache.matching.guards.lexicon.function_words import FUNCTION_WORDS
+from lix_cache.matching.guards.names import DOTTED, quoted
 from lix_cache.matching.guards.reading import Memo, Reading, fold, only_in
 from lix_cache.matching.text import may_be_code
 
@@ -41,12 +42,15 @@ _WRITING = str.maketrans(dict.fromkeys(" \t\r\n\f\v;'" + "".join(map(chr, _QUOTE
 _AROUND = ".,;:!?\"'“”‘’()"
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _MEASURE = re.compile(r"[\d.,]*([A-Za-z]{1,4})")
+#: A name in a program. Brands put one small letter before a capital, or end in capitals: iPhone, macOS.
+_CAMEL = re.compile(r"[a-z]{2,}[A-Z][a-z]")
+_HOSTS = (".com", ".org", ".net", ".io", ".dev")
 _AFTER_A_STOP = tuple(".,;:!?…)")
 
 
 def compare_writing(a: Reading, b: Reading) -> str | None:
     """Return what is written in two ways, or None."""
-    return _code(a, b) or _spacing(a, b) or _characters(a, b)
+    return _code(a, b) or _spacing(a, b) or _quotations(a, b) or _quotations(b, a) or _characters(a, b)
 
 
 def _is_code(reading: Reading) -> bool:
@@ -158,6 +162,21 @@ def _matters(pair: _Pair, gaps: frozenset[str], a: Reading, b: Reading) -> bool:
     return not (a.unspaced and b.unspaced)
 
 
+# -- quotations ----------------------------------------------------------------------------
+
+
+def _quotations(here: Reading, there: Reading) -> str | None:
+    """Return a quotation of one text that the other has in another case alone, quoted or not."""
+    for shown in here.once(quoted):
+        if shown not in there.text and shown.lower() in there.once(_lower):
+            return f"case of {shown}"
+    return None
+
+
+def _lower(reading: Reading) -> str:
+    return reading.text.lower()
+
+
 # -- characters ----------------------------------------------------------------------------
 
 
@@ -194,8 +213,15 @@ def _differ(one: str, other: str, a: Reading, b: Reading) -> bool:
     if _of_units(here, there, is_measure=one in a.once(_measures) and other in b.once(_measures)):
         return True
     if _WORD.fullmatch(here) is None:
-        return is_code or _CODE.search(one) is not None
+        return is_code or any(_CODE.search(word) or _is_file(word) for word in (here, there))
+    if _CAMEL.match(here) or _CAMEL.match(there):
+        return True
     return is_code if len(here) == 1 else _are_two_words(here, there, a, b)
+
+
+def _is_file(word: str) -> bool:
+    """Whether a word is a path of attributes or a file: names of hosts have no case."""
+    return DOTTED.fullmatch(word) is not None and not word.lower().endswith(_HOSTS)
 
 
 def _is_word(chunk: str) -> bool:
@@ -223,6 +249,8 @@ def _are_two_words(one: str, other: str, a: Reading, b: Reading) -> bool:
     if a.once(_tells_nothing) or b.once(_tells_nothing):
         return False
     word = one.lower()
+    if word in a.once(_beside_code) and word in b.once(_beside_code):
+        return (word in a.once(_capitalised)) != (word in b.once(_capitalised))
     if word in ACRONYMS and one.isupper() != other.isupper():
         return True
     if word in a.once(_beside_numbers) and word in b.once(_beside_numbers):
@@ -233,6 +261,14 @@ def _are_two_words(one: str, other: str, a: Reading, b: Reading) -> bool:
 def _beside_numbers(reading: Reading) -> frozenset[str]:
     sides = [*pairwise(reading.words), *pairwise(reading.words[::-1])]
     return frozenset([word for word, other in sides if other[0].isdigit()])
+
+
+def _beside_code(reading: Reading) -> frozenset[str]:
+    """Return the words, in small letters, beside a chunk of code: "Foo" in "x = Foo", "grep -v Foo"."""
+    if not reading.once(_is_code):
+        return frozenset()
+    sides = (*pairwise(reading.chunks), *pairwise(reading.chunks[::-1]))
+    return frozenset([word.strip(_AROUND).lower() for word, other in sides if _CODE.search(f" {other} ")])
 
 
 def _tells_nothing(reading: Reading) -> bool:

@@ -29,7 +29,7 @@ _TABLE = {
         ins ist ja jede jedem jeden jeder jedes jetzt kann kannst konnen konnte konnten mag man mal mehr mein
         meine meinem meinen meiner meines mich mir mit moglich muss musste nach nicht noch nun nur ob oder schon
         sehr sein seine seinem seinen seiner seit sich sie sind so soll sollte sowie um und uns unser unsere
-        unter viel vom von vor wann war waren warum was weil welche welchen welcher welches wenn wer werden wird
+        unter viel vom von vor wann war waren warum was weil wen wem welche welchen welcher welches wenn wer werden wird
         wurde wurden wie wieder will willst wir wo wurde wurden zu zum zur zwischen uber kein keine keinen""",
     "fr": """
         a ai as au aussi autre aux avec avez avoir avons c'est ca car ce cela ces cet cette ceux chez comme
@@ -42,7 +42,7 @@ _TABLE = {
         a al algo algun alguna ante antes aqui asi aun aunque cada como con cual cuales cuando cuanto cuantos de
         del desde donde dos e el ella ellas ellos en entre era eran eres es esa ese eso esta estaba estan estar
         estas este esto estos estoy fue fueron ha haber hace hacer hacia han hasta hay he la las le les lo los
-        mas me mi mis mucho muy nada ni no nos nosotros o os otra otro para pero por porque puede puedo que quien
+        mas me mi mis mucho muy nada ni no nos nosotros o os otra otro para pero por porque puede puedo que quien quienes
         quiero se ser si sin sobre solo son soy su sus tambien te tiene tengo tienen ti todo todos tu tus un una
         unas uno unos usted y ya yo favor""",
     "it": """

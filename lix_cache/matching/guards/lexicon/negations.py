@@ -2,29 +2,59 @@
 
 from __future__ import annotations
 
-__all__ = ["IMPLICIT", "IMPLICIT_SUBSTRINGS", "NEGATIONS", "NEGATIVE_SUBSTRINGS", "NEUTRAL_PHRASES"]
+__all__ = [
+    "IMPLICIT",
+    "IMPLICIT_SUBSTRINGS",
+    "INTENSIFIERS",
+    "NEGATIONS",
+    "NEGATIVE_SUBSTRINGS",
+    "NEUTRAL_PHRASES",
+    "NOT_BEFORE_FEW",
+    "SCARCE",
+]
+
+#: Words that leave so little that they deny: not after an article, where they leave some.
+SCARCE = frozenset(
+    """
+    few little wenig wenige wenigen peu poco poca pocos pocas pochi poche pouco pouca poucos poucas weinig мало
+    malo mazai
+    """.split()
+)
+NOT_BEFORE_FEW = frozenset(
+    """
+    a the an this that these those his her its their my your our every last past next first
+    ein eine einige die der das diese den letzten nachsten ersten un une le la les derniers prochains premiers
+    una el los las unos unas ultimos proximos primeros il lo gli i um uma o os as een de het et en den det bir
+    """.split()
+)
 
 NEGATIONS: dict[str, frozenset[str]] = {
     language: frozenset(words.split())
     for language, words in {
         "en": """not no never none nothing nobody nowhere neither nor without cannot cant dont doesnt didnt isnt wont
-            wouldnt shouldnt couldnt hasnt havent hadnt wasnt werent arent aint nope""",
-        "de": "nicht kein keine keinen keinem keiner keines nie niemals nichts ohne niemand nirgends weder",
-        "fr": "pas jamais aucun aucune rien sans ni personne non",
-        "es": "no nunca jamas ningun ninguna ninguno nada nadie sin tampoco ni",
-        "it": "non mai nessun nessuna nessuno niente nulla senza ne",
-        "pt": "nao nunca jamais nenhum nenhuma nada ninguem sem nem",
-        "nl": "niet geen nooit niets niemand zonder nergens",
-        "da": "ikke ingen intet aldrig uden",
-        "ru": "не нет никогда без нельзя ничего никто ни",
-        "id": "tidak bukan jangan tanpa belum tak",
-        "tr": "degil yok olmadan hic",
-        "lt": "ne nera niekada be",
-        "sr": "ne nije nisu nema nikad nikada bez nemoj nisam",
-        "kk": "емес жоқ",
-        "ar": "لا لم لن ليس ليست بدون غير ما",
+            wouldnt shouldnt couldnt hasnt havent hadnt wasnt werent arent aint nope mustnt neednt
+            noone hardly barely scarcely seldom rarely infrequently few little""",
+        "de": "nicht kein keine keinen keinem keiner keines nie niemals nichts ohne niemand nirgends nirgendwo weder keins keinerlei kaum selten wenig wenige wenigen",
+        "fr": "pas jamais aucun aucune rien sans ni personne non ne guere rarement peine peu",
+        "es": "no nunca jamas ningun ninguna ninguno nada nadie sin tampoco ni apenas raramente rara poco poca pocos pocas",
+        "it": "non mai nessun nessuna nessuno niente nulla senza ne raramente malapena poco poca pochi poche",
+        "pt": "nao nunca jamais nenhum nenhuma nada ninguem sem nem raramente dificilmente pouco pouca poucos poucas",
+        "nl": "niet geen nooit niets niemand zonder nergens nauwelijks amper zelden weinig",
+        "da": "ikke ingen intet aldrig uden næppe sjældent",
+        "ru": "не нет никогда без нельзя ничего никто ни едва редко вряд мало",
+        "id": "tidak bukan jangan tanpa belum tak jarang",
+        "tr": "degil yok olmadan hic nadiren",
+        "lt": "ne nera niekada be retai vos mazai",
+        "sr": "ne nije nisu nema nikad nikada bez nemoj nisam retko jedva malo",
+        "kk": "емес жоқ сирек",
+        "ar": "لا لم لن ليس ليست بدون غير ما نادرا بالكاد",
     }.items()
 }
+
+#: Between a negation and what it denies, beside adverbs in -ly.
+INTENSIFIERS = frozenset(
+    "longer very always often ever sehr immer tres toujours siempre molto sempre muito erg altijd vez".split()
+)
 
 #: Beginnings of words that deny something without a negation.
 IMPLICIT = tuple(
@@ -38,7 +68,7 @@ IMPLICIT = tuple(
 
 #: Looked for anywhere in texts of scripts without spaces, and in Korean.
 NEGATIVE_SUBSTRINGS: dict[str, str] = {
-    "zh": "不|没|沒|(?:^|[，。！？,.!?请你您先都就也千万 ])别(?!的|人|墅|名|处|称|致)|無|无|勿|非(?!常|洲)|未(?!来)",
+    "zh": "很少|极少|甚少|鲜少|罕|不|没|沒|(?:^|[，。！？,.!?请你您先都就也千万 ])别(?!的|人|墅|名|处|称|致)|無|无|勿|非(?!常|洲)|未(?!来)",
     "ja": "ない|なかった|ません|なく|ず(?=に|、)|なし|無し|不",
     "ko": "않|못|없|아니(?!라)|아닌|아닙|(?<![가-힣])안 |지 마|지마",
 }

@@ -152,6 +152,112 @@ forward* | backward* reverse*
 concave | convex
 inc | dec
 signed | unsigned
+able | unable
+once einmal eenmaal однажды | twice zweimal tweemaal дважды | thrice dreimal driemaal трижды
+half halve* halving halb* moitie mitad helft polovin* | double doubl* twofold doppel* verdoppel* doble* duplic* doppi* dobr* dubbel* удво* | triple tripl* threefold dreifach* verdreifach* | quadruple* fourfold vierfach*
+single singles bachelor* unmarried ledig* solter* celibataire* | couple couples married marri* verheiratet* pareja* casad*
+single singles einzel* | double doppel* doble* | triple
+always immer toujours siempre sempre altijd всегда usually often frequently meist* oft haufig souvent menudo frecuen* spesso vaak часто | sometimes occasionally manchmal gelegentlich parfois veces talvolta soms иногда | rarely seldom selten rarement raramente rara zelden редко | never nie niemals jamais nunca jamas nooit никогда
+weekly wochentlich | biweekly fortnightly
+monthly monatlich | bimonthly
+differ differs differen* unterschied* diferen* differenz* diverso verschil* verschieden* разниц* различ* | similar* alike same identical ahnlich* gemeinsamkeit* identisch* semejan* parecid* ressembl* similit* simil* somiglian* uguale semelhan* overeenkomst* сход* похож*
+strength* strong stronger strongest stark starke* forte fort forts forza fuerte* fuerza* sterk* силь* | weak* schwach* faible* debil* debol* fraco fraca zwak* слаб*
+causes ursache* causa causas causes oorzaak причин* | effect effects consequence* outcome* auswirkung* folge folgen wirkung* efecto* consecuen* effet* effett* consegu* efeito* gevolg* последств*
+good gut gute* buen* bon bonne buono buona bom boa goed* хорош* | bad schlecht* malo mala mauvais* cattiv* mau slecht* плох*
+better besser mieux migliore | worse schlechter schlimmer pire peor peggiore
+easy easier easiest einfach* leicht* facile* facil* makkelijk* легк* | hard harder hardest difficult* schwer* schwierig* difficile* dificil* moeilijk* трудн*
+beginner* novice* newbie* anfanger* debutant* principiant* principiante* | expert* advanced professional* experte* fortgeschritten* avanzad* avance*
+boy boys junge jungen garcon* nino ninos ragazzo ragazzi jongen* | girl girls madchen fille filles nina ninas ragazza ragazze meisje*
+uncle* onkel | aunt* tante*
+nephew* neffe* | niece* nichte*
+grandfather* grandpa grossvater abuelo* | grandmother* grandma grossmutter abuela*
+boyfriend* | girlfriend*
+groom | bride*
+widow widows | widower*
+actor actors schauspieler | actress* schauspielerin*
+adult* grown-up* erwachsen* adulte* adulto* | child children kid kids minor minors kinder enfant* nino ninos
+teacher* lehrer* profesor* professeur* | student* pupil* schuler* alumno* eleve*
+doctor* arzt medico* medecin* | patient patients patienten paciente*
+landlord* vermieter* | tenant* mieter* renter*
+lender* creditor* glaubiger* | borrower* debtor* schuldner*
+guest* gast gaste | host hosts gastgeber*
+winner* gewinner* sieger* ganador* gagnant* | loser* verlierer* perdedor* perdant*
+wins victory victories sieg siege victoria* victoire* vittori* | losses defeats niederlage* derrota* defaite* sconfitt*
+leader* | follower*
+predator* | prey
+predecessor* vorganger* | successor* nachfolger*
+ancestor* vorfahr* | descendant* nachfahr* nachkomme*
+hero heroes | villain*
+friend friends freund* amig* ami amis | enem* feind* enemig* ennemi*
+ally allies | opponent* rival*
+vegetarian* herbivor* vegan* | carnivor* meat-eater*
+optimis* | pessimis*
+bullish | bearish
+asset assets | liabilit*
+surplus* | deficit* shortage*
+supply angebot | demand nachfrage
+wet nass* mojad* mouille* bagnat* | dry trocken* seco seca seche* asciutt*
+ancient antik* | modern*
+theory theoretical theorie* teoria* | practice practical praxis practica*
+tighten* tight anzieh* | loosen* loose
+thicken* thick thicker dick dicke* epais* grues* | thin thinner thinn* dunn* mince
+widen* wide wider breit* | narrow* schmal*
+lengthen* verlanger* alarg* | shorten* verkurz* acort*
+strengthen* | weaken*
+deep deeper tief* profond* profund* | shallow* flach*
+tall taller tallest | short shorter shortest
+near nearby nearest closest nah nahe | far farther farthest furthest fern weit
+rising rise rises steigen steigt | falling fall falls fallen fallt
+float floats floating | sink sinks sinking
+melt melts melting | freeze freezes freezing
+remember* merken erinner* recordar recuerd* | forget* vergess* vergiss* olvid* oubli*
+loud louder loudest noisy laut* ruido* bruyant* | quiet quieter silent leise* ruhig* silencios* tranquil*
+praise* lob loben | criticise* criticize* criticism* kritisier*
+calm | rough stormy
+smooth* glatt* | rough*
+sharp scharf* | blunt dull stumpf*
+raw roh rohe cru crudo | cooked gekocht* cuit* cocido*
+fresh frisch* | stale rotten
+clean* sauber* limpi* propre* pulit* | dirty schmutzig* sucio sucia sporc*
+bright helle* | dark dunkel*
+light helle* | dark dunkel*
+alive lebendig* | dead tot tote*
+born birth* geboren* geburt* nacid* nacimient* naissance* | died death* gestorben* tod muert* mort morte deces
+marry marries marriage* heirat* | divorce* scheid*
+hire hires hired hiring einstell* | fire fires fired firing dismiss* entlass*
+build builds built building | demolish* destroy* abreiss*
+attract* | repel*
+attack* angriff* angreif* ataque* attaqu* | defend* defense* defence* verteidig* defens*
+laugh* | cry cries crying
+asleep sleep sleeping | awake wake waking
+throw throws | catch catches
+guilty schuldig* culpable | innocent unschuldig* inocente
+victim* opfer | perpetrator* tater
+war krieg guerre guerra | peace frieden paix paz pace
+rich wealth* reich* rico ricos riche* | poor poverty arme* pobre* pauvre*
+urban stadtisch* | rural landlich*
+online | offline in-store
+permanent* | temporar* vorubergehend*
+mandatory required obligatory pflicht* obligatori* obligatoire* | optional* freiwillig* opcional* facultatif*
+manual manually manuell* | automatic* automated automatically automatisch*
+real genuine authentic echt* | fake counterfeit forged gefalscht*
+natural naturlich* | artificial synthetic kunstlich*
+previous vorherig* anterior precedent* | next nachste* siguiente* prochain* suivant*
+past vergangenheit pasado passe | future zukunft futur*
+former | latter
+enter enters entering entrance* eingang* entrad* | exit exits exiting ausgang*
+clockwise | counterclockwise anticlockwise
+fixed | variable floating
+gross brutto bruto | net netto neto
+active | passive
+vowel* vokal* | consonant* konsonant*
+masculine maskulin* | feminine feminin*
+synonym* | antonym*
+majority mehrheit* mayoria majorite | minority minderheit* minoria minorite
+odds | evens
+frontend front-end | backend back-end
+landscape querformat* | portrait hochformat*
+appreciat* | depreciat*
 """
 
 WEAK = """
@@ -176,6 +282,12 @@ ahead | behind
 top | bottom
 front | back
 right | wrong
+all every alle jede jeder jedes todos todas tous toutes tutti tutte | some einige manche algunos algunas certains certaines alcuni alcune | none keiner ninguno aucun aucune nessuno
+cause | effect effects
+both beide beiden ambos ambas deux | either one | neither
+everybody everyone anybody anyone | nobody no-one noone
+everything anything | nothing
+everywhere anywhere | nowhere
 """
 
 #: Chinese, Japanese, Korean: looked for anywhere in the text, the longest first.

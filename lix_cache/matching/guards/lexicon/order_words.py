@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ARTICLES", "HANGUL_PARTICLES", "JOINING", "UNSPACED_GLUE"]
+__all__ = ["AFTER_A_LABEL", "ARTICLES", "HANGUL_PARTICLES", "JOINING", "UNSPACED_GLUE"]
 
 #: They may come and go without a change of meaning.
 ARTICLES: dict[str, frozenset[str]] = {
@@ -18,6 +18,11 @@ ARTICLES: dict[str, frozenset[str]] = {
         "da": "en et den det",
     }.items()
 }
+
+#: Behind an "a" that is a name and no article.
+AFTER_A_LABEL = frozenset(
+    "to from and or is are was on of in by than with before after into for as at vs over under does do the a if when then has".split()
+)
 
 #: Particles of Korean, the longest first: they say the role of the word they end.
 HANGUL_PARTICLES = tuple(
