@@ -38,19 +38,20 @@ _LITELLM = {
 
 @dataclass
 class Gateway:
-    """One that is measured: ours, which runs already, or a peer, which a command starts."""
+    """One that is measured, of ours or a peer."""
 
     name: str
     """Ends with where it keeps answers: so it is known which of ours to set it against."""
-    port: int = field(default_factory=free_port)
-    pid: int = 0
-    command: list[str] = field(default_factory=list)
+    command: list[str]
     env: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     head: bytes = b""
     """What a request has in its head besides."""
     hit: bytes = b""
     """What an answer from the cache has in its head; empty for a gateway without a cache."""
+    port: int = field(default_factory=free_port)
+    pid: int = 0
+    pss_idle: float = 0
 
 
 def installed(provider: int, redis_url: str, folder: Path = _FOLDER) -> list[Gateway]:
@@ -64,7 +65,7 @@ def installed(provider: int, redis_url: str, folder: Path = _FOLDER) -> list[Gat
                 "model_list": [{"model_name": "m", "litellm_params": upstream}],
                 "litellm_settings": {"cache": True, "cache_params": cache, "telemetry": False},
             }
-            named = Gateway(f"litellm, {name}", command=command, env=_LITELLM, config=config)
+            named = Gateway(f"litellm, {name}", command, _LITELLM, config)
             named.hit = b"\r\nx-litellm-cache-key:"
             found.append(named)
     else:
@@ -73,43 +74,43 @@ def installed(provider: int, redis_url: str, folder: Path = _FOLDER) -> list[Gat
         program = folder / "portkey/node_modules/@portkey-ai/gateway/build/start-server.js"
         head = f"x-portkey-provider: openai\r\nx-portkey-custom-host: {url}\r\n".encode()
         # The one that npm brings has no cache.
-        found.append(Gateway("portkey", command=["node", str(program), "--headless"], head=head))
+        found.append(Gateway("portkey", ["node", str(program), "--headless"], head=head))
     else:
         _say_left_out("portkey", "not installed: make peers")
     return found
 
 
 async def beside(
-    ours: dict[str, tuple[int, int]], peers: list[Gateway], provider: int, rounds: int, count: int
+    ours: list[Gateway], peers: list[Gateway], provider: int, rounds: int, count: int
 ) -> dict[str, dict[str, float]]:
-    """Measure ours (port and process by where it keeps answers) and the peers, in turn.
+    """Start ours and the peers, and measure them in turn.
 
     A peer in trouble is said and left out. Trouble of ours is an error.
     """
-    gateways = [
-        Gateway(f"lix_cache, {name}", port, pid, hit=b"\r\nx-lix-cache: hit-l1")
-        for name, (port, pid) in ours.items()
-    ]
     running: dict[str, subprocess.Popen[bytes]] = {}
+    found: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as work:
         try:
-            for peer in peers:
-                log = Path(work) / f"{peer.name}.log"
+            for one in [*ours, *peers]:
+                log = Path(work) / f"{one.name}.log"
                 try:
-                    running[peer.name] = _start(peer, log)
-                    await _until_answered(peer, body_of(700), process=running[peer.name])
-                    gateways.append(peer)
+                    running[one.name] = _start(one, log)
+                    await _until_answered(one, body_of(700), process=running[one.name])
+                    one.pss_idle = pss_of(one.pid)
+                    found[one.name] = []
                 except Exception as error:
-                    _leave_out(peer, running, f"{error}\n{log.read_text(errors='replace')[-2000:]}")
-            found: dict[str, list[dict[str, float]]] = {one.name: [] for one in gateways}
+                    why = f"{error}\n{log.read_text(errors='replace')[-2000:]}"
+                    if one in ours:
+                        raise RuntimeError(why) from error
+                    _leave_out(one, running, why)
             for _ in range(rounds):
-                for one in [one for one in gateways if one.name in found]:
+                for one in [one for one in [*ours, *peers] if one.name in found]:
                     try:
                         found[one.name].append(
                             await asyncio.wait_for(_round(one, provider, count), 60 + count)
                         )
                     except Exception as error:
-                        if one not in peers:
+                        if one in ours:
                             raise
                         _leave_out(one, running, repr(error))
                         del found[one.name]
@@ -197,4 +198,4 @@ async def _round(gateway: Gateway, provider: int, count: int) -> dict[str, float
         await _until_answered(gateway, same, gateway.hit)
         found["hit_p50_ms"] = await p50_of(port, lambda: same, count, more)
         found["hit_cpu_us"] = (await under_load(port, lambda: same, count * 4, 32, pid, more))["cpu_us"]
-    return {**found, "pss_mb": pss_of(pid)}
+    return {**found, "pss_idle_mb": gateway.pss_idle, "pss_mb": pss_of(pid)}

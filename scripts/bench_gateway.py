@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from _bench_client import Client, body_of, cpu_of, p50_of, pss_of, under_load
-from _bench_peers import beside, installed
+from _bench_peers import Gateway, beside, installed
 from _bench_provider import serve_provider
 
 from tests.support.redis_server import RedisServer, free_port
@@ -29,7 +29,8 @@ from tests.support.redis_server import RedisServer, free_port
 _PEERS = """measure the gateways of others too, after all else, in turn with ours: litellm's proxy, with its
 cache in memory and in Redis, and portkey's, which has none. Each is on the same core, before the same
 provider, and gets the same requests. A line "/ ours" says how many times ours a peer's figures are, median of
-the rounds: only that is worth carrying to another machine. `make peers` installs them; what is not there, or
+the rounds: only that is worth carrying to another machine. Memory is that after the first answer, and after
+the rounds, when each holds as many answers as it keeps. `make peers` installs them; what is not there, or
 does not answer, is said and left out"""
 
 
@@ -142,15 +143,20 @@ async def _by_meaning(port: int, pid: int, count: int) -> dict[str, float]:
     }
 
 
-def _start(port: int, provider: int, server: RedisServer, **env: str) -> subprocess.Popen[bytes]:
+def _serving(provider: int, server: RedisServer, **env: str) -> tuple[list[str], dict[str, str]]:
+    """Return the command of a gateway of ours, and its variables."""
     variables = {
-        **os.environ,
         "LIX_CACHE_REDIS_URL": server.unix_url,
         "LIX_CACHE_GATEWAY_ACCESS_LOG": "no",
         **{f"LIX_CACHE_GATEWAY_{name}": value for name, value in env.items()},
     }
-    command = [sys.executable, "-m", "lix_cache.cli", "serve", "--port", str(port)]
-    command += ["--upstream", f"http://127.0.0.1:{provider}"]
+    command = [sys.executable, "-m", "lix_cache.cli", "serve", "--upstream", f"http://127.0.0.1:{provider}"]
+    return command, variables
+
+
+def _start(port: int, provider: int, server: RedisServer, **env: str) -> subprocess.Popen[bytes]:
+    command, variables = _serving(provider, server, **env)
+    command, variables = [*command, "--port", str(port)], {**os.environ, **variables}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
     os.sched_setaffinity(process.pid, {0})
@@ -165,6 +171,16 @@ async def _until_ready(port: int) -> None:
         except OSError:
             await asyncio.sleep(0.1)
     raise SystemExit("the gateway did not start")
+
+
+async def _beside_peers(
+    provider: int, server: RedisServer, rounds: int, count: int
+) -> dict[str, dict[str, float]]:
+    ours = [
+        Gateway(f"lix_cache, {place}", *_serving(provider, server, **env), hit=b"\r\nx-lix-cache: hit-l1")
+        for place, env in (("memory", {}), ("Redis", {"MEMORY_BYTES": "0"}))
+    ]
+    return await beside(ours, installed(provider, server.unix_url), provider, rounds, count)
 
 
 def _timed(work: Awaitable[Any]) -> Any:
@@ -233,9 +249,11 @@ def main() -> None:
                 found["memory, idle"] = idle
                 found["memory, after"] = {"pss_mb": pss_of(gateway.pid)}
                 if options.peers:
-                    ours = {"memory": (gateway_port, gateway.pid), "Redis": (redis_port, no_memory.pid)}
-                    peers = installed(provider_port, server.unix_url)
-                    found |= await beside(ours, peers, provider_port, options.rounds, options.count)
+                    # They would share memory and the core with those that are now started.
+                    for process in processes[1:]:
+                        process.terminate()
+                        process.wait(20)
+                    found |= await _beside_peers(provider_port, server, options.rounds, options.count)
                 return found
 
             found = _timed(run())

@@ -53,6 +53,9 @@ class Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
+    def handle_error(self, *_: object) -> None:
+        """Connections of who is left out break off."""
+
 
 @pytest.fixture
 def port() -> Iterator[int]:
@@ -65,44 +68,50 @@ def port() -> Iterator[int]:
         thread.join()
 
 
-def command(code: str) -> list[str]:
+def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
+
+
+LASTING = python("import time; time.sleep(600)")
+HIT = b"\r\nx-lix-cache: hit"
 
 
 def test_peers_that_fail_are_said_and_left_out_and_the_others_measured(
     bench: Any, port: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    lasting = command("import time; time.sleep(600)")
-    hit = b"\r\nx-lix-cache: hit"
-    peers = [
-        bench.Gateway("well, Redis", port, command=lasting, hit=hit),
-        bench.Gateway("plain", port, command=lasting, config={"for": "its file"}),
-        bench.Gateway("breaks", port, command=lasting, head=b"x-act: breaks 5\r\n", hit=hit),
-        bench.Gateway("ends", port, command=command("exit('no such module')"), head=b"x-act: ends 0\r\n"),
-        bench.Gateway("absent", port, command=[str(SCRIPTS / "no such program")]),
+    ours = [
+        bench.Gateway(f"lix_cache, {place}", LASTING, hit=HIT, port=port) for place in ("memory", "Redis")
     ]
-    ours = {"memory": (port, os.getpid()), "Redis": (port, os.getpid())}
+    peers = [
+        bench.Gateway("well, Redis", LASTING, hit=HIT, port=port),
+        bench.Gateway("plain", LASTING, config={"for": "its file"}, port=port),
+        bench.Gateway("breaks", LASTING, head=b"x-act: breaks 5\r\n", hit=HIT, port=port),
+        bench.Gateway("ends", python("exit('no such module')"), head=b"x-act: ends 0\r\n", port=port),
+        bench.Gateway("absent", [str(SCRIPTS / "no such program")], port=port),
+    ]
     found = asyncio.run(bench.beside(ours, peers, port, rounds=2, count=2))
     measured = {name for name in found if not name.endswith(" / ours")}
     assert measured == {"lix_cache, memory", "lix_cache, Redis", "well, Redis", "plain"}
     assert found["well, Redis"].keys() == found["lix_cache, Redis"].keys()
-    assert found["plain"].keys() == {"miss_added_p50_ms", "miss_cpu_us", "pss_mb"}
+    assert found["plain"].keys() == {"miss_added_p50_ms", "miss_cpu_us", "pss_idle_mb", "pss_mb"}
     said = capfd.readouterr().err
     assert said.count("left out: ") == 3
     assert "left out: breaks: RuntimeError" in said
     assert "left out: ends: it does not answer" in said
     assert "no such module" in said
     assert "left out: absent: [Errno 2]" in said
-    for peer in peers:
+    for peer in [*ours, *peers]:
         if peer.pid:
             with pytest.raises(ProcessLookupError):
                 os.kill(peer.pid, 0)
 
 
-def test_trouble_of_ours_is_an_error(bench: Any, port: int) -> None:
-    closed = {"memory": (1, os.getpid())}
-    with pytest.raises(OSError, match="Connect call failed"):
-        asyncio.run(bench.beside(closed, [], port, rounds=1, count=1))
+@pytest.mark.parametrize("allowed", [0, 5])
+def test_trouble_of_ours_is_an_error(bench: Any, port: int, allowed: int) -> None:
+    code = python("exit('trouble')") if allowed == 0 else LASTING
+    ours = [bench.Gateway("lix_cache, memory", code, head=b"x-act: ours %d\r\n" % allowed, port=port)]
+    with pytest.raises(RuntimeError, match="trouble" if allowed == 0 else "unexpected answer"):
+        asyncio.run(bench.beside(ours, [], port, rounds=1, count=2))
 
 
 def test_a_peer_is_set_against_ours_of_the_same_round_and_place(bench: Any) -> None:
