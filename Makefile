@@ -31,7 +31,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 # The installs share one folder.
 .NOTPARALLEL:
-.PHONY: help venv engines clients demo test exhaustive test-all quick promise chaos soak-gateway lint types imports check bench paper paper-data bench-codec bench-gateway bench-kv bench-against bench-cluster bench-objects bench-catalogue chaos-objects radosgw docs docs-serve dist format clean
+.PHONY: help venv engines clients peers demo test exhaustive test-all quick promise chaos soak-gateway lint types imports check bench paper paper-data bench-codec bench-gateway bench-kv bench-against bench-cluster bench-objects bench-catalogue chaos-objects radosgw docs docs-serve dist format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s%s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ engines: $(DEV)  ## add the engines of local models for their tests: torch, tran
 
 clients:  ## install the clients of others that the gateway's tests run: SDKs, frameworks, coding agents (2 GB)
 	PYTHON="$(PYTHON)" scripts/install_clients.sh
+
+peers:  ## install the gateways of others that ARGS=--peers measures beside ours in 'make bench-gateway' (800 MB)
+	PYTHON="$(PYTHON)" scripts/install_peers.sh
 
 demo: $(DEMO)  ## set everything up and run the demo
 	$(BIN)/lix-cache demo
@@ -109,7 +112,7 @@ paper-data: $(DEV) $(BENCH)  ## measure everything that the paper says again: do
 	$(BIN)/python scripts/bench_archive.py --messages 1000000 --sessions 20000 --json $(PAPER_DATA)/archive.json
 	$(BIN)/python scripts/chaos.py --minutes 30 --no-shrink --json $(PAPER_DATA)/chaos.json
 
-bench-gateway: $(DEV)  ## measure the gateway beside its provider, in paired rounds
+bench-gateway: $(DEV)  ## measure the gateway beside its provider, in paired rounds; ARGS=--peers: beside other gateways
 	$(BIN)/python scripts/bench_gateway.py $(ARGS)
 
 bench-against: $(DEV)  ## measure beside another commit, in turn: ARGS=HEAD~1
@@ -154,7 +157,7 @@ format: $(DEV)  ## put the code into the format that 'make lint' checks
 	$(BIN)/ruff format
 
 clean:  ## remove everything that was made here, .venv included
-	rm -rf $(VENV) .venv-clients .venv-aider tests/clients/node_modules build dist site *.egg-info .coverage .coverage.* htmlcov bench-results
+	rm -rf $(VENV) .venv-clients .venv-aider .venv-peers tests/clients/node_modules build dist site *.egg-info .coverage .coverage.* htmlcov bench-results
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
