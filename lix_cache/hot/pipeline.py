@@ -118,8 +118,8 @@ class Pipeline:
 
     @staticmethod
     def fits(endpoint: Endpoint) -> bool:
-        """Whether it can speak to a server: without TLS."""
-        return endpoint.scheme != "rediss"
+        """Whether it can speak to what is there: one server, without TLS."""
+        return endpoint.kind == "server" and endpoint.scheme != "rediss"
 
     async def ask(self, request: bytes, count: int = 1) -> list[Any]:
         """Send packed commands; return their answers, a ResponseError for one that was refused.
