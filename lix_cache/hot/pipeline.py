@@ -42,6 +42,9 @@ class _Wire(asyncio.Protocol):
         self.transport = transport
 
     def ask(self, request: bytes, count: int) -> asyncio.Future[list[Any]]:
+        if self.is_closed:
+            # It ended between its opening and this: nothing would ever answer.
+            raise ConnectionError("the connection was closed")
         future = self._loop.create_future()
         self._waiting.append((future, count, self._loop.time() + self._seconds))
         if not self._unsent:
