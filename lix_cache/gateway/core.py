@@ -88,7 +88,8 @@ class Core(Keeping):
         self.deleted = Purges()
         self.redis = RedisTier(self.config, clock) if settings.redis else None
         self.limits = Limits(self.redis, clock)
-        self.timeline = Timeline(self.redis, clock)
+        # What was spent while Redis was away is told when it is back, also by a worker that spends no more.
+        self.timeline = Timeline(self.redis, clock, more=(self.limits.tell,))
         #: Whether the provider is the scripted one: the page may ask it, which costs nothing.
         self.is_demo = False
         self.embedder = embedder

@@ -2,7 +2,7 @@
 
 A general client costs twice what all the rest of a miss does, most of it for each piece of a stream. Here a
 line takes one request at a time, hands out what has come since it was last asked, and goes back to the
-others when the answer is whole. What is any doubt about is closed: bytes that nothing asked for, a request
+others when the answer is whole. A line in any doubt is closed: bytes that nothing asked for, a request
 that was not sent to its end, an answer that ends with the connection.
 """
 
@@ -26,6 +26,9 @@ __all__ = ["Line", "LineAnswer"]
 _MOST_HELD = 1 << 18
 _LARGEST_HEAD = 1 << 18
 _SWITCHING = 101
+#: A line that the provider closed while it was idle tells so within a round trip of the next request. One
+#: that is closed later had the request: what is between drops a connection that is silent for a minute.
+_STALE_SECONDS = 5.0
 
 
 class LineAnswer:
@@ -104,7 +107,7 @@ class Line(asyncio.Protocol):
         )
         self._answer: LineAnswer | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._heard = 0.0
+        self._heard = self._asked = 0.0
         self._in_head = True
         self._has_ended = False
         self._ends_with_line = False
@@ -130,7 +133,7 @@ class Line(asyncio.Protocol):
         answer = self._answer = LineAnswer(self)
         self._requests += 1
         self._in_head, self._has_ended, self._ends_with_line, self._head_bytes = True, False, False, 0
-        self._heard = self._loop.time()
+        self._heard = self._asked = self._loop.time()
         self._timer = self._loop.call_later(self._lines.read_seconds, self._look)
         if len(body) < _MOST_HELD:
             self.transport.write(request + body)
@@ -230,11 +233,11 @@ class Line(asyncio.Protocol):
         else:
             kind = "ConnectionError" if error is None else type(error).__name__
             said = "cannot be reached" if self._in_head else "broke off its answer"
-            # One that has begun to answer has the request, and may have carried it out.
-            has_begun = self._head_bytes > 0
-            was_idle = self._requests > 1 and not has_begun
+            # One that has begun to answer, or had the time to, has the request and may have carried it out.
+            was_sent = self._head_bytes > 0 or self._loop.time() - self._asked >= _STALE_SECONDS
+            was_stale = self._requests > 1 and not was_sent
             said = f"the provider {said} ({kind})"
-            self._fail(UpstreamFailed(said, was_sent=has_begun, was_stale=was_idle))
+            self._fail(UpstreamFailed(said, was_sent=was_sent, was_stale=was_stale))
 
     def abort(self) -> None:
         """Close it now."""

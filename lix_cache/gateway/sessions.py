@@ -12,15 +12,14 @@ import weakref
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import orjson
-
 from lix_cache._log import logger
 from lix_cache.admin import AsyncStoreAdmin
 from lix_cache.config import CacheConfig
 from lix_cache.coordinator import AsyncCacheCoordinator
-from lix_cache.errors import LixCacheError, told
+from lix_cache.errors import CodecError, LixCacheError, told
 from lix_cache.gateway.asgi import Scope, Send, respond
 from lix_cache.gateway.errors import Refused
+from lix_cache.gateway.plain_json import dump
 from lix_cache.gateway.request import parse
 from lix_cache.gateway.tenants import Tenant
 from lix_cache.messages.session_key import SessionKey
@@ -68,7 +67,11 @@ class Session:
         self.lacks_window = window is None
         if not window:
             return data
-        return orjson.dumps({**body, field: [*turns[:-1], *window, last]})
+        try:
+            return dump({**body, field: [*turns[:-1], *window, last]})
+        except CodecError:  # half a character, which cannot be written again: the turn goes as it came
+            self.lacks_window = True
+            return data
 
     async def add(self, answer: str) -> None:
         """Keep the turn and its answer."""
@@ -134,10 +137,25 @@ class Sessions:
     # -- /v1/sessions ------------------------------------------------------------------------
 
     async def serve(self, scope: Scope, send: Send, tenant: Tenant) -> int:
-        """List, show, export or forget sessions of a tenant."""
+        """List, show, export or forget sessions of a tenant.
+
+        Raises:
+            Refused: it makes no sense, or the store does not answer.
+        """
         tenant.check("sessions")
         if not tenant.keeps_sessions:
             raise Refused(404, "no_sessions", "sessions are not switched on (--sessions)")
+        try:
+            return await self._serve(scope, send, tenant)
+        except Refused:
+            raise
+        except LixCacheError as error:
+            # Its text names the store, which is the operator's alone.
+            logger.error("sessions could not be served: {}", told(error))
+            said = "the sessions cannot be reached now; the gateway's log says why"
+            raise Refused(503, "sessions_unavailable", said) from None
+
+    async def _serve(self, scope: Scope, send: Send, tenant: Tenant) -> int:
         parts = scope["path"].split("/")[3:]
         name, what = (parts[0] if parts else ""), (parts[1] if len(parts) > 1 else "")
         method = scope["method"]
@@ -155,7 +173,7 @@ class Sessions:
         if not history:
             raise Refused(404, "unknown_session", "there is no such session")
         if what:
-            lines = b"".join(orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in history)
+            lines = b"".join(dump(one) + b"\n" for one in history)
             await respond(send, 200, [(b"content-type", b"application/x-ndjson")], lines)
             return 200
         return await _json(send, {"id": name, "messages": history})
@@ -218,5 +236,5 @@ def _key(tenant: str, name: str) -> SessionKey:
 
 
 async def _json(send: Send, value: Any) -> int:
-    await respond(send, 200, [(b"content-type", b"application/json")], orjson.dumps(value))
+    await respond(send, 200, [(b"content-type", b"application/json")], dump(value))
     return 200

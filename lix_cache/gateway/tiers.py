@@ -16,18 +16,12 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from lix_cache._log import logger
 from lix_cache.clock import Clock
 from lix_cache.config import CacheConfig
-from lix_cache.errors import CodecError, LixCacheError, RedisUnavailable, told
+from lix_cache.errors import CodecError, RedisUnavailable
 from lix_cache.gateway.answer import Answer
-from lix_cache.hot.breaker import Breaker
-from lix_cache.hot.clients import lazy_async_client
-from lix_cache.hot.endpoint import endpoint_for
+from lix_cache.gateway.redis_line import RedisLine
 from lix_cache.hot.keys import Keys, digest
-from lix_cache.hot.pipeline import Pipeline
-from lix_cache.hot.trouble import raise_translated
-from lix_cache.hot.wire import pack
 
 __all__ = ["Entry", "Memory", "Purges", "RedisTier"]
 
@@ -164,20 +158,15 @@ class Purges:
         return any(fits(entry) for _, fits in takewhile(lambda one: one[0] >= entry.created, self._last))
 
 
-class RedisTier:
+class RedisTier(RedisLine):
     """Answers in Redis. Raises nothing: what goes wrong is counted and is a miss."""
 
     def __init__(self, config: CacheConfig, clock: Clock) -> None:
-        self._endpoint = endpoint_for(config.redis, config.semantic_redis_db)
+        super().__init__(config, clock)
         self._keys = Keys(config.redis_key_prefix, config.redis.buckets)
         self._clock = clock
-        self.breaker = Breaker(config.redis_retry_seconds, clock)
         self._purges = self._keys.gateway("purges", "", "")
         self._digests: dict[str, str] = {}
-        self._opened: tuple[asyncio.AbstractEventLoop, Any] | None = None
-        #: Requests that went without Redis, and why last.
-        self.troubles = 0
-        self.last_trouble = ""
 
     def _name(self, tenant: str, key: bytes) -> str:
         return self._keys.gateway_place("answer", self._digest(tenant), key.hex())
@@ -195,13 +184,12 @@ class RedisTier:
 
     async def get(self, tenant: str, key: bytes) -> Entry | None:
         """Return what is kept under a key, however old."""
-        data = (await self._ask(pack(("GET", self._name(tenant, key)))) or (None,))[0]
+        data = (await self.ask(("GET", self._name(tenant, key))) or (None,))[0]
         return None if not isinstance(data, bytes) else self._read(tenant, data)
 
     async def get_many(self, tenant: str, keys: Sequence[bytes]) -> list[Entry | None]:
         """Return what is kept under each key, in one round trip."""
-        request = b"".join(pack(("GET", self._name(tenant, key))) for key in keys)
-        answers = await self._ask(request, len(keys)) or [None] * len(keys)
+        answers = await self.ask(*(("GET", self._name(tenant, key)) for key in keys)) or [None] * len(keys)
         return [None if not isinstance(data, bytes) else self._read(tenant, data) for data in answers]
 
     def _read(self, tenant: str, data: bytes) -> Entry | None:
@@ -216,7 +204,7 @@ class RedisTier:
             return Entry(tenant, answer, created, expires, model, tuple(words.split(",")) if words else ())
         except (CodecError, struct.error, UnicodeDecodeError) as error:
             # Of another version, or not ours: the next store takes its place.
-            self._note(error)
+            self.note(error)
             return None
 
     async def put(self, key: bytes, entry: Entry) -> bool:
@@ -232,7 +220,7 @@ class RedisTier:
         head = _HEAD.pack(_MAGIC, entry.created, entry.expires, len(model), len(tags))
         data = b"".join((head, model, tags, entry.answer.encode()))
         names = self._name(entry.tenant, key), self._purged(entry.tenant, key.hex())
-        asked = await self._ask(pack(("EVAL", _PUT, 2, *names, data, milliseconds, head[:_STAMP])))
+        asked = await self.ask(("EVAL", _PUT, 2, *names, data, milliseconds, head[:_STAMP]))
         return asked is None or asked[0] != -1
 
     async def begin_purge(self, tenant: str, newest: float) -> None:
@@ -252,34 +240,26 @@ class RedisTier:
     async def name_answer(self, tenant: str, account: str, identity: str, key: bytes, seconds: float) -> None:
         """Remember which answer the provider's id is of, so that it goes when the provider deletes it."""
         name = self._keys.gateway("id", tenant, f"{account}:{identity}")
-        await self._ask(pack(("SET", name, key, "PX", max(1, int(seconds * 1000)))))
+        await self.ask(("SET", name, key, "PX", max(1, int(seconds * 1000))))
 
     async def forget_named(self, tenant: str, account: str, identity: str) -> bytes | None:
         """Drop the answer of an id; return its key."""
         name = self._keys.gateway("id", tenant, f"{account}:{identity}")
-        key = (await self._ask(pack(("GET", name))) or (None,))[0]
+        key = (await self.ask(("GET", name)) or (None,))[0]
         if not isinstance(key, bytes):
             return None
-        await self._ask(pack(("UNLINK", self._name(tenant, key))))
-        await self._ask(pack(("UNLINK", name)))
+        await self.ask(("UNLINK", self._name(tenant, key)))
+        await self.ask(("UNLINK", name))
         return key
 
     async def purge(self, tenant: str, fits: Callable[[Entry], bool]) -> int:
         """Drop what fits of a tenant's answers. Looks at all keys of the database, some at a time."""
-        cursor, dropped = b"0", 0
-        pattern = _globbed(self._keys.gateway("answer", tenant, ""))
-        while True:
-            answers = await self._ask(pack(("SCAN", cursor, "MATCH", pattern, "COUNT", 500)))
-            if answers is None:
-                raise RedisUnavailable(f"the purge has not seen all of Redis: {self.last_trouble}")
-            cursor, names = answers[0]
-            for name in names:
-                data = (await self._ask(pack(("GET", name))) or (None,))[0]
-                entry = self._read(tenant, data) if isinstance(data, bytes) else None
-                if entry is not None and fits(entry):
-                    dropped += int((await self._ask(pack(("UNLINK", name))) or (0,))[0])
-            if cursor in (b"0", 0, "0"):
-                return dropped
+        dropped = 0
+        async for name, data in self._found(_globbed(self._keys.gateway("answer", tenant, ""))):
+            entry = self._read(tenant, data)
+            if entry is not None and fits(entry):
+                dropped += int(await self._told("UNLINK", name))
+        return dropped
 
     async def records(self) -> AsyncIterator[tuple[bytes, bytes]]:
         """Give all answers of all tenants, each with its name: tenant and key.
@@ -287,19 +267,35 @@ class RedisTier:
         Raises:
             RedisUnavailable: these were not all.
         """
-        cursor: Any = b"0"
         pattern = _globbed(self._keys.gateway("answer", "", "")).removesuffix("*").rpartition("answer:")[0]
+        async for name, data in self._found(f"{pattern}answer:*"):
+            yield name.rpartition(b":gw:answer:")[2], data
+
+    async def _found(self, pattern: str) -> AsyncIterator[tuple[bytes, bytes]]:
+        """Give the keys that match, on all nodes, with what they hold; one may come twice, as SCAN says.
+
+        Raises:
+            RedisUnavailable: these were not all.
+        """
+        cursor: Any = 0
         while True:
-            answers = await self._ask(pack(("SCAN", cursor, "MATCH", f"{pattern}answer:*", "COUNT", 500)))
-            if answers is None:
-                raise RedisUnavailable(f"not all of Redis was seen: {self.last_trouble}")
-            cursor, names = answers[0]
+            answer = await self._told("SCAN", cursor, "MATCH", pattern, "COUNT", 500)
+            if isinstance(answer, Exception):
+                cursor = 0
+                continue
+            cursor, names = answer
             for name in names:
-                data = (await self._ask(pack(("GET", name))) or (None,))[0]
+                data = await self._told("GET", name)
                 if isinstance(data, bytes):
-                    yield name.rpartition(b":gw:answer:")[2], data
-            if cursor == b"0":
+                    yield name, data
+            if int(cursor) == 0:
                 return
+
+    async def _told(self, *words: Any) -> Any:
+        answers = await self.ask(words)
+        if answers is None:
+            raise RedisUnavailable(f"not all of Redis was seen: {self.last_trouble}")
+        return answers[0]
 
     async def restore(self, name: bytes, data: bytes) -> bool:
         """Put an answer back that may still be served and is not there."""
@@ -309,31 +305,25 @@ class RedisTier:
         if milliseconds <= 0 or not re.fullmatch(r"[\w-]{27}:[0-9a-f]{64}", f"{tenant}:{key}"):
             return False
         place = self._keys.gateway_place("answer", tenant, key)
-        return bool((await self._ask(pack(("SET", place, data, "NX", "PX", milliseconds))) or (None,))[0])
+        return bool((await self.ask(("SET", place, data, "NX", "PX", milliseconds)) or (None,))[0])
 
     async def count_purge(self) -> None:
         """Let the other processes know that something was dropped."""
-        await self._ask(pack(("INCR", self._purges)))
+        await self.ask(("INCR", self._purges))
 
     async def purges(self) -> int | None:
         """Return how often something was dropped; None if Redis does not tell."""
-        answers = await self._ask(pack(("GET", self._purges)))
+        answers = await self.ask(("GET", self._purges))
         return None if answers is None else int(answers[0] or 0)
 
     def name(self, kind: str, tenant: str, name: str) -> str:
         """Return the key of what is counted for a tenant."""
         return self._keys.gateway(kind, tenant, name)
 
-    async def ask(self, *commands: tuple[Any, ...]) -> list[Any] | None:
-        """Send plain commands in one trip; None if Redis does not answer."""
-        return await self._ask(b"".join(map(pack, commands)), len(commands))
-
     async def takes_turn(self, what: str, seconds: float) -> bool:
         """Whether this process is the one of several to do something now."""
         name = self._keys.gateway("turn", "", what)
-        return bool(
-            (await self._ask(pack(("SET", name, b"1", "NX", "PX", int(seconds * 1000)))) or (None,))[0]
-        )
+        return bool((await self.ask(("SET", name, b"1", "NX", "PX", int(seconds * 1000))) or (None,))[0])
 
     async def follow_purges(self, memory: Memory) -> None:
         """Forget what is in memory when another process has dropped answers. Never ends."""
@@ -347,48 +337,7 @@ class RedisTier:
 
     async def ping(self) -> bool:
         """Whether it answers."""
-        return bool(await self._ask(pack(("PING",))))
-
-    async def _ask(self, request: bytes, count: int = 1) -> list[Any] | None:
-        if self.breaker.is_open:
-            return None
-        try:
-            try:
-                answers: list[Any] = await self._line().ask(request, count)
-                for answer in answers:
-                    if isinstance(answer, Exception):
-                        raise answer
-            except Exception as error:  # noqa: BLE001 - raised again, translated
-                raise_translated(error, self._endpoint)
-            return answers
-        except (LixCacheError, OSError) as error:
-            self.breaker.trip()
-            self._note(error)
-            return None
-
-    def _line(self) -> Any:
-        loop = asyncio.get_running_loop()
-        if self._opened is None or self._opened[0] is not loop:
-            fits = Pipeline.fits(self._endpoint)
-            line = Pipeline(self._endpoint) if fits else lazy_async_client(self._endpoint).connection_pool
-            self._opened = (loop, line)
-        return self._opened[1]
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._opened is not None and isinstance(self._opened[1], Pipeline):
-            self._opened[1].close()
-        self._opened = None
-
-    def _note(self, error: BaseException) -> None:
-        self.troubles += 1
-        said = told(error)
-        if said != self.last_trouble:
-            logger.warning(
-                "the gateway goes on without Redis: {} (lix-cache --embedded serve starts a private one)",
-                said,
-            )
-        self.last_trouble = said
+        return bool(await self.ask(("PING",)))
 
 
 def _globbed(start: str) -> str:

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import socket
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -41,9 +42,13 @@ class Timeline:
     Args:
         redis: where the others are.
         clock: time.
+        more: what tells other counts, at the same times.
     """
 
-    def __init__(self, redis: RedisTier | None, clock: Clock) -> None:
+    def __init__(
+        self, redis: RedisTier | None, clock: Clock, more: Sequence[Callable[[], Awaitable[None]]] = ()
+    ) -> None:
+        self._more = more
         self._redis = redis
         self._clock = clock
         self.minutes = Minutes()
@@ -69,16 +74,22 @@ class Timeline:
 
     async def close(self) -> None:
         """Tell the others for the last time."""
-        if self._told is not None:
-            self._told.cancel()
-            self._told = None
-            await self.tell()
+        told_often, self._told = self._told, None
+        if told_often is not None:
+            told_often.cancel()
+            # What it was telling is to be told again, and it says so when it ends.
+            await asyncio.wait({told_often})
+            await self._tell_all()
 
     async def _tell_often(self) -> None:
         while True:
             await asyncio.sleep(_PAUSE)
+            await self._tell_all()
+
+    async def _tell_all(self) -> None:
+        for tell in (self.tell, *self._more):
             try:
-                await self.tell()
+                await tell()
             except Exception as error:  # noqa: BLE001 - counts must not end with one that cannot be told
                 logger.warning("counts were not told to the other workers: {}", told(error))
 

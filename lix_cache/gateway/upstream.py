@@ -223,10 +223,10 @@ class Routes:
         left = deque((route, 0.0) for route in routes)
         last: tuple[Incoming, Route] | None = None
         error: UpstreamFailed | None = None
+        number, most = 0, max(self._settings.retries + 1, len(routes))
+        stale: set[str] = set()
         try:
-            for number in range(max(self._settings.retries + 1, len(routes))):
-                if not left:
-                    break
+            while left and number < most:
                 route, earliest = left.popleft()
                 if number:
                     self.retries += 1
@@ -236,6 +236,11 @@ class Routes:
                 try:
                     incoming = await route.upstream.send(outgoing)
                 except UpstreamFailed as failed:
+                    if failed.was_stale and outgoing.is_repeatable and route.name not in stale:
+                        # It never came to the provider, so it was no try. Once: the next connection is new.
+                        stale.add(route.name)
+                        left.appendleft((route, 0.0))
+                        continue
                     error, pause = failed, self._pause_after_failure(route, failed, pause)
                 else:
                     if last is not None:
@@ -247,6 +252,7 @@ class Routes:
                 if pause is not None and outgoing.is_repeatable:
                     # Behind those who were not asked yet: they need not wait for what this one wants.
                     left.append((route, self._monotonic() + pause))
+                number += 1
         except BaseException:
             if last is not None:
                 last[0].close()
@@ -259,7 +265,7 @@ class Routes:
     def _pause_after_failure(route: Route, failed: UpstreamFailed, otherwise: float | None) -> float | None:
         """Note how a call went; return after how many seconds the same may be asked again, None for never."""
         if failed.was_stale:
-            return 0.0  # the next connection is a new one
+            return 0.0
         route.did(well=False)
         # It may work on it still: another one may be asked, not this one again.
         return None if failed.was_sent else otherwise

@@ -42,6 +42,9 @@ class _Wire(asyncio.Protocol):
         self.transport = transport
 
     def ask(self, request: bytes, count: int) -> asyncio.Future[list[Any]]:
+        if self.is_closed:
+            # It ended between its opening and this: nothing would ever answer.
+            raise ConnectionError("the connection was closed")
         future = self._loop.create_future()
         self._waiting.append((future, count, self._loop.time() + self._seconds))
         if not self._unsent:
@@ -118,8 +121,8 @@ class Pipeline:
 
     @staticmethod
     def fits(endpoint: Endpoint) -> bool:
-        """Whether it can speak to a server: without TLS."""
-        return endpoint.scheme != "rediss"
+        """Whether it can speak to what is there: one server, without TLS."""
+        return endpoint.kind == "server" and endpoint.scheme != "rediss"
 
     async def ask(self, request: bytes, count: int = 1) -> list[Any]:
         """Send packed commands; return their answers, a ResponseError for one that was refused.

@@ -24,6 +24,10 @@ _WITHOUT_KEY = frozenset(
 )
 
 
+#: Where the first key stands, if not after the name.
+_KEY_AT: dict[Any, int] = {"MEMORY": 2, "EVAL": 3}
+
+
 def slot_of(key: str | bytes) -> int:
     """Return the slot of a key: the CRC16 of its hash tag, if it has one, else of the whole."""
     data = key if isinstance(key, bytes) else key.encode("utf-8", "surrogatepass")
@@ -41,7 +45,7 @@ def key_of(command: Command) -> str | bytes | None:
         return command.keys[0]
     if command[0] in _WITHOUT_KEY:
         return None
-    key = command[2 if command[0] == "MEMORY" else 1]
+    key = command[_KEY_AT.get(command[0], 1)]
     return key if isinstance(key, (str, bytes)) else str(key)
 
 

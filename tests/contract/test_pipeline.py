@@ -86,3 +86,22 @@ def test_a_server_that_hangs_or_dies_ends_all_that_waits(tmp_path: Path) -> None
         using(config, work, db=3)
         with pytest.raises(ResponseError):
             using(config.replace(redis_password="wrong"), lambda line: line.ask(pack(("GET", "a"))))
+
+
+@pytest.mark.promise("no-stall")
+def test_a_connection_that_ends_while_it_is_handed_out_ends_what_is_asked(redis_config: CacheConfig) -> None:
+    async def work(line: Pipeline) -> None:
+        opened = line._open
+
+        async def lost() -> Any:
+            wire = await opened()
+            wire.fail(ConnectionError("the server died"))
+            return wire
+
+        line._open = lost  # type: ignore[method-assign]
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(line.ask(pack(("PING",))), 30)
+        line._open = opened  # type: ignore[method-assign]
+        assert await line.ask(pack(("PING",))) == [b"PONG"]
+
+    using(redis_config, work)

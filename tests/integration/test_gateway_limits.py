@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lix_cache import CacheConfig
+from lix_cache.gateway import timeline
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.limits import Limits
 from lix_cache.gateway.settings import TenantSettings
@@ -17,6 +18,7 @@ from lix_cache.gateway.tiers import RedisTier
 from tests.support import RedisServer
 from tests.support.provider import Provider, RunningGateway
 from tests.support.twins import ManualClock
+from tests.support.waiting import until, wait_until
 from tests.support.wire import chat_body, post
 
 ANN, BOB = "ann-key-0123456789abcdef", "bob-key-0123456789abcdef"
@@ -129,3 +131,56 @@ def test_tokens_spent_while_redis_was_away_are_told_later(tmp_path: Path) -> Non
             redis.close()
 
         asyncio.run(work())
+
+
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize("way", ["timer", "close"])
+def test_what_was_spent_while_redis_was_away_is_told_without_another_call(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timeline, "_PAUSE", 0.01 if way == "timer" else 3600.0)
+    limited = tenants(tokens_per_day=10)
+    with RedisServer() as server, Provider() as provider:
+        config = server.config(archive_dir=tmp_path, redis_retry_seconds=0.05)
+        with RunningGateway(provider, config, tenants=limited) as one:
+            server.kill()
+            assert post(one.url, chat_body(), authorization=ANN).status == 200
+            one.settle()
+            assert one.core.limits._untold
+            server.start()
+            if way == "timer":
+                wait_until(lambda: not one.core.limits._untold, what="the telling")
+            else:
+                assert one.core.redis is not None
+                breaker = one.core.redis.breaker
+                wait_until(lambda: not breaker.is_open, what="the breaker")
+        with RunningGateway(provider, config, tenants=limited) as other:
+            assert post(other.url, chat_body("Another?"), authorization=ANN).status == 429
+
+
+@pytest.mark.promise("no-loss")
+def test_what_was_being_told_at_the_end_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeline, "_PAUSE", 0.0)
+    asked: list[tuple[object, ...]] = []
+
+    class Slow:
+        async def ask(self, *commands: tuple[object, ...]) -> list[object]:
+            asked.append(commands[0])
+            if len(asked) == 1:
+                await asyncio.Event().wait()
+            return list(commands)
+
+        def name(self, kind: str, tenant: str, name: str) -> str:
+            return f"{kind}:{tenant}:{name}"
+
+    async def work() -> None:
+        found = timeline.Timeline(Slow(), ManualClock())  # type: ignore[arg-type]
+        found.start()
+        found.answered("ann", "miss", "empty", 0.1, 0.2)
+        await until(lambda: asked, what="the first telling")
+        await found.close()
+        assert [command[0] for command in asked] == ["HSET", "HSET"]
+        assert asked[0] == asked[1]
+        assert not found.minutes.changed
+
+    asyncio.run(work())

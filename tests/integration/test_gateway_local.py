@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -658,6 +659,42 @@ def test_agents_are_not_without_number_and_cost_their_tenants_budget(
         path = f"/v1/agents/{made}/generate"
         said = [ask(gateway.url, "POST", path, b'{"prompt":"x"}', headers).status for _ in range(2)]
         assert said == [200, 429]
+
+
+@pytest.mark.parametrize("way", ["leaves", "fails", "fails streamed"])
+def test_half_an_agents_answer_costs_its_tenants_budget(
+    lab: Lab, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = TenantSettings("ann", (digest_of_key("a" * 20),), tokens_per_day=20)
+    headers = {"x-lix-key": "a" * 20}
+    with lab.gateway(tenants=(tenant,)) as gateway:
+        made = ask(gateway.url, "POST", "/v1/agents", b"{}", headers).json["id"]
+        path, toy = f"/v1/agents/{made}/generate", lab.toy
+        prefill = Toy.prefill
+
+        def fails(self: Toy, live: Any, ids: Any) -> None:
+            if len(ids) == 1 and toy.made >= 3:
+                raise RuntimeError
+            prefill(self, live, ids)
+
+        if way == "leaves":
+            gate = threading.Event()
+            monkeypatch.setattr(toy, "gate", gate)
+            monkeypatch.setattr(gate, "wait", lambda seconds: toy.made < 3 or time.sleep(seconds))
+            body = {"prompt": "x", "temperature": 0, "max_tokens": 9, "stream": True}
+            half_read(gateway.port, body, path, b'"text"', x_lix_key="a" * 20)
+            wait_until(lambda: not toy.at_once, 20, "its end")
+        else:
+            monkeypatch.setattr(Toy, "prefill", fails)
+            stream = b',"stream":true' if way.endswith("streamed") else b""
+            body = b'{"prompt":"x","temperature":0,"max_tokens":9%b}' % stream
+            ask(gateway.url, "POST", path, body, headers)
+        # The prompt has fewer tokens than the budget; what was said of the answer is counted by the token.
+        spent = gateway.core.tenants.tenants["ann"].spent
+        wait_until(lambda: spent(int(time.time() // 86_400)) > 0, 20, "the count")
+        prompt = len(toy.tokenize(toy.render([{"role": "user", "content": "x"}]))) + 1
+        assert prompt < spent(int(time.time() // 86_400)) <= prompt + 3
+        assert ask(gateway.url, "POST", path, b'{"prompt":"x"}', headers).status == 429
 
 
 def test_an_agent_whose_model_fails_keeps_what_it_had(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

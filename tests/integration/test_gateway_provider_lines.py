@@ -9,6 +9,7 @@ import pytest
 import trustme
 
 from lix_cache.clock import SystemClock
+from lix_cache.gateway import provider_line
 from lix_cache.gateway.provider_http import HttpUpstream
 from lix_cache.gateway.provider_lines import Lines
 from lix_cache.gateway.settings import GatewaySettings, UpstreamSettings
@@ -255,35 +256,62 @@ class _EndsStale:
         writer.close()
 
 
-def test_connections_that_went_stale_while_idle_cost_one_try_and_no_breaker() -> None:
+def routes_of(lines: Lines, **settings: int) -> Routes:
+    """Return the way to one provider, by these lines."""
+    upstream = UpstreamSettings("a", "http://127.0.0.1:9")
+    routes = Routes(GatewaySettings(upstreams=(upstream,), **settings), SystemClock(), lambda _: "")  # type: ignore[arg-type]
+    http = routes.routes[0].upstream
+    assert isinstance(http, HttpUpstream)
+    http._lines = lines
+
+    async def no_pause(_: float) -> None:
+        raise AssertionError("a new connection is tried at once")
+
+    routes._sleep = no_pause  # type: ignore[assignment]
+    return routes
+
+
+async def sent_by(routes: Routes) -> tuple[int, bytes]:
+    incoming, _ = await routes.send(routes.routes, lambda _: Outgoing("POST", "/v1/x", [], b"{}"))
+    return incoming.status, b"".join([piece async for piece in incoming.chunks()])
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_connections_that_went_stale_while_idle_cost_no_try_and_no_breaker(
+    retries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A machine under load hears of the end late.
+    monkeypatch.setattr(provider_line, "_STALE_SECONDS", 1e9)
     many = 6
 
     async def work(lines: Lines) -> None:
-        upstream = UpstreamSettings("a", "http://127.0.0.1:9")
-        settings = GatewaySettings(upstreams=(upstream,), retries=1)
-        routes = Routes(settings, SystemClock(), lambda _: "")
-        http = routes.routes[0].upstream
-        assert isinstance(http, HttpUpstream)
-        http._lines = lines
-
-        async def no_pause(_: float) -> None:
-            raise AssertionError("a new connection is tried at once")
-
-        routes._sleep = no_pause  # type: ignore[assignment]
-
-        async def asked() -> tuple[int, bytes]:
-            incoming, _ = await routes.send(routes.routes, lambda _: Outgoing("POST", "/v1/x", [], b"{}"))
-            return incoming.status, b"".join([piece async for piece in incoming.chunks()])
-
-        assert await asyncio.gather(*(asked() for _ in range(many))) == [(200, b"ok")] * many
+        routes = routes_of(lines, retries=retries)
+        assert await asyncio.gather(*(sent_by(routes) for _ in range(many))) == [(200, b"ok")] * many
         assert len(lines._idle) == many
-        assert await asked() == (200, b"ok")
+        assert await sent_by(routes) == (200, b"ok")
         assert len(lines._idle) == 1, "the others were dropped unused"
-        assert (routes.retries, routes.routes[0].failures) == (1, 0)
+        assert (routes.retries, routes.routes[0].failures) == (0, 0)
 
     provider = _EndsStale(many)
     with_lines(provider, work)
     assert provider.connections == many + 1
+
+
+def test_a_line_that_is_closed_long_after_the_request_is_not_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something between drops a connection that is silent while a model thinks: the answer is being made."""
+    monkeypatch.setattr(provider_line, "_STALE_SECONDS", 0.0)
+
+    async def work(lines: Lines) -> None:
+        routes = routes_of(lines, retries=3)
+        assert await sent_by(routes) == (200, b"ok")
+        with pytest.raises(UpstreamFailed) as info:
+            await sent_by(routes)
+        assert info.value.was_sent
+        assert (routes.retries, routes.routes[0].failures) == (0, 1), "not paid for twice"
+
+    provider = _EndsStale(1)
+    with_lines(provider, work)
+    assert provider.connections == 1
 
 
 def test_a_new_connection_that_dies_without_a_byte_is_the_providers_failure() -> None:

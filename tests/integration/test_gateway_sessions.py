@@ -81,6 +81,51 @@ def test_a_session_that_cannot_be_read_is_told_and_its_turn_is_answered(
             assert len(provider.calls[-1].json["messages"]) == 1
 
 
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_turn_with_a_long_number_gets_the_window_and_keeps_the_number(
+    stream: bool, provider: Provider, redis_config: CacheConfig
+) -> None:
+    with RunningGateway(provider, redis_config, sessions=True) as gateway:
+        post(gateway.url, chat_body("first"), x_session_id="s")
+        gateway.settle()
+        reply = post(gateway.url, chat_body("second", stream=stream, seed=2**64), x_session_id="s")
+        assert (reply.status, reply.headers.get("x-lix-session")) == (200, None)
+        asked = provider.calls[-1].json
+        assert (asked["seed"], len(asked["messages"])) == (2**64, 3)
+
+
+def test_a_turn_that_cannot_be_written_again_goes_as_it_came(
+    provider: Provider, redis_config: CacheConfig
+) -> None:
+    with RunningGateway(provider, redis_config, sessions=True) as gateway:
+        post(gateway.url, chat_body("first"), x_session_id="s")
+        gateway.settle()
+        # Half a character; the long number has it read as Python reads it.
+        data = (
+            b'{"model":"m-1","seed":%d,"user":"\\ud800","messages":[{"role":"user","content":"b"}]}' % 2**64
+        )
+        plain = post(gateway.url, data, x_lix_cache_mode="off")
+        assert plain.status == 200
+        reply = post(gateway.url, data, x_session_id="s")
+        assert (reply.status, reply.headers.get("x-lix-session")) == (200, "unavailable")
+        assert provider.calls[-1].body == data
+
+
+@pytest.mark.promise("no-leak")
+def test_sessions_that_cannot_be_reached_are_said_to_be_away(provider: Provider, tmp_path: Path) -> None:
+    with RedisServer() as server:
+        config = server.config(archive_dir=tmp_path)
+        with RunningGateway(provider, config, sessions=True) as gateway:
+            post(gateway.url, chat_body("first"), x_session_id="s")
+            gateway.settle()
+            server.kill()
+            reply = ask(gateway.url, "GET", "/v1/sessions")
+            assert reply.status == 503
+            assert str(server.port).encode() not in reply.body
+            assert ask(gateway.url, "GET", "/v1/sessions/s/what").status == 404
+
+
 def test_the_header_means_nothing_unless_a_setting_says_so(
     provider: Provider, redis_config: CacheConfig
 ) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import re
 import time
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -202,13 +203,17 @@ class Agents:
             except Exception as error:  # noqa: BLE001 - whatever an engine raises
                 raise refusal_of(error) from None
             watcher = watch(scope, receive, lambda _: running.stop())
+            said_so_far = _Said()
             try:
-                text, ended = await self._relay(running, send, is_stream=asked.is_stream)
+                ended = await self._relay(running, send, said_so_far, is_stream=asked.is_stream)
             finally:
                 watcher.cancel()
                 running.stop()
-            usage = ended.usage
-            self.core.spent(tenant, Tokens(usage.prompt_tokens, usage.completion_tokens), agent["model"])
+                # Half an answer costs too: a client that leaves would pay for none.
+                usage = said_so_far.usage
+                tokens = Tokens(usage.prompt_tokens, usage.completion_tokens)
+                self.core.spent(tenant, tokens, agent["model"], is_told=said_so_far.is_whole)
+            text = "".join(said_so_far.pieces)
             agent["messages"] += [turn, {"role": "assistant", "content": text}]
             for name, count in {"calls": 1, **_told(usage)}.items():
                 agent["counts"][name] = agent["counts"].get(name, 0) + count
@@ -221,16 +226,14 @@ class Agents:
             made = {"id": identity, "text": text, "finish_reason": ended.reason, "usage": _told(usage)}
             return await _json(send, 200, made)
 
-    async def _relay(self, running: Running, send: Send, *, is_stream: bool) -> tuple[str, Ended]:
+    async def _relay(self, running: Running, send: Send, said: _Said, *, is_stream: bool) -> Ended:
         """Pass on what is said. The last event comes when the turn is kept."""
-        pieces: list[str] = []
         has_begun = False
         try:
             async for item in running.items():
+                said.take(item)
                 if isinstance(item, Ended):
-                    return "".join(pieces), item
-                if isinstance(item, str):
-                    pieces.append(item)
+                    return item
                 if is_stream:
                     has_begun = True
                     await _streamed(send, item)
@@ -242,6 +245,29 @@ class Agents:
 
     def _lock(self, identity: str) -> asyncio.Lock:
         return self._locks.setdefault(identity, asyncio.Lock())
+
+
+class _Said:
+    """What a model has said so far, and what that cost.
+
+    Attributes:
+        pieces: of the text.
+        usage: the engine's at the end; before that the prompt's, and a token for each piece.
+        is_whole: the engine has said the end.
+    """
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self.usage = Usage(0, 0, 0)
+        self.is_whole = False
+
+    def take(self, item: Any) -> None:
+        """Take the next thing that the model's run yields."""
+        if isinstance(item, str):
+            self.pieces.append(item)
+            self.usage = replace(self.usage, completion_tokens=len(self.pieces))
+        elif isinstance(item, Begun | Ended):
+            self.usage, self.is_whole = item.usage, isinstance(item, Ended)
 
 
 async def _streamed(send: Send, item: Any) -> None:
