@@ -99,6 +99,7 @@ class Core(Keeping):
         self.hydrated = 0
         #: How the snapshot was read: ``none``, ``ok``, or what went wrong.
         self.hydration = "none"
+        self._may_replace = False
         self._following: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._env = os.environ if environ is None else environ
@@ -281,6 +282,8 @@ class Core(Keeping):
         if self.redis is not None:
             if self._objects is not None:
                 self.hydrated, self.hydration = await hydrate(self.redis, self._objects, self.tenants)
+                # What the snapshot in its place says is in Redis: another one loses nothing of it.
+                self._may_replace = self.hydration == "ok"
             self._following = asyncio.get_running_loop().create_task(self.redis.follow_purges(self.memory))
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
@@ -297,18 +300,20 @@ class Core(Keeping):
                 return
 
     async def save(self) -> int:
-        """Write a snapshot. Returns how many answers are in it."""
+        """Write a snapshot in the place of the older one. Returns how many answers are in it."""
         if self.redis is None or self._objects is None:
             return 0
-        return await save_snapshot(self.redis, self._objects, self.clock)
+        count = await save_snapshot(self.redis, self._objects, self.clock)
+        self._may_replace = True
+        return count
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Write the snapshot, if the one in its place was read, and let go of all connections."""
         await self.settle()
         await self.timeline.close()
         if self._following is not None:
             self._following.cancel()
-        if self._objects is not None and self.redis is not None:
+        if self._may_replace and self.redis is not None:
             try:
                 # Of several workers that end together, one writes what all of them share.
                 if self.settings.workers == 1 or await self.redis.takes_turn("snapshot", _TURN_SECONDS):

@@ -134,7 +134,9 @@ async def hydrate(redis: RedisTier, objects: Objects, tenants: TenantBook) -> tu
         trouble = f"the snapshot was not read within {_HYDRATION_SECONDS:g} s"
     except LixCacheError as error:
         trouble = told(error)
-    logger.error("the snapshot is not used: {}", trouble)
+    logger.error(
+        "the snapshot is not used, and stays as it is until POST /admin/snapshot writes another: {}", trouble
+    )
     return 0, trouble
 
 

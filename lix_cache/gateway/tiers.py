@@ -302,14 +302,21 @@ class RedisTier:
                 return
 
     async def restore(self, name: bytes, data: bytes) -> bool:
-        """Put an answer back that may still be served and is not there."""
+        """Put an answer back that may still be served and is not there.
+
+        Raises:
+            RedisUnavailable: whether it is there is not known.
+        """
         tenant, _, key = name.decode("latin-1").partition(":")
         entry = self._read("", data)
         milliseconds = 0 if entry is None else int((entry.expires - self._clock.time()) * 1000)
         if milliseconds <= 0 or not re.fullmatch(r"[\w-]{27}:[0-9a-f]{64}", f"{tenant}:{key}"):
             return False
         place = self._keys.gateway_place("answer", tenant, key)
-        return bool((await self._ask(pack(("SET", place, data, "NX", "PX", milliseconds))) or (None,))[0])
+        answers = await self._ask(pack(("SET", place, data, "NX", "PX", milliseconds)))
+        if answers is None:
+            raise RedisUnavailable(f"not all was put back: {self.last_trouble}")
+        return bool(answers[0])
 
     async def count_purge(self) -> None:
         """Let the other processes know that something was dropped."""

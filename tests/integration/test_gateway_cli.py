@@ -192,8 +192,10 @@ def test_a_demo_shares_no_keys_with_a_gateway(redis_config: CacheConfig) -> None
 
 
 def test_a_check_of_the_demo_says_what_the_demo_has() -> None:
-    done = run("serve", "--demo", "--check", "--port", str(free_port()), LIX_CACHE_GATEWAY_REDIS="no")
+    env = {"LIX_CACHE_GATEWAY_REDIS": "no", "LIX_CACHE_GATEWAY_SNAPSHOT": "/nowhere"}
+    done = run("serve", "--demo", "--check", "--port", str(free_port()), **env)
     assert done.returncode == 0, done.stdout
+    assert "/nowhere" not in done.stdout, "a demo replaces no snapshot"
     assert "serve /admin behind its key" in done.stdout
     assert "keep sessions" in done.stdout
 

@@ -11,7 +11,8 @@ import pytest
 
 from lix_cache import CacheConfig
 from lix_cache.errors import ArchiveCorrupt, LixCacheError
-from lix_cache.gateway.settings import TenantSettings
+from lix_cache.gateway.serve import checked
+from lix_cache.gateway.settings import GatewaySettings, TenantSettings, UpstreamSettings
 from lix_cache.gateway.snapshot import _sealed, load_snapshot, save_snapshot
 from lix_cache.gateway.tenants import digest_of_key
 from lix_cache.hot.keys import digest
@@ -19,6 +20,7 @@ from lix_cache.storage.files import Files
 from lix_cache.storage.objects import FolderObjects
 from tests.support import RedisServer
 from tests.support.provider import Provider, RunningGateway
+from tests.support.redis_server import free_port
 from tests.support.wire import ask, chat_body, post
 
 ANN, BOB = "ann-key-0123456789abcdef", "bob-key-0123456789abcdef"
@@ -188,3 +190,43 @@ def test_without_all_of_redis_the_older_one_stays(provider: Provider, tmp_path: 
             with pytest.raises(LixCacheError):
                 gateway.do(gateway.core.save())
             assert b'"entries":1' in (Path(folder) / "manifest.json").read_bytes()
+
+
+@pytest.mark.promise("no-loss")
+def test_what_was_not_read_is_not_replaced_at_the_end(
+    provider: Provider, redis_config: CacheConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "snapshot"
+    with RunningGateway(provider, redis_config, snapshot=str(folder)) as gateway:
+        post(gateway.url, chat_body())
+    manifest, (part,) = folder / "manifest.json", folder.glob("part-*")
+    said, answers = manifest.read_bytes(), part.read_bytes()
+    empty = redis_config.replace(redis_key_prefix=redis_config.redis_key_prefix + "2")
+    settings = GatewaySettings(upstreams=(UpstreamSettings("a", provider.url),), snapshot=str(folder))
+    assert checked(settings, empty)["parts"]["redis"] == "ok"
+    assert (manifest.read_bytes(), part.read_bytes()) == (said, answers), "a check changes nothing"
+    part.rename(part.with_suffix(".away"))
+    with RunningGateway(provider, empty, snapshot=str(folder)) as gateway:
+        assert "missing" in gateway.core.hydration
+        post(gateway.url, chat_body("another"))
+    assert manifest.read_bytes() == said
+    part.with_suffix(".away").rename(part)
+    away = redis_config.replace(redis_port=free_port())
+    with RunningGateway(provider, away, snapshot=str(folder)) as gateway:
+        assert "not all was put back" in gateway.core.hydration
+    with RunningGateway(provider, empty, snapshot=str(folder)) as gateway:
+        assert (gateway.core.hydration, gateway.core.hydrated) == ("ok", 1)
+        assert post(gateway.url, chat_body()).reason == "redis"
+    assert json.loads(manifest.read_bytes())["entries"] == 2, "what was read is"
+
+
+def test_a_written_one_is_replaced_at_the_end(
+    provider: Provider, redis_config: CacheConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "manifest.json").write_bytes(b"damaged")
+    with RunningGateway(provider, redis_config, snapshot=str(tmp_path)) as gateway:
+        post(gateway.url, chat_body())
+        gateway.settle()
+        assert gateway.do(gateway.core.save()) == 1
+        post(gateway.url, chat_body("another"))
+    assert json.loads((tmp_path / "manifest.json").read_bytes())["entries"] == 2

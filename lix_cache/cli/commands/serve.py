@@ -143,7 +143,8 @@ def _for_demo(settings: GatewaySettings) -> tuple[dict[str, Any], str]:
     """Return changes of the settings that give something to see, and the key of the page."""
     from lix_cache.gateway.tenants import digest_of_key
 
-    changes: dict[str, Any] = {"embedder": settings.embedder or "lexical"}
+    # What a gateway with these settings kept is not a demo's to replace.
+    changes: dict[str, Any] = {"embedder": settings.embedder or "lexical", "snapshot": ""}
     key = ""
     if not settings.admin_key:
         key = secrets.token_urlsafe(18)
