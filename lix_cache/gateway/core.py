@@ -21,7 +21,7 @@ from lix_cache.gateway.by_meaning import ByMeaning, Place
 from lix_cache.gateway.eligibility import Question
 from lix_cache.gateway.encoders import Encoding
 from lix_cache.gateway.headers import Control, forwarded
-from lix_cache.gateway.keeping import Keeping
+from lix_cache.gateway.keeping import Keeping, Purges
 from lix_cache.gateway.limits import Limits
 from lix_cache.gateway.metrics import Metrics
 from lix_cache.gateway.plain_json import dump
@@ -32,7 +32,7 @@ from lix_cache.gateway.request import answering_headers, parse
 from lix_cache.gateway.settings import FIXED, GatewaySettings
 from lix_cache.gateway.snapshot import hydrate, save_snapshot
 from lix_cache.gateway.tenants import Tenant, TenantBook, presented
-from lix_cache.gateway.tiers import Memory, Purges, RedisTier
+from lix_cache.gateway.tiers import Memory, RedisTier
 from lix_cache.gateway.timeline import Timeline
 from lix_cache.gateway.traces import Traces
 from lix_cache.gateway.upstream import Route, Routes
@@ -94,7 +94,8 @@ class Core(Keeping):
         self.embedder = embedder
         self.verifier = verifier
         self.flights: dict[bytes, Flight] = {}
-        self._objects = objects_at(settings.snapshot) if settings.snapshot else None
+        self.objects = objects_at(settings.snapshot) if settings.snapshot else None
+        self.marking = asyncio.Lock()
         #: Answers that came out of the snapshot.
         self.hydrated = 0
         #: How the snapshot was read: ``none``, ``ok``, or what went wrong.
@@ -280,20 +281,20 @@ class Core(Keeping):
         for model in self.local.values():
             model.start()
         if self.redis is not None:
-            if self._objects is not None:
-                self.hydrated, self.hydration = await hydrate(self.redis, self._objects, self.tenants)
+            if self.objects is not None:
+                self.hydrated, self.hydration = await hydrate(self.redis, self.objects, self.tenants)
                 # What the snapshot in its place says is in Redis: another one loses nothing of it.
                 self._may_replace = self.hydration == "ok"
             self._following = asyncio.get_running_loop().create_task(self.redis.follow_purges(self.memory))
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Do something behind the client's back."""
+        """Do something in the background."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop itself holds its tasks only weakly
         task.add_done_callback(self._tasks.discard)
 
     async def settle(self, seconds: float = 10.0) -> None:
-        """Wait until what goes on behind the clients' backs is done."""
+        """Wait until what goes on in the background is done."""
         while self._tasks:
             done, _ = await asyncio.wait(set(self._tasks), timeout=seconds)
             if not done:
@@ -301,9 +302,9 @@ class Core(Keeping):
 
     async def save(self) -> int:
         """Write a snapshot in the place of the older one. Returns how many answers are in it."""
-        if self.redis is None or self._objects is None:
+        if self.redis is None or self.objects is None:
             return 0
-        count = await save_snapshot(self.redis, self._objects, self.clock)
+        count = await save_snapshot(self.redis, self.objects, self.clock)
         self._may_replace = True
         return count
 

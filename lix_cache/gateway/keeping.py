@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.clock import Clock
@@ -14,13 +17,33 @@ from lix_cache.gateway.prepared import Prepared
 from lix_cache.gateway.protocols import Protocol
 from lix_cache.gateway.request import account_of
 from lix_cache.gateway.settings import GatewaySettings
+from lix_cache.gateway.snapshot import mark_dropped
 from lix_cache.gateway.tenants import Tenant
-from lix_cache.gateway.tiers import Entry, Memory, Purges, RedisTier
+from lix_cache.gateway.tiers import Entry, Memory, RedisTier
+from lix_cache.storage.objects import Objects
 
 if TYPE_CHECKING:
     from lix_cache.gateway.relay import Flight
 
-__all__ = ["Keeping"]
+__all__ = ["Keeping", "Purges"]
+
+#: Purges that are remembered.
+_MOST_PURGES = 1000
+
+
+class Purges:
+    """What was purged of late: an answer that is under way meanwhile is not kept when it comes."""
+
+    def __init__(self) -> None:
+        self._last: deque[tuple[float, Callable[[Entry], bool]]] = deque(maxlen=_MOST_PURGES)
+
+    def add(self, now: float, fits: Callable[[Entry], bool]) -> None:
+        """Remember what is purged."""
+        self._last.appendleft((now, fits))
+
+    def has(self, entry: Entry) -> bool:
+        """Whether an entry is of what was purged since it was asked for."""
+        return any(fits(entry) for _, fits in takewhile(lambda one: one[0] >= entry.created, self._last))
 
 
 class Keeping:
@@ -36,9 +59,13 @@ class Keeping:
     redis: RedisTier | None
     meaning: ByMeaning | None
     flights: dict[bytes, Flight]
+    #: Where the snapshot is.
+    objects: Objects | None
+    #: Marks follow each other: the last one there must be the latest.
+    marking: asyncio.Lock
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Do something behind the client's back."""
+        """Do something in the background."""
         raise NotImplementedError
 
     def provider(self, tenant: str, model: Any) -> tuple[str, str]:
@@ -64,7 +91,7 @@ class Keeping:
         meant: Meant | None,
         begun: float,
     ) -> bool:
-        """Store an answer: in memory at once, elsewhere behind the client's back.
+        """Store an answer: in memory at once, elsewhere in the background.
 
         One that was asked for later, with ``no-cache``, stays.
 
@@ -160,6 +187,13 @@ class Keeping:
             await self.redis.count_purge()
         if self.meaning is not None:
             await self.meaning.forget(tenant.name, identity)
+        await self._mark_dropped(tenant.name)
+
+    async def _mark_dropped(self, tenant: str) -> None:
+        """Let no snapshot that began before bring it back. Done last: one that begins then has none of it."""
+        if self.objects is not None:
+            async with self.marking:
+                await mark_dropped(self.objects, tenant, self.clock)
 
     async def purge(
         self, tenant: str, model: str | None, older_than: float | None, tag: str | None = None
@@ -184,4 +218,5 @@ class Keeping:
             await self.redis.count_purge()
         if self.meaning is not None:
             found["by_meaning"] = await self.meaning.purge(tenant, model, older_than, tag)
+        await self._mark_dropped(tenant)
         return found

@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import re
 import struct
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 from lix_cache._log import logger
@@ -29,28 +28,34 @@ from lix_cache.hot.pipeline import Pipeline
 from lix_cache.hot.trouble import raise_translated
 from lix_cache.hot.wire import pack
 
-__all__ = ["Entry", "Memory", "Purges", "RedisTier"]
+__all__ = ["Entry", "Memory", "RedisTier"]
 
 _MAGIC = b"LXG2"
 _HEAD = struct.Struct("<4sddHH")
 #: Bytes of magic and ``created``.
 _STAMP = 12
 _LATEST = 1e11
-#: Purges that are remembered.
-_MOST_PURGES = 1000
 #: How long another process may serve what this one has dropped.
 _LOOK_SECONDS = 1.0
 #: How long a purge is remembered: longer than any answer is under way.
 _PURGED_SECONDS = 26 * 3600
-#: A slow answer must not take the place of one that was asked for after it, nor come back after a purge.
+#: A slow answer must not take the place of one that was asked for after it, nor come back after a purge or
+#: a DELETE, which leaves its stamp alone. One of a snapshot takes no place at all.
 _PUT = """
 local purged = redis.call('GET', KEYS[2])
 if purged and struct.unpack('<d', ARGV[3], 5) <= tonumber(purged) then
   return -1
 end
-local there = redis.call('GETRANGE', KEYS[1], 0, 11)
-if #there == 12 and string.sub(there, 1, 4) == string.sub(ARGV[3], 1, 4)
-    and struct.unpack('<d', there, 5) > struct.unpack('<d', ARGV[3], 5) then
+local there = redis.call('GETRANGE', KEYS[1], 0, 12)
+if #there >= 12 and string.sub(there, 1, 4) == string.sub(ARGV[3], 1, 4) then
+  local ahead = struct.unpack('<d', there, 5) - struct.unpack('<d', ARGV[3], 5)
+  if #there == 12 and ahead >= 0 then
+    return -1
+  elseif ahead > 0 then
+    return 0
+  end
+end
+if ARGV[4] == 'NX' and #there > 12 then
   return 0
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
@@ -149,21 +154,6 @@ class Memory:
         return sum(map(self.drop, found))
 
 
-class Purges:
-    """What was purged of late: an answer that is under way meanwhile is not kept when it comes."""
-
-    def __init__(self) -> None:
-        self._last: deque[tuple[float, Callable[[Entry], bool]]] = deque(maxlen=_MOST_PURGES)
-
-    def add(self, now: float, fits: Callable[[Entry], bool]) -> None:
-        """Remember what is purged."""
-        self._last.appendleft((now, fits))
-
-    def has(self, entry: Entry) -> bool:
-        """Whether an entry is of what was purged since it was asked for."""
-        return any(fits(entry) for _, fits in takewhile(lambda one: one[0] >= entry.created, self._last))
-
-
 class RedisTier:
     """Answers in Redis. Raises nothing: what goes wrong is counted and is a miss."""
 
@@ -205,6 +195,8 @@ class RedisTier:
         return [None if not isinstance(data, bytes) else self._read(tenant, data) for data in answers]
 
     def _read(self, tenant: str, data: bytes) -> Entry | None:
+        if len(data) == _STAMP:
+            return None  # what is left of one that was deleted
         try:
             magic, created, expires, length, tags = _HEAD.unpack_from(data)
             # Not NaN either, which is in no order; ages and times to live are reckoned with them.
@@ -232,7 +224,7 @@ class RedisTier:
         head = _HEAD.pack(_MAGIC, entry.created, entry.expires, len(model), len(tags))
         data = b"".join((head, model, tags, entry.answer.encode()))
         names = self._name(entry.tenant, key), self._purged(entry.tenant, key.hex())
-        asked = await self._ask(pack(("EVAL", _PUT, 2, *names, data, milliseconds, head[:_STAMP])))
+        asked = await self._ask(pack(("EVAL", _PUT, 2, *names, data, milliseconds, head[:_STAMP], "")))
         return asked is None or asked[0] != -1
 
     async def begin_purge(self, tenant: str, newest: float) -> None:
@@ -255,12 +247,13 @@ class RedisTier:
         await self._ask(pack(("SET", name, key, "PX", max(1, int(seconds * 1000)))))
 
     async def forget_named(self, tenant: str, account: str, identity: str) -> bytes | None:
-        """Drop the answer of an id; return its key."""
+        """Drop the answer of an id, so that none asked for before comes back; return its key."""
         name = self._keys.gateway("id", tenant, f"{account}:{identity}")
         key = (await self._ask(pack(("GET", name))) or (None,))[0]
         if not isinstance(key, bytes):
             return None
-        await self._ask(pack(("UNLINK", self._name(tenant, key))))
+        stamp = _HEAD.pack(_MAGIC, self._clock.time(), 0.0, 0, 0)[:_STAMP]
+        await self.ask(("SET", self._name(tenant, key), stamp, "EX", _PURGED_SECONDS))
         await self._ask(pack(("UNLINK", name)))
         return key
 
@@ -296,13 +289,13 @@ class RedisTier:
             cursor, names = answers[0]
             for name in names:
                 data = (await self._ask(pack(("GET", name))) or (None,))[0]
-                if isinstance(data, bytes):
+                if isinstance(data, bytes) and len(data) > _STAMP:
                     yield name.rpartition(b":gw:answer:")[2], data
             if cursor == b"0":
                 return
 
     async def restore(self, name: bytes, data: bytes) -> bool:
-        """Put an answer back that may still be served and is not there.
+        """Put an answer back that may still be served, is not there, and was not dropped.
 
         Raises:
             RedisUnavailable: whether it is there is not known.
@@ -313,10 +306,11 @@ class RedisTier:
         if milliseconds <= 0 or not re.fullmatch(r"[\w-]{27}:[0-9a-f]{64}", f"{tenant}:{key}"):
             return False
         place = self._keys.gateway_place("answer", tenant, key)
-        answers = await self._ask(pack(("SET", place, data, "NX", "PX", milliseconds)))
+        purged = self._keys.gateway_purged(tenant, self._keys.bucket(key))
+        answers = await self.ask(("EVAL", _PUT, 2, place, purged, data, milliseconds, data[:_STAMP], "NX"))
         if answers is None:
             raise RedisUnavailable(f"not all was put back: {self.last_trouble}")
-        return bool(answers[0])
+        return bool(answers[0] == 1)
 
     async def count_purge(self) -> None:
         """Let the other processes know that something was dropped."""
