@@ -9,6 +9,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.clock import Clock
+from lix_cache.errors import InvalidInput
 from lix_cache.gateway.answer import Answer
 from lix_cache.gateway.by_meaning import ByMeaning, Meant, Place
 from lix_cache.gateway.headers import Control
@@ -19,7 +20,7 @@ from lix_cache.gateway.request import account_of
 from lix_cache.gateway.settings import GatewaySettings
 from lix_cache.gateway.snapshot import mark_dropped
 from lix_cache.gateway.tenants import Tenant
-from lix_cache.gateway.tiers import Entry, Memory, RedisTier
+from lix_cache.gateway.tiers import LATEST, Entry, Memory, RedisTier
 from lix_cache.storage.objects import Objects
 
 if TYPE_CHECKING:
@@ -198,7 +199,14 @@ class Keeping:
     async def purge(
         self, tenant: str, model: str | None, older_than: float | None, tag: str | None = None
     ) -> dict[str, Any]:
-        """Drop answers of a tenant from all tiers. Returns how many of each."""
+        """Drop answers of a tenant from all tiers. Returns how many of each.
+
+        Raises:
+            InvalidInput: the age makes no sense; nothing was dropped.
+        """
+        if older_than is not None and not 0 <= older_than < LATEST:
+            # A stamp in the future would let no worker store anything until then.
+            raise InvalidInput("older_than_seconds must be a number of seconds, at least 0")
         newest = self.clock.time() - (older_than or 0.0)
 
         def fits(entry: Entry) -> bool:

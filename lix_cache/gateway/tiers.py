@@ -28,13 +28,14 @@ from lix_cache.hot.pipeline import Pipeline
 from lix_cache.hot.trouble import raise_translated
 from lix_cache.hot.wire import pack
 
-__all__ = ["Entry", "Memory", "RedisTier"]
+__all__ = ["LATEST", "Entry", "Memory", "RedisTier"]
 
 _MAGIC = b"LXG2"
 _HEAD = struct.Struct("<4sddHH")
 #: Bytes of magic and ``created``.
 _STAMP = 12
-_LATEST = 1e11
+#: Of all times, in Unix seconds.
+LATEST = 1e11
 #: How long another process may serve what this one has dropped.
 _LOOK_SECONDS = 1.0
 #: How long a purge is remembered: longer than any answer is under way.
@@ -200,7 +201,7 @@ class RedisTier:
         try:
             magic, created, expires, length, tags = _HEAD.unpack_from(data)
             # Not NaN either, which is in no order; ages and times to live are reckoned with them.
-            if magic != _MAGIC or not 0 <= created <= expires <= _LATEST:
+            if magic != _MAGIC or not 0 <= created <= expires <= LATEST:
                 raise CodecError("not an entry of the gateway")
             words = data[_HEAD.size + length : (start := _HEAD.size + length + tags)].decode()
             model = data[_HEAD.size : _HEAD.size + length].decode()
