@@ -96,6 +96,7 @@ class Core(Keeping):
         self.flights: dict[bytes, Flight] = {}
         self.objects = objects_at(settings.snapshot) if settings.snapshot else None
         self.marking = asyncio.Lock()
+        self.heeded: dict[str, int] = {}
         #: Answers that came out of the snapshot.
         self.hydrated = 0
         #: How the snapshot was read: ``none``, ``ok``, or what went wrong.
@@ -259,10 +260,10 @@ class Core(Keeping):
         }
         return Place(tenant, context, question)
 
-    def new_flight(self, key: bytes | None) -> Flight:
+    def new_flight(self, key: bytes | None, tenant: Tenant) -> Flight:
         """Return a flight; with a key, equal requests find it until it ends."""
         largest, goes_on = self.settings.largest_answer_bytes, self.settings.finish_abandoned
-        return opened_flight(self.flights, key, largest, goes_on=goes_on)
+        return opened_flight(self.flights, key, largest, goes_on=goes_on, tenant=tenant.name)
 
     def spent(self, tenant: Tenant, usage: Usage, model: str, *, is_told: bool = True) -> None:
         """Count what a call of the provider cost; what is only estimated counts for the budget alone."""
@@ -285,7 +286,7 @@ class Core(Keeping):
                 self.hydrated, self.hydration = await hydrate(self.redis, self.objects, self.tenants)
                 # What the snapshot in its place says is in Redis: another one loses nothing of it.
                 self._may_replace = self.hydration == "ok"
-            self._following = asyncio.get_running_loop().create_task(self.redis.follow_purges(self.memory))
+            self._following = asyncio.get_running_loop().create_task(self.follow_purges(self.redis))
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Do something in the background."""

@@ -30,6 +30,8 @@ __all__ = ["Keeping", "Purges"]
 
 #: Purges that are remembered.
 _MOST_PURGES = 1000
+#: How long another process may serve what this one has dropped.
+_LOOK_SECONDS = 1.0
 
 
 class Purges:
@@ -60,6 +62,8 @@ class Keeping:
     redis: RedisTier | None
     meaning: ByMeaning | None
     flights: dict[bytes, Flight]
+    #: How often the processes have dropped answers of each tenant, as far as this one has heeded it.
+    heeded: dict[str, int]
     #: Where the snapshot is.
     objects: Objects | None
     #: Marks follow each other: the last one there must be the latest.
@@ -185,10 +189,30 @@ class Keeping:
         if self.redis is not None:
             account = self.provider(tenant.name, None)[1] or account_of(headers)
             await self.redis.forget_named(tenant.name, account, identity)
-            await self.redis.count_purge()
+            await self._tell_others(self.redis, tenant.name)
         if self.meaning is not None:
             await self.meaning.forget(tenant.name, identity)
         await self._mark_dropped(tenant.name)
+
+    async def _tell_others(self, redis: RedisTier, tenant: str) -> None:
+        """Say that answers were dropped here. This process knows which, unless others did so meanwhile."""
+        count = await redis.count_purge(tenant)
+        if count is not None and count == self.heeded.get(tenant, 0) + 1:
+            self.heeded[tenant] = count
+
+    async def follow_purges(self, redis: RedisTier) -> None:
+        """Forget what is in memory of a tenant when another process has dropped its answers. Never ends."""
+        has_looked = False
+        while True:
+            counts = await redis.purges()
+            if counts is not None:
+                changed = {name for name, _ in counts.items() ^ self.heeded.items()}
+                self.heeded.clear()
+                self.heeded.update(counts)
+                if changed and has_looked:
+                    self.memory.purge(lambda entry: entry.tenant in changed)  # noqa: B023 - it is used at once
+                has_looked = True
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _mark_dropped(self, tenant: str) -> None:
         """Let no snapshot that began before bring it back. Done last: one that begins then has none of it."""
@@ -219,11 +243,12 @@ class Keeping:
         self.purges.add(self.clock.time(), fits)
         if self.redis is not None:
             await self.redis.begin_purge(tenant, newest)
-        self.flights.clear()
+        for key in [key for key, flight in self.flights.items() if flight.tenant == tenant]:
+            del self.flights[key]
         found = {"memory": self.memory.purge(fits), "redis": 0, "by_meaning": 0}
         if self.redis is not None:
             found["redis"] = await self.redis.purge(tenant, fits)
-            await self.redis.count_purge()
+            await self._tell_others(self.redis, tenant)
         if self.meaning is not None:
             found["by_meaning"] = await self.meaning.purge(tenant, model, older_than, tag)
         await self._mark_dropped(tenant)

@@ -36,8 +36,6 @@ _HEAD = struct.Struct("<4sddHH")
 _STAMP = 12
 #: Of all times, in Unix seconds.
 LATEST = 1e11
-#: How long another process may serve what this one has dropped.
-_LOOK_SECONDS = 1.0
 #: How long a purge is remembered: longer than any answer is under way.
 _PURGED_SECONDS = 26 * 3600
 #: A slow answer must not take the place of one that was asked for after it, nor come back after a purge or
@@ -163,7 +161,7 @@ class RedisTier:
         self._keys = Keys(config.redis_key_prefix, config.redis.buckets)
         self._clock = clock
         self.breaker = Breaker(config.redis_retry_seconds, clock)
-        self._purges = self._keys.gateway("purges", "", "")
+        self._purges = self._keys.gateway("dropped", "", "")
         self._digests: dict[str, str] = {}
         self._opened: tuple[asyncio.AbstractEventLoop, Any] | None = None
         #: Requests that went without Redis, and why last.
@@ -313,14 +311,18 @@ class RedisTier:
             raise RedisUnavailable(f"not all was put back: {self.last_trouble}")
         return bool(answers[0] == 1)
 
-    async def count_purge(self) -> None:
-        """Let the other processes know that something was dropped."""
-        await self._ask(pack(("INCR", self._purges)))
+    async def count_purge(self, tenant: str) -> int | None:
+        """Let the other processes know that answers of a tenant were dropped; return how often they were."""
+        answers = await self.ask(("HINCRBY", self._purges, tenant, 1))
+        return None if answers is None else int(answers[0])
 
-    async def purges(self) -> int | None:
-        """Return how often something was dropped; None if Redis does not tell."""
-        answers = await self._ask(pack(("GET", self._purges)))
-        return None if answers is None else int(answers[0] or 0)
+    async def purges(self) -> dict[str, int] | None:
+        """Return how often answers were dropped, by tenant; None if Redis does not tell."""
+        answers = await self.ask(("HGETALL", self._purges))
+        if answers is None:
+            return None
+        found = iter(answers[0])
+        return {name.decode(): int(count) for name, count in zip(found, found, strict=True)}
 
     def name(self, kind: str, tenant: str, name: str) -> str:
         """Return the key of what is counted for a tenant."""
@@ -336,16 +338,6 @@ class RedisTier:
         return bool(
             (await self._ask(pack(("SET", name, b"1", "NX", "PX", int(seconds * 1000)))) or (None,))[0]
         )
-
-    async def follow_purges(self, memory: Memory) -> None:
-        """Forget what is in memory when another process has dropped answers. Never ends."""
-        known: int | None = None
-        while True:
-            count = await self.purges()
-            if count is not None and known is not None and count != known:
-                memory.purge(lambda _: True)
-            known = known if count is None else count
-            await asyncio.sleep(_LOOK_SECONDS)
 
     async def ping(self) -> bool:
         """Whether it answers."""
