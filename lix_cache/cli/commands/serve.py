@@ -203,7 +203,7 @@ def _run(
     is_demo: bool = False,
     page_key: str = "",
 ) -> None:
-    from lix_cache.gateway.serve import gateway_for, listeners_for, log_troubles, run, run_workers
+    from lix_cache.gateway.serve import gateway_for, listeners_for, log_troubles, run
 
     settings = reread()
     _check_models(settings)
@@ -228,6 +228,8 @@ def _run(
         )
     to_stderr().print(Text("\n".join(lines)), soft_wrap=True)
     if settings.workers > 1:
+        from lix_cache.gateway.workers import run_workers
+
         run_workers(gateway, settings.workers, listeners)
     else:
         run(gateway, listeners)
