@@ -102,6 +102,8 @@ class Core(Keeping):
         #: How the snapshot was read: ``none``, ``ok``, or what went wrong.
         self.hydration = "none"
         self._may_replace = False
+        #: Those before this one that still serve, perhaps by connections that were handed on to it.
+        self._older: list[Core] = []
         self._following: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._env = os.environ if environ is None else environ
@@ -175,6 +177,7 @@ class Core(Keeping):
             raise ConfigError("the gateway needs a provider: upstreams in the settings file")
         found = copy.copy(self)
         found.apply(settings)
+        found._older = [one for one in (*self._older, self) if one.users]  # noqa: SLF001 - it is one of us
         found.tenants.take_over(self.tenants)
         found.routes.take_over(self.routes)
         found._hear_of_models()  # noqa: SLF001 - it is one of us
@@ -184,9 +187,10 @@ class Core(Keeping):
         return found
 
     async def retire(self) -> None:
-        """Close what the next core does not use, when the last request of this one has ended."""
-        while self.users:  # noqa: ASYNC110 - requests should not pay for an event that a reload alone needs
+        """Close what the next core does not use, once no request of this one or of those before runs."""
+        while self.users or any(one.users for one in self._older):  # noqa: ASYNC110 - requests should not pay for an event that a reload alone needs
             await asyncio.sleep(0.1)
+        self._older.clear()
         await self.routes.close()
 
     def provider(self, tenant: str, model: Any) -> tuple[str, str]:
