@@ -297,7 +297,8 @@ class Exchange:
         if not reader.has_left and not is_whole:
             rest = b"" if renamed is None else renamed.finish()
             await self.send({"type": "http.response.body", "body": rest})
-        if self.wants_answer:
+        if self.wants_answer and reader.flight.is_read:
+            # Not before the last byte: a client that has left must not keep the provider at work.
             await reader.until_over(stays=True)
 
     async def _pump(self, flight: Flight, asked: Prepared, data: bytes, keep: Keep | None) -> None:

@@ -6,11 +6,13 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lix_cache import CacheConfig
+from lix_cache.messages.session_key import SessionKey
 from tests.support.meaning import Meanings, mix
 from tests.support.provider import Provider, RunningGateway
 from tests.support.redis_server import wait_until
@@ -177,3 +179,27 @@ def test_the_first_of_many_may_leave(provider: Provider, gateway: RunningGateway
         thread.join(30)
     assert [b"[DONE]" in reply.body for reply in got] == [True] * 10
     assert len(provider.calls) == 1
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("known", ["session", "traces"])
+def test_who_leaves_a_stream_that_is_also_kept_elsewhere_ends_the_providers_call(
+    known: str, provider: Provider, redis_config: CacheConfig, tmp_path: Path
+) -> None:
+    """What a session or a span wants to know of the answer is no reason to pay for it to its end."""
+    config = redis_config.replace(archive_dir=str(tmp_path))
+    settings: dict[str, Any] = {"sessions": True} if known == "session" else {"traces": True}
+    if known == "traces":
+        pytest.importorskip("opentelemetry", reason="OpenTelemetry is not installed")
+    headers = {"x_session_id": "s"} if known == "session" else {}
+    with RunningGateway(provider, config, retries=0, **settings) as gateway:
+        provider.gate.clear()
+        ended = provider.cancelled
+        half_read(gateway.port, chat_body("leaving", stream=True), until=b"data:", **headers)
+        wait_until(lambda: provider.cancelled > ended, what="the end of the provider's call")
+        wait_until(lambda: gateway.core.metrics.open == 0, what="the end of the request")
+        provider.gate.set()
+        gateway.settle()
+        assert len(gateway.core.memory) == 0
+        if gateway.core.sessions is not None:
+            assert not gateway.do(gateway.core.sessions.window(SessionKey("local", "s")))

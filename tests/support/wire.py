@@ -73,12 +73,18 @@ def post(url: str, body: Any, path: str = CHAT, **headers: str) -> Reply:
 
 
 def half_read(
-    port: int, body: Any, path: str = CHAT, until: bytes = b"", when: Callable[[], object] = lambda: None
+    port: int,
+    body: Any,
+    path: str = CHAT,
+    until: bytes = b"",
+    when: Callable[[], object] = lambda: None,
+    **headers: str,
 ) -> None:
     """Send a request, read until some bytes have come, wait for what a function waits for, and leave."""
     data = json.dumps(body).encode()
     with socket.create_connection(("127.0.0.1", port), 10) as connection:
-        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n"
+        more = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\n{more}content-length: {len(data)}\r\n\r\n"
         connection.sendall(head.encode() + data)
         seen = b""
         while until and until not in seen:
