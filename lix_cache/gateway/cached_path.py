@@ -21,7 +21,7 @@ from lix_cache.gateway.headers import Control, Verdict
 from lix_cache.gateway.outcomes import Keep, let_go, new_id, not_cached, unanswered
 from lix_cache.gateway.prepared import Prepared
 from lix_cache.gateway.protocols import Protocol
-from lix_cache.gateway.relay import Flight, Head, Reader, Renamed, RenamedBody, Stopped
+from lix_cache.gateway.relay import Flight, Head, Reader, Renamed, RenamedBody
 from lix_cache.gateway.request import answering_query, parse, stripped
 from lix_cache.gateway.spending import Meter
 from lix_cache.gateway.tenants import Tenant
@@ -179,9 +179,7 @@ class Exchange:
         try:
             await self._lead(flight, asked, data, control)
         except BaseException as error:
-            if flight.head is None and not flight.is_over:
-                # Others wait for it: they are to go on by themselves, not to fail with this one.
-                flight.fail(error if isinstance(error, Refused) else Stopped())
+            flight.give_up(error)
             raise
 
     async def _lead(self, flight: Flight, asked: Prepared, data: bytes, control: Control) -> None:
@@ -329,7 +327,7 @@ class Exchange:
             account = core.account_at(route, self.tenant.name, incoming.identity)
             # One that was exchanged meanwhile is another provider than the key says.
             is_first = route is core.routes.first(asked.model) and account in ("", asked.account)
-            is_kept = self._keep(flight, is_first, asked, keep)
+            is_kept = await self._keep(flight, is_first, asked, keep)
         except UpstreamFailed as error:
             is_costly = is_costly and (flight.head is not None or error.was_sent)
             flight.fail(error)
@@ -361,7 +359,7 @@ class Exchange:
                 found[route.name] = route, Outgoing("POST", target, pairs, data, self.tenant.name)
         return found
 
-    def _keep(self, flight: Flight, is_first: bool, asked: Prepared, keep: Keep | None) -> bool:
+    async def _keep(self, flight: Flight, is_first: bool, asked: Prepared, keep: Keep | None) -> bool:
         """Store the answer where it may be stored; say whether its meaning is being stored too."""
         core, head = self.core, flight.head
         if head is None or head.status != 200:

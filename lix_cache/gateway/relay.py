@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
 import orjson
 
 from lix_cache.gateway.answer import Answer
+from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.headers import Pairs, Verdict
 
 __all__ = ["Broken", "Flight", "Head", "Reader", "Renamed", "RenamedBody", "Stopped", "opened_flight"]
@@ -64,6 +65,7 @@ class Flight:
         verdict: how it was found, if it was.
         error: why there is no head.
         is_read: the provider has sent all of it; what is left is to understand it.
+        vectors: those of an answer with many, by their keys, once they are known.
         is_over: nothing more comes, and what it was is known.
         is_broken: it ended before its end.
         chunks: of the body; those that all have read may be gone.
@@ -72,6 +74,7 @@ class Flight:
     def __init__(self, largest: int, on_end: Callable[[Flight], None], *, goes_on: bool) -> None:
         self.head: Head | None = None
         self.answer: Answer | None = None
+        self.vectors: Mapping[bytes, Answer] | None = None
         self.verdict: Verdict | None = None
         self.error: Exception | None = None
         self.is_read = False
@@ -157,6 +160,11 @@ class Flight:
         self.error = self.error or error
         self.is_broken = True
         self.end()
+
+    def give_up(self, error: BaseException) -> None:
+        """Let those who wait go on by themselves: the request that they wait for is stopped."""
+        if self.head is None and not self.is_over:
+            self.fail(error if isinstance(error, Refused) else Stopped())
 
     def end(self) -> None:
         """Say that nothing more comes. Only the first end counts."""
