@@ -213,9 +213,8 @@ class ByMeaning:
     ) -> None:
         """Store an answer, and hand it to those who wait for it."""
         words = [_tag_of("id", answer.id), *(_tag_of("tag", tag) for tag in tags)]
-        tokens = None if answer.usage is None else (answer.usage.input, answer.usage.output)
         value = Streamed(({"answer": answer.encode()},), text)
-        keep: dict[str, Any] = {"ttl_seconds": ttl_seconds, "tokens": tokens, "tags": words}
+        keep: dict[str, Any] = {"ttl_seconds": ttl_seconds, "tokens": answer.saved, "tags": words}
         try:
             if meant is not None and meant.lead is not None:
                 await meant.lead.complete(value, **keep)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -130,9 +130,7 @@ class Exchange:
         return self.protocol.lacks(answer, stream=asked.is_stream, request=asked.slim) is None
 
     def _hit(self, entry: Entry, reason: str, now: float) -> None:
-        usage = entry.answer.usage
-        saved = None if usage is None else (usage.input, usage.output)
-        self.verdict = Verdict("hit-l1-exact", reason, now - entry.created, None, saved)
+        self.verdict = Verdict("hit-l1-exact", reason, now - entry.created, None, entry.answer.saved)
 
     async def say(self, answer: Answer, asked: Prepared) -> None:
         self.answer = answer
@@ -160,6 +158,8 @@ class Exchange:
     async def _beyond_memory(self, asked: Prepared, data: bytes, control: Control) -> None:
         core = self.core
         if control.only_if_cached:
+            if control.no_cache:
+                raise not_cached("no_cache")
             found, _ = await self._find(asked, control, self._place(asked, data, control))
             if found is None or not self.suits(found, asked):
                 raise not_cached("miss")
@@ -221,11 +221,7 @@ class Exchange:
             return None, None
         meant = await core.meaning.begin(place, control)
         if meant.answer is not None and meant.verdict is not None:
-            usage = meant.answer.usage
-            saved = None if usage is None else (usage.input, usage.output)
-            self.verdict = Verdict(
-                meant.verdict.state, meant.verdict.reason, meant.verdict.age, meant.verdict.similarity, saved
-            )
+            self.verdict = replace(meant.verdict, saved=meant.answer.saved)
             return meant.answer, meant
         return None, meant
 

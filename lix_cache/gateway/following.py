@@ -57,9 +57,8 @@ def _new_id(call: Exchange, asked: Prepared) -> str:
 async def _said_again(call: Exchange, flight: Flight, asked: Prepared, reader: Reader) -> bool:
     """Answer with what is over."""
     if flight.answer is not None and call.suits(flight.answer, asked):
-        usage = flight.answer.usage
-        saved = None if usage is None else (usage.input, usage.output)
-        call.verdict = Verdict("hit-l1-exact", "shared", 0.0, None, saved)
+        # Of an answer that the first one found: as old and as near as it said.
+        call.verdict = flight.verdict or Verdict("hit-l1-exact", "shared", 0.0, None, flight.answer.saved)
         await call.say(flight.answer, asked)
         return True
     if flight.is_broken:

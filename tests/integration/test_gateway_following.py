@@ -203,3 +203,46 @@ def test_who_leaves_a_stream_that_is_also_kept_elsewhere_ends_the_providers_call
         assert len(gateway.core.memory) == 0
         if gateway.core.sessions is not None:
             assert not gateway.do(gateway.core.sessions.window(SessionKey("local", "s")))
+
+
+@pytest.mark.promise("right-answer")
+def test_a_follower_of_what_was_found_says_how_it_was_found(
+    provider: Provider, redis_config: CacheConfig
+) -> None:
+    everything = Meanings()
+    everything._one = lambda text: mix(a=1.0)  # type: ignore[method-assign]
+    with RunningGateway(provider, redis_config, embedder=everything, retries=0) as gateway:
+        post(gateway.url, chat_body("Where is the billing page?"))
+        gateway.settle()
+        everything.gate.clear()
+        got: list[Reply] = []
+        other = chat_body("Where is the billing page please?")
+        threads = [threading.Thread(target=lambda: got.append(post(gateway.url, other))) for _ in range(5)]
+        try:
+            for thread in threads:
+                thread.start()
+            flights = gateway.core.flights
+            # The first one has no reader while it looks.
+            wait_until(lambda: any(len(one._readers) == 4 for one in list(flights.values())))
+        finally:
+            everything.gate.set()
+        for thread in threads:
+            thread.join(60)
+        assert len(provider.calls) == 1
+        found = {(reply.state, reply.reason, reply.headers["x-lix-cache-similarity"]) for reply in got}
+        assert [(state, reason) for state, reason, _ in found] == [("hit-l2-semantic", "semantic")]
+        assert len({reply.headers["x-lix-cache-saved-tokens"] for reply in got}) == 1
+
+
+@pytest.mark.promise("right-answer")
+def test_a_fresh_answer_of_the_cache_alone_is_none(provider: Provider, redis_config: CacheConfig) -> None:
+    everything = Meanings()
+    everything._one = lambda text: mix(a=1.0)  # type: ignore[method-assign]
+    both = {"cache_control": "no-cache, only-if-cached"}
+    with RunningGateway(provider, redis_config, embedder=everything, retries=0) as gateway:
+        post(gateway.url, chat_body("Where is the billing page?"))
+        gateway.forget()
+        for text in ("Where is the billing page?", "Where is the billing page please?"):
+            reply = post(gateway.url, chat_body(text), **both)
+            assert (reply.status, reply.reason) == (504, "not_cached")
+        assert post(gateway.url, {"model": "m-e", "input": "x"}, "/v1/embeddings", **both).status == 504
