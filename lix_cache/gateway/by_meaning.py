@@ -69,7 +69,7 @@ class Meant:
 
 
 class ByMeaning:
-    """Raises nothing but cancellation: what goes wrong is a miss."""
+    """What goes wrong in a look or a store is a miss. A purge and an explanation raise it."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class ByMeaning:
                 )
         except LixCacheError as error:
             logger.warning("the gateway goes without an answer by meaning: {}", told(error))
-            return Meant(reason=type(error).__name__)
+            return Meant(reason="meaning_failed")
         lead = begun if isinstance(begun, AsyncInFlightCall) else None
         found = begun.missed if isinstance(begun, AsyncInFlightCall) else begun
         if found.reason in _FAILED:

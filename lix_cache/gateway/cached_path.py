@@ -52,6 +52,7 @@ class Exchange:
         wants_answer: what was passed on is to be known as well.
         usage: what the provider told of the answer that was read last.
         begun: when it was asked for, Unix seconds.
+        is_unsuited: an answer was there that has not all that this request wants.
         lacks_window: its session could not be read; the client is told so.
     """
 
@@ -72,6 +73,7 @@ class Exchange:
     wants_answer: bool = False
     usage: Usage | None = None
     begun: float = 0.0
+    is_unsuited: bool = False
     lacks_window: bool = False
 
     async def run(self) -> None:
@@ -127,7 +129,10 @@ class Exchange:
     # -- answers that are there ----------------------------------------------------------
 
     def suits(self, answer: Answer, asked: Prepared) -> bool:
-        return self.protocol.lacks(answer, stream=asked.is_stream, request=asked.slim) is None
+        if self.protocol.lacks(answer, stream=asked.is_stream, request=asked.slim) is None:
+            return True
+        self.is_unsuited = True
+        return False
 
     def _hit(self, entry: Entry, reason: str, now: float) -> None:
         self.verdict = Verdict("hit-l1-exact", reason, now - entry.created, None, entry.answer.saved)
@@ -194,9 +199,8 @@ class Exchange:
                 await self.say(answer, asked)
                 return
             await self.core.limits.check_budget(self.tenant)
-            self.verdict = Verdict(
-                "miss", "no_cache" if control.no_cache else (meant.reason if meant else "") or "exact"
-            )
+            missed = "unsuited" if self.is_unsuited else (meant.reason if meant else "") or "exact"
+            self.verdict = Verdict("miss", "no_cache" if control.no_cache else missed)
             keep = (
                 None
                 if control.no_store

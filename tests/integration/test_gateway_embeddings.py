@@ -234,6 +234,7 @@ def test_new_texts_are_asked_for_once_also_where_they_are_too_old_when_they_come
 ) -> None:
     """An age of 0 is over before any provider has answered."""
     embed(gateway, "a")
+    wait_until(lambda: len(gateway.core.memory), what="the vector to be kept")
     asked = len(provider.calls)
     entry = next(iter(gateway.core.memory._entries.values()))
     fresh = dataclasses.replace(entry, created=entry.created + 3000, expires=entry.expires + 9000)

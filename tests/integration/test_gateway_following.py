@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from lix_cache import CacheConfig
+from lix_cache.errors import RedisUnavailable
 from lix_cache.messages.session_key import SessionKey
+from lix_cache.semantic.cache import AsyncSemanticCache
 from tests.support.meaning import Meanings, mix
 from tests.support.provider import Provider, RunningGateway
 from tests.support.redis_server import wait_until
@@ -246,3 +248,34 @@ def test_a_fresh_answer_of_the_cache_alone_is_none(provider: Provider, redis_con
             reply = post(gateway.url, chat_body(text), **both)
             assert (reply.status, reply.reason) == (504, "not_cached")
         assert post(gateway.url, {"model": "m-e", "input": "x"}, "/v1/embeddings", **both).status == 504
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("where", ["memory", "redis", "meaning"])
+def test_a_miss_because_of_what_is_stored_says_so(
+    where: str, provider: Provider, redis_config: CacheConfig
+) -> None:
+    """Not as if it had been a hit, nor as if nothing was there."""
+    everything = Meanings()
+    everything._one = lambda text: mix(a=1.0)  # type: ignore[method-assign]
+    with RunningGateway(provider, redis_config, embedder=everything, retries=0) as gateway:
+        # Whoever asks for a stream without its tokens leaves an answer without them.
+        post(gateway.url, chat_body("Where is the billing page?", stream=True))
+        gateway.settle()
+        if where != "memory":
+            gateway.forget()
+        please = " please" if where == "meaning" else ""
+        reply = post(gateway.url, chat_body(f"Where is the billing page{please}?"))
+        assert (reply.state, reply.reason) == ("miss", "unsuited")
+
+
+def test_trouble_of_the_second_tier_is_a_miss_with_a_word_of_its_own(
+    provider: Provider, redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing(*args: object, **more: object) -> None:
+        raise RedisUnavailable("scripted")
+
+    monkeypatch.setattr(AsyncSemanticCache, "begin", failing)
+    with RunningGateway(provider, redis_config, embedder=Meanings(), retries=0) as gateway:
+        reply = post(gateway.url, chat_body("Where is the billing page?"))
+        assert (reply.state, reply.reason) == ("miss", "meaning_failed")
