@@ -121,6 +121,8 @@ class Flight:
         self.chunks.append(chunk)
         self.size += len(chunk)
         self.wake()
+        if not self.is_whole and not self._readers:
+            raise Stopped  # no client is left to read it, and it is too large to be stored
         while not self.is_whole and self._readers and self._lag() > _LAG_BYTES:
             self._room = asyncio.get_running_loop().create_future()
             await asyncio.wait({self._room}, timeout=_STALL_SECONDS)
@@ -187,7 +189,8 @@ class Flight:
         self._readers.discard(reader)
         self.moved()
         is_done = self.is_read or self.is_over
-        if not self._readers and not is_done and self._task is not None and not self._goes_on:
+        is_wanted = is_done or bool(self._readers) or (self._goes_on and self.is_whole)
+        if not is_wanted and self._task is not None:
             # Ended here and not by the task, so that no request joins what is about to break off.
             self.is_broken = True
             self.end()
