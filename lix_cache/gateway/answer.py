@@ -106,6 +106,11 @@ class Answer:
     _between: dict[bool, list[bytes]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
+    def saved(self) -> tuple[int, int] | None:
+        """Tokens of the prompt and of the completion that saying it again saves; None if nobody told."""
+        return None if self.usage is None else (self.usage.input, self.usage.output)
+
+    @property
     def size(self) -> int:
         """Bytes it holds in memory, about."""
         events = len(self.events or b"")

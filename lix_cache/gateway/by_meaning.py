@@ -69,7 +69,7 @@ class Meant:
 
 
 class ByMeaning:
-    """Raises nothing but cancellation: what goes wrong is a miss."""
+    """What goes wrong in a look or a store is a miss. A purge and an explanation raise it."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class ByMeaning:
                 )
         except LixCacheError as error:
             logger.warning("the gateway goes without an answer by meaning: {}", told(error))
-            return Meant(reason=type(error).__name__)
+            return Meant(reason="meaning_failed")
         lead = begun if isinstance(begun, AsyncInFlightCall) else None
         found = begun.missed if isinstance(begun, AsyncInFlightCall) else begun
         if found.reason in _FAILED:
@@ -213,9 +213,8 @@ class ByMeaning:
     ) -> None:
         """Store an answer, and hand it to those who wait for it."""
         words = [_tag_of("id", answer.id), *(_tag_of("tag", tag) for tag in tags)]
-        tokens = None if answer.usage is None else (answer.usage.input, answer.usage.output)
         value = Streamed(({"answer": answer.encode()},), text)
-        keep: dict[str, Any] = {"ttl_seconds": ttl_seconds, "tokens": tokens, "tags": words}
+        keep: dict[str, Any] = {"ttl_seconds": ttl_seconds, "tokens": answer.saved, "tags": words}
         try:
             if meant is not None and meant.lead is not None:
                 await meant.lead.complete(value, **keep)

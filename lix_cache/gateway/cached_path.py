@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from lix_cache.gateway.headers import Control, Verdict
 from lix_cache.gateway.outcomes import Keep, let_go, new_id, not_cached, unanswered
 from lix_cache.gateway.prepared import Prepared
 from lix_cache.gateway.protocols import Protocol
-from lix_cache.gateway.relay import Flight, Head, Reader, Renamed, RenamedBody, Stopped
+from lix_cache.gateway.relay import Flight, Head, Reader, Renamed, RenamedBody
 from lix_cache.gateway.request import answering_query, parse, stripped
 from lix_cache.gateway.spending import Meter
 from lix_cache.gateway.tenants import Tenant
@@ -52,6 +52,7 @@ class Exchange:
         wants_answer: what was passed on is to be known as well.
         usage: what the provider told of the answer that was read last.
         begun: when it was asked for, Unix seconds.
+        is_unsuited: an answer was there that has not all that this request wants.
         lacks_window: its session could not be read; the client is told so.
     """
 
@@ -72,6 +73,7 @@ class Exchange:
     wants_answer: bool = False
     usage: Usage | None = None
     begun: float = 0.0
+    is_unsuited: bool = False
     lacks_window: bool = False
 
     async def run(self) -> None:
@@ -127,12 +129,13 @@ class Exchange:
     # -- answers that are there ----------------------------------------------------------
 
     def suits(self, answer: Answer, asked: Prepared) -> bool:
-        return self.protocol.lacks(answer, stream=asked.is_stream, request=asked.slim) is None
+        if self.protocol.lacks(answer, stream=asked.is_stream, request=asked.slim) is None:
+            return True
+        self.is_unsuited = True
+        return False
 
     def _hit(self, entry: Entry, reason: str, now: float) -> None:
-        usage = entry.answer.usage
-        saved = None if usage is None else (usage.input, usage.output)
-        self.verdict = Verdict("hit-l1-exact", reason, now - entry.created, None, saved)
+        self.verdict = Verdict("hit-l1-exact", reason, now - entry.created, None, entry.answer.saved)
 
     async def say(self, answer: Answer, asked: Prepared) -> None:
         self.answer = answer
@@ -160,6 +163,8 @@ class Exchange:
     async def _beyond_memory(self, asked: Prepared, data: bytes, control: Control) -> None:
         core = self.core
         if control.only_if_cached:
+            if control.no_cache:
+                raise not_cached("no_cache")
             found, _ = await self._find(asked, control, self._place(asked, data, control))
             if found is None or not self.suits(found, asked):
                 raise not_cached("miss")
@@ -179,9 +184,7 @@ class Exchange:
         try:
             await self._lead(flight, asked, data, control)
         except BaseException as error:
-            if flight.head is None and not flight.is_over:
-                # Others wait for it: they are to go on by themselves, not to fail with this one.
-                flight.fail(error if isinstance(error, Refused) else Stopped())
+            flight.give_up(error)
             raise
 
     async def _lead(self, flight: Flight, asked: Prepared, data: bytes, control: Control) -> None:
@@ -196,9 +199,8 @@ class Exchange:
                 await self.say(answer, asked)
                 return
             await self.core.limits.check_budget(self.tenant)
-            self.verdict = Verdict(
-                "miss", "no_cache" if control.no_cache else (meant.reason if meant else "") or "exact"
-            )
+            missed = "unsuited" if self.is_unsuited else (meant.reason if meant else "") or "exact"
+            self.verdict = Verdict("miss", "no_cache" if control.no_cache else missed)
             keep = (
                 None
                 if control.no_store
@@ -223,11 +225,7 @@ class Exchange:
             return None, None
         meant = await core.meaning.begin(place, control)
         if meant.answer is not None and meant.verdict is not None:
-            usage = meant.answer.usage
-            saved = None if usage is None else (usage.input, usage.output)
-            self.verdict = Verdict(
-                meant.verdict.state, meant.verdict.reason, meant.verdict.age, meant.verdict.similarity, saved
-            )
+            self.verdict = replace(meant.verdict, saved=meant.answer.saved)
             return meant.answer, meant
         return None, meant
 
@@ -297,7 +295,8 @@ class Exchange:
         if not reader.has_left and not is_whole:
             rest = b"" if renamed is None else renamed.finish()
             await self.send({"type": "http.response.body", "body": rest})
-        if self.wants_answer:
+        if self.wants_answer and reader.flight.is_read:
+            # Not before the last byte: a client that has left must not keep the provider at work.
             await reader.until_over(stays=True)
 
     async def _pump(self, flight: Flight, asked: Prepared, data: bytes, keep: Keep | None) -> None:
@@ -328,7 +327,7 @@ class Exchange:
             account = core.account_at(route, self.tenant.name, incoming.identity)
             # One that was exchanged meanwhile is another provider than the key says.
             is_first = route is core.routes.first(asked.model) and account in ("", asked.account)
-            is_kept = self._keep(flight, is_first, asked, keep)
+            is_kept = await self._keep(flight, is_first, asked, keep)
         except UpstreamFailed as error:
             is_costly = is_costly and (flight.head is not None or error.was_sent)
             flight.fail(error)
@@ -360,7 +359,7 @@ class Exchange:
                 found[route.name] = route, Outgoing("POST", target, pairs, data, self.tenant.name)
         return found
 
-    def _keep(self, flight: Flight, is_first: bool, asked: Prepared, keep: Keep | None) -> bool:
+    async def _keep(self, flight: Flight, is_first: bool, asked: Prepared, keep: Keep | None) -> bool:
         """Store the answer where it may be stored; say whether its meaning is being stored too."""
         core, head = self.core, flight.head
         if head is None or head.status != 200:

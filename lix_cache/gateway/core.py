@@ -265,9 +265,15 @@ class Core(Keeping):
         }
         return Place(tenant, context, question)
 
-    def new_flight(self, key: bytes | None, tenant: Tenant) -> Flight:
-        """Return a flight; with a key, equal requests find it until it ends."""
-        largest, goes_on = self.settings.largest_answer_bytes, self.settings.finish_abandoned
+    def new_flight(self, key: bytes | None, tenant: Tenant, *, largest: int = 0) -> Flight:
+        """Return a flight; with a key, equal requests find it until it ends.
+
+        Args:
+            key: of what is asked for.
+            tenant: who asks.
+            largest: bytes that are held; 0 for those of the largest answer that is stored.
+        """
+        largest, goes_on = largest or self.settings.largest_answer_bytes, self.settings.finish_abandoned
         return opened_flight(self.flights, key, largest, goes_on=goes_on, tenant=tenant.name)
 
     def spent(self, tenant: Tenant, usage: Usage, model: str, *, is_told: bool = True) -> None:

@@ -165,7 +165,6 @@ class Encoding:
 
     Args:
         names: of the encoders to choose from: ``toon``, ``columns``.
-        count: how many tokens a text is.
         least_saving: the part of the tokens that must be saved.
 
     Raises:
@@ -177,7 +176,6 @@ class Encoding:
         self,
         names: Sequence[str] = ("toon", "columns"),
         *,
-        count: Callable[[str], int] = estimate_tokens,
         least_saving: float = _ENOUGH,
     ) -> None:
         for name in names:
@@ -185,7 +183,6 @@ class Encoding:
                 raise ConfigError(f"there is no encoder of that name; there are {', '.join(ENCODERS)}")
         self._encoders = [ENCODERS[name]() for name in dict.fromkeys(names)]
         self._longest = max((one.longest for one in self._encoders), default=0)
-        self._count = count
         self._most = 1 - least_saving
         self._seen: OrderedDict[str, tuple[str, int] | None] = OrderedDict()
         self._seen_size = 0
@@ -231,13 +228,13 @@ class Encoding:
             value = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse)
         except (ValueError, RecursionError):
             return None
-        before = self._count(text)
+        before = estimate_tokens(text)
         best: tuple[str, int] | None = None
         for encoder in self._encoders:
             encoded = _written(encoder, value) if len(text) <= encoder.longest else None
             if encoded is None:
                 continue
-            tokens = self._count(encoded)
+            tokens = estimate_tokens(encoded)
             if tokens <= before * self._most and (best is None or before - tokens > best[1]):
                 best = encoded, before - tokens
         return best

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lix_cache.gateway.cached_path import Exchange
     from lix_cache.gateway.prepared import Prepared
 
-__all__ = ["follow"]
+__all__ = ["check_failed", "follow", "say_whole"]
 
 
 async def follow(call: Exchange, flight: Flight, asked: Prepared) -> bool:
@@ -57,26 +57,30 @@ def _new_id(call: Exchange, asked: Prepared) -> str:
 async def _said_again(call: Exchange, flight: Flight, asked: Prepared, reader: Reader) -> bool:
     """Answer with what is over."""
     if flight.answer is not None and call.suits(flight.answer, asked):
-        usage = flight.answer.usage
-        saved = None if usage is None else (usage.input, usage.output)
-        call.verdict = Verdict("hit-l1-exact", "shared", 0.0, None, saved)
+        # Of an answer that the first one found: as old and as near as it said.
+        call.verdict = flight.verdict or Verdict("hit-l1-exact", "shared", 0.0, None, flight.answer.saved)
         await call.say(flight.answer, asked)
         return True
     if flight.is_broken:
-        _check_failed(flight)
+        check_failed(flight)
         return False
     head = flight.head
     if head is None or not flight.is_whole or not (head.status != 200 or flight.form == asked.form):
         return False
     # An error, or an answer that is not kept, such as one that was cut.
     identity = _new_id(call, asked) if head.status == 200 else ""
-    reader.position = 0  # waiting for the end went past what there is to say
-    shared = Head(head.status, [pair for pair in head.shared().headers if pair[0] != b"content-length"])
-    await call.pass_on(reader, shared, RenamedBody(identity) if identity else None)
+    await say_whole(call, head.shared(), reader, identity)
     return True
 
 
-def _check_failed(flight: Flight) -> None:
+async def say_whole(call: Exchange, head: Head, reader: Reader, identity: str) -> None:
+    """Pass on what is over as it came, under another id if there is one."""
+    reader.position = 0  # waiting for the end went past what there is to say
+    told = Head(head.status, [pair for pair in head.headers if pair[0] != b"content-length"])
+    await call.pass_on(reader, told, RenamedBody(identity) if identity else None)
+
+
+def check_failed(flight: Flight) -> None:
     """Fail as the first request did, if it was its provider that failed."""
     if flight.error is None or isinstance(flight.error, Stopped):
         return

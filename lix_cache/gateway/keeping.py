@@ -26,8 +26,11 @@ from lix_cache.storage.objects import Objects
 if TYPE_CHECKING:
     from lix_cache.gateway.relay import Flight
 
-__all__ = ["Keeping", "Purges"]
+__all__ = ["AT_ONCE", "Keeping", "Purges"]
 
+#: Vectors that one round trip reads or writes, about a megabyte: all requests share the connection, so none
+#: may fill it for as long as another one's deadline.
+AT_ONCE = 64
 #: Purges that are remembered.
 _MOST_PURGES = 1000
 #: How long another process may serve what this one has dropped.
@@ -165,17 +168,26 @@ class Keeping:
         self.metrics.not_stored["purged"] += 1
         self.memory.purge_one(key, entry)
 
-    def keep(self, key: bytes, entry: Entry) -> None:
-        """Store an entry that is found by its key alone."""
-        if self.purges.has(entry) or not self.memory.put(key, entry):
-            return
-        self.metrics.stored += 1
-        if self.redis is not None:
-            self.spawn(self._to_redis(self.redis, key, entry))
+    def keep_all(self, entries: Mapping[bytes, Entry]) -> None:
+        """Store entries that are found by their keys alone."""
+        kept = []
+        for key, entry in entries.items():
+            if entry.answer.size > self.settings.largest_answer_bytes:
+                self.metrics.not_stored["too_large"] += 1
+            elif not self.purges.has(entry) and self.memory.put(key, entry):
+                kept.append((key, entry))
+        self.metrics.stored += len(kept)
+        if self.redis is not None and kept:
+            self.spawn(self._to_redis(self.redis, kept))
 
-    async def _to_redis(self, redis: RedisTier, key: bytes, entry: Entry) -> None:
-        if not await redis.put(key, entry):
-            self._drop_purged(key, entry)
+    async def _to_redis(self, redis: RedisTier, kept: list[tuple[bytes, Entry]]) -> None:
+        """Store entries in Redis, some at a time."""
+        for start in range(0, len(kept), AT_ONCE):
+            some = kept[start : start + AT_ONCE]
+            are_kept = await asyncio.gather(*(redis.put(key, entry) for key, entry in some))
+            for (key, entry), is_kept in zip(some, are_kept, strict=True):
+                if not is_kept:
+                    self._drop_purged(key, entry)
 
     async def forget_response(self, tenant: Tenant, headers: Mapping[str, str], identity: str) -> None:
         """Drop an answer that its provider was told to delete, from all tiers."""

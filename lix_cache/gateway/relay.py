@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
 import orjson
 
 from lix_cache.gateway.answer import Answer
+from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.headers import Pairs, Verdict
 
 __all__ = ["Broken", "Flight", "Head", "Reader", "Renamed", "RenamedBody", "Stopped", "opened_flight"]
@@ -64,6 +65,7 @@ class Flight:
         verdict: how it was found, if it was.
         error: why there is no head.
         is_read: the provider has sent all of it; what is left is to understand it.
+        vectors: those of an answer with many, by their keys, once they are known.
         is_over: nothing more comes, and what it was is known.
         is_broken: it ended before its end.
         tenant: whose it is.
@@ -73,6 +75,7 @@ class Flight:
     def __init__(self, largest: int, on_end: Callable[[Flight], None], *, goes_on: bool) -> None:
         self.head: Head | None = None
         self.answer: Answer | None = None
+        self.vectors: Mapping[bytes, Answer] | None = None
         self.verdict: Verdict | None = None
         self.error: Exception | None = None
         self.is_read = False
@@ -120,6 +123,8 @@ class Flight:
         self.chunks.append(chunk)
         self.size += len(chunk)
         self.wake()
+        if not self.is_whole and not self._readers:
+            raise Stopped  # no client is left to read it, and it is too large to be stored
         while not self.is_whole and self._readers and self._lag() > _LAG_BYTES:
             self._room = asyncio.get_running_loop().create_future()
             await asyncio.wait({self._room}, timeout=_STALL_SECONDS)
@@ -160,6 +165,11 @@ class Flight:
         self.is_broken = True
         self.end()
 
+    def give_up(self, error: BaseException) -> None:
+        """Let those who wait go on by themselves: the request that they wait for is stopped."""
+        if self.head is None and not self.is_over:
+            self.fail(error if isinstance(error, Refused) else Stopped())
+
     def end(self) -> None:
         """Say that nothing more comes. Only the first end counts."""
         if not self._has_ended:
@@ -181,7 +191,8 @@ class Flight:
         self._readers.discard(reader)
         self.moved()
         is_done = self.is_read or self.is_over
-        if not self._readers and not is_done and self._task is not None and not self._goes_on:
+        is_wanted = is_done or bool(self._readers) or (self._goes_on and self.is_whole)
+        if not is_wanted and self._task is not None:
             # Ended here and not by the task, so that no request joins what is about to break off.
             self.is_broken = True
             self.end()

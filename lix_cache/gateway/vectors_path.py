@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 from lix_cache.gateway import headers as words
 from lix_cache.gateway.answer import Answer, Incomplete, Usage
 from lix_cache.gateway.asgi import read_body, respond, watch
 from lix_cache.gateway.cached_path import Exchange
+from lix_cache.gateway.following import check_failed, say_whole
 from lix_cache.gateway.headers import Control, Verdict
+from lix_cache.gateway.keeping import AT_ONCE
 from lix_cache.gateway.outcomes import new_id, not_cached, unanswered
 from lix_cache.gateway.plain_json import dump
 from lix_cache.gateway.prepared import Prepared, Source
-from lix_cache.gateway.protocols.embeddings import Embeddings
+from lix_cache.gateway.protocols.embeddings import LARGEST_BODY, Embeddings
 from lix_cache.gateway.relay import Flight, Reader
 from lix_cache.gateway.request import Asked, Body, key_of, parse
-from lix_cache.gateway.tiers import Entry
+from lix_cache.gateway.tiers import Entry, RedisTier
 
 __all__ = ["EMBEDDINGS", "VectorExchange"]
 
 EMBEDDINGS = Embeddings()
 _MOST_TEXTS = 2048
+#: Bytes of an answer that is read at once, on the event loop.
+_SHORT = 1 << 20
 
 
 @dataclass
 class VectorExchange(Exchange):
-    """One request for embeddings and its answer."""
+    """One request for embeddings and its answer.
+
+    Attributes:
+        inputs: its texts.
+        keys: of each text's vector.
+        answers: those that are known, by the places of their texts.
+        sent: the places of the texts that the provider is asked for.
+        is_whole: an answer to some of the texts did not fit, so all of them are asked for.
+    """
 
     request: dict[str, Any] = field(default_factory=dict, repr=False)
+    inputs: Sequence[Any] = field(default=(), repr=False)
     keys: list[bytes] = field(default_factory=list, repr=False)
     answers: dict[int, Answer] = field(default_factory=dict, repr=False)
+    sent: Sequence[int] = ()
+    is_whole: bool = False
     control: Control = field(default_factory=Control)
 
     async def run(self) -> None:
@@ -54,13 +71,14 @@ class VectorExchange(Exchange):
                 raise not_cached(bypass)
             await self._alone(asked, data, Verdict("bypass", bypass))
             return
+        self.inputs = inputs
         self.keys = [self._key(source, asked, one) for one in inputs]
         if not control.no_cache and await self._look():
             await self._say_vectors()
             return
         if control.only_if_cached:
             raise not_cached("miss")
-        await self._ask(asked, data, inputs)
+        await self._ask(asked, data)
 
     def _key(self, source: Source, asked: Prepared, one: Any) -> bytes:
         value = EMBEDDINGS.part_of_key(self.request, one)
@@ -76,25 +94,21 @@ class VectorExchange(Exchange):
         )
         return key_of(place, Body(b"", value))
 
-    async def _look(self, reason: str = "") -> bool:
+    async def _look(self) -> bool:
         """Find what is there; say whether that is all."""
         core, now = self.core, self.core.clock.time()
         oldest = self._in_memory(now)
         missing = [i for i in range(len(self.keys)) if i not in self.answers]
         if missing and core.redis is not None:
-            found = await core.redis.get_many(self.tenant.name, [self.keys[i] for i in missing])
-            for i, entry in zip(missing, found, strict=True):
-                if entry is not None and core.serves(entry, now, self.control):
-                    core.memory.put(self.keys[i], entry)
-                    self.answers[i] = entry.answer
-                    oldest = min(oldest, entry.created)
+            oldest = min(oldest, await self._in_redis(core.redis, missing, now))
         if len(self.answers) < len(self.keys):
             return False
-        saved = sum(one.usage.input for one in self.answers.values() if one.usage is not None)
-        self.verdict = Verdict(
-            "hit-l1-exact", reason or ("redis" if missing else "memory"), now - oldest, None, (saved, 0)
-        )
+        reason = "redis" if missing else "memory"
+        self.verdict = Verdict("hit-l1-exact", reason, now - oldest, None, self._saved())
         return True
+
+    def _saved(self) -> tuple[int, int]:
+        return sum(one.usage.input for one in self.answers.values() if one.usage is not None), 0
 
     def _in_memory(self, now: float) -> float:
         """Take what is in memory; return when the oldest of it was made."""
@@ -104,6 +118,22 @@ class VectorExchange(Exchange):
             if entry is not None:
                 self.answers[i] = entry.answer
                 oldest = min(oldest, entry.created)
+        return oldest
+
+    async def _in_redis(self, redis: RedisTier, missing: Sequence[int], now: float) -> float:
+        """Take what is in Redis, for as long as a request waits for that; return when the oldest was made."""
+        core, oldest = self.core, now
+        until = core.clock.monotonic() + core.settings.redis_seconds
+        for start in range(0, len(missing), AT_ONCE):
+            some = missing[start : start + AT_ONCE]
+            found = await redis.get_many(self.tenant.name, [self.keys[i] for i in some])
+            for i, entry in zip(some, found, strict=True):
+                if entry is not None and core.serves(entry, now, self.control):
+                    core.memory.put(self.keys[i], entry)
+                    self.answers[i] = entry.answer
+                    oldest = min(oldest, entry.created)
+            if core.clock.monotonic() > until:
+                break
         return oldest
 
     async def _say_vectors(self) -> None:
@@ -117,65 +147,117 @@ class VectorExchange(Exchange):
         pairs: words.Pairs = [(b"content-type", b"application/json")]
         await respond(self.send, 200, pairs + words.told(self.verdict, self._added_ms()), body)
 
-    async def _ask(self, asked: Prepared, data: bytes, inputs: Sequence[Any]) -> None:
+    def _take(self, brought: Mapping[bytes, Answer], reason: str) -> bool:
+        """Take what has just come; say whether that is all. No look at its age: nothing could be newer."""
+        self.answers.update((i, brought[key]) for i, key in enumerate(self.keys) if key in brought)
+        if len(self.answers) < len(self.keys):
+            return False
+        self.verdict = Verdict("miss", reason)
+        if reason == "shared":
+            self.verdict = Verdict("hit-l1-exact", reason, 0.0, None, self._saved())
+        return True
+
+    async def _ask(self, asked: Prepared, data: bytes) -> None:
         core = self.core
+        key = asked.shared_key(self.control)
         is_shared = not (self.control.no_cache or self.control.no_store)
-        running = core.flights.get(asked.key) if is_shared else None
-        if running is not None:
-            if not await self._wait(running):
+        while is_shared and (running := core.flights.get(key)) is not None and running.is_whole:
+            if await self._follow(running):
                 return
-            if await self._look("shared"):
-                await self._say_vectors()
-                return
-        elif is_shared:
-            # An equal request may have ended while this one asked Redis.
-            now = core.clock.time()
-            oldest = self._in_memory(now)
-            if len(self.answers) == len(self.keys):
-                self.verdict = Verdict("hit-l1-exact", "shared", now - oldest)
-                await self._say_vectors()
-                return
-        await core.limits.check_budget(self.tenant)
-        self.verdict = Verdict("miss", "partial" if self.answers else "exact")
-        key = asked.key if is_shared and asked.key not in core.flights else None
-        flight = core.new_flight(key, self.tenant)
-        if self.control.no_store:
-            self.answers.clear()
-        if not self.answers:
-            await self._relay(flight, self._pump(flight, asked, data, None))
-            return
-        missing = [i for i in range(len(inputs)) if i not in self.answers]
-        fewer = dump(EMBEDDINGS.request_for(self.request, [inputs[i] for i in missing]))
-        self.keys, whole = [self.keys[i] for i in missing], self.keys
-        flight.start(self._pump(flight, asked, fewer, None))
-        if not await self._wait(flight):
-            return
-        self.keys = whole
-        if flight.head is None:
-            raise unanswered(flight.error)
-        if flight.head.status == 200 and await self._look("partial"):
-            self.verdict = Verdict("miss", "partial")
+        if is_shared and self._has_come():
             await self._say_vectors()
             return
-        if flight.head.status != 200 and flight.is_whole and not flight.is_broken:
-            reader = Reader(flight)
-            await self.pass_on(reader, flight.head, None)
-            reader.leave()
-            return
-        # What came is not for putting together: the provider is to answer all of it.
-        await self._alone(asked, data, Verdict("miss", "whole"))
+        if self.control.no_store:
+            self.answers.clear()
+        is_found = is_shared and key not in core.flights
+        flight = core.new_flight(key if is_found else None, self.tenant, largest=LARGEST_BODY)
+        try:
+            await core.limits.check_budget(self.tenant)
+            is_said = await self._bring(flight, asked, data)
+        except BaseException as error:
+            flight.give_up(error)
+            raise
+        if not is_said:
+            # What came is not for putting together: the provider is to answer all of it.
+            self.answers.clear()
+            self.is_whole = True
+            await self._ask(asked, data)
 
-    async def _wait(self, flight: Flight) -> bool:
-        """Wait for the end of a flight; False if the client left."""
+    def _has_come(self) -> bool:
+        """Whether an equal request has ended while this one asked Redis."""
+        if self.is_whole:
+            return False
+        now = self.core.clock.time()
+        oldest = self._in_memory(now)
+        if len(self.answers) < len(self.keys):
+            return False
+        self.verdict = Verdict("hit-l1-exact", "shared", now - oldest, None, self._saved())
+        return True
+
+    async def _bring(self, flight: Flight, asked: Prepared, data: bytes) -> bool:
+        """Ask the provider for what is not known; say whether the client has its answer."""
+        self.sent = [i for i in range(len(self.keys)) if i not in self.answers]
+        flight.form = is_all = not self.answers
+        if is_all:
+            self.verdict = Verdict("miss", "whole" if self.is_whole else "exact")
+            await self._relay(flight, self._pump(flight, asked, data, None))
+            return True
+        self.verdict = Verdict("miss", "partial")
+        fewer = dump(EMBEDDINGS.request_for(self.request, [self.inputs[i] for i in self.sent]))
+        flight.start(self._pump(flight, asked, fewer, None))
+        reader = await self._wait(flight)
+        if reader is None:
+            return True
+        if flight.head is None:
+            raise unanswered(flight.error)
+        if flight.vectors is not None and self._take(flight.vectors, "partial"):
+            await self._say_vectors()
+            return True
+        if flight.head.status != 200 and flight.is_whole and not flight.is_broken:
+            await say_whole(self, flight.head, reader, "")
+            return True
+        return False
+
+    async def _follow(self, flight: Flight) -> bool:
+        """Answer with what an equal request brings; say whether that was for this one.
+
+        Raises:
+            Refused: it was refused, or its provider failed: so would this one be.
+        """
+        reader = await self._wait(flight)
+        if reader is None:
+            return True
+        if flight.vectors is not None and self._take(flight.vectors, "shared"):
+            await self._say_vectors()
+            return True
+        if flight.is_broken:
+            check_failed(flight)
+            return False
+        head = flight.head
+        if head is None or not flight.is_whole or flight.vectors is not None:
+            return False
+        if head.status == 200 and not flight.form:
+            # An answer to some of the texts that did not fit: whoever is next asks for all of them.
+            self.answers.clear()
+            self.is_whole = True
+            return False
+        self.verdict = Verdict("hit-l1-exact", "shared", 0.0)
+        await say_whole(self, head.shared(), reader, new_id() if head.status == 200 else "")
+        return True
+
+    async def _wait(self, flight: Flight) -> Reader | None:
+        """Wait for the end of a flight; None if the client left."""
         reader = Reader(flight)
         watcher = watch(self.scope, self.receive, reader.gone)
+        began = perf_counter()
         try:
-            return await reader.until_over()
+            return reader if await reader.until_over() else None
         finally:
+            self.waited += perf_counter() - began
             watcher.cancel()
             reader.leave()
 
-    def _keep(
+    async def _keep(
         self,
         flight: Flight,
         is_first: bool,
@@ -184,28 +266,32 @@ class VectorExchange(Exchange):
     ) -> bool:
         """Keep each vector by itself."""
         core = self.core
-        if flight.head is None or flight.head.status != 200 or not is_first or not self.keys:
+        if flight.head is None or flight.head.status != 200 or not is_first or not self.sent:
             return False
         if not flight.is_whole or flight.head.is_encoded:
             core.metrics.not_stored["too_large" if not flight.is_whole else "encoded"] += 1
             return False
-        sent = dict(self.request)
-        if self.answers:
-            inputs = EMBEDDINGS.inputs(self.request) or []
-            sent = EMBEDDINGS.request_for(
-                self.request, [one for i, one in enumerate(inputs) if i not in self.answers]
-            )
-        read = EMBEDDINGS.read_body(b"".join(flight.chunks), sent)
+        sent = EMBEDDINGS.request_for(self.request, [self.inputs[i] for i in self.sent])
+        body = b"".join(flight.chunks)
+        if len(body) > _SHORT:
+            # Some tenth of a second: others are not to wait for it.
+            read = await asyncio.to_thread(EMBEDDINGS.read_body, body, sent)
+        else:
+            read = EMBEDDINGS.read_body(body, sent)
         if isinstance(read, Incomplete):
             core.metrics.not_stored[read.rule] += 1
             return False
         told = [one.usage.input for one in read if one.usage is not None]
         self.usage = Usage(sum(told)) if told else None
+        flight.vectors = {self.keys[i]: answer for i, answer in zip(self.sent, read, strict=True)}
         if self.control.no_store:
             return False
-        now = core.clock.time()
+        name, tags, now = self.tenant.name, self.control.tags, core.clock.time()
         seconds = core.settings.ttl_seconds if self.control.ttl is None else self.control.ttl
-        for key, answer in zip(self.keys, read, strict=True):
-            entry = Entry(self.tenant.name, answer, self.begun, now + seconds, asked.model, self.control.tags)
-            core.keep(key, entry)
+        core.keep_all(
+            {
+                key: Entry(name, answer, self.begun, now + seconds, asked.model, tags)
+                for key, answer in flight.vectors.items()
+            }
+        )
         return False

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 
 from lix_cache import CacheConfig
+from lix_cache.gateway.keeping import AT_ONCE
 from tests.support.provider import Provider, RunningGateway
 from tests.support.redis_server import wait_until
 from tests.support.wire import Reply, post
@@ -106,3 +111,144 @@ def test_equal_requests_at_once_are_one_call(provider: Provider, gateway: Runnin
         thread.join(60)
     assert len(provider.calls) == 1
     assert len({str(vectors(reply)) for reply in got}) == 1
+
+
+def together(
+    provider: Provider, gateway: RunningGateway, count: int, *texts: str, **more: Any
+) -> list[Reply]:
+    """Send a request so often at once that all are there before the provider answers the first one."""
+    provider.gate.clear()
+    got: list[Reply] = []
+    threads = [
+        threading.Thread(target=lambda: got.append(embed(gateway, *texts, **more))) for _ in range(count)
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        flights = gateway.core.flights
+        wait_until(lambda: any(len(one._readers) == count for one in list(flights.values())))
+    finally:
+        provider.gate.set()
+        for thread in threads:
+            thread.join(60)
+    return got
+
+
+@pytest.mark.promise("no-stall")
+@pytest.mark.parametrize("known", [(), ("x",)], ids=["all new", "one known"])
+@pytest.mark.parametrize("act", ["429", "500", "malformed", "error_event", "empty", "reset"])
+def test_equal_requests_share_what_is_not_kept_too(
+    act: str, known: tuple[str, ...], provider: Provider, gateway: RunningGateway
+) -> None:
+    if known:
+        embed(gateway, *known)
+    asked = len(provider.calls)
+    provider.do(act, act)
+    replies = together(provider, gateway, 12, "x", "y")
+    # What came for some of the texts and does not fit is asked for once more, as a whole and by one.
+    is_again = bool(known) and act in ("malformed", "error_event", "empty")
+    assert len(provider.calls) - asked == 1 + is_again
+    assert {reply.status for reply in replies} == {{"429": 429, "500": 500, "reset": 502}.get(act, 200)}
+    assert len({reply.body for reply in replies}) == 1
+    provider.acts.clear()
+    assert embed(gateway, "x", "y").state == "miss"
+
+
+@pytest.mark.promise("no-stall")
+def test_equal_requests_share_an_answer_that_is_too_old_for_all_of_them(
+    provider: Provider, gateway: RunningGateway
+) -> None:
+    """What has just come is what was asked for, however long its provider took."""
+    replies = together(provider, gateway, 8, "x", "y", cache_control="max-age=0")
+    assert len(provider.calls) == 1
+    assert sorted(reply.reason for reply in replies) == ["exact"] + ["shared"] * 7
+    assert len({str(vectors(reply)) for reply in replies}) == 1
+
+
+def test_those_who_ask_for_something_else_do_not_follow(provider: Provider, gateway: RunningGateway) -> None:
+    """A time to live and tags are each request's own, though they are no part of the key."""
+    provider.gate.clear()
+    got: list[Reply] = []
+    kinds: list[dict[str, Any]] = [{}, {"x_lix_cache_ttl": "60"}, {"x_lix_cache_tags": "a"}]
+    threads = [threading.Thread(target=lambda k=kind: got.append(embed(gateway, "x", **k))) for kind in kinds]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(provider.calls) == 3)
+    provider.gate.set()
+    for thread in threads:
+        thread.join(60)
+    assert [reply.state for reply in got] == ["miss"] * 3
+
+
+def _many(texts: int, dimensions: int, first: int = 0) -> tuple[str, bytes]:
+    """Return an answer with so many vectors, in base64."""
+    data = [
+        {"object": "embedding", "index": i, "embedding": _vector(first + i, dimensions)} for i in range(texts)
+    ]
+    usage = {"prompt_tokens": texts, "total_tokens": texts}
+    body = {"object": "list", "data": data, "model": "m-e", "usage": usage}
+    return "application/json", json.dumps(body).encode()
+
+
+def _vector(number: int, dimensions: int) -> str:
+    return base64.b64encode(np.full(dimensions, number, dtype="<f4").tobytes()).decode()
+
+
+@pytest.mark.promise("one-trip")
+def test_a_large_batch_is_kept_and_only_new_texts_of_it_are_paid_for(
+    provider: Provider, gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each text is kept by itself, so what the whole answer weighs is no reason to forget all of it."""
+    texts = [f"text {i}" for i in range(1000)]
+    sizes = []
+    redis = gateway.core.redis
+    assert redis is not None
+    ask = redis._ask
+
+    async def noted(request: bytes, count: int = 1) -> Any:
+        sizes.append(count)
+        return await ask(request, count)
+
+    monkeypatch.setattr(redis, "_ask", noted)
+    asked = len(provider.calls)
+    provider.said.append(_many(1000, 1536))
+    assert len(provider.said[0][1]) > gateway.settings.largest_answer_bytes
+    first = embed(gateway, *texts, encoding_format="base64")
+    assert (first.state, len(first.body) > 8_000_000) == ("miss", True)
+    wait_until(lambda: gateway.core.metrics.stored == 1000, what="the vectors to be read and kept")
+    gateway.forget()
+    again = embed(gateway, *texts, encoding_format="base64")
+    assert (again.state, again.reason) == ("hit-l1-exact", "redis")
+    assert vectors(again) == vectors(first)
+    assert max(sizes) <= AT_ONCE, "no round trip fills the connection of all the others"
+    provider.said.append(_many(999, 1536, first=5000))
+    mixed = embed(gateway, "text 0", *[f"new {i}" for i in range(999)], encoding_format="base64")
+    assert (mixed.state, mixed.reason) == ("miss", "partial")
+    assert vectors(mixed)[0] == vectors(first)[0]
+    assert vectors(mixed)[1:] == [_vector(5000 + i, 1536) for i in range(999)]
+    assert len(provider.calls) - asked == 2
+
+
+def test_new_texts_are_asked_for_once_also_where_they_are_too_old_when_they_come(
+    provider: Provider, gateway: RunningGateway
+) -> None:
+    """An age of 0 is over before any provider has answered."""
+    embed(gateway, "a")
+    wait_until(lambda: len(gateway.core.memory), what="the vector to be kept")
+    asked = len(provider.calls)
+    entry = next(iter(gateway.core.memory._entries.values()))
+    fresh = dataclasses.replace(entry, created=entry.created + 3000, expires=entry.expires + 9000)
+    gateway.core.memory._entries[next(iter(gateway.core.memory._entries))] = fresh
+    mixed = embed(gateway, "a", "b", cache_control="max-age=0")
+    assert (mixed.state, mixed.reason, len(vectors(mixed))) == ("miss", "partial", 2)
+    assert [call.json["input"] for call in provider.calls[asked:]] == [["b"]]
+
+
+def test_a_vector_that_is_larger_than_what_is_stored_is_not_stored(
+    provider: Provider, redis_config: CacheConfig
+) -> None:
+    with RunningGateway(provider, redis_config, retries=0, largest_answer_bytes=300) as gateway:
+        assert embed(gateway, "a").state == "miss"
+        wait_until(lambda: gateway.core.metrics.not_stored["too_large"], what="the vector to be read")
+        assert len(gateway.core.memory) == 0
+        assert gateway.core.metrics.not_stored["too_large"] == 1

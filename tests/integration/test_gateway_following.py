@@ -6,11 +6,15 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lix_cache import CacheConfig
+from lix_cache.errors import RedisUnavailable
+from lix_cache.messages.session_key import SessionKey
+from lix_cache.semantic.cache import AsyncSemanticCache
 from tests.support.meaning import Meanings, mix
 from tests.support.provider import Provider, RunningGateway
 from tests.support.redis_server import wait_until
@@ -177,3 +181,101 @@ def test_the_first_of_many_may_leave(provider: Provider, gateway: RunningGateway
         thread.join(30)
     assert [b"[DONE]" in reply.body for reply in got] == [True] * 10
     assert len(provider.calls) == 1
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("known", ["session", "traces"])
+def test_who_leaves_a_stream_that_is_also_kept_elsewhere_ends_the_providers_call(
+    known: str, provider: Provider, redis_config: CacheConfig, tmp_path: Path
+) -> None:
+    """What a session or a span wants to know of the answer is no reason to pay for it to its end."""
+    config = redis_config.replace(archive_dir=str(tmp_path))
+    settings: dict[str, Any] = {"sessions": True} if known == "session" else {"traces": True}
+    if known == "traces":
+        pytest.importorskip("opentelemetry", reason="OpenTelemetry is not installed")
+    headers = {"x_session_id": "s"} if known == "session" else {}
+    with RunningGateway(provider, config, retries=0, **settings) as gateway:
+        provider.gate.clear()
+        ended = provider.cancelled
+        half_read(gateway.port, chat_body("leaving", stream=True), until=b"data:", **headers)
+        wait_until(lambda: provider.cancelled > ended, what="the end of the provider's call")
+        wait_until(lambda: gateway.core.metrics.open == 0, what="the end of the request")
+        provider.gate.set()
+        gateway.settle()
+        assert len(gateway.core.memory) == 0
+        if gateway.core.sessions is not None:
+            assert not gateway.do(gateway.core.sessions.window(SessionKey("local", "s")))
+
+
+@pytest.mark.promise("right-answer")
+def test_a_follower_of_what_was_found_says_how_it_was_found(
+    provider: Provider, redis_config: CacheConfig
+) -> None:
+    everything = Meanings()
+    everything._one = lambda text: mix(a=1.0)  # type: ignore[method-assign]
+    with RunningGateway(provider, redis_config, embedder=everything, retries=0) as gateway:
+        post(gateway.url, chat_body("Where is the billing page?"))
+        gateway.settle()
+        everything.gate.clear()
+        got: list[Reply] = []
+        other = chat_body("Where is the billing page please?")
+        threads = [threading.Thread(target=lambda: got.append(post(gateway.url, other))) for _ in range(5)]
+        try:
+            for thread in threads:
+                thread.start()
+            flights = gateway.core.flights
+            # The first one has no reader while it looks.
+            wait_until(lambda: any(len(one._readers) == 4 for one in list(flights.values())))
+        finally:
+            everything.gate.set()
+        for thread in threads:
+            thread.join(60)
+        assert len(provider.calls) == 1
+        found = {(reply.state, reply.reason, reply.headers["x-lix-cache-similarity"]) for reply in got}
+        assert [(state, reason) for state, reason, _ in found] == [("hit-l2-semantic", "semantic")]
+        assert len({reply.headers["x-lix-cache-saved-tokens"] for reply in got}) == 1
+
+
+@pytest.mark.promise("right-answer")
+def test_a_fresh_answer_of_the_cache_alone_is_none(provider: Provider, redis_config: CacheConfig) -> None:
+    everything = Meanings()
+    everything._one = lambda text: mix(a=1.0)  # type: ignore[method-assign]
+    both = {"cache_control": "no-cache, only-if-cached"}
+    with RunningGateway(provider, redis_config, embedder=everything, retries=0) as gateway:
+        post(gateway.url, chat_body("Where is the billing page?"))
+        gateway.forget()
+        for text in ("Where is the billing page?", "Where is the billing page please?"):
+            reply = post(gateway.url, chat_body(text), **both)
+            assert (reply.status, reply.reason) == (504, "not_cached")
+        assert post(gateway.url, {"model": "m-e", "input": "x"}, "/v1/embeddings", **both).status == 504
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("where", ["memory", "redis", "meaning"])
+def test_a_miss_because_of_what_is_stored_says_so(
+    where: str, provider: Provider, redis_config: CacheConfig
+) -> None:
+    """Not as if it had been a hit, nor as if nothing was there."""
+    everything = Meanings()
+    everything._one = lambda text: mix(a=1.0)  # type: ignore[method-assign]
+    with RunningGateway(provider, redis_config, embedder=everything, retries=0) as gateway:
+        # Whoever asks for a stream without its tokens leaves an answer without them.
+        post(gateway.url, chat_body("Where is the billing page?", stream=True))
+        gateway.settle()
+        if where != "memory":
+            gateway.forget()
+        please = " please" if where == "meaning" else ""
+        reply = post(gateway.url, chat_body(f"Where is the billing page{please}?"))
+        assert (reply.state, reply.reason) == ("miss", "unsuited")
+
+
+def test_trouble_of_the_second_tier_is_a_miss_with_a_word_of_its_own(
+    provider: Provider, redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing(*args: object, **more: object) -> None:
+        raise RedisUnavailable("scripted")
+
+    monkeypatch.setattr(AsyncSemanticCache, "begin", failing)
+    with RunningGateway(provider, redis_config, embedder=Meanings(), retries=0) as gateway:
+        reply = post(gateway.url, chat_body("Where is the billing page?"))
+        assert (reply.state, reply.reason) == ("miss", "meaning_failed")

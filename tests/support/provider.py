@@ -124,7 +124,8 @@ class Provider(Closing):
             if self.seconds:
                 await asyncio.sleep(self.seconds)
             return await self._act(act, protocol, call, request)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ConnectionResetError):
+            # The second is the same, met in the middle of a write.
             self.cancelled += 1
             raise
 

@@ -106,6 +106,41 @@ def test_a_flight_that_is_to_finish_finishes() -> None:
     run(work)
 
 
+@pytest.mark.promise("bad-bytes")
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_an_answer_that_is_to_finish_and_too_large_to_keep_ends_without_clients(when: str) -> None:
+    """It could not be stored: nothing is won by reading on, or by holding what was read."""
+
+    async def work() -> None:
+        ended: list[Flight] = []
+        flight, stopped, most = flight_of(1000, ended, goes_on=True), asyncio.Event(), 0
+
+        async def pump() -> None:
+            nonlocal most
+            try:
+                flight.begin(HEAD)
+                while True:
+                    await flight.put(b"x" * 100)
+                    most = max(most, sum(map(len, flight.chunks)))
+                    await asyncio.sleep(0)
+            finally:
+                stopped.set()
+
+        reader = Reader(flight)
+        flight.start(pump())
+        while when == "late" and flight.is_whole:
+            await asyncio.sleep(0)
+        assert flight.is_whole is (when == "early")
+        reader.leave()
+        await stopped.wait()
+        while not flight.is_over:
+            await asyncio.sleep(0)
+        assert (ended, flight.is_broken) == ([flight], True)
+        assert most <= 1100
+
+    run(work)
+
+
 def test_an_answer_that_is_too_large_to_keep_is_not_held_in_memory() -> None:
     async def work() -> None:
         flight = flight_of(largest=100_000)

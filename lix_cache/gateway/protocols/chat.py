@@ -22,7 +22,6 @@ from lix_cache.gateway.protocols.protocol import (
     check_whole,
     count,
     members,
-    openai_error,
     slotted,
     word,
 )
@@ -53,9 +52,7 @@ class Chat(Protocol):
     def render(
         self, answer: Answer, *, stream: bool, request: Mapping[str, Any], new_id: str, created: int
     ) -> bytes:
-        # One that the provider stores can be asked for by its id.
-        identity = answer.id if request.get("store") is True else f"chatcmpl-{new_id}"
-        values = {b"i": dump(identity), b"t": b"%d" % created}
+        values = {b"i": dump(f"chatcmpl-{new_id}"), b"t": b"%d" % created}
         if not stream:
             return fill(answer.body, values)
         asked = _asks(request)
@@ -69,9 +66,6 @@ class Chat(Protocol):
         body = parse_object(fill(answer.body, {b"i": b'""', b"t": b"0"}))
         contents = (choice["message"].get("content") for choice in body["choices"])
         return "\n\n".join(content for content in contents if isinstance(content, str))
-
-    def error_event(self, status: int, message: str, kind: str | None = None) -> bytes:
-        return frame(openai_error(status, message, kind))
 
     def _of_body(self, body: dict[str, Any], request: Mapping[str, Any]) -> Answer:  # noqa: ARG002
         return _answer_of(body)

@@ -27,8 +27,10 @@ from lix_cache.gateway.protocols.protocol import (
     word,
 )
 
-__all__ = ["Embeddings"]
+__all__ = ["LARGEST_BODY", "Embeddings"]
 
+#: Bytes of a response that is read: each of its vectors is kept by itself, and is far smaller.
+LARGEST_BODY: Final = 8 * LARGEST_ANSWER
 _ENCODINGS: Final = (None, "float", "base64")
 _MOST_DIMENSIONS = 1 << 20
 _FLOAT32 = np.dtype("<f4")
@@ -72,7 +74,7 @@ class Embeddings:
         Returns:
             An answer for each text, in their order.
         """
-        if len(body) > 8 * LARGEST_ANSWER:
+        if len(body) > LARGEST_BODY:
             return Incomplete("too_large", f"a body of {len(body)} bytes")
         return judged(lambda: _answers_of(parse_object(body), self.inputs(request) or []))
 

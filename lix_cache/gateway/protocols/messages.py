@@ -70,9 +70,6 @@ class Messages(Protocol):
     def error_body(self, status: int, message: str, kind: str | None = None) -> bytes:
         return dump({"type": "error", "error": {"type": kind or _kind_of(status), "message": message}})
 
-    def error_event(self, status: int, message: str, kind: str | None = None) -> bytes:
-        return frame(self.error_body(status, message, kind), b"error")
-
     def _of_body(self, body: dict[str, Any], request: Mapping[str, Any]) -> Answer:  # noqa: ARG002
         return _answer_of(body)
 

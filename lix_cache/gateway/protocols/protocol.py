@@ -49,27 +49,18 @@ class EventReader:
     """Records a stream while its bytes are passed on; nothing is parsed before :meth:`finish`.
 
     Args:
-        assemble: makes the answer of all the bytes.
-        max_bytes: the most that is kept. A stream that exceeds it goes on, and is not kept.
+        assemble: makes the answer of all the bytes. A stream that is too large goes on, and is not kept.
     """
 
-    def __init__(
-        self, assemble: Callable[[bytes], Answer | Incomplete], max_bytes: int = LARGEST_ANSWER
-    ) -> None:
+    def __init__(self, assemble: Callable[[bytes], Answer | Incomplete]) -> None:
         self._assemble = assemble
-        self._max_bytes = max_bytes
         self._chunks: list[bytes] = []
         self._size = 0
-
-    @property
-    def size(self) -> int:
-        """How many bytes came."""
-        return self._size
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes, cut anywhere."""
         self._size += len(chunk)
-        if self._size > self._max_bytes:
+        if self._size > LARGEST_ANSWER:
             self._chunks.clear()
         else:
             self._chunks.append(chunk)
@@ -79,8 +70,8 @@ class EventReader:
 
         It takes time: about 5 ms for a thousand events.
         """
-        if self._size > self._max_bytes:
-            return Incomplete("too_large", f"a stream of {self._size} bytes; {self._max_bytes} is the most")
+        if self._size > LARGEST_ANSWER:
+            return Incomplete("too_large", f"a stream of {self._size} bytes; {LARGEST_ANSWER} is the most")
         chunks, self._chunks = self._chunks, []
         return self._assemble(b"".join(chunks))
 
@@ -109,19 +100,18 @@ class Protocol(ABC):
             return Incomplete("too_large", f"a body of {len(body)} bytes; {LARGEST_ANSWER} is the most")
         return _only(judged(lambda: [self._of_body(parse_object(body), request)]))
 
-    def reader(self, request: Mapping[str, Any], *, max_bytes: int = LARGEST_ANSWER) -> EventReader:
+    def reader(self, request: Mapping[str, Any]) -> EventReader:
         """Return what records a streamed response with status 200.
 
         Args:
             request: the parsed body of the request that it answers.
-            max_bytes: the most that is kept.
         """
 
         def assemble(data: bytes) -> Answer | Incomplete:
             events = read_events(data, last=self.last)
             return _only(judged(lambda: [self._of_events(events, parser_of(data), request)]))
 
-        return EventReader(assemble, min(max_bytes, LARGEST_ANSWER))
+        return EventReader(assemble)
 
     def lacks(self, answer: Answer, *, stream: bool, request: Mapping[str, Any]) -> str | None:  # noqa: ARG002
         """Return what the answer lacks for this request: then it is a miss. None if it can be served.
@@ -158,10 +148,6 @@ class Protocol(ABC):
             kind: the protocol's word for it; by default that of the status.
         """
         return openai_error(status, message, kind)
-
-    @abstractmethod
-    def error_event(self, status: int, message: str, kind: str | None = None) -> bytes:
-        """Return an error as the last event of a stream that began well."""
 
     @abstractmethod
     def _of_body(self, body: dict[str, Any], request: Mapping[str, Any]) -> Answer: ...

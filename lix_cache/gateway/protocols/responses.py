@@ -27,7 +27,6 @@ from lix_cache.gateway.protocols.protocol import (
     check_whole,
     count,
     members,
-    openai_kind,
     told_name,
     word,
 )
@@ -113,10 +112,6 @@ class Responses(Protocol):
         body = parse_object(fill(answer.body, {b"e": answer.envelope, **values}))
         parts = (part for item in body["output"] for part in item.get("content") or ())
         return "\n\n".join(part["text"] for part in parts if part.get("type") == "output_text")
-
-    def error_event(self, status: int, message: str, kind: str | None = None) -> bytes:
-        error = {"type": "error", "code": kind or openai_kind(status), "message": message, "param": None}
-        return frame(dump({**error, "sequence_number": 0}), b"error")
 
     def _of_body(self, body: dict[str, Any], request: Mapping[str, Any]) -> Answer:
         return _answer_of(body, b"{" + _slotted(body, request) + b"}")
