@@ -261,7 +261,7 @@ def test_connections_that_went_stale_while_idle_cost_one_try_and_no_breaker() ->
     async def work(lines: Lines) -> None:
         upstream = UpstreamSettings("a", "http://127.0.0.1:9")
         settings = GatewaySettings(upstreams=(upstream,), retries=1)
-        routes = Routes(settings, SystemClock(), lambda _: "")
+        routes = Routes(settings, SystemClock(), {})
         http = routes.routes[0].upstream
         assert isinstance(http, HttpUpstream)
         http._lines = lines

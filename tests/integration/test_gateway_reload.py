@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lix_cache import CacheConfig
 from lix_cache.gateway.app import Gateway
 from lix_cache.gateway.settings import GatewaySettings, TenantSettings, UpstreamSettings, read_settings
@@ -72,6 +74,21 @@ def test_new_settings_hold_for_the_next_request_and_what_is_stored_stays(
         wait_until(lambda: before.routes.routes[0].upstream._session is None, what="the old connections' end")
         assert app.core.tenants.tenants["ann"]._tokens > 0, "what was spent is not forgotten"
         assert post(gateway.url, chat_body("Slow?"), authorization=ANN).state == "hit-l1-exact"
+
+
+@pytest.mark.promise("isolation")
+def test_a_reload_that_names_a_key_which_is_not_set_changes_nothing(provider: Provider) -> None:
+    with RunningGateway(provider, None, admin_key=digest_of_key(ADMIN)) as gateway:
+        named = UpstreamSettings("default", provider.url, api_key_env="NOT_SET")
+        changed = {**vars(gateway.settings), "upstreams": (named,), "ttl_seconds": 60.0}
+        app = rereading(gateway, lambda: GatewaySettings(**changed))
+        before = app.core
+        reply = admin(gateway, "reload")
+        assert reply.status >= 400
+        assert "the variable 'NOT_SET' with a provider's key is not set" in reply.json["error"]["message"]
+        assert app.core is before
+        assert before.settings is gateway.settings
+        assert before.routes.routes[0].settings.api_key_env == ""
 
 
 def test_a_file_that_makes_no_sense_changes_nothing_and_is_said(
