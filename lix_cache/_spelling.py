@@ -7,10 +7,13 @@ import difflib
 __all__ = ["did_you_mean", "is_nearly", "is_short_for"]
 
 
-def did_you_mean(name: str, known: list[str]) -> str:
-    """Return the end of an error about an unknown name."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known settings: {', '.join(sorted(known))}"
+def did_you_mean(name: str, known: list[str], what: str = "settings") -> str:
+    """Return the end of an error about an unknown name of a setting, or of what else has names."""
+    by_letters = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(name.lower(), by_letters, n=1)
+    if close:
+        return f"; did you mean {by_letters[close[0]]!r}?"
+    return f"; known {what}: {', '.join(sorted(known)) or 'none'}"
 
 
 def is_nearly(own: str, known: str) -> bool:

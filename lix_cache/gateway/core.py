@@ -27,6 +27,7 @@ from lix_cache.gateway.metrics import Metrics
 from lix_cache.gateway.plain_json import dump
 from lix_cache.gateway.prepared import Prepared, Preparer
 from lix_cache.gateway.protocols import Protocol
+from lix_cache.gateway.references import check_references
 from lix_cache.gateway.relay import Flight, opened_flight
 from lix_cache.gateway.request import answering_headers, parse
 from lix_cache.gateway.settings import FIXED, GatewaySettings
@@ -108,6 +109,7 @@ class Core(Keeping):
         self._following: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._env = os.environ if environ is None else environ
+        check_references(settings, self._env, is_start=True)
         self.apply(settings)
         #: By the names of their upstreams.
         self.local: dict[str, Any] = {
@@ -126,12 +128,13 @@ class Core(Keeping):
     def apply(self, settings: GatewaySettings) -> None:
         """Make all that follows from the settings alone."""
         clock, env = self.clock, self._env
+        check_references(settings, env)
         self.settings = settings
         #: Requests that this object serves; a reload makes another one for the next.
         self.users = 0
         self.traces = Traces() if settings.traces else None
         self.tenants = TenantBook(settings, clock, env)
-        self.routes = Routes(settings, clock, lambda name: env.get(name, ""))
+        self.routes = Routes(settings, clock, env)
         self.meaning: ByMeaning | None = None
         if self.embedder is not None and settings.redis:
             self.meaning = ByMeaning(

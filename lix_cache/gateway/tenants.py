@@ -15,14 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lix_cache.clock import Clock
-from lix_cache.errors import ConfigError
 from lix_cache.gateway.errors import Refused
+from lix_cache.gateway.references import LOCAL, provider_keys_of
 from lix_cache.gateway.settings import GatewaySettings, TenantSettings
 
 __all__ = ["LOCAL", "Tenant", "TenantBook", "digest_of_key", "presented"]
 
-#: The tenant of a gateway without tenants.
-LOCAL = "local"
 #: Under which routers take models to ask where the first one fails.
 _OTHER_MODELS = ("models", "fallbacks", "fallback_models")
 
@@ -183,17 +181,10 @@ def _bare(key: str) -> str:
 
 
 def _tenant(one: TenantSettings, env: Mapping[str, str]) -> Tenant:
-    keys = {}
-    for upstream, variable in one.provider_keys.items():
-        if not env.get(variable):
-            raise ConfigError(
-                f"tenant {one.name!r}: the variable {variable!r} with a provider's key is not set"
-            )
-        keys[upstream] = env[variable]
     return Tenant(
         one.name,
         frozenset(one.scopes) | ({"sessions"} if one.sessions else frozenset()),
-        keys,
+        provider_keys_of(one, env),
         one.sessions,
         requests_per_minute=one.requests_per_minute,
         tokens_per_day=one.tokens_per_day,

@@ -10,13 +10,14 @@ import asyncio
 import email.utils
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from lix_cache.clock import Clock
-from lix_cache.errors import ConfigError, LixCacheError
+from lix_cache.errors import LixCacheError
 from lix_cache.gateway.local.settings import LOCAL_SCHEME
+from lix_cache.gateway.references import key_of
 from lix_cache.gateway.salts import Salted
 from lix_cache.gateway.settings import GatewaySettings, UpstreamSettings
 from lix_cache.gateway.tenants import patterns
@@ -176,7 +177,7 @@ class Routes:
         self,
         settings: GatewaySettings,
         clock: Clock,
-        keys: Callable[[str], str],
+        env: Mapping[str, str],
         make: Callable[[str, GatewaySettings], Upstream] = _upstream_for,
     ) -> None:
         self._settings = settings
@@ -185,11 +186,9 @@ class Routes:
         self._monotonic = clock.monotonic
         self.routes = []
         for one in settings.upstreams:
-            key = one.api_key or (keys(one.api_key_env) if one.api_key_env else "")
+            key = key_of(one, env)
             upstream = make(one.url, settings)
             if one.cache_salt:
-                if not key:
-                    raise ConfigError(f"cache_salt of upstream {one.name!r}: {one.api_key_env} has no key")
                 upstream = Salted(upstream, key, settings.largest_body_bytes)
             breaker = Breaker(_OPEN_SECONDS, clock)
             self.routes.append(Route(one, upstream, breaker, patterns(one.models), key))

@@ -259,7 +259,7 @@ class _EndsStale:
 def routes_of(lines: Lines, **settings: int) -> Routes:
     """Return the way to one provider, by these lines."""
     upstream = UpstreamSettings("a", "http://127.0.0.1:9")
-    routes = Routes(GatewaySettings(upstreams=(upstream,), **settings), SystemClock(), lambda _: "")  # type: ignore[arg-type]
+    routes = Routes(GatewaySettings(upstreams=(upstream,), **settings), SystemClock(), {})  # type: ignore[arg-type]
     http = routes.routes[0].upstream
     assert isinstance(http, HttpUpstream)
     http._lines = lines

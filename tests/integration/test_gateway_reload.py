@@ -117,6 +117,21 @@ def test_a_request_that_runs_outlasts_the_reload_after_the_next(
             assert post(gateway.url, chat_body()).status == 200
 
 
+@pytest.mark.promise("isolation")
+def test_a_reload_that_names_a_key_which_is_not_set_changes_nothing(provider: Provider) -> None:
+    with RunningGateway(provider, None, admin_key=digest_of_key(ADMIN)) as gateway:
+        named = UpstreamSettings("default", provider.url, api_key_env="NOT_SET")
+        changed = {**vars(gateway.settings), "upstreams": (named,), "ttl_seconds": 60.0}
+        app = rereading(gateway, lambda: GatewaySettings(**changed))
+        before = app.core
+        reply = admin(gateway, "reload")
+        assert reply.status >= 400
+        assert "the variable 'NOT_SET' with a provider's key is not set" in reply.json["error"]["message"]
+        assert app.core is before
+        assert before.settings is gateway.settings
+        assert before.routes.routes[0].settings.api_key_env == ""
+
+
 def test_a_file_that_makes_no_sense_changes_nothing_and_is_said(
     provider: Provider, redis_config: CacheConfig, tmp_path: Path
 ) -> None:

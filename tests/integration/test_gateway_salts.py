@@ -199,8 +199,8 @@ def test_a_salt_without_a_secret_is_refused() -> None:
     with pytest.raises(ConfigError, match="api_key"):
         UpstreamSettings("a", "http://x", cache_salt=True)
     named = GatewaySettings(upstreams=(UpstreamSettings("a", "http://x", api_key_env="K", cache_salt=True),))
-    with pytest.raises(ConfigError, match="K has no key"):
-        Routes(named, SystemClock(), lambda _: "")
+    with pytest.raises(ConfigError, match=r"the variable .K. with a provider.s key is not set"):
+        Routes(named, SystemClock(), {})
 
 
 @pytest.mark.promise("isolation")
@@ -219,7 +219,7 @@ def test_a_salt_that_a_reload_switches_is_switched(
 ) -> None:
     def routes(more: dict[str, object], **limits: int) -> Routes:
         upstream = UpstreamSettings("a", "http://x", **{"api_key": "sk", **more})  # type: ignore[arg-type]
-        return Routes(GatewaySettings(upstreams=(upstream,), **limits), SystemClock(), lambda _: "")  # type: ignore[arg-type]
+        return Routes(GatewaySettings(upstreams=(upstream,), **limits), SystemClock(), {})  # type: ignore[arg-type]
 
     old, new = routes(before), routes(after)
     made = new.routes[0].upstream

@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -109,7 +110,7 @@ def _run_demo(library: CacheConfig, reread: Callable[..., GatewaySettings], left
     with tempfile.TemporaryDirectory(prefix="lix-cache-demo-", ignore_cleanup_errors=True) as folder:
         # Keys of its own: neither the answers nor the counts of another gateway are a demo's.
         library = library.replace(archive_dir=folder, redis_key_prefix=f"{library.redis_key_prefix}:demo")
-        _run(library, partial(reread, **more), is_demo=True, page_key=page_key)
+        _run(library, lambda: _without_keys(reread(**more)), is_demo=True, page_key=page_key)
 
 
 def _check_models(settings: GatewaySettings) -> None:
@@ -154,12 +155,17 @@ def _for_demo(settings: GatewaySettings) -> tuple[dict[str, Any], str]:
     return changes, key
 
 
+def _without_keys(settings: GatewaySettings) -> GatewaySettings:
+    """Return settings without keys for providers, which the demo does not ask."""
+    return replace(settings, tenants=tuple(replace(one, provider_keys={}) for one in settings.tenants))
+
+
 def _as_demo(reread: Callable[..., GatewaySettings]) -> Callable[[], GatewaySettings]:
     """Return what reads the settings that a demo would have; a check prints no key."""
 
     def read() -> GatewaySettings:
         more, _ = _for_demo(reread())
-        return reread(**more)
+        return _without_keys(reread(**more))
 
     return read
 
