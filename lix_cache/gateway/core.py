@@ -76,10 +76,10 @@ class Core(Keeping):
     ) -> None:
         # A request waits for Redis no longer than the gateway's own setting says.
         seconds = settings.redis_seconds
-        self._library = config or CacheConfig()
-        self.config = self._library.replace(
-            redis_socket_timeout=seconds, redis_socket_connect_timeout=seconds, on_cache_error="miss"
+        self._library = (config or CacheConfig()).replace(
+            redis_socket_timeout=seconds, redis_socket_connect_timeout=seconds
         )
+        self.config = self._library.replace(on_cache_error="miss")
         self.clock = clock
         self.log = AccessLog(is_on=settings.access_log) if log is None else log
         self.metrics = Metrics()

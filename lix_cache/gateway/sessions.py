@@ -8,8 +8,9 @@ tenant's sessions.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -18,12 +19,14 @@ from lix_cache._log import logger
 from lix_cache.admin import AsyncStoreAdmin
 from lix_cache.config import CacheConfig
 from lix_cache.coordinator import AsyncCacheCoordinator
-from lix_cache.errors import LixCacheError, told
+from lix_cache.errors import ArchiveBusy, ArchiveUnavailable, LixCacheError, RedisUnavailable, told
 from lix_cache.gateway.asgi import Scope, Send, respond
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.request import parse
 from lix_cache.gateway.tenants import Tenant
 from lix_cache.messages.session_key import SessionKey
+from lix_cache.session.evictor import evictor_for
+from lix_cache.session.store import open_store
 
 __all__ = ["Session", "Sessions"]
 
@@ -91,6 +94,10 @@ class Sessions:
     def __init__(self, config: CacheConfig) -> None:
         # A gateway's sessions go on without Redis, and move to disk by themselves.
         self._config = config.replace(on_redis_error="archive", evictor_enabled=True)
+        # What the archive has alone is a part, and no reader could tell: a read has both tiers, or fails.
+        self._whole = self._config.replace(on_redis_error="raise")
+        # Open: Redis did not answer a moment ago, and none is to wait for it. All who use the store trip it.
+        self._breaker = evictor_for(open_store(self._config)).store.breaker
         self._locks: weakref.WeakValueDictionary[SessionKey, asyncio.Lock] = weakref.WeakValueDictionary()
 
     def find(self, tenant: Tenant, headers: Mapping[str, str], protocol: str) -> Session | None:
@@ -107,10 +114,19 @@ class Sessions:
     def _coordinator(self, name: SessionKey) -> AsyncCacheCoordinator:
         return AsyncCacheCoordinator(name, self._config)
 
+    def _reader(self, name: SessionKey) -> AsyncCacheCoordinator:
+        """Return what shows all of a session, or raises."""
+        self._check_redis()
+        return AsyncCacheCoordinator(name, self._whole)
+
+    def _check_redis(self) -> None:
+        if self._breaker.is_open:
+            raise RedisUnavailable("the Redis of the sessions did not answer a moment ago", was_asked=False)
+
     async def window(self, name: SessionKey) -> list[dict[str, Any]] | None:
-        """Return what was said last, the user first; None if that cannot be read now."""
+        """Return what was said last, the user first; None if not all of that can be read now."""
         try:
-            found = await self._coordinator(name).get_context_messages()
+            found = await self._reader(name).get_context_messages()
         except LixCacheError as error:
             logger.warning("a session could not be read: {}", told(error))
             return None
@@ -134,7 +150,19 @@ class Sessions:
     # -- /v1/sessions ------------------------------------------------------------------------
 
     async def serve(self, scope: Scope, send: Send, tenant: Tenant) -> int:
-        """List, show, export or forget sessions of a tenant."""
+        """List, show, export or forget sessions of a tenant.
+
+        Raises:
+            Refused: it makes no sense, or a tier of the sessions does not answer.
+        """
+        try:
+            return await self._serve(scope, send, tenant)
+        except (RedisUnavailable, ArchiveBusy, ArchiveUnavailable) as error:
+            logger.warning("sessions could not be served: {}", told(error))
+            trouble = "the sessions are out of reach for now; ask again"
+            raise Refused(503, "sessions_unavailable", trouble, retry_after=1) from error
+
+    async def _serve(self, scope: Scope, send: Send, tenant: Tenant) -> int:
         tenant.check("sessions")
         if not tenant.keeps_sessions:
             raise Refused(404, "no_sessions", "sessions are not switched on (--sessions)")
@@ -146,12 +174,12 @@ class Sessions:
         if not name or len(parts) > 2 or what not in ("", "export"):
             there = "/v1/sessions, /v1/sessions/ID and /v1/sessions/ID/export"
             raise Refused(404, "unknown_path", f"there are {there}")
-        session = self._coordinator(_key(tenant.name, name))
+        key = _key(tenant.name, name)
         if method == "DELETE" and not what:
-            return await _json(send, {"id": name, "deleted": await session.delete_session()})
+            return await _json(send, {"id": name, "deleted": await self._deleted(key)})
         if method != "GET":
             raise Refused(405, "method", "sessions are read by GET and forgotten by DELETE")
-        history = await session.context_window.get_full_history()
+        history = await self._reader(key).context_window.get_full_history()
         if not history:
             raise Refused(404, "unknown_session", "there is no such session")
         if what:
@@ -159,6 +187,11 @@ class Sessions:
             await respond(send, 200, [(b"content-type", b"application/x-ndjson")], lines)
             return 200
         return await _json(send, {"id": name, "messages": history})
+
+    async def _deleted(self, name: SessionKey) -> bool:
+        """Forget a session; False if there was none."""
+        self._check_redis()
+        return await self._coordinator(name).delete_session()
 
     # -- for the page ------------------------------------------------------------------------
 
@@ -169,10 +202,11 @@ class Sessions:
         """
         if not tenants:
             return {"sessions": [], "cursor": None}
-        admin, found = AsyncStoreAdmin(self._config), []
+        found: list[dict[str, Any]] = []
         (only,) = tenants if len(tenants) == 1 else (None,)
         for _ in range(_MOST_PAGES):
-            page = await admin.session_page(_ON_PAGE, cursor, namespace=only)
+            with self._admin() as admin:
+                page = await admin.session_page(_ON_PAGE, cursor, namespace=only)
             cursor = page.cursor
             for one in page.sessions:
                 key = one.session_id
@@ -194,8 +228,7 @@ class Sessions:
         """Return the newest messages of a session, or the newest before one of them."""
         if not name:
             raise Refused(400, "invalid_query", "say which session: tenant and id")
-        session = self._coordinator(_key(tenant, name))
-        messages = await session.get_messages(_ON_PAGE, before)
+        messages = await self._reader(_key(tenant, name)).get_messages(_ON_PAGE, before)
         if not messages and before is None:
             raise Refused(404, "unknown_session", "there is no such session")
         return {
@@ -205,8 +238,19 @@ class Sessions:
             "before": messages[0].id if len(messages) == _ON_PAGE else None,
         }
 
+    @contextlib.contextmanager
+    def _admin(self) -> Iterator[AsyncStoreAdmin]:
+        """Give what looks at the whole store, unless Redis did not answer a moment ago."""
+        self._check_redis()
+        try:
+            yield AsyncStoreAdmin(self._whole)
+        except RedisUnavailable:
+            self._breaker.trip()  # an admin has a breaker of its own
+            raise
+
     async def _listed(self, tenant: Tenant) -> list[str]:
-        found = await AsyncStoreAdmin(self._config).session_ids(namespace=tenant.name)
+        with self._admin() as admin:
+            found = await admin.session_ids(namespace=tenant.name)
         return [one.id for one in found[:_MOST_LISTED] if isinstance(one, SessionKey)]
 
 

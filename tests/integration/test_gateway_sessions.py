@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lix_cache import CacheConfig, SessionKey, StoreAdmin
+from lix_cache import AsyncCacheCoordinator, CacheConfig, SessionKey, StoreAdmin
+from lix_cache.admin import AsyncStoreAdmin
 from lix_cache.gateway.settings import TenantSettings
 from lix_cache.gateway.tenants import digest_of_key
 from tests.support import RedisServer
 from tests.support.provider import Provider, RunningGateway
+from tests.support.waiting import wait_until
 from tests.support.wire import CHAT, MESSAGE, ask, chat_body, post
 
 ANN, BOB = "ann-key-0123456789abcdef", "bob-key-0123456789abcdef"
@@ -79,6 +82,86 @@ def test_a_session_that_cannot_be_read_is_told_and_its_turn_is_answered(
             reply = post(gateway.url, chat_body("second", stream=stream), x_session_id="s")
             assert (reply.status, reply.headers.get("x-lix-session")) == (200, "unavailable")
             assert len(provider.calls[-1].json["messages"]) == 1
+
+
+def _calls_of(monkeypatch: pytest.MonkeyPatch, kind: type, name: str) -> list[str]:
+    """Note each call of a method."""
+    method, calls = getattr(kind, name), list[str]()
+
+    def noted(*args: Any, **options: Any) -> Any:
+        calls.append(name)
+        return method(*args, **options)
+
+    monkeypatch.setattr(kind, name, noted)
+    return calls
+
+
+@pytest.mark.promise("no-stall")
+def test_redis_that_hangs_is_waited_for_once(
+    provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = _calls_of(monkeypatch, AsyncCacheCoordinator, "get_context_messages")
+    lists = _calls_of(monkeypatch, AsyncStoreAdmin, "session_ids")
+    with RedisServer() as server:
+        config = server.config(archive_dir=tmp_path, redis_retry_seconds=600)
+        with RunningGateway(provider, config, sessions=True, redis_seconds=0.25) as gateway:
+            library = gateway.core._library
+            assert (library.redis_socket_timeout, library.redis_socket_connect_timeout) == (0.25, 0.25)
+            server.pause()
+            try:
+                for number in range(4):  # sessions that nothing is known of, too
+                    reply = post(gateway.url, chat_body(f"turn {number}"), x_session_id=f"s{number}")
+                    assert (reply.status, reply.headers.get("x-lix-session")) == (200, "unavailable")
+                    gateway.settle()
+                for method, path in (
+                    ("GET", ""),
+                    ("GET", "/s1"),
+                    ("GET", "/s1/export"),
+                    ("DELETE", "/s1"),
+                ):
+                    assert ask(gateway.url, method, f"/v1/sessions{path}").status == 503
+                assert (len(reads), len(lists)) == (1, 0), "the others knew that it is away"
+            finally:
+                server.resume()
+
+
+@pytest.mark.promise("no-stall")
+def test_a_list_that_redis_does_not_give_is_waited_for_once(
+    provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = _calls_of(monkeypatch, AsyncStoreAdmin, "session_ids")
+    with RedisServer() as server:
+        config = server.config(archive_dir=tmp_path, redis_retry_seconds=600)
+        with RunningGateway(provider, config, sessions=True) as gateway:
+            server.kill()
+            for _ in range(3):
+                reply = ask(gateway.url, "GET", "/v1/sessions")
+                assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+            assert len(lists) == 1
+
+
+@pytest.mark.promise("no-false-empty")
+def test_a_part_of_a_session_is_not_shown_as_all_of_it(provider: Provider, tmp_path: Path) -> None:
+    with RedisServer(appendonly=True) as server:
+        config = server.config(archive_dir=tmp_path, redis_retry_seconds=0.001)
+        with RunningGateway(provider, config, sessions=True) as gateway:
+            post(gateway.url, chat_body("before"), x_session_id="s")
+            gateway.settle()
+            server.kill()
+            for number in range(3):  # from the second on the archive has some turns, and not those of Redis
+                reply = post(gateway.url, chat_body(f"meanwhile {number}"), x_session_id="s")
+                assert (reply.status, reply.headers.get("x-lix-session")) == (200, "unavailable")
+                assert provider.calls[-1].json == chat_body(f"meanwhile {number}")
+                gateway.settle()
+            assert ask(gateway.url, "GET", "/v1/sessions/s").status == 503
+            assert ask(gateway.url, "GET", "/v1/sessions/s/export").status == 503
+            server.restart()
+            wait_until(
+                lambda: ask(gateway.url, "GET", "/v1/sessions/s").status == 200, what="the session to be read"
+            )
+            turns = ask(gateway.url, "GET", "/v1/sessions/s").json["messages"][::2]
+            said = [turn["content"] for turn in turns]
+            assert said == ["before", *(f"meanwhile {number}" for number in range(3))]
 
 
 def test_the_header_means_nothing_unless_a_setting_says_so(
