@@ -13,8 +13,6 @@ import weakref
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-import orjson
-
 from lix_cache._log import logger
 from lix_cache.admin import AsyncStoreAdmin
 from lix_cache.config import CacheConfig
@@ -22,6 +20,7 @@ from lix_cache.coordinator import AsyncCacheCoordinator
 from lix_cache.errors import ArchiveBusy, ArchiveUnavailable, LixCacheError, RedisUnavailable, told
 from lix_cache.gateway.asgi import Scope, Send, respond
 from lix_cache.gateway.errors import Refused
+from lix_cache.gateway.plain_json import put_before_last, spelled
 from lix_cache.gateway.request import parse
 from lix_cache.gateway.tenants import Tenant
 from lix_cache.messages.session_key import SessionKey
@@ -37,6 +36,11 @@ _MOST_LISTED = 1000
 _ON_PAGE = 50
 _MOST_PAGES = 20
 _TURNS = {"chat": "messages", "messages": "messages", "responses": "input"}
+#: Fields that name a conversation, or the beginning of one, which the provider puts before the turn itself.
+_KEPT_THERE = (
+    *("previous_response_id", "conversation", "prompt"),
+    *("conversation_id", "session_id", "chat_id", "thread_id", "assistant_id", "agent_id"),
+)
 _SYSTEM = frozenset({"system", "developer"})
 
 
@@ -60,8 +64,8 @@ class Session:
         field = _TURNS[protocol]
         asked = body.get(field)
         turns = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
-        if not isinstance(turns, list) or not turns or body.get("previous_response_id"):
-            return data
+        if not isinstance(turns, list) or not turns or any(body.get(name) for name in _KEPT_THERE):
+            return data  # or the provider does: it would see the turns twice
         last = turns[-1]
         self.turn = _text_of(last)
         said = [turn for turn in turns if not (isinstance(turn, dict) and turn.get("role") in _SYSTEM)]
@@ -71,7 +75,7 @@ class Session:
         self.lacks_window = window is None
         if not window:
             return data
-        return orjson.dumps({**body, field: [*turns[:-1], *window, last]})
+        return put_before_last(data, field, window)
 
     async def add(self, answer: str) -> None:
         """Keep the turn and its answer."""
@@ -183,7 +187,7 @@ class Sessions:
         if not history:
             raise Refused(404, "unknown_session", "there is no such session")
         if what:
-            lines = b"".join(orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in history)
+            lines = b"".join(spelled(one) + b"\n" for one in history)
             await respond(send, 200, [(b"content-type", b"application/x-ndjson")], lines)
             return 200
         return await _json(send, {"id": name, "messages": history})
@@ -262,5 +266,5 @@ def _key(tenant: str, name: str) -> SessionKey:
 
 
 async def _json(send: Send, value: Any) -> int:
-    await respond(send, 200, [(b"content-type", b"application/json")], orjson.dumps(value))
+    await respond(send, 200, [(b"content-type", b"application/json")], spelled(value))
     return 200

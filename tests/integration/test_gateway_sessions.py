@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,53 @@ def test_a_part_of_a_session_is_not_shown_as_all_of_it(provider: Provider, tmp_p
             assert said == ["before", *(f"meanwhile {number}" for number in range(3))]
 
 
+@pytest.mark.parametrize("number", ["1e400", "1e-400", "1.00000000000000000001", "1" * 40])
+def test_all_but_the_window_goes_out_as_it_came(
+    number: str, provider: Provider, redis_config: CacheConfig
+) -> None:
+    with RunningGateway(provider, redis_config, sessions=True) as gateway:
+        post(gateway.url, chat_body("first"), x_session_id="s")
+        gateway.settle()
+        start, turn = (
+            f'{{"x": {number}, "model":"m-1","messages" : [',
+            '{"role":"user","content":"a \\u00e9"}] }',
+        )
+        assert post(gateway.url, (start + turn).encode(), x_session_id="s").status == 200
+        sent = provider.calls[-1].body.decode()
+        assert sent.startswith(start + '{"role":"user","content":"first"},{"role":"assistant",')
+        assert sent.endswith("," + turn)
+
+
+def test_half_a_character_in_a_turn_closes_no_session(provider: Provider, redis_config: CacheConfig) -> None:
+    with RunningGateway(provider, redis_config, sessions=True) as gateway:
+        message = {"role": "assistant", "content": "answer"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        answer = {"id": "c", "object": "chat.completion", "created": 1, "model": "m-1", "choices": [choice]}
+        for text in ("half \ud800", "next"):
+            provider.said.append(("application/json", json.dumps(answer).encode()))
+            assert post(gateway.url, chat_body(text), x_session_id="s").status == 200
+            gateway.settle()
+        said = [turn["content"] for turn in provider.calls[-1].json["messages"]]
+        assert said[::2] == ["half \ud800", "next"]
+        for path in ("", "/export"):
+            reply = ask(gateway.url, "GET", f"/v1/sessions/s{path}")
+            assert (reply.status, b"\\ud800" in reply.body) == (200, True)
+
+
+@pytest.mark.parametrize("field", ["previous_response_id", "conversation", "prompt"])
+def test_what_the_provider_keeps_is_not_put_before_the_turn_too(
+    field: str, provider: Provider, redis_config: CacheConfig
+) -> None:
+    with RunningGateway(provider, redis_config, sessions=True) as gateway:
+        post(gateway.url, {"model": "m-1", "input": "first"}, "/v1/responses", x_session_id="s")
+        gateway.settle()
+        body = {"model": "m-1", "input": "second", field: {"id": "there"}}
+        post(gateway.url, body, "/v1/responses", x_session_id="s")
+        assert provider.calls[-1].json == body
+        gateway.settle()
+        assert len(ask(gateway.url, "GET", "/v1/sessions/s").json["messages"]) == 2
+
+
 def test_the_header_means_nothing_unless_a_setting_says_so(
     provider: Provider, redis_config: CacheConfig
 ) -> None:
@@ -216,8 +264,6 @@ def test_sessions_of_tenants_are_apart(provider: Provider, redis_config: CacheCo
 def test_records_in_tool_results_go_in_fewer_tokens_where_a_setting_says_so(
     provider: Provider, redis_config: CacheConfig
 ) -> None:
-    import json
-
     records = json.dumps([{"name": f"n{i}", "price": i, "stock": i * 2} for i in range(40)])
     body = chat_body()
     body["messages"] += [
