@@ -144,10 +144,11 @@ class Core(Keeping):
         )
         self.preparer = Preparer(self.provider, self.normalise, rules)
         self.sessions: Sessions | None = None
-        if settings.redis and (settings.sessions or any(one.sessions for one in settings.tenants)):
+        has_sessions = settings.sessions or any(one.sessions for one in settings.tenants)
+        if self.redis is not None and has_sessions:
             from lix_cache.gateway.sessions import Sessions
 
-            self.sessions = Sessions(self._library)
+            self.sessions = Sessions(self._library, self.redis, clock)
 
     def _hear_of_models(self) -> None:
         for model in self.local.values():
@@ -174,6 +175,8 @@ class Core(Keeping):
         found.apply(settings)
         found.tenants.take_over(self.tenants)
         found.routes.take_over(self.routes)
+        if found.sessions is not None and self.sessions is not None:
+            found.sessions = self.sessions  # which knows the turns that are being answered
         found._hear_of_models()  # noqa: SLF001 - it is one of us
         kept = ("embedder_seconds", "threshold", "verifier_threshold")
         if all(getattr(settings, name) == getattr(self.settings, name) for name in kept):

@@ -15,14 +15,16 @@ from typing import Any
 
 from lix_cache._log import logger
 from lix_cache.admin import AsyncStoreAdmin
+from lix_cache.clock import Clock
 from lix_cache.config import CacheConfig
 from lix_cache.coordinator import AsyncCacheCoordinator
 from lix_cache.errors import ArchiveBusy, ArchiveUnavailable, LixCacheError, RedisUnavailable, told
-from lix_cache.gateway.asgi import Scope, Send, respond
+from lix_cache.gateway.asgi import Scope, Send, goes_upwards, respond
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.plain_json import put_before_last, spelled
 from lix_cache.gateway.request import parse
 from lix_cache.gateway.tenants import Tenant
+from lix_cache.gateway.tiers import RedisTier
 from lix_cache.messages.session_key import SessionKey
 from lix_cache.session.evictor import evictor_for
 from lix_cache.session.store import open_store
@@ -35,6 +37,8 @@ _MOST_LISTED = 1000
 #: Of the page: sessions or messages at once, and pages of the store that are looked at for one that has any.
 _ON_PAGE = 50
 _MOST_PAGES = 20
+#: How long a deletion is noted: longer than any answer is under way.
+_NOTED_SECONDS = 26 * 3600
 _TURNS = {"chat": "messages", "messages": "messages", "responses": "input"}
 #: Fields that name a conversation, or the beginning of one, which the provider puts before the turn itself.
 _KEPT_THERE = (
@@ -50,11 +54,15 @@ class Session:
     Attributes:
         turn: what the user said; None where that is no text, and the session is left alone.
         lacks_window: it could not be read, so nothing is put before the turn.
+        begun: when the turn came, Unix seconds.
+        is_deleted: it was deleted since.
     """
 
-    def __init__(self, sessions: Sessions, name: SessionKey) -> None:
+    def __init__(self, sessions: Sessions, name: SessionKey, begun: float) -> None:
         self._sessions = sessions
         self.name = name
+        self.begun = begun
+        self.is_deleted = False
         self.turn: str | None = None
         self.lacks_window = False
 
@@ -80,7 +88,7 @@ class Session:
     async def add(self, answer: str) -> None:
         """Keep the turn and its answer."""
         if self.turn is not None and answer:
-            await self._sessions.add(self.name, self.turn, answer)
+            await self._sessions.add(self, self.turn, answer)
 
 
 def _text_of(turn: Any) -> str | None:
@@ -95,7 +103,11 @@ def _text_of(turn: Any) -> str | None:
 class Sessions:
     """All sessions of all tenants."""
 
-    def __init__(self, config: CacheConfig) -> None:
+    def __init__(self, config: CacheConfig, redis: RedisTier, clock: Clock) -> None:
+        self._redis = redis
+        self._clock = clock
+        #: Those whose turns are being answered, in this process.
+        self._under_way: weakref.WeakSet[Session] = weakref.WeakSet()
         # A gateway's sessions go on without Redis, and move to disk by themselves.
         self._config = config.replace(on_redis_error="archive", evictor_enabled=True)
         # What the archive has alone is a part, and no reader could tell: a read has both tiers, or fails.
@@ -113,7 +125,9 @@ class Sessions:
         name = headers.get(_HEADER, "")
         if not name or not tenant.keeps_sessions or protocol not in _TURNS:
             return None
-        return Session(self, _key(tenant.name, name))
+        session = Session(self, _key(tenant.name, _as_in_paths(name)), self._clock.time())
+        self._under_way.add(session)
+        return session
 
     def _coordinator(self, name: SessionKey) -> AsyncCacheCoordinator:
         return AsyncCacheCoordinator(name, self._config)
@@ -139,17 +153,35 @@ class Sessions:
             turns.pop(0)
         return turns
 
-    async def add(self, name: SessionKey, turn: str, answer: str) -> None:
-        """Keep a turn and its answer, side by side."""
-        lock = self._locks.setdefault(name, asyncio.Lock())
-        async with lock:
-            session = self._coordinator(name)
+    async def add(self, session: Session, turn: str, answer: str) -> None:
+        """Keep a turn and its answer, side by side, unless their session was deleted since the turn came."""
+        async with self._lock(session.name):
             try:
+                if await self._was_deleted(session):
+                    return
+                kept = self._coordinator(session.name)
                 # In one: a turn without its answer would be asked again in each window.
                 turns = [{"role": "user", "content": turn}, {"role": "assistant", "content": answer}]
-                await session.add_messages_to_context(turns)
+                added = await kept.add_messages_to_context(turns)
+                if await self._was_deleted(session):
+                    # By another worker, which noted it first. What it did not see goes now.
+                    for message_id in added.ids:
+                        await kept.delete_message(message_id)
             except LixCacheError as error:
                 logger.error("a turn of a session was not kept: {}", told(error))
+
+    def _lock(self, name: SessionKey) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    def _deletion(self, name: SessionKey) -> str:
+        """Return the key of what says when a session was last deleted."""
+        return self._redis.name("deleted", name.namespace or "", name.id)
+
+    async def _was_deleted(self, session: Session) -> bool:
+        if not session.is_deleted:
+            found = await self._redis.ask(("GET", self._deletion(session.name)))
+            session.is_deleted |= bool(found and found[0] and float(found[0]) >= session.begun)
+        return session.is_deleted
 
     # -- /v1/sessions ------------------------------------------------------------------------
 
@@ -193,9 +225,16 @@ class Sessions:
         return await _json(send, {"id": name, "messages": history})
 
     async def _deleted(self, name: SessionKey) -> bool:
-        """Forget a session; False if there was none."""
+        """Forget a session, with the turns that are being answered; False if nothing was kept yet."""
         self._check_redis()
-        return await self._coordinator(name).delete_session()
+        # Noted first: a turn that is added from here on is taken out by the worker that adds it.
+        for session in [one for one in self._under_way if one.name == name]:
+            session.is_deleted = True
+        note = ("SET", self._deletion(name), repr(self._clock.time()), "EX", _NOTED_SECONDS)
+        if await self._redis.ask(note) is None:
+            raise RedisUnavailable("the deletion could not be noted; nothing was deleted")
+        async with self._lock(name):
+            return await self._coordinator(name).delete_session()
 
     # -- for the page ------------------------------------------------------------------------
 
@@ -259,10 +298,19 @@ class Sessions:
 
 
 def _key(tenant: str, name: str) -> SessionKey:
-    if len(name) > _LONGEST or not name.isprintable() or "/" in name:
-        wanted = f"1 to {_LONGEST} printable characters, no slash"
+    # What no path can name could neither be read nor deleted again.
+    if len(name) > _LONGEST or not name.isprintable() or "/" in name or name == "." or goes_upwards(name):
+        wanted = f"1 to {_LONGEST} printable characters, no slash, and not '.' or '..'"
         raise Refused(400, "invalid_header", f"a session's id must be {wanted}")
     return SessionKey(tenant, name)
+
+
+def _as_in_paths(header: str) -> str:
+    """Return a header's value read as the UTF-8 that paths are, if it is that: one id has one name."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header
 
 
 async def _json(send: Send, value: Any) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -196,6 +199,88 @@ def test_half_a_character_in_a_turn_closes_no_session(provider: Provider, redis_
         for path in ("", "/export"):
             reply = ask(gateway.url, "GET", f"/v1/sessions/s{path}")
             assert (reply.status, b"\\ud800" in reply.body) == (200, True)
+
+
+def _under_way(gateway: RunningGateway, provider: Provider, text: str) -> threading.Thread:
+    """Send a turn whose answer waits for the provider's gate."""
+    provider.gate.clear()
+    count = len(provider.calls)
+    thread = threading.Thread(target=post, args=(gateway.url, chat_body(text)), kwargs={"x_session_id": "s"})
+    thread.start()
+    wait_until(lambda: len(provider.calls) > count, what="the turn to be under way")
+    return thread
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("is_other", [True, False])
+def test_a_deletion_wins_over_a_turn_that_is_under_way(
+    is_new: bool, is_other: bool, provider: Provider, redis_config: CacheConfig
+) -> None:
+    with (
+        RunningGateway(provider, redis_config, sessions=True) as gateway,
+        RunningGateway(provider, redis_config, sessions=True) as other,
+    ):
+        if not is_new:
+            post(gateway.url, chat_body("first"), x_session_id="s")
+            gateway.settle()
+        thread = _under_way(gateway, provider, "secret")
+        at = other if is_other else gateway
+        assert ask(at.url, "DELETE", "/v1/sessions/s").json == {"id": "s", "deleted": not is_new}
+        provider.gate.set()
+        thread.join()
+        gateway.settle()
+        for one in (gateway, other):
+            assert ask(one.url, "GET", "/v1/sessions/s").status == 404
+        post(gateway.url, chat_body("anew"), x_session_id="s")
+        gateway.settle()
+        messages = ask(other.url, "GET", "/v1/sessions/s").json["messages"]
+        assert [message["role"] for message in messages] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize("is_before", [True, False], ids=["before", "after"])
+def test_a_deletion_in_another_worker_wins_over_a_turn_that_is_being_kept(
+    is_before: bool, provider: Provider, redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = AsyncCacheCoordinator.add_messages_to_context
+    with (
+        RunningGateway(provider, redis_config, sessions=True) as gateway,
+        RunningGateway(provider, redis_config, sessions=True) as other,
+    ):
+
+        async def adding(self: AsyncCacheCoordinator, turns: Any) -> Any:
+            added = None if is_before else await add(self, turns)
+            reply = await asyncio.to_thread(ask, other.url, "DELETE", "/v1/sessions/s")
+            assert reply.status == 200
+            return added or await add(self, turns)
+
+        monkeypatch.setattr(AsyncCacheCoordinator, "add_messages_to_context", adding)
+        post(gateway.url, chat_body("secret"), x_session_id="s")
+        gateway.settle()
+        for one in (gateway, other):
+            assert ask(one.url, "GET", "/v1/sessions/s").status == 404
+
+
+def test_a_reload_keeps_what_is_known_of_turns_under_way(
+    provider: Provider, redis_config: CacheConfig
+) -> None:
+    with RunningGateway(provider, redis_config, sessions=True) as gateway:
+        assert gateway.core.reloaded(gateway.settings).sessions is gateway.core.sessions
+
+
+def test_an_id_that_is_taken_can_be_read_and_deleted(provider: Provider, redis_config: CacheConfig) -> None:
+    with RunningGateway(provider, redis_config, sessions=True) as gateway:
+        for name in (".", "..", "..;x", "..\\x", "x\\..", "a/b"):
+            assert post(gateway.url, chat_body(), x_session_id=name).status == 400
+        assert not provider.calls
+        for name in ("...", "a..b", "*", "{1}", "%2e%2e", "a;b", "a\\b", "a?b#c", "export", "é", "日本"):
+            sent = name.encode().decode("latin-1")
+            assert post(gateway.url, chat_body(), x_session_id=sent).status == 200
+            gateway.settle()
+            assert ask(gateway.url, "GET", "/v1/sessions").json == {"sessions": [name]}
+            path = f"/v1/sessions/{quote(name, safe='')}"
+            assert len(ask(gateway.url, "GET", path).json["messages"]) == 2
+            assert ask(gateway.url, "DELETE", path).json == {"id": name, "deleted": True}
+            assert ask(gateway.url, "GET", path).status == 404
 
 
 @pytest.mark.parametrize("field", ["previous_response_id", "conversation", "prompt"])
