@@ -17,6 +17,7 @@ __all__ = [
     "Scope",
     "Send",
     "Watch",
+    "goes_upwards",
     "headers_of",
     "read_body",
     "respond",
@@ -90,11 +91,16 @@ def target_of(scope: Scope) -> str:
     if not path.startswith("/"):
         # Put behind a provider's address it would name another machine.
         raise Refused(400, "invalid_path", "the path must begin with a slash")
-    if ".." in path and _UPWARDS.search(path):
+    if goes_upwards(path):
         raise Refused(400, "invalid_path", "the path must not hold '..'")
     raw = scope.get("raw_path") or path.encode()
     query = scope["query_string"]
     return (raw + b"?" + query if query else raw).decode("latin-1")
+
+
+def goes_upwards(path: str) -> bool:
+    """Whether a path has segments that mean another place."""
+    return ".." in path and _UPWARDS.search(path) is not None
 
 
 async def read_body(receive: Receive, headers: Mapping[str, str], most: int) -> bytes:

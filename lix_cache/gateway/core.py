@@ -77,10 +77,10 @@ class Core(Keeping):
     ) -> None:
         # A request waits for Redis no longer than the gateway's own setting says.
         seconds = settings.redis_seconds
-        self._library = config or CacheConfig()
-        self.config = self._library.replace(
-            redis_socket_timeout=seconds, redis_socket_connect_timeout=seconds, on_cache_error="miss"
+        self._library = (config or CacheConfig()).replace(
+            redis_socket_timeout=seconds, redis_socket_connect_timeout=seconds
         )
+        self.config = self._library.replace(on_cache_error="miss")
         self.clock = clock
         self.log = AccessLog(is_on=settings.access_log) if log is None else log
         self.metrics = Metrics()
@@ -153,10 +153,11 @@ class Core(Keeping):
         )
         self.preparer = Preparer(self.provider, self.normalise, rules)
         self.sessions: Sessions | None = None
-        if settings.redis and (settings.sessions or any(one.sessions for one in settings.tenants)):
+        has_sessions = settings.sessions or any(one.sessions for one in settings.tenants)
+        if self.redis is not None and has_sessions:
             from lix_cache.gateway.sessions import Sessions
 
-            self.sessions = Sessions(self._library)
+            self.sessions = Sessions(self._library, self.redis, clock)
 
     def _hear_of_models(self) -> None:
         for model in self.local.values():
@@ -184,6 +185,8 @@ class Core(Keeping):
         found._older = [one for one in (*self._older, self) if one.users]  # noqa: SLF001 - it is one of us
         found.tenants.take_over(self.tenants)
         found.routes.take_over(self.routes)
+        if found.sessions is not None and self.sessions is not None:
+            found.sessions = self.sessions  # which knows the turns that are being answered
         found._hear_of_models()  # noqa: SLF001 - it is one of us
         kept = ("embedder_seconds", "threshold", "verifier_threshold")
         if all(getattr(settings, name) == getattr(self.settings, name) for name in kept):

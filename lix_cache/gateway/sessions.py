@@ -8,21 +8,26 @@ tenant's sessions.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from lix_cache._log import logger
 from lix_cache.admin import AsyncStoreAdmin
+from lix_cache.clock import Clock
 from lix_cache.config import CacheConfig
 from lix_cache.coordinator import AsyncCacheCoordinator
-from lix_cache.errors import CodecError, LixCacheError, told
-from lix_cache.gateway.asgi import Scope, Send, respond
+from lix_cache.errors import ArchiveBusy, ArchiveUnavailable, LixCacheError, RedisUnavailable, told
+from lix_cache.gateway.asgi import Scope, Send, goes_upwards, respond
 from lix_cache.gateway.errors import Refused
-from lix_cache.gateway.plain_json import dump
+from lix_cache.gateway.plain_json import put_before_last, spelled
 from lix_cache.gateway.request import parse
 from lix_cache.gateway.tenants import Tenant
+from lix_cache.gateway.tiers import RedisTier
 from lix_cache.messages.session_key import SessionKey
+from lix_cache.session.evictor import evictor_for
+from lix_cache.session.store import open_store
 
 __all__ = ["Session", "Sessions"]
 
@@ -32,7 +37,14 @@ _MOST_LISTED = 1000
 #: Of the page: sessions or messages at once, and pages of the store that are looked at for one that has any.
 _ON_PAGE = 50
 _MOST_PAGES = 20
+#: How long a deletion is noted: longer than any answer is under way.
+_NOTED_SECONDS = 26 * 3600
 _TURNS = {"chat": "messages", "messages": "messages", "responses": "input"}
+#: Fields that name a conversation, or the beginning of one, which the provider puts before the turn itself.
+_KEPT_THERE = (
+    *("previous_response_id", "conversation", "prompt"),
+    *("conversation_id", "session_id", "chat_id", "thread_id", "assistant_id", "agent_id"),
+)
 _SYSTEM = frozenset({"system", "developer"})
 
 
@@ -42,11 +54,15 @@ class Session:
     Attributes:
         turn: what the user said; None where that is no text, and the session is left alone.
         lacks_window: it could not be read, so nothing is put before the turn.
+        begun: when the turn came, Unix seconds.
+        is_deleted: it was deleted since.
     """
 
-    def __init__(self, sessions: Sessions, name: SessionKey) -> None:
+    def __init__(self, sessions: Sessions, name: SessionKey, begun: float) -> None:
         self._sessions = sessions
         self.name = name
+        self.begun = begun
+        self.is_deleted = False
         self.turn: str | None = None
         self.lacks_window = False
 
@@ -56,8 +72,8 @@ class Session:
         field = _TURNS[protocol]
         asked = body.get(field)
         turns = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
-        if not isinstance(turns, list) or not turns or body.get("previous_response_id"):
-            return data
+        if not isinstance(turns, list) or not turns or any(body.get(name) for name in _KEPT_THERE):
+            return data  # or the provider does: it would see the turns twice
         last = turns[-1]
         self.turn = _text_of(last)
         said = [turn for turn in turns if not (isinstance(turn, dict) and turn.get("role") in _SYSTEM)]
@@ -67,16 +83,12 @@ class Session:
         self.lacks_window = window is None
         if not window:
             return data
-        try:
-            return dump({**body, field: [*turns[:-1], *window, last]})
-        except CodecError:  # half a character, which cannot be written again: the turn goes as it came
-            self.lacks_window = True
-            return data
+        return put_before_last(data, field, window)
 
     async def add(self, answer: str) -> None:
         """Keep the turn and its answer."""
         if self.turn is not None and answer:
-            await self._sessions.add(self.name, self.turn, answer)
+            await self._sessions.add(self, self.turn, answer)
 
 
 def _text_of(turn: Any) -> str | None:
@@ -91,9 +103,17 @@ def _text_of(turn: Any) -> str | None:
 class Sessions:
     """All sessions of all tenants."""
 
-    def __init__(self, config: CacheConfig) -> None:
+    def __init__(self, config: CacheConfig, redis: RedisTier, clock: Clock) -> None:
+        self._redis = redis
+        self._clock = clock
+        #: Those whose turns are being answered, in this process.
+        self._under_way: weakref.WeakSet[Session] = weakref.WeakSet()
         # A gateway's sessions go on without Redis, and move to disk by themselves.
         self._config = config.replace(on_redis_error="archive", evictor_enabled=True)
+        # What the archive has alone is a part, and no reader could tell: a read has both tiers, or fails.
+        self._whole = self._config.replace(on_redis_error="raise")
+        # Open: Redis did not answer a moment ago, and none is to wait for it. All who use the store trip it.
+        self._breaker = evictor_for(open_store(self._config)).store.breaker
         self._locks: weakref.WeakValueDictionary[SessionKey, asyncio.Lock] = weakref.WeakValueDictionary()
 
     def find(self, tenant: Tenant, headers: Mapping[str, str], protocol: str) -> Session | None:
@@ -105,15 +125,26 @@ class Sessions:
         name = headers.get(_HEADER, "")
         if not name or not tenant.keeps_sessions or protocol not in _TURNS:
             return None
-        return Session(self, _key(tenant.name, name))
+        session = Session(self, _key(tenant.name, _as_in_paths(name)), self._clock.time())
+        self._under_way.add(session)
+        return session
 
     def _coordinator(self, name: SessionKey) -> AsyncCacheCoordinator:
         return AsyncCacheCoordinator(name, self._config)
 
+    def _reader(self, name: SessionKey) -> AsyncCacheCoordinator:
+        """Return what shows all of a session, or raises."""
+        self._check_redis()
+        return AsyncCacheCoordinator(name, self._whole)
+
+    def _check_redis(self) -> None:
+        if self._breaker.is_open:
+            raise RedisUnavailable("the Redis of the sessions did not answer a moment ago", was_asked=False)
+
     async def window(self, name: SessionKey) -> list[dict[str, Any]] | None:
-        """Return what was said last, the user first; None if that cannot be read now."""
+        """Return what was said last, the user first; None if not all of that can be read now."""
         try:
-            found = await self._coordinator(name).get_context_messages()
+            found = await self._reader(name).get_context_messages()
         except LixCacheError as error:
             logger.warning("a session could not be read: {}", told(error))
             return None
@@ -122,17 +153,35 @@ class Sessions:
             turns.pop(0)
         return turns
 
-    async def add(self, name: SessionKey, turn: str, answer: str) -> None:
-        """Keep a turn and its answer, side by side."""
-        lock = self._locks.setdefault(name, asyncio.Lock())
-        async with lock:
-            session = self._coordinator(name)
+    async def add(self, session: Session, turn: str, answer: str) -> None:
+        """Keep a turn and its answer, side by side, unless their session was deleted since the turn came."""
+        async with self._lock(session.name):
             try:
+                if await self._was_deleted(session):
+                    return
+                kept = self._coordinator(session.name)
                 # In one: a turn without its answer would be asked again in each window.
                 turns = [{"role": "user", "content": turn}, {"role": "assistant", "content": answer}]
-                await session.add_messages_to_context(turns)
+                added = await kept.add_messages_to_context(turns)
+                if await self._was_deleted(session):
+                    # By another worker, which noted it first. What it did not see goes now.
+                    for message_id in added.ids:
+                        await kept.delete_message(message_id)
             except LixCacheError as error:
                 logger.error("a turn of a session was not kept: {}", told(error))
+
+    def _lock(self, name: SessionKey) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    def _deletion(self, name: SessionKey) -> str:
+        """Return the key of what says when a session was last deleted."""
+        return self._redis.name("deleted", name.namespace or "", name.id)
+
+    async def _was_deleted(self, session: Session) -> bool:
+        if not session.is_deleted:
+            found = await self._redis.ask(("GET", self._deletion(session.name)))
+            session.is_deleted |= bool(found and found[0] and float(found[0]) >= session.begun)
+        return session.is_deleted
 
     # -- /v1/sessions ------------------------------------------------------------------------
 
@@ -140,22 +189,19 @@ class Sessions:
         """List, show, export or forget sessions of a tenant.
 
         Raises:
-            Refused: it makes no sense, or the store does not answer.
+            Refused: it makes no sense, or a tier of the sessions does not answer.
         """
+        try:
+            return await self._serve(scope, send, tenant)
+        except (RedisUnavailable, ArchiveBusy, ArchiveUnavailable) as error:
+            logger.warning("sessions could not be served: {}", told(error))
+            trouble = "the sessions are out of reach for now; ask again"
+            raise Refused(503, "sessions_unavailable", trouble, retry_after=1) from error
+
+    async def _serve(self, scope: Scope, send: Send, tenant: Tenant) -> int:
         tenant.check("sessions")
         if not tenant.keeps_sessions:
             raise Refused(404, "no_sessions", "sessions are not switched on (--sessions)")
-        try:
-            return await self._serve(scope, send, tenant)
-        except Refused:
-            raise
-        except LixCacheError as error:
-            # Its text names the store, which is the operator's alone.
-            logger.error("sessions could not be served: {}", told(error))
-            said = "the sessions cannot be reached now; the gateway's log says why"
-            raise Refused(503, "sessions_unavailable", said) from None
-
-    async def _serve(self, scope: Scope, send: Send, tenant: Tenant) -> int:
         parts = scope["path"].split("/")[3:]
         name, what = (parts[0] if parts else ""), (parts[1] if len(parts) > 1 else "")
         method = scope["method"]
@@ -164,19 +210,31 @@ class Sessions:
         if not name or len(parts) > 2 or what not in ("", "export"):
             there = "/v1/sessions, /v1/sessions/ID and /v1/sessions/ID/export"
             raise Refused(404, "unknown_path", f"there are {there}")
-        session = self._coordinator(_key(tenant.name, name))
+        key = _key(tenant.name, name)
         if method == "DELETE" and not what:
-            return await _json(send, {"id": name, "deleted": await session.delete_session()})
+            return await _json(send, {"id": name, "deleted": await self._deleted(key)})
         if method != "GET":
             raise Refused(405, "method", "sessions are read by GET and forgotten by DELETE")
-        history = await session.context_window.get_full_history()
+        history = await self._reader(key).context_window.get_full_history()
         if not history:
             raise Refused(404, "unknown_session", "there is no such session")
         if what:
-            lines = b"".join(dump(one) + b"\n" for one in history)
+            lines = b"".join(spelled(one) + b"\n" for one in history)
             await respond(send, 200, [(b"content-type", b"application/x-ndjson")], lines)
             return 200
         return await _json(send, {"id": name, "messages": history})
+
+    async def _deleted(self, name: SessionKey) -> bool:
+        """Forget a session, with the turns that are being answered; False if nothing was kept yet."""
+        self._check_redis()
+        # Noted first: a turn that is added from here on is taken out by the worker that adds it.
+        for session in [one for one in self._under_way if one.name == name]:
+            session.is_deleted = True
+        note = ("SET", self._deletion(name), repr(self._clock.time()), "EX", _NOTED_SECONDS)
+        if await self._redis.ask(note) is None:
+            raise RedisUnavailable("the deletion could not be noted; nothing was deleted")
+        async with self._lock(name):
+            return await self._coordinator(name).delete_session()
 
     # -- for the page ------------------------------------------------------------------------
 
@@ -187,10 +245,11 @@ class Sessions:
         """
         if not tenants:
             return {"sessions": [], "cursor": None}
-        admin, found = AsyncStoreAdmin(self._config), []
+        found: list[dict[str, Any]] = []
         (only,) = tenants if len(tenants) == 1 else (None,)
         for _ in range(_MOST_PAGES):
-            page = await admin.session_page(_ON_PAGE, cursor, namespace=only)
+            with self._admin() as admin:
+                page = await admin.session_page(_ON_PAGE, cursor, namespace=only)
             cursor = page.cursor
             for one in page.sessions:
                 key = one.session_id
@@ -212,8 +271,7 @@ class Sessions:
         """Return the newest messages of a session, or the newest before one of them."""
         if not name:
             raise Refused(400, "invalid_query", "say which session: tenant and id")
-        session = self._coordinator(_key(tenant, name))
-        messages = await session.get_messages(_ON_PAGE, before)
+        messages = await self._reader(_key(tenant, name)).get_messages(_ON_PAGE, before)
         if not messages and before is None:
             raise Refused(404, "unknown_session", "there is no such session")
         return {
@@ -223,18 +281,38 @@ class Sessions:
             "before": messages[0].id if len(messages) == _ON_PAGE else None,
         }
 
+    @contextlib.contextmanager
+    def _admin(self) -> Iterator[AsyncStoreAdmin]:
+        """Give what looks at the whole store, unless Redis did not answer a moment ago."""
+        self._check_redis()
+        try:
+            yield AsyncStoreAdmin(self._whole)
+        except RedisUnavailable:
+            self._breaker.trip()  # an admin has a breaker of its own
+            raise
+
     async def _listed(self, tenant: Tenant) -> list[str]:
-        found = await AsyncStoreAdmin(self._config).session_ids(namespace=tenant.name)
+        with self._admin() as admin:
+            found = await admin.session_ids(namespace=tenant.name)
         return [one.id for one in found[:_MOST_LISTED] if isinstance(one, SessionKey)]
 
 
 def _key(tenant: str, name: str) -> SessionKey:
-    if len(name) > _LONGEST or not name.isprintable() or "/" in name:
-        wanted = f"1 to {_LONGEST} printable characters, no slash"
+    # What no path can name could neither be read nor deleted again.
+    if len(name) > _LONGEST or not name.isprintable() or "/" in name or name == "." or goes_upwards(name):
+        wanted = f"1 to {_LONGEST} printable characters, no slash, and not '.' or '..'"
         raise Refused(400, "invalid_header", f"a session's id must be {wanted}")
     return SessionKey(tenant, name)
 
 
+def _as_in_paths(header: str) -> str:
+    """Return a header's value read as the UTF-8 that paths are, if it is that: one id has one name."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header
+
+
 async def _json(send: Send, value: Any) -> int:
-    await respond(send, 200, [(b"content-type", b"application/json")], dump(value))
+    await respond(send, 200, [(b"content-type", b"application/json")], spelled(value))
     return 200
