@@ -86,9 +86,11 @@ def _of_mapping(response: Mapping[Any, Any], steps: bool) -> tuple[str, str] | N
 
 def flaw_of_end(response: Mapping[Any, Any], *, steps: bool = False) -> tuple[str, str] | None:
     """Return why a mapping is an error, or says that it ended early; None if it does not."""
-    error = error_in(response)
-    if error is not None:
-        return "error", error
+    # A router says so of the one choice whose provider died, beside a finish reason that is none.
+    for part in (response, *_parts(response)):
+        error = error_in(part)
+        if error is not None:
+            return "error", error
     for reason in _reasons(response):
         word = reason.lower()
         if word in _FAILED:
@@ -108,12 +110,22 @@ def error_in(response: Mapping[Any, Any]) -> str | None:
     return "its type is 'error'" if response.get("type") == "error" else None
 
 
+def _parts(response: Mapping[Any, Any]) -> Iterator[Mapping[Any, Any]]:
+    """Give what may have failed by itself: choices and what they say, and the items of an output."""
+    for key in ("choices", "candidates", "output"):
+        for part in _list(response.get(key)):
+            if isinstance(part, Mapping):
+                yield part
+                if isinstance(part.get("message"), Mapping):
+                    yield part["message"]
+
+
 def _reasons(response: Mapping[Any, Any]) -> Iterator[str]:
     """Say how it ended, in every dialect."""
     tops = [response, *_list(response.get("choices")), *_list(response.get("candidates"))]
     for top in tops:
         if isinstance(top, Mapping):
-            for key in ("finish_reason", "stop_reason", "finishReason"):
+            for key in ("finish_reason", "stop_reason", "finishReason", "native_finish_reason"):
                 if isinstance(top.get(key), str):
                     yield top[key]
     if response.get("object") == "response" and isinstance(response.get("status"), str):

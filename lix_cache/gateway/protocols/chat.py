@@ -67,11 +67,11 @@ class Chat(Protocol):
         contents = (choice["message"].get("content") for choice in body["choices"])
         return "\n\n".join(content for content in contents if isinstance(content, str))
 
-    def _of_body(self, body: dict[str, Any], request: Mapping[str, Any]) -> Answer:  # noqa: ARG002
-        return _answer_of(body)
+    def _of_body(self, body: dict[str, Any], request: Mapping[str, Any]) -> Answer:
+        return _answer_of(body, request)
 
     def _of_events(self, events: Events, parse: Parse, request: Mapping[str, Any]) -> Answer:
-        recorded = _Recorded(asked=_asks(request))
+        recorded = _Recorded(request)
         events.run = recorded.run
         for event in events:
             recorded.take(event, parse)
@@ -84,10 +84,16 @@ def _asks(request: Mapping[str, Any]) -> bool:
 
 
 def _answer_of(
-    body: dict[str, Any], *, envelope: bytes = b"", events: bytes | None = None, asked: bool = True
+    body: dict[str, Any],
+    request: Mapping[str, Any],
+    *,
+    envelope: bytes = b"",
+    events: bytes | None = None,
+    asked: bool = True,
 ) -> Answer:
     check_whole(body)
     choices = members(body.get("choices"), "choices")
+    _check_count(choices, request.get("n"))
     finish = tuple(str(choice.get("finish_reason")) for choice in choices)
     if not finish or not _KEPT.issuperset(finish):
         raise Unfit("truncated", "a choice has no finish reason of a complete answer")
@@ -105,6 +111,15 @@ def _answer_of(
         envelope=envelope,
         events=events,
     )
+
+
+def _check_count(choices: list[dict[str, Any]], asked: Any) -> None:
+    """Refuse fewer choices than were asked for, and two in one place."""
+    if asked is not None and (type(asked) not in (int, float) or len(choices) < asked):
+        raise Unfit("truncated", "fewer choices than were asked for")
+    places = [choice.get("index", place) for place, choice in enumerate(choices)]
+    if len(places) > 1 and (any(type(one) is not int for one in places) or len({*places}) < len(places)):
+        raise Unfit("inconsistent", "two choices in one place")
 
 
 def _usage_of(usage: Any) -> Usage | None:
@@ -133,8 +148,9 @@ def _delta_of(chunk: dict[str, Any]) -> Any:
 class _Recorded:
     """A stream as it was recorded: its template, and what it comes to."""
 
-    def __init__(self, *, asked: bool) -> None:
-        self._asked = asked
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        self._request = request
+        self._asked = _asks(request)
         self._frames: list[bytes] = []
         self._first: dict[str, Any] | None = None
         self._repeated: dict[str, Any] | None = None
@@ -223,7 +239,7 @@ class _Recorded:
             asked = frame(b'\0e"choices":[],"usage":' + dump(body["usage"]) + b"}")
             self._frames.append(b"\0[" + asked + b"\0]")
         events = b"".join((*self._frames, _DONE))
-        return _answer_of(body, envelope=self._envelope, events=events, asked=self._asked)
+        return _answer_of(body, self._request, envelope=self._envelope, events=events, asked=self._asked)
 
 
 def _says(choice: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lix_cache.errors import CodecError
 from lix_cache.gateway.plain_json import parse
-from lix_cache.gateway.protocols.protocol import Unfit, members, told_name
+from lix_cache.gateway.protocols.protocol import Unfit, check_error, members, told_name
 
 __all__ = ["Assembly", "check_message"]
 
@@ -53,6 +53,7 @@ def check_message(message: Any) -> list[dict[str, Any]]:
             raise Unfit("unknown", f"a message with {told_name(key)}")
     calls = members(message.get("tool_calls") or [], "tool_calls")
     for call in calls:
+        check_error(call)
         kind = call.get("type", "function")
         inner = call.get(kind) if kind in ("function", "custom") else None
         if not isinstance(inner, dict) or not inner.get("name") or not isinstance(inner["name"], str):
@@ -89,10 +90,14 @@ class Assembly:
                 _set(self._top, key, value)
         if usage is not None:
             self._usage = usage
+        seen: set[int] = set()
         for choice in choices:
             index = choice.get("index")
             if type(index) is not int or index < 0:
                 raise Unfit("malformed", "a choice without an index")
+            if index in seen:
+                raise Unfit("inconsistent", "two choices in one place")
+            seen.add(index)
             self._choices.setdefault(index, _Choice(index)).take(choice)
 
     def growing(self, choice: Mapping[str, Any]) -> tuple[str, list[str]] | None:

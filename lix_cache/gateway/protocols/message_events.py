@@ -8,6 +8,7 @@ from typing import Any, Final
 from lix_cache.gateway.plain_json import dump, parse_object
 from lix_cache.gateway.protocols.protocol import (
     Unfit,
+    check_error,
     checked_object,
     checked_text,
     members,
@@ -122,6 +123,7 @@ class _Block:
         block, field = _DELTAS.get(kind, ("", "")) if isinstance(kind, str) else ("", "")
         if not field:
             raise Unfit("unknown", f"a delta {told_name(kind)}")
+        check_error(delta)
         piece = delta.get(field)
         if block != self._begun.get("type") or not isinstance(piece, dict if field == "citation" else str):
             raise Unfit("malformed", f"{kind} at a wrong place")

@@ -150,6 +150,7 @@ def _answer_of(body: dict[str, Any], *, events: bytes | None = None) -> Answer:
 
 
 def _check_block(block: dict[str, Any]) -> None:
+    check_error(block)
     kind = word(block.get("type"))
     if kind not in _BLOCKS:
         raise Unfit("unknown", f"a block {told_name(kind)}")

@@ -153,7 +153,7 @@ def _check_item(item: dict[str, Any]) -> None:
     kind = word(item.get("type"))
     if kind not in _ITEMS:
         raise Unfit("unknown", f"an item {told_name(kind)}")
-    if item.get("status") not in (None, "completed"):
+    if item.get("status") not in (None, "completed") or item.get("incomplete_details"):
         raise Unfit("truncated", "an item is not completed")
     if kind in _CALLS:
         return
@@ -161,6 +161,7 @@ def _check_item(item: dict[str, Any]) -> None:
         *members(item.get("content") or [], "content"),
         *members(item.get("summary") or [], "summary"),
     ):
+        check_error(part)
         text = _PARTS[kind].get(word(part.get("type")))
         if text is None or not isinstance(part.get(text), str):
             raise Unfit("unknown", f"a part {told_name(part.get('type'))}")
@@ -232,17 +233,21 @@ class _Recorded:
     def _take_response(self, said: dict[str, Any], name: bytes, *, is_end: bool) -> None:
         if not isinstance(said.get("response"), dict):
             raise Unfit("malformed", "an event without its response")
+        check_error(said["response"])
         self._frames.append((said, name))
         if is_end:
             self._end = said["response"]
 
     def _take_piece(self, said: Mapping[str, Any], kind: str) -> None:
+        if isinstance(said.get("part"), dict):
+            check_error(said["part"])
         if kind in ("response.output_item.added", "response.output_item.done"):
             item, at = said.get("item"), said.get("output_index")
             if not isinstance(item, dict) or type(at) is not int:
                 raise Unfit("malformed", "an item without its place")
             if word(item.get("type")) not in _ITEMS:
                 raise Unfit("unknown", f"an item {told_name(item.get('type'))}")
+            check_error(item)
             if kind.endswith("done"):
                 self._items[at] = item
         field = _PIECES.get(kind)

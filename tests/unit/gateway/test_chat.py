@@ -336,3 +336,49 @@ def test_the_words_of_an_answer() -> None:
     assert CHAT.text(kept(CHAT.read_body(as_json(CHAT_BODIES["reasoning"]), {}))) == "Yes."
     assert CHAT.text(kept(recorded(CHAT, chat_stream(*CHAT_STREAMS["choices"])))) == "zero\n\none"
     assert CHAT.text(kept(CHAT.read_body(as_json(CHAT_BODIES["calls"]), {}))) == ""
+
+
+DIED = {"code": 502, "message": "the provider died"}
+
+
+@pytest.mark.parametrize("where", ["choice", "message", "call", "second choice"])
+def test_an_error_in_a_part_of_an_answer_is_not_cached(where: str) -> None:
+    """OpenRouter tells so of a provider that died; the finish reason beside it may be ``stop``."""
+    whole = json.loads(as_json(CHAT_BODIES["calls" if where == "call" else "choices"]))
+    assert isinstance(CHAT.read_body(as_json(whole), {}), Answer)
+    choice = whole["choices"][1 if where == "second choice" else 0]
+    parts = {"message": choice["message"], "call": (choice["message"].get("tool_calls") or [{}])[0]}
+    parts.get(where, choice)["error"] = DIED
+    assert rule(CHAT.read_body(as_json(whole), {})) == "error"
+
+
+@pytest.mark.parametrize("at", range(len(TEXT_PIECES)))
+def test_an_error_in_a_streamed_choice_is_not_cached(at: int) -> None:
+    pieces = [{**one, "error": DIED} if place == at else one for place, one in enumerate(TEXT_PIECES)]
+    assert rule(recorded(CHAT, chat_stream(*pieces), STREAMED)) == "error"
+    nothing = [{**one, "error": None} for one in TEXT_PIECES]
+    assert isinstance(recorded(CHAT, chat_stream(*nothing), STREAMED), Answer)
+
+
+def test_an_end_that_the_router_made_better_is_not_cached() -> None:
+    whole = chat_body({"content": "half an ans"})
+    whole["choices"][0]["native_finish_reason"] = "MAX_TOKENS"
+    assert rule(CHAT.read_body(as_json(whole), {})) == "truncated"
+
+
+@pytest.mark.parametrize("asked", [3, 3.0, "2", True, []])
+def test_fewer_choices_than_asked_for_are_not_cached(asked: Any) -> None:
+    request = {"n": asked}
+    assert rule(CHAT.read_body(as_json(CHAT_BODIES["choices"]), request)) == "truncated"
+    assert rule(recorded(CHAT, chat_stream(*TEXT_PIECES), {**STREAMED, **request})) == "truncated"
+    for enough in ({"n": 2}, {"n": 2.0}, {"n": None}, {}):
+        assert isinstance(CHAT.read_body(as_json(CHAT_BODIES["choices"]), enough), Answer)
+
+
+@pytest.mark.parametrize("index", [0, None, "1", True, 1.0])
+def test_two_choices_in_one_place_are_not_cached(index: Any) -> None:
+    whole = json.loads(as_json(CHAT_BODIES["choices"]))
+    whole["choices"][1]["index"] = index
+    assert rule(CHAT.read_body(as_json(whole), {"n": 2})) == "inconsistent"
+    twice = [chunk([piece({"content": "a"}, "stop"), piece({"content": "b"}, "stop")])]
+    assert rule(recorded(CHAT, sse(twice, done=True), STREAMED)) == "inconsistent"

@@ -257,3 +257,25 @@ def test_the_name_of_an_event_is_its_type(name: bytes) -> None:
 def test_the_words_of_an_answer() -> None:
     assert MESSAGES.text(kept(recorded(MESSAGES, stream("thinking")))) == "Yes."
     assert CITATION["cited_text"] == "see"
+
+
+DIED = {"type": "overloaded_error", "message": "x"}
+
+
+@pytest.mark.parametrize("where", ["message", "block"])
+def test_an_error_beside_a_stop_reason_is_not_cached(where: str) -> None:
+    whole = json.loads(as_json(message(CONTENTS["text"])))
+    (whole if where == "message" else whole["content"][0])["error"] = DIED
+    assert rule(MESSAGES.read_body(as_json(whole), {})) == "error"
+
+
+@pytest.mark.parametrize("name", ["message", "content_block", "delta"])
+def test_an_error_in_an_event_is_not_cached(name: str) -> None:
+    events = json.loads(as_json(message_events(CONTENTS["text"])))
+    next(one for one in events if name in one)[name]["error"] = DIED
+    assert rule(recorded(MESSAGES, sse(events, named=True))) == "error"
+
+
+def test_what_a_call_is_given_may_have_an_error_in_it() -> None:
+    call = {"type": "tool_use", "id": "toolu_1", "name": "report", "input": {"error": "the disk is full"}}
+    kept(MESSAGES.read_body(as_json(message([call], "tool_use")), {}))

@@ -264,3 +264,32 @@ def test_the_words_of_an_answer() -> None:
         RESPONSES.text(kept(recorded(RESPONSES, stream(OUTPUTS["annotations"])))) == "see there\n\nand here"
     )
     assert RESPONSES.text(kept(recorded(RESPONSES, stream(OUTPUTS["reasoning"])))) == "Yes."
+
+
+DIED = {"code": "server_error", "message": "x"}
+
+
+@pytest.mark.parametrize("where", ["response", "item", "part"])
+def test_an_error_beside_a_completed_status_is_not_cached(where: str) -> None:
+    whole = json.loads(as_json(response(OUTPUTS["text"])))
+    item = whole["output"][0]
+    {"response": whole, "item": item, "part": item["content"][0]}[where]["error"] = DIED
+    assert rule(RESPONSES.read_body(as_json(whole), {})) == "error"
+
+
+@pytest.mark.parametrize("kind", ["response.created", "response.output_item.done", "response.completed"])
+def test_an_error_in_an_event_is_not_cached(kind: str) -> None:
+    events = response_events(json.loads(as_json(OUTPUTS["text"])))
+    for event in events:
+        if event["type"] == kind:
+            event["response" if "response" in event else "item"] = {
+                **event.get("response", event.get("item", {})),
+                "error": DIED,
+            }
+    assert rule(recorded(RESPONSES, sse(events, named=True))) == "error"
+
+
+def test_an_item_that_was_cut_is_not_cached() -> None:
+    whole = json.loads(as_json(response(OUTPUTS["text"])))
+    whole["output"][0]["incomplete_details"] = {"reason": "max_output_tokens"}
+    assert rule(RESPONSES.read_body(as_json(whole), {})) == "truncated"
