@@ -342,4 +342,4 @@ class Core(Keeping):
         await self.routes.close()
         if self.redis is not None:
             self.redis.close()
-        self.log.flush()
+        await asyncio.to_thread(self.log.close)

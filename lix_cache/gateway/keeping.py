@@ -251,7 +251,7 @@ class Keeping:
             is_tagged = tag is None or tag in entry.tags
             return entry.tenant == tenant and is_model and is_tagged and entry.created <= newest
 
-        # First, so that what is under way is not kept behind the purge's back. No new request follows it.
+        # First, so that what is under way is not kept after the purge. No new request follows it.
         self.purges.add(self.clock.time(), fits)
         if self.redis is not None:
             await self.redis.begin_purge(tenant, newest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -250,3 +251,18 @@ def test_a_key_becomes_a_digest() -> None:
     assert run("serve", "--hash-key", stdin="a-key-of-sixteen-letters\n").stdout.strip() == digest_of_key(
         "a-key-of-sixteen-letters"
     )
+
+
+@pytest.mark.promise("no-stall")
+def test_a_log_that_is_not_read_stops_no_request_and_no_end() -> None:
+    with Provider() as provider, serving("--upstream", provider.url, LIX_CACHE_GATEWAY_REDIS="no") as served:
+        process, url = served
+        assert process.stdout is not None
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        # Of so many bytes that no pipe holds them.
+        model = {**chat_body(), "model": "m" * 100}
+        for _ in range(400):
+            assert post(url, model).status == 200
+        process.terminate()
+        assert process.wait(60) == 0
