@@ -19,7 +19,7 @@ from lix_cache.errors import ConfigError
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.settings import GatewaySettings, TenantSettings
 
-__all__ = ["LOCAL", "Tenant", "TenantBook", "digest_of_key", "presented"]
+__all__ = ["LOCAL", "Tenant", "TenantBook", "digest_of_key", "patterns", "presented"]
 
 #: The tenant of a gateway without tenants.
 LOCAL = "local"
