@@ -22,7 +22,7 @@ from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.headers import Verdict
 from lix_cache.gateway.health import Health
 from lix_cache.gateway.plain_path import pass_through
-from lix_cache.gateway.protocols import Protocol, protocol_of
+from lix_cache.gateway.protocols import Protocol, protocol_of, speaking_at
 from lix_cache.gateway.relay import Broken
 from lix_cache.gateway.settings import GatewaySettings
 from lix_cache.gateway.tenants import Tenant
@@ -249,11 +249,7 @@ def _check_unread(tenant: Tenant) -> None:
 
 
 async def _refuse(send: Send, error: Refused, protocol: Protocol | None, path: str) -> None:
-    speaks = protocol or protocol_of(
-        "/v1/messages" if path.startswith("/v1/messages") else "/v1/chat/completions"
-    )
-    assert speaks is not None  # noqa: S101 - both are always there
-    body = speaks.error_body(error.status, str(error))
+    body = (protocol or speaking_at(path)).error_body(error.status, str(error))
     pairs: words.Pairs = [(b"content-type", b"application/json")]
     if error.retry_after is not None:
         pairs.append((b"retry-after", b"%d" % error.retry_after))

@@ -1,4 +1,4 @@
-"""Small words that several ways of a request have in common."""
+"""What the ways of a request have in common: how they end, and what storing an answer needs."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.references import LOCAL, provider_keys_of
 from lix_cache.gateway.settings import GatewaySettings, TenantSettings
 
-__all__ = ["LOCAL", "Tenant", "TenantBook", "digest_of_key", "presented"]
+__all__ = ["LOCAL", "Tenant", "TenantBook", "digest_of_key", "patterns", "presented"]
 
 #: Under which routers take models to ask where the first one fails.
 _OTHER_MODELS = ("models", "fallbacks", "fallback_models")

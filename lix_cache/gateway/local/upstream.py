@@ -26,7 +26,7 @@ from lix_cache.gateway.local.saying_responses import ResponsesWriter
 from lix_cache.gateway.local.settings import LocalSettings
 from lix_cache.gateway.outcomes import new_id
 from lix_cache.gateway.plain_json import dump
-from lix_cache.gateway.protocols import protocol_of
+from lix_cache.gateway.protocols import protocol_of, speaking_at
 from lix_cache.gateway.request import parse
 from lix_cache.gateway.tenants import LOCAL
 from lix_cache.gateway.upstream import Incoming, Outgoing, UpstreamFailed
@@ -243,10 +243,7 @@ class LocalUpstream:
             raise Refused(404, "unknown_path", "a local model does not serve this path")
         except Exception as error:  # noqa: BLE001 - whatever an engine raises, the client hears a status
             refused = refusal_of(error)
-            speaks = protocol or protocol_of(
-                "/v1/messages" if "/messages" in path else "/v1/chat/completions"
-            )
-            assert speaks is not None  # noqa: S101 - both are always there
+            speaks = protocol or speaking_at(path)
             pairs = {} if refused.retry_after is None else {"retry-after": str(refused.retry_after)}
             return _Whole(
                 refused.status, speaks.error_body(refused.status, str(refused)), self.identity, pairs
