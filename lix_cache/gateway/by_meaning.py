@@ -146,7 +146,7 @@ class ByMeaning:
         return Meant(answer, self._verdict(found), reason=found.reason)
 
     async def explain(self, place: Place, control: Control = NOTHING_ASKED) -> dict[str, Any]:
-        """Say what a request would find, and leave no trace. Whether the answer has all it wants is not read."""
+        """Say what a request would find, and leave no trace. The answer itself is not read."""
         why = await self.cache(place.tenant).explain(
             place.question.text, context=place.context, similarity_threshold=control.threshold
         )
