@@ -31,7 +31,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-#: Who reads the first and who the last of two would disagree about who asks.
+#: Headers that must not repeat: servers disagree about which one counts.
 _ONCE = frozenset(
     {"authorization", "x-api-key", "api-key", "x-lix-key", "content-length", "host", "x-session-id"}
 )

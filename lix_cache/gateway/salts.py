@@ -30,7 +30,8 @@ class Salted:
 
     Args:
         upstream: that they go to.
-        secret: that salts are made with, such as the provider's key: who knows it alone can guess them.
+        secret: that salts are made with, such as the provider's key: only someone who knows it
+            can compute them.
         most_bytes: of a request's body.
     """
 

@@ -1,6 +1,6 @@
 """Every setting of the gateway: one file, and variables that win over it.
 
-A file is YAML or TOML, by its name's end. Each field has a variable, ``LIX_CACHE_GATEWAY_PORT`` for
+A file is YAML or TOML, by its suffix. Each field has a variable, ``LIX_CACHE_GATEWAY_PORT`` for
 ``port``; lists and tables are JSON there. The Redis is that of :class:`~lix_cache.CacheConfig`.
 """
 

@@ -14,7 +14,7 @@ from lix_cache.gateway.answer import Usage
 __all__ = ["Meter"]
 
 _BYTES_PER_TOKEN = 4
-#: Of an answer's begin and of its end: there its usage stands.
+#: Of an answer's beginning and of its end: there its usage stands.
 _KEPT = 1 << 16
 #: Within a text its quotes are escaped, so only JSON's structure looks so.
 _TOLD = re.compile(rb'"(\w{1,40}_tokens)"\s*:\s*(\d{1,12})')
@@ -55,7 +55,8 @@ class Meter:
         """Return the tokens, and whether the provider told them.
 
         Args:
-            is_whole: all of the answer has come; of half a one the provider has told the begin at most.
+            is_whole: all of the answer has come; of half an answer the provider has told the
+                beginning at most.
             is_stream: it came as events.
         """
         seen = b"".join(self._first) + b"".join(self._last)
@@ -65,7 +66,7 @@ class Meter:
         cached = told.get(b"cache_creation_input_tokens", 0) + told.get(b"cache_read_input_tokens", 0)
         prompt = max(told.get(b"prompt_tokens", 0), told.get(b"input_tokens", 0) + cached)
         answer = max(told.get(b"completion_tokens", 0), told.get(b"output_tokens", 0))
-        # Messages tell one token at the begin. Far fewer tokens than events are not those of all of it.
+        # Messages tell one token at the beginning. Far fewer tokens than events are not those of all of it.
         is_plausible = not is_stream or answer * 4 + 16 >= self._events
         if is_whole and is_plausible and (answer or (prompt and b"total_tokens" in told)):
             read = told.get(b"cached_tokens", 0) or told.get(b"cache_read_input_tokens", 0)
