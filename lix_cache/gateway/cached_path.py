@@ -174,7 +174,7 @@ class Exchange:
             if await self.remembered(asked, control):
                 return
         is_shared = not control.no_store and key not in core.flights
-        flight = core.new_flight(key if is_shared else None)
+        flight = core.new_flight(key if is_shared else None, self.tenant)
         flight.form = asked.form
         try:
             await self._lead(flight, asked, data, control)
@@ -260,7 +260,7 @@ class Exchange:
         """Pass a request on, unshared; nothing is stored."""
         self.verdict = verdict
         await self.core.limits.check_budget(self.tenant)
-        flight = self.core.new_flight(None)
+        flight = self.core.new_flight(None, self.tenant)
         await self._relay(flight, self._pump(flight, asked, data, None))
 
     async def _relay(self, flight: Flight, pump: Coroutine[Any, Any, None]) -> None:

@@ -21,7 +21,7 @@ from lix_cache.gateway.by_meaning import ByMeaning, Place
 from lix_cache.gateway.eligibility import Question
 from lix_cache.gateway.encoders import Encoding
 from lix_cache.gateway.headers import Control, forwarded
-from lix_cache.gateway.keeping import Keeping
+from lix_cache.gateway.keeping import Keeping, Purges
 from lix_cache.gateway.limits import Limits
 from lix_cache.gateway.metrics import Metrics
 from lix_cache.gateway.plain_json import dump
@@ -32,7 +32,7 @@ from lix_cache.gateway.request import answering_headers, parse
 from lix_cache.gateway.settings import FIXED, GatewaySettings
 from lix_cache.gateway.snapshot import hydrate, save_snapshot
 from lix_cache.gateway.tenants import Tenant, TenantBook, presented
-from lix_cache.gateway.tiers import Memory, Purges, RedisTier
+from lix_cache.gateway.tiers import Memory, RedisTier
 from lix_cache.gateway.timeline import Timeline
 from lix_cache.gateway.traces import Traces
 from lix_cache.gateway.upstream import Route, Routes
@@ -95,11 +95,16 @@ class Core(Keeping):
         self.embedder = embedder
         self.verifier = verifier
         self.flights: dict[bytes, Flight] = {}
-        self._objects = objects_at(settings.snapshot) if settings.snapshot else None
+        self.objects = objects_at(settings.snapshot) if settings.snapshot else None
+        self.marking = asyncio.Lock()
+        self.heeded: dict[str, int] = {}
         #: Answers that came out of the snapshot.
         self.hydrated = 0
         #: How the snapshot was read: ``none``, ``ok``, or what went wrong.
         self.hydration = "none"
+        self._may_replace = False
+        #: Those before this one that still serve, perhaps by connections that were handed on to it.
+        self._older: list[Core] = []
         self._following: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._env = os.environ if environ is None else environ
@@ -173,6 +178,7 @@ class Core(Keeping):
             raise ConfigError("the gateway needs a provider: upstreams in the settings file")
         found = copy.copy(self)
         found.apply(settings)
+        found._older = [one for one in (*self._older, self) if one.users]  # noqa: SLF001 - it is one of us
         found.tenants.take_over(self.tenants)
         found.routes.take_over(self.routes)
         found._hear_of_models()  # noqa: SLF001 - it is one of us
@@ -182,9 +188,10 @@ class Core(Keeping):
         return found
 
     async def retire(self) -> None:
-        """Close what the next core does not use, when the last request of this one has ended."""
-        while self.users:  # noqa: ASYNC110 - requests should not pay for an event that a reload alone needs
+        """Close what the next core does not use, once no request of this one or of those before runs."""
+        while self.users or any(one.users for one in self._older):  # noqa: ASYNC110 - requests should not pay for an event that a reload alone needs
             await asyncio.sleep(0.1)
+        self._older.clear()
         await self.routes.close()
 
     def provider(self, tenant: str, model: Any) -> tuple[str, str]:
@@ -263,10 +270,10 @@ class Core(Keeping):
         }
         return Place(tenant, context, question)
 
-    def new_flight(self, key: bytes | None) -> Flight:
+    def new_flight(self, key: bytes | None, tenant: Tenant) -> Flight:
         """Return a flight; with a key, equal requests find it until it ends."""
         largest, goes_on = self.settings.largest_answer_bytes, self.settings.finish_abandoned
-        return opened_flight(self.flights, key, largest, goes_on=goes_on)
+        return opened_flight(self.flights, key, largest, goes_on=goes_on, tenant=tenant.name)
 
     def spent(self, tenant: Tenant, usage: Usage, model: str, *, is_told: bool = True) -> None:
         """Count what a call of the provider cost; what is only estimated counts for the budget alone."""
@@ -285,36 +292,40 @@ class Core(Keeping):
         for model in self.local.values():
             model.start()
         if self.redis is not None:
-            if self._objects is not None:
-                self.hydrated, self.hydration = await hydrate(self.redis, self._objects, self.tenants)
-            self._following = asyncio.get_running_loop().create_task(self.redis.follow_purges(self.memory))
+            if self.objects is not None:
+                self.hydrated, self.hydration = await hydrate(self.redis, self.objects, self.tenants)
+                # What the snapshot in its place says is in Redis: another one loses nothing of it.
+                self._may_replace = self.hydration == "ok"
+            self._following = asyncio.get_running_loop().create_task(self.follow_purges(self.redis))
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Do something behind the client's back."""
+        """Do something in the background."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop itself holds its tasks only weakly
         task.add_done_callback(self._tasks.discard)
 
     async def settle(self, seconds: float = 10.0) -> None:
-        """Wait until what goes on behind the clients' backs is done."""
+        """Wait until what goes on in the background is done."""
         while self._tasks:
             done, _ = await asyncio.wait(set(self._tasks), timeout=seconds)
             if not done:
                 return
 
     async def save(self) -> int:
-        """Write a snapshot. Returns how many answers are in it."""
-        if self.redis is None or self._objects is None:
+        """Write a snapshot in the place of the older one. Returns how many answers are in it."""
+        if self.redis is None or self.objects is None:
             return 0
-        return await save_snapshot(self.redis, self._objects, self.clock)
+        count = await save_snapshot(self.redis, self.objects, self.clock)
+        self._may_replace = True
+        return count
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Write the snapshot, if the one in its place was read, and let go of all connections."""
         await self.settle()
         await self.timeline.close()
         if self._following is not None:
             self._following.cancel()
-        if self._objects is not None and self.redis is not None:
+        if self._may_replace and self.redis is not None:
             try:
                 # Of several workers that end together, one writes what all of them share.
                 if self.settings.workers == 1 or await self.redis.takes_turn("snapshot", _TURN_SECONDS):
@@ -324,4 +335,4 @@ class Core(Keeping):
         await self.routes.close()
         if self.redis is not None:
             self.redis.close()
-        self.log.flush()
+        await asyncio.to_thread(self.log.close)

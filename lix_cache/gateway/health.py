@@ -96,6 +96,7 @@ class Health:
             "tasks": float(len(asyncio.all_tasks())),
             "redis_troubles_total": float(0 if core.redis is None else core.redis.troubles),
             "upstream_retries_total": float(core.routes.retries),
+            "access_log_dropped_total": float(core.log.dropped),
         }
         kind = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
         text = core.metrics.text(gauges)

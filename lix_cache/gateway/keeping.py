@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.clock import Clock
+from lix_cache.errors import InvalidInput
 from lix_cache.gateway.answer import Answer
 from lix_cache.gateway.by_meaning import ByMeaning, Meant, Place
 from lix_cache.gateway.headers import Control
@@ -14,13 +18,35 @@ from lix_cache.gateway.prepared import Prepared
 from lix_cache.gateway.protocols import Protocol
 from lix_cache.gateway.request import account_of
 from lix_cache.gateway.settings import GatewaySettings
+from lix_cache.gateway.snapshot import mark_dropped
 from lix_cache.gateway.tenants import Tenant
-from lix_cache.gateway.tiers import Entry, Memory, Purges, RedisTier
+from lix_cache.gateway.tiers import LATEST, Entry, Memory, RedisTier
+from lix_cache.storage.objects import Objects
 
 if TYPE_CHECKING:
     from lix_cache.gateway.relay import Flight
 
-__all__ = ["Keeping"]
+__all__ = ["Keeping", "Purges"]
+
+#: Purges that are remembered.
+_MOST_PURGES = 1000
+#: How long another process may serve what this one has dropped.
+_LOOK_SECONDS = 1.0
+
+
+class Purges:
+    """What was purged of late: an answer that is under way meanwhile is not kept when it comes."""
+
+    def __init__(self) -> None:
+        self._last: deque[tuple[float, Callable[[Entry], bool]]] = deque(maxlen=_MOST_PURGES)
+
+    def add(self, now: float, fits: Callable[[Entry], bool]) -> None:
+        """Remember what is purged."""
+        self._last.appendleft((now, fits))
+
+    def has(self, entry: Entry) -> bool:
+        """Whether an entry is of what was purged since it was asked for."""
+        return any(fits(entry) for _, fits in takewhile(lambda one: one[0] >= entry.created, self._last))
 
 
 class Keeping:
@@ -36,9 +62,15 @@ class Keeping:
     redis: RedisTier | None
     meaning: ByMeaning | None
     flights: dict[bytes, Flight]
+    #: How often the processes have dropped answers of each tenant, as far as this one has heeded it.
+    heeded: dict[str, int]
+    #: Where the snapshot is.
+    objects: Objects | None
+    #: Marks follow each other: the last one there must be the latest.
+    marking: asyncio.Lock
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Do something behind the client's back."""
+        """Do something in the background."""
         raise NotImplementedError
 
     def provider(self, tenant: str, model: Any) -> tuple[str, str]:
@@ -64,7 +96,7 @@ class Keeping:
         meant: Meant | None,
         begun: float,
     ) -> bool:
-        """Store an answer: in memory at once, elsewhere behind the client's back.
+        """Store an answer: in memory at once, elsewhere in the background.
 
         One that was asked for later, with ``no-cache``, stays.
 
@@ -157,14 +189,48 @@ class Keeping:
         if self.redis is not None:
             account = self.provider(tenant.name, None)[1] or account_of(headers)
             await self.redis.forget_named(tenant.name, account, identity)
-            await self.redis.count_purge()
+            await self._tell_others(self.redis, tenant.name)
         if self.meaning is not None:
             await self.meaning.forget(tenant.name, identity)
+        await self._mark_dropped(tenant.name)
+
+    async def _tell_others(self, redis: RedisTier, tenant: str) -> None:
+        """Say that answers were dropped here. This process knows which, unless others did so meanwhile."""
+        count = await redis.count_purge(tenant)
+        if count is not None and count == self.heeded.get(tenant, 0) + 1:
+            self.heeded[tenant] = count
+
+    async def follow_purges(self, redis: RedisTier) -> None:
+        """Forget what is in memory of a tenant when another process has dropped its answers. Never ends."""
+        has_looked = False
+        while True:
+            counts = await redis.purges()
+            if counts is not None:
+                changed = {name for name, _ in counts.items() ^ self.heeded.items()}
+                self.heeded.clear()
+                self.heeded.update(counts)
+                if changed and has_looked:
+                    self.memory.purge(lambda entry: entry.tenant in changed)  # noqa: B023 - it is used at once
+                has_looked = True
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _mark_dropped(self, tenant: str) -> None:
+        """Let no snapshot that began before bring it back. Done last: one that begins then has none of it."""
+        if self.objects is not None:
+            async with self.marking:
+                await mark_dropped(self.objects, tenant, self.clock)
 
     async def purge(
         self, tenant: str, model: str | None, older_than: float | None, tag: str | None = None
     ) -> dict[str, Any]:
-        """Drop answers of a tenant from all tiers. Returns how many of each."""
+        """Drop answers of a tenant from all tiers. Returns how many of each.
+
+        Raises:
+            InvalidInput: the age makes no sense; nothing was dropped.
+        """
+        if older_than is not None and not 0 <= older_than < LATEST:
+            # A stamp in the future would let no worker store anything until then.
+            raise InvalidInput("older_than_seconds must be a number of seconds, at least 0")
         newest = self.clock.time() - (older_than or 0.0)
 
         def fits(entry: Entry) -> bool:
@@ -173,15 +239,17 @@ class Keeping:
             is_tagged = tag is None or tag in entry.tags
             return entry.tenant == tenant and is_model and is_tagged and entry.created <= newest
 
-        # First, so that what is under way is not kept behind the purge's back. No new request follows it.
+        # First, so that what is under way is not kept after the purge. No new request follows it.
         self.purges.add(self.clock.time(), fits)
         if self.redis is not None:
             await self.redis.begin_purge(tenant, newest)
-        self.flights.clear()
+        for key in [key for key, flight in self.flights.items() if flight.tenant == tenant]:
+            del self.flights[key]
         found = {"memory": self.memory.purge(fits), "redis": 0, "by_meaning": 0}
         if self.redis is not None:
             found["redis"] = await self.redis.purge(tenant, fits)
-            await self.redis.count_purge()
+            await self._tell_others(self.redis, tenant)
         if self.meaning is not None:
             found["by_meaning"] = await self.meaning.purge(tenant, model, older_than, tag)
+        await self._mark_dropped(tenant)
         return found

@@ -66,6 +66,7 @@ class Flight:
         is_read: the provider has sent all of it; what is left is to understand it.
         is_over: nothing more comes, and what it was is known.
         is_broken: it ended before its end.
+        tenant: whose it is.
         chunks: of the body; those that all have read may be gone.
     """
 
@@ -77,6 +78,7 @@ class Flight:
         self.is_read = False
         self.is_over = False
         self.is_broken = False
+        self.tenant = ""
         self.chunks: list[bytes] = []
         self.size = 0
         self.form: Any = None
@@ -193,7 +195,9 @@ class Flight:
             self._room.set_result(None)
 
 
-def opened_flight(flights: dict[bytes, Flight], key: bytes | None, largest: int, *, goes_on: bool) -> Flight:
+def opened_flight(
+    flights: dict[bytes, Flight], key: bytes | None, largest: int, *, goes_on: bool, tenant: str
+) -> Flight:
     """Return a new flight; with a key, it is among the others until it ends."""
 
     def ended(flight: Flight) -> None:
@@ -201,6 +205,7 @@ def opened_flight(flights: dict[bytes, Flight], key: bytes | None, largest: int,
             del flights[key]
 
     flight = Flight(largest, ended, goes_on=goes_on)
+    flight.tenant = tenant
     if key is not None:
         flights[key] = flight
     return flight

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import gc
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,7 @@ from lix_cache._log import logger
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError, LixCacheError, MissingExtra, told
 from lix_cache.gateway.errors import CannotListen
+from lix_cache.gateway.idling import Used, watch
 from lix_cache.gateway.settings import GatewaySettings
 from lix_cache.hot.clients import close_async_redis_clients
 
@@ -32,15 +31,11 @@ __all__ = [
     "listeners_for",
     "log_troubles",
     "plan_of",
+    "reload",
     "run",
-    "run_workers",
     "server_for",
     "verifier_for",
 ]
-
-
-#: An open page is heard of more often than this: browsers wake one in a hidden tab once in a minute.
-_PAGE_SECONDS = 90.0
 
 
 def log_troubles() -> None:
@@ -182,19 +177,29 @@ def _not_had(settings: GatewaySettings, error: OSError | None) -> CannotListen:
     return CannotListen(f"the gateway cannot listen at {settings.host}, port {settings.port}: {why}")
 
 
-def run(gateway: Gateway, listeners: list[socket.socket]) -> None:
-    """Serve until a signal says to stop: new requests are refused, those that run may end."""
+def run(gateway: Gateway, listeners: list[socket.socket], used: Used | None = None) -> bool:
+    """Serve until a signal says to stop: new requests are refused, those that run may end.
+
+    Args:
+        gateway: what serves.
+        listeners: bound sockets.
+        used: what it shares with other processes that serve them.
+
+    Returns:
+        Whether it ended because none of them was used for ``idle_seconds``.
+    """
     server = server_for(gateway)
+    used = used or Used(1)
 
     # What is there by now stays: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 
-    async def serve() -> None:
+    async def serve() -> bool:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, _reload, gateway)
-        watcher = loop.create_task(_watch(gateway, server))
+        loop.add_signal_handler(signal.SIGHUP, reload, gateway)
+        watcher = loop.create_task(watch(gateway, server, used))
         try:
             await server.serve(sockets=listeners)
         except OSError as error:
@@ -202,16 +207,16 @@ def run(gateway: Gateway, listeners: list[socket.socket]) -> None:
             raise _not_had(gateway.core.settings, error) from None
         finally:
             watcher.cancel()
+        return watcher.done() and watcher.exception() is None
 
     try:
         import uvloop
     except ImportError:
-        asyncio.run(serve())
-    else:
-        uvloop.run(serve())
+        return asyncio.run(serve())
+    return bool(uvloop.run(serve()))
 
 
-def _reload(gateway: Gateway) -> None:
+def reload(gateway: Gateway) -> None:
     """Take new settings; what makes no sense is said, and the old ones stay."""
     try:
         gateway.reload()
@@ -219,85 +224,6 @@ def _reload(gateway: Gateway) -> None:
         logger.error("the settings were not reloaded, the old ones stay: {}", told(error))
     else:
         logger.info("the settings were reloaded")
-
-
-async def _watch(gateway: Gateway, server: Any) -> None:
-    """Say that the server drains, and end it when it was idle for long enough."""
-    idle = gateway.core.settings.idle_seconds
-    while True:
-        await asyncio.sleep(min(0.5, idle / 4) if idle else 0.5)
-        gateway.health.is_draining = server.should_exit
-        quiet = gateway.core.clock.monotonic() - gateway.last_request
-        unseen = gateway.core.clock.monotonic() - gateway.last_page
-        if idle and not gateway.core.metrics.open and quiet >= idle and unseen >= max(idle, _PAGE_SECONDS):
-            server.should_exit = True
-
-
-def run_workers(gateway: Gateway, workers: int, listeners: list[socket.socket]) -> None:
-    """Serve one port by several processes; one that dies is replaced until a signal says to stop.
-
-    Forked before any connection or thread exists, so each has its own.
-    """
-    children: set[int] = set()
-    stopping: list[int] = []
-
-    def stop(number: int, _: object) -> None:
-        stopping.append(number)
-        for child in list(children):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGTERM)
-
-    def reload(number: int, _: object) -> None:
-        # Here as well: a worker that is replaced starts with what this process holds.
-        _reload(gateway)
-        for child in list(children):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reload)
-    try:
-        while not stopping:
-            while len(children) < workers and not stopping:
-                children.add(_forked(gateway, listeners, before))
-            # A child that cannot even start must not be forked as fast as the machine can.
-            _reap(children, pause=0.5)
-        while children:
-            _reap(children, pause=0.0)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for one in listeners:
-            one.close()
-
-
-def _forked(gateway: Gateway, listeners: list[socket.socket], handlers: dict[signal.Signals, Any]) -> int:
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        run(gateway, listeners)
-        code = 0
-    except KeyboardInterrupt:
-        code = 0
-    except SystemExit as error:  # of the signal that ended it; or of uvicorn, which could not start
-        code = error.code if isinstance(error.code, int) else 1
-    finally:
-        os._exit(code)
-
-
-def _reap(children: set[int], pause: float) -> None:
-    try:
-        child, status = os.wait()
-    except ChildProcessError:
-        children.clear()
-        return
-    children.discard(child)
-    if status:
-        time.sleep(pause)
 
 
 def plan_of(settings: GatewaySettings) -> list[str]:

@@ -5,6 +5,9 @@ the older manifest named is removed only after the new one is there: a crash at 
 that is whole. A part holds answers of one tenant alone. There are answers in it, no keys of tenants or
 providers, and no requests. One that is damaged anywhere is refused as a whole: what is wrong with it is not
 known, so none of it is served.
+
+A purge or a DELETE says beside it when it had dropped a tenant's answers. A snapshot that began before may
+hold them still, so nothing of that tenant is put back out of it, whatever Redis has forgotten meanwhile.
 """
 
 from __future__ import annotations
@@ -29,11 +32,11 @@ from lix_cache.gateway.tiers import RedisTier
 from lix_cache.hot.keys import digest
 from lix_cache.storage.objects import Objects
 
-__all__ = ["hydrate", "load_snapshot", "save_snapshot"]
+__all__ = ["hydrate", "load_snapshot", "mark_dropped", "save_snapshot"]
 
 _HYDRATION_SECONDS = 300.0
 
-_FORM = 2
+_FORM = 3
 _MANIFEST = "manifest.json"
 _LARGEST_MANIFEST = 16 << 20
 _PART_BYTES = 8 << 20
@@ -54,18 +57,41 @@ async def save_snapshot(redis: RedisTier, objects: Objects, clock: Clock) -> int
         ArchiveUnavailable: the place cannot be written.
         RedisUnavailable: not all of Redis was seen; the older snapshot stays.
     """
+    begun = clock.time()
     before = await asyncio.to_thread(objects.get, _MANIFEST)
-    writer = _Writer(objects, clock.time())
+    writer = _Writer(objects, begun)
     async for name, data in redis.records():
         await writer.add(name, data)
     while writer.waiting:
         await writer.write(next(iter(writer.waiting)))
-    manifest = {"form": _FORM, "created": clock.time(), "entries": writer.count, "parts": writer.parts}
+    manifest = {"form": _FORM, "begun": begun, "entries": writer.count, "parts": writer.parts}
     await asyncio.to_thread(objects.put, _MANIFEST, _sealed(manifest))
     await asyncio.to_thread(
         _remove_old, objects, before, {part["name"] for part in writer.parts}, clock.time()
     )
     return writer.count
+
+
+async def mark_dropped(objects: Objects, tenant: str, clock: Clock) -> None:
+    """Say that answers of a tenant have just been dropped. One object for each tenant, the last one counts.
+
+    Raises:
+        ArchiveUnavailable: the place cannot be written.
+    """
+    await asyncio.to_thread(objects.put, _mark(digest(tenant)), repr(clock.time()).encode())
+
+
+def _mark(tenant_digest: str) -> str:
+    return f"dropped-{tenant_digest}"
+
+
+def _is_current(objects: Objects, tenant_digest: str, begun: float) -> bool:
+    """Whether a snapshot holds nothing of a tenant that was dropped since it began."""
+    mark = objects.get(_mark(tenant_digest))
+    try:
+        return mark is None or float(mark) < begun
+    except ValueError:
+        return False
 
 
 class _Writer:
@@ -111,7 +137,7 @@ def _remove_old(objects: Objects, before: bytes | None, named: set[str], now: fl
     if before is not None:
         # Of a damaged one the parts go as those do that nothing names.
         with contextlib.suppress(ArchiveCorrupt):
-            replaced = {part["name"] for part in _parts_of(before)}
+            replaced = {part["name"] for part in _checked(before)["parts"]}
     for name in objects.names():
         found = _LEFT.match(name)
         if found is None or name in named:
@@ -134,7 +160,9 @@ async def hydrate(redis: RedisTier, objects: Objects, tenants: TenantBook) -> tu
         trouble = f"the snapshot was not read within {_HYDRATION_SECONDS:g} s"
     except LixCacheError as error:
         trouble = told(error)
-    logger.error("the snapshot is not used: {}", trouble)
+    logger.error(
+        "the snapshot is not used, and stays as it is until POST /admin/snapshot writes another: {}", trouble
+    )
     return 0, trouble
 
 
@@ -153,19 +181,21 @@ async def load_snapshot(redis: RedisTier, objects: Objects, tenants: Collection[
     manifest = await asyncio.to_thread(objects.get, _MANIFEST)
     if manifest is None:
         return 0
-    parts = _parts_of(manifest)
+    found = _checked(manifest)
+    parts, begun = found["parts"], found["begun"]
     # All is read twice, for it may be larger than the memory: first whether it is whole, then what it says.
     for part in parts:
         await asyncio.to_thread(_read_part, objects, part)
     count = 0
     for part in parts:
-        if part["tenant"] in tenants:
+        tenant = part["tenant"]
+        if tenant in tenants and await asyncio.to_thread(_is_current, objects, tenant, begun):
             for name, value in await asyncio.to_thread(_read_part, objects, part):
                 count += await redis.restore(name, value)
     return count
 
 
-def _parts_of(data: bytes) -> list[dict[str, Any]]:
+def _checked(data: bytes) -> dict[str, Any]:
     try:
         manifest = orjson.loads(data) if len(data) <= _LARGEST_MANIFEST else None
     except orjson.JSONDecodeError:
@@ -175,11 +205,10 @@ def _parts_of(data: bytes) -> list[dict[str, Any]]:
     said = manifest.pop("sha256", None)
     if said != hashlib.sha256(orjson.dumps(manifest)).hexdigest():
         raise ArchiveCorrupt("the snapshot's manifest is damaged")
-    parts: list[dict[str, Any]] = manifest["parts"]
-    for part in parts:
+    for part in manifest["parts"]:
         if not _PART.match(part["name"]):
             raise ArchiveCorrupt("the snapshot's manifest names something else than a part")
-    return parts
+    return manifest
 
 
 def _read_part(objects: Objects, part: dict[str, Any]) -> list[tuple[bytes, bytes]]:

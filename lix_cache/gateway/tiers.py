@@ -7,13 +7,11 @@ at most its deadline. A key holds the tenant and everything else that may change
 
 from __future__ import annotations
 
-import asyncio
 import re
 import struct
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 from lix_cache.clock import Clock
@@ -23,28 +21,33 @@ from lix_cache.gateway.answer import Answer
 from lix_cache.gateway.redis_line import RedisLine
 from lix_cache.hot.keys import Keys, digest
 
-__all__ = ["Entry", "Memory", "Purges", "RedisTier"]
+__all__ = ["LATEST", "Entry", "Memory", "RedisTier"]
 
 _MAGIC = b"LXG2"
 _HEAD = struct.Struct("<4sddHH")
 #: Bytes of magic and ``created``.
 _STAMP = 12
-_LATEST = 1e11
-#: Purges that are remembered.
-_MOST_PURGES = 1000
-#: How long another process may serve what this one has dropped.
-_LOOK_SECONDS = 1.0
+#: Of all times, in Unix seconds.
+LATEST = 1e11
 #: How long a purge is remembered: longer than any answer is under way.
 _PURGED_SECONDS = 26 * 3600
-#: A slow answer must not take the place of one that was asked for after it, nor come back after a purge.
+#: A slow answer must not take the place of one that was asked for after it, nor come back after a purge or
+#: a DELETE, which leaves its stamp alone. One of a snapshot takes no place at all.
 _PUT = """
 local purged = redis.call('GET', KEYS[2])
 if purged and struct.unpack('<d', ARGV[3], 5) <= tonumber(purged) then
   return -1
 end
-local there = redis.call('GETRANGE', KEYS[1], 0, 11)
-if #there == 12 and string.sub(there, 1, 4) == string.sub(ARGV[3], 1, 4)
-    and struct.unpack('<d', there, 5) > struct.unpack('<d', ARGV[3], 5) then
+local there = redis.call('GETRANGE', KEYS[1], 0, 12)
+if #there >= 12 and string.sub(there, 1, 4) == string.sub(ARGV[3], 1, 4) then
+  local ahead = struct.unpack('<d', there, 5) - struct.unpack('<d', ARGV[3], 5)
+  if #there == 12 and ahead >= 0 then
+    return -1
+  elseif ahead > 0 then
+    return 0
+  end
+end
+if ARGV[4] == 'NX' and #there > 12 then
   return 0
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
@@ -143,21 +146,6 @@ class Memory:
         return sum(map(self.drop, found))
 
 
-class Purges:
-    """What was purged of late: an answer that is under way meanwhile is not kept when it comes."""
-
-    def __init__(self) -> None:
-        self._last: deque[tuple[float, Callable[[Entry], bool]]] = deque(maxlen=_MOST_PURGES)
-
-    def add(self, now: float, fits: Callable[[Entry], bool]) -> None:
-        """Remember what is purged."""
-        self._last.appendleft((now, fits))
-
-    def has(self, entry: Entry) -> bool:
-        """Whether an entry is of what was purged since it was asked for."""
-        return any(fits(entry) for _, fits in takewhile(lambda one: one[0] >= entry.created, self._last))
-
-
 class RedisTier(RedisLine):
     """Answers in Redis. Raises nothing: what goes wrong is counted and is a miss."""
 
@@ -165,7 +153,7 @@ class RedisTier(RedisLine):
         super().__init__(config, clock)
         self._keys = Keys(config.redis_key_prefix, config.redis.buckets)
         self._clock = clock
-        self._purges = self._keys.gateway("purges", "", "")
+        self._purges = self._keys.gateway("dropped", "", "")
         self._digests: dict[str, str] = {}
 
     def _name(self, tenant: str, key: bytes) -> str:
@@ -193,10 +181,12 @@ class RedisTier(RedisLine):
         return [None if not isinstance(data, bytes) else self._read(tenant, data) for data in answers]
 
     def _read(self, tenant: str, data: bytes) -> Entry | None:
+        if len(data) == _STAMP:
+            return None  # what is left of one that was deleted
         try:
             magic, created, expires, length, tags = _HEAD.unpack_from(data)
             # Not NaN either, which is in no order; ages and times to live are reckoned with them.
-            if magic != _MAGIC or not 0 <= created <= expires <= _LATEST:
+            if magic != _MAGIC or not 0 <= created <= expires <= LATEST:
                 raise CodecError("not an entry of the gateway")
             words = data[_HEAD.size + length : (start := _HEAD.size + length + tags)].decode()
             model = data[_HEAD.size : _HEAD.size + length].decode()
@@ -220,7 +210,7 @@ class RedisTier(RedisLine):
         head = _HEAD.pack(_MAGIC, entry.created, entry.expires, len(model), len(tags))
         data = b"".join((head, model, tags, entry.answer.encode()))
         names = self._name(entry.tenant, key), self._purged(entry.tenant, key.hex())
-        asked = await self.ask(("EVAL", _PUT, 2, *names, data, milliseconds, head[:_STAMP]))
+        asked = await self.ask(("EVAL", _PUT, 2, *names, data, milliseconds, head[:_STAMP], ""))
         return asked is None or asked[0] != -1
 
     async def begin_purge(self, tenant: str, newest: float) -> None:
@@ -243,12 +233,13 @@ class RedisTier(RedisLine):
         await self.ask(("SET", name, key, "PX", max(1, int(seconds * 1000))))
 
     async def forget_named(self, tenant: str, account: str, identity: str) -> bytes | None:
-        """Drop the answer of an id; return its key."""
+        """Drop the answer of an id, so that none asked for before comes back; return its key."""
         name = self._keys.gateway("id", tenant, f"{account}:{identity}")
         key = (await self.ask(("GET", name)) or (None,))[0]
         if not isinstance(key, bytes):
             return None
-        await self.ask(("UNLINK", self._name(tenant, key)))
+        stamp = _HEAD.pack(_MAGIC, self._clock.time(), 0.0, 0, 0)[:_STAMP]
+        await self.ask(("SET", self._name(tenant, key), stamp, "EX", _PURGED_SECONDS))
         await self.ask(("UNLINK", name))
         return key
 
@@ -286,7 +277,7 @@ class RedisTier(RedisLine):
             cursor, names = answer
             for name in names:
                 data = await self._told("GET", name)
-                if isinstance(data, bytes):
+                if isinstance(data, bytes) and len(data) > _STAMP:
                     yield name, data
             if int(cursor) == 0:
                 return
@@ -298,23 +289,35 @@ class RedisTier(RedisLine):
         return answers[0]
 
     async def restore(self, name: bytes, data: bytes) -> bool:
-        """Put an answer back that may still be served and is not there."""
+        """Put an answer back that may still be served, is not there, and was not dropped.
+
+        Raises:
+            RedisUnavailable: whether it is there is not known.
+        """
         tenant, _, key = name.decode("latin-1").partition(":")
         entry = self._read("", data)
         milliseconds = 0 if entry is None else int((entry.expires - self._clock.time()) * 1000)
         if milliseconds <= 0 or not re.fullmatch(r"[\w-]{27}:[0-9a-f]{64}", f"{tenant}:{key}"):
             return False
         place = self._keys.gateway_place("answer", tenant, key)
-        return bool((await self.ask(("SET", place, data, "NX", "PX", milliseconds)) or (None,))[0])
+        purged = self._keys.gateway_purged(tenant, self._keys.bucket(key))
+        answers = await self.ask(("EVAL", _PUT, 2, place, purged, data, milliseconds, data[:_STAMP], "NX"))
+        if answers is None:
+            raise RedisUnavailable(f"not all was put back: {self.last_trouble}")
+        return bool(answers[0] == 1)
 
-    async def count_purge(self) -> None:
-        """Let the other processes know that something was dropped."""
-        await self.ask(("INCR", self._purges))
+    async def count_purge(self, tenant: str) -> int | None:
+        """Let the other processes know that answers of a tenant were dropped; return how often they were."""
+        answers = await self.ask(("HINCRBY", self._purges, tenant, 1))
+        return None if answers is None else int(answers[0])
 
-    async def purges(self) -> int | None:
-        """Return how often something was dropped; None if Redis does not tell."""
-        answers = await self.ask(("GET", self._purges))
-        return None if answers is None else int(answers[0] or 0)
+    async def purges(self) -> dict[str, int] | None:
+        """Return how often answers were dropped, by tenant; None if Redis does not tell."""
+        answers = await self.ask(("HGETALL", self._purges))
+        if answers is None:
+            return None
+        found = iter(answers[0])
+        return {name.decode(): int(count) for name, count in zip(found, found, strict=True)}
 
     def name(self, kind: str, tenant: str, name: str) -> str:
         """Return the key of what is counted for a tenant."""
@@ -324,16 +327,6 @@ class RedisTier(RedisLine):
         """Whether this process is the one of several to do something now."""
         name = self._keys.gateway("turn", "", what)
         return bool((await self.ask(("SET", name, b"1", "NX", "PX", int(seconds * 1000))) or (None,))[0])
-
-    async def follow_purges(self, memory: Memory) -> None:
-        """Forget what is in memory when another process has dropped answers. Never ends."""
-        known: int | None = None
-        while True:
-            count = await self.purges()
-            if count is not None and known is not None and count != known:
-                memory.purge(lambda _: True)
-            known = known if count is None else count
-            await asyncio.sleep(_LOOK_SECONDS)
 
     async def ping(self) -> bool:
         """Whether it answers."""

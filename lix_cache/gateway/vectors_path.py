@@ -137,7 +137,8 @@ class VectorExchange(Exchange):
                 return
         await core.limits.check_budget(self.tenant)
         self.verdict = Verdict("miss", "partial" if self.answers else "exact")
-        flight = core.new_flight(asked.key if is_shared and asked.key not in core.flights else None)
+        key = asked.key if is_shared and asked.key not in core.flights else None
+        flight = core.new_flight(key, self.tenant)
         if self.control.no_store:
             self.answers.clear()
         if not self.answers:

@@ -103,6 +103,22 @@ def test_a_purge_stays_with_one_tenant(gateway: RunningGateway) -> None:
     assert admin(gateway, "purge", {}).status == 400
 
 
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("age", [-1, -1e9, -0.001, 1e11, 1e308])
+def test_a_purge_of_an_age_that_makes_no_sense_drops_nothing_and_stores_go_on(
+    age: float, gateway: RunningGateway
+) -> None:
+    post(gateway.url, chat_body(), authorization=ANN)
+    refused = admin(gateway, "purge", {"tenant": "ann", "older_than_seconds": age})
+    assert (refused.status, refused.json["error"]["type"]) == (400, "invalid_input")
+    gateway.forget()
+    assert post(gateway.url, chat_body(), authorization=ANN).reason == "redis"
+    later = chat_body("What comes later?")
+    post(gateway.url, later, authorization=ANN)
+    gateway.forget()
+    assert post(gateway.url, later, authorization=ANN).reason == "redis"
+
+
 @pytest.mark.promise("isolation")
 def test_answers_are_purged_by_the_tags_that_clients_gave(gateway: RunningGateway) -> None:
     asked = [("How do I pay?", "docs, prices"), ("Where is it?", "docs"), ("Who are you?", "")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -116,11 +117,12 @@ def test_workers_share_what_is_in_redis(redis_config: CacheConfig) -> None:
         wait_until(are_counted, 60, "whichever worker answers, it knows of all requests")
 
 
-def test_it_drains_and_ends_when_idle() -> None:
+@pytest.mark.parametrize("more", [(), ("--workers", "2")], ids=["one process", "two"])
+def test_it_drains_and_ends_when_idle(more: tuple[str, ...]) -> None:
     with Provider() as provider:
         provider.seconds = 1.0
         env = {"LIX_CACHE_GATEWAY_REDIS": "no", "LIX_CACHE_GATEWAY_IDLE_SECONDS": "6"}
-        with serving("--upstream", provider.url, **env) as (process, url):
+        with serving("--upstream", provider.url, *more, **env) as (process, url):
             reply = post(url, chat_body())
             assert reply.status == 200
             assert process.wait(60) == 0, "nobody asked any more"
@@ -192,8 +194,10 @@ def test_a_demo_shares_no_keys_with_a_gateway(redis_config: CacheConfig) -> None
 
 
 def test_a_check_of_the_demo_says_what_the_demo_has() -> None:
-    done = run("serve", "--demo", "--check", "--port", str(free_port()), LIX_CACHE_GATEWAY_REDIS="no")
+    env = {"LIX_CACHE_GATEWAY_REDIS": "no", "LIX_CACHE_GATEWAY_SNAPSHOT": "/nowhere"}
+    done = run("serve", "--demo", "--check", "--port", str(free_port()), **env)
     assert done.returncode == 0, done.stdout
+    assert "/nowhere" not in done.stdout, "a demo replaces no snapshot"
     assert "serve /admin behind its key" in done.stdout
     assert "keep sessions" in done.stdout
 
@@ -247,3 +251,18 @@ def test_a_key_becomes_a_digest() -> None:
     assert run("serve", "--hash-key", stdin="a-key-of-sixteen-letters\n").stdout.strip() == digest_of_key(
         "a-key-of-sixteen-letters"
     )
+
+
+@pytest.mark.promise("no-stall")
+def test_a_log_that_is_not_read_stops_no_request_and_no_end() -> None:
+    with Provider() as provider, serving("--upstream", provider.url, LIX_CACHE_GATEWAY_REDIS="no") as served:
+        process, url = served
+        assert process.stdout is not None
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        # Of so many bytes that no pipe holds them.
+        model = {**chat_body(), "model": "m" * 100}
+        for _ in range(400):
+            assert post(url, model).status == 200
+        process.terminate()
+        assert process.wait(60) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from lix_cache import CacheConfig
 from lix_cache.gateway.app import Gateway
@@ -72,6 +75,46 @@ def test_new_settings_hold_for_the_next_request_and_what_is_stored_stays(
         wait_until(lambda: before.routes.routes[0].upstream._session is None, what="the old connections' end")
         assert app.core.tenants.tenants["ann"]._tokens > 0, "what was spent is not forgotten"
         assert post(gateway.url, chat_body("Slow?"), authorization=ANN).state == "hit-l1-exact"
+
+
+@pytest.mark.promise("no-loss")
+def test_a_request_that_runs_outlasts_the_reload_after_the_next(
+    provider: Provider, redis_config: CacheConfig
+) -> None:
+    goes_on = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf,")
+            goes_on.wait(60)
+            connection.sendall(b" all.")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        slow = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with RunningGateway(slow, redis_config, admin_key=digest_of_key(ADMIN)) as gateway:
+            upstream = gateway.core.routes.routes[0].upstream
+            replies: list[Reply] = []
+            asking = threading.Thread(
+                target=lambda: replies.append(ask(gateway.url, "GET", "/v1/files/f/content"))
+            )
+            asking.start()
+            wait_until(lambda: gateway.core.users == 1 and upstream._session is not None, what="the request")
+            for url in (slow, provider.url):
+                upstreams = (UpstreamSettings("default", url),)
+                changed = GatewaySettings(**{**vars(gateway.settings), "upstreams": upstreams})
+                rereading(gateway, lambda changed=changed: changed)  # type: ignore[misc]
+                assert admin(gateway, "reload").json == {"reloaded": True}
+            assert upstream._session is not None, "the first one's request uses what the second one dropped"
+            goes_on.set()
+            asking.join(60)
+            assert [(reply.status, reply.body, reply.is_whole) for reply in replies] == [
+                (200, b"half, all.", True)
+            ]
+            wait_until(lambda: upstream._session is None, what="its end")
+            assert post(gateway.url, chat_body()).status == 200
 
 
 def test_a_file_that_makes_no_sense_changes_nothing_and_is_said(

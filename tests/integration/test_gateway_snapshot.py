@@ -11,7 +11,8 @@ import pytest
 
 from lix_cache import CacheConfig
 from lix_cache.errors import ArchiveCorrupt, LixCacheError
-from lix_cache.gateway.settings import TenantSettings
+from lix_cache.gateway.serve import checked
+from lix_cache.gateway.settings import GatewaySettings, TenantSettings, UpstreamSettings
 from lix_cache.gateway.snapshot import _sealed, load_snapshot, save_snapshot
 from lix_cache.gateway.tenants import digest_of_key
 from lix_cache.hot.keys import digest
@@ -19,6 +20,7 @@ from lix_cache.storage.files import Files
 from lix_cache.storage.objects import FolderObjects
 from tests.support import RedisServer
 from tests.support.provider import Provider, RunningGateway
+from tests.support.redis_server import free_port
 from tests.support.wire import ask, chat_body, post
 
 ANN, BOB = "ann-key-0123456789abcdef", "bob-key-0123456789abcdef"
@@ -64,8 +66,9 @@ def test_a_damaged_one_is_refused_whole(
         one, other = sorted(folder.glob("part-*"))
         manifest = folder / "manifest.json"
         named = manifest.read_bytes()
+        gateway.forget()
         for name in ("ann", "bob"):
-            gateway.do(gateway.core.purge(name, None, None))
+            gateway.do(redis.purge(name, lambda _: True))
 
         def load() -> int:
             known = {digest("ann"), digest("bob")}
@@ -84,7 +87,7 @@ def test_a_damaged_one_is_refused_whole(
             (manifest, named.replace(b"part-", b"../x-")),
             (manifest, json.dumps(half).encode()),
             (manifest, json.dumps(swapped).encode()),
-            (manifest, _sealed({"form": 2, "parts": [{"name": "../x"}]})),
+            (manifest, _sealed({"form": 3, "parts": [{"name": "../x"}]})),
         ):
             before = path.read_bytes()
             path.write_bytes(data) if data is not None else path.unlink()
@@ -188,3 +191,91 @@ def test_without_all_of_redis_the_older_one_stays(provider: Provider, tmp_path: 
             with pytest.raises(LixCacheError):
                 gateway.do(gateway.core.save())
             assert b'"entries":1' in (Path(folder) / "manifest.json").read_bytes()
+
+
+@pytest.mark.promise("no-loss")
+def test_what_was_not_read_is_not_replaced_at_the_end(
+    provider: Provider, redis_config: CacheConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "snapshot"
+    with RunningGateway(provider, redis_config, snapshot=str(folder)) as gateway:
+        post(gateway.url, chat_body())
+    manifest, (part,) = folder / "manifest.json", folder.glob("part-*")
+    said, answers = manifest.read_bytes(), part.read_bytes()
+    empty = redis_config.replace(redis_key_prefix=redis_config.redis_key_prefix + "2")
+    settings = GatewaySettings(upstreams=(UpstreamSettings("a", provider.url),), snapshot=str(folder))
+    assert checked(settings, empty)["parts"]["redis"] == "ok"
+    assert (manifest.read_bytes(), part.read_bytes()) == (said, answers), "a check changes nothing"
+    part.rename(part.with_suffix(".away"))
+    with RunningGateway(provider, empty, snapshot=str(folder)) as gateway:
+        assert "missing" in gateway.core.hydration
+        post(gateway.url, chat_body("another"))
+    assert manifest.read_bytes() == said
+    part.with_suffix(".away").rename(part)
+    away = redis_config.replace(redis_port=free_port())
+    with RunningGateway(provider, away, snapshot=str(folder)) as gateway:
+        assert "not all was put back" in gateway.core.hydration
+    with RunningGateway(provider, empty, snapshot=str(folder)) as gateway:
+        assert (gateway.core.hydration, gateway.core.hydrated) == ("ok", 1)
+        assert post(gateway.url, chat_body()).reason == "redis"
+    assert json.loads(manifest.read_bytes())["entries"] == 2, "what was read is"
+
+
+def test_a_written_one_is_replaced_at_the_end(
+    provider: Provider, redis_config: CacheConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "manifest.json").write_bytes(b"damaged")
+    with RunningGateway(provider, redis_config, snapshot=str(tmp_path)) as gateway:
+        post(gateway.url, chat_body())
+        gateway.settle()
+        assert gateway.do(gateway.core.save()) == 1
+        post(gateway.url, chat_body("another"))
+    assert json.loads((tmp_path / "manifest.json").read_bytes())["entries"] == 2
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("has_lost", [False, True], ids=["the same Redis", "an empty one"])
+def test_what_was_dropped_does_not_come_back_out_of_an_older_one(
+    has_lost: bool, provider: Provider, redis_config: CacheConfig, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    asked = {"model": "m-1", "input": "Where?"}
+    with RunningGateway(provider, redis_config, tenants=TENANTS, snapshot=str(tmp_path)) as gateway:
+        redis, objects = gateway.core.redis, gateway.core.objects
+        assert redis is not None
+        assert objects is not None
+        for key in (ANN, BOB):
+            made = post(gateway.url, asked, "/v1/responses", authorization=key).json["id"]
+        gateway.settle()
+        assert gateway.do(gateway.core.save()) == 2
+        gateway.do(gateway.core.purge("ann", None, None))
+        deleted = ask(gateway.url, "DELETE", f"/v1/responses/{made}", headers={"authorization": BOB})
+        assert deleted.status == 200
+        if has_lost:
+            for key in redis_server.client().scan_iter(f"{redis_config.redis_key_prefix}:*"):
+                redis_server.client().delete(key)
+        else:
+            for path in tmp_path.glob("dropped-*"):
+                path.unlink()  # Redis alone knows it as well
+        everyone = {digest("ann"), digest("bob")}
+        assert gateway.do(load_snapshot(redis, objects, everyone)) == 0
+        for key in (ANN, BOB):
+            assert post(gateway.url, asked, "/v1/responses", authorization=key).state == "miss"
+        gateway.settle()
+        assert gateway.do(gateway.core.save()) == 2, "what came after it is in the next one"
+        for name in ("ann", "bob"):
+            gateway.do(redis.purge(name, lambda _: True))
+        assert gateway.do(load_snapshot(redis, objects, everyone)) == 2
+
+
+@pytest.mark.promise("right-answer")
+def test_a_damaged_mark_of_what_was_dropped_keeps_a_tenant_out(
+    provider: Provider, redis_config: CacheConfig, tmp_path: Path
+) -> None:
+    with RunningGateway(provider, redis_config, tenants=TENANTS, snapshot=str(tmp_path)) as gateway:
+        for key in (ANN, BOB):
+            post(gateway.url, chat_body(), authorization=key)
+    (tmp_path / f"dropped-{digest('ann')}").write_bytes(b"?")
+    empty = redis_config.replace(redis_key_prefix=redis_config.redis_key_prefix + "2")
+    with RunningGateway(provider, empty, tenants=TENANTS, snapshot=str(tmp_path)) as gateway:
+        assert gateway.core.hydrated == 1
+        assert post(gateway.url, chat_body(), authorization=BOB).reason == "redis"

@@ -290,7 +290,7 @@ def test_no_key_and_no_content_in_logs_metrics_redis_or_errors(
         replies = [post(gateway.url, chat_body(f"Zanzibar {n}"), authorization=ANN) for n in range(2)]
         replies.append(post(gateway.url, b'{"Zanzibar', authorization=ANN))
         gateway.settle()
-        gateway.core.log.flush()
+        gateway.core.log.close()
         seen = log.getvalue() + gateway.core.metrics.text({}) + b"".join(reply.body for reply in replies)
         seen += repr(gateway.settings).encode() + repr(gateway.core.tenants.tenants).encode()
         client = redis_server.client()

@@ -13,12 +13,13 @@ import pytest
 from lix_cache import CacheConfig, HashingEmbedder
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.headers import read_control, returned
-from lix_cache.gateway.settings import read_settings
+from lix_cache.gateway.settings import TenantSettings, read_settings
 from lix_cache.gateway.settings_file import SettingsError
+from lix_cache.gateway.tenants import digest_of_key
 from lix_cache.messages.session_key import SessionKey
 from tests.support.provider import Provider, RunningGateway
 from tests.support.redis_server import wait_until
-from tests.support.wire import ask, chat_body, post
+from tests.support.wire import Reply, ask, chat_body, post
 
 
 @pytest.fixture(scope="module")
@@ -277,3 +278,65 @@ def test_the_page_is_heard_of(provider: Provider) -> None:
         seen = gateway.app.last_page
         ask(gateway.url, "GET", "/healthz")
         assert gateway.app.last_page == seen, "a probe is no page"
+
+
+ANN, BOB = "ann-key-0123456789abcdef", "bob-key-0123456789abcdef"
+TENANTS = tuple(TenantSettings(name, (digest_of_key(key),)) for name, key in (("ann", ANN), ("bob", BOB)))
+
+
+@pytest.mark.promise("isolation")
+def test_a_purge_empties_the_memory_of_one_tenant_alone(
+    provider: Provider, redis_config: CacheConfig
+) -> None:
+    def held(gateway: RunningGateway) -> list[tuple[str, str]]:
+        return sorted((entry.tenant, entry.model) for entry in gateway.core.memory._entries.values())
+
+    other = {**chat_body(), "model": "m-2"}
+    with (
+        RunningGateway(provider, redis_config, tenants=TENANTS) as here,
+        RunningGateway(provider, redis_config, tenants=TENANTS) as there,
+    ):
+        here.do(here.core.purge("another", None, None))
+        for gateway in (here, there):
+            wait_until(lambda core=gateway.core: "another" in core.heeded, what="its first look")  # type: ignore[misc]
+            for key in (ANN, BOB):
+                post(gateway.url, chat_body(), authorization=key)
+                post(gateway.url, other, authorization=key)
+                gateway.settle()
+        all_of_them = [(name, model) for name in ("ann", "bob") for model in ("m-1", "m-2")]
+        assert held(here) == held(there) == all_of_them
+        here.do(here.core.purge("ann", "m-1", None))
+        wait_until(lambda: ("ann", "m-2") not in held(there), what="the word of it")
+        assert held(there) == all_of_them[2:], "what is another tenant's stays"
+        there.do(there.core.purge("bob", None, None))
+        wait_until(lambda: ("bob", "m-1") not in held(here), what="the word of it")
+        assert held(here) == [("ann", "m-2")], "it knew of its own purge what that had dropped"
+
+
+@pytest.mark.promise("isolation")
+def test_a_purge_lets_the_requests_of_another_tenant_go_on_together(provider: Provider) -> None:
+    with RunningGateway(provider, None, tenants=TENANTS) as gateway:
+        provider.gate.clear()
+        calls = len(provider.calls)
+        replies: list[Reply] = []
+
+        def asking() -> threading.Thread:
+            thread = threading.Thread(
+                target=lambda: replies.append(post(gateway.url, chat_body(), authorization=ANN))
+            )
+            thread.start()
+            return thread
+
+        threads = [asking()]
+        wait_until(lambda: len(provider.calls) == calls + 1, what="the first request")
+        gateway.do(gateway.core.purge("bob", None, None))
+        threads.append(asking())
+        (flight,) = gateway.core.flights.values()
+        wait_until(lambda: len(flight._readers) == 2, what="the second one")
+        gateway.do(gateway.core.purge("ann", None, None))
+        assert not gateway.core.flights, "what comes from here on is asked again"
+        provider.gate.set()
+        for thread in threads:
+            thread.join(60)
+        assert [reply.status for reply in replies] == [200, 200]
+        assert len(provider.calls) == calls + 1

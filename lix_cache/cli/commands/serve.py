@@ -143,7 +143,8 @@ def _for_demo(settings: GatewaySettings) -> tuple[dict[str, Any], str]:
     """Return changes of the settings that give something to see, and the key of the page."""
     from lix_cache.gateway.tenants import digest_of_key
 
-    changes: dict[str, Any] = {"embedder": settings.embedder or "lexical"}
+    # What a gateway with these settings kept is not a demo's to replace.
+    changes: dict[str, Any] = {"embedder": settings.embedder or "lexical", "snapshot": ""}
     key = ""
     if not settings.admin_key:
         key = secrets.token_urlsafe(18)
@@ -202,7 +203,7 @@ def _run(
     is_demo: bool = False,
     page_key: str = "",
 ) -> None:
-    from lix_cache.gateway.serve import gateway_for, listeners_for, log_troubles, run, run_workers
+    from lix_cache.gateway.serve import gateway_for, listeners_for, log_troubles, run
 
     settings = reread()
     _check_models(settings)
@@ -227,6 +228,8 @@ def _run(
         )
     to_stderr().print(Text("\n".join(lines)), soft_wrap=True)
     if settings.workers > 1:
+        from lix_cache.gateway.workers import run_workers
+
         run_workers(gateway, settings.workers, listeners)
     else:
         run(gateway, listeners)
