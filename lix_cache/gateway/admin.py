@@ -12,14 +12,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lix_cache.errors import ConfigError, InvalidInput, LixCacheError, told
+from lix_cache.gateway.answer import Answer
 from lix_cache.gateway.eligibility import Question, question_of
 from lix_cache.gateway.errors import Refused
-from lix_cache.gateway.headers import read_control
+from lix_cache.gateway.headers import Control, read_control
 from lix_cache.gateway.page import page_routes
-from lix_cache.gateway.prepared import source_of
-from lix_cache.gateway.protocols import protocol_of
+from lix_cache.gateway.plain_json import dump
+from lix_cache.gateway.prepared import Prepared, source_of
+from lix_cache.gateway.protocols import Protocol, protocol_of
 from lix_cache.gateway.request import stripped
 from lix_cache.gateway.tenants import LOCAL, digest_of_key
+from lix_cache.gateway.vectors_path import EMBEDDINGS
 
 if TYPE_CHECKING:
     from lix_cache.gateway.app import Gateway
@@ -78,34 +81,60 @@ class _Admin:
     async def explain(self, request: Request) -> dict[str, Any]:
         """Say what would become of a request, without sending it anywhere or counting it."""
         asked = await _asked(request, {"tenant": str, "path": str, "headers": dict, "body": dict})
-        protocol = protocol_of(asked.get("path", ""))
+        path = asked.get("path", "")
+        if path == EMBEDDINGS.path:
+            raise Refused(422, "not_explained", "each text of an embeddings request is looked up by itself")
+        protocol = protocol_of(path)
         if protocol is None:
             return {"cache": "bypass", "reason": "path"}
         core = self._core
         headers = {str(name).lower(): str(value) for name, value in asked.get("headers", {}).items()}
         tenant, control = asked.get("tenant", LOCAL), read_control(headers)
         source = source_of(tenant, protocol.name, control.namespace, headers, "")
-        ready = core.preparer.prepare(source, orjson.dumps(asked.get("body", {})))
+        ready = core.preparer.prepare(source, dump(asked.get("body", {})))
         if ready.bypass or control.mode == "off":
             return {"cache": "bypass", "reason": ready.bypass or "mode"}
         found: dict[str, Any] = {"key": ready.key.hex(), "model": ready.model}
-        now = core.clock.time()
-        found["memory"] = core.memory.get(ready.key, now, control.max_age, control.min_fresh) is not None
+        if control.no_cache:
+            return {**found, "cache": "miss", "reason": "no_cache"}
+
+        def suits(answer: Answer) -> bool:
+            return protocol.lacks(answer, stream=ready.is_stream, request=ready.slim) is None
+
+        now, is_last = core.clock.time(), False
+        entry = core.memory.get(ready.key, now, control.max_age, control.min_fresh)
+        found["memory"] = entry is not None and suits(entry.answer)
         if core.redis is not None:
             entry = await core.redis.get(tenant, ready.key)
-            found["redis"] = entry is not None and entry.is_fresh(now, control.max_age, control.min_fresh)
+            # What is there and does not suit ends the search: no other tier is asked then.
+            is_last = entry is not None and core.serves(entry, now, control)
+            found["redis"] = is_last and entry is not None and suits(entry.answer)
+        if found["memory"] or found.get("redis"):
+            return {**found, "cache": "hit-l1-exact"}
+        if is_last:
+            return {**found, "cache": "miss", "reason": "unsuited"}
+        if core.asks_meaning(control):
+            found["by_meaning"] = await self._by_meaning(asked, protocol, control, headers, ready)
+        return {**found, "cache": found.get("by_meaning", {}).get("cache", "miss")}
+
+    async def _by_meaning(
+        self,
+        asked: dict[str, Any],
+        protocol: Protocol,
+        control: Control,
+        headers: dict[str, str],
+        ready: Prepared,
+    ) -> dict[str, Any]:
+        core = self._core
         value = stripped(protocol.name, asked.get("body", {}))
         question = question_of(
             protocol.name, core.normalise(protocol.name, value) if core.normalise else value
         )
-        if not isinstance(question, Question):
-            found["by_meaning"] = {"reason": f"not_asked: {question}"}
-        elif core.meaning is not None:
-            place = core.place_of(tenant, protocol.name, control, headers, ready, question)
-            found["by_meaning"] = await core.meaning.explain(place)
-        is_exact = found["memory"] or found.get("redis")
-        found["cache"] = "hit-l1-exact" if is_exact else found.get("by_meaning", {}).get("cache", "miss")
-        return found
+        if not isinstance(question, Question) or core.meaning is None:
+            return {"reason": f"not_asked: {question}"}
+        tenant = asked.get("tenant", LOCAL)
+        place = core.place_of(tenant, protocol.name, control, headers, ready, question)
+        return await core.meaning.explain(place, control)
 
     async def models(self, request: Request) -> dict[str, Any]:
         """List the local models; or load another in the place of one."""

@@ -18,7 +18,7 @@ from lix_cache.config import CacheConfig, SemanticSettings
 from lix_cache.errors import CodecError, LixCacheError, told
 from lix_cache.gateway.answer import Answer
 from lix_cache.gateway.eligibility import Question
-from lix_cache.gateway.headers import Control, Verdict
+from lix_cache.gateway.headers import NOTHING_ASKED, Control, Verdict
 from lix_cache.hot.breaker import Breaker
 from lix_cache.matching.reasons import Reason
 from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS
@@ -141,20 +141,21 @@ class ByMeaning:
         answer = _read(found.response)
         if answer is None:
             return Meant(reason="unreadable")
-        if control.max_age is not None and (found.age_seconds or 0.0) > control.max_age:
-            return Meant(reason="too_old")
-        if control.min_fresh and (found.ttl_remaining_seconds or 0.0) <= control.min_fresh:
+        if _is_too_old(found, control):
             return Meant(reason="too_old")
         return Meant(answer, self._verdict(found), reason=found.reason)
 
-    async def explain(self, place: Place) -> dict[str, Any]:
-        """Say what a lookup would find, and leave no trace."""
-        why = await self.cache(place.tenant).explain(place.question.text, context=place.context)
+    async def explain(self, place: Place, control: Control = NOTHING_ASKED) -> dict[str, Any]:
+        """Say what a request would find, and leave no trace. The answer itself is not read."""
+        why = await self.cache(place.tenant).explain(
+            place.question.text, context=place.context, similarity_threshold=control.threshold
+        )
         found = why.found
+        is_too_old = found.is_hit and _is_too_old(found, control)
         margin = found.margin if found.margin != float("inf") else None
         return {
-            "cache": self._verdict(found).state if found.is_hit else "miss",
-            "reason": found.reason,
+            "cache": self._verdict(found).state if found.is_hit and not is_too_old else "miss",
+            "reason": "too_old" if is_too_old else found.reason,
             "detail": found.detail,
             "similarity": round(found.similarity, 4),
             "margin": margin,
@@ -228,6 +229,13 @@ class ByMeaning:
 def _tag_of(kind: str, word: str) -> str:
     """Return a tag for a word of another's: one kind is never taken for the other."""
     return f"{kind}-" + hashlib.sha256(word.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _is_too_old(found: Lookup, control: Control) -> bool:
+    """Whether a request wants a younger answer, or one that lives longer."""
+    if control.max_age is not None and (found.age_seconds or 0.0) > control.max_age:
+        return True
+    return bool(control.min_fresh) and (found.ttl_remaining_seconds or 0.0) <= control.min_fresh
 
 
 def _read(response: Any) -> Answer | None:

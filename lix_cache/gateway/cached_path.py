@@ -232,8 +232,7 @@ class Exchange:
     def _place(self, asked: Prepared, data: bytes, control: Control) -> Place | None:
         """Return where the question belongs, if it may be answered by meaning."""
         core = self.core
-        is_on = control.mode == "semantic" or (core.settings.semantic and control.mode != "exact")
-        if core.meaning is None or not is_on:
+        if not core.asks_meaning(control):
             return None
         body = asked.body.value if asked.body is not None else parse(data).value
         value = stripped(self.protocol.name, body)

@@ -249,6 +249,11 @@ class Core(Keeping):
         self.metrics.encoded_tokens += found.saved_tokens
         return dump(found.request) if found.texts else data
 
+    def asks_meaning(self, control: Control) -> bool:
+        """Whether a request may be answered by meaning, if its question may."""
+        is_on = control.mode == "semantic" or (self.settings.semantic and control.mode != "exact")
+        return self.meaning is not None and is_on
+
     def place_of(
         self,
         tenant: str,

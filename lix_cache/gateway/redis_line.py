@@ -59,7 +59,7 @@ class RedisLine:
                     packed = b"".join([pack(words) for words in commands])
                     answers: list[Any] = await self._line().ask(packed, len(commands))
                 else:
-                    answers = await self._driver(_sent(commands))
+                    answers = [_flat(answer) for answer in await self._driver(_sent(commands))]
                 for answer in answers:
                     if isinstance(answer, Exception) and getattr(answer, "code", "") != SCAN_AGAIN:
                         raise answer
@@ -93,6 +93,11 @@ class RedisLine:
                 said,
             )
         self.last_trouble = said
+
+
+def _flat(answer: Any) -> Any:
+    """Return a hash as the server gave it, and as the pipeline gives it: names and values in turn."""
+    return [part for pair in answer.items() for part in pair] if isinstance(answer, dict) else answer
 
 
 def _sent(commands: tuple[_Words, ...]) -> Flow[list[Any]]:

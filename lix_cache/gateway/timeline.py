@@ -169,8 +169,6 @@ class Timeline:
         if answers is None:
             return None
         pairs = answers[0]
-        if isinstance(pairs, dict):
-            pairs = [part for pair in pairs.items() for part in pair]
         return {
             name.decode("utf-8", "replace"): data for name, data in zip(pairs[::2], pairs[1::2], strict=False)
         }

@@ -141,6 +141,53 @@ def test_answers_are_purged_by_the_tags_that_clients_gave(gateway: RunningGatewa
         assert post(gateway.url, chat_body(), authorization=ANN, x_lix_cache_tags=tags).status == 400
 
 
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("settings", [{}, {"semantic": False}], ids=["semantic", "exact"])
+@pytest.mark.parametrize("near", [False, True], ids=["same", "near"])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"x-lix-cache-mode": "exact"},
+        {"x-lix-cache-mode": "semantic"},
+        {"x-lix-cache-threshold": "0.9999"},
+        {"cache-control": "no-cache"},
+        {"cache-control": "min-fresh=9999999"},
+    ],
+    ids=["plain", "exact", "semantic", "threshold", "no-cache", "min-fresh"],
+)
+def test_an_explanation_says_what_the_request_would_get(
+    extra: dict[str, str],
+    near: bool,
+    settings: dict[str, Any],
+    provider: Provider,
+    redis_config: CacheConfig,
+) -> None:
+    everyone = {"embedder": HashingEmbedder(), "admin_key": digest_of_key(ADMIN)}
+    with RunningGateway(provider, redis_config, **everyone, **settings) as gateway:
+        key = {"authorization": "Bearer a-key-of-a-provider"}
+        post(gateway.url, chat_body("How do I reset my password?"), **key, x_lix_cache_mode="semantic")
+        gateway.settle()
+        body = chat_body("how do I reset my password please" if near else "How do I reset my password?")
+        asked = {"path": CHAT, "headers": {**key, **extra}, "body": body}
+        said = admin(gateway, "explain", asked).json["cache"]
+        assert said == post(gateway.url, body, **key, **extra).state
+
+
+@pytest.mark.promise("right-answer")
+def test_an_answer_that_does_not_suit_is_explained_as_a_miss(gateway: RunningGateway) -> None:
+    # Whoever asks for a stream without its tokens leaves an answer without them.
+    post(gateway.url, chat_body(stream=True), authorization=ANN)
+    gateway.settle()
+    asked = {"tenant": "ann", "path": CHAT, "headers": {"authorization": ANN}, "body": chat_body()}
+    found = admin(gateway, "explain", asked).json
+    assert (found["cache"], found["reason"], found["memory"]) == ("miss", "unsuited", False)
+    streamed = {**asked, "body": chat_body(stream=True)}
+    assert admin(gateway, "explain", streamed).json["cache"] == "hit-l1-exact"
+    asked["path"] = "/v1/embeddings"
+    assert admin(gateway, "explain", asked).status == 422
+
+
 def test_an_explanation_leaves_no_trace(gateway: RunningGateway, provider: Provider) -> None:
     headers = {"authorization": f"Bearer {ANN}"}
 
