@@ -114,6 +114,7 @@ class Gateway:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 await self.health.warm_up()
+                self.health.say_troubles()
                 await self.core.start()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":

@@ -17,9 +17,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol
 
+from lix_cache._spelling import did_you_mean
 from lix_cache.errors import ConfigError, MissingExtra
 
-__all__ = ["ENCODERS", "Columns", "Encoded", "Encoder", "Encoding", "Toon", "estimate_tokens"]
+__all__ = [
+    "ENCODERS",
+    "Columns",
+    "Encoded",
+    "Encoder",
+    "Encoding",
+    "Toon",
+    "check_encoders",
+    "estimate_tokens",
+]
 
 #: Characters below which nothing is worth the work.
 _SHORTEST: Final = 200
@@ -145,6 +155,14 @@ def _records(value: Any) -> Any:
 ENCODERS: Final[dict[str, Callable[[], Encoder]]] = {"toon": Toon, "columns": Columns}
 
 
+def check_encoders(names: Sequence[str]) -> None:
+    """Refuse names of encoders that there are not."""
+    for name in names:
+        if name not in ENCODERS:
+            hint = did_you_mean(name, list(ENCODERS), "encoders")
+            raise ConfigError(f"there is no encoder {name[:60]!r}{hint}")
+
+
 @dataclass(frozen=True)
 class Encoded:
     """A request whose records were written in another way.
@@ -178,9 +196,7 @@ class Encoding:
         *,
         least_saving: float = _ENOUGH,
     ) -> None:
-        for name in names:
-            if name not in ENCODERS:
-                raise ConfigError(f"there is no encoder of that name; there are {', '.join(ENCODERS)}")
+        check_encoders(names)
         self._encoders = [ENCODERS[name]() for name in dict.fromkeys(names)]
         self._longest = max((one.longest for one in self._encoders), default=0)
         self._most = 1 - least_saving

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from lix_cache._log import logger
 from lix_cache.errors import told
 from lix_cache.gateway.asgi import Scope, Send, respond
 from lix_cache.gateway.tenants import digest_of_key
@@ -37,6 +38,18 @@ class Health:
             self.embedder = await _tried(partial(embedder.embed, ["ready"]))
         if verifier is not None:
             self.verifier = await _tried(partial(verifier.scores, [("ready", "ready")]))
+
+    def say_troubles(self) -> None:
+        """Log what could not be loaded: otherwise only ``/ready`` would say why nothing hits by meaning."""
+        settings = self.core.settings
+        for kind, name, state in (
+            ("embedder", settings.embedder, self.embedder),
+            ("verifier", settings.verifier, self.verifier),
+        ):
+            if state not in ("ok", "none"):
+                logger.warning(
+                    "the gateway answers nothing by meaning: the {} {!r} does not work: {}", kind, name, state
+                )
 
     async def answers(self, scope: Scope, send: Send) -> bool:
         """Answer a request if it is for here."""
@@ -85,8 +98,9 @@ class Health:
         given = next((v for n, v in scope["headers"] if n == b"authorization"), b"").decode("latin-1")
         # With tenants, the counts of all of them are not for each of them.
         if (wanted or core.tenants.local is None) and digest_of_key(given.removeprefix("Bearer ")) != wanted:
-            body = b'{"error":{"message":"the admin key is needed","type":"authentication_error"}}'
-            await respond(send, 401, [(b"content-type", b"application/json")], body)
+            more = "" if wanted else "; with tenants, /metrics needs the setting admin_key, which is not set"
+            said = {"message": f"the admin key is needed{more}", "type": "authentication_error"}
+            await respond(send, 401, [(b"content-type", b"application/json")], orjson.dumps({"error": said}))
             return
         gauges = {
             "memory_entries": float(len(core.memory)),

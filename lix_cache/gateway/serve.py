@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import importlib
 import os
 import signal
 import socket
@@ -17,7 +18,6 @@ from lix_cache.errors import ConfigError, LixCacheError, MissingExtra, told
 from lix_cache.gateway.errors import CannotListen
 from lix_cache.gateway.idling import Used, watch
 from lix_cache.gateway.settings import GatewaySettings
-from lix_cache.hot.clients import close_async_redis_clients
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
@@ -25,17 +25,20 @@ if TYPE_CHECKING:
     from lix_cache.verifiers.protocol import Verifier
 
 __all__ = [
-    "checked",
+    "NO_PROVIDER",
     "embedder_for",
     "gateway_for",
     "listeners_for",
     "log_troubles",
-    "plan_of",
+    "needs_packages",
     "reload",
     "run",
     "server_for",
     "verifier_for",
 ]
+
+
+NO_PROVIDER = "the gateway needs a provider: --upstream URL, --local MODEL, or upstreams in the settings file"
 
 
 def log_troubles() -> None:
@@ -87,18 +90,27 @@ def gateway_for(
         MissingExtra: a package is not installed.
     """
     if not settings.upstreams:
-        raise ConfigError(
-            "the gateway needs a provider: --upstream URL, --local MODEL, or upstreams in the settings file"
-        )
+        raise ConfigError(NO_PROVIDER)
+    needs_packages()
+    from lix_cache.gateway.app import Gateway
+    from lix_cache.gateway.core import Core
+
+    core = Core(settings, config, embedder=embedder_for(settings), verifier=verifier_for(settings))
+    return Gateway(core, reread)
+
+
+def needs_packages() -> None:
+    """Refuse to go on without the packages of the extra.
+
+    Raises:
+        MissingExtra: one is not installed.
+    """
     try:
-        from lix_cache.gateway.app import Gateway
-        from lix_cache.gateway.core import Core
+        importlib.import_module("lix_cache.gateway.app")
     except ImportError as error:
         if (error.name or "").startswith("lix_cache"):
             raise
         raise MissingExtra(error.name or "aiohttp", "gateway", "the gateway") from None
-    core = Core(settings, config, embedder=embedder_for(settings), verifier=verifier_for(settings))
-    return Gateway(core, reread)
 
 
 def server_for(gateway: Gateway, **changes: Any) -> Any:
@@ -226,85 +238,3 @@ def reload(gateway: Gateway) -> None:
         logger.info("the settings were reloaded")
 
 
-def plan_of(settings: GatewaySettings) -> list[str]:
-    """Return what a gateway with these settings does, in sentences without secrets."""
-    processes = "one process" if settings.workers == 1 else f"{settings.workers} processes"
-    tiers = ["memory"] * bool(settings.memory_bytes) + ["Redis"] * settings.redis
-    if settings.redis and settings.semantic and settings.embedder:
-        tiers.append(f"meaning ({settings.embedder})")
-        tiers += [f"verifier ({settings.verifier})"] * bool(settings.verifier)
-    lines = [
-        f"listen at {settings.host}:{settings.port}, {processes}",
-        f"answer from {', '.join(tiers) or 'nothing'}, for {settings.ttl_seconds:g} s",
-    ]
-    for one in settings.upstreams:
-        key = "its own key" if one.api_key or one.api_key_env else "the request's key"
-        lines.append(f"ask {one.name} at {one.url} for {', '.join(one.models)}, with {key}")
-    if not settings.tenants:
-        lines.append("serve one local tenant without a key")
-    for tenant in settings.tenants:
-        limits = [f"{tenant.requests_per_minute} requests a minute"] * bool(tenant.requests_per_minute)
-        limits += [f"{tenant.tokens_per_day} tokens a day"] * bool(tenant.tokens_per_day)
-        lines.append(f"serve tenant {tenant.name}: {', '.join([*tenant.scopes, *limits])}")
-    if settings.sessions or any(tenant.sessions for tenant in settings.tenants):
-        lines.append("keep sessions that X-Session-ID names")
-    if settings.volatile:
-        lines.append(f"leave out of the key: {', '.join(settings.volatile)}")
-    if settings.encoders:
-        lines.append(f"send records in fewer tokens: {', '.join(settings.encoders)}")
-    if settings.snapshot:
-        lines.append(f"read and write a snapshot at {settings.snapshot}")
-    lines.append("serve /admin behind its key" if settings.admin_key else "serve no /admin")
-    return lines
-
-
-def checked(settings: GatewaySettings, config: CacheConfig) -> dict[str, Any]:
-    """Try every part once: Redis, embedder, each provider.
-
-    Returns:
-        ``ok``; ``plan``: see :func:`plan_of`; and ``parts``: name -> ``ok`` or what is wrong.
-    """
-    gateway = gateway_for(settings, config)
-
-    async def look() -> dict[str, str]:
-        core = gateway.core
-        parts = {"settings": "ok", "port": _is_free(settings)}
-        if core.redis is not None:
-            parts["redis"] = "ok" if await core.redis.ping() else core.redis.last_trouble
-        await gateway.health.warm_up()
-        if core.embedder is not None:
-            parts["embedder"] = gateway.health.embedder
-        if core.verifier is not None:
-            parts["verifier"] = gateway.health.verifier
-        for route in core.routes.routes:
-            parts[f"upstream {route.name}"] = await _reached(route)
-        await core.close()
-        await close_async_redis_clients()
-        return parts
-
-    parts = asyncio.run(look())
-    is_fine = all(state == "ok" for state in parts.values())
-    return {"ok": is_fine, "plan": plan_of(settings), "parts": parts}
-
-
-def _is_free(settings: GatewaySettings) -> str:
-    try:
-        for one in listeners_for(settings):
-            one.close()
-    except CannotListen as error:
-        return str(error)
-    return "ok"
-
-
-async def _reached(route: Any) -> str:
-    from lix_cache.gateway.upstream import Outgoing, UpstreamFailed
-
-    try:
-        incoming = await route.upstream.send(Outgoing("HEAD", "/v1/models", []))
-    except UpstreamFailed as error:
-        return str(error)
-    incoming.close()
-    if route.settings.is_local:
-        return str(route.upstream.state)
-    # Any answer will do: without a key it is a refusal.
-    return "ok"

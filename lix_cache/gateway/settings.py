@@ -10,17 +10,26 @@ import dataclasses
 import ipaddress
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 from urllib.parse import urlsplit
 
 from lix_cache._spelling import did_you_mean
-from lix_cache.checks import given
 from lix_cache.errors import ConfigError
+from lix_cache.gateway.encoders import check_encoders
 from lix_cache.gateway.local.settings import LOCAL_SCHEME, LocalSettings
 from lix_cache.gateway.prices import PriceSettings, check_prices
-from lix_cache.gateway.settings_file import TogetherError, check_fields, from_file, from_text, made
+from lix_cache.gateway.settings_file import (
+    SettingsError,
+    TogetherError,
+    check_fields,
+    from_file,
+    from_text,
+    given_number,
+    made,
+)
 from lix_cache.gateway.volatile import normaliser
 
 __all__ = [
@@ -84,6 +93,8 @@ class UpstreamSettings:
         )
 
     def _flaw_of_url(self) -> str:
+        if not self.url:
+            return f"the url of upstream {self.name[:64]!r} is missing"
         where = f"the url of upstream {self.name!r} must"
         if self.is_local:
             return f"{where} name a model behind {LOCAL_SCHEME}" if self.url == LOCAL_SCHEME else ""
@@ -145,22 +156,26 @@ class TenantSettings:
             (
                 "scopes",
                 _SCOPES.issuperset(self.scopes),
-                f"the scopes of {who} must be of {', '.join(sorted(_SCOPES))}",
+                f"the scopes of {who} must be of {', '.join(sorted(_SCOPES))}{self._meant_scope()}",
             ),
             (
                 "requests_per_minute",
                 self.requests_per_minute >= 0,
-                f"the limit requests_per_minute of {who} must not be negative",
+                f"requests_per_minute of {who} must not be negative, got {self.requests_per_minute}",
             ),
             (
                 "tokens_per_day",
                 self.tokens_per_day >= 0,
-                f"the limit tokens_per_day of {who} must not be negative",
+                f"tokens_per_day of {who} must not be negative, got {self.tokens_per_day}",
             ),
         )
         if self.scopes is _DEFAULT_SCOPES and (self.tokens_per_day or "*" not in self.models):
             # What the gateway does not understand it cannot hold to these limits.
             object.__setattr__(self, "scopes", ("generate",))
+
+    def _meant_scope(self) -> str:
+        unknown = next((one for one in self.scopes if one not in _SCOPES), "")
+        return did_you_mean(unknown, sorted(_SCOPES), "scopes").partition("; known")[0]
 
 
 @dataclass(frozen=True)
@@ -248,18 +263,13 @@ class GatewaySettings:
     def __post_init__(self) -> None:
         _check_numbers(self)
         normaliser(self.volatile)
+        check_encoders(self.encoders)
         check_prices(self.prices)
         if self.admin_key and not _DIGEST.match(self.admin_key):
             raise ConfigError(
                 "admin_key must be sha256: and 64 digits; 'lix-cache serve --hash-key' makes it"
             )
-        for what, items in (("upstream", self.upstreams), ("tenant", self.tenants)):
-            names = [item.name for item in items]
-            if len(set(names)) != len(names):
-                raise ConfigError(f"two {what}s have the same name")
-        keys = [key for tenant in self.tenants for key in tenant.keys]
-        if len(set(keys)) != len(keys):
-            raise ConfigError("two tenants have the same key")
+        _check_twice(self)
         if not self.tenants and not _is_loopback(self.host):
             raise TogetherError(
                 f"without tenants the gateway listens on this machine alone (127.0.0.1), got {self.host!r}; "
@@ -295,9 +305,27 @@ def _check_numbers(settings: GatewaySettings) -> None:
         if value != value or value in (float("inf"), float("-inf")):
             raise ConfigError(f"{one.name} must be finite")
         if value < 0 or (least is None and value == 0):
-            raise ConfigError(f"{one.name} must be larger than 0, {given(value)}")
+            raise ConfigError(f"{one.name} must be larger than 0, {given_number(value)}")
         if value > _MOST.get(one.name, value):
-            raise ConfigError(f"{one.name} must be at most {_MOST[one.name]}, {given(value)}")
+            raise ConfigError(f"{one.name} must be at most {_MOST[one.name]}, {given_number(value)}")
+
+
+def _check_twice(settings: GatewaySettings) -> None:
+    """Refuse names and keys that are there twice; of a key only whose it is is said."""
+    problems = []
+    for what, items in (("upstreams", settings.upstreams), ("tenants", settings.tenants)):
+        names = Counter(item.name for item in items)
+        problems += [f"two {what} have the same name, {name!r}" for name, n in names.items() if n > 1]
+    owners: dict[str, list[str]] = {}
+    for tenant in settings.tenants:
+        for key in tenant.keys:
+            owners.setdefault(key, []).append(repr(tenant.name))
+    for found in owners.values():
+        if len(found) > 1:
+            one_of_two = f"two tenants have the same key: {' and '.join(dict.fromkeys(found))}"
+            problems.append(one_of_two if len(set(found)) > 1 else f"tenant {found[0]} has a key twice")
+    if problems:
+        raise SettingsError(problems)
 
 
 def _is_loopback(host: str) -> bool:

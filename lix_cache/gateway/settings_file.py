@@ -19,6 +19,7 @@ __all__ = [
     "check_fields",
     "from_file",
     "from_text",
+    "given_number",
     "made",
     "problems_of",
 ]
@@ -188,7 +189,17 @@ def _alone(kind: type[Any], fitted: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def problems_of(error: ConfigError) -> list[str]:
+def given_number(value: object) -> str:
+    """Return what may be told of what was given for a number, or a yes or no.
+
+    No secret belongs there, so a number is shown: it says more than its type. A text is not: it may be a
+    secret that stands one line too high.
+    """
+    is_number = isinstance(value, (int, float)) and abs(value) < 1e15
+    return f"got {value!r}" if is_number else given(value)
+
+
+def problems_of(error: ConfigError | MissingExtra) -> list[str]:
     """Return each problem that an error tells of."""
     return error.problems if isinstance(error, SettingsError) else [str(error)]
 
@@ -227,5 +238,6 @@ def _fitted(value: Any, hint: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{where} must be {hint.__name__}, {given(value)}")
+        told = given(value) if hint is str else given_number(value)
+        raise ConfigError(f"{where} must be {hint.__name__}, {told}")
     return value

@@ -30,9 +30,9 @@ from lix_cache.errors import ArchiveCorrupt, LixCacheError, told
 from lix_cache.gateway.tenants import LOCAL, TenantBook
 from lix_cache.gateway.tiers import RedisTier
 from lix_cache.hot.keys import digest
-from lix_cache.storage.objects import Objects
+from lix_cache.storage.objects import Objects, objects_at, try_place
 
-__all__ = ["hydrate", "load_snapshot", "mark_dropped", "save_snapshot"]
+__all__ = ["check_snapshot", "hydrate", "load_snapshot", "mark_dropped", "save_snapshot"]
 
 _HYDRATION_SECONDS = 300.0
 
@@ -193,6 +193,22 @@ async def load_snapshot(redis: RedisTier, objects: Objects, tenants: Collection[
             for name, value in await asyncio.to_thread(_read_part, objects, part):
                 count += await redis.restore(name, value)
     return count
+
+
+def check_snapshot(place: str, clock: Clock) -> None:
+    """Look whether a snapshot can be written, and the one that is there be read. Leaves nothing behind.
+
+    Raises:
+        ArchiveCorrupt: it is damaged.
+        ArchiveUnavailable: the place cannot be read or written.
+        ConfigError, MissingExtra: there is no such place.
+    """
+    # Where it cannot be removed, it is as what a snapshot that was never finished has left.
+    try_place(place, f"part-{int(clock.time() * 1000):x}-{secrets.token_hex(8)}-0.lxs")
+    objects = objects_at(place)
+    manifest = objects.get(_MANIFEST)
+    for part in () if manifest is None else _checked(manifest)["parts"]:
+        _read_part(objects, part)
 
 
 def _checked(data: bytes) -> dict[str, Any]:

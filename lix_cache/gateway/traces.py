@@ -33,7 +33,7 @@ class Traces:
         try:
             from opentelemetry import propagate, trace
         except ImportError:
-            raise MissingExtra("opentelemetry-api", "otel", "spans of the gateway") from None
+            raise MissingExtra("opentelemetry-api", "otel", "the setting traces") from None
         self._trace: Any = trace
         self._propagate: Any = propagate
         self._tracer: Any = trace.get_tracer("lix_cache.gateway")

@@ -9,11 +9,13 @@ import os
 import re
 from datetime import timedelta
 from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
 
 from lix_cache.errors import ArchiveUnavailable, ConfigError, MissingExtra
 from lix_cache.storage.files import Files
+from lix_cache.storage.opening import try_folder
 
-__all__ = ["FolderObjects", "Objects", "RemoteObjects", "objects_at"]
+__all__ = ["FolderObjects", "Objects", "RemoteObjects", "objects_at", "try_place"]
 
 _URL = re.compile(r"(?:s3|s3a|gs|az|adl|abfss?|azure|https?|file)://")
 _NEW = ".new"
@@ -56,6 +58,26 @@ def objects_at(place: str) -> Objects:
     if "://" in place:
         raise ConfigError("an object store is named by s3://, gs://, az:// or file://, a folder by its path")
     return FolderObjects(os.path.expanduser(place))
+
+
+def try_place(place: str, name: str) -> None:
+    """Try to put an object, and leave nothing behind.
+
+    Args:
+        place: see :func:`objects_at`.
+        name: of the object, which no other one has.
+
+    Raises:
+        ArchiveUnavailable: it cannot be put, or not be removed.
+        ConfigError, MissingExtra: see :func:`objects_at`.
+    """
+    objects = objects_at(place)
+    if isinstance(objects, FolderObjects) or place.startswith("file://"):
+        folder = unquote(urlsplit(place).path) if place.startswith("file://") else os.path.expanduser(place)
+        try_folder(folder)
+        return
+    objects.put(name, b"")
+    objects.remove(name)
 
 
 class FolderObjects:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
+import tempfile
 from itertools import tee
 from typing import NoReturn, TypeVar
 
 from lix_cache.errors import ArchiveUnavailable
 
-__all__ = ["FLAGS", "OpenFile", "OpenFolder", "opened_as", "refused"]
+__all__ = ["FLAGS", "OpenFile", "OpenFolder", "opened_as", "refused", "try_folder"]
 
 FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
 #: What is made here holds what people said: it is the user's own, whatever the umask allows.
@@ -78,3 +80,43 @@ def refused(error: OSError, what: str, path: str) -> NoReturn:
         errno.EMFILE: "this process has too many open files",
     }.get(error.errno or 0, os.strerror(error.errno) if error.errno else str(error))
     raise ArchiveUnavailable(error.errno, f"cannot {what} {path!r}: {hint}") from error
+
+
+def try_folder(path: str) -> None:
+    """Try to make a file in a folder, and the folder if it is not there. Leaves nothing behind.
+
+    A file without a name, where the file system knows such: then nothing is touched, not even a time.
+    """
+    folder, missing = os.path.abspath(path), list[str]()
+    try:
+        while not _is_there(folder):
+            missing.append(folder)
+            folder = os.path.dirname(folder)
+        with contextlib.suppress(AttributeError, OSError):  # no system but Linux; not each of its kinds
+            os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            return
+        made: list[str] = []
+        try:
+            for name in reversed(missing):
+                os.mkdir(name, 0o700)
+                made.append(name)
+            with tempfile.TemporaryFile(dir=made[-1] if made else folder):
+                pass
+        finally:
+            for name in reversed(made):
+                os.rmdir(name)
+    except OSError as error:
+        refused(error, "write in the folder", path)
+
+
+def _is_there(folder: str) -> bool:
+    """Whether a folder is there. What cannot be one, such as a link to nothing, is refused."""
+    try:
+        os.stat(folder)
+    except FileNotFoundError:
+        if os.path.islink(folder):
+            raise
+        return False
+    if not os.path.isdir(folder):
+        raise NotADirectoryError(errno.ENOTDIR, "not a folder")
+    return True

@@ -15,9 +15,9 @@ import pytest
 
 from lix_cache import CacheConfig
 from lix_cache.errors import ConfigError, EngineError
+from lix_cache.gateway.checking import checked
 from lix_cache.gateway.local import upstream as local_upstream
 from lix_cache.gateway.local.settings import LocalSettings
-from lix_cache.gateway.serve import checked
 from lix_cache.gateway.settings import GatewaySettings, TenantSettings, UpstreamSettings, read_settings
 from lix_cache.gateway.tenants import digest_of_key
 from lix_cache.kv.local_model import LocalModel

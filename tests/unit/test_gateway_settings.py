@@ -86,10 +86,26 @@ def test_every_field_has_a_variable_that_the_librarys_own_settings_do_not_take_f
         ({"upstreams": [{"name": "a", "url": "http://u:p@a"}]}, "no user, query or fragment"),
         ({"upstreams": [{"name": "../a", "url": "http://a"}]}, "name of an upstream"),
         ({"upstreams": [{"name": "a", "url": "http://a"}] * 2}, "two upstreams have the same name"),
+        ({"upstreams": [{"name": "a", "url": "http://a"}] * 2}, "have the same name, 'a'"),
+        ({"upstreams": [{"name": "a"}]}, "the url of upstream 'a' is missing"),
         ({"upstreams": {"name": "a"}}, "upstreams must be a list"),
         ({"tenants": [{"name": "..", "keys": [KEY]}]}, "name of a tenant"),
         ({"tenants": [{"name": "a", "keys": ["plain-key"]}]}, "--hash-key"),
-        ({"tenants": [{"name": "a", "keys": [KEY]}, {"name": "b", "keys": [KEY]}]}, "the same key"),
+        (
+            {"tenants": [{"name": "a", "keys": [KEY]}, {"name": "b", "keys": [KEY]}]},
+            "the same key: 'a' and 'b'",
+        ),
+        ({"tenants": [{"name": "a", "keys": [KEY, KEY]}]}, "tenant 'a' has a key twice"),
+        ({"tenants": [{"name": "a", "keys": [KEY], "scopes": ["genrate"]}]}, "did you mean 'generate'"),
+        ({"tenants": [{"name": "a", "keys": [KEY], "tokens_per_day": -7}]}, "got -7"),
+        ({"encoders": ["toom"]}, "did you mean 'toon'"),
+        ({"port": 86.5}, "port must be int, got 86.5"),
+        ({"workers": 65}, "workers must be at most 64, got 65"),
+        ({"ttl_seconds": -3}, "ttl_seconds must be larger than 0, got -3"),
+        ({"threshold": 1.5}, "threshold must be at most 1.0, got 1.5"),
+        ({"redis": 17}, "redis must be bool, got 17"),
+        ({"admin_key": 1234567}, "admin_key must be str, got an int"),
+        ({"local": {"slots": -2}}, "local.slots must be larger than 0, got -2"),
         ({"tenants": [{"name": "a", "keys": [KEY], "scopes": ["all"]}]}, "the scopes of tenant"),
         ({"volatile": ["dates"]}, "did you mean 'date'"),
         ({"admin_key": "plain"}, "--hash-key"),
@@ -105,6 +121,8 @@ def test_what_makes_no_sense_is_said_without_a_secret(
         read_settings(str(path), {})
     assert said in str(caught.value)
     assert "plain-key" not in str(caught.value)
+    assert KEY not in str(caught.value)
+    assert "1234567" not in str(caught.value)
 
 
 def test_files_and_variables_that_cannot_be_read(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 from rich.text import Text
 
-from lix_cache import ConfigError, InvalidInput
+from lix_cache import ConfigError, InvalidInput, MissingExtra
 from lix_cache.cli.errors import PROBLEM
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import for_humans, print_json, to_stderr, visible
@@ -181,12 +181,12 @@ def _print_digest() -> None:
 
 
 def _check(reread: Callable[[], GatewaySettings], library: CacheConfig, *, as_json: bool) -> None:
-    from lix_cache.gateway.serve import checked
+    from lix_cache.gateway.checking import checked
     from lix_cache.gateway.settings_file import problems_of
 
     try:
         found = checked(reread(), library)
-    except ConfigError as error:
+    except (ConfigError, MissingExtra) as error:
         found = {"ok": False, "plan": [], "parts": {}, "settings": problems_of(error)}
     if as_json:
         print_json(found)

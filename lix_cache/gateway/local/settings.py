@@ -58,9 +58,11 @@ class LocalSettings:
     def __post_init__(self) -> None:
         for name in ("budget_bytes", "memory_bytes", "context_tokens", "slots", "threads", "most_waiting"):
             if getattr(self, name) < (0 if name in _MAY_BE_ZERO else 1):
-                raise ConfigError(f"local.{name} must be positive")
+                least = "at least 0" if name in _MAY_BE_ZERO else "larger than 0"
+                raise ConfigError(f"local.{name} must be {least}, got {getattr(self, name)}")
         if not (0 <= self.idle_seconds < 1e9 and 0 < self.drain_seconds < 1e9):
-            raise ConfigError("local.idle_seconds and local.drain_seconds must be seconds")
+            seconds = f"got {self.idle_seconds:g} and {self.drain_seconds:g}"
+            raise ConfigError(f"local.idle_seconds and local.drain_seconds must be seconds, {seconds}")
         if self.engine not in ("", *ENGINES):
             raise ConfigError(f"local.engine must be one of {', '.join(ENGINES)}")
         self.quota_bytes()
