@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+import asyncio
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.clock import Clock
 from lix_cache.gateway.answer import Answer
 from lix_cache.gateway.by_meaning import ByMeaning, Meant, Place
+from lix_cache.gateway.deletions import is_deleted, mark_deleted
 from lix_cache.gateway.headers import Control
 from lix_cache.gateway.metrics import Metrics
 from lix_cache.gateway.prepared import Prepared
 from lix_cache.gateway.protocols import Protocol
-from lix_cache.gateway.request import account_of
 from lix_cache.gateway.settings import GatewaySettings
 from lix_cache.gateway.tenants import Tenant
 from lix_cache.gateway.tiers import Entry, Memory, Purges, RedisTier
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from lix_cache.gateway.relay import Flight
 
 __all__ = ["Keeping"]
+
+#: After so long it is looked again whether Redis is back.
+_AGAIN_SECONDS = 0.5
 
 
 class Keeping:
@@ -118,9 +122,12 @@ class Keeping:
                 await meant.lead.fail(None)  # others wait for it
             return
         if redis is not None and is_named:
-            await redis.name_answer(entry.tenant, asked.account, entry.answer.id, asked.key, seconds)
-            if self.deleted.has(entry):  # it found no name then
-                await redis.forget_named(entry.tenant, asked.account, entry.answer.id)
+            await redis.name_answer(entry.tenant, entry.answer.id, asked.key, seconds)
+            # What deleted it meanwhile, here or in another process, found no name.
+            if self.deleted.has(entry) or await is_deleted(redis, entry):
+                self._drop_purged(asked.key, entry)
+                await redis.forget_named(entry.tenant, entry.answer.id)
+                return
         if place is None or self.meaning is None:
             return
         await self.meaning.store(place, meant, entry.answer, text, seconds, entry.tags)
@@ -145,21 +152,34 @@ class Keeping:
         if not await redis.put(key, entry):
             self._drop_purged(key, entry)
 
-    async def forget_response(self, tenant: Tenant, headers: Mapping[str, str], identity: str) -> None:
+    async def forget_response(self, tenant: Tenant, identity: str) -> None:
         """Drop an answer that its provider was told to delete, from all tiers."""
 
         def fits(entry: Entry) -> bool:
             return entry.tenant == tenant.name and entry.answer.id == identity
 
         # First: one that is being stored, or read from Redis, is not to come back behind it.
-        self.deleted.add(self.clock.time(), fits)
+        now = self.clock.time()
+        self.deleted.add(now, fits)
         self.memory.purge(fits)
-        if self.redis is not None:
-            account = self.provider(tenant.name, None)[1] or account_of(headers)
-            await self.redis.forget_named(tenant.name, account, identity)
-            await self.redis.count_purge()
+        if self.redis is not None and not await self._forget_in(self.redis, tenant.name, identity, now):
+            self.spawn(self._forget_later(self.redis, tenant.name, identity, now))
         if self.meaning is not None:
             await self.meaning.forget(tenant.name, identity)
+
+    async def _forget_in(self, redis: RedisTier, tenant: str, identity: str, now: float) -> bool:
+        """Drop an answer from what other processes see. False if Redis does not answer."""
+        # Marked first: one that is being stored looks for the mark when its name is there.
+        if not await mark_deleted(redis, tenant, identity, now):
+            return False
+        await redis.forget_named(tenant, identity)
+        await redis.count_purge()
+        return True
+
+    async def _forget_later(self, redis: RedisTier, tenant: str, identity: str, now: float) -> None:
+        """Drop an answer when Redis is back: the provider has deleted it by then."""
+        while not await self._forget_in(redis, tenant, identity, now):  # noqa: ASYNC110 - no event of ours
+            await asyncio.sleep(_AGAIN_SECONDS)
 
     async def purge(
         self, tenant: str, model: str | None, older_than: float | None, tag: str | None = None
