@@ -281,7 +281,9 @@ class Core(Keeping):
         if self.redis is not None:
             if self._objects is not None:
                 self.hydrated, self.hydration = await hydrate(self.redis, self._objects, self.tenants)
-            self._following = asyncio.get_running_loop().create_task(self.redis.follow_purges(self.memory))
+            self._following = asyncio.get_running_loop().create_task(
+                self.redis.follow_purges(self.memory, self.flights)
+            )
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Do something behind the client's back."""

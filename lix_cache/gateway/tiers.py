@@ -336,13 +336,14 @@ class RedisTier:
             (await self._ask(pack(("SET", name, b"1", "NX", "PX", int(seconds * 1000)))) or (None,))[0]
         )
 
-    async def follow_purges(self, memory: Memory) -> None:
-        """Forget what is in memory when another process has dropped answers. Never ends."""
+    async def follow_purges(self, memory: Memory, flights: dict[bytes, Any]) -> None:
+        """Forget what is in memory or under way when another process has dropped answers. Never ends."""
         known: int | None = None
         while True:
             count = await self.purges()
             if count is not None and known is not None and count != known:
                 memory.purge(lambda _: True)
+                flights.clear()  # no new request follows what was asked for before the purge
             known = known if count is None else count
             await asyncio.sleep(_LOOK_SECONDS)
 

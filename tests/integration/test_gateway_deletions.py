@@ -1,8 +1,9 @@
-"""A response that its provider was told to delete is served by no process any more."""
+"""What was deleted or purged at one process is served by no other."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
 
@@ -10,10 +11,10 @@ import pytest
 
 from lix_cache import CacheConfig
 from tests.support.http_server import Answer, HttpServer, Request
-from tests.support.provider import RunningGateway
+from tests.support.provider import Provider, RunningGateway
 from tests.support.provider_wire import OUTPUTS, response
 from tests.support.redis_server import wait_until
-from tests.support.wire import ask, post
+from tests.support.wire import ask, chat_body, post
 
 pytestmark = pytest.mark.promise("right-answer")
 PATH, BODY = "/v1/responses", {"model": "m-1", "input": "What is to be deleted?"}
@@ -129,3 +130,19 @@ def test_what_was_deleted_without_redis_goes_when_it_is_back(
             wait_until(lambda: len(tries) > 2, what="another try")
         wait_until(lambda: not one.core._tasks, what="the mark in Redis")
         assert not is_served(other)
+
+
+def test_who_asks_after_another_process_has_purged_follows_no_call_from_before(
+    provider: Provider, redis_config: CacheConfig
+) -> None:
+    with RunningGateway(provider, redis_config) as one, RunningGateway(provider, redis_config) as other:
+        provider.gate.clear()
+        with ThreadPoolExecutor() as pool:
+            first = pool.submit(post, other.url, chat_body())
+            wait_until(lambda: len(provider.calls) == 1 and other.core.flights, what="a call under way")
+            one.do(one.core.purge("local", None, None))
+            wait_until(lambda: not other.core.flights, what="a look at what was purged")
+            second = pool.submit(post, other.url, chat_body())
+            wait_until(lambda: len(provider.calls) == 2, what="a call of its own")
+            provider.gate.set()
+            assert [reply.result().state for reply in (first, second)] == ["miss", "miss"]
