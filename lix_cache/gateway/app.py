@@ -14,7 +14,7 @@ from lix_cache._log import logger
 from lix_cache.errors import ConfigError
 from lix_cache.errors import told as said
 from lix_cache.gateway import headers as words
-from lix_cache.gateway.asgi import Gone, Receive, Scope, Send, respond, target_of
+from lix_cache.gateway.asgi import Gone, Receive, Scope, Send, plain_path, respond, target_of
 from lix_cache.gateway.asker import asker_of
 from lix_cache.gateway.cached_path import Exchange
 from lix_cache.gateway.core import Core
@@ -32,9 +32,7 @@ __all__ = ["Gateway"]
 
 
 def _spoken(path: str) -> Any:
-    if "//" in path or "/./" in path or path.endswith(("/", "/.")):
-        # Providers take these for one place, so limits must too.
-        path = "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+    path = plain_path(path)  # limits hold in every spelling
     return EMBEDDINGS if path == EMBEDDINGS.path else protocol_of(path)
 
 

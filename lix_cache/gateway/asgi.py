@@ -19,6 +19,7 @@ __all__ = [
     "Watch",
     "goes_upwards",
     "headers_of",
+    "plain_path",
     "read_body",
     "respond",
     "target_of",
@@ -79,6 +80,13 @@ def _check_framing(scope: Scope, coding: str) -> None:
         raise Refused(
             400, "invalid_framing", "the transfer-encoding may be chunked, in HTTP/1.1, and no other"
         )
+
+
+def plain_path(path: str) -> str:
+    """Return a path without what makes no difference: providers take these spellings for one place."""
+    if "//" in path or "/./" in path or path.endswith(("/", "/.")):
+        return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+    return path
 
 
 def target_of(scope: Scope) -> str:

@@ -12,11 +12,11 @@ from lix_cache.clock import Clock
 from lix_cache.errors import InvalidInput
 from lix_cache.gateway.answer import Answer
 from lix_cache.gateway.by_meaning import ByMeaning, Meant, Place
+from lix_cache.gateway.deletions import is_deleted, mark_deleted
 from lix_cache.gateway.headers import Control
 from lix_cache.gateway.metrics import Metrics
 from lix_cache.gateway.prepared import Prepared
 from lix_cache.gateway.protocols import Protocol
-from lix_cache.gateway.request import account_of
 from lix_cache.gateway.settings import GatewaySettings
 from lix_cache.gateway.snapshot import mark_dropped
 from lix_cache.gateway.tenants import Tenant
@@ -50,6 +50,9 @@ class Purges:
     def has(self, entry: Entry) -> bool:
         """Whether an entry is of what was purged since it was asked for."""
         return any(fits(entry) for _, fits in takewhile(lambda one: one[0] >= entry.created, self._last))
+
+#: After so long it is looked again whether Redis is back.
+_AGAIN_SECONDS = 0.5
 
 
 class Keeping:
@@ -153,9 +156,12 @@ class Keeping:
                 await meant.lead.fail(None)  # others wait for it
             return
         if redis is not None and is_named:
-            await redis.name_answer(entry.tenant, asked.account, entry.answer.id, asked.key, seconds)
-            if self.deleted.has(entry):  # it found no name then
-                await redis.forget_named(entry.tenant, asked.account, entry.answer.id)
+            await redis.name_answer(entry.tenant, entry.answer.id, asked.key, seconds)
+            # What deleted it meanwhile, here or in another process, found no name.
+            if self.deleted.has(entry) or await is_deleted(redis, entry):
+                self._drop_purged(asked.key, entry)
+                await redis.forget_named(entry.tenant, entry.answer.id)
+                return
         if place is None or self.meaning is None:
             return
         await self.meaning.store(place, meant, entry.answer, text, seconds, entry.tags)
@@ -189,19 +195,18 @@ class Keeping:
                 if not is_kept:
                     self._drop_purged(key, entry)
 
-    async def forget_response(self, tenant: Tenant, headers: Mapping[str, str], identity: str) -> None:
+    async def forget_response(self, tenant: Tenant, identity: str) -> None:
         """Drop an answer that its provider was told to delete, from all tiers."""
 
         def fits(entry: Entry) -> bool:
             return entry.tenant == tenant.name and entry.answer.id == identity
 
         # First: one that is being stored, or read from Redis, is not to come back behind it.
-        self.deleted.add(self.clock.time(), fits)
+        now = self.clock.time()
+        self.deleted.add(now, fits)
         self.memory.purge(fits)
-        if self.redis is not None:
-            account = self.provider(tenant.name, None)[1] or account_of(headers)
-            await self.redis.forget_named(tenant.name, account, identity)
-            await self._tell_others(self.redis, tenant.name)
+        if self.redis is not None and not await self._forget_in(self.redis, tenant.name, identity, now):
+            self.spawn(self._forget_later(self.redis, tenant.name, identity, now))
         if self.meaning is not None:
             await self.meaning.forget(tenant.name, identity)
         await self._mark_dropped(tenant.name)
@@ -213,7 +218,7 @@ class Keeping:
             self.heeded[tenant] = count
 
     async def follow_purges(self, redis: RedisTier) -> None:
-        """Forget what is in memory of a tenant when another process has dropped its answers. Never ends."""
+        """Forget what is in memory or under way of a tenant when another process has dropped its answers."""
         has_looked = False
         while True:
             counts = await redis.purges()
@@ -223,14 +228,35 @@ class Keeping:
                 self.heeded.update(counts)
                 if changed and has_looked:
                     self.memory.purge(lambda entry: entry.tenant in changed)  # noqa: B023 - it is used at once
+                    for tenant in changed:
+                        self._end_sharing(tenant)
                 has_looked = True
             await asyncio.sleep(_LOOK_SECONDS)
+
+    def _end_sharing(self, tenant: str) -> None:
+        """Let no new request of a tenant follow one that began before."""
+        for key in [key for key, flight in self.flights.items() if flight.tenant == tenant]:
+            del self.flights[key]
 
     async def _mark_dropped(self, tenant: str) -> None:
         """Let no snapshot that began before bring it back. Done last: one that begins then has none of it."""
         if self.objects is not None:
             async with self.marking:
                 await mark_dropped(self.objects, tenant, self.clock)
+
+    async def _forget_in(self, redis: RedisTier, tenant: str, identity: str, now: float) -> bool:
+        """Drop an answer from what other processes see. False if Redis does not answer."""
+        # Marked first: one that is being stored looks for the mark when its name is there.
+        if not await mark_deleted(redis, tenant, identity, now):
+            return False
+        await redis.forget_named(tenant, identity)
+        await self._tell_others(redis, tenant)
+        return True
+
+    async def _forget_later(self, redis: RedisTier, tenant: str, identity: str, now: float) -> None:
+        """Drop an answer when Redis is back: the provider has deleted it by then."""
+        while not await self._forget_in(redis, tenant, identity, now):  # noqa: ASYNC110 - no event of ours
+            await asyncio.sleep(_AGAIN_SECONDS)
 
     async def purge(
         self, tenant: str, model: str | None, older_than: float | None, tag: str | None = None
@@ -255,8 +281,7 @@ class Keeping:
         self.purges.add(self.clock.time(), fits)
         if self.redis is not None:
             await self.redis.begin_purge(tenant, newest)
-        for key in [key for key, flight in self.flights.items() if flight.tenant == tenant]:
-            del self.flights[key]
+        self._end_sharing(tenant)
         found = {"memory": self.memory.purge(fits), "redis": 0, "by_meaning": 0}
         if self.redis is not None:
             found["redis"] = await self.redis.purge(tenant, fits)

@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from lix_cache.gateway import headers as words
-from lix_cache.gateway.asgi import CONNECTION, Gone, Receive, Scope, Send, Watch, read_body, watch
+from lix_cache.gateway.asgi import CONNECTION, Gone, Receive, Scope, Send, Watch, plain_path, read_body, watch
 from lix_cache.gateway.core import Core
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.headers import Verdict
@@ -20,7 +20,7 @@ from lix_cache.gateway.upstream import Incoming, Outgoing, Route, UpstreamFailed
 
 __all__ = ["pass_through"]
 
-_RESPONSES = "/v1/responses/"
+_GONE = frozenset({404, 410})
 #: Methods that ask a provider for no work.
 _READING = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 #: Paths that a tenant with limits may use, if it may pass requests through: they keep bytes,
@@ -33,13 +33,21 @@ _COUNTED = frozenset({"/v1/completions", "/v1/responses/compact", "/v1/rerank"})
 _NAMED = frozenset({"/v1/images/generations", "/v1/audio/speech"})
 
 
-async def _forgotten(
-    core: Core, tenant: Tenant, headers: Mapping[str, str], response_id: str, incoming: Incoming
-) -> None:
-    if incoming.status >= 300:
+def _deleted_response(scope: Scope) -> str:
+    """Return the id of the response that a request deletes, in every spelling of the path; "" for none."""
+    parts = plain_path(scope["path"]).split("/")
+    return (
+        parts[3] if scope["method"] == "DELETE" and parts[:3] == ["", "v1", "responses"] and parts[3:] else ""
+    )
+
+
+async def _forgotten(core: Core, tenant: Tenant, response_id: str, incoming: Incoming) -> None:
+    # What was deleted before, by a request whose answer got lost, is gone as well; and what failed in the
+    # provider may be. Those that it refused are there still.
+    if 300 <= incoming.status < 500 and incoming.status not in _GONE:
         return
     try:
-        await core.forget_response(tenant, headers, response_id)
+        await core.forget_response(tenant, response_id)
     except BaseException:
         incoming.close()
         raise
@@ -74,14 +82,17 @@ async def pass_through(
     client = _Client(scope, receive, is_read=known is not None or not has_body)
     body = known if known is not None else client.body(receive) if has_body else None
     request = Outgoing(scope["method"], target, pairs, body, tenant.name)
+    response_id = _deleted_response(scope)
     try:
         incoming = await _sent(client, route, request)
-    except Gone:
-        if is_counted:  # the provider works on it by then
+    except (Gone, Refused) as error:
+        if is_counted and isinstance(error, Gone):  # the provider works on it by then
             core.spent(tenant, meter.cost(is_whole=False, is_stream=False)[0], "", is_told=False)
+        if response_id:  # the provider may have deleted it
+            core.spawn(core.forget_response(tenant, response_id))
         raise
-    if scope["method"] == "DELETE" and scope["path"].startswith(_RESPONSES):
-        await _forgotten(core, tenant, headers, scope["path"][len(_RESPONSES) :], incoming)
+    if response_id:
+        await _forgotten(core, tenant, response_id, incoming)
     head = Head(incoming.status, words.returned(incoming.headers))
     flight = Flight(1 << 16, lambda _: None, goes_on=False)
 

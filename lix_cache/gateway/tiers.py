@@ -18,6 +18,7 @@ from lix_cache.clock import Clock
 from lix_cache.config import CacheConfig
 from lix_cache.errors import CodecError, RedisUnavailable
 from lix_cache.gateway.answer import Answer
+from lix_cache.gateway.deletions import undeleted
 from lix_cache.gateway.redis_line import RedisLine
 from lix_cache.hot.keys import Keys, digest
 
@@ -173,7 +174,7 @@ class RedisTier(RedisLine):
     async def get(self, tenant: str, key: bytes) -> Entry | None:
         """Return what is kept under a key, however old."""
         data = (await self.ask(("GET", self._name(tenant, key))) or (None,))[0]
-        return None if not isinstance(data, bytes) else self._read(tenant, data)
+        return await undeleted(self, None if not isinstance(data, bytes) else self._read(tenant, data))
 
     async def get_many(self, tenant: str, keys: Sequence[bytes]) -> list[Entry | None]:
         """Return what is kept under each key, in one round trip."""
@@ -227,14 +228,14 @@ class RedisTier(RedisLine):
         found = await self.ask(("GET", self._purged(tenant, "")))
         return bool(found and found[0] is not None and float(found[0]) >= asked_for)
 
-    async def name_answer(self, tenant: str, account: str, identity: str, key: bytes, seconds: float) -> None:
+    async def name_answer(self, tenant: str, identity: str, key: bytes, seconds: float) -> None:
         """Remember which answer the provider's id is of, so that it goes when the provider deletes it."""
-        name = self._keys.gateway("id", tenant, f"{account}:{identity}")
+        name = self._keys.gateway("id", tenant, identity)
         await self.ask(("SET", name, key, "PX", max(1, int(seconds * 1000))))
 
-    async def forget_named(self, tenant: str, account: str, identity: str) -> bytes | None:
+    async def forget_named(self, tenant: str, identity: str) -> bytes | None:
         """Drop the answer of an id, so that none asked for before comes back; return its key."""
-        name = self._keys.gateway("id", tenant, f"{account}:{identity}")
+        name = self._keys.gateway("id", tenant, identity)
         key = (await self.ask(("GET", name)) or (None,))[0]
         if not isinstance(key, bytes):
             return None

@@ -139,7 +139,7 @@ def test_a_response_that_is_deleted_while_it_is_stored_is_not_kept(
         async def deleted_meanwhile(*of: Any) -> Any:
             (entry,) = core.memory._entries.values()
             deleted.append(entry.answer.id)
-            await core.forget_response(tenant, {}, entry.answer.id)
+            await core.forget_response(tenant, entry.answer.id)
             return await real(*of)
 
         with monkeypatch.context() as patch:

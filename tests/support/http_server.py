@@ -98,7 +98,7 @@ class HttpServer:
                 if answer.length is not None:
                     self.close_connection = True
 
-            do_GET = do_POST = do_HEAD = _serve  # noqa: N815 - named by the base class
+            do_GET = do_POST = do_HEAD = do_DELETE = _serve  # noqa: N815 - named by the base class
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
                 pass
