@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
+from lix_cache._advice import for_command_line
 from lix_cache._log import logger
 from lix_cache.clock import Clock
 from lix_cache.config import CacheConfig
@@ -242,7 +243,7 @@ class RedisTier:
         ]
         commands = [("EVAL", _PURGE, 1, name, repr(newest), _PURGED_SECONDS) for name in names]
         if await self.ask(*commands) is None:
-            raise RedisUnavailable(f"nothing was purged: {self.last_trouble}")
+            raise RedisUnavailable(f"nothing was purged: {self._why}")
 
     async def is_purged(self, tenant: str, asked_for: float) -> bool:
         """Whether a tenant's answers were purged since one was asked for."""
@@ -271,7 +272,7 @@ class RedisTier:
         while True:
             answers = await self._ask(pack(("SCAN", cursor, "MATCH", pattern, "COUNT", 500)))
             if answers is None:
-                raise RedisUnavailable(f"the purge has not seen all of Redis: {self.last_trouble}")
+                raise RedisUnavailable(f"the purge has not seen all of Redis: {self._why}")
             cursor, names = answers[0]
             for name in names:
                 data = (await self._ask(pack(("GET", name))) or (None,))[0]
@@ -292,7 +293,7 @@ class RedisTier:
         while True:
             answers = await self._ask(pack(("SCAN", cursor, "MATCH", f"{pattern}answer:*", "COUNT", 500)))
             if answers is None:
-                raise RedisUnavailable(f"not all of Redis was seen: {self.last_trouble}")
+                raise RedisUnavailable(f"not all of Redis was seen: {self._why}")
             cursor, names = answers[0]
             for name in names:
                 data = (await self._ask(pack(("GET", name))) or (None,))[0]
@@ -380,14 +381,16 @@ class RedisTier:
             self._opened[1].close()
         self._opened = None
 
+    @property
+    def _why(self) -> str:
+        """The last trouble without its kind: what is raised for it has one."""
+        return self.last_trouble.removeprefix("RedisUnavailable: ")
+
     def _note(self, error: BaseException) -> None:
         self.troubles += 1
-        said = told(error)
+        said = for_command_line(told(error))
         if said != self.last_trouble:
-            logger.warning(
-                "the gateway goes on without Redis: {} (lix-cache --embedded serve starts a private one)",
-                said,
-            )
+            logger.warning("the gateway goes on without Redis: {}", said)
         self.last_trouble = said
 
 
