@@ -289,6 +289,9 @@ def _forked(gateway: Gateway, listeners: list[socket.socket], handlers: dict[sig
     try:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        # One that raises may do so in the callback of a weak reference, which swallows it: the
+        # worker would never end. There is nothing to lose before the server has handlers of its own.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         run(gateway, listeners)
         code = 0
     except KeyboardInterrupt:

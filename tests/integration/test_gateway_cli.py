@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from lix_cache import CacheConfig
+from lix_cache.gateway import serve
 from lix_cache.gateway.tenants import digest_of_key
 from tests.support.provider import Provider, RunningGateway
 from tests.support.redis_server import free_port, wait_until
@@ -276,3 +278,26 @@ def test_a_purge_that_redis_did_not_hear_of_names_its_trouble_once() -> None:
         reply = ask(gateway.url, "POST", "/admin/purge", b'{"tenant": "local"}', headers)
     assert reply.status == 503
     assert reply.json["error"]["message"].count("RedisUnavailable") == 1
+
+
+def test_a_worker_that_is_told_to_end_while_it_starts_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the signal meets it: what a weak reference calls raises nothing."""
+
+    def start(*_: object) -> None:
+        def told(_: object) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(1000):
+                pass
+
+        class Thing:
+            pass
+
+        one = Thing()
+        _kept = weakref.ref(one, told)
+        del one
+        os._exit(7)
+
+    monkeypatch.setattr(serve, "run", start)
+    handlers: Any = {signal.SIGTERM: lambda *_: sys.exit(0)}
+    child = serve._forked(None, [], handlers)  # type: ignore[arg-type]
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
