@@ -21,6 +21,7 @@ from lix_cache import (
     RedisAuthError,
     RedisUnavailable,
 )
+from lix_cache._advice import for_command_line
 from lix_cache.cli.output import to_stderr, visible
 
 #: Newer versions of Typer show the type of every option, that of flags as well: "--json <bool>".
@@ -97,7 +98,7 @@ class SayingGroup(FlowingGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with _visible_usage():
+            with _visible_usage(), self._place_of_options(ctx):
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             complain("interrupted")
@@ -113,6 +114,20 @@ class SayingGroup(FlowingGroup):
             wrong = isinstance(error, (ConfigError, InvalidInput))
             raise typer.Exit(WRONG_USE if wrong else PROBLEM) from None
 
+    @contextmanager
+    def _place_of_options(self, ctx: Any) -> Iterator[None]:
+        """Say of an option of all commands, which a command does not know, where it stands."""
+        try:
+            yield
+        except _UsageError as error:
+            name = getattr(error, "option_name", "")
+            if name and name in {option for one in self.params for option in one.opts}:
+                command = ctx.invoked_subcommand or "COMMAND"
+                error.message = f"{name} stands before the command: lix-cache {name} ... {command} ..."
+                if hasattr(error, "possibilities"):
+                    error.possibilities = None
+            raise
+
 
 @contextmanager
 def _visible_usage() -> Iterator[None]:
@@ -126,7 +141,7 @@ def _visible_usage() -> Iterator[None]:
 
 def _words(error: Exception) -> str:
     if not isinstance(error, OSError) or not error.strerror:
-        return str(error)
+        return for_command_line(str(error))
     if isinstance(error, LixCacheError):
         return error.strerror
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

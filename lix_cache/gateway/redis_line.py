@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, TypeAlias
 
+from lix_cache._advice import for_command_line
 from lix_cache._log import logger
 from lix_cache.clock import Clock
 from lix_cache.config import CacheConfig
@@ -83,15 +84,17 @@ class RedisLine:
             self._opened[1].close()
         self._opened = None
 
+    @property
+    def why(self) -> str:
+        """The last trouble without its kind: what is raised for it has one."""
+        return self.last_trouble.removeprefix("RedisUnavailable: ")
+
     def note(self, error: BaseException) -> None:
         """Count what went wrong; say it once."""
         self.troubles += 1
-        said = told(error)
+        said = for_command_line(told(error))
         if said != self.last_trouble:
-            logger.warning(
-                "the gateway goes on without Redis: {} (lix-cache --embedded serve starts a private one)",
-                said,
-            )
+            logger.warning("the gateway goes on without Redis: {}", said)
         self.last_trouble = said
 
 

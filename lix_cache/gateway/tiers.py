@@ -221,7 +221,7 @@ class RedisTier(RedisLine):
         ]
         commands = [("EVAL", _PURGE, 1, name, repr(newest), _PURGED_SECONDS) for name in names]
         if await self.ask(*commands) is None:
-            raise RedisUnavailable(f"nothing was purged: {self.last_trouble}")
+            raise RedisUnavailable(f"nothing was purged: {self.why}")
 
     async def is_purged(self, tenant: str, asked_for: float) -> bool:
         """Whether a tenant's answers were purged since one was asked for."""
@@ -286,7 +286,7 @@ class RedisTier(RedisLine):
     async def _told(self, *words: Any) -> Any:
         answers = await self.ask(words)
         if answers is None:
-            raise RedisUnavailable(f"not all of Redis was seen: {self.last_trouble}")
+            raise RedisUnavailable(f"not all of Redis was seen: {self.why}")
         return answers[0]
 
     async def restore(self, name: bytes, data: bytes) -> bool:
@@ -304,7 +304,7 @@ class RedisTier(RedisLine):
         purged = self._keys.gateway_purged(tenant, self._keys.bucket(key))
         answers = await self.ask(("EVAL", _PUT, 2, place, purged, data, milliseconds, data[:_STAMP], "NX"))
         if answers is None:
-            raise RedisUnavailable(f"not all was put back: {self.last_trouble}")
+            raise RedisUnavailable(f"not all was put back: {self.why}")
         return bool(answers[0] == 1)
 
     async def count_purge(self, tenant: str) -> int | None:

@@ -87,6 +87,9 @@ def _forked(
     try:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        # One that raises may do so in the callback of a weak reference, which swallows it: the
+        # worker would never end. There is nothing to lose before the server has handlers of its own.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
         code = _IDLE if run(gateway, listeners, used) else 0
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,9 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from lix_cache import CacheConfig
+from lix_cache.gateway import workers
 from lix_cache.gateway.tenants import digest_of_key
-from tests.support.provider import Provider
+from tests.support.provider import Provider, RunningGateway
 from tests.support.redis_server import free_port, wait_until
 from tests.support.wire import ask, chat_body, post
 
@@ -239,6 +241,9 @@ def test_the_private_redis_ends_with_the_last_gateway(tmp_path: Path) -> None:
         (["serve", "--demo", "--upstream", "http://x"], "--demo brings its own provider"),
         (["serve", "--demo", "--check", "--local", "m.gguf"], "--demo brings its own provider"),
         (["serve", "--hash-key"], "16 characters"),
+        (["serve", "--embedded"], "--embedded stands before the command: lix-cache --embedded ... serve"),
+        (["serve", "--redis-url", "redis://x"], "--redis-url stands before the command"),
+        (["stats", "--prefix", "x"], "--prefix stands before the command: lix-cache --prefix ... stats"),
     ],
 )
 def test_wrong_use_is_said(arguments: list[str], said: str) -> None:
@@ -266,3 +271,52 @@ def test_a_log_that_is_not_read_stops_no_request_and_no_end() -> None:
             assert post(url, model).status == 200
         process.terminate()
         assert process.wait(60) == 0
+
+
+def test_the_help_says_where_redis_is_named() -> None:
+    said = " ".join(run("serve", "--help").stdout.split())
+    for word in ("Redis", "--redis-url", "--embedded", "LIX_CACHE_REDIS_URL"):
+        assert word in said
+
+
+def test_a_user_of_the_command_line_is_told_of_its_option_and_not_of_a_function() -> None:
+    away = {"LIX_CACHE_REDIS_URL": f"redis://127.0.0.1:{free_port()}"}
+    for arguments in (("stats",), ("serve", "--check", "--upstream", "http://127.0.0.1:9", "--port", "0")):
+        done = run(*arguments, **away)
+        assert done.returncode == 1
+        said = " ".join((done.stdout + done.stderr).split())
+        assert "'lix-cache --embedded' starts a private one" in said
+        assert "ensure_redis" not in said
+
+
+def test_a_purge_that_redis_did_not_hear_of_names_its_trouble_once() -> None:
+    config = CacheConfig(redis_url=f"redis://127.0.0.1:{free_port()}")
+    key = "an-admin-key-of-the-tests"
+    with Provider() as provider, RunningGateway(provider, config, admin_key=digest_of_key(key)) as gateway:
+        headers = {"authorization": f"Bearer {key}"}
+        reply = ask(gateway.url, "POST", "/admin/purge", b'{"tenant": "local"}', headers)
+    assert reply.status == 503
+    assert reply.json["error"]["message"].count("RedisUnavailable") == 1
+
+
+def test_a_worker_that_is_told_to_end_while_it_starts_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the signal meets it: what a weak reference calls raises nothing."""
+
+    def start(*_: object) -> None:
+        def told(_: object) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(1000):
+                pass
+
+        class Thing:
+            pass
+
+        one = Thing()
+        _kept = weakref.ref(one, told)
+        del one
+        os._exit(7)
+
+    monkeypatch.setattr(workers, "run", start)
+    handlers: Any = {signal.SIGTERM: lambda *_: sys.exit(0)}
+    child = workers._forked(None, [], handlers, None)  # type: ignore[arg-type]
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -76,6 +76,9 @@ def serve(
 ) -> None:
     """Stand between applications and their model provider, and answer what was answered before.
 
+    Redis is that of the other commands: --redis-url, --embedded (a private one), --prefix and --env-prefix
+    stand before the command, as in 'lix-cache --embedded serve', and LIX_CACHE_REDIS_URL names it too.
+
     Point an application's base_url here. The provider's key comes with each request and is kept nowhere.
     While Redis is away, requests go through as if there were no cache.
     """

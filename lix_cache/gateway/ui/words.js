@@ -70,7 +70,7 @@ const REASONS = {
   memory: "Found in this process",
   redis: "Redis did not answer the second tier",
   shared: "An equal request was under way; this one followed it",
-  exact: "Not asked before, word for word; the second tier was not asked, as with tools, images or no embedder",
+  exact: "Not asked before, word for word; the second tier was not asked, as with tools, images, no embedder, or a response that is kept (store is not false)",
   semantic: "Near enough, ahead of all other answers, and no guard objected",
   empty: "Nothing is stored in this scope yet",
   below_threshold: "No stored question is near enough",
