@@ -196,6 +196,7 @@ def _without(name: str) -> dict[str, object]:
 
 
 _DATA = b"abc"
+_WRONG: list[object] = [None, True, 1.5, [], {}]
 _PART: dict[str, object] = {
     "name": "part-1-0123456789abcdef-0.lxs",
     "tenant": digest("local"),
@@ -216,7 +217,7 @@ _PART: dict[str, object] = {
         {"parts": [5]},
         {"parts": [[]]},
         *({"parts": [_without(name)]} for name in _PART),
-        *({"parts": [{**_PART, name: value}]} for name in _PART for value in (None, True, 1.5, [], {})),
+        *({"parts": [{**_PART, name: value}]} for name in _PART for value in _WRONG),
         *({"parts": [{**_PART, name: 5}]} for name in ("name", "tenant", "sha256")),
         {"parts": [{**_PART, "bytes": "3"}]},
         {"parts": [{**_PART, "tenant": "€"}]},
