@@ -51,6 +51,7 @@ class Purges:
         """Whether an entry is of what was purged since it was asked for."""
         return any(fits(entry) for _, fits in takewhile(lambda one: one[0] >= entry.created, self._last))
 
+
 #: After so long it is looked again whether Redis is back.
 _AGAIN_SECONDS = 0.5
 

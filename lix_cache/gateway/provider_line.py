@@ -186,7 +186,9 @@ class Line(asyncio.Protocol):
             return
         if status == _SWITCHING:
             raise ValueError("another protocol than was asked for")
-        if 100 <= status < 200:
+        if status < 100:
+            raise ValueError("no status")  # 0 would be a head that has not come yet
+        if status < 200:
             return  # the answer comes after it
         if sum(len(name) + len(value) for name, value in answer.headers) > _LARGEST_HEAD:
             raise ValueError("too large a head")

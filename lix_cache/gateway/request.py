@@ -62,10 +62,14 @@ _ACCOUNT_HEADERS = (
 #: Endings of the names under which other providers and proxies take a key.
 _CREDENTIALS = ("api-key", "-authorization", "-auth", "-auth-token", "-access-token", "-subscription-key")
 #: Claude Code's own header in a system block of its own, with a version and, in older ones, a nonce.
-_BILLING = re.compile(r"x-anthropic-billing-header:[ -~]{0,400}\s*\Z")
+_BILLING = re.compile(
+    r"x-anthropic-billing-header: cc_version=[0-9][0-9A-Za-z.]{0,40}"
+    r"(?:; ?(?:cc_(?:entrypoint|workload)=[a-z0-9_-]{1,30}|cch=[0-9a-f]{1,32})){0,4};?\s*\Z"
+)
 #: What an item of ``input`` has if its id only names it.
 _SPEAKING = frozenset({"content", "call_id", "encrypted_content"})
 _LONG = 1 << 20
+_MOST_DIGITS = 4_000
 _MOST_LISTS = 500_000
 _MOST_VALUES = 4_000_000
 _TOO_DEEP = "the request's body is nested too deep"
@@ -151,7 +155,7 @@ def _slowly(data: bytes) -> Body:
             data.decode("utf-8"),
             object_pairs_hook=_distinct,
             parse_constant=_no_constant,
-            parse_int=_whole,
+            parse_int=numbers.whole,
             parse_float=numbers,
         )
     except UnicodeDecodeError:
@@ -206,11 +210,9 @@ class _Numbers:
         self.is_beyond = self.is_beyond or math.isinf(value)
         return value
 
-
-def _whole(text: str) -> int:
-    if len(text) > 40:
-        raise ValueError
-    return int(text)
+    def whole(self, text: str) -> int | float:
+        """Read an integer; of more digits than Python reads it is beyond all as well."""
+        return int(text) if len(text) <= _MOST_DIGITS else self(text)
 
 
 def account_of(headers: Mapping[str, str]) -> str:

@@ -236,5 +236,3 @@ def reload(gateway: Gateway) -> None:
         logger.error("the settings were not reloaded, the old ones stay: {}", told(error))
     else:
         logger.info("the settings were reloaded")
-
-

@@ -44,6 +44,8 @@ _PART_BYTES = 8 << 20
 _MOST_WAITING = 4 * _PART_BYTES
 _LENGTHS = struct.Struct("<HI")
 _PART = re.compile(r"part-[0-9a-f]{1,16}-[0-9a-f]{16}-\d{1,9}\.lxs\Z")
+#: What a manifest says of a part in words: its file, the digest of its tenant, the checksum.
+_WORDS = {"name": _PART, "tenant": re.compile(r"[A-Za-z0-9_-]{1,64}"), "sha256": re.compile(r"[0-9a-f]{64}")}
 #: A part, or half of one.
 _LEFT = re.compile(r"part-([0-9a-f]{1,16})-[0-9a-f]{16}-\d{1,9}\.lxs(?:\.new)?\Z")
 #: What a snapshot that was never finished has left is removed after so long: none takes longer.
@@ -221,10 +223,20 @@ def _checked(data: bytes) -> dict[str, Any]:
     said = manifest.pop("sha256", None)
     if said != hashlib.sha256(orjson.dumps(manifest)).hexdigest():
         raise ArchiveCorrupt("the snapshot's manifest is damaged")
-    for part in manifest["parts"]:
-        if not _PART.match(part["name"]):
-            raise ArchiveCorrupt("the snapshot's manifest names something else than a part")
+    parts = manifest.get("parts")
+    if not isinstance(parts, list) or not all(map(_is_part, parts)):
+        raise ArchiveCorrupt("the snapshot's manifest names something else than a part")
+    if type(manifest.get("begun")) not in (int, float):
+        raise ArchiveCorrupt("the snapshot's manifest does not say when it began")
     return manifest
+
+
+def _is_part(part: Any) -> bool:
+    """Whether an entry of a manifest says all that is needed of a part, in its form."""
+    if not isinstance(part, dict) or type(part.get("bytes")) is not int:
+        return False
+    words = {name: part.get(name) for name in _WORDS}
+    return all(isinstance(word, str) and _WORDS[name].fullmatch(word) for name, word in words.items())
 
 
 def _read_part(objects: Objects, part: dict[str, Any]) -> list[tuple[bytes, bytes]]:
@@ -233,7 +245,10 @@ def _read_part(objects: Objects, part: dict[str, Any]) -> list[tuple[bytes, byte
         raise ArchiveCorrupt(f"a part of the snapshot is missing ({part['name']})")
     if len(data) != part["bytes"] or hashlib.sha256(data).hexdigest() != part["sha256"]:
         raise ArchiveCorrupt(f"a part of the snapshot is damaged ({part['name']})")
-    records = list(_records_of(data))
+    try:
+        records = list(_records_of(data))
+    except struct.error:
+        raise ArchiveCorrupt(f"a part of the snapshot is damaged ({part['name']})") from None
     start = part["tenant"].encode("latin-1") + b":"
     if not all(name.startswith(start) for name, _ in records):
         raise ArchiveCorrupt(f"a part of the snapshot holds another tenant's answers ({part['name']})")
@@ -246,4 +261,6 @@ def _records_of(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         name_size, size = _LENGTHS.unpack_from(data, position)
         start = position + _LENGTHS.size
         position = start + name_size + size
+        if position > len(data):
+            raise struct.error
         yield data[start : start + name_size], data[start + name_size : position]

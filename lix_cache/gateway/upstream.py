@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import math
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -291,7 +292,9 @@ class Routes:
     def _asked_wait(self, incoming: Incoming) -> float | None:
         for name, value in incoming.headers:
             if name.lower() == b"retry-after-ms":
-                return _seconds(value.decode("latin-1"), 1000)
+                milliseconds = _seconds(value.decode("latin-1"), 1000)
+                if milliseconds is not None:
+                    return milliseconds
         for name, value in incoming.headers:
             if name.lower() == b"retry-after":
                 text = value.decode("latin-1")
@@ -302,7 +305,9 @@ class Routes:
     def _until(self, text: str) -> float | None:
         try:
             return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - self._wall())
-        except (ValueError, TypeError, OverflowError):
+        except OverflowError:
+            return math.inf
+        except (ValueError, TypeError):
             return None
 
     def take_over(self, before: Routes) -> None:
@@ -331,4 +336,4 @@ def _seconds(text: str, parts: int) -> float | None:
         value = float(text) / parts
     except ValueError:
         return None
-    return value if 0 <= value < 1e9 else None
+    return value if value >= 0 else None  # neither a negative number nor NaN; infinity is too long

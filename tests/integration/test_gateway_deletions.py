@@ -125,7 +125,7 @@ def test_what_was_deleted_without_redis_goes_when_it_is_back(
             tries.append(1)
 
         with monkeypatch.context() as patch:
-            patch.setattr(one.core.redis, "_ask", silent)
+            patch.setattr(one.core.redis, "ask", silent)
             assert ask(one.url, "DELETE", f"/v1/responses/{identity}", headers=KEY).status == 200
             wait_until(lambda: len(tries) > 2, what="another try")
         wait_until(lambda: not one.core._tasks, what="the mark in Redis")

@@ -276,6 +276,8 @@ def test_what_has_no_key_of_its_own_is_passed_on_each_time(
         b'{"model":"m-1","messages":[],"temperature":1e400}',
         b'{"model":"m-1","messages":[],"temperature":-1e400}',
         b'{"model":"m-1","messages":[],"seed":123456789012345678901234567890}',
+        b'{"model":"m-1","messages":[],"seed":%b}' % (b"1" * 41),
+        b'{"model":"m-1","messages":[],"seed":-%b}' % (b"9" * 5_000),
         b'{"model":"m-1","messages":[],"seed":"\\ud800"}',
     ]
     post(gateway.url, b'{"model":"m-1","messages":[],"temperature":null}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -13,7 +14,7 @@ from lix_cache import CacheConfig
 from lix_cache.errors import ArchiveCorrupt, LixCacheError
 from lix_cache.gateway.serve import checked
 from lix_cache.gateway.settings import GatewaySettings, TenantSettings, UpstreamSettings
-from lix_cache.gateway.snapshot import _sealed, load_snapshot, save_snapshot
+from lix_cache.gateway.snapshot import _FORM, _sealed, load_snapshot, save_snapshot
 from lix_cache.gateway.tenants import digest_of_key
 from lix_cache.hot.keys import digest
 from lix_cache.storage.files import Files
@@ -279,3 +280,51 @@ def test_a_damaged_mark_of_what_was_dropped_keeps_a_tenant_out(
     with RunningGateway(provider, empty, tenants=TENANTS, snapshot=str(tmp_path)) as gateway:
         assert gateway.core.hydrated == 1
         assert post(gateway.url, chat_body(), authorization=BOB).reason == "redis"
+
+
+def _without(name: str) -> dict[str, object]:
+    return {key: value for key, value in _PART.items() if key != name}
+
+
+_DATA = b"abc"
+_WRONG: list[object] = [None, True, 1.5, [], {}]
+_PART: dict[str, object] = {
+    "name": "part-1-0123456789abcdef-0.lxs",
+    "tenant": digest("local"),
+    "sha256": hashlib.sha256(_DATA).hexdigest(),
+    "bytes": len(_DATA),
+}
+
+
+@pytest.mark.promise("bad-bytes")
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"parts": None},
+        {"parts": 5},
+        {"parts": {"name": "x"}},
+        {"parts": "part"},
+        {"parts": [5]},
+        {"parts": [[]]},
+        *({"parts": [_without(name)]} for name in _PART),
+        *({"parts": [{**_PART, name: value}]} for name in _PART for value in _WRONG),
+        *({"parts": [{**_PART, name: 5}]} for name in ("name", "tenant", "sha256")),
+        {"parts": [{**_PART, "bytes": "3"}]},
+        {"parts": [{**_PART, "tenant": "€"}]},
+        {"parts": [_PART]},  # sealed, and its part of three bytes is no record
+        {"parts": [_PART, _without("sha256")]},
+        *({"parts": [], "begun": value} for value in [None, True, "1", [], {}]),
+    ],
+)
+def test_a_gateway_starts_without_a_snapshot_that_makes_no_sense(
+    said: dict[str, object], redis_config: CacheConfig, tmp_path: Path, provider: Provider
+) -> None:
+    (tmp_path / "manifest.json").write_bytes(
+        _sealed({"form": _FORM, "created": 1.0, "begun": 1.0, "entries": 0, **said})
+    )
+    (tmp_path / str(_PART["name"])).write_bytes(_DATA)
+    with RunningGateway(provider, redis_config, snapshot=str(tmp_path)) as gateway:
+        assert gateway.core.hydrated == 0
+        assert "snapshot" in gateway.core.hydration
+        assert post(gateway.url, chat_body()).status == 200

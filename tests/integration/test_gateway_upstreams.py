@@ -158,6 +158,19 @@ def test_another_provider_is_asked_at_once_whatever_the_first_wants(
         assert (reply.status, reply.headers["retry-after"]) == (529, "30")
 
 
+@pytest.mark.parametrize(
+    "wait", ["30", "999999999999", "1e9", "1e400", "inf", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"]
+)
+def test_who_wants_a_wait_without_end_is_not_asked_again(
+    wait: str, provider: Provider, redis_config: CacheConfig
+) -> None:
+    with RunningGateway(provider, redis_config, retries=3) as gateway:
+        provider.retry_after = wait
+        provider.do("429")
+        reply = post(gateway.url, chat_body())
+        assert (reply.status, reply.headers["retry-after"], len(provider.calls)) == (429, wait, 1)
+
+
 def test_a_provider_that_is_late_is_not_asked_twice_and_another_one_is(
     two: tuple[Provider, Provider], redis_config: CacheConfig
 ) -> None:

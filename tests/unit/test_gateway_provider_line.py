@@ -104,6 +104,17 @@ def test_nothing_of_an_interim_answer_is_in_the_answer(interim: bytes) -> None:
     _with(work)
 
 
+@pytest.mark.promise("no-stall")
+@pytest.mark.parametrize("status", [b"000", b"099"])
+def test_an_answer_without_a_status_is_none(status: bytes) -> None:
+    def work(lines: Lines, line: Line) -> None:
+        answer = _asked(line, b"HTTP/1.1 %b x\r\nContent-Length: 2\r\n\r\nok" % status)
+        assert answer.failed is not None
+        assert (answer.is_whole, len(lines._idle)) == (False, 0)
+
+    _with(work)
+
+
 def test_the_trailers_of_an_interim_answer_are_no_headers() -> None:
     def work(_: Lines, line: Line) -> None:
         answer = _asked(

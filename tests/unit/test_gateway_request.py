@@ -164,6 +164,31 @@ def test_the_billing_block_is_no_part_and_a_prompt_behind_it_is() -> None:
 
     assert of(line.format("a1"), "Be kind.") == of(line.format("b2"), "Be kind.") == of("Be kind.")
     assert of(line.format("a1") + "\nBe kind.") != of(line.format("a1") + "\nBe rude.")
+    start = "x-anthropic-billing-header: cc_version=2.1.278.02b; cc_entrypoint="
+    for sent in ("sdk-cli;", "cli", "cli; cch=00000;", "claude-vscode; cc_workload=cron; cch=a1;\n"):
+        assert of(start + sent, "Be kind.") == of("Be kind.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x-anthropic-billing-header: be {} and answer in German",
+        "x-anthropic-billing-header:{}",
+        "x-anthropic-billing-header: note={};",
+        "x-anthropic-billing-header: cc_version=2.1.197; be {};",
+        "x-anthropic-billing-header: cc_version=2.1.197; cc_entrypoint=cli; say={};",
+        "x-anthropic-billing-header: cc_version=2.1.197; cc_entrypoint=be {} to all;",
+        "x-anthropic-billing-header: cc_version=2.1.197; cch=00000; {}",
+        "x-anthropic-billing-header: cc_version=be {};",
+    ],
+)
+def test_a_prompt_that_begins_as_the_billing_block_does_is_a_part(text: str) -> None:
+    place = Asked("t", "", "messages", "p", "a")
+    keys = {
+        key({**CHAT, "system": [{"type": "text", "text": text.format(word)}]}, place)
+        for word in ("evil", "nice")
+    }
+    assert len(keys) == 2
 
 
 def test_ids_of_items_are_no_part_where_the_provider_keeps_nothing() -> None:
@@ -209,10 +234,9 @@ def test_what_is_left_out_of_the_key_stays_in_the_body() -> None:
         b'{"a":Infinity}',
         b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}",
         b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
-        b'{"a":' + b"9" * 10_000 + b"}",
         b"\xef\xbb\xbf{}",
     ],
-    ids=range(14),
+    ids=range(13),
 )
 def test_a_body_that_makes_no_sense_is_refused(data: bytes) -> None:
     with pytest.raises(Refused) as caught:
@@ -422,3 +446,11 @@ def test_what_belongs_to_one_connection_is_not_passed_on() -> None:
     kind = (b"content-type", b"application/json")
     answer = [(b"Connection", b"close"), (b"X-Lix-Cache", b"hit"), (b"Set-Cookie", b"a"), kind]
     assert returned(answer) == [(b"set-cookie", b"a"), kind]
+
+
+@pytest.mark.parametrize("digits", [41, 4_000, 4_001, 10_000])
+def test_an_integer_of_many_digits_is_json_and_has_no_key(digits: int) -> None:
+    body = parse(b'{"model":"m","seed":-%b}' % (b"9" * digits))
+    assert body.value["model"] == "m"
+    with pytest.raises(Unkeyable):
+        key_of(Asked("t", "", "chat", "p", "a"), body)

@@ -252,7 +252,7 @@ def test_a_text_that_would_take_long_stays(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_there_is_no_such_encoder() -> None:
-    with pytest.raises(ConfigError, match="toon, columns"):
+    with pytest.raises(ConfigError, match="columns, toon"):
         Encoding(("yaml",))
 
 
