@@ -12,7 +12,7 @@ import pytest
 
 from lix_cache import CacheConfig
 from lix_cache.errors import ArchiveCorrupt, LixCacheError
-from lix_cache.gateway.serve import checked
+from lix_cache.gateway.checking import checked
 from lix_cache.gateway.settings import GatewaySettings, TenantSettings, UpstreamSettings
 from lix_cache.gateway.snapshot import _FORM, _sealed, load_snapshot, save_snapshot
 from lix_cache.gateway.tenants import digest_of_key
