@@ -107,7 +107,7 @@ class Answer:
 
     @property
     def saved(self) -> tuple[int, int] | None:
-        """Tokens of the prompt and of the completion that saying it again saves; None if nobody told."""
+        """Tokens of the prompt and of the completion that saying it again saves; None if not told."""
         return None if self.usage is None else (self.usage.input, self.usage.output)
 
     @property

@@ -35,6 +35,8 @@ AT_ONCE = 64
 _MOST_PURGES = 1000
 #: How long another process may serve what this one has dropped.
 _LOOK_SECONDS = 1.0
+#: After so long it is looked again whether Redis is back.
+_AGAIN_SECONDS = 0.5
 
 
 class Purges:
@@ -50,10 +52,6 @@ class Purges:
     def has(self, entry: Entry) -> bool:
         """Whether an entry is of what was purged since it was asked for."""
         return any(fits(entry) for _, fits in takewhile(lambda one: one[0] >= entry.created, self._last))
-
-
-#: After so long it is looked again whether Redis is back.
-_AGAIN_SECONDS = 0.5
 
 
 class Keeping:

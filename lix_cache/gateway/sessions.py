@@ -175,7 +175,7 @@ class Sessions:
 
     def _deletion(self, name: SessionKey) -> str:
         """Return the key of what says when a session was last deleted."""
-        return self._redis.name("deleted", name.namespace or "", name.id)
+        return self._redis.name("deleted-session", name.namespace or "", name.id)
 
     async def _was_deleted(self, session: Session) -> bool:
         if not session.is_deleted:

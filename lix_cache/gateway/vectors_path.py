@@ -237,7 +237,7 @@ class VectorExchange(Exchange):
         if head is None or not flight.is_whole or flight.vectors is not None:
             return False
         if head.status == 200 and not flight.form:
-            # An answer to some of the texts that did not fit: whoever is next asks for all of them.
+            # An answer to some of the texts that did not fit: the next request asks for all of them.
             self.answers.clear()
             self.is_whole = True
             return False

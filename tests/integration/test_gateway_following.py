@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,15 +102,24 @@ def test_100_equal_requests_at_once_make_one_call_whatever_it_brings(
     assert len(gateway.core.memory) == (1 if act == "ok" else 0)
 
 
-@pytest.mark.promise("right-answer")
-def test_who_asks_for_something_else_does_not_follow(provider: Provider, redis_config: CacheConfig) -> None:
-    """Mode, threshold and age are each request's own, though they are no part of the key."""
+@contextmanager
+def hanging_embedder(
+    provider: Provider, redis_config: CacheConfig
+) -> Iterator[tuple[Meanings, RunningGateway]]:
+    """A gateway that knows an answer to all questions, and an embedder that hangs until its gate is open."""
     everything = Meanings()
     everything._one = lambda text: mix(a=1.0)  # type: ignore[method-assign]
     with RunningGateway(provider, redis_config, embedder=everything, retries=0) as gateway:
         post(gateway.url, chat_body("Where is the billing page?"))
         gateway.settle()
         everything.gate.clear()
+        yield everything, gateway
+
+
+@pytest.mark.promise("right-answer")
+def test_who_asks_for_something_else_does_not_follow(provider: Provider, redis_config: CacheConfig) -> None:
+    """Mode, threshold and age are each request's own, though they are no part of the key."""
+    with hanging_embedder(provider, redis_config) as (everything, gateway):
         got: dict[str, Reply] = {}
         other = chat_body("Where is the billing page please?")
         threads = []
@@ -211,12 +221,7 @@ def test_who_leaves_a_stream_that_is_also_kept_elsewhere_ends_the_providers_call
 def test_a_follower_of_what_was_found_says_how_it_was_found(
     provider: Provider, redis_config: CacheConfig
 ) -> None:
-    everything = Meanings()
-    everything._one = lambda text: mix(a=1.0)  # type: ignore[method-assign]
-    with RunningGateway(provider, redis_config, embedder=everything, retries=0) as gateway:
-        post(gateway.url, chat_body("Where is the billing page?"))
-        gateway.settle()
-        everything.gate.clear()
+    with hanging_embedder(provider, redis_config) as (everything, gateway):
         got: list[Reply] = []
         other = chat_body("Where is the billing page please?")
         threads = [threading.Thread(target=lambda: got.append(post(gateway.url, other))) for _ in range(5)]
