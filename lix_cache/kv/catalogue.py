@@ -14,8 +14,10 @@ from lix_cache.kv.manifest import MOST_BYTES, Manifest, decode_manifest
 from lix_cache.kv.mapped import Found, inside, mapped
 
 __all__ = [
+    "AGENTS",
     "ENDING",
     "NEW",
+    "PURGED",
     "SESSIONS",
     "Catalogue",
     "Manifests",
@@ -27,6 +29,12 @@ __all__ = [
 ENDING = ".safetensors"
 NEW = ".new"
 SESSIONS = "sessions"
+#: Below it a folder for each tenant, with files that are no states.
+AGENTS = "agents"
+#: Marks of purges: empty files, and maybe many of them.
+PURGED = "purged"
+#: How far below a folder that is not ours files are counted.
+_MOST_DEEP = 32
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -73,14 +81,18 @@ class Catalogue:
         manifests: path → manifest and size, of those that can be read.
         garbage: files that a killed save left, state files that no manifest names, damaged manifests.
         total: bytes of all of it, what is not ours included.
+        removed: bytes of garbage that went.
         tenants: bytes of a tenant's state files and manifests.
+        kept: digest of a tenant → paths and sizes of its files that are no states.
     """
 
     files: dict[Key, Kept] = field(default_factory=dict)
     manifests: dict[str, tuple[str, Manifest, int]] = field(default_factory=dict)
     garbage: list[tuple[str, int]] = field(default_factory=list)
     total: int = 0
+    removed: int = 0
     tenants: Counter[str] = field(default_factory=Counter)
+    kept: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
 
     def sessions(self, tenant: str, session: str | None = None) -> Iterator[tuple[str, str, Manifest]]:
         """Yield path, fingerprint and manifest of a tenant's sessions."""
@@ -101,13 +113,21 @@ class Catalogue:
         self._count(kept.tenants, kept.size)
 
     def remove(self, key: Key) -> list[str]:
-        """Note that a state file is gone. Return the manifests that have none left: they are gone as well."""
+        """Note that a state file is gone. Return the manifests that go with it.
+
+        Nothing is left that is theirs alone: what others have as well, such as a system prompt, is found
+        without them.
+        """
         kept = self.files.pop(key)
         self._count(kept.tenants, -kept.size)
         empty = []
         for path in kept.sessions & self.manifests.keys():
             fingerprint, manifest, _ = self.manifests[path]
-            if not any((fingerprint, name) in self.files for name in manifest.files):
+            keys = [(fingerprint, name) for name in manifest.files]
+            left = [self.files[one] for one in keys if one in self.files]
+            if all(len(one.sessions) > 1 for one in left):
+                for one in left:
+                    one.sessions.discard(path)
                 self.drop(path)
                 empty.append(path)
         return empty
@@ -130,25 +150,59 @@ class Catalogue:
             self.tenants[tenant] += size
 
 
+def _below(root: str) -> Iterator[Found]:
+    """Yield every file of a store."""
+    yield from inside(root, most_deep=0)
+    for entry in sorted(_folders(root), key=lambda one: one.name):
+        if is_fingerprint(entry.name) or entry.name == AGENTS:
+            # It may be a link to another disk. It must be readable: without its manifests, its states would
+            # look as if no session had them.
+            yield from inside(entry.path)
+        elif entry.name != PURGED and not entry.is_symlink():
+            # Not ours: ``lost+found``, where the root is a volume's, is closed to us.
+            with contextlib.suppress(PermissionError):
+                yield from inside(entry.path, most_deep=_MOST_DEEP, links=False)
+
+
+def _folders(root: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(root) as entries:
+            return [entry for entry in entries if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _take(
+    result: Catalogue, found: Found, parts: list[str], states: dict[Key, Found], read: Manifests
+) -> None:
+    """Note a file, which lies in a folder of these parts below the root."""
+    is_kept = parts[0] == AGENTS and len(parts) == 2
+    if not is_kept and not is_fingerprint(parts[0]):
+        return  # the lock, and what is not ours
+    if found.name.endswith(NEW):
+        result.garbage.append((found.path, found.size))
+    elif is_kept:
+        result.kept.setdefault(parts[1], []).append((found.path, found.size))
+    elif len(parts) == 2 and parts[1] == SESSIONS and found.name.endswith(".json"):
+        manifest = read.of(found)
+        if manifest is None:
+            result.garbage.append((found.path, found.size))
+        else:
+            result.manifests[found.path] = (parts[0], manifest, found.size)
+    elif len(parts) == 2 and found.name.endswith(ENDING):
+        if parts[1] == found.name[:2]:
+            states[parts[0], found.name.removesuffix(ENDING)] = found
+        else:  # where no reader looks for it
+            result.garbage.append((found.path, found.size))
+
+
 def read_catalogue(root: str, read: Manifests) -> Catalogue:
     """Return what is there. Under the lock nothing else changes it, but for times of use."""
     result = Catalogue()
     states: dict[Key, Found] = {}
-    for found in inside(root):
+    for found in _below(root):
         result.total += found.size
-        parts = os.path.relpath(found.folder, root).split(os.sep)
-        if not is_fingerprint(parts[0]):
-            continue  # the lock, and what is not ours
-        if found.name.endswith(NEW):
-            result.garbage.append((found.path, found.size))
-        elif len(parts) == 2 and parts[1] == SESSIONS and found.name.endswith(".json"):
-            manifest = read.of(found)
-            if manifest is None:
-                result.garbage.append((found.path, found.size))
-            else:
-                result.manifests[found.path] = (parts[0], manifest, found.size)
-        elif len(parts) == 2 and found.name.endswith(ENDING):
-            states[parts[0], found.name.removesuffix(ENDING)] = found
+        _take(result, found, os.path.relpath(found.folder, root).split(os.sep), states, read)
     read.keep(set(result.manifests))
     for path, (fingerprint, manifest, size) in list(result.manifests.items()):
         result.tenants[manifest.tenant] += size

@@ -13,7 +13,7 @@ from lix_cache.errors import ConfigError
 from lix_cache.kv.identity import Fingerprint
 from lix_cache.kv.tensors import State
 
-__all__ = ["Engine", "Halt", "Live", "Options", "model_folder"]
+__all__ = ["NO_OPTIONS", "Engine", "Halt", "Live", "Made", "Options", "model_folder"]
 
 
 class Halt:
@@ -70,6 +70,26 @@ class Options:
         return self.halt is not None and self.halt.is_set
 
 
+NO_OPTIONS = Options()
+
+
+@dataclass(frozen=True)
+class Made:
+    """What one step of a generation made.
+
+    Attributes:
+        ids: its tokens; several where they are one character together.
+        text: what is whole with them: never half a character.
+        is_end: whether the model ended its reply with it.
+        unnamed: tokens that were made and whose numbers are not known; they count all the same.
+    """
+
+    ids: Sequence[int]
+    text: str = ""
+    is_end: bool = False
+    unnamed: int = 0
+
+
 @dataclass
 class Live:
     """A sequence whose state an engine holds. Engines add what is theirs.
@@ -79,19 +99,22 @@ class Live:
         size: bytes of the state.
         evaluated: prompt tokens that the last call of ``generate`` computed; the others were there.
         snapshots: states of beginnings of it, by number of tokens, taken while they were passed.
+        fingerprint: of the model that computed it, where an engine notices that its model is changed.
     """
 
     ids: list[int] = field(default_factory=list, repr=False)
     size: int = 0
     evaluated: int = 0
     snapshots: dict[int, State] = field(default_factory=dict, repr=False)
+    fingerprint: Fingerprint | None = None
 
 
 class Engine(Protocol):
     """A model that is loaded. Its methods raise EngineError where it cannot do what is asked.
 
     Attributes:
-        fingerprint: everything that changes what its state means.
+        fingerprint: everything that changes what its state means. Another one, if the engine notices that
+            its model was changed: then no state of the one before is exported, or gone on from.
         exports: ``blocks`` if any range of tokens can be exported; ``snapshots`` if only a whole state can,
             at the place where it stands.
         cuts: whether a sequence can be cut at any place; one that exports blocks can.
@@ -99,7 +122,6 @@ class Engine(Protocol):
         most_live: how many sequences it can hold at once.
         is_serial: whether two sequences must not be computed at once.
         start_ids: tokens before every rendered prompt.
-        end_ids: tokens that end a reply.
         special_ids: tokens that ``detokenize`` leaves out.
     """
 
@@ -118,9 +140,11 @@ class Engine(Protocol):
     @property
     def start_ids(self) -> Sequence[int]: ...
     @property
-    def end_ids(self) -> frozenset[int]: ...
-    @property
     def special_ids(self) -> frozenset[int]: ...
+
+    def look(self) -> None:
+        """Notice whether the model was changed. Called before a state is looked for."""
+        ...
 
     def render(
         self,
@@ -148,14 +172,17 @@ class Engine(Protocol):
         """Forget all but the first tokens of a sequence; False if this one cannot."""
         ...
 
-    def prefill(self, live: Live, ids: Sequence[int]) -> None:
-        """Compute the state of more tokens."""
+    def prefill(self, live: Live, ids: Sequence[int], options: Options = NO_OPTIONS) -> None:
+        """Compute the state of more tokens.
+
+        Halted meanwhile, it raises EngineError, and the sequence holds what it did compute, or less.
+        """
         ...
 
-    def generate(self, live: Live, ids: Sequence[int], options: Options) -> Iterator[int]:
-        """Compute the state of more tokens, at least one, and yield those that the model makes of them.
+    def generate(self, live: Live, ids: Sequence[int], options: Options) -> Iterator[Made]:
+        """Compute the state of more tokens, at least one, and yield what the model makes of them.
 
-        The last one that it yields is not in the state. Halted while it computes the prompt, it raises
+        The last token that it yields is not in the state. Halted while it computes the prompt, it raises
         EngineError, and the sequence holds what it did compute, or less.
         """
         ...

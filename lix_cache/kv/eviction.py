@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Kept", "Key", "victims"]
+__all__ = ["Kept", "Key", "chosen", "victims"]
 
 #: Fingerprint and name of a state file.
 Key = tuple[str, str]
@@ -38,14 +38,34 @@ class Kept:
     sessions: set[str] = field(default_factory=set)
 
 
-def victims(files: Mapping[Key, Kept], kept: set[Key], tenant: str | None = None) -> Iterator[Key]:
-    """Yield files to remove, one after the other, as long as more room is needed.
+def chosen(
+    files: Mapping[Key, Kept],
+    over: int,
+    kept: Collection[Key],
+    tenant: str | None = None,
+    gone: Collection[Key] = (),
+) -> tuple[list[Key], bool]:
+    """Return files to remove, each before the one it needs; and whether that is room enough.
 
     Args:
         files: all that is there.
+        over: bytes that must go.
         kept: those that must stay.
         tenant: of this tenant alone.
+        gone: those that are as good as removed.
     """
+    found: list[Key] = []
+    if over > 0:
+        for key in victims({key: file for key, file in files.items() if key not in gone}, kept, tenant):
+            found.append(key)
+            over -= files[key].size
+            if over <= 0:
+                break
+    return found, over <= 0
+
+
+def victims(files: Mapping[Key, Kept], kept: Collection[Key], tenant: str | None = None) -> Iterator[Key]:
+    """Yield what may go, in the order in which it goes: :func:`chosen`."""
     children = Counter((key[0], file.needs) for key, file in files.items() if file.needs)
 
     def may_go(key: Key, file: Kept) -> bool:

@@ -68,7 +68,10 @@ def as_ids(ids: Sequence[int] | Ids) -> Ids:
         InvalidInput: one of them is no token id.
     """
     try:
-        wide = np.asarray(ids, dtype=np.int64)
+        given = np.asarray(ids)
+        if given.size and given.dtype.kind not in "iu":
+            raise TypeError  # a fraction would be cut off in silence
+        wide = given.astype(np.int64)
     except (TypeError, ValueError, OverflowError):
         raise InvalidInput("token ids are integers") from None
     if wide.ndim != 1 or (wide.size and (int(wide.min()) < 0 or int(wide.max()) >= 1 << 32)):

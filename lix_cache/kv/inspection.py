@@ -180,7 +180,7 @@ def _unknown(store: KvReader, session: str, tenant: str) -> InvalidInput:
     others = sorted({one.tenant for one in sessions(store) if one.session == session})
     whose = f"tenant {tenant!r}" if tenant else "the tenant without a name"
     if others:
-        hint = f"one of that name is of {', '.join(map(repr, others[:5]))}: give --tenant"
+        hint = f"one of that name is of {', '.join(repr(one or '-') for one in others[:5])}: give --tenant"
     else:
         hint = "it is written when it was idle (idle_seconds, 60 by default), and when the model is closed"
     return InvalidInput(f"the store has no session {session!r} of {whose}; {hint}")

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from lix_cache._log import logger
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.daemon import Bell, start_thread
-from lix_cache.errors import EngineBusy, EngineError, KvError
+from lix_cache.errors import EngineBusy, EngineError, told
+from lix_cache.kv.arguments import checked_options, checked_prompt, checked_stops, checked_whose
 from lix_cache.kv.encodings import check_encoding
-from lix_cache.kv.engine import Engine, Halt, Options
+from lix_cache.kv.engine import Engine, Halt, Made, Options
 from lix_cache.kv.manifest import mark_of
 from lix_cache.kv.memory import Entry
 from lix_cache.kv.miss import Miss
@@ -31,6 +34,8 @@ __all__ = ["LocalModel"]
 
 #: Places where text and tokens meet that a session keeps.
 _MOST_MARKS = 64
+#: How often one that waits for its turn looks whether it is still wanted.
+_LOOK_SECONDS = 0.1
 
 
 class LocalModel(Placing):
@@ -82,6 +87,7 @@ class LocalModel(Placing):
         top_p: float = 1.0,
         seed: int | None = None,
         halt: Halt | None = None,
+        is_part: bool = False,
     ) -> Reply:
         """Begin a reply.
 
@@ -92,23 +98,23 @@ class LocalModel(Placing):
             tools: for the chat template.
             stop: texts that end the reply, and are not in it.
             max_tokens, temperature, top_p, seed, halt: of :class:`~lix_cache.kv.engine.Options`.
+            is_part: it goes on with what a call before began, so only what it makes is counted.
 
         Raises:
-            InvalidInput: there is no prompt, or it is too long.
+            InvalidInput: there is no prompt, it is too long, or another argument makes no sense.
             EngineError: the engine failed.
         """
-        options = Options(max_tokens, temperature, top_p, seed, halt)
+        checked_whose(tenant, session)
+        checked_prompt(prompt, tools)
+        stop = checked_stops(stop)
+        options = checked_options(max_tokens, temperature, top_p, seed, halt)
         held = contextlib.ExitStack()
-        with self._book:
-            if self._closed:
-                raise EngineBusy("the model is closed, or about to be exchanged; try again")
-            self._running += 1
-        held.callback(self._leave)
         try:
-            if self.engine.is_serial:
-                held.enter_context(self._turn)
+            self._enter(halt, held)
+            self.engine.look()
             while True:
-                entry = self._taken(tenant, session, held)
+                seen = self._seen(tenant, session)
+                entry = self._taken(tenant, session, halt, held)
                 known = self._known(entry, tenant, session)
                 marks = known.marks if entry is None else entry.marks
                 before = known.ids.tolist() if entry is None else entry.live.ids
@@ -118,29 +124,46 @@ class LocalModel(Placing):
                 with self._book:
                     # Another first call of the session may have come before: then it is in memory now.
                     if entry is not None or self._memory.get(tenant, session or "") is None:
-                        entry, source = self._placed(entry, asked, tenant, session, known, held)
+                        entry, source = self._placed(entry, asked, tenant, session, known, seen, held)
                         break
-            miss = self._miss(asked, *nearest, len(entry.live.ids))
-            return self._reply(entry, asked, source, miss, stop, options, held)
+            if not is_part:
+                self.counters["calls"] += 1
+            miss = None if is_part else self._miss(asked, *nearest, len(entry.live.ids))
+            return self._reply(entry, asked, source, miss, stop, options, held, is_part=is_part)
         except BaseException:
             held.close()
             raise
+
+    def _enter(self, halt: Halt | None, held: contextlib.ExitStack) -> None:
+        """Begin a call: it is waited for before the model is exchanged, and has its turn."""
+        with self._book:
+            if self._closed:
+                raise EngineBusy("the model is closed, or about to be exchanged; try again")
+            self._running += 1
+        held.callback(self._leave)
+        if self.engine.is_serial:
+            _acquire(self._turn, halt)
+            held.callback(self._turn.release)
 
     def _leave(self) -> None:
         with self._book:
             self._running -= 1
 
-    def _taken(self, tenant: str, session: str | None, held: contextlib.ExitStack) -> Entry | None:
+    def _taken(
+        self, tenant: str, session: str | None, halt: Halt | None, held: contextlib.ExitStack
+    ) -> Entry | None:
         """Return a session that is in memory, its lock taken; None if it is not there."""
         while session is not None:
             entry = self._memory.get(tenant, session)
             if entry is None:
                 return None
             # Not with the book's lock: another reply of this session may take long.
-            entry.lock.acquire()
-            if self._memory.get(tenant, session) is entry:
+            _acquire(entry.lock, halt)
+            if self._memory.get(tenant, session) is entry and not self._is_purged(entry):
                 held.callback(entry.lock.release)
+                entry.is_named = True  # by its name, it is one's own
                 return entry
+            self._drop_purged(entry)
             entry.lock.release()
         return None
 
@@ -153,6 +176,8 @@ class LocalModel(Placing):
         stop: Sequence[str],
         options: Options,
         held: contextlib.ExitStack,
+        *,
+        is_part: bool,
     ) -> Reply:
         cached = len(entry.live.ids)
         entry.live.evaluated = 0
@@ -161,28 +186,25 @@ class LocalModel(Placing):
 
         def over(reply: Reply) -> None:
             try:
-                self._after(entry, reply, prompt)
+                self._count(reply, is_part=is_part)
+                self._after(entry, prompt)
             finally:
                 held.close()
 
         tokens = self._made(entry, prompt, options)
-        self.counters["calls"] += 1
-        detokenize, ends = self.engine.detokenize, self.engine.end_ids
         live = entry.live
         return Reply(
             entry.session,
             usage,
             miss,
             tokens,
-            detokenize,
             stop,
-            ends,
             over,
             lambda: live.evaluated,
             prompt.tokens,
         )
 
-    def _made(self, entry: Entry, prompt: Prompt, options: Options) -> Iterator[int]:
+    def _made(self, entry: Entry, prompt: Prompt, options: Options) -> Iterator[Made]:
         """Yield the tokens of a reply; take the snapshots that are worth it on the way."""
         live, began = entry.live, self._clock.monotonic()
         start = len(live.ids)
@@ -190,32 +212,35 @@ class LocalModel(Placing):
             # A whole state can only be had while the sequence stands there.
             for count in sorted(entry.checkpoints.values()):
                 if len(live.ids) < count < len(prompt.tokens):
-                    if options.is_halted:
-                        raise EngineError("the generation was halted")
-                    self.engine.prefill(live, prompt.tokens[len(live.ids) : count])
+                    self.engine.prefill(live, prompt.tokens[len(live.ids) : count], options)
                     live.snapshots[count] = self.engine.export(live, 0, count)
         passed = len(live.ids) - start
         is_first = True
         with contextlib.closing(
             self.engine.generate(live, prompt.tokens[len(live.ids) :], options)  # type: ignore[type-var]
         ) as tokens:
-            for token in tokens:
+            for made in tokens:
                 if is_first:
                     is_first = False
                     live.evaluated += passed
                     self.rates.prefilled(live.evaluated, self._clock.monotonic() - began)
-                yield token
+                yield made
 
-    def _after(self, entry: Entry, reply: Reply, prompt: Prompt) -> None:
-        live, count = entry.live, len(prompt.tokens)
-        cached = reply.usage.cached_tokens
-        reply.usage = replace(reply.usage, completion_tokens=len(reply.ids))
-        self.counters.update(prompt_tokens=count, cached_tokens=cached, completion_tokens=len(reply.ids))
-        if reply.ids:
-            source = reply.usage.source if cached else "none"
+    def _count(self, reply: Reply, *, is_part: bool) -> None:
+        count, cached = reply.usage.prompt_tokens, reply.usage.cached_tokens
+        reply.usage = replace(reply.usage, completion_tokens=reply.count)
+        self.counters["completion_tokens"] += reply.count
+        if is_part:
+            return
+        self.counters.update(prompt_tokens=count, cached_tokens=cached)
+        if reply.count:
+            source = reply.usage.source
             self.counters["recomputed_tokens"] += count - cached
             self.counters[f"hits_{source}"] += 1
             self.counters["restored_tokens"] += cached if source == "disk" else 0
+
+    def _after(self, entry: Entry, prompt: Prompt) -> None:
+        live, count = entry.live, len(prompt.tokens)
         if prompt.text and len(live.ids) >= count:
             made = live.ids[count:]
             entry.marks = [mark for mark in entry.marks if mark.tokens < count][-_MOST_MARKS:]
@@ -233,8 +258,11 @@ class LocalModel(Placing):
 
         def work() -> None:
             while not self._bell.wait(interval):
-                with contextlib.suppress(KvError):
+                try:
                     self.flush(self._idle_seconds)
+                except Exception as error:  # noqa: BLE001 - the thread must outlive what an engine raises
+                    self.counters["failed_flushes"] += 1
+                    logger.warning("idle sessions were not written: {}", told(error))
 
         start_thread(work, "lix-cache-kv")
 
@@ -254,24 +282,52 @@ class LocalModel(Placing):
             self._clock.sleep(0.01)
         return True
 
-    def close(self) -> None:
-        """Write everything to disk and let go of it. The engine stays: it is its owner's."""
+    def close(self, seconds: float = 30.0) -> None:
+        """Write everything to disk and let go of it. The engine stays: it is its owner's.
+
+        What cannot be written is let go of all the same, and told in the log.
+
+        Args:
+            seconds: how long to try again what another process keeps from being written.
+        """
         self._closed = True
         self._bell.set()
+        until, lost = self._clock.monotonic() + seconds, 0
         for entry in self._memory.all():
-            self._locked_save(entry)
             with entry.lock:
-                self._drop(entry)
+                self._save(entry, until)
+                lost += self._can_save(entry) and not self._is_purged(entry)
+                try:
+                    self._drop(entry)
+                except Exception as error:  # noqa: BLE001 - it goes with its engine
+                    logger.warning("the engine did not let go of a state: {}", told(error))
+        if lost:
+            self.counters["lost_sessions"] += lost
+            logger.warning("{} sessions were not written; they begin cold next time", lost)
+
+    def counting(self) -> Callable[[], dict[str, int]]:
+        """Return what tells what happened, when the model itself is gone too."""
+        own, store = self.counters, Counter[str]() if self._store is None else self._store.counters
+        return lambda: {**own, **{f"store_{name}": count for name, count in store.items()}}
 
     def stats(self) -> dict[str, Any]:
         """Return what happened, and what is in memory."""
         entries = self._memory.all()
-        store = {} if self._store is None else {f"store_{k}": v for k, v in self._store.counters.items()}
         return {
-            **self.counters,
-            **store,
+            **self.counting()(),
             "live_sessions": len(entries),
             "live_bytes": sum(one.size for one in entries),
             "load_seconds_per_token": self.rates.load,
             "prefill_seconds_per_token": self.rates.prefill,
         }
+
+
+def _acquire(lock: threading.Lock, halt: Halt | None) -> None:
+    """Take a lock, unless the one who waits is halted before.
+
+    Raises:
+        EngineError: it was halted.
+    """
+    while not lock.acquire(timeout=_LOOK_SECONDS):
+        if halt is not None and halt.is_set:
+            raise EngineError("the generation was halted")

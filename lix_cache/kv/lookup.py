@@ -21,10 +21,21 @@ from lix_cache.kv.manifest import Manifest
 from lix_cache.kv.memory import MemoryTier
 from lix_cache.kv.miss import common_prefix
 from lix_cache.kv.reader import KvReader
-from lix_cache.kv.store import Piece
+from lix_cache.kv.saving import Piece
 from lix_cache.kv.tensors import State
 
-__all__ = ["Stored", "Want", "copied", "covering", "kept_files", "load", "nearest_known", "pieces", "stored"]
+__all__ = [
+    "Stored",
+    "Want",
+    "copied",
+    "covering",
+    "kept_files",
+    "load",
+    "names_of",
+    "nearest_known",
+    "pieces",
+    "stored",
+]
 
 #: Sessions on disk that a prompt is compared with.
 _MOST_COMPARED = 64
@@ -123,11 +134,21 @@ def _partial(store: KvReader, want: Want, number: int, most: int, kind: str) -> 
     return 0
 
 
-def load(store: KvReader, want: Want, found: Stored) -> tuple[list[State], int]:
-    """Return the states that were found, as far as they are what they should be, and their tokens."""
+def names_of(want: Want, found: Stored) -> list[str]:
+    """Return the names of files."""
+    return [name for name, _, _ in _files(want, found)]
+
+
+def _files(want: Want, found: Stored) -> list[tuple[str, Description, Ids]]:
     files = [want.block(number) for number in range(1, found.blocks + 1)]
     if found.partial:
         files.append(want.partial(found.kind, found.partial))
+    return files
+
+
+def load(store: KvReader, want: Want, found: Stored) -> tuple[list[State], int]:
+    """Return the states that were found, as far as they are what they should be, and their tokens."""
+    files = _files(want, found)
     states: list[State] = [*store.load(want.fingerprint, files)]
     store.used(want.fingerprint, [name for name, _, _ in files[: len(states)]])
     if not states:
@@ -229,7 +250,8 @@ def copied(
         try:
             live = entry.live
             count = _usable(engine, live, ids) if memory.get(tenant, entry.session) is entry else 0
-            if count < fewest:
+            # One of a model before says nothing to the model of now.
+            if count < fewest or live.fingerprint not in (None, engine.fingerprint):
                 continue
             if count in live.snapshots:
                 return live.snapshots[count], live.ids[:count], count

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from lix_cache.storage.opening import OpenFile, opened_as
 
-__all__ = ["Found", "inside", "mapped"]
+__all__ = ["READING", "Found", "inside", "mapped"]
 
-_FLAGS = (
+#: How a file of the store is opened: no link is followed, and what is no file makes no reader wait.
+READING = (
     os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 )
 
@@ -50,21 +51,34 @@ def mapped(path: str) -> memoryview:
     Raises:
         OSError: there is none, or it cannot be read.
     """
-    with opened_as(OpenFile, path, _FLAGS) as file:
+    with opened_as(OpenFile, path, READING) as file:
         if os.fstat(file.fileno()).st_size == 0:
             return memoryview(b"")  # which cannot be mapped
         return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
 
 
-def inside(folder: str) -> Iterator[Found]:
-    """Yield every file below a folder. Links are not followed; what vanishes meanwhile is left out."""
+def inside(folder: str, *, most_deep: int = 1, links: bool = True) -> Iterator[Found]:
+    """Yield every file below a folder. What vanishes meanwhile is left out.
+
+    Below a folder of ours links to folders are followed, as reading follows them: what is found there counts,
+    and goes, as all else does.
+
+    Args:
+        folder: where to look.
+        most_deep: how far below it. A link may lead in a circle.
+        links: whether links to folders are followed.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
     try:
         entries = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return
     for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from inside(entry.path)
+        if entry.is_dir(follow_symlinks=links):
+            if most_deep:
+                yield from inside(entry.path, most_deep=most_deep - 1, links=links)
             continue
         try:
             stat = entry.stat(follow_symlinks=False)

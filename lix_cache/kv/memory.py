@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from lix_cache.kv.engine import Live
 from lix_cache.kv.manifest import Mark
 from lix_cache.kv.prompts import Prompt
+from lix_cache.kv.purges import Seen
 
 __all__ = ["Entry", "MemoryTier"]
 
@@ -25,6 +26,9 @@ class Entry:
         checkpoints: name → tokens at which a state of its own is kept.
         saved: tokens that are on disk.
         used: when it was used last, by the monotonic clock.
+        tried: when it was last written in vain, by the same.
+        is_named: the caller knows its name; any prompt without a session may go on from another one.
+        seen: the purges that were known when it was taken into memory.
         lock: held while it is computed, saved or thrown away.
     """
 
@@ -36,6 +40,9 @@ class Entry:
     checkpoints: dict[str, int] = field(default_factory=dict)
     saved: int = 0
     used: float = 0.0
+    tried: float = 0.0
+    is_named: bool = True
+    seen: Seen = (None, None)
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property

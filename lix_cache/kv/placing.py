@@ -11,11 +11,12 @@ from lix_cache._log import logger
 from lix_cache.errors import EngineError
 from lix_cache.kv.engine import Live
 from lix_cache.kv.identity import BLOCK_TOKENS, Ids, as_ids
-from lix_cache.kv.lookup import Want, copied, covering, load, nearest_known, stored
+from lix_cache.kv.lookup import Want, copied, covering, load, names_of, nearest_known, stored
 from lix_cache.kv.manifest import Manifest
 from lix_cache.kv.memory import Entry
 from lix_cache.kv.miss import Miss, common_prefix, miss_between
 from lix_cache.kv.prompts import Prompt
+from lix_cache.kv.purges import Seen
 from lix_cache.kv.rates import Rates
 from lix_cache.kv.tensors import State
 from lix_cache.kv.write_behind import WriteBehind
@@ -36,6 +37,7 @@ class Placing(WriteBehind):
         tenant: str,
         session: str | None,
         known: Manifest,
+        seen: Seen,
         held: contextlib.ExitStack,
     ) -> tuple[Entry, Literal["memory", "disk"]]:
         """Return an entry, its lock taken, whose state is a beginning of the prompt; and its source."""
@@ -59,7 +61,9 @@ class Placing(WriteBehind):
             if live is None:
                 self._make_room(room=1)
                 live = self.engine.begin()
-            entry = Entry(tenant, name or f"auto-{uuid.uuid4().hex[:16]}", live, marks, saved=saved)
+            is_named = session is not None if entry is None else entry.is_named
+            name = name or f"auto-{uuid.uuid4().hex[:16]}"
+            entry = Entry(tenant, name, live, marks, saved=saved, is_named=is_named, seen=seen)
             held.enter_context(entry.lock)
             self._memory.put(entry)
         count = prompt.system_tokens
@@ -86,7 +90,7 @@ class Placing(WriteBehind):
     def _continued(self, prompt: Prompt, tenant: str, held: contextlib.ExitStack) -> Entry | None:
         """Return the session without a name of its own whose whole state a prompt goes on from."""
         for one in sorted(self._memory.all(tenant), key=lambda entry: -len(entry.live.ids)):
-            if not one.session.startswith("auto-") or not one.lock.acquire(blocking=False):
+            if one.is_named or not one.lock.acquire(blocking=False):
                 continue
             count = len(one.live.ids)
             if 0 < count < len(prompt.tokens) and common_prefix(prompt.ids, as_ids(one.live.ids)) == count:
@@ -116,7 +120,7 @@ class Placing(WriteBehind):
         if self.engine.cuts and common > count:
             want, count = Want(self.fingerprint, tenant, before, self._encoding), common
             found = covering(want, common, self.engine.exports)
-        if count < in_memory + self._fewest or not self.rates.should_load():
+        if count < in_memory + self._fewest or not self.rates.should_load(count, count - in_memory):
             return None
         began = self._clock.monotonic()
         states, tokens = load(self._store, want, found)
@@ -157,7 +161,9 @@ class Placing(WriteBehind):
             found = self._store.manifest(self.fingerprint, tenant, session)
             if found is not None:
                 # While the prompt is tokenised.
-                self._store.prefetch(self.fingerprint, found.files)
+                want = Want(self.fingerprint, tenant, found.ids, self._encoding)
+                whole = covering(want, len(found.ids), self.engine.exports)
+                self._store.prefetch(self.fingerprint, names_of(want, whole))
         return found or Manifest(session or "", tenant)
 
     def _nearest(self, prompt: Prompt, before: Sequence[int], tenant: str, session: str) -> tuple[Ids, str]:

@@ -91,7 +91,7 @@ def prompt_of(
     Raises:
         InvalidInput: there is none, or it is too long.
     """
-    if given and not isinstance(given[0], Mapping):
+    if len(given) and not isinstance(given[0], Mapping):
         prompt = Prompt(engine, "", as_ids(given).tolist())  # type: ignore[arg-type]
     else:
         messages: Sequence[Mapping[str, Any]] = given  # type: ignore[assignment]

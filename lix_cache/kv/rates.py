@@ -7,8 +7,8 @@ __all__ = ["Rates"]
 _WEIGHT = 0.3
 #: Every so many times that computing seemed faster, loading is tried all the same: disks change.
 _TRY_AGAIN = 16
-#: A call over fewer tokens says more about its overhead than about the rate.
-_FEWEST_TOKENS = 16
+#: A call over fewer tokens says more about its overhead, such as its one step, than about the rate.
+_FEWEST_TOKENS = 256
 
 
 class Rates:
@@ -29,9 +29,9 @@ class Rates:
         if tokens >= _FEWEST_TOKENS:
             self.prefill = _averaged(self.prefill, seconds / tokens)
 
-    def should_load(self) -> bool:
-        """Whether to load what is stored."""
-        if self.load is None or self.prefill is None or self.load < self.prefill:
+    def should_load(self, tokens: int, spared: int) -> bool:
+        """Whether loading so many tokens is faster than computing those that it spares."""
+        if self.load is None or self.prefill is None or self.load * tokens < self.prefill * spared:
             self._refused = 0
             return True
         self._refused += 1

@@ -14,7 +14,7 @@ from lix_cache.kv.block_file import Description, NotThisState, decode
 from lix_cache.kv.catalogue import ENDING, SESSIONS, Catalogue, Manifests, read_catalogue, state_path
 from lix_cache.kv.identity import Fingerprint, Ids, session_name
 from lix_cache.kv.manifest import Manifest
-from lix_cache.kv.mapped import Found, inside, mapped
+from lix_cache.kv.mapped import READING, Found, inside, mapped
 from lix_cache.kv.tensors import Tensor
 from lix_cache.storage.files import Files
 
@@ -109,7 +109,7 @@ class KvReader:
             return
         for name in names:
             with contextlib.suppress(OSError):
-                fd = os.open(state_path(self.folder, (fingerprint.hex, name)), os.O_RDONLY)
+                fd = os.open(state_path(self.folder, (fingerprint.hex, name)), READING)
                 try:
                     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
                 finally:
@@ -138,10 +138,14 @@ class KvReader:
 
     def manifests(self, fingerprint: Fingerprint, tenant: str) -> Iterator[Manifest]:
         """Yield the manifests of a tenant's sessions with a model, as they are now."""
-        for found in inside(os.path.join(self.folder, fingerprint.hex, SESSIONS)):
-            manifest = self._read.of(found) if found.name.endswith(".json") else None
-            if manifest is not None and manifest.tenant == tenant:
-                yield manifest
+        try:
+            for found in inside(os.path.join(self.folder, fingerprint.hex, SESSIONS)):
+                manifest = self._read.of(found) if found.name.endswith(".json") else None
+                if manifest is not None and manifest.tenant == tenant:
+                    yield manifest
+        except OSError as error:
+            self.counters["unreadable_folders"] += 1
+            logger.warning("a folder of the KV store cannot be read: {}", type(error).__name__)
 
     def catalogue(self) -> Catalogue:
         """Return what is there, for people. Without the lock it may be out of date by a save."""

@@ -8,65 +8,32 @@ next change removes. Reading never raises for what lies in a file: that is a mis
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from lix_cache._log import logger
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.errors import ConfigError, KvBusy, KvError, KvUnavailable
-from lix_cache.kv.block_file import Description, encode, hasher
+from lix_cache.kv.block_file import encode, hasher
 from lix_cache.kv.catalogue import NEW, SESSIONS, Catalogue, read_catalogue, state_path
-from lix_cache.kv.eviction import Kept, Key, victims
-from lix_cache.kv.identity import Fingerprint, Ids
+from lix_cache.kv.eviction import Kept, Key, chosen
+from lix_cache.kv.identity import Fingerprint, tenant_digest
 from lix_cache.kv.manifest import Manifest, encode_manifest
+from lix_cache.kv.purges import PurgeMarks, Seen
 from lix_cache.kv.reader import KvReader
-from lix_cache.kv.tensors import State
+from lix_cache.kv.saving import Piece, Saved
 from lix_cache.storage.files import Files, Write
 from lix_cache.storage.locks import FileLock
 
-__all__ = ["KvStore", "Piece", "Saved"]
+__all__ = ["KvStore"]
 
 #: Bytes that are encoded, written and synced at a time.
 _BATCH_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A state file to write, if it is not there.
-
-    Attributes:
-        name: of the file.
-        needs: name of the file it needs, or "".
-        about: what it says of itself.
-        ids: its token ids.
-        export: returns the tensors; called only if the file is not there.
-    """
-
-    name: str
-    needs: str
-    about: Description
-    ids: Ids
-    export: Callable[[], State] = field(repr=False)
-
-
-@dataclass
-class Saved:
-    """What a save did.
-
-    Attributes:
-        written: files that were written.
-        shared: files that were there.
-        bytes: that were written.
-        left_out: files for which there was no room.
-    """
-
-    written: int = 0
-    shared: int = 0
-    bytes: int = 0
-    left_out: int = 0
 
 
 class KvStore(KvReader):
@@ -105,6 +72,7 @@ class KvStore(KvReader):
         self._quotas = dict(quotas or {})
         self._lock_seconds = lock_seconds
         self._clock = clock
+        self._purges = PurgeMarks(self.folder, self._files)
         if tidy and os.path.isdir(self.folder):
             # A smaller budget than last time holds from now on, and what a kill left goes.
             try:
@@ -122,6 +90,7 @@ class KvStore(KvReader):
         manifest: Manifest,
         pieces: Sequence[Piece],
         keep: Callable[[Manifest], Mapping[str, str]] = lambda before: before.files,
+        since: Seen | None = None,
     ) -> Saved:
         """Put a session's state into the store.
 
@@ -130,6 +99,7 @@ class KvStore(KvReader):
             manifest: of the session; its files are filled in here.
             pieces: its files, each after the one it needs.
             keep: given the manifest before, returns the files of it that the session keeps.
+            since: what :meth:`seen` said when the session was taken into memory.
 
         Raises:
             KvBusy: another process kept the lock too long.
@@ -137,6 +107,8 @@ class KvStore(KvReader):
         """
         saved = Saved()
         with self._changing() as catalogue:
+            if since is not None and self.is_purged(manifest.tenant, manifest.session, since):
+                return Saved(is_purged=True)
             self._tidy(catalogue)
             self._make_model(catalogue, fingerprint)
             path = self._manifest_path(fingerprint.hex, manifest.tenant, manifest.session)
@@ -147,25 +119,21 @@ class KvStore(KvReader):
             kept = {} if before is None else keep(before[1])
             kept = {name: kept[name] for name in kept if (fingerprint.hex, name) in catalogue.files}
             manifest = manifest.with_files({**kept, **there})
-            data = encode_manifest(manifest)
             protected = {(fingerprint.hex, name) for name in there}
-            if there and self._make_room(catalogue, manifest.tenant, len(data), protected):
-                self._put([Write(path, None, data)])
-                catalogue.put(path, fingerprint.hex, manifest, len(data))
+            if there and self._put_manifest(catalogue, path, fingerprint.hex, manifest, protected):
                 self._disown(catalogue, path, {(fingerprint.hex, name) for name in manifest.files})
+                saved.tokens = max(one.about.first + one.about.tokens for one in pieces if one.name in there)
         self.counters.update(saves=1, written_bytes=saved.bytes, left_out=saved.left_out)
         return saved
 
     def pin(self, tenant: str, session: str, pinned: bool = True) -> int:
-        """Keep a session's state from eviction, or no longer. Returns with how many models it has some."""
+        """Keep a session's state from eviction, or no longer. Returns with how many models it is so now."""
         with self._changing() as catalogue:
-            found = list(catalogue.sessions(tenant, session))
-            for path, fingerprint, one in found:
-                data = encode_manifest(replace(one, pinned=pinned))
+            count = 0
+            for path, fingerprint, one in list(catalogue.sessions(tenant, session)):
                 held = {(fingerprint, name) for name in one.files}
-                if self._make_room(catalogue, tenant, len(data), held):
-                    self._put([Write(path, None, data)])
-            return len(found)
+                count += self._put_manifest(catalogue, path, fingerprint, replace(one, pinned=pinned), held)
+            return count
 
     def purge(self, tenant: str, session: str | None = None) -> int:
         """Remove a session's state, or all of a tenant's, pinned or not. Returns how many files went.
@@ -180,7 +148,50 @@ class KvStore(KvReader):
                 self._files.remove(path)
                 self._files.sync_folder(os.path.dirname(path))
                 catalogue.drop(path)
+            if session is None:
+                for path, _ in catalogue.kept.pop(tenant_digest(tenant).hex(), ()):
+                    self._files.remove(path)
+            # Behind the files: a disk that refuses the mark has room now, and stopped between, the caller
+            # was told nothing and asks again. Where nothing was on disk, a process may hold it in memory.
+            self._purges.put(tenant, session)
             return before - len(catalogue.files)
+
+    def keep(self, tenant: str, path: str, data: bytes, since: str | None) -> bool:
+        """Write a file of a tenant that is no state, such as an agent. It is never evicted.
+
+        Args:
+            tenant: whose it is.
+            path: of the file, in the folder that the layout names.
+            data: all of it.
+            since: the version that the caller read; None if there was none.
+
+        Returns:
+            False if another process changed it meanwhile: nothing was written.
+
+        Raises:
+            KvBusy: another process kept the lock too long.
+            KvUnavailable: there is no room for it, or the disk refused.
+        """
+        with self._changing() as catalogue:
+            if self._files.version(path) != since:
+                return False
+            before = os.path.getsize(path) if since is not None else 0
+            if not self._make_room(catalogue, tenant, max(0, len(data) - before), set()):
+                raise KvUnavailable(errno.ENOSPC, "the tenant's quota or the budget of the KV store is full")
+            self._put([Write(path, None, data)])
+            return True
+
+    def seen(self, tenant: str, session: str | None) -> Seen:
+        """Return which purges were seen, before a session is taken into memory.
+
+        Raises:
+            KvUnavailable: the folder cannot be read.
+        """
+        return self._purges.seen(tenant, session)
+
+    def is_purged(self, tenant: str, session: str, since: Seen) -> bool:
+        """Whether a session was purged since then, by any process."""
+        return self._purges.is_purged(tenant, session, since)
 
     def prune(self, budget_bytes: int | None = None) -> int:
         """Remove what is over the budget, or over another; and what killed saves left.
@@ -189,8 +200,9 @@ class KvStore(KvReader):
             How many bytes went.
         """
         with self._changing() as catalogue:
-            before = catalogue.total
+            before = catalogue.total + catalogue.removed
             self._tidy(catalogue, budget_bytes)
+            self._purges.tidy()
             return before - catalogue.total
 
     # -- steps -------------------------------------------------------------------------
@@ -200,7 +212,9 @@ class KvStore(KvReader):
         try:
             self._files.make_folder(self.folder)
             with self._locked():
-                yield read_catalogue(self.folder, self._read)
+                catalogue = read_catalogue(self.folder, self._read)
+                self._remove_garbage(catalogue)
+                yield catalogue
         except KvBusy:
             raise
         except OSError as error:
@@ -289,29 +303,63 @@ class KvStore(KvReader):
         return there
 
     def _make_room(self, catalogue: Catalogue, tenant: str, size: int, protected: set[Key]) -> bool:
-        """Remove files until so many bytes more fit into the tenant's quota and the budget."""
-        quota = self._quotas.get(tenant, self._quotas.get("*"))
-        if quota is not None:
-            used = catalogue.tenants
-            self._evict(catalogue, lambda: used[tenant] + size <= quota, protected, tenant)
-            if used[tenant] + size > quota:
-                return False
-        self._evict(catalogue, lambda: catalogue.total + size <= self.budget_bytes, protected)
-        return catalogue.total + size <= self.budget_bytes
+        """Remove files until so many bytes more fit into the tenant's quota and the budget.
 
-    def _tidy(self, catalogue: Catalogue, budget: int | None = None) -> None:
-        """Remove what has no owner, and what is over the quotas and the budget.
+        Returns:
+            Whether they fit. If all that may go is not enough, nothing goes.
+        """
+        files, over = catalogue.files, self._over_quota(catalogue, tenant) + size
+        of_tenant, is_enough = chosen(files, over, protected, tenant)
+        if not is_enough:
+            return False
+        over = catalogue.total + size - self.budget_bytes - sum(files[key].size for key in of_tenant)
+        others, is_enough = chosen(files, over, protected, gone=set(of_tenant))
+        if is_enough:
+            self._evict(catalogue, [*of_tenant, *others])
+        return is_enough
+
+    def _over_quota(self, catalogue: Catalogue, tenant: str) -> int:
+        """Return how many bytes a tenant has more than it may; below 0 if it may have more."""
+        quota = self._quotas.get(tenant, self._quotas.get("*"))
+        if quota is None:
+            return -sys.maxsize
+        kept = catalogue.kept.get(tenant_digest(tenant).hex(), ())
+        return catalogue.tenants[tenant] + sum(size for _, size in kept) - quota
+
+    def _put_manifest(
+        self, catalogue: Catalogue, path: str, fingerprint: str, manifest: Manifest, protected: set[Key]
+    ) -> bool:
+        """Write a manifest in the place of the one before; False if there is no room for it."""
+        data = encode_manifest(manifest)
+        before = catalogue.manifests.get(path)
+        # The room of the one before is its own.
+        catalogue.drop(path)
+        if self._make_room(catalogue, manifest.tenant, len(data), protected):
+            self._put([Write(path, None, data)])
+            catalogue.put(path, fingerprint, manifest, len(data))
+            return True
+        if before is not None:
+            catalogue.put(path, *before)
+        return False
+
+    def _remove_garbage(self, catalogue: Catalogue) -> None:
+        """Remove what has no owner: the first step of every change, so that a purge leaves nothing behind.
 
         Under the lock nothing is being written, so what no manifest names is left over from a kill.
         """
         for path, size in catalogue.garbage:
             self._files.remove(path)
             catalogue.total -= size
+            catalogue.removed += size
         catalogue.garbage.clear()
+
+    def _tidy(self, catalogue: Catalogue, budget: int | None = None) -> None:
+        """Remove what is over the quotas and the budget, as far as it may go."""
         for tenant in list(catalogue.tenants):
-            self._make_room(catalogue, tenant, 0, set())
+            over = self._over_quota(catalogue, tenant)
+            self._evict(catalogue, chosen(catalogue.files, over, set(), tenant)[0])
         most = self.budget_bytes if budget is None else budget
-        self._evict(catalogue, lambda: catalogue.total <= most, set())
+        self._evict(catalogue, chosen(catalogue.files, catalogue.total - most, set())[0])
 
     def _disown(self, catalogue: Catalogue, path: str, files: set[Key]) -> None:
         """Remove what a session had, has no longer, and no other session has."""
@@ -321,20 +369,10 @@ class KvStore(KvReader):
                 if not kept.sessions:
                     self._remove(catalogue, key)
 
-    def _evict(
-        self,
-        catalogue: Catalogue,
-        is_enough: Callable[[], bool],
-        protected: set[Key],
-        tenant: str | None = None,
-    ) -> None:
-        if is_enough():
-            return
-        for key in victims(catalogue.files, protected, tenant):
+    def _evict(self, catalogue: Catalogue, keys: Sequence[Key]) -> None:
+        for key in keys:
             self._remove(catalogue, key)
             self.counters["evicted_files"] += 1
-            if is_enough():
-                return
 
     def _remove(self, catalogue: Catalogue, key: Key) -> None:
         # Not synced: what a power cut brings back is counted again, and evicted again.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 from lix_cache._log import logger
-from lix_cache.errors import EngineBusy, KvBusy
+from lix_cache.errors import EngineBusy, KvBusy, told
 from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.reply import Reply
 
@@ -57,26 +59,34 @@ class SwappableModel:
 
         Raises:
             KvBusy: replies took longer, or another swap is going on; the old model serves on.
-            Exception: what ``load`` raised; the old model was loaded again and serves.
+            Exception: what ``load`` raised; the old model was loaded again and serves. If that failed too,
+                none does until another swap.
         """
         if not self._swapping.acquire(blocking=False):
             raise KvBusy("another model is being loaded; try again")
         try:
-            old = self.model
-            if not old.drain(drain_seconds):
-                raise KvBusy(f"replies took longer than {drain_seconds} s; the model was not exchanged")
-            old.close()
-            self._model = None
-            old.engine.close()
+            old = self._model
+            # There is none where the last one could not be loaded again.
+            if old is not None:
+                if not old.drain(drain_seconds):
+                    raise KvBusy(f"replies took longer than {drain_seconds} s; the model was not exchanged")
+                old.close()
+                self._model = None
+                _unload(old)
             del old
+            failed: BaseException | None = None
             try:
                 self._model = load()
-            except BaseException as error:
-                logger.warning("a model cannot be loaded, the one before is loaded again: {}", type(error))
+            except BaseException as error:  # noqa: BLE001 - raised below
+                failed = error
+            if failed is not None:
+                logger.warning("a model cannot be loaded, the one before is loaded again: {}", type(failed))
+                # Its frames hold what was loaded of it, and there is no memory for two.
+                _let_go(failed)
                 self._model = self._load()
-                raise
+                raise failed
             self._load = load
-            return self._model
+            return self.model
         finally:
             self._swapping.release()
 
@@ -85,4 +95,25 @@ class SwappableModel:
         model, self._model = self._model, None
         if model is not None:
             model.close()
-            model.engine.close()
+            _unload(model)
+
+
+def _unload(model: LocalModel) -> None:
+    """Let go of an engine. One that fails at it must not stop another model from being loaded."""
+    try:
+        model.engine.close()
+    except Exception as error:  # noqa: BLE001 - an engine's own
+        logger.warning("an engine was not closed: {}", told(error))
+
+
+def _let_go(error: BaseException) -> None:
+    """Clear the frames of an error and of those that it came from."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            waiting += [one.__cause__, one.__context__]
+    gc.collect()

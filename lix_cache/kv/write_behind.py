@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from functools import lru_cache
 
 from lix_cache._log import logger
 from lix_cache.clock import Clock
-from lix_cache.errors import KvError
+from lix_cache.errors import KvBusy, told
 from lix_cache.kv.engine import Engine
 from lix_cache.kv.identity import Fingerprint, as_ids, fingerprint_of
 from lix_cache.kv.lookup import Want, kept_files, pieces
 from lix_cache.kv.manifest import Manifest
 from lix_cache.kv.memory import Entry, MemoryTier
+from lix_cache.kv.purges import Seen
+from lix_cache.kv.saving import Saved
 from lix_cache.kv.store import KvStore
 
 __all__ = ["WriteBehind"]
@@ -26,7 +29,6 @@ class WriteBehind:
 
     Attributes:
         engine: that holds the states.
-        fingerprint: of the engine and the encoding.
         counters: what happened, by name.
     """
 
@@ -40,21 +42,33 @@ class WriteBehind:
         clock: Clock,
     ) -> None:
         self.engine = engine
-        self.fingerprint: Fingerprint = fingerprint_of({**engine.fingerprint.facts, "encoding": encoding})
         self.counters: Counter[str] = Counter()
         self._store = store
         self._encoding = encoding
         self._fewest = fewest_tokens
         self._clock = clock
         self._memory = MemoryTier(memory_bytes, engine.most_live)
+        #: Tenants of which the log says that there was no room: once, for it is so for each of their calls.
+        self._full: set[str] = set()
         #: Held by who brings a session into memory or takes it out.
         self._book = threading.RLock()
 
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Of the engine, which may notice that its model was changed, and the encoding."""
+        return _encoded(self.engine.fingerprint, self._encoding)
+
     def flush(self, idle_seconds: float = 0.0) -> int:
-        """Write the sessions that were not used for so long to disk. Returns how many."""
+        """Write the sessions that were not used for so long to disk. Returns how many.
+
+        What was written in vain is tried again when it was idle for as long once more.
+        """
         count = 0
         for entry in self._memory.all():
-            if self._clock.monotonic() - entry.used >= idle_seconds and entry.is_dirty:
+            if self._is_purged(entry):
+                with entry.lock:
+                    self._drop_purged(entry)
+            elif self._clock.monotonic() - max(entry.used, entry.tried) >= idle_seconds and entry.is_dirty:
                 count += self._locked_save(entry)
         return count
 
@@ -63,31 +77,85 @@ class WriteBehind:
         with entry.lock:
             return self._memory.get(entry.tenant, entry.session) is entry and self._save(entry)
 
-    def _save(self, entry: Entry) -> bool:
-        live = entry.live
-        if self._store is None or not entry.is_dirty or len(live.ids) < self._fewest:
+    def _seen(self, tenant: str, session: str | None) -> Seen:
+        """Return the purges to note with what is taken into memory now."""
+        try:
+            return (None, None) if self._store is None else self._store.seen(tenant, session)
+        except OSError:
+            # Any that are there then count: what may have been purged is not written.
+            return None, None
+
+    def _is_purged(self, entry: Entry) -> bool:
+        """Whether another process purged what is in memory here."""
+        try:
+            return self._store is not None and self._store.is_purged(entry.tenant, entry.session, entry.seen)
+        except OSError:
+            return False  # a save cannot be made then either
+
+    def _drop_purged(self, entry: Entry) -> None:
+        """Let go of what another process purged. The entry's lock is held."""
+        if self._memory.get(entry.tenant, entry.session) is entry:
+            self._drop(entry)
+            self.counters["purged_sessions"] += 1
+
+    def _can_save(self, entry: Entry) -> bool:
+        return self._store is not None and entry.is_dirty and len(entry.live.ids) >= self._fewest
+
+    def _save(self, entry: Entry, until: float = 0.0) -> bool:
+        """Write an entry, its lock held. Returns whether all of it is on disk now.
+
+        No conversation depends on that, so whatever fails is counted, and not raised: an engine's own
+        errors, of memory for one, as well as the disk's.
+
+        Args:
+            entry: to write.
+            until: when to give up on a lock that others hold, by the monotonic clock; at first by default.
+        """
+        if self._store is None or not self._can_save(entry):
             return False
+        try:
+            saved = self._write(self._store, entry)
+        except Exception as error:  # noqa: BLE001 - see above
+            if isinstance(error, KvBusy) and self._clock.monotonic() < until:
+                return self._save(entry, until)
+            self.counters["failed_saves"] += 1
+            entry.tried = self._clock.monotonic()
+            logger.warning("a session's state was not written: {}", told(error))
+            return False
+        if saved.is_purged:
+            return False
+        entry.saved = saved.tokens
+        if entry.is_dirty:
+            entry.tried = self._clock.monotonic()
+            if saved.left_out and entry.tenant not in self._full:
+                self._full.add(entry.tenant)
+                logger.warning(
+                    "no room on disk for all that tenant {!r} has: its quota or the budget is used up; "
+                    "what is left out begins cold after a restart",
+                    entry.tenant or "-",
+                )
+            return False
+        self.counters["saves"] += 1
+        return True
+
+    def _write(self, store: KvStore, entry: Entry) -> Saved:
+        live = entry.live
         ids = as_ids(live.ids)
-        want = Want(self.fingerprint, entry.tenant, ids, self._encoding)
+        # Of the model that computed it, which may be another one now.
+        fingerprint = _encoded(live.fingerprint or self.engine.fingerprint, self._encoding)
+        want = Want(fingerprint, entry.tenant, ids, self._encoding)
         marks = [mark for mark in entry.marks if mark.tokens <= len(ids)]
         parts = list(entry.prompt.parts) if entry.prompt is not None else []
         manifest = Manifest(entry.session, entry.tenant, {}, ids, marks, parts)
         kind = "snapshot" if self.engine.exports == "snapshots" else "tail"
         checkpoints = {name: count for name, count in entry.checkpoints.items() if count <= len(ids)}
-        try:
-            self._store.save(
-                self.fingerprint,
-                manifest,
-                pieces(self.engine, live, want, checkpoints),
-                keep=lambda before: kept_files(before, want, kind, checkpoints),
-            )
-        except KvError as error:
-            self.counters["failed_saves"] += 1
-            logger.warning("a session's state was not written: {}", error)
-            return False
-        entry.saved = len(ids)
-        self.counters["saves"] += 1
-        return True
+        return store.save(
+            fingerprint,
+            manifest,
+            pieces(self.engine, live, want, checkpoints),
+            keep=lambda before: kept_files(before, want, kind, checkpoints),
+            since=entry.seen,
+        )
 
     def _drop(self, entry: Entry) -> None:
         """Let an entry go from memory. Its lock is held."""
@@ -108,8 +176,17 @@ class WriteBehind:
 
     def forget(self, tenant: str, session: str | None = None) -> int:
         """Remove a session, or all of a tenant, from memory and from disk. Returns how many files went."""
+        self.forget_live(tenant, session)
+        return 0 if self._store is None else self._store.purge(tenant, session)
+
+    def forget_live(self, tenant: str, session: str | None = None) -> None:
+        """Remove a session, or all of a tenant, from memory alone: for one who purges the store beside it."""
         for entry in self._memory.all(tenant):
             if session in (None, entry.session):
                 with entry.lock:
                     self._drop(entry)
-        return 0 if self._store is None else self._store.purge(tenant, session)
+
+
+@lru_cache(maxsize=16)
+def _encoded(fingerprint: Fingerprint, encoding: str) -> Fingerprint:
+    return fingerprint_of({**fingerprint.facts, "encoding": encoding})

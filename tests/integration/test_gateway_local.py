@@ -20,6 +20,7 @@ from lix_cache.gateway.local import upstream as local_upstream
 from lix_cache.gateway.local.settings import LocalSettings
 from lix_cache.gateway.settings import GatewaySettings, TenantSettings, UpstreamSettings, read_settings
 from lix_cache.gateway.tenants import digest_of_key
+from lix_cache.kv.engine import Made
 from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.store import KvStore
 from tests.support.kv import open_files
@@ -43,17 +44,17 @@ class Toy(ToyEngine):
         self.at_once = 0
         self.most_at_once = 0
 
-    def generate(self, live: Any, ids: Any, options: Any) -> Iterator[int]:
+    def generate(self, live: Any, ids: Any, options: Any) -> Iterator[Made]:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
-            for token in super().generate(live, ids, options):
+            for made in super().generate(live, ids, options):
                 while not self.gate.wait(0.01) and not options.is_halted:
                     pass
                 if options.is_halted:
                     return
                 self.made += 1
-                yield token
+                yield made
         finally:
             self.at_once -= 1
 
@@ -212,7 +213,7 @@ def test_a_tool_that_must_be_called_is(lab: Lab, path: str) -> None:
         else {"messages": [{"role": "user", "content": "W?"}]}
     )
     with lab.gateway() as gateway:
-        body = {"model": "toy", **turn, "tools": [tool], "tool_choice": choice, "max_tokens": 50}
+        body = {"model": "toy", **turn, "tools": [tool], "tool_choice": choice, "max_tokens": 200}
         if path.endswith("responses"):
             body["max_output_tokens"] = body.pop("max_tokens")
         told = post(gateway.url, body, path).json
@@ -229,6 +230,49 @@ def test_a_tool_that_must_be_called_is(lab: Lab, path: str) -> None:
         name, arguments = told["output"][0]["name"], json.loads(told["output"][0]["arguments"])
     assert name == "weather"
     assert isinstance(arguments["city"], str)
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGE])
+def test_a_call_that_must_be_made_heeds_limits_and_stop_texts_and_is_counted_once(
+    lab: Lab, path: str
+) -> None:
+    names = ("city", "country", "street")
+    schema = {"type": "object", "properties": {name: {"type": "string"} for name in names}}
+    tool: dict[str, Any] = {"name": "weather", "input_schema": schema}
+    choice: Any = {"type": "tool", "name": "weather"}
+    if path == CHAT:
+        tool = {"type": "function", "function": {"name": "weather", "parameters": schema}}
+        choice = "required"
+    turn = {"messages": [{"role": "user", "content": "W?"}], "tools": [tool], "tool_choice": choice}
+
+    def ended(told: Any) -> tuple[str, str | None, int, bool]:
+        if path == MESSAGE:
+            made = told["usage"]["output_tokens"]
+            return told["stop_reason"], told["stop_sequence"], made, bool(told["content"])
+        choice = told["choices"][0]
+        called = "tool_calls" in choice["message"]
+        return choice["finish_reason"], None, told["usage"]["completion_tokens"], called
+
+    def asked(gateway: Any, **more: Any) -> tuple[str, str | None, int, bool]:
+        body = {"model": "toy", "temperature": 0, **turn, "max_tokens": 1000, **more}
+        return ended(post(gateway.url, body, path, x_lix_cache_mode="off").json)
+
+    with lab.gateway() as gateway:
+        reason, _, made, called = asked(gateway)
+        assert (reason, called) == ("tool_calls" if path == CHAT else "tool_use", True)
+        toy, counters = lab.toys[0], gateway.core.local["local"].model.counters
+        # One token for the prompt's state, and the values.
+        assert toy.made == counters["completion_tokens"] == made + 1
+        assert counters["calls"] == counters["hits_none"] + counters["hits_memory"] == 1
+        assert counters["prompt_tokens"] < 1000
+        limit = "length" if path == CHAT else "max_tokens"
+        for most in (1, 5, made - 1):
+            assert asked(gateway, max_tokens=most) == (limit, None, most, False)
+        stop = {"stop" if path == CHAT else "stop_sequences": [*"aeiou"]}
+        reason, stopped, made, called = asked(gateway, **stop)
+        assert (reason, called) == ("stop" if path == CHAT else "stop_sequence", False)
+        assert stopped in (None, *"aeiou")
+        assert made < 96
 
 
 def test_other_paths(lab: Lab) -> None:
@@ -356,10 +400,10 @@ def test_an_engine_that_fails_is_an_answer_and_the_gateway_lives(
                 assert b"secret" not in reply.body
         prefill = Toy.prefill
 
-        def fails_later(self: Toy, live: Any, ids: Any) -> None:
+        def fails_later(self: Toy, live: Any, ids: Any, *rest: Any) -> None:
             if len(live.ids) > 300 and len(ids) == 1:
                 raise RuntimeError("secret")
-            prefill(self, live, ids)
+            prefill(self, live, ids, *rest)
 
         with monkeypatch.context() as broken:
             broken.setattr(Toy, "prefill", fails_later)
@@ -415,6 +459,32 @@ def test_many_sessions_leave_nothing_behind(lab: Lab, count: int) -> None:
 def swap(gateway: RunningGateway, model: Any, **more: Any) -> Any:
     body = json.dumps({"model": model, **more}).encode()
     return ask(gateway.url, "POST", "/admin/models", body, ADMIN_HEADERS)
+
+
+def test_counters_go_on_when_the_model_is_exchanged(lab: Lab) -> None:
+    def calls(gateway: RunningGateway) -> tuple[int, float]:
+        (model,) = ask(gateway.url, "GET", "/admin/models", None, ADMIN_HEADERS).json["models"]
+        text = ask(gateway.url, "GET", "/metrics", None, ADMIN_HEADERS).body.decode()
+        told = [line for line in text.splitlines() if line.startswith("lix_cache_kv_calls_total{")]
+        return model["stats"]["calls"], float(told[0].split()[-1])
+
+    with lab.gateway(admin_key=digest_of_key(ADMIN)) as gateway:
+        post(gateway.url, said(3), x_lix_cache_mode="off")
+        assert calls(gateway) == (1, 1)
+        for count, model in ((2, "toy:2"), (3, "toy:1")):
+            assert swap(gateway, model).status == 200
+            post(gateway.url, said(3), x_lix_cache_mode="off")
+            assert calls(gateway) == (count, count)
+        # The old one, loaded again, counts from 0.
+        assert swap(gateway, "brick:1").status == 400
+        assert calls(gateway) == (3, 3)
+
+
+def test_a_gateway_without_sessions_says_how_to_have_them(lab: Lab) -> None:
+    with lab.gateway(sessions=False) as gateway:
+        refused = ask(gateway.url, "DELETE", "/v1/sessions/s", None, {})
+        assert refused.status == 404
+        assert "--sessions" in refused.body.decode()
 
 
 @pytest.mark.promise("right-answer")
@@ -674,10 +744,10 @@ def test_half_an_agents_answer_costs_its_tenants_budget(
         path, toy = f"/v1/agents/{made}/generate", lab.toy
         prefill = Toy.prefill
 
-        def fails(self: Toy, live: Any, ids: Any) -> None:
+        def fails(self: Toy, live: Any, ids: Any, *rest: Any) -> None:
             if len(ids) == 1 and toy.made >= 3:
                 raise RuntimeError
-            prefill(self, live, ids)
+            prefill(self, live, ids, *rest)
 
         if way == "leaves":
             gate = threading.Event()
@@ -704,10 +774,10 @@ def test_an_agent_whose_model_fails_keeps_what_it_had(lab: Lab, monkeypatch: pyt
         path = "/" + agents(gateway, "POST", "", {}).json["id"]
         prefill = Toy.prefill
 
-        def fails(self: Toy, live: Any, ids: Any) -> None:
+        def fails(self: Toy, live: Any, ids: Any, *rest: Any) -> None:
             if len(ids) == 1 and len(live.ids) > 40:
                 raise RuntimeError("secret")
-            prefill(self, live, ids)
+            prefill(self, live, ids, *rest)
 
         monkeypatch.setattr(Toy, "prefill", fails)
         whole = agents(gateway, "POST", path + "/generate", {"prompt": "x" * 30})
@@ -774,3 +844,28 @@ def test_a_second_provider_answers_what_is_not_the_local_models(lab: Lab) -> Non
             assert "x-lix-kv" in post(gateway.url, said()).headers
             assert post(gateway.url, chat_body()).text.startswith("Scripted")
             assert len(provider.calls) == 1
+
+
+_NO_TEXT = b'"messages":[{"role":"user","content":"\\ud800"}]'
+_LARGE = (
+    b'"tools":[{"type":"function","function":{"name":"f","parameters":{"maximum":123456789012345678901}}}]'
+)
+_NO_NAMES = (
+    b'"tool_choice":"required","tools":[{"type":"function","function":{"name":"f",'
+    b'"parameters":{"type":"object","required":[{}]}}}]'
+)
+
+
+def test_what_no_model_can_be_asked_is_refused_over_http(lab: Lab) -> None:
+    with lab.gateway() as gateway:
+        for fields, named in (
+            (_NO_TEXT, "messages"),
+            (b'"messages":[{"role":"user","content":"x"}],' + _LARGE, "tools"),
+            (b'"messages":[{"role":"user","content":"x"}],' + _NO_NAMES, "required"),
+        ):
+            body = b'{"model":"m",' + fields + b"}"
+            refused = ask(gateway.url, "POST", CHAT, body, {"content-type": "application/json"})
+            assert refused.status == 400, refused.body
+            assert named in refused.body.decode()
+        agent = ask(gateway.url, "POST", "/v1/agents", b'{"name":"x","system":"\\ud800"}', {})
+        assert agent.status == 400, agent.body

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lix_cache.gateway.local.settings import LocalSettings
+from lix_cache.gateway.local.settings import LocalSettings, ServerSettings
 from lix_cache.gateway.settings import UpstreamSettings
 from lix_cache.gateway.tenants import digest_of_key
 from tests.support.kv_models import SYSTEM, conversation, model_folder
@@ -103,7 +103,7 @@ def test_chat_completions_with_tools(client: Any) -> None:
         "type": "function",
         "function": {"name": "order", "description": "Order it.", "parameters": SCHEMA},
     }
-    told = {"model": "coffee", "messages": [*USER], "tools": [tool], "temperature": 0, "max_tokens": 20}
+    told = {"model": "coffee", "messages": [*USER], "tools": [tool], "temperature": 0, "max_tokens": 300}
     made = client.chat.completions.create(**told, tool_choice="required").choices[0]
     assert made.finish_reason == "tool_calls"
     (call,) = made.message.tool_calls
@@ -144,7 +144,7 @@ def test_messages(claude: Any) -> None:
     assert counted.input_tokens == total
     tool = {"name": "order", "input_schema": SCHEMA}
     with claude.messages.stream(
-        model="coffee", max_tokens=20, messages=USER, tools=[tool], tool_choice={"type": "any"}
+        model="coffee", max_tokens=300, messages=USER, tools=[tool], tool_choice={"type": "any"}
     ) as stream:
         called = stream.get_final_message()
     assert called.stop_reason == "tool_use"
@@ -275,18 +275,20 @@ def test_the_same_reply_after_a_kill_and_a_restart(engine: str, shared_dir: Path
     assert first.json["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
 
 
-def test_a_llama_server_at_a_url_is_a_local_model_too(shared_dir: Path, tmp_path: Path) -> None:
+def test_a_llama_server_at_a_url_is_a_local_model_too(
+    shared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lix_cache.kv.engines.llama_cpp import LlamaServerEngine
 
     engine = LlamaServerEngine.load(target(shared_dir, "llama.cpp"), context_tokens=1024, slots=2, threads=1)
-    server = f"{engine._url.scheme}://{engine._url.netloc}"
-    local = LocalSettings(
-        folder=str(tmp_path), server_slot_folder=engine._folder, server_weights="coffee-3m 1"
-    )
+    server = engine._http.url
+    monkeypatch.setenv("KEY_OF_THE_SERVER", engine._http.key)
+    theirs = ServerSettings(server, engine._slots.path, "coffee-3m 1", "KEY_OF_THE_SERVER")
+    local = LocalSettings(folder=str(tmp_path), servers=(theirs,))
     upstreams = (UpstreamSettings("server", f"local:{server}"),)
     replies = []
     for _ in range(2):
-        with RunningGateway("", None, upstreams=upstreams, local=local) as gateway:
+        with RunningGateway("", None, environ=os.environ, upstreams=upstreams, local=local) as gateway:
             body = {"model": "coffee", "messages": talk(5), "temperature": 0, "max_tokens": 10}
             replies.append(post(gateway.url, body, x_session_id="s", x_lix_cache_mode="off"))
     assert replies[0].text == replies[1].text
@@ -297,7 +299,7 @@ def test_a_llama_server_at_a_url_is_a_local_model_too(shared_dir: Path, tmp_path
     ("arguments", "said"),
     [
         (["--local", "no/such/model"], "there is no local model"),
-        (["--local", "http://127.0.0.1:1"], "server_slot_folder"),
+        (["--local", "http://127.0.0.1:1"], "local.servers"),
         (["--local", "README.md", "--workers", "2"], "one process"),
     ],
 )

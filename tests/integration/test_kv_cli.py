@@ -126,3 +126,22 @@ def test_a_list_keeps_ids_on_one_line_at_80_columns(folder: Path, monkeypatch: p
     assert session in out.getvalue()
     assert max(map(len, out.getvalue().splitlines())) <= 80
     assert "…" not in out.getvalue().replace("shop…er-1", "")
+
+
+@pytest.mark.parametrize("name", ["-", "local", ""])
+def test_the_tenant_without_a_name_is_found_by_the_names_that_it_is_shown_under(
+    folder: Path, name: str
+) -> None:
+    save_tokens(KvStore(folder), "conv", tokens(300, 5))
+    tenant = ["--tenant", name] if name else []
+    assert "no other session" in run("explain", "conv", "--dir", folder, *tenant)
+    assert "0 state files" not in run("prune", "--session", "conv", "--dir", folder, *tenant)
+    assert "conv" not in run("list", "--dir", folder)
+
+
+def test_a_tenant_that_has_such_a_name_is_itself(folder: Path) -> None:
+    save_tokens(KvStore(folder), "conv", tokens(300, 5))
+    save_tokens(KvStore(folder), "conv", tokens(300, 6), "local")
+    run("prune", "--session", "conv", "--tenant", "local", "--dir", folder)
+    left = {one["tenant"] for one in said("list", "--dir", folder) if one["session"] == "conv"}
+    assert left == {""}

@@ -150,3 +150,43 @@ def test_other_weights_are_another_model(engine: Any, hybrid: Any, tmp_path: Pat
         type(engine).load(tmp_path)
     with pytest.raises(EngineError, match="template"):
         engine.render([{"role": "user"}, 3])  # type: ignore[list-item]
+
+
+@pytest.mark.promise("right-answer")
+def test_an_adapters_scale_is_the_models_identity_and_one_that_is_changed_begins_cold(
+    shared_dir: Path, tmp_path: Path
+) -> None:
+    from mlx_lm.tuner.lora import LoRALinear
+
+    from lix_cache.kv.engines.mlx import MlxEngine
+
+    engine = MlxEngine.load(model_folder(shared_dir), context_tokens=1024)
+    for layer in engine._model.model.layers:
+        layer.self_attn.k_proj = LoRALinear.from_base(layer.self_attn.k_proj, r=4, scale=1.0)
+        layer.self_attn.k_proj.lora_b = layer.self_attn.k_proj.lora_b + 0.1
+    model = LocalModel(engine, KvStore(tmp_path))
+    messages = conversation(20)
+    model.generate(messages, session="s", max_tokens=8).all()
+    before = model.fingerprint
+    assert model.flush() == 1
+    for layer in engine._model.model.layers:
+        layer.self_attn.k_proj.scale = 9.0
+    reply = model.generate(messages, session="s", max_tokens=8)
+    reply.all()
+    assert (reply.usage.cached_tokens, reply.usage.source) == (0, "none")
+    assert model.fingerprint != before
+    fresh = LocalModel(engine).generate(messages, max_tokens=8)
+    fresh.all()
+    assert fresh.ids == reply.ids
+
+
+def test_temperature_and_share_choose_as_in_the_other_engines(engine: Any) -> None:
+    import mlx.core as mx
+
+    scores = mx.log(mx.array([0.5, 0.3, 0.15, 0.05]))
+    # A share of nothing is the most probable token, and no seed is refused.
+    for options in (Options(temperature=1.5, top_p=0.0, seed=-1), Options(temperature=0.0, top_p=0.5)):
+        assert {engine._chooser(options)(scores) for _ in range(20)} == {0}
+    # The temperature first: at 10 the four are nearly alike, and a share of 0.9 takes all of them.
+    choose = engine._chooser(Options(temperature=10.0, top_p=0.9, seed=-5))
+    assert {choose(scores) for _ in range(400)} == {0, 1, 2, 3}

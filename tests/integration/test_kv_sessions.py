@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lix_cache._log import logger
 from lix_cache.errors import EngineError, KvBusy
 from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.store import KvStore
@@ -111,8 +113,8 @@ def test_a_reply_may_end_in_another_thread(tmp_path: Path) -> None:
     assert model.generate(talk(1), session="s", max_tokens=20).all() == reply.text
 
 
-def test_two_processes_share_a_store(tmp_path: Path) -> None:
-    """Another process finds what this one wrote, and neither finds what the other forgot."""
+def test_two_models_share_a_store(tmp_path: Path) -> None:
+    """Another store finds what this one wrote, and neither finds or brings back what the other forgot."""
     one, two = (LocalModel(ToyEngine(), KvStore(tmp_path), fewest_tokens=8) for _ in range(2))
     one.generate(talk(1), session="s", tenant="t", max_tokens=5).all()
     one.flush()
@@ -122,10 +124,12 @@ def test_two_processes_share_a_store(tmp_path: Path) -> None:
     other = two.generate(talk(2), session="u", tenant="t", max_tokens=5)
     other.all()
     assert other.usage.cached_tokens > 600
+    one.generate(talk(3), session="s", tenant="t", max_tokens=5).all()  # not written yet
     two.forget("t")
     one.close()
+    assert not list(tmp_path.rglob("*.safetensors"))
     fresh = LocalModel(ToyEngine(), KvStore(tmp_path)).generate(
-        talk(2), session="u", tenant="x", max_tokens=5
+        talk(2), session="u", tenant="t", max_tokens=5
     )
     fresh.all()
     assert fresh.usage.cached_tokens == 0
@@ -234,3 +238,56 @@ def test_a_swap_waits_for_replies_and_gives_up(tmp_path: Path) -> None:
     assert serving.generate(talk(2), session="t", max_tokens=20).all() == expected(talk(2))
     serving.swap(lambda: LocalModel(ToyEngine(weights=2)), drain_seconds=5)
     assert serving.model.engine.live == 0  # type: ignore[attr-defined]
+
+
+def test_a_failed_models_memory_goes_before_the_old_one_is_loaded_again(tmp_path: Path) -> None:
+    held: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+
+    def old() -> LocalModel:
+        alive.append(sum(one() is not None for one in held))
+        return LocalModel(ToyEngine(weights=1), KvStore(tmp_path))
+
+    def read() -> ToyEngine:
+        engine = ToyEngine(weights=2)
+        # Models are circles.
+        engine.itself = engine  # type: ignore[attr-defined]
+        held.append(weakref.ref(engine))
+        raise ValueError("of the last shard")
+
+    def new() -> LocalModel:
+        weights = ToyEngine(weights=3)
+        held.append(weakref.ref(weights))
+        try:
+            return LocalModel(read(), KvStore(tmp_path))
+        except ValueError as error:
+            raise EngineError("cannot be loaded") from error
+
+    serving = SwappableModel(old)
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        serving.swap(new)
+    assert (len(held), alive) == (2, [0, 0])
+    assert serving.generate([1, 2, 3], max_tokens=2).all()
+    serving.close()
+
+
+def test_a_tenant_for_which_there_is_no_room_is_named_in_the_log_once(
+    tmp_path: Path,
+) -> None:
+    said: list[str] = []
+    logger.enable("lix_cache")
+    sink = logger.add(said.append, format="{message}")
+    try:
+        model = LocalModel(ToyEngine(), KvStore(tmp_path, quotas={"small": 1}), fewest_tokens=8)
+        for session in ("one", "two"):
+            model.generate(talk(1), session=session, tenant="small", max_tokens=20).all()
+            model.generate(talk(1), session=session, tenant="large", max_tokens=20).all()
+            model.flush()
+        assert model.stats()["store_left_out"] >= 2
+        model.close(0)
+    finally:
+        logger.remove(sink)
+        logger.disable("lix_cache")
+    told = [line for line in said if "no room" in line]
+    assert len(told) == 1
+    assert "small" in told[0]

@@ -606,27 +606,145 @@ def test_a_hybrid_model_resumes_where_it_stood_and_at_the_system_prompt(hybrid: 
 
 
 @pytest.mark.promise("no-stall")
-def test_a_prompt_that_is_being_computed_can_be_halted(engine: Any) -> None:
+def test_a_prompt_that_is_being_computed_can_be_halted(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     halt, fed = Halt(), []
     live = engine.begin()
     generated = engine.generate(live, [5] * 1200, Options(halt=halt))
-    model = engine._model
+    step = engine._step
 
-    def counted(*arguments: Any, **options: Any) -> Any:
+    def counted(*arguments: Any) -> Any:
         fed.append(1)
         halt.set()
-        return model(*arguments, **options)
+        return step(*arguments)
 
-    engine._model = counted
-    counted.device = model.device  # type: ignore[attr-defined]
-    try:
-        with pytest.raises(EngineError, match="halted"):
-            next(generated)
-    finally:
-        engine._model = model
+    monkeypatch.setattr(engine, "_step", counted)
+    with pytest.raises(EngineError, match="halted"):
+        next(generated)
+    monkeypatch.undo()
     assert (len(fed), len(live.ids)) == (1, 512), "what it computed is kept"
     again = Halt()
     replies = engine.generate(live, [7], Options(max_tokens=50, halt=again))
     next(replies)
     again.set()
     assert len(list(replies)) <= 1
+
+
+def adapted(shared_dir: Path, **attributes: Any) -> Any:
+    """Return an engine with adapters whose weights are the same; an attribute says which is active."""
+    import torch
+
+    class Adapter(torch.nn.Module):
+        def __init__(self, base: Any) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.base = base
+            self.down = torch.nn.Parameter(torch.randn(4, base.in_features) / 10)
+            self.up = torch.nn.Parameter(torch.randn(base.out_features, 4) / 10)
+            self.scaling = {"one": 0.0, "two": 4.0}
+            self._active_adapter = ["one"]
+            vars(self).update(attributes)
+
+        def forward(self, states: Any) -> Any:
+            scale = sum(self.scaling[one] for one in self._active_adapter)
+            return self.base(states) + scale * (states @ self.down.T @ self.up.T)
+
+    found = transformers_engine(shared_dir)
+    for layer in found._model.model.layers:
+        layer.self_attn.k_proj = Adapter(layer.self_attn.k_proj)
+    return type(found)(found._model, found._tokenizer)
+
+
+def activate(engine: Any, name: str) -> None:
+    for layer in engine._model.model.layers:
+        layer.self_attn.k_proj._active_adapter = [name]
+
+
+@pytest.mark.promise("right-answer")
+def test_an_adapters_scale_and_which_is_active_are_the_models_identity(shared_dir: Path) -> None:
+    found = [
+        adapted(shared_dir, **attributes).fingerprint.hex
+        for attributes in (
+            {},
+            {"scaling": {"one": 0.5, "two": 4.0}},
+            {"_active_adapter": ["two"]},
+            {"_disable_adapters": True},
+            {"merged_adapters": ["one"]},
+            {"gain": 2.5},
+        )
+    ]
+    assert len(set(found)) == len(found)
+    assert adapted(shared_dir, calls=7).fingerprint.hex == found[0], "what only counts changes nothing"
+
+
+@pytest.mark.promise("right-answer")
+def test_an_adapter_that_is_exchanged_while_the_model_runs_begins_cold(
+    shared_dir: Path, store: KvStore
+) -> None:
+    engine = adapted(shared_dir)
+    plain = {}
+    for name in ("one", "two"):
+        activate(engine, name)
+        reply = LocalModel(engine).generate(LONG, max_tokens=12)
+        reply.all()
+        plain[name] = reply.ids
+    assert plain["one"] != plain["two"]
+    activate(engine, "one")
+    model = LocalModel(engine, store)
+    first = model.generate(LONG, session="s", max_tokens=12)
+    first.all()
+    before = model.fingerprint
+    assert model.flush() == 1
+    # In memory, on disk, and as a copy of a state in memory.
+    activate(engine, "two")
+    for session in ("s", None, "t"):
+        reply = model.generate(LONG, session=session, max_tokens=12)
+        reply.all()
+        assert reply.ids == plain["two"]
+        if session == "s":
+            assert (reply.usage.cached_tokens, reply.usage.source) == (0, "none")
+    assert model.fingerprint != before
+    model.close()
+    activate(engine, "one")
+    again = LocalModel(engine, store).generate(LONG, session="s", max_tokens=12)
+    again.all()
+    assert (again.ids, again.usage.source) == (plain["one"], "disk")
+
+
+@pytest.mark.promise("right-answer")
+def test_weights_that_are_written_to_while_the_model_runs_make_another_model(shared_dir: Path) -> None:
+    import torch
+
+    engine = transformers_engine(shared_dir)
+    live = engine.begin()
+    engine.prefill(live, list(range(5, 60)))
+    before = engine.fingerprint
+    with torch.no_grad():
+        engine._model.model.layers[0].self_attn.k_proj.weight.mul_(1.5)
+    made = list(engine.generate(live, [7, 8], Options(max_tokens=5)))
+    assert engine.fingerprint != before
+    assert live.evaluated == 57
+    fresh = engine.begin()
+    assert list(engine.generate(fresh, [*range(5, 60), 7, 8], Options(max_tokens=5))) == made
+
+
+@pytest.mark.promise("no-stall")
+def test_the_system_prompts_state_is_halted_with_the_request(engine: Any, store: KvStore) -> None:
+    halt, fed = Halt(), []
+    step = type(engine)._step
+
+    class Windowed(type(engine)):  # type: ignore[misc]
+        exports, cuts = "snapshots", False
+
+        def _step(self, sequence: Any, ids: list[int]) -> Any:
+            fed.append(len(ids))
+            halt.set()
+            return step(self, sequence, ids)
+
+    windowed = Windowed(engine._model, engine._tokenizer)
+    windowed.exports, windowed.cuts = "snapshots", False
+    system = {"role": "system", "content": "You take orders at a coffee bar. " * 150}
+    model = LocalModel(windowed, store)
+    with pytest.raises(EngineError, match="halted"):
+        model.generate([system, {"role": "user", "content": "Hi."}], session="s", halt=halt).all()
+    assert len(fed) == 1, "of more than a thousand tokens, the first chunk"
+    assert fed[0] < len(windowed.tokenize(windowed.render([system], reply=False)))

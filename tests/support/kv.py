@@ -22,7 +22,8 @@ from lix_cache.kv.identity import (
     tenant_digest,
 )
 from lix_cache.kv.manifest import Manifest
-from lix_cache.kv.store import KvStore, Piece, Saved
+from lix_cache.kv.saving import Piece, Saved
+from lix_cache.kv.store import KvStore
 from lix_cache.kv.tensors import State, Tensor
 
 __all__ = ["FINGERPRINT", "loaded_tokens", "open_files", "pieces_of", "save_tokens", "state_of", "tokens"]

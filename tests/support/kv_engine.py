@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lix_cache.errors import EngineBusy, EngineError
-from lix_cache.kv.engine import Live, Options
+from lix_cache.kv.engine import NO_OPTIONS, Live, Made, Options
 from lix_cache.kv.identity import fingerprint_of
 from lix_cache.kv.tensors import State, Tensor
 
@@ -39,7 +39,6 @@ class ToyEngine:
     """
 
     start_ids: Sequence[int] = (1,)
-    end_ids = frozenset([_END])
     special_ids = frozenset([_END, 1])
     context_tokens = 4096
 
@@ -62,6 +61,9 @@ class ToyEngine:
         self._weights = weights
         self.cuts = cuts
         self._lock = threading.Lock()
+
+    def look(self) -> None:
+        pass
 
     def render(
         self,
@@ -93,8 +95,10 @@ class ToyEngine:
         del sequence.ids[count:], sequence.hashes[count:]
         return True
 
-    def prefill(self, live: Live, ids: Sequence[int]) -> None:
+    def prefill(self, live: Live, ids: Sequence[int], options: Options = NO_OPTIONS) -> None:
         sequence = self._ours(live)
+        if options.is_halted:
+            raise EngineError("halted")
         for one in ids:
             before = sequence.hashes[-1] if sequence.hashes else self._weights
             sequence.hashes.append((before * 6364136223846793005 + one + 1) % (1 << 63))
@@ -102,17 +106,18 @@ class ToyEngine:
         self.evaluated += len(ids)
         sequence.size = 8 * len(sequence.ids)
 
-    def generate(self, live: Live, ids: Sequence[int], options: Options) -> Iterator[int]:
+    def generate(self, live: Live, ids: Sequence[int], options: Options) -> Iterator[Made]:
         sequence = self._ours(live)
         if not ids:
             raise AssertionError("at least one token is computed")
         live.evaluated = len(ids)
-        self.prefill(live, ids)
+        self.prefill(live, ids, options)
         for number in range(options.max_tokens):
             chosen = sequence.hashes[-1] >> 32
             token = _END if chosen % 40 == 0 else 2 + 97 + chosen % 26
-            yield token
-            if token == _END or number + 1 == options.max_tokens:
+            is_end = token == _END
+            yield Made((token,), "" if is_end else self.detokenize([token]), is_end)
+            if is_end or number + 1 == options.max_tokens:
                 return
             self.prefill(live, [token])
 

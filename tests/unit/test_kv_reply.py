@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from lix_cache.kv.engine import Halt, Live
+from lix_cache.kv.engine import Halt, Live, Made
+from lix_cache.kv.engines.text_of import TextOf
 from lix_cache.kv.identity import as_ids
 from lix_cache.kv.manifest import Part
 from lix_cache.kv.memory import Entry, MemoryTier
@@ -15,17 +16,16 @@ from lix_cache.kv.miss import miss_between
 from lix_cache.kv.rates import Rates
 from lix_cache.kv.reply import Reply, Usage
 
+#: A token that ends a reply.
+ENDS = [Made((999,), is_end=True)]
+
 
 def reply_of(text: str, stop: Sequence[str] = (), *, end: bool = False) -> tuple[Reply, list[Reply]]:
     """Return a reply that is made a byte at a time, and where it says that it is over."""
     over: list[Reply] = []
-    data = text.encode()
-    ids = [*data, 999] if end else [*data]
-
-    def detokenize(ids: Sequence[int]) -> str:
-        return bytes(ids).decode("utf-8", "replace")
-
-    return Reply("s", Usage(1, 0, 0), None, iter(ids), detokenize, stop, frozenset([999]), over.append), over
+    read = TextOf(lambda ids: bytes(ids).decode("utf-8", "replace"))
+    made = [Made((one,), read.feed(one)) for one in text.encode()]
+    return Reply("s", Usage(1, 0, 0), None, iter([*made, *ENDS] if end else made), stop, over.append), over
 
 
 @pytest.mark.parametrize("text", ["", "plain", "é ü 漢字 🎉", "a\n\nb"])
@@ -64,13 +64,11 @@ def test_a_reply_ends_once_however_it_ends() -> None:
     del reply
     assert len(over) == 1
 
-    def broken() -> Iterator[int]:
-        yield 65
+    def broken() -> Iterator[Made]:
+        yield Made((65,), "A")
         raise ValueError("of the engine")
 
-    failed = Reply(
-        "s", Usage(1, 0, 0), None, broken(), lambda ids: "A" * len(ids), (), frozenset(), over.append
-    )
+    failed = Reply("s", Usage(1, 0, 0), None, broken(), (), over.append)
     assert next(failed) == "A"
     with pytest.raises(ValueError, match="engine"):
         next(failed)
@@ -79,18 +77,19 @@ def test_a_reply_ends_once_however_it_ends() -> None:
 
 def test_loading_is_chosen_while_it_is_faster_and_tried_again_now_and_then() -> None:
     rates = Rates()
-    assert rates.should_load()
+    assert rates.should_load(1000, 1000)
     rates.loaded(1000, 0.1)
-    assert rates.should_load()
+    assert rates.should_load(1000, 1000)
     rates.prefilled(1000, 1.0)
-    assert rates.should_load()
+    assert rates.should_load(1000, 1000)
+    assert not rates.should_load(1000, 50)  # the others are in memory, and would be loaded again
     for _ in range(50):
         rates.loaded(1000, 10.0)
-    tries = [rates.should_load() for _ in range(32)]
+    tries = [rates.should_load(1000, 1000) for _ in range(32)]
     assert tries.count(True) == 2
     for _ in range(50):
         rates.loaded(1000, 0.01)
-    assert all(rates.should_load() for _ in range(5))
+    assert all(rates.should_load(1000, 1000) for _ in range(5))
     before = rates.load
     rates.loaded(1, 100.0)
     assert rates.load == before
@@ -175,10 +174,8 @@ def test_the_prompts_usage_is_known_with_the_first_token() -> None:
         "s",
         Usage(10, 3, 0, "disk"),
         None,
-        iter([97, 98]),
-        lambda ids: bytes(ids).decode(),
+        iter([Made((97,), "a"), Made((98,), "b")]),
         ["b"],
-        frozenset(),
         lambda _: None,
         lambda: computed,
         [1, 2],
@@ -189,3 +186,42 @@ def test_the_prompts_usage_is_known_with_the_first_token() -> None:
     reply.all()
     assert (reply.usage.cached_tokens, reply.stopped_by, reply.finish_reason) == (1, "b", "stop")
     assert list(reply.prompt) == [1, 2]
+
+
+def test_a_source_is_told_only_of_tokens_that_were_not_computed() -> None:
+    made = iter([Made((97,), "a"), *ENDS])
+    reply = Reply("s", Usage(10, 3, 0, "memory"), None, made, (), lambda _: None, lambda: 10)
+    reply.all()
+    assert (reply.usage.cached_tokens, reply.usage.source) == (0, "none")
+
+
+def test_tokens_whose_numbers_are_not_known_count() -> None:
+    made = iter([Made((1, 2), "a"), Made((), "", unnamed=2)])
+    reply = Reply("s", Usage(1, 0, 0), None, made, (), lambda _: None)
+    reply.all()
+    assert (reply.ids, reply.count, reply.finish_reason) == ([1, 2], 4, "length")
+
+
+def test_the_text_of_tokens_is_read_once() -> None:
+    read = 0
+
+    def detokenize(ids: Sequence[int]) -> str:
+        nonlocal read
+        read += len(ids)
+        return bytes(ids).decode("utf-8", "replace")
+
+    data = ("a plain text, é ü 漢字 🎉; " * 200).encode()
+    text = TextOf(detokenize)
+    assert "".join(text.feed(one) for one in data).encode() == data
+    assert read < 20 * len(data)
+    # Bytes that are no character are let out, and do not hold back what follows.
+    text = TextOf(detokenize)
+    said = "".join(text.feed(one) for one in b"\xff" * 40 + b"after")
+    assert said.endswith("after")
+
+
+def test_a_space_before_the_first_word_is_taken_off_once() -> None:
+    # As some tokenizers do with the first token that they are given.
+    words = [" one", " two", "", " three"]
+    text = TextOf(lambda ids: "".join(words[one] for one in ids).removeprefix(" "))
+    assert "".join(text.feed(one) for one in range(4)) == "one two three"

@@ -39,7 +39,7 @@ _Dir = Annotated[
     typer.Option("--dir", metavar="DIR", envvar="LIX_CACHE_KV_DIR", help="Folder of the store."),
 ]
 _Tenant = Annotated[
-    str, typer.Option(help="Whose sessions; without it, those of no tenant, which a gateway calls local.")
+    str, typer.Option(help="Whose sessions; without it (or - or local) those of the tenant without a name.")
 ]
 #: Columns beside the session's id, on a terminal of 80.
 _OTHER_COLUMNS = 58
@@ -53,6 +53,13 @@ def _store(folder: str) -> KvStore:
     if not os.path.isdir(path):
         raise InvalidInput(f"there is no KV store at {folder!r}; name it with --dir or LIX_CACHE_KV_DIR")
     return KvStore(path, budget_bytes=_NO_LIMIT, tidy=False)
+
+
+def _tenant(store: KvStore, name: str) -> str:
+    """Return the tenant that is meant: `kv list` and gateways have names for the one without a name."""
+    if name in ("-", "local") and not any(one.tenant == name for one in sessions(store)):
+        return ""
+    return name
 
 
 @kv.command("list", epilog="Example: lix-cache kv list --json")
@@ -111,7 +118,7 @@ def verify_(folder: _Dir = _DEFAULT, as_json: AsJson = False) -> None:
     """Check every byte of every state file. Changes nothing; ends with code 1 if one is damaged.
 
     A damaged file is never used: it costs the time to compute what was in it. `prune --bytes 0` removes
-    everything, `prune --session` a session.
+    every state that is not pinned, `prune --session` a session.
     """
     store = _store(folder)
     total = store_stats(store).files
@@ -146,6 +153,7 @@ def prune(
 ) -> None:
     """Remove state: what killed saves left, and what the options name. Pinned sessions only by their name."""
     store = _store(folder)
+    tenant = _tenant(store, tenant)
     files = 0
     if session is not None:
         check_session(store, session, tenant)
@@ -174,7 +182,8 @@ def explain_(
 
     A clock or a name in the system prompt makes every prompt a new one.
     """
-    miss, other = explain(_store(folder), session, tenant)
+    store = _store(folder)
+    miss, other = explain(store, session, _tenant(store, tenant))
     if as_json:
         print_json(None if miss is None else asdict(miss))
     elif miss is not None:

@@ -7,15 +7,16 @@ from typing import Any
 
 import orjson
 
-from lix_cache.gateway.local.loading import store_folder
+from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.local.settings import LocalSettings
+from lix_cache.gateway.local.store import opened_store, tenant_of
+from lix_cache.kv.catalogue import AGENTS
 from lix_cache.kv.identity import tenant_digest
-from lix_cache.kv.store import KvStore
 from lix_cache.storage.files import Files
 
 __all__ = ["AgentFiles"]
 
-_ENDING, _NEW = ".json", ".new"
+_ENDING = ".json"
 _FIELDS = {
     "id": str,
     "name": str,
@@ -32,19 +33,17 @@ class AgentFiles:
 
     Args:
         settings: name the folder.
+
+    Attributes:
+        store: of which they are a part.
     """
 
     def __init__(self, settings: LocalSettings) -> None:
-        self._settings = settings
-        self._root = store_folder(settings)
+        self.store = opened_store(settings)
         self._files = Files()
 
-    def store(self) -> KvStore:
-        """Return the store, to look at."""
-        return KvStore(self._root, budget_bytes=self._settings.budget_bytes, tidy=False)
-
     def _folder(self, tenant: str) -> str:
-        return os.path.join(self._root, "agents", tenant_digest(tenant).hex())
+        return os.path.join(self.store.folder, AGENTS, tenant_digest(tenant_of(tenant)).hex())
 
     def _path(self, tenant: str, identity: str) -> str:
         return os.path.join(self._folder(tenant), identity + _ENDING)
@@ -65,17 +64,25 @@ class AgentFiles:
             return None
         return value if all(isinstance(value.get(name), kind) for name, kind in _FIELDS.items()) else None
 
-    def write(self, tenant: str, agent: dict[str, Any]) -> None:
+    def version(self, tenant: str, identity: str) -> str | None:
+        """Return what is another after each change of an agent; None if there is none."""
+        return self._files.version(self._path(tenant, identity))
+
+    def write(self, tenant: str, agent: dict[str, Any], since: str | None) -> None:
         """Write an agent whole: a crash leaves what was there before.
 
+        Args:
+            tenant: whose it is.
+            agent: to write.
+            since: the version that was read; None for a new one.
+
         Raises:
-            ArchiveUnavailable: the disk refused.
+            Refused: another gateway on this folder changed or removed it meanwhile.
+            KvError: there is no room for it, or the disk refused.
         """
-        folder, path = self._folder(tenant), self._path(tenant, agent["id"])
-        self._files.make_folder(folder)
-        self._files.write_synced(path + _NEW, orjson.dumps(agent))
-        self._files.rename(path + _NEW, path)
-        self._files.sync_folder(folder)
+        path = self._path(tenant, agent["id"])
+        if not self.store.keep(tenant_of(tenant), path, orjson.dumps(agent), since):
+            raise Refused(409, "agent_changed", "another gateway changed this agent meanwhile; send it again")
 
     def remove(self, tenant: str, identity: str) -> bool:
         """Remove an agent; False if there was none."""

@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from lix_cache.errors import LixCacheError
+from lix_cache._log import logger
+from lix_cache.errors import LixCacheError, told
 from lix_cache.gateway.answer import Usage as Tokens
 from lix_cache.gateway.asgi import Gone, Receive, Scope, Send, headers_of, read_body, respond, watch
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.local.agent_files import AgentFiles
 from lix_cache.gateway.local.answering import Begun, Whose
-from lix_cache.gateway.local.asking import asked_of
+from lix_cache.gateway.local.asking import asked_of, check_told
+from lix_cache.gateway.local.overview import forget_state
 from lix_cache.gateway.local.reports import kv_header
 from lix_cache.gateway.local.saying import Ended
-from lix_cache.gateway.local.upstream import LocalUpstream, refusal_of, tenant_of
+from lix_cache.gateway.local.store import tenant_of
+from lix_cache.gateway.local.upstream import LocalUpstream, refusal_of
 from lix_cache.gateway.outcomes import new_id
 from lix_cache.gateway.request import parse
 from lix_cache.gateway.sse import frame
@@ -103,6 +106,7 @@ class Agents:
     # -- create, list, show, delete, stats ---------------------------------------------------------
 
     async def _create(self, body: dict[str, Any], send: Send, tenant: Tenant) -> int:
+        check_told(body)
         unknown = body.keys() - {"name", "system", "model"}
         if unknown or not all(isinstance(value, str) for value in body.values()):
             raise Refused(400, "invalid_body", "an agent has name, system and model, all of them texts")
@@ -123,7 +127,7 @@ class Agents:
             "messages": [],
             "counts": {"calls": 0, "prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0},
         }
-        await asyncio.to_thread(self._files.write, tenant.name, agent)
+        await asyncio.to_thread(self._files.write, tenant.name, agent, None)
         return await _json(send, 201, agent)
 
     async def _all(self, tenant: Tenant) -> list[dict[str, Any]]:
@@ -150,15 +154,12 @@ class Agents:
 
             def forget() -> bool:
                 # The file last: stopped before, the agent can be deleted again.
-                for upstream in self.core.local.values():
-                    upstream.model.forget(tenant_of(tenant.name), _session(identity))
+                forget_state(self.core.local.values(), self._files.store, tenant.name, _session(identity))
                 return self._files.remove(tenant.name, identity)
 
             return {"id": identity, "deleted": await asyncio.to_thread(forget)}
 
     async def _stats(self, agent: dict[str, Any], tenant: Tenant) -> dict[str, Any]:
-        store = self._files.store()
-
         def look() -> list[dict[str, Any]]:
             return [
                 {
@@ -169,7 +170,7 @@ class Agents:
                     "shared_bytes": one.shared_bytes,
                     "pinned": one.pinned,
                 }
-                for one in sessions(store, tenant_of(tenant.name))
+                for one in sessions(self._files.store, tenant_of(tenant.name))
                 if one.session == _session(agent["id"])
             ]
 
@@ -182,6 +183,7 @@ class Agents:
         self, identity: str, scope: Scope, receive: Receive, send: Send, tenant: Tenant
     ) -> int:
         body = await self._body(scope, receive)
+        check_told(body)
         said = body.pop("prompt", None)
         unknown = body.keys() - {"max_tokens", "temperature", "top_p", "seed", "stop", "stream"}
         if unknown or not isinstance(said, str) or not said:
@@ -189,6 +191,7 @@ class Agents:
                 400, "invalid_body", "send prompt, a text; and options of chat completions if you like"
             )
         async with self._lock(identity):
+            version = await asyncio.to_thread(self._files.version, tenant.name, identity)
             agent = await self._read(identity, tenant)
             tenant.check_model(agent["model"])
             await self.core.limits.check_budget(tenant)
@@ -217,7 +220,13 @@ class Agents:
             agent["messages"] += [turn, {"role": "assistant", "content": text}]
             for name, count in {"calls": 1, **_told(usage)}.items():
                 agent["counts"][name] = agent["counts"].get(name, 0) + count
-            await asyncio.to_thread(self._files.write, tenant.name, agent)
+            try:
+                await asyncio.to_thread(self._files.write, tenant.name, agent, version)
+            except (Refused, LixCacheError) as error:
+                if asked.is_stream:
+                    logger.warning("an agent's turn was not kept: {}", told(error))
+                    raise Gone from None  # without its last event: what was said is not remembered
+                raise
             if asked.is_stream:
                 last = {"finish_reason": ended.reason, "usage": _told(usage)}
                 data = frame(orjson.dumps(last)) + frame(b"[DONE]")

@@ -33,10 +33,12 @@ class Begun:
     Attributes:
         usage: of the prompt.
         miss: why the prompt was not known, or None.
+        identity: of the model that made it.
     """
 
     usage: Usage
     miss: Miss | None
+    identity: str
 
 
 @dataclass(frozen=True)
@@ -99,22 +101,22 @@ def answering(
         messages, tools=told, session=whose.session, stop=asked.stop, max_tokens=most, **options
     )
     try:
-        yield from _said(reply, CallReader(frozenset(one["function"]["name"] for one in tools)))
+        yield from _said(model, reply, CallReader(frozenset(one["function"]["name"] for one in tools)))
     finally:
         reply.close()
 
 
-def _said(reply: Reply, reader: CallReader) -> Iterator[Begun | str | Call | Ended]:
+def _said(model: LocalModel, reply: Reply, reader: CallReader) -> Iterator[Begun | str | Call | Ended]:
     has_begun, has_called = False, False
     for piece in reply:
         if not has_begun:
             has_begun = True
-            yield Begun(reply.usage, reply.miss)
+            yield Begun(reply.usage, reply.miss, model.fingerprint.hex)
         for one in reader.feed(piece):
             has_called |= isinstance(one, Call)
             yield one
     if not has_begun:
-        yield Begun(reply.usage, reply.miss)
+        yield Begun(reply.usage, reply.miss, model.fingerprint.hex)
     for one in reader.finish():
         has_called |= isinstance(one, Call)
         yield one
@@ -133,19 +135,62 @@ def _forced(
     # One token for the state and the tokens of the prompt; what it says is not used.
     first = model.generate(messages, tools=told, session=whose.session, max_tokens=1, **options)
     first.all()
-    yield Begun(first.usage, first.miss)
-    prompt = list(first.prompt)
+    yield Begun(first.usage, first.miss, model.fingerprint.hex)
+    parts = _Parts(model, asked, first, options)
+    reason, stopped_by = "tool_calls", None
+    try:
+        yield forced_call(asked.forced, parts.complete)[0]
+    except _Cut as cut:
+        # Half a call is none: what was filled in until then might be taken for all of it.
+        reason, stopped_by = cut.reason, cut.stopped_by
+    yield Ended(reason, stopped_by, replace(first.usage, completion_tokens=parts.made))
 
-    def complete(written: str, stops: Sequence[str], most: int) -> str:
-        ids = [*prompt, *model.engine.tokenize(written)]
-        reply = model.generate(ids, session=first.session, stop=stops, max_tokens=most, **options)
+
+class _Cut(Exception):
+    """An answer that ends before its call is complete."""
+
+    def __init__(self, reason: str, stopped_by: str | None) -> None:
+        super().__init__(reason)
+        self.reason, self.stopped_by = reason, stopped_by
+
+
+class _Parts:
+    """The values of a call, which the model makes one by one: one answer, with one limit and one count.
+
+    Attributes:
+        made: tokens that the model made for them.
+    """
+
+    def __init__(self, model: LocalModel, asked: Asked, first: Reply, options: Mapping[str, Any]) -> None:
+        self._model, self._asked, self._first, self._options = model, asked, first, options
+        self.made = 0
+
+    def complete(self, written: str, stops: Sequence[str], most: int) -> str:
+        """Return what the model goes on with.
+
+        Raises:
+            _Cut: the limit is reached, or a stop text of the request.
+        """
+        limit = self._asked.max_tokens
+        left = most + 1 if limit is None else limit - self.made
+        if left <= 0:
+            raise _Cut("length", None)
+        reply = self._model.generate(
+            [*self._first.prompt, *self._model.engine.tokenize(written)],
+            session=self._first.session,
+            # One that is the structure's own ends a value, and not the answer.
+            stop=[*stops, *self._asked.stop],
+            max_tokens=min(most, left),
+            is_part=True,
+            **self._options,
+        )
         try:
-            return reply.all()
+            text = reply.all()
         finally:
             reply.close()
-
-    tools = [one for one in asked.tools if asked.tool in ("", one["function"]["name"])]
-    call, text = forced_call(tools, complete)
-    yield call
-    made = len(model.engine.tokenize(text))
-    yield Ended("tool_calls", None, replace(first.usage, completion_tokens=made))
+            self.made += reply.count
+        if reply.stopped_by is not None and reply.stopped_by not in stops:
+            raise _Cut("stop", reply.stopped_by)
+        if reply.finish_reason == "length" and left <= most:
+            raise _Cut("length", None)
+        return text

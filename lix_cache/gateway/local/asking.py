@@ -12,8 +12,9 @@ from typing import Any
 import orjson
 
 from lix_cache.gateway.errors import Refused
+from lix_cache.gateway.local.forced import check_forced
 
-__all__ = ["Asked", "asked_of"]
+__all__ = ["Asked", "asked_of", "check_told"]
 
 _MOST_STOPS = 16
 #: Fields that would change the answer, and the values with which they do not.
@@ -71,6 +72,11 @@ class Asked:
         return bool(self.tools) and (self.choice == "required" or bool(self.tool))
 
     @property
+    def forced(self) -> list[dict[str, Any]]:
+        """The tools one of which must be called."""
+        return [one for one in self.tools if self.tool in ("", one["function"]["name"])]
+
+    @property
     def offered(self) -> list[dict[str, Any]]:
         """The tools that may be called."""
         return [] if self.choice == "none" else self.tools
@@ -86,6 +92,7 @@ def asked_of(protocol: str, body: Mapping[str, Any]) -> Asked:
     Raises:
         Refused: it makes no sense, or the model cannot do it.
     """
+    check_told(body)
     for name, harmless in _CANNOT.items():
         if body.get(name) not in harmless:
             raise _bad(f"this model does not do {name}; leave it out")
@@ -97,17 +104,18 @@ def asked_of(protocol: str, body: Mapping[str, Any]) -> Asked:
     if not any(one["role"] != "system" for one in messages):
         raise _bad("there is no message to answer")
     limit = {"chat": "max_completion_tokens", "messages": "max_tokens", "responses": "max_output_tokens"}
-    most = body.get(limit[protocol], body.get("max_tokens") if protocol == "chat" else None)
+    named = "max_tokens" if protocol == "chat" and limit[protocol] not in body else limit[protocol]
+    most = body.get(named)
     tools = _tools(protocol, body.get("tools"))
     choice, tool = _choice(body.get("tool_choice"), {one["function"]["name"] for one in tools})
     options = body.get("stream_options")
-    return Asked(
+    made = Asked(
         messages,
         tools,
         choice,
         tool,
         _stops(body.get("stop_sequences" if protocol == "messages" else "stop")),
-        None if most is None else int(_number(most, limit[protocol], 1, 1 << 31, whole=True)),
+        None if most is None else int(_number(most, named, 1, (1 << 31) - 1, whole=True)),
         _number(body.get("temperature"), "temperature", 0, 2, 1.0),
         _number(body.get("top_p"), "top_p", 0, 1, 1.0),
         None
@@ -117,10 +125,29 @@ def asked_of(protocol: str, body: Mapping[str, Any]) -> Asked:
         isinstance(options, Mapping) and options.get("include_usage") is True,
         body,
     )
+    if made.is_forced:
+        check_forced(made.forced)
+    return made
 
 
 def _bad(message: str) -> Refused:
     return Refused(400, "invalid_body", message)
+
+
+def check_told(body: Mapping[str, Any]) -> None:
+    """Refuse what no template can be told and no file can hold: it would fail far from here.
+
+    Raises:
+        Refused: names the field.
+    """
+    for name, value in body.items():
+        try:
+            orjson.dumps(value)
+        except (TypeError, ValueError, RecursionError):
+            named = name[:40].encode("ascii", "replace").decode()
+        else:
+            continue
+        raise _bad(f"{named} holds half a surrogate pair, an integer of more than 64 bits, or is too deep")
 
 
 def _number(
@@ -131,7 +158,7 @@ def _number(
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         raise _bad(f"{name} must be a {'whole ' if whole else ''}number")
     if not least <= value <= most:
-        raise _bad(f"{name} must be from {least:g} to {most:g}")
+        raise _bad(f"{name} must be from {least} to {most}")
     return value
 
 

@@ -1,20 +1,23 @@
 """A call of a tool that must be made: its structure is written here, the model writes the values in it.
 
 So it is valid whatever the model, and with every engine. Lengths, ranges and choices of the schema hold;
-patterns and formats are the model's to keep.
+patterns and formats are the model's to keep. The structure is the same whatever the model says, so what
+cannot be honoured is found before anything is made: by filling the call with nothing.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
+from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.local.calls import Call
 
-__all__ = ["Complete", "forced_call"]
+__all__ = ["Complete", "check_forced", "forced_call"]
 
 #: Given all that was written, texts that end it and the most tokens, returns what the model goes on with.
 Complete = Callable[[str, Sequence[str], int], str]
@@ -22,7 +25,48 @@ Complete = Callable[[str, Sequence[str], int], str]
 _MOST_DEPTH = 8
 _MOST_VALUES = 128
 _LONGEST_TEXT = 96
+#: Fields that need not be there are filled as long as there are fewer values.
+_MOST_OPTIONAL = 64
+_MOST_LENGTH = 1 << 16
+_LEAST_WHOLE, _MOST_WHOLE = -(1 << 63), (1 << 63) - 1
+#: What a value may break that is made without a look at it.
+_NOT_KEPT = (
+    "not", "if", "contains", "dependencies", "dependentRequired", "dependentSchemas", "minProperties",
+    "multipleOf", "patternProperties", "prefixItems", "propertyNames", "$dynamicRef", "$recursiveRef",
+)  # fmt: skip
+#: What no value breaks.
+_NOTES = {
+    "title",
+    "description",
+    "default",
+    "examples",
+    "deprecated",
+    "$comment",
+    "$schema",
+    "$id",
+    "$defs",
+    "definitions",
+}
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "string": lambda one: isinstance(one, str),
+    "integer": lambda one: isinstance(one, (int, float)) and not isinstance(one, bool) and one == one // 1,
+    "number": lambda one: isinstance(one, (int, float)) and not isinstance(one, bool),
+    "boolean": lambda one: isinstance(one, bool),
+    "null": lambda one: one is None,
+    "object": lambda one: isinstance(one, Mapping),
+    "array": lambda one: isinstance(one, list),
+}
 _NUMBER = re.compile(r"\s*(-?\d{1,15}(?:\.\d{1,15})?)")
+
+
+def check_forced(tools: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse tools whose schemas a forced call could break.
+
+    Raises:
+        Refused: names what cannot be honoured.
+    """
+    for one in tools:
+        forced_call([one], lambda *_: "")
 
 
 def forced_call(tools: Sequence[Mapping[str, Any]], complete: Complete) -> tuple[Call, str]:
@@ -39,9 +83,72 @@ def forced_call(tools: Sequence[Mapping[str, Any]], complete: Complete) -> tuple
     filling.text += ', "arguments": '
     schema = functions[name]["parameters"]
     filling.root = schema
-    arguments = filling.object(filling.resolved(schema), 0)
+    schema = filling.resolved(schema)
+    if "object" not in _kinds_of({"type": "object", **schema}):
+        raise _cannot("parameters that are no object")
+    arguments = filling.object(schema, 0)
     filling.text += "}\n</tool_call>"
     return Call(name, orjson.dumps(arguments).decode()), filling.text
+
+
+def _cannot(what: str) -> Refused:
+    return Refused(400, "invalid_body", f"a call that must be made cannot honour its schema: {what}")
+
+
+def _kinds_of(schema: Mapping[str, Any]) -> list[str]:
+    """Return the types that a value may have; the first is the one that is made."""
+    given = schema.get("type")
+    if given is None:
+        given = "object" if "properties" in schema or "required" in schema else "string"
+        if "items" in schema or "minItems" in schema:
+            given = "array"
+        if any(name in schema for name in _LIMITS):
+            given = "number"
+    kinds = given if isinstance(given, list) else [given]
+    if not kinds or not all(isinstance(one, str) and one in _KINDS for one in kinds):
+        raise _cannot("a type that JSON Schema has not")
+    return sorted(kinds, key=lambda one: one == "null")
+
+
+_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+
+
+def _count(schema: Mapping[str, Any], name: str) -> int | None:
+    value = schema.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1 or value < 0:
+        raise _cannot(f"{name} that is no whole number")
+    return int(value)
+
+
+def _range(schema: Mapping[str, Any], *, whole: bool) -> tuple[float, float]:
+    """Return the least and the most that a number may be, both of them allowed."""
+    for name in _LIMITS:
+        if name in schema and not (isinstance(schema[name], (int, float)) and math.isfinite(schema[name])):
+            raise _cannot(f"{name} that is no number")
+    low: list[float] = [_LEAST_WHOLE] if whole else [-math.inf]
+    high: list[float] = [_MOST_WHOLE] if whole else [math.inf]
+    for limits, name, outward, nearest in (
+        (low, "minimum", math.inf, math.ceil),
+        (high, "maximum", -math.inf, math.floor),
+    ):
+        other = "exclusive" + name.capitalize()
+        plain, beyond = schema.get(name), schema.get(other)
+        # In old drafts it says whether the other one is allowed.
+        beyond = plain if beyond is True else None if beyond is False else beyond
+        if plain is not None and not isinstance(plain, bool):
+            limits.append(nearest(plain) if whole else plain)
+        if beyond is not None:
+            step = 1 if outward > 0 else -1
+            there = nearest(beyond) if whole else beyond
+            if whole:
+                limits.append(there + step if there == beyond else there)
+            else:
+                limits.append(math.nextafter(beyond, outward))
+    if max(low) > min(high):
+        raise _cannot("a range of numbers that is empty, or beyond 64 bits")
+    return max(low), min(high)
 
 
 class _Filling:
@@ -63,48 +170,62 @@ class _Filling:
         """Write a value of a schema and return it."""
         schema = self.resolved(schema)
         self._values += 1
-        kind = schema.get("type")
-        if isinstance(kind, list):
-            kind = next((one for one in kind if one != "null"), "null")
-        if kind is None:
-            kind = "object" if "properties" in schema else "string"
-        if "const" in schema:
-            return self._written(schema["const"])
-        choices = schema.get("enum")
-        if isinstance(choices, list) and choices:
-            if all(isinstance(one, str) for one in choices):
-                return self.chosen(choices)
-            return self._written(choices[0])
-        if depth >= _MOST_DEPTH or self._values > _MOST_VALUES:
-            return self._written({"object": {}, "array": []}.get(kind))
+        if self._values > _MOST_VALUES:
+            raise _cannot(f"more than {_MOST_VALUES} values")
+        kinds = _kinds_of(schema)
+        if "const" in schema or "enum" in schema:
+            return self._one_of(schema, kinds)
+        kind = kinds[0]
         if kind == "object":
             return self.object(schema, depth)
         if kind == "array":
             return self._array(schema, depth)
         if kind in ("integer", "number"):
-            return self._written(self._number(schema, kind == "integer"))
+            return self._written(self._number(schema, whole=kind == "integer"))
         if kind == "boolean":
             return self._written(self._complete(self.text, [",", "}"], 4).strip().lower().startswith("t"))
         return self._written(None) if kind == "null" else self._string(schema)
 
+    def _one_of(self, schema: Mapping[str, Any], kinds: list[str]) -> Any:
+        choices = [schema["const"]] if "const" in schema else schema["enum"]
+        if "type" in schema and isinstance(choices, list):
+            choices = [one for one in choices if any(_KINDS[kind](one) for kind in kinds)]
+        if not isinstance(choices, list) or not choices:
+            raise _cannot("an enum or const without a value of its type")
+        if all(isinstance(one, str) for one in choices):
+            return self.chosen(choices)
+        return self._written(choices[0])
+
     def resolved(self, schema: Any) -> Mapping[str, Any]:
-        """Return what a schema refers to, or the first of what it may be."""
-        for _ in range(_MOST_DEPTH):
-            if not isinstance(schema, Mapping):
+        """Return what a schema refers to, or the first of what it may be, with what stands beside it."""
+        for _ in range(2 * _MOST_DEPTH):
+            if schema is True:
                 return {}
-            for name in ("anyOf", "oneOf", "allOf"):
-                if isinstance(schema.get(name), list) and schema[name]:
-                    schema = schema[name][0]
-                    break
-            else:
-                reference = schema.get("$ref")
-                if not isinstance(reference, str) or not reference.startswith("#/"):
-                    return schema
-                found: Any = self.root
-                for part in reference[2:].split("/"):
-                    found = found.get(part, {}) if isinstance(found, Mapping) else {}
-                schema = found
-        return {}
+            if not isinstance(schema, Mapping):
+                raise _cannot("a schema that is no object")
+            for name in _NOT_KEPT:
+                if name in schema:
+                    raise _cannot(f"the keyword {name}")
+            found = next((one for one in ("anyOf", "oneOf", "allOf", "$ref") if one in schema), None)
+            if found is None:
+                return schema
+            beside = {name: value for name, value in schema.items() if name != found}
+            schema = _joined(beside, self._referred(found, schema[found]))
+        raise _cannot("schemas that refer to each other without an end")
+
+    def _referred(self, name: str, value: Any) -> Any:
+        if name != "$ref":
+            if not isinstance(value, list) or not value or (name == "allOf" and len(value) > 1):
+                raise _cannot(f"{name} of several schemas at once, or of none")
+            return value[0]
+        found: Any = self.root
+        parts = value[1:].split("/")[1:] if isinstance(value, str) and value[:2] in ("#", "#/") else ["?"]
+        for part in parts:
+            key = part.replace("~1", "/").replace("~0", "~")
+            if not isinstance(found, Mapping) or key not in found:
+                raise _cannot("a $ref to what is not in it")
+            found = found[key]
+        return found
 
     def _written(self, value: Any) -> Any:
         self.text += orjson.dumps(value).decode()
@@ -112,51 +233,74 @@ class _Filling:
 
     def object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
         """Write an object of a schema and return it."""
-        properties = schema.get("properties")
-        properties = properties if isinstance(properties, Mapping) else {}
-        required = schema.get("required")
-        names = [one for one in required if one in properties] if isinstance(required, list) else []
+        properties, required = schema.get("properties") or {}, schema.get("required") or []
+        if not isinstance(properties, Mapping) or not isinstance(required, list):
+            raise _cannot("properties that are no object, or required that is no list")
+        if not all(isinstance(one, str) for one in required):
+            raise _cannot("required, which lists names")
+        names = list(dict.fromkeys(required))
+        if names and depth >= _MOST_DEPTH:
+            raise _cannot(f"more than {_MOST_DEPTH} objects in each other")
+        if not names and depth < _MOST_DEPTH and self._values < _MOST_OPTIONAL:
+            names = [one for one in properties if properties[one] is not False]
+        most = _count(schema, "maxProperties")
+        if most is not None and len(names) > most:
+            if required:
+                raise _cannot("more required than maxProperties")
+            names = names[:most]
         made: dict[str, Any] = {}
         self.text += "{"
-        for name in names or properties:
-            self.text += (", " if made else "") + orjson.dumps(str(name)).decode() + ": "
-            made[str(name)] = self.value(properties[name], depth + 1)
+        for name in names:
+            self.text += (", " if made else "") + orjson.dumps(name).decode() + ": "
+            made[name] = self.value(properties.get(name, schema.get("additionalProperties", True)), depth + 1)
         self.text += "}"
         return made
 
     def _array(self, schema: Mapping[str, Any], depth: int) -> list[Any]:
-        least, most = schema.get("minItems"), schema.get("maxItems")
-        count = max(1, min(least, 16)) if isinstance(least, int) else 1
-        if isinstance(most, int):
-            count = min(count, max(most, 0))
+        least, most = _count(schema, "minItems") or 0, _count(schema, "maxItems")
+        if (most is not None and least > most) or least > _MOST_VALUES or (least and depth >= _MOST_DEPTH):
+            raise _cannot(f"minItems above maxItems, {_MOST_VALUES}, or too deep")
+        if schema.get("uniqueItems") and least > 1:
+            raise _cannot("the keyword uniqueItems")
+        count = least or int(most != 0 and depth < _MOST_DEPTH and schema.get("items") is not False)
         made: list[Any] = []
         self.text += "["
         for _ in range(count):
             self.text += ", " if made else ""
-            made.append(self.value(schema.get("items"), depth + 1))
+            made.append(self.value(schema.get("items", True), depth + 1))
         self.text += "]"
         return made
 
-    def _number(self, schema: Mapping[str, Any], is_whole: bool) -> float:
+    def _number(self, schema: Mapping[str, Any], *, whole: bool) -> float:
+        low, high = _range(schema, whole=whole)
         said = _NUMBER.match(self._complete(self.text, [",", "}", "]", "\n"], 12))
         value = float(said[1]) if said else 0.0
-        for name, nearer in (("minimum", max), ("maximum", min)):
-            limit = schema.get(name)
-            if isinstance(limit, (int, float)) and not isinstance(limit, bool):
-                value = nearer(value, limit)
-        return int(value) if is_whole else value
+        return min(max(int(value) if whole else value, low), high)
 
     def _string(self, schema: Mapping[str, Any]) -> str:
+        least, longest = _count(schema, "minLength") or 0, _count(schema, "maxLength")
+        if least > _MOST_LENGTH or (longest is not None and least > longest):
+            raise _cannot(f"minLength above maxLength or {_MOST_LENGTH}")
         self.text += '"'
-        said = self._complete(self.text, ['"', "\n"], _LONGEST_TEXT)
-        longest = schema.get("maxLength")
-        said = said[:longest] if isinstance(longest, int) and longest >= 0 else said
-        least = schema.get("minLength")
-        said = said.ljust(least) if isinstance(least, int) and least < 1 << 16 else said
         # Half a character is none.
-        said = said.replace("\ufffd", "")
+        said = self._complete(self.text, ['"', "\n"], _LONGEST_TEXT).replace("\ufffd", "")
+        said = said[:longest].ljust(least)
         self.text += orjson.dumps(said).decode()[1:]
         return said
+
+
+def _joined(beside: Mapping[str, Any], found: Any) -> Any:
+    """Return a schema with what stands beside the keyword that it was found in."""
+    if found is True:
+        return beside
+    if not isinstance(found, Mapping):
+        return found
+    both = {
+        name for name in beside.keys() & found.keys() if name not in _NOTES and beside[name] != found[name]
+    }
+    if both:
+        raise _cannot(f"{min(both)}, which stands twice in it")
+    return {**beside, **found}
 
 
 def _common(one: str, two: str) -> int:

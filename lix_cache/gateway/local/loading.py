@@ -7,19 +7,14 @@ from importlib.util import find_spec
 
 from lix_cache.errors import ConfigError, MissingExtra
 from lix_cache.gateway.local.settings import LocalSettings
+from lix_cache.gateway.local.store import opened_store
 from lix_cache.kv.engine import Engine
 from lix_cache.kv.local_model import LocalModel
-from lix_cache.kv.store import KvStore
 
-__all__ = ["check_target", "engine_for", "load_model", "store_folder"]
+__all__ = ["check_target", "engine_for", "load_model"]
 
 _PACKAGES = {"transformers": ("torch", "transformers"), "mlx": ("mlx_lm",), "llama.cpp": ("xllamacpp",)}
 _EXTRAS = {"transformers": "transformers", "mlx": "mlx", "llama.cpp": "llama-cpp"}
-
-
-def store_folder(settings: LocalSettings) -> str:
-    """Return where states are kept."""
-    return os.path.expanduser(settings.folder or os.environ.get("LIX_CACHE_KV_DIR") or "./data/kv")
 
 
 def is_server(target: str) -> bool:
@@ -35,8 +30,7 @@ def check_target(target: str, settings: LocalSettings) -> str:
         MissingExtra: the engine is not installed.
     """
     if is_server(target):
-        if not settings.server_slot_folder:
-            raise ConfigError("a llama-server needs local.server_slot_folder: its --slot-save-path")
+        settings.server(target)
         return "server"
     path = os.path.expanduser(target)
     if not os.path.exists(path):
@@ -85,12 +79,12 @@ def engine_for(target: str, settings: LocalSettings) -> Engine:
     from lix_cache.kv.engines.llama_cpp import LlamaServerEngine
 
     if kind == "server":
-        key = os.environ.get(settings.server_key_env, "") if settings.server_key_env else None
+        server = settings.server(target)
         return LlamaServerEngine(
-            target,
-            slot_folder=os.path.expanduser(settings.server_slot_folder),
-            weights=settings.server_weights or None,
-            api_key=key,
+            server.url,
+            slot_folder=os.path.expanduser(server.slot_folder),
+            weights=server.weights or None,
+            api_key=os.environ.get(server.key_env, "").strip() if server.key_env else None,
         )
     return LlamaServerEngine.load(
         path, context_tokens=context or 4096, slots=settings.slots, threads=settings.threads or None
@@ -104,10 +98,9 @@ def load_model(target: str, settings: LocalSettings) -> LocalModel:
         LixCacheError: it cannot be loaded.
     """
     engine = engine_for(target, settings)
-    store = KvStore(store_folder(settings), budget_bytes=settings.budget_bytes, quotas=settings.quota_bytes())
     model = LocalModel(
         engine,
-        store,
+        opened_store(settings, tidy=True),
         memory_bytes=settings.memory_bytes,
         idle_seconds=settings.idle_seconds,
         encoding=settings.encoding,

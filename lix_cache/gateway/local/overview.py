@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from lix_cache.errors import ConfigError, EngineBusy, KvBusy, LixCacheError, MissingExtra, told
 from lix_cache.gateway.errors import Refused
-from lix_cache.gateway.local.loading import check_target, store_folder
+from lix_cache.gateway.local.loading import check_target
 from lix_cache.gateway.local.reports import metric_lines
 from lix_cache.gateway.local.settings import LocalSettings
-from lix_cache.gateway.local.upstream import LocalUpstream, tenant_of
+from lix_cache.gateway.local.store import opened_store, tenant_of
+from lix_cache.gateway.local.upstream import LocalUpstream
 from lix_cache.gateway.tenants import Tenant
 from lix_cache.kv.inspection import store_stats
 from lix_cache.kv.store import KvStore
 
-__all__ = ["Overview"]
+__all__ = ["Overview", "forget_state"]
 
 #: A look at the store reads every name in it; a scrape may be answered with one that is so old.
 _OLDEST_SECONDS = 10.0
@@ -36,6 +37,7 @@ class Overview:
     def __init__(self, models: Mapping[str, LocalUpstream], settings: LocalSettings) -> None:
         self._models = models
         self._settings = settings
+        self._store = opened_store(settings)
         self._stored: dict[str, Any] = {}
         self._looked = -_OLDEST_SECONDS
         self._looking = asyncio.Lock()
@@ -45,7 +47,7 @@ class Overview:
         stats = {}
         for name, one in self._models.items():
             with contextlib.suppress(EngineBusy):
-                stats[name] = one.model.stats()
+                stats[name] = one.stats()
         lines = metric_lines(stats, await self.stored())
         return ("\n".join(lines) + "\n").encode()
 
@@ -53,10 +55,7 @@ class Overview:
         """Return the numbers of the store."""
         async with self._looking:
             if time.monotonic() - self._looked >= _OLDEST_SECONDS:
-                store = KvStore(
-                    store_folder(self._settings), budget_bytes=self._settings.budget_bytes, tidy=False
-                )
-                found = await asyncio.to_thread(store_stats, store)
+                found = await asyncio.to_thread(store_stats, self._store)
                 self._stored = {**asdict(found), "budget_bytes": self._settings.budget_bytes}
                 self._looked = time.monotonic()
         return self._stored
@@ -74,7 +73,7 @@ class Overview:
                     "engine": facts.get("engine"),
                     "engine_version": facts.get("engine_version"),
                     "context_tokens": model.engine.context_tokens,
-                    "stats": model.stats(),
+                    "stats": one.stats(),
                 }
             found.append(told_of)
         return {"models": found, "store": await self.stored()}
@@ -87,16 +86,11 @@ class Overview:
             parts: of the path behind ``/v1/sessions``.
 
         Raises:
-            Refused: a model is being loaded; try again.
+            KvError: the store cannot be changed now; try again.
         """
         if len(parts) != 1 or not parts[0] or not tenant.keeps_sessions or "sessions" not in tenant.scopes:
             return
-        try:
-            models = [one.model for one in self._models.values()]
-        except EngineBusy as error:
-            raise Refused(503, "model_busy", str(error), retry_after=3) from None
-        for model in models:
-            await asyncio.to_thread(model.forget, tenant_of(tenant.name), parts[0])
+        await asyncio.to_thread(forget_state, self._models.values(), self._store, tenant.name, parts[0])
 
     async def exchange(self, target: str, upstream: str | None) -> dict[str, Any]:
         """Load another model in the place of one; the old one serves on where that fails.
@@ -120,3 +114,15 @@ class Overview:
             serves = f"{one.target!r} serves on" if one.identity else "no model serves"
             raise Refused(400, "model_refused", f"{said}; {serves}") from None
         return await self.listed()
+
+
+def forget_state(models: Iterable[LocalUpstream], store: KvStore, tenant: str, session: str) -> None:
+    """Remove a session's state from the memory of every model, and from disk.
+
+    Also from that of a model that is not loaded, or cannot be: its state is in the store. What is loaded at
+    this moment takes nothing back, for a purge is noticed.
+    """
+    for one in models:
+        with contextlib.suppress(EngineBusy):
+            one.model.forget_live(tenant_of(tenant), session)
+    store.purge(tenant_of(tenant), session)

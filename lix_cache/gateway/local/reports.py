@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from lix_cache.errors import EngineBusy
+
 if TYPE_CHECKING:
     from lix_cache.gateway.local.answering import Begun
+    from lix_cache.kv.swap import SwappableModel
 
-__all__ = ["kv_header", "metric_lines"]
+__all__ = ["Tally", "kv_header", "metric_lines"]
 
 _START = "lix_cache_kv"
 #: Counters of a model and its store: name for Prometheus.
@@ -32,6 +37,8 @@ _COUNTERS = {
     "store_written_bytes": "written_bytes_total",
     "store_evicted_files": "blocks_evicted_total",
     "store_bad_files": "bad_blocks_total",
+    "store_left_out": "left_out_blocks_total",
+    "lost_sessions": "lost_sessions_total",
 }
 _GAUGES = {
     "live_sessions": "memory_sessions",
@@ -46,6 +53,31 @@ _STORED = {
     "models": "models",
     "shared_files": "shared_blocks",
 }
+
+
+class Tally:
+    """What models count that serve one after the other: to Prometheus a counter that falls is a restart."""
+
+    def __init__(self) -> None:
+        self._past: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def over(self, swappable: SwappableModel) -> Iterator[None]:
+        """Keep what a model counted, if it is exchanged meanwhile."""
+        # Nothing else of it is held: it goes before another is loaded.
+        before, counted = swappable.model.counters, swappable.model.counting()
+        try:
+            yield
+        finally:
+            now = None
+            with contextlib.suppress(EngineBusy):
+                now = swappable.model.counters
+            if now is not before:
+                self._past.update(counted())
+
+    def whole(self, stats: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the numbers of the model that serves, with what those before it counted."""
+        return {**stats, **{name: count + stats.get(name, 0) for name, count in self._past.items()}}
 
 
 def kv_header(begun: Begun) -> str:

@@ -12,7 +12,7 @@ from lix_cache.gateway.plain_json import dump, parse
 from lix_cache.gateway.sse import frame
 from lix_cache.kv.reply import Usage
 
-__all__ = ["ChatWriter", "Ended", "MessagesWriter", "Writer", "joined"]
+__all__ = ["ChatWriter", "Ended", "MessagesWriter", "Writer", "merged_texts"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Writer(Protocol):
         ...
 
 
-def joined(said: Sequence[str | Call]) -> list[str | Call]:
+def merged_texts(said: Sequence[str | Call]) -> list[str | Call]:
     """Return what was said, texts that follow each other made one."""
     found: list[str | Call] = []
     for one in said:

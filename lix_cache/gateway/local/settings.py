@@ -7,12 +7,33 @@ from dataclasses import dataclass, field
 
 from lix_cache.errors import ConfigError
 
-__all__ = ["ENGINES", "LOCAL_SCHEME", "LocalSettings"]
+__all__ = ["ENGINES", "LOCAL_SCHEME", "LocalSettings", "ServerSettings"]
 
 #: What the url of an upstream begins with if it is a model of this machine.
 LOCAL_SCHEME = "local:"
 ENGINES = ("transformers", "mlx", "llama.cpp")
 _MAY_BE_ZERO = frozenset({"threads", "context_tokens"})
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """A llama-server that runs by itself.
+
+    Attributes:
+        url: of it, as an upstream names it behind ``local:``.
+        slot_folder: its ``--slot-save-path``, as this process sees it; both run as one user.
+        weights: a text that changes with its weights; "" to read its file. What it tells counts too.
+        key_env: the variable with its key.
+    """
+
+    url: str
+    slot_folder: str
+    weights: str = ""
+    key_env: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")) or not self.slot_folder:
+            raise ConfigError("a server of local.servers needs an http url, and slot_folder")
 
 
 @dataclass(frozen=True)
@@ -33,9 +54,7 @@ class LocalSettings:
         dtype: of transformers' weights and states; ``auto`` is the file's.
         most_waiting: requests that wait for the model; more are refused.
         drain_seconds: how long an exchange of the model waits for replies.
-        server_slot_folder: of a llama-server at a URL: its ``--slot-save-path`` as this process sees it.
-        server_weights: of that server: any text that changes with its weights and flags; "" to read its file.
-        server_key_env: the variable with that server's key.
+        servers: the llama-servers at a URL that may be used.
     """
 
     folder: str = ""
@@ -51,9 +70,7 @@ class LocalSettings:
     dtype: str = "auto"
     most_waiting: int = 64
     drain_seconds: float = 60.0
-    server_slot_folder: str = ""
-    server_weights: str = ""
-    server_key_env: str = ""
+    servers: tuple[ServerSettings, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("budget_bytes", "memory_bytes", "context_tokens", "slots", "threads", "most_waiting"):
@@ -66,6 +83,17 @@ class LocalSettings:
         if self.engine not in ("", *ENGINES):
             raise ConfigError(f"local.engine must be one of {', '.join(ENGINES)}")
         self.quota_bytes()
+
+    def server(self, url: str) -> ServerSettings:
+        """Return what is known of the llama-server at a URL.
+
+        Raises:
+            ConfigError: nothing is.
+        """
+        for one in self.servers:
+            if one.url.rstrip("/") == url.rstrip("/"):
+                return one
+        raise ConfigError("a llama-server at a URL needs an entry of local.servers: its url and slot_folder")
 
     def quota_bytes(self) -> dict[str, int]:
         """Return the quotas as numbers.

@@ -19,16 +19,16 @@ from lix_cache.gateway.local.answering import Begun, Whose, answering, knows_too
 from lix_cache.gateway.local.asking import Asked, asked_of
 from lix_cache.gateway.local.calls import Call, with_tools_as_text
 from lix_cache.gateway.local.loading import load_model
-from lix_cache.gateway.local.reports import kv_header
+from lix_cache.gateway.local.reports import Tally, kv_header
 from lix_cache.gateway.local.running import Running
-from lix_cache.gateway.local.saying import ChatWriter, Ended, MessagesWriter, Writer, joined
+from lix_cache.gateway.local.saying import ChatWriter, Ended, MessagesWriter, Writer, merged_texts
 from lix_cache.gateway.local.saying_responses import ResponsesWriter
 from lix_cache.gateway.local.settings import LocalSettings
+from lix_cache.gateway.local.store import tenant_of
 from lix_cache.gateway.outcomes import new_id
 from lix_cache.gateway.plain_json import dump
 from lix_cache.gateway.protocols import protocol_of, speaking_at
 from lix_cache.gateway.request import parse
-from lix_cache.gateway.tenants import LOCAL
 from lix_cache.gateway.upstream import Incoming, Outgoing, UpstreamFailed
 from lix_cache.kv.engine import Halt
 from lix_cache.kv.local_model import LocalModel
@@ -71,10 +71,8 @@ class _Stream:
 
     status = 200
 
-    def __init__(
-        self, running: Running, items: AsyncIterator[Any], writer: Writer, begun: Begun, identity: str
-    ) -> None:
-        self.identity = identity
+    def __init__(self, running: Running, items: AsyncIterator[Any], writer: Writer, begun: Begun) -> None:
+        self.identity = begun.identity
         pairs = {"content-type": _STREAM, "cache-control": "no-cache", "x-lix-kv": kv_header(begun)}
         self.headers = [(name.encode(), value.encode()) for name, value in pairs.items()]
         self._running, self._items, self._writer, self._begun = running, items, writer, begun
@@ -119,6 +117,7 @@ class LocalUpstream:
         self.target = target
         self.state = "unloaded"
         self.changed: Callable[[], None] = lambda: None
+        self._known = ""
         self._settings = settings
         self._load = load_model if load is None else load
         self._swappable: SwappableModel | None = None
@@ -127,6 +126,7 @@ class LocalUpstream:
         self._waiting = 0
         self._loading: asyncio.Task[None] | None = None
         self._swapping = asyncio.Lock()
+        self._tally = Tally()
 
     @property
     def identity(self) -> str:
@@ -147,6 +147,14 @@ class LocalUpstream:
         if self._swappable is None:
             raise EngineBusy("the local model is not loaded; the gateway's log and /ready say why")
         return self._swappable.model
+
+    def stats(self) -> dict[str, Any]:
+        """Return what happened since the gateway's start, whichever model served, and what is in memory.
+
+        Raises:
+            EngineBusy: no model is loaded.
+        """
+        return self._tally.whole(self.model.stats())
 
     # -- life --------------------------------------------------------------------------------
 
@@ -171,7 +179,7 @@ class LocalUpstream:
 
     def _use(self, target: str) -> None:
         engine = self.model.engine
-        self.target, self.state = target, "ok"
+        self.target, self.state, self._known = target, "ok", self.identity
         logger.info("the local model {!r} is ready", target)
         self._places = asyncio.Semaphore(1 if engine.is_serial else engine.most_live)
         self.changed()
@@ -203,7 +211,8 @@ class LocalUpstream:
                 # None was loaded, or the one before could not be loaded again either.
                 self._swappable = SwappableModel(lambda: self._load(target, self._settings))
             else:
-                swappable.swap(lambda: self._load(target, self._settings), self._settings.drain_seconds)
+                with self._tally.over(swappable):
+                    swappable.swap(lambda: self._load(target, self._settings), self._settings.drain_seconds)
             return knows_tools(self.model.engine)
 
         self.state = "loading"
@@ -240,6 +249,8 @@ class LocalUpstream:
                 return await self._answer(protocol.name, request)
             if request.method in ("GET", "HEAD") and path == "/v1/models":
                 return self._listed()
+            if path.startswith("/v1/sessions"):
+                raise Refused(404, "unknown_path", "the gateway keeps no sessions; start it with --sessions")
             raise Refused(404, "unknown_path", "a local model does not serve this path")
         except Exception as error:  # noqa: BLE001 - whatever an engine raises, the client hears a status
             refused = refusal_of(error)
@@ -273,20 +284,24 @@ class LocalUpstream:
         body = parse(await _body_of(request)).value
         asked = asked_of(protocol, body)
         session = next((value for name, value in request.headers if name.lower() == "x-session-id"), None)
-        running, identity = await self.run(asked, Whose(tenant_of(request.tenant), checked_session(session)))
+        running, _ = await self.run(asked, Whose(tenant_of(request.tenant), checked_session(session)))
         items = running.items()
         writer = _WRITERS[protocol](asked, str(body.get("model") or ""), new_id(), int(time.time()))
         try:
             begun = await anext_of(items)
+            if begun.identity != self._known:
+                # A llama-server may be started again with another model.
+                self._known = begun.identity
+                self.changed()
             if asked.is_stream:
-                return _Stream(running, items, writer, begun, identity)
+                return _Stream(running, items, writer, begun)
             found = [item async for item in items]
         except BaseException:
             running.stop()
             raise
         ended = found.pop()
-        said = dump(writer.body(joined(found), ended))
-        return _Whole(200, said, identity, {"x-lix-kv": kv_header(begun)})
+        said = dump(writer.body(merged_texts(found), ended))
+        return _Whole(200, said, begun.identity, {"x-lix-kv": kv_header(begun)})
 
     async def run(self, asked: Asked, whose: Whose) -> tuple[Running, str]:
         """Begin an answer, when there is a place for it.
@@ -353,11 +368,6 @@ async def _body_of(request: Outgoing) -> bytes:
     if request.body is None or isinstance(request.body, bytes):
         return request.body or b""
     return b"".join([part async for part in request.body])
-
-
-def tenant_of(name: str) -> str:
-    """Return the tenant as the store knows it: that of a gateway without tenants has no name."""
-    return "" if name == LOCAL else name
 
 
 def checked_session(session: str | None) -> str | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from lix_cache.errors import EngineError
-from lix_cache.kv.engine import Live, Options
+from lix_cache.kv.engine import NO_OPTIONS, Live, Made, Options
+from lix_cache.kv.engines.text_of import TextOf
+from lix_cache.kv.identity import Fingerprint, fingerprint_of
 from lix_cache.kv.tensors import State, Tensor
 
 __all__ = ["CachedSequence", "InProcessEngine"]
@@ -40,8 +43,24 @@ class InProcessEngine(ABC):
     cuts: bool
     context_tokens: int
     end_ids: frozenset[int]
+    fingerprint: Fingerprint
     _model: Any
     _tokenizer: Any
+
+    def __init__(self) -> None:
+        #: Held while it is looked whether the model was changed.
+        self._looking = threading.Lock()
+        self._seen: Any = None
+
+    def look(self) -> None:
+        """Notice that the model was changed, by another adapter for one: then its fingerprint is another."""
+        with self._looking:
+            if self._model is None:
+                return  # a reply that ends behind its model
+            seen = self._signs()
+            if seen != self._seen:
+                self.fingerprint = fingerprint_of(self._facts())
+                self._seen = seen
 
     # -- text --------------------------------------------------------------------------
 
@@ -63,10 +82,13 @@ class InProcessEngine(ABC):
             raise EngineError(f"the chat template refuses these messages ({type(error).__name__})") from error
         return str(text)
 
+    @abstractmethod
+    def detokenize(self, ids: Sequence[int]) -> str: ...
+
     # -- sequences ---------------------------------------------------------------------
 
     def begin(self) -> CachedSequence:
-        return CachedSequence(cache=self._new_cache())
+        return CachedSequence(cache=self._new_cache(), fingerprint=self.fingerprint)
 
     def cut(self, live: Live, count: int) -> bool:
         sequence = _ours(live)
@@ -77,20 +99,34 @@ class InProcessEngine(ABC):
         self._weigh(sequence)
         return True
 
-    def prefill(self, live: Live, ids: Sequence[int]) -> None:
-        self._feed(_ours(live), ids)
-
-    def generate(self, live: Live, ids: Sequence[int], options: Options) -> Iterator[int]:
+    def prefill(self, live: Live, ids: Sequence[int], options: Options = NO_OPTIONS) -> None:
         sequence = _ours(live)
+        self._feed(sequence, self._due(sequence, ids), options)
+
+    def generate(self, live: Live, ids: Sequence[int], options: Options) -> Iterator[Made]:
+        sequence = _ours(live)
+        ids = self._due(sequence, ids)
         live.evaluated = len(ids)
+        try:
+            yield from self._generated(sequence, ids, options)
+        finally:
+            self.look()
+            if sequence.fingerprint != self.fingerprint:
+                # Some of it is of one model and some of another.
+                self._empty(sequence)
+
+    def _generated(self, sequence: CachedSequence, ids: Sequence[int], options: Options) -> Iterator[Made]:
         logits = self._feed(sequence, ids, options)
-        choose = self._chooser(options)
+        choose, text = self._chooser(options), TextOf(self.detokenize)
         for number in range(options.max_tokens):
             token = choose(logits)
-            yield token
-            if token in self.end_ids or number + 1 == options.max_tokens or options.is_halted:
+            if token in self.end_ids:
+                yield Made((token,), is_end=True)
                 return
-            if len(live.ids) >= self.context_tokens:
+            yield Made((token,), text.feed(token))
+            if number + 1 == options.max_tokens or options.is_halted:
+                return
+            if len(sequence.ids) >= self.context_tokens:
                 return
             logits = self._feed(sequence, [token])
 
@@ -103,7 +139,11 @@ class InProcessEngine(ABC):
         return {name: self._exported(half[0, :, first:end]) for name, half in self._halves(sequence)}
 
     def restore(self, states: Sequence[State], ids: Sequence[int]) -> CachedSequence:
-        sequence = CachedSequence(list(ids), cache=self._new_cache())
+        before = self.fingerprint
+        self.look()
+        if self.fingerprint != before:
+            raise EngineError("the model was changed since this state was looked for")
+        sequence = CachedSequence(list(ids), cache=self._new_cache(), fingerprint=before)
         try:
             if self.exports == "snapshots":
                 self._restore_snapshot(sequence, states[0])
@@ -129,24 +169,36 @@ class InProcessEngine(ABC):
 
     # -- steps -------------------------------------------------------------------------
 
-    def _feed(self, sequence: CachedSequence, ids: Sequence[int], options: Options | None = None) -> Any:
+    def _due(self, sequence: CachedSequence, ids: Sequence[int]) -> Sequence[int]:
+        """Return the tokens that have to be computed: all, where another model computed those before."""
+        self.look()
+        if sequence.fingerprint != self.fingerprint:
+            ids = [*sequence.ids, *ids]
+            self._empty(sequence)
+        return ids
+
+    def _empty(self, sequence: CachedSequence) -> None:
+        sequence.cache = self._new_cache()
+        sequence.ids.clear()
+        sequence.snapshots.clear()
+        sequence.fingerprint = self.fingerprint
+        self._weigh(sequence)
+
+    def _feed(self, sequence: CachedSequence, ids: Sequence[int], options: Options = NO_OPTIONS) -> Any:
         """Compute the state of more tokens; return the scores behind the last."""
         count = len(sequence.ids) + len(ids)
         if not ids or count > self.context_tokens:
             raise EngineError(f"{count} tokens, where 1 to {self.context_tokens} are possible")
         logits = None
         for start in range(0, len(ids), _CHUNK):
-            if options is not None and options.is_halted:
+            if options.is_halted:
                 raise EngineError("the generation was halted")
             chunk = list(ids[start : start + _CHUNK])
             try:
                 logits = self._step(sequence, chunk)
             except BaseException as error:
                 # Some layers have the tokens and some have not: nothing of it can be gone on from.
-                sequence.cache = self._new_cache()
-                sequence.ids.clear()
-                sequence.snapshots.clear()
-                self._weigh(sequence)
+                self._empty(sequence)
                 if isinstance(error, Exception):
                     raise EngineError(f"the model failed ({type(error).__name__})") from error
                 raise
@@ -158,6 +210,14 @@ class InProcessEngine(ABC):
         sequence.size = sum(array.nbytes for array in self._arrays(sequence))
 
     # -- what differs ------------------------------------------------------------------
+
+    @abstractmethod
+    def _facts(self) -> dict[str, Any]:
+        """Return everything that changes what a state means."""
+
+    @abstractmethod
+    def _signs(self) -> Any:
+        """Return what is another when weights or adapters are: cheap, for it is asked at every call."""
 
     @abstractmethod
     def _new_cache(self) -> Any: ...

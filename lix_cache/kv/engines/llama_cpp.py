@@ -7,37 +7,30 @@ for it, and what it says of itself is compared with the tokens it should hold.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import http.client
 import json
 import os
-import shutil
-import socket
 import threading
-import uuid
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
-from lix_cache.errors import ConfigError, EngineBusy, EngineError, MissingExtra
-from lix_cache.kv.engine import Halt, Live, Options
-from lix_cache.kv.engines.slot_files import (
-    events,
-    file_digest,
-    new_slot_folder,
-    private,
-    set_up,
-    tokens_of,
-)
+from lix_cache._log import logger
+from lix_cache.errors import EngineBusy, EngineError
+from lix_cache.kv.engine import NO_OPTIONS, Halt, Live, Made, Options
+from lix_cache.kv.engines.llama_http import LlamaHttp, Told
+from lix_cache.kv.engines.llama_identity import ServedModel
+from lix_cache.kv.engines.llama_start import Started, started
+from lix_cache.kv.engines.llama_trial import tried
+from lix_cache.kv.engines.slot_files import SlotFolder, tokens_of
 from lix_cache.kv.identity import Fingerprint, fingerprint_of
 from lix_cache.kv.tensors import State, u8
-from lix_cache.storage.locks import FileLock
 
 __all__ = ["LlamaServerEngine"]
+
+
+#: The server's seeds; the next number means by chance.
+_SEEDS = (1 << 32) - 1
 
 
 @dataclass
@@ -51,11 +44,13 @@ class LlamaServerEngine:
     Args:
         url: of the server.
         slot_folder: its ``--slot-save-path``, as this process sees it. Best in memory (``/dev/shm``).
-        weights: digest of its weights, or any text that changes with them. None reads the file that the
-            server names, which must then be in reach.
-        settings: what else changes its state and cannot be asked of it: types of the cache, rope, adapters.
+        weights: any text that changes with its weights; it is mixed with what the server tells of itself.
+            None reads the file that the server names, which must then be in reach.
+        settings: what else changes its state, for people to tell them apart.
         api_key: of the server.
         timeout: seconds to wait for its next byte.
+        server: one of this process. Any other may be started again with another model at any time, so it is
+            asked which it serves before a state goes in, and after one came out.
 
     Raises:
         ConfigError: the weights cannot be told from others.
@@ -70,44 +65,49 @@ class LlamaServerEngine:
         self,
         url: str,
         *,
-        slot_folder: str | os.PathLike[str],
+        slot_folder: str | os.PathLike[str] | SlotFolder,
         weights: str | None = None,
         settings: Mapping[str, Any] | None = None,
         api_key: str | None = None,
         timeout: float = 600.0,
+        server: Started | None = None,
     ) -> None:
-        self._url = urlsplit(url)
-        self._folder = os.fspath(slot_folder)
-        self._timeout = timeout
-        self._headers = {"Content-Type": "application/json"}
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
-        props = self._get("/props")
-        self.most_live = int(props["total_slots"])
-        self.context_tokens = int(props["default_generation_settings"]["n_ctx"])
-        self._free = list(range(self.most_live))
+        self._http = LlamaHttp(url, api_key, timeout)
+        self._server = server
+        self._settings = json.loads(json.dumps(dict(settings or {}), default=str))
+        self._served = ServedModel(self._http, weights, None if server is None else server.build)
+        #: Held while the server is asked which model it serves.
+        self._asking = threading.Lock()
         self._lock = threading.Lock()
         self._token_bytes = 0.0
-        self._server: Any = None
-        #: Of the folder, where it was made for this server.
-        self._in_use: FileLock | None = None
-        self.start_ids = self._tokens("", special=True)
-        end = str(props.get("eos_token") or "")
-        self.end_ids = frozenset(self._tokens(end)) if end else frozenset()
         self.special_ids: frozenset[int] = frozenset()
-        if weights is None:
-            weights = file_digest(str(props.get("model_path") or ""))
-        self.fingerprint: Fingerprint = fingerprint_of(
-            {
-                "engine": "llama.cpp",
-                "engine_version": str(props.get("build_info")),
-                "weights": weights,
-                "chat_template": hashlib.sha256(str(props.get("chat_template")).encode()).hexdigest(),
-                "state_bytes": self._probe(),
-                "settings": json.loads(json.dumps(dict(settings or {}), default=str)),
-                "exports": self.exports,
-            }
+        facts = self._served.facts()
+        self.most_live = int(self._served.props["total_slots"])
+        self._free = list(range(self.most_live))
+        self.fingerprint: Fingerprint = fingerprint_of(facts)
+        self._slots = (
+            slot_folder if isinstance(slot_folder, SlotFolder) else SlotFolder(os.fspath(slot_folder))
         )
+        self._state_bytes = self._probe()
+        self._identify(facts)
+
+    def _identify(self, facts: dict[str, Any]) -> None:
+        props = self._served.props
+        self.context_tokens = int(props["default_generation_settings"]["n_ctx"])
+        self.start_ids = self._tokens("", special=True)
+        self.fingerprint = fingerprint_of(
+            {**facts, "state_bytes": self._state_bytes, "settings": self._settings, "exports": self.exports}
+        )
+
+    def look(self) -> None:
+        """Notice that the server serves another model than before: its fingerprint is another one then."""
+        with self._asking:
+            if self._served.is_same():
+                return
+            before = self.fingerprint
+            self._identify(self._served.facts(self.most_live))
+            if self.fingerprint != before:
+                logger.warning("the llama-server serves another model than before; its states are not used")
 
     @classmethod
     def load(
@@ -128,36 +128,21 @@ class LlamaServerEngine:
             threads: to compute with; None is llama.cpp's choice.
             cache_type: ``f16``, ``q8_0``, …, of the keys and values.
         """
+        path = os.fspath(gguf)
+        tried(path, context_tokens, slots, threads, cache_type)
+        made = started(path, context_tokens, slots, threads, cache_type)
         try:
-            import xllamacpp
-        except ImportError:
-            raise MissingExtra("xllamacpp", "llama-cpp", "LlamaServerEngine.load") from None
-        kind = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{cache_type.upper()}", None)
-        if kind is None:
-            raise ConfigError(f"llama.cpp has no cache type {cache_type!r}")
-        folder, lock = new_slot_folder()
-        parameters = xllamacpp.CommonParams()
-        set_up(parameters, os.fspath(gguf), folder, context_tokens, slots)
-        parameters.cache_type_k = parameters.cache_type_v = kind
-        if threads is not None:
-            parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
-        try:
-            try:
-                server = xllamacpp.Server(parameters)
-            except Exception as error:
-                raise EngineError(f"llama.cpp cannot load {os.fspath(gguf)!r}: {error}") from error
             engine = cls(
-                server.listening_address,
-                slot_folder=folder,
-                weights=file_digest(os.fspath(gguf)),
-                settings={"cache_type": cache_type, "xllamacpp": xllamacpp.BUILD_INFO},
+                made.server.listening_address,
+                slot_folder=made.slots,
+                settings={"cache_type": cache_type},
+                api_key=made.key,
+                server=made,
             )
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            lock.release()
+            Started.remove(made.homes)
             raise
-        engine._server, engine._in_use = server, lock
-        weakref.finalize(engine, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(engine, Started.remove, made.homes)
         return engine
 
     # -- text --------------------------------------------------------------------------
@@ -172,13 +157,13 @@ class LlamaServerEngine:
         body: dict[str, Any] = {"messages": [dict(one) for one in messages], "add_generation_prompt": reply}
         if tools:
             body["tools"] = list(tools)
-        return str(self._post("/apply-template", body)["prompt"])
+        return str(self._http.post("/apply-template", body)["prompt"])
 
     def tokenize(self, text: str) -> list[int]:
         return self._tokens(text)
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        return str(self._post("/detokenize", {"tokens": list(ids)})["content"])
+        return str(self._http.post("/detokenize", {"tokens": list(ids)})["content"])
 
     # -- sequences ---------------------------------------------------------------------
 
@@ -186,7 +171,7 @@ class LlamaServerEngine:
         sequence = self._taken()
         try:
             # What another tenant left in it must not be found.
-            self._post(f"/slots/{sequence.slot}?action=erase", {})
+            self._http.post(f"/slots/{sequence.slot}?action=erase", {})
         except EngineError:
             self.release(sequence)
             raise
@@ -197,51 +182,28 @@ class LlamaServerEngine:
         del _ours(live).ids[count:]
         return True
 
-    def prefill(self, live: Live, ids: Sequence[int]) -> None:
+    def prefill(self, live: Live, ids: Sequence[int], options: Options = NO_OPTIONS) -> None:
         sequence = _ours(live)
+        self._begun(sequence)
         whole = [*sequence.ids, *ids]
-        self._complete(sequence, whole, {"n_predict": 0, "stream": False})
+        self._complete(sequence, whole, options.halt)
         sequence.ids[:] = whole
         self._weigh(sequence)
 
-    def generate(self, live: Live, ids: Sequence[int], options: Options) -> Iterator[int]:
+    def generate(self, live: Live, ids: Sequence[int], options: Options) -> Iterator[Made]:
         sequence = _ours(live)
+        self._begun(sequence)
         prompt = [*sequence.ids, *ids]
         if len(prompt) >= self.context_tokens:
             raise EngineError(f"{len(prompt)} tokens, where {self.context_tokens} are the most")
-        body = {
-            "prompt": prompt,
-            "id_slot": sequence.slot,
-            "cache_prompt": True,
-            "n_predict": options.max_tokens,
-            "temperature": options.temperature,
-            "top_p": options.top_p,
-            "stream": True,
-            "return_tokens": True,
-            "timings_per_token": True,
-        }
-        if options.seed is not None:
-            body["seed"] = options.seed
-        start = len(sequence.ids)
+        body = {**self._body(sequence, prompt), **_sampling(options), "stream": True}
+        start, told = len(sequence.ids), Told(self._tokens)
         sequence.ids[:] = prompt
-        made: list[int] = []
         try:
-            with self._request("POST", "/completion", body, options.halt) as response:
-                for event in events(response):
-                    if event.get("stop"):
-                        held = int(event.get("tokens_cached", 0))
-                        sequence.ids[:] = [*prompt, *made][: max(held, len(prompt))]
-                        return
-                    if not made:
-                        sequence.evaluated = len(prompt) - int(event["timings"]["cache_n"])
-                    for token in event["tokens"]:
-                        made.append(int(token))
-                        # The last one that was made is not in the state yet.
-                        sequence.ids[:] = [*prompt, *made[:-1]]
-                        yield made[-1]
-                raise EngineError("the server ended a reply before its end")
+            with self._http.stream("/completion", body, options.halt) as events:
+                last = yield from self._told(sequence, prompt, events, told)
         except EngineError:
-            if not made:
+            if not told.count:
                 # How much of the prompt the slot holds is not known. This much it does.
                 del sequence.ids[start:]
             elif options.is_halted:
@@ -249,6 +211,27 @@ class LlamaServerEngine:
             raise
         finally:
             self._weigh(sequence)
+        # The request is over, so the slot can be asked.
+        made = told.end(last, lambda: tokens_of(self._saved(sequence))[len(prompt) :])
+        sequence.ids[:] = [*prompt, *told.ids][: max(int(last.get("tokens_cached", 0)), len(prompt))]
+        self._weigh(sequence)
+        if made.ids or made.text or made.is_end or made.unnamed:
+            yield made
+
+    def _told(
+        self, sequence: _Sequence, prompt: Sequence[int], events: Iterator[dict[str, Any]], told: Told
+    ) -> Generator[Made, None, dict[str, Any]]:
+        """Yield what a stream tells; return its last event."""
+        for event in events:
+            if not told.count:
+                sequence.evaluated = len(prompt) - int(event["timings"]["cache_n"])
+            if event.get("stop"):
+                return event
+            made = told.take(event)
+            # The last one that was made is not in the state yet.
+            sequence.ids.extend(told.ids[len(sequence.ids) - len(prompt) : -1])
+            yield made
+        raise EngineError("the server ended a reply before its end")
 
     def export(self, live: Live, first: int, end: int) -> State:
         sequence = _ours(live)
@@ -257,10 +240,13 @@ class LlamaServerEngine:
         data = self._saved(sequence)
         if tokens_of(data) != sequence.ids:
             # It went further than it was asked to, or was cut: a prompt of these tokens sets it right.
-            self._complete(sequence, sequence.ids, {"n_predict": 0, "stream": False})
+            self._complete(sequence, sequence.ids)
             data = self._saved(sequence)
             if tokens_of(data) != sequence.ids:
                 raise EngineError("the server saved a slot with other tokens than it was given")
+        self.look()
+        if sequence.fingerprint != self.fingerprint:
+            raise EngineError("the server serves another model than the one that computed this state")
         self._token_bytes = len(data) / max(1, end)
         self._weigh(sequence)
         return {"slot": u8(data)}
@@ -269,25 +255,31 @@ class LlamaServerEngine:
         state = states[0]
         if state.keys() != {"slot"} or tokens_of(state["slot"].view) != list(ids):
             raise EngineError("a state that is no slot of these tokens")
+        before = self.fingerprint
+        self.look()
         # What was in the slot is replaced, or the slot given back.
         sequence = self._taken()
-        path = self._slot_file()
+        path = ""
         try:
-            with open(path, "wb", opener=private) as file:
+            path = self._slots.new(state["slot"].size)
+            with open(path, "r+b") as file:
                 file.write(state["slot"].view)
-            answer = self._post(
+            answer = self._http.post(
                 f"/slots/{sequence.slot}?action=restore", {"filename": os.path.basename(path)}
             )
             if answer.get("n_restored") != len(ids):
                 raise EngineError("the server restored another number of tokens")
+            self.look()
+            if self.fingerprint != before:
+                self._http.post(f"/slots/{sequence.slot}?action=erase", {})
+                raise EngineError("the server serves another model than before")
         except BaseException as error:
             self.release(sequence)
             if isinstance(error, OSError) and not isinstance(error, EngineError):
                 raise EngineError(f"a slot file cannot be written: {error.strerror}") from error
             raise
         finally:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+            self._slots.remove(path)
         sequence.ids[:] = ids
         self._token_bytes = state["slot"].size / max(1, len(ids))
         self._weigh(sequence)
@@ -304,14 +296,22 @@ class LlamaServerEngine:
     def close(self) -> None:
         # A server of this process ends with its last reference; one at a URL is not ours to end.
         self._server = None
+        self._slots.close()
 
     # -- steps -------------------------------------------------------------------------
+
+    def _begun(self, sequence: _Sequence) -> None:
+        """Have a sequence be one of the model that is served: the server is given all of its tokens."""
+        self.look()
+        if sequence.fingerprint != self.fingerprint:
+            sequence.fingerprint = self.fingerprint
+            sequence.snapshots.clear()
 
     def _taken(self) -> _Sequence:
         with self._lock:
             if not self._free:
                 raise EngineBusy(f"all {self.most_live} slots of the server are busy; try again")
-            return _Sequence(slot=self._free.pop())
+            return _Sequence(slot=self._free.pop(), fingerprint=self.fingerprint)
 
     def _give_back(self, slot: int) -> None:
         with self._lock:
@@ -322,73 +322,76 @@ class LlamaServerEngine:
         sequence = self.begin()
         try:
             self.prefill(sequence, [1, 2, 3, 4])
-            return len(self._saved(sequence))
+            size = len(self._saved(sequence))
+            # More than a token takes, for what is of no token is counted too.
+            self._token_bytes = size / 4
+            return size
         finally:
             self.release(sequence)
 
     def _weigh(self, sequence: _Sequence) -> None:
         sequence.size = int(self._token_bytes * len(sequence.ids))
 
-    def _complete(self, sequence: _Sequence, prompt: Sequence[int], more: dict[str, Any]) -> Any:
-        body = {"prompt": list(prompt), "id_slot": sequence.slot, "cache_prompt": True, **more}
-        return self._post("/completion", body)
+    def _body(self, sequence: _Sequence, prompt: Sequence[int]) -> dict[str, Any]:
+        return {
+            "prompt": list(prompt),
+            "id_slot": sequence.slot,
+            "cache_prompt": True,
+            # Shifted state is not that of its tokens.
+            "n_cache_reuse": 0,
+            "return_tokens": True,
+            "timings_per_token": True,
+        }
+
+    def _complete(self, sequence: _Sequence, prompt: Sequence[int], halt: Halt | None = None) -> None:
+        """Have a slot hold the state of a prompt."""
+        self._http.post(
+            "/completion", {**self._body(sequence, prompt), "n_predict": 0, "stream": False}, halt
+        )
 
     def _saved(self, sequence: _Sequence) -> bytes:
-        path = self._slot_file()
+        path, is_over = "", False
         try:
-            answer = self._post(f"/slots/{sequence.slot}?action=save", {"filename": os.path.basename(path)})
+            path = self._slots.new(int(1.1 * self._token_bytes * len(sequence.ids)) + (1 << 20))
+            name = os.path.basename(path)
+            answer = self._http.post(f"/slots/{sequence.slot}?action=save", {"filename": name})
+            is_over = True
             with open(path, "rb") as file:
                 data = file.read()
             if answer.get("n_written") != len(data):
+                if not data:
+                    raise EngineError(
+                        f"the server saves its slots to another folder than {self._slots.path!r}"
+                    )
                 # A full disk costs the last bytes in silence, and a file without them ends the process.
                 raise EngineError("the server saved a slot, and not all of it is there: is the disk full?")
             return data
-        except FileNotFoundError:
-            raise EngineError(f"the server saves its slots to another folder than {self._folder!r}") from None
+        except OSError as error:
+            raise EngineError(f"a slot file cannot be read: {error.strerror}") from error
         finally:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-
-    def _slot_file(self) -> str:
-        return os.path.join(self._folder, f"lix-{uuid.uuid4().hex}.slot")
+            self._slots.remove(path, again=not is_over)
 
     def _tokens(self, text: str, *, special: bool = False) -> list[int]:
         body = {"content": text, "add_special": special, "parse_special": True}
-        return [int(one) for one in self._post("/tokenize", body)["tokens"]]
-
-    def _get(self, path: str) -> Any:
-        with self._request("GET", path, None) as response:
-            return json.loads(response.read())
-
-    def _post(self, path: str, body: Any) -> Any:
-        with self._request("POST", path, body) as response:
-            return json.loads(response.read())
-
-    @contextlib.contextmanager
-    def _request(
-        self, method: str, path: str, body: Any, halt: Halt | None = None
-    ) -> Iterator[http.client.HTTPResponse]:
-        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
-        connection = kind(self._url.hostname or "", self._url.port, timeout=self._timeout)
-        try:
-            data = None if body is None else json.dumps(body).encode()
-            connection.request(method, self._url.path.rstrip("/") + path, data, self._headers)
-            # Its end makes the server stop, and what waits for the server go on.
-            with (halt or Halt()).heard_by(partial(_cut_off, connection.sock)):
-                response = connection.getresponse()
-                if response.status != 200:
-                    # Not its text: that may quote the prompt.
-                    raise EngineError(f"the server answers {response.status} to {path.split('?')[0]}")
-                yield response
-        except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
-            raise EngineError(f"no usable answer from the server ({type(error).__name__})") from error
-        finally:
-            connection.close()
+        return [int(one) for one in self._http.post("/tokenize", body)["tokens"]]
 
 
-def _cut_off(connected: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        connected.shutdown(socket.SHUT_RDWR)
+def _sampling(options: Options) -> dict[str, Any]:
+    """Return how to choose tokens, whatever the server was started with: as other engines do, and no more."""
+    return {
+        "n_predict": options.max_tokens,
+        "samplers": ["temperature", "top_p"],
+        "temperature": options.temperature,
+        "top_p": options.top_p,
+        "min_keep": 0,
+        "dynatemp_range": 0.0,
+        "mirostat": 0,
+        "ignore_eos": False,
+        "logit_bias": [],
+        "grammar": "",
+        # -1 is by chance.
+        "seed": -1 if options.seed is None else options.seed % _SEEDS,
+    }
 
 
 def _ours(live: Live) -> _Sequence:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from lix_cache.errors import EngineError, MissingExtra
 from lix_cache.kv.engine import Options, model_folder
+from lix_cache.kv.engines.attributes import attributes_of
 from lix_cache.kv.engines.in_process import CachedSequence, InProcessEngine
-from lix_cache.kv.identity import Fingerprint, fingerprint_of
 from lix_cache.kv.tensors import ITEM_SIZE, State, Tensor
 
 __all__ = ["MlxEngine"]
@@ -50,6 +50,7 @@ class MlxEngine(InProcessEngine):
     def __init__(
         self, model: Any, tokenizer: Any, *, context_tokens: int | None = None, most_live: int = 64
     ) -> None:
+        super().__init__()
         self._mx = _mlx()
         self._model = model
         self._tokenizer = tokenizer
@@ -65,7 +66,8 @@ class MlxEngine(InProcessEngine):
         self.special_ids = frozenset(tokenizer.all_special_ids)
         # The template writes them.
         self.start_ids: list[int] = []
-        self.fingerprint: Fingerprint = fingerprint_of(self._facts(kinds, config))
+        self._layers, self._config = sorted(kinds), config
+        self.look()
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], **options: Any) -> MlxEngine:
@@ -89,7 +91,7 @@ class MlxEngine(InProcessEngine):
             raise EngineError(f"mlx-lm cannot load {path!r}: {error}") from error
         return cls(loaded[0], loaded[1], **options)
 
-    def _facts(self, kinds: set[str], config: Mapping[str, Any]) -> dict[str, Any]:
+    def _facts(self) -> dict[str, Any]:
         from importlib.metadata import version
 
         from mlx.utils import tree_flatten
@@ -107,11 +109,20 @@ class MlxEngine(InProcessEngine):
             "weights": digest.hexdigest(),
             "tokenizer": hashlib.sha256(text.encode()).hexdigest(),
             "chat_template": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
-            "config": json.loads(json.dumps(dict(config), default=str)),
+            "config": json.loads(json.dumps(dict(self._config), default=str)),
+            # Of adapters: they are no weights.
+            "attributes": attributes_of(self._model.named_modules()),
             "device": str(self._mx.default_device()),
-            "layers": sorted(kinds),
+            "layers": self._layers,
             "exports": self.exports,
         }
+
+    def _signs(self) -> Any:
+        from mlx.utils import tree_flatten
+
+        arrays: Any = tree_flatten(self._model.parameters())
+        # What is written to an array makes another one.
+        return attributes_of(self._model.named_modules()), [(name, id(one)) for name, one in arrays]
 
     # -- text --------------------------------------------------------------------------
 
@@ -119,7 +130,9 @@ class MlxEngine(InProcessEngine):
         return [int(one) for one in self._tokenizer.encode(text, add_special_tokens=False)]
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+        return str(
+            self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
 
     # -- steps -------------------------------------------------------------------------
 
@@ -137,14 +150,16 @@ class MlxEngine(InProcessEngine):
         from mlx_lm.sample_utils import make_sampler
 
         mx = self._mx
+        if options.temperature <= 0 or options.top_p <= 0:
+            # A share of nothing is the most probable one; the sampler takes it for all.
+            return lambda logits: int(mx.argmax(logits).item())
         if options.seed is not None:
-            mx.random.seed(options.seed)
-        sample: Any = make_sampler(
-            temp=options.temperature, top_p=options.top_p if options.top_p < 1 else 0.0
-        )
+            mx.random.seed(options.seed % (1 << 64))
+        # The temperature before the share, as the other engines do: the sampler would do it behind.
+        sample: Any = make_sampler(temp=1.0, top_p=options.top_p if options.top_p < 1 else 0.0)
 
         def choose(logits: Any) -> int:
-            scores = logits.astype(mx.float32)
+            scores = logits.astype(mx.float32) / options.temperature
             return int(sample((scores - mx.logsumexp(scores))[None])[0].item())
 
         return choose

@@ -1,28 +1,23 @@
-"""Slot files of llama.cpp and the folder for them, its stream of events, and what it takes to start it."""
+"""Slot files of llama.cpp, and the folder for them."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import http.client
-import json
+import itertools
 import os
 import shutil
-import socket
 import struct
 import tempfile
-from collections.abc import Iterator
-from typing import Any
+import uuid
 
-from lix_cache.errors import ConfigError
+from lix_cache.errors import ConfigError, EngineError
 from lix_cache.storage.locks import FileLock, file_lock
 
 __all__ = [
-    "events",
+    "SlotFolder",
     "file_digest",
-    "free_port",
     "new_slot_folder",
-    "private",
-    "set_up",
     "tokens_of",
 ]
 
@@ -47,17 +42,92 @@ def tokens_of(data: bytes | memoryview) -> list[int]:
     return list(words)
 
 
-def new_slot_folder(home: str | None = None) -> tuple[str, FileLock]:
-    """Make a folder for slot files, in memory where there is such a place.
+class SlotFolder:
+    """The folder where a server puts its slots. Several processes may use one.
 
-    A process that is killed leaves its folder, and in it maybe a conversation that no purge finds. So the
-    folder of one that is gone is removed by the next one that makes its own.
+    A file is made here before the server writes it, for it is its owner's alone then. A process that is
+    killed leaves its files, and in them maybe a conversation that no purge finds. So they bear its name, a
+    lock says that it lives, and the next one removes those of the dead.
+
+    Args:
+        path: of the folder.
+        spare: of another one, for what the first has no room for.
+
+    Raises:
+        EngineError: it cannot be used.
+    """
+
+    def __init__(self, path: str, spare: str = "") -> None:
+        self.path = path
+        self._spare = spare
+        self._name = f"lix-{uuid.uuid4().hex}"
+        self._numbers = itertools.count()
+        self._again: set[str] = set()
+        try:
+            for name in os.listdir(path):
+                if name.startswith("lix-") and name.endswith(".lock"):
+                    self._tidy(name.removesuffix(".lock"))
+            # Locked before it has its name: who finds it without its lock may remove the files.
+            self._lock = file_lock(os.path.join(path, f"{self._name}.new"))
+            self._lock.try_lock()
+            os.rename(os.path.join(path, f"{self._name}.new"), os.path.join(path, f"{self._name}.lock"))
+        except OSError as error:
+            raise EngineError(f"the slot folder {path!r} cannot be used: {error.strerror}") from None
+
+    def _tidy(self, owner: str) -> None:
+        path = os.path.join(self.path, f"{owner}.lock")
+        with contextlib.suppress(OSError), file_lock(path) as lock:
+            if lock.try_lock():
+                for name in os.listdir(self.path):
+                    if name.startswith(f"{owner}-"):
+                        os.unlink(os.path.join(self.path, name))
+                os.unlink(path)
+
+    def new(self, size: int) -> str:
+        """Make an empty file for about so many bytes, and return its path."""
+        for path in [*self._again]:
+            self.remove(path)
+        name = f"{self._name}-{next(self._numbers)}.slot"
+        path = os.path.join(self.path, name)
+        home = self._spare if self._spare and _free(self.path) < size <= _free(self._spare) else self.path
+        real = os.path.join(home, name)
+        os.close(os.open(real, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        if real != path:
+            os.symlink(real, path)
+        return path
+
+    def remove(self, path: str, *, again: bool = False) -> None:
+        """Remove a file; ``again`` if the server may still write it, which makes it anew."""
+        for one in (path, os.path.join(self._spare, os.path.basename(path)) if self._spare else ""):
+            with contextlib.suppress(OSError):
+                os.unlink(one)
+        if again:
+            self._again.add(path)
+        else:
+            self._again.discard(path)
+
+    def close(self) -> None:
+        """Let go of it."""
+        for path in [*self._again]:
+            self.remove(path)
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(self.path, f"{self._name}.lock"))
+        self._lock.release()
+
+
+def _free(path: str) -> int:
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
+def new_slot_folder(home: str) -> tuple[str, FileLock]:
+    """Make a folder for the slot files of a server of this process.
+
+    The folder of a process that is gone is removed by the next one that makes its own.
 
     Returns:
         The folder, and a lock that says that it is in use as long as it is held.
     """
-    shm = "/dev/shm"  # the server writes into it, and this process reads at once  # noqa: S108
-    home = home or (shm if os.path.isdir(shm) else tempfile.gettempdir())
     for entry in os.scandir(home):
         if entry.name.startswith(_FOLDER) and _is_left(entry):
             shutil.rmtree(entry.path, ignore_errors=True)
@@ -83,13 +153,6 @@ def _is_left(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
-    """Yield the events of a stream."""
-    for line in response:
-        if line.startswith(b"data: "):
-            yield json.loads(line[6:])
-
-
 def file_digest(path: str) -> str:
     """Return the SHA-256 of a file."""
     digest = hashlib.sha256()
@@ -102,30 +165,3 @@ def file_digest(path: str) -> str:
             f"the weights {path!r} cannot be read; name them with weights=, or states of others may be used"
         ) from None
     return digest.hexdigest()
-
-
-def set_up(parameters: Any, gguf: str, folder: str, context_tokens: int, slots: int) -> None:
-    """Set what a server of this process needs: a port of the loopback interface, slots that can be saved."""
-    parameters.model.path = gguf
-    parameters.n_ctx = context_tokens * slots
-    parameters.n_parallel = slots
-    parameters.kv_unified = False
-    # The server's own cache of prompts knows no tenants.
-    parameters.cache_ram_mib = 0
-    parameters.slot_save_path = folder + os.sep
-    parameters.endpoint_slots = True
-    parameters.hostnames = ["127.0.0.1"]
-    parameters.port = free_port()
-    parameters.verbosity = -1
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-def private(path: str, flags: int) -> int:
-    """Open a file that is its owner's alone."""
-    return os.open(path, flags, 0o600)

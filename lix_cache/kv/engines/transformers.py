@@ -18,8 +18,8 @@ import numpy as np
 
 from lix_cache.errors import ConfigError, EngineError, MissingExtra
 from lix_cache.kv.engine import Options, model_folder
+from lix_cache.kv.engines.attributes import attributes_of
 from lix_cache.kv.engines.in_process import CachedSequence, InProcessEngine
-from lix_cache.kv.identity import Fingerprint, fingerprint_of
 from lix_cache.kv.tensors import ITEM_SIZE, State, Tensor
 
 __all__ = ["TransformersEngine"]
@@ -53,6 +53,7 @@ class TransformersEngine(InProcessEngine):
     def __init__(
         self, model: Any, tokenizer: Any, *, context_tokens: int | None = None, most_live: int = 64
     ) -> None:
+        super().__init__()
         self._torch = _torch()
         self._model = model.eval()
         self._tokenizer = tokenizer
@@ -68,7 +69,9 @@ class TransformersEngine(InProcessEngine):
         self.special_ids = frozenset(tokenizer.all_special_ids)
         # The template writes them.
         self.start_ids: list[int] = []
-        self.fingerprint: Fingerprint = fingerprint_of(self._facts(kinds))
+        self._layers = sorted(kinds)
+        self._digests: tuple[Any, str] = (None, "")
+        self.look()
 
     @classmethod
     def load(
@@ -97,7 +100,7 @@ class TransformersEngine(InProcessEngine):
             raise EngineError(f"transformers cannot load {path!r}: {error}") from error
         return cls(model, tokenizer, **options)
 
-    def _facts(self, kinds: set[str]) -> dict[str, Any]:
+    def _facts(self) -> dict[str, Any]:
         import transformers
 
         config = {
@@ -112,20 +115,37 @@ class TransformersEngine(InProcessEngine):
             "tokenizer": _text_digest(_tokenizer_text(self._tokenizer)),
             "chat_template": _text_digest(str(getattr(self._tokenizer, "chat_template", None))),
             "config": json.loads(json.dumps(config, default=str)),
+            # Of adapters: they are no weights.
+            "attributes": attributes_of(self._model.named_modules()),
             "dtype": str(self._model.dtype),
             "device": self._model.device.type,
             "attention": str(getattr(self._model.config, "_attn_implementation", None)),
-            "layers": sorted(kinds),
+            "layers": self._layers,
             "exports": self.exports,
         }
 
     def _weights_digest(self) -> str:
         # What is in memory, not the files: an adapter, a merge or a quantisation is in it as well.
+        seen = self._weight_signs()
+        if seen == self._digests[0]:
+            return self._digests[1]  # another adapter is active, and the weights are as they were
         digest = hashlib.sha256()
         for name, tensor in sorted(self._model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(self._torch.uint8).numpy())
-        return digest.hexdigest()
+        self._digests = (seen, digest.hexdigest())
+        return self._digests[1]
+
+    def _signs(self) -> Any:
+        return attributes_of(self._model.named_modules()), self._weight_signs()
+
+    def _weight_signs(self) -> list[tuple[int, int]]:
+        """Return where weights lie, and how often each was written to."""
+        # Of those made in inference mode torch does not count it.
+        return [
+            (one.data_ptr(), 0 if one.is_inference() else one._version)  # noqa: SLF001 - there is no other way
+            for one in self._model.parameters()
+        ]
 
     # -- text --------------------------------------------------------------------------
 

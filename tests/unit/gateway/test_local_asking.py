@@ -151,7 +151,7 @@ USER = {"role": "user", "content": "x"}
         ("chat", {"messages": ["x"]}, "list of objects"),
         ("chat", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "image_url"),
         ("messages", {"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "image"),
-        ("chat", {"messages": [USER], "max_tokens": 0}, "max_completion_tokens"),
+        ("chat", {"messages": [USER], "max_tokens": 0}, "max_tokens must be"),
         ("chat", {"messages": [USER], "max_tokens": 1.5}, "whole number"),
         ("chat", {"messages": [USER], "temperature": 3}, "temperature must be from"),
         ("chat", {"messages": [USER], "temperature": "hot"}, "temperature must be a number"),
@@ -188,3 +188,22 @@ def test_what_cannot_be_done_is_refused_by_name(protocol: str, body: dict[str, A
         asked_of(protocol, body)
     assert caught.value.status == 400
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("messages", [{"role": "user", "content": "\ud800"}]),
+        ("tools", [{"type": "function", "function": {"name": "f", "parameters": {"maximum": 1 << 90}}}]),
+        ("stop", ["\ud800"]),
+    ],
+)
+def test_what_no_template_can_be_told_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(Refused, match=f"{field} holds") as raised:
+        asked_of("chat", {"messages": [{"role": "user", "content": "x"}], field: value})
+    assert raised.value.status == 400
+
+
+def test_a_limit_is_refused_under_the_name_that_was_sent() -> None:
+    with pytest.raises(Refused, match=r"^max_tokens must be from 1 to 2147483647"):
+        asked_of("chat", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 0})

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lix_cache.gateway.errors import Refused
+from lix_cache.gateway.local.asking import asked_of
 from lix_cache.gateway.local.calls import Call, CallReader, with_tools_as_text
 from lix_cache.gateway.local.forced import forced_call
-from lix_cache.gateway.local.saying import joined
+from lix_cache.gateway.local.saying import merged_texts
 
 NAMES = frozenset({"weather", "time"})
 CALL = '{"name": "weather", "arguments": {"city": "Bern"}}'
@@ -22,7 +24,7 @@ TOLD = Call("weather", '{"city":"Bern"}')
 def read(pieces: Sequence[str], names: frozenset[str] = NAMES) -> list[str | Call]:
     reader = CallReader(names)
     found: list[str | Call] = [one for piece in pieces for one in reader.feed(piece)]
-    return joined([*found, *reader.finish()])
+    return merged_texts([*found, *reader.finish()])
 
 
 CASES = [
@@ -165,7 +167,83 @@ def test_a_schema_that_refers_to_itself_ends() -> None:
     node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}, "v": {"type": "string"}}}
     schema = {"type": "object", "properties": {"all": {"$ref": "#/$defs/node"}}, "$defs": {"node": node}}
     loop = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}
-    for one in (schema, {"type": "object", "properties": {"x": loop}, **loop}):
-        tool = {"type": "function", "function": {"name": "f", "parameters": one}}
-        call, _ = forced_call([tool], lambda *_: "x")
-        assert isinstance(json.loads(call.arguments), dict)
+    assert isinstance(filled(schema), dict)
+    for one in (loop, {"type": "object", "properties": {"x": loop}, **loop}):
+        with pytest.raises(Refused, match="refer"):
+            filled(one)
+
+
+def filled(schema: dict[str, Any], said: str = "x") -> Any:
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    return json.loads(forced_call([tool], lambda *_: said)[0].arguments)
+
+
+def filled_one(schema: Any, said: str = "x") -> Any:
+    return filled({"type": "object", "properties": {"n": schema}, "required": ["n"]}, said)["n"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "said", "made"),
+    [
+        ({"type": "integer", "minimum": 5.5}, "5", 6),
+        ({"type": "integer", "exclusiveMinimum": 0}, "-3", 1),
+        ({"type": "integer", "exclusiveMinimum": 0.5}, "0", 1),
+        ({"type": "integer", "exclusiveMaximum": 0}, "4", -1),
+        ({"type": "integer", "maximum": -1.5}, "4", -2),
+        ({"type": "integer", "minimum": 3, "exclusiveMinimum": True}, "0", 4),
+        ({"type": "integer", "minimum": (1 << 63) - 1}, "0", (1 << 63) - 1),
+        ({"minimum": 2}, "1", 2),
+        ({"type": "string", "minLength": 200, "maxLength": 200}, "\ufffd" * 9, " " * 200),
+        ({"type": "array", "minItems": 20, "items": {"type": "null"}}, "", [None] * 20),
+        ({"type": "object", "required": ["x"]}, "y", {"x": "y"}),
+        ({"type": "object", "required": ["x"], "additionalProperties": {"type": "null"}}, "y", {"x": None}),
+        ({"enum": [1, "a"], "type": "string"}, "", "a"),
+        ({"anyOf": [{"minimum": 3}], "type": "integer", "title": "t"}, "1", 3),
+        (True, "y", "y"),
+    ],
+)
+def test_a_forced_value_keeps_its_schema(schema: Any, said: str, made: Any) -> None:
+    assert filled_one(schema, said) == made
+
+
+def test_a_number_is_beyond_a_limit_that_is_excluded() -> None:
+    assert filled_one({"type": "number", "exclusiveMinimum": 0}, "0") > 0
+    assert filled_one({"type": "number", "exclusiveMaximum": 0}, "0") < 0
+
+
+@pytest.mark.parametrize(
+    ("schema", "named"),
+    [
+        ({"type": "integer", "minimum": 1e30}, "64 bits"),
+        ({"type": "integer", "minimum": 5.2, "maximum": 5.8}, "empty"),
+        ({"type": "number", "minimum": "1"}, "minimum"),
+        ({"type": "number", "multipleOf": 3}, "multipleOf"),
+        ({"type": "string", "minLength": 70000}, "minLength"),
+        ({"type": "string", "minLength": 2, "maxLength": 1}, "minLength"),
+        ({"type": "array", "minItems": 1000}, "minItems"),
+        ({"type": "array", "minItems": 2, "uniqueItems": True}, "uniqueItems"),
+        ({"type": "array", "minItems": 1, "items": False}, "no object"),
+        ({"type": "object", "required": [{}]}, "required"),
+        ({"type": "object", "required": ["x"], "additionalProperties": False}, "no object"),
+        ({"type": "object", "properties": [1]}, "properties"),
+        ({"type": "text"}, "type"),
+        ({"type": [{}]}, "type"),
+        ({"type": "integer", "enum": ["a"]}, "enum"),
+        ({"enum": []}, "enum"),
+        ({"$ref": "#/$defs/none"}, "ref"),
+        ({"$ref": 5}, "ref"),
+        ({"allOf": [{"type": "string"}, {"minLength": 2}]}, "allOf"),
+        ({"anyOf": []}, "anyOf"),
+        ({"not": {"type": "string"}}, "not"),
+        (False, "no object"),
+    ],
+)
+def test_what_a_forced_call_cannot_honour_is_refused_before_anything_is_made(schema: Any, named: str) -> None:
+    parameters = {"type": "object", "properties": {"n": schema}, "required": ["n"]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    body = {"messages": [{"role": "user", "content": "x"}], "tools": [tool], "tool_choice": "required"}
+    with pytest.raises(Refused, match=named) as raised:
+        asked_of("chat", body)
+    assert raised.value.status == 400
+    # A call that need not be made may have any schema.
+    asked_of("chat", {**body, "tool_choice": "auto"})

@@ -9,8 +9,9 @@ import pytest
 
 from lix_cache.errors import ConfigError, MissingExtra
 from lix_cache.gateway.local import loading
-from lix_cache.gateway.local.loading import check_target, store_folder
-from lix_cache.gateway.local.settings import LocalSettings
+from lix_cache.gateway.local.loading import check_target
+from lix_cache.gateway.local.settings import LocalSettings, ServerSettings
+from lix_cache.gateway.local.store import store_folder
 
 
 @pytest.fixture
@@ -28,7 +29,10 @@ def test_the_engine_goes_by_the_models_form_and_what_is_installed(
     assert check_target(str(tmp_path), LocalSettings()) == "transformers"
     assert check_target(str(tmp_path), LocalSettings(engine="mlx")) == "mlx"
     assert check_target(str(gguf), LocalSettings()) == "llama.cpp"
-    assert check_target("http://x", LocalSettings(server_slot_folder="/dev/shm")) == "server"
+    known = LocalSettings(servers=(ServerSettings("http://x/", "/slots"),))
+    assert check_target("http://x", known) == "server"
+    with pytest.raises(ConfigError, match="needs an entry"):
+        check_target("http://y", known)
     installed.discard("torch")
     assert check_target(str(tmp_path), LocalSettings()) == "mlx"
     installed.discard("mlx_lm")
@@ -42,7 +46,7 @@ def test_the_engine_goes_by_the_models_form_and_what_is_installed(
         ("none", {}, "there is no local model"),
         ("model.gguf", {"engine": "mlx"}, "wants a model's folder"),
         (".", {"engine": "llama.cpp"}, "is a folder"),
-        ("https://x", {}, "server_slot_folder"),
+        ("https://x", {}, "local.servers"),
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_said(
@@ -65,3 +69,24 @@ def test_where_states_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIX_CACHE_KV_DIR", "/kv")
     assert store_folder(LocalSettings()) == "/kv"
     assert store_folder(LocalSettings(folder="/other")) == "/other"
+
+
+@pytest.mark.promise("right-answer")
+def test_each_llama_server_has_its_own_folder_text_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[str, dict[str, Any]]] = []
+
+    class Engine:
+        def __init__(self, url: str, **options: Any) -> None:
+            given.append((url, options))
+
+    monkeypatch.setattr("lix_cache.kv.engines.llama_cpp.LlamaServerEngine", Engine)
+    monkeypatch.setenv("K", "secret")
+    servers = (ServerSettings("http://a:1", "/a", "one", "K"), ServerSettings("http://b:1", "/b"))
+    for url in ("http://a:1/", "http://b:1"):
+        loading.engine_for(url, LocalSettings(servers=servers))
+    assert given == [
+        ("http://a:1", {"slot_folder": "/a", "weights": "one", "api_key": "secret"}),
+        ("http://b:1", {"slot_folder": "/b", "weights": None, "api_key": None}),
+    ]
+    with pytest.raises(ConfigError, match="slot_folder"):
+        ServerSettings("http://a", "")

@@ -12,7 +12,7 @@ from lix_cache.gateway.local.answering import Begun
 from lix_cache.gateway.local.asking import Asked
 from lix_cache.gateway.local.calls import Call
 from lix_cache.gateway.local.reports import kv_header, metric_lines
-from lix_cache.gateway.local.saying import ChatWriter, Ended, MessagesWriter, Writer, joined
+from lix_cache.gateway.local.saying import ChatWriter, Ended, MessagesWriter, Writer, merged_texts
 from lix_cache.gateway.local.saying_responses import ResponsesWriter
 from lix_cache.gateway.protocols import protocol_of
 from lix_cache.kv.miss import Miss
@@ -46,7 +46,7 @@ def test_both_forms_are_one_answer(path: str, said: list[str | Call]) -> None:
     protocol = protocol_of(path)
     assert protocol is not None
     ended = Ended("tool_calls" if CALL in said else "stop", None, USAGE)
-    body = orjson.dumps(writer(path).body(joined(said), ended))
+    body = orjson.dumps(writer(path).body(merged_texts(said), ended))
     request = {"stream_options": {"include_usage": True}}
     whole = protocol.read_body(body, request)
     reader = protocol.reader(request)
@@ -91,9 +91,9 @@ def test_a_stop_sequence_is_named() -> None:
 
 @pytest.mark.promise("no-leak")
 def test_the_header_says_where_and_not_what() -> None:
-    assert kv_header(Begun(USAGE, None)) == "cached=7/10; source=disk"
+    assert kv_header(Begun(USAGE, None, "f")) == "cached=7/10; source=disk"
     miss = Miss(41, 'message 2 (us"er\r\nx: ü)', 3, 50, "secret-session")
-    told = kv_header(Begun(USAGE, miss))
+    told = kv_header(Begun(USAGE, miss, "f"))
     assert told == 'cached=7/10; source=disk; differs="token 3 of message 2 (userx ?)"'
 
 

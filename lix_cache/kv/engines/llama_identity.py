@@ -1,0 +1,150 @@
+"""Which model a `llama-server` serves, and whether it is still that one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from lix_cache.errors import EngineError
+from lix_cache.kv.engines.llama_http import LlamaHttp
+from lix_cache.kv.engines.slot_files import file_digest
+
+__all__ = ["ServedModel", "stamp_of"]
+
+_PROBE_TOKENS = 16
+#: Other work of the server may change the last digits of what it says, so two answers have to agree.
+_MOST_PROBES = 4
+
+
+class ServedModel:
+    """What a server serves.
+
+    Args:
+        http: to ask it.
+        weights: a text that changes with its weights, or None to read the file that it names.
+        build: of llama.cpp, of a server of this process: nothing exchanges its model, and its settings are
+            known. None for any other.
+    """
+
+    def __init__(self, http: LlamaHttp, weights: str | None, build: str | None) -> None:
+        self._http = http
+        self._weights = weights
+        self._build = build
+        self._digests: dict[tuple[Any, ...], str] = {}
+        self.props: dict[str, Any] = {}
+        self._shown: dict[str, Any] = {}
+        self._tasks: list[int] = []
+
+    def is_same(self) -> bool:
+        """Whether the server shows no sign that it was started again, or serves another model.
+
+        The tasks of a slot are counted by the server, so a number that falls is of another start of it.
+        """
+        if self._build is not None:
+            return True
+        tasks = self._numbers()
+        if any(now < before for now, before in zip(tasks, self._tasks, strict=False)):
+            return False
+        self._tasks = tasks
+        return self._look()[1] == self._shown
+
+    def facts(self, slots: int = 0) -> dict[str, Any]:
+        """Ask the server for everything that tells its model from others.
+
+        Args:
+            slots: that it must have at least.
+
+        Raises:
+            ConfigError: its weights cannot be told from others.
+            EngineError: it does not answer, or has fewer slots.
+        """
+        props, shown = self._look()
+        if int(shown["slots"]) < slots:
+            raise EngineError("the server was started again with fewer slots; load the model again")
+        made = {
+            "engine": "llama.cpp",
+            # What xllamacpp builds calls itself "b0-unknown" in every version.
+            "engine_version": shown["version"] if self._build is None else self._build,
+            "chat_template": shown["chat_template"],
+            "weights": self._of_weights(shown),
+            "adapters": [
+                [self._digest(path, stamp) if stamp else path, scale]
+                for path, scale, stamp in shown["adapters"]
+            ],
+            "model": (self._http.get("/v1/models").get("data") or [{}])[0].get("meta"),
+        }
+        if self._build is None:
+            # Flags that change its state cannot be asked of it, and weights may not be in reach.
+            made["says"] = self._says()
+        # Last: what is exchanged meanwhile is seen by the next look.
+        self.props, self._shown, self._tasks = props, shown, self._numbers()
+        return made
+
+    def _look(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        props = self._http.get("/props")
+        path = str(props.get("model_path") or "")
+        template = str(props.get("chat_template")).encode("utf-8", "surrogatepass")
+        return props, {
+            "version": str(props.get("build_info")),
+            "path": path,
+            "file": stamp_of(path),
+            "chat_template": hashlib.sha256(template).hexdigest(),
+            "slots": props["total_slots"],
+            "context": props["default_generation_settings"]["n_ctx"],
+            "adapters": [
+                [str(one.get("path")), one.get("scale"), stamp_of(str(one.get("path")))]
+                for one in self._http.get("/lora-adapters")
+            ],
+        }
+
+    def _numbers(self) -> list[int]:
+        return [int(one.get("id_task", -1)) for one in self._http.get("/slots")]
+
+    def _of_weights(self, shown: Mapping[str, Any]) -> Any:
+        if self._weights is None:
+            return self._digest(shown["path"], shown["file"])
+        # A text that was written once may be true of two servers, and stay where the weights are others.
+        return [self._weights, self._http.url, shown["path"], shown["file"]]
+
+    def _digest(self, path: str, stamp: list[int] | None) -> str:
+        key = (path, *(stamp or ()))
+        if key not in self._digests:
+            self._digests[key] = file_digest(path)
+        return self._digests[key]
+
+    def _says(self) -> str:
+        """Return a digest of what it makes of a few tokens: weights, adapters, rope and types are in it."""
+        most = int((self._http.get("/v1/models").get("data") or [{}])[0].get("meta", {}).get("n_vocab") or 32)
+        slots = self._http.get("/slots")
+        body = {
+            "prompt": [number * most // (_PROBE_TOKENS + 1) for number in range(1, _PROBE_TOKENS + 1)],
+            # What another conversation has in a slot is not lost: it is computed again.
+            "id_slot": next((one["id"] for one in slots if not one.get("is_processing")), 0),
+            "cache_prompt": False,
+            "n_predict": 1,
+            "n_probs": 32,
+            "temperature": 0,
+            "samplers": ["temperature"],
+            "grammar": "",
+            "logit_bias": [],
+        }
+        before = ""
+        for _ in range(_MOST_PROBES):
+            told = self._http.post("/completion", body).get("completion_probabilities")
+            now = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+            if now == before:
+                break
+            before = now
+        return now
+
+
+def stamp_of(path: str) -> list[int] | None:
+    """Return what changes when a file does; None if it is not in reach."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return [found.st_size, found.st_mtime_ns, found.st_ino]
